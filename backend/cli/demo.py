@@ -1,0 +1,37 @@
+"""``prelabel demo``: the whole product in a few minutes, without internet."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+from typing import Any
+
+HELP = "watch a real Label Studio being pre-annotated, labeled and retrained"
+EXAMPLE = "prelabel demo --labels 60"
+TASKS = ("classification",)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    parser.add_argument("--task", choices=TASKS, default=TASKS[0], help="what is learned")
+    parser.add_argument("--labels", type=_labels, default=60, help="tasks to label (60)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the drawings (0)")
+    parser.add_argument(
+        "--keep", action="store_true", help="leave Label Studio and the backend running"
+    )
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Play it; Ctrl-C and a polite kill clean up."""
+    from backend.cli.main import say
+    from backend.demo.play import Demo
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    demo = Demo(options.labels, options.keep, options.seed, lambda line: say(line, options))
+    return demo.play()
+
+
+def _labels(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= 500:
+        raise argparse.ArgumentTypeError("a whole number from 1 to 500")
+    return int(text)

@@ -1,0 +1,46 @@
+"""``prelabel promote``: make a version live."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from backend.cli import known
+from backend.settings import Settings, read_settings
+from backend.store.projects import ProjectRecord
+from backend.store.versions import Versions
+
+HELP = "make a version live and push its predictions"
+EXAMPLE = "prelabel promote v3-1f0c22aa 3"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    parser.add_argument("version", metavar="VERSION", help="see `prelabel versions`")
+    known.add_project(parser)
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Promote a version, whatever the loop thinks of it."""
+    settings = read_settings()
+    record = known.find(settings, options.project)
+    return go_live(settings, record, options.version, "promoted by a person", options)
+
+
+def go_live(
+    settings: Settings,
+    record: ProjectRecord,
+    version: str,
+    reason: str,
+    options: argparse.Namespace,
+) -> dict[str, Any]:
+    """Flip the pointer, then let Label Studio follow."""
+    from backend.cli.main import say
+    from backend.loop.round import Ask
+
+    before = Versions(known.folder(settings, record))
+    was = before.live()
+    before.promote(version, by="a person", reason=reason)
+    outcome = known.round_here(settings, record, Ask(full=True))
+    say(f"{outcome.version} is live, {was} was.", options)
+    return {"version": outcome.version, "was": was}

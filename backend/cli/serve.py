@@ -1,0 +1,51 @@
+"""``prelabel serve``: the backend that Label Studio talks to."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from backend.settings import read_settings
+
+HELP = "start the backend that Label Studio talks to"
+EXAMPLE = "prelabel serve --host 0.0.0.0 --port 9090"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (127.0.0.1)")
+    parser.add_argument("--port", type=int, default=9090, help="port to listen at (9090)")
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Serve until told to stop.
+
+    Raises:
+        StoreError: the home folder cannot be written.
+        PrelabelError: the port is taken.
+    """
+    import uvicorn
+
+    from backend.cli.main import say
+    from backend.loop.service import Service
+    from backend.server.app import make_app
+    from backend.server.auth import Gate
+    from backend.server.listening import listen
+    from backend.store.files import writable
+    from backend.store.secret import webhook_secret
+
+    settings = read_settings()
+    writable(settings.home)
+    secret = webhook_secret(settings.home)
+    gate = Gate(make_app(Service(settings)), settings.user, settings.password, secret)
+    with listen(options.host, options.port) as socket:
+        shown = "127.0.0.1" if options.host in ("0.0.0.0", "::") else options.host  # noqa: S104
+        path = f"/{secret}" if settings.user else ""
+        address = f"http://{shown}:{socket.getsockname()[1]}{path}"
+        say(f"Prelabel listens at {address}", options)
+        say("Connect it in Label Studio: project → Settings → Model → Connect Model.", options)
+        if settings.user:
+            say("The last part of that address is a secret: webhooks come with it.", options)
+        config = uvicorn.Config(gate, log_level="warning", access_log=False, lifespan="on")
+        uvicorn.Server(config).run(sockets=[socket])
+    return {"address": address}

@@ -1,0 +1,57 @@
+"""``prelabel status``: what is connected, and how far it is."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from backend.cli import known
+from backend.cli.versions import figure
+from backend.settings import Settings, read_settings
+from backend.store.files import read_json
+from backend.store.projects import ProjectRecord, Projects
+from backend.store.versions import Versions
+
+HELP = "show the connected projects: labels, live version, accuracy"
+EXAMPLE = "prelabel status"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    known.add_project(parser)
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Print a paragraph per project."""
+    from backend.cli.main import say
+
+    settings = read_settings()
+    records = Projects(settings.home).all()
+    if options.project:
+        records = [known.find(settings, options.project)]
+    shown = [_status(settings, record) for record in records]
+    for project in shown:
+        say(f"{project['id']}  {project['title']}  ({project['server']})", options)
+        say(f"    {project['labels']} of {project['tasks']} tasks labeled", options)
+        say(f"    live: {project['version']}, audit accuracy {project['figure']}", options)
+        for reason, count in project["left_out"].items():
+            say(f"    left out: {count} × {reason}", options)
+    if not shown:
+        say("No project is connected yet: `prelabel connect PROJECT`.", options)
+    return {"projects": shown}
+
+
+def _status(settings: Settings, record: ProjectRecord) -> dict[str, Any]:
+    summary = read_json(known.folder(settings, record) / "summary.json") or {}
+    card = Versions(known.folder(settings, record)).live_card()
+    return {
+        "id": record.id,
+        "title": record.title,
+        "server": record.server or settings.label_studio_url,
+        "version": card.version if card else None,
+        "tasks": summary.get("tasks", 0),
+        "labels": summary.get("labels", 0),
+        "audit": card.audit if card else None,
+        "figure": figure(card) if card else "not known yet",
+        "left_out": summary.get("left_out", {}),
+    }

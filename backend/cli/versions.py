@@ -1,0 +1,50 @@
+"""``prelabel versions``: the cards of a project's versions."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from typing import Any
+
+from backend.cli import known
+from backend.settings import read_settings
+from backend.store.versions import Card, Versions
+
+HELP = "list the versions of a project, newest first, with their figures"
+EXAMPLE = "prelabel versions 3"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    known.add_project(parser)
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Print a line per version."""
+    from backend.cli.main import say
+
+    settings = read_settings()
+    record = known.find(settings, options.project)
+    versions = Versions(known.folder(settings, record))
+    live = versions.live()
+    cards = versions.cards()[::-1]
+    say(f"{'version':<16} {'live':<5} {'labels':>6} {'audit accuracy':<28} {'created'}", options)
+    for card in cards:
+        mark = "live" if card.version == live else ""
+        line = f"{card.version:<16} {mark:<5} {card.labels['train']:>6} {figure(card):<28}"
+        say(f"{line} {card.created}", options)
+    return {
+        "project": record.id,
+        "live": live,
+        "versions": [asdict(card) for card in cards],
+        "history": versions.history(),
+    }
+
+
+def figure(card: Card) -> str:
+    """The audit accuracy with its interval, in words."""
+    audit = card.audit
+    if audit["value"] is None:
+        return "not known yet"
+    interval = f"{audit['low']:.0%} to {audit['high']:.0%}"
+    return f"{audit['value']:.0%} ({interval}, {audit['n']} images)"

@@ -1,0 +1,1 @@
+"""``prelabel demo``: a real Label Studio, a drawn data set, and a simulated annotator."""

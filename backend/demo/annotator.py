@@ -1,0 +1,107 @@
+"""A simulated annotator: asks Label Studio what is next, looks at the truth, submits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from backend.errors import LabelStudioError
+
+UPLOAD_BATCH = 50
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One task done.
+
+    Attributes:
+        task: its number.
+        suggested: what the pre-annotation said; None where there was none.
+        truth: what was submitted.
+    """
+
+    task: int
+    suggested: str | None
+    truth: str
+
+
+class Annotator:
+    """Works in one project through Label Studio's API, as a browser does.
+
+    Args:
+        url: Label Studio's address.
+        token: a legacy token.
+    """
+
+    def __init__(self, url: str, token: str) -> None:
+        headers = {"Authorization": f"Token {token}"}
+        self._http = httpx.Client(base_url=url, headers=headers, timeout=120, trust_env=False)
+
+    def create(self, title: str, config: str) -> int:
+        """Make a project; its number."""
+        body = {"title": title, "label_config": config}
+        return int(self._call("POST", "/api/projects/", json=body)["id"])
+
+    def upload(self, project: int, files: list[Path]) -> None:
+        """Import images as a person who drops them on the page."""
+        for start in range(0, len(files), UPLOAD_BATCH):
+            batch = files[start : start + UPLOAD_BATCH]
+            parts = [(file.name, (file.name, file.read_bytes(), "image/jpeg")) for file in batch]
+            self._call("POST", f"/api/projects/{project}/import", files=parts)
+
+    def connect(self, project: int, backend: str) -> None:
+        """What the page Settings → Model → Connect Model does."""
+        self._call(
+            "POST", "/api/ml/", json={"project": project, "url": backend, "title": "Prelabel"}
+        )
+
+    def follows(self, project: int) -> str:
+        """The version that the project's queue follows."""
+        return str(self._call("GET", f"/api/projects/{project}/").get("model_version") or "")
+
+    def next(self, project: int) -> Json:
+        """The task that Label Studio serves next."""
+        found: Json = self._call("GET", f"/api/projects/{project}/next/")
+        return found
+
+    def submit(self, task: Json, control: str, label: str) -> Answered:
+        """Submit a choice for a task that :meth:`next` served."""
+        region = {
+            "from_name": control,
+            "to_name": "image",
+            "type": "choices",
+            "value": {"choices": [label]},
+        }
+        body = {"result": [region], "lead_time": 1.0}
+        self._call("POST", f"/api/tasks/{task['id']}/annotations/", json=body)
+        return Answered(task["id"], suggestion(task.get("predictions") or []), label)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._http.close()
+
+    def _call(self, method: str, path: str, **more: Any) -> Any:
+        try:
+            response = self._http.request(method, path, **more)
+        except httpx.HTTPError as error:
+            raise LabelStudioError(
+                f"Label Studio does not answer {method} {path}: {error}."
+            ) from error
+        if response.status_code >= 400:
+            text = f"{response.status_code}: {response.text[:300]}"
+            raise LabelStudioError(f"Label Studio answered {method} {path} with {text}.")
+        return response.json()
+
+
+def suggestion(predictions: list[Json]) -> str | None:
+    """The choice that the newest prediction suggests."""
+    for prediction in reversed(predictions):
+        for region in prediction.get("result") or []:
+            choices: list[str] = region.get("value", {}).get("choices") or []
+            if choices:
+                return choices[0]
+    return None

@@ -1,0 +1,310 @@
+"""The demo: everything of the product in a few minutes, on drawn plants whose truth is known."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from backend.demo.annotator import Annotator, Answered, suggestion
+from backend.demo.studio import Program, Studio, free_port
+from backend.errors import PrelabelError
+
+CONTROL = "plant"
+CONFIG = f"""
+<View>
+  <Image name="image" value="$image"/>
+  <Choices name="{CONTROL}" toName="image" choice="single" showInline="true">
+    <Choice value="healthy" hotkey="1" hint="a healthy plant with firm green leaves"/>
+    <Choice value="wilting" hotkey="2" hint="a wilting plant with drooping or yellow leaves"/>
+  </Choices>
+</View>
+"""
+POOL, HELD_OUT = 600, 200
+"""Images in the project, and images that are in no project: for the accuracy against the truth."""
+EVERY = 10
+ROUND_SECONDS = 120.0
+POLL = 0.1
+Say = Callable[[str], None]
+
+
+@dataclass
+class Scenes:
+    """The drawn images.
+
+    Attributes:
+        files: of the project.
+        truth: file stem → label, of all.
+        tasks: those in no project, as tasks that carry their image with them.
+    """
+
+    files: list[Path] = field(default_factory=list)
+    truth: dict[str, str] = field(default_factory=dict)
+    tasks: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass
+class Played:
+    """What happened.
+
+    Attributes:
+        curve: after each round: labels, accuracy, audit, version.
+        answers: every task the annotator did.
+    """
+
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    answers: list[Answered] = field(default_factory=list)
+
+    @property
+    def right(self) -> int:
+        """Pre-annotations that needed no correction."""
+        return sum(a.suggested == a.truth for a in self.answers)
+
+    @property
+    def suggested(self) -> int:
+        """Tasks that came with a pre-annotation."""
+        return sum(a.suggested is not None for a in self.answers)
+
+
+class Demo:
+    """Plays the demo.
+
+    Args:
+        labels: how many tasks the annotator does.
+        keep: leave Label Studio and the backend running.
+        seed: of the drawings.
+        say: told each line for people.
+    """
+
+    def __init__(self, labels: int, keep: bool, seed: int, say: Say) -> None:
+        self._labels = min(labels, POOL)
+        self._keep = keep
+        self._seed = seed
+        self._say = say
+        self._folder = Path(tempfile.mkdtemp(prefix="prelabel-demo-"))
+        self._studio = Studio(self._folder / "label-studio", free_port(8080))
+        self._backend_url = f"http://127.0.0.1:{free_port(9090)}"
+        self._backend: Program | None = None
+
+    def play(self) -> dict[str, Any]:
+        """Everything, and the figures for ``--json``.
+
+        Raises:
+            PrelabelError: something did not work; nothing is left running.
+        """
+        start = time.monotonic()
+        finished = False
+        try:
+            played = self._play()
+            finished = True
+        finally:
+            if not (finished and self._keep):
+                self._clean_up()
+        seconds = round(time.monotonic() - start, 1)
+        self._tell_end(played, seconds)
+        return {
+            "task": "classification",
+            "seconds": seconds,
+            "curve": played.curve,
+            "labels": len(played.answers),
+            "suggested": played.suggested,
+            "right": played.right,
+            "corrected": played.suggested - played.right,
+            "saved": played.right,
+            **(self._addresses() if self._keep else {}),
+        }
+
+    def _play(self) -> Played:
+        self._say(f"A demo in {self._folder}: Label Studio, the backend, and drawn plants.")
+        scenes = self._start_and_draw()
+        annotator = Annotator(self._studio.url, self._studio.token)
+        with contextlib.closing(annotator):
+            project = annotator.create("Greenhouse: healthy or wilting?", CONFIG)
+            self._say(f"Importing {len(scenes.files)} images into project {project} …")
+            annotator.upload(project, scenes.files)
+            self._start_backend()
+            annotator.connect(project, self._backend_url)
+            self._say(f"Connected {self._backend_url}; the annotator starts.\n")
+            return self._annotate(annotator, project, scenes)
+
+    def _start_and_draw(self) -> Scenes:
+        """Draw while Label Studio makes its database."""
+        self._studio.start()
+        scenes = Scenes()
+
+        def tick(waited: float) -> None:
+            drawn = f"{len(scenes.truth)} of {POOL + HELD_OUT} images drawn"
+            self._progress(f"Starting Label Studio … {waited:3.0f} s, {drawn}")
+
+        with ThreadPoolExecutor(1) as pool:
+            drawing: Future[None] = pool.submit(self._draw, scenes)
+            self._studio.wait(tick)
+            while not drawing.done():
+                self._progress(f"Drawing … {len(scenes.truth)} of {POOL + HELD_OUT} images")
+                time.sleep(POLL)
+            drawing.result()
+        self._progress("")
+        self._say(f"Label Studio runs at {self._studio.url}.")
+        return scenes
+
+    def _draw(self, scenes: Scenes) -> None:
+        from backend.demo.scenes import plant_scenes
+
+        folder = self._folder / "images"
+        folder.mkdir()
+        for number, scene in enumerate(plant_scenes(POOL + HELD_OUT, self._seed)):
+            file = folder / f"{scene.name}.jpg"
+            scene.image.save(file, quality=88)
+            scenes.truth[scene.name] = scene.label
+            if number < POOL:
+                scenes.files.append(file)
+            else:
+                scenes.tasks.append(_held_out(number, file))
+
+    def _start_backend(self) -> None:
+        environment = {
+            "PRELABEL_HOME": str(self._folder / "prelabel"),
+            "PRELABEL_ENCODER": "builtin",
+            "PRELABEL_RETRAIN_AFTER": str(EVERY),
+            "PRELABEL_RETRAIN_QUIET": "5",
+            "LABEL_STUDIO_URL": self._studio.url,
+            "LABEL_STUDIO_API_KEY": self._studio.token,
+        }
+        port = self._backend_url.rpartition(":")[2]
+        command = [sys.executable, "-m", "backend.cli", "serve", "--port", port]
+        self._backend = Program(command, environment, self._folder / "backend.log")
+        self._backend.wait_for(f"{self._backend_url}/health", 60, lambda waited: None)
+
+    def _annotate(self, annotator: Annotator, project: int, scenes: Scenes) -> Played:
+        played = Played()
+        self._say(f"{'labels':>6}  {'against the truth':>17}  {'audit slice':<28} no correction")
+        self._round_done(annotator, project, scenes, played)
+        while len(played.answers) < self._labels:
+            for _ in range(min(EVERY, self._labels - len(played.answers))):
+                task = annotator.next(project)
+                label = scenes.truth[_stem(task["data"]["image"])]
+                played.answers.append(annotator.submit(task, CONTROL, label))
+                self._progress(f"{len(played.answers):>6}  labeling …")
+            self._round_done(annotator, project, scenes, played)
+        return played
+
+    def _round_done(
+        self, annotator: Annotator, project: int, scenes: Scenes, played: Played
+    ) -> None:
+        """Wait for the round that has seen all labels, and measure its version."""
+        state = self._wait_for_round(annotator, project, len(played.answers))
+        accuracy = self._accuracy(project, scenes)
+        audit = {key: state["audit"][key] for key in ("n", "value", "low", "high")}
+        labels = len(played.answers)
+        played.curve.append(
+            {"labels": labels, "accuracy": accuracy, "audit": audit, "version": state["version"]}
+        )
+        recent = played.answers[-EVERY:]
+        kept = f"{sum(a.suggested == a.truth for a in recent)} of {len(recent)}" if recent else ""
+        self._progress("")
+        self._say(f"{labels:>6}  {accuracy:>17.0%}  {_interval(audit):<28} {kept}")
+
+    def _wait_for_round(self, annotator: Annotator, project: int, labels: int) -> dict[str, Any]:
+        deadline = time.monotonic() + ROUND_SECONDS
+        while time.monotonic() < deadline:
+            state = self._state(project)
+            doing = state["round"]
+            done = doing["state"] == "idle" and state["labels"] >= labels and not state["waiting"]
+            if done and state["version"] and annotator.follows(project) == state["version"]:
+                return state
+            if doing["error"]:
+                raise PrelabelError(f"The round failed: {doing['error']}")
+            self._progress(f"{labels:>6}  {doing['state']} {doing['progress']:.0%}")
+            time.sleep(POLL)
+        raise PrelabelError(f"No round was done in {ROUND_SECONDS:.0f} s; see {self._folder}.")
+
+    def _state(self, project: int) -> dict[str, Any]:
+        state: dict[str, Any] = httpx.get(
+            f"{self._backend_url}/api/projects/{project}", timeout=10, trust_env=False
+        ).json()
+        return state
+
+    def _accuracy(self, project: int, scenes: Scenes) -> float:
+        """The share of right answers to images that are in no project, asked by /predict."""
+        body = {"tasks": scenes.tasks, "project": str(project), "label_config": CONFIG}
+        answer = httpx.post(
+            f"{self._backend_url}/predict", json=body, timeout=100, trust_env=False
+        ).json()
+        names = [task["name"] for task in scenes.tasks]
+        given = [suggestion([result]) for result in answer["results"]]
+        right = sum(scenes.truth[n] == g for n, g in zip(names, given, strict=True))
+        return round(right / len(names), 4)
+
+    # -- the end ----------------------------------------------------------------------------
+
+    def _tell_end(self, played: Played, seconds: float) -> None:
+        last = played.curve[-1]
+        rest = POOL - len(played.answers)
+        self._say(
+            f"\n{played.suggested} of {len(played.answers)} images came with a pre-annotation; "
+            f"{played.right} needed no correction: {played.right} answers saved."
+        )
+        self._say(
+            f"For the {rest} images that are left the model would save about "
+            f"{round(rest * last['accuracy'])} answers more. {seconds:.0f} s in all."
+        )
+        if self._keep:
+            self._tell_addresses()
+
+    def _tell_addresses(self) -> None:
+        kept = self._addresses()
+        self._say(
+            f"\nStill running: Label Studio at {kept['label_studio']} (log in as {kept['user']} "
+            f"with {kept['password']}), the backend at {kept['backend']}."
+        )
+        self._say(f"End both with: kill {' '.join(map(str, kept['pids']))}; rm -r {self._folder}")
+
+    def _addresses(self) -> dict[str, Any]:
+        from backend.demo.studio import EMAIL
+
+        return {
+            "label_studio": self._studio.url,
+            "user": EMAIL,
+            "password": self._studio.password,
+            "backend": self._backend_url,
+            "pids": [self._studio.pid, *([self._backend.pid] if self._backend else [])],
+            "folder": str(self._folder),
+        }
+
+    def _clean_up(self) -> None:
+        if self._backend is not None:
+            self._backend.stop()
+        self._studio.stop()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _progress(self, line: str) -> None:
+        """A line that the next one overwrites; only for eyes."""
+        if sys.stderr.isatty():
+            print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
+
+
+def _held_out(number: int, file: Path) -> dict[str, Any]:
+    content = base64.b64encode(file.read_bytes()).decode()
+    data = {"image": f"data:image/jpeg;base64,{content}"}
+    return {"id": 10**9 + number, "name": file.stem, "data": data}
+
+
+def _stem(address: str) -> str:
+    """``/data/upload/1/1a2b3c4d-plant-0007.jpg`` → ``plant-0007``."""
+    return Path(address).stem.partition("-")[2]
+
+
+def _interval(audit: dict[str, Any]) -> str:
+    if audit["value"] is None:
+        return "no audit label yet"
+    return f"{audit['value']:.0%} ({audit['low']:.0%} to {audit['high']:.0%}, n = {audit['n']})"

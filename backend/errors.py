@@ -1,0 +1,64 @@
+"""The one exception tree.
+
+PrelabelError            every failure a person can act on; its text is one sentence
+├── UsageError           the command line or a setting is wrong (exit status 2)
+├── LabelStudioError     Label Studio refused, or cannot be reached
+│   ├── NotAllowed       the token is wrong, expired, or may not do this
+│   └── NotThere         the project or the thing asked for does not exist
+├── ConfigError          a labeling config that cannot be served
+├── ImageError           one image that cannot be read; costs one prediction
+├── EncoderError         an encoder or its weights cannot be had
+├── StoreError           the home folder cannot be written or read
+└── RoundError           a round that cannot go on
+    └── Busy             another process runs a round of the project
+"""
+
+from __future__ import annotations
+
+
+class PrelabelError(Exception):
+    """A failure a person can act on; ``str(error)`` is one sentence that says what to do."""
+
+
+class UsageError(PrelabelError):
+    """The command line or a setting is wrong."""
+
+
+class LabelStudioError(PrelabelError):
+    """Label Studio refused a call, or cannot be reached."""
+
+
+class NotAllowed(LabelStudioError):
+    """The token is wrong, expired, or may not do this."""
+
+
+class NotThere(LabelStudioError):
+    """The project, task or version asked for does not exist."""
+
+
+class ConfigError(PrelabelError):
+    """A labeling config that cannot be served."""
+
+
+class ImageError(PrelabelError):
+    """One image that cannot be read. ``reason`` is a short, countable phrase."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(f"{reason}: {detail}" if detail else reason)
+        self.reason = reason
+
+
+class EncoderError(PrelabelError):
+    """An encoder or its weights cannot be had."""
+
+
+class StoreError(PrelabelError):
+    """The home folder cannot be written or read."""
+
+
+class RoundError(PrelabelError):
+    """A round that cannot go on."""
+
+
+class Busy(RoundError):
+    """Another process runs a round of the project."""

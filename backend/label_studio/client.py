@@ -1,0 +1,265 @@
+"""Label Studio's API, over its SDK: the one owner of calls to it.
+
+The SDK brings the two kinds of token (a personal access token is renewed by it), the retries and
+the path prefix. Lists go through its HTTP client as plain JSON: its typed models take longer to
+build than Label Studio takes to answer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from backend.errors import LabelStudioError, NotAllowed, NotThere
+
+PAGE = 1000
+BATCH = 1000
+TIMEOUT = 120.0
+RETRIES = 3
+TOKEN_PAGE = "Account & Settings → Access Token"  # noqa: S105 - the name of a page
+Json = dict[str, Any]
+
+
+class Client:
+    """One Label Studio with one token.
+
+    Args:
+        server: its address, with the path prefix where it has one.
+        token: a legacy token or a personal access token.
+
+    Raises:
+        NotAllowed: the token is empty or has expired.
+    """
+
+    def __init__(self, server: str, token: str) -> None:
+        from label_studio_sdk.client import LabelStudio
+        from label_studio_sdk.core.api_error import ApiError
+
+        self.server = server.rstrip("/")
+        if not token:
+            raise NotAllowed(
+                f"No token for {self.server}: copy one from its page “{TOKEN_PAGE}” and set "
+                "LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY."
+            )
+        try:
+            self._wrapper = LabelStudio(
+                base_url=self.server, api_key=token, timeout=TIMEOUT
+            )._client_wrapper
+        except ApiError as error:
+            status = error.status_code or 401
+            raise _refused(self.server, "the token", status, error.body) from error
+
+    def auth_headers(self) -> dict[str, str]:
+        """The header that proves who asks; for this server alone."""
+        return {"Authorization": self._wrapper.get_headers()["Authorization"]}
+
+    def version(self) -> str:
+        """Label Studio's release."""
+        return str(self._call("GET", "api/version").get("release", ""))
+
+    def user(self) -> Json:
+        """Who the token belongs to."""
+        return dict(self._call("GET", "api/current-user/whoami"))
+
+    def project(self, number: int) -> Json:
+        """A project with its counters."""
+        return dict(self._call("GET", f"api/projects/{number}/"))
+
+    def projects(self) -> list[Json]:
+        """All projects, id and title."""
+        found = self._call("GET", "api/projects/", {"page_size": PAGE, "include": "id,title"})
+        return list(found["results"])
+
+    def counts(self, number: int) -> Json:
+        """The counters of a project that tell whether anything changed."""
+        found = self._call("GET", "api/projects/counts/", {"ids": number})
+        if not found["results"]:
+            raise NotThere(f"{self.server} has no project {number}.")
+        row: Json = found["results"][0]
+        return row
+
+    def last_change(self, number: int) -> str:
+        """When a task or an annotation was last touched (ISO 8601); empty without tasks."""
+        query = {"ordering": ["-tasks:updated_at"]}
+        rows = self._tasks_page(number, "id,updated_at", 1, query, size=1)
+        return str(rows[0]["updated_at"]) if rows else ""
+
+    def tasks(self, number: int) -> Iterator[Json]:
+        """All tasks: ``id, data, is_labeled``."""
+        yield from self._tasks(number, "id,data,is_labeled", {})
+
+    def annotations(self, number: int) -> dict[int, list[Json]]:
+        """The annotations of all tasks that have any, by task; skipped ones too."""
+        found: dict[int, list[Json]] = {}
+        for counter in ("total_annotations", "cancelled_annotations"):
+            query = {
+                "filters": {
+                    "conjunction": "and",
+                    "items": [
+                        {
+                            "filter": f"filter:tasks:{counter}",
+                            "operator": "greater",
+                            "type": "Number",
+                            "value": 0,
+                        }
+                    ],
+                }
+            }
+            for row in self._tasks(number, "id,annotations", query):
+                found[row["id"]] = row["annotations"]
+        return found
+
+    def version_counts(self, number: int) -> dict[str, int]:
+        """Predictions in the project, by version string."""
+        path = f"api/projects/{number}/model-versions/"
+        found = self._call("GET", path, {"extended": "true"})
+        return {str(row["model_version"]): int(row["count"]) for row in found["static"] or []}
+
+    def predicted_tasks(self, number: int, version: str) -> set[int]:
+        """The tasks that have a prediction of a version."""
+        rows = self._call("GET", "api/predictions/", {"project": number})
+        return {row["task"] for row in rows if row["model_version"] == version}
+
+    def import_predictions(self, number: int, predictions: Sequence[Json]) -> int:
+        """Add predictions; one bulk call.
+
+        Returns:
+            how many Label Studio says it made. Fewer than sent: some name a label or a task that
+            it does not have (any more).
+        """
+        path = f"api/projects/{number}/import/predictions"
+        return int(self._call("POST", path, json=list(predictions), retries=0)["created"])
+
+    def remove_predictions(self, number: int, version: str) -> None:
+        """Delete all predictions of one version."""
+        path = f"api/projects/{number}/model-versions/"
+        self._call("DELETE", path, json={"model_version": version})
+
+    def follow(self, number: int, version: str) -> None:
+        """Point the project at a version and let its queue follow the score, low first."""
+        body = {"model_version": version, "sampling": "Uncertainty sampling"}
+        self._call("PATCH", f"api/projects/{number}/", json=body)
+
+    def backends(self, number: int) -> list[Json]:
+        """The ML backends that are connected to a project."""
+        found: list[Json] = self._call("GET", "api/ml/", {"project": number})
+        return found
+
+    def add_backend(self, number: int, url: str, auth: tuple[str, str] | None) -> Json:
+        """Connect an ML backend; Label Studio calls it at once and adds its webhook."""
+        body: Json = {"project": number, "url": url, "title": "Prelabel", "is_interactive": False}
+        if auth:
+            body |= {
+                "auth_method": "BASIC_AUTH",
+                "basic_auth_user": auth[0],
+                "basic_auth_pass": auth[1],
+            }
+        return dict(self._call("POST", "api/ml/", json=body, retries=0))
+
+    def _tasks(self, number: int, fields: str, query: Json) -> Iterator[Json]:
+        page = 1
+        while True:
+            rows = self._tasks_page(number, fields, page, query)
+            yield from rows
+            if len(rows) < PAGE:
+                return
+            page += 1
+
+    def _tasks_page(
+        self, number: int, fields: str, page: int, query: Json, size: int = PAGE
+    ) -> list[Json]:
+        parameters = {
+            "project": number,
+            "include": fields,
+            "page": page,
+            "page_size": size,
+            "query": json.dumps({"ordering": ["tasks:id"]} | query),
+            "resolve_uri": "false",
+        }
+        if "annotations" in fields:
+            parameters["fields"] = "all"
+        try:
+            return list(self._call("GET", "api/tasks/", parameters)["tasks"])
+        except NotThere:
+            if page > 1:  # the page after the last one
+                return []
+            raise
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        json: Any = None,
+        retries: int = RETRIES,
+    ) -> Any:
+        """One call; its JSON.
+
+        Raises:
+            NotAllowed, NotThere, LabelStudioError: it failed, in one sentence.
+        """
+        import httpx
+        from label_studio_sdk.core.api_error import ApiError
+
+        try:
+            response = self._wrapper.httpx_client.request(
+                path,
+                method=method,
+                params=parameters,
+                json=json,
+                headers={"Content-Type": "application/json"},
+                request_options={"max_retries": retries},
+            )
+        except httpx.TimeoutException as error:
+            raise LabelStudioError(
+                f"Label Studio at {self.server} did not answer {method} {path} in time."
+            ) from error
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise LabelStudioError(
+                f"Label Studio cannot be reached at {self.server} ({error}): is it running, and "
+                "is LABEL_STUDIO_URL right?"
+            ) from error
+        except ApiError as error:  # the SDK renews a personal access token on the way
+            status = error.status_code or 401
+            raise _refused(self.server, f"{method} {path}", status, error.body) from error
+        if response.status_code >= 400:
+            raise _refused(self.server, f"{method} {path}", response.status_code, response.text)
+        return _json(response, self.server)
+
+
+def _json(response: Any, server: str) -> Any:
+    if response.status_code == 204 or not response.content:
+        return {}
+    try:
+        return response.json()
+    except ValueError as error:
+        raise LabelStudioError(
+            f"{server} does not answer like Label Studio: check LABEL_STUDIO_URL."
+        ) from error
+
+
+def _refused(server: str, what: str, status: int, body: Any) -> LabelStudioError:
+    """A refusal as one sentence."""
+    detail = _detail(body)
+    if status in (401, 403):
+        return NotAllowed(
+            f"{server} refused the token ({detail}): copy one from its page “{TOKEN_PAGE}” "
+            "into LABEL_STUDIO_API_KEY; a legacy token must be enabled for the organization."
+        )
+    if status == 404:
+        return NotThere(f"{server} has no such thing ({what}: {detail}).")
+    return LabelStudioError(f"{server} answered {what} with {status}: {detail}.")
+
+
+def _detail(body: Any) -> str:
+    """The telling part of an error's body, short, on one line."""
+    if isinstance(body, str):
+        try:
+            body = json.loads(body)
+        except ValueError:
+            body = "not JSON" if "<html" in body.lower() else body
+    if isinstance(body, dict):
+        body = body.get("validation_errors") or body.get("detail") or body
+    return " ".join(str(body).split())[:300].rstrip(".")

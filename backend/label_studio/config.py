@@ -1,0 +1,163 @@
+"""Labeling config (XML) → the controls that Prelabel serves, and why it leaves the others out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from xml.etree.ElementTree import Element, ParseError
+
+from backend.domain import Control, Label
+from backend.errors import ConfigError
+
+MODES = {"single": False, "single-radio": False, "multiple": True}
+LABELING_TAGS = frozenset(
+    """
+    BitMask BitMaskLabels Brush BrushLabels Chat Choices DateTime Ellipse EllipseLabels
+    HyperTextLabels KeyPoint KeyPointLabels Labels MagicWand Number Pairwise ParagraphLabels
+    Polygon PolygonLabels Ranker Rating Rectangle RectangleLabels Taxonomy TextArea
+    TimeSeriesLabels TimelineLabels Vector VectorLabels VideoRectangle
+    """.split()
+)
+
+
+@dataclass(frozen=True)
+class ReadConfig:
+    """What a labeling config asks for.
+
+    Attributes:
+        controls: the tags that are served, in the order of the config.
+        left_out: tag name → why it is not served.
+    """
+
+    controls: tuple[Control, ...]
+    left_out: Mapping[str, str]
+
+
+def read_config(xml: str) -> ReadConfig:
+    """Read a labeling config.
+
+    Args:
+        xml: as Label Studio stores it. Untrusted.
+
+    Returns:
+        the served controls and the reasons for the others.
+
+    Raises:
+        ConfigError: it is no XML.
+    """
+    root = _parse(xml)
+    images = {tag.get("name", ""): tag for tag in root.iter("Image")}
+    controls: list[Control] = []
+    left_out: dict[str, str] = {}
+    for tag in _labeling_tags(root):
+        reason = _why_not(tag, images)
+        if reason:
+            left_out[tag.get("name") or tag.tag] = f"{tag.tag}: {reason}"
+        else:
+            controls.append(_choices(tag, images[tag.get("toName", "")]))
+    return ReadConfig(tuple(controls), left_out)
+
+
+def _parse(xml: str) -> Element:
+    from defusedxml import DefusedXmlException
+    from defusedxml.ElementTree import fromstring
+
+    try:
+        root: Element = fromstring(xml)
+    except (ParseError, DefusedXmlException, ValueError) as error:
+        raise ConfigError(f"The labeling config cannot be read: {error}.") from error
+    return root
+
+
+def _labeling_tags(root: Element) -> Iterator[Element]:
+    """Tags that make regions. A Rectangle that only draws belongs to no label and is named too."""
+    return (tag for tag in root.iter() if tag.tag in LABELING_TAGS)
+
+
+def _why_not(tag: Element, images: Mapping[str, Element]) -> str:
+    """Why a tag is not served; empty when it is."""
+    if tag.tag != "Choices":
+        return "not served, only Choices are"
+    if _on(tag, "model_skip"):
+        return 'left out by model_skip="true"'
+    return _why_not_choices(tag) or _why_not_image(tag.get("toName", ""), images)
+
+
+def _why_not_choices(tag: Element) -> str:
+    if not tag.get("name"):
+        return "has no name"
+    if _on(tag, "perRegion") or tag.get("visibleWhen") == "region-selected":
+        return "is asked for each region, not for the whole image"
+    if _on(tag, "perItem"):
+        return "is asked for each item, not for the whole image"
+    if _on(tag, "allowNested") or any(choice.find("Choice") is not None for choice in tag):
+        return "has nested choices"
+    if tag.get("choice", "single") not in MODES:
+        return f'choice="{tag.get("choice")}" is none of {", ".join(MODES)}'
+    if tag.get("value"):
+        return "takes its choices from the task's data"
+    if len({label.name for label in _labels(tag)}) < 2:
+        return "has fewer than two choices"
+    return ""
+
+
+def _why_not_image(to_name: str, images: Mapping[str, Element]) -> str:
+    if to_name not in images:
+        return f'toName="{to_name}" names no Image tag'
+    image = images[to_name]
+    if image.get("valueList"):
+        return f"Image {to_name} shows a list of images"
+    if not _key(image):
+        return f'Image {to_name} has no value="$field"'
+    return ""
+
+
+def _choices(tag: Element, image: Element) -> Control:
+    return Control(
+        name=tag.get("name", ""),
+        to_name=tag.get("toName", ""),
+        image_key=_key(image),
+        labels=_labels(tag),
+        multiple=MODES[tag.get("choice", "single")],
+        threshold=_threshold(tag),
+    )
+
+
+def _labels(tag: Element) -> tuple[Label, ...]:
+    named = ((choice.get("alias") or choice.get("value"), choice) for choice in tag.iter("Choice"))
+    return tuple(
+        Label(name=name, words=_words(choice), hint=choice.get("hint", "").strip())
+        for name, choice in named
+        if name
+    )
+
+
+def _words(choice: Element) -> tuple[str, ...]:
+    """``predicted_values``, and the value that people read where an alias hides it."""
+    words = [word.strip() for word in choice.get("predicted_values", "").split(",")]
+    if choice.get("alias") and not any(words):
+        words = [choice.get("value", "")]
+    return tuple(word for word in words if word)
+
+
+def _threshold(tag: Element) -> float:
+    text = tag.get("model_score_threshold", "0")
+    try:
+        threshold = float(text)
+    except ValueError:
+        threshold = -1.0
+    if not 0 <= threshold <= 1:
+        raise ConfigError(
+            f'model_score_threshold="{text}" of {tag.get("name")} must be a number from 0 to 1.'
+        )
+    return threshold
+
+
+def _key(image: Element) -> str:
+    match = re.fullmatch(r"\$([\w.\- ]+)", image.get("value", "").strip())
+    return match.group(1) if match else ""
+
+
+def _on(tag: Element, attribute: str) -> bool:
+    return tag.get(attribute, "").strip().lower() in ("true", "1", "yes")

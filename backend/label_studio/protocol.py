@@ -1,0 +1,93 @@
+"""The ML protocol: what Label Studio sends to a backend, and the forms of the answers.
+
+Bodies are untrusted. A webhook is never believed: it only says that something may have changed,
+and, if it can be read, where.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+START_TRAINING = "START_TRAINING"
+LABEL_EVENTS = ("ANNOTATION_", "ANNOTATIONS_")
+MODEL_CLASS = "Prelabel"
+
+
+class SetupRequest(BaseModel):
+    """The body of ``/setup``."""
+
+    model_config = ConfigDict(extra="ignore", coerce_numbers_to_str=True)
+
+    project: str
+    hostname: str = ""
+    access_token: str = ""
+    label_config: str = Field(default="", alias="schema")
+
+
+@dataclass(frozen=True)
+class Event:
+    """What a webhook hints at.
+
+    Attributes:
+        project: Label Studio's project JSON; None when the body does not say.
+        training: somebody pressed Start Training.
+        labels: annotations that may have changed.
+    """
+
+    project: dict[str, Any] | None
+    training: bool
+    labels: int
+
+
+def read_event(body: bytes) -> Event:
+    """A webhook's body; one that cannot be read may mean anything anywhere."""
+    try:
+        payload = json.loads(body)
+    except ValueError:
+        payload = None
+    if not isinstance(payload, dict):
+        return Event(None, training=False, labels=0)
+    action = str(payload.get("action") or "")
+    project = payload.get("project")
+    return Event(
+        project if isinstance(project, dict) else None,
+        training=action == START_TRAINING,
+        labels=_labels(payload) if action.startswith(LABEL_EVENTS) else 0,
+    )
+
+
+def project_of(request: dict[str, Any]) -> tuple[int, int]:
+    """Label Studio's number and time of creation of a request's project, 0 where it says nothing.
+
+    Label Studio writes ``"<number>.<seconds since 1970>"``.
+
+    Example:
+        >>> project_of({"project": "7.1700000000"})
+        (7, 1700000000)
+    """
+    number, _, created = str(request.get("project") or "").partition(".")
+    tasks = request.get("tasks") or [{}]
+    if not number.isdigit():
+        number = str(tasks[0].get("project") or "")
+    return (
+        int(number) if number.isdigit() else 0,
+        int(created) if created.isdigit() else 0,
+    )
+
+
+def nothing_known(tasks: Sequence[Any], version: str) -> dict[str, Any]:
+    """One empty result per task: the answer when there is no model to ask."""
+    result = {"result": [], "score": 0.0, "model_version": version}
+    return {"results": [result for _ in tasks], "model_version": version}
+
+
+def _labels(payload: dict[str, Any]) -> int:
+    for key in ("annotation", "annotations"):
+        if isinstance(payload.get(key), list):
+            return len(payload[key])
+    return 1

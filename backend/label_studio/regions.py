@@ -1,0 +1,137 @@
+"""Label Studio's regions ↔ answers and predictions: the one owner of that JSON."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from backend.domain import Answer, Choice, Control, Prediction, Task
+
+Json = dict[str, Any]
+
+
+def result_of(prediction: Prediction, controls: Mapping[str, Control]) -> list[Json]:
+    """The regions of a prediction, as ``result`` carries them.
+
+    A label below its control's ``model_score_threshold`` is left out; a control with none left
+    gives no region (a region with an empty list of choices would be shown as answered).
+    """
+    regions = (_choices_region(prediction.task, c, controls[c.control]) for c in prediction.choices)
+    return [region for region in regions if region["value"]["choices"]]
+
+
+def prediction_json(prediction: Prediction, controls: Mapping[str, Control], version: str) -> Json:
+    """One entry of a bulk import or of ``/predict``'s results."""
+    return {
+        "task": prediction.task,
+        "result": result_of(prediction, controls),
+        "score": round(prediction.score, 6),
+        "model_version": version,
+    }
+
+
+def _choices_region(task: int, choice: Choice, control: Control) -> Json:
+    chosen = {n: c for n, c in choice.labels.items() if c >= control.threshold}
+    return {
+        "id": hashlib.sha256(f"{task}/{control.name}".encode()).hexdigest()[:10],
+        "from_name": control.name,
+        "to_name": control.to_name,
+        "type": "choices",
+        "original_width": choice.size.width,
+        "original_height": choice.size.height,
+        "image_rotation": 0,
+        "value": {"choices": list(chosen)},
+        "score": round(min(chosen.values(), default=0.0), 6),
+    }
+
+
+def read_task(
+    row: Json,
+    controls: Sequence[Control],
+    added: Mapping[str, Mapping[str, str]],
+    left: Counter[str],
+) -> Task:
+    """A task as Label Studio lists it.
+
+    Args:
+        row: with ``id``, ``data``, ``is_labeled`` and, where a person answered, ``annotations``.
+        controls: the served controls.
+        added: by control and label, when the label came into the config (ISO 8601); a label from
+            the start is absent. An answer older than a label says nothing about it.
+        left: counts what is left out, by reason.
+
+    Returns:
+        the task with the answer that stands for each control.
+    """
+    annotations = [a for a in row.get("annotations") or [] if not _skipped(a, left)]
+    answers: dict[str, Answer] = {}
+    asked: dict[str, frozenset[str]] = {}
+    for control in controls:
+        given = _answer(annotations, control, left)
+        if given is not None:
+            answers[control.name], when = given
+            asked[control.name] = _labels_at(control, added.get(control.name, {}), when)
+    return Task(
+        id=row["id"],
+        images=_images(row.get("data") or {}, controls),
+        open=not row.get("is_labeled"),
+        answers=answers or None,
+        asked=asked or None,
+    )
+
+
+def _skipped(annotation: Json, left: Counter[str]) -> bool:
+    if annotation.get("was_cancelled"):
+        left["skipped by the annotator"] += 1
+        return True
+    return False
+
+
+def _images(data: Json, controls: Iterable[Control]) -> dict[str, str]:
+    found = {control.image_key: data.get(control.image_key) for control in controls}
+    return {key: value for key, value in found.items() if isinstance(value, str) and value}
+
+
+def _answer(
+    annotations: Sequence[Json], control: Control, left: Counter[str]
+) -> tuple[Answer, str] | None:
+    """The answer that stands, and when it was given.
+
+    A ground truth outranks the others; else the answer most people gave; among equals the latest.
+    """
+    given = [
+        (bool(a.get("ground_truth")), str(a.get("updated_at") or ""), answer)
+        for a in annotations
+        if (answer := _one_answer(a.get("result") or [], control, left)) is not None
+    ]
+    if not given:
+        return None
+    best = [entry for entry in given if entry[0]] or given
+    votes = Counter(answer for _, _, answer in best)
+    _, when, answer = max(best, key=lambda entry: (votes[entry[2]], entry[1]))
+    return answer, when
+
+
+def _one_answer(result: Sequence[Json], control: Control, left: Counter[str]) -> Answer | None:
+    """What one annotation says of a control; None where it was left unanswered.
+
+    For several-of-many, nothing chosen is an answer ("none of them").
+    """
+    chosen: list[str] = []
+    for region in result:
+        if region.get("from_name") == control.name and region.get("type") == "choices":
+            chosen += region.get("value", {}).get("choices") or []
+    known = frozenset(chosen) & frozenset(control.label_names)
+    if len(known) < len(set(chosen)):
+        left["label no longer in the labeling config"] += 1
+        if not known:
+            return None
+    if control.multiple:
+        return known
+    return known if len(known) == 1 else None
+
+
+def _labels_at(control: Control, added: Mapping[str, str], when: str) -> frozenset[str]:
+    return frozenset(n for n in control.label_names if not when or added.get(n, "") <= when)

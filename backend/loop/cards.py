@@ -1,0 +1,77 @@
+"""What is told of a round and its version: counts, reasons, seconds, package versions."""
+
+from __future__ import annotations
+
+import time
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from backend.domain import Control
+from backend.loop.observe import Observation
+from backend.store.versions import Card
+
+PACKAGES = ("prelabel", "label-studio-sdk", "numpy", "open-clip-torch", "torch", "ultralytics")
+
+
+def split(seen: Observation) -> dict[str, int]:
+    """How many labeled tasks train and how many judge."""
+    audit = sum(seen.is_audit(task) for task in seen.labeled)
+    return {"train": len(seen.labeled) - audit, "audit": audit}
+
+
+def reason(seen: Observation, number: int) -> str:
+    """Why a version goes live, in a sentence."""
+    if not number:
+        return "The first version of the project."
+    return f"Trained on all {len(seen.labeled)} labels given so far."
+
+
+def told(card: Card) -> str:
+    """A version in a few words, for the log."""
+    audit = card.audit
+    figure = f"{audit['value']:.0%}" if audit["value"] is not None else "not known yet"
+    return (
+        f"{card.labels['train']} labels, accuracy {figure} on {audit['n']} audit images, "
+        f"{card.seconds['total']:.1f} s"
+    )
+
+
+def shown(control: Control, card: Card) -> dict[str, Any]:
+    """A control as ``/api/projects`` shows it."""
+    return {
+        "name": control.name,
+        "to_name": control.to_name,
+        "type": "Choices",
+        "choice": "multiple" if control.multiple else "single",
+        "labels": list(control.label_names),
+        **card.controls.get(control.name, {"kind": "none yet"}),
+    }
+
+
+def packages() -> dict[str, str]:
+    """Versions of what makes a version."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+class Stopwatch:
+    """Seconds by step."""
+
+    def __init__(self) -> None:
+        self._start = self._last = time.monotonic()
+        self._laps: dict[str, float] = {}
+
+    def lap(self, name: str) -> None:
+        """The step that just ended."""
+        now = time.monotonic()
+        self._laps[name] = round(now - self._last, 3)
+        self._last = now
+
+    def seconds(self) -> dict[str, float]:
+        """By step, and the total up to the last step that ended."""
+        return self._laps | {"total": round(self._last - self._start, 3)}

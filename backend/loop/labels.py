@@ -1,0 +1,52 @@
+"""The labels of a project, as a version remembers them and as a head learns from them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from backend.domain import Control
+from backend.loop.embedding import Embedded
+from backend.loop.observe import Observation
+from backend.loop.training import Examples, Floats
+from backend.store.versions import Labels
+
+
+def label_table(seen: Observation) -> dict[str, dict[str, list[str]]]:
+    """All answers of a project as plain JSON: what a version is made from and compared by."""
+    return {
+        str(task.id): {name: sorted(answer) for name, answer in (task.answers or {}).items()}
+        for task in seen.labeled
+    }
+
+
+def changes(before: Labels, now: Labels) -> int:
+    """How many tasks were answered, answered differently, or lost their answer."""
+    return sum(before.get(task) != now.get(task) for task in before.keys() | now.keys())
+
+
+def examples_of(seen: Observation, control: Control, embedded: Embedded) -> Examples:
+    """The labeled images of a control that could be read, in the order of their tasks."""
+    used = [
+        task
+        for task in seen.labeled
+        if control.name in (task.answers or {})
+        and task.images.get(control.image_key) in embedded.vectors
+    ]
+    vectors = [embedded.vectors[task.images[control.image_key]] for task in used]
+    return Examples(
+        tasks=tuple(task.id for task in used),
+        vectors=np.stack(vectors) if vectors else np.zeros((0, 0), dtype=np.float32),
+        answers=tuple((task.answers or {})[control.name] for task in used),
+        asked=tuple((task.asked or {})[control.name] for task in used),
+        audit=np.array([seen.is_audit(task) for task in used], dtype=bool),
+    )
+
+
+def pool_of(seen: Observation, control: Control, embedded: Embedded, dim: int) -> Floats:
+    """The embeddings of all images of a control, labeled or not: (m, d) float32."""
+    found = [
+        embedded.vectors[address]
+        for task in seen.tasks
+        if (address := task.images.get(control.image_key)) in embedded.vectors
+    ]
+    return np.stack(found) if found else np.zeros((0, dim), dtype=np.float32)

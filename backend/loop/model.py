@@ -1,0 +1,92 @@
+"""A version's artifact: one head per control on one encoder's embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from backend.domain import Answer, Choice, Control, ImageSize
+from backend.store.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from backend.vision.head import Head
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Model:
+    """What answers the controls of a project.
+
+    Attributes:
+        heads: by control name; a control that cannot be answered yet has none.
+    """
+
+    heads: Mapping[str, Head]
+
+    def probabilities(self, control: str, vectors: Floats) -> Floats:
+        """Calibrated confidence, (n, K) float32 in the order of the head's labels.
+
+        Args:
+            control: the name of a control that has a head.
+            vectors: (n, d) float32 of unit length.
+        """
+        return np.asarray(self.heads[control].probabilities(vectors), dtype=np.float32)
+
+    def labels(self, control: str) -> tuple[str, ...]:
+        """The label names of a control's head."""
+        return self.heads[control].labels
+
+
+def choose(control: Control, labels: tuple[str, ...], row: Floats, size: ImageSize) -> Choice:
+    """A row of confidences as the model's answer.
+
+    Args:
+        control: as it stands in the config now; labels it no longer has are never chosen.
+        labels: (K) names of the row's columns.
+        row: (K,) float32 confidence, 0 to 1.
+        size: of the image.
+
+    Returns:
+        the best label for one of many; every label from 0.5 on for several of many.
+    """
+    known = frozenset(control.label_names)
+    ranked = sorted(
+        ((name, float(p)) for name, p in zip(labels, row, strict=True) if name in known),
+        key=lambda pair: -pair[1],
+    )
+    chosen = [pair for pair in ranked if pair[1] >= 0.5] if control.multiple else ranked[:1]
+    return Choice(control.name, dict(chosen), size)
+
+
+def answer_of(choice: Choice) -> Answer:
+    """The labels of a choice, to be compared with a person's."""
+    return frozenset(choice.labels)
+
+
+def save_model(model: Model, folder: Path) -> None:
+    """Write a model into an empty folder: a folder a head, numbered, and their names."""
+    from backend.vision.head import save_head
+
+    names = list(model.heads)
+    for number, name in enumerate(names):
+        (folder / f"head-{number}").mkdir()
+        save_head(model.heads[name], folder / f"head-{number}")
+    write_json(folder / "heads.json", names)
+
+
+def load_model(folder: Path) -> Model:
+    """Read a model.
+
+    Raises:
+        StoreError: a file is missing or damaged.
+    """
+    from backend.vision.head import load_head
+
+    names = read_json(folder / "heads.json") or []
+    return Model({name: load_head(folder / f"head-{i}") for i, name in enumerate(names)})

@@ -1,0 +1,146 @@
+"""What Label Studio holds right now: a cheap pulse, and the whole."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from backend.domain import Control, Task
+from backend.label_studio.config import ReadConfig, read_config
+from backend.label_studio.regions import Json, read_task
+from backend.learning.audit import is_audit
+from backend.loop.connection import Connection
+from backend.store.files import read_json, write_json
+
+
+@dataclass(frozen=True)
+class Pulse:
+    """A few numbers that are equal as long as nothing changed. Three quick calls.
+
+    Attributes:
+        config: hash of the labeling config.
+        tasks: how many tasks.
+        annotations: how many annotations, skipped ones too.
+        changed: when a task or annotation was last touched.
+        follows: the version that the project's queue follows.
+        sampling: how the project picks the next task.
+        title: the project's.
+    """
+
+    config: str
+    tasks: int
+    annotations: int
+    changed: str
+    follows: str = field(compare=False)
+    sampling: str = field(compare=False)
+    title: str = field(compare=False)
+    xml: str = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Observation:
+    """Everything a round needs to know of a project.
+
+    Attributes:
+        pulse: taken before the rest, so that what changes meanwhile is seen next time.
+        identity: tells the project from all others, for ever.
+        config: the served controls and the reasons for the others.
+        tasks: all tasks.
+        left_out: what is not used, counted by reason.
+    """
+
+    pulse: Pulse
+    identity: str
+    config: ReadConfig
+    tasks: tuple[Task, ...]
+    left_out: Counter[str]
+
+    @property
+    def controls(self) -> Mapping[str, Control]:
+        """The served controls by name."""
+        return {control.name: control for control in self.config.controls}
+
+    @property
+    def labeled(self) -> tuple[Task, ...]:
+        """The tasks that a person answered."""
+        return tuple(task for task in self.tasks if task.answers)
+
+    def is_audit(self, task: Task) -> bool:
+        """Whether a task belongs to the audit slice."""
+        return is_audit(self.identity, task.id)
+
+
+def take_pulse(connection: Connection) -> Pulse:
+    """Ask Label Studio for the few numbers that tell whether anything changed."""
+    project = connection.client.project(connection.number)
+    counts = connection.client.counts(connection.number)
+    xml = str(project.get("label_config") or "")
+    return Pulse(
+        config=hashlib.sha256(xml.encode()).hexdigest(),
+        tasks=int(counts.get("task_number") or 0),
+        annotations=int(counts.get("total_annotations_number") or 0)
+        + int(counts.get("skipped_annotations_number") or 0),
+        changed=connection.client.last_change(connection.number),
+        follows=str(project.get("model_version") or ""),
+        sampling=str(project.get("sampling") or ""),
+        title=str(project.get("title") or ""),
+        xml=xml,
+    )
+
+
+def observe(connection: Connection, folder: Path, pulse: Pulse) -> Observation:
+    """List everything.
+
+    Args:
+        connection: the project.
+        folder: the project's, where it is kept when labels came into the config.
+        pulse: just taken.
+
+    Raises:
+        ConfigError: the labeling config is no XML.
+        LabelStudioError: Label Studio refused or went away.
+    """
+    config = read_config(pulse.xml)
+    added = _label_times(folder, config)
+    left: Counter[str] = Counter(
+        f"control {name} ({reason})" for name, reason in config.left_out.items()
+    )
+    annotations = connection.client.annotations(connection.number)
+    rows = connection.client.tasks(connection.number)
+    tasks = tuple(_task(row, annotations, config, added, left) for row in rows)
+    record = connection.record
+    return Observation(pulse, f"{record.number}.{record.created}", config, tasks, left)
+
+
+def _task(
+    row: Json,
+    annotations: Mapping[int, list[Json]],
+    config: ReadConfig,
+    added: Mapping[str, Mapping[str, str]],
+    left: Counter[str],
+) -> Task:
+    row = {**row, "annotations": annotations.get(row["id"], [])}
+    return read_task(row, config.controls, added, left)
+
+
+def _label_times(folder: Path, config: ReadConfig) -> dict[str, dict[str, str]]:
+    """When each label was first seen in the config; empty for those of a control's first sight.
+
+    An answer that is older than a label says nothing about that label.
+    """
+    file = folder / "label_times.json"
+    known: dict[str, dict[str, str]] = read_json(file) or {}
+    times = {name: dict(labels) for name, labels in known.items()}
+    now = datetime.now(UTC).isoformat()
+    for control in config.controls:
+        seen = times.setdefault(control.name, {})
+        first = "" if control.name not in known else now
+        for name in control.label_names:
+            seen.setdefault(name, first)
+    if times != known:
+        write_json(file, times)
+    return times

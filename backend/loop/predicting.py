@@ -1,0 +1,100 @@
+"""A model and tasks → predictions: the same for what is pushed and for what is asked live."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from backend.domain import Control, ImageSize, Prediction, Task
+from backend.learning.audit import hash_rank
+from backend.learning.selection import Floats, uncertainty
+from backend.loop.embedding import Embedded, Source
+from backend.loop.model import Model, choose
+
+
+def sources(tasks: Iterable[Task]) -> list[Source]:
+    """The images of tasks."""
+    return [Source(address, task.id) for task in tasks for address in task.images.values()]
+
+
+def confidences(
+    model: Model, controls: Iterable[Control], tasks: Sequence[Task], embedded: Embedded
+) -> dict[str, dict[int, Floats]]:
+    """What the model believes: control → task → (K,) confidence.
+
+    A control without a head, and a task whose image could not be read, is absent.
+    """
+    found: dict[str, dict[int, Floats]] = {}
+    for control in controls:
+        vectors = embedded.vectors
+        seen = [t for t in tasks if t.images.get(control.image_key) in vectors]
+        if control.name in model.heads and seen:
+            stack = np.stack([vectors[task.images[control.image_key]] for task in seen])
+            rows = model.probabilities(control.name, stack)
+            found[control.name] = dict(zip((task.id for task in seen), rows, strict=True))
+    return found
+
+
+def task_uncertainty(
+    controls: Iterable[Control], beliefs: Mapping[str, Mapping[int, Floats]]
+) -> dict[int, float]:
+    """The uncertainty of each task, 0 to 1: that of its least certain control."""
+    unsure: dict[int, float] = {}
+    for control in controls:
+        rows = beliefs.get(control.name, {})
+        if rows:
+            values = uncertainty(np.stack(list(rows.values())), control.multiple)
+            for task, value in zip(rows, values, strict=True):
+                unsure[task] = max(unsure.get(task, 0.0), float(value))
+    return unsure
+
+
+def without_model(project: str, tasks: Iterable[Task], embedded: Embedded) -> dict[int, float]:
+    """An order before anything is learned: by hash, so that sorted files do not come in sorted."""
+    return {
+        task.id: 1 - hash_rank(project, task.id)
+        for task in tasks
+        if any(address in embedded.vectors for address in task.images.values())
+    }
+
+
+def predictions(
+    model: Model,
+    controls: Sequence[Control],
+    tasks: Sequence[Task],
+    beliefs: Mapping[str, Mapping[int, Floats]],
+    scores: Mapping[int, float],
+    embedded: Embedded,
+) -> list[Prediction]:
+    """One prediction per task, in their order; an empty one where the model has no answer."""
+    return [
+        Prediction(
+            task.id,
+            tuple(
+                choose(control, model.labels(control.name), row, _size(task, control, embedded))
+                for control in controls
+                if (row := beliefs.get(control.name, {}).get(task.id)) is not None
+            ),
+            scores.get(task.id, 1.0),
+        )
+        for task in tasks
+    ]
+
+
+def unreadable(
+    tasks: Iterable[Task], controls: Iterable[Control], embedded: Embedded
+) -> Counter[str]:
+    """How many images of tasks could not be read, by reason."""
+    left: Counter[str] = Counter()
+    keys = {control.image_key for control in controls}
+    for task in tasks:
+        left.update(f"task without ${key}" for key in keys if key not in task.images)
+        errors = (embedded.failed.get(address) for address in task.images.values())
+        left.update(error.reason for error in errors if error)
+    return left
+
+
+def _size(task: Task, control: Control, embedded: Embedded) -> ImageSize:
+    return embedded.sizes[task.images[control.image_key]]

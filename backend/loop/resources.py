@@ -1,0 +1,148 @@
+"""What a working process keeps between jobs: encoders, models, connections, the cache."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from backend.errors import Busy
+from backend.loop.connection import Connection, connect
+from backend.loop.embedding import Embedder
+from backend.loop.model import Model, load_model
+from backend.settings import Settings
+from backend.store.files import explained
+from backend.store.projects import ProjectRecord, Projects
+from backend.store.versions import Versions
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from backend.domain import Control
+    from backend.vision.cache import EmbeddingCache
+    from backend.vision.encoder import Encoder
+
+log = logging.getLogger("prelabel")
+MODELS_KEPT = 32
+
+
+class Resources:
+    """Made once per process; everything in it is made at first use.
+
+    Args:
+        settings: of this backend.
+        lock_seconds: how long to wait for another process's round of a project.
+    """
+
+    def __init__(self, settings: Settings, lock_seconds: float = 0.0) -> None:
+        self._lock_seconds = lock_seconds
+        self.settings = settings
+        self.projects = Projects(settings.home)
+        self._encoders: dict[str, Encoder] = {}
+        self._connections: dict[str, tuple[str, Connection]] = {}
+        self._embedders: dict[tuple[str, str], Embedder] = {}
+        self._models: dict[tuple[str, str], Model] = {}
+        self._prototypes: dict[tuple[str, tuple[object, ...]], npt.NDArray[np.float32]] = {}
+        self._cache: EmbeddingCache | None = None
+
+    def folder(self, record: ProjectRecord) -> Path:
+        """Everything of one project."""
+        return self.projects.folder(record.id)
+
+    def versions(self, record: ProjectRecord) -> Versions:
+        """The versions of one project."""
+        return Versions(self.folder(record))
+
+    def encoder(self, setting: str = "") -> Encoder:
+        """The encoder of a setting; the one of the settings when not given."""
+        from backend.vision.encoder import load_encoder
+
+        setting = setting or self.settings.encoder
+        if setting not in self._encoders:
+            weights = self.settings.home / "weights"
+            self._encoders[setting] = load_encoder(setting, say=log.info, weights_dir=weights)
+        return self._encoders[setting]
+
+    def connection(self, record: ProjectRecord) -> Connection:
+        """A project within reach; tried anew after a new token or :meth:`forget`."""
+        token = self.projects.token(record.id)
+        known = self._connections.get(record.id)
+        if known and known[0] == token:
+            return known[1]
+        made = connect(record, token, self.settings)
+        self._connections[record.id] = (token, made)
+        self._embedders = {k: e for k, e in self._embedders.items() if k[0] != record.id}
+        return made
+
+    def forget(self, record: ProjectRecord) -> None:
+        """Find the way to a project anew next time."""
+        self._connections.pop(record.id, None)
+
+    def embedder(self, record: ProjectRecord, encoder: Encoder) -> Embedder:
+        """Embeds a project's images."""
+        connection = self.connection(record)
+        key = (record.id, encoder.id)
+        if key not in self._embedders:
+            self._embedders[key] = Embedder(
+                record.server or connection.client.server,
+                connection.images,
+                encoder,
+                self._embedding_cache(),
+                self.settings.max_image_pixels,
+            )
+        return self._embedders[key]
+
+    def model(self, record: ProjectRecord, version: str) -> Model:
+        """A version's artifact."""
+        key = (record.id, version)
+        if key not in self._models:
+            while len(self._models) >= MODELS_KEPT:
+                self._models.pop(next(iter(self._models)))
+            self._models[key] = load_model(self.versions(record).path(version))
+        return self._models[key]
+
+    def prototypes(self, encoder: Encoder, control: Control) -> npt.NDArray[np.float32] | None:
+        """The text prototypes of a control's labels, (K, d); None for an image-only encoder."""
+        from backend.vision.prompts import LabelText, prototypes
+
+        if not encoder.has_text:
+            return None
+        key = (encoder.id, control.labels)
+        if key not in self._prototypes:
+            texts = [LabelText(label.name, label.words, label.hint) for label in control.labels]
+            self._prototypes[key] = prototypes(encoder, texts)
+        return self._prototypes[key]
+
+    @contextmanager
+    def alone(self, record: ProjectRecord) -> Iterator[None]:
+        """One round at a time per project, across processes.
+
+        Raises:
+            Busy: another process is at it.
+        """
+        from filelock import FileLock, Timeout
+
+        folder = self.folder(record)
+        with explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(folder / "round.lock", timeout=self._lock_seconds)
+            try:
+                lock.acquire()
+            except Timeout as error:
+                raise Busy(
+                    f"Another process runs a round of project {record.id}: try again after it."
+                ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _embedding_cache(self) -> EmbeddingCache:
+        from backend.vision.cache import EmbeddingCache
+
+        if self._cache is None:
+            self._cache = EmbeddingCache(self.settings.home / "embeddings.sqlite")
+        return self._cache

@@ -1,0 +1,361 @@
+"""One round: observe, decide, train, evaluate, promote, push, point.
+
+Level-triggered: a round compares what Label Studio holds with what the newest version saw and
+acts on the difference. What woke it carries nothing; a round that dies is simply done again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from backend.domain import Control, Task
+from backend.errors import ConfigError
+from backend.learning.selection import scores
+from backend.loop import cards
+from backend.loop import push as pushing
+from backend.loop.embedding import Embedded
+from backend.loop.labels import changes, examples_of, label_table, pool_of
+from backend.loop.model import Model, save_model
+from backend.loop.observe import Observation, Pulse, observe, take_pulse
+from backend.loop.predicting import (
+    confidences,
+    predictions,
+    sources,
+    task_uncertainty,
+    unreadable,
+    without_model,
+)
+from backend.loop.resources import Resources
+from backend.loop.training import Examples, TrainingJob, evaluate, train
+from backend.store.projects import ProjectRecord
+from backend.store.versions import Card, Labels, identity_of
+from backend.vision.encoder import Encoder
+
+log = logging.getLogger("prelabel")
+Report = Callable[[str, float], None]
+RECIPE = 1
+"""Counts up when the way a head is made changes, so that the next start makes it anew."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Why a round is wanted.
+
+    Attributes:
+        forced: Start Training, or the command line: do not wait for more labels.
+        quiet: nobody labeled for a while: do not wait for more labels either.
+        hints: events since the last full look, which may be as many changed labels.
+        full: look at everything, whatever the pulse says.
+    """
+
+    forced: bool = False
+    quiet: bool = False
+    hints: int = 0
+    full: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a round found and did; the project as ``/api/projects`` shows it.
+
+    Attributes:
+        title: the project's.
+        version: the live version.
+        tasks: how many tasks.
+        labels: how many of them a person answered.
+        audit: the live version's figure on the audit slice.
+        controls: the served controls.
+        left_out: what is not used, counted by reason.
+        versions: all version names, newest first.
+        trained: the version that this round made; empty when none.
+        waiting: new or changed labels that no version has seen yet.
+        cleanup: retired versions may have predictions left.
+    """
+
+    title: str
+    version: str
+    tasks: int
+    labels: int
+    audit: Mapping[str, Any]
+    controls: list[dict[str, Any]]
+    left_out: Mapping[str, int]
+    versions: list[str]
+    trained: str = ""
+    waiting: int = 0
+    cleanup: bool = False
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Memory:
+    """What a process remembers of a project, to answer the next wake-up cheaply."""
+
+    pulse: Pulse
+    live: str
+    outcome: Outcome
+
+
+class Round:
+    """Runs rounds of one project.
+
+    Args:
+        resources: of this process.
+        record: the project.
+        report: told the state's name and the progress, 0 to 1.
+        memory: of the last full look by this process.
+    """
+
+    def __init__(
+        self, resources: Resources, record: ProjectRecord, report: Report, memory: Memory | None
+    ) -> None:
+        self._resources = resources
+        self._settings = resources.settings
+        self._record = record
+        self._report = report
+        self._versions = resources.versions(record)
+        self._clock = cards.Stopwatch()
+        self.memory = memory
+
+    def run(self, ask: Ask) -> Outcome:
+        """One turn of the loop.
+
+        Raises:
+            PrelabelError: it cannot go on; the live version stays as it was.
+        """
+        self._report("observing", 0.0)
+        self._connection = self._resources.connection(self._record)
+        pulse = take_pulse(self._connection)
+        if self.memory and self._nothing_to_do(self.memory, pulse, ask):
+            return self._still(self.memory, pulse)
+        self._versions.sweep()
+        seen = observe(self._connection, self._resources.folder(self._record), pulse)
+        self._resources.projects.rename(self._record.id, pulse.title)
+        self._check_controls(seen)
+        self._clock.lap("observe")
+        trained = self._train_if_wanted(seen, ask)
+        live = self._versions.live() or ""
+        left = self._push(seen, live)
+        outcome = self._outcome(seen, live, trained, left)
+        self.memory = Memory(pulse, live, outcome)
+        return outcome
+
+    # -- deciding ---------------------------------------------------------------------------
+
+    def _nothing_to_do(self, memory: Memory, pulse: Pulse, ask: Ask) -> bool:
+        """Whether the pulse shows that a full look would find nothing worth a round."""
+        memory = self.memory
+        if ask.full or ask.forced or memory.live != (self._versions.live() or ""):
+            return False
+        if pulse == memory.pulse:
+            return not (memory.outcome.waiting and ask.quiet)
+        same = (pulse.config, pulse.tasks) == (memory.pulse.config, memory.pulse.tasks)
+        fewer = pulse.annotations < memory.pulse.annotations
+        new = memory.outcome.waiting + max(
+            1, ask.hints, pulse.annotations - memory.pulse.annotations
+        )
+        enough = ask.quiet or new >= self._settings.retrain_after
+        return same and not fewer and not enough
+
+    def _still(self, memory: Memory, pulse: Pulse) -> Outcome:
+        """The last outcome, with the labels that came since counted as waiting."""
+        last = memory.outcome
+        pushing.point(self._connection, last.version, pulse)
+        new = max(0, pulse.annotations - memory.pulse.annotations)
+        changed = int(pulse != memory.pulse)
+        return replace(
+            last,
+            trained="",
+            cleanup=False,
+            waiting=last.waiting + max(new, changed),
+            labels=last.labels + new,
+        )
+
+    def _check_controls(self, seen: Observation) -> None:
+        for name, reason in seen.config.left_out.items():
+            log.info("project %s: control %s is not served: %s", self._record.id, name, reason)
+        if not seen.config.controls:
+            reasons = "; ".join(f"{n}: {r}" for n, r in seen.config.left_out.items())
+            raise ConfigError(
+                "The labeling config of the project has no control that Prelabel serves "
+                f"({reasons or 'it has no Choices for an Image'}): add Choices for an Image."
+            )
+
+    def _train_if_wanted(self, seen: Observation, ask: Ask) -> str:
+        """Train when something changed that is worth it; the new version's name or nothing."""
+        encoder = self._resources.encoder()
+        labels = label_table(seen)
+        identity = self._identity(seen, labels, encoder)
+        newest = self._versions.newest()
+        if newest is not None and newest.identity == identity:
+            return ""
+        if newest is not None and self._same_shape(seen, encoder, newest):
+            changed = changes(self._versions.labels(newest.version), labels)
+            few = 0 < changed < self._settings.retrain_after
+            if few and not (ask.forced or ask.quiet):
+                return ""
+        return self._make_version(seen, encoder, labels, identity)
+
+    def _same_shape(self, seen: Observation, encoder: Encoder, newest: Card) -> bool:
+        shape = {control.name: list(control.label_names) for control in seen.config.controls}
+        known = {name: list(card["examples"]) for name, card in newest.controls.items()}
+        return shape == known and newest.encoder["id"] == encoder.id
+
+    def _identity(self, seen: Observation, labels: Labels, encoder: Encoder) -> str:
+        controls = [
+            [c.name, c.image_key, c.multiple, [[x.name, x.words, x.hint] for x in c.labels]]
+            for c in seen.config.controls
+        ]
+        return identity_of(
+            [RECIPE, seen.identity, controls, labels, encoder.id, self._settings.seed]
+        )
+
+    # -- training ---------------------------------------------------------------------------
+
+    def _make_version(
+        self, seen: Observation, encoder: Encoder, labels: Labels, identity: str
+    ) -> str:
+        self._report("training", 0.0)
+        embedded = self._embed(seen, encoder, "training")
+        self._clock.lap("embed")
+        examples = {c.name: examples_of(seen, c, embedded) for c in seen.config.controls}
+        model = self._fit(seen, encoder, examples, embedded)
+        self._clock.lap("train")
+        self._report("evaluating", 0.0)
+        figure, details = evaluate(model, seen.controls, examples)
+        self._clock.lap("evaluate")
+        number, name = self._versions.next_name(identity)
+        card = Card(
+            version=name,
+            identity=identity,
+            number=number,
+            parent=self._versions.live(),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            labels=cards.split(seen),
+            audit=figure.json(),
+            controls=details,
+            encoder={"setting": self._setting(encoder), "id": encoder.id, "name": encoder.name},
+            seconds=self._clock.seconds(),
+            seed=self._settings.seed,
+            packages=cards.packages(),
+            promotion={"promoted": True, "reason": cards.reason(seen, number)},
+        )
+        self._versions.save(card, labels, lambda folder: save_model(model, folder))
+        self._versions.promote(name, by="the loop", reason=card.promotion["reason"])
+        log.info("project %s: version %s is live (%s)", self._record.id, name, cards.told(card))
+        return name
+
+    def _setting(self, encoder: Encoder) -> str:
+        """A spelling that leads to this very encoder again, also where ``auto`` chose it."""
+        return encoder.name if self._settings.encoder == "auto" else self._settings.encoder
+
+    def _fit(
+        self,
+        seen: Observation,
+        encoder: Encoder,
+        examples: Mapping[str, Examples],
+        embedded: Embedded,
+    ) -> Model:
+        live = self._versions.live()
+        before = self._resources.model(self._record, live).heads if live else {}
+        heads = {}
+        for control in seen.config.controls:
+            previous = before.get(control.name)
+            head = train(
+                TrainingJob(
+                    control=control,
+                    examples=examples[control.name],
+                    pool=pool_of(seen, control, embedded, encoder.dim),
+                    prototypes=self._resources.prototypes(encoder, control),
+                    logit_scale=encoder.logit_scale,
+                    logit_bias=encoder.logit_bias,
+                    previous=previous if self._fits(previous, control, encoder, live) else None,
+                    seed=self._settings.seed,
+                )
+            )
+            if head is not None:
+                heads[control.name] = head
+        return Model(heads)
+
+    def _fits(self, previous: Any, control: Control, encoder: Encoder, live: str | None) -> bool:
+        """Whether a new head may start from the live one."""
+        if previous is None or live is None:
+            return False
+        same_encoder = self._versions.card(live).encoder["id"] == encoder.id
+        same_kind = previous.multiple == control.multiple
+        return same_encoder and same_kind and previous.labels == control.label_names
+
+    def _embed(self, seen: Observation, encoder: Encoder, state: str) -> Embedded:
+        embedder = self._resources.embedder(self._record, encoder)
+        return embedder.embed(
+            sources(seen.tasks), lambda done, of: self._report(state, done / of if of else 1.0)
+        )
+
+    # -- pushing ----------------------------------------------------------------------------
+
+    def _push(self, seen: Observation, live: str) -> Counter[str]:
+        """Every open task has one prediction of the live version, and the queue follows it."""
+        self._report("pushing", 0.0)
+        encoder = self._resources.encoder(self._versions.card(live).encoder["setting"])
+        embedded = self._embed(seen, encoder, "pushing")
+        open_tasks = [task for task in seen.tasks if task.open]
+        there, wanted = pushing.missing(self._connection, live, (task.id for task in open_tasks))
+        if wanted:
+            self._push_missing(seen, live, open_tasks, wanted, embedded)
+        if there or wanted:
+            pushing.point(self._connection, live, seen.pulse)
+        self._clock.lap("push")
+        return unreadable(seen.tasks, seen.config.controls, embedded)
+
+    def _push_missing(
+        self,
+        seen: Observation,
+        live: str,
+        open_tasks: list[Task],
+        wanted: set[int],
+        embedded: Embedded,
+    ) -> None:
+        model = self._resources.model(self._record, live)
+        controls = seen.config.controls
+        beliefs = confidences(model, controls, open_tasks, embedded)
+        unsure = task_uncertainty(controls, beliefs) or without_model(
+            seen.identity, open_tasks, embedded
+        )
+        unknown = [task.id for task in open_tasks if task.id not in unsure]
+        labeled = seen.labeled
+        audited = sum(seen.is_audit(task) for task in labeled)
+        order = scores(seen.identity, unsure, unknown, len(labeled), audited)
+        made = predictions(
+            model, controls, [t for t in open_tasks if t.id in wanted], beliefs, order, embedded
+        )
+        pushing.push(
+            self._connection,
+            live,
+            made,
+            seen.controls,
+            lambda done, of: self._report("pushing", done / of),
+        )
+
+    def _outcome(self, seen: Observation, live: str, trained: str, unread: Counter[str]) -> Outcome:
+        card = self._versions.card(live)
+        newest = self._versions.newest()
+        labels = label_table(seen)
+        waiting = changes(self._versions.labels(newest.version), labels) if newest else 0
+        return Outcome(
+            title=seen.pulse.title,
+            version=live,
+            tasks=len(seen.tasks),
+            labels=len(seen.labeled),
+            audit=card.audit,
+            controls=[cards.shown(control, card) for control in seen.config.controls],
+            left_out=dict(seen.left_out + unread),
+            versions=self._versions.names(),
+            trained=trained,
+            waiting=waiting,
+            cleanup=True,
+            seconds=self._clock.seconds(),
+        )

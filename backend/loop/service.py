@@ -1,0 +1,365 @@
+"""The part that never waits: knows all projects from memory, and lets rounds run elsewhere.
+
+Everything here is quick and runs on one event loop. Webhooks, buttons, timers and files only
+*wake* a project; a round in a working process then compares and acts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from backend.errors import Busy, NotThere, PrelabelError, StoreError, UsageError
+from backend.label_studio.protocol import nothing_known
+from backend.loop.connection import created_at, same_server
+from backend.loop.workers import JobFailed, Lane
+from backend.settings import Settings
+from backend.store.files import read_json, write_json
+from backend.store.projects import ProjectRecord, Projects
+from backend.store.versions import Versions
+
+log = logging.getLogger("prelabel")
+DEBOUNCE = 0.2
+"""Seconds in which wake-ups gather before a round looks."""
+WAIT_FOR_FIRST = 60.0
+"""Seconds that a /predict waits for a project's first version; Label Studio gives up at 100."""
+RETRY_FIRST, RETRY_LAST = 5.0, 300.0
+"""Seconds until a failed round is tried again; doubled each time."""
+LOOK_SECONDS = 1.0
+"""How often the home folder is looked at for what other processes left there."""
+NO_VERSION = "unready"
+NEVER = float("-inf")
+
+
+@dataclass
+class Watched:
+    """A project as the server knows it.
+
+    Attributes:
+        record: who it is.
+        live: its live version; empty before the first.
+        summary: the last round's outcome.
+        state: what the round does now.
+        progress: of that, 0 to 1.
+        error: why the last round failed; empty when it did not.
+        forced: somebody pressed Start Training.
+        hints: events since the last look.
+        last_event: when something last changed, on the monotonic clock.
+        waiting: labels that no version has seen.
+        failures: rounds that failed in a row.
+        awake: set by whatever wakes it.
+        ready: set once there is a version.
+    """
+
+    record: ProjectRecord
+    live: str = ""
+    summary: dict[str, Any] = field(default_factory=dict)
+    state: str = "idle"
+    progress: float = 0.0
+    error: str = ""
+    forced: bool = False
+    hints: int = 0
+    last_event: float = NEVER
+    waiting: int = 0
+    failures: int = 0
+    awake: asyncio.Event = field(default_factory=asyncio.Event)
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def json(self) -> dict[str, Any]:
+        """As ``/api/projects/{id}`` shows it; a plain number as id where it is one."""
+        known = self.summary
+        return {
+            "id": int(self.record.id) if self.record.id.isdigit() else self.record.id,
+            "server": self.record.server,
+            "number": self.record.number,
+            "title": known.get("title") or self.record.title,
+            "version": self.live or None,
+            "round": {
+                "state": self.state,
+                "progress": self.progress,
+                "error": self.error or None,
+            },
+            "tasks": known.get("tasks", 0),
+            "labels": known.get("labels", 0),
+            "waiting": self.waiting,
+            "audit": known.get("audit")
+            or {"n": 0, "value": None, "low": 0.0, "high": 1.0, "metric": "accuracy"},
+            "controls": known.get("controls", []),
+            "left_out": known.get("left_out", {}),
+            "versions": known.get("versions", []),
+        }
+
+
+class Service:
+    """All projects of one backend.
+
+    Args:
+        settings: of this backend.
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+        self.settings = settings
+        self._clock = clock
+        self._projects = Projects(settings.home)
+        self._watched: dict[str, Watched] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._rounds = Lane(settings.workers)
+        self._predictions = Lane(1)
+        self._looking: asyncio.Task[None] | None = None
+        self._cleaning: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Know the projects of the home folder, and look at each."""
+        self._look()
+        self._looking = asyncio.create_task(self._look_now_and_then())
+
+    async def stop(self) -> None:
+        """End everything; what was under way is done again at the next start."""
+        running = [*self._tasks.values(), *self._cleaning]
+        running += [self._looking] if self._looking else []
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        await self._rounds.stop()
+        await self._predictions.stop()
+
+    # -- what the protocol asks -------------------------------------------------------------
+
+    async def setup(self, project: str, server: str, token: str) -> str:
+        """Label Studio names a project: it is known from now on.
+
+        Args:
+            project: ``"<number>.<seconds since 1970>"``.
+            server: the address Label Studio calls itself; may be empty.
+            token: its creator's token; may be empty.
+
+        Returns:
+            the live version's name, or a placeholder before the first one.
+
+        Raises:
+            UsageError: no project is named, or its server may not be used.
+        """
+        number, _, created = project.partition(".")
+        if not number.isdigit():
+            raise UsageError(f"/setup names no project: {project[:40]!r}.")
+        server = self._allowed(server.rstrip("/"))
+        record = await asyncio.to_thread(
+            self._projects.register,
+            server,
+            int(number),
+            int(created) if created.isdigit() else 0,
+            token,
+        )
+        watched = self._watch(record)
+        if watched.error:  # a token may have come that works
+            watched.awake.set()
+        return watched.live or NO_VERSION
+
+    def wake(
+        self, project: Mapping[str, Any] | None, *, forced: bool = False, labels: int = 0
+    ) -> list[str]:
+        """Something happened; what it says is only a hint.
+
+        Args:
+            project: Label Studio's project JSON (``id``, ``created_at``); None: any.
+            forced: Start Training.
+            labels: annotations that may have changed.
+
+        Returns:
+            the ids of the woken projects.
+        """
+        number = (project or {}).get("id")
+        created = created_at(str((project or {}).get("created_at") or ""))
+        woken = [w for w in self._watched.values() if number is None or _is(w, number, created)]
+        for watched in woken:
+            self._wake(watched, forced, labels)
+        return [watched.record.id for watched in woken]
+
+    async def predict(self, body: bytes) -> bytes:
+        """The answer to ``/predict``; the body is passed on unread, it may be large.
+
+        Waits for a project's first version, so that the first ask is not answered with nothing.
+        """
+        deadline = self._clock() + WAIT_FOR_FIRST
+        while True:
+            waiting = [asyncio.create_task(w.ready.wait()) for w in self._unready()]
+            async with self._predictions.worker() as worker:
+                done, answer = await worker.run({"job": "predict"}, body)
+            left = deadline - self._clock()
+            if done["ready"] or not waiting or left <= 0:
+                break
+            await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        for task in waiting:
+            task.cancel()
+        return answer if done["ready"] else _nothing(body)
+
+    def versions(self) -> list[str]:
+        """The versions of all projects, newest first; Label Studio does not say which it asks."""
+        return [name for w in self._watched.values() for name in w.summary.get("versions", [])]
+
+    # -- what people ask --------------------------------------------------------------------
+
+    def projects(self) -> list[dict[str, Any]]:
+        """All projects."""
+        return [watched.json() for watched in self._watched.values()]
+
+    def project(self, id: str) -> dict[str, Any]:
+        """One project.
+
+        Raises:
+            NotThere: no project has this id.
+        """
+        if id not in self._watched:
+            raise NotThere(f"No project {id!r} is connected to this backend.")
+        return self._watched[id].json()
+
+    # -- waking -----------------------------------------------------------------------------
+
+    def _watch(self, record: ProjectRecord) -> Watched:
+        if record.id not in self._watched:
+            watched = Watched(record)
+            watched.summary = read_json(self._summary_file(record)) or {}
+            self._refresh(watched)
+            watched.awake.set()
+            self._watched[record.id] = watched
+            self._tasks[record.id] = asyncio.create_task(self._loop(watched))
+        return self._watched[record.id]
+
+    def _wake(self, watched: Watched, forced: bool = False, labels: int = 0) -> None:
+        watched.forced |= forced
+        watched.hints += labels
+        watched.last_event = self._clock()
+        watched.awake.set()
+
+    def _unready(self) -> list[Watched]:
+        return [w for w in self._watched.values() if not w.ready.is_set()]
+
+    async def _look_now_and_then(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            try:
+                self._look()
+            except PrelabelError as error:
+                log.warning("%s", error)
+
+    def _look(self) -> None:
+        """Notice what other processes left: new projects, a promotion, a request for a round."""
+        for record in self._projects.all():
+            watched = self._watch(record)
+            file = self._projects.folder(record.id) / "wake"
+            if file.exists():
+                forced = file.read_text(encoding="utf-8").strip() == "train"
+                file.unlink(missing_ok=True)
+                self._wake(watched, forced)
+
+    # -- the loop of one project ------------------------------------------------------------
+
+    async def _loop(self, watched: Watched) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(watched.awake.wait(), self._pause(watched))
+            await asyncio.sleep(DEBOUNCE)
+            watched.awake.clear()
+            await self._round(watched)
+
+    def _pause(self, watched: Watched) -> float:
+        """Seconds until the project is looked at although nothing woke it."""
+        if watched.failures:
+            return min(RETRY_LAST, RETRY_FIRST * 2.0 ** (watched.failures - 1))
+        if watched.waiting:
+            left = watched.last_event + self.settings.quiet_seconds - self._clock()
+            return min(max(left, 0.0), self.settings.poll_seconds)
+        return self.settings.poll_seconds
+
+    async def _round(self, watched: Watched) -> None:
+        ask = {
+            "forced": watched.forced,
+            "quiet": self._clock() - watched.last_event >= self.settings.quiet_seconds,
+            "hints": watched.hints,
+        }
+        watched.forced = False
+
+        def tell(state: str, progress: float) -> None:
+            watched.state, watched.progress = state, progress
+
+        job = {"job": "round", "project": watched.record.id, "ask": ask}
+        try:
+            async with self._rounds.worker() as worker:
+                outcome, _ = await worker.run(job, tell=tell)
+            self._done(watched, outcome)
+        except JobFailed as error:
+            if error.kind == Busy.__name__:  # the command line is at it, and wakes us after
+                watched.state, watched.forced = "idle", bool(ask["forced"])
+            else:
+                self._failed(watched, str(error), forced=bool(ask["forced"]))
+        except PrelabelError as error:
+            self._failed(watched, str(error), forced=bool(ask["forced"]))
+        except Exception as error:  # a defect of ours must not end the loop
+            log.exception("project %s", watched.record.id)
+            self._failed(watched, f"{type(error).__name__}: {error}", forced=bool(ask["forced"]))
+
+    def _done(self, watched: Watched, outcome: dict[str, Any]) -> None:
+        cleanup = outcome.pop("cleanup")
+        if cleanup:
+            watched.hints = 0
+        watched.waiting = outcome["waiting"]
+        watched.state, watched.progress, watched.error, watched.failures = "idle", 1.0, "", 0
+        if outcome != watched.summary:
+            watched.summary = outcome
+            with contextlib.suppress(StoreError):  # only remembered for the next start
+                write_json(self._summary_file(watched.record), outcome)
+        self._refresh(watched)
+        if cleanup and len(outcome["versions"]) > 1:
+            task = asyncio.create_task(self._cleanup(watched))
+            self._cleaning.add(task)
+            task.add_done_callback(self._cleaning.discard)
+
+    def _failed(self, watched: Watched, error: str, forced: bool) -> None:
+        if error != watched.error:
+            log.error("project %s: %s", watched.record.id, error)
+        watched.state, watched.error = "failed", error
+        watched.failures += 1
+        watched.forced |= forced
+        self._refresh(watched)
+
+    async def _cleanup(self, watched: Watched) -> None:
+        """Remove what retired versions left in Label Studio, when nothing else is to be done."""
+        job = {"job": "cleanup", "project": watched.record.id}
+        try:
+            async with self._rounds.worker() as worker:
+                await worker.run(job)
+        except PrelabelError as error:
+            log.warning("project %s: old predictions stay for now: %s", watched.record.id, error)
+
+    def _refresh(self, watched: Watched) -> None:
+        """The live version as the store has it: a round that failed may have made one."""
+        with contextlib.suppress(StoreError):
+            watched.live = Versions(self._projects.folder(watched.record.id)).live() or ""
+        if watched.live:
+            watched.ready.set()
+
+    def _summary_file(self, record: ProjectRecord) -> Path:
+        return self._projects.folder(record.id) / "summary.json"
+
+    def _allowed(self, server: str) -> str:
+        allowed = self.settings.allowed_servers
+        if server and allowed and not any(same_server(server, one) for one in allowed):
+            raise UsageError(f"{server} is not in PRELABEL_ALLOWED_SERVERS; add it to connect it.")
+        return server
+
+
+def _is(watched: Watched, number: Any, created: int) -> bool:
+    record = watched.record
+    return str(record.number) == str(number) and (not created or record.created in (0, created))
+
+
+def _nothing(body: bytes) -> bytes:
+    return json.dumps(nothing_known(json.loads(body).get("tasks") or [], NO_VERSION)).encode()

@@ -1,0 +1,141 @@
+"""A working process: takes jobs from its standard input, one after another.
+
+Everything heavy happens here (models, training, lists from Label Studio), so that the server
+answers while it does. It ends with the server, however that ended: its standard input closes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any, BinaryIO
+
+from backend.errors import PrelabelError
+from backend.loop import frames
+from backend.loop.resources import Resources
+from backend.loop.round import Ask, Memory, Round
+from backend.settings import read_settings
+
+log = logging.getLogger("prelabel")
+Body = bytes
+Tell = Callable[[frames.Header], None]
+NICENESS = 10
+"""Behind the server: an annotator's click waits for that one, never for training."""
+
+
+class Worker:
+    """Runs jobs.
+
+    Args:
+        resources: kept between jobs.
+        tell: sends a header to the server: progress.
+    """
+
+    def __init__(self, resources: Resources, tell: Tell) -> None:
+        self._resources = resources
+        self._tell = tell
+        self._memories: dict[str, Memory | None] = {}
+
+    def run(self, header: frames.Header, body: Body) -> tuple[Any, Body]:
+        """One job: its result and bytes.
+
+        Raises:
+            PrelabelError: it failed for a reason that a person can act on.
+        """
+        match header["job"]:
+            case "round":
+                return self._round(header), b""
+            case "cleanup":
+                return self._cleanup(header), b""
+            case "predict":
+                return self._predict(body)
+        raise ValueError(f"unknown job {header['job']!r}")
+
+    def _round(self, header: frames.Header) -> Any:
+        record = self._resources.projects.get(header["project"])
+
+        def report(state: str, progress: float) -> None:
+            self._tell({"id": header["id"], "state": state, "progress": round(progress, 3)})
+
+        with self._resources.alone(record):
+            memory = self._memories.pop(record.id, None)
+            turn = Round(self._resources, record, report, memory)
+            try:
+                outcome = turn.run(Ask(**header["ask"]))
+            except PrelabelError:
+                self._resources.forget(record)
+                raise
+            self._memories[record.id] = turn.memory
+        return asdict(outcome)
+
+    def _cleanup(self, header: frames.Header) -> Any:
+        from backend.loop.push import retire
+
+        record = self._resources.projects.get(header["project"])
+        versions = self._resources.versions(record)
+        connection = self._resources.connection(record)
+        return retire(connection, versions.live() or "", versions.names())
+
+    def _predict(self, body: Body) -> tuple[Any, Body]:
+        from backend.loop.answering import answer
+
+        found = answer(self._resources, json.loads(body))
+        return {"ready": found is not None}, json.dumps(found).encode()
+
+
+def main() -> None:
+    """Read jobs until the server is gone."""
+    answers = _private_stdout()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for chatty in ("httpx", "httpcore"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    os.nice(NICENESS)
+    jobs: queue.SimpleQueue[tuple[frames.Header, Body]] = queue.SimpleQueue()
+    threading.Thread(target=_work, args=(jobs, answers), daemon=True).start()
+    while (frame := frames.read(sys.stdin.buffer)) is not None:
+        jobs.put(frame)
+    os._exit(0)
+
+
+def _private_stdout() -> BinaryIO:
+    """The pipe to the server; whatever a library prints goes to standard error instead."""
+    pipe = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    return pipe
+
+
+def _work(jobs: queue.SimpleQueue[tuple[frames.Header, Body]], answers: BinaryIO) -> None:
+    def tell(header: frames.Header, body: Body = b"") -> None:
+        answers.write(frames.pack(header, body))
+        answers.flush()
+
+    worker = Worker(Resources(read_settings()), tell)
+    while True:
+        header, body = jobs.get()
+        tell(*_done(worker, header, body))
+
+
+def _done(worker: Worker, header: frames.Header, body: Body) -> tuple[frames.Header, Body]:
+    try:
+        result, answer = worker.run(header, body)
+        return {"id": header["id"], "done": result}, answer
+    except PrelabelError as error:
+        return _failed(header, type(error).__name__, str(error)), b""
+    except Exception as error:  # a defect of ours: told, and the process goes on
+        log.error("%s", traceback.format_exc())
+        return _failed(header, "Defect", f"{type(error).__name__}: {error}"), b""
+
+
+def _failed(header: frames.Header, kind: str, text: str) -> frames.Header:
+    return {"id": header["id"], "failed": {"kind": kind, "text": text}}
+
+
+if __name__ == "__main__":
+    main()

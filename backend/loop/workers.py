@@ -1,0 +1,140 @@
+"""The working processes as the server sees them: started at first use, replaced when they die."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import sys
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+from backend.errors import PrelabelError, RoundError
+from backend.loop import frames
+
+log = logging.getLogger("prelabel")
+Tell = Callable[[str, float], None]
+
+
+class WorkerProcess:
+    """One process; one job at a time. It reads its settings from the same environment."""
+
+    def __init__(self) -> None:
+        self._process: asyncio.subprocess.Process | None = None
+        self._numbers = itertools.count()
+
+    async def run(
+        self, job: Mapping[str, Any], body: bytes = b"", tell: Tell = lambda state, progress: None
+    ) -> tuple[Any, bytes]:
+        """Run a job.
+
+        Args:
+            job: ``job`` and its arguments.
+            body: bytes that belong to it.
+            tell: told the state and the progress, 0 to 1.
+
+        Raises:
+            PrelabelError: the job failed, or its process died.
+        """
+        process = await self._alive()
+        number = next(self._numbers)
+        try:
+            await self._send(process, frames.pack({"id": number, **job}, body))
+            return await self._answer(process, number, tell)
+        except JobFailed:
+            raise
+        except BaseException:
+            await self.stop()  # its next answer would be taken for another job's
+            raise
+
+    async def stop(self) -> None:
+        """End the process, whatever it does."""
+        process, self._process = self._process, None
+        if process is not None and process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+
+    async def _alive(self) -> asyncio.subprocess.Process:
+        if self._process is None or self._process.returncode is not None:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "backend.loop.worker",
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+            )
+        return self._process
+
+    async def _send(self, process: asyncio.subprocess.Process, frame: bytes) -> None:
+        assert process.stdin is not None  # noqa: S101 - it was opened with a pipe
+        try:
+            process.stdin.write(frame)
+            await process.stdin.drain()
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise _died() from error
+
+    async def _answer(
+        self, process: asyncio.subprocess.Process, number: int, tell: Tell
+    ) -> tuple[Any, bytes]:
+        assert process.stdout is not None  # noqa: S101 - it was opened with a pipe
+        while (frame := await frames.receive(process.stdout)) is not None:
+            header, body = frame
+            if "state" in header:
+                tell(header["state"], header["progress"])
+            elif header["id"] == number:
+                return _result(header), body
+        raise _died()
+
+
+class Lane:
+    """A few processes that share the jobs of one kind.
+
+    Args:
+        count: how many run at the same time.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._all = [WorkerProcess() for _ in range(count)]
+        self._free: asyncio.LifoQueue[WorkerProcess] = asyncio.LifoQueue()
+        for worker in self._all:
+            self._free.put_nowait(worker)
+
+    @contextlib.asynccontextmanager
+    async def worker(self) -> AsyncIterator[WorkerProcess]:
+        """A process of one's own, for a while."""
+        worker = await self._free.get()
+        try:
+            yield worker
+        finally:
+            self._free.put_nowait(worker)
+
+    async def stop(self) -> None:
+        """End all processes."""
+        for worker in self._all:
+            await worker.stop()
+
+
+class JobFailed(PrelabelError):
+    """A job told why it failed; its process is well.
+
+    Attributes:
+        kind: the name of the error's class.
+    """
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(text)
+        self.kind = kind
+
+
+def _result(header: frames.Header) -> Any:
+    if "failed" in header:
+        raise JobFailed(header["failed"]["kind"], header["failed"]["text"])
+    return header["done"]
+
+
+def _died() -> RoundError:
+    return RoundError(
+        "The working process died (out of memory?); it is started again, and nothing is lost."
+    )

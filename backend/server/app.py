@@ -1,0 +1,125 @@
+"""The HTTP server: the ML protocol at the root, and what people and programs may look at."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import ValidationError
+
+from backend.errors import NotThere, PrelabelError, UsageError
+from backend.label_studio.protocol import MODEL_CLASS, SetupRequest, read_event
+from backend.loop.service import Service
+from backend.server.source import pack_source
+
+LARGEST_EVENT = 8_000_000
+"""Bytes of a webhook that are read; a larger one wakes every project instead."""
+STATUS: dict[type[Exception], int] = {NotThere: 404, UsageError: 400}
+About = dict[str, Any]
+
+
+def make_app(service: Service) -> FastAPI:
+    """The application over a service.
+
+    Args:
+        service: started and stopped with the application.
+    """
+
+    @contextlib.asynccontextmanager
+    async def running(app: FastAPI) -> AsyncIterator[None]:
+        await service.start()
+        yield
+        await service.stop()
+
+    app = FastAPI(title="Prelabel", lifespan=running)
+    app.exception_handler(PrelabelError)(_explain)
+    _add_protocol(app, service)
+    _add_api(app, service)
+    return app
+
+
+def _add_protocol(app: FastAPI, service: Service) -> None:
+    """What Label Studio calls."""
+
+    @app.get("/health")
+    async def health() -> About:
+        """Alive; answered from memory."""
+        return {"status": "UP", "model_class": MODEL_CLASS}
+
+    @app.post("/setup")
+    async def setup(request: Request) -> About:
+        """Label Studio names a project."""
+        try:
+            asked = SetupRequest.model_validate_json(await request.body())
+        except ValidationError as error:
+            raise UsageError(f"/setup cannot be read: {error.errors()[0]['msg']}.") from error
+        return {
+            "model_version": await service.setup(asked.project, asked.hostname, asked.access_token)
+        }
+
+    @app.post("/predict")
+    async def predict(request: Request) -> Response:
+        """Exactly one result per task."""
+        answer = await service.predict(await request.body())
+        return Response(answer, media_type="application/json")
+
+    @app.post("/webhook")
+    async def webhook(request: Request) -> About:
+        """Something may have changed."""
+        event = read_event(await _some(request))
+        woken = service.wake(event.project, forced=event.training, labels=event.labels)
+        return {"status": "woken", "projects": woken}
+
+    @app.get("/versions")
+    async def versions() -> About:
+        """All versions, newest first."""
+        return {"versions": service.versions()}
+
+
+def _add_api(app: FastAPI, service: Service) -> None:
+    """What people and programs ask."""
+
+    @app.get("/")
+    async def root() -> About:
+        """What this is, and where its source is (AGPL-3.0-or-later)."""
+        return {
+            "name": "Prelabel",
+            "status": "UP",
+            "projects": "/api/projects",
+            "source": "/source",
+        }
+
+    @app.get("/source")
+    async def source() -> Response:
+        """The source of what is running here, as its licence (AGPL-3.0-or-later) promises."""
+        named = {"content-disposition": 'attachment; filename="prelabel-source.zip"'}
+        packed = await asyncio.to_thread(pack_source)
+        return Response(packed, media_type="application/zip", headers=named)
+
+    @app.get("/api/projects")
+    async def projects() -> list[About]:
+        """All connected projects."""
+        return service.projects()
+
+    @app.get("/api/projects/{id}")
+    async def project(id: str) -> About:
+        """One project."""
+        return service.project(id)
+
+
+async def _some(request: Request) -> bytes:
+    """The body, unless it is too large to be worth reading."""
+    body = bytearray()
+    async for chunk in request.stream():
+        if len(body) <= LARGEST_EVENT:
+            body += chunk
+    return bytes(body) if len(body) <= LARGEST_EVENT else b""
+
+
+async def _explain(request: Request, error: Exception) -> Response:
+    """A failure as one sentence."""
+    return JSONResponse({"detail": str(error)}, STATUS.get(type(error), 500))

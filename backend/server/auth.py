@@ -1,0 +1,74 @@
+"""Who may call: basic auth for everything, a secret path for webhooks, which come without it."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import secrets
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+DENIED = b'{"detail":"This backend wants basic auth: PRELABEL_USER and PRELABEL_PASSWORD."}'
+
+
+class Gate:
+    """An ASGI layer that lets callers in.
+
+    Below ``/<secret>`` everything is served as at the root; there, and only there, ``/webhook``
+    needs no auth. Without a user nothing needs any.
+
+    Args:
+        app: what is behind it.
+        user: the name; empty: no auth.
+        password: the password.
+        secret: the first part of the path that webhooks come with.
+    """
+
+    def __init__(self, app: ASGIApp, user: str, password: str, secret: str) -> None:
+        self._app = app
+        self._wanted = f"{user}:{password}".encode() if user else b""
+        self._prefix = f"/{secret}"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        path, secret = self._inner(scope["path"])
+        hook = secret and path == "/webhook" and scope["method"] == "POST"
+        if self._wanted and not hook and not self._known(scope):
+            await _deny(send)
+            return
+        await self._app({**scope, "path": path, "raw_path": path.encode()}, receive, send)
+
+    def _inner(self, path: str) -> tuple[str, bool]:
+        """The path without the secret, and whether it had it."""
+        head = path[: len(self._prefix)].encode()
+        inside = path[len(self._prefix) :]
+        matches = secrets.compare_digest(head, self._prefix.encode())
+        return (inside or "/", True) if matches and inside[:1] in ("", "/") else (path, False)
+
+    def _known(self, scope: Scope) -> bool:
+        for name, value in scope["headers"]:
+            if name == b"authorization" and value[:6].lower() == b"basic ":
+                return secrets.compare_digest(_decoded(value[6:]), self._wanted)
+        return False
+
+
+def _decoded(value: bytes) -> bytes:
+    try:
+        return base64.b64decode(value.strip(), validate=True)
+    except binascii.Error:
+        return b""
+
+
+async def _deny(send: Send) -> None:
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(DENIED)).encode()),
+        (b"www-authenticate", b'Basic realm="Prelabel"'),
+    ]
+    await send({"type": "http.response.start", "status": 401, "headers": headers})
+    await send({"type": "http.response.body", "body": DENIED})

@@ -1,0 +1,33 @@
+"""A port to listen at, or one sentence why not."""
+
+from __future__ import annotations
+
+import socket
+
+from backend.errors import PrelabelError
+
+BACKLOG = 2048
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket.
+
+    Args:
+        host: name or address.
+        port: 0 takes a free one.
+
+    Raises:
+        PrelabelError: the port is taken, or the address is not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    server = socket.socket(family, socket.SOCK_STREAM)
+    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        server.bind((host, port))
+        server.listen(BACKLOG)
+    except OSError as error:
+        server.close()
+        raise PrelabelError(
+            f"Cannot listen at {host}:{port} ({error.strerror}): choose another --port."
+        ) from error
+    return server

@@ -1,0 +1,123 @@
+"""The environment, read once: the one owner of ``PRELABEL_*`` and ``LABEL_STUDIO_*``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from backend.errors import UsageError
+
+MEGA = 1_000_000
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything a person can set.
+
+    Attributes:
+        home: the one folder for everything that lasts.
+        label_studio_url: the Label Studio that ``api_key`` belongs to.
+        api_key: legacy token or personal access token; empty: the token that /setup brings.
+        encoder: ``auto``, ``builtin``, an open_clip ``model/weights``, or a ``…-cls.pt``.
+        retrain_after: new or changed labels that start a round.
+        quiet_seconds: a round starts as well when labels are new and nobody labeled for so long.
+        poll_seconds: how often Label Studio is asked although nothing woke the loop.
+        workers: processes that may run rounds of different projects at the same time.
+        user: name for basic auth; empty: no auth.
+        password: password for basic auth.
+        allowed_hosts: hosts with private addresses that images may be fetched from.
+        allowed_servers: Label Studio addresses that /setup may name; empty: any.
+        max_image_bytes: larger images are not read.
+        max_image_pixels: images with more pixels are not decoded.
+        seed: seed of everything random; on every card.
+    """
+
+    home: Path
+    label_studio_url: str = "http://localhost:8080"
+    api_key: str = field(default="", repr=False)
+    encoder: str = "auto"
+    retrain_after: int = 10
+    quiet_seconds: float = 30.0
+    poll_seconds: float = 60.0
+    workers: int = 1
+    user: str = ""
+    password: str = field(default="", repr=False)
+    allowed_hosts: frozenset[str] = frozenset()
+    allowed_servers: frozenset[str] = frozenset()
+    max_image_bytes: int = 64 * MEGA
+    max_image_pixels: int = 100 * MEGA
+    seed: int = 0
+
+
+def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
+    """Settings from the environment.
+
+    Args:
+        environment: variables by name; the process's own when not given.
+
+    Returns:
+        the checked settings.
+
+    Raises:
+        UsageError: a variable has a value that cannot be meant.
+    """
+    env = os.environ if environment is None else environment
+    return Settings(
+        home=_home(env),
+        label_studio_url=env.get("LABEL_STUDIO_URL", "").rstrip("/") or "http://localhost:8080",
+        api_key=env.get("LABEL_STUDIO_API_KEY", "").strip(),
+        encoder=env.get("PRELABEL_ENCODER", "").strip() or "auto",
+        retrain_after=_whole(env, "PRELABEL_RETRAIN_AFTER", 10, least=1),
+        quiet_seconds=_number(env, "PRELABEL_RETRAIN_QUIET", 30.0),
+        poll_seconds=_number(env, "PRELABEL_POLL", 60.0, least=0.2),
+        workers=_whole(env, "PRELABEL_WORKERS", 1, least=1),
+        user=env.get("PRELABEL_USER", ""),
+        password=_password(env),
+        allowed_hosts=_names(env, "PRELABEL_ALLOWED_HOSTS"),
+        allowed_servers=frozenset(
+            name.rstrip("/") for name in _names(env, "PRELABEL_ALLOWED_SERVERS")
+        ),
+        max_image_bytes=_whole(env, "PRELABEL_MAX_IMAGE_MB", 64, least=1) * MEGA,
+        max_image_pixels=_whole(env, "PRELABEL_MAX_IMAGE_MEGAPIXELS", 100, least=1) * MEGA,
+        seed=_whole(env, "PRELABEL_SEED", 0, least=0),
+    )
+
+
+def _home(env: Mapping[str, str]) -> Path:
+    named = env.get("PRELABEL_HOME", "")
+    return Path(named).expanduser() if named else Path.home() / ".prelabel"
+
+
+def _password(env: Mapping[str, str]) -> str:
+    user, password = env.get("PRELABEL_USER", ""), env.get("PRELABEL_PASSWORD", "")
+    if bool(user) != bool(password):
+        raise UsageError(
+            "Basic auth needs both PRELABEL_USER and PRELABEL_PASSWORD; set the other."
+        )
+    return password
+
+
+def _whole(env: Mapping[str, str], name: str, default: int, least: int) -> int:
+    text = env.get(name, "").strip()
+    if not text:
+        return default
+    if not text.isdigit() or int(text) < least:
+        raise UsageError(f"{name} must be a whole number of at least {least}, not {text!r}.")
+    return int(text)
+
+
+def _number(env: Mapping[str, str], name: str, default: float, least: float = 0.0) -> float:
+    text = env.get(name, "").strip()
+    try:
+        value = float(text) if text else default
+    except ValueError:
+        value = float("nan")
+    if not least <= value < float("inf"):
+        raise UsageError(f"{name} must be a number of seconds of at least {least:g}, not {text!r}.")
+    return value
+
+
+def _names(env: Mapping[str, str], name: str) -> frozenset[str]:
+    return frozenset(part.strip() for part in env.get(name, "").split(",") if part.strip())

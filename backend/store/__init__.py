@@ -1,0 +1,1 @@
+"""What lasts: known projects, versions with their cards, the live pointer. One folder."""

@@ -1,0 +1,148 @@
+"""Files that are whole or not there: the one owner of writing to disk."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from backend.errors import StoreError
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn an operating system's error about ``path`` into one sentence.
+
+    Raises:
+        StoreError: whatever was done inside failed for a reason of the disk.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(_sentence(error, path)) from error
+
+
+def write_text(path: Path, text: str, *, private: bool = False) -> None:
+    """Write a file so that a reader sees the old text or the new one, never a part.
+
+    Args:
+        path: where; its folder is made when missing.
+        text: what.
+        private: readable by the owner alone, for tokens.
+
+    Raises:
+        StoreError: the disk is full, or the folder cannot be written.
+    """
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        mode = 0o600 if private else 0o644
+        try:
+            temporary.touch(mode=mode, exist_ok=False)
+            with temporary.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any, *, private: bool = False) -> None:
+    """Write a value as JSON; see :func:`write_text`."""
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n", private=private)
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file, None where there is no such file.
+
+    Raises:
+        StoreError: the file is there and cannot be read or is no JSON.
+    """
+    try:
+        with explained(path):
+            return json.loads(path.read_text(encoding="utf-8"))
+    except StoreError as error:
+        if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
+            return None
+        raise
+    except ValueError as error:
+        raise StoreError(f"{path} is damaged ({error}); delete it to start anew.") from error
+
+
+def append_line(path: Path, text: str) -> None:
+    """Add one line to a file that only grows.
+
+    Raises:
+        StoreError: the disk is full, or the folder cannot be written.
+    """
+    with explained(path), path.open("a", encoding="utf-8") as file:
+        file.write(text + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
+    """Make a folder that appears whole, by filling a temporary one and renaming it.
+
+    Args:
+        path: where the folder shall appear; when it is there already it stays as it is.
+        fill: writes the contents into the folder it is given.
+
+    Raises:
+        StoreError: the disk is full, or the folder cannot be written; nothing is left behind.
+    """
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.parent / f".making-{path.name}-{secrets.token_hex(4)}"
+        temporary.mkdir()
+        try:
+            fill(temporary)
+            _flush(temporary)
+            if not path.exists():
+                temporary.rename(path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed process left half made in a folder. Call it under the folder's lock."""
+    for leftover in folder.glob(".making-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def writable(folder: Path) -> None:
+    """Make sure that a folder exists and can be written to.
+
+    Raises:
+        StoreError: it cannot.
+    """
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe-{secrets.token_hex(4)}"
+        probe.touch()
+        probe.unlink()
+
+
+def _flush(folder: Path) -> None:
+    for file in folder.rglob("*"):
+        if file.is_file():
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+
+
+def _sentence(error: OSError, path: Path) -> str:
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return f"The disk that holds {path} is full: free some space; nothing was lost."
+        case errno.EACCES | errno.EPERM | errno.EROFS:
+            return f"{path} cannot be written: set PRELABEL_HOME to a folder of your own."
+        case errno.ENOTDIR | errno.EEXIST:
+            return f"{path} is in the way of a folder: set PRELABEL_HOME to another place."
+    return f"{path}: {error.strerror or error}."

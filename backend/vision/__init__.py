@@ -1,0 +1,1 @@
+"""Models: encoders, the embedding cache, the classifier's head. No HTTP, no Label Studio."""

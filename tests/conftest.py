@@ -1,0 +1,88 @@
+"""Fixtures: a real Label Studio, started once and required; a real backend per test."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from backend.demo.studio import Studio, free_port
+from tests.harness import Backend, Lab
+
+for name in [name for name in os.environ if name.startswith(("PRELABEL_", "LABEL_STUDIO_"))]:
+    del os.environ[name]
+
+MakeStudio = Callable[..., Studio]
+MakeBackend = Callable[..., Backend]
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder of Label Studio whose database is made: a copy of it starts in seconds."""
+    folder = tmp_path_factory.mktemp("migrated") / "data"
+    studio = Studio(folder, free_port(), token="0" * 40)
+    studio.start()
+    try:
+        studio.wait()
+    finally:
+        studio.stop()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_studio(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MakeStudio]:
+    """Starts Label Studios; ends them."""
+    started: list[Studio] = []
+
+    def make(**environment: str) -> Studio:
+        folder = tmp_path_factory.mktemp("studio") / "data"
+        shutil.copytree(migrated, folder)
+        studio = Studio(folder, free_port(), token="0" * 40, environment=environment)
+        studio.start()
+        started.append(studio)
+        studio.wait()
+        return studio
+
+    yield make
+    for studio in started:
+        studio.stop()
+
+
+@pytest.fixture(scope="session")
+def studio(make_studio: MakeStudio) -> Studio:
+    """The Label Studio that most tests share; each makes its own projects."""
+    return make_studio()
+
+
+@pytest.fixture
+def lab(studio: Studio) -> Iterator[Lab]:
+    """Somebody who works in that Label Studio."""
+    lab = Lab(studio.url, studio.token)
+    yield lab
+    lab.close()
+
+
+@pytest.fixture
+def make_backend(tmp_path: Path, studio: Studio) -> Iterator[MakeBackend]:
+    """Starts backends; ends them."""
+    started: list[Backend] = []
+
+    def make(home: str = "home", **environment: str) -> Backend:
+        given = {"LABEL_STUDIO_URL": studio.url, "LABEL_STUDIO_API_KEY": studio.token}
+        backend = Backend(tmp_path / home, {**given, **environment})
+        started.append(backend)
+        backend.start()
+        return backend
+
+    yield make
+    for backend in started:
+        backend.stop()
+
+
+@pytest.fixture
+def backend(make_backend: MakeBackend) -> Backend:
+    """A backend that knows the token of the shared Label Studio."""
+    return make_backend()

@@ -1,0 +1,158 @@
+"""The command line as a person types it, against a real Label Studio."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backend.demo.studio import Studio, free_port
+from tests.harness import Backend, Lab, until
+
+
+def prelabel(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "backend.cli", *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def figures(done: subprocess.CompletedProcess[str]) -> Any:
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_connect_status_versions_rollback_promote_train(
+    lab: Lab, backend: Backend, studio: Studio
+) -> None:
+    project = lab.project(title="by hand")
+    tasks = lab.add(project, 10)
+    env = backend.environment
+    assert figures(prelabel("connect", "by hand", "--backend", backend.url, "--json", **env)) == {
+        "project": project,
+        "url": backend.url,
+        "connected": "now",
+    }
+    again = prelabel("connect", str(project), "--backend", backend.url, **env)
+    assert "connected to" in again.stdout
+    assert "already" in again.stdout
+    backend.settled(project)
+    for start in (0, 4):
+        for task in tasks[start : start + 4]:
+            lab.label(task)
+        backend.settled(project, start + 4)
+    listed = figures(prelabel("versions", str(project), "--json", **env))
+    names = [card["version"] for card in listed["versions"]]
+    assert [name.split("-")[0] for name in names] == ["v2", "v1", "v0"]
+    assert listed["live"] == names[0]
+    card = listed["versions"][0]
+    assert card["parent"] == names[1]
+    assert card["labels"]["train"] + card["labels"]["audit"] == 8
+    assert card["encoder"]["setting"] == "builtin"
+    assert {"torch", "numpy"} <= set(card["packages"])
+
+    assert figures(prelabel("rollback", str(project), "--json", **env)) == {
+        "version": names[1],
+        "was": names[0],
+    }
+    until("the queue follows", lambda: lab.info(project)["model_version"] == names[1])
+    assert backend.settled(project, version=names[0])["version"] == names[1]
+    back = figures(prelabel("promote", names[0], str(project), "--json", **env))
+    assert back["version"] == names[0]
+    until("the queue follows", lambda: lab.info(project)["model_version"] == names[0])
+    history = figures(prelabel("versions", "--json", **env))["history"]
+    assert [event["by"] for event in history[-2:]] == ["a person", "a person"]
+
+    assert figures(prelabel("train", "--json", **env))["trained"] is None
+    lab.label(tasks[8])
+    trained = figures(prelabel("train", "--json", **env))
+    assert (trained["labels"], trained["version"].split("-")[0]) == (9, "v3")
+    told = prelabel("status", **env)
+    assert "9 of 20 tasks labeled" in told.stdout
+    assert trained["version"] in told.stdout
+
+
+def test_version_names_are_the_same_after_a_restart_and_on_another_machine(
+    lab: Lab, backend: Backend, tmp_path: Path
+) -> None:
+    project = lab.project()
+    lab.add(project, 4)
+    lab.connect(project, backend.url)
+    name = backend.settled(project)["version"]
+    backend.stop()
+    (backend.home / "projects").rename(tmp_path / "lost")
+    backend.start()
+    lab.call("GET", "/api/ml/", params={"project": project})  # Label Studio asks /setup again
+    assert backend.settled(project)["version"] == name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "change", "status", "sentence"),
+    [
+        (("connect", "1"), {"LABEL_STUDIO_API_KEY": "a" * 40}, 1, "refused the token"),
+        (("connect", "1"), {"LABEL_STUDIO_API_KEY": ""}, 1, "No token for"),
+        (("connect", "1"), {"LABEL_STUDIO_URL": "http://127.0.0.1:9"}, 1, "cannot be reached"),
+        (("connect", "987654"), {}, 1, "has no such thing"),
+        (("connect", "nothing like it"), {}, 1, "Which project is 'nothing like it'?"),
+        (("status", "7"), {}, 1, "Which project is '7'?"),
+        (("versions", "../../etc"), {}, 1, "Which project is"),
+        (("serve", "--port", "0"), {"PRELABEL_HOME": "/proc/nothing"}, 1, "PRELABEL_HOME"),
+        (("serve",), {"PRELABEL_RETRAIN_AFTER": "some"}, 2, "PRELABEL_RETRAIN_AFTER must be"),
+        (("serve",), {"PRELABEL_USER": "me"}, 2, "PRELABEL_PASSWORD"),
+        (("serve", "--port", "many"), {}, 2, "invalid int value"),
+        (("nonsense",), {}, 2, "invalid choice"),
+    ],
+)
+def test_bad_input_is_one_clear_sentence(
+    studio: Studio,
+    tmp_path: Path,
+    arguments: tuple[str, ...],
+    change: dict[str, str],
+    status: int,
+    sentence: str,
+) -> None:
+    given = {
+        "PRELABEL_HOME": str(tmp_path / "home"),
+        "LABEL_STUDIO_URL": studio.url,
+        "LABEL_STUDIO_API_KEY": studio.token,
+        **change,
+    }
+    done = prelabel(*arguments, **given)
+    assert done.returncode == status, done.stderr
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+    assert given["LABEL_STUDIO_API_KEY"] not in done.stderr or not given["LABEL_STUDIO_API_KEY"]
+
+
+def test_a_backend_that_label_studio_cannot_reach_is_explained(
+    lab: Lab, studio: Studio, tmp_path: Path
+) -> None:
+    project = lab.project()
+    nowhere = f"http://127.0.0.1:{free_port()}"
+    done = prelabel(
+        "connect",
+        str(project),
+        "--backend",
+        nowhere,
+        PRELABEL_HOME=str(tmp_path),
+        LABEL_STUDIO_URL=studio.url,
+        LABEL_STUDIO_API_KEY=studio.token,
+    )
+    assert done.returncode == 1
+    assert "is `prelabel serve` running?" in done.stderr
+    assert "ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false" in done.stderr
+
+
+def test_a_taken_port_is_one_clear_sentence(backend: Backend, tmp_path: Path) -> None:
+    done = prelabel("serve", "--port", str(backend.port), PRELABEL_HOME=str(tmp_path))
+    assert done.returncode == 1
+    assert "choose another --port" in done.stderr

@@ -1,0 +1,104 @@
+"""Labeling configs: what is served, and the reason for everything else."""
+
+from __future__ import annotations
+
+import pytest
+
+from backend.domain import Label
+from backend.errors import ConfigError
+from backend.label_studio.config import read_config
+
+IMAGE = '<Image name="image" value="$photo"/>'
+TWO = '<Choice value="a"/><Choice value="b"/>'
+
+
+def view(body: str) -> str:
+    return f"<View>{body}</View>"
+
+
+def test_choices_become_a_control_with_everything_that_was_said() -> None:
+    xml = view(
+        IMAGE
+        + """
+        <View><Header value="Which?"/>
+        <Choices name="plant" toName="image" choice="multiple" model_score_threshold="0.25">
+          <Choice value="Healthy" alias="ok" hint="firm green leaves"/>
+          <Choice value="Wilting" predicted_values="droopy plant, dry plant"/>
+        </Choices></View>"""
+    )
+    (control,) = read_config(xml).controls
+    assert (control.name, control.to_name, control.image_key) == ("plant", "image", "photo")
+    assert control.multiple
+    assert control.threshold == 0.25
+    assert control.labels == (
+        Label("ok", ("Healthy",), "firm green leaves"),
+        Label("Wilting", ("droopy plant", "dry plant")),
+    )
+
+
+@pytest.mark.parametrize("choice", ["single", "single-radio"])
+def test_both_single_modes_and_none_choose_one_of_many(choice: str) -> None:
+    for attribute in (f'choice="{choice}"', ""):
+        xml = view(IMAGE + f'<Choices name="c" toName="image" {attribute}>{TWO}</Choices>')
+        assert not read_config(xml).controls[0].multiple
+
+
+def test_several_controls_and_several_images() -> None:
+    xml = view(
+        IMAGE
+        + '<Image name="side" value="$side"/>'
+        + f'<Choices name="one" toName="image">{TWO}</Choices>'
+        + f'<Choices name="two" toName="side">{TWO}</Choices>'
+    )
+    assert [(c.name, c.image_key) for c in read_config(xml).controls] == [
+        ("one", "photo"),
+        ("two", "side"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (f'<Choices name="c" toName="image" perRegion="true">{TWO}</Choices>', "for each region"),
+        (f'<Choices name="c" toName="image" perItem="true">{TWO}</Choices>', "for each item"),
+        (f'<Choices name="c" toName="image" model_skip="true">{TWO}</Choices>', "model_skip"),
+        ('<Choices name="c" toName="image" value="$options"/>', "from the task's data"),
+        ('<Choices name="c" toName="image"><Choice value="a"/></Choices>', "fewer than two"),
+        (f'<Choices name="c" toName="text">{TWO}</Choices>', "names no Image tag"),
+        (f'<Choices name="c" toName="image" choice="odd">{TWO}</Choices>', 'choice="odd"'),
+        (
+            '<Choices name="c" toName="image"><Choice value="a"><Choice value="b"/></Choice>'
+            '<Choice value="d"/></Choices>',
+            "nested",
+        ),
+        ('<TextArea name="c" toName="image"/>', "only Choices are"),
+        ('<RectangleLabels name="c" toName="image"><Label value="x"/></RectangleLabels>', "only"),
+    ],
+)
+def test_what_is_not_served_is_named_with_its_reason(body: str, reason: str) -> None:
+    config = read_config(view(IMAGE + body))
+    assert config.controls == ()
+    assert reason in config.left_out["c"]
+
+
+def test_an_image_list_is_not_served() -> None:
+    xml = view(
+        f'<Image name="image" valueList="$photos"/><Choices name="c" toName="image">{TWO}</Choices>'
+    )
+    assert "list of images" in read_config(xml).left_out["c"]
+
+
+@pytest.mark.parametrize(
+    "xml",
+    [
+        "",
+        "<View>",
+        "no xml",
+        '<!DOCTYPE v [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;">]><View>&b;</View>',
+        '<!DOCTYPE v [<!ENTITY a SYSTEM "file:///etc/passwd">]><View>&a;</View>',
+        view(IMAGE + f'<Choices name="c" toName="image" model_score_threshold="2">{TWO}</Choices>'),
+    ],
+)
+def test_a_config_that_cannot_be_meant_is_refused(xml: str) -> None:
+    with pytest.raises(ConfigError):
+        read_config(xml)

@@ -1,0 +1,100 @@
+"""The audit slice, the order, the figures: pure functions on small cases."""
+
+from __future__ import annotations
+
+import doctest
+
+import numpy as np
+import pytest
+
+from backend.learning import audit, evaluation, selection
+
+
+@pytest.mark.parametrize("module", [audit, evaluation, selection])
+def test_the_examples_in_the_docstrings_hold(module: object) -> None:
+    found = doctest.testmod(module)  # type: ignore[arg-type]
+    assert found.attempted
+    assert not found.failed
+
+
+def test_a_tenth_of_the_tasks_is_audit_for_ever_and_differs_by_project() -> None:
+    one = {t for t in range(20_000) if audit.is_audit("1.17", t)}
+    assert one == {t for t in range(20_000) if audit.is_audit("1.17", t)}
+    assert 0.09 < len(one) / 20_000 < 0.11
+    other = {t for t in range(20_000) if audit.is_audit("2.17", t)}
+    assert 0.005 < len(one & other) / 20_000 < 0.015
+
+
+def test_the_audit_slice_comes_at_a_steady_rate_whatever_the_round_length() -> None:
+    """Every round makes the order anew; its first tasks are labeled, then comes the next."""
+    for every in (3, 7, 10, 25):
+        pool, slice_ = list(range(900)), list(range(1000, 1100))
+        labeled = audited = 0
+        while labeled < 300:
+            for task in audit.interleave(pool, slice_, labeled, audited)[:every]:
+                (slice_ if task >= 1000 else pool).remove(task)
+                labeled, audited = labeled + 1, audited + (task >= 1000)
+                assert abs(audited - labeled * 0.1) <= 1
+
+
+def test_interleaving_loses_nothing_when_one_side_runs_out() -> None:
+    assert audit.interleave([], [1, 2], 0, 0) == [1, 2]
+    assert audit.interleave([5, 6], [], 0, 0) == [5, 6]
+    mixed = audit.interleave(list(range(5)), [10, 11, 12], 50, 0)
+    assert sorted(mixed) == [0, 1, 2, 3, 4, 10, 11, 12]
+
+
+def test_least_certain_comes_first_and_unreadable_last() -> None:
+    unsure = {t: t / 100 for t in range(100)}
+    made = selection.scores("p", unsure, unknown=[500], labeled=0, audit_labeled=0)
+    ranked = [t for t in sorted(unsure, key=made.__getitem__) if not audit.is_audit("p", t)]
+    assert ranked == sorted(ranked, reverse=True)
+    assert set(made) == {*unsure, 500}
+    assert made[500] == 1.0
+    assert all(0 <= score <= 1 for score in made.values())
+
+
+def test_audit_tasks_stand_in_hash_order_whatever_the_model_thinks_of_them() -> None:
+    tasks = range(300)
+    orders = []
+    for seed in (0, 1):
+        random = np.random.default_rng(seed)
+        made = selection.scores("p", {t: float(random.random()) for t in tasks}, [], 0, 0)
+        orders.append([t for t in sorted(tasks, key=made.__getitem__) if audit.is_audit("p", t)])
+    assert orders[0] == orders[1] == sorted(orders[0], key=lambda t: audit.hash_rank("p", t))
+
+
+@pytest.mark.parametrize(
+    ("row", "multiple", "expected"),
+    [
+        ([0.5, 0.5], False, 1.0),  # undecided
+        ([0.9, 0.1], False, 0.2),  # 1 − margin
+        ([0.4, 0.3, 0.3], False, 0.9),
+        ([0.99, 0.01], True, 0.02),  # each label decided
+        ([0.99, 0.5], True, 1.0),  # one label is not
+    ],
+)
+def test_uncertainty(row: list[float], multiple: bool, expected: float) -> None:
+    found = selection.uncertainty(np.array([row], dtype=np.float32), multiple)
+    assert found == pytest.approx([expected], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("right", "n", "low", "high"),
+    [  # Wilson's intervals as statsmodels' proportion_confint(method="wilson") gives them
+        (0, 0, 0.0, 1.0),
+        (10, 10, 0.7225, 1.0),
+        (0, 10, 0.0, 0.2775),
+        (80, 100, 0.7112, 0.8666),
+    ],
+)
+def test_a_share_with_its_interval(right: int, n: int, low: float, high: float) -> None:
+    figure = evaluation.share(right, n)
+    assert (figure.low, figure.high) == pytest.approx((low, high), abs=2e-4)
+    assert figure.value == (right / n if n else None)
+
+
+def test_several_of_many_is_right_only_when_all_labels_are() -> None:
+    a, b, ab = frozenset("a"), frozenset("b"), frozenset("ab")
+    figure = evaluation.accuracy([(a, a), (ab, a), (None, b), (frozenset(), frozenset())])
+    assert (figure.n, figure.value) == (4, 0.5)
