@@ -23,7 +23,7 @@ MakeBackend = Callable[..., Backend]
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder of Label Studio whose database is made: a copy of it starts in seconds."""
     folder = tmp_path_factory.mktemp("migrated") / "data"
-    studio = Studio(folder, free_port(), token="0" * 40)
+    studio = Studio(folder, free_port(), token="0" * 40, password="open sesame")
     studio.start()
     try:
         studio.wait()
@@ -40,7 +40,7 @@ def make_studio(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     def make(**environment: str) -> Studio:
         folder = tmp_path_factory.mktemp("studio") / "data"
         shutil.copytree(migrated, folder)
-        studio = Studio(folder, free_port(), token="0" * 40, environment=environment)
+        studio = Studio(folder, free_port(), "0" * 40, "open sesame", environment)
         studio.start()
         started.append(studio)
         studio.wait()

@@ -119,6 +119,11 @@ class Backend:
         found: Json = until(f"round of {number}: {self.project(number)}", check)
         return found
 
+    def learn(self, number: int, labels: int, version: str = "") -> Json:
+        """Ask for a round and wait until it has seen so many labels."""
+        self.http.post("/webhook", json={"action": "START_TRAINING", "project": {"id": number}})
+        return self.settled(number, labels, version)
+
     def failed(self, number: int) -> str:
         """Wait until a round failed; why."""
 
@@ -147,7 +152,7 @@ class Lab:
         )
         return answer.json() if answer.content else {}
 
-    def project(self, config: str = CHOICES.format(choice="single"), title: str = "t") -> int:
+    def project(self, config: str = CHOICES.format(choice="single"), title: str = "colours") -> int:
         """A new project; its number."""
         return int(
             self.call("POST", "/api/projects/", json={"title": title, "label_config": config})["id"]

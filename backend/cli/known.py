@@ -59,15 +59,12 @@ def round_here(settings: Settings, record: ProjectRecord, ask: Ask) -> Outcome:
     Raises:
         PrelabelError: it failed; the live version stays as it was.
     """
-    from backend.loop.push import retire
     from backend.loop.resources import Resources
     from backend.loop.round import Round
 
     resources = Resources(settings, lock_seconds=600)
     with resources.alone(record):
         outcome = Round(resources, record, _show, None).run(ask)
-        versions = resources.versions(record)
-        retire(resources.connection(record), outcome.version, versions.names())
     print(file=sys.stderr)
     wake(settings, record)
     return outcome

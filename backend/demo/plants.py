@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,7 +15,7 @@ from backend.demo.species import Species, tint
 GOLDEN = np.radians(137.5)
 """The angle between one leaf and the next on a stem."""
 
-Colour = tuple[int, int, int]
+Doing = Callable[[np.random.Generator], "Condition"]
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,8 @@ def healthy(rng: np.random.Generator) -> Condition:
 
 def wilting(rng: np.random.Generator) -> Condition:
     """A plant that hangs, mildly to severely, still green or already dry."""
-    limp = rng.uniform(0.45, 1.0)
-    decay = rng.uniform(0.0, 0.1) if rng.random() < 0.4 else rng.uniform(0.15, 0.75)
+    limp = rng.uniform(0.55, 1.0)
+    decay = rng.uniform(0.0, 0.1) if rng.random() < 0.25 else rng.uniform(0.25, 0.8)
     curl = np.clip(limp * rng.uniform(0.3, 0.9), 0, 1)
     return Condition(limp, decay, float(curl), rng.uniform(0.0, 0.15), rng.uniform(0.0, 0.2))
 

@@ -21,15 +21,7 @@ from backend.demo.studio import Program, Studio, free_port
 from backend.errors import PrelabelError
 
 CONTROL = "plant"
-CONFIG = f"""
-<View>
-  <Image name="image" value="$image"/>
-  <Choices name="{CONTROL}" toName="image" choice="single" showInline="true">
-    <Choice value="healthy" hotkey="1" hint="a healthy plant with firm green leaves"/>
-    <Choice value="wilting" hotkey="2" hint="a wilting plant with drooping or yellow leaves"/>
-  </Choices>
-</View>
-"""
+CONFIG = Path(__file__).parents[2] / "label_config" / "plants.xml"
 POOL, HELD_OUT = 600, 200
 """Images in the project, and images that are in no project: for the accuracy against the truth."""
 EVERY = 10
@@ -129,7 +121,7 @@ class Demo:
         scenes = self._start_and_draw()
         annotator = Annotator(self._studio.url, self._studio.token)
         with contextlib.closing(annotator):
-            project = annotator.create("Greenhouse: healthy or wilting?", CONFIG)
+            project = annotator.create("Greenhouse: healthy or wilting?", CONFIG.read_text())
             self._say(f"Importing {len(scenes.files)} images into project {project} …")
             annotator.upload(project, scenes.files)
             self._start_backend()
@@ -236,7 +228,7 @@ class Demo:
 
     def _accuracy(self, project: int, scenes: Scenes) -> float:
         """The share of right answers to images that are in no project, asked by /predict."""
-        body = {"tasks": scenes.tasks, "project": str(project), "label_config": CONFIG}
+        body = {"tasks": scenes.tasks, "project": str(project), "label_config": CONFIG.read_text()}
         answer = httpx.post(
             f"{self._backend_url}/predict", json=body, timeout=100, trust_env=False
         ).json()

@@ -103,6 +103,7 @@ class Studio:
         folder: its own; kept between starts.
         port: on loopback.
         token: 40 hexadecimal digits; made when not given.
+        password: of the user ``EMAIL``; made when not given.
         environment: more settings of Label Studio.
     """
 
@@ -111,12 +112,13 @@ class Studio:
         folder: Path,
         port: int,
         token: str = "",
+        password: str = "",
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
         self.url = f"http://127.0.0.1:{port}"
         self.token = token or secrets.token_hex(20)
-        self.password = secrets.token_urlsafe(12)
+        self.password = password or secrets.token_urlsafe(12)
         self._port = port
         self._more = dict(environment or {})
         self._program: Program | None = None

@@ -7,6 +7,7 @@ build than Label Studio takes to answer.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -14,7 +15,10 @@ from typing import Any
 from backend.errors import LabelStudioError, NotAllowed, NotThere
 
 PAGE = 1000
-BATCH = 1000
+BATCH = 500
+"""Predictions in one call: on SQLite nobody else can write meanwhile, for 5 s at the most."""
+ANNOTATION_FIELDS = "id,annotations,result,was_cancelled,ground_truth,updated_at"
+"""The list is applied to the annotations inside a task as well."""
 TIMEOUT = 120.0
 RETRIES = 3
 TOKEN_PAGE = "Account & Settings → Access Token"  # noqa: S105 - the name of a page
@@ -86,8 +90,8 @@ class Client:
         return str(rows[0]["updated_at"]) if rows else ""
 
     def tasks(self, number: int) -> Iterator[Json]:
-        """All tasks: ``id, data, is_labeled``."""
-        yield from self._tasks(number, "id,data,is_labeled", {})
+        """All tasks: ``id, data, is_labeled, updated_at``."""
+        yield from self._tasks(number, "id,data,is_labeled,updated_at", {})
 
     def annotations(self, number: int) -> dict[int, list[Json]]:
         """The annotations of all tasks that have any, by task; skipped ones too."""
@@ -106,7 +110,7 @@ class Client:
                     ],
                 }
             }
-            for row in self._tasks(number, "id,annotations", query):
+            for row in self._tasks(number, ANNOTATION_FIELDS, query):
                 found[row["id"]] = row["annotations"]
         return found
 
@@ -116,10 +120,10 @@ class Client:
         found = self._call("GET", path, {"extended": "true"})
         return {str(row["model_version"]): int(row["count"]) for row in found["static"] or []}
 
-    def predicted_tasks(self, number: int, version: str) -> set[int]:
-        """The tasks that have a prediction of a version."""
+    def predictions(self, number: int, version: str) -> dict[int, int]:
+        """The predictions of a version: their number → the task's."""
         rows = self._call("GET", "api/predictions/", {"project": number})
-        return {row["task"] for row in rows if row["model_version"] == version}
+        return {row["id"]: row["task"] for row in rows if row["model_version"] == version}
 
     def import_predictions(self, number: int, predictions: Sequence[Json]) -> int:
         """Add predictions; one bulk call.
@@ -131,10 +135,10 @@ class Client:
         path = f"api/projects/{number}/import/predictions"
         return int(self._call("POST", path, json=list(predictions), retries=0)["created"])
 
-    def remove_predictions(self, number: int, version: str) -> None:
-        """Delete all predictions of one version."""
-        path = f"api/projects/{number}/model-versions/"
-        self._call("DELETE", path, json={"model_version": version})
+    def remove_prediction(self, id: int) -> None:
+        """Delete one prediction; nothing happens when it is gone already."""
+        with contextlib.suppress(NotThere):
+            self._call("DELETE", f"api/predictions/{id}/")
 
     def follow(self, number: int, version: str) -> None:
         """Point the project at a version and let its queue follow the score, low first."""

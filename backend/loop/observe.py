@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -46,7 +46,7 @@ class Observation:
     """Everything a round needs to know of a project.
 
     Attributes:
-        pulse: taken before the rest, so that what changes meanwhile is seen next time.
+        pulse: as the lists show it, so that what changes meanwhile is seen next time.
         identity: tells the project from all others, for ever.
         config: the served controls and the reasons for the others.
         tasks: all tasks.
@@ -109,11 +109,22 @@ def observe(connection: Connection, folder: Path, pulse: Pulse) -> Observation:
     left: Counter[str] = Counter(
         f"control {name} ({reason})" for name, reason in config.left_out.items()
     )
+    rows = list(connection.client.tasks(connection.number))
     annotations = connection.client.annotations(connection.number)
-    rows = connection.client.tasks(connection.number)
     tasks = tuple(_task(row, annotations, config, added, left) for row in rows)
     record = connection.record
-    return Observation(pulse, f"{record.number}.{record.created}", config, tasks, left)
+    listed = _listed(pulse, rows, annotations)
+    return Observation(listed, f"{record.number}.{record.created}", config, tasks, left)
+
+
+def _listed(pulse: Pulse, rows: Sequence[Json], annotations: Mapping[int, Sequence[Json]]) -> Pulse:
+    """The pulse of what was listed: tasks first, so that a later edit is newer than all of them."""
+    return replace(
+        pulse,
+        tasks=len(rows),
+        annotations=sum(map(len, annotations.values())),
+        changed=max((str(row["updated_at"]) for row in rows), default=""),
+    )
 
 
 def _task(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from backend.domain import Control, Prediction
@@ -12,7 +12,6 @@ from backend.label_studio.regions import prediction_json
 from backend.loop.connection import Connection
 from backend.loop.observe import Pulse
 
-log = logging.getLogger("prelabel")
 UNCERTAINTY_SAMPLING = "Uncertainty sampling"
 Progress = Callable[[int, int], None]
 
@@ -28,8 +27,8 @@ def missing(
     there = connection.client.version_counts(connection.number).get(version, 0)
     if not there:
         return 0, set(open_tasks)
-    predicted = connection.client.predicted_tasks(connection.number, version)
-    return there, set(open_tasks) - predicted
+    predicted = connection.client.predictions(connection.number, version)
+    return there, set(open_tasks) - set(predicted.values())
 
 
 def push(
@@ -68,15 +67,31 @@ def point(connection: Connection, version: str, pulse: Pulse) -> bool:
     return True
 
 
-def retire(connection: Connection, live: str, ours: Iterable[str]) -> int:
-    """Remove the predictions of versions that are no longer live; nobody else's.
+def retire(connection: Connection, live: str, ours: Iterable[str], seconds: float) -> int:
+    """Remove predictions of versions that are no longer live; nobody else's.
+
+    One by one, with a rest after each: Label Studio can delete a version in one call, but on
+    SQLite nobody can submit a label meanwhile, and after 5 s their clicks fail.
+
+    Args:
+        connection: the project.
+        live: the version whose predictions stay.
+        ours: all versions of the project.
+        seconds: when to stop for now.
 
     Returns:
-        how many versions were cleared.
+        how many are left.
     """
+    stop = time.monotonic() + seconds
     counts = connection.client.version_counts(connection.number)
     old = [version for version in ours if version != live and counts.get(version)]
+    left = sum(counts[version] for version in old)
     for version in old:
-        connection.client.remove_predictions(connection.number, version)
-        log.info("removed %s predictions of retired version %s", counts[version], version)
-    return len(old)
+        for id in connection.client.predictions(connection.number, version):
+            start = time.monotonic()
+            if start >= stop:
+                return left
+            connection.client.remove_prediction(id)
+            left -= 1
+            time.sleep(time.monotonic() - start)
+    return left

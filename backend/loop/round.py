@@ -141,7 +141,7 @@ class Round:
         live = self._versions.live() or ""
         left = self._push(seen, live)
         outcome = self._outcome(seen, live, trained, left)
-        self.memory = Memory(pulse, live, outcome)
+        self.memory = Memory(seen.pulse, live, outcome)
         return outcome
 
     # -- deciding ---------------------------------------------------------------------------

@@ -34,6 +34,8 @@ RETRY_FIRST, RETRY_LAST = 5.0, 300.0
 """Seconds until a failed round is tried again; doubled each time."""
 LOOK_SECONDS = 1.0
 """How often the home folder is looked at for what other processes left there."""
+CLEANUP_SECONDS = 2.0
+"""How long old predictions are removed before others get their turn."""
 NO_VERSION = "unready"
 NEVER = float("-inf")
 
@@ -54,6 +56,7 @@ class Watched:
         last_event: when something last changed, on the monotonic clock.
         waiting: labels that no version has seen.
         failures: rounds that failed in a row.
+        cleaning: predictions of retired versions are being removed.
         awake: set by whatever wakes it.
         ready: set once there is a version.
     """
@@ -69,6 +72,7 @@ class Watched:
     last_event: float = NEVER
     waiting: int = 0
     failures: int = 0
+    cleaning: bool = False
     awake: asyncio.Event = field(default_factory=asyncio.Event)
     ready: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -317,7 +321,8 @@ class Service:
             with contextlib.suppress(StoreError):  # only remembered for the next start
                 write_json(self._summary_file(watched.record), outcome)
         self._refresh(watched)
-        if cleanup and len(outcome["versions"]) > 1:
+        if cleanup and len(outcome["versions"]) > 1 and not watched.cleaning:
+            watched.cleaning = True
             task = asyncio.create_task(self._cleanup(watched))
             self._cleaning.add(task)
             task.add_done_callback(self._cleaning.discard)
@@ -331,13 +336,21 @@ class Service:
         self._refresh(watched)
 
     async def _cleanup(self, watched: Watched) -> None:
-        """Remove what retired versions left in Label Studio, when nothing else is to be done."""
-        job = {"job": "cleanup", "project": watched.record.id}
+        """Remove what retired versions left in Label Studio, a little at a time.
+
+        Rounds go first, and half of the time belongs to the annotators.
+        """
+        job = {"job": "cleanup", "project": watched.record.id, "seconds": CLEANUP_SECONDS}
         try:
-            async with self._rounds.worker() as worker:
-                await worker.run(job)
+            left = 1
+            while left:
+                async with self._rounds.worker() as worker:
+                    left, _ = await worker.run(job)
+                await asyncio.sleep(CLEANUP_SECONDS if left else 0)
         except PrelabelError as error:
             log.warning("project %s: old predictions stay for now: %s", watched.record.id, error)
+        finally:
+            watched.cleaning = False
 
     def _refresh(self, watched: Watched) -> None:
         """The live version as the store has it: a round that failed may have made one."""

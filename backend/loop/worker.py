@@ -81,7 +81,7 @@ class Worker:
         record = self._resources.projects.get(header["project"])
         versions = self._resources.versions(record)
         connection = self._resources.connection(record)
-        return retire(connection, versions.live() or "", versions.names())
+        return retire(connection, versions.live() or "", versions.names(), header["seconds"])
 
     def _predict(self, body: Body) -> tuple[Any, Body]:
         from backend.loop.answering import answer

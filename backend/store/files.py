@@ -145,4 +145,4 @@ def _sentence(error: OSError, path: Path) -> str:
             return f"{path} cannot be written: set PRELABEL_HOME to a folder of your own."
         case errno.ENOTDIR | errno.EEXIST:
             return f"{path} is in the way of a folder: set PRELABEL_HOME to another place."
-    return f"{path}: {error.strerror or error}."
+    return f"{path} cannot be used ({error.strerror or error}): set PRELABEL_HOME elsewhere."

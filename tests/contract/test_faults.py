@@ -88,7 +88,7 @@ def test_two_projects_with_opposite_labels_do_not_mix(lab: Lab, backend: Backend
         lab.label(one)
         lab.label(two)
     for project in tasks:
-        version = backend.settled(project, 8)["version"]
+        version = backend.learn(project, 8)["version"]
         of = [p for p in lab.predictions(project) if p["model_version"] == version]
         assert len(of) >= 12
         assert sum(choice_of(p) == lab.truth[p["task"]] for p in of) >= len(of) - 1

@@ -16,7 +16,7 @@ def labeled_project(lab: Lab, backend: Backend, labels: int = 8, per_colour: int
     backend.settled(project)
     for task in tasks[:labels]:
         lab.label(task)
-    backend.settled(project, labels)
+    backend.learn(project, labels)
     return project
 
 
@@ -155,7 +155,7 @@ def test_changed_answers_start_a_round_and_turn_the_model_round(lab: Lab, backen
     lab.connect(project, backend.url)
     backend.settled(project)
     made = {task: lab.label(task) for task in tasks[:8]}
-    before = backend.settled(project, 8)["version"]
+    before = backend.learn(project, 8)["version"]
     other = {"red": "blue", "blue": "red"}
     for task, annotation in made.items():
         swapped = [lab.region([other[lab.truth[task]]])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -29,8 +30,7 @@ def personal_token(studio: Studio) -> str:
     with httpx.Client(base_url=studio.url, trust_env=False, timeout=60) as browser:
         browser.get("/user/login/")
         csrf = browser.cookies["csrftoken"]
-        form = {"email": EMAIL, "password": "x", "csrfmiddlewaretoken": csrf}
-        form["password"] = studio.password
+        form = {"email": EMAIL, "password": studio.password, "csrfmiddlewaretoken": csrf}
         headers = {"Referer": studio.url}
         answer = browser.post("/user/login/", data=form, headers=headers)
         assert answer.status_code == 302, answer.text[:300]
@@ -38,6 +38,12 @@ def personal_token(studio: Studio) -> str:
         made = browser.post("/api/token/", json={}, headers=headers)
         assert made.status_code == 201, made.text
         return str(made.json()["token"])
+
+
+@pytest.fixture(scope="module")
+def personal(second: Studio) -> str:
+    """The one personal access token that a user may have."""
+    return personal_token(second)
 
 
 def access_token(studio: Studio, personal: str) -> str:
@@ -49,10 +55,9 @@ def access_token(studio: Studio, personal: str) -> str:
 
 
 def test_two_servers_with_the_same_project_number_do_not_mix(
-    lab: Lab, second: Studio, make_backend: MakeBackend, studio: Studio
+    lab: Lab, second: Studio, personal: str, make_backend: MakeBackend
 ) -> None:
     """One of them with a personal access token, the other with its legacy token from /setup."""
-    personal = personal_token(second)
     backend = make_backend(LABEL_STUDIO_URL=second.url, LABEL_STUDIO_API_KEY=personal)
     other = Lab(second.url, access_token(second, personal), scheme="Bearer")
     mine = lab.project(title="first server")
@@ -65,7 +70,7 @@ def test_two_servers_with_the_same_project_number_do_not_mix(
     for person in (lab, other):
         tasks = person.add(mine, 10)
         person.connect(mine, backend.url)
-        until("a version", lambda: all_ready(backend, person.url))
+        until("a version", lambda p=person: all_ready(backend, p.url))
         for task in tasks[:8]:
             truth = person.truth[task]
             person.truth[task] = truth if person is lab else swapped[truth]
@@ -77,6 +82,8 @@ def test_two_servers_with_the_same_project_number_do_not_mix(
     assert [s["number"] for s in states] == [mine, mine]
     assert len({s["id"] for s in states}) == 2
     assert {s["title"] for s in states} == {"first server", "second server"}
+    start = {"action": "START_TRAINING", "project": {"id": mine}}
+    assert len(backend.http.post("/webhook", json=start).json()["projects"]) == 2
     for person in (lab, other):
         until("eight labels are learned", lambda p=person: learned(backend, p.url, 8))
         version = state_of(backend, person.url)["version"]
@@ -104,11 +111,10 @@ def learned(backend: Backend, server: str, labels: int) -> bool:
 
 
 def test_without_a_usable_token_the_settings_page_is_named(
-    second: Studio, make_backend: MakeBackend
+    second: Studio, personal: str, make_backend: MakeBackend
 ) -> None:
     """Legacy tokens are off, so the one that /setup brings is refused."""
     backend = make_backend(LABEL_STUDIO_URL="http://127.0.0.1:9", LABEL_STUDIO_API_KEY="")
-    personal = personal_token(second)
     person = Lab(second.url, access_token(second, personal), scheme="Bearer")
     project = person.project()
     person.connect(project, backend.url)
@@ -149,6 +155,10 @@ def test_retrieve_predictions_in_label_studio_takes_every_result(
     for task in tasks[:4]:
         lab.label(task)
     version = backend.settled(project, 4)["version"]
+    until(
+        "only its predictions are left",
+        lambda: {p["model_version"] for p in lab.predictions(project)} == {version},
+    )
     for prediction in lab.predictions(project):
         lab.call("DELETE", f"/api/predictions/{prediction['id']}/")
     lab.call(
@@ -180,6 +190,7 @@ def test_the_stock_server_serves_the_same_model(lab: Lab, studio: Studio, tmp_pa
         "PRELABEL_RETRAIN_QUIET": "3600",
         "LABEL_STUDIO_URL": studio.url,
         "LABEL_STUDIO_API_KEY": studio.token,
+        "PATH": f"{Path(STOCK).parent}{os.pathsep}{os.environ['PATH']}",
     }
     command = [STOCK, "start", "served", "-p", str(port), "--root-dir", str(tmp_path)]
     program = Program(command, environment, tmp_path / "stock.log")

@@ -34,6 +34,7 @@ class Site(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.asked.append((self.path, self.headers.get("Authorization")))
         path = self.path.partition("?")[0]
+        path = path.removeprefix("/ls") if path.startswith("/ls/to/") else path
         if path.startswith("/to/"):
             self.send_response(302)
             self.send_header("Location", base64.urlsafe_b64decode(path[4:]).decode())
@@ -53,7 +54,7 @@ class Site(http.server.BaseHTTPRequestHandler):
 def site() -> Iterator[str]:
     Site.asked.clear()
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Site)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     server.server_close()
@@ -91,18 +92,15 @@ def test_a_redirect_to_another_host_never_carries_the_token(site: str) -> None:
     images.close()
 
 
-@pytest.mark.parametrize(
-    "host",
-    ["127.0.0.2", "localhost", "10.0.0.1", "169.254.169.254", "[::1]", "[::ffff:127.0.0.1]"]
-    + ["0.0.0.0", "192.168.1.1", "2130706433", "[fe80::1]", "100.64.0.1", "224.0.0.1"],
-)
-def test_private_addresses_are_refused_also_behind_a_redirect(
-    images: Images, site: str, host: str
-) -> None:
-    for address in (f"http://{host}/plain.png", f"{site}/ls{to(f'http://{host}/x.png')}"):
-        if address.startswith(site):
-            address = to(f"http://{host}/x.png")
-            images._server = site  # the redirecting page is the server's own
+PRIVATE = """
+127.0.0.2 localhost 10.0.0.1 169.254.169.254 [::1] [::ffff:127.0.0.1] 0.0.0.0 192.168.1.1
+2130706433 [fe80::1] 100.64.0.1 224.0.0.1
+""".split()
+
+
+@pytest.mark.parametrize("host", PRIVATE)
+def test_private_addresses_are_refused_also_behind_a_redirect(images: Images, host: str) -> None:
+    for address in (f"http://{host}/plain.png", to(f"http://{host}/x.png")):
         with pytest.raises(ImageError) as caught:
             images.fetch(address, 1)
         assert caught.value.reason in ("image address is private", "image host is not known")

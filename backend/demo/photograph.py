@@ -1,0 +1,93 @@
+"""The camera and the light: what turns a drawing into something like a photo."""
+
+from __future__ import annotations
+
+import io
+from functools import cache
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from backend.demo.surroundings import Pixels, clouds
+
+CASTS = {
+    "daylight": (1.0, 1.0, 1.0),
+    "morning": (1.12, 1.0, 0.84),
+    "sodium": (1.25, 0.98, 0.58),
+    "shade": (0.9, 0.98, 1.12),
+    "grow lamp": (1.12, 0.86, 1.12),
+    "under leaves": (0.92, 1.06, 0.86),
+}
+"""Gain on red, green and blue under each light of a greenhouse."""
+
+
+def photograph(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Light, expose, blur, add noise and compress a drawing, as a phone camera would."""
+    lit = np.asarray(picture, np.float32) * _light(picture.size, rng)
+    lit += _glare(picture.size, rng)[..., None]
+    toned = _tone(lit, rng) + _noise(picture.size, rng)
+    shot = Image.fromarray(np.clip(toned, 0, 255).astype(np.uint8))
+    shot = shot.filter(ImageFilter.BoxBlur(rng.uniform(0.2, 0.75)))
+    return _compress(shot, int(rng.integers(62, 92)))
+
+
+def _light(size: tuple[int, int], rng: np.random.Generator) -> Pixels:
+    """Gain ``(rows, columns, 3)``: the light's colour, patches of sun, the lens's dark corners."""
+    cast = np.array(list(CASTS.values())[int(rng.choice(6, p=[0.3, 0.2, 0.14, 0.16, 0.06, 0.14]))])
+    strength = rng.uniform(0.1, 0.7)
+    gain = ((1 + (cast - 1) * strength) * np.exp(rng.normal(0, 0.09))).astype(np.float32)
+    patches = 1 + _crop(_dapple(), size, rng) * np.float32(rng.choice([0.03, 0.06, 0.14]))
+    return np.asarray((patches * _vignette(size, rng))[..., None] * gain)
+
+
+def _vignette(size: tuple[int, int], rng: np.random.Generator) -> Pixels:
+    across = np.linspace(-1, 1, size[0], dtype=np.float32)[None] ** 2
+    down = np.linspace(-1, 1, size[1], dtype=np.float32)[:, None] ** 2
+    return np.asarray(1 - np.float32(rng.uniform(0.02, 0.22)) * (across + down), np.float32)
+
+
+def _glare(size: tuple[int, int], rng: np.random.Generator) -> Pixels:
+    """Haze ``(rows, columns)`` that spreads from a window at one side."""
+    across = np.linspace(0, 1, size[0], dtype=np.float32)[None]
+    down = np.linspace(1, 0, size[1], dtype=np.float32)[:, None]
+    across = across if rng.random() < 0.5 else 1 - across
+    strength = np.float32(rng.choice([0.0, 12.0, 40.0], p=[0.4, 0.4, 0.2]) * rng.random())
+    return np.asarray(strength * (across * 0.6 + down * 0.4) ** 2)
+
+
+def _tone(lit: Pixels, rng: np.random.Generator) -> Pixels:
+    """Contrast and saturation of the camera's own taste."""
+    contrast, saturation = rng.uniform(0.9, 1.12), rng.uniform(0.85, 1.15)
+    grey = lit.mean(-1, keepdims=True)
+    rich = grey + (lit - grey) * np.float32(saturation)
+    return np.asarray((rich - 118) * np.float32(contrast) + 118)
+
+
+def _noise(size: tuple[int, int], rng: np.random.Generator) -> Pixels:
+    """Sensor noise ``(rows, columns, 1)``, in grey levels."""
+    return np.asarray(_crop(_grain(), size, rng)[..., None] * np.float32(rng.uniform(1.5, 8)))
+
+
+def _crop(tile: Pixels, size: tuple[int, int], rng: np.random.Generator) -> Pixels:
+    """A piece of a 512 by 512 tile, as large as the picture."""
+    x, y = int(rng.integers(0, 512 - size[0])), int(rng.integers(0, 512 - size[1]))
+    return tile[y : y + size[1], x : x + size[0]]
+
+
+@cache
+def _grain() -> Pixels:
+    return np.random.default_rng(1).normal(0, 1, (512, 512)).astype(np.float32)
+
+
+@cache
+def _dapple() -> Pixels:
+    """Lumps of light of three sizes, mean 0 and spread about 1."""
+    rng = np.random.default_rng(2)
+    return np.asarray(0.8 * clouds(5, 5, rng) + 0.5 * clouds(16, 16, rng))
+
+
+def _compress(picture: Image.Image, quality: int) -> Image.Image:
+    """The picture after a round trip through JPEG."""
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=quality)
+    return Image.open(file).convert("RGB")

@@ -1,0 +1,113 @@
+"""Things that get in the way: labels, canes, cans, tools, a gloved hand, a leaf close to the lens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+from backend.demo.surroundings import GREENS, THINGS, Pen, ink, pick
+
+
+def cane(pen: Pen, foot: tuple[float, float], tall: float, rng: np.random.Generator) -> None:
+    """A bamboo cane with a clip or two, up from the pot."""
+    (x, y), wide = foot, max(2, round(tall * 0.016))
+    x += rng.normal(0, tall * 0.02)
+    top = (x + rng.normal(0, tall * 0.05), y - tall * rng.uniform(0.8, 1.15))
+    wood = pick(rng, ((184, 156, 100), (120, 132, 76), (90, 96, 90)))
+    pen.line((x, y, *top), fill=ink(wood, 0.7), width=wide + 1)
+    pen.line((x, y, *top), fill=ink(wood), width=max(1, wide // 2))
+
+
+def label(pen: Pen, at: tuple[float, float], size: float, rng: np.random.Generator) -> None:
+    """A plant label stuck into the soil, with writing on it."""
+    x, y = at
+    wide, lean = size * 0.28, rng.normal(0, size * 0.15)
+    card = pick(rng, ((240, 238, 228), (238, 214, 70), (206, 170, 120), (220, 80, 60)))
+    top = y - size
+    pen.polygon(
+        [(x - wide, top), (x + wide, top), (x + wide + lean, y - size * 0.3), (x + lean, y),
+         (x - wide + lean, y - size * 0.3)],
+        fill=ink(card),
+    )
+    for line in range(1, 4):
+        row = top + line * size * 0.15
+        pen.line((x - wide * 0.7, row, x + wide * rng.uniform(0, 0.8), row), fill=(60, 60, 70))
+
+
+def watering_can(pen: Pen, at: tuple[float, float], size: float, rng: np.random.Generator) -> None:
+    """A can with spout and handle, standing in front or beside."""
+    (x, y), paint = at, pick(rng, THINGS)
+    side = float(rng.choice([-1.0, 1.0]))
+    wide = max(2, round(size * 0.09))
+    pen.line((x, y - size * 0.3, x + side * size * 1.1, y - size * 1.1), fill=ink(paint, 0.8),
+             width=wide * 2)
+    pen.arc((x - size * 0.9, y - size * 1.3, x + size * 0.6, y - size * 0.1), 120, 330,
+            fill=ink(paint, 0.65), width=wide)
+    for strip, light in zip(np.linspace(-0.5, 0.4, 6).tolist(), (0.7, 0.9, 1.15, 1.0, 0.8, 0.6),
+                            strict=True):
+        left = x + strip * size
+        pen.rectangle((left, y - size * 0.9, left + size * 0.17, y), fill=ink(paint, light))
+    pen.ellipse((x - size * 0.5, y - size, x + size * 0.57, y - size * 0.8), fill=ink(paint, 0.5))
+
+
+def bottle(pen: Pen, at: tuple[float, float], size: float, rng: np.random.Generator) -> None:
+    """A spray bottle."""
+    (x, y), paint = at, pick(rng, THINGS)
+    wide = size * 0.24
+    for strip, light in zip((-1.0, -0.5, 0.0, 0.5), (0.75, 1.05, 0.95, 0.7), strict=True):
+        left = x + strip * wide
+        pen.rectangle((left, y - size * 0.7, left + wide * 0.5, y), fill=ink(paint, light))
+    pen.polygon([(x - wide, y - size * 0.7), (x + wide, y - size * 0.7), (x, y - size)],
+                fill=ink(paint, 0.85))
+    head = pick(rng, THINGS)
+    pen.rectangle((x - wide, y - size * 1.12, x + wide * 0.5, y - size * 0.92), fill=ink(head))
+
+
+def trowel(pen: Pen, at: tuple[float, float], size: float, rng: np.random.Generator) -> None:
+    """A trowel stuck in the ground or lying about."""
+    (x, y), grip = at, pick(rng, THINGS)
+    lean = rng.normal(0, size * 0.4)
+    knee = (x + lean * 0.5, y - size * 0.6)
+    pen.polygon([(x - size * 0.14, y - size * 0.55), (x + size * 0.14, y - size * 0.55), (x, y)],
+                fill=(146, 150, 152))
+    pen.line((x, y - size * 0.5, *knee), fill=(110, 112, 114), width=max(2, round(size * 0.06)))
+    pen.line((*knee, x + lean, y - size * 1.2), fill=ink(grip), width=max(3, round(size * 0.14)))
+
+
+def hand(pen: Pen, at: tuple[float, float], size: float, rng: np.random.Generator) -> None:
+    """A hand or a glove reaching in from the side, fingers towards the plant."""
+    (x, y), side = at, -1.0 if rng.random() < 0.5 else 1.0
+    skin = pick(rng, ((224, 172, 138), (150, 100, 72), (92, 62, 46), (70, 110, 170),
+                      (220, 190, 80)))
+    sleeve = pick(rng, THINGS)
+    elbow = (x + side * size * 3, y + size * rng.uniform(0.2, 1.5))
+    pen.line((x + side * size * 0.7, y, *elbow), fill=ink(sleeve), width=round(size * 0.9))
+    pen.ellipse((x - size * 0.6, y - size * 0.5, x + size * 0.6, y + size * 0.5), fill=ink(skin))
+    for finger in range(4):
+        row = y - size * 0.4 + finger * size * 0.26
+        tip = (x - side * size * rng.uniform(0.8, 1.2), row + rng.normal(0, size * 0.08))
+        pen.line((x, row, *tip), fill=ink(skin, 0.85 + 0.08 * (finger % 2)),
+                 width=max(3, round(size * 0.24)))
+
+
+Prop = Callable[[Pen, tuple[float, float], float, np.random.Generator], None]
+STANDING: tuple[Prop, ...] = (watering_can, bottle, trowel, label, hand)
+
+
+def foreground(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Something close to the lens and out of focus, over one corner of the picture."""
+    mask = Image.new("L", picture.size)
+    pen = ImageDraw.Draw(mask)
+    wide, tall = picture.size
+    x, y = float(rng.choice([0.0, wide])), float(rng.choice([rng.uniform(0, tall), tall]))
+    for _ in range(int(rng.integers(1, 4))):
+        long, angle = tall * rng.uniform(0.15, 0.4), rng.uniform(0, 6.28)
+        across = np.array([np.cos(angle), np.sin(angle)]) * long
+        bend = np.array([-across[1], across[0]]) * 0.28
+        points = [(0.0, 0.0), *(across * 0.5 + bend).reshape(1, 2), across, across * 0.5 - bend]
+        pen.polygon([(x + float(p[0]), y + float(p[1])) for p in points], fill=230)
+    soft = mask.filter(ImageFilter.BoxBlur(tall * rng.uniform(0.012, 0.03)))
+    colour = pick(rng, GREENS if rng.random() < 0.75 else THINGS)
+    return Image.composite(Image.new("RGB", picture.size, ink(colour)), picture, soft)

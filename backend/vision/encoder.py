@@ -1,0 +1,128 @@
+"""Three kinds of encoder behind one interface, and the choice between them."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from backend.errors import EncoderError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Vectors = npt.NDArray[np.float32]
+Say = Callable[[str], None]
+DEFAULT_CLIP = "ViT-B-32-256/datacomp_s34b_b86k"
+SMALL = "yolo11n-cls.pt"
+HUB = ("huggingface.co", 443)
+HUB_SECONDS = 3.0
+SPELLINGS = (
+    "PRELABEL_ENCODER is auto, builtin, an open_clip model/weights such as "
+    f"{DEFAULT_CLIP} (the weights may be a file), or a classification checkpoint such as {SMALL}."
+)
+
+
+class Encoder(Protocol):
+    """Images, and with some kinds texts, as points on the unit sphere.
+
+    Attributes:
+        id: family, model, weights and preprocessing; equal ids give equal vectors, after a
+            restart and on other machines too.
+        name: the setting that leads to this very encoder.
+        dim: length of a vector.
+        has_text: texts and images share the space.
+        logit_scale: factor of the cosine between text and image, as trained; 1 without text.
+        logit_bias: what is added to it (SigLIP); 0 otherwise.
+    """
+
+    id: str
+    name: str
+    dim: int
+    has_text: bool
+    logit_scale: float
+    logit_bias: float
+
+    def encode_images(self, images: Sequence[Image.Image]) -> Vectors:
+        """(n, dim) float32 of unit length, of upright RGB images of any size."""
+        ...
+
+    def encode_texts(self, texts: Sequence[str]) -> Vectors:
+        """(n, dim) float32 of unit length.
+
+        Raises:
+            EncoderError: this encoder knows no texts.
+        """
+        ...
+
+
+def load_encoder(setting: str, *, say: Say, weights_dir: Path | None = None) -> Encoder:
+    """Load the encoder of a setting.
+
+    Args:
+        setting: ``PRELABEL_ENCODER``.
+        say: told in one line what ``auto`` took and why, and of licences that bind.
+        weights_dir: where named ultralytics weights are kept and looked for.
+
+    Raises:
+        EncoderError: there is no such encoder, or its weights cannot be had.
+    """
+    setting = setting.strip()
+    if setting == "auto":
+        return _best(say, weights_dir)
+    if setting == "builtin":
+        from backend.vision.builtin import BuiltinEncoder
+
+        return BuiltinEncoder()
+    if setting.endswith(".pt") and "-cls" in Path(setting).name:
+        from backend.vision.yolo_cls import load_yolo_cls
+
+        return load_yolo_cls(setting, weights_dir)
+    if "/" in setting:
+        from backend.vision.clip import load_clip
+
+        return load_clip(setting, say)
+    raise EncoderError(f"There is no encoder {setting!r}: {SPELLINGS}")
+
+
+def _best(say: Say, weights_dir: Path | None) -> Encoder:
+    """The best encoder that can be had here: CLIP, a small checkpoint, or the builtin one."""
+    why_not = _why_no_clip()
+    if not why_not:
+        try:
+            encoder = load_encoder(DEFAULT_CLIP, say=say, weights_dir=weights_dir)
+            say(f"Encoder: {encoder.name}, the best for most images; it knows labels by name.")
+            return encoder
+        except EncoderError as error:
+            why_not = str(error)
+    small = _small_checkpoint(weights_dir)
+    if small is not None:
+        say(f"Encoder: {small}, found on disk ({why_not}).")
+        return load_encoder(str(small), say=say, weights_dir=weights_dir)
+    say(f"Encoder: builtin, which needs no download ({why_not}).")
+    return load_encoder("builtin", say=say)
+
+
+def _why_no_clip() -> str:
+    """Why the default CLIP weights cannot be had; empty when they can."""
+    from backend.vision.clip import is_cached
+
+    if is_cached(DEFAULT_CLIP):
+        return ""
+    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+        return "the CLIP weights are not on this machine, and HF_HUB_OFFLINE is set"
+    try:
+        socket.create_connection(HUB, timeout=HUB_SECONDS).close()
+    except OSError:
+        return f"the CLIP weights are not on this machine, and {HUB[0]} cannot be reached"
+    return ""
+
+
+def _small_checkpoint(weights_dir: Path | None) -> Path | None:
+    folders = [Path.cwd(), *([weights_dir] if weights_dir else [])]
+    return next((folder / SMALL for folder in folders if (folder / SMALL).is_file()), None)

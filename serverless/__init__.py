@@ -1,0 +1,1 @@
+"""What runs elsewhere: training and prediction in the cloud. Imports backend, never the reverse."""
