@@ -73,7 +73,7 @@ class Leaves:
         fold: ``(n,)`` how far the halves turn up (positive) or hang (negative) from the midrib.
         tint: ``(n, 3)`` RGB of the living leaf, 0 to 255.
         decay: ``(n,)`` 0 fresh, 1 dry from tip to base.
-        mottle: ``(n,)`` 0 plain, 1 strongly variegated.
+        mottle: ``(n,)`` how cream the margin is: 0 plain, 1 strongly variegated.
     """
 
     base: Floats
@@ -154,9 +154,8 @@ def paint(leaves: Leaves, steps: int, rng: np.random.Generator) -> Floats:
     """The unlit RGB ``(n, 2, steps, 3)`` of every piece: fresh, variegated, yellow, brown."""
     shape = (len(leaves.length), 2, steps)
     along = (np.arange(steps) + 1) / steps
-    tint = leaves.tint[:, None, None] * rng.normal(1.0, 0.045, shape)[..., None]
-    cream = (rng.random(shape) < 0.45) * leaves.mottle[:, None, None]
-    tint = blend(tint, CREAM, cream)
+    tint = leaves.tint[:, None, None] * rng.normal(1.0, 0.03, shape)[..., None]
+    tint = blend(tint, CREAM, np.broadcast_to(leaves.mottle[:, None, None], shape))
     spread = rng.normal(0.0, 0.12, shape) + (along - 0.75)
     dry = np.clip(leaves.decay[:, None, None] * 1.5 + spread, 0, 1) * (
         leaves.decay[:, None, None] > 0.02

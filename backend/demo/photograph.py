@@ -21,32 +21,44 @@ CASTS = {
 """Gain on red, green and blue under each light of a greenhouse."""
 
 
+SHARES = (0.3, 0.2, 0.14, 0.16, 0.06, 0.14)
+"""How common each light is."""
+
+SENT = 0.3
+"""Share of the photos that were sent by a messenger, and compressed harder on the way."""
+
+Size = tuple[int, int]
+
+
 def photograph(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
     """Light, expose, blur, add noise and compress a drawing, as a phone camera would."""
-    lit = np.asarray(picture, np.float32) * _light(picture.size, rng)
-    lit += _glare(picture.size, rng)[..., None]
-    toned = _tone(lit, rng) + _noise(picture.size, rng)
-    shot = Image.fromarray(np.clip(toned, 0, 255).astype(np.uint8))
+    toned = picture.convert("RGB", _tone(rng))
+    lit = np.asarray(toned, np.float32) * _light(picture.size, rng)[..., None]
+    lit += (_glare(picture.size, rng) + _noise(picture.size, rng))[..., None]
+    shot = Image.fromarray(np.clip(lit, 0, 255, out=lit).astype(np.uint8))
     shot = shot.filter(ImageFilter.BoxBlur(rng.uniform(0.2, 0.75)))
-    return _compress(shot, int(rng.integers(62, 92)))
+    return _compress(shot, int(rng.integers(40, 75))) if rng.random() < SENT else shot
 
 
-def _light(size: tuple[int, int], rng: np.random.Generator) -> Pixels:
-    """Gain ``(rows, columns, 3)``: the light's colour, patches of sun, the lens's dark corners."""
-    cast = np.array(list(CASTS.values())[int(rng.choice(6, p=[0.3, 0.2, 0.14, 0.16, 0.06, 0.14]))])
-    strength = rng.uniform(0.1, 0.7)
-    gain = ((1 + (cast - 1) * strength) * np.exp(rng.normal(0, 0.09))).astype(np.float32)
+def _tone(rng: np.random.Generator) -> tuple[float, ...]:
+    """The light's colour and the camera's taste as a matrix: 3 rows of gains and an offset."""
+    cast = np.array(list(CASTS.values())[int(rng.choice(len(CASTS), p=SHARES))])
+    gain = (1 + (cast - 1) * rng.uniform(0.1, 0.6)) * np.exp(rng.normal(0.04, 0.07))
+    contrast, saturation = rng.uniform(0.92, 1.14), rng.uniform(0.9, 1.15)
+    rich = np.eye(3) * saturation + (1 - saturation) / 3
+    matrix = np.column_stack([contrast * rich * gain, np.full(3, 118 * (1 - contrast))])
+    return tuple(matrix.ravel().tolist())
+
+
+def _light(size: Size, rng: np.random.Generator) -> Pixels:
+    """Gain ``(rows, columns)``: patches of sun, and the lens's dark corners."""
     patches = 1 + _crop(_dapple(), size, rng) * np.float32(rng.choice([0.03, 0.06, 0.14]))
-    return np.asarray((patches * _vignette(size, rng))[..., None] * gain)
-
-
-def _vignette(size: tuple[int, int], rng: np.random.Generator) -> Pixels:
     across = np.linspace(-1, 1, size[0], dtype=np.float32)[None] ** 2
     down = np.linspace(-1, 1, size[1], dtype=np.float32)[:, None] ** 2
-    return np.asarray(1 - np.float32(rng.uniform(0.02, 0.22)) * (across + down), np.float32)
+    return np.asarray(patches * (1 - np.float32(rng.uniform(0.02, 0.2)) * (across + down)))
 
 
-def _glare(size: tuple[int, int], rng: np.random.Generator) -> Pixels:
+def _glare(size: Size, rng: np.random.Generator) -> Pixels:
     """Haze ``(rows, columns)`` that spreads from a window at one side."""
     across = np.linspace(0, 1, size[0], dtype=np.float32)[None]
     down = np.linspace(1, 0, size[1], dtype=np.float32)[:, None]
@@ -55,20 +67,12 @@ def _glare(size: tuple[int, int], rng: np.random.Generator) -> Pixels:
     return np.asarray(strength * (across * 0.6 + down * 0.4) ** 2)
 
 
-def _tone(lit: Pixels, rng: np.random.Generator) -> Pixels:
-    """Contrast and saturation of the camera's own taste."""
-    contrast, saturation = rng.uniform(0.9, 1.12), rng.uniform(0.85, 1.15)
-    grey = lit.mean(-1, keepdims=True)
-    rich = grey + (lit - grey) * np.float32(saturation)
-    return np.asarray((rich - 118) * np.float32(contrast) + 118)
+def _noise(size: Size, rng: np.random.Generator) -> Pixels:
+    """Sensor noise ``(rows, columns)``, in grey levels."""
+    return np.asarray(_crop(_grain(), size, rng) * np.float32(rng.uniform(1.5, 7)))
 
 
-def _noise(size: tuple[int, int], rng: np.random.Generator) -> Pixels:
-    """Sensor noise ``(rows, columns, 1)``, in grey levels."""
-    return np.asarray(_crop(_grain(), size, rng)[..., None] * np.float32(rng.uniform(1.5, 8)))
-
-
-def _crop(tile: Pixels, size: tuple[int, int], rng: np.random.Generator) -> Pixels:
+def _crop(tile: Pixels, size: Size, rng: np.random.Generator) -> Pixels:
     """A piece of a 512 by 512 tile, as large as the picture."""
     x, y = int(rng.integers(0, 512 - size[0])), int(rng.integers(0, 512 - size[1]))
     return tile[y : y + size[1], x : x + size[0]]

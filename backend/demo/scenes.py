@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from backend.demo import plants, props, surroundings
+from backend.demo import plants, props, sketch, surroundings
 from backend.demo.leaves import Floats, Sun, View, unit
 from backend.demo.photograph import photograph
-from backend.demo.species import SPECIES
+from backend.demo.species import SPECIES, Species
 from backend.demo.surroundings import Pot, Stage
 
 SIZES = ((320, 240), (320, 240), (320, 214), (304, 228), (336, 252), (240, 304), (288, 272))
 BLOCK = ("healthy",) * 11 + ("wilting",) * 9
-HAZE = (150, 156, 156)
+HAZES = ((150, 156, 156), (176, 184, 182), (206, 210, 206), (190, 186, 172), (122, 130, 124))
 FINE = 2
 """The main plant is drawn this many times larger, then shrunk to smooth its edges."""
 
@@ -64,7 +64,7 @@ def _scene(label: str, rng: np.random.Generator) -> Image.Image:
     picture = picture.resize((stage.width * FINE, stage.height * FINE), Image.Resampling.BILINEAR)
     _main_plant(picture, stage, sun, label, rng)
     picture = picture.reduce(FINE)
-    if rng.random() < 0.25:
+    if rng.random() < 0.2:
         picture = props.foreground(picture, rng)
     return photograph(picture, rng)
 
@@ -81,12 +81,13 @@ def _sun(rng: np.random.Generator) -> Sun:
 
 def _behind(stage: Stage, sun: Sun, rng: np.random.Generator) -> Image.Image:
     """The greenhouse, the bench and the neighbours, the farther the softer."""
-    far = surroundings.backdrop(stage, rng).filter(ImageFilter.BoxBlur(rng.uniform(2, 7)))
+    far = surroundings.backdrop(stage, rng).filter(ImageFilter.BoxBlur(rng.uniform(3, 8)))
     surroundings.bench(far, stage, rng)
-    far = Image.blend(far, Image.new("RGB", far.size, HAZE), rng.uniform(0.3, 0.6))
-    for depth in sorted(rng.uniform(0.0, 0.75, int(rng.integers(0, 5))).tolist()):
+    haze = HAZES[int(rng.integers(len(HAZES)))]
+    far = Image.blend(far, Image.new("RGB", far.size, haze), rng.uniform(0.4, 0.68))
+    for depth in sorted(rng.uniform(0.0, 0.75, int(rng.integers(0, 4))).tolist()):
         _neighbour(far, stage, sun, depth, rng)
-    soft = far.filter(ImageFilter.BoxBlur(rng.uniform(1.0, 3.0)))
+    soft = far.filter(ImageFilter.BoxBlur(rng.uniform(1.2, 3.0)))
     return Image.composite(far, soft, _focus(stage))
 
 
@@ -104,37 +105,36 @@ def _neighbour(
     foot = stage.edge + depth * (stage.height - stage.edge) * 0.6
     tall = stage.height * (0.2 + 0.25 * depth) * rng.uniform(0.7, 1.2)
     pot = _pot(rng.uniform(0, stage.width), foot, tall, stage, rng)
-    ill = rng.random() < 0.2
-    _plant(picture, pot, tall, stage, sun, plants.wilting if ill else plants.healthy, 4, rng)
+    condition = plants.wilting(rng) if rng.random() < 0.2 else plants.healthy(rng)
+    _plant(picture, plants.grow(_species(rng), condition, rng), pot, View(pot.x, pot.y, tall, stage.pitch), sun, 4, rng)
+
+
+def _species(rng: np.random.Generator) -> Species:
+    return SPECIES[int(rng.integers(len(SPECIES)))]
 
 
 def _pot(x: float, y: float, tall: float, stage: Stage, rng: np.random.Generator) -> Pot:
-    half = tall * rng.uniform(0.16, 0.32)
-    return Pot(x, y, half, half * rng.uniform(0.9, 1.7), float(np.sin(stage.pitch)) * 0.9)
+    half, low = tall * rng.uniform(0.16, 0.3), rng.random() < 0.15
+    half, deep = (half * 1.5, 0.35) if low else (half, rng.uniform(0.9, 1.7))
+    return Pot(x, y, half, half * deep, float(np.sin(stage.pitch)) * 0.9)
 
 
 def _plant(
     picture: Image.Image,
+    plant: plants.Plant,
     pot: Pot,
-    tall: float,
-    stage: Stage,
+    view: View,
     sun: Sun,
-    condition: plants.Doing,
     steps: int,
     rng: np.random.Generator,
 ) -> None:
-    """A plant in its pot, or in the ground, with the cane it may be tied to."""
-    species = SPECIES[int(rng.integers(len(SPECIES)))]
+    """A plant in its pot, with the cane it may be tied to."""
     pen = ImageDraw.Draw(picture, "RGBA")
-    surroundings.shadow(picture, pot, int(rng.integers(14, 40)))
-    if rng.random() < 0.8:
-        surroundings.draw_pot(pen, pot, rng)
-    else:
-        surroundings.soil(pen, pot, rng)
-    if rng.random() < species.cane:
-        props.cane(pen, (pot.x, pot.y), tall, rng)
-    view = View(pot.x, pot.y, tall, stage.pitch)
-    plants.draw(plants.grow(species, condition(rng), rng), pen, view, sun, steps, rng)
+    surroundings.shadow(pen, pot, int(rng.integers(14, 40)))
+    surroundings.draw_pot(pen, pot, rng)
+    if rng.random() < plant.species.cane:
+        props.cane(pen, (pot.x, pot.y), view.scale, rng)
+    sketch.draw(plant, pen, view, sun, steps, rng)
 
 
 def _main_plant(
@@ -142,18 +142,37 @@ def _main_plant(
 ) -> None:
     """The plant the photo is about, and what stands beside and in front of it."""
     wide, high = picture.size
-    tall = high * rng.uniform(0.76, 0.94)
-    x, y = wide * rng.uniform(0.44, 0.56), high * rng.uniform(0.86, 0.96)
-    if rng.random() < 0.4:
-        _prop(picture, x, y, rng)
+    x, y = wide * rng.uniform(0.38, 0.62), high * rng.uniform(0.8, 0.93)
+    condition = plants.healthy(rng) if label == "healthy" else plants.wilting(rng)
+    plant = plants.grow(_species(rng), condition, rng)
+    tall = high * rng.uniform(0.6, 0.9) * _closer(plant)
     pot = _pot(x, y, tall, stage, rng)
-    condition = plants.healthy if label == "healthy" else plants.wilting
-    _plant(picture, pot, tall, stage, sun, condition, 9, rng)
     if rng.random() < 0.3:
-        card = (x + pot.half * rng.uniform(-0.8, 0.8), y + pot.half * pot.round * 0.6)
-        props.label(ImageDraw.Draw(picture), card, high * rng.uniform(0.08, 0.16), rng)
+        _prop(picture, x, y, rng)
+    _plant(picture, plant, pot, View(x, y, tall, stage.pitch), sun, _steps(plant), rng)
     if rng.random() < 0.3:
+        _card(picture, pot, rng)
+    if rng.random() < 0.25:
         _prop(picture, x, high * rng.uniform(0.95, 1.1), rng)
+
+
+def _closer(plant: plants.Plant) -> float:
+    """How much nearer one goes to photograph a plant that is low or has slumped."""
+    return (1.2 if plant.species.is_rosette else 1.0) * (1 + 0.2 * plant.condition.limp)
+
+
+def _steps(plant: plants.Plant) -> int:
+    """Pieces along a leaf: many where leaves are few and broad."""
+    if plant.species.lobes:
+        return 12
+    return 9 if len(plant.leaves.length) < 70 else 6
+
+
+def _card(picture: Image.Image, pot: Pot, rng: np.random.Generator) -> None:
+    """A label at the pot's rim."""
+    side = float(rng.choice([-1.0, 1.0])) * rng.uniform(0.5, 0.95)
+    at = (pot.x + side * pot.half, pot.y + pot.half * pot.round * 0.4)
+    props.label(ImageDraw.Draw(picture), at, picture.height * rng.uniform(0.06, 0.11), rng)
 
 
 def _prop(picture: Image.Image, x: float, y: float, rng: np.random.Generator) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 
 from backend.errors import LabelStudioError, NotAllowed, NotThere
 
-PAGE = 1000
+PAGE = 500
+"""Tasks in one list: on SQLite Label Studio fails at 1,000 ('Expression tree is too large')."""
 BATCH = 500
 """Predictions in one call: on SQLite nobody else can write meanwhile, for 5 s at the most."""
 ANNOTATION_FIELDS = "id,annotations,result,was_cancelled,ground_truth,updated_at"

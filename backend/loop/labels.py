@@ -45,8 +45,8 @@ def examples_of(seen: Observation, control: Control, embedded: Embedded) -> Exam
 def pool_of(seen: Observation, control: Control, embedded: Embedded, dim: int) -> Floats:
     """The embeddings of all images of a control, labeled or not: (m, d) float32."""
     found = [
-        embedded.vectors[address]
+        embedded.vectors[task.images[control.image_key]]
         for task in seen.tasks
-        if (address := task.images.get(control.image_key)) in embedded.vectors
+        if task.images.get(control.image_key) in embedded.vectors
     ]
     return np.stack(found) if found else np.zeros((0, dim), dtype=np.float32)

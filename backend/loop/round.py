@@ -119,7 +119,7 @@ class Round:
         self._report = report
         self._versions = resources.versions(record)
         self._clock = cards.Stopwatch()
-        self.memory = memory
+        self.memory: Memory | None = memory
 
     def run(self, ask: Ask) -> Outcome:
         """One turn of the loop.
@@ -148,7 +148,6 @@ class Round:
 
     def _nothing_to_do(self, memory: Memory, pulse: Pulse, ask: Ask) -> bool:
         """Whether the pulse shows that a full look would find nothing worth a round."""
-        memory = self.memory
         if ask.full or ask.forced or memory.live != (self._versions.live() or ""):
             return False
         if pulse == memory.pulse:

@@ -94,7 +94,12 @@ def train(job: TrainingJob) -> Head | None:
     if job.prototypes is None:
         return None
     return zero_shot_head(
-        names, job.prototypes, job.logit_scale, job.logit_bias, job.control.multiple
+        names,
+        job.prototypes,
+        job.logit_scale,
+        job.logit_bias,
+        job.control.multiple,
+        pool=job.pool,
     )
 
 

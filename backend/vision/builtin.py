@@ -62,7 +62,7 @@ def features(image: Image.Image) -> Array:
     from PIL import Image as Pillow
 
     small = image.resize((SIDE, SIDE), Pillow.Resampling.BOX, reducing_gap=2.0)
-    grey = np.asarray(small.convert("L"), dtype=np.float32) / 255
+    grey = np.asarray(small.convert("L"), dtype=np.float32) / np.float32(255)
     blocks = [_colour(small), _texture(grey), _shape(grey), _thumbnail(small)]
     return _unit(np.concatenate([_unit(block) for block in blocks]))
 
@@ -109,9 +109,10 @@ def _thumbnail(image: Image.Image) -> Array:
 
     tiny = np.asarray(image.resize((THUMBNAIL, THUMBNAIL), Pillow.Resampling.BOX)) / 255.0
     lab = np.asarray(rgb2lab(tiny), dtype=np.float32).reshape(-1, 3)
-    return (lab - lab.mean(axis=0)).ravel()
+    return np.asarray((lab - lab.mean(axis=0)).ravel(), dtype=np.float32)
 
 
 def _unit(block: npt.ArrayLike) -> Array:
     values = np.asarray(block, dtype=np.float32)
-    return values / max(float(np.linalg.norm(values)), 1e-8)
+    length = max(float(np.linalg.norm(values)), 1e-8)
+    return np.asarray(values / length, dtype=np.float32)

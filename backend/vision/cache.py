@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -83,7 +84,8 @@ class EmbeddingCache:
             StoreError: the disk is full, or the file cannot be written.
         """
         table = np.ascontiguousarray(vectors, dtype="<f4")
-        rows = [(encoder, digest, row.tobytes()) for digest, row in zip(digests, table, strict=True)]
+        pairs = zip(digests, table, strict=True)
+        rows = [(encoder, digest, row.tobytes()) for digest, row in pairs]
         self._write("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)", rows)
 
     def facts(self, references: Sequence[str]) -> dict[str, ImageFacts]:
@@ -107,7 +109,7 @@ class EmbeddingCache:
 
     def _select(
         self, query: str, keys: Sequence[str], first: tuple[str, ...]
-    ) -> Iterator[tuple[object, ...]]:
+    ) -> Iterator[tuple[Any, ...]]:
         for start in range(0, len(keys), VARIABLES):
             part = keys[start : start + VARIABLES]
             marks = ",".join("?" * len(part))

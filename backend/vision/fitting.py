@@ -12,15 +12,14 @@ from backend.vision.logistic import NEVER, ROUGH, Problems, solve
 
 Floats = npt.NDArray[np.float32]
 Flags = npt.NDArray[np.bool_]
-RIDGES = (1.0, 0.3, 0.1, 0.03, 0.01)
+RIDGES = (1.0, 0.2, 0.05, 0.01)
 """Strengths of the pull that are compared, for features of unit mean square length."""
-RIDGE_TEXT, RIDGE_MEANS = 1.0, 0.05
-"""The strength before there are labels enough to compare."""
+RIDGE_TEXT, RIDGE_MEANS = 2.0, 0.05
+"""The strength before there are labels enough to compare, see :func:`_default_ridge`."""
 MEANS_SCALE = 20.0
 """Logits per unit along a class mean: 1 / the assumed variance of a class in one direction."""
 TEMPERATURE_TEXT, TEMPERATURE_MEANS = 1.0, 1.5
 """The temperature that few labels are drawn to; means of few images are too sure of themselves."""
-PERCLASS=False;POW=1
 COMPARABLE = 5
 """Labels of every class from which on ridges are compared (reference/learning.md)."""
 CALIBRATABLE = 10
@@ -76,9 +75,7 @@ class Rows:
         else:
             prior = np.repeat(self.text[None], len(masks), axis=0)
             closed = np.zeros_like(given, dtype=np.bool_)
-        if PERCLASS: pulls=((1+given.mean(1,keepdims=True))/(1+given)).astype(np.float32)
-        else: pulls=np.ones_like(given)
-        return Problems(self.features, self.targets, masks, prior, pulls, closed, ridges, self.multiple)
+        return Problems(self.features, self.targets, masks, prior, closed, ridges, self.multiple)
 
 
 def class_means(rows: Rows, masks: Floats) -> Floats:
@@ -219,9 +216,15 @@ def _candidates(rows: Rows, kept: Choices | None) -> tuple[tuple[float, ...], st
     if kept is not None:
         return (kept.ridge,), "previous"
     if not _comparable(rows):
-        each = float(np.nan_to_num(rows.targets).sum(0).mean())
-        return (RIDGE_MEANS if rows.text is None else RIDGE_TEXT/(1+each)**POW,), "default"
+        return (_default_ridge(rows),), "default"
     return RIDGES, "cross-validation"
+
+
+def _default_ridge(rows: Rows) -> float:
+    """Class means grow with the labels and need little pull; names are trusted 1 / (1 + n̄)."""
+    if rows.text is None:
+        return RIDGE_MEANS
+    return RIDGE_TEXT / (1 + float(np.nan_to_num(rows.targets).sum(0).mean()))
 
 
 def _comparable(rows: Rows) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from tests.conftest import MakeBackend
-from tests.harness import Backend, Lab, choice_of, until
+from tests.harness import Backend, Lab, choice_of, data_uri, png, until
 
 
 def labeled_project(lab: Lab, backend: Backend, labels: int = 8, per_colour: int = 12) -> int:
@@ -199,3 +199,16 @@ def test_a_new_label_in_the_config_is_learned_without_forgetting(
     version = state["version"]
     of = [p for p in lab.predictions(project) if p["model_version"] == version]
     assert sum(choice_of(p) == lab.truth[p["task"]] for p in of) >= len(of) - 1
+
+
+def test_a_project_of_many_pages_is_read_and_predicted_whole(lab: Lab, backend: Backend) -> None:
+    """Label Studio lists tasks and takes predictions in pages; two of them, and a few more."""
+    project = lab.project()
+    images = [data_uri(png("red", number, size=8)) for number in range(3)]
+    rows = [{"image": images[number % 3]} for number in range(1100)]
+    lab.call("POST", f"/api/projects/{project}/import", json=rows)
+    lab.connect(project, backend.url)
+    state = backend.settled(project)
+    assert state["tasks"] == 1100
+    of = [p["task"] for p in lab.predictions(project) if p["model_version"] == state["version"]]
+    assert (len(of), len(set(of))) == (1100, 1100)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -70,7 +71,7 @@ def test_two_servers_with_the_same_project_number_do_not_mix(
     for person in (lab, other):
         tasks = person.add(mine, 10)
         person.connect(mine, backend.url)
-        until("a version", lambda p=person: all_ready(backend, p.url))
+        until("a version", partial(all_ready, backend, person.url))
         for task in tasks[:8]:
             truth = person.truth[task]
             person.truth[task] = truth if person is lab else swapped[truth]
@@ -85,7 +86,7 @@ def test_two_servers_with_the_same_project_number_do_not_mix(
     start = {"action": "START_TRAINING", "project": {"id": mine}}
     assert len(backend.http.post("/webhook", json=start).json()["projects"]) == 2
     for person in (lab, other):
-        until("eight labels are learned", lambda p=person: learned(backend, p.url, 8))
+        until("eight labels are learned", partial(learned, backend, person.url, 8))
         version = state_of(backend, person.url)["version"]
         of = [p for p in person.predictions(mine) if p["model_version"] == version]
         assert len(of) >= 12
