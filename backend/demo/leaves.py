@@ -1,4 +1,4 @@
-"""Leaves as small bent surfaces in space: where they hang, how the light falls on them, how they dry.
+"""Leaves as bent surfaces in space: where they hang, how light falls on them, how they dry.
 
 Space is measured in plant heights: x to the right, y towards the camera, z up. Angles are radians.
 """
@@ -127,9 +127,9 @@ def blades(leaves: Leaves, profile: Floats) -> tuple[Floats, Floats, Floats]:
     bare = (leaves.base, leaves.azimuth, leaves.rise, leaves.limp, leaves.length)
     rib = spines(*bare, len(profile) - 1)
     tangent = unit(np.gradient(rib, axis=1))
-    level = np.stack(
-        [-np.sin(leaves.azimuth), np.cos(leaves.azimuth), np.zeros(len(rib))], -1
-    )[:, None]
+    level = np.stack([-np.sin(leaves.azimuth), np.cos(leaves.azimuth), np.zeros(len(rib))], -1)[
+        :, None
+    ]
     up = np.cross(tangent, level)
     turn = leaves.fold[:, None, None]
     reach = (leaves.width[:, None] * profile)[..., None]

@@ -20,9 +20,11 @@ CASTS = {
 }
 """Gain on red, green and blue under each light of a greenhouse."""
 
-
 SHARES = (0.3, 0.2, 0.14, 0.16, 0.06, 0.14)
 """How common each light is."""
+
+SOFT = 0.5
+"""Share of the photos whose focus is not perfect."""
 
 SENT = 0.3
 """Share of the photos that were sent by a messenger, and compressed harder on the way."""
@@ -36,14 +38,15 @@ def photograph(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
     lit = np.asarray(toned, np.float32) * _light(picture.size, rng)[..., None]
     lit += (_glare(picture.size, rng) + _noise(picture.size, rng))[..., None]
     shot = Image.fromarray(np.clip(lit, 0, 255, out=lit).astype(np.uint8))
-    shot = shot.filter(ImageFilter.BoxBlur(rng.uniform(0.2, 0.75)))
+    if rng.random() < SOFT:
+        shot = shot.filter(ImageFilter.BoxBlur(rng.uniform(0.3, 0.8)))
     return _compress(shot, int(rng.integers(40, 75))) if rng.random() < SENT else shot
 
 
 def _tone(rng: np.random.Generator) -> tuple[float, ...]:
     """The light's colour and the camera's taste as a matrix: 3 rows of gains and an offset."""
     cast = np.array(list(CASTS.values())[int(rng.choice(len(CASTS), p=SHARES))])
-    gain = (1 + (cast - 1) * rng.uniform(0.1, 0.6)) * np.exp(rng.normal(0.04, 0.07))
+    gain = (1 + (cast - 1) * rng.uniform(0.1, 0.6)) * np.exp(rng.normal(0.08, 0.08))
     contrast, saturation = rng.uniform(0.92, 1.14), rng.uniform(0.9, 1.15)
     rich = np.eye(3) * saturation + (1 - saturation) / 3
     matrix = np.column_stack([contrast * rich * gain, np.full(3, 118 * (1 - contrast))])
@@ -69,7 +72,7 @@ def _glare(size: Size, rng: np.random.Generator) -> Pixels:
 
 def _noise(size: Size, rng: np.random.Generator) -> Pixels:
     """Sensor noise ``(rows, columns)``, in grey levels."""
-    return np.asarray(_crop(_grain(), size, rng) * np.float32(rng.uniform(1.5, 7)))
+    return np.asarray(_crop(_grain(), size, rng) * np.float32(rng.uniform(1.0, 6)))
 
 
 def _crop(tile: Pixels, size: Size, rng: np.random.Generator) -> Pixels:
@@ -85,7 +88,7 @@ def _grain() -> Pixels:
 
 @cache
 def _dapple() -> Pixels:
-    """Lumps of light of three sizes, mean 0 and spread about 1."""
+    """Lumps of light of two sizes, mean 0 and spread about 1."""
     rng = np.random.default_rng(2)
     return np.asarray(0.8 * clouds(5, 5, rng) + 0.5 * clouds(16, 16, rng))
 

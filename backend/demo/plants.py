@@ -13,7 +13,6 @@ GOLDEN = np.radians(137.5)
 """The angle between one leaf and the next on a stem."""
 
 
-
 @dataclass(frozen=True)
 class Condition:
     """How a plant is doing; every value 0 to 1.
@@ -56,13 +55,13 @@ class Plant:
 
 def healthy(rng: np.random.Generator) -> Condition:
     """A plant that stands: at worst a few old leaves have turned."""
-    blemish = rng.uniform(0.06, 0.25) if rng.random() < 0.3 else 0.0
+    blemish = rng.uniform(0.06, 0.3) if rng.random() < 0.35 else 0.0
     return Condition(rng.uniform(0.0, 0.08), 0.0, 0.0, rng.uniform(0.1, 0.5), blemish)
 
 
 def wilting(rng: np.random.Generator) -> Condition:
     """A plant that hangs: one that is still green hangs a lot, one that has dried perhaps less."""
-    green = rng.random() < 0.22
+    green = rng.random() < 0.25
     decay = rng.uniform(0.0, 0.1) if green else rng.uniform(0.25, 0.8)
     limp = rng.uniform(0.78, 1.0) if green else rng.uniform(0.6, 1.0)
     curl = limp * rng.uniform(0.3, 0.9)
@@ -120,8 +119,9 @@ def _hang(
     """Leaves of these ages and lengths with the posture and the colour of the plant's condition."""
     n = len(age)
     limp = np.clip(condition.limp * rng.uniform(0.65, 1.2, n), 0, 1)
+    fall = rng.uniform(0.7, 1.4, n) + 0.6 * species.is_grassy  # a blade of grass goes flat
     low, high = np.radians(species.leaf_rise)
-    rise = high + (low - high) * age + rng.normal(0, 0.12, n) - limp * rng.uniform(0.7, 1.4, n)
+    rise = high + (low - high) * age + rng.normal(0, 0.12, n) - limp * fall
     curl = np.clip(condition.curl * rng.uniform(0.6, 1.3, n), 0, 1)
     width = length * species.slim * (1 - 0.5 * curl) * rng.normal(1, 0.08, n)
     fold = rng.uniform(0.05, 0.45, n) * (1 - condition.limp) - 1.25 * curl
@@ -138,8 +138,8 @@ def _hang(
 
 def _dull(colour: Floats, condition: Condition) -> Floats:
     """The colour with less life in it, as a limp leaf has."""
-    grey = colour.mean() * 0.95
-    return np.asarray(colour + (grey - colour) * 0.22 * condition.limp)
+    grey = colour.mean() * np.array([0.98, 0.92, 0.74])
+    return np.asarray(colour + (grey - colour) * 0.34 * condition.limp)
 
 
 def _along(path: Floats, place: Floats) -> Floats:

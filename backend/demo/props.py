@@ -1,4 +1,4 @@
-"""Things that get in the way: labels, canes, cans, tools, a gloved hand, a leaf close to the lens."""
+"""Things that get in the way: labels, canes, cans, tools, a hand, a leaf close to the lens."""
 
 from __future__ import annotations
 
@@ -27,8 +27,13 @@ def label(pen: Pen, at: tuple[float, float], size: float, rng: np.random.Generat
     card = pick(rng, ((240, 238, 228), (238, 214, 70), (206, 170, 120), (220, 80, 60)))
     top = y - size
     pen.polygon(
-        [(x - wide, top), (x + wide, top), (x + wide + lean, y - size * 0.3), (x + lean, y),
-         (x - wide + lean, y - size * 0.3)],
+        [
+            (x - wide, top),
+            (x + wide, top),
+            (x + wide + lean, y - size * 0.3),
+            (x + lean, y),
+            (x - wide + lean, y - size * 0.3),
+        ],
         fill=ink(card),
     )
     for line in range(1, 4):
@@ -60,8 +65,10 @@ def bottle(pen: Pen, at: tuple[float, float], size: float, rng: np.random.Genera
     for strip, light in zip((-1.0, -0.5, 0.0, 0.5), (0.75, 1.05, 0.95, 0.7), strict=True):
         left = x + strip * wide
         pen.rectangle((left, y - size * 0.7, left + wide * 0.5, y), fill=ink(paint, light))
-    pen.polygon([(x - wide, y - size * 0.7), (x + wide, y - size * 0.7), (x, y - size)],
-                fill=ink(paint, 0.85))
+    pen.polygon(
+        [(x - wide, y - size * 0.7), (x + wide, y - size * 0.7), (x, y - size)],
+        fill=ink(paint, 0.85),
+    )
     head = pick(rng, THINGS)
     pen.rectangle((x - wide, y - size * 1.12, x + wide * 0.5, y - size * 0.92), fill=ink(head))
 

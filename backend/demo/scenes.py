@@ -9,14 +9,18 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from backend.demo import plants, props, sketch, surroundings
-from backend.demo.leaves import Floats, Sun, View, unit
+from backend.demo.leaves import Sun, View, unit
 from backend.demo.photograph import photograph
 from backend.demo.species import SPECIES, Species
 from backend.demo.surroundings import Pot, Stage
 
 SIZES = ((320, 240), (320, 240), (320, 214), (304, 228), (336, 252), (240, 304), (288, 272))
 BLOCK = ("healthy",) * 11 + ("wilting",) * 9
+"""The labels of every 20 scenes, before they are shuffled."""
+
 HAZES = ((150, 156, 156), (176, 184, 182), (206, 210, 206), (190, 186, 172), (122, 130, 124))
+"""RGB of the bright damp air between the camera and the background."""
+
 FINE = 2
 """The main plant is drawn this many times larger, then shrunk to smooth its edges."""
 
@@ -61,7 +65,7 @@ def _scene(label: str, rng: np.random.Generator) -> Image.Image:
     """One photo: the surroundings out of focus, the plant in focus, things in front, the camera."""
     stage, sun = _stage(rng), _sun(rng)
     picture = _behind(stage, sun, rng)
-    picture = picture.resize((stage.width * FINE, stage.height * FINE), Image.Resampling.BILINEAR)
+    picture = picture.resize((stage.width * FINE, stage.height * FINE), Image.Resampling.NEAREST)
     _main_plant(picture, stage, sun, label, rng)
     picture = picture.reduce(FINE)
     if rng.random() < 0.2:
@@ -106,7 +110,8 @@ def _neighbour(
     tall = stage.height * (0.2 + 0.25 * depth) * rng.uniform(0.7, 1.2)
     pot = _pot(rng.uniform(0, stage.width), foot, tall, stage, rng)
     condition = plants.wilting(rng) if rng.random() < 0.2 else plants.healthy(rng)
-    _plant(picture, plants.grow(_species(rng), condition, rng), pot, View(pot.x, pot.y, tall, stage.pitch), sun, 4, rng)
+    plant, view = plants.grow(_species(rng), condition, rng), View(pot.x, pot.y, tall, stage.pitch)
+    _plant(picture, plant, pot, view, sun, 4, rng)
 
 
 def _species(rng: np.random.Generator) -> Species:
@@ -142,10 +147,10 @@ def _main_plant(
 ) -> None:
     """The plant the photo is about, and what stands beside and in front of it."""
     wide, high = picture.size
-    x, y = wide * rng.uniform(0.38, 0.62), high * rng.uniform(0.8, 0.93)
+    x, y = wide * rng.uniform(0.42, 0.58), high * rng.uniform(0.8, 0.93)
     condition = plants.healthy(rng) if label == "healthy" else plants.wilting(rng)
     plant = plants.grow(_species(rng), condition, rng)
-    tall = high * rng.uniform(0.6, 0.9) * _closer(plant)
+    tall = high * rng.uniform(0.64, 0.9) * _closer(plant)
     pot = _pot(x, y, tall, stage, rng)
     if rng.random() < 0.3:
         _prop(picture, x, y, rng)

@@ -1,4 +1,4 @@
-"""Drawing one grown plant with a pen: leaves in the order of their distance, stems, fruits, flowers."""
+"""Drawing one grown plant with a pen: leaves by their distance, stems, fruits, flowers."""
 
 from __future__ import annotations
 
@@ -13,8 +13,14 @@ from backend.demo.plants import Plant
 from backend.demo.surroundings import Pen, ink
 
 RIPE = ((196, 44, 30), (222, 130, 30), (70, 120, 40), (214, 188, 50))
-PETALS = ((226, 60, 80), (240, 190, 40), (236, 232, 226), (190, 90, 190), (240, 130, 50),
-          (120, 90, 200))
+PETALS = (
+    (226, 60, 80),
+    (240, 190, 40),
+    (236, 232, 226),
+    (190, 90, 190),
+    (240, 130, 50),
+    (120, 90, 200),
+)
 MARGIN = 0.68
 """Where on a variegated leaf, from the midrib to the edge, the green ends and the cream begins."""
 
@@ -98,9 +104,9 @@ def _shapes(
         _veins(plant, flat_rib, flat_edges),
         _inks(hearts),
         _inks(colours.mean((1, 2)) * 1.12 + 10),
+        [max(1, round(view.scale / 180))] * len(rib),
     )
-    line = max(1, round(view.scale / 180))
-    return [_Shape(*row, line) for row in zip(*columns, strict=True)], rib[:, steps // 2, 1]
+    return [_Shape(*row) for row in zip(*columns, strict=True)], rib[:, steps // 2, 1]
 
 
 def _colours(
@@ -110,7 +116,9 @@ def _colours(
     light, shine = foliage.shades(normals, sun, view.toward(), plant.condition.gloss)
     inner = _inner(rib)[:, None, None]
     lit = foliage.paint(plant.leaves, light.shape[-1], rng) * (light * inner * 1.3)[..., None]
-    hearts = plant.leaves.tint * (light * inner).mean((1, 2))[:, None] * 1.25
+    dry = np.clip(plant.leaves.decay * 1.2, 0, 0.9)
+    hearts = foliage.blend(plant.leaves.tint, foliage.STRAW, dry)
+    hearts = hearts * (light * inner).mean((1, 2))[:, None] * 1.25
     return lit + (shine * inner * 150)[..., None], hearts
 
 
@@ -185,9 +193,11 @@ def _ball(pen: Pen, x: float, y: float, size: float, colour: Floats) -> None:
 
 def _draw_flowers(plant: Plant, pen: Pen, view: View, rng: np.random.Generator) -> None:
     fresh = np.array(PETALS[int(rng.integers(len(PETALS)))], float)
-    colour = fresh * (1 - 0.3 * plant.condition.decay)
+    withered = plant.condition.limp * rng.uniform(0.2, 0.9)
+    colour = foliage.blend(fresh, foliage.BROWN, np.array(withered * 0.6))
+    full = view.scale * (1 - 0.4 * withered)
     for x, y in view.project(plant.tips).tolist():
-        _flower(pen, x, y, view.scale * rng.uniform(0.045, 0.075), colour, rng)
+        _flower(pen, x, y, full * rng.uniform(0.045, 0.075), colour, rng)
 
 
 def _flower(

@@ -8,6 +8,7 @@ import numpy as np
 
 from backend.demo.leaves import Floats
 
+Rgb = tuple[int, int, int]
 Span = tuple[float, float]
 """The lowest and the highest value of something drawn at random."""
 
@@ -65,6 +66,11 @@ class Species:
         """Whether all leaves start at the soil, so that the plant stays low."""
         return self.stem_length[1] < 0.1
 
+    @property
+    def is_grassy(self) -> bool:
+        """Whether its leaves are long and narrow."""
+        return self.slim < 0.05
+
     def profile(self, steps: int) -> Floats:
         """Half widths ``(steps + 1,)`` along a leaf, 0 to 1, the stalk first."""
         along = np.linspace(0, 1, steps + 1)
@@ -101,23 +107,23 @@ SPECIES = (
             (0.16, 0.24), 0.12, 0.7, 0.1, 0.9, bloom=0.95),
     Species("tulip", (5, 8), (72, 88), (0.7, 0.95), 0.05, 0.8, (3, 4), 0.02, (55, 78), 0.14,
             (0.5, 0.7), 0.1, 0.8, 0.0, 0.75, bloom=1.0),
-    Species("rubber plant", (2, 3), (80, 90), (0.75, 0.9), 0.03, 0.35, (8, 12), 0.15, (20, 70), 0.12,
-            (0.3, 0.4), 0.22, 0.7, 0.15, 0.9),
+    Species("rubber plant", (2, 3), (80, 90), (0.75, 0.9), 0.03, 0.35, (8, 12), 0.15, (20, 70),
+            0.12, (0.3, 0.4), 0.22, 0.7, 0.15, 0.9),
     Species("seedlings", (9, 14), (70, 90), (0.35, 0.6), 0.06, 0.9, (3, 5), 0.6, (15, 55), 0.15,
             (0.16, 0.26), 0.26, 0.9, 0.15, 0.9),
 )
 # fmt: on
 
-TINTS = (
-    ((34, 84, 34), (72, 132, 56), 6.0),  # deep green
-    ((70, 128, 44), (120, 172, 72), 6.0),  # fresh green
-    ((58, 104, 84), (104, 146, 124), 0.8),  # blue green
-    ((112, 120, 58), (146, 148, 84), 0.4),  # olive
-    ((168, 164, 48), (206, 196, 84), 0.5),  # golden variety
-    ((132, 168, 44), (170, 196, 70), 0.9),  # lime variety
-    ((84, 32, 46), (136, 56, 70), 0.6),  # red leaved
-    ((92, 48, 50), (142, 82, 70), 0.4),  # bronze
-    ((128, 146, 118), (164, 176, 150), 0.4),  # silver
+TINTS: tuple[tuple[Rgb, Rgb, float], ...] = (
+    ((34, 84, 34), (72, 132, 56), 5.5),  # deep green
+    ((70, 128, 44), (120, 172, 72), 5.5),  # fresh green
+    ((58, 104, 84), (104, 146, 124), 0.9),  # blue green
+    ((112, 120, 58), (146, 148, 84), 0.5),  # olive
+    ((182, 176, 42), (214, 204, 72), 0.7),  # golden variety
+    ((132, 168, 44), (170, 196, 70), 1.0),  # lime variety
+    ((84, 32, 46), (136, 56, 70), 0.8),  # red leaved
+    ((70, 36, 66), (122, 62, 108), 0.5),  # purple
+    ((112, 146, 122), (146, 180, 156), 0.5),  # silver
 )
 """Dark and light RGB of every leaf colour a healthy plant may have, and how common it is."""
 
@@ -126,4 +132,5 @@ def tint(rng: np.random.Generator) -> Floats:
     """The leaf colour ``(3,)`` of one plant, RGB 0 to 255."""
     shares = np.array([weight for *_, weight in TINTS])
     dark, light, _ = TINTS[rng.choice(len(TINTS), p=shares / shares.sum())]
-    return np.asarray(dark) + (np.asarray(light) - np.asarray(dark)) * rng.random()
+    low, high = np.array(dark), np.array(light)
+    return np.asarray(low + (high - low) * rng.random(), np.float64)

@@ -18,8 +18,17 @@ SKIES = ((226, 234, 238), (198, 214, 226), (236, 226, 202), (170, 186, 178), (12
 FRAMES = ((238, 240, 238), (120, 126, 124), (70, 82, 74), (150, 118, 84))
 WALLS = ((206, 202, 190), (150, 116, 100), (120, 116, 110), (96, 104, 98), (176, 168, 150))
 GREENS = ((40, 78, 36), (74, 118, 50), (110, 146, 66), (58, 92, 70), (140, 150, 70), (96, 70, 60))
-THINGS = ((190, 60, 44), (44, 92, 160), (232, 200, 60), (230, 230, 224), (60, 62, 66),
-          (160, 100, 60), (40, 130, 120), (222, 120, 50), (140, 60, 110))
+THINGS = (
+    (190, 60, 44),
+    (44, 92, 160),
+    (232, 200, 60),
+    (230, 230, 224),
+    (60, 62, 66),
+    (160, 100, 60),
+    (40, 130, 120),
+    (222, 120, 50),
+    (140, 60, 110),
+)
 SURFACES = {
     "wood": ((150, 128, 104), (112, 94, 76), (188, 168, 142)),
     "gravel": ((150, 146, 138), (122, 112, 100), (176, 170, 156)),
@@ -27,8 +36,16 @@ SURFACES = {
     "metal": ((150, 156, 158), (110, 116, 116), (182, 186, 184)),
     "matting": ((60, 62, 64), (84, 96, 88), (120, 124, 120)),
 }
-POTS = ((176, 92, 58), (198, 120, 80), (44, 44, 46), (226, 222, 212), (52, 78, 124), (86, 104, 78),
-        (134, 80, 56), (150, 150, 146))
+POTS = (
+    (176, 92, 58),
+    (198, 120, 80),
+    (44, 44, 46),
+    (226, 222, 212),
+    (52, 78, 124),
+    (86, 104, 78),
+    (134, 80, 56),
+    (150, 150, 146),
+)
 
 
 @dataclass(frozen=True)
@@ -56,7 +73,7 @@ def pick(rng: np.random.Generator, colours: tuple[tuple[int, int, int], ...]) ->
 
 def ink(colour: Floats, light: float = 1.0) -> tuple[int, int, int]:
     """A colour the pen takes."""
-    red, green, blue = np.clip(colour * light, 0, 255).astype(int).tolist()
+    red, green, blue = (min(max(int(part * light), 0), 255) for part in colour.tolist())
     return red, green, blue
 
 
@@ -106,7 +123,7 @@ def _far_row(pen: Pen, stage: Stage, rng: np.random.Generator) -> None:
 
 
 def _thing(pen: Pen, stage: Stage, rng: np.random.Generator) -> None:
-    """Something of the trade, far enough to be a shape: a lamp, a bag, a barrel, a person's coat."""
+    """Something of the trade, far enough to be a mere shape: a lamp, a bag, a barrel."""
     wide, tall = stage.height * rng.uniform(0.03, 0.16, 2)
     x, y = rng.uniform(0, stage.width), stage.edge * rng.uniform(0.1, 1.1)
     fill = ink(pick(rng, THINGS if rng.random() < 0.7 else GREENS))
@@ -158,7 +175,9 @@ def _litter(pen: Pen, stage: Stage, rng: np.random.Generator) -> None:
         x, y = rng.uniform(0, stage.width), rng.uniform(stage.edge + 3, stage.height)
         size = rng.uniform(0.8, 4.5)
         tone = np.array([(70, 50, 36), (150, 110, 50), (60, 90, 40)][int(rng.integers(3))])
-        pen.ellipse((x - size * 1.5, y - size * 0.6, x + size * 1.5, y + size * 0.6), fill=ink(tone))
+        pen.ellipse(
+            (x - size * 1.5, y - size * 0.6, x + size * 1.5, y + size * 0.6), fill=ink(tone)
+        )
 
 
 @cache
@@ -168,8 +187,8 @@ def _texture(kind: str) -> Pixels:
     fine = {"wood": (6, 170), "gravel": (190, 250), "soil": (200, 260), "metal": (3, 300)}
     across, down = fine.get(kind, (256, 256))
     rough = {"gravel": 0.2, "soil": 0.26, "wood": 0.1}.get(kind, 0.07)
-    layers = ((across, down, rough), (12, 12, 0.08))
-    return sum((clouds(w, h, rng) * weight for w, h, weight in layers), np.float32(1.0))
+    grain, lumps = clouds(across, down, rng), clouds(12, 12, rng)
+    return np.asarray(1 + np.float32(rough) * grain + np.float32(0.08) * lumps)
 
 
 def clouds(across: int, down: int, rng: np.random.Generator) -> Pixels:
@@ -181,7 +200,7 @@ def clouds(across: int, down: int, rng: np.random.Generator) -> Pixels:
 
 @dataclass(frozen=True)
 class Pot:
-    """A pot in pixels: its rim's middle, half the rim's width, its height, how round the rim looks."""
+    """A pot in pixels: middle and half width of its rim, its height, how round the rim is."""
 
     x: float
     y: float
@@ -218,6 +237,7 @@ def draw_pot(pen: Pen, pot: Pot, rng: np.random.Generator) -> None:
 
 def _stave(pot: Pot, left: float, right: float, narrow: float) -> list[tuple[float, float]]:
     """One strip of the pot's wall."""
+
     def place(across: float, low: bool) -> tuple[float, float]:
         sink = pot.half * pot.round * (1 - across * across) ** 0.5
         width = pot.half * (narrow if low else 1.0)
@@ -227,7 +247,7 @@ def _stave(pot: Pot, left: float, right: float, narrow: float) -> list[tuple[flo
 
 
 def soil(pen: Pen, pot: Pot, rng: np.random.Generator) -> None:
-    """The soil in a pot or a mound of it, with crumbs."""
+    """The soil in a pot, with crumbs."""
     wide, deep = pot.half * 0.95, pot.half * 0.95 * pot.round
     earth = pick(rng, SURFACES["soil"])
     pen.ellipse((pot.x - wide, pot.y - deep, pot.x + wide, pot.y + deep), fill=ink(earth, 0.8))

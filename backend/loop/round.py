@@ -93,11 +93,19 @@ class Outcome:
 
 @dataclass
 class Memory:
-    """What a process remembers of a project, to answer the next wake-up cheaply."""
+    """What a process remembers of a project, to answer the next wake-up cheaply.
+
+    Attributes:
+        pulse: as the lists showed it.
+        live: the live version then.
+        outcome: of that look.
+        pushed: there is a prediction of the live version: Label Studio can follow it.
+    """
 
     pulse: Pulse
     live: str
     outcome: Outcome
+    pushed: bool
 
 
 class Round:
@@ -139,9 +147,9 @@ class Round:
         self._clock.lap("observe")
         trained = self._train_if_wanted(seen, ask)
         live = self._versions.live() or ""
-        left = self._push(seen, live)
+        pushed, left = self._push(seen, live)
         outcome = self._outcome(seen, live, trained, left)
-        self.memory = Memory(seen.pulse, live, outcome)
+        self.memory = Memory(seen.pulse, live, outcome, pushed)
         return outcome
 
     # -- deciding ---------------------------------------------------------------------------
@@ -163,7 +171,8 @@ class Round:
     def _still(self, memory: Memory, pulse: Pulse) -> Outcome:
         """The last outcome, with the labels that came since counted as waiting."""
         last = memory.outcome
-        pushing.point(self._connection, last.version, pulse)
+        if memory.pushed:
+            pushing.point(self._connection, last.version, pulse)
         new = max(0, pulse.annotations - memory.pulse.annotations)
         changed = int(pulse != memory.pulse)
         return replace(
@@ -296,8 +305,12 @@ class Round:
 
     # -- pushing ----------------------------------------------------------------------------
 
-    def _push(self, seen: Observation, live: str) -> Counter[str]:
-        """Every open task has one prediction of the live version, and the queue follows it."""
+    def _push(self, seen: Observation, live: str) -> tuple[bool, Counter[str]]:
+        """Every open task has one prediction of the live version, and the queue follows it.
+
+        Returns:
+            whether there is any prediction, and the images that could not be read, by reason.
+        """
         self._report("pushing", 0.0)
         encoder = self._resources.encoder(self._versions.card(live).encoder["setting"])
         embedded = self._embed(seen, encoder, "pushing")
@@ -305,10 +318,11 @@ class Round:
         there, wanted = pushing.missing(self._connection, live, (task.id for task in open_tasks))
         if wanted:
             self._push_missing(seen, live, open_tasks, wanted, embedded)
-        if there or wanted:
+        pushed = bool(there or wanted)
+        if pushed:
             pushing.point(self._connection, live, seen.pulse)
         self._clock.lap("push")
-        return unreadable(seen.tasks, seen.config.controls, embedded)
+        return pushed, unreadable(seen.tasks, seen.config.controls, embedded)
 
     def _push_missing(
         self,

@@ -12,7 +12,7 @@ from backend.vision.logistic import NEVER, ROUGH, Problems, solve
 
 Floats = npt.NDArray[np.float32]
 Flags = npt.NDArray[np.bool_]
-RIDGES = (1.0, 0.2, 0.05, 0.01)
+RIDGES = (0.5, 0.07, 0.01)
 """Strengths of the pull that are compared, for features of unit mean square length."""
 RIDGE_TEXT, RIDGE_MEANS = 2.0, 0.05
 """The strength before there are labels enough to compare, see :func:`_default_ridge`."""

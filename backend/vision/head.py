@@ -26,6 +26,8 @@ LITTLE_CHANGE = 0.9
 """Share of today's rows that the previous head knew, above which its choices are kept."""
 SMOOTHING = 10.0
 """Images at the origin that the centre of the embeddings is averaged with, for tiny projects."""
+NARROWEST = 1e-3
+"""Spread at least, for images that are all the same."""
 SAMPLE = 2000
 """Images at most from which thresholds are set."""
 ARRAYS, REST = "head.safetensors", "head.json"
@@ -199,14 +201,16 @@ def save_head(head: Head, folder: Path) -> None:
     Raises:
         StoreError: the disk is full, or the folder cannot be written.
     """
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    rest = {k: v for k, v in asdict(head).items() if k not in ("weight", "bias")}
+    rest = asdict(head)
+    arrays = {name: np.ascontiguousarray(rest.pop(name)) for name in ("weight", "bias")}
     try:
-        save_file({"weight": head.weight, "bias": head.bias}, folder / ARRAYS)
+        save_file(arrays, folder / ARRAYS)
         (folder / REST).write_text(json.dumps(rest, ensure_ascii=False, indent=1), "utf-8")
-    except OSError as error:
-        raise StoreError(f"{folder} cannot be written: {error.strerror}.") from error
+    except (OSError, SafetensorError) as error:
+        raise StoreError(f"The model cannot be written to {folder} ({error}).") from error
 
 
 def load_head(folder: Path) -> Head:
@@ -296,8 +300,9 @@ class _Frame:
     def of(cls, pool: Floats) -> _Frame:
         """Of (m, d) embeddings, m ≥ 1; few are drawn to the origin, so that one is not its own."""
         centre = pool.sum(0) / (len(pool) + SMOOTHING)
-        spread = math.sqrt(float(((pool - centre) ** 2).sum(1).mean()))
-        return cls(centre.astype(np.float32), spread or 1.0)
+        squares = float(np.linalg.norm(pool)) ** 2 / len(pool) + float(centre @ centre)
+        spread = math.sqrt(max(0.0, squares - 2 * float(pool.mean(0) @ centre)))
+        return cls(centre.astype(np.float32), max(spread, NARROWEST))
 
     def features(self, embeddings: Floats) -> Floats:
         """(n, d) → (n, d + 1), the last column 1."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float32]
 NEVER = -1e4
 """Logit of a label that cannot be: its probability is 0 in float32, and sums stay finite."""
-CURVATURE = 0.1
+CURVATURE = 0.05
 """Mean p(1 − p) that the preconditioner assumes: between the bound 1/4 and what a fit ends with."""
 EXACT, ROUGH = 1e-6, 1e-4
 """How far from its optimum a fit may stop, in nats per row; ROUGH is for comparing ridges."""
@@ -98,7 +98,6 @@ class _Objective:
         self.sizes = rows.sum(1).clamp(min=1)  # (F)
         asked = torch.from_numpy(~np.isnan(problems.targets))  # (n, K)
         used = asked[:, None] & torch.from_numpy(~problems.closed)  # (n, F, K)
-        self.rows = rows.T[:, None]  # (n, 1, F)
         self.weights = (used * rows.T[..., None])[:, None]  # (n, 1, F, K)
         self.targets = torch.from_numpy(np.nan_to_num(problems.targets))[:, None, None]
         self.offsets = torch.einsum("nr,fkr->nfk", self.features, self.prior)[:, None]
@@ -196,8 +195,8 @@ def _searched(oracle: Oracle, here: _Place, way: torch.Tensor, active: torch.Ten
     while True:
         point = here.point + length[:, None, None] * way
         there = _Place(point, *oracle(point))
-        noise = NOISE * here.value
-        failed = there.value > here.value + SUFFICIENT * length * slope + noise
+        enough = here.value * (1 + NOISE) + SUFFICIENT * length * slope
+        failed = ~(there.value <= enough) & (length > 0)
         if not failed.any():
             return there
         length = (length * (1 - 0.5 * failed)) * (length > SHORTEST)

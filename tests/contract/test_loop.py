@@ -212,3 +212,18 @@ def test_a_project_of_many_pages_is_read_and_predicted_whole(lab: Lab, backend: 
     assert state["tasks"] == 1100
     of = [p["task"] for p in lab.predictions(project) if p["model_version"] == state["version"]]
     assert (len(of), len(set(of))) == (1100, 1100)
+
+
+def test_a_project_without_tasks_is_connected_and_waits_for_them(
+    lab: Lab, backend: Backend
+) -> None:
+    project = lab.project()
+    lab.connect(project, backend.url)
+    version = backend.settled(project)["version"]
+    wake = {"action": "PROJECT_UPDATED", "project": {"id": project}}
+    for _ in range(3):
+        backend.http.post("/webhook", json=wake)
+        time.sleep(0.7)
+    assert backend.project(project)["round"] == {"state": "idle", "progress": 1.0, "error": None}
+    lab.add(project, 2)
+    until("the queue follows", lambda: lab.info(project)["model_version"] == version)

@@ -21,11 +21,11 @@ STOCK = str(Path(sys.executable).parent / "label-studio-ml")
 @pytest.fixture(scope="module")
 def second(make_studio: MakeStudio) -> Studio:
     """Another Label Studio, where legacy tokens are off, as in new installations."""
-    return make_studio(LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN="false")
+    return make_studio()
 
 
 def personal_token(studio: Studio) -> str:
-    """A personal access token, made as the account page makes it."""
+    """A personal access token, made as the account page makes it; legacy tokens are turned off."""
     from backend.demo.studio import EMAIL
 
     with httpx.Client(base_url=studio.url, trust_env=False, timeout=60) as browser:
@@ -38,6 +38,9 @@ def personal_token(studio: Studio) -> str:
         headers["X-CSRFToken"] = browser.cookies["csrftoken"]
         made = browser.post("/api/token/", json={}, headers=headers)
         assert made.status_code == 201, made.text
+        switch = {"api_tokens_enabled": True, "legacy_api_tokens_enabled": False}
+        done = browser.post("/api/jwt/settings", json=switch, headers=headers)
+        assert done.status_code < 300, done.text
         return str(made.json()["token"])
 
 
