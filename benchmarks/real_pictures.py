@@ -4,8 +4,8 @@
 
 FOLDER holds ``images/`` and ``annotations.json`` (``{"images": [{"file", "labels": [one]}]}``). The
 annotator answers what /next serves; accuracy is that of the pushed predictions on all tasks that
-were never labeled. Beside it: scikit-learn's LogisticRegression (C=100, better than its default here) on
-the same embedding and as many random labels, mean of ten draws.
+were never labeled. Beside it: scikit-learn's LogisticRegression (C=100, better than its default
+here) on the same embedding and as many random labels, mean of ten draws.
 """
 
 from __future__ import annotations

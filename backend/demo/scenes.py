@@ -85,7 +85,8 @@ def _sun(rng: np.random.Generator) -> Sun:
 
 def _behind(stage: Stage, sun: Sun, rng: np.random.Generator) -> Image.Image:
     """The greenhouse, the bench and the neighbours, the farther the softer."""
-    far = surroundings.backdrop(stage, rng).filter(ImageFilter.BoxBlur(rng.uniform(3, 8)))
+    far = Image.new("RGB", (stage.width, stage.height))
+    far.paste(surroundings.backdrop(stage, rng).filter(ImageFilter.BoxBlur(rng.uniform(3, 8))))
     surroundings.bench(far, stage, rng)
     haze = HAZES[int(rng.integers(len(HAZES)))]
     far = Image.blend(far, Image.new("RGB", far.size, haze), rng.uniform(0.4, 0.68))
@@ -111,7 +112,7 @@ def _neighbour(
     pot = _pot(rng.uniform(0, stage.width), foot, tall, stage, rng)
     condition = plants.wilting(rng) if rng.random() < 0.2 else plants.healthy(rng)
     plant, view = plants.grow(_species(rng), condition, rng), View(pot.x, pot.y, tall, stage.pitch)
-    _plant(picture, plant, pot, view, sun, 4, rng)
+    _plant(picture, plant, pot, view, sun, 3, rng)
 
 
 def _species(rng: np.random.Generator) -> Species:
@@ -169,7 +170,7 @@ def _closer(plant: plants.Plant) -> float:
 def _steps(plant: plants.Plant) -> int:
     """Pieces along a leaf: many where leaves are few and broad."""
     if plant.species.lobes:
-        return 12
+        return 11
     return 9 if len(plant.leaves.length) < 70 else 6
 
 

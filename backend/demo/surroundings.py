@@ -78,11 +78,12 @@ def ink(colour: Floats, light: float = 1.0) -> tuple[int, int, int]:
 
 
 def backdrop(stage: Stage, rng: np.random.Generator) -> Image.Image:
-    """The greenhouse behind the bench, sharp: glass or a wall, far rows of plants, things."""
+    """The greenhouse down to the bench, sharp: glass or a wall, far rows of plants, things."""
     top, bottom = _light(rng), _light(rng) * rng.uniform(0.45, 0.9)
-    ramp = np.linspace(0, 1, stage.height)[:, None, None] ** rng.uniform(0.6, 1.6)
+    deep = int(stage.edge) + 8
+    ramp = np.linspace(0, 1, deep)[:, None, None] ** rng.uniform(0.6, 1.6)
     rows = (top + (bottom - top) * ramp).astype(np.uint8)
-    picture = Image.fromarray(np.broadcast_to(rows, (stage.height, stage.width, 3)).copy())
+    picture = Image.fromarray(np.broadcast_to(rows, (deep, stage.width, 3)).copy())
     pen = ImageDraw.Draw(picture, "RGBA")
     _frames(pen, stage, rng)
     for _ in range(int(rng.integers(0, 4))):

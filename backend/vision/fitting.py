@@ -21,7 +21,7 @@ MEANS_SCALE = 20.0
 TEMPERATURE_TEXT, TEMPERATURE_MEANS = 1.0, 1.5
 """The temperature that few labels are drawn to; means of few images are too sure of themselves."""
 COMPARABLE = 5
-"""Labels of every class from which on ridges are compared (reference/learning.md)."""
+"""Times each label was given from which on ridges are compared (reference/learning.md)."""
 CALIBRATABLE = 10
 """Rows below which nothing is held out."""
 SUBSET = 1000
@@ -228,12 +228,16 @@ def _default_ridge(rows: Rows) -> float:
 
 
 def _comparable(rows: Rows) -> bool:
-    """Whether every label that was given at all was given (``multiple``: and denied) enough."""
+    """Whether every label was given (``multiple``: and denied) often enough to compare ridges.
+
+    A label without any example cannot be predicted and does not count, unless it has a name: no
+    comparison would notice that a weak pull makes the model forget it.
+    """
     given = np.nan_to_num(rows.targets).sum(0)
     enough = given >= COMPARABLE
     if rows.multiple:
         enough &= np.nan_to_num(1 - rows.targets).sum(0) >= COMPARABLE
-    return bool(enough[given > 0].all()) and bool((given > 0).any())
+    return bool(enough.all() if rows.text is not None else enough[given > 0].all())
 
 
 def _out_of_fold(rows: Rows, ridges: tuple[float, ...], rng: np.random.Generator) -> list[Judged]:

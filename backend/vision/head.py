@@ -147,8 +147,8 @@ def fit_head(
 
     Minimises Σ losses + ridge / 2 · ‖W − anchors‖² (:class:`backend.vision.logistic.Problems`) on
     embeddings that are centred and scaled to unit mean square length over the pool. The ridge is
-    chosen by cross-validated log-loss once every class has 5 labels, the temperature by held-out
-    log-loss; both are kept from ``previous`` while it knew nine tenths of the images.
+    chosen by cross-validated log-loss once every label was given 5 times, the temperature by
+    held-out log-loss; both are kept from ``previous`` while it knew nine tenths of the images.
 
     Args:
         embeddings: (n, d) float32 of unit length, n ≥ 0.
@@ -168,6 +168,7 @@ def fit_head(
         ValueError: the shapes do not fit together, or a number is not finite.
     """
     _check(embeddings, targets, labels, anchors)
+    embeddings, targets = embeddings.astype(np.float32), targets.astype(np.float32)
     kept = _answered(targets, multiple)
     text = None
     if anchors is not None:
@@ -240,6 +241,8 @@ def _check_head(head: Head) -> None:
     count = len(head.labels)
     if not all(isinstance(label, str) for label in head.labels):
         raise ValueError("labels that are no text")
+    if not isinstance(head.multiple, bool):
+        raise ValueError("neither one of many nor several")
     if head.weight.ndim != 2 or len(head.weight) != count or head.bias.shape != (count,):
         raise ValueError("shapes that do not fit together")
     if head.weight.dtype != np.float32 or head.bias.dtype != np.float32:

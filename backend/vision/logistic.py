@@ -23,7 +23,7 @@ NEVER = -1e4
 """Logit of a label that cannot be: its probability is 0 in float32, and sums stay finite."""
 CURVATURE = 0.05
 """Mean p(1 − p) that the preconditioner assumes: between the bound 1/4 and what a fit ends with."""
-EXACT, ROUGH = 1e-6, 1e-4
+EXACT, ROUGH = 1e-7, 1e-4
 """How far from its optimum a fit may stop, in nats per row; ROUGH is for comparing ridges."""
 ITERATIONS = 200
 HISTORY = 10
@@ -66,8 +66,9 @@ class Problems:
 def solve(problems: Problems, start: Floats | None = None, tolerance: float = EXACT) -> Floats:
     """Solve all problems together, by full-batch LBFGS.
 
-    The variable is U with W = prior + U L⁻¹ and L Lᵀ = CURVATURE ZᵀZ + mean ridge · I: a fixed curvature
-    (after Böhning 1992) as preconditioner, after which some 20 steps do for any spectrum of Z.
+    The variable is U with W = prior + U L⁻¹ and L Lᵀ = CURVATURE ZᵀZ + ridge · I, the geometric
+    mean of the ridges: a fixed curvature (after Böhning 1992) as preconditioner, with which some 20
+    steps do for any spectrum of Z.
 
     Args:
         problems: what to solve.
@@ -109,7 +110,7 @@ class _Objective:
         import torch
 
         identity = torch.eye(self.features.shape[1])
-        middle = self.ridges.log().mean().exp()  # one for all: a ridge is one condition of many
+        middle = self.ridges.log().mean().exp()
         curved = CURVATURE * (self.features.T @ self.features) + middle * identity
         return torch.linalg.solve_triangular(torch.linalg.cholesky(curved), identity, upper=False)
 

@@ -15,7 +15,7 @@ from backend.demo.scenes import PlantScene, plant_scenes
 from backend.demo.species import SPECIES, Species
 from backend.vision.builtin import features
 
-COUNT, HELD_OUT = 260, 100
+COUNT, HELD_OUT = 220, 80
 SEEDS = 12
 
 
@@ -98,9 +98,9 @@ def test_accuracy_rises_with_labels_and_a_few_are_not_enough(scenes: list[PlantS
     labels = np.array([scene.label for scene in scenes])
     few, some, many = (
         float(np.mean([_accuracy(rows, labels, count, seed) for seed in range(SEEDS)]))
-        for count in (10, 40, 160)
+        for count in (10, 40, 140)
     )
     assert few < 0.75
     assert some > few + 0.06
     assert many > some + 0.03
-    assert many > 0.84
+    assert many > 0.83
