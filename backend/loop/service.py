@@ -34,7 +34,7 @@ RETRY_FIRST, RETRY_LAST = 5.0, 300.0
 """Seconds until a failed round is tried again; doubled each time."""
 LOOK_SECONDS = 1.0
 """How often the home folder is looked at for what other processes left there."""
-CLEANUP_SECONDS = 2.0
+CLEANUP_SECONDS = 0.5
 """How long old predictions are removed before others get their turn."""
 NO_VERSION = "unready"
 NEVER = float("-inf")
@@ -344,6 +344,8 @@ class Service:
         try:
             left = 1
             while left:
+                while watched.awake.is_set() or watched.state not in ("idle", "failed"):
+                    await asyncio.sleep(CLEANUP_SECONDS)
                 async with self._rounds.worker() as worker:
                     left, _ = await worker.run(job)
                 await asyncio.sleep(CLEANUP_SECONDS if left else 0)
