@@ -344,10 +344,10 @@ class Service:
         try:
             left = 1
             while left:
-                while watched.awake.is_set() or watched.state not in ("idle", "failed"):
-                    await asyncio.sleep(CLEANUP_SECONDS)
-                async with self._rounds.worker() as worker:
-                    left, _ = await worker.run(job)
+                busy = watched.awake.is_set() or watched.state not in ("idle", "failed")
+                if not busy:
+                    async with self._rounds.worker() as worker:
+                        left, _ = await worker.run(job)
                 await asyncio.sleep(CLEANUP_SECONDS if left else 0)
         except PrelabelError as error:
             log.warning("project %s: old predictions stay for now: %s", watched.record.id, error)
