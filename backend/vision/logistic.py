@@ -23,7 +23,7 @@ NEVER = -1e4
 """Logit of a label that cannot be: its probability is 0 in float32, and sums stay finite."""
 CURVATURE = 0.05
 """Mean p(1 − p) that the preconditioner assumes: between the bound 1/4 and what a fit ends with."""
-EXACT, ROUGH = 1e-7, 1e-4
+EXACT, ROUGH = 3e-7, 2e-4
 """How far from its optimum a fit may stop, in nats per row; ROUGH is for comparing ridges."""
 ITERATIONS = 200
 HISTORY = 10
