@@ -25,7 +25,6 @@ TASKS = 1000
 SECONDS = 8.0
 WEBHOOKS = 100
 """Per second."""
-GOAL = "goal"
 Rows = list[tuple[str, str, str]]
 
 

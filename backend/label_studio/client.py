@@ -59,14 +59,6 @@ class Client:
         """The header that proves who asks; for this server alone."""
         return {"Authorization": self._wrapper.get_headers()["Authorization"]}
 
-    def version(self) -> str:
-        """Label Studio's release."""
-        return str(self._call("GET", "api/version").get("release", ""))
-
-    def user(self) -> Json:
-        """Who the token belongs to."""
-        return dict(self._call("GET", "api/current-user/whoami"))
-
     def project(self, number: int) -> Json:
         """A project with its counters."""
         return dict(self._call("GET", f"api/projects/{number}/"))

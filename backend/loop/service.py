@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.errors import Busy, NotThere, PrelabelError, StoreError, UsageError
-from backend.label_studio.protocol import nothing_known
+from backend.label_studio.protocol import nothing_known, project_of
 from backend.loop.connection import created_at, same_server
 from backend.loop.workers import JobFailed, Lane
 from backend.settings import Settings
@@ -151,15 +151,15 @@ class Service:
         Raises:
             UsageError: no project is named, or its server may not be used.
         """
-        number, _, created = project.partition(".")
-        if not number.isdigit():
+        number, created = project_of({"project": project})
+        if not number:
             raise UsageError(f"/setup names no project: {project[:40]!r}.")
         server = self._allowed(server.rstrip("/"))
         record = await asyncio.to_thread(
             self._projects.register,
             server,
-            int(number),
-            int(created) if created.isdigit() else 0,
+            number,
+            created,
             token,
         )
         watched = self._watch(record)
