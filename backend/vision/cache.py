@@ -1,39 +1,53 @@
 """Embeddings that were made once: one SQLite file for all projects and processes.
 
 SQLite's write-ahead log lets several processes read while one writes, and a process that is
-killed leaves the last whole transaction.
+killed leaves the last whole transaction. A damaged file is set aside: it is only a cache.
 """
 
 from __future__ import annotations
 
-import contextlib
+import json
 import logging
+import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from backend.errors import StoreError
 
+T = TypeVar("T")
 log = logging.getLogger("prelabel")
 Vector = npt.NDArray[np.float32]
-VARIABLES = 500
-"""Question marks in one statement; SQLite allows 999 in its oldest builds."""
 WAIT_SECONDS = 30.0
+"""How long to wait for another process that writes."""
+COMPANIONS = ("", "-wal", "-shm")
+"""The files of one database, by what follows its name."""
 TABLES = """
 CREATE TABLE IF NOT EXISTS vectors (
     encoder TEXT NOT NULL, digest TEXT NOT NULL, vector BLOB NOT NULL,
-    PRIMARY KEY (encoder, digest)) WITHOUT ROWID;
+    PRIMARY KEY (encoder, digest));
 CREATE TABLE IF NOT EXISTS images (
     reference TEXT PRIMARY KEY, digest TEXT NOT NULL, width INTEGER NOT NULL,
     height INTEGER NOT NULL) WITHOUT ROWID;
 """
+GET = (
+    "SELECT digest, vector FROM vectors"
+    " WHERE encoder = ? AND digest IN (SELECT value FROM json_each(?))"
+)
+FACTS = (
+    "SELECT reference, digest, width, height FROM images"
+    " WHERE reference IN (SELECT value FROM json_each(?))"
+)
+PUT = "INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)"
+REMEMBER = "INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?)"
 
 
 @dataclass(frozen=True)
@@ -58,96 +72,111 @@ class EmbeddingCache:
         path: the file; made when missing, set aside when it is damaged.
 
     Raises:
-        StoreError: it cannot be written.
+        StoreError: it cannot be read or written; so does every method.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._lock = threading.Lock()
-        self._database = self._open_or_renew()
+        self._lock = threading.RLock()
+        self._database: sqlite3.Connection | None = None
+        self._inode = 0
+        self._do(lambda database: None)
 
-    def get(self, encoder: str, digests: Sequence[str]) -> dict[str, Vector]:
-        """The vectors that are known: digest → (d,) float32."""
-        query = "SELECT digest, vector FROM vectors WHERE encoder = ? AND digest IN ({})"
-        rows = self._select(query, digests, (encoder,))
-        return {digest: np.frombuffer(blob, dtype="<f4") for digest, blob in rows}
-
-    def put(self, encoder: str, digests: Sequence[str], vectors: npt.NDArray[np.float32]) -> None:
-        """Keep vectors, in one transaction.
+    def get(self, encoder_id: str, digests: Sequence[str]) -> dict[str, Vector]:
+        """The vectors that are known.
 
         Args:
-            encoder: its id.
-            digests: (n) SHA-256, hexadecimal.
-            vectors: (n, d) float32.
+            encoder_id: who made them.
+            digests: SHA-256 of images, hexadecimal.
 
-        Raises:
-            StoreError: the disk is full, or the file cannot be written.
+        Returns:
+            digest → (d,) float32, not writable; without those that are not known.
+        """
+        rows = self._do(
+            lambda d: d.execute(GET, (encoder_id, json.dumps(list(digests)))).fetchall()
+        )
+        return {digest: np.frombuffer(blob, dtype="<f4") for digest, blob in rows}
+
+    def put(self, encoder_id: str, digests: Sequence[str], vectors: npt.ArrayLike) -> None:
+        """Keep vectors, in one transaction; what is there already is replaced.
+
+        Args:
+            encoder_id: who made them.
+            digests: n times SHA-256, hexadecimal.
+            vectors: (n, d) float32.
         """
         table = np.ascontiguousarray(vectors, dtype="<f4")
         pairs = zip(digests, table, strict=True)
-        rows = [(encoder, digest, row.tobytes()) for digest, row in pairs]
-        self._write("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)", rows)
+        self._write(PUT, [(encoder_id, digest, row.tobytes()) for digest, row in pairs])
 
     def facts(self, references: Sequence[str]) -> dict[str, ImageFacts]:
-        """What is known of images, by reference."""
-        query = "SELECT reference, digest, width, height FROM images WHERE reference IN ({})"
-        rows = self._select(query, references, ())
+        """What is known of images, by reference; without those that are not known."""
+        keys = (json.dumps(list(references)),)
+        rows = self._do(lambda database: database.execute(FACTS, keys).fetchall())
         return {row[0]: ImageFacts(*row[1:]) for row in rows}
 
     def remember(self, facts: Mapping[str, ImageFacts]) -> None:
-        """Keep what is known of images, by reference.
-
-        Raises:
-            StoreError: the disk is full, or the file cannot be written.
-        """
+        """Keep what is known of images, by reference, in one transaction."""
         rows = [(name, fact.digest, fact.width, fact.height) for name, fact in facts.items()]
-        self._write("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?)", rows)
+        self._write(REMEMBER, rows)
 
     def close(self) -> None:
-        """Close the file."""
-        self._database.close()
-
-    def _select(
-        self, query: str, keys: Sequence[str], first: tuple[str, ...]
-    ) -> Iterator[tuple[Any, ...]]:
-        for start in range(0, len(keys), VARIABLES):
-            part = keys[start : start + VARIABLES]
-            marks = ",".join("?" * len(part))
-            with self._lock, self._explained():
-                rows = self._database.execute(query.format(marks), (*first, *part)).fetchall()
-            yield from rows
+        """Close the file; the next call opens it again."""
+        with self._lock:
+            if self._database is not None:
+                self._database.close()
+            self._database = None
 
     def _write(self, statement: str, rows: Iterable[tuple[object, ...]]) -> None:
-        with self._lock, self._explained(), self._database:
-            self._database.executemany(statement, rows)
+        def insert(database: sqlite3.Connection) -> None:
+            with database:
+                database.executemany(statement, rows)
 
-    def _open_or_renew(self) -> sqlite3.Connection:
-        """The open file; a damaged one is renamed and started anew, it is only a cache."""
-        with self._explained():
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._do(insert)
+
+    def _do(self, what: Callable[[sqlite3.Connection], T]) -> T:
+        """Do something with the open file; once more with a new one if it turns out damaged."""
+        with self._lock, self._explained():
             try:
-                return self._open()
+                return what(self._open())
+            except sqlite3.OperationalError:  # locked, full, not allowed
+                raise
             except sqlite3.DatabaseError as error:
-                if isinstance(error, sqlite3.OperationalError):  # locked, full, not allowed
-                    raise
-                aside = self._path.with_suffix(f".damaged-{int(time.time())}")
-                self._path.rename(aside)
-                log.warning("%s was damaged (%s); set aside as %s", self._path, error, aside.name)
-                return self._open()
+                self._set_aside(error)
+                return what(self._open())
 
     def _open(self) -> sqlite3.Connection:
-        database = sqlite3.connect(self._path, timeout=WAIT_SECONDS, check_same_thread=False)
-        try:
-            database.execute("PRAGMA journal_mode = WAL")
-            database.execute("PRAGMA synchronous = NORMAL")
-            database.executescript(TABLES)
-            database.execute("SELECT count(*) FROM (SELECT 1 FROM vectors LIMIT 1)").fetchone()
-        except BaseException:
-            database.close()
-            raise
-        return database
+        if self._database is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._database = sqlite3.connect(
+                self._path, timeout=WAIT_SECONDS, check_same_thread=False
+            )
+            self._inode = self._path.stat().st_ino
+            _patiently(lambda: _prepare(self._open()))
+        return self._database
 
-    @contextlib.contextmanager
+    def _set_aside(self, error: sqlite3.DatabaseError) -> None:
+        """Rename the damaged file, unless another process did so already."""
+        from filelock import FileLock
+
+        self.close()
+        with FileLock(self._path.with_name(f"{self._path.name}.lock"), timeout=WAIT_SECONDS):
+            if not self._path.exists() or self._path.stat().st_ino != self._inode:
+                return
+            aside = f"{self._path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+            for end in COMPANIONS:
+                part = self._path.with_name(self._path.name + end)
+                if part.exists():
+                    part.rename(part.with_name(aside + end))
+        log.warning(
+            "The embedding cache %s was damaged (%s): it is set aside as %s, and images are "
+            "embedded anew.",
+            self._path,
+            error,
+            aside,
+        )
+
+    @contextmanager
     def _explained(self) -> Iterator[None]:
         try:
             yield
@@ -156,3 +185,21 @@ class EmbeddingCache:
                 f"The embedding cache {self._path} cannot be used ({error}): free some space, set "
                 "PRELABEL_HOME to a folder of your own, or delete the file."
             ) from error
+
+
+def _prepare(database: sqlite3.Connection) -> None:
+    database.execute("PRAGMA journal_mode = WAL")
+    database.execute("PRAGMA synchronous = NORMAL")
+    database.executescript(TABLES)
+
+
+def _patiently(what: Callable[[], None]) -> None:
+    """Try again while another process opens the file: SQLite itself does not wait for that."""
+    end = time.monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            return what()
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > end:
+                raise
+            time.sleep(0.02)

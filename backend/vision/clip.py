@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
+import json
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from backend.errors import EncoderError
-from backend.vision.encoder import SPELLINGS, Say, Vectors
+from backend.vision.batches import Vectors, device_here, in_batches
+from backend.vision.encoder import SPELLINGS, Say
+from backend.vision.hub import CLIP_FILES, kept_file, why_not_asked
+from backend.vision.slim import not_too_slim
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-BATCH = 32
-RESEARCH_ONLY = ("MobileCLIP",)
+RESEARCH_ONLY = "MobileCLIP"
+PREPARATION = ("mean", "std", "interpolation", "resize_mode")
 
 
 class ClipEncoder:
@@ -43,103 +47,161 @@ class ClipEncoder:
         name: str,
         id: str,
     ) -> None:
-        import torch
-
         self.name, self.id = name, id
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._device = device_here()
         self._model = model.eval().requires_grad_(False).to(self._device)
         self._preprocess = preprocess
         self._tokenizer = tokenizer
         self.logit_scale = float(model.logit_scale.exp())
         bias = getattr(model, "logit_bias", None)
         self.logit_bias = 0.0 if bias is None else float(bias)
-        self.dim = int(self.encode_texts(["a photo"]).shape[1])
+        self.dim = int(self._texts(["a photo"]).shape[1])
 
     def encode_images(self, images: Sequence[Image.Image]) -> Vectors:
         """(n, dim) float32 of unit length."""
-        import torch
-
-        inputs = (torch.stack([self._preprocess(i) for i in part]) for part in _parts(images))
-        return self._encode(partial(self._model.encode_image, normalize=True), inputs)
+        return in_batches(self._images, images, self.dim, self._device)
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
         """(n, dim) float32 of unit length."""
-        inputs = (self._tokenizer(list(part)) for part in _parts(texts))
-        return self._encode(partial(self._model.encode_text, normalize=True), inputs)
+        return in_batches(self._texts, texts, self.dim, self._device)
 
-    def _encode(
-        self, encode: Callable[[torch.Tensor], torch.Tensor], inputs: Iterable[torch.Tensor]
-    ) -> Vectors:
+    def _images(self, images: Sequence[Image.Image]) -> Vectors:
         import torch
 
-        with torch.inference_mode():
-            rows = [encode(part.to(self._device)).float().cpu().numpy() for part in inputs]
-        return np.concatenate(rows) if rows else np.zeros((0, self.dim), dtype=np.float32)
+        batch = torch.stack([self._preprocess(not_too_slim(image)) for image in images])
+        return _rows(self._model.encode_image(batch.to(self._device), normalize=True))
+
+    def _texts(self, texts: Sequence[str]) -> Vectors:
+        tokens = self._tokenizer(list(texts)).to(self._device)
+        return _rows(self._model.encode_text(tokens, normalize=True))
 
 
 def load_clip(setting: str, say: Say) -> ClipEncoder:
     """Load ``model/weights``; the weights are a published tag or a file.
 
+    Args:
+        setting: split at the first slash.
+        say: told of weights that are for research only.
+
     Raises:
         EncoderError: open_clip does not know it, or the weights cannot be had.
     """
     model, _, weights = setting.partition("/")
-    _check(model, weights)
+    path = Path(weights).expanduser()
+    _check(model, weights, path)
     if model.startswith(RESEARCH_ONLY):
-        say(f"{model}: its weights are licensed for research only.")
+        say(f"Encoder: the weights of {model} are licensed for research only.")
     try:
-        made, preprocess, tokenizer = _create(model, weights)
-    except Exception as error:  # open_clip, the hub and torch each raise their own kinds
-        raise EncoderError(
-            f"The weights {weights} of {model} cannot be loaded ({_short(error)}): download them "
-            "on a machine with internet, or choose another PRELABEL_ENCODER."
-        ) from error
-    identity = weights
-    if Path(weights).is_file():
-        identity = "sha256:" + hashlib.sha256(Path(weights).read_bytes()).hexdigest()[:16]
-    return ClipEncoder(made, preprocess, tokenizer, setting, f"open_clip:{model}/{identity}")
+        made, preprocess, tokenizer = _create(model, weights, path)
+        return ClipEncoder(made, preprocess, tokenizer, setting, _identity(made, model, path))
+    except EncoderError:
+        raise
+    except Exception as error:  # open_clip, the hub and torch raise many kinds
+        raise EncoderError(_advice(model, weights, path, error)) from error
 
 
-def is_cached(setting: str) -> bool:
-    """Whether the published weights are on this machine already."""
-    import open_clip
-    from huggingface_hub import try_to_load_from_cache
-
-    model, _, tag = setting.partition("/")
-    published = open_clip.get_pretrained_cfg(model, tag) or {}
-    repository = str(published.get("hf_hub", "")).strip("/")
-    names = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-    return any(isinstance(try_to_load_from_cache(repository, n), str) for n in names if repository)
-
-
-def _check(model: str, weights: str) -> None:
+def _check(model: str, weights: str, path: Path) -> None:
     import open_clip
 
-    if model not in open_clip.list_models():
-        raise EncoderError(f"open_clip has no model {model!r}. {SPELLINGS}")
+    if open_clip.get_model_config(model) is None:
+        near = difflib.get_close_matches(model, open_clip.list_models(), n=3)
+        hint = f" (near: {', '.join(near)})" if near else ""
+        raise EncoderError(f"open_clip has no model {model!r}{hint}. {SPELLINGS}")
     tags = open_clip.list_pretrained_tags_by_model(model)
-    if not Path(weights).is_file() and weights.lower() not in [tag.lower() for tag in tags]:
+    if not path.is_file() and not open_clip.is_pretrained_cfg(model, weights):
         known = ", ".join(tags) or "a file only"
         raise EncoderError(
-            f"{weights!r} is neither a file nor a published tag of {model} ({known}). {SPELLINGS}"
+            f"{weights!r} is neither a file nor published weights of {model} ({known}). {SPELLINGS}"
+        )
+    _check_activation(model, weights)
+
+
+def _check_activation(model: str, weights: str) -> None:
+    """Weights that were trained with another activation give wrong vectors without a complaint."""
+    import open_clip
+
+    trained = bool((open_clip.get_pretrained_cfg(model, weights) or {}).get("quick_gelu"))
+    other = f"{model}-quickgelu" if trained else model.removesuffix("-quickgelu")
+    differs = trained != bool(open_clip.get_model_config(model).get("quick_gelu"))
+    if differs and other != model and open_clip.is_pretrained_cfg(other, weights):
+        raise EncoderError(
+            f"{weights} was trained with another activation than {model} has: "
+            f"set PRELABEL_ENCODER={other}/{weights}."
         )
 
 
-def _create(model: str, weights: str) -> tuple[Any, Any, Any]:
+def _create(model: str, weights: str, path: Path) -> tuple[Any, Any, Any]:
     """Model, preprocessing and tokenizer. Files are read as plain tensors, never as code."""
     import open_clip
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of quick-GELU and timm's names, meant for its authors
+        warnings.simplefilter("ignore")
+        tokenizer = open_clip.get_tokenizer(model)
+        file = str(path) if path.is_file() else _published(model, weights)
         made, _, preprocess = open_clip.create_model_and_transforms(
-            model, pretrained=weights, weights_only=True
+            model, pretrained=file, weights_only=True, **_preparation(model, weights)
         )
-        return made, preprocess, open_clip.get_tokenizer(model)
+    return made, preprocess, tokenizer
 
 
-def _parts(items: Sequence[Any]) -> Iterable[Sequence[Any]]:
-    return (items[start : start + BATCH] for start in range(0, len(items), BATCH))
+def _published(model: str, tag: str) -> str:
+    """The path of published weights: what is here already, or downloaded."""
+    import open_clip
+
+    published = open_clip.get_pretrained_cfg(model, tag)
+    repository, _, name = str(published.get("hf_hub") or "").rpartition("/")
+    names = (str(Path(name).with_suffix(".safetensors")), name) if name else CLIP_FILES
+    kept = kept_file(repository, names) if repository else None
+    if kept:
+        return kept
+    if repository and (why_not := why_not_asked()):
+        raise EncoderError(_not_here(model, tag, why_not))
+    return str(open_clip.download_pretrained(published))
 
 
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+def _preparation(model: str, weights: str) -> dict[str, Any]:
+    """How images are prepared for weights that are read from a file.
+
+    open_clip knows this by the name of published weights, and takes the first CLIP's means and
+    resizing for a file: wrong for SigLIP or PE. Where all published weights agree, so do we.
+    """
+    import open_clip
+
+    tags = [weights]
+    if not open_clip.is_pretrained_cfg(model, weights):
+        tags = open_clip.list_pretrained_tags_by_model(model)
+    known = [open_clip.get_pretrained_cfg(model, tag) for tag in tags]
+    chosen = [{f"image_{key}": cfg.get(key) for key in PREPARATION} for cfg in known]
+    return chosen[0] if chosen and all(other == chosen[0] for other in chosen) else {}
+
+
+def _identity(made: Any, model: str, path: Path) -> str:
+    import open_clip
+
+    weights = path.name
+    if path.is_file():
+        with path.open("rb") as file:
+            weights = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    preprocess = json.dumps(open_clip.get_model_preprocess_cfg(made), sort_keys=True, default=str)
+    digest = hashlib.sha256(preprocess.encode()).hexdigest()[:8]
+    return f"open_clip:{model}/{weights}/{digest}"
+
+
+def _advice(model: str, weights: str, path: Path, error: Exception) -> str:
+    why = " ".join(str(error).split())[:160].rstrip(".") or type(error).__name__
+    if isinstance(error, ImportError):
+        return f"{model} needs a package that is not installed ({why}): install it, then try again."
+    if path.is_file():
+        return f"{path} cannot be read as weights of {model} ({why}): check model and file."
+    return _not_here(model, weights, why)
+
+
+def _not_here(model: str, weights: str, why: str) -> str:
+    return (
+        f"The weights {weights} of {model} are not on this machine and cannot be downloaded "
+        f"({why}): get them on a machine with internet, or set PRELABEL_ENCODER=builtin."
+    )
+
+
+def _rows(vectors: torch.Tensor) -> Vectors:
+    return np.asarray(vectors.float().cpu().numpy(), dtype=np.float32)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import socket
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -19,9 +17,9 @@ if TYPE_CHECKING:
 Vectors = npt.NDArray[np.float32]
 Say = Callable[[str], None]
 DEFAULT_CLIP = "ViT-B-32-256/datacomp_s34b_b86k"
+DEFAULT_REPOSITORY = "laion/CLIP-ViT-B-32-256x256-DataComp-s34B-b86K"
+"""Where the hub keeps these weights."""
 SMALL = "yolo11n-cls.pt"
-HUB = ("huggingface.co", 443)
-HUB_SECONDS = 3.0
 SPELLINGS = (
     "PRELABEL_ENCODER is auto, builtin, an open_clip model/weights such as "
     f"{DEFAULT_CLIP} (the weights may be a file), or a classification checkpoint such as {SMALL}."
@@ -79,7 +77,7 @@ def load_encoder(setting: str, *, say: Say, weights_dir: Path | None = None) -> 
         from backend.vision.builtin import BuiltinEncoder
 
         return BuiltinEncoder()
-    if setting.endswith(".pt") and "-cls" in Path(setting).name:
+    if _names_a_checkpoint(setting):
         from backend.vision.yolo_cls import load_yolo_cls
 
         return load_yolo_cls(setting, weights_dir)
@@ -88,6 +86,19 @@ def load_encoder(setting: str, *, say: Say, weights_dir: Path | None = None) -> 
 
         return load_clip(setting, say)
     raise EncoderError(f"There is no encoder {setting!r}: {SPELLINGS}")
+
+
+def no_text(name: str) -> EncoderError:
+    """What an encoder of images alone raises when it is given texts."""
+    return EncoderError(f"{name} knows images only: set PRELABEL_ENCODER to a CLIP for texts.")
+
+
+def _names_a_checkpoint(setting: str) -> bool:
+    """Whether a setting is a ``.pt`` of ultralytics; ``model/weights.pt`` is one of open_clip."""
+    path = Path(setting).expanduser()
+    if path.suffix != ".pt":
+        return False
+    return "-cls" in path.name or path.name == setting or path.is_absolute() or path.is_file()
 
 
 def _best(say: Say, weights_dir: Path | None) -> Encoder:
@@ -99,7 +110,7 @@ def _best(say: Say, weights_dir: Path | None) -> Encoder:
             say(f"Encoder: {encoder.name}, the best for most images; it knows labels by name.")
             return encoder
         except EncoderError as error:
-            why_not = str(error)
+            why_not = str(error).rstrip(".")
     small = _small_checkpoint(weights_dir)
     if small is not None:
         say(f"Encoder: {small}, found on disk ({why_not}).")
@@ -109,20 +120,15 @@ def _best(say: Say, weights_dir: Path | None) -> Encoder:
 
 
 def _why_no_clip() -> str:
-    """Why the default CLIP weights cannot be had; empty when they can."""
-    from backend.vision.clip import is_cached
+    """Why the default CLIP cannot be had; empty when it can. Does not import open_clip."""
+    from backend.vision.hub import kept_file, why_not_asked
 
-    if is_cached(DEFAULT_CLIP):
+    if kept_file(DEFAULT_REPOSITORY):
         return ""
-    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
-        return "the CLIP weights are not on this machine, and HF_HUB_OFFLINE is set"
-    try:
-        socket.create_connection(HUB, timeout=HUB_SECONDS).close()
-    except OSError:
-        return f"the CLIP weights are not on this machine, and {HUB[0]} cannot be reached"
-    return ""
+    why_not = why_not_asked()
+    return f"the CLIP weights are not on this machine, and {why_not}" if why_not else ""
 
 
 def _small_checkpoint(weights_dir: Path | None) -> Path | None:
-    folders = [Path.cwd(), *([weights_dir] if weights_dir else [])]
+    folders = [*([weights_dir] if weights_dir else []), Path.cwd()]
     return next((folder / SMALL for folder in folders if (folder / SMALL).is_file()), None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,8 @@ import numpy.typing as npt
 
 if TYPE_CHECKING:
     from backend.vision.encoder import Encoder
+
+Vector = npt.NDArray[np.float32]
 
 TEMPLATES = (
     "a photo of a {}.",
@@ -25,6 +27,8 @@ TEMPLATES = (
 """A few of the templates of Radford et al. 2021 (CLIP), appendix A.4; their mean is what counts."""
 HINT_WEIGHT = 1.0
 """A hint, a sentence somebody wrote for this project, counts as much as all templates."""
+WORD_ENDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+JOINTS = re.compile(r"[_\s]+|(?<=\w)-+(?=\w)")
 
 
 @dataclass(frozen=True)
@@ -47,33 +51,51 @@ def prototypes(encoder: Encoder, labels: Sequence[LabelText]) -> npt.NDArray[np.
 
     Args:
         encoder: one with text.
-        labels: the labels.
+        labels: K labels.
 
     Returns:
         (K, d) float32 of unit length: mean over words and templates, the hint added.
+
+    Raises:
+        EncoderError: the encoder knows no texts.
     """
-    return np.stack([_prototype(encoder, label) for label in labels])
+    if not labels:
+        return np.zeros((0, encoder.dim), dtype=np.float32)
+    texts = list(dict.fromkeys(t for label in labels for t in (*_sentences(label), *_hint(label))))
+    known = dict(zip(texts, encoder.encode_texts(texts), strict=True))
+    return np.stack([_prototype(label, known) for label in labels])
 
 
 def readable(name: str) -> str:
     """A label name as a person would write it.
 
-    Example:
-        >>> readable("ripe_redTomato-2")
-        'ripe red tomato 2'
+    Examples:
+        >>> readable("ripe_red-Tomato")
+        'ripe red tomato'
+        >>> readable("powderyMildew")
+        'powdery mildew'
+        >>> readable("BMWCar 3")
+        'bmw car 3'
     """
-    apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", re.sub(r"[_\\-]+", " ", name))
-    return " ".join(apart.split()).lower()
+    return " ".join(JOINTS.sub(" ", WORD_ENDS.sub(" ", name)).split()).lower()
 
 
-def _prototype(encoder: Encoder, label: LabelText) -> npt.NDArray[np.float32]:
+def _sentences(label: LabelText) -> list[str]:
     words = [readable(word) for word in label.names or (label.name,)]
-    texts = [template.format(word) for word in words for template in TEMPLATES]
-    direction = _unit(encoder.encode_texts(texts).mean(axis=0))
-    if label.hint:
-        direction = _unit(direction + HINT_WEIGHT * encoder.encode_texts([label.hint])[0])
+    return [template.format(word) for word in words for template in TEMPLATES]
+
+
+def _hint(label: LabelText) -> list[str]:
+    return [label.hint.strip()] if label.hint.strip() else []
+
+
+def _prototype(label: LabelText, known: Mapping[str, Vector]) -> Vector:
+    direction = _unit(np.mean([known[text] for text in _sentences(label)], axis=0))
+    for text in _hint(label):
+        direction = _unit(direction + HINT_WEIGHT * known[text])
     return direction
 
 
-def _unit(vector: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    return np.asarray(vector / max(float(np.linalg.norm(vector)), 1e-12), dtype=np.float32)
+def _unit(vector: npt.ArrayLike) -> Vector:
+    values = np.asarray(vector, dtype=np.float32)
+    return values / max(float(np.linalg.norm(values)), 1e-12)

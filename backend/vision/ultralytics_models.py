@@ -1,15 +1,24 @@
 """The one owner of ultralytics: made quiet and safe before it is imported.
 
-What is switched off: network calls, telemetry, automatic installs, fonts; and checkpoints that
-carry code are refused (a ``.pt`` file is a pickle).
+Switched off are its network calls, its reports, its installs and what it changes in the process
+around it. A checkpoint is a pickle: one that carries code is refused and its code does not run.
 """
 
 from __future__ import annotations
 
+import atexit
+import importlib.util
 import os
+import shutil
 import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from backend.errors import EncoderError
 
@@ -19,45 +28,159 @@ QUIET = {
     "YOLO_VERBOSE": "0",
     "ULTRALYTICS_SAFE_LOAD": "1",
 }
-REPORTS = ("sync", "clearml", "comet", "dvc", "mlflow", "raytune")
+CONFIG_DIR = "YOLO_CONFIG_DIR"
+REPORTS = ("sync", "clearml", "comet", "dvc", "mlflow", "raytune", "vscode_msg", "openvino_msg")
+FOLDERS = ("datasets_dir", "weights_dir", "runs_dir")
+FONTS = ("Arial.ttf", "Arial.Unicode.ttf")
+"""What it would download to write on pictures."""
+_importing = threading.Lock()
 
 
-def quiet_ultralytics() -> Any:
+@dataclass(frozen=True)
+class Checkpoint:
+    """A network that was read without running code of its file.
+
+    Attributes:
+        network: in float32 and evaluation mode, on the CPU.
+        task: ``classify``, ``detect``, …
+        arguments: what it was trained with, as the file says; not checked.
+    """
+
+    network: Any
+    task: str
+    arguments: Mapping[str, Any]
+
+
+def quiet_ultralytics(folder: Path | None = None) -> Any:
     """The ultralytics package, without its habits.
+
+    Args:
+        folder: where it may keep its settings; a temporary one when not given. The first call of
+            a process decides.
 
     Returns:
         the module.
     """
-    os.environ.update(QUIET)
-    os.environ.pop("ULTRALYTICS_API_KEY", None)
-    os.environ.setdefault("YOLO_CONFIG_DIR", str(Path(tempfile.gettempdir()) / "prelabel-yolo"))
-    import ultralytics
-    from ultralytics.utils import SETTINGS
+    with _importing:
+        _set_environment(folder)
+        with _process_kept():
+            import torch  # noqa: F401 - before ultralytics limits the threads that torch counts
+            import ultralytics
+            from ultralytics.nn import tasks
+        tasks.SAFE_LOAD = True  # also where somebody imported it before us
+        _settle(ultralytics.settings)
+        return ultralytics
 
-    changed = {name: False for name in REPORTS if SETTINGS.get(name)}
-    if changed:
-        SETTINGS.update(changed)
-    return ultralytics
 
-
-def load_checkpoint(path: Path) -> Any:
-    """A network from a checkpoint file, in float32 and evaluation mode.
+def load_checkpoint(path: Path, folder: Path | None = None) -> Checkpoint:
+    """Read a network from a ``.pt`` file, which nobody has to trust.
 
     Args:
-        path: a ``.pt`` file. Untrusted: read without running code from it.
+        path: the file.
+        folder: see :func:`quiet_ultralytics`.
 
     Raises:
         EncoderError: it is no checkpoint of ultralytics, or carries code.
     """
-    quiet_ultralytics()
+    path = path.expanduser().resolve()
+    if not path.is_file():
+        raise EncoderError(f"There is no file {path}: check the name, or download it first.")
+    if "'" in str(path):
+        raise EncoderError(f"ultralytics cannot open {path}: take the apostrophe out of its name.")
+    quiet_ultralytics(folder)
+    from ultralytics.nn.modules import Classify
     from ultralytics.nn.tasks import load_checkpoint as load
 
     try:
-        network, _ = load(str(path), device="cpu")
-    except Exception as error:  # torch, pickle and ultralytics each raise their own kinds
-        why = " ".join(str(error).split())[:200].rstrip(".")
+        network, content = load(str(path), device="cpu")
+        task = "classify" if isinstance(network.model[-1], Classify) else str(network.task)
+        return Checkpoint(network, task, dict(content.get("train_args") or {}))
+    except Exception as error:  # torch, pickle and ultralytics raise many kinds
         raise EncoderError(
-            f"{path} is no checkpoint that can be read safely ({why}): use one that ultralytics "
-            "published or that you trained with it."
+            f"{path} cannot be read safely as a checkpoint of ultralytics ({_short(error)}): use "
+            "one that ultralytics published or that was trained with it."
         ) from error
-    return network.float().eval()
+
+
+def download_checkpoint(name: str, folder: Path) -> Path:
+    """Fetch published weights, because somebody asked for them by name.
+
+    Args:
+        name: such as ``yolo11n-cls.pt``.
+        folder: where they are kept.
+
+    Returns:
+        the file.
+
+    Raises:
+        EncoderError: nothing is published under this name, or it cannot be downloaded.
+    """
+    quiet_ultralytics(folder / "ultralytics")
+    from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_asset
+
+    if name not in GITHUB_ASSETS_NAMES:
+        raise EncoderError(f"ultralytics publishes no weights {name!r}: give the path of a file.")
+    target = folder.expanduser().resolve() / name
+    try:
+        attempt_download_asset(target, progress=False, retry=1)
+    except Exception as error:  # whatever the network raises
+        raise EncoderError(
+            f"{name} is not on this machine and cannot be downloaded ({_short(error)}): put the "
+            f"file into {folder}, or set PRELABEL_ENCODER=builtin."
+        ) from error
+    return target
+
+
+def _set_environment(folder: Path | None) -> None:
+    os.environ.update(QUIET)
+    os.environ.pop("ULTRALYTICS_API_KEY", None)
+    if CONFIG_DIR not in os.environ:
+        os.environ[CONFIG_DIR] = str(folder.resolve() if folder else _temporary())
+
+
+def _temporary() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="prelabel-ultralytics-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+@contextmanager
+def _process_kept() -> Iterator[None]:
+    """Undo what importing ultralytics does to everybody else in the process.
+
+    It sets OMP_NUM_THREADS=1, which child processes inherit, and replaces ``PIL.Image.open`` by
+    one that installs a package for a file it cannot read.
+    """
+    threads, opener = os.environ.get("OMP_NUM_THREADS"), Image.open
+    try:
+        yield
+    finally:
+        Image.open = opener
+        if threads is None:
+            os.environ.pop("OMP_NUM_THREADS", None)
+
+
+def _settle(settings: Any) -> None:
+    """No reports, no folders outside its own, no font to download."""
+    folder = Path(settings.file).parent
+    wanted: dict[str, Any] = {name: False for name in REPORTS if name in settings}
+    wanted |= {name: str(folder / name) for name in FOLDERS if name in settings}
+    if any(settings[name] != value for name, value in wanted.items()):
+        settings.update(wanted)
+    with suppress(OSError):
+        _lay_fonts(folder)
+
+
+def _lay_fonts(folder: Path) -> None:
+    found = importlib.util.find_spec("matplotlib")
+    if found is None or found.origin is None:
+        return
+    font = Path(found.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
+    for name in FONTS:
+        if font.is_file() and not (folder / name).exists():
+            shutil.copyfile(font, folder / name)
+
+
+def _short(error: Exception) -> str:
+    text = " ".join(str(error).replace("ERROR ❌️", "").replace("❌", "").split())
+    return text[:160].rstrip(".") or type(error).__name__

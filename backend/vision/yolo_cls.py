@@ -3,59 +3,63 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from backend.errors import EncoderError
-from backend.vision.encoder import Vectors
-from backend.vision.ultralytics_models import load_checkpoint
+from backend.vision.batches import device_here, in_batches
+from backend.vision.encoder import Vectors, no_text
+from backend.vision.slim import not_too_slim
+from backend.vision.ultralytics_models import Checkpoint, download_checkpoint, load_checkpoint
 
 if TYPE_CHECKING:
+    import torch
     from PIL import Image
 
-BATCH = 16
 SIDE = 224
-"""Pixels of the square that ultralytics' classifiers are trained on."""
+"""Pixels of the square that published classifiers are trained on."""
+SIDES = range(32, 1025)
 
 
 class YoloClsEncoder:
     """Images only; see :class:`backend.vision.encoder.Encoder`.
 
     Args:
-        network: a classification network in evaluation mode.
+        checkpoint: of a classifier; its network loses its last layer.
         name: the setting.
-        id: the identity.
+        digest: of the checkpoint's file.
 
     Raises:
-        EncoderError: it is no classification network.
+        EncoderError: it is no classifier.
     """
 
     has_text = False
     logit_scale = 1.0
     logit_bias = 0.0
 
-    def __init__(self, network: Any, name: str, id: str) -> None:
+    def __init__(self, checkpoint: Checkpoint, name: str, digest: str) -> None:
         import torch
-        from ultralytics.data.augment import classify_transforms
 
-        last = network.model[-1]
-        if not hasattr(last, "linear"):
-            raise EncoderError(f"{name} is no classification checkpoint: use a …-cls.pt.")
-        self.name, self.id = name, id
-        self.dim = int(last.linear.in_features)
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        head = checkpoint.network.model[-1]
+        if checkpoint.task != "classify":
+            raise EncoderError(
+                f"{name} is for {checkpoint.task}, not for classification: use a …-cls.pt."
+            )
+        side = _side(checkpoint)
+        self.name, self.id = name, f"yolo-cls:sha256:{digest[:16]}/{side}"
+        self.dim = int(head.linear.in_features)
+        head.linear = torch.nn.Identity()
+        self._device = device_here()
+        self._preprocess = _preprocess(checkpoint.network, side)
+        network = checkpoint.network.fuse(verbose=False)
         self._network = network.requires_grad_(False).to(self._device)
-        self._transform = classify_transforms(SIDE)
-        self._seen: list[Any] = []
-        last.linear.register_forward_pre_hook(lambda _, inputs: self._seen.append(inputs[0]))
 
     def encode_images(self, images: Sequence[Image.Image]) -> Vectors:
         """(n, dim) float32 of unit length."""
-        parts = [self._part(images[i : i + BATCH]) for i in range(0, len(images), BATCH)]
-        return np.concatenate(parts) if parts else np.zeros((0, self.dim), dtype=np.float32)
+        return in_batches(self._part, images, self.dim, self._device)
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
         """Not with this kind.
@@ -63,57 +67,77 @@ class YoloClsEncoder:
         Raises:
             EncoderError: always.
         """
-        raise EncoderError(f"{self.name} knows images only, no texts.")
+        raise no_text(self.name)
 
     def _part(self, images: Sequence[Image.Image]) -> Vectors:
         import torch
 
-        self._seen.clear()
-        with torch.inference_mode():
-            inputs = torch.stack([self._transform(image) for image in images])
-            self._network(inputs.to(self._device))
-            rows = torch.nn.functional.normalize(self._seen[0].float(), dim=1)
+        batch = torch.stack([self._preprocess(not_too_slim(image)) for image in images])
+        _, rows = self._network(batch.to(self._device))  # (probabilities, last layer's output)
+        rows = torch.nn.functional.normalize(rows.float(), dim=1)
         return np.asarray(rows.cpu().numpy(), dtype=np.float32)
 
 
 def load_yolo_cls(setting: str, weights_dir: Path | None) -> YoloClsEncoder:
-    """Load a checkpoint by path, or by a published name.
+    """Load a checkpoint by path or, if it is published, by name.
+
+    Args:
+        setting: a path, or the name of a file in ``weights_dir``.
+        weights_dir: where published weights are kept.
 
     Raises:
-        EncoderError: it cannot be had or read.
+        EncoderError: it cannot be had or read, or is no classifier.
     """
     path = _find(setting, weights_dir)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    return YoloClsEncoder(load_checkpoint(path), setting, f"yolo-cls:sha256:{digest}/{SIDE}")
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    folder = weights_dir / "ultralytics" if weights_dir else None
+    return YoloClsEncoder(load_checkpoint(path, folder), setting, digest)
 
 
 def _find(setting: str, weights_dir: Path | None) -> Path:
     named = Path(setting).expanduser()
-    places = [named, *([weights_dir / named.name] if weights_dir else [])]
+    places = [named, weights_dir / setting] if weights_dir else [named]
     for place in places:
         if place.is_file():
             return place
-    if named.name != setting or weights_dir is None:
+    if weights_dir is None or named.name != setting:
         raise EncoderError(f"There is no file {named}: check PRELABEL_ENCODER.")
-    return _download(setting, weights_dir)
+    return download_checkpoint(setting, weights_dir)
 
 
-def _download(name: str, folder: Path) -> Path:
-    """A published checkpoint, because somebody asked for it by name."""
-    from backend.vision.ultralytics_models import quiet_ultralytics
+def _side(checkpoint: Checkpoint) -> int:
+    side = checkpoint.arguments.get("imgsz")
+    return side if isinstance(side, int) and side in SIDES else SIDE
 
-    quiet_ultralytics()
-    from ultralytics.utils.downloads import attempt_download_asset
 
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        attempt_download_asset(folder / name)
-        if not (folder / name).is_file():
-            raise OSError("no such asset, or no network")
-    except Exception as error:  # whatever the network and ultralytics raise
-        why = " ".join(str(error).split())[:120].rstrip(".")
-        raise EncoderError(
-            f"{name} is not on this machine and cannot be downloaded ({why}): put the file into "
-            f"{folder}, or set PRELABEL_ENCODER=builtin."
-        ) from error
-    return folder / name
+def _preprocess(network: Any, side: int) -> Callable[[Image.Image], torch.Tensor]:
+    """What ultralytics' own predictor does: the checkpoint's transforms where they fit its size."""
+    own = getattr(network, "transforms", None)
+    steps = getattr(own, "transforms", None)
+    if own is not None and steps and getattr(steps[0], "size", None) in (side, (side, side)):
+        return lambda image: own(image.convert("RGB"))
+    return lambda image: centre_square(image, side)
+
+
+def centre_square(image: Image.Image, side: int) -> torch.Tensor:
+    """``classify_transforms(side)`` without importing torchvision, which takes seconds.
+
+    Args:
+        image: upright, of any size.
+        side: pixels.
+
+    Returns:
+        (3, side, side) float32 RGB in 0–1: the shorter edge scaled to ``side``, the centre cut.
+    """
+    import torch
+    from PIL import Image as Pillow
+
+    width, height = image.size
+    short = min(width, height)
+    size = (int(side * width / short), int(side * height / short))
+    scaled = image.convert("RGB").resize(size, Pillow.Resampling.BILINEAR)
+    left, top = (round((edge - side) / 2) for edge in size)
+    cut = scaled.crop((left, top, left + side, top + side))
+    pixels = np.array(cut, dtype=np.float32) / 255
+    return torch.from_numpy(pixels).permute(2, 0, 1)

@@ -1,92 +1,261 @@
-"""The embedding cache: shared by processes, whole after a crash, set aside when damaged."""
+"""The embedding cache, with real processes, a real kill and a really damaged file."""
 
 from __future__ import annotations
 
+import hashlib
+import logging
 import os
 import signal
 import subprocess
 import sys
-import time
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from backend.errors import StoreError
 from backend.vision.cache import EmbeddingCache, ImageFacts
 
 WRITER = """
-import sys, numpy as np
+import hashlib, sys
+import numpy as np
 from pathlib import Path
-from backend.vision.cache import EmbeddingCache
-cache, who = EmbeddingCache(Path(sys.argv[1])), sys.argv[2]
-print("ready", flush=True)
-for start in range(0, int(sys.argv[3]), 20):
-    digests = [f"{who}-{number}" for number in range(start, start + 20)]
-    cache.put("e", digests, np.full((20, 64), start, dtype=np.float32))
+from backend.vision.cache import EmbeddingCache, ImageFacts
+
+cache, name, count = EmbeddingCache(Path(sys.argv[1])), sys.argv[2], int(sys.argv[3])
+print("open", flush=True)
+for i in range(count):
+    digests = [hashlib.sha256(f"{name} {i} {j}".encode()).hexdigest() for j in range(20)]
+    cache.put("e", digests, np.full((20, 64), i, dtype=np.float32))
+    cache.remember({d: ImageFacts(d, i, 1) for d in digests})
+    print(i, flush=True)
 """
 
 
-def writer(path: Path, who: str, count: int) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", WRITER, str(path), who, str(count)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+def digests(count: int, name: str = "x") -> list[str]:
+    return [hashlib.sha256(f"{name} {i}".encode()).hexdigest() for i in range(count)]
 
 
-def test_vectors_come_back_as_they_were_by_encoder_and_content(tmp_path: Path) -> None:
-    cache = EmbeddingCache(tmp_path / "deep" / "e.sqlite")
-    vectors = np.random.default_rng(0).normal(size=(1200, 7)).astype(np.float32)
-    digests = [f"d{number}" for number in range(1200)]
-    cache.put("one", digests, vectors)
-    cache.put("one", digests[:2], vectors[:2])  # the same twice is fine
-    found = cache.get("one", [*digests, "unknown"])
-    assert set(found) == set(digests)
-    assert np.array_equal(np.stack([found[d] for d in digests]), vectors)
-    assert cache.get("other", digests) == {}
-    assert cache.get("one", []) == {}
+def vectors(count: int, dim: int = 8, seed: int = 0) -> npt.NDArray[np.float32]:
+    return np.random.default_rng(seed).normal(size=(count, dim)).astype(np.float32)
 
 
-def test_facts_of_images_come_back_by_reference(tmp_path: Path) -> None:
-    path = tmp_path / "e.sqlite"
-    facts = {f"r{n}": ImageFacts(f"d{n}", n, n + 1) for n in range(700)}
-    EmbeddingCache(path).remember(facts)
-    assert EmbeddingCache(path).facts([*facts, "unknown"]) == facts
+def writer(path: Path, name: str, count: int) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(path), name, str(count)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
 
 
-def test_two_processes_write_while_a_third_reads(tmp_path: Path) -> None:
-    path = tmp_path / "e.sqlite"
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "home" / "embeddings.sqlite"
+
+
+def test_what_was_put_is_got_to_the_last_bit(path: Path) -> None:
+    keys, table = digests(5), vectors(5)
+    EmbeddingCache(path).put("e", keys, table)
+    found = EmbeddingCache(path).get("e", [*keys, "0" * 64])
+    assert set(found) == set(keys)
+    for key, row in zip(keys, table, strict=True):
+        np.testing.assert_array_equal(found[key], row)
+        assert found[key].dtype == np.float32
+
+
+def test_encoders_do_not_see_each_other(path: Path) -> None:
+    cache, keys = EmbeddingCache(path), digests(3)
+    cache.put("one", keys, vectors(3, seed=1))
+    cache.put("two", keys[:1], vectors(1, dim=5, seed=2))
+    assert len(cache.get("one", keys)) == 3
+    assert {v.shape for v in cache.get("two", keys).values()} == {(5,)}
+    assert cache.get("three", keys) == {}
+
+
+def test_the_same_key_twice_keeps_the_last(path: Path) -> None:
+    cache, keys = EmbeddingCache(path), digests(2)
+    cache.put("e", keys, vectors(2, seed=1))
+    cache.put("e", [keys[0], keys[0]], np.array([[1, 2], [3, 4]], dtype=np.float32))
+    np.testing.assert_array_equal(cache.get("e", keys)[keys[0]], [3, 4])
+
+
+def test_nothing_asked_is_nothing_answered(path: Path) -> None:
     cache = EmbeddingCache(path)
-    both = [writer(path, who, 400) for who in ("a", "b")]
-    while any(process.poll() is None for process in both):
-        cache.get("e", ["a-0", "b-0"])
-    assert [process.wait() for process in both] == [0, 0]
-    assert len(cache.get("e", [f"{who}-{n}" for who in "ab" for n in range(400)])) == 800
+    cache.put("e", [], np.zeros((0, 4), dtype=np.float32))
+    cache.remember({})
+    assert cache.get("e", []) == {}
+    assert cache.facts([]) == {}
 
 
-def test_a_killed_writer_leaves_whole_transactions(tmp_path: Path) -> None:
-    path = tmp_path / "e.sqlite"
-    process = writer(path, "a", 10**6)
+def test_a_vector_too_many_is_not_put(path: Path) -> None:
+    cache = EmbeddingCache(path)
+    with pytest.raises(ValueError, match="longer"):
+        cache.put("e", digests(2), vectors(3))
+    assert cache.get("e", digests(2)) == {}
+
+
+def test_images_are_remembered_by_reference(path: Path) -> None:
+    facts = {"https://a/1.jpg": ImageFacts("d1", 640, 480), "ü '%_": ImageFacts("d2", 1, 2)}
+    cache = EmbeddingCache(path)
+    cache.remember(facts)
+    cache.remember({"https://a/1.jpg": ImageFacts("d3", 64, 48)})
+    found = EmbeddingCache(path).facts([*facts, "unknown"])
+    assert found == {**facts, "https://a/1.jpg": ImageFacts("d3", 64, 48)}
+
+
+def test_ten_thousand_vectors_are_read_at_once(path: Path) -> None:
+    cache, keys = EmbeddingCache(path), digests(10_000)
+    table = vectors(10_000, dim=512)
+    cache.put("e", keys, table)
+    found = cache.get("e", keys)
+    assert len(found) == 10_000
+    np.testing.assert_array_equal(found[keys[-1]], table[-1])
+
+
+def test_threads_share_one_cache(path: Path) -> None:
+    cache = EmbeddingCache(path)
+    failures: list[Exception] = []
+
+    def work(name: str) -> None:
+        try:
+            for i in range(10):
+                keys = digests(4, f"{name} {i}")
+                cache.put("e", keys, vectors(4))
+                assert len(cache.get("e", keys)) == 4
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(str(i),)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+def test_processes_write_while_another_reads_and_nothing_is_lost(path: Path) -> None:
+    cache = EmbeddingCache(path)
+    started = [writer(path, name, 25) for name in ("a", "b", "c")]
+    while any(process.poll() is None for process in started):
+        cache.get("e", digests(10))
+    for process in started:
+        process.communicate(timeout=60)
+        assert process.returncode == 0
+    wanted = [
+        hashlib.sha256(f"{name} {i} {j}".encode()).hexdigest()
+        for name in "abc"
+        for i in range(25)
+        for j in range(20)
+    ]
+    assert len(cache.get("e", wanted)) == len(cache.facts(wanted)) == len(wanted)
+
+
+def test_processes_may_make_the_file_at_once(path: Path) -> None:
+    started = [writer(path, name, 1) for name in "abcdef"]
+    for process in started:
+        process.communicate(timeout=60)
+        assert process.returncode == 0
+
+
+def test_a_killed_writer_leaves_whole_transactions(path: Path) -> None:
+    process = writer(path, "k", 100_000)
     assert process.stdout is not None
-    process.stdout.readline()
-    time.sleep(0.3)
-    os.kill(process.pid, signal.SIGKILL)
+    done = -1
+    while done < 15:
+        line = process.stdout.readline().strip()
+        done = int(line) if line.isdigit() else done
+    process.send_signal(signal.SIGKILL)
     process.wait()
-    found = EmbeddingCache(path).get("e", [f"a-{n}" for n in range(10_000)])
-    assert len(found) % 20 == 0
-    assert len(found) > 0
-    assert all(v.shape == (64,) and len(set(v)) == 1 for v in found.values())
-
-
-def test_a_damaged_file_is_set_aside_and_started_anew(tmp_path: Path) -> None:
-    path = tmp_path / "e.sqlite"
-    path.write_bytes(b"this is no database " * 100)
+    process.stdout.close()
     cache = EmbeddingCache(path)
-    cache.put("e", ["d"], np.ones((1, 3), dtype=np.float32))
-    assert list(cache.get("e", ["d"])) == ["d"]
-    (aside,) = tmp_path.glob("*.damaged-*")
-    assert aside.read_bytes().startswith(b"this is no database")
+    for i in range(done + 1):
+        keys = [hashlib.sha256(f"k {i} {j}".encode()).hexdigest() for j in range(20)]
+        assert len(cache.get("e", keys)) == 20
+    cache.put("e", digests(1), vectors(1))
+    assert not list(path.parent.glob("*damaged*"))
+
+
+def test_a_file_that_is_no_database_is_set_aside(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"not a database, " * 1000)
+    other = path.parent / "versions.json"
+    other.write_text("{}")
+    with caplog.at_level(logging.WARNING):
+        cache = EmbeddingCache(path)
+    cache.put("e", digests(1), vectors(1))
+    assert len(cache.get("e", digests(1))) == 1
+    assert "was damaged" in caplog.text
+    aside = list(path.parent.glob("*damaged*"))
+    assert [a.read_bytes()[:3] for a in aside] == [b"not"]
+    assert other.read_text() == "{}"
+
+
+def garble(path: Path) -> None:
+    """Spoil all but the first pages, which hold the list of tables."""
+    with path.open("r+b") as file:
+        file.seek(8192)
+        file.write(os.urandom(path.stat().st_size - 8192))
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 3)
+
+
+@pytest.fixture
+def filled(path: Path) -> list[str]:
+    """The keys of a file of 2,000 vectors that nobody has open."""
+    keys, cache = digests(2000), EmbeddingCache(path)
+    cache.put("e", keys, vectors(2000, dim=64))
+    cache.close()
+    return keys
+
+
+@pytest.mark.parametrize("damage", [garble, truncate])
+def test_damage_that_shows_later_is_set_aside_as_well(
+    path: Path,
+    filled: list[str],
+    damage: Callable[[Path], None],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    damage(path)
+    with caplog.at_level(logging.WARNING):
+        cache = EmbeddingCache(path)
+        assert cache.get("e", filled) == {}
+    assert "was damaged" in caplog.text
+    cache.put("e", filled, vectors(2000))
+    assert len(cache.get("e", filled)) == 2000
+    assert list(path.parent.glob("*damaged*"))
+
+
+def test_a_second_user_of_a_damaged_file_follows_to_the_new_one(
+    path: Path, filled: list[str]
+) -> None:
+    one, two = EmbeddingCache(path), EmbeddingCache(path)
+    garble(path)
+    assert one.get("e", filled) == {}
+    one.put("e", filled[:1], vectors(1))
+    assert set(two.get("e", filled)) == set(filled[:1])
+    two.put("e", filled[1:2], vectors(1))
+    assert set(EmbeddingCache(path).get("e", filled)) == set(filled[:2])
 
 
 def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(StoreError, match="PRELABEL_HOME"):
-        EmbeddingCache(tmp_path / "file" / "e.sqlite")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match="PRELABEL_HOME") as caught:
+        EmbeddingCache(tmp_path / "file" / "embeddings.sqlite")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_full_disk_is_one_sentence_and_costs_nothing_else(path: Path) -> None:
+    cache = EmbeddingCache(path)
+    cache.put("e", digests(2), vectors(2))
+    cache._open().execute("PRAGMA max_page_count = 20")
+    with pytest.raises(StoreError, match="full"):
+        cache.put("e", digests(1000, "y"), vectors(1000, dim=512))
+    assert len(cache.get("e", digests(2))) == 2
+    assert cache.get("e", digests(1000, "y")) == {}

@@ -1,0 +1,151 @@
+"""Which encoder a setting means, and what ``auto`` takes."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from backend.errors import EncoderError
+from backend.vision import hub
+from backend.vision.encoder import DEFAULT_CLIP, DEFAULT_REPOSITORY, SMALL, load_encoder
+from tests.unit.vision.conftest import TINY
+
+
+class Hub(BaseHTTPRequestHandler):
+    """Has every file, or none."""
+
+    status = 200
+
+    def do_HEAD(self) -> None:
+        self.send_response(self.status)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture(autouse=True)
+def away(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing is cached, the hub is nowhere, and the current folder is empty."""
+    from huggingface_hub import constants
+
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    monkeypatch.chdir(empty)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
+    from huggingface_hub import constants
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    yield Hub
+    server.shutdown()
+    server.server_close()
+
+
+def test_auto_takes_the_builtin_one_where_nothing_else_can_be_had(tmp_path: Path) -> None:
+    said: list[str] = []
+    assert load_encoder("auto", say=said.append, weights_dir=tmp_path).name == "builtin"
+    assert len(said) == 1
+    assert "builtin" in said[0]
+    assert "does not answer" in said[0]
+
+
+def test_auto_takes_a_checkpoint_that_is_there(
+    tmp_path: Path, tiny_yolo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(tiny_yolo, tmp_path / SMALL)
+    said: list[str] = []
+    kept = load_encoder("auto", say=said.append, weights_dir=tmp_path)
+    monkeypatch.chdir(tmp_path)
+    here = load_encoder("auto", say=said.append)
+    assert kept.id == here.id
+    assert len(said) == 2
+    assert all(SMALL in line and "does not answer" in line for line in said)
+    assert load_encoder(kept.name, say=pytest.fail).id == kept.id  # the name is a setting
+
+
+def test_a_hub_that_is_forbidden_is_not_asked(
+    endpoint: type[Hub], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert "HF_HUB_OFFLINE" in hub.why_not_asked()
+
+
+def test_a_hub_that_answers_is_enough(endpoint: type[Hub], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert hub.why_not_asked() == ""
+    monkeypatch.setattr(Hub, "status", 503)
+    assert "does not answer" in hub.why_not_asked()
+
+
+def keep(folder: Path, content: bytes) -> None:
+    """Lay a file where the hub's client keeps what it downloaded."""
+    home = folder / "hub" / f"models--{DEFAULT_REPOSITORY.replace('/', '--')}"
+    for path, text in (("refs/main", b"abc"), (f"snapshots/abc/{hub.CLIP_FILES[0]}", content)):
+        (home / path).parent.mkdir(parents=True)
+        (home / path).write_bytes(text)
+
+
+def test_weights_on_this_machine_need_no_hub(
+    tmp_path: Path, tiny_clip: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The default model in small, for its real weights have 600 MB."""
+    from open_clip import factory
+
+    monkeypatch.setitem(factory._MODEL_CONFIGS, DEFAULT_CLIP.partition("/")[0], TINY)
+    keep(tmp_path, Path(tiny_clip.partition("/")[2]).read_bytes())
+    said: list[str] = []
+    encoder = load_encoder("auto", say=said.append)
+    assert encoder.name == DEFAULT_CLIP
+    assert encoder.id.startswith(f"open_clip:{DEFAULT_CLIP}/")
+    assert encoder.encode_images([Image.new("RGB", (30, 20))]).shape == (1, 32)
+    assert len(said) == 1
+    assert DEFAULT_CLIP in said[0]
+
+
+def test_auto_goes_on_where_the_kept_weights_are_damaged(tmp_path: Path) -> None:
+    keep(tmp_path, b"no weights")
+    said: list[str] = []
+    assert load_encoder("auto", say=said.append).name == "builtin"
+    assert len(said) == 1
+
+
+def test_weights_that_cannot_be_had_are_known_at_once() -> None:
+    start = time.monotonic()
+    with pytest.raises(EncoderError, match=r"not on this machine.*does not answer"):
+        load_encoder(DEFAULT_CLIP, say=pytest.fail)
+    assert time.monotonic() - start < 20
+
+
+def test_a_hub_that_keeps_silent_costs_seconds_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(hub, "SECONDS", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        start = time.monotonic()
+        assert "does not answer" in hub.why_not_asked()
+        assert time.monotonic() - start < 2
+
+
+@pytest.mark.parametrize("setting", ["", "clip", "CLIP ViT", "auto2", "resnet"])
+def test_a_setting_that_means_nothing_is_answered_with_the_spellings(setting: str) -> None:
+    with pytest.raises(EncoderError, match=r"builtin, an open_clip model/weights") as caught:
+        load_encoder(setting, say=pytest.fail)
+    assert "\n" not in str(caught.value)
