@@ -1,16 +1,49 @@
-"""The words that every room shares: controls, tasks, answers, predictions.
+"""The words that every room shares: controls, tasks, answers, places, predictions.
 
-Frozen values without behaviour of their own. Coordinates never appear here yet: classification
-answers are sets of label names.
+Frozen values without behaviour of their own. Coordinates are 0 to 1 of the upright image, from its
+top left corner; percent and pixels exist only where they come in and go out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 Answer = frozenset[str]
 """What a control was answered with: the chosen label names; empty means "none of them"."""
+
+
+Kind = Literal["choices", "boxes", "points"]
+"""What a control is answered with: labels of the whole image, boxes, or centre points."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """An object of an image: a box, or a point, which is a box without extent.
+
+    Attributes:
+        label: its class.
+        x0: left edge, 0 to 1 of the width.
+        y0: upper edge, 0 to 1 of the height.
+        x1: right edge, at least ``x0``.
+        y1: lower edge, at least ``y0``.
+    """
+
+    label: str
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+    @property
+    def centre(self) -> tuple[float, float]:
+        """Its middle, (x, y)."""
+        return (self.x0 + self.x1) / 2, (self.y0 + self.y1) / 2
+
+
+Places = tuple[Place, ...]
+"""All objects of an image that a control was asked for; empty means "there is none"."""
 
 
 @dataclass(frozen=True)
@@ -21,11 +54,13 @@ class Label:
         name: what regions carry (the ``alias`` where the config gives one, else the ``value``).
         words: other words for it, from ``predicted_values``; used for text prompts.
         hint: a sentence that describes it, from ``hint``; used for text prompts.
+        extent: of points: the object's usual size, 0 to 1 of the image's longer edge; 0: unknown.
     """
 
     name: str
     words: tuple[str, ...] = ()
     hint: str = ""
+    extent: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -37,6 +72,7 @@ class Control:
         to_name: the image tag it belongs to.
         image_key: the field of the task's data that holds the image's address.
         labels: its classes in the order of the config.
+        kind: what it is answered with.
         multiple: several labels may be right at once.
         threshold: confidence below which a label is left out of the result, 0 to 1.
     """
@@ -45,6 +81,7 @@ class Control:
     to_name: str
     image_key: str
     labels: tuple[Label, ...]
+    kind: Kind = "choices"
     multiple: bool = False
     threshold: float = 0.0
 
@@ -62,7 +99,8 @@ class Task:
         id: Label Studio's number.
         images: image address as stored in the task, by ``image_key``.
         open: nobody has finished it: it still wants a pre-annotation.
-        answers: by control name, what a person answered; a control nobody was asked is absent.
+        answers: by control of choices, what a person chose; a control nobody was asked is absent.
+        places: by control of boxes or points, what a person marked; absent where nobody looked.
         asked: by control name, labels that existed when the answer was given.
     """
 
@@ -70,7 +108,13 @@ class Task:
     images: Mapping[str, str]
     open: bool = True
     answers: Mapping[str, Answer] | None = None
+    places: Mapping[str, Places] | None = None
     asked: Mapping[str, frozenset[str]] | None = None
+
+    @property
+    def labeled(self) -> bool:
+        """A person answered at least one control."""
+        return bool(self.answers) or bool(self.places)
 
 
 @dataclass(frozen=True)
@@ -97,15 +141,41 @@ class Choice:
 
 
 @dataclass(frozen=True)
+class Finding:
+    """What a model finds for one control of one task.
+
+    Attributes:
+        control: the control's name.
+        places: objects, most certain first.
+        confidence: belief in each, 0 to 1.
+        size: the image's size, for the regions.
+    """
+
+    control: str
+    places: Places
+    confidence: tuple[float, ...]
+    size: ImageSize
+
+    def counts(self) -> dict[str, int]:
+        """How many of each label."""
+        found: dict[str, int] = {}
+        for place in self.places:
+            found[place.label] = found.get(place.label, 0) + 1
+        return found
+
+
+@dataclass(frozen=True)
 class Prediction:
     """All a model says about one task.
 
     Attributes:
         task: the task's number.
-        choices: one entry per control that could be answered; empty where the image is unreadable.
+        choices: one entry per control of choices that could be answered.
         score: Label Studio sorts by it, ascending: low is asked first. 0 to 1.
+        findings: one entry per control of boxes or points that could be answered.
     """
 
     task: int
     choices: tuple[Choice, ...]
     score: float
+    findings: tuple[Finding, ...] = ()

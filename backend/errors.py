@@ -8,9 +8,11 @@ PrelabelError            every failure a person can act on; its text is one sent
 ├── ConfigError          a labeling config that cannot be served
 ├── ImageError           one image that cannot be read; costs one prediction
 ├── EncoderError         an encoder or its weights cannot be had
+├── DetectorError        a detector or its weights cannot be had
 ├── StoreError           the home folder cannot be written or read
 └── RoundError           a round that cannot go on
-    └── Busy             another process runs a round of the project
+    ├── Busy             another process runs a round of the project
+    └── Cancelled        somebody cancelled it
 """
 
 from __future__ import annotations
@@ -52,6 +54,10 @@ class EncoderError(PrelabelError):
     """An encoder or its weights cannot be had."""
 
 
+class DetectorError(PrelabelError):
+    """A detector or its weights cannot be had."""
+
+
 class StoreError(PrelabelError):
     """The home folder cannot be written or read."""
 
@@ -62,3 +68,7 @@ class RoundError(PrelabelError):
 
 class Busy(RoundError):
     """Another process runs a round of the project."""
+
+
+class Cancelled(RoundError):
+    """Somebody cancelled the round; the live version stays."""

@@ -21,6 +21,9 @@ class Settings:
         label_studio_url: the Label Studio that ``api_key`` belongs to.
         api_key: legacy token or personal access token; empty: the token that /setup brings.
         encoder: ``auto``, ``builtin``, an open_clip ``model/weights``, or a ``…-cls.pt``.
+        detector: ``auto``, ``builtin``, a detection weights file or name, or a ``.yaml``.
+        detector_size: pixels of a detector's input; 0: by the images.
+        train_seconds: how long a round may fine-tune detectors.
         retrain_after: new or changed labels that start a round.
         quiet_seconds: a round starts as well when labels are new and nobody labeled for so long.
         poll_seconds: how often Label Studio is asked although nothing woke the loop.
@@ -38,6 +41,9 @@ class Settings:
     label_studio_url: str = "http://localhost:8080"
     api_key: str = field(default="", repr=False)
     encoder: str = "auto"
+    detector: str = "auto"
+    detector_size: int = 0
+    train_seconds: float = 600.0
     retrain_after: int = 10
     quiet_seconds: float = 30.0
     poll_seconds: float = 60.0
@@ -69,6 +75,9 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         label_studio_url=env.get("LABEL_STUDIO_URL", "").rstrip("/") or "http://localhost:8080",
         api_key=env.get("LABEL_STUDIO_API_KEY", "").strip(),
         encoder=env.get("PRELABEL_ENCODER", "").strip() or "auto",
+        detector=env.get("PRELABEL_DETECTOR", "").strip() or "auto",
+        detector_size=_size(env),
+        train_seconds=_number(env, "PRELABEL_TRAIN_SECONDS", 600.0, least=5.0),
         retrain_after=_whole(env, "PRELABEL_RETRAIN_AFTER", 10, least=1),
         quiet_seconds=_number(env, "PRELABEL_RETRAIN_QUIET", 30.0),
         poll_seconds=_number(env, "PRELABEL_POLL", 60.0, least=0.2),
@@ -117,6 +126,15 @@ def _number(env: Mapping[str, str], name: str, default: float, least: float = 0.
     if not least <= value < float("inf"):
         raise UsageError(f"{name} must be a number of seconds of at least {least:g}, not {text!r}.")
     return value
+
+
+def _size(env: Mapping[str, str]) -> int:
+    size = _whole(env, "PRELABEL_DETECTOR_SIZE", 0, least=0)
+    if size and (size % 32 or size > 1280):
+        raise UsageError(
+            f"PRELABEL_DETECTOR_SIZE must be a multiple of 32 up to 1280, such as 640, not {size}."
+        )
+    return size
 
 
 def _names(env: Mapping[str, str], name: str) -> frozenset[str]:

@@ -70,5 +70,5 @@ def round_here(settings: Settings, record: ProjectRecord, ask: Ask) -> Outcome:
     return outcome
 
 
-def _show(state: str, progress: float) -> None:
-    print(f"\r{state} {progress:4.0%}   ", end="", file=sys.stderr, flush=True)
+def _show(state: str, progress: float, detail: str) -> None:
+    print(f"\r\033[K{state} {progress:4.0%}  {detail}", end="", file=sys.stderr, flush=True)

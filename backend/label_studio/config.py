@@ -7,10 +7,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from xml.etree.ElementTree import Element, ParseError
 
-from backend.domain import Control, Label
+from backend.domain import Control, Kind, Label
 from backend.errors import ConfigError
 
 MODES = {"single": False, "single-radio": False, "multiple": True}
+SERVED: Mapping[str, Kind] = {
+    "Choices": "choices",
+    "RectangleLabels": "boxes",
+    "KeyPointLabels": "points",
+}
 LABELING_TAGS = frozenset(
     """
     BitMask BitMaskLabels Brush BrushLabels Chat Choices DateTime Ellipse EllipseLabels
@@ -55,7 +60,7 @@ def read_config(xml: str) -> ReadConfig:
         if reason:
             left_out[tag.get("name") or tag.tag] = f"{tag.tag}: {reason}"
         else:
-            controls.append(_choices(tag, images[tag.get("toName", "")]))
+            controls.append(_control(tag, images[tag.get("toName", "")]))
     return ReadConfig(tuple(controls), left_out)
 
 
@@ -77,16 +82,25 @@ def _labeling_tags(root: Element) -> Iterator[Element]:
 
 def _why_not(tag: Element, images: Mapping[str, Element]) -> str:
     """Why a tag is not served; empty when it is."""
-    if tag.tag != "Choices":
-        return "not served, only Choices are"
+    if tag.tag not in SERVED:
+        return f"not served, only {', '.join(SERVED)} are"
     if _on(tag, "model_skip"):
         return 'left out by model_skip="true"'
-    return _why_not_choices(tag) or _why_not_image(tag.get("toName", ""), images)
+    if not tag.get("name"):
+        return "has no name"
+    why_not = _why_not_choices if tag.tag == "Choices" else _why_not_places
+    return why_not(tag) or _why_not_image(tag.get("toName", ""), images)
+
+
+def _why_not_places(tag: Element) -> str:
+    if _on(tag, "smartOnly"):
+        return 'asks for suggestions only (smartOnly="true")'
+    if tag.get("value"):
+        return "takes its labels from the task's data"
+    return "" if _labels(tag) else "has no labels"
 
 
 def _why_not_choices(tag: Element) -> str:
-    if not tag.get("name"):
-        return "has no name"
     if _on(tag, "perRegion") or tag.get("visibleWhen") == "region-selected":
         return "is asked for each region, not for the whole image"
     if _on(tag, "perItem"):
@@ -113,24 +127,39 @@ def _why_not_image(to_name: str, images: Mapping[str, Element]) -> str:
     return ""
 
 
-def _choices(tag: Element, image: Element) -> Control:
+def _control(tag: Element, image: Element) -> Control:
     return Control(
         name=tag.get("name", ""),
         to_name=tag.get("toName", ""),
         image_key=_key(image),
         labels=_labels(tag),
-        multiple=MODES[tag.get("choice", "single")],
+        kind=SERVED[tag.tag],
+        multiple=tag.tag == "Choices" and MODES[tag.get("choice", "single")],
         threshold=_threshold(tag),
     )
 
 
 def _labels(tag: Element) -> tuple[Label, ...]:
-    named = ((choice.get("alias") or choice.get("value"), choice) for choice in tag.iter("Choice"))
-    return tuple(
-        Label(name=name, words=_words(choice), hint=choice.get("hint", "").strip())
-        for name, choice in named
-        if name
-    )
+    """The classes of a control; a name that stands there twice counts once."""
+    found: dict[str, Label] = {}
+    for one in tag.iter("Choice" if tag.tag == "Choices" else "Label"):
+        name = one.get("alias") or one.get("value")
+        if name and name not in found:
+            hint = one.get("hint", "").strip()
+            found[name] = Label(name, _words(one), hint, _extent(one, tag))
+    return tuple(found.values())
+
+
+def _extent(label: Element, tag: Element) -> float:
+    """``model_object_size``, in percent of the image's longer edge, as 0 to 1."""
+    text = label.get("model_object_size") or tag.get("model_object_size") or "0"
+    size = _number(text)
+    if not 0 <= size <= 100:
+        raise ConfigError(
+            f'model_object_size="{text}" of {tag.get("name")} must be a number from 0 to 100, '
+            "percent of the image's longer edge."
+        )
+    return size / 100
 
 
 def _words(choice: Element) -> tuple[str, ...]:
@@ -143,15 +172,20 @@ def _words(choice: Element) -> tuple[str, ...]:
 
 def _threshold(tag: Element) -> float:
     text = tag.get("model_score_threshold", "0")
-    try:
-        threshold = float(text)
-    except ValueError:
-        threshold = -1.0
+    threshold = _number(text)
     if not 0 <= threshold <= 1:
         raise ConfigError(
             f'model_score_threshold="{text}" of {tag.get("name")} must be a number from 0 to 1.'
         )
     return threshold
+
+
+def _number(text: str) -> float:
+    """A number; −1 for anything else, which no attribute allows."""
+    try:
+        return float(text)
+    except ValueError:
+        return -1.0
 
 
 def _key(image: Element) -> str:

@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from backend.domain import Answer, Choice, Control, Prediction, Task
+from backend.domain import Answer, Choice, Control, Place, Places, Prediction, Task
+from backend.label_studio.places import count_strangers, marked_by, place_regions
 
 Json = dict[str, Any]
 
@@ -19,7 +20,12 @@ def result_of(prediction: Prediction, controls: Mapping[str, Control]) -> list[J
     gives no region (a region with an empty list of choices would be shown as answered).
     """
     regions = (_choices_region(prediction.task, c, controls[c.control]) for c in prediction.choices)
-    return [region for region in regions if region["value"]["choices"]]
+    chosen = [region for region in regions if region["value"]["choices"]]
+    return chosen + [
+        region
+        for finding in prediction.findings
+        for region in place_regions(prediction.task, finding, controls[finding.control])
+    ]
 
 
 def prediction_json(prediction: Prediction, controls: Mapping[str, Control], version: str) -> Json:
@@ -66,9 +72,11 @@ def read_task(
         the task with the answer that stands for each control.
     """
     annotations = [a for a in row.get("annotations") or [] if not _skipped(a, left)]
+    for annotation in annotations:
+        count_strangers(annotation.get("result") or [], (c.name for c in controls), left)
     answers: dict[str, Answer] = {}
     asked: dict[str, frozenset[str]] = {}
-    for control in controls:
+    for control in (c for c in controls if c.kind == "choices"):
         given = _answer(annotations, control, left)
         if given is not None:
             answers[control.name], when = given
@@ -78,8 +86,59 @@ def read_task(
         images=_images(row.get("data") or {}, controls),
         open=not row.get("is_labeled"),
         answers=answers or None,
+        places=_all_places(annotations, controls, added, left) or None,
         asked=asked or None,
     )
+
+
+def _all_places(
+    annotations: Sequence[Json],
+    controls: Sequence[Control],
+    added: Mapping[str, Mapping[str, str]],
+    left: Counter[str],
+) -> dict[str, Places]:
+    """By control of boxes or points, the places of the annotation that stands.
+
+    Points that nobody set where somebody drew boxes of the same labels are the boxes' centres.
+    """
+    controls = [control for control in controls if control.kind != "choices"]
+    found: dict[str, Places] = {}
+    for control in controls:
+        places = _stands(annotations, control, added.get(control.name, {}), left)
+        if places is not None:
+            found[control.name] = places
+    boxes = [p for c in controls if c.kind == "boxes" for p in found.get(c.name, ())]
+    for control in controls:
+        if control.kind == "points" and not found.get(control.name):
+            centres = tuple(_centre(p) for p in boxes if p.label in control.label_names)
+            if centres:
+                found[control.name] = centres
+    return found
+
+
+def _stands(
+    annotations: Sequence[Json],
+    control: Control,
+    added: Mapping[str, str],
+    left: Counter[str],
+) -> Places | None:
+    """The places of a ground truth before others, and of the latest among equals.
+
+    An annotation that is older than the control and marks nothing says nothing about it.
+    """
+    first = min((added.get(name, "") for name in control.label_names), default="")
+    given: list[tuple[bool, str, Places]] = []
+    for annotation in annotations:
+        when = str(annotation.get("updated_at") or "")
+        places = marked_by(annotation.get("result") or [], control, left)
+        if places or (places is not None and (not when or first <= when)):
+            given.append((bool(annotation.get("ground_truth")), when, places))
+    return max(given, key=lambda entry: entry[:2])[2] if given else None
+
+
+def _centre(place: Place) -> Place:
+    x, y = place.centre
+    return Place(place.label, x, y, x, y)
 
 
 def _skipped(annotation: Json, left: Counter[str]) -> bool:

@@ -48,11 +48,21 @@ def share(right: int, n: int) -> Figure:
     """
     if not n:
         return Figure(0, None, 0.0, 1.0)
-    p, z2 = right / n, Z95**2
+    low, high = interval(right / n, n)
+    return Figure(n, round(right / n, 4), round(low, 4), round(high, 4))
+
+
+def interval(p: float, n: float) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share.
+
+    Args:
+        p: the share, 0 to 1.
+        n: independent answers it rests on, above 0; need not be whole.
+    """
+    z2 = Z95**2
     middle = (p + z2 / (2 * n)) / (1 + z2 / n)
     half = Z95 * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    low, high = max(0.0, middle - half), min(1.0, middle + half)
-    return Figure(n, round(p, 4), round(low, 4), round(high, 4))
+    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def accuracy(pairs: Iterable[tuple[Answer | None, Answer]]) -> Figure:

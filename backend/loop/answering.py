@@ -10,8 +10,11 @@ from backend.domain import Task
 from backend.label_studio.config import read_config
 from backend.label_studio.protocol import project_of
 from backend.label_studio.regions import prediction_json, read_task
+from backend.loop.embedding import NO_IMAGES
+from backend.loop.looking import look
 from backend.loop.predicting import (
     confidences,
+    place_uncertainties,
     predictions,
     sources,
     task_uncertainty,
@@ -66,15 +69,23 @@ def _results(
     controls: tuple[Any, ...],
     tasks: list[Task],
 ) -> list[dict[str, Any]]:
-    setting = resources.versions(record).card(live).encoder["setting"]
-    embedder = resources.embedder(record, resources.encoder(setting))
-    embedded = embedder.embed(sources(tasks), lambda done, of: None)
-    for reason, count in unreadable(tasks, controls, embedded).items():
-        log.warning("project %s: %s without prediction: %s", record.id, count, reason)
+    setting = resources.versions(record).card(live).encoder.get("setting", "")
     model = resources.model(record, live)
+    choices = [control for control in controls if control.kind == "choices"]
+    embedded = NO_IMAGES
+    if setting and choices:
+        embedder = resources.embedder(record, resources.encoder(setting))
+        embedded = embedder.embed(sources(tasks, choices), lambda done, of: None)
+    pictures = resources.pictures(record)
+    looked = look(model, controls, tasks, pictures, lambda done, of: None)
+    failed = {**looked.failed, **embedded.failed}
+    for reason, count in unreadable(tasks, controls, failed).items():
+        log.warning("project %s: %s without prediction: %s", record.id, count, reason)
     beliefs = confidences(model, controls, tasks, embedded)
     unsure = task_uncertainty(controls, beliefs)
+    for task, value in place_uncertainties(record.id, looked).items():
+        unsure[task] = max(unsure.get(task, 0.0), value)
     score = {task.id: 1 - unsure[task.id] for task in tasks if task.id in unsure}
-    made = predictions(model, controls, tasks, beliefs, score, embedded)
+    made = predictions(model, controls, tasks, beliefs, score, embedded, looked)
     named = {control.name: control for control in controls}
     return [prediction_json(prediction, named, live) for prediction in made]

@@ -10,7 +10,16 @@ from backend.domain import Control
 from backend.loop.observe import Observation
 from backend.store.versions import Card
 
-PACKAGES = ("prelabel", "label-studio-sdk", "numpy", "open-clip-torch", "torch", "ultralytics")
+TYPES = {"choices": "Choices", "boxes": "RectangleLabels", "points": "KeyPointLabels"}
+PACKAGES = (
+    "prelabel",
+    "label-studio-sdk",
+    "numpy",
+    "open-clip-torch",
+    "openvino",
+    "torch",
+    "ultralytics",
+)
 
 
 def split(seen: Observation) -> dict[str, int]:
@@ -31,21 +40,28 @@ def told(card: Card) -> str:
     audit = card.audit
     figure = f"{audit['value']:.0%}" if audit["value"] is not None else "not known yet"
     return (
-        f"{card.labels['train']} labels, accuracy {figure} on {audit['n']} audit images, "
+        f"{card.labels['train']} labels, {audit['metric']} {figure} on {audit['n']} audit images, "
         f"{card.seconds['total']:.1f} s"
     )
 
 
 def shown(control: Control, card: Card) -> dict[str, Any]:
     """A control as ``/api/projects`` shows it."""
+    known = dict(card.controls.get(control.name, {"kind": "none yet"}))
+    known.pop("made_from", None)
     return {
         "name": control.name,
         "to_name": control.to_name,
-        "type": "Choices",
-        "choice": "multiple" if control.multiple else "single",
+        "type": TYPES[control.kind],
+        **({"choice": "multiple" if control.multiple else "single"} if choices(control) else {}),
         "labels": list(control.label_names),
-        **card.controls.get(control.name, {"kind": "none yet"}),
+        **known,
     }
+
+
+def choices(control: Control) -> bool:
+    """Whether a control is answered for the whole image."""
+    return control.kind == "choices"
 
 
 def packages() -> dict[str, str]:

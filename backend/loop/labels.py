@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from backend.domain import Control
+from backend.domain import Control, Places
 from backend.loop.embedding import Embedded
 from backend.loop.observe import Observation
 from backend.loop.training import Examples, Floats
 from backend.store.versions import Labels
 
 
-def label_table(seen: Observation) -> dict[str, dict[str, list[str]]]:
+def label_table(seen: Observation) -> dict[str, dict[str, list[Any]]]:
     """All answers of a project as plain JSON: what a version is made from and compared by."""
     return {
         str(task.id): {name: sorted(answer) for name, answer in (task.answers or {}).items()}
+        | {name: _rows(places) for name, places in (task.places or {}).items()}
         for task in seen.labeled
     }
+
+
+def _rows(places: Places) -> list[list[Any]]:
+    """``[label, x0, y0, x1, y1]``, in an order that does not depend on who drew what first."""
+    numbers = [[p.label, *(round(v, 6) for v in (p.x0, p.y0, p.x1, p.y1))] for p in places]
+    return sorted(numbers)
 
 
 def changes(before: Labels, now: Labels) -> int:

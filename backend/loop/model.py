@@ -1,9 +1,9 @@
-"""A version's artifact: one head per control on one encoder's embeddings."""
+"""A version's artifact: a head per control of choices, a finder per control of boxes or points."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,9 @@ from backend.domain import Answer, Choice, Control, ImageSize
 from backend.store.files import read_json, write_json
 
 if TYPE_CHECKING:
+    from backend.vision.detection.detector import Detector
+    from backend.vision.detection.finder import Finder
+    from backend.vision.detection.network import Network
     from backend.vision.head import Head
 
 Floats = npt.NDArray[np.float32]
@@ -25,9 +28,11 @@ class Model:
 
     Attributes:
         heads: by control name; a control that cannot be answered yet has none.
+        finders: the same of controls of boxes and points.
     """
 
     heads: Mapping[str, Head]
+    finders: Mapping[str, Finder] = field(default_factory=dict)
 
     def probabilities(self, control: str, vectors: Floats) -> Floats:
         """Calibrated confidence, (n, K) float32 in the order of the head's labels.
@@ -70,23 +75,48 @@ def answer_of(choice: Choice) -> Answer:
 
 
 def save_model(model: Model, folder: Path) -> None:
-    """Write a model into an empty folder: a folder a head, numbered, and their names."""
-    from backend.vision.head import save_head
-
-    names = list(model.heads)
-    for number, name in enumerate(names):
-        (folder / f"head-{number}").mkdir()
-        save_head(model.heads[name], folder / f"head-{number}")
-    write_json(folder / "heads.json", names)
+    """Write a model into an empty folder: a folder a head or finder, numbered, and their names."""
+    for kind, names, save in _kinds(model):
+        for number, name in enumerate(names):
+            (folder / f"{kind}-{number}").mkdir()
+            save(name, folder / f"{kind}-{number}")
+        write_json(folder / f"{kind}s.json", names)
 
 
-def load_model(folder: Path) -> Model:
+def load_model(folder: Path, load: Callable[[Network, int, str], Detector]) -> Model:
     """Read a model.
 
-    Raises:
-        StoreError: a file is missing or damaged.
-    """
-    from backend.vision.head import load_head
+    Args:
+        folder: that :func:`save_model` wrote.
+        load: makes the detectors.
 
-    names = read_json(folder / "heads.json") or []
-    return Model({name: load_head(folder / f"head-{i}") for i, name in enumerate(names)})
+    Raises:
+        PrelabelError: a file is missing or damaged.
+    """
+    heads = read_json(folder / "heads.json") or []
+    finders = read_json(folder / "finders.json") or []
+    found: dict[str, Finder] = {}
+    for number, name in enumerate(finders):
+        from backend.vision.detection.finder import load_finder
+
+        found[name] = load_finder(folder / f"finder-{number}", load)
+    known: dict[str, Head] = {}
+    for number, name in enumerate(heads):
+        from backend.vision.head import load_head
+
+        known[name] = load_head(folder / f"head-{number}")
+    return Model(known, found)
+
+
+def _kinds(model: Model) -> list[tuple[str, list[str], Callable[[str, Path], None]]]:
+    def head(name: str, folder: Path) -> None:
+        from backend.vision.head import save_head
+
+        save_head(model.heads[name], folder)
+
+    def finder(name: str, folder: Path) -> None:
+        from backend.vision.detection.finder import save_finder
+
+        save_finder(model.finders[name], folder)
+
+    return [("head", list(model.heads), head), ("finder", list(model.finders), finder)]

@@ -67,7 +67,7 @@ class Observation:
     @property
     def labeled(self) -> tuple[Task, ...]:
         """The tasks that a person answered."""
-        return tuple(task for task in self.tasks if task.answers)
+        return tuple(task for task in self.tasks if task.labeled)
 
     def is_audit(self, task: Task) -> bool:
         """Whether a task belongs to the audit slice."""
@@ -139,7 +139,7 @@ def _task(
 
 
 def _label_times(folder: Path, config: ReadConfig) -> dict[str, dict[str, str]]:
-    """When each label was first seen in the config; empty for those of a control's first sight.
+    """When each label was first seen in the config; empty for those of the project's first sight.
 
     An answer that is older than a label says nothing about that label.
     """
@@ -149,7 +149,7 @@ def _label_times(folder: Path, config: ReadConfig) -> dict[str, dict[str, str]]:
     now = datetime.now(UTC).isoformat()
     for control in config.controls:
         seen = times.setdefault(control.name, {})
-        first = "" if control.name not in known else now
+        first = now if known else ""
         for name in control.label_names:
             seen.setdefault(name, first)
     if times != known:

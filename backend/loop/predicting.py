@@ -8,15 +8,21 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from backend.domain import Control, ImageSize, Prediction, Task
+from backend.errors import ImageError
 from backend.learning.audit import hash_rank
-from backend.learning.selection import Floats, uncertainty
-from backend.loop.embedding import Embedded, Source
+from backend.learning.selection import Floats, place_uncertainty, uncertainty
+from backend.loop.embedding import Embedded
+from backend.loop.looking import Looked
 from backend.loop.model import Model, choose
+from backend.loop.pictures import Source
 
 
-def sources(tasks: Iterable[Task]) -> list[Source]:
-    """The images of tasks."""
-    return [Source(address, task.id) for task in tasks for address in task.images.values()]
+def sources(tasks: Iterable[Task], controls: Iterable[Control]) -> list[Source]:
+    """The images of tasks that some controls are about."""
+    keys = {control.image_key for control in controls}
+    return [
+        Source(task.images[key], task.id) for task in tasks for key in keys & task.images.keys()
+    ]
 
 
 def confidences(
@@ -51,12 +57,22 @@ def task_uncertainty(
     return unsure
 
 
-def without_model(project: str, tasks: Iterable[Task], embedded: Embedded) -> dict[int, float]:
+def place_uncertainties(project: str, looked: Looked) -> dict[int, float]:
+    """The uncertainty of each task that a finder looked at, 0 to 1."""
+    return {
+        task: place_uncertainty(beliefs, hash_rank(project, task))
+        for task, beliefs in looked.beliefs.items()
+    }
+
+
+def without_model(
+    project: str, tasks: Iterable[Task], failed: Mapping[str, ImageError]
+) -> dict[int, float]:
     """An order before anything is learned: by hash, so that sorted files do not come in sorted."""
     return {
         task.id: 1 - hash_rank(project, task.id)
         for task in tasks
-        if any(address in embedded.vectors for address in task.images.values())
+        if any(address not in failed for address in task.images.values())
     }
 
 
@@ -67,6 +83,7 @@ def predictions(
     beliefs: Mapping[str, Mapping[int, Floats]],
     scores: Mapping[int, float],
     embedded: Embedded,
+    looked: Looked,
 ) -> list[Prediction]:
     """One prediction per task, in their order; an empty one where the model has no answer."""
     return [
@@ -78,20 +95,21 @@ def predictions(
                 if (row := beliefs.get(control.name, {}).get(task.id)) is not None
             ),
             scores.get(task.id, 1.0),
+            looked.findings.get(task.id, ()),
         )
         for task in tasks
     ]
 
 
 def unreadable(
-    tasks: Iterable[Task], controls: Iterable[Control], embedded: Embedded
+    tasks: Iterable[Task], controls: Iterable[Control], failed: Mapping[str, ImageError]
 ) -> Counter[str]:
     """How many images of tasks could not be read, by reason."""
     left: Counter[str] = Counter()
     keys = {control.image_key for control in controls}
     for task in tasks:
         left.update(f"task without ${key}" for key in keys if key not in task.images)
-        errors = (embedded.failed.get(address) for address in task.images.values())
+        errors = (failed.get(address) for address in task.images.values())
         left.update(error.reason for error in errors if error)
     return left
 

@@ -12,8 +12,10 @@ from backend.errors import Busy
 from backend.loop.connection import Connection, connect
 from backend.loop.embedding import Embedder
 from backend.loop.model import Model, load_model
+from backend.loop.pictures import Pictures
 from backend.settings import Settings
 from backend.store.files import explained
+from backend.store.pictures import PictureFiles
 from backend.store.projects import ProjectRecord, Projects
 from backend.store.versions import Versions
 
@@ -23,10 +25,14 @@ if TYPE_CHECKING:
 
     from backend.domain import Control
     from backend.vision.cache import EmbeddingCache
+    from backend.vision.detection.base import Base
+    from backend.vision.detection.detector import Detector
+    from backend.vision.detection.network import Network
     from backend.vision.encoder import Encoder
 
 log = logging.getLogger("prelabel")
 MODELS_KEPT = 32
+DETECTORS_KEPT = 6
 
 
 class Resources:
@@ -46,7 +52,12 @@ class Resources:
         self._embedders: dict[tuple[str, str], Embedder] = {}
         self._models: dict[tuple[str, str], Model] = {}
         self._prototypes: dict[tuple[str, tuple[object, ...]], npt.NDArray[np.float32]] = {}
+        self._pictures: dict[str, Pictures] = {}
+        self._detectors: dict[tuple[str, int], Detector] = {}
+        self._base: Base | None = None
+        self._base_network: Network | None = None
         self._cache: EmbeddingCache | None = None
+        self.picture_files = PictureFiles(settings.home / "pictures")
 
     def folder(self, record: ProjectRecord) -> Path:
         """Everything of one project."""
@@ -62,9 +73,51 @@ class Resources:
 
         setting = setting or self.settings.encoder
         if setting not in self._encoders:
-            weights = self.settings.home / "weights"
+            weights = self._weights()
             self._encoders[setting] = load_encoder(setting, say=log.info, weights_dir=weights)
         return self._encoders[setting]
+
+    def base(self) -> Base:
+        """The file that fine-tuning of detectors starts from."""
+        from backend.vision.detection.base import choose_base
+
+        if self._base is None:
+            self._base = choose_base(self.settings.detector, self._weights(), log.info)
+        return self._base
+
+    def base_network(self) -> Network:
+        """The network that fine-tuning of detectors starts from."""
+        from backend.vision.detection.network import load_base
+
+        if self._base_network is None:
+            self._base_network = load_base(self.base().path)
+        return self._base_network
+
+    def load_detector(self, network: Network, size: int, key: str) -> Detector:
+        """A network on the fastest runtime; the last few are kept."""
+        from backend.vision.detection.detector import load_detector
+
+        known = self._detectors.pop((key, size), None)
+        if known is None:
+            folder = self._weights() / "compiled"
+            known = load_detector(network, size, f"{key}-{size}", folder, log.info)
+        self._detectors[key, size] = known
+        while len(self._detectors) > DETECTORS_KEPT:
+            self._detectors.pop(next(iter(self._detectors)))
+        return known
+
+    def pictures(self, record: ProjectRecord) -> Pictures:
+        """The images of a project."""
+        connection = self.connection(record)
+        if record.id not in self._pictures:
+            self._pictures[record.id] = Pictures(
+                record.server or connection.client.server,
+                connection.images,
+                self._embedding_cache(),
+                self.picture_files,
+                self.settings.max_image_pixels,
+            )
+        return self._pictures[record.id]
 
     def connection(self, record: ProjectRecord) -> Connection:
         """A project within reach; tried anew after a new token or :meth:`forget`."""
@@ -75,6 +128,7 @@ class Resources:
         made = connect(record, token, self.settings)
         self._connections[record.id] = (token, made)
         self._embedders = {k: e for k, e in self._embedders.items() if k[0] != record.id}
+        self._pictures.pop(record.id, None)
         return made
 
     def forget(self, record: ProjectRecord) -> None:
@@ -83,16 +137,10 @@ class Resources:
 
     def embedder(self, record: ProjectRecord, encoder: Encoder) -> Embedder:
         """Embeds a project's images."""
-        connection = self.connection(record)
+        pictures = self.pictures(record)
         key = (record.id, encoder.id)
         if key not in self._embedders:
-            self._embedders[key] = Embedder(
-                record.server or connection.client.server,
-                connection.images,
-                encoder,
-                self._embedding_cache(),
-                self.settings.max_image_pixels,
-            )
+            self._embedders[key] = Embedder(pictures, encoder, self._embedding_cache())
         return self._embedders[key]
 
     def model(self, record: ProjectRecord, version: str) -> Model:
@@ -101,7 +149,7 @@ class Resources:
         if key not in self._models:
             while len(self._models) >= MODELS_KEPT:
                 self._models.pop(next(iter(self._models)))
-            self._models[key] = load_model(self.versions(record).path(version))
+            self._models[key] = load_model(self.versions(record).path(version), self.load_detector)
         return self._models[key]
 
     def prototypes(self, encoder: Encoder, control: Control) -> npt.NDArray[np.float32] | None:
@@ -139,6 +187,9 @@ class Resources:
             yield
         finally:
             lock.release()
+
+    def _weights(self) -> Path:
+        return self.settings.home / "weights"
 
     def _embedding_cache(self) -> EmbeddingCache:
         from backend.vision.cache import EmbeddingCache

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -18,12 +18,15 @@ from backend.errors import ConfigError
 from backend.learning.selection import scores
 from backend.loop import cards
 from backend.loop import push as pushing
-from backend.loop.embedding import Embedded
-from backend.loop.labels import changes, examples_of, label_table, pool_of
+from backend.loop.embedding import NO_IMAGES, Embedded
+from backend.loop.fit import Fit
+from backend.loop.labels import changes, label_table
+from backend.loop.looking import Looked, look
 from backend.loop.model import Model, save_model
 from backend.loop.observe import Observation, Pulse, observe, take_pulse
 from backend.loop.predicting import (
     confidences,
+    place_uncertainties,
     predictions,
     sources,
     task_uncertainty,
@@ -31,14 +34,13 @@ from backend.loop.predicting import (
     without_model,
 )
 from backend.loop.resources import Resources
-from backend.loop.training import Examples, TrainingJob, evaluate, train
 from backend.store.projects import ProjectRecord
 from backend.store.versions import Card, Labels, identity_of
 from backend.vision.encoder import Encoder
 
 log = logging.getLogger("prelabel")
-Report = Callable[[str, float], None]
-RECIPE = 1
+Report = Callable[[str, float, str], None]
+RECIPE = 2
 """Counts up when the way a head is made changes, so that the next start makes it anew."""
 
 
@@ -51,12 +53,14 @@ class Ask:
         quiet: nobody labeled for a while: do not wait for more labels either.
         hints: events since the last full look, which may be as many changed labels.
         full: look at everything, whatever the pulse says.
+        held: somebody cancelled the last round: do not train unless forced.
     """
 
     forced: bool = False
     quiet: bool = False
     hints: int = 0
     full: bool = False
+    held: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,17 +118,24 @@ class Round:
     Args:
         resources: of this process.
         record: the project.
-        report: told the state's name and the progress, 0 to 1.
+        report: told the state's name, the progress, 0 to 1, and details of it.
         memory: of the last full look by this process.
+        cancelled: asked often while training; true ends the round.
     """
 
     def __init__(
-        self, resources: Resources, record: ProjectRecord, report: Report, memory: Memory | None
+        self,
+        resources: Resources,
+        record: ProjectRecord,
+        report: Report,
+        memory: Memory | None,
+        cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
         self._resources = resources
         self._settings = resources.settings
         self._record = record
         self._report = report
+        self._cancelled = cancelled
         self._versions = resources.versions(record)
         self._clock = cards.Stopwatch()
         self.memory: Memory | None = memory
@@ -135,7 +146,7 @@ class Round:
         Raises:
             PrelabelError: it cannot go on; the live version stays as it was.
         """
-        self._report("observing", 0.0)
+        self._report("observing", 0.0, "")
         self._connection = self._resources.connection(self._record)
         pulse = take_pulse(self._connection)
         if self.memory and self._nothing_to_do(self.memory, pulse, ask):
@@ -190,16 +201,17 @@ class Round:
             reasons = "; ".join(f"{n}: {r}" for n, r in seen.config.left_out.items())
             raise ConfigError(
                 "The labeling config of the project has no control that Prelabel serves "
-                f"({reasons or 'it has no Choices for an Image'}): add Choices for an Image."
+                f"({reasons or 'it has none for an Image'}): add Choices, RectangleLabels or "
+                "KeyPointLabels for an Image."
             )
 
     def _train_if_wanted(self, seen: Observation, ask: Ask) -> str:
         """Train when something changed that is worth it; the new version's name or nothing."""
-        encoder = self._resources.encoder()
+        encoder = self._encoder(seen)
         labels = label_table(seen)
         identity = self._identity(seen, labels, encoder)
         newest = self._versions.newest()
-        if newest is not None and newest.identity == identity:
+        if newest is not None and (newest.identity == identity or (ask.held and not ask.forced)):
             return ""
         if newest is not None and self._same_shape(seen, encoder, newest):
             changed = changes(self._versions.labels(newest.version), labels)
@@ -208,33 +220,57 @@ class Round:
                 return ""
         return self._make_version(seen, encoder, labels, identity)
 
-    def _same_shape(self, seen: Observation, encoder: Encoder, newest: Card) -> bool:
+    def _encoder(self, seen: Observation) -> Encoder | None:
+        """The encoder, where choices are asked for: nothing else needs it."""
+        wanted = any(control.kind == "choices" for control in seen.config.controls)
+        return self._resources.encoder() if wanted else None
+
+    def _detector_id(self, seen: Observation) -> str:
+        """What detectors start from, where boxes or points are asked for."""
+        wanted = any(control.kind != "choices" for control in seen.config.controls)
+        return self._resources.base().id if wanted else ""
+
+    def _same_shape(self, seen: Observation, encoder: Encoder | None, newest: Card) -> bool:
         shape = {control.name: list(control.label_names) for control in seen.config.controls}
         known = {name: list(card["examples"]) for name, card in newest.controls.items()}
-        return shape == known and newest.encoder["id"] == encoder.id
+        ids = (encoder.id if encoder else "", self._detector_id(seen))
+        return shape == known and ids == (
+            newest.encoder.get("id", ""),
+            newest.detector.get("id", ""),
+        )
 
-    def _identity(self, seen: Observation, labels: Labels, encoder: Encoder) -> str:
+    def _identity(self, seen: Observation, labels: Labels, encoder: Encoder | None) -> str:
         controls = [
-            [c.name, c.image_key, c.multiple, [[x.name, x.words, x.hint] for x in c.labels]]
+            [
+                *(c.name, c.image_key, c.kind, c.multiple),
+                [[x.name, x.words, x.hint, x.extent] for x in c.labels],
+            ]
             for c in seen.config.controls
         ]
+        made_with = [
+            encoder.id if encoder else "",
+            self._detector_id(seen),
+            self._settings.detector_size,
+        ]
         return identity_of(
-            [RECIPE, seen.identity, controls, labels, encoder.id, self._settings.seed]
+            [RECIPE, seen.identity, controls, labels, made_with, self._settings.seed]
         )
 
     # -- training ---------------------------------------------------------------------------
 
     def _make_version(
-        self, seen: Observation, encoder: Encoder, labels: Labels, identity: str
+        self, seen: Observation, encoder: Encoder | None, labels: Labels, identity: str
     ) -> str:
-        self._report("training", 0.0)
+        self._report("training", 0.0, "")
         embedded = self._embed(seen, encoder, "training")
         self._clock.lap("embed")
-        examples = {c.name: examples_of(seen, c, embedded) for c in seen.config.controls}
-        model = self._fit(seen, encoder, examples, embedded)
+        fit = Fit(
+            *(self._resources, self._record, seen, encoder, embedded),
+            *(self._report, self._cancelled),
+        )
+        model = fit.model()
         self._clock.lap("train")
-        self._report("evaluating", 0.0)
-        figure, details = evaluate(model, seen.controls, examples)
+        figure, details = fit.judge(model)
         self._clock.lap("evaluate")
         number, name = self._versions.next_name(identity)
         card = Card(
@@ -246,61 +282,38 @@ class Round:
             labels=cards.split(seen),
             audit=figure.json(),
             controls=details,
-            encoder={"setting": self._setting(encoder), "id": encoder.id, "name": encoder.name},
+            encoder=self._encoder_card(encoder),
             seconds=self._clock.seconds(),
             seed=self._settings.seed,
             packages=cards.packages(),
             promotion={"promoted": True, "reason": cards.reason(seen, number)},
+            detector=self._detector_card(seen),
         )
         self._versions.save(card, labels, lambda folder: save_model(model, folder))
         self._versions.promote(name, by="the loop", reason=card.promotion["reason"])
         log.info("project %s: version %s is live (%s)", self._record.id, name, cards.told(card))
         return name
 
-    def _setting(self, encoder: Encoder) -> str:
-        """A spelling that leads to this very encoder again, also where ``auto`` chose it."""
-        return encoder.name if self._settings.encoder == "auto" else self._settings.encoder
+    def _encoder_card(self, encoder: Encoder | None) -> dict[str, str]:
+        """With a spelling that leads to this very encoder again, also where ``auto`` chose it."""
+        if encoder is None:
+            return {}
+        setting = self._settings.encoder
+        setting = encoder.name if setting == "auto" else setting
+        return {"setting": setting, "id": encoder.id, "name": encoder.name}
 
-    def _fit(
-        self,
-        seen: Observation,
-        encoder: Encoder,
-        examples: Mapping[str, Examples],
-        embedded: Embedded,
-    ) -> Model:
-        live = self._versions.live()
-        before = self._resources.model(self._record, live).heads if live else {}
-        heads = {}
-        for control in seen.config.controls:
-            previous = before.get(control.name)
-            head = train(
-                TrainingJob(
-                    control=control,
-                    examples=examples[control.name],
-                    pool=pool_of(seen, control, embedded, encoder.dim),
-                    prototypes=self._resources.prototypes(encoder, control),
-                    logit_scale=encoder.logit_scale,
-                    logit_bias=encoder.logit_bias,
-                    previous=previous if self._fits(previous, control, encoder, live) else None,
-                    seed=self._settings.seed,
-                )
-            )
-            if head is not None:
-                heads[control.name] = head
-        return Model(heads)
+    def _detector_card(self, seen: Observation) -> dict[str, str]:
+        id = self._detector_id(seen)
+        return {"setting": self._resources.base().setting, "id": id} if id else {}
 
-    def _fits(self, previous: Any, control: Control, encoder: Encoder, live: str | None) -> bool:
-        """Whether a new head may start from the live one."""
-        if previous is None or live is None:
-            return False
-        same_encoder = self._versions.card(live).encoder["id"] == encoder.id
-        same_kind = previous.multiple == control.multiple
-        return same_encoder and same_kind and previous.labels == control.label_names
-
-    def _embed(self, seen: Observation, encoder: Encoder, state: str) -> Embedded:
+    def _embed(self, seen: Observation, encoder: Encoder | None, state: str) -> Embedded:
+        if encoder is None:
+            return NO_IMAGES
+        choices = [control for control in seen.config.controls if control.kind == "choices"]
         embedder = self._resources.embedder(self._record, encoder)
         return embedder.embed(
-            sources(seen.tasks), lambda done, of: self._report(state, done / of if of else 1.0)
+            sources(seen.tasks, choices),
+            lambda done, of: self._report(state, done / of if of else 1.0, ""),
         )
 
     # -- pushing ----------------------------------------------------------------------------
@@ -311,8 +324,9 @@ class Round:
         Returns:
             whether there is any prediction, and the images that could not be read, by reason.
         """
-        self._report("pushing", 0.0)
-        encoder = self._resources.encoder(self._versions.card(live).encoder["setting"])
+        self._report("pushing", 0.0, "")
+        setting = self._versions.card(live).encoder.get("setting", "")
+        encoder = self._resources.encoder(setting) if setting else None
         embedded = self._embed(seen, encoder, "pushing")
         open_tasks = [task for task in seen.tasks if task.open]
         there, wanted = pushing.missing(self._connection, live, (task.id for task in open_tasks))
@@ -322,7 +336,8 @@ class Round:
         if pushed:
             pushing.point(self._connection, live, seen.pulse)
         self._clock.lap("push")
-        return pushed, unreadable(seen.tasks, seen.config.controls, embedded)
+        failed = {**self._resources.pictures(self._record).failed, **embedded.failed}
+        return pushed, unreadable(seen.tasks, seen.config.controls, failed)
 
     def _push_missing(
         self,
@@ -334,24 +349,37 @@ class Round:
     ) -> None:
         model = self._resources.model(self._record, live)
         controls = seen.config.controls
+        new = [task for task in open_tasks if task.id in wanted]
         beliefs = confidences(model, controls, open_tasks, embedded)
-        unsure = task_uncertainty(controls, beliefs) or without_model(
-            seen.identity, open_tasks, embedded
-        )
+        looked = self._look(model, controls, new)
+        unsure = task_uncertainty(controls, beliefs)
+        for task, value in place_uncertainties(seen.identity, looked).items():
+            unsure[task] = max(unsure.get(task, 0.0), value)
+        if not unsure:
+            unsure = without_model(seen.identity, open_tasks, {**embedded.failed, **looked.failed})
         unknown = [task.id for task in open_tasks if task.id not in unsure]
         labeled = seen.labeled
         audited = sum(seen.is_audit(task) for task in labeled)
         order = scores(seen.identity, unsure, unknown, len(labeled), audited)
-        made = predictions(
-            model, controls, [t for t in open_tasks if t.id in wanted], beliefs, order, embedded
-        )
+        made = predictions(model, controls, new, beliefs, order, embedded, looked)
         pushing.push(
             self._connection,
             live,
             made,
             seen.controls,
-            lambda done, of: self._report("pushing", done / of),
+            lambda done, of: self._report("pushing", done / of, ""),
         )
+
+    def _look(self, model: Model, controls: Sequence[Control], tasks: Sequence[Task]) -> Looked:
+        if not model.finders:
+            return Looked()
+        pictures = self._resources.pictures(self._record)
+        looked = look(
+            *(model, controls, tasks, pictures),
+            lambda done, of: self._report("pushing", done / of, f"image {done} of {of}"),
+        )
+        self._resources.picture_files.trim()
+        return looked
 
     def _outcome(self, seen: Observation, live: str, trained: str, unread: Counter[str]) -> Outcome:
         card = self._versions.card(live)

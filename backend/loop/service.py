@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from backend.errors import Busy, NotThere, PrelabelError, StoreError, UsageError
+from backend.errors import Busy, Cancelled, NotThere, PrelabelError, StoreError, UsageError
 from backend.label_studio.protocol import nothing_known, project_of
 from backend.loop.connection import created_at, same_server
-from backend.loop.workers import JobFailed, Lane
+from backend.loop.workers import JobFailed, Lane, WorkerProcess
 from backend.settings import Settings
 from backend.store.files import read_json, write_json
 from backend.store.projects import ProjectRecord, Projects
@@ -50,6 +50,9 @@ class Watched:
         summary: the last round's outcome.
         state: what the round does now.
         progress: of that, 0 to 1.
+        detail: of that, for people.
+        worker: the process that runs the round.
+        held: somebody cancelled a round: the next waits for a new label, or for Start Training.
         error: why the last round failed; empty when it did not.
         forced: somebody pressed Start Training.
         hints: events since the last look.
@@ -66,6 +69,9 @@ class Watched:
     summary: dict[str, Any] = field(default_factory=dict)
     state: str = "idle"
     progress: float = 0.0
+    detail: str = ""
+    worker: WorkerProcess | None = None
+    held: bool = False
     error: str = ""
     forced: bool = False
     hints: int = 0
@@ -88,6 +94,7 @@ class Watched:
             "round": {
                 "state": self.state,
                 "progress": self.progress,
+                "detail": self.detail or None,
                 "error": self.error or None,
             },
             "tasks": known.get("tasks", 0),
@@ -194,16 +201,13 @@ class Service:
         """
         deadline = self._clock() + WAIT_FOR_FIRST
         while True:
-            waiting = [asyncio.create_task(w.ready.wait()) for w in self._unready()]
+            unready = self._unready()
             async with self._predictions.worker() as worker:
                 done, answer = await worker.run({"job": "predict"}, body)
             left = deadline - self._clock()
-            if done["ready"] or not waiting or left <= 0:
-                break
-            await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-        for task in waiting:
-            task.cancel()
-        return answer if done["ready"] else _nothing(body)
+            if done["ready"] or not unready or left <= 0:
+                return answer if done["ready"] else _nothing(body)
+            await _first_of(unready, left)
 
     def versions(self) -> list[str]:
         """The versions of all projects, newest first; Label Studio does not say which it asks."""
@@ -225,6 +229,18 @@ class Service:
             raise NotThere(f"No project {id!r} is connected to this backend.")
         return self._watched[id].json()
 
+    async def cancel(self, id: str) -> dict[str, Any]:
+        """Cancel the round of a project while it trains; its live version stays.
+
+        Raises:
+            NotThere: no project has this id.
+        """
+        self.project(id)
+        watched = self._watched[id]
+        if watched.worker is not None and watched.state == "training":
+            await watched.worker.cancel()
+        return watched.json()
+
     # -- waking -----------------------------------------------------------------------------
 
     def _watch(self, record: ProjectRecord) -> Watched:
@@ -240,6 +256,7 @@ class Service:
     def _wake(self, watched: Watched, forced: bool = False, labels: int = 0) -> None:
         watched.forced |= forced
         watched.hints += labels
+        watched.held = False
         watched.last_event = self._clock()
         watched.awake.set()
 
@@ -278,7 +295,7 @@ class Service:
         """Seconds until the project is looked at although nothing woke it."""
         if watched.failures:
             return min(RETRY_LAST, RETRY_FIRST * 2.0 ** (watched.failures - 1))
-        if watched.waiting:
+        if watched.waiting and not watched.held:
             left = watched.last_event + self.settings.quiet_seconds - self._clock()
             return min(max(left, 0.0), self.settings.poll_seconds)
         return self.settings.poll_seconds
@@ -288,20 +305,23 @@ class Service:
             "forced": watched.forced,
             "quiet": self._clock() - watched.last_event >= self.settings.quiet_seconds,
             "hints": watched.hints,
+            "held": watched.held,
         }
         watched.forced = False
 
-        def tell(state: str, progress: float) -> None:
-            watched.state, watched.progress = state, progress
+        def tell(state: str, progress: float, detail: str) -> None:
+            watched.state, watched.progress, watched.detail = state, progress, detail
 
         job = {"job": "round", "project": watched.record.id, "ask": ask}
         try:
-            async with self._rounds.worker() as worker:
-                outcome, _ = await worker.run(job, tell=tell)
+            async with self._rounds.worker() as watched.worker:
+                outcome, _ = await watched.worker.run(job, tell=tell)
             self._done(watched, outcome)
         except JobFailed as error:
             if error.kind == Busy.__name__:  # the command line is at it, and wakes us after
                 watched.state, watched.forced = "idle", bool(ask["forced"])
+            elif error.kind == Cancelled.__name__:
+                watched.state, watched.detail, watched.held = "idle", str(error), True
             else:
                 self._failed(watched, str(error), forced=bool(ask["forced"]))
         except PrelabelError as error:
@@ -309,6 +329,8 @@ class Service:
         except Exception as error:  # a defect of ours must not end the loop
             log.exception("project %s", watched.record.id)
             self._failed(watched, f"{type(error).__name__}: {error}", forced=bool(ask["forced"]))
+        finally:
+            watched.worker = None
 
     def _done(self, watched: Watched, outcome: dict[str, Any]) -> None:
         cleanup = outcome.pop("cleanup")
@@ -316,6 +338,7 @@ class Service:
             watched.hints = 0
         watched.waiting = outcome["waiting"]
         watched.state, watched.progress, watched.error, watched.failures = "idle", 1.0, "", 0
+        watched.detail = ""
         if outcome != watched.summary:
             watched.summary = outcome
             with contextlib.suppress(StoreError):  # only remembered for the next start
@@ -369,6 +392,16 @@ class Service:
         if server and allowed and not any(same_server(server, one) for one in allowed):
             raise UsageError(f"{server} is not in PRELABEL_ALLOWED_SERVERS; add it to connect it.")
         return server
+
+
+async def _first_of(unready: list[Watched], seconds: float) -> None:
+    """Wait until one of them has its first version."""
+    waiting = [asyncio.create_task(watched.ready.wait()) for watched in unready]
+    try:
+        await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in waiting:
+            task.cancel()
 
 
 def _is(watched: Watched, number: Any, created: int) -> bool:

@@ -15,6 +15,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from typing import Any, BinaryIO
 
 from backend.errors import PrelabelError
@@ -42,6 +43,11 @@ class Worker:
         self._resources = resources
         self._tell = tell
         self._memories: dict[str, Memory | None] = {}
+        self._cancelled: set[int] = set()
+
+    def cancel(self, number: int) -> None:
+        """Let a job end as soon as it can; called from another thread."""
+        self._cancelled.add(number)
 
     def run(self, header: frames.Header, body: Body) -> tuple[Any, Body]:
         """One job: its result and bytes.
@@ -61,12 +67,16 @@ class Worker:
     def _round(self, header: frames.Header) -> Any:
         record = self._resources.projects.get(header["project"])
 
-        def report(state: str, progress: float) -> None:
-            self._tell({"id": header["id"], "state": state, "progress": round(progress, 3)})
+        def report(state: str, progress: float, detail: str) -> None:
+            told = {"state": state, "progress": round(progress, 3), "detail": detail}
+            self._tell({"id": header["id"], **told})
 
         with self._resources.alone(record):
             memory = self._memories.pop(record.id, None)
-            turn = Round(self._resources, record, report, memory)
+            number = header["id"]
+            turn = Round(
+                *(self._resources, record, report, memory), lambda: number in self._cancelled
+            )
             try:
                 outcome = turn.run(Ask(**header["ask"]))
             except PrelabelError:
@@ -98,9 +108,13 @@ def main() -> None:
         logging.getLogger(chatty).setLevel(logging.WARNING)
     os.nice(NICENESS)
     jobs: queue.SimpleQueue[tuple[frames.Header, Body]] = queue.SimpleQueue()
-    threading.Thread(target=_work, args=(jobs, answers), daemon=True).start()
+    worker = Worker(Resources(read_settings()), partial(_tell, answers))
+    threading.Thread(target=_work, args=(worker, jobs, answers), daemon=True).start()
     while (frame := frames.read(sys.stdin.buffer)) is not None:
-        jobs.put(frame)
+        if "cancel" in frame[0]:
+            worker.cancel(frame[0]["cancel"])
+        else:
+            jobs.put(frame)
     os._exit(0)
 
 
@@ -111,15 +125,17 @@ def _private_stdout() -> BinaryIO:
     return pipe
 
 
-def _work(jobs: queue.SimpleQueue[tuple[frames.Header, Body]], answers: BinaryIO) -> None:
-    def tell(header: frames.Header, body: Body = b"") -> None:
-        answers.write(frames.pack(header, body))
-        answers.flush()
-
-    worker = Worker(Resources(read_settings()), tell)
+def _work(
+    worker: Worker, jobs: queue.SimpleQueue[tuple[frames.Header, Body]], answers: BinaryIO
+) -> None:
     while True:
         header, body = jobs.get()
-        tell(*_done(worker, header, body))
+        _tell(answers, *_done(worker, header, body))
+
+
+def _tell(answers: BinaryIO, header: frames.Header, body: Body = b"") -> None:
+    answers.write(frames.pack(header, body))
+    answers.flush()
 
 
 def _done(worker: Worker, header: frames.Header, body: Body) -> tuple[frames.Header, Body]:

@@ -14,7 +14,11 @@ from backend.errors import PrelabelError, RoundError
 from backend.loop import frames
 
 log = logging.getLogger("prelabel")
-Tell = Callable[[str, float], None]
+Tell = Callable[[str, float, str], None]
+
+
+def _silent(state: str, progress: float, detail: str) -> None:
+    """Nobody wants to know."""
 
 
 class WorkerProcess:
@@ -23,22 +27,23 @@ class WorkerProcess:
     def __init__(self) -> None:
         self._process: asyncio.subprocess.Process | None = None
         self._numbers = itertools.count()
+        self._running: int | None = None
 
     async def run(
-        self, job: Mapping[str, Any], body: bytes = b"", tell: Tell = lambda state, progress: None
+        self, job: Mapping[str, Any], body: bytes = b"", tell: Tell = _silent
     ) -> tuple[Any, bytes]:
         """Run a job.
 
         Args:
             job: ``job`` and its arguments.
             body: bytes that belong to it.
-            tell: told the state and the progress, 0 to 1.
+            tell: told the state, the progress, 0 to 1, and details.
 
         Raises:
             PrelabelError: the job failed, or its process died.
         """
         process = await self._alive()
-        number = next(self._numbers)
+        number = self._running = next(self._numbers)
         try:
             await self._send(process, frames.pack({"id": number, **job}, body))
             return await self._answer(process, number, tell)
@@ -47,6 +52,13 @@ class WorkerProcess:
         except BaseException:
             await self.stop()  # its next answer would be taken for another job's
             raise
+        finally:
+            self._running = None
+
+    async def cancel(self) -> None:
+        """Ask the job under way to end; it fails with ``Cancelled`` if it can."""
+        if self._process is not None and self._running is not None:
+            await self._send(self._process, frames.pack({"cancel": self._running}, b""))
 
     async def stop(self) -> None:
         """End the process, whatever it does."""
@@ -82,7 +94,7 @@ class WorkerProcess:
         while (frame := await frames.receive(process.stdout)) is not None:
             header, body = frame
             if "state" in header:
-                tell(header["state"], header["progress"])
+                tell(header["state"], header["progress"], header["detail"])
             elif header["id"] == number:
                 return _result(header), body
         raise _died()

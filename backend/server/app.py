@@ -110,6 +110,11 @@ def _add_api(app: FastAPI, service: Service) -> None:
         """One project."""
         return service.project(id)
 
+    @app.post("/api/projects/{id}/cancel")
+    async def cancel(id: str) -> About:
+        """Cancel the training under way; the live version stays."""
+        return await service.cancel(id)
+
 
 async def _some(request: Request) -> bytes:
     """The body, unless it is too large to be worth reading."""

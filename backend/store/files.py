@@ -29,12 +29,18 @@ def explained(path: Path) -> Iterator[None]:
 
 
 def write_text(path: Path, text: str, *, private: bool = False) -> None:
-    """Write a file so that a reader sees the old text or the new one, never a part.
+    """Write a text file; see :func:`write_bytes`."""
+    write_bytes(path, text.encode("utf-8"), private=private)
+
+
+def write_bytes(path: Path, content: bytes, *, private: bool = False, lasting: bool = True) -> None:
+    """Write a file so that a reader sees the old content or the new one, never a part.
 
     Args:
         path: where; its folder is made when missing.
-        text: what.
+        content: what.
         private: readable by the owner alone, for tokens.
+        lasting: it must outlive a power failure; what can be made again need not.
 
     Raises:
         StoreError: the disk is full, or the folder cannot be written.
@@ -45,10 +51,11 @@ def write_text(path: Path, text: str, *, private: bool = False) -> None:
         mode = 0o600 if private else 0o644
         try:
             temporary.touch(mode=mode, exist_ok=False)
-            with temporary.open("w", encoding="utf-8") as file:
-                file.write(text)
+            with temporary.open("wb") as file:
+                file.write(content)
                 file.flush()
-                os.fsync(file.fileno())
+                if lasting:
+                    os.fsync(file.fileno())
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)

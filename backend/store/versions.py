@@ -13,8 +13,8 @@ from typing import Any
 from backend.errors import NotThere, StoreError
 from backend.store.files import append_line, read_json, sweep, write_folder, write_json
 
-Labels = Mapping[str, Mapping[str, list[str]]]
-"""What a version saw: task number → control → labels, sorted."""
+Labels = Mapping[str, Mapping[str, list[Any]]]
+"""What a version saw: task → control → labels, or rows ``[label, x0, y0, x1, y1]``; sorted."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,12 @@ class Card:
         labels: how many tasks it was trained on (``train``) and judged on (``audit``).
         audit: accuracy on the audit tasks: ``n, value, low, high, metric``.
         controls: by control: what kind of head, labels seen, figures of its own.
-        encoder: ``setting``, ``id`` and ``name``.
+        encoder: ``setting``, ``id`` and ``name``; empty where no control has choices.
         seconds: by step, and ``total``.
         seed: of everything random in it.
         packages: versions of what it was made with.
         promotion: ``promoted`` and the ``reason``.
+        detector: ``setting`` and ``id`` of what was fine-tuned; empty where nothing is found.
     """
 
     version: str
@@ -50,6 +51,7 @@ class Card:
     seed: int
     packages: Mapping[str, str] = field(default_factory=dict)
     promotion: Mapping[str, Any] = field(default_factory=dict)
+    detector: Mapping[str, str] = field(default_factory=dict)
 
 
 def identity_of(parts: Any) -> str:

@@ -29,15 +29,15 @@ def why_not_asked() -> str:
 
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
-    return "" if _answers(constants.ENDPOINT) else f"{constants.ENDPOINT} does not answer"
+    return "" if answers(constants.ENDPOINT) else f"{constants.ENDPOINT} does not answer"
 
 
-def _answers(address: str) -> bool:
+def answers(address: str) -> bool:
     """Whether anything answers at an address, within ``SECONDS`` whatever happens."""
-    answers: queue.SimpleQueue[bool] = queue.SimpleQueue()
-    threading.Thread(target=lambda: answers.put(_asked(address)), daemon=True).start()
+    told: queue.SimpleQueue[bool] = queue.SimpleQueue()
+    threading.Thread(target=lambda: told.put(_asked(address)), daemon=True).start()
     try:
-        return answers.get(timeout=SECONDS)
+        return told.get(timeout=SECONDS)
     except queue.Empty:
         return False
 

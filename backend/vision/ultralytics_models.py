@@ -20,7 +20,7 @@ from typing import Any
 
 from PIL import Image
 
-from backend.errors import EncoderError
+from backend.errors import DetectorError, EncoderError, PrelabelError
 
 QUIET = {
     "YOLO_OFFLINE": "1",
@@ -72,21 +72,24 @@ def quiet_ultralytics(folder: Path | None = None) -> Any:
         return ultralytics
 
 
-def load_checkpoint(path: Path, folder: Path | None = None) -> Checkpoint:
+def load_checkpoint(
+    path: Path, folder: Path | None = None, failure: type[PrelabelError] = EncoderError
+) -> Checkpoint:
     """Read a network from a ``.pt`` file, which nobody has to trust.
 
     Args:
         path: the file.
         folder: see :func:`quiet_ultralytics`.
+        failure: what to raise.
 
     Raises:
-        EncoderError: it is no checkpoint of ultralytics, or carries code.
+        EncoderError: or ``failure``: it is no checkpoint of ultralytics, or carries code.
     """
     path = path.expanduser().resolve()
     if not path.is_file():
-        raise EncoderError(f"There is no file {path}: check the name, or download it first.")
+        raise failure(f"There is no file {path}: check the name, or download it first.")
     if "'" in str(path):
-        raise EncoderError(f"ultralytics cannot open {path}: take the apostrophe out of its name.")
+        raise failure(f"ultralytics cannot open {path}: take the apostrophe out of its name.")
     quiet_ultralytics(folder)
     from ultralytics.nn.modules import Classify
     from ultralytics.nn.tasks import load_checkpoint as load
@@ -96,39 +99,72 @@ def load_checkpoint(path: Path, folder: Path | None = None) -> Checkpoint:
         task = "classify" if isinstance(network.model[-1], Classify) else str(network.task)
         return Checkpoint(network, task, dict(content.get("train_args") or {}))
     except Exception as error:  # torch, pickle and ultralytics raise many kinds
-        raise EncoderError(
+        raise failure(
             f"{path} cannot be read safely as a checkpoint of ultralytics ({_short(error)}): use "
             "one that ultralytics published or that was trained with it."
         ) from error
 
 
-def download_checkpoint(name: str, folder: Path) -> Path:
+def download_checkpoint(
+    name: str, folder: Path, failure: type[PrelabelError] = EncoderError
+) -> Path:
     """Fetch published weights, because somebody asked for them by name.
 
     Args:
         name: such as ``yolo11n-cls.pt``.
         folder: where they are kept.
+        failure: what to raise.
 
     Returns:
         the file.
 
     Raises:
-        EncoderError: nothing is published under this name, or it cannot be downloaded.
+        EncoderError: or ``failure``: nothing is published under this name, or it cannot be had.
     """
     quiet_ultralytics(folder / "ultralytics")
     from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_asset
 
     if name not in GITHUB_ASSETS_NAMES:
-        raise EncoderError(f"ultralytics publishes no weights {name!r}: give the path of a file.")
+        raise failure(f"ultralytics publishes no weights {name!r}: give the path of a file.")
     target = folder.expanduser().resolve() / name
     try:
         attempt_download_asset(target, progress=False, retry=1)
     except Exception as error:  # whatever the network raises
-        raise EncoderError(
+        setting = "PRELABEL_ENCODER" if failure is EncoderError else "PRELABEL_DETECTOR"
+        raise failure(
             f"{name} is not on this machine and cannot be downloaded ({_short(error)}): put the "
-            f"file into {folder}, or set PRELABEL_ENCODER=builtin."
+            f"file into {folder}, or set {setting}=builtin."
         ) from error
     return target
+
+
+def network_class(*, queries: bool) -> Any:
+    """The class of detection networks: YOLO's, or RT-DETR's with its queries."""
+    quiet_ultralytics()
+    from ultralytics.nn.tasks import DetectionModel, RTDETRDetectionModel
+
+    return RTDETRDetectionModel if queries else DetectionModel
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """The layers of a network from a ``.yaml``, also one that ultralytics brings along.
+
+    Args:
+        path: such as ``yolo26n.yaml``; a letter after the number names the scale.
+
+    Raises:
+        DetectorError: there is no such file, or it describes no network.
+    """
+    quiet_ultralytics()
+    from ultralytics.nn.tasks import yaml_model_load
+
+    try:
+        described: dict[str, Any] = yaml_model_load(str(path))
+    except Exception as error:  # yaml and ultralytics raise many kinds
+        raise DetectorError(f"{path} cannot be read as a network ({_short(error)}).") from error
+    if not described.get("backbone") or not described.get("head"):
+        raise DetectorError(f"{path} describes no network: it needs backbone and head.")
+    return described
 
 
 def _set_environment(folder: Path | None) -> None:

@@ -1,0 +1,210 @@
+"""How good a detector is, on images that a person looked through and it never learned from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from backend.domain import Place
+from backend.learning.evaluation import Figure, interval
+from backend.learning.matching import (
+    average_precision,
+    greedy,
+    match_boxes,
+    match_points,
+    overlaps,
+)
+
+PlaceKind = Literal["boxes", "points"]
+IOU = 0.5
+"""Overlap from which a box is right."""
+DIAGONAL_SHARE = 0.01
+"""The stricter distance of points: one percent of the image's diagonal."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One image: what was found and what is there.
+
+    Attributes:
+        found: most certain first.
+        confidence: of each, 0 to 1.
+        truth: what a person marked.
+        ratio: width divided by height of the image.
+    """
+
+    found: tuple[Place, ...]
+    confidence: tuple[float, ...]
+    truth: tuple[Place, ...]
+    ratio: float = 1.0
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Counts of one image and label."""
+
+    right: int
+    found: int
+    there: int
+
+
+def judge(
+    images: Sequence[Judged],
+    labels: Sequence[str],
+    kind: PlaceKind,
+    extents: dict[str, float],
+    shown: float,
+) -> tuple[Figure, dict[str, Any]]:
+    """Judge a detector.
+
+    Args:
+        images: of the audit slice.
+        labels: the label names.
+        kind: boxes are right by overlap, points by distance.
+        extents: of points, by label the object's size, 0 to 1 of the image's longer edge.
+        shown: confidence from which a find counts, 0 to 1; the mean average precision takes all.
+
+    Returns:
+        F1 with its interval, and all figures: ``map50`` or ``f1_close`` (at 1 % of the diagonal),
+        ``precision, recall, f1, counting_error`` (mean of |found − there| over mean there), and
+        the same by label.
+    """
+    tallies = [_tally(image, labels, kind, extents, shown) for image in images]
+    by_label = {
+        label: _rates([t[label] for t in tallies])
+        | ({"ap50": _ap(images, label)} if kind == "boxes" else {})
+        for label in labels
+    }
+    rates = _rates([_sum(t.values()) for t in tallies])
+    if kind == "boxes":
+        known = [row["ap50"] for row in by_label.values() if row["ap50"] is not None]
+        rates["map50"] = round(float(np.mean(known)), 4) if known else None
+    else:
+        close = [_tally(i, labels, kind, {}, shown) for i in images]
+        rates["f1_close"] = _rates([_sum(t.values()) for t in close])["f1"]
+    return f1_figure([_sum(t.values()) for t in tallies]), {**rates, "labels": by_label}
+
+
+def f1_figure(tallies: Sequence[Tally]) -> Figure:
+    """F1 = 2·right / (found + there) over all images, with a 95 % interval.
+
+    It is a ratio of sums over images, whose objects are right or wrong together; its variance is
+    that of the linearised ratio (Cochran 1977, section 6.4), and the interval is Wilson's with as
+    many independent answers as would vary that much.
+
+    Args:
+        tallies: one an image.
+    """
+    n = len(tallies)
+    top = np.array([2.0 * t.right for t in tallies])
+    whole = np.array([float(t.found + t.there) for t in tallies])
+    if not n or not whole.sum():
+        return Figure(n, 1.0 if n else None, 0.0, 1.0, "F1")
+    value = float(top.sum() / whole.sum())
+    spread = float(((top - value * whole) ** 2).sum() * n / max(n - 1, 1)) / whole.sum() ** 2
+    most = float(whole.sum()) / 2
+    worth = min(most, value * (1 - value) / spread) if spread > 0 else float(min(n, most))
+    low, high = interval(value, max(worth, 1.0))
+    return Figure(n, round(value, 4), round(low, 4), round(high, 4), "F1")
+
+
+def best_threshold(images: Sequence[Judged], labels: Sequence[str], least: float = 0.05) -> float:
+    """The confidence from which showing finds gives the best F1, by overlap.
+
+    Args:
+        images: finds of any confidence.
+        labels: the label names.
+        least: never below it.
+    """
+    pairs = [
+        (confidence, right)
+        for image in images
+        for label in labels
+        for confidence, right in zip(*_right(image, label), strict=True)
+    ]
+    there = sum(len(image.truth) for image in images)
+    if not pairs or not there:
+        return least
+    pairs.sort(key=lambda pair: -pair[0])
+    hits = np.cumsum([right for _, right in pairs])
+    f1 = 2 * hits / (np.arange(1, len(pairs) + 1) + there)
+    return max(least, pairs[int(f1.argmax())][0])
+
+
+def _tally(
+    image: Judged, labels: Sequence[str], kind: str, extents: dict[str, float], shown: float
+) -> dict[str, Tally]:
+    tallies = {}
+    for label in labels:
+        found = [
+            p
+            for p, c in zip(image.found, image.confidence, strict=True)
+            if p.label == label and c >= shown
+        ]
+        truth = [p for p in image.truth if p.label == label]
+        if kind == "boxes":
+            pairs = match_boxes(_boxes(found), _boxes(truth), IOU)
+        else:
+            within = extents.get(label, 0.0) / 2 or _diagonal(image) * DIAGONAL_SHARE
+            pairs = match_points(_points(found, image), _points(truth, image), within)
+        tallies[label] = Tally(len(pairs), len(found), len(truth))
+    return tallies
+
+
+def _rates(tallies: Sequence[Tally]) -> dict[str, Any]:
+    whole = _sum(tallies)
+    off = sum(abs(t.found - t.there) for t in tallies)
+    return {
+        "there": whole.there,
+        "precision": _share(whole.right, whole.found),
+        "recall": _share(whole.right, whole.there),
+        "f1": _share(2 * whole.right, whole.found + whole.there),
+        "counting_error": _share(off, whole.there),
+    }
+
+
+def _sum(tallies: Any) -> Tally:
+    rows = [(t.right, t.found, t.there) for t in tallies]
+    right, found, there = (sum(column) for column in zip(*rows, strict=True)) if rows else (0, 0, 0)
+    return Tally(right, found, there)
+
+
+def _share(part: float, whole: float) -> float | None:
+    return round(part / whole, 4) if whole else None
+
+
+def _ap(images: Sequence[Judged], label: str) -> float | None:
+    there = sum(p.label == label for image in images for p in image.truth)
+    if not there:
+        return None
+    pairs = [_right(image, label) for image in images]
+    confidence = [c for confidences, _ in pairs for c in confidences]
+    right = [r for _, rights in pairs for r in rights]
+    return round(average_precision(confidence, right, there), 4)
+
+
+def _right(image: Judged, label: str) -> tuple[list[float], list[bool]]:
+    rows = [i for i, place in enumerate(image.found) if place.label == label]
+    rows.sort(key=lambda i: -image.confidence[i])
+    truth = [p for p in image.truth if p.label == label]
+    overlap = overlaps(_boxes([image.found[i] for i in rows]), _boxes(truth))
+    return [image.confidence[i] for i in rows], greedy(overlap, IOU).tolist()
+
+
+def _boxes(places: Sequence[Place]) -> list[tuple[float, float, float, float]]:
+    return [(p.x0, p.y0, p.x1, p.y1) for p in places]
+
+
+def _points(places: Sequence[Place], image: Judged) -> list[tuple[float, float]]:
+    """Centres in units of the longer edge, so that both directions are alike."""
+    wide, high = min(image.ratio, 1.0), min(1 / image.ratio, 1.0)
+    return [(p.centre[0] * wide, p.centre[1] * high) for p in places]
+
+
+def _diagonal(image: Judged) -> float:
+    """In units of the longer edge."""
+    return math.hypot(min(image.ratio, 1.0), min(1 / image.ratio, 1.0))

@@ -1,0 +1,330 @@
+"""Marked images → a finder and its figures: the compute seam of boxes and points.
+
+Nothing here knows where it runs: in a process of this machine, or elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from backend.domain import Control, ImageSize, Place, Places
+from backend.learning.detection import Judged, PlaceKind, best_threshold, judge
+from backend.learning.evaluation import Figure
+from backend.vision.detection.example import Example
+from backend.vision.detection.finder import SHOWN, Finder, Meaning, key_of_network
+from backend.vision.detection.found import Floats, Found
+from backend.vision.detection.names import known_as
+from backend.vision.detection.points import boxes_around, side_of
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from backend.vision.detection.detector import Detector
+    from backend.vision.detection.network import Network
+
+Report = Callable[[int, int], None]
+FEWEST = 3
+"""Images with an object that a network is fine-tuned on at least."""
+FEWEST_OVER_KNOWN = 10
+"""The same where the network knows some of the labels from before."""
+LEAST = 0.02
+"""Confidence below which a find is of no use to anything."""
+SMALLEST, LARGEST = 320, 640
+"""Pixels of the network's input where nobody set it."""
+TUNED_ON = 40
+"""Images that the shown confidence is tuned on."""
+PART = 32
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image that a person looked through.
+
+    Attributes:
+        task: the task's number.
+        read: gives the upright RGB image.
+        size: of the original, pixels.
+        places: all objects of the control.
+        boxes: real boxes of the same labels, of other controls; for the size of points.
+        audit: belongs to the audit slice: judged on, never trained on.
+    """
+
+    task: int
+    read: Callable[[], Image.Image]
+    size: ImageSize
+    places: Places
+    boxes: Places = ()
+    audit: bool = False
+
+    @property
+    def ratio(self) -> float:
+        """Width divided by height."""
+        return self.size.width / self.size.height
+
+
+@dataclass(frozen=True)
+class FindingJob:
+    """Everything that one control's finder is made from.
+
+    Attributes:
+        control: of boxes or points.
+        samples: its marked images.
+        base: the network to start from.
+        previous: the live version's finder.
+        size: pixels of the network's input; 0: by the images.
+        seconds: that training may take.
+        seed: of everything random.
+        load: makes detectors.
+        report: told (done, of) after each epoch.
+        cancelled: asked often.
+    """
+
+    control: Control
+    samples: Sequence[Sample]
+    base: Network
+    previous: Finder | None
+    size: int
+    seconds: float
+    seed: int
+    load: Callable[[Network, int, str], Detector]
+    report: Report
+    cancelled: Callable[[], bool]
+
+
+def train_finder(job: FindingJob) -> Finder | None:
+    """Fine-tune on all marked images but the audit slice.
+
+    Returns:
+        the finder; one that knows labels by the names of the base's classes while there are too
+        few marked images; None where it knows none of them.
+
+    Raises:
+        Cancelled: it was.
+        DetectorError: training did not work out.
+    """
+    trained = [sample for sample in job.samples if not sample.audit]
+    marked = sum(bool(sample.places) for sample in trained)
+    known = known_as(job.control.labels, job.base.plan.classes) if _knows(job.base) else {}
+    if marked >= (FEWEST_OVER_KNOWN if known else FEWEST):
+        return _fine_tuned(job, trained)
+    if not known:
+        return None
+    return Finder(job.base, _zero_shot(job, known), key_of_network(job.base), job.load)
+
+
+def found_in(
+    finder: Finder, control: Control, images: Sequence[Image.Image], least: float = LEAST
+) -> list[tuple[Places, tuple[float, ...]]]:
+    """Places and confidence by image, most certain first.
+
+    Args:
+        finder: of the control.
+        control: as it stands in the config now; labels it no longer has are never found.
+        images: RGB, upright.
+        least: confidence below which nothing is reported.
+    """
+    known = frozenset(control.label_names)
+    names = finder.meaning.labels
+    return [_places(found, names, known) for found in finder.find(images, least)]
+
+
+def shown(finder: Finder, control: Control) -> float:
+    """The confidence from which a find is shown: the config's, else the finder's own."""
+    return control.threshold or finder.meaning.shown
+
+
+def evaluate_finder(
+    finder: Finder | None, control: Control, samples: Sequence[Sample]
+) -> tuple[Figure, dict[str, Any]]:
+    """Judge a finder on the audit slice.
+
+    Returns:
+        F1 with its interval, and what the card tells of the control.
+    """
+    held = [sample for sample in samples if sample.audit]
+    judged = judged_on(finder, control, held)
+    kind: PlaceKind = "points" if control.kind == "points" else "boxes"
+    least = shown(finder, control) if finder else 1.0
+    extents = dict(finder.meaning.sides) if finder else {}
+    figure, details = judge(judged, control.label_names, kind, extents, least)
+    return figure, {
+        "kind": _kind(finder),
+        "examples": _label_counts(control, samples),
+        "audit": figure.json(),
+        "figures": details,
+        "shown": least,
+    }
+
+
+def judged_on(finder: Finder | None, control: Control, samples: Sequence[Sample]) -> list[Judged]:
+    """What a finder finds in images whose truth is known."""
+    judged: list[Judged] = []
+    for start in range(0, len(samples), PART):
+        part = samples[start : start + PART]
+        images = [sample.read() for sample in part] if finder else []
+        found = found_in(finder, control, images) if finder else [((), ())] * len(part)
+        judged += [
+            Judged(places, confidence, sample.places, sample.ratio)
+            for sample, (places, confidence) in zip(part, found, strict=True)
+        ]
+    return judged
+
+
+def _fine_tuned(job: FindingJob, samples: Sequence[Sample]) -> Finder:
+    from backend.vision.detection.learn import learn, recipe
+
+    size = job.size or _input_size(samples)
+    sides = _sides(job.control, samples, size) if job.control.kind == "points" else {}
+    examples = [_example(sample, job.control, sides) for sample in samples]
+    warm = _warm(job)
+    start = _named(job, warm)
+    how = recipe(start, examples, size, warm is not None, job.seconds, job.seed)
+    network = learn(start, examples, how, job.report, job.cancelled)
+    names = job.control.label_names
+    network = replace(network, plan=replace(network.plan, classes=names))
+    meaning = Meaning(
+        points=job.control.kind == "points",
+        labels=names,
+        classes={i: i for i in range(len(names))},
+        sides=sides,
+        size=size,
+    )
+    finder = Finder(network, meaning, key_of_network(network), job.load)
+    finder.meaning = replace(meaning, shown=_tuned(finder, job.control, samples))
+    return finder
+
+
+def _named(job: FindingJob, warm: Finder | None) -> Network:
+    """The network to start from, whose classes are the labels.
+
+    A class that means a label is called by it, so that what is known of it is kept.
+    """
+    from backend.vision.detection.network import adapted
+
+    start = warm.network if warm else job.base
+    meant = {} if warm else known_as(job.control.labels, start.plan.classes)
+    names = job.control.label_names
+    called = {label: start.plan.classes[index] for index, label in reversed(meant.items())}
+    return adapted(start, [called.get(i, name) for i, name in enumerate(names)])
+
+
+def _warm(job: FindingJob) -> Finder | None:
+    """The live version's finder where training can go on from it."""
+    before = job.previous
+    if before is None or not before.meaning.learned:
+        return None
+    same = before.network.plan.base == job.base.plan.base
+    return before if same and before.meaning.points == (job.control.kind == "points") else None
+
+
+def _tuned(finder: Finder, control: Control, samples: Sequence[Sample]) -> float:
+    """The confidence from which finds are shown, by the F1 on images it learned from."""
+    some = [sample for sample in samples if sample.places][-TUNED_ON:]
+    judged = judged_on(finder, control, some)
+    if control.kind == "points":
+        judged = [_as_boxes(one, finder.meaning.sides) for one in judged]
+    return round(min(SHOWN, best_threshold(judged, control.label_names)), 4)
+
+
+def _as_boxes(one: Judged, sides: Mapping[str, float]) -> Judged:
+    return replace(
+        one, found=_squares(one.found, sides, one), truth=_squares(one.truth, sides, one)
+    )
+
+
+def _squares(places: Places, sides: Mapping[str, float], image: Judged) -> Places:
+    found = []
+    for place in places:
+        half = sides[place.label] / 2
+        w, h = half / min(image.ratio, 1.0), half / min(1 / image.ratio, 1.0)
+        x, y = place.centre
+        found.append(Place(place.label, x - w, y - h, x + w, y + h))
+    return tuple(found)
+
+
+def _zero_shot(job: FindingJob, known: Mapping[int, int]) -> Meaning:
+    size = job.size or LARGEST
+    return Meaning(
+        points=job.control.kind == "points",
+        labels=job.control.label_names,
+        classes=known,
+        sides={},
+        size=size,
+        learned=False,
+    )
+
+
+def _knows(base: Network) -> bool:
+    return base.plan.pretrained
+
+
+def _input_size(samples: Sequence[Sample]) -> int:
+    longest = max(max(s.size.width, s.size.height) for s in samples)
+    return int(np.clip(-(-longest // 32) * 32, SMALLEST, LARGEST))
+
+
+def _sides(control: Control, samples: Sequence[Sample], size: int) -> dict[str, float]:
+    return {
+        label.name: side_of(
+            [_units(s, s.places, label.name)[:, :2] for s in samples],
+            [_extents(s, label.name) for s in samples],
+            label.extent,
+            size,
+        )
+        for label in control.labels
+    }
+
+
+def _units(sample: Sample, places: Places, label: str) -> Floats:
+    """(n, 4) of one label, in units of the longer edge."""
+    wide, high = min(sample.ratio, 1.0), min(1 / sample.ratio, 1.0)
+    rows = [
+        (p.x0 * wide, p.y0 * high, p.x1 * wide, p.y1 * high) for p in places if p.label == label
+    ]
+    return np.array(rows, dtype=np.float32).reshape(-1, 4)
+
+
+def _extents(sample: Sample, label: str) -> Floats:
+    boxes = _units(sample, sample.boxes, label)
+    return boxes[:, 2:] - boxes[:, :2]
+
+
+def _example(sample: Sample, control: Control, sides: Mapping[str, float]) -> Example:
+    names = control.label_names
+    labels = np.array([names.index(p.label) for p in sample.places], dtype=np.int64)
+    corners = [(p.x0, p.y0, p.x1, p.y1) for p in sample.places]
+    boxes = np.array(corners, dtype=np.float32).reshape(-1, 4)
+    if control.kind == "points":
+        widths = np.array([sides[p.label] for p in sample.places], dtype=np.float32)
+        boxes = boxes_around(boxes[:, :2], widths, sample.ratio)
+    return Example(sample.read, sample.size.width, sample.size.height, boxes, labels)
+
+
+def _places(
+    found: Found, names: Sequence[str], known: frozenset[str]
+) -> tuple[Places, tuple[float, ...]]:
+    rows = [
+        (Place(names[label], *map(float, box)), float(confidence))
+        for box, confidence, label in zip(found.boxes, found.confidence, found.labels, strict=True)
+        if names[label] in known
+    ]
+    rows.sort(key=lambda row: -row[1])
+    return tuple(place for place, _ in rows), tuple(belief for _, belief in rows)
+
+
+def _kind(finder: Finder | None) -> str:
+    if finder is None:
+        return "none yet"
+    return "fine-tuned" if finder.meaning.learned else "zero-shot from the class names"
+
+
+def _label_counts(control: Control, samples: Sequence[Sample]) -> dict[str, int]:
+    counts = dict.fromkeys(control.label_names, 0)
+    for sample in samples:
+        for place in sample.places if not sample.audit else ():
+            counts[place.label] += 1
+    return counts

@@ -1,0 +1,210 @@
+"""A version from a snapshot of labels: heads and finders, and how good they are."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from backend.domain import Control, ImageSize
+from backend.errors import ImageError, RoundError
+from backend.learning.evaluation import Figure
+from backend.loop.embedding import Embedded
+from backend.loop.finding import FindingJob, Sample, evaluate_finder, train_finder
+from backend.loop.labels import examples_of, label_table, pool_of
+from backend.loop.model import Model
+from backend.loop.observe import Observation
+from backend.loop.pictures import Pictures, Source
+from backend.loop.resources import Resources
+from backend.loop.training import Examples, TrainingJob, evaluate, train
+from backend.store.projects import ProjectRecord
+from backend.store.versions import Card
+from backend.vision.detection.finder import Finder
+from backend.vision.encoder import Encoder
+from backend.vision.head import Head
+
+Report = Callable[[str, float, str], None]
+
+
+class Fit:
+    """Fits a model to what was observed.
+
+    Args:
+        resources: of this process.
+        record: the project.
+        seen: the snapshot.
+        encoder: of choices; None where there are none.
+        embedded: the images, by that encoder.
+        report: told state, progress and details.
+        cancelled: asked often.
+    """
+
+    def __init__(
+        self,
+        resources: Resources,
+        record: ProjectRecord,
+        seen: Observation,
+        encoder: Encoder | None,
+        embedded: Embedded,
+        report: Report,
+        cancelled: Callable[[], bool],
+    ) -> None:
+        self._resources = resources
+        self._settings = resources.settings
+        self._record = record
+        self._seen = seen
+        self._encoder = encoder
+        self._embedded = embedded
+        self._report = report
+        self._cancelled = cancelled
+        self._versions = resources.versions(record)
+        live = self._versions.live()
+        self._live: Card | None = self._versions.card(live) if live else None
+        self._before = resources.model(record, live) if live else Model({})
+        self._examples: dict[str, Examples] = {
+            c.name: examples_of(seen, c, embedded) for c in self._of("choices")
+        }
+        self._samples: dict[str, list[Sample]] = {}
+
+    def model(self) -> Model:
+        """Train what changed; the rest is taken from the live version.
+
+        Raises:
+            Cancelled: somebody cancelled it.
+            PrelabelError: it did not work out.
+        """
+        heads = {c.name: self._head(c) for c in self._of("choices")}
+        controls = self._of("boxes", "points")
+        seconds = self._settings.train_seconds / max(1, len(controls))
+        finders = {c.name: self._finder(c, seconds) for c in controls}
+        return Model(
+            {name: head for name, head in heads.items() if head is not None},
+            {name: finder for name, finder in finders.items() if finder is not None},
+        )
+
+    def judge(self, model: Model) -> tuple[Figure, dict[str, Any]]:
+        """The figure of the whole version, and by control what its card tells.
+
+        Choices count where there are any; else the F1 of the first control of boxes or points.
+        """
+        self._report("evaluating", 0.0, "")
+        choices = {c.name: c for c in self._of("choices")}
+        figure, details = evaluate(model, choices, self._examples)
+        figures = [figure] if choices else []
+        for control in self._of("boxes", "points"):
+            finder = model.finders.get(control.name)
+            one, told = evaluate_finder(finder, control, self._samples[control.name])
+            figures.append(one)
+            details[control.name] = {**told, "made_from": made_from(control)}
+        names = [control.name for control in self._seen.config.controls]
+        return figures[0], {name: details[name] for name in names}
+
+    def _of(self, *kinds: str) -> list[Control]:
+        return [c for c in self._seen.config.controls if c.kind in kinds]
+
+    # -- choices ----------------------------------------------------------------------------
+
+    def _head(self, control: Control) -> Head | None:
+        encoder = self._encoder
+        assert encoder is not None  # noqa: S101 - there is a control of choices
+        previous = self._before.heads.get(control.name)
+        return train(
+            TrainingJob(
+                control=control,
+                examples=self._examples[control.name],
+                pool=pool_of(self._seen, control, self._embedded, encoder.dim),
+                prototypes=self._resources.prototypes(encoder, control),
+                logit_scale=encoder.logit_scale,
+                logit_bias=encoder.logit_bias,
+                previous=previous if self._fits(previous, control, encoder) else None,
+                seed=self._settings.seed,
+            )
+        )
+
+    def _fits(self, previous: Head | None, control: Control, encoder: Encoder) -> bool:
+        """Whether a new head may start from the live one."""
+        if previous is None or self._live is None:
+            return False
+        same_encoder = self._live.encoder.get("id") == encoder.id
+        same_kind = previous.multiple == control.multiple
+        return same_encoder and same_kind and previous.labels == control.label_names
+
+    # -- boxes and points -------------------------------------------------------------------
+
+    def _finder(self, control: Control, seconds: float) -> Finder | None:
+        samples = self._samples[control.name] = self._read_samples(control)
+        if self._unchanged(control):
+            return self._before.finders.get(control.name)
+        start = time.monotonic()
+
+        def tell(done: int, of: int) -> None:
+            left = (time.monotonic() - start) / done * (of - done)
+            detail = f"{control.name}: epoch {done} of {of}, about {left:.0f} s left"
+            self._report("training", done / of, detail)
+
+        return train_finder(
+            FindingJob(
+                control=control,
+                samples=samples,
+                base=self._resources.base_network(),
+                previous=self._before.finders.get(control.name),
+                size=self._settings.detector_size,
+                seconds=seconds,
+                seed=self._settings.seed,
+                load=self._resources.load_detector,
+                report=tell,
+                cancelled=self._cancelled,
+            )
+        )
+
+    def _unchanged(self, control: Control) -> bool:
+        """Whether the live finder saw these very labels."""
+        live = self._live
+        if live is None or live.detector.get("id") != self._resources.base().id:
+            return False
+        if live.controls.get(control.name, {}).get("made_from") != made_from(control):
+            return False
+        now, then = label_table(self._seen), self._versions.labels(live.version)
+        return all(
+            now.get(task, {}).get(control.name) == then.get(task, {}).get(control.name)
+            for task in now.keys() | then.keys()
+        )
+
+    def _read_samples(self, control: Control) -> list[Sample]:
+        """The marked images that can be read, in the order of their tasks."""
+        marked = [
+            task
+            for task in self._seen.labeled
+            if control.name in (task.places or {}) and control.image_key in task.images
+        ]
+        pictures = self._resources.pictures(self._record)
+        sizes: dict[str, ImageSize] = {}
+        wanted = [Source(task.images[control.image_key], task.id) for task in marked]
+        for batch in pictures.batches(wanted):
+            sizes |= batch.sizes
+        boxes = [c.name for c in self._of("boxes") if c.name != control.name]
+        return [
+            Sample(
+                task=task.id,
+                read=partial(_read, pictures, Source(task.images[control.image_key], task.id)),
+                size=sizes[task.images[control.image_key]],
+                places=(task.places or {})[control.name],
+                boxes=tuple(p for name in boxes for p in (task.places or {}).get(name, ())),
+                audit=self._seen.is_audit(task),
+            )
+            for task in marked
+            if task.images[control.image_key] in sizes
+        ]
+
+
+def made_from(control: Control) -> list[Any]:
+    """Of a control's config, what a finder depends on, as plain JSON."""
+    return [control.kind, [[x.name, list(x.words), x.extent] for x in control.labels]]
+
+
+def _read(pictures: Pictures, source: Source) -> Any:
+    try:
+        return pictures.copy(source)
+    except ImageError as error:
+        raise RoundError(f"The image of task {source.task} went away: {error}.") from error

@@ -1,0 +1,89 @@
+"""Tasks → what the finders find in their images, part by part, so that memory stays flat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from backend.domain import Control, Finding, ImageSize, Places, Task
+from backend.errors import ImageError
+from backend.loop.finding import found_in, shown
+from backend.loop.model import Model
+from backend.loop.pictures import Pictures, Source
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass
+class Looked:
+    """What became of the images of some tasks.
+
+    Attributes:
+        findings: task → what is shown, an entry per control that has a finder.
+        beliefs: task → the confidence of everything found, shown or not.
+        failed: image address → why it could not be read.
+    """
+
+    findings: dict[int, tuple[Finding, ...]] = field(default_factory=dict)
+    beliefs: dict[int, tuple[float, ...]] = field(default_factory=dict)
+    failed: dict[str, ImageError] = field(default_factory=dict)
+
+
+def look(
+    model: Model,
+    controls: Sequence[Control],
+    tasks: Sequence[Task],
+    pictures: Pictures,
+    progress: Progress,
+) -> Looked:
+    """Look at tasks.
+
+    Args:
+        model: with finders; controls without one find nothing.
+        controls: of any kind.
+        tasks: to look at.
+        pictures: of the project.
+        progress: told (done, of) in images.
+    """
+    looked = Looked()
+    controls = [control for control in controls if control.name in model.finders]
+    keys = {control.image_key for control in controls}
+    by_address: dict[str, list[tuple[Task, str]]] = {}
+    for task in tasks:
+        for key in keys & task.images.keys():
+            by_address.setdefault(task.images[key], []).append((task, key))
+    done = 0
+    for batch in pictures.batches(Source(a, t[0][0].id) for a, t in by_address.items()):
+        looked.failed |= batch.failed
+        for control in controls:
+            _look_at(model, control, batch.images, batch.sizes, by_address, looked)
+        done += len(batch.images) + len(batch.failed)
+        progress(done, len(by_address))
+    return looked
+
+
+def _look_at(
+    model: Model,
+    control: Control,
+    images: Mapping[str, object],
+    sizes: Mapping[str, ImageSize],
+    tasks: Mapping[str, Sequence[tuple[Task, str]]],
+    looked: Looked,
+) -> None:
+    """One control, one batch of images."""
+    finder = model.finders[control.name]
+    addresses = [a for a in images if any(key == control.image_key for _, key in tasks[a])]
+    found = found_in(finder, control, [images[a] for a in addresses])  # type: ignore[misc]
+    for address, (places, confidence) in zip(addresses, found, strict=True):
+        seen = _shown(control, places, confidence, shown(finder, control), sizes[address])
+        for task, key in tasks[address]:
+            if key == control.image_key:
+                looked.findings[task.id] = (*looked.findings.get(task.id, ()), seen)
+                looked.beliefs[task.id] = (*looked.beliefs.get(task.id, ()), *confidence)
+
+
+def _shown(
+    control: Control, places: Places, confidence: Sequence[float], least: float, size: ImageSize
+) -> Finding:
+    count = sum(belief >= least for belief in confidence)
+    return Finding(control.name, places[:count], tuple(confidence[:count]), size)

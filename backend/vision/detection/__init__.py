@@ -1,0 +1,1 @@
+"""Detection: images → boxes or centre points, learned with ultralytics, run by the runtime."""

@@ -1,0 +1,167 @@
+"""Images → objects: a network behind the fastest runtime there is for it here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from backend.vision.detection.found import NOTHING, Floats, Found, suppress
+from backend.vision.detection.letterbox import Letterbox, letterbox
+from backend.vision.detection.network import QUERIES, Network
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from backend.vision.runtime import Runner
+
+MOST = 1000
+"""Candidates that are looked at closely."""
+OVERLAP = 0.6
+"""IoU above which two boxes of one label are the same object."""
+AT_ONCE = 32
+"""Images that are in memory at the network's size."""
+
+
+@dataclass
+class Detector:
+    """Finds the objects of a network's classes.
+
+    Attributes:
+        network: what was learned.
+        size: pixels of the input's longer edge.
+        runner: runs the network.
+    """
+
+    network: Network
+    size: int
+    runner: Runner = field(repr=False)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of what it finds."""
+        return self.network.plan.classes
+
+    def detect(self, images: Sequence[Image.Image], least: float = 0.05) -> list[Found]:
+        """Find objects.
+
+        Args:
+            images: RGB, upright, of any size.
+            least: confidence below which nothing is reported, 0 to 1.
+
+        Returns:
+            one entry an image.
+        """
+        found: list[Found] = []
+        queries = self.network.plan.family == QUERIES
+        for start in range(0, len(images), AT_ONCE):
+            part = images[start : start + AT_ONCE]
+            placed = [letterbox(i, self.size, self.network.stride, square=queries) for i in part]
+            outputs = self.runner.run([pixels for pixels, _ in placed])
+            decode = _from_queries if queries else _from_grid
+            for (pixels, box), output in zip(placed, outputs, strict=True):
+                found.append(decode(output, pixels.shape[2:], self.network, least, box))
+        return found
+
+
+def load_detector(
+    network: Network, size: int, key: str, folder: Path | None, say: Any = lambda line: None
+) -> Detector:
+    """A detector on the fastest runtime.
+
+    Args:
+        network: what was learned.
+        size: pixels of the input's longer edge.
+        key: tells the weights from all others.
+        folder: where converted networks are kept.
+        say: told what was chosen, in a line.
+    """
+    from backend.vision.detection.heads import raw_outputs
+    try:
+        from backend.vision.runtime import fastest
+    except ImportError:
+        from backend.vision.detection.plain import fastest
+
+    example = np.zeros((1, 3, size, size), dtype=np.float32)
+    runner = fastest(raw_outputs(network), example, key=key, folder=folder, say=say)
+    return Detector(network, size, runner)
+
+
+def _from_grid(
+    output: tuple[Floats, ...],
+    shape: tuple[int, ...],
+    network: Network,
+    least: float,
+    box: Letterbox,
+) -> Found:
+    """Distances of each cell's middle to the four edges, and a logit per class."""
+    distances, logits = output[0][0], output[1][0]
+    best = logits.max(axis=0)
+    rows = np.flatnonzero(best > _logit(least))
+    if not len(rows):
+        return NOTHING
+    if len(rows) > MOST:
+        rows = rows[np.argpartition(-best[rows], MOST)[:MOST]]
+    middles, strides = _cells(shape, tuple(int(s) for s in network.module.stride))
+    edges = _expected(distances[:, rows].astype(np.float32))
+    low = (middles[rows] - edges[:, :2]) * strides[rows, None]
+    high = (middles[rows] + edges[:, 2:]) * strides[rows, None]
+    labels = logits[:, rows].argmax(axis=0).astype(np.int64)
+    confidence = _sigmoid(best[rows])
+    boxes = np.concatenate([low, high], axis=1).astype(np.float32)
+    kept = suppress(boxes, confidence, labels, OVERLAP)
+    return Found(box.undo(boxes[kept]), confidence[kept], labels[kept])
+
+
+def _from_queries(
+    output: tuple[Floats, ...],
+    shape: tuple[int, ...],
+    network: Network,
+    least: float,
+    box: Letterbox,
+) -> Found:
+    """Middle and size of each query, 0 to 1 of the input, and a logit per class."""
+    places, confidence = output[0][0], output[1][0]
+    best = confidence.max(axis=1)
+    rows = np.flatnonzero(best > least)
+    rows = rows[np.argsort(-best[rows], kind="stable")]
+    if not len(rows):
+        return NOTHING
+    half = places[rows, 2:] / 2
+    corners = np.concatenate([places[rows, :2] - half, places[rows, :2] + half], axis=1)
+    pixels = corners * np.array([shape[1], shape[0]] * 2, dtype=np.float32)
+    labels = confidence[rows].argmax(axis=1).astype(np.int64)
+    return Found(box.undo(pixels), best[rows].astype(np.float32), labels)
+
+
+def _cells(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[Floats, Floats]:
+    """Middles of all cells in cells, (n, 2) x y, and their strides, (n,)."""
+    middles, widths = [], []
+    for stride in strides:
+        h, w = shape[0] // stride, shape[1] // stride
+        y, x = np.mgrid[0:h, 0:w].astype(np.float32) + 0.5
+        middles.append(np.stack([x.ravel(), y.ravel()], axis=1))
+        widths.append(np.full(h * w, stride, dtype=np.float32))
+    return np.concatenate(middles), np.concatenate(widths)
+
+
+def _expected(raw: Floats) -> Floats:
+    """(4 · bins, n) → (n, 4): the mean of each edge's distribution over distances (DFL)."""
+    bins = raw.shape[0] // 4
+    if bins == 1:
+        return raw.T
+    parts = raw.reshape(4, bins, -1)
+    weights = np.exp(parts - parts.max(axis=1, keepdims=True))
+    weights /= weights.sum(axis=1, keepdims=True)
+    return np.asarray((weights * np.arange(bins, dtype=np.float32)[:, None]).sum(axis=1).T)
+
+
+def _sigmoid(values: Floats) -> Floats:
+    return np.asarray(1 / (1 + np.exp(-values.astype(np.float32))), dtype=np.float32)
+
+
+def _logit(share: float) -> float:
+    return float(np.log(share / (1 - share)))

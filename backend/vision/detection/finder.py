@@ -1,0 +1,145 @@
+"""What answers one control of boxes or points: a network, and what its classes mean there."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from backend.errors import DetectorError
+from backend.vision.detection.detector import Detector
+from backend.vision.detection.found import NOTHING, Found, suppress
+from backend.vision.detection.network import SHAPE, WEIGHTS, Network, load_network, save_network
+from backend.vision.detection.points import only_centres
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MEANING = "finder.json"
+SHOWN = 0.25
+"""Confidence from which finds are shown where nothing better is known (as ultralytics does)."""
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What a network's finds mean for a control.
+
+    Attributes:
+        points: places are centre points, not boxes.
+        labels: the control's label names.
+        classes: class of the network → index in ``labels``; others are ignored.
+        sides: by label, the object's size in units of the longer edge; of points only.
+        size: pixels of the network's input.
+        shown: confidence from which a find is shown, 0 to 1.
+        learned: from the project's own labels; else from the classes it knew before.
+    """
+
+    points: bool
+    labels: tuple[str, ...]
+    classes: Mapping[int, int]
+    sides: Mapping[str, float]
+    size: int
+    shown: float = SHOWN
+    learned: bool = True
+
+
+@dataclass
+class Finder:
+    """Answers one control.
+
+    Attributes:
+        network: what was learned.
+        meaning: of its classes.
+        key: hash of the weights; equal keys share one detector.
+        load: makes the detector; called at first use.
+    """
+
+    network: Network
+    meaning: Meaning
+    key: str
+    load: Callable[[Network, int, str], Detector]
+    _detector: Detector | None = None
+
+    def find(self, images: Sequence[Image.Image], least: float) -> list[Found]:
+        """Find objects.
+
+        Args:
+            images: RGB, upright.
+            least: confidence below which nothing is reported, 0 to 1.
+
+        Returns:
+            one entry an image, labels as index into ``meaning.labels``. Boxes end at the image's
+            edge; points are boxes without extent.
+        """
+        if self._detector is None:
+            self._detector = self.load(self.network, self.meaning.size, self.key)
+        found = self._detector.detect(images, least)
+        return [self._meant(f, image) for f, image in zip(found, images, strict=True)]
+
+    def _meant(self, found: Found, image: Image.Image) -> Found:
+        known = np.array([int(c) in self.meaning.classes for c in found.labels], dtype=bool)
+        found = found.only(known)
+        if not len(found):
+            return NOTHING
+        labels = np.array([self.meaning.classes[int(c)] for c in found.labels], dtype=np.int64)
+        found = Found(found.boxes, found.confidence, labels)
+        if self.meaning.points:
+            ratio = image.width / image.height
+            return only_centres(found, self._sides(found, ratio), ratio)
+        boxes = np.clip(found.boxes, 0, 1)
+        kept = suppress(boxes, found.confidence, found.labels, 0.7)  # two classes, one label
+        kept = kept[(boxes[kept, 2:] > boxes[kept, :2]).all(axis=1)]
+        return Found(boxes[kept], found.confidence[kept], found.labels[kept])
+
+    def _sides(self, found: Found, ratio: float) -> dict[int, float]:
+        """By label; of classes that were never learned as points, from the boxes found."""
+        wide, high = min(ratio, 1.0), min(1 / ratio, 1.0)
+        sides = (found.boxes[:, 2:] - found.boxes[:, :2]) * np.array([wide, high])
+        usual = float(np.median(sides.min(axis=1)))
+        names = self.meaning.labels
+        return {i: self.meaning.sides.get(names[i], usual) for i in set(found.labels.tolist())}
+
+
+def save_finder(finder: Finder, folder: Path) -> None:
+    """Write a finder into an empty folder."""
+    save_network(finder.network, folder)
+    meaning = {**asdict(finder.meaning), "classes": list(finder.meaning.classes.items())}
+    (folder / MEANING).write_text(json.dumps(meaning), encoding="utf-8")
+
+
+def load_finder(folder: Path, load: Callable[[Network, int, str], Detector]) -> Finder:
+    """Read a finder.
+
+    Raises:
+        DetectorError: a file is missing or damaged.
+    """
+    try:
+        stored = json.loads((folder / MEANING).read_text(encoding="utf-8"))
+        labels, classes = tuple(stored["labels"]), dict(map(tuple, stored["classes"]))
+        meaning = Meaning(**{**stored, "labels": labels, "classes": classes})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DetectorError(
+            f"The detector in {folder} is damaged ({type(error).__name__}): roll back to another "
+            "version, or train again."
+        ) from error
+    return Finder(load_network(folder), meaning, key_of(folder), load)
+
+
+def key_of(folder: Path) -> str:
+    """Hash of a network's files."""
+    digest = hashlib.sha256((folder / SHAPE).read_bytes())
+    digest.update((folder / WEIGHTS).read_bytes())
+    return digest.hexdigest()[:24]
+
+
+def key_of_network(network: Network) -> str:
+    """Hash of a network that is on no disk yet."""
+    digest = hashlib.sha256(json.dumps(asdict(network.plan), sort_keys=True).encode())
+    for name, value in sorted(network.module.state_dict().items()):
+        digest.update(name.encode() + value.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:24]

@@ -1,0 +1,166 @@
+"""Fine-tuning a detection network on few images, in a bounded time."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from backend.errors import Cancelled, DetectorError
+from backend.vision.batches import device_here
+from backend.vision.detection.example import Example
+from backend.vision.detection.network import QUERIES, Network
+from backend.vision.ultralytics_models import quiet_ultralytics
+
+Report = Callable[[int, int], None]
+PER_EPOCH = 10
+"""Batches an epoch: how often progress is told, and how fine the schedule is."""
+FROZEN_BELOW = 100
+"""Images below which the backbone of pretrained weights stays as it is."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How long and how to train.
+
+    Attributes:
+        iterations: optimizer steps.
+        batch: images a step.
+        size: pixels of the input's longer edge, a multiple of 32.
+        rate: learning rate of AdamW.
+        freeze: layers that stay as they are, counted from the image.
+        seconds: that it may take; the schedule is shortened to fit.
+        seed: of everything random.
+    """
+
+    iterations: int
+    batch: int
+    size: int
+    rate: float
+    freeze: int
+    seconds: float
+    seed: int
+
+
+def recipe(
+    network: Network, examples: Sequence[Example], size: int, warm: bool, seconds: float, seed: int
+) -> Recipe:
+    """The recipe for small data (docs of ultralytics and measurements in benchmarks/).
+
+    Args:
+        network: to start from.
+        examples: to learn from.
+        size: of the input.
+        warm: the network has learned from most of these examples already.
+        seconds: that it may take.
+        seed: of everything random.
+    """
+    count = len(examples)
+    pretrained = network.plan.pretrained
+    iterations = min(1500, max(500, 5 * count)) if pretrained else min(2500, max(400, 10 * count))
+    frozen = 11 if pretrained and count < FROZEN_BELOW and network.plan.family != QUERIES else 0
+    return Recipe(
+        iterations=iterations // 2 if warm else iterations,
+        batch=8,
+        size=size,
+        rate=(0.001 if pretrained else 0.003) * (0.5 if warm else 1.0),
+        freeze=frozen,
+        seconds=seconds,
+        seed=seed,
+    )
+
+
+def learn(
+    network: Network,
+    examples: Sequence[Example],
+    how: Recipe,
+    report: Report,
+    cancelled: Callable[[], bool] = lambda: False,
+) -> Network:
+    """Train a copy of a network.
+
+    Args:
+        network: to start from; its classes are the labels.
+        examples: at least one, with at least one box among them.
+        how: the recipe.
+        report: told (done, of) after each epoch.
+        cancelled: asked after each batch.
+
+    Returns:
+        the averaged weights at the end.
+
+    Raises:
+        Cancelled: it was.
+        DetectorError: it did not work out, such as for lack of memory.
+    """
+    quiet_ultralytics()
+    from backend.vision.detection.trainer import Limits, make_trainer
+
+    limits = Limits(how.seconds, report, cancelled)
+    with tempfile.TemporaryDirectory(prefix="prelabel-training-") as folder:
+        trainer = make_trainer(
+            deepcopy(network.module),
+            network.plan.family == QUERIES,
+            examples,
+            network.plan.classes,
+            _arguments(how, network),
+            PER_EPOCH,
+            Path(folder),
+        )
+        limits.add_to(trainer)
+        try:
+            trainer.train()
+        except (RuntimeError, MemoryError) as error:
+            raise DetectorError(
+                f"Training did not work out ({error}): set PRELABEL_DETECTOR to a smaller network."
+            ) from error
+    if limits.was_cancelled:
+        raise Cancelled("Training was cancelled; the live version stays as it was.")
+    return _trained(trainer, network)
+
+
+def _trained(trainer: Any, network: Network) -> Network:
+    module = trainer.ema.ema.float().cpu().eval()
+    module.__dict__.pop("_predict_once", None)
+    for name in ("criterion", "args"):  # of no use outside training
+        if hasattr(module, name):
+            setattr(module, name, None)
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    return Network(module, network.plan)
+
+
+def _arguments(how: Recipe, network: Network) -> dict[str, Any]:
+    epochs = max(1, -(-how.iterations // PER_EPOCH))
+    device = device_here()
+    return {
+        "task": "detect",
+        "epochs": epochs,
+        "batch": how.batch,
+        "nbs": how.batch,
+        "imgsz": how.size,
+        "optimizer": "AdamW",
+        "lr0": how.rate,
+        "lrf": 0.02,
+        "cos_lr": True,
+        "momentum": 0.9,
+        "warmup_epochs": min(3.0, epochs / 10),
+        "warmup_bias_lr": 0.0,
+        "close_mosaic": max(1, epochs // 5),
+        "freeze": how.freeze,
+        "seed": how.seed,
+        "device": device,
+        "workers": 4 if device != "cpu" else 0,
+        "amp": "bf16" if device != "cpu" else False,  # True would download a network to try
+        "deterministic": False,  # seeded all the same; switching it on takes 4 s of imports
+        "val": False,
+        "save": False,
+        "plots": False,
+        "verbose": False,
+        "pretrained": False,
+        "cache": False,
+        "patience": 0,
+    }

@@ -1,0 +1,222 @@
+"""Detection networks: read from published weights, made from nothing, kept on disk.
+
+What is kept is safetensors and JSON, no pickle. Of networks with two heads (YOLO26) the one that
+needs no suppression is left out: only one is used, and both cost time in training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from backend.errors import DetectorError
+from backend.vision.ultralytics_models import (
+    download_checkpoint,
+    load_checkpoint,
+    network_class,
+    read_description,
+)
+
+DEFAULT = "yolo26n.pt"
+NOTHING = "builtin"
+"""The setting for a small network of our own that starts from nothing."""
+SMALL = Path(__file__).with_name("small.yaml")
+GRID, QUERIES = "grid", "queries"
+HEADS = {"Detect": GRID, "v10Detect": GRID, "RTDETRDecoder": QUERIES}
+SHAPE, WEIGHTS = "network.json", "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to build a network again.
+
+    Attributes:
+        yaml: ultralytics' description of the layers.
+        family: ``grid`` (YOLO) or ``queries`` (RT-DETR).
+        classes: names in the order of its outputs.
+        base: what it was fine-tuned from: name and hash of the weights, or the yaml's.
+        pretrained: whether it started from somebody's weights.
+    """
+
+    yaml: Mapping[str, Any]
+    family: str
+    classes: tuple[str, ...]
+    base: str
+    pretrained: bool
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network and how it was built.
+
+    Attributes:
+        module: torch module in float32, evaluation mode, on the CPU.
+        plan: how to build it.
+    """
+
+    module: Any
+    plan: Plan
+
+    @property
+    def stride(self) -> int:
+        """Pixels of the largest cell."""
+        return max(32, int(max(self.module.stride)))
+
+
+def load_base(path: Path) -> Network:
+    """Read a weights file or a description.
+
+    Args:
+        path: ``.pt``, or ``.yaml`` to start from nothing.
+
+    Raises:
+        DetectorError: it cannot be read safely, or does not detect.
+    """
+    if path.suffix in (".yaml", ".yml"):
+        return _from_nothing(path)
+    checkpoint = load_checkpoint(path, failure=DetectorError)
+    family = _family_of(checkpoint.network.yaml, path)
+    names = checkpoint.network.names
+    classes = tuple(str(names[i]) for i in sorted(names))
+    base = f"{path.name}:{_digest(path)}"
+    plan = Plan(_one_head(checkpoint.network.yaml), family, classes, base, pretrained=True)
+    return _filled(plan, checkpoint.network)
+
+
+def adapted(base: Network, classes: Sequence[str]) -> Network:
+    """The same network for other classes; what it knows of equal names is kept.
+
+    Args:
+        base: where the weights come from.
+        classes: the new names.
+    """
+    plan = Plan(
+        {**base.plan.yaml, "nc": len(classes)},
+        base.plan.family,
+        tuple(classes),
+        base.plan.base,
+        base.plan.pretrained,
+    )
+    return _filled(plan, base.module)
+
+
+def save_network(network: Network, folder: Path) -> None:
+    """Write a network into a folder, in half precision as ultralytics does."""
+    import torch
+    from safetensors.torch import save_file
+
+    state = network.module.state_dict()
+    halves = {k: v.half() if v.dtype == torch.float32 else v for k, v in state.items()}
+    save_file({k: v.contiguous() for k, v in halves.items()}, folder / WEIGHTS)
+    (folder / SHAPE).write_text(json.dumps(asdict(network.plan)), encoding="utf-8")
+
+
+def load_network(folder: Path) -> Network:
+    """Read what :func:`save_network` wrote.
+
+    Raises:
+        DetectorError: a file is missing or damaged.
+    """
+    from safetensors.torch import load_file
+
+    try:
+        stored = json.loads((folder / SHAPE).read_text(encoding="utf-8"))
+        plan = Plan(**{**stored, "classes": tuple(stored["classes"])})
+        module = _module(plan)
+        state = load_file(folder / WEIGHTS)
+        module.load_state_dict(
+            {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+        )
+    except Exception as error:  # safetensors, json and torch raise many kinds
+        raise DetectorError(
+            f"The detector in {folder} is damaged ({type(error).__name__}): roll back to another "
+            "version, or train again."
+        ) from error
+    return Network(module.eval(), plan)
+
+
+def find_base(setting: str, folder: Path, download: bool) -> Path | None:
+    """The file of a setting.
+
+    Args:
+        setting: a path, the name of published weights, or of a published ``.yaml``.
+        folder: where weights are kept.
+        download: fetch published weights that are not here.
+
+    Returns:
+        the file; None where it would have to be downloaded and may not.
+
+    Raises:
+        DetectorError: there is no such file or name, or it cannot be downloaded.
+    """
+    if setting == NOTHING:
+        return SMALL
+    path = Path(setting).expanduser()
+    for place in (path, folder / setting):
+        if place.is_file():
+            return place
+    if path.suffix in (".yaml", ".yml") and path.name == setting:
+        return path  # a description that ultralytics brings along
+    if path.suffix != ".pt" or path.name != setting:
+        raise DetectorError(
+            f"There is no detector {setting!r}: PRELABEL_DETECTOR is auto, builtin, a weights "
+            f"file or name such as {DEFAULT}, or a .yaml to start from nothing."
+        )
+    return download_checkpoint(setting, folder, failure=DetectorError) if download else None
+
+
+def _from_nothing(path: Path) -> Network:
+    import torch
+
+    described = _one_head(read_description(path))
+    base = f"{path.name}:{_digest_of(described)}"
+    plan = Plan(described, _family_of(described, path), ("object",), base, pretrained=False)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        try:
+            return Network(_module(plan), plan)
+        except Exception as error:  # ultralytics raises many kinds
+            raise DetectorError(f"{path} does not describe a network ({error}).") from error
+
+
+def _one_head(described: Mapping[str, Any]) -> dict[str, Any]:
+    plain: dict[str, Any] = json.loads(json.dumps(dict(described), default=str))
+    return {**plain, "end2end": False}
+
+
+def _filled(plan: Plan, weights: Any) -> Network:
+    module = _module(plan)
+    module.load(deepcopy(weights), verbose=False)
+    return Network(module.float().eval(), plan)
+
+
+def _module(plan: Plan) -> Any:
+    make = network_class(queries=plan.family == QUERIES)
+    module = make(deepcopy(dict(plan.yaml)), nc=len(plan.classes), verbose=False)
+    module.names = dict(enumerate(plan.classes))
+    return module.float().eval()
+
+
+def _family_of(described: Mapping[str, Any], path: Path) -> str:
+    """``grid`` or ``queries``, by the last layer of a description."""
+    layers = described.get("head") or [[None, None, "nothing", None]]
+    last = str(layers[-1][2])
+    if last not in HEADS:
+        raise DetectorError(
+            f"{path} does not find boxes by itself (its last layer is {last}): use weights for "
+            "detection, such as yolo26n.pt, a YOLO11 or an RT-DETR."
+        )
+    return HEADS[last]
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+def _digest_of(described: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]

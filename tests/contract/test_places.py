@@ -1,0 +1,227 @@
+"""Boxes and points against a real Label Studio, from nothing: a small network that learns here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pytest
+
+from tests.conftest import MakeBackend
+from tests.drawn import Drawing, Thing, drawing
+from tests.harness import Backend, Json, Lab, data_uri, until
+
+BOXES = """
+<View>
+  <Image name="image" value="$image"/>
+  <RectangleLabels name="box" toName="image"><Label value="disc"/><Label value="square"/>
+  </RectangleLabels>
+</View>
+"""
+POINTS = """
+<View>
+  <Image name="image" value="$image"/>
+  <KeyPointLabels name="dot" toName="image"><Label value="disc"/></KeyPointLabels>
+</View>
+"""
+ALL = """
+<View>
+  <Image name="image" value="$image"/>
+  <Choices name="busy" toName="image"><Choice value="empty"/><Choice value="full"/></Choices>
+  <RectangleLabels name="box" toName="image"><Label value="square"/></RectangleLabels>
+  <KeyPointLabels name="dot" toName="image"><Label value="disc"/></KeyPointLabels>
+</View>
+"""
+POOL = 26
+
+
+@pytest.fixture
+def finder(make_backend: MakeBackend) -> Backend:
+    """A backend whose detectors start from nothing and are quick."""
+    return make_backend(
+        PRELABEL_DETECTOR="builtin",
+        PRELABEL_DETECTOR_SIZE="160",
+        PRELABEL_TRAIN_SECONDS="25",
+        PRELABEL_RETRAIN_AFTER="1000",
+    )
+
+
+def start(lab: Lab, backend: Backend, config: str, **how: object) -> tuple[int, dict[int, Drawing]]:
+    """A connected project of drawings, by task."""
+    project = lab.project(config, title="drawn things")
+    drawings = [drawing(number, **how) for number in range(POOL)]  # type: ignore[arg-type]
+    tasks = lab.add_raw(project, [data_uri(d.png()) for d in drawings])
+    lab.connect(project, backend.url)
+    backend.settled(project)
+    return project, dict(zip(tasks, drawings, strict=True))
+
+
+def box(thing: Thing) -> Json:
+    """A box as the browser sends it."""
+    x0, y0, x1, y1 = (100 * v for v in thing.box)
+    value = {"x": x0, "y": y0, "width": x1 - x0, "height": y1 - y0, "rotation": 0}
+    value |= {"rectanglelabels": [thing.label]}
+    return {"from_name": "box", "to_name": "image", "type": "rectanglelabels", "value": value}
+
+
+def dot(thing: Thing) -> Json:
+    """A point as the browser sends it."""
+    x, y = thing.centre
+    value = {"x": 100 * x, "y": 100 * y, "width": 0.5, "keypointlabels": [thing.label]}
+    return {"from_name": "dot", "to_name": "image", "type": "keypointlabels", "value": value}
+
+
+def annotate(lab: Lab, task: int, result: list[Json]) -> None:
+    lab.call("POST", f"/api/tasks/{task}/annotations/", json={"result": result, "lead_time": 1.0})
+
+
+def predicted(lab: Lab, project: int, version: str) -> dict[int, list[Json]]:
+    """Regions by task, of the pushed predictions."""
+    of = [p for p in lab.predictions(project) if p["model_version"] == version]
+    assert len(of) == len({p["task"] for p in of})
+    return {p["task"]: p["result"] for p in of}
+
+
+def overlap(region: Json, thing: Thing) -> float:
+    value, (x0, y0, x1, y1) = region["value"], (100 * v for v in thing.box)
+    wide = min(value["x"] + value["width"], x1) - max(value["x"], x0)
+    high = min(value["y"] + value["height"], y1) - max(value["y"], y0)
+    shared = max(wide, 0) * max(high, 0)
+    return float(shared / (value["width"] * value["height"] + (x1 - x0) * (y1 - y0) - shared))
+
+
+def found_boxes(regions: Sequence[Json], things: Sequence[Thing]) -> int:
+    """How many things have a box of their label on them."""
+    return sum(
+        any(overlap(r, t) >= 0.5 and r["value"]["rectanglelabels"] == [t.label] for r in regions)
+        for t in things
+    )
+
+
+def found_dots(regions: Sequence[Json], drawing: Drawing, things: Sequence[Thing]) -> int:
+    """How many things have a dot within half their size."""
+    width, height = drawing.image.size
+
+    def near(region: Json, thing: Thing) -> bool:
+        x = region["value"]["x"] / 100 - thing.centre[0]
+        y = region["value"]["y"] / 100 - thing.centre[1]
+        half = (thing.box[2] - thing.box[0]) * width / 2
+        return math.hypot(x * width, y * height) <= half
+
+    return sum(any(near(r, t) for r in regions) for t in things)
+
+
+def test_boxes_are_learned_and_land_where_the_objects_are(lab: Lab, finder: Backend) -> None:
+    project, drawings = start(lab, finder, BOXES)
+    before = finder.project(project)["version"]
+    assert all(not regions for regions in predicted(lab, project, before).values())
+    tasks = list(drawings)
+    for task in tasks[:12]:
+        annotate(lab, task, [box(thing) for thing in drawings[task].things])
+    state = finder.learn(project, 12, version=before)
+    regions = predicted(lab, project, state["version"])
+    assert set(regions) == set(tasks[12:])
+    there = sum(len(drawings[task].things) for task in regions)
+    hits = sum(found_boxes(regions[task], drawings[task].things) for task in regions)
+    assert hits >= 0.7 * there
+    assert sum(map(len, regions.values())) <= 1.5 * there
+    for region in (region for of in regions.values() for region in of):
+        assert (region["original_width"], region["original_height"]) == (160, 120)
+        assert 0 < region["score"] <= 1
+        assert region["value"]["x"] + region["value"]["width"] <= 100.0001
+    (control,) = state["controls"]
+    assert control["type"] == "RectangleLabels"
+    assert control["kind"] == "fine-tuned"
+    assert state["audit"]["metric"] == "F1"
+    info = lab.info(project)
+    assert (info["model_version"], info["sampling"]) == (state["version"], "Uncertainty sampling")
+
+
+def test_points_are_learned_from_points_alone_and_improve(lab: Lab, finder: Backend) -> None:
+    how = {"labels": ("disc",), "most": 8, "radius": (6, 9)}
+    project, drawings = start(lab, finder, POINTS, **how)
+    tasks = list(drawings)
+    shares = []
+    for few in (tasks[:4], tasks[4:14]):
+        for task in few:
+            annotate(lab, task, [dot(thing) for thing in drawings[task].things])
+        before = finder.project(project)["version"]
+        state = finder.learn(project, len(lab_done := tasks[: tasks.index(few[-1]) + 1]), before)
+        regions = predicted(lab, project, state["version"])
+        rest = {task: drawings[task] for task in tasks[14:]}
+        there = sum(len(d.things) for d in rest.values())
+        hits = sum(found_dots(regions[t], d, d.things) for t, d in rest.items())
+        false = sum(len(regions[t]) for t in rest) - hits
+        shares.append(2 * hits / (2 * hits + false + there - hits))
+        assert len(lab_done) == state["labels"]
+    assert shares[1] >= 0.8
+    assert shares[1] >= shares[0] - 0.02
+    (region, *_) = next(of for of in regions.values() if of)
+    assert set(region["value"]) == {"x", "y", "width", "keypointlabels"}
+
+
+def test_choices_boxes_and_points_of_one_config_share_a_prediction_and_a_round(
+    lab: Lab, finder: Backend
+) -> None:
+    project, drawings = start(lab, finder, ALL)
+    tasks = list(drawings)
+    for task in tasks[:12]:
+        things = drawings[task].things
+        word = "full" if len(things) > 2 else "empty"
+        result = [{**lab.region([word], "busy")}]
+        result += [box(t) for t in things if t.label == "square"]
+        result += [dot(t) for t in things if t.label == "disc"]
+        annotate(lab, task, result)
+    before = finder.project(project)["version"]
+    state = finder.learn(project, 12, version=before)
+    assert [c["type"] for c in state["controls"]] == [
+        "Choices",
+        "RectangleLabels",
+        "KeyPointLabels",
+    ]
+    regions = predicted(lab, project, state["version"])
+    kinds = {region["type"] for of in regions.values() for region in of}
+    assert kinds == {"choices", "rectanglelabels", "keypointlabels"}
+    assert all(sum(r["type"] == "choices" for r in of) == 1 for of in regions.values())
+
+
+def test_an_image_annotated_as_empty_teaches_and_strange_regions_are_counted(
+    lab: Lab, finder: Backend
+) -> None:
+    project, drawings = start(lab, finder, BOXES)
+    tasks = list(drawings)
+    annotate(lab, tasks[0], [])
+    turned = box(drawings[next(t for t in tasks if drawings[t].things)].things[0])
+    turned["value"]["rotation"] = 30
+    annotate(lab, tasks[1], [turned])
+    lab.skip(tasks[2])
+    before = finder.project(project)["version"]
+    state = finder.learn(project, 1, version=before)
+    assert state["labels"] == 1, "the turned box alone says nothing, an empty image does"
+    assert state["left_out"]["rotated box"] == 1
+    assert state["left_out"]["skipped by the annotator"] == 1
+
+
+def test_training_tells_its_progress_and_can_be_cancelled(lab: Lab, make_backend: MakeBackend) -> None:
+    backend = make_backend(
+        PRELABEL_DETECTOR="builtin",
+        PRELABEL_DETECTOR_SIZE="160",
+        PRELABEL_TRAIN_SECONDS="300",
+        PRELABEL_RETRAIN_AFTER="6",
+    )
+    project, drawings = start(lab, backend, BOXES)
+    before = backend.project(project)["version"]
+    for task in list(drawings)[:8]:
+        annotate(lab, task, [box(thing) for thing in drawings[task].things])
+
+    def epoch() -> bool:
+        doing = backend.project(project)["round"]
+        return doing["state"] == "training" and "epoch" in (doing["detail"] or "")
+
+    until("an epoch is told", epoch)
+    backend.http.post(f"/api/projects/{project}/cancel")
+    until("idle again", lambda: backend.project(project)["round"]["state"] == "idle")
+    state = backend.project(project)
+    assert state["version"] == before
+    assert "cancelled" in state["round"]["detail"]
+    assert state["round"]["error"] is None
