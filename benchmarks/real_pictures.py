@@ -91,7 +91,7 @@ def play(
         for given in range(1, max(STOPS) + 1):
             task = annotator.next(project)
             name = Path(task["data"]["image"]).stem.partition("-")[2]
-            annotator.submit(task, "label", truth[name])
+            annotator.submit(task, [Lab.region([truth[name]], "label")])
             labeled.add(task["id"])
             if given % every == 0 or given in STOPS:
                 version = wait(backend, project, given)

@@ -68,7 +68,9 @@ def drawing(
         placed.append((x, y, r))
         label = str(random.choice(labels))
         shade = tuple(int(c + random.normal(0, 12)) for c in COLOURS[label])
-        (pen.ellipse if label == "disc" else pen.rectangle)((x - r, y - r, x + r, y + r), fill=shade)
+        (pen.ellipse if label == "disc" else pen.rectangle)(
+            (x - r, y - r, x + r, y + r), fill=shade
+        )
         corners = (x - r, y - r, x + r + 1, y + r + 1)
         things.append(Thing(label, tuple(c / size[i % 2] for i, c in enumerate(corners))))  # type: ignore[arg-type]
     return Drawing(image, tuple(things))

@@ -8,13 +8,15 @@ from typing import Any
 
 HELP = "watch a real Label Studio being pre-annotated, labeled and retrained"
 EXAMPLE = "prelabel demo --labels 60"
-TASKS = ("classification",)
+TASKS = ("classification", "boxes", "points")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.add_argument("--task", choices=TASKS, default=TASKS[0], help="what is learned")
-    parser.add_argument("--labels", type=_labels, default=60, help="tasks to label (60)")
+    parser.add_argument(
+        "--labels", type=_labels, help="tasks to label (60, with boxes and points 40)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="seed of the drawings (0)")
     parser.add_argument(
         "--keep", action="store_true", help="leave Label Studio and the backend running"
@@ -25,9 +27,12 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Play it; Ctrl-C and a polite kill clean up."""
     from backend.cli.main import say
     from backend.demo.play import Demo
+    from backend.demo.scripts import SCRIPTS
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    demo = Demo(options.labels, options.keep, options.seed, lambda line: say(line, options))
+    script = SCRIPTS[options.task]()
+    labels = options.labels or script.labels
+    demo = Demo(script, labels, options.keep, options.seed, lambda line: say(line, options))
     return demo.play()
 
 

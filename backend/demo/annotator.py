@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +11,6 @@ from backend.errors import LabelStudioError
 
 UPLOAD_BATCH = 50
 Json = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Answered:
-    """One task done.
-
-    Attributes:
-        task: its number.
-        suggested: what the pre-annotation said; None where there was none.
-        truth: what was submitted.
-    """
-
-    task: int
-    suggested: str | None
-    truth: str
 
 
 class Annotator:
@@ -68,17 +52,10 @@ class Annotator:
         found: Json = self._call("GET", f"/api/projects/{project}/next/")
         return found
 
-    def submit(self, task: Json, control: str, label: str) -> Answered:
-        """Submit a choice for a task that :meth:`next` served."""
-        region = {
-            "from_name": control,
-            "to_name": "image",
-            "type": "choices",
-            "value": {"choices": [label]},
-        }
-        body = {"result": [region], "lead_time": 1.0}
+    def submit(self, task: Json, result: list[Json]) -> None:
+        """Submit the regions for a task that :meth:`next` served."""
+        body = {"result": result, "lead_time": 1.0}
         self._call("POST", f"/api/tasks/{task['id']}/annotations/", json=body)
-        return Answered(task["id"], suggestion(task.get("predictions") or []), label)
 
     def close(self) -> None:
         """Close the connections."""
@@ -97,11 +74,7 @@ class Annotator:
         return response.json()
 
 
-def suggestion(predictions: list[Json]) -> str | None:
-    """The choice that the newest prediction suggests."""
-    for prediction in reversed(predictions):
-        for region in prediction.get("result") or []:
-            choices: list[str] = region.get("value", {}).get("choices") or []
-            if choices:
-                return choices[0]
-    return None
+def suggestion(task: Json) -> list[Json] | None:
+    """The regions that the newest prediction of a task suggests; None where there is none."""
+    predictions = task.get("predictions") or []
+    return list(predictions[-1].get("result") or []) if predictions else None

@@ -1,4 +1,4 @@
-"""The demo: everything of the product in a few minutes, on drawn plants whose truth is known."""
+"""The demo: everything of the product in a few minutes, on drawn pictures whose truth is known."""
 
 from __future__ import annotations
 
@@ -16,14 +16,11 @@ from typing import Any
 
 import httpx
 
-from backend.demo.annotator import Annotator, Answered, suggestion
+from backend.demo.annotator import Annotator, suggestion
+from backend.demo.scripts import CONFIGS, Script
 from backend.demo.studio import Program, Studio, free_port
 from backend.errors import PrelabelError
 
-CONTROL = "plant"
-CONFIG = Path(__file__).parents[2] / "label_config" / "plants.xml"
-POOL, HELD_OUT = 600, 200
-"""Images in the project, and images that are in no project: for the accuracy against the truth."""
 EVERY = 10
 ROUND_SECONDS = 120.0
 POLL = 0.1
@@ -36,12 +33,12 @@ class Scenes:
 
     Attributes:
         files: of the project.
-        truth: file stem → label, of all.
+        truth: file stem → what a person would answer, of all.
         tasks: those in no project, as tasks that carry their image with them.
     """
 
     files: list[Path] = field(default_factory=list)
-    truth: dict[str, str] = field(default_factory=dict)
+    truth: dict[str, Any] = field(default_factory=dict)
     tasks: list[dict[str, Any]] = field(default_factory=list)
 
 
@@ -51,35 +48,39 @@ class Played:
 
     Attributes:
         curve: after each round: labels, accuracy, audit, version.
-        answers: every task the annotator did.
+        right: of every task the annotator did, whether its pre-annotation needed no correction;
+            None where it had none.
     """
 
     curve: list[dict[str, Any]] = field(default_factory=list)
-    answers: list[Answered] = field(default_factory=list)
+    right: list[bool | None] = field(default_factory=list)
 
     @property
-    def right(self) -> int:
+    def saved(self) -> int:
         """Pre-annotations that needed no correction."""
-        return sum(a.suggested == a.truth for a in self.answers)
+        return sum(bool(one) for one in self.right)
 
     @property
     def suggested(self) -> int:
         """Tasks that came with a pre-annotation."""
-        return sum(a.suggested is not None for a in self.answers)
+        return sum(one is not None for one in self.right)
 
 
 class Demo:
     """Plays the demo.
 
     Args:
+        script: what is played.
         labels: how many tasks the annotator does.
         keep: leave Label Studio and the backend running.
         seed: of the drawings.
         say: told each line for people.
     """
 
-    def __init__(self, labels: int, keep: bool, seed: int, say: Say) -> None:
-        self._labels = min(labels, POOL)
+    def __init__(self, script: Script, labels: int, keep: bool, seed: int, say: Say) -> None:
+        self._script = script
+        self._config = (CONFIGS / script.config).read_text(encoding="utf-8")
+        self._labels = min(labels, script.pool)
         self._keep = keep
         self._seed = seed
         self._say = say
@@ -105,23 +106,24 @@ class Demo:
         seconds = round(time.monotonic() - start, 1)
         self._tell_end(played, seconds)
         return {
-            "task": "classification",
+            "task": self._script.task,
+            "metric": self._script.metric,
             "seconds": seconds,
             "curve": played.curve,
-            "labels": len(played.answers),
+            "labels": len(played.right),
             "suggested": played.suggested,
-            "right": played.right,
-            "corrected": played.suggested - played.right,
-            "saved": played.right,
+            "right": played.saved,
+            "corrected": played.suggested - played.saved,
+            "saved": played.saved,
             **(self._addresses() if self._keep else {}),
         }
 
     def _play(self) -> Played:
-        self._say(f"A demo in {self._folder}: Label Studio, the backend, and drawn plants.")
+        self._say(f"A demo in {self._folder}: Label Studio, the backend, and drawn pictures.")
         scenes = self._start_and_draw()
         annotator = Annotator(self._studio.url, self._studio.token)
         with contextlib.closing(annotator):
-            project = annotator.create("Greenhouse: healthy or wilting?", CONFIG.read_text())
+            project = annotator.create(self._script.title, self._config)
             self._say(f"Importing {len(scenes.files)} images into project {project} …")
             annotator.upload(project, scenes.files)
             self._start_backend()
@@ -135,14 +137,14 @@ class Demo:
         scenes = Scenes()
 
         def tick(waited: float) -> None:
-            drawn = f"{len(scenes.truth)} of {POOL + HELD_OUT} images drawn"
+            drawn = f"{len(scenes.truth)} of {self._count} images drawn"
             self._progress(f"Starting Label Studio … {waited:3.0f} s, {drawn}")
 
         with ThreadPoolExecutor(1) as pool:
             drawing: Future[None] = pool.submit(self._draw, scenes)
             self._studio.wait(tick)
             while not drawing.done():
-                self._progress(f"Drawing … {len(scenes.truth)} of {POOL + HELD_OUT} images")
+                self._progress(f"Drawing … {len(scenes.truth)} of {self._count} images")
                 time.sleep(POLL)
             drawing.result()
         self._progress("")
@@ -150,15 +152,13 @@ class Demo:
         return scenes
 
     def _draw(self, scenes: Scenes) -> None:
-        from backend.demo.scenes import plant_scenes
-
         folder = self._folder / "images"
         folder.mkdir()
-        for number, scene in enumerate(plant_scenes(POOL + HELD_OUT, self._seed)):
+        for number, scene in enumerate(self._script.draw(self._count, self._seed)):
             file = folder / f"{scene.name}.jpg"
             scene.image.save(file, quality=88)
-            scenes.truth[scene.name] = scene.label
-            if number < POOL:
+            scenes.truth[scene.name] = scene.truth
+            if number < self._script.pool:
                 scenes.files.append(file)
             else:
                 scenes.tasks.append(_held_out(number, file))
@@ -166,7 +166,7 @@ class Demo:
     def _start_backend(self) -> None:
         environment = {
             "PRELABEL_HOME": str(self._folder / "prelabel"),
-            "PRELABEL_ENCODER": "builtin",
+            **self._script.settings,
             "PRELABEL_RETRAIN_AFTER": str(EVERY),
             "PRELABEL_RETRAIN_QUIET": "5",
             "LABEL_STUDIO_URL": self._studio.url,
@@ -181,28 +181,33 @@ class Demo:
         played = Played()
         self._say(f"{'labels':>6}  {'against the truth':>17}  {'audit slice':<28} no correction")
         self._round_done(annotator, project, scenes, played)
-        while len(played.answers) < self._labels:
-            for _ in range(min(EVERY, self._labels - len(played.answers))):
-                task = annotator.next(project)
-                label = scenes.truth[_stem(task["data"]["image"])]
-                played.answers.append(annotator.submit(task, CONTROL, label))
-                self._progress(f"{len(played.answers):>6}  labeling …")
+        while len(played.right) < self._labels:
+            for _ in range(min(EVERY, self._labels - len(played.right))):
+                self._answer(annotator, project, scenes, played)
+                self._progress(f"{len(played.right):>6}  labeling …")
             self._round_done(annotator, project, scenes, played)
         return played
+
+    def _answer(self, annotator: Annotator, project: int, scenes: Scenes, played: Played) -> None:
+        task = annotator.next(project)
+        truth = scenes.truth[_stem(task["data"]["image"])]
+        annotator.submit(task, self._script.answer(truth))
+        regions = suggestion(task)
+        played.right.append(None if regions is None else self._script.right(regions, truth))
 
     def _round_done(
         self, annotator: Annotator, project: int, scenes: Scenes, played: Played
     ) -> None:
         """Wait for the round that has seen all labels, and measure its version."""
-        state = self._wait_for_round(annotator, project, len(played.answers))
+        state = self._wait_for_round(annotator, project, len(played.right))
         accuracy = self._accuracy(project, scenes)
         audit = {key: state["audit"][key] for key in ("n", "value", "low", "high")}
-        labels = len(played.answers)
+        labels = len(played.right)
         played.curve.append(
             {"labels": labels, "accuracy": accuracy, "audit": audit, "version": state["version"]}
         )
-        recent = played.answers[-EVERY:]
-        kept = f"{sum(a.suggested == a.truth for a in recent)} of {len(recent)}" if recent else ""
+        recent = played.right[-EVERY:]
+        kept = f"{sum(map(bool, recent))} of {len(recent)}" if recent else ""
         self._progress("")
         self._say(f"{labels:>6}  {accuracy:>17.0%}  {_interval(audit):<28} {kept}")
 
@@ -216,7 +221,8 @@ class Demo:
                 return state
             if doing["error"]:
                 raise PrelabelError(f"The round failed: {doing['error']}")
-            self._progress(f"{labels:>6}  {doing['state']} {doing['progress']:.0%}")
+            detail = doing["detail"] or ""
+            self._progress(f"{labels:>6}  {doing['state']} {doing['progress']:.0%} {detail}")
             time.sleep(POLL)
         raise PrelabelError(f"No round was done in {ROUND_SECONDS:.0f} s; see {self._folder}.")
 
@@ -227,28 +233,27 @@ class Demo:
         return state
 
     def _accuracy(self, project: int, scenes: Scenes) -> float:
-        """The share of right answers to images that are in no project, asked by /predict."""
-        body = {"tasks": scenes.tasks, "project": str(project), "label_config": CONFIG.read_text()}
+        """How good the answers to images are that are in no project, asked by /predict."""
+        body = {"tasks": scenes.tasks, "project": str(project), "label_config": self._config}
         answer = httpx.post(
             f"{self._backend_url}/predict", json=body, timeout=100, trust_env=False
         ).json()
-        names = [task["name"] for task in scenes.tasks]
-        given = [suggestion([result]) for result in answer["results"]]
-        right = sum(scenes.truth[n] == g for n, g in zip(names, given, strict=True))
-        return round(right / len(names), 4)
+        truths = [scenes.truth[task["name"]] for task in scenes.tasks]
+        given = [result.get("result") or [] for result in answer["results"]]
+        return round(self._script.figure(given, truths), 4)
+
+    @property
+    def _count(self) -> int:
+        return self._script.pool + self._script.held_out
 
     # -- the end ----------------------------------------------------------------------------
 
     def _tell_end(self, played: Played, seconds: float) -> None:
         last = played.curve[-1]
-        rest = POOL - len(played.answers)
         self._say(
-            f"\n{played.suggested} of {len(played.answers)} images came with a pre-annotation; "
-            f"{played.right} needed no correction: {played.right} answers saved."
-        )
-        self._say(
-            f"For the {rest} images that are left the model would save about "
-            f"{round(rest * last['accuracy'])} answers more. {seconds:.0f} s in all."
+            f"\n{played.suggested} of {len(played.right)} images came with a pre-annotation; "
+            f"{played.saved} needed no correction. The model now reaches {self._script.metric} "
+            f"{last['accuracy']:.0%} on images it has never seen. {seconds:.0f} s in all."
         )
         if self._keep:
             self._tell_addresses()

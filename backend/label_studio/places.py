@@ -18,13 +18,20 @@ UPRIGHT = 0.01
 """Degrees below which a rotation is a rounding error."""
 
 
-def place_regions(task: int, finding: Finding, control: Control) -> list[Json]:
-    """The regions of a finding; objects below ``model_score_threshold`` are left out."""
+def place_regions(task: int, finding: Finding, control: Control, salt: str = "") -> list[Json]:
+    """The regions of a finding; objects below ``model_score_threshold`` are left out.
+
+    Args:
+        task: the task's number.
+        finding: of the control.
+        control: of boxes or points.
+        salt: makes the regions' ids differ from those of the same task's pre-annotation.
+    """
     pairs = zip(finding.places, finding.confidence, strict=True)
     shown = [(place, belief) for place, belief in pairs if belief >= control.threshold]
     return [
         {
-            "id": _id(task, control, number),
+            "id": _id(task, control, number, salt),
             "from_name": control.name,
             "to_name": control.to_name,
             "type": TYPES[control.kind],
@@ -130,5 +137,5 @@ def _percent(share: float) -> float:
     return round(100 * share, 6)
 
 
-def _id(task: int, control: Control, number: int) -> str:
-    return hashlib.sha256(f"{task}/{control.name}/{number}".encode()).hexdigest()[:10]
+def _id(task: int, control: Control, number: int, salt: str) -> str:
+    return hashlib.sha256(f"{task}/{control.name}/{number}{salt}".encode()).hexdigest()[:10]

@@ -6,7 +6,8 @@ import logging
 from collections import Counter
 from typing import Any
 
-from backend.domain import Task
+from backend.domain import Control, Places, Task
+from backend.errors import ImageError
 from backend.label_studio.config import read_config
 from backend.label_studio.protocol import project_of
 from backend.label_studio.regions import prediction_json, read_task
@@ -21,9 +22,12 @@ from backend.loop.predicting import (
     unreadable,
 )
 from backend.loop.resources import Resources
+from backend.loop.suggesting import drawn_in, suggest
 from backend.store.projects import ProjectRecord
 
 log = logging.getLogger("prelabel")
+FIRST = "suggestion"
+"""Version of suggestions before the first version."""
 
 
 def answer(resources: Resources, request: dict[str, Any]) -> dict[str, Any] | None:
@@ -38,13 +42,39 @@ def answer(resources: Resources, request: dict[str, Any]) -> dict[str, Any] | No
     """
     tasks = request.get("tasks") or []
     record = _project(resources, request, tasks)
-    live = resources.versions(record).live() if record else None
-    if record is None or live is None:
+    if record is None:
+        return None
+    live = resources.versions(record).live()
+    context = (request.get("params") or {}).get("context") or {}
+    if live is None and not context.get("result"):
         return None
     config = read_config(str(request.get("label_config") or _config(resources, record)))
     read = [read_task(row, config.controls, {}, Counter()) for row in tasks]
+    drawn = drawn_in(context, config.controls)
+    if live is None or drawn:
+        results = [_suggestions(resources, record, live, config.controls, t, drawn) for t in read]
+        return {"results": results, "model_version": live or FIRST}
     results = _results(resources, record, live, config.controls, read)
     return {"results": results, "model_version": live}
+
+
+def _suggestions(
+    resources: Resources,
+    record: ProjectRecord,
+    live: str | None,
+    controls: tuple[Control, ...],
+    task: Task,
+    drawn: dict[str, Places],
+) -> dict[str, Any]:
+    """What a smart tool gets; nothing where the image cannot be read."""
+    model = resources.model(record, live) if live else None
+    regions: list[dict[str, Any]] = []
+    try:
+        regions = suggest(model, controls, task, drawn, resources.pictures(record))
+    except ImageError as error:
+        log.warning("project %s: no suggestion for task %s: %s", record.id, task.id, error)
+    score = max((region["score"] for region in regions), default=0.0)
+    return {"result": regions, "score": score, "model_version": live or FIRST}
 
 
 def _project(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from backend.domain import Control, ImageSize, Place, Places
 from backend.learning.detection import Judged, PlaceKind, best_threshold, judge
 from backend.learning.evaluation import Figure
 from backend.vision.detection.example import Example
-from backend.vision.detection.finder import SHOWN, Finder, Meaning, key_of_network
+from backend.vision.detection.finder import SHOWN, Finder, Finds, Meaning, key_of_network
 from backend.vision.detection.found import Floats, Found
 from backend.vision.detection.names import known_as
 from backend.vision.detection.points import boxes_around, side_of
@@ -79,6 +79,7 @@ class FindingJob:
         seconds: that training may take.
         seed: of everything random.
         load: makes detectors.
+        prompts: finds by words or drawn boxes, where its files are there.
         report: told (done, of) after each epoch.
         cancelled: asked often.
     """
@@ -86,21 +87,31 @@ class FindingJob:
     control: Control
     samples: Sequence[Sample]
     base: Network
-    previous: Finder | None
+    previous: Finds | None
     size: int
     seconds: float
     seed: int
     load: Callable[[Network, int, str], Detector]
+    prompts: Prompts | None
     report: Report
     cancelled: Callable[[], bool]
 
 
-def train_finder(job: FindingJob) -> Finder | None:
+class Prompts(Protocol):
+    """Finds without training, by words or by a few drawn boxes."""
+
+    def finder(self, control: Control, samples: Sequence[Sample], meaning: Meaning) -> Finds | None:
+        """A finder of the control; None where nothing describes any of its labels."""
+        ...
+
+
+def train_finder(job: FindingJob) -> Finds | None:
     """Fine-tune on all marked images but the audit slice.
 
     Returns:
-        the finder; one that knows labels by the names of the base's classes while there are too
-        few marked images; None where it knows none of them.
+        the finder; while there are too few marked images one that knows all labels by the names
+        of the base's classes, or by words or drawn boxes, or some of them by name; None where
+        nothing is known of any.
 
     Raises:
         Cancelled: it was.
@@ -109,7 +120,13 @@ def train_finder(job: FindingJob) -> Finder | None:
     trained = [sample for sample in job.samples if not sample.audit]
     marked = sum(bool(sample.places) for sample in trained)
     known = known_as(job.control.labels, job.base.plan.classes) if _knows(job.base) else {}
-    if marked >= (FEWEST_OVER_KNOWN if known else FEWEST):
+    if marked >= (FEWEST_OVER_KNOWN if known or job.prompts else FEWEST):
+        return _fine_tuned(job, trained)
+    if job.prompts and len(set(known.values())) < len(job.control.labels):
+        prompted = job.prompts.finder(job.control, trained, _zero_shot(job, {}))
+        if prompted is not None:
+            return prompted
+    if marked >= FEWEST and not known:
         return _fine_tuned(job, trained)
     if not known:
         return None
@@ -117,7 +134,7 @@ def train_finder(job: FindingJob) -> Finder | None:
 
 
 def found_in(
-    finder: Finder, control: Control, images: Sequence[Image.Image], least: float = LEAST
+    finder: Finds, control: Control, images: Sequence[Image.Image], least: float = LEAST
 ) -> list[tuple[Places, tuple[float, ...]]]:
     """Places and confidence by image, most certain first.
 
@@ -132,13 +149,13 @@ def found_in(
     return [_places(found, names, known) for found in finder.find(images, least)]
 
 
-def shown(finder: Finder, control: Control) -> float:
+def shown(finder: Finds, control: Control) -> float:
     """The confidence from which a find is shown: the config's, else the finder's own."""
     return control.threshold or finder.meaning.shown
 
 
 def evaluate_finder(
-    finder: Finder | None, control: Control, samples: Sequence[Sample]
+    finder: Finds | None, control: Control, samples: Sequence[Sample]
 ) -> tuple[Figure, dict[str, Any]]:
     """Judge a finder on the audit slice.
 
@@ -160,7 +177,7 @@ def evaluate_finder(
     }
 
 
-def judged_on(finder: Finder | None, control: Control, samples: Sequence[Sample]) -> list[Judged]:
+def judged_on(finder: Finds | None, control: Control, samples: Sequence[Sample]) -> list[Judged]:
     """What a finder finds in images whose truth is known."""
     judged: list[Judged] = []
     for start in range(0, len(samples), PART):
@@ -178,7 +195,7 @@ def _fine_tuned(job: FindingJob, samples: Sequence[Sample]) -> Finder:
     from backend.vision.detection.learn import learn, recipe
 
     size = job.size or _input_size(samples)
-    sides = _sides(job.control, samples, size) if job.control.kind == "points" else {}
+    sides = sides_of(job.control, samples, size)
     examples = [_example(sample, job.control, sides) for sample in samples]
     warm = _warm(job)
     start = _named(job, warm)
@@ -215,7 +232,7 @@ def _named(job: FindingJob, warm: Finder | None) -> Network:
 def _warm(job: FindingJob) -> Finder | None:
     """The live version's finder where training can go on from it."""
     before = job.previous
-    if before is None or not before.meaning.learned:
+    if not isinstance(before, Finder) or not before.meaning.learned:
         return None
     same = before.network.plan.base == job.base.plan.base
     return before if same and before.meaning.points == (job.control.kind == "points") else None
@@ -267,6 +284,16 @@ def _input_size(samples: Sequence[Sample]) -> int:
     return int(np.clip(-(-longest // 32) * 32, SMALLEST, LARGEST))
 
 
+def boxes_of(sample: Sample, control: Control, sides: Mapping[str, float]) -> Example:
+    """A sample as boxes: its own, or pseudo-boxes around its points."""
+    return _example(sample, control, sides)
+
+
+def sides_of(control: Control, samples: Sequence[Sample], size: int) -> dict[str, float]:
+    """By label of a control of points, the side of its pseudo-boxes; see ``side_of``."""
+    return _sides(control, samples, size) if control.kind == "points" else {}
+
+
 def _sides(control: Control, samples: Sequence[Sample], size: int) -> dict[str, float]:
     return {
         label.name: side_of(
@@ -316,10 +343,13 @@ def _places(
     return tuple(place for place, _ in rows), tuple(belief for _, belief in rows)
 
 
-def _kind(finder: Finder | None) -> str:
+def _kind(finder: Finds | None) -> str:
     if finder is None:
         return "none yet"
-    return "fine-tuned" if finder.meaning.learned else "zero-shot from the class names"
+    if finder.meaning.learned:
+        return "fine-tuned"
+    by_name = isinstance(finder, Finder)
+    return "zero-shot from the class names" if by_name else "prompted by words or drawn boxes"
 
 
 def _label_counts(control: Control, samples: Sequence[Sample]) -> dict[str, int]:

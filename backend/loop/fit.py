@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from functools import partial
@@ -20,10 +21,11 @@ from backend.loop.resources import Resources
 from backend.loop.training import Examples, TrainingJob, evaluate, train
 from backend.store.projects import ProjectRecord
 from backend.store.versions import Card
-from backend.vision.detection.finder import Finder
+from backend.vision.detection.finder import Finds
 from backend.vision.encoder import Encoder
 from backend.vision.head import Head
 
+log = logging.getLogger("prelabel")
 Report = Callable[[str, float, str], None]
 
 
@@ -96,7 +98,10 @@ class Fit:
             finder = model.finders.get(control.name)
             one, told = evaluate_finder(finder, control, self._samples[control.name])
             figures.append(one)
-            details[control.name] = {**told, "made_from": made_from(control)}
+            advice = {} if finder else {"advice": self._resources.missing_prompts()}
+            details[control.name] = {**told, **advice, "made_from": made_from(control)}
+            if finder is None:
+                log.info("Nothing is found for %s yet. %s", control.name, advice["advice"])
         names = [control.name for control in self._seen.config.controls]
         return figures[0], {name: details[name] for name in names}
 
@@ -132,7 +137,7 @@ class Fit:
 
     # -- boxes and points -------------------------------------------------------------------
 
-    def _finder(self, control: Control, seconds: float) -> Finder | None:
+    def _finder(self, control: Control, seconds: float) -> Finds | None:
         samples = self._samples[control.name] = self._read_samples(control)
         if self._unchanged(control):
             return self._before.finders.get(control.name)
@@ -153,6 +158,7 @@ class Fit:
                 seconds=seconds,
                 seed=self._settings.seed,
                 load=self._resources.load_detector,
+                prompts=self._resources.prompts(self._record),
                 report=tell,
                 cancelled=self._cancelled,
             )

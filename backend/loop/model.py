@@ -15,9 +15,10 @@ from backend.store.files import read_json, write_json
 
 if TYPE_CHECKING:
     from backend.vision.detection.detector import Detector
-    from backend.vision.detection.finder import Finder
+    from backend.vision.detection.finder import Finds
     from backend.vision.detection.network import Network
     from backend.vision.head import Head
+    from backend.vision.yoloe import OpenVocabulary
 
 Floats = npt.NDArray[np.float32]
 
@@ -32,7 +33,7 @@ class Model:
     """
 
     heads: Mapping[str, Head]
-    finders: Mapping[str, Finder] = field(default_factory=dict)
+    finders: Mapping[str, Finds] = field(default_factory=dict)
 
     def probabilities(self, control: str, vectors: Floats) -> Floats:
         """Calibrated confidence, (n, K) float32 in the order of the head's labels.
@@ -83,23 +84,31 @@ def save_model(model: Model, folder: Path) -> None:
         write_json(folder / f"{kind}s.json", names)
 
 
-def load_model(folder: Path, load: Callable[[Network, int, str], Detector]) -> Model:
+def load_model(
+    folder: Path,
+    load: Callable[[Network, int, str], Detector],
+    prompted: Callable[[str], OpenVocabulary],
+) -> Model:
     """Read a model.
 
     Args:
         folder: that :func:`save_model` wrote.
         load: makes the detectors.
+        prompted: gives the network that takes prompts, by file name.
 
     Raises:
         PrelabelError: a file is missing or damaged.
     """
     heads = read_json(folder / "heads.json") or []
     finders = read_json(folder / "finders.json") or []
-    found: dict[str, Finder] = {}
+    found: dict[str, Finds] = {}
     for number, name in enumerate(finders):
         from backend.vision.detection.finder import load_finder
+        from backend.vision.detection.prompted import is_prompted, load_prompted
 
-        found[name] = load_finder(folder / f"finder-{number}", load)
+        place = folder / f"finder-{number}"
+        prompts = is_prompted(place)
+        found[name] = load_prompted(place, prompted) if prompts else load_finder(place, load)
     known: dict[str, Head] = {}
     for number, name in enumerate(heads):
         from backend.vision.head import load_head
@@ -115,8 +124,6 @@ def _kinds(model: Model) -> list[tuple[str, list[str], Callable[[str, Path], Non
         save_head(model.heads[name], folder)
 
     def finder(name: str, folder: Path) -> None:
-        from backend.vision.detection.finder import save_finder
-
-        save_finder(model.finders[name], folder)
+        model.finders[name].save(folder)
 
     return [("head", list(model.heads), head), ("finder", list(model.finders), finder)]

@@ -24,11 +24,13 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from backend.domain import Control
+    from backend.loop.prompting import YoloePrompts
     from backend.vision.cache import EmbeddingCache
     from backend.vision.detection.base import Base
     from backend.vision.detection.detector import Detector
     from backend.vision.detection.network import Network
     from backend.vision.encoder import Encoder
+    from backend.vision.yoloe import OpenVocabulary
 
 log = logging.getLogger("prelabel")
 MODELS_KEPT = 32
@@ -54,6 +56,7 @@ class Resources:
         self._prototypes: dict[tuple[str, tuple[object, ...]], npt.NDArray[np.float32]] = {}
         self._pictures: dict[str, Pictures] = {}
         self._detectors: dict[tuple[str, int], Detector] = {}
+        self._open: dict[str, OpenVocabulary] = {}
         self._base: Base | None = None
         self._base_network: Network | None = None
         self._cache: EmbeddingCache | None = None
@@ -106,6 +109,33 @@ class Resources:
             self._detectors.pop(next(iter(self._detectors)))
         return known
 
+    def prompts(self, record: ProjectRecord) -> YoloePrompts | None:
+        """Finding by words or drawn boxes; None where its weights are not there."""
+        from backend.loop.prompting import YoloePrompts
+        from backend.vision.yoloe import find_weights
+
+        weights = find_weights(self._weights())
+        if weights is None:
+            return None
+        return YoloePrompts(weights.name, self.open_vocabulary, self.folder(record))
+
+    def open_vocabulary(self, weights: str) -> OpenVocabulary:
+        """The network that takes prompts, by file name; words are split as open_clip does."""
+        from backend.vision.yoloe import OpenVocabulary
+
+        if weights not in self._open:
+            from backend.vision.clip import tokenize
+
+            path = self._weights() / weights
+            self._open[weights] = OpenVocabulary(path, self._weights(), tokenize=tokenize)
+        return self._open[weights]
+
+    def missing_prompts(self) -> str:
+        """What finding before the first label would need, and the command that gets it."""
+        from backend.vision.yoloe import missing
+
+        return missing(self._weights(), tokenizer=True)
+
     def pictures(self, record: ProjectRecord) -> Pictures:
         """The images of a project."""
         connection = self.connection(record)
@@ -149,7 +179,8 @@ class Resources:
         if key not in self._models:
             while len(self._models) >= MODELS_KEPT:
                 self._models.pop(next(iter(self._models)))
-            self._models[key] = load_model(self.versions(record).path(version), self.load_detector)
+            folder = self.versions(record).path(version)
+            self._models[key] = load_model(folder, self.load_detector, self.open_vocabulary)
         return self._models[key]
 
     def prototypes(self, encoder: Encoder, control: Control) -> npt.NDArray[np.float32] | None:

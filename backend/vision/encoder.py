@@ -80,12 +80,34 @@ def load_encoder(setting: str, *, say: Say, weights_dir: Path | None = None) -> 
     if _names_a_checkpoint(setting):
         from backend.vision.yolo_cls import load_yolo_cls
 
-        return load_yolo_cls(setting, weights_dir)
+        small = load_yolo_cls(setting, weights_dir)
+        small.hasten(_compiled(weights_dir), say)
+        return small
     if "/" in setting:
         from backend.vision.clip import load_clip
 
-        return load_clip(setting, say)
+        clip = load_clip(setting, say)
+        clip.hasten(_compiled(weights_dir), say)
+        return clip
     raise EncoderError(f"There is no encoder {setting!r}: {SPELLINGS}")
+
+
+def noise() -> Image.Image:
+    """An image to try an encoder on."""
+    from PIL import Image
+
+    pixels = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+def unit_rows(rows: Vectors) -> Vectors:
+    """Rows scaled to length 1; zeros stay."""
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(rows / np.maximum(lengths, 1e-12), dtype=np.float32)
+
+
+def _compiled(weights_dir: Path | None) -> Path | None:
+    return weights_dir / "compiled" if weights_dir else None
 
 
 def no_text(name: str) -> EncoderError:

@@ -41,7 +41,7 @@ def finder(make_backend: MakeBackend) -> Backend:
     return make_backend(
         PRELABEL_DETECTOR="builtin",
         PRELABEL_DETECTOR_SIZE="160",
-        PRELABEL_TRAIN_SECONDS="25",
+        PRELABEL_TRAIN_SECONDS="120",
         PRELABEL_RETRAIN_AFTER="1000",
     )
 
@@ -60,8 +60,8 @@ def box(thing: Thing) -> Json:
     """A box as the browser sends it."""
     x0, y0, x1, y1 = (100 * v for v in thing.box)
     value = {"x": x0, "y": y0, "width": x1 - x0, "height": y1 - y0, "rotation": 0}
-    value |= {"rectanglelabels": [thing.label]}
-    return {"from_name": "box", "to_name": "image", "type": "rectanglelabels", "value": value}
+    labeled = {**value, "rectanglelabels": [thing.label]}
+    return {"from_name": "box", "to_name": "image", "type": "rectanglelabels", "value": labeled}
 
 
 def dot(thing: Thing) -> Json:
@@ -202,7 +202,9 @@ def test_an_image_annotated_as_empty_teaches_and_strange_regions_are_counted(
     assert state["left_out"]["skipped by the annotator"] == 1
 
 
-def test_training_tells_its_progress_and_can_be_cancelled(lab: Lab, make_backend: MakeBackend) -> None:
+def test_training_tells_its_progress_and_can_be_cancelled(
+    lab: Lab, make_backend: MakeBackend
+) -> None:
     backend = make_backend(
         PRELABEL_DETECTOR="builtin",
         PRELABEL_DETECTOR_SIZE="160",

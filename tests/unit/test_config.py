@@ -71,8 +71,16 @@ def test_several_controls_and_several_images() -> None:
             '<Choice value="d"/></Choices>',
             "nested",
         ),
-        ('<TextArea name="c" toName="image"/>', "only Choices are"),
-        ('<RectangleLabels name="c" toName="image"><Label value="x"/></RectangleLabels>', "only"),
+        ('<TextArea name="c" toName="image"/>', "only Choices, RectangleLabels, KeyPointLabels"),
+        ('<PolygonLabels name="c" toName="image"><Label value="x"/></PolygonLabels>', "only"),
+        ('<BrushLabels name="c" toName="image"><Label value="x"/></BrushLabels>', "only"),
+        ('<RectangleLabels name="c" toName="image"/>', "no labels"),
+        ('<RectangleLabels name="c" toName="image" value="$x"/>', "from the task's data"),
+        (
+            '<KeyPointLabels name="c" toName="image" smartOnly="true"><Label value="x"/>'
+            "</KeyPointLabels>",
+            "suggestions only",
+        ),
     ],
 )
 def test_what_is_not_served_is_named_with_its_reason(body: str, reason: str) -> None:
@@ -102,3 +110,28 @@ def test_an_image_list_is_not_served() -> None:
 def test_a_config_that_cannot_be_meant_is_refused(xml: str) -> None:
     with pytest.raises(ConfigError):
         read_config(xml)
+
+
+@pytest.mark.parametrize(
+    ("tag", "kind"), [("RectangleLabels", "boxes"), ("KeyPointLabels", "points")]
+)
+def test_boxes_and_points_become_controls(tag: str, kind: str) -> None:
+    body = (
+        f'<{tag} name="c" toName="image" model_score_threshold="0.4" model_object_size="5">'
+        '<Label value="apple" predicted_values="apple, pomaceous fruit" hint="round"/>'
+        f'<Label value="Pear" alias="pear" model_object_size="8"/><Label value="apple"/></{tag}>'
+    )
+    (control,) = read_config(view(IMAGE + body)).controls
+    assert (control.kind, control.threshold, control.multiple) == (kind, 0.4, False)
+    assert control.label_names == ("apple", "pear")
+    assert control.labels[0].words == ("apple", "pomaceous fruit")
+    assert [label.extent for label in control.labels] == [0.05, 0.08]
+
+
+def test_an_object_size_that_cannot_be_meant_is_refused() -> None:
+    body = (
+        '<KeyPointLabels name="c" toName="image" model_object_size="large"><Label value="x"/>'
+        "</KeyPointLabels>"
+    )
+    with pytest.raises(ConfigError, match="model_object_size"):
+        read_config(view(IMAGE + body))

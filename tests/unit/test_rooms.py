@@ -22,12 +22,16 @@ MAY_KNOW: dict[str, set[str]] = {
     "label_studio": set(),
     "loop": {"settings", "store", "learning", "vision", "label_studio"},
     "server": {"settings", "store", "label_studio", "loop"},
-    "demo": set(),
+    "demo": {"learning"},
     "cli": {"settings", "store", "label_studio", "loop", "server", "demo"},
 }
 OWNERS = {
-    "ultralytics": {"backend/vision/ultralytics_models.py", "backend/vision/yolo_cls.py"},
+    "ultralytics": {
+        "backend/vision/ultralytics_models.py",
+        "backend/vision/detection/trainer.py",  # subclasses of its trainer
+    },
     "open_clip": {"backend/vision/clip.py"},
+    "openvino": {"backend/vision/runtime.py"},
     "label_studio_sdk": {"backend/label_studio/client.py"},
     "label_studio_ml": {"backend/server/stock.py"},
     "sqlite3": {"backend/vision/cache.py"},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,14 +82,25 @@ def load_detector(
         say: told what was chosen, in a line.
     """
     from backend.vision.detection.heads import raw_outputs
-    try:
-        from backend.vision.runtime import fastest
-    except ImportError:
-        from backend.vision.detection.plain import fastest
+    from backend.vision.runtime import fastest
 
-    example = np.zeros((1, 3, size, size), dtype=np.float32)
-    runner = fastest(raw_outputs(network), example, key=key, folder=folder, say=say)
+    example = np.random.default_rng(0).random((1, 3, size, size), dtype=np.float32)
+    runner = fastest(
+        raw_outputs(network),
+        example,
+        key=key,
+        family=f"{_layers(network)}-{size}",
+        folder=folder,
+        say=say,
+        half=True,
+        any_size=network.plan.family != QUERIES,
+    )
     return Detector(network, size, runner)
+
+
+def _layers(network: Network) -> str:
+    described = json.dumps(dict(network.plan.yaml), sort_keys=True, default=str)
+    return hashlib.sha256(described.encode()).hexdigest()[:16]
 
 
 def _from_grid(

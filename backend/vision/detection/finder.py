@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MEANING = "finder.json"
+TWO_CLASSES = 0.7
+"""IoU above which finds of two classes that mean one label are the same object."""
 SHOWN = 0.25
 """Confidence from which finds are shown where nothing better is known (as ultralytics does)."""
 
@@ -46,6 +48,20 @@ class Meaning:
     size: int
     shown: float = SHOWN
     learned: bool = True
+
+
+class Finds(Protocol):
+    """Answers one control of boxes or points."""
+
+    meaning: Meaning
+
+    def find(self, images: Sequence[Image.Image], least: float) -> list[Found]:
+        """See :meth:`Finder.find`."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write it into an empty folder."""
+        ...
 
 
 @dataclass
@@ -79,37 +95,47 @@ class Finder:
         if self._detector is None:
             self._detector = self.load(self.network, self.meaning.size, self.key)
         found = self._detector.detect(images, least)
-        return [self._meant(f, image) for f, image in zip(found, images, strict=True)]
+        return [meant(f, self.meaning, image) for f, image in zip(found, images, strict=True)]
 
-    def _meant(self, found: Found, image: Image.Image) -> Found:
-        known = np.array([int(c) in self.meaning.classes for c in found.labels], dtype=bool)
-        found = found.only(known)
-        if not len(found):
-            return NOTHING
-        labels = np.array([self.meaning.classes[int(c)] for c in found.labels], dtype=np.int64)
-        found = Found(found.boxes, found.confidence, labels)
-        if self.meaning.points:
-            ratio = image.width / image.height
-            return only_centres(found, self._sides(found, ratio), ratio)
-        boxes = np.clip(found.boxes, 0, 1)
-        kept = suppress(boxes, found.confidence, found.labels, 0.7)  # two classes, one label
-        kept = kept[(boxes[kept, 2:] > boxes[kept, :2]).all(axis=1)]
-        return Found(boxes[kept], found.confidence[kept], found.labels[kept])
-
-    def _sides(self, found: Found, ratio: float) -> dict[int, float]:
-        """By label; of classes that were never learned as points, from the boxes found."""
-        wide, high = min(ratio, 1.0), min(1 / ratio, 1.0)
-        sides = (found.boxes[:, 2:] - found.boxes[:, :2]) * np.array([wide, high])
-        usual = float(np.median(sides.min(axis=1)))
-        names = self.meaning.labels
-        return {i: self.meaning.sides.get(names[i], usual) for i in set(found.labels.tolist())}
+    def save(self, folder: Path) -> None:
+        """Write it into an empty folder."""
+        save_network(self.network, folder)
+        meaning = {**asdict(self.meaning), "classes": list(self.meaning.classes.items())}
+        (folder / MEANING).write_text(json.dumps(meaning), encoding="utf-8")
 
 
-def save_finder(finder: Finder, folder: Path) -> None:
-    """Write a finder into an empty folder."""
-    save_network(finder.network, folder)
-    meaning = {**asdict(finder.meaning), "classes": list(finder.meaning.classes.items())}
-    (folder / MEANING).write_text(json.dumps(meaning), encoding="utf-8")
+def meant(found: Found, meaning: Meaning, image: Image.Image) -> Found:
+    """What a network found, as the control's labels.
+
+    Args:
+        found: labels as the network's classes; boxes may reach beyond the image.
+        meaning: of the classes.
+        image: that was looked at.
+
+    Returns:
+        labels as index into ``meaning.labels``; boxes end at the image's edge, and points are
+        boxes without extent.
+    """
+    found = found.only(np.array([int(c) in meaning.classes for c in found.labels], dtype=bool))
+    if not len(found):
+        return NOTHING
+    labels = np.array([meaning.classes[int(c)] for c in found.labels], dtype=np.int64)
+    found = Found(found.boxes, found.confidence, labels)
+    if meaning.points:
+        ratio = image.width / image.height
+        return only_centres(found, _sides(found, meaning, ratio), ratio)
+    boxes = np.clip(found.boxes, 0, 1)
+    kept = suppress(boxes, found.confidence, found.labels, TWO_CLASSES)
+    kept = kept[(boxes[kept, 2:] > boxes[kept, :2]).all(axis=1)]
+    return Found(boxes[kept], found.confidence[kept], found.labels[kept])
+
+
+def _sides(found: Found, meaning: Meaning, ratio: float) -> dict[int, float]:
+    """By label; of classes that were never learned as points, from the boxes found."""
+    wide, high = min(ratio, 1.0), min(1 / ratio, 1.0)
+    sides = (found.boxes[:, 2:] - found.boxes[:, :2]) * np.array([wide, high])
+    usual = float(np.median(sides.min(axis=1)))
+    return {i: meaning.sides.get(meaning.labels[i], usual) for i in set(found.labels.tolist())}
 
 
 def load_finder(folder: Path, load: Callable[[Network, int, str], Detector]) -> Finder:
@@ -118,16 +144,26 @@ def load_finder(folder: Path, load: Callable[[Network, int, str], Detector]) -> 
     Raises:
         DetectorError: a file is missing or damaged.
     """
+    return Finder(load_network(folder), read_meaning(folder), key_of(folder), load)
+
+
+def read_meaning(folder: Path) -> Meaning:
+    """Read the meaning of a finder's classes.
+
+    Raises:
+        DetectorError: the file is missing or damaged.
+    """
+    names = {field.name for field in fields(Meaning)}
     try:
         stored = json.loads((folder / MEANING).read_text(encoding="utf-8"))
+        known = {name: value for name, value in stored.items() if name in names}
         labels, classes = tuple(stored["labels"]), dict(map(tuple, stored["classes"]))
-        meaning = Meaning(**{**stored, "labels": labels, "classes": classes})
+        return Meaning(**{**known, "labels": labels, "classes": classes})
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DetectorError(
             f"The detector in {folder} is damaged ({type(error).__name__}): roll back to another "
             "version, or train again."
         ) from error
-    return Finder(load_network(folder), meaning, key_of(folder), load)
 
 
 def key_of(folder: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ def raw_outputs(network: Network) -> nn.Module:
     (b, queries, 4) as middle and size, 0 to 1, and confidence (b, queries, classes).
     """
     kind = Queries if network.plan.family == QUERIES else Grid
-    return kind(network.module).eval()
+    return kind(deepcopy(network.module).fuse(verbose=False)).eval()
 
 
 class _Through(nn.Module):  # type: ignore[misc]

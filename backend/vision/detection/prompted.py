@@ -1,0 +1,77 @@
+"""A finder that was shown words or a few drawn boxes instead of being trained: YOLOE."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from backend.errors import DetectorError
+from backend.vision.detection.finder import MEANING, Meaning, meant, read_meaning
+from backend.vision.detection.found import Found
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from backend.vision.yoloe import OpenVocabulary
+
+Array = npt.NDArray[np.float32]
+EMBEDDINGS = "prompts.npz"
+
+
+@dataclass
+class PromptedFinder:
+    """Answers one control without training.
+
+    Attributes:
+        embeddings: (K, d) float32, a row per label; zeros for one that nothing describes.
+        meaning: of the rows.
+        weights: file name of the network.
+        load: gives the network of a file name; called at first use.
+    """
+
+    embeddings: Array
+    meaning: Meaning
+    weights: str
+    load: Callable[[str], OpenVocabulary]
+
+    def find(self, images: Sequence[Image.Image], least: float) -> list[Found]:
+        """See :meth:`backend.vision.detection.finder.Finder.find`."""
+        found = self.load(self.weights).detect(images, self.embeddings, least)
+        pairs = zip(found, images, strict=True)
+        return [
+            meant(Found(one.boxes, one.confidence, one.labels), self.meaning, image)
+            for one, image in pairs
+        ]
+
+    def save(self, folder: Path) -> None:
+        """Write it into an empty folder; the network stays where it is."""
+        np.savez(folder / EMBEDDINGS, embeddings=self.embeddings)
+        stored = {**asdict(self.meaning), "classes": list(self.meaning.classes.items())}
+        text = json.dumps({**stored, "prompted": self.weights})
+        (folder / MEANING).write_text(text, encoding="utf-8")
+
+
+def load_prompted(folder: Path, load: Callable[[str], OpenVocabulary]) -> PromptedFinder:
+    """Read what :meth:`PromptedFinder.save` wrote.
+
+    Raises:
+        DetectorError: a file is missing or damaged.
+    """
+    try:
+        weights = str(json.loads((folder / MEANING).read_text(encoding="utf-8"))["prompted"])
+        with np.load(folder / EMBEDDINGS, allow_pickle=False) as file:
+            embeddings = np.asarray(file["embeddings"], dtype=np.float32)
+    except (OSError, ValueError, KeyError) as error:
+        raise DetectorError(f"The detector in {folder} is damaged: train again.") from error
+    return PromptedFinder(embeddings, read_meaning(folder), weights, load)
+
+
+def is_prompted(folder: Path) -> bool:
+    """Whether a folder holds prompts instead of a network."""
+    return (folder / EMBEDDINGS).is_file()

@@ -1,0 +1,145 @@
+"""The figures of detection, on cases that can be worked out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from backend.domain import Place
+from backend.learning.detection import Judged, Tally, best_threshold, f1_figure, judge
+from backend.learning.matching import average_precision, match_boxes, match_points
+from backend.learning.selection import place_uncertainty
+
+
+def at(x: float, y: float, label: str = "a", side: float = 0.1) -> Place:
+    return Place(label, x - side / 2, y - side / 2, x + side / 2, y + side / 2)
+
+
+@pytest.mark.parametrize(
+    ("found", "truth", "pairs"),
+    [
+        ([], [], []),
+        ([[0, 0, 1, 1]], [], []),
+        ([], [[0, 0, 1, 1]], []),
+        ([[0, 0, 2, 2]], [[0, 0, 2, 2]], [(0, 0)]),
+        # half of it: IoU 0.5 is just enough, a little less is not
+        ([[0, 0, 2, 1]], [[0, 0, 2, 2]], [(0, 0)]),
+        ([[0, 0, 2, 0.99]], [[0, 0, 2, 2]], []),
+        # two finds of one object: only one is right
+        ([[0, 0, 2, 2], [0, 0, 2, 1.9]], [[0, 0, 2, 2]], [(0, 0)]),
+    ],
+)
+def test_boxes_are_matched_one_to_one(
+    found: list[list[float]], truth: list[list[float]], pairs: list[tuple[int, int]]
+) -> None:
+    assert match_boxes(found, truth) == pairs
+
+
+def test_points_are_matched_so_that_as_many_as_possible_are_right() -> None:
+    # the nearest truth of the first find is needed by the second, which has no other
+    assert match_points([[0, 0], [3, 0]], [[1, 0], [-2, 0]], within=2) == [(0, 1), (1, 0)]
+    assert match_points([[0, 0]], [[3, 0]], within=2.9) == []
+
+
+def test_average_precision_by_hand() -> None:
+    assert average_precision([0.9, 0.8], [True, True], 2) == 1.0
+    assert average_precision([0.9, 0.8], [False, False], 2) == 0.0
+    assert average_precision([], [], 3) == 0.0
+    # right, wrong: recall 1/2 at precision 1, nothing beyond
+    assert average_precision([0.9, 0.8], [True, False], 2) == pytest.approx(51 / 101)
+    # the order of equal images does not matter, that of confidence does
+    assert average_precision([0.1, 0.9], [True, False], 1) == pytest.approx(0.5)
+
+
+def test_boxes_are_judged_by_label_and_counted() -> None:
+    image = Judged(
+        found=(at(0.2, 0.2), at(0.8, 0.8), at(0.5, 0.5, "b")),
+        confidence=(0.9, 0.8, 0.7),
+        truth=(at(0.2, 0.2), at(0.5, 0.5, "a"), at(0.5, 0.5, "b")),
+    )
+    figure, told = judge([image], ["a", "b"], "boxes", {}, shown=0.3)
+    # a: one right of two found and two there; b: all right
+    assert told["labels"]["a"] == {
+        "there": 2,
+        "precision": 0.5,
+        "recall": 0.5,
+        "f1": 0.5,
+        "counting_error": 0.0,
+        "ap50": pytest.approx(51 / 101, abs=1e-4),
+    }
+    assert told["labels"]["b"]["ap50"] == 1.0
+    assert told["map50"] == pytest.approx((51 / 101 + 1) / 2, abs=1e-4)
+    assert told["f1"] == figure.value == pytest.approx(4 / 6, abs=1e-4)
+    assert (figure.n, figure.metric) == (1, "F1")
+
+
+def test_a_find_below_what_is_shown_counts_for_map_alone() -> None:
+    image = Judged((at(0.2, 0.2),), (0.2,), (at(0.2, 0.2),))
+    figure, told = judge([image], ["a"], "boxes", {}, shown=0.3)
+    assert (figure.value, told["map50"], told["precision"]) == (0.0, 1.0, None)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "right"),
+    [(1.0, 1.0), (2.0, 1.0), (0.25, 0.0)],  # in a tall image the same share of the height is more
+)
+def test_points_are_right_within_half_the_objects_size_in_units_of_the_longer_edge(
+    ratio: float, right: float
+) -> None:
+    image = Judged((at(0.5, 0.54),), (0.9,), (at(0.5, 0.5),), ratio)
+    figure, told = judge([image], ["a"], "points", {"a": 0.06 if ratio < 1 else 0.1}, shown=0.3)
+    assert figure.value == right
+    assert told["f1_close"] == 0.0
+
+
+def test_the_counting_error_is_the_mean_miscount_by_what_is_there() -> None:
+    images = [
+        Judged((at(0.1, 0.1),) * 3, (0.9,) * 3, (at(0.1, 0.1),) * 4),
+        Judged((at(0.1, 0.1),) * 5, (0.9,) * 5, (at(0.1, 0.1),) * 4),
+    ]
+    _, told = judge(images, ["a"], "points", {"a": 0.1}, shown=0.3)
+    assert told["counting_error"] == 0.25, "one missing and one too many do not cancel out"
+
+
+def test_an_interval_narrows_with_images_and_holds_the_value() -> None:
+    few = f1_figure([Tally(3, 4, 4), Tally(4, 4, 4)])
+    many = f1_figure([Tally(3, 4, 4), Tally(4, 4, 4)] * 20)
+    assert few.value == many.value == 0.875
+    assert few.low < many.low < 0.875 < many.high < few.high
+
+
+@pytest.mark.parametrize("tallies", [[], [Tally(0, 0, 0)], [Tally(0, 0, 0)] * 9])
+def test_without_objects_nothing_is_known_of_the_interval(tallies: list[Tally]) -> None:
+    figure = f1_figure(tallies)
+    assert (figure.low, figure.high) == (0.0, 1.0)
+    assert figure.value == (1.0 if tallies else None)
+
+
+def test_intervals_hold_the_truth_of_simulated_projects() -> None:
+    """About 95 of 100; images differ, so their objects are right or wrong together."""
+    random = np.random.default_rng(0)
+    held = 0
+    for _ in range(200):
+        tallies = []
+        for _ in range(40):
+            there = int(random.integers(1, 12))
+            right = int(random.binomial(there, random.beta(8, 2)))
+            tallies.append(Tally(right, there, there))
+        figure = f1_figure(tallies)
+        held += figure.low <= 0.8 <= figure.high
+    assert held >= 180
+
+
+def test_the_best_threshold_keeps_the_right_and_drops_the_wrong() -> None:
+    image = Judged(
+        (at(0.1, 0.1), at(0.3, 0.3), at(0.9, 0.9)), (0.8, 0.6, 0.4), (at(0.1, 0.1), at(0.3, 0.3))
+    )
+    assert best_threshold([image], ["a"]) == 0.6
+    assert best_threshold([], ["a"]) == 0.05
+
+
+def test_doubtful_finds_make_an_image_worth_asking_for() -> None:
+    sure, doubtful = place_uncertainty([0.99] * 5, 0.0), place_uncertainty([0.5] * 5, 0.0)
+    assert 0 <= sure < doubtful < 1
+    assert place_uncertainty([0.5] * 10, 0.0) == place_uncertainty([0.5] * 50, 0.0), "ten count"
+    assert place_uncertainty([], 0.9) == 0.45, "where nothing is found, by the image's own number"

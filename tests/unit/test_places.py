@@ -1,0 +1,185 @@
+"""Label Studio's boxes and points ↔ places."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from backend.domain import Control, Finding, ImageSize, Label, Place, Prediction
+from backend.label_studio.places import marked_by, place_regions
+from backend.label_studio.regions import prediction_json, read_task
+
+LABELS = (Label("disc"), Label("square"))
+BOX = Control("box", "image", "image", LABELS, "boxes")
+DOT = Control("dot", "image", "image", LABELS, "points")
+BUSY = Control("busy", "image", "image", (Label("yes"), Label("no")))
+
+
+def box(label: str = "disc", **value: Any) -> dict[str, Any]:
+    given = {"x": 10, "y": 20, "width": 30, "height": 40, "rectanglelabels": [label], **value}
+    return {"from_name": "box", "type": "rectanglelabels", "value": given}
+
+
+def dot(x: float, y: float, label: str = "disc") -> dict[str, Any]:
+    value = {"x": x, "y": y, "width": 0.7, "keypointlabels": [label]}
+    return {"from_name": "dot", "type": "keypointlabels", "value": value}
+
+
+def corners(places: tuple[Place, ...] | None) -> list[tuple[float, ...]]:
+    return [tuple(round(v, 6) for v in (p.x0, p.y0, p.x1, p.y1)) for p in places or ()]
+
+
+@pytest.mark.parametrize(
+    ("region", "expected"),
+    [
+        (box(), (0.1, 0.2, 0.4, 0.6)),
+        # beyond the border: cut off at it
+        (box(x=-5, y=90, width=20, height=20), (0.0, 0.9, 0.15, 1.0)),
+        (box(x=0, y=0, width=100, height=100), (0, 0, 1, 1)),
+        # a rotation that is none
+        (box(rotation=0), (0.1, 0.2, 0.4, 0.6)),
+        (box(rotation=360), (0.1, 0.2, 0.4, 0.6)),
+        (box(rotation=None), (0.1, 0.2, 0.4, 0.6)),
+    ],
+)
+def test_a_box_in_percent_is_a_place_in_shares(
+    region: dict[str, Any], expected: tuple[float, ...]
+) -> None:
+    left: Counter[str] = Counter()
+    assert corners(marked_by([region], BOX, left)) == [pytest.approx(expected)]
+    assert not left
+
+
+@pytest.mark.parametrize(
+    ("region", "reason"),
+    [
+        (box(rotation=30), "rotated box"),
+        (box(rotation=-0.5), "rotated box"),
+        (box(x="left"), "region without coordinates"),
+        (box(width=None), "region without coordinates"),
+        (box(x=float("nan")), "region without coordinates"),
+        (box(width=-10), "region outside the image"),
+        (box(x=140), "region outside the image"),
+        (box("gone"), "label no longer in the labeling config"),
+    ],
+)
+def test_what_is_no_box_is_counted_and_says_nothing(region: dict[str, Any], reason: str) -> None:
+    left: Counter[str] = Counter()
+    assert marked_by([region], BOX, left) is None, "not the same as: there is none"
+    assert left == {reason: 1}
+
+
+def test_a_point_has_no_extent_whatever_the_width_of_its_dot() -> None:
+    assert corners(marked_by([dot(25, 75)], DOT, Counter())) == [(0.25, 0.75, 0.25, 0.75)]
+
+
+def test_nothing_marked_means_there_is_none() -> None:
+    assert marked_by([], BOX, Counter()) == ()
+    assert marked_by([dot(1, 1)], BOX, Counter()) == ()
+
+
+def finding(control: Control, *places: Place, size: tuple[int, int] = (640, 480)) -> Finding:
+    return Finding(control.name, places, (0.9, 0.6, 0.3)[: len(places)], ImageSize(*size))
+
+
+def test_boxes_go_out_in_percent_inside_the_image_with_all_that_label_studio_wants() -> None:
+    over = Place("disc", -0.1, 0.5, 0.25, 1.2)
+    (region,) = place_regions(7, finding(BOX, over), BOX)
+    assert region["value"] == {
+        "x": 0.0,
+        "y": 50.0,
+        "width": 25.0,
+        "height": 50.0,
+        "rotation": 0,
+        "rectanglelabels": ["disc"],
+    }
+    assert (region["from_name"], region["to_name"]) == ("box", "image")
+    assert (region["type"], region["image_rotation"]) == ("rectanglelabels", 0)
+    assert (region["original_width"], region["original_height"]) == (640, 480)
+    assert region["score"] == 0.9
+    assert region["id"]
+
+
+@pytest.mark.parametrize("control", [BOX, DOT])
+@pytest.mark.parametrize("size", [(1, 1), (640, 480), (3, 4000), (9000, 5600)])
+def test_what_goes_out_comes_back(control: Control, size: tuple[int, int]) -> None:
+    places = (Place("disc", 0.123456, 0.2, 0.3, 0.456789), Place("square", 0.9, 0.9, 1.0, 1.0))
+    if control.kind == "points":
+        places = tuple(Place(p.label, p.x0, p.y0, p.x0, p.y0) for p in places)
+    regions = place_regions(7, finding(control, *places, size=size), control)
+    back = marked_by(regions, control, Counter())
+    assert corners(back) == [pytest.approx(c, abs=1e-7) for c in corners(places)]
+
+
+def test_every_region_of_a_task_has_an_id_of_its_own_and_a_suggestion_another() -> None:
+    found = finding(BOX, *(Place("disc", 0, 0, 0.1, 0.1) for _ in range(3)))
+    first = {region["id"] for region in place_regions(7, found, BOX)}
+    second = {region["id"] for region in place_regions(7, found, BOX, salt="suggestion")}
+    assert len(first | second) == 6
+    assert {region["id"] for region in place_regions(7, found, BOX)} == first
+
+
+def test_objects_below_the_configs_threshold_are_left_out() -> None:
+    control = Control("box", "image", "image", LABELS, "boxes", threshold=0.5)
+    found = finding(control, *(Place("disc", 0, 0, 0.1, 0.1) for _ in range(3)))
+    assert [region["score"] for region in place_regions(7, found, control)] == [0.9, 0.6]
+
+
+def test_one_prediction_serves_all_controls() -> None:
+    found = (
+        finding(BOX, Place("disc", 0, 0, 1, 1)),
+        finding(DOT, Place("disc", 0.5, 0.5, 0.5, 0.5)),
+    )
+    made = prediction_json(Prediction(3, (), 0.25, found), {"box": BOX, "dot": DOT}, "v1")
+    assert [region["type"] for region in made["result"]] == ["rectanglelabels", "keypointlabels"]
+    assert (made["task"], made["score"], made["model_version"]) == (3, 0.25, "v1")
+
+
+# -- tasks ----------------------------------------------------------------------------------
+
+
+def annotation(*regions: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {"result": list(regions), "updated_at": "2026-01-02", **more}
+
+
+def read(*annotations: dict[str, Any], **added: str) -> tuple[dict[str, Any], Counter[str]]:
+    row = {"id": 1, "data": {"image": "x"}, "is_labeled": True, "annotations": list(annotations)}
+    left: Counter[str] = Counter()
+    times = {name: {"disc": when, "square": when} for name, when in added.items()}
+    task = read_task(row, [BOX, DOT, BUSY], times, left)
+    return {name: corners(places) for name, places in (task.places or {}).items()}, left
+
+
+def test_an_image_annotated_as_empty_is_an_answer_and_an_image_not_annotated_is_none() -> None:
+    assert read(annotation())[0] == {"box": [], "dot": []}
+    assert read()[0] == {}
+    assert read(annotation(was_cancelled=True))[0] == {}
+
+
+def test_points_that_nobody_set_are_the_centres_of_boxes_of_the_same_label() -> None:
+    assert read(annotation(box()))[0]["dot"] == [(0.25, 0.4, 0.25, 0.4)]
+    assert read(annotation(box(), dot(1, 2)))[0]["dot"] == [(0.01, 0.02, 0.01, 0.02)]
+
+
+def test_the_latest_annotation_stands_and_a_ground_truth_outranks_it() -> None:
+    early, late = annotation(dot(1, 1)), annotation(dot(2, 2), updated_at="2026-01-03")
+    assert read(early, late)[0]["dot"] == [(0.02, 0.02, 0.02, 0.02)]
+    early["ground_truth"] = True
+    assert read(early, late)[0]["dot"] == [(0.01, 0.01, 0.01, 0.01)]
+
+
+def test_an_annotation_older_than_a_control_says_nothing_about_it() -> None:
+    assert read(annotation(dot(1, 1)), box="2026-01-09")[0].keys() == {"dot"}
+    assert read(annotation(box()), box="2026-01-09")[0]["box"] == [(0.1, 0.2, 0.4, 0.6)]
+
+
+def test_regions_of_other_kinds_are_counted_by_kind() -> None:
+    polygon = {"from_name": "outline", "type": "polygonlabels", "value": {}}
+    brush = {"from_name": "mask", "type": "brushlabels", "value": {}}
+    _, left = read(annotation(polygon, polygon, brush, dot(1, 1)))
+    assert left == {
+        "region of type polygonlabels, which is not served": 2,
+        "region of type brushlabels, which is not served": 1,
+    }
