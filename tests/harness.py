@@ -41,9 +41,9 @@ def png(colour: str, number: int, size: int = 48) -> bytes:
     return file.getvalue()
 
 
-def data_uri(content: bytes) -> str:
+def data_uri(content: bytes, kind: str = "png") -> str:
     """An image as it may stand in a task."""
-    return "data:image/png;base64," + base64.b64encode(content).decode()
+    return f"data:image/{kind};base64," + base64.b64encode(content).decode()
 
 
 def until(what: str, check: Callable[[], Any], seconds: float = SECONDS) -> Any:
@@ -175,7 +175,7 @@ class Lab:
         self.call("POST", f"/api/projects/{project}/import", json=[{"image": i} for i in images])
         return sorted({task["id"] for task in self.tasks(project)} - before)
 
-    def connect(self, project: int, url: str, **auth: str) -> Json:
+    def connect(self, project: int, url: str, **auth: Any) -> Json:
         """What the page Connect Model does."""
         body = {"project": project, "url": url, "title": "Prelabel", **auth}
         made: Json = self.call("POST", "/api/ml/", json=body)

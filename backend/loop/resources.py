@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from backend.vision.yoloe import OpenVocabulary
 
 log = logging.getLogger("prelabel")
-MODELS_KEPT = 32
-DETECTORS_KEPT = 6
+MODELS_KEPT = 8
+DETECTORS_KEPT = 3
 
 
 class Resources:

@@ -23,8 +23,8 @@ Outputs = tuple[Floats, ...]
 Say = Callable[[str], None]
 Kind = Literal["torch", "openvino", "openvino-bf16"]
 TOLERANCE: dict[Kind, float] = {"torch": 0.0, "openvino": 1e-3, "openvino-bf16": 0.05}
-"""Largest difference from torch, as a share of an output's largest number. In f32 only the order
-of additions differs (1e-6 to 1e-4 is usual); bfloat16 keeps eight bits."""
+"""Largest difference from torch, by what the caller measures. In f32 only the order of additions
+differs (1e-6 to 1e-4 is usual); bfloat16 keeps eight bits."""
 AT_ONCE = 16
 """Images of one size that a GPU takes together."""
 
@@ -152,6 +152,7 @@ def fastest(
     say: Say,
     half: bool = False,
     any_size: bool = False,
+    differ: Callable[[Outputs, Outputs], float] | None = None,
     only: Kind | None = None,
 ) -> Runner:
     """The fastest runner whose outputs equal torch's within ``TOLERANCE``.
@@ -165,6 +166,8 @@ def fastest(
         folder: where converted networks and times are kept; None: nowhere.
         say: told in a line why a faster way was not taken.
         half: bfloat16 will do where the processor computes it itself.
+        differ: how far two outputs are apart; by default the largest difference as a share of an
+            output's largest number.
         any_size: height and width may be others than the example's.
         only: take this one, without timing.
 
@@ -188,12 +191,12 @@ def fastest(
             model = model or _converted(network, example, key, folder)
             shape = (-1, 3, -1, -1) if any_size else (-1, *example.shape[1:])
             runner = OpenVinoRunner(model, kind, _threads(), shape)
-            off = _difference(runner(example), expected)
+            off = (differ or _difference)(runner(example), expected)
         except Exception as error:  # openvino raises many kinds; torch can do it
             say(f"OpenVINO is not used: {type(error).__name__}: {str(error).splitlines()[0][:160]}")
             break
         if off > TOLERANCE[kind]:
-            say(f"{kind} is not used: it differs from torch by {off:.2g} of the largest number.")
+            say(f"{kind} is not used: it differs from torch by {off:.2g}.")
         else:
             found.append(runner)
     if known or only:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
+from PIL import Image
 
 from tests.conftest import MakeBackend
 from tests.drawn import Drawing, Thing, drawing
@@ -227,3 +230,63 @@ def test_training_tells_its_progress_and_can_be_cancelled(
     assert state["version"] == before
     assert "cancelled" in state["round"]["detail"]
     assert state["round"]["error"] is None
+
+
+def interactive(lab: Lab, connection: Json, task: int, region: Json) -> list[Json]:
+    """What the labeling screen asks for when somebody used a smart tool."""
+    body = {"task": task, "context": {"result": [{**region, "id": "drawn"}]}}
+    answer = lab.call("POST", f"/api/ml/{connection['id']}/interactive-annotating", json=body)
+    found: list[Json] = answer["data"]["result"]
+    return found
+
+
+@pytest.mark.parametrize(("config", "shape"), [(BOXES, box), (POINTS, dot)])
+def test_one_drawn_object_brings_the_similar_ones_before_anything_is_learned(
+    lab: Lab, finder: Backend, config: str, shape: Callable[[Thing], Json]
+) -> None:
+    project = lab.project(config, title="smart tools")
+    how: dict[str, Any] = {"labels": ("disc",), "most": 9, "radius": (18, 26)}
+    pictures = [drawing(number, (640, 480), **how) for number in range(12)]
+    busy = max(pictures, key=lambda picture: len(picture.things))
+    (task,) = lab.add_raw(project, [data_uri(busy.png())])
+    connection = lab.connect(project, finder.url, is_interactive=True)
+    finder.settled(project)
+    first, *others = busy.things
+    regions = interactive(lab, connection, task, shape(first))
+    assert regions
+    hits = found_boxes(regions, others) if shape is box else found_dots(regions, busy, others)
+    assert hits >= len(others) / 2
+    assert len(regions) - hits <= 2
+    again = found_boxes(regions, [first]) if shape is box else found_dots(regions, busy, [first])
+    assert again == 0, "the drawn one does not come back"
+    (kind,) = {region["type"] for region in regions}
+    assert kind == shape(first)["type"]
+    assert "drawn" not in {region["id"] for region in regions}
+
+
+def test_boxes_land_right_in_pictures_that_cameras_hold_sideways(lab: Lab, finder: Backend) -> None:
+    """The file is turned, a note in it says how; people and boxes see it upright."""
+    project, drawings = start(lab, finder, BOXES)
+    tasks = list(drawings)
+    for task in tasks[:12]:
+        annotate(lab, task, [box(thing) for thing in drawings[task].things])
+    before = finder.project(project)["version"]
+    finder.learn(project, 12, version=before)
+    turned = [drawing(number) for number in range(100, 108)]
+    new = lab.add_raw(project, [data_uri(sideways(d.image), "jpeg") for d in turned])
+    version = finder.project(project)["version"]
+    until("they are predicted", lambda: set(new) <= set(predicted(lab, project, version)))
+    regions = predicted(lab, project, version)
+    hits = sum(found_boxes(regions[t], d.things) for t, d in zip(new, turned, strict=True))
+    assert hits >= 0.7 * sum(len(d.things) for d in turned)
+    sizes = {(r["original_width"], r["original_height"]) for t in new for r in regions[t]}
+    assert sizes == {(160, 120)}
+
+
+def sideways(image: Image.Image) -> bytes:
+    """A JPEG whose pixels are turned and whose EXIF says so (orientation 6)."""
+    file = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.transpose(Image.Transpose.ROTATE_90).save(file, "JPEG", quality=95, exif=exif)
+    return file.getvalue()

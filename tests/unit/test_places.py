@@ -105,7 +105,10 @@ def test_boxes_go_out_in_percent_inside_the_image_with_all_that_label_studio_wan
 @pytest.mark.parametrize("control", [BOX, DOT])
 @pytest.mark.parametrize("size", [(1, 1), (640, 480), (3, 4000), (9000, 5600)])
 def test_what_goes_out_comes_back(control: Control, size: tuple[int, int]) -> None:
-    places = (Place("disc", 0.123456, 0.2, 0.3, 0.456789), Place("square", 0.9, 0.9, 1.0, 1.0))
+    places: tuple[Place, ...] = (
+        Place("disc", 0.123456, 0.2, 0.3, 0.456789),
+        Place("square", 0.9, 0.9, 1.0, 1.0),
+    )
     if control.kind == "points":
         places = tuple(Place(p.label, p.x0, p.y0, p.x0, p.y0) for p in places)
     regions = place_regions(7, finding(control, *places, size=size), control)

@@ -14,7 +14,7 @@ import numpy as np
 from backend.errors import DetectorError
 from backend.vision.detection.detector import Detector
 from backend.vision.detection.found import NOTHING, Found, suppress
-from backend.vision.detection.network import SHAPE, WEIGHTS, Network, load_network, save_network
+from backend.vision.detection.network import Network, load_network, save_network
 from backend.vision.detection.points import only_centres
 
 if TYPE_CHECKING:
@@ -72,14 +72,13 @@ class Finder:
         network: what was learned.
         meaning: of its classes.
         key: hash of the weights; equal keys share one detector.
-        load: makes the detector; called at first use.
+        load: gives the detector, and keeps it for the next call if it likes.
     """
 
     network: Network
     meaning: Meaning
     key: str
     load: Callable[[Network, int, str], Detector]
-    _detector: Detector | None = None
 
     def find(self, images: Sequence[Image.Image], least: float) -> list[Found]:
         """Find objects.
@@ -92,16 +91,16 @@ class Finder:
             one entry an image, labels as index into ``meaning.labels``. Boxes end at the image's
             edge; points are boxes without extent.
         """
-        if self._detector is None:
-            self._detector = self.load(self.network, self.meaning.size, self.key)
-        found = self._detector.detect(images, least)
+        detector = self.load(self.network, self.meaning.size, self.key)
+        found = detector.detect(images, least)
         return [meant(f, self.meaning, image) for f, image in zip(found, images, strict=True)]
 
     def save(self, folder: Path) -> None:
         """Write it into an empty folder."""
         save_network(self.network, folder)
         meaning = {**asdict(self.meaning), "classes": list(self.meaning.classes.items())}
-        (folder / MEANING).write_text(json.dumps(meaning), encoding="utf-8")
+        text = json.dumps({**meaning, "key": self.key})
+        (folder / MEANING).write_text(text, encoding="utf-8")
 
 
 def meant(found: Found, meaning: Meaning, image: Image.Image) -> Found:
@@ -144,7 +143,10 @@ def load_finder(folder: Path, load: Callable[[Network, int, str], Detector]) -> 
     Raises:
         DetectorError: a file is missing or damaged.
     """
-    return Finder(load_network(folder), read_meaning(folder), key_of(folder), load)
+    meaning = read_meaning(folder)
+    key = str(json.loads((folder / MEANING).read_text(encoding="utf-8")).get("key") or "")
+    network = load_network(folder)
+    return Finder(network, meaning, key or key_of_network(network), load)
 
 
 def read_meaning(folder: Path) -> Meaning:
@@ -166,15 +168,8 @@ def read_meaning(folder: Path) -> Meaning:
         ) from error
 
 
-def key_of(folder: Path) -> str:
-    """Hash of a network's files."""
-    digest = hashlib.sha256((folder / SHAPE).read_bytes())
-    digest.update((folder / WEIGHTS).read_bytes())
-    return digest.hexdigest()[:24]
-
-
 def key_of_network(network: Network) -> str:
-    """Hash of a network that is on no disk yet."""
+    """Hash of a network: of its layers and weights."""
     digest = hashlib.sha256(json.dumps(asdict(network.plan), sort_keys=True).encode())
     for name, value in sorted(network.module.state_dict().items()):
         digest.update(name.encode() + value.contiguous().numpy().tobytes())

@@ -63,6 +63,6 @@ class Queries(_Through):
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See :func:`raw_outputs`."""
-        answer = self.module.model[-1](self.features(x))
-        y = answer[0] if isinstance(answer, tuple) else answer
-        return y[..., :4], y[..., 4:]
+        _, raw = self.module.model[-1](self.features(x))
+        places, logits = raw[:2]  # (layers, b, queries, 4) and (layers, b, queries, classes)
+        return places[-1], logits[-1].sigmoid()

@@ -128,8 +128,8 @@ def _trained(trainer: Any, network: Network) -> Network:
     for name in ("criterion", "args"):  # of no use outside training
         if hasattr(module, name):
             setattr(module, name, None)
-    for parameter in module.parameters():
-        parameter.requires_grad_(False)
+    module.requires_grad_(False)
+    module.half().float()  # as it will be kept, so that what is judged is what is kept
     return Network(module, network.plan)
 
 

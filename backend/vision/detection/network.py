@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ class Plan:
     pretrained: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Network:
     """A network and how it was built.
 
@@ -127,8 +127,8 @@ def load_network(folder: Path) -> Network:
     try:
         stored = json.loads((folder / SHAPE).read_text(encoding="utf-8"))
         plan = Plan(**{**stored, "classes": tuple(stored["classes"])})
-        module = _module(plan)
         state = load_file(folder / WEIGHTS)
+        module = _as_wide(_module(plan), plan, state)
         module.load_state_dict(
             {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
         )
@@ -200,6 +200,18 @@ def _module(plan: Plan) -> Any:
     module = make(deepcopy(dict(plan.yaml)), nc=len(plan.classes), verbose=False)
     module.names = dict(enumerate(plan.classes))
     return module.float().eval()
+
+
+def _as_wide(module: Any, plan: Plan, state: Mapping[str, Any]) -> Any:
+    """The class branch is as wide as where its weights came from: as their number of classes."""
+    head = module.model[-1]
+    if plan.family == QUERIES:
+        return module
+    width = state[f"model.{head.i}.cv3.0.{len(head.cv3[0]) - 1}.weight"].shape[1]
+    if width != head.cv3[0][-1].in_channels:
+        names = tuple(f"from {number}" for number in range(width))
+        module.load(_module(replace(plan, classes=names)), verbose=False)
+    return module
 
 
 def _family_of(described: Mapping[str, Any], path: Path) -> str:

@@ -222,10 +222,12 @@ def make_trainer(
     """
     ours = {"examples": examples, "classes": classes, "per_epoch": per_epoch}
     kind = type("Trainer", (QueriesTrainer if queries else GridTrainer,), ours)
+    threads = torch.get_num_threads()
     trainer = kind(
         overrides={**arguments, "project": str(folder), "name": "run", "model": "ours.yaml"},
         _callbacks=callbacks.get_default_callbacks(),
     )
+    torch.set_num_threads(threads)  # ultralytics leaves one processor free: with two, half
     trainer.model = module.to(memory_format=torch.channels_last)
     if arguments["device"] == "cpu" and _quick_in_half_precision():
         module._predict_once = partial(_in_half_precision, module._predict_once)

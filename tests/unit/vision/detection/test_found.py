@@ -1,0 +1,126 @@
+"""Which finds are one object: tables that can be worked out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from backend.vision.detection.found import NOTHING, Found, iou, suppress, suppress_centres
+
+OVERLAPS = [
+    # x0 y0 x1 y1, and how much of both it shares with (0, 0, 2, 2)
+    ((0, 0, 2, 2), 1.0),
+    ((1, 0, 3, 2), 1 / 3),  # 2 of 6
+    ((1, 1, 3, 3), 1 / 7),  # 1 of 7
+    ((0, 0, 1, 1), 1 / 4),  # 1 of 4
+    ((2, 0, 4, 2), 0.0),  # they touch
+    ((5, 5, 6, 6), 0.0),
+    ((1, 1, 1, 1), 0.0),  # a point
+]
+
+
+@pytest.mark.parametrize(("other", "share"), OVERLAPS)
+def test_overlap_is_the_shared_area_by_the_whole(other: tuple[float, ...], share: float) -> None:
+    one = np.array([0, 0, 2, 2], dtype=np.float32)
+    many = np.array([other], dtype=np.float32)
+    assert iou(one, many)[0] == pytest.approx(share)
+    assert iou(many[0], one[None])[0] == pytest.approx(share)
+
+
+def test_two_points_in_one_place_share_nothing() -> None:
+    point = np.ones(4, dtype=np.float32)
+    assert iou(point, point[None])[0] == 0
+
+
+def kept(
+    boxes: list[list[float]], confidence: list[float], labels: list[int], most: float
+) -> list[int]:
+    return suppress(
+        np.array(boxes, dtype=np.float32).reshape(-1, 4),
+        np.array(confidence, dtype=np.float32),
+        np.array(labels, dtype=np.int64),
+        most,
+    ).tolist()
+
+
+A, SHIFTED, APART = [0, 0, 10, 10], [2, 0, 12, 10], [30, 0, 40, 10]  # A and SHIFTED: 8 of 12
+
+
+@pytest.mark.parametrize(
+    ("boxes", "confidence", "labels", "most", "expected"),
+    [
+        ([], [], [], 0.5, []),
+        ([A], [0.2], [0], 0.5, [0]),
+        ([A, SHIFTED], [0.6, 0.9], [0, 0], 0.6, [1]),  # the surer one stays
+        ([A, SHIFTED], [0.6, 0.9], [0, 0], 0.7, [1, 0]),  # 0.67 is not above 0.7
+        ([A, A], [0.6, 0.9], [0, 1], 0.6, [1, 0]),  # two labels may be in one place
+        ([A, SHIFTED, APART], [0.5, 0.4, 0.9], [2, 2, 2], 0.6, [2, 0]),
+        ([A, [4, 0, 14, 10], [8, 0, 18, 10]], [0.9, 0.8, 0.7], [0] * 3, 0.4, [0, 2]),
+        # 6 of 14 = 0.43 for neighbours: the middle goes, and what it would have dropped stays
+    ],
+)
+def test_of_overlapping_boxes_of_a_label_the_surest_stays(
+    boxes: list[list[float]],
+    confidence: list[float],
+    labels: list[int],
+    most: float,
+    expected: list[int],
+) -> None:
+    assert kept(boxes, confidence, labels, most) == expected
+
+
+def test_labels_stay_apart_in_units_of_the_image_and_beyond_its_edge() -> None:
+    boxes = [[-0.2, -0.1, 0.5, 0.5], [-0.2, -0.1, 0.5, 0.5], [0.5, 0.5, 1.2, 1.1]]
+    assert kept(boxes, [0.9, 0.8, 0.7], [79, 78, 0], 0.5) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("side", [10.0, 0.05])
+@pytest.mark.parametrize(
+    ("distance", "labels", "stay"),
+    [
+        (0.49, (0, 0), 1),
+        (0.51, (0, 0), 2),
+        (0.0, (0, 0), 1),
+        (0.0, (0, 1), 2),  # a leaf on an apple
+        (0.49, (0, 1), 2),
+    ],
+)
+def test_centres_closer_than_half_a_side_are_one(
+    side: float, distance: float, labels: tuple[int, int], stay: int
+) -> None:
+    for direction in ([1, 0], [0, 1], [0.6, -0.8]):
+        centres = np.array(
+            [[0.5, 0.5], np.array([0.5, 0.5]) + np.multiply(direction, distance * side)]
+        )
+        rows = suppress_centres(
+            centres.astype(np.float32),
+            np.array([0.4, 0.7], dtype=np.float32),
+            np.array(labels, dtype=np.int64),
+            np.full(2, side / 2, dtype=np.float32),
+        )
+        assert rows.tolist() == [1, 0][:stay]
+
+
+def test_a_chain_of_centres_keeps_every_other() -> None:
+    centres = np.array([[0, 0], [4, 0], [8, 0]], dtype=np.float32)
+    confidence = np.array([0.9, 0.8, 0.7], dtype=np.float32)
+    same = np.zeros(3, dtype=np.int64)
+    rows = suppress_centres(centres, confidence, same, np.full(3, 5, dtype=np.float32))
+    assert rows.tolist() == [0, 2]
+
+
+def test_no_centres_are_no_centres() -> None:
+    none = np.zeros(0, dtype=np.float32)
+    assert not len(suppress_centres(none.reshape(0, 2), none, NOTHING.labels, none))
+
+
+def test_finds_can_be_picked_by_mask_and_by_index() -> None:
+    found = Found(
+        np.array([[0, 0, 0.5, 1], [0.5, 0.5, 1, 1]], dtype=np.float32),
+        np.array([0.9, 0.8], dtype=np.float32),
+        np.array([3, 4], dtype=np.int64),
+    )
+    assert found.only(np.array([False, True])).labels.tolist() == [4]
+    assert found.only(np.array([1, 0])).confidence.tolist() == pytest.approx([0.8, 0.9])
+    np.testing.assert_allclose(found.centres, [[0.25, 0.5], [0.75, 0.75]])
+    assert (len(found), len(NOTHING)) == (2, 0)

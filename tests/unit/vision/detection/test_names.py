@@ -1,0 +1,71 @@
+"""Which class of a network means which label."""
+
+from __future__ import annotations
+
+import pytest
+
+from backend.domain import Label
+from backend.vision.detection.names import known_as, singular
+
+
+@pytest.mark.parametrize(
+    ("name", "one"),
+    [
+        ("Apples", "apple"),
+        ("APPLE", "apple"),
+        ("wine_Glasses", "wine glass"),
+        ("wine-glass", "wine glass"),
+        ("WineGlass", "wine glass"),
+        ("wine  glass ", "wine glass"),
+        ("Strawberries", "strawberry"),
+        ("pies", "pie"),
+        ("boxes", "box"),
+        ("benches", "bench"),
+        ("brushes", "brush"),
+        ("bus", "bus"),
+        ("buses", "bus"),
+        ("tennis", "tennis"),
+        ("people", "person"),
+        ("Women", "woman"),
+        ("knives", "knife"),
+        ("skis", "ski"),
+        ("traffic lights", "traffic light"),
+        ("sports balls", "sports ball"),
+        ("potted plants", "potted plant"),
+        ("gas", "gas"),
+        ("番茄", "番茄"),
+        ("", ""),
+    ],
+)
+def test_names_become_singular_in_lower_case(name: str, one: str) -> None:
+    assert singular(name) == one
+    assert singular(one) == one
+
+
+COCO = ["person", "bus", "wine glass", "apple", "sports ball", "potted plant", "cell phone"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "known"),
+    [
+        ((), {}),
+        ((Label("Apples"),), {3: 0}),
+        ((Label("WINE_GLASSES"), Label("People")), {2: 0, 0: 1}),
+        ((Label("rust"), Label("apple")), {3: 1}),
+        ((Label("rust"), Label("scab")), {}),
+        ((Label("drink", words=("Wine-Glass",)),), {2: 0}),
+        ((Label("thing", words=("apples", "buses")),), {3: 0, 1: 0}),
+        ((Label("apple", words=("cell phone",)),), {6: 0}),  # own words count instead of the name
+        ((Label("apple"), Label("fruit", words=("apples",))), {3: 0}),  # the first claims it
+        ((Label("fruit", words=("apple",)), Label("apple")), {3: 0}),
+        ((Label("plant"),), {}),  # part of a name is another name
+    ],
+)
+def test_classes_are_known_by_the_names_of_labels(
+    labels: tuple[Label, ...], known: dict[int, int]
+) -> None:
+    assert known_as(labels, COCO) == known
+
+
+def test_two_classes_of_one_name_both_mean_the_label() -> None:
+    assert known_as((Label("mouse"),), ["mouse", "Mice"]) == {0: 0, 1: 0}
