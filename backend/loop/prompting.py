@@ -80,14 +80,17 @@ class YoloePrompts:
             found[i] = row
         return found
 
+    def file(self, label: Label) -> Path:
+        """Where the embedding of a label's words is kept."""
+        key = hashlib.sha256("/".join([self._weights, *_words(label)]).encode()).hexdigest()
+        return self._folder / "prompts" / f"{key[:24]}.f32"
+
     def _kept(self, label: Label) -> Array | None:
-        words = [readable(word) for word in label.words or (label.name,)]
-        key = hashlib.sha256("/".join([self._weights, *words]).encode()).hexdigest()[:24]
-        file = self._folder / "prompts" / f"{key}.f32"
+        file = self.file(label)
         if file.is_file():
             return np.fromfile(file, dtype=np.float32)
         try:
-            rows = self._load(self._weights).text_embeddings(words)
+            rows = self._load(self._weights).text_embeddings(_words(label))
         except PrelabelError as error:
             log.info("%s", error)
             return None
@@ -95,3 +98,7 @@ class YoloePrompts:
         row /= max(float(np.linalg.norm(row)), 1e-12)
         write_bytes(file, row.tobytes(), lasting=False)
         return row
+
+
+def _words(label: Label) -> list[str]:
+    return [readable(word) for word in label.words or (label.name,)]

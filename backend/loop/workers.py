@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import os
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
@@ -15,6 +16,8 @@ from backend.loop import frames
 
 log = logging.getLogger("prelabel")
 Tell = Callable[[str, float, str], None]
+PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""Threads that wait for each other sleep: spinning, two busy processes slow each other manifold."""
 
 
 def _silent(state: str, progress: float, detail: str) -> None:
@@ -74,6 +77,7 @@ class WorkerProcess:
                 sys.executable,
                 "-m",
                 "backend.loop.worker",
+                env={**os.environ, **PATIENT},
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
             )

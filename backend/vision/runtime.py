@@ -312,12 +312,8 @@ def _keep(model: Any, file: Path) -> None:
 
 
 def _remembered(folder: Path | None, family: str) -> Kind | None:
-    try:
-        times = json.loads((folder / TIMES).read_text(encoding="utf-8")) if folder else {}
-        kind = times.get(f"{_machine()} {family}")
-    except (OSError, ValueError, AttributeError):
-        return None
-    return kind if kind in TOLERANCE else None
+    kind = _times(folder).get(f"{_machine()} {family}") if folder else None
+    return kind if kind in ("torch", "openvino", "openvino-bf16") else None
 
 
 def _remember(folder: Path | None, family: str, kind: Kind) -> None:
@@ -326,13 +322,21 @@ def _remember(folder: Path | None, family: str, kind: Kind) -> None:
     file = folder / TIMES
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        known[f"{_machine()} {family}"] = kind
+        known = {**_times(folder), f"{_machine()} {family}": kind}
         temporary = file.with_name(f"{os.getpid()}-{TIMES}")
         temporary.write_text(json.dumps(known, indent=1), encoding="utf-8")
         temporary.replace(file)
-    except (OSError, ValueError):  # timed again at the next start
+    except OSError:  # timed again at the next start
         return
+
+
+def _times(folder: Path) -> dict[str, Any]:
+    """What was measured before; nothing where the file is missing or damaged."""
+    try:
+        times = json.loads((folder / TIMES).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return times if isinstance(times, dict) else {}
 
 
 TIMES = "fastest.json"

@@ -5,11 +5,14 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from backend.vision.detection.example import Example
 from tests.conftest import MakeBackend
 from tests.drawn import Drawing, Thing, drawing
 from tests.harness import Backend, Json, Lab, data_uri, until
@@ -290,3 +293,65 @@ def sideways(image: Image.Image) -> bytes:
     exif[0x0112] = 6
     image.transpose(Image.Transpose.ROTATE_90).save(file, "JPEG", quality=95, exif=exif)
     return file.getvalue()
+
+
+KNOWN = """
+<View>
+  <Image name="image" value="$image"/>
+  <RectangleLabels name="box" toName="image">
+    <Label value="Discs"/><Label value="tile" predicted_values="square"/><Label value="other"/>
+  </RectangleLabels>
+</View>
+"""
+
+
+@pytest.fixture(scope="session")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A weights file as ultralytics writes it, of a small network that knows both things."""
+    import torch
+
+    from backend.vision.detection.learn import Recipe, learn
+    from backend.vision.detection.network import SMALL, adapted, load_base
+
+    names = ("disc", "square")
+    examples = [example(drawing(number), names) for number in range(200, 230)]
+    how = Recipe(iterations=350, batch=4, size=160, rate=0.005, freeze=0, seconds=300, seed=0)
+    network = learn(adapted(load_base(SMALL), names), examples, how, lambda done, of: None)
+    path = tmp_path_factory.mktemp("weights") / "things.pt"
+    network.module.args = {}
+    torch.save({"model": network.module.half(), "train_args": {}}, path)
+    return path
+
+
+def example(drawing: Drawing, names: Sequence[str]) -> Example:
+    boxes = np.array([thing.box for thing in drawing.things], dtype=np.float32).reshape(-1, 4)
+    labels = np.array([names.index(thing.label) for thing in drawing.things], dtype=np.int64)
+    return Example(lambda: drawing.image, *drawing.image.size, boxes, labels)
+
+
+def test_what_pretrained_weights_know_by_name_is_found_before_any_label(
+    lab: Lab, make_backend: MakeBackend, pretrained: Path
+) -> None:
+    backend = make_backend(PRELABEL_DETECTOR=str(pretrained), PRELABEL_DETECTOR_SIZE="160")
+    project, drawings = start(lab, backend, KNOWN)
+    state = backend.project(project)
+    (control,) = state["controls"]
+    assert control["kind"] == "zero-shot from the class names"
+    regions = predicted(lab, project, state["version"])
+    called = {"disc": "Discs", "square": "tile"}
+    things = {
+        task: [Thing(called[t.label], t.box) for t in picture.things]
+        for task, picture in drawings.items()
+    }
+    there = sum(map(len, things.values()))
+    assert sum(found_boxes(regions[task], things[task]) for task in things) >= 0.7 * there
+
+
+def test_what_would_help_before_the_first_label_is_named_with_its_command(
+    lab: Lab, finder: Backend
+) -> None:
+    project, _ = start(lab, finder, BOXES)
+    (control,) = finder.project(project)["controls"]
+    assert control["kind"] == "none yet"
+    assert "curl -L -o" in control["advice"]
+    assert "yoloe" in control["advice"]

@@ -60,14 +60,13 @@ def recipe(
     """
     count = len(examples)
     pretrained = network.plan.pretrained
-    iterations = min(1500, 160 + int(4.5 * count)) if pretrained else min(4000, 350 + 5 * count)
-    frozen = 11 if pretrained and count < FROZEN_BELOW and network.plan.family != QUERIES else 0
+    iterations = min(1500, 100 + 5 * count) if pretrained else min(4000, 350 + 5 * count)
     return Recipe(
         iterations=iterations // 2 if warm else iterations,
         batch=8 if pretrained else 4,
         size=size,
         rate=(0.001 if pretrained else 0.005) * (0.5 if warm else 1.0),
-        freeze=frozen,
+        freeze=0,
         seconds=seconds,
         seed=seed,
     )

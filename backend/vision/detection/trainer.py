@@ -108,7 +108,9 @@ class Limits:
         self, seconds: float, report: Callable[[int, int], None], cancelled: Callable[[], bool]
     ) -> None:
         self._seconds, self._report, self._cancelled = seconds, report, cancelled
-        self._start = math.inf
+        self._last = math.inf
+        self._took: list[float] = []
+        self._planned = 0
         self.was_cancelled = False
 
     def add_to(self, trainer: Any) -> None:
@@ -118,20 +120,34 @@ class Limits:
         trainer.add_callback("on_train_epoch_end", self._epoch)
 
     def _started(self, trainer: Any) -> None:
-        self._start = time.monotonic()
+        self._last, self._planned = time.monotonic(), trainer.epochs
 
     def _batch(self, trainer: Any) -> None:
         if self._cancelled():
             self.was_cancelled = trainer.stop = True
 
     def _epoch(self, trainer: Any) -> None:
-        done = trainer.epoch + 1
-        fits = int(self._seconds * done / max(time.monotonic() - self._start, 1e-6))
-        if fits < trainer.epochs:
-            trainer.epochs = trainer.args.epochs = max(done, fits)
+        now = time.monotonic()
+        self._took.append(now - self._last)
+        self._last = now
+        fits = self._fitting()
+        if fits != trainer.epochs:
+            trainer.epochs = trainer.args.epochs = fits
             trainer._setup_scheduler()
             trainer.scheduler.last_epoch = trainer.epoch
-        self._report(done, trainer.epochs)
+        self._report(len(self._took), trainer.epochs)
+
+    def _fitting(self) -> int:
+        """Epochs that fit, by the usual one so far.
+
+        The first takes longer than the others, and one that a busy machine held up says little:
+        the plan gets shorter and longer again, never longer than it was.
+        """
+        done, left = len(self._took), self._seconds - sum(self._took)
+        if done == 1 and left > self._seconds / 2:
+            return self._planned
+        usual = float(np.median(self._took[1:] or self._took))
+        return min(self._planned, done + max(0, int(left / max(usual, 1e-6))))
 
 
 class _Ours:

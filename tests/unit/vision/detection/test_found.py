@@ -35,12 +35,13 @@ def test_two_points_in_one_place_share_nothing() -> None:
 def kept(
     boxes: list[list[float]], confidence: list[float], labels: list[int], most: float
 ) -> list[int]:
-    return suppress(
+    rows: list[int] = suppress(
         np.array(boxes, dtype=np.float32).reshape(-1, 4),
         np.array(confidence, dtype=np.float32),
         np.array(labels, dtype=np.int64),
         most,
     ).tolist()
+    return rows
 
 
 A, SHIFTED, APART = [0, 0, 10, 10], [2, 0, 12, 10], [30, 0, 40, 10]  # A and SHIFTED: 8 of 12

@@ -19,7 +19,7 @@ def row(gap: float, count: int = 5) -> Floats:
 
 def real(*sides: tuple[float, float]) -> Floats:
     """Widths and heights in pixels of the input."""
-    return np.array(sides, dtype=np.float32) / SIZE
+    return np.array(sides, dtype=np.float32) / np.float32(SIZE)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_a_box_has_the_wanted_side_in_both_directions(ratio: float) -> None:
 
 @pytest.mark.parametrize("ratio", [1.0, 1.5, 0.4])
 def test_near_the_edge_a_box_shrinks_around_its_point(ratio: float) -> None:
-    near = np.array([[0.04, 0.5], [0.5, 0.96], [0.97, 0.03]], dtype=np.float32)
+    near = np.array([[0.04, 0.5], [0.5, 0.96], [0.96, 0.04]], dtype=np.float32)
     boxes = boxes_around(near, np.full(3, 0.1, dtype=np.float32), ratio)
     np.testing.assert_allclose((boxes[:, :2] + boxes[:, 2:]) / 2, near, atol=1e-6)
     assert boxes.min() >= 0
@@ -89,7 +89,8 @@ def finds(*rows: tuple[float, float, float, int], half: float = 0.05) -> Found:
 def test_centres_outside_the_image_are_dropped_even_if_surest() -> None:
     found = finds((-0.01, 0.5, 0.9, 0), (0.01, 0.5, 0.8, 0), (0.5, 1.001, 0.7, 0), (1, 1, 0.6, 0))
     kept = only_centres(found, {0: 0.1}, 1.0)
-    np.testing.assert_allclose(kept.boxes, [[0.01, 0.5] * 2, [1, 1] * 2], atol=1e-6)
+    expected = [(0.01, 0.5, 0.01, 0.5), (1.0, 1.0, 1.0, 1.0)]
+    np.testing.assert_allclose(kept.boxes, expected, atol=1e-6)
     assert kept.confidence.tolist() == pytest.approx([0.8, 0.6])
 
 

@@ -1,0 +1,95 @@
+"""Finding by words or drawn boxes, from the labels of a project to places; random weights."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from backend.domain import Control, ImageSize, Label, Place
+from backend.loop.finding import Sample, found_in
+from backend.loop.model import Model, load_model, save_model
+from backend.loop.prompting import YoloePrompts
+from backend.vision.clip import tokenize
+from backend.vision.detection.finder import Meaning
+from backend.vision.yoloe import OpenVocabulary
+from tests.unit.vision.conftest import picture
+from tests.unit.vision.test_yoloe import SIDE, save
+
+WEIGHTS = "yoloe-26n-seg.pt"
+BOXES = Control("c", "image", "image", (Label("disc"), Label("Red Squares")), "boxes")
+POINTS = Control("c", "image", "image", (Label("disc"),), "points")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("weights")
+    save("26/yoloe-26-seg.yaml", folder / WEIGHTS)
+    return folder
+
+
+@pytest.fixture
+def prompts(weights: Path, tmp_path: Path) -> YoloePrompts:
+    @cache
+    def load(name: str) -> OpenVocabulary:
+        return OpenVocabulary(weights / name, tokenize=tokenize, side=SIDE)
+
+    return YoloePrompts(WEIGHTS, load, tmp_path / "project")
+
+
+def meaning(control: Control) -> Meaning:
+    points = control.kind == "points"
+    return Meaning(points, control.label_names, {}, {}, SIDE, shown=0.0, learned=False)
+
+
+def sample(*places: Place) -> Sample:
+    image = picture((120, 90), 1)
+    return Sample(1, lambda: image, ImageSize(120, 90), places)
+
+
+def test_without_words_or_boxes_nothing_is_found_and_nothing_fails(prompts: YoloePrompts) -> None:
+    assert prompts.finder(BOXES, [], meaning(BOXES)) is None
+
+
+def test_drawn_boxes_describe_a_label_and_the_others_are_not_found(
+    prompts: YoloePrompts, tmp_path: Path
+) -> None:
+    drawn = sample(Place("disc", 0.2, 0.2, 0.6, 0.7))
+    finder = prompts.finder(BOXES, [drawn], meaning(BOXES))
+    assert finder is not None
+    assert [row.any() for row in finder.embeddings] == [True, False]
+    ((places, confidence),) = found_in(finder, BOXES, [drawn.read()], least=0.0)
+    assert {place.label for place in places} == {"disc"}
+    assert list(confidence) == sorted(confidence, reverse=True)
+    assert all(0 <= p.x0 < p.x1 <= 1 and 0 <= p.y0 < p.y1 <= 1 for p in places)
+    folder = tmp_path / "version"
+    folder.mkdir()
+    save_model(Model({}, {"c": finder}), folder)
+    kept = load_model(folder, lambda *given: pytest.fail("no network of ours"), finder.load)
+    assert found_in(kept.finders["c"], BOXES, [drawn.read()], least=0.0) == [(places, confidence)]
+
+
+def test_points_are_shown_as_small_boxes_and_found_as_points(prompts: YoloePrompts) -> None:
+    marked = sample(Place("disc", 0.3, 0.3, 0.3, 0.3), Place("disc", 0.7, 0.6, 0.7, 0.6))
+    finder = prompts.finder(POINTS, [marked], meaning(POINTS))
+    assert finder is not None
+    ((places, _),) = found_in(finder, POINTS, [marked.read()], least=0.0)
+    assert places
+    assert all(place.x0 == place.x1 and place.y0 == place.y1 for place in places)
+
+
+def test_words_are_embedded_once_for_a_project(prompts: YoloePrompts, tmp_path: Path) -> None:
+    """Their rows are kept: the text encoder is not needed again."""
+    known = tmp_path / "project" / "prompts"
+    assert prompts.finder(BOXES, [], meaning(BOXES)) is None
+    row = np.full(512, 512**-0.5, dtype=np.float32)
+    for label in BOXES.labels:
+        file = prompts.file(label)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        row.tofile(file)
+    assert len(list(known.iterdir())) == 2
+    finder = prompts.finder(BOXES, [], meaning(BOXES))
+    assert finder is not None
+    np.testing.assert_array_equal(finder.embeddings, np.stack([row, row]))

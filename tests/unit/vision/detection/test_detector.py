@@ -1,0 +1,155 @@
+"""Finds equal ultralytics' own, for the same weights and images."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from backend.vision.detection.detector import Detector, load_detector
+from backend.vision.detection.found import Floats, Found
+from backend.vision.detection.network import Network
+from tests.drawn import Drawing, drawing
+from tests.unit.vision.detection.conftest import SIDE, drawings, on_torch
+
+SURE = 0.35
+
+
+def theirs(network: Network, path: Path, images: list[Image.Image], kind: str) -> list[Any]:
+    """What ultralytics predicts: x0 y0 x1 y1 in pixels, confidence and class, of each image."""
+    import torch
+
+    from backend.vision.ultralytics_models import quiet_ultralytics
+
+    ultralytics = quiet_ultralytics()
+    module = deepcopy(network.module)
+    module.task = "detect"
+    torch.save({"model": module, "train_args": {"imgsz": SIDE, "task": "detect"}}, path)
+    model = getattr(ultralytics, kind)(str(path))
+    options = {"imgsz": SIDE, "conf": 0.01, "iou": 0.6, "device": "cpu", "verbose": False}
+    results = [model.predict(image, save=False, **options)[0] for image in images]
+    return [result.boxes.data.numpy() for result in results]
+
+
+def pixels(found: Found, image: Image.Image) -> Floats:
+    return np.asarray(found.boxes * np.array([*image.size, *image.size]), dtype=np.float32)
+
+
+def same(found: Found, image: Image.Image, expected: Any, pixel: float, share: float) -> int:
+    """How many sure finds there are; each must be one of theirs, and each of theirs ours."""
+    edge = np.array([*image.size, *image.size])
+    ours = np.clip(pixels(found, image), 0, edge)
+    for row in np.flatnonzero(found.confidence > SURE):
+        off = np.abs(expected[:, :4] - ours[row]).max(axis=1) + 1e3 * (
+            expected[:, 5] != found.labels[row]
+        )
+        near = int(off.argmin())
+        assert off[near] < pixel
+        assert abs(expected[near, 4] - found.confidence[row]) < share
+    for row in expected[expected[:, 4] > SURE + share]:
+        off = np.abs(ours - row[:4]).max(axis=1) + 1e3 * (found.labels != row[5])
+        assert off.min() < pixel
+    return int((found.confidence > SURE).sum())
+
+
+@pytest.mark.parametrize("which", ["yolo11_like", "yolo26_like"])
+def test_a_grid_finds_what_ultralytics_finds(
+    which: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    network: Network = request.getfixturevalue(which)
+    sizes = ((160, 120), (90, 160), (160, 60), (160, 160), (80, 66))
+    drawn = [drawing(300 + i, size, network.plan.classes) for i, size in enumerate(sizes)]
+    images = [one.image for one in drawn]
+    expected = theirs(network, tmp_path / "made.pt", images, "YOLO")
+    found = on_torch(network).detect(images, 0.01)
+    counts = [
+        same(f, image, e, pixel=1.5, share=0.02)
+        for f, image, e in zip(found, images, expected, strict=True)
+    ]
+    assert sum(counts[:4]) >= 6
+    for one in found:
+        assert (np.diff(one.confidence) <= 0).all()
+        assert one.boxes.dtype == one.confidence.dtype == np.float32
+
+
+def test_queries_find_what_ultralytics_finds(rtdetr: Network, tmp_path: Path) -> None:
+    images = [drawing(310 + i, (SIDE, SIDE)).image for i in range(2)]
+    expected = theirs(rtdetr, tmp_path / "rtdetr-made.pt", images, "RTDETR")
+    for found, image, rows in zip(
+        on_torch(rtdetr).detect(images, 0.01), images, expected, strict=True
+    ):
+        ours = pixels(found, image)
+        listed = np.flatnonzero(found.confidence > rows[:, 4].min() + 1e-3)
+        assert len(listed) >= 8
+        assert np.ptp(found.confidence[listed]) > 0.02
+        for row in listed:
+            off = np.abs(rows[:, :4] - ours[row]).max(axis=1) + 1e3 * (
+                rows[:, 5] != found.labels[row]
+            )
+            assert off.min() < 0.5
+            assert abs(rows[off.argmin(), 4] - found.confidence[row]) < 1e-3
+
+
+def test_places_are_shares_of_the_upright_image(yolo26_like: Network) -> None:
+    """Twice as large a picture gives the same places."""
+    drawn = drawing(321, (SIDE, 120), ("disc",))
+    twice = drawn.image.resize((320, 240), Image.Resampling.NEAREST)
+    small, large = on_torch(yolo26_like).detect([drawn.image, twice], 0.3)
+    assert len(drawn.things) == len(small) == len(large)
+    for thing in drawn.things:
+        for found in (small, large):
+            assert np.abs(found.boxes - np.array(thing.box)).max(axis=1).min() < 0.03
+
+
+def test_the_least_confidence_holds_and_nothing_is_nothing(yolo26_like: Network) -> None:
+    detector = on_torch(yolo26_like)
+    image = drawing(321, (SIDE, 120), ("disc",)).image
+    many, few = (detector.detect([image], least)[0] for least in (0.001, 0.5))
+    assert few.confidence.min() >= 0.5
+    assert len(many) > len(few) > 0
+    (none,) = detector.detect([Image.new("RGB", (50, 70), (120, 120, 120))], 0.9)
+    assert none.boxes.shape == (0, 4)
+    assert detector.detect([]) == []
+
+
+def test_odd_sizes_are_looked_at_too(yolo26_like: Network, rtdetr: Network) -> None:
+    sizes = ((1, 1), (3, 700), (700, 3), (33, 31))
+    for network in (yolo26_like, rtdetr):
+        found = on_torch(network).detect([Image.new("RGB", size) for size in sizes], 0.001)
+        assert len(found) == len(sizes)
+        assert all(np.isfinite(one.boxes).all() for one in found)
+
+
+def test_many_images_come_back_in_order(
+    yolo26_like: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.vision.detection.detector.AT_ONCE", 3)
+    drawn: list[Drawing] = drawings(8, 330, "disc")
+    detector = on_torch(yolo26_like)
+    together = detector.detect([one.image for one in drawn], 0.3)
+    for one, found in zip(drawn, together, strict=True):
+        (alone,) = detector.detect([one.image], 0.3)
+        np.testing.assert_allclose(found.boxes, alone.boxes, atol=1e-5)
+
+
+def test_the_fastest_runner_finds_the_same(
+    yolo26_like: Network, rtdetr: Network, tmp_path: Path
+) -> None:
+    said: list[str] = []
+    images = [drawing(340, (SIDE, 120), ("disc",)).image, drawing(341, (90, 160), ("disc",)).image]
+    for network in (yolo26_like, rtdetr):
+        quick: Detector = load_detector(
+            network, SIDE, "key", tmp_path / network.plan.family, said.append
+        )
+        least = 0.3 if network is yolo26_like else 0.0001
+        for one, other in zip(
+            quick.detect(images, least), on_torch(network).detect(images, least), strict=True
+        ):
+            assert abs(len(one) - len(other)) <= 1
+            if network is yolo26_like:
+                np.testing.assert_allclose(one.boxes, other.boxes, atol=0.02)
+                assert quick.classes == ("disc",)

@@ -1,0 +1,257 @@
+"""Training: it learns, ends when it should, and leaves the machine as it was."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from backend.errors import Cancelled
+from backend.learning.detection import judge
+from backend.vision.detection.example import Example
+from backend.vision.detection.learn import learn, recipe
+from backend.vision.detection.network import SMALL, Network, adapted, load_base
+from backend.vision.detection.points import boxes_around, only_centres, side_of
+from tests.drawn import Drawing
+from tests.unit.vision.detection.conftest import (
+    SIDE,
+    SIZE,
+    drawings,
+    examples,
+    judged,
+    on_torch,
+    quick,
+)
+
+DISC = ("disc",)
+RATIO = SIZE[0] / SIZE[1]
+
+
+@dataclass
+class Watch:
+    """What Python tells of a process."""
+
+    on: bool = False
+    written: list[str] = field(default_factory=list)
+    forbidden: list[str] = field(default_factory=list)
+
+    def hear(self, event: str, given: tuple[Any, ...]) -> None:
+        if not self.on:
+            return
+        if event == "open" and isinstance(given[0], (str, bytes)):
+            if int(given[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+                self.written.append(os.fsdecode(given[0]))
+        elif event in ("os.mkdir", "os.rename"):
+            self.written.append(os.fsdecode(given[0]))
+        elif event in ("socket.connect", "subprocess.Popen", "os.fork", "os.system", "os.exec"):
+            self.forbidden.append(event)
+
+
+WATCH = Watch()
+sys.addaudithook(WATCH.hear)  # cannot be taken off again, only switched off
+
+
+@contextmanager
+def watched() -> Iterator[Watch]:
+    WATCH.written, WATCH.forbidden, WATCH.on = [], [], True
+    try:
+        yield WATCH
+    finally:
+        WATCH.on = False
+
+
+@pytest.fixture(scope="module")
+def start() -> Network:
+    return adapted(load_base(SMALL), DISC)
+
+
+def quiet(done: int, of: int) -> None:
+    """Hear nothing."""
+
+
+def weights(network: Network) -> dict[str, Any]:
+    return {name: value.numpy() for name, value in network.module.state_dict().items()}
+
+
+def test_twelve_images_of_discs_teach_what_discs_are(yolo26_like: Network) -> None:
+    others = drawings(40, 100, *DISC)
+    found = on_torch(yolo26_like).detect([one.image for one in others], 0.02)
+    _, figures = judge(judged(others, found, DISC), DISC, "boxes", {}, 0.25)
+    print("12 images, boxes:", figures)
+    assert figures["map50"] >= 0.7
+    assert not yolo26_like.module.training
+    assert not any(p.requires_grad for p in yolo26_like.module.parameters())
+
+
+def test_training_leaves_the_machine_as_it_was(
+    start: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from backend.vision.ultralytics_models import quiet_ultralytics
+
+    def refuse(*given: object, **named: object) -> None:
+        raise AssertionError("a program or a connection was started")
+
+    quiet_ultralytics()
+    learn(start, examples(drawings(2, 0, *DISC), DISC), quick(1), quiet)  # all imports are done
+    (tmp_path / "temporary").mkdir()
+    (tmp_path / "here").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.chdir(tmp_path / "here")
+    for module, name in ((subprocess, "Popen"), (os, "system"), (socket.socket, "connect")):
+        monkeypatch.setattr(module, name, refuse)
+    before = (
+        dict(os.environ),
+        torch.get_num_threads(),
+        torch.are_deterministic_algorithms_enabled(),
+    )
+    started = weights(start)
+    started = {name: value.copy() for name, value in started.items()}
+    with watched() as watch:
+        learn(start, examples(drawings(4, 0, *DISC), DISC), quick(10), quiet)
+    after = (
+        dict(os.environ),
+        torch.get_num_threads(),
+        torch.are_deterministic_algorithms_enabled(),
+    )
+    assert after == before
+    assert not watch.forbidden
+    outside = [name for name in watch.written if not name.startswith((str(tmp_path), "/dev/"))]
+    assert not outside
+    assert not list((tmp_path / "temporary").iterdir())
+    assert not list((tmp_path / "here").iterdir())
+    for name, value in weights(start).items():  # a copy was trained
+        np.testing.assert_array_equal(value, started[name])
+
+
+def test_equal_seeds_give_equal_networks_and_progress_is_told(start: Network) -> None:
+    """Some of the images have no boxes."""
+    marked = examples(drawings(5, 0, *DISC), DISC)
+    nothing = np.zeros((0, 4), dtype=np.float32), np.zeros(0, dtype=np.int64)
+    marked += [Example(e.read, e.width, e.height, *nothing) for e in marked[:2]]
+    told: list[tuple[int, int]] = []
+    one, same, other = (
+        weights(learn(start, marked, quick(20, seed), lambda *tick: told.append(tick)))
+        for seed in (4, 4, 5)
+    )
+    assert told == [(1, 2), (2, 2)] * 3
+    floats = [name for name, value in one.items() if value.dtype == np.float32]
+    far = max(float(np.abs(one[name] - same[name]).max()) for name in floats)
+    farther = max(float(np.abs(one[name] - other[name]).max()) for name in floats)
+    print(f"equal seeds differ by {far:.2g}, others by {farther:.2g}")
+    assert far < 0.01 * farther
+
+
+def test_who_cancels_is_obeyed_after_the_batch(start: Network) -> None:
+    asked: list[float] = []
+
+    def cancelled() -> bool:
+        asked.append(time.monotonic())
+        return len(asked) >= 3
+
+    marked = examples(drawings(4, 0, *DISC), DISC)
+    with pytest.raises(Cancelled, match="stays as it was"):
+        learn(start, marked, quick(5000), quiet, cancelled)
+    assert len(asked) == 3
+    assert time.monotonic() - asked[-1] < 5
+
+
+def test_the_number_of_threads_stays(start: Network) -> None:
+    import torch
+
+    torch.set_num_threads(3)
+    try:
+        with pytest.raises(Cancelled):
+            learn(start, examples(drawings(2, 0, *DISC), DISC), quick(10), quiet, lambda: True)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_the_time_limit_holds(start: Network) -> None:
+    told: list[tuple[int, int]] = []
+    begun = time.monotonic()
+    marked = examples(drawings(4, 0, *DISC), DISC)
+    network = learn(start, marked, quick(4000, seconds=3), lambda *tick: told.append(tick))
+    took = time.monotonic() - begun
+    print(f"a limit of 3 s took {took:.1f} s, {told[-1]}")
+    assert took < 15
+    assert told[-1][0] <= told[-1][1] < 400
+    assert [done for done, _ in told] == list(range(1, len(told) + 1))
+    assert all(np.isfinite(value).all() for value in weights(network).values())
+
+
+def test_images_that_are_slow_to_read_do_not_shorten_what_comes_after(start: Network) -> None:
+    """They are read once: one slow epoch is no measure for the others."""
+
+    def slowly(example: Example) -> Example:
+        def read() -> Any:
+            time.sleep(0.6)
+            return example.read()
+
+        return replace(example, read=read)
+
+    marked = [slowly(one) for one in examples(drawings(4, 0, *DISC), DISC)]
+    told: list[tuple[int, int]] = []
+    learn(start, marked, quick(80, seconds=10), lambda *tick: told.append(tick))
+    assert told == [(done, 8) for done in range(1, 9)]
+
+
+def test_an_rtdetr_learns_without_failing(rtdetr: Network) -> None:
+    marked = examples(drawings(6, 0, "disc", "square"), ("disc", "square"))
+    told: list[tuple[int, int]] = []
+    network = learn(rtdetr, marked, quick(20), lambda *tick: told.append(tick))
+    assert told[-1] == (2, 2)
+    before, after = weights(rtdetr), weights(network)
+    assert any(np.abs(before[name] - after[name]).max() > 1e-3 for name in before)
+    assert all(np.isfinite(value).all() for value in after.values())
+
+
+def test_recipes_grow_with_the_images_and_halve_when_warm(start: Network) -> None:
+    few, many = (examples(drawings(1, 0, *DISC), DISC) * count for count in (10, 200))
+    cold = recipe(start, many, 320, warm=False, seconds=60, seed=1)
+    assert recipe(start, few, 320, warm=False, seconds=60, seed=1).iterations < cold.iterations
+    warm = recipe(start, many, 320, warm=True, seconds=60, seed=1)
+    assert (warm.iterations, warm.rate) == (cold.iterations // 2, cold.rate / 2)
+    assert cold.freeze == 0  # what starts from nothing has nothing to keep
+
+
+# -- points ----------------------------------------------------------------------------------
+
+
+def centres(drawn: Drawing) -> Any:
+    return np.array([t.centre for t in drawn.things], dtype=np.float32).reshape(-1, 2)
+
+
+def as_points(drawn: Drawing, side: float) -> Example:
+    points = centres(drawn)
+    boxes = boxes_around(points, np.full(len(points), side, dtype=np.float32), RATIO)
+    labels = np.zeros(len(points), dtype=np.int64)
+    return Example(lambda: drawn.image, *drawn.image.size, boxes, labels)
+
+
+def test_fifty_images_of_points_find_and_count_discs(start: Network) -> None:
+    crowded: dict[str, Any] = {"size": SIZE, "most": 8, "radius": (6, 9)}
+    marked, others = (drawings(n, i, *DISC, **crowded) for n, i in ((50, 0), (60, 500)))
+    shape = np.array([1, 1 / RATIO], dtype=np.float32)
+    side = side_of([centres(one) * shape for one in marked], [], 0.0, SIDE)
+    network = learn(start, [as_points(one, side) for one in marked], quick(200), quiet)
+    found = on_torch(network).detect([one.image for one in others], 0.02)
+    points = [only_centres(one, {0: side}, RATIO) for one in found]
+    size = 15 / SIDE  # of the discs, in the mean
+    figure, figures = judge(judged(others, points, DISC), DISC, "points", {"disc": size}, 0.25)
+    print(f"50 images, points: side {side * SIDE:.1f} pixels, F1 {figure}, {figures}")
+    assert figures["f1"] >= 0.95
+    assert figures["counting_error"] < 0.05

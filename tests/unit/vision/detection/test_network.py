@@ -1,0 +1,247 @@
+"""Networks: read, made, fitted to other classes, kept; and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from backend.errors import DetectorError
+from backend.vision.detection.heads import raw_outputs
+from backend.vision.detection.network import (
+    GRID,
+    QUERIES,
+    SHAPE,
+    SMALL,
+    WEIGHTS,
+    Network,
+    adapted,
+    find_base,
+    load_base,
+    load_network,
+    save_network,
+)
+from tests.unit.vision.detection.conftest import BOTH
+
+
+def outputs(network: Network, side: int = 96) -> list[Any]:
+    import torch
+
+    image = np.random.default_rng(5).random((1, 3, side, side), dtype=np.float32)
+    with torch.no_grad():
+        return [output.numpy() for output in raw_outputs(network)(torch.from_numpy(image))]
+
+
+def pretrained(classes: tuple[str, ...], path: Path) -> Network:
+    """A checkpoint as ultralytics writes it, of a small network that knows these classes."""
+    import torch
+
+    from backend.vision.ultralytics_models import network_class, read_description
+
+    torch.manual_seed(1)
+    made = network_class(queries=False)(read_description(SMALL), nc=len(classes), verbose=False)
+    made.names = dict(enumerate(classes))
+    for parameter in made.model[-1].cv3.parameters():
+        torch.nn.init.normal_(parameter, 0, 0.3)  # so that classes differ
+    torch.save({"model": made.half(), "train_args": {"imgsz": 96}}, path)
+    return load_base(path)
+
+
+@pytest.mark.parametrize(("name", "bins"), [("yolo26n.yaml", 1), ("yolo11n.yaml", 16)])
+def test_published_descriptions_are_built_by_name(name: str, bins: int, tmp_path: Path) -> None:
+    path = find_base(name, tmp_path, download=False)
+    assert path is not None
+    network = load_base(path)
+    assert (network.plan.family, network.plan.pretrained, network.stride) == (GRID, False, 32)
+    distances, logits = outputs(network)
+    cells = 12 * 12 + 6 * 6 + 3 * 3
+    assert distances.shape == (1, 4 * bins, cells)
+    assert logits.shape == (1, 1, cells)
+    # The head that needs no suppression is left out.
+    assert not any("one2one" in part for part, _ in network.module.named_modules())
+
+
+def test_a_network_from_nothing_is_the_same_each_time_and_leaves_chance_alone() -> None:
+    import torch
+
+    torch.manual_seed(11)
+    first = load_base(SMALL)
+    drawn = torch.rand(1)
+    torch.manual_seed(11)
+    assert torch.equal(torch.rand(1), drawn)
+    for one, other in zip(outputs(first), outputs(load_base(SMALL)), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_our_own_small_network_sees_cells_of_8_and_16_pixels() -> None:
+    network = load_base(SMALL)
+    assert network.module.stride.tolist() == [8, 16]
+    assert sum(p.numel() for p in network.module.parameters()) < 600_000
+
+
+def test_an_rtdetr_answers_per_query_a_place_and_a_confidence_for_each_class(
+    rtdetr: Network,
+) -> None:
+    assert rtdetr.plan.family == QUERIES
+    places, confidence = outputs(rtdetr)
+    assert places.shape == (1, 20, 4)
+    assert confidence.shape == (1, 20, len(BOTH))
+    for values in (places, confidence):
+        assert values.min() >= 0
+        assert values.max() <= 1
+
+
+def test_what_is_kept_answers_the_same(
+    rtdetr: Network, yolo26_like: Network, tmp_path: Path
+) -> None:
+    for number, network in enumerate((rtdetr, yolo26_like)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        save_network(network, folder)
+        again = load_network(folder)
+        assert again.plan == network.plan
+        assert sorted(path.name for path in folder.iterdir()) == [SHAPE, WEIGHTS]
+        for one, other in zip(outputs(again), outputs(network), strict=True):
+            assert np.abs(one - other).max() < 0.005 * np.abs(other).max()
+
+
+def test_what_is_known_of_a_class_stays_with_its_name(tmp_path: Path) -> None:
+    base = pretrained(("star", "Disc", "square"), tmp_path / "three.pt")
+    assert base.plan.classes == ("star", "Disc", "square")
+    assert base.plan.pretrained
+    before = outputs(base)
+    for classes in (("disc", "ring"), ("ring", "square", "disc"), ("square", "disc", "a", "b")):
+        after = outputs(adapted(base, classes))
+        np.testing.assert_allclose(after[0], before[0], atol=1e-4)
+        for row, name in enumerate(classes):
+            known = {"disc": 1, "square": 2}.get(name)
+            if known is not None:
+                np.testing.assert_allclose(after[1][0, row], before[1][0, known], atol=1e-4)
+
+
+def test_few_classes_on_weights_of_many_can_be_kept(tmp_path: Path) -> None:
+    """Ultralytics' class branch is as wide as the number of classes was: 80, else 64 here."""
+    base = pretrained(tuple(f"class {number}" for number in range(80)), tmp_path / "many.pt")
+    fitted = adapted(base, ("class 7", "other"))
+    assert fitted.module.model[-1].cv3[0][-1].in_channels == 80
+    save_network(fitted, tmp_path)
+    for one, other in zip(outputs(load_network(tmp_path)), outputs(fitted), strict=True):
+        assert np.abs(one - other).max() < 0.005 * np.abs(other).max()
+
+
+def test_the_rest_of_the_plan_stays_when_classes_change(tmp_path: Path) -> None:
+    base = pretrained(("a", "b"), tmp_path / "two.pt")
+    other = adapted(base, ("c",))
+    assert other.plan == replace(base.plan, classes=("c",), yaml=other.plan.yaml)
+    assert base.plan.classes == ("a", "b")
+    assert base.plan.base.startswith("two.pt:")
+
+
+# -- refused ---------------------------------------------------------------------------------
+
+
+class Evil:
+    """Runs a program when it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch {self.marker}",)
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(DetectorError) as caught:
+        load_base(path)
+    text = str(caught.value)
+    assert str(path) in text
+    assert "\n" not in text
+    assert len(text) < 420
+    assert text.endswith(".")
+    return text
+
+
+def test_a_classifier_is_refused(tiny_yolo: Path) -> None:
+    assert "does not find boxes" in refused(tiny_yolo)
+
+
+def test_files_that_are_no_weights_are_refused(tmp_path: Path) -> None:
+    text = tmp_path / "text.pt"
+    text.write_text("not weights", encoding="utf-8")
+    empty = tmp_path / "empty.pt"
+    empty.touch()
+    for path in (text, empty):
+        assert "cannot be read safely" in refused(path)
+    assert "There is no file" in refused(tmp_path / "missing.pt")
+
+
+def test_code_in_a_checkpoint_does_not_run(tmp_path: Path) -> None:
+    import torch
+
+    marker = tmp_path / "marker"
+    zipped, plain = tmp_path / "zipped.pt", tmp_path / "plain.pt"
+    torch.save({"model": Evil(marker), "train_args": {}}, zipped)
+    plain.write_bytes(pickle.dumps(Evil(marker)))
+    for path in (zipped, plain):
+        refused(path)
+        assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "nc: 3\n", "[1, 2]", "backbone: [\n", "nc: 1\nbackbone: []\nhead: []\n"],
+)
+def test_descriptions_of_no_network_are_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "odd.yaml"
+    path.write_text(text, encoding="utf-8")
+    refused(path)
+
+
+def test_a_description_with_an_unknown_layer_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "odd.yaml"
+    path.write_text(SMALL.read_text(encoding="utf-8").replace("SPPF", "SPPX"), encoding="utf-8")
+    refused(path)
+
+
+def test_settings_that_name_nothing_are_refused(tmp_path: Path) -> None:
+    for setting in ("yolo", "nowhere/yolo26n.pt", "weights.onnx", "nowhere/yolo26n.yaml"):
+        with pytest.raises(DetectorError, match="There is no detector"):
+            find_base(setting, tmp_path, download=False)
+    assert find_base("builtin", tmp_path, download=False) == SMALL
+    assert find_base("yolo26n.pt", tmp_path, download=False) is None
+    (tmp_path / "yolo26n.pt").touch()
+    assert find_base("yolo26n.pt", tmp_path, download=False) == tmp_path / "yolo26n.pt"
+
+
+def cut(folder: Path) -> None:
+    content = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(content[: len(content) // 2])
+
+
+def other_classes(folder: Path) -> None:
+    stored = json.loads((folder / SHAPE).read_text(encoding="utf-8"))
+    (folder / SHAPE).write_text(json.dumps({**stored, "classes": ["a", "b"]}), encoding="utf-8")
+
+
+DAMAGE = {
+    "cut weights": cut,
+    "no weights": lambda folder: (folder / WEIGHTS).unlink(),
+    "no shape": lambda folder: (folder / SHAPE).unlink(),
+    "no json": lambda folder: (folder / SHAPE).write_text("{", encoding="utf-8"),
+    "a list": lambda folder: (folder / SHAPE).write_text("[]", encoding="utf-8"),
+    "other classes": other_classes,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_folder_is_told(damage: Any, tmp_path: Path) -> None:
+    save_network(adapted(load_base(SMALL), ("object",)), tmp_path)
+    damage(tmp_path)
+    with pytest.raises(DetectorError, match=r"is damaged .*train again"):
+        load_network(tmp_path)

@@ -1,0 +1,259 @@
+"""The fastest runner gives what torch gives, or it is torch."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from backend.vision.runtime import TIMES, Floats, Outputs, Runner, TorchRunner, fastest
+
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU runs torch itself")
+
+SHAPES = ((1, 3, 32, 32), (1, 3, 48, 80), (2, 3, 33, 31), (1, 3, 8, 160))
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who connects fails."""
+
+    def refuse(*given: object, **named: object) -> None:
+        raise AssertionError(f"a connection to {given[1:]}")
+
+    for name in ("connect", "connect_ex"):
+        monkeypatch.setattr(socket.socket, name, refuse)
+
+
+class Tiny(torch.nn.Module):  # type: ignore[misc]
+    """Two outputs, as detectors have them."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.first = torch.nn.Conv2d(3, 8, 3, 2, 1)
+        self.second = torch.nn.Conv2d(8, 4, 3, padding=1)
+
+    def forward(self, x: Any) -> Any:
+        maps = torch.nn.functional.silu(self.first(x))
+        return maps.flatten(2), torch.sigmoid(self.second(maps))
+
+
+class Random(Tiny):
+    """No two answers are equal."""
+
+    def forward(self, x: Any) -> Any:
+        return self.first(x) + torch.randn(1)
+
+
+class Unusual(Tiny):
+    """Uses an operation that OpenVINO does not know."""
+
+    def forward(self, x: Any) -> Any:
+        return torch.special.bessel_j0(self.first(x))
+
+
+def noise(shape: tuple[int, ...], seed: int = 0) -> Floats:
+    return np.random.default_rng(seed).random(shape, dtype=np.float32)
+
+
+def make(network: Any, folder: Path | None, said: list[str], **named: Any) -> Runner:
+    options: dict[str, Any] = {"key": "weights:1", "family": "tiny-32", "any_size": True}
+    example = noise(SHAPES[0])
+    return fastest(network, example, folder=folder, say=said.append, **{**options, **named})
+
+
+def assert_close(found: Outputs, expected: Outputs) -> None:
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-3)
+
+
+def plain(network: Any, batch: Floats) -> Outputs:
+    return TorchRunner(network, "cpu")(batch)
+
+
+def forget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From here on nothing can be converted."""
+
+    def refuse(*given: object, **named: object) -> None:
+        raise AssertionError("converted again")
+
+    monkeypatch.setattr(torch.jit, "trace", refuse)
+
+
+def test_openvino_gives_what_torch_gives_in_any_size() -> None:
+    said: list[str] = []
+    runner = make(Tiny(), None, said, only="openvino")
+    assert (runner.kind, said) == ("openvino", [])
+    for number, shape in enumerate(SHAPES):
+        batch = noise(shape, number)
+        assert_close(runner(batch), plain(Tiny(), batch))
+
+
+def test_a_fixed_size_takes_any_number_of_images() -> None:
+    runner = make(Tiny(), None, [], only="openvino", any_size=False)
+    assert runner.kind == "openvino"
+    for count in (1, 5):
+        batch = noise((count, 3, 32, 32), count)
+        assert_close(runner(batch), plain(Tiny(), batch))
+
+
+@pytest.mark.parametrize("kind", ["openvino", "torch"])
+def test_many_inputs_come_back_in_order(kind: Any) -> None:
+    runner = make(Tiny(), None, [], only=kind)
+    assert runner.kind == kind
+    inputs = [noise(SHAPES[i % len(SHAPES)], i) for i in range(13)]
+    for batch, found in zip(inputs, runner.run(inputs), strict=True):
+        assert_close(found, plain(Tiny(), batch))
+    assert runner.run([]) == []
+
+
+@pytest.mark.parametrize("kind", ["openvino", "torch"])
+def test_several_threads_may_ask_at_once_and_keep_their_answers(kind: Any) -> None:
+    runner = make(Tiny(), None, [], only=kind)
+    found: dict[int, Outputs] = {}
+
+    def ask(number: int) -> None:
+        found[number] = runner(noise((1, 3, 32, 32), number))
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for number in range(6):
+        assert_close(found[number], plain(Tiny(), noise((1, 3, 32, 32), number)))
+
+
+def test_a_network_that_openvino_computes_differently_stays_with_torch() -> None:
+    said: list[str] = []
+    runner = make(Random(), None, said)
+    assert runner.kind == "torch"
+    assert len(said) == 1
+    assert "differs from torch by" in said[0]
+
+
+def test_a_network_that_cannot_be_converted_stays_with_torch() -> None:
+    said: list[str] = []
+    runner = make(Unusual(), None, said)
+    assert runner.kind == "torch"
+    assert len(said) == 1
+    assert said[0].startswith("OpenVINO is not used: ")
+    assert "\n" not in said[0]
+    np.testing.assert_array_equal(
+        runner(noise(SHAPES[0]))[0], plain(Unusual(), noise(SHAPES[0]))[0]
+    )
+
+
+def test_the_second_time_the_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    make(Tiny(), tmp_path, said, only="openvino")
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".bin", ".xml"]
+    assert all(path.name.startswith("weights_1-") for path in tmp_path.iterdir())
+    forget(monkeypatch)
+    runner = make(Tiny(), tmp_path, said, only="openvino")
+    assert (runner.kind, said) == ("openvino", [])
+    assert_close(runner(noise(SHAPES[1])), plain(Tiny(), noise(SHAPES[1])))
+
+
+def test_other_weights_are_other_files(tmp_path: Path) -> None:
+    make(Tiny(), tmp_path, [], only="openvino")
+    runner = make(Tiny(1), tmp_path, [], key="weights:2", only="openvino")
+    assert_close(runner(noise(SHAPES[0])), plain(Tiny(1), noise(SHAPES[0])))
+    assert len(list(tmp_path.glob("*.xml"))) == 2
+
+
+def spoil(path: Path, how: str) -> None:
+    content = path.read_bytes()
+    if how == "gone":
+        path.unlink()
+    else:
+        path.write_bytes({"empty": b"", "half": content[: len(content) // 2], "text": b"!"}[how])
+
+
+@pytest.mark.parametrize(
+    ("suffix", "how"),
+    [(".xml", "empty"), (".xml", "half"), (".xml", "text"), (".bin", "half"), (".bin", "gone")],
+)
+def test_a_damaged_file_is_made_anew(
+    suffix: str, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    make(Tiny(), tmp_path, said, only="openvino")
+    (file,) = tmp_path.glob(f"*{suffix}")
+    spoil(file, how)
+    again = make(Tiny(), tmp_path, said, only="openvino")
+    assert (again.kind, said) == ("openvino", [])
+    forget(monkeypatch)
+    kept = make(Tiny(), tmp_path, said, only="openvino")
+    assert (kept.kind, said) == ("openvino", [])
+    assert_close(kept(noise(SHAPES[0])), plain(Tiny(), noise(SHAPES[0])))
+
+
+def test_numbers_that_changed_in_the_file_are_never_used(tmp_path: Path) -> None:
+    said: list[str] = []
+    make(Tiny(), tmp_path, said, only="openvino")
+    (file,) = tmp_path.glob("*.bin")
+    file.write_bytes(b"\x3f" * file.stat().st_size)
+    runner = make(Tiny(), tmp_path, said, only="openvino")
+    assert_close(runner(noise(SHAPES[0])), plain(Tiny(), noise(SHAPES[0])))
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "3", '{"other": "torch"}'])
+def test_times_are_kept_and_damaged_ones_are_measured_anew(content: str, tmp_path: Path) -> None:
+    (tmp_path / TIMES).write_text(content, encoding="utf-8")
+    chosen = make(Tiny(), tmp_path, [])
+    known = json.loads((tmp_path / TIMES).read_text(encoding="utf-8"))
+    (key,) = (name for name in known if name.endswith(" tiny-32"))
+    assert known[key] == chosen.kind
+    assert ("other" in known) == ("other" in content)
+    for kind in ("torch", "openvino"):  # what is written there is taken, untimed
+        (tmp_path / TIMES).write_text(json.dumps({key: kind}), encoding="utf-8")
+        assert make(Tiny(), tmp_path, []).kind == kind
+
+
+def test_a_folder_that_cannot_be_written_costs_nothing_but_time(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.touch()
+    said: list[str] = []
+    runner = make(Tiny(), blocked / "below", said)
+    assert said == []
+    assert_close(runner(noise(SHAPES[0])), plain(Tiny(), noise(SHAPES[0])))
+
+
+CONVERTED = """
+import socket, sys
+import numpy as np
+
+def refuse(*given, **named):
+    raise SystemExit("a connection")
+
+socket.socket.connect = socket.socket.connect_ex = refuse
+import backend.vision.runtime as runtime
+for name in ("torch", "openvino", "ultralytics"):
+    assert name not in sys.modules, name
+import torch
+example = np.ones((1, 3, 16, 16), dtype=np.float32)
+runner = runtime.fastest(
+    torch.nn.Conv2d(3, 2, 3), example, key="k", family="f", folder=None, say=print, only="openvino"
+)
+assert runner.kind == "openvino"
+assert sys.modules.get("openvino_telemetry") is None
+assert not [name for name in sys.modules if name.startswith("openvino_telemetry.")]
+print("done")
+"""
+
+
+def test_importing_costs_nothing_and_converting_reports_to_nobody() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CONVERTED], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == "done", done.stderr
