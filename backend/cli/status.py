@@ -12,7 +12,7 @@ from backend.store.files import read_json
 from backend.store.projects import ProjectRecord, Projects
 from backend.store.versions import Versions
 
-HELP = "show the connected projects: labels, live version, accuracy"
+HELP = "show the connected projects: labels, live version, how good it is"
 EXAMPLE = "prelabel status"
 
 
@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     for project in shown:
         say(f"{project['id']}  {project['title']}  ({project['server']})", options)
         say(f"    {project['labels']} of {project['tasks']} tasks labeled", options)
-        say(f"    live: {project['version']}, audit accuracy {project['figure']}", options)
+        say(f"    live: {project['version']}, on the audit slice {project['figure']}", options)
         for reason, count in project["left_out"].items():
             say(f"    left out: {count} × {reason}", options)
     if not shown:

@@ -28,10 +28,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     versions = Versions(known.folder(settings, record))
     live = versions.live()
     cards = versions.cards()[::-1]
-    say(f"{'version':<16} {'live':<5} {'labels':>6} {'audit accuracy':<28} {'created'}", options)
+    say(f"{'version':<16} {'live':<5} {'labels':>6} {'audit slice':<36} {'created'}", options)
     for card in cards:
         mark = "live" if card.version == live else ""
-        line = f"{card.version:<16} {mark:<5} {card.labels['train']:>6} {figure(card):<28}"
+        line = f"{card.version:<16} {mark:<5} {card.labels['train']:>6} {figure(card):<36}"
         say(f"{line} {card.created}", options)
     return {
         "project": record.id,
@@ -42,9 +42,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def figure(card: Card) -> str:
-    """The audit accuracy with its interval, in words."""
+    """The figure on the audit slice with its interval, in words."""
     audit = card.audit
     if audit["value"] is None:
         return "not known yet"
     interval = f"{audit['low']:.0%} to {audit['high']:.0%}"
-    return f"{audit['value']:.0%} ({interval}, {audit['n']} images)"
+    return f"{audit['metric']} {audit['value']:.0%} ({interval}, {audit['n']} images)"

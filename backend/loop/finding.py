@@ -199,7 +199,8 @@ def _fine_tuned(job: FindingJob, samples: Sequence[Sample]) -> Finder:
     examples = [_example(sample, job.control, sides) for sample in samples]
     warm = _warm(job)
     start = _named(job, warm)
-    how = recipe(start, examples, size, warm is not None, job.seconds, job.seed)
+    known = _knows(job.base) and len(_meant(job)) == len(job.control.labels)
+    how = recipe(start, examples, size, warm is not None, job.seconds, job.seed, known)
     network = learn(start, examples, how, job.report, job.cancelled)
     names = job.control.label_names
     network = replace(network, plan=replace(network.plan, classes=names))
@@ -223,10 +224,16 @@ def _named(job: FindingJob, warm: Finder | None) -> Network:
     from backend.vision.detection.network import adapted
 
     start = warm.network if warm else job.base
-    meant = {} if warm else known_as(job.control.labels, start.plan.classes)
     names = job.control.label_names
-    called = {label: start.plan.classes[index] for index, label in reversed(meant.items())}
+    called = {} if warm else _meant(job)
     return adapted(start, [called.get(i, name) for i, name in enumerate(names)])
+
+
+def _meant(job: FindingJob) -> dict[int, str]:
+    """By label index, the class of the base that means it; the first where several do."""
+    classes = job.base.plan.classes
+    known = known_as(job.control.labels, classes)
+    return {label: classes[index] for index, label in reversed(known.items())}
 
 
 def _warm(job: FindingJob) -> Finder | None:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from backend.domain import Control, ImageSize
-from backend.errors import ImageError, RoundError
+from backend.errors import ImageError, NotThere, RoundError
 from backend.learning.evaluation import Figure
 from backend.loop.embedding import Embedded
 from backend.loop.finding import FindingJob, Sample, evaluate_finder, train_finder
@@ -61,9 +61,8 @@ class Fit:
         self._report = report
         self._cancelled = cancelled
         self._versions = resources.versions(record)
-        live = self._versions.live()
-        self._live: Card | None = self._versions.card(live) if live else None
-        self._before = resources.model(record, live) if live else Model({})
+        self._live = self._live_card()
+        self._before = resources.model(record, self._live.version) if self._live else Model({})
         self._examples: dict[str, Examples] = {
             c.name: examples_of(seen, c, embedded) for c in self._of("choices")
         }
@@ -104,6 +103,13 @@ class Fit:
                 log.info("Nothing is found for %s yet. %s", control.name, advice["advice"])
         names = [control.name for control in self._seen.config.controls]
         return figures[0], {name: details[name] for name in names}
+
+    def _live_card(self) -> Card | None:
+        """The live version's; None where somebody removed it: training starts anew."""
+        try:
+            return self._versions.live_card()
+        except NotThere:
+            return None
 
     def _of(self, *kinds: str) -> list[Control]:
         return [c for c in self._seen.config.controls if c.kind in kinds]

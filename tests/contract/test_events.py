@@ -92,7 +92,7 @@ def test_project_updated(lab: Lab, backend: Backend, started: tuple[int, list[in
     until(
         "the new control is named",
         lambda: (
-            "control note (TextArea: not served, only Choices are)"
+            "control note (TextArea: not served, only Choices, RectangleLabels, KeyPointLabels are)"
             in backend.project(project)["left_out"]
         ),
     )

@@ -47,7 +47,7 @@ def finder(make_backend: MakeBackend) -> Backend:
     return make_backend(
         PRELABEL_DETECTOR="builtin",
         PRELABEL_DETECTOR_SIZE="160",
-        PRELABEL_TRAIN_SECONDS="120",
+        PRELABEL_TRAIN_SECONDS="600",
         PRELABEL_RETRAIN_AFTER="1000",
     )
 

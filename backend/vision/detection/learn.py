@@ -19,7 +19,11 @@ Report = Callable[[int, int], None]
 PER_EPOCH = 10
 """Batches an epoch: how often progress is told, and how fine the schedule is."""
 FROZEN_BELOW = 100
-"""Images below which the backbone of pretrained weights stays as it is."""
+"""Images below which the backbone of pretrained weights stays as it is, where it knows the labels.
+For others it has to learn: on 10 photos of playing cards mAP50 was 0.38 with it and 0.27 without,
+in half the steps."""
+FROZEN = 11
+"""Layers of a backbone of YOLO11 and YOLO26."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,13 @@ class Recipe:
 
 
 def recipe(
-    network: Network, examples: Sequence[Example], size: int, warm: bool, seconds: float, seed: int
+    network: Network,
+    examples: Sequence[Example],
+    size: int,
+    warm: bool,
+    seconds: float,
+    seed: int,
+    known: bool = False,
 ) -> Recipe:
     """The recipe for small data (docs of ultralytics and measurements in benchmarks/).
 
@@ -57,8 +67,10 @@ def recipe(
         warm: the network has learned from most of these examples already.
         seconds: that it may take.
         seed: of everything random.
+        known: the weights have seen all the labels before, by name.
     """
     count = len(examples)
+    frozen = known and not warm and count < FROZEN_BELOW and network.plan.family != QUERIES
     pretrained = network.plan.pretrained
     iterations = min(1500, 100 + 5 * count) if pretrained else min(4000, 350 + 5 * count)
     return Recipe(
@@ -66,7 +78,7 @@ def recipe(
         batch=8 if pretrained else 4,
         size=size,
         rate=(0.001 if pretrained else 0.005) * (0.5 if warm else 1.0),
-        freeze=0,
+        freeze=FROZEN if frozen else 0,
         seconds=seconds,
         seed=seed,
     )
