@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from backend.errors import DetectorError, EncoderError, PrelabelError
@@ -184,14 +185,16 @@ def _temporary() -> Path:
 def _process_kept() -> Iterator[None]:
     """Undo what importing ultralytics does to everybody else in the process.
 
-    It sets OMP_NUM_THREADS=1, which child processes inherit, and replaces ``PIL.Image.open`` by
-    one that installs a package for a file it cannot read.
+    It sets OMP_NUM_THREADS=1, which child processes inherit, replaces ``PIL.Image.open`` by one
+    that installs a package for a file it cannot read, and changes how numpy shows numbers.
     """
     threads, opener = os.environ.get("OMP_NUM_THREADS"), Image.open
+    shown: dict[str, Any] = dict(np.get_printoptions())
     try:
         yield
     finally:
         Image.open = opener
+        np.set_printoptions(**shown)
         if threads is None:
             os.environ.pop("OMP_NUM_THREADS", None)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,7 +112,7 @@ def learn(
     from backend.vision.detection.trainer import Limits, make_trainer
 
     limits = Limits(how.seconds, report, cancelled)
-    with tempfile.TemporaryDirectory(prefix="prelabel-training-") as folder:
+    with threads_kept(), tempfile.TemporaryDirectory(prefix="prelabel-training-") as folder:
         trainer = make_trainer(
             deepcopy(network.module),
             network.plan.family == QUERIES,
@@ -131,6 +132,18 @@ def learn(
     if limits.was_cancelled:
         raise Cancelled("Training was cancelled; the live version stays as it was.")
     return _trained(trainer, network)
+
+
+@contextmanager
+def threads_kept() -> Iterator[None]:
+    """As many threads afterwards as before; ultralytics leaves one processor free."""
+    import torch
+
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _trained(trainer: Any, network: Network) -> Network:
