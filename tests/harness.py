@@ -20,6 +20,8 @@ from backend.demo.studio import Program, free_port
 
 Json = dict[str, Any]
 SECONDS = 90.0
+ROUND_SECONDS = 300.0
+"""A round that trains a detector takes a minute or two where other programs run."""
 CHOICES = """
 <View>
   <Image name="image" value="$image"/>
@@ -116,7 +118,7 @@ class Backend:
             seen = state["labels"] >= labels and not state["waiting"]
             return state if seen and state["version"] != version else {}
 
-        found: Json = until(f"round of {number}: {self.project(number)}", check)
+        found: Json = until(f"round of {number}: {self.project(number)}", check, ROUND_SECONDS)
         return found
 
     def learn(self, number: int, labels: int, version: str = "") -> Json:
