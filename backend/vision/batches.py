@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
@@ -50,9 +51,31 @@ def in_batches(
     if threads == 1 or len(parts) < 2:
         rows = [run(part) for part in parts]
     else:
-        with ThreadPoolExecutor(threads, initializer=partial(torch.set_num_threads, 1)) as pool:
+        with single_threads(threads) as pool:
             rows = list(pool.map(run, parts))
     return np.concatenate(rows) if rows else np.zeros((0, dim), dtype=np.float32)
+
+
+def single_threads(count: int) -> ThreadPoolExecutor:
+    """As many threads as torch uses, in each of which torch computes alone.
+
+    ``torch.set_num_threads`` tells the calling thread, and all that start later: without care the
+    next thread of a server, and everything it trains and converts, would have one processor left.
+
+    Args:
+        count: ``torch.get_num_threads()`` of the caller; later threads keep it.
+    """
+    return ThreadPoolExecutor(count, initializer=partial(_compute_alone, count))
+
+
+def _compute_alone(others: int) -> None:
+    import torch
+
+    torch.get_num_threads()  # else the first operation sets the number once more
+    torch.set_num_threads(1)
+    later = threading.Thread(target=torch.set_num_threads, args=(others,))
+    later.start()
+    later.join()
 
 
 def _parts(items: Sequence[T], threads: int, most: int) -> list[Sequence[T]]:

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from backend.vision.runtime import TIMES, Floats, Outputs, Runner, TorchRunner, fastest
+from backend.vision.runtime import Floats, Outputs, Runner, TorchRunner, fastest
+from backend.vision.runtime.times import TIMES
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU runs torch itself")
 
