@@ -75,6 +75,7 @@ class Control:
         kind: what it is answered with.
         multiple: several labels may be right at once.
         threshold: confidence below which a label is left out of the result, 0 to 1.
+        smart: its smart tool asks for suggestions while somebody draws.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Control:
     kind: Kind = "choices"
     multiple: bool = False
     threshold: float = 0.0
+    smart: bool = False
 
     @property
     def label_names(self) -> tuple[str, ...]:

@@ -136,6 +136,7 @@ def _control(tag: Element, image: Element) -> Control:
         kind=SERVED[tag.tag],
         multiple=tag.tag == "Choices" and MODES[tag.get("choice", "single")],
         threshold=_threshold(tag),
+        smart=tag.tag != "Choices" and _on(tag, "smart"),
     )
 
 

@@ -55,6 +55,7 @@ def shown(control: Control, card: Card) -> dict[str, Any]:
         "type": TYPES[control.kind],
         **({"choice": "multiple" if control.multiple else "single"} if choices(control) else {}),
         "labels": list(control.label_names),
+        **({} if choices(control) else {"smart": control.smart}),
         **known,
     }
 

@@ -11,7 +11,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 from backend.errors import Busy, Cancelled, NotThere, PrelabelError, StoreError, UsageError
 from backend.label_studio.protocol import nothing_known, project_of
 from backend.loop.connection import created_at, same_server
-from backend.loop.workers import JobFailed, Lane, WorkerProcess
+from backend.loop.workers import ANSWERING, TRAINING, JobFailed, Lane, WorkerProcess
 from backend.settings import Settings
 from backend.store.files import read_json, write_json
 from backend.store.projects import ProjectRecord, Projects
@@ -60,6 +60,7 @@ class Watched:
         waiting: labels that no version has seen.
         failures: rounds that failed in a row.
         cleaning: predictions of retired versions are being removed.
+        warmed: what smart tools were made ready for; None before that.
         awake: set by whatever wakes it.
         ready: set once there is a version.
     """
@@ -79,6 +80,7 @@ class Watched:
     waiting: int = 0
     failures: int = 0
     cleaning: bool = False
+    warmed: str | None = None
     awake: asyncio.Event = field(default_factory=asyncio.Event)
     ready: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -122,10 +124,10 @@ class Service:
         self._projects = Projects(settings.home)
         self._watched: dict[str, Watched] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._rounds = Lane(settings.workers)
-        self._predictions = Lane(1)
+        self._rounds = Lane(settings.workers, TRAINING)
+        self._predictions = Lane(1, ANSWERING)
         self._looking: asyncio.Task[None] | None = None
-        self._cleaning: set[asyncio.Task[None]] = set()
+        self._asides: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Know the projects of the home folder, and look at each."""
@@ -134,7 +136,7 @@ class Service:
 
     async def stop(self) -> None:
         """End everything; what was under way is done again at the next start."""
-        running = [*self._tasks.values(), *self._cleaning]
+        running = [*self._tasks.values(), *self._asides]
         running += [self._looking] if self._looking else []
         for task in running:
             task.cancel()
@@ -346,9 +348,17 @@ class Service:
         self._refresh(watched)
         if cleanup and len(outcome["versions"]) > 1 and not watched.cleaning:
             watched.cleaning = True
-            task = asyncio.create_task(self._cleanup(watched))
-            self._cleaning.add(task)
-            task.add_done_callback(self._cleaning.discard)
+            self._aside(self._cleanup(watched))
+        smart = any(control.get("smart") for control in outcome["controls"])
+        if smart and watched.warmed != watched.live:
+            watched.warmed = watched.live
+            self._aside(self._warm(watched))
+
+    def _aside(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something beside the loops; it ends with the service."""
+        task = asyncio.create_task(work)
+        self._asides.add(task)
+        task.add_done_callback(self._asides.discard)
 
     def _failed(self, watched: Watched, error: str, forced: bool) -> None:
         if error != watched.error:
@@ -376,6 +386,15 @@ class Service:
             log.warning("project %s: old predictions stay for now: %s", watched.record.id, error)
         finally:
             watched.cleaning = False
+
+    async def _warm(self, watched: Watched) -> None:
+        """Load what smart tools need; the first click else waits for a process and its models."""
+        job = {"job": "warm", "project": watched.record.id, "version": watched.live}
+        try:
+            async with self._predictions.worker() as worker:
+                await worker.run(job)
+        except PrelabelError as error:
+            log.warning("project %s: smart tools start slowly: %s", watched.record.id, error)
 
     def _refresh(self, watched: Watched) -> None:
         """The live version as the store has it: a round that failed may have made one."""

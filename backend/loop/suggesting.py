@@ -65,6 +65,23 @@ def suggest(
     return regions
 
 
+def warm(model: Model | None) -> None:
+    """Load all that the first suggestion needs, so that it comes as quickly as the others.
+
+    Args:
+        model: the live version's, where there is one.
+    """
+    from PIL import Image
+
+    from backend.vision.similar import similar_boxes
+
+    random = np.random.default_rng(0)
+    image = Image.fromarray(random.integers(0, 256, (640, 640, 3), dtype=np.uint8))
+    for finder in model.finders.values() if model else ():
+        finder.find([image], SURE)
+    similar_boxes(image, np.array([[0.4, 0.4, 0.5, 0.5]], dtype=np.float32), limit=MOST)
+
+
 def _like(
     model: Model | None, control: Control, image: Image.Image, drawn: Places, size: ImageSize
 ) -> Finding:

@@ -27,8 +27,6 @@ from backend.settings import read_settings
 log = logging.getLogger("prelabel")
 Body = bytes
 Tell = Callable[[frames.Header], None]
-NICENESS = 10
-"""Behind the server: an annotator's click waits for that one, never for training."""
 
 
 class Worker:
@@ -62,6 +60,9 @@ class Worker:
                 return self._cleanup(header), b""
             case "predict":
                 return self._predict(body)
+            case "warm":
+                self._warm(header)
+                return {}, b""
         raise ValueError(f"unknown job {header['job']!r}")
 
     def _round(self, header: frames.Header) -> Any:
@@ -93,6 +94,12 @@ class Worker:
         connection = self._resources.connection(record)
         return retire(connection, versions.live() or "", versions.names(), header["seconds"])
 
+    def _warm(self, header: frames.Header) -> None:
+        from backend.loop.suggesting import warm
+
+        record, version = self._resources.projects.get(header["project"]), header["version"]
+        warm(self._resources.model(record, version) if version else None)
+
     def _predict(self, body: Body) -> tuple[Any, Body]:
         from backend.loop.answering import answer
 
@@ -106,7 +113,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for chatty in ("httpx", "httpcore"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    os.nice(NICENESS)
+    os.nice(int(sys.argv[1]))
     jobs: queue.SimpleQueue[tuple[frames.Header, Body]] = queue.SimpleQueue()
     worker = Worker(Resources(read_settings()), partial(_tell, answers))
     threading.Thread(target=_work, args=(worker, jobs, answers), daemon=True).start()

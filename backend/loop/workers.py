@@ -18,6 +18,8 @@ log = logging.getLogger("prelabel")
 Tell = Callable[[str, float, str], None]
 PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 """Threads that wait for each other sleep: spinning, two busy processes slow each other manifold."""
+TRAINING, ANSWERING = 10, 5
+"""How far processes stand back (``nice``): a click never waits for training."""
 
 
 def _silent(state: str, progress: float, detail: str) -> None:
@@ -25,9 +27,14 @@ def _silent(state: str, progress: float, detail: str) -> None:
 
 
 class WorkerProcess:
-    """One process; one job at a time. It reads its settings from the same environment."""
+    """One process; one job at a time. It reads its settings from the same environment.
 
-    def __init__(self) -> None:
+    Args:
+        niceness: how far it stands back behind others.
+    """
+
+    def __init__(self, niceness: int = TRAINING) -> None:
+        self._niceness = niceness
         self._process: asyncio.subprocess.Process | None = None
         self._numbers = itertools.count()
         self._running: int | None = None
@@ -77,6 +84,7 @@ class WorkerProcess:
                 sys.executable,
                 "-m",
                 "backend.loop.worker",
+                str(self._niceness),
                 env={**os.environ, **PATIENT},
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
@@ -109,10 +117,11 @@ class Lane:
 
     Args:
         count: how many run at the same time.
+        niceness: how far they stand back behind others.
     """
 
-    def __init__(self, count: int) -> None:
-        self._all = [WorkerProcess() for _ in range(count)]
+    def __init__(self, count: int, niceness: int) -> None:
+        self._all = [WorkerProcess(niceness) for _ in range(count)]
         self._free: asyncio.LifoQueue[WorkerProcess] = asyncio.LifoQueue()
         for worker in self._all:
             self._free.put_nowait(worker)

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
+from backend.loop.workers import ANSWERING
 from backend.vision.detection.example import Example
 from tests.conftest import MakeBackend
 from tests.drawn import Drawing, Thing, drawing
@@ -247,13 +249,15 @@ def interactive(lab: Lab, connection: Json, task: int, region: Json) -> list[Jso
 def test_one_drawn_object_brings_the_similar_ones_before_anything_is_learned(
     lab: Lab, finder: Backend, config: str, shape: Callable[[Thing], Json]
 ) -> None:
-    project = lab.project(config, title="smart tools")
+    smart = config.replace('toName="image"', 'toName="image" smart="true"')
+    project = lab.project(smart, title="smart tools")
     how: dict[str, Any] = {"labels": ("disc",), "most": 9, "radius": (18, 26)}
     pictures = [drawing(number, (640, 480), **how) for number in range(12)]
     busy = max(pictures, key=lambda picture: len(picture.things))
     (task,) = lab.add_raw(project, [data_uri(busy.png())])
     connection = lab.connect(project, finder.url, is_interactive=True)
     finder.settled(project)
+    until("a process is ready for the first object", lambda: answering(finder))
     first, *others = busy.things
     regions = interactive(lab, connection, task, shape(first))
     assert regions
@@ -265,6 +269,12 @@ def test_one_drawn_object_brings_the_similar_ones_before_anything_is_learned(
     (kind,) = {region["type"] for region in regions}
     assert kind == shape(first)["type"]
     assert "drawn" not in {region["id"] for region in regions}
+
+
+def answering(backend: Backend) -> bool:
+    """Whether the process that answers was started, which nothing has asked yet."""
+    server = psutil.Process(backend.pid)
+    return any(child.nice() == server.nice() + ANSWERING for child in server.children())
 
 
 def test_boxes_land_right_in_pictures_that_cameras_hold_sideways(lab: Lab, finder: Backend) -> None:

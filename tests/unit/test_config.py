@@ -117,12 +117,13 @@ def test_a_config_that_cannot_be_meant_is_refused(xml: str) -> None:
 )
 def test_boxes_and_points_become_controls(tag: str, kind: str) -> None:
     body = (
-        f'<{tag} name="c" toName="image" model_score_threshold="0.4" model_object_size="5">'
-        '<Label value="apple" predicted_values="apple, pomaceous fruit" hint="round"/>'
+        f'<{tag} name="c" toName="image" model_score_threshold="0.4" model_object_size="5" '
+        'smart="true"><Label value="apple" predicted_values="apple, pomaceous fruit" hint="round"/>'
         f'<Label value="Pear" alias="pear" model_object_size="8"/><Label value="apple"/></{tag}>'
     )
     (control,) = read_config(view(IMAGE + body)).controls
     assert (control.kind, control.threshold, control.multiple) == (kind, 0.4, False)
+    assert control.smart
     assert control.label_names == ("apple", "pear")
     assert control.labels[0].words == ("apple", "pomaceous fruit")
     assert [label.extent for label in control.labels] == [0.05, 0.08]

@@ -31,7 +31,7 @@ OWNERS = {
         "backend/vision/detection/trainer.py",  # subclasses of its trainer
     },
     "open_clip": {"backend/vision/clip.py"},
-    "openvino": {"backend/vision/runtime.py"},
+    "openvino": {"backend/vision/runtime/vino.py"},
     "label_studio_sdk": {"backend/label_studio/client.py"},
     "label_studio_ml": {"backend/server/stock.py"},
     "sqlite3": {"backend/vision/cache.py"},
