@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -135,6 +134,9 @@ def extent(folder: Path, label: str) -> float:
 def by_hand(
     options: Any, labels: tuple[str, ...], few: Sequence[Sample], held: Sequence[Sample]
 ) -> tuple[float, float, float]:
+    import torch
+
+    threads = torch.get_num_threads()  # ultralytics leaves one processor free
     ultralytics = quiet_ultralytics()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -142,7 +144,7 @@ def by_hand(
         epochs: list[float] = []
         plain(ultralytics, options.weights, data, folder / "two", epochs=2, timed=epochs)
         seconds = epochs[-1] * EPOCHS
-        model = plain(ultralytics, options.weights, data, folder / "all", EPOCHS, hasten=True)
+        model = plain(ultralytics, options.weights, data, folder / "all", EPOCHS, hasten=threads)
     images = [np.asarray(sample.read())[..., ::-1] for sample in held]
     speed = per_second(lambda: [model.predict(i, verbose=False) for i in images], len(images))
     found = [model.predict(i, verbose=False, conf=0.02)[0].boxes for i in images]
@@ -157,14 +159,14 @@ def plain(
     data: Path,
     folder: Path,
     epochs: int,
-    hasten: bool = False,
+    hasten: int = 0,
     timed: list[float] | None = None,
 ) -> Any:
     model = ultralytics.YOLO(str(weights))
     if timed is not None:
         model.add_callback("on_fit_epoch_end", lambda trainer: timed.append(trainer.epoch_time))
     if hasten:
-        model.add_callback("on_pretrain_routine_end", quicker)
+        model.add_callback("on_pretrain_routine_end", partial(quicker, threads=hasten))
     model.train(
         data=str(data),
         epochs=epochs,
@@ -177,12 +179,12 @@ def plain(
     return ultralytics.YOLO(str(next(folder.rglob("last.pt"))))
 
 
-def quicker(trainer: Any) -> None:
+def quicker(trainer: Any, threads: int) -> None:
     import torch
 
     from backend.vision.detection import trainer as mine
 
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(threads)
     if mine._quick_in_half_precision():
         model = trainer.model.to(memory_format=torch.channels_last)
         model._predict_once = partial(mine._in_half_precision, model._predict_once)

@@ -20,7 +20,7 @@ import pytest
 from backend.errors import Cancelled
 from backend.learning.detection import judge
 from backend.vision.detection.example import Example
-from backend.vision.detection.learn import learn, recipe
+from backend.vision.detection.learn import BACKBONE, EDGES, learn, recipe
 from backend.vision.detection.network import SMALL, Network, adapted, load_base
 from backend.vision.detection.points import boxes_around, only_centres, side_of
 from tests.drawn import Drawing
@@ -226,6 +226,18 @@ def test_recipes_grow_with_the_images_and_halve_when_warm(start: Network) -> Non
     warm = recipe(start, many, 320, warm=True, seconds=60, seed=1)
     assert (warm.iterations, warm.rate) == (cold.iterations // 2, cold.rate / 2)
     assert cold.freeze == 0  # what starts from nothing has nothing to keep
+
+
+def test_pretrained_weights_keep_what_they_know(start: Network, rtdetr: Network) -> None:
+    def kept(network: Network, count: int, known: bool, warm: bool = False) -> int:
+        given = Network(network.module, replace(network.plan, pretrained=True))
+        marked = examples(drawings(1, 0, *DISC), DISC) * count
+        return recipe(given, marked, 320, warm, seconds=60, seed=1, known=known).freeze
+
+    assert kept(start, 10, known=True) == BACKBONE
+    assert kept(start, 100, known=True) == kept(start, 10, known=False) == EDGES
+    assert kept(start, 10, known=True, warm=True) == EDGES
+    assert kept(rtdetr, 10, known=True) == 0
 
 
 # -- points ----------------------------------------------------------------------------------
