@@ -98,6 +98,7 @@ class Worker:
         from backend.loop.suggesting import warm
 
         record, version = self._resources.projects.get(header["project"]), header["version"]
+        self._resources.pictures(record)  # Label Studio's SDK takes a while too
         warm(self._resources.model(record, version) if version else None)
 
     def _predict(self, body: Body) -> tuple[Any, Body]:

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from backend.vision.detection.found import best_apart
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -167,36 +169,6 @@ def side_around(image: Image.Image, points: Points) -> float:
     for x, y in np.clip(points, 0, 1) * (wide, high):
         scores += [_stands_out(lab, float(x), float(y), float(side)) for side in sides]
     return float(sides[int(scores.argmax())] / max(high, wide))
-
-
-def best_apart(
-    boxes: Boxes, scores: Array, overlap: float, limit: int, inside: float = 1.0
-) -> npt.NDArray[np.intp]:
-    """Greedy non-maximum suppression.
-
-    Args:
-        boxes: (n, 4) x0 y0 x1 y1.
-        scores: (n,).
-        overlap: IoU above which the lower of two boxes goes.
-        limit: the most boxes that stay.
-        inside: it also goes where the smaller box has more than this share in common.
-
-    Returns:
-        places of those that stay, best first.
-    """
-    areas = np.maximum(boxes[:, 2:] - boxes[:, :2], 0).prod(axis=1)
-    left = np.argsort(-scores, kind="stable")
-    kept: list[int] = []
-    while len(left) and len(kept) < limit:
-        best, left = left[0], left[1:]
-        kept.append(int(best))
-        low = np.maximum(boxes[best, :2], boxes[left, :2])
-        high = np.minimum(boxes[best, 2:], boxes[left, 2:])
-        common = np.maximum(high - low, 0).prod(axis=1)
-        union = areas[best] + areas[left] - common
-        smaller = np.minimum(areas[best], areas[left])
-        left = left[(common <= overlap * union) & (common <= inside * smaller)]
-    return np.array(kept, dtype=np.intp)
 
 
 def _checked(examples: Boxes) -> Boxes:

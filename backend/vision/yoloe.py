@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from backend.errors import EncoderError
 from backend.vision.batches import device_here
-from backend.vision.similar import best_apart
+from backend.vision.detection.found import best_apart
 from backend.vision.slim import MOST
 from backend.vision.ultralytics_models import load_checkpoint
 

@@ -12,7 +12,6 @@ from backend.vision.similar import (
     Boxes,
     Points,
     Similar,
-    best_apart,
     similar_boxes,
     similar_points,
 )
@@ -260,12 +259,3 @@ def test_points_that_cannot_be_used_are_refused() -> None:
         similar_points(ground(), np.zeros((0, 2), dtype=np.float32))
     with pytest.raises(ValueError, match="above 0"):
         similar_points(ground(), np.array([[0.5, 0.5]], dtype=np.float32), 0.0)
-
-
-def test_of_boxes_on_each_other_the_best_stays() -> None:
-    boxes = array([[0, 0, 10, 10], [1, 1, 11, 11], [20, 0, 30, 10], [2, 2, 6, 6], [0, 0, 0, 0]])
-    scores = np.array([0.5, 0.9, 0.1, 0.8, 0.05], dtype=np.float32)
-    assert best_apart(boxes, scores, 0.3, 9).tolist() == [1, 3, 2, 4]
-    assert best_apart(boxes, scores, 0.3, 9, 0.6).tolist() == [1, 2, 4]
-    assert best_apart(boxes, scores, 0.3, 1).tolist() == [1]
-    assert best_apart(boxes[:0], scores[:0], 0.3, 9).tolist() == []

@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from backend.vision.detection.found import NOTHING, Found, iou, suppress, suppress_centres
+from backend.vision.detection.found import (
+    NOTHING,
+    Found,
+    best_apart,
+    iou,
+    suppress,
+    suppress_centres,
+)
 
 OVERLAPS = [
     # x0 y0 x1 y1, and how much of both it shares with (0, 0, 2, 2)
@@ -125,3 +132,15 @@ def test_finds_can_be_picked_by_mask_and_by_index() -> None:
     assert found.only(np.array([1, 0])).confidence.tolist() == pytest.approx([0.8, 0.9])
     np.testing.assert_allclose(found.centres, [[0.25, 0.5], [0.75, 0.75]])
     assert (len(found), len(NOTHING)) == (2, 0)
+
+
+def test_of_boxes_on_each_other_the_best_stays() -> None:
+    boxes = np.array(
+        [[0, 0, 10, 10], [1, 1, 11, 11], [20, 0, 30, 10], [2, 2, 6, 6], [0, 0, 0, 0]],
+        dtype=np.float32,
+    )
+    scores = np.array([0.5, 0.9, 0.1, 0.8, 0.05], dtype=np.float32)
+    assert best_apart(boxes, scores, 0.3, 9).tolist() == [1, 3, 2, 4]
+    assert best_apart(boxes, scores, 0.3, 9, 0.6).tolist() == [1, 2, 4]
+    assert best_apart(boxes, scores, 0.3, 1).tolist() == [1]
+    assert best_apart(boxes[:0], scores[:0], 0.3, 9).tolist() == []
