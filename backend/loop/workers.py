@@ -16,8 +16,9 @@ from backend.loop import frames
 
 log = logging.getLogger("prelabel")
 Tell = Callable[[str, float, str], None]
-PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""Threads that wait for each other sleep: spinning, two busy processes slow each other manifold."""
+FRUGAL = {"OMP_WAIT_POLICY": "PASSIVE", "MALLOC_ARENA_MAX": "2"}
+"""Threads that wait for each other sleep: spinning, two busy processes slow each other manifold.
+What threads gave back is used again: else each round's new threads took 10 MB more, for ever."""
 TRAINING, ANSWERING = 10, 5
 """How far processes stand back (``nice``): a click never waits for training."""
 
@@ -85,7 +86,7 @@ class WorkerProcess:
                 "-m",
                 "backend.loop.worker",
                 str(self._niceness),
-                env={**os.environ, **PATIENT},
+                env={**os.environ, **FRUGAL},
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
             )

@@ -129,7 +129,20 @@ def convert(network: Any, example: Floats) -> Any:
         image = torch.from_numpy(example[:1])
         traced = torch.jit.trace(network, image, check_trace=False, strict=False)
         frozen = torch.jit.freeze(traced.eval())
-        return openvino_itself().convert_model(frozen, example_input=image, share_weights=False)
+        try:
+            return openvino_itself().convert_model(frozen, example_input=image, share_weights=False)
+        finally:
+            _forget_traces()
+
+
+def _forget_traces() -> None:
+    """Torch keeps all it ever traced, weights too: 10 to 40 MB a round (as its own tests do it)."""
+    import torch
+
+    with suppress(AttributeError):  # none of it is promised
+        torch._C._jit_clear_class_registry()
+        torch.jit._state._clear_class_state()
+        torch.jit._recursive.concrete_type_store = torch.jit._recursive.ConcreteTypeStore()
 
 
 def read(file: Path) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import socket
 import subprocess
@@ -16,6 +17,7 @@ import torch
 
 from backend.vision.runtime import Floats, Outputs, Runner, TorchRunner, fastest
 from backend.vision.runtime.times import TIMES
+from backend.vision.runtime.vino import convert
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU runs torch itself")
 
@@ -258,3 +260,16 @@ def test_importing_costs_nothing_and_converting_reports_to_nobody() -> None:
         [sys.executable, "-c", CONVERTED], capture_output=True, text=True, check=False
     )
     assert done.stdout.strip() == "done", done.stderr
+
+
+def test_converted_networks_are_not_kept_by_torch() -> None:
+    """Torch's tracer would keep each one's weights for ever."""
+    convert(Tiny(), noise(SHAPES[0]))
+    before = kept_classes()
+    convert(Tiny(), noise(SHAPES[0]))
+    assert kept_classes() == before
+
+
+def kept_classes() -> int:
+    gc.collect()
+    return sum(issubclass(type(kept), type) for kept in gc.get_objects())
