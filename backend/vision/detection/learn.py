@@ -73,7 +73,7 @@ def recipe(
     """
     count = len(examples)
     pretrained = network.plan.pretrained
-    iterations = min(1500, 100 + 5 * count) if pretrained else min(4000, 350 + 5 * count)
+    iterations = min(1500, 100 + 10 * count) if pretrained else min(4000, 350 + 5 * count)
     return Recipe(
         iterations=iterations // 2 if warm else iterations,
         batch=8 if pretrained else 4,
