@@ -182,10 +182,11 @@ def plain(
 def quicker(trainer: Any, threads: int) -> None:
     import torch
 
+    from backend.vision.batches import computes_bf16
     from backend.vision.detection import trainer as mine
 
     torch.set_num_threads(threads)
-    if mine._quick_in_half_precision():
+    if computes_bf16():
         model = trainer.model.to(memory_format=torch.channels_last)
         model._predict_once = partial(mine._in_half_precision, model._predict_once)
         trainer.add_callback("on_model_save", lambda trainer: None)

@@ -25,6 +25,13 @@ def device_here() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def computes_bf16() -> bool:
+    """Whether the processor computes bfloat16 itself; emulated it is slower than float32."""
+    import torch
+
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
 def in_batches(
     encode: Callable[[Sequence[T]], Vectors], items: Sequence[T], dim: int, device: str
 ) -> Vectors:

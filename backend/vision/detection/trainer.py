@@ -20,6 +20,7 @@ from ultralytics.models.rtdetr.train import RTDETRTrainer
 from ultralytics.models.yolo.detect.train import DetectionTrainer
 from ultralytics.utils import LOGGER, callbacks
 
+from backend.vision.batches import computes_bf16
 from backend.vision.detection.example import Example
 from backend.vision.detection.letterbox import scaled
 
@@ -285,7 +286,7 @@ def make_trainer(
     )
     Threads(threads if arguments["device"] == "cpu" else 1).add_to(trainer)
     trainer.model = module.to(memory_format=torch.channels_last)
-    if arguments["device"] == "cpu" and _quick_in_half_precision():
+    if arguments["device"] == "cpu" and computes_bf16():
         module._predict_once = partial(_in_half_precision, module._predict_once)
     return trainer
 
@@ -303,11 +304,6 @@ def _label(name: str, example: Example) -> dict[str, Any]:
         "normalized": True,
         "bbox_format": "xywh",
     }
-
-
-def _quick_in_half_precision() -> bool:
-    """Whether this processor computes bfloat16 itself; emulated it would be slower."""
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def _in_half_precision(forward: Callable[..., Any], *inputs: Any) -> Any:

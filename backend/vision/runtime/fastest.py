@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from backend.vision.batches import device_here
+from backend.vision.batches import computes_bf16, device_here
 from backend.vision.runtime import times, vino
 from backend.vision.runtime.runner import Floats, Kind, Outputs, Runner, TorchRunner, threads_here
 
@@ -156,14 +156,7 @@ def _two(example: Floats) -> Floats:
 
 
 def _kinds(half: bool) -> list[Kind]:
-    return ["openvino", "openvino-bf16"] if half and _computes_bf16() else ["openvino"]
-
-
-def _computes_bf16() -> bool:
-    """Whether the processor computes bfloat16 itself; emulated it is slower."""
-    import torch
-
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return ["openvino", "openvino-bf16"] if half and computes_bf16() else ["openvino"]
 
 
 def _difference(given: Outputs, expected: Outputs) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -70,3 +71,14 @@ def tiny_yolo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = folder / "made-cls.pt"
     torch.save({"model": network.half(), "train_args": {"imgsz": YOLO_SIDE}}, path)
     return path
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who connects fails."""
+
+    def refuse(*given: object, **named: object) -> None:
+        raise AssertionError(f"a connection to {given[1:]}")
+
+    for name in ("connect", "connect_ex"):
+        monkeypatch.setattr(socket.socket, name, refuse)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import socket
 import subprocess
 import sys
 import threading
@@ -19,20 +18,12 @@ from backend.vision.runtime import Floats, Outputs, Runner, TorchRunner, fastest
 from backend.vision.runtime.times import TIMES
 from backend.vision.runtime.vino import convert
 
-pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU runs torch itself")
+pytestmark = [
+    pytest.mark.usefixtures("offline"),
+    pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU runs torch itself"),
+]
 
 SHAPES = ((1, 3, 32, 32), (1, 3, 48, 80), (2, 3, 33, 31), (1, 3, 8, 160))
-
-
-@pytest.fixture(autouse=True)
-def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who connects fails."""
-
-    def refuse(*given: object, **named: object) -> None:
-        raise AssertionError(f"a connection to {given[1:]}")
-
-    for name in ("connect", "connect_ex"):
-        monkeypatch.setattr(socket.socket, name, refuse)
 
 
 class Tiny(torch.nn.Module):  # type: ignore[misc]
