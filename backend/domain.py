@@ -75,6 +75,9 @@ class Control:
         kind: what it is answered with.
         multiple: several labels may be right at once.
         threshold: confidence below which a label is left out of the result, 0 to 1.
+        precision: share of right answers wanted of those that are shown; None: the setting's.
+        accept_error: share of wrong answers allowed among those accepted without a person; 0:
+            none are accepted; None: the setting's.
         smart: its smart tool asks for suggestions while somebody draws.
     """
 
@@ -85,6 +88,8 @@ class Control:
     kind: Kind = "choices"
     multiple: bool = False
     threshold: float = 0.0
+    precision: float | None = None
+    accept_error: float | None = None
     smart: bool = False
 
     @property
@@ -104,6 +109,7 @@ class Task:
         answers: by control of choices, what a person chose; a control nobody was asked is absent.
         places: by control of boxes or points, what a person marked; absent where nobody looked.
         asked: by control name, labels that existed when the answer was given.
+        accepted: Prelabel itself answered it, and nobody changed that: it teaches nothing.
     """
 
     id: int
@@ -112,6 +118,7 @@ class Task:
     answers: Mapping[str, Answer] | None = None
     places: Mapping[str, Places] | None = None
     asked: Mapping[str, frozenset[str]] | None = None
+    accepted: bool = False
 
     @property
     def labeled(self) -> bool:

@@ -27,6 +27,9 @@ class Settings:
         retrain_after: new or changed labels that start a round.
         quiet_seconds: a round starts as well when labels are new and nobody labeled for so long.
         poll_seconds: how often Label Studio is asked although nothing woke the loop.
+        precision: share of right answers wanted of the pre-annotations that are shown, 0 to 1.
+        accept_error: share of wrong answers allowed among predictions that become annotations
+            without a person; 0: none do.
         workers: processes that may run rounds of different projects at the same time.
         user: name for basic auth; empty: no auth.
         password: password for basic auth.
@@ -47,6 +50,8 @@ class Settings:
     retrain_after: int = 10
     quiet_seconds: float = 30.0
     poll_seconds: float = 60.0
+    precision: float = 0.9
+    accept_error: float = 0.0
     workers: int = 1
     user: str = ""
     password: str = field(default="", repr=False)
@@ -81,6 +86,8 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         retrain_after=_whole(env, "PRELABEL_RETRAIN_AFTER", 10, least=1),
         quiet_seconds=_number(env, "PRELABEL_RETRAIN_QUIET", 30.0),
         poll_seconds=_number(env, "PRELABEL_POLL", 60.0, least=0.2),
+        precision=_share(env, "PRELABEL_PRECISION", 0.9),
+        accept_error=_share(env, "PRELABEL_ACCEPT_ERROR", 0.0),
         workers=_whole(env, "PRELABEL_WORKERS", 1, least=1),
         user=env.get("PRELABEL_USER", ""),
         password=_password(env),
@@ -125,6 +132,17 @@ def _number(env: Mapping[str, str], name: str, default: float, least: float = 0.
         value = float("nan")
     if not least <= value < float("inf"):
         raise UsageError(f"{name} must be a number of seconds of at least {least:g}, not {text!r}.")
+    return value
+
+
+def _share(env: Mapping[str, str], name: str, default: float) -> float:
+    text = env.get(name, "").strip()
+    try:
+        value = float(text) if text else default
+    except ValueError:
+        value = float("nan")
+    if not 0 <= value < 1:
+        raise UsageError(f"{name} must be a share from 0 to below 1, such as 0.05, not {text!r}.")
     return value
 
 

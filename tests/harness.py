@@ -147,6 +147,20 @@ class Lab:
     def close(self) -> None:
         self.http.close()
 
+    def colleague(self, email: str) -> Lab:
+        """Somebody else, who followed an invitation and works in the browser."""
+        other = Lab(self.url, "")
+        del other.http.headers["Authorization"]
+        page = self.call("GET", "/api/invite")["invite_url"]
+        other.http.get(page)
+        form = {"csrfmiddlewaretoken": other.http.cookies["csrftoken"], "email": email}
+        here = {"Referer": self.url + page}
+        answer = other.http.post(page, data={**form, "password": "open sesame"}, headers=here)
+        assert answer.status_code == 302, answer.text[:500]
+        other.http.headers.update({"X-CSRFToken": other.http.cookies["csrftoken"], **here})
+        other.truth = self.truth
+        return other
+
     def call(self, method: str, path: str, **more: Any) -> Any:
         answer = self.http.request(method, path, **more)
         assert answer.status_code < 300, (

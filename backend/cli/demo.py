@@ -21,6 +21,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--keep", action="store_true", help="leave Label Studio and the backend running"
     )
+    parser.add_argument(
+        "--compare",
+        action=argparse.BooleanOptionalAction,
+        help="label the same images in random order as well, in a second project "
+        "(on for classification; boxes and points then take twice as long)",
+    )
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -32,7 +38,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     script = SCRIPTS[options.task]()
     labels = options.labels or script.labels
-    demo = Demo(script, labels, options.keep, options.seed, lambda line: say(line, options))
+    compare = script.compare if options.compare is None else options.compare
+    demo = Demo(
+        script, labels, options.keep, compare, options.seed, lambda line: say(line, options)
+    )
     return demo.play()
 
 

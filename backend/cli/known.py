@@ -43,6 +43,13 @@ def find(settings: Settings, named: str) -> ProjectRecord:
     raise NotThere(f"{what} Connected here: {known}. Connect one with `prelabel connect PROJECT`.")
 
 
+def count(text: str) -> int:
+    """How many are wanted, as an argument."""
+    if not text.isdigit() or not 1 <= int(text) <= 1000:
+        raise argparse.ArgumentTypeError("a whole number from 1 to 1000")
+    return int(text)
+
+
 def folder(settings: Settings, record: ProjectRecord) -> Path:
     """Where a project's files are."""
     return Projects(settings.home).folder(record.id)

@@ -12,7 +12,10 @@ from typing import Any
 
 from backend.errors import PrelabelError, UsageError
 
-COMMANDS = ("demo", "serve", "connect", "status", "train", "versions", "promote", "rollback")
+COMMANDS = (
+    *("demo", "serve", "connect", "status", "train", "versions", "promote", "rollback"),
+    *("label-errors", "similar"),
+)
 INTERRUPTED = 130
 
 
@@ -27,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     _log_to_stderr(options.debug)
-    command = importlib.import_module(f"backend.cli.{options.command}")
+    command = _module(options.command)
     try:
         figures = command.run(options)
     except KeyboardInterrupt:
@@ -50,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name in COMMANDS:
-        module = importlib.import_module(f"backend.cli.{name}")
+        module = _module(name)
         sub = commands.add_parser(
             name,
             help=module.HELP,
@@ -61,6 +64,10 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--debug", action="store_true", help="tracebacks and more to read")
         module.add_options(sub)
     return parser
+
+
+def _module(command: str) -> Any:
+    return importlib.import_module(f"backend.cli.{command.replace('-', '_')}")
 
 
 def _log_to_stderr(debug: bool) -> None:

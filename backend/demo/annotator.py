@@ -47,6 +47,12 @@ class Annotator:
         """The version that the project's queue follows."""
         return str(self._call("GET", f"/api/projects/{project}/").get("model_version") or "")
 
+    def tasks(self, project: int) -> list[Json]:
+        """All tasks of a project."""
+        query = {"project": project, "page_size": 1000, "include": "id,data"}
+        found: list[Json] = self._call("GET", "/api/tasks/", params=query)["tasks"]
+        return found
+
     def next(self, project: int) -> Json:
         """The task that Label Studio serves next."""
         found: Json = self._call("GET", f"/api/projects/{project}/next/")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import random
 import shutil
 import sys
 import tempfile
@@ -43,11 +44,25 @@ class Scenes:
 
 
 @dataclass
+class Shuffled:
+    """The same images in a project of their own, labeled in random order, to compare with.
+
+    Attributes:
+        project: its number.
+        tasks: still to label, in that order.
+    """
+
+    project: int
+    tasks: list[dict[str, Any]]
+
+
+@dataclass
 class Played:
     """What happened.
 
     Attributes:
-        curve: after each round: labels, accuracy, audit, version.
+        curve: after each round: labels, accuracy, audit, version; and ``random``, the accuracy
+            after as many labels in random order, where that was asked for.
         right: of every task the annotator did, whether its pre-annotation needed no correction;
             None where it had none.
     """
@@ -73,15 +88,19 @@ class Demo:
         script: what is played.
         labels: how many tasks the annotator does.
         keep: leave Label Studio and the backend running.
+        compare: label the same images in random order as well, in a project of their own.
         seed: of the drawings.
         say: told each line for people.
     """
 
-    def __init__(self, script: Script, labels: int, keep: bool, seed: int, say: Say) -> None:
+    def __init__(
+        self, script: Script, labels: int, keep: bool, compare: bool, seed: int, say: Say
+    ) -> None:
         self._script = script
         self._config = (CONFIGS / script.config).read_text(encoding="utf-8")
         self._labels = min(labels, script.pool)
         self._keep = keep
+        self._compare = compare
         self._seed = seed
         self._say = say
         self._folder = Path(tempfile.mkdtemp(prefix="prelabel-demo-"))
@@ -128,8 +147,18 @@ class Demo:
             annotator.upload(project, scenes.files)
             self._start_backend()
             annotator.connect(project, self._backend_url)
+            shuffled = self._shuffle(annotator, scenes) if self._compare else None
             self._say(f"Connected {self._backend_url}; the annotator starts.\n")
-            return self._annotate(annotator, project, scenes)
+            return self._annotate(annotator, project, scenes, shuffled)
+
+    def _shuffle(self, annotator: Annotator, scenes: Scenes) -> Shuffled:
+        """The same start for an annotator who takes the images as they come."""
+        project = annotator.create(f"{self._script.title} (random order)", self._config)
+        annotator.upload(project, scenes.files)
+        annotator.connect(project, self._backend_url)
+        tasks = annotator.tasks(project)
+        random.Random(self._seed).shuffle(tasks)  # noqa: S311 - no secret
+        return Shuffled(project, tasks)
 
     def _start_and_draw(self) -> Scenes:
         """Draw while Label Studio makes its database."""
@@ -177,39 +206,58 @@ class Demo:
         self._backend = Program(command, environment, self._folder / "backend.log")
         self._backend.wait_for(f"{self._backend_url}/health", 60, lambda waited: None)
 
-    def _annotate(self, annotator: Annotator, project: int, scenes: Scenes) -> Played:
+    def _annotate(
+        self, annotator: Annotator, project: int, scenes: Scenes, shuffled: Shuffled | None
+    ) -> Played:
         played = Played()
-        self._say(f"{'labels':>6}  {'against the truth':>17}  {'audit slice':<28} no correction")
-        self._round_done(annotator, project, scenes, played)
+        compared = f"{'random order':>14}" if shuffled else ""
+        self._say(
+            f"{'labels':>6}  {'against the truth':>17}{compared}  {'audit slice':<28} no correction"
+        )
+        self._round_done(annotator, project, scenes, played, shuffled)
         while len(played.right) < self._labels:
-            for _ in range(min(EVERY, self._labels - len(played.right))):
+            more = min(EVERY, self._labels - len(played.right))
+            for _ in range(more):
                 self._answer(annotator, project, scenes, played)
                 self._progress(f"{len(played.right):>6}  labeling …")
-            self._round_done(annotator, project, scenes, played)
+            if shuffled:
+                for task in shuffled.tasks[:more]:
+                    annotator.submit(task, self._script.answer(_truth(scenes, task)))
+                del shuffled.tasks[:more]
+            self._round_done(annotator, project, scenes, played, shuffled)
         return played
 
     def _answer(self, annotator: Annotator, project: int, scenes: Scenes, played: Played) -> None:
         task = annotator.next(project)
-        truth = scenes.truth[_stem(task["data"]["image"])]
+        truth = _truth(scenes, task)
         annotator.submit(task, self._script.answer(truth))
         regions = suggestion(task)
         played.right.append(None if regions is None else self._script.right(regions, truth))
 
     def _round_done(
-        self, annotator: Annotator, project: int, scenes: Scenes, played: Played
+        self,
+        annotator: Annotator,
+        project: int,
+        scenes: Scenes,
+        played: Played,
+        shuffled: Shuffled | None,
     ) -> None:
         """Wait for the round that has seen all labels, and measure its version."""
-        state = self._wait_for_round(annotator, project, len(played.right))
+        labels = len(played.right)
+        state = self._wait_for_round(annotator, project, labels)
         accuracy = self._accuracy(project, scenes)
         audit = {key: state["audit"][key] for key in ("n", "value", "low", "high")}
-        labels = len(played.right)
-        played.curve.append(
-            {"labels": labels, "accuracy": accuracy, "audit": audit, "version": state["version"]}
-        )
+        row = {"labels": labels, "accuracy": accuracy, "audit": audit, "version": state["version"]}
+        compared = ""
+        if shuffled:
+            self._wait_for_round(annotator, shuffled.project, labels)
+            row["random"] = self._accuracy(shuffled.project, scenes)
+            compared = f"{row['random']:>14.0%}"
+        played.curve.append(row)
         recent = played.right[-EVERY:]
         kept = f"{sum(map(bool, recent))} of {len(recent)}" if recent else ""
         self._progress("")
-        self._say(f"{labels:>6}  {accuracy:>17.0%}  {_interval(audit):<28} {kept}")
+        self._say(f"{labels:>6}  {accuracy:>17.0%}{compared}  {_interval(audit):<28} {kept}")
 
     def _wait_for_round(self, annotator: Annotator, project: int, labels: int) -> dict[str, Any]:
         deadline = time.monotonic() + ROUND_SECONDS
@@ -294,6 +342,10 @@ def _held_out(number: int, file: Path) -> dict[str, Any]:
     content = base64.b64encode(file.read_bytes()).decode()
     data = {"image": f"data:image/jpeg;base64,{content}"}
     return {"id": 10**9 + number, "name": file.stem, "data": data}
+
+
+def _truth(scenes: Scenes, task: dict[str, Any]) -> Any:
+    return scenes.truth[_stem(task["data"]["image"])]
 
 
 def _stem(address: str) -> str:

@@ -43,6 +43,7 @@ class Script(Protocol):
         held_out: images that are in no project: for the figure against the truth.
         labels: how many tasks are labeled unless told otherwise.
         settings: of the backend.
+        compare: the same images are labeled in random order as well, unless told otherwise.
     """
 
     task: str
@@ -53,6 +54,7 @@ class Script(Protocol):
     held_out: int
     labels: int
     settings: Mapping[str, str]
+    compare: bool
 
     def draw(self, count: int, seed: int) -> Iterator[Picture]:
         """The first pictures of a seed."""
@@ -80,6 +82,7 @@ class Plants:
     metric = "accuracy"
     pool, held_out, labels = 600, 200, 60
     settings: Mapping[str, str] = {"PRELABEL_ENCODER": "builtin"}
+    compare = True
 
     def draw(self, count: int, seed: int) -> Iterator[Picture]:
         """See :class:`Script`."""
@@ -126,6 +129,7 @@ class _Places:
         "PRELABEL_TRAIN_SECONDS": "35",
     }
     metric = "F1"
+    compare = False
 
     def draw(self, count: int, seed: int) -> Iterator[Picture]:
         """See :class:`Script`."""

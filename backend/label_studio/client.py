@@ -16,14 +16,25 @@ from backend.errors import LabelStudioError, NotAllowed, NotThere
 
 PAGE = 500
 """Tasks in one list: on SQLite Label Studio fails at 1,000 ('Expression tree is too large')."""
+FEW = 50
+"""Tasks in a list that is likely to end soon."""
 BATCH = 500
 """Predictions in one call: on SQLite nobody else can write meanwhile, for 5 s at the most."""
-ANNOTATION_FIELDS = "id,annotations,result,was_cancelled,ground_truth,updated_at"
+ANNOTATION_FIELDS = (
+    "id,annotations,result,was_cancelled,ground_truth,completed_by,created_at,updated_at"
+)
 """The list is applied to the annotations inside a task as well."""
 TIMEOUT = 120.0
 RETRIES = 3
 TOKEN_PAGE = "Account & Settings → Access Token"  # noqa: S105 - the name of a page
 Json = dict[str, Any]
+MACHINE: Json = {
+    "email": "prelabel@machine.invalid",
+    "username": "prelabel",
+    "first_name": "Prelabel",
+    "last_name": "(machine)",
+}
+"""Who signs accepted predictions; nobody can log in as it."""
 
 
 class Client:
@@ -107,6 +118,19 @@ class Client:
                 found[row["id"]] = row["annotations"]
         return found
 
+    def changed(self, number: int, since: str) -> Iterator[Json]:
+        """Tasks that were touched after a moment, latest first: ``id, is_labeled, updated_at``.
+
+        Args:
+            number: the project's.
+            since: ISO 8601, as :meth:`last_change` tells it.
+        """
+        query = {"ordering": ["-tasks:updated_at"]}
+        for row in self._tasks(number, "id,is_labeled,updated_at", query, FEW):
+            if str(row["updated_at"]) <= since:
+                return
+            yield row
+
     def version_counts(self, number: int) -> dict[str, int]:
         """Predictions in the project, by version string."""
         path = f"api/projects/{number}/model-versions/"
@@ -115,8 +139,25 @@ class Client:
 
     def predictions(self, number: int, version: str) -> dict[int, int]:
         """The predictions of a version: their number → the task's."""
+        return {row["id"]: row["task"] for row in self._predictions(number, version)}
+
+    def places(self, number: int, version: str) -> dict[int, tuple[int, float]]:
+        """Where a version's predictions stand in the queue: task → the prediction, its score."""
+        rows = self._predictions(number, version)
+        return {row["task"]: (row["id"], float(row["score"] or 0.0)) for row in rows}
+
+    def _predictions(self, number: int, version: str) -> list[Json]:
         rows = self._call("GET", "api/predictions/", {"project": number})
-        return {row["id"]: row["task"] for row in rows if row["model_version"] == version}
+        return [row for row in rows if row["model_version"] == version]
+
+    def change_prediction(self, id: int, fields: Json) -> None:
+        """Change the ``score`` or ``mislabeling`` of a prediction; nothing when it is gone."""
+        with contextlib.suppress(NotThere):
+            self._call("PATCH", f"api/predictions/{id}/", json=fields)
+
+    def add_prediction(self, prediction: Json) -> int:
+        """Add one prediction, with all its fields; its number."""
+        return int(self._call("POST", "api/predictions/", json=prediction, retries=0)["id"])
 
     def import_predictions(self, number: int, predictions: Sequence[Json]) -> int:
         """Add predictions; one bulk call.
@@ -138,6 +179,44 @@ class Client:
         body = {"model_version": version, "sampling": "Uncertainty sampling"}
         self._call("PATCH", f"api/projects/{number}/", json=body)
 
+    def people(self) -> int:
+        """How many work in this Label Studio, the machine not counted."""
+        return len(self._users().keys() - {MACHINE["email"]})
+
+    def machine(self) -> int:
+        """The user that accepted predictions are signed by; made when it is not there yet."""
+        found = self._users().get(MACHINE["email"])
+        if found is None:
+            found = int(self._call("POST", "api/users/", json=MACHINE, retries=0)["id"])
+        return found
+
+    def _users(self) -> dict[str, int]:
+        return {str(row["email"]): int(row["id"]) for row in self._call("GET", "api/users/")}
+
+    def annotate(self, task: int, result: Sequence[Json], by: int) -> None:
+        """Answer a task in a user's name."""
+        body: Json = {"result": list(result), "completed_by": by, "lead_time": 0}
+        self._call("POST", f"api/tasks/{task}/annotations/", json=body, retries=0)
+
+    def keep_tab(self, number: int, title: str, view: Json) -> None:
+        """Have a tab of the Data Manager with this title look like this.
+
+        Args:
+            number: the project's.
+            title: of the tab.
+            view: its ``filters`` and ``ordering``.
+        """
+        columns: Json = {"hiddenColumns": {"explore": [], "labeling": []}}
+        wanted = {"title": title, **columns, **view}
+        tabs = self._call("GET", "api/dm/views/", {"project": number})
+        found = next((tab for tab in tabs if tab["data"].get("title") == title), None)
+        if found is None:
+            body = {"project": number, "data": wanted}
+            self._call("POST", "api/dm/views/", {"project": number}, json=body, retries=0)
+        elif any(found["data"].get(key) != value for key, value in view.items()):
+            body = {"project": number, "data": {**found["data"], **view}}
+            self._call("PATCH", f"api/dm/views/{found['id']}/", {"project": number}, json=body)
+
     def backends(self, number: int) -> list[Json]:
         """The ML backends that are connected to a project."""
         found: list[Json] = self._call("GET", "api/ml/", {"project": number})
@@ -154,12 +233,12 @@ class Client:
             }
         return dict(self._call("POST", "api/ml/", json=body, retries=0))
 
-    def _tasks(self, number: int, fields: str, query: Json) -> Iterator[Json]:
+    def _tasks(self, number: int, fields: str, query: Json, size: int = PAGE) -> Iterator[Json]:
         page = 1
         while True:
-            rows = self._tasks_page(number, fields, page, query)
+            rows = self._tasks_page(number, fields, page, query, size)
             yield from rows
-            if len(rows) < PAGE:
+            if len(rows) < size:
                 return
             page += 1
 

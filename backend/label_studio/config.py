@@ -135,7 +135,9 @@ def _control(tag: Element, image: Element) -> Control:
         labels=_labels(tag),
         kind=SERVED[tag.tag],
         multiple=tag.tag == "Choices" and MODES[tag.get("choice", "single")],
-        threshold=_threshold(tag),
+        threshold=_share(tag, "model_score_threshold") or 0.0,
+        precision=_share(tag, "model_precision"),
+        accept_error=_share(tag, "model_accept_error"),
         smart=tag.tag != "Choices" and _on(tag, "smart"),
     )
 
@@ -171,14 +173,14 @@ def _words(choice: Element) -> tuple[str, ...]:
     return tuple(word for word in words if word)
 
 
-def _threshold(tag: Element) -> float:
-    text = tag.get("model_score_threshold", "0")
-    threshold = _number(text)
-    if not 0 <= threshold <= 1:
-        raise ConfigError(
-            f'model_score_threshold="{text}" of {tag.get("name")} must be a number from 0 to 1.'
-        )
-    return threshold
+def _share(tag: Element, attribute: str) -> float | None:
+    """An attribute from 0 to 1; None where it is not given."""
+    text = tag.get(attribute)
+    share = None if text is None else _number(text)
+    if share is not None and not 0 <= share <= 1:
+        name = tag.get("name")
+        raise ConfigError(f'{attribute}="{text}" of {name} must be a number from 0 to 1.')
+    return share
 
 
 def _number(text: str) -> float:

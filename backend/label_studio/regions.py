@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from backend.domain import Answer, Choice, Control, Place, Places, Prediction, Task
 from backend.label_studio.places import count_strangers, marked_by, place_regions
 
 Json = dict[str, Any]
+AT_ONCE = 1.0
+"""Seconds between making and changing an annotation that nobody has changed."""
 
 
 def result_of(prediction: Prediction, controls: Mapping[str, Control]) -> list[Json]:
@@ -58,6 +61,7 @@ def read_task(
     controls: Sequence[Control],
     added: Mapping[str, Mapping[str, str]],
     left: Counter[str],
+    machine: int = 0,
 ) -> Task:
     """A task as Label Studio lists it.
 
@@ -67,11 +71,14 @@ def read_task(
         added: by control and label, when the label came into the config (ISO 8601); a label from
             the start is absent. An answer older than a label says nothing about it.
         left: counts what is left out, by reason.
+        machine: the user that accepted predictions are signed by; 0: there is none.
 
     Returns:
         the task with the answer that stands for each control.
     """
-    annotations = [a for a in row.get("annotations") or [] if not _skipped(a, left)]
+    everything = row.get("annotations") or []
+    own = [a for a in everything if machine and _untouched(a, machine)]
+    annotations = [a for a in everything if a not in own and not _skipped(a, left)]
     for annotation in annotations:
         count_strangers(annotation.get("result") or [], (c.name for c in controls), left)
     answers: dict[str, Answer] = {}
@@ -88,7 +95,18 @@ def read_task(
         answers=answers or None,
         places=_all_places(annotations, controls, added, left) or None,
         asked=asked or None,
+        accepted=bool(own) and not annotations,
     )
+
+
+def _untouched(annotation: Json, machine: int) -> bool:
+    """Whether it is an accepted prediction that no person has submitted since."""
+    if annotation.get("completed_by") != machine:
+        return False
+    made, changed = (
+        datetime.fromisoformat(str(annotation.get(key))) for key in ("created_at", "updated_at")
+    )
+    return (changed - made).total_seconds() < AT_ONCE
 
 
 def _all_places(

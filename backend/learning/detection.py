@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from backend.domain import Place
-from backend.learning.evaluation import Figure, interval
+from backend.learning.evaluation import Figure, composite
 from backend.learning.matching import (
     average_precision,
     greedy,
@@ -86,7 +87,11 @@ def judge(
     else:
         close = [_tally(i, labels, kind, {}, shown) for i in images]
         rates["f1_close"] = _rates([_sum(t.values()) for t in close])["f1"]
-    return f1_figure([_sum(t.values()) for t in tallies]), {**rates, "labels": by_label}
+    whole = [_sum(t.values()) for t in tallies]
+    rates["counting"] = count_figure(whole).json()
+    if kind == "boxes":
+        rates["map"] = map_figure(images, labels, np.random.default_rng(0)).json()
+    return f1_figure(whole), {**rates, "labels": by_label}
 
 
 def f1_figure(tallies: Sequence[Tally]) -> Figure:
@@ -105,11 +110,109 @@ def f1_figure(tallies: Sequence[Tally]) -> Figure:
     if not n or not whole.sum():
         return Figure(n, 1.0 if n else None, 0.0, 1.0, "F1")
     value = float(top.sum() / whole.sum())
-    spread = float(((top - value * whole) ** 2).sum() * n / max(n - 1, 1)) / whole.sum() ** 2
-    most = float(whole.sum()) / 2
-    worth = min(most, value * (1 - value) / spread) if spread > 0 else float(min(n, most))
-    low, high = interval(value, max(worth, 1.0))
-    return Figure(n, round(value, 4), round(low, 4), round(high, 4), "F1")
+    variance = float(((top - value * whole) ** 2).sum() * n / max(n - 1, 1)) / whole.sum() ** 2
+    places = float(whole.sum())
+    return composite(value, variance, n, places if variance > 0 else min(n, places / 2), "F1")
+
+
+def ratio(rows: Sequence[tuple[float, float]], metric: str) -> Figure:
+    """Σ part / Σ whole over images, 0 to 1, with the interval of its linearised variance.
+
+    Args:
+        rows: (part, whole), one an image.
+        metric: its name.
+    """
+    table = np.array(rows, dtype=float).reshape(-1, 2)
+    table = table[table[:, 1] > 0]
+    n, (part, whole) = len(table), table.sum(axis=0)
+    if not n:
+        return Figure(0, None, 0.0, 1.0, metric)
+    terms = table[:, 0] - part / whole * table[:, 1]
+    variance = float((terms**2).sum()) * n / max(n - 1, 1) / whole**2
+    return composite(part / whole, variance, n, whole if variance > 0 else n, metric)
+
+
+def count_figure(tallies: Sequence[Tally]) -> Figure:
+    """Counting error = Σ |found − there| / Σ there over all images, with a 95 % interval.
+
+    A ratio of sums like F1, but without an upper end: the interval is Student's, not below 0.
+
+    Args:
+        tallies: one an image.
+    """
+    from scipy.stats import t as student
+
+    n, metric = len(tallies), "counting error"
+    off = np.array([abs(t.found - t.there) for t in tallies], dtype=float)
+    there = np.array([t.there for t in tallies], dtype=float)
+    if not n or not there.sum():
+        return Figure(n, None, 0.0, 1.0, metric)
+    value = float(off.sum() / there.sum())
+    if n < 2:
+        return Figure(n, round(value, 4), 0.0, max(1.0, round(value, 4)), metric)
+    variance = float(((off - value * there) ** 2).sum() * n / (n - 1)) / there.sum() ** 2
+    half = float(student.ppf(0.975, n - 1)) * math.sqrt(variance)
+    low, high = max(0.0, value - half), value + half
+    return Figure(n, round(value, 4), round(low, 4), round(high, 4), metric)
+
+
+def map_figure(
+    images: Sequence[Judged], labels: Sequence[str], rng: np.random.Generator, draws: int = 100
+) -> Figure:
+    """mAP50 with a 95 % interval; its variance is that of a bootstrap over images.
+
+    Args:
+        images: of the audit slice.
+        labels: the label names.
+        rng: draws the samples.
+        draws: how many.
+    """
+    rows = [_Finds.of(images, label) for label in labels]
+    rows = [row for row in rows if row.there.sum()]
+    n, metric = len(images), "mAP50"
+    if not rows:
+        return Figure(n, None, 0.0, 1.0, metric)
+    value = float(np.mean([row.precision(np.ones(n)) for row in rows]))
+    times = rng.multinomial(n, np.full(n, 1 / n), size=draws)
+    means = [
+        np.mean([row.precision(t) for row in rows if (row.there * t).sum()] or [value])
+        for t in times
+    ]
+    objects = float(sum(row.there.sum() for row in rows))
+    return composite(value, float(np.var(means, ddof=1)) * n / max(n - 1, 1), n, objects, metric)
+
+
+@dataclass(frozen=True)
+class _Finds:
+    """One label's finds in all images, most certain first.
+
+    Attributes:
+        image: (m,) row of the image of each find.
+        right: (m,) bool.
+        there: (n,) objects by image.
+    """
+
+    image: npt.NDArray[np.intp]
+    right: npt.NDArray[np.bool_]
+    there: npt.NDArray[np.float64]
+
+    @classmethod
+    def of(cls, images: Sequence[Judged], label: str) -> _Finds:
+        pairs = [_right(image, label) for image in images]
+        confidence = np.array([c for confidences, _ in pairs for c in confidences])
+        order = np.argsort(-confidence, kind="stable")
+        return cls(
+            np.repeat(np.arange(len(images)), [len(rights) for _, rights in pairs])[order],
+            np.array([r for _, rights in pairs for r in rights], dtype=bool)[order],
+            np.array([sum(p.label == label for p in i.truth) for i in images], dtype=float),
+        )
+
+    def precision(self, times: npt.ArrayLike) -> float:
+        """Average precision where each image counts so many times."""
+        weights = np.asarray(times)
+        repeated = np.repeat(self.right, weights[self.image].astype(int))
+        objects = int((self.there * weights).sum())
+        return average_precision(-np.arange(len(repeated)), repeated, objects)
 
 
 def best_threshold(images: Sequence[Judged], labels: Sequence[str], least: float = 0.05) -> float:
@@ -135,8 +238,33 @@ def best_threshold(images: Sequence[Judged], labels: Sequence[str], least: float
     return max(least, pairs[int(f1.argmax())][0])
 
 
+def tally(
+    image: Judged,
+    labels: Sequence[str],
+    kind: PlaceKind,
+    extents: Mapping[str, float],
+    shown: float,
+) -> Tally:
+    """What is right, found and there in one image; arguments as :func:`judge` takes them."""
+    return _sum(_tally(image, labels, kind, extents, shown).values())
+
+
+def rights(
+    image: Judged, label: str, kind: PlaceKind, extents: Mapping[str, float]
+) -> list[tuple[float, bool]]:
+    """The confidence of each find of a label, and whether it is an object."""
+    if kind == "boxes":
+        return list(zip(*_right(image, label), strict=True))
+    rows = [i for i, place in enumerate(image.found) if place.label == label]
+    truth = [p for p in image.truth if p.label == label]
+    found = _points([image.found[i] for i in rows], image)
+    pairs = match_points(found, _points(truth, image), _within(image, label, extents))
+    hit = {one for one, _ in pairs}
+    return [(image.confidence[row], i in hit) for i, row in enumerate(rows)]
+
+
 def _tally(
-    image: Judged, labels: Sequence[str], kind: str, extents: dict[str, float], shown: float
+    image: Judged, labels: Sequence[str], kind: str, extents: Mapping[str, float], shown: float
 ) -> dict[str, Tally]:
     tallies = {}
     for label in labels:
@@ -149,7 +277,7 @@ def _tally(
         if kind == "boxes":
             pairs = match_boxes(_boxes(found), _boxes(truth), IOU)
         else:
-            within = extents.get(label, 0.0) / 2 or _diagonal(image) * DIAGONAL_SHARE
+            within = _within(image, label, extents)
             pairs = match_points(_points(found, image), _points(truth, image), within)
         tallies[label] = Tally(len(pairs), len(found), len(truth))
     return tallies
@@ -162,6 +290,10 @@ def _rates(tallies: Sequence[Tally]) -> dict[str, Any]:
         "there": whole.there,
         "precision": _share(whole.right, whole.found),
         "recall": _share(whole.right, whole.there),
+        "intervals": {
+            "precision": ratio([(t.right, t.found) for t in tallies], "precision").json(),
+            "recall": ratio([(t.right, t.there) for t in tallies], "recall").json(),
+        },
         "f1": _share(2 * whole.right, whole.found + whole.there),
         "counting_error": _share(off, whole.there),
     }
@@ -203,6 +335,11 @@ def _points(places: Sequence[Place], image: Judged) -> list[tuple[float, float]]
     """Centres in units of the longer edge, so that both directions are alike."""
     wide, high = min(image.ratio, 1.0), min(1 / image.ratio, 1.0)
     return [(p.centre[0] * wide, p.centre[1] * high) for p in places]
+
+
+def _within(image: Judged, label: str, extents: Mapping[str, float]) -> float:
+    """How far a point may be off: half the object's size; else a share of the diagonal."""
+    return extents.get(label, 0.0) / 2 or _diagonal(image) * DIAGONAL_SHARE
 
 
 def _diagonal(image: Judged) -> float:

@@ -1,15 +1,17 @@
-"""Which task to label next: least certain first, the audit slice mixed in."""
+"""Which task to label next, and the numbers by which Label Studio follows."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from backend.learning.audit import hash_rank, interleave, is_audit
+from backend.learning.audit import hash_rank, interleave
 
 Floats = npt.NDArray[np.float32]
+STEP = 1e-5
+"""Between the scores of tasks that are brought to the front."""
 
 
 def uncertainty(probabilities: Floats, multiple: bool) -> Floats:
@@ -54,50 +56,71 @@ def place_uncertainty(beliefs: Sequence[float], alone: float) -> float:
     return max(whole / (1 + whole), alone / 2 if not len(p) else 0.0)
 
 
-def scores(
-    project: str,
-    unsure: Mapping[int, float],
-    unknown: Sequence[int],
-    labeled: int,
-    audit_labeled: int,
-) -> dict[int, float]:
-    """The number that Label Studio sorts open tasks by, ascending.
+def queue(
+    project: str, ranked: Sequence[int], audit: Iterable[int], labeled: int, audit_labeled: int
+) -> list[int]:
+    """The order in which tasks are asked for: the policy's, with the audit slice mixed in.
 
     Args:
         project: its identity, see :func:`backend.learning.audit.is_audit`.
-        unsure: by open task, the uncertainty of its prediction, 0 to 1.
-        unknown: open tasks without a prediction (unreadable images); they come last.
+        ranked: open tasks of the pool, the most useful first.
+        audit: open tasks of the audit slice.
         labeled: tasks labeled so far, the audit ones among them.
         audit_labeled: audit tasks labeled so far.
-
-    Returns:
-        by task, 0 (ask first) to 1. A ranked task has 1 − uncertainty; an audit task the number
-        between its neighbours; so a task that arrives later finds its place among the others.
     """
-    audit = sorted((t for t in unsure if is_audit(project, t)), key=lambda t: hash_rank(project, t))
-    slice_ = frozenset(audit)
-    ranked = sorted(
-        (t for t in unsure if t not in slice_), key=lambda t: (-unsure[t], hash_rank(project, t))
-    )
-    order = interleave(ranked, audit, labeled, audit_labeled)
-    own = [None if t in slice_ else 1 - unsure[t] for t in order]
-    return dict(zip(order, between(own), strict=True)) | dict.fromkeys(unknown, 1.0)
+    slice_ = sorted(audit, key=lambda task: hash_rank(project, task))
+    return interleave(ranked, slice_, labeled, audit_labeled)
 
 
-def between(values: Sequence[float | None]) -> list[float]:
-    """Fill the gaps of an ascending list so that it stays ascending.
+def rank_scores(order: Sequence[int], unknown: Iterable[int] = ()) -> dict[int, float]:
+    """The numbers that Label Studio sorts open tasks by, ascending.
+
+    They are shares of the whole order, so that tasks which are ranked later, among others, find a
+    place of about the same rank.
 
     Args:
-        values: ascending where they are not None; at the start 0 and at the end 1 are assumed.
+        order: open tasks, first to last.
+        unknown: open tasks without a prediction (unreadable images); they come last.
 
     Returns:
-        the same with every gap evenly filled.
+        by task, above 0 (ask first) to 1.
 
     Example:
-        >>> between([0.2, None, 0.4, None])
-        [0.2, 0.3, 0.4, 0.7]
+        >>> rank_scores([7, 5, 9], unknown=[4])
+        {7: 0.25, 5: 0.5, 9: 0.75, 4: 1.0}
     """
-    known = [(i, v) for i, v in enumerate(values) if v is not None]
-    at = [-1, *(i for i, _ in known), len(values)]
-    height = [0.0, *(v for _, v in known), 1.0]
-    return [round(float(v), 6) for v in np.interp(range(len(values)), at, height)]
+    step = 1 / (len(order) + 1)
+    ranked = {task: round(i * step, 9) for i, task in enumerate(order, start=1)}
+    return ranked | dict.fromkeys(unknown, 1.0)
+
+
+def moves(
+    head: Sequence[int], ranks: Mapping[int, float], scores: Mapping[int, float]
+) -> dict[int, float]:
+    """The fewest new scores we know of that bring some tasks to the front, in their order.
+
+    Tasks that stood in front and no longer belong there go back to their rank; then, from the
+    last to the first of the head, whoever is not yet in front of the next one is put there.
+
+    Args:
+        head: open tasks, in the order in which they shall be served before all others.
+        ranks: by task, the score that its place in the whole new order would give it.
+        scores: by open task, its score now.
+
+    Returns:
+        the scores to change.
+
+    Example:
+        >>> moves([3, 2], {1: 0.75, 2: 0.5, 3: 0.25}, {1: 0.25, 2: 0.5, 3: 0.75})
+        {1: 0.75, 3: 0.49999}
+    """
+    front, wanted = sorted(scores, key=lambda t: scores[t])[: len(head)], frozenset(head)
+    changed = {task: ranks[task] for task in front if task not in wanted}
+    rest = (changed.get(task, score) for task, score in scores.items() if task not in wanted)
+    ceiling = min(rest, default=1.0)
+    for task in reversed(head):
+        if scores[task] < ceiling:
+            ceiling = scores[task]
+        else:
+            changed[task] = ceiling = round(ceiling - STEP, 9)
+    return changed

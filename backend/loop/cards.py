@@ -28,13 +28,6 @@ def split(seen: Observation) -> dict[str, int]:
     return {"train": len(seen.labeled) - audit, "audit": audit}
 
 
-def reason(seen: Observation, number: int) -> str:
-    """Why a version goes live, in a sentence."""
-    if not number:
-        return "The first version of the project."
-    return f"Trained on all {len(seen.labeled)} labels given so far."
-
-
 def told(card: Card) -> str:
     """A version in a few words, for the log."""
     audit = card.audit

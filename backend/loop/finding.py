@@ -1,4 +1,4 @@
-"""Marked images → a finder and its figures: the compute seam of boxes and points.
+"""Marked images → a finder: the compute seam of boxes and points.
 
 Nothing here knows where it runs: in a process of this machine, or elsewhere.
 """
@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from backend.domain import Control, ImageSize, Place, Places
-from backend.learning.detection import Judged, PlaceKind, best_threshold, judge
-from backend.learning.evaluation import Figure
+from backend.learning.detection import Judged, best_threshold
 from backend.vision.detection.example import Example
 from backend.vision.detection.finder import SHOWN, Finder, Finds, Meaning, key_of_network
 from backend.vision.detection.found import Floats, Found
@@ -154,29 +153,6 @@ def shown(finder: Finds, control: Control) -> float:
     return control.threshold or finder.meaning.shown
 
 
-def evaluate_finder(
-    finder: Finds | None, control: Control, samples: Sequence[Sample]
-) -> tuple[Figure, dict[str, Any]]:
-    """Judge a finder on the audit slice.
-
-    Returns:
-        F1 with its interval, and what the card tells of the control.
-    """
-    held = [sample for sample in samples if sample.audit]
-    judged = judged_on(finder, control, held)
-    kind: PlaceKind = "points" if control.kind == "points" else "boxes"
-    least = shown(finder, control) if finder else 1.0
-    extents = dict(finder.meaning.sides) if finder else {}
-    figure, details = judge(judged, control.label_names, kind, extents, least)
-    return figure, {
-        "kind": _kind(finder),
-        "examples": _label_counts(control, samples),
-        "audit": figure.json(),
-        "figures": details,
-        "shown": least,
-    }
-
-
 def judged_on(finder: Finds | None, control: Control, samples: Sequence[Sample]) -> list[Judged]:
     """What a finder finds in images whose truth is known."""
     judged: list[Judged] = []
@@ -250,11 +226,12 @@ def _tuned(finder: Finder, control: Control, samples: Sequence[Sample]) -> float
     some = [sample for sample in samples if sample.places][-TUNED_ON:]
     judged = judged_on(finder, control, some)
     if control.kind == "points":
-        judged = [_as_boxes(one, finder.meaning.sides) for one in judged]
+        judged = [as_boxes(one, finder.meaning.sides) for one in judged]
     return round(min(SHOWN, best_threshold(judged, control.label_names)), 4)
 
 
-def _as_boxes(one: Judged, sides: Mapping[str, float]) -> Judged:
+def as_boxes(one: Judged, sides: Mapping[str, float]) -> Judged:
+    """Points as squares of their label's size, in units of the longer edge."""
     return replace(
         one, found=_squares(one.found, sides, one), truth=_squares(one.truth, sides, one)
     )
@@ -348,20 +325,3 @@ def _places(
     ]
     rows.sort(key=lambda row: -row[1])
     return tuple(place for place, _ in rows), tuple(belief for _, belief in rows)
-
-
-def _kind(finder: Finds | None) -> str:
-    if finder is None:
-        return "none yet"
-    if finder.meaning.learned:
-        return "fine-tuned"
-    by_name = isinstance(finder, Finder)
-    return "zero-shot from the class names" if by_name else "prompted by words or drawn boxes"
-
-
-def _label_counts(control: Control, samples: Sequence[Sample]) -> dict[str, int]:
-    counts = dict.fromkeys(control.label_names, 0)
-    for sample in samples:
-        for place in sample.places if not sample.audit else ():
-            counts[place.label] += 1
-    return counts

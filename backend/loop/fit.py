@@ -1,4 +1,4 @@
-"""A version from a snapshot of labels: heads and finders, and how good they are."""
+"""A model from a snapshot of labels: a head or a finder per control."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from typing import Any
 
 from backend.domain import Control, ImageSize
 from backend.errors import ImageError, NotThere, RoundError
-from backend.learning.evaluation import Figure
 from backend.loop.embedding import Embedded
-from backend.loop.finding import FindingJob, Sample, evaluate_finder, train_finder
+from backend.loop.finding import FindingJob, Sample, train_finder
 from backend.loop.labels import examples_of, label_table, pool_of
 from backend.loop.model import Model
 from backend.loop.observe import Observation
 from backend.loop.pictures import Pictures, Source
 from backend.loop.resources import Resources
-from backend.loop.training import Examples, TrainingJob, evaluate, train
+from backend.loop.training import Examples, TrainingJob, cross, train
 from backend.store.projects import ProjectRecord
 from backend.store.versions import Card
 from backend.vision.detection.finder import Finds
@@ -84,25 +83,33 @@ class Fit:
             {name: finder for name, finder in finders.items() if finder is not None},
         )
 
-    def judge(self, model: Model) -> tuple[Figure, dict[str, Any]]:
-        """The figure of the whole version, and by control what its card tells.
+    @property
+    def live(self) -> Card | None:
+        """The card of the live version, which the new one is compared with."""
+        return self._live
 
-        Choices count where there are any; else the F1 of the first control of boxes or points.
-        """
-        self._report("evaluating", 0.0, "")
-        choices = {c.name: c for c in self._of("choices")}
-        figure, details = evaluate(model, choices, self._examples)
-        figures = [figure] if choices else []
-        for control in self._of("boxes", "points"):
-            finder = model.finders.get(control.name)
-            one, told = evaluate_finder(finder, control, self._samples[control.name])
-            figures.append(one)
-            advice = {} if finder else {"advice": self._resources.missing_prompts()}
-            details[control.name] = {**told, **advice, "made_from": made_from(control)}
-            if finder is None:
-                log.info("Nothing is found for %s yet. %s", control.name, advice["advice"])
-        names = [control.name for control in self._seen.config.controls]
-        return figures[0], {name: details[name] for name in names}
+    @property
+    def before(self) -> Model:
+        """The live version's model; an empty one where there is none."""
+        return self._before
+
+    def examples(self, control: Control) -> Examples:
+        """The labeled images of a control of choices."""
+        return self._examples[control.name]
+
+    def samples(self, control: Control) -> list[Sample]:
+        """The marked images of a control of boxes or points."""
+        if control.name not in self._samples:
+            self._samples[control.name] = self._read_samples(control)
+        return self._samples[control.name]
+
+    def pool(self, control: Control) -> Any:
+        """The embeddings of all images of a control of choices, labeled or not: (m, d)."""
+        return self._job(control).pool
+
+    def cross(self, control: Control, head: Head) -> tuple[Any, Any]:
+        """What a head says of labeled images that it did not see; see ``training.cross``."""
+        return cross(self._job(control), head)
 
     def _live_card(self) -> Card | None:
         """The live version's; None where somebody removed it: training starts anew."""
@@ -117,20 +124,21 @@ class Fit:
     # -- choices ----------------------------------------------------------------------------
 
     def _head(self, control: Control) -> Head | None:
+        return train(self._job(control))
+
+    def _job(self, control: Control) -> TrainingJob:
         encoder = self._encoder
         assert encoder is not None  # noqa: S101 - there is a control of choices
         previous = self._before.heads.get(control.name)
-        return train(
-            TrainingJob(
-                control=control,
-                examples=self._examples[control.name],
-                pool=pool_of(self._seen, control, self._embedded, encoder.dim),
-                prototypes=self._resources.prototypes(encoder, control),
-                logit_scale=encoder.logit_scale,
-                logit_bias=encoder.logit_bias,
-                previous=previous if self._fits(previous, control, encoder) else None,
-                seed=self._settings.seed,
-            )
+        return TrainingJob(
+            control=control,
+            examples=self._examples[control.name],
+            pool=pool_of(self._seen, control, self._embedded, encoder.dim),
+            prototypes=self._resources.prototypes(encoder, control),
+            logit_scale=encoder.logit_scale,
+            logit_bias=encoder.logit_bias,
+            previous=previous if self._fits(previous, control, encoder) else None,
+            seed=self._settings.seed,
         )
 
     def _fits(self, previous: Head | None, control: Control, encoder: Encoder) -> bool:
@@ -144,7 +152,7 @@ class Fit:
     # -- boxes and points -------------------------------------------------------------------
 
     def _finder(self, control: Control, seconds: float) -> Finds | None:
-        samples = self._samples[control.name] = self._read_samples(control)
+        samples = self.samples(control)
         if self._unchanged(control):
             return self._before.finders.get(control.name)
         start = time.monotonic()

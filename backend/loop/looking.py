@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from backend.domain import Control, Finding, ImageSize, Places, Task
 from backend.errors import ImageError
 from backend.loop.finding import found_in, shown
+from backend.loop.judging import find_certainty
 from backend.loop.model import Model
 from backend.loop.pictures import Pictures, Source
 
@@ -21,11 +22,13 @@ class Looked:
     Attributes:
         findings: task → what is shown, an entry per control that has a finder.
         beliefs: task → the confidence of everything found, shown or not.
+        sure: task → the confidence that all that is shown is right, and nothing is missing.
         failed: image address → why it could not be read.
     """
 
     findings: dict[int, tuple[Finding, ...]] = field(default_factory=dict)
     beliefs: dict[int, tuple[float, ...]] = field(default_factory=dict)
+    sure: dict[int, float] = field(default_factory=dict)
     failed: dict[str, ImageError] = field(default_factory=dict)
 
 
@@ -75,15 +78,25 @@ def _look_at(
     addresses = [a for a in images if any(key == control.image_key for _, key in tasks[a])]
     found = found_in(finder, control, [images[a] for a in addresses])  # type: ignore[misc]
     for address, (places, confidence) in zip(addresses, found, strict=True):
-        seen = _shown(control, places, confidence, shown(finder, control), sizes[address])
+        least = dict.fromkeys(control.label_names, shown(finder, control))
+        for label, threshold in model.thresholds.get(control.name, {}).items():
+            least[label] = max(least.get(label, 0.0), threshold)
+        seen = _shown(control, places, confidence, least, sizes[address])
         for task, key in tasks[address]:
             if key == control.image_key:
                 looked.findings[task.id] = (*looked.findings.get(task.id, ()), seen)
                 looked.beliefs[task.id] = (*looked.beliefs.get(task.id, ()), *confidence)
+                sure = find_certainty(confidence, shown(finder, control))
+                looked.sure[task.id] = min(sure, looked.sure.get(task.id, 1.0))
 
 
 def _shown(
-    control: Control, places: Places, confidence: Sequence[float], least: float, size: ImageSize
+    control: Control,
+    places: Places,
+    confidence: Sequence[float],
+    least: Mapping[str, float],
+    size: ImageSize,
 ) -> Finding:
-    count = sum(belief >= least for belief in confidence)
-    return Finding(control.name, places[:count], tuple(confidence[:count]), size)
+    pairs = zip(places, confidence, strict=True)
+    kept = [(place, belief) for place, belief in pairs if belief >= least[place.label]]
+    return Finding(control.name, tuple(p for p, _ in kept), tuple(b for _, b in kept), size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,10 +30,12 @@ class Model:
     Attributes:
         heads: by control name; a control that cannot be answered yet has none.
         finders: the same of controls of boxes and points.
+        thresholds: by control and label, the confidence from which it is shown; 0 without.
     """
 
     heads: Mapping[str, Head]
     finders: Mapping[str, Finds] = field(default_factory=dict)
+    thresholds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def probabilities(self, control: str, vectors: Floats) -> Floats:
         """Calibrated confidence, (n, K) float32 in the order of the head's labels.
@@ -70,6 +72,12 @@ def choose(control: Control, labels: tuple[str, ...], row: Floats, size: ImageSi
     return Choice(control.name, dict(chosen), size)
 
 
+def confident(choice: Choice, thresholds: Mapping[str, float]) -> Choice:
+    """The labels of an answer that are certain enough to be shown."""
+    labels = {n: p for n, p in choice.labels.items() if p >= thresholds.get(n, 0.0)}
+    return replace(choice, labels=labels)
+
+
 def answer_of(choice: Choice) -> Answer:
     """The labels of a choice, to be compared with a person's."""
     return frozenset(choice.labels)
@@ -82,6 +90,7 @@ def save_model(model: Model, folder: Path) -> None:
             (folder / f"{kind}-{number}").mkdir()
             save(name, folder / f"{kind}-{number}")
         write_json(folder / f"{kind}s.json", names)
+    write_json(folder / "thresholds.json", model.thresholds)
 
 
 def load_model(
@@ -114,7 +123,7 @@ def load_model(
         from backend.vision.head import load_head
 
         known[name] = load_head(folder / f"head-{number}")
-    return Model(known, found)
+    return Model(known, found, read_json(folder / "thresholds.json") or {})
 
 
 def _kinds(model: Model) -> list[tuple[str, list[str], Callable[[str, Path], None]]]:

@@ -16,6 +16,9 @@ from backend.learning.audit import is_audit
 from backend.loop.connection import Connection
 from backend.store.files import read_json, write_json
 
+MACHINE = "machine.json"
+"""In the project's folder: the user that accepted predictions are signed by."""
+
 
 @dataclass(frozen=True)
 class Pulse:
@@ -111,7 +114,8 @@ def observe(connection: Connection, folder: Path, pulse: Pulse) -> Observation:
     )
     rows = list(connection.client.tasks(connection.number))
     annotations = connection.client.annotations(connection.number)
-    tasks = tuple(_task(row, annotations, config, added, left) for row in rows)
+    machine = int((read_json(folder / MACHINE) or {}).get("id", 0))
+    tasks = tuple(_task(row, annotations, config, added, left, machine) for row in rows)
     record = connection.record
     listed = _listed(pulse, rows, annotations)
     return Observation(listed, f"{record.number}.{record.created}", config, tasks, left)
@@ -133,9 +137,10 @@ def _task(
     config: ReadConfig,
     added: Mapping[str, Mapping[str, str]],
     left: Counter[str],
+    machine: int,
 ) -> Task:
     row = {**row, "annotations": annotations.get(row["id"], [])}
-    return read_task(row, config.controls, added, left)
+    return read_task(row, config.controls, added, left, machine)
 
 
 def _label_times(folder: Path, config: ReadConfig) -> dict[str, dict[str, str]]:

@@ -12,8 +12,9 @@ from backend.errors import ImageError
 from backend.learning.audit import hash_rank
 from backend.learning.selection import Floats, place_uncertainty, uncertainty
 from backend.loop.embedding import Embedded
+from backend.loop.judging import certainty
 from backend.loop.looking import Looked
-from backend.loop.model import Model, choose
+from backend.loop.model import Model, choose, confident
 from backend.loop.pictures import Source
 
 
@@ -57,22 +58,29 @@ def task_uncertainty(
     return unsure
 
 
+def certainties(
+    model: Model,
+    controls: Sequence[Control],
+    beliefs: Mapping[str, Mapping[int, Floats]],
+    looked: Looked,
+) -> dict[int, float]:
+    """Confidence of the whole answer to each task that every control was answered of, 0 to 1."""
+    each: list[Mapping[int, float]] = []
+    for control in controls:
+        rows = beliefs.get(control.name, {})
+        if control.kind == "choices":
+            each.append({task: certainty(row, control.multiple) for task, row in rows.items()})
+        else:
+            each.append(looked.sure if control.name in model.finders else {})
+    tasks = set.intersection(*map(set, each)) if each else set()
+    return {task: min(one[task] for one in each) for task in tasks}
+
+
 def place_uncertainties(project: str, looked: Looked) -> dict[int, float]:
     """The uncertainty of each task that a finder looked at, 0 to 1."""
     return {
         task: place_uncertainty(beliefs, hash_rank(project, task))
         for task, beliefs in looked.beliefs.items()
-    }
-
-
-def without_model(
-    project: str, tasks: Iterable[Task], failed: Mapping[str, ImageError]
-) -> dict[int, float]:
-    """An order before anything is learned: by hash, so that sorted files do not come in sorted."""
-    return {
-        task.id: 1 - hash_rank(project, task.id)
-        for task in tasks
-        if any(address not in failed for address in task.images.values())
     }
 
 
@@ -84,13 +92,23 @@ def predictions(
     scores: Mapping[int, float],
     embedded: Embedded,
     looked: Looked,
+    whole: bool = False,
 ) -> list[Prediction]:
-    """One prediction per task, in their order; an empty one where the model has no answer."""
+    """One prediction per task, in their order; an empty one where the model has no answer.
+
+    What is less certain than the model's thresholds is left out, unless all is wanted.
+    """
+    thresholds: Mapping[str, Mapping[str, float]] = {} if whole else model.thresholds
     return [
         Prediction(
             task.id,
             tuple(
-                choose(control, model.labels(control.name), row, _size(task, control, embedded))
+                confident(
+                    choose(
+                        control, model.labels(control.name), row, _size(task, control, embedded)
+                    ),
+                    thresholds.get(control.name, {}),
+                )
                 for control in controls
                 if (row := beliefs.get(control.name, {}).get(task.id)) is not None
             ),

@@ -80,6 +80,16 @@ class Resources:
             self._encoders[setting] = load_encoder(setting, say=log.info, weights_dir=weights)
         return self._encoders[setting]
 
+    def viewer(self, record: ProjectRecord) -> Encoder:
+        """What images of a project are compared by: the live version's encoder.
+
+        Where no control has choices nothing is downloaded for it.
+        """
+        card = self.versions(record).live_card()
+        own = self.settings.encoder
+        plain = "builtin" if own == "auto" else own
+        return self.encoder((card.encoder.get("setting") if card else "") or plain)
+
     def base(self) -> Base:
         """The file that fine-tuning of detectors starts from."""
         from backend.vision.detection.base import choose_base

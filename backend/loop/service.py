@@ -36,6 +36,8 @@ LOOK_SECONDS = 1.0
 """How often the home folder is looked at for what other processes left there."""
 CLEANUP_SECONDS = 0.5
 """How long old predictions are removed before others get their turn."""
+INSPECT_AFTER = 20.0
+"""Seconds after a round until labels are looked through, if nothing newer has come meanwhile."""
 NO_VERSION = "unready"
 NEVER = float("-inf")
 
@@ -106,6 +108,8 @@ class Watched:
             or {"n": 0, "value": None, "low": 0.0, "high": 1.0, "metric": "accuracy"},
             "controls": known.get("controls", []),
             "left_out": known.get("left_out", {}),
+            **{key: known.get(key) or {} for key in ("estimate", "outlook", "accepting", "held")},
+            "accepted": known.get("accepted", 0),
             "versions": known.get("versions", []),
         }
 
@@ -349,6 +353,8 @@ class Service:
         if cleanup and len(outcome["versions"]) > 1 and not watched.cleaning:
             watched.cleaning = True
             self._aside(self._cleanup(watched))
+        if outcome["trained"] and outcome["trained"] == watched.live:
+            self._aside(self._inspect(watched))
         smart = any(control.get("smart") for control in outcome["controls"])
         if smart and watched.warmed != watched.live:
             watched.warmed = watched.live
@@ -386,6 +392,19 @@ class Service:
             log.warning("project %s: old predictions stay for now: %s", watched.record.id, error)
         finally:
             watched.cleaning = False
+
+    async def _inspect(self, watched: Watched) -> None:
+        """Look for wrong labels among those that the new version learned from."""
+        job = {"job": "inspect", "project": watched.record.id}
+        version = watched.live
+        await asyncio.sleep(INSPECT_AFTER)
+        if watched.live != version or watched.state != "idle":
+            return  # the next version's labels are looked through instead
+        try:
+            async with self._rounds.worker() as worker:
+                await worker.run(job)
+        except PrelabelError as error:
+            log.warning("project %s: labels are not looked through: %s", watched.record.id, error)
 
     async def _warm(self, watched: Watched) -> None:
         """Load what smart tools need; the first click else waits for a process and its models."""

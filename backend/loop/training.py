@@ -1,26 +1,22 @@
-"""Answers and embeddings → a model and its figures. Arrays in, arrays out: the compute seam.
+"""Answers and embeddings → a head. Arrays in, arrays out: the compute seam.
 
 Nothing here knows where it runs: in a process of this machine, or elsewhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from backend.domain import Answer, Control, ImageSize
-from backend.learning.evaluation import Figure, accuracy, share
-from backend.loop.model import Model, answer_of, choose
+from backend.domain import Answer, Control
 
 if TYPE_CHECKING:
     from backend.vision.head import Head
 
 Floats = npt.NDArray[np.float32]
-NO_SIZE = ImageSize(0, 0)
 
 
 @dataclass(frozen=True)
@@ -117,54 +113,30 @@ def targets(control: Control, examples: Examples) -> Floats:
     return table
 
 
-def evaluate(
-    model: Model, controls: Mapping[str, Control], examples: Mapping[str, Examples]
-) -> tuple[Figure, dict[str, Any]]:
-    """Judge a model on the audit slice.
+def cross(job: TrainingJob, head: Head) -> tuple[npt.NDArray[np.intp], Floats]:
+    """What a head like this one says of the labeled images that it did not see.
 
     Args:
-        model: the model.
-        controls: by name.
-        examples: by control name.
+        job: that the head was trained by.
+        head: of the job.
 
     Returns:
-        the share of audit tasks whose every answered control the model got exactly right, and by
-        control its own figure with the labels it was trained on.
+        rows of the examples that were learned from, and (rows, K) float32 confidence for them;
+        none where there are fewer than two.
     """
-    right: dict[int, bool] = {}
-    details: dict[str, Any] = {}
-    for name, control in controls.items():
-        held = examples[name]
-        pairs = _pairs(model, control, held)
-        for task, (given, truth) in pairs.items():
-            right[task] = right.get(task, True) and given == truth
-        details[name] = {
-            "kind": _kind(model, name, held),
-            "examples": _label_counts(control, held),
-            "audit": accuracy(pairs.values()).json(),
-        }
-    return share(sum(right.values()), len(right)), details
+    from backend.vision.crossing import out_of_fold
 
-
-def _pairs(
-    model: Model, control: Control, held: Examples
-) -> dict[int, tuple[Answer | None, Answer]]:
-    rows = np.flatnonzero(held.audit)
-    truths = {held.tasks[i]: held.answers[i] for i in rows}
-    if control.name not in model.heads or not len(rows):
-        return {task: (None, truth) for task, truth in truths.items()}
-    table = model.probabilities(control.name, held.vectors[rows])
-    labels = model.labels(control.name)
-    given = [answer_of(choose(control, labels, row, NO_SIZE)) for row in table]
-    return {task: (g, truths[task]) for task, g in zip(truths, given, strict=True)}
-
-
-def _kind(model: Model, control: str, held: Examples) -> str:
-    if control not in model.heads:
-        return "none yet"
-    return "linear head" if (~held.audit).any() else "zero-shot from the label names"
-
-
-def _label_counts(control: Control, held: Examples) -> dict[str, int]:
-    trained = [answer for answer, audit in zip(held.answers, held.audit, strict=True) if not audit]
-    return {name: sum(name in answer for answer in trained) for name in control.label_names}
+    rows = np.flatnonzero(~job.examples.audit)
+    if len(rows) < 2:
+        return rows[:0], np.zeros((0, len(head.labels)), dtype=np.float32)
+    table = out_of_fold(
+        head,
+        job.examples.vectors[rows],
+        targets(job.control, job.examples)[rows],
+        anchors=job.prototypes,
+        pool=job.pool,
+        logit_scale=job.logit_scale,
+        logit_bias=job.logit_bias,
+        seed=job.seed,
+    )
+    return rows, table

@@ -58,6 +58,8 @@ class Worker:
                 return self._round(header), b""
             case "cleanup":
                 return self._cleanup(header), b""
+            case "inspect":
+                return self._inspect(header), b""
             case "predict":
                 return self._predict(body)
             case "warm":
@@ -93,6 +95,12 @@ class Worker:
         versions = self._resources.versions(record)
         connection = self._resources.connection(record)
         return retire(connection, versions.live() or "", versions.names(), header["seconds"])
+
+    def _inspect(self, header: frames.Header) -> int:
+        from backend.loop.suspecting import Inspector
+
+        record = self._resources.projects.get(header["project"])
+        return len(Inspector(self._resources, record).inspect())
 
     def _warm(self, header: frames.Header) -> None:
         from backend.loop.suggesting import warm

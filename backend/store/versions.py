@@ -34,8 +34,11 @@ class Card:
         seconds: by step, and ``total``.
         seed: of everything random in it.
         packages: versions of what it was made with.
-        promotion: ``promoted`` and the ``reason``.
+        promotion: ``promoted`` (by the loop), the ``reason`` and the ``evidence``.
         detector: ``setting`` and ``id`` of what was fine-tuned; empty where nothing is found.
+        estimate: accuracy by cross-validation while the audit slice is small.
+        outlook: what more labels are expected to bring.
+        accepting: from which confidence on answers need no person; empty: nobody asked for that.
     """
 
     version: str
@@ -52,6 +55,9 @@ class Card:
     packages: Mapping[str, str] = field(default_factory=dict)
     promotion: Mapping[str, Any] = field(default_factory=dict)
     detector: Mapping[str, str] = field(default_factory=dict)
+    estimate: Mapping[str, Any] = field(default_factory=dict)
+    outlook: Mapping[str, Any] = field(default_factory=dict)
+    accepting: Mapping[str, Any] = field(default_factory=dict)
 
 
 def identity_of(parts: Any) -> str:
@@ -159,21 +165,29 @@ class Versions:
         """Every promotion and roll-back, oldest first."""
         file = self._folder / "history.jsonl"
         lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-        return [json.loads(line) for line in lines if _whole_line(line)]
+        events = (_event(line) for line in lines)
+        return [event for event in events if event is not None]
 
     def before_live(self) -> str:
-        """The version that a roll-back leads to: the one before the live one.
+        """The version that a roll-back leads to: the newest older one that was live before.
 
         Raises:
             StoreError: there is none.
         """
         live = self.live()
-        older = [card.version for card in self.cards()]
-        if live is None or older.index(live) == 0:
+        once = {str(event["version"]) for event in self.history()}
+        names = [card.version for card in self.cards()]
+        older = names[: names.index(live)] if live in names else []
+        found = [name for name in older if name in once]
+        if not found:
             raise StoreError("There is no older version to roll back to.")
-        return older[older.index(live) - 1]
+        return found[-1]
 
 
-def _whole_line(line: str) -> bool:
-    """A line that a crash cut off is not one."""
-    return line.startswith("{") and line.endswith("}")
+def _event(line: str) -> dict[str, Any] | None:
+    """A line of the history; None where a crash cut it off."""
+    try:
+        event: dict[str, Any] = json.loads(line)
+    except ValueError:
+        return None
+    return event

@@ -44,24 +44,47 @@ def test_interleaving_loses_nothing_when_one_side_runs_out() -> None:
     assert sorted(mixed) == [0, 1, 2, 3, 4, 10, 11, 12]
 
 
-def test_least_certain_comes_first_and_unreadable_last() -> None:
-    unsure = {t: t / 100 for t in range(100)}
-    made = selection.scores("p", unsure, unknown=[500], labeled=0, audit_labeled=0)
-    ranked = [t for t in sorted(unsure, key=made.__getitem__) if not audit.is_audit("p", t)]
-    assert ranked == sorted(ranked, reverse=True)
-    assert set(made) == {*unsure, 500}
-    assert made[500] == 1.0
-    assert all(0 <= score <= 1 for score in made.values())
-
-
-def test_audit_tasks_stand_in_hash_order_whatever_the_model_thinks_of_them() -> None:
+def test_the_queue_is_the_ranking_with_the_audit_slice_in_hash_order_between() -> None:
     tasks = range(300)
-    orders = []
-    for seed in (0, 1):
+    slice_ = [t for t in tasks if audit.is_audit("p", t)]
+    pool = [t for t in tasks if not audit.is_audit("p", t)]
+    made = selection.queue("p", pool[::-1], slice_, labeled=0, audit_labeled=0)
+    assert sorted(made) == list(tasks)
+    assert [t for t in made if t in pool] == pool[::-1]
+    in_order = sorted(slice_, key=lambda t: audit.hash_rank("p", t))
+    assert [t for t in made if t in slice_] == in_order
+
+
+def test_ranks_rise_with_the_order_and_unreadable_tasks_come_last() -> None:
+    order = [5, 9, 2, 7]
+    made = selection.rank_scores(order, unknown=[1])
+    assert sorted(made, key=made.__getitem__) == [*order, 1]
+    assert all(0 < score <= 1 for score in made.values())
+
+
+def test_moves_bring_the_head_to_the_front_and_touch_little_else() -> None:
+    for seed in range(50):
         random = np.random.default_rng(seed)
-        made = selection.scores("p", {t: float(random.random()) for t in tasks}, [], 0, 0)
-        orders.append([t for t in sorted(tasks, key=made.__getitem__) if audit.is_audit("p", t)])
-    assert orders[0] == orders[1] == sorted(orders[0], key=lambda t: audit.hash_rank("p", t))
+        count = int(random.integers(1, 60))
+        scores = dict(enumerate(random.permutation(count) / count))
+        for _ in range(5):  # again and again, as labels come in
+            order = random.permutation(list(scores)).tolist()
+            head = order[: int(random.integers(0, 13))]
+            changed = selection.moves(head, selection.rank_scores(order), scores)
+            scores |= changed
+            assert sorted(scores, key=scores.__getitem__)[: len(head)] == head
+            assert len(changed) <= 2 * len(head)
+
+
+def test_nothing_moves_where_the_head_stands_in_front_already() -> None:
+    scores = selection.rank_scores([4, 2, 9, 1])
+    assert selection.moves([4, 2], scores, scores) == {}
+
+
+def test_one_task_that_falls_back_is_one_move() -> None:
+    scores = selection.rank_scores([1, 2, 3, 4, 5, 6])
+    order = [1, 3, 4, 6, 2, 5]
+    assert set(selection.moves(order[:3], selection.rank_scores(order), scores)) == {2}
 
 
 @pytest.mark.parametrize(

@@ -34,10 +34,14 @@ OWNERS = {
     "openvino": {"backend/vision/runtime/vino.py"},
     "label_studio_sdk": {"backend/label_studio/client.py"},
     "label_studio_ml": {"backend/server/stock.py"},
+    "cleanlab": {"backend/learning/suspects.py"},
     "sqlite3": {"backend/vision/cache.py"},
     "fastapi": {"backend/server/app.py"},
 }
-HEAVY = ("torch", "ultralytics", "open_clip", "skimage", "scipy", "label_studio_sdk", "numpy")
+HEAVY = (
+    *("torch", "ultralytics", "open_clip", "skimage", "scipy", "label_studio_sdk", "numpy"),
+    *("cleanlab", "sklearn", "pandas"),
+)
 
 
 def imports() -> Iterator[tuple[Path, str]]:

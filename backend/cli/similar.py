@@ -1,0 +1,44 @@
+"""``prelabel similar``: images of a project like a task, like a file, or like some words."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from typing import Any
+
+from backend.cli import known
+from backend.settings import read_settings
+
+HELP = "find images like this one"
+EXAMPLE = "prelabel similar 4711 3"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    parser.add_argument(
+        "like",
+        metavar="LIKE",
+        help="a task's number, an image file, or words (words need an encoder that knows text)",
+    )
+    known.add_project(parser)
+    parser.add_argument("--count", type=known.count, default=20, help="how many (20)")
+    parser.add_argument(
+        "--tab", action="store_true", help="also show them as a tab of Label Studio's Data Manager"
+    )
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Print a line per image, the most similar first."""
+    from backend.cli.main import say
+    from backend.loop.resources import Resources
+    from backend.loop.searching import Search
+
+    settings = read_settings()
+    record = known.find(settings, options.project)
+    search = Search(Resources(settings), record)
+    matches = search.like(options.like, options.count)
+    for match in matches:
+        say(f"{match.similarity:5.2f}  {match.address}  {match.answer}", options)
+    if options.tab:
+        say(f"Label Studio shows them in the tab “{search.show(matches)}”.", options)
+    return {"project": record.id, "like": options.like, "matches": [asdict(m) for m in matches]}

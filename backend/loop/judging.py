@@ -1,0 +1,201 @@
+"""How good a model's answers are where a person's are known: figures, and what rests on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from backend.domain import Answer, Control, ImageSize
+from backend.learning.detection import Judged, PlaceKind, Tally, judge, rights, tally
+from backend.learning.evaluation import Figure, accuracy, figures, share
+from backend.learning.thresholds import threshold
+from backend.loop.finding import LEAST, Sample, judged_on, shown
+from backend.loop.model import Model, answer_of, choose
+from backend.loop.training import Examples, Floats
+from backend.vision.detection.finder import Finder, Finds
+
+NO_SIZE = ImageSize(0, 0)
+Evidence = dict[str, tuple[list[float], list[bool]]]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How one control was answered.
+
+    Attributes:
+        figure: the share of right answers, or F1.
+        told: all other figures, as plain JSON.
+        right: task → whether the whole answer was right.
+        sure: task → confidence of the whole answer, 0 to 1.
+        tallies: of boxes and points: task → what was right, found, there.
+        evidence: label → confidence of its predictions, and whether each was right.
+    """
+
+    figure: Figure
+    told: dict[str, Any]
+    right: dict[int, bool] = field(default_factory=dict)
+    sure: dict[int, float] = field(default_factory=dict)
+    tallies: dict[int, Tally] = field(default_factory=dict)
+    evidence: Evidence = field(default_factory=dict)
+
+    def thresholds(self, wanted: float) -> dict[str, float]:
+        """By label, the confidence from which on it is shown; see ``threshold``."""
+        return {label: threshold(*rows, wanted) for label, rows in self.evidence.items()}
+
+
+def judge_choices(
+    model: Model, control: Control, examples: Examples, rows: Iterable[int]
+) -> Judgement:
+    """Judge the answers to a control of choices.
+
+    Args:
+        model: whose answers; without a head for the control all are wrong.
+        control: of choices.
+        examples: with what a person answered.
+        rows: of the examples, that the head did not learn from.
+    """
+    picked = list(rows)
+    tasks, truths = [examples.tasks[i] for i in picked], [examples.answers[i] for i in picked]
+    if control.name not in model.heads or not picked:
+        given: list[Answer | None] = [None] * len(picked)
+        table = np.zeros((len(picked), 0), dtype=np.float32)
+    else:
+        table = model.probabilities(control.name, examples.vectors[picked])
+        labels = model.labels(control.name)
+        given = [answer_of(choose(control, labels, row, NO_SIZE)) for row in table]
+    pairs = list(zip(given, truths, strict=True))
+    return Judgement(
+        accuracy(pairs),
+        figures(pairs, control.label_names),
+        {task: one == truth for task, (one, truth) in zip(tasks, pairs, strict=True)},
+        {task: certainty(row, control.multiple) for task, row in zip(tasks, table, strict=True)},
+        evidence=_choice_evidence(model, control, table, truths),
+    )
+
+
+def certainty(row: Floats, multiple: bool) -> float:
+    """Confidence of a whole answer: of the best label, or of the least decided of several."""
+    if not len(row):
+        return 0.0
+    return float(np.maximum(row, 1 - row).min() if multiple else row.max())
+
+
+def judge_finds(finder: Finds | None, control: Control, samples: Sequence[Sample]) -> Judgement:
+    """Judge what a finder finds.
+
+    Args:
+        finder: None finds nothing.
+        control: of boxes or points.
+        samples: images that the finder did not learn from.
+    """
+    judged = judged_on(finder, control, samples)
+    kind: PlaceKind = "points" if control.kind == "points" else "boxes"
+    least = shown(finder, control) if finder else 1.0
+    extents = dict(finder.meaning.sides) if finder else {}
+    figure, told = judge(judged, control.label_names, kind, extents, least)
+    tallies = [tally(image, control.label_names, kind, extents, least) for image in judged]
+    tasks = [sample.task for sample in samples]
+    return Judgement(
+        figure,
+        told | {"shown": least},
+        {task: t.right == t.found == t.there for task, t in zip(tasks, tallies, strict=True)},
+        {t: find_certainty(i.confidence, least) for t, i in zip(tasks, judged, strict=True)},
+        dict(zip(tasks, tallies, strict=True)),
+        _find_evidence(judged, control.label_names, kind, extents, least),
+    )
+
+
+def find_certainty(confidence: Sequence[float], shown: float) -> float:
+    """Confidence that all finds are right and nothing is missing: of the least decided find.
+
+    Args:
+        confidence: of everything found, shown or not.
+        shown: from which a find counts.
+    """
+    return min((c if c >= shown else 1 - c for c in confidence), default=1 - LEAST)
+
+
+def whole(judgements: Mapping[str, Judgement]) -> Figure:
+    """The share of tasks whose every answered control of choices is right."""
+    right: dict[int, bool] = {}
+    for judgement in judgements.values():
+        for task, one in judgement.right.items():
+            right[task] = right.get(task, True) and one
+    return share(sum(right.values()), len(right))
+
+
+def together(judgements: Iterable[Judgement]) -> dict[int, tuple[float, bool]]:
+    """Tasks that every control was answered of: confidence, and whether all is right."""
+    each = list(judgements)
+    tasks = set.intersection(*(set(one.sure) for one in each)) if each else set()
+    return {
+        task: (min(one.sure[task] for one in each), all(one.right[task] for one in each))
+        for task in sorted(tasks)
+    }
+
+
+def kind_of_head(model: Model, control: str, examples: Examples) -> str:
+    """What answers a control of choices, in words."""
+    if control not in model.heads:
+        return "none yet"
+    return "linear head" if (~examples.audit).any() else "zero-shot from the label names"
+
+
+def kind_of_finder(finder: Finds | None) -> str:
+    """What answers a control of boxes or points, in words."""
+    if finder is None:
+        return "none yet"
+    if finder.meaning.learned:
+        return "fine-tuned"
+    by_name = isinstance(finder, Finder)
+    return "zero-shot from the class names" if by_name else "prompted by words or drawn boxes"
+
+
+def answer_counts(control: Control, examples: Examples) -> dict[str, int]:
+    """How often each label was given among what is learned from."""
+    rows = zip(examples.answers, examples.audit, strict=True)
+    trained = [answer for answer, audit in rows if not audit]
+    return {name: sum(name in answer for answer in trained) for name in control.label_names}
+
+
+def place_counts(control: Control, samples: Sequence[Sample]) -> dict[str, int]:
+    """How many places of each label there are among what is learned from."""
+    counts = dict.fromkeys(control.label_names, 0)
+    for sample in samples:
+        for place in sample.places if not sample.audit else ():
+            counts[place.label] += 1
+    return counts
+
+
+def _choice_evidence(
+    model: Model, control: Control, table: Floats, truths: Sequence[Answer]
+) -> Evidence:
+    found: Evidence = {}
+    for row, truth in zip(table, truths, strict=True):
+        choice = choose(control, model.labels(control.name), row, NO_SIZE) if len(row) else None
+        for label, confidence in (choice.labels if choice else {}).items():
+            sure, right = found.setdefault(label, ([], []))
+            sure.append(confidence)
+            right.append(label in truth)
+    return found
+
+
+def _find_evidence(
+    images: Sequence[Judged],
+    labels: Sequence[str],
+    kind: PlaceKind,
+    extents: Mapping[str, float],
+    least: float,
+) -> Evidence:
+    found: Evidence = {}
+    for image in images:
+        for label in labels:
+            sure, right = found.setdefault(label, ([], []))
+            for confidence, hit in rights(image, label, kind, extents):
+                if confidence >= least:
+                    sure.append(confidence)
+                    right.append(hit)
+    return {label: rows for label, rows in found.items() if rows[0]}

@@ -1,0 +1,178 @@
+"""Which open task is asked for next: the whole order after a round, the front of it after a label.
+
+Label Studio serves the lowest score first, so the order is written into the scores. A label that
+comes between rounds lowers the value of similar images at once, without training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from backend.domain import Task
+from backend.learning import coverage
+from backend.learning.selection import Floats, moves, queue, rank_scores
+from backend.loop.connection import Connection
+from backend.loop.embedding import Embedded
+from backend.loop.observe import Observation
+
+HEAD = 12
+"""Tasks at the front that are kept in order between rounds."""
+PICKED = 200
+"""Tasks that are chosen one by one, each with those before it in mind; the rest by their gain."""
+FEW = 3
+"""Examples below which a label is still looked for."""
+
+
+@dataclass
+class Order:
+    """The order of a project's open tasks.
+
+    Attributes:
+        project: its identity.
+        rows: the tasks of the pool, by row of the coverage; those labeled since too.
+        coverage: what the labeled images already show of the others.
+        open: every open task, also those that cannot be ranked.
+        audit: open tasks of the audit slice.
+        labeled: tasks labeled so far, the audit ones among them.
+        audit_labeled: audit tasks labeled so far.
+        seeking: some label has hardly an example.
+        others: tasks of a pool that is too large to compare each with each, least certain first.
+        places: task → its prediction in Label Studio, its score; asked for when first needed.
+    """
+
+    project: str
+    rows: list[int]
+    coverage: coverage.Coverage
+    open: set[int]
+    audit: set[int]
+    labeled: int
+    audit_labeled: int
+    seeking: bool
+    others: list[int]
+    places: dict[int, tuple[int, float]] = field(default_factory=dict)
+
+    def tasks(self, picked: int = PICKED) -> list[int]:
+        """All open tasks that can be ranked, first to last.
+
+        Args:
+            picked: how many are chosen with those before them in mind.
+        """
+        head, after = coverage.pick(self.coverage, picked, self.seeking)
+        ranked = [self.rows[row] for row in coverage.ordered(after, head)]
+        ranked = [task for task in [*ranked, *self.others] if task in self.open]
+        return queue(self.project, ranked, self.audit, self.labeled, self.audit_labeled)
+
+    def learned(self, tasks: Iterable[int]) -> None:
+        """Somebody labeled tasks: what is like them is worth less now."""
+        done = set(tasks) & self.open
+        rows = [row for row, task in enumerate(self.rows) if task in done]
+        self.coverage = coverage.covered(self.coverage, rows)
+        self.labeled += len(done)
+        self.audit_labeled += len(done & self.audit)
+        self.open -= done
+        self.audit -= done
+
+
+def order_of(
+    seen: Observation,
+    vectors: Mapping[int, Floats],
+    unsure: Mapping[int, float],
+    seed: int,
+) -> Order:
+    """The order of a project's open tasks.
+
+    Args:
+        seen: the project.
+        vectors: by task, (d,) float32 of unit length; of labeled tasks too.
+        unsure: by open task, how much its label would teach, 0 to 1; empty before anything is
+            learned: then all count alike.
+        seed: of everything random.
+    """
+    open_tasks = [task for task in seen.tasks if task.open]
+    audit = {task.id for task in open_tasks if task.id in vectors and seen.is_audit(task)}
+    pool = [task.id for task in open_tasks if task.id in vectors and task.id not in audit]
+    taught = [t.id for t in seen.labeled if t.id in vectors and not seen.is_audit(t)]
+    weights = np.array([unsure.get(t, 0.0) if unsure else 1.0 for t in pool], dtype=np.float32)
+    chosen = coverage.shortlist(weights, coverage.LARGEST, np.random.default_rng(seed))
+    rows = [pool[i] for i in chosen]
+    rest = np.setdiff1d(np.arange(len(pool)), chosen)
+    return Order(
+        project=seen.identity,
+        rows=rows,
+        coverage=coverage.survey(_stack(rows, vectors), weights[chosen], _stack(taught, vectors)),
+        open={task.id for task in open_tasks},
+        audit=audit,
+        labeled=len(seen.labeled),
+        audit_labeled=sum(seen.is_audit(task) for task in seen.labeled),
+        seeking=_seeking(seen),
+        others=[pool[i] for i in rest[np.argsort(-weights[rest], kind="stable")]],
+    )
+
+
+def vectors_of(tasks: Iterable[Task], embedded: Embedded) -> dict[int, Floats]:
+    """By task, what its first image that could be read looks like."""
+    found = {}
+    for task in tasks:
+        known = (embedded.vectors.get(address) for address in task.images.values())
+        vector = next((v for v in known if v is not None), None)
+        if vector is not None:
+            found[task.id] = vector
+    return found
+
+
+def refresh(
+    order: Order, connection: Connection, version: str, labeled: Iterable[int]
+) -> dict[int, float]:
+    """Bring the front of the queue up to date with labels that came since.
+
+    Args:
+        order: as it stands in Label Studio; is changed.
+        connection: the project.
+        version: the live one, whose predictions carry the scores.
+        labeled: tasks that were labeled.
+
+    Returns:
+        the scores that were changed, by task.
+    """
+    client, number = connection.client, connection.number
+    order.learned(labeled)
+    if not order.places:
+        order.places = client.places(number, version)
+    there = {task: order.places[task] for task in order.open & order.places.keys()}
+    tasks = [task for task in order.tasks(HEAD) if task in there]
+    changed = moves(tasks[:HEAD], rank_scores(tasks), {t: score for t, (_, score) in there.items()})
+    for task, score in changed.items():
+        prediction = there[task][0]
+        client.change_prediction(prediction, {"score": score})
+        order.places[task] = (prediction, score)
+    return changed
+
+
+def _seeking(seen: Observation) -> bool:
+    """Whether some label has hardly an example among what is learned from."""
+    counts: dict[tuple[str, str], int] = {}
+    for task in seen.labeled:
+        if not seen.is_audit(task):
+            for control, labels in _given(task).items():
+                for label in labels:
+                    counts[control, label] = counts.get((control, label), 0) + 1
+    return any(
+        counts.get((control.name, label), 0) < FEW
+        for control in seen.config.controls
+        for label in control.label_names
+    )
+
+
+def _given(task: Task) -> dict[str, frozenset[str]]:
+    """By control, the labels that a person gave."""
+    places = {c: frozenset(p.label for p in found) for c, found in (task.places or {}).items()}
+    return {**(task.answers or {}), **places}
+
+
+def _stack(tasks: Sequence[int], vectors: Mapping[int, Floats]) -> Floats:
+    if not tasks:
+        return np.zeros((0, 0), dtype=np.float32)
+    return np.stack([vectors[task] for task in tasks])

@@ -1,0 +1,185 @@
+"""The live version's answers to all open tasks, in the order in which people shall see them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from backend.domain import Prediction, Task
+from backend.learning.selection import Floats, rank_scores
+from backend.loop import push as pushing
+from backend.loop.accepting import accept, acceptable
+from backend.loop.connection import Connection
+from backend.loop.embedding import Embedded
+from backend.loop.looking import Looked, look
+from backend.loop.model import Model
+from backend.loop.observe import Observation
+from backend.loop.ordering import Order, order_of, vectors_of
+from backend.loop.predicting import (
+    certainties,
+    confidences,
+    place_uncertainties,
+    predictions,
+    sources,
+    task_uncertainty,
+    unreadable,
+)
+from backend.loop.resources import Resources
+from backend.store.files import read_json, write_json
+from backend.store.projects import ProjectRecord
+
+Report = Callable[[str, float, str], None]
+TAB = "Prelabel: ask next"
+"""The Data Manager's tab in this order, for projects that several people work in."""
+
+IN_ORDER = {
+    "ordering": ["tasks:predictions_score"],
+    "filters": {
+        "conjunction": "and",
+        "items": [
+            {
+                "filter": "filter:tasks:total_annotations",
+                "operator": "equal",
+                "type": "Number",
+                "value": 0,
+            }
+        ],
+    },
+}
+
+
+@dataclass(frozen=True)
+class Presented:
+    """What became of a push.
+
+    Attributes:
+        any: Label Studio has a prediction of the live version.
+        unread: images that could not be read, by reason.
+        order: of the open tasks.
+    """
+
+    any: bool
+    unread: Counter[str]
+    order: Order
+
+
+class Presenter:
+    """Presents the live version of one project.
+
+    Args:
+        resources: of this process.
+        record: the project.
+        connection: to its Label Studio.
+        report: told state, progress and details.
+    """
+
+    def __init__(
+        self,
+        resources: Resources,
+        record: ProjectRecord,
+        connection: Connection,
+        report: Report,
+    ) -> None:
+        self._resources = resources
+        self._record = record
+        self._connection = connection
+        self._report = report
+
+    def present(self, seen: Observation, live: str) -> Presented:
+        """Every open task has one prediction of the live version, and the queue follows it."""
+        self._report("pushing", 0.0, "")
+        controls = seen.config.controls
+        embedded = self._embed(seen)
+        open_tasks = [task for task in seen.tasks if task.open]
+        there, wanted = pushing.missing(self._connection, live, (task.id for task in open_tasks))
+        model = self._resources.model(self._record, live)
+        new = [task for task in open_tasks if task.id in wanted]
+        looked = self._look(seen, model, new)
+        beliefs = confidences(model, controls, open_tasks, embedded)
+        unsure = self._unsure(seen, live, beliefs, looked)
+        order = order_of(
+            seen, vectors_of(seen.tasks, embedded), unsure, self._resources.settings.seed
+        )
+        if new:
+            ranks = rank_scores(order.tasks())
+            made = predictions(model, controls, new, beliefs, ranks, embedded, looked)
+            pushing.push(self._connection, live, made, seen.controls, self._pushed)
+        if there or new:
+            pushing.point(self._connection, live, seen.pulse)
+            self._keep_tab()
+        sure = certainties(model, controls, beliefs, looked)
+        self._accept(
+            seen,
+            live,
+            sure,
+            lambda tasks: predictions(
+                model, controls, tasks, beliefs, sure, embedded, looked, whole=True
+            ),
+        )
+        failed = {**self._resources.pictures(self._record).failed, **embedded.failed}
+        return Presented(bool(there or new), unreadable(seen.tasks, controls, failed), order)
+
+    def _embed(self, seen: Observation) -> Embedded:
+        """All images, by the live version's encoder."""
+        encoder = self._resources.viewer(self._record)
+        return self._resources.embedder(self._record, encoder).embed(
+            sources(seen.tasks, seen.config.controls),
+            lambda done, of: self._report("pushing", done / of if of else 1.0, ""),
+        )
+
+    def _unsure(
+        self,
+        seen: Observation,
+        live: str,
+        beliefs: Mapping[str, Mapping[int, Floats]],
+        looked: Looked,
+    ) -> dict[int, float]:
+        """How much each open task would teach; of finds as they were when they were made."""
+        unsure = task_uncertainty(seen.config.controls, beliefs)
+        file = self._resources.folder(self._record) / "unsure.json"
+        kept = read_json(file) or {}
+        found = {int(t): u for t, u in kept.get("tasks", {}).items()}
+        found = found if kept.get("version") == live else {}
+        new = place_uncertainties(seen.identity, looked)
+        if new:
+            found |= new
+            write_json(file, {"version": live, "tasks": found})
+        for task, value in found.items():
+            unsure[task] = max(unsure.get(task, 0.0), value)
+        return unsure
+
+    def _look(self, seen: Observation, model: Model, tasks: Sequence[Task]) -> Looked:
+        if not model.finders:
+            return Looked()
+        looked = look(
+            *(model, seen.config.controls, tasks, self._resources.pictures(self._record)),
+            lambda done, of: self._report("pushing", done / of, f"image {done} of {of}"),
+        )
+        self._resources.picture_files.trim()
+        return looked
+
+    def _accept(
+        self,
+        seen: Observation,
+        live: str,
+        sure: Mapping[int, float],
+        answer: Callable[[Sequence[Task]], Sequence[Prediction]],
+    ) -> None:
+        """Answers that need no person, where the project wants that."""
+        card = self._resources.versions(self._record).card(live)
+        open_tasks = [task for task in seen.tasks if task.open]
+        ids = set(acceptable(card, seen, sure, [task.id for task in open_tasks]))
+        if ids:
+            folder = self._resources.folder(self._record)
+            answers = answer([task for task in open_tasks if task.id in ids])
+            accept(self._connection, folder, seen.controls, answers)
+
+    def _keep_tab(self) -> None:
+        """Several people may prefer to pick from a list: the same order as a tab."""
+        client = self._connection.client
+        if client.people() > 1:
+            client.keep_tab(self._record.number, TAB, IN_ORDER)
+
+    def _pushed(self, done: int, of: int) -> None:
+        self._report("pushing", done / of, "")

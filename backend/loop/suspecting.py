@@ -1,0 +1,155 @@
+"""Labels that are probably wrong: found, kept for people to see, and shown in Label Studio."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+import numpy as np
+
+from backend.domain import Control, Prediction
+from backend.label_studio.regions import prediction_json
+from backend.learning import suspects
+from backend.learning.suspects import Suspect
+from backend.loop.connection import Connection
+from backend.loop.embedding import Embedded
+from backend.loop.finding import as_boxes, judged_on
+from backend.loop.fit import Fit
+from backend.loop.labels import label_table
+from backend.loop.looking import Looked, look
+from backend.loop.model import Model
+from backend.loop.observe import Observation, observe, take_pulse
+from backend.loop.predicting import confidences, predictions, sources
+from backend.loop.resources import Resources
+from backend.loop.training import targets
+from backend.store.files import write_json
+from backend.store.projects import ProjectRecord
+from backend.store.versions import Labels
+
+FILE = "suspects.json"
+TAB = "Prelabel: check labels"
+SHOWN = 50
+"""Suspects that Label Studio shows; each is a call of its own."""
+
+
+class Inspector:
+    """Looks through the labels of one project. Never changes one.
+
+    Args:
+        resources: of this process.
+        record: the project.
+    """
+
+    def __init__(self, resources: Resources, record: ProjectRecord) -> None:
+        self._resources = resources
+        self._record = record
+        self._connection: Connection = resources.connection(record)
+        self._live = resources.versions(record).live() or ""
+
+    def inspect(self) -> list[Suspect]:
+        """All suspects, the most suspicious first; Label Studio shows the first of them."""
+        folder = self._resources.folder(self._record)
+        seen = observe(self._connection, folder, take_pulse(self._connection))
+        encoder = self._resources.viewer(self._record)
+        embedded = self._resources.embedder(self._record, encoder).embed(
+            sources(seen.tasks, seen.config.controls), lambda done, of: None
+        )
+        fit = Fit(
+            *(self._resources, self._record, seen, encoder, embedded),
+            *(lambda state, progress, detail: None, lambda: False),
+        )
+        found = [s for control in seen.config.controls for s in self._of(control, fit, seen)]
+        found.sort(key=lambda suspect: suspect.quality)
+        write_json(folder / FILE, {"version": self._live, "suspects": [asdict(s) for s in found]})
+        self._show(found[:SHOWN], seen, fit.before, embedded)
+        return found
+
+    def _of(self, control: Control, fit: Fit, seen: Observation) -> list[Suspect]:
+        if control.kind == "choices":
+            return self._answers(control, fit)
+        return self._places(control, fit, seen)
+
+    def _answers(self, control: Control, fit: Fit) -> list[Suspect]:
+        """By cross-validation: every labeled image but the audit slice, which nobody learned."""
+        head = fit.before.heads.get(control.name)
+        if head is None or head.labels != control.label_names:
+            return []
+        examples = fit.examples(control)
+        rows, table = fit.cross(control, head)
+        audit = np.flatnonzero(examples.audit)
+        if len(audit):
+            unseen = fit.before.probabilities(control.name, examples.vectors[audit])
+            rows, table = np.concatenate([rows, audit]), np.concatenate([table, unseen])
+        tasks, given = [examples.tasks[i] for i in rows], targets(control, examples)[rows]
+        if control.multiple:
+            return suspects.several(tasks, control.name, head.labels, given, table)
+        return suspects.single(
+            tasks, control.name, head.labels, given.argmax(axis=1).tolist(), table
+        )
+
+    def _places(self, control: Control, fit: Fit, seen: Observation) -> list[Suspect]:
+        """Images that the live finder did not learn from: the audit slice, and what is new."""
+        finder = fit.before.finders.get(control.name)
+        if finder is None or not finder.meaning.learned:
+            return []
+        known, now = self._resources.versions(self._record).labels(self._live), label_table(seen)
+        samples = [
+            sample
+            for sample in fit.samples(control)
+            if sample.audit or _changed(known, now, sample.task, control)
+        ]
+        judged = judged_on(finder, control, samples)
+        if control.kind == "points":
+            judged = [as_boxes(one, finder.meaning.sides) for one in judged]
+        tasks = [sample.task for sample in samples]
+        return suspects.marked(tasks, control.name, control.label_names, judged)
+
+    # -- in Label Studio ----------------------------------------------------------------------
+
+    def _show(
+        self, found: Sequence[Suspect], seen: Observation, model: Model, embedded: Embedded
+    ) -> None:
+        """The model's answer beside the person's, with how suspicious that is, and a tab."""
+        worst: dict[int, Suspect] = {}
+        for suspect in found:
+            worst.setdefault(suspect.task, suspect)
+        tasks = [task for task in seen.tasks if task.id in worst]
+        if not tasks:
+            return
+        client, number = self._connection.client, self._record.number
+        there = client.places(number, self._live)
+        controls = seen.config.controls
+        pictures = self._resources.pictures(self._record)
+        looked = (
+            look(model, controls, tasks, pictures, lambda d, o: None) if model.finders else Looked()
+        )
+        beliefs = confidences(model, controls, tasks, embedded)
+        quality = {task: suspect.quality for task, suspect in worst.items()}
+        for made in predictions(model, controls, tasks, beliefs, quality, embedded, looked):
+            self._write(made, worst[made.task], seen.controls, there)
+        client.keep_tab(number, TAB, _listing(sorted(worst)))
+
+    def _write(
+        self,
+        made: Prediction,
+        suspect: Suspect,
+        controls: Mapping[str, Control],
+        there: Mapping[int, tuple[int, float]],
+    ) -> None:
+        fields = {"score": suspect.quality, "mislabeling": suspect.mislabeling}
+        if made.task in there:
+            self._connection.client.change_prediction(there[made.task][0], fields)
+        else:
+            row = prediction_json(made, controls, self._live)
+            self._connection.client.add_prediction(row | fields)
+
+
+def _changed(known: Labels, now: Labels, task: int, control: Control) -> bool:
+    then, today = known.get(str(task), {}), now.get(str(task), {})
+    return then.get(control.name) != today.get(control.name)
+
+
+def _listing(tasks: Sequence[int]) -> dict[str, object]:
+    item = {"filter": "filter:tasks:id", "operator": "in_list", "type": "List", "value": tasks}
+    filters = {"conjunction": "and", "items": [item]}
+    return {"ordering": ["tasks:predictions_score"], "filters": filters}

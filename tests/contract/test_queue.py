@@ -1,0 +1,116 @@
+"""The order in which people are asked, against a real Label Studio."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from backend.loop.ordering import HEAD
+from backend.loop.presenting import TAB
+from tests.conftest import MakeBackend
+from tests.harness import Backend, Lab, data_uri, until
+
+LATER = {"PRELABEL_RETRAIN_AFTER": "1000"}
+
+
+def twins(kind: int, number: int) -> str:
+    """Pictures of one kind differ in a few pixels; kinds differ in everything."""
+    random = np.random.default_rng(kind)
+    coarse = random.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    pixels = np.asarray(Image.fromarray(coarse).resize((64, 64), Image.Resampling.NEAREST)).copy()
+    pixels[number, :3] = 255 - pixels[number, :3]
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return data_uri(file.getvalue())
+
+
+def queue(lab: Lab, backend: Backend, project: int) -> list[int]:
+    """The open tasks of a project by the score that its queue follows."""
+    version = lab.info(project)["model_version"]
+    open_tasks = {t["id"] for t in lab.tasks(project) if not t["is_labeled"]}
+    rows = [p for p in lab.predictions(project) if p["model_version"] == version]
+    rows.sort(key=lambda row: row["score"])
+    return [row["task"] for row in rows if row["task"] in open_tasks]
+
+
+def test_unlike_images_are_asked_first_and_each_kind_is_asked_once(
+    lab: Lab, make_backend: MakeBackend
+) -> None:
+    backend = make_backend(**LATER)
+    project = lab.project()
+    tasks = lab.add_raw(project, [twins(k, n) for n in range(4) for k in range(8)])
+    kinds = dict(zip(tasks, list(range(8)) * 4, strict=True))
+    lab.connect(project, backend.url)
+    backend.settled(project)
+    first = queue(lab, backend, project)[:9]  # one of them may be an audit task
+    assert len({kinds[task] for task in first}) == 8
+
+
+def test_a_label_sends_the_neighbours_back_without_training(
+    lab: Lab, make_backend: MakeBackend
+) -> None:
+    backend = make_backend(**LATER)
+    project = lab.project()
+    tasks = lab.add_raw(project, [twins(k, n) for n in range(3) for k in range(8)])
+    kinds = dict(zip(tasks, list(range(8)) * 3, strict=True))
+    lab.connect(project, backend.url)
+    version = backend.settled(project)["version"]
+    before = queue(lab, backend, project)
+    last = kinds[before[7]]  # of a kind that comes late; its other pictures are at the end
+    chosen = next(task for task in before[8:] if kinds[task] == last)
+    lab.label(chosen, "red")
+
+    def fell() -> bool:
+        front = queue(lab, backend, project)[:6]
+        return all(kinds[task] != last for task in front)
+
+    until("neighbours fall back", fell)
+    assert backend.project(project)["version"] == version
+    served = []
+    for _ in range(5):  # and it goes on after each label
+        task = lab.next(project)["id"]
+        served.append(kinds[task])
+        lab.label(task, "blue")
+        done = set(served)
+        until(
+            "the queue knows",
+            lambda done=done: kinds[queue(lab, backend, project)[0]] not in done,  # type: ignore[misc]
+        )
+    assert len(set(served)) == 5
+    assert last not in served
+
+
+def test_next_serves_the_queue_from_its_front(lab: Lab, make_backend: MakeBackend) -> None:
+    backend = make_backend(**LATER)
+    project = lab.project()
+    lab.add(project, 12)
+    lab.connect(project, backend.url)
+    backend.settled(project)
+    for count in range(1, HEAD):
+        wanted = queue(lab, backend, project)[0]
+        assert lab.next(project)["id"] == wanted
+        lab.label(wanted)
+        until("seen", lambda count=count: backend.project(project)["labels"] == count)  # type: ignore[misc]
+
+
+def test_two_annotators_at_once_get_different_useful_tasks(
+    lab: Lab, make_backend: MakeBackend
+) -> None:
+    backend = make_backend(**LATER)
+    colleague = lab.colleague("ann@example.com")
+    project = lab.project()
+    tasks = lab.add_raw(project, [twins(k, n) for n in range(3) for k in range(8)])
+    kinds = dict(zip(tasks, list(range(8)) * 3, strict=True))
+    lab.connect(project, backend.url)
+    backend.settled(project)
+    front = queue(lab, backend, project)[:2]
+    both = [lab.next(project)["id"], colleague.next(project)["id"]]
+    assert both == front
+    assert kinds[both[0]] != kinds[both[1]]
+    tabs = lab.call("GET", "/api/dm/views/", params={"project": project})
+    (tab,) = [tab for tab in tabs if tab["data"]["title"] == TAB]
+    listed = lab.call("GET", "/api/tasks/", params={"view": tab["id"], "project": project})
+    assert [task["id"] for task in listed["tasks"]] == queue(lab, backend, project)
+    colleague.close()

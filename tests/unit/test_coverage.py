@@ -1,0 +1,141 @@
+"""Which images tell most about the others: against slow and obvious writings of the same."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from backend.learning import coverage
+from backend.learning.coverage import Coverage, Floats
+
+
+def points(count: int, seed: int, groups: int = 6, dim: int = 16) -> Floats:
+    """Embeddings in a few groups, of unit length."""
+    random = np.random.default_rng(seed)
+    middles = random.standard_normal((groups, dim))
+    found = middles[random.integers(0, groups, count)] + 0.4 * random.standard_normal((count, dim))
+    return np.asarray(found / np.linalg.norm(found, axis=1, keepdims=True), dtype=np.float32)
+
+
+def surveyed(count: int = 90, seed: int = 0, labeled: int = 5) -> Coverage:
+    random = np.random.default_rng(seed)
+    both = points(count + labeled, seed)
+    weights = random.random(count).astype(np.float32)
+    return coverage.survey(both[:count], weights, both[count:])
+
+
+def slow_gains(state: Coverage) -> Floats:
+    """The definition, image by image."""
+    kernel = np.exp((state.vectors @ state.vectors.T - 1) / state.width)
+    return np.array(
+        [(state.weights * np.maximum(0, row - state.best)).sum() for row in kernel], np.float32
+    )
+
+
+def slow_picks(state: Coverage, count: int) -> list[int]:
+    picked: list[int] = []
+    for _ in range(count):
+        gains = slow_gains(state)
+        gains[state.done | (state.near > coverage.TWIN)] = -1
+        picked.append(int(gains.argmax()))
+        state = coverage.covered(state, [picked[-1]])
+    return picked
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_picks_are_those_of_the_plain_greedy_algorithm(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coverage, "BLOCK", 32)  # several blocks
+    monkeypatch.setattr(coverage, "AT_ONCE", 4)  # and several looks a pick
+    state = surveyed(seed=seed)
+    assert state.bounds == pytest.approx(slow_gains(state), abs=1e-4)
+    assert coverage.pick(state, 20, seeking=False)[0] == slow_picks(state, 20)
+
+
+def test_picks_after_a_label_are_those_of_a_new_survey() -> None:
+    """A label between rounds costs no survey, and the order is exactly that of one."""
+    state = surveyed()
+    first = coverage.pick(state, 1, seeking=False)[0]
+    before = coverage.covered(state, first)
+    anew = replace(before, bounds=slow_gains(before))
+    assert coverage.pick(before, 12, False)[0] == coverage.pick(anew, 12, False)[0]
+
+
+def test_a_label_lowers_the_value_of_its_neighbours_and_of_nobody_else() -> None:
+    state = surveyed()
+    after = coverage.covered(state, [3])
+    near = state.vectors @ state.vectors[3] > 0.8
+    fallen = slow_gains(after) < slow_gains(state) - 1e-4
+    assert fallen[near].all()
+    far = state.vectors @ state.vectors[3] < -0.5
+    assert far.any()
+    assert not fallen[far].any()
+
+
+def test_without_weights_each_group_is_asked_for_once_first() -> None:
+    vectors = points(120, seed=1, groups=6)
+    group = (vectors @ vectors.T > 0.5).argmax(axis=1)
+    state = coverage.survey(vectors, np.ones(120, dtype=np.float32), np.zeros((0, 0), np.float32))
+    picked, _ = coverage.pick(state, 6, seeking=False)
+    assert len({group[row] for row in picked}) == 6
+
+
+def test_what_is_certain_is_asked_for_last() -> None:
+    vectors = points(60, seed=2)
+    weights = np.zeros(60, dtype=np.float32)
+    weights[:20] = 1
+    state = coverage.survey(vectors, weights, vectors[:0])
+    picked, after = coverage.pick(state, 5, seeking=False)
+    near = (vectors[picked] @ vectors[:20].T).max(axis=1)
+    assert (near > 0.5).all(), "in the midst of those that are not certain"
+    assert sorted(coverage.ordered(after, picked)) == list(range(60))
+
+
+def test_near_duplicates_are_asked_for_once_and_the_others_come_last() -> None:
+    vectors = points(40, seed=3)
+    random = np.random.default_rng(0)
+    copies = vectors + 0.002 * random.standard_normal(vectors.shape).astype(np.float32)
+    both = np.concatenate([vectors, copies])
+    state = coverage.survey(both, np.ones(80, dtype=np.float32), both[:0])
+    picked, after = coverage.pick(state, 80, seeking=False)
+    assert len(picked) == len({row % 40 for row in picked}) == 40
+    order = coverage.ordered(after, picked)
+    assert order[:40] == picked
+    assert sorted(order) == list(range(80))
+
+
+def test_seeking_finds_the_one_strange_image_early() -> None:
+    found = {True: 0, False: 0}
+    for seed in range(10):
+        vectors = points(200, seed, groups=3)
+        strange = np.zeros(16, dtype=np.float32)
+        strange[seed] = -1
+        both = np.concatenate([vectors, strange[None]])
+        state = coverage.survey(both, np.ones(201, dtype=np.float32), vectors[:3])
+        for seeking in found:
+            found[seeking] += 200 in coverage.pick(state, 8, seeking)[0]
+    assert found[True] >= 9
+    assert found[True] > found[False]
+
+
+def test_nothing_open_and_everything_alike_are_no_trouble() -> None:
+    empty = coverage.survey(*(np.zeros((0, 0), np.float32), np.zeros(0, np.float32)), points(3, 0))
+    assert coverage.pick(empty, 5, seeking=True)[0] == []
+    assert coverage.ordered(empty, []) == []
+    same = np.repeat(points(1, 0), 9, axis=0)
+    state = coverage.survey(same, np.ones(9, dtype=np.float32), same[:0])
+    picked, after = coverage.pick(state, 5, seeking=True)
+    assert sorted(coverage.ordered(after, picked)) == list(range(9))
+
+
+def test_of_very_many_images_the_least_certain_and_a_random_part_are_compared() -> None:
+    weights = np.linspace(0, 1, 1000, dtype=np.float32)
+    rows = coverage.shortlist(weights, 100, np.random.default_rng(0))
+    assert len(set(rows.tolist())) == 100
+    assert set(range(950, 1000)) <= set(rows.tolist())
+    others = rows[rows < 950]
+    assert 300 < others.mean() < 650
+    assert coverage.shortlist(weights[:50], 100, np.random.default_rng(0)).tolist() == [*range(50)]

@@ -1,0 +1,45 @@
+"""Similar images, and images of labels that nobody has given yet."""
+
+from __future__ import annotations
+
+import doctest
+
+import numpy as np
+import pytest
+
+from backend.learning import nearest
+
+
+def unit(rows: int, seed: int) -> nearest.Floats:
+    found = np.random.default_rng(seed).standard_normal((rows, 8)).astype(np.float32)
+    return np.asarray(found / np.linalg.norm(found, axis=1, keepdims=True), dtype=np.float32)
+
+
+def test_the_examples_in_the_docstrings_hold() -> None:
+    found = doctest.testmod(nearest)
+    assert found.attempted
+    assert not found.failed
+
+
+def test_the_nearest_are_those_of_a_full_sort_also_in_blocks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    vectors, queries = unit(50, 0), unit(3, 1)
+    monkeypatch.setattr(nearest, "BLOCK", 16)
+    rows, cosine = nearest.nearest(vectors, queries, 7)
+    for query, found, values in zip(queries, rows, cosine, strict=True):
+        wanted = sorted(range(50), key=lambda i: -float(vectors[i] @ query))[:7]
+        assert found.tolist() == wanted
+        assert values == pytest.approx(vectors[wanted] @ query)
+    assert nearest.nearest(vectors[:2], queries, 7)[0].shape == (3, 2)
+    assert nearest.nearest(vectors[:0], queries, 7)[0].shape == (3, 0)
+
+
+def test_a_label_without_examples_is_looked_for_by_its_text_against_the_others() -> None:
+    text = np.eye(8, dtype=np.float32)[:3]
+    cone = np.full(8, 0.5, dtype=np.float32)
+    images = np.stack([text[0] + cone, text[1] + cone, text[2] + cone, text[1] + 2 * cone])
+    images /= np.linalg.norm(images, axis=1, keepdims=True)
+    assert nearest.looked_for(images, text, wanted=[2])[0] == 2
+    assert nearest.looked_for(images, text, wanted=[1, 2])[:2] == [1, 2], "in turn"
+    assert sorted(nearest.looked_for(images, text, wanted=[1, 2])) == [0, 1, 2, 3]

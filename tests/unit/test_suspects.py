@@ -1,0 +1,89 @@
+"""Wrong labels: planted ones are found, and named for what they are."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from backend.domain import Place
+from backend.learning import suspects
+from backend.learning.detection import Judged
+from backend.vision.crossing import out_of_fold
+from backend.vision.head import fit_head
+
+NAMES = tuple("0123456789")
+
+
+def flipped(seed: int) -> tuple[set[int], list[int]]:
+    """Eight in a hundred digits get another label: which they are, and the queue."""
+    from sklearn.datasets import load_digits
+
+    rng = np.random.default_rng(seed)
+    x, y = load_digits(return_X_y=True)
+    rows = rng.permutation(len(x))[:400]
+    x = (x[rows] / np.linalg.norm(x[rows], axis=1, keepdims=True)).astype(np.float32)
+    y = y[rows].copy()
+    wrong = set(rng.choice(400, 32, replace=False).tolist())
+    for i in wrong:
+        y[i] = (y[i] + rng.integers(1, 10)) % 10
+    targets = np.eye(10, dtype=np.float32)[y]
+    head = fit_head(x, targets, labels=NAMES, multiple=False, pool=x)
+    belief = out_of_fold(head, x, targets)
+    queue = suspects.single(range(400), "digit", NAMES, y.tolist(), belief)
+    assert [s.quality for s in queue] == sorted(s.quality for s in queue)
+    assert all(s.given != s.suggested and 0 <= s.mislabeling <= 1 for s in queue)
+    return wrong, [s.task for s in queue]
+
+
+def test_most_of_the_flipped_labels_are_found_and_most_found_are_flipped() -> None:
+    recall, precision = [], []
+    for seed in range(3):
+        wrong, queue = flipped(seed)
+        recall.append(len(wrong & set(queue)) / len(wrong))
+        precision.append(len(wrong & set(queue[:20])) / 20)
+    assert np.mean(recall) >= 0.7
+    assert np.mean(precision) >= 0.8
+
+
+def test_of_several_labels_the_one_that_is_wrong_is_named() -> None:
+    rng = np.random.default_rng(0)
+    truth = (rng.random((200, 3)) < 0.4).astype(np.float32)
+    belief = np.clip(truth * 0.9 + 0.05 + rng.normal(0, 0.03, truth.shape), 0.01, 0.99)
+    given = truth.copy()
+    given[:6, 1] = 1 - given[:6, 1]
+    given[50:, 2] = np.nan  # nobody was asked
+    queue = suspects.several(range(200), "c", "abc", given, belief.astype(np.float32))
+    assert len(queue) >= 5
+    assert {s.task for s in queue} <= set(range(6))
+    assert all({s.given, s.suggested} == {"b", "not b"} for s in queue)
+
+
+def test_nothing_is_ranked_where_nothing_can_be_known() -> None:
+    few = np.full((5, 2), 0.5, dtype=np.float32)
+    assert suspects.single(range(5), "c", "ab", [0] * 5, few) == []
+    one_label = np.full((50, 2), 0.5, dtype=np.float32)
+    assert suspects.single(range(50), "c", "ab", [0] * 50, one_label) == []
+    assert suspects.marked([1], "c", "ab", [Judged((), (), ())]) == []
+
+
+def box(label: str, x: float, y: float = 0.3, size: float = 0.2) -> Place:
+    return Place(label, x, y, x + size, y + size)
+
+
+def scene(number: int, truth: tuple[Place, ...]) -> Judged:
+    """Two apples and a pear, always found."""
+    shift = 0.002 * (number % 5)
+    found = (box("apple", 0.1 + shift), box("apple", 0.4), box("pear", 0.7))
+    return Judged(found, (0.97, 0.96, 0.95), truth)
+
+
+def test_overlooked_badly_placed_and_swapped_boxes_are_named_as_such() -> None:
+    good = (box("apple", 0.1), box("apple", 0.4), box("pear", 0.7))
+    images = [scene(i, good) for i in range(30)]
+    images.append(scene(30, good[:2]))
+    images.append(scene(31, (good[0], box("apple", 0.47, 0.42), good[2])))
+    images.append(scene(32, (good[0], good[1], box("apple", 0.7))))
+    queue = suspects.marked(range(33), "fruit", ["apple", "pear"], images)
+    why = {s.task: s.why for s in queue}
+    assert set(why) == {30, 31, 32}
+    assert why == {30: "overlooked", 31: "badly placed", 32: "swapped label"}
+    assert {s.task: s.suggested for s in queue}[30] == "2 × apple, 1 × pear"
