@@ -25,13 +25,16 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     settings = read_settings()
     record = known.find(settings, options.project)
     outcome = known.round_here(settings, record, Ask(forced=True))
-    if outcome.trained:
+    if outcome.held and outcome.trained:
+        say(f"Version {outcome.trained} is not live. {outcome.held['reason']}", options)
+    elif outcome.trained:
         say(f"Version {outcome.trained} is live; it has seen {outcome.labels} labels.", options)
     else:
         say(f"Nothing new to learn: {outcome.version} has seen all labels.", options)
     return {
         "version": outcome.version,
         "trained": outcome.trained or None,
+        "held": dict(outcome.held) or None,
         "labels": outcome.labels,
         "audit": dict(outcome.audit),
         "seconds": dict(outcome.seconds),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -30,9 +31,12 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     cards = versions.cards()[::-1]
     say(f"{'version':<16} {'live':<5} {'labels':>6} {'audit slice':<36} {'created'}", options)
     for card in cards:
-        mark = "live" if card.version == live else ""
+        held = not card.promotion.get("promoted", True)
+        mark = "live" if card.version == live else "held" if held else ""
         line = f"{card.version:<16} {mark:<5} {card.labels['train']:>6} {figure(card):<36}"
         say(f"{line} {card.created}", options)
+        if held:
+            say(f"    {card.promotion['reason']}", options)
     return {
         "project": record.id,
         "live": live,
@@ -44,7 +48,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 def figure(card: Card) -> str:
     """The figure on the audit slice with its interval, in words."""
     audit = card.audit
-    if audit["value"] is None:
-        return "not known yet"
-    interval = f"{audit['low']:.0%} to {audit['high']:.0%}"
-    return f"{audit['metric']} {audit['value']:.0%} ({interval}, {audit['n']} images)"
+    return "not known yet" if audit["value"] is None else f"{audit['metric']} {told(audit)}"
+
+
+def told(figure: Mapping[str, Any]) -> str:
+    """A figure with its interval, in words."""
+    interval = f"{figure['low']:.0%} to {figure['high']:.0%}"
+    return f"{figure['value']:.0%} ({interval}, {figure['n']} images)"

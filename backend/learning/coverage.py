@@ -159,13 +159,17 @@ def shortlist(weights: Floats, count: int, rng: np.random.Generator) -> Rows:
 def _best(state: Coverage, free: npt.NDArray[np.bool_]) -> tuple[int, Coverage]:
     """The row of the largest gain among the free ones, and the bounds that were tightened."""
     bounds = np.where(free, state.bounds, -np.inf).astype(np.float32)
-    fresh = np.zeros(len(bounds), dtype=bool)
-    while not fresh[top := int(bounds.argmax())]:
-        few = np.argpartition(-bounds, min(AT_ONCE, len(bounds)) - 1)[:AT_ONCE]
-        few = few[~fresh[few] & np.isfinite(bounds[few])]
+    fresh = ~free
+    while True:
+        stale = np.where(fresh, -np.inf, bounds)
+        top = int(np.where(fresh, bounds, -np.inf).argmax())
+        if not np.isfinite(stale.max()) or (free[top] and bounds[top] >= stale.max()):
+            break
+        few = np.argpartition(-stale, min(AT_ONCE, len(stale)) - 1)[:AT_ONCE]
+        few = few[np.isfinite(stale[few])]
         bounds[few] = _gains(state, few)
         fresh[few] = True
-    tightened = np.where(np.isfinite(bounds), bounds, state.bounds).astype(np.float32)
+    tightened = np.where(free, bounds, state.bounds).astype(np.float32)
     return top, replace(state, bounds=tightened)
 
 

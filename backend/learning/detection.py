@@ -238,6 +238,30 @@ def best_threshold(images: Sequence[Judged], labels: Sequence[str], least: float
     return max(least, pairs[int(f1.argmax())][0])
 
 
+def difficulty(images: Sequence[Judged], labels: Sequence[str]) -> dict[str, float]:
+    """How hard each label is for a detector (after PPAL, arXiv 2211.11612).
+
+    1 where every object is found with full confidence, 2 where none is: 2 less the mean
+    confidence of the finds that are objects, missed ones counted as 0. A label without an object
+    is as hard as can be.
+
+    Args:
+        images: that it learned from; only what is easy by now is certain there.
+        labels: the label names.
+    """
+    found = {}
+    for label in labels:
+        there = sum(place.label == label for image in images for place in image.truth)
+        sure = [
+            confidence
+            for image in images
+            for confidence, right in zip(*_right(image, label), strict=True)
+            if right
+        ]
+        found[label] = round(2 - sum(sure) / there, 4) if there else 2.0
+    return found
+
+
 def tally(
     image: Judged,
     labels: Sequence[str],

@@ -12,13 +12,16 @@ Rows = npt.NDArray[np.intp]
 BLOCK = 65_536
 
 
-def nearest(vectors: Floats, queries: Floats, count: int) -> tuple[Rows, Floats]:
-    """The most similar rows for each query, exactly, in blocks.
+def nearest(
+    vectors: Floats, queries: Floats, count: int, excluded: Sequence[int] = ()
+) -> tuple[Rows, Floats]:
+    """The most similar rows for each query, exactly; memory for BLOCK rows by query at a time.
 
     Args:
         vectors: (n, d) float32 of unit length.
         queries: (m, d) float32 of unit length.
         count: how many; fewer where there are fewer rows.
+        excluded: rows that are not wanted, such as the queries' own.
 
     Returns:
         (m, count) rows, best first, and (m, count) float32 cosines.
@@ -28,34 +31,56 @@ def nearest(vectors: Floats, queries: Floats, count: int) -> tuple[Rows, Floats]
         >>> rows.tolist(), cosine.tolist()
         ([[0, 1]], [[1.0, 0.0]])
     """
-    parts = [vectors[start : start + BLOCK] @ queries.T for start in range(0, len(vectors), BLOCK)]
-    cosine = np.concatenate(parts).T if parts else np.zeros((len(queries), 0), dtype=np.float32)
-    order = np.argsort(-cosine, axis=1, kind="stable")[:, :count]
-    return order, np.take_along_axis(cosine, order, axis=1)
+    wanted = np.ones(len(vectors), dtype=bool)
+    wanted[list(excluded)] = False
+    rows = np.zeros((len(queries), 0), dtype=np.intp)
+    cosine = np.zeros((len(queries), 0), dtype=np.float32)
+    for start in range(0, len(vectors), BLOCK):
+        part = np.flatnonzero(wanted[start : start + BLOCK])
+        if len(part):
+            alike = queries @ vectors[start : start + BLOCK].T
+            more = np.repeat(start + part[None], len(queries), axis=0)
+            rows, cosine = _best(
+                np.concatenate([rows, more], axis=1),
+                np.concatenate([cosine, alike[:, part]], axis=1),
+                count,
+            )
+    order = np.lexsort((rows, -cosine), axis=1)
+    return np.take_along_axis(rows, order, axis=1), np.take_along_axis(cosine, order, axis=1)
 
 
 def looked_for(vectors: Floats, prototypes: Floats, wanted: Sequence[int]) -> list[int]:
     """The rows that are most likely to show labels nobody has given yet, label by label in turn.
 
     A row speaks for a label by its cosine with the label's text less the highest with another
-    label's: all images lie in one cone that is nearer to some texts than to others.
+    label's, each less its mean over the rows: all images lie in one cone that is nearer to some
+    texts than to others, and such a text would else be the rival of every label.
 
     Args:
         vectors: (n, d) float32 of unit length.
-        prototypes: (K, d) float32 text embeddings of all labels, K ≥ 2.
+        prototypes: (K, d) float32 text embeddings of all labels.
         wanted: indices of labels without an example.
 
     Returns:
-        all rows once, best first.
+        all rows once, best first; none where no label is wanted.
 
     Example:
         >>> looked_for(np.eye(3, dtype=np.float32), np.eye(3, dtype=np.float32), wanted=[2])[0]
         2
     """
     cosine = vectors @ prototypes.T
+    cosine -= cosine.mean(axis=0)
     orders = []
     for label in wanted:
-        others = np.delete(cosine, label, axis=1).max(axis=1)
+        others = np.delete(cosine, label, axis=1).max(axis=1, initial=-2.0)
         orders.append(np.argsort(others - cosine[:, label], kind="stable").tolist())
     turns = (row for rows in zip(*orders, strict=True) for row in rows)
     return list(dict.fromkeys(turns))
+
+
+def _best(rows: Rows, cosine: Floats, count: int) -> tuple[Rows, Floats]:
+    """The ``count`` highest of each line, in any order."""
+    if cosine.shape[1] <= count:
+        return rows, cosine
+    top = np.argpartition(-cosine, count - 1, axis=1)[:, :count] if count else rows[:, :0]
+    return np.take_along_axis(rows, top, axis=1), np.take_along_axis(cosine, top, axis=1)

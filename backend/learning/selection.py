@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -35,23 +36,25 @@ def uncertainty(probabilities: Floats, multiple: bool) -> Floats:
     return np.asarray(1 - (best[:, 1] - best[:, 0]), dtype=np.float32)
 
 
-def place_uncertainty(beliefs: Sequence[float], alone: float) -> float:
+def place_uncertainty(finds: Sequence[tuple[float, float]], alone: float) -> float:
     """How much a detector would learn from an image.
 
-    The sum of the ten largest entropies of its finds (after PPAL, arXiv 2211.11612), brought to 0
-    to 1 by x / (1 + x). Where nothing is found nobody knows: such images take any place in the
-    less uncertain half, so that a steady share of them is looked through.
+    The sum of the ten largest entropies of its finds, each weighted by the difficulty of its
+    label (after PPAL, arXiv 2211.11612), brought to 0 to 1 by x / (1 + x). Where nothing is found
+    nobody knows: such images take any place in the less uncertain half, so that a steady share of
+    them is looked through.
 
     Args:
-        beliefs: confidence of everything found, shown or not, 0 to 1.
+        finds: everything found, shown or not: confidence, 0 to 1, and its label's difficulty.
         alone: a number of the image's own, 0 to 1, that places it where nothing is found.
 
     Example:
-        >>> round(place_uncertainty([0.5, 0.99], alone=0.0), 2)
+        >>> round(place_uncertainty([(0.5, 1.0), (0.99, 1.0)], alone=0.0), 2)
         0.52
     """
-    p = np.clip(np.asarray(beliefs, dtype=np.float64), 1e-6, 1 - 1e-6)
-    bits = -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
+    table = np.asarray(finds, dtype=np.float64).reshape(-1, 2)
+    p = np.clip(table[:, 0], 1e-6, 1 - 1e-6)
+    bits = -(p * np.log2(p) + (1 - p) * np.log2(1 - p)) * table[:, 1]
     whole = float(np.sort(bits)[-10:].sum())
     return max(whole / (1 + whole), alone / 2 if not len(p) else 0.0)
 
@@ -70,6 +73,30 @@ def queue(
     """
     slice_ = sorted(audit, key=lambda task: hash_rank(project, task))
     return interleave(ranked, slice_, labeled, audit_labeled)
+
+
+def mixed(ranked: Sequence[int], sought: Sequence[int], every: int = 4) -> list[int]:
+    """An order with every fourth place given to tasks that are looked for.
+
+    Args:
+        ranked: tasks, first to last.
+        sought: some of them, those that most likely show what is looked for first.
+        every: one place in so many is theirs, while there are any.
+
+    Example:
+        >>> mixed([1, 2, 3, 4, 5, 6, 7], [6, 2])
+        [1, 2, 3, 6, 4, 5, 7]
+    """
+    wanted, others = deque(sought), deque(ranked)
+    order: list[int] = []
+    done: set[int] = set()
+    while others or wanted:
+        from_wanted = wanted and (len(order) % every == every - 1 or not others)
+        task = (wanted if from_wanted else others).popleft()
+        if task not in done:
+            done.add(task)
+            order.append(task)
+    return order
 
 
 def rank_scores(order: Sequence[int], unknown: Iterable[int] = ()) -> dict[int, float]:

@@ -139,7 +139,10 @@ def marked(
         )
 
         parts = {
-            "overlooked": compute_overlooked_box_scores(**both, high_probability_threshold=SURE),
+            "overlooked": _doubted(
+                both["predictions"],
+                compute_overlooked_box_scores(**both, high_probability_threshold=SURE),
+            ),
             "badly placed": compute_badloc_box_scores(**both),
             "swapped label": compute_swap_box_scores(**both, high_probability_threshold=SURE),
         }
@@ -169,6 +172,16 @@ def _predicted(image: Judged, labels: Sequence[str]) -> Any:
         sure = np.array([[image.confidence[i]] for i in rows]).reshape(-1, 1)
         table[k] = np.concatenate([boxes, sure], axis=1).astype(np.float32)
     return table
+
+
+def _doubted(predictions: Sequence[Any], scores: Sequence[Any]) -> list[Any]:
+    """Quality of finds without a box, not below their doubt, 1 − confidence.
+
+    cleanlab's is all but 0 for each of them, because it looks only at finds above 0.95: from SURE
+    on a weak find would come before a certain one, and before every box that is badly placed.
+    """
+    doubts = [1 - np.concatenate([rows[:, 4] for rows in table]) for table in predictions]
+    return [np.maximum(s, doubt) for s, doubt in zip(scores, doubts, strict=True)]
 
 
 def _corners(places: Sequence[Place]) -> npt.NDArray[np.float32]:

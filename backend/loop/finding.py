@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from backend.domain import Control, ImageSize, Place, Places
-from backend.learning.detection import Judged, best_threshold
+from backend.learning.detection import Judged, best_threshold, difficulty
 from backend.vision.detection.example import Example
 from backend.vision.detection.finder import SHOWN, Finder, Finds, Meaning, key_of_network
 from backend.vision.detection.found import Floats, Found
@@ -188,7 +188,7 @@ def _fine_tuned(job: FindingJob, samples: Sequence[Sample]) -> Finder:
         size=size,
     )
     finder = Finder(network, meaning, key_of_network(network), job.load)
-    finder.meaning = replace(meaning, shown=_tuned(finder, job.control, samples))
+    finder.meaning = _tuned(finder, job.control, samples)
     return finder
 
 
@@ -221,13 +221,17 @@ def _warm(job: FindingJob) -> Finder | None:
     return before if same and before.meaning.points == (job.control.kind == "points") else None
 
 
-def _tuned(finder: Finder, control: Control, samples: Sequence[Sample]) -> float:
-    """The confidence from which finds are shown, by the F1 on images it learned from."""
+def _tuned(finder: Finder, control: Control, samples: Sequence[Sample]) -> Meaning:
+    """The confidence from which finds are shown, by the F1 on images it learned from, and how
+    hard each label is there.
+    """
     some = [sample for sample in samples if sample.places][-TUNED_ON:]
     judged = judged_on(finder, control, some)
     if control.kind == "points":
         judged = [as_boxes(one, finder.meaning.sides) for one in judged]
-    return round(min(SHOWN, best_threshold(judged, control.label_names)), 4)
+    labels = control.label_names
+    shown = round(min(SHOWN, best_threshold(judged, labels)), 4)
+    return replace(finder.meaning, shown=shown, difficulty=difficulty(judged, labels))
 
 
 def as_boxes(one: Judged, sides: Mapping[str, float]) -> Judged:

@@ -21,13 +21,13 @@ class Looked:
 
     Attributes:
         findings: task → what is shown, an entry per control that has a finder.
-        beliefs: task → the confidence of everything found, shown or not.
+        beliefs: task → of everything found, shown or not, its confidence and how hard its label is.
         sure: task → the confidence that all that is shown is right, and nothing is missing.
         failed: image address → why it could not be read.
     """
 
     findings: dict[int, tuple[Finding, ...]] = field(default_factory=dict)
-    beliefs: dict[int, tuple[float, ...]] = field(default_factory=dict)
+    beliefs: dict[int, tuple[tuple[float, float], ...]] = field(default_factory=dict)
     sure: dict[int, float] = field(default_factory=dict)
     failed: dict[str, ImageError] = field(default_factory=dict)
 
@@ -78,6 +78,9 @@ def _look_at(
     addresses = [a for a in images if any(key == control.image_key for _, key in tasks[a])]
     found = found_in(finder, control, [images[a] for a in addresses])  # type: ignore[misc]
     for address, (places, confidence) in zip(addresses, found, strict=True):
+        hard = finder.meaning.difficulty
+        weights = (hard.get(place.label, 1.0) for place in places)
+        beliefs = tuple(zip(confidence, weights, strict=True))
         least = dict.fromkeys(control.label_names, shown(finder, control))
         for label, threshold in model.thresholds.get(control.name, {}).items():
             least[label] = max(least.get(label, 0.0), threshold)
@@ -85,7 +88,7 @@ def _look_at(
         for task, key in tasks[address]:
             if key == control.image_key:
                 looked.findings[task.id] = (*looked.findings.get(task.id, ()), seen)
-                looked.beliefs[task.id] = (*looked.beliefs.get(task.id, ()), *confidence)
+                looked.beliefs[task.id] = (*looked.beliefs.get(task.id, ()), *beliefs)
                 sure = find_certainty(confidence, shown(finder, control))
                 looked.sure[task.id] = min(sure, looked.sure.get(task.id, 1.0))
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from backend.domain import Task
 from backend.learning import coverage
-from backend.learning.selection import Floats, moves, queue, rank_scores
+from backend.learning.selection import Floats, mixed, moves, queue, rank_scores
 from backend.loop.connection import Connection
 from backend.loop.embedding import Embedded
 from backend.loop.observe import Observation
@@ -40,6 +40,7 @@ class Order:
         audit_labeled: audit tasks labeled so far.
         seeking: some label has hardly an example.
         others: tasks of a pool that is too large to compare each with each, least certain first.
+        sought: tasks that most likely show a label without an example, best first.
         places: task → its prediction in Label Studio, its score; asked for when first needed.
     """
 
@@ -52,6 +53,7 @@ class Order:
     audit_labeled: int
     seeking: bool
     others: list[int]
+    sought: list[int]
     places: dict[int, tuple[int, float]] = field(default_factory=dict)
 
     def tasks(self, picked: int = PICKED) -> list[int]:
@@ -62,7 +64,8 @@ class Order:
         """
         head, after = coverage.pick(self.coverage, picked, self.seeking)
         ranked = [self.rows[row] for row in coverage.ordered(after, head)]
-        ranked = [task for task in [*ranked, *self.others] if task in self.open]
+        ranked = mixed([*ranked, *self.others], self.sought)
+        ranked = [task for task in ranked if task in self.open]
         return queue(self.project, ranked, self.audit, self.labeled, self.audit_labeled)
 
     def learned(self, tasks: Iterable[int]) -> None:
@@ -80,6 +83,7 @@ def order_of(
     seen: Observation,
     vectors: Mapping[int, Floats],
     unsure: Mapping[int, float],
+    sought: Sequence[int],
     seed: int,
 ) -> Order:
     """The order of a project's open tasks.
@@ -89,6 +93,7 @@ def order_of(
         vectors: by task, (d,) float32 of unit length; of labeled tasks too.
         unsure: by open task, how much its label would teach, 0 to 1; empty before anything is
             learned: then all count alike.
+        sought: tasks that most likely show a label without an example, best first.
         seed: of everything random.
     """
     open_tasks = [task for task in seen.tasks if task.open]
@@ -108,6 +113,7 @@ def order_of(
         labeled=len(seen.labeled),
         audit_labeled=sum(seen.is_audit(task) for task in seen.labeled),
         seeking=_seeking(seen),
+        sought=[task for task in sought if task in set(rows)],
         others=[pool[i] for i in rest[np.argsort(-weights[rest], kind="stable")]],
     )
 
@@ -153,17 +159,18 @@ def refresh(
 
 def _seeking(seen: Observation) -> bool:
     """Whether some label has hardly an example among what is learned from."""
-    counts: dict[tuple[str, str], int] = {}
+    return any(min(counts.values()) < FEW for counts in examples(seen).values() if counts)
+
+
+def examples(seen: Observation) -> dict[str, dict[str, int]]:
+    """By control and label, in how many images that are learned from it was given."""
+    counts = {c.name: dict.fromkeys(c.label_names, 0) for c in seen.config.controls}
     for task in seen.labeled:
         if not seen.is_audit(task):
             for control, labels in _given(task).items():
-                for label in labels:
-                    counts[control, label] = counts.get((control, label), 0) + 1
-    return any(
-        counts.get((control.name, label), 0) < FEW
-        for control in seen.config.controls
-        for label in control.label_names
-    )
+                for label in labels & counts[control].keys():
+                    counts[control][label] += 1
+    return counts
 
 
 def _given(task: Task) -> dict[str, frozenset[str]]:

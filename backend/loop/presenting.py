@@ -6,7 +6,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from backend.domain import Prediction, Task
+from backend.learning.nearest import looked_for
 from backend.learning.selection import Floats, rank_scores
 from backend.loop import push as pushing
 from backend.loop.accepting import accept, acceptable
@@ -15,7 +18,7 @@ from backend.loop.embedding import Embedded
 from backend.loop.looking import Looked, look
 from backend.loop.model import Model
 from backend.loop.observe import Observation
-from backend.loop.ordering import Order, order_of, vectors_of
+from backend.loop.ordering import Order, examples, order_of, vectors_of
 from backend.loop.predicting import (
     certainties,
     confidences,
@@ -33,6 +36,8 @@ Report = Callable[[str, float, str], None]
 TAB = "Prelabel: ask next"
 """The Data Manager's tab in this order, for projects that several people work in."""
 
+SOUGHT = 10
+"""Tasks that are put forward for each label without an example."""
 IN_ORDER = {
     "ordering": ["tasks:predictions_score"],
     "filters": {
@@ -98,9 +103,9 @@ class Presenter:
         looked = self._look(seen, model, new)
         beliefs = confidences(model, controls, open_tasks, embedded)
         unsure = self._unsure(seen, live, beliefs, looked)
-        order = order_of(
-            seen, vectors_of(seen.tasks, embedded), unsure, self._resources.settings.seed
-        )
+        vectors = vectors_of(seen.tasks, embedded)
+        sought = self._sought(seen, {t.id: vectors[t.id] for t in open_tasks if t.id in vectors})
+        order = order_of(seen, vectors, unsure, sought, self._resources.settings.seed)
         if new:
             ranks = rank_scores(order.tasks())
             made = predictions(model, controls, new, beliefs, ranks, embedded, looked)
@@ -127,6 +132,22 @@ class Presenter:
             sources(seen.tasks, seen.config.controls),
             lambda done, of: self._report("pushing", done / of if of else 1.0, ""),
         )
+
+    def _sought(self, seen: Observation, vectors: Mapping[int, Floats]) -> list[int]:
+        """The tasks that most likely show a label without an example, by the label's text."""
+        encoder = self._resources.viewer(self._record)
+        found: list[int] = []
+        given = examples(seen)
+        for control in seen.config.controls:
+            names = control.label_names
+            wanted = [k for k, name in enumerate(names) if not given[control.name][name]]
+            known = 0 < len(wanted) < len(names)  # before any label nothing is rarer than others
+            text = self._resources.prototypes(encoder, control) if known and vectors else None
+            if text is not None:
+                tasks, stack = list(vectors), np.stack(list(vectors.values()))
+                rows = looked_for(stack, text, wanted)
+                found += [tasks[row] for row in rows[: SOUGHT * len(wanted)]]
+        return found
 
     def _unsure(
         self,

@@ -84,13 +84,14 @@ def read_json(path: Path) -> Any:
 
 
 def append_line(path: Path, text: str) -> None:
-    """Add one line to a file that only grows.
+    """Add one line to a file that only grows; a line that a crash cut off stays one of its own.
 
     Raises:
         StoreError: the disk is full, or the folder cannot be written.
     """
+    cut = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
     with explained(path), path.open("a", encoding="utf-8") as file:
-        file.write(text + "\n")
+        file.write(("\n" if cut else "") + text + "\n")
         file.flush()
         os.fsync(file.fileno())
 

@@ -131,6 +131,14 @@ def test_nothing_open_and_everything_alike_are_no_trouble() -> None:
     assert sorted(coverage.ordered(after, picked)) == list(range(9))
 
 
+def test_many_copies_of_a_few_images_are_no_trouble() -> None:
+    same = np.repeat(points(3, 0, groups=3), 300, axis=0)
+    state = coverage.survey(same, np.ones(900, dtype=np.float32), same[:0])
+    picked, after = coverage.pick(state, 50, seeking=False)
+    assert {row // 300 for row in picked} == {0, 1, 2}
+    assert sorted(coverage.ordered(after, picked)) == list(range(900))
+
+
 def test_of_very_many_images_the_least_certain_and_a_random_part_are_compared() -> None:
     weights = np.linspace(0, 1, 1000, dtype=np.float32)
     rows = coverage.shortlist(weights, 100, np.random.default_rng(0))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from backend.domain import Place
-from backend.learning.detection import Judged, Tally, best_threshold, f1_figure, judge
+from backend.learning.detection import Judged, Tally, best_threshold, difficulty, f1_figure, judge
 from backend.learning.matching import average_precision, match_boxes, match_points
 from backend.learning.selection import place_uncertainty
 
@@ -141,7 +141,17 @@ def test_the_best_threshold_keeps_the_right_and_drops_the_wrong() -> None:
 
 
 def test_doubtful_finds_make_an_image_worth_asking_for() -> None:
-    sure, doubtful = place_uncertainty([0.99] * 5, 0.0), place_uncertainty([0.5] * 5, 0.0)
+    sure = place_uncertainty([(0.99, 1.0)] * 5, 0.0)
+    doubtful = place_uncertainty([(0.5, 1.0)] * 5, 0.0)
     assert 0 <= sure < doubtful < 1
-    assert place_uncertainty([0.5] * 10, 0.0) == place_uncertainty([0.5] * 50, 0.0), "ten count"
+    assert place_uncertainty([(0.5, 2.0)] * 5, 0.0) > doubtful, "a hard label counts more"
+    ten, many = (place_uncertainty([(0.5, 1.0)] * count, 0.0) for count in (10, 50))
+    assert ten == many, "ten count"
     assert place_uncertainty([], 0.9) == 0.45, "where nothing is found, by the image's own number"
+
+
+def test_labels_that_are_missed_or_doubtful_are_difficult() -> None:
+    truth = (at(0.2, 0.2), at(0.8, 0.8, "b"))
+    image = Judged((at(0.2, 0.2), at(0.8, 0.8, "b")), (1.0, 0.4), truth)
+    assert difficulty([image], ["a", "b", "c"]) == {"a": 1.0, "b": 1.6, "c": 2.0}
+    assert difficulty([Judged((), (), truth)], ["a"]) == {"a": 2.0}

@@ -55,6 +55,15 @@ def test_the_queue_is_the_ranking_with_the_audit_slice_in_hash_order_between() -
     assert [t for t in made if t in slice_] == in_order
 
 
+def test_sought_tasks_get_every_fourth_place_and_nobody_is_lost() -> None:
+    ranked = list(range(100))
+    made = selection.mixed(ranked, [90, 3, 50])
+    assert sorted(made) == ranked
+    assert made[3] == 90
+    assert made.index(50) <= 12
+    assert selection.mixed(ranked, []) == ranked
+
+
 def test_ranks_rise_with_the_order_and_unreadable_tasks_come_last() -> None:
     order = [5, 9, 2, 7]
     made = selection.rank_scores(order, unknown=[1])

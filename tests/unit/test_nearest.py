@@ -43,3 +43,37 @@ def test_a_label_without_examples_is_looked_for_by_its_text_against_the_others()
     assert nearest.looked_for(images, text, wanted=[2])[0] == 2
     assert nearest.looked_for(images, text, wanted=[1, 2])[:2] == [1, 2], "in turn"
     assert sorted(nearest.looked_for(images, text, wanted=[1, 2])) == [0, 1, 2, 3]
+
+
+def test_excluded_rows_are_not_returned_also_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors, queries = unit(50, 0), unit(3, 1)
+    monkeypatch.setattr(nearest, "BLOCK", 16)
+    out = [0, 3, *range(16, 32), 49]
+    rows, _ = nearest.nearest(vectors, queries, 7, excluded=out)
+    for query, found in zip(queries, rows, strict=True):
+        left = [i for i in range(50) if i not in out]
+        assert found.tolist() == sorted(left, key=lambda i: -float(vectors[i] @ query))[:7]
+    assert nearest.nearest(vectors, queries, 7, excluded=range(50))[0].shape == (3, 0)
+    assert nearest.nearest(vectors, queries, 0)[0].shape == (3, 0)
+
+
+def test_a_text_that_is_near_to_every_image_is_no_rival() -> None:
+    """Ten labels, one rare; texts lie at different heights above the cone of the images."""
+    shares = []
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        cone, given = rng.standard_normal(64), np.arange(500) % 9
+        given[:15] = 9
+        signal = rng.standard_normal((10, 64))
+        texts = signal + rng.standard_normal((10, 1)) * 0.4 * cone
+        images = 2 * cone + 0.7 * signal[given] + rng.standard_normal((500, 64))
+        texts, images = (t / np.linalg.norm(t, axis=1, keepdims=True) for t in (texts, images))
+        order = nearest.looked_for(images.astype(np.float32), texts.astype(np.float32), [9])
+        shares.append((given[order[:15]] == 9).mean())
+    assert np.mean(shares) > 0.9
+
+
+def test_the_only_label_is_looked_for_by_its_text_alone() -> None:
+    images = np.eye(3, dtype=np.float32)
+    assert nearest.looked_for(images, images[1:2], wanted=[0])[0] == 1
+    assert nearest.looked_for(images, images, wanted=[]) == []

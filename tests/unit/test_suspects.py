@@ -87,3 +87,24 @@ def test_overlooked_badly_placed_and_swapped_boxes_are_named_as_such() -> None:
     assert set(why) == {30, 31, 32}
     assert why == {30: "overlooked", 31: "badly placed", 32: "swapped label"}
     assert {s.task: s.suggested for s in queue}[30] == "2 × apple, 1 × pear"
+
+
+def test_a_surely_overlooked_object_comes_before_a_doubtful_one() -> None:
+    good = (box("apple", 0.1), box("apple", 0.4), box("pear", 0.7))
+    images = [scene(i, good) for i in range(10)]
+    for sure in (0.55, 0.99, 0.75):
+        images.append(Judged((*good, box("pear", 0.4, 0.7)), (0.97, 0.96, 0.95, sure), good))
+    queue = suspects.marked(range(13), "fruit", ["apple", "pear"], images)
+    assert [s.task for s in queue] == [11, 12, 10]
+    assert {s.why for s in queue} == {"overlooked"}
+    assert queue[0].quality < 0.02 < 0.4 < queue[2].quality
+
+
+def test_a_box_that_is_badly_placed_comes_before_a_doubtful_find() -> None:
+    good = (box("apple", 0.1), box("apple", 0.4), box("pear", 0.7))
+    shifted = (good[0], box("apple", 0.47, 0.42), good[2])
+    images = [scene(i, good) for i in range(10)]
+    images.append(Judged((*good, box("pear", 0.4, 0.7)), (0.97, 0.96, 0.95, 0.52), good))
+    images.append(scene(11, shifted))
+    queue = suspects.marked(range(12), "fruit", ["apple", "pear"], images)
+    assert [(s.task, s.why) for s in queue] == [(11, "badly placed"), (10, "overlooked")]

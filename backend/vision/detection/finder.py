@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -39,6 +39,7 @@ class Meaning:
         size: pixels of the network's input.
         shown: confidence from which a find is shown, 0 to 1.
         learned: from the project's own labels; else from the classes it knew before.
+        difficulty: by label, how much an uncertain find of it counts, 1 to 2; 1 without.
     """
 
     points: bool
@@ -48,6 +49,7 @@ class Meaning:
     size: int
     shown: float = SHOWN
     learned: bool = True
+    difficulty: Mapping[str, float] = field(default_factory=dict)
 
 
 class Finds(Protocol):
@@ -155,7 +157,7 @@ def read_meaning(folder: Path) -> Meaning:
     Raises:
         DetectorError: the file is missing or damaged.
     """
-    names = {field.name for field in fields(Meaning)}
+    names = {one.name for one in fields(Meaning)}
     try:
         stored = json.loads((folder / MEANING).read_text(encoding="utf-8"))
         known = {name: value for name, value in stored.items() if name in names}

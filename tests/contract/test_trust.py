@@ -1,0 +1,166 @@
+"""What may go live, what needs no person, and which labels are wrong: on a real Label Studio."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import pytest
+
+from backend.label_studio.client import MACHINE
+from backend.learning.accepting import for_people
+from backend.learning.audit import is_audit
+from backend.loop.suspecting import TAB
+from tests.conftest import MakeBackend
+from tests.contract.test_commands import figures, prelabel
+from tests.harness import CHOICES, COLOURS, Backend, Json, Lab, choice_of, until
+
+LATER = {"PRELABEL_RETRAIN_AFTER": "1000"}
+
+
+def other(colour: str) -> str:
+    return next(name for name in COLOURS if name != colour)
+
+
+def identity(lab: Lab, project: int) -> str:
+    """What the audit slice is drawn by."""
+    created = datetime.fromisoformat(lab.info(project)["created_at"])
+    return f"{project}.{int(created.timestamp())}"
+
+
+def environment(backend: Backend) -> dict[str, str]:
+    names = ("PRELABEL_HOME", "PRELABEL_ENCODER", "LABEL_STUDIO_URL", "LABEL_STUDIO_API_KEY")
+    return {name: backend.environment[name] for name in names}
+
+
+def test_poisoned_labels_do_not_reach_the_live_version_until_a_person_says_so(
+    lab: Lab, make_backend: MakeBackend
+) -> None:
+    backend = make_backend(**LATER)
+    project = lab.project()
+    tasks = lab.add(project, 40)
+    lab.connect(project, backend.url)
+    backend.settled(project)
+    for task in tasks[:36]:
+        lab.label(task)
+    good = backend.learn(project, 36)["version"]
+    for number, task in enumerate(tasks[36:72]):
+        poisoned = number % 10 in (0, 3, 7)
+        lab.label(task, other(lab.truth[task]) if poisoned else lab.truth[task])
+    state = backend.learn(project, 72)
+    assert state["version"] == good
+    assert state["held"]["version"] != good
+    assert state["held"]["reason"].startswith("Held back: ")
+    assert lab.info(project)["model_version"] == good
+    env = environment(backend)
+    cards = figures(prelabel("versions", str(project), "--json", **env))["versions"]
+    assert cards[0]["promotion"]["promoted"] is False
+    assert "Held back" in prelabel("versions", str(project), **env).stdout
+    held = state["held"]["version"]
+    prelabel("promote", held, str(project), **env)
+    until("promoted against the gate", lambda: backend.project(project)["version"] == held)
+    back = figures(prelabel("rollback", str(project), "--json", **env))
+    assert back["version"] == good
+    history = figures(prelabel("versions", str(project), "--json", **env))["history"]
+    assert [(event["version"], event["by"]) for event in history[-2:]] == [
+        (held, "a person"),
+        (good, "a person"),
+    ]
+
+
+def test_sure_answers_are_accepted_where_their_error_is_proven_and_teach_nothing(
+    lab: Lab, make_backend: MakeBackend
+) -> None:
+    backend = make_backend(**LATER)
+    config = CHOICES.format(choice="single").replace(
+        '"colour" ', '"colour" model_accept_error="0.2" '
+    )
+    project = lab.project(config)
+    tasks = lab.add(project, 110)
+    lab.connect(project, backend.url)
+    backend.settled(project)
+    name = identity(lab, project)
+    audit = [task for task in tasks if is_audit(name, task)]
+    pool = [task for task in tasks if task not in audit]
+    for task in [*audit[:8], *pool[:12]]:
+        lab.label(task)
+    state = backend.learn(project, 20)
+    assert state["accepting"]["level"] is None
+    assert state["accepting"]["missing"] == 6, "14 audit labels without error prove 20 %"
+    assert state["accepted"] == 0
+    for task in audit[8:]:
+        lab.label(task)
+    state = backend.learn(project, 12 + len(audit))
+    assert state["accepting"]["proven"] <= 0.2
+    done = {t["id"]: t for t in lab.tasks(project) if t["is_labeled"]}
+    accepted = [task for task in pool[12:] if task in done]
+    assert len(accepted) >= 100
+    assert not any(for_people(name, task) for task in accepted)
+    machine = {u["id"] for u in lab.call("GET", "/api/users/") if u["email"] == MACHINE["email"]}
+    wrong = 0
+    for task in accepted:
+        (annotation,) = done[task]["annotations"]
+        assert {annotation["completed_by"]} == machine
+        wrong += choice_of(annotation) != lab.truth[task]
+    assert wrong <= 0.2 * len(accepted)
+    counted = until("counted", lambda: seen(backend, project, len(accepted)))
+    assert counted["labels"] == 12 + len(audit), "the machine's answers are no labels"
+    assert lab.next(project)["id"] not in accepted
+
+
+def seen(backend: Backend, project: int, accepted: int) -> Json:
+    """The project once the machine's answers are counted."""
+    backend.http.post("/webhook", json={"action": "START_TRAINING", "project": {"id": project}})
+    state = backend.project(project)
+    return state if state["accepted"] == accepted else {}
+
+
+@pytest.mark.parametrize("count", [6])
+def test_wrong_labels_are_listed_shown_as_a_tab_and_never_changed(
+    lab: Lab, make_backend: MakeBackend, count: int
+) -> None:
+    backend = make_backend(**LATER)
+    project = lab.project()
+    tasks = lab.add(project, 30)
+    lab.connect(project, backend.url)
+    backend.settled(project)
+    wrong = tasks[:50:9][:count]
+    for task in tasks[:50]:
+        lab.label(task, other(lab.truth[task]) if task in wrong else lab.truth[task])
+    version = backend.learn(project, 50)["version"]
+    env = environment(backend)
+    told = figures(prelabel("label-errors", str(project), "--json", **env))
+    named = [row["task"] for row in told["suspects"]]
+    assert len(set(named) & set(wrong)) >= count - 1
+    assert len(set(named) - set(wrong)) <= 2
+    shown = {p["task"]: p for p in lab.predictions(project) if p["model_version"] == version}
+    for row in told["suspects"]:
+        assert shown[row["task"]]["mislabeling"] == pytest.approx(row["mislabeling"], abs=1e-5)
+        assert (row["given"], row["suggested"]) in (("red", "blue"), ("blue", "red"))
+    tabs = lab.call("GET", "/api/dm/views/", params={"project": project})
+    (tab,) = [tab for tab in tabs if tab["data"]["title"] == TAB]
+    listed = lab.call("GET", "/api/tasks/", params={"view": tab["id"], "project": project})
+    assert [task["id"] for task in listed["tasks"]] == named, "the most suspicious first"
+    for row in lab.tasks(project):
+        if row["id"] in wrong:
+            assert choice_of(row["annotations"][0]) == other(lab.truth[row["id"]])
+
+
+def test_images_like_a_task_and_words_without_a_text_encoder(lab: Lab, backend: Backend) -> None:
+    project = lab.project()
+    tasks = lab.add(project, 8)
+    lab.connect(project, backend.url)
+    backend.settled(project)
+    env = environment(backend)
+    told = figures(
+        prelabel("similar", str(tasks[0]), str(project), "--count", "7", "--json", **env)
+    )
+    found = [row["task"] for row in told["matches"]]
+    assert len(found) == 7
+    assert tasks[0] not in found
+    assert sum(lab.truth[task] == lab.truth[tasks[0]] for task in found) >= 6
+    assert found[0] == told["matches"][0]["task"]
+    similarity = [row["similarity"] for row in told["matches"]]
+    assert similarity == sorted(similarity, reverse=True)
+    words = prelabel("similar", "something red", str(project), **env)
+    assert words.returncode == 2
+    assert "knows no words" in words.stderr

@@ -1,0 +1,100 @@
+"""What a head says of images that it did not see: neither the image, nor its label, nor a copy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from backend.vision import crossing
+from backend.vision.crossing import out_of_fold
+from backend.vision.head import Floats, fit_head
+
+
+def clusters(count: int, seed: int, labels: int = 3) -> tuple[Floats, Floats]:
+    """Images of unit length around a centre a label, and their targets."""
+    rng = np.random.default_rng(seed)
+    given = np.arange(count) % labels
+    x = 3 * np.eye(32)[given] + rng.standard_normal((count, 32)) * 0.5
+    x /= np.linalg.norm(x, axis=1, keepdims=True)
+    return x.astype(np.float32), np.eye(labels, dtype=np.float32)[given]
+
+
+def bursts(count: int, length: int, seed: int) -> Floats:
+    """Frames of videos: each is a copy of the next, the first and the last are not."""
+    rng, frames = np.random.default_rng(seed), []
+    for _ in range(count):
+        view = rng.standard_normal(64)
+        for _ in range(length):
+            view = view / np.linalg.norm(view)
+            frames.append(view)
+            view = view + 0.15 * rng.standard_normal(64) / 8
+    return np.asarray(frames, dtype=np.float32)
+
+
+def crossed(x: Floats, targets: Floats, multiple: bool = False) -> Floats:
+    names = tuple("abcdefgh"[: targets.shape[1]])
+    head = fit_head(x, targets, labels=names, multiple=multiple, pool=x)
+    return out_of_fold(head, x, targets, pool=x)
+
+
+def test_images_are_told_apart_by_heads_that_did_not_see_them() -> None:
+    x, targets = clusters(90, seed=0)
+    found = crossed(x, targets)
+    assert found.shape == (90, 3)
+    assert found.dtype == np.float32
+    assert found.sum(1) == pytest.approx(1, abs=1e-5)
+    assert (found.argmax(1) == targets.argmax(1)).mean() > 0.95
+
+
+def test_a_wrong_label_is_not_confirmed_by_the_head_that_judges_it() -> None:
+    for seed in range(3):
+        x, targets = clusters(90, seed)
+        truth = targets.argmax(1)
+        targets[:5] = np.roll(targets[:5], 1, axis=1)
+        found = crossed(x, targets)[:5]
+        assert (found.argmax(1) == truth[:5]).all()
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+@pytest.mark.parametrize("length", [2, 10])
+def test_no_row_is_judged_by_a_head_that_learned_a_copy(shuffled: bool, length: int) -> None:
+    x = bursts(100 // length, length, seed=0)
+    x = np.random.default_rng(1).permutation(x) if shuffled else x
+    fold = crossing._folds(x, np.ones((100, 1), np.float32), np.random.default_rng(0))
+    learned = ~crossing._near(x, fold)
+    moved = x - x.mean(axis=0)
+    moved /= np.linalg.norm(moved, axis=1, keepdims=True)
+    copies = moved @ moved.T > crossing.TWIN
+    assert copies.sum() > 150, "there are copies beside the rows themselves"
+    assert not any((copies[i] & learned[:, fold[i]]).any() for i in range(100))
+
+
+def test_near_rows_are_found_also_across_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = bursts(10, 5, seed=2)
+    fold = np.random.default_rng(3).integers(0, 5, 50)
+    whole = crossing._near(x, fold)
+    monkeypatch.setattr(crossing, "BLOCK", 7)
+    assert (crossing._near(x, fold) == whole).all()
+
+
+def test_a_label_with_one_example_breaks_nothing_and_is_not_known_to_its_judge() -> None:
+    x, targets = clusters(40, seed=0, labels=2)
+    targets = np.concatenate([targets, np.zeros((40, 1), np.float32)], axis=1)
+    targets[7] = [0, 0, 1]
+    found = crossed(x, targets)
+    assert np.isfinite(found).all()
+    assert found[7, 2] == 0
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_few_rows_are_answered(count: int) -> None:
+    x, targets = clusters(count, seed=0)
+    assert np.isfinite(crossed(x, targets)).all()
+
+
+def test_labels_that_nobody_was_asked_about_are_answered_too() -> None:
+    x, targets = clusters(60, seed=0)
+    targets[30:, 2] = np.nan
+    found = crossed(x, targets, multiple=True)
+    assert ((found >= 0) & (found <= 1)).all()
+    assert (found[:, :2].argmax(1) == targets[:, :2].argmax(1))[targets[:, :2].any(1)].mean() > 0.9
