@@ -45,6 +45,7 @@ class Inspector:
         self._record = record
         self._connection: Connection = resources.connection(record)
         self._live = resources.versions(record).live() or ""
+        self._touched: set[int] = set()
 
     def inspect(self) -> list[Suspect]:
         """All suspects, the most suspicious first; Label Studio shows the first of them."""
@@ -63,6 +64,16 @@ class Inspector:
         write_json(folder / FILE, {"version": self._live, "suspects": [asdict(s) for s in found]})
         self._show(found[:SHOWN], seen, fit.before, embedded)
         return found
+
+    def our_changes(self, since: str) -> str:
+        """The moment up to which nobody but this inspection changed a task, at least ``since``.
+
+        Label Studio counts what is told of a task as a change of the task.
+        """
+        rows = list(self._connection.client.changed(self._record.number, since))
+        if not all(row["id"] in self._touched for row in rows):
+            return since
+        return max((str(row["updated_at"]) for row in rows), default=since)
 
     def _of(self, control: Control, fit: Fit, seen: Observation) -> list[Suspect]:
         if control.kind == "choices":
@@ -126,6 +137,7 @@ class Inspector:
         beliefs = confidences(model, controls, tasks, embedded)
         quality = {task: suspect.quality for task, suspect in worst.items()}
         for made in predictions(model, controls, tasks, beliefs, quality, embedded, looked):
+            self._touched.add(made.task)
             self._write(made, worst[made.task], seen.controls, there)
         client.keep_tab(number, TAB, _listing(sorted(worst)))
 

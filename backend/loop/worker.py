@@ -100,7 +100,12 @@ class Worker:
         from backend.loop.suspecting import Inspector
 
         record = self._resources.projects.get(header["project"])
-        return len(Inspector(self._resources, record).inspect())
+        inspector = Inspector(self._resources, record)
+        found = inspector.inspect()
+        memory = self._memories.get(record.id)
+        if memory is not None:
+            memory.since = inspector.our_changes(memory.since)
+        return len(found)
 
     def _warm(self, header: frames.Header) -> None:
         from backend.loop.suggesting import warm
