@@ -56,7 +56,11 @@ def level(confidence: npt.ArrayLike, right: npt.ArrayLike, error: float) -> Leve
     Fixed sequence testing (Learn then Test, Angelopoulos et al. 2021, arXiv 2110.01052): the surest
     half of the audit slice first, then the rest in STEPS parts, until a bound fails. Sizes depend
     on nobody's answer, so that P(share of wrong answers above the level > error) ≤ 5 % holds
-    although the level is chosen on the same images.
+    although the level is chosen on the same images. Equal confidences (every image without a find
+    has the same) are counted together: whoever accepts one of them accepts all.
+
+    It holds for each version. Over many rounds a version that errs just above the bound has several
+    chances; versions agree on most images, so these are few (benchmarks/promises.py measures them).
 
     Args:
         confidence: (n,) of the version's answers to the labeled audit tasks, 0 to 1.
@@ -76,12 +80,12 @@ def level(confidence: npt.ArrayLike, right: npt.ArrayLike, error: float) -> Leve
     found = Level(
         None, f"The surest answers are not proven to be wrong in at most {error:.0%} of all cases."
     )
-    for size in _sizes(least, many):
+    for size in _sizes(sure, least):
         bound = float(upper(int(wrong[:size].sum()), size))
         if bound > error:
             break
         found = Level(
-            round(float(sure[size - 1]), 6),
+            float(sure[size - 1]),
             f"On {size} audit images above this confidence {int(wrong[:size].sum())} answers are "
             f"wrong: at most {bound:.1%} of all are, with 95 % confidence.",
             proven=round(bound, 4),
@@ -121,7 +125,14 @@ def broken(right: Sequence[bool], error: float) -> str:
     )
 
 
-def _sizes(least: int, many: int) -> list[int]:
-    """How many of the surest are looked at, one after another."""
+def _sizes(sure: npt.NDArray[np.float64], least: int) -> list[int]:
+    """How many of the surest are looked at, one after another; equal ones all at once.
+
+    Args:
+        sure: (n,) confidence, falling.
+        least: images, at most n.
+    """
+    many = len(sure)
     first = max(least, (many + 1) // 2)
-    return sorted({round(first + (many - first) * i / STEPS) for i in range(STEPS + 1)})
+    steps = {round(first + (many - first) * i / STEPS) for i in range(STEPS + 1)}
+    return sorted({int(np.searchsorted(-sure, -sure[step - 1], side="right")) for step in steps})

@@ -27,6 +27,10 @@ CONTRADICTING = 0.02
 """Chance of so many contradictions among the new labels below which they are not trusted."""
 ENOUGH = 50
 """Audit images from which on the first line of evidence stands alone."""
+UNLIKELY = 0.05
+"""Confidence below which a label counts as all but impossible."""
+SLIPS = 0.01
+"""Share of answers that people give at random, whatever the model believes."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +143,112 @@ def trust(before: tuple[int, int], since: tuple[int, int], audit: int) -> Verdic
         "promote it anyway."
     )
     return Verdict(False, reason, evidence)
+
+
+@dataclass(frozen=True)
+class Unlikely:
+    """By image, how likely a label below UNLIKELY was, and whether a person gave one.
+
+    Attributes:
+        chance: (n,) 0 to 1, by the belief of a model that never saw the image's label.
+        given: (n,) bool.
+    """
+
+    chance: Numbers
+    given: Bools
+
+    @classmethod
+    def of_one(cls, belief: npt.ArrayLike, answers: Sequence[int]) -> Unlikely:
+        """Of answers with one label each.
+
+        Args:
+            belief: (n, K) confidence; rows sum to 1.
+            answers: (n,) column of the label that a person gave, which the model knew.
+
+        Example:
+            >>> Unlikely.of_one([[0.98, 0.01, 0.01], [0.6, 0.4, 0.0]], [1, 1]).given.tolist()
+            [True, False]
+        """
+        p = np.asarray(belief, dtype=np.float64)
+        p = (1 - SLIPS) * p + SLIPS / max(1, p.shape[1])
+        low = p < UNLIKELY
+        return cls((p * low).sum(axis=1), low[np.arange(len(p)), np.asarray(answers, dtype=int)])
+
+    @classmethod
+    def of_several(cls, belief: npt.ArrayLike, answers: npt.ArrayLike) -> Unlikely:
+        """Of answers with several labels: whether any of them was unlikely.
+
+        Args:
+            belief: (n, K) confidence, 0 to 1 each.
+            answers: (n, K) 1 chosen, 0 not, NaN nobody was asked or the model did not know it.
+
+        Example:
+            >>> Unlikely.of_several([[0.99, 0.5]], [[0, 1]]).given.tolist()
+            [True]
+        """
+        p, said = np.asarray(belief, dtype=np.float64), np.asarray(answers, dtype=np.float64)
+        p = (1 - SLIPS) * p + SLIPS / 2
+        rarer = np.minimum(p, 1 - p)
+        low = (rarer < UNLIKELY) & ~np.isnan(said)
+        return cls(
+            1 - np.prod(1 - rarer * low, axis=1), (low & ((said > 0.5) != (p > 0.5))).any(axis=1)
+        )
+
+
+def surprise(before: Unlikely, since: Unlikely) -> Verdict:
+    """Whether people gave far more all but impossible labels since the live version than before.
+
+    Images are chosen to be hard, and later ones harder, so that contradictions alone say little:
+    what counts is what the model was sure would not be said. By its own belief the number of such
+    labels is a sum of unequal coins (Poisson binomial); where it was too sure of the labels before,
+    by more than one, all chances are larger by that factor. Needs no audit image.
+
+    Args:
+        before: of the labels that the live version learned from, out of fold.
+        since: of those that came or changed after, by the live version itself. Leave out labels
+            that it had no example of.
+
+    Example:
+        >>> sure = [[0.97, 0.01, 0.01, 0.01]] * 20
+        >>> before = Unlikely.of_one(sure, [0] * 20)
+        >>> surprise(before, Unlikely.of_one(sure, [0] * 20)).promote
+        True
+        >>> surprise(before, Unlikely.of_one(sure, [0] * 14 + [1] * 6)).promote
+        False
+    """
+    evidence: dict[str, Any] = {"labels": len(since.given), "before": len(before.given)}
+    if not len(since.given) or not len(before.given):
+        return Verdict(True, "", evidence)
+    seen, known = int(since.given.sum()), float(before.chance.sum())
+    chances = np.minimum(1.0, since.chance * max(1.0, before.given.sum() / max(known, 1e-9)))
+    chance = at_least(chances, seen)
+    expected = float(chances.sum())
+    evidence |= {"unlikely": seen, "expected": round(expected, 2), "chance": round(chance, 4)}
+    if chance > CONTRADICTING:
+        return Verdict(True, "", evidence)
+    reason = (
+        f"Held back: the live version had called {seen} of the {len(since.given)} labels given "
+        f"since all but impossible (below {UNLIKELY:.0%}), where {expected:.1f} are to be expected;"
+        " look through them (prelabel label-errors), or promote it anyway."
+    )
+    return Verdict(False, reason, evidence)
+
+
+def at_least(chances: npt.ArrayLike, seen: int) -> float:
+    """The chance that at least so many of unequal coins show heads (Poisson binomial, exact).
+
+    Args:
+        chances: (n,) of each coin, 0 to 1.
+        seen: how many.
+
+    Example:
+        >>> at_least([0.5, 0.5], 1), at_least([0.1, 0.2], 0)
+        (0.75, 1.0)
+    """
+    heads = np.ones(1)
+    for chance in np.asarray(chances, dtype=np.float64):
+        heads = np.convolve(heads, [1 - chance, chance])
+    return float(min(1.0, heads[seen:].sum()))
 
 
 def all_of(verdicts: Sequence[Verdict]) -> Verdict:

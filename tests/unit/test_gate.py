@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from backend.learning import gate
+
+Floats = npt.NDArray[np.float64]
 
 
 @pytest.mark.parametrize(
@@ -93,3 +96,78 @@ def test_one_reason_to_hold_back_is_enough_and_is_the_one_that_is_told() -> None
     assert gate.all_of([good, bad]).reason == "Held back: worse."
     assert gate.all_of([good, good]).promote
     assert not gate.all_of([good, bad]).promote
+
+
+def believed(random: np.random.Generator, n: int, sharp: float) -> Floats:
+    """(n, 5) beliefs, from undecided (sharp 0) to certain."""
+    logits = sharp * random.normal(size=(n, 5))
+    table = np.exp(logits)
+    return np.asarray(table / table.sum(axis=1, keepdims=True))
+
+
+def drawn(random: np.random.Generator, belief: Floats) -> list[int]:
+    return [int(random.choice(belief.shape[1], p=row)) for row in belief]
+
+
+@pytest.mark.parametrize("sharp", [1.0, 3.0, 6.0])
+def test_hard_images_alone_do_not_make_labels_suspicious_and_poison_does(sharp: float) -> None:
+    """Those since are harder (less decided) than those before, as selection makes them."""
+    clean = poisoned = 0
+    for seed in range(200):
+        random = np.random.default_rng(seed)
+        easy, hard = believed(random, 80, 6.0), believed(random, 40, sharp)
+        before = gate.Unlikely.of_one(easy, drawn(random, easy))
+        said = drawn(random, hard)
+        clean += not gate.surprise(before, gate.Unlikely.of_one(hard, said)).promote
+        said[:12] = [(k + 1 + int(random.integers(4))) % 5 for k in said[:12]]
+        poisoned += not gate.surprise(before, gate.Unlikely.of_one(hard, said)).promote
+    assert clean <= 0.05 * 200
+    assert poisoned >= {1.0: 0.0, 3.0: 0.6, 6.0: 0.95}[sharp] * 200
+
+
+def test_people_who_always_err_a_little_are_not_held_back() -> None:
+    """One label in ten is wrong before and since: the model is too sure of both alike."""
+    held = 0
+    for seed in range(200):
+        random = np.random.default_rng(seed)
+        belief = believed(random, 160, 6.0)
+        said = [
+            int(random.integers(5)) if random.random() < 0.12 else k for k in drawn(random, belief)
+        ]
+        before = gate.Unlikely.of_one(belief[:100], said[:100])
+        since = gate.Unlikely.of_one(belief[100:], said[100:])
+        held += not gate.surprise(before, since).promote
+    assert held <= 0.08 * 200
+
+
+def test_a_surprise_is_told_in_numbers() -> None:
+    sure = [[0.97, 0.01, 0.01, 0.01]] * 20
+    before = gate.Unlikely.of_one(sure, [0] * 20)
+    verdict = gate.surprise(before, gate.Unlikely.of_one(sure, [0] * 14 + [1] * 6))
+    assert "6 of the 20 labels" in verdict.reason
+    assert verdict.evidence["unlikely"] == 6
+    nothing = gate.Unlikely(np.zeros(0), np.zeros(0, dtype=bool))
+    assert gate.surprise(nothing, before).promote, "nothing came before"
+    assert gate.surprise(before, nothing).promote, "nothing came since"
+
+
+def test_several_labels_count_once_an_image_and_only_where_somebody_was_asked() -> None:
+    belief = [[0.999, 0.001, 0.5], [0.999, 0.001, 0.5], [0.999, 0.001, 0.5]]
+    answers: list[list[float]] = [[0, 1, 1], [1, 0, 0], [np.nan, np.nan, 1]]
+    seen = gate.Unlikely.of_several(belief, answers)
+    assert seen.given.tolist() == [True, False, False]
+    # 0.99 · 0.001 + 0.005 each of two labels; the undecided one is never unlikely
+    assert seen.chance == pytest.approx([1 - (1 - 0.00599) ** 2] * 2 + [0.0])
+
+
+def test_unequal_coins_by_counting_all_outcomes() -> None:
+    chances = [0.1, 0.5, 0.7, 0.02]
+    for seen in range(5):
+        whole = 0.0
+        for heads in range(16):
+            bits = [heads >> i & 1 for i in range(4)]
+            if sum(bits) >= seen:
+                whole += float(
+                    np.prod([c if b else 1 - c for c, b in zip(chances, bits, strict=True)])
+                )
+        assert gate.at_least(chances, seen) == pytest.approx(whole)
