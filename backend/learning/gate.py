@@ -15,14 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from backend.learning.evaluation import Z95
-
 Bools = npt.NDArray[np.bool_]
 Numbers = npt.NDArray[np.float64]
 WORSE = 0.1
 """Chance of such a difference between equal versions below which the new one counts as worse."""
-Z_WORSE = 1.281552
-"""The same in standard deviations of a normal distribution, one side."""
 CONTRADICTING = 0.02
 """Chance of so many contradictions among the new labels below which they are not trusted."""
 ENOUGH = 50
@@ -78,31 +74,38 @@ def compare_answers(live: Sequence[bool], new: Sequence[bool], name: str = "") -
     return Verdict(True, f"Not shown to be worse: {told}.", evidence)
 
 
-def compare_finds(live: npt.ArrayLike, new: npt.ArrayLike, name: str = "") -> Verdict:
+def compare_finds(
+    live: npt.ArrayLike, new: npt.ArrayLike, name: str = "", images: str = "audit images"
+) -> Verdict:
     """The difference of two F1 on the same images, by its linearised variance.
 
     F1 = 2 · right / (found + there) is a ratio of sums over images; the difference of two such
-    ratios has the variance of the differences of their linearised terms (Cochran 1977, 6.4).
+    ratios has the variance of the differences of their linearised terms (Cochran 1977, 6.4). Few
+    images tell it badly, hence Student's quantile: the normal one held back 21 % of equal detectors
+    on two images and 13 % on five.
 
     Args:
         live: (n, 3) by audit image: right, found, there; of the live version.
         new: the same of the new version.
         name: of the live version.
+        images: what they are called.
     """
+    from scipy.stats import t as student
+
     one, terms_one = _f1(live)
     two, terms_two = _f1(new)
     count = len(np.asarray(live))
     evidence: dict[str, Any] = {"images": count, "live": round(one, 4), "new": round(two, 4)}
     if count < 2:
-        return Verdict(True, "Too few audit images are labeled to speak against it.", evidence)
+        return Verdict(True, f"Too few {images} are labeled to speak against it.", evidence)
     spread = float(np.sqrt(((terms_two - terms_one) ** 2).sum() * count / (count - 1)))
     evidence["spread"] = round(spread, 4)
     told = (
-        f"on the same {count} audit images its F1 is {two:.0%} and that of the live version"
+        f"on the same {count} {images} its F1 is {two:.0%} and that of the live version"
         f"{' ' + name if name else ''} {one:.0%}"
     )
-    if two < one - Z_WORSE * spread:
-        margin = Z95 * spread
+    if two < one - float(student.ppf(1 - WORSE, count - 1)) * spread:
+        margin = float(student.ppf(0.975, count - 1)) * spread
         return Verdict(
             False, f"Held back: {told} (the difference is known to ± {margin:.0%}).", evidence
         )

@@ -29,6 +29,8 @@ AUDITED = 20
 """Audit images below which an estimate by cross-validation is told as well."""
 SEEN = 10
 """Audit images that a version's figure rests on at least to be a point of the learning curve."""
+LATEST = 40
+"""Images that a new finder learned from and has to know at least as well as the live one."""
 GOALS = (0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 """The forecast looks to the next of these."""
 
@@ -44,7 +46,9 @@ class Assessment:
         estimate: accuracy by cross-validation while the audit slice is small; None else.
         outlook: what more labels would bring, as plain JSON.
         accepting: from which confidence on answers need no person, as plain JSON.
-        thresholds: by control and label, the confidence from which it is shown.
+        thresholds: by control and label, the confidence from which it is shown. Of boxes and points
+            only where the config wants a precision: a missing one costs as much as a wrong one, so
+            that without it the confidence of the best F1 decides.
     """
 
     figure: Figure
@@ -101,7 +105,7 @@ class Assessor:
             thresholds={
                 c.name: new[c.name].thresholds(self._precision(c))
                 for c in self._controls
-                if not c.threshold
+                if not c.threshold and (c.kind == "choices" or c.precision is not None)
             },
         )
 
@@ -185,7 +189,25 @@ class Assessor:
                 tasks = list(now.tallies)
                 was_found, is_found = _counts(before, tasks), _counts(now, tasks)
                 verdicts.append(compare_finds(was_found, is_found, live.version))
+                verdicts.append(self._remembered(control, live.version))
         return all_of(verdicts)
+
+    def _remembered(self, control: Control, live: str) -> Verdict:
+        """Whether a new finder is worse on the very images it learned from.
+
+        The live one did not learn from the latest of them, so that this can only err in favour of
+        the new one; a training that was cut too short is noticed without any audit image.
+        """
+        new, before = (m.finders.get(control.name) for m in (self._model, self._fit.before))
+        samples = [s for s in self._fit.samples(control) if not s.audit][-LATEST:]
+        if new is before or not samples:
+            return Verdict(True, "", {})
+        tasks = [sample.task for sample in samples]
+        was, is_ = (judging.judge_finds(one, control, samples) for one in (before, new))
+        verdict = compare_finds(
+            _counts(was, tasks), _counts(is_, tasks), live, "latest images it learned from"
+        )
+        return verdict if not verdict.promote else replace(verdict, reason="")
 
     def _trust(self, control: Control, live: str, audit: int) -> Verdict:
         """Whether the answers given since the live version contradict all the others."""
