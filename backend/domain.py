@@ -110,6 +110,7 @@ class Task:
         places: by control of boxes or points, what a person marked; absent where nobody looked.
         asked: by control name, labels that existed when the answer was given.
         accepted: Prelabel itself answered it, and nobody changed that: it teaches nothing.
+        captured: why the endpoint kept it; empty where it did not come from there.
     """
 
     id: int
@@ -119,6 +120,7 @@ class Task:
     places: Mapping[str, Places] | None = None
     asked: Mapping[str, frozenset[str]] | None = None
     accepted: bool = False
+    captured: str = ""
 
     @property
     def labeled(self) -> bool:

@@ -37,6 +37,13 @@ class Settings:
         allowed_servers: Label Studio addresses that /setup may name; empty: any.
         max_image_bytes: larger images are not read.
         max_image_pixels: images with more pixels are not decoded.
+        capture_below: the endpoint keeps images whose answer is less certain than this, 0 to 1.
+        capture_share: and this share of the others, at random.
+        capture_per_day: but not more a day and function; 0: none at all.
+        capture_days: after so many days they are removed there.
+        fetch_urls: the endpoint fetches images by their https address.
+        max_request_bytes: larger requests to the endpoint are refused.
+        request_seconds: that a request to the endpoint may take to arrive.
         seed: seed of everything random; on every card.
     """
 
@@ -59,6 +66,13 @@ class Settings:
     allowed_servers: frozenset[str] = frozenset()
     max_image_bytes: int = 64 * MEGA
     max_image_pixels: int = 100 * MEGA
+    capture_below: float = 0.8
+    capture_share: float = 0.01
+    capture_per_day: int = 200
+    capture_days: float = 30.0
+    fetch_urls: bool = False
+    max_request_bytes: int = 64 * MEGA
+    request_seconds: float = 30.0
     seed: int = 0
 
 
@@ -97,6 +111,13 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         ),
         max_image_bytes=_whole(env, "PRELABEL_MAX_IMAGE_MB", 64, least=1) * MEGA,
         max_image_pixels=_whole(env, "PRELABEL_MAX_IMAGE_MEGAPIXELS", 100, least=1) * MEGA,
+        capture_below=_share(env, "PRELABEL_CAPTURE_BELOW", 0.8),
+        capture_share=_share(env, "PRELABEL_CAPTURE_SHARE", 0.01),
+        capture_per_day=_whole(env, "PRELABEL_CAPTURE_PER_DAY", 200, least=0),
+        capture_days=_number(env, "PRELABEL_CAPTURE_DAYS", 30.0, unit="days"),
+        fetch_urls=_switch(env, "PRELABEL_FETCH_URLS"),
+        max_request_bytes=_whole(env, "PRELABEL_MAX_REQUEST_MB", 64, least=1) * MEGA,
+        request_seconds=_number(env, "PRELABEL_REQUEST_SECONDS", 30.0, least=0.1),
         seed=_whole(env, "PRELABEL_SEED", 0, least=0),
     )
 
@@ -124,14 +145,23 @@ def _whole(env: Mapping[str, str], name: str, default: int, least: int) -> int:
     return int(text)
 
 
-def _number(env: Mapping[str, str], name: str, default: float, least: float = 0.0) -> float:
+def _switch(env: Mapping[str, str], name: str) -> bool:
+    text = env.get(name, "").strip().lower()
+    if text not in ("", "0", "1", "off", "on", "no", "yes", "false", "true"):
+        raise UsageError(f"{name} must be 0 or 1, not {text!r}.")
+    return text in ("1", "on", "yes", "true")
+
+
+def _number(
+    env: Mapping[str, str], name: str, default: float, least: float = 0.0, unit: str = "seconds"
+) -> float:
     text = env.get(name, "").strip()
     try:
         value = float(text) if text else default
     except ValueError:
         value = float("nan")
     if not least <= value < float("inf"):
-        raise UsageError(f"{name} must be a number of seconds of at least {least:g}, not {text!r}.")
+        raise UsageError(f"{name} must be a number of {unit} of at least {least:g}, not {text!r}.")
     return value
 
 

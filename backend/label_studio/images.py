@@ -8,35 +8,13 @@ from __future__ import annotations
 
 import base64
 import binascii
-import ipaddress
-import socket
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-from urllib.parse import SplitResult, quote, unquote_to_bytes, urljoin, urlsplit
+from collections.abc import Callable, Mapping
+from urllib.parse import SplitResult, quote, unquote_to_bytes, urlsplit
 
 from backend.errors import ImageError, LabelStudioError
-
-if TYPE_CHECKING:
-    import httpx
+from backend.web import Addresses, Limits, Web, origin, shown
 
 CLOUD_SCHEMES = frozenset({"s3", "gs", "azure-blob", "azure-spi"})
-REDIRECTS = 5
-SECONDS = 30.0
-Addresses = Callable[[str, int], Iterable[str]]
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What may be fetched.
-
-    Attributes:
-        max_bytes: larger files are refused, while they come in.
-        allowed_hosts: hosts that may have private addresses.
-    """
-
-    max_bytes: int
-    allowed_hosts: frozenset[str] = frozenset()
 
 
 class Images:
@@ -56,15 +34,11 @@ class Images:
         limits: Limits,
         resolve: Addresses | None = None,
     ) -> None:
-        import httpx
-
         self._server = server.rstrip("/")
-        self._origin = _origin(urlsplit(self._server))
+        self._origin = origin(urlsplit(self._server))
         self._auth = auth
         self._limits = limits
-        self._resolve = resolve or _addresses
-        pool = httpx.Limits(max_connections=16, max_keepalive_connections=16)
-        self._http = httpx.Client(timeout=SECONDS, limits=pool, trust_env=False)
+        self._web = Web(limits, resolve)
 
     def fetch(self, address: str, task: int) -> bytes:
         """The bytes of an image.
@@ -76,23 +50,21 @@ class Images:
         Raises:
             ImageError: it cannot be had, with the reason.
         """
-        import httpx
-
         address = address.strip()
         if address[:5].lower() == "data:":
-            return self._inline(address)
+            return inline(address, self._limits.max_bytes)
         try:
-            return self._get(self._url(address, task))
-        except httpx.TimeoutException as error:
-            raise ImageError("image did not arrive in time", _shown(address)) from error
-        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
-            raise ImageError("image cannot be fetched", f"{_shown(address)}: {error}") from error
+            return self._web.fetch(self._url(address, task), self._own)
         except LabelStudioError as error:
             raise ImageError("Label Studio refused the token", str(error)) from error
 
     def close(self) -> None:
         """Close the connections."""
-        self._http.close()
+        self._web.close()
+
+    def _own(self, parts: SplitResult) -> Mapping[str, str] | None:
+        """The token stays at home."""
+        return self._auth() if origin(parts) == self._origin else None
 
     def _url(self, address: str, task: int) -> str:
         scheme = urlsplit(address).scheme.lower()
@@ -105,94 +77,24 @@ class Images:
             prefix = urlsplit(self._server).path
             inside = not prefix or address.startswith(f"{prefix}/")
             return (self._origin if inside else self._server) + address
-        raise ImageError("image address is not served", _shown(address))
-
-    def _inline(self, address: str) -> bytes:
-        head, comma, body = address.partition(",")
-        if not comma:
-            raise ImageError("damaged data URI")
-        if len(body) > 2 * self._limits.max_bytes:
-            raise ImageError("image file is too large", f"over {self._limits.max_bytes:,} bytes")
-        raw = unquote_to_bytes(body)
-        if not head.lower().endswith(";base64"):
-            return raw
-        try:
-            return base64.b64decode(raw, validate=False)
-        except binascii.Error as error:
-            raise ImageError("damaged data URI", str(error)) from error
-
-    def _get(self, url: str) -> bytes:
-        """Follow redirects by hand: each address is checked, and the token stays at home."""
-        for _ in range(REDIRECTS + 1):
-            request = self._request(url)
-            response = self._http.send(request, stream=True)
-            try:
-                if not response.is_redirect:
-                    return self._body(response, url)
-                url = urljoin(url, response.headers["location"])
-            finally:
-                response.close()
-        raise ImageError("image address redirects too often", _shown(url))
-
-    def _request(self, url: str) -> httpx.Request:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ImageError("image address is not served", _shown(url))
-        if _origin(parts) == self._origin:
-            return self._http.build_request("GET", url, headers=dict(self._auth()))
-        return self._to_checked_address(url, parts)
-
-    def _to_checked_address(self, url: str, parts: SplitResult) -> httpx.Request:
-        """Connect to the very address that was checked: a name may resolve differently later."""
-        host = parts.hostname or ""
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        if host in self._limits.allowed_hosts:
-            return self._http.build_request("GET", url)
-        addresses = list(self._resolve(host, port))
-        if not addresses or not all(_public(address) for address in addresses):
-            raise ImageError(
-                "image address is private",
-                f"{host}; add it to PRELABEL_ALLOWED_HOSTS if that is meant",
-            )
-        pinned = self._http.build_request("GET", url)
-        pinned.url = pinned.url.copy_with(host=addresses[0])
-        pinned.extensions = {**pinned.extensions, "sni_hostname": host}
-        return pinned
-
-    def _body(self, response: httpx.Response, url: str) -> bytes:
-        if response.status_code in (401, 403):
-            raise ImageError("image address refuses access", _shown(url))
-        if response.status_code != 200:
-            raise ImageError("image is not there", f"{_shown(url)}: {response.status_code}")
-        body = bytearray()
-        for chunk in response.iter_bytes():
-            body += chunk
-            if len(body) > self._limits.max_bytes:
-                limit = f"over {self._limits.max_bytes:,} bytes"
-                raise ImageError("image file is too large", limit)
-        return bytes(body)
+        raise ImageError("image address is not served", shown(address))
 
 
-def _origin(parts: SplitResult) -> str:
-    return f"{parts.scheme}://{parts.netloc}"
+def inline(address: str, max_bytes: int) -> bytes:
+    """The bytes of a ``data:`` URI.
 
-
-def _shown(address: str) -> str:
-    """An address for the log: without query and user, which may carry secrets, and short."""
-    parts = urlsplit(address)
-    return f"{parts.scheme}:{(parts.hostname or '')}{parts.path}"[:120]
-
-
-def _addresses(host: str, port: int) -> Iterable[str]:
+    Raises:
+        ImageError: it is damaged, or too large.
+    """
+    head, comma, body = address.partition(",")
+    if not comma:
+        raise ImageError("damaged data URI")
+    if len(body) > 2 * max_bytes:
+        raise ImageError("image file is too large", f"over {max_bytes:,} bytes")
+    raw = unquote_to_bytes(body)
+    if not head.lower().endswith(";base64"):
+        return raw
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise ImageError("image host is not known", host) from error
-    return [str(entry[4][0]) for entry in found]
-
-
-def _public(address: str) -> bool:
-    ip = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped:
-        ip = ip.ipv4_mapped
-    return ip.is_global and not ip.is_multicast
+        return base64.b64decode(raw, validate=False)
+    except binascii.Error as error:
+        raise ImageError("damaged data URI", str(error)) from error

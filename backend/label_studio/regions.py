@@ -12,6 +12,8 @@ from backend.domain import Answer, Choice, Control, Place, Places, Prediction, T
 from backend.label_studio.places import count_strangers, marked_by, place_regions
 
 Json = dict[str, Any]
+CAPTURED = "prelabel_captured"
+"""In the data of a task that the endpoint kept: why."""
 AT_ONCE = 1.0
 """Seconds between making and changing an annotation that nobody has changed."""
 
@@ -96,6 +98,7 @@ def read_task(
         places=_all_places(annotations, controls, added, left) or None,
         asked=asked or None,
         accepted=bool(own) and not annotations,
+        captured=str((row.get("data") or {}).get(CAPTURED) or ""),
     )
 
 

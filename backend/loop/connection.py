@@ -8,9 +8,10 @@ from urllib.parse import urlsplit
 
 from backend.errors import LabelStudioError, NotThere
 from backend.label_studio.client import Client
-from backend.label_studio.images import Images, Limits
+from backend.label_studio.images import Images
 from backend.settings import Settings
 from backend.store.projects import ProjectRecord
+from backend.web import Limits
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 from backend.loop import cards
 from backend.loop.assessing import Assessor
@@ -15,14 +16,16 @@ from backend.loop.labels import changes, label_table
 from backend.loop.model import save_model
 from backend.loop.observe import Observation
 from backend.loop.predicting import sources
+from backend.loop.reference import reference_of
 from backend.loop.resources import Resources
 from backend.store.projects import ProjectRecord
+from backend.store.references import save_reference
 from backend.store.versions import Card, Labels, identity_of
 from backend.vision.encoder import Encoder
 
 log = logging.getLogger("prelabel")
 Report = Callable[[str, float, str], None]
-RECIPE = 3
+RECIPE = 4
 """Counts up when the way a version is made changes, so that the next start makes it anew."""
 
 
@@ -142,7 +145,7 @@ class Maker:
         self._clock.lap("train")
         self._report("evaluating", 0.0, "")
         found = Assessor(self._resources, self._record, seen, fit, model).assess()
-        model = replace(model, thresholds=found.thresholds)
+        model = replace(model, thresholds=found.thresholds, controls=seen.config.controls)
         self._clock.lap("evaluate")
         number, name = self._versions.next_name(identity)
         card = Card(
@@ -168,7 +171,13 @@ class Maker:
             outlook=found.outlook,
             accepting=found.accepting,
         )
-        self._versions.save(card, labels, lambda folder: save_model(model, folder))
+        reference = reference_of(seen, fit, model, embedded)
+
+        def fill(folder: Path) -> None:
+            save_model(model, folder)
+            save_reference(reference, folder)
+
+        self._versions.save(card, labels, fill)
         self._go_live(card)
         return name
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from backend.domain import Answer, Choice, Control, ImageSize
+from backend.domain import Answer, Choice, Control, ImageSize, Label
 from backend.store.files import read_json, write_json
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from backend.vision.yoloe import OpenVocabulary
 
 Floats = npt.NDArray[np.float32]
+CONTROLS = "controls.json"
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,14 @@ class Model:
         heads: by control name; a control that cannot be answered yet has none.
         finders: the same of controls of boxes and points.
         thresholds: by control and label, the confidence from which it is shown; 0 without.
+        controls: as they stood in the labeling config that it was made for; who serves it without
+            Label Studio knows by them what it answers. Empty in versions of old.
     """
 
     heads: Mapping[str, Head]
     finders: Mapping[str, Finds] = field(default_factory=dict)
     thresholds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    controls: tuple[Control, ...] = ()
 
     def probabilities(self, control: str, vectors: Floats) -> Floats:
         """Calibrated confidence, (n, K) float32 in the order of the head's labels.
@@ -91,6 +95,7 @@ def save_model(model: Model, folder: Path) -> None:
             save(name, folder / f"{kind}-{number}")
         write_json(folder / f"{kind}s.json", names)
     write_json(folder / "thresholds.json", model.thresholds)
+    write_json(folder / CONTROLS, [asdict(control) for control in model.controls])
 
 
 def load_model(
@@ -123,7 +128,18 @@ def load_model(
         from backend.vision.head import load_head
 
         known[name] = load_head(folder / f"head-{number}")
-    return Model(known, found, read_json(folder / "thresholds.json") or {})
+    thresholds = read_json(folder / "thresholds.json") or {}
+    return Model(known, found, thresholds, load_controls(folder))
+
+
+def load_controls(folder: Path) -> tuple[Control, ...]:
+    """The controls that a model was made for; none of a version of old."""
+    return tuple(_control(row) for row in read_json(folder / CONTROLS) or [])
+
+
+def _control(row: dict[str, Any]) -> Control:
+    labels = tuple(Label(**{**one, "words": tuple(one["words"])}) for one in row["labels"])
+    return Control(**{**row, "labels": labels})
 
 
 def _kinds(model: Model) -> list[tuple[str, list[str], Callable[[str, Path], None]]]:

@@ -16,6 +16,8 @@ from backend.learning.audit import is_audit
 from backend.loop.connection import Connection
 from backend.store.files import read_json, write_json
 
+RANDOM = "random"
+"""Why the endpoint kept an image that it kept for no other reason."""
 MACHINE = "machine.json"
 """In the project's folder: the user that accepted predictions are signed by."""
 
@@ -73,8 +75,11 @@ class Observation:
         return tuple(task for task in self.tasks if task.labeled)
 
     def is_audit(self, task: Task) -> bool:
-        """Whether a task belongs to the audit slice."""
-        return is_audit(self.identity, task.id)
+        """Whether a task belongs to the audit slice.
+
+        What the endpoint kept because it was hard or rare is no fair sample of anything.
+        """
+        return task.captured in ("", RANDOM) and is_audit(self.identity, task.id)
 
 
 def take_pulse(connection: Connection) -> Pulse:

@@ -89,11 +89,15 @@ def append_line(path: Path, text: str) -> None:
     Raises:
         StoreError: the disk is full, or the folder cannot be written.
     """
-    cut = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
-    with explained(path), path.open("a", encoding="utf-8") as file:
-        file.write(("\n" if cut else "") + text + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    with explained(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab+") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                text = text if file.read(1) == b"\n" else "\n" + text
+            file.write(f"{text}\n".encode())
+            file.flush()
+            os.fsync(file.fileno())
 
 
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:

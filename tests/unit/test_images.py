@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 
 from backend.errors import ImageError
-from backend.label_studio.images import Images, Limits
+from backend.label_studio.images import Images
 from backend.vision.decode import decode
+from backend.web import Limits, Web, public
 
 PIXELS = 10_000_000
 
@@ -106,17 +107,17 @@ def test_private_addresses_are_refused_also_behind_a_redirect(images: Images, ho
         assert caught.value.reason in ("image address is private", "image host is not known")
 
 
-def test_the_address_that_was_checked_is_the_one_connected_to(site: str) -> None:
+def test_the_address_that_was_checked_is_the_one_connected_to() -> None:
     """A name that resolves to a public address first and to loopback later gets nowhere near."""
     answers = iter([["93.184.216.34"], ["127.0.0.1"]])
-    images = Images("http://ls.example", dict, Limits(10), lambda host, port: next(answers))
-    request = images._request("http://rebinding.example/x.png")
+    web = Web(Limits(10), lambda host, port: next(answers))
+    request = web._request("http://rebinding.example/x.png", lambda parts: None)
     assert request.url.host == "93.184.216.34"
     assert request.headers["host"] == "rebinding.example"
     assert request.extensions["sni_hostname"] == "rebinding.example"
     with pytest.raises(ImageError, match="private"):
-        images._request("http://rebinding.example/x.png")
-    images.close()
+        web._request("http://rebinding.example/x.png", lambda parts: None)
+    web.close()
 
 
 @pytest.mark.parametrize(
@@ -220,3 +221,28 @@ def test_what_cannot_be_decoded_has_a_countable_reason(content: bytes, reason: s
     with pytest.raises(ImageError) as caught:
         decode(content, max_pixels=PIXELS)
     assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("93.184.216.34", True),
+        ("2606:2800:220:1:248:1893:25c8:1946", True),
+        ("127.0.0.1", False),
+        ("10.0.0.7", False),
+        ("169.254.169.254", False),
+        ("100.64.0.1", False),
+        ("0.0.0.0", False),  # noqa: S104 - refused
+        ("224.0.0.1", False),
+        ("::1", False),
+        ("fe80::1%eth0", False),
+        ("fd00::1", False),
+        ("::ffff:127.0.0.1", False),  # an IPv4 address as IPv6 writes it
+        ("::127.0.0.1", False),  # the same, an older way
+        ("64:ff9b::7f00:1", False),  # 127.0.0.1 behind a translator
+        ("2002:7f00:1::", False),  # and through a 6to4 tunnel
+        ("64:ff9b::5db8:d822", True),  # 93.184.216.34 behind a translator
+    ],
+)
+def test_public_addresses_are_told_from_all_others(address: str, expected: bool) -> None:
+    assert public(address) is expected

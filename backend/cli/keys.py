@@ -1,0 +1,77 @@
+"""``prelabel keys``: who may ask the endpoint."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from typing import Any
+
+from backend.errors import UsageError
+from backend.settings import read_settings
+
+HELP = "create, list and revoke the endpoint's API keys"
+EXAMPLE = "prelabel keys create greenhouse --function 3 --quota 10000"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    parser.add_argument("action", choices=("create", "list", "revoke"), help="what to do")
+    parser.add_argument("name", nargs="?", default="", help="of the new key; id of the revoked")
+    parser.add_argument(
+        "--function", action="append", default=[], metavar="ID", help="one it may ask (all)"
+    )
+    parser.add_argument("--rate", type=float, default=100.0, help="images a second (100)")
+    parser.add_argument("--quota", type=int, default=0, help="images a month (no limit)")
+
+
+def run(options: argparse.Namespace) -> dict[str, Any]:
+    """Do it.
+
+    Raises:
+        UsageError: a name is missing, or a number cannot be meant.
+        NotThere: no key has this id.
+    """
+    from backend.store.keys import Keys
+
+    keys = Keys(read_settings().home)
+    match options.action:
+        case "create":
+            return _create(keys, options)
+        case "revoke":
+            return _revoke(keys, options)
+    return _list(keys, options)
+
+
+def _create(keys: Any, options: argparse.Namespace) -> dict[str, Any]:
+    from backend.cli.main import say
+
+    if not 0 < options.rate < 1e6 or options.quota < 0:
+        raise UsageError("--rate must be above 0, and --quota must not be negative.")
+    key, text = keys.create(options.name, tuple(options.function), options.rate, options.quota)
+    say(text, options)
+    say(f"Key {key.id} for {key.name}. Copy it now: it is shown this once.", options)
+    return {"id": key.id, "name": key.name, "key": text}
+
+
+def _revoke(keys: Any, options: argparse.Namespace) -> dict[str, Any]:
+    from backend.cli.main import say
+
+    if not options.name:
+        raise UsageError("Say which key: `prelabel keys list` shows their ids.")
+    key = keys.revoke(options.name)
+    say(f"Key {key.id} ({key.name}) is worthless from now on.", options)
+    return {"id": key.id, "revoked": key.revoked}
+
+
+def _list(keys: Any, options: argparse.Namespace) -> dict[str, Any]:
+    from backend.cli.main import say
+
+    all_keys = keys.all()
+    for key in all_keys:
+        functions = ", ".join(key.functions) or "all functions"
+        state = f"revoked {key.revoked[:10]}" if key.revoked else f"{key.rate:g} images/s"
+        quota = f", {key.quota} a month" if key.quota and not key.revoked else ""
+        say(f"{key.id}  {key.name:<20} {functions:<20} {state}{quota}", options)
+    if not all_keys:
+        say("There is no key yet: `prelabel keys create NAME` makes one.", options)
+    return {"keys": [{k: v for k, v in asdict(key).items() if k != "hash"} for key in all_keys]}

@@ -1,0 +1,115 @@
+"""Images that applications asked about and that are worth labeling, until they are tasks.
+
+Two writers that never write the same file: the endpoint keeps an image with what was said of it
+(``captures/``), and the backend notes the task that became of it (``returned/``).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from backend.store.files import read_json, write_bytes, write_json
+
+DAY = 86_400.0
+
+
+@dataclass(frozen=True)
+class Capture:
+    """An image that comes back.
+
+    Attributes:
+        id: the request's.
+        at: when, seconds since 1970.
+        why: ``uncertain``, ``rare`` or ``random``.
+        version: that answered.
+        external: the caller's name for it; may be empty.
+        look: perceptual hash, hexadecimal.
+        said: the prediction, as Label Studio takes it: ``result`` and ``score``.
+        suffix: of the image's file.
+        width: pixels of the upright image.
+        height: the same.
+        annotation: a person's answer, in the same form; None while there is none.
+    """
+
+    id: str
+    at: float
+    why: str
+    version: str
+    external: str = ""
+    look: str = ""
+    said: dict[str, Any] = field(default_factory=dict)
+    suffix: str = ".jpg"
+    width: int = 0
+    height: int = 0
+    annotation: list[dict[str, Any]] | None = None
+
+
+class Captures:
+    """The captures of one project.
+
+    Args:
+        folder: the project's.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._captures = folder / "captures"
+        self._returned = folder / "returned"
+
+    # -- what the endpoint writes -----------------------------------------------------------
+
+    def keep(self, capture: Capture, content: bytes) -> None:
+        """Keep an image and what was said of it; the image first, so that none is without.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        write_bytes(self._captures / f"{capture.id}{capture.suffix}", content, lasting=False)
+        self.change(capture)
+
+    def change(self, capture: Capture) -> None:
+        """Write what is known of an image anew: an answer came in."""
+        write_json(self._captures / f"{capture.id}.json", asdict(capture))
+
+    def forget_before(self, moment: float) -> int:
+        """Remove what is older than a moment, seconds since 1970; how many."""
+        gone = 0
+        for capture in list(self.all()):
+            if capture.at < moment:
+                (self._captures / f"{capture.id}.json").unlink(missing_ok=True)
+                self.image(capture).unlink(missing_ok=True)
+                gone += 1
+        return gone
+
+    # -- what the backend writes ------------------------------------------------------------
+
+    def returned(self, capture: Capture, task: int, annotated: bool) -> None:
+        """A capture is a task of Label Studio now.
+
+        Args:
+            capture: which.
+            task: its number there.
+            annotated: its annotation is there as well.
+        """
+        noted = {"task": task, "annotated": annotated, "at": time.time()}
+        write_json(self._returned / f"{capture.id}.json", noted)
+
+    # -- what both read ---------------------------------------------------------------------
+
+    def all(self) -> Iterator[Capture]:
+        """Everything that is kept, oldest first."""
+        rows = (read_json(file) for file in self._captures.glob("*.json"))
+        found = [Capture(**row) for row in rows if row]
+        yield from sorted(found, key=lambda capture: capture.at)
+
+    def image(self, capture: Capture) -> Path:
+        """The image's file."""
+        return self._captures / f"{capture.id}{capture.suffix}"
+
+    def task(self, capture: Capture) -> tuple[int, bool]:
+        """The number of its task, 0 while there is none, and whether its annotation is there."""
+        noted = read_json(self._returned / f"{capture.id}.json") or {}
+        return int(noted.get("task", 0)), bool(noted.get("annotated", False))

@@ -1,0 +1,60 @@
+"""How much was used in a month, and by whom: counters that outlive a restart."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+from backend.store.files import read_json, write_json
+
+
+def this_month(now: datetime | None = None) -> str:
+    """``2026-11``, by UTC."""
+    return (now or datetime.now(UTC)).strftime("%Y-%m")
+
+
+class Usage:
+    """Counters by month and name. One process writes them; safe with its threads.
+
+    Args:
+        file: where they are kept; made when missing.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._lock = threading.Lock()
+        self._counts: dict[str, dict[str, float]] = defaultdict(dict)
+        self._counts.update(read_json(file) or {})
+        self._dirty = False
+
+    def add(self, name: str, amount: float = 1.0) -> float:
+        """Count; what the counter shows this month now. :meth:`keep` writes it."""
+        with self._lock:
+            month = self._counts[this_month()]
+            month[name] = round(month.get(name, 0.0) + amount, 6)
+            self._dirty = True
+            return month[name]
+
+    def of(self, name: str) -> float:
+        """What a counter shows this month."""
+        with self._lock:
+            return self._counts.get(this_month(), {}).get(name, 0.0)
+
+    def keep(self) -> None:
+        """Write what was counted since the last time.
+
+        Raises:
+            StoreError: it cannot be written; it stays counted.
+        """
+        with self._lock:
+            if not self._dirty:
+                return
+            counts = {month: dict(rows) for month, rows in self._counts.items()}
+            self._dirty = False
+        try:
+            write_json(self._file, counts)
+        except BaseException:
+            self._dirty = True
+            raise

@@ -1,0 +1,260 @@
+"""What can be invoked: the live version of every project, and older ones by name.
+
+A function is a project as the endpoint names it. Versions are loaded beside the answering, and a
+newly promoted one takes over between two looks: no request fails, and none mixes two versions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from backend.domain import Control
+from backend.errors import NotThere, PrelabelError
+from backend.loop.invoking import Said, at_least, say
+from backend.loop.model import Model, load_model
+from backend.loop.resources import Resources
+from backend.store.projects import ProjectRecord
+from backend.store.versions import Card
+from backend.vision.decode import Picture
+from serverless.endpoint.batching import Batcher
+from serverless.endpoint.problems import Problem
+from serverless.endpoint.rules import Rule, check_labels
+
+if TYPE_CHECKING:
+    from backend.vision.detection.detector import Detector
+    from backend.vision.detection.network import Network
+    from backend.vision.encoder import Encoder
+
+log = logging.getLogger("prelabel")
+AT_ONCE = 16
+"""Images in one look of a model."""
+LOOK_SECONDS = 1.0
+OLD_KEPT = 4
+"""Versions that are not live and stay loaded, because somebody asked for them by name."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A version in memory.
+
+    Attributes:
+        record: its project.
+        card: what is told of it.
+        model: what answers.
+        encoder: of its heads; None without.
+        folder: of the project.
+    """
+
+    record: ProjectRecord
+    card: Card
+    model: Model
+    encoder: Encoder | None
+    folder: Path
+
+    @property
+    def controls(self) -> tuple[Control, ...]:
+        """What it answers."""
+        return self.model.controls
+
+    @property
+    def at_least(self) -> int:
+        """Pixels that images must keep."""
+        return at_least(self.controls)
+
+    def say(self, pictures: list[Picture]) -> Sequence[Said]:
+        """What it says of images; for one thread at a time."""
+        return say(self.model, self.encoder, pictures)
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A version that takes questions."""
+
+    loaded: Loaded
+    batcher: Batcher[Picture, Said]
+
+
+class Functions:
+    """All functions of one home folder.
+
+    Args:
+        resources: of this process.
+        rules: of alerts; a function that cannot give what they wait for is told of in the log.
+    """
+
+    def __init__(self, resources: Resources, rules: Sequence[Rule] = ()) -> None:
+        self._resources = resources
+        self._rules = list(rules)
+        self._loading = ThreadPoolExecutor(1, "loading")
+        self._looking = ThreadPoolExecutor(1, "looking")
+        self._live: dict[str, Ready] = {}
+        self._old: dict[tuple[str, str], Ready] = {}
+        self._failed: dict[str, tuple[str, PrelabelError]] = {}
+        self._lock = asyncio.Lock()
+        self._watching: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Load what is live, and watch for what becomes live."""
+        await self._look()
+        self._watching = asyncio.create_task(self._watch())
+
+    async def stop(self) -> None:
+        """Stop watching."""
+        if self._watching is not None:
+            self._watching.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._watching
+        self._loading.shutdown(wait=False, cancel_futures=True)
+        self._looking.shutdown(wait=False, cancel_futures=True)
+
+    def all(self) -> list[Loaded]:
+        """The live version of every function."""
+        return [ready.loaded for ready in self._live.values()]
+
+    def live(self, function: str) -> Loaded:
+        """The live version of a function.
+
+        Raises:
+            Problem: there is no such function, or it has no version that can be served.
+        """
+        return self._ready(function).loaded
+
+    def versions(self, loaded: Loaded) -> list[str]:
+        """All versions of a function, newest first."""
+        return self._resources.versions(loaded.record).names()
+
+    async def get(self, function: str, version: str = "") -> Ready:
+        """A version that takes questions.
+
+        Args:
+            function: its id.
+            version: by name; the live one when not given.
+
+        Raises:
+            Problem: there is no such function or version.
+        """
+        ready = self._ready(function)
+        if version in ("", "live", ready.loaded.card.version):
+            return ready
+        key = (function, version)
+        async with self._lock:
+            old = self._old.pop(key, None) or await self._by_name(ready.loaded.record, version)
+            self._old[key] = old
+            while len(self._old) > OLD_KEPT:
+                self._old.pop(next(iter(self._old)))
+        return old
+
+    def _ready(self, function: str) -> Ready:
+        ready = self._live.get(function)
+        if ready is not None:
+            return ready
+        if function in self._failed:
+            raise Problem(503, "not-ready", str(self._failed[function][1]))
+        raise Problem(
+            404, "no-function", f"There is no function {function[:80]!r}: GET /v1/functions."
+        )
+
+    async def _by_name(self, record: ProjectRecord, version: str) -> Ready:
+        try:
+            return await self._load(record, version)
+        except NotThere as error:
+            raise Problem(404, "no-version", str(error)) from error
+        except PrelabelError as error:
+            raise Problem(422, "old-version", str(error)) from error
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            try:
+                await self._look()
+            except Exception:  # a damaged file must not end the watching
+                log.exception("the endpoint cannot look for new versions")
+
+    async def _look(self) -> None:
+        """Load what became live since the last look."""
+        loop = asyncio.get_running_loop()
+        for record, version in await loop.run_in_executor(self._loading, self._pointers):
+            ready, failed = self._live.get(record.id), self._failed.get(record.id)
+            known = ready.loaded.card.version if ready else failed[0] if failed else ""
+            if known == version or (failed and failed[0] == version):
+                continue
+            try:
+                self._live[record.id] = await self._load(record, version)
+                self._failed.pop(record.id, None)
+                log.info("function %s answers with version %s", record.id, version)
+                self._check_rules(self._live[record.id].loaded)
+            except PrelabelError as error:
+                self._failed[record.id] = (version, error)
+                log.error("function %s: version %s cannot answer: %s", record.id, version, error)
+
+    def _check_rules(self, loaded: Loaded) -> None:
+        labels = frozenset(name for control in loaded.controls for name in control.label_names)
+        try:
+            check_labels(self._rules, loaded.record.id, labels)
+        except PrelabelError as error:
+            log.error("%s", error)
+
+    def _pointers(self) -> list[tuple[ProjectRecord, str]]:
+        found = []
+        for record in self._resources.projects.all():
+            version = self._resources.versions(record).live()
+            if version:
+                found.append((record, version))
+        return found
+
+    async def _load(self, record: ProjectRecord, version: str) -> Ready:
+        loop = asyncio.get_running_loop()
+        loaded = await loop.run_in_executor(self._loading, load, self._resources, record, version)
+        return Ready(loaded, Batcher(loaded.say, AT_ONCE, self._looking))
+
+
+def load(resources: Resources, record: ProjectRecord, version: str) -> Loaded:
+    """Read a version and try it, so that the first question is answered as quickly as others.
+
+    Raises:
+        PrelabelError: it is not there, damaged, or was made by a Prelabel of old.
+    """
+    card = resources.versions(record).card(version)
+    folder = resources.versions(record).path(version)
+    kept = _Detectors(resources)
+    model = load_model(folder, kept.load, resources.open_vocabulary)
+    if not model.controls:
+        raise PrelabelError(
+            f"Version {version} was made by an older Prelabel and does not say what it answers: "
+            "start `prelabel serve` once, or `prelabel train`."
+        )
+    setting = card.encoder.get("setting", "")
+    encoder = resources.encoder(setting) if setting and model.heads else None
+    loaded = Loaded(record, card, model, encoder, resources.folder(record))
+    loaded.say([_noise()])
+    return loaded
+
+
+class _Detectors:
+    """The detectors of one version: kept as long as it is, whatever else is loaded."""
+
+    def __init__(self, resources: Resources) -> None:
+        self._resources = resources
+        self._kept: dict[tuple[str, int], Detector] = {}
+        self._lock = threading.Lock()
+
+    def load(self, network: Network, size: int, key: str) -> Detector:
+        with self._lock:
+            if (key, size) not in self._kept:
+                self._kept[key, size] = self._resources.load_detector(network, size, key)
+            return self._kept[key, size]
+
+
+def _noise() -> Picture:
+    from backend.vision.encoder import noise
+
+    image = noise()
+    return Picture(image, image.width, image.height)

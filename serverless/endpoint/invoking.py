@@ -1,0 +1,195 @@
+"""One invocation from its bytes to its answer: read, decode, look, tell, note."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+from backend.domain import ImageSize
+from backend.errors import ImageError
+from backend.loop.invoking import Said
+from backend.store.pictures import reduced
+from backend.vision.decode import Picture, decode
+from serverless.endpoint.answers import Wish, answer
+from serverless.endpoint.capturing import Invocation
+from serverless.endpoint.corrections import Correction, regions_of
+from serverless.endpoint.desk import Desk
+from serverless.endpoint.functions import Functions, Loaded
+from serverless.endpoint.problems import Problem, unreadable
+
+ANY_SIZE = ImageSize(100, 100)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a caller wants.
+
+    Attributes:
+        request: its id.
+        function: whose.
+        version: by name; the live one when empty.
+        external: the caller's name for the picture; may be empty.
+        capture: the picture may be kept.
+        wish: what is told.
+    """
+
+    request: str
+    function: str
+    version: str
+    external: str
+    capture: bool
+    wish: Wish
+
+
+class Invoker:
+    """Answers.
+
+    Args:
+        functions: that answer.
+        desk: told of each answer.
+        max_pixels: of an image.
+        threads: that decode.
+    """
+
+    def __init__(self, functions: Functions, desk: Desk, max_pixels: int, threads: int) -> None:
+        self.functions = functions
+        self._desk = desk
+        self._max_pixels = max_pixels
+        self._decoders = ThreadPoolExecutor(threads, "decoding")
+
+    def stop(self) -> None:
+        """Let the threads end."""
+        self._decoders.shutdown(wait=False, cancel_futures=True)
+
+    async def one(self, asked: Asked, content: bytes, began: float) -> dict[str, Any]:
+        """The answer to one image.
+
+        Args:
+            asked: by whom and for what.
+            content: the image's bytes.
+            began: when the request came, on the performance counter.
+
+        Raises:
+            Problem: the function, the version or the image cannot be used.
+        """
+        read = time.perf_counter()
+        ready = await self.functions.get(asked.function, asked.version)
+        picture = await self._decode(content, ready.loaded)
+        decoded = time.perf_counter()
+        (said,) = await ready.batcher.ask([picture])
+        looked = time.perf_counter()
+        told = answer(ready.loaded, said, asked.wish)
+        self._note(asked, ready.loaded, said, content, picture)
+        timing = {"read": read - began, "decode": decoded - read, "predict": looked - decoded}
+        return {**told, **_about(asked, ready.loaded, timing, began)}
+
+    async def several(
+        self, asked: Asked, contents: Sequence[bytes | Problem], began: float
+    ) -> dict[str, Any]:
+        """The answers to several images; one that cannot be used costs no other.
+
+        Raises:
+            Problem: the function or the version cannot be used.
+        """
+        read = time.perf_counter()
+        ready = await self.functions.get(asked.function, asked.version)
+        decoded = await asyncio.gather(*(self._or_problem(c, ready.loaded) for c in contents))
+        pictures = [one for one in decoded if isinstance(one, Picture)]
+        began_look = time.perf_counter()
+        said = iter(await ready.batcher.ask(pictures))
+        looked = time.perf_counter()
+        results = []
+        for number, (content, picture) in enumerate(zip(contents, decoded, strict=True)):
+            one = replace(asked, request=f"{asked.request}-{number}", external=_nth(asked, number))
+            if isinstance(picture, Problem) or isinstance(content, Problem):
+                problem = picture if isinstance(picture, Problem) else content
+                assert isinstance(problem, Problem)  # noqa: S101 - one of the two is
+                results.append({"error": problem.json(one.request)})
+                continue
+            answered = next(said)
+            results.append(answer(ready.loaded, answered, asked.wish))
+            self._note(one, ready.loaded, answered, content, picture)
+        timing = {"read": read - began, "decode": began_look - read, "predict": looked - began_look}
+        return {"results": results, **_about(asked, ready.loaded, timing, began)}
+
+    async def correct(self, asked: Asked, correction: Correction, content: bytes | None) -> None:
+        """Note a person's answer to a picture.
+
+        Args:
+            asked: with the caller's name for it.
+            correction: the answer.
+            content: the picture, where the caller sends it along.
+
+        Raises:
+            Problem: the picture is not here, or the answer is none of the function's.
+        """
+        ready = await self.functions.get(asked.function)
+        loaded = ready.loaded
+        regions_of(loaded, correction, ANY_SIZE)  # so that a wrong one is told of at once
+        regions = lambda size: regions_of(loaded, correction, size)  # noqa: E731
+        if await self._desk.correct(loaded, asked.external, regions):
+            return
+        if content is None:
+            raise Problem(
+                404,
+                "no-sample",
+                f"The picture {asked.external[:80]!r} was not kept: send it along as `data`.",
+            )
+        picture = await self._decode(content, loaded)
+        (said,) = await ready.batcher.ask([picture])
+        await self._desk.keep(_invocation(asked, loaded, said, content, picture), regions)
+
+    async def _or_problem(self, content: bytes | Problem, loaded: Loaded) -> Picture | Problem:
+        if isinstance(content, Problem):
+            return content
+        try:
+            return await self._decode(content, loaded)
+        except Problem as problem:
+            return problem
+
+    async def _decode(self, content: bytes, loaded: Loaded) -> Picture:
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(
+                self._decoders, _decoded, content, self._max_pixels, loaded.at_least
+            )
+        except ImageError as error:
+            raise unreadable(error) from error
+
+    def _note(
+        self, asked: Asked, loaded: Loaded, said: Said, content: bytes, picture: Picture
+    ) -> None:
+        invocation = _invocation(asked, loaded, said, content, picture)
+        live = self.functions.live(asked.function) is loaded
+        self._desk.note(invocation, capture=asked.capture and live)
+
+
+def _decoded(content: bytes, max_pixels: int, at_least: int) -> Picture:
+    picture = decode(content, max_pixels=max_pixels, at_least=at_least)
+    return replace(picture, image=reduced(picture.image))
+
+
+def _invocation(
+    asked: Asked, loaded: Loaded, said: Said, content: bytes, picture: Picture
+) -> Invocation:
+    external = asked.external
+    return Invocation(asked.request, loaded, said, content, picture.image, external, time.time())
+
+
+def _nth(asked: Asked, number: int) -> str:
+    return f"{asked.external}-{number}" if asked.external else ""
+
+
+def _about(asked: Asked, loaded: Loaded, timing: dict[str, float], began: float) -> dict[str, Any]:
+    timing = {**timing, "total": time.perf_counter() - began}
+    return {
+        "function": asked.function,
+        "version": loaded.card.version,
+        "requestId": asked.request,
+        "externalId": asked.external or None,
+        "milliseconds": {name: round(seconds * 1000, 2) for name, seconds in timing.items()},
+    }

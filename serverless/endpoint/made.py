@@ -1,0 +1,77 @@
+"""The endpoint put together from the settings: here and on Modal alike."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from backend.loop.resources import Resources
+from backend.settings import Settings
+from backend.store.keys import Keys
+from backend.store.usage import Usage
+from backend.web import Limits, Web
+from serverless.endpoint.access import Access
+from serverless.endpoint.alerts import Alerts
+from serverless.endpoint.app import Parts, make_endpoint
+from serverless.endpoint.capturing import Rules
+from serverless.endpoint.desk import Desk
+from serverless.endpoint.functions import Functions
+from serverless.endpoint.invoking import Invoker
+from serverless.endpoint.metrics import Metrics
+from serverless.endpoint.reading import Reader
+from serverless.endpoint.rules import read_rules
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+ALERTS = "alerts.toml"
+
+
+def endpoint(settings: Settings, *, open: bool = False) -> FastAPI:
+    """The application over a home folder.
+
+    Args:
+        settings: where it is, and the limits.
+        open: nobody needs a key.
+
+    Raises:
+        UsageError: the file of alert rules has a mistake.
+        StoreError: the home folder cannot be read.
+    """
+    home = settings.home
+    metrics, usage = Metrics(), Usage(home / "usage.json")
+    rules = read_rules(home / ALERTS)
+    alerts = Alerts(rules, home / "alerts", told=metrics.alert)
+    captures = Rules(
+        settings.capture_below,
+        settings.capture_share,
+        settings.capture_per_day,
+        settings.capture_days,
+    )
+    desk = Desk(captures, alerts, metrics, usage)
+    functions = Functions(Resources(settings), rules)
+    return make_endpoint(
+        Parts(
+            functions=functions,
+            access=Access(Keys(home), usage, open=open),
+            reader=Reader(
+                most=settings.max_request_bytes,
+                image_bytes=settings.max_image_bytes,
+                seconds=settings.request_seconds,
+                web=_web(settings) if settings.fetch_urls else None,
+            ),
+            desk=desk,
+            metrics=metrics,
+            invoker=Invoker(functions, desk, settings.max_image_pixels, os.cpu_count() or 1),
+        )
+    )
+
+
+def _web(settings: Settings) -> Web:
+    limits = Limits(
+        settings.max_image_bytes,
+        settings.allowed_hosts,
+        frozenset({"https"}),
+        settings.request_seconds,
+    )
+    return Web(limits)

@@ -1,0 +1,203 @@
+"""A request's body → the bytes of its images: multipart, raw, base64, data URI or URL.
+
+Nothing larger than the limit is ever in memory, and nobody may send for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import json
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect, Request
+
+from backend.errors import ImageError
+from backend.label_studio.images import inline
+from backend.web import Web
+from serverless.endpoint.problems import Problem, unreadable
+
+BATCH = 64
+"""Images in one request at most."""
+FORM_FIELD = "data"
+NO_IMAGE = (
+    "The request has no image: send its bytes as the body, as a file in multipart/form-data, or "
+    'as JSON {"data": "<base64, data URI or https address>"}.'
+)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads requests.
+
+    Attributes:
+        most: bytes of a request.
+        image_bytes: bytes of one image.
+        seconds: that a body may take to arrive.
+        web: fetches addresses; None where that is off.
+    """
+
+    most: int
+    image_bytes: int
+    seconds: float
+    web: Web | None
+
+    async def one(self, request: Request) -> bytes:
+        """The one image of a request.
+
+        Raises:
+            Problem: there is none, or too much.
+        """
+        found = await self._all(request)
+        if isinstance(found, list) and len(found) != 1:
+            raise Problem(422, "one-image", "Send one image, or several to …/invoke-batch.")
+        return await self._bytes(found[0])
+
+    async def several(self, request: Request) -> list[bytes | Problem]:
+        """The images of a request in their order; why, where one cannot be had.
+
+        Raises:
+            Problem: there is none, or too much.
+        """
+        found = await self._all(request)
+        if not 1 <= len(found) <= BATCH:
+            raise Problem(422, "batch-size", f"Send 1 to {BATCH} images, not {len(found)}.")
+        return list(await asyncio.gather(*(self._or_problem(one) for one in found)))
+
+    async def json(self, request: Request) -> Any:
+        """A body of JSON.
+
+        Raises:
+            Problem: it is none.
+        """
+        return _parsed(await self._whole(request))
+
+    async def text(self, text: str) -> bytes:
+        """The image that a text is, or leads to.
+
+        Raises:
+            Problem: it is none.
+        """
+        return await self._bytes(text)
+
+    async def _or_problem(self, one: str | bytes) -> bytes | Problem:
+        try:
+            return await self._bytes(one)
+        except Problem as problem:
+            return problem
+
+    async def _all(self, request: Request) -> list[str | bytes]:
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind == "multipart/form-data":
+            return await self._form(request)
+        body = await self._whole(request)
+        if kind != "application/json" and not kind.endswith("+json"):
+            return [body]
+        payload = _parsed(body)
+        data = payload.get("data") if isinstance(payload, dict) else None
+        texts = data if isinstance(data, list) else [data]
+        if not texts or not all(isinstance(text, str) and text for text in texts):
+            raise Problem(422, "no-image", NO_IMAGE)
+        return list(texts)
+
+    async def _form(self, request: Request) -> list[str | bytes]:
+        parser = MultiPartParser(
+            request.headers,
+            self._stream(request),
+            max_files=BATCH + 1,
+            max_fields=BATCH + 1,
+            max_part_size=self.image_bytes,
+        )
+        try:
+            form = await parser.parse()
+        except (MultiPartException, KeyError, ValueError, AttributeError) as error:
+            raise Problem(400, "damaged-form", "The multipart body is damaged.") from error
+        try:
+            values = [value for _, value in form.multi_items()]
+            files = [v for v in values if isinstance(v, UploadFile)]
+            found: list[str | bytes] = [await file.read() for file in files]
+            if not found:
+                found = [v for v in form.getlist(FORM_FIELD) if isinstance(v, str) and v]
+        finally:
+            await form.close()
+        if not found:
+            raise Problem(422, "no-image", NO_IMAGE)
+        return found
+
+    async def _whole(self, request: Request) -> bytes:
+        body = bytearray()
+        async for chunk in self._stream(request):
+            body += chunk
+        return bytes(body)
+
+    async def _stream(self, request: Request) -> AsyncGenerator[bytes, None]:
+        """The body as it comes in, up to the limits."""
+        said = request.headers.get("content-length", "")
+        if said.isdigit() and int(said) > self.most:
+            raise self._too_large()
+        size, chunks = 0, request.stream()
+        try:
+            async with asyncio.timeout(self.seconds):
+                async for chunk in chunks:
+                    size += len(chunk)
+                    if size > self.most:
+                        raise self._too_large()
+                    yield chunk
+        except TimeoutError as error:
+            raise Problem(
+                408,
+                "slow-request",
+                f"The request did not arrive within {self.seconds:g} seconds: send it again.",
+                {"connection": "close"},
+            ) from error
+        except ClientDisconnect as error:
+            raise Problem(400, "gone", "The request was cut off: send it again.") from error
+
+    async def _bytes(self, one: str | bytes) -> bytes:
+        try:
+            content = one if isinstance(one, bytes) else await self._resolved(one.strip())
+        except ImageError as error:
+            raise unreadable(error) from error
+        if len(content) > self.image_bytes:
+            limit = f"over {self.image_bytes:,} bytes"
+            raise unreadable(ImageError("image file is too large", limit))
+        return content
+
+    async def _resolved(self, text: str) -> bytes:
+        scheme = text[:8].lower()
+        if scheme.startswith("data:"):
+            return inline(text, self.image_bytes)
+        if scheme.startswith(("http://", "https://")):
+            if self.web is None:
+                raise Problem(
+                    422,
+                    "addresses-off",
+                    "Addresses are not fetched here: send the image itself, or let the operator "
+                    "set PRELABEL_FETCH_URLS=1.",
+                )
+            return await run_in_threadpool(self.web.fetch, text)
+        try:
+            return base64.b64decode(text, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise Problem(422, "no-image", NO_IMAGE) from error
+
+    def _too_large(self) -> Problem:
+        return Problem(
+            413,
+            "too-large",
+            f"A request may have {self.most:,} bytes: send fewer or smaller images.",
+            {"connection": "close"},
+        )
+
+
+def _parsed(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise Problem(400, "no-json", "The body is no JSON.") from error

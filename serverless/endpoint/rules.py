@@ -1,0 +1,130 @@
+"""The file of alert rules: read once, checked whole."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from backend.errors import UsageError
+
+EXAMPLE = """\
+[[alert]]
+name = "wilting"
+function = "3"
+label = "wilting"
+confidence = 0.8
+url = "https://example.com/hooks/greenhouse"
+secret_env = "GREENHOUSE_SECRET"
+"""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """When somebody is told.
+
+    Attributes:
+        name: of the rule.
+        function: id of the function that answers.
+        label: that it has to give.
+        url: where to post to.
+        confidence: from which on, 0 to 1.
+        count: how many of them have to be found; of boxes and points.
+        secret: signs the posts.
+    """
+
+    name: str
+    function: str
+    label: str
+    url: str
+    confidence: float = 0.5
+    count: int = 1
+    secret: str = field(default="", repr=False)
+
+
+def read_rules(file: Path, environment: Mapping[str, str] | None = None) -> list[Rule]:
+    """Read the rules; none where there is no file.
+
+    Args:
+        file: TOML, a table ``[[alert]]`` a rule.
+        environment: where ``secret_env`` is looked up; the process's own when not given.
+
+    Raises:
+        UsageError: something in it cannot be meant.
+    """
+    if not file.exists():
+        return []
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{file} cannot be read as TOML: {error}.") from error
+    unknown = content.keys() - {"alert"}
+    rows = content.get("alert", [])
+    if unknown or not isinstance(rows, list):
+        raise UsageError(f"{file} may hold tables [[alert]] only, such as:\n{EXAMPLE}")
+    env = os.environ if environment is None else environment
+    rules = [_rule(row, f"{file}, alert {i}", env) for i, row in enumerate(rows, 1)]
+    names = [rule.name for rule in rules]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise UsageError(f"{file} has several alerts named {sorted(twice)[0]!r}: rename one.")
+    return rules
+
+
+def check_labels(rules: list[Rule], function: str, labels: frozenset[str]) -> None:
+    """Make sure that a function can give what its rules wait for.
+
+    Raises:
+        UsageError: it has no such label.
+    """
+    for rule in rules:
+        if rule.function == function and rule.label not in labels:
+            known = ", ".join(sorted(labels))
+            raise UsageError(
+                f"Alert {rule.name!r} waits for label {rule.label!r}, which function {function} "
+                f"does not have: {known}."
+            )
+
+
+def _rule(row: Any, where: str, env: Mapping[str, str]) -> Rule:
+    if not isinstance(row, dict):
+        raise UsageError(f"{where} is no table.")
+    allowed = {f.name for f in fields(Rule)} | {"secret_env"}
+    unknown = sorted(row.keys() - allowed)
+    missing = sorted({"function", "label", "url"} - row.keys())
+    if unknown:
+        raise UsageError(f"{where} has {unknown[0]!r}, which is none of {sorted(allowed)}.")
+    if missing:
+        raise UsageError(f"{where} needs {missing[0]!r}.")
+    secret = str(row.get("secret", "")) or _secret(row.get("secret_env", ""), where, env)
+    rule = Rule(
+        name=str(row.get("name", row["label"])),
+        function=str(row["function"]),
+        label=str(row["label"]),
+        url=str(row["url"]),
+        confidence=_number(row.get("confidence", 0.5), where, "confidence", 0, 1),
+        count=int(_number(row.get("count", 1), where, "count", 1, 100_000)),
+        secret=secret,
+    )
+    if urlsplit(rule.url).scheme not in ("http", "https") or not urlsplit(rule.url).hostname:
+        raise UsageError(f"{where}: url must be an http or https address, not {rule.url!r}.")
+    return rule
+
+
+def _secret(name: Any, where: str, env: Mapping[str, str]) -> str:
+    if not name:
+        raise UsageError(f"{where} needs 'secret_env', the name of a variable with the secret.")
+    if not env.get(str(name)):
+        raise UsageError(f"{where}: the environment has no {name}; set it to the secret.")
+    return env[str(name)]
+
+
+def _number(value: Any, where: str, name: str, least: float, most: float) -> float:
+    fits = isinstance(value, int | float) and not isinstance(value, bool)
+    if not fits or not least <= value <= most:
+        raise UsageError(f"{where}: {name} must be a number from {least} to {most}, not {value!r}.")
+    return float(value)

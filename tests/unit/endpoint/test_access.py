@@ -1,0 +1,122 @@
+"""Keys, rates, quotas, and what may not come in."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from backend.errors import NotThere, UsageError
+from backend.store.keys import Keys
+from tests.harness import png
+from tests.unit.endpoint.conftest import Caller, calling
+
+
+def bearer(text: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {text}"}
+
+
+def ask(call: Caller, key: str, function: str = "1") -> int:
+    path = f"/v1/functions/{function}/invoke"
+    return call("POST", path, content=png("red", 1), headers=bearer(key)).status_code
+
+
+def test_only_hashes_of_keys_are_kept_and_a_revoked_key_is_worthless(tmp_path: Path) -> None:
+    keys = Keys(tmp_path)
+    key, text = keys.create("greenhouse", ("3",), rate=5, quota=10)
+    assert text not in (tmp_path / "keys.json").read_text()
+    assert text.split("_")[2] not in (tmp_path / "keys.json").read_text()
+    assert (tmp_path / "keys.json").stat().st_mode & 0o077 == 0
+    assert Keys(tmp_path).check(text) == key
+    assert keys.check(text[:-1] + ("A" if text[-1] != "A" else "B")) is None
+    assert keys.check(f"plk_{key.id}_") is None
+    assert keys.check("") is None
+    Keys(tmp_path).revoke(key.id)  # by another process
+    assert keys.check(text) is None
+    with pytest.raises(NotThere, match="keys list"):
+        keys.revoke("nobody")
+    with pytest.raises(UsageError, match="name"):
+        keys.create(" ")
+
+
+def test_without_a_good_key_nothing_is_told(home: Path) -> None:
+    _, text = Keys(home).create("app", ("1",))
+    with calling(home, open=False) as call:
+        assert call("GET", "/health").status_code == 200
+        assert call("GET", "/openapi.json").status_code == 200
+        for path in ("/v1/functions", "/v1/functions/1", "/metrics"):
+            denied = call("GET", path)
+            assert denied.status_code == 401, path
+            assert denied.headers["www-authenticate"] == "Bearer"
+        assert ask(call, "plk_00000000_nonsense") == 401
+        assert ask(call, text) == 200
+        assert ask(call, text, "2") == 403
+        assert call("GET", "/v1/functions/2", headers=bearer(text)).status_code == 403
+        assert [f["id"] for f in call("GET", "/v1/functions", headers=bearer(text)).json()] == ["1"]
+        Keys(home).revoke(text.split("_")[1])
+        assert ask(call, text) == 401
+
+
+def test_a_key_may_ask_so_fast_and_so_much(home: Path) -> None:
+    _, slow_text = Keys(home).create("slow", rate=2)
+    _, few_text = Keys(home).create("few", quota=3)
+    with calling(home, open=False) as call:
+        path = "/v1/functions/1/invoke"
+        headers = bearer(slow_text)
+        answers = [call("POST", path, content=png("red", 1), headers=headers) for _ in range(4)]
+        assert [a.status_code for a in answers][:2] == [200, 200]
+        assert 429 in [a.status_code for a in answers]
+        refused = next(a for a in answers if a.status_code == 429)
+        assert refused.headers["retry-after"] == refused.headers["ratelimit-reset"] == "1"
+        assert answers[0].headers["ratelimit-limit"] == "2"
+        assert answers[0].headers["ratelimit-remaining"] == "1"
+        assert [ask(call, few_text) for _ in range(4)] == [200, 200, 200, 429]
+    with calling(home, open=False) as call:  # what was used outlives a restart
+        assert ask(call, few_text) == 429
+        answer = call("POST", path, content=png("red", 1), headers=bearer(few_text))
+        assert "next month" in answer.json()["detail"]
+        assert int(answer.headers["retry-after"]) > 0
+
+
+def test_each_image_of_a_batch_counts(home: Path) -> None:
+    _, text = Keys(home).create("few", quota=5)
+    with calling(home, open=False) as call:
+        path, files = "/v1/functions/1/invoke-batch", [("data", png("red", i)) for i in range(3)]
+        first = call("POST", path, files=files, headers=bearer(text))
+        assert first.headers["x-quota-remaining"] == "2"
+        assert call("POST", path, files=files, headers=bearer(text)).status_code == 429
+        assert ask(call, text) == 200
+
+
+def test_what_is_too_large_is_refused_before_it_is_read(home: Path) -> None:
+    with calling(home, max_request_bytes=1000, max_image_bytes=500) as call:
+        path = "/v1/functions/1/invoke"
+        assert call("POST", path, content=b"x" * 1001).status_code == 413
+
+        async def drip() -> AsyncIterator[bytes]:
+            for _ in range(20):
+                yield b"x" * 100
+
+        assert call("POST", path, content=drip()).status_code == 413
+        image = call("POST", path, content=b"x" * 600)
+        assert image.status_code == 413
+        assert "500 bytes" in image.json()["detail"]
+
+
+def test_a_newly_promoted_version_takes_over_and_the_old_one_answers_by_name(home: Path) -> None:
+    from tests.published import colour_model, publish
+
+    with calling(home) as call:
+        before = call.invoke("1", png("red", 1)).json()["version"]
+        after = publish(home, "1", *colour_model())
+        call.wait(lambda: call_version(call) == after)
+        assert call.invoke("1", png("red", 1)).json()["version"] == after
+        assert call.invoke("1", png("red", 1), version=before).json()["version"] == before
+        assert call.invoke("1", png("red", 1), version="live").json()["version"] == after
+
+
+def call_version(call: Caller) -> str:
+    """Without asking: the loop that would answer is the one that waits."""
+    functions = call.app.state.parts.functions
+    return str(functions.live("1").card.version)

@@ -1,0 +1,195 @@
+"""What an application gets for its images, in every form of asking."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import pytest
+
+from backend.domain import Place
+from backend.loop.finding import found_in
+from backend.loop.resources import Resources
+from backend.settings import Settings
+from serverless.endpoint.functions import load
+from tests.drawn import drawing
+from tests.harness import data_uri, png
+from tests.published import BOXES
+from tests.unit.endpoint.conftest import Caller
+from tests.unit.test_images import file_of
+
+INVOKE = "/v1/functions/1/invoke"
+
+
+def test_a_label_comes_with_its_confidence_and_that_of_the_others(call: Caller) -> None:
+    answer = call.invoke("1", png("red", 100)).json()
+    assert answer["labelName"] == "red"
+    assert answer["confidence"] > 0.8
+    assert [row["labelName"] for row in answer["labelConfidences"]] == ["red", "blue"]
+    whole = sum(row["confidence"] for row in answer["labelConfidences"])
+    assert whole == pytest.approx(1, abs=2e-4)
+    assert answer["function"] == "1"
+    assert answer["version"].startswith("v0-")
+    assert set(answer["milliseconds"]) == {"read", "decode", "predict", "total"}
+
+
+def test_every_way_to_send_an_image_gives_the_same_answer(call: Caller) -> None:
+    content = png("blue", 101)
+    text = base64.b64encode(content).decode()
+    ways = [
+        call("POST", INVOKE, content=content, headers={"content-type": "image/png"}),
+        call("POST", INVOKE, content=content),
+        call("POST", INVOKE, files={"data": ("x.png", content, "image/png")}),
+        call("POST", INVOKE, files={"any": content}),
+        call("POST", INVOKE, data={"data": text}, files={"note": (None, "x")}),
+        call("POST", INVOKE, json={"data": text}),
+        call("POST", INVOKE, json={"data": data_uri(content)}),
+    ]
+    answers = [way.json() for way in ways]
+    assert {answer.get("labelName") for answer in answers} == {"blue"}
+    assert len({answer["confidence"] for answer in answers}) == 1
+    assert len({answer["requestId"] for answer in answers}) == len(ways)
+    assert [way.headers["x-request-id"] for way in ways] == [a["requestId"] for a in answers]
+
+
+def test_fewer_labels_and_surer_ones_can_be_asked_for(call: Caller) -> None:
+    answer = call.invoke("1", png("red", 102), labelCount=1, threshold=1.0).json()
+    assert [row["labelName"] for row in answer["labelConfidences"]] == ["red"]
+    assert answer["labelName"] is None
+
+
+def test_several_of_many_gives_every_label_that_is_likely(call: Caller) -> None:
+    answer = call.invoke("2", png("red", 103)).json()
+    assert [row["labelName"] for row in answer["labels"]] == ["red"]
+    everything = call.invoke("2", png("red", 103), threshold=0).json()
+    assert {row["labelName"] for row in everything["labels"]} == {"red", "blue"}
+
+
+def test_boxes_are_those_that_the_model_finds(call: Caller, published: Path) -> None:
+    image = drawing(900, labels=("disc", "square")).image
+    answer = call.invoke("3", file_of(image)).json()
+    resources = Resources(Settings(home=published))
+    record = resources.projects.get("3")
+    model = load(resources, record, answer["version"]).model
+    ((places, confidence),) = found_in(model.finders["things"], BOXES, [image])
+    wanted = [(p, c) for p, c in zip(places, confidence, strict=True) if c >= 0.2]
+    assert wanted
+    for place, c in wanted:  # the runtime is chosen at each load: 16 or 32 bits
+        near = [one for one in answer["predictions"] if _is_at(one["boundingBox"], place)]
+        assert any(
+            one["labelName"] == place.label and abs(one["confidence"] - c) < 0.03 for one in near
+        ), (place, c, near)
+    assert sum(answer["counts"].values()) == len(answer["predictions"])
+    assert call.invoke("3", file_of(image), threshold=1).json()["predictions"] == []
+
+
+def _is_at(box: dict[str, float], place: Place) -> bool:
+    corners = (box["x"], box["y"], box["x"] + box["width"], box["y"] + box["height"])
+    return corners == pytest.approx((place.x0, place.y0, place.x1, place.y1), abs=0.02)
+
+
+def test_points_have_a_centre_and_are_counted(call: Caller) -> None:
+    image = drawing(901, labels=("disc", "square")).image
+    answer = call.invoke("4", file_of(image)).json()
+    assert answer["predictions"]
+    for one in answer["predictions"]:
+        assert set(one) == {"labelName", "confidence", "center"}
+        assert 0 <= one["center"]["x"] <= 1
+        assert 0 <= one["center"]["y"] <= 1
+    assert sum(answer["counts"].values()) == len(answer["predictions"])
+
+
+def test_a_function_of_several_controls_answers_all_of_them(call: Caller) -> None:
+    answer = call.invoke("5", png("red", 104)).json()
+    assert answer["labelName"] == "red"
+    assert set(answer["controls"]) == {"colour", "things"}
+    assert "predictions" in answer["controls"]["things"]
+    one = call.invoke("5", png("red", 104), control="things").json()
+    assert "labelName" not in one
+    assert "predictions" in one
+    assert call.invoke("5", png("red", 104), control="smell").status_code == 404
+
+
+def test_a_batch_answers_in_order_and_a_bad_image_costs_no_other(call: Caller) -> None:
+    files = [("data", png("red", 1)), ("data", b"<svg/>"), ("data", png("blue", 2))]
+    answer = call("POST", "/v1/functions/1/invoke-batch", files=files).json()
+    assert [row.get("labelName") for row in answer["results"]] == ["red", None, "blue"]
+    assert answer["results"][1]["error"]["status"] == 415
+    texts = [base64.b64encode(png("blue", i)).decode() for i in range(64)]
+    many = call("POST", "/v1/functions/1/invoke-batch", json={"data": texts})
+    assert [row["labelName"] for row in many.json()["results"]] == ["blue"] * 64
+    more = call("POST", "/v1/functions/1/invoke-batch", json={"data": [*texts, texts[0]]})
+    assert more.status_code == 422
+    assert "1 to 64" in more.json()["detail"]
+
+
+def test_functions_are_listed_with_what_they_answer(call: Caller) -> None:
+    listed = {row["id"]: row for row in call("GET", "/v1/functions").json()}
+    assert {id: row["type"] for id, row in listed.items()} == {
+        "1": "one-of-many",
+        "2": "several-of-many",
+        "3": "boxes",
+        "4": "points",
+        "5": "one-of-many",
+    }
+    assert listed["1"]["name"] == "colours"
+    card = call("GET", "/v1/functions/1").json()
+    assert card["labels"] == ["red", "blue"]
+    assert card["versions"] == [card["version"]]
+    assert card["examples"] == {"colour": {"red": 12, "blue": 12}}
+    assert set(card["drift"]) == {"n", "labels", "images", "warnings"}
+
+
+@pytest.mark.parametrize(
+    ("path", "more", "status", "says"),
+    [
+        ("/v1/functions/9/invoke", {"content": b"x"}, 404, "no function '9'"),
+        ("/v1/functions/1/invoke?version=v7-00", {"content": b"x"}, 404, "There is no version"),
+        ("/v1/functions/1/invoke?labelCount=0", {"content": b"x"}, 422, "labelCount"),
+        ("/v1/functions/1/invoke?threshold=2", {"content": b"x"}, 422, "threshold"),
+        (INVOKE, {"content": b""}, 422, "empty file"),
+        (INVOKE, {"content": b"<svg xmlns='http://www.w3.org/2000/svg'/>"}, 415, "not an image"),
+        (INVOKE, {"content": png("red", 1)[:-40]}, 422, "damaged image"),
+        (INVOKE, {"json": {}}, 422, "no image"),
+        (INVOKE, {"json": {"data": 7}}, 422, "no image"),
+        (INVOKE, {"json": {"data": "%%"}}, 422, "no image"),
+        (INVOKE, {"json": {"data": "data:image/png;base64"}}, 422, "damaged data URI"),
+        (INVOKE, {"json": {"data": ["a", "b"]}}, 422, "invoke-batch"),
+        (INVOKE, {"json": {"data": "https://example.com/x.png"}}, 422, "PRELABEL_FETCH_URLS"),
+        (
+            INVOKE,
+            {"content": b"[" * 100_000, "headers": {"content-type": "application/json"}},
+            400,
+            "no JSON",
+        ),
+        (
+            INVOKE,
+            {"content": b"x", "headers": {"content-type": "multipart/form-data"}},
+            400,
+            "multipart",
+        ),
+        ("/v1/nothing", {"content": b""}, 404, "openapi.json"),
+        ("/v1/functions", {"content": b""}, 405, "openapi.json"),
+    ],
+)
+def test_a_wrong_request_is_told_what_to_do(
+    call: Caller, path: str, more: dict[str, object], status: int, says: str
+) -> None:
+    answer = call("POST", path, **more)
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json()
+    assert says in problem["detail"]
+    assert problem["type"].startswith("urn:prelabel:")
+    assert problem["requestId"] == answer.headers["x-request-id"]
+
+
+def test_a_version_of_old_says_how_to_make_it_new(home: Path) -> None:
+    from tests.unit.endpoint.conftest import calling
+
+    for file in (home / "projects" / "1" / "versions").glob("*/controls.json"):
+        file.unlink()
+    with calling(home) as call:
+        answer = call.invoke("1", png("red", 1))
+    assert answer.status_code == 503
+    assert "older Prelabel" in answer.json()["detail"]

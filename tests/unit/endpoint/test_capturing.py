@@ -1,0 +1,189 @@
+"""Which images come back, and what people say of them."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from backend.store.captures import Captures
+from tests.drawn import drawing
+from tests.harness import png
+from tests.unit.endpoint.conftest import Caller, calling
+
+
+def kept(home: Path, function: str = "1") -> list[tuple[str, str]]:
+    return [(c.why, c.external) for c in Captures(home / "projects" / function).all()]
+
+
+def doubtful(number: int) -> bytes:
+    """Half red, half blue; each number is another drawing."""
+    random = np.random.default_rng(number)
+    image = Image.new("RGB", (64, 64), (150, 40, 40))
+    pen = ImageDraw.Draw(image)
+    for _ in range(6):
+        x, y, w, h = random.integers(0, 50, 4)
+        colour = tuple(random.integers(0, 255, 3).tolist())
+        pen.rectangle((x, y, x + w // 2 + 4, y + h // 2 + 4), fill=colour)
+    pen.rectangle((32, 0, 64, 64), fill=(40, 40, 150))
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def finish(call: Caller) -> None:
+    """Let the desk do all that was noted."""
+    call.wait(lambda: call.app.state.parts.desk._waiting == 0)
+
+
+def test_uncertain_images_are_kept_with_what_was_said_of_them(home: Path) -> None:
+    with calling(home, capture_below=0.999999, capture_share=0.0) as call:
+        answer = call.invoke("1", doubtful(1), externalId="bed-7").json()
+        finish(call)
+        (capture,) = Captures(home / "projects" / "1").all()
+    assert (capture.why, capture.external, capture.id) == (
+        "uncertain",
+        "bed-7",
+        answer["requestId"],
+    )
+    assert capture.version == answer["version"]
+    (region,) = capture.said["result"]
+    assert region["value"]["choices"] == [answer["labelName"]]
+    assert (capture.width, capture.height) == (64, 64)
+    assert Captures(home / "projects" / "1").image(capture).read_bytes() == doubtful(1)
+    assert capture.suffix == ".png"
+
+
+def test_certain_images_are_not_kept_but_for_a_random_share(home: Path) -> None:
+    with calling(home, capture_below=0.0, capture_share=0.0) as call:
+        call.invoke("1", doubtful(2))
+        finish(call)
+    assert kept(home) == []
+    with calling(home, capture_below=0.0, capture_share=0.999) as call:
+        call.invoke("1", doubtful(3))
+        call.invoke("1", doubtful(4), capture=False)
+        finish(call)
+    assert kept(home) == [("random", "")]
+
+
+def test_the_same_picture_is_kept_once_also_when_it_is_saved_anew(home: Path) -> None:
+    anew = io.BytesIO()
+    Image.open(io.BytesIO(doubtful(5))).save(anew, "JPEG", quality=80)
+    with calling(home, capture_share=0.999) as call:
+        for content in (doubtful(5), doubtful(5), anew.getvalue(), doubtful(6)):
+            call.invoke("1", content)
+        finish(call)
+    assert len(kept(home)) == 2
+    with calling(home, capture_share=0.999) as call:  # after a restart too
+        call.invoke("1", doubtful(5))
+        finish(call)
+    assert len(kept(home)) == 2
+
+
+def test_not_more_than_so_many_a_day_and_nothing_for_ever(home: Path) -> None:
+    with calling(home, capture_share=0.999, capture_per_day=2) as call:
+        for number in range(10, 14):
+            call.invoke("1", doubtful(number))
+        finish(call)
+    assert len(kept(home)) == 2
+    captures = Captures(home / "projects" / "1")
+    (first, _) = captures.all()
+    assert captures.forget_before(first.at + 1e-6) == 1
+    assert len(kept(home)) == 1
+    assert not captures.image(first).exists()
+
+
+def test_a_label_with_hardly_an_example_makes_an_image_worth_keeping(home: Path) -> None:
+    import json
+
+    (card,) = (home / "projects" / "1" / "versions").glob("*/card.json")
+    told = json.loads(card.read_text())
+    told["controls"]["colour"]["examples"] = {"red": 1, "blue": 40}
+    card.write_text(json.dumps(told))
+    with calling(home, capture_below=0.0, capture_share=0.0) as call:
+        call.invoke("1", png("red", 1))
+        call.invoke("1", png("blue", 1))
+        finish(call)
+    assert kept(home) == [("rare", "")]
+
+
+def test_a_correction_goes_to_the_kept_image_or_brings_its_own(home: Path) -> None:
+    path = "/v1/functions/1/samples/{}/annotation"
+    with calling(home, capture_share=0.999) as call:
+        call.invoke("1", doubtful(20), externalId="a/b 1")
+        finish(call)
+        there = call("PUT", path.format("a%2Fb%201"), json={"labelName": "blue"})
+        gone = call("PUT", path.format("other"), json={"labelName": "blue"})
+        wrong = call("PUT", path.format("other"), json={"labelName": "green"})
+        unclear = call("PUT", path.format("other"), json={"labelNames": []})
+        strange = call("PUT", path.format("other"), json={"label": "blue"})
+        import base64
+
+        text = base64.b64encode(doubtful(21)).decode()
+        brought = call("PUT", path.format("other"), json={"labelName": "red", "data": text})
+    assert (there.status_code, brought.status_code) == (202, 202), there.text + brought.text
+    assert gone.status_code == 404
+    assert "as `data`" in gone.json()["detail"]
+    assert wrong.status_code == unclear.status_code == strange.status_code == 422
+    assert "there is: red, blue" in wrong.json()["detail"]
+    by_name = {c.external: c for c in Captures(home / "projects" / "1").all()}
+    assert by_name["other"].why == "corrected"
+    for name, label in (("a/b 1", "blue"), ("other", "red")):
+        annotation = by_name[name].annotation
+        assert annotation is not None
+        assert annotation[0]["value"] == {"choices": [label]}
+        assert "score" not in annotation[0]
+
+
+def test_boxes_are_corrected_by_all_objects_of_the_image(home: Path) -> None:
+    path = "/v1/functions/3/samples/x/annotation"
+    box = {"x": 0.5, "y": 0.25, "width": 0.25, "height": 0.5}
+    objects = [{"labelName": "disc", "boundingBox": box}]
+    with calling(home, capture_share=0.999) as call:
+        call.invoke("3", doubtful(30), externalId="x")
+        finish(call)
+        assert call("PUT", path, json={"predictions": objects}).status_code == 202
+        assert call("PUT", path, json={"labelName": "disc"}).status_code == 422
+        no_box = [{"labelName": "disc", "center": {"x": 0.5, "y": 0.5}}]
+        assert call("PUT", path, json={"predictions": no_box}).status_code == 422
+    (capture,) = Captures(home / "projects" / "3").all()
+    assert capture.annotation is not None
+    (region,) = capture.annotation
+    value = region["value"]
+    assert (value["x"], value["y"], value["width"], value["height"]) == (50, 25, 25, 50)
+    assert region["type"] == "rectanglelabels"
+
+
+def test_drift_is_told_when_production_looks_different(home: Path) -> None:
+    with calling(home) as call:
+        for number in range(30):
+            for colour in ("red", "blue"):
+                call.invoke("1", png(colour, number), capture=False)
+        finish(call)
+        same = call("GET", "/v1/functions/1").json()["drift"]
+        for number in range(120):
+            call.invoke("1", drawing(number).png(), capture=False)
+        finish(call)
+        other = call("GET", "/v1/functions/1").json()["drift"]
+        text = call("GET", "/metrics").text
+    assert same["n"] == 60
+    assert same["labels"] < 0.05
+    assert same["images"] < 0.3
+    assert other["images"] > 0.5
+    assert any("unlike the audit slice" in warning for warning in other["warnings"])
+    assert f'prelabel_drift{{function="1",of="images"}} {other["images"]}' in text
+    assert (
+        'prelabel_requests_total{function="1",status="200"} 182.0' in text
+    )  # two asked for the card
+    assert 'prelabel_labels_total{function="1",label="red"}' in text
+
+
+def test_names_that_callers_make_up_are_not_counted_one_by_one(home: Path) -> None:
+    with calling(home) as call:
+        for number in range(5):
+            call.invoke(f"made-up-{number}", b"x")
+        text = call("GET", "/metrics").text
+    assert 'prelabel_requests_total{function="unknown",status="404"} 5.0' in text
+    assert "made-up" not in text
