@@ -96,7 +96,9 @@ class ControlPlane:
     async def _open(self) -> None:
         self._ledger = Ledger(self.folder)
         self._store, self._ledger.web = await listen(Store(self._ledger).app)
-        setting = Setting(lambda: self.url, ENVIRONMENT, self._given, self._visible, self._namespaces)
+        setting = Setting(
+            lambda: self.url, ENVIRONMENT, self._given, self._visible, self._namespaces
+        )
         self._pools = Pools(self._ledger, setting, self._most)
         calls = CallDesk(self._ledger, self._pools)
         self._sites = Sites(self._ledger, calls)

@@ -13,7 +13,7 @@ from modal_proto import api_pb2
 from tests.plane.ledger import App, Deployed, Ledger
 from tests.plane.wire import not_found
 
-IMAGE_BUILDER = "2025.06"
+IMAGE_BUILDER = "2026.10"
 SUCCESS = api_pb2.GenericResult.GENERIC_STATUS_SUCCESS
 
 
@@ -66,12 +66,13 @@ class AppDesk:
         return Empty()
 
     async def AppPublish(self, request: api_pb2.AppPublishRequest) -> api_pb2.AppPublishResponse:
+        """The new version serves from now on; containers of the old one finish what they do."""
         app = self._ledger.apps[request.app_id]
         app.name = request.name or app.name
         app.functions = dict(request.function_ids)
         app.classes = dict(request.class_ids)
         app.published = True
-        self._ledger.bell.ring()
+        self._stop_app(app.id)
         return api_pb2.AppPublishResponse(url=f"local://{app.id}", deployed_at=time.time())
 
     async def AppClientDisconnect(self, request: api_pb2.AppClientDisconnectRequest) -> Empty:
@@ -109,7 +110,9 @@ class FunctionDesk:
             web = definition.webhook_config.type
             url = await self._open_site(name, method) if web else ""
             handle.method_handle_metadata[method].CopyFrom(_method(method, definition, url))
-        self._ledger.functions[name] = Deployed(name, request.app_id, handle)
+        known = self._ledger.functions.get(name)
+        ranks = known.ranks if known is not None else []
+        self._ledger.functions[name] = Deployed(name, request.app_id, handle, ranks)
         return api_pb2.FunctionPrecreateResponse(function_id=name, handle_metadata=handle)
 
     async def FunctionCreate(
@@ -124,6 +127,9 @@ class FunctionDesk:
             rank.web_url = function.handle.web_url
             for method, known in function.handle.method_handle_metadata.items():
                 rank.method_definitions[method].web_url = known.web_url
+        for varied in self._ledger.functions.values():
+            if varied.base == function.id:
+                varied.ranks = [_with_options(rank, varied.options) for rank in ranks]
         return api_pb2.FunctionCreateResponse(
             function_id=function.id,
             function=ranks[0],
@@ -158,9 +164,11 @@ class FunctionDesk:
             handle = api_pb2.FunctionHandleMetadata()
             handle.CopyFrom(base.handle)
             handle.base_function_id = base.id
-            ranks = [_with_options(rank, request.function_options) for rank in base.ranks]
-            bound = Deployed(name, base.app, handle, ranks, base.id, request.serialized_params)
-            self._ledger.functions[name] = bound
+            options = request.function_options
+            ranks = [_with_options(rank, options) for rank in base.ranks]
+            self._ledger.functions[name] = Deployed(
+                name, base.app, handle, ranks, base.id, request.serialized_params, options
+            )
         handle = self._ledger.functions[name].handle
         return api_pb2.FunctionBindParamsResponse(bound_function_id=name, handle_metadata=handle)
 
@@ -278,9 +286,7 @@ def _data(function: Deployed) -> api_pb2.FunctionData:
     return data
 
 
-def _with_options(
-    function: api_pb2.Function, options: api_pb2.FunctionOptions
-) -> api_pb2.Function:
+def _with_options(function: api_pb2.Function, options: api_pb2.FunctionOptions) -> api_pb2.Function:
     """A copy of a function as ``with_options`` or ``with_concurrency`` vary it."""
     varied = api_pb2.Function()
     varied.CopyFrom(function)

@@ -26,7 +26,10 @@ class App:
 
 @dataclass
 class Deployed:
-    """A function as the client defined it; one message per GPU type it may fall back to."""
+    """A function as the client defined it, once per GPU type it may fall back to.
+
+    A variant, made by class parameters or ``with_options``, knows the function it varies.
+    """
 
     id: str
     app: str
@@ -34,6 +37,7 @@ class Deployed:
     ranks: list[api_pb2.Function] = field(default_factory=list)
     base: str = ""
     parameters: bytes = b""
+    options: api_pb2.FunctionOptions = field(default_factory=api_pb2.FunctionOptions)
 
     @property
     def message(self) -> api_pb2.Function:
@@ -195,15 +199,11 @@ class Ledger:
         layout = api_pb2.AppLayout(function_ids=app.functions, class_ids=app.classes)
         for function in self.functions.values():
             if function.app == app.id:
-                layout.objects.add(
-                    object_id=function.id, function_handle_metadata=function.handle
-                )
+                layout.objects.add(object_id=function.id, function_handle_metadata=function.handle)
                 for needed in function.ranks[0].object_dependencies if function.ranks else ():
                     self._describe(layout.objects.add(object_id=needed.object_id))
         for name in app.classes.values():
-            layout.objects.add(
-                object_id=name, class_handle_metadata=api_pb2.ClassHandleMetadata()
-            )
+            layout.objects.add(object_id=name, class_handle_metadata=api_pb2.ClassHandleMetadata())
         return layout
 
     def _describe(self, found: api_pb2.Object) -> None:
@@ -216,10 +216,9 @@ class Ledger:
 
 
 def volume_metadata(volume: Volume) -> api_pb2.VolumeMetadata:
-    version = api_pb2.VolumeFsVersion.Name(api_pb2.VOLUME_FS_VERSION_V1)
-    if volume.version == 2:
-        version = api_pb2.VolumeFsVersion.Name(api_pb2.VOLUME_FS_VERSION_V2)
-    return api_pb2.VolumeMetadata(version=api_pb2.VolumeFsVersion.Value(version), name=volume.name)
+    new = volume.version == 2
+    version = api_pb2.VOLUME_FS_VERSION_V2 if new else api_pb2.VOLUME_FS_VERSION_V1
+    return api_pb2.VolumeMetadata(version=version, name=volume.name)
 
 
 def _copied(layer: api_pb2.Image) -> list[PurePosixPath]:

@@ -120,7 +120,9 @@ class VolumeDesk:
         self, request: api_pb2.VolumeListFilesRequest
     ) -> AsyncIterator[api_pb2.VolumeListFilesResponse]:
         volume = self._ledger.volume(request.volume_id)
-        yield api_pb2.VolumeListFilesResponse(entries=_list(volume, request.path, request.recursive))
+        yield api_pb2.VolumeListFilesResponse(
+            entries=_list(volume, request.path, request.recursive)
+        )
 
     async def VolumeListFiles2(
         self, request: api_pb2.VolumeListFiles2Request

@@ -90,9 +90,7 @@ class Sites:
     async def close(self) -> None:
         await asyncio.gather(*(runner.cleanup() for runner in self._runners))
 
-    async def _answer(
-        self, function: str, method: str, request: web.Request
-    ) -> web.StreamResponse:
+    async def _answer(self, function: str, method: str, request: web.Request) -> web.StreamResponse:
         message = self._ledger.function(function).message
         config = message.method_definitions[method].webhook_config if method else None
         if (config or message.webhook_config).requires_proxy_auth:
