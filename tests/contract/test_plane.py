@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -130,10 +131,8 @@ def test_a_cancelled_call_ends_and_its_container_serves_on(work: Any) -> None:
 
 def test_a_call_is_cancelled_with_its_container(work: Any, plane: ControlPlane) -> None:
     call = work.spawn("sleep", 60.0)
-    until(
-        lambda: any(c.function == "work" and c.events[-1:] == ("ready",) for c in plane.containers)
-    )
-    time.sleep(0.5)
+    until(lambda: [c for c in plane.containers if c.function == "work" and c.exit_code is None])
+    time.sleep(1.0)
     call.cancel(terminate_containers=True)
     with pytest.raises(modal.exception.RemoteError, match="cancelled"):
         call.get(timeout=20)
@@ -300,7 +299,7 @@ def answer():
 def test_a_forgotten_local_source_is_caught(tmp_path: Path, namespaces: bool) -> None:
     """The project itself is installed in this environment, and yet not there in a container."""
     (tmp_path / "mylib.py").write_text("")
-    at = f"/tmp/plane-test-{os.getpid()}"
+    at = f"{tempfile.gettempdir()}/plane-test-{os.getpid()}"
     with ControlPlane(namespaces=namespaces) as plane, plane.here():
         for module, mounts in (("mylib", ""), ("backend", "")):
             app = APP.format(mounts=mounts, module=module, path=at)

@@ -126,15 +126,14 @@ class CallDesk:
         self, call: Call, source: list[api_pb2.DataChunk], seen: int
     ) -> AsyncIterator[api_pb2.DataChunk]:
         """The chunks after the one numbered ``seen``, until the call is done."""
-        sent = 0
-        while True:
-            await self._ledger.bell.until(
-                lambda: len(source) > sent or bool(call.jobs and not call.unfinished), LONG
-            )
-            if len(source) == sent and not call.unfinished:
-                return
-            for chunk in source[sent:]:
-                sent += 1
+        position = 0
+
+        def look() -> bool:
+            return len(source) > position or bool(call.jobs and not call.unfinished)
+
+        while await self._ledger.bell.until(look, LONG) and position < len(source):
+            for chunk in source[position:]:
+                position += 1
                 if chunk.index > seen:
                     yield chunk
 

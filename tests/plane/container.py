@@ -8,7 +8,8 @@ import os
 import shlex
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,11 +27,12 @@ RESTORED = "/__modal/restore-state.json"
 class Setting:
     """What all containers of a plane have in common."""
 
-    url: Callable[[], str]
+    url: str
     environment_name: str
     environment: Mapping[str, str]
     visible: Sequence[Path]
     namespaces: bool
+    links: Counter[Path] = field(default_factory=Counter)
 
 
 @dataclass
@@ -75,17 +77,16 @@ class Container:
 
     def sweep(self) -> None:
         """End processes that left the container's group but not its room."""
-        for process in filter(str.isdigit, os.listdir("/proc")):
-            if self.room.holds(process):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(int(process), signal.SIGKILL)
+        for process in self.room.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
 
 
 def prepare(ledger: Ledger, function: Deployed, setting: Setting) -> Container:
     """Make the room of a new container and lay everything in it."""
     name = ledger.new("ta")
     folder = ledger.folder / "containers" / name
-    room = Room(folder, setting.namespaces and bool(namespace_command()))
+    room = Room(folder, setting.namespaces and bool(namespace_command()), setting.links)
     container = Container(name, function, room, folder / "log")
     for path, file in ledger.mounted(function.message).items():
         room.add_file(path, ledger.content(file.sha256_hex), file.mode)
@@ -142,7 +143,7 @@ def _environment(ledger: Ledger, container: Container, setting: Setting) -> dict
     for secret in message.secret_ids:
         found |= ledger.secrets[secret].values
     found |= {
-        "MODAL_SERVER_URL": setting.url(),
+        "MODAL_SERVER_URL": setting.url,
         "MODAL_IS_REMOTE": "1",
         "MODAL_TASK_ID": container.id,
         "MODAL_IMAGE_ID": message.image_id,
@@ -175,9 +176,10 @@ def open_files(container: Container, folder: Path) -> list[str]:
     """The files of a folder that the container's processes have open, by their names."""
     inodes = {(s.st_dev, s.st_ino): p for p in folder.rglob("*") if (s := p.stat())}
     found = []
-    for process in filter(str.isdigit, os.listdir("/proc")):
-        if container.process is None or not _belongs(container, process):
-            continue
+    processes = container.room.processes()
+    if container.process is not None:
+        processes.append(container.process.pid)
+    for process in processes:
         with contextlib.suppress(OSError):
             for handle in Path(f"/proc/{process}/fd").iterdir():
                 with contextlib.suppress(OSError):
@@ -186,9 +188,3 @@ def open_files(container: Container, folder: Path) -> list[str]:
                     if path is not None:
                         found.append(str(path.relative_to(folder)))
     return sorted(set(found))
-
-
-def _belongs(container: Container, process: str) -> bool:
-    if container.room.namespace:
-        return container.room.holds(process)
-    return container.process is not None and int(process) == container.process.pid

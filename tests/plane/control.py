@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -96,9 +97,9 @@ class ControlPlane:
     async def _open(self) -> None:
         self._ledger = Ledger(self.folder)
         self._store, self._ledger.web = await listen(Store(self._ledger).app)
-        setting = Setting(
-            lambda: self.url, ENVIRONMENT, self._given, self._visible, self._namespaces
-        )
+        listener = socket.create_server((HOST, 0))
+        self.url = f"http://{HOST}:{listener.getsockname()[1]}"
+        setting = Setting(self.url, ENVIRONMENT, self._given, self._visible, self._namespaces)
         self._pools = Pools(self._ledger, setting, self._most)
         calls = CallDesk(self._ledger, self._pools)
         self._sites = Sites(self._ledger, calls)
@@ -116,10 +117,7 @@ class ControlPlane:
             ]
         )
         self._server = Server([self._wire])
-        await self._server.start(HOST, 0)
-        assert self._server._server is not None
-        port = self._server._server.sockets[0].getsockname()[1]
-        self.url = f"http://{HOST}:{port}"
+        await self._server.start(sock=listener)
 
     async def _close(self) -> None:
         await self._pools.close(self._grace)

@@ -115,7 +115,7 @@ class Pools:
             return bool(queue) or container.stopping
 
         found = await self._ledger.bell.until(look, 3600 if keep else window)
-        if not container.stopping and queue and 1 < size:
+        if not container.stopping and queue and size > 1:
             await self._ledger.bell.until(lambda: len(queue) >= size, linger)
         if container.stopping or (not found and not container.running):
             container.stopping = True

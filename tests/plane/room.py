@@ -12,6 +12,7 @@ Either way Python runs with ``-S``: no ``.pth`` file adds the project, installed
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import shlex
@@ -19,6 +20,7 @@ import shutil
 import site
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,13 +52,17 @@ def namespace_command() -> tuple[str, ...]:
 
 
 class Room:
-    """The folder of a container, and how a program is started in it."""
+    """The folder of a container, and how a program is started in it.
 
-    def __init__(self, folder: Path, namespace: bool) -> None:
+    ``links`` counts, for a whole plane, how many rooms use a symbolic link to a volume.
+    """
+
+    def __init__(self, folder: Path, namespace: bool, links: Counter[Path]) -> None:
         self.folder = folder
         self.namespace = namespace
         self.root = folder / "root"
         self._binds: list[Bind] = []
+        self._all_links = links
         self._links: list[Path] = []
         for name in ("root", "tmp", "var/tmp", "__modal"):
             (self.root / name).mkdir(parents=True)
@@ -86,10 +92,12 @@ class Room:
 
     def _link(self, bind: Bind) -> None:
         path = Path(bind.target)
-        if path.is_symlink() and path.readlink() == bind.source:
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.symlink_to(bind.source)
+        if not self._all_links[path]:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.symlink_to(bind.source)
+        elif path.readlink() != bind.source:
+            raise RuntimeError(f"{path} is in use for another volume")
+        self._all_links[path] += 1
         self._links.append(path)
 
     def _bind(self, bind: Bind) -> None:
@@ -146,17 +154,21 @@ class Room:
             **more,
         }
 
-    def holds(self, process: str) -> bool:
-        """Whether a process, by its number, lives in the room."""
-        try:
-            return Path(f"/proc/{process}/root").readlink() == self.root
-        except OSError:
-            return False
+    def processes(self) -> list[int]:
+        """The numbers of the processes that live in the room, however they were started."""
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if (process / "root").readlink() == self.root:
+                    found.append(int(process.name))
+        return found
 
     def clear(self) -> None:
         """Take everything away; the mounts went with the last process."""
         for link in self._links:
-            link.unlink(missing_ok=True)
+            self._all_links[link] -= 1
+            if not self._all_links[link]:
+                link.unlink(missing_ok=True)
         if str(self.root) in Path("/proc/self/mountinfo").read_text():
             raise RuntimeError(f"something of the host is still mounted in {self.root}")
         shutil.rmtree(self.root, ignore_errors=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -207,7 +206,7 @@ def _list(volume: Volume, inside: str, recursive: bool) -> list[api_pb2.FileEntr
 
 
 def _entry(volume: Volume, path: Path) -> api_pb2.FileEntry:
-    known = os.stat(path)
+    known = path.stat()
     return api_pb2.FileEntry(
         path=str(path.relative_to(volume.folder)),
         type=api_pb2.FileEntry.DIRECTORY if path.is_dir() else api_pb2.FileEntry.FILE,
