@@ -58,6 +58,10 @@ def function(name: str) -> Any:
     return modal.Function.from_name("toy", name)
 
 
+def running(plane: ControlPlane, call: Any) -> bool:
+    return any(call.object_id in container.running for container in plane.containers)
+
+
 def until(check: Any, seconds: float = 20) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := check()) and time.monotonic() < deadline:
@@ -71,6 +75,7 @@ def test_facts_of_a_deployment_are_what_the_code_says(plane: ControlPlane) -> No
     assert plane.apps == ["toy"]
     assert set(plane.functions()) == {
         "work", "write", "read", "vandal", "Greeter.*", "site", "locked", "nightly",
+        "careless",
     }  # fmt: skip
     work = plane.function("work")
     assert work.gpus == ("L4", "T4")
@@ -118,21 +123,21 @@ def test_a_retry_runs_the_whole_function_again(work: Any, plane: ControlPlane) -
     assert tree(plane.volume("toy-store"))["attempts"] == b"xxx"
 
 
-def test_a_cancelled_call_ends_and_its_container_serves_on(work: Any) -> None:
+def test_a_cancelled_call_ends_and_its_container_serves_on(plane: ControlPlane, work: Any) -> None:
     call = work.spawn("sleep", 60.0)
-    time.sleep(1.0)
+    until(lambda: running(plane, call))
     started = time.monotonic()
     call.cancel()
     with pytest.raises(modal.exception.RemoteError, match="cancelled"):
         call.get(timeout=20)
     assert time.monotonic() - started < 10
     assert work.remote("double", 1) == 2
+    assert -9 not in [c.exit_code for c in plane.containers]
 
 
 def test_a_call_is_cancelled_with_its_container(work: Any, plane: ControlPlane) -> None:
     call = work.spawn("sleep", 60.0)
-    until(lambda: [c for c in plane.containers if c.function == "work" and c.exit_code is None])
-    time.sleep(1.0)
+    until(lambda: running(plane, call))
     call.cancel(terminate_containers=True)
     with pytest.raises(modal.exception.RemoteError, match="cancelled"):
         call.get(timeout=20)
@@ -143,7 +148,7 @@ def test_an_input_whose_container_dies_goes_to_another(plane: ControlPlane, work
     with pytest.raises(modal.exception.InternalFailure, match="status 3"):
         work.remote("die")
     call = work.spawn("sleep", 2.0)
-    time.sleep(1.5)
+    until(lambda: running(plane, call))
     assert plane.kill_containers("work") >= 1
     assert call.get(timeout=30) == "slept"
 
@@ -182,6 +187,18 @@ def test_what_a_container_committed_is_read_by_a_client_and_by_another_container
     assert [kind for kind, _ in made][-1] == "reload"
     assert modal.Dict.from_name("toy-dict")["last"] == "weights.bin"
     assert "writing weights.bin" in plane.log("write")
+
+
+def test_a_write_is_seen_by_others_only_after_commit_and_reload(plane: ControlPlane) -> None:
+    """So an app that forgets one of them fails here as it would in the cloud."""
+    careless, read = function("careless"), function("read")
+    assert careless.remote(leave="uncommitted", look_for="uncommitted")
+    with pytest.raises(FileNotFoundError):
+        read.remote("uncommitted")
+    function("write").remote("later", b"x")
+    assert not careless.remote(look_for="later")
+    assert careless.remote(look_for="later", reload=True)
+    assert read.remote("uncommitted") == b"left"
 
 
 def test_a_client_writes_copies_and_removes_files_of_a_volume(plane: ControlPlane) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import shlex
+import shutil
 import signal
 import time
 from collections import Counter
@@ -17,6 +18,7 @@ from modal_proto import api_pb2
 
 from tests.plane.ledger import Deployed, Job, Ledger
 from tests.plane.room import Bind, Room, namespace_command
+from tests.plane.view import View
 from tests.plane.wire import CONTAINER_HEADER
 
 ARGUMENTS = "/__modal/arguments.bin"
@@ -43,6 +45,7 @@ class Container:
     function: Deployed
     room: Room
     log: Path
+    views: list[View] = field(default_factory=list)
     started: float = field(default_factory=time.time)
     running: dict[str, Job] = field(default_factory=dict)
     cancelled: list[str] = field(default_factory=list)
@@ -75,6 +78,19 @@ class Container:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.sweep()
 
+    def clear(self) -> None:
+        """Take away its files; what it did not commit is lost."""
+        self.room.clear()
+        shutil.rmtree(self.room.folder / "volumes", ignore_errors=True)
+
+    def open_files(self, volume: str) -> list[str]:
+        """The files of a volume that the container has open."""
+        processes = self.room.processes()
+        if self.process is not None:
+            processes.append(self.process.pid)
+        views = [view for view in self.views if view.volume == volume]
+        return [path for view in views for path in view.open_files(processes)]
+
     def sweep(self) -> None:
         """End processes that left the container's group but not its room."""
         for process in self.room.processes():
@@ -91,8 +107,11 @@ def prepare(ledger: Ledger, function: Deployed, setting: Setting) -> Container:
     for path, file in ledger.mounted(function.message).items():
         room.add_file(path, ledger.content(file.sha256_hex), file.mode)
     for mount in sorted(function.message.volume_mounts, key=lambda each: each.mount_path):
-        volume = ledger.volume(mount.volume_id)
-        room.add_volume(Bind(volume.path(mount.sub_path), mount.mount_path, mount.read_only))
+        store = ledger.volume(mount.volume_id).path(mount.sub_path)
+        own = folder / "volumes" / str(len(container.views))
+        seen = own if room.namespace else store
+        container.views.append(View(mount.volume_id, store, seen, mount.read_only))
+        room.add_volume(Bind(seen, mount.mount_path, mount.read_only))
     arguments = _arguments(ledger, container, setting)
     room.host(ARGUMENTS).write_bytes(arguments.SerializeToString())
     return container
@@ -170,21 +189,3 @@ def _env_lines(commands: Sequence[str]) -> dict[str, str]:
                 if equals:
                     found[name] = value
     return found
-
-
-def open_files(container: Container, folder: Path) -> list[str]:
-    """The files of a folder that the container's processes have open, by their names."""
-    inodes = {(s.st_dev, s.st_ino): p for p in folder.rglob("*") if (s := p.stat())}
-    found = []
-    processes = container.room.processes()
-    if container.process is not None:
-        processes.append(container.process.pid)
-    for process in processes:
-        with contextlib.suppress(OSError):
-            for handle in Path(f"/proc/{process}/fd").iterdir():
-                with contextlib.suppress(OSError):
-                    known = handle.stat()
-                    path = inodes.get((known.st_dev, known.st_ino))
-                    if path is not None:
-                        found.append(str(path.relative_to(folder)))
-    return sorted(set(found))

@@ -21,7 +21,7 @@ from grpclib.server import Server
 from modal_proto import api_pb2
 
 from tests.plane.calling import CallDesk
-from tests.plane.container import Setting, open_files
+from tests.plane.container import Setting
 from tests.plane.deploying import IMAGE_BUILDER, AppDesk, FunctionDesk, ImageDesk
 from tests.plane.facts import (
     ContainerFacts,
@@ -108,7 +108,7 @@ class ControlPlane:
                 AppDesk(self._ledger, self._pools.stop_app),
                 FunctionDesk(self._ledger, self._sites.open),
                 ImageDesk(self._ledger),
-                VolumeDesk(self._ledger, self._open_files),
+                VolumeDesk(self._ledger, self._pools.containers),
                 SecretDesk(self._ledger),
                 DictDesk(self._ledger),
                 BlobDesk(self._ledger),
@@ -125,10 +125,6 @@ class ControlPlane:
         await self._store.cleanup()
         self._server.close()
         await self._server.wait_closed()
-
-    def _open_files(self, container: str, folder: Path) -> list[str]:
-        known = self._pools.containers.get(container)
-        return open_files(known, folder) if known is not None else []
 
     # for clients
 

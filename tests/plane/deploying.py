@@ -47,6 +47,7 @@ class AppDesk:
 
     async def AppCreate(self, request: api_pb2.AppCreateRequest) -> api_pb2.AppCreateResponse:
         app = App(self._ledger.new("ap"), request.description)
+        app.ephemeral = request.app_state != api_pb2.APP_STATE_INITIALIZING
         self._ledger.apps[app.id] = app
         return api_pb2.AppCreateResponse(app_id=app.id, app_page_url=f"local://{app.id}")
 
@@ -76,7 +77,21 @@ class AppDesk:
         return api_pb2.AppPublishResponse(url=f"local://{app.id}", deployed_at=time.time())
 
     async def AppClientDisconnect(self, request: api_pb2.AppClientDisconnectRequest) -> Empty:
+        """The end of a ``modal run``; a deployed app stays."""
+        app = self._ledger.apps.get(request.app_id)
+        if app is not None and app.ephemeral:
+            app.published = False
+            self._stop_app(app.id)
         return Empty()
+
+    async def AppGetLogs(
+        self, request: api_pb2.AppGetLogsRequest
+    ) -> AsyncIterator[api_pb2.TaskLogsBatch]:
+        """No logs are streamed, only the end of an app; a container's log is in its facts."""
+        app = self._ledger.apps[request.app_id]
+        await self._ledger.bell.until(lambda: not app.published, request.timeout)
+        if not app.published:
+            yield api_pb2.TaskLogsBatch(app_done=True)
 
     async def AppStop(self, request: api_pb2.AppStopRequest) -> Empty:
         self._ledger.apps[request.app_id].published = False

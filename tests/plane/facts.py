@@ -96,13 +96,14 @@ class FunctionFacts:
 
 @dataclass(frozen=True)
 class ContainerFacts:
-    """A container that ran or runs."""
+    """A container that ran or runs; ``running`` are the calls it works on, by their ids."""
 
     id: str
     function: str
     parameters: bytes
     events: tuple[str, ...]
     served: int
+    running: tuple[str, ...]
     exit_code: int | None
     log: str
 
@@ -158,6 +159,7 @@ def container_facts(container: Container) -> ContainerFacts:
         parameters=container.function.parameters,
         events=tuple(container.events),
         served=container.served,
+        running=tuple(job.call.id for job in container.running.values()),
         exit_code=container.exit_code,
         log=log,
     )

@@ -22,6 +22,7 @@ class App:
     functions: dict[str, str] = field(default_factory=dict)
     classes: dict[str, str] = field(default_factory=dict)
     published: bool = False
+    ephemeral: bool = False
 
 
 @dataclass

@@ -76,7 +76,7 @@ class Pools:
         startup.cancel()
         container.sweep()
         container.exit_code = code
-        container.room.clear()
+        container.clear()
         why = f"container {container.id} exited with status {code}"
         if not (container.ready or container.stopping):
             last = container.log.read_text(errors="replace")[-2000:]

@@ -84,7 +84,6 @@ class Room:
 
     def add_volume(self, bind: Bind) -> None:
         """Make a volume visible at its path."""
-        bind.source.mkdir(parents=True, exist_ok=True)
         if self.namespace:
             self._bind(bind)
         else:

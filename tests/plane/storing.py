@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 from google.protobuf.empty_pb2 import Empty
 from grpclib.const import Status
 from modal_proto import api_pb2
 
+from tests.plane.container import Container
 from tests.plane.ledger import Ledger, Secret, Volume, VolumeCall, volume_metadata
+from tests.plane.view import View
 from tests.plane.wire import caller, not_found, refuse
 
 BLOCK = 8 * 1024 * 1024
@@ -24,12 +26,17 @@ CREATING = (
 class VolumeDesk:
     """Volumes of both versions; commits and reloads are remembered."""
 
-    def __init__(self, ledger: Ledger, open_files: Callable[[str, Path], list[str]]) -> None:
+    def __init__(self, ledger: Ledger, containers: Mapping[str, Container]) -> None:
         self._ledger = ledger
-        self._open_files = open_files
+        self._containers = containers
 
     def _note(self, kind: str, volume: Volume) -> None:
         self._ledger.volume_calls.append(VolumeCall(kind, volume.name, caller.get()))
+
+    def _views(self, volume: str) -> list[View]:
+        """The volume as the calling container has mounted it."""
+        container = self._containers.get(caller.get())
+        return [v for v in container.views if v.volume == volume] if container is not None else []
 
     async def VolumeGetOrCreate(
         self, request: api_pb2.VolumeGetOrCreateRequest
@@ -67,16 +74,21 @@ class VolumeDesk:
     async def VolumeCommit(
         self, request: api_pb2.VolumeCommitRequest
     ) -> api_pb2.VolumeCommitResponse:
+        for view in self._views(request.volume_id):
+            view.commit()
         self._note("commit", self._ledger.volume(request.volume_id))
         return api_pb2.VolumeCommitResponse(skip_reload=True)
 
     async def VolumeReload(self, request: api_pb2.VolumeReloadRequest) -> Empty:
         """Refused while the container has files of the volume open, as the real one."""
         volume = self._ledger.volume(request.volume_id)
-        found = self._open_files(caller.get(), volume.folder)
+        container = self._containers.get(caller.get())
+        found = container.open_files(volume.id) if container is not None else []
         if found:
             why = f"there are open files preventing the operation: {', '.join(found)}"
             raise refuse(Status.FAILED_PRECONDITION, why)
+        for view in self._views(volume.id):
+            view.reload()
         self._note("reload", volume)
         return Empty()
 

@@ -72,10 +72,10 @@ def write(name: str, content: bytes) -> str:
 )
 def read(name: str, keep_open: bool = False) -> bytes:
     """Read a file that another container wrote."""
+    volume.reload()
     if keep_open:
         with Path("/vol", name).open("rb"):
             volume.reload()
-    volume.reload()
     return Path("/vol", name).read_bytes()
 
 
@@ -83,6 +83,16 @@ def read(name: str, keep_open: bool = False) -> bytes:
 def vandal() -> None:
     """Try to write where it may not."""
     Path("/vol/vandal").write_text("was here")
+
+
+@app.function(image=image, volumes={"/vol": volume}, max_containers=1)
+def careless(leave: str = "", look_for: str = "", reload: bool = False) -> bool:
+    """Write without a commit, look without a reload."""
+    if leave:
+        Path("/vol", leave).write_text("left")
+    if reload:
+        volume.reload()
+    return Path("/vol", look_for).is_file()
 
 
 @app.cls(image=image, enable_memory_snapshot=True)

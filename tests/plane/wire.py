@@ -14,7 +14,8 @@ from contextvars import ContextVar
 from typing import Any, TypeVar
 
 from grpclib.const import Handler, Status
-from grpclib.exceptions import GRPCError
+from grpclib.exceptions import GRPCError, StreamTerminatedError
+from h2.exceptions import ProtocolError
 from modal_proto.api_grpc import ModalClientBase
 
 CONTAINER_HEADER = "x-plane-container"
@@ -101,10 +102,19 @@ class Wire:
 
         return Handler(answer, given.cardinality, given.request_type, given.reply_type)
 
+    async def _send(self, stream: Any, replies: Any) -> None:
+        if not inspect.isasyncgen(replies):
+            await self._say(stream, await replies)
+            return
+        async for reply in replies:
+            if not await self._say(stream, reply):
+                return
+
     @staticmethod
-    async def _send(stream: Any, replies: Any) -> None:
-        if inspect.isasyncgen(replies):
-            async for reply in replies:
-                await stream.send_message(reply)
-        else:
-            await stream.send_message(await replies)
+    async def _say(stream: Any, reply: Any) -> bool:
+        """Whether somebody still listened."""
+        try:
+            await stream.send_message(reply)
+        except (StreamTerminatedError, ProtocolError, ConnectionError):
+            return False
+        return True
