@@ -76,6 +76,9 @@ def test_facts_of_a_deployment_are_what_the_code_says(plane: ControlPlane) -> No
     assert set(plane.functions()) == {
         "work", "write", "read", "vandal", "Greeter.*", "site", "locked", "nightly",
         "careless",
+        "numbers",
+        "together",
+        "slow",
     }  # fmt: skip
     work = plane.function("work")
     assert work.gpus == ("L4", "T4")
@@ -96,7 +99,7 @@ def test_facts_of_a_deployment_are_what_the_code_says(plane: ControlPlane) -> No
     assert plane.function("nightly").schedule == "0 3 * * * UTC"
     greeter = plane.function("Greeter.*")
     assert greeter.memory_snapshot
-    assert (greeter.methods, greeter.parameters) == (("greet",), ("name",))
+    assert (greeter.methods, greeter.parameters) == (("greet", "page"), ("name",))
 
 
 def test_a_spawned_call_is_polled_until_its_result(work: Any) -> None:
@@ -264,6 +267,11 @@ def test_a_web_function_takes_and_gives_megabytes(plane: ControlPlane) -> None:
     assert function("site").get_web_url().rstrip("/") == plane.http("site")
 
 
+def test_a_method_of_a_class_may_be_a_web_function(plane: ControlPlane) -> None:
+    answer = httpx.get(plane.http("Greeter", "page"), timeout=30, trust_env=False)
+    assert answer.json() == ["snap", "restored"]
+
+
 def test_requests_run_at_once_in_one_container(plane: ControlPlane) -> None:
     url = plane.http("site") + "/company"
 
@@ -291,6 +299,24 @@ def test_a_container_idle_for_its_window_leaves_and_runs_its_exit_hooks(
     assert "left brief" in plane.log("Greeter.*")
 
 
+def test_a_generator_sends_one_value_after_the_other() -> None:
+    assert list(function("numbers").remote_gen(5)) == [0, 1, 2, 3, 4]
+
+
+def test_a_batched_function_gets_several_inputs_at_once() -> None:
+    assert list(function("together").map(range(3))) == [3, 3, 3]
+
+
+def test_a_function_over_its_time_is_ended() -> None:
+    with pytest.raises(modal.exception.FunctionTimeoutError, match="1s"):
+        function("slow").remote()
+
+
+def test_a_variant_with_other_options_has_containers_of_its_own(plane: ControlPlane) -> None:
+    greeter = modal.Cls.from_name("toy", "Greeter").with_options(max_containers=1, gpu="T4")
+    assert greeter(name="rich").greet.remote()[0] == "hello rich"
+
+
 def test_an_unknown_name_is_not_found() -> None:
     with pytest.raises(modal.exception.NotFoundError):
         function("absent").remote()
@@ -299,16 +325,17 @@ def test_an_unknown_name_is_not_found() -> None:
 
 
 APP = """
+import importlib
 import modal
+
 app = modal.App("small")
 image = modal.Image.debian_slim(){mounts}
 store = modal.Volume.from_name("small", create_if_missing=True)
 
 @app.function(image=image, volumes={{"{path}": store}})
-def answer():
-    import {module}
+def imported(name):
     open("{path}/written", "w").write("by a container")
-    return {module}.__name__
+    return importlib.import_module(name).__name__
 """
 
 
@@ -318,26 +345,47 @@ def test_a_forgotten_local_source_is_caught(tmp_path: Path, namespaces: bool) ->
     (tmp_path / "mylib.py").write_text("")
     at = f"{tempfile.gettempdir()}/plane-test-{os.getpid()}"
     with ControlPlane(namespaces=namespaces) as plane, plane.here():
-        for module, mounts in (("mylib", ""), ("backend", "")):
-            app = APP.format(mounts=mounts, module=module, path=at)
-            (tmp_path / "small.py").write_text(app)
+        imported = modal.Function.from_name("small", "imported")
+
+        def deploy(mounts: str) -> None:
+            (tmp_path / "small.py").write_text(APP.format(mounts=mounts, path=at))
             plane.deploy("small.py", cwd=tmp_path)
+
+        deploy("")
+        for module in ("mylib", "backend"):
             with pytest.raises(ModuleNotFoundError, match=module):
-                modal.Function.from_name("small", "answer").remote()
+                imported.remote(module)
         for more in ("", ", copy=True"):
-            mounts = f'.add_local_python_source("mylib"{more})'
-            (tmp_path / "small.py").write_text(APP.format(mounts=mounts, module="mylib", path=at))
-            plane.deploy("small.py", cwd=tmp_path)
-            assert modal.Function.from_name("small", "answer").remote() == "mylib"
-            assert "/root/mylib.py" in plane.function("answer").files
+            deploy(f'.add_local_python_source("mylib"{more})')
+            assert imported.remote("mylib") == "mylib"
+            assert "/root/mylib.py" in plane.function("imported").files
         assert tree(plane.volume("small")) == {"written": b"by a container"}
     assert not Path(at).is_symlink()
+
+
+def test_another_deployment_replaces_containers_and_keeps_what_runs(tmp_path: Path) -> None:
+    lines = ["import modal, time", "app = modal.App('rolling')", "@app.function()"]
+    with ControlPlane() as plane, plane.here():
+
+        def deploy(number: int) -> None:
+            body = f"def version(s):\n    time.sleep(s)\n    return {number}"
+            (tmp_path / "rolling.py").write_text("\n".join([*lines, body]))
+            plane.deploy("-m", "rolling", cwd=tmp_path)
+
+        deploy(1)
+        version = modal.Function.from_name("rolling", "version")
+        call = version.spawn(4)
+        until(lambda: running(plane, call))
+        deploy(2)
+        assert version.remote(0) == 2
+        assert call.get(timeout=20) == 1
+        assert plane.apps == ["rolling"]
 
 
 def test_a_module_that_cannot_be_imported_fails_the_call_and_the_deployment(
     tmp_path: Path,
 ) -> None:
-    app = APP.format(mounts="", module="os", path="/vol")
+    app = APP.format(mounts="", path="/vol")
     with ControlPlane() as plane, plane.here():
         (tmp_path / "small.py").write_text("import forgotten\n" + app)
         with pytest.raises(DeployError, match="forgotten"):
@@ -345,7 +393,7 @@ def test_a_module_that_cannot_be_imported_fails_the_call_and_the_deployment(
         (tmp_path / "forgotten.py").write_text("")
         plane.deploy("small.py", cwd=tmp_path)
         with pytest.raises(ModuleNotFoundError, match="forgotten"):
-            modal.Function.from_name("small", "answer").remote()
+            modal.Function.from_name("small", "imported").remote("os")
 
 
 def test_nothing_is_left_when_the_plane_is_closed(folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Iterable
 
 from google.protobuf.empty_pb2 import Empty
@@ -10,7 +9,6 @@ from modal_proto import api_pb2
 
 from tests.plane.ledger import Call, Job, Ledger
 from tests.plane.pools import Pools
-from tests.plane.wire import not_found
 
 LONG = 50.0
 """A question that waits for an output is answered within so many seconds."""
@@ -138,7 +136,7 @@ class CallDesk:
                     yield chunk
 
     async def FunctionCallPutDataOut(self, request: api_pb2.FunctionCallPutDataRequest) -> Empty:
-        call = self._ledger.call(request.function_call_id or _call_of(request.attempt_token))
+        call = self._ledger.call(request.function_call_id)
         call.outgoing.extend(request.data_chunks)
         self._ledger.bell.ring()
         return Empty()
@@ -155,7 +153,3 @@ class CallDesk:
         for container in self._pools.live():
             response.tasks.add(task_id=container.id, enqueued_at=container.started, app_id="")
         return response
-
-
-def _call_of(token: str) -> str:
-    raise not_found("Attempt", f"{token} at {time.time()}")

@@ -105,7 +105,7 @@ class ControlPlane:
         self._sites = Sites(self._ledger, calls)
         self._wire = Wire(
             [
-                AppDesk(self._ledger, self._pools.stop_app),
+                AppDesk(self._ledger, self._pools),
                 FunctionDesk(self._ledger, self._sites.open),
                 ImageDesk(self._ledger),
                 VolumeDesk(self._ledger, self._pools.containers),

@@ -11,6 +11,7 @@ from google.protobuf.empty_pb2 import Empty
 from modal_proto import api_pb2
 
 from tests.plane.ledger import App, Deployed, Ledger
+from tests.plane.pools import Pools
 from tests.plane.wire import not_found
 
 IMAGE_BUILDER = "2026.10"
@@ -20,9 +21,9 @@ SUCCESS = api_pb2.GenericResult.GENERIC_STATUS_SUCCESS
 class AppDesk:
     """Apps come, are published, and go."""
 
-    def __init__(self, ledger: Ledger, stop_app: Callable[[str], None]) -> None:
+    def __init__(self, ledger: Ledger, pools: Pools) -> None:
         self._ledger = ledger
-        self._stop_app = stop_app
+        self._pools = pools
 
     async def ClientHello(self, request: Empty) -> api_pb2.ClientHelloResponse:
         return api_pb2.ClientHelloResponse(image_builder_version=IMAGE_BUILDER)
@@ -73,7 +74,9 @@ class AppDesk:
         app.functions = dict(request.function_ids)
         app.classes = dict(request.class_ids)
         app.published = True
-        self._stop_app(app.id)
+        self._pools.stop_app(app.id)
+        for name in app.functions.values():
+            self._pools.balance(self._ledger.function(name))
         return api_pb2.AppPublishResponse(url=f"local://{app.id}", deployed_at=time.time())
 
     async def AppClientDisconnect(self, request: api_pb2.AppClientDisconnectRequest) -> Empty:
@@ -81,7 +84,7 @@ class AppDesk:
         app = self._ledger.apps.get(request.app_id)
         if app is not None and app.ephemeral:
             app.published = False
-            self._stop_app(app.id)
+            self._pools.stop_app(app.id)
         return Empty()
 
     async def AppGetLogs(
@@ -95,7 +98,7 @@ class AppDesk:
 
     async def AppStop(self, request: api_pb2.AppStopRequest) -> Empty:
         self._ledger.apps[request.app_id].published = False
-        self._stop_app(request.app_id)
+        self._pools.stop_app(request.app_id)
         return Empty()
 
 

@@ -113,6 +113,14 @@ class Greeter:
     def greet(self) -> tuple[str, list[str]]:
         return f"hello {self.name}", self.steps
 
+    @modal.asgi_app()
+    def page(self) -> Any:
+        from fastapi import FastAPI
+
+        web = FastAPI()
+        web.add_api_route("/", lambda: self.steps)
+        return web
+
     @modal.exit()
     def leave(self) -> None:
         print("left", self.name)
@@ -162,6 +170,25 @@ def site() -> Any:
 def locked() -> str:
     """Only with a key of the workspace."""
     return "in"
+
+
+@app.function(image=image)
+def numbers(count: int) -> Any:
+    """One after the other."""
+    yield from range(count)
+
+
+@app.function(image=image)
+@modal.batched(max_batch_size=3, wait_ms=2000)
+def together(values: list[int]) -> list[int]:
+    """How many came at once."""
+    return [len(values) for _ in values]
+
+
+@app.function(image=image, timeout=1)
+def slow() -> None:
+    """Longer than it may."""
+    time.sleep(60)
 
 
 @app.function(image=image, schedule=modal.Cron("0 3 * * *"))
