@@ -1,0 +1,416 @@
+"""The local control plane: the real Modal client deploys a toy app to it and calls it for real."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import modal
+import modal.exception
+import pytest
+
+from tests.plane import PROXY_TOKEN, ControlPlane, DeployError, VolumeMount, tree
+from tests.plane import toy as toy_module
+from tests.plane.room import namespace_command
+
+LIBRARY = '''
+"""Local source of the toy, to be mounted."""
+
+
+class ToyError(Exception):
+    """An exception of the user's own."""
+'''
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small project: the app's file and a module beside it."""
+    folder = tmp_path_factory.mktemp("toy")
+    shutil.copy(str(toy_module.__file__), folder / "toy.py")
+    (folder / "toylib.py").write_text(LIBRARY)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def plane(folder: Path) -> Iterator[ControlPlane]:
+    with ControlPlane(environment={"OMP_NUM_THREADS": "1"}) as plane:
+        plane.deploy("toy.py", cwd=folder)
+        with plane.here():
+            yield plane
+
+
+@pytest.fixture
+def work(plane: ControlPlane, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(folder))
+    return modal.Function.from_name("toy", "work")
+
+
+def function(name: str) -> Any:
+    return modal.Function.from_name("toy", name)
+
+
+def running(plane: ControlPlane, call: Any) -> bool:
+    return any(call.object_id in container.running for container in plane.containers)
+
+
+def until(check: Any, seconds: float = 20) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := check()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert found
+    return found
+
+
+def test_facts_of_a_deployment_are_what_the_code_says(plane: ControlPlane) -> None:
+    assert plane.unanswered == []
+    assert plane.apps == ["toy"]
+    assert set(plane.functions()) == {
+        "work", "write", "read", "vandal", "Greeter.*", "site", "locked", "nightly",
+        "careless",
+        "numbers",
+        "together",
+        "slow",
+    }  # fmt: skip
+    work = plane.function("work")
+    assert work.gpus == ("L4", "T4")
+    assert (work.timeout, work.startup_timeout) == (1200, 300)
+    assert (work.max_containers, work.scaledown_window) == (2, 30)
+    assert (work.cpu, work.memory) == (2.0, 1024)
+    assert (work.retries, work.retry_delay) == (2, 0.0)
+    assert [secret.keys for secret in work.secrets] == [("PASSWORD",)]
+    assert work.files == ("/root/toy.py", "/root/toylib.py")
+    installs = [line for layer in work.image for line in layer.installs]
+    assert any("fastapi==0.116.1" in line for line in installs)
+    read = plane.function("read")
+    assert read.volumes == (VolumeMount("/vol", "toy-store", 2, True, ""),)
+    assert read.block_network
+    assert plane.function("site").web == "asgi"
+    assert plane.function("site").max_inputs == 4
+    assert plane.function("locked").requires_proxy_auth
+    assert plane.function("nightly").schedule == "0 3 * * * UTC"
+    greeter = plane.function("Greeter.*")
+    assert greeter.memory_snapshot
+    assert (greeter.methods, greeter.parameters) == (("greet", "page"), ("name",))
+
+
+def test_a_spawned_call_is_polled_until_its_result(work: Any) -> None:
+    call = work.spawn("sleep", 1.0)
+    again = modal.FunctionCall.from_id(call.object_id)
+    with pytest.raises(TimeoutError):
+        again.get(timeout=0)
+    assert again.get(timeout=20) == "slept"
+    assert work.remote("double", 21) == 42
+
+
+def test_an_exception_of_the_users_own_type_comes_back_after_the_retries(
+    plane: ControlPlane, work: Any
+) -> None:
+    from toylib import ToyError  # type: ignore[import-not-found]
+
+    with pytest.raises(ToyError, match="no luck"):
+        work.remote("raise", "no luck")
+    assert plane.log("work").count("no luck") >= 3
+
+
+def test_a_retry_runs_the_whole_function_again(work: Any, plane: ControlPlane) -> None:
+    assert work.remote("count", "attempts") == 3
+    assert tree(plane.volume("toy-store"))["attempts"] == b"xxx"
+
+
+def test_a_cancelled_call_ends_and_its_container_serves_on(plane: ControlPlane, work: Any) -> None:
+    call = work.spawn("sleep", 60.0)
+    until(lambda: running(plane, call))
+    started = time.monotonic()
+    call.cancel()
+    with pytest.raises(modal.exception.RemoteError, match="cancelled"):
+        call.get(timeout=20)
+    assert time.monotonic() - started < 10
+    assert work.remote("double", 1) == 2
+    assert -9 not in [c.exit_code for c in plane.containers]
+
+
+def test_a_call_is_cancelled_with_its_container(work: Any, plane: ControlPlane) -> None:
+    call = work.spawn("sleep", 60.0)
+    until(lambda: running(plane, call))
+    call.cancel(terminate_containers=True)
+    with pytest.raises(modal.exception.RemoteError, match="cancelled"):
+        call.get(timeout=20)
+    assert -9 in [c.exit_code for c in plane.containers if c.function == "work"]
+
+
+def test_an_input_whose_container_dies_goes_to_another(plane: ControlPlane, work: Any) -> None:
+    with pytest.raises(modal.exception.InternalFailure, match="status 3"):
+        work.remote("die")
+    call = work.spawn("sleep", 2.0)
+    until(lambda: running(plane, call))
+    assert plane.kill_containers("work") >= 1
+    assert call.get(timeout=30) == "slept"
+
+
+def test_map_fans_out_and_keeps_the_order(work: Any, plane: ControlPlane) -> None:
+    assert list(work.starmap([("double", n) for n in range(20)])) == [2 * n for n in range(20)]
+    live = [c for c in plane.containers if c.function == "work" and c.exit_code is None]
+    assert 1 <= len(live) <= 2
+
+
+def test_arguments_of_several_megabytes_travel_both_ways(work: Any) -> None:
+    assert work.remote("double", b"x" * 3_000_000) == b"x" * 6_000_000
+    assert work.spawn("double", b"x" * 20_000).get() == b"x" * 40_000
+
+
+def test_a_container_sees_its_image_and_secrets_and_nothing_of_the_caller(
+    work: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["FROM_IMAGE", "PASSWORD", "OMP_NUM_THREADS", "PRELABEL_HOME", "MODAL_TOKEN_ID"]
+    monkeypatch.setenv("PRELABEL_HOME", "/somewhere")
+    seen = work.remote("environment", names)
+    assert seen == dict(zip(names, ["yes", "sesame", "1", None, None], strict=True))
+
+
+def test_what_a_container_committed_is_read_by_a_client_and_by_another_container(
+    plane: ControlPlane,
+) -> None:
+    content = os.urandom(9_000_000)
+    writer = function("write").remote("weights.bin", content)
+    volume = modal.Volume.from_name("toy-store")
+    assert b"".join(volume.read_file("weights.bin")) == content
+    assert "weights.bin" in [entry.path for entry in volume.listdir("/")]
+    assert function("read").remote("weights.bin") == content
+    made = [(c.kind, c.container) for c in plane.volume_calls if c.volume == "toy-store"]
+    assert ("commit", writer) in made
+    assert [kind for kind, _ in made][-1] == "reload"
+    assert modal.Dict.from_name("toy-dict")["last"] == "weights.bin"
+    assert "writing weights.bin" in plane.log("write")
+
+
+def test_a_write_is_seen_by_others_only_after_commit_and_reload(plane: ControlPlane) -> None:
+    """So an app that forgets one of them fails here as it would in the cloud."""
+    careless, read = function("careless"), function("read")
+    assert careless.remote(leave="uncommitted", look_for="uncommitted")
+    with pytest.raises(FileNotFoundError):
+        read.remote("uncommitted")
+    function("write").remote("later", b"x")
+    assert not careless.remote(look_for="later")
+    assert careless.remote(look_for="later", reload=True)
+    assert read.remote("uncommitted") == b"left"
+
+
+def test_a_client_writes_copies_and_removes_files_of_a_volume(plane: ControlPlane) -> None:
+    for version in (1, 2):
+        volume = modal.Volume.from_name(f"files-{version}", create_if_missing=True, version=version)
+        large = bytes(5_000_000) + os.urandom(5_000_000)
+        with volume.batch_upload() as batch:
+            batch.put_file(io.BytesIO(b"small"), "/a/small.txt")
+            batch.put_file(io.BytesIO(large), "/large.bin")
+            batch.put_file(io.BytesIO(b""), "/empty")
+        volume.copy_files(["a/small.txt"], "b.txt")
+        volume.remove_file("a/small.txt")
+        with pytest.raises(FileNotFoundError):
+            list(volume.read_file("a/small.txt"))
+        with pytest.raises(FileExistsError), volume.batch_upload() as batch:
+            batch.put_file(io.BytesIO(b"other"), "/b.txt")
+        assert b"".join(volume.read_file("large.bin")) == large
+        assert tree(plane.volume(f"files-{version}")) == {
+            "b.txt": b"small", "empty": b"", "large.bin": large,
+        }  # fmt: skip
+
+
+def test_reload_is_refused_while_a_file_of_the_volume_is_open() -> None:
+    function("write").remote("open.bin", b"x")
+    with pytest.raises(RuntimeError, match=r"open files.*open\.bin"):
+        function("read").remote("open.bin", keep_open=True)
+
+
+def test_a_read_only_volume_cannot_be_written(plane: ControlPlane) -> None:
+    (mount,) = plane.function("vandal").volumes
+    assert mount.read_only
+    if namespace_command():
+        with pytest.raises(OSError, match="Read-only"):
+            function("vandal").remote()
+        assert "vandal" not in tree(plane.volume("toy-store"))
+
+
+def test_a_class_enters_before_and_after_its_snapshot(plane: ControlPlane) -> None:
+    greeter = modal.Cls.from_name("toy", "Greeter")
+    assert greeter(name="you").greet.remote() == ("hello you", ["snap", "restored"])
+    assert greeter().greet.remote() == ("hello nobody", ["snap", "restored"])
+    pools = [c for c in plane.containers if c.function == "Greeter.*"]
+    assert [c.events for c in pools] == [("hello", "checkpoint", "ready")] * 2
+    assert pools[0].parameters != pools[1].parameters
+
+
+def test_a_dictionary_is_shared_and_put_only_once_when_wanted() -> None:
+    known = modal.Dict.from_name("counts", create_if_missing=True)
+    assert known.put("a", 1, skip_if_exists=True)
+    assert not known.put("a", 2, skip_if_exists=True)
+    assert (known.get("a"), known.get("b"), "a" in known, known.len()) == (1, None, True, 1)
+    assert known.pop("a") == 1
+    assert dict(known.items()) == {}
+
+
+def test_a_web_function_takes_and_gives_megabytes(plane: ControlPlane) -> None:
+    with httpx.Client(base_url=plane.http("site"), timeout=30, trust_env=False) as http:
+        assert http.post("/size", content=b"x" * 3_500_000).json() == {"size": 3_500_000}
+        answer = http.get("/big", params={"count": 5_000_000})
+        assert (len(answer.content), answer.headers["content-type"]) == (5_000_000, "image/png")
+        assert http.get("/absent").status_code == 404
+        assert http.get("/broken").status_code == 500
+    assert function("site").get_web_url().rstrip("/") == plane.http("site")
+
+
+def test_a_method_of_a_class_may_be_a_web_function(plane: ControlPlane) -> None:
+    answer = httpx.get(plane.http("Greeter", "page"), timeout=30, trust_env=False)
+    assert answer.json() == ["snap", "restored"]
+
+
+def test_requests_run_at_once_in_one_container(plane: ControlPlane) -> None:
+    url = plane.http("site") + "/company"
+
+    def ask(_: int) -> int:
+        return int(httpx.get(url, timeout=30, trust_env=False).json()["together"])
+
+    with ThreadPoolExecutor(3) as threads:
+        assert max(threads.map(ask, range(3))) == 3
+    assert len([c for c in plane.containers if c.function == "site"]) == 1
+
+
+def test_proxy_authentication_is_asked_for(plane: ControlPlane) -> None:
+    url = plane.http("locked")
+    assert httpx.get(url, timeout=30, trust_env=False).status_code == 401
+    keys = dict(zip(("Modal-Key", "Modal-Secret"), PROXY_TOKEN, strict=True))
+    assert httpx.get(url, headers=keys, timeout=30, trust_env=False).json() == "in"
+
+
+def test_a_container_idle_for_its_window_leaves_and_runs_its_exit_hooks(
+    plane: ControlPlane,
+) -> None:
+    modal.Cls.from_name("toy", "Greeter")(name="brief").greet.remote()
+    plane.stop_containers()
+    assert {c.exit_code for c in plane.containers} <= {0, 3, -9}
+    assert "left brief" in plane.log("Greeter.*")
+
+
+def test_a_generator_sends_one_value_after_the_other() -> None:
+    assert list(function("numbers").remote_gen(5)) == [0, 1, 2, 3, 4]
+
+
+def test_a_batched_function_gets_several_inputs_at_once() -> None:
+    assert list(function("together").map(range(3))) == [3, 3, 3]
+
+
+def test_a_function_over_its_time_is_ended() -> None:
+    with pytest.raises(modal.exception.FunctionTimeoutError, match="1s"):
+        function("slow").remote()
+
+
+def test_a_variant_with_other_options_has_containers_of_its_own(plane: ControlPlane) -> None:
+    greeter = modal.Cls.from_name("toy", "Greeter").with_options(max_containers=1, gpu="T4")
+    assert greeter(name="rich").greet.remote()[0] == "hello rich"
+
+
+def test_an_unknown_name_is_not_found() -> None:
+    with pytest.raises(modal.exception.NotFoundError):
+        function("absent").remote()
+    with pytest.raises(modal.exception.NotFoundError):
+        modal.Volume.from_name("absent").listdir("/")
+
+
+APP = """
+import importlib
+import modal
+
+app = modal.App("small")
+image = modal.Image.debian_slim(){mounts}
+store = modal.Volume.from_name("small", create_if_missing=True)
+
+@app.function(image=image, volumes={{"{path}": store}})
+def imported(name):
+    open("{path}/written", "w").write("by a container")
+    return importlib.import_module(name).__name__
+"""
+
+
+@pytest.mark.parametrize("namespaces", [True, False])
+def test_a_forgotten_local_source_is_caught(tmp_path: Path, namespaces: bool) -> None:
+    """The project itself is installed in this environment, and yet not there in a container."""
+    (tmp_path / "mylib.py").write_text("")
+    at = f"{tempfile.gettempdir()}/plane-test-{os.getpid()}"
+    with ControlPlane(namespaces=namespaces) as plane, plane.here():
+        imported = modal.Function.from_name("small", "imported")
+
+        def deploy(mounts: str) -> None:
+            (tmp_path / "small.py").write_text(APP.format(mounts=mounts, path=at))
+            plane.deploy("small.py", cwd=tmp_path)
+
+        deploy("")
+        for module in ("mylib", "backend"):
+            with pytest.raises(ModuleNotFoundError, match=module):
+                imported.remote(module)
+        for more in ("", ", copy=True"):
+            deploy(f'.add_local_python_source("mylib"{more})')
+            assert imported.remote("mylib") == "mylib"
+            assert "/root/mylib.py" in plane.function("imported").files
+        assert tree(plane.volume("small")) == {"written": b"by a container"}
+    assert not Path(at).is_symlink()
+
+
+def test_another_deployment_replaces_containers_and_keeps_what_runs(tmp_path: Path) -> None:
+    lines = ["import modal, time", "app = modal.App('rolling')", "@app.function()"]
+    with ControlPlane() as plane, plane.here():
+
+        def deploy(number: int) -> None:
+            body = f"def version(s):\n    time.sleep(s)\n    return {number}"
+            (tmp_path / "rolling.py").write_text("\n".join([*lines, body]))
+            plane.deploy("-m", "rolling", cwd=tmp_path)
+
+        deploy(1)
+        version = modal.Function.from_name("rolling", "version")
+        call = version.spawn(4)
+        until(lambda: running(plane, call))
+        deploy(2)
+        assert version.remote(0) == 2
+        assert call.get(timeout=20) == 1
+        assert plane.apps == ["rolling"]
+
+
+def test_a_module_that_cannot_be_imported_fails_the_call_and_the_deployment(
+    tmp_path: Path,
+) -> None:
+    app = APP.format(mounts="", path="/vol")
+    with ControlPlane() as plane, plane.here():
+        (tmp_path / "small.py").write_text("import forgotten\n" + app)
+        with pytest.raises(DeployError, match="forgotten"):
+            plane.deploy("small.py", cwd=tmp_path)
+        (tmp_path / "forgotten.py").write_text("")
+        plane.deploy("small.py", cwd=tmp_path)
+        with pytest.raises(ModuleNotFoundError, match="forgotten"):
+            modal.Function.from_name("small", "imported").remote("os")
+
+
+def test_nothing_is_left_when_the_plane_is_closed(folder: Path) -> None:
+    before = set(threading.enumerate())
+    with ControlPlane() as plane:
+        plane.deploy("toy.py", cwd=folder)
+        with plane.here():
+            function("work").spawn("sleep", 60.0)
+            until(lambda: plane.containers and plane.containers[0].events)
+        home = plane.folder
+    assert not home.exists()
+    assert not [p for p in Path("/proc").glob("[0-9]*") if str(home) in _root(p)]
+    assert not [t for t in set(threading.enumerate()) - before if t.name == "plane"]
+
+
+def _root(process: Path) -> str:
+    try:
+        return str((process / "root").readlink()) + (process / "cmdline").read_text()
+    except OSError:
+        return ""
