@@ -66,7 +66,8 @@ class Outcome:
         outlook: what more labels are expected to bring.
         accepting: from which confidence on answers need no person.
         accepted: tasks that were answered so.
-        held: the newest version and why it is not live; empty where it is, or once was.
+        held: the newest version and why it is not live; empty where it is, or once was. Without
+            a version: why none is trained.
         cleanup: retired versions may have predictions left.
     """
 
@@ -163,6 +164,8 @@ class Round:
         presented = presenter.present(seen, live)
         self._clock.lap("push")
         outcome = self._outcome(seen, live, trained, presented.unread)
+        if maker.waits:
+            outcome = replace(outcome, held={"version": "", "reason": maker.waits})
         self.memory = Memory(seen.pulse, live, outcome, presented, seen.pulse.changed)
         return outcome
 

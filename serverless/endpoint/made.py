@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from backend.loop.resources import Resources
-from backend.settings import Settings
+from backend.settings import LOCAL, Settings
 from backend.store.keys import Keys
 from backend.store.usage import Usage
 from backend.web import Limits, Web
@@ -49,7 +50,8 @@ def endpoint(settings: Settings, *, open: bool = False) -> FastAPI:
         settings.capture_days,
     )
     desk = Desk(captures, alerts, metrics, usage)
-    functions = Functions(Resources(settings), rules)
+    here = replace(settings, compute=LOCAL)  # an answer does not wait for another machine
+    functions = Functions(Resources(here), rules)
     return make_endpoint(
         Parts(
             functions=functions,
