@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +14,8 @@ from backend.errors import PrelabelError, RoundError, UsageError
 
 log = logging.getLogger("prelabel")
 JOBS = "jobs"
-GONE_SECONDS = 30.0
+INSIDE = bool(os.environ.get("MODAL_TASK_ID"))
+"""This process runs in a container of Modal: the home folder is the volume itself."""
 
 
 class Cloud:
@@ -29,7 +31,8 @@ class Cloud:
     def __init__(self, app: str) -> None:
         from modal.config import config
 
-        if not config.get("token_id") or not config.get("token_secret"):
+        token = config.get("token_id") and config.get("token_secret")
+        if not token and not INSIDE:
             raise UsageError(
                 "PRELABEL_COMPUTE=modal needs a token: `modal token new` gets one, or set "
                 "MODAL_TOKEN_ID and MODAL_TOKEN_SECRET."
@@ -191,7 +194,7 @@ class Explained:
             raise RoundError(
                 "Modal cannot be reached: it is tried again, and nothing is lost."
             ) from error
-        if isinstance(error, exception.Error):
+        if isinstance(error, Exception):
             text = str(error).strip().splitlines()
-            told = text[-1] if text else type(error).__name__
+            told = f"{type(error).__name__}: {text[-1]}" if text else type(error).__name__
             raise RoundError(f"The job on Modal failed: {told}") from error

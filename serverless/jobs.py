@@ -92,7 +92,7 @@ def facts(setting: str) -> dict[str, Any]:
 
 def encode(setting: str, images: Sequence[bytes]) -> bytes:
     """Images → vectors, see ``parcels.vector_bytes``."""
-    vectors = _encoder(setting).encode_images([parcels.as_image(image) for image in images])
+    vectors = _encoder(setting).encode_images([parcels.unpacked(image) for image in images])
     return parcels.vector_bytes(vectors)
 
 
@@ -110,7 +110,7 @@ def detect(
         network: its key.
         size: pixels of its input.
         root: the folder.
-        images: JPEGs.
+        images: packed.
         least: confidence below which nothing is reported, 0 to 1.
 
     Returns:
@@ -120,7 +120,7 @@ def detect(
     if not (folder / DONE).exists():
         return None
     detector = _detector(network, size, folder)
-    return parcels.found_bytes(detector.detect([parcels.as_image(i) for i in images], least))
+    return parcels.found_bytes(detector.detect([parcels.unpacked(i) for i in images], least))
 
 
 def fetch_weights(encoder: str, detector: str) -> None:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float32]
 Files = dict[str, bytes]
 QUALITY = 95
+SMALL = 320
+"""Pixels of the longer edge below which images travel without loss."""
 
 
 class Damaged(StoreError):
@@ -180,18 +182,21 @@ def head_job(order: Mapping[str, Any], arrays: bytes, previous: Any) -> Training
 # -- images and what is found in them ------------------------------------------------------
 
 
-def as_jpeg(image: Image.Image) -> bytes:
-    """An image for the way, nearly as it is."""
+def packed(image: Image.Image) -> bytes:
+    """An image for the way: as it is, or nearly."""
     file = io.BytesIO()
-    image.save(file, "JPEG", quality=QUALITY, subsampling=0)
+    if max(image.size) < SMALL:
+        image.save(file, "PNG")  # JPEG would show its blocks
+    else:
+        image.save(file, "JPEG", quality=QUALITY, subsampling=0)
     return file.getvalue()
 
 
-def as_image(content: bytes) -> Image.Image:
+def unpacked(content: bytes) -> Image.Image:
     """An image that came."""
     from PIL import Image
 
-    with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
+    with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
         return image.convert("RGB")
 
 

@@ -22,6 +22,8 @@ from backend.settings import MODAL, Settings
 from backend.store.files import read_json, write_json
 from serverless import parcels
 from serverless.cloud import Cloud
+from serverless.endpoint.behind import at_most_every
+from serverless.sharing import Sharing
 from serverless.spending import Spending
 
 if TYPE_CHECKING:
@@ -46,6 +48,7 @@ MANY = 64
 HEAVY = 5000
 """Labeled images from which on fitting a head is worth sending away: fewer take longer to send."""
 LOOK_SECONDS = 1.0
+COLLECT_SECONDS = 60.0
 
 
 class ModalCompute:
@@ -64,10 +67,19 @@ class ModalCompute:
         self._spending = Spending(settings.home / "spending.json", settings.monthly_budget)
         self._calls = settings.home / "modal-calls"
         self._here = ThisProcess()
+        self._collect = at_most_every(COLLECT_SECONDS, self._fetch_kept)
 
     def check(self) -> None:
         """See ``Compute.check``."""
         self._spending.check()
+
+    def share(self) -> None:
+        """See ``Compute.share``."""
+        Sharing(self._settings.home, self._settings.app).publish_if_new()
+
+    def collect(self) -> None:
+        """See ``Compute.collect``; asked every second, done every minute."""
+        self._collect()
 
     def train_head(self, job: TrainingJob) -> tuple[Head | None, Spent]:
         """See ``Compute.train_head``."""
@@ -119,6 +131,11 @@ class ModalCompute:
     ) -> Detector:
         """See ``Compute.detector``."""
         return remote_detector(network, size, key, load, self._cloud)
+
+    def _fetch_kept(self) -> None:
+        new = Sharing(self._settings.home, self._settings.app).collect()
+        if new:
+            log.info("%s images came back from the endpoint on Modal", new)
 
     # -- orders -----------------------------------------------------------------------------
 
@@ -208,7 +225,7 @@ class ModalCompute:
 class RemoteEncoder:
     """An encoder that encodes on Modal; see ``backend.vision.encoder.Encoder``.
 
-    Images travel as JPEG of quality 95: vectors are those of the encoder itself to three digits.
+    Larger images travel as JPEG of quality 95: vectors differ by that.
     """
 
     def __init__(self, setting: str, cloud: Cloud) -> None:
@@ -224,7 +241,7 @@ class RemoteEncoder:
 
     def encode_images(self, images: Sequence[Image.Image]) -> Vectors:
         """Several containers at once, where there are many."""
-        parts = [[parcels.as_jpeg(image) for image in part] for part in _parts(images, PART)]
+        parts = [[parcels.packed(image) for image in part] for part in _parts(images, PART)]
         rows = [parcels.vectors_of(r) for r in self._cloud.encode(self._setting, parts)]
         return np.concatenate(rows) if rows else np.zeros((0, self.dim), dtype=np.float32)
 
@@ -251,7 +268,7 @@ def remote_detector(
                 return self.here.detect(images, least)
             if key not in cloud.names("networks"):
                 self._send()
-            parts = [[parcels.as_jpeg(image) for image in part] for part in _parts(images, PART)]
+            parts = [[parcels.packed(image) for image in part] for part in _parts(images, PART)]
             rows = cloud.detect(key, size, parts, least)
             return [found for row in rows for found in parcels.found_of(row)]
 

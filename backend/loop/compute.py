@@ -83,6 +83,18 @@ class Compute(Protocol):
         """See ``backend.loop.finding.train_finder``."""
         ...
 
+    def share(self) -> None:
+        """Let the endpoint there have what is live here, where there is one.
+
+        Raises:
+            PrelabelError: it cannot be reached.
+        """
+        ...
+
+    def collect(self) -> None:
+        """Fetch what the endpoint there kept, now and then."""
+        ...
+
     def encoder(self, setting: str, load: Callable[[], Encoder]) -> Encoder:
         """The encoder of a setting.
 
@@ -113,6 +125,12 @@ class ThisProcess:
 
     def check(self) -> None:
         """One's own machine costs nothing."""
+
+    def share(self) -> None:
+        """The endpoint here reads the same folder."""
+
+    def collect(self) -> None:
+        """The endpoint here writes into the same folder."""
 
     def train_head(self, job: TrainingJob) -> tuple[Head | None, Spent]:
         """Fit it."""
