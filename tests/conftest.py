@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from backend.demo.studio import Studio, free_port
 from tests.harness import Backend, Lab
@@ -21,17 +23,30 @@ MakeStudio = Callable[..., Studio]
 MakeBackend = Callable[..., Backend]
 
 
+@contextmanager
+def once(factory: pytest.TempPathFactory, name: str) -> Iterator[tuple[Path, bool]]:
+    """A folder that all test processes share, and whether it is to be filled now."""
+    shared = factory.getbasetemp()
+    shared = shared.parent if "PYTEST_XDIST_WORKER" in os.environ else shared
+    with FileLock(shared / f"{name}.lock"):
+        folder = shared / name
+        new = not folder.exists()
+        folder.mkdir(exist_ok=True)
+        yield folder, new
+
+
 @pytest.fixture(scope="session")
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder of Label Studio whose database is made: a copy of it starts in seconds."""
-    folder = tmp_path_factory.mktemp("migrated") / "data"
-    studio = Studio(folder, free_port(), token="0" * 40, password="open sesame")
-    studio.start()
-    try:
-        studio.wait()
-    finally:
-        studio.stop()
-    return folder
+    with once(tmp_path_factory, "migrated") as (folder, new):
+        if new:
+            studio = Studio(folder / "data", free_port(), token="0" * 40, password="open sesame")
+            studio.start()
+            try:
+                studio.wait()
+            finally:
+                studio.stop()
+    return folder / "data"
 
 
 @pytest.fixture(scope="session")
@@ -93,7 +108,14 @@ def backend(make_backend: MakeBackend) -> Backend:
 @pytest.fixture(scope="session")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """1: one of many; 2: several of many; 3: boxes; 4: points; 5: one of many and boxes."""
-    home = tmp_path_factory.mktemp("published")
+    with once(tmp_path_factory, "published") as (home, new):
+        if new:
+            fill(home)
+    return home
+
+
+def fill(home: Path) -> None:
+    """Functions of every kind."""
     model, reference = colour_model()
     publish(home, "1", model, reference, title="colours")
     publish(home, "2", *colour_model(TAGS))
@@ -102,4 +124,3 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     places = place_model(BOXES)
     both = replace(model, finders=places.finders, controls=(COLOUR, BOXES))
     publish(home, "5", both, reference)
-    return home

@@ -198,14 +198,14 @@ def test_images_that_are_slow_to_read_do_not_shorten_what_comes_after(start: Net
 
     def slowly(example: Example) -> Example:
         def read() -> Any:
-            time.sleep(0.6)
+            time.sleep(1.5)
             return example.read()
 
         return replace(example, read=read)
 
     marked = [slowly(one) for one in examples(drawings(4, 0, *DISC), DISC)]
     told: list[tuple[int, int]] = []
-    learn(start, marked, quick(80, seconds=20), lambda *tick: told.append(tick))
+    learn(start, marked, quick(80, seconds=30), lambda *tick: told.append(tick))
     assert told[-1] == (8, 8)
 
 
