@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from serverless.answering import Ask, load_from_afar
-from serverless.endpoint.behind import REFRESH_SECONDS, Behind, at_most_every
+from serverless.endpoint.behind import REFRESH_SECONDS, Behind, at_most_every, undisturbed
 
 log = logging.getLogger("prelabel")
 
@@ -35,7 +35,12 @@ def backend(commit: Callable[[], None], refresh: Callable[[], None]) -> Any:
     if not settings.user:
         raise UsageError("A public backend needs PRELABEL_USER and PRELABEL_PASSWORD: set both.")
     secret = webhook_secret(settings.home)
-    service = Service(settings, keep=commit, refresh=at_most_every(REFRESH_SECONDS, refresh))
+    see = undisturbed(refresh, "what the endpoint kept cannot be seen")
+    service = Service(
+        settings,
+        keep=undisturbed(commit, "the home volume cannot be written"),
+        refresh=at_most_every(REFRESH_SECONDS, see),
+    )
     return Gate(make_app(service), settings.user, settings.password, secret)
 
 
@@ -51,5 +56,9 @@ def endpoint(ask: Ask, refresh: Callable[[], None], keep: Callable[[], None]) ->
     from serverless.endpoint.made import endpoint
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    behind = Behind(partial(load_from_afar, ask), refresh, keep)
+    behind = Behind(
+        partial(load_from_afar, ask),
+        undisturbed(refresh, "the home volume cannot be seen"),
+        undisturbed(keep, "what is kept cannot be written"),
+    )
     return endpoint(read_settings(), behind=behind)

@@ -22,7 +22,7 @@ from backend.settings import MODAL, Settings
 from backend.store.files import read_json, write_json
 from serverless import parcels
 from serverless.cloud import Cloud
-from serverless.endpoint.behind import at_most_every
+from serverless.endpoint.behind import at_most_every, undisturbed
 from serverless.sharing import Sharing
 from serverless.spending import Spending
 
@@ -67,7 +67,8 @@ class ModalCompute:
         self._spending = Spending(settings.home / "spending.json", settings.monthly_budget)
         self._calls = settings.home / "modal-calls"
         self._here = ThisProcess()
-        self._collect = at_most_every(COLLECT_SECONDS, self._fetch_kept)
+        fetch = undisturbed(self._fetch_kept, "what the endpoint kept cannot be fetched")
+        self._collect = at_most_every(COLLECT_SECONDS, fetch)
 
     def check(self) -> None:
         """See ``Compute.check``."""

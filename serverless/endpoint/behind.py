@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from serverless.endpoint.functions import Load
 
+log = logging.getLogger("prelabel")
 REFRESH_SECONDS = 10.0
 LANES = 16
 """Looks under way at the same time: as many as there may be containers, and some that travel."""
@@ -28,6 +30,18 @@ class Behind:
     refresh: Callable[[], None]
     keep: Callable[[], None]
     lanes: int = LANES
+
+
+def undisturbed(work: Callable[[], None], what: str) -> Callable[[], None]:
+    """Does something that may fail for a while, such as over a network; it is done again anyway."""
+
+    def attempt() -> None:
+        try:
+            work()
+        except Exception as error:
+            log.warning("%s: %s; it is tried again", what, str(error) or type(error).__name__)
+
+    return attempt
 
 
 def at_most_every(seconds: float, work: Callable[[], None]) -> Callable[[], None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -22,6 +22,8 @@ from serverless.endpoint.functions import Functions, Loaded
 from serverless.endpoint.problems import Problem, unreadable
 
 ANY_SIZE = ImageSize(100, 100)
+ANSWER_SECONDS = 120.0
+"""That a caller waits for the model at most: a cold start elsewhere takes most of a minute."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class Invoker:
         ready = await self.functions.get(asked.function, asked.version)
         picture = await self._decode(content, ready.loaded)
         decoded = time.perf_counter()
-        (said,) = await ready.batcher.ask([picture])
+        (said,) = await _in_time(ready.batcher.ask([picture]))
         looked = time.perf_counter()
         told = answer(ready.loaded, said, asked.wish)
         self._note(asked, ready.loaded, said, content, picture)
@@ -102,7 +104,7 @@ class Invoker:
         if not pictures:
             raise next(one for one in decoded if isinstance(one, Problem))
         began_look = time.perf_counter()
-        said = iter(await ready.batcher.ask(pictures))
+        said = iter(await _in_time(ready.batcher.ask(pictures)))
         looked = time.perf_counter()
         results = []
         for number, (content, picture) in enumerate(zip(contents, decoded, strict=True)):
@@ -168,6 +170,16 @@ class Invoker:
         invocation = _invocation(asked, loaded, said, content, picture)
         live = self.functions.live(asked.function) is loaded
         self._desk.note(invocation, capture=asked.capture and live)
+
+
+async def _in_time(looking: Awaitable[list[Said]]) -> list[Said]:
+    """What was said; whoever waited too long is told so."""
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            return await looking
+    except TimeoutError as error:
+        told = f"There was no answer within {ANSWER_SECONDS:.0f} seconds: ask again later."
+        raise Problem(503, "slow-answer", told, {"retry-after": "10"}) from error
 
 
 def _decoded(content: bytes, max_pixels: int, at_least: int) -> Picture:

@@ -194,3 +194,32 @@ def test_a_version_of_old_says_how_to_make_it_new(home: Path) -> None:
         answer = call.invoke("1", png("red", 1))
     assert answer.status_code == 503
     assert "older Prelabel" in answer.json()["detail"]
+
+
+def test_who_waits_too_long_is_told_so(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from serverless.endpoint import invoking
+    from tests.unit.endpoint.conftest import calling
+
+    with calling(home) as call:
+        monkeypatch.setattr(invoking, "ANSWER_SECONDS", 0.0)
+        answer = call.invoke("1", png("red", 1))
+        assert answer.status_code == 503
+        assert answer.headers["retry-after"] == "10"
+        monkeypatch.setattr(invoking, "ANSWER_SECONDS", 60.0)
+        assert call.invoke("1", png("red", 1)).status_code == 200
+
+
+def test_what_fails_for_a_while_disturbs_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    from serverless.endpoint.behind import at_most_every, undisturbed
+
+    asked: list[int] = []
+
+    def work() -> None:
+        asked.append(1)
+        raise RuntimeError("files are open")
+
+    seldom = at_most_every(60.0, undisturbed(work, "the volume cannot be seen"))
+    seldom()
+    seldom()
+    assert asked == [1]
+    assert "the volume cannot be seen: files are open" in caplog.text

@@ -1,0 +1,110 @@
+"""Requests that wait together are answered together, and a bad one costs no other."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from serverless.endpoint.batching import Batcher
+from serverless.endpoint.problems import Problem
+
+
+class Doubler:
+    """Doubles numbers, and remembers how many at a time; waits while it is held."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        self.free = threading.Event()
+
+    def __call__(self, numbers: list[int]) -> Sequence[int]:
+        self.sizes.append(len(numbers))
+        assert self.free.wait(10)
+        if 13 in numbers:
+            raise ValueError("thirteen")
+        return [2 * number for number in numbers]
+
+
+async def begun(doubler: Doubler) -> None:
+    """Wait until it looks."""
+    for _ in range(5000):
+        if doubler.sizes:
+            return
+        await asyncio.sleep(0.001)
+
+
+async def held(doubler: Doubler, batcher: Batcher[int, int], *asked: int) -> list[object]:
+    """Ask one first, the others while it is looked at."""
+    tasks = [asyncio.create_task(batcher.ask([asked[0]]))]
+    await begun(doubler)
+    tasks += [asyncio.create_task(batcher.ask([number])) for number in asked[1:]]
+    await asyncio.sleep(0.01)
+    doubler.free.set()
+    return await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def test_who_comes_while_others_are_looked_at_waits_together() -> None:
+    doubler = Doubler()
+    batcher = Batcher(doubler, 4, ThreadPoolExecutor(1))
+    answers = asyncio.run(held(doubler, batcher, 1, 2, 3, 4, 5, 6))
+    assert answers == [[2], [4], [6], [8], [10], [12]]
+    assert doubler.sizes == [1, 4, 1]
+
+
+def test_a_question_that_fails_costs_no_other_its_answer() -> None:
+    doubler = Doubler()
+    batcher = Batcher(doubler, 8, ThreadPoolExecutor(1))
+    answers = asyncio.run(held(doubler, batcher, 1, 2, 13, 4))
+    assert answers[:2] == [[2], [4]]
+    assert isinstance(answers[2], ValueError)
+    assert answers[3] == [8]
+
+
+def test_too_many_are_told_to_come_back() -> None:
+    doubler = Doubler()
+    batcher = Batcher(doubler, 2, ThreadPoolExecutor(1), most_waiting=3)
+    answers = asyncio.run(held(doubler, batcher, 1, 2, 3, 4, 5, 6))
+    refused = [answer for answer in answers if isinstance(answer, Problem)]
+    assert [problem.status for problem in refused] == [503, 503]
+    assert refused[0].headers == {"retry-after": "1"}
+
+
+def test_several_lanes_look_at_the_same_time_and_none_is_forgotten() -> None:
+    both = threading.Barrier(2, timeout=10)
+
+    def together(numbers: list[int]) -> Sequence[int]:
+        both.wait()  # passes only when two look at once
+        return numbers
+
+    async def ask() -> list[list[int]]:
+        batcher = Batcher(together, 1, ThreadPoolExecutor(2), lanes=2)
+        found: list[list[int]] = []
+        for _ in range(50):
+            found += await asyncio.gather(batcher.ask([1]), batcher.ask([2]))
+        return found
+
+    assert asyncio.run(ask()) == [[1], [2]] * 50
+
+
+def test_who_went_away_is_not_looked_at() -> None:
+    doubler = Doubler()
+    batcher = Batcher(doubler, 8, ThreadPoolExecutor(1))
+
+    async def leave() -> None:
+        first = asyncio.create_task(batcher.ask([1]))
+        await begun(doubler)
+        second = asyncio.create_task(batcher.ask([2]))
+        await asyncio.sleep(0.01)
+        second.cancel()
+        await asyncio.sleep(0.01)
+        doubler.free.set()
+        assert await first == [2]
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        assert await batcher.ask([3]) == [6]
+
+    asyncio.run(leave())
+    assert doubler.sizes == [1, 1]

@@ -1,0 +1,40 @@
+"""What Modal costs: counted by month, and the limit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from backend.loop.compute import OverBudget, Spent
+from backend.store.usage import Usage, this_month
+from serverless.spending import UNKNOWN, Spending, dollars
+
+
+def test_devices_are_known_by_the_names_that_torch_and_modal_give_them() -> None:
+    assert dollars("NVIDIA L4", 3600) == dollars("L4", 3600) == pytest.approx(1.0)
+    assert dollars("Tesla T4", 1800) == pytest.approx(0.395)
+    assert dollars("NVIDIA A100-SXM4-80GB", 3600) == pytest.approx(2.7)
+    assert dollars("CPU", 3600) == pytest.approx(0.2)
+    assert dollars("a GPU of tomorrow", 3600) > UNKNOWN
+
+
+def test_the_limit_is_the_months_and_none_is_no_limit(tmp_path: Path) -> None:
+    spending = Spending(tmp_path / "spending.json", 2.0)
+    spending.check()
+    spending.add("L4", 3600)
+    spending.check()
+    spending.add("L4", 3600)
+    with pytest.raises(OverBudget, match=r"about 2\.00 \$"):
+        Spending(tmp_path / "spending.json", 2.0).check()
+    Spending(tmp_path / "spending.json", 0.0).check()
+    usage = Usage(tmp_path / "spending.json")
+    assert usage.of("seconds L4") == 7200
+    other = (tmp_path / "spending.json").read_text().replace(this_month(), "2020-01")
+    (tmp_path / "spending.json").write_text(other)
+    Spending(tmp_path / "spending.json", 2.0).check()
+
+
+def test_what_was_spent_adds_up_and_is_named_after_the_machine_elsewhere() -> None:
+    whole = Spent() + Spent(seconds=2.0) + Spent("modal", "NVIDIA L4", 60.0, 0.0167)
+    assert whole == Spent("modal", "NVIDIA L4", 62.0, 0.0167)
