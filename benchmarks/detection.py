@@ -41,13 +41,15 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--images", type=int, nargs="+", default=[10, 20, 50, 100])
+    parser.add_argument("--judge-on", type=int, default=HELD, help="how many others judge")
     parser.add_argument("--seconds", type=float, default=600, help="limit of our training")
     parser.add_argument("--points", action="store_true", help="centre points instead of boxes")
     parser.add_argument("--who", nargs="+", default=["ours", "by-hand"], help="who trains")
     options = parser.parse_args()
     labels, samples = read(options.folder, points=options.points)
     order = np.random.default_rng(0).permutation(len(samples))
-    held = [samples[i] for i in order[max(max(options.images), len(samples) - HELD) :]]
+    first = max(max(options.images), len(samples) - options.judge_on)
+    held = [samples[i] for i in order[first:]]
     print(f"{options.folder.name}, {options.weights.name}, {len(held)} images to judge on")
     print(f"{'images':>7}{'who':>9}{'figure':>9}{'seconds':>9}{'images/s':>10}", flush=True)
     for count in options.images:

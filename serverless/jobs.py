@@ -161,6 +161,7 @@ def _head(order: Mapping[str, Any], folder: Path, root: Path, made: Path, tell: 
 
 def _finder(order: Mapping[str, Any], folder: Path, root: Path, made: Path, tell: Tell) -> None:
     from backend.loop.finding import FindingJob, train_finder
+    from backend.loop.model import control_of
     from backend.vision.detection.base import choose_base
     from backend.vision.detection.finder import load_finder
     from backend.vision.detection.network import load_base
@@ -170,7 +171,7 @@ def _finder(order: Mapping[str, Any], folder: Path, root: Path, made: Path, tell
     base = choose_base(str(_local(order["base"], weights)), resources.weights, log.info)
     finder = train_finder(
         FindingJob(
-            control=parcels.control_of(order["control"]),
+            control=control_of(order["control"]),
             samples=[_sample(row, root) for row in order["samples"]],
             base=load_base(base.path),
             previous=load_finder(before, resources.load_detector) if before.is_dir() else None,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from backend.domain import Control, ImageSize, Label, Place, Places
+from backend.domain import ImageSize, Place, Places
 from backend.errors import StoreError
 
 if TYPE_CHECKING:
@@ -79,12 +79,6 @@ def identity(order: Mapping[str, Any], files: Mapping[str, bytes]) -> str:
 
 
 # -- controls and samples -------------------------------------------------------------------
-
-
-def control_of(row: Mapping[str, Any]) -> Control:
-    """A control that travelled as JSON (``asdict``)."""
-    labels = tuple(Label(**{**one, "words": tuple(one["words"])}) for one in row["labels"])
-    return Control(**{**row, "labels": labels})
 
 
 def sample_row(sample: Sample) -> dict[str, Any]:
@@ -156,6 +150,7 @@ def head_order(job: TrainingJob) -> tuple[dict[str, Any], Files]:
 
 def head_job(order: Mapping[str, Any], arrays: bytes, previous: Any) -> TrainingJob:
     """The job of :func:`head_order`."""
+    from backend.loop.model import control_of
     from backend.loop.training import Examples, TrainingJob
 
     with np.load(io.BytesIO(arrays), allow_pickle=False) as held:

@@ -134,10 +134,11 @@ def load_model(
 
 def load_controls(folder: Path) -> tuple[Control, ...]:
     """The controls that a model was made for; none of a version of old."""
-    return tuple(_control(row) for row in read_json(folder / CONTROLS) or [])
+    return tuple(control_of(row) for row in read_json(folder / CONTROLS) or [])
 
 
-def _control(row: dict[str, Any]) -> Control:
+def control_of(row: Mapping[str, Any]) -> Control:
+    """A control that was written as JSON (``asdict``)."""
     labels = tuple(Label(**{**one, "words": tuple(one["words"])}) for one in row["labels"])
     return Control(**{**row, "labels": labels})
 

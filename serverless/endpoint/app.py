@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Path, Query, Request, Response
+from fastapi import Depends, FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
@@ -68,6 +68,24 @@ Version = Annotated[str, Query(max_length=100, description="by name; the live on
 External = Annotated[str, Query(max_length=200, description="your name for the picture")]
 Capture = Annotated[bool, Query(description="the picture may be kept, to be labeled")]
 ControlName = Annotated[str, Query(max_length=200, description="one control, where it has several")]
+
+
+def _asked(
+    request: Request,
+    function: FunctionId,
+    labelCount: LabelCount = LABELS,
+    threshold: Threshold = None,
+    version: Version = "",
+    externalId: External = "",
+    capture: Capture = True,
+    control: ControlName = "",
+) -> Asked:
+    """What the parameters of a request ask for."""
+    wish = Wish(labelCount, threshold, control)
+    return Asked(_id(request), function, version, externalId, capture, wish)
+
+
+Question = Annotated[Asked, Depends(_asked)]
 
 
 def make_endpoint(parts: Parts) -> FastAPI:
@@ -200,21 +218,10 @@ def _add_invoking(app: FastAPI, parts: Parts) -> None:
         responses=_problems(400, 401, 403, 404, 408, 413, 415, 422, 429, 503),
         openapi_extra={"requestBody": _body(several=False), "security": BEARER},
     )
-    async def invoke(
-        request: Request,
-        function: FunctionId,
-        labelCount: LabelCount = LABELS,
-        threshold: Threshold = None,
-        version: Version = "",
-        externalId: External = "",
-        capture: Capture = True,
-        control: ControlName = "",
-    ) -> Response:
+    async def invoke(request: Request, asked: Question) -> Response:
         """Ask about one image: a file in a form, the bytes themselves, base64, or an address."""
-        admitted = await parts.access.admit(request, function)
-        wish = Wish(labelCount, threshold, control)
-        asked = Asked(_id(request), function, version, externalId, capture, wish)
-        parts.functions.live(function)
+        admitted = await parts.access.admit(request, asked.function)
+        parts.functions.live(asked.function)
         content = await parts.reader.one(request)
         told = await parts.invoker.one(asked, content, request.state.began)
         return JSONResponse(told, headers=admitted.headers)
@@ -226,23 +233,12 @@ def _add_invoking(app: FastAPI, parts: Parts) -> None:
         responses=_problems(400, 401, 403, 404, 408, 413, 415, 422, 429, 503),
         openapi_extra={"requestBody": _body(several=True), "security": BEARER},
     )
-    async def invoke_batch(
-        request: Request,
-        function: FunctionId,
-        labelCount: LabelCount = LABELS,
-        threshold: Threshold = None,
-        version: Version = "",
-        externalId: External = "",
-        capture: Capture = True,
-        control: ControlName = "",
-    ) -> Response:
+    async def invoke_batch(request: Request, asked: Question) -> Response:
         """Ask about up to 64 images; one that cannot be read costs no other."""
-        parts.access.allowed(request, function)
-        wish = Wish(labelCount, threshold, control)
-        asked = Asked(_id(request), function, version, externalId, capture, wish)
-        parts.functions.live(function)
+        parts.access.allowed(request, asked.function)
+        parts.functions.live(asked.function)
         contents = await parts.reader.several(request)
-        admitted = await parts.access.admit(request, function, len(contents))
+        admitted = await parts.access.admit(request, asked.function, len(contents))
         told = await parts.invoker.several(asked, contents, request.state.began)
         return JSONResponse(told, headers=admitted.headers)
 
