@@ -21,6 +21,7 @@ from backend.loop.observe import Observation, Pulse, observe, take_pulse
 from backend.loop.ordering import refresh
 from backend.loop.presenting import Presented, Presenter
 from backend.loop.resources import Resources
+from backend.loop.showing import Showcase
 from backend.store.projects import ProjectRecord
 from backend.store.versions import Card
 
@@ -210,6 +211,7 @@ class Round:
         memory.touched |= {r["id"] for r in client.changed(number, memory.since) if r["is_labeled"]}
         if memory.presented.any:
             refresh(memory.presented.order, self._connection, live, memory.touched)
+            Showcase(self._resources, self._record).show_queue(memory.presented.order)
         after = list(client.changed(number, memory.since))
         if all(row["id"] in memory.touched for row in after if row["is_labeled"]):
             memory.since = max((str(row["updated_at"]) for row in after), default=memory.since)

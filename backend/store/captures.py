@@ -6,6 +6,7 @@ Two writers that never write the same file: the endpoint keeps an image with wha
 
 from __future__ import annotations
 
+import heapq
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -105,6 +106,19 @@ class Captures:
         found = [Capture(**row) for row in rows if row]
         yield from sorted(found, key=lambda capture: capture.at)
 
+    def counts(self) -> tuple[int, int]:
+        """How many wait to become tasks, and how many became one. By names: no file is read."""
+        kept = {file.name for file in self._captures.glob("*.json")}
+        back = {file.name for file in self._returned.glob("*.json")}
+        return len(kept - back), len(back)
+
+    def latest(self, count: int) -> list[Capture]:
+        """The last few that were kept or answered, newest first; only these are read."""
+        files = heapq.nlargest(count, self._captures.glob("*.json"), key=_changed)
+        rows = (read_json(file) for file in files)
+        found = [Capture(**row) for row in rows if row]
+        return sorted(found, key=lambda capture: -capture.at)
+
     def image(self, capture: Capture) -> Path:
         """The image's file."""
         return self._captures / f"{capture.id}{capture.suffix}"
@@ -113,3 +127,11 @@ class Captures:
         """The number of its task, 0 while there is none, and whether its annotation is there."""
         noted = read_json(self._returned / f"{capture.id}.json") or {}
         return int(noted.get("task", 0)), bool(noted.get("annotated", False))
+
+
+def _changed(file: Path) -> float:
+    """When a file was last written; 0 where it went away meanwhile."""
+    try:
+        return file.stat().st_mtime
+    except OSError:
+        return 0.0
