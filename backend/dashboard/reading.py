@@ -223,7 +223,7 @@ def _confusion(table: Mapping[str, Mapping[str, int]], labels: Sequence[str]) ->
     if not table:
         return None
     found = {*table, *(answer for row in table.values() for answer in row)}
-    names = [name for name in labels if name in found] + sorted(found - set(labels))
+    names = [*labels, *sorted(found - set(labels))]
     pairs = [(t, a, n) for t, row in table.items() for a, n in row.items() if t != a]
     pairs.sort(key=lambda pair: -pair[2])
     drawn = names if len(names) <= LARGEST_MATRIX else []

@@ -6,8 +6,8 @@ from backend.dashboard.values import Figure, Summary
 from backend.store.front import Asked
 
 NOTHING = "(nothing)"
-ROUGH = 30
-"""Audit images below which a figure is called rough."""
+ROUGH, HARDLY = 30, 10
+"""Audit images below which a figure is called rough, and below which it hardly says anything."""
 STATES = {
     "idle": "Nothing under way",
     "observing": "Looking at the labels",
@@ -76,6 +76,7 @@ def meaning(figure: Figure) -> str:
     if figure.value is None:
         return ""
     rough = " That is few: take it as a rough figure." if figure.n < ROUGH else ""
+    rough = " So few say hardly anything yet: label on." if figure.n < HARDLY else rough
     images = f"{figure.n} image{'s' if figure.n != 1 else ''}"
     if not is_share(figure):
         return (
