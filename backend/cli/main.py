@@ -14,7 +14,7 @@ from backend.errors import PrelabelError, UsageError
 
 COMMANDS = (
     *("demo", "serve", "connect", "status", "train", "versions", "promote", "rollback"),
-    *("label-errors", "similar", "endpoint", "keys"),
+    *("label-errors", "similar", "endpoint", "keys", "deploy"),
 )
 INTERRUPTED = 130
 

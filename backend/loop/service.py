@@ -120,11 +120,21 @@ class Service:
     Args:
         settings: of this backend.
         clock: monotonic seconds.
+        keep: makes what was written last; nothing has to be done for that on one's own disk.
+        refresh: sees what others wrote; the same.
     """
 
-    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Callable[[], float] = time.monotonic,
+        keep: Callable[[], None] = lambda: None,
+        refresh: Callable[[], None] = lambda: None,
+    ) -> None:
         self.settings = settings
         self._clock = clock
+        self._keep = keep
+        self._refresh_files = refresh
         self._projects = Projects(settings.home)
         self._watched: dict[str, Watched] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -307,6 +317,7 @@ class Service:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             try:
+                await asyncio.to_thread(self._refresh_files)
                 self._look()
             except PrelabelError as error:
                 log.warning("%s", error)
@@ -371,6 +382,7 @@ class Service:
             self._failed(watched, f"{type(error).__name__}: {error}", forced=bool(ask["forced"]))
         finally:
             watched.worker = None
+        await asyncio.to_thread(self._keep)
 
     def _done(self, watched: Watched, outcome: dict[str, Any]) -> None:
         cleanup = outcome.pop("cleanup")
