@@ -120,6 +120,7 @@ class Reader:
             history=[_event(event) for event in events[: -EVENTS_SHOWN - 1 : -1]],
             roll_back_to=_before(versions),
             held=rows[0] if rows and rows[0].held and not rows[0].was_live else None,
+            waits=_waits(state["held"]),
             left_out=state["left_out"],
             accepted=int(state["accepted"]),
         )
@@ -171,6 +172,11 @@ def _versions(cards: Sequence[Card], live: str, once: set[str]) -> list[VersionR
         )
         for card in reversed(cards)
     ]
+
+
+def _waits(held: Mapping[str, str]) -> str:
+    """Why no version is being made although there are new labels."""
+    return str(held.get("reason", "")) if not held.get("version") else ""
 
 
 def _before(versions: Versions) -> str:

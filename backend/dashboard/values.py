@@ -300,5 +300,6 @@ class ProjectPage:
     history: Sequence[Event]
     roll_back_to: str
     held: VersionRow | None
+    waits: str
     left_out: Mapping[str, int]
     accepted: int
