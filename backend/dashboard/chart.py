@@ -90,6 +90,7 @@ def draw(versions: Sequence[VersionRow], outlook: Outlook) -> Chart | None:
     known = [(row, figure) for row, figure in known if figure.value is not None][:MOST][::-1]
     if len(known) < 2:
         return None
+    f1 = known[-1][1].metric == "F1"
     curve = outlook.curve if outlook.audited == audited else ()
     most = max([row.card.labels["train"] for row, _ in known] + [point[0] for point in curve])
     lowest = min([figure.low for _, figure in known] + [point[2] for point in curve])
@@ -101,8 +102,8 @@ def draw(versions: Sequence[VersionRow], outlook: Outlook) -> Chart | None:
         band=" ".join([*upper, *reversed(lower)]),
         line=" ".join(frame.point(labels, value) for labels, value, _, _ in curve),
         across=[Tick(frame.x(at), f"{at:,}") for at in _ticks(frame.most)],
-        up=[Tick(frame.y(at), _told(at, known[-1][1])) for at in _rungs(frame.least)],
-        metric="F1" if known[-1][1].metric == "F1" else "accuracy",
+        up=[Tick(frame.y(at), f"{at:.1f}" if f1 else f"{at:.0%}") for at in _rungs(frame.least)],
+        metric="F1" if f1 else "accuracy",
         audited=audited,
         summary=_summary(known),
     )
@@ -150,11 +151,7 @@ def _mark(row: VersionRow, figure: Figure, frame: _Frame) -> Mark:
 
 
 def _told(value: float, figure: Figure) -> str:
-    return (
-        f"{value:.1f}"
-        if figure.metric == "F1" and value in _rungs(0.0)
-        else (f"{value:.2f}" if figure.metric == "F1" else f"{value:.0%}")
-    )
+    return f"{value:.2f}" if figure.metric == "F1" else f"{value:.0%}"
 
 
 def _rungs(least: float) -> list[float]:

@@ -110,19 +110,19 @@ class Pages:
             page=page,
             chart=draw(page.versions, page.outlook),
             notice=NOTICES.get(notice, ""),
-            **self._now(page),
+            **self._now(page.summary),
         )
 
-    def now(self, page: ProjectPage) -> str:
+    def now(self, summary: Summary) -> str:
         """The part of a project's page that changes while a round runs."""
-        return self._render("now.html", root="../", page=page, **self._now(page))
+        return self._render("now.html", root="../", **self._now(summary))
 
     def error(self, heading: str, sentence: str, root: str) -> str:
         """A failure, in one sentence; ``root`` leads from the page's address to the overview."""
         return self._render("error.html", root=root, heading=heading, sentence=sentence, notice="")
 
-    def _now(self, page: ProjectPage) -> Mapping[str, Any]:
-        return {"next_step": words.next_step(page.summary, self._retrain_after)}
+    def _now(self, summary: Summary) -> Mapping[str, Any]:
+        return {"s": summary, "next_step": words.next_step(summary, self._retrain_after)}
 
     def _render(self, template: str, **values: Any) -> str:
         return self._templates.get_template(template).render(values)

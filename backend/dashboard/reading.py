@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -81,10 +82,11 @@ class Reader:
         self._files = JsonFiles()
 
     def summary(self, state: State) -> Summary:
-        """A project as the overview shows it."""
-        versions = self._versions(str(state["id"]))
-        version = str(state["version"] or "")
-        card = self._files.read(versions.path(version) / "card.json") if version else None
+        """A project as the overview shows it; a damaged card is told on its own page."""
+        file = self._versions(str(state["id"])).path(str(state["version"])) / "card.json"
+        card = None
+        with contextlib.suppress(StoreError):
+            card = self._files.read(file)
         return self._summary(state, Card(**card) if card else None)
 
     def page(self, state: State) -> ProjectPage:
@@ -120,9 +122,7 @@ class Reader:
             history=[_event(event) for event in events[: -EVENTS_SHOWN - 1 : -1]],
             roll_back_to=_before(versions),
             held=rows[0] if rows and rows[0].held and not rows[0].was_live else None,
-            waits=_waits(state["held"]),
             left_out=state["left_out"],
-            accepted=int(state["accepted"]),
         )
 
     def picture(self, id: str, name: str) -> Path:
@@ -150,6 +150,8 @@ class Reader:
             tasks=int(state["tasks"]),
             labels=int(state["labels"]),
             waiting=int(state["waiting"]),
+            accepted=int(state["accepted"]),
+            waits=_waits(state["held"]),
         )
 
 
@@ -245,7 +247,7 @@ def _queue(summary: Summary, front: Front) -> list[Picked]:
         Picked(
             task=one.task,
             why=words.why(one),
-            kind=one.why,
+            kind=words.kind(one),
             link=summary.task(one.task),
             picture=front.picture(str(one.task)).exists(),
         )

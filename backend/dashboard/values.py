@@ -72,6 +72,8 @@ class Summary:
         tasks: images.
         labels: of them labeled by a person.
         waiting: labels that no version has seen.
+        accepted: tasks that were answered without a person.
+        waits: why no version is made although there are new labels; may be empty.
     """
 
     id: str
@@ -84,6 +86,8 @@ class Summary:
     tasks: int
     labels: int
     waiting: int
+    accepted: int
+    waits: str
 
     def task(self, number: int) -> str:
         """The address of a task in Label Studio; empty where there is none to link to."""
@@ -185,7 +189,7 @@ class Picked:
     Attributes:
         task: its number.
         why: in words.
-        kind: as the loop names the reason.
+        kind: the reason's name, for its sign.
         link: to the task; may be empty.
         picture: whether there is a small picture.
     """
@@ -300,6 +304,4 @@ class ProjectPage:
     history: Sequence[Event]
     roll_back_to: str
     held: VersionRow | None
-    waits: str
     left_out: Mapping[str, int]
-    accepted: int

@@ -20,7 +20,9 @@ REASONS = {
     "audit": "Drawn by lot to measure the model. It never learns from this one.",
     "sought": "May show a label that has hardly an example yet.",
     "unlike": "Unlike anything that was labeled so far.",
-    "uncertain": "The model is unsure of it, and of others like it",
+    "uncertain": "The model is unsure of it, and of others like it ({unsure} unsure).",
+    "telling": "The model is fairly sure of all that are left ({unsure} unsure of this one); it "
+    "tells most about the others.",
     "typical": "Nothing is learned yet, and many images are like this one.",
 }
 SHORT = {
@@ -28,8 +30,11 @@ SHORT = {
     "sought": "sought",
     "unlike": "unlike others",
     "uncertain": "uncertain",
+    "telling": "most telling",
     "typical": "typical",
 }
+UNSURE = 0.2
+"""From which on a model is called unsure, 0 to 1."""
 CAPTURED = {
     "uncertain": "the model was unsure",
     "rare": "a rare label",
@@ -42,12 +47,14 @@ def percent(value: float) -> str:
     return f"{value:.0%}"
 
 
+def kind(asked: Asked) -> str:
+    """The reason for a task, as people are told it: a key of ``REASONS`` and ``SHORT``."""
+    return "telling" if asked.why == "uncertain" and asked.unsure < UNSURE else asked.why
+
+
 def why(asked: Asked) -> str:
     """Why a task comes next."""
-    text = REASONS.get(asked.why, asked.why)
-    if asked.why != "uncertain":
-        return text
-    return f"{text} ({percent(asked.unsure)} unsure)." if asked.unsure else f"{text}."
+    return REASONS[kind(asked)].format(unsure=percent(asked.unsure))
 
 
 def is_share(figure: Figure) -> bool:

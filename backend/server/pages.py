@@ -26,7 +26,6 @@ SAFE = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",  # with no-referrer the Origin of a form would be null
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Cross-Origin-Opener-Policy": "same-origin",
 }
 FRESH = {"Cache-Control": "no-store"}
 KEPT = {"Cache-Control": "private, max-age=3600"}
@@ -76,10 +75,10 @@ class Dashboard:
     async def now(self, request: Request, id: str) -> Response:
         """The part of a project's page that changes, and the version it belongs to."""
         try:
-            page = await asyncio.to_thread(self._reader.page, self._service.project(id))
+            summary = await asyncio.to_thread(self._reader.summary, self._service.project(id))
         except PrelabelError as error:
             return self._failed(error, "../../")
-        return _html(self._pages.now(page), {"X-Live-Version": page.summary.version})
+        return _html(self._pages.now(summary), {"X-Live-Version": summary.version})
 
     async def picture(self, id: str, name: str) -> Response:
         """A small picture that the loop put into the project's folder."""

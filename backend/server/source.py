@@ -8,7 +8,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
-SOURCES = {".py", ".html", ".css", ".js", ".yaml"}
+SOURCES = {".py", ".html", ".css", ".js", ".svg", ".yaml"}
 
 
 def pack_source() -> bytes:

@@ -43,9 +43,6 @@ class Garden:
     def versions(self) -> Versions:
         return Versions(self.backend.home / "projects" / str(self.project))
 
-    def open_task(self) -> int:
-        return next(task["id"] for task in self.lab.tasks(self.project) if not task["is_labeled"])
-
 
 @pytest.fixture(scope="module")
 def garden(studio: Studio, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Garden]:

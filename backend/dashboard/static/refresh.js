@@ -3,6 +3,9 @@
 (() => {
   const box = document.getElementById("now");
   if (!box || !window.fetch) return;
+  if (window.location.search) {  // a notice is told once
+    window.history.replaceState(null, "", window.location.pathname);
+  }
   const RUNNING = 1500, RESTING = 4000;
   const running = () => box.querySelector("progress") !== null;
 
