@@ -13,6 +13,7 @@ import numpy as np
 
 from backend.domain import Task
 from backend.learning import coverage
+from backend.learning.coverage import Coverage
 from backend.learning.selection import Floats, mixed, moves, queue, rank_scores
 from backend.loop.connection import Connection
 from backend.loop.embedding import Embedded
@@ -49,7 +50,7 @@ class Order:
 
     project: str
     rows: list[int]
-    coverage: coverage.Coverage
+    coverage: Coverage
     open: set[int]
     audit: set[int]
     labeled: int
@@ -67,7 +68,10 @@ class Order:
         Args:
             picked: how many are chosen with those before them in mind.
         """
-        head, after = coverage.pick(self.coverage, picked, self.seeking)
+        return self._whole(*coverage.pick(self.coverage, picked, self.seeking))
+
+    def _whole(self, head: list[int], after: Coverage) -> list[int]:
+        """The order that begins with rows that were picked."""
         ranked = [self.rows[row] for row in coverage.ordered(after, head)]
         ranked = mixed([*ranked, *self.others], self.sought)
         ranked = [task for task in ranked if task in self.open]
@@ -75,11 +79,12 @@ class Order:
 
     def front(self, count: int) -> list[Asked]:
         """The first tasks, and why each of them is there."""
-        head, _ = coverage.pick(self.coverage, count, self.seeking)
+        head, after = coverage.pick(self.coverage, count, self.seeking)
         strange = head[coverage.SOUGHT - 1 :: coverage.SOUGHT] if self.seeking else []
         unlike = {self.rows[row] for row in strange}
         weights = dict(zip(self.rows, self.coverage.weights.tolist(), strict=True))
-        asked = [(task, self._why(task, unlike)) for task in self.tasks(count)[:count]]
+        tasks = self._whole(head, after)[:count]
+        asked = [(task, self._why(task, unlike)) for task in tasks]
         return [
             Asked(task, why, round(weights.get(task, 0.0), 4) if why == "uncertain" else 0.0)
             for task, why in asked

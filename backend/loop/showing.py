@@ -47,7 +47,7 @@ class Showcase:
 
     def show_round(self, order: Order, tasks: Iterable[Task]) -> None:
         """After a round: the front of the queue, and the latest captured images."""
-        near = set(order.tasks()[:NEAR])
+        near = set(order.tasks(HEAD)[:NEAR])
         order.images = addresses(task for task in tasks if task.id in near)
         self.show_queue(order)
         self._show_captures()
