@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page
+from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from backend.demo.studio import Studio
 from tests.browser import PATIENCE, chromium, log_in
@@ -16,6 +16,7 @@ from tests.conftest import SCREENSHOTS
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Chromium; an error where it is missing, never a skipped test."""
+    expect.set_options(timeout=PATIENCE)
     with chromium() as browser:
         yield browser
 

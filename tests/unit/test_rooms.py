@@ -40,7 +40,6 @@ OWNERS = {
     "sqlite3": {"backend/vision/cache.py"},
     "fastapi": {"backend/server/app.py", "backend/server/pages.py"},
     "jinja2": {"backend/dashboard/pages.py"},
-    "playwright": {"tests/browser.py"},
 }
 HEAVY = (
     *("torch", "ultralytics", "open_clip", "skimage", "scipy", "label_studio_sdk", "numpy"),
