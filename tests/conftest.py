@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from backend.demo.studio import Studio, free_port
 from tests.harness import Backend, Lab
+from tests.published import BOXES, COLOUR, POINTS, TAGS, colour_model, place_model, publish
 
 SCREENSHOTS = os.environ.get("PRELABEL_SCREENSHOTS", "")
 """Where browser tests leave pictures for people; beside their other files when it is not set."""
@@ -88,3 +90,18 @@ def make_backend(tmp_path: Path, studio: Studio) -> Iterator[MakeBackend]:
 def backend(make_backend: MakeBackend) -> Backend:
     """A backend that knows the token of the shared Label Studio."""
     return make_backend()
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """1: one of many; 2: several of many; 3: boxes; 4: points; 5: one of many and boxes."""
+    home = tmp_path_factory.mktemp("published")
+    model, reference = colour_model()
+    publish(home, "1", model, reference, title="colours")
+    publish(home, "2", *colour_model(TAGS))
+    publish(home, "3", place_model(BOXES))
+    publish(home, "4", place_model(POINTS))
+    places = place_model(BOXES)
+    both = replace(model, finders=places.finders, controls=(COLOUR, BOXES))
+    publish(home, "5", both, reference)
+    return home

@@ -111,7 +111,15 @@ def make_endpoint(parts: Parts) -> FastAPI:
     _add_about(app, parts)
     _add_functions(app, parts)
     _add_invoking(app, parts)
+    _describe_keys(app)
     return app
+
+
+def _describe_keys(app: FastAPI) -> None:
+    """How keys are sent, in the OpenAPI document."""
+    described = app.openapi()  # made once, kept by the application
+    schemes = described.setdefault("components", {}).setdefault("securitySchemes", {})
+    schemes["bearer"] = {"type": "http", "scheme": "bearer", "description": "a key: plk_…"}
 
 
 def _add_about(app: FastAPI, parts: Parts) -> None:

@@ -93,12 +93,14 @@ class Invoker:
         """The answers to several images; one that cannot be used costs no other.
 
         Raises:
-            Problem: the function or the version cannot be used.
+            Problem: the function, the version, or none of the images can be used.
         """
         read = time.perf_counter()
         ready = await self.functions.get(asked.function, asked.version)
         decoded = await asyncio.gather(*(self._or_problem(c, ready.loaded) for c in contents))
         pictures = [one for one in decoded if isinstance(one, Picture)]
+        if not pictures:
+            raise next(one for one in decoded if isinstance(one, Problem))
         began_look = time.perf_counter()
         said = iter(await ready.batcher.ask(pictures))
         looked = time.perf_counter()

@@ -54,8 +54,8 @@ class Reader:
         Raises:
             Problem: there is none, or too much.
         """
-        found = await self._all(request)
-        if isinstance(found, list) and len(found) != 1:
+        found = await self._all(request, listed=False)
+        if len(found) != 1:
             raise Problem(422, "one-image", "Send one image, or several to …/invoke-batch.")
         return await self._bytes(found[0])
 
@@ -65,7 +65,7 @@ class Reader:
         Raises:
             Problem: there is none, or too much.
         """
-        found = await self._all(request)
+        found = await self._all(request, listed=True)
         if not 1 <= len(found) <= BATCH:
             raise Problem(422, "batch-size", f"Send 1 to {BATCH} images, not {len(found)}.")
         return list(await asyncio.gather(*(self._or_problem(one) for one in found)))
@@ -92,16 +92,21 @@ class Reader:
         except Problem as problem:
             return problem
 
-    async def _all(self, request: Request) -> list[str | bytes]:
+    async def _all(self, request: Request, *, listed: bool) -> list[str | bytes]:
+        """The images; of JSON, ``listed`` in an array, or one or several."""
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind == "multipart/form-data":
             return await self._form(request)
         body = await self._whole(request)
+        if not body:
+            raise Problem(422, "no-image", NO_IMAGE)
         if kind != "application/json" and not kind.endswith("+json"):
             return [body]
         payload = _parsed(body)
         data = payload.get("data") if isinstance(payload, dict) else None
-        texts = data if isinstance(data, list) else [data]
+        texts = data if isinstance(data, list) or listed else [data]
+        if not isinstance(texts, list):
+            raise Problem(422, "no-list", 'Send several images as {"data": [...]}.')
         if not texts or not all(isinstance(text, str) and text for text in texts):
             raise Problem(422, "no-image", NO_IMAGE)
         return list(texts)

@@ -14,24 +14,6 @@ import pytest
 
 from backend.settings import Settings
 from serverless.endpoint.made import endpoint
-from tests.published import BOXES, COLOUR, POINTS, TAGS, colour_model, place_model, publish
-
-
-@pytest.fixture(scope="package")
-def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """1: one of many; 2: several of many; 3: boxes; 4: points; 5: one of many and boxes."""
-    home = tmp_path_factory.mktemp("published")
-    model, reference = colour_model()
-    publish(home, "1", model, reference, title="colours")
-    publish(home, "2", *colour_model(TAGS))
-    publish(home, "3", place_model(BOXES))
-    publish(home, "4", place_model(POINTS))
-    places = place_model(BOXES)
-    from dataclasses import replace
-
-    both = replace(model, finders=places.finders, controls=(COLOUR, BOXES))
-    publish(home, "5", both, reference)
-    return home
 
 
 @pytest.fixture

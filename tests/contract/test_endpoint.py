@@ -1,0 +1,375 @@
+"""The endpoint as a process under a real server: hostile callers, load, promotion, its document."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from backend.store.keys import Keys
+from tests.drawn import drawing
+from tests.harness import Application, png
+from tests.published import picture
+from tests.unit.test_images import file_of
+
+INVOKE = "/v1/functions/1/invoke"
+FORM = "multipart/form-data; boundary=x"
+RED = png("red", 1)
+PRIVATE = [
+    "https://127.0.0.1/x.png",
+    "https://2130706433/x.png",  # the same as a number
+    "https://0x7f000001/x.png",  # in sixteens
+    "https://0177.0.0.1/x.png",  # in eights
+    "https://127.1/x.png",  # short
+    "https://[::1]/x.png",
+    "https://[::ffff:127.0.0.1]/x.png",
+    "https://[::127.0.0.1]/x.png",
+    "https://[64:ff9b::7f00:1]/x.png",  # behind a translator
+    "https://[2002:7f00:1::]/x.png",  # through a tunnel
+    "https://0.0.0.0/x.png",
+    "https://[::]/x.png",
+    "https://localhost/x.png",
+    "https://localhost.localdomain/x.png",
+    "https://example.com@127.0.0.1/x.png",
+    "https://①②⑦.⓪.⓪.①/x.png",
+    "https://169.254.169.254/latest/meta-data",
+    "https://10.0.0.1/x.png",
+    "http://93.184.216.34/x.png",  # not https
+    "https://[fd00::1]/x.png",
+]
+
+
+@pytest.fixture(scope="module")
+def home(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(shutil.copytree(published, tmp_path_factory.mktemp("endpoint") / "home"))
+
+
+@pytest.fixture(scope="module")
+def app(home: Path) -> Iterator[Application]:
+    """An endpoint that fetches addresses, and does not wait long for requests."""
+    environment = {"PRELABEL_FETCH_URLS": "1", "PRELABEL_REQUEST_SECONDS": "2"}
+    app = Application(home, {**environment, "PRELABEL_CAPTURE_PER_DAY": "0"})
+    for function in ("1", "3", "4"):
+        app.ask(function, RED)
+    yield app
+    app.stop()
+
+
+@pytest.fixture(autouse=True)
+def still_up(app: Application) -> Iterator[None]:
+    """Whatever a test does to it, the endpoint answers afterwards."""
+    yield
+    assert app.ask("1", RED)["labelName"] == "red"
+
+
+def memory(app: Application) -> int:
+    return int(psutil.Process(app.program.pid).memory_info().rss)
+
+
+def refused(answer: httpx.Response) -> str:
+    """The detail of a clear refusal."""
+    assert 400 <= answer.status_code < 500, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    return str(answer.json()["detail"])
+
+
+def bomb() -> bytes:
+    """A PNG of 50,000 × 50,000 black pixels, in kilobytes."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        check = zlib.crc32(kind + data)
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", check)
+
+    header = struct.pack(">IIBBBBB", 50_000, 50_000, 1, 0, 0, 0, 0)
+    rows = zlib.compress(bytes(6251) * 100, 9)
+    png_ = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows)
+    return png_ + chunk(b"IEND", b"")
+
+
+def huge_exif() -> bytes:
+    """A JPEG with 10 MB of application data before its pixels."""
+    content = file_of(picture("red", 1), "JPEG")
+    segment = b"\xff\xe1" + struct.pack(">H", 65_535) + b"Exif\0\0" + bytes(65_527)
+    return content[:2] + segment * 160 + content[2:]
+
+
+def animated() -> bytes:
+    file = io.BytesIO()
+    frames = [picture("red", i) for i in range(5)]
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
+    return file.getvalue()
+
+
+def sixteen_bits() -> bytes:
+    pixels = np.asarray(picture("red", 1).convert("L"), dtype=np.uint16) * 256
+    return file_of(Image.fromarray(pixels))
+
+
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [
+        (bomb(), 413),
+        (b"", 422),
+        (b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'/>", 415),
+        (file_of(picture("red", 1), "JPEG")[:-300], 422),
+        (b"\x00" * 5000, 415),
+        (b"GIF89a", 415),
+        (b"%PDF-1.7", 415),
+        (huge_exif(), 200),
+        (file_of(picture("red", 1).convert("CMYK"), "JPEG"), 200),
+        (sixteen_bits(), 200),
+        (animated(), 200),
+        (file_of(picture("red", 1), "TIFF"), 200),
+    ],
+    ids=[
+        *("bomb", "nothing", "svg", "truncated", "zeros", "gif head", "pdf"),
+        *("huge exif", "cmyk", "16 bits", "animated", "tiff"),
+    ],
+)
+def test_every_file_is_answered_or_clearly_refused(
+    app: Application, content: bytes, status: int
+) -> None:
+    before = memory(app)
+    answer = app.http.post(INVOKE, content=content)
+    assert answer.status_code == status, answer.text
+    if status >= 400:
+        refused(answer)
+    else:
+        assert answer.json()["labelName"] in ("red", "blue")
+    assert memory(app) - before < 150e6
+
+
+def test_colours_survive_what_files_do_to_them(app: Application) -> None:
+    for content in (file_of(picture("red", 1).convert("CMYK"), "JPEG"), animated()):
+        assert app.ask("1", content)["labelName"] == "red"
+
+
+@pytest.mark.parametrize("announced", [True, False], ids=["announced", "chunked"])
+def test_a_body_of_a_gigabyte_is_refused_and_never_held(app: Application, announced: bool) -> None:
+    before = memory(app)
+    most = [before]
+    with socket.create_connection(("127.0.0.1", app.port), timeout=30) as line:
+        length = "content-length: 1000000000" if announced else "transfer-encoding: chunked"
+        line.sendall(f"POST {INVOKE} HTTP/1.1\r\nhost: x\r\n{length}\r\n\r\n".encode())
+        part = bytes(1_000_000)
+        chunk = part if announced else b"f4240\r\n" + part + b"\r\n"
+        with_reply = b""
+        try:
+            for _ in range(1000):
+                line.sendall(chunk)
+                most.append(memory(app))
+        except OSError:
+            pass  # it has hung up: that is the point
+        try:
+            with_reply = line.recv(65_536)
+        except OSError:
+            with_reply = b"HTTP/1.1 413"  # told and closed before we looked
+    assert b" 413 " in with_reply or with_reply.startswith(b"HTTP/1.1 413")
+    assert max(most) - before < 150e6
+
+
+def test_the_refusal_of_a_large_body_is_seen_by_a_plain_client(app: Application) -> None:
+    answer = app.http.post(INVOKE, content=bytes(65_000_000))
+    assert answer.status_code == 413
+    assert "64,000,000" in refused(answer)
+
+
+@pytest.mark.parametrize("address", PRIVATE)
+def test_addresses_that_are_not_public_are_refused_in_every_disguise(
+    app: Application, address: str
+) -> None:
+    told = refused(app.http.post(INVOKE, json={"data": address}))
+    reasons = ("private", "not known", "not served", "cannot be fetched")
+    assert any(reason in told for reason in reasons), told
+
+
+def test_a_slow_body_is_cut_off_and_silent_connections_stop_nobody(app: Application) -> None:
+    silent = [socket.create_connection(("127.0.0.1", app.port)) for _ in range(200)]
+    try:
+        with socket.create_connection(("127.0.0.1", app.port), timeout=20) as line:
+            head = f"POST {INVOKE} HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n"
+            line.sendall(head.encode())
+            began = time.monotonic()
+            line.sendall(b"x")
+            time.sleep(1.2)
+            line.sendall(b"x")
+            reply = line.recv(65_536)
+            assert b" 408 " in reply
+            assert 1.5 < time.monotonic() - began < 10
+        began = time.monotonic()
+        assert app.ask("1", RED)["labelName"] == "red"
+        assert time.monotonic() - began < 5
+    finally:
+        for one in silent:
+            one.close()
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "more"),
+    [
+        ("POST", "/v1/functions/..%2F..%2Fetc/invoke", {"content": RED}),
+        ("POST", "/v1/functions/1%00/invoke", {"content": RED}),
+        ("POST", f"/v1/functions/{'x' * 5000}/invoke", {"content": RED}),
+        ("POST", f"{INVOKE}?version=../../1/versions", {"content": RED}),
+        ("POST", f"{INVOKE}?version=%00", {"content": RED}),
+        ("POST", f"{INVOKE}?labelCount=1e9", {"content": RED}),
+        ("POST", f"{INVOKE}?threshold=NaN", {"content": RED}),
+        ("POST", f"{INVOKE}?externalId={'x' * 300}", {"content": RED}),
+        ("DELETE", INVOKE, {}),
+        ("GET", INVOKE, {}),
+        ("PUT", "/v1/functions/1/samples/x/annotation", {"content": b"\xff\xfe"}),
+        ("PUT", "/v1/functions/1/samples/x/annotation", {"json": []}),
+        ("POST", INVOKE, {"files": [("data", b"x")] * 5000}),
+        ("POST", INVOKE, {"content": b"{" * 100_000, "headers": {"content-type": "x/y+json"}}),
+        ("POST", INVOKE, {"content": b"--x", "headers": {"content-type": FORM}}),
+        ("POST", INVOKE, {"json": {"data": "data:;base64,"}}),
+    ],
+)  # fmt: skip
+def test_wrong_requests_are_clearly_refused(
+    app: Application, method: str, path: str, more: dict[str, Any]
+) -> None:
+    refused(app.http.request(method, path, **more))
+
+
+def test_garbage_and_callers_who_go_away_harm_nobody(app: Application) -> None:
+    for content in (b"\x16\x03\x01garbage", b"GET / HTTP/9.9\r\n\r\n", b"\r\n" * 1000):
+        with socket.create_connection(("127.0.0.1", app.port), timeout=5) as line:
+            line.sendall(content)
+    for _ in range(20):
+        with socket.create_connection(("127.0.0.1", app.port), timeout=5) as line:
+            head = f"POST {INVOKE} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(RED)}\r\n\r\n"
+            line.sendall(head.encode() + RED)  # and nobody waits for the answer
+    headers = {f"x-{number}": "y" * 200 for number in range(500)}
+    assert app.http.post(INVOKE, content=RED, headers=headers).status_code in (200, 400, 431)
+
+
+def test_many_at_once_are_all_answered_right(app: Application) -> None:
+    drawn = file_of(drawing(900).image)
+
+    def one(number: int) -> bool:
+        colour = ("red", "blue")[number % 2]
+        if number % 5 == 0:
+            return "predictions" in app.ask("3", drawn)
+        return bool(app.ask("1", png(colour, number))["labelName"] == colour)
+
+    with ThreadPoolExecutor(32) as pool:
+        assert all(pool.map(one, range(200)))
+
+
+def test_the_document_is_true(app: Application, home: Path, tmp_path: Path) -> None:
+    """Schemathesis tries everything that it allows and forbids, but for calling noise an image."""
+    _, key = Keys(home).create("schemathesis", rate=100_000)
+    locked = Application(home, {"PRELABEL_CAPTURE_PER_DAY": "0"})
+    try:
+        done = subprocess.run(
+            [
+                *(str(Path(sys.executable).parent / "schemathesis"), "run"),
+                *(f"{locked.url}/openapi.json", "-H", f"Authorization: Bearer {key}"),
+                *("--exclude-checks", "positive_data_acceptance", "--seed", "7"),
+                *("--max-examples", "15", "--phases", "examples,coverage,fuzzing"),
+            ],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stdout[-6000:]
+        assert "7 selected / 7 total" in done.stdout
+        assert httpx.get(f"{locked.url}/v1/functions", trust_env=False).status_code == 401
+    finally:
+        locked.stop()
+        Keys(home).revoke(key.split("_")[1])
+
+
+def test_a_promotion_under_load_fails_no_request(published: Path, tmp_path: Path) -> None:
+    home = Path(shutil.copytree(published, tmp_path / "home"))
+    app = Application(home, {"PRELABEL_CAPTURE_PER_DAY": "0"})
+    seen: dict[str, int] = {}
+    stop = threading.Event()
+
+    def ask() -> None:
+        with httpx.Client(base_url=app.url, timeout=60, trust_env=False) as http:
+            while not stop.is_set():
+                answer = http.post(INVOKE, content=RED)
+                version = answer.json().get("version", f"status {answer.status_code}")
+                seen[version] = seen.get(version, 0) + 1
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    try:
+        for thread in threads:
+            thread.start()
+        code = (
+            "from pathlib import Path; from tests.published import colour_model, publish; "
+            f"print(publish(Path({str(home)!r}), '1', *colour_model()))"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        after = done.stdout.strip()
+        assert after, done.stderr
+        deadline = time.monotonic() + 30
+        while after not in seen and time.monotonic() < deadline:
+            time.sleep(0.1)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+        app.stop()
+    assert len(seen) == 2, seen
+    assert after in seen
+
+
+def test_who_asked_before_it_ends_is_answered(published: Path, tmp_path: Path) -> None:
+    home = Path(shutil.copytree(published, tmp_path / "home"))
+    app = Application(home, {"PRELABEL_CAPTURE_PER_DAY": "0"})
+    app.ask("3", RED)
+    with ThreadPoolExecutor(8) as pool:
+        asked = [
+            pool.submit(httpx.post, app.url + INVOKE, content=RED, trust_env=False, timeout=60)
+            for _ in range(8)
+        ]
+        time.sleep(0.05)
+        os.kill(app.program.pid, signal.SIGTERM)
+        done = [one for one in asked if one.exception() is None]
+    assert all(one.result().status_code == 200 for one in done)
+    app.stop()
+
+
+def test_the_command_says_what_is_missing(tmp_path: Path) -> None:
+    environment = {**os.environ, "PRELABEL_HOME": str(tmp_path)}
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "backend.cli", *words]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+
+    refused = run("endpoint", "--host", "0.0.0.0")  # noqa: S104 - refused
+    assert refused.returncode == 2
+    assert "prelabel keys create" in refused.stderr
+    made = run("keys", "create", "greenhouse", "--function", "3", "--quota", "10")
+    assert made.stdout.startswith("plk_")
+    listed = run("keys", "list")
+    assert "greenhouse" in listed.stdout
+    assert made.stdout.split()[0] not in listed.stdout
+    assert run("keys", "revoke", made.stdout.split("_")[1]).returncode == 0
+    assert "revoked" in run("keys", "list").stdout
+    assert run("keys", "revoke", "nobody").returncode == 1
+    (tmp_path / "alerts.toml").write_text("[[alert]]\nlabel = 3\n")
+    broken = run("endpoint", "--open")
+    assert broken.returncode == 2
+    assert "needs 'function'" in broken.stderr
