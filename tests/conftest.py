@@ -16,6 +16,8 @@ from backend.demo.studio import Studio, free_port
 from tests.harness import Backend, Lab
 from tests.published import BOXES, COLOUR, POINTS, TAGS, colour_model, place_model, publish
 
+SCREENSHOTS = os.environ.get("PRELABEL_SCREENSHOTS", "")
+"""Where browser tests leave pictures for people; beside their other files when it is not set."""
 for name in [name for name in os.environ if name.startswith(("PRELABEL_", "LABEL_STUDIO_"))]:
     del os.environ[name]
 

@@ -13,10 +13,12 @@ import numpy as np
 
 from backend.domain import Task
 from backend.learning import coverage
+from backend.learning.coverage import Coverage
 from backend.learning.selection import Floats, mixed, moves, queue, rank_scores
 from backend.loop.connection import Connection
 from backend.loop.embedding import Embedded
 from backend.loop.observe import Observation
+from backend.store.front import Asked, Why
 
 HEAD = 12
 """Tasks at the front that are kept in order between rounds."""
@@ -42,11 +44,13 @@ class Order:
         others: tasks of a pool that is too large to compare each with each, least certain first.
         sought: tasks that most likely show a label without an example, best first.
         places: task → its prediction in Label Studio, its score; asked for when first needed.
+        learned_before: the model has learned something, so that being unsure means something.
+        images: by task near the front, its image's address.
     """
 
     project: str
     rows: list[int]
-    coverage: coverage.Coverage
+    coverage: Coverage
     open: set[int]
     audit: set[int]
     labeled: int
@@ -55,6 +59,8 @@ class Order:
     others: list[int]
     sought: list[int]
     places: dict[int, tuple[int, float]] = field(default_factory=dict)
+    learned_before: bool = True
+    images: dict[int, str] = field(default_factory=dict)
 
     def tasks(self, picked: int = PICKED) -> list[int]:
         """All open tasks that can be ranked, first to last.
@@ -62,11 +68,36 @@ class Order:
         Args:
             picked: how many are chosen with those before them in mind.
         """
-        head, after = coverage.pick(self.coverage, picked, self.seeking)
+        return self._whole(*coverage.pick(self.coverage, picked, self.seeking))
+
+    def _whole(self, head: list[int], after: Coverage) -> list[int]:
+        """The order that begins with rows that were picked."""
         ranked = [self.rows[row] for row in coverage.ordered(after, head)]
         ranked = mixed([*ranked, *self.others], self.sought)
         ranked = [task for task in ranked if task in self.open]
         return queue(self.project, ranked, self.audit, self.labeled, self.audit_labeled)
+
+    def front(self, count: int) -> list[Asked]:
+        """The first tasks, and why each of them is there."""
+        head, after = coverage.pick(self.coverage, count, self.seeking)
+        strange = head[coverage.SOUGHT - 1 :: coverage.SOUGHT] if self.seeking else []
+        unlike = {self.rows[row] for row in strange}
+        weights = dict(zip(self.rows, self.coverage.weights.tolist(), strict=True))
+        tasks = self._whole(head, after)[:count]
+        asked = [(task, self._why(task, unlike)) for task in tasks]
+        return [
+            Asked(task, why, round(weights.get(task, 0.0), 4) if why == "uncertain" else 0.0)
+            for task, why in asked
+        ]
+
+    def _why(self, task: int, unlike: set[int]) -> Why:
+        if task in self.audit:
+            return "audit"
+        if task in self.sought:
+            return "sought"
+        if task in unlike:
+            return "unlike"
+        return "uncertain" if self.learned_before else "typical"
 
     def learned(self, tasks: Iterable[int]) -> None:
         """Somebody labeled tasks: what is like them is worth less now."""
@@ -115,6 +146,7 @@ def order_of(
         seeking=_seeking(seen),
         sought=[task for task in sought if task in set(rows)],
         others=[pool[i] for i in rest[np.argsort(-weights[rest], kind="stable")]],
+        learned_before=bool(unsure),
     )
 
 

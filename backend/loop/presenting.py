@@ -29,6 +29,7 @@ from backend.loop.predicting import (
     unreadable,
 )
 from backend.loop.resources import Resources
+from backend.loop.showing import Showcase
 from backend.store.files import read_json, write_json
 from backend.store.projects import ProjectRecord
 
@@ -122,6 +123,7 @@ class Presenter:
                 model, controls, tasks, beliefs, sure, embedded, looked, whole=True
             ),
         )
+        Showcase(self._resources, self._record).show_round(order, open_tasks)
         failed = {**self._resources.pictures(self._record).failed, **embedded.failed}
         return Presented(bool(there or new), unreadable(seen.tasks, controls, failed), order)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from backend.loop.observe import Observation, Pulse, observe, take_pulse
 from backend.loop.ordering import refresh
 from backend.loop.presenting import Presented, Presenter
 from backend.loop.resources import Resources
+from backend.loop.showing import Showcase
 from backend.store.projects import ProjectRecord
 from backend.store.versions import Card
 
@@ -101,6 +102,7 @@ class Memory:
         presented: what Label Studio shows of the live version, and in which order.
         since: the moment up to which changes are known, ISO 8601.
         touched: tasks that people changed since the look.
+        ours: tasks that we changed since then, and when; a later change is somebody else's.
     """
 
     pulse: Pulse
@@ -109,6 +111,23 @@ class Memory:
     presented: Presented
     since: str
     touched: set[int] = field(default_factory=set)
+    ours: dict[int, str] = field(default_factory=dict)
+
+    def disregard(self, rows: Iterable[Mapping[str, Any]], touched: set[int]) -> None:
+        """We touched some tasks: that is not for us to look at.
+
+        Args:
+            rows: all tasks that changed after ``since``.
+            touched: those among them that we touched.
+        """
+        changed = list(rows)
+        self.ours |= {r["id"]: str(r["updated_at"]) for r in changed if r["id"] in touched}
+        if not any(self.foreign(row) for row in changed):
+            self.since = max((str(row["updated_at"]) for row in changed), default=self.since)
+
+    def foreign(self, row: Mapping[str, Any]) -> bool:
+        """Whether somebody else was the last to change a task."""
+        return self.ours.get(row["id"]) != str(row["updated_at"])
 
 
 class Round:
@@ -218,11 +237,14 @@ class Round:
         Our own changes of scores touch tasks too; only what else was touched counts.
         """
         client, number = self._connection.client, self._record.number
-        memory.touched |= {r["id"] for r in client.changed(number, memory.since) if r["is_labeled"]}
+        rows = client.changed(number, memory.since)
+        memory.touched |= {r["id"] for r in rows if r["is_labeled"] and memory.foreign(r)}
         if memory.presented.any:
             refresh(memory.presented.order, self._connection, live, memory.touched)
+            Showcase(self._resources, self._record).show_queue(memory.presented.order)
         after = list(client.changed(number, memory.since))
-        if all(row["id"] in memory.touched for row in after if row["is_labeled"]):
+        labeled = [row for row in after if row["is_labeled"] and memory.foreign(row)]
+        if all(row["id"] in memory.touched for row in labeled):
             memory.since = max((str(row["updated_at"]) for row in after), default=memory.since)
 
     def _check_controls(self, seen: Observation) -> None:

@@ -262,6 +262,40 @@ class Service:
             await watched.worker.cancel()
         return watched.json()
 
+    async def train(self, id: str) -> None:
+        """Start Training, from here.
+
+        Raises:
+            NotThere: no project has this id.
+        """
+        self.project(id)
+        self._wake(self._watched[id], forced=True)
+
+    async def promote(self, id: str, version: str, by: str, reason: str) -> None:
+        """Make a version live, whatever the loop thinks of it; a round then pushes its answers.
+
+        Raises:
+            NotThere: there is no such project, or version.
+        """
+        self.project(id)
+        watched = self._watched[id]
+        versions = Versions(self._projects.folder(id))
+        await asyncio.to_thread(versions.promote, version, by, reason)
+        self._refresh(watched)
+        self._wake(watched)
+
+    async def roll_back(self, id: str, by: str) -> None:
+        """Make the version before the live one live again.
+
+        Raises:
+            NotThere: no project has this id.
+            StoreError: there is no older version.
+        """
+        self.project(id)
+        versions = Versions(self._projects.folder(id))
+        older = await asyncio.to_thread(versions.before_live)
+        await self.promote(id, older, by, "rolled back by a person")
+
     # -- waking -----------------------------------------------------------------------------
 
     def _watch(self, record: ProjectRecord) -> Watched:

@@ -21,12 +21,14 @@ from backend.loop.model import Model
 from backend.loop.observe import Observation, observe, take_pulse
 from backend.loop.predicting import confidences, predictions, sources
 from backend.loop.resources import Resources
+from backend.loop.showing import SUSPECTS as PICTURED
+from backend.loop.showing import Showcase, addresses
 from backend.loop.training import targets
 from backend.store.files import write_json
+from backend.store.front import SUSPECTS
 from backend.store.projects import ProjectRecord
 from backend.store.versions import Labels
 
-FILE = "suspects.json"
 TAB = "Prelabel: check labels"
 SHOWN = 50
 """Suspects that Label Studio shows; each is a call of its own."""
@@ -61,8 +63,14 @@ class Inspector:
         )
         found = [s for control in seen.config.controls for s in self._of(control, fit, seen)]
         found.sort(key=lambda suspect: suspect.quality)
-        write_json(folder / FILE, {"version": self._live, "suspects": [asdict(s) for s in found]})
+        write_json(
+            folder / SUSPECTS, {"version": self._live, "suspects": [asdict(s) for s in found]}
+        )
         self._show(found[:SHOWN], seen, fit.before, embedded)
+        first = {suspect.task for suspect in found[:PICTURED]}
+        Showcase(self._resources, self._record).keep_pictures(
+            addresses(task for task in seen.tasks if task.id in first)
+        )
         return found
 
     def our_changes(self, since: str) -> str:

@@ -97,7 +97,12 @@ class Worker:
         record = self._resources.projects.get(header["project"])
         versions = self._resources.versions(record)
         connection = self._resources.connection(record)
-        return retire(connection, versions.live() or "", versions.names(), header["seconds"])
+        live, names = versions.live() or "", versions.names()
+        left, touched = retire(connection, live, names, header["seconds"])
+        memory = self._memories.get(record.id)
+        if memory is not None and touched:
+            memory.disregard(connection.client.changed(record.number, memory.since), touched)
+        return left
 
     def _inspect(self, header: frames.Header) -> int:
         from backend.loop.suspecting import Inspector

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from backend.errors import NotThere, PrelabelError, UsageError
 from backend.label_studio.protocol import MODEL_CLASS, SetupRequest, read_event
 from backend.loop.service import Service
+from backend.server.pages import add_pages, wants_page
 from backend.server.source import pack_source
 
 LARGEST_EVENT = 8_000_000
@@ -82,16 +83,20 @@ def _add_protocol(app: FastAPI, service: Service) -> None:
 
 def _add_api(app: FastAPI, service: Service) -> None:
     """What people and programs ask."""
+    board = add_pages(app, service)
 
     @app.get("/")
-    async def root() -> About:
-        """What this is, and where its source is (AGPL-3.0-or-later)."""
-        return {
+    async def root(request: Request) -> Response:
+        """The dashboard; for programs what this is, and where its source is."""
+        if wants_page(request):
+            return await board.overview(request)
+        about = {
             "name": "Prelabel",
             "status": "UP",
             "projects": "/api/projects",
             "source": "/source",
         }
+        return JSONResponse(about, headers={"Vary": "Accept"})
 
     @app.get("/source")
     async def source() -> Response:

@@ -6,6 +6,7 @@ Two writers that never write the same file: the endpoint keeps an image with wha
 
 from __future__ import annotations
 
+import heapq
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -127,6 +128,13 @@ class Captures:
         found = [Capture(**row) for row in rows if row]
         yield from sorted(found, key=lambda capture: capture.at)
 
+    def latest(self, count: int) -> list[Capture]:
+        """The last few that were kept or answered, newest first; only these are read."""
+        files = heapq.nlargest(count, self._captures.glob("*.json"), key=_changed)
+        rows = (read_json(file) for file in files)
+        found = [Capture(**row) for row in rows if row]
+        return sorted(found, key=lambda capture: -capture.at)
+
     def read(self, capture: Capture) -> bytes | None:
         """The image's bytes; None where it was removed."""
         try:
@@ -142,3 +150,11 @@ class Captures:
         """The number of its task, 0 while there is none, and whether its annotation is there."""
         noted = read_json(self._returned / f"{capture.id}.json") or {}
         return int(noted.get("task", 0)), bool(noted.get("annotated", False))
+
+
+def _changed(file: Path) -> float:
+    """When a file was last written; 0 where it went away meanwhile."""
+    try:
+        return file.stat().st_mtime
+    except OSError:
+        return 0.0

@@ -69,11 +69,17 @@ def identity_of(parts: Any) -> str:
 
 
 class Versions:
-    """The versions in one project's folder."""
+    """The versions in one project's folder.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: the project's.
+        read: reads a JSON file; None where there is none.
+    """
+
+    def __init__(self, folder: Path, read: Callable[[Path], Any] = read_json) -> None:
         self._folder = folder
         self._root = folder / "versions"
+        self._read = read
 
     def path(self, version: str) -> Path:
         """The folder of a version's artifact."""
@@ -82,7 +88,7 @@ class Versions:
     def cards(self) -> list[Card]:
         """All cards, oldest first."""
         files = self._root.glob("v*/card.json")
-        return sorted((Card(**read_json(file)) for file in files), key=lambda card: card.number)
+        return sorted((Card(**self._read(file)) for file in files), key=lambda card: card.number)
 
     def names(self) -> list[str]:
         """All version names, newest first."""
@@ -137,7 +143,7 @@ class Versions:
 
     def live(self) -> str | None:
         """The name of the live version."""
-        pointer = read_json(self._folder / "live.json")
+        pointer = self._read(self._folder / "live.json")
         return str(pointer["version"]) if pointer else None
 
     def live_card(self) -> Card | None:

@@ -22,7 +22,8 @@ MAY_KNOW: dict[str, set[str]] = {
     "web": set(),
     "label_studio": {"web"},
     "loop": {"settings", "store", "learning", "vision", "label_studio", "web"},
-    "server": {"settings", "store", "label_studio", "loop"},
+    "dashboard": {"store"},
+    "server": {"settings", "store", "label_studio", "loop", "dashboard"},
     "demo": {"learning"},
     "cli": {"settings", "store", "label_studio", "loop", "server", "demo"},
 }
@@ -37,7 +38,8 @@ OWNERS = {
     "label_studio_ml": {"backend/server/stock.py"},
     "cleanlab": {"backend/learning/suspects.py"},
     "sqlite3": {"backend/vision/cache.py"},
-    "fastapi": {"backend/server/app.py"},
+    "fastapi": {"backend/server/app.py", "backend/server/pages.py"},
+    "jinja2": {"backend/dashboard/pages.py"},
 }
 HEAVY = (
     *("torch", "ultralytics", "open_clip", "skimage", "scipy", "label_studio_sdk", "numpy"),

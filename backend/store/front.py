@@ -1,0 +1,85 @@
+"""What the loop leaves for people to look at: the front of the queue, and small pictures.
+
+The loop writes, the dashboard reads; both live in one home folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from backend.store.files import read_json, write_bytes, write_json
+
+Why = Literal["audit", "sought", "unlike", "uncertain", "typical"]
+SUSPECTS = "suspects.json"
+"""Labels that are probably wrong: ``version`` and ``suspects``, the most suspicious first."""
+KEPT = 500
+"""Small pictures that are kept; the oldest go first."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A task at the front of the queue.
+
+    Attributes:
+        task: its number.
+        why: ``audit``: drawn by lot to measure the model; ``sought``: most likely shows a label
+            that has hardly an example; ``unlike``: least like all that was seen; ``uncertain``:
+            the model is unsure of it and of many like it; ``typical``: nothing is learned yet, and
+            many are like it.
+        unsure: how unsure the model is of it, 0 to 1; 0 where that does not matter.
+    """
+
+    task: int
+    why: Why
+    unsure: float = 0.0
+
+
+class Front:
+    """The front of one project's queue.
+
+    Args:
+        folder: the project's.
+        read: reads a JSON file; None where there is none.
+    """
+
+    def __init__(self, folder: Path, read: Callable[[Path], Any] = read_json) -> None:
+        self._file = folder / "queue.json"
+        self._pictures = folder / "thumbnails"
+        self._read = read
+
+    def keep(self, asked: Sequence[Asked]) -> None:
+        """Remember which tasks come next.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        write_json(self._file, [asdict(one) for one in asked])
+
+    def asked(self) -> list[Asked]:
+        """The tasks that come next, first to last."""
+        return [Asked(**row) for row in self._read(self._file) or []]
+
+    def picture(self, name: str) -> Path:
+        """Where the small picture of a task or a captured image is, or would be.
+
+        Args:
+            name: a task's number, or ``capture-<id>``; checked by whoever takes it from outside.
+        """
+        return self._pictures / f"{name}.jpg"
+
+    def keep_picture(self, name: str, jpeg: bytes) -> None:
+        """Keep a small picture.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        write_bytes(self.picture(name), jpeg, lasting=False)
+
+    def trim(self) -> None:
+        """Remove the oldest pictures beyond KEPT."""
+        files = sorted(self._pictures.glob("*.jpg"), key=lambda file: file.stat().st_mtime)
+        for file in files[:-KEPT]:
+            file.unlink(missing_ok=True)

@@ -1,0 +1,45 @@
+"""Fixtures: a real browser, and where its pictures go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+
+from backend.demo.studio import Studio
+from tests.browser import PATIENCE, chromium, log_in
+from tests.conftest import SCREENSHOTS
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium; an error where it is missing, never a skipped test."""
+    expect.set_options(timeout=PATIENCE)
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def annotator(browser: Browser, studio: Studio) -> Iterator[BrowserContext]:
+    """Somebody who logged in to Label Studio."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(PATIENCE)
+    log_in(context.new_page(), studio)
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def page(annotator: BrowserContext) -> Iterator[Page]:
+    """A tab of theirs."""
+    page = annotator.new_page()
+    yield page
+    page.close()
+
+
+@pytest.fixture
+def shots(tmp_path: Path) -> Path:
+    """Where screenshots are saved: PRELABEL_SCREENSHOTS, else beside the test's other files."""
+    return Path(SCREENSHOTS) if SCREENSHOTS else tmp_path

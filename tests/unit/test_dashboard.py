@@ -1,0 +1,368 @@
+"""The dashboard's pages: everything shown, nothing known, hostile names, and who may press."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from backend.dashboard.chart import draw
+from backend.dashboard.pages import Pages
+from backend.dashboard.reading import JsonFiles, Reader
+from backend.dashboard.values import Figure, Outlook, VersionRow
+from backend.dashboard.words import headline, meaning
+from backend.errors import StoreError
+from backend.learning.coverage import survey
+from backend.loop.ordering import Order
+from backend.loop.service import Service
+from backend.server.app import make_app
+from backend.server.origin import refusal
+from backend.settings import Settings
+from backend.store.captures import Captures
+from backend.store.files import write_json
+from backend.store.versions import Versions
+from tests.unit.homes import CONTROLS, card, full, state
+
+SERVER = "http://label.example"
+HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{ 7 * 7 }}"
+
+
+def page(home: Path, shown: dict[str, Any], notice: str = "") -> str:
+    return Pages(10).project(Reader(home, SERVER).page(shown), notice)
+
+
+def text(html: str) -> str:
+    """What a person reads."""
+    return " ".join(re.sub(r"<[^>]+>", " ", html).split())
+
+
+# -- what is shown ----------------------------------------------------------------------------
+
+
+def test_a_page_tells_everything_that_is_known(tmp_path: Path) -> None:
+    shown = full(tmp_path)
+    html = page(tmp_path, shown, "promote")
+    told = text(html)
+    for wanted in (
+        "That version is live.",
+        "Of 100 images it gets about 92 right",
+        "epoch 4 of 10",
+        "180 of 600",
+        "Answered without a person 12",
+        "About 40 to 90 more labels",
+        "about 12 more of dead",
+        "Drawn by lot to measure the model",
+        "Unlike anything that was labeled so far",
+        "(83% unsure)",
+        "healthy was called wilting",
+        "(nothing)",
+        "Counts are off by 12% (5% to 19%)",
+        "wrong label: healthy , perhaps wilting (92%)",
+        "2 wait to become tasks, 1 did.",
+        "v5-0123abcd was made after it and is not live. Held back: it is worse.",
+        "Roll back to v3-0123abcd",
+        "by the loop",
+        "3 × rotated box",
+        "ViT-B-32-256/datacomp_s34b_b86k",
+    ):
+        assert wanted in told, wanted
+    assert f'href="{SERVER}/projects/1/data?task=40"' in html
+    assert 'src="../projects/1/pictures/capture-req-0.jpg"' in html
+    assert html.count("<tr") == html.count("</tr>")
+
+
+def test_a_project_of_which_nothing_is_known_says_what_to_do_next(tmp_path: Path) -> None:
+    assert "Import images into the project" in text(page(tmp_path, state(title="Kiwis")))
+    shown = state(tasks=30, version=None, controls=CONTROLS)
+    assert "Label the first 10 images" in text(page(tmp_path, shown))
+    failed = {"state": "failed", "progress": 0.0, "detail": None, "error": "No token: set one."}
+    told = text(page(tmp_path, state(round=failed)))
+    assert "No token: set one." in told
+    assert "tries again by itself" in told
+
+
+def test_without_a_project_the_overview_says_how_to_connect_one() -> None:
+    html = Pages(10).overview([], notice="", address="http://127.0.0.1:9090", secured=False)
+    assert "Paste http://127.0.0.1:9090" in text(html)
+    assert "Connect Model" in html
+
+
+def test_hostile_names_are_shown_and_do_nothing(tmp_path: Path) -> None:
+    shown = full(tmp_path, title=HOSTILE)
+    folder = tmp_path / "projects" / "1"
+    hostile = card(9, 300)
+    told = hostile.controls["plant"] | {
+        "examples": {HOSTILE: 3},
+        "figures": {"confusion": {HOSTILE: {"healthy": 2}}, "labels": {}},
+        "advice": HOSTILE,
+    }
+    told = replace(hostile, controls={HOSTILE: told}, packages={HOSTILE: HOSTILE})
+    Versions(folder).save(told, {}, lambda folder: None)
+    shown |= {"version": hostile.version, "left_out": {HOSTILE: 1}, "server": "javascript:alert(1)"}
+    shown["controls"] = [{"name": HOSTILE, "type": "Choices", "labels": [HOSTILE]}]
+    shown["round"] = {"state": "training", "progress": 0.1, "detail": HOSTILE, "error": HOSTILE}
+    suspect = {"task": 1, "control": "x", "given": HOSTILE, "suggested": HOSTILE}
+    write_json(folder / "suspects.json", {"suspects": [suspect | {"quality": 0, "why": HOSTILE}]})
+    html = page(tmp_path, shown, HOSTILE)
+    assert "<script>alert" not in html
+    assert "<img src=x" not in html
+    assert "javascript:" not in html
+    assert html.count("{{ 7 * 7 }}") >= 8
+    summary = Reader(tmp_path, SERVER).summary(shown)
+    cards = Pages(10).overview([summary], notice=HOSTILE, address=HOSTILE, secured=True)
+    assert "<script>alert" not in cards
+
+
+def test_a_page_of_a_hundred_versions_takes_less_than_fifty_milliseconds(tmp_path: Path) -> None:
+    shown = full(tmp_path, versions=100)
+    reader, pages = Reader(tmp_path, SERVER), Pages(10)
+    pages.project(reader.page(shown), "")  # reads all cards once
+    seconds = []
+    for _ in range(7):
+        start = time.perf_counter()
+        html = pages.project(reader.page(shown), "")
+        seconds.append(time.perf_counter() - start)
+    assert "90 older versions" in html
+    assert sorted(seconds)[1] < 0.05, seconds
+
+
+def test_a_damaged_card_breaks_one_page_and_says_which_file(tmp_path: Path) -> None:
+    shown = full(tmp_path)
+    file = Versions(tmp_path / "projects" / "1").path(shown["version"]) / "card.json"
+    file.write_text("{")
+    reader = Reader(tmp_path, SERVER)
+    assert reader.summary(shown).title == "Greenhouse"
+    with pytest.raises(StoreError, match="damaged"):
+        reader.page(shown)
+
+
+def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
+    files, file = JsonFiles(), tmp_path / "a.json"
+    assert files.read(file) is None
+    write_json(file, {"a": 1})
+    assert files.read(file) == {"a": 1}
+    assert files.read(file) is files.read(file)
+    write_json(file, {"a": 2})
+    assert files.read(file) == {"a": 2}
+
+
+@pytest.mark.parametrize(
+    ("figure", "head", "says"),
+    [
+        (Figure(), "not known yet", ""),
+        (Figure(100, 0.87, 0.79, 0.92), "87%", "about 87 right; the true figure is between 79"),
+        (Figure(20, 0.9, 0.7, 0.97), "90%", "rough figure"),
+        (Figure(3, 1.0, 0.4, 1.0), "100%", "hardly anything yet"),
+        (Figure(50, 0.81, 0.7, 0.9, "F1"), "F1 0.81", "finds everything and marks nothing else"),
+    ],
+)
+def test_figures_are_told_in_plain_words(figure: Figure, head: str, says: str) -> None:
+    assert headline(figure) == head
+    assert says in meaning(figure)
+
+
+def row(labels: int, n: int, value: float | None) -> VersionRow:
+    figure = Figure(n, value, 0.5, 0.99)
+    return VersionRow(card(labels, labels), False, True, figure, Figure(), "")
+
+
+def test_the_curve_has_a_mark_per_known_version_and_rises_to_the_right() -> None:
+    assert draw([row(10, 0, None), row(5, 9, 0.7)], Outlook()) is None
+    chart = draw([row(40, 20, 0.9), row(20, 12, 0.8), row(10, 0, None)], Outlook())
+    assert chart is not None
+    first, second = chart.marks
+    assert first.x < second.x
+    assert first.y > second.y, "upwards is smaller"
+    assert not chart.band
+    ahead = Outlook(curve=[(40, 0.9, 0.85, 0.93), (120, 0.94, 0.88, 0.97)])
+    forecast = draw([row(40, 20, 0.9), row(20, 12, 0.8)], ahead)
+    assert forecast is not None
+    assert len(forecast.band.split()) == 4
+    assert forecast.across[-1].text == "100"
+
+
+def test_the_front_of_the_queue_says_why() -> None:
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(40, 8)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    weights = np.linspace(0.1, 0.9, 40, dtype=np.float32)
+    order = Order(
+        project="1.1",
+        rows=list(range(40)),
+        coverage=survey(vectors, weights, vectors[:0]),
+        open=set(range(44)),
+        audit={40, 41, 42, 43},
+        labeled=0,
+        audit_labeled=0,
+        seeking=True,
+        others=[],
+        sought=[7],
+    )
+    front = order.front(24)
+    assert [one.task for one in front] == order.tasks()[:24]
+    assert {one.why for one in front} == {"audit", "sought", "unlike", "uncertain"}
+    assert all(one.why == "audit" for one in front if one.task >= 40)
+    assert all(
+        one.unsure == pytest.approx(weights[one.task], abs=1e-3) for one in front if one.unsure
+    )
+    order.learned_before = False
+    assert "uncertain" not in {one.why for one in order.front(24)}
+
+
+def test_captures_are_counted_without_reading_them(tmp_path: Path) -> None:
+    full(tmp_path)
+    captures = Captures(tmp_path / "projects" / "1")
+    assert captures.counts() == (2, 1)
+    assert [one.id for one in captures.latest(2)] == ["req-2", "req-1"]
+
+
+def _light(colour: str) -> float:
+    """Relative luminance (WCAG 2.2)."""
+    parts = colour.lstrip("#")
+    parts = "".join(2 * c for c in parts) if len(parts) == 3 else parts
+    shares = [int(parts[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in shares]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("scheme", [0, 1])
+def test_texts_stand_out_from_their_ground_in_light_and_dark(scheme: int) -> None:
+    sheet = Pages(10).asset("style.css")
+    assert sheet is not None
+    block = re.findall(r":root \{(.*?)\}", sheet.content.decode(), re.S)[scheme]
+    colours = dict(re.findall(r"--([\w-]+): (#\w+)", block))
+    grounds = ("ground", "panel", "notice", "chip")
+    pairs = [(ink, on) for ink in ("ink", "link") for on in grounds]
+    pairs += [(ink, on) for ink in ("soft", "warn", "error", "accent") for on in grounds[:2]]
+    for ink, on in [*pairs, ("on-accent", "accent")]:
+        dark, light = sorted((_light(colours[ink]), _light(colours[on])))
+        assert (light + 0.05) / (dark + 0.05) >= 4.5, (ink, on)
+
+
+# -- who may press ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("headers", "secured", "refused"),
+    [
+        # a page of ours, over https or on this machine
+        ({"sec-fetch-site": "same-origin", "origin": "http://localhost:9090"}, False, ""),
+        ({"sec-fetch-site": "none"}, False, ""),
+        # another port of the same host is "same-site", and not ours
+        ({"sec-fetch-site": "same-site", "origin": "http://localhost:8080"}, False, "another site"),
+        ({"sec-fetch-site": "cross-site", "origin": "http://evil.example"}, True, "another site"),
+        # plain http to another machine: no Sec-Fetch-Site
+        ({"host": "10.0.0.5:9090", "origin": "http://10.0.0.5:9090"}, False, ""),
+        ({"host": "10.0.0.5", "origin": "http://10.0.0.5:80"}, False, ""),
+        ({"host": "10.0.0.5:9090", "origin": "http://10.0.0.5:8080"}, True, "own page"),
+        ({"host": "10.0.0.5:9090", "origin": "null"}, True, "own page"),
+        ({"host": "10.0.0.5:9090", "origin": "http://[bad"}, True, "own page"),
+        ({"host": "10.0.0.5:9090"}, True, "own page"),
+        # a stranger's name that now says our address
+        ({"host": "evil.example", "origin": "http://evil.example"}, False, "public name"),
+        ({"host": "evil.example", "origin": "http://evil.example"}, True, ""),
+        ({"host": "labels.example", "sec-fetch-site": "same-origin",
+          "origin": "https://labels.example"}, False, ""),
+        ({"host": "gpu.lan:9090", "origin": "http://gpu.lan:9090"}, False, ""),
+        ({"host": "[::1]:9090", "origin": "http://[::1]:9090"}, False, ""),
+    ],
+)  # fmt: skip
+def test_only_forms_of_our_own_pages_are_accepted(
+    headers: dict[str, str], secured: bool, refused: str
+) -> None:
+    reason = refusal({"host": "localhost:9090", **headers}, secured=secured)
+    assert bool(reason) == bool(refused)
+    assert refused in reason
+
+
+Asking = Callable[[httpx.AsyncClient], Awaitable[None]]
+
+
+def served(home: Path, ask: Asking) -> None:
+    """Ask a server whose Label Studio is away."""
+
+    async def run() -> None:
+        settings = Settings(home=home, label_studio_url="http://127.0.0.1:9", api_key="x")
+        service = Service(settings)
+        await service.start()
+        transport = httpx.ASGITransport(make_app(service))
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            await ask(client)
+        await service.stop()
+
+    asyncio.run(run())
+
+
+def test_browsers_get_pages_and_programs_get_json(tmp_path: Path) -> None:
+    full(tmp_path)
+
+    async def ask(client: httpx.AsyncClient) -> None:
+        assert (await client.get("/")).json()["projects"] == "/api/projects"
+        html = await client.get("/", headers={"accept": "text/html,*/*;q=0.8"})
+        assert "projects/1" in html.text
+        for path in ("/projects/1", "/projects/1/now", "/now", "/static/style.css"):
+            answer = await client.get(path)
+            assert answer.status_code == 200, path
+            assert answer.headers["content-security-policy"].startswith("default-src 'none'")
+            assert answer.headers["x-content-type-options"] == "nosniff"
+        assert " style=" not in html.text + (await client.get("/projects/1")).text
+        assert (await client.get("/projects/2")).status_code == 404
+        assert (await client.get("/static/..%2fpages.py")).status_code == 404
+
+    served(tmp_path, ask)
+
+
+def test_only_small_pictures_of_a_known_project_are_served(tmp_path: Path) -> None:
+    full(tmp_path)
+    (tmp_path / "projects" / "1" / "token.jpg").write_text("secret")
+
+    async def ask(client: httpx.AsyncClient) -> None:
+        answer = await client.get("/projects/1/pictures/40.jpg")
+        assert answer.headers["content-type"] == "image/jpeg"
+        assert answer.content.startswith(b"\xff\xd8")
+        for name in ("99", "..%2ftoken", "%2e%2e%2ftoken", "..%5ctoken", "."):
+            assert (await client.get(f"/projects/1/pictures/{name}.jpg")).status_code == 404
+        assert (await client.get("/projects/..%2f1/pictures/40.jpg")).status_code == 404
+        assert (await client.get("/projects/7/pictures/40.jpg")).status_code == 404
+
+    served(tmp_path, ask)
+
+
+def test_forms_answer_with_a_redirect_and_record_who_did_it(tmp_path: Path) -> None:
+    shown = full(tmp_path)
+    ours, theirs = {"origin": "http://127.0.0.1"}, {"origin": "http://evil.example"}
+    versions = Versions(tmp_path / "projects" / "1")
+
+    async def ask(client: httpx.AsyncClient) -> None:
+        for path in ("train", "cancel", "rollback", "promote/v0-0123abcd"):
+            refused = await client.post(f"/projects/1/{path}", headers=theirs)
+            assert refused.status_code == 403
+            assert (await client.get(f"/projects/1/{path}")).status_code in (404, 405)
+        assert versions.live() == shown["version"]
+        done = await client.post("/projects/1/rollback", headers=ours)
+        assert (done.status_code, done.headers["location"]) == (303, "../1?done=rollback")
+        done = await client.post("/projects/1/promote/v5-0123abcd", headers=ours)
+        assert (done.status_code, done.headers["location"]) == (303, "../../1?done=promote")
+        missing = await client.post("/projects/1/promote/v9-nothing", headers=ours)
+        assert missing.status_code == 404
+        assert "There is no version" in missing.text
+        await client.post("/projects/1/promote/v0-0123abcd", headers=ours)
+        nowhere = await client.post("/projects/1/rollback", headers=ours)
+        assert nowhere.status_code == 409
+        assert "no older version" in nowhere.text
+
+    served(tmp_path, ask)
+    told = [(e["version"], e["by"], e["reason"]) for e in versions.history()[-3:]]
+    assert told == [
+        ("v3-0123abcd", "the dashboard", "rolled back by a person"),
+        ("v5-0123abcd", "the dashboard", "promoted by a person"),
+        ("v0-0123abcd", "the dashboard", "promoted by a person"),
+    ]
