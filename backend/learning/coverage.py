@@ -4,7 +4,8 @@ Greedily maximises Σ_j u_j · max(0, K(j, i) − best_j) (UHerding, Bae et al. 
 an image is worth much when it is like many images that the model is unsure of and that no labeled
 image is like. Without labels u = 1, and this is coverage alone; where all is covered, the
 uncertainty decides. Gains only shrink as images are picked (the sum is submodular), so that a gain
-computed earlier is an upper bound and few have to be computed again (Minoux 1978).
+computed earlier is an upper bound and few have to be computed again (Minoux 1978); not more than
+MOST are, so that no collection of images makes a pick slow.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ LARGEST = 20_000
 BLOCK = 1024
 AT_ONCE = 32
 """Gains that are computed again at a time."""
+MOST = 128
+"""Gains that are computed again for one pick. Where images are all equally unlike each other the
+bounds tell little, and each pick would need every gain for an image that is hardly better."""
 
 
 @dataclass(frozen=True)
@@ -157,13 +161,18 @@ def shortlist(weights: Floats, count: int, rng: np.random.Generator) -> Rows:
 
 
 def _best(state: Coverage, free: npt.NDArray[np.bool_]) -> tuple[int, Coverage]:
-    """The row of the largest gain among the free ones, and the bounds that were tightened."""
+    """The row of the largest gain among the free ones, and the bounds that were tightened.
+
+    Of more than MOST that may have it, those that promised most are compared.
+    """
     bounds = np.where(free, state.bounds, -np.inf).astype(np.float32)
     fresh = ~free
-    while True:
+    for looked in range(0, len(bounds) + AT_ONCE, AT_ONCE):
         stale = np.where(fresh, -np.inf, bounds)
         top = int(np.where(fresh, bounds, -np.inf).argmax())
         if not np.isfinite(stale.max()) or (free[top] and bounds[top] >= stale.max()):
+            break
+        if looked >= MOST:
             break
         few = np.argpartition(-stale, min(AT_ONCE, len(stale)) - 1)[:AT_ONCE]
         few = few[np.isfinite(stale[few])]

@@ -55,6 +55,18 @@ def test_picks_are_those_of_the_plain_greedy_algorithm(
     assert coverage.pick(state, 20, seeking=False)[0] == slow_picks(state, 20)
 
 
+def test_where_all_images_are_equally_unlike_picks_are_quick_and_hardly_worse() -> None:
+    unlike = points(700, seed=1, groups=700, dim=64)
+    weights = np.random.default_rng(0).random(700).astype(np.float32)
+    state = coverage.survey(unlike, weights, unlike[:0])
+    quick, _ = coverage.pick(state, 30, seeking=False)
+    reached, best = (
+        float(coverage.covered(state, rows).best @ state.weights)
+        for rows in (quick, slow_picks(state, 30))
+    )
+    assert reached > 0.99 * best
+
+
 def test_picks_after_a_label_are_those_of_a_new_survey() -> None:
     """A label between rounds costs no survey, and the order is exactly that of one."""
     state = surveyed()
