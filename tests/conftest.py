@@ -19,7 +19,8 @@ from tests.published import BOXES, COLOUR, POINTS, TAGS, colour_model, place_mod
 SCREENSHOTS = os.environ.get("PRELABEL_SCREENSHOTS", "")
 """Where browser tests leave pictures for people; beside their other files when it is not set."""
 for name in [name for name in os.environ if name.startswith(("PRELABEL_", "LABEL_STUDIO_"))]:
-    del os.environ[name]
+    if name != "PRELABEL_SCREENSHOTS":  # those who test side by side read it after this one
+        del os.environ[name]
 
 MakeStudio = Callable[..., Studio]
 MakeBackend = Callable[..., Backend]

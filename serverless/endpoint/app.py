@@ -70,7 +70,7 @@ Capture = Annotated[bool, Query(description="the picture may be kept, to be labe
 ControlName = Annotated[str, Query(max_length=200, description="one control, where it has several")]
 
 
-def _asked(
+async def _asked(  # not a plain function: those wait for a thread
     request: Request,
     function: FunctionId,
     labelCount: LabelCount = LABELS,
