@@ -11,6 +11,7 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 from backend.errors import LabelStudioError, NotAllowed, NotThere
 
@@ -78,6 +79,39 @@ class Client:
         """All projects, id and title."""
         found = self._call("GET", "api/projects/", {"page_size": PAGE, "include": "id,title"})
         return list(found["results"])
+
+    def described(self) -> list[Json]:
+        """All projects, ``id, title, description, created_at``."""
+        fields = "id,title,description,created_at"
+        found = self._call("GET", "api/projects/", {"page_size": PAGE, "include": fields})
+        return list(found["results"])
+
+    def create_project(self, fields: Json) -> Json:
+        """Make a project; as Label Studio then shows it."""
+        return dict(self._call("POST", "api/projects/", json=fields, retries=0))
+
+    def upload(self, number: int, files: Sequence[tuple[str, bytes]]) -> list[str]:
+        """Upload images without making tasks of them.
+
+        Args:
+            number: the project's.
+            files: plain name and content; one call, which Label Studio limits to 100 files.
+
+        Returns:
+            the address of each, as tasks carry it.
+        """
+        parts = {str(place): file for place, file in enumerate(files)}
+        path, query = f"api/projects/{number}/import", {"commit_to_project": "false"}
+        ids = self._call("POST", path, query, files=parts, retries=0)["file_upload_ids"]
+        rows = self._call("GET", f"api/projects/{number}/file-uploads", {"ids": json.dumps(ids)})
+        places = {row["id"]: row["file"] for row in rows}
+        prefix = urlsplit(self.server).path
+        return [f"{prefix}/data/{places[id]}" for id in ids]
+
+    def add_tasks(self, number: int, rows: Sequence[Json]) -> int:
+        """Add tasks by their ``data``; how many there are now more."""
+        path = f"api/projects/{number}/import"
+        return int(self._call("POST", path, json=list(rows), retries=0)["task_count"])
 
     def counts(self, number: int) -> Json:
         """The counters of a project that tell whether anything changed."""
@@ -269,6 +303,7 @@ class Client:
         parameters: Mapping[str, Any] | None = None,
         *,
         json: Any = None,
+        files: Mapping[str, tuple[str, bytes]] | None = None,
         retries: int = RETRIES,
     ) -> Any:
         """One call; its JSON.
@@ -285,7 +320,8 @@ class Client:
                 method=method,
                 params=parameters,
                 json=json,
-                headers={"Content-Type": "application/json"},
+                files=files,
+                headers={} if files else {"Content-Type": "application/json"},
                 request_options={"max_retries": retries},
             )
         except httpx.TimeoutException as error:

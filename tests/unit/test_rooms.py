@@ -22,9 +22,10 @@ MAY_KNOW: dict[str, set[str]] = {
     "web": set(),
     "label_studio": {"web"},
     "loop": {"settings", "store", "learning", "vision", "label_studio", "web"},
+    "starting": {"settings", "store", "label_studio", "vision"},
     "server": {"settings", "store", "label_studio", "loop"},
     "demo": {"learning"},
-    "cli": {"settings", "store", "label_studio", "loop", "server", "demo"},
+    "cli": {"settings", "store", "label_studio", "loop", "server", "demo", "starting"},
 }
 OWNERS = {
     "ultralytics": {
