@@ -53,4 +53,3 @@ def _number(client: Any, named: str) -> int:
         titles = ", ".join(f"{p['id']} ({p['title']})" for p in client.projects()) or "none"
         raise NotThere(f"Which project is {named!r}? {client.server} has: {titles}.")
     return int(found[0]["id"])
-

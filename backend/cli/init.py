@@ -31,10 +31,14 @@ LABELS = (
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of the command; each question has one."""
-    parser.add_argument("folder", nargs="?", metavar="FOLDER", help="the images, also in subfolders")
+    parser.add_argument(
+        "folder", nargs="?", metavar="FOLDER", help="the images, also in subfolders"
+    )
     answers = parser.add_argument_group("answers", "what is not given here is asked")
     answers.add_argument("--job", choices=JOBS, help="the job itself, instead of the questions")
-    answers.add_argument("--goal", choices=("sort", "find"), help="sort whole images, or find things")
+    answers.add_argument(
+        "--goal", choices=("sort", "find"), help="sort whole images, or find things"
+    )
     answers.add_argument("--place", choices=("yes", "no"), help="place or number matters")
     answers.add_argument("--small", choices=("yes", "no"), help="a small part of a busy picture")
     answers.add_argument("--mark", choices=("click", "box"), help="a click on the middle, or a box")
@@ -85,6 +89,7 @@ class _Init:
         from backend.starting.folder import files_of
         from backend.store.files import writable
 
+        self._check_options()
         folder = self._folder()
         files = files_of(folder)
         client = self._client()
@@ -102,6 +107,30 @@ class _Init:
             "passed": dict(imported.passed),
         }
         return figures | self._connect(client, started, url, figures)
+
+    def _check_options(self) -> None:
+        """What can be known to be wrong is told before anything else.
+
+        Raises:
+            UsageError: options do not fit together.
+        """
+        from backend.starting.job import Job, check
+        from backend.starting.names import completed, read_labels
+
+        answers, job = self._answers(), self._options.job
+        if job and answers:
+            raise UsageError(f"--job answers all questions: leave out --{next(iter(answers))}.")
+        check(answers)
+        labels = read_labels(",".join(self._options.labels or ()))
+        if job and labels:
+            completed(labels, Job(job))
+
+    def _answers(self) -> dict[str, str]:
+        """The questions that options answer."""
+        from backend.starting.job import QUESTIONS
+
+        given = {question.name: getattr(self._options, question.name) for question in QUESTIONS}
+        return {name: value for name, value in given.items() if value}
 
     # -- the folder and Label Studio ----------------------------------------------------------
 
@@ -165,15 +194,11 @@ class _Init:
     def _config(self, folder: Path | None, files: list[Path]) -> tuple[Job, str]:
         """The job by the answers, and its labeling config."""
         from backend.starting.folder import folder_names
-        from backend.starting.job import QUESTIONS, Job, check, explain, job_of, next_question
+        from backend.starting.job import Job, check, explain, job_of, next_question
         from backend.starting.names import completed, fitting, read_labels
         from backend.starting.writing import write_config
 
-        given = {q.name: getattr(self._options, q.name) for q in QUESTIONS}
-        answers = {name: value for name, value in given.items() if value}
-        if self._options.job and answers:
-            raise UsageError(f"--job answers all questions: leave out --{next(iter(answers))}.")
-        check(answers)
+        answers = self._answers()
         while not self._options.job and (question := next_question(answers)) is not None:
             answers[question.name] = self._ask.choice(
                 question.text, dict(question.answers), question.name

@@ -56,7 +56,11 @@ def completed(labels: Sequence[Label], job: Job) -> list[Label]:
 def fitting(job: Job, labels: Iterable[Label]) -> Job:
     """The job for so many labels: two buckets are binary, and one label has only its opposite."""
     count = len(list(labels))
-    return Job.BINARY if (job is Job.ONE and count <= 2) or (job is Job.SEVERAL and count == 1) else job
+    return (
+        Job.BINARY
+        if (job is Job.ONE and count <= 2) or (job is Job.SEVERAL and count == 1)
+        else job
+    )
 
 
 def _checked(name: str) -> str:

@@ -45,7 +45,8 @@ def write_config(job: Job, labels: Sequence[Label]) -> str:
     from defusedxml.ElementTree import parse
 
     file = CONFIGS / f"{job.value.replace('-', '_')}.xml"
-    view: Element = parse(file).getroot()
+    view = parse(file).getroot()
+    assert view is not None  # noqa: S101 - a ready config has a root
     control = next(view.iter(CONTROLS[job]))
     for example in list(control):
         control.remove(example)
