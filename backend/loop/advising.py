@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -32,6 +33,8 @@ FEWEST = 12
 """Labeled images below which nothing is compared."""
 FOLDS = 3
 """Parts of the cross-validation: a detector is trained for each."""
+NEARLY = 0.8
+"""Share of the time from which on training counts as cut short by it."""
 AUDIT, CROSSED = "the audit slice", "cross-validation"
 
 
@@ -158,11 +161,22 @@ class Adviser:
         by, presence, count = compared
         told |= {"by": by, "presence": presence.json(), "count": count.json()}
         sentences = advising.recommend(things, presence, count, points)
+        if trial.cut_short:
+            sentences.append(
+                f"The detectors of this comparison had {self._seconds / FOLDS:.0f} seconds of "
+                f"training each, a round has {self._resources.settings.train_seconds:.0f}: marks "
+                f"may do better than they look here. Give them more with --seconds."
+            )
+        told["cut_short"] = trial.cut_short
         return Advice(control.name, control.kind, told, sentences)
 
 
 class _Trial:
-    """Both ways, tried on images that they did not learn from."""
+    """Both ways, tried on images that they did not learn from.
+
+    Attributes:
+        cut_short: a detector that was trained for it took nearly all the time it might.
+    """
 
     def __init__(
         self,
@@ -179,6 +193,7 @@ class _Trial:
         self._live: Finds | None = fit.before.finders.get(control.name)
         self._encoder = encoder
         self._tell = tell
+        self.cut_short = False
 
     def compare(
         self, samples: Sequence[Sample], vectors: Floats, seconds: float
@@ -234,6 +249,7 @@ class _Trial:
         def tell(done: int, of: int) -> None:
             self._tell(f"comparing: part {number + 1} of {FOLDS}, {name} epoch {done} of {of}")
 
+        start = time.monotonic()
         finder, _ = resources.compute.train_finder(
             FindingJob(
                 control=self._control,
@@ -250,6 +266,7 @@ class _Trial:
                 base_setting=resources.base().setting,
             )
         )
+        self.cut_short |= time.monotonic() - start >= NEARLY * seconds
         return finder
 
     # -- the two ways ---------------------------------------------------------------------------
