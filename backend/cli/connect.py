@@ -5,15 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from backend.errors import LabelStudioError, NotThere
-from backend.settings import Settings, read_settings
+from backend.errors import NotThere
+from backend.settings import read_settings
 
 HELP = "connect a Label Studio project to the running backend"
 EXAMPLE = "prelabel connect 3 --backend http://127.0.0.1:9090"
-REFUSED = (
-    "{error} Label Studio must be able to reach {url}: is `prelabel serve` running? For a private "
-    "address start Label Studio with ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false."
-)
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -37,18 +33,14 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """
     from backend.cli.main import say
     from backend.label_studio.client import Client
+    from backend.starting.connecting import connect
 
     settings = read_settings()
     client = Client(settings.label_studio_url, settings.api_key)
     number = _number(client, options.project)
-    url, auth = _address(settings, options.backend)
-    if any(b["url"].rstrip("/") == url for b in client.backends(number)):
+    if not connect(client, number, settings, options.backend):
         say(f"Project {number} is connected to {options.backend} already.", options)
         return {"project": number, "url": options.backend, "connected": "already"}
-    try:
-        client.add_backend(number, url, auth)
-    except LabelStudioError as error:
-        raise LabelStudioError(REFUSED.format(error=error, url=options.backend)) from error
     say(f"Project {number} is connected to {options.backend}.", options)
     return {"project": number, "url": options.backend, "connected": "now"}
 
@@ -61,14 +53,3 @@ def _number(client: Any, named: str) -> int:
         titles = ", ".join(f"{p['id']} ({p['title']})" for p in client.projects()) or "none"
         raise NotThere(f"Which project is {named!r}? {client.server} has: {titles}.")
     return int(found[0]["id"])
-
-
-def _address(settings: Settings, backend: str) -> tuple[str, tuple[str, str] | None]:
-    """The backend's address with the webhooks' secret, and the auth, where auth is on."""
-    from backend.store.secret import webhook_secret
-
-    backend = backend.rstrip("/")
-    if not settings.user:
-        return backend, None
-    secret = webhook_secret(settings.home)
-    return f"{backend}/{secret}", (settings.user, settings.password)

@@ -13,8 +13,8 @@ from typing import Any
 from backend.errors import PrelabelError, UsageError
 
 COMMANDS = (
-    *("demo", "serve", "connect", "status", "train", "versions", "promote", "rollback"),
-    *("label-errors", "similar", "endpoint", "keys", "deploy"),
+    *("demo", "init", "serve", "connect", "status", "train", "versions", "promote", "rollback"),
+    *("label-errors", "similar", "advise", "endpoint", "keys", "deploy"),
 )
 INTERRUPTED = 130
 

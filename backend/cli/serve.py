@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from backend.settings import read_settings
+from backend.settings import Settings, read_settings
 
 HELP = "start the backend that Label Studio talks to"
 EXAMPLE = "prelabel serve --host 0.0.0.0 --port 9090"
@@ -48,6 +48,20 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         say("Connect it in Label Studio: project → Settings → Model → Connect Model.", options)
         if settings.user:
             say("The last part of that address is a secret: webhooks come with it.", options)
+        connect_waiting(settings, f"http://{shown}:{socket.getsockname()[1]}", options)
         config = uvicorn.Config(gate, log_level="warning", access_log=False, lifespan="on")
         uvicorn.Server(config).run(sockets=[socket])
     return {"address": address}
+
+
+def connect_waiting(settings: Settings, listening: str, options: argparse.Namespace) -> None:
+    """Connect what `prelabel init` left waiting, as soon as this backend answers."""
+    import threading
+
+    from backend.cli.main import say
+    from backend.starting.connecting import Waiting
+
+    def work() -> None:
+        Waiting(settings.home).connect(settings, listening, lambda line: say(line, options))
+
+    threading.Thread(target=work, daemon=True).start()

@@ -11,6 +11,7 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 from backend.errors import LabelStudioError, NotAllowed, NotThere
 
@@ -78,6 +79,39 @@ class Client:
         """All projects, id and title."""
         found = self._call("GET", "api/projects/", {"page_size": PAGE, "include": "id,title"})
         return list(found["results"])
+
+    def described(self) -> list[Json]:
+        """All projects, ``id, title, description, created_at``."""
+        fields = "id,title,description,created_at"
+        found = self._call("GET", "api/projects/", {"page_size": PAGE, "include": fields})
+        return list(found["results"])
+
+    def create_project(self, fields: Json) -> Json:
+        """Make a project; as Label Studio then shows it."""
+        return dict(self._call("POST", "api/projects/", json=fields, retries=0))
+
+    def upload(self, number: int, files: Sequence[tuple[str, bytes]]) -> list[str]:
+        """Upload images without making tasks of them.
+
+        Args:
+            number: the project's.
+            files: plain name and content; one call, which Label Studio limits to 100 files.
+
+        Returns:
+            the address of each, as tasks carry it.
+        """
+        parts = {str(place): file for place, file in enumerate(files)}
+        path, query = f"api/projects/{number}/import", {"commit_to_project": "false"}
+        ids = self._call("POST", path, query, files=parts, retries=0)["file_upload_ids"]
+        rows = self._call("GET", f"api/projects/{number}/file-uploads", {"ids": json.dumps(ids)})
+        places = {row["id"]: row["file"] for row in rows}
+        prefix = urlsplit(self.server).path
+        return [f"{prefix}/data/{places[id]}" for id in ids]
+
+    def add_tasks(self, number: int, rows: Sequence[Json]) -> int:
+        """Add tasks by their ``data``; how many there are now more."""
+        path = f"api/projects/{number}/import"
+        return int(self._call("POST", path, json=list(rows), retries=0)["task_count"])
 
     def counts(self, number: int) -> Json:
         """The counters of a project that tell whether anything changed."""
@@ -199,24 +233,6 @@ class Client:
         body |= {"completed_by": by} if by else {}
         self._call("POST", f"api/tasks/{task}/annotations/", json=body, retries=0)
 
-    def upload(self, number: int, name: str, content: bytes) -> str:
-        """Give Label Studio a file to keep.
-
-        Args:
-            number: the project's.
-            name: of the file; its suffix tells what it is.
-            content: its bytes.
-
-        Returns:
-            its address, as it stands in a task's data.
-        """
-        path = f"api/projects/{number}/import"
-        query = {"commit_to_project": "false"}
-        files = {"file": (name, content)}
-        made = self._call("POST", path, query, files=files, retries=0)
-        row = self._call("GET", f"api/import/file-upload/{made['file_upload_ids'][0]}")
-        return f"/data/{row['file']}"
-
     def import_tasks(self, number: int, tasks: Sequence[Json]) -> list[int]:
         """Add tasks, with ``data``, ``predictions`` and ``annotations``; their numbers in order."""
         path = f"api/projects/{number}/import"
@@ -311,7 +327,7 @@ class Client:
         parameters: Mapping[str, Any] | None = None,
         *,
         json: Any = None,
-        files: Any = None,
+        files: Mapping[str, tuple[str, bytes]] | None = None,
         retries: int = RETRIES,
     ) -> Any:
         """One call; its JSON.

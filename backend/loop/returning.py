@@ -82,7 +82,7 @@ class Returner:
 
     def _make(self, capture: Capture, content: bytes) -> int:
         client, number = self._connection.client, self._record.number
-        address = client.upload(number, f"{capture.id}{capture.suffix}", content)
+        (address,) = client.upload(number, [(f"{capture.id}{capture.suffix}", content)])
         data: dict[str, Any] = dict.fromkeys(self._keys, address)
         data |= {CAPTURED: capture.why, REQUEST: capture.id}
         data |= {EXTERNAL: capture.external} if capture.external else {}

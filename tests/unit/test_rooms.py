@@ -22,10 +22,11 @@ MAY_KNOW: dict[str, set[str]] = {
     "web": set(),
     "label_studio": {"web"},
     "loop": {"settings", "store", "learning", "vision", "label_studio", "web"},
+    "starting": {"settings", "store", "label_studio", "vision"},
     "dashboard": {"store"},
     "server": {"settings", "store", "label_studio", "loop", "dashboard"},
     "demo": {"learning"},
-    "cli": {"settings", "store", "label_studio", "loop", "server", "demo"},
+    "cli": {"settings", "store", "label_studio", "loop", "server", "demo", "starting"},
 }
 OWNERS = {
     "ultralytics": {

@@ -1,0 +1,316 @@
+"""From a folder to a project that learns, and whether its question was the right one."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from backend.demo.studio import Studio
+from backend.errors import RoundError
+from backend.loop.advising import Adviser
+from backend.loop.resources import Resources
+from backend.settings import read_settings
+from backend.starting.job import Job
+from backend.starting.names import read_labels
+from backend.starting.writing import write_config
+from backend.store.projects import Projects
+from tests.conftest import MakeBackend
+from tests.contract.test_commands import figures, prelabel
+from tests.contract.test_places import box
+from tests.drawn import drawing
+from tests.harness import Backend, Json, Lab, data_uri, png, until
+
+ROOT = Path(__file__).parents[2]
+SORTED = ("--goal", "sort", "--place", "no", "--small", "no", "--several", "no")
+AWKWARD = "a \"b\" = says 'c', <i>, x & y, größe, 苺, ]]>, "
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """60 images in two folders, one of them twice, and what else lies about."""
+    folder = tmp_path / "my photos"
+    for number in range(30):
+        for colour in ("red", "blue"):
+            (folder / colour).mkdir(parents=True, exist_ok=True)
+            (folder / colour / f"Bild {number}.png").write_bytes(png(colour, number))
+    (folder / "copy.png").write_bytes(png("red", 3))
+    (folder / "notes.txt").write_text("not a picture")
+    (folder / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
+    (folder / "cut.png").write_bytes(png("blue", 1)[:200])
+    return folder
+
+
+def environment(studio: Studio, home: Path) -> dict[str, str]:
+    return {
+        "PRELABEL_HOME": str(home),
+        "LABEL_STUDIO_URL": studio.url,
+        "LABEL_STUDIO_API_KEY": studio.token,
+    }
+
+
+def killed_in_the_middle(arguments: list[str], env: Mapping[str, str], lab: Lab) -> int:
+    """Start it, and kill it as soon as some images are there; the project's number."""
+    before = {p["id"] for p in lab.call("GET", "/api/projects/")["results"]}
+    batch = "import backend.starting.importing as i; i.BATCH = 7; "
+    code = batch + f"import backend.cli as c; c.main({arguments!r})"
+    process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, **env})
+
+    def some() -> int:
+        rows = lab.call("GET", "/api/projects/")["results"]
+        return next((p["id"] for p in rows if p["id"] not in before and p["task_number"] > 7), 0)
+
+    number = int(until("some images are imported", some))
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    return number
+
+
+def test_a_folder_becomes_a_project_that_is_pre_annotated_after_a_few_labels(
+    lab: Lab, studio: Studio, make_backend: MakeBackend, photos: Path
+) -> None:
+    backend = make_backend()
+    env = backend.environment
+    answers = ["init", str(photos), *SORTED, "--labels", "red, blue", "--backend", backend.url]
+    number = killed_in_the_middle([*answers, "--no-browser"], env, lab)
+    there = len(lab.tasks(number))
+    assert 7 < there < 60, "it was killed in the middle"
+
+    again = figures(prelabel("init", str(photos), "--backend", backend.url, "--json", **env))
+    assert again["project"] == number
+    assert again["imported"] + there == 60
+    assert again["passed"].pop("in the project already") in (there, there + 1)
+    assert again["passed"] == {
+        "the same as another file of the folder": 1,
+        "not an image (.txt)": 1,
+        "HEIC, which browsers do not show: save them as JPEG": 1,
+        "damaged image": 1,
+    }
+    assert (again["connected"], again["preannotated"]) == (True, False)
+    tasks = lab.tasks(number)
+    assert len(tasks) == 60
+    assert len({task["data"]["sha256"] for task in tasks}) == 60
+    assert lab.info(number)["sampling"] == "Uncertainty sampling"
+
+    kinds = {task["id"]: task["data"]["file"].partition("/")[0] for task in tasks}
+    files = {task["data"]["file"] for task in tasks}
+    assert "red/Bild 7.png" in files
+    for task in tasks[:2] + tasks[-4:]:
+        colour = "red" if kinds[task["id"]] in ("red", "copy.png") else "blue"
+        answer(lab, task["id"], colour)
+    state = backend.settled(number, 6)
+    labels = {t: r[0]["value"]["choices"][0] for t, r in predictions(lab, number, state).items()}
+    right = sum(kinds[task] in (label, "copy.png") for task, label in labels.items())
+    assert right >= 0.9 * len(labels) >= 45
+
+
+def answer(lab: Lab, task: int, choice: str) -> None:
+    result = [lab.region([choice], "label")]
+    lab.call("POST", f"/api/tasks/{task}/annotations/", json={"result": result})
+
+
+def predictions(lab: Lab, project: int, state: Json) -> dict[int, list[Json]]:
+    rows = lab.call("GET", "/api/predictions/", params={"project": project})
+    return {r["task"]: r["result"] for r in rows if r["model_version"] == state["version"]}
+
+
+def test_without_a_backend_the_next_serve_connects_the_project(
+    lab: Lab, studio: Studio, photos: Path, tmp_path: Path
+) -> None:
+    home = tmp_path / "later"
+    backend = Backend(home, environment(studio, home))
+    home.mkdir()
+    done = prelabel(
+        *(
+            "init",
+            str(photos),
+            "--job",
+            "points",
+            "--labels",
+            AWKWARD,
+            "--json",
+            "--title",
+            "Später",
+        ),
+        *("--backend", backend.url),
+        **backend.environment,
+    )
+    told = figures(done)
+    assert (told["title"], told["connected"]) == ("Später", False)
+    assert "prelabel serve" in done.stderr
+    backend.start()
+    try:
+        state = backend.settled(told["project"])
+    finally:
+        backend.stop()
+    assert state["tasks"] == 60
+    assert [c["labels"] for c in state["controls"]] == [
+        ['a "b"', "<i>", "x & y", "größe", "苺", "]]>"]
+    ]
+    assert lab.call("GET", "/api/ml/", params={"project": told["project"]})
+
+
+class Terminal:
+    """The command with a person before it: what is shown, and what is typed."""
+
+    def __init__(self, arguments: Sequence[str], env: Mapping[str, str]) -> None:
+        self._shown = ""
+        self._pid, self._end = pty.fork()
+        if not self._pid:  # the command itself
+            command = [sys.executable, "-m", "backend.cli", *arguments]
+            os.execve(sys.executable, command, {**os.environ, **env})  # noqa: S606
+
+    def sees(self, text: str, seconds: float = 90) -> None:
+        """Wait until something is shown that was not shown before."""
+        deadline = time.monotonic() + seconds
+        while text not in self._shown:
+            if time.monotonic() > deadline or not self._more():
+                raise AssertionError(f"{text!r} is not shown: {self._shown}")
+        self._shown = self._shown.partition(text)[2]
+
+    def types(self, text: str) -> None:
+        """As on the keyboard."""
+        os.write(self._end, text.encode())
+
+    def ends(self) -> int:
+        """Wait for its end; the exit status."""
+        while self._more():
+            pass
+        os.close(self._end)
+        return os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+
+    def _more(self) -> bool:
+        if not select.select([self._end], [], [], 1)[0]:
+            return True
+        try:
+            got = os.read(self._end, 4096)
+        except OSError:  # how Linux tells that the other end is closed
+            return False
+        self._shown += got.decode(errors="replace")
+        return bool(got)
+
+
+def test_a_person_is_asked_until_the_answers_fit_and_one_command_does_it_all(
+    lab: Lab, studio: Studio, photos: Path, tmp_path: Path
+) -> None:
+    backend = Backend(tmp_path / "home", environment(studio, tmp_path / "home"))
+    there = ["--backend", backend.url, "--no-browser"]
+    seat = Terminal(["init", *there], backend.environment)
+    seat.sees("In which folder")
+    seat.types(f"{photos}\n")
+    seat.sees("64 files")
+    seat.sees("What shall be done with the images?")
+    seat.types("buckets\n")
+    seat.sees("1 to 2:")
+    seat.types("9\n")
+    seat.sees("1 to 2:")
+    seat.types("1\n")
+    seat.sees("how many there are?")
+    seat.types("n\n")
+    seat.sees("small part of a busy picture")
+    seat.types("no\n")
+    seat.sees("Can several labels be right")
+    seat.types("2\n")
+    seat.sees("Labels for whole images are enough")
+    seat.sees("[blue, red]")  # the subfolders are labels already
+    seat.types("\n")
+    seat.sees("60 images imported")
+    seat.sees("1 × HEIC")
+    seat.sees(f"No backend runs at {backend.url}. Start it here")
+    seat.types("y\n")
+    seat.sees("Label here: " + studio.url)
+    seat.sees("is connected.")
+    seat.sees("All 60 images are looked at.")
+    seat.types("\x03")
+    assert seat.ends() == 130
+
+    again = Terminal(["init", str(photos), *there], backend.environment)
+    again.sees("was made from this folder before: go on with it?")
+    again.types("\n")
+    again.sees("0 images imported")
+    again.sees("Start it here")
+    again.types("n\n")
+    again.sees("prelabel serve")
+    assert again.ends() == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "sentence"),
+    [
+        ((), 2, "Answer with --goal sort or --goal find"),
+        (("--goal", "sort"), 2, "Answer with --place yes or --place no"),
+        (("--goal", "find", "--several", "yes"), 2, "--several changes nothing"),
+        (("--job", "boxes"), 2, "Answer with --labels"),
+        (("--job", "boxes", "--mark", "box"), 2, "leave out --mark"),
+        (("--job", "boxes", "--labels", "$price"), 2, "begins with $"),
+        (("--job", "binary", "--labels", "a,b,c"), 2, "take --job one-of-many"),
+    ],
+)
+def test_what_is_missing_or_wrong_is_said_before_anything_is_made(
+    lab: Lab,
+    studio: Studio,
+    photos: Path,
+    tmp_path: Path,
+    arguments: tuple[str, ...],
+    status: int,
+    sentence: str,
+) -> None:
+    before = lab.call("GET", "/api/projects/")["count"]
+    done = prelabel("init", str(photos), *arguments, **environment(studio, tmp_path / "home"))
+    assert (done.returncode, "Traceback" in done.stderr) == (status, False), done.stderr
+    assert sentence in done.stderr
+    assert lab.call("GET", "/api/projects/")["count"] == before
+
+
+def test_label_studio_makes_a_project_of_every_ready_config_and_of_300_labels(lab: Lab) -> None:
+    files = sorted((ROOT / "label_config").glob("*.xml"))
+    configs = [file.read_text(encoding="utf-8") for file in files]
+    many = read_labels(AWKWARD + ", ".join(f"kind {n}" for n in range(294)))
+    configs += [write_config(job, many) for job in Job if job is not Job.BINARY]
+    for config in configs:
+        number = lab.project(config)
+        assert lab.info(number)["label_config"].strip() == config.strip()
+    assert len(many) == 300
+
+
+def test_advice_is_measured_on_few_boxes(lab: Lab, studio: Studio, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    env = {
+        **environment(studio, home),
+        "PRELABEL_ENCODER": "builtin",
+        "PRELABEL_DETECTOR": "builtin",
+        "PRELABEL_DETECTOR_SIZE": "160",
+    }
+    pictures = [drawing(number, labels=("disc",), most=3) for number in range(26)]
+    project = lab.project(write_config(Job.BOXES, read_labels("disc")), title="advised")
+    tasks = lab.add_raw(project, [data_uri(picture.png()) for picture in pictures])
+    record = Projects(home).register(studio.url, project)
+    with pytest.raises(RoundError, match="Nothing is labeled yet: label about 12 images"):
+        Adviser(Resources(read_settings(env)), record, 24, lambda line: None).advise()
+    for task, picture in zip(tasks, pictures, strict=True):
+        result = [{**box(thing), "from_name": "label"} for thing in picture.things]
+        lab.call("POST", f"/api/tasks/{task}/annotations/", json={"result": result})
+
+    done = prelabel("advise", str(project), "--seconds", "24", "--json", **env)
+    (told,) = figures(done)["controls"]
+    things = [len(picture.things) for picture in pictures]
+    assert told["things"]["things"] == sum(things)
+    assert told["things"]["empty"] == things.count(0)
+    assert 0.05 < told["things"]["side"]["median"] < 0.25
+    assert told["by"] == "cross-validation"
+    for asked in ("presence", "count"):
+        for way in ("sorting", "finding"):
+            figure = told[asked][way]
+            assert figure["low"] <= figure["value"] <= figure["high"]
+            assert figure["n"] == told["presence"]["sorting"]["n"] >= 18
+    assert "both ways compared on cross-validation" in done.stderr
+    assert any("How many?" in sentence for sentence in told["advice"])
+    assert told["cut_short"] == any("--seconds" in sentence for sentence in told["advice"])
