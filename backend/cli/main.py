@@ -14,7 +14,7 @@ from backend.errors import PrelabelError, UsageError
 
 COMMANDS = (
     *("demo", "serve", "connect", "status", "train", "versions", "promote", "rollback"),
-    *("label-errors", "similar", "endpoint", "keys"),
+    *("predict", "export", "label-errors", "similar", "endpoint", "keys"),
 )
 INTERRUPTED = 130
 
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2 if isinstance(error, UsageError) else 1
     if options.json:
         print(json.dumps(figures, ensure_ascii=False), flush=True)
-    return 0
+    return int(command.status(figures)) if hasattr(command, "status") else 0
 
 
 def _parser() -> argparse.ArgumentParser:

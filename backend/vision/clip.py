@@ -7,6 +7,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ from backend.vision.slim import not_too_slim
 if TYPE_CHECKING:
     import torch
     from PIL import Image
+
+    from backend.vision.portable.preparing import PortableEncoder
 
 RESEARCH_ONLY = "MobileCLIP"
 PREPARATION = ("mean", "std", "interpolation", "resize_mode")
@@ -77,6 +80,14 @@ class ClipEncoder:
         example = self._prepared([noise()])
         side = _image_side(self._model)
         self._runner = fastest(side, example, key=self.id, family=self.id, folder=folder, say=say)
+
+    def portable(self) -> PortableEncoder:
+        """See :class:`backend.vision.encoder.Encoder`."""
+        from backend.vision.portable.preparing import PortableEncoder, encoder_graph, read_steps
+
+        preparation, mean, std = read_steps(self.name, self._preprocess)
+        side = _image_side(deepcopy(self._model).cpu().float())
+        return PortableEncoder(encoder_graph(side, preparation.side, mean, std), preparation)
 
     def _images(self, images: Sequence[Image.Image]) -> Vectors:
         return unit_rows(self._runner(self._prepared(images))[0])

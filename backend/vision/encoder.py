@@ -14,6 +14,8 @@ from backend.errors import EncoderError
 if TYPE_CHECKING:
     from PIL import Image
 
+    from backend.vision.portable.preparing import PortableEncoder
+
 Vectors = npt.NDArray[np.float32]
 Say = Callable[[str], None]
 DEFAULT_CLIP = "ViT-B-32-256/datacomp_s34b_b86k"
@@ -55,6 +57,14 @@ class Encoder(Protocol):
 
         Raises:
             EncoderError: this encoder knows no texts.
+        """
+        ...
+
+    def portable(self) -> PortableEncoder:
+        """Its image side as a network that others can run.
+
+        Raises:
+            EncoderError: others could not prepare images as it wants them.
         """
         ...
 

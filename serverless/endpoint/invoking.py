@@ -155,7 +155,7 @@ class Invoker:
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(
-                self._decoders, _decoded, content, self._max_pixels, loaded.at_least
+                self._decoders, read_picture, content, self._max_pixels, loaded.at_least
             )
         except ImageError as error:
             raise unreadable(error) from error
@@ -168,7 +168,17 @@ class Invoker:
         self._desk.note(invocation, capture=asked.capture and live)
 
 
-def _decoded(content: bytes, max_pixels: int, at_least: int) -> Picture:
+def read_picture(content: bytes, max_pixels: int, at_least: int) -> Picture:
+    """An image as versions look at it.
+
+    Args:
+        content: the file's bytes.
+        max_pixels: see ``decode``.
+        at_least: what the version wants, see :class:`Loaded`.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
     picture = decode(content, max_pixels=max_pixels, at_least=at_least)
     return replace(picture, image=reduced(picture.image))
 
