@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backend.domain import Control
-from backend.errors import PrelabelError, UsageError
+from backend.errors import EncoderError, PrelabelError, UsageError
 from backend.loop.finding import shown
 from backend.loop.model import Model
 from backend.store.files import write_folder, write_json, write_text
@@ -110,11 +110,14 @@ class _Writer:
 
     def _image(self, folder: Path) -> dict[str, Any]:
         """The encoder, and how images are made ready for it; empty without."""
+        from backend.vision.encoder import Portable
         from backend.vision.portable.graph import write_graph
 
         if self._encoder is None:
             return {}
         try:
+            if not isinstance(self._encoder, Portable):
+                raise EncoderError(f"{self._encoder.name} cannot be exported.")
             portable = self._encoder.portable()
             write_graph(portable.graph, folder / ENCODER)
         except PrelabelError as error:

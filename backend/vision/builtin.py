@@ -73,7 +73,7 @@ class BuiltinEncoder:
         raise no_text(self.name)
 
     def portable(self) -> PortableEncoder:
-        """See :class:`backend.vision.encoder.Encoder`."""
+        """See :class:`backend.vision.encoder.Portable`."""
         from backend.vision.portable.builtin import builtin_graph, builtin_preparation
         from backend.vision.portable.preparing import PortableEncoder
 

@@ -82,7 +82,7 @@ class ClipEncoder:
         self._runner = fastest(side, example, key=self.id, family=self.id, folder=folder, say=say)
 
     def portable(self) -> PortableEncoder:
-        """See :class:`backend.vision.encoder.Encoder`."""
+        """See :class:`backend.vision.encoder.Portable`."""
         from backend.vision.portable.preparing import PortableEncoder, encoder_graph, read_steps
 
         preparation, mean, std = read_steps(self.name, self._preprocess)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -59,6 +59,11 @@ class Encoder(Protocol):
             EncoderError: this encoder knows no texts.
         """
         ...
+
+
+@runtime_checkable
+class Portable(Protocol):
+    """An encoder whose image side others can run; all of ours are."""
 
     def portable(self) -> PortableEncoder:
         """Its image side as a network that others can run.

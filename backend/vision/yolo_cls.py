@@ -89,16 +89,17 @@ class YoloClsEncoder:
         )
 
     def portable(self) -> PortableEncoder:
-        """See :class:`backend.vision.encoder.Encoder`."""
+        """See :class:`backend.vision.encoder.Portable`."""
         from backend.vision.portable.preparing import (
-            Preparation,
             PortableEncoder,
+            Preparation,
             encoder_graph,
             read_steps,
         )
 
         preparation = Preparation(self._side, cut=True, filter="bilinear")
-        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+        mean: Sequence[float] = (0.0, 0.0, 0.0)
+        std: Sequence[float] = (1.0, 1.0, 1.0)
         if self._own_steps is not None:
             preparation, mean, std = read_steps(self.name, self._own_steps)
         network = deepcopy(self._network).cpu()

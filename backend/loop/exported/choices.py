@@ -16,17 +16,17 @@ run = {f: onnxruntime.InferenceSession(here / f) for f in [c["file"] for c in co
 encoder = onnxruntime.InferenceSession(here / model["image"]["encoder"])
 
 for path in sys.argv[1:]:
-    image = Image.open(path)
-    image.draft("RGB", (512, 512))  # large JPEGs are read smaller, which is quicker
-    image = ImageOps.exif_transpose(image).convert("RGB")
+    file = Image.open(path)
+    file.draft("RGB", (512, 512))  # large JPEGs are read smaller, which is quicker
+    image = ImageOps.exif_transpose(file).convert("RGB")
     image.thumbnail((1280, 1280), Image.Resampling.BILINEAR)
     size = [int(side * edge / min(image.size)) for edge in image.size] if cut else [side, side]
     how = Image.Resampling[filter.upper()]
-    image = image.resize(size, how, reducing_gap=model["image"]["gap"])
+    square = image.resize(size, how, reducing_gap=model["image"]["gap"])
     left, top = (round((edge - side) / 2) for edge in size)
-    pixels = np.asarray(image.crop((left, top, left + side, top + side)), np.float32) / 255
+    pixels = np.asarray(square.crop((left, top, left + side, top + side)), np.float32) / 255
     embedding = encoder.run(None, {"image": pixels.transpose(2, 0, 1)[None]})[0]
-    found = {"image": path}
+    found: dict[str, object] = {"image": path}
     for control in controls:
         confidence = run[control["file"]].run(None, {"embedding": embedding})[0][0]
         order = np.argsort(-confidence, kind="stable")

@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -14,11 +15,11 @@ controls = [control for control in model["controls"] if control["kind"] != "choi
 run = {f: onnxruntime.InferenceSession(here / f) for f in [c["file"] for c in controls]}
 
 for path in sys.argv[1:]:
-    image = Image.open(path)
-    image.draft("RGB", (1280, 1280))  # large JPEGs are read smaller, which is quicker
-    image = ImageOps.exif_transpose(image).convert("RGB")
+    file = Image.open(path)
+    file.draft("RGB", (1280, 1280))  # large JPEGs are read smaller, which is quicker
+    image = ImageOps.exif_transpose(file).convert("RGB")
     image.thumbnail((1280, 1280), Image.Resampling.BILINEAR)
-    found = {"image": path}
+    found: dict[str, object] = {"image": path}
     for control in controls:
         longest, cell = control["size"], control["cell"]
         scaled = np.array([max(1, round(e * longest / max(image.size))) for e in image.size])
@@ -30,7 +31,7 @@ for path in sys.argv[1:]:
         batch = pixels.transpose(2, 0, 1)[None].astype(np.float32) / 255
         boxes, confidence, label = run[control["file"]].run(None, {"image": batch})
         boxes = (boxes - np.tile(start, 2)) / np.tile(scaled, 2)  # 0 to 1 of the image
-        places = []
+        places: list[dict[str, Any]] = []
         for box, sure, name in zip(boxes, confidence, label, strict=True):
             if sure < control["shown"]:
                 continue
@@ -42,7 +43,7 @@ for path in sys.argv[1:]:
             gaps = [np.hypot(*((p["centre"] - centre) * shape)) for p in near]
             if control["kind"] == "boxes":
                 places.append({**one, "box": np.clip(box, 0, 1).tolist()})
-            elif (0 <= centre).all() and (centre <= 1).all() and min(gaps, default=1) >= least:
+            elif (centre >= 0).all() and (centre <= 1).all() and min(gaps, default=1) >= least:
                 places.append(one)
         found[control["name"]] = [{**p, "centre": p["centre"].tolist()} for p in places]
     print(json.dumps(found, ensure_ascii=False))

@@ -80,7 +80,8 @@ def read_steps(name: str, steps: Any) -> tuple[Preparation, Sequence[float], Seq
     Raises:
         EncoderError: there is a step that others could not do the same way.
     """
-    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    mean: Sequence[float] = (0.0, 0.0, 0.0)
+    std: Sequence[float] = (1.0, 1.0, 1.0)
     side, cut, filter = 0, False, ""
     for step in getattr(steps, "transforms", [steps]):
         kind = type(step).__name__
@@ -93,7 +94,7 @@ def read_steps(name: str, steps: Any) -> tuple[Preparation, Sequence[float], Seq
             if tuple(step.size) != (side, side):
                 side = 0
         elif kind == "Normalize":
-            mean, std = tuple(map(float, step.mean)), tuple(map(float, step.std))
+            mean, std = [float(v) for v in step.mean], [float(v) for v in step.std]
         elif kind not in HARMLESS:
             side = 0
     if not side or filter not in ("bilinear", "bicubic"):
