@@ -44,6 +44,7 @@ class Settings:
         fetch_urls: the endpoint fetches images by their https address.
         max_request_bytes: larger requests to the endpoint are refused.
         request_seconds: that a request to the endpoint may take to arrive.
+        compute: where rounds are computed: ``local`` or ``modal``.
         seed: seed of everything random; on every card.
     """
 
@@ -73,6 +74,7 @@ class Settings:
     fetch_urls: bool = False
     max_request_bytes: int = 64 * MEGA
     request_seconds: float = 30.0
+    compute: str = "local"
     seed: int = 0
 
 
@@ -118,6 +120,7 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         fetch_urls=_switch(env, "PRELABEL_FETCH_URLS"),
         max_request_bytes=_whole(env, "PRELABEL_MAX_REQUEST_MB", 64, least=1) * MEGA,
         request_seconds=_number(env, "PRELABEL_REQUEST_SECONDS", 30.0, least=0.1),
+        compute=_one_of(env, "PRELABEL_COMPUTE", ("local", "modal")),
         seed=_whole(env, "PRELABEL_SEED", 0, least=0),
     )
 
@@ -143,6 +146,14 @@ def _whole(env: Mapping[str, str], name: str, default: int, least: int) -> int:
     if not text.isdigit() or int(text) < least:
         raise UsageError(f"{name} must be a whole number of at least {least}, not {text!r}.")
     return int(text)
+
+
+def _one_of(env: Mapping[str, str], name: str, known: tuple[str, ...]) -> str:
+    """One of some words; the first where nothing is said."""
+    text = env.get(name, "").strip() or known[0]
+    if text not in known:
+        raise UsageError(f"{name} must be {' or '.join(known)}, not {text!r}.")
+    return text
 
 
 def _switch(env: Mapping[str, str], name: str) -> bool:

@@ -14,7 +14,6 @@ from backend.settings import Settings, read_settings
 from backend.store.files import explained
 
 if TYPE_CHECKING:
-    from backend.vision.decode import Picture
     from serverless.endpoint.functions import Loaded
 
 HELP = "show what the live version sees in image files"
@@ -117,20 +116,19 @@ def _look(
 ) -> dict[str, Any]:
     """One image, as the endpoint looks at it."""
     from backend.cli.main import say
-    from serverless.endpoint.answers import Wish, answer
-    from serverless.endpoint.invoking import read_picture
-    from serverless.endpoint.shown import in_words
+    from serverless.endpoint.shown import in_words, look
 
     content = _content(file, settings.max_image_bytes)
-    picture = read_picture(content, settings.max_image_pixels, loaded.at_least)
-    (said,) = loaded.say([picture])
-    told = answer(loaded, said, Wish())
+    looked = look(loaded, content, settings.max_image_pixels)
+    result = {"image": str(file), **looked.answer}
     if target is None:
-        say(f"{file}: {in_words(told)}", options)
-        return {"image": str(file), **told}
-    _save(loaded, picture, told, target)
-    say(f"{file}: {in_words(told)}  → {target}", options)
-    return {"image": str(file), **told, "saved": str(target)}
+        say(f"{file}: {in_words(looked.answer)}", options)
+        return result
+    with explained(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        looked.drawn().save(target, quality=QUALITY)
+    say(f"{file}: {in_words(looked.answer)}  → {target}", options)
+    return {**result, "saved": str(target)}
 
 
 def _content(file: Path, most: int) -> bytes:
@@ -140,14 +138,3 @@ def _content(file: Path, most: int) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise ImageError("cannot be read", error.strerror or str(error)) from error
-
-
-def _save(loaded: Loaded, picture: Picture, told: dict[str, Any], target: Path) -> None:
-    from backend.vision.drawing import draw
-    from serverless.endpoint.shown import marks_of
-
-    labels = [name for control in loaded.controls for name in control.label_names]
-    drawn = draw(picture.image, marks_of(told), labels)
-    with explained(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        drawn.save(target, quality=QUALITY)

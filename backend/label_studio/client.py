@@ -236,6 +236,21 @@ class Client:
             }
         return dict(self._call("POST", "api/ml/", json=body, retries=0))
 
+    def ask(
+        self,
+        method: str,
+        path: str,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        json: Any = None,
+    ) -> Any:
+        """One call of another module of this room, tried once; its JSON.
+
+        Raises:
+            NotAllowed, NotThere, LabelStudioError: it failed, in one sentence.
+        """
+        return self._call(method, path, parameters, json=json, retries=0)
+
     def _tasks(self, number: int, fields: str, query: Json, size: int = PAGE) -> Iterator[Json]:
         page = 1
         while True:

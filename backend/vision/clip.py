@@ -149,6 +149,18 @@ def load_clip(setting: str, say: Say) -> ClipEncoder:
         raise EncoderError(_advice(model, weights, path, error)) from error
 
 
+def clip_here(setting: str) -> bool:
+    """Whether ``model/weights`` are on this machine.
+
+    Raises:
+        EncoderError: open_clip does not know them.
+    """
+    model, _, weights = setting.partition("/")
+    path = Path(weights).expanduser()
+    _check(model, weights, path)
+    return path.is_file() or bool(_kept(model, weights))
+
+
 def _check(model: str, weights: str, path: Path) -> None:
     import open_clip
 
@@ -198,14 +210,27 @@ def _published(model: str, tag: str) -> str:
     import open_clip
 
     published = open_clip.get_pretrained_cfg(model, tag)
-    repository, _, name = str(published.get("hf_hub") or "").rpartition("/")
-    names = (str(Path(name).with_suffix(".safetensors")), name) if name else CLIP_FILES
-    kept = kept_file(repository, names) if repository else None
+    repository, kept = _repository(published), _kept(model, tag)
     if kept:
         return kept
     if repository and (why_not := why_not_asked()):
         raise EncoderError(_not_here(model, tag, why_not))
     return str(open_clip.download_pretrained(published))
+
+
+def _kept(model: str, tag: str) -> str | None:
+    """The path of published weights that are on this machine already."""
+    import open_clip
+
+    published = open_clip.get_pretrained_cfg(model, tag)
+    repository = _repository(published)
+    name = str(published.get("hf_hub") or "").rpartition("/")[2]
+    names = (str(Path(name).with_suffix(".safetensors")), name) if name else CLIP_FILES
+    return kept_file(repository, names) if repository else None
+
+
+def _repository(published: dict[str, Any]) -> str:
+    return str(published.get("hf_hub") or "").rpartition("/")[0]
 
 
 def _preparation(model: str, weights: str) -> dict[str, Any]:

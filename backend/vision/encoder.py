@@ -107,6 +107,31 @@ def load_encoder(setting: str, *, say: Say, weights_dir: Path | None = None) -> 
     raise EncoderError(f"There is no encoder {setting!r}: {SPELLINGS}")
 
 
+def here(setting: str, weights_dir: Path | None = None) -> bool:
+    """Whether an encoder can be loaded without a download.
+
+    Args:
+        setting: ``PRELABEL_ENCODER``.
+        weights_dir: where named weights are kept.
+
+    Raises:
+        EncoderError: there is no such encoder.
+    """
+    from backend.vision.hub import kept_file
+
+    setting = setting.strip()
+    if setting == "auto":
+        return bool(kept_file(DEFAULT_REPOSITORY))
+    if _names_a_checkpoint(setting):
+        path = Path(setting).expanduser()
+        return path.is_file() or bool(weights_dir and (weights_dir / setting).is_file())
+    if "/" in setting:
+        from backend.vision.clip import clip_here
+
+        return clip_here(setting)
+    return True
+
+
 def noise() -> Image.Image:
     """An image to try an encoder on."""
     from PIL import Image

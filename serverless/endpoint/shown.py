@@ -3,12 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from backend.domain import Place
-from backend.vision.drawing import Mark
+from backend.vision.decode import Picture
+from backend.vision.drawing import Mark, draw
+from serverless.endpoint.answers import Wish, answer
+from serverless.endpoint.functions import Loaded
+from serverless.endpoint.invoking import read_picture
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 Answer = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Looked:
+    """An image that a version looked at.
+
+    Attributes:
+        answer: as the endpoint gives it.
+        picture: that was looked at.
+        labels: all of the version's.
+    """
+
+    answer: dict[str, Any]
+    picture: Picture
+    labels: tuple[str, ...]
+
+    def drawn(self) -> Image.Image:
+        """The answer on a copy of the picture."""
+        return draw(self.picture.image, marks_of(self.answer), self.labels)
+
+
+def look(loaded: Loaded, content: bytes, max_pixels: int) -> Looked:
+    """Let a version look at an image, the way the endpoint does.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
+    picture = read_picture(content, max_pixels, loaded.at_least)
+    (said,) = loaded.say([picture])
+    labels = (name for control in loaded.controls for name in control.label_names)
+    return Looked(answer(loaded, said, Wish()), picture, tuple(labels))
 
 
 def marks_of(answer: Answer) -> list[Mark]:

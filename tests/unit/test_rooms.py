@@ -24,7 +24,8 @@ MAY_KNOW: dict[str, set[str]] = {
     "loop": {"settings", "store", "learning", "vision", "label_studio", "web"},
     "server": {"settings", "store", "label_studio", "loop"},
     "demo": {"learning"},
-    "cli": {"settings", "store", "label_studio", "loop", "server", "demo"},
+    "doctor": {"settings", "store", "vision", "label_studio", "loop", "web"},
+    "cli": {"settings", "store", "label_studio", "loop", "server", "demo", "doctor"},
 }
 OWNERS = {
     "ultralytics": {
