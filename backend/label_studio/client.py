@@ -26,7 +26,8 @@ ANNOTATION_FIELDS = (
 """The list is applied to the annotations inside a task as well."""
 TIMEOUT = 120.0
 RETRIES = 3
-ADDRESS = "URL was not allowed"
+ADDRESS = ("URL was not allowed", "reserved network address")
+"""What Label Studio says of addresses that it may not call; with the status of a wrong token."""
 SWITCHES = "start it with ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false."
 TOKEN_PAGE = "Account & Settings → Access Token"  # noqa: S105 - the name of a page
 Json = dict[str, Any]
@@ -355,7 +356,7 @@ def _json(response: Any, server: str) -> Any:
 def _refused(server: str, what: str, status: int, body: Any) -> LabelStudioError:
     """A refusal as one sentence."""
     detail = _detail(body)
-    if status == 403 and ADDRESS in detail:
+    if status == 403 and any(words in detail for words in ADDRESS):
         return AddressRefused(f"{server} calls no private addresses: {SWITCHES}")
     if status in (401, 403):
         return NotAllowed(

@@ -115,7 +115,7 @@ def here(setting: str, weights_dir: Path | None = None) -> bool:
         weights_dir: where named weights are kept.
 
     Raises:
-        EncoderError: there is no such encoder.
+        EncoderError: there is no such encoder or file.
     """
     from backend.vision.hub import kept_file
 
@@ -124,11 +124,15 @@ def here(setting: str, weights_dir: Path | None = None) -> bool:
         return bool(kept_file(DEFAULT_REPOSITORY))
     if _names_a_checkpoint(setting):
         path = Path(setting).expanduser()
+        if path.name != setting and not path.is_file():
+            raise EncoderError(f"There is no file {path}: check PRELABEL_ENCODER.")
         return path.is_file() or bool(weights_dir and (weights_dir / setting).is_file())
     if "/" in setting:
         from backend.vision.clip import clip_here
 
         return clip_here(setting)
+    if setting != "builtin":
+        raise EncoderError(f"There is no encoder {setting!r}: {SPELLINGS}")
     return True
 
 
