@@ -101,8 +101,8 @@ def protection(client: Client, url: str) -> list[Line]:
     probe, host = Probe(client), urlsplit(url).hostname or ""
     place = "a private address" if private(host) else "a public address, which is always allowed"
     rows = (
-        ("ML_BLOCK_LOCAL_IP", probe.calls, "call an ML backend"),
-        ("SSRF_PROTECTION_ENABLED", probe.hooks, "send webhooks"),
+        ("ML_BLOCK_LOCAL_IP", probe.calls, "call an ML backend at"),
+        ("SSRF_PROTECTION_ENABLED", probe.hooks, "send webhooks to"),
     )
     return [_protected(switch, allowed, what, url, place) for switch, allowed, what in rows]
 
@@ -116,9 +116,9 @@ def _protected(
         cure = "give `--backend` an address whose name Label Studio's machine knows"
         return bad(switch, f"Label Studio cannot check {plain(url)} ({error})", cure)
     if free:
-        return good(switch, f"Label Studio may {what} at {plain(url)}, {place}")
+        return good(switch, f"Label Studio may {what} {plain(url)}, {place}")
     cure = RESTART.format(switch=switch)
-    return bad(switch, f"Label Studio may not {what} at {plain(url)}, {place}", cure)
+    return bad(switch, f"Label Studio may not {what} {plain(url)}, {place}", cure)
 
 
 def private(host: str) -> bool:

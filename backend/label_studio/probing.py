@@ -206,6 +206,6 @@ def _reason(error: Exception) -> str:
     kinds: list[tuple[type[Exception], Callable[[], str]]] = [
         (httpx.ConnectTimeout, lambda: f"no answer within {SECONDS:.0f} s"),
         (httpx.TimeoutException, lambda: f"connected, but no answer within {SECONDS:.0f} s"),
-        (httpx.ConnectError, lambda: str(error).rstrip(".") or "cannot connect"),
+        (httpx.ConnectError, lambda: str(error).partition("] ")[2] or str(error)),
     ]
     return next((told() for kind, told in kinds if isinstance(error, kind)), str(error))
