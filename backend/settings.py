@@ -10,6 +10,7 @@ from pathlib import Path
 from backend.errors import UsageError
 
 MEGA = 1_000_000
+LOCAL, MODAL = "local", "modal"
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,13 @@ class Settings:
         fetch_urls: the endpoint fetches images by their https address.
         max_request_bytes: larger requests to the endpoint are refused.
         request_seconds: that a request to the endpoint may take to arrive.
-        compute: where rounds are computed: ``local`` or ``modal``.
+        weights: where published weights are kept; below the home folder when not given.
+        kept: where the endpoint writes what it keeps; the home folder, unless that may not be
+            written to.
+        compute: where training and looking at many images is done: ``local`` or ``modal``.
+        gpus: kinds of GPU on Modal, the preferred one first.
+        monthly_budget: dollars that Modal may cost a month; 0: no limit.
+        app: name of the Modal app, and the beginning of its volumes' names.
         seed: seed of everything random; on every card.
     """
 
@@ -74,7 +81,12 @@ class Settings:
     fetch_urls: bool = False
     max_request_bytes: int = 64 * MEGA
     request_seconds: float = 30.0
-    compute: str = "local"
+    weights: Path | None = None
+    kept: Path | None = None
+    compute: str = LOCAL
+    gpus: tuple[str, ...] = ("L4", "T4")
+    monthly_budget: float = 20.0
+    app: str = "prelabel"
     seed: int = 0
 
 
@@ -120,7 +132,12 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         fetch_urls=_switch(env, "PRELABEL_FETCH_URLS"),
         max_request_bytes=_whole(env, "PRELABEL_MAX_REQUEST_MB", 64, least=1) * MEGA,
         request_seconds=_number(env, "PRELABEL_REQUEST_SECONDS", 30.0, least=0.1),
-        compute=_one_of(env, "PRELABEL_COMPUTE", ("local", "modal")),
+        weights=_folder(env, "PRELABEL_WEIGHTS"),
+        kept=_folder(env, "PRELABEL_KEPT"),
+        compute=_compute(env),
+        gpus=tuple(_list(env, "PRELABEL_GPU")) or ("L4", "T4"),
+        monthly_budget=_number(env, "PRELABEL_MONTHLY_BUDGET", 20.0, unit="dollars"),
+        app=env.get("PRELABEL_MODAL_APP", "").strip() or "prelabel",
         seed=_whole(env, "PRELABEL_SEED", 0, least=0),
     )
 
@@ -128,6 +145,10 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
 def _home(env: Mapping[str, str]) -> Path:
     named = env.get("PRELABEL_HOME", "")
     return Path(named).expanduser() if named else Path.home() / ".prelabel"
+
+
+def _folder(env: Mapping[str, str], name: str) -> Path | None:
+    return Path(env[name]).expanduser() if env.get(name) else None
 
 
 def _password(env: Mapping[str, str]) -> str:
@@ -146,14 +167,6 @@ def _whole(env: Mapping[str, str], name: str, default: int, least: int) -> int:
     if not text.isdigit() or int(text) < least:
         raise UsageError(f"{name} must be a whole number of at least {least}, not {text!r}.")
     return int(text)
-
-
-def _one_of(env: Mapping[str, str], name: str, known: tuple[str, ...]) -> str:
-    """One of some words; the first where nothing is said."""
-    text = env.get(name, "").strip() or known[0]
-    if text not in known:
-        raise UsageError(f"{name} must be {' or '.join(known)}, not {text!r}.")
-    return text
 
 
 def _switch(env: Mapping[str, str], name: str) -> bool:
@@ -196,5 +209,16 @@ def _size(env: Mapping[str, str]) -> int:
     return size
 
 
+def _compute(env: Mapping[str, str]) -> str:
+    text = env.get("PRELABEL_COMPUTE", "").strip().lower() or LOCAL
+    if text not in (LOCAL, MODAL):
+        raise UsageError(f"PRELABEL_COMPUTE must be {LOCAL} or {MODAL}, not {text!r}.")
+    return text
+
+
 def _names(env: Mapping[str, str], name: str) -> frozenset[str]:
-    return frozenset(part.strip() for part in env.get(name, "").split(",") if part.strip())
+    return frozenset(_list(env, name))
+
+
+def _list(env: Mapping[str, str], name: str) -> list[str]:
+    return [part.strip() for part in env.get(name, "").split(",") if part.strip()]

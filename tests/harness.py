@@ -135,6 +135,32 @@ class Backend:
         return str(until("a failed round", check))
 
 
+class Application:
+    """``prelabel endpoint`` in a process, over a home, and an application that asks it."""
+
+    def __init__(self, home: Path, environment: Mapping[str, str]) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.http = httpx.Client(base_url=self.url, timeout=60, trust_env=False)
+        self.log = home.parent / f"{home.name}-endpoint.log"
+        command = [sys.executable, "-m", "backend.cli", "endpoint", "--port", str(self.port)]
+        self.program = Program(command, {"PRELABEL_HOME": str(home), **environment}, self.log)
+        self.program.wait_for(f"{self.url}/health", 60, lambda waited: None)
+
+    def ask(self, function: int | str, content: bytes, **parameters: Any) -> Json:
+        """One invocation."""
+        path = f"/v1/functions/{function}/invoke"
+        answer = self.http.post(path, content=content, params=parameters)
+        assert answer.status_code == 200, answer.text
+        found: Json = answer.json()
+        return found
+
+    def stop(self, how: int = signal.SIGTERM) -> None:
+        """End it."""
+        self.http.close()
+        self.program.stop(how)
+
+
 class Lab:
     """A person in Label Studio, by its API."""
 

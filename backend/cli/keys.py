@@ -50,6 +50,7 @@ def _create(keys: Any, options: argparse.Namespace) -> dict[str, Any]:
     key, text = keys.create(options.name, tuple(options.function), options.rate, options.quota)
     say(text, options)
     say(f"Key {key.id} for {key.name}. Copy it now: it is shown this once.", options)
+    _share()
     return {"id": key.id, "name": key.name, "key": text}
 
 
@@ -59,8 +60,16 @@ def _revoke(keys: Any, options: argparse.Namespace) -> dict[str, Any]:
     if not options.name:
         raise UsageError("Say which key: `prelabel keys list` shows their ids.")
     key = keys.revoke(options.name)
+    _share()
     say(f"Key {key.id} ({key.name}) is worthless from now on.", options)
     return {"id": key.id, "revoked": key.revoked}
+
+
+def _share() -> None:
+    """An endpoint on Modal learns of it too."""
+    from backend.loop.compute import choose_compute
+
+    choose_compute(read_settings()).share()
 
 
 def _list(keys: Any, options: argparse.Namespace) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from backend.errors import PrelabelError, UsageError
 
 COMMANDS = (
     *("demo", "serve", "connect", "status", "train", "versions", "promote", "rollback"),
-    *("doctor", "predict", "export", "label-errors", "similar", "endpoint", "keys"),
+    *("doctor", "predict", "export", "label-errors", "similar", "endpoint", "keys", "deploy"),
 )
 INTERRUPTED = 130
 

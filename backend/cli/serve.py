@@ -27,6 +27,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     import uvicorn
 
     from backend.cli.main import say
+    from backend.loop.compute import choose_compute
     from backend.loop.service import Service
     from backend.server.app import make_app
     from backend.server.auth import Gate
@@ -37,7 +38,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     settings = read_settings()
     writable(settings.home)
     secret = webhook_secret(settings.home)
-    gate = Gate(make_app(Service(settings)), settings.user, settings.password, secret)
+    service = Service(settings, refresh=choose_compute(settings).collect)
+    gate = Gate(make_app(service), settings.user, settings.password, secret)
     with listen(options.host, options.port) as socket:
         shown = "127.0.0.1" if options.host in ("0.0.0.0", "::") else options.host  # noqa: S104
         path = f"/{secret}" if settings.user else ""

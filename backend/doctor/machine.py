@@ -8,9 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from backend.doctor.line import Line, bad, good, unknown
-from backend.errors import DetectorError, EncoderError, PrelabelError, StoreError
+from backend.errors import (
+    DetectorError,
+    EncoderError,
+    PrelabelError,
+    RoundError,
+    StoreError,
+    UsageError,
+)
+from backend.loop.compute import greet
 from backend.loop.resources import Resources
-from backend.settings import Settings
+from backend.settings import MODAL, Settings
 from backend.store.files import writable
 from backend.store.projects import ProjectRecord
 
@@ -73,7 +81,7 @@ def encoder(resources: Resources, setting: str) -> Line:
     from backend.vision.encoder import here, noise
     from backend.vision.hub import why_not_asked
 
-    check, folder = "encoder", resources.settings.home / "weights"
+    check, folder = "encoder", resources.weights
     try:
         if not here(setting, folder):
             why_not = why_not_asked()
@@ -95,7 +103,7 @@ def detector(resources: Resources) -> Line:
     from backend.vision.detection.network import DEFAULT, find_base, load_base
     from backend.vision.hub import answers
 
-    check, folder = "detector", resources.settings.home / "weights"
+    check, folder = "detector", resources.weights
     setting = resources.settings.detector
     try:
         file = find_base(DEFAULT if setting == "auto" else setting, folder, download=False)
@@ -116,24 +124,14 @@ def detector(resources: Resources) -> Line:
 def modal(settings: Settings) -> Line:
     """Whether rounds can be computed on Modal; asked of Modal only where they are."""
     check = "Modal"
-    if settings.compute != "modal":
+    if settings.compute != MODAL:
         return unknown(check, "not used (PRELABEL_COMPUTE=local)")
     if importlib.util.find_spec("modal") is None:
         return bad(check, "the package is not installed", "`pip install modal`")
-    from modal.config import config
-
-    if not (config.get("token_id") and config.get("token_secret")):
-        return bad(check, "there is no token", MODAL_TOKEN)
-    return _greeted(check)
-
-
-def _greeted(check: str) -> Line:
-    from modal import Client
-    from modal.exception import Error
-
     try:
-        Client.from_env().hello()
-    except Error as error:
-        said = " ".join(str(error).split())[:160]
-        return bad(check, f"refuses the token ({said})", MODAL_TOKEN)
-    return good(check, "accepts the token")
+        greet(settings)
+    except UsageError as error:
+        return bad(check, str(error), MODAL_TOKEN)
+    except RoundError as error:
+        return bad(check, str(error), "`prelabel deploy`, where there is internet")
+    return good(check, f"lets us in, and has the app {settings.app!r}")

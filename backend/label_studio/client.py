@@ -197,10 +197,52 @@ class Client:
     def _users(self) -> dict[str, int]:
         return {str(row["email"]): int(row["id"]) for row in self._call("GET", "api/users/")}
 
-    def annotate(self, task: int, result: Sequence[Json], by: int) -> None:
-        """Answer a task in a user's name."""
-        body: Json = {"result": list(result), "completed_by": by, "lead_time": 0}
+    def annotate(self, task: int, result: Sequence[Json], by: int = 0) -> None:
+        """Answer a task, in a user's name; in that of the token when not given."""
+        body: Json = {"result": list(result), "lead_time": 0}
+        body |= {"completed_by": by} if by else {}
         self._call("POST", f"api/tasks/{task}/annotations/", json=body, retries=0)
+
+    def upload(self, number: int, name: str, content: bytes) -> str:
+        """Give Label Studio a file to keep.
+
+        Args:
+            number: the project's.
+            name: of the file; its suffix tells what it is.
+            content: its bytes.
+
+        Returns:
+            its address, as it stands in a task's data.
+        """
+        path = f"api/projects/{number}/import"
+        query = {"commit_to_project": "false"}
+        files = {"file": (name, content)}
+        made = self._call("POST", path, query, files=files, retries=0)
+        row = self._call("GET", f"api/import/file-upload/{made['file_upload_ids'][0]}")
+        return f"/data/{row['file']}"
+
+    def import_tasks(self, number: int, tasks: Sequence[Json]) -> list[int]:
+        """Add tasks, with ``data``, ``predictions`` and ``annotations``; their numbers in order."""
+        path = f"api/projects/{number}/import"
+        query = {"return_task_ids": "true"}
+        made = self._call("POST", path, query, json=list(tasks), retries=0)
+        return [int(id) for id in made["task_ids"]]
+
+    def tasks_with(self, number: int, field: str) -> dict[str, int]:
+        """Tasks whose data have a field: its value → the task's number."""
+        item: Json = {
+            "filter": f"filter:tasks:data.{field}",
+            "operator": "empty",
+            "type": "String",
+            "value": False,
+        }
+        query = {"filters": {"conjunction": "and", "items": [item]}}
+        rows = self._tasks(number, "id,data", query)
+        return {str(row["data"][field]): row["id"] for row in rows if row["data"].get(field)}
+
+    def annotated(self, task: int) -> bool:
+        """Whether a task has an annotation."""
+        return bool(self._call("GET", f"api/tasks/{task}/annotations/"))
 
     def keep_tab(self, number: int, title: str, view: Json) -> None:
         """Have a tab of the Data Manager with this title look like this.
@@ -288,6 +330,7 @@ class Client:
         parameters: Mapping[str, Any] | None = None,
         *,
         json: Any = None,
+        files: Any = None,
         retries: int = RETRIES,
     ) -> Any:
         """One call; its JSON.
@@ -325,7 +368,8 @@ class Client:
                 method=method,
                 params=parameters,
                 json=json,
-                headers={"Content-Type": "application/json"},
+                files=files,
+                headers={} if files else {"Content-Type": "application/json"},
                 request_options={"max_retries": retries},
             )
         except httpx.TimeoutException as error:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from backend.domain import ImageSize
 from backend.errors import ImageError
-from backend.loop.pictures import BATCH, Fetched, Pictures, Progress, Source
+from backend.loop.pictures import Fetched, Pictures, Progress, Source
 from backend.vision.cache import EmbeddingCache
 from backend.vision.encoder import Encoder
 
@@ -66,13 +66,14 @@ class Embedder:
         missing = [s for a, s in wanted.items() if digests.get(a) not in vectors]
         failed: dict[str, ImageError] = {}
         progress(0, len(missing))
-        for start in range(0, len(missing), BATCH):
-            fetched, errors = self._pictures.fetch(missing[start : start + BATCH], AT_LEAST)
+        at_once = self._pictures.at_once
+        for start in range(0, len(missing), at_once):
+            fetched, errors = self._pictures.fetch(missing[start : start + at_once], AT_LEAST)
             failed |= errors
             vectors |= self._encode(fetched, vectors)
             digests |= {f.address: f.digest for f in fetched}
             sizes |= {f.address: ImageSize(f.picture.width, f.picture.height) for f in fetched}
-            progress(min(start + BATCH, len(missing)), len(missing))
+            progress(min(start + at_once, len(missing)), len(missing))
         return Embedded(
             vectors={a: vectors[digest] for a, digest in digests.items() if a not in failed},
             sizes=sizes,

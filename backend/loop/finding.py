@@ -50,6 +50,7 @@ class Sample:
         places: all objects of the control.
         boxes: real boxes of the same labels, of other controls; for the size of points.
         audit: belongs to the audit slice: judged on, never trained on.
+        digest: hash of the image's bytes, by which its copy is kept; empty where there is none.
     """
 
     task: int
@@ -58,6 +59,7 @@ class Sample:
     places: Places
     boxes: Places = ()
     audit: bool = False
+    digest: str = ""
 
     @property
     def ratio(self) -> float:
@@ -81,6 +83,7 @@ class FindingJob:
         prompts: finds by words or drawn boxes, where its files are there.
         report: told (done, of) after each epoch.
         cancelled: asked often.
+        base_setting: what leads to the base, on any machine.
     """
 
     control: Control
@@ -94,6 +97,7 @@ class FindingJob:
     prompts: Prompts | None
     report: Report
     cancelled: Callable[[], bool]
+    base_setting: str = ""
 
 
 class Prompts(Protocol):
@@ -102,6 +106,15 @@ class Prompts(Protocol):
     def finder(self, control: Control, samples: Sequence[Sample], meaning: Meaning) -> Finds | None:
         """A finder of the control; None where nothing describes any of its labels."""
         ...
+
+
+def fine_tunes(job: FindingJob) -> bool:
+    """Whether training would learn from the images, and not only know the labels' names."""
+    marked = sum(bool(sample.places) and not sample.audit for sample in job.samples)
+    known = known_as(job.control.labels, job.base.plan.classes) if _knows(job.base) else {}
+    if marked >= (FEWEST_OVER_KNOWN if known or job.prompts else FEWEST):
+        return True
+    return marked >= FEWEST and not known and job.prompts is None
 
 
 def train_finder(job: FindingJob) -> Finds | None:

@@ -10,14 +10,15 @@ from typing import Any
 
 from backend.domain import Control, ImageSize
 from backend.errors import ImageError, NotThere, RoundError
+from backend.loop.compute import Spent
 from backend.loop.embedding import Embedded
-from backend.loop.finding import FindingJob, Sample, train_finder
+from backend.loop.finding import FindingJob, Sample
 from backend.loop.labels import examples_of, label_table, pool_of
 from backend.loop.model import Model
 from backend.loop.observe import Observation
 from backend.loop.pictures import Pictures, Source
 from backend.loop.resources import Resources
-from backend.loop.training import Examples, TrainingJob, cross, train
+from backend.loop.training import Examples, TrainingJob, cross
 from backend.store.projects import ProjectRecord
 from backend.store.versions import Card
 from backend.vision.detection.finder import Finds
@@ -66,6 +67,7 @@ class Fit:
             c.name: examples_of(seen, c, embedded) for c in self._of("choices")
         }
         self._samples: dict[str, list[Sample]] = {}
+        self.spent = Spent()
 
     def model(self) -> Model:
         """Train what changed; the rest is taken from the live version.
@@ -124,7 +126,9 @@ class Fit:
     # -- choices ----------------------------------------------------------------------------
 
     def _head(self, control: Control) -> Head | None:
-        return train(self._job(control))
+        head, spent = self._resources.compute.train_head(self._job(control))
+        self.spent += spent
+        return head
 
     def _job(self, control: Control) -> TrainingJob:
         encoder = self._encoder
@@ -162,7 +166,7 @@ class Fit:
             detail = f"{control.name}: epoch {done} of {of}, about {left:.0f} s left"
             self._report("training", done / of, detail)
 
-        return train_finder(
+        finder, spent = self._resources.compute.train_finder(
             FindingJob(
                 control=control,
                 samples=samples,
@@ -175,8 +179,11 @@ class Fit:
                 prompts=self._resources.prompts(self._record),
                 report=tell,
                 cancelled=self._cancelled,
+                base_setting=self._resources.base().setting,
             )
         )
+        self.spent += spent
+        return finder
 
     def _unchanged(self, control: Control) -> bool:
         """Whether the live finder saw these very labels."""
@@ -203,6 +210,7 @@ class Fit:
         wanted = [Source(task.images[control.image_key], task.id) for task in marked]
         for batch in pictures.batches(wanted):
             sizes |= batch.sizes
+        digests = pictures.digests(sizes)
         boxes = [c.name for c in self._of("boxes") if c.name != control.name]
         return [
             Sample(
@@ -212,6 +220,7 @@ class Fit:
                 places=(task.places or {})[control.name],
                 boxes=tuple(p for name in boxes for p in (task.places or {}).get(name, ())),
                 audit=self._seen.is_audit(task),
+                digest=digests.get(task.images[control.image_key], ""),
             )
             for task in marked
             if task.images[control.image_key] in sizes

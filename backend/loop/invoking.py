@@ -119,11 +119,11 @@ def _ranked(labels: Sequence[str], row: Floats) -> dict[str, float]:
     return {labels[i]: round(float(row[i]), 6) for i in order}
 
 
-def prediction_of(said: Said, model: Model, task: int = 0) -> Prediction:
+def prediction_of(said: Said, controls: Sequence[Control], task: int = 0) -> Prediction:
     """What was said as a prediction for Label Studio."""
-    controls = {control.name: control for control in model.controls}
+    named = {control.name: control for control in controls}
     rows = (
-        (controls[name], tuple(ranked), np.array(list(ranked.values()), dtype=np.float32))
+        (named[name], tuple(ranked), np.array(list(ranked.values()), dtype=np.float32))
         for name, ranked in said.chosen.items()
     )
     choices = tuple(choose(control, labels, row, said.size) for control, labels, row in rows)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from backend.loop import cards
 from backend.loop.assessing import Assessor
+from backend.loop.compute import OverBudget
 from backend.loop.embedding import NO_IMAGES, Embedded
 from backend.loop.fit import Fit
 from backend.loop.labels import changes, label_table
@@ -38,6 +39,9 @@ class Maker:
         report: told state, progress and details.
         cancelled: asked often while training.
         clock: of the round.
+
+    Attributes:
+        waits: why nothing was trained although it was worth it; empty where nothing hinders.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class Maker:
         self._cancelled = cancelled
         self._clock = clock
         self._versions = resources.versions(record)
+        self.waits = ""
 
     def make_if_wanted(self, seen: Observation, *, now: bool, held: bool) -> str:
         """Train when something changed that is worth it.
@@ -80,7 +85,18 @@ class Maker:
             changed = changes(self._versions.labels(newest.version), labels)
             if 0 < changed < self._settings.retrain_after:
                 return ""
+        if newest is not None and self._may_not_spend():
+            return ""
         return self._make(seen, encoder, labels, identity)
+
+    def _may_not_spend(self) -> bool:
+        """Whether this month's money is spent: what is live goes on predicting."""
+        try:
+            self._resources.compute.check()
+        except OverBudget as error:
+            log.warning("project %s: %s", self._record.id, error)
+            self.waits = str(error)
+        return bool(self.waits)
 
     def embed(self, seen: Observation, encoder: Encoder | None, state: str) -> Embedded:
         """The images of all choices, by an encoder; none without one."""
@@ -170,6 +186,7 @@ class Maker:
             estimate=found.estimate.json() if found.estimate else {},
             outlook=found.outlook,
             accepting=found.accepting,
+            compute=fit.spent.json(),
         )
         reference = reference_of(seen, fit, model, embedded)
 

@@ -63,6 +63,7 @@ class Pictures:
         files: copies for detectors.
         max_pixels: see :func:`backend.vision.decode.decode`.
         clock: seconds; an unreadable image is not asked for again before RETRY_SECONDS.
+        at_once: images that are in memory together.
     """
 
     def __init__(
@@ -73,7 +74,9 @@ class Pictures:
         files: PictureFiles,
         max_pixels: int,
         clock: Callable[[], float] = time.monotonic,
+        at_once: int = BATCH,
     ) -> None:
+        self.at_once = at_once
         self._server = server
         self._images = images
         self._cache = cache
@@ -124,9 +127,13 @@ class Pictures:
         """
         wanted = list({source.address: source for source in sources}.values())
         facts = self.known(source.address for source in wanted)
-        for start in range(0, len(wanted), BATCH):
-            part = wanted[start : start + BATCH]
+        for start in range(0, len(wanted), self.at_once):
+            part = wanted[start : start + self.at_once]
             yield self._batch(part, facts)
+
+    def digests(self, addresses: Iterable[str]) -> dict[str, str]:
+        """By address, the hash of the bytes that it held; of those that were read before."""
+        return {address: fact.digest for address, fact in self.known(addresses).items()}
 
     def copy(self, source: Source) -> Image.Image:
         """One image as detectors look at it.

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backend.errors import Busy
+from backend.loop.compute import Compute, choose_compute
 from backend.loop.connection import Connection, connect
 from backend.loop.embedding import Embedder
 from backend.loop.model import Model, load_model
@@ -61,6 +63,14 @@ class Resources:
         self._base_network: Network | None = None
         self._cache: EmbeddingCache | None = None
         self.picture_files = PictureFiles(settings.home / "pictures")
+        self._compute: Compute | None = None
+
+    @property
+    def compute(self) -> Compute:
+        """Where what is slow is done."""
+        if self._compute is None:
+            self._compute = choose_compute(self.settings)
+        return self._compute
 
     def folder(self, record: ProjectRecord) -> Path:
         """Everything of one project."""
@@ -76,8 +86,8 @@ class Resources:
 
         setting = setting or self.settings.encoder
         if setting not in self._encoders:
-            weights = self._weights()
-            self._encoders[setting] = load_encoder(setting, say=log.info, weights_dir=weights)
+            load = partial(load_encoder, setting, say=log.info, weights_dir=self.weights)
+            self._encoders[setting] = self.compute.encoder(setting, load)
         return self._encoders[setting]
 
     def viewer(self, record: ProjectRecord) -> Encoder:
@@ -95,7 +105,7 @@ class Resources:
         from backend.vision.detection.base import choose_base
 
         if self._base is None:
-            self._base = choose_base(self.settings.detector, self._weights(), log.info)
+            self._base = choose_base(self.settings.detector, self.weights, log.info)
         return self._base
 
     def base_network(self) -> Network:
@@ -112,8 +122,9 @@ class Resources:
 
         known = self._detectors.pop((key, size), None)
         if known is None:
-            folder = self._weights() / "compiled"
-            known = load_detector(network, size, f"{key}-{size}", folder, log.info)
+            folder = self.weights / "compiled"
+            load = partial(load_detector, network, size, f"{key}-{size}", folder, log.info)
+            known = self.compute.detector(network, size, key, load)
         self._detectors[key, size] = known
         while len(self._detectors) > DETECTORS_KEPT:
             self._detectors.pop(next(iter(self._detectors)))
@@ -124,7 +135,7 @@ class Resources:
         from backend.loop.prompting import YoloePrompts
         from backend.vision.yoloe import find_weights
 
-        weights = find_weights(self._weights())
+        weights = find_weights(self.weights)
         if weights is None:
             return None
         return YoloePrompts(weights.name, self.open_vocabulary, self.folder(record))
@@ -136,15 +147,15 @@ class Resources:
         if weights not in self._open:
             from backend.vision.clip import tokenize
 
-            path = self._weights() / weights
-            self._open[weights] = OpenVocabulary(path, self._weights(), tokenize=tokenize)
+            path = self.weights / weights
+            self._open[weights] = OpenVocabulary(path, self.weights, tokenize=tokenize)
         return self._open[weights]
 
     def missing_prompts(self) -> str:
         """What finding before the first label would need, and the command that gets it."""
         from backend.vision.yoloe import missing
 
-        return missing(self._weights(), tokenizer=True)
+        return missing(self.weights, tokenizer=True)
 
     def pictures(self, record: ProjectRecord) -> Pictures:
         """The images of a project."""
@@ -156,6 +167,7 @@ class Resources:
                 self._embedding_cache(),
                 self.picture_files,
                 self.settings.max_image_pixels,
+                at_once=self.compute.at_once,
             )
         return self._pictures[record.id]
 
@@ -229,8 +241,10 @@ class Resources:
         finally:
             lock.release()
 
-    def _weights(self) -> Path:
-        return self.settings.home / "weights"
+    @property
+    def weights(self) -> Path:
+        """Where published weights are kept."""
+        return self.settings.weights or self.settings.home / "weights"
 
     def _embedding_cache(self) -> EmbeddingCache:
         from backend.vision.cache import EmbeddingCache

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from backend.errors import ConfigError
+from backend.errors import ConfigError, PrelabelError
 from backend.loop import cards
 from backend.loop import push as pushing
 from backend.loop.labels import changes, label_table
@@ -66,7 +66,8 @@ class Outcome:
         outlook: what more labels are expected to bring.
         accepting: from which confidence on answers need no person.
         accepted: tasks that were answered so.
-        held: the newest version and why it is not live; empty where it is, or once was.
+        held: the newest version and why it is not live; empty where it is, or once was. Without
+            a version: why none is trained.
         cleanup: retired versions may have predictions left.
     """
 
@@ -162,9 +163,19 @@ class Round:
         presenter = Presenter(self._resources, self._record, self._connection, self._report)
         presented = presenter.present(seen, live)
         self._clock.lap("push")
+        self._share()
         outcome = self._outcome(seen, live, trained, presented.unread)
+        if maker.waits:
+            outcome = replace(outcome, held={"version": "", "reason": maker.waits})
         self.memory = Memory(seen.pulse, live, outcome, presented, seen.pulse.changed)
         return outcome
+
+    def _share(self) -> None:
+        """The endpoint elsewhere gets the live version; the next round tries again if not."""
+        try:
+            self._resources.compute.share()
+        except PrelabelError as error:
+            log.warning("project %s: %s", self._record.id, error)
 
     # -- deciding ---------------------------------------------------------------------------
 

@@ -19,8 +19,10 @@ from typing import Any
 from backend.errors import Busy, Cancelled, NotThere, PrelabelError, StoreError, UsageError
 from backend.label_studio.protocol import nothing_known, project_of
 from backend.loop.connection import created_at, same_server
+from backend.loop.homecoming import Homecoming
 from backend.loop.workers import ANSWERING, TRAINING, JobFailed, Lane, WorkerProcess
 from backend.settings import Settings
+from backend.store.captures import Captures
 from backend.store.files import read_json, write_json
 from backend.store.projects import ProjectRecord, Projects
 from backend.store.versions import Versions
@@ -63,11 +65,13 @@ class Watched:
         failures: rounds that failed in a row.
         cleaning: predictions of retired versions are being removed.
         warmed: what smart tools were made ready for; None before that.
+        home: brings captured images back.
         awake: set by whatever wakes it.
         ready: set once there is a version.
     """
 
     record: ProjectRecord
+    home: Homecoming
     live: str = ""
     summary: dict[str, Any] = field(default_factory=dict)
     state: str = "idle"
@@ -110,6 +114,7 @@ class Watched:
             "left_out": known.get("left_out", {}),
             **{key: known.get(key) or {} for key in ("estimate", "outlook", "accepting", "held")},
             "accepted": known.get("accepted", 0),
+            "captured": self.home.counts(),
             "versions": known.get("versions", []),
         }
 
@@ -120,11 +125,21 @@ class Service:
     Args:
         settings: of this backend.
         clock: monotonic seconds.
+        keep: makes what was written last; nothing has to be done for that on one's own disk.
+        refresh: sees what others wrote; the same.
     """
 
-    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Callable[[], float] = time.monotonic,
+        keep: Callable[[], None] = lambda: None,
+        refresh: Callable[[], None] = lambda: None,
+    ) -> None:
         self.settings = settings
         self._clock = clock
+        self._keep = keep
+        self._refresh_files = refresh
         self._projects = Projects(settings.home)
         self._watched: dict[str, Watched] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -251,13 +266,21 @@ class Service:
 
     def _watch(self, record: ProjectRecord) -> Watched:
         if record.id not in self._watched:
-            watched = Watched(record)
+            watched = Watched(record, self._homecoming(record))
             watched.summary = read_json(self._summary_file(record)) or {}
             self._refresh(watched)
             watched.awake.set()
             self._watched[record.id] = watched
             self._tasks[record.id] = asyncio.create_task(self._loop(watched))
         return self._watched[record.id]
+
+    def _homecoming(self, record: ProjectRecord) -> Homecoming:
+        captures = Captures(self._projects.folder(record.id), self.settings.kept)
+
+        def came() -> None:
+            self._wake(self._watched[record.id])
+
+        return Homecoming(record.id, captures, self._rounds, came)
 
     def _wake(self, watched: Watched, forced: bool = False, labels: int = 0) -> None:
         watched.forced |= forced
@@ -273,6 +296,7 @@ class Service:
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             try:
+                await asyncio.to_thread(self._refresh_files)
                 self._look()
             except PrelabelError as error:
                 log.warning("%s", error)
@@ -286,6 +310,8 @@ class Service:
                 forced = file.read_text(encoding="utf-8").strip() == "train"
                 file.unlink(missing_ok=True)
                 self._wake(watched, forced)
+            if watched.live and watched.home.due():
+                self._aside(watched.home.fetch())
 
     # -- the loop of one project ------------------------------------------------------------
 
@@ -337,6 +363,7 @@ class Service:
             self._failed(watched, f"{type(error).__name__}: {error}", forced=bool(ask["forced"]))
         finally:
             watched.worker = None
+        await asyncio.to_thread(self._keep)
 
     def _done(self, watched: Watched, outcome: dict[str, Any]) -> None:
         cleanup = outcome.pop("cleanup")

@@ -12,6 +12,7 @@ import os
 import queue
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict
@@ -60,6 +61,8 @@ class Worker:
                 return self._cleanup(header), b""
             case "inspect":
                 return self._inspect(header), b""
+            case "return":
+                return self._return(header), b""
             case "predict":
                 return self._predict(body)
             case "warm":
@@ -106,6 +109,14 @@ class Worker:
         if memory is not None:
             memory.since = inspector.our_changes(memory.since)
         return len(found)
+
+    def _return(self, header: frames.Header) -> int:
+        from backend.loop.returning import Returner
+
+        record = self._resources.projects.get(header["project"])
+        until = time.monotonic() + header["seconds"]
+        returner = Returner(self._resources, record)
+        return returner.bring(enough=lambda: time.monotonic() >= until)
 
     def _warm(self, header: frames.Header) -> None:
         from backend.loop.suggesting import warm

@@ -53,10 +53,12 @@ class Captures:
 
     Args:
         folder: the project's.
+        kept: the home folder that the endpoint writes to, where that is another one.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._captures = folder / "captures"
+    def __init__(self, folder: Path, kept: Path | None = None) -> None:
+        theirs = kept / "projects" / folder.name if kept else folder
+        self._captures = theirs / "captures"
         self._returned = folder / "returned"
 
     # -- what the endpoint writes -----------------------------------------------------------
@@ -97,6 +99,26 @@ class Captures:
         noted = {"task": task, "annotated": annotated, "at": time.time()}
         write_json(self._returned / f"{capture.id}.json", noted)
 
+    def waiting(self) -> Iterator[Capture]:
+        """What is no task yet, or whose annotation is not there yet; oldest first."""
+        for capture in self.all():
+            task, annotated = self.task(capture)
+            if not task or (capture.annotation is not None and not annotated):
+                yield capture
+
+    def changed(self) -> float:
+        """When the endpoint last wrote something, seconds since 1970; 0: never. Cheap."""
+        try:
+            return self._captures.stat().st_mtime
+        except OSError:
+            return 0.0
+
+    def counts(self) -> tuple[int, int]:
+        """How many wait, and how many became tasks."""
+        returned = {file.stem for file in self._returned.glob("*.json")}
+        kept = {file.stem for file in self._captures.glob("*.json")}
+        return len(kept - returned), len(returned)
+
     # -- what both read ---------------------------------------------------------------------
 
     def all(self) -> Iterator[Capture]:
@@ -104,6 +126,13 @@ class Captures:
         rows = (read_json(file) for file in self._captures.glob("*.json"))
         found = [Capture(**row) for row in rows if row]
         yield from sorted(found, key=lambda capture: capture.at)
+
+    def read(self, capture: Capture) -> bytes | None:
+        """The image's bytes; None where it was removed."""
+        try:
+            return self.image(capture).read_bytes()
+        except FileNotFoundError:
+            return None
 
     def image(self, capture: Capture) -> Path:
         """The image's file."""

@@ -39,6 +39,7 @@ class Card:
         estimate: accuracy by cross-validation while the audit slice is small.
         outlook: what more labels are expected to bring.
         accepting: from which confidence on answers need no person; empty: nobody asked for that.
+        compute: where it was trained, the device's seconds and an estimate of the cost.
     """
 
     version: str
@@ -58,6 +59,7 @@ class Card:
     estimate: Mapping[str, Any] = field(default_factory=dict)
     outlook: Mapping[str, Any] = field(default_factory=dict)
     accepting: Mapping[str, Any] = field(default_factory=dict)
+    compute: Mapping[str, Any] = field(default_factory=dict)
 
 
 def identity_of(parts: Any) -> str:

@@ -27,6 +27,7 @@ class Batcher(Generic[Asked, Answer]):
         most: questions at once.
         thread: where it is called.
         most_waiting: questions beyond which nobody else may wait.
+        lanes: looks at the same time.
     """
 
     def __init__(
@@ -35,13 +36,15 @@ class Batcher(Generic[Asked, Answer]):
         most: int,
         thread: Executor,
         most_waiting: int = MOST_WAITING,
+        lanes: int = 1,
     ) -> None:
         self._answer = answer
         self._most = most
         self._thread = thread
         self._most_waiting = most_waiting
         self._waiting: deque[tuple[Asked, asyncio.Future[Answer]]] = deque()
-        self._working: asyncio.Task[None] | None = None
+        self._lanes = lanes
+        self._working: set[asyncio.Task[None]] = set()
 
     async def ask(self, questions: Sequence[Asked]) -> list[Answer]:
         """The answers to some questions, in their order.
@@ -57,8 +60,8 @@ class Batcher(Generic[Asked, Answer]):
         loop = asyncio.get_running_loop()
         futures = [loop.create_future() for _ in questions]
         self._waiting.extend(zip(questions, futures, strict=True))
-        if self._working is None:
-            self._working = loop.create_task(self._work())
+        if len(self._working) < self._lanes:
+            self._working.add(loop.create_task(self._work()))
         return list(await asyncio.gather(*futures))
 
     async def _work(self) -> None:
@@ -67,8 +70,8 @@ class Batcher(Generic[Asked, Answer]):
                 batch = [self._waiting.popleft() for _ in range(self._next())]
                 batch = [pair for pair in batch if not pair[1].done()]  # their callers went away
                 await self._look(batch)
-        finally:
-            self._working = None
+        finally:  # at once, so that whoever asks now finds a free lane
+            self._working -= {task for task in self._working if task is asyncio.current_task()}
 
     def _next(self) -> int:
         return min(self._most, len(self._waiting))

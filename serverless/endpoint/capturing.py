@@ -126,9 +126,8 @@ class Capturing:
     def keep(self, invocation: Invocation, why: str, look: str = "") -> Capture:
         """Keep an image, whatever it is like."""
         loaded = invocation.loaded
-        model = loaded.model
-        controls = {control.name: control for control in model.controls}
-        said = prediction_json(prediction_of(invocation.said, model), controls, "")
+        controls = {control.name: control for control in loaded.controls}
+        said = prediction_json(prediction_of(invocation.said, loaded.controls), controls, "")
         capture = Capture(
             id=invocation.id,
             at=invocation.at,

@@ -7,12 +7,14 @@ import contextlib
 import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from backend.errors import PrelabelError
 from backend.store.captures import Captures
+from backend.store.projects import Projects
 from backend.store.references import load_reference
 from backend.store.usage import Usage
 from serverless.endpoint.alerts import Alerts
@@ -36,12 +38,23 @@ class Desk:
         alerts: of all functions.
         metrics: of the endpoint.
         usage: counters to write now and then.
+        kept: the folder of what is kept.
+        keep: makes it last, now and then; nothing has to be done for that on one's own disk.
         seed: of the random share.
     """
 
     def __init__(
-        self, rules: Rules, alerts: Alerts, metrics: Metrics, usage: Usage, seed: int | None = None
+        self,
+        rules: Rules,
+        alerts: Alerts,
+        metrics: Metrics,
+        usage: Usage,
+        kept: Path,
+        keep: Callable[[], None] | None = None,
+        seed: int | None = None,
     ) -> None:
+        self._kept = Projects(kept)
+        self._keep_files = keep or (lambda: None)
         self._rules = rules
         self._alerts = alerts
         self._metrics = metrics
@@ -57,7 +70,7 @@ class Desk:
         """Begin with the chores."""
         self._alerts.start()
         self._chores = [
-            asyncio.create_task(self._every(KEEP_SECONDS, self._usage.keep)),
+            asyncio.create_task(self._every(KEEP_SECONDS, self._write)),
             asyncio.create_task(self._every(FORGET_SECONDS, self._forget)),
         ]
 
@@ -67,7 +80,7 @@ class Desk:
             chore.cancel()
         await asyncio.gather(*self._chores, return_exceptions=True)
         await asyncio.to_thread(self._thread.shutdown)
-        self._usage.keep()
+        self._write()
         await self._alerts.stop()
 
     def note(self, invocation: Invocation, *, capture: bool) -> None:
@@ -133,7 +146,8 @@ class Desk:
     def _of(self, loaded: Loaded) -> Capturing:
         id = loaded.record.id
         if id not in self._capturing:
-            self._capturing[id] = Capturing(Captures(loaded.folder), self._rules, self._random)
+            captures = Captures(self._kept.folder(id))
+            self._capturing[id] = Capturing(captures, self._rules, self._random)
         return self._capturing[id]
 
     def _drift_of(self, loaded: Loaded) -> Drift:
@@ -143,6 +157,10 @@ class Desk:
             self._drift = {k: d for k, d in self._drift.items() if k[0] != id}
             self._drift[id, version] = Drift(id, reference)
         return self._drift[id, version]
+
+    def _write(self) -> None:
+        self._usage.keep()
+        self._keep_files()
 
     def _forget(self) -> None:
         for capturing in self._capturing.values():

@@ -10,16 +10,17 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backend.domain import Control
 from backend.errors import NotThere, PrelabelError
 from backend.loop.invoking import Said, at_least, say
-from backend.loop.model import Model, load_model
+from backend.loop.model import load_model
 from backend.loop.resources import Resources
 from backend.store.projects import ProjectRecord
 from backend.store.versions import Card
@@ -31,7 +32,6 @@ from serverless.endpoint.rules import Rule, check_labels
 if TYPE_CHECKING:
     from backend.vision.detection.detector import Detector
     from backend.vision.detection.network import Network
-    from backend.vision.encoder import Encoder
 
 log = logging.getLogger("prelabel")
 AT_ONCE = 16
@@ -48,30 +48,24 @@ class Loaded:
     Attributes:
         record: its project.
         card: what is told of it.
-        model: what answers.
-        encoder: of its heads; None without.
+        controls: what it answers.
         folder: of the project.
+        say: what it says of images; here for one thread at a time.
     """
 
     record: ProjectRecord
     card: Card
-    model: Model
-    encoder: Encoder | None
+    controls: tuple[Control, ...]
     folder: Path
-
-    @property
-    def controls(self) -> tuple[Control, ...]:
-        """What it answers."""
-        return self.model.controls
+    say: Callable[[list[Picture]], Sequence[Said]]
 
     @property
     def at_least(self) -> int:
         """Pixels that images must keep."""
         return at_least(self.controls)
 
-    def say(self, pictures: list[Picture]) -> Sequence[Said]:
-        """What it says of images; for one thread at a time."""
-        return say(self.model, self.encoder, pictures)
+
+Load = Callable[[Resources, ProjectRecord, str], Loaded]
 
 
 @dataclass(frozen=True)
@@ -88,13 +82,26 @@ class Functions:
     Args:
         resources: of this process.
         rules: of alerts; a function that cannot give what they wait for is told of in the log.
+        load: reads a version; the one of this module when not given.
+        lanes: looks at the same time.
+        refresh: brings the home folder up to date before each look at it.
     """
 
-    def __init__(self, resources: Resources, rules: Sequence[Rule] = ()) -> None:
+    def __init__(
+        self,
+        resources: Resources,
+        rules: Sequence[Rule] = (),
+        load: Load | None = None,
+        lanes: int = 1,
+        refresh: Callable[[], None] = lambda: None,
+    ) -> None:
         self._resources = resources
+        self._load_version = load or load_here
+        self._lanes = lanes
+        self._refresh = refresh
         self._rules = list(rules)
         self._loading = ThreadPoolExecutor(1, "loading")
-        self._looking = ThreadPoolExecutor(1, "looking")
+        self._looking = ThreadPoolExecutor(lanes, "looking")
         self._live: dict[str, Ready] = {}
         self._old: dict[tuple[str, str], Ready] = {}
         self._failed: dict[str, tuple[str, PrelabelError]] = {}
@@ -203,6 +210,7 @@ class Functions:
             log.error("%s", error)
 
     def _pointers(self) -> list[tuple[ProjectRecord, str]]:
+        self._refresh()
         found = []
         for record in self._resources.projects.all():
             version = self._resources.versions(record).live()
@@ -212,11 +220,12 @@ class Functions:
 
     async def _load(self, record: ProjectRecord, version: str) -> Ready:
         loop = asyncio.get_running_loop()
-        loaded = await loop.run_in_executor(self._loading, load, self._resources, record, version)
-        return Ready(loaded, Batcher(loaded.say, AT_ONCE, self._looking))
+        work = partial(self._load_version, self._resources, record, version)
+        loaded = await loop.run_in_executor(self._loading, work)
+        return Ready(loaded, Batcher(loaded.say, AT_ONCE, self._looking, lanes=self._lanes))
 
 
-def load(resources: Resources, record: ProjectRecord, version: str) -> Loaded:
+def load_here(resources: Resources, record: ProjectRecord, version: str) -> Loaded:
     """Read a version and try it, so that the first question is answered as quickly as others.
 
     Raises:
@@ -226,16 +235,25 @@ def load(resources: Resources, record: ProjectRecord, version: str) -> Loaded:
     folder = resources.versions(record).path(version)
     kept = _Detectors(resources)
     model = load_model(folder, kept.load, resources.open_vocabulary)
-    if not model.controls:
+    check_controls(version, model.controls)
+    setting = card.encoder.get("setting", "")
+    encoder = resources.encoder(setting) if setting and model.heads else None
+    look = partial(say, model, encoder)
+    look([_noise()])
+    return Loaded(record, card, model.controls, resources.folder(record), look)
+
+
+def check_controls(version: str, controls: Sequence[Control]) -> None:
+    """Make sure that a version says what it answers.
+
+    Raises:
+        PrelabelError: it was made by a Prelabel of old.
+    """
+    if not controls:
         raise PrelabelError(
             f"Version {version} was made by an older Prelabel and does not say what it answers: "
             "start `prelabel serve` once, or `prelabel train`."
         )
-    setting = card.encoder.get("setting", "")
-    encoder = resources.encoder(setting) if setting and model.heads else None
-    loaded = Loaded(record, card, model, encoder, resources.folder(record))
-    loaded.say([_noise()])
-    return loaded
 
 
 class _Detectors:

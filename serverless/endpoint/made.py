@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from backend.loop.resources import Resources
-from backend.settings import Settings
+from backend.settings import LOCAL, Settings
 from backend.store.keys import Keys
 from backend.store.usage import Usage
 from backend.web import Limits, Web
 from serverless.endpoint.access import Access
 from serverless.endpoint.alerts import Alerts
 from serverless.endpoint.app import Parts, make_endpoint
+from serverless.endpoint.behind import REFRESH_SECONDS, at_most_every
 from serverless.endpoint.capturing import Rules
 from serverless.endpoint.desk import Desk
 from serverless.endpoint.functions import Functions
@@ -24,32 +26,41 @@ from serverless.endpoint.rules import read_rules
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from serverless.endpoint.behind import Behind
+
 ALERTS = "alerts.toml"
 
 
-def endpoint(settings: Settings, *, open: bool = False) -> FastAPI:
+def endpoint(settings: Settings, *, open: bool = False, behind: Behind | None = None) -> FastAPI:
     """The application over a home folder.
 
     Args:
         settings: where it is, and the limits.
         open: nobody needs a key.
+        behind: the models, where they are on other machines; here when not given.
 
     Raises:
         UsageError: the file of alert rules has a mistake.
         StoreError: the home folder cannot be read.
     """
-    home = settings.home
-    metrics, usage = Metrics(), Usage(home / "usage.json")
+    home, kept = settings.home, settings.kept or settings.home
+    metrics, usage = Metrics(), Usage(kept / "usage.json")
     rules = read_rules(home / ALERTS)
-    alerts = Alerts(rules, home / "alerts", told=metrics.alert)
+    alerts = Alerts(rules, kept / "alerts", told=metrics.alert)
     captures = Rules(
         settings.capture_below,
         settings.capture_share,
         settings.capture_per_day,
         settings.capture_days,
     )
-    desk = Desk(captures, alerts, metrics, usage)
-    functions = Functions(Resources(settings), rules)
+    keep = behind.keep if behind else None
+    desk = Desk(captures, alerts, metrics, usage, kept, keep=keep)
+    resources = Resources(replace(settings, compute=LOCAL))  # no answer waits for a training
+    if behind:
+        refresh = at_most_every(REFRESH_SECONDS, behind.refresh)
+        functions = Functions(resources, rules, behind.load, behind.lanes, refresh)
+    else:
+        functions = Functions(resources, rules)
     return make_endpoint(
         Parts(
             functions=functions,

@@ -411,7 +411,7 @@ def _(bench: Bench) -> Iterator[Change]:
     yield {"PRELABEL_DETECTOR": "/nowhere/yolo26n.pt", "project": str(project)}
 
 
-@case("Modal without a token", "Modal", "there is no token", "modal token new")
+@case("Modal without a token", "Modal", "needs a token", "modal token new")
 def _(bench: Bench) -> Iterator[Change]:
     yield {"PRELABEL_COMPUTE": "modal"}
 

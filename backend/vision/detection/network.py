@@ -122,12 +122,12 @@ def load_network(folder: Path) -> Network:
     Raises:
         DetectorError: a file is missing or damaged.
     """
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     try:
         stored = json.loads((folder / SHAPE).read_text(encoding="utf-8"))
         plan = Plan(**{**stored, "classes": tuple(stored["classes"])})
-        state = load_file(folder / WEIGHTS)
+        state = load((folder / WEIGHTS).read_bytes())  # no file stays open
         module = _as_wide(_module(plan), plan, state)
         module.load_state_dict(
             {k: v.float() if v.is_floating_point() else v for k, v in state.items()}

@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 
 from backend.domain import Place
-from backend.loop.finding import found_in
 from backend.loop.resources import Resources
 from backend.settings import Settings
-from serverless.endpoint.functions import load
+from backend.vision.decode import Picture
+from serverless.endpoint.functions import load_here
 from tests.drawn import drawing
 from tests.harness import data_uri, png
-from tests.published import BOXES
 from tests.unit.endpoint.conftest import Caller
 from tests.unit.test_images import file_of
 
@@ -70,8 +69,9 @@ def test_boxes_are_those_that_the_model_finds(call: Caller, published: Path) -> 
     answer = call.invoke("3", file_of(image)).json()
     resources = Resources(Settings(home=published))
     record = resources.projects.get("3")
-    model = load(resources, record, answer["version"]).model
-    ((places, confidence),) = found_in(model.finders["things"], BOXES, [image])
+    loaded = load_here(resources, record, answer["version"])
+    (said,) = loaded.say([Picture(image, *image.size)])
+    places, confidence = said.found["things"]
     wanted = [(p, c) for p, c in zip(places, confidence, strict=True) if c >= 0.2]
     assert wanted
     for place, c in wanted:  # the runtime is chosen at each load: 16 or 32 bits

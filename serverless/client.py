@@ -1,0 +1,157 @@
+"""A client of the predict endpoint: this one file, standard library only. Copy it to use it.
+
+client = Client("http://localhost:9091", key="plk_…")
+answer = client.invoke("3", "plant.jpg", externalId="bed-7")
+print(answer["labelName"], answer["confidence"])
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode, urlsplit
+
+Image = bytes | str | Path
+"""An image's bytes, or the path of its file."""
+TRIES = 4
+LATER = (429, 503)
+LONGEST_WAIT = 30.0
+
+
+class EndpointError(Exception):
+    """The endpoint refused, or cannot be reached; ``str(error)`` says what to do.
+
+    Attributes:
+        status: of the response; 0 where there was none.
+        problem: the response as JSON (RFC 9457).
+    """
+
+    def __init__(self, status: int, problem: dict[str, Any]) -> None:
+        super().__init__(problem.get("detail") or f"status {status}")
+        self.status = status
+        self.problem = problem
+
+
+@dataclass
+class Client:
+    """Asks one endpoint; not for several threads at a time.
+
+    Attributes:
+        address: where it is, such as ``https://….modal.run``.
+        key: ``plk_…``; empty where none is wanted.
+        seconds: that an answer may take.
+    """
+
+    address: str
+    key: str = ""
+    seconds: float = 60.0
+    _connection: HTTPConnection | None = None
+
+    def invoke(self, function: str, image: Image, **options: Any) -> dict[str, Any]:
+        """Ask about an image.
+
+        Args:
+            function: its id.
+            image: bytes, or a path.
+            **options: ``labelCount``, ``threshold``, ``version``, ``externalId``, ``capture``.
+
+        Raises:
+            EndpointError: it could not be answered.
+        """
+        path = f"/v1/functions/{quote(function, safe='')}/invoke{_query(options)}"
+        kind = {"content-type": "application/octet-stream"}
+        answer: dict[str, Any] = self._ask("POST", path, _bytes(image), kind)
+        return answer
+
+    def invoke_batch(
+        self, function: str, images: Sequence[Image], **options: Any
+    ) -> dict[str, Any]:
+        """Ask about up to 64 images; ``results`` has an entry for each, or its ``error``.
+
+        Raises:
+            EndpointError: the whole could not be answered.
+        """
+        import base64
+
+        texts = [base64.b64encode(_bytes(image)).decode() for image in images]
+        path = f"/v1/functions/{quote(function, safe='')}/invoke-batch{_query(options)}"
+        answer: dict[str, Any] = self._json("POST", path, {"data": texts})
+        return answer
+
+    def correct(self, function: str, externalId: str, **answer: Any) -> None:
+        """Tell the right answer to an image that was asked about.
+
+        Args:
+            function: its id.
+            externalId: your name for the image.
+            **answer: ``labelName``, ``labelNames`` or ``predictions``.
+
+        Raises:
+            EndpointError: it was not taken.
+        """
+        path = f"/v1/functions/{quote(function, safe='')}/samples/{quote(externalId)}/annotation"
+        self._json("PUT", path, answer)
+
+    def functions(self) -> list[dict[str, Any]]:
+        """What can be invoked."""
+        found: list[dict[str, Any]] = self._ask("GET", "/v1/functions", b"", {})
+        return found
+
+    def _json(self, method: str, path: str, body: Any) -> Any:
+        kind = {"content-type": "application/json"}
+        return self._ask(method, path, json.dumps(body).encode(), kind)
+
+    def _ask(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> Any:
+        """One answer; asked again where the endpoint says so, or the connection was cut."""
+        if self.key:
+            headers = {**headers, "authorization": f"Bearer {self.key}"}
+        for left in reversed(range(TRIES)):
+            try:
+                response, content = self._send(method, path, body, headers)
+            except (OSError, HTTPException) as error:
+                self._connection = None
+                if not left:
+                    told = f"{self.address} cannot be reached: {error}."
+                    raise EndpointError(0, {"detail": told}) from error
+                continue
+            if response.status < 400:
+                return json.loads(content)
+            if response.status not in LATER or not left:
+                raise EndpointError(response.status, _problem(content))
+            wait = response.headers.get("retry-after", "1")
+            time.sleep(min(float(wait) if wait.isdigit() else 1.0, LONGEST_WAIT))
+        raise AssertionError("the last try returned or raised")
+
+    def _send(
+        self, method: str, path: str, body: bytes, headers: dict[str, str]
+    ) -> tuple[HTTPResponse, bytes]:
+        parts = urlsplit(self.address)
+        if self._connection is None:
+            make = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+            self._connection = make(parts.netloc, timeout=self.seconds)
+        self._connection.request(method, parts.path.rstrip("/") + path, body, headers)
+        response = self._connection.getresponse()
+        return response, response.read()
+
+
+def _bytes(image: Image) -> bytes:
+    return image if isinstance(image, bytes) else Path(image).read_bytes()
+
+
+def _query(options: dict[str, Any]) -> str:
+    given = {name: value for name, value in options.items() if value is not None}
+    texts = {n: str(v).lower() if isinstance(v, bool) else str(v) for n, v in given.items()}
+    return f"?{urlencode(texts)}" if texts else ""
+
+
+def _problem(content: bytes) -> dict[str, Any]:
+    try:
+        problem = json.loads(content)
+    except ValueError:
+        return {}
+    return problem if isinstance(problem, dict) else {}

@@ -1,0 +1,109 @@
+"""``prelabel deploy``: checked here, brought to Modal, and what to paste where."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from backend.errors import PrelabelError, UsageError
+from backend.settings import Settings
+from backend.store.keys import Keys
+from serverless.cloud import Cloud
+from serverless.endpoint.made import ALERTS
+from serverless.endpoint.rules import read_rules
+from serverless.image import ROOT
+from serverless.sharing import Sharing
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """What stands on Modal now.
+
+    Attributes:
+        backend: the address that Label Studio is given.
+        endpoint: the address that applications ask.
+        functions: ids of the functions that were brought along.
+    """
+
+    backend: str
+    endpoint: str
+    functions: list[str]
+
+
+def check(settings: Settings) -> None:
+    """Make sure that a deployment would work, before anything is sent.
+
+    Raises:
+        UsageError: what is missing, and how to set it.
+    """
+    Cloud(settings.app)  # has a token
+    if not settings.user:
+        raise UsageError(
+            "The backend on Modal has a public address: set PRELABEL_USER and PRELABEL_PASSWORD, "
+            "which Label Studio will send along."
+        )
+    if not settings.api_key:
+        raise UsageError(
+            "The backend on Modal needs LABEL_STUDIO_URL, an address that the internet can reach, "
+            "and LABEL_STUDIO_API_KEY."
+        )
+    if not (ROOT / "pyproject.toml").is_file():
+        raise UsageError(
+            "Modal's images are made from the project's pyproject.toml: run `uv run prelabel "
+            "deploy` in a clone of the repository."
+        )
+    read_rules(settings.home / ALERTS)
+
+
+def deploy(settings: Settings, say: Say) -> Deployed:
+    """Bring the app and the live versions to Modal.
+
+    Args:
+        settings: of this machine; what is said there holds on Modal too.
+        say: told of each step.
+
+    Raises:
+        PrelabelError: it did not work out.
+    """
+    check(settings)
+    say("Deploying; the first time Modal builds the image, which takes minutes …")
+    _modal_deploy(os.environ)
+    functions = Sharing(settings.home, settings.app).publish()
+    backend, endpoint = (_address(settings.app, name) for name in ("backend", "endpoint"))
+    return Deployed(backend, endpoint, functions)
+
+
+def what_to_do(deployed: Deployed, settings: Settings) -> list[str]:
+    """What a person does next, a line each."""
+    keys = [key for key in Keys(settings.home).all() if not key.revoked]
+    key = "" if keys else " (make a key first: `prelabel keys create NAME`, then deploy again)"
+    return [
+        f"Label Studio: project → Settings → Model → Connect Model: {deployed.backend}",
+        f"  with basic authentication as {settings.user!r} and PRELABEL_PASSWORD.",
+        f"Applications: {deployed.endpoint}/v1/functions{key}",
+        "Train there from here: PRELABEL_COMPUTE=modal, for up to "
+        f"{settings.monthly_budget:g} $ a month (PRELABEL_MONTHLY_BUDGET).",
+    ]
+
+
+def _modal_deploy(env: Mapping[str, str]) -> None:
+    command = [sys.executable, "-m", "modal", "deploy", "-m", "serverless.app"]
+    done = subprocess.run(
+        command, cwd=ROOT, env=dict(env), stdout=sys.stderr, stderr=subprocess.PIPE, text=True
+    )
+    sys.stderr.write(done.stderr)
+    if done.returncode:
+        lines = [line.strip(" │╭╮╰╯─") for line in done.stderr.splitlines()]
+        why = next((line for line in reversed(lines) if line), "no reason given")
+        raise PrelabelError(f"Modal did not take the app: {why}")
+
+
+def _address(app: str, name: str) -> str:
+    import modal
+
+    return str(modal.Function.from_name(app, name).get_web_url()).rstrip("/")

@@ -1,0 +1,121 @@
+"""What Modal's containers are made of: the project's own dependencies, weights, source last."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import modal
+
+ROOT = Path(__file__).parents[1]
+PYTHON = "3.11"
+LEFT_OUT = frozenset({"label-studio-ml", "redis", "rq", "modal"})
+"""Dependencies that nothing in the cloud imports; modal is there anyway."""
+SOURCES = ("backend", "serverless")
+"""All of their files: a network's description is one too."""
+HOME, KEPT, JOBS, WEIGHTS = "/data", "/kept", "/jobs", "/weights"
+"""Where the volumes are, and the weights that were baked."""
+PASSED_ON = (
+    *("PRELABEL_ENCODER", "PRELABEL_DETECTOR", "PRELABEL_DETECTOR_SIZE", "PRELABEL_TRAIN_SECONDS"),
+    *("PRELABEL_RETRAIN_AFTER", "PRELABEL_RETRAIN_QUIET", "PRELABEL_POLL", "PRELABEL_PRECISION"),
+    *("PRELABEL_ACCEPT_ERROR", "PRELABEL_WORKERS", "PRELABEL_ALLOWED_HOSTS", "PRELABEL_SEED"),
+    *("PRELABEL_ALLOWED_SERVERS", "PRELABEL_MAX_IMAGE_MB", "PRELABEL_MAX_IMAGE_MEGAPIXELS"),
+    *("PRELABEL_CAPTURE_BELOW", "PRELABEL_CAPTURE_SHARE", "PRELABEL_CAPTURE_PER_DAY"),
+    *("PRELABEL_CAPTURE_DAYS", "PRELABEL_FETCH_URLS", "PRELABEL_MAX_REQUEST_MB"),
+    *("PRELABEL_REQUEST_SECONDS", "PRELABEL_GPU", "PRELABEL_MONTHLY_BUDGET"),
+    *("PRELABEL_MODAL_APP", "LABEL_STUDIO_URL"),
+)
+"""Settings of the machine that deploys that hold there too."""
+
+
+def project() -> dict[str, Any]:
+    """The project's own description."""
+    described: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    return described
+
+
+def dependencies() -> list[str]:
+    """What is installed, as pyproject names it."""
+    wanted = project()["project"]["dependencies"]
+    return [line for line in wanted if re.split(r"[\s;<>=\[!~]", line)[0] not in LEFT_OUT]
+
+
+def overrides() -> list[str]:
+    """What replaces what dependencies ask for, as pyproject tells uv."""
+    wanted: list[str] = project()["tool"]["uv"]["override-dependencies"]
+    return wanted
+
+
+def weight_commands(encoder: str, detector: str) -> list[str]:
+    """Shell commands that bring the weights of the settings into the image.
+
+    Args:
+        encoder: ``PRELABEL_ENCODER``.
+        detector: ``PRELABEL_DETECTOR``.
+
+    Returns:
+        one command a file; none for what needs no download.
+    """
+    from backend.vision.detection.network import DEFAULT
+    from backend.vision.encoder import DEFAULT_CLIP
+
+    clip = DEFAULT_CLIP if encoder == "auto" else encoder
+    commands = [f"mkdir -p {WEIGHTS}"]
+    if "/" in clip and not clip.endswith(".pt"):
+        model, _, tag = clip.rpartition("/")
+        make = f"open_clip.create_model_and_transforms({model!r}, pretrained={tag!r})"
+        commands.append(f'python -c "import open_clip; {make}"')
+    named = [DEFAULT if detector == "auto" else detector, encoder]
+    for name in (name for name in named if Path(name).suffix == ".pt" and "/" not in name):
+        fetch = f"attempt_download_asset({f'{WEIGHTS}/{name}'!r})"
+        get = "from ultralytics.utils.downloads import attempt_download_asset"
+        commands.append(f'python -c "{get}; {fetch}"')
+    return commands
+
+
+def environment(env: Mapping[str, str]) -> dict[str, str]:
+    """The variables of the containers; secrets come another way.
+
+    Args:
+        env: of the machine that deploys.
+    """
+    passed = {name: env[name] for name in PASSED_ON if env.get(name)}
+    return {
+        **passed,
+        "PRELABEL_HOME": HOME,
+        "PRELABEL_KEPT": KEPT,
+        "PRELABEL_WEIGHTS": WEIGHTS,
+        "PRELABEL_COMPUTE": "modal",
+        "HF_HUB_OFFLINE": "1",
+        "YOLO_OFFLINE": "true",
+    }
+
+
+def build() -> modal.Image:
+    """The image of all functions: what changes often comes late, so that it is built rarely."""
+    import modal
+
+    base = modal.Image.debian_slim(python_version=PYTHON)
+    if not modal.is_local():
+        return base  # inside, the image is what it is
+    env = os.environ
+    listed = Path(tempfile.mkdtemp()) / "overrides.txt"
+    listed.write_text("\n".join(overrides()) + "\n", encoding="utf-8")
+    return (
+        base.apt_install("libglib2.0-0")
+        .add_local_file(listed, "/overrides.txt", copy=True)
+        .uv_pip_install(*dependencies(), extra_options="--override /overrides.txt")
+        .run_commands(
+            *weight_commands(
+                env.get("PRELABEL_ENCODER") or "auto", env.get("PRELABEL_DETECTOR") or "auto"
+            )
+        )
+        .env(environment(env))
+        .add_local_python_source(*SOURCES, ignore=["**/__pycache__/**"])
+    )

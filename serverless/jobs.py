@@ -1,0 +1,246 @@
+"""What Modal's functions do, as plain functions over a folder: they know nothing of Modal.
+
+The folder ``jobs`` of a volume: ``pictures/`` (images by the hash of their original), ``weights/``
+(files to start from), ``orders/<id>/`` (an order, its files, and ``result/`` once it is done),
+``networks/<key>/`` (to look at many images with).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from backend.errors import PrelabelError
+from backend.settings import read_settings
+from serverless import parcels
+
+if TYPE_CHECKING:
+    from backend.loop.finding import Sample
+    from backend.loop.resources import Resources
+    from backend.vision.detection.detector import Detector
+    from backend.vision.encoder import Encoder
+
+log = logging.getLogger("prelabel")
+Tell = Callable[[int, int], None]
+DONE = "done.json"
+
+
+def train(id: str, root: Path, tell: Tell, commit: Callable[[], None]) -> dict[str, Any]:
+    """Carry out an order; one that is done already is not done again.
+
+    The result is written to a temporary name, committed, renamed, and marked done last: whoever
+    retries finds all of it or nothing.
+
+    Args:
+        id: of the order.
+        root: the folder.
+        tell: told (done, of) of the training's steps.
+        commit: makes what was written last, and visible elsewhere.
+
+    Returns:
+        ``{"files": {name: SHA-256}, "device", "seconds"}``; no files where nothing could be made.
+
+    Raises:
+        PrelabelError: it did not work out.
+    """
+    folder = root / "orders" / id
+    done = _done(folder)
+    if done is not None:
+        return done
+    start = time.monotonic()
+    order = json.loads((folder / "order.json").read_text(encoding="utf-8"))
+    with tempfile.TemporaryDirectory() as made:
+        work = _head if order["kind"] == "head" else _finder
+        work(order, folder, root, Path(made), tell)
+        files = parcels.read_files(Path(made))
+        partial_ = folder / "result.partial"
+        shutil.rmtree(partial_, ignore_errors=True)
+        partial_.mkdir()
+        parcels.write_files(files, partial_)
+    told = {
+        "files": parcels.hashes(files),
+        "device": _device(),
+        "seconds": round(time.monotonic() - start, 3),
+    }
+    commit()
+    shutil.rmtree(folder / "result", ignore_errors=True)
+    partial_.rename(folder / "result")
+    (folder / DONE).write_text(json.dumps(told), encoding="utf-8")
+    commit()
+    return told
+
+
+def facts(setting: str) -> dict[str, Any]:
+    """What an encoder is, for those who use it from afar."""
+    encoder = _encoder(setting)
+    return {
+        "id": encoder.id,
+        "name": encoder.name,
+        "dim": encoder.dim,
+        "has_text": encoder.has_text,
+        "logit_scale": encoder.logit_scale,
+        "logit_bias": encoder.logit_bias,
+    }
+
+
+def encode(setting: str, images: Sequence[bytes]) -> bytes:
+    """Images → vectors, see ``parcels.vector_bytes``."""
+    vectors = _encoder(setting).encode_images([parcels.unpacked(image) for image in images])
+    return parcels.vector_bytes(vectors)
+
+
+def encode_texts(setting: str, texts: Sequence[str]) -> bytes:
+    """Texts → vectors."""
+    return parcels.vector_bytes(_encoder(setting).encode_texts(list(texts)))
+
+
+def detect(
+    network: str, size: int, root: Path, images: Sequence[bytes], least: float
+) -> bytes | None:
+    """What a network finds in images, see ``parcels.found_bytes``.
+
+    Args:
+        network: its key.
+        size: pixels of its input.
+        root: the folder.
+        images: packed.
+        least: confidence below which nothing is reported, 0 to 1.
+
+    Returns:
+        the finds; None where the network is not there (yet).
+    """
+    folder = root / "networks" / network
+    if not (folder / DONE).exists():
+        return None
+    detector = _detector(network, size, folder)
+    return parcels.found_bytes(detector.detect([parcels.unpacked(i) for i in images], least))
+
+
+def fetch_weights(encoder: str, detector: str) -> None:
+    """Have the weights that the settings name on this machine; while an image is built."""
+    resources = _resources()
+    for what, setting, load in (
+        ("encoder", encoder, resources.encoder),
+        ("detector", detector, lambda _: resources.base()),
+    ):
+        try:
+            load(setting)
+        except PrelabelError as error:
+            raise SystemExit(f"The {what} {setting!r} cannot be had: {error}") from error
+
+
+def _done(folder: Path) -> dict[str, Any] | None:
+    """What an order that is done told; None where it is not, or its result is damaged."""
+    try:
+        told: dict[str, Any] = json.loads((folder / DONE).read_text(encoding="utf-8"))
+        parcels.check(parcels.read_files(folder / "result"), told["files"])
+    except (OSError, ValueError, KeyError, parcels.Damaged):
+        return None
+    return told
+
+
+def _head(order: Mapping[str, Any], folder: Path, root: Path, made: Path, tell: Tell) -> None:
+    from backend.loop.training import train as fit
+    from backend.vision.head import load_head, save_head
+
+    tell(0, 1)
+    before = folder / "previous"
+    previous = load_head(before) if before.is_dir() else None
+    head = fit(parcels.head_job(order, (folder / "arrays.npz").read_bytes(), previous))
+    if head is not None:
+        save_head(head, made)
+    tell(1, 1)
+
+
+def _finder(order: Mapping[str, Any], folder: Path, root: Path, made: Path, tell: Tell) -> None:
+    from backend.loop.finding import FindingJob, train_finder
+    from backend.vision.detection.base import choose_base
+    from backend.vision.detection.finder import load_finder
+    from backend.vision.detection.network import load_base
+
+    resources = _resources()
+    before, weights = folder / "previous", root / "weights"
+    base = choose_base(str(_local(order["base"], weights)), resources.weights, log.info)
+    finder = train_finder(
+        FindingJob(
+            control=parcels.control_of(order["control"]),
+            samples=[_sample(row, root) for row in order["samples"]],
+            base=load_base(base.path),
+            previous=load_finder(before, resources.load_detector) if before.is_dir() else None,
+            size=order["size"],
+            seconds=order["seconds"],
+            seed=order["seed"],
+            load=resources.load_detector,
+            prompts=None,
+            report=tell,
+            cancelled=lambda: False,
+        )
+    )
+    if finder is not None:
+        finder.save(made)
+
+
+def _local(base: str, weights: Path) -> str | Path:
+    """A setting; a file where the order brought one along."""
+    return weights / base if (weights / base).is_file() else base
+
+
+def _sample(row: Mapping[str, Any], root: Path) -> Sample:
+    from backend.loop.finding import Sample
+
+    return Sample(
+        task=row["task"],
+        read=partial(_picture, row["digest"], root),
+        size=parcels.size_of(row["size"]),
+        places=parcels.places_of(row["places"]),
+        boxes=parcels.places_of(row["boxes"]),
+        digest=row["digest"],
+    )
+
+
+def _picture(digest: str, root: Path) -> Any:
+    from backend.errors import RoundError
+    from backend.store.pictures import PictureFiles
+
+    image = PictureFiles(root / "pictures").get(digest)
+    if image is None:
+        raise RoundError(f"The image {digest[:12]} did not arrive: train again.")
+    return image
+
+
+@cache
+def _resources() -> Resources:
+    from dataclasses import replace
+
+    from backend.loop.resources import Resources
+    from backend.settings import LOCAL
+
+    return Resources(replace(read_settings(), compute=LOCAL))
+
+
+def _encoder(setting: str) -> Encoder:
+    return _resources().encoder(setting)
+
+
+@cache
+def _detector(key: str, size: int, folder: Path) -> Detector:
+    from backend.vision.detection.network import load_network
+
+    return _resources().load_detector(load_network(folder), size, key)
+
+
+def _device() -> str:
+    from backend.vision.batches import device_here
+
+    if device_here() != "cuda":
+        return "CPU"
+    import torch
+
+    return str(torch.cuda.get_device_name())

@@ -1,0 +1,28 @@
+"""What the containers must know and nobody else may."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+
+NAMES = ("LABEL_STUDIO_API_KEY", "PRELABEL_USER", "PRELABEL_PASSWORD")
+
+
+def of_backend(env: Mapping[str, str]) -> dict[str, str | None]:
+    """The backend's: Label Studio's token, and who may call it."""
+    return {name: env[name] for name in NAMES if env.get(name)}
+
+
+def of_endpoint(env: Mapping[str, str], alerts: Path) -> dict[str, str | None]:
+    """The endpoint's: what signs its alerts.
+
+    Args:
+        env: of the machine that deploys.
+        alerts: the file of rules; checked elsewhere.
+    """
+    if not alerts.is_file():
+        return {}
+    rows = tomllib.loads(alerts.read_text(encoding="utf-8")).get("alert", [])
+    names = (str(row.get("secret_env", "")) for row in rows)
+    return {name: env[name] for name in names if env.get(name)}

@@ -1,0 +1,76 @@
+"""What Modal costs: an estimate by list prices, and the month's limit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from backend.loop.compute import OverBudget
+from backend.store.usage import Usage
+
+HOUR = 3600.0
+DOLLARS_AN_HOUR = {
+    "T4": 0.59,
+    "L4": 0.80,
+    "A10": 1.10,
+    "L40S": 1.95,
+    "A100": 2.50,
+    "H100": 3.95,
+    "H200": 4.54,
+    "B200": 6.25,
+    "CPU": 0.20,
+}
+"""List prices of 2026, third party; a container's processors and memory are in the last one."""
+UNKNOWN = 4.0
+"""Of a device that is not in the list: rather too much."""
+
+
+def dollars(device: str, seconds: float) -> float:
+    """An estimate of what some seconds of a device cost.
+
+    Args:
+        device: as torch or Modal names it, such as ``NVIDIA L4`` or ``A100-80GB``.
+        seconds: that it was held.
+    """
+    words = device.upper().replace("-", " ").split()
+    price = next((DOLLARS_AN_HOUR[word] for word in words if word in DOLLARS_AN_HOUR), UNKNOWN)
+    return round(seconds / HOUR * (price + (DOLLARS_AN_HOUR["CPU"] if price > 0.2 else 0)), 6)
+
+
+class Spending:
+    """This month's estimate, kept in a file.
+
+    Args:
+        file: where.
+        budget: dollars a month; 0: no limit.
+    """
+
+    def __init__(self, file: Path, budget: float) -> None:
+        self._file = file
+        self._budget = budget
+
+    def month(self) -> float:
+        """Dollars of this month."""
+        return Usage(self._file).of("dollars")
+
+    def check(self) -> None:
+        """Make sure that there is something left.
+
+        Raises:
+            OverBudget: there is not.
+        """
+        spent = self.month()
+        if self._budget and spent >= self._budget:
+            raise OverBudget(
+                f"Training waits: Modal has cost about {spent:.2f} $ this month, and "
+                f"PRELABEL_MONTHLY_BUDGET is {self._budget:g} $. Predicting goes on; training does "
+                "next month, or with a higher budget."
+            )
+
+    def add(self, device: str, seconds: float) -> float:
+        """Count; dollars of this time."""
+        cost = dollars(device, seconds)
+        usage = Usage(self._file)
+        usage.add(f"seconds {device}", seconds)
+        usage.add("dollars", cost)
+        usage.keep()
+        return cost

@@ -1,0 +1,494 @@
+"""The app on Modal: the real client deploys it to a control plane of our own, which runs it in the
+real container entrypoint, with only what was mounted.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from backend.domain import ImageSize, Place
+from backend.errors import Cancelled, DetectorError, RoundError, UsageError
+from backend.loop.compute import OverBudget, ThisProcess
+from backend.loop.finding import FindingJob, Sample
+from backend.loop.training import Examples, TrainingJob
+from backend.settings import Settings
+from backend.store.captures import Capture, Captures
+from backend.store.keys import Keys
+from backend.store.pictures import PictureFiles
+from backend.vision.builtin import BuiltinEncoder
+from backend.vision.detection.finder import Finder
+from backend.vision.detection.network import SMALL, load_base
+from serverless.cloud import Cloud
+from serverless.image import ROOT
+from serverless.parcels import Damaged
+from serverless.remote import ModalCompute
+from serverless.sharing import Sharing
+from tests.drawn import drawing
+from tests.harness import png
+from tests.plane import ControlPlane, tree
+from tests.published import BOXES, COLOUR, SIDE, colour_model, picture, place_model, publish
+
+ENVIRONMENT = {
+    "PRELABEL_ENCODER": "builtin",
+    "PRELABEL_DETECTOR": "builtin",
+    "PRELABEL_USER": "team",
+    "PRELABEL_PASSWORD": "open sesame",
+    "LABEL_STUDIO_URL": "http://127.0.0.1:9",
+    "LABEL_STUDIO_API_KEY": "a secret token",
+}
+
+
+@pytest.fixture(scope="module")
+def variables() -> Iterator[None]:
+    """Of the machine that deploys."""
+    before = dict(os.environ)
+    os.environ.update(ENVIRONMENT)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(scope="module")
+def plane(variables: None) -> Iterator[ControlPlane]:
+    with ControlPlane(environment={"OMP_NUM_THREADS": "1"}) as plane:
+        plane.deploy("-m", "serverless.app", cwd=ROOT)
+        with plane.here():
+            yield plane
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path / "home", compute="modal", encoder="builtin", detector="builtin")
+
+
+@pytest.fixture
+def compute(plane: ControlPlane, settings: Settings) -> ModalCompute:
+    return ModalCompute(settings, Cloud("prelabel"))
+
+
+def job(home: Path, images: int = 8, seconds: float = 6.0, **more: Any) -> FindingJob:
+    """Drawn discs and squares to learn from; their copies in a home, as a round has them."""
+    files = PictureFiles(home / "pictures")
+    samples = []
+    for number in range(images):
+        drawn = drawing(number, labels=("disc", "square"))
+        digest = f"{number:064x}"
+        places = tuple(Place(thing.label, *thing.box) for thing in drawn.things)
+        size = ImageSize(*drawn.image.size)
+        image = drawn.image
+
+        def read(digest: str = digest, image: Any = image) -> Any:
+            return files.get(digest) or files.put(digest, image)
+
+        samples.append(Sample(number, read, size, places, digest=digest))
+    asked = FindingJob(
+        control=BOXES,
+        samples=samples,
+        base=load_base(SMALL),
+        previous=None,
+        size=SIDE,
+        seconds=seconds,
+        seed=0,
+        load=lambda network, size, key: pytest.fail("nothing is looked at here"),
+        prompts=None,
+        report=lambda done, of: None,
+        cancelled=lambda: False,
+        base_setting="builtin",
+    )
+    return replace(asked, **more)
+
+
+def test_importing_the_app_needs_no_token_and_no_network(tmp_path: Path) -> None:
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("MODAL_")}
+    code = "import serverless.app as a; print(a.app.name)"
+    env = {**clean, "MODAL_CONFIG_PATH": str(tmp_path / "none"), "HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert done.stdout.strip() == "prelabel", done.stderr
+
+
+def test_what_was_deployed_is_bounded_and_knows_no_more_than_it_must(plane: ControlPlane) -> None:
+    functions = plane.functions()
+    assert set(functions) == {"train", "Eyes.*", "Answers.*", "endpoint", "backend"}
+    for function in functions.values():
+        assert function.max_containers > 0, function.name
+        assert function.timeout <= 3600
+        assert function.startup_timeout >= 300
+        assert "/root/backend/domain.py" in function.files
+        assert "/root/serverless/jobs.py" in function.files
+        assert "/root/backend/vision/detection/small.yaml" in function.files
+        assert not any("tests/" in file for file in function.files)
+    train, eyes, answers = (functions[n] for n in ("train", "Eyes.*", "Answers.*"))
+    assert train.gpus == eyes.gpus == ("L4", "T4")
+    assert train.timeout == 3600
+    assert train.retries == 2
+    assert eyes.memory_snapshot
+    assert answers.memory_snapshot
+    assert all(function.block_network for function in (train, eyes, answers))
+    for gpu in (train, eyes):
+        assert gpu.min_containers == 0
+        assert gpu.scaledown_window == 60
+        assert gpu.secrets == ()
+    backend, endpoint = functions["backend"], functions["endpoint"]
+    assert (backend.min_containers, backend.max_containers, backend.gpus) == (1, 1, ())
+    assert (endpoint.max_containers, endpoint.max_inputs, endpoint.web) == (1, 200, "asgi")
+    assert backend.web == "asgi"
+    secret = ("LABEL_STUDIO_API_KEY", "PRELABEL_PASSWORD", "PRELABEL_USER")
+    assert [s.keys for s in backend.secrets] == [secret]
+    assert "LABEL_STUDIO_API_KEY" not in str(endpoint.secrets)
+    mounts = {
+        (function.name.split(".")[0], mount.path): (mount.name, mount.read_only)
+        for function in functions.values()
+        for mount in function.volumes
+    }
+    assert mounts == {
+        ("train", "/jobs"): ("prelabel-jobs", False),
+        ("Eyes", "/jobs"): ("prelabel-jobs", True),
+        ("Answers", "/data"): ("prelabel-home", True),
+        ("endpoint", "/data"): ("prelabel-home", True),
+        ("endpoint", "/kept"): ("prelabel-kept", False),
+        ("backend", "/data"): ("prelabel-home", False),
+        ("backend", "/kept"): ("prelabel-kept", True),
+    }
+    lines = [line for layer in train.image for line in layer.commands]
+    assert not any("a secret token" in line or "open sesame" in line for line in lines)
+    assert "ENV PRELABEL_ENCODER=builtin" in lines
+
+
+def test_what_images_install_can_be_resolved(plane: ControlPlane, tmp_path: Path) -> None:
+    from serverless.image import overrides
+
+    listed = tmp_path / "overrides.txt"
+    listed.write_text("\n".join(overrides()))
+    lines = {line for layer in plane.function("train").image for line in layer.installs}
+    ours = [line for line in lines if "--override" in line]
+    assert len(ours) == 1
+    words = shlex.split(ours[0].partition("pip install")[2])
+    packages = words[words.index("/overrides.txt") + 1 :]
+    assert any(package.startswith("torch") for package in packages)
+    assert not any(package.startswith("label-studio-ml") for package in packages)
+    command = [shutil.which("uv") or "uv", "pip", "compile", "--quiet", "-", "-o", os.devnull]
+    done = subprocess.run(
+        [*command, "--override", str(listed), "--python-version", "3.11"],
+        input="\n".join(packages),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_weights_are_baked_for_the_settings_that_need_them() -> None:
+    from serverless.image import weight_commands
+
+    text = "\n".join(weight_commands("auto", "auto"))
+    assert "ViT-B-32-256" in text
+    assert "/weights/yolo26n.pt" in text
+    assert weight_commands("builtin", "builtin") == ["mkdir -p /weights"]
+    assert "/weights/yolo11n-cls.pt" in weight_commands("yolo11n-cls.pt", "builtin")[-1]
+
+
+def test_a_finder_is_trained_there_with_progress_verified_and_told_of(
+    compute: ModalCompute, settings: Settings, plane: ControlPlane
+) -> None:
+    told: list[tuple[int, int]] = []
+    finder, spent = compute.train_finder(
+        job(settings.home, report=lambda done, of: told.append((done, of)))
+    )
+    assert isinstance(finder, Finder)
+    assert finder.meaning.labels == ("disc", "square")
+    assert finder.meaning.learned
+    assert told
+    assert told[-1][1] > 1
+    assert (spent.where, spent.device) == ("modal", "CPU")
+    assert spent.seconds > 1
+    assert spent.dollars > 0
+    assert compute._spending.month() == pytest.approx(spent.dollars)
+    names = [name for name in tree(plane.volume("prelabel-jobs")) if "partial" in name]
+    assert names == []
+    kinds = [call.kind for call in plane.volume_calls if call.volume == "prelabel-jobs"]
+    assert "commit" in kinds
+    # the same order again is not carried out again; going on from a finder is another order
+    again, _ = compute.train_finder(job(settings.home))
+    assert isinstance(again, Finder)
+    assert again.key == finder.key
+    warm, _ = compute.train_finder(job(settings.home, previous=finder))
+    assert isinstance(warm, Finder)
+    assert warm.key != finder.key
+
+
+def test_a_result_that_is_not_what_was_made_is_thrown_away(
+    compute: ModalCompute, settings: Settings, plane: ControlPlane
+) -> None:
+    reading = compute._cloud.read
+
+    def tampered(path: str) -> bytes:
+        content = reading(path)
+        return content[:-1] + b"!" if path.endswith("finder.json") else content
+
+    compute._cloud.read = tampered  # type: ignore[method-assign]
+    with pytest.raises(Damaged, match=r"finder\.json"):
+        compute.train_finder(job(settings.home, images=6))
+
+
+def test_a_training_can_be_cancelled(compute: ModalCompute, settings: Settings) -> None:
+    asked = job(settings.home, images=12, seconds=600.0)
+    stop = threading.Event()
+    compute_job = replace(
+        asked, cancelled=stop.is_set, report=lambda done, of: stop.set()
+    )  # as soon as it has begun
+    began = time.monotonic()
+    with pytest.raises(Cancelled, match="live version stays"):
+        compute.train_finder(compute_job)
+    assert time.monotonic() - began < 60
+    assert list((settings.home / "modal-calls").glob("*")) == []
+
+
+def test_a_container_that_dies_is_replaced_and_the_order_carried_out(
+    compute: ModalCompute, settings: Settings, plane: ControlPlane
+) -> None:
+    killed: list[float] = []
+
+    def report(done: int, of: int) -> None:
+        if not killed:
+            killed.append(time.monotonic())
+            plane.kill_containers("train")
+
+    finder, _ = compute.train_finder(job(settings.home, images=10, report=report))
+    assert killed
+    assert isinstance(finder, Finder)
+
+
+def test_a_call_that_outlives_its_caller_is_taken_up_again(
+    compute: ModalCompute, settings: Settings
+) -> None:
+    class Gone(BaseException):
+        """As if the process had ended."""
+
+    def gone(done: int, of: int) -> None:
+        raise Gone
+
+    asked = job(settings.home, images=9)
+    with pytest.raises(Gone):
+        compute.train_finder(replace(asked, report=gone))
+    (note,) = (settings.home / "modal-calls").glob("*.json")
+    call = json.loads(note.read_text())["call"]
+    spawned: list[str] = []
+    spawn = compute._cloud.spawn_training
+    compute._cloud.spawn_training = lambda id: spawned.append(id) or spawn(id)  # type: ignore
+    finder, _ = compute.train_finder(asked)
+    assert isinstance(finder, Finder)
+    assert spawned == []
+    assert call.startswith("fc-")
+
+
+def test_a_training_that_cannot_work_says_why(compute: ModalCompute, settings: Settings) -> None:
+    asked = job(settings.home, images=7, base_setting="no-such-thing.txt")
+    with pytest.raises(DetectorError, match="There is no detector"):
+        compute.train_finder(asked)
+
+
+def test_a_head_of_many_images_is_fitted_there_and_equal(
+    compute: ModalCompute, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import numpy as np
+
+    from serverless import remote
+
+    monkeypatch.setattr(remote, "HEAVY", 10)
+    names = [COLOUR.label_names[i % 2] for i in range(24)]
+    vectors = BuiltinEncoder().encode_images([picture(n, i) for i, n in enumerate(names)])
+    answers = tuple(frozenset([name]) for name in names)
+    asked = (frozenset(COLOUR.label_names),) * 24
+    examples = Examples(tuple(range(24)), vectors, answers, asked, np.arange(24) % 5 == 0)
+    fit = TrainingJob(COLOUR, examples, vectors, None, 1.0, 0.0, None, 0)
+    there, spent = compute.train_head(fit)
+    here, _ = ThisProcess().train_head(fit)
+    assert there is not None
+    assert here is not None
+    assert spent.where == "modal"
+    np.testing.assert_allclose(there.probabilities(vectors), here.probabilities(vectors), atol=1e-4)
+
+
+def test_many_images_are_looked_at_by_several_containers_with_the_same_result(
+    compute: ModalCompute, settings: Settings, plane: ControlPlane
+) -> None:
+    import numpy as np
+
+    images = [drawing(number).image for number in range(70)]
+    encoder = compute.encoder("builtin", lambda: pytest.fail("not here"))
+    here = BuiltinEncoder()
+    assert (encoder.id, encoder.dim) == (here.id, here.dim)
+    np.testing.assert_allclose(encoder.encode_images(images), here.encode_images(images), atol=1e-5)
+    finder = place_model(BOXES).finders["things"]
+    assert isinstance(finder, Finder)
+    local = finder.load(finder.network, SIDE, finder.key)
+    far = compute.detector(finder.network, SIDE, finder.key, lambda: local)
+    found, expected = far.detect(images, 0.2), local.detect(images, 0.2)
+    assert len([c for c in plane.containers if c.function == "Eyes.*" and c.served]) > 1
+    assert [len(one) for one in found] == pytest.approx([len(one) for one in expected], abs=1)
+    assert sum(map(len, found)) == pytest.approx(sum(map(len, expected)), rel=0.1)
+    assert far.detect(images[:3], 0.2)[0].boxes.tolist() == expected[0].boxes.tolist()
+
+
+def test_when_the_months_money_is_spent_nothing_is_trained(
+    compute: ModalCompute, settings: Settings
+) -> None:
+    compute._spending.add("L4", 3600 * 30)
+    with pytest.raises(OverBudget, match="PRELABEL_MONTHLY_BUDGET is 20"):
+        compute.train_finder(job(settings.home))
+    with pytest.raises(OverBudget, match="Predicting goes on"):
+        compute.check()
+
+
+def test_a_published_version_answers_through_the_gateway_and_what_it_keeps_comes_back(
+    plane: ControlPlane, settings: Settings
+) -> None:
+    model, reference = colour_model()
+    version = publish(settings.home, "1", model, reference)
+    _, key = Keys(settings.home).create("app")
+    sharing = Sharing(settings.home, "prelabel")
+    assert sharing.publish() == ["1"]
+    headers = {"authorization": f"Bearer {key}"}
+    with httpx.Client(base_url=plane.http("endpoint"), timeout=60, trust_env=False) as http:
+        assert http.get("/v1/functions").status_code == 401
+        listed = _until(lambda: http.get("/v1/functions", headers=headers).json())
+        assert [(f["id"], f["version"]) for f in listed] == [("1", version)]
+        path = "/v1/functions/1/invoke"
+        answer = http.post(path, content=png("red", 1), headers=headers).json()
+        assert (answer["labelName"], answer["version"]) == ("red", version)
+        texts = [base64.b64encode(png("blue", i)).decode() for i in range(40)]
+        many = http.post(f"{path}-batch", json={"data": texts}, headers=headers).json()
+        assert [row["labelName"] for row in many["results"]] == ["blue"] * 40
+        large = http.post(path, content=_large(), headers=headers)
+        assert large.status_code == 200, large.text
+        # a version that is promoted later takes over, and no request fails meanwhile
+        after = publish(settings.home, "1", *colour_model(images=16))
+        sharing.publish()
+        seen = set()
+
+        def newest() -> bool:
+            told = http.post(path, content=png("red", 2), headers=headers)
+            assert told.status_code == 200, told.text
+            seen.add(told.json()["version"])
+            return after in seen
+
+        _until(newest, 60)
+        # corrected images are kept on a volume of their own, and fetched from there
+        body = {"labelName": "blue", "data": texts[0]}
+        put = http.put("/v1/functions/1/samples/bed/annotation", json=body, headers=headers)
+        assert put.status_code == 202, put.text
+    captures = Captures(settings.home / "projects/1")
+
+    def came_back() -> list[Capture]:
+        sharing.collect()
+        return [capture for capture in captures.all() if capture.external == "bed"]
+
+    (corrected,) = _until(came_back, 60)
+    assert corrected.why == "corrected"
+    assert captures.image(corrected).read_bytes() == png("blue", 0)
+    assert sharing.collect() == 0
+    assert "token" not in " ".join(tree(plane.volume("prelabel-home")))
+
+
+def test_the_backend_there_speaks_the_protocol_to_those_who_may(plane: ControlPlane) -> None:
+    with httpx.Client(base_url=plane.http("backend"), timeout=60, trust_env=False) as http:
+        assert http.get("/health").status_code == 401
+        auth = ("team", "open sesame")
+        assert http.get("/health", auth=auth).json()["status"] == "UP"
+        body = {"project": "77.1700000000", "hostname": "http://127.0.0.1:9", "schema": "<View/>"}
+        known = http.post("/setup", json=body, auth=auth)
+        assert known.status_code == 200, known.text
+        assert _until(lambda: http.get("/api/projects/77", auth=auth).json())["number"] == 77
+    _until(lambda: any("projects/77" in name for name in tree(plane.volume("prelabel-home"))), 30)
+
+
+def test_a_forgotten_local_source_is_caught(tmp_path: Path, variables: None) -> None:
+    for name in ("serverless", "backend"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    file = tmp_path / "serverless" / "image.py"
+    file.write_text(file.read_text().replace('("backend", "serverless")', '("serverless",)'))
+    with ControlPlane() as plane:
+        plane.deploy("-m", "serverless.app", cwd=tmp_path)
+        with plane.here(), pytest.raises(RoundError, match="backend"):
+            Cloud("prelabel").facts("builtin")
+
+
+def test_deploy_says_what_to_paste_where(tmp_path: Path, variables: None) -> None:
+    publish(tmp_path, "1", colour_model()[0])
+    command = [sys.executable, "-m", "backend.cli", "deploy"]
+    with ControlPlane() as plane:
+        env = {**os.environ, **plane.environment(), "PRELABEL_HOME": str(tmp_path)}
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert plane.function("backend").web_url in done.stdout
+        assert f"{plane.function('endpoint').web_url}/v1/functions" in done.stdout
+        assert "Connect Model" in done.stdout
+        assert any("projects/1/live.json" in name for name in tree(plane.volume("prelabel-home")))
+        for missing, says in (
+            ("PRELABEL_USER", "PRELABEL_USER"),
+            ("LABEL_STUDIO_API_KEY", "LABEL_STUDIO_API_KEY"),
+            ("MODAL_TOKEN_ID", "modal token new"),
+        ):
+            broken = {**env, missing: ""}
+            if missing == "PRELABEL_USER":
+                broken["PRELABEL_PASSWORD"] = ""
+            done = subprocess.run(command, env=broken, capture_output=True, text=True, timeout=60)
+            assert done.returncode == 2, done.stdout + done.stderr
+            assert says in done.stderr
+            assert "Traceback" not in done.stderr
+
+
+def test_without_a_deployed_app_the_sentence_says_how_to_get_one(
+    variables: None, settings: Settings
+) -> None:
+    with ControlPlane() as plane, plane.here(), pytest.raises(RoundError, match="prelabel deploy"):
+        Cloud("prelabel").facts("builtin")
+
+
+def test_without_a_token_the_sentence_says_how_to_get_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("MODAL_")}
+    code = "from serverless.cloud import Cloud; Cloud('prelabel')"
+    env = {**clean, "MODAL_CONFIG_PATH": str(tmp_path / "none"), "HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert UsageError.__name__ in done.stderr
+    assert "modal token new" in done.stderr
+
+
+def _until(check: Any, seconds: float = 30.0) -> Any:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := check():
+            return found
+        time.sleep(0.3)
+    raise AssertionError("it never became so")
+
+
+def _large() -> bytes:
+    """A picture of 3 MB."""
+    import io
+
+    import numpy as np
+    from PIL import Image
+
+    pixels = np.random.default_rng(0).integers(0, 255, (1000, 1000, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    assert len(file.getvalue()) > 2_900_000
+    return file.getvalue()

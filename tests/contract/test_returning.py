@@ -1,0 +1,140 @@
+"""An application asks, and what is hard comes back to be labeled: with a real Label Studio."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import pytest
+
+from tests.harness import Application, Backend, Json, Lab, choice_of, png, until
+from tests.unit.endpoint.test_capturing import doubtful
+
+
+@pytest.fixture
+def learned(lab: Lab, backend: Backend) -> int:
+    """A project that tells red from blue."""
+    project = lab.project(title="greenhouse")
+    tasks = lab.add(project, 6)
+    lab.connect(project, backend.url)
+    backend.settled(project)
+    for task in tasks[:8]:
+        lab.label(task)
+    backend.learn(project, 8)
+    return project
+
+
+@contextlib.contextmanager
+def application(backend: Backend, **environment: str) -> Iterator[Application]:
+    app = Application(backend.home, {"PRELABEL_CAPTURE_SHARE": "0", **environment})
+    try:
+        yield app
+    finally:
+        app.stop()
+
+
+def came_back(lab: Lab, project: int) -> list[Json]:
+    return [task for task in lab.tasks(project) if "prelabel_captured" in task["data"]]
+
+
+def test_an_application_asks_and_the_next_version_has_learned_from_it(
+    lab: Lab, backend: Backend, learned: int
+) -> None:
+    before = backend.project(learned)["version"]
+    with application(backend, PRELABEL_CAPTURE_BELOW="0.97") as app:
+        said = {}
+        for number in range(300):
+            hard = number % 20 == 7
+            content = doubtful(number) if hard else png(("red", "blue")[number % 2], 500 + number)
+            answer = app.ask(learned, content, externalId=f"picture-{number}")
+            said[answer["requestId"]] = answer
+            assert answer["version"] == before
+        waiting = until("captured images", lambda: came_back(lab, learned))
+        settled = until(
+            "all came back",
+            lambda: (
+                backend.project(learned)["captured"]
+                if backend.project(learned)["captured"]["returned"]
+                and not backend.project(learned)["captured"]["waiting"]
+                else None
+            ),
+        )
+        waiting = came_back(lab, learned)
+        assert len(waiting) == settled["returned"]
+        assert 3 <= len(waiting) <= 100
+        for task in waiting:
+            answer = said[task["data"]["prelabel_request"]]
+            assert task["data"]["prelabel_captured"] in ("uncertain", "rare")
+            assert task["data"]["prelabel_external"] == answer["externalId"]
+            first = min(task["predictions"], key=lambda p: p["id"])
+            assert first["model_version"] == before
+            assert choice_of(first) == answer["labelName"]
+            assert answer["confidence"] < 0.97
+        image = lab.http.get(waiting[0]["data"]["image"])
+        assert image.headers["content-type"] == "image/png"
+        # labeling them starts a round, and the promoted version answers the next question
+        for task in waiting:
+            lab.label(task["id"], "blue")
+        state = backend.learn(learned, 8 + len(waiting))
+        audited = state["audit"]["n"]
+        assert audited <= 3  # of the eight that were labeled first
+        now = until(
+            "the new version answers",
+            lambda: (
+                said if (said := app.ask(learned, png("red", 9)))["version"] != before else None
+            ),
+        )
+    assert now["version"] == state["version"] != before
+
+
+def test_corrections_arrive_and_no_image_comes_twice_or_is_lost(
+    lab: Lab, learned: int, backend: Backend
+) -> None:
+    with application(backend, PRELABEL_CAPTURE_SHARE="0.999") as app:
+        app.ask(learned, doubtful(900), externalId="early")
+        early = until("an image", lambda: came_back(lab, learned))
+        path = f"/v1/functions/{learned}/samples/{{}}/annotation"
+        late = app.http.put(path.format("early"), json={"labelName": "red"})
+        assert late.status_code == 202, late.text
+        until("its annotation", lambda: came_back(lab, learned)[0]["annotations"])
+        backend.kill()
+        for number in range(901, 925):
+            app.ask(learned, doubtful(number))
+        brought = {"labelName": "blue", "data": _text(doubtful(950))}
+        assert app.http.put(path.format("other"), json=brought).status_code == 202
+    backend.start()
+    until("some came back", lambda: len(came_back(lab, learned)) > 3)
+    backend.kill()  # somewhere between an import and its note
+    backend.start()
+
+    def whole() -> bool:
+        captured = (backend.project(learned) or {}).get("captured") or {}
+        return bool(captured.get("returned")) and not captured.get("waiting")
+
+    until("all came back", whole)
+    tasks = came_back(lab, learned)
+    requests = [task["data"]["prelabel_request"] for task in tasks]
+    assert len(requests) == len(set(requests))
+    assert len(requests) >= 15
+    by_name = {task["data"].get("prelabel_external"): task for task in tasks}
+    until("the other annotation", lambda: _annotated(lab, learned, "other"))
+    (given,) = by_name["early"]["annotations"]
+    assert given["result"][0]["value"]["choices"] == ["red"]
+    assert by_name["early"]["id"] == early[0]["id"]
+    (given,) = _annotated(lab, learned, "other")
+    assert given["result"][0]["value"]["choices"] == ["blue"]
+
+
+def _annotated(lab: Lab, project: int, external: str) -> list[Json]:
+    found = [
+        task["annotations"]
+        for task in came_back(lab, project)
+        if task["data"].get("prelabel_external") == external
+    ]
+    return list(found[0]) if found else []
+
+
+def _text(content: bytes) -> str:
+    import base64
+
+    return base64.b64encode(content).decode()

@@ -1,0 +1,77 @@
+"""The client that people copy: against a real server, and alone in a folder."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import uvicorn
+
+from backend.settings import Settings
+from backend.store.keys import Keys
+from serverless.client import Client, EndpointError
+from serverless.endpoint.made import endpoint
+from tests.harness import png
+
+FILE = Path(sys.modules[Client.__module__].__file__ or "")
+
+
+@pytest.fixture
+def served(home: Path) -> Iterator[str]:
+    """An endpoint under a real server; its address."""
+    config = uvicorn.Config(endpoint(Settings(home=home)), port=0, log_level="warning")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.05)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    yield f"http://127.0.0.1:{port}"
+    server.should_exit = True
+    thread.join()
+
+
+def test_it_asks_corrects_and_lists(served: str, home: Path, tmp_path: Path) -> None:
+    _, key = Keys(home).create("app")
+    client = Client(served, key)
+    file = tmp_path / "x.png"
+    file.write_bytes(png("red", 1))
+    assert client.invoke("1", file, externalId="bed/7", labelCount=1)["labelName"] == "red"
+    many = client.invoke_batch("1", [png("blue", 1), file], capture=False)
+    assert [row["labelName"] for row in many["results"]] == ["blue", "red"]
+    assert [f["id"] for f in client.functions()] == ["1", "2", "3", "4", "5"]
+    with pytest.raises(EndpointError, match="was not kept") as caught:
+        client.correct("1", "nobody's", labelName="blue")
+    assert caught.value.status == 404
+    with pytest.raises(EndpointError, match="Send a key"):
+        Client(served).functions()
+
+
+def test_it_waits_when_it_is_told_to(served: str, home: Path) -> None:
+    _, key = Keys(home).create("slow", rate=1)
+    client = Client(served, key)
+    began = time.monotonic()
+    answers = [client.invoke("1", png("red", i))["labelName"] for i in range(3)]
+    assert answers == ["red"] * 3
+    assert time.monotonic() - began >= 1
+
+
+def test_it_needs_nothing_but_itself(tmp_path: Path) -> None:
+    (tmp_path / "client.py").write_text(FILE.read_text())
+    code = (
+        "from client import Client, EndpointError\n"
+        "try: Client('http://127.0.0.1:9').functions()\n"
+        "except EndpointError as error: print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, '.')\n{code}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert "cannot be reached" in done.stdout, done.stderr
