@@ -46,12 +46,12 @@ def _version(settings: Settings, options: argparse.Namespace) -> dict[str, Any]:
     from backend.cli.main import say
     from backend.loop.exporting import export
     from backend.loop.resources import Resources
-    from serverless.endpoint.functions import load
+    from serverless.endpoint.functions import load_here
 
     if options.images:
         raise UsageError("--images belongs to --data coco or --data yolo.")
     record, version = _find(settings, options.what)
-    loaded = load(Resources(settings), record, version)
+    loaded = load_here(Resources(settings), record, version)
     folder = options.output or Path(version)
     done = export(loaded.card, record.title, loaded.model, loaded.encoder, folder)
     for name, reason in done.left_out.items():

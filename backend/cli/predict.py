@@ -72,7 +72,7 @@ def status(figures: dict[str, Any]) -> int:
 def _loaded(settings: Settings, project: str, version: str) -> Loaded:
     """The version as the endpoint serves it."""
     from backend.loop.resources import Resources
-    from serverless.endpoint.functions import load
+    from serverless.endpoint.functions import load_here
 
     resources = Resources(settings)
     record = known.find(settings, project)
@@ -81,7 +81,7 @@ def _loaded(settings: Settings, project: str, version: str) -> Loaded:
         raise UsageError(
             f"Project {record.id} has no version yet: `prelabel serve` makes the first one."
         )
-    return load(resources, record, name)
+    return load_here(resources, record, name)
 
 
 def _files(named: Sequence[Path]) -> Iterator[Path]:

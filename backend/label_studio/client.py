@@ -338,7 +338,7 @@ class Client:
         Raises:
             NotAllowed, NotThere, LabelStudioError: it failed, in one sentence.
         """
-        response = self._response(method, path, parameters, json, retries)
+        response = self._response(method, path, parameters, json, files, retries)
         if response.status_code >= 400:
             raise _refused(self.server, f"{method} {path}", response.status_code, response.text)
         return _json(response, self.server)
@@ -349,7 +349,7 @@ class Client:
         Raises:
             LabelStudioError: there is none.
         """
-        return self._response("GET", path, parameters, None, 0)
+        return self._response("GET", path, parameters, None, None, 0)
 
     def _response(
         self,
@@ -357,6 +357,7 @@ class Client:
         path: str,
         parameters: Mapping[str, Any] | None,
         json: Any,
+        files: Any,
         retries: int,
     ) -> Any:
         import httpx
