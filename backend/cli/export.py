@@ -45,15 +45,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 def _version(settings: Settings, options: argparse.Namespace) -> dict[str, Any]:
     from backend.cli.main import say
     from backend.loop.exporting import export
-    from backend.loop.resources import Resources
-    from serverless.endpoint.functions import load_here
 
     if options.images:
         raise UsageError("--images belongs to --data coco or --data yolo.")
     record, version = _find(settings, options.what)
-    loaded = load_here(Resources(settings), record, version)
-    folder = options.output or Path(version)
-    done = export(loaded.card, record.title, loaded.model, loaded.encoder, folder)
+    done = export(settings, record, version, options.output or Path(version))
     for name, reason in done.left_out.items():
         say(f"{name} is left out. {reason}", options)
     say(f"{version} is in {done.folder}: {', '.join(done.files)}", options)

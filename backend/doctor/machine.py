@@ -82,6 +82,8 @@ def encoder(resources: Resources, setting: str) -> Line:
     from backend.vision.hub import why_not_asked
 
     check, folder = "encoder", resources.weights
+    if resources.settings.compute == MODAL:
+        return unknown(check, "not needed here, images are embedded on Modal")
     try:
         if not here(setting, folder):
             why_not = why_not_asked()
@@ -104,6 +106,8 @@ def detector(resources: Resources) -> Line:
     from backend.vision.hub import answers
 
     check, folder = "detector", resources.weights
+    if resources.settings.compute == MODAL:
+        return unknown(check, "not needed here, networks are trained on Modal")
     setting = resources.settings.detector
     try:
         file = find_base(DEFAULT if setting == "auto" else setting, folder, download=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,10 @@ from backend.domain import Control
 from backend.errors import EncoderError, PrelabelError, UsageError
 from backend.loop.finding import shown
 from backend.loop.model import Model
+from backend.loop.resources import Resources
+from backend.settings import LOCAL, Settings
 from backend.store.files import write_folder, write_json, write_text
+from backend.store.projects import ProjectRecord
 from backend.store.versions import Card
 
 if TYPE_CHECKING:
@@ -55,25 +58,30 @@ class Exported:
     left_out: Mapping[str, str]
 
 
-def export(card: Card, title: str, model: Model, encoder: Encoder | None, folder: Path) -> Exported:
+def export(settings: Settings, record: ProjectRecord, version: str, folder: Path) -> Exported:
     """Write a version as ONNX.
 
     Args:
-        card: of the version.
-        title: of its project.
-        model: of the version.
-        encoder: of its heads; None without.
+        settings: with the home folder; everything is read by this process, never on Modal.
+        record: the project.
+        version: its name.
         folder: that is made; it must not be there, or be empty.
 
     Raises:
         UsageError: there is something in the folder.
+        NotThere: there is no such version.
         PrelabelError: nothing of the version can be exported.
         StoreError: the folder cannot be written.
     """
     folder = folder.expanduser()
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UsageError(f"{folder} is not empty: choose another --output.")
-    writer = _Writer(card, title, model, encoder)
+    resources = Resources(replace(settings, compute=LOCAL))
+    card = resources.versions(record).card(version)
+    model = resources.model(record, version)
+    setting = card.encoder.get("setting", "")
+    encoder = resources.encoder(setting) if setting and model.heads else None
+    writer = _Writer(card, record.title, model, encoder)
     if folder.exists():
         folder.rmdir()
     write_folder(folder, writer.fill)
