@@ -42,7 +42,9 @@ for path in sys.argv[1:]:
             near = [p for p in places if p["label"] == one["label"]]
             gaps = [np.hypot(*((p["centre"] - centre) * shape)) for p in near]
             if control["kind"] == "boxes":
-                places.append({**one, "box": np.clip(box, 0, 1).tolist()})
+                inside = np.clip(box, 0, 1)
+                if (inside[2:] > inside[:2]).all():
+                    places.append({**one, "box": inside.tolist()})
             elif (centre >= 0).all() and (centre <= 1).all() and min(gaps, default=1) >= least:
                 places.append(one)
         found[control["name"]] = [{**p, "centre": p["centre"].tolist()} for p in places]

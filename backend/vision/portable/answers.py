@@ -66,10 +66,10 @@ class FinderNetwork(nn.Module):  # type: ignore[misc]
         self.raw = raw_outputs(finder.network)
         self.queries = queries
         self.strides = [int(s) for s in finder.network.module.stride] if not queries else []
-        self.points = finder.meaning.points
         classes = finder.meaning.classes
         meant = [classes.get(c, -1) for c in range(len(finder.network.plan.classes))]
-        self.several = len(set(meant) - {-1}) < sum(one >= 0 for one in meant)
+        several = len(set(meant) - {-1}) < sum(one >= 0 for one in meant)
+        self.twice = (several or queries) and not finder.meaning.points
         self.register_buffer("meant", torch.tensor(meant))
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -85,7 +85,7 @@ class FinderNetwork(nn.Module):  # type: ignore[misc]
         label = self.meant[classes]
         known = torch.nonzero(label >= 0)[:, 0]
         boxes, confidence, label = boxes[known], confidence[known], label[known]
-        if self.several and not self.points:
+        if self.twice:
             boxes, confidence, label = _apart(boxes, confidence, label, TWO_CLASSES)
         return boxes, confidence, label
 
