@@ -53,8 +53,8 @@ def test_it_finds_the_same(kind: str, request: pytest.FixtureRequest, tmp_path: 
         inside = (one.boxes[:, 2:] > one.boxes[:, :2]).all(axis=1)
         rows = (one.confidence >= least) & inside
         assert rows.sum() == len(ours)
-        np.testing.assert_allclose(one.confidence[rows], ours.confidence, atol=1e-4)
-        np.testing.assert_allclose(one.boxes[rows], ours.boxes, atol=1e-3)
+        np.testing.assert_allclose(one.confidence[rows], ours.confidence, atol=2e-3)
+        np.testing.assert_allclose(one.boxes[rows], ours.boxes, atol=5e-3)
         assert one.labels[rows].tolist() == ours.labels.tolist()
         counts.append(len(ours))
     assert sum(counts) >= 8, counts
