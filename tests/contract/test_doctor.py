@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import shutil
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -162,6 +163,14 @@ def _(bench: Bench) -> Iterator[Change]:
 @case("a host nobody knows", "Label Studio", "nothing answers", "set LABEL_STUDIO_URL")
 def _(bench: Bench) -> Iterator[Change]:
     yield {"LABEL_STUDIO_URL": "http://nowhere.invalid:8080"}
+
+
+@case("it hangs", "Label Studio", "no answer within 5 s", "start Label Studio")
+def _(bench: Bench) -> Iterator[Change]:
+    with socket.socket() as deaf_and_dumb:
+        deaf_and_dumb.bind(("127.0.0.1", 0))
+        deaf_and_dumb.listen()
+        yield {"LABEL_STUDIO_URL": f"http://127.0.0.1:{deaf_and_dumb.getsockname()[1]}"}
 
 
 @case("no token", "token", "LABEL_STUDIO_API_KEY is not set", "Access Token")

@@ -43,21 +43,32 @@ def images() -> list:  # type: ignore[type-arg]
 
 @pytest.mark.parametrize("kind", ["yolo26_like", "yolo11_like", "rtdetr"])
 def test_it_finds_the_same(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """Nearly, of an RT-DETR's random boxes: they are compared before they end at the edge."""
     network: Network = request.getfixturevalue(kind)
     names = network.plan.classes
     made = finder(network, {i: i for i in range(len(names))}, names)
     least = 0.3 if kind == "rtdetr" else 0.05
-    found = exported(made, tmp_path / "finder.onnx")
-    counts = []
-    for one, ours in zip(found, made.find(images(), least), strict=True):
-        inside = (one.boxes[:, 2:] > one.boxes[:, :2]).all(axis=1)
-        rows = (one.confidence >= least) & inside
-        assert rows.sum() == len(ours)
-        np.testing.assert_allclose(one.confidence[rows], ours.confidence, atol=2e-3)
-        np.testing.assert_allclose(one.boxes[rows], ours.boxes, atol=5e-3)
-        assert one.labels[rows].tolist() == ours.labels.tolist()
-        counts.append(len(ours))
-    assert sum(counts) >= 8, counts
+    theirs = [_certain(one, least) for one in exported(made, tmp_path / "finder.onnx")]
+    ours = made.find(images(), least)
+    same = sum(_shared(*pair) for pair in zip(theirs, ours, strict=True))
+    counts = sum(map(len, theirs)), sum(map(len, ours))
+    assert min(counts) >= 8
+    assert same >= (0.9 if kind == "rtdetr" else 1.0) * max(counts), counts
+
+
+def _certain(found: Found, least: float) -> Found:
+    inside = (found.boxes[:, 2:] > found.boxes[:, :2]).all(axis=1)
+    return found.only((found.confidence >= least) & inside)
+
+
+def _shared(one: Found, other: Found) -> int:
+    """Objects that are in both: the same label, place and confidence."""
+    if not len(one) or not len(other):
+        return 0
+    near = np.abs(one.boxes[:, None] - other.boxes).max(axis=2) < 5e-3
+    sure = np.abs(one.confidence[:, None] - other.confidence) < 2e-3
+    label = one.labels[:, None] == other.labels
+    return int((near & sure & label).any(axis=1).sum())
 
 
 def test_classes_that_mean_one_label_find_an_object_once(
