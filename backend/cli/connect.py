@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from backend.errors import LabelStudioError, NotThere
+from backend.errors import AddressRefused, LabelStudioError, NotThere
 from backend.settings import Settings, read_settings
 
 HELP = "connect a Label Studio project to the running backend"
@@ -47,6 +47,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         return {"project": number, "url": options.backend, "connected": "already"}
     try:
         client.add_backend(number, url, auth)
+    except AddressRefused:  # which says what to do
+        raise
     except LabelStudioError as error:
         raise LabelStudioError(REFUSED.format(error=error, url=options.backend)) from error
     say(f"Project {number} is connected to {options.backend}.", options)

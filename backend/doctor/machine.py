@@ -102,7 +102,7 @@ def encoder(resources: Resources, setting: str) -> Line:
 def detector(resources: Resources) -> Line:
     """Whether there is something to fine-tune from. Nothing is downloaded for it."""
     from backend.vision.detection.base import HOME
-    from backend.vision.detection.network import DEFAULT, find_base, load_base
+    from backend.vision.detection.network import DEFAULT, NOTHING, find_base, load_base
     from backend.vision.hub import answers
 
     check, folder = "detector", resources.weights
@@ -113,7 +113,8 @@ def detector(resources: Resources) -> Line:
         file = find_base(DEFAULT if setting == "auto" else setting, folder, download=False)
         if file is not None:
             load_base(file)
-            return good(check, f"{file.name} can be loaded")
+            named = "the builtin network" if setting == NOTHING else file.name
+            return good(check, f"{named} can be loaded")
     except DetectorError as error:
         return bad(check, str(error), DETECTORS)
     if answers(HOME):

@@ -180,10 +180,12 @@ def follows(subject: Subject) -> Line:
     cure = f"`prelabel train {subject.number}`"
     if not subject.live:
         return bad(check, "there is no version yet", cure)
+    if name != subject.live and not _open_tasks(subject):
+        return unknown(check, f"{name or 'none'}; no task is open that a queue could hand out")
     if name != subject.live:
         return bad(check, f"the queue follows {name or 'nothing'}, not {subject.live}", cure)
     count = subject.client.version_counts(subject.number).get(name, 0)
-    return good(check, f"the queue follows {name}, which has {count} predictions")
+    return good(check, f"the queue follows {name}, with predictions: {count}")
 
 
 def sampling(subject: Subject) -> Line:
@@ -205,6 +207,11 @@ def shown(subject: Subject) -> Line:
         return good(check, "predictions are shown when a task is opened")
     where = "project → Settings → Annotation → Use predictions to prelabel tasks"
     return unknown(check, f"people start from nothing; to change that: {where}")
+
+
+def _open_tasks(subject: Subject) -> int:
+    whole = int(subject.about.get("task_number") or 0)
+    return whole - int(subject.about.get("num_tasks_with_annotations") or 0)
 
 
 def _reach(joined: Link, ours: str, auth: tuple[str, str] | None) -> str:
