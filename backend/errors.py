@@ -4,6 +4,7 @@ PrelabelError            every failure a person can act on; its text is one sent
 ├── UsageError           the command line or a setting is wrong (exit status 2)
 ├── LabelStudioError     Label Studio refused, or cannot be reached
 │   ├── NotAllowed       the token is wrong, expired, or may not do this
+│   ├── AddressRefused   Label Studio calls no private addresses
 │   └── NotThere         the project or the thing asked for does not exist
 ├── ConfigError          a labeling config that cannot be served
 ├── ImageError           one image that cannot be read; costs one prediction
@@ -32,6 +33,10 @@ class LabelStudioError(PrelabelError):
 
 class NotAllowed(LabelStudioError):
     """The token is wrong, expired, or may not do this."""
+
+
+class AddressRefused(LabelStudioError):
+    """Label Studio calls no private addresses (its protection against SSRF)."""
 
 
 class NotThere(LabelStudioError):

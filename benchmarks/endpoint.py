@@ -38,7 +38,7 @@ from pathlib import Path
 from backend.loop.resources import Resources
 from backend.settings import Settings
 from serverless.endpoint.functions import load_here
-from serverless.endpoint.invoking import _decoded
+from serverless.endpoint.invoking import read_picture
 home, function, folder, seconds = sys.argv[1:]
 resources = Resources(Settings(home=Path(home)))
 record = resources.projects.get(function)
@@ -48,7 +48,7 @@ times, until = [], time.perf_counter() + float(seconds)
 while time.perf_counter() < until:
     content = images[len(times) % len(images)]
     start = time.perf_counter()
-    loaded.say([_decoded(content, 100_000_000, loaded.at_least)])
+    loaded.say([read_picture(content, 100_000_000, loaded.at_least)])
     times.append(time.perf_counter() - start)
 times.sort()
 print(len(times) / float(seconds), times[len(times) // 2] * 1000)

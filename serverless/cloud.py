@@ -44,6 +44,16 @@ class Cloud:
         self._progress = modal.Dict.from_name(f"{app}-progress", create_if_missing=True)
         self._names: dict[str, set[str]] = {}
 
+    def greet(self) -> None:
+        """Ask whether the app is there.
+
+        Raises:
+            UsageError: Modal does not take the token.
+            RoundError: the app is not there, or Modal cannot be reached.
+        """
+        with self._explained():
+            self._function("train").hydrate()
+
     # -- files ------------------------------------------------------------------------------
 
     def write(self, files: Mapping[str, bytes | Path]) -> None:

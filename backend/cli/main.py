@@ -14,7 +14,8 @@ from backend.errors import PrelabelError, UsageError
 
 COMMANDS = (
     *("demo", "init", "serve", "connect", "status", "train", "versions", "promote", "rollback"),
-    *("label-errors", "similar", "advise", "endpoint", "keys", "deploy"),
+    *("doctor", "advise", "label-errors", "similar", "predict", "export"),
+    *("endpoint", "keys", "deploy"),
 )
 INTERRUPTED = 130
 
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2 if isinstance(error, UsageError) else 1
     if options.json:
         print(json.dumps(figures, ensure_ascii=False), flush=True)
-    return 0
+    return int(command.status(figures)) if hasattr(command, "status") else 0
 
 
 def _parser() -> argparse.ArgumentParser:

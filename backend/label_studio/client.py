@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from backend.errors import LabelStudioError, NotAllowed, NotThere
+from backend.errors import AddressRefused, LabelStudioError, NotAllowed, NotThere
 
 PAGE = 500
 """Tasks in one list: on SQLite Label Studio fails at 1,000 ('Expression tree is too large')."""
@@ -27,6 +27,9 @@ ANNOTATION_FIELDS = (
 """The list is applied to the annotations inside a task as well."""
 TIMEOUT = 120.0
 RETRIES = 3
+ADDRESS = ("URL was not allowed", "reserved network address")
+"""What Label Studio says of addresses that it may not call; with the status of a wrong token."""
+SWITCHES = "start it with ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false."
 TOKEN_PAGE = "Account & Settings → Access Token"  # noqa: S105 - the name of a page
 Json = dict[str, Any]
 MACHINE: Json = {
@@ -44,12 +47,13 @@ class Client:
     Args:
         server: its address, with the path prefix where it has one.
         token: a legacy token or a personal access token.
+        timeout: seconds that a call may take.
 
     Raises:
         NotAllowed: the token is empty or has expired.
     """
 
-    def __init__(self, server: str, token: str) -> None:
+    def __init__(self, server: str, token: str, timeout: float = TIMEOUT) -> None:
         from label_studio_sdk.client import LabelStudio
         from label_studio_sdk.core.api_error import ApiError
 
@@ -61,7 +65,7 @@ class Client:
             )
         try:
             self._wrapper = LabelStudio(
-                base_url=self.server, api_key=token, timeout=TIMEOUT
+                base_url=self.server, api_key=token, timeout=timeout
             )._client_wrapper
         except ApiError as error:
             status = error.status_code or 401
@@ -291,6 +295,21 @@ class Client:
             }
         return dict(self._call("POST", "api/ml/", json=body, retries=0))
 
+    def ask(
+        self,
+        method: str,
+        path: str,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        json: Any = None,
+    ) -> Any:
+        """One call of another module of this room, tried once; its JSON.
+
+        Raises:
+            NotAllowed, NotThere, LabelStudioError: it failed, in one sentence.
+        """
+        return self._call(method, path, parameters, json=json, retries=0)
+
     def _tasks(self, number: int, fields: str, query: Json, size: int = PAGE) -> Iterator[Json]:
         page = 1
         while True:
@@ -335,11 +354,33 @@ class Client:
         Raises:
             NotAllowed, NotThere, LabelStudioError: it failed, in one sentence.
         """
+        response = self._response(method, path, parameters, json, files, retries)
+        if response.status_code >= 400:
+            raise _refused(self.server, f"{method} {path}", response.status_code, response.text)
+        return _json(response, self.server)
+
+    def _raw(self, path: str, parameters: Mapping[str, Any]) -> Any:
+        """A file: the response, whatever its status.
+
+        Raises:
+            LabelStudioError: there is none.
+        """
+        return self._response("GET", path, parameters, None, None, 0)
+
+    def _response(
+        self,
+        method: str,
+        path: str,
+        parameters: Mapping[str, Any] | None,
+        json: Any,
+        files: Any,
+        retries: int,
+    ) -> Any:
         import httpx
         from label_studio_sdk.core.api_error import ApiError
 
         try:
-            response = self._wrapper.httpx_client.request(
+            return self._wrapper.httpx_client.request(
                 path,
                 method=method,
                 params=parameters,
@@ -360,9 +401,6 @@ class Client:
         except ApiError as error:  # the SDK renews a personal access token on the way
             status = error.status_code or 401
             raise _refused(self.server, f"{method} {path}", status, error.body) from error
-        if response.status_code >= 400:
-            raise _refused(self.server, f"{method} {path}", response.status_code, response.text)
-        return _json(response, self.server)
 
 
 def _json(response: Any, server: str) -> Any:
@@ -379,6 +417,8 @@ def _json(response: Any, server: str) -> Any:
 def _refused(server: str, what: str, status: int, body: Any) -> LabelStudioError:
     """A refusal as one sentence."""
     detail = _detail(body)
+    if status == 403 and any(words in detail for words in ADDRESS):
+        return AddressRefused(f"{server} calls no private addresses: {SWITCHES}")
     if status in (401, 403):
         return NotAllowed(
             f"{server} refused the token ({detail}): copy one from its page “{TOKEN_PAGE}” "

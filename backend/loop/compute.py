@@ -168,3 +168,15 @@ def choose_compute(settings: Settings) -> Compute:
 
         return ModalCompute(settings)
     return ThisProcess()
+
+
+def greet(settings: Settings) -> None:
+    """Ask Modal whether it lets us in and has the app.
+
+    Raises:
+        UsageError: there is no token, or Modal does not take it.
+        RoundError: the app is not there, or Modal cannot be reached.
+    """
+    from serverless.cloud import Cloud
+
+    Cloud(settings.app).greet()

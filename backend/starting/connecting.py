@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from backend.errors import LabelStudioError, PrelabelError
+from backend.errors import AddressRefused, LabelStudioError, PrelabelError
 from backend.label_studio.client import Client
 from backend.label_studio.protocol import MODEL_CLASS
 from backend.settings import Settings
@@ -55,6 +55,8 @@ def connect(client: Client, number: int, settings: Settings, backend: str) -> bo
         return False
     try:
         client.add_backend(number, url, auth)
+    except AddressRefused:  # which says what to do
+        raise
     except LabelStudioError as error:
         raise LabelStudioError(REFUSED.format(error=error, url=backend)) from error
     return True

@@ -18,6 +18,8 @@ from backend.vision.encoder import Vectors, no_text
 if TYPE_CHECKING:
     from PIL import Image
 
+    from backend.vision.portable.preparing import PortableEncoder
+
 Array = npt.NDArray[np.float32]
 SIDES = (128, 64, 32, 16)
 """Pixels of the squares that edges are looked for in: fine texture first, outline last."""
@@ -70,6 +72,13 @@ class BuiltinEncoder:
         """
         raise no_text(self.name)
 
+    def portable(self) -> PortableEncoder:
+        """See :class:`backend.vision.encoder.Portable`."""
+        from backend.vision.portable.builtin import builtin_graph, builtin_preparation
+        from backend.vision.portable.preparing import PortableEncoder
+
+        return PortableEncoder(builtin_graph(), builtin_preparation())
+
 
 def features(image: Image.Image) -> Array:
     """The numbers of one upright image of any size: (dim,) float32 of unit length."""
@@ -92,14 +101,14 @@ def _edges(grey: Image.Image, grid: int) -> Array:
 
     side = grey.width
     pixels = np.pad(np.asarray(grey, dtype=np.float32) / 255, BORDER, mode="reflect")
-    answers = np.abs(fft.ifft2(fft.fft2(pixels) * _filters(side), axes=(-2, -1)))
+    answers = np.abs(fft.ifft2(fft.fft2(pixels) * gabor_filters(side), axes=(-2, -1)))
     inner = answers[:, BORDER:-BORDER, BORDER:-BORDER]
-    cells = _cells(grid, side)
+    cells = windows(grid, side)
     return _contrast(np.sqrt(cells @ inner @ cells.T))
 
 
 @lru_cache(maxsize=len(SIDES))
-def _filters(side: int) -> Array:
+def gabor_filters(side: int) -> Array:
     """Log-Gabor filters (Field 1987), by frequency: (DIRECTIONS, n, n), n with the border.
 
     Half of the plane is empty, so that the absolute value of an answer is the strength of an edge
@@ -116,12 +125,12 @@ def _filters(side: int) -> Array:
 
 
 @lru_cache(maxsize=len(SIDES))
-def _cells(grid: int, side: int) -> Array:
+def windows(grid: int, side: int) -> Array:
     """Overlapping triangular windows along a side: (grid, side), each of sum 1."""
     step = side / grid
     centres = (np.arange(grid) + 0.5) * step - 0.5
-    windows = np.maximum(0, 1 - np.abs(np.arange(side) - centres[:, None]) / step)
-    return np.asarray(windows / windows.sum(axis=1, keepdims=True), dtype=np.float32)
+    heights = np.maximum(0, 1 - np.abs(np.arange(side) - centres[:, None]) / step)
+    return np.asarray(heights / heights.sum(axis=1, keepdims=True), dtype=np.float32)
 
 
 def _colours(square: Image.Image) -> Array:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ from backend.vision.slim import not_too_slim
 if TYPE_CHECKING:
     import torch
     from PIL import Image
+
+    from backend.vision.portable.preparing import PortableEncoder
 
 RESEARCH_ONLY = "MobileCLIP"
 PREPARATION = ("mean", "std", "interpolation", "resize_mode")
@@ -77,6 +80,14 @@ class ClipEncoder:
         example = self._prepared([noise()])
         side = _image_side(self._model)
         self._runner = fastest(side, example, key=self.id, family=self.id, folder=folder, say=say)
+
+    def portable(self) -> PortableEncoder:
+        """See :class:`backend.vision.encoder.Portable`."""
+        from backend.vision.portable.preparing import PortableEncoder, encoder_graph, read_steps
+
+        preparation, mean, std = read_steps(self.name, self._preprocess)
+        side = _image_side(deepcopy(self._model).cpu().float())
+        return PortableEncoder(encoder_graph(side, preparation.side, mean, std), preparation)
 
     def _images(self, images: Sequence[Image.Image]) -> Vectors:
         return unit_rows(self._runner(self._prepared(images))[0])
@@ -138,6 +149,18 @@ def load_clip(setting: str, say: Say) -> ClipEncoder:
         raise EncoderError(_advice(model, weights, path, error)) from error
 
 
+def clip_here(setting: str) -> bool:
+    """Whether ``model/weights`` are on this machine.
+
+    Raises:
+        EncoderError: open_clip does not know them.
+    """
+    model, _, weights = setting.partition("/")
+    path = Path(weights).expanduser()
+    _check(model, weights, path)
+    return path.is_file() or bool(_kept(model, weights))
+
+
 def _check(model: str, weights: str, path: Path) -> None:
     import open_clip
 
@@ -187,14 +210,27 @@ def _published(model: str, tag: str) -> str:
     import open_clip
 
     published = open_clip.get_pretrained_cfg(model, tag)
-    repository, _, name = str(published.get("hf_hub") or "").rpartition("/")
-    names = (str(Path(name).with_suffix(".safetensors")), name) if name else CLIP_FILES
-    kept = kept_file(repository, names) if repository else None
+    repository, kept = _repository(published), _kept(model, tag)
     if kept:
         return kept
     if repository and (why_not := why_not_asked()):
         raise EncoderError(_not_here(model, tag, why_not))
     return str(open_clip.download_pretrained(published))
+
+
+def _kept(model: str, tag: str) -> str | None:
+    """The path of published weights that are on this machine already."""
+    import open_clip
+
+    published = open_clip.get_pretrained_cfg(model, tag)
+    repository = _repository(published)
+    name = str(published.get("hf_hub") or "").rpartition("/")[2]
+    names = (str(Path(name).with_suffix(".safetensors")), name) if name else CLIP_FILES
+    return kept_file(repository, names) if repository else None
+
+
+def _repository(published: dict[str, Any]) -> str:
+    return str(published.get("hf_hub") or "").rpartition("/")[0]
 
 
 def _preparation(model: str, weights: str) -> dict[str, Any]:

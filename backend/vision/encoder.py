@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,8 @@ from backend.errors import EncoderError
 
 if TYPE_CHECKING:
     from PIL import Image
+
+    from backend.vision.portable.preparing import PortableEncoder
 
 Vectors = npt.NDArray[np.float32]
 Say = Callable[[str], None]
@@ -59,6 +61,19 @@ class Encoder(Protocol):
         ...
 
 
+@runtime_checkable
+class Portable(Protocol):
+    """An encoder whose image side others can run; all of ours are."""
+
+    def portable(self) -> PortableEncoder:
+        """Its image side as a network that others can run.
+
+        Raises:
+            EncoderError: others could not prepare images as it wants them.
+        """
+        ...
+
+
 def load_encoder(setting: str, *, say: Say, weights_dir: Path | None = None) -> Encoder:
     """Load the encoder of a setting.
 
@@ -90,6 +105,35 @@ def load_encoder(setting: str, *, say: Say, weights_dir: Path | None = None) -> 
         clip.hasten(_compiled(weights_dir), say)
         return clip
     raise EncoderError(f"There is no encoder {setting!r}: {SPELLINGS}")
+
+
+def here(setting: str, weights_dir: Path | None = None) -> bool:
+    """Whether an encoder can be loaded without a download.
+
+    Args:
+        setting: ``PRELABEL_ENCODER``.
+        weights_dir: where named weights are kept.
+
+    Raises:
+        EncoderError: there is no such encoder or file.
+    """
+    from backend.vision.hub import kept_file
+
+    setting = setting.strip()
+    if setting == "auto":
+        return bool(kept_file(DEFAULT_REPOSITORY))
+    if _names_a_checkpoint(setting):
+        path = Path(setting).expanduser()
+        if path.name != setting and not path.is_file():
+            raise EncoderError(f"There is no file {path}: check PRELABEL_ENCODER.")
+        return path.is_file() or bool(weights_dir and (weights_dir / setting).is_file())
+    if "/" in setting:
+        from backend.vision.clip import clip_here
+
+        return clip_here(setting)
+    if setting != "builtin":
+        raise EncoderError(f"There is no encoder {setting!r}: {SPELLINGS}")
+    return True
 
 
 def noise() -> Image.Image:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ from backend.vision.ultralytics_models import Checkpoint, download_checkpoint, l
 if TYPE_CHECKING:
     import torch
     from PIL import Image
+
+    from backend.vision.portable.preparing import PortableEncoder
 
 SIDE = 224
 """Pixels of the square that published classifiers are trained on."""
@@ -54,7 +57,9 @@ class YoloClsEncoder:
         self.dim = int(head.linear.in_features)
         head.linear = torch.nn.Identity()
         self._device = device_here()
-        self._preprocess = _preprocess(checkpoint.network, side)
+        self._side = side
+        self._own_steps = _own_steps(checkpoint.network, side)
+        self._preprocess = _preprocess(self._own_steps, side)
         network = checkpoint.network.fuse(verbose=False).requires_grad_(False)
         self._network = _last_numbers(network)
         self._runner: Runner = TorchRunner(self._network, self._device)
@@ -82,6 +87,23 @@ class YoloClsEncoder:
         self._runner = fastest(
             self._network, example, key=self.id, family=self.id, folder=folder, say=say
         )
+
+    def portable(self) -> PortableEncoder:
+        """See :class:`backend.vision.encoder.Portable`."""
+        from backend.vision.portable.preparing import (
+            PortableEncoder,
+            Preparation,
+            encoder_graph,
+            read_steps,
+        )
+
+        preparation = Preparation(self._side, cut=True, filter="bilinear")
+        mean: Sequence[float] = (0.0, 0.0, 0.0)
+        std: Sequence[float] = (1.0, 1.0, 1.0)
+        if self._own_steps is not None:
+            preparation, mean, std = read_steps(self.name, self._own_steps)
+        network = deepcopy(self._network).cpu()
+        return PortableEncoder(encoder_graph(network, self._side, mean, std), preparation)
 
     def _part(self, images: Sequence[Image.Image]) -> Vectors:
         return unit_rows(self._runner(self._prepared(images))[0])
@@ -142,11 +164,17 @@ def _side(checkpoint: Checkpoint) -> int:
     return side if isinstance(side, int) and side in SIDES else SIDE
 
 
-def _preprocess(network: Any, side: int) -> Callable[[Image.Image], torch.Tensor]:
-    """What ultralytics' own predictor does: the checkpoint's transforms where they fit its size."""
+def _own_steps(network: Any, side: int) -> Any:
+    """The checkpoint's transforms where they fit its size; None where there are none."""
     own = getattr(network, "transforms", None)
     steps = getattr(own, "transforms", None)
-    if own is not None and steps and getattr(steps[0], "size", None) in (side, (side, side)):
+    fits = steps and getattr(steps[0], "size", None) in (side, (side, side))
+    return own if fits else None
+
+
+def _preprocess(own: Any, side: int) -> Callable[[Image.Image], torch.Tensor]:
+    """What ultralytics' own predictor does."""
+    if own is not None:
         return lambda image: own(image.convert("RGB"))
     return lambda image: centre_square(image, side)
 

@@ -159,7 +159,7 @@ class Invoker:
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(
-                self._decoders, _decoded, content, self._max_pixels, loaded.at_least
+                self._decoders, read_picture, content, self._max_pixels, loaded.at_least
             )
         except ImageError as error:
             raise unreadable(error) from error
@@ -182,7 +182,17 @@ async def _in_time(looking: Awaitable[list[Said]]) -> list[Said]:
         raise Problem(503, "slow-answer", told, {"retry-after": "10"}) from error
 
 
-def _decoded(content: bytes, max_pixels: int, at_least: int) -> Picture:
+def read_picture(content: bytes, max_pixels: int, at_least: int) -> Picture:
+    """An image as versions look at it.
+
+    Args:
+        content: the file's bytes.
+        max_pixels: see ``decode``.
+        at_least: what the version wants, see :class:`Loaded`.
+
+    Raises:
+        ImageError: it cannot be read.
+    """
     picture = decode(content, max_pixels=max_pixels, at_least=at_least)
     return replace(picture, image=reduced(picture.image))
 

@@ -26,7 +26,8 @@ MAY_KNOW: dict[str, set[str]] = {
     "dashboard": {"store"},
     "server": {"settings", "store", "label_studio", "loop", "dashboard"},
     "demo": {"learning"},
-    "cli": {"settings", "store", "label_studio", "loop", "server", "demo", "starting"},
+    "doctor": {"settings", "store", "vision", "label_studio", "loop", "web"},
+    "cli": {"settings", "store", "label_studio", "loop", "server", "demo", "doctor", "starting"},
 }
 OWNERS = {
     "ultralytics": {

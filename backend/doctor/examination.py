@@ -1,0 +1,170 @@
+"""One project from its labeling config to its images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+from backend.doctor import images, machine, project, studio
+from backend.doctor.images import Read, Sample
+from backend.doctor.line import Line, good, unknown
+from backend.doctor.project import Link, Subject
+from backend.doctor.report import QUICK, Report
+from backend.domain import Control
+from backend.errors import ConfigError, LabelStudioError
+from backend.label_studio.client import Client
+from backend.loop.connection import connect
+from backend.loop.resources import Resources
+from backend.store.projects import ProjectRecord
+
+SLOW = 60.0
+"""Seconds for what reads networks or long lists."""
+SLEEPY = "see whether Label Studio is busy or hangs, and restart it"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the backend should be.
+
+    Attributes:
+        url: as Label Studio calls it, with the webhooks' secret where there is one.
+        auth: for it.
+    """
+
+    url: str
+    auth: tuple[str, str] | None
+
+
+class Examination:
+    """Looks at one project.
+
+    Args:
+        resources: of this process.
+        place: of the backend.
+        report: that grows.
+    """
+
+    def __init__(self, resources: Resources, place: Place, report: Report) -> None:
+        self._resources = resources
+        self._place = place
+        self._report = report
+
+    def examine(self, client: Client, number: int, record: ProjectRecord | None) -> None:
+        """Everything.
+
+        Args:
+            client: that is let in.
+            number: the project's in Label Studio.
+            record: as the home folder knows it; None where it does not.
+        """
+        cure = "name another project, or connect it: `prelabel connect PROJECT`"
+        find = partial(self._subject, client, number, record)
+        subject = self._report.ask("project", find, cure, 2 * QUICK)
+        if subject is None:
+            return
+        self._report.add(good("project", f"{number}, “{subject.about.get('title')}”"))
+        self._report.look("labeling config", partial(project.controls, subject), project.CONFIG)
+        self._way(subject)
+        self._report.look("model version", partial(project.follows, subject), SLEEPY)
+        self._report.add(project.sampling(subject), project.shown(subject))
+        controls = _controls(subject)
+        self._networks(subject, controls)
+        if controls:
+            self._images(subject)
+
+    def _subject(self, client: Client, number: int, record: ProjectRecord | None) -> Subject:
+        if record is None:
+            return Subject(number, client, client.project(number), None, "")
+        token = self._resources.projects.token(record.id)
+        try:
+            client = connect(record, token, self._resources.settings).client
+        except LabelStudioError:
+            client.project(number)  # mostly the same failure again, with the token of the settings
+        live = self._resources.versions(record).live() or ""
+        return Subject(number, client, client.project(number), record, live)
+
+    def _way(self, subject: Subject) -> None:
+        """The way between backend and Label Studio, in both directions."""
+        report, place = self._report, self._place
+        links = report.ask("connection", partial(project.links, subject), SLEEPY, 4 * QUICK)
+        joined = links[0] if links else None
+        protect(report, subject.client, joined.url if joined else place.url)
+        answers = report.look(
+            "backend",
+            partial(project.backend, joined.url if joined else place.url, place.auth),
+            "restart `prelabel serve`",
+        )
+        if links is not None:
+            work = partial(project.connection, subject, links, place.url, place.auth)
+            report.look("connection", work, SLEEPY, 3 * QUICK)
+        self._webhook(subject, joined, answers)
+
+    def _webhook(self, subject: Subject, joined: Link | None, answers: bool) -> None:
+        if joined is None:
+            self._report.add(unknown("webhook", "not looked at: there is no connection"))
+        else:
+            work = partial(project.webhook, subject, joined, answers)
+            self._report.look("webhook", work, project.HOOKS, 2 * QUICK)
+
+    def _networks(self, subject: Subject, controls: tuple[Control, ...]) -> None:
+        """The live version, and what the next one is made with."""
+        resources, setting = self._resources, self._resources.settings.encoder
+        record, live = subject.record, subject.live
+        if record is not None and live:
+            work = partial(machine.weights, resources, record, live)
+            self._report.look("weights", work, f"`prelabel train {record.id}`", SLOW)
+            setting = resources.versions(record).card(live).encoder.get("setting", "") or setting
+        networks(self._report, resources, setting, controls)
+
+    def _images(self, subject: Subject) -> None:
+        report = self._report
+        found = report.ask("image", partial(images.samples, subject), SLEEPY, SLOW)
+        if found is None:
+            return
+        if not found:
+            report.add(images.no_images())
+        opened = [read for sample in found if (read := self._image(subject, sample))]
+        if opened:
+            work = partial(images.coordinates, subject, opened[0])
+            report.look("coordinates", work, SLEEPY, 2 * QUICK)
+
+    def _image(self, subject: Subject, sample: Sample) -> Read | None:
+        check, cure = f"image ({sample.storage})", images.CURES[sample.storage]
+        work = partial(images.look, subject, self._resources.settings, sample)
+        found: tuple[Line, Read | None] | None
+        found = self._report.ask(check, work, cure, 2 * images.SECONDS)
+        if found is None:
+            return None
+        self._report.add(found[0])
+        return found[1]
+
+
+def protect(report: Report, client: Client, url: str) -> None:
+    """Whether Label Studio may call the backend."""
+    report.look("SSRF", partial(studio.protection, client, url), SLEEPY, 2 * QUICK)
+
+
+def networks(
+    report: Report, resources: Resources, setting: str, controls: tuple[Control, ...] | None
+) -> None:
+    """What versions are made with.
+
+    Args:
+        report: that grows.
+        resources: of this process.
+        setting: of the encoder.
+        controls: of the project; None where none is looked at.
+    """
+    kinds = {control.kind == "choices" for control in controls or ()}
+    if controls is None or True in kinds:
+        work = partial(machine.encoder, resources, setting)
+        report.look("encoder", work, machine.ENCODERS, SLOW)
+    if controls is None or False in kinds:
+        report.look("detector", partial(machine.detector, resources), machine.DETECTORS, SLOW)
+
+
+def _controls(subject: Subject) -> tuple[Control, ...]:
+    try:
+        return subject.config().controls
+    except ConfigError:
+        return ()

@@ -1,0 +1,249 @@
+"""One project: connected both ways, pointed at the live version, and with images that open."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from backend.doctor.line import Line, bad, good, unknown
+from backend.doctor.studio import plain
+from backend.errors import ConfigError
+from backend.label_studio.client import Client
+from backend.label_studio.config import ReadConfig, read_config
+from backend.label_studio.probing import Probe, health, knock
+from backend.loop.push import UNCERTAINTY_SAMPLING
+from backend.store.projects import ProjectRecord
+
+CONNECTED, DISCONNECTED = "CO", "DI"
+EVENTS = frozenset(
+    {"ANNOTATION_CREATED", "ANNOTATIONS_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_DELETED"}
+)
+EDIT = "in Label Studio, project → Settings → Model → ⋮ → Edit, set the URL to {url}"
+HOOKS = "in Label Studio, project → Settings → Webhooks"
+CONFIG = (
+    "in Label Studio, project → Settings → Labeling Interface, add Choices, RectangleLabels or "
+    "KeyPointLabels for an Image; label_config/ has some to paste"
+)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A project that is looked at.
+
+    Attributes:
+        number: Label Studio's.
+        client: with a token that works.
+        about: the project as Label Studio tells of it.
+        record: as the home folder knows it; None where it does not.
+        live: its live version there; empty without.
+    """
+
+    number: int
+    client: Client
+    about: Mapping[str, Any]
+    record: ProjectRecord | None
+    live: str
+
+    @property
+    def probe(self) -> Probe:
+        """Questions to its Label Studio."""
+        return Probe(self.client)
+
+    def config(self) -> ReadConfig:
+        """Its labeling config.
+
+        Raises:
+            ConfigError: it is no XML.
+        """
+        return read_config(str(self.about.get("label_config") or ""))
+
+
+@dataclass(frozen=True)
+class Link:
+    """How a project is connected.
+
+    Attributes:
+        url: the backend's, as Label Studio calls it; may hold the webhooks' secret.
+        state: what Label Studio found when it called just now.
+        error: what it said then.
+    """
+
+    url: str
+    state: str
+    error: str
+
+
+def links(subject: Subject) -> list[Link]:
+    """The connections, which Label Studio tries while it is asked; it uses the first."""
+    return [
+        Link(str(row["url"]).rstrip("/"), str(row["state"]), str(row.get("error_message") or ""))
+        for row in subject.client.backends(subject.number)
+    ]
+
+
+def controls(subject: Subject) -> list[Line]:
+    """Whether the labeling config has something that is served."""
+    check = "labeling config"
+    try:
+        config = subject.config()
+    except ConfigError as error:
+        return [bad(check, str(error), CONFIG)]
+    left = [
+        unknown(check, f"{name} is not served ({why})") for name, why in config.left_out.items()
+    ]
+    if not config.controls:
+        return [*left, bad(check, "there is no control that Prelabel serves", CONFIG)]
+    told = ", ".join(f"{c.name} ({c.kind}, {len(c.labels)} labels)" for c in config.controls)
+    return [good(check, told), *left]
+
+
+def backend(url: str, auth: tuple[str, str] | None) -> Line:
+    """Whether the backend answers, asked from here."""
+    check, found = "backend", health(url, auth)
+    if found.answers:
+        return good(check, f"{found.what} answers at {plain(url)}")
+    if found.what:
+        cure = "set PRELABEL_USER and PRELABEL_PASSWORD as where `prelabel serve` runs"
+        if "auth" not in found.what:
+            cure = f"stop what listens there, or start `prelabel serve --port {_port(url) + 1}`"
+        return bad(check, f"at {plain(url)} there is {found.what}", cure)
+    return bad(check, f"nothing answers at {plain(url)} ({found.error})", _serve(url))
+
+
+def connection(
+    subject: Subject, joined: Sequence[Link], ours: str, auth: tuple[str, str] | None
+) -> Line:
+    """Whether Label Studio reaches the backend.
+
+    Args:
+        subject: the project.
+        joined: its connections; Label Studio uses the first.
+        ours: where the backend should be.
+        auth: for it.
+    """
+    check = "connection"
+    if not joined:
+        cure = f"`prelabel connect {subject.number} --backend {_base(ours)}`"
+        return bad(check, "the project has no ML backend", cure)
+    first = joined[0]
+    shown = plain(first.url)
+    more = f"; {len(joined) - 1} more, which Label Studio does not use" if joined[1:] else ""
+    if first.state == DISCONNECTED:
+        return bad(check, f"Label Studio does not reach {shown}{more}", _reach(first, ours, auth))
+    if first.state != CONNECTED:
+        cure = "see what `prelabel serve` says; mostly PRELABEL_ALLOWED_SERVERS or its home folder"
+        said = first.error or first.state
+        return bad(check, f"Label Studio reaches {shown}, which refuses ({said})", cure)
+    return good(check, f"Label Studio reaches {shown}{more}")
+
+
+def webhook(subject: Subject, joined: Link, answers: bool) -> Line:
+    """Whether the backend hears of labels.
+
+    Args:
+        subject: the project.
+        joined: how it is connected.
+        answers: the backend does.
+    """
+    check, url = "webhook", f"{joined.url}/webhook"
+    hooks = [h for h in subject.probe.webhooks(subject.number) if h["url"].rstrip("/") == url]
+    where = f"{plain(joined.url)}/webhook"
+    if not hooks:
+        cure = f"{HOOKS} → Add Webhook, {where}, all events"
+        if _secret(joined.url):
+            cure += " (the address is the one that `prelabel serve` prints)"
+        return bad(check, f"none goes to {where}", cure)
+    active = [hook for hook in hooks if hook["is_active"]]
+    if not active:
+        return bad(check, "it is turned off", f"{HOOKS} → {where}: turn it on")
+    if not any(h["send_for_all_actions"] or set(h["actions"]) >= EVENTS for h in active):
+        return bad(check, "it does not tell of labels", f"{HOOKS} → {where}: send all events")
+    if not answers:
+        return unknown(check, "there and on; not tried, the backend does not answer")
+    status = knock(url, subject.number)
+    if status in (401, 403):
+        cure = f"{EDIT.format(url='the address that `prelabel serve` prints')}, and the webhook too"
+        return bad(check, "the backend refuses it: its address lacks the secret", cure)
+    if status != 200:
+        seen = f"the backend answers it with {status}" if status else "the backend does not answer"
+        return bad(check, seen, _serve(joined.url))
+    return good(check, "there, on, and accepted")
+
+
+def follows(subject: Subject) -> Line:
+    """Whether the project is pointed at the live version."""
+    check, name = "model version", str(subject.about.get("model_version") or "")
+    if subject.record is None:
+        return unknown(check, f"{name or 'none'}; this PRELABEL_HOME does not know the project")
+    cure = f"`prelabel train {subject.number}`"
+    if not subject.live:
+        return bad(check, "there is no version yet", cure)
+    if name != subject.live and not _open_tasks(subject):
+        return unknown(check, f"{name or 'none'}; no task is open that a queue could hand out")
+    if name != subject.live:
+        return bad(check, f"the queue follows {name or 'nothing'}, not {subject.live}", cure)
+    count = subject.client.version_counts(subject.number).get(name, 0)
+    return good(check, f"the queue follows {name}, with predictions: {count}")
+
+
+def sampling(subject: Subject) -> Line:
+    """Whether the next task is the one that teaches most."""
+    check, name = "sampling", str(subject.about.get("sampling") or "")
+    if name == UNCERTAINTY_SAMPLING:
+        return good(check, name)
+    cure = (
+        f"in Label Studio, project → Settings → General → Task Sampling: {UNCERTAINTY_SAMPLING}; "
+        f"`prelabel train {subject.number}` sets it too"
+    )
+    return bad(check, f"the project uses {name}", cure)
+
+
+def shown(subject: Subject) -> Line:
+    """Whether people see predictions when they open a task."""
+    check = "pre-annotation"
+    if subject.about.get("show_collab_predictions"):
+        return good(check, "predictions are shown when a task is opened")
+    where = "project → Settings → Annotation → Use predictions to prelabel tasks"
+    return unknown(check, f"people start from nothing; to change that: {where}")
+
+
+def _open_tasks(subject: Subject) -> int:
+    whole = int(subject.about.get("task_number") or 0)
+    return whole - int(subject.about.get("num_tasks_with_annotations") or 0)
+
+
+def _reach(joined: Link, ours: str, auth: tuple[str, str] | None) -> str:
+    """What cures a connection that Label Studio cannot use."""
+    there, host = health(joined.url, auth), urlsplit(joined.url).hostname or ""
+    if there.answers or "auth" in there.what:
+        return (
+            f"{host} means another machine there, or a firewall is between: start `prelabel serve "
+            f"--host 0.0.0.0`, and {EDIT.format(url='an address that Label Studio can reach')}"
+        )
+    if plain(ours) != plain(joined.url) and health(ours, auth).answers:
+        return EDIT.format(url=_told(ours))
+    return _serve(joined.url)
+
+
+def _told(url: str) -> str:
+    return "the address that `prelabel serve` prints" if _secret(url) else url
+
+
+def _base(url: str) -> str:
+    """An address as `prelabel connect` wants it, which adds the secret itself."""
+    return plain(url).removesuffix("/…")
+
+
+def _serve(url: str) -> str:
+    return f"`prelabel serve --port {_port(url)}`"
+
+
+def _port(url: str) -> int:
+    parts = urlsplit(url)
+    return parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def _secret(url: str) -> bool:
+    return bool(urlsplit(url).path.strip("/"))

@@ -1,0 +1,1 @@
+"""Networks as ONNX: what others need to run a version without this project."""

@@ -1,0 +1,201 @@
+"""An exported version runs where nothing of this project is, and says what the project says."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib.metadata import distribution, requires
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from backend.cli.main import main
+from backend.store.projects import Projects
+from backend.store.versions import Versions
+from tests.published import picture
+from tests.unit.test_predict_command import home  # noqa: F401 - a fixture
+from tests.unit.vision.detection.conftest import BOTH, drawings
+
+SURE = 0.02
+"""Confidence may differ so much: the project's own runtime may compute in half precision."""
+NEAR = 0.01
+"""And places, of the image's edge."""
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A place to import from that has numpy, pillow and onnxruntime, and what these need."""
+    place = tmp_path_factory.mktemp("packages")
+    wanted = ["numpy", "pillow", "onnxruntime"]
+    wanted += [
+        line.split(";")[0].split("[")[0].strip(" <>=!~.0123456789")
+        for line in requires("onnxruntime") or []
+        if "extra ==" not in line
+    ]
+    for name in wanted:
+        found = distribution(name)
+        tops = {Path(str(file)).parts[0] for file in found.files or []} - {"..", "__pycache__"}
+        for top in tops:
+            if not (place / top).exists():
+                (place / top).symlink_to(Path(str(found.locate_file(top))))
+    return place
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Of several shapes; one lies on its side by EXIF, one is large."""
+    folder = tmp_path_factory.mktemp("images")
+    shown = [picture("red", 900, 200), picture("blue", 901, 90)]
+    shown += [one.image for one in drawings(3, 77, *BOTH)]
+    shown += [shown[2].resize((1800, 1350)), shown[3].resize((90, 160))]
+    files = [folder / f"{number}.png" for number in range(len(shown))]
+    for file, image in zip(files, shown, strict=True):
+        image.save(file)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = folder / "turned.jpg"
+    shown[2].save(turned, quality=95, exif=exif)
+    return [*files, turned]
+
+
+def prelabel(home: Path, *arguments: str | Path, capsys: Any) -> Any:  # noqa: F811
+    """The command's figures."""
+    os.environ["PRELABEL_HOME"] = str(home)
+    try:
+        status = main([*map(str, arguments), "--json"])
+    finally:
+        del os.environ["PRELABEL_HOME"]
+    told = capsys.readouterr()
+    assert status == 0, told.err
+    return json.loads(told.out.splitlines()[-1])
+
+
+def live(home: Path, project: str) -> str:  # noqa: F811
+    return str(Versions(Projects(home).folder(project)).live())
+
+
+def run_alone(program: Path, alone: Path, images: list[Path], folder: Path) -> list[Any]:
+    """What the program prints, in an empty folder, with nothing else to import."""
+    folder.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-S", str(program), *map(str, images)],
+        cwd=folder,
+        env={"PYTHONPATH": str(alone), "PATH": os.defpath},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert list(folder.iterdir()) == []
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize(("project", "name"), [("1", "colour"), ("2", "tags"), ("5", "colour")])
+def test_the_example_gives_the_labels_that_predict_gives(
+    home: Path,  # noqa: F811
+    alone: Path,
+    images: list[Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    project: str,
+    name: str,
+) -> None:
+    folder = tmp_path / "model"
+    told = prelabel(home, "export", live(home, project), "--output", folder, capsys=capsys)
+    assert {"README.md", "encoder.onnx", "example.py", "model.json"} <= set(told["files"])
+    ours = prelabel(home, "predict", *images, "--project", project, capsys=capsys)["results"]
+    theirs = run_alone(folder / "example.py", alone, images, tmp_path / "empty")
+    for mine, other in zip(ours, theirs, strict=True):
+        mine = mine.get("controls", {}).get(name, mine)
+        expected = {row["labelName"]: row["confidence"] for row in mine["labelConfidences"]}
+        assert other[name] == pytest.approx(expected, abs=SURE)
+
+
+@pytest.mark.parametrize(
+    ("project", "name", "program"),
+    [
+        ("3", "things", "example.py"),
+        ("4", "centres", "example.py"),
+        ("5", "things", "example_places.py"),
+    ],
+)
+def test_the_example_finds_what_predict_finds(
+    home: Path,  # noqa: F811
+    alone: Path,
+    images: list[Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    project: str,
+    name: str,
+    program: str,
+) -> None:
+    folder = tmp_path / "model"
+    prelabel(home, "export", live(home, project), "--output", folder, capsys=capsys)
+    ours = prelabel(home, "predict", *images, "--project", project, capsys=capsys)["results"]
+    theirs = run_alone(folder / program, alone, images, tmp_path / "empty")
+    for mine, other in zip(ours, theirs, strict=True):
+        mine = mine.get("controls", {}).get(name, mine)
+        expected = [_row(row) for row in mine["predictions"] if row["confidence"] > 0.1]
+        for label, confidence, place in expected:
+            near = [row for row in other[name] if _near(row, label, confidence, place)]
+            assert near, (label, confidence, place, other[name])
+        sure = [row for row in other[name] if row["confidence"] > 0.1 + SURE]
+        assert len(sure) <= len(expected)
+    assert sum(len(row[name]) for row in theirs) >= 10
+
+
+def _row(row: Any) -> tuple[str, float, list[float]]:
+    if "center" in row:
+        return row["labelName"], row["confidence"], [row["center"]["x"], row["center"]["y"]]
+    x, y, w, h = (row["boundingBox"][key] for key in ("x", "y", "width", "height"))
+    return row["labelName"], row["confidence"], [x, y, x + w, y + h]
+
+
+def _near(row: Any, label: str, confidence: float, place: list[float]) -> bool:
+    there = row["box"] if len(place) == 4 else row["centre"]
+    return (
+        row["label"] == label
+        and abs(row["confidence"] - confidence) < SURE
+        and bool(np.abs(np.array(there) - place).max() < NEAR)
+    )
+
+
+def test_the_facts_are_those_of_the_version(
+    home: Path,  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "model"
+    version = live(home, "5")
+    prelabel(home, "export", version, "--output", folder, capsys=capsys)
+    facts = json.loads((folder / "model.json").read_text())
+    assert (facts["version"], facts["labels"]) == (version, {"train": 24, "audit": 0})
+    colour, things = facts["controls"]
+    assert (colour["labels"], colour["multiple"]) == (["red", "blue"], False)
+    assert (things["labels"], things["size"], things["shown"]) == (["disc", "square"], 160, 0.03)
+    readme = (folder / "README.md").read_text()
+    assert version in readme
+    assert "python example.py IMAGE..." in readme
+    assert "python example_places.py IMAGE..." in readme
+    assert str(home) not in readme + json.dumps(facts)
+
+
+def test_what_is_in_the_way_is_one_sentence(
+    home: Path,  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PRELABEL_HOME", str(home))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("mine")
+    assert main(["export", live(home, "1"), "--output", str(tmp_path / "full")]) == 2
+    assert "is not empty" in capsys.readouterr().err
+    assert main(["export", "v9-nothing", "--output", str(tmp_path / "new")]) == 1
+    assert "There is no version 'v9-nothing'. Live are: colours: v0-" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()

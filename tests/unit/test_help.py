@@ -1,0 +1,56 @@
+"""Every command says what it does and how it is called; asking for help costs nothing."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import time
+
+import pytest
+
+from backend.cli.main import COMMANDS
+
+SECONDS = 0.3
+TRIES = 5
+"""The quickest counts: the machine does other things too."""
+
+
+def asked(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "backend.cli", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "COLUMNS": "100"},
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example_that_its_own_options_take(command: str) -> None:
+    from backend.cli.main import _module, _parser
+
+    told = asked(command, "--help")
+    assert told.returncode == 0, told.stderr
+    module = _module(command)
+    assert module.HELP in " ".join(told.stdout.split())
+    assert f"Example: {module.EXAMPLE}" in " ".join(told.stdout.split())
+    words = shlex.split(module.EXAMPLE)
+    while "=" in words[0]:  # a variable of the environment
+        del words[0]
+    name, *arguments = words
+    assert (name, arguments[0]) == ("prelabel", command)
+    assert _parser().parse_args(arguments).command == command
+
+
+def test_help_comes_in_less_than_a_third_of_a_second() -> None:
+    def once() -> float:
+        start = time.perf_counter()
+        told = asked("--help").stdout
+        seconds = time.perf_counter() - start
+        assert all(command in told for command in COMMANDS)
+        return seconds
+
+    asked("--help")
+    assert min(once() for _ in range(TRIES)) < SECONDS

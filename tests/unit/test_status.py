@@ -1,0 +1,113 @@
+"""``prelabel status`` tells what the project's API tells, without a server."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backend.cli.main import main
+from backend.store.captures import Capture, Captures
+from backend.store.files import write_json
+from backend.store.projects import Projects
+from backend.store.versions import Versions
+from tests.published import colour_model, publish
+
+FIGURE = {"n": 20, "value": 0.9, "low": 0.7, "high": 0.97, "metric": "accuracy"}
+NOTHING = {"n": 0, "value": None, "low": 0.0, "high": 1.0, "metric": "recall"}
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A project with a live version, a held one, an outlook, and captured images."""
+    version = publish(tmp_path, "1", *colour_model(), title="leaves")
+    folder = Projects(tmp_path).folder("1")
+    versions = Versions(folder)
+    card = replace(
+        versions.card(version),
+        audit=FIGURE,
+        estimate=FIGURE | {"metric": "accuracy by cross-validation"},
+        outlook={"sentence": "95% is out of sight.", "labels": [{"label": "blue", "more": 40}]},
+        controls={
+            "colour": {
+                "kind": "linear head",
+                "audit": FIGURE,
+                "examples": {"red": 12, "blue": 3},
+                "figures": {
+                    "labels": {
+                        "red": {"precision": FIGURE, "recall": FIGURE | {"value": 0.8}},
+                        "blue": {"precision": NOTHING, "recall": NOTHING},
+                    }
+                },
+            }
+        },
+    )
+    write_json(versions.path(version) / "card.json", asdict(card))
+    held = {"version": "v1-0badbad0", "reason": "Held back: it is worse."}
+    counts = {"tasks": 60, "labels": 35, "waiting": 3, "held": held, "versions": [version]}
+    write_json(folder / "summary.json", counts | {"left_out": {"rotated box": 2}})
+    captures = Captures(folder)
+    for number, why in enumerate(("uncertain", "uncertain", "rare")):
+        captures.keep(Capture(f"c{number}", float(number), why, version), b"image")
+    return tmp_path
+
+
+def status(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, *more: str) -> str:
+    monkeypatch.setenv("PRELABEL_HOME", str(home))
+    assert main(["status", *more]) == 0
+    return str(capsys.readouterr().out)
+
+
+READ = """
+1 leaves (http://localhost:8080)
+35 of 60 tasks labeled, 3 of them new since the last version
+live: v0-b447b15e, on the audit slice accuracy 90% (70% to 97%, 20 images)
+v1-0badbad0 is not live. Held back: it is worse.
+accuracy by cross-validation: 90% (70% to 97%, 20 images)
+95% is out of sight.
+Would help most: about 40 more of blue.
+colour (linear head)
+label examples right when given found of all
+red 12 90% (70% to 97%, n = 20) 80% (70% to 97%, n = 20)
+blue 3 – –
+captured by the endpoint: 3 images (2 uncertain, 1 rare), 0 of them tasks by now
+left out: 2 × rotated box
+"""
+
+
+def test_people_read_it_in_a_terminal(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = status(home, monkeypatch, capsys)
+    assert [" ".join(line.split()) for line in told.splitlines()] == READ.strip().splitlines()
+    assert max(map(len, told.splitlines())) <= 100
+
+
+def test_programs_read_the_same(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project,) = json.loads(status(home, monkeypatch, capsys, "--json"))["projects"]
+    assert project["audit"] == FIGURE
+    assert (project["labels"], project["waiting"], project["tasks"]) == (35, 3, 60)
+    assert project["held"]["version"] == "v1-0badbad0"
+    assert project["captured"] == {
+        "images": 3,
+        "tasks": 0,
+        "why": {"uncertain": 2, "rare": 1},
+    }
+    labels = project["controls"]["colour"]["labels"]
+    assert labels["red"] == {
+        "examples": 12,
+        "precision": FIGURE,
+        "recall": FIGURE | {"value": 0.8},
+    }
+
+
+def test_a_project_without_a_version_says_how_it_gets_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Projects(tmp_path).register("http://localhost:8080", 7)
+    assert "live: nothing yet; `prelabel serve`" in status(tmp_path, monkeypatch, capsys)

@@ -1,0 +1,91 @@
+"""An exported detector finds what the detector itself finds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from backend.vision.detection.finder import Finder, Meaning
+from backend.vision.detection.found import Found
+from backend.vision.detection.letterbox import letterbox
+from backend.vision.detection.network import QUERIES, Network
+from backend.vision.portable.answers import finder_graph
+from backend.vision.portable.graph import write_graph
+from tests.unit.vision.detection.conftest import BOTH, SIDE, drawings, on_torch
+
+
+def finder(network: Network, classes: dict[int, int], labels: tuple[str, ...]) -> Finder:
+    detector = on_torch(network)
+    meaning = Meaning(False, labels, classes, {}, SIDE)
+    return Finder(network, meaning, "key", lambda *given: detector)
+
+
+def exported(finder: Finder, file: Path) -> list[Found]:
+    """What it finds by onnxruntime, in images of several shapes."""
+    write_graph(finder_graph(finder), file)
+    session = onnxruntime.InferenceSession(file)
+    found = []
+    for image in images():
+        square = finder.network.plan.family == QUERIES
+        batch, box = letterbox(image, SIDE, finder.network.stride, square)
+        boxes, confidence, label = session.run(None, {"image": batch})
+        found.append(Found(np.clip(box.undo(boxes), 0, 1), confidence, label))
+    return found
+
+
+def images() -> list:  # type: ignore[type-arg]
+    drawn = [one.image for one in drawings(4, 50, *BOTH)]
+    return [*drawn, drawn[0].resize((90, 150)), drawn[1].resize((300, 60))]
+
+
+@pytest.mark.parametrize("kind", ["yolo26_like", "yolo11_like", "rtdetr"])
+def test_it_finds_the_same(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    """Nearly, of an RT-DETR's random boxes: they are compared before they end at the edge."""
+    network: Network = request.getfixturevalue(kind)
+    names = network.plan.classes
+    made = finder(network, {i: i for i in range(len(names))}, names)
+    least = 0.3 if kind == "rtdetr" else 0.05
+    theirs = [_certain(one, least) for one in exported(made, tmp_path / "finder.onnx")]
+    ours = made.find(images(), least)
+    same = sum(_shared(*pair) for pair in zip(theirs, ours, strict=True))
+    counts = sum(map(len, theirs)), sum(map(len, ours))
+    assert min(counts) >= 8
+    assert same >= (0.9 if kind == "rtdetr" else 1.0) * max(counts), counts
+
+
+def _certain(found: Found, least: float) -> Found:
+    inside = (found.boxes[:, 2:] > found.boxes[:, :2]).all(axis=1)
+    return found.only((found.confidence >= least) & inside)
+
+
+def _shared(one: Found, other: Found) -> int:
+    """Objects that are in both: the same label, place and confidence."""
+    if not len(one) or not len(other):
+        return 0
+    near = np.abs(one.boxes[:, None] - other.boxes).max(axis=2) < 5e-3
+    sure = np.abs(one.confidence[:, None] - other.confidence) < 2e-3
+    label = one.labels[:, None] == other.labels
+    return int((near & sure & label).any(axis=1).sum())
+
+
+def test_classes_that_mean_one_label_find_an_object_once(
+    yolo11_like: Network, tmp_path: Path
+) -> None:
+    made = finder(yolo11_like, {0: 0, 1: 0}, ("thing",))
+    for one, ours in zip(
+        exported(made, tmp_path / "finder.onnx"), made.find(images(), 0.05), strict=True
+    ):
+        rows = one.confidence >= 0.05
+        assert set(one.labels.tolist()) <= {0}
+        assert rows.sum() == len(ours)
+
+
+def test_classes_that_mean_nothing_are_left_out(yolo11_like: Network, tmp_path: Path) -> None:
+    made = finder(yolo11_like, {1: 0}, ("square",))
+    everything = finder(yolo11_like, {0: 0, 1: 1}, BOTH)
+    pairs = zip(exported(made, tmp_path / "one.onnx"), everything.find(images(), 0.05), strict=True)
+    for one, ours in pairs:
+        assert (one.confidence >= 0.05).sum() == (ours.labels == 1).sum()
