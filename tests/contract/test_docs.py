@@ -1,0 +1,314 @@
+"""The documentation does what it says: every block of code is run, every message and link is there.
+
+A comment in front of a block, ``<!-- test: … -->``, tells what else than "run it" is to be done.
+What is typed is changed as little as the place demands, see ``SAID``, ``MORE`` and ``ENDLESS``.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from backend.cli import main
+from backend.demo.studio import free_port
+from backend.label_studio.config import read_config
+from serverless.endpoint.rules import read_rules
+from tests.conftest import MakeStudio
+from tests.harness import CHOICES, Application, Backend, Lab, png, until
+from tests.plane import ControlPlane
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "label_config" / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+FENCE = re.compile(r"(?:<!-- test: ([\w ]+) -->\n)?^( *)```(\w*)\n(.*?)^ *```$", re.M | re.S)
+SAID = {"uv run ": "", "pip install uv": "uv --version", "curl -s": "curl -s --fail-with-body"}
+"""Programs of this environment, and a failed request is a failure."""
+MORE = {
+    "prelabel demo": "--labels 10",
+    "prelabel connect": "--backend {backend}",
+    "prelabel doctor": "--backend {backend}",
+    "pytest": f"--collect-only -q --rootdir {ROOT} -c {ROOT}/pyproject.toml",
+}
+"""Options for what takes long, and for what would look for the backend at its usual port."""
+ENDLESS = {
+    "prelabel serve": "--port {port}",
+    "prelabel endpoint": "--port {port}",
+    "prelabel init": "--job binary --labels red,blue --no-browser --backend http://127.0.0.1:{port}",
+    "label-studio start": "--port {port} --no-browser --data-dir {folder}/studio",
+}
+"""What goes on until it is ended: it must listen, and answer at /health."""
+PLANTS = {"red": "wilting", "blue": "healthy"}
+UNTIL_IT_ANSWERS = """
+endless() {
+    local port=$1; shift
+    "$@" & local child=$!
+    for attempt in $(seq 900); do
+        kill -0 $child || return 1
+        curl -so /dev/null "http://127.0.0.1:$port/health" && break
+        sleep 0.1
+    done
+    curl -so /dev/null "http://127.0.0.1:$port/health"
+    kill -TERM $child  # a shell makes what it starts beside itself deaf to INT
+    wait $child || true
+}
+"""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of code: its page and line, what a comment says of it, its language, its text."""
+
+    page: Path
+    line: int
+    note: str
+    language: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+def blocks() -> list[Block]:
+    found = []
+    for page in PAGES:
+        text = page.read_text()
+        assert text.count("```") == 2 * len(FENCE.findall(text)), page
+        for match in FENCE.finditer(text):
+            line = text[: match.start()].count("\n") + 1
+            body = re.sub(f"^{match[2]}", "", match[4], flags=re.M)
+            found.append(Block(page, line, match[1] or "", match[3], body))
+    return found
+
+
+@dataclass
+class Place:
+    """Where blocks are run: project 3 of a Label Studio has learned, its function answers."""
+
+    folder: Path
+    environment: dict[str, str]
+    addresses: dict[str, str]
+    printed: str = ""
+    demo: str = ""
+
+    def run(self, script: str, **more: str) -> str:
+        """Run a script; what it printed."""
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", UNTIL_IT_ANSWERS + script],
+            cwd=self.folder,
+            env={**self.environment, **more},
+            capture_output=True,
+            text=True,
+            timeout=400,
+            check=False,
+        )
+        assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def place(make_studio: MakeStudio, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    folder = tmp_path_factory.mktemp("docs")
+    photos = folder / "photos"
+    photos.mkdir()
+    for number in range(4):
+        (photos / f"{number}.png").write_bytes(png(("red", "blue")[number % 2], number))
+    (folder / "plant.jpg").write_bytes(png("red", 9))
+    studio = make_studio()
+    lab = Lab(studio.url, studio.token)
+    config = CHOICES.format(choice="single")
+    for colour, plant in PLANTS.items():
+        config = config.replace(colour, plant)
+    project = [lab.project(config) for _ in range(3)][-1]
+    assert project == 3
+    tasks = lab.add(project, 6)
+    given = {"LABEL_STUDIO_URL": studio.url, "LABEL_STUDIO_API_KEY": studio.token}
+    backend = Backend(folder / "home", {**given, "PRELABEL_DETECTOR": "builtin"})
+    backend.start()
+    lab.connect(project, backend.url)
+    backend.settled(project)
+    for task in tasks:
+        lab.label(task, PLANTS[lab.truth[task]])
+    backend.learn(project, len(tasks))
+    environment = {
+        **os.environ,
+        **backend.environment,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "HOME": str(folder),
+    }
+    made = Place(folder, environment, {"8080": studio.url, "9090": backend.url})
+    environment["KEY"] = json.loads(made.run("prelabel keys create tests --json"))["key"]
+    app = Application(backend.home, {"PRELABEL_CAPTURE_SHARE": "0.999"})
+    made.addresses["9091"] = app.url
+    yield made
+    app.stop()
+    backend.stop()
+    lab.close()
+
+
+@pytest.mark.parametrize("block", blocks(), ids=str)
+def test_what_stands_there_works(
+    block: Block, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    match block.language, block.note:
+        case "sh", "":
+            place.printed = place.run(script(block.text, place))
+            if "prelabel demo" in block.text:
+                place.demo = place.printed
+        case "sh", "on Modal":
+            with ControlPlane() as plane:
+                home = {"PRELABEL_HOME": str(tmp_path)}
+                place.run(script(block.text, place), **plane.environment(), **home)
+        case "sh", "containers":
+            check_containers(block.text)
+        case "python", "":
+            code = addressed(block.text, place)
+            place.run(f"{sys.executable} -c {shlex.quote(code)}", PYTHONPATH=f"{ROOT}/serverless")
+        case "text", "printed by the demo":
+            assert block.text.splitlines()[0] in place.demo
+        case "json", "like the answer above":
+            assert alike(json.loads(block.text), json.loads(place.printed))
+        case "json", "":
+            assert set(json.loads(block.text)) == {"type", "title", "status", "detail", "requestId"}
+        case "toml", "":
+            monkeypatch.setenv("GREENHOUSE_SECRET", "whsec_" + "c2VjcmV0" * 4)
+            (tmp_path / "alerts.toml").write_text(block.text)
+            assert len(read_rules(tmp_path / "alerts.toml")) == 1
+        case "xml", "":
+            assert read_config(block.text).controls
+        case unknown:
+            pytest.fail(f"{block}: nobody runs {unknown}")
+
+
+def script(text: str, place: Place) -> str:
+    """A block as it is run here."""
+    text = addressed(text, place).replace("=…", "=${LABEL_STUDIO_API_KEY:-secret}")
+    for old, new in SAID.items():
+        text = text.replace(old, new)
+    text = text.replace("tests/", f"{ROOT}/tests/")
+    return "\n".join(whole(line, place) for line in text.splitlines())
+
+
+def whole(line: str, place: Place) -> str:
+    for start, more in MORE.items():
+        if line.startswith(start):
+            line = f"{line} {more.format(backend=place.addresses['9090'])}"
+    for start, more in ENDLESS.items():
+        if start in line and (start != "prelabel init" or "--serve" in line):
+            port = free_port()
+            line = line.replace(start, f"endless {port} {start}")
+            line = f"{line} {more.format(port=port, folder=place.folder)}"
+    return line
+
+
+def addressed(text: str, place: Place) -> str:
+    for port, url in place.addresses.items():
+        text = text.replace(f"http://localhost:{port}", url)
+    return text
+
+
+def check_containers(text: str) -> None:
+    """What test_container proves by steps: here, that the files and services are those."""
+    services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+    for line in text.splitlines():
+        words = shlex.split(line)
+        if words[0] == "cp":
+            assert (ROOT / words[1]).is_file()
+            continue
+        assert words[:2] == ["docker", "compose"], line
+        if words[2] == "run":
+            service = next(place for place, word in enumerate(words) if word in services)
+            with pytest.raises(SystemExit) as ended:
+                main([words[service + 1], "--help"])
+            assert ended.value.code == 0
+        else:
+            assert words[2] == "up"
+
+
+def alike(one: Any, other: Any) -> bool:
+    """Two answers have the same fields, however deep."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(alike(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return bool(one) == bool(other) and (not one or alike(one[0], other[0]))
+    return type(one) is type(other)
+
+
+# -- what is said ---------------------------------------------------------------------------
+
+
+@cache
+def sentences() -> str:
+    """Every text of the program; what is put in when it runs is left open."""
+    found = []
+    for folder in ("backend", "serverless"):
+        for file in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text())):
+                if isinstance(node, ast.JoinedStr):
+                    found.append("".join(_part(value) for value in node.values))
+                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    found.append(node.value)
+    return "\n".join(found)
+
+
+def _part(value: ast.expr) -> str:
+    return str(value.value) if isinstance(value, ast.Constant) else "\0"
+
+
+def test_every_message_of_the_troubleshooting_page_is_one_of_ours() -> None:
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    rows = page[page.index("## Prelabel says") : page.index("## What looks wrong")].splitlines()[4:]
+    told = [part for row in rows if row for part in re.findall(r"`([^`]+)`", row.split(" | ")[0])]
+    assert len(told) >= 20
+    assert [message for message in told if message not in sentences()] == []
+
+
+def test_every_setting_is_told_of() -> None:
+    code = (ROOT / "backend" / "settings.py").read_text()
+    names = set(re.findall(r'"((?:PRELABEL|LABEL_STUDIO)_[A-Z_]+)"', code))
+    page = (ROOT / "docs" / "settings.md").read_text()
+    assert len(names) >= 30
+    assert {name for name in names if f"`{name}`" not in page} == set()
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "benchmarks" / "README.md"], ids=lambda p: p.name)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#\s]+)", page.read_text())
+    near = [link for link in links if not link.startswith("http")]
+    assert [link for link in near if not (page.parent / link).exists()] == []
+
+
+def test_every_command_is_in_the_readme() -> None:
+    from backend.cli.main import COMMANDS
+
+    page = (ROOT / "README.md").read_text()
+    assert [name for name in COMMANDS if f"prelabel {name}" not in page] == []
+
+
+def test_it_is_never_left_running(place: Place) -> None:
+    """What blocks started is gone with them."""
+    here = str(place.folder)
+    until("ended", lambda: not _running(here))
+
+
+def _running(folder: str) -> list[str]:
+    found = []
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = process.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if f"{folder}/studio" in line:
+            found.append(line)
+    return found
