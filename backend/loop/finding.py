@@ -190,6 +190,7 @@ def _fine_tuned(job: FindingJob, samples: Sequence[Sample]) -> Finder:
     start = _named(job, warm)
     known = _knows(job.base) and len(_meant(job)) == len(job.control.labels)
     how = recipe(start, examples, size, warm is not None, job.seconds, job.seed, known)
+    how = replace(how, left=_without_example(job, samples))
     network = learn(start, examples, how, job.report, job.cancelled)
     names = job.control.label_names
     network = replace(network, plan=replace(network.plan, classes=names))
@@ -216,6 +217,14 @@ def _named(job: FindingJob, warm: Finder | None) -> Network:
     names = job.control.label_names
     called = {} if warm else _meant(job)
     return adapted(start, [called.get(i, name) for i, name in enumerate(names)])
+
+
+def _without_example(job: FindingJob, samples: Sequence[Sample]) -> tuple[int, ...]:
+    """Labels that the base knows by name and nobody marked yet: they go on being found."""
+    marked = {place.label for sample in samples for place in sample.places}
+    names = job.control.label_names
+    known = _meant(job) if _knows(job.base) else {}
+    return tuple(i for i in known if names[i] not in marked)
 
 
 def _meant(job: FindingJob) -> dict[int, str]:

@@ -40,6 +40,7 @@ class Recipe:
         freeze: layers that stay as they are, counted from the image.
         seconds: that it may take; the schedule is shortened to fit.
         seed: of everything random.
+        left: classes that nothing is said about: they stay as the network knows them.
     """
 
     iterations: int
@@ -49,6 +50,7 @@ class Recipe:
     freeze: int
     seconds: float
     seed: int
+    left: tuple[int, ...] = ()
 
 
 def recipe(
@@ -78,11 +80,22 @@ def recipe(
         iterations=iterations // 2 if warm else iterations,
         batch=8 if pretrained else 4,
         size=size,
-        rate=(0.001 if pretrained else 0.005) * (0.5 if warm else 1.0),
+        rate=_rate(network) * (0.5 if warm else 1.0),
         freeze=_kept_layers(network, count, known and not warm),
         seconds=seconds,
         seed=seed,
     )
+
+
+def _rate(network: Network) -> float:
+    """Of AdamW; for pretrained weights as ultralytics chooses it: the more classes, the gentler.
+
+    With 71 of COCO's classes, 10 images and a rate of 0.001 the labels that these images do not
+    show were forgotten: mAP50 0.19 instead of 0.71 before, and 0.66 with this rule.
+    """
+    if not network.plan.pretrained:
+        return 0.005
+    return min(0.001, 0.01 / (4 + len(network.plan.classes)))
 
 
 def _kept_layers(network: Network, count: int, known: bool) -> int:
@@ -124,6 +137,7 @@ def learn(
             network.plan.family == QUERIES,
             examples,
             network.plan.classes,
+            how.left,
             _arguments(how, network),
             PER_EPOCH,
             Path(folder),
@@ -155,7 +169,7 @@ def threads_kept() -> Iterator[None]:
 def _trained(trainer: Any, network: Network) -> Network:
     module = trainer.ema.ema.float().cpu().eval()
     module.__dict__.pop("_predict_once", None)
-    for name in ("criterion", "args"):  # of no use outside training
+    for name in ("criterion", "args", "class_weights"):  # of no use outside training
         if hasattr(module, name):
             setattr(module, name, None)
     module.requires_grad_(False)

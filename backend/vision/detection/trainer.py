@@ -196,6 +196,7 @@ class _Ours:
 
     examples: Sequence[Example]
     classes: Sequence[str]
+    left: Sequence[int]
     per_epoch: int
     train_loader: Any
 
@@ -234,6 +235,12 @@ class _Ours:
         batch["img"] = batch["img"].contiguous(memory_format=torch.channels_last)
         return batch
 
+    def set_class_weights(self) -> None:
+        """Images without a class that nobody marked yet do not teach that it is nowhere."""
+        weights = torch.ones(len(self.classes), device=self.device)  # type: ignore[attr-defined]
+        weights[list(self.left)] = 0.0
+        self.model.class_weights = weights  # type: ignore[attr-defined]
+
     def validate(self) -> tuple[dict[str, float], float]:
         """Judged elsewhere, on the audit slice."""
         return {}, 0.0
@@ -262,6 +269,7 @@ def make_trainer(
     queries: bool,
     examples: Sequence[Example],
     classes: Sequence[str],
+    left: Sequence[int],
     arguments: dict[str, Any],
     per_epoch: int,
     folder: Path,
@@ -273,11 +281,12 @@ def make_trainer(
         queries: it is an RT-DETR.
         examples: what to learn from.
         classes: names of the network's outputs.
+        left: those that stay as they are; an RT-DETR has no such means.
         arguments: of ultralytics.
         per_epoch: batches an epoch.
         folder: a temporary one, for what cannot be kept from being written.
     """
-    ours = {"examples": examples, "classes": classes, "per_epoch": per_epoch}
+    ours = {"examples": examples, "classes": classes, "left": left, "per_epoch": per_epoch}
     kind = type("Trainer", (QueriesTrainer if queries else GridTrainer,), ours)
     threads = torch.get_num_threads()
     trainer = kind(

@@ -25,6 +25,7 @@ from backend.vision.detection.network import SMALL, Network, adapted, load_base
 from backend.vision.detection.points import boxes_around, only_centres, side_of
 from tests.drawn import Drawing
 from tests.unit.vision.detection.conftest import (
+    BOTH,
     SIDE,
     SIZE,
     drawings,
@@ -92,6 +93,25 @@ def test_twelve_images_of_discs_teach_what_discs_are(yolo26_like: Network) -> No
     assert figures["map50"] >= 0.7
     assert not yolo26_like.module.training
     assert not any(p.requires_grad for p in yolo26_like.module.parameters())
+
+
+def test_a_label_that_is_known_and_not_marked_yet_goes_on_being_found(yolo11_like: Network) -> None:
+    only_discs = examples(drawings(12, 300, *DISC), BOTH)
+    squares = drawings(40, 100, "square")
+    how = replace(quick(120), rate=0.001)
+
+    def found_by(network: Network) -> float:
+        found = on_torch(network).detect([one.image for one in squares], 0.02)
+        _, figures = judge(judged(squares, found, BOTH), BOTH, "boxes", {}, 0.25)
+        return float(figures["map50"])
+
+    before = found_by(yolo11_like)
+    kept, forgot = (
+        found_by(learn(yolo11_like, only_discs, replace(how, left=left), quiet))
+        for left in ((1,), ())
+    )
+    print(f"squares before {before:.2f}, kept {kept:.2f}, forgot {forgot:.2f}")
+    assert kept > forgot + 0.2
 
 
 def test_training_leaves_the_machine_as_it_was(
@@ -226,6 +246,19 @@ def test_recipes_grow_with_the_images_and_halve_when_warm(start: Network) -> Non
     warm = recipe(start, many, 320, warm=True, seconds=60, seed=1)
     assert (warm.iterations, warm.rate) == (cold.iterations // 2, cold.rate / 2)
     assert cold.freeze == 0  # what starts from nothing has nothing to keep
+
+
+def test_the_more_classes_pretrained_weights_tell_apart_the_gentler_they_are_changed() -> None:
+    base = load_base(SMALL)
+    marked = examples(drawings(1, 0, *DISC), DISC)
+
+    def rate(classes: int) -> float:
+        network = adapted(base, [f"class {i}" for i in range(classes)])
+        known = Network(network.module, replace(network.plan, pretrained=True))
+        return recipe(known, marked, 320, warm=False, seconds=60, seed=1).rate
+
+    assert rate(1) == rate(6) == 0.001
+    assert rate(71) == pytest.approx(0.01 / 75)
 
 
 def test_pretrained_weights_keep_what_they_know(start: Network, rtdetr: Network) -> None:
