@@ -22,8 +22,8 @@ REFUSED = (
     "address start Label Studio with ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false."
 )
 NAMELESS = (
-    "Label Studio takes no webhooks for a name without a dot, such as {host}, and the backend would "
-    "not hear of labels: call it by its IP address, or by a name with a dot, such as "
+    "Label Studio takes no webhooks for a name without a dot, such as {host}, and the backend "
+    "would not hear of labels: call it by its IP address, or by a name with a dot, such as "
     "{host}.internal."
 )
 START_SECONDS = 30.0
