@@ -1,7 +1,8 @@
 # syntax=docker/dockerfile:1
-# The backend; with another command the predict endpoint, or any other `prelabel …`.
-#   docker build --tag prelabel .
-#   docker run --publish 9090:9090 --volume prelabel-home:/data --env LABEL_STUDIO_URL=… prelabel
+# Prelabel: the backend for Label Studio, and with `endpoint` instead of `serve` the predict endpoint.
+#
+#   docker build -t prelabel .                            for processors
+#   docker build -t prelabel --build-arg TORCH=cu126 .    for NVIDIA's GPUs; run it with --gpus all
 ARG PYTHON=3.11
 ARG UV=0.13
 
@@ -30,7 +31,7 @@ ENV PATH=/app/bin:$PATH HOME=/data PRELABEL_HOME=/data PYTHONUNBUFFERED=1
 USER 1000:1000
 WORKDIR /data
 VOLUME /data
-EXPOSE 9090
+EXPOSE 9090 9091
 # With basic auth the answer is 401: alive as well.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --start-interval=1s --retries=3 \
     CMD ["python", "-c", "from http.client import HTTPConnection as C; c = C('127.0.0.1', 9090, timeout=3); c.request('GET', '/health'); exit(c.getresponse().status not in (200, 401))"]

@@ -20,6 +20,7 @@ class Settings:
     Attributes:
         home: the one folder for everything that lasts.
         label_studio_url: the Label Studio that ``api_key`` belongs to.
+        label_studio_host: its address as people reach it, where that is another.
         api_key: legacy token or personal access token; empty: the token that /setup brings.
         encoder: ``auto``, ``builtin``, an open_clip ``model/weights``, or a ``…-cls.pt``.
         detector: ``auto``, ``builtin``, a detection weights file or name, or a ``.yaml``.
@@ -57,6 +58,7 @@ class Settings:
 
     home: Path
     label_studio_url: str = "http://localhost:8080"
+    label_studio_host: str = "http://localhost:8080"
     api_key: str = field(default="", repr=False)
     encoder: str = "auto"
     detector: str = "auto"
@@ -103,9 +105,11 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         UsageError: a variable has a value that cannot be meant.
     """
     env = os.environ if environment is None else environment
+    url = env.get("LABEL_STUDIO_URL", "").rstrip("/") or "http://localhost:8080"
     return Settings(
         home=_home(env),
-        label_studio_url=env.get("LABEL_STUDIO_URL", "").rstrip("/") or "http://localhost:8080",
+        label_studio_url=url,
+        label_studio_host=env.get("LABEL_STUDIO_HOST", "").rstrip("/") or url,
         api_key=env.get("LABEL_STUDIO_API_KEY", "").strip(),
         encoder=env.get("PRELABEL_ENCODER", "").strip() or "auto",
         detector=env.get("PRELABEL_DETECTOR", "").strip() or "auto",

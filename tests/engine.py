@@ -38,6 +38,7 @@ CACHE = "/root/.cache/uv"
 BYTECODE = "/var/bytecode"
 PATH = "/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"
 SUBNET = "172.30.91"
+VARIABLE = r"\$\{(?P<name>\w+)(?:(?P<mode>:[-?])(?P<rest>[^}]*))?\}"
 CLONE_NEWNET = 0x40000000
 LOCAL_UV = {"UV_LINK_MODE": "symlink", "UV_COMPILE_BYTECODE": "0", "UV_CACHE_DIR": CACHE}
 
@@ -218,7 +219,7 @@ class Builder:
         assert host(image, text).is_dir()
 
     def _expose(self, image: Image, text: str) -> None:
-        assert text.isdigit()
+        assert all(port.isdigit() for port in text.split())
 
     def _healthcheck(self, image: Image, text: str) -> None:
         image.health = json.loads(text.partition("CMD ")[2])
@@ -454,10 +455,14 @@ def read_compose(text: str, variables: Mapping[str, str]) -> dict[str, Any]:
             raise KeyError(f"{name} {rest}")
         return rest or ""
 
-    # comments may tell of variables too
-    bare = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
-    filled = re.sub(r"\$\{(?P<name>\w+)(?:(?P<mode>:[-?])(?P<rest>[^}]*))?\}", value, bare)
-    found: dict[str, Any] = yaml.safe_load(filled)
+    def filled(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {name: filled(one) for name, one in part.items()}
+        if isinstance(part, list):
+            return [filled(one) for one in part]
+        return re.sub(VARIABLE, value, part) if isinstance(part, str) else part
+
+    found: dict[str, Any] = filled(yaml.safe_load(text))
     return found
 
 

@@ -97,7 +97,7 @@ class _Init:
         self._say(f"{len(files)} files in {folder}.")
         started, job = self._project(client, folder, files)
         imported = self._import(client, started, folder, files)
-        url = f"{client.server}/projects/{started.number}/data"
+        url = f"{self._settings.label_studio_host}/projects/{started.number}/data"
         figures = {
             "project": started.number,
             "title": started.title,
@@ -146,7 +146,7 @@ class _Init:
             client = Client(self._settings.label_studio_url, self._settings.api_key)
             client.projects()
         except NotAllowed as error:
-            page = f"{self._settings.label_studio_url}/user/account"
+            page = f"{self._settings.label_studio_host}/user/account"
             raise NotAllowed(f"{error} In the browser: {page}") from error
         return client
 

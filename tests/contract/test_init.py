@@ -164,7 +164,8 @@ class Terminal:
     def __init__(self, arguments: Sequence[str], env: Mapping[str, str]) -> None:
         self._shown = ""
         self._pid, self._end = pty.fork()
-        if not self._pid:  # the command itself
+        if not self._pid:  # the command itself; whoever tests may be deaf to Ctrl-C
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
             command = [sys.executable, "-m", "backend.cli", *arguments]
             os.execve(sys.executable, command, {**os.environ, **env})  # noqa: S606
 

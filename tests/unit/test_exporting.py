@@ -25,6 +25,8 @@ SURE = 0.02
 """Confidence may differ so much: the project's own runtime may compute in half precision."""
 NEAR = 0.01
 """And places, of the image's edge."""
+TIED, OBJECT = 0.01, 0.2
+"""Finds of one object that are as good as each other: either may be the one that stays."""
 
 
 @pytest.fixture(scope="module")
@@ -157,11 +159,12 @@ def _row(row: Any) -> tuple[str, float, list[float]]:
 
 
 def _near(row: Any, label: str, confidence: float, place: list[float]) -> bool:
-    there = row["box"] if len(place) == 4 else row["centre"]
-    return (
-        row["label"] == label
-        and abs(row["confidence"] - confidence) < SURE
-        and bool(np.abs(np.array(there) - place).max() < NEAR)
+    """The same find; or, of finds of one object that are as good as each other, another one."""
+    there = np.array(row["box"] if len(place) == 4 else row["centre"])
+    apart = float(np.abs(there - place).max())
+    told = abs(row["confidence"] - confidence)
+    return row["label"] == label and (
+        (told < SURE and apart < NEAR) or (told < TIED and apart < OBJECT)
     )
 
 
