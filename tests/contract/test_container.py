@@ -14,19 +14,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.engine import (
-    Builder,
-    Image,
-    Room,
-    Street,
-    hosts_file,
-    let_through,
-    read_compose,
-    read_env,
-    room_of,
-    why_not,
-)
+from tests.engine import Builder, Image, Room, hosts_file, let_through
 from tests.harness import Lab, png, until
+from tests.street import Street, read_compose, read_env, room_of, why_not
 
 ROOT = Path(__file__).parents[2]
 SECRETS = {"LABEL_STUDIO_API_KEY": "5e" * 20, "LABEL_STUDIO_PASSWORD": "open sesame"}

@@ -25,6 +25,7 @@ import httpx
 import pytest
 import yaml
 
+import tests.shown
 from backend.cli.main import COMMANDS, _parser
 from backend.demo.studio import free_port
 from backend.label_studio.config import read_config
@@ -32,6 +33,7 @@ from serverless.endpoint.rules import read_rules
 from tests.conftest import MakeStudio
 from tests.harness import CHOICES, Application, Backend, Lab, png, until
 from tests.plane import ControlPlane
+from tests.shown import last_json, like_json, missing
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "label_config" / "README.md", *sorted(ROOT.glob("docs/*.md"))]
@@ -305,65 +307,6 @@ def alike(one: Any, other: Any) -> bool:
     return type(one) is type(other)
 
 
-def like_json(text: str) -> Any:
-    """JSON in which an ellipsis stands for more of the same.
-
-    Example:
-        >>> like_json('{"a": [1, …], "b": {…}, "c": …, …}')
-        {'a': [1], 'b': {}, 'c': None}
-    """
-    bare = re.sub(r",\s*…|…\s*,(?=\s*[\"\]\[{}])", "", text)
-    bare = re.sub(r":\s*…", ": null", bare)
-    return json.loads(bare.replace("…", ""))
-
-
-def missing(shown: Any, real: Any, where: str = "") -> list[str]:
-    """What a document shows and the program does not say: keys, and kinds of values.
-
-    Example:
-        >>> missing({"a": 1, "b": {"c": "x"}}, {"a": 2.5, "b": {}})
-        ['b.c']
-        >>> missing([{"a": "x"}], [{"a": 1}])
-        ['0.a: a str, not a int']
-    """
-    if isinstance(shown, dict):
-        if not isinstance(real, dict):
-            return [f"{where}: an object"]
-        found = []
-        for key, value in shown.items():
-            at = f"{where}.{key}".lstrip(".")
-            found += missing(value, real[key], at) if key in real else [at]
-        return found
-    if isinstance(shown, list):
-        pairs = list(zip(shown, real, strict=False)) if isinstance(real, list) else []
-        if shown and not pairs:
-            return [f"{where}: a list with something in it"]
-        return [
-            one
-            for i, (s, r) in enumerate(pairs)
-            for one in missing(s, r, f"{where}.{i}".lstrip("."))
-        ]
-    numbers = (int, float)
-    same = isinstance(real, type(shown)) or (
-        isinstance(shown, numbers) and isinstance(real, numbers)
-    )
-    if shown is None or real is None or same:
-        return []
-    return [f"{where}: a {type(shown).__name__}, not a {type(real).__name__}"]
-
-
-def last_json(output: str) -> Any:
-    """The last value of JSON that a shell printed, each at the beginning of a line."""
-    decoder, found, at = json.JSONDecoder(), None, 0
-    while at < len(output):
-        start = next((i for i in range(at, len(output)) if output[i] in "{["), len(output))
-        try:
-            found, at = decoder.raw_decode(output, start)
-        except ValueError:
-            at = start + 1
-    return found
-
-
 # -- what is said ---------------------------------------------------------------------------
 
 
@@ -421,7 +364,7 @@ def sources(package: str, *rooms: str) -> str:
 
 
 def test_what_reads_the_pages_works_as_its_examples_say() -> None:
-    found = doctest.testmod(sys.modules[__name__])
+    found = doctest.testmod(tests.shown)
     assert found.attempted
     assert not found.failed
 
