@@ -1,29 +1,39 @@
+# syntax=docker/dockerfile:1
 # Prelabel: the backend for Label Studio, and with `endpoint` instead of `serve` the predict endpoint.
 #
 #   docker build -t prelabel .                            for processors
 #   docker build -t prelabel --build-arg TORCH=cu126 .    for NVIDIA's GPUs; run it with --gpus all
+ARG PYTHON=3.11
+ARG UV=0.13
 
-FROM python:3.11-slim-bookworm AS build
+FROM ghcr.io/astral-sh/uv:${UV} AS uv
+
+FROM python:${PYTHON}-slim-bookworm AS build
+COPY --from=uv /uv /usr/bin/uv
+ENV UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never
+# Which builds of PyTorch: cpu, cu126, cu130, …; empty takes those of the package index.
 ARG TORCH=cpu
-ENV UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy VIRTUAL_ENV=/opt/prelabel
-RUN pip install --no-cache-dir uv==0.13.9
-WORKDIR /app
-# What is installed changes seldom: a layer of its own, below the source.
+WORKDIR /source
+# Dependencies change seldom and are large: a layer of their own.
 COPY pyproject.toml ./
-RUN uv venv "$VIRTUAL_ENV" && uv pip install --no-cache --torch-backend "$TORCH" -r pyproject.toml
+RUN --mount=type=cache,target=/root/.cache/uv \
+    uv venv /app && \
+    uv pip install --python /app ${TORCH:+--torch-backend=$TORCH} --requirement pyproject.toml
 COPY . .
-RUN uv pip install --no-cache --no-deps .
+RUN --mount=type=cache,target=/root/.cache/uv \
+    uv pip install --python /app --no-deps .
 
-FROM python:3.11-slim-bookworm
-RUN useradd --create-home --uid 1000 prelabel && install -d -o prelabel -g prelabel /data
-COPY --from=build /opt/prelabel /opt/prelabel
-ENV PATH=/opt/prelabel/bin:$PATH PRELABEL_HOME=/data PYTHONUNBUFFERED=1
-USER 1000
-WORKDIR /home/prelabel
+FROM python:${PYTHON}-slim-bookworm
+# Everything that lasts is in /data, also what libraries keep below their user's home.
+RUN useradd --uid 1000 --home-dir /data --create-home prelabel
+COPY --from=build /app /app
+ENV PATH=/app/bin:$PATH HOME=/data PRELABEL_HOME=/data PYTHONUNBUFFERED=1
+USER 1000:1000
+WORKDIR /data
 VOLUME /data
 EXPOSE 9090 9091
-# Whoever has to say who they are (401) is answered as well: it runs.
-HEALTHCHECK --interval=30s --timeout=5s --start-period=60s --retries=3 CMD ["python", "-c", \
-    "from http.client import HTTPConnection as C; c = C('127.0.0.1', 9090, timeout=4); c.request('GET', '/health'); exit(c.getresponse().status >= 500)"]
+# With basic auth the answer is 401: alive as well.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --start-interval=1s --retries=3 \
+    CMD ["python", "-c", "from http.client import HTTPConnection as C; c = C('127.0.0.1', 9090, timeout=3); c.request('GET', '/health'); exit(c.getresponse().status not in (200, 401))"]
 ENTRYPOINT ["prelabel"]
-CMD ["serve", "--host", "0.0.0.0"]
+CMD ["serve", "--host", "0.0.0.0", "--port", "9090"]

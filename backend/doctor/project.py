@@ -13,6 +13,7 @@ from backend.errors import ConfigError
 from backend.label_studio.client import Client
 from backend.label_studio.config import ReadConfig, read_config
 from backend.label_studio.probing import Probe, health, knock
+from backend.label_studio.protocol import hears
 from backend.loop.push import UNCERTAINTY_SAMPLING
 from backend.store.projects import ProjectRecord
 
@@ -21,6 +22,10 @@ EVENTS = frozenset(
     {"ANNOTATION_CREATED", "ANNOTATIONS_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_DELETED"}
 )
 EDIT = "in Label Studio, project → Settings → Model → ⋮ → Edit, set the URL to {url}"
+NAMELESS = (
+    "Label Studio takes none for a name without a dot: connect the backend by its IP address, or "
+    "by a name with a dot, such as prelabel.internal"
+)
 HOOKS = "in Label Studio, project → Settings → Webhooks"
 CONFIG = (
     "in Label Studio, project → Settings → Labeling Interface, add Choices, RectangleLabels or "
@@ -154,6 +159,8 @@ def webhook(subject: Subject, joined: Link, answers: bool) -> Line:
         cure = f"{HOOKS} → Add Webhook, {where}, all events"
         if _secret(joined.url):
             cure += " (the address is the one that `prelabel serve` prints)"
+        if not hears(joined.url):
+            cure = NAMELESS
         return bad(check, f"none goes to {where}", cure)
     active = [hook for hook in hooks if hook["is_active"]]
     if not active:

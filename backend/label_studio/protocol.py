@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -91,3 +92,16 @@ def _labels(payload: dict[str, Any]) -> int:
         if isinstance(payload.get(key), list):
             return len(payload[key])
     return 1
+
+
+def hears(backend: str) -> bool:
+    """Whether Label Studio takes webhooks for an address: it checks names, and stays silent.
+
+    Example:
+        >>> hears("http://prelabel:9090"), hears("http://prelabel.internal:9090")
+        (False, True)
+        >>> hears("http://localhost:9090"), hears("http://[::1]:9090")
+        (True, True)
+    """
+    host = urlsplit(backend).hostname or ""
+    return "." in host or ":" in host or host == "localhost"

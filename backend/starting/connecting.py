@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from backend.errors import AddressRefused, LabelStudioError, PrelabelError
+from backend.errors import AddressRefused, LabelStudioError, PrelabelError, UsageError
 from backend.label_studio.client import Client
-from backend.label_studio.protocol import MODEL_CLASS
+from backend.label_studio.protocol import MODEL_CLASS, hears
 from backend.settings import Settings
 from backend.store.files import read_json, write_json
 from backend.store.secret import webhook_secret
@@ -19,6 +20,11 @@ log = logging.getLogger("prelabel")
 REFUSED = (
     "{error} Label Studio must be able to reach {url}: is `prelabel serve` running? For a private "
     "address start Label Studio with ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false."
+)
+NAMELESS = (
+    "Label Studio takes no webhooks for a name without a dot, such as {host}, and the backend "
+    "would not hear of labels: call it by its IP address, or by a name with a dot, such as "
+    "{host}.internal."
 )
 START_SECONDS = 30.0
 """How long a backend that just starts may take until it answers."""
@@ -48,8 +54,11 @@ def connect(client: Client, number: int, settings: Settings, backend: str) -> bo
         whether it is new; false where it was connected already.
 
     Raises:
+        UsageError: Label Studio would connect it, but send it no webhooks.
         LabelStudioError: Label Studio cannot reach the backend.
     """
+    if not hears(backend):
+        raise UsageError(NAMELESS.format(host=urlsplit(backend).hostname))
     url, auth = address(settings, backend)
     if any(row["url"].rstrip("/") == url for row in client.backends(number)):
         return False

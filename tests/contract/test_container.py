@@ -1,241 +1,288 @@
-"""The container's steps without a container: Dockerfile and compose file, in an empty folder.
-
-Left out is only what needs an engine or the internet: the base image (this Python is of the same
-version), compiled and copied files (they save time later), and wheels without CUDA.
-"""
+"""The container files: linted, valid, and carried out step by step in a clean room."""
 
 from __future__ import annotations
 
 import json
-import os
-import re
-import shlex
 import shutil
 import subprocess
-import sys
+import time
 from collections.abc import Iterator
-from fnmatch import fnmatch
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-import yaml
 
-from backend.demo.studio import Program, Studio, free_port
-from tests.conftest import MakeStudio
-from tests.harness import Lab
+from tests.engine import Builder, Image, Room, hosts_file, let_through
+from tests.harness import Lab, png, until
+from tests.street import Street, read_compose, read_env, room_of, why_not
 
 ROOT = Path(__file__).parents[2]
-GIVEN = {"LABEL_STUDIO_USERNAME": "you@example.com", "LABEL_STUDIO_PASSWORD": "open sesame"}
-GIVEN |= {"LABEL_STUDIO_API_KEY": "0" * 40}
-OTHERS = {"UV_COMPILE_BYTECODE=1": "", "UV_LINK_MODE=copy": "", "--no-cache": ""}
-OTHERS |= {'--torch-backend "$TORCH"': ""}
+SECRETS = {"LABEL_STUDIO_API_KEY": "5e" * 20, "LABEL_STUDIO_PASSWORD": "open sesame"}
+BACKEND = "http://prelabel.internal:9090"
+HOME = "/tmp/home"  # noqa: S108 - of a read-only container
+SECONDS = 60.0
 
 
-# -- the files as Docker reads them ----------------------------------------------------------
-
-
-def instructions() -> list[tuple[int, str, str]]:
-    """(stage, instruction, what follows) of the Dockerfile, whole lines."""
-    text = (ROOT / "Dockerfile").read_text().replace("\\\n", "")
-    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
-    found, stage = [], -1
-    for line in lines:
-        word, _, rest = line.partition(" ")
-        stage += word == "FROM"
-        found.append((stage, word, rest.strip()))
+def tool(name: str) -> str:
+    found = shutil.which(name)
+    assert found, f"{name} is not installed: uv sync"
     return found
 
 
-def of(stage: int, word: str) -> list[str]:
-    return [rest for where, name, rest in instructions() if (where, name) == (stage, word)]
+def compose() -> dict[str, Any]:
+    variables = {**read_env((ROOT / ".env.example").read_text()), **SECRETS}
+    return read_compose((ROOT / "compose.yaml").read_text(), variables)
 
 
-def services(given: dict[str, str]) -> dict[str, Any]:
-    """The services of the compose file, with variables put in after it is parsed."""
-
-    def value(match: re.Match[str]) -> str:
-        name, kind, otherwise = match[1], match[2] or "", match[3] or ""
-        if kind == ":?" and not given.get(name):
-            raise KeyError(f"{name}: {otherwise}")
-        return given.get(name) or (otherwise if kind == ":-" else "")
-
-    def filled(part: Any) -> Any:
-        if isinstance(part, dict):
-            return {name: filled(one) for name, one in part.items()}
-        if isinstance(part, list):
-            return [filled(one) for one in part]
-        variable = r"\$\{(\w+)(?:(:-|:\?)([^}]*))?\}"
-        return re.sub(variable, value, part) if isinstance(part, str) else part
-
-    found = filled(yaml.safe_load((ROOT / "compose.yaml").read_text())["services"])
-    assert isinstance(found, dict)
-    return found
+def test_hadolint_has_nothing_to_say_about_the_dockerfile() -> None:
+    done = subprocess.run([tool("hadolint"), ROOT / "Dockerfile"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
 
 
-def copied(to: Path) -> None:
-    """What ``COPY . .`` copies: the patterns of .dockerignore, the last that fits decides."""
-    patterns = [
-        line.strip()
-        for line in (ROOT / ".dockerignore").read_text().splitlines()
-        if line.strip() and not line.startswith("#")
-    ]
-    for file in git_files():
-        left_out = False
-        for pattern in patterns:
-            keeps, plain = pattern.startswith("!"), pattern.lstrip("!").removeprefix("**/")
-            parts = [file, *map(str, Path(file).parents), *Path(file).parts]
-            if any(fnmatch(part, plain) for part in parts):
-                left_out = not keeps
-        if not left_out:
-            target = to / file
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / file, target)
-
-
-def git_files() -> list[str]:
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    return [line for line in done.stdout.splitlines() if (ROOT / line).is_file()]
-
-
-# -- what stands in them ---------------------------------------------------------------------
-
-
-def test_the_dockerfile_has_no_fault_that_is_known() -> None:
-    program = Path(sys.executable).parent / "hadolint"
+def test_the_compose_file_is_valid_by_the_specification() -> None:
+    command = [tool("check-jsonschema"), "--builtin-schema", "vendor.compose-spec"]
     done = subprocess.run(
-        [program, ROOT / "Dockerfile"], capture_output=True, text=True, check=False
+        [*command, str(ROOT / "compose.yaml")], capture_output=True, text=True, check=False
     )
-    assert (done.returncode, done.stdout) == (0, "")
+    assert done.returncode == 0, done.stdout
 
 
-def test_nobody_in_the_container_is_root_and_what_lasts_is_in_a_volume() -> None:
-    assert of(1, "USER") == ["1000"]
-    assert "--uid 1000 prelabel" in of(1, "RUN")[0]
-    assert of(1, "VOLUME") == ["/data"]
-    assert "PRELABEL_HOME=/data" in of(1, "ENV")[0]
-    assert json.loads(of(1, "CMD")[0])[-1] == "0.0.0.0"  # noqa: S104 - inside of a container
-
-
-def test_both_services_fit_each_other_and_hold_no_secret() -> None:
-    with pytest.raises(KeyError, match=r"set it in \.env"):
-        services({})
-    found = services(GIVEN)
-    studio, ours = found["label-studio"]["environment"], found["prelabel"]["environment"]
-    assert studio["ML_BLOCK_LOCAL_IP"] == studio["SSRF_PROTECTION_ENABLED"] == "false"
-    assert studio["LABEL_STUDIO_USER_TOKEN"] == ours["LABEL_STUDIO_API_KEY"] == "0" * 40
-    assert studio["LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN"] == "true"
-    assert studio["LABEL_STUDIO_HOST"] == ours["LABEL_STUDIO_HOST"]
-    assert ours["LABEL_STUDIO_URL"] == "http://label-studio:8080"
-    for service in found.values():
+def test_settings_fit_each_other_and_nobody_is_given_more_than_needed() -> None:
+    file = compose()
+    services = file["services"]
+    studio, backend, endpoint = (services[n] for n in ("label-studio", "prelabel", "endpoint"))
+    given = studio["environment"]
+    assert given["ML_BLOCK_LOCAL_IP"] == given["SSRF_PROTECTION_ENABLED"] == "false"
+    assert given["LABEL_STUDIO_USER_TOKEN"] == backend["environment"]["LABEL_STUDIO_API_KEY"]
+    assert given["LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN"] == "true"
+    assert given["LABEL_STUDIO_HOST"] == backend["environment"]["LABEL_STUDIO_HOST"]
+    assert backend["environment"]["LABEL_STUDIO_URL"] == "http://label-studio:8080"
+    assert backend["depends_on"]["label-studio"]["condition"] == "service_healthy"
+    for service in (backend, endpoint):
+        assert service["read_only"]
+        assert service["cap_drop"] == ["ALL"]
+        assert service["volumes"] == ["prelabel:/data"]
+    for service in services.values():
         assert all(port.startswith("127.0.0.1:") for port in service["ports"])
-        assert all(wait["condition"] == "service_healthy" for wait in waits(service))
-    assert "healthcheck" in found["label-studio"]
-    example = dict(
-        line.split("=", 1)
-        for line in (ROOT / ".env.example").read_text().splitlines()
-        if "=" in line and not line.startswith("#")
+        assert {volume.split(":")[0] for volume in service["volumes"]} <= file["volumes"].keys()
+    pinned = studio["image"].rpartition(":")[2]
+    assert f'"label-studio=={pinned}"' in (ROOT / "pyproject.toml").read_text(), "what is tested"
+
+
+def test_secrets_are_asked_for_and_in_no_file() -> None:
+    text = (ROOT / "compose.yaml").read_text()
+    for name in SECRETS:
+        known = {"LABEL_STUDIO_USERNAME": "you@example.com", **SECRETS, name: ""}
+        with pytest.raises(KeyError, match=name):
+            read_compose(text, known)
+    told = read_env((ROOT / ".env.example").read_text())
+    assert not any(told[name] for name in SECRETS)
+    ignored = subprocess.run(
+        ["git", "check-ignore", ".env", "prelabel.env"], cwd=ROOT, capture_output=True, text=True
     )
-    assert set(GIVEN) <= set(example)
-    assert not example["LABEL_STUDIO_PASSWORD"]
-    assert not example["LABEL_STUDIO_API_KEY"]
+    assert ignored.stdout.split() == [".env", "prelabel.env"]
 
 
-def waits(service: dict[str, Any]) -> list[dict[str, str]]:
-    return list(service.get("depends_on", {}).values())
+def test_the_build_sees_the_source_and_nothing_else(tmp_path: Path) -> None:
+    ignore = (ROOT / ".dockerignore").read_text()
+    files = let_through(ROOT, ignore)
+    tops = {file.parts[0] for file in files}
+    assert tops == {
+        "LICENSE",
+        "README.md",
+        "pyproject.toml",
+        "backend",
+        "label_config",
+        "serverless",
+    }
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    for name in (".env", "prelabel.env", "backend/a.py", "backend/__pycache__/a.pyc", "tests/b.py"):
+        file = tmp_path / name
+        file.parent.mkdir(exist_ok=True, parents=True)
+        file.touch()
+    assert let_through(tmp_path, ignore) == [Path("backend/a.py")]
 
 
-# -- the same commands, without a container --------------------------------------------------
+# -- carried out ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The services of the compose file, running.
+
+    Attributes:
+        street: their network.
+        services: as the file has them.
+        image: that the Dockerfile makes.
+        rooms: of the services made of it.
+        logs: folder of what they say.
+    """
+
+    street: Street
+    services: dict[str, Any]
+    image: Image
+    rooms: dict[str, Room]
+    logs: Path
+
+    def start(self, name: str) -> None:
+        """What ``docker compose up`` does with a service of ours."""
+        command = self.services[name].get("command") or self.image.command
+        inside = [*self.image.entrypoint, *command]
+        self.street.start(name, self.rooms[name].command(inside), self.logs / f"{name}.log")
+        self.wait(name)
+
+    def execute(self, name: str, *command: str) -> subprocess.CompletedProcess[str]:
+        """``docker compose exec``."""
+        return self.street.run(name, self.rooms[name].command(command), SECONDS)
+
+    def wait(self, name: str) -> None:
+        """Until the service's own health check succeeds."""
+        deadline = time.monotonic() + SECONDS
+        while (done := self.check(name)).returncode:
+            said = (self.logs / f"{name}.log").read_text()
+            assert time.monotonic() < deadline, f"{name}: {said[-2000:]} {done.stderr}"
+            time.sleep(0.3)
+
+    def check(self, name: str) -> subprocess.CompletedProcess[str]:
+        """One health check."""
+        word, *test = self.services[name].get("healthcheck", {}).get("test") or [
+            "CMD",
+            *self.image.health,
+        ]
+        assert word == "CMD"
+        return self.execute(name, *test) if name in self.rooms else self.street.run(name, test)
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The first stage, run in an empty folder: the environment it makes."""
-    folder = tmp_path_factory.mktemp("image")
-    app, made = folder / "app", folder / "opt" / "prelabel"
-    app.mkdir()
-    environment = {
-        **os.environ,
-        "HOME": str(folder / "nobody"),
-        "UV_CACHE_DIR": os.environ.get("UV_CACHE_DIR", str(Path.home() / ".cache" / "uv")),
-        "VIRTUAL_ENV": str(made),
-    }
-    for _, word, rest in [row for row in instructions() if row[0] == 0]:
-        if word == "COPY" and rest == "pyproject.toml ./":
-            shutil.copy2(ROOT / "pyproject.toml", app)
-        elif word == "COPY":
-            assert rest == ". ."
-            copied(app)
-        elif word == "RUN" and not rest.startswith("pip install"):  # uv is here already
-            for old, new in OTHERS.items():
-                rest = rest.replace(old, new)
-            ran = subprocess.run(
-                ["bash", "-euc", rest.replace("uv venv", f"uv venv --python {sys.executable}")],
-                cwd=app,
-                env=environment,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            assert ran.returncode == 0, ran.stderr
-    yield made
-    shutil.rmtree(folder)
-
-
-def test_what_is_built_serves_is_healthy_and_connects(
-    built: Path, make_studio: MakeStudio, tmp_path: Path
-) -> None:
-    found = services(GIVEN)
-    wanted = {k: v for k, v in found["label-studio"]["environment"].items() if k.isupper()}
-    for name in ("LABEL_STUDIO_HOST", "LABEL_STUDIO_USERNAME", "LABEL_STUDIO_PASSWORD"):
-        del wanted[name]  # of the database that tests share
-    studio = make_studio(**wanted)
-    healthy(found["label-studio"]["healthcheck"]["test"], 8080, studio.url, sys.executable)
-    with_studio = {k: here(v, studio) for k, v in found["prelabel"]["environment"].items()}
-    port = free_port()
-    environment = {**with_studio, "PRELABEL_HOME": str(tmp_path / "data"), "HOME": str(tmp_path)}
-    entry = [str(built / "bin" / json.loads(of(1, "ENTRYPOINT")[0])[0])]
-    command = [*entry, *json.loads(of(1, "CMD")[0]), "--port", str(port)]
-    program = Program(command, environment, tmp_path / "log")
-    try:
-        program.wait_for(f"http://127.0.0.1:{port}/health", 60, lambda waited: None)
-        check = re.sub(r"^.* CMD ", "", of(1, "HEALTHCHECK")[0])
-        healthy(json.loads(check), 9090, f"http://127.0.0.1:{port}", str(built / "bin" / "python"))
-        lab = Lab(studio.url, studio.token)
-        project = lab.project()
-        connected = subprocess.run(
-            [*entry, "connect", str(project), "--backend", f"http://127.0.0.1:{port}"],
-            env={**os.environ, **environment},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert connected.returncode == 0, connected.stderr
-        assert lab.call("GET", "/api/ml/", params={"project": project})[0]["state"] == "CO"
-        lab.close()
-        page = httpx.get(f"http://127.0.0.1:{port}/", headers={"accept": "text/html"})
-        assert (page.status_code, "<html" in page.text) == (200, True)
-        source = httpx.get(f"http://127.0.0.1:{port}/source", trust_env=False)
-        assert source.content.startswith(b"PK")
-    finally:
-        program.stop()
-
-
-def here(value: str, studio: Studio) -> str:
-    """A variable for one machine: names of services and the published port are its own."""
-    return re.sub(r"http://(label-studio|localhost):8080", studio.url, value)
-
-
-def healthy(test: list[str], port: int, url: str, python: str) -> None:
-    """The check of a container, at the port that it has here; it fails where nobody listens."""
-    command = shlex.join(test[1:] if test[0] == "CMD" else test)
-    command = command.replace("python3 ", "python ").replace(
-        "python ", f"{shlex.quote(python)} ", 1
+def stack(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    if why_not():
+        pytest.skip(f"No rooms and networks of their own here: {why_not()}")
+    folder = tmp_path_factory.mktemp("containers")
+    (folder / "images").mkdir()
+    (folder / "volumes").mkdir()
+    cache = Path(
+        subprocess.run(
+            [tool("uv"), "cache", "dir"], capture_output=True, text=True, check=True
+        ).stdout.strip()
     )
-    for where, status in ((url.rpartition(":")[2], 0), (str(free_port()), 1)):
-        done = subprocess.run(
-            ["bash", "-c", command.replace(str(port), where)], capture_output=True, check=False
+    services = compose()["services"]
+    street = Street(services)
+    try:
+        start_studio(street, services["label-studio"], migrated, folder)
+        # TORCH: PyTorch's own index cannot be reached everywhere where tests run
+        builder = Builder(folder / "images", ROOT, {"TORCH": ""}, Path(tool("uv")), cache)
+        image = builder.build((ROOT / "Dockerfile").read_text())
+        rooms = {
+            name: room_of(image, service, folder / "volumes", street.hosts, cache)
+            for name, service in services.items()
+            if "build" in service
+        }
+        stack = Stack(street, services, image, rooms, folder)
+        stack.wait("label-studio")
+        stack.start("prelabel")
+        yield stack
+    finally:
+        street.close()
+
+
+def start_studio(street: Street, service: dict[str, Any], migrated: Path, folder: Path) -> None:
+    """Label Studio as its image starts it, with the environment of the compose file."""
+    shutil.copytree(migrated, folder / "label-studio")
+    hosts = folder / "hosts"
+    hosts.write_text(hosts_file(street.hosts))
+    image = {"LABEL_STUDIO_BASE_DATA_DIR": str(folder / "label-studio")}
+    quiet = {"LATEST_VERSION_CHECK": "false", "COLLECT_ANALYTICS": "false", "SENTRY_DSN": ""}
+    home = {
+        "HOME": str(folder / "nobody"),
+        "PATH": f"{Path(tool('label-studio')).parent}:/usr/bin:/bin",
+    }
+    (folder / "nobody").mkdir()
+    script = f"mount --bind {hosts} /etc/hosts && exec label-studio"
+    street.start(
+        "label-studio",
+        ["unshare", "--mount", "sh", "-c", script],
+        folder / "label-studio.log",
+        env={**home, **image, **quiet, **service["environment"]},
+    )
+
+
+def test_steps_are_carried_out_both_become_healthy_and_a_project_is_connected(
+    stack: Stack,
+) -> None:
+    address = stack.street.addresses["label-studio"]
+    lab = Lab(f"http://{address}:8080", SECRETS["LABEL_STUDIO_API_KEY"])
+
+    def prepare() -> int:
+        project = lab.project(title="in a container")
+        file = ("red.png", png("red", 1), "image/png")
+        lab.call("POST", f"/api/projects/{project}/import", files={"file": file})
+        return project
+
+    number = stack.street.visit(prepare)
+    connect = ("prelabel", "connect", str(number), "--json", "--backend")
+    refused = stack.execute("prelabel", *connect, "http://prelabel:9090")
+    assert refused.returncode == 2
+    assert "such as prelabel.internal" in refused.stderr
+    told = stack.execute("prelabel", *connect, BACKEND)
+    assert told.returncode == 0, told.stderr
+    assert json.loads(told.stdout.splitlines()[-1])["connected"] == "now"
+
+    api = f"http://{stack.street.addresses['prelabel']}:9090/api/projects"
+
+    def state() -> Any:
+        found = httpx.get(api, trust_env=False).json()
+        return next((project for project in found if project["tasks"]), None)
+
+    seen = until("a first look", lambda: stack.street.visit(state), SECONDS)
+    assert seen["version"]
+    assert seen["left_out"] == {}, "the image came from Label Studio by its name"
+    assert stack.check("label-studio").returncode == 0
+    assert stack.check("prelabel").returncode == 0
+    hooks = stack.street.visit(
+        lambda: lab.call("GET", "/api/webhooks/", params={"project": number})
+    )
+    assert [hook["url"] for hook in hooks] == [f"{BACKEND}/webhook"]
+
+
+def test_it_runs_as_nobody_in_particular_and_writes_to_its_volume_alone(stack: Stack) -> None:
+    assert stack.execute("prelabel", "id", "-u").stdout.strip() == "1000"
+    attempt = "touch /data/x && ! touch /app/x && ! touch /etc/x && touch /tmp/x"
+    assert stack.execute("prelabel", "sh", "-c", attempt).returncode == 0
+    capabilities = stack.execute("prelabel", "grep", "CapEff", "/proc/self/status").stdout
+    assert int(capabilities.split()[1], 16) == 0
+
+
+def test_the_health_check_fails_where_nothing_serves(stack: Stack) -> None:
+    assert stack.check("endpoint").returncode != 0
+
+
+def test_the_same_image_is_the_endpoint(stack: Stack) -> None:
+    made = stack.execute("prelabel", "prelabel", "keys", "create", "greenhouse", "--json")
+    assert made.returncode == 0, made.stderr
+    key = json.loads(made.stdout.splitlines()[-1])["key"]
+    stack.start("endpoint")
+    url = f"http://{stack.street.addresses['endpoint']}:9091/v1/functions"
+
+    def ask(**headers: str) -> int:
+        return httpx.get(url, headers=headers, trust_env=False).status_code
+
+    assert stack.street.visit(lambda: ask(Authorization=f"Bearer {key}")) == 200
+    assert stack.street.visit(ask) == 401
+
+
+def test_it_is_healthy_with_basic_auth_too(stack: Stack, tmp_path: Path) -> None:
+    room = stack.rooms["endpoint"]
+    auth = {"PRELABEL_USER": "team", "PRELABEL_PASSWORD": "x", "PRELABEL_HOME": HOME}
+    served = replace(room, environment={**room.environment, **auth})
+    street = Street({"prelabel": {}})
+    try:
+        command = [*stack.image.entrypoint, *stack.image.command]
+        street.start("prelabel", served.command(command), tmp_path / "log")
+        until(
+            "a health check",
+            lambda: not street.run("prelabel", served.command(stack.image.health)).returncode,
         )
-        assert done.returncode == status, done.stderr
+    finally:
+        street.close()

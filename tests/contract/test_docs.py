@@ -7,6 +7,8 @@ What is typed is changed as little as the place demands, see ``SAID``, ``MORE`` 
 from __future__ import annotations
 
 import ast
+import doctest
+import importlib.util
 import json
 import os
 import re
@@ -19,16 +21,19 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
-from backend.cli import main
+import tests.shown
+from backend.cli.main import COMMANDS, _parser
 from backend.demo.studio import free_port
 from backend.label_studio.config import read_config
 from serverless.endpoint.rules import read_rules
 from tests.conftest import MakeStudio
 from tests.harness import CHOICES, Application, Backend, Lab, png, until
 from tests.plane import ControlPlane
+from tests.shown import last_json, like_json, missing
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "label_config" / "README.md", *sorted(ROOT.glob("docs/*.md"))]
@@ -162,6 +167,8 @@ def test_what_stands_there_works(
     block: Block, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     match block.language, block.note:
+        case "sh", "" if "docker " in block.text:
+            check_containers(block.text)
         case "sh", "":
             place.printed = place.run(script(block.text, place))
             if "prelabel demo" in block.text:
@@ -170,8 +177,12 @@ def test_what_stands_there_works(
             with ControlPlane() as plane:
                 home = {"PRELABEL_HOME": str(tmp_path)}
                 place.run(script(block.text, place), **plane.environment(), **home)
-        case "sh", "containers":
-            check_containers(block.text)
+        case "sh", "refused":
+            place.printed = place.run(script(block.text, place).replace("--fail-with-body", ""))
+        case "json", "shows that":
+            assert missing(like_json(block.text), last_json(place.printed)) == []
+        case "yaml", "":
+            check_yaml(block.text, tmp_path)
         case "python", "":
             code = addressed(block.text, place)
             place.run(f"{sys.executable} -c {shlex.quote(code)}", PYTHONPATH=f"{ROOT}/serverless")
@@ -218,22 +229,73 @@ def addressed(text: str, place: Place) -> str:
     return text
 
 
+OPTIONS = {
+    "build": {"--tag": 1, "--build-arg": 1},
+    "run": {"--detach": 0, "--publish": 1, "--volume": 1, "--env": 1},
+    "compose": {"--profile": 1},
+    "compose up": {"--build": 0, "--wait": 0},
+    "compose run": {"--rm": 0, "-v": 1},
+    "compose exec": {},
+}
+"""Of Docker, with how many words follow."""
+
+
 def check_containers(text: str) -> None:
-    """What test_container proves by steps: here, that the files and services are those."""
-    services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+    """What test_container proves by steps: here, that files, services and commands are those."""
     for line in text.splitlines():
         words = shlex.split(line)
         if words[0] == "cp":
             assert (ROOT / words[1]).is_file()
             continue
-        assert words[:2] == ["docker", "compose"], line
-        if words[2] == "run":
-            service = next(place for place, word in enumerate(words) if word in services)
-            with pytest.raises(SystemExit) as ended:
-                main([words[service + 1], "--help"])
-            assert ended.value.code == 0
-        else:
-            assert words[2] == "up"
+        assert words.pop(0) == "docker", line
+        if words[0] == "compose":
+            check_compose(words[1:])
+            continue
+        command, *rest = words
+        given, rest = split(rest, OPTIONS[command])
+        for argument in given.get("--build-arg", []):
+            assert f"ARG {argument.partition('=')[0]}" in (ROOT / "Dockerfile").read_text()
+        assert rest == {"build": ["."], "run": ["prelabel"]}[command]
+
+
+def check_compose(words: list[str]) -> None:
+    services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
+    before, (command, *rest) = split(words, OPTIONS["compose"])
+    profiles = [name for service in services.values() for name in service.get("profiles", [])]
+    assert set(before.get("--profile", [])) <= set(profiles)
+    _, rest = split(rest, OPTIONS[f"compose {command}"])
+    if command == "up":
+        assert rest == []
+        return
+    service, *ours = rest
+    assert service in services
+    if command == "exec":  # after the program's name; what is run comes after the entry point
+        assert ours.pop(0) == "prelabel"
+    _parser().parse_args(ours)
+
+
+def split(words: list[str], known: dict[str, int]) -> tuple[dict[str, list[str]], list[str]]:
+    """The options at the beginning with their values, and what follows."""
+    given: dict[str, list[str]] = {}
+    rest = list(words)
+    while rest and rest[0].startswith("-"):
+        option = rest.pop(0)
+        assert option in known, option
+        given.setdefault(option, []).extend(rest.pop(0) for _ in range(known[option]))
+    return given, rest
+
+
+def check_yaml(text: str, folder: Path) -> None:
+    content = yaml.safe_load(text)
+    if set(content) == {"scrape_configs"}:
+        return
+    assert set(content["services"]) <= {"label-studio", "prelabel", "endpoint"}
+    (folder / "compose.yaml").write_text(text)
+    program = Path(sys.executable).parent / "check-jsonschema"
+    command = [str(program), "--builtin-schema", "vendor.compose-spec"]
+    command.append(str(folder / "compose.yaml"))
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
 
 
 def alike(one: Any, other: Any) -> bool:
@@ -251,14 +313,18 @@ def alike(one: Any, other: Any) -> bool:
 @cache
 def sentences() -> str:
     """Every text of the program; what is put in when it runs is left open."""
+    return texts([f for folder in ("backend", "serverless") for f in (ROOT / folder).rglob("*.py")])
+
+
+def texts(files: list[Path]) -> str:
+    """Every text in some files of Python."""
     found = []
-    for folder in ("backend", "serverless"):
-        for file in (ROOT / folder).rglob("*.py"):
-            for node in ast.walk(ast.parse(file.read_text())):
-                if isinstance(node, ast.JoinedStr):
-                    found.append("".join(_part(value) for value in node.values))
-                elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                    found.append(node.value)
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                found.append("".join(_part(value) for value in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
     return "\n".join(found)
 
 
@@ -268,10 +334,72 @@ def _part(value: ast.expr) -> str:
 
 def test_every_message_of_the_troubleshooting_page_is_one_of_ours() -> None:
     page = (ROOT / "docs" / "troubleshooting.md").read_text()
-    rows = page[page.index("## Prelabel says") : page.index("## What looks wrong")].splitlines()[4:]
-    told = [part for row in rows if row for part in re.findall(r"`([^`]+)`", row.split(" | ")[0])]
-    assert len(told) >= 20
+    told = messages(page[page.index("## Prelabel says") : page.index("## What looks wrong")])
+    assert len(told) >= 30
     assert [message for message in told if message not in sentences()] == []
+
+
+def test_every_message_of_label_studio_is_one_of_its_own() -> None:
+    page = (ROOT / "docs" / "troubleshooting.md").read_text()
+    told = messages(page[page.index("## Label Studio says") : page.index("## Prelabel says")])
+    assert len(told) >= 8
+    code = sources("label_studio", "ml", "jwt_auth", "core")
+    assert [message for message in told if message not in code] == []
+
+
+def messages(part: str) -> list[str]:
+    """What the first columns of tables quote."""
+    rows = [line.split(" | ")[0] for line in part.splitlines() if line.startswith("|")]
+    return [message for row in rows for message in re.findall(r"`([^`]+)`", row)]
+
+
+@cache
+def sources(package: str, *rooms: str) -> str:
+    """The texts in another package's code, each in one line."""
+    spec = importlib.util.find_spec(package)
+    assert spec
+    root = Path(str(spec.origin)).parent
+    files = [file for room in rooms for file in (root / room).rglob("*.py")]
+    return texts([file for file in files if "tests" not in file.parts])
+
+
+def test_what_reads_the_pages_works_as_its_examples_say() -> None:
+    found = doctest.testmod(tests.shown)
+    assert found.attempted
+    assert not found.failed
+
+
+def named() -> dict[str, Path]:
+    """The commands of ours that sentences name, without the program's name."""
+    code = re.compile(r"`(?:uv run )?prelabel ([a-z][^`…]*)`")
+    return {one: page for page in PAGES for one in code.findall(FENCE.sub("", page.read_text()))}
+
+
+@pytest.mark.parametrize("command", named())
+def test_a_command_that_a_sentence_names_exists(command: str) -> None:
+    words = shlex.split(command)
+    if words not in [[name] for name in COMMANDS]:  # else only named, without what it needs
+        _parser().parse_args(words)  # exits where it cannot be meant
+
+
+def test_every_route_is_told_of_with_a_request(place: Place) -> None:
+    told = (ROOT / "docs" / "api.md").read_text()
+    for port in ("9090", "9091"):
+        document = httpx.get(f"{place.addresses[port]}/openapi.json", trust_env=False).json()
+        for path in document["paths"]:
+            like = re.sub(r"\\{[^}]*\\}", "[^/ ]+", re.escape(path))
+            assert re.search(rf"curl.*http://localhost:{port}{like}(?:[\s?\"]|$)", told, re.M), path
+
+
+def test_every_kind_of_problem_is_told_of() -> None:
+    told, kinds = (ROOT / "docs" / "api.md").read_text(), set()
+    for file in (ROOT / "serverless" / "endpoint").glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            match node:
+                case ast.Call(ast.Name("Problem"), [_, ast.Constant(str(kind)), *_]):
+                    kinds.add(kind)
+    assert len(kinds) > 15
+    assert {kind for kind in kinds if f"`{kind}`" not in told} == set()
 
 
 def test_every_setting_is_told_of() -> None:
@@ -290,8 +418,6 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 
 
 def test_every_command_is_in_the_readme() -> None:
-    from backend.cli.main import COMMANDS
-
     page = (ROOT / "README.md").read_text()
     assert [name for name in COMMANDS if f"prelabel {name}" not in page] == []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import itertools
 import os
 from collections.abc import Iterator, Mapping
@@ -11,6 +12,7 @@ import pytest
 
 from backend.domain import Label
 from backend.errors import UsageError
+from backend.label_studio import protocol
 from backend.label_studio.client import Json
 from backend.label_studio.config import read_config
 from backend.starting import folder as reading
@@ -308,3 +310,10 @@ def test_what_is_passed_over_is_told_with_some_names() -> None:
         "5 × not an image (.txt) (0.txt, 1.txt, 2.txt, …)",
         "1 × damaged image (x.png)",
     ]
+
+
+def test_names_without_a_dot_are_known_to_get_no_webhooks() -> None:
+    """As Django's validator of addresses has it, which Label Studio uses."""
+    found = doctest.testmod(protocol)
+    assert found.attempted
+    assert not found.failed
