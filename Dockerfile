@@ -6,7 +6,7 @@
 ARG PYTHON=3.11
 ARG UV=0.13
 
-FROM ghcr.io/astral-sh/uv:${UV} AS uv
+FROM astral/uv:${UV} AS uv
 
 FROM python:${PYTHON}-slim-bookworm AS build
 COPY --from=uv /uv /usr/bin/uv
