@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from backend.errors import NotThere, PrelabelError, UsageError
 from backend.label_studio.protocol import MODEL_CLASS, SetupRequest, read_event
 from backend.loop.service import Service
+from backend.server.origin import foreign
 from backend.server.pages import add_pages, wants_page
 from backend.server.source import pack_source
 
@@ -116,9 +117,11 @@ def _add_api(app: FastAPI, service: Service) -> None:
         return service.project(id)
 
     @app.post("/api/projects/{id}/cancel")
-    async def cancel(id: str) -> About:
+    async def cancel(request: Request, id: str) -> Response:
         """Cancel the training under way; the live version stays."""
-        return await service.cancel(id)
+        if foreign(request.headers):
+            return JSONResponse({"detail": "A page of another site may not do that."}, 403)
+        return JSONResponse(await service.cancel(id))
 
 
 async def _some(request: Request) -> bytes:

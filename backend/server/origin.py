@@ -48,6 +48,14 @@ def refusal(headers: Mapping[str, str], *, secured: bool) -> str:
     return ""
 
 
+def foreign(headers: Mapping[str, str]) -> bool:
+    """Whether a page of another site sent a request; programs send neither of the two headers."""
+    site, origin, host = (headers.get(n, "") for n in ("sec-fetch-site", "origin", "host"))
+    if site:
+        return site not in ("same-origin", "none")
+    return bool(origin) and not _same(origin, host)
+
+
 def _same(origin: str, host: str) -> bool:
     """Whether an origin names the server that was asked."""
     try:

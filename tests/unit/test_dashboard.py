@@ -320,6 +320,19 @@ def test_browsers_get_pages_and_programs_get_json(tmp_path: Path) -> None:
     served(tmp_path, ask)
 
 
+def test_programs_may_cancel_and_pages_of_other_sites_may_not(tmp_path: Path) -> None:
+    full(tmp_path)
+
+    async def ask(client: httpx.AsyncClient) -> None:
+        path = "/api/projects/1/cancel"
+        for other in ({"sec-fetch-site": "cross-site"}, {"origin": "http://evil.example"}):
+            assert (await client.post(path, headers=other)).status_code == 403
+        for own in ({}, {"sec-fetch-site": "same-origin"}, {"origin": "http://127.0.0.1"}):
+            assert (await client.post(path, headers=own)).status_code == 200
+
+    served(tmp_path, ask)
+
+
 def test_only_small_pictures_of_a_known_project_are_served(tmp_path: Path) -> None:
     full(tmp_path)
     (tmp_path / "projects" / "1" / "token.jpg").write_text("secret")

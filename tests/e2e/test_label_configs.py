@@ -1,0 +1,36 @@
+"""The ready labeling configs as an annotator sees them in Label Studio."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from backend.label_studio.config import read_config
+from tests.browser import screenshot
+from tests.drawn import drawing
+from tests.harness import Lab, data_uri
+
+CONFIGS = sorted((Path(__file__).parents[2] / "label_config").glob("*.xml"))
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+def test_every_label_of_a_ready_config_can_be_given(
+    file: Path, lab: Lab, page: Page, shots: Path
+) -> None:
+    config = file.read_text()
+    read = read_config(config)
+    assert read.controls
+    assert not read.left_out
+    project = lab.project(config, title=file.stem.replace("_", " "))
+    picture = io.BytesIO()
+    drawing(1, (640, 480)).image.save(picture, "PNG")
+    (task,) = lab.add_raw(project, [data_uri(picture.getvalue())])
+    page.goto(f"{lab.url}/projects/{project}/data?task={task}")
+    expect(page.get_by_text("Submit", exact=True)).to_be_visible()
+    for control in read.controls:
+        for label in control.label_names:
+            expect(page.get_by_text(label).first).to_be_visible()
+    screenshot(page, shots, f"config-{file.stem}")
