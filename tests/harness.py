@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +239,11 @@ class Lab:
         """The project itself."""
         found: Json = self.call("GET", f"/api/projects/{project}/")
         return found
+
+    def identity(self, project: int) -> str:
+        """What the audit slice is drawn by."""
+        created = datetime.fromisoformat(self.info(project)["created_at"])
+        return f"{project}.{int(created.timestamp())}"
 
     def label(self, task: int, *labels: str, control: str = "colour") -> Json:
         """Submit an annotation; the true label when none is given."""

@@ -127,7 +127,8 @@ def moves(
     """The fewest new scores we know of that bring some tasks to the front, in their order.
 
     Tasks that stood in front and no longer belong there go back to their rank; then, from the
-    last to the first of the head, whoever is not yet in front of the next one is put there.
+    last to the first of the head, whoever is not yet in front of the next one is put there. They
+    are written from the first to the last: who asks meanwhile is given the first one already.
 
     Args:
         head: open tasks, in the order in which they shall be served before all others.
@@ -135,19 +136,20 @@ def moves(
         scores: by open task, its score now.
 
     Returns:
-        the scores to change.
+        the scores to change, in the order in which to change them.
 
     Example:
         >>> moves([3, 2], {1: 0.75, 2: 0.5, 3: 0.25}, {1: 0.25, 2: 0.5, 3: 0.75})
         {1: 0.75, 3: 0.49999}
     """
     front, wanted = sorted(scores, key=lambda t: scores[t])[: len(head)], frozenset(head)
-    changed = {task: ranks[task] for task in front if task not in wanted}
-    rest = (changed.get(task, score) for task, score in scores.items() if task not in wanted)
+    back = {task: ranks[task] for task in front if task not in wanted}
+    rest = (back.get(task, score) for task, score in scores.items() if task not in wanted)
     ceiling = min(rest, default=1.0)
+    forward: dict[int, float] = {}
     for task in reversed(head):
         if scores[task] < ceiling:
             ceiling = scores[task]
         else:
-            changed[task] = ceiling = round(ceiling - STEP, 9)
-    return changed
+            forward[task] = ceiling = round(ceiling - STEP, 9)
+    return back | dict(reversed(forward.items()))

@@ -379,6 +379,8 @@ def _confidence(peaks: Peaks, kept: npt.NDArray[np.intp]) -> Array:
     and shapes and to photos; the offset is lower than fitted, as a wrong suggestion annoys more
     than a missing one.
     """
+    from scipy.special import expit
+
     like = peaks.likeness[kept]
     log_odds = (
         OFFSET
@@ -386,7 +388,7 @@ def _confidence(peaks: Peaks, kept: npt.NDArray[np.intp]) -> Array:
         + RESIZED * np.abs(peaks.steps[kept])
         + BESIDE_BEST * like / like.max(initial=POOR_BEST)
     )
-    return np.asarray(1 / (1 + np.exp(-log_odds)), dtype=np.float32)
+    return np.asarray(expit(log_odds), dtype=np.float32)
 
 
 def _stands_out(lab: Array, x: float, y: float, side: float) -> float:

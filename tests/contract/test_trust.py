@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
 import pytest
 
 from backend.label_studio.client import MACHINE
@@ -19,12 +17,6 @@ LATER = {"PRELABEL_RETRAIN_AFTER": "1000"}
 
 def other(colour: str) -> str:
     return next(name for name in COLOURS if name != colour)
-
-
-def identity(lab: Lab, project: int) -> str:
-    """What the audit slice is drawn by."""
-    created = datetime.fromisoformat(lab.info(project)["created_at"])
-    return f"{project}.{int(created.timestamp())}"
 
 
 def environment(backend: Backend) -> dict[str, str]:
@@ -78,7 +70,7 @@ def test_sure_answers_are_accepted_where_their_error_is_proven_and_teach_nothing
     tasks = lab.add(project, 110)
     lab.connect(project, backend.url)
     backend.settled(project)
-    name = identity(lab, project)
+    name = lab.identity(project)
     audit = [task for task in tasks if is_audit(name, task)]
     pool = [task for task in tasks if task not in audit]
     for task in [*audit[:8], *pool[:12]]:

@@ -85,6 +85,22 @@ def test_moves_bring_the_head_to_the_front_and_touch_little_else() -> None:
             assert len(changed) <= 2 * len(head)
 
 
+def test_the_first_of_the_head_is_served_before_all_changes_are_written() -> None:
+    for seed in range(50):
+        random = np.random.default_rng(seed)
+        count = int(random.integers(2, 60))
+        scores = dict(enumerate(random.permutation(count) / count))
+        order = random.permutation(count).tolist()
+        head = order[: int(random.integers(1, 13))]
+        changed = selection.moves(head, selection.rank_scores(order), scores)
+        forward = [task for task in changed if task in head]
+        assert list(changed)[-len(forward) :] == forward or not forward, "others step back first"
+        for task, score in changed.items():
+            scores[task] = score
+            if task in head:
+                assert min(scores, key=scores.__getitem__) == head[0]
+
+
 def test_nothing_moves_where_the_head_stands_in_front_already() -> None:
     scores = selection.rank_scores([4, 2, 9, 1])
     assert selection.moves([4, 2], scores, scores) == {}

@@ -201,7 +201,9 @@ def _expected(raw: Floats) -> Floats:
 
 
 def _sigmoid(values: Floats) -> Floats:
-    return np.asarray(1 / (1 + np.exp(-values.astype(np.float32))), dtype=np.float32)
+    from scipy.special import expit
+
+    return np.asarray(expit(values.astype(np.float32)), dtype=np.float32)
 
 
 def _logit(share: float) -> float:
