@@ -17,7 +17,6 @@ from backend.store.versions import Versions
 from tests.browser import PATIENCE, overflow, screenshot
 from tests.conftest import MakeBackend
 from tests.contract.test_places import BOXES, annotate, box
-from tests.contract.test_trust import identity
 from tests.drawn import drawing
 from tests.harness import Backend, Lab, data_uri, until
 
@@ -54,7 +53,7 @@ def garden(studio: Studio, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     backend.start()
     project = lab.project(title="Reds & <b>blues</b>")
     tasks = lab.add(project, 20)
-    while not (audit := [t for t in tasks if is_audit(identity(lab, project), t)]):
+    while not (audit := [t for t in tasks if is_audit(lab.identity(project), t)]):
         tasks += lab.add(project, 5, start=len(tasks))
     lab.connect(project, backend.url)
     backend.settled(project)
