@@ -267,6 +267,16 @@ def _(bench: Bench) -> Iterator[Change]:
     bench.lab.call("PATCH", hook, json={"send_for_all_actions": True, "actions": []})
 
 
+@case("a name without a dot is connected", "webhook", "none goes to", "a name with a dot")
+def _(bench: Bench) -> Iterator[Change]:
+    project = bench.lab.project()
+    bench.lab.add(project, 1)
+    dotless = bench.backend.url.replace("127.0.0.1", str(0x7F000001))  # that address, as a number
+    bench.lab.connect(project, dotless)
+    until("followed", lambda: bench.lab.info(project)["sampling"] == "Uncertainty sampling")
+    yield {"project": str(project)}
+
+
 @case("the webhook comes without its secret", "webhook", "refuses it", "`prelabel serve` prints")
 def _(bench: Bench) -> Iterator[Change]:
     guarded = Backend(bench.folder / "guarded", {**bench.environment, **USER})
