@@ -12,7 +12,6 @@ import json
 import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,8 @@ from backend.errors import Busy, Cancelled, NotThere, PrelabelError, StoreError,
 from backend.label_studio.protocol import nothing_known, project_of
 from backend.loop.connection import created_at, same_server
 from backend.loop.homecoming import Homecoming
-from backend.loop.workers import ANSWERING, TRAINING, JobFailed, Lane, WorkerProcess
+from backend.loop.watched import Watched
+from backend.loop.workers import ANSWERING, TRAINING, JobFailed, Lane
 from backend.settings import Settings
 from backend.store.captures import Captures
 from backend.store.files import read_json, write_json
@@ -41,82 +41,6 @@ CLEANUP_SECONDS = 0.5
 INSPECT_AFTER = 20.0
 """Seconds after a round until labels are looked through, if nothing newer has come meanwhile."""
 NO_VERSION = "unready"
-NEVER = float("-inf")
-
-
-@dataclass
-class Watched:
-    """A project as the server knows it.
-
-    Attributes:
-        record: who it is.
-        live: its live version; empty before the first.
-        summary: the last round's outcome.
-        state: what the round does now.
-        progress: of that, 0 to 1.
-        detail: of that, for people.
-        worker: the process that runs the round.
-        held: somebody cancelled a round: the next waits for a new label, or for Start Training.
-        error: why the last round failed; empty when it did not.
-        forced: somebody pressed Start Training.
-        hints: events since the last look.
-        last_event: when something last changed, on the monotonic clock.
-        waiting: labels that no version has seen.
-        failures: rounds that failed in a row.
-        cleaning: predictions of retired versions are being removed.
-        warmed: what smart tools were made ready for; None before that.
-        home: brings captured images back.
-        awake: set by whatever wakes it.
-        ready: set once there is a version.
-    """
-
-    record: ProjectRecord
-    home: Homecoming
-    live: str = ""
-    summary: dict[str, Any] = field(default_factory=dict)
-    state: str = "idle"
-    progress: float = 0.0
-    detail: str = ""
-    worker: WorkerProcess | None = None
-    held: bool = False
-    error: str = ""
-    forced: bool = False
-    hints: int = 0
-    last_event: float = NEVER
-    waiting: int = 0
-    failures: int = 0
-    cleaning: bool = False
-    warmed: str | None = None
-    awake: asyncio.Event = field(default_factory=asyncio.Event)
-    ready: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def json(self) -> dict[str, Any]:
-        """As ``/api/projects/{id}`` shows it; a plain number as id where it is one."""
-        known = self.summary
-        return {
-            "id": int(self.record.id) if self.record.id.isdigit() else self.record.id,
-            "server": self.record.server,
-            "number": self.record.number,
-            "title": known.get("title") or self.record.title,
-            "version": self.live or None,
-            "round": {
-                "state": self.state,
-                "progress": self.progress,
-                "detail": self.detail or None,
-                "error": self.error or None,
-            },
-            "tasks": known.get("tasks", 0),
-            "labels": known.get("labels", 0),
-            "waiting": self.waiting,
-            "audit": known.get("audit")
-            or {"n": 0, "value": None, "low": 0.0, "high": 1.0, "metric": "accuracy"},
-            "controls": known.get("controls", []),
-            "left_out": known.get("left_out", {}),
-            **{key: known.get(key) or {} for key in ("estimate", "outlook", "accepting", "held")},
-            "accepted": known.get("accepted", 0),
-            "captured": self.home.counts(),
-            "versions": known.get("versions", []),
-        }
 
 
 class Service:
