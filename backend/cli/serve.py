@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from backend.settings import Settings, read_settings
+
+if TYPE_CHECKING:
+    from backend.starting.connecting import Waiting
 
 HELP = "start the backend that Label Studio talks to"
 EXAMPLE = "prelabel serve --host 0.0.0.0 --port 9090"
@@ -32,6 +35,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     from backend.server.app import make_app
     from backend.server.auth import Gate
     from backend.server.listening import listen
+    from backend.starting.connecting import Waiting
     from backend.store.files import writable
     from backend.store.secret import webhook_secret
 
@@ -45,23 +49,26 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         path = f"/{secret}" if settings.user else ""
         address = f"http://{shown}:{socket.getsockname()[1]}{path}"
         say(f"Prelabel listens at {address}", options)
-        say("Connect it in Label Studio: project → Settings → Model → Connect Model.", options)
+        waiting = Waiting(settings.home)
+        if not waiting.any_of(settings.label_studio_url):  # they are connected below
+            say("Connect it in Label Studio: project → Settings → Model → Connect Model.", options)
         if settings.user:
             say("The last part of that address is a secret: webhooks come with it.", options)
-        connect_waiting(settings, f"http://{shown}:{socket.getsockname()[1]}", options)
+        connect_waiting(waiting, settings, f"http://{shown}:{socket.getsockname()[1]}", options)
         config = uvicorn.Config(gate, log_level="warning", access_log=False, lifespan="on")
         uvicorn.Server(config).run(sockets=[socket])
     return {"address": address}
 
 
-def connect_waiting(settings: Settings, listening: str, options: argparse.Namespace) -> None:
+def connect_waiting(
+    waiting: Waiting, settings: Settings, listening: str, options: argparse.Namespace
+) -> None:
     """Connect what `prelabel init` left waiting, as soon as this backend answers."""
     import threading
 
     from backend.cli.main import say
-    from backend.starting.connecting import Waiting
 
     def work() -> None:
-        Waiting(settings.home).connect(settings, listening, lambda line: say(line, options))
+        waiting.connect(settings, listening, lambda line: say(line, options))
 
     threading.Thread(target=work, daemon=True).start()

@@ -113,6 +113,10 @@ class Waiting:
         note = {"server": server, "project": number, "backend": backend}
         write_json(self._folder / f"{number}.json", note)
 
+    def any_of(self, server: str) -> bool:
+        """Whether a project of a Label Studio waits."""
+        return bool(self._notes(server))
+
     def connect(self, settings: Settings, listening: str, say: Say) -> list[int]:
         """Connect the projects that wait, as soon as the backend answers.
 
@@ -126,15 +130,12 @@ class Waiting:
         Returns:
             the numbers of those that are connected.
         """
-        files = sorted(self._folder.glob("*.json"))
+        notes = self._notes(settings.label_studio_url)
         deadline = time.monotonic() + START_SECONDS
-        while files and not answers(settings, listening) and time.monotonic() < deadline:
+        while notes and not answers(settings, listening) and time.monotonic() < deadline:
             time.sleep(POLL)
         done = []
-        for file in files:
-            note = read_json(file)
-            if not note or note["server"] != settings.label_studio_url:
-                continue
+        for file, note in notes.items():
             try:
                 self._connect(settings, note, listening)
             except PrelabelError as error:
@@ -144,6 +145,10 @@ class Waiting:
             say(f"Project {note['project']} is connected.")
             done.append(int(note["project"]))
         return done
+
+    def _notes(self, server: str) -> dict[Path, dict[str, Any]]:
+        notes = {file: read_json(file) for file in sorted(self._folder.glob("*.json"))}
+        return {file: note for file, note in notes.items() if note and note["server"] == server}
 
     def _connect(self, settings: Settings, note: dict[str, Any], listening: str) -> None:
         client = Client(settings.label_studio_url, settings.api_key)
