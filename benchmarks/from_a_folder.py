@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ import httpx
 from backend.demo.scripts import Plants
 from backend.demo.studio import Program, Studio, free_port
 from backend.vision.encoder import DEFAULT_CLIP
+from benchmarks.stage import running_studio
 from tests.harness import Json, Lab, until
 
 IMAGES = 200
@@ -32,18 +32,11 @@ LABELS = "healthy = a healthy plant with firm green leaves, wilting = a plant wi
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with running_studio() as (studio, folder):
         draw(folder / "plants")
-        studio = Studio(folder / "studio", free_port())
-        studio.start()
-        try:
-            studio.wait()
-            for case, encoder in (("no internet", "builtin"), ("CLIP's weights", clip(folder))):
-                for what, seconds in played(studio, folder, case, encoder):
-                    print(f"{case:<16} {what:<44} {seconds:>6.0f} s", flush=True)
-        finally:
-            studio.stop()
+        for case, encoder in (("no internet", "builtin"), ("CLIP's weights", clip(folder))):
+            for what, seconds in played(studio, folder, case, encoder):
+                print(f"{case:<16} {what:<44} {seconds:>6.0f} s", flush=True)
 
 
 def draw(folder: Path) -> None:

@@ -8,17 +8,15 @@ A real Label Studio with 1,000 tasks of 48 × 48 pixels, half of them labeled; t
 from __future__ import annotations
 
 import asyncio
-import tempfile
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import httpx
 import numpy as np
 import psutil
 
-from backend.demo.studio import Studio, free_port
+from benchmarks.stage import running_backend, running_studio
 from tests.harness import CHOICES, Backend, Lab, data_uri, png, until
 
 TASKS = 1000
@@ -30,24 +28,16 @@ Rows = list[tuple[str, str, str]]
 
 def main() -> None:
     rows: Rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        studio = Studio(Path(folder) / "studio", free_port())
-        studio.start()
-        backend = Backend(
-            Path(folder) / "home",
-            {"LABEL_STUDIO_URL": studio.url, "LABEL_STUDIO_API_KEY": studio.token},
-        )
-        try:
-            studio.wait()
-            rows += start_up(backend)
-            lab = Lab(studio.url, studio.token)
-            project = prepare(lab, backend)
-            rows += rounds(lab, backend, project)
-            rows += latency(backend, project)
-            rows += memory(backend)
-        finally:
-            backend.stop()
-            studio.stop()
+    with (
+        running_studio() as (studio, folder),
+        running_backend(studio, folder / "home") as backend,
+    ):
+        rows += start_up(backend)
+        lab = Lab(studio.url, studio.token)
+        project = prepare(lab, backend)
+        rows += rounds(lab, backend, project)
+        rows += latency(backend, project)
+        rows += memory(backend)
     rows += retraining()
     for what, figure, goal in rows:
         print(f"{what:<58} {figure:>26}   {goal}")
@@ -57,11 +47,10 @@ def start_up(backend: Backend) -> Rows:
     """Median of five starts."""
     found = []
     for _ in range(5):
+        backend.stop()
         start = time.monotonic()
         backend.start()
         found.append(time.monotonic() - start)
-        backend.stop()
-    backend.start()
     return [("start to first /health", f"{np.median(found):.2f} s", "goal < 1.5 s")]
 
 

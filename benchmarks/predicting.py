@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,8 @@ from typing import Any
 import psutil
 
 from backend.demo.annotator import Annotator
-from backend.demo.studio import Studio, free_port
+from backend.demo.studio import Studio
+from benchmarks.stage import running_backend, running_studio
 from tests.harness import Backend, Json, Lab
 
 TASKS = 100
@@ -38,26 +38,12 @@ def main() -> None:
     parser.add_argument("--predictions", type=int, default=1000, help="for the memory")
     options = parser.parse_args()
     files = sorted((options.folder / "images").iterdir())[:TASKS]
-    with tempfile.TemporaryDirectory() as folder:
-        studio = Studio(Path(folder) / "studio", free_port())
-        studio.start()
-        backend = None
-        try:
-            studio.wait()
-            backend = Backend(
-                Path(folder) / "home",
-                {
-                    "LABEL_STUDIO_URL": studio.url,
-                    "LABEL_STUDIO_API_KEY": studio.token,
-                    "PRELABEL_DETECTOR": str(options.weights.resolve()),
-                },
-            )
-            backend.start()
-            measure(studio, backend, files, options)
-        finally:
-            if backend is not None:
-                backend.stop()
-            studio.stop()
+    weights = str(options.weights.resolve())
+    with (
+        running_studio() as (studio, folder),
+        running_backend(studio, folder / "home", PRELABEL_DETECTOR=weights) as backend,
+    ):
+        measure(studio, backend, files, options)
 
 
 def measure(studio: Studio, backend: Backend, files: list[Path], options: Any) -> None:

@@ -13,16 +13,17 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from backend.demo.annotator import Annotator
-from backend.demo.studio import Studio, free_port
+from backend.demo.studio import Studio
 from backend.vision.encoder import load_encoder
+from benchmarks.stage import running_backend, running_studio
 from tests.harness import Backend, Json, Lab, choice_of, until
 
 STOPS = (20, 60, 120)
@@ -38,26 +39,19 @@ def main() -> None:
     rows = json.loads((options.folder / "annotations.json").read_text())["images"]
     truth = {Path(row["file"]).stem: row["labels"][0] for row in rows}
     files = [options.folder / "images" / row["file"] for row in rows]
-    with tempfile.TemporaryDirectory() as folder:
-        studio = Studio(Path(folder) / "studio", free_port())
-        studio.start()
-        try:
-            studio.wait()
-            print(f"{'encoder':<28}{'labels':>7}{'accuracy':>10}{'by hand':>9}{'seconds':>9}")
-            for encoder in options.encoder:
-                by_hand = logistic_regression(encoder, files, list(truth.values()))
-                home = Path(folder) / Path(encoder).stem
-                for labels, accuracy, seconds in play(
-                    studio, home, encoder, files, truth, options.every
-                ):
-                    name = Path(encoder).name
-                    print(
-                        f"{name:<28}{labels:>7}{accuracy:>10.3f}{by_hand[labels]:>9.3f}"
-                        f"{seconds:>9.1f}",
-                        flush=True,
-                    )
-        finally:
-            studio.stop()
+    with running_studio() as (studio, folder):
+        print(f"{'encoder':<28}{'labels':>7}{'accuracy':>10}{'by hand':>9}{'seconds':>9}")
+        for encoder in options.encoder:
+            by_hand = logistic_regression(encoder, files, list(truth.values()))
+            home = folder / Path(encoder).stem
+            for labels, accuracy, seconds in play(
+                studio, home, encoder, files, truth, options.every
+            ):
+                name = Path(encoder).name
+                print(
+                    f"{name:<28}{labels:>7}{accuracy:>10.3f}{by_hand[labels]:>9.3f}{seconds:>9.1f}",
+                    flush=True,
+                )
 
 
 def play(
@@ -69,20 +63,15 @@ def play(
     every: int,
 ) -> list[tuple[int, float, float]]:
     """Label up to the last stop; (labels, accuracy, seconds since the first label) at each."""
-    backend = Backend(
-        home,
-        {
-            "LABEL_STUDIO_URL": studio.url,
-            "LABEL_STUDIO_API_KEY": studio.token,
-            "PRELABEL_ENCODER": encoder,
-            "PRELABEL_RETRAIN_AFTER": str(every),
-            "PRELABEL_RETRAIN_QUIET": "3600",
-        },
-    )
-    backend.start()
     annotator, lab = Annotator(studio.url, studio.token), Lab(studio.url, studio.token)
     results: list[tuple[int, float, float]] = []
-    try:
+    with (
+        closing(annotator),
+        closing(lab),
+        running_backend(
+            studio, home, PRELABEL_ENCODER=encoder, PRELABEL_RETRAIN_AFTER=str(every)
+        ) as backend,
+    ):
         project = annotator.create(f"real pictures {home.name}", config(truth))
         annotator.upload(project, files)
         annotator.connect(project, backend.url)
@@ -109,10 +98,6 @@ def play(
                 right = [found[t] == truth[n] for t, n in names.items() if t not in labeled]
                 results.append((given, float(np.mean(right)), seconds))
         return results
-    finally:
-        annotator.close()
-        lab.close()
-        backend.stop()
 
 
 def wait(backend: Backend, project: int, labels: int) -> str:

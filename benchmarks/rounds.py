@@ -5,13 +5,11 @@ uv run python -m benchmarks.rounds
 
 from __future__ import annotations
 
-import tempfile
 import time
-from pathlib import Path
 
 import psutil
 
-from backend.demo.studio import Studio, free_port
+from benchmarks.stage import running_backend, running_studio
 from tests.contract.test_places import BOXES, box
 from tests.drawn import drawing
 from tests.harness import Backend, Lab, data_uri
@@ -20,26 +18,17 @@ ROUNDS, EACH = 10, 4
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        studio = Studio(Path(folder) / "studio", free_port())
-        studio.start()
-        backend = None
-        try:
-            studio.wait()
-            settings = {
-                "LABEL_STUDIO_URL": studio.url,
-                "LABEL_STUDIO_API_KEY": studio.token,
-                "PRELABEL_DETECTOR": "builtin",
-                "PRELABEL_DETECTOR_SIZE": "160",
-                "PRELABEL_RETRAIN_AFTER": "1000",
-            }
-            backend = Backend(Path(folder) / "home", settings)
-            backend.start()
-            play(Lab(studio.url, studio.token), backend)
-        finally:
-            if backend is not None:
-                backend.stop()
-            studio.stop()
+    with (
+        running_studio() as (studio, folder),
+        running_backend(
+            studio,
+            folder / "home",
+            PRELABEL_DETECTOR="builtin",
+            PRELABEL_DETECTOR_SIZE="160",
+            PRELABEL_RETRAIN_AFTER="1000",
+        ) as backend,
+    ):
+        play(Lab(studio.url, studio.token), backend)
 
 
 def play(lab: Lab, backend: Backend) -> None:

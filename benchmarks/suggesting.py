@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,9 @@ from typing import Any
 import numpy as np
 
 from backend.demo.annotator import Annotator
-from backend.demo.studio import Studio, free_port
-from tests.harness import Backend, Json, Lab
+from backend.demo.studio import Studio
+from benchmarks.stage import running_backend, running_studio
+from tests.harness import Json, Lab
 
 TASKS = 40
 
@@ -31,35 +31,23 @@ def main() -> None:
     options = parser.parse_args()
     rows = json.loads((options.folder / "annotations.json").read_text())["images"]
     rows = [row for row in rows if row["boxes"]][:TASKS]
-    with tempfile.TemporaryDirectory() as folder:
-        studio = Studio(Path(folder) / "studio", free_port())
-        studio.start()
-        try:
-            studio.wait()
-            print(f"{'smart tool':<12}{'first':>8}{'median':>8}{'p95':>8}{'most':>8}  ms")
-            for kind in ("rectangle", "keypoint"):
-                waits = measured(studio, Path(folder) / kind, options, rows, kind)
-                first, others = waits[0], np.array(waits[1:])
-                usual = (np.median(others), np.quantile(others, 0.95), others.max())
-                print(f"{kind:<12}{first:>8.0f}" + "".join(f"{ms:>8.0f}" for ms in usual))
-        finally:
-            studio.stop()
+    with running_studio() as (studio, folder):
+        print(f"{'smart tool':<12}{'first':>8}{'median':>8}{'p95':>8}{'most':>8}  ms")
+        for kind in ("rectangle", "keypoint"):
+            waits = measured(studio, folder / kind, options, rows, kind)
+            first, others = waits[0], np.array(waits[1:])
+            usual = (np.median(others), np.quantile(others, 0.95), others.max())
+            print(f"{kind:<12}{first:>8.0f}" + "".join(f"{ms:>8.0f}" for ms in usual))
 
 
 def measured(studio: Studio, home: Path, options: Any, rows: list[Json], kind: str) -> list[float]:
     """Milliseconds by call."""
     weights = options.weights
-    settings = {
-        "LABEL_STUDIO_URL": studio.url,
-        "LABEL_STUDIO_API_KEY": studio.token,
-        "PRELABEL_DETECTOR": weights if weights == "builtin" else str(Path(weights).resolve()),
-    }
+    detector = weights if weights == "builtin" else str(Path(weights).resolve())
     annotator, lab = Annotator(studio.url, studio.token), Lab(studio.url, studio.token)
     project = annotator.create(kind, config(rows, kind))
     annotator.upload(project, [options.folder / "images" / row["file"] for row in rows])
-    backend = Backend(home, settings)
-    backend.start()
-    try:
+    with running_backend(studio, home, PRELABEL_DETECTOR=detector) as backend:
         connection = lab.connect(project, backend.url, is_interactive=True)
         backend.settled(project)
         backend.stop()
@@ -73,8 +61,6 @@ def measured(studio: Studio, home: Path, options: Any, rows: list[Json], kind: s
             for name, task in tasks.items()
             if name.endswith(row["file"])
         ]
-    finally:
-        backend.stop()
 
 
 def config(rows: list[Json], kind: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,7 +120,7 @@ class Fruits:
     ratio: float
 
 
-class _Places:
+class _Places(ABC):
     """What boxes and points have in common; F1 = 2 · right / (given + there)."""
 
     pool, held_out, labels = 240, 80, 40
@@ -149,11 +150,13 @@ class _Places:
         """Everything is found, and nothing else."""
         return len(given) == len(truth.objects) == self._hits(given, truth)
 
+    @abstractmethod
     def _scenes(self, count: int, seed: int) -> Iterator[Any]:
-        raise NotImplementedError
+        """Drawn scenes with their objects."""
 
+    @abstractmethod
     def _hits(self, given: Sequence[Json], truth: Fruits) -> int:
-        raise NotImplementedError
+        """How many of the given regions are right."""
 
 
 class Strawberries(_Places):
