@@ -23,7 +23,8 @@ from backend.demo.studio import Program, Studio, free_port
 from backend.errors import PrelabelError
 
 EVERY = 10
-ROUND_SECONDS = 120.0
+STUCK_SECONDS = 120.0
+"""How long a round may show no progress; a busy machine is slow, not broken."""
 POLL = 0.1
 Say = Callable[[str], None]
 
@@ -260,10 +261,12 @@ class Demo:
         self._say(f"{labels:>6}  {accuracy:>17.0%}{compared}  {_interval(audit):<28} {kept}")
 
     def _wait_for_round(self, annotator: Annotator, project: int, labels: int) -> dict[str, Any]:
-        deadline = time.monotonic() + ROUND_SECONDS
-        while time.monotonic() < deadline:
+        moved, before = time.monotonic(), None
+        while time.monotonic() - moved < STUCK_SECONDS:
             state = self._state(project)
             doing = state["round"]
+            if doing != before:
+                moved, before = time.monotonic(), doing
             done = doing["state"] == "idle" and state["labels"] >= labels and not state["waiting"]
             if done and state["version"] and annotator.follows(project) == state["version"]:
                 return state
@@ -272,7 +275,15 @@ class Demo:
             detail = doing["detail"] or ""
             self._progress(f"{labels:>6}  {doing['state']} {doing['progress']:.0%} {detail}")
             time.sleep(POLL)
-        raise PrelabelError(f"No round was done in {ROUND_SECONDS:.0f} s; see {self._folder}.")
+        raise PrelabelError(
+            f"The round stood still for {STUCK_SECONDS:.0f} s. The backend said last: "
+            f"{self._last_words()}"
+        )
+
+    def _last_words(self) -> str:
+        """The end of the backend's log, which goes with the folder."""
+        lines = (self._folder / "backend.log").read_text(errors="replace").splitlines()
+        return lines[-1] if lines else "nothing"
 
     def _state(self, project: int) -> dict[str, Any]:
         state: dict[str, Any] = httpx.get(
