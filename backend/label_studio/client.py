@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from backend.errors import AddressRefused, LabelStudioError, NotAllowed, NotThere
+from backend.errors import AddressRefused, LabelStudioError, NotAllowed, NotInLabelStudio, NotThere
 
 PAGE = 500
 """Tasks in one list: on SQLite Label Studio fails at 1,000 ('Expression tree is too large')."""
@@ -121,7 +121,7 @@ class Client:
         """The counters of a project that tell whether anything changed."""
         found = self._call("GET", "api/projects/counts/", {"ids": number})
         if not found["results"]:
-            raise NotThere(f"{self.server} has no project {number}.")
+            raise NotInLabelStudio(f"{self.server} has no project {number}.")
         row: Json = found["results"][0]
         return row
 
@@ -425,7 +425,7 @@ def _refused(server: str, what: str, status: int, body: Any) -> LabelStudioError
             "into LABEL_STUDIO_API_KEY; a legacy token must be enabled for the organization."
         )
     if status == 404:
-        return NotThere(f"{server} has no such thing ({what}: {detail}).")
+        return NotInLabelStudio(f"{server} has no such thing ({what}: {detail}).")
     return LabelStudioError(f"{server} answered {what} with {status}: {detail}.")
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from urllib.parse import urlsplit
 
-from backend.errors import LabelStudioError, NotThere
+from backend.errors import LabelStudioError, NotInLabelStudio
 from backend.label_studio.client import Client
 from backend.label_studio.images import Images
 from backend.settings import Settings
@@ -87,7 +87,7 @@ def _ways(record: ProjectRecord, token: str, settings: Settings) -> list[tuple[s
 def _same_project(client: Client, record: ProjectRecord) -> None:
     created = created_at(str(client.project(record.number).get("created_at", "")))
     if record.created and created and record.created != created:
-        raise NotThere(
+        raise NotInLabelStudio(
             f"Project {record.number} of {client.server} is another one than the one that was "
             "connected: connect it again in Label Studio."
         )
