@@ -11,7 +11,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
-from backend.errors import PrelabelError, RoundError
+from backend.errors import RoundError, named
 from backend.loop import frames
 
 log = logging.getLogger("prelabel")
@@ -51,20 +51,19 @@ class WorkerProcess:
             tell: told the state, the progress, 0 to 1, and details.
 
         Raises:
-            PrelabelError: the job failed, or its process died.
+            PrelabelError: the job failed, with the error that it told, or its process died.
         """
         process = await self._alive()
         number = self._running = next(self._numbers)
         try:
             await self._send(process, frames.pack({"id": number, **job}, body))
-            return await self._answer(process, number, tell)
-        except JobFailed:
-            raise
+            header, answer = await self._answer(process, number, tell)
         except BaseException:
             await self.stop()  # its next answer would be taken for another job's
             raise
         finally:
             self._running = None
+        return _result(header), answer
 
     async def cancel(self) -> None:
         """Ask the job under way to end; it fails with ``Cancelled`` if it can."""
@@ -102,14 +101,14 @@ class WorkerProcess:
 
     async def _answer(
         self, process: asyncio.subprocess.Process, number: int, tell: Tell
-    ) -> tuple[Any, bytes]:
+    ) -> tuple[frames.Header, bytes]:
         assert process.stdout is not None  # noqa: S101 - it was opened with a pipe
         while (frame := await frames.receive(process.stdout)) is not None:
             header, body = frame
             if "state" in header:
                 tell(header["state"], header["progress"], header["detail"])
             elif header["id"] == number:
-                return _result(header), body
+                return header, body
         raise _died()
 
 
@@ -127,6 +126,11 @@ class Lane:
         for worker in self._all:
             self._free.put_nowait(worker)
 
+    @property
+    def full(self) -> bool:
+        """Whether whoever wants a process now has to wait for one."""
+        return self._free.empty()
+
     @contextlib.asynccontextmanager
     async def worker(self) -> AsyncIterator[WorkerProcess]:
         """A process of one's own, for a while."""
@@ -142,21 +146,9 @@ class Lane:
             await worker.stop()
 
 
-class JobFailed(PrelabelError):
-    """A job told why it failed; its process is well.
-
-    Attributes:
-        kind: the name of the error's class.
-    """
-
-    def __init__(self, kind: str, text: str) -> None:
-        super().__init__(text)
-        self.kind = kind
-
-
 def _result(header: frames.Header) -> Any:
     if "failed" in header:
-        raise JobFailed(header["failed"]["kind"], header["failed"]["text"])
+        raise named(header["failed"]["kind"], header["failed"]["text"])
     return header["done"]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -60,22 +59,24 @@ class Projects:
 
     def all(self) -> list[ProjectRecord]:
         """Every known project, by folder name; without those whose record is damaged."""
-        found = []
-        for file in self._files():
-            with contextlib.suppress(StoreError):  # told by :meth:`damaged`
-                record = _read(file)
-                found += [record] if record else []
-        return found
+        return self.readable()[0]
 
     def damaged(self) -> list[str]:
         """A sentence for every project whose record cannot be read: the others go on."""
-        sentences = []
-        for file in self._files():
+        return list(self.readable()[1].values())
+
+    def readable(self) -> tuple[list[ProjectRecord], dict[str, str]]:
+        """Every known project, by folder name; and what is wrong with the others, by id."""
+        found: list[ProjectRecord] = []
+        damaged: dict[str, str] = {}
+        for file in sorted(self._root.glob("*/project.json")):
             try:
-                _read(file)
+                record = _read(file)
             except StoreError as error:
-                sentences.append(str(error))
-        return sentences
+                damaged[file.parent.name] = str(error)
+                continue
+            found += [record] if record else []
+        return found, damaged
 
     def get(self, id: str) -> ProjectRecord:
         """One project.
@@ -163,9 +164,6 @@ class Projects:
 
     def _token_file(self, id: str) -> Path:
         return self.folder(id) / "token"
-
-    def _files(self) -> list[Path]:
-        return sorted(self._root.glob("*/project.json"))
 
     def _known(self, server: str, number: int, created: int) -> ProjectRecord | None:
         """The record of a server by any of its names."""
