@@ -8,7 +8,7 @@ import itertools
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 from backend.errors import RoundError, named
@@ -19,6 +19,7 @@ Tell = Callable[[str, float, str], None]
 FRUGAL = {"OMP_WAIT_POLICY": "PASSIVE", "MALLOC_ARENA_MAX": "2"}
 """Threads that wait for each other sleep: spinning, two busy processes slow each other manifold.
 What threads gave back is used again: else each round's new threads took 10 MB more, for ever."""
+PROGRAM = (sys.executable, "-m", "backend.loop.worker")
 TRAINING, ANSWERING = 10, 5
 """How far processes stand back (``nice``): a click never waits for training."""
 
@@ -32,10 +33,12 @@ class WorkerProcess:
 
     Args:
         niceness: how far it stands back behind others.
+        program: that takes jobs, given the niceness as last argument.
     """
 
-    def __init__(self, niceness: int = TRAINING) -> None:
+    def __init__(self, niceness: int = TRAINING, program: Sequence[str] = PROGRAM) -> None:
         self._niceness = niceness
+        self._program = program
         self._process: asyncio.subprocess.Process | None = None
         self._numbers = itertools.count()
         self._running: int | None = None
@@ -81,9 +84,7 @@ class WorkerProcess:
     async def _alive(self) -> asyncio.subprocess.Process:
         if self._process is None or self._process.returncode is not None:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "backend.loop.worker",
+                *self._program,
                 str(self._niceness),
                 env={**os.environ, **FRUGAL},
                 stdin=asyncio.subprocess.PIPE,
@@ -118,10 +119,11 @@ class Lane:
     Args:
         count: how many run at the same time.
         niceness: how far they stand back behind others.
+        program: that takes jobs.
     """
 
-    def __init__(self, count: int, niceness: int) -> None:
-        self._all = [WorkerProcess(niceness) for _ in range(count)]
+    def __init__(self, count: int, niceness: int, program: Sequence[str] = PROGRAM) -> None:
+        self._all = [WorkerProcess(niceness, program) for _ in range(count)]
         self._free: asyncio.LifoQueue[WorkerProcess] = asyncio.LifoQueue()
         for worker in self._all:
             self._free.put_nowait(worker)
