@@ -4,8 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from typing import Protocol
 
-from backend.loop.connection import Connection
+
+class Predictions(Protocol):
+    """What Label Studio's client does with predictions."""
+
+    def version_counts(self, number: int) -> dict[str, int]:
+        """How many a project has, by version."""
+        ...
+
+    def predictions(self, number: int, *versions: str) -> dict[int, int]:
+        """Those of some versions: their number → the task's."""
+        ...
+
+    def remove_prediction(self, id: int) -> None:
+        """Delete one, unless it is gone."""
+        ...
 
 
 class Retirement:
@@ -13,9 +28,15 @@ class Retirement:
 
     Listing predictions may take longer than a turn, and Label Studio can only list all of them:
     so it is done once for all turns.
+
+    Args:
+        client: of Label Studio.
+        number: of the project there.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, client: Predictions, number: int) -> None:
+        self._client = client
+        self._number = number
         self._live = ""
         self._waiting: dict[int, int] = {}
 
@@ -24,9 +45,7 @@ class Retirement:
         """Predictions that wait to be removed."""
         return len(self._waiting)
 
-    def remove(
-        self, connection: Connection, live: str, ours: Iterable[str], seconds: float
-    ) -> set[int]:
+    def remove(self, live: str, ours: Iterable[str], seconds: float) -> set[int]:
         """Remove some predictions of our retired versions, at least one; nobody else's.
 
         One by one, with a rest after each: Label Studio can delete a version in one call, but on
@@ -34,7 +53,6 @@ class Retirement:
         the lock of the project's rounds: what goes live is pushed by one.
 
         Args:
-            connection: the project.
             live: the version whose predictions stay.
             ours: all versions of the project.
             seconds: when to stop for now; listing is not counted.
@@ -43,21 +61,21 @@ class Retirement:
             the tasks of those that went: Label Studio takes that for a change of the task.
         """
         if not self._waiting or live != self._live:
-            self._live, self._waiting = live, _retired(connection, live, ours)
+            self._live = live
+            self._waiting = self._retired(ours)
         stop = time.monotonic() + seconds
         touched: set[int] = set()
         while self._waiting and (not touched or time.monotonic() < stop):
             start = time.monotonic()
             id, task = next(iter(self._waiting.items()))
-            connection.client.remove_prediction(id)
+            self._client.remove_prediction(id)
             del self._waiting[id]
             touched.add(task)
             time.sleep(time.monotonic() - start)
         return touched
 
-
-def _retired(connection: Connection, live: str, ours: Iterable[str]) -> dict[int, int]:
-    """The predictions of retired versions: their number → the task's."""
-    counts = connection.client.version_counts(connection.number)
-    old = [version for version in ours if version != live and counts.get(version)]
-    return connection.client.predictions(connection.number, *old) if old else {}
+    def _retired(self, ours: Iterable[str]) -> dict[int, int]:
+        """The predictions of retired versions: their number → the task's."""
+        counts = self._client.version_counts(self._number)
+        old = [version for version in ours if version != self._live and counts.get(version)]
+        return self._client.predictions(self._number, *old) if old else {}

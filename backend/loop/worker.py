@@ -102,9 +102,10 @@ class Worker:
         with self._resources.alone(record):
             versions = self._resources.versions(record)
             connection = self._resources.connection(record)
-            retirement = self._retirements.pop(record.id, None) or Retirement()
+            retirement = self._retirements.pop(record.id, None)
+            retirement = retirement or Retirement(connection.client, record.number)
             live, names = versions.live() or "", versions.names()
-            touched = retirement.remove(connection, live, names, header["seconds"])
+            touched = retirement.remove(live, names, header["seconds"])
             memory = self._memories.get(record.id)
             if memory is not None and touched:
                 changed = connection.client.changed(record.number, memory.since)
