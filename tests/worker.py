@@ -1,5 +1,6 @@
-"""A working process without models: answers with the tasks' own numbers, and notes who asked.
+"""A working process without models: answers with the tasks' own numbers, and notes what was asked.
 
+A round takes two epochs of such seconds; it is barred while a file ``busy`` lies beside the notes.
 Arguments: the file to note in, seconds that a task takes, and the niceness.
 """
 
@@ -25,12 +26,31 @@ def main() -> None:
             done: dict[str, Any] = {"failed": {"kind": header["kind"], "text": "It failed."}}
             tell({"id": header["id"], **done}, b"")
             continue
+        if header["job"] == "round":
+            tell({"id": header["id"], **turn(header, notes, seconds)}, b"")
+            continue
         tasks = [task["id"] for task in json.loads(body)["tasks"]]
-        with notes.open("a") as file:
-            file.write(json.dumps(tasks) + "\n")
+        note(notes, tasks)
         time.sleep(seconds * len(tasks))
         answer = {"results": [{"result": task} for task in tasks], "model_version": "v0"}
         tell({"id": header["id"], "done": {"ready": True}}, json.dumps(answer).encode())
+
+
+def turn(header: frames.Header, notes: Path, seconds: float) -> dict[str, Any]:
+    note(notes, header["ask"])
+    for epoch in (1, 2, 2):
+        detail = {"progress": epoch / 2, "detail": f"things: epoch {epoch} of 2"}
+        tell({"id": header["id"], "state": "training", **detail}, b"")
+        time.sleep(seconds)
+    if (notes.parent / "busy").exists():
+        return {"failed": {"kind": "Busy", "text": "Another process is at it."}}
+    outcome = {"waiting": 0, "versions": [], "trained": "", "controls": [], "cleanup": True}
+    return {"done": outcome}
+
+
+def note(notes: Path, value: object) -> None:
+    with notes.open("a") as file:
+        file.write(json.dumps(value) + "\n")
 
 
 def tell(header: frames.Header, body: bytes) -> None:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from backend.loop.connection import answers, created_at
 from backend.loop.homecoming import Homecoming
 from backend.loop.tending import Tending
 from backend.loop.watched import Watched
-from backend.loop.workers import ANSWERING, TRAINING, Lane
+from backend.loop.workers import ANSWERING, PROGRAM, TRAINING, Lane
 from backend.settings import Settings
 from backend.store import wake
 from backend.store.files import read_json, write_json
@@ -50,6 +50,7 @@ class Service:
         clock: monotonic seconds.
         keep: makes what was written last; nothing has to be done for that on one's own disk.
         refresh: sees what others wrote; the same.
+        program: of the working processes.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Service:
         clock: Callable[[], float] = time.monotonic,
         keep: Callable[[], None] = lambda: None,
         refresh: Callable[[], None] = lambda: None,
+        program: Sequence[str] = PROGRAM,
     ) -> None:
         self.settings = settings
         self._clock = clock
@@ -66,8 +68,8 @@ class Service:
         self._projects = Projects(settings.home, settings.kept)
         self._watched: dict[str, Watched] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._rounds = Lane(settings.workers, TRAINING)
-        self._predictions = Lane(1, ANSWERING)
+        self._rounds = Lane(settings.workers, TRAINING, program)
+        self._predictions = Lane(1, ANSWERING, program)
         self._tending = Tending()
         self._chores = Chores(self._rounds, self._predictions, self._tending)
         self._asker = Asker(self._predictions, clock, self._unready)

@@ -11,6 +11,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -20,7 +21,7 @@ from backend.errors import Busy, Cancelled, PrelabelError, RoundError, StoreErro
 from backend.loop import asking, frames
 from backend.loop.asking import GIVE_UP, NO_VERSION, PIECE, Asker
 from backend.loop.compute import OverBudget
-from backend.loop.service import Service
+from backend.loop.service import WAITS, Service
 from backend.loop.tending import Tending
 from backend.loop.workers import Lane
 from backend.server.app import LARGEST_SETUP, make_app
@@ -174,6 +175,99 @@ def test_background_work_goes_on_after_any_error_and_tells_it_once(
         asyncio.run(Tending().for_ever(0, "looking", work))
     told = ["looking: FileNotFoundError: gone", "looking: The disk is full."]
     assert [record.message for record in caplog.records] == told
+
+
+def with_service(
+    tmp_path: Path, numbers: list[int], work: Callable[[Service], Awaitable[None]]
+) -> list[dict[str, object]]:
+    """Do something with a service whose rounds take 0.3 s and train nothing; why they ran."""
+    notes = tmp_path / "notes"
+
+    async def run() -> None:
+        settings = Settings(home=tmp_path / "home", poll_seconds=3600)
+        for number in numbers:
+            Projects(settings.home).register("http://127.0.0.1:9", number)
+        program = (sys.executable, str(ROOT / "tests" / "worker.py"), str(notes), "0.1")
+        service = Service(settings, program=program)
+        await service.start()
+        try:
+            await work(service)
+        finally:
+            await service.stop()
+
+    asyncio.run(run())
+    return [json.loads(line) for line in notes.read_text().splitlines()]
+
+
+def in_state(service: Service, state: str) -> bool:
+    return round_of(service, "1")["state"] == state
+
+
+async def until(check: Callable[[], object]) -> None:
+    for _ in range(1000):
+        if check():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("not within 10 s")
+
+
+def round_of(service: Service, id: str) -> dict[str, str]:
+    found: dict[str, str] = service.project(id)["round"]
+    return found
+
+
+def test_what_comes_during_a_round_is_for_the_next_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def work(service: Service) -> None:
+        service.wake({"id": 1}, labels=2)
+        await until(partial(in_state, service, "training"))
+        service.wake({"id": 1}, labels=3)
+        await until(partial(in_state, service, "idle"))
+        await until(partial(in_state, service, "training"))
+        await until(partial(in_state, service, "idle"))
+
+    asks = with_service(tmp_path, [1], work)
+    assert [ask["hints"] for ask in asks] == [2, 3]
+    told = [record.message for record in caplog.records if "epoch" in record.message]
+    lines = ["project 1: things: epoch 1 of 2", "project 1: things: epoch 2 of 2"]
+    assert told == 2 * lines, "each epoch once"
+
+
+def test_start_training_survives_another_process_that_is_at_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be killed and never wake the server: the round is tried again all the same."""
+    monkeypatch.setattr("backend.loop.service.BARRED_SECONDS", 0.1)
+    busy = tmp_path / "busy"
+    busy.touch()
+
+    async def work(service: Service) -> None:
+        await until(partial(in_state, service, "training"))
+        service.wake({"id": 1}, forced=True)
+        for state in ("idle", "training", "idle"):
+            await until(partial(in_state, service, state))
+        busy.unlink()
+        await until(partial(in_state, service, "training"))
+        await until(partial(in_state, service, "idle"))
+
+    asks = with_service(tmp_path, [1], work)
+    assert [ask["forced"] for ask in asks] == [False, True, True]
+
+
+def test_a_project_that_waits_for_another_ones_round_says_so(tmp_path: Path) -> None:
+    async def work(service: Service) -> None:
+        states = {id: round_of(service, id) for id in ("1", "2")}
+        while not any(state["state"] == "training" for state in states.values()):
+            await asyncio.sleep(0.01)
+            states = {id: round_of(service, id) for id in ("1", "2")}
+        (waiting,) = [state for state in states.values() if state["state"] != "training"]
+        assert (waiting["state"], waiting["detail"]) == ("observing", WAITS)
+        await until(lambda: all(round_of(service, id)["state"] == "idle" for id in states))
+
+    assert len(with_service(tmp_path, [1, 2], work)) == 2
 
 
 Asking = Callable[[httpx.AsyncClient, Service], Awaitable[None]]
