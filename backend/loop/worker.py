@@ -179,6 +179,8 @@ def _work(
         while True:
             header, body = jobs.get()
             _tell(answers, *_done(worker, header, body))
+    except BrokenPipeError:  # the server is gone
+        os._exit(0)
     finally:
         # without this thread nobody would ever answer: the server starts another process
         traceback.print_exc()
