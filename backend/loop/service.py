@@ -299,6 +299,8 @@ class Service:
             "held": watched.held,
         }
         watched.forced = False
+        if self._rounds.full:
+            watched.state, watched.progress, watched.detail = "observing", 0.0, WAITS
         try:
             async with watched.turn:
                 outcome = await self._work(watched, ask)
@@ -326,8 +328,6 @@ class Service:
             watched.state, watched.progress, watched.detail = state, progress, detail
 
         watched.barred = False
-        if self._rounds.full:
-            tell("observing", 0.0, WAITS)
         job = {"job": "round", "project": watched.record.id, "ask": ask}
         async with self._rounds.worker() as watched.worker:
             outcome, _ = await watched.worker.run(job, tell=tell)
