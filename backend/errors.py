@@ -2,10 +2,11 @@
 
 PrelabelError            every failure a person can act on; its text is one sentence
 ├── UsageError           the command line or a setting is wrong (exit status 2)
+├── NotThere             the project, version or key asked for does not exist
+│   └── NotInLabelStudio … in Label Studio; a LabelStudioError as well
 ├── LabelStudioError     Label Studio refused, or cannot be reached
 │   ├── NotAllowed       the token is wrong, expired, or may not do this
-│   ├── AddressRefused   Label Studio calls no private addresses
-│   └── NotThere         the project or the thing asked for does not exist
+│   └── AddressRefused   Label Studio calls no private addresses
 ├── ConfigError          a labeling config that cannot be served
 ├── ImageError           one image that cannot be read; costs one prediction
 ├── EncoderError         an encoder or its weights cannot be had
@@ -18,6 +19,8 @@ PrelabelError            every failure a person can act on; its text is one sent
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 
 class PrelabelError(Exception):
     """A failure a person can act on; ``str(error)`` is one sentence that says what to do."""
@@ -25,6 +28,10 @@ class PrelabelError(Exception):
 
 class UsageError(PrelabelError):
     """The command line or a setting is wrong."""
+
+
+class NotThere(PrelabelError):
+    """The project, version or key asked for does not exist."""
 
 
 class LabelStudioError(PrelabelError):
@@ -39,8 +46,8 @@ class AddressRefused(LabelStudioError):
     """Label Studio calls no private addresses (its protection against SSRF)."""
 
 
-class NotThere(LabelStudioError):
-    """The project, task or version asked for does not exist."""
+class NotInLabelStudio(LabelStudioError, NotThere):
+    """Label Studio has no such project or task."""
 
 
 class ConfigError(PrelabelError):
@@ -77,3 +84,18 @@ class Busy(RoundError):
 
 class Cancelled(RoundError):
     """Somebody cancelled the round; the live version stays."""
+
+
+def named(name: str, text: str) -> PrelabelError:
+    """An error that another process raised, from the name of its class and its text.
+
+    A class that this process does not know is told as a failed round.
+    """
+    known = {one.__name__: one for one in _below(PrelabelError)}
+    return known.get(name, RoundError)(text)
+
+
+def _below(root: type[PrelabelError]) -> Iterator[type[PrelabelError]]:
+    yield root
+    for one in root.__subclasses__():
+        yield from _below(one)

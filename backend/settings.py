@@ -58,7 +58,7 @@ class Settings:
 
     home: Path
     label_studio_url: str = "http://localhost:8080"
-    label_studio_host: str = "http://localhost:8080"
+    label_studio_host: str = label_studio_url
     api_key: str = field(default="", repr=False)
     encoder: str = "auto"
     detector: str = "auto"
@@ -105,44 +105,54 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         UsageError: a variable has a value that cannot be meant.
     """
     env = os.environ if environment is None else environment
-    url = env.get("LABEL_STUDIO_URL", "").rstrip("/") or "http://localhost:8080"
+    usual = Settings(home=_home(env))
+    url = env.get("LABEL_STUDIO_URL", "").rstrip("/") or usual.label_studio_url
     return Settings(
-        home=_home(env),
+        home=usual.home,
         label_studio_url=url,
         label_studio_host=env.get("LABEL_STUDIO_HOST", "").rstrip("/") or url,
         api_key=env.get("LABEL_STUDIO_API_KEY", "").strip(),
-        encoder=env.get("PRELABEL_ENCODER", "").strip() or "auto",
-        detector=env.get("PRELABEL_DETECTOR", "").strip() or "auto",
+        encoder=env.get("PRELABEL_ENCODER", "").strip() or usual.encoder,
+        detector=env.get("PRELABEL_DETECTOR", "").strip() or usual.detector,
         detector_size=_size(env),
-        train_seconds=_number(env, "PRELABEL_TRAIN_SECONDS", 600.0, least=5.0),
-        retrain_after=_whole(env, "PRELABEL_RETRAIN_AFTER", 10, least=1),
-        quiet_seconds=_number(env, "PRELABEL_RETRAIN_QUIET", 30.0),
-        poll_seconds=_number(env, "PRELABEL_POLL", 60.0, least=0.2),
-        precision=_share(env, "PRELABEL_PRECISION", 0.9),
-        accept_error=_share(env, "PRELABEL_ACCEPT_ERROR", 0.0),
-        workers=_whole(env, "PRELABEL_WORKERS", 1, least=1),
+        train_seconds=_number(env, "PRELABEL_TRAIN_SECONDS", usual.train_seconds, least=5.0),
+        retrain_after=_whole(env, "PRELABEL_RETRAIN_AFTER", usual.retrain_after, least=1),
+        quiet_seconds=_number(env, "PRELABEL_RETRAIN_QUIET", usual.quiet_seconds),
+        poll_seconds=_number(env, "PRELABEL_POLL", usual.poll_seconds, least=0.2),
+        precision=_share(env, "PRELABEL_PRECISION", usual.precision),
+        accept_error=_share(env, "PRELABEL_ACCEPT_ERROR", usual.accept_error),
+        workers=_whole(env, "PRELABEL_WORKERS", usual.workers, least=1),
         user=env.get("PRELABEL_USER", ""),
         password=_password(env),
         allowed_hosts=_names(env, "PRELABEL_ALLOWED_HOSTS"),
         allowed_servers=frozenset(
             name.rstrip("/") for name in _names(env, "PRELABEL_ALLOWED_SERVERS")
         ),
-        max_image_bytes=_whole(env, "PRELABEL_MAX_IMAGE_MB", 64, least=1) * MEGA,
-        max_image_pixels=_whole(env, "PRELABEL_MAX_IMAGE_MEGAPIXELS", 100, least=1) * MEGA,
-        capture_below=_share(env, "PRELABEL_CAPTURE_BELOW", 0.8),
-        capture_share=_share(env, "PRELABEL_CAPTURE_SHARE", 0.01),
-        capture_per_day=_whole(env, "PRELABEL_CAPTURE_PER_DAY", 200, least=0),
-        capture_days=_number(env, "PRELABEL_CAPTURE_DAYS", 30.0, unit="days"),
+        max_image_bytes=_whole(env, "PRELABEL_MAX_IMAGE_MB", usual.max_image_bytes // MEGA, least=1)
+        * MEGA,
+        max_image_pixels=_whole(
+            env, "PRELABEL_MAX_IMAGE_MEGAPIXELS", usual.max_image_pixels // MEGA, least=1
+        )
+        * MEGA,
+        capture_below=_share(env, "PRELABEL_CAPTURE_BELOW", usual.capture_below),
+        capture_share=_share(env, "PRELABEL_CAPTURE_SHARE", usual.capture_share),
+        capture_per_day=_whole(env, "PRELABEL_CAPTURE_PER_DAY", usual.capture_per_day, least=0),
+        capture_days=_number(env, "PRELABEL_CAPTURE_DAYS", usual.capture_days, unit="days"),
         fetch_urls=_switch(env, "PRELABEL_FETCH_URLS"),
-        max_request_bytes=_whole(env, "PRELABEL_MAX_REQUEST_MB", 64, least=1) * MEGA,
-        request_seconds=_number(env, "PRELABEL_REQUEST_SECONDS", 30.0, least=0.1),
+        max_request_bytes=_whole(
+            env, "PRELABEL_MAX_REQUEST_MB", usual.max_request_bytes // MEGA, least=1
+        )
+        * MEGA,
+        request_seconds=_number(env, "PRELABEL_REQUEST_SECONDS", usual.request_seconds, least=0.1),
         weights=_folder(env, "PRELABEL_WEIGHTS"),
         kept=_folder(env, "PRELABEL_KEPT"),
         compute=_compute(env),
-        gpus=tuple(_list(env, "PRELABEL_GPU")) or ("L4", "T4"),
-        monthly_budget=_number(env, "PRELABEL_MONTHLY_BUDGET", 20.0, unit="dollars"),
-        app=env.get("PRELABEL_MODAL_APP", "").strip() or "prelabel",
-        seed=_whole(env, "PRELABEL_SEED", 0, least=0),
+        gpus=tuple(_list(env, "PRELABEL_GPU")) or usual.gpus,
+        monthly_budget=_number(
+            env, "PRELABEL_MONTHLY_BUDGET", usual.monthly_budget, unit="dollars"
+        ),
+        app=env.get("PRELABEL_MODAL_APP", "").strip() or usual.app,
+        seed=_whole(env, "PRELABEL_SEED", usual.seed, least=0),
     )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from backend.errors import NotThere
 from backend.settings import Settings
-from backend.store.files import write_text
+from backend.store import wake as waking
 from backend.store.projects import ProjectRecord, Projects
 
 if TYPE_CHECKING:
@@ -33,14 +33,16 @@ def find(settings: Settings, named: str) -> ProjectRecord:
     Raises:
         NotThere: none or several fit; the known ones are listed.
     """
-    records = Projects(settings.home).all()
+    projects = Projects(settings.home)
+    records = projects.all()
     fitting = [r for r in records if named in ("", r.id, str(r.number), r.title)]
     exact = [r for r in fitting if r.id == named]
     if len(exact or fitting) == 1:
         return (exact or fitting)[0]
     known = ", ".join(f"{r.id} ({r.title or 'not seen yet'})" for r in records) or "none yet"
     what = f"Which project is {named!r}?" if named else "Which project?"
-    raise NotThere(f"{what} Connected here: {known}. Connect one with `prelabel connect PROJECT`.")
+    told = [f"{what} Connected here: {known}.", *projects.damaged()]
+    raise NotThere(f"{' '.join(told)} Connect one with `prelabel connect PROJECT`.")
 
 
 def count(text: str) -> int:
@@ -57,7 +59,7 @@ def folder(settings: Settings, record: ProjectRecord) -> Path:
 
 def wake(settings: Settings, record: ProjectRecord) -> None:
     """Let a running server look at a project."""
-    write_text(folder(settings, record) / "wake", "look\n")
+    waking.ask(folder(settings, record))
 
 
 def round_here(settings: Settings, record: ProjectRecord, ask: Ask) -> Outcome:

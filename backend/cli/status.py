@@ -32,21 +32,24 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     from backend.cli.main import say
 
     settings = read_settings()
-    records = Projects(settings.home).all()
+    projects = Projects(settings.home, settings.kept)
+    records = projects.all()
     if options.project:
         records = [known.find(settings, options.project)]
-    shown = [_status(settings, record) for record in records]
+    shown = [_status(settings, projects, record) for record in records]
     for project in shown:
         for line in _lines(project):
             say(line, options)
+    for sentence in projects.damaged():
+        say(sentence, options)
     if not shown:
         say("No project is connected yet: `prelabel connect PROJECT`.", options)
     return {"projects": shown}
 
 
-def _status(settings: Settings, record: ProjectRecord) -> dict[str, Any]:
+def _status(settings: Settings, projects: Projects, record: ProjectRecord) -> dict[str, Any]:
     """The figures that ``/api/projects`` has, from the home folder: no server is asked."""
-    folder = known.folder(settings, record)
+    folder = projects.folder(record.id)
     summary = read_json(folder / "summary.json") or {}
     card = Versions(folder).live_card()
     return {
@@ -66,7 +69,7 @@ def _status(settings: Settings, record: ProjectRecord) -> dict[str, Any]:
         "accepting": card.accepting if card else {},
         "held": summary.get("held") or {},
         "controls": _controls(card),
-        "captured": _captured(Captures(folder)),
+        "captured": _captured(projects.captures(record.id)),
         "versions": summary.get("versions", []),
         "notes": _notes(summary, card),
         "left_out": summary.get("left_out", {}),

@@ -74,10 +74,11 @@ class Reader:
     Args:
         home: the one folder for everything that lasts.
         server: Label Studio's address, for projects that came without one.
+        kept: the home folder that the endpoint writes to, where that is another one.
     """
 
-    def __init__(self, home: Path, server: str) -> None:
-        self._projects = Projects(home)
+    def __init__(self, home: Path, server: str, kept: Path | None = None) -> None:
+        self._projects = Projects(home, kept)
         self._server = server
         self._files = JsonFiles()
 
@@ -99,12 +100,12 @@ class Reader:
         versions = self._versions(str(state["id"]))
         live = str(state["version"] or "")
         events = list(versions.history())
-        rows = _versions(versions.cards(), live, {str(event["version"]) for event in events})
+        rows = _versions(versions.cards(), live, versions.once_live())
         card = next((row.card for row in rows if row.live), None)
         summary = self._summary(state, card)
         front = Front(folder, self._files.read)
         suspects = (self._files.read(folder / SUSPECTS) or {}).get("suspects", [])
-        captures = Captures(folder)
+        captures = self._projects.captures(str(state["id"]))
         waiting, returned = captures.counts()
         return ProjectPage(
             summary=summary,

@@ -13,11 +13,11 @@ from backend.doctor.report import QUICK, Report
 from backend.errors import NotAllowed, NotThere, StoreError
 from backend.label_studio.client import Client
 from backend.label_studio.probing import standing
-from backend.loop.connection import same_server
 from backend.loop.resources import Resources
 from backend.settings import Settings
 from backend.store.projects import ProjectRecord
 from backend.store.secret import webhook_secret
+from backend.store.servers import same_server
 
 CALL = 8.0
 """Seconds that a call of Label Studio may take."""

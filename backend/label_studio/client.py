@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from backend.errors import AddressRefused, LabelStudioError, NotAllowed, NotThere
+from backend.errors import AddressRefused, LabelStudioError, NotAllowed, NotInLabelStudio, NotThere
 
 PAGE = 500
 """Tasks in one list: on SQLite Label Studio fails at 1,000 ('Expression tree is too large')."""
@@ -121,7 +121,7 @@ class Client:
         """The counters of a project that tell whether anything changed."""
         found = self._call("GET", "api/projects/counts/", {"ids": number})
         if not found["results"]:
-            raise NotThere(f"{self.server} has no project {number}.")
+            raise NotInLabelStudio(f"{self.server} has no project {number}.")
         row: Json = found["results"][0]
         return row
 
@@ -175,18 +175,18 @@ class Client:
         found = self._call("GET", path, {"extended": "true"})
         return {str(row["model_version"]): int(row["count"]) for row in found["static"] or []}
 
-    def predictions(self, number: int, version: str) -> dict[int, int]:
-        """The predictions of a version: their number → the task's."""
-        return {row["id"]: row["task"] for row in self._predictions(number, version)}
+    def predictions(self, number: int, *versions: str) -> dict[int, int]:
+        """The predictions of some versions: their number → the task's."""
+        return {row["id"]: row["task"] for row in self._predictions(number, *versions)}
 
     def places(self, number: int, version: str) -> dict[int, tuple[int, float]]:
         """Where a version's predictions stand in the queue: task → the prediction, its score."""
         rows = self._predictions(number, version)
         return {row["task"]: (row["id"], float(row["score"] or 0.0)) for row in rows}
 
-    def _predictions(self, number: int, version: str) -> list[Json]:
+    def _predictions(self, number: int, *versions: str) -> list[Json]:
         rows = self._call("GET", "api/predictions/", {"project": number})
-        return [row for row in rows if row["model_version"] == version]
+        return [row for row in rows if row["model_version"] in versions]
 
     def change_prediction(self, id: int, fields: Json) -> None:
         """Change the ``score`` or ``mislabeling`` of a prediction; nothing when it is gone."""
@@ -425,7 +425,7 @@ def _refused(server: str, what: str, status: int, body: Any) -> LabelStudioError
             "into LABEL_STUDIO_API_KEY; a legacy token must be enabled for the organization."
         )
     if status == 404:
-        return NotThere(f"{server} has no such thing ({what}: {detail}).")
+        return NotInLabelStudio(f"{server} has no such thing ({what}: {detail}).")
     return LabelStudioError(f"{server} answered {what} with {status}: {detail}.")
 
 

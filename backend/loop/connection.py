@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from urllib.parse import urlsplit
 
-from backend.errors import LabelStudioError, NotThere
+from backend.errors import LabelStudioError, NotInLabelStudio
 from backend.label_studio.client import Client
 from backend.label_studio.images import Images
 from backend.settings import Settings
 from backend.store.projects import ProjectRecord
+from backend.store.servers import same_server
 from backend.web import Limits
 
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+ALIVE_SECONDS = 1.0
+"""That a server may take to say that it is there; Label Studio waits 3 s for /setup."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,15 @@ def connect(record: ProjectRecord, token: str, settings: Settings) -> Connection
     raise failures[0]
 
 
-def same_server(one: str, other: str) -> bool:
-    """Whether two addresses name one server: loopback has several names."""
-    return _place(one) == _place(other)
+def answers(server: str) -> bool:
+    """Whether anything answers at an address, whatever it says."""
+    import httpx
+
+    try:
+        httpx.get(f"{server}/version", timeout=ALIVE_SECONDS, trust_env=False)
+    except (httpx.HTTPError, httpx.InvalidURL):
+        return False
+    return True
 
 
 def created_at(text: str) -> int:
@@ -87,14 +94,7 @@ def _ways(record: ProjectRecord, token: str, settings: Settings) -> list[tuple[s
 def _same_project(client: Client, record: ProjectRecord) -> None:
     created = created_at(str(client.project(record.number).get("created_at", "")))
     if record.created and created and record.created != created:
-        raise NotThere(
+        raise NotInLabelStudio(
             f"Project {record.number} of {client.server} is another one than the one that was "
             "connected: connect it again in Label Studio."
         )
-
-
-def _place(address: str) -> tuple[str, int, str]:
-    parts = urlsplit(address)
-    host = parts.hostname or ""
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    return ("localhost" if host in LOOPBACK else host, port, parts.path.rstrip("/"))

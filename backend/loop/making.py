@@ -26,6 +26,7 @@ from backend.vision.encoder import Encoder
 
 log = logging.getLogger("prelabel")
 Report = Callable[[str, float, str], None]
+BY = "the loop"
 RECIPE = 4
 """Counts up when the way a version is made changes, so that the next start makes it anew."""
 
@@ -75,6 +76,7 @@ class Maker:
         Raises:
             PrelabelError: it cannot go on; the live version stays as it was.
         """
+        self._finish()
         encoder = self._encoder(seen)
         labels = label_table(seen)
         identity = self._identity(seen, labels, encoder)
@@ -88,6 +90,13 @@ class Maker:
         if newest is not None and self._may_not_spend():
             return ""
         return self._make(seen, encoder, labels, identity)
+
+    def _finish(self) -> None:
+        """A version that passed goes live, where the disk was full or a crash came just then."""
+        card = self._versions.finish(BY)
+        if card is not None:
+            id = self._record.id
+            log.info("project %s: version %s is live (%s)", id, card.version, cards.told(card))
 
     def _may_not_spend(self) -> bool:
         """Whether this month's money is spent: what is live goes on predicting."""
@@ -153,6 +162,7 @@ class Maker:
         self._report("training", 0.0, "")
         embedded = self.embed(seen, encoder, "training")
         self._clock.lap("embed")
+        live = self._versions.live()
         fit = Fit(
             *(self._resources, self._record, seen, encoder, embedded),
             *(self._report, self._cancelled),
@@ -168,7 +178,7 @@ class Maker:
             version=name,
             identity=identity,
             number=number,
-            parent=self._versions.live(),
+            parent=fit.live.version if fit.live else live,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             labels=cards.split(seen),
             audit=found.figure.json(),
@@ -194,15 +204,12 @@ class Maker:
             save_model(model, folder)
             save_reference(reference, folder)
 
-        self._versions.save(card, labels, fill)
-        self._go_live(card)
+        self._tell(self._versions.keep(card, labels, fill, BY))
         return name
 
-    def _go_live(self, card: Card) -> None:
-        """Unless it was shown to be worse than what is live."""
+    def _tell(self, card: Card) -> None:
         reason, id = card.promotion["reason"], self._record.id
         if card.promotion["promoted"]:
-            self._versions.promote(card.version, by="the loop", reason=reason)
             log.info("project %s: version %s is live (%s)", id, card.version, cards.told(card))
         else:
             log.warning("project %s: version %s is not live. %s", id, card.version, reason)

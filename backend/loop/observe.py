@@ -121,9 +121,8 @@ def observe(connection: Connection, folder: Path, pulse: Pulse) -> Observation:
     annotations = connection.client.annotations(connection.number)
     machine = int((read_json(folder / MACHINE) or {}).get("id", 0))
     tasks = tuple(_task(row, annotations, config, added, left, machine) for row in rows)
-    record = connection.record
     listed = _listed(pulse, rows, annotations)
-    return Observation(listed, f"{record.number}.{record.created}", config, tasks, left)
+    return Observation(listed, connection.record.identity, config, tasks, left)
 
 
 def _listed(pulse: Pulse, rows: Sequence[Json], annotations: Mapping[int, Sequence[Json]]) -> Pulse:

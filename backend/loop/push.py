@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from backend.domain import Control, Prediction
@@ -65,38 +64,3 @@ def point(connection: Connection, version: str, pulse: Pulse) -> bool:
         return False
     connection.client.follow(connection.number, version)
     return True
-
-
-def retire(
-    connection: Connection, live: str, ours: Iterable[str], seconds: float
-) -> tuple[int, set[int]]:
-    """Remove predictions of versions that are no longer live; nobody else's.
-
-    One by one, with a rest after each: Label Studio can delete a version in one call, but on
-    SQLite nobody can submit a label meanwhile, and after 5 s their clicks fail.
-
-    Args:
-        connection: the project.
-        live: the version whose predictions stay.
-        ours: all versions of the project.
-        seconds: when to stop for now.
-
-    Returns:
-        how many are left, and the tasks of those that went: Label Studio takes that for a change
-        of the task.
-    """
-    stop = time.monotonic() + seconds
-    touched: set[int] = set()
-    counts = connection.client.version_counts(connection.number)
-    old = [version for version in ours if version != live and counts.get(version)]
-    left = sum(counts[version] for version in old)
-    for version in old:
-        for id, task in connection.client.predictions(connection.number, version).items():
-            start = time.monotonic()
-            if start >= stop:
-                return left, touched
-            connection.client.remove_prediction(id)
-            left -= 1
-            touched.add(task)
-            time.sleep(time.monotonic() - start)
-    return left, touched

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from backend.loop.embedding import Embedder
 from backend.loop.model import Model, load_model
 from backend.loop.pictures import Pictures
 from backend.settings import Settings
+from backend.store.captures import Captures
 from backend.store.files import explained
 from backend.store.pictures import PictureFiles
 from backend.store.projects import ProjectRecord, Projects
@@ -50,7 +52,7 @@ class Resources:
     def __init__(self, settings: Settings, lock_seconds: float = 0.0) -> None:
         self._lock_seconds = lock_seconds
         self.settings = settings
-        self.projects = Projects(settings.home)
+        self.projects = Projects(settings.home, settings.kept)
         self._encoders: dict[str, Encoder] = {}
         self._connections: dict[str, tuple[str, Connection]] = {}
         self._embedders: dict[tuple[str, str], Embedder] = {}
@@ -175,7 +177,7 @@ class Resources:
         """A project within reach; tried anew after a new token or :meth:`forget`."""
         token = self.projects.token(record.id)
         known = self._connections.get(record.id)
-        if known and known[0] == token:
+        if known and known[0] == token and _same(known[1].record, record):
             return known[1]
         made = connect(record, token, self.settings)
         self._connections[record.id] = (token, made)
@@ -217,6 +219,10 @@ class Resources:
             self._prototypes[key] = prototypes(encoder, texts)
         return self._prototypes[key]
 
+    def captures(self, record: ProjectRecord) -> Captures:
+        """What the endpoint kept for a project."""
+        return self.projects.captures(record.id)
+
     @contextmanager
     def alone(self, record: ProjectRecord) -> Iterator[None]:
         """One round at a time per project, across processes.
@@ -252,3 +258,8 @@ class Resources:
         if self._cache is None:
             self._cache = EmbeddingCache(self.settings.home / "embeddings.sqlite")
         return self._cache
+
+
+def _same(one: ProjectRecord, other: ProjectRecord) -> bool:
+    """Whether two records say the same of a project but for its title."""
+    return replace(one, title="") == replace(other, title="")

@@ -15,7 +15,7 @@ from backend.errors import LabelStudioError
 from backend.label_studio.config import read_config
 from backend.label_studio.regions import CAPTURED
 from backend.loop.resources import Resources
-from backend.store.captures import Capture, Captures
+from backend.store.captures import Capture
 from backend.store.projects import ProjectRecord
 
 log = logging.getLogger("prelabel")
@@ -36,7 +36,7 @@ class Returner:
     def __init__(self, resources: Resources, record: ProjectRecord) -> None:
         self._resources = resources
         self._record = record
-        self._captures = Captures(resources.folder(record), resources.settings.kept)
+        self._captures = resources.captures(record)
         self._connection = resources.connection(record)
 
     def bring(self, enough: Callable[[], bool] = lambda: False) -> int:

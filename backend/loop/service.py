@@ -8,39 +8,38 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from backend.errors import Busy, Cancelled, NotThere, PrelabelError, StoreError, UsageError
-from backend.label_studio.protocol import nothing_known, project_of
-from backend.loop.connection import created_at, same_server
+from backend.label_studio.protocol import project_of
+from backend.loop.asking import NO_VERSION, Asker
+from backend.loop.chores import Chores
+from backend.loop.connection import answers, created_at
 from backend.loop.homecoming import Homecoming
+from backend.loop.tending import Tending
 from backend.loop.watched import Watched
-from backend.loop.workers import ANSWERING, TRAINING, JobFailed, Lane
+from backend.loop.workers import ANSWERING, PROGRAM, TRAINING, Lane
 from backend.settings import Settings
-from backend.store.captures import Captures
+from backend.store import wake
 from backend.store.files import read_json, write_json
 from backend.store.projects import ProjectRecord, Projects
+from backend.store.servers import same_server
 from backend.store.versions import Versions
 
 log = logging.getLogger("prelabel")
 DEBOUNCE = 0.2
 """Seconds in which wake-ups gather before a round looks."""
-WAIT_FOR_FIRST = 60.0
-"""Seconds that a /predict waits for a project's first version; Label Studio gives up at 100."""
 RETRY_FIRST, RETRY_LAST = 5.0, 300.0
 """Seconds until a failed round is tried again; doubled each time."""
+BARRED_SECONDS = 5.0
+"""Seconds until a round is tried again that another process kept from running."""
 LOOK_SECONDS = 1.0
 """How often the home folder is looked at for what other processes left there."""
-CLEANUP_SECONDS = 0.5
-"""How long old predictions are removed before others get their turn."""
-INSPECT_AFTER = 20.0
-"""Seconds after a round until labels are looked through, if nothing newer has come meanwhile."""
-NO_VERSION = "unready"
+WAITS = "It waits until something else that is under way is done."
 
 
 class Service:
@@ -51,6 +50,7 @@ class Service:
         clock: monotonic seconds.
         keep: makes what was written last; nothing has to be done for that on one's own disk.
         refresh: sees what others wrote; the same.
+        program: of the working processes.
     """
 
     def __init__(
@@ -59,31 +59,38 @@ class Service:
         clock: Callable[[], float] = time.monotonic,
         keep: Callable[[], None] = lambda: None,
         refresh: Callable[[], None] = lambda: None,
+        program: Sequence[str] = PROGRAM,
     ) -> None:
         self.settings = settings
         self._clock = clock
         self._keep = keep
         self._refresh_files = refresh
-        self._projects = Projects(settings.home)
+        self._projects = Projects(settings.home, settings.kept)
         self._watched: dict[str, Watched] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._rounds = Lane(settings.workers, TRAINING)
-        self._predictions = Lane(1, ANSWERING)
+        self._rounds = Lane(settings.workers, TRAINING, program)
+        self._predictions = Lane(1, ANSWERING, program)
+        self._tending = Tending()
+        self._chores = Chores(self._rounds, self._predictions, self._tending)
+        self._asker = Asker(self._predictions, clock, self._unready)
         self._looking: asyncio.Task[None] | None = None
-        self._asides: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Know the projects of the home folder, and look at each."""
-        self._look()
-        self._looking = asyncio.create_task(self._look_now_and_then())
+        name = "the home folder"
+        with self._tending.bearing(name):
+            self._look()
+        looking = self._tending.for_ever(LOOK_SECONDS, name, self._look_again)
+        self._looking = asyncio.create_task(looking)
 
     async def stop(self) -> None:
         """End everything; what was under way is done again at the next start."""
-        running = [*self._tasks.values(), *self._asides]
+        running = [*self._tasks.values()]
         running += [self._looking] if self._looking else []
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+        await self._chores.stop()
         await self._rounds.stop()
         await self._predictions.stop()
 
@@ -108,11 +115,7 @@ class Service:
             raise UsageError(f"/setup names no project: {project[:40]!r}.")
         server = self._allowed(server.rstrip("/"))
         record = await asyncio.to_thread(
-            self._projects.register,
-            server,
-            number,
-            created,
-            token,
+            self._projects.register, server, number, created, token, answers
         )
         watched = self._watch(record)
         if watched.error:  # a token may have come that works
@@ -140,19 +143,8 @@ class Service:
         return [watched.record.id for watched in woken]
 
     async def predict(self, body: bytes) -> bytes:
-        """The answer to ``/predict``; the body is passed on unread, it may be large.
-
-        Waits for a project's first version, so that the first ask is not answered with nothing.
-        """
-        deadline = self._clock() + WAIT_FOR_FIRST
-        while True:
-            unready = self._unready()
-            async with self._predictions.worker() as worker:
-                done, answer = await worker.run({"job": "predict"}, body)
-            left = deadline - self._clock()
-            if done["ready"] or not unready or left <= 0:
-                return answer if done["ready"] else _nothing(body)
-            await _first_of(unready, left)
+        """The answer to ``/predict``; see :meth:`Asker.answer`."""
+        return await self._asker.answer(body)
 
     def versions(self) -> list[str]:
         """The versions of all projects, newest first; Label Studio does not say which it asks."""
@@ -223,17 +215,23 @@ class Service:
     # -- waking -----------------------------------------------------------------------------
 
     def _watch(self, record: ProjectRecord) -> Watched:
-        if record.id not in self._watched:
-            watched = Watched(record, self._homecoming(record))
-            watched.summary = read_json(self._summary_file(record)) or {}
-            self._refresh(watched)
-            watched.awake.set()
-            self._watched[record.id] = watched
-            self._tasks[record.id] = asyncio.create_task(self._loop(watched))
-        return self._watched[record.id]
+        """The project as the server knows it, from now on."""
+        known = self._watched.get(record.id)
+        if known is not None:
+            known.record = record  # its server may go by another name now
+            return known
+        watched = Watched(record, self._homecoming(record))
+        with contextlib.suppress(StoreError):  # the next round makes it anew
+            summary = read_json(self._summary_file(record))
+            watched.summary = summary if isinstance(summary, dict) else {}
+        self._refresh(watched)
+        watched.awake.set()
+        self._watched[record.id] = watched
+        self._tasks[record.id] = asyncio.create_task(self._loop(watched))
+        return watched
 
     def _homecoming(self, record: ProjectRecord) -> Homecoming:
-        captures = Captures(self._projects.folder(record.id), self.settings.kept)
+        captures = self._projects.captures(record.id)
 
         def came() -> None:
             self._wake(self._watched[record.id])
@@ -250,26 +248,26 @@ class Service:
     def _unready(self) -> list[Watched]:
         return [w for w in self._watched.values() if not w.ready.is_set()]
 
-    async def _look_now_and_then(self) -> None:
-        while True:
-            await asyncio.sleep(LOOK_SECONDS)
-            try:
-                await asyncio.to_thread(self._refresh_files)
-                self._look()
-            except PrelabelError as error:
-                log.warning("%s", error)
+    async def _look_again(self) -> None:
+        with self._tending.bearing("files of others"):
+            await asyncio.to_thread(self._refresh_files)
+        self._look()
 
     def _look(self) -> None:
         """Notice what other processes left: new projects, a promotion, a request for a round."""
-        for record in self._projects.all():
-            watched = self._watch(record)
-            file = self._projects.folder(record.id) / "wake"
-            if file.exists():
-                forced = file.read_text(encoding="utf-8").strip() == "train"
-                file.unlink(missing_ok=True)
-                self._wake(watched, forced)
-            if watched.live and watched.home.due():
-                self._aside(watched.home.fetch())
+        records, damaged = self._projects.readable()
+        for id, sentence in damaged.items():
+            self._tending.tell(f"project {id} is left out", sentence)
+        for record in records:
+            with self._tending.bearing(f"files of project {record.id}"):
+                self._look_at(self._watch(record))
+
+    def _look_at(self, watched: Watched) -> None:
+        asked, train = wake.take(self._projects.folder(watched.record.id))
+        if asked:
+            self._refresh(watched)
+            self._wake(watched, train)
+        self._chores.bring_home(watched)
 
     # -- the loop of one project ------------------------------------------------------------
 
@@ -279,10 +277,13 @@ class Service:
                 await asyncio.wait_for(watched.awake.wait(), self._pause(watched))
             await asyncio.sleep(DEBOUNCE)
             watched.awake.clear()
-            await self._round(watched)
+            with self._tending.bearing(f"the loop of project {watched.record.id}"):
+                await self._round(watched)
 
     def _pause(self, watched: Watched) -> float:
         """Seconds until the project is looked at although nothing woke it."""
+        if watched.barred:
+            return BARRED_SECONDS
         if watched.failures:
             return min(RETRY_LAST, RETRY_FIRST * 2.0 ** (watched.failures - 1))
         if watched.waiting and not watched.held:
@@ -298,22 +299,17 @@ class Service:
             "held": watched.held,
         }
         watched.forced = False
-
-        def tell(state: str, progress: float, detail: str) -> None:
-            watched.state, watched.progress, watched.detail = state, progress, detail
-
-        job = {"job": "round", "project": watched.record.id, "ask": ask}
+        if self._rounds.full:
+            watched.state, watched.progress, watched.detail = "observing", 0.0, WAITS
         try:
-            async with self._rounds.worker() as watched.worker:
-                outcome, _ = await watched.worker.run(job, tell=tell)
-            self._done(watched, outcome)
-        except JobFailed as error:
-            if error.kind == Busy.__name__:  # the command line is at it, and wakes us after
-                watched.state, watched.forced = "idle", bool(ask["forced"])
-            elif error.kind == Cancelled.__name__:
-                watched.state, watched.detail, watched.held = "idle", str(error), True
-            else:
-                self._failed(watched, str(error), forced=bool(ask["forced"]))
+            async with watched.turn:
+                outcome = await self._work(watched, ask)
+            self._done(watched, outcome, int(ask["hints"]))
+        except Busy:  # the command line is at it, and wakes us after, unless it is killed
+            watched.state, watched.detail, watched.barred = "idle", "", True
+            watched.forced |= bool(ask["forced"])
+        except Cancelled as error:
+            watched.state, watched.detail, watched.held = "idle", str(error), True
         except PrelabelError as error:
             self._failed(watched, str(error), forced=bool(ask["forced"]))
         except Exception as error:  # a defect of ours must not end the loop
@@ -323,10 +319,25 @@ class Service:
             watched.worker = None
         await asyncio.to_thread(self._keep)
 
-    def _done(self, watched: Watched, outcome: dict[str, Any]) -> None:
-        cleanup = outcome.pop("cleanup")
-        if cleanup:
-            watched.hints = 0
+    async def _work(self, watched: Watched, ask: dict[str, Any]) -> dict[str, Any]:
+        """A round in a working process, as soon as one is free; its outcome."""
+
+        def tell(state: str, progress: float, detail: str) -> None:
+            if state == "training" and detail and detail != watched.detail:
+                log.info("project %s: %s", watched.record.id, detail)
+            watched.state, watched.progress, watched.detail = state, progress, detail
+
+        watched.barred = False
+        job = {"job": "round", "project": watched.record.id, "ask": ask}
+        async with self._rounds.worker() as watched.worker:
+            outcome, _ = await watched.worker.run(job, tell=tell)
+        found: dict[str, Any] = outcome
+        return found
+
+    def _done(self, watched: Watched, outcome: dict[str, Any], hints: int) -> None:
+        looked = bool(outcome.pop("cleanup"))
+        if looked:
+            watched.hints -= hints  # more may have come meanwhile
         watched.waiting = outcome["waiting"]
         watched.state, watched.progress, watched.error, watched.failures = "idle", 1.0, "", 0
         watched.detail = ""
@@ -335,70 +346,15 @@ class Service:
             with contextlib.suppress(StoreError):  # only remembered for the next start
                 write_json(self._summary_file(watched.record), outcome)
         self._refresh(watched)
-        if cleanup and len(outcome["versions"]) > 1 and not watched.cleaning:
-            watched.cleaning = True
-            self._aside(self._cleanup(watched))
-        if outcome["trained"] and outcome["trained"] == watched.live:
-            self._aside(self._inspect(watched))
-        smart = any(control.get("smart") for control in outcome["controls"])
-        if smart and watched.warmed != watched.live:
-            watched.warmed = watched.live
-            self._aside(self._warm(watched))
-
-    def _aside(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do something beside the loops; it ends with the service."""
-        task = asyncio.create_task(work)
-        self._asides.add(task)
-        task.add_done_callback(self._asides.discard)
+        self._chores.after_round(watched, outcome, looked=looked)
 
     def _failed(self, watched: Watched, error: str, forced: bool) -> None:
         if error != watched.error:
             log.error("project %s: %s", watched.record.id, error)
-        watched.state, watched.error = "failed", error
+        watched.state, watched.detail, watched.error = "failed", "", error
         watched.failures += 1
         watched.forced |= forced
         self._refresh(watched)
-
-    async def _cleanup(self, watched: Watched) -> None:
-        """Remove what retired versions left in Label Studio, a little at a time.
-
-        Rounds go first, and half of the time belongs to the annotators.
-        """
-        job = {"job": "cleanup", "project": watched.record.id, "seconds": CLEANUP_SECONDS}
-        try:
-            left = 1
-            while left:
-                busy = watched.awake.is_set() or watched.state not in ("idle", "failed")
-                if not busy:
-                    async with self._rounds.worker() as worker:
-                        left, _ = await worker.run(job)
-                await asyncio.sleep(CLEANUP_SECONDS if left else 0)
-        except PrelabelError as error:
-            log.warning("project %s: old predictions stay for now: %s", watched.record.id, error)
-        finally:
-            watched.cleaning = False
-
-    async def _inspect(self, watched: Watched) -> None:
-        """Look for wrong labels among those that the new version learned from."""
-        job = {"job": "inspect", "project": watched.record.id}
-        version = watched.live
-        await asyncio.sleep(INSPECT_AFTER)
-        if watched.live != version or watched.state != "idle":
-            return  # the next version's labels are looked through instead
-        try:
-            async with self._rounds.worker() as worker:
-                await worker.run(job)
-        except PrelabelError as error:
-            log.warning("project %s: labels are not looked through: %s", watched.record.id, error)
-
-    async def _warm(self, watched: Watched) -> None:
-        """Load what smart tools need; the first click else waits for a process and its models."""
-        job = {"job": "warm", "project": watched.record.id, "version": watched.live}
-        try:
-            async with self._predictions.worker() as worker:
-                await worker.run(job)
-        except PrelabelError as error:
-            log.warning("project %s: smart tools start slowly: %s", watched.record.id, error)
 
     def _refresh(self, watched: Watched) -> None:
         """The live version as the store has it: a round that failed may have made one."""
@@ -417,20 +373,6 @@ class Service:
         return server
 
 
-async def _first_of(unready: list[Watched], seconds: float) -> None:
-    """Wait until one of them has its first version."""
-    waiting = [asyncio.create_task(watched.ready.wait()) for watched in unready]
-    try:
-        await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in waiting:
-            task.cancel()
-
-
 def _is(watched: Watched, number: Any, created: int) -> bool:
     record = watched.record
     return str(record.number) == str(number) and (not created or record.created in (0, created))
-
-
-def _nothing(body: bytes) -> bytes:
-    return json.dumps(nothing_known(json.loads(body).get("tasks") or [], NO_VERSION)).encode()

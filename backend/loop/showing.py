@@ -15,7 +15,6 @@ from backend.errors import ImageError, StoreError
 from backend.loop.ordering import HEAD, Order
 from backend.loop.pictures import Source
 from backend.loop.resources import Resources
-from backend.store.captures import Captures
 from backend.store.front import Front
 from backend.store.projects import ProjectRecord
 from backend.vision.decode import Picture, decode
@@ -76,7 +75,7 @@ class Showcase:
                 self._keep(str(task), found[address])
 
     def _show_captures(self) -> None:
-        captures = Captures(self._resources.folder(self._record))
+        captures = self._resources.captures(self._record)
         for capture in captures.latest(LATEST):
             name = f"capture-{capture.id}"
             if self._front.picture(name).exists():

@@ -32,11 +32,13 @@ class Watched:
         last_event: when something last changed, on the monotonic clock.
         waiting: labels that no version has seen.
         failures: rounds that failed in a row.
+        barred: another process runs a round of the project.
         cleaning: predictions of retired versions are being removed.
         warmed: what smart tools were made ready for; None before that.
         home: brings captured images back.
         awake: set by whatever wakes it.
         ready: set once there is a version.
+        turn: held by a round, and by what must not be done beside one.
     """
 
     record: ProjectRecord
@@ -54,10 +56,17 @@ class Watched:
     last_event: float = NEVER
     waiting: int = 0
     failures: int = 0
+    barred: bool = False
     cleaning: bool = False
     warmed: str | None = None
     awake: asyncio.Event = field(default_factory=asyncio.Event)
     ready: asyncio.Event = field(default_factory=asyncio.Event)
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def wants_round(self) -> bool:
+        """Whether one is under way, or about to be."""
+        return self.awake.is_set() or self.state not in ("idle", "failed")
 
     def json(self) -> dict[str, Any]:
         """As ``/api/projects/{id}`` shows it; a plain number as id where it is one."""

@@ -17,13 +17,16 @@ import traceback
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from backend.errors import PrelabelError
 from backend.loop import frames
 from backend.loop.resources import Resources
 from backend.loop.round import Ask, Memory, Round
 from backend.settings import read_settings
+
+if TYPE_CHECKING:
+    from backend.loop.retiring import Retirement
 
 log = logging.getLogger("prelabel")
 Body = bytes
@@ -42,6 +45,7 @@ class Worker:
         self._resources = resources
         self._tell = tell
         self._memories: dict[str, Memory | None] = {}
+        self._retirements: dict[str, Retirement] = {}
         self._cancelled: set[int] = set()
 
     def cancel(self, number: int) -> None:
@@ -91,18 +95,24 @@ class Worker:
             self._memories[record.id] = turn.memory
         return asdict(outcome)
 
-    def _cleanup(self, header: frames.Header) -> Any:
-        from backend.loop.push import retire
+    def _cleanup(self, header: frames.Header) -> int:
+        from backend.loop.retiring import Retirement
 
         record = self._resources.projects.get(header["project"])
-        versions = self._resources.versions(record)
-        connection = self._resources.connection(record)
-        live, names = versions.live() or "", versions.names()
-        left, touched = retire(connection, live, names, header["seconds"])
-        memory = self._memories.get(record.id)
-        if memory is not None and touched:
-            memory.disregard(connection.client.changed(record.number, memory.since), touched)
-        return left
+        with self._resources.alone(record):
+            versions = self._resources.versions(record)
+            connection = self._resources.connection(record)
+            retirement = self._retirements.pop(record.id, None)
+            retirement = retirement or Retirement(connection.client, record.number)
+            live, names = versions.live() or "", versions.names()
+            touched = retirement.remove(live, names, header["seconds"])
+            memory = self._memories.get(record.id)
+            if memory is not None and touched:
+                changed = connection.client.changed(record.number, memory.since)
+                memory.disregard(changed, touched)
+        if retirement.left:
+            self._retirements[record.id] = retirement
+        return retirement.left
 
     def _inspect(self, header: frames.Header) -> int:
         from backend.loop.suspecting import Inspector
@@ -165,9 +175,16 @@ def _private_stdout() -> BinaryIO:
 def _work(
     worker: Worker, jobs: queue.SimpleQueue[tuple[frames.Header, Body]], answers: BinaryIO
 ) -> None:
-    while True:
-        header, body = jobs.get()
-        _tell(answers, *_done(worker, header, body))
+    try:
+        while True:
+            header, body = jobs.get()
+            _tell(answers, *_done(worker, header, body))
+    except BrokenPipeError:  # the server is gone
+        os._exit(0)
+    finally:
+        # without this thread nobody would ever answer: the server starts another process
+        traceback.print_exc()
+        os._exit(1)
 
 
 def _tell(answers: BinaryIO, header: frames.Header, body: Body = b"") -> None:

@@ -8,10 +8,10 @@ import itertools
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
-from backend.errors import PrelabelError, RoundError
+from backend.errors import RoundError, named
 from backend.loop import frames
 
 log = logging.getLogger("prelabel")
@@ -19,6 +19,7 @@ Tell = Callable[[str, float, str], None]
 FRUGAL = {"OMP_WAIT_POLICY": "PASSIVE", "MALLOC_ARENA_MAX": "2"}
 """Threads that wait for each other sleep: spinning, two busy processes slow each other manifold.
 What threads gave back is used again: else each round's new threads took 10 MB more, for ever."""
+PROGRAM = (sys.executable, "-m", "backend.loop.worker")
 TRAINING, ANSWERING = 10, 5
 """How far processes stand back (``nice``): a click never waits for training."""
 
@@ -32,10 +33,12 @@ class WorkerProcess:
 
     Args:
         niceness: how far it stands back behind others.
+        program: that takes jobs, given the niceness as last argument.
     """
 
-    def __init__(self, niceness: int = TRAINING) -> None:
+    def __init__(self, niceness: int = TRAINING, program: Sequence[str] = PROGRAM) -> None:
         self._niceness = niceness
+        self._program = program
         self._process: asyncio.subprocess.Process | None = None
         self._numbers = itertools.count()
         self._running: int | None = None
@@ -51,20 +54,19 @@ class WorkerProcess:
             tell: told the state, the progress, 0 to 1, and details.
 
         Raises:
-            PrelabelError: the job failed, or its process died.
+            PrelabelError: the job failed, with the error that it told, or its process died.
         """
         process = await self._alive()
         number = self._running = next(self._numbers)
         try:
             await self._send(process, frames.pack({"id": number, **job}, body))
-            return await self._answer(process, number, tell)
-        except JobFailed:
-            raise
+            header, answer = await self._answer(process, number, tell)
         except BaseException:
             await self.stop()  # its next answer would be taken for another job's
             raise
         finally:
             self._running = None
+        return _result(header), answer
 
     async def cancel(self) -> None:
         """Ask the job under way to end; it fails with ``Cancelled`` if it can."""
@@ -82,9 +84,7 @@ class WorkerProcess:
     async def _alive(self) -> asyncio.subprocess.Process:
         if self._process is None or self._process.returncode is not None:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "backend.loop.worker",
+                *self._program,
                 str(self._niceness),
                 env={**os.environ, **FRUGAL},
                 stdin=asyncio.subprocess.PIPE,
@@ -102,14 +102,14 @@ class WorkerProcess:
 
     async def _answer(
         self, process: asyncio.subprocess.Process, number: int, tell: Tell
-    ) -> tuple[Any, bytes]:
+    ) -> tuple[frames.Header, bytes]:
         assert process.stdout is not None  # noqa: S101 - it was opened with a pipe
         while (frame := await frames.receive(process.stdout)) is not None:
             header, body = frame
             if "state" in header:
                 tell(header["state"], header["progress"], header["detail"])
             elif header["id"] == number:
-                return _result(header), body
+                return header, body
         raise _died()
 
 
@@ -119,13 +119,19 @@ class Lane:
     Args:
         count: how many run at the same time.
         niceness: how far they stand back behind others.
+        program: that takes jobs.
     """
 
-    def __init__(self, count: int, niceness: int) -> None:
-        self._all = [WorkerProcess(niceness) for _ in range(count)]
+    def __init__(self, count: int, niceness: int, program: Sequence[str] = PROGRAM) -> None:
+        self._all = [WorkerProcess(niceness, program) for _ in range(count)]
         self._free: asyncio.LifoQueue[WorkerProcess] = asyncio.LifoQueue()
         for worker in self._all:
             self._free.put_nowait(worker)
+
+    @property
+    def full(self) -> bool:
+        """Whether whoever wants a process now has to wait for one."""
+        return self._free.empty()
 
     @contextlib.asynccontextmanager
     async def worker(self) -> AsyncIterator[WorkerProcess]:
@@ -142,21 +148,9 @@ class Lane:
             await worker.stop()
 
 
-class JobFailed(PrelabelError):
-    """A job told why it failed; its process is well.
-
-    Attributes:
-        kind: the name of the error's class.
-    """
-
-    def __init__(self, kind: str, text: str) -> None:
-        super().__init__(text)
-        self.kind = kind
-
-
 def _result(header: frames.Header) -> Any:
     if "failed" in header:
-        raise JobFailed(header["failed"]["kind"], header["failed"]["text"])
+        raise named(header["failed"]["kind"], header["failed"]["text"])
     return header["done"]
 
 

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 
@@ -20,8 +20,26 @@ from backend.server.source import pack_source
 
 LARGEST_EVENT = 8_000_000
 """Bytes of a webhook that are read; a larger one wakes every project instead."""
-STATUS: dict[type[Exception], int] = {NotThere: 404, UsageError: 400}
+LARGEST_SETUP = 4_000_000
+"""Bytes of a /setup: a labeling config, which Label Studio shows in a browser."""
+LARGEST_PREDICT = 256_000_000
+"""Bytes of a /predict: Label Studio sends 100 tasks, whose images may stand in them."""
 About = dict[str, Any]
+
+
+def not_foreign(request: Request) -> None:
+    """Programs may ask, Label Studio among them, and our own pages; no page of another site.
+
+    A browser on this machine reaches a backend that nobody else can reach.
+
+    Raises:
+        HTTPException: a page of another site sent the request.
+    """
+    if foreign(request.headers):
+        raise HTTPException(403, "A page of another site may not do that.")
+
+
+OURS = (Depends(not_foreign),)
 
 
 def make_app(service: Service) -> FastAPI:
@@ -52,24 +70,24 @@ def _add_protocol(app: FastAPI, service: Service) -> None:
         """Alive; answered from memory."""
         return {"status": "UP", "model_class": MODEL_CLASS}
 
-    @app.post("/setup")
+    @app.post("/setup", dependencies=OURS)
     async def setup(request: Request) -> About:
         """Label Studio names a project."""
         try:
-            asked = SetupRequest.model_validate_json(await request.body())
+            asked = SetupRequest.model_validate_json(await _body(request, LARGEST_SETUP))
         except ValidationError as error:
             raise UsageError(f"/setup cannot be read: {error.errors()[0]['msg']}.") from error
         return {
             "model_version": await service.setup(asked.project, asked.hostname, asked.access_token)
         }
 
-    @app.post("/predict")
+    @app.post("/predict", dependencies=OURS)
     async def predict(request: Request) -> Response:
         """Exactly one result per task."""
-        answer = await service.predict(await request.body())
+        answer = await service.predict(await _body(request, LARGEST_PREDICT))
         return Response(answer, media_type="application/json")
 
-    @app.post("/webhook")
+    @app.post("/webhook", dependencies=OURS)
     async def webhook(request: Request) -> About:
         """Something may have changed."""
         event = read_event(await _some(request))
@@ -116,12 +134,24 @@ def _add_api(app: FastAPI, service: Service) -> None:
         """One project."""
         return service.project(id)
 
-    @app.post("/api/projects/{id}/cancel")
-    async def cancel(request: Request, id: str) -> Response:
+    @app.post("/api/projects/{id}/cancel", dependencies=OURS)
+    async def cancel(id: str) -> About:
         """Cancel the training under way; the live version stays."""
-        if foreign(request.headers):
-            return JSONResponse({"detail": "A page of another site may not do that."}, 403)
-        return JSONResponse(await service.cancel(id))
+        return await service.cancel(id)
+
+
+async def _body(request: Request, most: int) -> bytes:
+    """The body.
+
+    Raises:
+        HTTPException: it is larger than that many bytes.
+    """
+    body = bytearray()
+    async for chunk in request.stream():
+        if len(body) + len(chunk) > most:
+            raise HTTPException(413, f"That is larger than {most // 1_000_000} MB.")
+        body += chunk
+    return bytes(body)
 
 
 async def _some(request: Request) -> bytes:
@@ -135,4 +165,5 @@ async def _some(request: Request) -> bytes:
 
 async def _explain(request: Request, error: Exception) -> Response:
     """A failure as one sentence."""
-    return JSONResponse({"detail": str(error)}, STATUS.get(type(error), 500))
+    status = 404 if isinstance(error, NotThere) else 400 if isinstance(error, UsageError) else 500
+    return JSONResponse({"detail": str(error)}, status)

@@ -44,7 +44,7 @@ class Dashboard:
         settings = service.settings
         self._service = service
         self._secured = bool(settings.user)
-        self._reader = Reader(settings.home, settings.label_studio_url)
+        self._reader = Reader(settings.home, settings.label_studio_url, settings.kept)
         self._pages = Pages(settings.retrain_after)
 
     async def overview(self, request: Request) -> Response:

@@ -17,10 +17,12 @@ from typing import Any, TypeVar
 
 from label_studio_ml.model import LabelStudioMLBase
 
-from backend.label_studio.protocol import project_of
-from backend.loop.service import NO_VERSION, Service
+from backend.label_studio.protocol import START_TRAINING, project_of
+from backend.loop.asking import NO_VERSION
+from backend.loop.connection import created_at
+from backend.loop.service import Service
 from backend.settings import read_settings
-from backend.store.files import write_text
+from backend.store import wake
 from backend.store.projects import Projects
 
 T = TypeVar("T")
@@ -88,13 +90,13 @@ class Prelabel(LabelStudioMLBase):  # type: ignore[misc]
         payload = more.get("data") or (arguments[0] if arguments else {})
         project = payload.get("project") if isinstance(payload, dict) else None
         number = str((project or {}).get("id") or "")
+        created = created_at(str((project or {}).get("created_at") or ""))
         projects = Projects(read_settings().home)
-        if number.isdigit() and not projects.find(int(number)):
-            projects.register(self._hostname, int(number), 0, self._token)
-        woken = projects.find(int(number)) if number.isdigit() else projects.all()
+        if number.isdigit() and not projects.find(int(number), created):
+            projects.register(self._hostname, int(number), created, self._token)
+        woken = projects.find(int(number), created) if number.isdigit() else projects.all()
         for record in woken:
-            wish = "train" if event == "START_TRAINING" else "look"
-            write_text(projects.folder(record.id) / "wake", f"{wish}\n")
+            wake.ask(projects.folder(record.id), train=event == START_TRAINING)
         return {"status": "woken", "projects": [record.id for record in woken]}
 
     def _make_known(self, request: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,29 @@ def read_json(path: Path) -> Any:
         raise
     except ValueError as error:
         raise StoreError(f"{path} is damaged ({error}); delete it to start anew.") from error
+
+
+def remove(path: Path) -> bool:
+    """Remove a file; whether there was one.
+
+    Raises:
+        StoreError: it is there and cannot be removed.
+    """
+    with explained(path):
+        try:
+            path.unlink()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+    return True
+
+
+def told(files: Iterable[Path]) -> list[tuple[os.stat_result, Path]]:
+    """Files with what the system tells of them; without those that went away meanwhile."""
+    found = []
+    for file in files:
+        with contextlib.suppress(FileNotFoundError):  # another process removed or renamed it
+            found.append((file.stat(), file))
+    return found
 
 
 def append_line(path: Path, text: str) -> None:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from backend.store.files import read_json, write_bytes, write_json
+from backend.store.files import read_json, told, write_bytes, write_json
 
 Why = Literal["audit", "sought", "unlike", "uncertain", "typical"]
 SUSPECTS = "suspects.json"
@@ -80,6 +80,7 @@ class Front:
 
     def trim(self) -> None:
         """Remove the oldest pictures beyond KEPT."""
-        files = sorted(self._pictures.glob("*.jpg"), key=lambda file: file.stat().st_mtime)
-        for file in files[:-KEPT]:
+        found = told(self._pictures.glob("*.jpg"))
+        found.sort(key=lambda one: one[0].st_mtime)
+        for _, file in found[:-KEPT]:
             file.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from backend.store.files import write_bytes
+from backend.store.files import told, write_bytes
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -76,7 +76,8 @@ class PictureFiles:
 
     def trim(self) -> int:
         """Remove the copies used longest ago until the rest fits; how many went."""
-        files = [(f.stat().st_mtime, f.stat().st_size, f) for f in self._folder.glob("*/*")]
+        found = told(self._folder.glob("*/*"))
+        files = [(stat.st_mtime, stat.st_size, file) for stat, file in found]
         whole, gone = sum(size for _, size, _ in files), 0
         for _, size, file in sorted(files):
             if whole <= self._most:

@@ -4,17 +4,36 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from backend.errors import NotThere, StoreError
-from backend.store.files import append_line, read_json, sweep, write_folder, write_json
+from backend.store.files import (
+    append_line,
+    explained,
+    read_json,
+    sweep,
+    write_folder,
+    write_json,
+)
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 Labels = Mapping[str, Mapping[str, list[Any]]]
 """What a version saw: task → control → labels, or rows ``[label, x0, y0, x1, y1]``; sorted."""
+HISTORY = "history.jsonl"
+OVERTAKEN = (
+    "{live} was made live while this was trained, which was compared with {parent}: promote it if "
+    "you want it."
+)
+LOCK_SECONDS = 60.0
+"""How long saving a version may keep others from making one live."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +44,7 @@ class Card:
         version: its name, ``v<number>-<hash of what it was made from>``.
         identity: the whole hash; the same labels, controls, encoder and seed give the same one.
         number: counts up in the project.
-        parent: the version that was live when it was trained.
+        parent: the version that it was compared with: the live one when it was trained.
         created: UTC, ISO 8601.
         labels: how many tasks it was trained on (``train``) and judged on (``audit``).
         audit: accuracy on the audit tasks: ``n, value, low, high, metric``.
@@ -68,6 +87,10 @@ def identity_of(parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+NAME = re.compile(r"v[\w-]+")
+"""Names of versions; none leads out of its folder."""
+
+
 class Versions:
     """The versions in one project's folder.
 
@@ -80,6 +103,7 @@ class Versions:
         self._folder = folder
         self._root = folder / "versions"
         self._read = read
+        self._lock: FileLock | None = None
 
     def path(self, version: str) -> Path:
         """The folder of a version's artifact."""
@@ -87,8 +111,8 @@ class Versions:
 
     def cards(self) -> list[Card]:
         """All cards, oldest first."""
-        files = self._root.glob("v*/card.json")
-        return sorted((Card(**self._read(file)) for file in files), key=lambda card: card.number)
+        found = (self._card(file) for file in self._root.glob("v*/card.json"))
+        return sorted((card for card in found if card), key=lambda card: card.number)
 
     def names(self) -> list[str]:
         """All version names, newest first."""
@@ -100,11 +124,11 @@ class Versions:
         Raises:
             NotThere: there is no such version.
         """
-        found = [card for card in self.cards() if card.version == version]
-        if not found:
+        card = self._card(self.path(version) / "card.json") if NAME.fullmatch(version) else None
+        if card is None:
             known = ", ".join(self.names()) or "none yet"
             raise NotThere(f"There is no version {version!r}; there is: {known}.")
-        return found[0]
+        return card
 
     def newest(self) -> Card | None:
         """The version trained last, live or not."""
@@ -143,7 +167,7 @@ class Versions:
 
     def live(self) -> str | None:
         """The name of the live version."""
-        pointer = self._read(self._folder / "live.json")
+        pointer = self._pointer()
         return str(pointer["version"]) if pointer else None
 
     def live_card(self) -> Card | None:
@@ -159,22 +183,104 @@ class Versions:
             StoreError: the pointer cannot be written; the live version stays.
         """
         self.card(version)
-        event = {
-            "at": datetime.now(UTC).isoformat(timespec="seconds"),
-            "version": version,
-            "from": self.live(),
-            "by": by,
-            "reason": reason,
-        }
-        write_json(self._folder / "live.json", event)
-        append_line(self._folder / "history.jsonl", json.dumps(event, ensure_ascii=False))
+        with self.deciding():
+            self._repair_history()
+            event = {
+                "at": datetime.now(UTC).isoformat(timespec="seconds"),
+                "version": version,
+                "from": self.live(),
+                "by": by,
+                "reason": reason,
+            }
+            write_json(self._folder / "live.json", event)
+            append_line(self._folder / HISTORY, json.dumps(event, ensure_ascii=False))
+
+    def keep(self, card: Card, labels: Labels, fill: Callable[[Path], None], by: str) -> Card:
+        """Save a version, and make it live if it was decided so and its parent is live still.
+
+        Somebody may have made another version live since it was compared with its parent; then
+        it waits, and its card says why.
+
+        Args:
+            card: of the version, with what was decided.
+            labels: that it saw.
+            fill: writes its artifact.
+            by: who decided.
+
+        Returns:
+            the card as it was saved.
+
+        Raises:
+            StoreError: it cannot be written; the live version stays.
+        """
+        with self.deciding():
+            live = self.live()
+            if card.promotion.get("promoted") and live != card.parent:
+                reason = OVERTAKEN.format(live=live, parent=card.parent)
+                card = replace(card, promotion={**card.promotion, **_held(reason)})
+            self.save(card, labels, fill)
+            if card.promotion.get("promoted"):
+                self.promote(card.version, by, str(card.promotion["reason"]))
+        return card
+
+    def finish(self, by: str) -> Card | None:
+        """Make the newest version live that should be and never was: something came between.
+
+        Where nothing is live although there are versions, it is the newest that may be.
+
+        Returns:
+            its card; None where all is as it should be.
+        """
+        if not (card := self._unfinished()):
+            return None
+        with self.deciding():
+            card = self._unfinished()
+            if card is not None:
+                self.promote(card.version, by, str(card.promotion.get("reason", "")))
+        return card
+
+    def _unfinished(self) -> Card | None:
+        live = self.live()
+        passed = [card for card in self.cards() if card.promotion.get("promoted", live is None)]
+        newest = passed[-1] if passed else None
+        if newest is None or (newest.parent != live and live is not None):
+            return None
+        return newest if live is None or newest.version not in self.once_live() else None
+
+    @contextmanager
+    def deciding(self) -> Iterator[None]:
+        """Nobody else makes a version live meanwhile, in this process or another one.
+
+        Raises:
+            StoreError: the folder cannot be written, or somebody takes very long.
+        """
+        from filelock import FileLock, Timeout
+
+        file = self._folder / "live.lock"
+        with explained(file):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._lock = self._lock or FileLock(file, timeout=LOCK_SECONDS)
+            try:
+                self._lock.acquire()
+            except Timeout as error:
+                raise StoreError(f"{file} is held by another process: try again.") from error
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     def history(self) -> list[Mapping[str, Any]]:
-        """Every promotion and roll-back, oldest first."""
-        file = self._folder / "history.jsonl"
-        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-        events = (_event(line) for line in lines)
-        return [event for event in events if event is not None]
+        """Every promotion and roll-back, oldest first.
+
+        The last one is told by the pointer as well: a crash may have come between the two files.
+        """
+        pointer, events = self._pointer(), self._written()
+        return [*events, pointer] if pointer and events[-1:] != [pointer] else events
+
+    def once_live(self) -> set[str]:
+        """The versions that are live or were."""
+        named = {event.get(key) for event in self.history() for key in ("version", "from")}
+        return {str(name) for name in named if name}
 
     def before_live(self) -> str:
         """The version that a roll-back leads to: the newest older one that was live before.
@@ -182,8 +288,7 @@ class Versions:
         Raises:
             StoreError: there is none.
         """
-        live = self.live()
-        once = {str(event["version"]) for event in self.history()}
+        live, once = self.live(), self.once_live()
         names = [card.version for card in self.cards()]
         older = names[: names.index(live)] if live in names else []
         found = [name for name in older if name in once]
@@ -191,11 +296,42 @@ class Versions:
             raise StoreError("There is no older version to roll back to.")
         return found[-1]
 
+    def _repair_history(self) -> None:
+        """Write down the last event, where a crash came before that: its pointer goes now."""
+        events = self.history()
+        if len(events) > len(self._written()):
+            append_line(self._folder / HISTORY, json.dumps(events[-1], ensure_ascii=False))
+
+    def _written(self) -> list[Mapping[str, Any]]:
+        file = self._folder / HISTORY
+        with explained(file):
+            text = file.read_bytes().decode(errors="replace") if file.exists() else ""
+        events = (_event(line) for line in text.splitlines())
+        return [event for event in events if event is not None]
+
+    def _pointer(self) -> Mapping[str, Any] | None:
+        file = self._folder / "live.json"
+        pointer = self._read(file)
+        if pointer is not None and not (isinstance(pointer, dict) and "version" in pointer):
+            raise StoreError(f"{file} is damaged; delete it, or promote a version.")
+        return pointer
+
+    def _card(self, file: Path) -> Card | None:
+        row = self._read(file)
+        try:
+            return Card(**row) if row else None
+        except TypeError as error:
+            raise StoreError(f"{file} is damaged ({error}); remove its folder.") from error
+
+
+def _held(reason: str) -> dict[str, Any]:
+    return {"promoted": False, "reason": reason}
+
 
 def _event(line: str) -> dict[str, Any] | None:
     """A line of the history; None where a crash cut it off."""
     try:
-        event: dict[str, Any] = json.loads(line)
+        event = json.loads(line)
     except ValueError:
         return None
-    return event
+    return event if isinstance(event, dict) else None

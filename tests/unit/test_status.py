@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 
 from backend.cli.main import main
+from backend.dashboard.reading import Reader
+from backend.settings import read_settings
 from backend.store.captures import Capture, Captures
 from backend.store.files import write_json
 from backend.store.projects import Projects
 from backend.store.versions import Versions
 from tests.published import colour_model, publish
+from tests.unit.homes import state
 
 FIGURE = {"n": 20, "value": 0.9, "low": 0.7, "high": 0.97, "metric": "accuracy"}
 NOTHING = {"n": 0, "value": None, "low": 0.0, "high": 1.0, "metric": "recall"}
@@ -111,3 +114,27 @@ def test_a_project_without_a_version_says_how_it_gets_one(
 ) -> None:
     Projects(tmp_path).register("http://localhost:8080", 7)
     assert "live: nothing yet; `prelabel serve`" in status(tmp_path, monkeypatch, capsys)
+
+
+def test_what_the_endpoint_kept_elsewhere_is_counted(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where it may not write to the home, as on Modal."""
+    kept = tmp_path / "kept"
+    monkeypatch.setenv("PRELABEL_KEPT", str(kept))
+    Projects(home, kept).captures("1").keep(Capture("c", 1.0, "rare", "v0-x"), b"image")
+    (project,) = json.loads(status(home, monkeypatch, capsys, "--json"))["projects"]
+    assert (project["captured"]["images"], project["captured"]["why"]) == (1, {"rare": 1})
+    settings = read_settings()
+    page = Reader(settings.home, settings.label_studio_url, settings.kept).page(state(1))
+    assert page.captures_waiting == 1
+
+
+def test_a_damaged_project_is_named_beside_the_others(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = Projects(home).register("http://localhost:8080", 7)
+    (Projects(home).folder(other.id) / "project.json").write_text("{")
+    told = status(home, monkeypatch, capsys)
+    assert "leaves" in told
+    assert "7/project.json is damaged" in told

@@ -6,11 +6,14 @@ import json
 import stat
 from dataclasses import replace
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
 
 from backend.errors import NotThere, StoreError
-from backend.store import files
+from backend.store import files, wake
+from backend.store.front import Front
+from backend.store.pictures import PictureFiles
 from backend.store.projects import Projects
 from backend.store.secret import webhook_secret
 from backend.store.versions import Card, Versions, identity_of
@@ -131,6 +134,104 @@ def test_projects_with_one_number_on_two_servers_are_two(tmp_path: Path) -> None
     assert len(Projects(tmp_path).all()) == 3
 
 
+def test_a_server_by_another_name_brings_no_second_project(tmp_path: Path) -> None:
+    """Two records of one project would train and push against each other."""
+    projects = Projects(tmp_path)
+    first = projects.register("http://localhost:8080", 3, 100)
+    assert projects.register("http://127.0.0.1:8080/", 3, 100) == first, "loopback has many names"
+    asked: list[str] = []
+
+    def silent(server: str) -> bool:
+        asked.append(server)
+        return False
+
+    moved = projects.register("https://labels.example", 3, 100, "token", silent)
+    assert asked == ["http://localhost:8080"]
+    assert moved == replace(first, server="https://labels.example")
+    assert projects.all() == [moved]
+    assert projects.token(first.id) == "token"
+    other = projects.register("http://two", 3, 100, answers=lambda server: True)
+    assert other.id != first.id, "both answer, so they are two"
+    assert projects.register("http://two", 3, 200, answers=silent).id not in (first.id, other.id)
+    nameless = projects.register("", 4, 100)
+    named = projects.register("http://two", 4, 100)
+    assert named == replace(nameless, server="http://two")
+    assert projects.register("", 4, 100) == named
+
+
+def test_the_audit_slice_is_not_drawn_anew_when_the_time_of_creation_becomes_known(
+    tmp_path: Path,
+) -> None:
+    """What was trained on would be measured on."""
+    projects = Projects(tmp_path)
+    for number in (3, 4):
+        projects.register("http://one", number)
+    Versions(projects.folder("3")).save(CARD, {}, lambda folder: None)
+    trained, new = (projects.register("http://one", number, 100) for number in (3, 4))
+    assert (trained.created, trained.identity) == (100, "3.0")
+    assert (new.created, new.identity) == (100, "4.100")
+    assert projects.get("3") == trained
+
+
+def test_one_damaged_record_hides_no_other_project(tmp_path: Path) -> None:
+    projects = Projects(tmp_path)
+    for number in (3, 4, 5):
+        projects.register("http://one", number)
+    (projects.folder("3") / "project.json").write_text('{"id": "3"')
+    (projects.folder("4") / "project.json").write_text('{"nonsense": 1}')
+    assert [record.id for record in projects.all()] == ["5"]
+    first, second = projects.damaged()
+    assert "3/project.json is damaged" in first
+    assert "4/project.json is damaged" in second
+
+
+def test_a_wish_is_taken_once_and_a_look_does_not_replace_start_training(tmp_path: Path) -> None:
+    assert wake.take(tmp_path / "away") == (False, False)
+    wake.ask(tmp_path, train=True)
+    wake.ask(tmp_path)
+    assert wake.take(tmp_path) == (True, True)
+    assert wake.take(tmp_path) == (False, False)
+    wake.ask(tmp_path)
+    assert wake.take(tmp_path) == (True, False)
+
+
+def test_no_wish_is_lost_while_others_are_taken(tmp_path: Path) -> None:
+    wishes = 60
+    taken, done = [], Event()
+
+    def ask() -> None:
+        for _ in range(wishes):
+            wake.ask(tmp_path, train=True)
+            wait_until_taken(tmp_path)
+        done.set()
+
+    def wait_until_taken(folder: Path) -> None:
+        while (folder / wake.TRAIN).exists():
+            pass
+
+    asking = Thread(target=ask)
+    asking.start()
+    while not done.is_set():
+        taken.append(wake.take(tmp_path))
+    assert sum(train for _, train in taken) == wishes
+
+
+def test_files_that_go_away_while_they_are_listed_cost_nothing(tmp_path: Path) -> None:
+    """Another process trims the same folder."""
+    kept = tmp_path / "kept.jpg"
+    kept.write_bytes(b"")
+    found = files.told([tmp_path / "gone.jpg", kept])
+    assert [file for _, file in found] == [kept]
+    front = Front(tmp_path)
+    for number in range(3):
+        front.keep_picture(str(number), b"picture")
+    (tmp_path / "thumbnails" / "dangling.jpg").symlink_to(tmp_path / "away")
+    front.trim()
+    assert front.picture("2").exists()
+    pictures = PictureFiles(tmp_path, most_bytes=0)
+    assert pictures.trim() == 3
+
+
 @pytest.mark.parametrize("id", ["", "..", "../3", ".hidden", "a/b", "9"])
 def test_an_id_never_leads_out_of_the_home_folder(tmp_path: Path, id: str) -> None:
     with pytest.raises(NotThere):
@@ -142,3 +243,97 @@ def test_the_webhook_secret_is_made_once_and_private(tmp_path: Path) -> None:
     assert len(secret) >= 32
     assert webhook_secret(tmp_path) == secret
     assert stat.S_IMODE((tmp_path / "webhook_secret").stat().st_mode) == 0o600
+
+
+def ready(number: int, parent: str | None) -> Card:
+    """A card of a version that passed."""
+    told = {"promoted": True, "reason": "not worse"}
+    return replace(
+        CARD,
+        version=f"v{number}-x",
+        identity=str(number) * 64,
+        number=number,
+        parent=parent,
+        promotion=told,
+    )
+
+
+def nothing(folder: Path) -> None:
+    """No artifact."""
+
+
+def test_a_version_that_passed_goes_live_later_where_a_crash_came_just_then(
+    tmp_path: Path,
+) -> None:
+    versions = Versions(tmp_path)
+    versions.save(ready(0, None), {}, nothing)
+    assert (versions.live(), versions.finish("the loop")) == (None, ready(0, None))
+    assert (versions.live(), versions.finish("the loop")) == ("v0-x", None)
+    versions.save(ready(1, "v0-x"), {}, nothing)
+    assert versions.finish("the loop") == ready(1, "v0-x")
+    versions.promote("v0-x", "a person", "rolled back")
+    assert versions.finish("the loop") is None, "a person's choice stays"
+    versions.save(replace(ready(2, "v0-x"), promotion={"promoted": False}), {}, nothing)
+    assert versions.finish("the loop") is None, "what did not pass stays away"
+    (tmp_path / "live.json").unlink()
+    assert versions.finish("the loop") == ready(1, "v0-x"), "anything is better than nothing"
+
+
+def test_the_loop_does_not_promote_over_what_somebody_made_live_meanwhile(tmp_path: Path) -> None:
+    versions = Versions(tmp_path)
+    for number in range(2):
+        versions.keep(ready(number, versions.live()), {}, nothing, "the loop")
+    assert versions.live() == "v1-x"
+    Versions(tmp_path).promote("v0-x", "a person", "rolled back")
+    kept = versions.keep(ready(2, "v1-x"), {}, nothing, "the loop")
+    assert versions.live() == "v0-x"
+    assert kept == versions.card("v2-x")
+    assert not kept.promotion["promoted"]
+    assert "v0-x was made live while this was trained" in kept.promotion["reason"]
+    assert versions.finish("the loop") is None
+
+
+def test_nobody_makes_a_version_live_while_another_one_is_saved(tmp_path: Path) -> None:
+    versions = Versions(tmp_path)
+    versions.keep(ready(0, None), {}, nothing, "the loop")
+    versions.save(ready(1, "v0-x"), {}, nothing)
+    person = Thread(target=Versions(tmp_path).promote, args=("v1-x", "a person", ""))
+
+    def fill(folder: Path) -> None:
+        person.start()
+        person.join(0.2)
+        assert person.is_alive(), "it waits"
+
+    versions.keep(ready(2, "v0-x"), {}, fill, "the loop")
+    person.join(10)
+    assert [event["version"] for event in versions.history()] == ["v0-x", "v2-x", "v1-x"]
+
+
+def test_an_event_that_a_crash_kept_from_the_history_is_not_lost(tmp_path: Path) -> None:
+    versions = Versions(tmp_path)
+    for number in range(3):
+        versions.save(ready(number, None), {}, nothing)
+    versions.promote("v0-x", "the loop", "first")
+    written = (tmp_path / "history.jsonl").read_text()
+    versions.promote("v1-x", "the loop", "second")
+    (tmp_path / "history.jsonl").write_text(written)
+    assert [event["version"] for event in versions.history()] == ["v0-x", "v1-x"]
+    versions.promote("v2-x", "the loop", "third")
+    assert [event["version"] for event in versions.history()] == ["v0-x", "v1-x", "v2-x"]
+    (tmp_path / "history.jsonl").write_text(written)  # as homes of old may have it
+    assert versions.before_live() == "v1-x"
+
+
+def test_one_damaged_card_or_pointer_is_one_sentence(tmp_path: Path) -> None:
+    versions = Versions(tmp_path)
+    versions.keep(ready(0, None), {}, nothing, "the loop")
+    versions.save(ready(1, "v0-x"), {}, nothing)
+    with pytest.raises(NotThere):
+        versions.card("v0-x/../v0-x")
+    (versions.path("v1-x") / "card.json").write_text('{"a": 1}')
+    assert versions.card("v0-x") == ready(0, None), "only the card asked for is read"
+    with pytest.raises(StoreError, match=r"card\.json is damaged"):
+        versions.cards()
+    (tmp_path / "live.json").write_text("[]")
+    with pytest.raises(StoreError, match=r"live\.json is damaged"):
+        versions.live()
