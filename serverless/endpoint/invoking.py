@@ -193,8 +193,7 @@ def read_picture(content: bytes, max_pixels: int, at_least: int) -> Picture:
     Raises:
         ImageError: it cannot be read.
     """
-    picture = decode(content, max_pixels=max_pixels, at_least=at_least)
-    return replace(picture, image=reduced(picture.image))
+    return decode(content, max_pixels=max_pixels, at_least=at_least, shrink=reduced)
 
 
 def _invocation(
