@@ -105,7 +105,8 @@ class Pictures:
             at_least: pixels a JPEG's shorter side keeps while decoding.
 
         Returns:
-            those that could be read, their longer edge at most ``LONGEST`` pixels; and by address why the others could not.
+            those that could be read, their longer edge at most ``LONGEST`` pixels; and by address
+            why the others could not.
         """
         fetched: list[Fetched] = []
         errors: dict[str, ImageError] = {}

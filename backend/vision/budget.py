@@ -1,4 +1,4 @@
-"""Memory that all decoding of a process shares: large images wait for each other, small ones do not."""
+"""Memory that all decoding of a process shares: large images wait for each other."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Budget:
 
     Args:
         most: bytes.
-        small: bytes below which nothing is counted, so that nobody waits for somebody's large image.
+        small: bytes below which nothing is counted, so that few wait for a large image.
     """
 
     def __init__(self, most: int = MOST, small: int = SMALL) -> None:
