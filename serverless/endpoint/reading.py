@@ -193,6 +193,8 @@ class Reader:
         return content
 
     async def _resolved(self, text: str) -> bytes:
+        if not text.isascii() and _halved(text):
+            raise Problem(422, "no-image", NO_IMAGE)
         scheme = text[:8].lower()
         if scheme.startswith("data:"):
             return inline(text, self.image_bytes)
@@ -226,6 +228,15 @@ class Reader:
             f"A request may have {self.most:,} bytes: send fewer or smaller images.",
             {"connection": "close"},
         )
+
+
+def _halved(text: str) -> bool:
+    """Whether half a character is in it, which JSON can write and nothing else can."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _parsed(body: bytes) -> Any:

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -110,7 +109,11 @@ def test_batches_of_all_sizes_share_one_rate_and_a_month_is_not_overrun(home: Pa
     with calling(home, open=False, fetch_urls=True) as call:
         reader = call.app.state.parts.reader
         asked: list[str] = []
-        resolve: Any = lambda host, port: asked.append(host) or []  # noqa: E731
+
+        def resolve(host: str, port: int) -> list[str]:
+            asked.append(host)
+            return []
+
         reader.web._resolve = resolve
 
         def batch(size: int, key: str) -> httpx.Response:
