@@ -35,7 +35,13 @@ class NotThere(PrelabelError):
 
 
 class LabelStudioError(PrelabelError):
-    """Label Studio refused a call, or cannot be reached."""
+    """Label Studio refused a call, or cannot be reached.
+
+    Attributes:
+        status: of its answer; 0 where there was none, so that nobody knows what it did.
+    """
+
+    status = 0
 
 
 class NotAllowed(LabelStudioError):

@@ -20,6 +20,7 @@ Image = bytes | str | Path
 """An image's bytes, or the path of its file."""
 TRIES = 4
 LATER = (429, 503)
+QUOTA = "urn:prelabel:quota"
 LONGEST_WAIT = 30.0
 
 
@@ -121,8 +122,10 @@ class Client:
                 continue
             if response.status < 400:
                 return json.loads(content)
-            if response.status not in LATER or not left:
-                raise EndpointError(response.status, _problem(content))
+            problem = _problem(content)
+            used_up = problem.get("type") == QUOTA  # no wait of seconds ends a month
+            if response.status not in LATER or used_up or not left:
+                raise EndpointError(response.status, problem)
             wait = response.headers.get("retry-after", "1")
             time.sleep(min(float(wait) if wait.isdigit() else 1.0, LONGEST_WAIT))
         raise AssertionError("the last try returned or raised")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 HELP = "show what the live version sees in image files"
 EXAMPLE = "prelabel predict photos/*.jpg --project 3 --output looked-at"
 DRAWN = "-prelabel"
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
 QUALITY = 92
 
 

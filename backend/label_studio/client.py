@@ -231,11 +231,16 @@ class Client:
     def _users(self) -> dict[str, int]:
         return {str(row["email"]): int(row["id"]) for row in self._call("GET", "api/users/")}
 
-    def annotate(self, task: int, result: Sequence[Json], by: int = 0) -> None:
-        """Answer a task, in a user's name; in that of the token when not given."""
+    def annotate(self, task: int, result: Sequence[Json], by: int = 0) -> int:
+        """Answer a task, in a user's name; in that of the token when not given.
+
+        Returns:
+            the annotation's number.
+        """
         body: Json = {"result": list(result), "lead_time": 0}
         body |= {"completed_by": by} if by else {}
-        self._call("POST", f"api/tasks/{task}/annotations/", json=body, retries=0)
+        made = self._call("POST", f"api/tasks/{task}/annotations/", json=body, retries=0)
+        return int(made["id"])
 
     def import_tasks(self, number: int, tasks: Sequence[Json]) -> list[int]:
         """Add tasks, with ``data``, ``predictions`` and ``annotations``; their numbers in order."""
@@ -256,9 +261,21 @@ class Client:
         rows = self._tasks(number, "id,data", query)
         return {str(row["data"][field]): row["id"] for row in rows if row["data"].get(field)}
 
-    def annotated(self, task: int) -> bool:
-        """Whether a task has an annotation."""
-        return bool(self._call("GET", f"api/tasks/{task}/annotations/"))
+    def given(self, task: int) -> list[Json]:
+        """The annotations of a task.
+
+        Raises:
+            NotThere: it was deleted.
+        """
+        return list(self._call("GET", f"api/tasks/{task}/annotations/"))
+
+    def change_annotation(self, id: int, result: Sequence[Json]) -> None:
+        """Give an annotation another result.
+
+        Raises:
+            NotThere: it was deleted.
+        """
+        self._call("PATCH", f"api/annotations/{id}/", json={"result": list(result)})
 
     def keep_tab(self, number: int, title: str, view: Json) -> None:
         """Have a tab of the Data Manager with this title look like this.
@@ -415,6 +432,13 @@ def _json(response: Any, server: str) -> Any:
 
 
 def _refused(server: str, what: str, status: int, body: Any) -> LabelStudioError:
+    """A refusal."""
+    error = _sentence(server, what, status, body)
+    error.status = status
+    return error
+
+
+def _sentence(server: str, what: str, status: int, body: Any) -> LabelStudioError:
     """A refusal as one sentence."""
     detail = _detail(body)
     if status == 403 and any(words in detail for words in ADDRESS):

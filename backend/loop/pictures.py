@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from backend.domain import ImageSize
@@ -105,7 +105,8 @@ class Pictures:
             at_least: pixels a JPEG's shorter side keeps while decoding.
 
         Returns:
-            those that could be read, and by address why the others could not.
+            those that could be read, their longer edge at most ``LONGEST`` pixels; and by address
+            why the others could not.
         """
         fetched: list[Fetched] = []
         errors: dict[str, ImageError] = {}
@@ -185,9 +186,9 @@ class Pictures:
     def _read(self, source: Source, at_least: int) -> Fetched | ImageError:
         try:
             content = self._images.fetch(source.address, source.task)
-            picture = decode(content, max_pixels=self._max_pixels, at_least=at_least)
-            if at_least >= LONGEST:  # now, not with 31 others of 50 megapixels in memory
-                picture = replace(picture, image=reduced(picture.image))
+            most = self._max_pixels
+            # reduced now, and not when 31 others of 50 megapixels are in memory as well
+            picture = decode(content, max_pixels=most, at_least=at_least, shrink=reduced)
             return Fetched(source.address, hashlib.sha256(content).hexdigest(), picture)
         except ImageError as error:
             return error

@@ -7,11 +7,12 @@ the task by the request's id in its data.
 from __future__ import annotations
 
 import logging
+import unicodedata
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Any
 
-from backend.errors import LabelStudioError
+from backend.errors import LabelStudioError, NotThere
 from backend.label_studio.config import read_config
 from backend.label_studio.regions import CAPTURED
 from backend.loop.resources import Resources
@@ -21,6 +22,8 @@ from backend.store.projects import ProjectRecord
 log = logging.getLogger("prelabel")
 REQUEST, EXTERNAL = "prelabel_request", "prelabel_external"
 """In the data of a task that came back: the request's id, and the caller's name for the image."""
+ELSEWHERE = frozenset({401, 403, 408, 429})
+"""Refusals that are not about what was sent."""
 AT_ONCE = 16
 """Images between two looks at whether there is something better to do."""
 
@@ -49,7 +52,7 @@ class Returner:
             how many became tasks or got their annotation.
 
         Raises:
-            LabelStudioError: Label Studio refused or went away; nothing is lost.
+            LabelStudioError: Label Studio went away, or refused the token; nothing is lost.
         """
         waiting = list(self._captures.waiting())
         if not waiting:
@@ -58,38 +61,80 @@ class Returner:
         done = 0
         for start in range(0, len(waiting), AT_ONCE):
             for capture in waiting[start : start + AT_ONCE]:
-                done += self._one(capture, known)
+                done += self._or_wait(capture, known)
             if enough():
                 break
         if done:
             log.info("project %s: %s images came back to be labeled", self._record.id, done)
         return done
 
+    def _or_wait(self, capture: Capture, known: dict[str, int]) -> bool:
+        """Bring back one; where Label Studio does not want it, it waits, and costs no other."""
+        try:
+            return self._one(capture, known)
+        except LabelStudioError as error:
+            if not _clear(error):
+                raise
+            log.warning("project %s: image %s waits: %s", self._record.id, capture.id, error)
+            return False
+
     def _one(self, capture: Capture, known: dict[str, int]) -> bool:
-        task, annotated = self._captures.task(capture)
-        task = task or known.get(capture.id, 0)
+        noted = self._captures.noted(capture)
+        task = noted.task or known.get(capture.id, 0)
         if not task:
             content = self._captures.read(capture)
             if content is None:
                 return False  # too old, and removed meanwhile
             task = self._make(capture, content)
-        if capture.annotation is not None and not annotated:
-            if not self._connection.client.annotated(task):
-                self._connection.client.annotate(task, capture.annotation)
-            annotated = True
-        self._captures.returned(capture, task, annotated)
+        number = 0
+        if capture.annotation is not None and noted.answer != capture.answer:
+            try:
+                number = self._answer(task, capture.annotation, noted.annotation)
+            except NotThere:
+                self._connection.client.project(self._record.number)  # or all of it is gone
+                log.info(
+                    "project %s: task %s was deleted, its answer with it", self._record.id, task
+                )
+        answered = capture.annotation is not None
+        self._captures.returned(capture, task, answered, number or noted.annotation)
         return True
+
+    def _answer(self, task: int, result: list[dict[str, Any]], before: int) -> int:
+        """Give a task an answer, in place of the one that was given before.
+
+        Args:
+            task: its number.
+            result: the answer.
+            before: the number of the annotation with the earlier answer; 0: not known.
+
+        Returns:
+            the number of the annotation.
+
+        Raises:
+            NotThere: the task was deleted.
+        """
+        client = self._connection.client
+        for given in client.given(task):
+            if _plain(given.get("result")) == _plain(result) and not given.get("was_cancelled"):
+                return int(given["id"])  # it was given, and the note of it was lost
+            if given["id"] == before:
+                client.change_annotation(before, result)
+                return before
+        return client.annotate(task, result)
 
     def _make(self, capture: Capture, content: bytes) -> int:
         client, number = self._connection.client, self._record.number
         (address,) = client.upload(number, [(f"{capture.id}{capture.suffix}", content)])
         data: dict[str, Any] = dict.fromkeys(self._keys, address)
         data |= {CAPTURED: capture.why, REQUEST: capture.id}
-        data |= {EXTERNAL: capture.external} if capture.external else {}
+        external = "".join(c for c in capture.external if unicodedata.category(c) != "Cc")
+        data |= {EXTERNAL: external} if external else {}
         prediction = {**capture.said, "model_version": capture.version}
         try:
             return client.import_tasks(number, [{"data": data, "predictions": [prediction]}])[0]
         except LabelStudioError as error:
+            if not _clear(error):  # it may have made the task: the next look finds it, or not
+                raise
             # the config may have lost a label that was said; the next round says something new
             log.warning("project %s: an image comes without prediction: %s", number, error)
             return client.import_tasks(number, [{"data": data}])[0]
@@ -99,3 +144,14 @@ class Returner:
         project = self._connection.client.project(self._record.number)
         config = read_config(str(project.get("label_config") or ""))
         return sorted({control.image_key for control in config.controls})
+
+
+def _clear(error: LabelStudioError) -> bool:
+    """Whether Label Studio does not want this one thing, and has done nothing."""
+    return 400 <= error.status < 500 and error.status not in ELSEWHERE
+
+
+def _plain(result: Any) -> list[Any]:
+    """What a result says, without what Label Studio adds: numbers of its own, and where from."""
+    rows = result if isinstance(result, list) else []
+    return [[row.get(key) for key in ("from_name", "to_name", "type", "value")] for row in rows]

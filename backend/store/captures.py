@@ -6,15 +6,20 @@ Two writers that never write the same file: the endpoint keeps an image with wha
 
 from __future__ import annotations
 
+import hashlib
 import heapq
+import json
+import logging
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from backend.errors import StoreError
 from backend.store.files import read_json, write_bytes, write_json
 
+log = logging.getLogger("prelabel")
 DAY = 86_400.0
 
 
@@ -34,6 +39,7 @@ class Capture:
         width: pixels of the upright image.
         height: the same.
         annotation: a person's answer, in the same form; None while there is none.
+        superseded: the caller asked again by the same name, about another image.
     """
 
     id: str
@@ -47,6 +53,30 @@ class Capture:
     width: int = 0
     height: int = 0
     annotation: list[dict[str, Any]] | None = None
+    superseded: bool = False
+
+    @property
+    def answer(self) -> str:
+        """Which answer of a person this is, as a hash; empty while there is none."""
+        if self.annotation is None:
+            return ""
+        text = json.dumps(self.annotation, sort_keys=True, ensure_ascii=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class Returned:
+    """What became of a capture.
+
+    Attributes:
+        task: its number in Label Studio; 0 while it is none.
+        answer: the answer that is there, see :attr:`Capture.answer`; empty while none is.
+        annotation: the number of the annotation with it; 0 where it is not known.
+    """
+
+    task: int = 0
+    answer: str = ""
+    annotation: int = 0
 
 
 class Captures:
@@ -89,22 +119,24 @@ class Captures:
 
     # -- what the backend writes ------------------------------------------------------------
 
-    def returned(self, capture: Capture, task: int, annotated: bool) -> None:
+    def returned(self, capture: Capture, task: int, annotated: bool, annotation: int = 0) -> None:
         """A capture is a task of Label Studio now.
 
         Args:
             capture: which.
             task: its number there.
-            annotated: its annotation is there as well.
+            annotated: its answer is there as well, as it stands in ``capture``.
+            annotation: the number of that, where it is known.
         """
-        noted = {"task": task, "annotated": annotated, "at": time.time()}
-        write_json(self._returned / f"{capture.id}.json", noted)
+        answer = capture.answer if annotated else ""
+        noted = {"task": task, "annotated": annotated, "answer": answer, "annotation": annotation}
+        write_json(self._returned / f"{capture.id}.json", {**noted, "at": time.time()})
 
     def waiting(self) -> Iterator[Capture]:
-        """What is no task yet, or whose annotation is not there yet; oldest first."""
+        """What is no task yet, or whose latest answer is not there yet; oldest first."""
         for capture in self.all():
-            task, annotated = self.task(capture)
-            if not task or (capture.annotation is not None and not annotated):
+            noted = self.noted(capture)
+            if not noted.task or noted.answer != capture.answer:
                 yield capture
 
     def changed(self) -> float:
@@ -123,17 +155,15 @@ class Captures:
     # -- what both read ---------------------------------------------------------------------
 
     def all(self) -> Iterator[Capture]:
-        """Everything that is kept, oldest first."""
-        rows = (read_json(file) for file in self._captures.glob("*.json"))
-        found = [Capture(**row) for row in rows if row]
-        yield from sorted(found, key=lambda capture: capture.at)
+        """Everything that is kept, oldest first; what is damaged costs nothing else."""
+        found = [_read(file) for file in self._captures.glob("*.json")]
+        yield from sorted((one for one in found if one), key=lambda capture: capture.at)
 
     def latest(self, count: int) -> list[Capture]:
         """The last few that were kept or answered, newest first; only these are read."""
         files = heapq.nlargest(count, self._captures.glob("*.json"), key=_changed)
-        rows = (read_json(file) for file in files)
-        found = [Capture(**row) for row in rows if row]
-        return sorted(found, key=lambda capture: -capture.at)
+        found = [_read(file) for file in files]
+        return sorted((one for one in found if one), key=lambda capture: -capture.at)
 
     def read(self, capture: Capture) -> bytes | None:
         """The image's bytes; None where it was removed."""
@@ -148,8 +178,26 @@ class Captures:
 
     def task(self, capture: Capture) -> tuple[int, bool]:
         """The number of its task, 0 while there is none, and whether its annotation is there."""
+        noted = self.noted(capture)
+        return noted.task, bool(noted.answer)
+
+    def noted(self, capture: Capture) -> Returned:
+        """What became of it."""
         noted = read_json(self._returned / f"{capture.id}.json") or {}
-        return int(noted.get("task", 0)), bool(noted.get("annotated", False))
+        answer = noted.get("answer")
+        if answer is None:  # noted by a Prelabel that knew of one answer only
+            answer = capture.answer if noted.get("annotated") else ""
+        return Returned(int(noted.get("task", 0)), str(answer), int(noted.get("annotation", 0)))
+
+
+def _read(file: Path) -> Capture | None:
+    """A capture; None where it went away, or is damaged."""
+    try:
+        row = read_json(file)
+        return Capture(**row) if row else None
+    except (StoreError, TypeError) as error:
+        log.warning("a captured image is left out: %s: %s", file, error)
+        return None
 
 
 def _changed(file: Path) -> float:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from backend.errors import NotThere, UsageError
-from backend.store.files import read_json, write_json
+from backend.errors import NotThere, StoreError, UsageError
+from backend.store.files import explained, read_json, write_json
 
 PREFIX = "plk"
 """Keys are ``plk_<id>_<secret>``: a scanner for lost secrets recognises them."""
 RATE = 100.0
+WAIT_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,8 @@ class Keys:
         id, secret = secrets.token_hex(4), secrets.token_urlsafe(32)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         key = Key(id, name.strip(), _hash(secret), functions, rate, quota, now)
-        self._write([*self.all(), key])
+        with self._alone():
+            self._write([*self.all(), key])
         return key, f"{PREFIX}_{id}_{secret}"
 
     def revoke(self, id: str) -> Key:
@@ -90,14 +94,15 @@ class Keys:
         Raises:
             NotThere: there is none.
         """
-        keys = {key.id: key for key in self.all()}
-        if id not in keys:
-            raise NotThere(f"There is no key {id!r}: `prelabel keys list` shows all.")
-        if not keys[id].revoked:
-            now = datetime.now(UTC).isoformat(timespec="seconds")
-            keys[id] = replace(keys[id], revoked=now)
-            self._write(list(keys.values()))
-        return keys[id]
+        with self._alone():
+            keys = {key.id: key for key in self.all()}
+            if id not in keys:
+                raise NotThere(f"There is no key {id!r}: `prelabel keys list` shows all.")
+            if not keys[id].revoked:
+                now = datetime.now(UTC).isoformat(timespec="seconds")
+                keys[id] = replace(keys[id], revoked=now)
+                self._write(list(keys.values()))
+            return keys[id]
 
     def check(self, text: str) -> Key | None:
         """The key that a text proves; None where it proves none that is good."""
@@ -107,6 +112,29 @@ class Keys:
         key = self._known.get(id)
         same = hmac.compare_digest(_hash(secret), key.hash if key else _hash(""))
         return key if key and same and prefix == PREFIX and not key.revoked else None
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No other process changes the keys meanwhile; what one wrote before is read anew.
+
+        Raises:
+            StoreError: another process does not come to an end, or the folder cannot be written.
+        """
+        from filelock import FileLock, Timeout
+
+        file = self._file.with_name(f"{self._file.name}.lock")
+        with explained(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(file, timeout=WAIT_SECONDS)
+            try:
+                lock.acquire()
+            except Timeout as error:
+                raise StoreError("Another process changes the keys: try again.") from error
+        try:
+            self._seen = None
+            yield
+        finally:
+            lock.release()
 
     def _read(self) -> None:
         try:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import calendar
 import math
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from backend.store.keys import Key, Keys
@@ -19,36 +20,30 @@ ANYBODY = Key("", "anybody", "", rate=math.inf)
 CHALLENGE = {"www-authenticate": "Bearer"}
 
 
-@dataclass(frozen=True)
-class Admitted:
-    """Somebody who may ask.
-
-    Attributes:
-        key: theirs.
-        headers: of the response: what they have left.
-    """
-
-    key: Key
-    headers: dict[str, str]
-
-
 class Access:
-    """Checks keys and counts.
+    """Checks keys and counts. What somebody has left stands in ``request.state.left``, as headers
+    for whatever answer they get.
 
     Args:
         keys: that are good.
         usage: this month's counters.
         open: nobody needs a key.
+        clock: seconds, monotonic.
     """
 
-    def __init__(self, keys: Keys, usage: Usage, *, open: bool) -> None:
-        from limits.aio.storage import MemoryStorage
-        from limits.aio.strategies import MovingWindowRateLimiter
-
+    def __init__(
+        self,
+        keys: Keys,
+        usage: Usage,
+        *,
+        open: bool,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._keys = keys
         self._usage = usage
         self._open = open
-        self._limiter = MovingWindowRateLimiter(MemoryStorage())
+        self._clock = clock
+        self._buckets: dict[str, Bucket] = {}
 
     def known(self, request: Request) -> Key:
         """Whose key a request carries.
@@ -81,8 +76,28 @@ class Access:
             raise Problem(403, "not-this-function", f"This key is not for function {function}.")
         return key
 
-    async def admit(self, request: Request, function: str, images: int = 1) -> Admitted:
-        """Let somebody invoke a function, and count it.
+    def all_functions(self, request: Request) -> None:
+        """Make sure that somebody may see what is told of all functions together.
+
+        Raises:
+            Problem: no key, or one for some functions only.
+        """
+        if self.known(request).functions:
+            told = "This key is for some functions: counters of all need a key without --function."
+            raise Problem(403, "not-this-function", told)
+
+    def welcome(self, request: Request, function: str) -> Key:
+        """Make sure that somebody may ask for an image now, before anything of it is read.
+
+        Raises:
+            Problem: see :meth:`admit`.
+        """
+        key = self.allowed(request, function)
+        self._check(request, key, 1)
+        return key
+
+    def admit(self, request: Request, function: str, images: int = 1) -> None:
+        """Let somebody ask for images, and count them; all at once, whoever asks beside.
 
         Args:
             request: with the key.
@@ -93,62 +108,90 @@ class Access:
             Problem: no key, not for this function, too fast, or the month's share is used.
         """
         key = self.allowed(request, function)
-        self._in_quota(key, images)
-        headers = await self._in_time(key, images)
-        used = self._usage.add(f"key {key.id}", images) if key.id else 0
-        if key.quota:
-            headers["x-quota-limit"] = str(key.quota)
-            headers["x-quota-remaining"] = str(max(0, key.quota - int(used)))
-        return Admitted(key, headers)
+        self._check(request, key, images)
+        if key.id:
+            self._usage.add(f"key {key.id}", images)
+        if key.id in self._buckets:
+            self._buckets[key.id].take(images, self._clock())
+        request.state.left = self._left(key)
 
-    def _in_quota(self, key: Key, images: int) -> None:
-        used = self._usage.of(f"key {key.id}")
-        if key.quota and used + images > key.quota:
+    def _check(self, request: Request, key: Key, images: int) -> None:
+        bucket = self._bucket(key)
+        request.state.left = self._left(key)
+        if key.quota and self._usage.of(f"key {key.id}") + images > key.quota:
             raise Problem(
                 429,
                 "quota",
                 f"This key's {key.quota} images of this month are used: it goes on with the next "
                 "month, or with another key.",
-                {
-                    "retry-after": str(_seconds_left_this_month()),
-                    "x-quota-limit": str(key.quota),
-                    "x-quota-remaining": str(max(0, key.quota - int(used))),
-                },
+                {"retry-after": str(_seconds_left_this_month())},
             )
-
-    async def _in_time(self, key: Key, images: int) -> dict[str, str]:
-        """The headers of the rate limit (draft-ietf-httpapi-ratelimit-headers)."""
-        from limits import RateLimitItemPerSecond
-
-        if math.isinf(key.rate):
-            return {}
-        most, window = _window(key.rate)
-        item = RateLimitItemPerSecond(max(most, images), window)
-        let = await self._limiter.hit(item, key.id, cost=images)
-        reset, left = await self._limiter.get_window_stats(item, key.id)
-        headers = {
-            "ratelimit-limit": str(most),
-            "ratelimit-remaining": str(left),
-            "ratelimit-reset": str(max(0, math.ceil(reset - time.time()))),
-        }
-        if not let:
+        wait = math.ceil(bucket.wait(images, self._clock())) if bucket else 0
+        if wait:
+            request.state.left["ratelimit-reset"] = str(wait)
             raise Problem(
                 429,
                 "too-fast",
                 f"This key may ask for {key.rate:g} images a second: wait, and ask again.",
-                {**headers, "retry-after": headers["ratelimit-reset"]},
+                {"retry-after": str(wait)},
             )
+
+    def _bucket(self, key: Key) -> Bucket | None:
+        """Of a key, whatever it asks for; none where it has no rate."""
+        if math.isinf(key.rate):
+            return None
+        if key.id not in self._buckets:
+            self._buckets[key.id] = Bucket(key.rate, self._clock())
+        return self._buckets[key.id]
+
+    def _left(self, key: Key) -> dict[str, str]:
+        """What a key has left, as headers (draft-ietf-httpapi-ratelimit-headers)."""
+        headers = {}
+        bucket = self._bucket(key)
+        if bucket:
+            level = bucket.level(self._clock())
+            headers["ratelimit-limit"] = str(int(bucket.most))
+            headers["ratelimit-remaining"] = str(max(0, int(level)))
+            headers["ratelimit-reset"] = str(math.ceil((bucket.most - level) / bucket.rate))
+        if key.quota:
+            left = key.quota - int(self._usage.of(f"key {key.id}"))
+            headers["x-quota-limit"] = str(key.quota)
+            headers["x-quota-remaining"] = str(max(0, left))
         return headers
 
 
-def _window(rate: float) -> tuple[int, int]:
-    """A rate as whole images in whole seconds."""
-    return (round(rate), 1) if rate >= 1 else (1, math.ceil(1 / rate))
+class Bucket:
+    """A token bucket: a second's images at once, and no more than the rate in the long run.
+
+    More images than it can hold are let through when it is full; it then owes them, and nobody
+    is let through until it has made up for them.
+
+    Args:
+        rate: images a second, above 0.
+        now: seconds, monotonic.
+    """
+
+    def __init__(self, rate: float, now: float) -> None:
+        self.rate = rate
+        self.most = max(1.0, math.floor(rate + 0.5))
+        self._level = self.most
+        self._at = now
+
+    def level(self, now: float) -> float:
+        """Images that may be asked for; below 0 where it owes some."""
+        return min(self.most, self._level + (now - self._at) * self.rate)
+
+    def wait(self, images: int, now: float) -> float:
+        """Seconds until so many may be asked for; 0: now."""
+        short = min(float(images), self.most) - self.level(now)
+        return max(0.0, short / self.rate) if short > 1e-9 else 0.0
+
+    def take(self, images: int, now: float) -> None:
+        """Ask for so many."""
+        self._level, self._at = self.level(now) - images, now
 
 
 def _seconds_left_this_month() -> int:
     now = time.gmtime()
     year, month = (now.tm_year + 1, 1) if now.tm_mon == 12 else (now.tm_year, now.tm_mon + 1)
-    import calendar
-
     return max(1, calendar.timegm((year, month, 1, 0, 0, 0)) - int(time.time()))

@@ -16,13 +16,14 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backend.store.files import append_line, read_json, write_json
-from serverless.endpoint.rules import Rule
+from backend.errors import StoreError
+from backend.store.files import append_line, read_json, write_json, write_text
+from serverless.endpoint.rules import Rule, key_of
 
 if TYPE_CHECKING:
     import httpx
@@ -33,7 +34,10 @@ log = logging.getLogger("prelabel")
 PAUSES = (5.0, 30.0, 120.0, 600.0, 3600.0, 6 * 3600.0, 12 * 3600.0)
 """Seconds until each next try; after the last the alert is given up."""
 SECONDS = 15.0
+AT_ONCE = 16
+"""Posts under way at the same time."""
 REMEMBERED = 100_000
+"""Pictures that were told of; the file of them is cut when it has twice as many."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class Alert:
         at: when it happened, UTC, ISO 8601.
         tries: how often it was tried.
         next: when it is tried again, seconds since 1970.
+        mark: of rule and picture, so that it is told of once.
     """
 
     id: str
@@ -55,6 +60,7 @@ class Alert:
     at: str
     tries: int = 0
     next: float = 0.0
+    mark: str = ""
 
 
 class Alerts:
@@ -79,12 +85,14 @@ class Alerts:
         import httpx
 
         self._rules = {rule.name: rule for rule in rules}
-        self._pending = folder / "pending"
+        self._folder = folder / "pending"
         self._log = folder / "told.txt"
         self._http = http or httpx.AsyncClient(timeout=SECONDS, trust_env=False)
         self._told = told
         self._pauses = pauses
+        self._pending = self._read_pending()
         self._known = self._read_known()
+        self._at_once = asyncio.Semaphore(AT_ONCE)
         self._awake = asyncio.Event()
         self._sending: asyncio.Task[None] | None = None
 
@@ -124,7 +132,6 @@ class Alerts:
             mark = hashlib.sha256(name.encode()).hexdigest()[:32]
             if len(sure) < rule.count or mark in self._known:
                 continue
-            self._remember(mark)
             data = {
                 "function": function,
                 "version": version,
@@ -134,7 +141,11 @@ class Alerts:
                 "externalId": external or None,
                 "requestId": request,
             }
-            self._write(Alert(f"msg_{secrets.token_hex(12)}", rule.name, data, _now()))
+            alert = Alert(f"msg_{secrets.token_hex(12)}", rule.name, data, _now(), mark=mark)
+            self._write(alert)
+            self._remember(
+                mark
+            )  # after it: a crash in between costs no alert, and its mark is there
             made += 1
         return made
 
@@ -146,85 +157,121 @@ class Alerts:
         while True:
             self._awake.clear()
             now = time.time()
-            await asyncio.gather(*(self._send(a) for a in self._read_pending() if a.next <= now))
-            pauses = [alert.next - time.time() for alert in self._read_pending()]
+            due = [alert for alert in self._sendable() if alert.next <= now]
+            await asyncio.gather(*(self._send(alert) for alert in due))
+            pauses = [alert.next - time.time() for alert in self._sendable()]
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._awake.wait(), max(0.0, min(pauses, default=60.0)))
+                pause = max(0.0, min(pauses, default=SECONDS))
+                await asyncio.wait_for(self._awake.wait(), min(pause, SECONDS))
+
+    def _sendable(self) -> list[Alert]:
+        """What is on its way; alerts of a rule that was removed wait until it comes back."""
+        return [alert for alert in list(self._pending.values()) if alert.rule in self._rules]
 
     async def _send(self, alert: Alert) -> None:
-        import httpx
-
+        """Try to send one; whatever becomes of it costs no other alert."""
         rule = self._rules[alert.rule]
+        try:
+            async with self._at_once:
+                problem = await self._post(rule, alert)
+        except Exception as error:
+            problem = type(error).__name__
+        try:
+            await self._noted(alert, problem)
+        except (StoreError, OSError) as error:
+            log.error("alert %s: %s", rule.name, error)
+
+    async def _post(self, rule: Rule, alert: Alert) -> str:
+        """What went wrong; empty when it was taken."""
         told = {"rule": rule.name, **alert.data}
         body = json.dumps({"type": "prelabel.alert", "timestamp": alert.at, "data": told}).encode()
         headers = {"content-type": "application/json", **sign(rule.secret, alert.id, body)}
-        try:
-            response = await self._http.post(rule.url, content=body, headers=headers)
-            problem = "" if response.is_success else f"status {response.status_code}"
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            problem = type(error).__name__
-        if not problem:
-            self._done(alert)
-            self._told(rule.name, "sent")
-        elif alert.tries >= len(self._pauses):
-            self._done(alert)
-            self._told(rule.name, "given up")
-            log.error("alert %s is given up after %s tries: %s", rule.name, alert.tries, problem)
-        else:
+        response = await self._http.post(rule.url, content=body, headers=headers)
+        return "" if response.is_success else f"status {response.status_code}"
+
+    async def _noted(self, alert: Alert, problem: str) -> None:
+        """Remember what became of a try: in memory first, so that a full disk sends nothing twice.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        if problem and alert.tries < len(self._pauses):
             pause = self._pauses[alert.tries]
-            self._write(_later(alert, time.time() + pause))
-            self._told(rule.name, "retry")
-            log.warning("alert %s: %s; tried again in %.0f s", rule.name, problem, pause)
+            later = replace(alert, tries=alert.tries + 1, next=time.time() + pause)
+            self._pending[alert.id] = later
+            self._told(alert.rule, "retry")
+            log.warning("alert %s: %s; tried again in %.0f s", alert.rule, problem, pause)
+            await asyncio.to_thread(self._write, later)
+            return
+        self._pending.pop(alert.id, None)
+        self._told(alert.rule, "given up" if problem else "sent")
+        if problem:
+            log.error("alert %s is given up after %s tries: %s", alert.rule, alert.tries, problem)
+        await asyncio.to_thread(self._file(alert.id).unlink, missing_ok=True)
 
     def _write(self, alert: Alert) -> None:
-        write_json(self._pending / f"{alert.id}.json", asdict(alert))
+        write_json(self._file(alert.id), asdict(alert))
+        self._pending[alert.id] = alert
 
-    def _done(self, alert: Alert) -> None:
-        (self._pending / f"{alert.id}.json").unlink(missing_ok=True)
+    def _file(self, id: str) -> Path:
+        return self._folder / f"{id}.json"
 
-    def _read_pending(self) -> list[Alert]:
-        """What is on its way; alerts of a rule that was removed wait until it comes back."""
-        rows = (read_json(file) for file in sorted(self._pending.glob("*.json")))
-        found = (Alert(**row) for row in rows if row)
-        return [alert for alert in found if alert.rule in self._rules]
+    def _read_pending(self) -> dict[str, Alert]:
+        """What was on its way when the last process ended; read once, then kept in memory."""
+        found = {}
+        for file in sorted(self._folder.glob("*.json")):
+            try:
+                row = read_json(file)
+                alert = Alert(**row)
+                found[alert.id] = replace(alert, next=float(alert.next), tries=int(alert.tries))
+            except (StoreError, TypeError, ValueError) as error:
+                log.error("an alert cannot be read, and is left out: %s: %s", file, error)
+        return found
 
     def _read_known(self) -> dict[str, None]:
-        """What was told of, oldest first, the last REMEMBERED of it."""
-        if not self._log.exists():
-            return {}
-        lines = self._log.read_text(encoding="utf-8").split()
-        return dict.fromkeys(lines[-REMEMBERED:])
+        """What was told of, oldest first, the last REMEMBERED of it; also what is on its way."""
+        lines: list[str] = []
+        if self._log.exists():
+            lines = self._log.read_text(encoding="utf-8", errors="replace").split()
+        if len(lines) > 2 * REMEMBERED:
+            lines = lines[-REMEMBERED:]
+            write_text(self._log, "\n".join(lines) + "\n")
+        known = dict.fromkeys(lines[-REMEMBERED:])
+        for alert in self._pending.values():
+            if alert.mark and alert.mark not in known:
+                append_line(self._log, alert.mark)
+                known[alert.mark] = None
+        self._lines = len(lines)
+        return known
 
     def _remember(self, mark: str) -> None:
         append_line(self._log, mark)
         self._known[mark] = None
+        self._lines += 1
         while len(self._known) > REMEMBERED:
             self._known.pop(next(iter(self._known)))
+        if self._lines > 2 * REMEMBERED:
+            write_text(self._log, "\n".join(self._known) + "\n")
+            self._lines = len(self._known)
 
 
 def sign(secret: str, id: str, body: bytes, at: int | None = None) -> dict[str, str]:
     """The headers of a signed post.
 
     Args:
-        secret: ``whsec_`` and base64, or any text.
+        secret: see :func:`serverless.endpoint.rules.key_of`.
         id: of the post.
         body: of the post.
         at: seconds since 1970; now when not given.
     """
     when = str(int(time.time()) if at is None else at)
     content = f"{id}.{when}.".encode() + body
-    mac = hmac.new(_key(secret), content, hashlib.sha256).digest()
+    mac = hmac.new(key_of(secret), content, hashlib.sha256).digest()
     return {
         "webhook-id": id,
         "webhook-timestamp": when,
         "webhook-signature": "v1," + base64.b64encode(mac).decode(),
     }
-
-
-def _key(secret: str) -> bytes:
-    if secret.startswith("whsec_"):
-        return base64.b64decode(secret.removeprefix("whsec_"))
-    return secret.encode()
 
 
 def _beliefs(said: Said, label: str) -> list[float]:
@@ -237,10 +284,6 @@ def _beliefs(said: Said, label: str) -> list[float]:
         if place.label == label
     ]
     return chosen + found
-
-
-def _later(alert: Alert, when: float) -> Alert:
-    return Alert(**{**asdict(alert), "tries": alert.tries + 1, "next": when})
 
 
 def _now() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import unicodedata
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any
@@ -32,8 +33,8 @@ log = logging.getLogger("prelabel")
 DESCRIPTION = """
 Ask the live version of a Label Studio project about images. Send a key as
 `Authorization: Bearer plk_…` (`prelabel keys create NAME` makes one). Images are JPEG, PNG, WebP,
-GIF (the first frame), BMP or TIFF. Coordinates are 0 to 1 from the top left corner of the upright
-image. Errors are problem JSON (RFC 9457).
+GIF (the first frame) or BMP. Coordinates are 0 to 1 from the top left corner of the upright image.
+Errors are problem JSON (RFC 9457).
 """
 IMAGE = {"type": "string", "format": "binary", "description": "an image file"}
 TEXT = {
@@ -82,7 +83,12 @@ async def _asked(  # not a plain function: those wait for a thread
 ) -> Asked:
     """What the parameters of a request ask for."""
     wish = Wish(labelCount, threshold, control)
-    return Asked(_id(request), function, version, externalId, capture, wish)
+    return Asked(_id(request), function, version, _plain(externalId), capture, wish)
+
+
+def _plain(name: str) -> str:
+    """A name without control characters, which no database likes."""
+    return "".join(c for c in name if unicodedata.category(c) != "Cc")
 
 
 Question = Annotated[Asked, Depends(_asked)]
@@ -100,6 +106,7 @@ def make_endpoint(parts: Parts) -> FastAPI:
         await parts.functions.start()
         parts.desk.start()
         yield
+        parts.reader.stop()
         parts.invoker.stop()
         await parts.desk.stop()
         await parts.functions.stop()
@@ -120,12 +127,11 @@ def make_endpoint(parts: Parts) -> FastAPI:
             known.update(loaded.record.id for loaded in parts.functions.all())
         return function in known
 
-    app.add_middleware(Watching, metrics=parts.metrics, known=is_known)
+    app.add_middleware(Watching, metrics=parts.metrics, known=is_known, failed=_failed)
     app.exception_handler(Problem)(_problem)
     app.exception_handler(HTTPException)(_http)
     app.exception_handler(RequestValidationError)(_invalid)
     app.exception_handler(PrelabelError)(_failed)
-    app.exception_handler(Exception)(_failed)
     _add_about(app, parts)
     _add_functions(app, parts)
     _add_invoking(app, parts)
@@ -164,13 +170,13 @@ def _add_about(app: FastAPI, parts: Parts) -> None:
 
     @app.get(
         "/metrics",
-        responses={200: {"content": {"text/plain": {}}}, **_problems(401)},
+        responses={200: {"content": {"text/plain": {}}}, **_problems(401, 403)},
         response_class=Response,
         openapi_extra={"security": BEARER},
     )
     async def metrics(request: Request) -> Response:
-        """Counters, as Prometheus reads them."""
-        parts.access.known(request)
+        """Counters of all functions, as Prometheus reads them."""
+        parts.access.all_functions(request)
         for loaded in parts.functions.all():
             await parts.desk.drift(loaded)
         return Response(parts.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
@@ -220,11 +226,11 @@ def _add_invoking(app: FastAPI, parts: Parts) -> None:
     )
     async def invoke(request: Request, asked: Question) -> Response:
         """Ask about one image: a file in a form, the bytes themselves, base64, or an address."""
-        admitted = await parts.access.admit(request, asked.function)
+        parts.access.allowed(request, asked.function)
         parts.functions.live(asked.function)
+        parts.access.admit(request, asked.function)
         content = await parts.reader.one(request)
-        told = await parts.invoker.one(asked, content, request.state.began)
-        return JSONResponse(told, headers=admitted.headers)
+        return JSONResponse(await parts.invoker.one(asked, content, request.state.began))
 
     @app.post(
         "/v1/functions/{function}/invoke-batch",
@@ -237,10 +243,11 @@ def _add_invoking(app: FastAPI, parts: Parts) -> None:
         """Ask about up to 64 images; one that cannot be read costs no other."""
         parts.access.allowed(request, asked.function)
         parts.functions.live(asked.function)
-        contents = await parts.reader.several(request)
-        admitted = await parts.access.admit(request, asked.function, len(contents))
-        told = await parts.invoker.several(asked, contents, request.state.began)
-        return JSONResponse(told, headers=admitted.headers)
+        parts.access.welcome(request, asked.function)
+        found = await parts.reader.several(request)
+        parts.access.admit(request, asked.function, len(found))
+        contents = await parts.reader.contents(found)
+        return JSONResponse(await parts.invoker.several(asked, contents, request.state.began))
 
     @app.put(
         "/v1/functions/{function}/samples/{externalId:path}/annotation",
@@ -257,8 +264,9 @@ def _add_invoking(app: FastAPI, parts: Parts) -> None:
     )
     async def correct(request: Request, function: FunctionId, externalId: ExternalId) -> Response:
         """Tell the right answer to a picture; it becomes an annotation in Label Studio."""
-        admitted = await parts.access.admit(request, function)
+        parts.access.allowed(request, function)
         parts.functions.live(function)
+        parts.access.admit(request, function)
         payload = await parts.reader.json(request)
         try:
             correction = Correction.model_validate(payload)
@@ -266,10 +274,10 @@ def _add_invoking(app: FastAPI, parts: Parts) -> None:
             raise Problem(422, "no-answer", _sentence(error.errors()[0])) from error
         data = correction.data
         content = None if data is None else await parts.reader.text(data)
-        asked = Asked(_id(request), function, "", externalId, True, Wish())
+        asked = Asked(_id(request), function, "", _plain(externalId), True, Wish())
         await parts.invoker.correct(asked, correction, content)
         told = {"function": function, "externalId": externalId, "requestId": _id(request)}
-        return JSONResponse(told, 202, headers=admitted.headers)
+        return JSONResponse(told, 202)
 
 
 def _function(loaded: Loaded) -> dict[str, Any]:

@@ -35,7 +35,14 @@ MOST_UNCERTAIN = 0.25
 """Share of them that may count as uncertain."""
 RARE = 0.2
 """Share of the average number of examples below which a label is rare."""
-SUFFIXES = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp", "GIF": ".gif", "BMP": ".bmp"}
+SUFFIXES = {
+    b"\xff\xd8": ".jpg",
+    b"\x89PNG": ".png",
+    b"RIFF": ".webp",
+    b"GIF8": ".gif",
+    b"BM": ".bmp",
+}
+"""By what files of the formats that are read begin with."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +112,23 @@ class Capturing:
         for capture in captures.all():
             self._note(capture)
 
+    def asked(self, external: str, id: str) -> None:
+        """The caller gave this name to an image; what had it before is not meant by it any more.
+
+        Args:
+            external: the caller's name; may be empty.
+            id: of the request.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        before = self._known.get(self._by_external.get(external, "")) if external else None
+        if before is None or before.id == id:
+            return
+        del self._by_external[external]
+        self._known[before.id] = replace(before, superseded=True)
+        self._captures.change(self._known[before.id])
+
     def consider(self, invocation: Invocation) -> str:
         """Keep an image if it is worth it.
 
@@ -126,6 +150,7 @@ class Capturing:
     def keep(self, invocation: Invocation, why: str, look: str = "") -> Capture:
         """Keep an image, whatever it is like."""
         loaded = invocation.loaded
+        self.asked(invocation.external, invocation.id)
         controls = {control.name: control for control in loaded.controls}
         said = prediction_json(prediction_of(invocation.said, loaded.controls), controls, "")
         capture = Capture(
@@ -148,11 +173,14 @@ class Capturing:
         """Note a person's answer to an image that was kept.
 
         Args:
-            external: the caller's name for it.
+            external: the caller's name for it; the image that last had it is meant.
             regions: gives the answer, for the image's size.
 
         Returns:
-            whether it was kept.
+            whether that was kept.
+
+        Raises:
+            StoreError: it cannot be written.
         """
         capture = self._known.get(self._by_external.get(external, ""))
         if capture is None:
@@ -173,7 +201,7 @@ class Capturing:
 
     def _note(self, capture: Capture) -> None:
         self._known[capture.id] = capture
-        if capture.external:
+        if capture.external and not capture.superseded:
             self._by_external[capture.external] = capture.id
 
     def _why(self, invocation: Invocation) -> str:
@@ -228,9 +256,5 @@ def _look(image: Image.Image) -> str:
 
 def _suffix(content: bytes) -> str:
     """Label Studio shows files by their suffix."""
-    import io
-
-    from PIL import Image
-
-    with Image.open(io.BytesIO(content)) as file:
-        return SUFFIXES.get(file.format or "", ".jpg")
+    found = (suffix for begins, suffix in SUFFIXES.items() if content.startswith(begins))
+    return next(found, ".jpg")

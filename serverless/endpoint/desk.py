@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from backend.errors import PrelabelError
-from backend.store.captures import Captures
+from backend.store.captures import DAY, Captures
 from backend.store.projects import Projects
 from backend.store.references import load_reference
 from backend.store.usage import Usage
@@ -26,6 +27,13 @@ log = logging.getLogger("prelabel")
 T = TypeVar("T")
 MOST_WAITING = 1000
 """Answers that may wait to be considered; more are counted and let go."""
+MOST_BYTES = 256_000_000
+"""Of the images of answers that wait."""
+PIXEL = 4
+"""Bytes of a pixel in memory."""
+WINDOWS = 2
+"""Versions of a function whose drift is known: the live one, and the one before, to which answers
+may still belong that wait."""
 KEEP_SECONDS = 5.0
 FORGET_SECONDS = 3600.0
 
@@ -63,7 +71,9 @@ class Desk:
         self._capturing: dict[str, Capturing] = {}
         self._drift: dict[tuple[str, str], Drift] = {}
         self._thread = ThreadPoolExecutor(1, "desk")
+        self._counting = threading.Lock()
         self._waiting = 0
+        self._bytes = 0
         self._chores: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -71,7 +81,7 @@ class Desk:
         self._alerts.start()
         self._chores = [
             asyncio.create_task(self._every(KEEP_SECONDS, self._write)),
-            asyncio.create_task(self._every(FORGET_SECONDS, self._forget)),
+            asyncio.create_task(self._every(FORGET_SECONDS, self._forget, at_once=True)),
         ]
 
     async def stop(self) -> None:
@@ -83,19 +93,30 @@ class Desk:
         self._write()
         await self._alerts.stop()
 
-    def note(self, invocation: Invocation, *, capture: bool) -> None:
+    def note(self, invocation: Invocation, *, capture: bool, live: bool) -> None:
         """Consider an answer soon.
 
         Args:
             invocation: the answered image.
             capture: it may be kept.
+            live: the live version gave it.
         """
-        if self._waiting >= MOST_WAITING:
-            self._metrics.lost()
-            return
-        self._waiting += 1
         loop = asyncio.get_running_loop()
-        self._thread.submit(self._consider, invocation, capture, loop)
+        size = len(invocation.content) + PIXEL * invocation.image.width * invocation.image.height
+        if self._waiting >= MOST_WAITING or self._bytes + size > MOST_BYTES:
+            self._metrics.lost()
+            if invocation.external:  # small, and no correction may go to the wrong image
+                loaded, name, id = invocation.loaded, invocation.external, invocation.id
+                self._thread.submit(self._asked, loaded, name, id)
+            return
+        self._count(1, size)
+        done = self._thread.submit(self._consider, invocation, capture, live, loop)
+        done.add_done_callback(lambda future: self._count(-1, -size))
+
+    def _count(self, answers: int, size: int) -> None:
+        with self._counting:
+            self._waiting += answers
+            self._bytes += size
 
     async def correct(self, loaded: Loaded, external: str, regions: Regions) -> bool:
         """Note a person's answer to an image that was kept; whether it was."""
@@ -116,14 +137,16 @@ class Desk:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     def _consider(
-        self, invocation: Invocation, capture: bool, loop: asyncio.AbstractEventLoop
+        self, invocation: Invocation, capture: bool, live: bool, loop: asyncio.AbstractEventLoop
     ) -> None:
         loaded, said = invocation.loaded, invocation.said
         function = loaded.record.id
+        self._asked(loaded, invocation.external, invocation.id)
         try:
             self._metrics.said(function, said)
-            self._drift_of(loaded).add(said)
-            why = self._of(loaded).consider(invocation) if capture else ""
+            if live:
+                self._drift_of(loaded).add(said)
+            why = self._of(loaded).consider(invocation) if capture and live else ""
             if why:
                 self._metrics.captured(function, why)
             version = loaded.card.version
@@ -134,8 +157,13 @@ class Desk:
             log.error("function %s: %s", function, error)
         except Exception:  # must not end the considering
             log.exception("function %s", function)
-        finally:
-            self._waiting -= 1
+
+    def _asked(self, loaded: Loaded, external: str, id: str) -> None:
+        try:
+            if external:
+                self._of(loaded).asked(external, id)
+        except PrelabelError as error:
+            log.error("function %s: %s", loaded.record.id, error)
 
     def _keep(self, invocation: Invocation, regions: Regions) -> None:
         capturing = self._of(invocation.loaded)
@@ -151,24 +179,41 @@ class Desk:
         return self._capturing[id]
 
     def _drift_of(self, loaded: Loaded) -> Drift:
-        id, version = loaded.record.id, loaded.card.version
-        if (id, version) not in self._drift:
-            reference = load_reference(loaded.folder / "versions" / version)
-            self._drift = {k: d for k, d in self._drift.items() if k[0] != id}
-            self._drift[id, version] = Drift(id, reference)
-        return self._drift[id, version]
+        key = (loaded.record.id, loaded.card.version)
+        if key not in self._drift:
+            reference = load_reference(loaded.folder / "versions" / key[1])
+            mine = [known for known in self._drift if known[0] == key[0]]
+            while len(mine) >= WINDOWS:
+                del self._drift[mine.pop(0)]
+            self._drift[key] = Drift(key[0], reference)
+        return self._drift[key]
 
     def _write(self) -> None:
         self._usage.keep()
         self._keep_files()
 
     def _forget(self) -> None:
-        for capturing in self._capturing.values():
-            capturing.forget()
+        """Remove what is too old, of every function that ever was asked."""
+        before = time.time() - self._rules.days * DAY
+        for folder in self._kept.home.glob("projects/*/captures"):
+            id = folder.parent.name
+            try:
+                if id in self._capturing:
+                    self._capturing[id].forget()
+                else:
+                    Captures(folder.parent).forget_before(before)
+            except PrelabelError as error:
+                log.error("function %s: %s", id, error)
 
-    async def _every(self, seconds: float, chore: Any) -> None:
+    async def _every(
+        self, seconds: float, chore: Callable[[], None], *, at_once: bool = False
+    ) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(seconds)
-            with contextlib.suppress(PrelabelError):
+            if not at_once:
+                await asyncio.sleep(seconds)
+            at_once = False
+            try:
                 await loop.run_in_executor(self._thread, chore)
+            except Exception as error:  # it is done again anyway
+                log.error("%s", str(error) or type(error).__name__)

@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -37,6 +39,9 @@ log = logging.getLogger("prelabel")
 AT_ONCE = 16
 """Images in one look of a model."""
 LOOK_SECONDS = 1.0
+AGAIN_SECONDS = 30.0
+"""Until a version that could not be loaded is tried again: a disk or a network may have had a bad
+moment."""
 OLD_KEPT = 4
 """Versions that are not live and stay loaded, because somebody asked for them by name."""
 
@@ -76,6 +81,21 @@ class Ready:
     batcher: Batcher[Picture, Said]
 
 
+@dataclass(frozen=True)
+class Failure:
+    """Why a version cannot answer.
+
+    Attributes:
+        version: its name.
+        error: what it says.
+        again: when it is tried again, on the monotonic clock.
+    """
+
+    version: str
+    error: PrelabelError
+    again: float
+
+
 class Functions:
     """All functions of one home folder.
 
@@ -104,7 +124,8 @@ class Functions:
         self._looking = ThreadPoolExecutor(lanes, "looking")
         self._live: dict[str, Ready] = {}
         self._old: dict[tuple[str, str], Ready] = {}
-        self._failed: dict[str, tuple[str, PrelabelError]] = {}
+        self._failed: dict[str, Failure] = {}
+        self._damaged: set[str] = set()
         self._lock = asyncio.Lock()
         self._watching: asyncio.Task[None] | None = None
 
@@ -164,7 +185,8 @@ class Functions:
         if ready is not None:
             return ready
         if function in self._failed:
-            raise Problem(503, "not-ready", str(self._failed[function][1]))
+            told, again = str(self._failed[function].error), str(math.ceil(AGAIN_SECONDS))
+            raise Problem(503, "not-ready", told, {"retry-after": again})
         raise Problem(
             404, "no-function", f"There is no function {function[:80]!r}: GET /v1/functions."
         )
@@ -186,12 +208,14 @@ class Functions:
                 log.exception("the endpoint cannot look for new versions")
 
     async def _look(self) -> None:
-        """Load what became live since the last look."""
+        """Load what became live since the last look; again what could not be loaded a while ago."""
         loop = asyncio.get_running_loop()
         for record, version in await loop.run_in_executor(self._loading, self._pointers):
             ready, failed = self._live.get(record.id), self._failed.get(record.id)
-            known = ready.loaded.card.version if ready else failed[0] if failed else ""
-            if known == version or (failed and failed[0] == version):
+            if ready and ready.loaded.card.version == version:
+                self._failed.pop(record.id, None)
+                continue
+            if failed and failed.version == version and time.monotonic() < failed.again:
                 continue
             try:
                 self._live[record.id] = await self._load(record, version)
@@ -199,8 +223,10 @@ class Functions:
                 log.info("function %s answers with version %s", record.id, version)
                 self._check_rules(self._live[record.id].loaded)
             except PrelabelError as error:
-                self._failed[record.id] = (version, error)
-                log.error("function %s: version %s cannot answer: %s", record.id, version, error)
+                self._failed[record.id] = Failure(version, error, time.monotonic() + AGAIN_SECONDS)
+                if not failed or str(failed.error) != str(error):
+                    text = "function %s: version %s cannot answer: %s"
+                    log.error(text, record.id, version, error)
 
     def _check_rules(self, loaded: Loaded) -> None:
         labels = frozenset(name for control in loaded.controls for name in control.label_names)
@@ -210,18 +236,33 @@ class Functions:
             log.error("%s", error)
 
     def _pointers(self) -> list[tuple[ProjectRecord, str]]:
+        """What is live; a project with a damaged file costs no other."""
         self._refresh()
-        found = []
-        for record in self._resources.projects.all():
-            version = self._resources.versions(record).live()
-            if version:
-                found.append((record, version))
+        found, damaged = [], set()
+        projects = self._resources.projects
+        for file in sorted(projects.home.glob("projects/*/project.json")):
+            try:
+                record = projects.get(file.parent.name)
+                version = self._resources.versions(record).live()
+                if version:
+                    found.append((record, version))
+            except Exception as error:  # whatever a damaged file makes of itself
+                damaged.add(file.parent.name)
+                if file.parent.name not in self._damaged:
+                    log.error("function %s is not looked at: %s", file.parent.name, error)
+        self._damaged = damaged
         return found
 
     async def _load(self, record: ProjectRecord, version: str) -> Ready:
         loop = asyncio.get_running_loop()
         work = partial(self._load_version, self._resources, record, version)
-        loaded = await loop.run_in_executor(self._loading, work)
+        try:
+            loaded = await loop.run_in_executor(self._loading, work)
+        except (PrelabelError, asyncio.CancelledError):
+            raise
+        except Exception as error:  # of a damaged file, or of a library
+            told = f"Version {version} cannot be loaded: {str(error) or type(error).__name__}"
+            raise PrelabelError(told) from error
         return Ready(loaded, Batcher(loaded.say, AT_ONCE, self._looking, lanes=self._lanes))
 
 

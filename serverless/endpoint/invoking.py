@@ -141,7 +141,8 @@ class Invoker:
             raise Problem(
                 404,
                 "no-sample",
-                f"The picture {asked.external[:80]!r} was not kept: send it along as `data`.",
+                f"The last picture named {asked.external[:80]!r} was not kept: send it along as "
+                "`data`.",
             )
         picture = await self._decode(content, loaded)
         (said,) = await ready.batcher.ask([picture])
@@ -169,7 +170,7 @@ class Invoker:
     ) -> None:
         invocation = _invocation(asked, loaded, said, content, picture)
         live = self.functions.live(asked.function) is loaded
-        self._desk.note(invocation, capture=asked.capture and live)
+        self._desk.note(invocation, capture=asked.capture, live=live)
 
 
 async def _in_time(looking: Awaitable[list[Said]]) -> list[Said]:
@@ -193,8 +194,7 @@ def read_picture(content: bytes, max_pixels: int, at_least: int) -> Picture:
     Raises:
         ImageError: it cannot be read.
     """
-    picture = decode(content, max_pixels=max_pixels, at_least=at_least)
-    return replace(picture, image=reduced(picture.image))
+    return decode(content, max_pixels=max_pixels, at_least=at_least, shrink=reduced)
 
 
 def _invocation(

@@ -81,7 +81,7 @@ def endpoint(settings: Settings, *, open: bool = False, behind: Behind | None = 
 def _web(settings: Settings) -> Web:
     limits = Limits(
         settings.max_image_bytes,
-        settings.allowed_hosts,
+        None,  # PRELABEL_ALLOWED_HOSTS is for images of tasks, not for whoever may ask here
         frozenset({"https"}),
         settings.request_seconds,
     )

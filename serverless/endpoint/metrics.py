@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, deque
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -88,7 +89,9 @@ class Metrics:
     def drift(self, function: str, figures: dict[str, Any]) -> None:
         """How far production is from the audit slice."""
         for of in ("labels", "images"):
-            if figures.get(of) is not None:
+            if figures.get(of) is None:
+                self._drift.remove(function, of)  # of another version, or another time
+            else:
                 self._drift.labels(function, of).set(figures[of])
 
     def text(self) -> bytes:
@@ -132,19 +135,20 @@ class Drift:
         labels, images = self._label_shift(), None
         if len(self._unlike) >= FEWEST:
             images = round(float(np.mean(self._unlike)), 4)
-        warnings = []
+        warnings = {}
         if labels is not None and labels > SHIFTED:
-            warnings.append(
+            warnings["labels"] = (
                 f"The mix of labels is another one than in the audit slice (stability index "
                 f"{labels:.2f}, above {SHIFTED}): label some of the captured images."
             )
         if images is not None and images > UNLIKE:
-            warnings.append(
+            warnings["images"] = (
                 f"{images:.0%} of the images look unlike the audit slice (5% would be usual): "
                 "label some of the captured images."
             )
         self._warn(warnings)
-        return {"n": len(self._mixes), "labels": labels, "images": images, "warnings": warnings}
+        told = list(warnings.values())
+        return {"n": len(self._mixes), "labels": labels, "images": images, "warnings": told}
 
     def _label_shift(self) -> float | None:
         if len(self._mixes) < FEWEST:
@@ -160,12 +164,11 @@ class Drift:
         ]
         return round(max(shifts), 4) if shifts else None
 
-    def _warn(self, warnings: list[str]) -> None:
-        for warning in warnings:
-            kind = warning[:12]
-            if kind not in self._warned:
-                log.warning("function %s: %s", self._function, warning)
-            self._warned.add(kind)
+    def _warn(self, warnings: Mapping[str, str]) -> None:
+        """Tell the log once of each kind, and again when it comes back."""
+        for kind in warnings.keys() - self._warned:
+            log.warning("function %s: %s", self._function, warnings[kind])
+        self._warned = set(warnings)
 
 
 def given_by_control(said: Said) -> dict[tuple[str, str], int]:

@@ -30,6 +30,7 @@ class Problem(Exception):
     def __init__(
         self, status: int, kind: str, detail: str, headers: Mapping[str, str] | None = None
     ) -> None:
+        detail = detail.encode("utf-8", "replace").decode()  # callers may send half characters
         super().__init__(detail)
         self.status = status
         self.kind = kind

@@ -9,22 +9,26 @@ import asyncio
 import base64
 import binascii
 import json
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from backend.errors import ImageError
 from backend.label_studio.images import inline
-from backend.web import Web
+from backend.web import Web, shown
 from serverless.endpoint.problems import Problem, unreadable
 
 BATCH = 64
 """Images in one request at most."""
+BATCH_SIZE = f"Send 1 to {BATCH} images"
+FETCHERS = 8
+"""Addresses that are fetched at the same time; threads of their own, so that slow ones hold up
+nobody who sends an image."""
 FORM_FIELD = "data"
 NO_IMAGE = (
     "The request has no image: send its bytes as the body, as a file in multipart/form-data, or "
@@ -41,12 +45,14 @@ class Reader:
         image_bytes: bytes of one image.
         seconds: that a body may take to arrive.
         web: fetches addresses; None where that is off.
+        fetchers: the threads that do.
     """
 
     most: int
     image_bytes: int
     seconds: float
     web: Web | None
+    fetchers: Executor = field(default_factory=lambda: ThreadPoolExecutor(FETCHERS, "fetching"))
 
     async def one(self, request: Request) -> bytes:
         """The one image of a request.
@@ -59,16 +65,24 @@ class Reader:
             raise Problem(422, "one-image", "Send one image, or several to …/invoke-batch.")
         return await self._bytes(found[0])
 
-    async def several(self, request: Request) -> list[bytes | Problem]:
-        """The images of a request in their order; why, where one cannot be had.
+    async def several(self, request: Request) -> list[str | bytes]:
+        """The images of a request in their order, not fetched yet; see :meth:`contents`.
 
         Raises:
             Problem: there is none, or too much.
         """
         found = await self._all(request, listed=True)
         if not 1 <= len(found) <= BATCH:
-            raise Problem(422, "batch-size", f"Send 1 to {BATCH} images, not {len(found)}.")
+            raise Problem(422, "batch-size", f"{BATCH_SIZE}, not {len(found)}.")
+        return found
+
+    async def contents(self, found: Sequence[str | bytes]) -> list[bytes | Problem]:
+        """The bytes of images in their order; why, where one cannot be had."""
         return list(await asyncio.gather(*(self._or_problem(one) for one in found)))
+
+    def stop(self) -> None:
+        """Let the threads end."""
+        self.fetchers.shutdown(wait=False, cancel_futures=True)
 
     async def json(self, request: Request) -> Any:
         """A body of JSON.
@@ -121,7 +135,11 @@ class Reader:
         )
         try:
             form = await parser.parse()
-        except (MultiPartException, KeyError, ValueError, AttributeError) as error:
+        except MultiPartException as error:
+            if error.message.startswith("Too many"):
+                raise Problem(422, "batch-size", f"{BATCH_SIZE}.") from error
+            raise Problem(400, "damaged-form", "The multipart body is damaged.") from error
+        except (KeyError, ValueError, AttributeError) as error:
             raise Problem(400, "damaged-form", "The multipart body is damaged.") from error
         try:
             values = [value for _, value in form.multi_items()]
@@ -175,6 +193,8 @@ class Reader:
         return content
 
     async def _resolved(self, text: str) -> bytes:
+        if not text.isascii() and _halved(text):
+            raise Problem(422, "no-image", NO_IMAGE)
         scheme = text[:8].lower()
         if scheme.startswith("data:"):
             return inline(text, self.image_bytes)
@@ -186,11 +206,20 @@ class Reader:
                     "Addresses are not fetched here: send the image itself, or let the operator "
                     "set PRELABEL_FETCH_URLS=1.",
                 )
-            return await run_in_threadpool(self.web.fetch, text)
+            return await self._fetched(self.web, text)
         try:
-            return base64.b64decode(text, validate=True)
+            return base64.b64decode("".join(text.split()), validate=True)
         except (binascii.Error, ValueError) as error:
             raise Problem(422, "no-image", NO_IMAGE) from error
+
+    async def _fetched(self, web: Web, address: str) -> bytes:
+        """The image at an address; waits no longer than allowed, also for a look-up or a thread."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self.seconds):
+                return await loop.run_in_executor(self.fetchers, web.fetch, address)
+        except TimeoutError as error:
+            raise ImageError("image did not arrive in time", shown(address)) from error
 
     def _too_large(self) -> Problem:
         return Problem(
@@ -199,6 +228,15 @@ class Reader:
             f"A request may have {self.most:,} bytes: send fewer or smaller images.",
             {"connection": "close"},
         )
+
+
+def _halved(text: str) -> bool:
+    """Whether half a character is in it, which JSON can write and nothing else can."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _parsed(body: bytes) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import tomllib
 from collections.abc import Mapping
@@ -12,6 +13,9 @@ from urllib.parse import urlsplit
 
 from backend.errors import UsageError
 
+MARK = "whsec_"
+KEY_BYTES = (24, 64)
+"""Of a secret, as Standard Webhooks recommends."""
 EXAMPLE = """\
 [[alert]]
 name = "wilting"
@@ -100,27 +104,76 @@ def _rule(row: Any, where: str, env: Mapping[str, str]) -> Rule:
         raise UsageError(f"{where} has {unknown[0]!r}, which is none of {sorted(allowed)}.")
     if missing:
         raise UsageError(f"{where} needs {missing[0]!r}.")
-    secret = str(row.get("secret", "")) or _secret(row.get("secret_env", ""), where, env)
-    rule = Rule(
-        name=str(row.get("name", row["label"])),
-        function=str(row["function"]),
-        label=str(row["label"]),
-        url=str(row["url"]),
+    function = row["function"]
+    if isinstance(function, int) and not isinstance(function, bool):
+        function = str(function)  # `function = 3` means what it says
+    return Rule(
+        name=_text(row.get("name", row["label"]), where, "name"),
+        function=_text(function, where, "function"),
+        label=_text(row["label"], where, "label"),
+        url=_url(row["url"], where),
         confidence=_number(row.get("confidence", 0.5), where, "confidence", 0, 1),
-        count=int(_number(row.get("count", 1), where, "count", 1, 100_000)),
-        secret=secret,
+        count=_count(row.get("count", 1), where),
+        secret=_secret(row, where, env),
     )
-    if urlsplit(rule.url).scheme not in ("http", "https") or not urlsplit(rule.url).hostname:
-        raise UsageError(f"{where}: url must be an http or https address, not {rule.url!r}.")
-    return rule
 
 
-def _secret(name: Any, where: str, env: Mapping[str, str]) -> str:
-    if not name:
-        raise UsageError(f"{where} needs 'secret_env', the name of a variable with the secret.")
-    if not env.get(str(name)):
-        raise UsageError(f"{where}: the environment has no {name}; set it to the secret.")
-    return env[str(name)]
+def key_of(secret: str) -> bytes:
+    """What a secret signs with: the bytes behind ``whsec_``, in base64; or else its own.
+
+    Raises:
+        ValueError: it begins with ``whsec_`` and does not go on as Standard Webhooks has it.
+    """
+    if not secret.startswith(MARK):
+        return secret.encode()
+    key = base64.b64decode(secret.removeprefix(MARK), validate=True)
+    if not KEY_BYTES[0] <= len(key) <= KEY_BYTES[1]:
+        raise ValueError(f"{len(key)} bytes")
+    return key
+
+
+def _secret(row: Mapping[str, Any], where: str, env: Mapping[str, str]) -> str:
+    secret, name = row.get("secret", ""), row.get("secret_env", "")
+    if not secret:
+        if not name:
+            raise UsageError(f"{where} needs 'secret_env', the name of a variable with the secret.")
+        name = _text(name, where, "secret_env")
+        secret = env.get(name, "")
+        if not secret:
+            raise UsageError(f"{where}: the environment has no {name}; set it to the secret.")
+    secret = _text(secret, where, "secret")
+    try:
+        key_of(secret)
+    except ValueError as error:
+        raise UsageError(
+            f"{where}: a secret that begins with {MARK} goes on with {KEY_BYTES[0]} to "
+            f"{KEY_BYTES[1]} bytes in base64: `echo {MARK}$(openssl rand -base64 32)` makes one."
+        ) from error
+    return secret
+
+
+def _url(value: Any, where: str) -> str:
+    text = _text(value, where, "url")
+    try:
+        parts = urlsplit(text)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        good = False
+    if not good or not text.isprintable() or " " in text:
+        raise UsageError(f"{where}: url must be an http or https address, not {text!r}.")
+    return text
+
+
+def _text(value: Any, where: str, name: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise UsageError(f"{where}: {name} must be a text, not {value!r}.")
+    return value
+
+
+def _count(value: Any, where: str) -> int:
+    if not isinstance(value, int):
+        raise UsageError(f"{where}: count must be a whole number, not {value!r}.")
+    return int(_number(value, where, "count", 1, 100_000))
 
 
 def _number(value: Any, where: str, name: str, least: float, most: float) -> float:

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import gzip
 import http.server
 import io
+import socketserver
+import struct
 import threading
+import time
+import zlib
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import httpcore
 import numpy as np
 import pytest
 from PIL import Image
 
 from backend.errors import ImageError
 from backend.label_studio.images import Images
+from backend.vision.budget import Budget
 from backend.vision.decode import decode
 from backend.web import Limits, Web, public
 
@@ -107,17 +115,105 @@ def test_private_addresses_are_refused_also_behind_a_redirect(images: Images, ho
         assert caught.value.reason in ("image address is private", "image host is not known")
 
 
-def test_the_address_that_was_checked_is_the_one_connected_to() -> None:
-    """A name that resolves to a public address first and to loopback later gets nowhere near."""
+class Street(httpcore.NetworkBackend):
+    """A network where public addresses are houses on this machine; remembers who was called."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.called: list[tuple[str, int]] = []
+
+    def connect_tcp(self, host: str, port: int, *rest: Any, **more: Any) -> Any:
+        self.called.append((host, port))
+        return httpcore.SyncBackend().connect_tcp("127.0.0.1", self.port, *rest, **more)
+
+
+def test_a_name_that_turns_private_later_gets_nowhere_near(site: str) -> None:
+    street = Street(int(site.rpartition(":")[2]))
     answers = iter([["93.184.216.34"], ["127.0.0.1"]])
-    web = Web(Limits(10), lambda host, port: next(answers))
-    request = web._request("http://rebinding.example/x.png", lambda parts: None)
-    assert request.url.host == "93.184.216.34"
-    assert request.headers["host"] == "rebinding.example"
-    assert request.extensions["sni_hostname"] == "rebinding.example"
+    web = Web(Limits(10), lambda host, port: next(answers), street)
+    assert web.fetch("http://rebinding.example/plain.png") == b"plain"
+    assert street.called == [("93.184.216.34", 80)], "the address that was checked, not the name"
     with pytest.raises(ImageError, match="private"):
-        web._request("http://rebinding.example/x.png", lambda parts: None)
+        web.fetch("http://rebinding.example:81/plain.png")
+    assert len(street.called) == 1
     web.close()
+
+
+def test_hosts_at_one_address_share_no_connection(site: str) -> None:
+    street = Street(int(site.rpartition(":")[2]))
+    web = Web(Limits(10), lambda host, port: ["93.184.216.34"], street)
+    for host in ("one.example", "other.example"):
+        assert web.fetch(f"http://{host}/plain.png") == b"plain"
+    assert len(street.called) == 2
+    web.close()
+
+
+def raw(*lines: bytes, pause: float = 0.0) -> Iterator[str]:
+    """A server that says the same to everybody, however wrong, with pauses between the lines."""
+
+    class Teller(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(65_536)
+            with contextlib.suppress(OSError):
+                for line in lines:
+                    self.request.sendall(line)
+                    time.sleep(pause)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Teller) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"http://localhost:{server.server_address[1]}"
+        server.shutdown()
+
+
+LOCAL = frozenset({"localhost"})
+
+
+def test_headers_that_come_drop_by_drop_hold_nobody_longer_than_allowed() -> None:
+    drops = (b"HTTP/1.1 200 OK\r\n", *(b"x-%d: y\r\n" % n for n in range(100)))
+    for address in raw(*drops, pause=0.05):
+        began = time.monotonic()
+        with pytest.raises(ImageError, match="in time"):
+            Web(Limits(1000, LOCAL, seconds=0.3)).fetch(address)
+        assert time.monotonic() - began < 1
+
+
+def test_what_is_compressed_on_the_way_is_not_unpacked() -> None:
+    bomb = gzip.compress(bytes(10_000_000))
+    head = b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: %d\r\n\r\n" % len(bomb)
+    for address in raw(head, bomb):
+        with pytest.raises(ImageError, match="compressed as gzip"):
+            Web(Limits(100_000, LOCAL)).fetch(address)
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (b"HTTP/1.1 302 Found\r\ncontent-length: 0\r\n\r\n", "302"),
+        (b"HTTP/1.1 304 Not Modified\r\n\r\n", "304"),
+        (b"HTTP/1.1 302 Found\r\nlocation: http://[::1/\r\n\r\n", "cannot be fetched"),
+        (b"HTTP/1.1 302 Found\r\nlocation: http://a:b/\r\n\r\n", "cannot be fetched"),
+        (b"garbage\r\n\r\n", "cannot be fetched"),
+        (b"", "cannot be fetched"),
+    ],
+)
+def test_whatever_a_server_answers_there_is_an_image_or_a_reason(answer: bytes, says: str) -> None:
+    for address in raw(answer):
+        with pytest.raises(ImageError, match=says):
+            Web(Limits(1000, LOCAL, seconds=2)).fetch(address)
+
+
+@pytest.mark.parametrize("host", ["\ud800.com", "a" * 300, "xn--a", "[::1", "a b", "%00"])
+def test_whatever_a_name_is_made_of_there_is_a_reason_that_can_be_told(host: str) -> None:
+    with pytest.raises(ImageError) as caught:
+        Web(Limits(1000, seconds=2), lambda host, port: []).fetch(f"https://{host}/x.png")
+    str(caught.value).encode()
+
+
+def test_no_host_is_allowed_where_anybody_may_ask() -> None:
+    with pytest.raises(ImageError) as caught:
+        Web(Limits(1000, None)).fetch("http://localhost/x.png")
+    assert str(caught.value) == "image address is private: localhost"
 
 
 @pytest.mark.parametrize(
@@ -184,7 +280,7 @@ def test_every_exif_orientation_comes_out_upright(orientation: int) -> None:
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16", "CMYK"])
 def test_every_mode_becomes_rgb(mode: str) -> None:
-    kind = "TIFF" if mode == "CMYK" else "PNG"
+    kind = "JPEG" if mode == "CMYK" else "PNG"
     if mode == "I;16":
         image = Image.fromarray(np.full((4, 6), 40_000, dtype=np.uint16))
     else:
@@ -242,7 +338,177 @@ def test_what_cannot_be_decoded_has_a_countable_reason(content: bytes, reason: s
         ("64:ff9b::7f00:1", False),  # 127.0.0.1 behind a translator
         ("2002:7f00:1::", False),  # and through a 6to4 tunnel
         ("64:ff9b::5db8:d822", True),  # 93.184.216.34 behind a translator
+        ("64:ff9b:1::7f00:1", False),  # a translator of one's own
+        ("::ffff:0:127.0.0.1", False),  # as translators write it
+        ("fec0::1", False),  # a site's own, of old
+        ("4000::1", False),  # nobody's
+        ("2001:0:7f00:1::", False),  # Teredo
+        ("2001:db8::1", False),
+        ("3fff::1", False),
+        ("168.63.129.16", False),  # Azure's machine
+        ("192.88.99.1", False),
     ],
 )
 def test_public_addresses_are_told_from_all_others(address: str, expected: bool) -> None:
     assert public(address) is expected
+
+
+def jpeg_with(*segments: bytes) -> bytes:
+    """A JPEG, 64 × 48, with application segments (marker and body) before all else."""
+    content = file_of(Image.new("RGB", (64, 48), "teal"), "JPEG")
+    parts = [one[:2] + struct.pack(">H", len(one)) + one[2:] for one in segments]
+    return content[:2] + b"".join(parts) + content[2:]
+
+
+def exif_with(*entries: tuple[int, int, int, bytes], order: str = "<") -> bytes:
+    """An EXIF segment with a directory of (tag, type, count, four bytes)."""
+    rows = b"".join(struct.pack(f"{order}HHI", *entry[:3]) + entry[3] for entry in sorted(entries))
+    head = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HI", 42, 8)
+    directory = struct.pack(f"{order}H", len(entries)) + rows + bytes(4)
+    return b"\xff\xe1Exif\0\0" + head + directory
+
+
+TURNED = (0x0112, 3, 1, struct.pack("<HH", 6, 0))
+FIELDS = [
+    (0x011A, 3, 1, struct.pack("<HH", 72, 0)),  # a resolution that is no fraction
+    (0x010F, 3, 1, struct.pack("<HH", 72, 0)),  # a maker that is a number
+    (0x0100, 2, 4, b"64\0\0"),  # a width that is a text
+    (0x9000, 2, 4, b"0220"),
+    (0x0131, 9, 1, struct.pack("<i", 5)),
+    (0x0213, 2, 2, b"1\0\0\0"),
+    (0x0128, 2, 2, b"2\0\0\0"),
+    (0x8825, 4, 1, struct.pack("<I", 9999)),  # directories that lie outside
+    (0x8769, 4, 1, struct.pack("<I", 9999)),
+    (0x0201, 4, 1, struct.pack("<I", 5)),
+    (0x0132, 5, 1, struct.pack("<I", 70_000)),
+    (0x9286, 7, 0xFFFFFFFF, b"xxxx"),
+]
+
+
+@pytest.mark.parametrize("field", FIELDS, ids=[hex(field[0]) for field in FIELDS])
+def test_a_camera_that_writes_odd_metadata_costs_no_image(
+    field: tuple[int, int, int, bytes],
+) -> None:
+    picture = decode(jpeg_with(exif_with(TURNED, field)), max_pixels=PIXELS)
+    assert picture.image.size == (picture.width, picture.height) == (48, 64), "and it is upright"
+
+
+@pytest.mark.parametrize(
+    ("segment", "size"),
+    [
+        (exif_with((0x0112, 3, 1, struct.pack(">HH", 6, 0)), order=">"), (48, 64)),
+        (exif_with((0x0112, 3, 1, struct.pack("<HH", 9, 0))), (64, 48)),  # there is no ninth
+        (exif_with((0x0112, 2, 1, b"6\0\0\0")), (64, 48)),  # a text
+        (b"\xff\xe1Exif\0\0", (64, 48)),
+        (b"\xff\xe1Exif\0\0II*\0\xff\xff\xff\xff", (64, 48)),
+        (b"\xff\xe1Exif\0\0MM\0*\0\0\0\x08\xff\xff", (64, 48)),
+        (b"\xff\xe2MPF\0II*\0\x08\0\0\0\xff\xff", (64, 48)),
+        (b"\xff\xedPhotoshop 3.0\x008BIM\x03", (64, 48)),
+    ],
+)  # fmt: skip
+def test_metadata_that_cannot_be_read_are_not_there(segment: bytes, size: tuple[int, int]) -> None:
+    assert decode(jpeg_with(segment), max_pixels=PIXELS).image.size == size
+
+
+def test_only_exif_turns_an_image_as_browsers_look_at_nothing_else() -> None:
+    packet = (
+        b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF '
+        b'xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description '
+        b'xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'
+    )
+    for kind in ("JPEG", "WEBP"):
+        content = file_of(Image.new("RGB", (64, 48)), kind, xmp=packet)
+        assert decode(content, max_pixels=PIXELS).image.size == (64, 48), kind
+
+
+def test_bytes_that_were_changed_anywhere_give_an_image_or_a_reason() -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F], exif[0x011A] = 6, "maker", 72.0
+    random = np.random.default_rng(5)
+    noise = Image.fromarray(random.integers(0, 255, (24, 32, 3), dtype=np.uint8))
+    seeds = [file_of(noise, kind, exif=exif) for kind in ("JPEG", "PNG", "WEBP")]
+    seeds += [file_of(noise.convert(mode), "GIF") for mode in ("P", "L")] + [file_of(noise, "BMP")]
+    for number in range(1500):
+        content = bytearray(seeds[number % len(seeds)])
+        for at in random.integers(0, min(len(content), 300), random.integers(1, 5)):
+            content[at] = random.integers(0, 256)
+        with contextlib.suppress(ImageError):
+            decode(bytes(content), max_pixels=PIXELS)
+
+
+def drawn_over(side: int, times: int) -> bytes:
+    """A progressive JPEG whose last pass is there again and again."""
+    content = file_of(Image.new("L", (side, side), 128), "JPEG", progressive=True)
+    last = content[content.rfind(b"\xff\xda") : -2]
+    return content[:-2] + last * times + b"\xff\xd9"
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+SMALL = file_of(Image.new("RGB", (8, 8)))
+RUNS = b"BM" + bytes(24) + struct.pack("<HHI", 1, 8, 1)
+LABORIOUS = {
+    "passes": drawn_over(64, 101),
+    "passes over many pixels": drawn_over(3000, 300),
+    "segments": jpeg_with(*[b"\xff\xfe"] * 20_001),
+    "chunks": SMALL[:33] + chunk(b"teSt", b"") * 100_001 + SMALL[33:],
+    "blocks": b"GIF89a" + bytes(7) + b"!\xfe" + b"\x01x" * 20_001 + b"\0,",
+    "runs": RUNS + bytes(1_000_001),
+}
+
+
+@pytest.mark.parametrize("name", list(LABORIOUS))
+def test_a_file_that_makes_work_without_having_pixels_is_refused_at_once(name: str) -> None:
+    began = time.process_time()
+    with pytest.raises(ImageError) as caught:
+        decode(LABORIOUS[name], max_pixels=PIXELS)
+    assert caught.value.reason == "too much work"
+    assert time.process_time() - began < 0.5
+
+
+def test_what_programs_write_is_no_such_work() -> None:
+    assert decode(drawn_over(64, 20), max_pixels=PIXELS).image.size == (64, 64)
+    thumbnail = drawn_over(64, 101)  # inside of a segment, where nobody draws it
+    assert decode(jpeg_with(b"\xff\xe5" + thumbnail), max_pixels=PIXELS).width == 64
+
+
+def test_large_images_wait_for_each_other_and_small_ones_for_nobody() -> None:
+    budget, together, most = Budget(100, small=10), [0], [0]
+    full, go = threading.Event(), threading.Event()
+
+    def work(size: int) -> None:
+        with budget.hold(size):
+            together[0] += size
+            most[0] = max(most[0], together[0])
+            full.set()
+            go.wait(5)
+            together[0] -= size
+
+    threads = [threading.Thread(target=work, args=(size,)) for size in (60, 60, 30, 500)]
+    for thread in threads:
+        thread.start()
+    assert full.wait(5)
+    with budget.hold(9):  # does not wait, though all is taken
+        go.set()
+    for thread in threads:
+        thread.join(5)
+    assert not any(thread.is_alive() for thread in threads), "not even one larger than all"
+    assert most[0] <= 500
+    assert together[0] == 0
+
+
+def test_an_image_is_made_small_while_its_memory_still_counts() -> None:
+    from backend.vision.budget import DECODING
+
+    held: list[int] = []
+
+    def shrink(image: Image.Image) -> Image.Image:
+        held.append(DECODING._used)
+        return image.resize((8, 8))
+
+    picture = decode(file_of(Image.new("L", (3000, 2500))), max_pixels=PIXELS, shrink=shrink)
+    assert (picture.image.size, picture.width, picture.height) == ((8, 8), 3000, 2500)
+    assert held == [3000 * 2500 * 8]
+    assert DECODING._used == 0

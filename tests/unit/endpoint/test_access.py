@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from backend.errors import NotThere, UsageError
 from backend.store.keys import Keys
+from serverless.endpoint.access import Bucket
 from tests.harness import png
 from tests.unit.endpoint.conftest import Caller, calling
 
@@ -79,6 +85,98 @@ def test_a_key_may_ask_so_fast_and_so_much(home: Path) -> None:
         assert int(answer.headers["retry-after"]) > 0
 
 
+def test_a_bucket_is_one_whatever_is_asked_of_it() -> None:
+    """Rate 2: two at once; a batch of ten is let through when it is full, and is then owed."""
+    bucket = Bucket(2.0, now=0.0)
+    assert [bucket.wait(n, 0.0) for n in (1, 2, 10)] == [0, 0, 0]
+    bucket.take(10, 0.0)
+    assert bucket.level(0.0) == -8
+    assert [bucket.wait(n, 0.0) for n in (1, 2, 7)] == [4.5, 5, 5]
+    assert bucket.wait(1, 4.5) == 0
+    bucket.take(1, 4.5)
+    assert bucket.wait(1, 4.5) == 0.5
+    assert bucket.level(100.0) == 2
+    slow = Bucket(0.1, now=0.0)
+    slow.take(1, 0.0)
+    assert slow.wait(1, 0.0) == 10
+
+
+def test_batches_of_all_sizes_share_one_rate_and_a_month_is_not_overrun(home: Path) -> None:
+    _, slow = Keys(home).create("slow", rate=1)
+    _, few = Keys(home).create("few", quota=5)
+    text = base64.b64encode(png("red", 1)).decode()
+    path = "/v1/functions/1/invoke-batch"
+    with calling(home, open=False, fetch_urls=True) as call:
+        reader = call.app.state.parts.reader
+        asked: list[str] = []
+
+        def resolve(host: str, port: int) -> list[str]:
+            asked.append(host)
+            return []
+
+        reader.web._resolve = resolve
+
+        def batch(size: int, key: str) -> httpx.Response:
+            return call("POST", path, json={"data": [text] * size}, headers=bearer(key))
+
+        statuses = [batch(size, slow).status_code for size in range(20, 10, -1)]
+        assert statuses == [200] + [429] * 9
+        refused = batch(3, slow)
+        assert int(refused.headers["retry-after"]) > 10
+        assert refused.headers["ratelimit-remaining"] == "0"
+
+        async def together() -> list[int]:
+            one = f"{path.removesuffix('-batch')}"
+            wait = (
+                call.http.post(one, content=png("red", 1), headers=bearer(few)) for _ in "x" * 20
+            )
+            return [answer.status_code for answer in await asyncio.gather(*wait)]
+
+        assert sorted(call.loop.run_until_complete(together())) == [200] * 5 + [429] * 15
+        address = {"data": ["https://images.example/x.png"] * 3}
+        for key in (slow, few):
+            assert call("POST", path, json=address, headers=bearer(key)).status_code == 429
+        assert asked == [], "nothing is fetched for somebody who may not ask"
+
+
+def test_every_answer_tells_what_is_left_also_a_refusal(home: Path) -> None:
+    _, text = Keys(home).create("app", rate=50, quota=100)
+    with calling(home, open=False) as call:
+        path, headers = "/v1/functions/1/invoke", bearer(text)
+        answers = [
+            call("POST", path, content=content, headers=headers)
+            for content in (png("red", 1), b"no image", b"")
+        ]
+    assert [answer.status_code for answer in answers] == [200, 415, 422]
+    for answer in answers:
+        assert answer.headers.get_list("ratelimit-limit") == ["50"]
+        assert int(answer.headers["ratelimit-remaining"]) <= 49
+    assert [answer.headers["x-quota-remaining"] for answer in answers] == ["99", "98", "97"]
+
+
+def test_counters_of_all_functions_are_not_for_the_key_of_one(home: Path) -> None:
+    _, scoped = Keys(home).create("one", ("1",))
+    _, whole = Keys(home).create("all")
+    with calling(home, open=False) as call:
+        assert call("GET", "/metrics", headers=bearer(scoped)).status_code == 403
+        assert call("GET", "/metrics", headers=bearer(whole)).status_code == 200
+
+
+def test_processes_that_change_keys_at_the_same_time_undo_nothing(tmp_path: Path) -> None:
+    revoked, _ = Keys(tmp_path).create("revoked")
+    code = (
+        "import sys; from pathlib import Path; from backend.store.keys import Keys\n"
+        "keys = Keys(Path(sys.argv[1]))\n"
+        "[keys.create(f'{sys.argv[2]}-{n}') for n in range(20)]"
+    )
+    makers = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path), name]) for name in "abc"]
+    Keys(tmp_path).revoke(revoked.id)
+    assert [maker.wait(60) for maker in makers] == [0, 0, 0]
+    found = Keys(tmp_path).all()
+    assert len({key.name for key in found}) == 61
+    assert [key.name for key in found if key.revoked] == ["revoked"]
+
+
 def test_each_image_of_a_batch_counts(home: Path) -> None:
     _, text = Keys(home).create("few", quota=5)
     with calling(home, open=False) as call:
@@ -120,3 +218,22 @@ def call_version(call: Caller) -> str:
     """Without asking: the loop that would answer is the one that waits."""
     functions = call.app.state.parts.functions
     return str(functions.live("1").card.version)
+
+
+def test_one_damaged_project_costs_no_other_and_what_failed_is_tried_again(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from serverless.endpoint import functions
+
+    monkeypatch.setattr(functions, "AGAIN_SECONDS", 0.1)
+    (home / "projects" / "2" / "live.json").write_text("{")
+    (home / "projects" / "3" / "project.json").write_text("[]")
+    (card,) = (home / "projects" / "4" / "versions").glob("*/card.json")
+    whole = card.read_text()
+    card.write_text("{")
+    with calling(home) as call:
+        known = call.app.state.parts.functions._live
+        assert set(known) == {"1", "5"}
+        assert call.invoke("4", png("red", 1)).status_code == 503
+        card.write_text(whole)
+        call.wait(lambda: "4" in known, 30)

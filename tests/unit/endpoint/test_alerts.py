@@ -8,20 +8,25 @@ import hmac
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
-from backend.errors import UsageError
-from serverless.endpoint.alerts import sign
+from backend.domain import ImageSize
+from backend.errors import StoreError, UsageError
+from backend.loop.invoking import Said
+from serverless.endpoint import alerts as alerts_module
+from serverless.endpoint.alerts import Alerts, sign
 from serverless.endpoint.rules import EXAMPLE, Rule, read_rules
 from tests.harness import png
 from tests.unit.endpoint.conftest import Caller, calling
 from tests.unit.endpoint.test_capturing import finish
 
 SECRET = "greenhouse secret"
+GOOD = "[[alert]]\nfunction='1'\nlabel='a'\nsecret='s'\n"
 
 
 class Hook(BaseHTTPRequestHandler):
@@ -119,6 +124,72 @@ def test_what_is_not_delivered_goes_on_after_a_restart(home: Path, hook: str) ->
     assert len(Hook.got) == 1
 
 
+def told_of(folder: Path, rules: list[Rule], external: str) -> int:
+    """How many alerts an answer makes, in a process of its own."""
+    alerts = Alerts(rules, folder)
+    said = Said(ImageSize(1, 1), chosen={"colour": {"red": 0.99}})
+    return alerts.consider("1", "v1", "r1", external, said)
+
+
+def test_a_crash_between_an_alert_and_its_note_loses_and_repeats_nothing(tmp_path: Path) -> None:
+    rules = [Rule("red", "1", "red", "http://127.0.0.1:9/x", secret="s")]
+    (tmp_path / "pending").write_text("in the way")
+    with pytest.raises(StoreError):
+        told_of(tmp_path, rules, "bed-7")  # it could not be kept, so it was not told of
+    (tmp_path / "pending").unlink()
+    assert told_of(tmp_path, rules, "bed-7") == 1
+    (tmp_path / "told.txt").unlink()  # as if it had ended before this was written
+    assert told_of(tmp_path, rules, "bed-7") == 0
+    assert told_of(tmp_path, rules, "bed-8") == 1
+
+
+def test_one_alert_that_cannot_be_sent_or_read_holds_up_no_other(home: Path, hook: str) -> None:
+    rows = [f"[[alert]]\nfunction='1'\nlabel='red'\nsecret='s'\nname='{n}'\n" for n in "abc"]
+    urls = ["http://127.0.0.1:9/nobody", "http://127.0.0.1:9/x", hook]
+    text = "".join(f"{row}url='{url}'\n" for row, url in zip(rows, urls, strict=True))
+    (home / "alerts.toml").write_text(text)
+    pending = home / "alerts" / "pending"
+    pending.mkdir(parents=True)
+    (pending / "msg_0.json").write_text("{")
+    (pending / "msg_1.json").write_text('{"id": 3}')
+    with calling(home) as call:
+        alerts = call.app.state.parts.desk._alerts
+        alerts._rules["b"] = replace(alerts._rules["b"], secret="whsec_abc")  # never gets this far
+        call.invoke("1", png("red", 1))
+        call.wait(lambda: Hook.got)
+    assert json.loads(Hook.got[0][1])["data"]["rule"] == "c"
+
+
+def test_what_waits_is_read_from_disk_once(home: Path, hook: str) -> None:
+    rule_file(home, hook)
+    Hook.failures[:] = [500]
+    with calling(home) as call:
+        call.app.state.parts.desk._alerts._pauses = (0.3,)
+        call.invoke("1", png("red", 1))
+        call.wait(lambda: Hook.got)
+        (file,) = call.wait(lambda: list((home / "alerts" / "pending").glob("*.json")))
+        file.write_text("{")
+        call.wait(lambda: len(Hook.got) == 2)
+
+
+def test_the_list_of_what_was_told_of_does_not_grow_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alerts_module, "REMEMBERED", 3)
+    rules = [Rule("red", "1", "red", "http://127.0.0.1:9/x", secret="s")]
+    said = Said(ImageSize(1, 1), chosen={"colour": {"red": 0.99}})
+    alerts = Alerts(rules, tmp_path)
+    for number in range(30):
+        assert alerts.consider("1", "v1", f"r{number}", "", said) == 1
+    assert len((tmp_path / "told.txt").read_text().split()) <= 6
+    assert alerts.consider("1", "v1", "r29", "", said) == 0
+    for file in (tmp_path / "pending").glob("*"):
+        file.unlink()
+    (tmp_path / "told.txt").write_text("x\n" * 40)
+    Alerts(rules, tmp_path)
+    assert len((tmp_path / "told.txt").read_text().split()) == 3
+
+
 def test_counts_can_be_waited_for(home: Path, hook: str) -> None:
     from tests.drawn import drawing
     from tests.unit.test_images import file_of
@@ -166,6 +237,19 @@ def test_the_example_of_a_rule_is_one(tmp_path: Path) -> None:
             "[[alert]]\nfunction='1'\nlabel='a'\nurl='https://x'\nsecret='s'\nconfidence=80",
             "from 0 to 1",
         ),
+        (f"{GOOD}url='http://[x'", "http or https"),
+        (f"{GOOD}url='https://h:abc/'", "http or https"),
+        (f"{GOOD}url='https://h:99999/'", "http or https"),
+        (f"{GOOD}url='https://h/ x'", "http or https"),
+        (f"{GOOD}url=7", "url must be a text"),
+        (f"{GOOD}url='https://h/'\ncount=2.7", "whole number"),
+        (f"{GOOD}url='https://h/'\ncount=true", "from 1 to"),
+        (f"{GOOD}url='https://h/'\ncount=0", "from 1 to"),
+        (f"{GOOD}url='https://h/'\nname=''", "name must be a text"),
+        ("[[alert]]\nfunction=['1']\nlabel='a'\nsecret='s'\nurl='https://h/'", "function must"),
+        ("[[alert]]\nfunction='1'\nlabel='a'\nsecret=true\nurl='https://h/'", "secret must"),
+        ("[[alert]]\nfunction='1'\nlabel='a'\nsecret='whsec_abc'\nurl='https://h/'", "base64"),
+        ("[[alert]]\nfunction='1'\nlabel='a'\nsecret='whsec_YWJj'\nurl='https://h/'", "24 to 64"),
         (
             "[[alert]]\nfunction='1'\nlabel='a'\nurl='https://x'\nsecret='s'\n" * 2,
             "several alerts named 'a'",

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import base64
+import json
+import socket
+from dataclasses import replace
 from pathlib import Path
 
+import httpcore
 import pytest
 
 from backend.domain import Place
 from backend.loop.resources import Resources
 from backend.settings import Settings
 from backend.vision.decode import Picture
+from backend.web import Web
 from serverless.endpoint.functions import load_here
 from tests.drawn import drawing
 from tests.harness import data_uri, png
@@ -42,6 +47,7 @@ def test_every_way_to_send_an_image_gives_the_same_answer(call: Caller) -> None:
         call("POST", INVOKE, files={"any": content}),
         call("POST", INVOKE, data={"data": text}, files={"note": (None, "x")}),
         call("POST", INVOKE, json={"data": text}),
+        call("POST", INVOKE, json={"data": base64.encodebytes(content).decode()}),
         call("POST", INVOKE, json={"data": data_uri(content)}),
     ]
     answers = [way.json() for way in ways]
@@ -121,6 +127,9 @@ def test_a_batch_answers_in_order_and_a_bad_image_costs_no_other(call: Caller) -
     more = call("POST", "/v1/functions/1/invoke-batch", json={"data": [*texts, texts[0]]})
     assert more.status_code == 422
     assert "1 to 64" in more.json()["detail"]
+    for count in (65, 66, 200):
+        form = call("POST", "/v1/functions/1/invoke-batch", files=[("data", b"x")] * count)
+        assert form.json()["type"] == "urn:prelabel:batch-size", count
 
 
 def test_functions_are_listed_with_what_they_answer(call: Caller) -> None:
@@ -183,6 +192,55 @@ def test_a_wrong_request_is_told_what_to_do(
     assert says in problem["detail"]
     assert problem["type"].startswith("urn:prelabel:")
     assert problem["requestId"] == answer.headers["x-request-id"]
+
+
+def test_half_a_character_is_refused_like_any_other_nonsense(call: Caller) -> None:
+    headers = {"content-type": "application/json"}
+    path = "/v1/functions/1/samples/x/annotation"
+    for text in ("https://\ud800.com/x.png", "\ud800", "data:image/png,\ud800"):
+        body = json.dumps({"data": text})
+        assert call("POST", INVOKE, content=body, headers=headers).status_code == 422, text
+    strange = json.dumps({"labelName": "red", "\ud800": 1})
+    assert call("PUT", path, content=strange, headers=headers).status_code == 422
+
+
+def test_a_failure_of_ours_is_a_problem_with_a_number_and_is_counted(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.unit.endpoint.conftest import calling
+
+    with calling(home) as call:
+        monkeypatch.setattr("serverless.endpoint.invoking.decode", lambda *a, **k: 1 / 0)
+        answer = call.invoke("1", png("red", 1))
+        text = call("GET", "/metrics").text
+    assert answer.status_code == 500
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["requestId"] == answer.headers["x-request-id"]
+    assert 'prelabel_requests_total{function="1",status="500"} 1.0' in text
+
+
+def test_a_redirect_to_a_private_address_is_not_followed(home: Path) -> None:
+    from tests.unit.endpoint.conftest import calling
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.settimeout(0.2)
+    private = f"https://127.0.0.1:{listener.getsockname()[1]}/x.png"
+    told = f"HTTP/1.1 302 Found\r\nlocation: {private}\r\ncontent-length: 0\r\n\r\n".encode()
+    with calling(home, fetch_urls=True, allowed_hosts=frozenset({"127.0.0.1"})) as call:
+        reader = call.app.state.parts.reader
+        limits = replace(reader.web._limits, schemes=frozenset({"http", "https"}))
+        network = httpcore.MockBackend([told])
+        web = Web(
+            limits, lambda host, port: [{"a.example": "93.184.216.34"}.get(host, host)], network
+        )
+        object.__setattr__(reader, "web", web)
+        answer = call("POST", INVOKE, json={"data": "http://a.example/x.png"})
+    assert answer.status_code == 422
+    assert (
+        answer.json()["detail"] == "The image cannot be used: image address is private: 127.0.0.1."
+    )
+    with listener, pytest.raises(TimeoutError):
+        listener.accept()
 
 
 def test_a_version_of_old_says_how_to_make_it_new(home: Path) -> None:

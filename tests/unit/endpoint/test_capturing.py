@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import io
+import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image, ImageDraw
 
-from backend.store.captures import Captures
+from backend.store.captures import Capture, Captures
+from backend.store.references import Reference
+from serverless.endpoint.capturing import _suffix
+from serverless.endpoint.metrics import Drift, Metrics
 from tests.drawn import drawing
 from tests.harness import png
 from tests.unit.endpoint.conftest import Caller, calling
@@ -187,3 +192,114 @@ def test_names_that_callers_make_up_are_not_counted_one_by_one(home: Path) -> No
         text = call("GET", "/metrics").text
     assert 'prelabel_requests_total{function="unknown",status="404"} 5.0' in text
     assert "made-up" not in text
+
+
+ANNOTATION = "/v1/functions/1/samples/{}/annotation"
+
+
+def test_a_correction_never_lands_on_an_older_picture_of_that_name(home: Path) -> None:
+    path = ANNOTATION.format("bed-7")
+    with calling(home, capture_share=0.999) as call:
+        call.invoke("1", doubtful(71), externalId="bed-7")
+        assert call("PUT", path, json={"labelName": "red"}).status_code == 202
+        call.invoke("1", png("blue", 72), externalId="bed-7", capture=False)
+        assert call("PUT", path, json={"labelName": "blue"}).status_code == 404
+    with calling(home, capture_share=0.999) as call:  # after a restart neither
+        assert call("PUT", path, json={"labelName": "blue"}).status_code == 404
+        call.invoke("1", doubtful(73), externalId="bed-7")
+        assert call("PUT", path, json={"labelName": "blue"}).status_code == 202
+    first, last = Captures(home / "projects" / "1").all()
+    assert first.annotation is not None
+    assert last.annotation is not None
+    assert first.annotation[0]["value"] == {"choices": ["red"]}
+    assert last.annotation[0]["value"] == {"choices": ["blue"]}
+
+
+def test_names_of_pictures_have_no_control_characters(home: Path) -> None:
+    with calling(home, capture_share=0.999) as call:
+        answer = call.invoke("1", doubtful(75), externalId="bed\x00\n7")
+        finish(call)
+        path = ANNOTATION.format("bed%007")
+        assert call("PUT", path, json={"labelName": "blue"}).status_code == 202
+    assert answer.json()["externalId"] == "bed7"
+    assert kept(home) == [("random", "bed7")]
+
+
+def test_what_is_too_old_goes_when_the_endpoint_starts_whoever_asks(home: Path) -> None:
+    captures = Captures(home / "projects" / "2")
+    captures.keep(Capture("old", 1.0, "random", "v1"), b"image")
+    captures.keep(Capture("new", time.time(), "random", "v1"), b"image")
+    (home / "projects" / "2" / "captures" / "bad.json").write_text('{"id": 7')
+    with calling(home, capture_days=1.0) as call:
+        call.wait(lambda: [c.id for c in captures.all()] == ["new"])
+    assert not (home / "projects" / "2" / "captures" / "old.jpg").exists()
+
+
+def test_files_are_kept_with_the_suffix_of_what_they_are(home: Path) -> None:
+    image = Image.open(io.BytesIO(doubtful(76))).convert("RGB")
+    suffixes = {}
+    for number, kind in enumerate(("JPEG", "PNG", "WEBP", "GIF", "BMP")):
+        file = io.BytesIO()
+        image.rotate(90 * number).save(file, kind)
+        suffixes[kind] = _suffix(file.getvalue())
+    assert suffixes == {
+        "JPEG": ".jpg",
+        "PNG": ".png",
+        "WEBP": ".webp",
+        "GIF": ".gif",
+        "BMP": ".bmp",
+    }
+
+
+def test_drift_is_of_the_live_version_whoever_asks_an_older_one(home: Path) -> None:
+    from tests.published import colour_model, publish
+
+    with calling(home) as call:
+        old = call.invoke("1", png("red", 1)).json()["version"]
+        new = publish(home, "1", *colour_model())
+        functions = call.app.state.parts.functions
+        call.wait(lambda: functions.live("1").card.version == new)
+        for number in range(60):
+            call.invoke("1", png("red", number), capture=False)
+        finish(call)
+        before = call("GET", "/v1/functions/1").json()["drift"]
+        call.invoke("1", png("red", 1), version=old)
+        finish(call)
+        after = call("GET", "/v1/functions/1").json()["drift"]
+    assert before["n"] == 60
+    assert before["labels"] is not None
+    assert after == before
+
+
+def test_a_figure_of_drift_goes_with_the_answers_it_was_of() -> None:
+    metrics = Metrics()
+    metrics.drift("1", {"labels": 0.5, "images": None})
+    assert b'prelabel_drift{function="1",of="labels"} 0.5' in metrics.text()
+    metrics.drift("1", {"labels": None, "images": None})
+    assert b"prelabel_drift{" not in metrics.text()
+
+
+def test_a_warning_is_told_once_however_its_figure_changes(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    drift = Drift("1", Reference({}, np.zeros((0, 4), np.float32)))
+    drift._unlike.extend([True] * 100)
+    shares = []
+    for _ in range(3):
+        drift._unlike.extend([False] * 30)
+        shares.append(drift.figures()["images"])
+    assert len(set(shares)) == 3
+    assert len(caplog.records) == 1
+
+
+def test_answers_that_wait_are_bounded_in_bytes(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from serverless.endpoint import desk
+
+    monkeypatch.setattr(desk, "MOST_BYTES", 1000)
+    with calling(home, capture_share=0.999) as call:
+        call.invoke("1", doubtful(77))
+        finish(call)
+        assert "prelabel_not_considered_total 1.0" in call("GET", "/metrics").text
+    assert kept(home) == []

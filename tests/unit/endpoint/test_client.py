@@ -61,6 +61,17 @@ def test_it_waits_when_it_is_told_to(served: str, home: Path) -> None:
     assert time.monotonic() - began >= 1
 
 
+def test_it_does_not_wait_for_the_next_month(served: str, home: Path) -> None:
+    _, key = Keys(home).create("few", quota=1)
+    client = Client(served, key)
+    client.invoke("1", png("red", 1))
+    began = time.monotonic()
+    with pytest.raises(EndpointError, match="next month") as caught:
+        client.invoke("1", png("red", 2))
+    assert caught.value.status == 429
+    assert time.monotonic() - began < 5
+
+
 def test_it_needs_nothing_but_itself(tmp_path: Path) -> None:
     (tmp_path / "client.py").write_text(FILE.read_text())
     code = (
