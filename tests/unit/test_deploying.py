@@ -9,6 +9,7 @@ import pytest
 
 from backend.errors import UsageError
 from backend.settings import Settings
+from serverless import gateway
 from serverless.deploying import reachable
 from serverless.deployments import deployments, note_deployment
 from serverless.endpoint.rules import sound_rules
@@ -118,6 +119,17 @@ def test_a_rule_whose_secret_is_not_there_is_left_out_and_told_of(
     file.write_text("damaged [[")
     assert sound_rules(file) == []
     assert "TOML" in caplog.text
+
+
+def test_the_endpoint_there_starts_although_a_rule_waits_for_a_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("PRELABEL_HOME", str(tmp_path))
+    monkeypatch.setenv("PRELABEL_KEPT", str(tmp_path / "kept"))
+    (tmp_path / "alerts.toml").write_text(ALERTS)
+    app = gateway.endpoint(lambda *given: [], lambda: None, lambda: None)
+    assert "/v1/functions" in {getattr(route, "path", "") for route in app.routes}
+    assert "GREENHOUSE_SECRET" in caplog.text
 
 
 def test_a_home_knows_the_apps_that_were_deployed_from_it(tmp_path: Path) -> None:
