@@ -11,13 +11,14 @@ from typing import Any
 
 import modal
 
+from backend.settings import read_settings
 from serverless import image as images
 from serverless import secrets
 
 MINUTES = 60
-NAME = os.environ.get("PRELABEL_MODAL_APP") or "prelabel"
-GPUS = [name.strip() for name in (os.environ.get("PRELABEL_GPU") or "L4,T4").split(",")]
-ALERTS = Path(os.environ.get("PRELABEL_HOME") or Path.home() / ".prelabel") / "alerts.toml"
+settings = read_settings()
+NAME, GPUS = settings.app, list(settings.gpus)
+ALERTS = settings.home / "alerts.toml"
 
 app = modal.App(NAME)
 image = images.build()
@@ -31,7 +32,7 @@ local = dict(os.environ) if modal.is_local() else {}
 @app.function(
     image=image,
     gpu=GPUS,
-    timeout=60 * MINUTES,
+    timeout=images.TRAIN_SECONDS,
     startup_timeout=10 * MINUTES,
     retries=modal.Retries(max_retries=2, initial_delay=1.0),
     max_containers=2,
@@ -44,7 +45,8 @@ def train(order: str) -> dict[str, Any]:
     from serverless.jobs import train
 
     jobs.reload()
-    return train(order, Path(images.JOBS), tell_progress(order), jobs.commit)
+    call = modal.current_function_call_id() or ""
+    return train(order, Path(images.JOBS), tell_progress(order), jobs.commit, call)
 
 
 @app.cls(
@@ -59,7 +61,7 @@ def train(order: str) -> dict[str, Any]:
     block_network=True,
 )
 class Eyes:
-    """Looks at many images: embeds them, or finds objects in them."""
+    """Looks at many images: embeds them, or finds objects; and says what that took."""
 
     @modal.enter(snap=True)
     def wake(self) -> None:
@@ -71,36 +73,32 @@ class Eyes:
     @modal.method()
     def facts(self, encoder: str) -> dict[str, Any]:
         """What an encoder is."""
-        from serverless.jobs import facts
+        from serverless.jobs import facts, timed
 
-        return facts(encoder)
+        return timed(facts, encoder)
 
     @modal.method()
-    def encode(self, encoder: str, pictures: list[bytes]) -> bytes:
+    def encode(self, encoder: str, pictures: list[bytes]) -> dict[str, Any]:
         """Images → vectors."""
-        from serverless.jobs import encode
+        from serverless.jobs import encode, timed
 
-        return encode(encoder, pictures)
+        return timed(encode, encoder, pictures)
 
     @modal.method()
-    def encode_texts(self, encoder: str, texts: list[str]) -> bytes:
+    def encode_texts(self, encoder: str, texts: list[str]) -> dict[str, Any]:
         """Texts → vectors."""
-        from serverless.jobs import encode_texts
+        from serverless.jobs import encode_texts, timed
 
-        return encode_texts(encoder, texts)
+        return timed(encode_texts, encoder, texts)
 
     @modal.method()
-    def detect(self, network: str, size: int, pictures: list[bytes], least: float) -> bytes:
+    def detect(
+        self, network: str, size: int, pictures: list[bytes], least: float
+    ) -> dict[str, Any]:
         """What a network finds in images; reloads the volume where the network is new."""
-        from serverless.jobs import detect
+        from serverless.jobs import detect, timed
 
-        found = detect(network, size, Path(images.JOBS), pictures, least)
-        if found is None:
-            jobs.reload()
-            found = detect(network, size, Path(images.JOBS), pictures, least)
-        if found is None:
-            raise FileNotFoundError(f"the network {network} did not arrive")
-        return found
+        return timed(detect, network, size, Path(images.JOBS), pictures, least, jobs.reload)
 
 
 @app.cls(

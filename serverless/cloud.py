@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
+import socket
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,23 @@ INSIDE = bool(os.environ.get("MODAL_TASK_ID"))
 """This process runs in a container of Modal: the home folder is the volume itself."""
 
 
+class Unreachable(RoundError):
+    """Modal cannot be asked now; what runs there runs on."""
+
+
+class JobFailed(RoundError):
+    """A job's last word: it broke, was ended, or what it made is gone. It will say nothing else."""
+
+
 class Cloud:
     """The app of a name, in the environment that Modal's own settings name.
 
     Args:
         app: its name.
+
+    Attributes:
+        count: told of the device and the seconds of each look at images; where nobody knows the
+            device, it is empty.
 
     Raises:
         UsageError: this machine has no token for Modal.
@@ -43,6 +57,7 @@ class Cloud:
         self._volume = modal.Volume.from_name(f"{app}-{JOBS}", create_if_missing=True, version=2)
         self._progress = modal.Dict.from_name(f"{app}-progress", create_if_missing=True)
         self._names: dict[str, set[str]] = {}
+        self.count: Callable[[str, float], object] = _uncounted
 
     def greet(self) -> None:
         """Ask whether the app is there.
@@ -70,10 +85,47 @@ class Cloud:
         """A file of the jobs' volume.
 
         Raises:
-            RoundError: it is not there.
+            JobFailed: it is not there.
+            Unreachable: Modal cannot be reached.
         """
+        from modal.exception import NotFoundError
+
         with self._explained():
-            return b"".join(self._volume.read_file(path))
+            try:
+                return b"".join(self._volume.read_file(path))
+            except (NotFoundError, FileNotFoundError) as error:
+                raise JobFailed("The training's result is gone: train again.") from error
+
+    def remove(self, path: str) -> None:
+        """Remove a file of the jobs' volume, or a folder with all in it; if it is there."""
+        from modal.exception import NotFoundError
+
+        with self._explained(), contextlib.suppress(NotFoundError, FileNotFoundError):
+            self._volume.remove_file(f"/{path}", recursive=True)
+
+    def remove_old(self, folder: str, before: float, most: int) -> int:
+        """Remove what nobody wrote to for long, the oldest first; how many went.
+
+        Args:
+            folder: of the jobs' volume: ``pictures`` are removed by file, all else by folder.
+            before: seconds since 1970; something written later stays whole.
+            most: but no more than so many.
+        """
+        written: dict[str, float] = {}
+        for entry in self._entries(folder, recursive=True):
+            if entry.type.name == "FILE":
+                path = entry.path.lstrip("/")
+                unit = path if folder == "pictures" else "/".join(path.split("/")[:2])
+                written[unit] = max(written.get(unit, 0.0), float(entry.mtime))
+        old = sorted((at, unit) for unit, at in written.items() if 0 < at < before)[:most]
+        for _, unit in old:
+            self.remove(unit)
+        self._names.pop(folder, None)
+        return len(old)
+
+    def forget_names(self) -> None:
+        """Look anew at what the volume holds: something is not there that was."""
+        self._names.clear()
 
     def names(self, folder: str) -> set[str]:
         """What a folder of the jobs' volume holds, by name.
@@ -87,36 +139,44 @@ class Cloud:
         return self._names[folder]
 
     def _listed(self, folder: str) -> Iterable[str]:
+        entries = self._entries(folder, recursive=folder == "pictures")
+        wanted = "FILE" if folder == "pictures" else "DIRECTORY"
+        return [e.path.rpartition("/")[2] for e in entries if e.type.name == wanted]
+
+    def _entries(self, folder: str, recursive: bool) -> list[Any]:
         from modal.exception import NotFoundError
 
         with self._explained():
             try:
-                entries = self._volume.listdir(f"/{folder}", recursive=folder == "pictures")
+                return list(self._volume.listdir(f"/{folder}", recursive=recursive))
             except (NotFoundError, FileNotFoundError):
                 return []
-        wanted = "FILE" if folder == "pictures" else "DIRECTORY"
-        return [e.path.rpartition("/")[2] for e in entries if e.type.name == wanted]
 
     # -- training ---------------------------------------------------------------------------
 
     def spawn_training(self, order: str) -> str:
         """Begin with an order; the call's id."""
         with self._explained():
+            self._progress.pop(order, None)
             return str(self._function("train").spawn(order).object_id)
 
     def result(self, call: str) -> dict[str, Any] | None:
         """What a training told; None while it runs.
 
         Raises:
-            RoundError: it failed, or was cancelled elsewhere.
+            JobFailed: it broke, was cancelled elsewhere, or Modal kept nothing of it.
+            Unreachable: Modal cannot be asked now; the training goes on.
         """
         import modal
+        from modal.exception import NotFoundError
 
         with self._explained():
             try:
                 told: dict[str, Any] = modal.FunctionCall.from_id(call).get(timeout=0)
             except TimeoutError:
                 return None
+            except NotFoundError as error:
+                raise JobFailed("Modal knows nothing of the training: train again.") from error
         return told
 
     def progress(self, order: str) -> tuple[int, int]:
@@ -136,27 +196,35 @@ class Cloud:
 
     def facts(self, setting: str) -> dict[str, Any]:
         """See ``serverless.jobs.facts``."""
-        with self._explained():
-            told: dict[str, Any] = self._eyes().facts.remote(setting)
+        told: dict[str, Any] = self._look("facts", [(setting,)])[0]
         return told
 
     def encode(self, setting: str, parts: Sequence[Sequence[bytes]]) -> list[bytes]:
         """See ``serverless.jobs.encode``; a container a part."""
-        with self._explained():
-            return list(self._eyes().encode.starmap([(setting, list(p)) for p in parts]))
+        return self._look("encode", [(setting, list(part)) for part in parts])
 
     def encode_texts(self, setting: str, texts: Sequence[str]) -> bytes:
         """See ``serverless.jobs.encode_texts``."""
-        with self._explained():
-            return bytes(self._eyes().encode_texts.remote(setting, list(texts)))
+        return bytes(self._look("encode_texts", [(setting, list(texts))])[0])
 
     def detect(
         self, network: str, size: int, parts: Sequence[Sequence[bytes]], least: float
-    ) -> list[bytes]:
+    ) -> list[bytes | None]:
         """See ``serverless.jobs.detect``; a container a part."""
-        rows = [(network, size, list(part), least) for part in parts]
-        with self._explained():
-            return list(self._eyes().detect.starmap(rows))
+        return self._look("detect", [(network, size, list(part), least) for part in parts])
+
+    def _look(self, method: str, rows: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Call a method of ``Eyes`` once a row, and count what it took."""
+        start = time.monotonic()
+        try:
+            with self._explained():
+                looks = list(getattr(self._eyes(), method).starmap(rows))
+        except JobFailed:
+            self.count("", time.monotonic() - start)
+            raise
+        for device in {look["device"] for look in looks}:
+            self.count(device, sum(look["seconds"] for look in looks if look["device"] == device))
+        return [look["told"] for look in looks]
 
     def _function(self, name: str) -> Any:
         import modal
@@ -188,6 +256,7 @@ class Explained:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         """Translate."""
+        from grpclib import GRPCError
         from modal import exception
 
         if error is None or isinstance(error, PrelabelError | TimeoutError):
@@ -200,11 +269,34 @@ class Explained:
             raise RoundError(
                 f"Modal has no app {self._app!r} that fits: `prelabel deploy` brings it there."
             ) from error
-        if isinstance(error, exception.ConnectionError | ConnectionError):
-            raise RoundError(
+        if _on_the_way(error):
+            raise Unreachable(
                 "Modal cannot be reached: it is tried again, and nothing is lost."
             ) from error
+        if isinstance(error, GRPCError | exception.VersionError | exception.InvalidError):
+            raise RoundError(f"Modal refuses: {_last_line(error)}") from error
         if isinstance(error, Exception):
-            text = str(error).strip().splitlines()
-            told = f"{type(error).__name__}: {text[-1]}" if text else type(error).__name__
-            raise RoundError(f"The job on Modal failed: {told}") from error
+            raise JobFailed(f"The job on Modal failed: {_last_line(error)}") from error
+
+
+def _last_line(error: Exception) -> str:
+    text = str(error).strip().splitlines() or [""]
+    named = "" if isinstance(error, RuntimeError) and text[-1] else type(error).__name__
+    return ": ".join(part for part in (named, text[-1]) if part)
+
+
+def _on_the_way(error: BaseException) -> bool:
+    """Whether nobody failed but the way to Modal, or Modal itself for a while."""
+    from modal import exception
+
+    passing = (
+        *(exception.ConnectionError, exception.ServiceError, exception.InternalError),
+        *(exception.ResourceExhaustedError, exception.ClientClosed),
+        *(ConnectionError, socket.gaierror),
+    )
+    carriers = ("aiohttp", "grpclib")
+    return isinstance(error, passing) or type(error).__module__.startswith(carriers)
+
+
+def _uncounted(device: str, seconds: float) -> None:
+    """Nobody wants to know."""

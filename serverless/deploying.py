@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from backend.errors import PrelabelError, UsageError
 from backend.settings import Settings
 from backend.store.keys import Keys
 from serverless.cloud import Cloud
-from serverless.endpoint.made import ALERTS
+from serverless.deployments import note_deployment
 from serverless.endpoint.rules import read_rules
 from serverless.image import ROOT
-from serverless.sharing import Sharing
+from serverless.remote import check_seconds
+from serverless.secrets import of_endpoint
+from serverless.sharing import ALERTS, Sharing
 
 Say = Callable[[str], None]
+LOCAL_NAMES = (".localhost", ".local", ".internal", ".lan", ".home.arpa")
+"""Ends of names that mean something in one's own network only."""
 
 
 @dataclass(frozen=True)
@@ -47,17 +53,34 @@ def check(settings: Settings) -> None:
             "The backend on Modal has a public address: set PRELABEL_USER and PRELABEL_PASSWORD, "
             "which Label Studio will send along."
         )
-    if not settings.api_key:
+    if not settings.api_key or not reachable(settings.label_studio_url):
         raise UsageError(
-            "The backend on Modal needs LABEL_STUDIO_URL, an address that the internet can reach, "
-            "and LABEL_STUDIO_API_KEY."
+            "The backend on Modal needs LABEL_STUDIO_URL, an address that the internet can reach "
+            f"(now {settings.label_studio_url}), and LABEL_STUDIO_API_KEY."
         )
+    check_seconds(settings)
     if not (ROOT / "pyproject.toml").is_file():
         raise UsageError(
             "Modal's images are made from the project's pyproject.toml: run `uv run prelabel "
             "deploy` in a clone of the repository."
         )
     read_rules(settings.home / ALERTS)
+
+
+def reachable(address: str) -> bool:
+    """Whether an address may be one that the internet can reach: nobody is asked.
+
+    >>> [reachable(f"https://{name}") for name in ("label.example.com", "localhost", "10.0.0.7")]
+    [True, False, False]
+    """
+    parts = urlsplit(address)
+    name = (parts.hostname or "").rstrip(".")
+    if parts.scheme not in ("http", "https") or not name:
+        return False
+    try:
+        return ipaddress.ip_address(name).is_global
+    except ValueError:
+        return "." in name and not name.endswith(LOCAL_NAMES)
 
 
 def deploy(settings: Settings, say: Say) -> Deployed:
@@ -73,6 +96,7 @@ def deploy(settings: Settings, say: Say) -> Deployed:
     check(settings)
     say("Deploying; the first time Modal builds the image, which takes minutes …")
     _modal_deploy(os.environ)
+    note_deployment(settings.home, settings.app, of_endpoint(os.environ, settings.home / ALERTS))
     functions = Sharing(settings.home, settings.app).publish()
     backend, endpoint = (_address(settings.app, name) for name in ("backend", "endpoint"))
     return Deployed(backend, endpoint, functions)
@@ -81,7 +105,7 @@ def deploy(settings: Settings, say: Say) -> Deployed:
 def what_to_do(deployed: Deployed, settings: Settings) -> list[str]:
     """What a person does next, a line each."""
     keys = [key for key in Keys(settings.home).all() if not key.revoked]
-    key = "" if keys else " (make a key first: `prelabel keys create NAME`, then deploy again)"
+    key = "" if keys else " (make a key first: `prelabel keys create NAME`)"
     return [
         f"Label Studio: project → Settings → Model → Connect Model: {deployed.backend}",
         f"  with basic authentication as {settings.user!r} and PRELABEL_PASSWORD.",

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from backend.settings import read_settings
+
 if TYPE_CHECKING:
     import modal
 
@@ -21,17 +23,15 @@ SOURCES = ("backend", "serverless")
 """All of their files: a network's description is one too."""
 HOME, KEPT, JOBS, WEIGHTS = "/data", "/kept", "/jobs", "/weights"
 """Where the volumes are, and the weights that were baked."""
-PASSED_ON = (
-    *("PRELABEL_ENCODER", "PRELABEL_DETECTOR", "PRELABEL_DETECTOR_SIZE", "PRELABEL_TRAIN_SECONDS"),
-    *("PRELABEL_RETRAIN_AFTER", "PRELABEL_RETRAIN_QUIET", "PRELABEL_POLL", "PRELABEL_PRECISION"),
-    *("PRELABEL_ACCEPT_ERROR", "PRELABEL_WORKERS", "PRELABEL_ALLOWED_HOSTS", "PRELABEL_SEED"),
-    *("PRELABEL_ALLOWED_SERVERS", "PRELABEL_MAX_IMAGE_MB", "PRELABEL_MAX_IMAGE_MEGAPIXELS"),
-    *("PRELABEL_CAPTURE_BELOW", "PRELABEL_CAPTURE_SHARE", "PRELABEL_CAPTURE_PER_DAY"),
-    *("PRELABEL_CAPTURE_DAYS", "PRELABEL_FETCH_URLS", "PRELABEL_MAX_REQUEST_MB"),
-    *("PRELABEL_REQUEST_SECONDS", "PRELABEL_GPU", "PRELABEL_MONTHLY_BUDGET"),
-    *("PRELABEL_MODAL_APP", "LABEL_STUDIO_URL"),
+TRAIN_SECONDS = 3600
+"""That one training may take there, and then Modal ends it."""
+NOT_PASSED = frozenset(
+    {
+        *("PRELABEL_HOME", "PRELABEL_KEPT", "PRELABEL_WEIGHTS", "PRELABEL_COMPUTE"),
+        *("PRELABEL_USER", "PRELABEL_PASSWORD", "LABEL_STUDIO_API_KEY"),
+    }
 )
-"""Settings of the machine that deploys that hold there too."""
+"""Settings that are others there, and what travels as a secret."""
 
 
 def project() -> dict[str, Any]:
@@ -79,13 +79,37 @@ def weight_commands(encoder: str, detector: str) -> list[str]:
     return commands
 
 
+class _Asked(dict[str, str]):
+    """Variables that note which of them are asked for."""
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        super().__init__(env)
+        self.names: dict[str, None] = {}
+
+    def get(self, name: str, default: Any = None, /) -> Any:
+        """See ``dict.get``."""
+        self.names[name] = None
+        return super().get(name, default)
+
+
+def passed_on(env: Mapping[str, str]) -> list[str]:
+    """Names of the settings of the machine that deploys that hold there too: nearly all.
+
+    Args:
+        env: of that machine.
+    """
+    asked = _Asked(env)
+    read_settings(asked)
+    return [name for name in asked.names if name not in NOT_PASSED]
+
+
 def environment(env: Mapping[str, str]) -> dict[str, str]:
     """The variables of the containers; secrets come another way.
 
     Args:
         env: of the machine that deploys.
     """
-    passed = {name: env[name] for name in PASSED_ON if env.get(name)}
+    passed = {name: env[name] for name in passed_on(env) if env.get(name)}
     return {
         **passed,
         "PRELABEL_HOME": HOME,

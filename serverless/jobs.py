@@ -7,6 +7,7 @@ The folder ``jobs`` of a volume: ``pictures/`` (images by the hash of their orig
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import shutil
@@ -32,7 +33,9 @@ Tell = Callable[[int, int], None]
 DONE = "done.json"
 
 
-def train(id: str, root: Path, tell: Tell, commit: Callable[[], None]) -> dict[str, Any]:
+def train(
+    id: str, root: Path, tell: Tell, commit: Callable[[], None], call: str = ""
+) -> dict[str, Any]:
     """Carry out an order; one that is done already is not done again.
 
     The result is written to a temporary name, committed, renamed, and marked done last: whoever
@@ -43,38 +46,88 @@ def train(id: str, root: Path, tell: Tell, commit: Callable[[], None]) -> dict[s
         root: the folder.
         tell: told (done, of) of the training's steps.
         commit: makes what was written last, and visible elsewhere.
+        call: tells attempts of one call from those of others.
 
     Returns:
-        ``{"files": {name: SHA-256}, "device", "seconds"}``; no files where nothing could be made.
+        ``{"files": {name: SHA-256}, "device", "seconds", "again"}``; no files where nothing could
+        be made; ``seconds`` are those of all attempts, ``again`` whether another call did it.
+        ``{"error": {"kind", "text"}, "device", "seconds"}`` where it would fail again the same way.
 
     Raises:
-        PrelabelError: it did not work out.
+        RuntimeError: it broke for a reason that another attempt may not meet.
     """
     folder = root / "orders" / id
     done = _done(folder)
     if done is not None:
-        return done
-    start = time.monotonic()
+        return {**done, "again": done.get("call") != call}
+    begun = _begun(folder, call, commit)
+    try:
+        files = _made(folder, root, _unfailing(tell))
+    except PrelabelError as error:
+        return {"error": {"kind": type(error).__name__, "text": str(error)}, **_took(begun)}
+    except Exception as error:  # not as it is: its class may be one of the client's own
+        raise RuntimeError(f"{type(error).__name__}: {error}") from error
+    half = folder / "result.partial"
+    shutil.rmtree(half, ignore_errors=True)
+    half.mkdir()
+    parcels.write_files(files, half)
+    commit()
+    shutil.rmtree(folder / "result", ignore_errors=True)
+    half.rename(folder / "result")
+    told = {"files": parcels.hashes(files), "call": call, **_took(begun)}
+    (folder / DONE).write_text(json.dumps(told), encoding="utf-8")
+    commit()
+    return {**told, "again": False}
+
+
+def _made(folder: Path, root: Path, tell: Tell) -> parcels.Files:
+    """The files that an order asks for."""
     order = json.loads((folder / "order.json").read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as made:
         work = _head if order["kind"] == "head" else _finder
         work(order, folder, root, Path(made), tell)
-        files = parcels.read_files(Path(made))
-        partial_ = folder / "result.partial"
-        shutil.rmtree(partial_, ignore_errors=True)
-        partial_.mkdir()
-        parcels.write_files(files, partial_)
-    told = {
-        "files": parcels.hashes(files),
-        "device": _device(),
-        "seconds": round(time.monotonic() - start, 3),
-    }
+        return parcels.read_files(Path(made))
+
+
+def _begun(folder: Path, call: str, commit: Callable[[], None]) -> float:
+    """When the first attempt of a call began, seconds since 1970."""
+    file = folder / "begun.json"
+    with contextlib.suppress(OSError, ValueError):
+        known = json.loads(file.read_text(encoding="utf-8"))
+        if known["call"] == call:
+            return float(known["at"])
+    now = time.time()
+    file.write_text(json.dumps({"call": call, "at": now}), encoding="utf-8")
     commit()
-    shutil.rmtree(folder / "result", ignore_errors=True)
-    partial_.rename(folder / "result")
-    (folder / DONE).write_text(json.dumps(told), encoding="utf-8")
-    commit()
+    return now
+
+
+def _took(begun: float) -> dict[str, Any]:
+    return {"device": _device(), "seconds": round(max(0.0, time.time() - begun), 3)}
+
+
+def _unfailing(tell: Tell) -> Tell:
+    """A training goes on where nobody can be told how far it is."""
+
+    def told(done: int, of: int) -> None:
+        try:
+            tell(done, of)
+        except Exception as error:
+            log.warning("the progress cannot be told: %s", error)
+
     return told
+
+
+def timed(look: Callable[..., Any], *given: Any) -> dict[str, Any]:
+    """Look at something, and say what it took: ``{"told", "device", "seconds"}``.
+
+    Args:
+        look: one of the functions below.
+        given: what it is given.
+    """
+    start = time.monotonic()
+    told = look(*given)
+    return {"told": told, "device": _device(), "seconds": round(time.monotonic() - start, 3)}
 
 
 def facts(setting: str) -> dict[str, Any]:
@@ -102,7 +155,12 @@ def encode_texts(setting: str, texts: Sequence[str]) -> bytes:
 
 
 def detect(
-    network: str, size: int, root: Path, images: Sequence[bytes], least: float
+    network: str,
+    size: int,
+    root: Path,
+    images: Sequence[bytes],
+    least: float,
+    reload: Callable[[], None],
 ) -> bytes | None:
     """What a network finds in images, see ``parcels.found_bytes``.
 
@@ -112,28 +170,18 @@ def detect(
         root: the folder.
         images: packed.
         least: confidence below which nothing is reported, 0 to 1.
+        reload: sees what came into the folder since.
 
     Returns:
-        the finds; None where the network is not there (yet).
+        the finds; None where the network is not there.
     """
     folder = root / "networks" / network
+    if not (folder / DONE).exists():
+        reload()
     if not (folder / DONE).exists():
         return None
     detector = _detector(network, size, folder)
     return parcels.found_bytes(detector.detect([parcels.unpacked(i) for i in images], least))
-
-
-def fetch_weights(encoder: str, detector: str) -> None:
-    """Have the weights that the settings name on this machine; while an image is built."""
-    resources = _resources()
-    for what, setting, load in (
-        ("encoder", encoder, resources.encoder),
-        ("detector", detector, lambda _: resources.base()),
-    ):
-        try:
-            load(setting)
-        except PrelabelError as error:
-            raise SystemExit(f"The {what} {setting!r} cannot be had: {error}") from error
 
 
 def _done(folder: Path) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ that is under way, or its result.
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import tempfile
 import time
@@ -16,15 +17,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from backend.errors import Cancelled, RoundError
+from backend.errors import PrelabelError, RoundError, UsageError
 from backend.loop.compute import Spent, ThisProcess
 from backend.settings import MODAL, Settings
-from backend.store.files import read_json, write_json
 from serverless import parcels
+from serverless.calls import Calls
 from serverless.cloud import Cloud
 from serverless.endpoint.behind import at_most_every, undisturbed
+from serverless.image import TRAIN_SECONDS
 from serverless.sharing import Sharing
-from serverless.spending import Spending
+from serverless.spending import Spending, dollars
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -47,8 +49,23 @@ MANY = 64
 """Images from which on another machine is worth waking."""
 HEAVY = 5000
 """Labeled images from which on fitting a head is worth sending away: fewer take longer to send."""
-LOOK_SECONDS = 1.0
-COLLECT_SECONDS = 60.0
+COLLECT_SECONDS, FORGET_SECONDS = 60.0, 3600.0
+AROUND = 300
+"""Seconds of a training there that are not spent on training: starting, reading, writing."""
+
+
+def check_seconds(settings: Settings) -> None:
+    """Make sure that trainings are through before Modal ends them.
+
+    Raises:
+        UsageError: they would not be.
+    """
+    most = TRAIN_SECONDS - AROUND
+    if settings.train_seconds > most:
+        raise UsageError(
+            f"PRELABEL_TRAIN_SECONDS is {settings.train_seconds:g}, and a training on Modal may "
+            f"take {most} seconds at the most: set it lower."
+        )
 
 
 class ModalCompute:
@@ -57,18 +74,24 @@ class ModalCompute:
     Args:
         settings: of this backend.
         cloud: the deployed app; made from the settings when not given.
+
+    Raises:
+        UsageError: Modal would end trainings before they are through.
     """
 
     at_once = AT_ONCE
 
     def __init__(self, settings: Settings, cloud: Cloud | None = None) -> None:
+        check_seconds(settings)
         self._settings = settings
         self._cloud = cloud or Cloud(settings.app)
         self._spending = Spending(settings.home / "spending.json", settings.monthly_budget)
-        self._calls = settings.home / "modal-calls"
+        self._cloud.count = self._count
+        self._calls = Calls(settings.home, self._cloud, self._count)
         self._here = ThisProcess()
         fetch = undisturbed(self._fetch_kept, "what the endpoint kept cannot be fetched")
         self._collect = at_most_every(COLLECT_SECONDS, fetch)
+        self._forgotten = 0.0
 
     def check(self) -> None:
         """See ``Compute.check``."""
@@ -134,9 +157,16 @@ class ModalCompute:
         return remote_detector(network, size, key, load, self._cloud)
 
     def _fetch_kept(self) -> None:
-        new = Sharing(self._settings.home, self._settings.app).collect()
+        sharing = Sharing(self._settings.home, self._settings.app)
+        new = sharing.collect()
+        self._forget(sharing)
         if new:
             log.info("%s images came back from the endpoint on Modal", new)
+
+    def _forget(self, sharing: Sharing) -> None:
+        if time.time() - self._forgotten > FORGET_SECONDS:
+            self._forgotten = time.time()
+            sharing.forget(self._settings.capture_days)
 
     # -- orders -----------------------------------------------------------------------------
 
@@ -152,50 +182,28 @@ class ModalCompute:
         self._spending.check()
         brought = {**files, **{f"previous/{name}": c for name, c in previous.items()}}
         id = parcels.identity(order, brought)
-        told = self._watch(id, lambda: self._spawn(id, order, brought), report, cancelled)
-        result = {name: self._cloud.read(f"orders/{id}/result/{name}") for name in told["files"]}
-        parcels.check(result, told["files"])
-        cost = self._spending.add(told["device"], told["seconds"])
-        return result, Spent(MODAL, told["device"], told["seconds"], cost)
+        try:
+            told = self._calls.follow(
+                id, lambda: self._spawn(id, order, brought), report, cancelled
+            )
+            names = told["files"]
+            result = {name: self._cloud.read(f"orders/{id}/result/{name}") for name in names}
+            parcels.check(result, names)
+        except PrelabelError:
+            self._cloud.forget_names()  # perhaps it lacked something
+            raise
+        self._calls.read(id)
+        device, seconds = told["device"], told["seconds"]
+        return result, Spent(MODAL, device, seconds, dollars(device, seconds))
 
     def _spawn(self, id: str, order: dict[str, Any], files: parcels.Files) -> str:
-        import json
-
         named = {f"orders/{id}/{name}": content for name, content in files.items()}
         self._cloud.write({**named, f"orders/{id}/order.json": json.dumps(order).encode()})
         return self._cloud.spawn_training(id)
 
-    def _watch(
-        self,
-        id: str,
-        spawn: Callable[[], str],
-        report: Callable[[int, int], None],
-        cancelled: Callable[[], bool],
-    ) -> dict[str, Any]:
-        """Follow a call to its end; one that was under way already is taken up again."""
-        file = self._calls / f"{id}.json"
-        known = read_json(file)
-        call = known["call"] if known else spawn()
-        write_json(file, {"call": call})
-        before = (-1, -1)
-        try:
-            while True:
-                told = self._cloud.result(call)
-                if told is not None:
-                    file.unlink(missing_ok=True)
-                    return told
-                if cancelled():
-                    self._cloud.cancel(call)
-                    file.unlink(missing_ok=True)
-                    raise Cancelled("The training on Modal was cancelled; the live version stays.")
-                now = self._cloud.progress(id)
-                if now != before and now[1]:
-                    report(*now)
-                before = now
-                time.sleep(LOOK_SECONDS)
-        except RoundError:
-            file.unlink(missing_ok=True)  # the next round spawns it anew
-            raise
+    def _count(self, device: str, seconds: float) -> None:
+        """Count what Modal does; as the preferred kind of GPU where nobody knows."""
+        self._spending.add(device or self._settings.gpus[0], seconds)
 
     # -- what orders need there -------------------------------------------------------------
 
@@ -271,7 +279,11 @@ def remote_detector(
                 self._send()
             parts = [[parcels.packed(image) for image in part] for part in _parts(images, PART)]
             rows = cloud.detect(key, size, parts, least)
-            return [found for row in rows for found in parcels.found_of(row)]
+            if None in rows:  # it was removed there, as nobody had used it for long
+                cloud.forget_names()
+                self._send()
+                rows = cloud.detect(key, size, parts, least)
+            return [found for row in rows for found in _found(row)]
 
         def _send(self) -> None:
             with tempfile.TemporaryDirectory() as folder:
@@ -281,6 +293,12 @@ def remote_detector(
             cloud.write({**named, f"networks/{key}/done.json": b"{}"})
 
     return Remote(network, size, runner=None)  # type: ignore[arg-type]
+
+
+def _found(row: bytes | None) -> list[Found]:
+    if row is None:
+        raise RoundError("The network to look with did not arrive on Modal: try again.")
+    return parcels.found_of(row)
 
 
 def _parts(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:

@@ -9,18 +9,25 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
 import secrets
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from backend.errors import UsageError
+from backend.store.captures import DAY, Captures
 from backend.store.files import read_json, write_bytes, write_json
 from backend.store.projects import Projects
 from backend.store.versions import Versions
 from serverless.cloud import INSIDE, Explained
+from serverless.deployments import deployments
+from serverless.endpoint.rules import read_rules
 
 log = logging.getLogger("prelabel")
-PLAIN = ("keys.json", "alerts.toml")
+ALERTS = "alerts.toml"
+PLAIN = ("keys.json", ALERTS)
 PUBLISHER = "publisher.json"
 """In a project's folder on the volume: whose home it came from."""
 PRIVATE = frozenset({"labels.json"})
@@ -56,10 +63,11 @@ class Sharing:
         """
         if INSIDE:
             return []
-        files: dict[str, bytes] = {}
-        for name in PLAIN:
-            if (self._home / name).is_file():
-                files[name] = (self._home / name).read_bytes()
+        files = {
+            name: (self._home / name).read_bytes()
+            for name in PLAIN
+            if (self._home / name).is_file() and (name != ALERTS or self._rules_hold())
+        }
         published = []
         for record in self._projects.all():
             live = Versions(self._projects.folder(record.id)).live()
@@ -72,31 +80,77 @@ class Sharing:
     def publish_if_new(self) -> None:
         """Bring up what changed since the last time, if anything did; cheap where nothing did."""
         note = self._home / "modal-published.json"
+        known: dict[str, Any] = read_json(note) or {}
         now = self._state()
-        if INSIDE or read_json(note) == now:
+        if INSIDE or known.get(self._app) == now:
             return
         published = self.publish()
-        write_json(note, now)
+        write_json(note, {**known, self._app: now})
         log.info("Modal's endpoint has the live versions of %s", ", ".join(published) or "nothing")
 
     def collect(self) -> int:
         """Fetch the images that the endpoint on Modal kept; how many were new.
+
+        What was fetched is known by its time and size there, as clocks differ.
 
         Raises:
             RoundError: Modal cannot be reached.
         """
         if INSIDE:
             return 0
-        new = 0
+        return sum(self._fetch(record.id) for record in self._projects.all())
+
+    def forget(self, days: float) -> int:
+        """Remove images that came back and are tasks since; how many.
+
+        Args:
+            days: that they stay. One that waits to become a task stays longer.
+        """
+        gone = 0
         for record in self._projects.all():
-            folder = self._projects.folder(record.id) / "captures"
-            names = self._listed(f"projects/{record.id}/captures")
-            for name in sorted(names, key=lambda name: name.endswith(".json")):  # images first
-                here = folder / name
-                if not here.exists() or here.stat().st_mtime < names[name]:
-                    new += not here.exists() and name.endswith(".json")
-                    write_bytes(here, self._read(f"projects/{record.id}/captures/{name}"))
+            captures = Captures(self._projects.folder(record.id))
+            waiting = {capture.id for capture in captures.waiting()}
+            for capture in list(captures.all()):
+                if capture.at < time.time() - days * DAY and capture.id not in waiting:
+                    image = captures.image(capture)
+                    image.with_name(f"{capture.id}.json").unlink(missing_ok=True)
+                    image.unlink(missing_ok=True)
+                    gone += 1
+        return gone
+
+    def _fetch(self, id: str) -> int:
+        """Fetch what one project's endpoint wrote since; how many images were new."""
+        note = self._projects.folder(id) / "fetched.json"
+        there = self._listed(f"projects/{id}/captures")
+        before: dict[str, list[float]] = read_json(note) or {}
+        known = {name: stamp for name, stamp in before.items() if name in there}
+        new = 0
+        try:
+            for name in sorted(there, key=lambda name: name.endswith(".json")):  # images first
+                if known.get(name) != there[name]:
+                    content = self._read(f"projects/{id}/captures/{name}")
+                    write_bytes(self._projects.folder(id) / "captures" / name, content)
+                    new += name not in known and name.endswith(".json")
+                    known[name] = there[name]
+        finally:
+            if known != before:
+                write_json(note, known)
         return new
+
+    def _rules_hold(self) -> bool:
+        """Whether the alert rules can be read where the endpoint is; else it keeps those it has."""
+        deployed = deployments(self._home).get(self._app)
+        secrets = os.environ if deployed is None else dict.fromkeys(deployed, "there")
+        try:
+            read_rules(self._home / ALERTS, secrets)
+        except UsageError as error:
+            log.warning(
+                "Modal's endpoint keeps the alert rules it has: %s A new secret gets there with "
+                "`prelabel deploy`.",
+                error,
+            )
+            return False
+        return True
 
     def _project(self, id: str, live: str) -> dict[str, bytes]:
         folder = self._projects.folder(id)
@@ -157,11 +211,12 @@ class Sharing:
         with Explained(self._app):
             return b"".join(volume.read_file(path))
 
-    def _listed(self, folder: str) -> dict[str, float]:
-        """Names in a folder, and when each was written, seconds since 1970."""
+    def _listed(self, folder: str) -> dict[str, list[float]]:
+        """Names in a folder: when each was written there, seconds since 1970, and its bytes."""
         volume = self._kept if folder.endswith("/captures") else self._up
         with Explained(self._app), _nothing_there():
-            return {PurePosixPath(e.path).name: e.mtime for e in volume.listdir(f"/{folder}")}
+            entries = volume.listdir(f"/{folder}")
+            return {PurePosixPath(e.path).name: [float(e.mtime), float(e.size)] for e in entries}
         return {}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from backend.loop.compute import OverBudget
+from backend.store.files import explained
 from backend.store.usage import Usage
 
 HOUR = 3600.0
@@ -67,10 +68,19 @@ class Spending:
             )
 
     def add(self, device: str, seconds: float) -> float:
-        """Count; dollars of this time."""
+        """Count; dollars of this time. Safe with other processes.
+
+        Raises:
+            StoreError: the file cannot be written.
+        """
+        from filelock import FileLock
+
         cost = dollars(device, seconds)
-        usage = Usage(self._file)
-        usage.add(f"seconds {device}", seconds)
-        usage.add("dollars", cost)
-        usage.keep()
+        with explained(self._file):
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(self._file.with_name(f"{self._file.name}.lock")):
+                usage = Usage(self._file)
+                usage.add(f"seconds {device}", seconds)
+                usage.add("dollars", cost)
+                usage.keep()
         return cost

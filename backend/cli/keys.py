@@ -6,7 +6,7 @@ import argparse
 from dataclasses import asdict
 from typing import Any
 
-from backend.errors import UsageError
+from backend.errors import PrelabelError, UsageError
 from backend.settings import read_settings
 
 HELP = "create, list and revoke the endpoint's API keys"
@@ -50,8 +50,11 @@ def _create(keys: Any, options: argparse.Namespace) -> dict[str, Any]:
     key, text = keys.create(options.name, tuple(options.function), options.rate, options.quota)
     say(text, options)
     say(f"Key {key.id} for {key.name}. Copy it now: it is shown this once.", options)
-    _share()
-    return {"id": key.id, "name": key.name, "key": text}
+    unknown = _unknown_to()
+    if unknown:
+        say(f"The endpoint on Modal does not know it yet: {unknown}", options)
+        say("`prelabel deploy` brings it there.", options)
+    return {"id": key.id, "name": key.name, "key": text, "shared": not unknown}
 
 
 def _revoke(keys: Any, options: argparse.Namespace) -> dict[str, Any]:
@@ -60,16 +63,25 @@ def _revoke(keys: Any, options: argparse.Namespace) -> dict[str, Any]:
     if not options.name:
         raise UsageError("Say which key: `prelabel keys list` shows their ids.")
     key = keys.revoke(options.name)
-    _share()
+    unknown = _unknown_to()
+    if unknown:
+        raise PrelabelError(
+            f"Key {key.id} ({key.name}) is revoked here, but the endpoint on Modal still accepts "
+            f"it, until `prelabel keys revoke {key.id}` says otherwise: {unknown}"
+        )
     say(f"Key {key.id} ({key.name}) is worthless from now on.", options)
     return {"id": key.id, "revoked": key.revoked}
 
 
-def _share() -> None:
-    """An endpoint on Modal learns of it too."""
-    from backend.loop.compute import choose_compute
+def _unknown_to() -> str:
+    """Let endpoints on Modal know of it: why one does not; empty where all do, or there is none."""
+    from backend.loop.compute import share
 
-    choose_compute(read_settings()).share()
+    try:
+        share(read_settings())
+    except PrelabelError as error:
+        return str(error)
+    return ""
 
 
 def _list(keys: Any, options: argparse.Namespace) -> dict[str, Any]:

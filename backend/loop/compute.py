@@ -170,6 +170,27 @@ def choose_compute(settings: Settings) -> Compute:
     return ThisProcess()
 
 
+def share(settings: Settings) -> list[str]:
+    """Let the endpoints on Modal know what is live here and who may ask: all that there may be.
+
+    Those are the ones that were deployed from this home folder, wherever trainings are done.
+
+    Returns:
+        the apps that know it now; none where nothing was ever deployed.
+
+    Raises:
+        PrelabelError: one cannot be reached.
+    """
+    from serverless.deployments import deployments
+
+    apps = {*deployments(settings.home), *([settings.app] if settings.compute == MODAL else [])}
+    for app in sorted(apps):
+        from serverless.sharing import Sharing
+
+        Sharing(settings.home, app).publish_if_new()
+    return sorted(apps)
+
+
 def greet(settings: Settings) -> None:
     """Ask Modal whether it lets us in and has the app.
 

@@ -7,6 +7,7 @@ the task by the request's id in its data.
 from __future__ import annotations
 
 import logging
+import time
 import unicodedata
 from collections.abc import Callable, Iterable
 from functools import cached_property
@@ -16,7 +17,7 @@ from backend.errors import LabelStudioError, NotThere
 from backend.label_studio.config import read_config
 from backend.label_studio.regions import CAPTURED
 from backend.loop.resources import Resources
-from backend.store.captures import Capture
+from backend.store.captures import DAY, Capture
 from backend.store.projects import ProjectRecord
 
 log = logging.getLogger("prelabel")
@@ -64,6 +65,8 @@ class Returner:
                 done += self._or_wait(capture, known)
             if enough():
                 break
+        days = self._resources.settings.capture_days
+        self._captures.forget_returned(time.time() - days * DAY)
         if done:
             log.info("project %s: %s images came back to be labeled", self._record.id, done)
         return done

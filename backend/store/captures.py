@@ -132,6 +132,16 @@ class Captures:
         noted = {"task": task, "annotated": annotated, "answer": answer, "annotation": annotation}
         write_json(self._returned / f"{capture.id}.json", {**noted, "at": time.time()})
 
+    def forget_returned(self, moment: float) -> int:
+        """Remove notes older than a moment, seconds since 1970, whose image is gone; how many."""
+        gone = 0
+        for file in self._returned.glob("*.json"):
+            kept = (self._captures / file.name).exists()
+            if not kept and _changed(file) < moment:
+                file.unlink(missing_ok=True)
+                gone += 1
+        return gone
+
     def waiting(self) -> Iterator[Capture]:
         """What is no task yet, or whose latest answer is not there yet; oldest first."""
         for capture in self.all():

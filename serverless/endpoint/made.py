@@ -21,7 +21,7 @@ from serverless.endpoint.functions import Functions
 from serverless.endpoint.invoking import Invoker
 from serverless.endpoint.metrics import Metrics
 from serverless.endpoint.reading import Reader
-from serverless.endpoint.rules import read_rules
+from serverless.endpoint.rules import read_rules, sound_rules
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -40,12 +40,12 @@ def endpoint(settings: Settings, *, open: bool = False, behind: Behind | None = 
         behind: the models, where they are on other machines; here when not given.
 
     Raises:
-        UsageError: the file of alert rules has a mistake.
+        UsageError: the file of alert rules has a mistake, and the models are here.
         StoreError: the home folder cannot be read.
     """
     home, kept = settings.home, settings.kept or settings.home
     metrics, usage = Metrics(), Usage(kept / "usage.json")
-    rules = read_rules(home / ALERTS)
+    rules = sound_rules(home / ALERTS) if behind else read_rules(home / ALERTS)
     alerts = Alerts(rules, kept / "alerts", told=metrics.alert)
     captures = Rules(
         settings.capture_below,

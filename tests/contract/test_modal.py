@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import modal
+import modal.exception
 import pytest
 
 from backend.domain import ImageSize, Place
@@ -28,16 +30,19 @@ from backend.loop.finding import FindingJob, Sample
 from backend.loop.training import Examples, TrainingJob
 from backend.settings import Settings
 from backend.store.captures import Capture, Captures
+from backend.store.files import write_json
 from backend.store.keys import Keys
 from backend.store.pictures import PictureFiles
+from backend.store.usage import Usage
 from backend.vision.builtin import BuiltinEncoder
 from backend.vision.detection.finder import Finder
 from backend.vision.detection.network import SMALL, load_base
-from serverless.cloud import Cloud
+from serverless.cloud import Cloud, JobFailed, Unreachable
 from serverless.image import ROOT
 from serverless.parcels import Damaged
 from serverless.remote import ModalCompute
 from serverless.sharing import Sharing
+from serverless.spending import dollars
 from tests.drawn import drawing
 from tests.harness import png, until
 from tests.plane import ControlPlane, tree
@@ -51,6 +56,14 @@ ENVIRONMENT = {
     "LABEL_STUDIO_URL": "http://127.0.0.1:9",
     "LABEL_STUDIO_API_KEY": "a secret token",
 }
+ALERT = """
+[[alert]]
+function = "1"
+label = "red"
+url = "https://example.com/hook"
+secret_env = "{secret}"
+"""
+SOURCE = (".py", ".yaml", ".html", ".css", ".js", ".svg")
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +126,17 @@ def job(home: Path, images: int = 8, seconds: float = 6.0, **more: Any) -> Findi
     return replace(asked, **more)
 
 
+def orders(plane: ControlPlane) -> set[str]:
+    """The ids of the orders on the jobs' volume."""
+    names = tree(plane.volume("prelabel-jobs"))
+    return {name.split("/")[1] for name in names if name.startswith("orders/")}
+
+
+def served(plane: ControlPlane, function: str) -> int:
+    """Inputs that containers of a function were given so far."""
+    return sum(c.served for c in plane.containers if c.function == function)
+
+
 def test_importing_the_app_needs_no_token_and_no_network(tmp_path: Path) -> None:
     clean = {k: v for k, v in os.environ.items() if not k.startswith("MODAL_")}
     code = "import serverless.app as a; print(a.app.name)"
@@ -124,9 +148,14 @@ def test_importing_the_app_needs_no_token_and_no_network(tmp_path: Path) -> None
 def test_what_was_deployed_is_bounded_and_knows_no_more_than_it_must(plane: ControlPlane) -> None:
     functions = plane.functions()
     assert set(functions) == {"train", "Eyes.*", "Answers.*", "endpoint", "backend"}
+    assert {name: (f.timeout, f.max_containers) for name, f in functions.items()} == {
+        "train": (3600, 2),
+        "Eyes.*": (600, 8),
+        "Answers.*": (120, 10),
+        "endpoint": (180, 1),
+        "backend": (600, 1),
+    }
     for function in functions.values():
-        assert function.max_containers > 0, function.name
-        assert function.timeout <= 3600
         assert function.startup_timeout >= 300
         assert "/root/backend/domain.py" in function.files
         assert "/root/serverless/jobs.py" in function.files
@@ -164,9 +193,38 @@ def test_what_was_deployed_is_bounded_and_knows_no_more_than_it_must(plane: Cont
         ("backend", "/data"): ("prelabel-home", False),
         ("backend", "/kept"): ("prelabel-kept", True),
     }
-    lines = [line for layer in train.image for line in layer.commands]
-    assert not any("a secret token" in line or "open sesame" in line for line in lines)
-    assert "ENV PRELABEL_ENCODER=builtin" in lines
+
+
+def test_every_functions_image_has_what_changes_often_last(plane: ControlPlane) -> None:
+    for function in plane.functions().values():
+        system, libraries, listed, packages, weights, variables = function.image
+        assert system.commands[0].startswith("FROM python:3.11-slim")
+        installed = ("RUN apt-get update", "RUN apt-get install -y libglib2.0-0")
+        assert libraries.commands == ("FROM base", *installed)
+        assert listed.commands == ("FROM base", "COPY . /")
+        assert listed.copied_files == ("/overrides.txt",)
+        assert len(packages.installs) == 1
+        assert weights.commands == ("FROM base", "RUN mkdir -p /weights")
+        assert dict(line[4:].split("=", 1) for line in variables.commands[1:]) == {
+            "PRELABEL_ENCODER": "builtin",
+            "PRELABEL_DETECTOR": "builtin",
+            "PRELABEL_HOME": "/data",
+            "PRELABEL_KEPT": "/kept",
+            "PRELABEL_WEIGHTS": "/weights",
+            "PRELABEL_COMPUTE": "modal",
+            "LABEL_STUDIO_URL": "http://127.0.0.1:9",
+            "HF_HUB_OFFLINE": "1",
+            "YOLO_OFFLINE": "true",
+        }
+        assert all(line.startswith("ENV ") for line in variables.commands[1:])
+        # the source is in no layer: it is mounted over all of them when a container starts
+        copied = {file for layer in function.image for file in layer.copied_files}
+        assert set(function.files) - copied == {f for f in function.files if f.endswith(SOURCE)}
+        for layer in function.image:
+            text = " ".join(layer.commands)
+            assert "a secret token" not in text
+            assert "open sesame" not in text
+            assert layer.secrets == ()
 
 
 def test_what_images_install_can_be_resolved(plane: ControlPlane, tmp_path: Path) -> None:
@@ -174,10 +232,10 @@ def test_what_images_install_can_be_resolved(plane: ControlPlane, tmp_path: Path
 
     listed = tmp_path / "overrides.txt"
     listed.write_text("\n".join(overrides()))
-    lines = {line for layer in plane.function("train").image for line in layer.installs}
-    ours = [line for line in lines if "--override" in line]
-    assert len(ours) == 1
-    words = shlex.split(ours[0].partition("pip install")[2])
+    layers = [layer for function in plane.functions().values() for layer in function.image]
+    ours = {line for layer in layers for line in layer.installs if "--override" in line}
+    assert len(ours) == 1  # what one function installs, all do
+    words = shlex.split(ours.pop().partition("pip install")[2])
     packages = words[words.index("/overrides.txt") + 1 :]
     assert any(package.startswith("torch") for package in packages)
     assert not any(package.startswith("label-studio-ml") for package in packages)
@@ -205,6 +263,7 @@ def test_a_finder_is_trained_there_with_progress_verified_and_told_of(
     compute: ModalCompute, settings: Settings, plane: ControlPlane
 ) -> None:
     told: list[tuple[int, int]] = []
+    before = orders(plane)
     finder, spent = compute.train_finder(
         job(settings.home, report=lambda done, of: told.append((done, of)))
     )
@@ -216,18 +275,27 @@ def test_a_finder_is_trained_there_with_progress_verified_and_told_of(
     assert (spent.where, spent.device) == ("modal", "CPU")
     assert spent.seconds > 1
     assert spent.dollars > 0
-    assert compute._spending.month() == pytest.approx(spent.dollars)
+    spending = compute._spending.month()
+    assert spending == pytest.approx(spent.dollars)
     names = [name for name in tree(plane.volume("prelabel-jobs")) if "partial" in name]
     assert names == []
     kinds = [call.kind for call in plane.volume_calls if call.volume == "prelabel-jobs"]
     assert "commit" in kinds
     # the same order again is not carried out again; going on from a finder is another order
-    again, _ = compute.train_finder(job(settings.home))
+    (order,) = orders(plane) - before
+    again, same = compute.train_finder(job(settings.home))
     assert isinstance(again, Finder)
     assert again.key == finder.key
+    assert same == spent
+    assert compute._spending.month() == spending
+    assert order in orders(plane)
     warm, _ = compute.train_finder(job(settings.home, previous=finder))
     assert isinstance(warm, Finder)
     assert warm.key != finder.key
+    assert compute._spending.month() > spending
+    # what was read is removed as soon as there is something newer
+    assert order not in orders(plane)
+    assert len(orders(plane) - before) == 1
 
 
 def test_a_result_that_is_not_what_was_made_is_thrown_away(
@@ -244,17 +312,25 @@ def test_a_result_that_is_not_what_was_made_is_thrown_away(
         compute.train_finder(job(settings.home, images=6))
 
 
-def test_a_training_can_be_cancelled(compute: ModalCompute, settings: Settings) -> None:
+def test_a_training_can_be_cancelled(
+    compute: ModalCompute, settings: Settings, plane: ControlPlane
+) -> None:
     asked = job(settings.home, images=12, seconds=600.0)
     stop = threading.Event()
-    compute_job = replace(
-        asked, cancelled=stop.is_set, report=lambda done, of: stop.set()
-    )  # as soon as it has begun
+    working: list[str] = []
+
+    def begun(done: int, of: int) -> None:
+        working.extend(c.id for c in plane.containers if c.function == "train" and c.running)
+        stop.set()
+
     began = time.monotonic()
     with pytest.raises(Cancelled, match="live version stays"):
-        compute.train_finder(compute_job)
+        compute.train_finder(replace(asked, cancelled=stop.is_set, report=begun))
     assert time.monotonic() - began < 60
     assert list((settings.home / "modal-calls").glob("*")) == []
+    assert len(working) == 1
+    until("its container ends", lambda: _ended(plane, working[0]))
+    assert compute._spending.month() > 0  # the seconds until then
 
 
 def test_a_container_that_dies_is_replaced_and_the_order_carried_out(
@@ -273,7 +349,10 @@ def test_a_container_that_dies_is_replaced_and_the_order_carried_out(
 
 
 def test_a_call_that_outlives_its_caller_is_taken_up_again(
-    compute: ModalCompute, settings: Settings
+    compute: ModalCompute,
+    settings: Settings,
+    plane: ControlPlane,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Gone(BaseException):
         """As if the process had ended."""
@@ -282,27 +361,59 @@ def test_a_call_that_outlives_its_caller_is_taken_up_again(
         raise Gone
 
     asked = job(settings.home, images=9)
+    before, sent = served(plane, "train"), time.monotonic()
     with pytest.raises(Gone):
         compute.train_finder(replace(asked, report=gone))
     (note,) = (settings.home / "modal-calls").glob("*.json")
     call = json.loads(note.read_text())["call"]
-    spawned: list[str] = []
-    spawn = compute._cloud.spawn_training
-    compute._cloud.spawn_training = lambda id: spawned.append(id) or spawn(id)  # type: ignore
-    finder, _ = compute.train_finder(asked)
-    assert isinstance(finder, Finder)
-    assert spawned == []
     assert call.startswith("fc-")
+    counted = compute._spending.month()
+    assert counted > 0
+    with monkeypatch.context() as cut_off:
+
+        def unreachable(*_: object) -> None:
+            raise modal.exception.ConnectionError("no way there")
+
+        cut_off.setattr(modal.FunctionCall, "from_id", unreachable)
+        with pytest.raises(Unreachable, match="nothing is lost"):
+            compute.train_finder(asked)
+    assert json.loads(note.read_text())["call"] == call
+    finder, spent = compute.train_finder(asked)
+    assert isinstance(finder, Finder)
+    assert served(plane, "train") - before == 1
+    assert not note.exists()
+    usage = Usage(settings.home / "spending.json")
+    seconds = usage.of("seconds L4") + usage.of("seconds CPU")
+    assert spent.seconds - 0.1 <= seconds <= time.monotonic() - sent  # and none twice
 
 
-def test_a_training_that_cannot_work_says_why(compute: ModalCompute, settings: Settings) -> None:
+def test_a_training_that_cannot_work_says_why_is_not_tried_again_and_still_costs(
+    compute: ModalCompute, settings: Settings, plane: ControlPlane
+) -> None:
+    before = served(plane, "train")
+    write_json(settings.home / "modal-calls" / "long-since.json", {"call": "fc-0", "at": 0.0})
     asked = job(settings.home, images=7, base_setting="no-such-thing.txt")
     with pytest.raises(DetectorError, match="There is no detector"):
         compute.train_finder(asked)
+    assert served(plane, "train") - before == 1
+    assert Usage(settings.home / "spending.json").of("seconds CPU") > 0
+    assert list((settings.home / "modal-calls").glob("*")) == []
 
 
-def test_a_head_of_many_images_is_fitted_there_and_equal(
-    compute: ModalCompute, monkeypatch: pytest.MonkeyPatch
+def test_a_training_that_breaks_is_tried_three_times_there_and_all_of_it_is_counted(
+    compute: ModalCompute, settings: Settings, plane: ControlPlane
+) -> None:
+    before = served(plane, "train")
+    with pytest.raises(JobFailed, match="KeyError: 'base'"):
+        compute._train({"kind": "finder"}, {}, {}, lambda done, of: None, lambda: False)
+    assert served(plane, "train") - before == 3
+    assert plane.log("train").count("KeyError: 'base'") >= 3
+    assert compute._spending.month() >= dollars("L4", 3.0)  # two waits and three attempts
+    assert list((settings.home / "modal-calls").glob("*")) == []
+
+
+def test_a_head_of_many_images_is_fitted_there_and_equal_and_what_is_old_there_goes(
+    compute: ModalCompute, plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import numpy as np
 
@@ -315,7 +426,16 @@ def test_a_head_of_many_images_is_fitted_there_and_equal(
     asked = (frozenset(COLOUR.label_names),) * 24
     examples = Examples(tuple(range(24)), vectors, answers, asked, np.arange(24) % 5 == 0)
     fit = TrainingJob(COLOUR, examples, vectors, None, 1.0, 0.0, None, 0)
+    volume = plane.volume("prelabel-jobs")
+    aged = {"orders/a/order.json": 8, "orders/b/order.json": 6, "networks/c/done.json": 31}
+    aged |= {"networks/d/done.json": 29, "pictures/ff/ff1": 91, "pictures/ff/ff2": 89}
+    for name, days in aged.items():
+        (volume / name).parent.mkdir(parents=True, exist_ok=True)
+        (volume / name).write_bytes(b"{}")
+        os.utime(volume / name, (time.time() - days * 86_400,) * 2)
     there, spent = compute.train_head(fit)
+    left = {name for name in aged if (volume / name).exists()}
+    assert left == {"orders/b/order.json", "networks/d/done.json", "pictures/ff/ff2"}
     here, _ = ThisProcess().train_head(fit)
     assert there is not None
     assert here is not None
@@ -333,10 +453,13 @@ def test_many_images_are_looked_at_by_several_containers_with_the_same_result(
     here = BuiltinEncoder()
     assert (encoder.id, encoder.dim) == (here.id, here.dim)
     np.testing.assert_allclose(encoder.encode_images(images), here.encode_images(images), atol=1e-5)
+    embedding = compute._spending.month()
+    assert embedding > 0
     finder = place_model(BOXES).finders["things"]
     assert isinstance(finder, Finder)
     local = finder.load(finder.network, SIDE, finder.key)
     far = compute.detector(finder.network, SIDE, finder.key, lambda: local)
+    compute._cloud.names("networks").add(finder.key)  # as if it had been removed there meanwhile
     found, expected = far.detect(images, 0.2), local.detect(images, 0.2)
 
     def shared() -> bool:  # one container may be through before the next one is up
@@ -346,7 +469,10 @@ def test_many_images_are_looked_at_by_several_containers_with_the_same_result(
     until("several containers at work", shared)
     assert [len(one) for one in found] == pytest.approx([len(one) for one in expected], abs=1)
     assert sum(map(len, found)) == pytest.approx(sum(map(len, expected)), rel=0.1)
+    looking = compute._spending.month()
+    assert looking > embedding
     assert far.detect(images[:3], 0.2)[0].boxes.tolist() == expected[0].boxes.tolist()
+    assert compute._spending.month() == looking  # a few images are looked at here
 
 
 def test_when_the_months_money_is_spent_nothing_is_trained(
@@ -394,18 +520,35 @@ def test_a_published_version_answers_through_the_gateway_and_what_it_keeps_comes
         _until(newest, 60)
         # corrected images are kept on a volume of their own, and fetched from there
         body = {"labelName": "blue", "data": texts[0]}
-        put = http.put("/v1/functions/1/samples/bed/annotation", json=body, headers=headers)
+        path = "/v1/functions/1/samples/bed/annotation"
+        put = http.put(path, json=body, headers=headers)
         assert put.status_code == 202, put.text
-    captures = Captures(settings.home / "projects/1")
+        captures = Captures(settings.home / "projects/1")
 
-    def came_back() -> list[Capture]:
-        sharing.collect()
-        return [capture for capture in captures.all() if capture.external == "bed"]
+        def came_back() -> list[Capture]:
+            sharing.collect()
+            return [capture for capture in captures.all() if capture.external == "bed"]
 
-    (corrected,) = _until(came_back, 60)
-    assert corrected.why == "corrected"
-    assert captures.image(corrected).read_bytes() == png("blue", 0)
-    assert sharing.collect() == 0
+        (corrected,) = _until(came_back, 60)
+        assert corrected.why == "corrected"
+        assert captures.image(corrected).read_bytes() == png("blue", 0)
+        assert sharing.collect() == 0
+        # an answer that is changed there comes too, also where this machine's clock is ahead
+        file = captures.image(corrected).with_suffix(".json")
+        ahead = time.time() + 3600
+        os.utime(file, (ahead, ahead))
+        put = http.put(path, json={**body, "labelName": "red"}, headers=headers)
+        assert put.status_code == 202, put.text
+        _until(lambda: came_back()[0].annotation != corrected.annotation, 60)
+    # what is a task is removed here after some days, and not fetched again; what waits stays
+    (changed,) = came_back()
+    assert sharing.forget(0.0) == 0
+    captures.returned(changed, 7, annotated=True)
+    assert sharing.forget(1.0) == 0
+    assert sharing.forget(0.0) == 1
+    assert came_back() == []
+    assert captures.forget_returned(time.time() - 60) == 0
+    assert captures.forget_returned(time.time() + 60) == 1
     assert "token" not in " ".join(tree(plane.volume("prelabel-home")))
 
 
@@ -435,27 +578,55 @@ def test_a_forgotten_local_source_is_caught(tmp_path: Path, variables: None) -> 
 
 def test_deploy_says_what_to_paste_where(tmp_path: Path, variables: None) -> None:
     publish(tmp_path, "1", colour_model()[0])
-    command = [sys.executable, "-m", "backend.cli", "deploy"]
+    rules = tmp_path / "alerts.toml"
+    rules.write_text(ALERT.format(secret="GREENHOUSE_SECRET"))
     with ControlPlane() as plane:
         env = {**os.environ, **plane.environment(), "PRELABEL_HOME": str(tmp_path)}
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+        env |= {"LABEL_STUDIO_URL": "https://label.example.com", "GREENHOUSE_SECRET": "sesame"}
+
+        def prelabel(*words: str, **changed: str) -> subprocess.CompletedProcess[str]:
+            command = [sys.executable, "-m", "backend.cli", *words]
+            given = {**env, **changed}
+            done = subprocess.run(command, env=given, capture_output=True, text=True, timeout=120)
+            assert "Traceback" not in done.stderr
+            return done
+
+        done = prelabel("deploy")
         assert done.returncode == 0, done.stderr
         assert plane.function("backend").web_url in done.stdout
         assert f"{plane.function('endpoint').web_url}/v1/functions" in done.stdout
         assert "Connect Model" in done.stdout
-        assert any("projects/1/live.json" in name for name in tree(plane.volume("prelabel-home")))
-        for missing, says in (
-            ("PRELABEL_USER", "PRELABEL_USER"),
-            ("LABEL_STUDIO_API_KEY", "LABEL_STUDIO_API_KEY"),
-            ("MODAL_TOKEN_ID", "modal token new"),
+        assert [s.keys for s in plane.function("endpoint").secrets] == [("GREENHOUSE_SECRET",)]
+        shared = plane.volume("prelabel-home")
+        assert any("projects/1/live.json" in name for name in tree(shared))
+        # keys of the home that was deployed from are known there, wherever trainings are done
+        made = json.loads(prelabel("keys", "create", "app", "--json").stdout)
+        assert made["shared"]
+        (key,) = json.loads((shared / "keys.json").read_text())
+        assert (key["id"], key["revoked"]) == (made["id"], "")
+        rules.write_text(ALERT.format(secret="NEW_SECRET"))  # not there before another deploy
+        failed = prelabel("keys", "revoke", made["id"], MODAL_TOKEN_ID="")
+        assert failed.returncode == 1
+        assert "endpoint on Modal still accepts it" in failed.stderr
+        assert not json.loads((shared / "keys.json").read_text())[0]["revoked"]
+        done = prelabel("keys", "revoke", made["id"])
+        assert done.returncode == 0, done.stderr
+        assert "worthless from now on" in done.stdout
+        assert "keeps the alert rules it has" in done.stderr
+        assert json.loads((shared / "keys.json").read_text())[0]["revoked"]
+        assert "GREENHOUSE_SECRET" in (shared / "alerts.toml").read_text()
+        rules.unlink()
+        for name, value, says in (
+            ("PRELABEL_USER", "", "PRELABEL_USER"),
+            ("LABEL_STUDIO_API_KEY", "", "LABEL_STUDIO_API_KEY"),
+            ("LABEL_STUDIO_URL", "", r"now http://localhost:8080"),
+            ("PRELABEL_TRAIN_SECONDS", "7200", "3300 seconds"),
+            ("MODAL_TOKEN_ID", "", "modal token new"),
         ):
-            broken = {**env, missing: ""}
-            if missing == "PRELABEL_USER":
-                broken["PRELABEL_PASSWORD"] = ""
-            done = subprocess.run(command, env=broken, capture_output=True, text=True, timeout=60)
+            both = {"PRELABEL_PASSWORD": ""} if name == "PRELABEL_USER" else {}
+            done = prelabel("deploy", "--check", **{name: value}, **both)
             assert done.returncode == 2, done.stdout + done.stderr
             assert says in done.stderr
-            assert "Traceback" not in done.stderr
 
 
 def test_without_a_deployed_app_the_sentence_says_how_to_get_one(
@@ -483,6 +654,10 @@ def _until(check: Any, seconds: float = 30.0) -> Any:
             return found
         time.sleep(0.3)
     raise AssertionError("it never became so")
+
+
+def _ended(plane: ControlPlane, container: str) -> bool:
+    return [c.exit_code for c in plane.containers if c.id == container] == [-9]
 
 
 def _large() -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -38,3 +39,16 @@ def test_the_limit_is_the_months_and_none_is_no_limit(tmp_path: Path) -> None:
 def test_what_was_spent_adds_up_and_is_named_after_the_machine_elsewhere() -> None:
     whole = Spent() + Spent(seconds=2.0) + Spent("modal", "NVIDIA L4", 60.0, 0.0167)
     assert whole == Spent("modal", "NVIDIA L4", 62.0, 0.0167)
+
+
+def test_what_several_processes_spend_at_once_is_all_counted(tmp_path: Path) -> None:
+    file = tmp_path / "new" / "spending.json"
+
+    def spend(_: int) -> None:
+        for _ in range(10):
+            Spending(file, 2.0).add("L4", 36.0)
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(spend, range(4)))
+    assert Usage(file).of("seconds L4") == pytest.approx(40 * 36.0)
+    assert Spending(file, 2.0).month() == pytest.approx(0.4)

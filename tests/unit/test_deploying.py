@@ -1,0 +1,140 @@
+"""What a deployment is checked for before anything is sent, and what goes along with it."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from backend.errors import UsageError
+from backend.settings import Settings
+from serverless import gateway
+from serverless.deploying import reachable
+from serverless.deployments import deployments, note_deployment
+from serverless.endpoint.rules import sound_rules
+from serverless.image import environment
+from serverless.remote import check_seconds
+from serverless.secrets import of_backend, of_endpoint
+
+ALERTS = """
+[[alert]]
+function = "3"
+label = "wilting"
+url = "https://example.com/hook"
+secret_env = "GREENHOUSE_SECRET"
+
+[[alert]]
+function = "3"
+label = "healthy"
+url = "https://example.com/hook"
+secret_env = "NEW_SECRET"
+"""
+
+
+@pytest.mark.parametrize(
+    ("address", "may"),
+    [
+        ("https://label.example.com", True),
+        ("https://label.example.com:8443/studio", True),
+        ("http://8.8.8.8:8080", True),
+        ("http://localhost:8080", False),  # what holds where nothing is set
+        ("http://127.0.0.1:8080", False),
+        ("http://[::1]:8080", False),
+        ("http://0.0.0.0:8080", False),
+        ("http://192.168.1.4:8080", False),
+        ("http://100.64.0.9", False),  # a private network over the internet
+        ("http://label-studio:8080", False),  # a container's name
+        ("http://desk.local:8080", False),
+        ("label.example.com", False),
+        ("ftp://label.example.com", False),
+        ("", False),
+    ],
+)
+def test_an_address_that_modal_cannot_reach_is_told_apart(address: str, may: bool) -> None:
+    assert reachable(address) is may
+
+
+def test_a_training_that_modal_would_end_is_refused(tmp_path: Path) -> None:
+    check_seconds(Settings(home=tmp_path, train_seconds=3300))
+    with pytest.raises(UsageError, match=r"PRELABEL_TRAIN_SECONDS is 7200, and .* 3300 seconds"):
+        check_seconds(Settings(home=tmp_path, train_seconds=7200))
+
+
+def test_settings_hold_there_too_but_for_secrets_and_places_of_this_machine() -> None:
+    env = {
+        "PRELABEL_ENCODER": "builtin",
+        "PRELABEL_SEED": "7",
+        "LABEL_STUDIO_URL": "https://label.example.com",
+        "LABEL_STUDIO_HOST": "https://people.example.com",
+        "PRELABEL_HOME": "/home/somebody",
+        "PRELABEL_WEIGHTS": "/home/somebody/weights",
+        "PRELABEL_KEPT": "/home/somebody/kept",
+        "PRELABEL_COMPUTE": "local",
+        "PRELABEL_USER": "team",
+        "PRELABEL_PASSWORD": "open sesame",
+        "LABEL_STUDIO_API_KEY": "a secret token",
+        "PRELABEL_ALERT_SECRET": "nobody's setting",
+        "PRELABEL_POLL": "",
+    }
+    assert environment(env) == {
+        "PRELABEL_ENCODER": "builtin",
+        "PRELABEL_SEED": "7",
+        "LABEL_STUDIO_URL": "https://label.example.com",
+        "LABEL_STUDIO_HOST": "https://people.example.com",
+        "PRELABEL_HOME": "/data",
+        "PRELABEL_WEIGHTS": "/weights",
+        "PRELABEL_KEPT": "/kept",
+        "PRELABEL_COMPUTE": "modal",
+        "HF_HUB_OFFLINE": "1",
+        "YOLO_OFFLINE": "true",
+    }
+    assert of_backend(env).keys() == {
+        "LABEL_STUDIO_API_KEY",
+        "PRELABEL_USER",
+        "PRELABEL_PASSWORD",
+    }
+
+
+def test_secrets_of_alert_rules_go_along_and_no_others(tmp_path: Path) -> None:
+    file = tmp_path / "alerts.toml"
+    env = {"GREENHOUSE_SECRET": "sesame", "OTHER": "private", "LABEL_STUDIO_API_KEY": "token"}
+    assert of_endpoint(env, file) == {}
+    file.write_text(ALERTS)
+    assert of_endpoint(env, file) == {"GREENHOUSE_SECRET": "sesame"}
+    file.write_text("damaged [[")
+    assert of_endpoint({}, file) == {}  # in a container nothing is read
+
+
+def test_a_rule_whose_secret_is_not_there_is_left_out_and_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "alerts.toml"
+    monkeypatch.setenv("GREENHOUSE_SECRET", "sesame")
+    caplog.set_level(logging.WARNING, logger="prelabel")
+    assert sound_rules(file) == []
+    file.write_text(ALERTS)
+    assert [rule.label for rule in sound_rules(file)] == ["wilting"]
+    assert "NEW_SECRET" in caplog.text
+    file.write_text("damaged [[")
+    assert sound_rules(file) == []
+    assert "TOML" in caplog.text
+
+
+def test_the_endpoint_there_starts_although_a_rule_waits_for_a_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("PRELABEL_HOME", str(tmp_path))
+    monkeypatch.setenv("PRELABEL_KEPT", str(tmp_path / "kept"))
+    (tmp_path / "alerts.toml").write_text(ALERTS)
+    app = gateway.endpoint(lambda *given: [], lambda: None, lambda: None)
+    assert "/v1/functions" in {getattr(route, "path", "") for route in app.routes}
+    assert "GREENHOUSE_SECRET" in caplog.text
+
+
+def test_a_home_knows_the_apps_that_were_deployed_from_it(tmp_path: Path) -> None:
+    assert deployments(tmp_path) == {}
+    note_deployment(tmp_path, "prelabel", ["B", "A"])
+    note_deployment(tmp_path, "other", [])
+    note_deployment(tmp_path, "prelabel", ["A"])
+    assert deployments(tmp_path) == {"prelabel": ["A"], "other": []}
