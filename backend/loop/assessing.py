@@ -276,8 +276,8 @@ class Assessor:
         None where they look through different encoders.
         """
         answers: tuple[list[str], list[str]] = ([], [])
-        live = self._fit.live
-        if self._choices and live and live.encoder and live.encoder["id"] != self._resources.encoder().id:
+        then = self._fit.live.encoder.get("id") if self._fit.live else None
+        if self._choices and then and then != self._resources.encoder().id:
             return None
         for control in self._choices:
             heads = [m.heads.get(control.name) for m in (self._fit.before, self._model)]
