@@ -26,7 +26,7 @@ def denial(before: Sequence[Finds], since: Sequence[Finds]) -> Contradiction:
 
     What a confidence is worth is learned from images before (a logistic line); on hard images finds
     are less certain, so that more wrong ones are expected there. The excess is counted image by
-    image, whose finds are wrong together, and compared by Student's test with both groups' spread.
+    image, whose finds are wrong together, and compared by Welch's test.
 
     Args:
         before: images whose labels were judged in the same way and are trusted.
@@ -49,12 +49,15 @@ def denial(before: Sequence[Finds], since: Sequence[Finds]) -> Contradiction:
     off_old, off_new = (np.array([_excess(image, line) for image in group]) for group in (old, new))
     size = np.array([float(len(image)) for image in new])
     scale = size.mean() / np.mean([len(image) for image in old])
-    spread = (_variance(off_new) / len(new)) + scale**2 * _variance(off_old) / len(old)
     gap = float(off_new.mean() - scale * off_old.mean())
     against = sum(not right for image in new for _, right in image)
     expected = against - float(off_new.sum())
-    by_chance = max(spread, _binomial(new, line) / len(new) ** 2, AT_EDGE)
-    chance = float(student.sf(gap / np.sqrt(by_chance), min(len(old), len(new)) - 1))
+    by_old = scale**2 * _variance(off_old) / len(old)
+    by_new = max(_variance(off_new), _binomial(new, line) / len(new)) / len(new)
+    degrees = (by_old + by_new) ** 2 / max(
+        by_old**2 / (len(old) - 1) + by_new**2 / (len(new) - 1), AT_EDGE**2
+    )
+    chance = float(student.sf(gap / np.sqrt(max(by_old + by_new, AT_EDGE)), max(degrees, 1.0)))
     return Contradiction(len(new), against, expected, chance)
 
 
