@@ -159,11 +159,11 @@ def contradiction(
 
     Example:
         >>> sure = np.tile([0.97, 0.01, 0.01, 0.01], (20, 1))
-        >>> def chance(wrong: int) -> float:
-        ...     said = [1] * wrong + [0] * (20 - wrong)
-        ...     window = Believed.of_one(sure, said, range(20))
-        ...     return contradiction(window, Trust(), np.random.default_rng(0)).chance
-        >>> chance(1) > 0.05 > 0.001 > chance(6)
+        >>> few, many = ([1] * wrong + [0] * (20 - wrong) for wrong in (1, 6))
+        >>> random = np.random.default_rng(0)
+        >>> contradiction(Believed.of_one(sure, few, range(20)), Trust(), random).chance > 0.05
+        True
+        >>> contradiction(Believed.of_one(sure, many, range(20)), Trust(), random).chance < 0.01
         True
     """
     if not len(window.given):

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import doctest
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+from backend.learning import contradiction as contradicting
+from backend.learning import denial as denying
 from backend.learning import gate
 from backend.learning.contradiction import Believed, Contradiction, Trust, contradiction
 from backend.learning.denial import denial
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.intp]
+
+
+@pytest.mark.parametrize("module", [gate, contradicting, denying])
+def test_the_examples_in_the_docstrings_hold(module: object) -> None:
+    found = doctest.testmod(module)  # type: ignore[arg-type]
+    assert found.attempted
+    assert not found.failed
 
 
 @pytest.mark.parametrize(
