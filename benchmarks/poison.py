@@ -6,9 +6,7 @@ A project grows by rounds of ten labels in the order of the policy, its heads fi
 does. Then labels come as they are, or with 30 % of them wrong: at random, or swapped between pairs
 of labels. *One round*: so many at once. *Rounds of ten*: one after another, each one that was not
 held back goes live and teaches the next head; the share of projects in which one was held back by
-then. *Audit slice*: what the comparison on 60 labeled audit images alone holds back. *Rare* leaves
-fewer of each digit than of the one before, down to 0.03. True labels are shown for every round from
-the first on. One wrong label in ten of the base shows what people who always err do to it.
+then. *Rare* leaves fewer of each digit than of the one before, down to 0.03.
 """
 
 from __future__ import annotations
@@ -34,8 +32,11 @@ BASES = (60, 100, 200)
 """Labels of the live version."""
 ONCE = (30, 60)
 """Labels that come in one round."""
-BATCH, BATCHES, AUDIT = 10, 4, 60
-SLOPPY = 0.1
+BATCH, BATCHES = 10, 4
+AUDIT = 60
+"""Images of each project that are never learned from."""
+Key = tuple[int, str, str]
+"""Labels of the live version, what came, and in which of WAYS."""
 
 
 @dataclass
@@ -76,11 +77,6 @@ class Line:
     def copy(self) -> Line:
         return Line(self.x, self.y, self.rows, self.given, list(self.heads), list(self.ends))
 
-    def rights(self, head: Head) -> list[bool]:
-        """Of the audit slice, whose labels are as the rest is poisoned or not: here true."""
-        answers = head.probabilities(self.x[:AUDIT]).argmax(axis=1)
-        return [bool(right) for right in answers == self.y[:AUDIT]]
-
     def doubted(self, seed: int) -> gate.Verdict:
         """The gate's verdict on the labels that came last, as ``backend.loop.gating`` asks it."""
         found: list[tuple[str, Contradiction]] = []
@@ -113,18 +109,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=20)
     options = parser.parse_args()
-    for setting, sloppy in (("digits", 0.0), ("rare digits", 0.0), ("digits", SLOPPY)):
-        table(setting, sloppy, options.seeds)
+    for setting in ("digits", "rare digits"):
+        table(setting, options.seeds)
 
 
-def table(setting: str, sloppy: float, seeds: int) -> None:
+def table(setting: str, seeds: int) -> None:
     """Shares of rounds or projects that were held back."""
-    held: dict[tuple[int, str, str], list[bool]] = defaultdict(list)
-    for seed in range(seeds):
-        for key, one in played(setting, sloppy, seed):
+    held: dict[Key, list[bool]] = defaultdict(list)
+    for seed in range(1, seeds + 1):
+        for key, one in played(setting, seed):
             held[key].append(one)
-    people = f", people err in {sloppy:.0%}" if sloppy else ""
-    print(f"\n{setting}{people}, seeds 0 to {seeds - 1}: held back")
+    print(f"\n{setting}, seeds 1 to {seeds}: held back")
     print(f"{'labels':>7} {'':<22}" + "".join(f"{way:>9}" for way in WAYS))
     for base, what, _ in [key for key in held if key[2] == "clean"]:
         cells = [held.get((base, what, way)) for way in WAYS]
@@ -132,59 +127,46 @@ def table(setting: str, sloppy: float, seeds: int) -> None:
         print(f"{base or '':>7} {what:<22}{told}", flush=True)
 
 
-def played(setting: str, sloppy: float, seed: int) -> Iterator[tuple[tuple[int, str, str], bool]]:
-    """One project; what was held back: (labels of the live version, what came, way) and whether."""
+def played(setting: str, seed: int) -> Iterator[tuple[Key, bool]]:
+    """One project; what was held back, and whether."""
     x, y = world(setting, seed)
     random = np.random.default_rng(seed)
     first = random.choice(np.arange(AUDIT, len(x)), 2 * BATCH, replace=False).tolist()
-    line = Line(x, y, first, errant(y[first], sloppy, random).tolist())
+    line = Line(x, y, first, y[first].tolist())
     line.fit()
-    while len(line.rows) <= max(BASES):
+    while True:
         base = len(line.rows)
         if base in BASES:
-            for way in WAYS:
-                yield from at_once(line, base, way, sloppy, seed)
-                yield from stream(line, base, way, sloppy, seed)
+            yield from at_once(line, seed, random)
+            yield from streams(line, seed, random)
+        if base >= max(BASES):
+            return
         came = line.next(BATCH)
-        line.label(came, errant(y[came], sloppy, random))
+        line.label(came, y[came])
         yield (0, "every round from 20 on", "clean"), not line.doubted(seed).promote
         line.fit()
 
 
-def at_once(
-    line: Line, base: int, way: str, sloppy: float, seed: int
-) -> Iterator[tuple[tuple[int, str, str], bool]]:
+def at_once(line: Line, seed: int, random: np.random.Generator) -> Iterator[tuple[Key, bool]]:
     for more in ONCE:
-        one, random = line.copy(), np.random.default_rng([seed, more])
-        came = one.next(more)
-        one.label(came, poisoned(errant(one.y[came], sloppy, random), way, random))
-        yield (base, f"one round of {more}", way), not one.doubted(seed).promote
-        if more == max(ONCE):
-            live = one.heads[-1]
-            one.fit()
-            by_audit = gate.compare_answers(one.rights(live), one.rights(one.heads[-1]))
-            yield (base, f"{more}, by audit slice", way), not by_audit.promote
+        came = line.next(more)
+        for way in WAYS:
+            one = line.copy()
+            one.label(came, poisoned(one.y[came], way, random))
+            key = (len(line.rows), f"one round of {more}", way)
+            yield key, not one.doubted(seed).promote
 
 
-def stream(
-    line: Line, base: int, way: str, sloppy: float, seed: int
-) -> Iterator[tuple[tuple[int, str, str], bool]]:
-    one, random, stopped = line.copy(), np.random.default_rng([seed, 1]), False
-    for number in range(1, BATCHES + 1):
-        came = one.next(BATCH)
-        one.label(came, poisoned(errant(one.y[came], sloppy, random), way, random))
-        stopped = stopped or not one.doubted(seed).promote
-        yield (base, f"rounds of ten, by {number}", way), stopped
-        if not stopped:
-            one.fit()
-
-
-def errant(given: Ints, share: float, random: np.random.Generator) -> Ints:
-    """Answers of people who err: so many of them are any label."""
-    said = given.copy()
-    at = random.random(len(said)) < share
-    said[at] = random.integers(0, 10, int(at.sum()))
-    return said
+def streams(line: Line, seed: int, random: np.random.Generator) -> Iterator[tuple[Key, bool]]:
+    for way in WAYS:
+        one, stopped = line.copy(), False
+        for number in range(1, BATCHES + 1):
+            came = one.next(BATCH)
+            one.label(came, poisoned(one.y[came], way, random))
+            stopped = stopped or not one.doubted(seed).promote
+            yield (len(line.rows), f"rounds of ten, by {number}", way), stopped
+            if not stopped:
+                one.fit()
 
 
 def poisoned(given: Ints, way: str, random: np.random.Generator) -> Ints:

@@ -159,7 +159,7 @@ def contradiction(
 
     Example:
         >>> sure = np.tile([0.97, 0.01, 0.01, 0.01], (20, 1))
-        >>> few, many = ([1] * wrong + [0] * (20 - wrong) for wrong in (1, 6))
+        >>> few, many = ([1] * wrong + [0] * (20 - wrong) for wrong in (1, 8))
         >>> random = np.random.default_rng(0)
         >>> contradiction(Believed.of_one(sure, few, range(20)), Trust(), random).chance > 0.05
         True
