@@ -7,12 +7,14 @@ version and those before it said of them.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from backend.domain import Control
+from backend.errors import PrelabelError
 from backend.learning.contradiction import Believed, Contradiction, Trust, contradiction
 from backend.learning.denial import denial
 from backend.learning.gate import (
@@ -36,6 +38,7 @@ from backend.store.projects import ProjectRecord
 from backend.store.versions import Card
 from backend.vision.detection.finder import Finds
 
+log = logging.getLogger("prelabel")
 LATEST = 40
 """Images that a new finder learned from and has to know at least as well as the live one."""
 WINDOW = 60
@@ -274,7 +277,13 @@ class Gate:
         return judging.finds_by_image(finder, control, samples, self._sizes.get(control.name, {}))
 
     def _finder(self, card: Card, control: Control) -> Finds | None:
-        return self._resources.model(self._record, card.version).finders.get(control.name)
+        """A version's finder; None where it has none, or its files are damaged."""
+        try:
+            model = self._resources.model(self._record, card.version)
+        except PrelabelError as error:
+            log.warning("project %s: %s", self._record.id, error)
+            return None
+        return model.finders.get(control.name)
 
 
 def _counts(judgement: Judgement, tasks: Sequence[int]) -> list[tuple[int, int, int]]:
