@@ -1,21 +1,17 @@
-"""Are promises kept? Of accepting without a person, and of the gate; in simulated projects.
+"""Is the promise of accepting without a person kept? In simulated projects.
 
-    uv run python -m benchmarks.promises [--projects 20] [--quick 200] [--rounds 20] [--plot FILE]
+    uv run python -m benchmarks.promises [--projects 20] [--quick 200] [--plot FILE]
 
 Accepting: every project labels images in the order of the policy, one in ten an audit task, in
 rounds of 100. After each round the product's head is fitted anew, its level is proven on the
 labeled audit tasks, and the open answers above it are accepted for good, up to the share that goes
 to people. Of all that was accepted at most the bound may be wrong, in 19 of 20 projects. The quick
 simulation draws margins instead of fitting heads, for the rate itself.
-
-The gate: a round of labels comes to a live version, as people gave them or with 30 % of them
-wrong, at random or swapped between pairs of labels. Shares of rounds that are held back.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,11 +19,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from backend.learning import accepting, coverage, gate
+from backend.learning import accepting, coverage
 from backend.learning.audit import hash_rank, is_audit
 from backend.learning.selection import Floats, uncertainty
 from backend.loop.judging import certainty
-from backend.vision.crossing import out_of_fold
 from backend.vision.head import Head, fit_head
 
 Ints = npt.NDArray[np.int64]
@@ -43,11 +38,6 @@ SETTINGS = {
 """Error bound by setting: near to what its surest answers are, where it is hardest to keep."""
 MARGINS = ((0.6, 0.4, 0.05), (1.0, 0.7, 0.05), (0.4, 0.4, 0.1), (0.5, 0.6, 0.1))
 """Quick projects: mean and spread of the margin of the best model, and the bound."""
-AUDITS = (10, 20, 40, 60)
-BATCHES = ((60, 20), (100, 30), (200, 60))
-"""Labels of the live version, and those that come."""
-POISONED = 0.3
-WAYS = ("clean", "random", "swapped")
 
 
 def main() -> None:
@@ -55,12 +45,10 @@ def main() -> None:
     parser.add_argument("--projects", type=int, default=20, help="of each setting")
     parser.add_argument("--settings", nargs="*", default=list(SETTINGS), choices=list(SETTINGS))
     parser.add_argument("--quick", type=int, default=200, help="projects of each quick setting")
-    parser.add_argument("--rounds", type=int, default=20, help="of the gate, of each kind")
     parser.add_argument("--plot", type=Path, default=Path("promises.png"))
     options = parser.parse_args()
     done = {name: accepted(name, options.projects) for name in options.settings}
     quick(options.quick)
-    gates(options.rounds)
     plot(done, options.plot)
 
 
@@ -231,113 +219,6 @@ def margins(seed: int, mean: float, spread: float, error: float) -> tuple[int, f
             right_of |= dict(zip(taken.tolist(), right[taken].tolist(), strict=True))
             free[taken] = False
     return len(right_of), 1 - float(np.mean(list(right_of.values()) or [True]))
-
-
-# -- the gate -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """A live version and one that learned some labels more.
-
-    Attributes:
-        live: by audit image, whether the live version is right.
-        new: the same of the new one.
-        contradicting: by label that was learned, whether it contradicts out of fold.
-        verdict: of the labels that came, by the live version's belief.
-        gain: accuracy that the new one has more, on all other images.
-    """
-
-    live: npt.NDArray[np.bool_]
-    new: npt.NDArray[np.bool_]
-    contradicting: npt.NDArray[np.bool_]
-    verdict: gate.Verdict
-    gain: float
-
-
-def gates(rounds: int) -> None:
-    """Shares of rounds held back: by the audit slice, by contradictions, by surprise."""
-    for setting in ("digits", "rare digits"):
-        print(f"\nheld back, {setting}, {rounds} rounds each, seeds 0 to {rounds - 1}")
-        audits = "".join(f"{f'audit {n}':>10}" for n in AUDITS)
-        print(f"{'labels':>9} {'':<9}{audits}{'contradict':>12}{'surprise':>10}{'gain':>8}")
-        for base, more in BATCHES:
-            found = [list(compared(setting, seed, base, more)) for seed in range(rounds)]
-            for way, row in zip(WAYS, zip(*found, strict=True), strict=True):
-                by_audit = [np.mean([not by(one, n).promote for one in row]) for n in AUDITS]
-                told = "".join(f"{share:>10.0%}" for share in by_audit)
-                contradict = np.mean([not trusted(one, base).promote for one in row])
-                surprise = np.mean([not one.verdict.promote for one in row])
-                gain = np.mean([one.gain for one in row])
-                print(
-                    f"{f'{base} + {more}':>9} {way:<9}{told}{contradict:>12.0%}"
-                    f"{surprise:>10.0%}{gain:>+8.1%}",
-                    flush=True,
-                )
-
-
-def by(one: Comparison, audit: int) -> gate.Verdict:
-    return gate.compare_answers(one.live[:audit].tolist(), one.new[:audit].tolist())
-
-
-def trusted(one: Comparison, base: int) -> gate.Verdict:
-    bad = one.contradicting
-    return gate.trust(
-        (int(bad[:base].sum()), base), (int(bad[base:].sum()), len(bad) - base), audit=0
-    )
-
-
-def compared(setting: str, seed: int, base: int, more: int) -> Iterator[Comparison]:
-    """One round, with its labels given in each of WAYS."""
-    x, y = world(setting, seed)
-    random = np.random.default_rng(seed)
-    rest = list(range(max(AUDITS), len(x)))
-    learned: list[int] = random.choice(rest, 20, replace=False).tolist()
-    live = fitted(x, learned, y[learned], None)
-    while len(learned) < base:
-        free = sorted(set(rest) - set(learned))
-        learned += chosen(x, free, learned, live, min(20, base - len(learned)))
-        live = fitted(x, learned, y[learned], live)
-    came = chosen(x, sorted(set(rest) - set(learned)), learned, live, more)
-    for way in WAYS:
-        said = poisoned(y[came], way, random)
-        yield comparison(x, y, live, learned, came, said)
-
-
-def poisoned(given: Ints, way: str, random: np.random.Generator) -> Ints:
-    """Answers with POISONED of them wrong: at random, or swapped between pairs of labels."""
-    said, wrong = given.copy(), round(POISONED * len(given))
-    if way == "random":
-        at = random.choice(len(said), wrong, replace=False)
-        said[at] = (said[at] + random.integers(1, 10, len(at))) % 10
-    elif way == "swapped":
-        partner = np.zeros(10, dtype=np.int64)
-        for one, other in random.permutation(10).reshape(5, 2):
-            partner[one], partner[other] = other, one
-        pairs = np.minimum(said, partner[said])
-        at = np.argsort(random.permutation(10)[pairs], kind="stable")[:wrong]
-        said[at] = partner[said[at]]
-    return said
-
-
-def comparison(
-    x: Floats, y: Ints, live: Head, learned: list[int], came: list[int], said: Ints
-) -> Comparison:
-    rows, given = learned + came, np.concatenate([y[learned], said])
-    new = fitted(x, rows, given, live)
-    right, now = (head.probabilities(x).argmax(axis=1) == y for head in (live, new))
-    crossed = out_of_fold(new, x[rows], targets(given), pool=x)
-    known = np.isin(said, y[learned])
-    return Comparison(
-        right[: max(AUDITS)],
-        now[: max(AUDITS)],
-        crossed.argmax(axis=1) != given,
-        gate.surprise(
-            gate.Unlikely.of_one(crossed[: len(learned)], y[learned].tolist()),
-            gate.Unlikely.of_one(live.probabilities(x[came])[known], said[known].tolist()),
-        ),
-        float(now[max(AUDITS) :].mean() - right[max(AUDITS) :].mean()),
-    )
 
 
 def plot(done: dict[str, list[float]], file: Path) -> None:

@@ -72,25 +72,24 @@ def judge(
     Returns:
         F1 with its interval, and all figures: ``map50`` or ``f1_close`` (at 1 % of the diagonal),
         ``precision, recall, f1, counting_error`` (mean of |found − there| over mean there), and
-        the same by label.
+        the same by label with ``ap50``; each with its 95 % interval in ``intervals``, and
+        ``counting`` and ``map`` of the whole.
     """
     tallies = [_tally(image, labels, kind, extents, shown) for image in images]
-    by_label = {
-        label: _rates([t[label] for t in tallies])
-        | ({"ap50": _ap(images, label)} if kind == "boxes" else {})
-        for label in labels
-    }
-    rates = _rates([_sum(t.values()) for t in tallies])
-    if kind == "boxes":
-        known = [row["ap50"] for row in by_label.values() if row["ap50"] is not None]
-        rates["map50"] = round(float(np.mean(known)), 4) if known else None
-    else:
-        close = [_tally(i, labels, kind, {}, shown) for i in images]
-        rates["f1_close"] = _rates([_sum(t.values()) for t in close])["f1"]
+    by_label = {label: _rates([t[label] for t in tallies]) for label in labels}
     whole = [_sum(t.values()) for t in tallies]
-    rates["counting"] = count_figure(whole).json()
+    rates = _rates(whole)
+    rates["counting"] = rates["intervals"]["counting_error"]
     if kind == "boxes":
-        rates["map"] = map_figure(images, labels, np.random.default_rng(0)).json()
+        each, together = precisions(images, labels, np.random.default_rng(0))
+        for label, figure in each.items():
+            by_label[label]["ap50"] = figure.value
+            by_label[label]["intervals"]["ap50"] = figure.json()
+        rates |= {"map50": together.value, "map": together.json()}
+    else:
+        close = f1_figure([_sum(_tally(i, labels, kind, {}, shown).values()) for i in images])
+        rates["f1_close"] = close.value if sum(t.found + t.there for t in whole) else None
+        rates["intervals"]["f1_close"] = close.json()
     return f1_figure(whole), {**rates, "labels": by_label}
 
 
@@ -156,30 +155,55 @@ def count_figure(tallies: Sequence[Tally]) -> Figure:
     return Figure(n, round(value, 4), round(low, 4), round(high, 4), metric)
 
 
-def map_figure(
+def precisions(
     images: Sequence[Judged], labels: Sequence[str], rng: np.random.Generator, draws: int = 100
-) -> Figure:
-    """mAP50 with a 95 % interval; its variance is that of a bootstrap over images.
+) -> tuple[dict[str, Figure], Figure]:
+    """The labels' average precision and their mean (mAP50), each with a 95 % interval.
+
+    The variance is that of a bootstrap over images, the same draws for all.
 
     Args:
         images: of the audit slice.
-        labels: the label names.
+        labels: the label names; nothing is known of one without an object, and the mean is without
+            it.
         rng: draws the samples.
         draws: how many.
     """
-    rows = [_Finds.of(images, label) for label in labels]
-    rows = [row for row in rows if row.there.sum()]
-    n, metric = len(images), "mAP50"
-    if not rows:
-        return Figure(n, None, 0.0, 1.0, metric)
-    value = float(np.mean([row.precision(np.ones(n)) for row in rows]))
-    times = rng.multinomial(n, np.full(n, 1 / n), size=draws)
-    means = [
-        np.mean([row.precision(t) for row in rows if (row.there * t).sum()] or [value])
-        for t in times
-    ]
-    objects = float(sum(row.there.sum() for row in rows))
-    return composite(value, float(np.var(means, ddof=1)) * n / max(n - 1, 1), n, objects, metric)
+    n = len(images)
+    times = rng.multinomial(n, np.full(n, 1 / n), size=draws) if n else np.zeros((0, 0), dtype=int)
+    rows = {label: _Finds.of(images, label) for label in labels}
+    drawn = {label: row.drawn(times) for label, row in rows.items() if row.there.sum()}
+    each = {label: Figure(n, None, 0.0, 1.0, "AP50") for label in labels}
+    for label, values in drawn.items():
+        own = rows[label]
+        on = int((own.there > 0).sum())
+        each[label] = _bootstrapped(own.precision(np.ones(n)), values, on, own.there.sum(), "AP50")
+    known = [rows[label] for label in drawn]
+    if not known:
+        return each, Figure(n, None, 0.0, 1.0, "mAP50")
+    value = float(np.mean([row.precision(np.ones(n)) for row in known]))
+    table = np.array(list(drawn.values()))
+    some = ~np.isnan(table).all(axis=0)
+    means = np.full(draws, value)
+    means[some] = np.nanmean(table[:, some], axis=0)
+    objects = sum(row.there.sum() for row in known)
+    return each, _bootstrapped(value, means, n, objects, "mAP50")
+
+
+def map_figure(
+    images: Sequence[Judged], labels: Sequence[str], rng: np.random.Generator, draws: int = 100
+) -> Figure:
+    """mAP50 with a 95 % interval; see :func:`precisions`."""
+    return precisions(images, labels, rng, draws)[1]
+
+
+def _bootstrapped(
+    value: float, drawn: npt.NDArray[np.float64], images: int, objects: float, metric: str
+) -> Figure:
+    """A figure whose variance is that of drawn ones; NaN where a draw had nothing to find."""
+    found = drawn[~np.isnan(drawn)]
+    variance = float(np.var(found, ddof=1)) * images / max(images - 1, 1) if len(found) > 1 else 0.0
+    return composite(value, variance, images, float(objects), metric)
 
 
 @dataclass(frozen=True)
@@ -205,6 +229,12 @@ class _Finds:
             np.repeat(np.arange(len(images)), [len(rights) for _, rights in pairs])[order],
             np.array([r for _, rights in pairs for r in rights], dtype=bool)[order],
             np.array([sum(p.label == label for p in i.truth) for i in images], dtype=float),
+        )
+
+    def drawn(self, times: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        """Average precision of each draw (a row of times); NaN where it has no object."""
+        return np.array(
+            [self.precision(row) if (self.there * row).sum() else np.nan for row in times]
         )
 
     def precision(self, times: npt.ArrayLike) -> float:
@@ -298,13 +328,23 @@ def _tally(
             if p.label == label and c >= shown
         ]
         truth = [p for p in image.truth if p.label == label]
-        if kind == "boxes":
-            pairs = match_boxes(_boxes(found), _boxes(truth), IOU)
-        else:
-            within = _within(image, label, extents)
-            pairs = match_points(_points(found, image), _points(truth, image), within)
-        tallies[label] = Tally(len(pairs), len(found), len(truth))
+        right = _matches(image, label, kind, extents, found, truth) if found and truth else 0
+        tallies[label] = Tally(right, len(found), len(truth))
     return tallies
+
+
+def _matches(
+    image: Judged,
+    label: str,
+    kind: str,
+    extents: Mapping[str, float],
+    found: Sequence[Place],
+    truth: Sequence[Place],
+) -> int:
+    if kind == "boxes":
+        return len(match_boxes(_boxes(found), _boxes(truth), IOU))
+    within = _within(image, label, extents)
+    return len(match_points(_points(found, image), _points(truth, image), within))
 
 
 def _rates(tallies: Sequence[Tally]) -> dict[str, Any]:
@@ -317,6 +357,8 @@ def _rates(tallies: Sequence[Tally]) -> dict[str, Any]:
         "intervals": {
             "precision": ratio([(t.right, t.found) for t in tallies], "precision").json(),
             "recall": ratio([(t.right, t.there) for t in tallies], "recall").json(),
+            "f1": f1_figure(tallies).json() if whole.found + whole.there else _unknown("F1"),
+            "counting_error": count_figure(tallies).json(),
         },
         "f1": _share(2 * whole.right, whole.found + whole.there),
         "counting_error": _share(off, whole.there),
@@ -333,18 +375,14 @@ def _share(part: float, whole: float) -> float | None:
     return round(part / whole, 4) if whole else None
 
 
-def _ap(images: Sequence[Judged], label: str) -> float | None:
-    there = sum(p.label == label for image in images for p in image.truth)
-    if not there:
-        return None
-    pairs = [_right(image, label) for image in images]
-    confidence = [c for confidences, _ in pairs for c in confidences]
-    right = [r for _, rights in pairs for r in rights]
-    return round(average_precision(confidence, right, there), 4)
+def _unknown(metric: str) -> dict[str, Any]:
+    return Figure(0, None, 0.0, 1.0, metric).json()
 
 
 def _right(image: Judged, label: str) -> tuple[list[float], list[bool]]:
     rows = [i for i, place in enumerate(image.found) if place.label == label]
+    if not rows:  # most labels of most images
+        return [], []
     rows.sort(key=lambda i: -image.confidence[i])
     truth = [p for p in image.truth if p.label == label]
     overlap = overlaps(_boxes([image.found[i] for i in rows]), _boxes(truth))

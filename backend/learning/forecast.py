@@ -69,7 +69,7 @@ class Curve:
         """
         a, b, c = self.fits.T
         room = np.maximum(error - a, 0)
-        with np.errstate(divide="ignore", over="ignore"):
+        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
             at = np.where(room > 0, (b / room) ** (1 / c), np.inf)
         low, middle, high = np.quantile(np.maximum(at, 1e-9), [0.05, 0.5, 0.95], method="nearest")
         last = REACH * self.labels

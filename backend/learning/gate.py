@@ -1,8 +1,9 @@
 """Whether a new version may go live: not where it is shown to be worse than the live one.
 
-Two lines of evidence. The first is a paired comparison on the same audit images. While these are
-few it can hardly show anything, so a second one asks whether the labels that came since the live
-version contradict all others: people who suddenly answer differently, or at random.
+Two lines of evidence. The first is a paired comparison on the same audit images. It sees the loss
+of many images at once, never what a few wrong labels do; so a second one asks whether the labels
+that came lately contradict what was learned before them: people who suddenly answer differently, or
+at random.
 """
 
 from __future__ import annotations
@@ -15,18 +16,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Bools = npt.NDArray[np.bool_]
+from backend.learning.contradiction import Contradiction
+
 Numbers = npt.NDArray[np.float64]
 WORSE = 0.1
 """Chance of such a difference between equal versions below which the new one counts as worse."""
-CONTRADICTING = 0.02
-"""Chance of so many contradictions among the new labels below which they are not trusted."""
-ENOUGH = 50
-"""Audit images from which on the first line of evidence stands alone."""
-UNLIKELY = 0.05
-"""Confidence below which a label counts as all but impossible."""
-SLIPS = 0.01
-"""Share of answers that people give at random, whatever the model believes."""
+LUCKY = 0.02
+"""The same for a comparison with the best of many earlier versions, of which one was lucky."""
+CONTRADICTING = 0.01
+"""Chance of so much contradiction among the latest labels up to which they are not trusted: low,
+because several windows are looked at and every round looks again."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +43,16 @@ class Verdict:
     evidence: dict[str, Any]
 
 
-def compare_answers(live: Sequence[bool], new: Sequence[bool], name: str = "") -> Verdict:
+def compare_answers(
+    live: Sequence[bool], new: Sequence[bool], name: str = "the live version", worse: float = WORSE
+) -> Verdict:
     """McNemar's test on the images that only one of two versions gets right, one-sided, mid-p.
 
     Args:
-        live: by audit image, whether the live version is right.
+        live: by audit image, whether the live version is right, or another that was live.
         new: the same of the new version, in the same order.
-        name: of the live version.
+        name: what the other one is called.
+        worse: chance between equal versions up to which the new one counts as worse.
 
     Example:
         >>> compare_answers([True] * 9, [True] * 4 + [False] * 5).promote
@@ -65,17 +67,20 @@ def compare_answers(live: Sequence[bool], new: Sequence[bool], name: str = "") -
     if not len(one):
         return Verdict(True, "No audit image is labeled yet that could speak against it.", evidence)
     told = (
-        f"on the same {len(one)} audit images it is right {int(two.sum())} times and the live "
-        f"version{' ' + name if name else ''} {int(one.sum())} times"
+        f"on the same {len(one)} audit images it is right {int(two.sum())} times and {name} "
+        f"{int(one.sum())} times"
     )
-    if lost > won and chance <= WORSE:
+    if lost > won and chance <= worse:
         odds = f"were they equal, {lost} lost and {won} won would have a chance of {chance:.0%}"
         return Verdict(False, f"Held back: {told}; {odds}.", evidence)
     return Verdict(True, f"Not shown to be worse: {told}.", evidence)
 
 
 def compare_finds(
-    live: npt.ArrayLike, new: npt.ArrayLike, name: str = "", images: str = "audit images"
+    live: npt.ArrayLike,
+    new: npt.ArrayLike,
+    name: str = "the live version",
+    images: str = "audit images",
 ) -> Verdict:
     """The difference of two F1 on the same images, by its linearised variance.
 
@@ -87,7 +92,7 @@ def compare_finds(
     Args:
         live: (n, 3) by audit image: right, found, there; of the live version.
         new: the same of the new version.
-        name: of the live version.
+        name: what the live version is called.
         images: what they are called.
     """
     from scipy.stats import t as student
@@ -100,10 +105,7 @@ def compare_finds(
         return Verdict(True, f"Too few {images} are labeled to speak against it.", evidence)
     spread = float(np.sqrt(((terms_two - terms_one) ** 2).sum() * count / (count - 1)))
     evidence["spread"] = round(spread, 4)
-    told = (
-        f"on the same {count} {images} its F1 is {two:.0%} and that of the live version"
-        f"{' ' + name if name else ''} {one:.0%}"
-    )
+    told = f"on the same {count} {images} its F1 is {two:.0%} and that of {name} {one:.0%}"
     if two < one - float(student.ppf(1 - WORSE, count - 1)) * spread:
         margin = float(student.ppf(0.975, count - 1)) * spread
         return Verdict(
@@ -112,146 +114,45 @@ def compare_finds(
     return Verdict(True, f"Not shown to be worse: {told}.", evidence)
 
 
-def trust(before: tuple[int, int], since: tuple[int, int], audit: int) -> Verdict:
-    """Whether labels that came since the live version contradict far more than those before.
-
-    A label contradicts when a head that saw neither it nor a copy of it says otherwise. Both
-    counts are of images that were chosen to be hard, so they are alike where people are. Fisher's
-    exact test, one-sided.
+def trusted(windows: Sequence[tuple[str, Contradiction]], what: str = "answers") -> Verdict:
+    """Whether the labels that came lately can be believed; by the most telling of some windows.
 
     Args:
-        before: of the labels that the live version saw: how many contradict, of how many.
-        since: of those that came or changed after.
-        audit: labeled audit images; with many the first line of evidence decides alone.
+        windows: each the labels that came since a version, and that version's name; the first is
+            the live one.
+        what: contradicts, in words: answers, or finds that people deny.
 
     Example:
-        >>> trust((6, 60), (14, 40), audit=8).promote
+        >>> trusted([("v4", Contradiction(30, 12, 3.1, 0.0005))]).promote
         False
-        >>> trust((6, 60), (6, 40), audit=8).promote
+        >>> trusted([("v4", Contradiction(30, 5, 3.1, 0.2))]).promote
         True
     """
-    from scipy.stats import hypergeom
-
-    (bad, many), (new_bad, new) = before, since
-    evidence: dict[str, Any] = {"before": list(before), "since": list(since)}
-    if not many or not new or audit >= ENOUGH:
+    if not windows:
+        return Verdict(True, "", {})
+    since, found = min(windows, key=lambda window: window[1].chance)
+    evidence: dict[str, Any] = {
+        "since": since,
+        "labels": found.images,
+        "contradicting": found.against,
+        "expected": round(found.expected, 2),
+        "chance": round(found.chance, 4),
+        "windows": {name: round(one.chance, 4) for name, one in windows},
+    }
+    if found.chance > CONTRADICTING:
         return Verdict(True, "", evidence)
-    chance = float(hypergeom.sf(new_bad - 1, many + new, bad + new_bad, new))
-    evidence |= {"chance": round(chance, 4)}
-    if chance > CONTRADICTING:
-        return Verdict(True, "", evidence)
-    reason = (
-        f"Held back: {new_bad} of the {new} labels given since the live version contradict all "
-        f"others, {bad} of {many} did before; look through them (prelabel label-errors), or "
-        "promote it anyway."
+    told = (
+        f"{found.against} of the {found.images} labels given since {since} contradict what it had "
+        f"learned before them, where about {found.expected:.0f} are to be expected"
+        if what == "answers"
+        else f"on the {found.images} images labeled since {since} people deny {found.against} of "
+        f"its finds, where about {found.expected:.0f} are to be expected"
     )
-    return Verdict(False, reason, evidence)
-
-
-@dataclass(frozen=True)
-class Unlikely:
-    """By image, how likely a label below UNLIKELY was, and whether a person gave one.
-
-    Attributes:
-        chance: (n,) 0 to 1, by the belief of a model that never saw the image's label.
-        given: (n,) bool.
-    """
-
-    chance: Numbers
-    given: Bools
-
-    @classmethod
-    def of_one(cls, belief: npt.ArrayLike, answers: Sequence[int]) -> Unlikely:
-        """Of answers with one label each.
-
-        Args:
-            belief: (n, K) confidence; rows sum to 1.
-            answers: (n,) column of the label that a person gave, which the model knew.
-
-        Example:
-            >>> Unlikely.of_one([[0.98, 0.01, 0.01], [0.6, 0.4, 0.0]], [1, 1]).given.tolist()
-            [True, False]
-        """
-        p = np.asarray(belief, dtype=np.float64)
-        p = (1 - SLIPS) * p + SLIPS / max(1, p.shape[1])
-        low = p < UNLIKELY
-        return cls((p * low).sum(axis=1), low[np.arange(len(p)), np.asarray(answers, dtype=int)])
-
-    @classmethod
-    def of_several(cls, belief: npt.ArrayLike, answers: npt.ArrayLike) -> Unlikely:
-        """Of answers with several labels: whether any of them was unlikely.
-
-        Args:
-            belief: (n, K) confidence, 0 to 1 each.
-            answers: (n, K) 1 chosen, 0 not, NaN nobody was asked or the model did not know it.
-
-        Example:
-            >>> Unlikely.of_several([[0.99, 0.5]], [[0, 1]]).given.tolist()
-            [True]
-        """
-        p, said = np.asarray(belief, dtype=np.float64), np.asarray(answers, dtype=np.float64)
-        p = (1 - SLIPS) * p + SLIPS / 2
-        rarer = np.minimum(p, 1 - p)
-        low = (rarer < UNLIKELY) & ~np.isnan(said)
-        return cls(
-            1 - np.prod(1 - rarer * low, axis=1), (low & ((said > 0.5) != (p > 0.5))).any(axis=1)
-        )
-
-
-def surprise(before: Unlikely, since: Unlikely) -> Verdict:
-    """Whether people gave far more all but impossible labels since the live version than before.
-
-    Images are chosen to be hard, and later ones harder, so that contradictions alone say little:
-    what counts is what the model was sure would not be said. By its own belief the number of such
-    labels is a sum of unequal coins (Poisson binomial); where it was too sure of the labels before,
-    by more than one, all chances are larger by that factor. Needs no audit image.
-
-    Args:
-        before: of the labels that the live version learned from, out of fold.
-        since: of those that came or changed after, by the live version itself. Leave out labels
-            that it had no example of.
-
-    Example:
-        >>> sure = [[0.97, 0.01, 0.01, 0.01]] * 20
-        >>> before = Unlikely.of_one(sure, [0] * 20)
-        >>> surprise(before, Unlikely.of_one(sure, [0] * 20)).promote
-        True
-        >>> surprise(before, Unlikely.of_one(sure, [0] * 14 + [1] * 6)).promote
-        False
-    """
-    evidence: dict[str, Any] = {"labels": len(since.given), "before": len(before.given)}
-    if not len(since.given) or not len(before.given):
-        return Verdict(True, "", evidence)
-    seen, known = int(since.given.sum()), float(before.chance.sum())
-    chances = np.minimum(1.0, since.chance * max(1.0, before.given.sum() / max(known, 1e-9)))
-    chance = at_least(chances, seen)
-    expected = float(chances.sum())
-    evidence |= {"unlikely": seen, "expected": round(expected, 2), "chance": round(chance, 4)}
-    if chance > CONTRADICTING:
-        return Verdict(True, "", evidence)
-    reason = (
-        f"Held back: the live version had called {seen} of the {len(since.given)} labels given "
-        f"since all but impossible (below {UNLIKELY:.0%}), where {expected:.1f} are to be expected;"
-        " look through them (prelabel label-errors), or promote it anyway."
+    return Verdict(
+        False,
+        f"Held back: {told}; look through them (prelabel label-errors), or promote it anyway.",
+        evidence,
     )
-    return Verdict(False, reason, evidence)
-
-
-def at_least(chances: npt.ArrayLike, seen: int) -> float:
-    """The chance that at least so many of unequal coins show heads (Poisson binomial, exact).
-
-    Args:
-        chances: (n,) of each coin, 0 to 1.
-        seen: how many.
-
-    Example:
-        >>> at_least([0.5, 0.5], 1), at_least([0.1, 0.2], 0)
-        (0.75, 1.0)
-    """
-    heads = np.ones(1)
-    for chance in np.asarray(chances, dtype=np.float64):
-        heads = np.convolve(heads, [1 - chance, chance])
-    return float(min(1.0, heads[seen:].sum()))
 
 
 def all_of(verdicts: Sequence[Verdict]) -> Verdict:

@@ -13,24 +13,25 @@ from backend.domain import Control
 from backend.learning import forecast
 from backend.learning.evaluation import Figure, share
 from backend.learning.forecast import Point
-from backend.learning.gate import Verdict, all_of, compare_answers, compare_finds, trust
+from backend.learning.gate import Verdict
 from backend.loop import accepting, judging
 from backend.loop.fit import Fit, made_from
+from backend.loop.gating import Gate
 from backend.loop.judging import Judgement
-from backend.loop.labels import label_table
 from backend.loop.model import Model, answer_of, choose
 from backend.loop.observe import Observation
 from backend.loop.resources import Resources
 from backend.settings import Settings
 from backend.store.projects import ProjectRecord
+from backend.store.versions import Card
 
 log = logging.getLogger("prelabel")
 AUDITED = 20
 """Audit images below which an estimate by cross-validation is told as well."""
 SEEN = 10
 """Audit images that a version's figure rests on at least to be a point of the learning curve."""
-LATEST = 40
-"""Images that a new finder learned from and has to know at least as well as the live one."""
+ALIKE = 1.25
+"""Sizes of a point's object up to so many times apart judge alike enough for one curve."""
 GOALS = (0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 """The forecast looks to the next of these."""
 
@@ -81,16 +82,27 @@ class Assessor:
     ) -> None:
         self._resources = resources
         self._settings: Settings = resources.settings
+        self._record = record
         self._versions = resources.versions(record)
         self._folder = resources.folder(record)
         self._seen = seen
         self._fit = fit
         self._model = model
-        self._crossed = {c.name: self._cross(c) for c in self._choices if c.name in model.heads}
+        self._crossed = {
+            c.name: fit.cross(c, model.heads[c.name])
+            for c in self._choices
+            if c.name in model.heads
+        }
+        finders = (model.finders, fit.before.finders)
+        self._sizes = {
+            c.name: judging.sizes_of(c, fit.samples(c), [one.get(c.name) for one in finders])
+            for c in self._controls
+            if c.kind != "choices"
+        }
 
     def assess(self) -> Assessment:
         """Everything."""
-        new = {c.name: self._judge(self._model, c) for c in self._controls}
+        new = {c.name: self._judge(c) for c in self._controls}
         first = self._controls[0] if not self._choices else None
         choices = {c.name: new[c.name] for c in self._choices}
         figure = new[first.name].figure if first else judging.whole(choices)
@@ -122,14 +134,15 @@ class Assessor:
 
     # -- figures ----------------------------------------------------------------------------
 
-    def _judge(self, model: Model, control: Control) -> Judgement:
+    def _judge(self, control: Control) -> Judgement:
         if control.kind == "choices":
             examples = self._fit.examples(control)
             return judging.judge_choices(
-                model, control, examples, np.flatnonzero(examples.audit).tolist()
+                self._model, control, examples, np.flatnonzero(examples.audit).tolist()
             )
         held = [sample for sample in self._fit.samples(control) if sample.audit]
-        return judging.judge_finds(model.finders.get(control.name), control, held)
+        finder = self._model.finders.get(control.name)
+        return judging.judge_finds(finder, control, held, self._sizes[control.name])
 
     def _told(self, control: Control, judgement: Judgement) -> dict[str, Any]:
         figures = {"audit": judgement.figure.json(), "figures": judgement.told}
@@ -151,74 +164,37 @@ class Assessor:
             "made_from": made_from(control),
         }
 
-    def _cross(self, control: Control) -> dict[int, bool]:
-        """By task that was learned from, whether a head that did not see it says the same."""
-        head = self._model.heads[control.name]
-        rows, table = self._fit.cross(control, head)
-        examples = self._fit.examples(control)
-        found = {}
-        for row, belief in zip(rows, table, strict=True):
-            given = answer_of(choose(control, head.labels, belief, judging.NO_SIZE))
-            found[examples.tasks[row]] = given == examples.answers[row]
-        return found
-
     def _estimate(self) -> Figure | None:
         """Accuracy by cross-validation, on images that were chosen to be hard; so it is low."""
         right: dict[int, bool] = {}
-        for crossed in self._crossed.values():
-            for task, one in crossed.items():
+        for control in self._choices:
+            for task, one in self._crossed_rights(control).items():
                 right[task] = right.get(task, True) and one
         figure = share(sum(right.values()), len(right))
         return replace(figure, metric="accuracy by cross-validation") if right else None
 
+    def _crossed_rights(self, control: Control) -> dict[int, bool]:
+        """By task that was learned from, whether a head that did not see it says the same."""
+        if control.name not in self._crossed:
+            return {}
+        rows, table = self._crossed[control.name]
+        examples, labels = self._fit.examples(control), self._model.heads[control.name].labels
+        given = (answer_of(choose(control, labels, row, judging.NO_SIZE)) for row in table)
+        return {
+            examples.tasks[row]: one == examples.answers[row]
+            for row, one in zip(rows, given, strict=True)
+        }
+
     # -- the gate ---------------------------------------------------------------------------
 
     def _verdict(self, new: dict[str, Judgement]) -> Verdict:
-        live = self._fit.live
-        if live is None:
+        if self._fit.live is None:
             return Verdict(True, "The first version of the project.", {})
-        verdicts = []
-        for control in self._controls:
-            before, now = self._judge(self._fit.before, control), new[control.name]
-            if control.kind == "choices":
-                tasks = list(now.right)
-                was, is_ = ([one.right[task] for task in tasks] for one in (before, now))
-                verdicts.append(compare_answers(was, is_, live.version))
-                verdicts.append(self._trust(control, live.version, len(tasks)))
-            elif control.name in self._fit.before.finders:
-                tasks = list(now.tallies)
-                was_found, is_found = _counts(before, tasks), _counts(now, tasks)
-                verdicts.append(compare_finds(was_found, is_found, live.version))
-                verdicts.append(self._remembered(control, live.version))
-        return all_of(verdicts)
-
-    def _remembered(self, control: Control, live: str) -> Verdict:
-        """Whether a new finder is worse on the very images it learned from.
-
-        The live one did not learn from the latest of them, so that this can only err in favour of
-        the new one; a training that was cut too short is noticed without any audit image.
-        """
-        new, before = (m.finders.get(control.name) for m in (self._model, self._fit.before))
-        samples = [s for s in self._fit.samples(control) if not s.audit][-LATEST:]
-        if new is before or not samples:
-            return Verdict(True, "", {})
-        tasks = [sample.task for sample in samples]
-        was, is_ = (judging.judge_finds(one, control, samples) for one in (before, new))
-        verdict = compare_finds(
-            _counts(was, tasks), _counts(is_, tasks), live, "latest images it learned from"
+        gate = Gate(
+            *(self._resources, self._record, self._seen, self._fit, self._model),
+            *(self._crossed, self._sizes, self._settings.seed),
         )
-        return verdict if not verdict.promote else replace(verdict, reason="")
-
-    def _trust(self, control: Control, live: str, audit: int) -> Verdict:
-        """Whether the answers given since the live version contradict all the others."""
-        then, now = self._versions.labels(live), label_table(self._seen)
-        before, since = [0, 0], [0, 0]
-        for task, same in self._crossed.get(control.name, {}).items():
-            known = then.get(str(task), {}).get(control.name)
-            side = before if known == now[str(task)][control.name] else since
-            side[0] += not same
-            side[1] += 1
-        return trust((before[0], before[1]), (since[0], since[1]), audit)
+        return gate.verdict(new)
 
     # -- what rests on the figures ------------------------------------------------------------
 
@@ -262,9 +238,21 @@ class Assessor:
         for card in self._versions.cards():
             told = card.audit if by_audit else card.estimate
             known = told and told["metric"] == metric and told["value"] is not None
+            known = known and self._same_yardstick(card)
             if known and told["n"] >= SEEN and card.labels["train"]:
                 found.append(Point(card.labels["train"], 1 - told["value"], told["n"]))
         return found
+
+    def _same_yardstick(self, card: Card) -> bool:
+        """Whether points were judged by about the same sizes then; versions of old do not tell."""
+        first = self._controls[0]
+        if self._choices or first.kind != "points":
+            return True
+        then = (card.controls.get(first.name, {}).get("figures") or {}).get("sizes") or {}
+        now = self._sizes[first.name]
+        return then.keys() == now.keys() and all(
+            max(then[label], side) <= ALIKE * min(then[label], side) for label, side in now.items()
+        )
 
     def _errors(self, judgements: dict[str, Judgement]) -> dict[str, tuple[float, int]]:
         """By label, 1 − recall on the audit slice where it has SEEN examples there."""
@@ -283,8 +271,14 @@ class Assessor:
         return judging.place_counts(control, self._fit.samples(control))
 
     def _agreement(self) -> float | None:
-        """Kappa of this version's and the live one's answers to all images; of choices only."""
+        """Kappa of this version's and the live one's answers to all images; of choices only.
+
+        None where they look through different encoders.
+        """
         answers: tuple[list[str], list[str]] = ([], [])
+        then = self._fit.live.encoder.get("id") if self._fit.live else None
+        if self._choices and then and then != self._resources.encoder().id:
+            return None
         for control in self._choices:
             heads = [m.heads.get(control.name) for m in (self._fit.before, self._model)]
             pool = self._fit.pool(control)
@@ -296,11 +290,6 @@ class Assessor:
                 chosen = (choose(control, names, row, judging.NO_SIZE) for row in rows)
                 side += ["+".join(sorted(choice.labels)) for choice in chosen]
         return forecast.kappa(*answers)
-
-
-def _counts(judgement: Judgement, tasks: Sequence[int]) -> list[tuple[int, int, int]]:
-    rows = [judgement.tallies[task] for task in tasks]
-    return [(row.right, row.found, row.there) for row in rows]
 
 
 def _drawn(curve: forecast.Curve | None) -> list[dict[str, float]]:

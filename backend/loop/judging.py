@@ -83,29 +83,94 @@ def certainty(row: Floats, multiple: bool) -> float:
     return float(np.maximum(row, 1 - row).min() if multiple else row.max())
 
 
-def judge_finds(finder: Finds | None, control: Control, samples: Sequence[Sample]) -> Judgement:
+def sizes_of(
+    control: Control, samples: Sequence[Sample], finders: Iterable[Finds | None]
+) -> dict[str, float]:
+    """How large a label's objects are, by which it is judged whether a point is near enough.
+
+    Who compares finders judges all by the same sizes: a finder's own say how it was trained.
+
+    Args:
+        control: of boxes or points.
+        samples: its images, whose real boxes tell best.
+        finders: whose own sizes count where nothing better is known, the first that has one.
+
+    Returns:
+        label → 0 to 1 of the image's longer edge; nothing of boxes.
+    """
+    if control.kind != "points":
+        return {}
+    known: dict[str, float] = {}
+    for finder in reversed([one for one in finders if one is not None]):
+        known |= {label: side for label, side in finder.meaning.sides.items() if side}
+    known |= {label.name: label.extent for label in control.labels if label.extent}
+    return known | _real_sizes(samples)
+
+
+def _real_sizes(samples: Sequence[Sample]) -> dict[str, float]:
+    """By label that real boxes show, the median of their mean side."""
+    sides: dict[str, list[float]] = {}
+    for sample in samples:
+        wide, high = min(sample.ratio, 1.0), min(1 / sample.ratio, 1.0)
+        for box in sample.boxes:
+            side = ((box.x1 - box.x0) * wide + (box.y1 - box.y0) * high) / 2
+            sides.setdefault(box.label, []).append(side)
+    return {label: float(np.median(found)) for label, found in sides.items()}
+
+
+def judge_finds(
+    finder: Finds | None,
+    control: Control,
+    samples: Sequence[Sample],
+    sizes: Mapping[str, float] | None = None,
+) -> Judgement:
     """Judge what a finder finds.
 
     Args:
         finder: None finds nothing.
         control: of boxes or points.
         samples: images that the finder did not learn from.
+        sizes: of points, as :func:`sizes_of` tells them; by the finder's own when not given.
     """
     judged = judged_on(finder, control, samples)
     kind: PlaceKind = "points" if control.kind == "points" else "boxes"
     least = shown(finder, control) if finder else 1.0
-    extents = dict(finder.meaning.sides) if finder else {}
+    extents = sizes_of(control, samples, [finder]) if sizes is None else dict(sizes)
     figure, told = judge(judged, control.label_names, kind, extents, least)
     tallies = [tally(image, control.label_names, kind, extents, least) for image in judged]
     tasks = [sample.task for sample in samples]
     return Judgement(
         figure,
-        told | {"shown": least},
+        told | {"shown": least} | ({"sizes": extents} if kind == "points" else {}),
         {task: t.right == t.found == t.there for task, t in zip(tasks, tallies, strict=True)},
         {t: find_certainty(i.confidence, least) for t, i in zip(tasks, judged, strict=True)},
         dict(zip(tasks, tallies, strict=True)),
         _find_evidence(judged, control.label_names, kind, extents, least),
     )
+
+
+def finds_by_image(
+    finder: Finds, control: Control, samples: Sequence[Sample], sizes: Mapping[str, float]
+) -> list[list[tuple[float, bool]]]:
+    """By image, the confidence of each find that is shown and whether a person marked it.
+
+    Args:
+        finder: of the control.
+        control: of boxes or points.
+        samples: images that the finder did not learn from.
+        sizes: of points; see :func:`sizes_of`.
+    """
+    kind: PlaceKind = "points" if control.kind == "points" else "boxes"
+    least = shown(finder, control)
+    return [
+        [
+            pair
+            for label in control.label_names
+            for pair in rights(image, label, kind, sizes)
+            if pair[0] >= least
+        ]
+        for image in judged_on(finder, control, samples)
+    ]
 
 
 def find_certainty(confidence: Sequence[float], shown: float) -> float:

@@ -113,7 +113,6 @@ def load_model(
     Raises:
         PrelabelError: a file is missing or damaged.
     """
-    heads = read_json(folder / "heads.json") or []
     finders = read_json(folder / "finders.json") or []
     found: dict[str, Finds] = {}
     for number, name in enumerate(finders):
@@ -123,13 +122,20 @@ def load_model(
         place = folder / f"finder-{number}"
         prompts = is_prompted(place)
         found[name] = load_prompted(place, prompted) if prompts else load_finder(place, load)
-    known: dict[str, Head] = {}
-    for number, name in enumerate(heads):
-        from backend.vision.head import load_head
-
-        known[name] = load_head(folder / f"head-{number}")
     thresholds = read_json(folder / "thresholds.json") or {}
-    return Model(known, found, thresholds, load_controls(folder))
+    return Model(load_heads(folder), found, thresholds, load_controls(folder))
+
+
+def load_heads(folder: Path) -> dict[str, Head]:
+    """The heads of a model alone, by control: a few kilobytes, where a network is megabytes.
+
+    Raises:
+        PrelabelError: a file is missing or damaged.
+    """
+    from backend.vision.head import load_head
+
+    names = read_json(folder / "heads.json") or []
+    return {name: load_head(folder / f"head-{number}") for number, name in enumerate(names)}
 
 
 def load_controls(folder: Path) -> tuple[Control, ...]:

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from backend.domain import Place
-from backend.learning.detection import Judged, Tally, best_threshold, difficulty, f1_figure, judge
+from backend.learning.detection import (
+    Judged,
+    Tally,
+    best_threshold,
+    difficulty,
+    f1_figure,
+    judge,
+    precisions,
+)
 from backend.learning.matching import average_precision, match_boxes, match_points
 from backend.learning.selection import place_uncertainty
 
@@ -155,3 +163,46 @@ def test_labels_that_are_missed_or_doubtful_are_difficult() -> None:
     image = Judged((at(0.2, 0.2), at(0.8, 0.8, "b")), (1.0, 0.4), truth)
     assert difficulty([image], ["a", "b", "c"]) == {"a": 1.0, "b": 1.6, "c": 2.0}
     assert difficulty([Judged((), (), truth)], ["a"]) == {"a": 2.0}
+
+
+def test_every_figure_of_boxes_and_points_has_an_interval_around_it() -> None:
+    images = [
+        Judged((at(0.2, 0.2), at(0.8, 0.8)), (0.9, 0.4), (at(0.2, 0.2), at(0.5, 0.5)))
+        for _ in range(10)
+    ]
+    for kind, own in (("boxes", "ap50"), ("points", "f1")):
+        figure, told = judge(images, ["a", "b"], kind, {"a": 0.1}, shown=0.3)  # type: ignore[arg-type]
+        row = told["labels"]["a"]
+        for name in ("f1", "counting_error", "precision", "recall", own):
+            interval = row["intervals"][name]
+            assert interval["low"] <= interval["value"] == row[name] <= interval["high"], name
+        for name in ("f1", "counting_error", *(["f1_close"] if kind == "points" else [])):
+            interval = told["intervals"][name]
+            assert interval["low"] <= interval["value"] == told[name] <= interval["high"], name
+        assert told["labels"]["b"]["intervals"]["f1"]["value"] is None, "nothing is known of it"
+        assert figure.value == told["f1"]
+
+
+def test_intervals_of_a_labels_average_precision_hold_what_more_images_show() -> None:
+    """Detectors with a skill of their own; the truth is that of 3,000 images."""
+
+    def seen(random: np.random.Generator, count: int) -> list[Judged]:
+        found = []
+        for _ in range(count):
+            there = [at(0.1 + 0.2 * k, 0.5) for k in range(random.integers(1, 5))]
+            hit = [p for p in there if random.random() < 0.7]
+            false = [at(0.1 + 0.2 * k, 0.1) for k in range(random.poisson(0.8))]
+            sure = [*random.beta(4, 2, len(hit)), *random.beta(2, 3, len(false))]
+            pairs = sorted(zip(sure, [*hit, *false], strict=True), key=lambda pair: -pair[0])
+            found.append(
+                Judged(tuple(p for _, p in pairs), tuple(c for c, _ in pairs), tuple(there))
+            )
+        return found
+
+    random = np.random.default_rng(0)
+    truth = precisions(seen(random, 3000), ["a"], random, draws=2)[0]["a"].value
+    inside = 0
+    for _ in range(60):
+        figure = precisions(seen(random, 25), ["a"], random, draws=60)[0]["a"]
+        inside += figure.low <= (truth or 0) <= figure.high
+    assert inside >= 0.9 * 60

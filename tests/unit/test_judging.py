@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-import numpy as np
-import pytest
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
-from backend.domain import Choice, Control, ImageSize, Label
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from backend.domain import Choice, Control, ImageSize, Label, Place
 from backend.learning.evaluation import share
 from backend.loop import judging
+from backend.loop.finding import Sample
 from backend.loop.judging import Judgement
 from backend.loop.model import Model, confident
 from backend.loop.training import Examples
+from backend.vision.detection.finder import Meaning
+from backend.vision.detection.found import Found
 from backend.vision.head import Head
 
+Floats = npt.NDArray[np.float64]
 SIZE = ImageSize(1, 1)
 CONTROL = Control("c", "image", "image", (Label("a"), Label("b")))
 
@@ -76,3 +86,84 @@ def test_labels_below_their_threshold_are_left_out_of_what_is_shown() -> None:
     assert confident(choice, {"a": 0.9}).labels == {"b": 0.6}
     assert confident(choice, {}).labels == choice.labels
     assert confident(choice, {"a": 1.1, "b": 1.1}).labels == {}
+
+
+@dataclass
+class Dots:
+    """Finds what it is told to."""
+
+    meaning: Meaning
+    places: list[Floats]
+
+    def find(self, images: Sequence[Image.Image], least: float) -> list[Found]:
+        return [
+            Found(
+                np.concatenate([xy, xy], axis=1).astype(np.float32),
+                np.full(len(xy), 0.9, dtype=np.float32),
+                np.zeros(len(xy), dtype=np.int64),
+            )
+            for xy in self.places
+        ]
+
+    def save(self, folder: Path) -> None:
+        """Nothing."""
+
+
+def dots(side: float, places: list[Floats]) -> Dots:
+    sides = {"a": side} if side else {}
+    return Dots(Meaning(True, ("a",), {0: 0}, sides, 640, shown=0.25), places)
+
+
+POINTS = Control("p", "image", "image", (Label("a"),), "points")
+
+
+def marked(truth: list[Floats], boxes: tuple[Place, ...] = ()) -> list[Sample]:
+    image = Image.new("RGB", (64, 48))
+    return [
+        Sample(
+            i, lambda: image, ImageSize(64, 48), tuple(Place("a", x, y, x, y) for x, y in xy), boxes
+        )
+        for i, xy in enumerate(truth)
+    ]
+
+
+@pytest.fixture
+def truth() -> list[Floats]:
+    random = np.random.default_rng(0)
+    return [random.uniform(0.1, 0.9, (6, 2)) for _ in range(20)]
+
+
+def test_the_same_points_are_as_good_whatever_side_the_finder_was_trained_with(
+    truth: list[Floats],
+) -> None:
+    random = np.random.default_rng(1)
+    off = [xy + random.normal(0, 0.012, xy.shape) for xy in truth]
+    samples = marked(truth)
+    finders = [dots(side, off) for side in (0.1, 0.02, 0.0)]
+    sizes = judging.sizes_of(POINTS, samples, finders)
+    assert sizes == {"a": 0.1}, "of the first, where nobody drew or told a size"
+    found = [judging.judge_finds(one, POINTS, samples, sizes) for one in finders]
+    assert len({one.figure.value for one in found}) == 1
+    assert {str(one.told["sizes"]) for one in found} == {str(sizes)}
+
+
+def test_points_that_are_nearer_are_better_though_the_finder_was_trained_with_a_smaller_side(
+    truth: list[Floats],
+) -> None:
+    random = np.random.default_rng(1)
+    live = dots(0.1, [xy + random.normal(0, 0.03, xy.shape) for xy in truth])
+    new = dots(0.02, [xy + random.normal(0, 0.015, xy.shape) for xy in truth])
+    samples = marked(truth)
+    sizes = judging.sizes_of(POINTS, samples, [new, live])
+    was, now = (judging.judge_finds(one, POINTS, samples, sizes) for one in (live, new))
+    assert (now.figure.value or 0) > (was.figure.value or 0)
+
+
+def test_real_boxes_tell_the_size_best_and_then_the_config(truth: list[Floats]) -> None:
+    square = Place("a", 0.1, 0.1, 0.2, 0.1 + 0.1 * 64 / 48)
+    finder = dots(0.3, truth)
+    assert judging.sizes_of(POINTS, marked(truth, (square,)), [finder])["a"] == pytest.approx(0.1)
+    told = replace(POINTS, labels=(Label("a", extent=0.05),))
+    assert judging.sizes_of(told, marked(truth), [finder]) == {"a": 0.05}
+    assert judging.sizes_of(POINTS, marked(truth), [None, finder]) == {"a": 0.3}
+    assert judging.sizes_of(replace(POINTS, kind="boxes"), marked(truth), [finder]) == {}

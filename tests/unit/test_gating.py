@@ -1,0 +1,253 @@
+"""The gate on real rounds without a Label Studio: what people answered goes in, a card comes out.
+
+Images are scikit-learn's digits, seen by the encoder that needs no download; a few lines of web
+server stand for Label Studio, which a round asks only whether the project is still the same.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.server
+import io
+import shutil
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from backend.domain import Control, Label, Task
+from backend.label_studio.config import ReadConfig
+from backend.learning.audit import is_audit
+from backend.loop.cards import Stopwatch
+from backend.loop.making import Maker
+from backend.loop.observe import Observation, Pulse
+from backend.loop.resources import Resources
+from backend.settings import Settings
+from backend.store.projects import ProjectRecord
+from backend.store.versions import Card, Versions
+from tests.unit.vision.conftest import tiny_yolo  # noqa: F401 - a second encoder, real and small
+
+KINDS = 6
+CONTROL = Control("digit", "image", "image", tuple(Label(str(k)) for k in range(KINDS)))
+NAME = "p"
+
+
+class Studio(http.server.BaseHTTPRequestHandler):
+    """Says that the project is there."""
+
+    def do_GET(self) -> None:
+        body = b'{"id": 1, "title": "digits"}'
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Quiet."""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Studio)
+    threading.Thread(target=web.serve_forever, args=(0.01,), daemon=True).start()
+    yield f"http://127.0.0.1:{web.server_port}"
+    web.shutdown()
+
+
+AUDIT = [task for task in range(900) if is_audit(NAME, task)][:52]
+POOL = [task for task in range(130) if not is_audit(NAME, task)][:100]
+
+
+@cache
+def drawn() -> dict[int, tuple[str, int]]:
+    """By task the address of a digit below KINDS and what it is."""
+    digits = load_digits(n_class=KINDS)
+    order = np.random.default_rng(0).permutation(len(digits.target))
+    return {
+        task: (address(digits.images[i]), int(digits.target[i]))
+        for task, i in zip([*AUDIT, *POOL], order, strict=False)
+    }
+
+
+def address(pixels: object) -> str:
+    file = io.BytesIO()
+    whole = np.kron(np.asarray(pixels) * 15, np.ones((4, 4))).astype(np.uint8)
+    Image.fromarray(whole).save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+class Project:
+    """One project; rounds are made of what is in ``given``."""
+
+    def __init__(self, home: Path, server: str, encoder: str = "builtin") -> None:
+        self.settings = Settings(
+            home=home, label_studio_url=server, api_key="0" * 40, encoder=encoder
+        )
+        self.resources = Resources(self.settings)
+        self.record: ProjectRecord = self.resources.projects.register(server, 1)
+        self.given: dict[int, int] = {}
+
+    def label(self, tasks: list[int], wrong: Callable[[int, int], int] | None = None) -> None:
+        """Answer tasks as they are, or as ``wrong`` says: place in the batch, truth → answer."""
+        for place, task in enumerate(tasks):
+            truth = drawn()[task][1]
+            self.given[task] = wrong(place, truth) if wrong else truth
+
+    def seen(self) -> Observation:
+        names = frozenset(CONTROL.label_names)
+        tasks = tuple(
+            Task(
+                id=task,
+                images={"image": image},
+                open=task not in self.given,
+                answers={"digit": frozenset({str(self.given[task])})}
+                if task in self.given
+                else None,
+                asked={"digit": names},
+            )
+            for task, (image, _) in drawn().items()
+        )
+        pulse = Pulse("", 0, 0, "", "", "", "", "")
+        return Observation(pulse, NAME, ReadConfig((CONTROL,), {}), tasks, Counter())
+
+    def round(self) -> Card:
+        """The version that a round makes."""
+        maker = Maker(self.resources, self.record, lambda *_: None, lambda: False, Stopwatch())
+        name = maker.make_if_wanted(self.seen(), now=True, held=False)
+        return self.versions.card(name)
+
+    def changed(self, encoder: str = "builtin", home: Path | None = None) -> Project:
+        """The same project after a restart with other settings."""
+        where = home or self.settings.home
+        found = Project(where, self.settings.label_studio_url, encoder)
+        found.given = dict(self.given)
+        return found
+
+    @property
+    def versions(self) -> Versions:
+        return self.resources.versions(self.record)
+
+    @property
+    def live(self) -> str | None:
+        return self.versions.live()
+
+
+def at_random(place: int, truth: int) -> int:
+    """Three of ten are wrong."""
+    return (truth + 1 + place % (KINDS - 1)) % KINDS if place % 10 in (0, 3, 7) else truth
+
+
+def swapped(place: int, truth: int) -> int:
+    """Who answers takes 0 for 1 and 2 for 3, and the other way round."""
+    return {0: 1, 1: 0, 2: 3, 3: 2}.get(truth, truth)
+
+
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory: pytest.TempPathFactory, server: str) -> Project:
+    """Five rounds of ten true labels each; all audit images are labeled."""
+    project = Project(tmp_path_factory.mktemp("home"), server)
+    project.label(AUDIT)
+    for start in range(0, 50, 10):
+        project.label(POOL[start : start + 10])
+        assert project.round().promotion["promoted"]
+    return project
+
+
+@pytest.fixture
+def project(grown: Project, tmp_path: Path) -> Project:
+    """The same in a home of its own."""
+    shutil.copytree(grown.settings.home, tmp_path / "home")
+    return grown.changed(home=tmp_path / "home")
+
+
+def held(card: Card) -> str:
+    """Why a version is not live; empty where it is."""
+    return "" if card.promotion["promoted"] else str(card.promotion["reason"])
+
+
+def test_true_labels_go_live_round_by_round(project: Project) -> None:
+    for start in range(50, 100, 10):
+        project.label(POOL[start : start + 10])
+        assert not held(project.round())
+
+
+@pytest.mark.parametrize("wrong", [at_random, swapped])
+def test_batches_of_ten_with_wrong_labels_are_stopped_although_fifty_audit_images_see_nothing(
+    project: Project, wrong: Callable[[int, int], int]
+) -> None:
+    good = project.live
+    for start in (50, 60, 70):
+        project.label(POOL[start : start + 10], wrong)
+        card = project.round()
+        if held(card):
+            break
+    assert "contradict what it had learned before them" in held(card)
+    assert "prelabel label-errors" in held(card)
+    assert len([task for task in POOL if task in project.given]) <= 70, "after two batches"
+    assert card.promotion["evidence"]["0"]["images"] >= 50
+    assert project.live in (good, card.parent)
+
+
+def test_what_a_person_makes_live_is_no_longer_held_against_later_labels(project: Project) -> None:
+    project.label(POOL[50:60], swapped)
+    card = project.round()
+    assert held(card)
+    project.versions.promote(card.version, by="a person", reason="they are right")
+    project.label(POOL[60:70])
+    assert not held(project.round())
+
+
+def test_mistakes_that_somebody_corrects_do_not_look_like_mistakes(project: Project) -> None:
+    project.label(POOL[50:62], at_random)
+    card = project.round()
+    project.versions.promote(card.version, by="a person", reason="not noticed")
+    project.label(POOL[50:62])
+    assert not held(project.round())
+
+
+def test_losses_that_each_went_unnoticed_do_not_add_up(project: Project) -> None:
+    best = project.live
+    for start in range(50, 90, 10):
+        project.label(POOL[start : start + 10], swapped)
+        project.versions.promote(project.round().version, by="the loop", reason="not noticed")
+    project.label(POOL[90:100])
+    assert f"version {best}, which was live before," in held(project.round())
+
+
+def test_the_live_version_is_judged_through_the_encoder_that_it_was_made_with(
+    project: Project,
+    tiny_yolo: Path,  # noqa: F811 - the fixture
+) -> None:
+    before = project.live
+    right = project.versions.live_card().audit  # type: ignore[union-attr]
+    other = project.changed(encoder=str(tiny_yolo))
+    card = other.round()
+    told = f"the live version {before} {round(right['value'] * right['n'])} times"
+    assert told in card.promotion["reason"]
+    assert card.outlook.get("agreement") is None
+    other.label(POOL[50:60])
+    assert other.round().promotion["evidence"]["0"]["images"] == len(AUDIT), "and so on"
+
+
+def test_a_version_whose_encoder_is_gone_is_compared_with_nothing_and_its_card_says_so(
+    tmp_path: Path,
+    server: str,
+    tiny_yolo: Path,  # noqa: F811 - the fixture
+) -> None:
+    weights = tmp_path / "mine-cls.pt"
+    shutil.copy(tiny_yolo, weights)
+    first = Project(tmp_path / "home", server, str(weights))
+    first.label([*AUDIT[:4], *POOL[:10]])
+    old = first.round()
+    weights.unlink()
+    card = first.changed(encoder="builtin").round()
+    assert card.promotion["promoted"]
+    assert f"Not compared with the live version {old.version}" in card.promotion["reason"]
+    assert "mine-cls.pt" in card.promotion["reason"]
