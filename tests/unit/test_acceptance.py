@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from backend.domain import Choice, Control, ImageSize, Label, Prediction, Task
+from backend.domain import Choice, Control, Finding, ImageSize, Label, Place, Prediction, Task
 from backend.label_studio.config import ReadConfig
 from backend.label_studio.images import Images
 from backend.label_studio.regions import whole_of
@@ -140,9 +140,13 @@ def test_a_box_that_is_not_shown_is_accepted_with_the_rest_as_it_was_judged(tmp_
     looked = look(model, [control], [task], pictures, lambda done, of: None)
     sure = certainties(model, [control], {}, looked)
     assert sure == {1: np.float32(0.9)}
-    given = (model, [control], [task], {}, sure, Embedded({}, {}, {}), looked)
-    assert [len(found.places) for found in predictions(*given)[0].findings] == [0]
-    (answer,) = predictions(*given, whole=True)
+    shown, answer = (
+        predictions(model, [control], [task], {}, sure, Embedded({}, {}, {}), looked, whole=whole)[
+            0
+        ]
+        for whole in (False, True)
+    )
+    assert [len(found.places) for found in shown.findings] == [0]
     (region,) = whole_of(answer, {"box": control})
     assert region["value"]["rectanglelabels"] == ["thing"]
 
@@ -236,8 +240,6 @@ def test_what_goes_to_people_is_judged_by_the_answer_that_would_have_been_accept
 
 
 def test_boxes_are_checked_as_the_audit_slice_is_judged() -> None:
-    from backend.domain import Finding, Place
-
     control = Control("box", "image", "image", (Label("thing"),), "boxes")
     there = Place("thing", 0.2, 0.2, 0.6, 0.6)
     found = Finding("box", (there,), (0.9,), SIZE)
