@@ -94,9 +94,10 @@ def look(
     """The level of a new version, so that a project keeps its promise over all its versions.
 
     What is accepted stays, so one wrong level breaks the promise for ever, and every version is
-    another chance for that. All looks of a project share CHANCE (fallback procedure, Wiens 2003):
-    each may take SPENT of what is left; one that proves a level costs nothing, one that does not
-    has used it up. After such a one the audit slice is asked again only when it has grown by half.
+    another chance for that. All looks of a project share CHANCE (online fallback, Tian and Ramdas
+    2021, arXiv 1910.04900): each may take SPENT of what is left; one that proves a level costs
+    nothing, one that does not has used it up. After such a one the audit slice is asked again only
+    when it has grown by half.
 
     Args:
         confidence: (n,) of the version's answers to the labeled audit tasks, 0 to 1.
