@@ -10,6 +10,7 @@ from typing import Any
 from backend.cli import known
 from backend.cli.versions import figure, told
 from backend.settings import Settings, read_settings
+from backend.store.acceptance import Acceptances
 from backend.store.captures import Captures
 from backend.store.files import read_json
 from backend.store.projects import ProjectRecord, Projects
@@ -52,6 +53,7 @@ def _status(settings: Settings, projects: Projects, record: ProjectRecord) -> di
     folder = projects.folder(record.id)
     summary = read_json(folder / "summary.json") or {}
     card = Versions(folder).live_card()
+    accepting = Acceptances(folder).read().told(card.accepting) if card else {}
     return {
         "id": record.id,
         "title": record.title,
@@ -66,12 +68,12 @@ def _status(settings: Settings, projects: Projects, record: ProjectRecord) -> di
         "figure": figure(card) if card else "not known yet",
         "estimate": card.estimate if card else {},
         "outlook": card.outlook if card else {},
-        "accepting": card.accepting if card else {},
+        "accepting": accepting,
         "held": summary.get("held") or {},
         "controls": _controls(card),
         "captured": _captured(projects.captures(record.id)),
         "versions": summary.get("versions", []),
-        "notes": _notes(summary, card),
+        "notes": _notes(summary, card, accepting),
         "left_out": summary.get("left_out", {}),
     }
 
@@ -109,10 +111,10 @@ def _captured(captures: Captures) -> dict[str, Any]:
     }
 
 
-def _notes(summary: Figures, card: Card | None) -> list[str]:
+def _notes(summary: Figures, card: Card | None, accepting: Figures) -> list[str]:
     """What people should know beside the figures."""
     held, outlook = summary.get("held") or {}, card.outlook if card else {}
-    accepting, estimate = (card.accepting, card.estimate) if card else ({}, {})
+    estimate = card.estimate if card else {}
     accepted = summary.get("accepted", 0)
     needy = [f"{row['more']} more of {row['label']}" for row in outlook.get("labels", [])]
     return [

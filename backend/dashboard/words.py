@@ -18,6 +18,7 @@ STATES = {
 }
 REASONS = {
     "audit": "Drawn by lot to measure the model. It never learns from this one.",
+    "check": "The model is sure enough to need nobody. Drawn by lot to check that.",
     "sought": "May show a label that has hardly an example yet.",
     "unlike": "Unlike anything that was labeled so far.",
     "uncertain": "The model is unsure of it, and of others like it ({unsure} unsure).",
@@ -27,6 +28,7 @@ REASONS = {
 }
 SHORT = {
     "audit": "audit",
+    "check": "check",
     "sought": "sought",
     "unlike": "unlike others",
     "uncertain": "uncertain",

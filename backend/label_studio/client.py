@@ -223,10 +223,12 @@ class Client:
 
     def machine(self) -> int:
         """The user that accepted predictions are signed by; made when it is not there yet."""
-        found = self._users().get(MACHINE["email"])
-        if found is None:
-            found = int(self._call("POST", "api/users/", json=MACHINE, retries=0)["id"])
-        return found
+        found = self.known_machine()
+        return found or int(self._call("POST", "api/users/", json=MACHINE, retries=0)["id"])
+
+    def known_machine(self) -> int:
+        """The same user; 0 where it is not there yet."""
+        return self._users().get(MACHINE["email"], 0)
 
     def _users(self) -> dict[str, int]:
         return {str(row["email"]): int(row["id"]) for row in self._call("GET", "api/users/")}

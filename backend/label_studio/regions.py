@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -14,8 +15,9 @@ from backend.label_studio.places import count_strangers, marked_by, place_region
 Json = dict[str, Any]
 CAPTURED = "prelabel_captured"
 """In the data of a task that the endpoint kept: why."""
-AT_ONCE = 1.0
-"""Seconds between making and changing an annotation that nobody has changed."""
+AT_ONCE = 5.0
+"""Seconds between making and changing an annotation that nobody has changed: saving takes its time,
+and nobody finds, changes and submits another's answer so soon."""
 
 
 def result_of(prediction: Prediction, controls: Mapping[str, Control]) -> list[Json]:
@@ -24,6 +26,15 @@ def result_of(prediction: Prediction, controls: Mapping[str, Control]) -> list[J
     A label below its control's ``model_score_threshold`` is left out; a control with none left
     gives no region (a region with an empty list of choices would be shown as answered).
     """
+    return _regions(prediction, controls)
+
+
+def whole_of(prediction: Prediction, controls: Mapping[str, Control]) -> list[Json]:
+    """The same with every label, however uncertain: what was judged, to be accepted as it is."""
+    return _regions(prediction, {n: replace(c, threshold=0.0) for n, c in controls.items()})
+
+
+def _regions(prediction: Prediction, controls: Mapping[str, Control]) -> list[Json]:
     regions = (_choices_region(prediction.task, c, controls[c.control]) for c in prediction.choices)
     chosen = [region for region in regions if region["value"]["choices"]]
     return chosen + [

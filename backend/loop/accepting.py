@@ -3,48 +3,55 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
-from backend.domain import Control, Prediction
-from backend.label_studio.regions import result_of
-from backend.learning.accepting import Level, broken, for_people, level
+from backend.domain import Control, Place, Places, Prediction, Task
+from backend.label_studio.regions import whole_of
+from backend.learning.accepting import Checks, Look, after, broken, for_people, look
+from backend.learning.detection import Judged, PlaceKind, tally
 from backend.loop import judging
 from backend.loop.connection import Connection
-from backend.loop.fit import Fit
 from backend.loop.judging import Judgement
-from backend.loop.observe import MACHINE, Observation
-from backend.store.files import read_json, write_json
-from backend.store.versions import Card, Labels
+from backend.loop.labels import rows_of
+from backend.loop.model import Model
+from backend.loop.observe import RANDOM, Observation
+from backend.store.acceptance import Acceptance, Given, Suspension
+from backend.store.versions import Card
 
 log = logging.getLogger("prelabel")
-CHECKS = "checks.json"
-"""In the project's folder: whether answers above the level were right where people checked."""
-KEPT = 60
-"""Checks that count; older ones tell of older versions."""
 AT_ONCE = 500
 """Answers that one round gives: 50 ms each, and Label Studio is busy meanwhile."""
 
 
+def wanted(controls: Iterable[Control], setting: float) -> float:
+    """The error bound of a project, the smallest of its controls'; 0: nothing is accepted.
+
+    Args:
+        controls: all of them; one that allows nothing allows nothing of the whole task.
+        setting: of those that do not say.
+    """
+    bounds = [setting if c.accept_error is None else c.accept_error for c in controls]
+    return min(bounds, default=0.0)
+
+
 def proven(
-    judgements: Mapping[str, Judgement], error: float, folder: Path, checks: Sequence[bool]
+    judgements: Mapping[str, Judgement], error: float, cards: Iterable[Card], until: int
 ) -> dict[str, Any]:
     """From which confidence on a version's answers are accepted, as its card tells it.
 
     Args:
         judgements: of all controls on the audit slice.
         error: the bound.
-        folder: the project's, where checks are kept.
-        checks: what people found since the last version, where they checked.
+        cards: of the versions before, oldest first; each tells whether it was a look.
+        until: audit labels that are needed because accepting is suspended.
     """
-    rights = [*((read_json(folder / CHECKS) or {}).get("rights") or []), *checks][-KEPT:]
-    reason = broken(rights, error)
-    write_json(folder / CHECKS, {"rights": [] if reason else rights})
     pairs = list(judging.together(judgements.values()).values())
-    found = Level(None, reason)
-    if not reason:
-        found = level([sure for sure, _ in pairs], [right for _, right in pairs], error)
+    told = [card.accepting for card in cards]
+    looks = [Look(t["audit"], t["chance"], t["level"] is not None) for t in told if t.get("chance")]
+    found = look([sure for sure, _ in pairs], [right for _, right in pairs], error, looks, until)
     log.info("%s", found.reason)
     return {
         "error": error,
@@ -53,79 +60,189 @@ def proven(
         "missing": found.missing,
         "proven": found.proven,
         "images": found.images,
-        "suspended": bool(reason),
-        "checked": len(rights),
+        "audit": len(pairs),
+        "chance": found.chance,
     }
 
 
-def checked(fit: Fit, seen: Observation, then: Labels) -> list[bool]:
-    """Whether the live version was right where people answered what it could have accepted.
+def reviewed(state: Acceptance, seen: Observation, model: Model) -> Acceptance:
+    """The state with what people answered by now, where something was given before.
+
+    Nothing is counted twice: each answer that was given is right, wrong, or not looked at.
 
     Args:
-        fit: of the next version.
+        state: as it was kept.
         seen: what Label Studio holds.
-        then: the labels that the live version saw.
+        model: whose points' extents tell when two points are one.
     """
-    least = fit.live.accepting.get("level") if fit.live else None
-    if least is None:
-        return []
-    new = {
-        task.id
-        for task in seen.labeled
-        if str(task.id) not in then
-        and not seen.is_audit(task)
-        and for_people(seen.identity, task.id)
-    }
-    judged = [_on(fit, control, new) for control in seen.config.controls]
-    return [right for sure, right in judging.together(judged).values() if sure >= least]
+    given = dict(state.given)
+    for task in seen.labeled:
+        if task.id in given:
+            right = _same(task, given[task.id], seen.config.controls, model)
+            given[task.id] = replace(given[task.id], right=right)
+    return replace(state, given=given)
+
+
+def suspended(state: Acceptance, error: float, cards: Iterable[Card]) -> Acceptance:
+    """The state, with a suspension more where people found too many errors.
+
+    It ends when a version is proven on half as many audit labels again as any version saw.
+
+    Args:
+        state: just reviewed.
+        error: the bound that the project wants.
+        cards: of all versions.
+    """
+    reason = broken(state.checks, error)
+    if not reason:
+        return state
+    until = after(max((int(card.accepting.get("audit", 0)) for card in cards), default=0))
+    reason += f" Nothing is accepted until the bound is proven anew, on {until} audit images."
+    log.warning("%s", reason)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    return replace(state, suspensions=(*state.suspensions, Suspension(now, reason, until)))
 
 
 def acceptable(
-    card: Card, seen: Observation, sure: Mapping[int, float], open_tasks: Sequence[int]
-) -> list[int]:
-    """The open tasks whose answers need no person, at most AT_ONCE of them.
+    card: Card,
+    state: Acceptance,
+    seen: Observation,
+    sure: Mapping[int, float],
+    model: Model,
+    error: float,
+) -> list[Task]:
+    """The open tasks whose answers need no person, those among them that go to people all the same.
 
-    Audit tasks always go to people, and so does a share of the others.
+    Only what the audit slice is a fair sample of: not what was captured because it was hard.
+    Only by what was judged: not after the labeling config or the wanted bound changed.
+
+    Args:
+        card: of the live version.
+        state: of the project.
+        seen: what Label Studio holds.
+        sure: by task, confidence of the live version's whole answer.
+        model: the live version's.
+        error: the bound that the project wants now.
     """
     least = card.accepting.get("level")
-    if least is None:
+    if least is None or state.suspended(card.accepting) or card.accepting["error"] > error:
         return []
-    audit = {task.id for task in seen.tasks if seen.is_audit(task)}
-    found = [
+    if not _judged_by(model.controls, seen.config.controls):
+        log.info("Nothing is accepted until a version of the present labeling config is live.")
+        return []
+    return [
         task
-        for task in open_tasks
-        if sure.get(task, 0.0) >= least
-        and task not in audit
-        and not for_people(seen.identity, task)
+        for task in seen.tasks
+        if task.open
+        and not task.labeled
+        and sure.get(task.id, 0.0) >= least
+        and task.captured in ("", RANDOM)
+        and not seen.is_audit(task)
     ]
-    return found[:AT_ONCE]
+
+
+def remembered(
+    state: Acceptance, seen: Observation, version: str, answers: Sequence[Prediction]
+) -> tuple[Acceptance, list[Prediction]]:
+    """Decide which answers are given and which tasks go to people, and remember both.
+
+    Args:
+        state: of the project.
+        seen: what Label Studio holds.
+        version: the live one.
+        answers: of acceptable tasks, everything that the version would answer. Those that choose
+            nothing were not judged and are left out.
+
+    Returns:
+        the state, to be kept before anything is given; and at most AT_ONCE answers to give.
+    """
+    answers = [one for one in answers if all(choice.labels for choice in one.choices)]
+    people = [one for one in answers if for_people(seen.identity, one.task)]
+    give = [one for one in answers if not for_people(seen.identity, one.task)][:AT_ONCE]
+    given, era = dict(state.given), len(state.suspensions)
+    for one in (*people, *give):
+        asked = for_people(seen.identity, one.task)
+        if not asked or one.task not in given or given[one.task].era < era:
+            given[one.task] = Given(version, _answer(one), asked, era, ratios=_ratios(one))
+    since = state.since if state.given else len(seen.labeled)
+    return replace(state, given=given, since=since), give
+
+
+def checks_of(state: Acceptance, seen: Observation) -> Checks:
+    """Which open tasks go to people although they could have been accepted."""
+    asked = {task for task, given in state.given.items() if given.to_people}
+    return Checks(
+        project=seen.identity,
+        waiting={task.id for task in seen.tasks if task.open and task.id in asked},
+        labeled=max(0, len(seen.labeled) - state.since),
+        done=sum(task.id in asked for task in seen.labeled),
+    )
 
 
 def accept(
-    connection: Connection,
-    folder: Path,
-    controls: Mapping[str, Control],
-    answers: Sequence[Prediction],
-) -> None:
+    connection: Connection, controls: Mapping[str, Control], answers: Sequence[Prediction]
+) -> set[int]:
     """Give answers in the machine's name.
+
+    Training and pushing take a while; whoever labeled or skipped a task meanwhile is asked first.
 
     Args:
         connection: the project.
-        folder: the project's, where the machine is remembered: its answers teach nothing.
         controls: by name.
-        answers: of open tasks, everything that the model would answer.
+        answers: of tasks that were open, everything that the model would answer.
+
+    Returns:
+        the tasks that were answered.
     """
-    machine = connection.client.machine()
-    write_json(folder / MACHINE, {"id": machine})
+    if not answers:
+        return set()
+    client, done = connection.client, set()
+    machine = client.machine()
     for answer in answers:
-        connection.client.annotate(answer.task, result_of(answer, controls), machine)
-    log.info("%s answers were accepted without a person.", len(answers))
+        if not client.annotated(answer.task):
+            client.annotate(answer.task, whole_of(answer, controls), machine)
+            done.add(answer.task)
+    log.info("%s answers were accepted without a person.", len(done))
+    return done
 
 
-def _on(fit: Fit, control: Control, tasks: set[int]) -> Judgement:
-    if control.kind == "choices":
-        examples = fit.examples(control)
-        rows = [row for row, task in enumerate(examples.tasks) if task in tasks]
-        return judging.judge_choices(fit.before, control, examples, rows)
-    samples = [sample for sample in fit.samples(control) if sample.task in tasks]
-    return judging.judge_finds(fit.before.finders.get(control.name), control, samples)
+def _judged_by(then: Sequence[Control], now: Sequence[Control]) -> bool:
+    """Whether answers mean and show the same; who draws with which tool does not matter."""
+    one, other = ([replace(control, smart=False) for control in each] for each in (then, now))
+    return one == other
+
+
+def _answer(prediction: Prediction) -> dict[str, list[Any]]:
+    """As a version remembers labels."""
+    chosen = {choice.control: sorted(choice.labels) for choice in prediction.choices}
+    return chosen | {found.control: rows_of(found.places) for found in prediction.findings}
+
+
+def _ratios(prediction: Prediction) -> dict[str, float]:
+    sizes = {found.control: found.size for found in prediction.findings}
+    return {name: size.width / size.height for name, size in sizes.items()}
+
+
+def _same(task: Task, given: Given, controls: Iterable[Control], model: Model) -> bool | None:
+    """Whether a person answered the same; None where they left a control unanswered."""
+    answers, places = task.answers or {}, task.places or {}
+    right = True
+    for control in (c for c in controls if c.name in given.answer):
+        if control.name not in (answers if control.kind == "choices" else places):
+            return None
+        if control.kind == "choices":
+            right &= answers[control.name] == frozenset(given.answer[control.name])
+        else:
+            right &= _same_places(control, given, places[control.name], model)
+    return right
+
+
+def _same_places(control: Control, given: Given, truth: Places, model: Model) -> bool:
+    """Whether all was found and nothing else, as the audit slice is judged."""
+    found = tuple(Place(*row) for row in given.answer[control.name])
+    finder = model.finders.get(control.name)
+    extents = dict(finder.meaning.sides) if finder else {}
+    kind: PlaceKind = "points" if control.kind == "points" else "boxes"
+    judged = Judged(found, (1.0,) * len(found), truth, given.ratios.get(control.name, 1.0))
+    count = tally(judged, control.label_names, kind, extents, 0.0)
+    return count.right == count.found == count.there

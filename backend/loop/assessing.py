@@ -22,6 +22,7 @@ from backend.loop.model import Model, answer_of, choose
 from backend.loop.observe import Observation
 from backend.loop.resources import Resources
 from backend.settings import Settings
+from backend.store.acceptance import Acceptances
 from backend.store.projects import ProjectRecord
 from backend.store.versions import Card
 
@@ -200,15 +201,11 @@ class Assessor:
 
     def _accepting(self, judgements: dict[str, Judgement]) -> dict[str, Any]:
         """The level for accepting without a person; empty where nobody asked for that."""
-        bounds = [
-            self._settings.accept_error if c.accept_error is None else c.accept_error
-            for c in self._controls
-        ]
-        if not all(bounds):
+        error = accepting.wanted(self._controls, self._settings.accept_error)
+        if not error:
             return {}
-        then = self._versions.labels(self._fit.live.version) if self._fit.live else {}
-        checks = accepting.checked(self._fit, self._seen, then)
-        return accepting.proven(judgements, min(bounds), self._folder, checks)
+        until = Acceptances(self._folder).read().until
+        return accepting.proven(judgements, error, self._versions.cards(), until)
 
     def _outlook(
         self, figure: Figure, estimate: Figure | None, judgements: dict[str, Judgement]

@@ -32,6 +32,7 @@ class Judgement:
         sure: task → confidence of the whole answer, 0 to 1.
         tallies: of boxes and points: task → what was right, found, there.
         evidence: label → confidence of its predictions, and whether each was right.
+        blank: tasks of which no label was chosen.
     """
 
     figure: Figure
@@ -40,6 +41,7 @@ class Judgement:
     sure: dict[int, float] = field(default_factory=dict)
     tallies: dict[int, Tally] = field(default_factory=dict)
     evidence: Evidence = field(default_factory=dict)
+    blank: frozenset[int] = frozenset()
 
     def thresholds(self, wanted: float) -> dict[str, float]:
         """By label, the confidence from which on it is shown; see ``threshold``."""
@@ -73,6 +75,7 @@ def judge_choices(
         {task: one == truth for task, (one, truth) in zip(tasks, pairs, strict=True)},
         {task: certainty(row, control.multiple) for task, row in zip(tasks, table, strict=True)},
         evidence=_choice_evidence(model, control, table, truths),
+        blank=frozenset(task for task, one in zip(tasks, given, strict=True) if not one),
     )
 
 
@@ -193,9 +196,12 @@ def whole(judgements: Mapping[str, Judgement]) -> Figure:
 
 
 def together(judgements: Iterable[Judgement]) -> dict[int, tuple[float, bool]]:
-    """Tasks that every control was answered of: confidence, and whether all is right."""
+    """Tasks that every control was answered of: confidence, and whether all is right.
+
+    Not those where no label was chosen: nobody would know whether that is an answer.
+    """
     each = list(judgements)
-    tasks = set.intersection(*(set(one.sure) for one in each)) if each else set()
+    tasks = set.intersection(*(set(one.sure) - one.blank for one in each)) if each else set()
     return {
         task: (min(one.sure[task] for one in each), all(one.right[task] for one in each))
         for task in sorted(tasks)

@@ -17,12 +17,12 @@ def label_table(seen: Observation) -> dict[str, dict[str, list[Any]]]:
     """All answers of a project as plain JSON: what a version is made from and compared by."""
     return {
         str(task.id): {name: sorted(answer) for name, answer in (task.answers or {}).items()}
-        | {name: _rows(places) for name, places in (task.places or {}).items()}
+        | {name: rows_of(places) for name, places in (task.places or {}).items()}
         for task in seen.labeled
     }
 
 
-def _rows(places: Places) -> list[list[Any]]:
+def rows_of(places: Places) -> list[list[Any]]:
     """``[label, x0, y0, x1, y1]``, in an order that does not depend on who drew what first."""
     numbers = [[p.label, *(round(v, 6) for v in (p.x0, p.y0, p.x1, p.y1))] for p in places]
     return sorted(numbers)

@@ -21,12 +21,14 @@ class Looked:
 
     Attributes:
         findings: task → what is shown, an entry per control that has a finder.
+        whole: the same without thresholds of single labels: what is judged, and may be accepted.
         beliefs: task → of everything found, shown or not, its confidence and how hard its label is.
-        sure: task → the confidence that all that is shown is right, and nothing is missing.
+        sure: task → the confidence that the whole is right, and nothing is missing.
         failed: image address → why it could not be read.
     """
 
     findings: dict[int, tuple[Finding, ...]] = field(default_factory=dict)
+    whole: dict[int, tuple[Finding, ...]] = field(default_factory=dict)
     beliefs: dict[int, tuple[tuple[float, float], ...]] = field(default_factory=dict)
     sure: dict[int, float] = field(default_factory=dict)
     failed: dict[str, ImageError] = field(default_factory=dict)
@@ -81,13 +83,17 @@ def _look_at(
         hard = finder.meaning.difficulty
         weights = (hard.get(place.label, 1.0) for place in places)
         beliefs = tuple(zip(confidence, weights, strict=True))
-        least = dict.fromkeys(control.label_names, shown(finder, control))
+        every = dict.fromkeys(control.label_names, shown(finder, control))
+        least = dict(every)
         for label, threshold in model.thresholds.get(control.name, {}).items():
             least[label] = max(least.get(label, 0.0), threshold)
-        seen = _shown(control, places, confidence, least, sizes[address])
+        seen, whole = (
+            _shown(control, places, confidence, floor, sizes[address]) for floor in (least, every)
+        )
         for task, key in tasks[address]:
             if key == control.image_key:
                 looked.findings[task.id] = (*looked.findings.get(task.id, ()), seen)
+                looked.whole[task.id] = (*looked.whole.get(task.id, ()), whole)
                 looked.beliefs[task.id] = (*looked.beliefs.get(task.id, ()), *beliefs)
                 sure = find_certainty(confidence, shown(finder, control))
                 looked.sure[task.id] = min(sure, looked.sure.get(task.id, 1.0))

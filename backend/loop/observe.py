@@ -18,8 +18,6 @@ from backend.store.files import read_json, write_json
 
 RANDOM = "random"
 """Why the endpoint kept an image that it kept for no other reason."""
-MACHINE = "machine.json"
-"""In the project's folder: the user that accepted predictions are signed by."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +117,7 @@ def observe(connection: Connection, folder: Path, pulse: Pulse) -> Observation:
     )
     rows = list(connection.client.tasks(connection.number))
     annotations = connection.client.annotations(connection.number)
-    machine = int((read_json(folder / MACHINE) or {}).get("id", 0))
+    machine = connection.client.known_machine()  # by its address: a lost home loses nothing
     tasks = tuple(_task(row, annotations, config, added, left, machine) for row in rows)
     listed = _listed(pulse, rows, annotations)
     return Observation(listed, connection.record.identity, config, tasks, left)

@@ -13,6 +13,7 @@ import numpy as np
 
 from backend.domain import Task
 from backend.learning import coverage
+from backend.learning.accepting import Checks
 from backend.learning.coverage import Coverage
 from backend.learning.selection import Floats, mixed, moves, queue, rank_scores
 from backend.loop.connection import Connection
@@ -46,6 +47,7 @@ class Order:
         places: task → its prediction in Label Studio, its score; asked for when first needed.
         learned_before: the model has learned something, so that being unsure means something.
         images: by task near the front, its image's address.
+        checks: tasks that could have been accepted and go to people.
     """
 
     project: str
@@ -61,6 +63,7 @@ class Order:
     places: dict[int, tuple[int, float]] = field(default_factory=dict)
     learned_before: bool = True
     images: dict[int, str] = field(default_factory=dict)
+    checks: Checks = field(default_factory=Checks)
 
     def tasks(self, picked: int = PICKED) -> list[int]:
         """All open tasks that can be ranked, first to last.
@@ -75,7 +78,8 @@ class Order:
         ranked = [self.rows[row] for row in coverage.ordered(after, head)]
         ranked = mixed([*ranked, *self.others], self.sought)
         ranked = [task for task in ranked if task in self.open]
-        return queue(self.project, ranked, self.audit, self.labeled, self.audit_labeled)
+        served = queue(self.project, ranked, self.audit, self.labeled, self.audit_labeled)
+        return self.checks.among(served)
 
     def front(self, count: int) -> list[Asked]:
         """The first tasks, and why each of them is there."""
@@ -93,6 +97,8 @@ class Order:
     def _why(self, task: int, unlike: set[int]) -> Why:
         if task in self.audit:
             return "audit"
+        if task in self.checks.waiting:
+            return "check"
         if task in self.sought:
             return "sought"
         if task in unlike:
@@ -108,6 +114,7 @@ class Order:
         self.audit_labeled += len(done & self.audit)
         self.open -= done
         self.audit -= done
+        self.checks.learned(done)
 
 
 def order_of(

@@ -96,9 +96,10 @@ def predictions(
 ) -> list[Prediction]:
     """One prediction per task, in their order; an empty one where the model has no answer.
 
-    What is less certain than the model's thresholds is left out, unless all is wanted.
+    What is less certain than the model's thresholds is left out, unless the whole answer is wanted.
     """
     thresholds: Mapping[str, Mapping[str, float]] = {} if whole else model.thresholds
+    findings = looked.whole if whole else looked.findings
     return [
         Prediction(
             task.id,
@@ -113,7 +114,7 @@ def predictions(
                 if (row := beliefs.get(control.name, {}).get(task.id)) is not None
             ),
             scores.get(task.id, 1.0),
-            looked.findings.get(task.id, ()),
+            findings.get(task.id, ()),
         )
         for task in tasks
     ]

@@ -11,8 +11,8 @@ import numpy as np
 from backend.domain import Prediction, Task
 from backend.learning.nearest import looked_for
 from backend.learning.selection import Floats, rank_scores
+from backend.loop import accepting
 from backend.loop import push as pushing
-from backend.loop.accepting import accept, acceptable
 from backend.loop.connection import Connection
 from backend.loop.embedding import Embedded
 from backend.loop.looking import Looked, look
@@ -30,6 +30,7 @@ from backend.loop.predicting import (
 )
 from backend.loop.resources import Resources
 from backend.loop.showing import Showcase
+from backend.store.acceptance import Acceptances
 from backend.store.files import read_json, write_json
 from backend.store.projects import ProjectRecord
 
@@ -107,6 +108,13 @@ class Presenter:
         vectors = vectors_of(seen.tasks, embedded)
         sought = self._sought(seen, {t.id: vectors[t.id] for t in open_tasks if t.id in vectors})
         order = order_of(seen, vectors, unsure, sought, self._resources.settings.seed)
+        sure = certainties(model, controls, beliefs, looked)
+        accepted = self._acceptable(
+            *(seen, live, model, sure, order),
+            lambda tasks: predictions(
+                model, controls, tasks, beliefs, sure, embedded, looked, whole=True
+            ),
+        )
         if new:
             ranks = rank_scores(order.tasks())
             made = predictions(model, controls, new, beliefs, ranks, embedded, looked)
@@ -114,15 +122,7 @@ class Presenter:
         if there or new:
             pushing.point(self._connection, live, seen.pulse)
             self._keep_tab()
-        sure = certainties(model, controls, beliefs, looked)
-        self._accept(
-            seen,
-            live,
-            sure,
-            lambda tasks: predictions(
-                model, controls, tasks, beliefs, sure, embedded, looked, whole=True
-            ),
-        )
+        order.open -= accepting.accept(self._connection, seen.controls, accepted)
         Showcase(self._resources, self._record).show_round(order, open_tasks)
         failed = {**self._resources.pictures(self._record).failed, **embedded.failed}
         return Presented(bool(there or new), unreadable(seen.tasks, controls, failed), order)
@@ -182,21 +182,34 @@ class Presenter:
         self._resources.picture_files.trim()
         return looked
 
-    def _accept(
+    def _acceptable(
         self,
         seen: Observation,
         live: str,
+        model: Model,
         sure: Mapping[int, float],
+        order: Order,
         answer: Callable[[Sequence[Task]], Sequence[Prediction]],
-    ) -> None:
-        """Answers that need no person, where the project wants that."""
-        card = self._resources.versions(self._record).card(live)
-        open_tasks = [task for task in seen.tasks if task.open]
-        ids = set(acceptable(card, seen, sure, [task.id for task in open_tasks]))
-        if ids:
-            folder = self._resources.folder(self._record)
-            answers = answer([task for task in open_tasks if task.id in ids])
-            accept(self._connection, folder, seen.controls, answers)
+    ) -> Sequence[Prediction]:
+        """Answers to be given without a person, where the project wants that.
+
+        What people found of those given before counts first; those that go to people all the same
+        get their places in the order.
+        """
+        error = accepting.wanted(seen.config.controls, self._resources.settings.accept_error)
+        if not error:
+            return []
+        versions = self._resources.versions(self._record)
+        kept = Acceptances(self._resources.folder(self._record))
+        before = kept.read()
+        state = accepting.reviewed(before, seen, model)
+        state = accepting.suspended(state, error, versions.cards())
+        tasks = accepting.acceptable(versions.card(live), state, seen, sure, model, error)
+        state, give = accepting.remembered(state, seen, live, answer(tasks))
+        if state != before:
+            kept.write(state)
+        order.checks = accepting.checks_of(state, seen)
+        return give
 
     def _keep_tab(self) -> None:
         """Several people may prefer to pick from a list: the same order as a tab."""

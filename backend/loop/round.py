@@ -22,6 +22,7 @@ from backend.loop.ordering import refresh
 from backend.loop.presenting import Presented, Presenter
 from backend.loop.resources import Resources
 from backend.loop.showing import Showcase
+from backend.store.acceptance import Acceptances
 from backend.store.projects import ProjectRecord
 from backend.store.versions import Card
 
@@ -282,7 +283,7 @@ class Round:
             waiting=waiting,
             estimate=card.estimate,
             outlook=card.outlook,
-            accepting=card.accepting,
+            accepting=Acceptances(self._resources.folder(self._record)).read().told(card.accepting),
             accepted=sum(task.accepted for task in seen.tasks),
             held=self._held(newest, live),
             cleanup=True,

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from backend.store.files import read_json, told, write_bytes, write_json
 
-Why = Literal["audit", "sought", "unlike", "uncertain", "typical"]
+Why = Literal["audit", "check", "sought", "unlike", "uncertain", "typical"]
 SUSPECTS = "suspects.json"
 """Labels that are probably wrong: ``version`` and ``suspects``, the most suspicious first."""
 KEPT = 500
@@ -25,8 +25,9 @@ class Asked:
 
     Attributes:
         task: its number.
-        why: ``audit``: drawn by lot to measure the model; ``sought``: most likely shows a label
-            that has hardly an example; ``unlike``: least like all that was seen; ``uncertain``:
+        why: ``audit``: drawn by lot to measure the model; ``check``: drawn by lot from what
+            could have been accepted without a person; ``sought``: most likely shows a label that
+            has hardly an example; ``unlike``: least like all that was seen; ``uncertain``:
             the model is unsure of it and of many like it; ``typical``: nothing is learned yet, and
             many are like it.
         unsure: how unsure the model is of it, 0 to 1; 0 where that does not matter.

@@ -1,11 +1,14 @@
-"""Accepting without a person where confidences are equal, and over rounds of labels."""
+"""Accepting without a person where confidences are equal, and over the versions of a project."""
 
 from __future__ import annotations
+
+from statistics import NormalDist
 
 import numpy as np
 import pytest
 
 from backend.learning import accepting
+from backend.learning.accepting import Checks, Level, Look
 
 
 def test_equal_confidences_are_accepted_together_or_not_at_all() -> None:
@@ -49,3 +52,83 @@ def test_the_level_is_the_confidence_itself() -> None:
     found = accepting.level(sure, [True] * 80, 0.05)
     assert found.value == float(sure[0])
     assert found.images == 80
+
+
+def looks_of(seed: int, error: float, wrong: float, audit: int) -> list[Level]:
+    """Twelve versions that keep most of their mistakes; the audit slice grows by 20 for each."""
+    random = np.random.default_rng(seed)
+    hard = random.normal(size=audit + 12 * 20)
+    cut = -NormalDist().inv_cdf(wrong)
+    found: list[Level] = []
+    looks: list[Look] = []
+    for number in range(1, 13):
+        many = audit + 20 * number
+        mistakes = np.sqrt(0.8) * hard + np.sqrt(0.2) * random.normal(size=len(hard))
+        right = mistakes[:many] < cut
+        found.append(accepting.look(random.random(many), right, error, looks))
+        if found[-1].chance:
+            looks.append(Look(many, found[-1].chance, found[-1].value is not None))
+    return found
+
+
+@pytest.mark.parametrize(("error", "wrong"), [(0.05, 0.055), (0.1, 0.11)])
+def test_a_project_keeps_its_promise_over_all_its_versions(error: float, wrong: float) -> None:
+    """Every version errs a little too often and none may ever accept: accepted answers stay."""
+    projects = 300
+    any_found = sum(
+        any(level.value is not None for level in looks_of(seed, error, wrong, audit=40))
+        for seed in range(projects)
+    )
+    assert any_found <= 0.05 * projects
+
+
+def test_versions_that_are_good_are_accepted_from_the_first_look_on() -> None:
+    found = looks_of(0, 0.05, wrong=0.001, audit=40)
+    assert [level.value is not None for level in found] == [False, False] + [True] * 10
+    assert len({level.chance for level in found[2:]}) == 1, "what proves a level costs nothing"
+
+
+def test_a_bound_that_was_not_proven_is_looked_at_anew_when_the_audit_slice_grew_by_half() -> None:
+    wrong = [True] * 70 + [False] * 30
+    first = accepting.look([0.9] * 100, wrong, 0.05)
+    assert (first.value, first.missing) == (None, 0)
+    looks = [Look(100, first.chance, proven=False)]
+    soon = accepting.look([0.9] * 120, [True] * 120, 0.05, looks)
+    assert (soon.value, soon.missing, soon.chance) == (None, 30, 0.0)
+    assert "needs 150 labeled audit images, of which 30 are missing" in soon.reason
+    later = accepting.look([0.9] * 150, [True] * 150, 0.05, looks)
+    assert later.value == 0.9
+    assert later.chance == pytest.approx(0.7 * first.chance)
+
+
+def test_the_first_look_needs_82_audit_labels_for_5_percent() -> None:
+    assert accepting.look([0.9] * 81, [True] * 81, 0.05).missing == 1
+    found = accepting.look([0.9] * 82, [True] * 82, 0.05)
+    assert found.value == 0.9
+    assert "98.5% confidence" in found.reason
+
+
+def test_a_broken_bound_is_noticed_and_a_kept_one_hardly_ever_called_broken() -> None:
+    """Asked after every single check, as the loop asks after every round."""
+
+    def noticed(seed: int, wrong: float) -> bool:
+        right = (np.random.default_rng(seed).random(60) >= wrong).tolist()
+        return any(accepting.broken(right[:many], 0.05) for many in range(61))
+
+    assert sum(noticed(seed, 0.05) for seed in range(100)) <= 5
+    assert sum(noticed(seed, 0.2) for seed in range(100)) >= 90
+    assert accepting.broken([], 0.05) == ""
+
+
+def test_checks_come_at_a_steady_rate_whatever_the_model_is_sure_of() -> None:
+    order = list(range(100))
+    checks = Checks("p", waiting=set(range(90, 100)))
+    assert sum(task >= 90 for task in checks.among(order)[:50]) == 5
+    served = 0
+    for _ in range(50):  # a new order after every label
+        task = checks.among(order)[0]
+        served += task >= 90
+        order.remove(task)
+        checks.learned([task])
+    assert served == 5
+    assert sorted(checks.among(order)) == order

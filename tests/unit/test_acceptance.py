@@ -1,0 +1,264 @@
+"""What is accepted is what was judged; what people find of it suspends accepting for good."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from backend.domain import Choice, Control, Finding, ImageSize, Label, Place, Prediction, Task
+from backend.label_studio.config import ReadConfig
+from backend.label_studio.images import Images
+from backend.label_studio.regions import whole_of
+from backend.learning.accepting import for_people
+from backend.learning.audit import is_audit
+from backend.learning.thresholds import NEVER
+from backend.loop import accepting
+from backend.loop.embedding import Embedded
+from backend.loop.looking import look
+from backend.loop.model import Model
+from backend.loop.observe import Observation, Pulse
+from backend.loop.pictures import Pictures
+from backend.loop.predicting import certainties, predictions
+from backend.store.acceptance import Acceptance, Acceptances
+from backend.store.pictures import PictureFiles
+from backend.store.versions import Card
+from backend.vision.cache import EmbeddingCache
+from backend.vision.detection.finder import Meaning
+from backend.vision.detection.found import Found
+from backend.web import Limits
+
+COLOUR = Control("colour", "image", "image", (Label("red"), Label("blue")), accept_error=0.05)
+SIZE = ImageSize(10, 10)
+MODEL = Model({}, controls=(COLOUR,))
+NAME = "1.1"
+POOL = [task for task in range(2000) if not is_audit(NAME, task)]
+PEOPLE = [task for task in POOL if for_people(NAME, task)]
+OTHERS = [task for task in POOL if not for_people(NAME, task)]
+
+
+def card(number: int, audit: int, level: float | None = 0.8) -> Card:
+    told = {"error": 0.05, "level": level, "audit": audit, "chance": 0.015, "reason": "It holds."}
+    return Card(
+        *(f"v{number}-x", "x", number, None, "", {}, {}, {}, {}, {}, 0),
+        accepting=told,
+    )
+
+
+def observed(*tasks: Task, control: Control = COLOUR) -> Observation:
+    pulse = Pulse("", 0, 0, "", "", "", "", "")
+    return Observation(pulse, NAME, ReadConfig((control,), {}), tasks, Counter())
+
+
+def opened(numbers: Sequence[int], captured: str = "") -> list[Task]:
+    return [Task(n, {"image": f"{n}.png"}, captured=captured) for n in numbers]
+
+
+def labeled(task: int, colour: str) -> Task:
+    answers = {"colour": frozenset({colour})}
+    return Task(task, {"image": f"{task}.png"}, open=False, answers=answers)
+
+
+def red(tasks: Sequence[int]) -> list[Prediction]:
+    return [Prediction(n, (Choice("colour", {"red": 0.85}, SIZE),), 0.85) for n in tasks]
+
+
+def chosen(live: Card, state: Acceptance, seen: Observation, **more: Any) -> list[int]:
+    sure = {task.id: 0.85 for task in seen.tasks}
+    given = {"model": MODEL, "error": 0.05, **more}
+    return [t.id for t in accepting.acceptable(live, state, seen, sure, **given)]
+
+
+def asked(count: int) -> Acceptance:
+    """So many answers that would have been accepted and went to people."""
+    seen = observed(*opened(PEOPLE[:count]))
+    state, give = accepting.remembered(Acceptance(), seen, "v1-x", red(PEOPLE[:count]))
+    assert give == []
+    return state
+
+
+def test_what_is_accepted_of_choices_has_no_threshold() -> None:
+    (answer,) = red([1])
+    control = replace(COLOUR, threshold=0.95)
+    (region,) = whole_of(answer, {"colour": control})
+    assert region["value"]["choices"] == ["red"]
+
+
+def test_an_answer_that_chooses_nothing_is_never_given() -> None:
+    tasks = OTHERS[:2]
+    blank = Prediction(tasks[1], (Choice("colour", {}, SIZE),), 0.9)
+    seen = observed(*opened(tasks))
+    state, give = accepting.remembered(Acceptance(), seen, "v1-x", [*red(tasks[:1]), blank])
+    assert [one.task for one in give] == tasks[:1]
+    assert list(state.given) == tasks[:1]
+
+
+class Dark:
+    """Finds the dark part of an image, with the same confidence everywhere."""
+
+    def __init__(self) -> None:
+        self.meaning = Meaning(False, ("thing",), {0: 0}, {}, 64, shown=0.25)
+
+    def find(self, images: Sequence[Image.Image], least: float) -> list[Found]:
+        return [self._in(np.asarray(image.convert("L"))) for image in images]
+
+    def save(self, folder: Path) -> None:
+        """It has nothing to write."""
+
+    def _in(self, grey: Any) -> Found:
+        rows, columns = np.nonzero(grey < 128)
+        high, wide = grey.shape
+        box = [columns.min() / wide, rows.min() / high, columns.max() / wide, rows.max() / high]
+        one = np.array([0.9], dtype=np.float32)
+        return Found(np.array([box], dtype=np.float32), one, np.array([0]))
+
+
+def test_a_box_that_is_not_shown_is_accepted_with_the_rest_as_it_was_judged(tmp_path: Path) -> None:
+    """Accepted as empty, an image with a find of 0.9 would be what nobody ever judged."""
+    control = Control("box", "image", "image", (Label("thing"),), "boxes", precision=0.95)
+    image = Image.new("RGB", (64, 64), "white")
+    image.paste("black", (16, 16, 48, 48))
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    address = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    task = Task(1, {"image": address})
+    pictures = Pictures(
+        "server",
+        Images("http://127.0.0.1:1", dict, Limits(max_bytes=10**6, allowed_hosts=frozenset())),
+        EmbeddingCache(tmp_path / "facts.sqlite"),
+        PictureFiles(tmp_path / "files"),
+        10**6,
+    )
+    model = Model({}, {"box": Dark()}, {"box": {"thing": NEVER}})
+    looked = look(model, [control], [task], pictures, lambda done, of: None)
+    sure = certainties(model, [control], {}, looked)
+    assert sure == {1: np.float32(0.9)}
+    shown, answer = (
+        predictions(model, [control], [task], {}, sure, Embedded({}, {}, {}), looked, whole=whole)[
+            0
+        ]
+        for whole in (False, True)
+    )
+    assert [len(found.places) for found in shown.findings] == [0]
+    (region,) = whole_of(answer, {"box": control})
+    assert region["value"]["rectanglelabels"] == ["thing"]
+
+
+def test_only_what_the_audit_slice_is_a_fair_sample_of_is_accepted() -> None:
+    live, audit = card(1, audit=100), next(t for t in range(100) if is_audit(NAME, t))
+    hard, fair, plain = OTHERS[:3]
+    both = labeled(OTHERS[3], "red")
+    seen = observed(
+        *opened([hard], "uncertain"),
+        *opened([fair], "random"),
+        *opened([plain, audit]),
+        replace(both, open=True),
+    )
+    assert chosen(live, Acceptance(), seen) == [fair, plain]
+
+
+def test_nothing_is_accepted_by_what_was_judged_for_another_config_or_bound() -> None:
+    live, tasks = card(1, audit=100), opened(OTHERS[:2])
+    assert chosen(live, Acceptance(), observed(*tasks)) == OTHERS[:2]
+    smart = replace(COLOUR, smart=True)
+    assert chosen(live, Acceptance(), observed(*tasks, control=smart)) == OTHERS[:2]
+    wider = replace(COLOUR, labels=(*COLOUR.labels, Label("green")))
+    assert chosen(live, Acceptance(), observed(*tasks, control=wider)) == []
+    assert chosen(live, Acceptance(), observed(*tasks), error=0.02) == []
+
+
+def test_a_check_is_counted_once_however_often_a_round_looks() -> None:
+    state = asked(5)
+    seen = observed(
+        *(labeled(task, "red") for task in PEOPLE[:4]), labeled(PEOPLE[4], "blue"), *opened(OTHERS)
+    )
+    for _ in range(4):
+        state = accepting.reviewed(state, seen, MODEL)
+        state = accepting.suspended(state, 0.05, [card(1, 100)])
+        state, _ = accepting.remembered(state, seen, "v2-x", [])
+        assert state.checks == [True] * 4 + [False]
+    assert not state.suspensions, "one of five says little of 5 %"
+
+
+def test_a_suspension_outlives_held_back_versions_and_roll_backs(tmp_path: Path) -> None:
+    """Whatever is live: only more audit labels than any version saw lift it."""
+    state = asked(10)
+    wrong = [labeled(task, "blue" if n < 5 else "red") for n, task in enumerate(PEOPLE[:10])]
+    seen = observed(*wrong, *opened(OTHERS[:3]))
+    live, held = card(1, audit=90), card(2, audit=100)
+    assert chosen(live, state, seen) == OTHERS[:3]
+    state = accepting.reviewed(state, seen, MODEL)
+    state = accepting.suspended(state, 0.05, [live, held])
+    kept = Acceptances(tmp_path)
+    kept.write(state)
+    for _ in range(3):  # rounds in which the new version is held back again
+        state = accepting.suspended(accepting.reviewed(kept.read(), seen, MODEL), 0.05, [live])
+        kept.write(state)
+        assert len(state.suspensions) == 1
+        for old in (card(0, audit=85), live, held, card(3, audit=149)):
+            assert chosen(old, state, seen) == []
+            assert state.told(old.accepting)["suspended"]
+    assert "5 of 10" in state.told(live.accepting)["reason"]
+    proven = card(4, audit=150)
+    assert chosen(proven, state, seen) == OTHERS[:3]
+    assert state.told(proven.accepting) | {"checked": 0} == {
+        **proven.accepting,
+        "suspended": False,
+        "checked": 0,
+    }
+    assert state.checks == [], "what led to it does not lead to the next one"
+
+
+def test_a_version_without_a_level_accepts_nothing_and_keeps_the_checks() -> None:
+    state = accepting.reviewed(asked(2), observed(labeled(PEOPLE[0], "blue")), MODEL)
+    assert chosen(card(2, 120, level=None), state, observed(*opened(OTHERS[:1]))) == []
+    assert state.checks == [False]
+
+
+def test_a_person_who_corrects_an_accepted_answer_has_checked_it() -> None:
+    seen = observed(*opened(OTHERS[:2]))
+    state, give = accepting.remembered(Acceptance(), seen, "v1-x", red(OTHERS[:2]))
+    assert len(give) == 2
+    done = [Task(OTHERS[0], {}, open=False, accepted=True), labeled(OTHERS[1], "blue")]
+    assert accepting.reviewed(state, observed(*done), MODEL).checks == [False]
+
+
+def test_what_goes_to_people_is_judged_by_the_answer_that_would_have_been_accepted() -> None:
+    state = asked(1)
+    later = Prediction(PEOPLE[0], (Choice("colour", {"blue": 0.9}, SIZE),), 0.9)
+    state, _ = accepting.remembered(state, observed(*opened(PEOPLE[:1])), "v2-x", [later])
+    assert state.given[PEOPLE[0]].version == "v1-x"
+    checks = accepting.checks_of(state, observed(*opened(PEOPLE[:3])))
+    assert checks.waiting == {PEOPLE[0]}
+
+
+def test_boxes_are_checked_as_the_audit_slice_is_judged() -> None:
+    control = Control("box", "image", "image", (Label("thing"),), "boxes")
+    there = Place("thing", 0.2, 0.2, 0.6, 0.6)
+    found = Finding("box", (there,), (0.9,), SIZE)
+    seen = observed(*opened(PEOPLE[:3]), control=control)
+    answers = [Prediction(task, (), 0.9, (found,)) for task in PEOPLE[:3]]
+    state, _ = accepting.remembered(Acceptance(), seen, "v1-x", answers)
+    near = replace(there, x0=0.22)
+    places = [(near,), (near, Place("thing", 0.7, 0.7, 0.9, 0.9)), ()]
+    done = [
+        Task(task, {}, open=False, places={"box": given})
+        for task, given in zip(PEOPLE[:3], places, strict=True)
+    ]
+    state = accepting.reviewed(state, observed(*done, control=control), MODEL)
+    assert state.checks == [True, False, False]
+
+
+def test_the_state_is_kept_as_it_is(tmp_path: Path) -> None:
+    state = accepting.reviewed(asked(3), observed(labeled(PEOPLE[1], "red")), MODEL)
+    kept = Acceptances(tmp_path)
+    assert kept.read() == Acceptance()
+    kept.write(state)
+    assert kept.read() == state
