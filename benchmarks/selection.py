@@ -22,7 +22,7 @@ import numpy as np
 
 from backend.learning import coverage
 from backend.learning.selection import Floats, uncertainty
-from backend.loop.ordering import FEW
+from backend.learning.selection import FEW
 from backend.vision.head import Head, fit_head
 
 EVERY, MOST, CLASSES = 10, 160, 10
