@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from backend.learning import coverage
-from backend.learning.selection import Floats, seeking, uncertainty
+from backend.learning.selection import UNLIKE, Floats, seeking, uncertainty
 from backend.loop.ordering import HEAD
 from backend.vision.head import Head, fit_head
 
@@ -186,7 +186,7 @@ def by_policy(
         unsure = uncertainty(head.probabilities(x[free]), multiple=False)
     state = coverage.survey(x[free], unsure, x[learned])
     given = np.bincount(y[learned], minlength=CLASSES)
-    every = seeking((int(count), len(learned)) for count in given)
+    every = seeking(((int(count), len(learned)) for count in given), UNLIKE)
     picked = coverage.pick(state, EVERY, every, before=len(learned))[0]
     return [free[i] for i in picked]
 

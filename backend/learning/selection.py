@@ -17,7 +17,10 @@ STEP = 1e-5
 FEW = 3
 """Examples below which a label is still looked for."""
 SEEK = 4
-"""One task in so many is asked for to find such a label, at first."""
+"""One task in so many is, at first, one that most likely shows such a label by its text."""
+UNLIKE = 8
+"""One pick in so many is, at first, the image least like any, which may show what nobody knows.
+More of them cost more than they find (benchmarks/selection.py)."""
 PATIENCE = 20
 """Labels without one after which that happens half as often."""
 SELDOM = 32
@@ -84,15 +87,16 @@ def queue(
     return interleave(ranked, slice_, labeled, audit_labeled)
 
 
-def seeking(labels: Iterable[tuple[int, int]]) -> int:
+def seeking(labels: Iterable[tuple[int, int]], first: int = SEEK) -> int:
     """How often a task is asked for in the hope that it shows a label that has hardly an example.
 
-    One in SEEK at first; half as often after each PATIENCE labels that did not show one, and not
-    at all in the end: a label that never turns up costs about 2 · PATIENCE / SEEK tasks, however
-    long people label. Each example that was found lends patience for the next one.
+    One in ``first`` at first; half as often after each PATIENCE labels that did not show one, and
+    not at all in the end: a label that never turns up costs about 2 · PATIENCE / first tasks,
+    however long people label. Each example that was found lends patience for the next one.
 
     Args:
         labels: of each label: in how many images it was given, and in how many it was asked for.
+        first: SEEK or UNLIKE.
 
     Returns:
         one task in so many; 0: none.
@@ -103,7 +107,7 @@ def seeking(labels: Iterable[tuple[int, int]]) -> int:
     """
     wanted = [(given, asked) for given, asked in labels if given < FEW]
     halved = min((asked // (PATIENCE * (given + 1)) for given, asked in wanted), default=None)
-    every = 0 if halved is None else SEEK << min(halved, SELDOM.bit_length())
+    every = 0 if halved is None else first << min(halved, SELDOM.bit_length())
     return every if every <= SELDOM else 0
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from backend.domain import Task
 from backend.learning import coverage
 from backend.learning.coverage import Coverage, is_turn
-from backend.learning.selection import Floats, mixed, moves, queue, rank_scores, seeking
+from backend.learning.selection import UNLIKE, Floats, mixed, moves, queue, rank_scores, seeking
 from backend.loop.connection import Connection
 from backend.loop.embedding import Embedded
 from backend.loop.observe import Observation
@@ -185,7 +185,7 @@ def order_of(
         audit=audit,
         labeled=len(seen.labeled),
         audit_labeled=sum(seen.is_audit(task) for task in seen.labeled),
-        seeking=seeking(found),
+        seeking=seeking(found, UNLIKE),
         searching=seeking(pair for pair in found if not pair[0]),
         sought=[task for task in sought if task in set(rows)],
         skipped=[task.id for task in skipped],

@@ -121,7 +121,7 @@ def test_a_label_is_sought_also_where_every_label_makes_the_order_anew() -> None
     pool = [task for task in range(200) if not is_audit("p", task)]
     found = reasons(ordered(200, {pool[0]: "red"}, sought=pool[100:110]), 20)
     assert found["sought"] >= 4
-    assert found["unlike"] >= 3
+    assert found["unlike"] >= 1
 
 
 def test_a_label_that_never_turns_up_costs_little_and_in_the_end_nothing() -> None:
@@ -134,8 +134,8 @@ def test_a_label_that_never_turns_up_costs_little_and_in_the_end_nothing() -> No
         asked = order.front(10)
         costs.append(sum(one.why in ("sought", "unlike") for one in asked))
         labeled |= {one.task: "red" for one in asked}
-    assert sum(costs[:2]) >= 6
-    assert sum(costs) <= 24
+    assert sum(costs[:2]) >= 5
+    assert sum(costs) <= 18
     assert not any(costs[11:])
 
 
