@@ -31,7 +31,7 @@ import numpy as np
 
 from backend.learning import coverage
 from backend.learning.selection import UNLIKE, Floats, seeking, uncertainty
-from backend.loop.ordering import HEAD
+from backend.loop.ordering import HEAD, PICKED
 from backend.vision.head import Head, fit_head
 
 EVERY, MOST, CLASSES = 10, 160, 10
@@ -43,7 +43,6 @@ SOON = {"balanced": 80, "rare": 60}
 SIZES = ((20_000, 512), (1_000_000, 64))
 SECONDS, MEGABYTES = 5.0, 1000.0
 """Limits of the first of them, which is ordered exactly."""
-PICKED = 200
 Policy = Callable[[Floats, "list[int]", "list[int]", Any, Any, np.random.Generator], Any]
 Fit = Callable[[Floats, Any, "list[int]", Any], Any]
 

@@ -22,7 +22,7 @@ from backend.store.front import Asked, Why
 
 HEAD = 12
 """Tasks at the front that are kept in order between rounds."""
-PICKED = 200
+PICKED = 100
 """Tasks that are chosen one by one, each with those before it in mind; the rest by their gain."""
 
 

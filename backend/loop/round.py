@@ -298,4 +298,4 @@ class Round:
 
 def _skipped(row: Mapping[str, Any]) -> bool:
     """Whether a task of the list is open, although somebody was done with it."""
-    return bool(row["cancelled_annotations"]) and not row["is_labeled"]
+    return bool(row.get("cancelled_annotations")) and not row["is_labeled"]
