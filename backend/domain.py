@@ -111,6 +111,7 @@ class Task:
         asked: by control name, labels that existed when the answer was given.
         accepted: Prelabel itself answered it, and nobody changed that: it teaches nothing.
         captured: why the endpoint kept it; empty where it did not come from there.
+        skipped: somebody skipped it. Label Studio may serve it to others, and counts it as open.
     """
 
     id: int
@@ -121,6 +122,7 @@ class Task:
     asked: Mapping[str, frozenset[str]] | None = None
     accepted: bool = False
     captured: str = ""
+    skipped: bool = False
 
     @property
     def labeled(self) -> bool:

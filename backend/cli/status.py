@@ -116,12 +116,15 @@ def _notes(summary: Figures, card: Card | None, accepting: Figures) -> list[str]
     held, outlook = summary.get("held") or {}, card.outlook if card else {}
     estimate = card.estimate if card else {}
     accepted = summary.get("accepted", 0)
-    needy = [f"{row['more']} more of {row['label']}" for row in outlook.get("labels", [])]
+    needy = [
+        f"{row.get('words') or 'about {more}'.format(**row)} more of {row['label']}"
+        for row in outlook.get("labels", [])
+    ]
     return [
         *([f"{held['version']} is not live. {held['reason']}"] if held else []),
         *([f"{estimate['metric']}: {told(estimate)}"] if estimate else []),
         *([outlook["sentence"]] if outlook.get("sentence") else []),
-        *([f"Would help most: about {', '.join(needy)}."] if needy else []),
+        *([f"Would help most: {', '.join(needy)}."] if needy else []),
         *(["The next hundred labels are not expected to pay."] if outlook.get("stop") else []),
         *([f"{accepted} accepted without a person. {accepting['reason']}"] if accepting else []),
     ]

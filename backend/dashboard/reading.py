@@ -194,7 +194,7 @@ def _outlook(told: Mapping[str, Any]) -> Outlook:
         return Outlook()
     return Outlook(
         sentence=str(told["sentence"]),
-        needy=[(row["label"], row["more"]) for row in told["labels"]],
+        needy=[(r["label"], r.get("words") or f"about {r['more']}") for r in told["labels"]],
         stop=bool(told["stop"]),
         curve=[(r["labels"], r["value"], r["low"], r["high"]) for r in told.get("curve", [])],
         audited=told.get("from") != "cross-validation",

@@ -274,14 +274,14 @@ class Outlook:
 
     Attributes:
         sentence: in words; may be empty.
-        needy: labels that need more examples, and about how many.
+        needy: labels that need more examples, and how many, in words.
         stop: the next labels are not expected to pay.
         curve: (labels, value, low, high) from today's labels on.
         audited: it rests on the audit slice, not on cross-validation.
     """
 
     sentence: str = ""
-    needy: Sequence[tuple[str, int]] = ()
+    needy: Sequence[tuple[str, str]] = ()
     stop: bool = False
     curve: Sequence[tuple[int, float, float, float]] = ()
     audited: bool = True

@@ -25,6 +25,7 @@ ANNOTATION_FIELDS = (
     "id,annotations,result,was_cancelled,ground_truth,completed_by,created_at,updated_at"
 )
 """The list is applied to the annotations inside a task as well."""
+CHANGE_FIELDS = "id,is_labeled,cancelled_annotations,updated_at"
 TIMEOUT = 120.0
 RETRIES = 3
 ADDRESS = ("URL was not allowed", "reserved network address")
@@ -157,14 +158,16 @@ class Client:
         return found
 
     def changed(self, number: int, since: str) -> Iterator[Json]:
-        """Tasks that were touched after a moment, latest first: ``id, is_labeled, updated_at``.
+        """Tasks that were touched after a moment, latest first.
+
+        Each has ``id, is_labeled, cancelled_annotations, updated_at``.
 
         Args:
             number: the project's.
             since: ISO 8601, as :meth:`last_change` tells it.
         """
         query = {"ordering": ["-tasks:updated_at"]}
-        for row in self._tasks(number, "id,is_labeled,updated_at", query, FEW):
+        for row in self._tasks(number, CHANGE_FIELDS, query, FEW):
             if str(row["updated_at"]) <= since:
                 return
             yield row

@@ -110,6 +110,7 @@ def read_task(
         asked=asked or None,
         accepted=bool(own) and not annotations,
         captured=str((row.get("data") or {}).get(CAPTURED) or ""),
+        skipped=any(a.get("was_cancelled") for a in everything),
     )
 
 

@@ -23,8 +23,6 @@ NEIGHBOURS = 0.01
 """Share of the images that count as near when the width of the kernel is chosen."""
 NEAREST = 3
 """Images at least that count as near."""
-SOUGHT = 4
-"""While labels are looked for, one pick in so many is the image that is least like any seen."""
 LARGEST = 20_000
 """Images that are compared each with each; of more, a part is."""
 BLOCK = 1024
@@ -101,14 +99,17 @@ def covered(state: Coverage, rows: npt.ArrayLike) -> Coverage:
     return replace(state, near=near, done=done)
 
 
-def pick(state: Coverage, count: int, seeking: bool) -> tuple[list[int], Coverage]:
+def pick(
+    state: Coverage, count: int, seeking: int = 0, before: int = 0
+) -> tuple[list[int], Coverage]:
     """The images to label next, each chosen with those before it in mind.
 
     Args:
         state: of the open images.
         count: how many at most.
-        seeking: some label has hardly an example: one in SOUGHT is the image least like any
-            other so far (farthest first, Gonzalez 1985), which finds rare labels soonest.
+        seeking: one pick in so many is the image least like any other so far (farthest first,
+            Gonzalez 1985), which finds rare labels soonest; 0: none is.
+        before: how many were picked and labeled before these, so that it goes on in the same turn.
 
     Returns:
         rows, first to last, and the state after them. Near-duplicates of a labeled or picked image
@@ -116,13 +117,23 @@ def pick(state: Coverage, count: int, seeking: bool) -> tuple[list[int], Coverag
     """
     picked: list[int] = []
     while len(picked) < count and (free := ~state.done & (state.near <= TWIN)).any():
-        if seeking and len(picked) % SOUGHT == SOUGHT - 1:
+        if is_turn(before + len(picked), seeking):
             row = int(np.where(free, state.near, np.inf).argmin())
         else:
             row, state = _best(state, free)
         picked.append(row)
         state = covered(state, [row])
     return picked, state
+
+
+def is_turn(place: int, every: int) -> bool:
+    """Whether a place, counted from 0, is the last of each ``every`` of them; of 0 none is.
+
+    Example:
+        >>> [place for place in range(10) if is_turn(place, 4)]
+        [3, 7]
+    """
+    return every > 0 and place % every == every - 1
 
 
 def ordered(state: Coverage, picked: list[int]) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,10 @@ REACH = 3
 DRAWS = 200
 MORE = 100
 """Labels that a stop hint looks ahead."""
+TOLD = 5
+"""Examples of a label that are asked for at least, where any are."""
+WORSE = 0.975
+"""Share of the draws without any progress from which on the figures are held to get worse."""
 WORTH = 0.005
 """Gain of the next MORE labels from which on they are worth it."""
 AGREED = 0.95
@@ -39,6 +43,30 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Missed:
+    """What was missed of one label.
+
+    Attributes:
+        wrong: of its examples that were judged, those that were not found.
+        n: its examples that were judged, at least 1.
+        examples: that the model learned from.
+    """
+
+    wrong: int
+    n: int
+    examples: int
+
+    @property
+    def error(self) -> float:
+        """The share that was missed."""
+        return self.wrong / self.n
+
+    def drawn(self, count: int, rng: np.random.Generator) -> Numbers:
+        """The share as it may be in truth, (count,), drawn from Jeffreys' posterior."""
+        return rng.beta(self.wrong + 0.5, self.n - self.wrong + 0.5, size=count)
+
+
+@dataclass(frozen=True)
 class Curve:
     """error(labels) = a + b · labels^(−c), as often as it was fitted to points drawn anew.
 
@@ -59,6 +87,22 @@ class Curve:
         a, b, c = self.fits.T
         low, middle, high = np.quantile(a + b * labels**-c, [0.05, 0.5, 0.95])
         return float(middle), float(low), float(high)
+
+    def times(self, shares: Numbers) -> Numbers:
+        """How many times today's labels bring the error down to a share of today's.
+
+        Args:
+            shares: (draws,) above 0, one for each fit.
+
+        Returns:
+            (draws,) at least 1; infinite where no number of labels does.
+        """
+        a, b, c = self.fits.T
+        now = a + b * self.labels**-c
+        room = np.maximum(now * shares - a, 0)
+        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+            at = np.where(room > 0, (b / room) ** (1 / c) / self.labels, np.inf)
+        return np.asarray(np.where(shares >= 1, 1.0, np.maximum(at, 1.0)))
 
     def needed(self, error: float) -> tuple[int, int | None] | None:
         """How many more labels bring the error down to a value: fewest and most, by the band.
@@ -86,7 +130,9 @@ def fitted(points: Sequence[Point], rng: np.random.Generator) -> Curve | None:
     """The power law that most learning curves follow (Viering and Loog 2021, arXiv 2103.10948).
 
     Least squares, weighted by the binomial variance of each point; for the band the points are
-    drawn anew from their binomial distributions. Points that were judged on the same images rise
+    drawn anew, each from Jeffreys' posterior of its share, so that no error in few answers is no
+    certainty. Where more labels have brought nothing so far the curve is flat, b = 0, and its band
+    says what they may bring all the same. Points that were judged on the same images rise
     and fall together, which makes the band of the level a little too narrow and that of the slope
     too wide: it errs on the careful side where it is asked what more labels bring.
 
@@ -95,7 +141,8 @@ def fitted(points: Sequence[Point], rng: np.random.Generator) -> Curve | None:
         rng: draws.
 
     Returns:
-        None with fewer than FEWEST points, or where more labels have not helped so far.
+        None with fewer than FEWEST points, or where errors grow with the labels by more than
+        chance: no learning curve describes that.
     """
     rows = sorted({p.labels: p for p in points if p.labels > 0 and p.n > 0}.values(), key=_labels)
     if len(rows) < FEWEST:
@@ -104,10 +151,12 @@ def fitted(points: Sequence[Point], rng: np.random.Generator) -> Curve | None:
     n = np.array([p.n for p in rows], dtype=float)
     error = np.array([p.error for p in rows])
     weights = n / np.maximum(error * (1 - error), 1 / (n + 2))
-    if _fit(labels, error[None], weights)[0, 1] <= 0:
+    wrong = n * np.clip(error, 0, 1)
+    draws = rng.beta(wrong + 0.5, n - wrong + 0.5, size=(DRAWS, len(rows)))
+    fits = _fit(labels, draws, weights)
+    if np.mean(fits[:, 1] <= 0) > WORSE:
         return None
-    draws = rng.binomial(n.astype(int), np.clip(error, 0, 1), size=(DRAWS, len(rows))) / n
-    return Curve(_fit(labels, draws, weights), int(labels[-1]))
+    return Curve(fits, int(labels[-1]))
 
 
 def outlook(curve: Curve | None, goal: float) -> str:
@@ -125,10 +174,9 @@ def outlook(curve: Curve | None, goal: float) -> str:
         return ""
     more = curve.needed(1 - goal)
     if more:
-        fewest, most = more
-        span = f"{fewest} to {most}" if most is not None else f"{fewest} or more"
+        labels = span(*more)
         gain = f"the accuracy from {now:.0%} to {goal:.0%}"
-        return f"About {span} more labels are expected to bring {gain}."
+        return f"{labels.capitalize()} more labels are expected to bring {gain}."
     middle, low, high = curve.error(ahead)
     return (
         f"{goal:.0%} is out of sight; {ahead - curve.labels} more labels are expected to bring "
@@ -137,46 +185,70 @@ def outlook(curve: Curve | None, goal: float) -> str:
 
 
 def weakest(
-    errors: dict[str, tuple[float, int]], goal: float, kept: int = 3
-) -> list[tuple[str, int]]:
-    """Which labels need more examples, and about how many.
+    curve: Curve | None,
+    errors: Mapping[str, Missed],
+    goal: float,
+    rng: np.random.Generator,
+    kept: int = 3,
+) -> list[tuple[str, int, int | None]]:
+    """Which labels need more examples, and how many: fewest and most, by the band.
 
-    An error that is only due to too few examples falls about as 1 / √examples (between the
-    exponents 0 and 1 of the power law); a label that should err e times less needs e² times its
-    examples, but no more than REACH times are promised.
+    A label's error is held to fall as that of the whole project does when its examples become so
+    many times as many; both are drawn anew, the label's own from Jeffreys' posterior of its share.
 
     Args:
-        errors: by label, its error (1 − recall) and its examples.
+        curve: of the project; without one nobody can say.
+        errors: by label, what was missed of it.
         goal: share of its examples that should be found, 0 to 1.
+        rng: draws.
         kept: how many labels are told at most.
 
     Returns:
-        (label, more examples), the neediest first.
+        (label, fewest, most) more examples, the neediest label first; most is None where its end
+        is out of sight, beyond REACH times today's examples.
 
     Example:
-        >>> weakest({"healthy": (0.02, 80), "wilting": (0.2, 20)}, goal=0.9)
-        [('wilting', 40)]
+        >>> rng = np.random.default_rng(0)
+        >>> curve = Curve(np.tile([0.0, 1.0, 0.5], (200, 1)), labels=100)
+        >>> weakest(curve, {"wilting": Missed(200, 1000, 40), "fine": Missed(1, 99, 9)}, 0.85, rng)
+        [('wilting', 19, 47)]
     """
     allowed = 1 - goal
-    needy = {
-        label: min((error / allowed) ** 2, REACH) if allowed > 0 else float(REACH)
-        for label, (error, _) in errors.items()
-        if error > allowed
-    }
-    found = [
-        (label, max(5, round((times - 1) * errors[label][1]))) for label, times in needy.items()
-    ]
-    return sorted(found, key=lambda pair: -errors[pair[0]][0])[:kept]
+    needy = {name: one for name, one in errors.items() if one.error > allowed}
+    if curve is None:
+        return []
+    found = []
+    for name in sorted(needy, key=lambda name: -needy[name].error)[:kept]:
+        one = needy[name]
+        times = curve.times(allowed / one.drawn(len(curve.fits), rng))
+        ends = np.quantile(times, [0.05, 0.95], method="nearest")
+        low, high = (max(TOLD, round((min(t, REACH) - 1) * one.examples)) for t in ends)
+        found.append((name, low, high if ends[1] <= REACH else None))
+    return found
+
+
+def span(fewest: int, most: int | None) -> str:
+    """A number that lies between two, in words.
+
+    Example:
+        >>> span(20, 60), span(20, None), span(20, 20)
+        ('about 20 to 60', 'at least 20', 'about 20')
+    """
+    if most is None:
+        return f"at least {fewest}"
+    return f"about {fewest} to {most}" if most > fewest else f"about {fewest}"
 
 
 def enough(curve: Curve | None, agreement: float | None) -> bool:
-    """Whether the next MORE labels are not expected to pay.
+    """Whether the next MORE labels are not expected to pay; never beyond REACH.
 
     Args:
         curve: of the project.
         agreement: kappa of the last two versions' answers to the same images; None: not known.
     """
     if curve is None or (agreement is not None and agreement < AGREED):
+        return False
+    if curve.labels + MORE > REACH * curve.labels:
         return False
     _, b, c = curve.fits.T
     gain = b * (curve.labels**-c - (curve.labels + MORE) ** -c)

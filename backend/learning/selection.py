@@ -9,10 +9,22 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.learning.audit import hash_rank, interleave
+from backend.learning.coverage import is_turn
 
 Floats = npt.NDArray[np.float32]
 STEP = 1e-5
 """Between the scores of tasks that are brought to the front."""
+FEW = 3
+"""Examples below which a label is still looked for."""
+SEEK = 4
+"""One task in so many is, at first, one that most likely shows such a label by its text."""
+UNLIKE = 8
+"""One pick in so many is, at first, the image least like any, which may show what nobody knows.
+More of them cost more than they find (benchmarks/selection.py)."""
+PATIENCE = 20
+"""Labels without one after which that happens half as often."""
+SELDOM = 32
+"""When it would happen more seldom than once in so many, the search ends."""
 
 
 def uncertainty(probabilities: Floats, multiple: bool) -> Floats:
@@ -75,23 +87,52 @@ def queue(
     return interleave(ranked, slice_, labeled, audit_labeled)
 
 
-def mixed(ranked: Sequence[int], sought: Sequence[int], every: int = 4) -> list[int]:
+def seeking(labels: Iterable[tuple[int, int]], first: int = SEEK) -> int:
+    """How often a task is asked for in the hope that it shows a label that has hardly an example.
+
+    One in ``first`` at first; half as often after each PATIENCE labels that did not show one, and
+    not at all in the end: a label that never turns up costs about 2 · PATIENCE / first tasks,
+    however long people label. Each example that was found lends patience for the next one.
+
+    Args:
+        labels: of each label: in how many images it was given, and in how many it was asked for.
+        first: SEEK or UNLIKE.
+
+    Returns:
+        one task in so many; 0: none.
+
+    Example:
+        >>> [seeking([pair]) for pair in [(40, 50), (0, 15), (0, 25), (1, 25), (0, 999)]]
+        [0, 4, 8, 4, 0]
+    """
+    wanted = [(given, asked) for given, asked in labels if given < FEW]
+    halved = min((asked // (PATIENCE * (given + 1)) for given, asked in wanted), default=None)
+    every = 0 if halved is None else first << min(halved, SELDOM.bit_length())
+    return every if every <= SELDOM else 0
+
+
+def mixed(
+    ranked: Sequence[int], sought: Sequence[int], every: int = SEEK, before: int = 0
+) -> list[int]:
     """An order with every fourth place given to tasks that are looked for.
 
     Args:
         ranked: tasks, first to last.
         sought: some of them, those that most likely show what is looked for first.
-        every: one place in so many is theirs, while there are any.
+        every: one place in so many is theirs, while there are any; 0: none is.
+        before: places before the first, so that labels between two orders change no turn.
 
     Example:
         >>> mixed([1, 2, 3, 4, 5, 6, 7], [6, 2])
         [1, 2, 3, 6, 4, 5, 7]
+        >>> mixed([1, 2, 3, 4, 5, 6, 7], [6, 2], before=3)
+        [6, 1, 2, 3, 4, 5, 7]
     """
     wanted, others = deque(sought), deque(ranked)
     order: list[int] = []
     done: set[int] = set()
     while others or wanted:
-        from_wanted = wanted and (len(order) % every == every - 1 or not others)
+        from_wanted = wanted and (is_turn(before + len(order), every) or not others)
         task = (wanted if from_wanted else others).popleft()
         if task not in done:
             done.add(task)

@@ -8,7 +8,7 @@ real error. Only out-of-sample confidence may go in: a model believes what it wa
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -154,6 +154,34 @@ def marked(
             seen, sure = _counted(image.truth), _counted(_sure(image))
             found.append(Suspect(tasks[i], control, seen, sure, round(worst[why], 6), why))
     return sorted(found, key=lambda suspect: suspect.quality)
+
+
+def unseen_by(
+    learned: Sequence[tuple[str, Set[int]]], tasks: Iterable[int]
+) -> dict[str, list[int]]:
+    """Who may judge which label: the newest version that cannot have learned from it.
+
+    Args:
+        learned: by version, oldest first, the tasks it learned from. A version goes on from those
+            before it, so that it knows what they learned as well.
+        tasks: that are to be judged.
+
+    Returns:
+        by version, its tasks; those that the first version learned from are left out.
+
+    Example:
+        >>> unseen_by([("v1", {1}), ("v2", {1, 2})], [1, 2, 3])
+        {'v1': [2], 'v2': [3]}
+    """
+    known: list[tuple[str, set[int]]] = []
+    for version, new in learned:
+        known.append((version, known[-1][1] | new if known else set(new)))
+    found: dict[str, list[int]] = {version: [] for version, _ in known}
+    for task in tasks:
+        judge = next((v for v, seen in reversed(known) if task not in seen), None)
+        if judge is not None:
+            found[judge].append(task)
+    return {version: its for version, its in found.items() if its}
 
 
 def _annotated(image: Judged, labels: Sequence[str]) -> dict[str, Any]:

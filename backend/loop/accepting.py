@@ -199,7 +199,7 @@ def accept(
     client, done = connection.client, set()
     machine = client.machine()
     for answer in answers:
-        if not client.annotated(answer.task):
+        if not client.given(answer.task):
             client.annotate(answer.task, whole_of(answer, controls), machine)
             done.add(answer.task)
     log.info("%s answers were accepted without a person.", len(done))

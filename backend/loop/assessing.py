@@ -12,7 +12,7 @@ import numpy as np
 from backend.domain import Control
 from backend.learning import forecast
 from backend.learning.evaluation import Figure, share
-from backend.learning.forecast import Point
+from backend.learning.forecast import Missed, Point
 from backend.learning.gate import Verdict
 from backend.loop import accepting, judging
 from backend.loop.fit import Fit, made_from
@@ -217,13 +217,17 @@ class Assessor:
         trained = sum(not self._seen.is_audit(task) for task in self._seen.labeled)
         points = self._points(by_audit, now.metric)
         points.append(Point(trained, 1 - now.value, now.n))
-        curve = forecast.fitted(points, np.random.default_rng(self._settings.seed))
+        rng = np.random.default_rng(self._settings.seed)
+        curve = forecast.fitted(points, rng)
         goal = next((goal for goal in GOALS if goal > now.value), 1.0)
         agreement = self._agreement()
-        needy = forecast.weakest(self._errors(judgements), goal)
+        needy = forecast.weakest(curve, self._missed(judgements), goal, rng)
         return {
             "sentence": forecast.outlook(curve, goal),
-            "labels": [{"label": label, "more": more} for label, more in needy],
+            "labels": [
+                {"label": name, "more": low, "most": high, "words": forecast.span(low, high)}
+                for name, low, high in needy
+            ],
             "stop": forecast.enough(curve, agreement),
             "agreement": agreement,
             "curve": _drawn(curve),
@@ -251,15 +255,16 @@ class Assessor:
             max(then[label], side) <= ALIKE * min(then[label], side) for label, side in now.items()
         )
 
-    def _errors(self, judgements: dict[str, Judgement]) -> dict[str, tuple[float, int]]:
-        """By label, 1 − recall on the audit slice where it has SEEN examples there."""
+    def _missed(self, judgements: dict[str, Judgement]) -> dict[str, Missed]:
+        """By label, what was missed on the audit slice where it has SEEN examples there."""
         found = {}
         for control in self._controls:
             counts = self._told_counts(control)
             for label, row in judgements[control.name].told["labels"].items():
                 figure = row.get("intervals", row)["recall"]
                 if figure["n"] >= SEEN and figure["value"] is not None:
-                    found[label] = (1 - figure["value"], counts.get(label, 0))
+                    wrong = round((1 - figure["value"]) * figure["n"])
+                    found[label] = Missed(wrong, figure["n"], counts.get(label, 0))
         return found
 
     def _told_counts(self, control: Control) -> dict[str, int]:

@@ -84,6 +84,7 @@ class FindingJob:
         report: told (done, of) after each epoch.
         cancelled: asked often.
         base_setting: what leads to the base, on any machine.
+        steps: optimizer steps at most; 0: as the images ask for.
     """
 
     control: Control
@@ -98,6 +99,7 @@ class FindingJob:
     report: Report
     cancelled: Callable[[], bool]
     base_setting: str = ""
+    steps: int = 0
 
 
 class Prompts(Protocol):
@@ -190,7 +192,8 @@ def _fine_tuned(job: FindingJob, samples: Sequence[Sample]) -> Finder:
     start = _named(job, warm)
     known = _knows(job.base) and len(_meant(job)) == len(job.control.labels)
     how = recipe(start, examples, size, warm is not None, job.seconds, job.seed, known)
-    how = replace(how, left=_without_example(job, samples))
+    steps = min(how.iterations, job.steps or how.iterations)
+    how = replace(how, iterations=steps, left=_without_example(job, samples))
     network = learn(start, examples, how, job.report, job.cancelled)
     names = job.control.label_names
     network = replace(network, plan=replace(network.plan, classes=names))

@@ -18,6 +18,7 @@ from backend.loop.training import Examples, Floats
 from backend.vision.detection.finder import Finder, Finds
 
 NO_SIZE = ImageSize(0, 0)
+TRAINED = "fine-tuned"
 Evidence = dict[str, tuple[list[float], list[bool]]]
 
 
@@ -220,7 +221,7 @@ def kind_of_finder(finder: Finds | None) -> str:
     if finder is None:
         return "none yet"
     if finder.meaning.learned:
-        return "fine-tuned"
+        return TRAINED
     by_name = isinstance(finder, Finder)
     return "zero-shot from the class names" if by_name else "prompted by words or drawn boxes"
 

@@ -32,6 +32,7 @@ class Pulse:
         follows: the version that the project's queue follows.
         sampling: how the project picks the next task.
         title: the project's.
+        skipped: how many of the annotations say that somebody skipped a task.
     """
 
     config: str
@@ -42,6 +43,7 @@ class Pulse:
     sampling: str = field(compare=False)
     title: str = field(compare=False)
     xml: str = field(compare=False, repr=False)
+    skipped: int = 0
 
 
 @dataclass(frozen=True)
@@ -85,16 +87,17 @@ def take_pulse(connection: Connection) -> Pulse:
     project = connection.client.project(connection.number)
     counts = connection.client.counts(connection.number)
     xml = str(project.get("label_config") or "")
+    skipped = int(counts.get("skipped_annotations_number") or 0)
     return Pulse(
         config=hashlib.sha256(xml.encode()).hexdigest(),
         tasks=int(counts.get("task_number") or 0),
-        annotations=int(counts.get("total_annotations_number") or 0)
-        + int(counts.get("skipped_annotations_number") or 0),
+        annotations=int(counts.get("total_annotations_number") or 0) + skipped,
         changed=connection.client.last_change(connection.number),
         follows=str(project.get("model_version") or ""),
         sampling=str(project.get("sampling") or ""),
         title=str(project.get("title") or ""),
         xml=xml,
+        skipped=skipped,
     )
 
 
@@ -129,6 +132,7 @@ def _listed(pulse: Pulse, rows: Sequence[Json], annotations: Mapping[int, Sequen
         pulse,
         tasks=len(rows),
         annotations=sum(map(len, annotations.values())),
+        skipped=sum(bool(a.get("was_cancelled")) for rows in annotations.values() for a in rows),
         changed=max((str(row["updated_at"]) for row in rows), default=""),
     )
 

@@ -14,8 +14,8 @@ import numpy as np
 from backend.domain import Task
 from backend.learning import coverage
 from backend.learning.accepting import Checks
-from backend.learning.coverage import Coverage
-from backend.learning.selection import Floats, mixed, moves, queue, rank_scores
+from backend.learning.coverage import Coverage, is_turn
+from backend.learning.selection import UNLIKE, Floats, mixed, moves, queue, rank_scores, seeking
 from backend.loop.connection import Connection
 from backend.loop.embedding import Embedded
 from backend.loop.observe import Observation
@@ -23,10 +23,8 @@ from backend.store.front import Asked, Why
 
 HEAD = 12
 """Tasks at the front that are kept in order between rounds."""
-PICKED = 200
+PICKED = 100
 """Tasks that are chosen one by one, each with those before it in mind; the rest by their gain."""
-FEW = 3
-"""Examples below which a label is still looked for."""
 
 
 @dataclass
@@ -41,9 +39,12 @@ class Order:
         audit: open tasks of the audit slice.
         labeled: tasks labeled so far, the audit ones among them.
         audit_labeled: audit tasks labeled so far.
-        seeking: some label has hardly an example.
+        seeking: one pick in so many is the image least like any, because some label has hardly an
+            example; 0: none is.
+        searching: one task in so many is a sought one, while some label has no example; 0: none.
         others: tasks of a pool that is too large to compare each with each, least certain first.
         sought: tasks that most likely show a label without an example, best first.
+        skipped: open tasks that somebody skipped: they may be served to others, after all others.
         places: task → its prediction in Label Studio, its score; asked for when first needed.
         learned_before: the model has learned something, so that being unsure means something.
         images: by task near the front, its image's address.
@@ -57,9 +58,11 @@ class Order:
     audit: set[int]
     labeled: int
     audit_labeled: int
-    seeking: bool
+    seeking: int
+    searching: int
     others: list[int]
     sought: list[int]
+    skipped: list[int] = field(default_factory=list)
     places: dict[int, tuple[int, float]] = field(default_factory=dict)
     learned_before: bool = True
     images: dict[int, str] = field(default_factory=dict)
@@ -71,21 +74,46 @@ class Order:
         Args:
             picked: how many are chosen with those before them in mind.
         """
-        return self._whole(*coverage.pick(self.coverage, picked, self.seeking))
+        return self._whole(*self._pick(picked))
+
+    @property
+    def _taught(self) -> int:
+        """Tasks of the pool that were labeled."""
+        return self.labeled - self.audit_labeled
+
+    @property
+    def _every(self) -> int:
+        """One place of the pool in so many is a sought task's."""
+        return self.searching if self.sought else 0
+
+    @property
+    def _picked(self) -> int:
+        """How many of the labeled ones were picked, and not sought."""
+        return self._taught - (self._taught // self._every if self._every else 0)
+
+    def _pick(self, count: int) -> tuple[list[int], Coverage]:
+        return coverage.pick(self.coverage, count, self.seeking, self._picked)
 
     def _whole(self, head: list[int], after: Coverage) -> list[int]:
-        """The order that begins with rows that were picked."""
+        """The order that begins with rows that were picked, and ends with what was skipped."""
         ranked = [self.rows[row] for row in coverage.ordered(after, head)]
-        ranked = mixed([*ranked, *self.others], self.sought)
-        ranked = [task for task in ranked if task in self.open]
-        served = queue(self.project, ranked, self.audit, self.labeled, self.audit_labeled)
-        return self.checks.among(served)
+        wanted = self.open.difference(self.skipped)
+        sought = [task for task in self.sought if task in wanted]
+        ranked = [task for task in [*ranked, *self.others] if task in wanted]
+        ranked = mixed(ranked, sought, self._every, self._taught)
+        audit = self.audit & wanted
+        served = queue(self.project, ranked, audit, self.labeled, self.audit_labeled)
+        return [*self.checks.among(served), *self.skipped]
 
     def front(self, count: int) -> list[Asked]:
         """The first tasks, and why each of them is there."""
-        head, after = coverage.pick(self.coverage, count, self.seeking)
-        strange = head[coverage.SOUGHT - 1 :: coverage.SOUGHT] if self.seeking else []
-        unlike = {self.rows[row] for row in strange}
+        head, after = self._pick(count)
+        turns = range(self._picked, self._picked + count)
+        unlike = {
+            self.rows[row]
+            for row, turn in zip(head, turns, strict=False)
+            if is_turn(turn, self.seeking)
+        }
         weights = dict(zip(self.rows, self.coverage.weights.tolist(), strict=True))
         tasks = self._whole(head, after)[:count]
         asked = [(task, self._why(task, unlike)) for task in tasks]
@@ -99,7 +127,7 @@ class Order:
             return "audit"
         if task in self.checks.waiting:
             return "check"
-        if task in self.sought:
+        if self.searching and task in self.sought:
             return "sought"
         if task in unlike:
             return "unlike"
@@ -108,13 +136,23 @@ class Order:
     def learned(self, tasks: Iterable[int]) -> None:
         """Somebody labeled tasks: what is like them is worth less now."""
         done = set(tasks) & self.open
-        rows = [row for row, task in enumerate(self.rows) if task in done]
-        self.coverage = coverage.covered(self.coverage, rows)
+        self._cover(done)
         self.labeled += len(done)
         self.audit_labeled += len(done & self.audit)
         self.open -= done
         self.audit -= done
         self.checks.learned(done)
+        self.skipped = [task for task in self.skipped if task in self.open]
+
+    def passed(self, tasks: Iterable[int]) -> None:
+        """Somebody skipped tasks: they, and what is like them, are not put before people again."""
+        gone = (set(tasks) & self.open).difference(self.skipped)
+        self._cover(gone)
+        self.skipped += sorted(gone)
+
+    def _cover(self, tasks: set[int]) -> None:
+        rows = [row for row, task in enumerate(self.rows) if task in tasks]
+        self.coverage = coverage.covered(self.coverage, rows)
 
 
 def order_of(
@@ -135,13 +173,16 @@ def order_of(
         seed: of everything random.
     """
     open_tasks = [task for task in seen.tasks if task.open]
-    audit = {task.id for task in open_tasks if task.id in vectors and seen.is_audit(task)}
-    pool = [task.id for task in open_tasks if task.id in vectors and task.id not in audit]
-    taught = [t.id for t in seen.labeled if t.id in vectors and not seen.is_audit(t)]
+    known = [task for task in open_tasks if task.id in vectors]
+    skipped = [task for task in known if task.skipped]
+    audit = {task.id for task in known if seen.is_audit(task)}
+    pool = [task.id for task in known if task.id not in audit and not task.skipped]
+    taught = [t.id for t in [*seen.labeled, *skipped] if t.id in vectors and not seen.is_audit(t)]
     weights = np.array([unsure.get(t, 0.0) if unsure else 1.0 for t in pool], dtype=np.float32)
     chosen = coverage.shortlist(weights, coverage.LARGEST, np.random.default_rng(seed))
     rows = [pool[i] for i in chosen]
     rest = np.setdiff1d(np.arange(len(pool)), chosen)
+    found = _found(seen)
     return Order(
         project=seen.identity,
         rows=rows,
@@ -150,8 +191,10 @@ def order_of(
         audit=audit,
         labeled=len(seen.labeled),
         audit_labeled=sum(seen.is_audit(task) for task in seen.labeled),
-        seeking=_seeking(seen),
+        seeking=seeking(found, UNLIKE),
+        searching=seeking(pair for pair in found if not pair[0]),
         sought=[task for task in sought if task in set(rows)],
+        skipped=[task.id for task in skipped],
         others=[pool[i] for i in rest[np.argsort(-weights[rest], kind="stable")]],
         learned_before=bool(unsure),
     )
@@ -169,7 +212,11 @@ def vectors_of(tasks: Iterable[Task], embedded: Embedded) -> dict[int, Floats]:
 
 
 def refresh(
-    order: Order, connection: Connection, version: str, labeled: Iterable[int]
+    order: Order,
+    connection: Connection,
+    version: str,
+    labeled: Iterable[int],
+    skipped: Iterable[int] = (),
 ) -> dict[int, float]:
     """Bring the front of the queue up to date with labels that came since.
 
@@ -178,12 +225,14 @@ def refresh(
         connection: the project.
         version: the live one, whose predictions carry the scores.
         labeled: tasks that were labeled.
+        skipped: tasks that were skipped.
 
     Returns:
         the scores that were changed, by task.
     """
     client, number = connection.client, connection.number
     order.learned(labeled)
+    order.passed(skipped)
     if not order.places:
         order.places = client.places(number, version)
     there = {task: order.places[task] for task in order.open & order.places.keys()}
@@ -196,9 +245,21 @@ def refresh(
     return changed
 
 
-def _seeking(seen: Observation) -> bool:
-    """Whether some label has hardly an example among what is learned from."""
-    return any(min(counts.values()) < FEW for counts in examples(seen).values() if counts)
+def _found(seen: Observation) -> list[tuple[int, int]]:
+    """Of each label: in how many images that are learned from it was given, and was asked for."""
+    given = examples(seen)
+    asked = {name: dict.fromkeys(counts, 0) for name, counts in given.items()}
+    for task in seen.labeled:
+        for control, labels in asked.items():
+            if not seen.is_audit(task) and control in _given(task):
+                for label in (task.asked or {}).get(control, labels.keys()):
+                    if label in labels:
+                        labels[label] += 1
+    return [
+        (count, asked[control][label])
+        for control, counts in given.items()
+        for label, count in counts.items()
+    ]
 
 
 def examples(seen: Observation) -> dict[str, dict[str, int]]:

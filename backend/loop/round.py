@@ -103,6 +103,7 @@ class Memory:
         presented: what Label Studio shows of the live version, and in which order.
         since: the moment up to which changes are known, ISO 8601.
         touched: tasks that people changed since the look.
+        skipped: tasks that people skipped since the look.
         ours: tasks that we changed since then, and when; a later change is somebody else's.
     """
 
@@ -113,6 +114,7 @@ class Memory:
     since: str
     touched: set[int] = field(default_factory=set)
     ours: dict[int, str] = field(default_factory=dict)
+    skipped: set[int] = field(default_factory=set)
 
     def disregard(self, rows: Iterable[Mapping[str, Any]], touched: set[int]) -> None:
         """We touched some tasks: that is not for us to look at.
@@ -223,7 +225,8 @@ class Round:
             pushing.point(self._connection, last.version, pulse)
         if pulse.changed > memory.since:
             self._catch_up(memory, last.version)
-        new = max(0, pulse.annotations - memory.pulse.annotations)
+        skipped = pulse.skipped - memory.pulse.skipped
+        new = max(0, pulse.annotations - memory.pulse.annotations - skipped)
         return replace(
             last,
             trained="",
@@ -233,19 +236,22 @@ class Round:
         )
 
     def _catch_up(self, memory: Memory, live: str) -> None:
-        """Learn which tasks people changed, and let the queue know.
+        """Learn which tasks people labeled or skipped, and let the queue know.
 
         Our own changes of scores touch tasks too; only what else was touched counts.
         """
         client, number = self._connection.client, self._record.number
-        rows = client.changed(number, memory.since)
+        rows = list(client.changed(number, memory.since))
         memory.touched |= {r["id"] for r in rows if r["is_labeled"] and memory.foreign(r)}
+        memory.skipped |= {r["id"] for r in rows if _skipped(r)}
         if memory.presented.any:
-            refresh(memory.presented.order, self._connection, live, memory.touched)
+            order = memory.presented.order
+            refresh(order, self._connection, live, memory.touched, memory.skipped)
             Showcase(self._resources, self._record).show_queue(memory.presented.order)
         after = list(client.changed(number, memory.since))
         labeled = [row for row in after if row["is_labeled"] and memory.foreign(row)]
-        if all(row["id"] in memory.touched for row in labeled):
+        skipped = {row["id"] for row in after if _skipped(row)}
+        if all(row["id"] in memory.touched for row in labeled) and skipped <= memory.skipped:
             memory.since = max((str(row["updated_at"]) for row in after), default=memory.since)
 
     def _check_controls(self, seen: Observation) -> None:
@@ -289,3 +295,8 @@ class Round:
             cleanup=True,
             seconds=self._clock.seconds(),
         )
+
+
+def _skipped(row: Mapping[str, Any]) -> bool:
+    """Whether a task of the list is open, although somebody was done with it."""
+    return bool(row.get("cancelled_annotations")) and not row["is_labeled"]

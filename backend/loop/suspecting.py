@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict
 
 import numpy as np
@@ -10,11 +10,13 @@ import numpy as np
 from backend.domain import Control, Prediction
 from backend.label_studio.regions import prediction_json
 from backend.learning import suspects
+from backend.learning.detection import Judged
 from backend.learning.suspects import Suspect
 from backend.loop.connection import Connection
 from backend.loop.embedding import Embedded
-from backend.loop.finding import as_boxes, judged_on
+from backend.loop.finding import Sample, as_boxes, judged_on
 from backend.loop.fit import Fit
+from backend.loop.judging import TRAINED
 from backend.loop.labels import label_table
 from backend.loop.looking import Looked, look
 from backend.loop.model import Model
@@ -27,7 +29,7 @@ from backend.loop.training import targets
 from backend.store.files import write_json
 from backend.store.front import SUSPECTS
 from backend.store.projects import ProjectRecord
-from backend.store.versions import Labels
+from backend.vision.detection.finder import Finds
 
 TAB = "Prelabel: check labels"
 SHOWN = 50
@@ -107,21 +109,47 @@ class Inspector:
         )
 
     def _places(self, control: Control, fit: Fit, seen: Observation) -> list[Suspect]:
-        """Images that the live finder did not learn from: the audit slice, and what is new."""
+        """Each image by the newest finder that did not learn from it.
+
+        That is the live one for the audit slice and for what is new, and an older one for what the
+        live one learned from; only what the first one learned from is judged by none.
+        """
         finder = fit.before.finders.get(control.name)
         if finder is None or not finder.meaning.learned:
             return []
+        samples = fit.samples(control)
+        learned = self._learned(control, {sample.task for sample in samples if sample.audit})
+        changed = self._changed(control, seen)
+        judges = suspects.unseen_by(learned, (sample.task for sample in samples))
+        judged = {task for its in judges.values() for task in its}
+        judges[self._live] = [*judges.get(self._live, []), *sorted(changed - judged)]
+        tasks, found = out_of_sample(
+            *(control, samples, judges),
+            lambda version: self._resources.model(self._record, version).finders.get(control.name),
+        )
+        return suspects.marked(tasks, control.name, control.label_names, found)
+
+    def _learned(self, control: Control, audit: Set[int]) -> list[tuple[str, set[int]]]:
+        """The versions up to the live one whose finder was trained, and what each learned from."""
+        versions = self._resources.versions(self._record)
+        found = []
+        for card in versions.cards():
+            if card.number > versions.card(self._live).number:
+                break
+            if card.controls.get(control.name, {}).get("kind") == TRAINED:
+                labels = versions.labels(card.version)
+                its = {int(task) for task, given in labels.items() if control.name in given}
+                found.append((card.version, its - audit))
+        return found
+
+    def _changed(self, control: Control, seen: Observation) -> set[int]:
+        """Tasks whose places are others than those that the live version learned."""
         known, now = self._resources.versions(self._record).labels(self._live), label_table(seen)
-        samples = [
-            sample
-            for sample in fit.samples(control)
-            if sample.audit or _changed(known, now, sample.task, control)
-        ]
-        judged = judged_on(finder, control, samples)
-        if control.kind == "points":
-            judged = [as_boxes(one, finder.meaning.sides) for one in judged]
-        tasks = [sample.task for sample in samples]
-        return suspects.marked(tasks, control.name, control.label_names, judged)
+        return {
+            int(task)
+            for task, given in now.items()
+            if known.get(task, {}).get(control.name) != given.get(control.name)
+        }
 
     # -- in Label Studio ----------------------------------------------------------------------
 
@@ -164,9 +192,36 @@ class Inspector:
             self._connection.client.add_prediction(row | fields)
 
 
-def _changed(known: Labels, now: Labels, task: int, control: Control) -> bool:
-    then, today = known.get(str(task), {}), now.get(str(task), {})
-    return then.get(control.name) != today.get(control.name)
+def out_of_sample(
+    control: Control,
+    samples: Sequence[Sample],
+    judges: Mapping[str, Sequence[int]],
+    finder_of: Callable[[str], Finds | None],
+) -> tuple[list[int], list[Judged]]:
+    """What finders find in images that they did not learn from.
+
+    Args:
+        control: of boxes or points.
+        samples: its marked images.
+        judges: by version, the tasks whose images it has to look at.
+        finder_of: a version's finder of the control; one that lacks a label of today is not asked.
+
+    Returns:
+        the tasks, and what was found and is there, points as boxes.
+    """
+    tasks: list[int] = []
+    found: list[Judged] = []
+    for version, its in judges.items():
+        wanted = [sample for sample in samples if sample.task in its]
+        finder = finder_of(version) if wanted else None
+        if finder is None or not set(control.label_names) <= set(finder.meaning.labels):
+            continue
+        judged = judged_on(finder, control, wanted)
+        if control.kind == "points":
+            judged = [as_boxes(one, finder.meaning.sides) for one in judged]
+        tasks += [sample.task for sample in wanted]
+        found += judged
+    return tasks, found
 
 
 def _listing(tasks: Sequence[int]) -> dict[str, object]:

@@ -95,20 +95,58 @@ def test_next_serves_the_queue_from_its_front(lab: Lab, make_backend: MakeBacken
         until("seen", lambda count=count: backend.project(project)["labels"] == count)  # type: ignore[misc]
 
 
-def test_two_annotators_at_once_get_different_useful_tasks(
+def test_what_is_skipped_makes_room_and_comes_back_for_others_last(
     lab: Lab, make_backend: MakeBackend
 ) -> None:
     backend = make_backend(**LATER)
-    colleague = lab.colleague("ann@example.com")
     project = lab.project()
-    tasks = lab.add_raw(project, [twins(k, n) for n in range(3) for k in range(8)])
-    kinds = dict(zip(tasks, list(range(8)) * 3, strict=True))
+    lab.add(project, 12)
     lab.connect(project, backend.url)
     backend.settled(project)
-    front = queue(lab, backend, project)[:2]
-    both = [lab.next(project)["id"], colleague.next(project)["id"]]
-    assert both == front
-    assert kinds[both[0]] != kinds[both[1]]
+    skipped: list[int] = []
+    for _ in range(3):
+        task = lab.next(project)["id"]
+        lab.skip(task)
+        skipped.append(task)
+        until(
+            "it is at the back",
+            lambda: sorted(queue(lab, backend, project)[-len(skipped) :]) == sorted(skipped),
+        )
+    front = queue(lab, backend, project)
+    assert len(front) == 24, "Label Studio counts them as open"
+    assert backend.project(project)["labels"] == 0
+    served = lab.next(project)["id"]
+    assert served == front[0]
+    lab.label(served)
+    backend.learn(project, 1)
+    again = queue(lab, backend, project)
+    assert set(again[-3:]) == set(skipped), "also after a whole round"
+
+
+def test_two_annotators_at_once_get_different_useful_tasks(
+    lab: Lab, make_backend: MakeBackend
+) -> None:
+    """Each labels several, and the order is brought up to date after each label."""
+    backend = make_backend(**LATER)
+    colleague = lab.colleague("ann@example.com")
+    project = lab.project()
+    tasks = lab.add_raw(project, [twins(k, n) for n in range(4) for k in range(12)])
+    kinds = dict(zip(tasks, list(range(12)) * 4, strict=True))
+    lab.connect(project, backend.url)
+    backend.settled(project)
+    name, done, served = lab.identity(project), 0, [[], []]  # type: ignore[var-annotated]
+    for _ in range(4):
+        front = queue(lab, backend, project)[:HEAD]
+        both = [person.next(project)["id"] for person in (lab, colleague)]
+        assert both[0] != both[1]
+        assert set(both) <= set(front), "what the policy wants, also where two are served"
+        for person, mine, task in zip((lab, colleague), served, both, strict=True):
+            mine.append(task)
+            person.label(task, "red")
+            done += 1
+            until("seen", lambda done=done: backend.project(project)["labels"] == done)  # type: ignore[misc]
+    picked = [task for mine in served for task in mine if not is_audit(name, task)]
+    assert len({kinds[task] for task in picked}) == len(picked), "no two of them are alike"
     tabs = lab.call("GET", "/api/dm/views/", params={"project": project})
     (tab,) = [tab for tab in tabs if tab["data"]["title"] == TAB]
     listed = lab.call("GET", "/api/tasks/", params={"view": tab["id"], "project": project})

@@ -52,14 +52,14 @@ def test_picks_are_those_of_the_plain_greedy_algorithm(
     monkeypatch.setattr(coverage, "AT_ONCE", 4)  # and several looks a pick
     state = surveyed(seed=seed)
     assert state.bounds == pytest.approx(slow_gains(state), abs=1e-4)
-    assert coverage.pick(state, 20, seeking=False)[0] == slow_picks(state, 20)
+    assert coverage.pick(state, 20, seeking=0)[0] == slow_picks(state, 20)
 
 
 def test_where_all_images_are_equally_unlike_picks_are_quick_and_hardly_worse() -> None:
     unlike = points(700, seed=1, groups=700, dim=64)
     weights = np.random.default_rng(0).random(700).astype(np.float32)
     state = coverage.survey(unlike, weights, unlike[:0])
-    quick, _ = coverage.pick(state, 30, seeking=False)
+    quick, _ = coverage.pick(state, 30, seeking=0)
     reached, best = (
         float(coverage.covered(state, rows).best @ state.weights)
         for rows in (quick, slow_picks(state, 30))
@@ -70,10 +70,10 @@ def test_where_all_images_are_equally_unlike_picks_are_quick_and_hardly_worse() 
 def test_picks_after_a_label_are_those_of_a_new_survey() -> None:
     """A label between rounds costs no survey, and the order is exactly that of one."""
     state = surveyed()
-    first = coverage.pick(state, 1, seeking=False)[0]
+    first = coverage.pick(state, 1, seeking=0)[0]
     before = coverage.covered(state, first)
     anew = replace(before, bounds=slow_gains(before))
-    assert coverage.pick(before, 12, False)[0] == coverage.pick(anew, 12, False)[0]
+    assert coverage.pick(before, 12, 0)[0] == coverage.pick(anew, 12, 0)[0]
 
 
 def test_a_label_lowers_the_value_of_its_neighbours_and_of_nobody_else() -> None:
@@ -91,7 +91,7 @@ def test_without_weights_each_group_is_asked_for_once_first() -> None:
     vectors = points(120, seed=1, groups=6)
     group = (vectors @ vectors.T > 0.5).argmax(axis=1)
     state = coverage.survey(vectors, np.ones(120, dtype=np.float32), np.zeros((0, 0), np.float32))
-    picked, _ = coverage.pick(state, 6, seeking=False)
+    picked, _ = coverage.pick(state, 6, seeking=0)
     assert len({group[row] for row in picked}) == 6
 
 
@@ -100,7 +100,7 @@ def test_what_is_certain_is_asked_for_last() -> None:
     weights = np.zeros(60, dtype=np.float32)
     weights[:20] = 1
     state = coverage.survey(vectors, weights, vectors[:0])
-    picked, after = coverage.pick(state, 5, seeking=False)
+    picked, after = coverage.pick(state, 5, seeking=0)
     near = (vectors[picked] @ vectors[:20].T).max(axis=1)
     assert (near > 0.5).all(), "in the midst of those that are not certain"
     assert sorted(coverage.ordered(after, picked)) == list(range(60))
@@ -112,7 +112,7 @@ def test_near_duplicates_are_asked_for_once_and_the_others_come_last() -> None:
     copies = vectors + 0.002 * random.standard_normal(vectors.shape).astype(np.float32)
     both = np.concatenate([vectors, copies])
     state = coverage.survey(both, np.ones(80, dtype=np.float32), both[:0])
-    picked, after = coverage.pick(state, 80, seeking=False)
+    picked, after = coverage.pick(state, 80, seeking=0)
     assert len(picked) == len({row % 40 for row in picked}) == 40
     order = coverage.ordered(after, picked)
     assert order[:40] == picked
@@ -120,7 +120,7 @@ def test_near_duplicates_are_asked_for_once_and_the_others_come_last() -> None:
 
 
 def test_seeking_finds_the_one_strange_image_early() -> None:
-    found = {True: 0, False: 0}
+    found = {4: 0, 0: 0}
     for seed in range(10):
         vectors = points(200, seed, groups=3)
         strange = np.zeros(16, dtype=np.float32)
@@ -129,24 +129,33 @@ def test_seeking_finds_the_one_strange_image_early() -> None:
         state = coverage.survey(both, np.ones(201, dtype=np.float32), vectors[:3])
         for seeking in found:
             found[seeking] += 200 in coverage.pick(state, 8, seeking)[0]
-    assert found[True] >= 9
-    assert found[True] > found[False]
+    assert found[4] >= 9
+    assert found[4] > found[0]
+
+
+def test_labels_between_two_picks_change_no_turn() -> None:
+    """One is labeled, and the rest is picked anew: the strange image comes when it was due."""
+    state = surveyed()
+    whole, _ = coverage.pick(state, 12, seeking=4)
+    for done in range(1, 9):
+        after = coverage.covered(state, whole[:done])
+        assert coverage.pick(after, 12 - done, 4, before=done)[0] == whole[done:]
 
 
 def test_nothing_open_and_everything_alike_are_no_trouble() -> None:
     empty = coverage.survey(*(np.zeros((0, 0), np.float32), np.zeros(0, np.float32)), points(3, 0))
-    assert coverage.pick(empty, 5, seeking=True)[0] == []
+    assert coverage.pick(empty, 5, seeking=4)[0] == []
     assert coverage.ordered(empty, []) == []
     same = np.repeat(points(1, 0), 9, axis=0)
     state = coverage.survey(same, np.ones(9, dtype=np.float32), same[:0])
-    picked, after = coverage.pick(state, 5, seeking=True)
+    picked, after = coverage.pick(state, 5, seeking=4)
     assert sorted(coverage.ordered(after, picked)) == list(range(9))
 
 
 def test_many_copies_of_a_few_images_are_no_trouble() -> None:
     same = np.repeat(points(3, 0, groups=3), 300, axis=0)
     state = coverage.survey(same, np.ones(900, dtype=np.float32), same[:0])
-    picked, after = coverage.pick(state, 50, seeking=False)
+    picked, after = coverage.pick(state, 50, seeking=0)
     assert {row // 300 for row in picked} == {0, 1, 2}
     assert sorted(coverage.ordered(after, picked)) == list(range(900))
 

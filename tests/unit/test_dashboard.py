@@ -202,7 +202,8 @@ def test_the_front_of_the_queue_says_why() -> None:
         audit={40, 41, 42, 43},
         labeled=0,
         audit_labeled=0,
-        seeking=True,
+        seeking=4,
+        searching=4,
         others=[],
         sought=[7],
     )

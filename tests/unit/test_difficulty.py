@@ -135,5 +135,5 @@ def test_with_coverage_hard_images_come_first_and_are_unlike_each_other() -> Non
     found = [image_difficulty(["a"] * 3, [p] * 3, EVEN) for p in belief]
     weights = image_weights(found, rng.random(90))
     state = coverage.survey(vectors.astype(np.float32), weights, np.zeros((0, 0), np.float32))
-    picked, _ = coverage.pick(state, 2, seeking=False)
+    picked, _ = coverage.pick(state, 2, seeking=0)
     assert sorted(group[picked]) == [0, 1]

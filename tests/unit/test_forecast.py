@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import doctest
+from collections.abc import Sequence
 
 import numpy as np
 
 from backend.learning import forecast
-from backend.learning.forecast import Point
+from backend.learning.forecast import Missed, Point
 
 
 def curve(seed: int = 0, a: float = 0.05, b: float = 1.5, c: float = 0.5, n: int = 200) -> object:
@@ -49,7 +50,7 @@ def test_how_many_more_labels_are_needed_is_about_right() -> None:
     assert np.mean(told) >= 0.8
 
 
-def test_too_few_points_or_no_progress_give_no_forecast() -> None:
+def test_too_few_points_and_errors_that_grow_give_no_forecast() -> None:
     rng = np.random.default_rng(0)
     assert forecast.fitted([Point(10, 0.3, 50), Point(20, 0.2, 50)], rng) is None
     rising = [Point(10, 0.1, 500), Point(20, 0.2, 500), Point(30, 0.3, 500)]
@@ -58,10 +59,37 @@ def test_too_few_points_or_no_progress_give_no_forecast() -> None:
     assert not forecast.enough(None, 1.0)
 
 
-def test_a_flat_curve_with_agreeing_versions_says_enough() -> None:
+def plateau(seed: int, error: float, n: int, labels: Sequence[int]) -> forecast.Curve | None:
+    """A project whose labels have brought nothing for a long time."""
+    rng = np.random.default_rng(seed)
+    return forecast.fitted([Point(k, rng.binomial(n, error) / n, n) for k in labels], rng)
+
+
+def test_a_plateau_is_a_flat_curve_with_a_band_and_says_enough() -> None:
+    found = [plateau(seed, 0.03, 150, range(200, 601, 100)) for seed in range(60)]
+    known = [curve for curve in found if curve is not None]
+    assert len(known) >= 57
+    assert sum(forecast.enough(curve, 0.99) for curve in known) >= 55
+    middle, low, high = np.mean([curve.error(900) for curve in known], axis=0)
+    assert low < middle <= 0.03 < high
+    exact = forecast.fitted(
+        [Point(k, 0.03, 150) for k in (200, 400, 600)], np.random.default_rng(0)
+    )
+    assert exact is not None
+    assert "out of sight" in forecast.outlook(exact, 0.99)
+
+
+def test_no_error_in_few_answers_is_no_certainty() -> None:
+    curve = plateau(0, 0.0, 20, (20, 40, 60))
+    assert curve is not None
+    assert curve.error(60)[2] > 0.02
+    assert not forecast.enough(plateau(0, 0.0, 20, (10, 20, 30)), None), "130 labels are far away"
+
+
+def test_a_steep_curve_and_versions_that_disagree_say_go_on() -> None:
     rng = np.random.default_rng(0)
-    flat = [Point(k, 0.05 + 1.5 / k, 3000) for k in (50, 100, 200, 400, 800)]
-    found = forecast.fitted(flat, rng)
+    falling = [Point(k, 0.05 + 1.5 / k, 3000) for k in (50, 100, 200, 400, 800)]
+    found = forecast.fitted(falling, rng)
     assert forecast.enough(found, 0.99)
     assert not forecast.enough(found, 0.8), "the versions still disagree"
     steep = curve(0, n=2000)
@@ -78,6 +106,35 @@ def test_the_sentence_names_labels_and_both_accuracies() -> None:
     assert "out of sight" in forecast.outlook(found, 0.99)
 
 
-def test_the_neediest_label_is_named_first_and_good_ones_are_not() -> None:
-    errors = {"a": (0.05, 50), "b": (0.3, 10), "c": (0.15, 30)}
-    assert [label for label, _ in forecast.weakest(errors, 0.9)] == ["b", "c"]
+def project(c: float) -> forecast.Curve:
+    """A curve without doubt: error = labels^−c."""
+    return forecast.Curve(np.tile([0.0, 1.0, c], (200, 1)), labels=100)
+
+
+def test_how_many_more_of_a_label_follows_from_the_exponent_of_the_curve() -> None:
+    """Half the error takes 2^(1/c) times the examples: 2 with c = 1, 4 with c = 0.5."""
+    rng = np.random.default_rng(0)
+    errors = {"wilting": Missed(2000, 10_000, 40)}
+    (steep,) = forecast.weakest(project(1.0), errors, 0.9, rng)
+    assert steep[1] <= 40 <= (steep[2] or 0)
+    (slow,) = forecast.weakest(project(0.5), errors, 0.9, rng)
+    assert slow == ("wilting", 80, None), "beyond three times today's examples nobody promises"
+
+
+def test_of_a_label_that_was_rarely_judged_the_band_is_wider() -> None:
+    rng = np.random.default_rng(0)
+    few, many = (
+        forecast.weakest(project(1.0), {"a": Missed(n // 7, n, 100)}, 0.9, rng)[0]
+        for n in (14, 7000)
+    )
+    assert few[1] < many[1]
+    assert few[2] is None or few[2] > (many[2] or 0)
+
+
+def test_the_neediest_labels_come_first_and_without_a_curve_no_number_is_told() -> None:
+    rng = np.random.default_rng(0)
+    errors = {
+        name: Missed(w, 100, 50) for name, w in zip("abcde", (12, 40, 30, 5, 20), strict=True)
+    }
+    assert [name for name, _, _ in forecast.weakest(project(1.0), errors, 0.9, rng)] == list("bce")
+    assert forecast.weakest(None, errors, 0.9, rng) == []

@@ -146,3 +146,36 @@ def test_several_of_many_is_right_only_when_all_labels_are() -> None:
     a, b, ab = frozenset("a"), frozenset("b"), frozenset("ab")
     figure = evaluation.accuracy([(a, a), (ab, a), (None, b), (frozenset(), frozenset())])
     assert (figure.n, figure.value) == (4, 0.5)
+
+
+def rare_answers(seed: int) -> tuple[evaluation.Figure, float]:
+    """Macro F1 of 40 answers to eight labels, from 1 down to 0.03, and its truth where known."""
+    rng = np.random.default_rng(seed)
+    mix = 0.03 ** (np.arange(8) / 7)
+    right = rng.uniform(0.5, 0.98, 8)
+    confusion = rng.dirichlet(np.ones(8), 8) * (1 - np.eye(8))
+    confusion *= ((1 - right) / confusion.sum(axis=1))[:, None]
+    joint = (mix / mix.sum())[:, None] * (confusion + np.diag(right))
+    drawn = rng.choice(64, 40, p=joint.ravel() / joint.sum())
+    names = list("abcdefgh")
+    given = [frozenset(names[d % 8]) for d in drawn]
+    truth = [frozenset(names[d // 8]) for d in drawn]
+    f1 = 2 * np.diag(joint) / (joint.sum(axis=0) + joint.sum(axis=1))
+    known = sorted({int(d) // 8 for d in drawn})
+    return evaluation.macro_f1(given, truth, names), float(f1[known].mean())
+
+
+def test_with_rare_labels_the_interval_of_macro_f1_holds_the_truth_as_often_as_it_says() -> None:
+    found = [rare_answers(seed) for seed in range(120)]
+    held = np.mean([figure.low <= truth <= figure.high for figure, truth in found])
+    assert 0.93 <= held <= 0.99
+    assert np.mean([figure.high - figure.low for figure, _ in found]) < 0.4
+
+
+def test_labels_that_nobody_gave_are_left_out_of_macro_f1_and_it_says_so() -> None:
+    a, b = frozenset("a"), frozenset("b")
+    figure = evaluation.macro_f1([a, b, a], [a, b, b], ["a", "b", "c"])
+    assert figure.metric == "macro F1 of 2 of 3 labels"
+    assert figure.low <= (figure.value or 0) <= figure.high
+    assert evaluation.macro_f1([a, b], [a, b], ["a", "b"]).metric == "macro F1"
+    assert (evaluation.macro_f1([a], [a], ["a"]).low, figure.n) == (0.0, 3)

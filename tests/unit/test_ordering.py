@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 
@@ -11,19 +12,20 @@ from backend.label_studio.config import ReadConfig
 from backend.learning.audit import is_audit
 from backend.learning.selection import Floats
 from backend.loop.observe import Observation, Pulse
-from backend.loop.ordering import Order, examples, order_of
+from backend.loop.ordering import HEAD, Order, examples, order_of
 
 CONTROL = Control("colour", "image", "image", (Label("red"), Label("blue")))
 PULSE = Pulse("", 0, 0, "", "", "", "", "")
 
 
-def seen(count: int, labeled: dict[int, str]) -> Observation:
+def seen(count: int, labeled: dict[int, str], skipped: frozenset[int] = frozenset()) -> Observation:
     tasks = tuple(
         Task(
             id=i,
             images={"image": f"{i}.png"},
             open=i not in labeled,
             answers={"colour": frozenset({labeled[i]})} if i in labeled else None,
+            skipped=i in skipped,
         )
         for i in range(count)
     )
@@ -77,6 +79,74 @@ def test_an_audit_label_is_counted_and_teaches_nothing() -> None:
     assert order.audit_labeled == 1
     assert audit not in order.tasks()
     assert (order.coverage.near == near).all()
+
+
+def test_skipped_tasks_go_to_the_back_at_once_and_in_the_next_round() -> None:
+    """They stay open: Label Studio may still serve them to others."""
+    order = ordered()
+    head = order.tasks()[:HEAD]
+    drawn = [task for task in head if is_audit("p", task)]
+    assert drawn, "tasks of the audit slice are skipped too"
+    order.passed(head)
+    after = order.tasks()
+    assert sorted(after) == list(range(100))
+    assert set(after[-HEAD:]) == set(head)
+    assert sum(is_audit("p", task) for task in after[:10]) == 1, "others of the slice are asked for"
+    assert (order.labeled, order.audit_labeled) == (0, 0)
+    again = order_of(seen(100, {}, frozenset(head)), vectors(100), {}, [], seed=0)
+    assert set(again.tasks()[-HEAD:]) == set(head)
+    order.learned(head[:1])
+    assert head[0] not in order.tasks(), "somebody else labeled it"
+
+
+def test_what_is_like_a_skipped_task_falls_back() -> None:
+    order = ordered()
+    first = next(task for task in order.tasks() if not is_audit("p", task))
+    order.passed([first])
+    pool = [task for task in order.tasks() if not is_audit("p", task)]
+    assert all(task % 10 != first % 10 for task in pool[:5])
+
+
+def reasons(order: Order, count: int) -> Counter[str]:
+    """Why tasks were asked for, where each is labeled before the next is asked for."""
+    found: Counter[str] = Counter()
+    for _ in range(count):
+        asked = order.front(HEAD)[0]
+        found[asked.why] += 1
+        order.learned([asked.task])
+    return found
+
+
+def test_a_label_is_sought_also_where_every_label_makes_the_order_anew() -> None:
+    pool = [task for task in range(200) if not is_audit("p", task)]
+    found = reasons(ordered(200, {pool[0]: "red"}, sought=pool[100:110]), 20)
+    assert found["sought"] >= 4
+    assert found["unlike"] >= 1
+
+
+def test_a_label_that_never_turns_up_costs_little_and_in_the_end_nothing() -> None:
+    """Rounds of ten labels; blue never comes."""
+    pool = [task for task in range(400) if not is_audit("p", task)]
+    labeled: dict[int, str] = {}
+    costs = []
+    for _ in range(14):
+        order = ordered(400, labeled, sought=[t for t in pool[::-1] if t not in labeled][:10])
+        asked = order.front(10)
+        costs.append(sum(one.why in ("sought", "unlike") for one in asked))
+        labeled |= {one.task: "red" for one in asked}
+    assert sum(costs[:2]) >= 5
+    assert sum(costs) <= 18
+    assert not any(costs[11:])
+
+
+def test_a_label_that_came_later_is_sought_however_many_labels_there_are() -> None:
+    pool = [task for task in range(400) if not is_audit("p", task)]
+    labeled = dict.fromkeys(pool[:200], "red")
+    old = seen(400, labeled)
+    asked = {"colour": frozenset({"red"})}
+    new = replace(old, tasks=tuple(replace(task, asked=asked) for task in old.tasks))
+    for observed, why in ((old, 0), (new, 4)):
+        assert order_of(observed, vectors(400), {}, pool[300:], seed=0).searching == why
 
 
 def test_tasks_that_may_show_a_label_without_an_example_get_every_fourth_place() -> None:

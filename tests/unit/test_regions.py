@@ -65,7 +65,8 @@ def test_what_is_left_out_is_counted_by_reason() -> None:
         "data": {"image": "x"},
         "annotations": [annotation("gone"), annotation("a", was_cancelled=True)],
     }
-    read_task(row, [ONE], {}, left)
+    assert read_task(row, [ONE], {}, left).skipped
+    assert not read_task({**row, "annotations": [annotation("a")]}, [ONE], {}, Counter()).skipped
     assert left == {"label no longer in the labeling config": 1, "skipped by the annotator": 1}
 
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
+from pathlib import Path
 
-from backend.domain import Place
+import numpy as np
+from PIL import Image
+
+from backend.domain import Control, ImageSize, Label, Place
 from backend.learning import suspects
 from backend.learning.detection import Judged
+from backend.loop.finding import Sample
+from backend.loop.suspecting import out_of_sample
 from backend.vision.crossing import out_of_fold
+from backend.vision.detection.finder import Meaning
+from backend.vision.detection.found import Found
 from backend.vision.head import fit_head
 
 NAMES = tuple("0123456789")
@@ -108,3 +116,57 @@ def test_a_box_that_is_badly_placed_comes_before_a_doubtful_find() -> None:
     images.append(scene(11, shifted))
     queue = suspects.marked(range(12), "fruit", ["apple", "pear"], images)
     assert [(s.task, s.why) for s in queue] == [(11, "badly placed"), (10, "overlooked")]
+
+
+def test_a_label_is_judged_by_the_newest_version_that_cannot_know_it() -> None:
+    learned = [("v1", {1, 2}), ("v3", {1, 2, 3}), ("v4", {1, 3, 4})]
+    judges = suspects.unseen_by(learned, [1, 2, 3, 4, 5])
+    assert judges == {"v1": [3], "v3": [4], "v4": [5]}, "v4 goes on from v1, which knew 2"
+    assert suspects.unseen_by([], [1]) == {}
+
+
+class Recalls:
+    """A finder that was taught what people marked, and finds apples where it was not."""
+
+    def __init__(self, taught: dict[int, tuple[Place, ...]], labels: tuple[str, ...]) -> None:
+        self.taught = taught
+        self.meaning = Meaning(False, labels, {i: i for i in range(len(labels))}, {}, 64)
+
+    def find(self, images: Sequence[Image.Image], least: float) -> list[Found]:
+        return [self._found(image.width) for image in images]
+
+    def _found(self, task: int) -> Found:
+        places = self.taught.get(task, (box("apple", 0.1), box("apple", 0.5)))
+        corners = [(p.x0, p.y0, p.x1, p.y1) for p in places]
+        return Found(
+            np.array(corners, dtype=np.float32).reshape(-1, 4),
+            np.full(len(places), 0.97, dtype=np.float32),
+            np.zeros(len(places), dtype=np.int64),
+        )
+
+    def save(self, folder: Path) -> None:
+        raise NotImplementedError
+
+
+def test_a_wrong_box_that_the_live_version_learned_is_found_by_an_older_one() -> None:
+    control = Control("fruit", "image", "image", (Label("apple"),), "boxes")
+    good = (box("apple", 0.1), box("apple", 0.5))
+    marks: dict[int, tuple[Place, ...]] = dict.fromkeys(range(1, 21), good)
+    marks[15] = good[:1]
+    samples = [
+        Sample(t, lambda t=t: Image.new("RGB", (t, 8)), ImageSize(t, 8), places)  # type: ignore[misc]
+        for t, places in marks.items()
+    ]
+    first = {task: marks[task] for task in range(1, 11)}
+    finders = {"v1": Recalls(first, ("apple",)), "v2": Recalls(marks, ("apple",))}
+    judges = suspects.unseen_by([("v1", first.keys()), ("v2", marks.keys())], marks)
+    tasks, judged = out_of_sample(control, samples, judges, finders.get)
+    assert tasks == list(range(11, 21)), "what the first version learned is judged by none"
+    queue = suspects.marked(tasks, "fruit", ["apple"], judged)
+    assert [(s.task, s.why) for s in queue] == [(15, "overlooked")]
+    live = out_of_sample(control, samples, {"v2": list(marks)}, finders.get)
+    assert suspects.marked(live[0], "fruit", ["apple"], live[1]) == [], (
+        "it believes what it learned"
+    )
+    old = {"v1": Recalls(first, ("pear",)), "v2": finders["v2"]}
+    assert out_of_sample(control, samples, judges, old.get) == ([], [])
