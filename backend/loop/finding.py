@@ -187,13 +187,12 @@ def _fine_tuned(job: FindingJob, samples: Sequence[Sample]) -> Finder:
     sides = sides_of(job.control, samples, size)
     examples = [_example(sample, job.control, sides) for sample in samples]
     warm = _warm(job)
-    start = _named(job, warm)
+    left = _without_example(job, samples)
+    start = starting_network(job, warm, left)
     known = _knows(job.base) and len(_meant(job)) == len(job.control.labels)
     how = recipe(start, examples, size, warm is not None, job.seconds, job.seed, known)
-    how = replace(how, left=_without_example(job, samples))
-    network = learn(start, examples, how, job.report, job.cancelled)
+    network = learn(start, examples, replace(how, left=left), job.report, job.cancelled)
     names = job.control.label_names
-    network = replace(network, plan=replace(network.plan, classes=names))
     meaning = Meaning(
         points=job.control.kind == "points",
         labels=names,
@@ -206,17 +205,22 @@ def _fine_tuned(job: FindingJob, samples: Sequence[Sample]) -> Finder:
     return finder
 
 
-def _named(job: FindingJob, warm: Finder | None) -> Network:
+def starting_network(job: FindingJob, warm: Finder | None, left: Sequence[int]) -> Network:
     """The network to start from, whose classes are the labels.
 
-    A class that means a label is called by it, so that what is known of it is kept.
+    What the base knows of a label by name is kept, also of one that came into the config since the
+    live version was trained, and of one that nobody marked: training says nothing about those, so
+    that they would stay at whatever they start from.
     """
-    from backend.vision.detection.network import adapted
+    from backend.vision.detection.network import adapted, same_names
 
-    start = warm.network if warm else job.base
-    names = job.control.label_names
-    called = {} if warm else _meant(job)
-    return adapted(start, [called.get(i, name) for i, name in enumerate(names)])
+    names, classes = job.control.label_names, job.base.plan.classes
+    by_name = {**same_names(classes, names), **_meant(job)}
+    if warm is None:
+        return adapted(job.base, names, by_name)
+    learned = same_names(warm.network.plan.classes, names)
+    lent = {i: row for i, row in by_name.items() if i not in learned or i in left}
+    return adapted(warm.network, names, learned, job.base, lent if _knows(job.base) else {})
 
 
 def _without_example(job: FindingJob, samples: Sequence[Sample]) -> tuple[int, ...]:
@@ -227,11 +231,10 @@ def _without_example(job: FindingJob, samples: Sequence[Sample]) -> tuple[int, .
     return tuple(i for i in known if names[i] not in marked)
 
 
-def _meant(job: FindingJob) -> dict[int, str]:
+def _meant(job: FindingJob) -> dict[int, int]:
     """By label index, the class of the base that means it; the first where several do."""
-    classes = job.base.plan.classes
-    known = known_as(job.control.labels, classes)
-    return {label: classes[index] for index, label in reversed(known.items())}
+    known = known_as(job.control.labels, job.base.plan.classes)
+    return {label: index for index, label in reversed(known.items())}
 
 
 def _warm(job: FindingJob) -> Finder | None:
