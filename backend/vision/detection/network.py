@@ -109,9 +109,7 @@ def adapted(
     Returns:
         a network in which a class without such a source starts from nothing, the same each time.
     """
-    plan = replace(
-        base.plan, yaml={**base.plan.yaml, "nc": len(classes)}, classes=tuple(classes)
-    )
+    plan = replace(base.plan, yaml={**base.plan.yaml, "nc": len(classes)}, classes=tuple(classes))
     module = _from_seed(plan)
     fresh = {name: part.clone() for name, part in _class_parts(module).items()}
     module.load(deepcopy(base.module), verbose=False)
