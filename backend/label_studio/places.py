@@ -16,6 +16,7 @@ DOT = 0.5
 """Width of a drawn point where no size is known, percent of the image's width."""
 UPRIGHT = 0.01
 """Degrees below which a rotation is a rounding error."""
+NO_LABEL = "region without a label"
 NO_LABEL_NOW = "label no longer in the labeling config"
 NO_OBJECT = "click on what is not meant"
 SHAPES = frozenset(("rectangle", "polygon", "ellipse", "brush", "bitmask", "vector"))
@@ -122,10 +123,9 @@ def _labels_of(region: Json, result: Sequence[Json]) -> Iterator[str]:
 def _places(region: Json, control: Control, left: Counter[str]) -> Iterator[Place]:
     value = _value_of(region)
     corners = _corners(value, control)
-    labels = value.get(TYPES[control.kind])
-    reason = _why_not(region, value, corners, control)
-    if not reason and not (isinstance(labels, list) and labels):
-        reason = "region without a label"
+    given = value.get(TYPES[control.kind])
+    labels = given if isinstance(given, list) else []
+    reason = _why_not(region, value, corners, control) or ("" if labels else NO_LABEL)
     if reason:
         left[reason] += 1
         return

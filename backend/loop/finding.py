@@ -18,6 +18,7 @@ from backend.vision.detection.finder import SHOWN, Finder, Finds, Meaning, key_o
 from backend.vision.detection.found import Floats, Found
 from backend.vision.detection.names import known_as
 from backend.vision.detection.points import boxes_around, side_of
+from backend.vision.detection.prompted import PromptedFinder
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -103,7 +104,9 @@ class FindingJob:
 class Prompts(Protocol):
     """Finds without training, by words or by a few drawn boxes."""
 
-    def finder(self, control: Control, samples: Sequence[Sample], meaning: Meaning) -> Finds | None:
+    def finder(
+        self, control: Control, samples: Sequence[Sample], meaning: Meaning
+    ) -> PromptedFinder | None:
         """A finder of the control; None where nothing describes any of its labels."""
         ...
 
@@ -137,12 +140,42 @@ def train_finder(job: FindingJob) -> Finds | None:
     if job.prompts and len(set(known.values())) < len(job.control.labels):
         prompted = job.prompts.finder(job.control, trained, _zero_shot(job, {}))
         if prompted is not None:
-            return prompted
+            return replace(prompted, named=_by_name_without(job, known, prompted))
     if marked >= FEWEST and not known:
         return _fine_tuned(job, trained)
     if not known:
         return None
     return Finder(job.base, _zero_shot(job, known), key_of_network(job.base), job.load)
+
+
+def _by_name_without(
+    job: FindingJob, known: Mapping[int, int], prompted: PromptedFinder
+) -> Finder | None:
+    """What the base knows by name of the labels that no words and no boxes describe."""
+    described = set(prompted.meaning.classes.values())
+    rest = {row: label for row, label in known.items() if label not in described}
+    if not rest:
+        return None
+    return Finder(job.base, _zero_shot(job, rest), key_of_network(job.base), job.load)
+
+
+def never_found(finder: Finds | None, control: Control) -> tuple[str, ...]:
+    """The labels of a control that nothing finds, before any network has learned them.
+
+    Args:
+        finder: of the control; None finds nothing.
+        control: of boxes or points.
+    """
+    names = control.label_names
+    if finder is None:
+        return names
+    if finder.meaning.learned:
+        return ()
+    found = set(finder.meaning.classes.values())
+    if isinstance(finder, PromptedFinder) and finder.named:
+        found |= set(finder.named.meaning.classes.values())
+    labels = finder.meaning.labels
+    return tuple(name for name in names if name not in {labels[i] for i in found})
 
 
 def found_in(

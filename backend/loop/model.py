@@ -122,7 +122,7 @@ def load_model(
 
         place = folder / f"finder-{number}"
         prompts = is_prompted(place)
-        found[name] = load_prompted(place, prompted) if prompts else load_finder(place, load)
+        found[name] = load_prompted(place, prompted, load) if prompts else load_finder(place, load)
     known: dict[str, Head] = {}
     for number, name in enumerate(heads):
         from backend.vision.head import load_head

@@ -363,5 +363,5 @@ def test_what_would_help_before_the_first_label_is_named_with_its_command(
     project, _ = start(lab, finder, BOXES)
     (control,) = finder.project(project)["controls"]
     assert control["kind"] == "none yet"
-    assert "curl -L -o" in control["advice"]
+    assert "curl -fL -o" in control["advice"]
     assert "yoloe" in control["advice"]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from backend.vision.detection.found import NOTHING, Floats, Found, suppress
-from backend.vision.detection.letterbox import Letterbox, letterbox
+from backend.vision.detection.letterbox import Letterbox, letterbox, stretched
 from backend.vision.detection.network import QUERIES, Network
 
 if TYPE_CHECKING:
@@ -68,12 +68,28 @@ class Detector:
         queries = self.network.plan.family == QUERIES
         for start in range(0, len(images), AT_ONCE):
             part = images[start : start + AT_ONCE]
-            placed = [letterbox(i, self.size, self.network.stride, square=queries) for i in part]
+            placed = [place_in(image, self.network, self.size) for image in part]
             outputs = self.runner.run([pixels for pixels, _ in placed])
             decode = _from_queries if queries else _from_grid
             for (pixels, box), output in zip(placed, outputs, strict=True):
                 found.append(decode(output, pixels.shape[2:], self.network, least, box))
         return found
+
+
+def place_in(image: Image.Image, network: Network, size: int) -> tuple[Floats, Letterbox]:
+    """An image as a network wants it, the same way in training and afterwards.
+
+    Args:
+        image: RGB, upright.
+        network: that looks at it.
+        size: pixels of the input's longer edge.
+
+    Returns:
+        (1, 3, h, w) float32 RGB, 0 to 1, and how to get back.
+    """
+    if network.plan.family == QUERIES:
+        return stretched(image, size)
+    return letterbox(image, size, network.stride)
 
 
 def load_detector(

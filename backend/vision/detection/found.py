@@ -46,6 +46,17 @@ NOTHING = Found(
 )
 
 
+def both(one: Found, other: Found) -> Found:
+    """The objects of two detectors that look for different labels."""
+    confidence = np.concatenate([one.confidence, other.confidence])
+    together = Found(
+        np.concatenate([one.boxes, other.boxes]),
+        confidence,
+        np.concatenate([one.labels, other.labels]),
+    )
+    return together.only(np.argsort(-confidence, kind="stable"))
+
+
 def iou(one: Floats, many: Floats) -> Floats:
     """Intersection over union.
 

@@ -31,10 +31,24 @@ LOGGER.disabled = True
 
 
 class Examples(YOLODataset):  # type: ignore[misc]
-    """Our examples as ultralytics wants to see them."""
+    """Our examples as ultralytics wants to see them.
 
-    def __init__(self, examples: Sequence[Example], classes: Sequence[str], args: Any) -> None:
+    Args:
+        examples: what to learn from.
+        classes: names of the network's outputs.
+        args: of ultralytics.
+        stretched: images become squares, as an RT-DETR looks at them.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        classes: Sequence[str],
+        args: Any,
+        stretched: bool = False,
+    ) -> None:
         self.examples = examples
+        self._stretched = stretched
         self._kept: dict[int, Any] = {}
         self._bytes = 0
         super().__init__(
@@ -60,7 +74,7 @@ class Examples(YOLODataset):  # type: ignore[misc]
     ) -> tuple[Any, tuple[int, int], tuple[int, int]]:
         """BGR pixels at training size, and the size before and after."""
         if i not in self._kept:
-            pixels, before = self._read(i, keep_ratio=rect_mode)
+            pixels, before = self._read(i, keep_ratio=rect_mode and not self._stretched)
             if self._bytes + pixels.nbytes > KEPT_BYTES:
                 return pixels, before, pixels.shape[:2]
             self._kept[i] = pixels, before
@@ -198,6 +212,7 @@ class _Ours:
     classes: Sequence[str]
     left: Sequence[int]
     per_epoch: int
+    stretched: bool = False
     train_loader: Any
 
     def get_dataset(self) -> dict[str, Any]:
@@ -207,7 +222,8 @@ class _Ours:
 
     def build_dataset(self, img_path: str, mode: str = "train", batch: int | None = None) -> Any:
         """Our examples; nothing to validate on."""
-        return Examples(self.examples, self.classes, self.args)  # type: ignore[attr-defined]
+        args = self.args  # type: ignore[attr-defined]
+        return Examples(self.examples, self.classes, args, self.stretched)
 
     def get_dataloader(
         self, dataset_path: str, batch_size: int = 16, rank: int = 0, mode: str = "train"
@@ -262,6 +278,8 @@ class GridTrainer(_Ours, DetectionTrainer):  # type: ignore[misc]
 
 class QueriesTrainer(_Ours, RTDETRTrainer):  # type: ignore[misc]
     """Trains RT-DETR."""
+
+    stretched = True
 
 
 def make_trainer(

@@ -80,7 +80,8 @@ def test_a_grid_finds_what_ultralytics_finds(
 
 
 def test_queries_find_what_ultralytics_finds(rtdetr: Network, tmp_path: Path) -> None:
-    images = [drawing(310 + i, (SIDE, SIDE)).image for i in range(2)]
+    sizes = ((SIDE, SIDE), (160, 90), (70, 160), (320, 200))
+    images = [drawing(310 + i, size).image for i, size in enumerate(sizes)]
     expected = theirs(rtdetr, tmp_path / "rtdetr-made.pt", images, "RTDETR")
     for found, image, rows in zip(
         on_torch(rtdetr).detect(images, 0.01), images, expected, strict=True
@@ -93,8 +94,8 @@ def test_queries_find_what_ultralytics_finds(rtdetr: Network, tmp_path: Path) ->
             off = np.abs(rows[:, :4] - ours[row]).max(axis=1) + 1e3 * (
                 rows[:, 5] != found.labels[row]
             )
-            assert off.min() < 0.5
-            assert abs(rows[off.argmin(), 4] - found.confidence[row]) < 1e-3
+            assert off.min() < 1.0
+            assert abs(rows[off.argmin(), 4] - found.confidence[row]) < 5e-3
 
 
 def test_places_are_shares_of_the_upright_image(yolo26_like: Network) -> None:
