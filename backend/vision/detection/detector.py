@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
     from backend.vision.runtime import Outputs, Runner
 
-MOST = 1000
-"""Candidates that are looked at closely."""
+MOST = 8000
+"""Candidates that are looked at closely: several an object, and people count a thousand of them. Of
+1,185 discs in one picture 1,000 candidates find 947 and 8,000 find 1,183; a photo has hundreds."""
 OVERLAP = 0.6
 """IoU above which two boxes of one label are the same object."""
 AT_ONCE = 32

@@ -113,6 +113,9 @@ class Stream(torch.utils.data.Sampler[int]):  # type: ignore[misc]
 class Limits:
     """Ends training in time, and tells how far it is.
 
+    The schedule is shortened so that its end fits; where not even an epoch does, as on a machine
+    that many use, training stops after the batch that took too long.
+
     Args:
         seconds: that training may take.
         report: told (done, of) after each epoch.
@@ -123,7 +126,7 @@ class Limits:
         self, seconds: float, report: Callable[[int, int], None], cancelled: Callable[[], bool]
     ) -> None:
         self._seconds, self._report, self._cancelled = seconds, report, cancelled
-        self._last = math.inf
+        self._last = self._end = math.inf
         self._took: list[float] = []
         self._planned = 0
         self.was_cancelled = False
@@ -136,10 +139,13 @@ class Limits:
 
     def _started(self, trainer: Any) -> None:
         self._last, self._planned = time.monotonic(), trainer.epochs
+        self._end = self._last + self._seconds
 
     def _batch(self, trainer: Any) -> None:
         if self._cancelled():
             self.was_cancelled = trainer.stop = True
+        if time.monotonic() > self._end:
+            trainer.stop = True
 
     def _epoch(self, trainer: Any) -> None:
         now = time.monotonic()
