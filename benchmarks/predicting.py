@@ -4,9 +4,10 @@
 
 FOLDER holds ``images/`` of about 640 pixels, twice as many as are asked for at once. A real Label
 Studio serves the images to both. The rival is what backends for YOLO usually do: fetch an image,
-open it, ``model.predict`` in torch, make the regions. It has one process to itself, as ours has, and
-was warmed up. Two rows compare like with like: images that both see for the first time, which both
-fetch and decode; and images that both hold on disk, ours since it pushed predictions of them.
+open it, ``model.predict`` in torch, make the regions. It has one process to itself, as ours has,
+and was warmed up. Two rows compare like with like: images that both see for the first time,
+which both fetch and decode; and images that both hold on disk, ours since it pushed predictions of
+them.
 """
 
 from __future__ import annotations
