@@ -123,9 +123,12 @@ def share(regions: dict[int, list[Json]], drawings: dict[int, Drawing]) -> float
     """F1 of the boxes, or else the points, in some pictures."""
     right = found = there = 0
     for task, picture in drawings.items():
-        boxes = [r for r in regions[task] if r["type"] == "rectanglelabels"]
-        hits = found_boxes(boxes, picture.things) if boxes else 0
-        right += hits or found_dots(regions[task], picture, picture.things)
+        points = any(region["type"] == "keypointlabels" for region in regions[task])
+        right += (
+            found_dots(regions[task], picture, picture.things)
+            if points
+            else found_boxes(regions[task], picture.things)
+        )
         found += len(regions[task])
         there += len(picture.things)
     return 2 * right / (found + there)
