@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
@@ -132,46 +132,85 @@ def _all_places(
 ) -> dict[str, Places]:
     """By control of boxes or points, the places of the annotation that stands.
 
-    Points that nobody set where somebody drew boxes of the same labels are the boxes' centres.
+    A control is absent where an object was marked that its places would lack. Points that nobody
+    set where somebody drew boxes of the same labels are the boxes' centres.
     """
+    served = [control.name for control in controls]
     controls = [control for control in controls if control.kind != "choices"]
-    found: dict[str, Places] = {}
+    standing: dict[str, Places | None] = {}
     for control in controls:
-        places = _stands(annotations, control, added.get(control.name, {}), left)
-        if places is not None:
-            found[control.name] = places
-    boxes = [p for c in controls if c.kind == "boxes" for p in found.get(c.name, ())]
+        given = _given(annotations, control, served, added.get(control.name, {}), left)
+        if given:
+            standing[control.name] = max(given, key=lambda entry: entry[:2])[2]
+    found = {
+        control.name: places
+        for control in controls
+        if (places := standing.get(control.name)) is not None
+        and not _lacks_boxes(control, places, controls, standing)
+    }
+    for name in standing.keys() - found.keys():
+        left[f"image left out of {name}: not all its objects are known"] += 1
     for control in controls:
-        if control.kind == "points" and not found.get(control.name):
-            centres = tuple(_centre(p) for p in boxes if p.label in control.label_names)
+        if control.kind == "points" and standing.get(control.name, ()) == ():
+            centres = tuple(_centres_of_boxes(control, controls, found))
             if centres:
                 found[control.name] = centres
     return found
 
 
-def _stands(
+def _given(
     annotations: Sequence[Json],
     control: Control,
+    served: Sequence[str],
     added: Mapping[str, str],
     left: Counter[str],
-) -> Places | None:
-    """The places of a ground truth before others, and of the latest among equals.
+) -> list[tuple[bool, str, Places | None]]:
+    """What each annotation marks for a control: a ground truth is larger, and then the latest.
 
     An annotation that is older than the control and marks nothing says nothing about it.
     """
     first = min((added.get(name, "") for name in control.label_names), default="")
-    given: list[tuple[bool, str, Places]] = []
+    given: list[tuple[bool, str, Places | None]] = []
     for annotation in annotations:
         when = str(annotation.get("updated_at") or "")
-        places = marked_by(annotation.get("result") or [], control, left)
-        if places or (places is not None and (not when or first <= when)):
+        places = marked_by(annotation.get("result") or [], control, left, served)
+        if places or not when or first <= when:
             given.append((bool(annotation.get("ground_truth")), when, places))
-    return max(given, key=lambda entry: entry[:2])[2] if given else None
+    return given
 
 
-def _centre(place: Place) -> Place:
-    x, y = place.centre
-    return Place(place.label, x, y, x, y)
+def _lacks_boxes(
+    control: Control,
+    places: Places,
+    controls: Sequence[Control],
+    standing: Mapping[str, Places | None],
+) -> bool:
+    """Whether somebody set a point on an object that nobody drew the box of."""
+    if control.kind != "boxes":
+        return False
+    beside = (c for c in controls if c.kind == "points" and c.to_name == control.to_name)
+    points = (point for other in beside for point in standing.get(other.name) or ())
+    return any(
+        point.label in control.label_names and not any(_covers(box, point) for box in places)
+        for point in points
+    )
+
+
+def _covers(box: Place, point: Place) -> bool:
+    x, y = point.centre
+    return box.label == point.label and box.x0 <= x <= box.x1 and box.y0 <= y <= box.y1
+
+
+def _centres_of_boxes(
+    control: Control, controls: Sequence[Control], found: Mapping[str, Places]
+) -> Iterator[Place]:
+    """Of the boxes on the same image that have a label of a control."""
+    for other in controls:
+        if other.kind == "boxes" and other.to_name == control.to_name:
+            for box in found.get(other.name, ()):
+                if box.label in control.label_names:
+                    x, y = box.centre
+                    yield Place(box.label, x, y, x, y)
 
 
 def _skipped(annotation: Json, left: Counter[str]) -> bool:

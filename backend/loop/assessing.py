@@ -15,7 +15,8 @@ from backend.learning.evaluation import Figure, share
 from backend.learning.forecast import Missed, Point
 from backend.learning.gate import Verdict
 from backend.loop import accepting, judging
-from backend.loop.fit import Fit, made_from
+from backend.loop.finding import never_found
+from backend.loop.fit import Fit
 from backend.loop.gating import Gate
 from backend.loop.judging import Judgement
 from backend.loop.model import Model, answer_of, choose
@@ -153,16 +154,16 @@ class Assessor:
             return {"kind": kind, "examples": judging.answer_counts(control, examples), **figures}
         finder = self._model.finders.get(control.name)
         counts = judging.place_counts(control, self._fit.samples(control))
-        advice = {} if finder else {"advice": self._resources.missing_prompts()}
-        if finder is None:
-            log.info("Nothing is found for %s yet. %s", control.name, advice["advice"])
+        advice = self._resources.advice(never_found(finder, control))
+        if advice:
+            log.info("%s: %s", control.name, advice["advice"])
         return {
             "kind": judging.kind_of_finder(finder),
             "examples": counts,
             **figures,
             "shown": judgement.told["shown"],
             **advice,
-            "made_from": made_from(control),
+            "made_from": self._fit.made_from(control),
         }
 
     def _estimate(self) -> Figure | None:

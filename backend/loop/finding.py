@@ -18,6 +18,7 @@ from backend.vision.detection.finder import SHOWN, Finder, Finds, Meaning, key_o
 from backend.vision.detection.found import Floats, Found
 from backend.vision.detection.names import known_as
 from backend.vision.detection.points import boxes_around, side_of
+from backend.vision.detection.prompted import PromptedFinder
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -105,7 +106,9 @@ class FindingJob:
 class Prompts(Protocol):
     """Finds without training, by words or by a few drawn boxes."""
 
-    def finder(self, control: Control, samples: Sequence[Sample], meaning: Meaning) -> Finds | None:
+    def finder(
+        self, control: Control, samples: Sequence[Sample], meaning: Meaning
+    ) -> PromptedFinder | None:
         """A finder of the control; None where nothing describes any of its labels."""
         ...
 
@@ -139,12 +142,42 @@ def train_finder(job: FindingJob) -> Finds | None:
     if job.prompts and len(set(known.values())) < len(job.control.labels):
         prompted = job.prompts.finder(job.control, trained, _zero_shot(job, {}))
         if prompted is not None:
-            return prompted
+            return replace(prompted, named=_by_name_without(job, known, prompted))
     if marked >= FEWEST and not known:
         return _fine_tuned(job, trained)
     if not known:
         return None
     return Finder(job.base, _zero_shot(job, known), key_of_network(job.base), job.load)
+
+
+def _by_name_without(
+    job: FindingJob, known: Mapping[int, int], prompted: PromptedFinder
+) -> Finder | None:
+    """What the base knows by name of the labels that no words and no boxes describe."""
+    described = set(prompted.meaning.classes.values())
+    rest = {row: label for row, label in known.items() if label not in described}
+    if not rest:
+        return None
+    return Finder(job.base, _zero_shot(job, rest), key_of_network(job.base), job.load)
+
+
+def never_found(finder: Finds | None, control: Control) -> tuple[str, ...]:
+    """The labels of a control that nothing finds, before any network has learned them.
+
+    Args:
+        finder: of the control; None finds nothing.
+        control: of boxes or points.
+    """
+    names = control.label_names
+    if finder is None:
+        return names
+    if finder.meaning.learned:
+        return ()
+    found = set(finder.meaning.classes.values())
+    if isinstance(finder, PromptedFinder) and finder.named:
+        found |= set(finder.named.meaning.classes.values())
+    labels = finder.meaning.labels
+    return tuple(name for name in names if name not in {labels[i] for i in found})
 
 
 def found_in(
@@ -189,14 +222,14 @@ def _fine_tuned(job: FindingJob, samples: Sequence[Sample]) -> Finder:
     sides = sides_of(job.control, samples, size)
     examples = [_example(sample, job.control, sides) for sample in samples]
     warm = _warm(job)
-    start = _named(job, warm)
+    left = _without_example(job, samples)
+    start = starting_network(job, warm, left)
     known = _knows(job.base) and len(_meant(job)) == len(job.control.labels)
     how = recipe(start, examples, size, warm is not None, job.seconds, job.seed, known)
     steps = min(how.iterations, job.steps or how.iterations)
-    how = replace(how, iterations=steps, left=_without_example(job, samples))
+    how = replace(how, iterations=steps, left=left)
     network = learn(start, examples, how, job.report, job.cancelled)
     names = job.control.label_names
-    network = replace(network, plan=replace(network.plan, classes=names))
     meaning = Meaning(
         points=job.control.kind == "points",
         labels=names,
@@ -209,17 +242,22 @@ def _fine_tuned(job: FindingJob, samples: Sequence[Sample]) -> Finder:
     return finder
 
 
-def _named(job: FindingJob, warm: Finder | None) -> Network:
+def starting_network(job: FindingJob, warm: Finder | None, left: Sequence[int]) -> Network:
     """The network to start from, whose classes are the labels.
 
-    A class that means a label is called by it, so that what is known of it is kept.
+    What the base knows of a label by name is kept, also of one that came into the config since the
+    live version was trained, and of one that nobody marked: training says nothing about those, so
+    that they would stay at whatever they start from.
     """
-    from backend.vision.detection.network import adapted
+    from backend.vision.detection.network import adapted, same_names
 
-    start = warm.network if warm else job.base
-    names = job.control.label_names
-    called = {} if warm else _meant(job)
-    return adapted(start, [called.get(i, name) for i, name in enumerate(names)])
+    names, classes = job.control.label_names, job.base.plan.classes
+    by_name = {**same_names(classes, names), **_meant(job)}
+    if warm is None:
+        return adapted(job.base, names, by_name)
+    learned = same_names(warm.network.plan.classes, names)
+    lent = {i: row for i, row in by_name.items() if i not in learned or i in left}
+    return adapted(warm.network, names, learned, job.base, lent if _knows(job.base) else {})
 
 
 def _without_example(job: FindingJob, samples: Sequence[Sample]) -> tuple[int, ...]:
@@ -230,11 +268,10 @@ def _without_example(job: FindingJob, samples: Sequence[Sample]) -> tuple[int, .
     return tuple(i for i in known if names[i] not in marked)
 
 
-def _meant(job: FindingJob) -> dict[int, str]:
+def _meant(job: FindingJob) -> dict[int, int]:
     """By label index, the class of the base that means it; the first where several do."""
-    classes = job.base.plan.classes
-    known = known_as(job.control.labels, classes)
-    return {label: classes[index] for index, label in reversed(known.items())}
+    known = known_as(job.control.labels, job.base.plan.classes)
+    return {label: index for index, label in reversed(known.items())}
 
 
 def _warm(job: FindingJob) -> Finder | None:

@@ -27,6 +27,8 @@ from backend.vision.head import Head
 
 log = logging.getLogger("prelabel")
 Report = Callable[[str, float, str], None]
+RECIPE = 5
+"""Counts up when the way a version is made changes, so that the next start makes it anew."""
 
 
 class Fit:
@@ -113,6 +115,12 @@ class Fit:
         """What a head says of labeled images that it did not see; see ``training.cross``."""
         return cross(self._job(control), head)
 
+    def made_from(self, control: Control) -> list[Any]:
+        """What a finder depends on besides labels and weights, as plain JSON."""
+        labels = [[x.name, list(x.words), x.extent] for x in control.labels]
+        with_what = [RECIPE, self._settings.detector_size, self._resources.prompt_files()]
+        return [control.kind, labels, *with_what]
+
     def _live_card(self) -> Card | None:
         """The live version's; None where somebody removed it: training starts anew."""
         try:
@@ -157,7 +165,7 @@ class Fit:
 
     def _finder(self, control: Control, seconds: float) -> Finds | None:
         samples = self.samples(control)
-        if self._unchanged(control):
+        if self.unchanged(control):
             return self._before.finders.get(control.name)
         start = time.monotonic()
 
@@ -185,12 +193,12 @@ class Fit:
         self.spent += spent
         return finder
 
-    def _unchanged(self, control: Control) -> bool:
+    def unchanged(self, control: Control) -> bool:
         """Whether the live finder saw these very labels."""
         live = self._live
         if live is None or live.detector.get("id") != self._resources.base().id:
             return False
-        if live.controls.get(control.name, {}).get("made_from") != made_from(control):
+        if live.controls.get(control.name, {}).get("made_from") != self.made_from(control):
             return False
         now, then = label_table(self._seen), self._versions.labels(live.version)
         return all(
@@ -211,7 +219,11 @@ class Fit:
         for batch in pictures.batches(wanted):
             sizes |= batch.sizes
         digests = pictures.digests(sizes)
-        boxes = [c.name for c in self._of("boxes") if c.name != control.name]
+        boxes = [
+            c.name
+            for c in self._of("boxes")
+            if c.name != control.name and c.to_name == control.to_name
+        ]
         return [
             Sample(
                 task=task.id,
@@ -225,11 +237,6 @@ class Fit:
             for task in marked
             if task.images[control.image_key] in sizes
         ]
-
-
-def made_from(control: Control) -> list[Any]:
-    """Of a control's config, what a finder depends on, as plain JSON."""
-    return [control.kind, [[x.name, list(x.words), x.extent] for x in control.labels]]
 
 
 def _read(pictures: Pictures, source: Source) -> Any:

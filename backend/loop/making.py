@@ -12,7 +12,7 @@ from backend.loop import cards
 from backend.loop.assessing import Assessor
 from backend.loop.compute import OverBudget
 from backend.loop.embedding import NO_IMAGES, Embedded
-from backend.loop.fit import Fit
+from backend.loop.fit import RECIPE, Fit
 from backend.loop.labels import changes, label_table
 from backend.loop.model import save_model
 from backend.loop.observe import Observation
@@ -27,8 +27,6 @@ from backend.vision.encoder import Encoder
 log = logging.getLogger("prelabel")
 Report = Callable[[str, float, str], None]
 BY = "the loop"
-RECIPE = 4
-"""Counts up when the way a version is made changes, so that the next start makes it anew."""
 
 
 class Maker:
@@ -151,6 +149,7 @@ class Maker:
             self._settings.detector_size,
             self._settings.precision,
             self._settings.accept_error,
+            self._resources.prompt_files() if self._detector_id(seen) else [],
         ]
         return identity_of(
             [RECIPE, seen.identity, controls, labels, made_with, self._settings.seed]

@@ -121,7 +121,7 @@ def load_model(
 
         place = folder / f"finder-{number}"
         prompts = is_prompted(place)
-        found[name] = load_prompted(place, prompted) if prompts else load_finder(place, load)
+        found[name] = load_prompted(place, prompted, load) if prompts else load_finder(place, load)
     thresholds = read_json(folder / "thresholds.json") or {}
     return Model(load_heads(folder), found, thresholds, load_controls(folder))
 

@@ -27,6 +27,8 @@ log = logging.getLogger("prelabel")
 Array = npt.NDArray[np.float32]
 MOST_SHOWN = 24
 """Marked images that are shown to the network."""
+ROUNDED = 1e-3
+"""How far the length of a kept row may be from 1."""
 
 
 class YoloePrompts:
@@ -36,68 +38,90 @@ class YoloePrompts:
         weights: file name of the network.
         load: gives it.
         folder: of the project, where embeddings of words are kept.
+        files: names and sizes of the network and its text encoder: with other ones, words are
+            embedded anew.
     """
 
-    def __init__(self, weights: str, load: Callable[[str], OpenVocabulary], folder: Path) -> None:
+    def __init__(
+        self,
+        weights: str,
+        load: Callable[[str], OpenVocabulary],
+        folder: Path,
+        files: Sequence[tuple[str, int]] = (),
+    ) -> None:
         self._weights = weights
         self._load = load
         self._folder = folder
+        self._files = [f"{name} {size}" for name, size in files] or [weights]
 
     def finder(
         self, control: Control, samples: Sequence[Sample], meaning: Meaning
     ) -> PromptedFinder | None:
         """Drawn boxes describe a label, and words where there are none."""
+        try:
+            network = self._load(self._weights)
+        except PrelabelError as error:
+            log.warning("Nothing is found by words or drawn boxes: %s", error)
+            return None
         shown = [sample for sample in samples if sample.places][:MOST_SHOWN]
         sides = sides_of(control, shown, meaning.size) if shown else {}
-        rows = self._drawn(control, shown, sides)
+        rows = _drawn(network, control, shown, sides)
         without = [i for i, row in enumerate(rows) if not row.any()]
-        for i, row in self._words(control, without).items():
+        for i, row in self._words(network, control, without).items():
             rows[i] = row
-        if not rows.any():
+        classes = {i: i for i, row in enumerate(rows) if row.any()}
+        if not classes:
             return None
-        classes = {i: i for i in range(len(control.labels))}
         return PromptedFinder(
             rows, replace(meaning, classes=classes, sides=sides), self._weights, self._load
         )
 
-    def _drawn(self, control: Control, samples: Sequence[Sample], sides: dict[str, float]) -> Array:
-        network = self._load(self._weights)
-        rows = np.zeros((len(control.labels), network.dim), dtype=np.float32)
-        if samples:
-            marked = [boxes_of(sample, control, sides) for sample in samples]
-            images, boxes = [m.read() for m in marked], [m.boxes for m in marked]
-            found = network.visual_embeddings(images, boxes, [m.labels.tolist() for m in marked])
-            rows[: len(found)] = found
-        return rows
-
-    def _words(self, control: Control, labels: Sequence[int]) -> dict[int, Array]:
+    def _words(
+        self, network: OpenVocabulary, control: Control, labels: Sequence[int]
+    ) -> dict[int, Array]:
         """Embeddings of labels' words, from the project's folder where they were made before."""
-        found: dict[int, Array] = {}
-        for i in labels:
-            row = self._kept(control.labels[i])
-            if row is None:
-                return {}
-            found[i] = row
-        return found
+        found = {i: self._kept(control.labels[i], network.dim) for i in labels}
+        try:
+            for i in labels:
+                if found[i] is None:
+                    found[i] = self._embedded(network, control.labels[i])
+        except PrelabelError as error:
+            log.info("%s", error)
+        return {i: row for i, row in found.items() if row is not None}
 
     def file(self, label: Label) -> Path:
         """Where the embedding of a label's words is kept."""
-        key = hashlib.sha256("/".join([self._weights, *_words(label)]).encode()).hexdigest()
+        key = hashlib.sha256("/".join([*self._files, *_words(label)]).encode()).hexdigest()
         return self._folder / "prompts" / f"{key[:24]}.f32"
 
-    def _kept(self, label: Label) -> Array | None:
-        file = self.file(label)
-        if file.is_file():
-            return np.fromfile(file, dtype=np.float32)
+    def _kept(self, label: Label, dim: int) -> Array | None:
+        """(dim,) of unit length; None where it was never made, or the file is damaged."""
         try:
-            rows = self._load(self._weights).text_embeddings(_words(label))
-        except PrelabelError as error:
-            log.info("%s", error)
+            row = np.frombuffer(self.file(label).read_bytes(), dtype=np.float32)
+        except (OSError, ValueError):
             return None
+        whole = row.shape == (dim,) and abs(float(np.linalg.norm(row)) - 1) < ROUNDED
+        return row if whole else None
+
+    def _embedded(self, network: OpenVocabulary, label: Label) -> Array:
+        rows = network.text_embeddings(_words(label))
         row = np.asarray(rows.mean(axis=0), dtype=np.float32)
         row /= max(float(np.linalg.norm(row)), 1e-12)
-        write_bytes(file, row.tobytes(), lasting=False)
+        write_bytes(self.file(label), row.tobytes(), lasting=False)
         return row
+
+
+def _drawn(
+    network: OpenVocabulary, control: Control, samples: Sequence[Sample], sides: dict[str, float]
+) -> Array:
+    """What drawn boxes say of the labels: (K, dim), zeros where there are none."""
+    rows = np.zeros((len(control.labels), network.dim), dtype=np.float32)
+    if samples:
+        marked = [boxes_of(sample, control, sides) for sample in samples]
+        images, boxes = [m.read() for m in marked], [m.boxes for m in marked]
+        found = network.visual_embeddings(images, boxes, [m.labels.tolist() for m in marked])
+        rows[: len(found)] = found
+    return rows
 
 
 def _words(label: Label) -> list[str]:

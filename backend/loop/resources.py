@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -135,12 +135,13 @@ class Resources:
     def prompts(self, record: ProjectRecord) -> YoloePrompts | None:
         """Finding by words or drawn boxes; None where its weights are not there."""
         from backend.loop.prompting import YoloePrompts
-        from backend.vision.yoloe import find_weights
+        from backend.vision.yoloe import find_weights, prompt_files
 
         weights = find_weights(self.weights)
         if weights is None:
             return None
-        return YoloePrompts(weights.name, self.open_vocabulary, self.folder(record))
+        files = prompt_files(self.weights)
+        return YoloePrompts(weights.name, self.open_vocabulary, self.folder(record), files)
 
     def open_vocabulary(self, weights: str) -> OpenVocabulary:
         """The network that takes prompts, by file name; words are split as open_clip does."""
@@ -153,11 +154,27 @@ class Resources:
             self._open[weights] = OpenVocabulary(path, self.weights, tokenize=tokenize)
         return self._open[weights]
 
-    def missing_prompts(self) -> str:
-        """What finding before the first label would need, and the command that gets it."""
+    def prompt_files(self) -> list[list[object]]:
+        """Name and size of what finding by words or drawn boxes rests on, as plain JSON."""
+        from backend.vision.yoloe import prompt_files
+
+        return [[name, size] for name, size in prompt_files(self.weights)]
+
+    def advice(self, labels: Sequence[str]) -> dict[str, str]:
+        """What would help to find labels that nothing finds yet, as a card tells it.
+
+        Args:
+            labels: their names.
+
+        Returns:
+            ``advice``: with the command that gets what is missing; nothing where all are found.
+        """
         from backend.vision.yoloe import missing
 
-        return missing(self.weights, tokenizer=True)
+        if not labels:
+            return {}
+        needed = missing(self.weights, tokenizer=True) or "Draw some, so that they are learned"
+        return {"advice": f"Nothing finds {', '.join(labels)} yet. {needed}"}
 
     def pictures(self, record: ProjectRecord) -> Pictures:
         """The images of a project."""

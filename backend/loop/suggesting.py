@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from backend.domain import Control, Finding, ImageSize, Place, Places, Task
-from backend.label_studio.places import marked_by, place_regions
+from backend.label_studio.places import drawn_by, place_regions
 from backend.loop.finding import found_in, shown
 from backend.loop.model import Model
 from backend.loop.pictures import Pictures, Source
@@ -28,7 +28,7 @@ SAME = 0.3
 def drawn_in(context: Mapping[str, Any], controls: Sequence[Control]) -> dict[str, Places]:
     """What somebody has just drawn, by control of boxes or points."""
     result = context.get("result") or []
-    found = {c.name: marked_by(result, c, Counter()) for c in controls if c.kind != "choices"}
+    found = {c.name: drawn_by(result, c) for c in controls if c.kind != "choices"}
     return {name: places for name, places in found.items() if places}
 
 
@@ -88,10 +88,11 @@ def _like(
     """What the model finds, if it finds a drawn object too; else what looks like it."""
     rows: list[tuple[Place, float]] = []
     for label in dict.fromkeys(place.label for place in drawn):
-        examples = [place for place in drawn if place.label == label]
-        learned = _learned(model, control, image, examples)
-        rows += learned if learned is not None else _similar(control, image, examples)
-    rows = [row for row in rows if not _near_any(row[0], drawn, control)]
+        examples = tuple(place for place in drawn if place.label == label)
+        own = Drawn(control, image, examples, _side(model, control, image, examples))
+        learned = _learned(model, own)
+        found = learned if learned is not None else _similar(own)
+        rows += [row for row in found if not own.has(row[0])]
     rows.sort(key=lambda row: -row[1])
     places, confidence = (
         (tuple(part) for part in zip(*rows[:MOST], strict=True)) if rows else ((), ())
@@ -99,55 +100,97 @@ def _like(
     return Finding(control.name, places, confidence, size)
 
 
-def _learned(
+@dataclass(frozen=True)
+class Drawn:
+    """Objects of one label that somebody drew.
+
+    Attributes:
+        control: that they were drawn with.
+        image: in which.
+        examples: at least one.
+        side: of the objects, 0 to 1 of the image's longer edge; of points only.
+    """
+
+    control: Control
+    image: Image.Image
+    examples: Places
+    side: float
+
+    @property
+    def label(self) -> str:
+        """Of all of them."""
+        return self.examples[0].label
+
+    def has(self, place: Place) -> bool:
+        """Whether a place is one of the drawn objects."""
+        near = self._on if self.control.kind == "points" else _overlap
+        return any(near(place, example) for example in self.examples)
+
+    def _on(self, point: Place, example: Place) -> bool:
+        """Whether a point lies within half an object's side: the same object has no other."""
+        longest = max(self.image.size)
+        across, down = (
+            (a - b) * edge / longest
+            for a, b, edge in zip(point.centre, example.centre, self.image.size, strict=True)
+        )
+        return bool(np.hypot(across, down) < self.side / 2)
+
+
+def _side(
     model: Model | None, control: Control, image: Image.Image, examples: Sequence[Place]
-) -> list[tuple[Place, float]] | None:
+) -> float:
+    """The side of objects that were drawn as points: learned, told, or seen around them."""
+    from backend.vision.similar import side_around
+
+    if control.kind != "points":
+        return 0.0
     finder = model.finders.get(control.name) if model else None
+    label = examples[0].label
+    learned = finder.meaning.sides.get(label, 0.0) if finder else 0.0
+    told = next((x.extent for x in control.labels if x.name == label), 0.0)
+    points = np.array([place.centre for place in examples], dtype=np.float32)
+    return learned or told or side_around(image, points)
+
+
+def _learned(model: Model | None, drawn: Drawn) -> list[tuple[Place, float]] | None:
+    """What the model finds of the label; None where it does not know the drawn objects."""
+    finder = model.finders.get(drawn.control.name) if model else None
     if finder is None:
         return None
-    ((places, confidence),) = found_in(finder, control, [image])
-    rows = list(zip(places, confidence, strict=True))
-    own = [row for row in rows if row[0].label == examples[0].label]
-    least = shown(finder, control)
-    known = [row for row in own if row[1] >= least]
-    recognised = any(_near_any(place, examples, control) for place, _ in known)
-    return known if recognised else None
+    ((places, confidence),) = found_in(finder, drawn.control, [drawn.image])
+    least = shown(finder, drawn.control)
+    known = [
+        (place, belief)
+        for place, belief in zip(places, confidence, strict=True)
+        if place.label == drawn.label and belief >= least
+    ]
+    return known if any(drawn.has(place) for place, _ in known) else None
 
 
-def _similar(
-    control: Control, image: Image.Image, examples: Sequence[Place]
-) -> list[tuple[Place, float]]:
+def _similar(drawn: Drawn) -> list[tuple[Place, float]]:
+    """What looks like the drawn objects."""
     from backend.vision.similar import similar_boxes, similar_points
 
-    corners = np.array([(p.x0, p.y0, p.x1, p.y1) for p in examples], dtype=np.float32)
-    if control.kind == "points":
-        side = next((x.extent for x in control.labels if x.name == examples[0].label), 0.0)
-        found = similar_points(image, corners[:, :2], side or None, limit=MOST)
-    else:
-        corners = corners[(corners[:, 2:] > corners[:, :2]).all(axis=1)]
-        if not len(corners):
-            return []
-        found = similar_boxes(image, corners, limit=MOST)
+    corners = np.array([(p.x0, p.y0, p.x1, p.y1) for p in drawn.examples], dtype=np.float32)
+    points = drawn.control.kind == "points"
+    found = (
+        similar_points(drawn.image, corners[:, :2], drawn.side, limit=MOST)
+        if points
+        else similar_boxes(drawn.image, corners, limit=MOST)
+    )
     rows = []
     for (x0, y0, x1, y1), belief in zip(
         found.boxes.tolist(), found.confidence.tolist(), strict=True
     ):
-        if control.kind == "points":
+        if points:
             x0 = x1 = (x0 + x1) / 2
             y0 = y1 = (y0 + y1) / 2
         if belief >= SURE:
-            rows.append((Place(examples[0].label, x0, y0, x1, y1), belief))
+            rows.append((Place(drawn.label, x0, y0, x1, y1), belief))
     return rows
 
 
-def _near_any(place: Place, drawn: Sequence[Place], control: Control) -> bool:
-    """Whether a place is one of the drawn objects."""
-    return any(_near(place, other, control) for other in drawn if other.label == place.label)
-
-
-def _near(one: Place, other: Place, control: Control) -> bool:
-    if control.kind == "points":
-        return max(abs(a - b) for a, b in zip(one.centre, other.centre, strict=True)) < 0.02
+def _overlap(one: Place, other: Place) -> bool:
     wide = min(one.x1, other.x1) - max(one.x0, other.x0)
     high = min(one.y1, other.y1) - max(one.y0, other.y0)
     shared = max(wide, 0) * max(high, 0)

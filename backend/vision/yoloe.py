@@ -95,6 +95,15 @@ def missing(folder: Path, *, tokenizer: bool = False) -> str:
     return "; ".join(parts)
 
 
+def prompt_files(folder: Path) -> list[tuple[str, int]]:
+    """Name and bytes of the files that finding by prompts rests on; none without a network."""
+    weights = find_weights(folder)
+    if weights is None:
+        return []
+    files = [weights, folder / _encoder_of(weights.name)]
+    return [(file.name, file.stat().st_size) for file in files if file.is_file()]
+
+
 class OpenVocabulary:
     """A YOLOE network; several threads may use it, one after the other.
 
@@ -341,7 +350,7 @@ def _encoder_of(name: str) -> str:
 
 
 def _curl(name: str, folder: Path) -> str:
-    return f"curl -L -o {shlex.quote(str(folder / name))} {RELEASE}/{name}"
+    return f"curl -fL -o {shlex.quote(str(folder / name))} {RELEASE}/{name}"
 
 
 def _clip_tokenizer() -> Tokenize:

@@ -119,20 +119,44 @@ def found_dots(regions: Sequence[Json], drawing: Drawing, things: Sequence[Thing
     return sum(any(near(r, t) for r in regions) for t in things)
 
 
-def test_boxes_are_learned_and_land_where_the_objects_are(lab: Lab, finder: Backend) -> None:
+def share(regions: dict[int, list[Json]], drawings: dict[int, Drawing]) -> float:
+    """F1 of the boxes, or else the points, in some pictures."""
+    right = found = there = 0
+    for task, picture in drawings.items():
+        points = any(region["type"] == "keypointlabels" for region in regions[task])
+        right += (
+            found_dots(regions[task], picture, picture.things)
+            if points
+            else found_boxes(regions[task], picture.things)
+        )
+        found += len(regions[task])
+        there += len(picture.things)
+    return 2 * right / (found + there)
+
+
+def test_boxes_are_learned_land_where_the_objects_are_and_get_better(
+    lab: Lab, finder: Backend
+) -> None:
+    """Also in pictures that cameras hold sideways: the file is turned, a note in it says how, and
+    people and boxes see it upright."""
     project, drawings = start(lab, finder, BOXES)
     before = finder.project(project)["version"]
     assert all(not regions for regions in predicted(lab, project, before).values())
     tasks = list(drawings)
-    for task in tasks[:12]:
-        annotate(lab, task, [box(thing) for thing in drawings[task].things])
-    state = finder.learn(project, 12, version=before)
-    regions = predicted(lab, project, state["version"])
-    assert set(regions) == set(tasks[12:])
-    there = sum(len(drawings[task].things) for task in regions)
-    hits = sum(found_boxes(regions[task], drawings[task].things) for task in regions)
-    assert hits >= 0.7 * there
-    assert sum(map(len, regions.values())) <= 1.5 * there
+    turned = [drawing(number) for number in range(100, 112)]
+    new = lab.add_raw(project, [data_uri(sideways(d.image), "jpeg") for d in turned])
+    rest = {task: drawings[task] for task in tasks[18:]} | dict(zip(new, turned, strict=True))
+    shares = []
+    for labeled, part in ((6, tasks[:6]), (18, tasks[6:18])):
+        for task in part:
+            annotate(lab, task, [box(thing) for thing in drawings[task].things])
+        state = finder.learn(project, labeled, finder.project(project)["version"])
+        regions = predicted(lab, project, state["version"])
+        assert set(regions) == {*tasks[labeled:], *new}
+        shares.append(share(regions, rest))
+    print("boxes, F1 after 6 and 18 pictures:", shares)
+    assert shares[1] >= 0.75
+    assert shares[1] > min(shares[0], 0.98)
     for region in (region for of in regions.values() for region in of):
         assert (region["original_width"], region["original_height"]) == (160, 120)
         assert 0 < region["score"] <= 1
@@ -150,20 +174,17 @@ def test_points_are_learned_from_points_alone_and_improve(lab: Lab, finder: Back
     project, drawings = start(lab, finder, POINTS, **how)
     tasks = list(drawings)
     shares = []
-    for few in (tasks[:4], tasks[4:14]):
+    for few in (tasks[:3], tasks[3:14]):
         for task in few:
             annotate(lab, task, [dot(thing) for thing in drawings[task].things])
         before = finder.project(project)["version"]
         state = finder.learn(project, len(lab_done := tasks[: tasks.index(few[-1]) + 1]), before)
         regions = predicted(lab, project, state["version"])
-        rest = {task: drawings[task] for task in tasks[14:]}
-        there = sum(len(d.things) for d in rest.values())
-        hits = sum(found_dots(regions[t], d, d.things) for t, d in rest.items())
-        false = sum(len(regions[t]) for t in rest) - hits
-        shares.append(2 * hits / (2 * hits + false + there - hits))
+        shares.append(share(regions, {task: drawings[task] for task in tasks[14:]}))
         assert len(lab_done) == state["labels"]
+    print("points, F1 after 3 and 14 pictures:", shares)
     assert shares[1] >= 0.8
-    assert shares[1] >= shares[0] - 0.02
+    assert shares[1] > min(shares[0], 0.98)
     (region, *_) = next(of for of in regions.values() if of)
     assert set(region["value"]) == {"x", "y", "width", "keypointlabels"}
 
@@ -188,12 +209,23 @@ def test_choices_boxes_and_points_of_one_config_share_a_prediction_and_a_round(
         "KeyPointLabels",
     ]
     regions = predicted(lab, project, state["version"])
-    kinds = {region["type"] for of in regions.values() for region in of}
-    assert kinds == {"choices", "rectanglelabels", "keypointlabels"}
+    for kind, label, found in (
+        ("rectanglelabels", "square", lambda of, d, t: found_boxes(of, t)),
+        ("keypointlabels", "disc", found_dots),
+    ):
+        hits = there = shown = 0
+        for task, of in regions.items():
+            own = [region for region in of if region["type"] == kind]
+            things = tuple(t for t in drawings[task].things if t.label == label)
+            hits += found(own, drawings[task], things)
+            there, shown = there + len(things), shown + len(own)
+        print(f"{kind}: {hits} of {there} {label}s found, {shown} shown")
+        assert hits >= 0.6 * there > 0
+        assert shown <= 1.6 * there
     assert all(sum(r["type"] == "choices" for r in of) == 1 for of in regions.values())
 
 
-def test_an_image_annotated_as_empty_teaches_and_strange_regions_are_counted(
+def test_an_image_annotated_as_empty_counts_and_strange_regions_are_counted(
     lab: Lab, finder: Backend
 ) -> None:
     project, drawings = start(lab, finder, BOXES)
@@ -207,6 +239,7 @@ def test_an_image_annotated_as_empty_teaches_and_strange_regions_are_counted(
     state = finder.learn(project, 1, version=before)
     assert state["labels"] == 1, "the turned box alone says nothing, an empty image does"
     assert state["left_out"]["rotated box"] == 1
+    assert state["left_out"]["image left out of box: not all its objects are known"] == 1
     assert state["left_out"]["skipped by the annotator"] == 1
 
 
@@ -277,25 +310,6 @@ def answering(backend: Backend) -> bool:
     return any(child.nice() == server.nice() + ANSWERING for child in server.children())
 
 
-def test_boxes_land_right_in_pictures_that_cameras_hold_sideways(lab: Lab, finder: Backend) -> None:
-    """The file is turned, a note in it says how; people and boxes see it upright."""
-    project, drawings = start(lab, finder, BOXES)
-    tasks = list(drawings)
-    for task in tasks[:12]:
-        annotate(lab, task, [box(thing) for thing in drawings[task].things])
-    before = finder.project(project)["version"]
-    finder.learn(project, 12, version=before)
-    turned = [drawing(number) for number in range(100, 108)]
-    new = lab.add_raw(project, [data_uri(sideways(d.image), "jpeg") for d in turned])
-    version = finder.project(project)["version"]
-    until("they are predicted", lambda: set(new) <= set(predicted(lab, project, version)))
-    regions = predicted(lab, project, version)
-    hits = sum(found_boxes(regions[t], d.things) for t, d in zip(new, turned, strict=True))
-    assert hits >= 0.7 * sum(len(d.things) for d in turned)
-    sizes = {(r["original_width"], r["original_height"]) for t in new for r in regions[t]}
-    assert sizes == {(160, 120)}
-
-
 def sideways(image: Image.Image) -> bytes:
     """A JPEG whose pixels are turned and whose EXIF says so (orientation 6)."""
     file = io.BytesIO()
@@ -363,5 +377,5 @@ def test_what_would_help_before_the_first_label_is_named_with_its_command(
     project, _ = start(lab, finder, BOXES)
     (control,) = finder.project(project)["controls"]
     assert control["kind"] == "none yet"
-    assert "curl -L -o" in control["advice"]
+    assert "curl -fL -o" in control["advice"]
     assert "yoloe" in control["advice"]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from backend.domain import Control, Finding, ImageSize, Label, Place, Prediction
-from backend.label_studio.places import marked_by, place_regions
+from backend.label_studio.places import drawn_by, marked_by, place_regions
 from backend.label_studio.regions import prediction_json, read_task
 
 LABELS = (Label("disc"), Label("square"))
@@ -20,6 +21,17 @@ BUSY = Control("busy", "image", "image", (Label("yes"), Label("no")))
 def box(label: str = "disc", **value: Any) -> dict[str, Any]:
     given = {"x": 10, "y": 20, "width": 30, "height": 40, "rectanglelabels": [label], **value}
     return {"from_name": "box", "type": "rectanglelabels", "value": given}
+
+
+def plain_box() -> dict[str, Any]:
+    """A box that nobody gave a label."""
+    value = {"x": 10, "y": 20, "width": 30, "height": 40, "rotation": 0}
+    return {"from_name": "box", "type": "rectangle", "value": value}
+
+
+def polygon(label: str, **more: Any) -> dict[str, Any]:
+    value = {"points": [[1, 1], [2, 2], [3, 1]], "polygonlabels": [label]}
+    return {"from_name": "outline", "type": "polygonlabels", "value": value, **more}
 
 
 def dot(x: float, y: float, label: str = "disc") -> dict[str, Any]:
@@ -63,12 +75,82 @@ def test_a_box_in_percent_is_a_place_in_shares(
         (box(width=-10), "region outside the image"),
         (box(x=140), "region outside the image"),
         (box("gone"), "label no longer in the labeling config"),
+        # a rotation that cannot be read is none that is known
+        (box(rotation="abc"), "region without coordinates"),
+        (box(rotation=[1]), "region without coordinates"),
+        (box(rotation=float("nan")), "region without coordinates"),
+        (box(rotation="inf"), "region without coordinates"),
+        (box(width=0), "box without area"),
+        (box(x=100, width=5), "box without area"),
+        (box(x=-5, width=5), "box without area"),
+        ({**box(), "image_rotation": 90}, "region drawn on a turned image"),
+        (plain_box(), "region without a label"),
+        (box(rectanglelabels=[]), "region without a label"),
+        (box(rectanglelabels="disc"), "region without a label"),
+        ({**box(), "value": [1]}, "region without coordinates"),
     ],
 )
 def test_what_is_no_box_is_counted_and_says_nothing(region: dict[str, Any], reason: str) -> None:
     left: Counter[str] = Counter()
     assert marked_by([region], BOX, left) is None, "not the same as: there is none"
     assert left == {reason: 1}
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        box(x=60, rotation=30),
+        plain_box(),
+        {**box(x=60), "image_rotation": 90},
+        polygon("disc"),
+        polygon("disc", to_name="image"),
+        {**polygon("square"), "type": "ellipselabels"},
+    ],
+)
+def test_where_one_object_cannot_be_used_the_others_do_not_pass_for_all(
+    beside: dict[str, Any],
+) -> None:
+    assert marked_by([box(), beside], BOX, Counter()) is None
+    assert marked_by([beside], BOX, Counter()) is None
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        polygon("leaf"),  # something else
+        polygon("disc", to_name="another image"),
+        box("gone"),  # whatever it was called, it is no object of today's labels
+        {**dot(60, 60), "from_name": "hint", "type": "keypointlabels"},  # of a smart tool
+        {"from_name": "mood", "type": "choices", "value": {"choices": ["disc"]}},
+    ],
+)
+def test_what_is_no_object_of_the_control_leaves_its_boxes_alone(beside: dict[str, Any]) -> None:
+    assert corners(marked_by([box(), beside], BOX, Counter())) == [(0.1, 0.2, 0.4, 0.6)]
+
+
+def test_a_shape_whose_label_stands_in_a_region_of_its_own_is_an_object_too() -> None:
+    """As ``Polygon`` and ``Labels`` write it: two regions of one id."""
+    shape = {"id": "a", "from_name": "outline", "type": "polygon", "value": {"points": []}}
+    name = {"id": "a", "from_name": "name", "type": "labels", "value": {"labels": ["disc"]}}
+    other = {**name, "value": {"labels": ["leaf"]}}
+    assert marked_by([shape, name], BOX, Counter()) is None
+    assert marked_by([shape, other], BOX, Counter()) == ()
+
+
+def test_a_click_on_what_is_not_meant_is_no_object() -> None:
+    left: Counter[str] = Counter()
+    regions = [dot(25, 75), {**dot(50, 50), "is_positive": False}]
+    assert corners(marked_by(regions, DOT, left)) == [(0.25, 0.75, 0.25, 0.75)]
+    assert left == {"click on what is not meant": 1}
+
+
+def test_a_smart_tool_takes_what_can_be_used() -> None:
+    assert corners(drawn_by([box(), box(rotation=30)], BOX)) == [(0.1, 0.2, 0.4, 0.6)]
+    assert drawn_by([{**dot(1, 1), "is_positive": False}], DOT) == ()
+
+
+def test_a_region_on_another_image_is_not_the_controls() -> None:
+    assert marked_by([{**box(), "to_name": "other"}], BOX, Counter()) == ()
 
 
 def test_a_point_has_no_extent_whatever_the_width_of_its_dot() -> None:
@@ -178,10 +260,46 @@ def test_an_annotation_older_than_a_control_says_nothing_about_it() -> None:
     assert read(annotation(box()), box="2026-01-09")[0]["box"] == [(0.1, 0.2, 0.4, 0.6)]
 
 
+def test_an_image_with_an_object_that_cannot_be_used_is_left_out_and_counted() -> None:
+    found, left = read(annotation(box(), box(x=60, rotation=30)))
+    assert found == {"dot": []}
+    assert left == {
+        "rotated box": 1,
+        "image left out of box: not all its objects are known": 1,
+    }
+    found, left = read(annotation(polygon("disc")))
+    assert found == {}
+    assert left["image left out of box: not all its objects are known"] == 1
+    assert left["image left out of dot: not all its objects are known"] == 1
+
+
+def test_who_drew_it_whole_before_does_not_stand_for_a_later_one_who_did_not() -> None:
+    early, late = annotation(), annotation(box(rotation=30), updated_at="2026-01-03")
+    assert "box" not in read(early, late)[0]
+    early["ground_truth"] = True
+    assert read(early, late)[0]["box"] == []
+
+
+def test_boxes_of_an_image_are_not_known_where_points_lie_beside_them() -> None:
+    assert read(annotation(dot(1, 1)))[0].keys() == {"dot"}
+    assert read(annotation(box(), dot(1, 1)))[0].keys() == {"dot"}
+    assert read(annotation(box(), dot(25, 40)))[0].keys() == {"box", "dot"}
+    assert read(annotation(box(), dot(25, 40, "square")))[0].keys() == {"dot"}
+
+
+def test_boxes_of_one_image_are_no_points_of_another() -> None:
+    """A task with two images, each with a control of its own."""
+    beside = replace(DOT, to_name="other", image_key="other")
+    row = {"id": 1, "data": {"image": "x", "other": "y"}, "annotations": [annotation(box())]}
+    task = read_task(row, [BOX, beside], {}, Counter())
+    assert (task.places or {}).keys() == {"box", "dot"}
+    assert (task.places or {})["dot"] == ()
+
+
 def test_regions_of_other_kinds_are_counted_by_kind() -> None:
-    polygon = {"from_name": "outline", "type": "polygonlabels", "value": {}}
+    outline = {"from_name": "outline", "type": "polygonlabels", "value": {}}
     brush = {"from_name": "mask", "type": "brushlabels", "value": {}}
-    _, left = read(annotation(polygon, polygon, brush, dot(1, 1)))
+    _, left = read(annotation(outline, outline, brush, box(), dot(25, 40)))
     assert left == {
         "region of type polygonlabels, which is not served": 2,
         "region of type brushlabels, which is not served": 1,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -9,17 +10,23 @@ import numpy as np
 import pytest
 
 from backend.domain import Control, ImageSize, Label, Place
-from backend.loop.finding import Sample, found_in
+from backend.loop.finding import FindingJob, Sample, found_in, never_found, train_finder
 from backend.loop.model import Model, load_model, save_model
 from backend.loop.prompting import YoloePrompts
 from backend.vision.clip import tokenize
-from backend.vision.detection.finder import Meaning
+from backend.vision.detection.detector import Detector
+from backend.vision.detection.finder import Finds, Meaning
+from backend.vision.detection.heads import raw_outputs
+from backend.vision.detection.prompted import PromptedFinder
+from backend.vision.runtime import TorchRunner
 from backend.vision.yoloe import OpenVocabulary
 from tests.unit.vision.conftest import picture
+from tests.unit.vision.detection.test_network import pretrained
 from tests.unit.vision.test_yoloe import SIDE, save
 
 WEIGHTS = "yoloe-26n-seg.pt"
-BOXES = Control("c", "image", "image", (Label("disc"), Label("Red Squares")), "boxes")
+SQUARES = Label("Red Squares", ("square", "red square"))
+BOXES = Control("c", "image", "image", (Label("disc"), SQUARES), "boxes")
 POINTS = Control("c", "image", "image", (Label("disc"),), "points")
 
 
@@ -78,6 +85,68 @@ def test_points_are_shown_as_small_boxes_and_found_as_points(prompts: YoloePromp
     ((places, _),) = found_in(finder, POINTS, [marked.read()], least=0.0)
     assert places
     assert all(place.x0 == place.x1 and place.y0 == place.y1 for place in places)
+
+
+def test_what_nothing_describes_is_still_found_by_its_name(
+    prompts: YoloePrompts, tmp_path: Path
+) -> None:
+    """The first drawn box describes one label; the other one is known to the base by name."""
+    known = pretrained(("square", "cat"), tmp_path / "two.pt")
+    detector = Detector(known, SIDE, TorchRunner(raw_outputs(known), "cpu"))
+    job = FindingJob(
+        *(BOXES, [sample(Place("disc", 0.2, 0.2, 0.6, 0.7))], known, None, SIDE, 60, 0),
+        *(lambda *given: detector, prompts, lambda done, of: None, lambda: False),
+    )
+    finder = train_finder(job)
+    assert isinstance(finder, PromptedFinder)
+    assert never_found(finder, BOXES) == ()
+    assert found_labels(finder) == {"disc", "Red Squares"}
+    folder = tmp_path / "version"
+    folder.mkdir()
+    save_model(Model({}, {"c": finder}), folder)
+    kept = load_model(folder, job.load, finder.load).finders["c"]
+    assert found_labels(kept) == {"disc", "Red Squares"}
+    only = train_finder(replace(job, prompts=None))
+    assert never_found(only, BOXES) == ("disc",)
+    assert never_found(None, BOXES) == ("disc", "Red Squares")
+
+
+def found_labels(finder: Finds) -> set[str]:
+    ((places, confidence),) = found_in(finder, BOXES, [picture((120, 90), 1)], least=1e-6)
+    assert list(confidence) == sorted(confidence, reverse=True)
+    return {place.label for place in places}
+
+
+def test_a_damaged_network_costs_a_line_and_no_round(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Such as the page that says the file is not there, saved under its name."""
+    file = tmp_path / WEIGHTS
+    file.write_text("<html>404</html>", encoding="utf-8")
+    broken = YoloePrompts(WEIGHTS, lambda name: OpenVocabulary(tmp_path / name), tmp_path)
+    assert broken.finder(BOXES, [], meaning(BOXES)) is None
+    (line,) = caplog.messages
+    assert line.startswith("Nothing is found by words or drawn boxes: ")
+    assert str(file) in line
+
+
+@pytest.mark.parametrize("keep", [0, 3, 1024])
+def test_a_damaged_embedding_of_words_is_none(prompts: YoloePrompts, keep: int) -> None:
+    row = np.full(512, 512**-0.5, dtype=np.float32)
+    for label in BOXES.labels:
+        file = prompts.file(label)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(row.tobytes()[:keep])
+    assert prompts.finder(BOXES, [], meaning(BOXES)) is None
+
+
+def test_words_are_embedded_anew_for_other_files(prompts: YoloePrompts, tmp_path: Path) -> None:
+    label = BOXES.labels[0]
+    one, same, other = (
+        YoloePrompts(WEIGHTS, prompts._load, tmp_path, [(WEIGHTS, size)]).file(label)
+        for size in (5, 5, 6)
+    )
+    assert one == same != other
 
 
 def test_words_are_embedded_once_for_a_project(prompts: YoloePrompts, tmp_path: Path) -> None:

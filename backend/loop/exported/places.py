@@ -23,7 +23,8 @@ for path in sys.argv[1:]:
     for control in controls:
         longest, cell = control["size"], control["cell"]
         scaled = np.array([max(1, round(e * longest / max(image.size))) for e in image.size])
-        whole = np.full(2, longest) if control["square"] else -(-scaled // cell) * cell
+        scaled = np.full(2, longest) if control["square"] else scaled  # stretched
+        whole = -(-scaled // cell) * cell
         left, top = start = (whole - scaled) // 2
         pixels = np.full((whole[1], whole[0], 3), 114, np.uint8)  # grey around the image
         small = image.resize(tuple(scaled), Image.Resampling.BILINEAR)

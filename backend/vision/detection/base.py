@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from backend.errors import DetectorError
 from backend.vision.detection.network import DEFAULT, NOTHING, SMALL, find_base
@@ -39,7 +40,7 @@ def choose_base(setting: str, folder: Path, say: Callable[[str], None]) -> Base:
     Args:
         setting: ``auto``, ``builtin``, a weights file or name, or a ``.yaml``.
         folder: where weights are kept.
-        say: told in one line what ``auto`` took and why.
+        say: told in one line what ``auto`` took and why; before it fetches anything.
 
     Raises:
         DetectorError: there is no such file or name, or it cannot be had.
@@ -60,16 +61,19 @@ def _downloaded(folder: Path, say: Callable[[str], None]) -> Base:
 
     why_not = "" if answers(HOME) else f"{HOME} does not answer"
     if not why_not:
+        say(
+            f"Detector: fetching {DEFAULT} once from {HOME} (5 MB, pretrained on COCO) into "
+            f"{folder}; PRELABEL_DETECTOR=builtin does without."
+        )
         try:
             path = find_base(DEFAULT, folder, download=True)
             assert path is not None  # noqa: S101 - it may be downloaded
-            say(f"Detector: {DEFAULT}, pretrained on COCO; kept in {folder}.")
             return Base(str(path), path)
         except DetectorError as error:
             why_not = str(error).rstrip(".")
     say(
         f"Detector: a small network that starts from nothing ({why_not}). Better: put {DEFAULT} "
-        f"into {folder}: curl -L -o {folder / DEFAULT} "
+        f"into {folder}: curl -fL -o {quote(str(folder / DEFAULT))} "
         f"https://github.com/ultralytics/assets/releases/latest/download/{DEFAULT}"
     )
     return Base(NOTHING, SMALL)

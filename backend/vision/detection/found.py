@@ -46,6 +46,17 @@ NOTHING = Found(
 )
 
 
+def both(one: Found, other: Found) -> Found:
+    """The objects of two detectors that look for different labels."""
+    confidence = np.concatenate([one.confidence, other.confidence])
+    together = Found(
+        np.concatenate([one.boxes, other.boxes]),
+        confidence,
+        np.concatenate([one.labels, other.labels]),
+    )
+    return together.only(np.argsort(-confidence, kind="stable"))
+
+
 def iou(one: Floats, many: Floats) -> Floats:
     """Intersection over union.
 
@@ -130,10 +141,11 @@ def suppress_centres(centres: Floats, confidence: Floats, labels: Ints, least: F
     Returns:
         (k,) indices of those that stay, most certain first.
     """
+    left = np.argsort(-confidence, kind="stable")
     kept: list[int] = []
-    for i in np.argsort(-confidence, kind="stable"):
-        same = [k for k in kept if labels[k] == labels[i]]
-        gaps = np.hypot(*(centres[same] - centres[i]).T) if same else np.zeros(0)
-        if not (gaps < least[i]).any():
-            kept.append(int(i))
+    while len(left):
+        best, left = left[0], left[1:]
+        kept.append(int(best))
+        gaps = np.hypot(*(centres[left] - centres[best]).T)
+        left = left[(gaps >= least[left]) | (labels[left] != labels[best])]
     return np.array(kept, dtype=np.int64)

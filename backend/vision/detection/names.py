@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 from backend.domain import Label
@@ -13,7 +14,8 @@ def known_as(labels: Sequence[Label], classes: Sequence[str]) -> dict[int, int]:
 
     Args:
         labels: of the control. Where a label has words of its own (``predicted_values``) they
-            count, and else its name; upper and lower case, joints and plurals do not matter.
+            count, and else its name; upper and lower case, spaces, joints and plurals do
+            not matter.
         classes: names that the network was trained on, in its order.
 
     Returns:
@@ -26,7 +28,7 @@ def known_as(labels: Sequence[Label], classes: Sequence[str]) -> dict[int, int]:
         {0: 1, 1: 0}
     """
     meant = _meant(labels)
-    found = ((index, meant.get(singular(name))) for index, name in enumerate(classes))
+    found = ((index, meant.get(_key(name))) for index, name in enumerate(classes))
     return {index: label for index, label in found if label is not None}
 
 
@@ -37,7 +39,7 @@ def singular(name: str) -> str:
         >>> [singular(n) for n in ("Strawberries", "wine_Glasses", "Buses", "people", "bus")]
         ['strawberry', 'wine glass', 'bus', 'person', 'bus']
     """
-    words = readable(name).split()
+    words = readable(PLURAL_MARK.sub("", name.strip())).split()
     if words:
         words[-1] = _one(words[-1])
     return " ".join(words)
@@ -47,12 +49,22 @@ def _meant(labels: Sequence[Label]) -> Mapping[str, int]:
     meant: dict[str, int] = {}
     for index, label in enumerate(labels):
         for word in label.words or (label.name,):
-            meant.setdefault(singular(word), index)
+            meant.setdefault(_key(word), index)
     return meant
 
 
+def _key(name: str) -> str:
+    """Equal for "cell phones" and "Cellphone"."""
+    return singular(name).replace(" ", "")
+
+
+PLURAL_MARK = re.compile(r"(?<=[A-Z]{2})s\b|\(e?s\)$|['’][sS]$")
+"""The end of "TVs", "Cellphone(s)" and "TV's"."""
 IRREGULAR = {
     "buses": "bus",
+    "busses": "bus",
+    "broccolis": "broccoli",
+    "tvs": "tv",
     "skis": "ski",
     "people": "person",
     "persons": "person",

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from backend.errors import DetectorError
@@ -29,6 +30,7 @@ SMALL = Path(__file__).with_name("small.yaml")
 GRID, QUERIES = "grid", "queries"
 HEADS = {"Detect": GRID, "v10Detect": GRID, "RTDETRDecoder": QUERIES}
 SHAPE, WEIGHTS = "network.json", "weights.safetensors"
+NONE: Mapping[int, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -88,21 +90,59 @@ def load_base(path: Path) -> Network:
     return _filled(plan, checkpoint.network)
 
 
-def adapted(base: Network, classes: Sequence[str]) -> Network:
-    """The same network for other classes; what it knows of equal names is kept.
+def adapted(
+    base: Network,
+    classes: Sequence[str],
+    rows: Mapping[int, int] | None = None,
+    lender: Network | None = None,
+    lent: Mapping[int, int] = NONE,
+) -> Network:
+    """The same network for other classes.
 
     Args:
         base: where the weights come from.
         classes: the new names.
+        rows: new class → the base's class whose weights it takes; by equal names when not given.
+        lender: another network of the same layers.
+        lent: new class → the lender's class whose weights it takes instead.
+
+    Returns:
+        a network in which a class without such a source starts from nothing, the same each time.
     """
-    plan = Plan(
-        {**base.plan.yaml, "nc": len(classes)},
-        base.plan.family,
-        tuple(classes),
-        base.plan.base,
-        base.plan.pretrained,
+    plan = replace(base.plan, yaml={**base.plan.yaml, "nc": len(classes)}, classes=tuple(classes))
+    module = _from_seed(plan)
+    fresh = {name: part.clone() for name, part in _class_parts(module).items()}
+    module.load(deepcopy(base.module), verbose=False)
+    sources = [(base, same_names(base.plan.classes, classes) if rows is None else rows)]
+    sources += [(lender, lent)] if lender else []
+    for name, part in _class_parts(module).items():
+        start = fresh[name]
+        part.copy_(start if start.shape == part.shape else _random_like(part))
+        for network, taken in sources:
+            theirs = _class_parts(network.module)[name]
+            if theirs.shape[1:] == part.shape[1:]:
+                for new, old in taken.items():
+                    part[new] = theirs[old]
+    return Network(module.float().eval(), plan)
+
+
+def same_names(known: Sequence[str], wanted: Sequence[str]) -> dict[int, int]:
+    """Wanted class → the first known one of the same name.
+
+    Upper and lower case matter only where both are known.
+
+    Example:
+        >>> same_names(["Disc", "star", "disc"], ["disc", "STAR", "ring"])
+        {0: 2, 1: 1}
+    """
+    places = [*enumerate(known)][::-1]
+    first = {name.strip().lower(): place for place, name in places}
+    first |= {name: place for place, name in places}
+    found = (
+        (place, first.get(name, first.get(name.strip().lower())))
+        for place, name in enumerate(wanted)
     )
-    return _filled(plan, base.module)
+    return {place: row for place, row in found if row is not None}
 
 
 def save_network(network: Network, folder: Path) -> None:
@@ -171,17 +211,47 @@ def find_base(setting: str, folder: Path, download: bool) -> Path | None:
 
 
 def _from_nothing(path: Path) -> Network:
-    import torch
-
     described = _one_head(read_description(path))
     base = f"{path.name}:{_digest_of(described)}"
     plan = Plan(described, _family_of(described, path), ("object",), base, pretrained=False)
+    try:
+        return Network(_from_seed(plan), plan)
+    except Exception as error:  # ultralytics raises many kinds
+        raise DetectorError(f"{path} does not describe a network ({error}).") from error
+
+
+def _from_seed(plan: Plan) -> Any:
+    """A module with random weights, the same each time."""
+    import torch
+
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        try:
-            return Network(_module(plan), plan)
-        except Exception as error:  # ultralytics raises many kinds
-            raise DetectorError(f"{path} does not describe a network ({error}).") from error
+        return _module(plan)
+
+
+def _class_parts(module: Any) -> dict[str, Any]:
+    """The weights with a row per class, by name; they are the module's own, not copies."""
+    head = module.model[-1]
+    if hasattr(head, "cv3"):
+        layers = {f"cv3.{place}": branch[-1] for place, branch in enumerate(head.cv3)}
+    else:
+        layers = {f"dec.{place}": layer for place, layer in enumerate(head.dec_score_head)}
+        layers |= {"enc": head.enc_score_head, "noise": head.denoising_class_embed}
+    return {
+        f"{name}.{kind}": part.data
+        for name, layer in layers.items()
+        for kind, part in layer.named_parameters()
+    }
+
+
+def _random_like(part: Any) -> Any:
+    """Of a class branch that is wider than where nothing was learned: as torch starts it."""
+    import torch
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layer = torch.nn.Conv2d(part.shape[1], part.shape[0], 1)
+        return layer.weight.data
 
 
 def _one_head(described: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,16 +12,26 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.errors import DetectorError
-from backend.vision.detection.finder import MEANING, Meaning, meant, read_meaning
-from backend.vision.detection.found import Found
+from backend.vision.detection.finder import (
+    MEANING,
+    Finder,
+    Meaning,
+    load_finder,
+    meant,
+    read_meaning,
+)
+from backend.vision.detection.found import Found, both
 
 if TYPE_CHECKING:
     from PIL import Image
 
+    from backend.vision.detection.detector import Detector
+    from backend.vision.detection.network import Network
     from backend.vision.yoloe import OpenVocabulary
 
 Array = npt.NDArray[np.float32]
 EMBEDDINGS = "prompts.npz"
+NAMED = "named"
 
 
 @dataclass
@@ -33,21 +43,27 @@ class PromptedFinder:
         meaning: of the rows.
         weights: file name of the network.
         load: gives the network of a file name; called at first use.
+        named: finds the labels that nothing describes and a pretrained network knows by name.
     """
 
     embeddings: Array
     meaning: Meaning
     weights: str
     load: Callable[[str], OpenVocabulary]
+    named: Finder | None = None
 
     def find(self, images: Sequence[Image.Image], least: float) -> list[Found]:
         """See :meth:`backend.vision.detection.finder.Finder.find`."""
         found = self.load(self.weights).detect(images, self.embeddings, least)
         pairs = zip(found, images, strict=True)
-        return [
+        described = [
             meant(Found(one.boxes, one.confidence, one.labels), self.meaning, image)
             for one, image in pairs
         ]
+        if self.named is None:
+            return described
+        known = self.named.find(images, least)
+        return [both(*pair) for pair in zip(described, known, strict=True)]
 
     def save(self, folder: Path) -> None:
         """Write it into an empty folder; the network stays where it is."""
@@ -55,10 +71,22 @@ class PromptedFinder:
         stored = {**asdict(self.meaning), "classes": list(self.meaning.classes.items())}
         text = json.dumps({**stored, "prompted": self.weights})
         (folder / MEANING).write_text(text, encoding="utf-8")
+        if self.named is not None:
+            (folder / NAMED).mkdir()
+            self.named.save(folder / NAMED)
 
 
-def load_prompted(folder: Path, load: Callable[[str], OpenVocabulary]) -> PromptedFinder:
+def load_prompted(
+    folder: Path,
+    load: Callable[[str], OpenVocabulary],
+    detector: Callable[[Network, int, str], Detector],
+) -> PromptedFinder:
     """Read what :meth:`PromptedFinder.save` wrote.
+
+    Args:
+        folder: of the finder.
+        load: gives the network that takes prompts, by file name.
+        detector: makes detectors.
 
     Raises:
         DetectorError: a file is missing or damaged.
@@ -69,7 +97,8 @@ def load_prompted(folder: Path, load: Callable[[str], OpenVocabulary]) -> Prompt
             embeddings = np.asarray(file["embeddings"], dtype=np.float32)
     except (OSError, ValueError, KeyError) as error:
         raise DetectorError(f"The detector in {folder} is damaged: train again.") from error
-    return PromptedFinder(embeddings, read_meaning(folder), weights, load)
+    named = load_finder(folder / NAMED, detector) if (folder / NAMED).is_dir() else None
+    return PromptedFinder(embeddings, read_meaning(folder), weights, load, named)
 
 
 def is_prompted(folder: Path) -> bool:

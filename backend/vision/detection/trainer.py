@@ -31,10 +31,24 @@ LOGGER.disabled = True
 
 
 class Examples(YOLODataset):  # type: ignore[misc]
-    """Our examples as ultralytics wants to see them."""
+    """Our examples as ultralytics wants to see them.
 
-    def __init__(self, examples: Sequence[Example], classes: Sequence[str], args: Any) -> None:
+    Args:
+        examples: what to learn from.
+        classes: names of the network's outputs.
+        args: of ultralytics.
+        stretched: images become squares, as an RT-DETR looks at them.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        classes: Sequence[str],
+        args: Any,
+        stretched: bool = False,
+    ) -> None:
         self.examples = examples
+        self._stretched = stretched
         self._kept: dict[int, Any] = {}
         self._bytes = 0
         super().__init__(
@@ -60,7 +74,7 @@ class Examples(YOLODataset):  # type: ignore[misc]
     ) -> tuple[Any, tuple[int, int], tuple[int, int]]:
         """BGR pixels at training size, and the size before and after."""
         if i not in self._kept:
-            pixels, before = self._read(i, keep_ratio=rect_mode)
+            pixels, before = self._read(i, keep_ratio=rect_mode and not self._stretched)
             if self._bytes + pixels.nbytes > KEPT_BYTES:
                 return pixels, before, pixels.shape[:2]
             self._kept[i] = pixels, before
@@ -99,6 +113,9 @@ class Stream(torch.utils.data.Sampler[int]):  # type: ignore[misc]
 class Limits:
     """Ends training in time, and tells how far it is.
 
+    The schedule is shortened so that its end fits; where not even an epoch does, as on a machine
+    that many use, training stops after the batch that took too long.
+
     Args:
         seconds: that training may take.
         report: told (done, of) after each epoch.
@@ -109,7 +126,7 @@ class Limits:
         self, seconds: float, report: Callable[[int, int], None], cancelled: Callable[[], bool]
     ) -> None:
         self._seconds, self._report, self._cancelled = seconds, report, cancelled
-        self._last = math.inf
+        self._last = self._end = math.inf
         self._took: list[float] = []
         self._planned = 0
         self.was_cancelled = False
@@ -122,10 +139,13 @@ class Limits:
 
     def _started(self, trainer: Any) -> None:
         self._last, self._planned = time.monotonic(), trainer.epochs
+        self._end = self._last + self._seconds
 
     def _batch(self, trainer: Any) -> None:
         if self._cancelled():
             self.was_cancelled = trainer.stop = True
+        if time.monotonic() > self._end:
+            trainer.stop = True
 
     def _epoch(self, trainer: Any) -> None:
         now = time.monotonic()
@@ -198,6 +218,7 @@ class _Ours:
     classes: Sequence[str]
     left: Sequence[int]
     per_epoch: int
+    stretched: bool = False
     train_loader: Any
 
     def get_dataset(self) -> dict[str, Any]:
@@ -207,7 +228,8 @@ class _Ours:
 
     def build_dataset(self, img_path: str, mode: str = "train", batch: int | None = None) -> Any:
         """Our examples; nothing to validate on."""
-        return Examples(self.examples, self.classes, self.args)  # type: ignore[attr-defined]
+        args = self.args  # type: ignore[attr-defined]
+        return Examples(self.examples, self.classes, args, self.stretched)
 
     def get_dataloader(
         self, dataset_path: str, batch_size: int = 16, rank: int = 0, mode: str = "train"
@@ -262,6 +284,8 @@ class GridTrainer(_Ours, DetectionTrainer):  # type: ignore[misc]
 
 class QueriesTrainer(_Ours, RTDETRTrainer):  # type: ignore[misc]
     """Trains RT-DETR."""
+
+    stretched = True
 
 
 def make_trainer(

@@ -16,8 +16,8 @@ from backend.vision.runtime.runner import Floats, Kind, Outputs, Runner, TorchRu
 
 Say = Callable[[str], None]
 TOLERANCE: dict[Kind, float] = {"torch": 0.0, "openvino": 1e-3, "openvino-bf16": 0.05}
-"""Largest difference from torch, by what the caller measures. In f32 only the order of additions
-differs (1e-6 to 1e-4 is usual); bfloat16 keeps eight bits."""
+"""Largest difference from torch, by what the caller measures (detectors: ``detector.apart``). In
+f32 only the order of additions differs (1e-6 to 1e-4 is usual); bfloat16 keeps eight bits."""
 TWICE = 256 * 2**20
 """Bytes of weights up to which a second copy is worth a faster answer to a single input."""
 

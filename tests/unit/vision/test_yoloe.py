@@ -259,7 +259,7 @@ def test_without_a_text_encoder_one_sentence_says_what_to_fetch(folder: Path) ->
     import open_clip
 
     finder = OpenVocabulary(folder / "yoloe-26n-seg.pt", tokenize=open_clip.tokenize, side=SIDE)
-    with pytest.raises(EncoderError, match=r"need mobileclip2_b\.ts: curl -L -o .*mobileclip2_b"):
+    with pytest.raises(EncoderError, match=r"need mobileclip2_b\.ts: curl -fL -o .*mobileclip2_b"):
         finder.text_embeddings(["apple"])
 
 
@@ -308,7 +308,7 @@ def test_what_is_missing_is_one_line_with_commands(
     assert "\n" not in said
     for name in ("yoloe-26s-seg.pt", "mobileclip2_b.ts"):
         address = f"https://github.com/ultralytics/assets/releases/download/v8.4.0/{name}"
-        assert f"curl -L -o {shlex.quote(str(place / name))} {address}" in said
+        assert f"curl -fL -o {shlex.quote(str(place / name))} {address}" in said
     assert "uv pip install git+https://github.com/ultralytics/CLIP.git" in said
     (place / "yoloe-11s-seg.pt").touch()
     assert "mobileclip_blt.ts" in missing(place)

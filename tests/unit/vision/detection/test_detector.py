@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backend.vision.detection.detector import Detector, load_detector
+from backend.vision.detection.detector import Detector, apart, example_input, load_detector
 from backend.vision.detection.found import Floats, Found
+from backend.vision.detection.heads import raw_outputs
 from backend.vision.detection.network import Network
+from backend.vision.runtime import TorchRunner
+from backend.vision.runtime.fastest import TOLERANCE
 from tests.drawn import Drawing, drawing
-from tests.unit.vision.detection.conftest import SIDE, drawings, on_torch
+from tests.unit.vision.detection.conftest import BOTH, SIDE, drawings, on_torch
 
 SURE = 0.35
 
@@ -77,8 +80,12 @@ def test_a_grid_finds_what_ultralytics_finds(
 
 
 def test_queries_find_what_ultralytics_finds(rtdetr: Network, tmp_path: Path) -> None:
-    images = [drawing(310 + i, (SIDE, SIDE)).image for i in range(2)]
+    """Which stretches an image to a square, and scales it a little differently: of random weights
+    some queries look elsewhere then."""
+    sizes = ((SIDE, SIDE), (160, 90), (70, 160), (320, 200))
+    images = [drawing(310 + i, size).image for i, size in enumerate(sizes)]
     expected = theirs(rtdetr, tmp_path / "rtdetr-made.pt", images, "RTDETR")
+    shares = []
     for found, image, rows in zip(
         on_torch(rtdetr).detect(images, 0.01), images, expected, strict=True
     ):
@@ -86,12 +93,17 @@ def test_queries_find_what_ultralytics_finds(rtdetr: Network, tmp_path: Path) ->
         listed = np.flatnonzero(found.confidence > rows[:, 4].min() + 1e-3)
         assert len(listed) >= 8
         assert np.ptp(found.confidence[listed]) > 0.02
+        equal = 0
         for row in listed:
             off = np.abs(rows[:, :4] - ours[row]).max(axis=1) + 1e3 * (
                 rows[:, 5] != found.labels[row]
             )
-            assert off.min() < 0.5
-            assert abs(rows[off.argmin(), 4] - found.confidence[row]) < 1e-3
+            beside = np.abs(rows[:, 4] - found.confidence[row])
+            equal += bool(((off < 1.0) & (beside < 5e-3)).any())
+        shares.append(equal / len(listed))
+    print("queries that are the same:", shares)
+    assert shares[0] == 1.0
+    assert min(shares) >= 0.75
 
 
 def test_places_are_shares_of_the_upright_image(yolo26_like: Network) -> None:
@@ -137,19 +149,59 @@ def test_many_images_come_back_in_order(
 
 
 def test_the_fastest_runner_finds_the_same(
-    yolo26_like: Network, rtdetr: Network, tmp_path: Path
+    yolo26_like: Network, rtdetr: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """OpenVINO in f32, whatever is fastest here: bfloat16 would hide a mistake of 1 %."""
+    from backend.vision import runtime
+
     said: list[str] = []
+    fastest = runtime.fastest
+    monkeypatch.setattr(
+        runtime, "fastest", lambda *given, **named: fastest(*given, **{**named, "only": "openvino"})
+    )
     images = [drawing(340, (SIDE, 120), ("disc",)).image, drawing(341, (90, 160), ("disc",)).image]
     for network in (yolo26_like, rtdetr):
         quick: Detector = load_detector(
             network, SIDE, "key", tmp_path / network.plan.family, said.append
         )
+        assert (quick.runner.kind, said) == ("openvino", [])
         least = 0.3 if network is yolo26_like else 0.0001
         for one, other in zip(
             quick.detect(images, least), on_torch(network).detect(images, least), strict=True
         ):
-            assert abs(len(one) - len(other)) <= 1
+            assert len(one) == len(other) > 0
             if network is yolo26_like:
-                np.testing.assert_allclose(one.boxes, other.boxes, atol=0.02)
-                assert quick.classes == ("disc",)
+                np.testing.assert_allclose(one.boxes, other.boxes, atol=1e-4)
+                np.testing.assert_allclose(one.confidence, other.confidence, atol=1e-4)
+    assert quick.classes == BOTH
+
+
+def raw(network: Network) -> tuple[Floats, ...]:
+    """What torch answers to the picture that networks are tried on."""
+    return TorchRunner(raw_outputs(network), "cpu")(example_input(SIDE))
+
+
+@pytest.mark.parametrize("which", ["yolo26_like", "yolo11_like"])
+def test_a_runner_that_sees_nothing_or_boxes_elsewhere_is_no_equal(
+    which: str, request: pytest.FixtureRequest
+) -> None:
+    """The example shows next to nothing, so that confidence alone would not tell."""
+    network: Network = request.getfixturevalue(which)
+    boxes, logits = raw(network)
+    bf16 = TOLERANCE["openvino-bf16"]
+    assert apart((boxes, logits), (boxes, logits), network) == 0.0
+    assert apart((boxes, np.full_like(logits, -20)), (boxes, logits), network) > bf16
+    assert apart((boxes[:, ::-1], logits), (boxes, logits), network) > bf16
+    moved = boxes + (0.5 if boxes.shape[1] == 4 else np.arange(64, dtype=np.float32)[:, None] / 9)
+    assert apart((moved, logits), (boxes, logits), network) > bf16
+    assert apart((boxes * np.nan, logits), (boxes, logits), network) > 1
+    nearly = boxes * np.float32(1 + 1e-6), logits + np.float32(1e-5)
+    assert apart(nearly, (boxes, logits), network) < TOLERANCE["openvino"]
+
+
+def test_queries_in_another_order_are_the_same_answer(rtdetr: Network) -> None:
+    places, confidence = raw(rtdetr)
+    turned = places[:, ::-1], confidence[:, ::-1]
+    assert apart(turned, (places, confidence), rtdetr) == 0.0
+    assert apart((places + 0.1, confidence), (places, confidence), rtdetr) > 0.05
+    assert apart((places, confidence * 0), (places, confidence), rtdetr) > 0.05

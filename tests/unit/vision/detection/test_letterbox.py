@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backend.vision.detection.letterbox import GREY, letterbox
+from backend.vision.detection.letterbox import GREY, letterbox, stretched
 
 SIZES = {
     "tall": (300, 700),
@@ -20,15 +20,21 @@ SIZES = {
 BOXES = np.array([[0, 0, 1, 1], [0.1, 0.2, 0.45, 0.9], [0.97, 0.5, 1, 0.53]], dtype=np.float32)
 
 
-@pytest.mark.parametrize("square", [False, True])
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
-def test_boxes_come_back_to_half_a_pixel_of_the_input(size: tuple[int, int], square: bool) -> None:
-    pixels, box = letterbox(Image.new("RGB", size, (250, 0, 0)), 320, 32, square)
+def test_what_is_stretched_comes_back_and_fills_the_square(size: tuple[int, int]) -> None:
+    pixels, box = stretched(Image.new("RGB", size, (250, 0, 0)), 320)
+    assert pixels.shape == (1, 3, 320, 320)
+    assert (pixels[0, 0].min(), pixels[0, 1:].max()) == (pytest.approx(250 / 255), 0)
+    np.testing.assert_allclose(box.undo(BOXES * 320), BOXES, atol=1e-6)
+
+
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+def test_boxes_come_back_to_half_a_pixel_of_the_input(size: tuple[int, int]) -> None:
+    pixels, box = letterbox(Image.new("RGB", size, (250, 0, 0)), 320, 32)
     _, _, height, width = pixels.shape
     assert pixels.dtype == np.float32
     assert max(height, width) == 320
     assert (height % 32, width % 32) == (0, 0)
-    assert not square or height == width
 
     # Where a camera that scales both directions alike would see them.
     factor = 320 / max(size)

@@ -33,6 +33,13 @@ from backend.vision.detection.names import known_as, singular
         ("sports balls", "sports ball"),
         ("potted plants", "potted plant"),
         ("gas", "gas"),
+        ("TVs", "tv"),
+        ("tvs", "tv"),
+        ("TV's", "tv"),
+        ("broccolis", "broccoli"),
+        ("busses", "bus"),
+        ("Apple(s)", "apple"),
+        ("box(es)", "box"),
         ("番茄", "番茄"),
         ("", ""),
     ],
@@ -58,6 +65,8 @@ COCO = ["person", "bus", "wine glass", "apple", "sports ball", "potted plant", "
         ((Label("apple", words=("cell phone",)),), {6: 0}),  # own words count instead of the name
         ((Label("apple"), Label("fruit", words=("apples",))), {3: 0}),  # the first claims it
         ((Label("fruit", words=("apple",)), Label("apple")), {3: 0}),
+        ((Label("Cellphone(s)"),), {6: 0}),
+        ((Label("cellphones"), Label("WINEGLASS")), {6: 0, 2: 1}),
         ((Label("plant"),), {}),  # part of a name is another name
     ],
 )

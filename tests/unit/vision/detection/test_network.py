@@ -125,6 +125,44 @@ def test_what_is_known_of_a_class_stays_with_its_name(tmp_path: Path) -> None:
                 np.testing.assert_allclose(after[1][0, row], before[1][0, known], atol=1e-4)
 
 
+def test_a_class_of_another_name_starts_from_nothing_and_the_same_each_time(tmp_path: Path) -> None:
+    """Also where there are as many classes as before."""
+    import torch
+
+    base = pretrained(("cat", "dog"), tmp_path / "two.pt")
+    before = outputs(base)[1][0]
+    torch.manual_seed(1)
+    renamed = outputs(adapted(base, ("bird", "cow")))[1][0]
+    torch.manual_seed(2)
+    np.testing.assert_array_equal(renamed, outputs(adapted(base, ("bird", "cow")))[1][0])
+    for row in renamed:
+        assert min(np.abs(row - old).max() for old in before) > 0.1
+
+
+def test_classes_that_are_called_by_numbers_keep_what_is_known_of_them(tmp_path: Path) -> None:
+    base = pretrained(("0", "1"), tmp_path / "two.pt")
+    before = outputs(base)[1][0]
+    after = outputs(adapted(base, ("1", "0", "2")))[1][0]
+    np.testing.assert_allclose(after[:2], before[::-1], atol=1e-4)
+
+
+def test_a_row_can_be_lent_by_another_network(tmp_path: Path) -> None:
+    base = pretrained(("cat", "dog", "cow"), tmp_path / "three.pt")
+    fitted = adapted(base, ("cat",))
+    more = adapted(fitted, ("Dogs", "cat", "ring"), lender=base, lent={0: 1})
+    before, after = outputs(base)[1][0], outputs(more)[1][0]
+    np.testing.assert_allclose(after[0], before[1], atol=1e-4)
+    np.testing.assert_allclose(after[1], before[0], atol=1e-4)
+    assert more.plan.classes == ("Dogs", "cat", "ring")
+
+
+def test_an_rtdetr_keeps_what_it_knows_of_a_name_too(rtdetr: Network) -> None:
+    swapped = adapted(rtdetr, ("square", "disc"))
+    before, after = outputs(rtdetr), outputs(swapped)
+    np.testing.assert_allclose(after[0], before[0], atol=1e-4)
+    np.testing.assert_allclose(after[1][..., ::-1], before[1], atol=1e-4)
+
+
 def test_few_classes_on_weights_of_many_can_be_kept(tmp_path: Path) -> None:
     """Ultralytics' class branch is as wide as the number of classes was: 80, else 64 here."""
     base = pretrained(tuple(f"class {number}" for number in range(80)), tmp_path / "many.pt")

@@ -8,10 +8,10 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from backend.vision.detection.detector import place_in
 from backend.vision.detection.finder import Finder, Meaning
 from backend.vision.detection.found import Found
-from backend.vision.detection.letterbox import letterbox
-from backend.vision.detection.network import QUERIES, Network
+from backend.vision.detection.network import Network
 from backend.vision.portable.answers import finder_graph
 from backend.vision.portable.graph import write_graph
 from tests.unit.vision.detection.conftest import BOTH, SIDE, drawings, on_torch
@@ -29,8 +29,7 @@ def exported(finder: Finder, file: Path) -> list[Found]:
     session = onnxruntime.InferenceSession(file)
     found = []
     for image in images():
-        square = finder.network.plan.family == QUERIES
-        batch, box = letterbox(image, SIDE, finder.network.stride, square)
+        batch, box = place_in(image, finder.network, SIDE)
         boxes, confidence, label = session.run(None, {"image": batch})
         found.append(Found(np.clip(box.undo(boxes), 0, 1), confidence, label))
     return found

@@ -1,0 +1,121 @@
+"""When a finder is made anew, and when the live one goes on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from backend.domain import Place, Task
+from backend.label_studio.config import read_config
+from backend.loop.cards import Stopwatch
+from backend.loop.embedding import NO_IMAGES
+from backend.loop.fit import Fit
+from backend.loop.labels import label_table
+from backend.loop.making import Maker
+from backend.loop.model import Model, save_model
+from backend.loop.observe import Observation, Pulse
+from backend.loop.resources import Resources
+from backend.settings import Settings
+from backend.store.projects import ProjectRecord
+from tests.unit.homes import card
+
+CONFIG = """
+<View><Image name="image" value="$image"/>
+<RectangleLabels name="box" toName="image"><Label value="disc"/></RectangleLabels>
+<KeyPointLabels name="dot" toName="image"><Label value="disc"/></KeyPointLabels></View>
+"""
+PULSE = Pulse("", 2, 2, "", "", "", "", "")
+
+
+def marked(number: int, x: float, control: str = "box") -> Task:
+    places = {control: (Place("disc", x, 0.1, x + 0.1, 0.2),)}
+    return Task(number, {"image": f"{number}.png"}, places=places)
+
+
+def observed(tasks: Sequence[Task], config: str = CONFIG) -> Observation:
+    return Observation(PULSE, "1.0", read_config(config), tuple(tasks), Counter())
+
+
+TASKS = [marked(1, 0.1), marked(2, 0.3)]
+
+
+class Home:
+    """A project whose live version saw ``TASKS``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.settings = Settings(home=folder, detector="builtin")
+        self.record = ProjectRecord("1", "http://label.example", 1)
+        resources = Resources(self.settings)
+        fit = self.fit(observed(TASKS))
+        controls = {
+            c.name: {"made_from": fit.made_from(c)} for c in observed(TASKS).config.controls
+        }
+        made = replace(
+            card(0, 2),
+            controls=controls,
+            detector={"setting": "builtin", "id": resources.base().id},
+        )
+        versions = resources.versions(self.record)
+        versions.save(made, label_table(observed(TASKS)), lambda to: save_model(Model({}), to))
+        versions.promote(made.version, by="the loop", reason="The first.")
+
+    def fit(self, seen: Observation) -> Fit:
+        resources = Resources(self.settings)
+        return Fit(
+            *(resources, self.record, seen, None, NO_IMAGES),
+            *(lambda *given: None, lambda: False),
+        )
+
+    def unchanged(self, seen: Observation, control: str = "box") -> bool:
+        return self.fit(seen).unchanged(seen.controls[control])
+
+    def identity(self, seen: Observation) -> str:
+        resources = Resources(self.settings)
+        maker = Maker(resources, self.record, lambda *given: None, lambda: False, Stopwatch())
+        return maker._identity(seen, label_table(seen), None)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path)
+
+
+def test_the_same_labels_and_settings_keep_the_live_finder(home: Home) -> None:
+    assert home.unchanged(observed(TASKS))
+    assert home.unchanged(observed([*TASKS, Task(3, {"image": "3.png"})])), "nobody marked it"
+
+
+def test_another_label_makes_the_finder_of_its_control_anew(home: Home) -> None:
+    for tasks in ([marked(1, 0.2), TASKS[1]], TASKS[:1], [*TASKS, marked(3, 0.1)]):
+        assert not home.unchanged(observed(tasks))
+        assert home.unchanged(observed(tasks), "dot"), "that is another control's"
+
+
+def test_another_config_makes_it_anew(home: Home) -> None:
+    for config in (
+        CONFIG.replace('"disc"/></Rect', '"disc" predicted_values="coin"/></Rect'),
+        CONFIG.replace('"disc"/></Rect', '"disc"/><Label value="ring"/></Rect'),
+    ):
+        assert not home.unchanged(observed(TASKS, config))
+
+
+def test_what_it_is_made_with_makes_it_anew_and_is_noticed(home: Home) -> None:
+    """Another size of the input, another base, or a network that takes prompts."""
+    before = home.settings
+    known = home.identity(observed(TASKS))
+    weights = before.home / "weights"
+    weights.mkdir()
+    for settings in (replace(before, detector_size=320), replace(before, detector="yolo26n.yaml")):
+        home.settings = settings
+        assert not home.unchanged(observed(TASKS))
+        assert home.identity(observed(TASKS)) != known
+    home.settings = before
+    for name, size in (("yoloe-26s-seg.pt", 5), ("mobileclip2_b.ts", 7), ("mobileclip2_b.ts", 8)):
+        (weights / name).write_bytes(bytes(size))
+        assert not home.unchanged(observed(TASKS))
+        assert home.identity(observed(TASKS)) != known
+        known = home.identity(observed(TASKS))

@@ -1,0 +1,44 @@
+"""Which file fine-tuning starts from, and what is said about it, when."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from backend.vision.detection.base import choose_base
+from backend.vision.detection.network import DEFAULT, SMALL
+
+
+def test_what_is_on_disk_is_taken_and_nothing_is_fetched(tmp_path: Path) -> None:
+    (tmp_path / DEFAULT).touch()
+    said: list[str] = []
+    assert choose_base("auto", tmp_path, said.append).path == tmp_path / DEFAULT
+    assert said == [f"Detector: {tmp_path / DEFAULT}, found on disk."]
+
+
+def test_without_internet_the_small_network_is_taken_and_the_better_one_named(
+    tmp_path: Path,
+) -> None:
+    said: list[str] = []
+    assert choose_base("auto", tmp_path, said.append).path == SMALL
+    (line,) = said
+    assert "starts from nothing" in line
+    assert f"curl -fL -o {tmp_path / DEFAULT} https://" in line, "a page of errors is not kept"
+
+
+def test_what_is_fetched_is_said_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Something answers at the address, and then the file cannot be had after all."""
+    monkeypatch.setattr("backend.vision.hub.answers", lambda address: True)
+    said: list[str] = []
+    assert choose_base("auto", tmp_path, said.append).path == SMALL
+    before, after = said
+    assert f"fetching {DEFAULT} once from https://github.com (5 MB" in before
+    assert "PRELABEL_DETECTOR=builtin does without" in before
+    assert "cannot be downloaded" in after
+
+
+def test_nothing_is_fetched_for_the_builtin_network(tmp_path: Path) -> None:
+    said: list[str] = []
+    assert choose_base("builtin", tmp_path, said.append).path == SMALL
+    assert said == []
