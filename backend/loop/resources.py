@@ -37,6 +37,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("prelabel")
 MODELS_KEPT = 8
 DETECTORS_KEPT = 3
+OPTIONAL = (
+    "Optional: with a network that knows words, things are suggested by your label names before "
+    "the first label."
+)
 
 
 class Resources:
@@ -155,7 +159,8 @@ class Resources:
         """What finding before the first label would need, and the command that gets it."""
         from backend.vision.yoloe import missing
 
-        return missing(self.weights, tokenizer=True)
+        needed = missing(self.weights, tokenizer=True)
+        return f"{OPTIONAL} {needed}" if needed else ""
 
     def pictures(self, record: ProjectRecord) -> Pictures:
         """The images of a project."""

@@ -17,6 +17,7 @@ from backend.loop.service import Service
 from backend.server.origin import foreign
 from backend.server.pages import add_pages, wants_page
 from backend.server.source import pack_source
+from backend.store.secret import home_sign
 
 LARGEST_EVENT = 8_000_000
 """Bytes of a webhook that are read; a larger one wakes every project instead."""
@@ -47,10 +48,12 @@ def make_app(service: Service) -> FastAPI:
 def _add_protocol(app: FastAPI, service: Service) -> None:
     """What Label Studio calls."""
 
+    home = home_sign(service.settings.home)
+
     @app.get("/health")
     async def health() -> About:
-        """Alive; answered from memory."""
-        return {"status": "UP", "model_class": MODEL_CLASS}
+        """Alive; answered from memory. Another sign of the home means another backend."""
+        return {"status": "UP", "model_class": MODEL_CLASS, "home": home}
 
     @app.post("/setup")
     async def setup(request: Request) -> About:

@@ -82,7 +82,9 @@ def test_a_page_tells_everything_that_is_known(tmp_path: Path) -> None:
 def test_a_project_of_which_nothing_is_known_says_what_to_do_next(tmp_path: Path) -> None:
     assert "Import images into the project" in text(page(tmp_path, state(title="Kiwis")))
     shown = state(tasks=30, version=None, controls=CONTROLS)
-    assert "Label the first 10 images" in text(page(tmp_path, shown))
+    told = text(page(tmp_path, shown))
+    assert "Label a few images of each kind" in told
+    assert "It learns after 10 labels, after a pause in labeling" in told
     failed = {"state": "failed", "progress": 0.0, "detail": None, "error": "No token: set one."}
     told = text(page(tmp_path, state(round=failed)))
     assert "No token: set one." in told
