@@ -102,6 +102,13 @@ def _add_api(app: FastAPI, service: Service) -> None:
         }
         return JSONResponse(about, headers={"Vary": "Accept"})
 
+    @app.exception_handler(404)
+    async def unknown(request: Request, error: Exception) -> Response:
+        """A page for people, a sentence for programs."""
+        if wants_page(request):
+            return board.unknown(request.url.path)
+        return JSONResponse({"detail": getattr(error, "detail", "Not Found")}, 404)
+
     @app.get("/source")
     async def source() -> Response:
         """The source of what is running here, as its licence (AGPL-3.0-or-later) promises."""
