@@ -89,7 +89,7 @@ class WorkerProcess:
                 env={**os.environ, **FRUGAL},
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
-                process_group=0,  # Ctrl-C in the terminal is for the server, which ends this one
+                start_new_session=True,  # Ctrl-C is for the server, which ends this one
             )
         return self._process
 
