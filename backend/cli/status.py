@@ -53,7 +53,7 @@ def _status(settings: Settings, record: ProjectRecord) -> dict[str, Any]:
     summary = read_json(folder / "summary.json") or {}
     card = Versions(folder).live_card()
     return {
-        "id": record.id,
+        "id": int(record.id) if record.id.isdigit() else record.id,
         "title": record.title,
         "server": record.server or settings.label_studio_url,
         "version": card.version if card else None,

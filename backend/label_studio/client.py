@@ -79,12 +79,15 @@ class Client:
     def project(self, number: int) -> Json:
         """A project with its counters."""
         try:
-            return dict(self._call("GET", f"api/projects/{number}/"))
+            found = self._call("GET", f"api/projects/{number}/")
         except NotThere as error:
             raise NotThere(
                 f"{self.server} has no project {number}: its number stands in the address of its "
                 "page."
             ) from error
+        if not isinstance(found, dict) or "label_config" not in found:
+            raise _stranger(self.server)
+        return found
 
     def projects(self) -> list[Json]:
         """All projects, id and title."""
