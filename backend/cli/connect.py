@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from backend.cli import places
 from backend.errors import NotThere
 from backend.settings import read_settings
 
@@ -17,32 +18,29 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "project", metavar="PROJECT", help="its number in Label Studio or its title"
     )
-    parser.add_argument(
-        "--backend",
-        default="http://127.0.0.1:9090",
-        metavar="URL",
-        help="where `prelabel serve` listens, as Label Studio reaches it (http://127.0.0.1:9090)",
-    )
+    places.add_backend(parser)
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Connect, unless it is connected already.
 
     Raises:
+        UsageError: the backend's address cannot be one.
         LabelStudioError: Label Studio cannot be reached, or cannot reach the backend.
     """
     from backend.cli.main import say
     from backend.label_studio.client import Client
-    from backend.starting.connecting import connect
+    from backend.starting.connecting import checked, connect
 
     settings = read_settings()
+    backend = checked(options.backend)
     client = Client(settings.label_studio_url, settings.api_key)
     number = _number(client, options.project)
-    if not connect(client, number, settings, options.backend):
-        say(f"Project {number} is connected to {options.backend} already.", options)
-        return {"project": number, "url": options.backend, "connected": "already"}
-    say(f"Project {number} is connected to {options.backend}.", options)
-    return {"project": number, "url": options.backend, "connected": "now"}
+    if not connect(client, number, settings, backend):
+        say(f"Project {number} is connected to {backend} already.", options)
+        return {"project": number, "url": backend, "connected": "already"}
+    say(f"Project {number} is connected to {backend}.", options)
+    return {"project": number, "url": backend, "connected": "now"}
 
 
 def _number(client: Any, named: str) -> int:

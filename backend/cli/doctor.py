@@ -6,6 +6,7 @@ import argparse
 from dataclasses import asdict
 from typing import Any
 
+from backend.cli import places
 from backend.settings import read_settings
 
 HELP = "look at everything that has to fit together, and say what mends what does not"
@@ -21,26 +22,28 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="PROJECT",
         help="its number in Label Studio or its title (all that are connected)",
     )
-    parser.add_argument(
-        "--backend",
-        default="http://127.0.0.1:9090",
-        metavar="URL",
-        help="where `prelabel serve` listens, as Label Studio reaches it (http://127.0.0.1:9090)",
-    )
+    places.add_backend(parser)
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Print a line per check, as they come."""
+    """Print a line per check, as they come.
+
+    Raises:
+        UsageError: the backend's address cannot be one.
+    """
     from backend.cli.main import say
     from backend.doctor.doctor import Doctor
     from backend.doctor.line import Line
+    from backend.starting.connecting import checked
+
+    backend = checked(options.backend)
 
     def tell(line: Line) -> None:
         about = f"[{line.project}] " if line.project else ""
         mark, _, rest = str(line).partition(" ")
         say(f"{mark} {about}{rest}", options)
 
-    lines = Doctor(read_settings(), options.backend, tell).examine(options.project)
+    lines = Doctor(read_settings(), backend, tell).examine(options.project)
     bad = sum(line.state == "bad" for line in lines)
     say(f"{bad} of {len(lines)} lines need you." if bad else "All is well.", options)
     return {"ok": not bad, "lines": [asdict(line) for line in lines]}

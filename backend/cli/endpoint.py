@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from backend.cli import places
 from backend.errors import UsageError
 from backend.settings import read_settings
 
@@ -15,8 +16,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (127.0.0.1)")
-    parser.add_argument("--port", type=int, default=9091, help="port to listen at (9091)")
+    places.add_listening(parser, 9091)
     parser.add_argument("--open", action="store_true", help="let everybody ask, without a key")
 
 
@@ -49,7 +49,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         shown = "127.0.0.1" if options.host in ("0.0.0.0", "::") else options.host  # noqa: S104
         address = f"http://{shown}:{socket.getsockname()[1]}"
         say(f"The endpoint listens at {address}", options)
-        who = "everybody" if options.open or not keys else f"{len(keys)} key(s)"
+        who = "Everybody"
+        if keys and not options.open:
+            who = "One key" if len(keys) == 1 else f"{len(keys)} keys"
         say(f"{who} may ask: {address}/v1/functions lists what can be invoked.", options)
         config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="on")
         uvicorn.Server(config).run(sockets=[socket])

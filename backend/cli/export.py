@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def _version(settings: Settings, options: argparse.Namespace) -> dict[str, Any]:
     for name, reason in done.left_out.items():
         say(f"{name} is left out. {reason}", options)
     say(f"{version} is in {done.folder}: {', '.join(done.files)}", options)
-    say(f"Try it: python {done.folder / 'example.py'} IMAGE", options)
+    say(f"Try it: python {shlex.quote(str(done.folder / 'example.py'))} IMAGE", options)
     return {
         "version": version,
         "project": record.id,
@@ -75,8 +76,9 @@ def _find(settings: Settings, version: str) -> tuple[ProjectRecord, str]:
         if version in versions.names():
             return record, version
         live[record.title or record.id] = versions.live() or "none yet"
-    told = ", ".join(f"{name}: {one}" for name, one in live.items()) or "no project is connected"
-    raise NotThere(f"There is no version {version!r}. Live are: {told}.")
+    told = ", ".join(f"{name}: {one}" for name, one in live.items())
+    hint = f"Live are: {told}." if told else "No project is connected to this PRELABEL_HOME."
+    raise NotThere(f"There is no version {version!r}. {hint}")
 
 
 def _data(settings: Settings, options: argparse.Namespace) -> dict[str, Any]:
@@ -84,7 +86,8 @@ def _data(settings: Settings, options: argparse.Namespace) -> dict[str, Any]:
     from backend.loop.labelled import write_labels
 
     done = write_labels(settings, options.what, options.data, options.images, options.output)
-    say(f"{done.labels} labeled tasks of project {done.project} are in {done.folder}.", options)
+    tasks = "One labeled task" if done.labels == 1 else f"{done.labels} labeled tasks"
+    say(f"{tasks} of project {done.project}: {done.folder}", options)
     return {
         "project": done.project,
         "format": options.data,

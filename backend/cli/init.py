@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backend.cli import asking
+from backend.cli import asking, joining, places
 from backend.errors import NotAllowed, UsageError
 from backend.settings import Settings, read_settings
 
 if TYPE_CHECKING:
+    from backend.domain import Label
     from backend.label_studio.client import Client
+    from backend.starting.folder import Largest
     from backend.starting.importing import Imported
     from backend.starting.job import Job
     from backend.starting.project import Started
@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 HELP = "from a folder of images to a Label Studio project that learns, by a few questions"
 EXAMPLE = "prelabel init ~/photos --serve"
 JOBS = ("binary", "one-of-many", "several-of-many", "boxes", "points")
-BACKEND = "http://127.0.0.1:9090"
 LABELS = (
     "Which labels? Separate them by commas. A few words on what one looks like help before the "
-    "first annotation: ripe = a red fruit, unripe = a green fruit"
+    "first annotation: ripe = a red fruit, unripe = a green fruit (with a semicolon between "
+    "labels, descriptions may hold commas)"
 )
+STOPPED = "Stopped; run it again to go on: {command}"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -47,20 +48,22 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--labels",
         action="append",
         metavar="A,B",
-        help="the labels; `name = what it looks like` gives a hint",
+        help="the labels; `name = what it looks like` gives a hint, `;` allows commas in it",
     )
     answers.add_argument("--title", help="of the project (the folder's name)")
     answers.add_argument("--new", action="store_true", help="another project of the same folder")
     running = parser.add_argument_group("backend")
     running.add_argument(
-        "--backend", metavar="URL", help=f"where it listens, as Label Studio reaches it ({BACKEND})"
+        "--backend",
+        metavar="URL",
+        help=f"where it listens, as Label Studio reaches it ({places.BACKEND})",
     )
     running.add_argument(
         "--serve",
         action=argparse.BooleanOptionalAction,
         help="where no backend runs: start it here, and go on until Ctrl-C",
     )
-    running.add_argument("--host", default="127.0.0.1", help="address to serve at (127.0.0.1)")
+    places.add_host(running)
     running.add_argument("--no-browser", action="store_true", help="open no browser")
 
 
@@ -84,6 +87,7 @@ class _Init:
         self._settings = settings
         self._ask = asking.Asker()
         self._say: Callable[[str], None] = lambda line: say(line, options)
+        self._joining = joining.Joining(options, settings, self._say)
 
     def run(self) -> dict[str, Any]:
         from backend.starting.folder import files_of
@@ -94,8 +98,10 @@ class _Init:
         files = files_of(folder)
         client = self._client()
         writable(self._settings.home)
-        self._say(f"{len(files)} files in {folder}.")
-        started, job = self._project(client, folder, files)
+        self._say(f"{len(files)} file{'' if len(files) == 1 else 's'} in {folder}.")
+        before = self._before(client, folder)
+        self._joining.look_around(client, before)
+        started, job = (before, None) if before else self._make(client, folder, files)
         imported = self._import(client, started, folder, files)
         url = f"{self._settings.label_studio_host}/projects/{started.number}/data"
         figures = {
@@ -106,7 +112,7 @@ class _Init:
             "imported": imported.images,
             "passed": dict(imported.passed),
         }
-        return figures | self._connect(client, started, url, figures)
+        return figures | self._joining.join(client, started, url, figures)
 
     def _check_options(self) -> None:
         """What can be known to be wrong is told before anything else.
@@ -114,16 +120,22 @@ class _Init:
         Raises:
             UsageError: options do not fit together.
         """
+        from backend.starting.connecting import checked
         from backend.starting.job import Job, check
-        from backend.starting.names import completed, read_labels
+        from backend.starting.names import completed
+        from backend.starting.project import check_title
 
         answers, job = self._answers(), self._options.job
         if job and answers:
             raise UsageError(f"--job answers all questions: leave out --{next(iter(answers))}.")
         check(answers)
-        labels = read_labels(",".join(self._options.labels or ()))
+        labels = self._labels()
         if job and labels:
             completed(labels, Job(job))
+        if self._options.title is not None:
+            check_title(self._options.title)
+        if self._options.backend:
+            checked(self._options.backend)
 
     def _answers(self) -> dict[str, str]:
         """The questions that options answer."""
@@ -131,6 +143,29 @@ class _Init:
 
         given = {question.name: getattr(self._options, question.name) for question in QUESTIONS}
         return {name: value for name, value in given.items() if value}
+
+    def _labels(self) -> list[Label]:
+        """The labels that options give."""
+        from backend.starting.names import read_labels
+
+        named: dict[str, Label] = {}
+        for text in self._options.labels or ():
+            for label in read_labels(text):
+                named.setdefault(label.name, label)
+        return list(named.values())
+
+    def _job(self) -> Job | None:
+        """The job, as far as options decide it."""
+        from backend.starting.job import Job, job_of, next_question
+        from backend.starting.names import fitting
+
+        if self._options.job:
+            return Job(self._options.job)
+        answers, labels = self._answers(), self._labels()
+        if not answers or next_question(answers) is not None:
+            return None
+        job = job_of(answers, 3)
+        return fitting(job, labels) if labels else job
 
     # -- the folder and Label Studio ----------------------------------------------------------
 
@@ -152,50 +187,57 @@ class _Init:
 
     # -- the project --------------------------------------------------------------------------
 
-    def _project(
-        self, client: Client, folder: Path, files: list[Path]
-    ) -> tuple[Started, Job | None]:
-        from backend.starting.project import Starts, title_of
-
-        starts = Starts(self._settings.home, client, folder)
-        before = None if self._options.new else starts.find()
-        if before and self._goes_on(before):
-            return before, None
-        if not files:
-            raise UsageError(f"There is no file in {folder}: name the folder of the images.")
-        job, config = self._config(folder, files)
-        started = starts.make(self._options.title or title_of(folder), config)
-        self._say(f"Project {started.number} “{started.title}” is made.")
-        return started, job
-
-    def _goes_on(self, before: Started) -> bool:
-        """Whether the project that was made from the folder before is the one that is meant.
+    def _before(self, client: Client, folder: Path) -> Started | None:
+        """The project that was made from the folder before, where it is the one that is meant.
 
         Raises:
             UsageError: the options ask for another config than it has.
         """
+        from backend.starting.project import Starts, asks_for
+
+        before = None if self._options.new else Starts(self._settings.home, client, folder).find()
+        if before is None:
+            return None
         told = f"Project {before.number} “{before.title}” was made from this folder before"
-        given = self._options.labels and (self._options.job or self._options.goal)
-        if given and not self._same(before):
+        if not asks_for(before.config, self._job(), self._labels()):
             raise UsageError(
                 f"{told}, with another labeling config: change that in Label Studio (Settings → "
                 "Labeling Interface), or add --new for another project."
             )
-        if given or not self._ask.somebody:
+        if self._options.title not in (None, before.title):
+            self._say("It keeps its title; Label Studio changes that (Settings → General).")
+        if self._options.labels or self._job() or not self._ask.somebody:
             self._say(f"{told}; going on with it (--new makes another one).")
-            return True
-        return self._ask.yes(f"{told}: go on with it?", "new")
+            return before
+        return before if self._ask.yes(f"{told}: go on with it?", "new") else None
 
-    def _same(self, before: Started) -> bool:
-        from backend.starting.project import same_controls
+    def _make(self, client: Client, folder: Path, files: list[Path]) -> tuple[Started, Job]:
+        """A new project, unless there is nothing to put into it.
 
-        return same_controls(self._config(None, [])[1], before.config)
+        Raises:
+            UsageError: there is no image in the folder, or an answer is missing.
+        """
+        from backend.starting.folder import read
+        from backend.starting.importing import no_image
+        from backend.starting.project import Starts, title_of
 
-    def _config(self, folder: Path | None, files: list[Path]) -> tuple[Job, str]:
+        if not files:
+            raise UsageError(f"There is no file in {folder}: name the folder of the images.")
+        nothing = no_image(read(folder, files, frozenset(), self._largest()))
+        if nothing:
+            self._tell_passed(nothing)
+            raise UsageError(f"There is no image in {folder} that browsers show.")
+        job, config = self._config(folder, files)
+        starts = Starts(self._settings.home, client, folder)
+        started = starts.make(self._options.title or title_of(folder), config)
+        self._say(f"Project {started.number} “{started.title}” is made.")
+        return started, job
+
+    def _config(self, folder: Path, files: list[Path]) -> tuple[Job, str]:
         """The job by the answers, and its labeling config."""
         from backend.starting.folder import folder_names
         from backend.starting.job import Job, check, explain, job_of, next_question
-        from backend.starting.names import completed, fitting, read_labels
+        from backend.starting.names import completed, fitting, read_labels, told
         from backend.starting.writing import write_config
 
         answers = self._answers()
@@ -207,100 +249,47 @@ class _Init:
         job = Job(self._options.job) if self._options.job else job_of(answers, 3)
         for sentence in explain(job, answers):
             self._say(f"  {sentence}")
-        names = folder_names(folder, files) if folder and not job.marks else []
-        text = ",".join(self._options.labels or ()) or self._ask.text(
-            LABELS, "labels", ", ".join(names) if len(names) > 1 else ""
+        names = folder_names(folder, files) if not job.marks else []
+        labels = self._labels() or read_labels(
+            self._ask.text(LABELS, "labels", ", ".join(names) if len(names) > 1 else "")
         )
-        labels = read_labels(text)
         if not self._options.job:
             job = fitting(job, labels)
         labels = completed(labels, job)
+        self._say(told(job, labels))
         return job, write_config(job, labels)
 
     def _import(
         self, client: Client, started: Started, folder: Path, files: list[Path]
     ) -> Imported:
-        from backend.starting.folder import Largest, read
+        from backend.starting.folder import read
         from backend.starting.importing import bring, known_images
 
-        known = known_images(client, started.number)
-        largest = Largest(self._settings.max_image_bytes, self._settings.max_image_pixels)
-        found = read(folder, files, known, largest)
-        imported = bring(found, client, started.number, len(files), self._progress)
+        try:
+            known = known_images(client, started.number)
+            found = read(folder, files, known, self._largest())
+            imported = bring(found, client, started.number, len(files), self._progress)
+        except KeyboardInterrupt:
+            asking.clear()
+            self._say(STOPPED.format(command=joining.again(self._options, str(folder))))
+            raise
         asking.clear()
-        self._say(f"{imported.images} images imported into project {started.number}.")
-        for line in imported.lines():
-            self._say(f"  passed over: {line}")
+        many = "1 image" if imported.images == 1 else f"{imported.images} images"
+        self._say(f"{many} imported into project {started.number}.")
+        self._tell_passed(imported)
         if not imported.images and not known:
             raise UsageError(f"There is no image in {folder} that browsers show.")
         return imported
 
+    def _tell_passed(self, imported: Imported) -> None:
+        for line in imported.lines():
+            self._say(f"  passed over: {line}")
+
+    def _largest(self) -> Largest:
+        from backend.starting.folder import Largest
+
+        return Largest(self._settings.max_image_bytes, self._settings.max_image_pixels)
+
     @staticmethod
     def _progress(done: int, of: int) -> None:
         asking.show(f"Importing … {done} of {of} files")
-
-    # -- the backend ----------------------------------------------------------------------------
-
-    def _connect(
-        self, client: Client, started: Started, url: str, figures: dict[str, Any]
-    ) -> dict[str, Any]:
-        from backend.starting import connecting
-
-        backend = self._options.backend or BACKEND
-        if connecting.answers(self._settings, backend):
-            connecting.connect(client, started.number, self._settings, backend)
-            self._say(f"Connected to the backend at {backend}; it looks at the images.")
-            self._open(url)
-            return {"backend": backend, "connected": True} | self._look(backend, started.number)
-        waiting = connecting.Waiting(self._settings.home)
-        waiting.add(client.server, started.number, self._options.backend or "")
-        later = {"backend": backend, "connected": False}
-        if not self._serves(backend):
-            self._open(url)
-            self._say("Now start the backend, which connects the project: prelabel serve")
-            return later
-        self._open(url)
-        return self._serve(backend, started.number, figures | later)
-
-    def _serves(self, backend: str) -> bool:
-        if self._options.serve is not None:
-            return bool(self._options.serve)
-        asked = f"No backend runs at {backend}. Start it here, until you press Ctrl-C?"
-        return self._ask.somebody and self._ask.yes(asked, "serve")
-
-    def _serve(self, backend: str, number: int, figures: dict[str, Any]) -> dict[str, Any]:
-        """Be the backend from now on; the figures come before that, for those who wait for them."""
-        import json
-        from urllib.parse import urlsplit
-
-        from backend.cli import serve
-
-        if self._options.json:
-            print(json.dumps(figures, ensure_ascii=False), flush=True)
-        port = urlsplit(backend).port or 9090
-        looking = threading.Thread(target=self._look, args=(backend, number), daemon=True)
-        looking.start()
-        options = argparse.Namespace(
-            host=self._options.host, port=port, json=self._options.json, debug=self._options.debug
-        )
-        serve.run(options)
-        return figures
-
-    def _look(self, backend: str, number: int) -> dict[str, Any]:
-        """Wait for the backend's first look and tell what came of it."""
-        from backend.starting.watching import first_look, known_before, outcome
-
-        show = asking.show
-        state = first_look(self._settings, backend, number, lambda doing: show(f"Backend: {doing}"))
-        asking.clear()
-        if state is None:
-            self._say("`prelabel status` tells how far it is.")
-            return {"version": None, "preannotated": False}
-        for line in outcome(state, self._settings.quiet_seconds):
-            self._say(line)
-        return {"version": state["version"], "preannotated": known_before(state)}
-
-    def _open(self, url: str) -> None:
-        self._say(f"Label here: {url}")
-        if not self._options.no_browser and sys.stdin.isatty() and not self._options.json:
-            asking.open_page(url)

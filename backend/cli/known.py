@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from backend.cli import asking
 from backend.errors import NotThere
 from backend.settings import Settings
 from backend.store import wake as waking
@@ -74,10 +74,10 @@ def round_here(settings: Settings, record: ProjectRecord, ask: Ask) -> Outcome:
     resources = Resources(settings, lock_seconds=600)
     with resources.alone(record):
         outcome = Round(resources, record, _show, None).run(ask)
-    print(file=sys.stderr)
+    asking.clear()
     wake(settings, record)
     return outcome
 
 
 def _show(state: str, progress: float, detail: str) -> None:
-    print(f"\r\033[K{state} {progress:4.0%}  {detail}", end="", file=sys.stderr, flush=True)
+    asking.show(f"{state} {progress:4.0%}  {detail}")

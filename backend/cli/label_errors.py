@@ -27,12 +27,15 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
     settings = read_settings()
     record = known.find(settings, options.project)
-    found = Inspector(Resources(settings), record).inspect()
+    inspector = Inspector(Resources(settings), record)
+    found = inspector.inspect()
     for suspect in found[: options.count]:
         says = f"{suspect.given} → {suspect.suggested}"
         say(f"task {suspect.task:<7} {suspect.mislabeling:4.0%}  {suspect.why:<14} {says}", options)
     if found:
         say(f"{len(found)} in all. Label Studio shows them in the tab “{TAB}”.", options)
+    elif not inspector.labeled:
+        say("Nothing is labeled yet: label a few images first.", options)
     else:
         say("No label contradicts the others.", options)
     rows = [asdict(s) | {"mislabeling": s.mislabeling} for s in found[: options.count]]

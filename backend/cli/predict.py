@@ -21,6 +21,7 @@ EXAMPLE = "prelabel predict photos/*.jpg --project 3 --output looked-at"
 DRAWN = "-prelabel"
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
 QUALITY = 92
+NOTHING = "Nothing is learned yet: label a few images first."
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -46,12 +47,15 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
     Raises:
         NotThere: there is no such project or version.
+        UsageError: no image is named, or nothing is learned yet.
         PrelabelError: the version cannot answer.
         StoreError: pictures cannot be saved.
     """
     settings = read_settings()
     loaded = _loaded(settings, options.project, options.version)
     files = list(_files(options.images))
+    if not files:
+        raise UsageError(f"There is no image in {', '.join(map(str, options.images))}.")
     draws = options.output or not options.json
     targets = _targets(files, options.output) if draws else [None] * len(files)
     results = []
@@ -116,10 +120,14 @@ def _look(
 ) -> dict[str, Any]:
     """One image, as the endpoint looks at it."""
     from backend.cli.main import say
+    from serverless.endpoint.problems import Problem
     from serverless.endpoint.shown import in_words, look
 
     content = _content(file, settings.max_image_bytes)
-    looked = look(loaded, content, settings.max_image_pixels)
+    try:
+        looked = look(loaded, content, settings.max_image_pixels)
+    except Problem as error:  # no control of the version has an answer
+        raise UsageError(NOTHING) from error
     result = {"image": str(file), **looked.answer}
     if target is None:
         say(f"{file}: {in_words(looked.answer)}", options)

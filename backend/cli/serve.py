@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from backend.cli import places
 from backend.settings import Settings, read_settings
 
 if TYPE_CHECKING:
@@ -16,8 +17,7 @@ EXAMPLE = "prelabel serve --host 0.0.0.0 --port 9090"
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (127.0.0.1)")
-    parser.add_argument("--port", type=int, default=9090, help="port to listen at (9090)")
+    places.add_listening(parser, 9090)
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:

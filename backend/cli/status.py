@@ -7,12 +7,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from backend.cli import known
+from backend.cli import known, places
 from backend.cli.versions import figure, told
 from backend.settings import Settings, read_settings
 from backend.store.acceptance import Acceptances
 from backend.store.captures import Captures
 from backend.store.files import read_json
+from backend.store.front import SUSPECTS
 from backend.store.projects import ProjectRecord, Projects
 from backend.store.versions import Card, Versions
 
@@ -26,6 +27,7 @@ Figures = Mapping[str, Any]
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     known.add_project(parser)
+    places.add_backend(parser)
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -37,7 +39,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     records = projects.all()
     if options.project:
         records = [known.find(settings, options.project)]
-    shown = [_status(settings, projects, record) for record in records]
+    rounds = _rounds(settings, options.backend)
+    shown = [
+        {**_status(settings, projects, record), "round": rounds.get(record.id)}
+        for record in records
+    ]
     for project in shown:
         for line in _lines(project):
             say(line, options)
@@ -49,13 +55,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _status(settings: Settings, projects: Projects, record: ProjectRecord) -> dict[str, Any]:
-    """The figures that ``/api/projects`` has, from the home folder: no server is asked."""
+    """The figures that ``/api/projects`` has, from the home folder."""
     folder = projects.folder(record.id)
     summary = read_json(folder / "summary.json") or {}
     card = Versions(folder).live_card()
     accepting = Acceptances(folder).read().told(card.accepting) if card else {}
     return {
-        "id": record.id,
+        "id": int(record.id) if record.id.isdigit() else record.id,
         "title": record.title,
         "server": record.server or settings.label_studio_url,
         "version": card.version if card else None,
@@ -75,7 +81,16 @@ def _status(settings: Settings, projects: Projects, record: ProjectRecord) -> di
         "versions": summary.get("versions", []),
         "notes": _notes(summary, card, accepting),
         "left_out": summary.get("left_out", {}),
+        "suspects": len((read_json(folder / SUSPECTS) or {}).get("suspects", [])),
     }
+
+
+def _rounds(settings: Settings, backend: str) -> dict[str, Figures]:
+    """What the rounds do now, by project, where the backend of this home folder answers."""
+    from backend.starting.connecting import checked
+    from backend.starting.watching import states
+
+    return {str(row["id"]): row["round"] for row in states(settings, checked(backend))}
 
 
 def _controls(card: Card | None) -> dict[str, Any]:
@@ -142,6 +157,7 @@ def _lines(project: Figures) -> Iterator[str]:
         yield f"    live: {project['version']}, on the audit slice {project['figure']}"
     else:
         yield "    live: nothing yet; `prelabel serve` makes the first version"
+    yield from _now(project["round"])
     for line in project["notes"]:
         yield f"    {line}"
     for name, control in project["controls"].items():
@@ -150,11 +166,28 @@ def _lines(project: Figures) -> Iterator[str]:
     if captured["images"]:
         why = ", ".join(f"{count} {reason}" for reason, count in captured["why"].items())
         yield (
-            f"    captured by the endpoint: {captured['images']} images ({why}), "
+            f"    captured by the endpoint: {captured['images']} "
+            f"image{'' if captured['images'] == 1 else 's'} ({why}), "
             f"{captured['tasks']} of them tasks by now"
+        )
+    if project["suspects"]:
+        yield (
+            f"    labels that may be wrong: {project['suspects']} "
+            f"(`prelabel label-errors {project['id']}`)"
         )
     for reason, count in project["left_out"].items():
         yield f"    left out: {count} × {reason}"
+
+
+def _now(now: Figures | None) -> Iterator[str]:
+    """What the round does, where that is known and something is under way."""
+    from backend.dashboard.words import STATES
+
+    if now and now["error"]:
+        yield f"    the last round failed: {now['error']}"
+    elif now and now["state"] != "idle":
+        detail = f"  {now['detail']}" if now["detail"] else ""
+        yield f"    now: {STATES.get(now['state'], now['state'])} {now['progress']:.0%}{detail}"
 
 
 def _table(name: str, control: Figures) -> Iterator[str]:

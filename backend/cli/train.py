@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from backend.cli import known
 from backend.settings import read_settings
+
+if TYPE_CHECKING:
+    from backend.loop.round import Outcome
 
 HELP = "train now on all labels, promote, and push the predictions"
 EXAMPLE = "prelabel train 3"
@@ -25,12 +28,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     settings = read_settings()
     record = known.find(settings, options.project)
     outcome = known.round_here(settings, record, Ask(forced=True))
-    if outcome.held and outcome.trained:
-        say(f"Version {outcome.trained} is not live. {outcome.held['reason']}", options)
-    elif outcome.trained:
-        say(f"Version {outcome.trained} is live; it has seen {outcome.labels} labels.", options)
-    else:
-        say(f"Nothing new to learn: {outcome.version} has seen all labels.", options)
+    say(_told(outcome), options)
     return {
         "version": outcome.version,
         "trained": outcome.trained or None,
@@ -39,3 +37,20 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         "audit": dict(outcome.audit),
         "seconds": dict(outcome.seconds),
     }
+
+
+def _told(outcome: Outcome) -> str:
+    """What came of the round, in a sentence or two."""
+    from backend.dashboard.words import why_not_live
+
+    held = outcome.held.get("version", "")
+    if held and not outcome.trained:
+        return f"Nothing new to learn: {held} has seen all labels. {why_not_live(outcome.held)}"
+    if outcome.held:
+        return why_not_live(outcome.held)
+    if not outcome.labels:
+        return "Nothing is labeled yet: label a few images first."
+    if outcome.trained:
+        labels = "one label" if outcome.labels == 1 else f"{outcome.labels} labels"
+        return f"Version {outcome.trained} is live; it has seen {labels}."
+    return f"Nothing new to learn: {outcome.version} has seen all labels."

@@ -21,7 +21,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Print a line per version."""
+    """Print a line per version; its labels: learned from, and of the audit slice."""
     from backend.cli.main import say
 
     settings = read_settings()
@@ -29,11 +29,16 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     versions = Versions(known.folder(settings, record))
     live = versions.live()
     cards = versions.cards()[::-1]
-    say(f"{'version':<16} {'live':<5} {'labels':>6} {'audit slice':<36} {'created'}", options)
+    say(
+        f"{'version':<16} {'live':<5} {'labels + audit':>14} {'audit slice':<36} {'created'}",
+        options,
+    )
     for card in cards:
         held = not card.promotion.get("promoted", True)
         mark = "live" if card.version == live else "held" if held else ""
-        line = f"{card.version:<16} {mark:<5} {card.labels['train']:>6} {figure(card):<36}"
+        train, audit = card.labels["train"], card.labels["audit"]
+        labels = f"{train} + {audit}"
+        line = f"{card.version:<16} {mark:<5} {labels:>14} {figure(card):<36}"
         say(f"{line} {card.created}", options)
         if held:
             say(f"    {card.promotion['reason']}", options)
@@ -54,4 +59,5 @@ def figure(card: Card) -> str:
 def told(figure: Mapping[str, Any]) -> str:
     """A figure with its interval, in words."""
     interval = f"{figure['low']:.0%} to {figure['high']:.0%}"
-    return f"{figure['value']:.0%} ({interval}, {figure['n']} images)"
+    images = f"{figure['n']} image{'' if figure['n'] == 1 else 's'}"
+    return f"{figure['value']:.0%} ({interval}, {images})"

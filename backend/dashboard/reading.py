@@ -152,7 +152,8 @@ class Reader:
             labels=int(state["labels"]),
             waiting=int(state["waiting"]),
             accepted=int(state["accepted"]),
-            waits=_waits(state["held"]),
+            held=state["held"],
+            types=[str(row["type"]) for row in state["controls"]],
         )
 
 
@@ -175,11 +176,6 @@ def _versions(cards: Sequence[Card], live: str, once: set[str]) -> list[VersionR
         )
         for card in reversed(cards)
     ]
-
-
-def _waits(held: Mapping[str, str]) -> str:
-    """Why no version is being made although there are new labels."""
-    return str(held.get("reason", "")) if not held.get("version") else ""
 
 
 def _before(versions: Versions) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from backend.store.versions import Card
@@ -73,7 +73,9 @@ class Summary:
         labels: of them labeled by a person.
         waiting: labels that no version has seen.
         accepted: tasks that were answered without a person.
-        waits: why no version is made although there are new labels; may be empty.
+        held: the newest version and why it is not live; without a version: why none is made.
+            Empty where nothing hinders.
+        types: of the controls, such as ``Choices``.
     """
 
     id: str
@@ -87,7 +89,13 @@ class Summary:
     labels: int
     waiting: int
     accepted: int
-    waits: str
+    held: Mapping[str, str] = field(default_factory=dict)
+    types: Sequence[str] = ()
+
+    @property
+    def waits(self) -> str:
+        """Why no version is made although there are new labels; may be empty."""
+        return str(self.held.get("reason", "")) if not self.held.get("version") else ""
 
     def task(self, number: int) -> str:
         """The address of a task in Label Studio; empty where there is none to link to."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from backend.dashboard.values import Figure, Summary
+from backend.loop.beginning import first_labels
 from backend.store.front import Asked
 
 NOTHING = "(nothing)"
@@ -127,7 +130,7 @@ def next_step(summary: Summary, retrain_after: int) -> str:
     if not summary.tasks:
         return "Import images into the project in Label Studio; suggestions appear by themselves."
     if not summary.labels:
-        return f"Label the first {retrain_after} images in Label Studio; then it learns by itself."
+        return first_labels(summary.types, retrain_after, "a pause in labeling")
     if summary.waiting:
         left = max(0, retrain_after - summary.waiting)
         if left:
@@ -136,6 +139,21 @@ def next_step(summary: Summary, retrain_after: int) -> str:
                 "labeling, or now if you press Start Training."
             )
         return "Enough is new: it learns in a moment."
+    if summary.held.get("version"):
+        return (
+            f"{summary.held['version']} has learned from all labels, and is held back. Go on "
+            "labeling: the next version may pass."
+        )
     if summary.labels < summary.tasks:
         return "It knows all labels. Go on labeling: the next image is the one that teaches most."
     return "Every image is labeled, and it knows all labels."
+
+
+def why_not_live(held: Mapping[str, str]) -> str:
+    """Why the newest version is not live, or none is made.
+
+    Args:
+        held: of a round's outcome; not empty.
+    """
+    version = held.get("version", "")
+    return f"Version {version} is not live. {held['reason']}" if version else str(held["reason"])

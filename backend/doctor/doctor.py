@@ -111,7 +111,7 @@ class Doctor:
         report.add(unknown("project", "none is connected yet: `prelabel connect PROJECT`"))
         protect(report, client, place.url)
         report.look("backend", partial(project.backend, place.url, place.auth), SLEEPY)
-        networks(report, self._resources, self._settings.encoder, None)
+        networks(report, self._resources, [self._settings.encoder], None)
 
     def _token(self, named: str) -> tuple[str, bool]:
         """The token of the settings, else one that Label Studio handed over."""

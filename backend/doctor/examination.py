@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -64,8 +65,9 @@ class Examination:
             return
         self._report.add(good("project", f"{number}, “{subject.about.get('title')}”"))
         self._report.look("labeling config", partial(project.controls, subject), project.CONFIG)
-        self._way(subject)
-        self._report.look("model version", partial(project.follows, subject), SLEEPY)
+        connected = self._way(subject)
+        work = partial(project.follows, subject, connected)
+        self._report.look("model version", work, SLEEPY)
         self._report.add(project.sampling(subject), project.shown(subject))
         controls = _controls(subject)
         self._networks(subject, controls)
@@ -83,8 +85,8 @@ class Examination:
         live = self._resources.versions(record).live() or ""
         return Subject(number, client, client.project(number), record, live)
 
-    def _way(self, subject: Subject) -> None:
-        """The way between backend and Label Studio, in both directions."""
+    def _way(self, subject: Subject) -> bool:
+        """The way between backend and Label Studio, in both directions; whether there is one."""
         report, place = self._report, self._place
         links = report.ask("connection", partial(project.links, subject), SLEEPY, 4 * QUICK)
         joined = links[0] if links else None
@@ -98,6 +100,7 @@ class Examination:
             work = partial(project.connection, subject, links, place.url, place.auth)
             report.look("connection", work, SLEEPY, 3 * QUICK)
         self._webhook(subject, joined, answers)
+        return joined is not None
 
     def _webhook(self, subject: Subject, joined: Link | None, answers: bool) -> None:
         if joined is None:
@@ -108,13 +111,15 @@ class Examination:
 
     def _networks(self, subject: Subject, controls: tuple[Control, ...]) -> None:
         """The live version, and what the next one is made with."""
-        resources, setting = self._resources, self._resources.settings.encoder
+        resources, settings = self._resources, [self._resources.settings.encoder]
         record, live = subject.record, subject.live
         if record is not None and live:
             work = partial(machine.weights, resources, record, live)
             self._report.look("weights", work, f"`prelabel train {record.id}`", SLOW)
-            setting = resources.versions(record).card(live).encoder.get("setting", "") or setting
-        networks(self._report, resources, setting, controls)
+            made_by = resources.versions(record).card(live).encoder.get("setting", "")
+            auto = settings == ["auto"]  # finds something else where that cannot be had
+            settings = [made_by or "auto"] if auto else [*settings, *([made_by] if made_by else [])]
+        networks(self._report, resources, settings, controls)
 
     def _images(self, subject: Subject) -> None:
         report = self._report
@@ -145,20 +150,24 @@ def protect(report: Report, client: Client, url: str) -> None:
 
 
 def networks(
-    report: Report, resources: Resources, setting: str, controls: tuple[Control, ...] | None
+    report: Report,
+    resources: Resources,
+    settings: Sequence[str],
+    controls: tuple[Control, ...] | None,
 ) -> None:
     """What versions are made with.
 
     Args:
         report: that grows.
         resources: of this process.
-        setting: of the encoder.
+        settings: of the encoder: the next version's, and the live one's where it is another.
         controls: of the project; None where none is looked at.
     """
     kinds = {control.kind == "choices" for control in controls or ()}
     if controls is None or True in kinds:
-        work = partial(machine.encoder, resources, setting)
-        report.look("encoder", work, machine.ENCODERS, SLOW)
+        for setting in dict.fromkeys(settings):
+            work = partial(machine.encoder, resources, setting)
+            report.look("encoder", work, machine.ENCODERS, SLOW)
     if controls is None or False in kinds:
         report.look("detector", partial(machine.detector, resources), machine.DETECTORS, SLOW)
 

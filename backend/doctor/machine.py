@@ -76,7 +76,7 @@ def encoder(resources: Resources, setting: str) -> Line:
 
     Args:
         resources: of this process.
-        setting: of the live version, else ``PRELABEL_ENCODER``.
+        setting: ``PRELABEL_ENCODER``, or what the live version was made by.
     """
     from backend.vision.encoder import here, noise
     from backend.vision.hub import why_not_asked

@@ -12,8 +12,8 @@ from backend.doctor.studio import plain
 from backend.errors import ConfigError
 from backend.label_studio.client import Client
 from backend.label_studio.config import ReadConfig, read_config
-from backend.label_studio.probing import Probe, health, knock
-from backend.label_studio.protocol import hears
+from backend.label_studio.probing import Probe, health, knock, listens
+from backend.label_studio.protocol import MODEL_CLASS, hears
 from backend.loop.push import UNCERTAINTY_SAMPLING
 from backend.store.projects import ProjectRecord
 
@@ -134,26 +134,69 @@ def connection(
         return bad(check, "the project has no ML backend", cure)
     first = joined[0]
     shown = plain(first.url)
-    more = f"; {len(joined) - 1} more, which Label Studio does not use" if joined[1:] else ""
     if first.state == DISCONNECTED:
-        return bad(check, f"Label Studio does not reach {shown}{more}", _reach(first, ours, auth))
+        return bad(check, f"Label Studio does not reach {shown}", _reach(first, ours, auth))
     if first.state != CONNECTED:
         cure = "see what `prelabel serve` says; mostly PRELABEL_ALLOWED_SERVERS or its home folder"
         said = first.error or first.state
         return bad(check, f"Label Studio reaches {shown}, which refuses ({said})", cure)
-    return good(check, f"Label Studio reaches {shown}{more}")
+    return _others(joined[1:], auth) or good(check, f"Label Studio reaches {shown}")
 
 
-def webhook(subject: Subject, joined: Link, answers: bool) -> Line:
-    """Whether the backend hears of labels.
+def _others(more: Sequence[Link], auth: tuple[str, str] | None) -> Line | None:
+    """What is wrong with further connections, which Label Studio asks nothing, but tells of labels.
+
+    Another kind of backend, which only draws on demand, does no harm; None where nothing does.
+    """
+    for other in more:
+        where = plain(other.url)
+        cure = f"in Label Studio, project → Settings → Model → {where} → ⋮ → Delete"
+        if other.state == DISCONNECTED:
+            return bad("connection", f"a second one leads to {where}, which is not reached", cure)
+        if health(other.url, auth).what == MODEL_CLASS:
+            seen = f"a second Prelabel at {where} learns too, and both set the queue"
+            return bad("connection", seen, cure)
+    return None
+
+
+def webhook(subject: Subject, joined: Link, answers: bool) -> list[Line]:
+    """Whether the backend hears of labels, and what else does.
 
     Args:
         subject: the project.
         joined: how it is connected.
         answers: the backend does.
     """
+    hooks = subject.probe.webhooks(subject.number)
+    ours, url = _our_webhook(subject, joined, hooks, answers), f"{joined.url}/webhook"
+    others = {str(h["url"]) for h in hooks if h["is_active"] and h["url"].rstrip("/") != url}
+    return [ours, *(_stray(other) for other in sorted(others) if _dead(other))]
+
+
+def _dead(url: str) -> bool:
+    """Whether a webhook leads to a backend that is gone; of others it is not ours to say."""
+    return url.rstrip("/").endswith("/webhook") and not listens(url)
+
+
+def _stray(url: str) -> Line:
+    where = f"{plain(url.rstrip('/').removesuffix('/webhook'))}/webhook"
+    seen = f"another one tells {where} of every label, and nothing answers there"
+    return bad("webhook", seen, f"{HOOKS} → {where}: delete it")
+
+
+def _our_webhook(
+    subject: Subject, joined: Link, hooks: Sequence[Mapping[str, Any]], answers: bool
+) -> Line:
+    """Whether the backend hears of labels.
+
+    Args:
+        subject: the project.
+        joined: how it is connected.
+        hooks: all of the project.
+        answers: the backend does.
+    """
     check, url = "webhook", f"{joined.url}/webhook"
-    hooks = [h for h in subject.probe.webhooks(subject.number) if h["url"].rstrip("/") == url]
+    hooks = [hook for hook in hooks if hook["url"].rstrip("/") == url]
     where = f"{plain(joined.url)}/webhook"
     if not hooks:
         cure = f"{HOOKS} → Add Webhook, {where}, all events"
@@ -176,14 +219,27 @@ def webhook(subject: Subject, joined: Link, answers: bool) -> Line:
     if status != 200:
         seen = f"the backend answers it with {status}" if status else "the backend does not answer"
         return bad(check, seen, _serve(joined.url))
-    return good(check, "there, on, and accepted")
+    return good(
+        check, "there, on, and accepted when sent from here (the switches tell what they let out)"
+    )
 
 
-def follows(subject: Subject) -> Line:
-    """Whether the project is pointed at the live version."""
+def follows(subject: Subject, connected: bool) -> Line:
+    """Whether the project is pointed at the live version.
+
+    Args:
+        subject: the project.
+        connected: Label Studio has a connection of it.
+    """
     check, name = "model version", str(subject.about.get("model_version") or "")
+    if subject.record is None and connected:
+        cure = (
+            "set PRELABEL_HOME as where `prelabel serve` runs; if it is, restart `prelabel serve` "
+            "and open the project's page Settings → Model"
+        )
+        return bad(check, "this PRELABEL_HOME does not know the project", cure)
     if subject.record is None:
-        return unknown(check, f"{name or 'none'}; this PRELABEL_HOME does not know the project")
+        return unknown(check, f"{name or 'none'}; the project is not connected")
     cure = f"`prelabel train {subject.number}`"
     if not subject.live:
         return bad(check, "there is no version yet", cure)
@@ -212,8 +268,8 @@ def shown(subject: Subject) -> Line:
     check = "pre-annotation"
     if subject.about.get("show_collab_predictions"):
         return good(check, "predictions are shown when a task is opened")
-    where = "project → Settings → Annotation → Use predictions to prelabel tasks"
-    return unknown(check, f"people start from nothing; to change that: {where}")
+    where = "in Label Studio, project → Settings → Annotation → Use predictions to prelabel tasks"
+    return bad(check, "people do not see predictions when they open a task", f"turn on {where}")
 
 
 def _open_tasks(subject: Subject) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -31,7 +32,7 @@ RETRIES = 3
 ADDRESS = ("URL was not allowed", "reserved network address")
 """What Label Studio says of addresses that it may not call; with the status of a wrong token."""
 SWITCHES = "start it with ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false."
-TOKEN_PAGE = "Account & Settings → Access Token"  # noqa: S105 - the name of a page
+TOKEN_PAGE = "Account & Settings → Personal Access Token"  # noqa: S105 - the name of a page
 Json = dict[str, Any]
 MACHINE: Json = {
     "email": "prelabel@machine.invalid",
@@ -78,18 +79,31 @@ class Client:
 
     def project(self, number: int) -> Json:
         """A project with its counters."""
-        return dict(self._call("GET", f"api/projects/{number}/"))
+        try:
+            found = self._call("GET", f"api/projects/{number}/")
+        except NotThere as error:
+            raise NotThere(
+                f"{self.server} has no project {number}: its number stands in the address of its "
+                "page."
+            ) from error
+        if not isinstance(found, dict) or "label_config" not in found:
+            raise _stranger(self.server)
+        return found
 
     def projects(self) -> list[Json]:
         """All projects, id and title."""
-        found = self._call("GET", "api/projects/", {"page_size": PAGE, "include": "id,title"})
-        return list(found["results"])
+        return self._described("id,title")
 
     def described(self) -> list[Json]:
         """All projects, ``id, title, description, created_at``."""
-        fields = "id,title,description,created_at"
-        found = self._call("GET", "api/projects/", {"page_size": PAGE, "include": fields})
-        return list(found["results"])
+        return self._described("id,title,description,created_at")
+
+    def _described(self, fields: str) -> list[Json]:
+        try:
+            found = self._call("GET", "api/projects/", {"page_size": PAGE, "include": fields})
+            return list(found["results"])
+        except (NotThere, TypeError, KeyError) as error:  # every Label Studio has this list
+            raise _stranger(self.server) from error
 
     def create_project(self, fields: Json) -> Json:
         """Make a project; as Label Studio then shows it."""
@@ -431,9 +445,15 @@ def _json(response: Any, server: str) -> Any:
     try:
         return response.json()
     except ValueError as error:
-        raise LabelStudioError(
-            f"{server} does not answer like Label Studio: check LABEL_STUDIO_URL."
-        ) from error
+        raise _stranger(server) from error
+
+
+def _stranger(server: str) -> LabelStudioError:
+    """Something else is there, or a page of Label Studio was taken for its address."""
+    return LabelStudioError(
+        f"{server} does not answer like Label Studio: set LABEL_STUDIO_URL to its own address, "
+        "such as http://localhost:8080, without the path of a page."
+    )
 
 
 def _refused(server: str, what: str, status: int, body: Any) -> LabelStudioError:
@@ -467,4 +487,15 @@ def _detail(body: Any) -> str:
             body = "not JSON" if "<html" in body.lower() else body
     if isinstance(body, dict):
         body = body.get("validation_errors") or body.get("detail") or body
-    return " ".join(str(body).split())[:300].rstrip(".")
+    told = re.sub(r"<[^<>]*>", " ", _plain(body))  # Label Studio passes pages of others on
+    return " ".join(told.split())[:300].rstrip(".")
+
+
+def _plain(body: Any) -> str:
+    """What errors say, without the brackets of JSON; a field's name stays before what is wrong."""
+    if isinstance(body, dict):
+        rows = ((key, _plain(value)) for key, value in body.items())
+        return "; ".join(
+            text if key == "non_field_errors" else f"{key}: {text}" for key, text in rows
+        )
+    return "; ".join(map(_plain, body)) if isinstance(body, list) else str(body)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from backend.errors import AddressRefused, LabelStudioError
 from backend.label_studio.client import Client, Json
@@ -122,6 +124,17 @@ def knock(url: str, number: int) -> int:
         return httpx.post(url, json=event, timeout=SECONDS).status_code
     except (httpx.HTTPError, httpx.InvalidURL, ValueError):
         return 0
+
+
+def listens(url: str) -> bool:
+    """Whether anything listens at an address; nothing is sent."""
+    try:
+        parts = urlsplit(url)
+        place = (parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+        with socket.create_connection(place, SECONDS):
+            return True
+    except (OSError, ValueError):
+        return False
 
 
 class Probe:

@@ -135,6 +135,7 @@ def acceptable(
         for task in seen.tasks
         if task.open
         and not task.labeled
+        and not task.skipped
         and sure.get(task.id, 0.0) >= least
         and task.captured in ("", RANDOM)
         and not seen.is_audit(task)

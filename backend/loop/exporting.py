@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from backend.vision.encoder import Encoder
 
 ENCODER = "encoder.onnx"
+CHOSEN = 0.5
+"""Confidence from which a label of several of many is given; see ``model.choose``."""
 PROGRAMS = Path(__file__).with_name("exported")
 README = """# {title}, version {version}
 
@@ -155,8 +157,14 @@ class _Writer:
             "multiple": control.multiple,
             "file": file,
             "labels": list(head.labels),
-            "shown": dict(self._model.thresholds.get(control.name, {})),
+            "shown": self._least(control, head.labels),
         }
+
+    def _least(self, control: Control, labels: Sequence[str]) -> dict[str, float]:
+        """The confidence from which each label is shown to people."""
+        known = self._model.thresholds.get(control.name, {})
+        least = CHOSEN if control.multiple else 0.0
+        return {name: max(known.get(name, 0.0), least) for name in labels}
 
     def _finder(self, folder: Path, control: Control, file: str) -> dict[str, Any]:
         from backend.vision.detection.finder import Finder
@@ -202,7 +210,7 @@ class _Writer:
         figure = "How good it is was not known when it was exported."
         if known:
             figure = (
-                f"On {audit['n']} images that it never learned from its {audit['metric']} was "
+                f"On {_images(audit['n'])} that it never learned from its {audit['metric']} was "
                 f"{audit['value']:.0%} ({audit['low']:.0%} to {audit['high']:.0%})."
             )
         rows = [
@@ -237,6 +245,10 @@ def _programs(kinds: set[bool]) -> dict[str, str]:
     if kinds == {True, False}:
         return {"example.py": "choices.py", "example_places.py": "places.py"}
     return {"example.py": "choices.py" if True in kinds else "places.py"}
+
+
+def _images(count: int) -> str:
+    return "one image" if count == 1 else f"{count} images"
 
 
 def _some(labels: list[str]) -> str:

@@ -39,6 +39,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("prelabel")
 MODELS_KEPT = 8
 DETECTORS_KEPT = 3
+OPTIONAL = (
+    "Optional: with a network that knows words, things are suggested by your label names before "
+    "the first label."
+)
 
 
 class Resources:
@@ -173,8 +177,9 @@ class Resources:
 
         if not labels:
             return {}
-        needed = missing(self.weights, tokenizer=True) or "Draw some, so that they are learned"
-        return {"advice": f"Nothing finds {', '.join(labels)} yet. {needed}"}
+        needed = missing(self.weights, tokenizer=True)
+        cure = f"{OPTIONAL} {needed}" if needed else "Draw some, so that they are learned."
+        return {"advice": f"Nothing finds {', '.join(labels)} yet. {cure}"}
 
     def pictures(self, record: ProjectRecord) -> Pictures:
         """The images of a project."""

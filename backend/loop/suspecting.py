@@ -42,7 +42,12 @@ class Inspector:
     Args:
         resources: of this process.
         record: the project.
+
+    Attributes:
+        labeled: tasks with a person's answer, at the last look.
     """
+
+    labeled = 0
 
     def __init__(self, resources: Resources, record: ProjectRecord) -> None:
         self._resources = resources
@@ -55,6 +60,7 @@ class Inspector:
         """All suspects, the most suspicious first; Label Studio shows the first of them."""
         folder = self._resources.folder(self._record)
         seen = observe(self._connection, folder, take_pulse(self._connection))
+        self.labeled = len(seen.labeled)
         encoder = self._resources.viewer(self._record)
         embedded = self._resources.embedder(self._record, encoder).embed(
             sources(seen.tasks, seen.config.controls), lambda done, of: None

@@ -89,6 +89,7 @@ class WorkerProcess:
                 env={**os.environ, **FRUGAL},
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
+                start_new_session=True,  # Ctrl-C is for the server, which ends this one
             )
         return self._process
 

@@ -17,6 +17,7 @@ from backend.loop.service import Service
 from backend.server.origin import foreign
 from backend.server.pages import add_pages, wants_page
 from backend.server.source import pack_source
+from backend.store.secret import home_sign
 
 LARGEST_EVENT = 8_000_000
 """Bytes of a webhook that are read; a larger one wakes every project instead."""
@@ -65,10 +66,12 @@ def make_app(service: Service) -> FastAPI:
 def _add_protocol(app: FastAPI, service: Service) -> None:
     """What Label Studio calls."""
 
+    home = home_sign(service.settings.home)
+
     @app.get("/health")
     async def health() -> About:
-        """Alive; answered from memory."""
-        return {"status": "UP", "model_class": MODEL_CLASS}
+        """Alive; answered from memory. Another sign of the home means another backend."""
+        return {"status": "UP", "model_class": MODEL_CLASS, "home": home}
 
     @app.post("/setup", dependencies=OURS)
     async def setup(request: Request) -> About:
@@ -116,6 +119,13 @@ def _add_api(app: FastAPI, service: Service) -> None:
             "source": "/source",
         }
         return JSONResponse(about, headers={"Vary": "Accept"})
+
+    @app.exception_handler(404)
+    async def unknown(request: Request, error: Exception) -> Response:
+        """A page for people, a sentence for programs."""
+        if wants_page(request):
+            return board.unknown(request.url.path)
+        return JSONResponse({"detail": getattr(error, "detail", "Not Found")}, 404)
 
     @app.get("/source")
     async def source() -> Response:

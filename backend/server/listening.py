@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 
 from backend.errors import PrelabelError
@@ -28,7 +29,10 @@ def listen(host: str, port: int) -> socket.socket:
         server.listen(BACKLOG)
     except OSError as error:
         server.close()
+        elsewhere = isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
+        cure = "--host takes an address of this machine, or 0.0.0.0 for all of them"
         raise PrelabelError(
-            f"Cannot listen at {host}:{port} ({error.strerror}): choose another --port."
+            f"Cannot listen at {host}:{port} ({error.strerror}): "
+            f"{cure if elsewhere else 'choose another --port'}."
         ) from error
     return server

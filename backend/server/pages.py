@@ -122,6 +122,10 @@ class Dashboard:
             return self._failed(error, f"{up}../")
         return RedirectResponse(f"{up}{id}?done={name}", 303, {**SAFE, **FRESH})
 
+    def unknown(self, path: str) -> Response:
+        """There is no such page."""
+        return self._failed(NotThere("There is no such page."), "../" * (path.count("/") - 1))
+
     async def _summaries(self) -> list[Summary]:
         states = self._service.projects()
         return await asyncio.to_thread(lambda: [self._reader.summary(state) for state in states])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,12 +15,13 @@ from backend.label_studio.client import Client
 from backend.label_studio.protocol import MODEL_CLASS, hears
 from backend.settings import Settings
 from backend.store.files import read_json, write_json
-from backend.store.secret import webhook_secret
+from backend.store.secret import home_sign, webhook_secret
 
 log = logging.getLogger("prelabel")
-REFUSED = (
-    "{error} Label Studio must be able to reach {url}: is `prelabel serve` running? For a private "
-    "address start Label Studio with ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false."
+UNANSWERED = "Nothing answers at {url}: start `prelabel serve --port {port}`, then connect again."
+UNREACHED = (
+    "{error} Here the backend answers at {url}; Label Studio must be able to reach it too: give "
+    "--backend the address by which Label Studio's machine reaches it."
 )
 NAMELESS = (
     "Label Studio takes no webhooks for a name without a dot, such as {host}, and the backend "
@@ -54,11 +56,10 @@ def connect(client: Client, number: int, settings: Settings, backend: str) -> bo
         whether it is new; false where it was connected already.
 
     Raises:
-        UsageError: Label Studio would connect it, but send it no webhooks.
+        UsageError: the address cannot be one, or Label Studio would send it no webhooks.
         LabelStudioError: Label Studio cannot reach the backend.
     """
-    if not hears(backend):
-        raise UsageError(NAMELESS.format(host=urlsplit(backend).hostname))
+    backend = checked(backend)
     url, auth = address(settings, backend)
     if any(row["url"].rstrip("/") == url for row in client.backends(number)):
         return False
@@ -67,12 +68,68 @@ def connect(client: Client, number: int, settings: Settings, backend: str) -> bo
     except AddressRefused:  # which says what to do
         raise
     except LabelStudioError as error:
-        raise LabelStudioError(REFUSED.format(error=error, url=backend)) from error
+        if not answering(settings, backend):
+            gone = UNANSWERED.format(url=backend, port=port_of(backend))
+            raise LabelStudioError(gone) from error
+        raise LabelStudioError(UNREACHED.format(error=error, url=backend)) from error
     return True
 
 
-def answers(settings: Settings, backend: str) -> bool:
-    """Whether a backend of ours answers at an address.
+def checked(backend: str) -> str:
+    """The address of a backend, as it is written everywhere.
+
+    Raises:
+        UsageError: it cannot be one, or Label Studio would send no webhooks to it.
+
+    Example:
+        >>> checked("http://127.0.0.1:9090/")
+        'http://127.0.0.1:9090'
+    """
+    try:
+        parts = urlsplit(backend)
+        named = parts.hostname and (parts.port or True)
+    except ValueError as error:  # brackets that do not close, or a port above 65535
+        raise UsageError(f"{backend} is no address of a backend: {error}.") from error
+    if parts.scheme not in ("http", "https") or not named:
+        start = "" if "//" in backend else f"http://{backend}, or "
+        raise UsageError(
+            f"{backend} is no address of a backend: it needs http:// or https://, such as {start}"
+            "http://127.0.0.1:9090."
+        )
+    if not hears(backend):
+        raise UsageError(NAMELESS.format(host=parts.hostname))
+    return backend.rstrip("/")
+
+
+def port_of(backend: str) -> int:
+    """The port of a backend's address."""
+    parts = urlsplit(backend)
+    return parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def joined(client: Client, number: int, settings: Settings) -> list[str]:
+    """The addresses of the backends that a project is connected to, without the secret."""
+    end = f"/{webhook_secret(settings.home)}" if settings.user else ""
+    return [str(row["url"]).rstrip("/").removesuffix(end) for row in client.backends(number)]
+
+
+@dataclass(frozen=True)
+class Answering:
+    """A backend of ours that answers.
+
+    Attributes:
+        home: the sign of its home folder; empty where it does not say.
+    """
+
+    home: str
+
+    def other(self, settings: Settings) -> bool:
+        """Whether it keeps another home folder than the one of these settings."""
+        return self.home not in ("", home_sign(settings.home))
+
+
+def answering(settings: Settings, backend: str) -> Answering | None:
+    """The backend that answers at an address; None where nothing does.
 
     Raises:
         PrelabelError: something else does.
@@ -83,13 +140,26 @@ def answers(settings: Settings, backend: str) -> bool:
     try:
         answer = httpx.get(f"{url}/health", auth=auth, timeout=5, trust_env=False)
     except (httpx.HTTPError, httpx.InvalidURL):
-        return False
-    if MODEL_CLASS not in answer.text:
-        raise PrelabelError(
-            f"Something else than Prelabel answers at {backend}: give another --backend, such as "
-            "http://127.0.0.1:9191."
+        return None
+    try:
+        told = answer.json()
+    except ValueError:
+        told = None
+    if not isinstance(told, dict) or told.get("model_class") != MODEL_CLASS:
+        raise PrelabelError(_stranger(backend, answer.status_code))
+    return Answering(str(told.get("home") or ""))
+
+
+def _stranger(backend: str, status: int) -> str:
+    if status == 401:
+        return (
+            f"The backend at {backend} wants a password: set PRELABEL_USER, PRELABEL_PASSWORD and "
+            "PRELABEL_HOME as they are where it runs."
         )
-    return True
+    return (
+        f"Something else than Prelabel answers at {backend}: give another --backend, such as "
+        "http://127.0.0.1:9191."
+    )
 
 
 class Waiting:
@@ -132,7 +202,7 @@ class Waiting:
         """
         notes = self._notes(settings.label_studio_url)
         deadline = time.monotonic() + START_SECONDS
-        while notes and not answers(settings, listening) and time.monotonic() < deadline:
+        while notes and not answering(settings, listening) and time.monotonic() < deadline:
             time.sleep(POLL)
         done = []
         for file, note in notes.items():

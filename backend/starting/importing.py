@@ -58,6 +58,20 @@ class Imported:
         return [_line(reason, count, self.named[reason]) for reason, count in self.passed.items()]
 
 
+def no_image(files: Iterable[Found | Passed]) -> Imported | None:
+    """What is the matter with a folder in which there is no image; None where there is one.
+
+    Args:
+        files: one after the other; they are read up to the first image.
+    """
+    looked = Imported()
+    for one in files:
+        if isinstance(one, Found):
+            return None
+        looked.pass_over(one)
+    return looked
+
+
 def known_images(client: Client, number: int) -> frozenset[str]:
     """The digests of the images that were imported into a project before."""
     rows = (task["data"] for task in client.tasks(number))

@@ -97,6 +97,7 @@ HOW = {
     Job.BOXES: "Draw a box around each thing.",
     Job.POINTS: "Click on the middle of each thing.",
 }
+WHY_MARKS = "Things are marked one by one, so that a model learns where and how many they are."
 EMPTY = "Submit an image without any of them as it is: that teaches that there is none."
 
 
@@ -156,9 +157,11 @@ def _why(job: Job, answers: Answers) -> list[str]:
         ]
     if answers.get("place") == "yes":
         return ["Place or number matters: a label for the whole image would not tell it."]
-    if not job.marks and answers:
-        return ["Labels for whole images are enough; they are the quickest to give."]
-    return []
+    return [
+        WHY_MARKS
+        if job.marks
+        else "Labels for whole images are enough; they are the quickest to give."
+    ]
 
 
 def _asked(name: str, answers: Answers, before: Answers) -> bool:

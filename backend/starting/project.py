@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from backend.domain import Control
+from backend.domain import Control, Label
+from backend.errors import UsageError
 from backend.label_studio.client import Client
 from backend.label_studio.config import read_config
+from backend.starting.job import Job
 from backend.store.files import read_json, write_json
 
 SHORTEST, LONGEST = 3, 50
@@ -90,10 +92,37 @@ def title_of(folder: Path) -> str:
     return title[:LONGEST]
 
 
-def same_controls(one: str, other: str) -> bool:
-    """Whether two configs ask for the same labels in the same way; looks do not count."""
-    return _asked(read_config(one).controls) == _asked(read_config(other).controls)
+def check_title(title: str) -> None:
+    """Make sure that Label Studio takes a title.
+
+    Raises:
+        UsageError: it is too short or too long.
+    """
+    if not SHORTEST <= len(title) <= LONGEST:
+        raise UsageError(
+            f"A project's title has {SHORTEST} to {LONGEST} characters in Label Studio, not "
+            f"{len(title)}: give another --title."
+        )
 
 
-def _asked(controls: Sequence[Control]) -> list[tuple[str, bool, tuple[str, ...]]]:
-    return [(c.kind, c.multiple, c.label_names) for c in controls]
+def asks_for(config: str, job: Job | None, labels: Sequence[Label]) -> bool:
+    """Whether a labeling config asks for what options say, as far as they say it.
+
+    Args:
+        config: of a project.
+        job: None where the options do not decide it.
+        labels: as typed; none where none are given.
+    """
+    controls = read_config(config).controls
+    if job is not None:
+        controls = tuple(control for control in controls if _fits(control, job))
+    names = [one.name for one in labels]
+    wanted = ([*names], [*names, f"not {names[0]}"]) if len(names) == 1 else ([*names],)
+    return any(not names or list(control.label_names) in wanted for control in controls)
+
+
+def _fits(control: Control, job: Job) -> bool:
+    kind = {Job.BOXES: "boxes", Job.POINTS: "points"}.get(job, "choices")
+    if control.kind != kind or control.multiple is not (job is Job.SEVERAL):
+        return False
+    return job is not Job.BINARY or len(control.label_names) == 2

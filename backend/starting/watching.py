@@ -6,16 +6,25 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from backend.errors import PrelabelError
+from backend.loop.beginning import first_labels
 from backend.settings import Settings
-from backend.starting.connecting import address
+from backend.starting.connecting import address, answering
+from backend.store.servers import same_server
 
 POLL = 0.5
 SECONDS = 900.0
 """That the first look is waited for."""
-LEARNS_FROM = 4
-"""Labels that a first model makes use of."""
+DOING = {
+    "idle": "waits for its first look",
+    "observing": "looks at the labels",
+    "training": "looks at the images",
+    "evaluating": "looks at what it can tell already",
+    "pushing": "writes into Label Studio",
+}
+"""What the states of a round mean before anything is labeled."""
 State = dict[str, Any]
-Show = Callable[[str], None]
+Show = Callable[[State], None]
 
 
 def first_look(
@@ -27,24 +36,35 @@ def first_look(
         settings: tell whether auth is on.
         backend: its address.
         number: the project's in Label Studio.
-        show: told what it does now, often.
+        show: told what the round does now, often.
         seconds: how long at most.
 
     Returns:
-        the project as the backend shows it; None where it takes longer or failed.
+        the project as the backend shows it, also where the look failed; None where it takes longer.
     """
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         state = _ask(settings, backend, number)
-        doing = state.get("round") or {}
-        if doing.get("error"):
-            show(f"The first look failed: {doing['error']}")
-            return None
-        if state.get("version") and doing.get("state") == "idle":
+        now = state.get("round") or {}
+        if state.get("version") and now.get("state") == "idle":
             return state
-        show(f"{doing.get('state', 'waiting')} {doing.get('progress', 0):.0%}")
+        if now.get("error"):
+            return state
+        show(now)
         time.sleep(POLL)
     return None
+
+
+def doing(now: State) -> str:
+    """What a round does, in a line.
+
+    Example:
+        >>> doing({"state": "training", "progress": 0.25}), doing({})
+        ('The backend looks at the images … 25%', 'The backend waits for its first look …')
+    """
+    state, progress = str(now.get("state", "idle")), float(now.get("progress") or 0)
+    told = f"The backend {DOING.get(state, state)} …"
+    return f"{told} {progress:.0%}" if progress else told
 
 
 def known_before(state: State) -> bool:
@@ -52,31 +72,52 @@ def known_before(state: State) -> bool:
     return any(control["kind"] != "none yet" for control in state["controls"])
 
 
-def outcome(state: State, quiet: float) -> list[str]:
+def outcome(state: State, settings: Settings) -> list[str]:
     """What came of it, for people.
 
     Args:
         state: of :func:`first_look`.
-        quiet: seconds without a label that start a round.
+        settings: tell when it learns.
     """
+    failed = (state.get("round") or {}).get("error")
+    if failed:
+        return [f"The first look failed, and is tried again: {failed}"]
     if known_before(state):
         return [f"All {state['tasks']} images are looked at and pre-annotated."]
+    types = [control["type"] for control in state["controls"]]
+    pause = f"a pause of {settings.quiet_seconds:.0f} seconds"
     advice = [control["advice"] for control in state["controls"] if control.get("advice")]
     return [
         f"All {state['tasks']} images are looked at. Nothing is known yet of what your labels "
-        f"mean: label {LEARNS_FROM} images or more, of different kinds, and wait {quiet:.0f} "
-        "seconds (or press Start Training); then every image is pre-annotated.",
+        f"mean. {first_labels(types, settings.retrain_after, pause)} Then every image is "
+        "pre-annotated.",
         *advice[:1],
     ]
 
 
+def states(settings: Settings, backend: str) -> list[State]:
+    """The projects as the backend shows them; none where no backend of this home answers."""
+    try:
+        found = answering(settings, backend)
+    except PrelabelError:  # something else is there
+        return []
+    return [] if found is None or found.other(settings) else _rows(settings, backend)
+
+
 def _ask(settings: Settings, backend: str, number: int) -> State:
+    """The project as the backend shows it; of several with this number the one of our server."""
+    found = [row for row in _rows(settings, backend) if row["number"] == number]
+    names = (settings.label_studio_url, settings.label_studio_host)
+    ours = [row for row in found if any(same_server(row["server"], one) for one in names)]
+    return [*found, *ours][-1] if found else {}
+
+
+def _rows(settings: Settings, backend: str) -> list[State]:
     import httpx
 
     url, auth = address(settings, backend)
     try:
         rows = httpx.get(f"{url}/api/projects", auth=auth, timeout=10, trust_env=False).json()
     except (httpx.HTTPError, ValueError):
-        return {}
-    found: list[State] = [row for row in rows if row["number"] == number]
-    return found[-1] if found else {}
+        return []
+    return rows if isinstance(rows, list) else []

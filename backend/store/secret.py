@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import secrets
 from pathlib import Path
 
@@ -19,3 +20,12 @@ def webhook_secret(home: Path) -> str:
         if not file.exists():
             write_text(file, secrets.token_urlsafe(24), private=True)
         return file.read_text(encoding="utf-8").strip()
+
+
+def home_sign(home: Path) -> str:
+    """What a home folder is told apart by from others; tells nothing of the secret it comes from.
+
+    Raises:
+        StoreError: the home folder cannot be written.
+    """
+    return hashlib.sha256(f"home {webhook_secret(home)}".encode()).hexdigest()[:12]

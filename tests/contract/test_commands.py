@@ -72,13 +72,36 @@ def test_connect_status_versions_rollback_promote_train(
     history = figures(prelabel("versions", "--json", **env))["history"]
     assert [event["by"] for event in history[-2:]] == ["a person", "a person"]
 
-    assert figures(prelabel("train", "--json", **env))["trained"] is None
+    still = prelabel("train", "--json", **env)
+    assert figures(still)["trained"] is None
+    assert "\x1b" not in still.stderr
     lab.label(tasks[8])
     trained = figures(prelabel("train", "--json", **env))
     assert (trained["labels"], trained["version"].split("-")[0]) == (9, "v3")
+    until("the server noticed", lambda: noticed(backend, project, trained["version"]))
+    same_figures(prelabel("status", "--json", "--backend", backend.url, **env), backend)
     told = prelabel("status", **env)
     assert "9 of 20 tasks labeled" in told.stdout
     assert trained["version"] in told.stdout
+
+
+def same_figures(done: subprocess.CompletedProcess[str], backend: Backend) -> None:
+    """What the terminal tells is what the API and the dashboard's page tell."""
+    (told,) = figures(done)["projects"]
+    state = backend.project(told["id"])
+    same = ("id", "title", "version", "tasks", "labels", "waiting", "accepted", "audit", "estimate")
+    for name in (*same, "outlook", "held", "accepting", "left_out", "versions", "round"):
+        assert told[name] == state[name], name
+    page = backend.http.get(f"/projects/{told['id']}", headers={"Accept": "text/html"}).text
+    assert told["version"] in page
+    assert f'<dd id="labels">{told["labels"]} of {told["tasks"]}</dd>' in page
+
+
+def noticed(backend: Backend, project: int, version: str) -> bool:
+    """The server looked at the project after another process made a version."""
+    state = backend.project(project)
+    idle = state["round"]["state"] == "idle"
+    return bool(idle and state["version"] == version and version in state["versions"])
 
 
 def test_version_names_are_the_same_after_a_restart_and_on_another_machine(
@@ -101,14 +124,20 @@ def test_version_names_are_the_same_after_a_restart_and_on_another_machine(
         (("connect", "1"), {"LABEL_STUDIO_API_KEY": "a" * 40}, 1, "refused the token"),
         (("connect", "1"), {"LABEL_STUDIO_API_KEY": ""}, 1, "No token for"),
         (("connect", "1"), {"LABEL_STUDIO_URL": "http://127.0.0.1:9"}, 1, "cannot be reached"),
-        (("connect", "987654"), {}, 1, "has no such thing"),
+        (("connect", "987654"), {}, 1, "has no project 987654"),
+        (("export", "987654", "--data", "coco"), {}, 1, "has no project 987654"),
+        (("connect", "1"), {"LABEL_STUDIO_URL": "{studio}/projects/3"}, 1, "without the path"),
+        (("connect", "1", "--backend", "http://[::1"), {}, 2, "is no address of a backend"),
+        (("serve", "--port", "99999"), {}, 2, "a whole number from 0 to 65535"),
+        (("endpoint", "--port", "-5"), {}, 2, "a whole number from 0 to 65535"),
+        (("serve", "--host", "nonsense.invalid"), {}, 1, "--host takes an address"),
         (("connect", "nothing like it"), {}, 1, "Which project is 'nothing like it'?"),
         (("status", "7"), {}, 1, "Which project is '7'?"),
         (("versions", "../../etc"), {}, 1, "Which project is"),
         (("serve", "--port", "0"), {"PRELABEL_HOME": "/proc/nothing"}, 1, "PRELABEL_HOME"),
         (("serve",), {"PRELABEL_RETRAIN_AFTER": "some"}, 2, "PRELABEL_RETRAIN_AFTER must be"),
         (("serve",), {"PRELABEL_USER": "me"}, 2, "PRELABEL_PASSWORD"),
-        (("serve", "--port", "many"), {}, 2, "invalid int value"),
+        (("serve", "--port", "many"), {}, 2, "a whole number from 0 to 65535"),
         (("nonsense",), {}, 2, "invalid choice"),
     ],
 )
@@ -124,7 +153,7 @@ def test_bad_input_is_one_clear_sentence(
         "PRELABEL_HOME": str(tmp_path / "home"),
         "LABEL_STUDIO_URL": studio.url,
         "LABEL_STUDIO_API_KEY": studio.token,
-        **change,
+        **{name: value.format(studio=studio.url) for name, value in change.items()},
     }
     done = prelabel(*arguments, **given)
     assert done.returncode == status, done.stderr
@@ -148,8 +177,21 @@ def test_a_backend_that_label_studio_cannot_reach_is_explained(
         LABEL_STUDIO_API_KEY=studio.token,
     )
     assert done.returncode == 1
-    assert "is `prelabel serve` running?" in done.stderr
-    assert "ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false" in done.stderr
+    port = nowhere.rpartition(":")[2]
+    assert f"Nothing answers at {nowhere}: start `prelabel serve --port {port}`" in done.stderr
+    assert "SSRF" not in done.stderr
+    assert "<" not in done.stderr
+
+
+def test_the_address_of_a_prelabel_is_not_taken_for_label_studios(
+    backend: Backend, tmp_path: Path
+) -> None:
+    there = {"LABEL_STUDIO_URL": backend.url, "PRELABEL_HOME": str(tmp_path)}
+    for named in ("by hand", "3"):
+        done = prelabel("connect", named, **backend.environment | there)
+        assert done.returncode == 1
+        assert "Traceback" not in done.stderr
+        assert "does not answer like Label Studio" in done.stderr or "has no project" in done.stderr
 
 
 def test_a_taken_port_is_one_clear_sentence(backend: Backend, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from backend.demo.studio import free_port
 from backend.label_studio.config import read_config
 from serverless.endpoint.rules import read_rules
 from tests.conftest import MakeStudio
+from tests.contract.test_init import Terminal
 from tests.harness import CHOICES, Application, Backend, Lab, png, until
 from tests.plane import ControlPlane
 from tests.shown import last_json, like_json, missing
@@ -305,6 +306,30 @@ def alike(one: Any, other: Any) -> bool:
     if isinstance(one, list) and isinstance(other, list):
         return bool(one) == bool(other) and (not one or alike(one[0], other[0]))
     return type(one) is type(other)
+
+
+def test_the_questions_that_the_readme_promises_are_asked_and_lead_to_a_project(
+    place: Place, tmp_path: Path
+) -> None:
+    (typed,) = re.findall(r"^uv run prelabel (init .*)$", (ROOT / "README.md").read_text(), re.M)
+    command = shlex.split(typed.replace("~", str(place.folder)))
+    nobody = ["--backend", f"http://127.0.0.1:{free_port()}", "--no-browser"]
+    home = {"PRELABEL_HOME": str(tmp_path)}
+    seat = Terminal([*command, *nobody], {**place.environment, **home})
+    for question, answer in (
+        ("What shall be done", "sort"),
+        ("how many there are?", "no"),
+        ("small part of a busy picture", "no"),
+        ("Can several labels be right", "no"),
+        ("Which labels?", "wilting = brown, hanging leaves; healthy"),
+    ):
+        seat.sees(question)
+        seat.types(f"{answer}\n")
+    seat.sees("Labels: wilting (brown, hanging leaves), healthy.")
+    seat.sees("4 images imported")
+    seat.sees("Label a few images of each kind.")
+    seat.types("\x03")
+    assert seat.ends() == 130
 
 
 # -- what is said ---------------------------------------------------------------------------

@@ -173,7 +173,7 @@ def _(bench: Bench) -> Iterator[Change]:
         yield {"LABEL_STUDIO_URL": f"http://127.0.0.1:{deaf_and_dumb.getsockname()[1]}"}
 
 
-@case("no token", "token", "LABEL_STUDIO_API_KEY is not set", "Access Token")
+@case("no token", "token", "LABEL_STUDIO_API_KEY is not set", "Personal Access Token")
 def _(bench: Bench) -> Iterator[Change]:
     yield {"LABEL_STUDIO_API_KEY": "", **bench.empty_home()}
 
@@ -222,7 +222,7 @@ def _(bench: Bench) -> Iterator[Change]:
 @case(
     "it moved to another address",
     *("connection", "does not reach", "set the URL to"),
-    also=("backend", "sampling"),
+    also=("backend", "model version", "sampling"),
 )
 def _(bench: Bench) -> Iterator[Change]:
     project = bench.lab.project()
@@ -241,6 +241,26 @@ def _(bench: Bench) -> Iterator[Change]:
     project = bench.lab.project()
     bench.lab.add(project, 1)
     yield {"project": str(project)}
+
+
+@case("a second backend is gone", "connection", "a second one leads to", "Delete", ("webhook",))
+def _(bench: Bench) -> Iterator[Change]:
+    project = bench.lab.project()
+    bench.lab.add(project, 1)
+    bench.lab.connect(project, bench.backend.url)
+    bench.backend.settled(project)
+    until("followed", lambda: bench.lab.info(project)["sampling"] == "Uncertainty sampling")
+    with answering({"/health": {"status": "UP", "model_class": "Prelabel"}, "/setup": {}}) as url:
+        bench.lab.connect(project, url)
+    yield {"project": str(project)}
+
+
+@case("a second webhook leads nowhere", "webhook", "nothing answers there", "delete it")
+def _(bench: Bench) -> Iterator[Change]:
+    stray = {"url": f"http://127.0.0.1:{free_port()}/webhook", "project": bench.project}
+    hook = bench.lab.call("POST", "/api/webhooks/", json=stray | {"send_for_all_actions": True})
+    yield {}
+    bench.lab.call("DELETE", f"/api/webhooks/{hook['id']}/")
 
 
 @case("the webhook is gone", "webhook", "none goes to", "Add Webhook")
@@ -299,7 +319,7 @@ def _(bench: Bench) -> Iterator[Change]:
 # -- the project ----------------------------------------------------------------------------
 
 
-@case("there is no such project", "project", "has no such thing", "prelabel doctor NUMBER")
+@case("there is no such project", "project", "has no project 987654", "prelabel doctor NUMBER")
 def _(bench: Bench) -> Iterator[Change]:
     yield {"project": "987654"}
 
@@ -340,6 +360,16 @@ def _(bench: Bench) -> Iterator[Change]:
 )
 def _(bench: Bench) -> Iterator[Change]:
     with changed(bench, sampling="Sequential sampling"):
+        yield {}
+
+
+@case(
+    "predictions are not shown",
+    *("pre-annotation", "do not see predictions", "Use predictions to prelabel tasks"),
+    also=("webhook",),
+)
+def _(bench: Bench) -> Iterator[Change]:
+    with changed(bench, show_collab_predictions=False):
         yield {}
 
 
@@ -417,7 +447,17 @@ def _(bench: Bench) -> Iterator[Change]:
 
 @case("the encoder's weights are gone", "encoder", "no file /nowhere", "PRELABEL_ENCODER=auto")
 def _(bench: Bench) -> Iterator[Change]:
-    yield {"PRELABEL_ENCODER": "/nowhere/yolo11n-cls.pt", **bench.empty_home()}
+    yield {"PRELABEL_ENCODER": "/nowhere/yolo11n-cls.pt"}
+
+
+@case("the encoder is misspelt", "encoder", "published weights of", "PRELABEL_ENCODER=auto")
+def _(bench: Bench) -> Iterator[Change]:
+    yield {"PRELABEL_ENCODER": "ViT-B-32/nonsens"}
+
+
+@case("another home folder", "model version", "does not know the project", "set PRELABEL_HOME")
+def _(bench: Bench) -> Iterator[Change]:
+    yield bench.empty_home()
 
 
 @case(
@@ -559,7 +599,7 @@ def deaf(bench: Bench) -> Iterator[None]:
 
 
 @contextmanager
-def changed(bench: Bench, **fields: str) -> Iterator[None]:
+def changed(bench: Bench, **fields: str | bool) -> Iterator[None]:
     """The project is changed behind the backend's back, which would mend it at once."""
     project = f"/api/projects/{bench.project}/"
     before = bench.lab.call("GET", project)

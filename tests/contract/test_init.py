@@ -14,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from backend.cli import joining
+from backend.cli.main import main
 from backend.demo.studio import Studio
-from backend.errors import RoundError
+from backend.errors import PrelabelError, RoundError
 from backend.learning.audit import is_audit
 from backend.loop.advising import Adviser
 from backend.loop.resources import Resources
@@ -148,7 +150,11 @@ def test_without_a_backend_the_next_serve_connects_the_project(
     )
     told = figures(done)
     assert (told["title"], told["connected"]) == ("Später", False)
-    assert "prelabel serve" in done.stderr
+    assert f"prelabel serve --port {backend.port}" in done.stderr
+    assert "Job: points. Labels: a \"b\" (says 'c')" in done.stderr
+    other = ("init", str(photos), "--job", "boxes", "--backend", backend.url)
+    refused = prelabel(*other, **backend.environment)
+    assert (refused.returncode, "another labeling config" in refused.stderr) == (2, True)
     backend.start()
     try:
         state = backend.settled(told["project"])
@@ -159,6 +165,19 @@ def test_without_a_backend_the_next_serve_connects_the_project(
         ['a "b"', "<i>", "x & y", "größe", "苺", "]]>"]
     ]
     assert lab.call("GET", "/api/ml/", params={"project": told["project"]})
+
+
+def test_a_prelabel_with_another_home_is_not_joined_unless_it_is_named(
+    lab: Lab, backend: Backend, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joining, "BACKEND", backend.url)
+    for name, value in {**backend.environment, "PRELABEL_HOME": str(tmp_path / "mine")}.items():
+        monkeypatch.setenv(name, value)
+    before = lab.call("GET", "/api/projects/")["count"]
+    asked = ["init", str(photos), "--job", "points", "--labels", "a", "--debug", "--no-serve"]
+    with pytest.raises(PrelabelError, match="Another Prelabel"):
+        main(asked)
+    assert lab.call("GET", "/api/projects/")["count"] == before
 
 
 class Terminal:
@@ -180,6 +199,11 @@ class Terminal:
                 raise AssertionError(f"{text!r} is not shown: {self._shown}")
         before, _, self._shown = self._shown.partition(text)
         return before
+
+    @property
+    def unseen(self) -> str:
+        """What is shown and was not waited for."""
+        return self._shown
 
     def types(self, text: str) -> None:
         """As on the keyboard."""
@@ -227,6 +251,7 @@ def test_a_person_is_asked_until_the_answers_fit_and_one_command_does_it_all(
     seat.sees("Labels for whole images are enough")
     seat.sees("[blue, red]")  # the subfolders are labels already
     seat.types("\n")
+    seat.sees("Job: binary. Labels: blue, red.")
     seat.sees("60 images imported")
     seat.sees("1 × HEIC")
     seat.sees(f"No backend runs at {backend.url}. Start it here")
@@ -236,6 +261,8 @@ def test_a_person_is_asked_until_the_answers_fit_and_one_command_does_it_all(
     seat.sees("All 60 images are looked at.")
     seat.types("\x03")
     assert seat.ends() == 130
+    assert "Traceback" not in seat.unseen
+    assert "died" not in seat.unseen
 
     again = Terminal(["init", str(photos), *there], backend.environment)
     again.sees("was made from this folder before: go on with it?")
@@ -243,7 +270,7 @@ def test_a_person_is_asked_until_the_answers_fit_and_one_command_does_it_all(
     again.sees("0 images imported")
     again.sees("Start it here")
     again.types("n\n")
-    again.sees("prelabel serve")
+    again.sees(f"where nothing answers: start prelabel serve --port {backend.port}")
     assert again.ends() == 0
 
 
@@ -257,6 +284,10 @@ def test_a_person_is_asked_until_the_answers_fit_and_one_command_does_it_all(
         (("--job", "boxes", "--mark", "box"), 2, "leave out --mark"),
         (("--job", "boxes", "--labels", "$price"), 2, "begins with $"),
         (("--job", "binary", "--labels", "a,b,c"), 2, "take --job one-of-many"),
+        (("--title", "x"), 2, "3 to 50 characters"),
+        (("--backend", "http://prelabel:9090"), 2, "a name without a dot"),
+        (("--backend", "127.0.0.1:9191"), 2, "needs http://"),
+        (("--job", "points", "--labels", "a", "--backend", "{studio}"), 1, "Something else"),
     ],
 )
 def test_what_is_missing_or_wrong_is_said_before_anything_is_made(
@@ -269,7 +300,8 @@ def test_what_is_missing_or_wrong_is_said_before_anything_is_made(
     sentence: str,
 ) -> None:
     before = lab.call("GET", "/api/projects/")["count"]
-    done = prelabel("init", str(photos), *arguments, **environment(studio, tmp_path / "home"))
+    given = [one.format(studio=studio.url) for one in arguments]
+    done = prelabel("init", str(photos), *given, **environment(studio, tmp_path / "home"))
     assert (done.returncode, "Traceback" in done.stderr) == (status, False), done.stderr
     assert sentence in done.stderr
     assert lab.call("GET", "/api/projects/")["count"] == before

@@ -82,11 +82,21 @@ def test_a_page_tells_everything_that_is_known(tmp_path: Path) -> None:
 def test_a_project_of_which_nothing_is_known_says_what_to_do_next(tmp_path: Path) -> None:
     assert "Import images into the project" in text(page(tmp_path, state(title="Kiwis")))
     shown = state(tasks=30, version=None, controls=CONTROLS)
-    assert "Label the first 10 images" in text(page(tmp_path, shown))
+    told = text(page(tmp_path, shown))
+    assert "Label a few images of each kind" in told
+    assert "It learns after 10 labels, after a pause in labeling" in told
     failed = {"state": "failed", "progress": 0.0, "detail": None, "error": "No token: set one."}
     told = text(page(tmp_path, state(round=failed)))
     assert "No token: set one." in told
     assert "tries again by itself" in told
+
+
+def test_labels_of_a_version_that_is_held_back_are_not_called_known(tmp_path: Path) -> None:
+    held = {"version": "v5-0123abcd", "reason": "Held back: it is worse."}
+    still = {"state": "idle", "progress": 0.0, "detail": None, "error": None}
+    told = text(page(tmp_path, full(tmp_path) | {"held": held, "waiting": 0, "round": still}))
+    assert "It knows all labels" not in told
+    assert "v5-0123abcd has learned from all labels, and is held back." in told
 
 
 def test_without_a_project_the_overview_says_how_to_connect_one() -> None:
@@ -317,6 +327,11 @@ def test_browsers_get_pages_and_programs_get_json(tmp_path: Path) -> None:
         assert " style=" not in html.text + (await client.get("/projects/1")).text
         assert (await client.get("/projects/2")).status_code == 404
         assert (await client.get("/static/..%2fpages.py")).status_code == 404
+        unknown = await client.get("/some/where", headers={"accept": "text/html"})
+        assert (unknown.status_code, "There is no such page." in unknown.text) == (404, True)
+        assert 'href="../static/style.css' in unknown.text
+        assert (await client.get("/some/where")).json() == {"detail": "Not Found"}
+        assert len((await client.get("/health")).json()["home"]) == 12
 
     served(tmp_path, ask)
 

@@ -115,7 +115,27 @@ def test_the_example_gives_the_labels_that_predict_gives(
     for mine, other in zip(ours, theirs, strict=True):
         mine = mine.get("controls", {}).get(name, mine)
         expected = {row["labelName"]: row["confidence"] for row in mine["labelConfidences"]}
-        assert other[name] == pytest.approx(expected, abs=SURE)
+        assert other[name]["confidence"] == pytest.approx(expected, abs=SURE)
+        several = project == "2"
+        given = {row["labelName"] for row in mine["labels"]} if several else {mine["labelName"]}
+        assert set(other[name]["labels"]) == given
+
+
+def test_the_example_leaves_out_what_is_not_certain_enough_to_be_shown(
+    home: Path,  # noqa: F811
+    alone: Path,
+    images: list[Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = tmp_path / "model"
+    prelabel(home, "export", live(home, "1"), "--output", folder, capsys=capsys)
+    facts = json.loads((folder / "model.json").read_text())
+    assert facts["controls"][0]["shown"] == {"red": 0.0, "blue": 0.0}
+    facts["controls"][0]["shown"] = {"red": 1.01, "blue": 0.0}
+    (folder / "model.json").write_text(json.dumps(facts))
+    told = run_alone(folder / "example.py", alone, images[:2], tmp_path / "empty")
+    assert [row["colour"]["labels"] for row in told] == [[], ["blue"]]
 
 
 @pytest.mark.parametrize(

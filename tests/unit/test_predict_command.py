@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from backend.cli.main import main
+from backend.loop.model import Model
 from tests.published import BOXES, COLOUR, POINTS, TAGS, colour_model, picture, place_model, publish
 from tests.unit.vision.detection.conftest import BOTH, drawings
 
@@ -113,6 +114,20 @@ def test_a_bad_file_is_one_sentence_and_costs_no_other(
     lines = [line for line in errors.splitlines() if line.startswith("prelabel: ")]
     assert len(lines) == 3
     assert all(str(file) in line for file, line in zip(bad, lines, strict=True))
+
+
+def test_a_project_that_learned_nothing_and_an_empty_folder_are_one_sentence(
+    predict: Any, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(tmp_path / "young", "1", Model({}, controls=(COLOUR,)))
+    (tmp_path / "empty").mkdir()
+    status, told, errors = predict(tmp_path / "empty", "--project", "1")
+    assert (status, told) == (2, "")
+    assert "There is no image in" in errors
+    monkeypatch.setenv("PRELABEL_HOME", str(tmp_path / "young"))
+    status, told, errors = predict(images[0])
+    assert (status, told) == (2, "")
+    assert "Nothing is learned yet: label a few images first." in errors
 
 
 @pytest.mark.parametrize(

@@ -15,12 +15,14 @@ from backend.errors import UsageError
 from backend.label_studio import protocol
 from backend.label_studio.client import Json
 from backend.label_studio.config import read_config
+from backend.loop import beginning
+from backend.settings import Settings
+from backend.starting import connecting, importing, names, watching, writing
 from backend.starting import folder as reading
-from backend.starting import importing, writing
 from backend.starting.folder import Found, Largest, Passed
 from backend.starting.job import QUESTIONS, Job, check, explain, job_of, next_question
 from backend.starting.names import completed, fitting, read_labels
-from backend.starting.project import same_controls, title_of
+from backend.starting.project import asks_for, check_title, title_of
 from tests.harness import png
 
 LARGEST = Largest(bytes=1_000_000, pixels=100_000)
@@ -111,8 +113,62 @@ def test_labels_are_read_as_people_type_them() -> None:
     assert found == [
         Label("ripe", hint="red"),
         Label("firm"),
-        Label("unripe=green"),
+        Label("unripe", hint="green"),
         Label("a b"),
+    ]
+    assert read_labels("a;b") == [Label("a"), Label("b")]
+    assert read_labels("ripe = a red, round fruit; new, unripe = green, hard\nold") == [
+        Label("ripe", hint="a red, round fruit"),
+        Label("new"),
+        Label("unripe", hint="green, hard"),
+        Label("old"),
+    ]
+
+
+def test_examples_of_what_is_typed_and_told_are_right() -> None:
+    for module in (protocol, names, connecting, watching, beginning):
+        found = doctest.testmod(module)
+        assert found.attempted
+        assert not found.failed
+
+
+@pytest.mark.parametrize(
+    ("address", "sentence"),
+    [
+        ("http://[::1", "is no address of a backend"),
+        ("http://127.0.0.1:99999", "is no address of a backend"),
+        ("127.0.0.1:9191", "needs http:// or https://, such as http://127.0.0.1:9191"),
+        ("http://", "needs http://"),
+        ("ftp://127.0.0.1:9191", "needs http://"),
+        ("http://prelabel:9090", "takes no webhooks for a name without a dot"),
+    ],
+)
+def test_what_cannot_be_a_backends_address_is_one_sentence(address: str, sentence: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        connecting.checked(address)
+    assert sentence in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("types", "wanted"),
+    [
+        (["Choices"], "Label a few images of each kind."),
+        (["KeyPointLabels"], "Mark the things in 3 images or more."),
+        (["Choices", "RectangleLabels"], "of each kind and mark the things in 3 images"),
+    ],
+)
+def test_what_to_do_first_is_true_of_the_job(types: list[str], wanted: str) -> None:
+    settings = Settings(Path("/nowhere"))
+    controls = [{"kind": "none yet", "type": one, "advice": ""} for one in types]
+    (told,) = watching.outcome({"tasks": 7, "controls": controls}, settings)
+    assert wanted in told
+    assert "after 10 labels, after a pause of 30 seconds" in told
+
+
+def test_a_first_look_that_fails_is_told_with_its_reason() -> None:
+    state = {"round": {"error": "No memory."}, "controls": [], "tasks": 0}
+    assert watching.outcome(state, Settings(Path("/nowhere"))) == [
+        "The first look failed, and is tried again: No memory."
     ]
 
 
@@ -163,13 +219,47 @@ def test_the_colours_of_labels_differ() -> None:
     assert all(len(one) == 7 and int(one[1:], 16) >= 0 for one in colours)
 
 
-def test_configs_are_the_same_when_they_ask_for_the_same() -> None:
-    plain, hinted = (
-        writing.write_config(Job.ONE, read_labels(text)) for text in ("a,b,c", "a = an a,b,c")
-    )
-    assert same_controls(plain, hinted)
-    assert not same_controls(plain, writing.write_config(Job.ONE, read_labels("a,b")))
-    assert not same_controls(plain, writing.write_config(Job.SEVERAL, read_labels("a,b,c")))
+@pytest.mark.parametrize(
+    ("job", "labels", "same"),
+    [
+        (Job.ONE, "a = an a, b, c", True),
+        (Job.ONE, "", True),
+        (None, "a, b, c", True),
+        (None, "", True),
+        (None, "a, b", False),
+        (None, "a", False),
+        (Job.BINARY, "", False),
+        (Job.SEVERAL, "a, b, c", False),
+        (Job.BOXES, "", False),
+    ],
+)
+def test_a_config_asks_for_what_options_say_as_far_as_they_say_it(
+    job: Job | None, labels: str, same: bool
+) -> None:
+    config = writing.write_config(Job.ONE, read_labels("a, b, c"))
+    assert asks_for(config, job, read_labels(labels)) is same
+
+
+def test_of_one_label_the_opposite_is_known_again() -> None:
+    config = writing.write_config(Job.BINARY, completed(read_labels("ripe"), Job.BINARY))
+    assert asks_for(config, Job.BINARY, read_labels("ripe"))
+
+
+@pytest.mark.parametrize("title", ["x", "", "l" * 51])
+def test_a_title_that_label_studio_would_not_take_is_refused(title: str) -> None:
+    with pytest.raises(UsageError, match="3 to 50 characters"):
+        check_title(title)
+
+
+def test_a_folder_without_an_image_is_known_before_anything_is_made(photos: Path) -> None:
+    def looked(*names: str) -> importing.Imported | None:
+        files = [photos / name for name in names]
+        return importing.no_image(reading.read(photos, files, NONE, LARGEST))
+
+    nothing = looked("text.txt", "empty.png")
+    assert nothing is not None
+    assert dict(nothing.passed) == {"not an image (.txt)": 1, "empty file": 1}
+    assert looked("text.txt", "z.png", "empty.png") is None
 
 
 @pytest.mark.parametrize(
@@ -310,10 +400,3 @@ def test_what_is_passed_over_is_told_with_some_names() -> None:
         "5 × not an image (.txt) (0.txt, 1.txt, 2.txt, …)",
         "1 × damaged image (x.png)",
     ]
-
-
-def test_names_without_a_dot_are_known_to_get_no_webhooks() -> None:
-    """As Django's validator of addresses has it, which Label Studio uses."""
-    found = doctest.testmod(protocol)
-    assert found.attempted
-    assert not found.failed

@@ -1,0 +1,42 @@
+"""Addresses on the command line: where to listen, and where a backend is."""
+
+from __future__ import annotations
+
+import argparse
+
+BACKEND = "http://127.0.0.1:9090"
+"""Where `prelabel serve` listens when it is not told otherwise."""
+LAST_PORT = 65_535
+
+
+def add_listening(parser: argparse.ArgumentParser, port: int) -> None:
+    """Where a server listens.
+
+    Args:
+        parser: of the command.
+        port: its own.
+    """
+    add_host(parser)
+    parser.add_argument("--port", type=port_number, default=port, help=f"to listen at ({port})")
+
+
+def add_host(parser: argparse._ActionsContainer) -> None:
+    """The address that a server listens at."""
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (127.0.0.1)")
+
+
+def add_backend(parser: argparse.ArgumentParser) -> None:
+    """Where the backend is that a command is about."""
+    parser.add_argument(
+        "--backend",
+        default=BACKEND,
+        metavar="URL",
+        help=f"where `prelabel serve` listens, as Label Studio reaches it ({BACKEND})",
+    )
+
+
+def port_number(text: str) -> int:
+    """A port as an argument; 0 is a free one."""
+    if not text.isdecimal() or int(text) > LAST_PORT:
+        raise argparse.ArgumentTypeError(f"a port is a whole number from 0 to {LAST_PORT}")
+    return int(text)

@@ -1,0 +1,30 @@
+"""What people do first, so that a project learns something: one statement for every place."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+
+def first_labels(types: Collection[str], retrain_after: int, pause: str) -> str:
+    """What to label before the first model, and when it is made.
+
+    Args:
+        types: of the project's controls, such as ``Choices`` or ``RectangleLabels``.
+        retrain_after: labels that start a round.
+        pause: the pause in labeling that starts one as well, in words.
+
+    Example:
+        >>> first_labels(["KeyPointLabels"], 10, "a pause of 30 seconds")
+        'Mark the things in 3 images or more. It learns after 10 labels, after a pause of 30 \
+seconds, or at once when you press Start Training.'
+    """
+    from backend.loop.finding import FEWEST
+
+    steps = ["label a few images of each kind"] if "Choices" in types or not types else []
+    if set(types) - {"Choices"}:
+        steps.append(f"mark the things in {FEWEST} images or more")
+    told = " and ".join(steps)
+    return (
+        f"{told[0].upper()}{told[1:]}. It learns after {retrain_after} labels, after {pause}, or "
+        "at once when you press Start Training."
+    )
