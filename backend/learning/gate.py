@@ -23,6 +23,9 @@ WORSE = 0.1
 """Chance of such a difference between equal versions below which the new one counts as worse."""
 LUCKY = 0.02
 """The same for a comparison with the best of many earlier versions, of which one was lucky."""
+DIFFER = 3
+"""Images that tell two finders apart at least: two that both lose are chance (1 in 8, ties halved),
+whatever the spread over images that are all alike seems to say."""
 CONTRADICTING = 0.01
 """Chance of so much contradiction among the latest labels up to which they are not trusted: low,
 because several windows are looked at and every round looks again."""
@@ -106,7 +109,8 @@ def compare_finds(
     spread = float(np.sqrt(((terms_two - terms_one) ** 2).sum() * count / (count - 1)))
     evidence["spread"] = round(spread, 4)
     told = f"on the same {count} {images} its F1 is {two:.0%} and that of {name} {one:.0%}"
-    if two < one - float(student.ppf(1 - WORSE, count - 1)) * spread:
+    differ = int((np.asarray(live) != np.asarray(new)).any(axis=1).sum())
+    if differ >= DIFFER and two < one - float(student.ppf(1 - WORSE, count - 1)) * spread:
         margin = float(student.ppf(0.975, count - 1)) * spread
         return Verdict(
             False, f"Held back: {told} (the difference is known to ± {margin:.0%}).", evidence

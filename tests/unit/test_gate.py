@@ -91,6 +91,15 @@ def test_a_detector_that_forgot_what_it_learned_is_held_back_without_an_audit_im
     assert gate.compare_finds(nothing, nothing).promote
 
 
+def test_two_images_that_differ_show_nothing_however_many_are_alike() -> None:
+    live = np.full((40, 3), 3.0)
+    new = live.copy()
+    new[:2, 0] = 2
+    assert gate.compare_finds(live, new).promote
+    new[:6, 0] = 2
+    assert not gate.compare_finds(live, new).promote
+
+
 @pytest.mark.parametrize("images", [2, 4, 8, 30])
 def test_equal_detectors_are_rarely_held_back(images: int) -> None:
     held = 0

@@ -22,6 +22,7 @@ from backend.loop.model import Model, save_model
 from backend.loop.observe import Observation, Pulse
 from backend.loop.resources import Resources
 from backend.settings import Settings
+from backend.vision.detection.finder import Finder
 from tests.drawn import Drawing, drawing
 from tests.harness import data_uri
 from tests.published import place_model
@@ -104,13 +105,16 @@ class Project:
             *(self.resources, self.record, seen, None, NO_IMAGES),
             *(lambda *given: None, lambda: False),
         )
-        control, finder = self.control, self.model.finders["what"]
+        control, live = self.control, fit.before.finders["what"]
+        assert isinstance(live, Finder)
+        finder = replace(live)
         samples = fit.samples(control)
         sizes = judging.sizes_of(control, samples, [finder])
         held = [sample for sample in samples if sample.audit]
         new = judging.judge_finds(finder, control, held, sizes)
         gate = Gate(
-            *(self.resources, self.record, seen, fit, self.model, {}), {"what": sizes}, seed=0
+            *(self.resources, self.record, seen, fit, Model({}, {"what": finder})),
+            *({}, {"what": sizes}, 0),
         )
         return gate.verdict({"what": new})
 
