@@ -57,13 +57,17 @@ class Joining:
             UsageError: the address that was given cannot be one.
             PrelabelError: something else is at that address, or another Prelabel.
         """
-        from backend.starting.connecting import checked, joined
+        from backend.starting.connecting import checked, joined, ours
 
         given = self._options.backend
         self._backend = checked(given or BACKEND)
         self._joined = joined(client, before.number, self._settings) if before else []
         if self._joined and not given:
-            self._backend = self._joined[0]
+            first = self._joined[0]
+            if not ours(self._settings, first) and ours(self._settings, BACKEND):
+                self._joined.append(BACKEND)  # the same, by the name that it has here
+            else:
+                self._backend = first
         self._answering()
 
     def join(self, client: Client, started: Started, url: str, figures: Figures) -> Figures:

@@ -150,6 +150,15 @@ def answering(settings: Settings, backend: str) -> Answering | None:
     return Answering(str(told.get("home") or ""))
 
 
+def ours(settings: Settings, backend: str) -> bool:
+    """Whether the backend of this home folder answers at an address."""
+    try:
+        found = answering(settings, backend)
+    except PrelabelError:  # something else is there
+        return False
+    return found is not None and not found.other(settings)
+
+
 def _stranger(backend: str, status: int) -> str:
     if status == 401:
         return (

@@ -6,10 +6,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from backend.errors import PrelabelError
 from backend.loop.beginning import first_labels
 from backend.settings import Settings
-from backend.starting.connecting import address, answering
+from backend.starting.connecting import address, ours
 from backend.store.servers import same_server
 
 POLL = 0.5
@@ -97,19 +96,15 @@ def outcome(state: State, settings: Settings) -> list[str]:
 
 def states(settings: Settings, backend: str) -> list[State]:
     """The projects as the backend shows them; none where no backend of this home answers."""
-    try:
-        found = answering(settings, backend)
-    except PrelabelError:  # something else is there
-        return []
-    return [] if found is None or found.other(settings) else _rows(settings, backend)
+    return _rows(settings, backend) if ours(settings, backend) else []
 
 
 def _ask(settings: Settings, backend: str, number: int) -> State:
     """The project as the backend shows it; of several with this number the one of our server."""
     found = [row for row in _rows(settings, backend) if row["number"] == number]
     names = (settings.label_studio_url, settings.label_studio_host)
-    ours = [row for row in found if any(same_server(row["server"], one) for one in names)]
-    return [*found, *ours][-1] if found else {}
+    here = [row for row in found if any(same_server(row["server"], one) for one in names)]
+    return [*found, *here][-1] if found else {}
 
 
 def _rows(settings: Settings, backend: str) -> list[State]:

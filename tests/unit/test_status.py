@@ -11,6 +11,7 @@ import pytest
 
 from backend.cli.main import main
 from backend.dashboard.reading import Reader
+from backend.demo.studio import free_port
 from backend.settings import read_settings
 from backend.store.captures import Capture, Captures
 from backend.store.files import write_json
@@ -52,6 +53,7 @@ def home(tmp_path: Path) -> Path:
     held = {"version": "v1-0badbad0", "reason": "Held back: it is worse."}
     counts = {"tasks": 60, "labels": 35, "waiting": 3, "held": held, "versions": [version]}
     write_json(folder / "summary.json", counts | {"left_out": {"rotated box": 2}})
+    write_json(folder / "suspects.json", {"suspects": [{"task": 4}, {"task": 9}]})
     captures = Captures(folder)
     for number, why in enumerate(("uncertain", "uncertain", "rare")):
         captures.keep(Capture(f"c{number}", float(number), why, version), b"image")
@@ -60,7 +62,8 @@ def home(tmp_path: Path) -> Path:
 
 def status(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, *more: str) -> str:
     monkeypatch.setenv("PRELABEL_HOME", str(home))
-    assert main(["status", *more]) == 0
+    nobody = f"http://127.0.0.1:{free_port()}"
+    assert main(["status", "--backend", nobody, *more]) == 0
     return str(capsys.readouterr().out)
 
 
@@ -77,6 +80,7 @@ label examples right when given found of all
 red 12 90% (70% to 97%, n = 20) 80% (70% to 97%, n = 20)
 blue 3 – –
 captured by the endpoint: 3 images (2 uncertain, 1 rare), 0 of them tasks by now
+labels that may be wrong: 2 (`prelabel label-errors 1`)
 left out: 2 × rotated box
 """
 
