@@ -82,6 +82,7 @@ class Client:
         try:
             found = self._call("GET", f"api/projects/{number}/")
         except NotThere as error:
+            self._described("id")  # tells whether it is a Label Studio at all
             raise NotThere(
                 f"{self.server} has no project {number}: its number stands in the address of its "
                 "page."

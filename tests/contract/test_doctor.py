@@ -366,10 +366,10 @@ def _(bench: Bench) -> Iterator[Change]:
 @case(
     "predictions are not shown",
     *("pre-annotation", "do not see predictions", "Use predictions to prelabel tasks"),
-    also=("webhook",),
+    also=("model version", "webhook"),  # Label Studio forgets the version with it
 )
 def _(bench: Bench) -> Iterator[Change]:
-    with changed(bench, show_collab_predictions=False):
+    with changed(bench, show_collab_predictions=False, model_version=""):
         yield {}
 
 
@@ -440,7 +440,11 @@ def _(bench: Bench) -> Iterator[Change]:
     yield {"free": lambda folder: 12_000_000}
 
 
-@case("the home cannot be written", "home", "/proc/nothing", "set PRELABEL_HOME", ("disk",))
+@case(
+    "the home cannot be written",
+    *("home", "/proc/nothing", "set PRELABEL_HOME"),
+    also=("disk", "model version"),
+)
 def _(bench: Bench) -> Iterator[Change]:
     yield {"PRELABEL_HOME": "/proc/nothing"}
 
