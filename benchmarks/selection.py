@@ -49,7 +49,8 @@ Fit = Callable[[Floats, Any, "list[int]", Any], Any]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=12)
+    parser.add_argument("--seeds", type=int, default=12, help="how many")
+    parser.add_argument("--first", type=int, default=0, help="the first of them")
     parser.add_argument("--plot", type=Path, default=Path("selection.png"))
     parser.add_argument("--only", choices=("digits", "sizes"))
     parser.add_argument("--alone", type=int, nargs=2, help=argparse.SUPPRESS)
@@ -59,7 +60,7 @@ def main() -> None:
         return
     missed: list[str] = []
     if options.only != "sizes":
-        missed += compare(options.seeds, options.plot)
+        missed += compare(range(options.first, options.first + options.seeds), options.plot)
     if options.only != "digits":
         missed += sizes()
     for line in missed:
@@ -67,13 +68,13 @@ def main() -> None:
     sys.exit(1 if missed else 0)
 
 
-def compare(seeds: int, file: Path) -> list[str]:
+def compare(seeds: range, file: Path) -> list[str]:
     """All curves on digits, printed and drawn; the goals that they miss."""
     curves: dict[str, dict[str, Any]] = {}
     for fit, mix in product(("product", "plain"), ("balanced", "rare")):
         title = f"{mix}, {fit} head"
         curves[title] = {
-            name: np.array([curve(policy, FITS[fit], mix, seed, audit) for seed in range(seeds)])
+            name: np.array([curve(policy, FITS[fit], mix, seed, audit) for seed in seeds])
             for name, policy, audit in (
                 ("random", at_random, 0.0),
                 ("margin", by_margin, 0.0),
@@ -82,7 +83,7 @@ def compare(seeds: int, file: Path) -> list[str]:
             )
         }
         table(title, curves[title], seeds)
-    plot(curves, file)
+    plot(curves, seeds, file)
     return [line for title, found in curves.items() for line in goals(title, found)]
 
 
@@ -240,8 +241,8 @@ def balanced(answers: Any, truth: Any) -> float:
     return float(np.mean([(answers[truth == k] == k).mean() for k in range(CLASSES)]))
 
 
-def table(mix: str, curves: dict[str, Any], seeds: int) -> None:
-    print(f"\n{mix}, balanced accuracy in %, mean of seeds 0 to {seeds - 1}")
+def table(mix: str, curves: dict[str, Any], seeds: range) -> None:
+    print(f"\n{mix}, balanced accuracy in %, mean of seeds {seeds[0]} to {seeds[-1]}")
     print(f"{'labels':<12}" + "".join(f"{n:>7}" for n in SHOWN) + f"{'mean':>8}{'as 160':>8}")
     goal = float(curves["random"].mean(axis=0)[-1])
     for name, runs in curves.items():
@@ -256,7 +257,7 @@ def needed(mean: Any, goal: float) -> str:
     return str((int(reached[0]) + 1) * EVERY) if len(reached) else "more"
 
 
-def plot(curves: dict[str, dict[str, Any]], file: Path) -> None:
+def plot(curves: dict[str, dict[str, Any]], seeds: range, file: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -268,7 +269,7 @@ def plot(curves: dict[str, dict[str, Any]], file: Path) -> None:
         for name, runs in found.items():
             axis.plot(labels, runs.mean(axis=0), label=name)
             axis.fill_between(labels, *np.quantile(runs, [0.1, 0.9], axis=0), alpha=0.1)
-        axis.set(title=f"{mix}, seeds 0 to {len(runs) - 1}", xlabel="labels")
+        axis.set(title=f"{mix}, seeds {seeds[0]} to {seeds[-1]}", xlabel="labels")
     axes[0].set(ylabel="balanced accuracy")
     axes[0].legend()
     figure.savefig(file, dpi=120, bbox_inches="tight")

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from backend.server.source import BESIDE, PACKED
 from backend.settings import read_settings
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ LEFT_OUT = frozenset({"label-studio-ml", "redis", "rq", "modal"})
 """Dependencies that nothing in the cloud imports; modal is there anyway."""
 SOURCES = ("backend", "serverless")
 """All of their files: a network's description is one too."""
+THERE = "/root"
+"""Where Modal puts the source."""
 HOME, KEPT, JOBS, WEIGHTS = "/data", "/kept", "/jobs", "/weights"
 """Where the volumes are, and the weights that were baked."""
 TRAIN_SECONDS = 3600
@@ -131,7 +134,7 @@ def build() -> modal.Image:
     env = os.environ
     listed = Path(tempfile.mkdtemp()) / "overrides.txt"
     listed.write_text("\n".join(overrides()) + "\n", encoding="utf-8")
-    return (
+    image = (
         base.apt_install("libglib2.0-0")
         .add_local_file(listed, "/overrides.txt", copy=True)
         .uv_pip_install(*dependencies(), extra_options="--override /overrides.txt")
@@ -141,5 +144,8 @@ def build() -> modal.Image:
             )
         )
         .env(environment(env))
-        .add_local_python_source(*SOURCES, ignore=["**/__pycache__/**"])
+        .add_local_dir(ROOT / "label_config", f"{THERE}/label_config")
     )
+    for name in BESIDE:  # what /source offers, as the licence wants
+        image = image.add_local_file(ROOT / name, f"{THERE}/{PACKED.name}/{name}")
+    return image.add_local_python_source(*SOURCES, ignore=["**/__pycache__/**"])
