@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from backend.dashboard.values import Figure, Summary
-from backend.loop.beginning import first_labels
+from backend.learning.beginning import first_labels
 from backend.store.front import Asked
 
 NOTHING = "(nothing)"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from backend.domain import Control, ImageSize, Place, Places
+from backend.learning.beginning import FEWEST
 from backend.learning.detection import Judged, best_threshold, difficulty
 from backend.vision.detection.example import Example
 from backend.vision.detection.finder import SHOWN, Finder, Finds, Meaning, key_of_network
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     from backend.vision.detection.network import Network
 
 Report = Callable[[int, int], None]
-FEWEST = 3
-"""Images with an object that a network is fine-tuned on at least."""
 FEWEST_OVER_KNOWN = 10
 """The same where the network knows some of the labels from before."""
 LEAST = 0.02

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from backend.loop.beginning import first_labels
+from backend.learning.beginning import first_labels
 from backend.settings import Settings
 from backend.starting.connecting import address, ours
 from backend.store.servers import same_server

@@ -42,7 +42,7 @@ class Studio(http.server.BaseHTTPRequestHandler):
     """Says that the project is there."""
 
     def do_GET(self) -> None:
-        body = b'{"id": 1, "title": "digits"}'
+        body = b'{"id": 1, "title": "digits", "label_config": "<View/>"}'
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))

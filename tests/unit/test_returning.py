@@ -102,11 +102,11 @@ def captures(tmp_path: Path) -> Captures:
     return Captures(tmp_path / "projects" / "1")
 
 
-def bring(lab: Tiny, captures: Captures, tmp_path: Path) -> int:
+def bring(lab: Tiny, captures: Captures) -> int:
     client = Client(f"http://127.0.0.1:{lab.server_port}", "token", timeout=5)
     resources: Any = SimpleNamespace(
-        folder=lambda record: tmp_path / "projects" / "1",
-        settings=SimpleNamespace(kept=None),
+        captures=lambda record: captures,
+        settings=SimpleNamespace(capture_days=30),
         connection=lambda record: SimpleNamespace(client=client),
     )
     record: Any = SimpleNamespace(id="1", number=1)
@@ -119,38 +119,36 @@ def kept(captures: Captures, id: str, at: float, **more: Any) -> Capture:
     return capture
 
 
-def test_a_task_that_was_deleted_holds_up_no_newer_image(
-    lab: Tiny, captures: Captures, tmp_path: Path
-) -> None:
+def test_a_task_that_was_deleted_holds_up_no_newer_image(lab: Tiny, captures: Captures) -> None:
     gone = kept(captures, "a", 1.0, annotation=RED)
     captures.returned(replace(gone, annotation=None), 55, False)
     for number, id in enumerate("bcd"):
         kept(captures, id, 2.0 + number)
-    assert bring(lab, captures, tmp_path) == 4
+    assert bring(lab, captures) == 4
     assert [data["prelabel_request"] for data in lab.tasks.values()] == ["b", "c", "d"]
     assert list(captures.waiting()) == []
 
 
 def test_an_image_that_label_studio_refuses_waits_and_costs_no_other(
-    lab: Tiny, captures: Captures, tmp_path: Path
+    lab: Tiny, captures: Captures
 ) -> None:
     lab.imports = [(400, False), (400, False)]  # with the prediction, and without
     for number, id in enumerate("ab"):
         kept(captures, id, float(number), external="bed\x007")
-    assert bring(lab, captures, tmp_path) == 1
+    assert bring(lab, captures) == 1
     assert [capture.id for capture in captures.waiting()] == ["a"]
-    assert bring(lab, captures, tmp_path) == 1
+    assert bring(lab, captures) == 1
     assert [data["prelabel_external"] for data in lab.tasks.values()] == ["bed7", "bed7"]
 
 
 def test_a_task_that_was_made_without_saying_so_is_not_made_again(
-    lab: Tiny, captures: Captures, tmp_path: Path
+    lab: Tiny, captures: Captures
 ) -> None:
     lab.imports = [(504, True)]  # a proxy gave up, Label Studio did not
     kept(captures, "a", 1.0)
     with pytest.raises(LabelStudioError):
-        bring(lab, captures, tmp_path)
-    assert bring(lab, captures, tmp_path) == 1
+        bring(lab, captures)
+    assert bring(lab, captures) == 1
     assert len(lab.tasks) == 1
 
 
@@ -158,13 +156,13 @@ def test_a_later_correction_takes_the_place_of_the_one_that_was_delivered(
     lab: Tiny, captures: Captures, tmp_path: Path
 ) -> None:
     capture = kept(captures, "a", 1.0, annotation=NONE)
-    assert bring(lab, captures, tmp_path) == 1
-    assert bring(lab, captures, tmp_path) == 0
+    assert bring(lab, captures) == 1
+    assert bring(lab, captures) == 0
     captures.change(replace(capture, annotation=RED))
-    assert bring(lab, captures, tmp_path) == 1
+    assert bring(lab, captures) == 1
     (given,) = lab.annotations[1]
     assert given["result"] == RED
     (note,) = (tmp_path / "projects" / "1" / "returned").glob("*.json")
     note.unlink()  # a crash between the answer and its note
-    assert bring(lab, captures, tmp_path) == 1
+    assert bring(lab, captures) == 1
     assert len(lab.annotations[1]) == 1

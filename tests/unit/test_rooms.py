@@ -23,12 +23,15 @@ MAY_KNOW: dict[str, set[str]] = {
     "web": {"connecting"},
     "label_studio": {"web"},
     "loop": {"settings", "store", "learning", "vision", "label_studio", "web"},
-    "starting": {"settings", "store", "label_studio", "vision"},
-    "dashboard": {"store"},
+    "starting": {"settings", "store", "learning", "label_studio", "vision"},
+    "dashboard": {"store", "learning"},
     "server": {"settings", "store", "label_studio", "loop", "dashboard"},
     "demo": {"learning"},
     "doctor": {"settings", "store", "vision", "label_studio", "loop", "web"},
-    "cli": {"settings", "store", "label_studio", "loop", "server", "demo", "doctor", "starting"},
+    "cli": {
+        *("settings", "store", "label_studio", "loop", "server", "dashboard", "demo", "doctor"),
+        "starting",
+    },
 }
 OWNERS = {
     "ultralytics": {

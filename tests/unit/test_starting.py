@@ -15,7 +15,7 @@ from backend.errors import UsageError
 from backend.label_studio import protocol
 from backend.label_studio.client import Json
 from backend.label_studio.config import read_config
-from backend.loop import beginning
+from backend.learning import beginning
 from backend.settings import Settings
 from backend.starting import connecting, importing, names, watching, writing
 from backend.starting import folder as reading

@@ -53,7 +53,9 @@ def home(tmp_path: Path) -> Path:
     held = {"version": "v1-0badbad0", "reason": "Held back: it is worse."}
     counts = {"tasks": 60, "labels": 35, "waiting": 3, "held": held, "versions": [version]}
     write_json(folder / "summary.json", counts | {"left_out": {"rotated box": 2}})
-    write_json(folder / "suspects.json", {"suspects": [{"task": 4}, {"task": 9}]})
+    doubt = {"given": "red", "suggested": "blue", "why": "it looks like others", "quality": 0.1}
+    suspects = [{"task": task, **doubt} for task in (4, 9)]
+    write_json(folder / "suspects.json", {"suspects": suspects})
     captures = Captures(folder)
     for number, why in enumerate(("uncertain", "uncertain", "rare")):
         captures.keep(Capture(f"c{number}", float(number), why, version), b"image")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+FEWEST = 3
+"""Images with objects from which on a detector is trained."""
+
 
 def first_labels(types: Collection[str], retrain_after: int, pause: str) -> str:
     """What to label before the first model, and when it is made.
@@ -18,8 +21,6 @@ def first_labels(types: Collection[str], retrain_after: int, pause: str) -> str:
         'Mark the things in 3 images or more. It learns after 10 labels, after a pause of 30 \
 seconds, or at once when you press Start Training.'
     """
-    from backend.loop.finding import FEWEST
-
     steps = ["label a few images of each kind"] if "Choices" in types or not types else []
     if set(types) - {"Choices"}:
         steps.append(f"mark the things in {FEWEST} images or more")
