@@ -22,7 +22,7 @@ import numpy.typing as npt
 from backend.learning import gate
 from backend.learning.contradiction import Believed, Contradiction, Trust, contradiction
 from backend.loop.gating import EARLIER, GROWTH, WINDOW
-from backend.loop.past import LEARNED
+from backend.loop.past_versions import LEARNED
 from backend.vision.head import Head
 from benchmarks.promises import Ints, chosen, fitted, world
 

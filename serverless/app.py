@@ -66,9 +66,9 @@ class Eyes:
     @modal.enter(snap=True)
     def wake(self) -> None:
         """Import what takes seconds; it is in the snapshot."""
-        from serverless import waking
+        from serverless import snapshot
 
-        waking.imports()
+        snapshot.imports()
 
     @modal.method()
     def facts(self, encoder: str) -> dict[str, Any]:
@@ -119,20 +119,20 @@ class Answers:
     @modal.enter(snap=True)
     def wake(self) -> None:
         """Import what takes seconds; it is in the snapshot."""
-        from serverless import waking
+        from serverless import snapshot
 
-        waking.imports()
+        snapshot.imports()
 
     @modal.method()
     def say(
         self, function: str, version: str, pictures: list[bytes], sizes: list[list[int]]
     ) -> list[dict[str, Any]]:
         """What a version says of images; reloads the volume where the version is new."""
-        from serverless import answering
+        from serverless import remote_answers
 
-        if not answering.there(function, version):
+        if not remote_answers.there(function, version):
             home.reload()
-        return answering.say(function, version, pictures, sizes)
+        return remote_answers.say(function, version, pictures, sizes)
 
 
 @app.function(

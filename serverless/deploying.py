@@ -15,7 +15,7 @@ from backend.settings import Settings
 from backend.store.keys import Keys
 from serverless.cloud import Cloud
 from serverless.deployments import note_deployment
-from serverless.endpoint.rules import read_rules
+from serverless.endpoint.alert_rules import read_rules
 from serverless.image import ROOT
 from serverless.remote import check_seconds
 from serverless.secrets import of_endpoint

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from serverless.answering import Ask, load_from_afar
-from serverless.endpoint.behind import REFRESH_SECONDS, Behind, at_most_every, undisturbed
+from serverless.endpoint.remote_models import REFRESH_SECONDS, Behind, at_most_every, undisturbed
+from serverless.remote_answers import Ask, load_from_afar
 
 log = logging.getLogger("prelabel")
 
@@ -53,7 +53,7 @@ def endpoint(ask: Ask, refresh: Callable[[], None], keep: Callable[[], None]) ->
         keep: makes what was kept last.
     """
     from backend.settings import read_settings
-    from serverless.endpoint.made import endpoint
+    from serverless.endpoint.assembly import endpoint
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     behind = Behind(

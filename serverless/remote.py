@@ -23,7 +23,7 @@ from backend.settings import MODAL, Settings
 from serverless import parcels
 from serverless.calls import Calls
 from serverless.cloud import Cloud
-from serverless.endpoint.behind import at_most_every, undisturbed
+from serverless.endpoint.remote_models import at_most_every, undisturbed
 from serverless.image import TRAIN_SECONDS
 from serverless.sharing import Sharing
 from serverless.spending import Spending, dollars

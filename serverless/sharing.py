@@ -23,7 +23,7 @@ from backend.store.projects import Projects
 from backend.store.versions import Versions
 from serverless.cloud import INSIDE, Explained
 from serverless.deployments import deployments
-from serverless.endpoint.rules import read_rules
+from serverless.endpoint.alert_rules import read_rules
 
 log = logging.getLogger("prelabel")
 ALERTS = "alerts.toml"

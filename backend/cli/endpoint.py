@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     from backend.server.listening import listen
     from backend.store.files import writable
     from backend.store.keys import Keys
-    from serverless.endpoint.made import endpoint
+    from serverless.endpoint.assembly import endpoint
 
     settings = read_settings()
     writable(settings.home)

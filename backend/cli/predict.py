@@ -121,7 +121,7 @@ def _look(
     """One image, as the endpoint looks at it."""
     from backend.cli.main import say
     from serverless.endpoint.problems import Problem
-    from serverless.endpoint.shown import in_words, look
+    from serverless.endpoint.rendering import in_words, look
 
     content = _content(file, settings.max_image_bytes)
     try:

@@ -8,7 +8,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from backend.errors import Busy, PrelabelError
-from backend.loop.tending import Tending
+from backend.loop.background import Tending
 from backend.loop.watched import Watched
 from backend.loop.workers import Lane
 

@@ -31,7 +31,7 @@ from backend.loop.fit import Fit
 from backend.loop.judging import Judgement
 from backend.loop.model import Model
 from backend.loop.observe import Observation
-from backend.loop.past import Past, believed
+from backend.loop.past_versions import Past, believed
 from backend.loop.resources import Resources
 from backend.loop.training import Floats
 from backend.store.projects import ProjectRecord

@@ -12,8 +12,8 @@ from backend.errors import ImageError
 from backend.learning.audit import hash_rank
 from backend.learning.selection import Floats, place_uncertainty, uncertainty
 from backend.loop.embedding import Embedded
+from backend.loop.find_in_tasks import Looked
 from backend.loop.judging import certainty
-from backend.loop.looking import Looked
 from backend.loop.model import Model, choose, confident
 from backend.loop.pictures import Source
 

@@ -15,7 +15,7 @@ from backend.loop import accepting
 from backend.loop import push as pushing
 from backend.loop.connection import Connection
 from backend.loop.embedding import Embedded
-from backend.loop.looking import Looked, look
+from backend.loop.find_in_tasks import Looked, look
 from backend.loop.model import Model
 from backend.loop.observe import Observation
 from backend.loop.ordering import Order, examples, order_of, vectors_of
@@ -29,7 +29,7 @@ from backend.loop.predicting import (
     unreadable,
 )
 from backend.loop.resources import Resources
-from backend.loop.showing import Showcase
+from backend.loop.showcase import Showcase
 from backend.store.acceptance import Acceptances
 from backend.store.files import read_json, write_json
 from backend.store.projects import ProjectRecord

@@ -16,12 +16,12 @@ from backend.errors import ConfigError, PrelabelError
 from backend.loop import cards
 from backend.loop import push as pushing
 from backend.loop.labels import changes, label_table
-from backend.loop.making import Maker
+from backend.loop.make_version import Maker
 from backend.loop.observe import Observation, Pulse, observe, take_pulse
 from backend.loop.ordering import refresh
 from backend.loop.presenting import Presented, Presenter
 from backend.loop.resources import Resources
-from backend.loop.showing import Showcase
+from backend.loop.showcase import Showcase
 from backend.store.acceptance import Acceptances
 from backend.store.projects import ProjectRecord
 from backend.store.versions import Card

@@ -16,11 +16,11 @@ from typing import Any
 
 from backend.errors import Busy, Cancelled, NotThere, PrelabelError, StoreError, UsageError
 from backend.label_studio.protocol import project_of
-from backend.loop.asking import NO_VERSION, Asker
+from backend.loop.background import Tending
+from backend.loop.capture_watch import Homecoming
 from backend.loop.chores import Chores
 from backend.loop.connection import answers, created_at
-from backend.loop.homecoming import Homecoming
-from backend.loop.tending import Tending
+from backend.loop.predict_queue import NO_VERSION, Asker
 from backend.loop.watched import Watched
 from backend.loop.workers import ANSWERING, PROGRAM, TRAINING, Lane
 from backend.settings import Settings

@@ -14,17 +14,17 @@ from backend.learning.detection import Judged
 from backend.learning.suspects import Suspect
 from backend.loop.connection import Connection
 from backend.loop.embedding import Embedded
+from backend.loop.find_in_tasks import Looked, look
 from backend.loop.finding import Sample, as_boxes, judged_on
 from backend.loop.fit import Fit
 from backend.loop.judging import TRAINED
 from backend.loop.labels import label_table
-from backend.loop.looking import Looked, look
 from backend.loop.model import Model
 from backend.loop.observe import Observation, observe, take_pulse
 from backend.loop.predicting import confidences, predictions, sources
 from backend.loop.resources import Resources
-from backend.loop.showing import SUSPECTS as PICTURED
-from backend.loop.showing import Showcase, addresses
+from backend.loop.showcase import SUSPECTS as PICTURED
+from backend.loop.showcase import Showcase, addresses
 from backend.loop.training import targets
 from backend.store.files import write_json
 from backend.store.front import SUSPECTS

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
-from backend.loop.homecoming import Homecoming
+from backend.loop.capture_watch import Homecoming
 from backend.loop.workers import WorkerProcess
 from backend.store.projects import ProjectRecord
 

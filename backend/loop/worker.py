@@ -126,7 +126,7 @@ class Worker:
         return len(found)
 
     def _return(self, header: frames.Header) -> int:
-        from backend.loop.returning import Returner
+        from backend.loop.capture_import import Returner
 
         record = self._resources.projects.get(header["project"])
         until = time.monotonic() + header["seconds"]
@@ -141,7 +141,7 @@ class Worker:
         warm(self._resources.model(record, version) if version else None)
 
     def _predict(self, body: Body) -> tuple[Any, Body]:
-        from backend.loop.answering import answer
+        from backend.loop.live_predict import answer
 
         found = answer(self._resources, json.loads(body))
         return {"ready": found is not None}, json.dumps(found).encode()

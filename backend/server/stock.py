@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 from label_studio_ml.model import LabelStudioMLBase
 
 from backend.label_studio.protocol import START_TRAINING, project_of
-from backend.loop.asking import NO_VERSION
 from backend.loop.connection import created_at
+from backend.loop.predict_queue import NO_VERSION
 from backend.loop.service import Service
 from backend.settings import read_settings
 from backend.store import wake

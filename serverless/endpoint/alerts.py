@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING, Any
 
 from backend.errors import StoreError
 from backend.store.files import append_line, read_json, write_json, write_text
-from serverless.endpoint.rules import Rule, key_of
+from serverless.endpoint.alert_rules import Rule, key_of
 
 if TYPE_CHECKING:
     import httpx
 
-    from backend.loop.invoking import Said
+    from backend.loop.image_answers import Said
 
 log = logging.getLogger("prelabel")
 PAUSES = (5.0, 30.0, 120.0, 600.0, 3600.0, 6 * 3600.0, 12 * 3600.0)
@@ -259,7 +259,7 @@ def sign(secret: str, id: str, body: bytes, at: int | None = None) -> dict[str, 
     """The headers of a signed post.
 
     Args:
-        secret: see :func:`serverless.endpoint.rules.key_of`.
+        secret: see :func:`serverless.endpoint.alert_rules.key_of`.
         id: of the post.
         body: of the post.
         at: seconds since 1970; now when not given.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from backend.domain import Control
-from backend.loop.invoking import Said
+from backend.loop.image_answers import Said
 from serverless.endpoint.functions import Loaded
 from serverless.endpoint.problems import Problem
 

@@ -19,15 +19,15 @@ from starlette.exceptions import HTTPException
 from backend.errors import PrelabelError
 from serverless.endpoint import forms
 from serverless.endpoint.access import Access
+from serverless.endpoint.after_answer import Desk
 from serverless.endpoint.answers import LABELS, Wish, kind_of
 from serverless.endpoint.corrections import Correction
-from serverless.endpoint.desk import Desk
 from serverless.endpoint.functions import Functions, Loaded
 from serverless.endpoint.invoking import Asked, Invoker
 from serverless.endpoint.metrics import Metrics
+from serverless.endpoint.middleware import Watching
 from serverless.endpoint.problems import MEDIA_TYPE, Problem
 from serverless.endpoint.reading import BATCH, Reader
-from serverless.endpoint.watching import Watching
 
 log = logging.getLogger("prelabel")
 DESCRIPTION = """

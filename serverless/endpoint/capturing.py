@@ -16,13 +16,13 @@ import numpy as np
 
 from backend.domain import ImageSize
 from backend.label_studio.regions import prediction_json
-from backend.loop.invoking import prediction_of
+from backend.loop.image_answers import prediction_of
 from backend.store.captures import DAY, Capture, Captures
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from backend.loop.invoking import Said
+    from backend.loop.image_answers import Said
     from serverless.endpoint.functions import Loaded
 
 log = logging.getLogger("prelabel")

@@ -21,15 +21,15 @@ from typing import TYPE_CHECKING
 
 from backend.domain import Control
 from backend.errors import NotThere, PrelabelError
-from backend.loop.invoking import Said, at_least, say
+from backend.loop.image_answers import Said, at_least, say
 from backend.loop.model import load_model
 from backend.loop.resources import Resources
 from backend.store.projects import ProjectRecord
 from backend.store.versions import Card
 from backend.vision.decode import Picture
+from serverless.endpoint.alert_rules import Rule, check_labels
 from serverless.endpoint.batching import Batcher
 from serverless.endpoint.problems import Problem
-from serverless.endpoint.rules import Rule, check_labels
 
 if TYPE_CHECKING:
     from backend.vision.detection.detector import Detector

@@ -11,13 +11,13 @@ from typing import Any
 
 from backend.domain import ImageSize
 from backend.errors import ImageError
-from backend.loop.invoking import Said
+from backend.loop.image_answers import Said
 from backend.store.pictures import reduced
 from backend.vision.decode import Picture, decode
+from serverless.endpoint.after_answer import Desk
 from serverless.endpoint.answers import Wish, answer
 from serverless.endpoint.capturing import Invocation
 from serverless.endpoint.corrections import Correction, regions_of
-from serverless.endpoint.desk import Desk
 from serverless.endpoint.functions import Functions, Loaded
 from serverless.endpoint.problems import Problem, unreadable
 

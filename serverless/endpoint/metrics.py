@@ -13,7 +13,7 @@ from backend.learning.drift import FEWEST, SHIFTED, UNLIKE, label_shift, unlike,
 from backend.store.references import Reference
 
 if TYPE_CHECKING:
-    from backend.loop.invoking import Said
+    from backend.loop.image_answers import Said
 
 log = logging.getLogger("prelabel")
 RECENT = 1000

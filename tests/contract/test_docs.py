@@ -29,7 +29,7 @@ import tests.shown
 from backend.cli.main import COMMANDS, _parser
 from backend.demo.studio import free_port
 from backend.label_studio.config import read_config
-from serverless.endpoint.rules import read_rules
+from serverless.endpoint.alert_rules import read_rules
 from tests.conftest import MakeStudio
 from tests.contract.test_init import Terminal
 from tests.harness import CHOICES, Application, Backend, Lab, png, until

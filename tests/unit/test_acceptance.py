@@ -22,7 +22,7 @@ from backend.learning.audit import is_audit
 from backend.learning.thresholds import NEVER
 from backend.loop import accepting
 from backend.loop.embedding import Embedded
-from backend.loop.looking import look
+from backend.loop.find_in_tasks import look
 from backend.loop.model import Model
 from backend.loop.observe import Observation, Pulse
 from backend.loop.pictures import Pictures

@@ -12,7 +12,7 @@ from backend.settings import Settings
 from serverless import gateway
 from serverless.deploying import reachable
 from serverless.deployments import deployments, note_deployment
-from serverless.endpoint.rules import sound_rules
+from serverless.endpoint.alert_rules import sound_rules
 from serverless.image import environment
 from serverless.remote import check_seconds
 from serverless.secrets import of_backend, of_endpoint

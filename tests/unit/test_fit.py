@@ -15,7 +15,7 @@ from backend.loop.cards import Stopwatch
 from backend.loop.embedding import NO_IMAGES
 from backend.loop.fit import Fit
 from backend.loop.labels import label_table
-from backend.loop.making import Maker
+from backend.loop.make_version import Maker
 from backend.loop.model import Model, save_model
 from backend.loop.observe import Observation, Pulse
 from backend.loop.resources import Resources

@@ -25,7 +25,7 @@ from backend.domain import Control, Label, Task
 from backend.label_studio.config import ReadConfig
 from backend.learning.audit import is_audit
 from backend.loop.cards import Stopwatch
-from backend.loop.making import Maker
+from backend.loop.make_version import Maker
 from backend.loop.observe import Observation, Pulse
 from backend.loop.resources import Resources
 from backend.settings import Settings

@@ -89,7 +89,7 @@ def test_the_answers_are_those_of_the_endpoint(
     from fastapi.testclient import TestClient
 
     from backend.settings import Settings
-    from serverless.endpoint.made import endpoint
+    from serverless.endpoint.assembly import endpoint
 
     _, told, _ = predict(*images, "--function", project, "--json")
     with TestClient(endpoint(Settings(home), open=True)) as http:

@@ -18,11 +18,11 @@ import httpx
 import pytest
 
 from backend.errors import Busy, Cancelled, PrelabelError, RoundError, StoreError, UsageError
-from backend.loop import asking, frames
-from backend.loop.asking import GIVE_UP, NO_VERSION, PIECE, Asker
+from backend.loop import frames, predict_queue
+from backend.loop.background import Tending
 from backend.loop.compute import OverBudget
+from backend.loop.predict_queue import GIVE_UP, NO_VERSION, PIECE, Asker
 from backend.loop.service import WAITS, Service
-from backend.loop.tending import Tending
 from backend.loop.workers import Lane
 from backend.server.app import LARGEST_SETUP, make_app
 from backend.server.source import pack_source
@@ -105,7 +105,7 @@ def test_what_label_studio_has_given_up_is_not_computed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("body", [b"", b"[]", b"7", b'{"tasks": 3}', b'{"tasks": [1]}', b"\xff"])
 def test_a_predict_that_cannot_be_read_is_named(body: bytes) -> None:
     with pytest.raises(UsageError, match="/predict cannot be read"):
-        asking.read_request(body)
+        predict_queue.read_request(body)
 
 
 @pytest.mark.parametrize(

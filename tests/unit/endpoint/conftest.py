@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from backend.settings import Settings
-from serverless.endpoint.made import endpoint
+from serverless.endpoint.assembly import endpoint
 
 
 @pytest.fixture

@@ -17,10 +17,10 @@ import pytest
 
 from backend.domain import ImageSize
 from backend.errors import StoreError, UsageError
-from backend.loop.invoking import Said
+from backend.loop.image_answers import Said
 from serverless.endpoint import alerts as alerts_module
+from serverless.endpoint.alert_rules import EXAMPLE, Rule, read_rules
 from serverless.endpoint.alerts import Alerts, sign
-from serverless.endpoint.rules import EXAMPLE, Rule, read_rules
 from tests.harness import png
 from tests.unit.endpoint.conftest import Caller, calling
 from tests.unit.endpoint.test_capturing import finish

@@ -295,9 +295,9 @@ def test_a_warning_is_told_once_however_its_figure_changes(
 def test_answers_that_wait_are_bounded_in_bytes(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from serverless.endpoint import desk
+    from serverless.endpoint import after_answer
 
-    monkeypatch.setattr(desk, "MOST_BYTES", 1000)
+    monkeypatch.setattr(after_answer, "MOST_BYTES", 1000)
     with calling(home, capture_share=0.999) as call:
         call.invoke("1", doubtful(77))
         finish(call)

@@ -15,7 +15,7 @@ import uvicorn
 from backend.settings import Settings
 from backend.store.keys import Keys
 from serverless.client import Client, EndpointError
-from serverless.endpoint.made import endpoint
+from serverless.endpoint.assembly import endpoint
 from tests.harness import png
 
 FILE = Path(sys.modules[Client.__module__].__file__ or "")

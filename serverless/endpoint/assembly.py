@@ -12,21 +12,21 @@ from backend.store.keys import Keys
 from backend.store.usage import Usage
 from backend.web import Limits, Web
 from serverless.endpoint.access import Access
+from serverless.endpoint.after_answer import Desk
+from serverless.endpoint.alert_rules import read_rules, sound_rules
 from serverless.endpoint.alerts import Alerts
 from serverless.endpoint.app import Parts, make_endpoint
-from serverless.endpoint.behind import REFRESH_SECONDS, at_most_every
 from serverless.endpoint.capturing import Rules
-from serverless.endpoint.desk import Desk
 from serverless.endpoint.functions import Functions
 from serverless.endpoint.invoking import Invoker
 from serverless.endpoint.metrics import Metrics
 from serverless.endpoint.reading import Reader
-from serverless.endpoint.rules import read_rules, sound_rules
+from serverless.endpoint.remote_models import REFRESH_SECONDS, at_most_every
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from serverless.endpoint.behind import Behind
+    from serverless.endpoint.remote_models import Behind
 
 ALERTS = "alerts.toml"
 

@@ -12,7 +12,7 @@ from backend.label_studio.config import read_config
 from backend.label_studio.protocol import project_of
 from backend.label_studio.regions import prediction_json, read_task
 from backend.loop.embedding import NO_IMAGES
-from backend.loop.looking import look
+from backend.loop.find_in_tasks import look
 from backend.loop.predicting import (
     confidences,
     place_uncertainties,

@@ -11,7 +11,7 @@ import numpy as np
 
 from backend.domain import ImageSize
 from backend.errors import NotThere
-from backend.loop.invoking import Said
+from backend.loop.image_answers import Said
 from backend.loop.model import load_controls
 from backend.loop.resources import Resources
 from backend.settings import LOCAL, read_settings
