@@ -102,8 +102,13 @@ class Adviser:
         encoder = self._resources.viewer(self._record)
         embedded = self._embed(seen, encoder)
         fit = Fit(
-            *(self._resources, self._record, seen, encoder, embedded),
-            *(lambda state, progress, detail: self._tell(detail or state), lambda: False),
+            self._resources,
+            self._record,
+            seen,
+            encoder,
+            embedded,
+            lambda state, progress, detail: self._tell(detail or state),
+            lambda: False,
         )
         return [self._of_marks(control, fit, seen, encoder, embedded) for control in marks]
 

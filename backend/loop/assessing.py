@@ -193,8 +193,14 @@ class Assessor:
         if self._fit.live is None:
             return Verdict(True, "The first version of the project.", {})
         gate = Gate(
-            *(self._resources, self._record, self._seen, self._fit, self._model),
-            *(self._crossed, self._sizes, self._settings.seed),
+            self._resources,
+            self._record,
+            self._seen,
+            self._fit,
+            self._model,
+            self._crossed,
+            self._sizes,
+            self._settings.seed,
         )
         return gate.verdict(new)
 

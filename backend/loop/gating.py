@@ -224,7 +224,9 @@ class Gate:
         tasks = [sample.task for sample in samples]
         was, is_ = (self._judged(one, control, samples) for one in (live, new))
         verdict = compare_finds(
-            *(_counts(was, tasks), _counts(is_, tasks), self._live),
+            _counts(was, tasks),
+            _counts(is_, tasks),
+            self._live,
             images="latest images it learned from",
         )
         return verdict if not verdict.promote else replace(verdict, reason="")

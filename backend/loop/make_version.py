@@ -163,8 +163,13 @@ class Maker:
         self._clock.lap("embed")
         live = self._versions.live()
         fit = Fit(
-            *(self._resources, self._record, seen, encoder, embedded),
-            *(self._report, self._cancelled),
+            self._resources,
+            self._record,
+            seen,
+            encoder,
+            embedded,
+            self._report,
+            self._cancelled,
         )
         model = fit.model()
         self._clock.lap("train")

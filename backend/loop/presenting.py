@@ -110,7 +110,11 @@ class Presenter:
         order = order_of(seen, vectors, unsure, sought, self._resources.settings.seed)
         sure = certainties(model, controls, beliefs, looked)
         accepted = self._acceptable(
-            *(seen, live, model, sure, order),
+            seen,
+            live,
+            model,
+            sure,
+            order,
             lambda tasks: predictions(
                 model, controls, tasks, beliefs, sure, embedded, looked, whole=True
             ),
@@ -176,7 +180,10 @@ class Presenter:
         if not model.finders:
             return Looked()
         looked = look(
-            *(model, seen.config.controls, tasks, self._resources.pictures(self._record)),
+            model,
+            seen.config.controls,
+            tasks,
+            self._resources.pictures(self._record),
             lambda done, of: self._report("pushing", done / of, f"image {done} of {of}"),
         )
         self._resources.picture_files.trim()

@@ -66,8 +66,13 @@ class Inspector:
             sources(seen.tasks, seen.config.controls), lambda done, of: None
         )
         fit = Fit(
-            *(self._resources, self._record, seen, encoder, embedded),
-            *(lambda state, progress, detail: None, lambda: False),
+            self._resources,
+            self._record,
+            seen,
+            encoder,
+            embedded,
+            lambda state, progress, detail: None,
+            lambda: False,
         )
         found = [s for control in seen.config.controls for s in self._of(control, fit, seen)]
         found.sort(key=lambda suspect: suspect.quality)
@@ -130,7 +135,9 @@ class Inspector:
         judged = {task for its in judges.values() for task in its}
         judges[self._live] = [*judges.get(self._live, []), *sorted(changed - judged)]
         tasks, found = out_of_sample(
-            *(control, samples, judges),
+            control,
+            samples,
+            judges,
             lambda version: self._resources.model(self._record, version).finders.get(control.name),
         )
         return suspects.marked(tasks, control.name, control.label_names, found)

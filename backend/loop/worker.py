@@ -85,7 +85,11 @@ class Worker:
             memory = self._memories.pop(record.id, None)
             number = header["id"]
             turn = Round(
-                *(self._resources, record, report, memory), lambda: number in self._cancelled
+                self._resources,
+                record,
+                report,
+                memory,
+                lambda: number in self._cancelled,
             )
             try:
                 outcome = turn.run(Ask(**header["ask"]))

@@ -194,7 +194,10 @@ def _add_forms(app: FastAPI, board: Dashboard, service: Service) -> None:
     @app.post("/projects/{id}/promote/{version}", include_in_schema=False)
     async def promote(request: Request, id: str, version: str) -> Response:
         return await board.act(
-            *(request, id, "promote", "../../"),
+            request,
+            id,
+            "promote",
+            "../../",
             lambda project: service.promote(project, version, BY, "promoted by a person"),
         )
 

@@ -35,30 +35,46 @@ class Metrics:
             "prelabel_requests", "Requests", ["function", "status"], registry=registry
         )
         self._seconds = Histogram(
-            *("prelabel_request_seconds", "Seconds of answered requests", ["function"]),
+            "prelabel_request_seconds",
+            "Seconds of answered requests",
+            ["function"],
             buckets=SECONDS,
             registry=registry,
         )
         self._labels = Counter(
-            *("prelabel_labels", "Answers by label", ["function", "label"]), registry=registry
+            "prelabel_labels",
+            "Answers by label",
+            ["function", "label"],
+            registry=registry,
         )
         self._confidence = Histogram(
-            *("prelabel_confidence", "Confidence of the whole answer", ["function"]),
+            "prelabel_confidence",
+            "Confidence of the whole answer",
+            ["function"],
             buckets=TENTHS,
             registry=registry,
         )
         self._captured = Counter(
-            *("prelabel_captured", "Images kept to be labeled", ["function", "why"]),
+            "prelabel_captured",
+            "Images kept to be labeled",
+            ["function", "why"],
             registry=registry,
         )
         self._alerts = Counter(
-            *("prelabel_alerts", "Alerts by outcome", ["rule", "outcome"]), registry=registry
+            "prelabel_alerts",
+            "Alerts by outcome",
+            ["rule", "outcome"],
+            registry=registry,
         )
         self._lost = Counter(
-            *("prelabel_not_considered", "Answers not considered: too busy"), registry=registry
+            "prelabel_not_considered",
+            "Answers not considered: too busy",
+            registry=registry,
         )
         self._drift = Gauge(
-            *("prelabel_drift", "Drift against the audit slice", ["function", "of"]),
+            "prelabel_drift",
+            "Drift against the audit slice",
+            ["function", "of"],
             registry=registry,
         )
 
