@@ -11,8 +11,9 @@ from urllib.parse import urlsplit
 
 from backend.doctor.line import Line, bad, good, unknown
 from backend.errors import LabelStudioError, NotAllowed
-from backend.label_studio.client import TOKEN_PAGE, Client
+from backend.label_studio.client import Client
 from backend.label_studio.probing import Probe, Standing, read_token
+from backend.label_studio.refusals import TOKEN_PAGE
 
 KNOWN = (1, 23)
 """The version of Label Studio that the tests run against."""

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from backend.errors import AddressRefused, LabelStudioError, NotAllowed, NotInLabelStudio, NotThere
+from backend.errors import LabelStudioError, NotAllowed, NotInLabelStudio, NotThere
+from backend.label_studio.refusals import TOKEN_PAGE, json_of, refused, stranger
 
 PAGE = 500
 """Tasks in one list: on SQLite Label Studio fails at 1,000 ('Expression tree is too large')."""
@@ -29,10 +29,6 @@ ANNOTATION_FIELDS = (
 CHANGE_FIELDS = "id,is_labeled,cancelled_annotations,updated_at"
 TIMEOUT = 120.0
 RETRIES = 3
-ADDRESS = ("URL was not allowed", "reserved network address")
-"""What Label Studio says of addresses that it may not call; with the status of a wrong token."""
-SWITCHES = "start it with ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false."
-TOKEN_PAGE = "Account & Settings → Personal Access Token"  # noqa: S105 - the name of a page
 Json = dict[str, Any]
 MACHINE: Json = {
     "email": "prelabel@machine.invalid",
@@ -71,7 +67,7 @@ class Client:
             )._client_wrapper
         except ApiError as error:
             status = error.status_code or 401
-            raise _refused(self.server, "the token", status, error.body) from error
+            raise refused(self.server, "the token", status, error.body) from error
 
     def auth_headers(self) -> dict[str, str]:
         """The header that proves who asks; for this server alone."""
@@ -88,7 +84,7 @@ class Client:
                 "page."
             ) from error
         if not isinstance(found, dict) or "label_config" not in found:
-            raise _stranger(self.server)
+            raise stranger(self.server)
         return found
 
     def projects(self) -> list[Json]:
@@ -104,7 +100,7 @@ class Client:
             found = self._call("GET", "api/projects/", {"page_size": PAGE, "include": fields})
             return list(found["results"])
         except (NotThere, TypeError, KeyError) as error:  # every Label Studio has this list
-            raise _stranger(self.server) from error
+            raise stranger(self.server) from error
 
     def create_project(self, fields: Json) -> Json:
         """Make a project; as Label Studio then shows it."""
@@ -393,8 +389,8 @@ class Client:
         """
         response = self._response(method, path, parameters, json, files, retries)
         if response.status_code >= 400:
-            raise _refused(self.server, f"{method} {path}", response.status_code, response.text)
-        return _json(response, self.server)
+            raise refused(self.server, f"{method} {path}", response.status_code, response.text)
+        return json_of(response, self.server)
 
     def _raw(self, path: str, parameters: Mapping[str, Any]) -> Any:
         """A file: the response, whatever its status.
@@ -437,66 +433,4 @@ class Client:
             ) from error
         except ApiError as error:  # the SDK renews a personal access token on the way
             status = error.status_code or 401
-            raise _refused(self.server, f"{method} {path}", status, error.body) from error
-
-
-def _json(response: Any, server: str) -> Any:
-    if response.status_code == 204 or not response.content:
-        return {}
-    try:
-        return response.json()
-    except ValueError as error:
-        raise _stranger(server) from error
-
-
-def _stranger(server: str) -> LabelStudioError:
-    """Something else is there, or a page of Label Studio was taken for its address."""
-    return LabelStudioError(
-        f"{server} does not answer like Label Studio: set LABEL_STUDIO_URL to its own address, "
-        "such as http://localhost:8080, without the path of a page."
-    )
-
-
-def _refused(server: str, what: str, status: int, body: Any) -> LabelStudioError:
-    """A refusal."""
-    error = _sentence(server, what, status, body)
-    error.status = status
-    return error
-
-
-def _sentence(server: str, what: str, status: int, body: Any) -> LabelStudioError:
-    """A refusal as one sentence."""
-    detail = _detail(body)
-    if status == 403 and any(words in detail for words in ADDRESS):
-        return AddressRefused(f"{server} calls no private addresses: {SWITCHES}")
-    if status in (401, 403):
-        return NotAllowed(
-            f"{server} refused the token ({detail}): copy one from its page “{TOKEN_PAGE}” "
-            "into LABEL_STUDIO_API_KEY; a legacy token must be enabled for the organization."
-        )
-    if status == 404:
-        return NotInLabelStudio(f"{server} has no such thing ({what}: {detail}).")
-    return LabelStudioError(f"{server} answered {what} with {status}: {detail}.")
-
-
-def _detail(body: Any) -> str:
-    """The telling part of an error's body, short, on one line."""
-    if isinstance(body, str):
-        try:
-            body = json.loads(body)
-        except ValueError:
-            body = "not JSON" if "<html" in body.lower() else body
-    if isinstance(body, dict):
-        body = body.get("validation_errors") or body.get("detail") or body
-    told = re.sub(r"<[^<>]*>", " ", _plain(body))  # Label Studio passes pages of others on
-    return " ".join(told.split())[:300].rstrip(".")
-
-
-def _plain(body: Any) -> str:
-    """What errors say, without the brackets of JSON; a field's name stays before what is wrong."""
-    if isinstance(body, dict):
-        rows = ((key, _plain(value)) for key, value in body.items())
-        return "; ".join(
-            text if key == "non_field_errors" else f"{key}: {text}" for key, text in rows
-        )
-    return "; ".join(map(_plain, body)) if isinstance(body, list) else str(body)
+            raise refused(self.server, f"{method} {path}", status, error.body) from error
