@@ -131,17 +131,20 @@ def test_hostile_names_are_shown_and_do_nothing(tmp_path: Path) -> None:
     assert "<script>alert" not in cards
 
 
-def test_a_page_of_a_hundred_versions_takes_less_than_fifty_milliseconds(tmp_path: Path) -> None:
-    shown = full(tmp_path, versions=100)
-    reader, pages = Reader(tmp_path, SERVER), Pages(10)
-    pages.project(reader.page(shown), "")  # reads all cards once
-    seconds = []
-    for _ in range(7):
-        start = time.perf_counter()
-        html = pages.project(reader.page(shown), "")
-        seconds.append(time.perf_counter() - start)
+def test_a_page_of_ten_times_as_many_versions_costs_less_than_ten_times_as_much(
+    tmp_path: Path,
+) -> None:
+    few, many = full(tmp_path / "few", versions=10), full(tmp_path / "many", versions=100)
+    shown = [(Reader(tmp_path / name, SERVER), now) for name, now in (("few", few), ("many", many))]
+    pages = Pages(10)
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for _ in range(8):  # side by side, because machines are busy with other things
+        for (reader, now), taken in zip(shown, seconds, strict=True):
+            start = time.process_time()
+            html = pages.project(reader.page(now), "")
+            taken.append(time.process_time() - start)
     assert "90 older versions" in html
-    assert sorted(seconds)[1] < 0.05, seconds
+    assert min(seconds[1]) < 8 * min(seconds[0]), seconds
 
 
 def test_a_damaged_card_breaks_one_page_and_says_which_file(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import pytest
 
 from backend.cli.main import COMMANDS
 
-SECONDS = 0.3
+TIMES = 20
+"""Starts of a bare Python that asking for help may take: 0.3 s where one takes 0.015."""
 TRIES = 5
 """The quickest counts: the machine does other things too."""
 
@@ -44,13 +45,13 @@ def test_every_command_has_help_with_an_example_that_its_own_options_take(comman
     assert _parser().parse_args(arguments).command == command
 
 
-def test_help_comes_in_less_than_a_third_of_a_second() -> None:
-    def once() -> float:
+def test_help_costs_a_few_starts_of_a_bare_python() -> None:
+    def seconds(*command: str) -> float:
         start = time.perf_counter()
-        told = asked("--help").stdout
-        seconds = time.perf_counter() - start
-        assert all(command in told for command in COMMANDS)
-        return seconds
+        subprocess.run([sys.executable, *command], capture_output=True, check=True)
+        return time.perf_counter() - start
 
-    asked("--help")
-    assert min(once() for _ in range(TRIES)) < SECONDS
+    told = asked("--help").stdout
+    assert all(command in told for command in COMMANDS)
+    pairs = [(seconds("-m", "backend.cli", "--help"), seconds("-c", "")) for _ in range(TRIES)]
+    assert min(helped for helped, _ in pairs) < TIMES * min(bare for _, bare in pairs)
