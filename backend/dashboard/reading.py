@@ -152,6 +152,7 @@ class Reader:
             labels=int(state["labels"]),
             waiting=int(state["waiting"]),
             accepted=int(state["accepted"]),
+            accepting=str((state.get("accepting") or {}).get("reason", "")),
             held=state["held"],
             types=[str(row["type"]) for row in state["controls"]],
         )

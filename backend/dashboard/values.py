@@ -73,6 +73,7 @@ class Summary:
         labels: of them labeled by a person.
         waiting: labels that no version has seen.
         accepted: tasks that were answered without a person.
+        accepting: from which confidence on that happens, or why it does not; empty where it is off.
         held: the newest version and why it is not live; without a version: why none is made.
             Empty where nothing hinders.
         types: of the controls, such as ``Choices``.
@@ -89,6 +90,7 @@ class Summary:
     labels: int
     waiting: int
     accepted: int
+    accepting: str = ""
     held: Mapping[str, str] = field(default_factory=dict)
     types: Sequence[str] = ()
 

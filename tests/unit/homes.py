@@ -189,6 +189,7 @@ def full(home: Path, versions: int = 6, title: str = "Greenhouse", id: int = 1) 
         controls=CONTROLS,
         left_out={"rotated box": 3},
         accepted=12,
+        accepting={"level": None, "reason": "Stopped: people corrected 4 of 20 accepted answers."},
         round={
             "state": "training",
             "progress": 0.4,

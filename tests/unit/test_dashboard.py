@@ -57,6 +57,7 @@ def test_a_page_tells_everything_that_is_known(tmp_path: Path) -> None:
         "epoch 4 of 10",
         "180 of 600",
         "Answered without a person 12",
+        "Without a person: Stopped: people corrected 4 of 20 accepted answers.",
         "About 40 to 90 more labels",
         "about 12 more of dead",
         "Drawn by lot to measure the model",
