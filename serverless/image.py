@@ -144,8 +144,9 @@ def build() -> modal.Image:
             )
         )
         .env(environment(env))
-        .add_local_dir(ROOT / "label_config", f"{THERE}/label_config")
     )
-    for name in BESIDE:  # what /source offers, as the licence wants
+    # what /source offers beside the packages, as the licence wants
+    image = image.add_local_dir(ROOT / "label_config", f"{THERE}/label_config")
+    for name in BESIDE:
         image = image.add_local_file(ROOT / name, f"{THERE}/{PACKED.name}/{name}")
     return image.add_local_python_source(*SOURCES, ignore=["**/__pycache__/**"])

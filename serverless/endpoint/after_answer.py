@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,9 @@ from serverless.endpoint.alerts import Alerts
 from serverless.endpoint.capturing import Capturing, Invocation, Regions, Rules
 from serverless.endpoint.functions import Loaded
 from serverless.endpoint.metrics import Drift, Metrics
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 log = logging.getLogger("prelabel")
 T = TypeVar("T")
@@ -141,7 +144,7 @@ class Desk:
     ) -> None:
         loaded, said = invocation.loaded, invocation.said
         function = loaded.record.id
-        self._asked(loaded, invocation.external, invocation.id)
+        self._asked(loaded, invocation.external, invocation.id, invocation.image)
         try:
             self._metrics.said(function, said)
             if live:
@@ -158,10 +161,12 @@ class Desk:
         except Exception:  # must not end the considering
             log.exception("function %s", function)
 
-    def _asked(self, loaded: Loaded, external: str, id: str) -> None:
+    def _asked(
+        self, loaded: Loaded, external: str, id: str, image: Image.Image | None = None
+    ) -> None:
         try:
             if external:
-                self._of(loaded).asked(external, id)
+                self._of(loaded).asked(external, id, image)
         except PrelabelError as error:
             log.error("function %s: %s", loaded.record.id, error)
 

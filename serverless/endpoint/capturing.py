@@ -112,18 +112,21 @@ class Capturing:
         for capture in captures.all():
             self._note(capture)
 
-    def asked(self, external: str, id: str) -> None:
+    def asked(self, external: str, id: str, image: Image.Image | None = None) -> None:
         """The caller gave this name to an image; what had it before is not meant by it any more.
 
         Args:
             external: the caller's name; may be empty.
             id: of the request.
+            image: decoded; where it is the picture that had the name before, that one stays meant.
 
         Raises:
             StoreError: it cannot be written.
         """
         before = self._known.get(self._by_external.get(external, "")) if external else None
         if before is None or before.id == id:
+            return
+        if image is not None and before.look and _alike(_look(image), before.look):
             return
         del self._by_external[external]
         self._known[before.id] = replace(before, superseded=True)
@@ -221,12 +224,7 @@ class Capturing:
         return sum(c.at > today for c in self._known.values()) >= self._rules.per_day
 
     def _seen(self, look: str) -> bool:
-        bits = int(look, 16)
-        return any(
-            (bits ^ int(capture.look, 16)).bit_count() <= ALIKE
-            for capture in self._known.values()
-            if capture.look
-        )
+        return any(_alike(look, capture.look) for capture in self._known.values() if capture.look)
 
 
 def _given(said: Said) -> set[tuple[str, str]]:
@@ -245,6 +243,11 @@ def _rare(controls: Mapping[str, Any], control: str, label: str) -> bool:
     examples: Counter[str] = Counter(controls.get(control, {}).get("examples") or {})
     usual = examples.total() / max(1, len(examples))
     return examples[label] < RARE * usual
+
+
+def _alike(one: str, other: str) -> bool:
+    """Whether two perceptual hashes are of one picture."""
+    return (int(one, 16) ^ int(other, 16)).bit_count() <= ALIKE
 
 
 def _look(image: Image.Image) -> str:

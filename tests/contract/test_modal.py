@@ -28,6 +28,7 @@ from backend.errors import Cancelled, DetectorError, RoundError, UsageError
 from backend.loop.compute import OverBudget, ThisProcess
 from backend.loop.finding import FindingJob, Sample
 from backend.loop.training import Examples, TrainingJob
+from backend.server.source import BESIDE, ROOMS
 from backend.settings import Settings
 from backend.store.captures import Capture, Captures
 from backend.store.files import write_json
@@ -63,6 +64,8 @@ label = "red"
 url = "https://example.com/hook"
 secret_env = "{secret}"
 """
+OFFERED = ("/root/prelabel-source/", "/root/label_config/")
+"""With the source, what the licence wants offered."""
 SOURCE = (".py", ".yaml", ".html", ".css", ".js", ".svg")
 
 
@@ -219,7 +222,10 @@ def test_every_functions_image_has_what_changes_often_last(plane: ControlPlane) 
         assert all(line.startswith("ENV ") for line in variables.commands[1:])
         # the source is in no layer: it is mounted over all of them when a container starts
         copied = {file for layer in function.image for file in layer.copied_files}
-        assert set(function.files) - copied == {f for f in function.files if f.endswith(SOURCE)}
+        mounted = set(function.files) - copied
+        assert {f"/root/prelabel-source/{name}" for name in BESIDE} <= mounted
+        assert "/root/label_config/binary.xml" in mounted
+        assert all(f.endswith(SOURCE) or f.startswith(OFFERED) for f in mounted)
         for layer in function.image:
             text = " ".join(layer.commands)
             assert "a secret token" not in text
@@ -565,9 +571,10 @@ def test_the_backend_there_speaks_the_protocol_to_those_who_may(plane: ControlPl
 
 
 def test_a_forgotten_local_source_is_caught(tmp_path: Path, variables: None) -> None:
-    for name in ("serverless", "backend"):
+    for name in ROOMS:
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    for name in BESIDE:
+        shutil.copy(ROOT / name, tmp_path)
     file = tmp_path / "serverless" / "image.py"
     file.write_text(file.read_text().replace('("backend", "serverless")', '("serverless",)'))
     with ControlPlane() as plane:

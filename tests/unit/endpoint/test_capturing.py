@@ -215,6 +215,16 @@ def test_a_correction_never_lands_on_an_older_picture_of_that_name(home: Path) -
     assert last.annotation[0]["value"] == {"choices": ["blue"]}
 
 
+def test_a_picture_that_is_sent_again_is_still_the_one_that_was_kept(home: Path) -> None:
+    with calling(home, capture_share=0.999) as call:
+        for _ in range(2):
+            call.invoke("1", doubtful(71), externalId="bed-7")
+        path = ANNOTATION.format("bed-7")
+        assert call("PUT", path, json={"labelName": "red"}).status_code == 202
+    (capture,) = Captures(home / "projects" / "1").all()
+    assert capture.annotation is not None
+
+
 def test_names_of_pictures_have_no_control_characters(home: Path) -> None:
     with calling(home, capture_share=0.999) as call:
         answer = call.invoke("1", doubtful(75), externalId="bed\x00\n7")
