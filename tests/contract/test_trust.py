@@ -132,7 +132,7 @@ def test_sure_answers_are_accepted_where_their_error_is_proven_until_people_find
     assert corrected, state["accepting"]
     assert 5 < int(corrected[1]) <= len(waiting) + 5
     told = figures(prelabel("status", "--json", **environment(backend)))["projects"]
-    assert [p["accepting"]["suspended"] for p in told if p["id"] == str(project)] == [True]
+    assert [p["accepting"]["suspended"] for p in told if p["id"] == project] == [True]
     new = lab.add(project, 10, start=500)
     backend.learn(project, labels)
     until("all predicted", lambda: not set(new) - {p["task"] for p in lab.predictions(project)})
