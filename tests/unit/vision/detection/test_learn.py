@@ -301,6 +301,9 @@ def test_pretrained_weights_keep_what_they_know(start: Network, rtdetr: Network)
     assert kept(start, 10, known=True) == BACKBONE
     assert kept(start, 100, known=True) == kept(start, 10, known=False) == EDGES
     assert kept(start, 10, known=True, warm=True) == EDGES
+    many = adapted(start, [f"class {i}" for i in range(20)])  # few images of each
+    assert kept(many, 199, known=True) == BACKBONE
+    assert kept(many, 200, known=True) == EDGES
     assert kept(rtdetr, 10, known=True) == 0
 
 
