@@ -224,7 +224,7 @@ class Round:
         if memory.presented.any:
             pushing.point(self._connection, last.version, pulse)
         if pulse.changed > memory.since:
-            self._catch_up(memory, last.version)
+            self._catch_up(memory, pulse, last.version)
         skipped = pulse.skipped - memory.pulse.skipped
         new = max(0, pulse.annotations - memory.pulse.annotations - skipped)
         return replace(
@@ -235,10 +235,12 @@ class Round:
             labels=last.labels + new,
         )
 
-    def _catch_up(self, memory: Memory, live: str) -> None:
+    def _catch_up(self, memory: Memory, pulse: Pulse, live: str) -> None:
         """Learn which tasks people labeled or skipped, and let the queue know.
 
-        Our own changes of scores touch tasks too; only what else was touched counts.
+        Our own changes of scores touch tasks too; only what else was touched counts. Label Studio
+        marks a task as labeled or skipped a moment after its annotation is there, and that changes
+        no date: while fewer are known than were given, the same changes are looked at again.
         """
         client, number = self._connection.client, self._record.number
         rows = list(client.changed(number, memory.since))
@@ -251,7 +253,9 @@ class Round:
         after = list(client.changed(number, memory.since))
         labeled = [row for row in after if row["is_labeled"] and memory.foreign(row)]
         skipped = {row["id"] for row in after if _skipped(row)}
-        if all(row["id"] in memory.touched for row in labeled) and skipped <= memory.skipped:
+        known = all(row["id"] in memory.touched for row in labeled) and skipped <= memory.skipped
+        given = pulse.annotations - memory.pulse.annotations
+        if known and len(memory.touched | memory.skipped) >= given:
             memory.since = max((str(row["updated_at"]) for row in after), default=memory.since)
 
     def _check_controls(self, seen: Observation) -> None:
