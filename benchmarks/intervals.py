@@ -118,12 +118,12 @@ def finds(rng: np.random.Generator) -> Iterator[tuple[str, Figure, float]]:
     mine = [Tally(*row) for row in tallies]
     precision = detection.ratio([(t.right, t.found) for t in mine], "precision")
     recall = detection.ratio([(t.right, t.there) for t in mine], "recall")
-    truth = detection.map_figure(enough, ["a"], rng, draws=2).value
+    truth = detection.precisions(enough, ["a"], rng, draws=2)[1].value
     yield "F1", detection.f1_figure(mine), 2 * right / (found + there)
     yield "box precision", precision, right / found
     yield "box recall", recall, right / there
     yield "counting error", detection.count_figure(mine), off / there
-    yield "mAP50", detection.map_figure(images, ["a"], rng), float(truth or 0)
+    yield "mAP50", detection.precisions(images, ["a"], rng)[1], float(truth or 0)
 
 
 def _images(

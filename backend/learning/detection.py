@@ -190,13 +190,6 @@ def precisions(
     return each, _bootstrapped(value, means, n, objects, "mAP50")
 
 
-def map_figure(
-    images: Sequence[Judged], labels: Sequence[str], rng: np.random.Generator, draws: int = 100
-) -> Figure:
-    """mAP50 with a 95 % interval; see :func:`precisions`."""
-    return precisions(images, labels, rng, draws)[1]
-
-
 def _bootstrapped(
     value: float, drawn: npt.NDArray[np.float64], images: int, objects: float, metric: str
 ) -> Figure:
