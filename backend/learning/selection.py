@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import takewhile
 
 import numpy as np
 import numpy.typing as npt
@@ -167,9 +168,10 @@ def moves(
 ) -> dict[int, float]:
     """The fewest new scores we know of that bring some tasks to the front, in their order.
 
-    Tasks that stood in front and no longer belong there go back to their rank; then, from the
-    last to the first of the head, whoever is not yet in front of the next one is put there. They
-    are written from the first to the last: who asks meanwhile is given the first one already.
+    Tasks that stood in front and no longer belong there go back to their rank, the last of the
+    order behind all others; then, from the last to the first of the head, whoever is not yet in
+    front of the next one is put there. They are written from the first to the last: who asks
+    meanwhile is given the first one already.
 
     Args:
         head: open tasks, in the order in which they shall be served before all others.
@@ -182,11 +184,14 @@ def moves(
     Example:
         >>> moves([3, 2], {1: 0.75, 2: 0.5, 3: 0.25}, {1: 0.25, 2: 0.5, 3: 0.75})
         {1: 0.75, 3: 0.49999}
+        >>> moves([2, 3], {2: 0.25, 3: 0.5, 1: 0.75}, {1: 0.25, 2: 0.5, 3: 0.75})
+        {1: 0.75001}
     """
     front, wanted = sorted(scores, key=lambda t: scores[t])[: len(head)], frozenset(head)
     back = {task: ranks[task] for task in front if task not in wanted}
-    rest = (back.get(task, score) for task, score in scores.items() if task not in wanted)
-    ceiling = min(rest, default=1.0)
+    stay = {t: score for t, score in scores.items() if t not in wanted and t not in back}
+    back |= _behind(back, ranks, max(stay.values(), default=0.0))
+    ceiling = min([*back.values(), *stay.values()], default=1.0)
     forward: dict[int, float] = {}
     for task in reversed(head):
         if scores[task] < ceiling:
@@ -194,3 +199,15 @@ def moves(
         else:
             forward[task] = ceiling = round(ceiling - STEP, 9)
     return back | dict(reversed(forward.items()))
+
+
+def _behind(
+    back: Mapping[int, float], ranks: Mapping[int, float], highest: float
+) -> dict[int, float]:
+    """The scores of those going back that are the last of the order: above the highest other."""
+    order = sorted(ranks, key=lambda task: ranks[task])
+    last = list(takewhile(lambda task: task in back, reversed(order)))
+    found = {}
+    for task in reversed(last):
+        highest = found[task] = min(1.0, max(ranks[task], round(highest + STEP, 9)))
+    return found

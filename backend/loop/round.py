@@ -10,6 +10,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from typing import Any
 
 from backend.errors import ConfigError, PrelabelError
@@ -27,6 +28,8 @@ from backend.store.projects import ProjectRecord
 from backend.store.versions import Card
 
 log = logging.getLogger("prelabel")
+MARKED_WITHIN = timedelta(minutes=1)
+"""So long Label Studio may take from an annotation to the mark of its task."""
 Report = Callable[[str, float, str], None]
 
 
@@ -102,8 +105,9 @@ class Memory:
         outcome: of that look.
         presented: what Label Studio shows of the live version, and in which order.
         since: the moment up to which changes are known, ISO 8601.
-        touched: tasks that people changed since the look.
+        touched: tasks that people labeled, or whose labels they changed, since the look.
         skipped: tasks that people skipped since the look.
+        answered: those among both that were open and not skipped before.
         ours: tasks that we changed since then, and when; a later change is somebody else's.
     """
 
@@ -113,8 +117,30 @@ class Memory:
     presented: Presented
     since: str
     touched: set[int] = field(default_factory=set)
-    ours: dict[int, str] = field(default_factory=dict)
     skipped: set[int] = field(default_factory=set)
+    answered: set[int] = field(default_factory=set)
+    ours: dict[int, str] = field(default_factory=dict)
+
+    def notice(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """People labeled or skipped some tasks.
+
+        Args:
+            rows: tasks of the list that changed lately; those known already do no harm.
+        """
+        for row in rows:
+            if self._is_touched(row):
+                self.touched.add(row["id"])
+                self.answered |= {row["id"]} & self._open
+            elif self._is_skipped(row):
+                self.skipped.add(row["id"])
+                self.answered.add(row["id"])
+
+    def knows(self, rows: Iterable[Mapping[str, Any]]) -> bool:
+        """Whether nobody labeled or skipped a task that was not noticed."""
+        known = self.touched | self.skipped
+        return all(
+            row["id"] in known for row in rows if self._is_touched(row) or self._is_skipped(row)
+        )
 
     def disregard(self, rows: Iterable[Mapping[str, Any]], touched: set[int]) -> None:
         """We touched some tasks: that is not for us to look at.
@@ -131,6 +157,21 @@ class Memory:
     def foreign(self, row: Mapping[str, Any]) -> bool:
         """Whether somebody else was the last to change a task."""
         return self.ours.get(row["id"]) != str(row["updated_at"])
+
+    @property
+    def _open(self) -> set[int]:
+        """Tasks that nobody had labeled when the queue was last brought up to date."""
+        return self.presented.order.open
+
+    def _is_touched(self, row: Mapping[str, Any]) -> bool:
+        """Whether a person labeled an open task, or changed one that was labeled before."""
+        edited = str(row["updated_at"]) > self.since and self.foreign(row)
+        return bool(row["is_labeled"]) and (row["id"] in self._open or edited)
+
+    def _is_skipped(self, row: Mapping[str, Any]) -> bool:
+        """Whether somebody skipped an open task that nobody had skipped before."""
+        before = self.presented.order.skipped
+        return _skipped(row) and row["id"] in self._open and row["id"] not in before
 
 
 class Round:
@@ -223,10 +264,11 @@ class Round:
         last = memory.outcome
         if memory.presented.any:
             pushing.point(self._connection, last.version, pulse)
-        if pulse.changed > memory.since:
-            self._catch_up(memory, pulse, last.version)
+        given = pulse.annotations - memory.pulse.annotations
+        if pulse.changed > memory.since or given > len(memory.answered):
+            self._catch_up(memory, last.version)
         skipped = pulse.skipped - memory.pulse.skipped
-        new = max(0, pulse.annotations - memory.pulse.annotations - skipped)
+        new = max(0, given - skipped)
         return replace(
             last,
             trained="",
@@ -235,27 +277,16 @@ class Round:
             labels=last.labels + new,
         )
 
-    def _catch_up(self, memory: Memory, pulse: Pulse, live: str) -> None:
-        """Learn which tasks people labeled or skipped, and let the queue know.
-
-        Our own changes of scores touch tasks too; only what else was touched counts. Label Studio
-        marks a task as labeled or skipped a moment after its annotation is there, and that changes
-        no date: while fewer are known than were given, the same changes are looked at again.
-        """
+    def _catch_up(self, memory: Memory, live: str) -> None:
+        """Learn which tasks people labeled or skipped, and let the queue know."""
         client, number = self._connection.client, self._record.number
-        rows = list(client.changed(number, memory.since))
-        memory.touched |= {r["id"] for r in rows if r["is_labeled"] and memory.foreign(r)}
-        memory.skipped |= {r["id"] for r in rows if _skipped(r)}
+        memory.notice(client.changed(number, _before(memory.since)))
         if memory.presented.any:
             order = memory.presented.order
             refresh(order, self._connection, live, memory.touched, memory.skipped)
-            Showcase(self._resources, self._record).show_queue(memory.presented.order)
-        after = list(client.changed(number, memory.since))
-        labeled = [row for row in after if row["is_labeled"] and memory.foreign(row)]
-        skipped = {row["id"] for row in after if _skipped(row)}
-        known = all(row["id"] in memory.touched for row in labeled) and skipped <= memory.skipped
-        given = pulse.annotations - memory.pulse.annotations
-        if known and len(memory.touched | memory.skipped) >= given:
+            Showcase(self._resources, self._record).show_queue(order)
+        after = list(client.changed(number, _before(memory.since)))
+        if memory.knows(after):  # what came meanwhile is for the next look
             memory.since = max((str(row["updated_at"]) for row in after), default=memory.since)
 
     def _check_controls(self, seen: Observation) -> None:
@@ -299,6 +330,17 @@ class Round:
             cleanup=True,
             seconds=self._clock.seconds(),
         )
+
+
+def _before(moment: str) -> str:
+    """A little before a moment of Label Studio's, ISO 8601.
+
+    Label Studio dates a task when its annotation comes, and marks it as labeled or skipped a moment
+    later without a new date: what changed shortly before is worth another look.
+    """
+    if not moment:
+        return moment
+    return (datetime.fromisoformat(moment) - MARKED_WITHIN).isoformat().replace("+00:00", "Z")
 
 
 def _skipped(row: Mapping[str, Any]) -> bool:

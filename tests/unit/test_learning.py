@@ -112,6 +112,17 @@ def test_one_task_that_falls_back_is_one_move() -> None:
     assert set(selection.moves(order[:3], selection.rank_scores(order), scores)) == {2}
 
 
+def test_what_goes_to_the_end_stands_behind_all_others() -> None:
+    """With its rank alone it would stand beside the last one, whose score is as it was."""
+    scores = selection.rank_scores([1, 2, 3, 4])
+    for gone in ([1], [1, 2]):
+        order = [task for task in (1, 2, 3, 4) if task not in gone] + gone
+        after = scores | selection.moves(order[:2], selection.rank_scores(order), scores)
+        assert sorted(after, key=lambda task: (after[task], -task)) == order
+        assert len(set(after.values())) == 4
+        assert max(after.values()) <= 1
+
+
 @pytest.mark.parametrize(
     ("row", "multiple", "expected"),
     [
