@@ -97,6 +97,26 @@ def test_twelve_images_of_discs_teach_what_discs_are(yolo26_like: Network) -> No
     assert not any(p.requires_grad for p in yolo26_like.module.parameters())
 
 
+def test_an_image_marked_as_empty_teaches_what_is_not_meant(yolo26_like: Network) -> None:
+    """Squares that nobody calls a disc are no longer taken for one; discs are found as before."""
+    discs = examples(drawings(8, 400, *DISC), BOTH)
+    empty = [unmarked(one) for one in examples(drawings(8, 420, "square"), BOTH)]
+    alone, beside = (learn(yolo26_like, some, quick(40), quiet) for some in (discs, discs + empty))
+    assert surest(beside, "square") < 0.5 * surest(alone, "square")
+    assert surest(beside, "disc") > 0.5
+
+
+def unmarked(one: Example) -> Example:
+    return replace(one, boxes=one.boxes[:0], labels=one.labels[:0])
+
+
+def surest(network: Network, label: str) -> float:
+    """The mean confidence of the surest disc in other pictures, which show things of a label."""
+    shown = [one for one in drawings(30, 500, label) if one.things]
+    found = on_torch(network).detect([one.image for one in shown], 0.001)
+    return float(np.mean([max(f.confidence, default=0.0) for f in found]))
+
+
 @pytest.mark.parametrize("kind", ["yolo11_like", "builtin"])
 def test_images_without_a_label_that_is_left_teach_nothing_of_it(
     kind: str, request: pytest.FixtureRequest
