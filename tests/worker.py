@@ -1,6 +1,7 @@
 """A working process without models: answers with the tasks' own numbers, and notes what was asked.
 
-A round takes two epochs of such seconds; it is barred while a file ``busy`` lies beside the notes.
+A round takes two epochs of such seconds; it is barred while a file ``busy`` lies beside the notes,
+cancelled while ``cancelled`` does, and leaves a label waiting while ``waiting`` does.
 Arguments: the file to note in, seconds that a task takes, and the niceness.
 """
 
@@ -44,7 +45,10 @@ def turn(header: frames.Header, notes: Path, seconds: float) -> dict[str, Any]:
         time.sleep(seconds)
     if (notes.parent / "busy").exists():
         return {"failed": {"kind": "Busy", "text": "Another process is at it."}}
-    outcome = {"waiting": 0, "versions": [], "trained": "", "controls": [], "cleanup": True}
+    if (notes.parent / "cancelled").exists():
+        return {"failed": {"kind": "Cancelled", "text": "Training was cancelled."}}
+    waiting = int((notes.parent / "waiting").exists())
+    outcome = {"waiting": waiting, "versions": [], "trained": "", "controls": [], "cleanup": True}
     return {"done": outcome}
 
 

@@ -26,7 +26,7 @@ ANNOTATION_FIELDS = (
     "id,annotations,result,was_cancelled,ground_truth,completed_by,created_at,updated_at"
 )
 """The list is applied to the annotations inside a task as well."""
-CHANGE_FIELDS = "id,is_labeled,cancelled_annotations,updated_at"
+CHANGE_FIELDS = "id,is_labeled,total_annotations,cancelled_annotations,updated_at"
 TIMEOUT = 120.0
 RETRIES = 3
 Json = dict[str, Any]
@@ -171,7 +171,8 @@ class Client:
     def changed(self, number: int, since: str) -> Iterator[Json]:
         """Tasks that were touched after a moment, latest first.
 
-        Each has ``id, is_labeled, cancelled_annotations, updated_at``.
+        Each has ``id, is_labeled, total_annotations, cancelled_annotations, updated_at``; skipped
+        annotations are not of the total.
 
         Args:
             number: the project's.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import takewhile
 
 import numpy as np
 import numpy.typing as npt
@@ -164,19 +163,23 @@ def rank_scores(order: Sequence[int], unknown: Iterable[int] = ()) -> dict[int, 
 
 
 def moves(
-    head: Sequence[int], ranks: Mapping[int, float], scores: Mapping[int, float]
+    head: Sequence[int],
+    ranks: Mapping[int, float],
+    scores: Mapping[int, float],
+    last: Sequence[int] = (),
 ) -> dict[int, float]:
     """The fewest new scores we know of that bring some tasks to the front, in their order.
 
-    Tasks that stood in front and no longer belong there go back to their rank, the last of the
-    order behind all others; then, from the last to the first of the head, whoever is not yet in
+    Tasks that stood in front and no longer belong there go back to their rank, those that shall be
+    last behind all others; then, from the last to the first of the head, whoever is not yet in
     front of the next one is put there. They are written from the first to the last: who asks
     meanwhile is given the first one already.
 
     Args:
         head: open tasks, in the order in which they shall be served before all others.
         ranks: by task, the score that its place in the whole new order would give it.
-        scores: by open task, its score now.
+        scores: by open task, its score now; tasks without a rank stay as they are.
+        last: tasks that shall be served after all others, where they are not of the head.
 
     Returns:
         the scores to change, in the order in which to change them.
@@ -184,14 +187,16 @@ def moves(
     Example:
         >>> moves([3, 2], {1: 0.75, 2: 0.5, 3: 0.25}, {1: 0.25, 2: 0.5, 3: 0.75})
         {1: 0.75, 3: 0.49999}
-        >>> moves([2], {2: 0.25, 3: 0.5, 1: 0.75}, {1: 0.25, 2: 0.5, 3: 0.75})
+        >>> moves([2], {2: 0.25, 3: 0.5, 1: 0.75}, {1: 0.25, 2: 0.5, 3: 0.75}, last=[1])
         {1: 0.75001}
     """
-    front, wanted = sorted(scores, key=lambda t: scores[t])[: len(head)], frozenset(head)
-    back = {task: ranks[task] for task in front if task not in wanted}
-    stay = {t: score for t, score in scores.items() if t not in wanted and t not in back}
-    back |= _behind(back, ranks, max(stay.values(), default=0.0))
-    ceiling = min([*back.values(), *stay.values()], default=1.0)
+    known = {task: score for task, score in scores.items() if task in ranks}
+    front, wanted = sorted(known, key=lambda t: known[t])[: len(head)], frozenset(head)
+    ends = [task for task in last if task in known and task not in wanted]
+    back = {t: ranks[t] for t in front if t not in wanted and t not in ends}
+    rest = {t: back.get(t, s) for t, s in known.items() if t not in wanted and t not in ends}
+    back |= _behind(ends, known, max(rest.values(), default=0.0))
+    ceiling = min([*rest.values(), *(back.get(t, known[t]) for t in ends)], default=1.0)
     forward: dict[int, float] = {}
     for task in reversed(head):
         if scores[task] < ceiling:
@@ -201,13 +206,10 @@ def moves(
     return back | dict(reversed(forward.items()))
 
 
-def _behind(
-    back: Mapping[int, float], ranks: Mapping[int, float], highest: float
-) -> dict[int, float]:
-    """The scores of those going back that are the last of the order: above the highest other."""
-    order = sorted(ranks, key=lambda task: ranks[task])
-    last = list(takewhile(lambda task: task in back, reversed(order)))
-    found = {}
-    for task in reversed(last):
-        highest = found[task] = min(1.0, max(ranks[task], round(highest + STEP, 9)))
+def _behind(tasks: Sequence[int], scores: Mapping[int, float], highest: float) -> dict[int, float]:
+    """New scores of those tasks that do not stand behind the highest score of all others."""
+    found: dict[int, float] = {}
+    for task in tasks:
+        if scores[task] <= highest:
+            found[task] = min(1.0, round(highest + STEP * (len(found) + 1), 9))
     return found

@@ -215,7 +215,7 @@ def refresh(
     order: Order,
     connection: Connection,
     version: str,
-    labeled: Iterable[int],
+    labeled: Iterable[int] = (),
     skipped: Iterable[int] = (),
 ) -> dict[int, float]:
     """Bring the front of the queue up to date with labels that came since.
@@ -237,7 +237,8 @@ def refresh(
         order.places = client.places(number, version)
     there = {task: order.places[task] for task in order.open & order.places.keys()}
     tasks = [task for task in order.tasks(HEAD) if task in there]
-    changed = moves(tasks[:HEAD], rank_scores(tasks), {t: score for t, (_, score) in there.items()})
+    scores = {task: score for task, (_, score) in there.items()}
+    changed = moves(tasks[:HEAD], rank_scores(tasks), scores, order.skipped)
     for task, score in changed.items():
         prediction = there[task][0]
         client.change_prediction(prediction, {"score": score})

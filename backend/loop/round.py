@@ -16,6 +16,7 @@ from typing import Any
 from backend.errors import ConfigError, PrelabelError
 from backend.loop import cards
 from backend.loop import push as pushing
+from backend.loop.compute import OverBudget
 from backend.loop.labels import changes, label_table
 from backend.loop.make_version import Maker
 from backend.loop.observe import Observation, Pulse, observe, take_pulse
@@ -109,6 +110,8 @@ class Memory:
         skipped: tasks that people skipped since the look.
         answered: those among both that were open and not skipped before.
         ours: tasks that we changed since then, and when; a later change is somebody else's.
+        waits: training waits for next month's money.
+        counts: annotations and skips at the last wake-up.
     """
 
     pulse: Pulse
@@ -116,10 +119,23 @@ class Memory:
     outcome: Outcome
     presented: Presented
     since: str
+    waits: bool = False
     touched: set[int] = field(default_factory=set)
     skipped: set[int] = field(default_factory=set)
     answered: set[int] = field(default_factory=set)
     ours: dict[int, str] = field(default_factory=dict)
+    counts: tuple[int, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.counts = (self.pulse.annotations, self.pulse.skipped)
+
+    def heard(self, ask: Ask, pulse: Pulse) -> Ask:
+        """Why a round is wanted, now that the counts are known.
+
+        Where Label Studio's events do not arrive nothing else tells that somebody is labeling.
+        """
+        before, self.counts = self.counts, (pulse.annotations, pulse.skipped)
+        return replace(ask, quiet=ask.quiet and self.counts == before)
 
     def notice(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """People labeled or skipped some tasks.
@@ -166,7 +182,8 @@ class Memory:
     def _is_touched(self, row: Mapping[str, Any]) -> bool:
         """Whether a person labeled an open task, or changed one that was labeled before."""
         edited = str(row["updated_at"]) > self.since and self.foreign(row)
-        return bool(row["is_labeled"]) and (row["id"] in self._open or edited)
+        labeled = row["is_labeled"] and row["total_annotations"]
+        return bool(labeled) and (row["id"] in self._open or edited)
 
     def _is_skipped(self, row: Mapping[str, Any]) -> bool:
         """Whether somebody skipped an open task that nobody had skipped before."""
@@ -211,6 +228,7 @@ class Round:
         self._report("observing", 0.0, "")
         self._connection = self._resources.connection(self._record)
         pulse = take_pulse(self._connection)
+        ask = self.memory.heard(ask, pulse) if self.memory else ask
         if self.memory and self._nothing_to_do(self.memory, pulse, ask):
             return self._still(self.memory, pulse)
         self._versions.sweep()
@@ -225,13 +243,23 @@ class Round:
         live = self._versions.live() or ""
         presenter = Presenter(self._resources, self._record, self._connection, self._report)
         presented = presenter.present(seen, live)
+        moved = {} if trained == live else self._reorder(presented, live)
         self._clock.lap("push")
         self._share()
         outcome = self._outcome(seen, live, trained, presented.unread)
         if maker.waits:
             outcome = replace(outcome, held={"version": "", "reason": maker.waits})
-        self.memory = Memory(seen.pulse, live, outcome, presented, seen.pulse.changed)
+        self.memory = Memory(
+            seen.pulse, live, outcome, presented, seen.pulse.changed, waits=bool(maker.waits)
+        )
+        if moved:
+            client, number = self._connection.client, self._record.number
+            self.memory.disregard(client.changed(number, self.memory.since), set(moved))
         return outcome
+
+    def _reorder(self, presented: Presented, live: str) -> dict[int, float]:
+        """Predictions that are not new stand where they stood before: the front is brought up."""
+        return refresh(presented.order, self._connection, live) if presented.any else {}
 
     def _share(self) -> None:
         """The endpoint elsewhere gets the live version; the next round tries again if not."""
@@ -250,11 +278,20 @@ class Round:
         if (pulse.config, pulse.tasks) != (before.config, before.tasks):
             return False
         more = pulse.annotations - before.annotations
-        unchanged = not more and pulse.changed <= memory.since and not memory.touched
-        if unchanged:
-            return not (memory.outcome.waiting and ask.quiet)
+        counted = more or pulse.skipped != before.skipped
+        if not (counted or ask.hints or memory.touched) and pulse.changed <= memory.since:
+            wanted = memory.outcome.waiting and ask.quiet and not ask.held
+            return not wanted or (memory.waits and self._is_over_budget())
         new = memory.outcome.waiting + max(1, ask.hints, more)
         return more >= 0 and not ask.quiet and new < self._settings.retrain_after
+
+    def _is_over_budget(self) -> bool:
+        """Whether training still waits for money, as it did at the last full look."""
+        try:
+            self._resources.compute.check()
+        except OverBudget:
+            return True
+        return False
 
     def _still(self, memory: Memory, pulse: Pulse) -> Outcome:
         """The last outcome, with the labels that came since counted as waiting.
@@ -344,5 +381,9 @@ def _before(moment: str) -> str:
 
 
 def _skipped(row: Mapping[str, Any]) -> bool:
-    """Whether a task of the list is open, although somebody was done with it."""
-    return bool(row.get("cancelled_annotations")) and not row["is_labeled"]
+    """Whether somebody skipped a task of the list that has no answer, or too few.
+
+    A project that ignores skipped tasks marks them as labeled.
+    """
+    answered = row["is_labeled"] and row["total_annotations"]
+    return bool(row["cancelled_annotations"]) and not answered

@@ -241,8 +241,9 @@ class Service:
     def _wake(self, watched: Watched, forced: bool = False, labels: int = 0) -> None:
         watched.forced |= forced
         watched.hints += labels
-        watched.held = False
-        watched.last_event = self._clock()
+        if forced or labels:  # what else happens does not make up for a cancelled training
+            watched.held = watched.quieted = False
+            watched.last_event = self._clock()
         watched.awake.set()
 
     def _unready(self) -> list[Watched]:
@@ -286,12 +287,14 @@ class Service:
             return BARRED_SECONDS
         if watched.failures:
             return min(RETRY_LAST, RETRY_FIRST * 2.0 ** (watched.failures - 1))
-        if watched.waiting and not watched.held:
+        if watched.waiting and not watched.held and not watched.quieted:
             left = watched.last_event + self.settings.quiet_seconds - self._clock()
             return min(max(left, 0.0), self.settings.poll_seconds)
         return self.settings.poll_seconds
 
     async def _round(self, watched: Watched) -> None:
+        if watched.held and not watched.live:
+            return  # without a version a round can only train, and that was cancelled
         ask = {
             "forced": watched.forced,
             "quiet": self._clock() - watched.last_event >= self.settings.quiet_seconds,
@@ -305,6 +308,7 @@ class Service:
             async with watched.turn:
                 outcome = await self._work(watched, ask)
             self._done(watched, outcome, int(ask["hints"]))
+            watched.quieted = bool(ask["quiet"])
         except Busy:  # the command line is at it, and wakes us after, unless it is killed
             watched.state, watched.detail, watched.barred = "idle", "", True
             watched.forced |= bool(ask["forced"])

@@ -29,7 +29,8 @@ class Watched:
         error: why the last round failed; empty when it did not.
         forced: somebody pressed Start Training.
         hints: events since the last look.
-        last_event: when something last changed, on the monotonic clock.
+        last_event: when somebody last labeled, on the monotonic clock.
+        quieted: the last look was already one that waits for no more labels.
         waiting: labels that no version has seen.
         failures: rounds that failed in a row.
         barred: another process runs a round of the project.
@@ -54,6 +55,7 @@ class Watched:
     forced: bool = False
     hints: int = 0
     last_event: float = NEVER
+    quieted: bool = False
     waiting: int = 0
     failures: int = 0
     barred: bool = False

@@ -117,10 +117,33 @@ def test_what_goes_to_the_end_stands_behind_all_others() -> None:
     scores = selection.rank_scores([1, 2, 3, 4])
     for gone in ([1], [1, 2]):
         order = [task for task in (1, 2, 3, 4) if task not in gone] + gone
-        after = scores | selection.moves(order[:2], selection.rank_scores(order), scores)
+        ranks = selection.rank_scores(order)
+        after = scores | selection.moves(order[:2], ranks, scores, last=gone)
         assert sorted(after, key=lambda task: (after[task], -task)) == order
         assert len(set(after.values())) == 4
         assert max(after.values()) <= 1
+
+
+def test_what_shall_be_last_is_so_wherever_it_stood_and_stays_where_that_is_so() -> None:
+    order = [0, 1, 2, 3, 4, 5, 8, 9, 6, 7]
+    scores = selection.rank_scores(range(10))
+    after = scores | selection.moves(order[:2], scores, scores, last=[6, 7])
+    assert sorted(after, key=lambda task: after[task]) == order
+    assert selection.moves(order[:2], scores, after, last=[6, 7]) == {}
+
+
+def test_a_task_that_cannot_be_ranked_stays_behind_whatever_is_left() -> None:
+    for seed in range(200):
+        random = np.random.default_rng(seed)
+        count = int(random.integers(1, 14))
+        order = random.permutation(count).tolist()
+        gone = order[int(random.integers(0, count + 1)) :]
+        scores = selection.rank_scores(random.permutation(count).tolist(), unknown=[99])
+        after = scores | selection.moves(
+            order[:12], selection.rank_scores(order), scores, last=gone
+        )
+        assert sorted(after, key=lambda task: (after[task], task))[: min(count, 12)] == order[:12]
+        assert after[99] == 1.0
 
 
 @pytest.mark.parametrize(

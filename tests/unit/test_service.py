@@ -257,6 +257,38 @@ def test_start_training_survives_another_process_that_is_at_it(
     assert [ask["forced"] for ask in asks] == [False, True, True]
 
 
+def test_labels_that_go_on_waiting_do_not_keep_the_machine_busy(tmp_path: Path) -> None:
+    """This month's money is spent, say: looking again at once would change nothing."""
+    (tmp_path / "waiting").touch()
+
+    async def work(service: Service) -> None:
+        await until(partial(in_state, service, "training"))
+        await until(partial(in_state, service, "idle"))
+        await asyncio.sleep(1.5)
+        assert service.project("1")["waiting"] == 1
+
+    asks = with_service(tmp_path, [1], work)
+    assert [ask["quiet"] for ask in asks] == [True]
+
+
+def test_a_first_training_that_was_cancelled_waits_for_a_label(tmp_path: Path) -> None:
+    cancelled = tmp_path / "cancelled"
+    cancelled.touch()
+
+    async def work(service: Service) -> None:
+        await until(partial(in_state, service, "training"))
+        await until(partial(in_state, service, "idle"))
+        service.wake({"id": 1})  # an import, say
+        await asyncio.sleep(1)
+        cancelled.unlink()
+        service.wake({"id": 1}, labels=1)
+        await until(partial(in_state, service, "training"))
+        await until(partial(in_state, service, "idle"))
+
+    asks = with_service(tmp_path, [1], work)
+    assert [ask["hints"] for ask in asks] == [0, 1]
+
+
 def test_a_project_that_waits_for_another_ones_round_says_so(tmp_path: Path) -> None:
     async def work(service: Service) -> None:
         states = {id: round_of(service, id) for id in ("1", "2")}
