@@ -28,6 +28,7 @@ class Access:
         keys: that are good.
         usage: this month's counters.
         open: nobody needs a key.
+        open_at_first: nobody needs a key as long as none was made; a revoked one was.
         clock: seconds, monotonic.
     """
 
@@ -37,21 +38,31 @@ class Access:
         usage: Usage,
         *,
         open: bool,
+        open_at_first: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._keys = keys
         self._usage = usage
         self._open = open
+        self._open_at_first = open_at_first
         self._clock = clock
         self._buckets: dict[str, Bucket] = {}
+
+    @property
+    def open(self) -> bool:
+        """Whether nobody needs a key now; the first key that is made ends that for good."""
+        if self._open_at_first and self._keys.all():
+            self._open_at_first = False
+        return self._open or self._open_at_first
 
     def known(self, request: Request) -> Key:
         """Whose key a request carries.
 
         Raises:
             Problem: it carries none that is good.
+            StoreError: the file of keys is damaged.
         """
-        if self._open:
+        if self.open:
             return ANYBODY
         scheme, _, text = request.headers.get("authorization", "").partition(" ")
         key = self._keys.check(text.strip()) if scheme.lower() == "bearer" else None

@@ -64,6 +64,28 @@ def test_without_a_good_key_nothing_is_told(home: Path) -> None:
         assert ask(call, text) == 401
 
 
+def test_the_first_key_closes_the_endpoint_and_revoking_the_last_does_not_open_it(
+    home: Path,
+) -> None:
+    def asks(call: Caller, **headers: str) -> int:
+        return call("GET", "/v1/functions", headers=headers).status_code
+
+    with calling(home, open=False, open_at_first=True) as call:
+        assert asks(call) == 200
+        key, text = Keys(home).create("first")  # by another process
+        assert asks(call) == 401
+        assert asks(call, **bearer(text)) == 200
+        Keys(home).revoke(key.id)
+        assert asks(call) == 401
+        (home / "keys.json").unlink()
+        assert asks(call) == 401, "what was closed once stays so"
+    Keys(home).revoke(Keys(home).create("revoked")[0].id)
+    with calling(home, open=False, open_at_first=True) as call:
+        assert asks(call) == 401
+    with calling(home, open=True) as call:
+        assert asks(call) == 200
+
+
 def test_a_key_may_ask_so_fast_and_so_much(home: Path) -> None:
     _, slow_text = Keys(home).create("slow", rate=2)
     _, few_text = Keys(home).create("few", quota=3)
