@@ -179,6 +179,23 @@ def test_one_alert_that_cannot_be_sent_or_read_holds_up_no_other(home: Path, hoo
     assert json.loads(Hook.got[0][1])["data"]["rule"] == "c"
 
 
+def test_a_rule_for_a_function_that_is_not_there_is_told_of_once(
+    home: Path, hook: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    row = f"[[alert]]\nlabel='red'\nsecret='s'\nurl='{hook}'\n"
+    rows = [f"{row}name='{name}'\nfunction='{name}'\n" for name in ("1", "4", "roses", "9")]
+    (home / "alerts.toml").write_text("".join(rows))
+    (card,) = (home / "projects" / "4" / "versions").glob("*/card.json")
+    card.write_text("{")  # is there, and fails
+    with calling(home):
+        pass
+    told = [text for text in caplog.messages if "do not answer" in text]
+    assert told == [
+        "Alerts wait for functions that do not answer ('roses' for 'roses', '9' for '9'); "
+        "there is: 1, 2, 3, 4, 5."
+    ]
+
+
 @pytest.mark.parametrize("slow", ["silent", "drips"])
 def test_a_receiver_that_takes_its_time_delays_no_alert_of_others(
     home: Path, hook: str, slow: str
