@@ -56,7 +56,7 @@ class Access:
         return self._open or self._open_at_first
 
     def known(self, request: Request) -> Key:
-        """Whose key a request carries.
+        """Whose key a request carries; whatever it gets tells what the key has left.
 
         Raises:
             Problem: it carries none that is good.
@@ -74,6 +74,7 @@ class Access:
                 "one.",
                 CHALLENGE,
             )
+        request.state.left = self._left(key)
         return key
 
     def allowed(self, request: Request, function: str) -> Key:
@@ -128,15 +129,9 @@ class Access:
 
     def _check(self, request: Request, key: Key, images: int) -> None:
         bucket = self._bucket(key)
-        request.state.left = self._left(key)
-        if key.quota and self._usage.of(f"key {key.id}") + images > key.quota:
-            raise Problem(
-                429,
-                "quota",
-                f"This key's {key.quota} images of this month are used: it goes on with the next "
-                "month, or with another key.",
-                {"retry-after": str(_seconds_left_this_month())},
-            )
+        left = key.quota - int(self._usage.of(f"key {key.id}"))
+        if key.quota and images > left:
+            raise _over_quota(key, left)
         wait = math.ceil(bucket.wait(images, self._clock())) if bucket else 0
         if wait:
             request.state.left["ratelimit-reset"] = str(wait)
@@ -200,6 +195,20 @@ class Bucket:
     def take(self, images: int, now: float) -> None:
         """Ask for so many."""
         self._level, self._at = self.level(now) - images, now
+
+
+def _over_quota(key: Key, left: int) -> Problem:
+    """Why a key may not ask for so many; when again only where it may not ask for a single one."""
+    if left > 0:
+        told = f"This key has {left} of its {key.quota} images of this month left: send fewer."
+        return Problem(429, "quota", told)
+    return Problem(
+        429,
+        "quota",
+        f"This key's {key.quota} images of this month are used: it goes on with the next month, "
+        "or with another key.",
+        {"retry-after": str(_seconds_left_this_month())},
+    )
 
 
 def _seconds_left_this_month() -> int:
