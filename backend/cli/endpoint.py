@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 from backend.cli import places
 from backend.errors import UsageError
-from backend.settings import read_settings
+from backend.settings import Settings, read_settings
 
 if TYPE_CHECKING:
     from backend.store.keys import Key
 
 HELP = "answer applications: the public predict endpoint"
 EXAMPLE = "prelabel endpoint --host 0.0.0.0 --port 9091"
+LOCK = "endpoint.lock"
+"""Beside the counters and alerts: two processes would each count and send for themselves."""
+ENDING_SECONDS = 3.0
+"""That one which was told to stop may take to let its home go."""
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -29,19 +33,27 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
     Raises:
         UsageError: no key was ever made, and others than this machine could ask.
-        StoreError: the home folder cannot be written.
+        StoreError: the home folder cannot be written, or another endpoint serves it.
         PrelabelError: the port is taken.
     """
+    from backend.store.files import alone, writable
+
+    settings = read_settings()
+    writable(settings.home)
+    kept = settings.kept or settings.home
+    taken = f"Another endpoint serves {kept}: stop it, or set PRELABEL_HOME to another home."
+    with alone(kept / LOCK, taken, ENDING_SECONDS):
+        return _serve(settings, options)
+
+
+def _serve(settings: Settings, options: argparse.Namespace) -> dict[str, Any]:
     import uvicorn
 
     from backend.cli.main import say
     from backend.server.listening import listen
-    from backend.store.files import writable
     from backend.store.keys import Keys
     from serverless.endpoint.assembly import endpoint
 
-    settings = read_settings()
-    writable(settings.home)
     keys, here = Keys(settings.home).all(), options.host in LOOPBACK
     if not keys and not options.open and not here:
         raise UsageError(

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,3 +46,23 @@ def test_who_may_ask_is_as_it_says(
         assert says in app.log.read_text()
         Keys(home).create("late")
         assert app.http.get("/v1/functions").status_code == 401
+
+
+def test_one_endpoint_serves_a_home_and_one_that_was_killed_leaves_it_to_the_next(
+    tmp_path: Path,
+) -> None:
+    home = tmp_path / "home"
+    command = [sys.executable, "-m", "backend.cli", "endpoint", "--port", "0"]
+    environment = {**os.environ, "PRELABEL_HOME": str(home)}
+    killed = Application(home, {})
+    try:
+        second = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert second.returncode == 1
+        assert f"Another endpoint serves {home}: stop it" in second.stderr
+        assert killed.http.get("/health").status_code == 200
+    finally:
+        killed.stop(signal.SIGKILL)
+    with running(home) as app:
+        assert app.http.get("/health").status_code == 200
