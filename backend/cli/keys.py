@@ -6,8 +6,9 @@ import argparse
 from dataclasses import asdict
 from typing import Any
 
+from backend.cli import known
 from backend.errors import PrelabelError, UsageError
-from backend.settings import read_settings
+from backend.settings import Settings, read_settings
 
 HELP = "create, list and revoke the endpoint's API keys"
 EXAMPLE = "prelabel keys create greenhouse --function 3 --quota 10000"
@@ -18,7 +19,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=("create", "list", "revoke"), help="what to do")
     parser.add_argument("name", nargs="?", default="", help="of the new key; id of the revoked")
     parser.add_argument(
-        "--function", action="append", default=[], metavar="ID", help="one it may ask (all)"
+        "--function", action="append", default=[], metavar="PROJECT", help="one it may ask (all)"
     )
     parser.add_argument("--rate", type=float, default=100.0, help="images a second (100)")
     parser.add_argument("--quota", type=int, default=0, help="images a month (no limit)")
@@ -29,27 +30,38 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
     Raises:
         UsageError: a name is missing, or a number cannot be meant.
-        NotThere: no key has this id.
+        NotThere: no key has this id, or no project this number or title.
     """
     from backend.store.keys import Keys
 
-    keys = Keys(read_settings().home)
+    settings = read_settings()
+    keys = Keys(settings.home)
     match options.action:
         case "create":
-            return _create(keys, options)
+            return _create(keys, settings, options)
         case "revoke":
             return _revoke(keys, options)
     return _list(keys, options)
 
 
-def _create(keys: Any, options: argparse.Namespace) -> dict[str, Any]:
+def _create(keys: Any, settings: Settings, options: argparse.Namespace) -> dict[str, Any]:
     from backend.cli.main import say
+    from backend.store.projects import Projects
 
     if not 0 < options.rate < 1e6 or options.quota < 0:
         raise UsageError("--rate must be above 0, and --quota must not be negative.")
-    key, text = keys.create(options.name, tuple(options.function), options.rate, options.quota)
+    functions = options.function
+    early = functions and not Projects(settings.home).all()  # a key may be made before a project
+    if not early:
+        functions = [known.find(settings, named).id for named in functions]
+    key, text = keys.create(
+        options.name, tuple(dict.fromkeys(functions)), options.rate, options.quota
+    )
     say(text, options)
     say(f"Key {key.id} for {key.name}. Copy it now: it is shown this once.", options)
+    if early:
+        named = ", ".join(key.functions)
+        say(f"No project is connected yet: the key is for those with the id {named}.", options)
     unknown = _unknown_to()
     if unknown:
         say(f"The endpoint on Modal does not know it yet: {unknown}", options)

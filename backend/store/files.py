@@ -146,6 +146,33 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def alone(file: Path, otherwise: str, seconds: float) -> Iterator[None]:
+    """Hold a lock that no other process holds; the system lets it go however a process ends.
+
+    Args:
+        file: of the lock; its folder is made when missing.
+        otherwise: what is said where another process holds it.
+        seconds: to wait for it.
+
+    Raises:
+        StoreError: another process does not let it go, or the folder cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    with explained(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(file, timeout=seconds)
+        try:
+            lock.acquire()
+        except Timeout as error:
+            raise StoreError(otherwise) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def sweep(folder: Path) -> None:
     """Remove what a killed process left half made in a folder. Call it under the folder's lock."""
     for leftover in folder.glob(".making-*"):

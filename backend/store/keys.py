@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from backend.errors import NotThere, StoreError, UsageError
-from backend.store.files import explained, read_json, write_json
+from backend.errors import NotThere, UsageError
+from backend.store.files import alone, read_json, write_json
 
 PREFIX = "plk"
 """Keys are ``plk_<id>_<secret>``: a scanner for lost secrets recognises them."""
@@ -120,21 +120,10 @@ class Keys:
         Raises:
             StoreError: another process does not come to an end, or the folder cannot be written.
         """
-        from filelock import FileLock, Timeout
-
         file = self._file.with_name(f"{self._file.name}.lock")
-        with explained(file):
-            file.parent.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(file, timeout=WAIT_SECONDS)
-            try:
-                lock.acquire()
-            except Timeout as error:
-                raise StoreError("Another process changes the keys: try again.") from error
-        try:
+        with alone(file, "Another process changes the keys: try again.", WAIT_SECONDS):
             self._seen = None
             yield
-        finally:
-            lock.release()
 
     def _read(self) -> None:
         try:

@@ -28,6 +28,7 @@ class Access:
         keys: that are good.
         usage: this month's counters.
         open: nobody needs a key.
+        open_at_first: nobody needs a key as long as none was made; a revoked one was.
         clock: seconds, monotonic.
     """
 
@@ -37,21 +38,31 @@ class Access:
         usage: Usage,
         *,
         open: bool,
+        open_at_first: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._keys = keys
         self._usage = usage
         self._open = open
+        self._open_at_first = open_at_first
         self._clock = clock
         self._buckets: dict[str, Bucket] = {}
 
+    @property
+    def open(self) -> bool:
+        """Whether nobody needs a key now; the first key that is made ends that for good."""
+        if self._open_at_first and self._keys.all():
+            self._open_at_first = False
+        return self._open or self._open_at_first
+
     def known(self, request: Request) -> Key:
-        """Whose key a request carries.
+        """Whose key a request carries; whatever it gets tells what the key has left.
 
         Raises:
             Problem: it carries none that is good.
+            StoreError: the file of keys is damaged.
         """
-        if self._open:
+        if self.open:
             return ANYBODY
         scheme, _, text = request.headers.get("authorization", "").partition(" ")
         key = self._keys.check(text.strip()) if scheme.lower() == "bearer" else None
@@ -63,6 +74,7 @@ class Access:
                 "one.",
                 CHALLENGE,
             )
+        request.state.left = self._left(key)
         return key
 
     def allowed(self, request: Request, function: str) -> Key:
@@ -117,15 +129,9 @@ class Access:
 
     def _check(self, request: Request, key: Key, images: int) -> None:
         bucket = self._bucket(key)
-        request.state.left = self._left(key)
-        if key.quota and self._usage.of(f"key {key.id}") + images > key.quota:
-            raise Problem(
-                429,
-                "quota",
-                f"This key's {key.quota} images of this month are used: it goes on with the next "
-                "month, or with another key.",
-                {"retry-after": str(_seconds_left_this_month())},
-            )
+        left = key.quota - int(self._usage.of(f"key {key.id}"))
+        if key.quota and images > left:
+            raise _over_quota(key, left)
         wait = math.ceil(bucket.wait(images, self._clock())) if bucket else 0
         if wait:
             request.state.left["ratelimit-reset"] = str(wait)
@@ -189,6 +195,20 @@ class Bucket:
     def take(self, images: int, now: float) -> None:
         """Ask for so many."""
         self._level, self._at = self.level(now) - images, now
+
+
+def _over_quota(key: Key, left: int) -> Problem:
+    """Why a key may not ask for so many; when again only where it may not ask for a single one."""
+    if left > 0:
+        told = f"This key has {left} of its {key.quota} images of this month left: send fewer."
+        return Problem(429, "quota", told)
+    return Problem(
+        429,
+        "quota",
+        f"This key's {key.quota} images of this month are used: it goes on with the next month, "
+        "or with another key.",
+        {"retry-after": str(_seconds_left_this_month())},
+    )
 
 
 def _seconds_left_this_month() -> int:

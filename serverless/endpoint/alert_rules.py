@@ -6,7 +6,7 @@ import base64
 import logging
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -117,6 +117,19 @@ def check_labels(rules: list[Rule], function: str, labels: frozenset[str]) -> No
                 f"Alert {rule.name!r} waits for label {rule.label!r}, which function {function} "
                 f"does not have: {known}."
             )
+
+
+def check_functions(rules: list[Rule], known: Collection[str]) -> None:
+    """Make sure that the functions are there whose answers rules wait for.
+
+    Raises:
+        UsageError: one or several are not.
+    """
+    lost = [f"{r.name!r} for {r.function!r}" for r in rules if r.function not in known]
+    if lost:
+        there = f"there is: {', '.join(sorted(known))}" if known else "there is none yet"
+        told = f"Alerts wait for functions that do not answer ({', '.join(lost)}); {there}."
+        raise UsageError(told)
 
 
 def _rule(row: Any, where: str, env: Mapping[str, str]) -> Rule:

@@ -34,8 +34,11 @@ log = logging.getLogger("prelabel")
 PAUSES = (5.0, 30.0, 120.0, 600.0, 3600.0, 6 * 3600.0, 12 * 3600.0)
 """Seconds until each next try; after the last the alert is given up."""
 SECONDS = 15.0
-AT_ONCE = 16
-"""Posts under way at the same time."""
+"""That a post may take from its first byte to the last of its answer."""
+AT_ONCE = 4
+"""Posts of one rule under way at the same time."""
+LOOK_SECONDS = 0.02
+"""Between two looks at what is due, however often somebody wakes it."""
 REMEMBERED = 100_000
 """Pictures that were told of; the file of them is cut when it has twice as many."""
 
@@ -87,25 +90,28 @@ class Alerts:
         self._rules = {rule.name: rule for rule in rules}
         self._folder = folder / "pending"
         self._log = folder / "told.txt"
-        self._http = http or httpx.AsyncClient(timeout=SECONDS, trust_env=False)
+        # rules are limited, not the client: a slow one must not use up the connections of others
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
+        self._http = http or httpx.AsyncClient(timeout=SECONDS, limits=limits, trust_env=False)
         self._told = told
         self._pauses = pauses
         self._pending = self._read_pending()
         self._known = self._read_known()
-        self._at_once = asyncio.Semaphore(AT_ONCE)
+        self._at_once = {rule.name: asyncio.Semaphore(AT_ONCE) for rule in rules}
         self._awake = asyncio.Event()
-        self._sending: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
+        self._under_way: dict[str, asyncio.Task[None]] = {}
 
     def start(self) -> None:
         """Go on with what is on its way."""
-        self._sending = asyncio.create_task(self._send_all())
+        self._looking = asyncio.create_task(self._look())
 
     async def stop(self) -> None:
         """Stop; what is not delivered stays on disk."""
-        if self._sending is not None:
-            self._sending.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._sending
+        tasks = [*([self._looking] if self._looking else []), *self._under_way.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._http.aclose()
 
     def consider(self, function: str, version: str, request: str, external: str, said: Said) -> int:
@@ -153,26 +159,39 @@ class Alerts:
         """Send what was noted; on the event loop."""
         self._awake.set()
 
-    async def _send_all(self) -> None:
+    async def _look(self) -> None:
+        """Begin to send what is due; waits for none of it."""
         while True:
             self._awake.clear()
             now = time.time()
-            due = [alert for alert in self._sendable() if alert.next <= now]
-            await asyncio.gather(*(self._send(alert) for alert in due))
-            pauses = [alert.next - time.time() for alert in self._sendable()]
+            waiting = self._waiting()
+            for alert in waiting:
+                if alert.next <= now:
+                    self._under_way[alert.id] = asyncio.create_task(self._send(alert))
+            pauses = [alert.next - now for alert in waiting if alert.next > now]
             with contextlib.suppress(TimeoutError):
-                pause = max(0.0, min(pauses, default=SECONDS))
-                await asyncio.wait_for(self._awake.wait(), min(pause, SECONDS))
+                await asyncio.wait_for(self._awake.wait(), min([*pauses, SECONDS]))
+            await asyncio.sleep(LOOK_SECONDS)
 
-    def _sendable(self) -> list[Alert]:
-        """What is on its way; alerts of a rule that was removed wait until it comes back."""
-        return [alert for alert in list(self._pending.values()) if alert.rule in self._rules]
+    def _waiting(self) -> list[Alert]:
+        """What is to be sent, and is not being sent now; alerts of a rule that was removed wait
+        until it comes back."""
+        pending = list(self._pending.values())
+        return [a for a in pending if a.rule in self._rules and a.id not in self._under_way]
 
     async def _send(self, alert: Alert) -> None:
         """Try to send one; whatever becomes of it costs no other alert."""
+        try:
+            await self._tried(alert)
+        finally:
+            del self._under_way[alert.id]
+            if alert.id in self._pending:
+                self._awake.set()  # for its next try
+
+    async def _tried(self, alert: Alert) -> None:
         rule = self._rules[alert.rule]
         try:
-            async with self._at_once:
+            async with self._at_once[alert.rule], asyncio.timeout(SECONDS):
                 problem = await self._post(rule, alert)
         except Exception as error:
             problem = type(error).__name__

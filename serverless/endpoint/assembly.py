@@ -31,12 +31,19 @@ if TYPE_CHECKING:
 ALERTS = "alerts.toml"
 
 
-def endpoint(settings: Settings, *, open: bool = False, behind: Behind | None = None) -> FastAPI:
+def endpoint(
+    settings: Settings,
+    *,
+    open: bool = False,
+    open_at_first: bool = False,
+    behind: Behind | None = None,
+) -> FastAPI:
     """The application over a home folder.
 
     Args:
         settings: where it is, and the limits.
         open: nobody needs a key.
+        open_at_first: nobody needs a key as long as none was made.
         behind: the models, where they are on other machines; here when not given.
 
     Raises:
@@ -64,7 +71,7 @@ def endpoint(settings: Settings, *, open: bool = False, behind: Behind | None = 
     return make_endpoint(
         Parts(
             functions=functions,
-            access=Access(Keys(home), usage, open=open),
+            access=Access(Keys(home), usage, open=open, open_at_first=open_at_first),
             reader=Reader(
                 most=settings.max_request_bytes,
                 image_bytes=settings.max_image_bytes,

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from backend.domain import Control
 from backend.errors import NotThere, PrelabelError
@@ -27,7 +27,7 @@ from backend.loop.resources import Resources
 from backend.store.projects import ProjectRecord
 from backend.store.versions import Card
 from backend.vision.decode import Picture
-from serverless.endpoint.alert_rules import Rule, check_labels
+from serverless.endpoint.alert_rules import Rule, check_functions, check_labels
 from serverless.endpoint.batching import Batcher
 from serverless.endpoint.problems import Problem
 
@@ -101,7 +101,7 @@ class Functions:
 
     Args:
         resources: of this process.
-        rules: of alerts; a function that cannot give what they wait for is told of in the log.
+        rules: of alerts; those that wait for what no function gives are told of in the log.
         load: reads a version; the one of this module when not given.
         lanes: looks at the same time.
         refresh: brings the home folder up to date before each look at it.
@@ -132,6 +132,7 @@ class Functions:
     async def start(self) -> None:
         """Load what is live, and watch for what becomes live."""
         await self._look()
+        self._check(check_functions, self._live.keys() | self._failed.keys() | self._damaged)
         self._watching = asyncio.create_task(self._watch())
 
     async def stop(self) -> None:
@@ -221,17 +222,21 @@ class Functions:
                 self._live[record.id] = await self._load(record, version)
                 self._failed.pop(record.id, None)
                 log.info("function %s answers with version %s", record.id, version)
-                self._check_rules(self._live[record.id].loaded)
+                self._check_labels(self._live[record.id].loaded)
             except PrelabelError as error:
                 self._failed[record.id] = Failure(version, error, time.monotonic() + AGAIN_SECONDS)
                 if not failed or str(failed.error) != str(error):
                     text = "function %s: version %s cannot answer: %s"
                     log.error(text, record.id, version, error)
 
-    def _check_rules(self, loaded: Loaded) -> None:
+    def _check_labels(self, loaded: Loaded) -> None:
         labels = frozenset(name for control in loaded.controls for name in control.label_names)
+        self._check(check_labels, loaded.record.id, labels)
+
+    def _check(self, check: Callable[..., None], *given: Any) -> None:
+        """Tell in the log of rules that wait for what never comes."""
         try:
-            check_labels(self._rules, loaded.record.id, labels)
+            check(self._rules, *given)
         except PrelabelError as error:
             log.error("%s", error)
 

@@ -30,6 +30,11 @@ FETCHERS = 8
 """Addresses that are fetched at the same time; threads of their own, so that slow ones hold up
 nobody who sends an image."""
 FORM_FIELD = "data"
+MOST_VALUES = 200_000
+"""In the JSON of a request. The largest that is meant is a correction of 10,000 objects, each with
+a box and a centre: 10 commas and brackets each. Each value may take 100 bytes of memory."""
+WINDOW = 1 << 20
+"""Bytes that are counted at once: of a body that is refused, no more than needed."""
 NO_IMAGE = (
     "The request has no image: send its bytes as the body, as a file in multipart/form-data, or "
     'as JSON {"data": "<base64, data URI or https address>"}.'
@@ -240,7 +245,26 @@ def _halved(text: str) -> bool:
 
 
 def _parsed(body: bytes) -> Any:
+    _check_values(body)
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
         raise Problem(400, "no-json", "The body is no JSON.") from error
+
+
+def _check_values(body: bytes) -> None:
+    """Count values without parsing them: each comes after a comma or a bracket that opens.
+
+    Raises:
+        Problem: there are more than any request needs.
+    """
+    count = 0
+    for start in range(0, len(body), WINDOW):
+        count += sum(body.count(mark, start, start + WINDOW) for mark in (b",", b"[", b"{"))
+        if count > MOST_VALUES:
+            raise Problem(
+                413,
+                "too-many-values",
+                f"The JSON of a request may have {MOST_VALUES:,} values: send images as base64 "
+                "text, not as lists of numbers.",
+            )

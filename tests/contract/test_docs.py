@@ -55,6 +55,8 @@ ENDLESS = {
     "label-studio start": "--port {port} --no-browser --data-dir {folder}/studio",
 }
 """What goes on until it is ended: it must listen, and answer at /health."""
+APART = {"prelabel endpoint": "PRELABEL_KEPT={folder}/kept "}
+"""One endpoint serves the home already."""
 PLANTS = {"red": "wilting", "blue": "healthy"}
 UNTIL_IT_ANSWERS = """
 endless() {
@@ -219,7 +221,8 @@ def whole(line: str, place: Place) -> str:
     for start, more in ENDLESS.items():
         if start in line and (start != "prelabel init" or "--serve" in line):
             port = free_port()
-            line = line.replace(start, f"endless {port} {start}")
+            before = APART.get(start, "").format(folder=place.folder)
+            line = line.replace(start, f"{before}endless {port} {start}")
             line = f"{line} {more.format(port=port, folder=place.folder)}"
     return line
 

@@ -52,11 +52,14 @@ class Caller:
 
 
 @contextmanager
-def calling(home: Path, *, open: bool = True, **settings: Any) -> Iterator[Caller]:
+def calling(
+    home: Path, *, open: bool = True, open_at_first: bool = False, **settings: Any
+) -> Iterator[Caller]:
     """The endpoint over a home, as long as it is needed."""
     loop = asyncio.new_event_loop()
     try:
-        app = endpoint(Settings(home=home, **settings), open=open)
+        given = Settings(home=home, **settings)
+        app = endpoint(given, open=open, open_at_first=open_at_first)
 
         @asynccontextmanager
         async def running() -> Any:

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -62,6 +63,28 @@ def test_without_a_good_key_nothing_is_told(home: Path) -> None:
         assert [f["id"] for f in call("GET", "/v1/functions", headers=bearer(text)).json()] == ["1"]
         Keys(home).revoke(text.split("_")[1])
         assert ask(call, text) == 401
+
+
+def test_the_first_key_closes_the_endpoint_and_revoking_the_last_does_not_open_it(
+    home: Path,
+) -> None:
+    def asks(call: Caller, **headers: str) -> int:
+        return call("GET", "/v1/functions", headers=headers).status_code
+
+    with calling(home, open=False, open_at_first=True) as call:
+        assert asks(call) == 200
+        key, text = Keys(home).create("first")  # by another process
+        assert asks(call) == 401
+        assert asks(call, **bearer(text)) == 200
+        Keys(home).revoke(key.id)
+        assert asks(call) == 401
+        (home / "keys.json").unlink()
+        assert asks(call) == 401, "what was closed once stays so"
+    Keys(home).revoke(Keys(home).create("revoked")[0].id)
+    with calling(home, open=False, open_at_first=True) as call:
+        assert asks(call) == 401
+    with calling(home, open=True) as call:
+        assert asks(call) == 200
 
 
 def test_a_key_may_ask_so_fast_and_so_much(home: Path) -> None:
@@ -147,8 +170,13 @@ def test_every_answer_tells_what_is_left_also_a_refusal(home: Path) -> None:
             call("POST", path, content=content, headers=headers)
             for content in (png("red", 1), b"no image", b"")
         ]
+        looked = [
+            call("GET", f"/v1/functions{more}", headers=headers) for more in ("", "/1", "/no")
+        ]
+        looked.append(call("GET", "/metrics", headers=headers))
+    assert [answer.status_code for answer in looked] == [200, 200, 404, 200]
     assert [answer.status_code for answer in answers] == [200, 415, 422]
-    for answer in answers:
+    for answer in answers + looked:
         assert answer.headers.get_list("ratelimit-limit") == ["50"]
         assert int(answer.headers["ratelimit-remaining"]) <= 49
     assert [answer.headers["x-quota-remaining"] for answer in answers] == ["99", "98", "97"]
@@ -183,8 +211,15 @@ def test_each_image_of_a_batch_counts(home: Path) -> None:
         path, files = "/v1/functions/1/invoke-batch", [("data", png("red", i)) for i in range(3)]
         first = call("POST", path, files=files, headers=bearer(text))
         assert first.headers["x-quota-remaining"] == "2"
-        assert call("POST", path, files=files, headers=bearer(text)).status_code == 429
-        assert ask(call, text) == 200
+        over = call("POST", path, files=files, headers=bearer(text))
+        assert over.status_code == 429
+        told = "This key has 2 of its 5 images of this month left: send fewer."
+        assert over.json()["detail"] == told
+        assert "retry-after" not in over.headers
+        assert call("POST", path, files=files[:2], headers=bearer(text)).status_code == 200
+        used = call("POST", path, files=files, headers=bearer(text))
+        assert "are used" in used.json()["detail"]
+        assert int(used.headers["retry-after"]) > 0
 
 
 def test_what_is_too_large_is_refused_before_it_is_read(home: Path) -> None:
@@ -200,6 +235,37 @@ def test_what_is_too_large_is_refused_before_it_is_read(home: Path) -> None:
         image = call("POST", path, content=b"x" * 600)
         assert image.status_code == 413
         assert "500 bytes" in image.json()["detail"]
+
+
+def many(kind: str) -> bytes:
+    """A body of 20 MB."""
+    values = {"objects": b"{}", "lists": b"[]", "numbers": b"0", "nested": b"[" * 9 + b"]" * 9}
+    value = values[kind]
+    return b'{"data":[' + b",".join([value] * (20_000_000 // (len(value) + 1))) + b"]}"
+
+
+@pytest.mark.parametrize("kind", ["objects", "lists", "numbers", "nested"])
+def test_json_of_more_values_than_a_request_needs_is_refused_before_it_is_parsed(
+    call: Caller, kind: str
+) -> None:
+    headers = {"content-type": "application/json"}
+    body = many(kind)
+    for method, path in (("POST", "invoke-batch"), ("PUT", "samples/x/annotation")):
+        tracemalloc.start()
+        answer = call(method, f"/v1/functions/1/{path}", content=body, headers=headers)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert answer.status_code == 413
+        assert answer.json()["type"] == "urn:prelabel:too-many-values"
+        assert most < 3 * len(body)
+
+
+def test_a_correction_of_as_many_objects_as_there_may_be_is_read(call: Caller) -> None:
+    corner = {"x": 0.1, "y": 0.1}
+    one = {"labelName": "disc", "boundingBox": {**corner, "width": 0.1, "height": 0.1}}
+    most = {"predictions": [{**one, "center": corner}] * 10_000, "control": "", "data": "eA=="}
+    answer = call("PUT", "/v1/functions/3/samples/x/annotation", json=most)
+    assert answer.json()["type"] == "urn:prelabel:unreadable-image", "and nothing before it"
 
 
 def test_a_newly_promoted_version_takes_over_and_the_old_one_answers_by_name(home: Path) -> None:

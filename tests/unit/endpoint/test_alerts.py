@@ -7,8 +7,10 @@ import hashlib
 import hmac
 import json
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -34,13 +36,30 @@ class Hook(BaseHTTPRequestHandler):
 
     got: ClassVar[list[tuple[dict[str, str], bytes]]] = []
     failures: ClassVar[list[int]] = []
+    seconds: ClassVar[float] = 30.0
 
     def do_POST(self) -> None:
+        if self.path != "/hook":
+            self.stall()
+            return
         body = self.rfile.read(int(self.headers["content-length"]))
         status = self.failures.pop() if self.failures else 204
         self.got.append((dict(self.headers), body))
         self.send_response(status)
         self.end_headers()
+
+    def stall(self) -> None:
+        """Never come to an end: without a word, or with one now and then."""
+        if self.path == "/drips":
+            self.send_response(200)
+            self.flush_headers()
+        for _ in range(int(self.seconds / 0.05)):
+            time.sleep(0.05)
+            try:
+                if self.path == "/drips":
+                    self.wfile.write(b"x-more: of it\r\n")
+            except OSError:
+                return
 
     def log_message(self, format: str, *args: object) -> None:
         """Quiet."""
@@ -158,6 +177,58 @@ def test_one_alert_that_cannot_be_sent_or_read_holds_up_no_other(home: Path, hoo
         call.invoke("1", png("red", 1))
         call.wait(lambda: Hook.got)
     assert json.loads(Hook.got[0][1])["data"]["rule"] == "c"
+
+
+def test_a_rule_for_a_function_that_is_not_there_is_told_of_once(
+    home: Path, hook: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    row = f"[[alert]]\nlabel='red'\nsecret='s'\nurl='{hook}'\n"
+    rows = [f"{row}name='{name}'\nfunction='{name}'\n" for name in ("1", "4", "roses", "9")]
+    (home / "alerts.toml").write_text("".join(rows))
+    (card,) = (home / "projects" / "4" / "versions").glob("*/card.json")
+    card.write_text("{")  # is there, and fails
+    with calling(home):
+        pass
+    told = [text for text in caplog.messages if "do not answer" in text]
+    assert told == [
+        "Alerts wait for functions that do not answer ('roses' for 'roses', '9' for '9'); "
+        "there is: 1, 2, 3, 4, 5."
+    ]
+
+
+@pytest.mark.parametrize("slow", ["silent", "drips"])
+def test_a_receiver_that_takes_its_time_delays_no_alert_of_others(
+    home: Path, hook: str, slow: str
+) -> None:
+    def told(times: int) -> bool:
+        return len(Hook.got) == times
+
+    row = "[[alert]]\nfunction='1'\nlabel='red'\nsecret='s'\n"
+    urls = {"quick": hook, "slow": hook.replace("/hook", f"/{slow}")}
+    rows = [f"{row}name='{name}'\nurl='{url}'\n" for name, url in urls.items()]
+    (home / "alerts.toml").write_text("".join(rows))
+    with calling(home) as call:
+        for number in range(10):  # more than the slow one may have under way
+            call.invoke("1", png("red", number), externalId=f"bed-{number}")
+            began = time.monotonic()
+            call.wait(partial(told, number + 1), 12)
+            assert time.monotonic() - began < 5
+        call.wait(lambda: len(list((home / "alerts" / "pending").glob("*.json"))) == 10)
+    assert len(Hook.got) == 10, "and each is sent once"
+    pending = [json.loads(f.read_text()) for f in (home / "alerts" / "pending").glob("*.json")]
+    assert {(alert["rule"], alert["tries"]) for alert in pending} == {("slow", 0)}
+
+
+def test_a_receiver_that_drips_is_given_up_in_time(
+    home: Path, hook: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(alerts_module, "SECONDS", 0.4)
+    rule_file(home, hook.replace("/hook", "/drips"))
+    with calling(home) as call:
+        call.invoke("1", png("red", 1))
+        pending = home / "alerts" / "pending"
+        (file,) = call.wait(lambda: list(pending.glob("msg_*.json")))
+        call.wait(lambda: json.loads(file.read_text())["tries"] == 1, 5)
 
 
 def test_what_waits_is_read_from_disk_once(home: Path, hook: str) -> None:

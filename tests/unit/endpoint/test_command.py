@@ -1,0 +1,68 @@
+"""``prelabel endpoint`` as a process: whom it lets in, and what it says of that."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from backend.store.keys import Keys
+from tests.harness import Application
+
+
+@contextmanager
+def running(home: Path) -> Iterator[Application]:
+    """The command over a home."""
+    app = Application(home, {})
+    try:
+        yield app
+    finally:
+        app.stop()
+
+
+@pytest.mark.parametrize(
+    ("made", "revoked", "says", "status"),
+    [
+        (0, 0, "Everybody may ask until the first key is made: ", 200),
+        (1, 1, "Nobody may ask until a key is made, because all are revoked: ", 401),
+        (3, 1, "2 keys may ask: ", 401),
+    ],
+)
+def test_who_may_ask_is_as_it_says(
+    tmp_path: Path, made: int, revoked: int, says: str, status: int
+) -> None:
+    home = tmp_path / "home"
+    keys = [Keys(home).create(f"key {number}")[0] for number in range(made)]
+    for key in keys[:revoked]:
+        Keys(home).revoke(key.id)
+    with running(home) as app:
+        assert app.http.get("/v1/functions").status_code == status
+        assert says in app.log.read_text()
+        Keys(home).create("late")
+        assert app.http.get("/v1/functions").status_code == 401
+
+
+def test_one_endpoint_serves_a_home_and_one_that_was_killed_leaves_it_to_the_next(
+    tmp_path: Path,
+) -> None:
+    home = tmp_path / "home"
+    command = [sys.executable, "-m", "backend.cli", "endpoint", "--port", "0"]
+    environment = {**os.environ, "PRELABEL_HOME": str(home)}
+    killed = Application(home, {})
+    try:
+        second = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert second.returncode == 1
+        assert f"Another endpoint serves {home}: stop it" in second.stderr
+        assert killed.http.get("/health").status_code == 200
+    finally:
+        killed.stop(signal.SIGKILL)
+    with running(home) as app:
+        assert app.http.get("/health").status_code == 200
