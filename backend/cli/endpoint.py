@@ -46,8 +46,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         )
     app = endpoint(settings, open=options.open or not keys)
     with listen(options.host, options.port) as socket:
-        shown = "127.0.0.1" if options.host in ("0.0.0.0", "::") else options.host  # noqa: S104
-        address = f"http://{shown}:{socket.getsockname()[1]}"
+        address = places.listening_at(options.host, socket.getsockname()[1])
         say(f"The endpoint listens at {address}", options)
         who = "Everybody"
         if keys and not options.open:
