@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
+from uuid import uuid4
 
 Image = bytes | str | Path
 """An image's bytes, or the path of its file."""
@@ -49,9 +50,9 @@ class Client:
     """
 
     address: str
-    key: str = ""
+    key: str = field(default="", repr=False)
     seconds: float = 60.0
-    _connection: HTTPConnection | None = None
+    _connection: HTTPConnection | None = field(default=None, repr=False)
 
     def invoke(self, function: str, image: Image, **options: Any) -> dict[str, Any]:
         """Ask about an image.
@@ -74,14 +75,14 @@ class Client:
     ) -> dict[str, Any]:
         """Ask about up to 64 images; ``results`` has an entry for each, or its ``error``.
 
+        All of them together may have 64 MB, where the operator did not set another limit.
+
         Raises:
             EndpointError: the whole could not be answered.
         """
-        import base64
-
-        texts = [base64.b64encode(_bytes(image)).decode() for image in images]
         path = f"/v1/functions/{quote(function, safe='')}/invoke-batch{_query(options)}"
-        answer: dict[str, Any] = self._json("POST", path, {"data": texts})
+        body, kind = _form([_bytes(image) for image in images])
+        answer: dict[str, Any] = self._ask("POST", path, body, {"content-type": kind})
         return answer
 
     def correct(self, function: str, externalId: str, **answer: Any) -> None:
@@ -137,13 +138,41 @@ class Client:
         if self._connection is None:
             make = HTTPSConnection if parts.scheme == "https" else HTTPConnection
             self._connection = make(parts.netloc, timeout=self.seconds)
-        self._connection.request(method, parts.path.rstrip("/") + path, body, headers)
+        try:
+            self._connection.request(method, parts.path.rstrip("/") + path, body, headers)
+        except OSError as error:
+            return self._answered_early(error)
         response = self._connection.getresponse()
         return response, response.read()
+
+    def _answered_early(self, error: OSError) -> tuple[HTTPResponse, bytes]:
+        """What was answered while the request was still sent, as to one that is too large.
+
+        Args:
+            error: of the sending; raised where nothing was answered.
+        """
+        connection, self._connection = self._connection, None
+        if connection is None or connection.sock is None:  # nobody was there
+            raise error
+        try:
+            response = connection.getresponse()
+            return response, response.read()
+        except (OSError, HTTPException):
+            raise error from None
+        finally:
+            connection.close()
 
 
 def _bytes(image: Image) -> bytes:
     return image if isinstance(image, bytes) else Path(image).read_bytes()
+
+
+def _form(images: Sequence[bytes]) -> tuple[bytes, str]:
+    """Images as a form, and its content type."""
+    mark = uuid4().hex
+    head = f'--{mark}\r\ncontent-disposition: form-data; name="data"; filename="image"\r\n\r\n'
+    parts = [part for image in images for part in (head.encode(), image, b"\r\n")]
+    return b"".join([*parts, f"--{mark}--\r\n".encode()]), f"multipart/form-data; boundary={mark}"
 
 
 def _query(options: dict[str, Any]) -> str:

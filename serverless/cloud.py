@@ -259,7 +259,7 @@ class Explained:
         from grpclib import GRPCError
         from modal import exception
 
-        if error is None or isinstance(error, PrelabelError | TimeoutError):
+        if error is None or isinstance(error, PrelabelError):
             return
         if isinstance(error, exception.AuthError):
             raise UsageError(
@@ -292,7 +292,7 @@ def _on_the_way(error: BaseException) -> bool:
     passing = (
         *(exception.ConnectionError, exception.ServiceError, exception.InternalError),
         *(exception.ResourceExhaustedError, exception.ClientClosed),
-        *(ConnectionError, socket.gaierror),
+        *(ConnectionError, socket.gaierror, TimeoutError),  # a slow line's, not Modal's own
     )
     carriers = ("aiohttp", "grpclib")
     return isinstance(error, passing) or type(error).__module__.startswith(carriers)

@@ -13,10 +13,11 @@ from urllib.parse import urlsplit
 from backend.errors import PrelabelError, UsageError
 from backend.settings import Settings
 from backend.store.keys import Keys
+from backend.vision.encoder import DEFAULT_CLIP
 from serverless.cloud import Cloud
 from serverless.deployments import note_deployment
 from serverless.endpoint.alert_rules import read_rules
-from serverless.image import ROOT
+from serverless.image import ROOT, live_encoders, own_file
 from serverless.remote import check_seconds
 from serverless.secrets import of_endpoint
 from serverless.sharing import ALERTS, Sharing
@@ -59,12 +60,29 @@ def check(settings: Settings) -> None:
             f"(now {settings.label_studio_url}), and LABEL_STUDIO_API_KEY."
         )
     check_seconds(settings)
+    check_encoders(settings)
     if not (ROOT / "pyproject.toml").is_file():
         raise UsageError(
             "Modal's images are made from the project's pyproject.toml: run `uv run prelabel "
             "deploy` in a clone of the repository."
         )
     read_rules(settings.home / ALERTS)
+
+
+def check_encoders(settings: Settings) -> None:
+    """Make sure that what images are looked at with can be had on Modal too.
+
+    Raises:
+        UsageError: it is a file of this machine.
+    """
+    used = {settings.encoder: "PRELABEL_ENCODER"} | live_encoders(settings.home)
+    for encoder, whose in used.items():
+        if own_file(encoder):
+            raise UsageError(
+                f"Modal cannot have the encoder of {whose}, {encoder}, a file of this machine: set "
+                f"PRELABEL_ENCODER to published weights, such as {DEFAULT_CLIP}, train with them, "
+                "then deploy."
+            )
 
 
 def reachable(address: str) -> bool:

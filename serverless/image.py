@@ -6,7 +6,7 @@ import os
 import re
 import tempfile
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,12 +55,44 @@ def overrides() -> list[str]:
     return wanted
 
 
-def weight_commands(encoder: str, detector: str) -> list[str]:
+def live_encoders(home: Path) -> dict[str, str]:
+    """What live versions look with, and for each encoder one of these versions, in words.
+
+    Args:
+        home: the folder that they are in.
+    """
+    from backend.store.projects import Projects
+    from backend.store.versions import Versions
+
+    projects, found = Projects(home), dict[str, str]()
+    for record in projects.all():
+        card = Versions(projects.folder(record.id)).live_card()
+        if card and card.encoder.get("setting"):
+            words = f"the live version {card.version} of project {record.id}"
+            found.setdefault(card.encoder["setting"], words)
+    return dict(sorted(found.items()))
+
+
+def own_file(encoder: str) -> bool:
+    """Whether an encoder is a file of this machine, which is nowhere else.
+
+    >>> [own_file(one) for one in ("ViT-B-32//home/me/w.safetensors", "ViT-B-32/openai", "auto")]
+    [True, False, False]
+    """
+    if Path(encoder).suffix == ".pt" and "/" not in encoder:
+        return False  # published by that name, and fetched
+    weights = encoder.partition("/")[2]
+    paths = [Path(text).expanduser() for text in (encoder, weights) if text]
+    return "/" in weights or any(path.is_absolute() or path.is_file() for path in paths)
+
+
+def weight_commands(encoder: str, detector: str, live: Iterable[str] = ()) -> list[str]:
     """Shell commands that bring the weights of the settings into the image.
 
     Args:
         encoder: ``PRELABEL_ENCODER``.
         detector: ``PRELABEL_DETECTOR``.
+        live: encoders of live versions.
 
     Returns:
         one command a file; none for what needs no download.
@@ -68,13 +100,14 @@ def weight_commands(encoder: str, detector: str) -> list[str]:
     from backend.vision.detection.network import DEFAULT
     from backend.vision.encoder import DEFAULT_CLIP
 
-    clip = DEFAULT_CLIP if encoder == "auto" else encoder
+    chosen = DEFAULT_CLIP if encoder == "auto" else encoder
+    encoders = [one for one in dict.fromkeys([chosen, *live]) if not own_file(one)]
     commands = [f"mkdir -p {WEIGHTS}"]
-    if "/" in clip and not clip.endswith(".pt"):
+    for clip in (one for one in encoders if "/" in one and not one.endswith(".pt")):
         model, _, tag = clip.rpartition("/")
         make = f"open_clip.create_model_and_transforms({model!r}, pretrained={tag!r})"
         commands.append(f'python -c "import open_clip; {make}"')
-    named = [DEFAULT if detector == "auto" else detector, encoder]
+    named = [DEFAULT if detector == "auto" else detector, *encoders]
     for name in (name for name in named if Path(name).suffix == ".pt" and "/" not in name):
         fetch = f"attempt_download_asset({f'{WEIGHTS}/{name}'!r})"
         get = "from ultralytics.utils.downloads import attempt_download_asset"
@@ -140,7 +173,9 @@ def build() -> modal.Image:
         .uv_pip_install(*dependencies(), extra_options="--override /overrides.txt")
         .run_commands(
             *weight_commands(
-                env.get("PRELABEL_ENCODER") or "auto", env.get("PRELABEL_DETECTOR") or "auto"
+                env.get("PRELABEL_ENCODER") or "auto",
+                env.get("PRELABEL_DETECTOR") or "auto",
+                live_encoders(read_settings().home),
             )
         )
         .env(environment(env))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from backend.domain import ImageSize
-from backend.errors import NotThere
+from backend.errors import NotThere, PrelabelError
 from backend.loop.image_answers import Said
 from backend.loop.model import load_controls
 from backend.loop.resources import Resources
@@ -18,11 +18,15 @@ from backend.settings import LOCAL, read_settings
 from backend.store.projects import ProjectRecord
 from backend.vision.decode import Picture
 from serverless import parcels
-from serverless.endpoint.functions import Loaded, check_controls, load_here
+from serverless.endpoint.functions import Loaded, check_controls, load_here, noise_picture
 
 Row = dict[str, Any]
 Ask = Callable[[str, str, list[bytes], list[list[int]]], list[Row]]
 """Function, version, packed images, and the originals' sizes → what was said of each."""
+NO_ANSWER = (
+    "Version {version} does not answer on Modal ({why}): `prelabel deploy` brings along what live "
+    "versions look with."
+)
 KEPT = 8
 """Versions that a container keeps loaded."""
 
@@ -51,15 +55,20 @@ def there(function: str, version: str) -> bool:
 
 
 def load_from_afar(ask: Ask, resources: Resources, record: ProjectRecord, version: str) -> Loaded:
-    """A version whose models are elsewhere; for the gateway, which never loads one.
+    """A version whose models are elsewhere, tried there; for the gateway, which never loads one.
 
     Raises:
-        PrelabelError: it is not there, or was made by a Prelabel of old.
+        PrelabelError: it is not there, was made by a Prelabel of old, or does not answer there.
     """
     versions = resources.versions(record)
     card, controls = versions.card(version), load_controls(versions.path(version))
     check_controls(version, controls)
     look = partial(_look, ask, record.id, version)
+    try:
+        look([noise_picture()])
+    except Exception as error:  # whatever the models there, or the way to them, raise
+        why = str(error).strip().rstrip(".") or type(error).__name__
+        raise PrelabelError(NO_ANSWER.format(version=version, why=why)) from error
     return Loaded(record, card, controls, resources.folder(record), look)
 
 

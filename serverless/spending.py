@@ -13,6 +13,7 @@ DOLLARS_AN_HOUR = {
     "T4": 0.59,
     "L4": 0.80,
     "A10": 1.10,
+    "A10G": 1.10,
     "L40S": 1.95,
     "A100": 2.50,
     "H100": 3.95,
@@ -20,7 +21,9 @@ DOLLARS_AN_HOUR = {
     "B200": 6.25,
     "CPU": 0.20,
 }
-"""List prices of 2026, third party; a container's processors and memory are in the last one."""
+"""List prices of 2026, third party; a container's processors and memory are in the last one.
+
+Modal's A10 calls itself A10G."""
 UNKNOWN = 4.0
 """Of a device that is not in the list: rather too much."""
 
@@ -29,12 +32,15 @@ def dollars(device: str, seconds: float) -> float:
     """An estimate of what some seconds of a device cost.
 
     Args:
-        device: as torch or Modal names it, such as ``NVIDIA L4`` or ``A100-80GB``.
+        device: as torch or Modal names it, such as ``NVIDIA L4``, ``A100-80GB`` or ``H100:2``.
         seconds: that it was held.
     """
-    words = device.upper().replace("-", " ").split()
-    price = next((DOLLARS_AN_HOUR[word] for word in words if word in DOLLARS_AN_HOUR), UNKNOWN)
-    return round(seconds / HOUR * (price + (DOLLARS_AN_HOUR["CPU"] if price > 0.2 else 0)), 6)
+    kind, _, count = device.partition(":")
+    words = kind.upper().rstrip("!").replace("-", " ").split()
+    known = next((word for word in words if word in DOLLARS_AN_HOUR), "")
+    price = DOLLARS_AN_HOUR.get(known, UNKNOWN) * (int(count) if count.isdecimal() else 1)
+    around = 0.0 if known == "CPU" else DOLLARS_AN_HOUR["CPU"]
+    return round(seconds / HOUR * (price + around), 6)
 
 
 class Spending:

@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     from backend.starting.connecting import checked, connect
 
     settings = read_settings()
-    backend = checked(options.backend)
+    backend = checked(options.backend, settings)
     client = Client(settings.label_studio_url, settings.api_key)
     number = _number(client, options.project)
     if not connect(client, number, settings, backend):

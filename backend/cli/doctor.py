@@ -36,14 +36,15 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     from backend.doctor.line import Line
     from backend.starting.connecting import checked
 
-    backend = checked(options.backend)
+    settings = read_settings()
+    backend = checked(options.backend, settings)
 
     def tell(line: Line) -> None:
         about = f"[{line.project}] " if line.project else ""
         mark, _, rest = str(line).partition(" ")
         say(f"{mark} {about}{rest}", options)
 
-    lines = Doctor(read_settings(), backend, tell).examine(options.project)
+    lines = Doctor(settings, backend, tell).examine(options.project)
     bad = sum(line.state == "bad" for line in lines)
     say(f"{bad} of {len(lines)} lines need you." if bad else "All is well.", options)
     return {"ok": not bad, "lines": [asdict(line) for line in lines]}

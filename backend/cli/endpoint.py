@@ -62,8 +62,7 @@ def _serve(settings: Settings, options: argparse.Namespace) -> dict[str, Any]:
         )
     app = endpoint(settings, open=options.open, open_at_first=here)
     with listen(options.host, options.port) as socket:
-        shown = "127.0.0.1" if options.host in ("0.0.0.0", "::") else options.host  # noqa: S104
-        address = f"http://{shown}:{socket.getsockname()[1]}"
+        address = places.listening_at(options.host, socket.getsockname()[1])
         say(f"The endpoint listens at {address}", options)
         who = _who_may_ask(keys, open=options.open)
         say(f"{who}: {address}/v1/functions lists what can be invoked.", options)

@@ -60,7 +60,7 @@ class Joining:
         from backend.starting.connecting import checked, joined, ours
 
         given = self._options.backend
-        self._backend = checked(given or BACKEND)
+        self._backend = checked(given or BACKEND, self._settings)
         self._joined = joined(client, before.number, self._settings) if before else []
         if self._joined and not given:
             first = self._joined[0]
@@ -93,7 +93,7 @@ class Joining:
             return {"backend": backend, "connected": True} | self._look(number)
         if backend not in self._joined:
             waiting = connecting.Waiting(self._settings.home)
-            waiting.add(client.server, number, self._options.backend or "")
+            waiting.add(client.server, number, backend if self._options.backend else "")
         later = {"backend": backend, "connected": backend in self._joined}
         serves = self._serves()
         self._open(url)
@@ -178,5 +178,7 @@ class Joining:
 
 def again(options: argparse.Namespace, folder: str) -> str:
     """The command that goes on with a folder."""
-    more = f" --backend {shlex.quote(options.backend)}" if options.backend else ""
+    from backend.starting.connecting import shown
+
+    more = f" --backend {shlex.quote(shown(options.backend))}" if options.backend else ""
     return f"prelabel init {shlex.quote(folder)}{more}"

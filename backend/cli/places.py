@@ -25,6 +25,17 @@ def add_host(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (127.0.0.1)")
 
 
+def listening_at(host: str, port: int) -> str:
+    """The address to tell of a server that listens; on this machine, where it does at all of them.
+
+    >>> listening_at("::1", 9091), listening_at("0.0.0.0", 9091)
+    ('http://[::1]:9091', 'http://127.0.0.1:9091')
+    """
+    if host in ("0.0.0.0", "::"):  # noqa: S104
+        host = "127.0.0.1"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 def add_backend(parser: argparse.ArgumentParser) -> None:
     """Where the backend is that a command is about."""
     parser.add_argument(

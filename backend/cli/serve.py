@@ -45,16 +45,15 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     service = Service(settings, refresh=choose_compute(settings).collect)
     gate = Gate(make_app(service), settings.user, settings.password, secret)
     with listen(options.host, options.port) as socket:
-        shown = "127.0.0.1" if options.host in ("0.0.0.0", "::") else options.host  # noqa: S104
-        path = f"/{secret}" if settings.user else ""
-        address = f"http://{shown}:{socket.getsockname()[1]}{path}"
+        listening = places.listening_at(options.host, socket.getsockname()[1])
+        address = f"{listening}/{secret}" if settings.user else listening
         say(f"Prelabel listens at {address}", options)
         waiting = Waiting(settings.home)
         if not waiting.any_of(settings.label_studio_url):  # they are connected below
             say("Connect it in Label Studio: project → Settings → Model → Connect Model.", options)
         if settings.user:
             say("The last part of that address is a secret: webhooks come with it.", options)
-        connect_waiting(waiting, settings, f"http://{shown}:{socket.getsockname()[1]}", options)
+        connect_waiting(waiting, settings, listening, options)
         config = uvicorn.Config(gate, log_level="warning", access_log=False, lifespan="on")
         uvicorn.Server(config).run(sockets=[socket])
     return {"address": address}

@@ -90,7 +90,7 @@ def _rounds(settings: Settings, backend: str) -> dict[str, Figures]:
     from backend.starting.connecting import checked
     from backend.starting.watching import states
 
-    return {str(row["id"]): row["round"] for row in states(settings, checked(backend))}
+    return {str(row["id"]): row["round"] for row in states(settings, checked(backend, settings))}
 
 
 def _controls(card: Card | None) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,6 +29,8 @@ NAMELESS = (
     "would not hear of labels: call it by its IP address, or by a name with a dot, such as "
     "{host}.internal."
 )
+SECRET = re.compile(r"/[\w-]{32}/?$")
+"""The end of an address that looks like what ``webhook_secret`` makes."""
 START_SECONDS = 30.0
 """How long a backend that just starts may take until it answers."""
 POLL = 0.2
@@ -37,10 +40,28 @@ Say = Callable[[str], None]
 
 def address(settings: Settings, backend: str) -> tuple[str, Auth]:
     """The backend's address with the webhooks' secret, and the auth, where auth is on."""
-    backend = backend.rstrip("/")
+    backend = plain(settings, backend)
     if not settings.user:
         return backend, None
     return f"{backend}/{webhook_secret(settings.home)}", (settings.user, settings.password)
+
+
+def plain(settings: Settings, backend: str) -> str:
+    """A backend's address without the secret, which `prelabel serve` prints at its end."""
+    backend = backend.rstrip("/")
+    if not settings.user:
+        return backend
+    return backend.removesuffix(f"/{webhook_secret(settings.home)}")
+
+
+def shown(backend: str) -> str:
+    """A backend's address as it may be told: without a secret, also that of another home folder.
+
+    Example:
+        >>> shown("http://127.0.0.1:9090/eWlXqv2R-0cJx1q8tZ_kP3mN5bV7sD9f")
+        'http://127.0.0.1:9090'
+    """
+    return SECRET.sub("", backend)
 
 
 def connect(client: Client, number: int, settings: Settings, backend: str) -> bool:
@@ -59,7 +80,7 @@ def connect(client: Client, number: int, settings: Settings, backend: str) -> bo
         UsageError: the address cannot be one, or Label Studio would send it no webhooks.
         LabelStudioError: Label Studio cannot reach the backend.
     """
-    backend = checked(backend)
+    backend = checked(backend, settings)
     url, auth = address(settings, backend)
     if any(row["url"].rstrip("/") == url for row in client.backends(number)):
         return False
@@ -69,14 +90,19 @@ def connect(client: Client, number: int, settings: Settings, backend: str) -> bo
         raise
     except LabelStudioError as error:
         if not answering(settings, backend):
-            gone = UNANSWERED.format(url=backend, port=port_of(backend))
+            gone = UNANSWERED.format(url=shown(backend), port=port_of(backend))
             raise LabelStudioError(gone) from error
-        raise LabelStudioError(UNREACHED.format(error=error, url=backend)) from error
+        told = str(error).replace(url, shown(backend))
+        raise LabelStudioError(UNREACHED.format(error=told, url=shown(backend))) from error
     return True
 
 
-def checked(backend: str) -> str:
+def checked(backend: str, settings: Settings | None = None) -> str:
     """The address of a backend, as it is written everywhere.
+
+    Args:
+        backend: as somebody typed it.
+        settings: whose secret is taken off, where it was typed along.
 
     Raises:
         UsageError: it cannot be one, or Label Studio would send no webhooks to it.
@@ -89,16 +115,18 @@ def checked(backend: str) -> str:
         parts = urlsplit(backend)
         named = parts.hostname and (parts.port or True)
     except ValueError as error:  # brackets that do not close, or a port above 65535
-        raise UsageError(f"{backend} is no address of a backend: {error}.") from error
+        told = shown(backend)
+        raise UsageError(f"{told} is no address of a backend: {error}.") from error
     if parts.scheme not in ("http", "https") or not named:
-        start = "" if "//" in backend else f"http://{backend}, or "
+        told = shown(backend)
+        start = "" if "//" in backend else f"http://{told}, or "
         raise UsageError(
-            f"{backend} is no address of a backend: it needs http:// or https://, such as {start}"
+            f"{told} is no address of a backend: it needs http:// or https://, such as {start}"
             "http://127.0.0.1:9090."
         )
     if not hears(backend):
         raise UsageError(NAMELESS.format(host=parts.hostname))
-    return backend.rstrip("/")
+    return plain(settings, backend) if settings else backend.rstrip("/")
 
 
 def port_of(backend: str) -> int:
@@ -160,6 +188,7 @@ def ours(settings: Settings, backend: str) -> bool:
 
 
 def _stranger(backend: str, status: int) -> str:
+    backend = shown(backend)
     if status == 401:
         return (
             f"The backend at {backend} wants a password: set PRELABEL_USER, PRELABEL_PASSWORD and "

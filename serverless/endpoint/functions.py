@@ -285,7 +285,7 @@ def load_here(resources: Resources, record: ProjectRecord, version: str) -> Load
     setting = card.encoder.get("setting", "")
     encoder = resources.encoder(setting) if setting and model.heads else None
     look = partial(say, model, encoder)
-    look([_noise()])
+    look([noise_picture()])
     return Loaded(record, card, model.controls, resources.folder(record), look)
 
 
@@ -317,7 +317,8 @@ class _Detectors:
             return self._kept[key, size]
 
 
-def _noise() -> Picture:
+def noise_picture() -> Picture:
+    """A small image to try a version on."""
     from backend.vision.encoder import noise
 
     image = noise()

@@ -57,6 +57,8 @@ ENDLESS = {
 """What goes on until it is ended: it must listen, and answer at /health."""
 APART = {"prelabel endpoint": "PRELABEL_KEPT={folder}/kept "}
 """One endpoint serves the home already."""
+PHOTO_BYTES = 400_000
+"""A camera's photo is larger than what a command line takes as one argument."""
 PLANTS = {"red": "wilting", "blue": "healthy"}
 UNTIL_IT_ANSWERS = """
 endless() {
@@ -132,7 +134,8 @@ def place(make_studio: MakeStudio, tmp_path_factory: pytest.TempPathFactory) -> 
     photos.mkdir()
     for number in range(4):
         (photos / f"{number}.png").write_bytes(png(("red", "blue")[number % 2], number))
-    (folder / "plant.jpg").write_bytes(png("red", 9))
+    photo = png("red", 9) + bytes(PHOTO_BYTES)
+    (folder / "plant.jpg").write_bytes(photo)
     studio = make_studio()
     lab = Lab(studio.url, studio.token)
     config = CHOICES.format(choice="single")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import logging
 from pathlib import Path
 
@@ -10,12 +11,14 @@ import pytest
 from backend.errors import UsageError
 from backend.settings import Settings
 from serverless import gateway
-from serverless.deploying import reachable
+from serverless import image as images
+from serverless.deploying import check_encoders, reachable
 from serverless.deployments import deployments, note_deployment
 from serverless.endpoint.alert_rules import sound_rules
-from serverless.image import environment
+from serverless.image import environment, live_encoders, weight_commands
 from serverless.remote import check_seconds
 from serverless.secrets import of_backend, of_endpoint
+from tests.published import colour_model, publish
 
 ALERTS = """
 [[alert]]
@@ -59,6 +62,39 @@ def test_a_training_that_modal_would_end_is_refused(tmp_path: Path) -> None:
     check_seconds(Settings(home=tmp_path, train_seconds=3300))
     with pytest.raises(UsageError, match=r"PRELABEL_TRAIN_SECONDS is 7200, and .* 3300 seconds"):
         check_seconds(Settings(home=tmp_path, train_seconds=7200))
+
+
+@pytest.mark.parametrize(
+    "encoder", ["ViT-B-32//home/me/w.safetensors", "/home/me/yolo11n-cls.pt", "~/mine-cls.pt"]
+)
+def test_an_encoder_that_is_a_file_of_this_machine_is_refused(tmp_path: Path, encoder: str) -> None:
+    with pytest.raises(UsageError, match=r"of PRELABEL_ENCODER, .* a file of this machine") as told:
+        check_encoders(Settings(home=tmp_path, encoder=encoder))
+    assert encoder in str(told.value)
+    assert weight_commands(encoder, "builtin") == ["mkdir -p /weights"]
+
+
+def test_encoders_of_live_versions_go_along_or_are_refused_too(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, encoder="builtin")
+    version = publish(tmp_path, "1", *colour_model())
+    card = tmp_path / "projects" / "1" / "versions" / version / "card.json"
+    plain = card.read_text()
+    assert list(live_encoders(tmp_path)) == ["builtin"]
+    check_encoders(settings)
+    card.write_text(plain.replace('"builtin"', '"ViT-B-16/openai"'))
+    check_encoders(settings)
+    made = weight_commands("auto", "builtin", live_encoders(tmp_path))
+    assert ["datacomp" in line for line in made] == [False, True, False]
+    assert "'ViT-B-16', pretrained='openai'" in made[-1]
+    assert len(weight_commands("ViT-B-16/openai", "builtin", live_encoders(tmp_path))) == 2
+    card.write_text(plain.replace('"builtin"', '"ViT-B-16//home/me/w.pt"'))
+    with pytest.raises(UsageError, match=f"of the live version {version} of project 1, ViT-B-16//"):
+        check_encoders(settings)
+
+
+def test_examples_of_encoders_are_right() -> None:
+    assert doctest.testmod(images).attempted
+    assert not doctest.testmod(images).failed
 
 
 def test_settings_hold_there_too_but_for_secrets_and_places_of_this_machine() -> None:

@@ -16,8 +16,16 @@ def test_devices_are_known_by_the_names_that_torch_and_modal_give_them() -> None
     assert dollars("NVIDIA L4", 3600) == dollars("L4", 3600) == pytest.approx(1.0)
     assert dollars("Tesla T4", 1800) == pytest.approx(0.395)
     assert dollars("NVIDIA A100-SXM4-80GB", 3600) == pytest.approx(2.7)
+    assert dollars("NVIDIA A10G", 3600) == dollars("A10", 3600) == pytest.approx(1.3)
+    assert dollars("H100!", 3600) == dollars("NVIDIA H100 80GB HBM3", 3600) == pytest.approx(4.15)
     assert dollars("CPU", 3600) == pytest.approx(0.2)
     assert dollars("a GPU of tomorrow", 3600) > UNKNOWN
+
+
+def test_several_of_a_device_cost_several_times_as_much() -> None:
+    assert dollars("H100:2", 3600) == pytest.approx(2 * 3.95 + 0.2)
+    assert dollars("a100-80gb:8", 3600) == pytest.approx(8 * 2.5 + 0.2)
+    assert dollars("H100:", 3600) == dollars("H100", 3600)
 
 
 def test_the_limit_is_the_months_and_none_is_no_limit(tmp_path: Path) -> None:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import doctest
 import itertools
 import os
+import threading
 from collections.abc import Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
+from backend.cli import places
 from backend.domain import Label
-from backend.errors import UsageError
+from backend.errors import PrelabelError, UsageError
 from backend.label_studio import protocol
 from backend.label_studio.client import Json
 from backend.label_studio.config import read_config
@@ -23,6 +26,7 @@ from backend.starting.folder import Found, Largest, Passed
 from backend.starting.job import QUESTIONS, Job, check, explain, job_of, next_question
 from backend.starting.names import completed, fitting, read_labels
 from backend.starting.project import asks_for, check_title, title_of
+from backend.store.secret import webhook_secret
 from tests.harness import png
 
 LARGEST = Largest(bytes=1_000_000, pixels=100_000)
@@ -126,7 +130,7 @@ def test_labels_are_read_as_people_type_them() -> None:
 
 
 def test_examples_of_what_is_typed_and_told_are_right() -> None:
-    for module in (protocol, names, connecting, watching, beginning):
+    for module in (protocol, names, connecting, watching, beginning, places):
         found = doctest.testmod(module)
         assert found.attempted
         assert not found.failed
@@ -147,6 +151,41 @@ def test_what_cannot_be_a_backends_address_is_one_sentence(address: str, sentenc
     with pytest.raises(UsageError) as refused:
         connecting.checked(address)
     assert sentence in str(refused.value)
+
+
+@pytest.mark.parametrize("end", ["", "/"])
+def test_the_address_that_the_backend_prints_may_be_pasted(tmp_path: Path, end: str) -> None:
+    settings = Settings(tmp_path, user="team", password="open sesame")
+    printed = f"http://127.0.0.1:9090/{webhook_secret(tmp_path)}"
+    assert connecting.checked(printed + end, settings) == "http://127.0.0.1:9090"
+    assert connecting.address(settings, printed + end) == (printed, ("team", "open sesame"))
+    assert connecting.address(settings, "http://127.0.0.1:9090") == (
+        printed,
+        ("team", "open sesame"),
+    )
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """A backend that wants another password."""
+
+    def do_GET(self) -> None:
+        self.send_error(401)
+
+    def log_message(self, *given: object) -> None:
+        """Nothing is told."""
+
+
+def test_a_secret_of_another_home_is_not_told(tmp_path: Path) -> None:
+    secret = webhook_secret(tmp_path / "other")
+    with HTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.handle_request).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        with pytest.raises(PrelabelError, match=f"{address} wants a password") as refused:
+            connecting.answering(Settings(tmp_path), f"{address}/{secret}")
+    assert secret not in str(refused.value)
+    with pytest.raises(UsageError) as wrong:
+        connecting.checked(f"127.0.0.1:9090/{secret}")
+    assert secret not in str(wrong.value)
 
 
 @pytest.mark.parametrize(

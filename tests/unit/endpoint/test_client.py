@@ -7,7 +7,10 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvicorn
@@ -21,19 +24,28 @@ from tests.harness import png
 FILE = Path(sys.modules[Client.__module__].__file__ or "")
 
 
-@pytest.fixture
-def served(home: Path) -> Iterator[str]:
+@contextmanager
+def serving(home: Path, **settings: Any) -> Iterator[str]:
     """An endpoint under a real server; its address."""
-    config = uvicorn.Config(endpoint(Settings(home=home)), port=0, log_level="warning")
-    server = uvicorn.Server(config)
+    app = endpoint(Settings(home=home, **settings))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:
         time.sleep(0.05)
     port = server.servers[0].sockets[0].getsockname()[1]
-    yield f"http://127.0.0.1:{port}"
-    server.should_exit = True
-    thread.join()
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture
+def served(home: Path) -> Iterator[str]:
+    """The endpoint with the usual settings."""
+    with serving(home) as address:
+        yield address
 
 
 def test_it_asks_corrects_and_lists(served: str, home: Path, tmp_path: Path) -> None:
@@ -70,6 +82,41 @@ def test_it_does_not_wait_for_the_next_month(served: str, home: Path) -> None:
         client.invoke("1", png("red", 2))
     assert caught.value.status == 429
     assert time.monotonic() - began < 5
+
+
+def test_what_is_too_large_is_refused_with_the_reason_and_once(home: Path) -> None:
+    _, key = Keys(home).create("large")
+    with serving(home, max_request_bytes=1_000_000) as address:
+        client = Client(address, key)
+        for send in (
+            partial(client.invoke, "1", bytes(60_000_000)),
+            partial(client.invoke_batch, "1", [bytes(30_000_000)] * 2),
+        ):
+            began = time.monotonic()
+            with pytest.raises(EndpointError, match="may have 1,000,000 bytes") as caught:
+                send()
+            assert caught.value.status == 413
+            assert time.monotonic() - began < 5
+        assert client.invoke("1", png("red", 1))["labelName"] == "red"
+
+
+def test_a_batch_costs_the_bytes_of_its_images(home: Path) -> None:
+    _, key = Keys(home).create("batch")
+    padded = png("red", 1) + bytes(450_000)  # twice that in base64 would be too large
+    with serving(home, max_request_bytes=1_000_000) as address:
+        rows = Client(address, key).invoke_batch("1", [padded, b"--\r\nnone", padded])["results"]
+    assert [row.get("labelName") for row in rows] == ["red", None, "red"]
+    assert "error" in rows[1]
+
+
+def test_no_image_at_all_is_refused_as_such(served: str, home: Path) -> None:
+    _, key = Keys(home).create("none")
+    with pytest.raises(EndpointError, match="has no image"):
+        Client(served, key).invoke_batch("1", [])
+
+
+def test_a_client_that_is_printed_keeps_its_key() -> None:
+    assert repr(Client("http://127.0.0.1:9", "plk_secret")).count("secret") == 0
 
 
 def test_it_needs_nothing_but_itself(tmp_path: Path) -> None:
