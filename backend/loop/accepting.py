@@ -24,6 +24,8 @@ from backend.store.versions import Card
 log = logging.getLogger("prelabel")
 AT_ONCE = 500
 """Answers that one round gives: 50 ms each, and Label Studio is busy meanwhile."""
+TOGETHER = 50
+"""Answers that are given between two looks at what people skipped."""
 
 
 def wanted(controls: Iterable[Control], setting: float) -> float:
@@ -185,7 +187,8 @@ def accept(
 ) -> set[int]:
     """Give answers in the machine's name.
 
-    Training and pushing take a while; whoever labeled or skipped a task meanwhile is asked first.
+    Training and pushing take a while, and so does this; who labeled or skipped a task meanwhile has
+    the last word.
 
     Args:
         connection: the project.
@@ -199,8 +202,11 @@ def accept(
         return set()
     client, done = connection.client, set()
     machine = client.machine()
-    for answer in answers:
-        if not client.given(answer.task):
+    skipped: set[int] = set()
+    for place, answer in enumerate(answers):
+        if place % TOGETHER == 0:
+            skipped = client.skipped(connection.number)
+        if answer.task not in skipped and not client.given(answer.task):
             client.annotate(answer.task, whole_of(answer, controls), machine)
             done.add(answer.task)
     log.info("%s answers were accepted without a person.", len(done))
