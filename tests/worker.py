@@ -1,4 +1,5 @@
-"""A working process without models: answers with the tasks' own numbers, and notes what was asked.
+"""A working process without models: answers with the tasks' own numbers, and notes what was asked,
+of an inspection the project's.
 
 A round takes two epochs of such seconds; it is barred while a file ``busy`` lies beside the notes,
 cancelled while ``cancelled`` does, and leaves a label waiting while ``waiting`` does.
@@ -26,6 +27,10 @@ def main() -> None:
         if header["job"] == "fail":
             done: dict[str, Any] = {"failed": {"kind": header["kind"], "text": "It failed."}}
             tell({"id": header["id"], **done}, b"")
+            continue
+        if header["job"] == "inspect":
+            note(notes, [int(header["project"])])
+            tell({"id": header["id"], "done": 0}, b"")
             continue
         if header["job"] == "round":
             tell({"id": header["id"], **turn(header, notes, seconds)}, b"")

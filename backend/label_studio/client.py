@@ -151,22 +151,14 @@ class Client:
         """The annotations of all tasks that have any, by task; skipped ones too."""
         found: dict[int, list[Json]] = {}
         for counter in ("total_annotations", "cancelled_annotations"):
-            query = {
-                "filters": {
-                    "conjunction": "and",
-                    "items": [
-                        {
-                            "filter": f"filter:tasks:{counter}",
-                            "operator": "greater",
-                            "type": "Number",
-                            "value": 0,
-                        }
-                    ],
-                }
-            }
-            for row in self._tasks(number, ANNOTATION_FIELDS, query):
+            for row in self._tasks(number, ANNOTATION_FIELDS, _with_any(counter)):
                 found[row["id"]] = row["annotations"]
         return found
+
+    def skipped(self, number: int) -> set[int]:
+        """Tasks that somebody skipped; :meth:`given` leaves skips out."""
+        rows = self._tasks(number, "id,cancelled_annotations", _with_any("cancelled_annotations"))
+        return {row["id"] for row in rows if row["cancelled_annotations"]}
 
     def changed(self, number: int, since: str) -> Iterator[Json]:
         """Tasks that were touched after a moment, latest first.
@@ -279,7 +271,7 @@ class Client:
         return {str(row["data"][field]): row["id"] for row in rows if row["data"].get(field)}
 
     def given(self, task: int) -> list[Json]:
-        """The annotations of a task.
+        """The annotations of a task; those that skip it are left out by Label Studio.
 
         Raises:
             NotThere: it was deleted.
@@ -435,3 +427,14 @@ class Client:
         except ApiError as error:  # the SDK renews a personal access token on the way
             status = error.status_code or 401
             raise refused(self.server, f"{method} {path}", status, error.body) from error
+
+
+def _with_any(counter: str) -> Json:
+    """A query for the tasks whose counter is not 0."""
+    item: Json = {
+        "filter": f"filter:tasks:{counter}",
+        "operator": "greater",
+        "type": "Number",
+        "value": 0,
+    }
+    return {"filters": {"conjunction": "and", "items": [item]}}

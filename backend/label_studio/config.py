@@ -137,7 +137,7 @@ def _control(tag: Element, image: Element) -> Control:
         multiple=tag.tag == "Choices" and MODES[tag.get("choice", "single")],
         threshold=_share(tag, "model_score_threshold") or 0.0,
         precision=_share(tag, "model_precision"),
-        accept_error=_share(tag, "model_accept_error"),
+        accept_error=_share(tag, "model_accept_error", below=True),
         smart=tag.tag != "Choices" and _on(tag, "smart"),
     )
 
@@ -173,13 +173,13 @@ def _words(choice: Element) -> tuple[str, ...]:
     return tuple(word for word in words if word)
 
 
-def _share(tag: Element, attribute: str) -> float | None:
-    """An attribute from 0 to 1; None where it is not given."""
+def _share(tag: Element, attribute: str, *, below: bool = False) -> float | None:
+    """An attribute from 0 to 1, or to below 1; None where it is not given."""
     text = tag.get(attribute)
     share = None if text is None else _number(text)
-    if share is not None and not 0 <= share <= 1:
-        name = tag.get("name")
-        raise ConfigError(f'{attribute}="{text}" of {name} must be a number from 0 to 1.')
+    if share is not None and not (0 <= share < 1 or (share == 1 and not below)):
+        span = "from 0 to below 1, such as 0.01 for 1 %" if below else "from 0 to 1"
+        raise ConfigError(f'{attribute}="{text}" of {tag.get("name")} must be a number {span}.')
     return share
 
 

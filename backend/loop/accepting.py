@@ -24,6 +24,8 @@ from backend.store.versions import Card
 log = logging.getLogger("prelabel")
 AT_ONCE = 500
 """Answers that one round gives: 50 ms each, and Label Studio is busy meanwhile."""
+TOGETHER = 50
+"""Answers that are given between two looks at what people skipped."""
 
 
 def wanted(controls: Iterable[Control], setting: float) -> float:
@@ -142,6 +144,18 @@ def acceptable(
     ]
 
 
+def due(state: Acceptance, seen: Observation, answers: Sequence[Prediction]) -> set[int]:
+    """The tasks of which :func:`remembered` needs to know the whole answer.
+
+    Args:
+        state: of the project.
+        seen: what Label Studio holds.
+        answers: of acceptable tasks; their boxes and points may be missing.
+    """
+    people, give = _split(seen, answers)
+    return {one.task for one in people if _is_news(state, one.task)} | {one.task for one in give}
+
+
 def remembered(
     state: Acceptance, seen: Observation, version: str, answers: Sequence[Prediction]
 ) -> tuple[Acceptance, list[Prediction]]:
@@ -157,14 +171,13 @@ def remembered(
     Returns:
         the state, to be kept before anything is given; and at most AT_ONCE answers to give.
     """
-    answers = [one for one in answers if all(choice.labels for choice in one.choices)]
-    people = [one for one in answers if for_people(seen.identity, one.task)]
-    give = [one for one in answers if not for_people(seen.identity, one.task)][:AT_ONCE]
+    people, give = _split(seen, answers)
     given, era = dict(state.given), len(state.suspensions)
-    for one in (*people, *give):
-        asked = for_people(seen.identity, one.task)
-        if not asked or one.task not in given or given[one.task].era < era:
-            given[one.task] = Given(version, _answer(one), asked, era, ratios=_ratios(one))
+    for one in people:
+        if _is_news(state, one.task):
+            given[one.task] = Given(version, _answer(one), True, era, ratios=_ratios(one))
+    for one in give:
+        given[one.task] = Given(version, _answer(one), False, era, ratios=_ratios(one))
     since = state.since if state.given else len(seen.labeled)
     return replace(state, given=given, since=since), give
 
@@ -185,7 +198,8 @@ def accept(
 ) -> set[int]:
     """Give answers in the machine's name.
 
-    Training and pushing take a while; whoever labeled or skipped a task meanwhile is asked first.
+    Training and pushing take a while, and so does this; who labeled or skipped a task meanwhile has
+    the last word.
 
     Args:
         connection: the project.
@@ -199,12 +213,29 @@ def accept(
         return set()
     client, done = connection.client, set()
     machine = client.machine()
-    for answer in answers:
-        if not client.given(answer.task):
+    skipped: set[int] = set()
+    for place, answer in enumerate(answers):
+        if place % TOGETHER == 0:
+            skipped = client.skipped(connection.number)
+        if answer.task not in skipped and not client.given(answer.task):
             client.annotate(answer.task, whole_of(answer, controls), machine)
             done.add(answer.task)
     log.info("%s answers were accepted without a person.", len(done))
     return done
+
+
+def _split(
+    seen: Observation, answers: Sequence[Prediction]
+) -> tuple[list[Prediction], list[Prediction]]:
+    """Answers whose tasks go to people, and those to give; none that chooses nothing."""
+    answers = [one for one in answers if all(choice.labels for choice in one.choices)]
+    people = [one for one in answers if for_people(seen.identity, one.task)]
+    return people, [one for one in answers if not for_people(seen.identity, one.task)][:AT_ONCE]
+
+
+def _is_news(state: Acceptance, task: int) -> bool:
+    """Whether no answer to a task that goes to people is remembered since the last suspension."""
+    return task not in state.given or state.given[task].era < len(state.suspensions)
 
 
 def _judged_by(then: Sequence[Control], now: Sequence[Control]) -> bool:

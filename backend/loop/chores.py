@@ -17,6 +17,8 @@ CLEANUP_SECONDS = 0.5
 """How long old predictions are removed before others get their turn."""
 INSPECT_AFTER = 20.0
 """Seconds after a round until labels are looked through, if nothing newer has come meanwhile."""
+INSPECT_AGAIN, INSPECT_TRIES = 3.0, 200
+"""Seconds until that is tried again where a round is under way, as at each label, and how often."""
 
 
 class Chores:
@@ -103,6 +105,10 @@ class Chores:
         """Look for wrong labels among those that the new version learned from."""
         version = watched.live
         await asyncio.sleep(INSPECT_AFTER)
+        for _ in range(INSPECT_TRIES):
+            if watched.live != version or watched.state == "idle":
+                break
+            await asyncio.sleep(INSPECT_AGAIN)
         if watched.live != version or watched.state != "idle":
             return  # the next version's labels are looked through instead
         try:

@@ -23,7 +23,8 @@ class Looked:
         findings: task → what is shown, an entry per control that has a finder.
         whole: the same without thresholds of single labels: what is judged, and may be accepted.
         beliefs: task → of everything found, shown or not, its confidence and how hard its label is.
-        sure: task → the confidence that the whole is right, and nothing is missing.
+        sure: task → the confidence that the whole is right, and nothing is missing; of tasks that
+            every finder looked at.
         failed: image address → why it could not be read.
     """
 
@@ -64,6 +65,8 @@ def look(
             _look_at(model, control, batch.images, batch.sizes, by_address, looked)
         done += len(batch.images) + len(batch.failed)
         progress(done, len(by_address))
+    every = {task for task, found in looked.whole.items() if len(found) == len(controls)}
+    looked.sure = {task: sure for task, sure in looked.sure.items() if task in every}
     return looked
 
 

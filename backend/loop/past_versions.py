@@ -142,7 +142,7 @@ class Past:
         return bool(then != self._now.get(str(task), {}).get(control.name))
 
     def believed(self, card: Card, control: Control, rows: Sequence[int]) -> Believed | None:
-        """What a version believes of labeled images; None where it learned from too few.
+        """What a version believes of labeled images; None of no image, or learned from too few.
 
         Args:
             card: the version's.
@@ -150,7 +150,7 @@ class Past:
             rows: of :meth:`examples`.
         """
         head, examples = self.head(card, control), self.examples(control)
-        if head is None or examples is None or head.examples < LEARNED:
+        if head is None or examples is None or head.examples < LEARNED or not len(rows):
             return None
         table = head.probabilities(examples.vectors[list(rows)])
         return believed(control, head.labels, table, examples, rows)

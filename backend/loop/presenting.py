@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -108,17 +108,7 @@ class Presenter:
         vectors = vectors_of(seen.tasks, embedded)
         sought = self._sought(seen, {t.id: vectors[t.id] for t in open_tasks if t.id in vectors})
         order = order_of(seen, vectors, unsure, sought, self._resources.settings.seed)
-        sure = certainties(model, controls, beliefs, looked)
-        accepted = self._acceptable(
-            seen,
-            live,
-            model,
-            sure,
-            order,
-            lambda tasks: predictions(
-                model, controls, tasks, beliefs, sure, embedded, looked, whole=True
-            ),
-        )
+        accepted = self._acceptable(seen, live, model, beliefs, embedded, looked, order)
         if new:
             ranks = rank_scores(order.tasks())
             made = predictions(model, controls, new, beliefs, ranks, embedded, looked)
@@ -162,16 +152,22 @@ class Presenter:
         beliefs: Mapping[str, Mapping[int, Floats]],
         looked: Looked,
     ) -> dict[int, float]:
-        """How much each open task would teach; of finds as they were when they were made."""
+        """How much each open task would teach; of finds as they were when they were made.
+
+        How sure those were is kept beside it, and given back: a version looks only once.
+        """
         unsure = task_uncertainty(seen.config.controls, beliefs)
         file = self._resources.folder(self._record) / "unsure.json"
         kept = read_json(file) or {}
-        found = {int(t): u for t, u in kept.get("tasks", {}).items()}
-        found = found if kept.get("version") == live else {}
+        kept = kept if kept.get("version") == live else {}
+        found, sure = (
+            {int(t): v for t, v in kept.get(key, {}).items()} for key in ("tasks", "sure")
+        )
         new = place_uncertainties(seen.identity, looked)
+        found |= new
+        looked.sure = sure | {task: float(value) for task, value in looked.sure.items()}
         if new:
-            found |= new
-            write_json(file, {"version": live, "tasks": found})
+            write_json(file, {"version": live, "tasks": found, "sure": looked.sure})
         for task, value in found.items():
             unsure[task] = max(unsure.get(task, 0.0), value)
         return unsure
@@ -194,16 +190,18 @@ class Presenter:
         seen: Observation,
         live: str,
         model: Model,
-        sure: Mapping[int, float],
+        beliefs: Mapping[str, Mapping[int, Floats]],
+        embedded: Embedded,
+        looked: Looked,
         order: Order,
-        answer: Callable[[Sequence[Task]], Sequence[Prediction]],
     ) -> Sequence[Prediction]:
         """Answers to be given without a person, where the project wants that.
 
         What people found of those given before counts first; those that go to people all the same
         get their places in the order.
         """
-        error = accepting.wanted(seen.config.controls, self._resources.settings.accept_error)
+        controls = seen.config.controls
+        error = accepting.wanted(controls, self._resources.settings.accept_error)
         if not error:
             return []
         versions = self._resources.versions(self._record)
@@ -211,12 +209,30 @@ class Presenter:
         before = kept.read()
         state = accepting.reviewed(before, seen, model)
         state = accepting.suspended(state, error, versions.cards())
-        tasks = accepting.acceptable(versions.card(live), state, seen, sure, model, error)
-        state, give = accepting.remembered(state, seen, live, answer(tasks))
+        card = versions.card(live)
+
+        def answers(among: Callable[[int], bool]) -> list[Prediction]:
+            sure = certainties(model, controls, beliefs, looked)
+            tasks = accepting.acceptable(card, state, seen, sure, model, error)
+            tasks = [task for task in tasks if among(task.id)]
+            return predictions(model, controls, tasks, beliefs, sure, embedded, looked, whole=True)
+
+        due = accepting.due(state, seen, answers(lambda task: True))
+        self._look_again(seen, model, due, looked)
+        state, give = accepting.remembered(state, seen, live, answers(due.__contains__))
         if state != before:
             kept.write(state)
         order.checks = accepting.checks_of(state, seen)
         return give
+
+    def _look_again(self, seen: Observation, model: Model, due: Set[int], looked: Looked) -> None:
+        """At what is answered now and was looked at by an earlier round, which kept no places."""
+        missing = [task for task in seen.tasks if task.id in due - looked.whole.keys()]
+        again = self._look(seen, model, missing)
+        for task in missing:
+            looked.sure.pop(task.id, None)  # its image may be gone
+        looked.sure |= again.sure
+        looked.whole |= again.whole
 
     def _keep_tab(self) -> None:
         """Several people may prefer to pick from a list: the same order as a tab."""

@@ -140,6 +140,22 @@ def test_sure_answers_are_accepted_where_their_error_is_proven_until_people_find
     assert not any(t["is_labeled"] for t in lab.tasks(project) if t["id"] in new)
 
 
+def test_what_somebody_labeled_or_skipped_meanwhile_is_not_accepted(
+    lab: Lab, tmp_path: Path
+) -> None:
+    project = lab.project()
+    tasks = lab.add(project, 3)
+    connection = reached(lab, project)
+    controls = observe(connection, tmp_path, take_pulse(connection)).controls
+    lab.skip(tasks[0])
+    lab.label(tasks[1])
+    until("the skip is marked", lambda: connection.client.skipped(project) == {tasks[0]})
+    assert connection.client.given(tasks[0]) == [], "Label Studio lists no skip there"
+    choice = Choice("colour", {"red": 1.0}, ImageSize(48, 48))
+    late = [Prediction(task, (choice,), 1.0) for task in tasks]
+    assert accept(connection, controls, late) == set(tasks[2:])
+
+
 def reached(lab: Lab, project: int) -> Connection:
     """The project, as a backend reaches it."""
     created = created_at(lab.info(project)["created_at"])

@@ -120,24 +120,43 @@ class Dark:
         return Found(np.array([box], dtype=np.float32), one, np.array([0]))
 
 
-def test_a_box_that_is_not_shown_is_accepted_with_the_rest_as_it_was_judged(tmp_path: Path) -> None:
-    """Accepted as empty, an image with a find of 0.9 would be what nobody ever judged."""
-    control = Control("box", "image", "image", (Label("thing"),), "boxes", precision=0.95)
+def square() -> str:
+    """The address of an image of a black square."""
     image = Image.new("RGB", (64, 64), "white")
     image.paste("black", (16, 16, 48, 48))
     file = io.BytesIO()
     image.save(file, "PNG")
-    address = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
-    task = Task(1, {"image": address})
-    pictures = Pictures(
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def pictures(folder: Path) -> Pictures:
+    return Pictures(
         "server",
         Images("http://127.0.0.1:1", dict, Limits(max_bytes=10**6, allowed_hosts=frozenset())),
-        EmbeddingCache(tmp_path / "facts.sqlite"),
-        PictureFiles(tmp_path / "files"),
+        EmbeddingCache(folder / "facts.sqlite"),
+        PictureFiles(folder / "files"),
         10**6,
     )
+
+
+def test_nobody_is_sure_of_a_task_with_an_image_that_cannot_be_read(tmp_path: Path) -> None:
+    """Accepted, what was found in one image would say that there is nothing in the other."""
+    controls = [
+        Control(f"on {key}", key, key, (Label("thing"),), "boxes") for key in ("left", "right")
+    ]
+    whole = Task(1, {"left": square(), "right": square()})
+    half = Task(2, {"left": square(), "right": "data:image/png;base64,AAAA"})
+    model = Model({}, {control.name: Dark() for control in controls})
+    looked = look(model, controls, [whole, half], pictures(tmp_path), lambda done, of: None)
+    assert certainties(model, controls, {}, looked) == {1: np.float32(0.9)}
+
+
+def test_a_box_that_is_not_shown_is_accepted_with_the_rest_as_it_was_judged(tmp_path: Path) -> None:
+    """Accepted as empty, an image with a find of 0.9 would be what nobody ever judged."""
+    control = Control("box", "image", "image", (Label("thing"),), "boxes", precision=0.95)
+    task = Task(1, {"image": square()})
     model = Model({}, {"box": Dark()}, {"box": {"thing": NEVER}})
-    looked = look(model, [control], [task], pictures, lambda done, of: None)
+    looked = look(model, [control], [task], pictures(tmp_path), lambda done, of: None)
     sure = certainties(model, [control], {}, looked)
     assert sure == {1: np.float32(0.9)}
     shown, answer = (

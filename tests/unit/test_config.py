@@ -136,3 +136,17 @@ def test_an_object_size_that_cannot_be_meant_is_refused() -> None:
     )
     with pytest.raises(ConfigError, match="model_object_size"):
         read_config(view(IMAGE + body))
+
+
+@pytest.mark.parametrize("share", ["1", "1.0", "5", "-0.1", "nan", "5 %"])
+def test_an_error_bound_that_every_answer_keeps_is_refused(share: str) -> None:
+    body = f'<Choices name="c" toName="image" model_accept_error="{share}">{TWO}</Choices>'
+    told = f'model_accept_error="{share}" of c must be a number from 0 to below 1, such as 0.01'
+    with pytest.raises(ConfigError, match=told):
+        read_config(view(IMAGE + body))
+
+
+@pytest.mark.parametrize("share", ["0", "0.01", "0.99"])
+def test_an_error_bound_below_one_is_read(share: str) -> None:
+    body = f'<Choices name="c" toName="image" model_accept_error="{share}">{TWO}</Choices>'
+    assert read_config(view(IMAGE + body)).controls[0].accept_error == float(share)

@@ -13,6 +13,7 @@ import shutil
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -117,10 +118,10 @@ class Project:
         pulse = Pulse("", 0, 0, "", "", "", "", "")
         return Observation(pulse, NAME, ReadConfig((CONTROL,), {}), tasks, Counter())
 
-    def round(self) -> Card:
-        """The version that a round makes."""
+    def round(self, seen: Observation | None = None) -> Card:
+        """The version that a round makes, of what is in ``given`` or of something else."""
         maker = Maker(self.resources, self.record, lambda *_: None, lambda: False, Stopwatch())
-        name = maker.make_if_wanted(self.seen(), now=True, held=False)
+        name = maker.make_if_wanted(seen or self.seen(), now=True, held=False)
         return self.versions.card(name)
 
     def changed(self, encoder: str = "builtin", home: Path | None = None) -> Project:
@@ -251,3 +252,36 @@ def test_a_version_whose_encoder_is_gone_is_compared_with_nothing_and_its_card_s
     assert card.promotion["promoted"]
     assert f"Not compared with the live version {old.version}" in card.promotion["reason"]
     assert "mine-cls.pt" in card.promotion["reason"]
+
+
+def without_labels(seen: Observation) -> Observation:
+    """Somebody deleted all annotations."""
+    return replace(seen, tasks=tuple(replace(t, open=True, answers=None) for t in seen.tasks))
+
+
+def with_other_tasks(seen: Observation) -> Observation:
+    """Somebody deleted all tasks and imported new ones."""
+    return replace(seen, tasks=without_labels(seen).tasks[-30:])
+
+
+def without_their_images(seen: Observation) -> Observation:
+    """No labeled image can be read any more; and somebody deleted one annotation."""
+    gone = {"image": "data:image/png;base64,AAAA"}
+    one = seen.labeled[0]
+    tasks = (replace(t, images=gone) if t.labeled else t for t in seen.tasks if t is not one)
+    return replace(seen, tasks=(*tasks, replace(one, open=True, answers=None)))
+
+
+@pytest.mark.parametrize("lost", [without_labels, with_other_tasks, without_their_images])
+@pytest.mark.parametrize("encoder", ["", "another"])
+def test_a_control_that_loses_all_its_labels_has_a_new_version_all_the_same(
+    project: Project,
+    tiny_yolo: Path,  # noqa: F811 - the fixture
+    lost: Callable[[Observation], Observation],
+    encoder: str,
+) -> None:
+    """Nothing speaks for or against it: the live version has no image to be asked about."""
+    now = project.changed(encoder=str(tiny_yolo)) if encoder else project
+    card = now.round(lost(project.seen()))
+    assert not held(card)
+    assert "No audit image is labeled yet" in card.promotion["reason"]

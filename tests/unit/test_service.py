@@ -20,9 +20,12 @@ import pytest
 from backend.errors import Busy, Cancelled, PrelabelError, RoundError, StoreError, UsageError
 from backend.loop import frames, predict_queue
 from backend.loop.background import Tending
+from backend.loop.capture_watch import Homecoming
+from backend.loop.chores import Chores
 from backend.loop.compute import OverBudget
 from backend.loop.predict_queue import GIVE_UP, NO_VERSION, PIECE, Asker
 from backend.loop.service import WAITS, Service
+from backend.loop.watched import Watched
 from backend.loop.workers import Lane
 from backend.server.app import LARGEST_SETUP, make_app
 from backend.server.source import pack_source
@@ -300,6 +303,32 @@ def test_a_project_that_waits_for_another_ones_round_says_so(tmp_path: Path) -> 
         await until(lambda: all(round_of(service, id)["state"] == "idle" for id in states))
 
     assert len(with_service(tmp_path, [1, 2], work)) == 2
+
+
+@pytest.mark.parametrize(("live", "inspected"), [("v1-x", [[1]]), ("v2-x", [])])
+def test_labels_are_looked_through_after_a_round_that_is_under_way_just_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, live: str, inspected: list[list[int]]
+) -> None:
+    """Each label has a quick one of its own; only another version ends the wait."""
+    monkeypatch.setattr("backend.loop.chores.INSPECT_AFTER", 0.05)
+    monkeypatch.setattr("backend.loop.chores.INSPECT_AGAIN", 0.05)
+    projects, notes = Projects(tmp_path), tmp_path / "notes"
+    record = projects.register("http://127.0.0.1:9", 1)
+
+    async def work(lane: Lane) -> None:
+        chores = Chores(lane, lane, Tending())
+        home = Homecoming(record.id, projects.captures(record.id), lane, lambda: None)
+        watched = Watched(record, home, live="v1-x", state="observing")
+        chores.after_round(
+            watched, {"versions": ["v1-x"], "trained": "v1-x", "controls": []}, looked=False
+        )
+        await asyncio.sleep(0.3)
+        assert not notes.exists(), "never beside a round"
+        watched.live, watched.state = live, "idle"
+        await (until(notes.exists) if inspected else asyncio.sleep(0.3))
+        await chores.stop()
+
+    assert with_lane(notes, work) == inspected
 
 
 Asking = Callable[[httpx.AsyncClient, Service], Awaitable[None]]
