@@ -215,7 +215,7 @@ def judged_on(finder: Finds | None, control: Control, samples: Sequence[Sample])
 
 
 def _fine_tuned(job: FindingJob, samples: Sequence[Sample]) -> Finder:
-    from backend.vision.detection.learn import learn, recipe
+    from backend.vision.detection.learn import SHARE, between, learn, recipe
 
     size = job.size or _input_size(samples)
     sides = sides_of(job.control, samples, size)
@@ -228,6 +228,8 @@ def _fine_tuned(job: FindingJob, samples: Sequence[Sample]) -> Finder:
     steps = min(how.iterations, job.steps or how.iterations)
     how = replace(how, iterations=steps, left=left)
     network = learn(start, examples, how, job.report, job.cancelled)
+    if known and warm is None:
+        network = between(start, network, SHARE)
     names = job.control.label_names
     meaning = Meaning(
         points=job.control.kind == "points",

@@ -30,6 +30,11 @@ sees edges and textures. On three sets of 10 photos of playing cards, which COCO
 mAP50 after 150 steps was 0.28 with the latter kept and 0.23 with nothing, which took 1.4 times as
 long."""
 
+SHARE = 0.5
+"""Of what was learned, where the weights know all labels by name: the rest stays as it was. With
+71 of COCO's classes mAP50 on other pictures was 0.67 after 50 images and after 100, and 0.63 and
+0.62 with all of it; where colours were turned around, which the weights never saw, 0.48 and 0.44."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -156,6 +161,28 @@ def learn(
     if limits.was_cancelled:
         raise Cancelled("Training was cancelled; the live version stays as it was.")
     return _trained(trainer, network)
+
+
+def between(start: Network, trained: Network, share: float) -> Network:
+    """The weights between those before and after training (Wortsman et al., 2022: "Robust
+    fine-tuning of zero-shot models").
+
+    Args:
+        start: what training began with, of the same layers and classes.
+        trained: what became of it.
+        share: of what was learned, 0 to 1.
+    """
+    import torch
+
+    before = start.module.state_dict()
+    weights = {
+        name: torch.lerp(before[name].float(), value, share) if value.is_floating_point() else value
+        for name, value in trained.module.state_dict().items()
+    }
+    module = deepcopy(trained.module)
+    module.load_state_dict(weights)
+    module.half().float()
+    return Network(module, trained.plan)
 
 
 @contextmanager
