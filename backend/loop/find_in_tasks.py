@@ -41,6 +41,7 @@ def look(
     tasks: Sequence[Task],
     pictures: Pictures,
     progress: Progress,
+    ahead: Sequence[Task] = (),
 ) -> Looked:
     """Look at tasks.
 
@@ -50,16 +51,19 @@ def look(
         tasks: to look at.
         pictures: of the project.
         progress: told (done, of) in images.
+        ahead: what the next call will look at.
     """
     looked = Looked()
     controls = [control for control in controls if control.name in model.finders]
     keys = {control.image_key for control in controls}
+    coming = [Source(t.images[key], t.id) for t in ahead for key in keys & t.images.keys()]
     by_address: dict[str, list[tuple[Task, str]]] = {}
     for task in tasks:
         for key in keys & task.images.keys():
             by_address.setdefault(task.images[key], []).append((task, key))
     done = 0
-    for batch in pictures.batches(Source(a, t[0][0].id) for a, t in by_address.items()):
+    wanted = [Source(address, rows[0][0].id) for address, rows in by_address.items()]
+    for batch in pictures.batches(wanted, coming):
         looked.failed |= batch.failed
         for control in controls:
             _look_at(model, control, batch.images, batch.sizes, by_address, looked)

@@ -35,7 +35,8 @@ def answer(resources: Resources, request: dict[str, Any]) -> dict[str, Any] | No
 
     Args:
         resources: of this process.
-        request: Label Studio's body: ``tasks, project, label_config``.
+        request: Label Studio's body: ``tasks, project, label_config``; and, where it is one piece
+            of a longer list, ``ahead``: the tasks of the next.
 
     Returns:
         ``{"results": [one per task], "model_version"}``; None while the project has no version.
@@ -49,12 +50,15 @@ def answer(resources: Resources, request: dict[str, Any]) -> dict[str, Any] | No
     if live is None and not context.get("result"):
         return None
     config = read_config(str(request.get("label_config") or _config(resources, record)))
-    read = [read_task(row, config.controls, {}, Counter()) for row in tasks]
+    read, ahead = (
+        [read_task(row, config.controls, {}, Counter()) for row in rows]
+        for rows in (tasks, request.get("ahead") or [])
+    )
     drawn = drawn_in(context, config.controls)
     if live is None or drawn:
         results = [_suggestions(resources, record, live, config.controls, t, drawn) for t in read]
         return {"results": results, "model_version": live or FIRST}
-    results = _results(resources, record, live, config.controls, read)
+    results = _results(resources, record, live, config.controls, read, ahead)
     return {"results": results, "model_version": live}
 
 
@@ -98,6 +102,7 @@ def _results(
     live: str,
     controls: tuple[Any, ...],
     tasks: list[Task],
+    ahead: list[Task],
 ) -> list[dict[str, Any]]:
     setting = resources.versions(record).card(live).encoder.get("setting", "")
     model = resources.model(record, live)
@@ -107,7 +112,7 @@ def _results(
         embedder = resources.embedder(record, resources.encoder(setting))
         embedded = embedder.embed(sources(tasks, choices), lambda done, of: None)
     pictures = resources.pictures(record)
-    looked = look(model, controls, tasks, pictures, lambda done, of: None)
+    looked = look(model, controls, tasks, pictures, lambda done, of: None, ahead)
     failed = {**looked.failed, **embedded.failed}
     for reason, count in unreadable(tasks, controls, failed).items():
         log.warning("project %s: %s without prediction: %s", record.id, count, reason)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -84,6 +84,8 @@ class Pictures:
         self._max_pixels = max_pixels
         self._clock = clock
         self._bad: dict[str, tuple[ImageError, float]] = {}
+        self._background = ThreadPoolExecutor(1, "fetching ahead")
+        self._coming: Future[Batch] | None = None
 
     @property
     def failed(self) -> dict[str, ImageError]:
@@ -120,17 +122,34 @@ class Pictures:
         self._remember(fetched)
         return fetched, errors
 
-    def batches(self, sources: Iterable[Source]) -> Iterator[Batch]:
+    def batches(self, sources: Iterable[Source], ahead: Iterable[Source] = ()) -> Iterator[Batch]:
         """Images as detectors look at them, part by part, from the copies where they are there.
 
         Args:
             sources: the images; the same address twice is one image.
+            ahead: what the next call will ask for, a few: fetched while the last part is looked at.
         """
-        wanted = list({source.address: source for source in sources}.values())
+        wanted = _once(sources)
+        arrived = self._arrived()
         facts = self.known(source.address for source in wanted)
         for start in range(0, len(wanted), self.at_once):
-            part = wanted[start : start + self.at_once]
-            yield self._batch(part, facts)
+            batch = self._batch(wanted[start : start + self.at_once], facts, arrived)
+            if start + self.at_once >= len(wanted):
+                self._fetch_ahead(_once(ahead))
+            yield batch
+
+    def _fetch_ahead(self, sources: Sequence[Source]) -> None:
+        if sources:
+            facts = self.known(source.address for source in sources)
+            self._coming = self._background.submit(self._batch, sources, facts, NOTHING)
+
+    def _arrived(self) -> Batch:
+        """What was fetched ahead; nothing where that failed: it is then asked for again."""
+        coming, self._coming = self._coming, None
+        if coming is None:
+            return NOTHING
+        wait([coming])
+        return NOTHING if coming.exception() else coming.result()
 
     def digests(self, addresses: Iterable[str]) -> dict[str, str]:
         """By address, the hash of the bytes that it held; of those that were read before."""
@@ -147,10 +166,15 @@ class Pictures:
             raise batch.failed[source.address]
         return batch.images[source.address]
 
-    def _batch(self, part: Sequence[Source], facts: Mapping[str, ImageFacts]) -> Batch:
-        images: dict[str, Image.Image] = {}
-        sizes: dict[str, ImageSize] = {}
+    def _batch(
+        self, part: Sequence[Source], facts: Mapping[str, ImageFacts], arrived: Batch
+    ) -> Batch:
+        addresses = [source.address for source in part if source.address in arrived.images]
+        images = {address: arrived.images[address] for address in addresses}
+        sizes = {address: arrived.sizes[address] for address in addresses}
         for source in part:
+            if source.address in images:
+                continue
             fact = facts.get(source.address)
             image = self._files.get(fact.digest) if fact else None
             if fact and image:
@@ -159,7 +183,7 @@ class Pictures:
         missing = [source for source in part if source.address not in images]
         fetched, failed = self.fetch(missing, LONGEST)
         for one in fetched:
-            images[one.address] = self._files.put(one.digest, one.picture.image)
+            images[one.address] = self._files.put(one.digest, one.picture.image, one.picture.file)
             sizes[one.address] = ImageSize(one.picture.width, one.picture.height)
         return Batch(images, sizes, failed)
 
@@ -207,6 +231,13 @@ class Batch:
     images: Mapping[str, Image.Image]
     sizes: Mapping[str, ImageSize]
     failed: Mapping[str, ImageError]
+
+
+NOTHING = Batch({}, {}, {})
+
+
+def _once(sources: Iterable[Source]) -> list[Source]:
+    return list({source.address: source for source in sources}.values())
 
 
 def _facts(fetched: Fetched) -> ImageFacts:

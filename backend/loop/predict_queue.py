@@ -60,7 +60,8 @@ class Asker:
         tasks = request["tasks"]
         answers: list[bytes] = []
         for start in range(0, max(1, len(tasks)), PIECE):
-            part = {**request, "tasks": tasks[start : start + PIECE]}
+            ahead = tasks[start + PIECE : start + 2 * PIECE]
+            part = {**request, "tasks": tasks[start : start + PIECE], "ahead": ahead}
             piece = body if len(tasks) <= PIECE else await asyncio.to_thread(_packed, part)
             answer = await self._piece(piece, asked)
             if answer is None:

@@ -49,12 +49,13 @@ class PictureFiles:
             file.unlink(missing_ok=True)
             return None
 
-    def put(self, digest: str, image: Image.Image) -> Image.Image:
+    def put(self, digest: str, image: Image.Image, stored: bytes = b"") -> Image.Image:
         """Keep a copy.
 
         Args:
             digest: of the original's bytes.
             image: RGB, upright, of any size.
+            stored: a JPEG without metadata of exactly this image, where there is one.
 
         Returns:
             the image as :meth:`get` will give it.
@@ -64,6 +65,9 @@ class PictureFiles:
         """
         import io
 
+        if stored and max(image.size) <= LONGEST:
+            write_bytes(self._file(digest), stored, lasting=False)
+            return image
         small = reduced(image)
         file = io.BytesIO()
         if max(small.size) < LONGEST // 4:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from PIL import Image, ImageFile, UnidentifiedImageError
 
@@ -45,11 +45,13 @@ class Picture:
         image: RGB, upright; reduced while decoding where ``at_least`` allowed it.
         width: pixels of the upright original.
         height: pixels of the upright original.
+        file: a JPEG without metadata that holds exactly this image; empty where there is none.
     """
 
     image: Image.Image
     width: int
     height: int
+    file: bytes = field(default=b"", repr=False, kw_only=True)
 
 
 def decode(
@@ -113,7 +115,9 @@ def _decode(content: bytes, max_pixels: int, at_least: int, shrink: Shrink) -> P
             image = image.copy() if image is file else image
             image.info = {}
             upright = image.transpose(turn) if turn is not None else image
-    return Picture(upright, *((height, width) if turn in SWAPS else (width, height)))
+        as_stored = file.format == "JPEG" and file.mode in ("RGB", "L") and turn is None
+        same = content if as_stored and upright.size == (width, height) else b""
+    return Picture(upright, *((height, width) if turn in SWAPS else (width, height)), file=same)
 
 
 def _as_it_is(image: Image.Image) -> Image.Image:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
+import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -124,3 +127,45 @@ def test_the_copies_used_longest_ago_go_first(tmp_path: Path) -> None:
     files.get("00aa")  # used just now
     assert files.trim() == 2
     assert [files.has(f"{n}{n}aa") for n in range(4)] == [True, False, False, True]
+
+
+def test_what_is_asked_for_next_is_fetched_meanwhile_and_only_once(
+    pictures: Pictures, tmp_path: Path
+) -> None:
+    first, second = (address(Image.new("RGB", (64, 48), colour)) for colour in ("teal", "navy"))
+    bad = "data:image/png;base64," + base64.b64encode(b"no image").decode()
+    looking = pictures.batches([Source(first, 1)], ahead=[Source(second, 2), Source(bad, 3)])
+    next(looking)  # while this one is looked at …
+    folder = tmp_path / "files"
+    until = time.monotonic() + 20
+    while len([f for f in folder.glob("*/*") if f.is_file()]) < 2:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    (batch,) = pictures.batches([Source(second, 2), Source(bad, 3)])
+    assert batch.images[second].getpixel((5, 5)) == (0, 0, 128)
+    assert batch.sizes[second] == ImageSize(64, 48)
+    assert set(batch.failed) == {bad}
+    shutil.rmtree(folder)
+    (again,) = pictures.batches([Source(second, 2)])
+    assert again.images[second].size == (64, 48), "nothing of what was fetched ahead is left over"
+
+
+def test_a_small_jpeg_is_kept_as_it_came_but_for_what_is_told_of_it(
+    pictures: Pictures, tmp_path: Path
+) -> None:
+    """To write it anew takes longer than to look at it, and makes it worse."""
+    noise = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x010E] = "a secret"
+    for kind in (Image.fromarray(noise), Image.fromarray(noise).convert("L")):
+        source = address(kind, "JPEG", quality=80, exif=exif)
+        original = base64.b64decode(source.partition(",")[2])
+        first, _ = only(pictures, source)
+        file = tmp_path / "files" / (name := hashlib.sha256(original).hexdigest())[:2] / name
+        assert b"a secret" in original
+        assert b"a secret" not in file.read_bytes()
+        assert len(file.read_bytes()) < len(original)
+        again, _ = only(pictures, source)
+        want = np.asarray(Image.open(io.BytesIO(original)).convert("RGB"))
+        assert (np.asarray(first) == want).all()
+        assert (np.asarray(again) == want).all()

@@ -23,7 +23,8 @@ from backend.errors import Cancelled
 from backend.learning.detection import judge
 from backend.loop.finding import FindingJob, Sample, shown, train_finder
 from backend.vision.detection.example import Example
-from backend.vision.detection.learn import BACKBONE, EDGES, learn, recipe
+from backend.vision.detection.finder import Finder
+from backend.vision.detection.learn import BACKBONE, EDGES, between, learn, recipe
 from backend.vision.detection.network import SMALL, Network, adapted, load_base
 from tests.drawn import Drawing
 from tests.unit.vision.detection.conftest import (
@@ -363,3 +364,64 @@ def test_fifty_images_of_points_find_and_count_discs(monkeypatch: pytest.MonkeyP
 def dots(drawn: Drawing) -> Places:
     """A click on the middle of each."""
     return tuple(Place(thing.label, *thing.centre, *thing.centre) for thing in drawn.things)
+
+
+# -- weights that know the labels ------------------------------------------------------------
+
+
+def test_between_lies_between_what_was_before_and_what_was_learned(yolo26_like: Network) -> None:
+    start = adapted(load_base(SMALL), DISC)
+    half, none = (between(start, yolo26_like, share) for share in (0.5, 0.0))
+    before, after = weights(start), weights(yolo26_like)
+    for name, value in weights(half).items():
+        middle = (before[name] + after[name]) / 2 if value.dtype.kind == "f" else after[name]
+        np.testing.assert_allclose(value, middle, rtol=2e-3, atol=1e-4)  # kept in half precision
+    np.testing.assert_allclose(on(none), on(start), atol=0.02)
+    assert half.plan == yolo26_like.plan
+
+
+def on(network: Network) -> Any:
+    """What a network sees in a picture."""
+    import torch
+
+    from backend.vision.detection.heads import raw_outputs
+
+    picture = np.asarray(drawings(1, 700, *DISC)[0].image.resize((SIDE, SIDE)), dtype=np.float32)
+    with torch.no_grad():
+        return raw_outputs(network)(torch.tensor(picture.transpose(2, 0, 1))[None] / 255)[1].numpy()
+
+
+def test_half_of_what_was_learned_is_taken_where_the_weights_know_all_labels(
+    yolo26_like: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = replace(yolo26_like, plan=replace(yolo26_like.plan, pretrained=True))
+
+    def moved(names: tuple[str, ...], share: float) -> Any:
+        """How far training went from where it began."""
+        monkeypatch.setattr("backend.vision.detection.learn.SHARE", share)
+        control = Control("box", "image", "image", tuple(map(Label, names)), "boxes")
+        samples = [boxed(number, one) for number, one in enumerate(drawings(12, 800, *DISC))]
+        job = FindingJob(
+            *(control, samples, base, None, SIDE, 60, 0),
+            *(lambda network, size, key: on_torch(network, size), None, quiet, lambda: False),
+            steps=20,
+        )
+        finder = train_finder(job)
+        assert isinstance(finder, Finder)
+        return numbers(finder.network) - numbers(adapted(base, names))
+
+    known = [moved(("disc",), share) for share in (0.5, 1.0)]
+    assert known[0] @ known[1] / (known[1] @ known[1]) == pytest.approx(0.5, abs=0.02)
+    strange = [moved(("disc", "ring"), share) for share in (0.5, 1.0)]
+    assert (strange[0] == strange[1]).all(), "a ring is nothing that it knows: all is taken"
+
+
+def numbers(network: Network) -> Any:
+    """All weights, in one row."""
+    kept = [value.ravel() for value in weights(network).values() if value.dtype.kind == "f"]
+    return np.concatenate(kept).astype(np.float64)
+
+
+def boxed(number: int, drawn: Drawing) -> Sample:
+    places = tuple(Place(thing.label, *thing.box) for thing in drawn.things)
+    return Sample(number, lambda: drawn.image, ImageSize(*SIZE), places)
