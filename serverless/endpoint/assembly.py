@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from serverless.endpoint.remote_models import Behind
 
 ALERTS = "alerts.toml"
+LANES = 2
+"""Looks at the same time: while one prepares its images or tells what it found, another computes.
+With boxes and 8 clients 0.98 of the bare model's images a second instead of 0.91."""
 
 
 def endpoint(
@@ -67,7 +70,7 @@ def endpoint(
         refresh = at_most_every(REFRESH_SECONDS, behind.refresh)
         functions = Functions(resources, rules, behind.load, behind.lanes, refresh)
     else:
-        functions = Functions(resources, rules)
+        functions = Functions(resources, rules, lanes=LANES)
     return make_endpoint(
         Parts(
             functions=functions,
