@@ -105,3 +105,7 @@ def _below(root: type[PrelabelError]) -> Iterator[type[PrelabelError]]:
     yield root
     for one in root.__subclasses__():
         yield from _below(one)
+
+
+class OverBudget(RoundError):
+    """What may be spent this month is spent: nothing is trained, and predicting goes on."""

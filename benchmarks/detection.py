@@ -26,10 +26,11 @@ import psutil
 from PIL import Image
 
 from backend.domain import Control, ImageSize, Label, Place
+from backend.inference.detections import Sample, judged_on, shown
 from backend.learning.detection import judge
-from backend.loop.finding import FindingJob, Sample, judged_on, shown, train_finder
-from backend.vision.detection.detector import load_detector
+from backend.training.detector import FindingJob, train_finder
 from backend.vision.detection.network import load_base
+from backend.vision.detection.network_runner import load_detector
 from backend.vision.ultralytics_models import quiet_ultralytics
 
 HELD = 100
@@ -185,7 +186,7 @@ def plain(
 def quicker(trainer: Any, threads: int) -> None:
     import torch
 
-    from backend.vision.batches import computes_bf16
+    from backend.vision.batching import computes_bf16
     from backend.vision.detection import trainer as mine
 
     torch.set_num_threads(threads)

@@ -37,10 +37,10 @@ QUIET = {"PRELABEL_CAPTURE_PER_DAY": "0"}
 BARE = """
 import sys, time
 from pathlib import Path
-from backend.loop.resources import Resources
+from backend.runtime.resources import Resources
 from backend.settings import Settings
-from serverless.endpoint.functions import load_here
-from serverless.endpoint.invoking import read_picture
+from backend.endpoint.functions import load_here
+from backend.endpoint.invoking import read_picture
 home, function, folder, seconds = sys.argv[1:]
 resources = Resources(Settings(home=Path(home)))
 record = resources.projects.get(function)

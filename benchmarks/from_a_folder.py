@@ -18,10 +18,10 @@ from pathlib import Path
 
 import httpx
 
-from backend.demo.scripts import Plants
-from backend.demo.studio import Program, Studio, free_port
-from backend.vision.encoder import DEFAULT_CLIP
+from backend.vision.encoders.load import DEFAULT_CLIP
 from benchmarks.stage import running_studio
+from demo.scripts import Plants
+from demo.studio import Program, Studio, free_port
 from tests.harness import Json, Lab, until
 
 IMAGES = 200

@@ -180,7 +180,7 @@ def memory(backend: Backend) -> Rows:
 
 def retraining() -> Rows:
     """A head on embeddings that are there already, median of five."""
-    from backend.vision.head import fit_head
+    from backend.vision.heads.head import fit_head
 
     rows: Rows = []
     for n, goal in ((1_000, "goal < 0.2 s"), (10_000, "goal < 1.5 s")):

@@ -21,9 +21,9 @@ import numpy.typing as npt
 
 from backend.learning import gate
 from backend.learning.contradiction import Believed, Contradiction, Trust, contradiction
-from backend.loop.gating import EARLIER, GROWTH, WINDOW
-from backend.loop.past_versions import LEARNED
-from backend.vision.head import Head
+from backend.loop.evaluate.gate import EARLIER, GROWTH, WINDOW
+from backend.loop.evaluate.past_versions import LEARNED
+from backend.vision.heads.head import Head
 from benchmarks.promises import Ints, chosen, fitted, world
 
 POISONED = 0.3
@@ -78,7 +78,7 @@ class Line:
         return Line(self.x, self.y, self.rows, self.given, list(self.heads), list(self.ends))
 
     def doubted(self, seed: int) -> gate.Verdict:
-        """The gate's verdict on the labels that came last, as ``backend.loop.gating`` asks it."""
+        """The gate's verdict on the labels that came last, as ``backend.loop.evaluate.gate`` asks it."""
         found: list[tuple[str, Contradiction]] = []
         last = 0
         for number in reversed(range(len(self.ends))):

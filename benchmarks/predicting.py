@@ -20,9 +20,9 @@ from typing import Any
 
 import psutil
 
-from backend.demo.annotator import Annotator
-from backend.demo.studio import Studio
 from benchmarks.stage import running_backend, running_studio
+from demo.annotator import Annotator
+from demo.studio import Studio
 from tests.harness import Backend, Json, Lab
 
 TASKS = 100

@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from backend.inference.confidence import certainty
 from backend.learning import accepting, coverage
 from backend.learning.audit import hash_rank, is_audit
 from backend.learning.selection import Floats, uncertainty
-from backend.loop.judging import certainty
-from backend.vision.head import Head, fit_head
+from backend.vision.heads.head import Head, fit_head
 
 Ints = npt.NDArray[np.int64]
 ROUND, MOST = 100, 1100

@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from backend.demo.annotator import Annotator
-from backend.demo.studio import Studio
-from backend.vision.encoder import load_encoder
+from backend.vision.encoders.load import load_encoder
 from benchmarks.stage import running_backend, running_studio
+from demo.annotator import Annotator
+from demo.studio import Studio
 from tests.harness import Backend, Json, Lab, choice_of, until
 
 STOPS = (20, 60, 120)

@@ -24,14 +24,15 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from backend.domain import Control, ImageSize, Label, Place
+from backend.inference.detections import Sample, found_in, judged_on, shown
 from backend.learning import coverage
 from backend.learning.detection import judge
 from backend.learning.selection import UNLIKE, Floats, place_uncertainty, seeking
-from backend.loop.finding import FindingJob, Sample, found_in, judged_on, shown, train_finder
-from backend.vision.builtin import BuiltinEncoder
-from backend.vision.detection.base import choose_base
-from backend.vision.detection.detector import load_detector
+from backend.training.detector import FindingJob, train_finder
+from backend.vision.detection.base_weights import choose_base
 from backend.vision.detection.network import load_base
+from backend.vision.detection.network_runner import load_detector
+from backend.vision.encoders.builtin import BuiltinEncoder
 
 SIDE, POOL, HELD, EVERY, BATCHES = 160, 300, 150, 15, 7
 KINDS = ("disc", "square", "triangle", "cross")

@@ -31,8 +31,8 @@ import numpy as np
 
 from backend.learning import coverage
 from backend.learning.selection import UNLIKE, Floats, seeking, uncertainty
-from backend.loop.ordering import HEAD, PICKED
-from backend.vision.head import Head, fit_head
+from backend.loop.publish.queue_order import HEAD, PICKED
+from backend.vision.heads.head import Head, fit_head
 
 EVERY, MOST, CLASSES = 10, 160, 10
 SHOWN = (20, 40, 60, 80, 160)

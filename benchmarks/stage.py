@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from backend.demo.studio import Studio, free_port
+from demo.studio import Studio, free_port
 from tests.harness import Backend
 
 

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from backend.demo.annotator import Annotator
-from backend.demo.studio import Studio
 from benchmarks.stage import running_backend, running_studio
+from demo.annotator import Annotator
+from demo.studio import Studio
 from tests.harness import Json, Lab
 
 TASKS = 40

@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from backend.endpoint.alert_rules import read_rules
 from backend.errors import PrelabelError, UsageError
 from backend.settings import Settings
 from backend.store.keys import Keys
-from backend.vision.encoder import DEFAULT_CLIP
+from backend.vision.encoders.load import DEFAULT_CLIP
 from serverless.cloud import Cloud
 from serverless.deployments import note_deployment
-from serverless.endpoint.alert_rules import read_rules
 from serverless.image import ROOT, live_encoders, own_file
 from serverless.remote import check_seconds
 from serverless.secrets import of_endpoint

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from serverless.endpoint.remote_models import REFRESH_SECONDS, Behind, at_most_every, undisturbed
 from serverless.remote_answers import Ask, load_from_afar
+from serverless.remote_models import REFRESH_SECONDS, Behind, at_most_every, undisturbed
 
 log = logging.getLogger("prelabel")
 
@@ -24,7 +24,7 @@ def backend(commit: Callable[[], None], refresh: Callable[[], None]) -> Any:
         UsageError: nobody set who may call it.
     """
     from backend.errors import UsageError
-    from backend.loop.service import Service
+    from backend.scheduler.service import Service
     from backend.server.app import make_app
     from backend.server.auth import Gate
     from backend.settings import read_settings
@@ -52,8 +52,8 @@ def endpoint(ask: Ask, refresh: Callable[[], None], keep: Callable[[], None]) ->
         refresh: sees what became live since.
         keep: makes what was kept last.
     """
+    from backend.endpoint.assembly import endpoint
     from backend.settings import read_settings
-    from serverless.endpoint.assembly import endpoint
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     behind = Behind(

@@ -23,10 +23,10 @@ from backend.settings import read_settings
 from serverless import parcels
 
 if TYPE_CHECKING:
-    from backend.loop.finding import Sample
-    from backend.loop.resources import Resources
-    from backend.vision.detection.detector import Detector
-    from backend.vision.encoder import Encoder
+    from backend.inference.detections import Sample
+    from backend.runtime.resources import Resources
+    from backend.vision.detection.network_runner import Detector
+    from backend.vision.encoders.base import Encoder
 
 log = logging.getLogger("prelabel")
 Tell = Callable[[int, int], None]
@@ -195,8 +195,8 @@ def _done(folder: Path) -> dict[str, Any] | None:
 
 
 def _head(order: Mapping[str, Any], folder: Path, root: Path, made: Path, tell: Tell) -> None:
-    from backend.loop.training import train as fit
-    from backend.vision.head import load_head, save_head
+    from backend.training.head import train as fit
+    from backend.vision.heads.head import load_head, save_head
 
     tell(0, 1)
     before = folder / "previous"
@@ -208,10 +208,10 @@ def _head(order: Mapping[str, Any], folder: Path, root: Path, made: Path, tell: 
 
 
 def _finder(order: Mapping[str, Any], folder: Path, root: Path, made: Path, tell: Tell) -> None:
-    from backend.loop.finding import FindingJob, train_finder
-    from backend.loop.model import control_of
-    from backend.vision.detection.base import choose_base
-    from backend.vision.detection.finder import load_finder
+    from backend.inference.model import control_of
+    from backend.training.detector import FindingJob, train_finder
+    from backend.vision.detection.base_weights import choose_base
+    from backend.vision.detection.detector import load_finder
     from backend.vision.detection.network import load_base
 
     resources = _resources()
@@ -242,7 +242,7 @@ def _local(base: str, weights: Path) -> str | Path:
 
 
 def _sample(row: Mapping[str, Any], root: Path) -> Sample:
-    from backend.loop.finding import Sample
+    from backend.inference.detections import Sample
 
     return Sample(
         task=row["task"],
@@ -268,7 +268,7 @@ def _picture(digest: str, root: Path) -> Any:
 def _resources() -> Resources:
     from dataclasses import replace
 
-    from backend.loop.resources import Resources
+    from backend.runtime.resources import Resources
     from backend.settings import LOCAL
 
     return Resources(replace(read_settings(), compute=LOCAL))
@@ -286,7 +286,7 @@ def _detector(key: str, size: int, folder: Path) -> Detector:
 
 
 def _device() -> str:
-    from backend.vision.batches import device_here
+    from backend.vision.batching import device_here
 
     if device_here() != "cuda":
         return "CPU"

@@ -19,9 +19,10 @@ from backend.errors import StoreError
 if TYPE_CHECKING:
     from PIL import Image
 
-    from backend.loop.finding import FindingJob, Sample
-    from backend.loop.training import TrainingJob
-    from backend.vision.detection.found import Found
+    from backend.inference.detections import Sample
+    from backend.training.detector import FindingJob
+    from backend.training.head import TrainingJob
+    from backend.vision.detection.detections import Found
 
 Floats = npt.NDArray[np.float32]
 Files = dict[str, bytes]
@@ -150,8 +151,8 @@ def head_order(job: TrainingJob) -> tuple[dict[str, Any], Files]:
 
 def head_job(order: Mapping[str, Any], arrays: bytes, previous: Any) -> TrainingJob:
     """The job of :func:`head_order`."""
-    from backend.loop.model import control_of
-    from backend.loop.training import Examples, TrainingJob
+    from backend.inference.model import control_of
+    from backend.training.head import Examples, TrainingJob
 
     with np.load(io.BytesIO(arrays), allow_pickle=False) as held:
         found = {name: held[name] for name in held.files}
@@ -210,7 +211,7 @@ def found_bytes(all_found: Sequence[Found]) -> bytes:
 
 def found_of(content: bytes) -> list[Found]:
     """What :func:`found_bytes` wrote."""
-    from backend.vision.detection.found import Found
+    from backend.vision.detection.detections import Found
 
     with np.load(io.BytesIO(content), allow_pickle=False) as held:
         ends = np.cumsum(held["counts"])[:-1]

@@ -18,27 +18,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from backend.errors import PrelabelError, RoundError, UsageError
-from backend.loop.compute import Spent, ThisProcess
+from backend.runtime.compute import Spent, ThisProcess
 from backend.settings import MODAL, Settings
 from serverless import parcels
 from serverless.calls import Calls
 from serverless.cloud import Cloud
-from serverless.endpoint.remote_models import at_most_every, undisturbed
 from serverless.image import TRAIN_SECONDS
+from serverless.remote_models import at_most_every, undisturbed
 from serverless.sharing import Sharing
 from serverless.spending import Spending, dollars
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from backend.loop.finding import FindingJob
-    from backend.loop.training import TrainingJob
-    from backend.vision.detection.detector import Detector
-    from backend.vision.detection.finder import Finds
-    from backend.vision.detection.found import Found
+    from backend.training.detector import FindingJob
+    from backend.training.head import TrainingJob
+    from backend.vision.detection.detections import Found
+    from backend.vision.detection.detector import Finds
     from backend.vision.detection.network import Network
-    from backend.vision.encoder import Encoder, Vectors
-    from backend.vision.head import Head
+    from backend.vision.detection.network_runner import Detector
+    from backend.vision.encoders.base import Encoder, Vectors
+    from backend.vision.heads.head import Head
 
 log = logging.getLogger("prelabel")
 AT_ONCE = 128
@@ -109,7 +109,7 @@ class ModalCompute:
         """See ``Compute.train_head``."""
         if len(job.examples.tasks) < HEAVY:
             return self._here.train_head(job)
-        from backend.vision.head import load_head, save_head
+        from backend.vision.heads.head import load_head, save_head
 
         order, files = parcels.head_order(job)
         previous: parcels.Files = {}
@@ -126,11 +126,11 @@ class ModalCompute:
 
     def train_finder(self, job: FindingJob) -> tuple[Finds | None, Spent]:
         """See ``Compute.train_finder``."""
-        from backend.loop.finding import fine_tunes
+        from backend.training.detector import fine_tunes
 
         if not fine_tunes(job):
             return self._here.train_finder(job)
-        from backend.vision.detection.finder import Finder, load_finder
+        from backend.vision.detection.detector import Finder, load_finder
 
         self._send_pictures(job)
         previous: parcels.Files = {}
@@ -232,7 +232,7 @@ class ModalCompute:
 
 
 class RemoteEncoder:
-    """An encoder that encodes on Modal; see ``backend.vision.encoder.Encoder``.
+    """An encoder that encodes on Modal; see ``backend.vision.encoders.base.Encoder``.
 
     Larger images travel as JPEG of quality 95: vectors differ by that.
     """
@@ -263,8 +263,8 @@ def remote_detector(
     network: Network, size: int, key: str, load: Callable[[], Detector], cloud: Cloud
 ) -> Detector:
     """A detector that looks at many images on Modal, and at a few here."""
-    from backend.vision.detection.detector import Detector
     from backend.vision.detection.network import save_network
+    from backend.vision.detection.network_runner import Detector
 
     class Remote(Detector):
         """Few images are answered sooner than another machine wakes."""

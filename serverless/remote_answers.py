@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 
 from backend.domain import ImageSize
+from backend.endpoint.functions import Loaded, check_controls, load_here, noise_picture
 from backend.errors import NotThere, PrelabelError
-from backend.loop.image_answers import Said
-from backend.loop.model import load_controls
-from backend.loop.resources import Resources
+from backend.inference.model import load_controls
+from backend.inference.predict_image import Said
+from backend.runtime.resources import Resources
 from backend.settings import LOCAL, read_settings
 from backend.store.projects import ProjectRecord
-from backend.vision.decode import Picture
+from backend.vision.images.decode import Picture
 from serverless import parcels
-from serverless.endpoint.functions import Loaded, check_controls, load_here, noise_picture
 
 Row = dict[str, Any]
 Ask = Callable[[str, str, list[bytes], list[list[int]]], list[Row]]

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from backend.endpoint.alert_rules import read_rules
 from backend.errors import UsageError
 from backend.store.captures import DAY, Captures
 from backend.store.files import read_json, write_bytes, write_json
@@ -23,7 +24,6 @@ from backend.store.projects import Projects
 from backend.store.versions import Versions
 from serverless.cloud import INSIDE, Explained
 from serverless.deployments import deployments
-from serverless.endpoint.alert_rules import read_rules
 
 log = logging.getLogger("prelabel")
 ALERTS = "alerts.toml"

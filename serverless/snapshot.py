@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 
-SLOW = ("numpy", "torch", "open_clip", "backend.loop.resources", "PIL.Image")
+SLOW = ("numpy", "torch", "open_clip", "backend.runtime.resources", "PIL.Image")
 
 
 def imports() -> None:

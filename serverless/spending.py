@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from backend.loop.compute import OverBudget
+from backend.errors import OverBudget
 from backend.store.files import explained
 from backend.store.usage import Usage
 

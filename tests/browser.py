@@ -8,7 +8,7 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from backend.demo.studio import EMAIL, Studio
+from demo.studio import EMAIL, Studio
 
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = (

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from backend.demo.studio import Studio, free_port
+from demo.studio import Studio, free_port
 from tests.harness import Backend, Lab
 from tests.published import BOXES, COLOUR, POINTS, TAGS, colour_model, place_model, publish
 

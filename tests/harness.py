@@ -17,7 +17,7 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from backend.demo.studio import Program, free_port
+from demo.studio import Program, free_port
 
 Json = dict[str, Any]
 SECONDS = 90.0

@@ -11,11 +11,11 @@ import numpy as np
 from PIL import Image
 
 from backend.domain import Control, Label
-from backend.loop.model import Model, save_model
-from backend.loop.training import Examples, TrainingJob, train
+from backend.inference.model import Model, save_model
 from backend.store.projects import Projects
 from backend.store.references import Reference, save_reference
 from backend.store.versions import Card, Versions, identity_of
+from backend.training.head import Examples, TrainingJob, train
 from tests.harness import png
 
 COLOUR = Control("colour", "image", "image", (Label("red"), Label("blue")))
@@ -32,7 +32,7 @@ def picture(colour: str, number: int, size: int = 64) -> Image.Image:
 
 def colour_model(control: Control = COLOUR, images: int = 24) -> tuple[Model, Reference]:
     """Knows red from blue, by the builtin encoder; and what its audit slice looks like."""
-    from backend.vision.builtin import BuiltinEncoder
+    from backend.vision.encoders.builtin import BuiltinEncoder
 
     encoder = BuiltinEncoder()
     names = [control.label_names[i % 2] for i in range(images)]
@@ -58,10 +58,10 @@ def colour_model(control: Control = COLOUR, images: int = 24) -> tuple[Model, Re
 
 def place_model(*controls: Control) -> Model:
     """Finds drawn discs and squares, more or less: a small network trained for seconds."""
-    from backend.loop.model import Model
-    from backend.vision.detection.detector import Detector
-    from backend.vision.detection.finder import Finder, Meaning
-    from backend.vision.detection.heads import raw_outputs
+    from backend.inference.model import Model
+    from backend.vision.detection.detector import Finder, Meaning
+    from backend.vision.detection.network_runner import Detector
+    from backend.vision.detection.output_layers import raw_outputs
     from backend.vision.runtime import TorchRunner
 
     network, key = _network()
@@ -80,8 +80,8 @@ def place_model(*controls: Control) -> Model:
 def _network():  # type: ignore[no-untyped-def]
     import torch
 
-    from backend.vision.detection.finder import key_of_network
-    from backend.vision.detection.learn import learn
+    from backend.vision.detection.detector import key_of_network
+    from backend.vision.detection.fine_tune import learn
     from backend.vision.detection.network import SMALL, adapted, load_base
     from tests.unit.vision.detection.conftest import BOTH, drawings, examples, quick
 

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from backend.loop import frames
+from backend.scheduler import frames
 
 
 def main() -> None:

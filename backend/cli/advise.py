@@ -31,8 +31,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         RoundError: nothing is labeled yet.
     """
     from backend.cli.main import say
-    from backend.loop.advising import Adviser
-    from backend.loop.resources import Resources
+    from backend.runtime.resources import Resources
+    from backend.tools.advise import Adviser
 
     settings = read_settings()
     record = known.find(settings, options.project)

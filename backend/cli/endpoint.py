@@ -50,9 +50,9 @@ def _serve(settings: Settings, options: argparse.Namespace) -> dict[str, Any]:
     import uvicorn
 
     from backend.cli.main import say
+    from backend.endpoint.assembly import endpoint
     from backend.server.listening import listen
     from backend.store.keys import Keys
-    from serverless.endpoint.assembly import endpoint
 
     keys, here = Keys(settings.home).all(), options.host in LOOPBACK
     if not keys and not options.open and not here:

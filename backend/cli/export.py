@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def _version(settings: Settings, options: argparse.Namespace) -> dict[str, Any]:
     from backend.cli.main import say
-    from backend.loop.version_export import export
+    from backend.tools.export_version import export
 
     if options.images:
         raise UsageError("--images belongs to --data coco or --data yolo.")
@@ -83,7 +83,7 @@ def _find(settings: Settings, version: str) -> tuple[ProjectRecord, str]:
 
 def _data(settings: Settings, options: argparse.Namespace) -> dict[str, Any]:
     from backend.cli.main import say
-    from backend.loop.label_export import write_labels
+    from backend.tools.export_labels import write_labels
 
     done = write_labels(settings, options.what, options.data, options.images, options.output)
     tasks = "One labeled task" if done.labels == 1 else f"{done.labels} labeled tasks"

@@ -87,7 +87,7 @@ def _revoke(keys: Any, options: argparse.Namespace) -> dict[str, Any]:
 
 def _unknown_to() -> str:
     """Let endpoints on Modal know of it: why one does not; empty where all do, or there is none."""
-    from backend.loop.compute import share
+    from backend.bootstrap import share
 
     try:
         share(read_settings())

@@ -68,8 +68,8 @@ def round_here(settings: Settings, record: ProjectRecord, ask: Ask) -> Outcome:
     Raises:
         PrelabelError: it failed; the live version stays as it was.
     """
-    from backend.loop.resources import Resources
     from backend.loop.round import Round
+    from backend.runtime.resources import Resources
 
     resources = Resources(settings, lock_seconds=600)
     with resources.alone(record):

@@ -22,8 +22,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Print a line per suspect; Label Studio shows the first of them in a tab."""
     from backend.cli.main import say
-    from backend.loop.resources import Resources
-    from backend.loop.suspecting import TAB, Inspector
+    from backend.runtime.resources import Resources
+    from backend.tools.label_errors import TAB, Inspector
 
     settings = read_settings()
     record = known.find(settings, options.project)

@@ -14,7 +14,7 @@ from backend.settings import Settings, read_settings
 from backend.store.files import explained
 
 if TYPE_CHECKING:
-    from serverless.endpoint.functions import Loaded
+    from backend.endpoint.functions import Loaded
 
 HELP = "show what the live version sees in image files"
 EXAMPLE = "prelabel predict photos/*.jpg --project 3 --output looked-at"
@@ -75,8 +75,8 @@ def status(figures: dict[str, Any]) -> int:
 
 def _loaded(settings: Settings, project: str, version: str) -> Loaded:
     """The version as the endpoint serves it."""
-    from backend.loop.resources import Resources
-    from serverless.endpoint.functions import load_here
+    from backend.endpoint.functions import load_here
+    from backend.runtime.resources import Resources
 
     resources = Resources(settings)
     record = known.find(settings, project)
@@ -120,8 +120,8 @@ def _look(
 ) -> dict[str, Any]:
     """One image, as the endpoint looks at it."""
     from backend.cli.main import say
-    from serverless.endpoint.problems import Problem
-    from serverless.endpoint.rendering import in_words, look
+    from backend.endpoint.problems import Problem
+    from backend.endpoint.rendering import in_words, look
 
     content = _content(file, settings.max_image_bytes)
     try:

@@ -29,9 +29,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """
     import uvicorn
 
+    from backend.bootstrap import choose_compute
     from backend.cli.main import say
-    from backend.loop.compute import choose_compute
-    from backend.loop.service import Service
+    from backend.scheduler.service import Service
     from backend.server.app import make_app
     from backend.server.auth import Gate
     from backend.server.listening import listen

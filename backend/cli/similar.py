@@ -30,8 +30,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Print a line per image, the most similar first."""
     from backend.cli.main import say
-    from backend.loop.resources import Resources
-    from backend.loop.searching import Search
+    from backend.runtime.resources import Resources
+    from backend.tools.similar import Search
 
     settings = read_settings()
     record = known.find(settings, options.project)

@@ -13,7 +13,7 @@ from backend.doctor.report import QUICK, Report
 from backend.errors import NotAllowed, NotThere, StoreError
 from backend.label_studio.client import Client
 from backend.label_studio.probing import standing
-from backend.loop.resources import Resources
+from backend.runtime.resources import Resources
 from backend.settings import Settings
 from backend.store.projects import ProjectRecord
 from backend.store.secret import webhook_secret

@@ -14,8 +14,8 @@ from backend.doctor.report import QUICK, Report
 from backend.domain import Control
 from backend.errors import ConfigError, LabelStudioError
 from backend.label_studio.client import Client
-from backend.loop.connection import connect
-from backend.loop.resources import Resources
+from backend.runtime.connection import connect
+from backend.runtime.resources import Resources
 from backend.store.projects import ProjectRecord
 
 SLOW = 60.0

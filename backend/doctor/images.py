@@ -16,7 +16,7 @@ from backend.label_studio.images import Images
 from backend.label_studio.places import Json, marked_by
 from backend.label_studio.regions import prediction_json
 from backend.settings import Settings
-from backend.vision.decode import decode
+from backend.vision.images.decode import decode
 from backend.web import Limits, shown
 
 LOOKED_THROUGH = 5000

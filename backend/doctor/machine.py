@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from backend.bootstrap import greet
 from backend.doctor.line import Line, bad, good, unknown
 from backend.errors import (
     DetectorError,
@@ -16,8 +17,7 @@ from backend.errors import (
     StoreError,
     UsageError,
 )
-from backend.loop.compute import greet
-from backend.loop.resources import Resources
+from backend.runtime.resources import Resources
 from backend.settings import MODAL, Settings
 from backend.store.files import writable
 from backend.store.projects import ProjectRecord
@@ -78,7 +78,8 @@ def encoder(resources: Resources, setting: str) -> Line:
         resources: of this process.
         setting: ``PRELABEL_ENCODER``, or what the live version was made by.
     """
-    from backend.vision.encoder import here, noise
+    from backend.vision.encoders.base import noise
+    from backend.vision.encoders.load import here
     from backend.vision.hub import why_not_asked
 
     check, folder = "encoder", resources.weights
@@ -101,7 +102,7 @@ def encoder(resources: Resources, setting: str) -> Line:
 
 def detector(resources: Resources) -> Line:
     """Whether there is something to fine-tune from. Nothing is downloaded for it."""
-    from backend.vision.detection.base import HOME
+    from backend.vision.detection.base_weights import HOME
     from backend.vision.detection.network import DEFAULT, NOTHING, find_base, load_base
     from backend.vision.hub import answers
 

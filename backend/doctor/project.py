@@ -14,7 +14,7 @@ from backend.label_studio.client import Client
 from backend.label_studio.config import ReadConfig, read_config
 from backend.label_studio.probing import Probe, health, knock, listens
 from backend.label_studio.protocol import MODEL_CLASS, hears
-from backend.loop.push import UNCERTAINTY_SAMPLING
+from backend.loop.publish.push import UNCERTAINTY_SAMPLING
 from backend.store.projects import ProjectRecord
 
 CONNECTED, DISCONNECTED = "CO", "DI"

@@ -10,20 +10,21 @@ from typing import Any
 
 from backend.domain import Control, ImageSize
 from backend.errors import ImageError, NotThere, RoundError
-from backend.loop.compute import Spent
-from backend.loop.embedding import Embedded
-from backend.loop.finding import FindingJob, Sample
+from backend.inference.detections import Sample
+from backend.inference.embed import Embedded
+from backend.inference.images import Pictures, Source
+from backend.inference.model import Model
 from backend.loop.labels import examples_of, label_table, pool_of
-from backend.loop.model import Model
 from backend.loop.observe import Observation
-from backend.loop.pictures import Pictures, Source
-from backend.loop.resources import Resources
-from backend.loop.training import Examples, TrainingJob, cross
+from backend.runtime.compute import Spent
+from backend.runtime.resources import Resources
 from backend.store.projects import ProjectRecord
 from backend.store.versions import Card
-from backend.vision.detection.finder import Finds
-from backend.vision.encoder import Encoder
-from backend.vision.head import Head
+from backend.training.detector import FindingJob
+from backend.training.head import Examples, TrainingJob, cross
+from backend.vision.detection.detector import Finds
+from backend.vision.encoders.base import Encoder
+from backend.vision.heads.head import Head
 
 log = logging.getLogger("prelabel")
 Report = Callable[[str, float, str], None]

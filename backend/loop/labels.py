@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from backend.domain import Control, Places
-from backend.loop.embedding import Embedded
+from backend.inference.embed import Embedded
 from backend.loop.observe import Observation
-from backend.loop.training import Examples, Floats
 from backend.store.versions import Labels
+from backend.training.head import Examples, Floats
 
 
 def label_table(seen: Observation) -> dict[str, dict[str, list[Any]]]:

@@ -13,7 +13,7 @@ from backend.domain import Control, Task
 from backend.label_studio.config import ReadConfig, read_config
 from backend.label_studio.regions import Json, read_task
 from backend.learning.audit import is_audit
-from backend.loop.connection import Connection
+from backend.runtime.connection import Connection
 from backend.store.files import read_json, write_json
 
 RANDOM = "random"

@@ -13,17 +13,16 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from backend.errors import ConfigError, PrelabelError
-from backend.loop import cards
-from backend.loop import push as pushing
-from backend.loop.compute import OverBudget
+from backend.errors import ConfigError, OverBudget, PrelabelError
+from backend.loop import card as cards
 from backend.loop.labels import changes, label_table
-from backend.loop.make_version import Maker
 from backend.loop.observe import Observation, Pulse, observe, take_pulse
-from backend.loop.ordering import refresh
-from backend.loop.presenting import Presented, Presenter
-from backend.loop.resources import Resources
-from backend.loop.showcase import Showcase
+from backend.loop.publish import push as pushing
+from backend.loop.publish.publish import Presented, Presenter
+from backend.loop.publish.queue_order import refresh
+from backend.loop.publish.thumbnails import Showcase
+from backend.loop.train_version import Maker
+from backend.runtime.resources import Resources
 from backend.store.acceptance import Acceptances
 from backend.store.projects import ProjectRecord
 from backend.store.versions import Card

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from backend.errors import NotThere, PrelabelError, UsageError
 from backend.label_studio.protocol import MODEL_CLASS, SetupRequest, read_event
-from backend.loop.service import Service
+from backend.scheduler.service import Service
 from backend.server.origin import foreign
 from backend.server.pages import add_pages, wants_page
 from backend.server.source import pack_source

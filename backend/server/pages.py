@@ -13,7 +13,7 @@ from backend.dashboard.pages import Pages
 from backend.dashboard.reading import Reader
 from backend.dashboard.values import Summary
 from backend.errors import NotThere, PrelabelError
-from backend.loop.service import Service
+from backend.scheduler.service import Service
 from backend.server.origin import refusal
 
 BY = "the dashboard"

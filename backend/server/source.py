@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PLACE = Path(__file__).resolve().parents[2]
-ROOMS = ("backend", "serverless", "label_config")
+ROOMS = ("backend", "demo", "serverless", "label_config")
 BESIDE = ("LICENSE", "README.md", "pyproject.toml", "Dockerfile", "compose.yaml")
 """What else the program is made of."""
 PACKED = PLACE / "prelabel-source"

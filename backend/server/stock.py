@@ -18,9 +18,9 @@ from typing import Any, TypeVar
 from label_studio_ml.model import LabelStudioMLBase
 
 from backend.label_studio.protocol import START_TRAINING, project_of
-from backend.loop.connection import created_at
-from backend.loop.predict_queue import NO_VERSION
-from backend.loop.service import Service
+from backend.runtime.connection import created_at
+from backend.scheduler.predict_queue import NO_VERSION
+from backend.scheduler.service import Service
 from backend.settings import read_settings
 from backend.store import wake
 from backend.store.projects import Projects

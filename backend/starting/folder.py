@@ -189,7 +189,7 @@ def _content(path: Path, largest: Largest) -> tuple[bytes, str]:
 
 def _why_not(content: bytes, largest: Largest) -> str:
     """Why an image cannot be read; empty when it can."""
-    from backend.vision.decode import decode
+    from backend.vision.images.decode import decode
 
     try:
         decode(content, max_pixels=largest.pixels, at_least=1)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import httpx
 
-from backend.demo.studio import Studio
 from backend.store.keys import Keys
+from demo.studio import Studio
 from serverless.image import ROOT
 from serverless.sharing import Sharing
 from tests.conftest import MakeBackend

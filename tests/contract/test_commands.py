@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from backend.demo.studio import Studio, free_port
+from demo.studio import Studio, free_port
 from tests.harness import Backend, Lab, until
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from backend.demo.studio import free_port
+from demo.studio import free_port
 from tests.engine import Builder, Image, Room, hosts_file, let_through
 from tests.harness import Lab, png, until
 from tests.street import Street, read_compose, read_env, room_of, why_not

@@ -27,9 +27,9 @@ import yaml
 
 import tests.shown
 from backend.cli.main import COMMANDS, _parser
-from backend.demo.studio import free_port
+from backend.endpoint.alert_rules import read_rules
 from backend.label_studio.config import read_config
-from serverless.endpoint.alert_rules import read_rules
+from demo.studio import free_port
 from tests.conftest import MakeStudio
 from tests.contract.test_init import Terminal
 from tests.harness import CHOICES, Application, Backend, Lab, png, until

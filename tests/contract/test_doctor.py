@@ -16,13 +16,13 @@ from typing import Any
 
 import pytest
 
-from backend.demo.studio import Studio, free_port
 from backend.doctor.doctor import Doctor
 from backend.doctor.line import Line
 from backend.doctor.machine import free_bytes
 from backend.settings import read_settings
 from backend.store.secret import webhook_secret
 from backend.store.versions import Versions
+from demo.studio import Studio, free_port
 from tests.conftest import MakeStudio
 from tests.contract.test_commands import prelabel
 from tests.contract.test_servers import personal_token

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.demo.studio import Studio
+from demo.studio import Studio
 from tests.contract.test_commands import figures, prelabel
 from tests.harness import Json, Lab, data_uri, png
 

@@ -137,7 +137,7 @@ def test_a_wrong_token_is_named_and_a_right_one_heals(lab: Lab, make_backend: Ma
     assert "e" * 40 not in backend.log.read_text()
     token = str(lab.http.headers["authorization"]).removeprefix("Token ")
     created = lab.info(project)["created_at"]
-    from backend.loop.connection import created_at
+    from backend.runtime.connection import created_at
 
     body = {"project": f"{project}.{created_at(created)}", "schema": "<View/>"}
     backend.http.post("/setup", json={**body, "hostname": lab.url, "access_token": token})

@@ -16,16 +16,16 @@ import pytest
 
 from backend.cli import joining
 from backend.cli.main import main
-from backend.demo.studio import Studio
 from backend.errors import PrelabelError, RoundError
 from backend.learning.audit import is_audit
-from backend.loop.advising import Adviser
-from backend.loop.resources import Resources
+from backend.runtime.resources import Resources
 from backend.settings import read_settings
 from backend.starting.job import Job
 from backend.starting.names import read_labels
 from backend.starting.writing import write_config
 from backend.store.projects import Projects
+from backend.tools.advise import Adviser
+from demo.studio import Studio
 from tests.conftest import MakeBackend
 from tests.contract.test_commands import figures, prelabel
 from tests.contract.test_places import box

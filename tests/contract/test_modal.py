@@ -24,10 +24,9 @@ import modal.exception
 import pytest
 
 from backend.domain import ImageSize, Place
-from backend.errors import Cancelled, DetectorError, RoundError, UsageError
-from backend.loop.compute import OverBudget, ThisProcess
-from backend.loop.finding import FindingJob, Sample
-from backend.loop.training import Examples, TrainingJob
+from backend.errors import Cancelled, DetectorError, OverBudget, RoundError, UsageError
+from backend.inference.detections import Sample
+from backend.runtime.compute import ThisProcess
 from backend.server.source import BESIDE, ROOMS
 from backend.settings import Settings
 from backend.store.captures import Capture, Captures
@@ -35,9 +34,11 @@ from backend.store.files import write_json
 from backend.store.keys import Keys
 from backend.store.pictures import PictureFiles
 from backend.store.usage import Usage
-from backend.vision.builtin import BuiltinEncoder
-from backend.vision.detection.finder import Finder
+from backend.training.detector import FindingJob
+from backend.training.head import Examples, TrainingJob
+from backend.vision.detection.detector import Finder
 from backend.vision.detection.network import SMALL, load_base
+from backend.vision.encoders.builtin import BuiltinEncoder
 from serverless.cloud import Cloud, JobFailed, Unreachable
 from serverless.image import ROOT
 from serverless.parcels import Damaged

@@ -13,8 +13,8 @@ import psutil
 import pytest
 from PIL import Image
 
-from backend.loop.workers import ANSWERING
-from backend.vision.detection.example import Example
+from backend.scheduler.worker_pool import ANSWERING
+from backend.vision.detection.training_example import Example
 from tests.conftest import MakeBackend
 from tests.drawn import Drawing, Thing, drawing
 from tests.harness import Backend, Json, Lab, data_uri, until
@@ -334,7 +334,7 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A weights file as ultralytics writes it, of a small network that knows both things."""
     import torch
 
-    from backend.vision.detection.learn import Recipe, learn
+    from backend.vision.detection.fine_tune import Recipe, learn
     from backend.vision.detection.network import SMALL, adapted, load_base
 
     names = ("disc", "square")

@@ -8,8 +8,8 @@ import numpy as np
 from PIL import Image
 
 from backend.learning.audit import is_audit
-from backend.loop.ordering import HEAD
-from backend.loop.presenting import TAB
+from backend.loop.publish.publish import TAB
+from backend.loop.publish.queue_order import HEAD
 from tests.conftest import MakeBackend
 from tests.harness import Backend, Lab, data_uri, until
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from backend.demo.studio import Program, Studio, free_port
+from demo.studio import Program, Studio, free_port
 from tests.conftest import MakeBackend, MakeStudio
 from tests.harness import Backend, Lab, choice_of, until
 
@@ -26,7 +26,7 @@ def second(make_studio: MakeStudio) -> Studio:
 
 def personal_token(studio: Studio) -> str:
     """A personal access token, made as the account page makes it; legacy tokens are turned off."""
-    from backend.demo.studio import EMAIL
+    from demo.studio import EMAIL
 
     with httpx.Client(base_url=studio.url, trust_env=False, timeout=60) as browser:
         browser.get("/user/login/")

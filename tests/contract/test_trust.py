@@ -13,12 +13,12 @@ from backend.label_studio.client import MACHINE
 from backend.label_studio.regions import AT_ONCE
 from backend.learning.accepting import for_people
 from backend.learning.audit import is_audit
-from backend.loop.accepting import accept
-from backend.loop.connection import Connection, connect, created_at
 from backend.loop.observe import observe, take_pulse
-from backend.loop.suspecting import TAB
+from backend.loop.publish.auto_accept import accept
+from backend.runtime.connection import Connection, connect, created_at
 from backend.settings import read_settings
 from backend.store.projects import ProjectRecord
+from backend.tools.label_errors import TAB
 from tests.conftest import MakeBackend
 from tests.contract.test_commands import figures, prelabel
 from tests.harness import CHOICES, COLOURS, Backend, Json, Lab, choice_of, until

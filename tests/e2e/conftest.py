@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from backend.demo.studio import Studio
+from demo.studio import Studio
 from tests.browser import PATIENCE, chromium, log_in
 from tests.conftest import SCREENSHOTS
 

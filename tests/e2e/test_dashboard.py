@@ -11,9 +11,9 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from backend.demo.studio import Studio
 from backend.learning.audit import is_audit
 from backend.store.versions import Versions
+from demo.studio import Studio
 from tests.browser import PATIENCE, overflow, screenshot
 from tests.conftest import MakeBackend
 from tests.contract.test_places import BOXES, annotate, box

@@ -14,25 +14,25 @@ import numpy as np
 from PIL import Image
 
 from backend.domain import Choice, Control, Finding, ImageSize, Label, Place, Prediction, Task
+from backend.inference.detect import look
+from backend.inference.embed import Embedded
+from backend.inference.images import Pictures
+from backend.inference.model import Model
+from backend.inference.predict import certainties, predictions
 from backend.label_studio.config import ReadConfig
 from backend.label_studio.images import Images
 from backend.label_studio.regions import whole_of
 from backend.learning.accepting import for_people
 from backend.learning.audit import is_audit
 from backend.learning.thresholds import NEVER
-from backend.loop import accepting
-from backend.loop.embedding import Embedded
-from backend.loop.find_in_tasks import look
-from backend.loop.model import Model
 from backend.loop.observe import Observation, Pulse
-from backend.loop.pictures import Pictures
-from backend.loop.predicting import certainties, predictions
+from backend.loop.publish import auto_accept
 from backend.store.acceptance import Acceptance, Acceptances
 from backend.store.pictures import PictureFiles
 from backend.store.versions import Card
-from backend.vision.cache import EmbeddingCache
-from backend.vision.detection.finder import Meaning
-from backend.vision.detection.found import Found
+from backend.vision.detection.detections import Found
+from backend.vision.detection.detector import Meaning
+from backend.vision.encoders.embedding_cache import EmbeddingCache
 from backend.web import Limits
 
 COLOUR = Control("colour", "image", "image", (Label("red"), Label("blue")), accept_error=0.05)
@@ -73,13 +73,13 @@ def red(tasks: Sequence[int]) -> list[Prediction]:
 def chosen(live: Card, state: Acceptance, seen: Observation, **more: Any) -> list[int]:
     sure = {task.id: 0.85 for task in seen.tasks}
     given = {"model": MODEL, "error": 0.05, **more}
-    return [t.id for t in accepting.acceptable(live, state, seen, sure, **given)]
+    return [t.id for t in auto_accept.acceptable(live, state, seen, sure, **given)]
 
 
 def asked(count: int) -> Acceptance:
     """So many answers that would have been accepted and went to people."""
     seen = observed(*opened(PEOPLE[:count]))
-    state, give = accepting.remembered(Acceptance(), seen, "v1-x", red(PEOPLE[:count]))
+    state, give = auto_accept.remembered(Acceptance(), seen, "v1-x", red(PEOPLE[:count]))
     assert give == []
     return state
 
@@ -95,7 +95,7 @@ def test_an_answer_that_chooses_nothing_is_never_given() -> None:
     tasks = OTHERS[:2]
     blank = Prediction(tasks[1], (Choice("colour", {}, SIZE),), 0.9)
     seen = observed(*opened(tasks))
-    state, give = accepting.remembered(Acceptance(), seen, "v1-x", [*red(tasks[:1]), blank])
+    state, give = auto_accept.remembered(Acceptance(), seen, "v1-x", [*red(tasks[:1]), blank])
     assert [one.task for one in give] == tasks[:1]
     assert list(state.given) == tasks[:1]
 
@@ -199,9 +199,9 @@ def test_a_check_is_counted_once_however_often_a_round_looks() -> None:
         *(labeled(task, "red") for task in PEOPLE[:4]), labeled(PEOPLE[4], "blue"), *opened(OTHERS)
     )
     for _ in range(4):
-        state = accepting.reviewed(state, seen, MODEL)
-        state = accepting.suspended(state, 0.05, [card(1, 100)])
-        state, _ = accepting.remembered(state, seen, "v2-x", [])
+        state = auto_accept.reviewed(state, seen, MODEL)
+        state = auto_accept.suspended(state, 0.05, [card(1, 100)])
+        state, _ = auto_accept.remembered(state, seen, "v2-x", [])
         assert state.checks == [True] * 4 + [False]
     assert not state.suspensions, "one of five says little of 5 %"
 
@@ -213,12 +213,12 @@ def test_a_suspension_outlives_held_back_versions_and_roll_backs(tmp_path: Path)
     seen = observed(*wrong, *opened(OTHERS[:3]))
     live, held = card(1, audit=90), card(2, audit=100)
     assert chosen(live, state, seen) == OTHERS[:3]
-    state = accepting.reviewed(state, seen, MODEL)
-    state = accepting.suspended(state, 0.05, [live, held])
+    state = auto_accept.reviewed(state, seen, MODEL)
+    state = auto_accept.suspended(state, 0.05, [live, held])
     kept = Acceptances(tmp_path)
     kept.write(state)
     for _ in range(3):  # rounds in which the new version is held back again
-        state = accepting.suspended(accepting.reviewed(kept.read(), seen, MODEL), 0.05, [live])
+        state = auto_accept.suspended(auto_accept.reviewed(kept.read(), seen, MODEL), 0.05, [live])
         kept.write(state)
         assert len(state.suspensions) == 1
         for old in (card(0, audit=85), live, held, card(3, audit=149)):
@@ -236,25 +236,25 @@ def test_a_suspension_outlives_held_back_versions_and_roll_backs(tmp_path: Path)
 
 
 def test_a_version_without_a_level_accepts_nothing_and_keeps_the_checks() -> None:
-    state = accepting.reviewed(asked(2), observed(labeled(PEOPLE[0], "blue")), MODEL)
+    state = auto_accept.reviewed(asked(2), observed(labeled(PEOPLE[0], "blue")), MODEL)
     assert chosen(card(2, 120, level=None), state, observed(*opened(OTHERS[:1]))) == []
     assert state.checks == [False]
 
 
 def test_a_person_who_corrects_an_accepted_answer_has_checked_it() -> None:
     seen = observed(*opened(OTHERS[:2]))
-    state, give = accepting.remembered(Acceptance(), seen, "v1-x", red(OTHERS[:2]))
+    state, give = auto_accept.remembered(Acceptance(), seen, "v1-x", red(OTHERS[:2]))
     assert len(give) == 2
     done = [Task(OTHERS[0], {}, open=False, accepted=True), labeled(OTHERS[1], "blue")]
-    assert accepting.reviewed(state, observed(*done), MODEL).checks == [False]
+    assert auto_accept.reviewed(state, observed(*done), MODEL).checks == [False]
 
 
 def test_what_goes_to_people_is_judged_by_the_answer_that_would_have_been_accepted() -> None:
     state = asked(1)
     later = Prediction(PEOPLE[0], (Choice("colour", {"blue": 0.9}, SIZE),), 0.9)
-    state, _ = accepting.remembered(state, observed(*opened(PEOPLE[:1])), "v2-x", [later])
+    state, _ = auto_accept.remembered(state, observed(*opened(PEOPLE[:1])), "v2-x", [later])
     assert state.given[PEOPLE[0]].version == "v1-x"
-    checks = accepting.checks_of(state, observed(*opened(PEOPLE[:3])))
+    checks = auto_accept.checks_of(state, observed(*opened(PEOPLE[:3])))
     assert checks.waiting == {PEOPLE[0]}
 
 
@@ -264,19 +264,19 @@ def test_boxes_are_checked_as_the_audit_slice_is_judged() -> None:
     found = Finding("box", (there,), (0.9,), SIZE)
     seen = observed(*opened(PEOPLE[:3]), control=control)
     answers = [Prediction(task, (), 0.9, (found,)) for task in PEOPLE[:3]]
-    state, _ = accepting.remembered(Acceptance(), seen, "v1-x", answers)
+    state, _ = auto_accept.remembered(Acceptance(), seen, "v1-x", answers)
     near = replace(there, x0=0.22)
     places = [(near,), (near, Place("thing", 0.7, 0.7, 0.9, 0.9)), ()]
     done = [
         Task(task, {}, open=False, places={"box": given})
         for task, given in zip(PEOPLE[:3], places, strict=True)
     ]
-    state = accepting.reviewed(state, observed(*done, control=control), MODEL)
+    state = auto_accept.reviewed(state, observed(*done, control=control), MODEL)
     assert state.checks == [True, False, False]
 
 
 def test_the_state_is_kept_as_it_is(tmp_path: Path) -> None:
-    state = accepting.reviewed(asked(3), observed(labeled(PEOPLE[1], "red")), MODEL)
+    state = auto_accept.reviewed(asked(3), observed(labeled(PEOPLE[1], "red")), MODEL)
     kept = Acceptances(tmp_path)
     assert kept.read() == Acceptance()
     kept.write(state)

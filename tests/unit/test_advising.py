@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from backend.domain import Control, ImageSize, Label, Place
+from backend.inference.detections import Sample
 from backend.learning import advising
 from backend.learning.advising import Comparison, Things, Way
 from backend.learning.evaluation import share
-from backend.loop.advising import counts_in, things_in
-from backend.loop.finding import Sample
+from backend.tools.advise import counts_in, things_in
 
 
 def way(*counts: int) -> Way:

@@ -16,7 +16,7 @@ import pytest
 
 from backend.errors import LabelStudioError
 from backend.label_studio.client import Client
-from backend.loop.capture_import import Returner
+from backend.loop.publish.capture_import import Returner
 from backend.store.captures import Capture, Captures
 
 CONFIG = (

@@ -21,8 +21,8 @@ from backend.dashboard.values import Figure, Outlook, VersionRow
 from backend.dashboard.words import headline, meaning
 from backend.errors import StoreError
 from backend.learning.coverage import survey
-from backend.loop.ordering import Order
-from backend.loop.service import Service
+from backend.loop.publish.queue_order import Order
+from backend.scheduler.service import Service
 from backend.server.app import make_app
 from backend.server.origin import refusal
 from backend.settings import Settings

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from backend.endpoint.alert_rules import sound_rules
 from backend.errors import UsageError
 from backend.settings import Settings
 from serverless import gateway
 from serverless import image as images
 from serverless.deploying import check_encoders, reachable
 from serverless.deployments import deployments, note_deployment
-from serverless.endpoint.alert_rules import sound_rules
 from serverless.image import environment, live_encoders, weight_commands
 from serverless.remote import check_seconds
 from serverless.secrets import of_backend, of_endpoint

@@ -25,10 +25,10 @@ from sklearn.datasets import load_digits
 from backend.domain import Control, Label, Task
 from backend.label_studio.config import ReadConfig
 from backend.learning.audit import is_audit
-from backend.loop.cards import Stopwatch
-from backend.loop.make_version import Maker
+from backend.loop.card import Stopwatch
 from backend.loop.observe import Observation, Pulse
-from backend.loop.resources import Resources
+from backend.loop.train_version import Maker
+from backend.runtime.resources import Resources
 from backend.settings import Settings
 from backend.store.projects import ProjectRecord
 from backend.store.versions import Card, Versions

@@ -10,19 +10,19 @@ from pathlib import Path
 import pytest
 
 from backend.domain import Control, Kind, Label, Place, Places, Task
+from backend.inference.embed import NO_IMAGES
+from backend.inference.model import Model, save_model
 from backend.label_studio.config import ReadConfig
 from backend.learning.audit import is_audit
 from backend.learning.gate import Verdict
-from backend.loop import judging
-from backend.loop.embedding import NO_IMAGES
+from backend.loop.evaluate import metrics
+from backend.loop.evaluate.gate import Gate
 from backend.loop.fit import Fit
-from backend.loop.gating import Gate
 from backend.loop.labels import label_table
-from backend.loop.model import Model, save_model
 from backend.loop.observe import Observation, Pulse
-from backend.loop.resources import Resources
+from backend.runtime.resources import Resources
 from backend.settings import Settings
-from backend.vision.detection.finder import Finder
+from backend.vision.detection.detector import Finder
 from tests.drawn import Drawing, drawing
 from tests.harness import data_uri
 from tests.published import place_model
@@ -109,9 +109,9 @@ class Project:
         assert isinstance(live, Finder)
         finder = replace(live)
         samples = fit.samples(control)
-        sizes = judging.sizes_of(control, samples, [finder])
+        sizes = metrics.sizes_of(control, samples, [finder])
         held = [sample for sample in samples if sample.audit]
-        new = judging.judge_finds(finder, control, held, sizes)
+        new = metrics.judge_finds(finder, control, held, sizes)
         gate = Gate(
             *(self.resources, self.record, seen, fit, Model({}, {"what": finder})),
             *({}, {"what": sizes}, 0),

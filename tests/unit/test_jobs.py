@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backend.loop.training import Examples, TrainingJob
-from backend.vision.head import load_head
+from backend.training.head import Examples, TrainingJob
+from backend.vision.heads.head import load_head
 from serverless import jobs, parcels
 from tests.published import COLOUR
 

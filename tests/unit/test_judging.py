@@ -12,15 +12,16 @@ import pytest
 from PIL import Image
 
 from backend.domain import Choice, Control, ImageSize, Label, Place
+from backend.inference.confidence import certainty, find_certainty
+from backend.inference.detections import Sample
+from backend.inference.model import Model, confident
 from backend.learning.evaluation import share
-from backend.loop import judging
-from backend.loop.finding import Sample
-from backend.loop.judging import Judgement
-from backend.loop.model import Model, confident
-from backend.loop.training import Examples
-from backend.vision.detection.finder import Meaning
-from backend.vision.detection.found import Found
-from backend.vision.head import Head
+from backend.loop.evaluate import metrics
+from backend.loop.evaluate.metrics import Judgement
+from backend.training.head import Examples
+from backend.vision.detection.detections import Found
+from backend.vision.detection.detector import Meaning
+from backend.vision.heads.head import Head
 
 Floats = npt.NDArray[np.float64]
 SIZE = ImageSize(1, 1)
@@ -42,7 +43,7 @@ def examples() -> Examples:
 
 
 def test_answers_are_judged_on_the_rows_that_were_asked_for() -> None:
-    found = judging.judge_choices(Model({"c": head()}), CONTROL, examples(), [0, 1, 3])
+    found = metrics.judge_choices(Model({"c": head()}), CONTROL, examples(), [0, 1, 3])
     assert (found.figure.n, found.figure.value) == (3, 1.0)
     assert found.right == {10: True, 11: True, 13: True}
     assert found.sure[10] > 0.99 > found.sure[13] > 0.5
@@ -52,7 +53,7 @@ def test_answers_are_judged_on_the_rows_that_were_asked_for() -> None:
 
 
 def test_without_a_head_every_answer_is_wrong_and_nothing_is_sure() -> None:
-    found = judging.judge_choices(Model({}), CONTROL, examples(), [0, 1])
+    found = metrics.judge_choices(Model({}), CONTROL, examples(), [0, 1])
     assert found.figure.value == 0.0
     assert found.sure == {10: 0.0, 11: 0.0}
     assert found.thresholds(0.9) == {}
@@ -63,22 +64,22 @@ def test_without_a_head_every_answer_is_wrong_and_nothing_is_sure() -> None:
     [([0.7, 0.3], False, 0.7), ([0.9, 0.2], True, 0.8), ([0.5, 0.99], True, 0.5), ([], True, 0.0)],
 )
 def test_the_certainty_of_an_answer(row: list[float], multiple: bool, sure: float) -> None:
-    found = judging.certainty(np.array(row, dtype=np.float32), multiple)
+    found = certainty(np.array(row, dtype=np.float32), multiple)
     assert found == pytest.approx(sure, abs=1e-6)
 
 
 def test_finds_are_as_certain_as_the_least_decided_of_them() -> None:
-    assert judging.find_certainty([0.9, 0.6, 0.1], shown=0.25) == 0.6
-    assert judging.find_certainty([0.9, 0.2], shown=0.25) == 0.8, "perhaps something is missing"
-    assert judging.find_certainty([], shown=0.25) == 0.98
+    assert find_certainty([0.9, 0.6, 0.1], shown=0.25) == 0.6
+    assert find_certainty([0.9, 0.2], shown=0.25) == 0.8, "perhaps something is missing"
+    assert find_certainty([], shown=0.25) == 0.98
 
 
 def test_a_task_is_right_when_all_its_controls_are_and_as_sure_as_the_least() -> None:
     figure = share(1, 1)
     one = Judgement(figure, {}, {1: True, 2: True, 3: True}, {1: 0.9, 2: 0.8, 3: 0.7})
     two = Judgement(figure, {}, {1: True, 2: False}, {1: 0.6, 2: 0.9})
-    assert judging.together([one, two]) == {1: (0.6, True), 2: (0.8, False)}
-    assert judging.together([]) == {}
+    assert metrics.together([one, two]) == {1: (0.6, True), 2: (0.8, False)}
+    assert metrics.together([]) == {}
 
 
 def test_labels_below_their_threshold_are_left_out_of_what_is_shown() -> None:
@@ -140,9 +141,9 @@ def test_the_same_points_are_as_good_whatever_side_the_finder_was_trained_with(
     off = [xy + random.normal(0, 0.012, xy.shape) for xy in truth]
     samples = marked(truth)
     finders = [dots(side, off) for side in (0.1, 0.02, 0.0)]
-    sizes = judging.sizes_of(POINTS, samples, finders)
+    sizes = metrics.sizes_of(POINTS, samples, finders)
     assert sizes == {"a": 0.1}, "of the first, where nobody drew or told a size"
-    found = [judging.judge_finds(one, POINTS, samples, sizes) for one in finders]
+    found = [metrics.judge_finds(one, POINTS, samples, sizes) for one in finders]
     assert len({one.figure.value for one in found}) == 1
     assert {str(one.told["sizes"]) for one in found} == {str(sizes)}
 
@@ -154,16 +155,16 @@ def test_points_that_are_nearer_are_better_though_the_finder_was_trained_with_a_
     live = dots(0.1, [xy + random.normal(0, 0.03, xy.shape) for xy in truth])
     new = dots(0.02, [xy + random.normal(0, 0.015, xy.shape) for xy in truth])
     samples = marked(truth)
-    sizes = judging.sizes_of(POINTS, samples, [new, live])
-    was, now = (judging.judge_finds(one, POINTS, samples, sizes) for one in (live, new))
+    sizes = metrics.sizes_of(POINTS, samples, [new, live])
+    was, now = (metrics.judge_finds(one, POINTS, samples, sizes) for one in (live, new))
     assert (now.figure.value or 0) > (was.figure.value or 0)
 
 
 def test_real_boxes_tell_the_size_best_and_then_the_config(truth: list[Floats]) -> None:
     square = Place("a", 0.1, 0.1, 0.2, 0.1 + 0.1 * 64 / 48)
     finder = dots(0.3, truth)
-    assert judging.sizes_of(POINTS, marked(truth, (square,)), [finder])["a"] == pytest.approx(0.1)
+    assert metrics.sizes_of(POINTS, marked(truth, (square,)), [finder])["a"] == pytest.approx(0.1)
     told = replace(POINTS, labels=(Label("a", extent=0.05),))
-    assert judging.sizes_of(told, marked(truth), [finder]) == {"a": 0.05}
-    assert judging.sizes_of(POINTS, marked(truth), [None, finder]) == {"a": 0.3}
-    assert judging.sizes_of(replace(POINTS, kind="boxes"), marked(truth), [finder]) == {}
+    assert metrics.sizes_of(told, marked(truth), [finder]) == {"a": 0.05}
+    assert metrics.sizes_of(POINTS, marked(truth), [None, finder]) == {"a": 0.3}
+    assert metrics.sizes_of(replace(POINTS, kind="boxes"), marked(truth), [finder]) == {}

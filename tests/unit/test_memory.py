@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from backend.loop.presenting import Presented
-from backend.loop.resources import Resources
+from backend.loop.publish.publish import Presented
 from backend.loop.round import Ask, Memory, Outcome, Round
+from backend.runtime.resources import Resources
 from backend.settings import Settings
 from serverless.spending import Spending
 from tests.unit.test_ordering import PULSE, ordered

@@ -12,7 +12,7 @@ from backend.label_studio.config import ReadConfig
 from backend.learning.audit import is_audit
 from backend.learning.selection import Floats
 from backend.loop.observe import Observation, Pulse
-from backend.loop.ordering import HEAD, Order, examples, order_of
+from backend.loop.publish.queue_order import HEAD, Order, examples, order_of
 
 CONTROL = Control("colour", "image", "image", (Label("red"), Label("blue")))
 PULSE = Pulse("", 0, 0, "", "", "", "", "")

@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 
 from backend.domain import ImageSize
+from backend.inference.images import Pictures, Source
 from backend.label_studio.images import Images
-from backend.loop.pictures import Pictures, Source
 from backend.store.pictures import LONGEST, PictureFiles
-from backend.vision.cache import EmbeddingCache
+from backend.vision.encoders.embedding_cache import EmbeddingCache
 from backend.web import Limits
 
 MEGA = 1_000_000

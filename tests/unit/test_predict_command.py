@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from backend.cli.main import main
-from backend.loop.model import Model
+from backend.inference.model import Model
 from tests.published import BOXES, COLOUR, POINTS, TAGS, colour_model, picture, place_model, publish
 from tests.unit.vision.detection.conftest import BOTH, drawings
 
@@ -88,8 +88,8 @@ def test_the_answers_are_those_of_the_endpoint(
 ) -> None:
     from fastapi.testclient import TestClient
 
+    from backend.endpoint.assembly import endpoint
     from backend.settings import Settings
-    from serverless.endpoint.assembly import endpoint
 
     _, told, _ = predict(*images, "--function", project, "--json")
     with TestClient(endpoint(Settings(home), open=True)) as http:

@@ -16,14 +16,14 @@ from typing import Any, ClassVar
 import pytest
 
 from backend.domain import Control, Label, Task
+from backend.inference.model import save_model
 from backend.label_studio.client import MACHINE
 from backend.label_studio.config import ReadConfig
 from backend.learning.accepting import for_people
 from backend.learning.audit import is_audit
-from backend.loop.model import save_model
 from backend.loop.observe import Observation, Pulse
-from backend.loop.presenting import Presenter
-from backend.loop.resources import Resources
+from backend.loop.publish.publish import Presenter
+from backend.runtime.resources import Resources
 from backend.settings import Settings
 from tests.drawn import drawing
 from tests.harness import data_uri
@@ -141,7 +141,7 @@ def test_boxes_beyond_the_first_answers_of_a_version_are_accepted_by_later_round
     assert sum(map(len, at_once.values())) > len(OTHERS), "there is something to find"
     Studio.answered.clear()
     Studio.predicted.clear()
-    monkeypatch.setattr("backend.loop.accepting.AT_ONCE", 3)
+    monkeypatch.setattr("backend.loop.publish.auto_accept.AT_ONCE", 3)
     for done in (3, 6, 7):
         present(settings)
         assert sorted(Studio.answered) == OTHERS[:done]
@@ -151,7 +151,7 @@ def test_boxes_beyond_the_first_answers_of_a_version_are_accepted_by_later_round
 def test_boxes_are_accepted_after_a_restart_between_push_and_accept(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backend.loop.accepting.AT_ONCE", 0)
+    monkeypatch.setattr("backend.loop.publish.auto_accept.AT_ONCE", 0)
     present(settings)
     assert len(Studio.predicted) == len(OTHERS)
     assert not Studio.answered

@@ -10,16 +10,17 @@ import numpy as np
 import pytest
 
 from backend.domain import Control, ImageSize, Label, Place
-from backend.loop.finding import FindingJob, Sample, found_in, never_found, train_finder
-from backend.loop.model import Model, load_model, save_model
-from backend.loop.prompting import YoloePrompts
-from backend.vision.clip import tokenize
-from backend.vision.detection.detector import Detector
-from backend.vision.detection.finder import Finds, Meaning
-from backend.vision.detection.heads import raw_outputs
-from backend.vision.detection.prompted import PromptedFinder
+from backend.inference.detections import Sample, found_in
+from backend.inference.model import Model, load_model, save_model
+from backend.inference.prompts import YoloePrompts
+from backend.training.detector import FindingJob, never_found, train_finder
+from backend.vision.detection.detector import Finds, Meaning
+from backend.vision.detection.network_runner import Detector
+from backend.vision.detection.output_layers import raw_outputs
+from backend.vision.detection.prompted_detector import PromptedFinder
+from backend.vision.detection.yoloe import OpenVocabulary
+from backend.vision.encoders.clip import tokenize
 from backend.vision.runtime import TorchRunner
-from backend.vision.yoloe import OpenVocabulary
 from tests.unit.vision.conftest import picture
 from tests.unit.vision.detection.test_network import pretrained
 from tests.unit.vision.test_yoloe import SIDE, save

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from backend.loop.resources import Resources
+from backend.endpoint.functions import Functions, load_here
+from backend.runtime.resources import Resources
 from backend.settings import Settings
-from backend.vision.decode import Picture
+from backend.vision.images.decode import Picture
 from serverless import parcels
-from serverless.endpoint.functions import Functions, load_here
 from serverless.remote_answers import Row, load_from_afar, said_row
 from tests.published import colour_model, picture, publish
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from backend.loop.retiring import Retirement
+from backend.loop.publish.retire import Retirement
 
 OURS = ("v2-x", "v1-x", "v0-x")
 

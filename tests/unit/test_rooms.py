@@ -38,12 +38,12 @@ OWNERS = {
         "backend/vision/ultralytics_models.py",
         "backend/vision/detection/trainer.py",  # subclasses of its trainer
     },
-    "open_clip": {"backend/vision/clip.py"},
-    "openvino": {"backend/vision/runtime/vino.py"},
+    "open_clip": {"backend/vision/encoders/clip.py"},
+    "openvino": {"backend/vision/runtime/openvino_runner.py"},
     "label_studio_sdk": {"backend/label_studio/client.py"},
     "label_studio_ml": {"backend/server/stock.py"},
     "cleanlab": {"backend/learning/suspects.py"},
-    "sqlite3": {"backend/vision/cache.py"},
+    "sqlite3": {"backend/vision/encoders/embedding_cache.py"},
     "fastapi": {"backend/server/app.py", "backend/server/pages.py"},
     "jinja2": {"backend/dashboard/pages.py"},
 }
@@ -87,7 +87,7 @@ def test_every_outside_thing_has_one_owner() -> None:
     [
         ("backend.cli.main", (*HEAVY, "fastapi", "httpx", "uvicorn", "PIL")),
         ("backend.server.app", HEAVY),
-        ("backend.vision.encoder", ("torch", "ultralytics", "open_clip", "skimage")),
+        ("backend.vision.encoders.base", ("torch", "ultralytics", "open_clip", "skimage")),
     ],
 )
 def test_importing_loads_nothing_heavy(module: str, unwanted: tuple[str, ...]) -> None:

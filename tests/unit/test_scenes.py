@@ -9,11 +9,11 @@ import numpy.typing as npt
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from backend.demo import plants
-from backend.demo.leaves import spines
-from backend.demo.scenes import PlantScene, plant_scenes
-from backend.demo.species import SPECIES, Species
-from backend.vision.builtin import features
+from backend.vision.encoders.builtin import features
+from demo import plants
+from demo.leaves import spines
+from demo.scenes import PlantScene, plant_scenes
+from demo.species import SPECIES, Species
 
 COUNT, HELD_OUT = 220, 80
 SEEDS = 12

@@ -17,16 +17,23 @@ from pathlib import Path
 import httpx
 import pytest
 
-from backend.errors import Busy, Cancelled, PrelabelError, RoundError, StoreError, UsageError
-from backend.loop import frames, predict_queue
-from backend.loop.background import Tending
-from backend.loop.capture_watch import Homecoming
-from backend.loop.chores import Chores
-from backend.loop.compute import OverBudget
-from backend.loop.predict_queue import GIVE_UP, NO_VERSION, PIECE, Asker
-from backend.loop.service import WAITS, Service
-from backend.loop.watched import Watched
-from backend.loop.workers import Lane
+from backend.errors import (
+    Busy,
+    Cancelled,
+    OverBudget,
+    PrelabelError,
+    RoundError,
+    StoreError,
+    UsageError,
+)
+from backend.scheduler import frames, predict_queue
+from backend.scheduler.capture_watch import Homecoming
+from backend.scheduler.chores import Chores
+from backend.scheduler.predict_queue import GIVE_UP, NO_VERSION, PIECE, Asker
+from backend.scheduler.project_state import Watched
+from backend.scheduler.service import WAITS, Service
+from backend.scheduler.supervise import Tending
+from backend.scheduler.worker_pool import Lane
 from backend.server.app import LARGEST_SETUP, make_app
 from backend.server.source import pack_source
 from backend.settings import Settings
@@ -142,7 +149,7 @@ def test_a_process_that_died_is_replaced(tmp_path: Path) -> None:
 def test_a_working_process_ends_when_its_thread_does(tmp_path: Path) -> None:
     """Else the server would wait for its answer for ever: here to a job without a number."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "backend.loop.worker", "0"],
+        [sys.executable, "-m", "backend.worker", "0"],
         cwd=ROOT,
         env={"PRELABEL_HOME": str(tmp_path), "PATH": ""},
         stdin=subprocess.PIPE,
@@ -243,7 +250,7 @@ def test_start_training_survives_another_process_that_is_at_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may be killed and never wake the server: the round is tried again all the same."""
-    monkeypatch.setattr("backend.loop.service.BARRED_SECONDS", 0.1)
+    monkeypatch.setattr("backend.scheduler.service.BARRED_SECONDS", 0.1)
     busy = tmp_path / "busy"
     busy.touch()
 
@@ -310,8 +317,8 @@ def test_labels_are_looked_through_after_a_round_that_is_under_way_just_then(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, live: str, inspected: list[list[int]]
 ) -> None:
     """Each label has a quick one of its own; only another version ends the wait."""
-    monkeypatch.setattr("backend.loop.chores.INSPECT_AFTER", 0.05)
-    monkeypatch.setattr("backend.loop.chores.INSPECT_AGAIN", 0.05)
+    monkeypatch.setattr("backend.scheduler.chores.INSPECT_AFTER", 0.05)
+    monkeypatch.setattr("backend.scheduler.chores.INSPECT_AGAIN", 0.05)
     projects, notes = Projects(tmp_path), tmp_path / "notes"
     record = projects.register("http://127.0.0.1:9", 1)
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from backend.loop.compute import OverBudget, Spent
+from backend.errors import OverBudget
+from backend.runtime.compute import Spent
 from backend.store.usage import Usage, this_month
 from serverless.spending import UNKNOWN, Spending, dollars
 

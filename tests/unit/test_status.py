@@ -11,12 +11,12 @@ import pytest
 
 from backend.cli.main import main
 from backend.dashboard.reading import Reader
-from backend.demo.studio import free_port
 from backend.settings import read_settings
 from backend.store.captures import Capture, Captures
 from backend.store.files import write_json
 from backend.store.projects import Projects
 from backend.store.versions import Versions
+from demo.studio import free_port
 from tests.published import colour_model, publish
 from tests.unit.homes import state
 

@@ -9,14 +9,14 @@ import numpy as np
 from PIL import Image
 
 from backend.domain import Control, ImageSize, Label, Place
+from backend.inference.detections import Sample
 from backend.learning import suspects
 from backend.learning.detection import Judged
-from backend.loop.finding import Sample
-from backend.loop.suspecting import out_of_sample
-from backend.vision.crossing import out_of_fold
-from backend.vision.detection.finder import Meaning
-from backend.vision.detection.found import Found
-from backend.vision.head import fit_head
+from backend.tools.label_errors import out_of_sample
+from backend.vision.detection.detections import Found
+from backend.vision.detection.detector import Meaning
+from backend.vision.heads.cross_validation import out_of_fold
+from backend.vision.heads.head import fit_head
 
 NAMES = tuple("0123456789")
 

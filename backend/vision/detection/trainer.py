@@ -20,9 +20,9 @@ from ultralytics.models.rtdetr.train import RTDETRTrainer
 from ultralytics.models.yolo.detect.train import DetectionTrainer
 from ultralytics.utils import LOGGER, callbacks
 
-from backend.vision.batches import computes_bf16
-from backend.vision.detection.example import Example
+from backend.vision.batching import computes_bf16
 from backend.vision.detection.letterbox import scaled
+from backend.vision.detection.training_example import Example
 
 KEPT_BYTES = 1_000_000_000
 """Scaled images that are kept in memory while training; others are read again."""

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from backend.vision.batches import single_threads
+from backend.vision.batching import single_threads
 
 Floats = npt.NDArray[np.float32]
 Outputs = tuple[Floats, ...]

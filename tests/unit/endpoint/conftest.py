@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
+from backend.endpoint.assembly import endpoint
 from backend.settings import Settings
-from serverless.endpoint.assembly import endpoint
 
 
 @pytest.fixture

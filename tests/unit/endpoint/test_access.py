@@ -13,9 +13,9 @@ from pathlib import Path
 import httpx
 import pytest
 
+from backend.endpoint.access import Bucket
 from backend.errors import NotThere, UsageError
 from backend.store.keys import Keys
-from serverless.endpoint.access import Bucket
 from tests.harness import png
 from tests.unit.endpoint.conftest import Caller, calling
 
@@ -289,7 +289,7 @@ def call_version(call: Caller) -> str:
 def test_one_damaged_project_costs_no_other_and_what_failed_is_tried_again(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from serverless.endpoint import functions
+    from backend.endpoint import functions
 
     monkeypatch.setattr(functions, "AGAIN_SECONDS", 0.1)
     (home / "projects" / "2" / "live.json").write_text("{")

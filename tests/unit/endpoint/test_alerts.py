@@ -18,11 +18,11 @@ from typing import Any, ClassVar
 import pytest
 
 from backend.domain import ImageSize
+from backend.endpoint import alerts as alerts_module
+from backend.endpoint.alert_rules import EXAMPLE, Rule, read_rules
+from backend.endpoint.alerts import Alerts, sign
 from backend.errors import StoreError, UsageError
-from backend.loop.image_answers import Said
-from serverless.endpoint import alerts as alerts_module
-from serverless.endpoint.alert_rules import EXAMPLE, Rule, read_rules
-from serverless.endpoint.alerts import Alerts, sign
+from backend.inference.predict_image import Said
 from tests.harness import png
 from tests.unit.endpoint.conftest import Caller, calling
 from tests.unit.endpoint.test_capturing import finish

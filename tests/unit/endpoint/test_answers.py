@@ -12,11 +12,11 @@ import httpcore
 import pytest
 
 from backend.domain import Place
-from backend.loop.resources import Resources
+from backend.endpoint.functions import load_here
+from backend.runtime.resources import Resources
 from backend.settings import Settings
-from backend.vision.decode import Picture
+from backend.vision.images.decode import Picture
 from backend.web import Web
-from serverless.endpoint.functions import load_here
 from tests.drawn import drawing
 from tests.harness import data_uri, png
 from tests.unit.endpoint.conftest import Caller
@@ -210,7 +210,7 @@ def test_a_failure_of_ours_is_a_problem_with_a_number_and_is_counted(
     from tests.unit.endpoint.conftest import calling
 
     with calling(home) as call:
-        monkeypatch.setattr("serverless.endpoint.invoking.decode", lambda *a, **k: 1 / 0)
+        monkeypatch.setattr("backend.endpoint.invoking.decode", lambda *a, **k: 1 / 0)
         answer = call.invoke("1", png("red", 1))
         text = call("GET", "/metrics").text
     assert answer.status_code == 500
@@ -255,7 +255,7 @@ def test_a_version_of_old_says_how_to_make_it_new(home: Path) -> None:
 
 
 def test_who_waits_too_long_is_told_so(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from serverless.endpoint import invoking
+    from backend.endpoint import invoking
     from tests.unit.endpoint.conftest import calling
 
     with calling(home) as call:
@@ -268,7 +268,7 @@ def test_who_waits_too_long_is_told_so(home: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_what_fails_for_a_while_disturbs_nobody(caplog: pytest.LogCaptureFixture) -> None:
-    from serverless.endpoint.remote_models import at_most_every, undisturbed
+    from serverless.remote_models import at_most_every, undisturbed
 
     asked: list[int] = []
 

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from serverless.endpoint.batching import Batcher
-from serverless.endpoint.problems import Problem
+from backend.endpoint.batching import Batcher
+from backend.endpoint.problems import Problem
 
 
 class Doubler:

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from backend.endpoint.capturing import _suffix
+from backend.endpoint.metrics import Drift, Metrics
 from backend.store.captures import Capture, Captures
 from backend.store.references import Reference
-from serverless.endpoint.capturing import _suffix
-from serverless.endpoint.metrics import Drift, Metrics
 from tests.drawn import drawing
 from tests.harness import png
 from tests.unit.endpoint.conftest import Caller, calling
@@ -305,7 +305,7 @@ def test_a_warning_is_told_once_however_its_figure_changes(
 def test_answers_that_wait_are_bounded_in_bytes(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from serverless.endpoint import after_answer
+    from backend.endpoint import after_answer
 
     monkeypatch.setattr(after_answer, "MOST_BYTES", 1000)
     with calling(home, capture_share=0.999) as call:

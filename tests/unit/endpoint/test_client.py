@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 import uvicorn
 
+from backend.endpoint.assembly import endpoint
 from backend.settings import Settings
 from backend.store.keys import Keys
 from serverless.client import Client, EndpointError
-from serverless.endpoint.assembly import endpoint
 from tests.harness import png
 
 FILE = Path(sys.modules[Client.__module__].__file__ or "")

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from backend.vision.batches import MOST_CPU, in_batches
+from backend.vision.batching import MOST_CPU, in_batches
 
 
 def doubled(items: Sequence[int]) -> npt.NDArray[np.float32]:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from backend.vision.builtin import BuiltinEncoder
-from backend.vision.encoder import load_encoder
+from backend.vision.encoders.builtin import BuiltinEncoder
+from backend.vision.encoders.load import load_encoder
 
 Draw = ImageDraw.ImageDraw
 GREEN, BROWN = (70, 130, 60), (150, 120, 60)
@@ -32,7 +32,7 @@ def test_a_grey_image_is_as_good_as_its_colour_twin(pictures: list[Image.Image])
 def test_another_process_finds_the_same_vector(pictures: list[Image.Image]) -> None:
     program = (
         "import numpy as np, sys; from PIL import Image;"
-        "from backend.vision.encoder import load_encoder;"
+        "from backend.vision.encoders.base import load_encoder;"
         "image = Image.linear_gradient('L').rotate(30).convert('RGB');"
         "vector = load_encoder('builtin', say=print).encode_images([image]);"
         "sys.stdout.buffer.write(vector.tobytes()); assert 'torch' not in sys.modules"

@@ -17,13 +17,13 @@ import numpy.typing as npt
 import pytest
 
 from backend.errors import StoreError
-from backend.vision.cache import EmbeddingCache, ImageFacts
+from backend.vision.encoders.embedding_cache import EmbeddingCache, ImageFacts
 
 WRITER = """
 import hashlib, sys
 import numpy as np
 from pathlib import Path
-from backend.vision.cache import EmbeddingCache, ImageFacts
+from backend.vision.encoders.embedding_cache import EmbeddingCache, ImageFacts
 
 cache, name, count = EmbeddingCache(Path(sys.argv[1])), sys.argv[2], int(sys.argv[3])
 print("open", flush=True)

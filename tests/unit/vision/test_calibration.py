@@ -8,9 +8,9 @@ import math
 import numpy as np
 import pytest
 
-from backend.vision import calibration
-from backend.vision.calibration import Judged, best, folds, log_loss, probability, temperature
-from backend.vision.logistic import NEVER
+from backend.vision.heads import calibration
+from backend.vision.heads.calibration import Judged, best, folds, log_loss, probability, temperature
+from backend.vision.heads.logistic import NEVER
 
 
 def test_the_examples_in_the_docstrings_hold() -> None:

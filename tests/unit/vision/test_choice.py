@@ -15,7 +15,7 @@ from PIL import Image
 
 from backend.errors import EncoderError
 from backend.vision import hub
-from backend.vision.encoder import DEFAULT_CLIP, DEFAULT_REPOSITORY, SMALL, load_encoder
+from backend.vision.encoders.load import DEFAULT_CLIP, DEFAULT_REPOSITORY, SMALL, load_encoder
 from tests.unit.vision.conftest import TINY
 
 

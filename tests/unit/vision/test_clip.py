@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 from backend.errors import EncoderError
-from backend.vision.encoder import DEFAULT_CLIP, DEFAULT_REPOSITORY, Encoder, load_encoder
+from backend.vision.encoders.base import Encoder
+from backend.vision.encoders.label_prompts import LabelText, prototypes
+from backend.vision.encoders.load import DEFAULT_CLIP, DEFAULT_REPOSITORY, load_encoder
 from backend.vision.hub import CLIP_FILES
-from backend.vision.prompts import LabelText, prototypes
 
 TEXTS = ["a photo of a cat.", "a photo of a wilting plant.", ""]
 
@@ -131,7 +132,7 @@ def test_research_only_weights_are_called_so(tiny_clip: str) -> None:
 
 
 def test_a_file_is_prepared_as_the_published_weights_of_its_model(tiny_clip: str) -> None:
-    from backend.vision.clip import _preparation
+    from backend.vision.encoders.clip import _preparation
 
     assert _preparation("ViT-B-16-SigLIP2-256", "my.safetensors")["image_mean"] == (0.5, 0.5, 0.5)
     assert _preparation("ViT-L-14", "my.safetensors") == {}  # its published weights differ

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from backend.vision import crossing
-from backend.vision.crossing import out_of_fold
-from backend.vision.head import Floats, fit_head
+from backend.vision.heads import cross_validation
+from backend.vision.heads.cross_validation import out_of_fold
+from backend.vision.heads.head import Floats, fit_head
 
 
 def clusters(count: int, seed: int, labels: int = 3) -> tuple[Floats, Floats]:
@@ -60,11 +60,11 @@ def test_a_wrong_label_is_not_confirmed_by_the_head_that_judges_it() -> None:
 def test_no_row_is_judged_by_a_head_that_learned_a_copy(shuffled: bool, length: int) -> None:
     x = bursts(100 // length, length, seed=0)
     x = np.random.default_rng(1).permutation(x) if shuffled else x
-    fold = crossing._folds(x, np.ones((100, 1), np.float32), np.random.default_rng(0))
-    learned = ~crossing._near(x, fold)
+    fold = cross_validation._folds(x, np.ones((100, 1), np.float32), np.random.default_rng(0))
+    learned = ~cross_validation._near(x, fold)
     moved = x - x.mean(axis=0)
     moved /= np.linalg.norm(moved, axis=1, keepdims=True)
-    copies = moved @ moved.T > crossing.TWIN
+    copies = moved @ moved.T > cross_validation.TWIN
     assert copies.sum() > 150, "there are copies beside the rows themselves"
     assert not any((copies[i] & learned[:, fold[i]]).any() for i in range(100))
 
@@ -72,9 +72,9 @@ def test_no_row_is_judged_by_a_head_that_learned_a_copy(shuffled: bool, length: 
 def test_near_rows_are_found_also_across_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     x = bursts(10, 5, seed=2)
     fold = np.random.default_rng(3).integers(0, 5, 50)
-    whole = crossing._near(x, fold)
-    monkeypatch.setattr(crossing, "BLOCK", 7)
-    assert (crossing._near(x, fold) == whole).all()
+    whole = cross_validation._near(x, fold)
+    monkeypatch.setattr(cross_validation, "BLOCK", 7)
+    assert (cross_validation._near(x, fold) == whole).all()
 
 
 def test_a_label_with_one_example_breaks_nothing_and_is_not_known_to_its_judge() -> None:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageColor
 
 from backend.domain import Place
-from backend.vision.drawing import COLOURS, LEAST_EDGE, Mark, draw
+from backend.vision.images.draw import COLOURS, LEAST_EDGE, Mark, draw
 
 GREY = (128, 128, 128)
 

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from backend.errors import EncoderError
-from backend.vision.encoder import Encoder, load_encoder
+from backend.vision.encoders.base import Encoder
+from backend.vision.encoders.load import load_encoder
 
 
 @pytest.fixture(params=["builtin", "tiny_clip", "tiny_yolo"])

@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from backend.vision.fitting import Rows, class_means
-from backend.vision.head import Head, fit_head, zero_shot_head
+from backend.vision.heads.fit import Rows, class_means
+from backend.vision.heads.head import Head, fit_head, zero_shot_head
 
 Floats = npt.NDArray[np.float32]
 SEEDS = range(6)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pytest
 
 from backend.errors import StoreError
-from backend.vision.head import Head, load_head, save_head
+from backend.vision.heads.head import Head, load_head, save_head
 
 
 def saved(folder: Path) -> Head:

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from backend.vision.calibration import probability
-from backend.vision.logistic import NEVER, Problems, solve
+from backend.vision.heads.calibration import probability
+from backend.vision.heads.logistic import NEVER, Problems, solve
 
 Floats = npt.NDArray[np.float32]
 

@@ -10,11 +10,12 @@ import pytest
 from PIL import Image
 
 from backend.errors import EncoderError
-from backend.vision.encoder import Encoder, Portable, load_encoder
-from backend.vision.head import Head
-from backend.vision.portable.answers import head_graph
-from backend.vision.portable.graph import Floats, write_graph
-from backend.vision.portable.preparing import Preparation, read_steps
+from backend.vision.encoders.base import Encoder, Portable
+from backend.vision.encoders.load import load_encoder
+from backend.vision.heads.head import Head
+from backend.vision.onnx.export import Floats, write_graph
+from backend.vision.onnx.models import head_graph
+from backend.vision.onnx.preprocessing import Preparation, read_steps
 from tests.unit.vision.conftest import picture
 
 USUAL = [

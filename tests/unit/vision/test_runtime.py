@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from backend.vision.runtime import Floats, Outputs, Runner, TorchRunner, fastest
-from backend.vision.runtime.times import TIMES
-from backend.vision.runtime.vino import convert
+from backend.vision.runtime.openvino_runner import convert
+from backend.vision.runtime.timings import TIMES
 
 pytestmark = [
     pytest.mark.usefixtures("offline"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from backend.vision.similar import (
+from backend.vision.similar_objects import (
     Boxes,
     Points,
     Similar,

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from backend.errors import EncoderError
-from backend.vision.yoloe import Array, Frame, OpenVocabulary, find_weights, missing
+from backend.vision.detection.yoloe import Array, Frame, OpenVocabulary, find_weights, missing
 from tests.unit.vision.conftest import picture
 
 SIDE = 96
@@ -318,7 +318,7 @@ def test_what_is_missing_is_one_line_with_commands(
 
 
 def test_the_names_are_those_that_ultralytics_publishes() -> None:
-    from backend.vision import yoloe
+    from backend.vision.detection import yoloe
     from backend.vision.ultralytics_models import quiet_ultralytics
 
     quiet_ultralytics()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.vision.detection.base import choose_base
+from backend.vision.detection.base_weights import choose_base
 from backend.vision.detection.network import DEFAULT, SMALL
 
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backend.vision.detection.detector import Detector, apart, example_input, load_detector
-from backend.vision.detection.found import Floats, Found
-from backend.vision.detection.heads import raw_outputs
+from backend.vision.detection.detections import Floats, Found
 from backend.vision.detection.network import Network
+from backend.vision.detection.network_runner import Detector, apart, example_input, load_detector
+from backend.vision.detection.output_layers import raw_outputs
 from backend.vision.runtime import TorchRunner
-from backend.vision.runtime.fastest import TOLERANCE
+from backend.vision.runtime.select import TOLERANCE
 from tests.drawn import Drawing, drawing
 from tests.unit.vision.detection.conftest import BOTH, SIDE, drawings, on_torch
 
@@ -139,7 +139,7 @@ def test_odd_sizes_are_looked_at_too(yolo26_like: Network, rtdetr: Network) -> N
 def test_many_images_come_back_in_order(
     yolo26_like: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backend.vision.detection.detector.AT_ONCE", 3)
+    monkeypatch.setattr("backend.vision.detection.network_runner.AT_ONCE", 3)
     drawn: list[Drawing] = drawings(8, 330, "disc")
     detector = on_torch(yolo26_like)
     together = detector.detect([one.image for one in drawn], 0.3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from backend.vision.detection.found import (
+from backend.vision.detection.detections import (
     NOTHING,
     Found,
     best_apart,

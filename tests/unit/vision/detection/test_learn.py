@@ -20,12 +20,13 @@ import pytest
 
 from backend.domain import Control, ImageSize, Label, Place, Places
 from backend.errors import Cancelled
+from backend.inference.detections import Sample, shown
 from backend.learning.detection import judge
-from backend.loop.finding import FindingJob, Sample, shown, train_finder
-from backend.vision.detection.example import Example
-from backend.vision.detection.finder import Finder
-from backend.vision.detection.learn import BACKBONE, EDGES, between, learn, recipe
+from backend.training.detector import FindingJob, train_finder
+from backend.vision.detection.detector import Finder
+from backend.vision.detection.fine_tune import BACKBONE, EDGES, between, learn, recipe
 from backend.vision.detection.network import SMALL, Network, adapted, load_base
+from backend.vision.detection.training_example import Example
 from tests.drawn import Drawing
 from tests.unit.vision.detection.conftest import (
     BOTH,
@@ -341,7 +342,7 @@ def test_fifty_images_of_points_find_and_count_discs(monkeypatch: pytest.MonkeyP
         for number, one in enumerate(marked)
     ]
     monkeypatch.setattr(
-        "backend.vision.detection.learn.recipe", lambda *given: quick(200)
+        "backend.vision.detection.fine_tune.recipe", lambda *given: quick(200)
     )  # a third of what 50 images get
     finder = train_finder(
         FindingJob(
@@ -384,7 +385,7 @@ def on(network: Network) -> Any:
     """What a network sees in a picture."""
     import torch
 
-    from backend.vision.detection.heads import raw_outputs
+    from backend.vision.detection.output_layers import raw_outputs
 
     picture = np.asarray(drawings(1, 700, *DISC)[0].image.resize((SIDE, SIDE)), dtype=np.float32)
     with torch.no_grad():
@@ -398,7 +399,7 @@ def test_half_of_what_was_learned_is_taken_where_the_weights_know_all_labels(
 
     def moved(names: tuple[str, ...], share: float) -> Any:
         """How far training went from where it began."""
-        monkeypatch.setattr("backend.vision.detection.learn.SHARE", share)
+        monkeypatch.setattr("backend.vision.detection.fine_tune.SHARE", share)
         control = Control("box", "image", "image", tuple(map(Label, names)), "boxes")
         samples = [boxed(number, one) for number, one in enumerate(drawings(12, 800, *DISC))]
         job = FindingJob(

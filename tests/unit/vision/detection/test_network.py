@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from backend.errors import DetectorError
-from backend.vision.detection.heads import raw_outputs
 from backend.vision.detection.network import (
     GRID,
     QUERIES,
@@ -27,6 +26,7 @@ from backend.vision.detection.network import (
     load_network,
     save_network,
 )
+from backend.vision.detection.output_layers import raw_outputs
 from tests.unit.vision.detection.conftest import BOTH
 
 

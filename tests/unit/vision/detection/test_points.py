@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from backend.vision.detection.found import Floats, Found
-from backend.vision.detection.points import boxes_around, only_centres, side_of
+from backend.vision.detection.detections import Floats, Found
+from backend.vision.detection.point_boxes import boxes_around, only_centres, side_of
 
 SIZE = 640
 NONE = np.zeros((0, 2), dtype=np.float32)

@@ -8,12 +8,12 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from backend.vision.detection.detector import place_in
-from backend.vision.detection.finder import Finder, Meaning
-from backend.vision.detection.found import Found
+from backend.vision.detection.detections import Found
+from backend.vision.detection.detector import Finder, Meaning
 from backend.vision.detection.network import Network
-from backend.vision.portable.answers import finder_graph
-from backend.vision.portable.graph import write_graph
+from backend.vision.detection.network_runner import place_in
+from backend.vision.onnx.export import write_graph
+from backend.vision.onnx.models import finder_graph
 from tests.unit.vision.detection.conftest import BOTH, SIDE, drawings, on_torch
 
 

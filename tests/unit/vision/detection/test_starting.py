@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from backend.domain import Control, ImageSize, Label, Place
-from backend.loop.finding import FindingJob, Sample, starting_network
-from backend.vision.detection.finder import Finder, Meaning
-from backend.vision.detection.names import known_as
+from backend.inference.detections import Sample
+from backend.training.detector import FindingJob, starting_network
+from backend.vision.detection.class_names import known_as
+from backend.vision.detection.detector import Finder, Meaning
 from backend.vision.detection.network import SMALL, Network, adapted, load_base
 from tests.unit.vision.detection.test_network import outputs, pretrained
 

@@ -6,10 +6,10 @@ import pytest
 from PIL import Image
 
 from backend.domain import Control, ImageSize, Label, Place
+from backend.inference.model import Model
+from backend.inference.smart_tools import Drawn, _like, drawn_in
 from backend.label_studio.places import Json
-from backend.loop.model import Model
-from backend.loop.suggesting import Drawn, _like, drawn_in
-from backend.vision.detection.finder import Finder, Meaning
+from backend.vision.detection.detector import Finder, Meaning
 from backend.vision.detection.network import Network
 from tests.drawn import Drawing, drawing
 from tests.unit.vision.detection.conftest import SIDE, on_torch

@@ -1,0 +1,52 @@
+"""The composition root: choose where compute runs, and build what a process needs."""
+
+from __future__ import annotations
+
+from backend.runtime.compute import Compute, ThisProcess
+from backend.settings import MODAL, Settings
+
+
+def choose_compute(settings: Settings) -> Compute:
+    """Where the settings want it.
+
+    Raises:
+        UsageError: Modal is wanted, and its token is missing.
+    """
+    if settings.compute == MODAL:
+        from serverless.remote import ModalCompute
+
+        return ModalCompute(settings)
+    return ThisProcess()
+
+
+def share(settings: Settings) -> list[str]:
+    """Let the endpoints on Modal know what is live here and who may ask: all that there may be.
+
+    Those are the ones that were deployed from this home folder, wherever trainings are done.
+
+    Returns:
+        the apps that know it now; none where nothing was ever deployed.
+
+    Raises:
+        PrelabelError: one cannot be reached.
+    """
+    from serverless.deployments import deployments
+
+    apps = {*deployments(settings.home), *([settings.app] if settings.compute == MODAL else [])}
+    for app in sorted(apps):
+        from serverless.sharing import Sharing
+
+        Sharing(settings.home, app).publish_if_new()
+    return sorted(apps)
+
+
+def greet(settings: Settings) -> None:
+    """Ask Modal whether it lets us in and has the app.
+
+    Raises:
+        UsageError: there is no token, or Modal does not take it.
+        RoundError: the app is not there, or Modal cannot be reached.
+    """
+    from serverless.cloud import Cloud
+
+    Cloud(settings.app).greet()

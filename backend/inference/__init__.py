@@ -1,0 +1,1 @@
+"""Running the live version: images, embeddings, detections, predictions, smart tools."""

@@ -1,0 +1,1 @@
+"""Publish the live version: predictions, queue order, auto-accept, thumbnails."""

@@ -1,0 +1,1 @@
+"""What a process holds open: settings, connections, models, caches, and where compute runs."""

@@ -1,0 +1,1 @@
+"""When rounds run: projects, webhooks, polling, worker processes."""

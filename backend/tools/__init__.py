@@ -1,0 +1,1 @@
+"""One-off jobs of commands: advice, label errors, similar images, exports."""

@@ -1,0 +1,256 @@
+"""A version as a folder that others can run: ONNX, facts, and a small program that shows how."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from backend.domain import Control
+from backend.errors import EncoderError, PrelabelError, UsageError
+from backend.inference.detections import shown
+from backend.inference.model import Model
+from backend.runtime.resources import Resources
+from backend.settings import LOCAL, Settings
+from backend.store.files import write_folder, write_json, write_text
+from backend.store.projects import ProjectRecord
+from backend.store.versions import Card
+
+if TYPE_CHECKING:
+    from backend.vision.encoders.base import Encoder
+
+ENCODER = "encoder.onnx"
+CHOSEN = 0.5
+"""Confidence from which a label of several of many is given; see ``model.choose``."""
+PROGRAMS = Path(__file__).with_name("exported")
+README = """# {title}, version {version}
+
+Exported from Prelabel. Nothing but `numpy`, `pillow` and `onnxruntime` is needed:
+
+```sh
+pip install numpy pillow onnxruntime
+{commands}
+```
+
+{kinds}
+
+{figure}
+
+`model.json` holds the labels, the confidence from which each is shown, and how an image is made
+ready. Images are upright (EXIF), RGB, 0 to 1, channels first. The answers are those of Prelabel's
+own endpoint; a network that runs faster there in lower precision differs in the third digit.
+{left_out}"""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        folder: where.
+        files: its files, relative.
+        left_out: control → why it could not be exported.
+    """
+
+    folder: Path
+    files: tuple[str, ...]
+    left_out: Mapping[str, str]
+
+
+def export(settings: Settings, record: ProjectRecord, version: str, folder: Path) -> Exported:
+    """Write a version as ONNX.
+
+    Args:
+        settings: with the home folder; everything is read by this process, never on Modal.
+        record: the project.
+        version: its name.
+        folder: that is made; it must not be there, or be empty.
+
+    Raises:
+        UsageError: there is something in the folder.
+        NotThere: there is no such version.
+        PrelabelError: nothing of the version can be exported.
+        StoreError: the folder cannot be written.
+    """
+    folder = folder.expanduser()
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UsageError(f"{folder} is not empty: choose another --output.")
+    resources = Resources(replace(settings, compute=LOCAL))
+    card = resources.versions(record).card(version)
+    model = resources.model(record, version)
+    setting = card.encoder.get("setting", "")
+    encoder = resources.encoder(setting) if setting and model.heads else None
+    writer = _Writer(card, record.title, model, encoder)
+    if folder.exists():
+        folder.rmdir()
+    write_folder(folder, writer.fill)
+    files = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
+    return Exported(folder, tuple(files), writer.left_out)
+
+
+class _Writer:
+    def __init__(self, card: Card, title: str, model: Model, encoder: Encoder | None) -> None:
+        self._card = card
+        self._title = title
+        self._model = model
+        self._encoder = encoder
+        self.left_out: dict[str, str] = {}
+
+    def fill(self, folder: Path) -> None:
+        """Write everything."""
+        image = self._image(folder)
+        controls = []
+        for number, control in enumerate(self._model.controls):
+            try:
+                controls.append(self._control(folder, control, _file_of(control, number), image))
+            except PrelabelError as error:
+                self.left_out[control.name] = str(error)
+        if not controls:
+            reasons = " ".join(self.left_out.values())
+            raise PrelabelError(f"Nothing of {self._card.version} can be exported. {reasons}")
+        kinds = {control["kind"] == "choices" for control in controls}
+        write_json(folder / "model.json", self._facts(controls, image if True in kinds else {}))
+        programs = _programs(kinds)
+        for name, program in programs.items():
+            shutil.copyfile(PROGRAMS / program, folder / name)
+        write_text(folder / "README.md", self._readme(controls, programs))
+
+    def _image(self, folder: Path) -> dict[str, Any]:
+        """The encoder, and how images are made ready for it; empty without."""
+        from backend.vision.encoders.base import Portable
+        from backend.vision.onnx.export import write_graph
+
+        if self._encoder is None:
+            return {}
+        try:
+            if not isinstance(self._encoder, Portable):
+                raise EncoderError(f"{self._encoder.name} cannot be exported.")
+            portable = self._encoder.portable()
+            write_graph(portable.graph, folder / ENCODER)
+        except PrelabelError as error:
+            named = [c.name for c in self._model.controls if c.name in self._model.heads]
+            self.left_out |= dict.fromkeys(named, str(error))
+            return {}
+        return {"encoder": ENCODER, "name": self._encoder_name(), **asdict(portable.preparation)}
+
+    def _control(
+        self, folder: Path, control: Control, file: str, image: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        if control.name in self._model.heads and image:
+            return self._head(folder, control, file)
+        if control.name in self._model.finders:
+            return self._finder(folder, control, file)
+        raise PrelabelError(self.left_out.get(control.name, "It is not answered yet."))
+
+    def _head(self, folder: Path, control: Control, file: str) -> dict[str, Any]:
+        from backend.vision.onnx.export import write_graph
+        from backend.vision.onnx.models import head_graph
+
+        head = self._model.heads[control.name]
+        write_graph(head_graph(head), folder / file)
+        return {
+            "name": control.name,
+            "kind": "choices",
+            "multiple": control.multiple,
+            "file": file,
+            "labels": list(head.labels),
+            "shown": self._least(control, head.labels),
+        }
+
+    def _least(self, control: Control, labels: Sequence[str]) -> dict[str, float]:
+        """The confidence from which each label is shown to people."""
+        known = self._model.thresholds.get(control.name, {})
+        least = CHOSEN if control.multiple else 0.0
+        return {name: max(known.get(name, 0.0), least) for name in labels}
+
+    def _finder(self, folder: Path, control: Control, file: str) -> dict[str, Any]:
+        from backend.vision.detection.detector import Finder
+        from backend.vision.detection.network import QUERIES
+        from backend.vision.onnx.export import write_graph
+        from backend.vision.onnx.models import finder_graph
+
+        finder = self._model.finders[control.name]
+        if not isinstance(finder, Finder):
+            raise PrelabelError(
+                f"{control.name} is answered by a network that takes prompts (YOLOE), which is no "
+                "part of the version: label a few images, so that one of its own is trained."
+            )
+        meaning = finder.meaning
+        write_graph(finder_graph(finder), folder / file)
+        return {
+            "name": control.name,
+            "kind": control.kind,
+            "file": file,
+            "labels": list(meaning.labels),
+            "shown": shown(finder, control),
+            "size": meaning.size,
+            "cell": finder.network.stride,
+            "square": finder.network.plan.family == QUERIES,
+            "sides": [meaning.sides.get(name, 0.0) for name in meaning.labels],
+        }
+
+    def _facts(self, controls: list[dict[str, Any]], image: dict[str, Any]) -> dict[str, Any]:
+        card = self._card
+        return {
+            "title": self._title,
+            "version": card.version,
+            "created": card.created,
+            "labels": card.labels,
+            "audit": card.audit,
+            "image": image,
+            "controls": controls,
+        }
+
+    def _readme(self, controls: list[dict[str, Any]], programs: Mapping[str, str]) -> str:
+        audit = self._card.audit
+        known = audit.get("value") is not None
+        figure = "How good it is was not known when it was exported."
+        if known:
+            figure = (
+                f"On {_images(audit['n'])} that it never learned from its {audit['metric']} was "
+                f"{audit['value']:.0%} ({audit['low']:.0%} to {audit['high']:.0%})."
+            )
+        rows = [
+            f"- `{c['file']}`: {c['name']}, {c['kind']}: {_some(c['labels'])}" for c in controls
+        ]
+        if any(c["kind"] == "choices" for c in controls):
+            rows.insert(0, f"- `{ENCODER}`: image → embedding ({self._encoder_name()})")
+        reasons = [f"- {name}: {why}" for name, why in self.left_out.items()]
+        return README.format(
+            title=self._title or "Model",
+            version=self._card.version,
+            commands="\n".join(f"python {name} IMAGE..." for name in programs),
+            kinds="\n".join(rows),
+            figure=figure,
+            left_out="\n".join(["", "Left out:", "", *reasons, ""]) if reasons else "",
+        )
+
+    def _encoder_name(self) -> str:
+        """Without the folders of the machine that it was trained on."""
+        name = self._encoder.name if self._encoder else ""
+        return Path(name).name if name.endswith((".pt", ".safetensors", ".bin")) else name
+
+
+def _file_of(control: Control, number: int) -> str:
+    """A file name that every system can have."""
+    plain = re.sub(r"[^A-Za-z0-9_-]+", "-", control.name).strip("-")
+    return f"{plain or 'control'}-{number}.onnx"
+
+
+def _programs(kinds: set[bool]) -> dict[str, str]:
+    """File names of the programs, and what they are copied from."""
+    if kinds == {True, False}:
+        return {"example.py": "choices.py", "example_places.py": "places.py"}
+    return {"example.py": "choices.py" if True in kinds else "places.py"}
+
+
+def _images(count: int) -> str:
+    return "one image" if count == 1 else f"{count} images"
+
+
+def _some(labels: list[str]) -> str:
+    first = ", ".join(labels[:12])
+    return f"{first}, and {len(labels) - 12} more" if len(labels) > 12 else first

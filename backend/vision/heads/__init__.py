@@ -1,0 +1,1 @@
+"""Heads: the trained layer on embeddings, its fit and its calibration."""

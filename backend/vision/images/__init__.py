@@ -1,0 +1,1 @@
+"""Images: decode bytes safely, read metadata, draw regions."""
