@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from backend.runtime.compute import Compute, ThisProcess
+from backend.runtime.resources import Resources
 from backend.settings import MODAL, Settings
 
 
@@ -17,6 +18,16 @@ def choose_compute(settings: Settings) -> Compute:
 
         return ModalCompute(settings)
     return ThisProcess()
+
+
+def make_resources(settings: Settings, lock_seconds: float = 0.0) -> Resources:
+    """Build the resources of a process, with the compute that the settings name.
+
+    Args:
+        settings: of this backend.
+        lock_seconds: how long to wait for another process's round of a project.
+    """
+    return Resources(settings, choose_compute(settings), lock_seconds)
 
 
 def share(settings: Settings) -> list[str]:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import httpx
 
-from backend.vision.encoders.load import DEFAULT_CLIP
+from backend.vision.encoders.base import DEFAULT_CLIP
 from benchmarks.stage import running_studio
 from demo.scripts import Plants
 from demo.studio import Program, Studio, free_port

@@ -19,12 +19,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from backend.arrays import Ints
 from backend.learning import gate
 from backend.learning.contradiction import Believed, Contradiction, Trust, contradiction
 from backend.loop.evaluate.gate import EARLIER, GROWTH, WINDOW
 from backend.loop.evaluate.past_versions import LEARNED
 from backend.vision.heads.head import Head
-from benchmarks.promises import Ints, chosen, fitted, world
+from benchmarks.promises import chosen, fitted, world
 
 POISONED = 0.3
 WAYS = ("clean", "random", "swapped")
@@ -78,7 +79,7 @@ class Line:
         return Line(self.x, self.y, self.rows, self.given, list(self.heads), list(self.ends))
 
     def doubted(self, seed: int) -> gate.Verdict:
-        """The gate's verdict on the labels that came last, as ``backend.loop.evaluate.gate`` asks it."""
+        """Return the gate's verdict on the latest labels, as the loop's gate asks for it."""
         found: list[tuple[str, Contradiction]] = []
         last = 0
         for number in reversed(range(len(self.ends))):

@@ -22,13 +22,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from backend.arrays import Floats, Ints
 from backend.inference.confidence import certainty
 from backend.learning import accepting, coverage
 from backend.learning.audit import hash_rank, is_audit
-from backend.learning.selection import Floats, uncertainty
+from backend.learning.selection import uncertainty
 from backend.vision.heads.head import Head, fit_head
 
-Ints = npt.NDArray[np.int64]
 ROUND, MOST = 100, 1100
 NAMES = tuple(map(str, range(10)))
 SETTINGS = {

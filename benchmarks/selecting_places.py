@@ -23,11 +23,12 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from backend.arrays import Floats
 from backend.domain import Control, ImageSize, Label, Place
 from backend.inference.detections import Sample, found_in, judged_on, shown
 from backend.learning import coverage
 from backend.learning.detection import judge
-from backend.learning.selection import UNLIKE, Floats, place_uncertainty, seeking
+from backend.learning.selection import UNLIKE, place_uncertainty, seeking
 from backend.training.detector import FindingJob, train_finder
 from backend.vision.detection.base_weights import choose_base
 from backend.vision.detection.network import load_base

@@ -29,8 +29,9 @@ from typing import Any
 
 import numpy as np
 
+from backend.arrays import Floats
 from backend.learning import coverage
-from backend.learning.selection import UNLIKE, Floats, seeking, uncertainty
+from backend.learning.selection import UNLIKE, seeking, uncertainty
 from backend.loop.publish.queue_order import HEAD, PICKED
 from backend.vision.heads.head import Head, fit_head
 

@@ -9,7 +9,6 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 import httpx
 
+from backend.callbacks import LogCallback
 from backend.errors import PrelabelError
 from demo.annotator import Annotator, suggestion
 from demo.scripts import CONFIGS, Script
@@ -26,7 +26,6 @@ EVERY = 10
 STUCK_SECONDS = 120.0
 """How long a round may show no progress; a busy machine is slow, not broken."""
 POLL = 0.1
-Say = Callable[[str], None]
 
 
 @dataclass
@@ -95,7 +94,7 @@ class Demo:
     """
 
     def __init__(
-        self, script: Script, labels: int, keep: bool, compare: bool, seed: int, say: Say
+        self, script: Script, labels: int, keep: bool, compare: bool, seed: int, say: LogCallback
     ) -> None:
         self._script = script
         self._config = (CONFIGS / script.config).read_text(encoding="utf-8")

@@ -6,15 +6,16 @@ import ipaddress
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from backend.callbacks import LogCallback
 from backend.endpoint.alert_rules import read_rules
 from backend.errors import PrelabelError, UsageError
 from backend.settings import Settings
 from backend.store.keys import Keys
-from backend.vision.encoders.load import DEFAULT_CLIP
+from backend.vision.encoders.base import DEFAULT_CLIP
 from serverless.cloud import Cloud
 from serverless.deployments import note_deployment
 from serverless.image import ROOT, live_encoders, own_file
@@ -22,7 +23,6 @@ from serverless.remote import check_seconds
 from serverless.secrets import of_endpoint
 from serverless.sharing import ALERTS, Sharing
 
-Say = Callable[[str], None]
 LOCAL_NAMES = (".localhost", ".local", ".internal", ".lan", ".home.arpa")
 """Ends of names that mean something in one's own network only."""
 
@@ -101,7 +101,7 @@ def reachable(address: str) -> bool:
         return "." in name and not name.endswith(LOCAL_NAMES)
 
 
-def deploy(settings: Settings, say: Say) -> Deployed:
+def deploy(settings: Settings, say: LogCallback) -> Deployed:
     """Bring the app and the live versions to Modal.
 
     Args:

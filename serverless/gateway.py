@@ -7,8 +7,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from backend.endpoint.remote_models import REFRESH_SECONDS, Behind
+from backend.runtime.periodic import at_most_every, undisturbed
 from serverless.remote_answers import Ask, load_from_afar
-from serverless.remote_models import REFRESH_SECONDS, Behind, at_most_every, undisturbed
 
 log = logging.getLogger("prelabel")
 

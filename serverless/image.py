@@ -98,7 +98,7 @@ def weight_commands(encoder: str, detector: str, live: Iterable[str] = ()) -> li
         one command a file; none for what needs no download.
     """
     from backend.vision.detection.network import DEFAULT
-    from backend.vision.encoders.load import DEFAULT_CLIP
+    from backend.vision.encoders.base import DEFAULT_CLIP
 
     chosen = DEFAULT_CLIP if encoder == "auto" else encoder
     encoders = [one for one in dict.fromkeys([chosen, *live]) if not own_file(one)]

@@ -18,6 +18,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from backend.callbacks import ProgressCallback
 from backend.errors import PrelabelError
 from backend.settings import read_settings
 from serverless import parcels
@@ -29,12 +30,11 @@ if TYPE_CHECKING:
     from backend.vision.encoders.base import Encoder
 
 log = logging.getLogger("prelabel")
-Tell = Callable[[int, int], None]
 DONE = "done.json"
 
 
 def train(
-    id: str, root: Path, tell: Tell, commit: Callable[[], None], call: str = ""
+    id: str, root: Path, tell: ProgressCallback, commit: Callable[[], None], call: str = ""
 ) -> dict[str, Any]:
     """Carry out an order; one that is done already is not done again.
 
@@ -80,7 +80,7 @@ def train(
     return {**told, "again": False}
 
 
-def _made(folder: Path, root: Path, tell: Tell) -> parcels.Files:
+def _made(folder: Path, root: Path, tell: ProgressCallback) -> parcels.Files:
     """The files that an order asks for."""
     order = json.loads((folder / "order.json").read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as made:
@@ -106,7 +106,7 @@ def _took(begun: float) -> dict[str, Any]:
     return {"device": _device(), "seconds": round(max(0.0, time.time() - begun), 3)}
 
 
-def _unfailing(tell: Tell) -> Tell:
+def _unfailing(tell: ProgressCallback) -> ProgressCallback:
     """A training goes on where nobody can be told how far it is."""
 
     def told(done: int, of: int) -> None:
@@ -194,7 +194,9 @@ def _done(folder: Path) -> dict[str, Any] | None:
     return told
 
 
-def _head(order: Mapping[str, Any], folder: Path, root: Path, made: Path, tell: Tell) -> None:
+def _head(
+    order: Mapping[str, Any], folder: Path, root: Path, made: Path, tell: ProgressCallback
+) -> None:
     from backend.training.head import train as fit
     from backend.vision.heads.head import load_head, save_head
 
@@ -207,7 +209,9 @@ def _head(order: Mapping[str, Any], folder: Path, root: Path, made: Path, tell: 
     tell(1, 1)
 
 
-def _finder(order: Mapping[str, Any], folder: Path, root: Path, made: Path, tell: Tell) -> None:
+def _finder(
+    order: Mapping[str, Any], folder: Path, root: Path, made: Path, tell: ProgressCallback
+) -> None:
     from backend.inference.model import control_of
     from backend.training.detector import FindingJob, train_finder
     from backend.vision.detection.base_weights import choose_base
@@ -266,12 +270,10 @@ def _picture(digest: str, root: Path) -> Any:
 
 @cache
 def _resources() -> Resources:
-    from dataclasses import replace
 
     from backend.runtime.resources import Resources
-    from backend.settings import LOCAL
 
-    return Resources(replace(read_settings(), compute=LOCAL))
+    return Resources(read_settings())
 
 
 def _encoder(setting: str) -> Encoder:

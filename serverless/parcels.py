@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
+from backend.arrays import Floats
 from backend.domain import ImageSize, Place, Places
 from backend.errors import StoreError
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from backend.training.head import TrainingJob
     from backend.vision.detection.detections import Found
 
-Floats = npt.NDArray[np.float32]
 Files = dict[str, bytes]
 QUALITY = 95
 SMALL = 320

@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from backend.arrays import Floats
 from backend.errors import PrelabelError, RoundError, UsageError
 from backend.runtime.compute import Spent, ThisProcess
+from backend.runtime.periodic import at_most_every, undisturbed
 from backend.settings import MODAL, Settings
 from serverless import parcels
 from serverless.calls import Calls
 from serverless.cloud import Cloud
 from serverless.image import TRAIN_SECONDS
-from serverless.remote_models import at_most_every, undisturbed
 from serverless.sharing import Sharing
 from serverless.spending import Spending, dollars
 
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from backend.vision.detection.detector import Finds
     from backend.vision.detection.network import Network
     from backend.vision.detection.network_runner import Detector
-    from backend.vision.encoders.base import Encoder, Vectors
+    from backend.vision.encoders.base import Encoder
     from backend.vision.heads.head import Head
 
 log = logging.getLogger("prelabel")
@@ -248,13 +249,13 @@ class RemoteEncoder:
         self.logit_scale = float(facts["logit_scale"])
         self.logit_bias = float(facts["logit_bias"])
 
-    def encode_images(self, images: Sequence[Image.Image]) -> Vectors:
+    def encode_images(self, images: Sequence[Image.Image]) -> Floats:
         """Several containers at once, where there are many."""
         parts = [[parcels.packed(image) for image in part] for part in _parts(images, PART)]
         rows = [parcels.vectors_of(r) for r in self._cloud.encode(self._setting, parts)]
         return np.concatenate(rows) if rows else np.zeros((0, self.dim), dtype=np.float32)
 
-    def encode_texts(self, texts: Sequence[str]) -> Vectors:
+    def encode_texts(self, texts: Sequence[str]) -> Floats:
         """See ``Encoder.encode_texts``."""
         return parcels.vectors_of(self._cloud.encode_texts(self._setting, texts))
 

@@ -15,7 +15,7 @@ from backend.errors import NotThere, PrelabelError
 from backend.inference.model import load_controls
 from backend.inference.predict_image import Said
 from backend.runtime.resources import Resources
-from backend.settings import LOCAL, read_settings
+from backend.settings import read_settings
 from backend.store.projects import ProjectRecord
 from backend.vision.images.decode import Picture
 from serverless import parcels
@@ -129,6 +129,5 @@ def _loaded(function: str, version: str) -> Loaded:
 
 @lru_cache(1)
 def _resources() -> Resources:
-    from dataclasses import replace
 
-    return Resources(replace(read_settings(), compute=LOCAL))
+    return Resources(read_settings())

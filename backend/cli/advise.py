@@ -30,13 +30,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         RoundError: nothing is labeled yet.
     """
+    from backend.bootstrap import make_resources
     from backend.cli.main import say
-    from backend.runtime.resources import Resources
     from backend.tools.advise import Adviser
 
     settings = read_settings()
     record = known.find(settings, options.project)
-    found = Adviser(Resources(settings), record, options.seconds, asking.show).advise()
+    found = Adviser(make_resources(settings), record, options.seconds, asking.show).advise()
     asking.clear()
     for advice in found:
         for line in _figures(advice.control, advice.told):

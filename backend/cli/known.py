@@ -68,10 +68,10 @@ def round_here(settings: Settings, record: ProjectRecord, ask: Ask) -> Outcome:
     Raises:
         PrelabelError: it failed; the live version stays as it was.
     """
+    from backend.bootstrap import make_resources
     from backend.loop.round import Round
-    from backend.runtime.resources import Resources
 
-    resources = Resources(settings, lock_seconds=600)
+    resources = make_resources(settings, lock_seconds=600)
     with resources.alone(record):
         outcome = Round(resources, record, _show, None).run(ask)
     asking.clear()

@@ -21,13 +21,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Print a line per suspect; Label Studio shows the first of them in a tab."""
+    from backend.bootstrap import make_resources
     from backend.cli.main import say
-    from backend.runtime.resources import Resources
     from backend.tools.label_errors import TAB, Inspector
 
     settings = read_settings()
     record = known.find(settings, options.project)
-    inspector = Inspector(Resources(settings), record)
+    inspector = Inspector(make_resources(settings), record)
     found = inspector.inspect()
     for suspect in found[: options.count]:
         says = f"{suspect.given} → {suspect.suggested}"

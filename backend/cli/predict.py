@@ -75,10 +75,10 @@ def status(figures: dict[str, Any]) -> int:
 
 def _loaded(settings: Settings, project: str, version: str) -> Loaded:
     """The version as the endpoint serves it."""
+    from backend.bootstrap import make_resources
     from backend.endpoint.functions import load_here
-    from backend.runtime.resources import Resources
 
-    resources = Resources(settings)
+    resources = make_resources(settings)
     record = known.find(settings, project)
     name = version or resources.versions(record).live()
     if not name:

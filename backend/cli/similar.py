@@ -29,13 +29,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Print a line per image, the most similar first."""
+    from backend.bootstrap import make_resources
     from backend.cli.main import say
-    from backend.runtime.resources import Resources
     from backend.tools.similar import Search
 
     settings = read_settings()
     record = known.find(settings, options.project)
-    search = Search(Resources(settings), record)
+    search = Search(make_resources(settings), record)
     matches = search.like(options.like, options.count)
     for match in matches:
         say(f"{match.similarity:5.2f}  {match.address}  {match.answer}", options)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from backend.endpoint.access import Access
@@ -16,17 +15,18 @@ from backend.endpoint.functions import Functions
 from backend.endpoint.invoking import Invoker
 from backend.endpoint.metrics import Metrics
 from backend.endpoint.reading import Reader
+from backend.endpoint.remote_models import REFRESH_SECONDS
+from backend.runtime.periodic import at_most_every
 from backend.runtime.resources import Resources
-from backend.settings import LOCAL, Settings
+from backend.settings import Settings
 from backend.store.keys import Keys
 from backend.store.usage import Usage
 from backend.web import Limits, Web
-from serverless.remote_models import REFRESH_SECONDS, at_most_every
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from serverless.remote_models import Behind
+    from backend.endpoint.remote_models import Behind
 
 ALERTS = "alerts.toml"
 LANES = 2
@@ -65,7 +65,7 @@ def endpoint(
     )
     keep = behind.keep if behind else None
     desk = Desk(captures, alerts, metrics, usage, kept, keep=keep)
-    resources = Resources(replace(settings, compute=LOCAL))  # no answer waits for a training
+    resources = Resources(settings)  # no answer waits for a training
     if behind:
         refresh = at_most_every(REFRESH_SECONDS, behind.refresh)
         functions = Functions(resources, rules, behind.load, behind.lanes, refresh)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from backend.arrays import Floats
 from backend.inference.detections import LEAST
-from backend.training.head import Floats
 
 
 def certainty(row: Floats, multiple: bool) -> float:

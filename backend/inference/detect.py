@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from backend.callbacks import ProgressCallback
 from backend.domain import Control, Finding, ImageSize, Places, Task
 from backend.errors import ImageError
 from backend.inference.confidence import find_certainty
 from backend.inference.detections import found_in, shown
 from backend.inference.images import Pictures, Source
 from backend.inference.model import Model
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass
@@ -40,7 +39,7 @@ def look(
     controls: Sequence[Control],
     tasks: Sequence[Task],
     pictures: Pictures,
-    progress: Progress,
+    progress: ProgressCallback,
     ahead: Sequence[Task] = (),
 ) -> Looked:
     """Look at tasks.

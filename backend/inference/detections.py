@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from backend.arrays import Floats
 from backend.domain import Control, ImageSize, Place, Places
 from backend.learning.detection import Judged
-from backend.vision.detection.detections import Floats, Found
+from backend.vision.detection.detections import Found
 from backend.vision.detection.detector import Finds
 from backend.vision.detection.point_boxes import boxes_around, side_of
 from backend.vision.detection.training_example import Example

@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
+from backend.arrays import Floats
+from backend.callbacks import ProgressCallback
 from backend.domain import ImageSize, Task
 from backend.errors import ImageError
-from backend.inference.images import Fetched, Pictures, Progress, Source
-from backend.learning.selection import Floats
+from backend.inference.images import Fetched, Pictures, Source
 from backend.vision.encoders.base import Encoder
 from backend.vision.encoders.embedding_cache import EmbeddingCache
 
-Vector = npt.NDArray[np.float32]
 AT_LEAST = 512
 """Pixels a JPEG's shorter side keeps while decoding: every encoder reduces further."""
 
@@ -30,7 +27,7 @@ class Embedded:
         failed: address → why it could not be read.
     """
 
-    vectors: Mapping[str, Vector]
+    vectors: Mapping[str, Floats]
     sizes: Mapping[str, ImageSize]
     failed: Mapping[str, ImageError]
 
@@ -52,7 +49,7 @@ class Embedder:
         self._encoder = encoder
         self._cache = cache
 
-    def embed(self, sources: Iterable[Source], progress: Progress) -> Embedded:
+    def embed(self, sources: Iterable[Source], progress: ProgressCallback) -> Embedded:
         """Embed images, reading those from the cache that were seen before.
 
         Args:
@@ -81,7 +78,7 @@ class Embedder:
             failed=failed,
         )
 
-    def _encode(self, fetched: Sequence[Fetched], have: Mapping[str, Vector]) -> dict[str, Vector]:
+    def _encode(self, fetched: Sequence[Fetched], have: Mapping[str, Floats]) -> dict[str, Floats]:
         new = {f.digest: f.picture.image for f in fetched if f.digest not in have}
         known = self._cache.get(self._encoder.id, list(new))
         new = {digest: image for digest, image in new.items() if digest not in known}

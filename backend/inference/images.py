@@ -19,7 +19,6 @@ from backend.vision.images.decode import Picture, decode
 if TYPE_CHECKING:
     from PIL import Image
 
-Progress = Callable[[int, int], None]
 FETCHERS = 8
 BATCH = 32
 RETRY_SECONDS = 300.0

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
+from backend.arrays import Floats
 from backend.domain import Answer, Choice, Control, ImageSize, Label
 from backend.store.files import read_json, write_json
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from backend.vision.detection.yoloe import OpenVocabulary
     from backend.vision.heads.head import Head
 
-Floats = npt.NDArray[np.float32]
 CONTROLS = "controls.json"
 
 

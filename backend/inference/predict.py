@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from backend.arrays import Floats
 from backend.domain import Control, ImageSize, Prediction, Task
 from backend.errors import ImageError
 from backend.inference.confidence import certainty
@@ -15,7 +16,7 @@ from backend.inference.embed import Embedded
 from backend.inference.images import Source
 from backend.inference.model import Model, choose, confident
 from backend.learning.audit import hash_rank
-from backend.learning.selection import Floats, place_uncertainty, uncertainty
+from backend.learning.selection import place_uncertainty, uncertainty
 
 
 def sources(tasks: Iterable[Task], controls: Iterable[Control]) -> list[Source]:

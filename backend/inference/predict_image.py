@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from backend.arrays import Floats
 from backend.domain import Control, Finding, ImageSize, Places, Prediction
 from backend.inference.confidence import certainty, find_certainty
 from backend.inference.detections import found_in, shown
 from backend.inference.model import Model, choose
-from backend.learning.selection import Floats, place_uncertainty, uncertainty
+from backend.learning.selection import place_uncertainty, uncertainty
 from backend.vision.images.decode import Picture
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
+from backend.arrays import Floats
 from backend.domain import Control, Label
 from backend.errors import PrelabelError
 from backend.inference.detections import Sample, boxes_of, sides_of
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from backend.vision.detection.yoloe import OpenVocabulary
 
 log = logging.getLogger("prelabel")
-Array = npt.NDArray[np.float32]
 MOST_SHOWN = 24
 """Marked images that are shown to the network."""
 ROUNDED = 1e-3
@@ -78,7 +77,7 @@ class YoloePrompts:
 
     def _words(
         self, network: OpenVocabulary, control: Control, labels: Sequence[int]
-    ) -> dict[int, Array]:
+    ) -> dict[int, Floats]:
         """Embeddings of labels' words, from the project's folder where they were made before."""
         found = {i: self._kept(control.labels[i], network.dim) for i in labels}
         try:
@@ -94,7 +93,7 @@ class YoloePrompts:
         key = hashlib.sha256("/".join([*self._files, *_words(label)]).encode()).hexdigest()
         return self._folder / "prompts" / f"{key[:24]}.f32"
 
-    def _kept(self, label: Label, dim: int) -> Array | None:
+    def _kept(self, label: Label, dim: int) -> Floats | None:
         """(dim,) of unit length; None where it was never made, or the file is damaged."""
         try:
             row = np.frombuffer(self.file(label).read_bytes(), dtype=np.float32)
@@ -103,7 +102,7 @@ class YoloePrompts:
         whole = row.shape == (dim,) and abs(float(np.linalg.norm(row)) - 1) < ROUNDED
         return row if whole else None
 
-    def _embedded(self, network: OpenVocabulary, label: Label) -> Array:
+    def _embedded(self, network: OpenVocabulary, label: Label) -> Floats:
         rows = network.text_embeddings(_words(label))
         row = np.asarray(rows.mean(axis=0), dtype=np.float32)
         row /= max(float(np.linalg.norm(row)), 1e-12)
@@ -113,7 +112,7 @@ class YoloePrompts:
 
 def _drawn(
     network: OpenVocabulary, control: Control, samples: Sequence[Sample], sides: dict[str, float]
-) -> Array:
+) -> Floats:
     """What drawn boxes say of the labels: (K, dim), zeros where there are none."""
     rows = np.zeros((len(control.labels), network.dim), dtype=np.float32)
     if samples:

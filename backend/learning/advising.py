@@ -14,13 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from backend.arrays import Bools, Doubles, Ints
 from backend.learning.detection import Tally, count_figure
 from backend.learning.evaluation import Figure, share
 from backend.learning.gate import mid_p
 
-Integers = npt.NDArray[np.int64]
-Numbers = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
 SMALL = 0.1
 """Side of a thing, as a share of the image's, below which it is a small part of the picture: after
 the usual reduction to 224 pixels that is less than two of a transformer's 16-pixel patches."""
@@ -46,8 +44,8 @@ class Things:
 
     images: int
     empty: int
-    counts: Numbers
-    sides: Numbers
+    counts: Doubles
+    sides: Doubles
 
     def json(self) -> dict[str, Any]:
         """Middle and range of both; the range holds the middle 80 %."""
@@ -70,7 +68,7 @@ class Way:
     """
 
     there: Bools
-    counts: Integers
+    counts: Ints
 
 
 @dataclass(frozen=True)
@@ -99,7 +97,7 @@ class Comparison:
         }
 
 
-def compare_presence(sorting: Way, finding: Way, truth: Integers) -> Comparison:
+def compare_presence(sorting: Way, finding: Way, truth: Ints) -> Comparison:
     """Is it there? The share of images in which every label is told right; McNemar's test, mid-p.
 
     Args:
@@ -119,7 +117,7 @@ def compare_presence(sorting: Way, finding: Way, truth: Integers) -> Comparison:
     return Comparison(figures[0], figures[1], chance, better)
 
 
-def compare_counts(sorting: Way, finding: Way, truth: Integers) -> Comparison:
+def compare_counts(sorting: Way, finding: Way, truth: Ints) -> Comparison:
     """How many? Σ |told − there| / Σ there, each with its interval; their difference by Student.
 
     The difference is a ratio of sums over images whose denominators are the same, so that its
@@ -146,7 +144,7 @@ def compare_counts(sorting: Way, finding: Way, truth: Integers) -> Comparison:
     return Comparison(figures[0], figures[1], chance, better)
 
 
-def tellable(truth: Integers) -> bool:
+def tellable(truth: Ints) -> bool:
     """Whether some label is there in some images and absent in others, a few of each."""
     there = (truth > 0).sum(axis=0)
     return bool(((there >= FEWEST) & (len(truth) - there >= FEWEST)).any())
@@ -265,7 +263,7 @@ def _count_figure(off: npt.ArrayLike, there: npt.ArrayLike) -> Figure:
     return count_figure([Tally(0, t + o, t) for o, t in rows])
 
 
-def _spread(values: Numbers) -> dict[str, float] | None:
+def _spread(values: Doubles) -> dict[str, float] | None:
     if not len(values):
         return None
     low, middle, high = np.quantile(values, (0.1, 0.5, 0.9))

@@ -16,9 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
-Ints = npt.NDArray[np.intp]
+from backend.arrays import Doubles, Indices
+
 WRONG = 0.3
 """Share of wrong answers that the test is best at noticing."""
 DRAWS = 2000
@@ -49,9 +48,9 @@ class Believed:
         image: (n,) which questions belong to the same image.
     """
 
-    belief: Floats
-    given: Ints
-    image: Ints
+    belief: Doubles
+    given: Indices
+    image: Indices
 
     @classmethod
     def of_one(cls, belief: npt.ArrayLike, given: npt.ArrayLike, image: npt.ArrayLike) -> Believed:
@@ -187,7 +186,7 @@ def contradiction(
     )
 
 
-def _softened(belief: Floats, temperature: float, slips: float) -> Floats:
+def _softened(belief: Doubles, temperature: float, slips: float) -> Doubles:
     """(n, K), rows sum to 1; what had no example stays 0."""
     known = belief > 0
     powers = np.where(known, np.maximum(belief, IMPOSSIBLE) ** (1 / temperature), 0.0)
@@ -196,7 +195,7 @@ def _softened(belief: Floats, temperature: float, slips: float) -> Floats:
     return np.asarray((1 - slips) * shares + slips * known / some)
 
 
-def _scores(belief: Floats) -> Floats:
+def _scores(belief: Doubles) -> Doubles:
     """(n, K) log likelihood ratio of each answer: WRONG of them at random among the others."""
     others = np.maximum((belief > 0).sum(axis=1, keepdims=True) - 1, 1)
     mixed = (1 - WRONG) * belief + WRONG * (1 - belief) / others
@@ -222,7 +221,7 @@ def _spread(earlier: Believed, trust: Trust) -> float:
     return float(np.clip(ratio, 1.0, SPREAD))
 
 
-def _expected(belief: Floats, image: Ints) -> float:
+def _expected(belief: Doubles, image: Indices) -> float:
     """Images of which at least one question is answered against the belief."""
     _, place = np.unique(image, return_inverse=True)
     agree = np.bincount(place, weights=np.log(np.maximum(belief.max(axis=1), IMPOSSIBLE)))

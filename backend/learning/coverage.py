@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float32]
-Rows = npt.NDArray[np.intp]
+from backend.arrays import Floats, Indices
+
 TWIN = 0.98
 """Cosine of centred embeddings above which two images are as good as one."""
 NEIGHBOURS = 0.01
@@ -148,7 +148,7 @@ def ordered(state: Coverage, picked: list[int]) -> list[int]:
     return [*picked, *rest]
 
 
-def shortlist(weights: Floats, count: int, rng: np.random.Generator) -> Rows:
+def shortlist(weights: Floats, count: int, rng: np.random.Generator) -> Indices:
     """Of more images than can be compared each with each, those that are.
 
     Half are those the model is least sure of, half are random, so that the sum over them still
@@ -193,7 +193,7 @@ def _best(state: Coverage, free: npt.NDArray[np.bool_]) -> tuple[int, Coverage]:
     return top, replace(state, bounds=tightened)
 
 
-def _gains(state: Coverage, rows: Rows) -> Floats:
+def _gains(state: Coverage, rows: Indices) -> Floats:
     kernel = _kernel(state.vectors[rows] @ state.vectors.T, state.width)
     kernel -= state.best
     return np.asarray(np.maximum(kernel, 0, out=kernel) @ state.weights, dtype=np.float32)

@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from backend.arrays import Doubles
 from backend.learning.contradiction import Contradiction
 
-Floats = npt.NDArray[np.float64]
 Finds = Sequence[tuple[float, bool]]
 """Of one image, the confidence of each find that is shown, and whether a person marked it."""
 FEWEST = 5
@@ -93,7 +92,7 @@ def _odds(sure: float) -> float:
     return float(np.log(p / (1 - p)))
 
 
-def _variance(values: Floats) -> float:
+def _variance(values: Doubles) -> float:
     return float(np.var(values, ddof=1)) if len(values) > 1 else 0.0
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float32]
+from backend.arrays import Floats
+
 SHIFTED = 0.25
 """Population stability index from which a mix counts as another one (the usual line)."""
 USUAL = 0.05

@@ -8,11 +8,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from backend.arrays import Doubles
 from backend.domain import Answer
 
-Numbers = npt.NDArray[np.float64]
 Z95 = 1.959964
 DRAWS = 500
 PRIOR = 0.5
@@ -146,7 +145,7 @@ def macro_f1(given: Sequence[Answer], truth: Sequence[Answer], labels: Sequence[
     return replace(figure, low=min(figure.low, low), high=max(figure.high, high))
 
 
-def _drawn_interval(one: Numbers, two: Numbers) -> tuple[float, float]:
+def _drawn_interval(one: Doubles, two: Doubles) -> tuple[float, float]:
     """The interval of macro F1 by the Bayesian bootstrap: images weigh more or less by chance.
 
     To each label PRIOR right and PRIOR wrong answers are added, themselves drawn, so that a label

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-Numbers = npt.NDArray[np.float64]
+from backend.arrays import Doubles
+
 FEWEST = 3
 """Points a curve needs at least."""
 REACH = 3
@@ -61,7 +61,7 @@ class Missed:
         """The share that was missed."""
         return self.wrong / self.n
 
-    def drawn(self, count: int, rng: np.random.Generator) -> Numbers:
+    def drawn(self, count: int, rng: np.random.Generator) -> Doubles:
         """The share as it may be in truth, (count,), drawn from Jeffreys' posterior."""
         return rng.beta(self.wrong + 0.5, self.n - self.wrong + 0.5, size=count)
 
@@ -75,7 +75,7 @@ class Curve:
         labels: today's.
     """
 
-    fits: Numbers
+    fits: Doubles
     labels: int
 
     def error(self, labels: float) -> tuple[float, float, float]:
@@ -88,7 +88,7 @@ class Curve:
         low, middle, high = np.quantile(a + b * labels**-c, [0.05, 0.5, 0.95])
         return float(middle), float(low), float(high)
 
-    def times(self, shares: Numbers) -> Numbers:
+    def times(self, shares: Doubles) -> Doubles:
         """How many times today's labels bring the error down to a share of today's.
 
         Args:
@@ -273,7 +273,7 @@ def _labels(point: Point) -> int:
     return point.labels
 
 
-def _fit(labels: Numbers, errors: Numbers, weights: Numbers) -> Numbers:
+def _fit(labels: Doubles, errors: Doubles, weights: Doubles) -> Doubles:
     """The best a, b ≥ 0 for each exponent of a grid, and the best of those.
 
     Args:

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from backend.arrays import Doubles
 from backend.learning.contradiction import Contradiction
 
-Numbers = npt.NDArray[np.float64]
 WORSE = 0.1
 """Chance of such a difference between equal versions below which the new one counts as worse."""
 LUCKY = 0.02
@@ -178,7 +178,7 @@ def mid_p(lost: int, trials: int) -> float:
     return float((more + comb(trials, lost) / 2) / 2**trials)
 
 
-def _f1(counts: npt.ArrayLike) -> tuple[float, Numbers]:
+def _f1(counts: npt.ArrayLike) -> tuple[float, Doubles]:
     """F1 of (n, 3) right, found, there; and what each image adds to its deviation, (n,)."""
     rows = np.asarray(counts, dtype=np.float64).reshape(-1, 3)
     top, whole = 2 * rows[:, 0], rows[:, 1] + rows[:, 2]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from backend.arrays import Doubles
+
 Pairs = list[tuple[int, int]]
 FAR = 1e6
 
@@ -49,7 +50,7 @@ def match_points(found: npt.ArrayLike, truth: npt.ArrayLike, within: float) -> P
     return _assigned(np.hypot(*np.moveaxis(one - other, 2, 0)), within)
 
 
-def overlaps(found: npt.ArrayLike, truth: npt.ArrayLike) -> Floats:
+def overlaps(found: npt.ArrayLike, truth: npt.ArrayLike) -> Doubles:
     """Intersection over union of each with each: (n, m), 0 to 1."""
     one = np.asarray(found, dtype=np.float64).reshape(-1, 1, 4)
     other = np.asarray(truth, dtype=np.float64).reshape(1, -1, 4)
@@ -83,7 +84,7 @@ def average_precision(confidence: npt.ArrayLike, right: npt.ArrayLike, objects: 
     return float(np.append(best, 0.0)[at].mean())
 
 
-def greedy(overlap: Floats, least: float) -> npt.NDArray[np.bool_]:
+def greedy(overlap: Doubles, least: float) -> npt.NDArray[np.bool_]:
     """Of finds in descending confidence, which are an object that no surer one is.
 
     Args:
@@ -100,7 +101,7 @@ def greedy(overlap: Floats, least: float) -> npt.NDArray[np.bool_]:
     return right
 
 
-def _assigned(cost: Floats, most: float) -> Pairs:
+def _assigned(cost: Doubles, most: float) -> Pairs:
     from scipy.optimize import linear_sum_assignment
 
     if not cost.size:

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float32]
-Rows = npt.NDArray[np.intp]
+from backend.arrays import Floats, Indices
+
 BLOCK = 65_536
 
 
 def nearest(
     vectors: Floats, queries: Floats, count: int, excluded: Sequence[int] = ()
-) -> tuple[Rows, Floats]:
+) -> tuple[Indices, Floats]:
     """The most similar rows for each query, exactly; memory for BLOCK rows by query at a time.
 
     Args:
@@ -78,7 +77,7 @@ def looked_for(vectors: Floats, prototypes: Floats, wanted: Sequence[int]) -> li
     return list(dict.fromkeys(turns))
 
 
-def _best(rows: Rows, cosine: Floats, count: int) -> tuple[Rows, Floats]:
+def _best(rows: Indices, cosine: Floats, count: int) -> tuple[Indices, Floats]:
     """The ``count`` highest of each line, in any order."""
     if cosine.shape[1] <= count:
         return rows, cosine

@@ -6,12 +6,11 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from backend.arrays import Floats
 from backend.learning.audit import hash_rank, interleave
 from backend.learning.coverage import is_turn
 
-Floats = npt.NDArray[np.float32]
 STEP = 1e-5
 """Between the scores of tasks that are brought to the front."""
 FEW = 3

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from backend.arrays import Floats
 from backend.domain import Place
 from backend.learning.detection import Judged
 
-Floats = npt.NDArray[np.float32]
 FEWEST = 10
 """Answers below which nothing is ranked."""
 SURE = 0.5

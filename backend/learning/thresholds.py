@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from backend.arrays import Doubles
+
 FEWEST = 10
 """Accepted predictions that a threshold rests on at least (reference/learning.md)."""
 NEVER = 1.1
 """Threshold of a label whose surest predictions are proven to be wrong too often."""
 SURE = 0.95
 """Confidence of the bounds, one-sided."""
-Numbers = npt.NDArray[np.float64]
 
 
 def threshold(confidence: npt.ArrayLike, right: npt.ArrayLike, wanted: float) -> float:
@@ -51,7 +52,7 @@ def threshold(confidence: npt.ArrayLike, right: npt.ArrayLike, wanted: float) ->
     return NEVER if (upper(good, many) < wanted).all() else 0.0
 
 
-def lower(right: npt.ArrayLike, n: npt.ArrayLike) -> Numbers:
+def lower(right: npt.ArrayLike, n: npt.ArrayLike) -> Doubles:
     """Lower end of Clopper and Pearson's one-sided 95 % interval of a share; 0 where right is 0."""
     from scipy.stats import beta
 
@@ -60,7 +61,7 @@ def lower(right: npt.ArrayLike, n: npt.ArrayLike) -> Numbers:
     return np.asarray(np.where(right > 0, found, 0.0))
 
 
-def upper(right: npt.ArrayLike, n: npt.ArrayLike) -> Numbers:
+def upper(right: npt.ArrayLike, n: npt.ArrayLike) -> Doubles:
     """Upper end of the same; 1 where all are right.
 
     Example:

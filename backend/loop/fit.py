@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from backend.callbacks import StateCallback
 from backend.domain import Control, ImageSize
 from backend.errors import ImageError, NotThere, RoundError
 from backend.inference.detections import Sample
@@ -27,7 +28,6 @@ from backend.vision.encoders.base import Encoder
 from backend.vision.heads.head import Head
 
 log = logging.getLogger("prelabel")
-Report = Callable[[str, float, str], None]
 RECIPE = 5
 """Counts up when the way a version is made changes, so that the next start makes it anew."""
 
@@ -52,7 +52,7 @@ class Fit:
         seen: Observation,
         encoder: Encoder | None,
         embedded: Embedded,
-        report: Report,
+        report: StateCallback,
         cancelled: Callable[[], bool],
     ) -> None:
         self._resources = resources

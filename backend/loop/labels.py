@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from backend.arrays import Floats
 from backend.domain import Control, Places
 from backend.inference.embed import Embedded
 from backend.loop.observe import Observation
 from backend.store.versions import Labels
-from backend.training.head import Examples, Floats
+from backend.training.head import Examples
 
 
 def label_table(seen: Observation) -> dict[str, dict[str, list[Any]]]:

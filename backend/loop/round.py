@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
+from backend.callbacks import StateCallback
 from backend.errors import ConfigError, OverBudget, PrelabelError
 from backend.loop import card as cards
 from backend.loop.labels import changes, label_table
@@ -30,7 +31,6 @@ from backend.store.versions import Card
 log = logging.getLogger("prelabel")
 MARKED_WITHIN = timedelta(minutes=1)
 """So long Label Studio may take from an annotation to the mark of its task."""
-Report = Callable[[str, float, str], None]
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ class Round:
         self,
         resources: Resources,
         record: ProjectRecord,
-        report: Report,
+        report: StateCallback,
         memory: Memory | None,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from backend.callbacks import StateCallback
 from backend.errors import OverBudget
 from backend.inference.embed import NO_IMAGES, Embedded
 from backend.inference.model import save_model
@@ -25,7 +26,6 @@ from backend.store.versions import Card, Labels, identity_of
 from backend.vision.encoders.base import Encoder
 
 log = logging.getLogger("prelabel")
-Report = Callable[[str, float, str], None]
 BY = "the loop"
 
 
@@ -47,7 +47,7 @@ class Maker:
         self,
         resources: Resources,
         record: ProjectRecord,
-        report: Report,
+        report: StateCallback,
         cancelled: Callable[[], bool],
         clock: cards.Stopwatch,
     ) -> None:

@@ -10,12 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from backend.bootstrap import choose_compute
 from backend.errors import Busy
 from backend.inference.embed import Embedder
 from backend.inference.images import Pictures
 from backend.inference.model import Model, load_model
-from backend.runtime.compute import Compute
+from backend.runtime.compute import Compute, ThisProcess
 from backend.runtime.connection import Connection, connect
 from backend.settings import Settings
 from backend.store.captures import Captures
@@ -51,11 +50,15 @@ class Resources:
 
     Args:
         settings: of this backend.
+        compute: where training and batch inference run; this process when not given.
         lock_seconds: how long to wait for another process's round of a project.
     """
 
-    def __init__(self, settings: Settings, lock_seconds: float = 0.0) -> None:
+    def __init__(
+        self, settings: Settings, compute: Compute | None = None, lock_seconds: float = 0.0
+    ) -> None:
         self._lock_seconds = lock_seconds
+        self.compute = compute or ThisProcess()
         self.settings = settings
         self.projects = Projects(settings.home, settings.kept)
         self._encoders: dict[str, Encoder] = {}
@@ -70,14 +73,6 @@ class Resources:
         self._base_network: Network | None = None
         self._cache: EmbeddingCache | None = None
         self.picture_files = PictureFiles(settings.home / "pictures")
-        self._compute: Compute | None = None
-
-    @property
-    def compute(self) -> Compute:
-        """Where what is slow is done."""
-        if self._compute is None:
-            self._compute = choose_compute(self.settings)
-        return self._compute
 
     def folder(self, record: ProjectRecord) -> Path:
         """Everything of one project."""

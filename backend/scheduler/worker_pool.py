@@ -8,14 +8,14 @@ import itertools
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
+from backend.callbacks import StateCallback
 from backend.errors import RoundError, named
 from backend.scheduler import frames
 
 log = logging.getLogger("prelabel")
-Tell = Callable[[str, float, str], None]
 FRUGAL = {"OMP_WAIT_POLICY": "PASSIVE", "MALLOC_ARENA_MAX": "2"}
 """Threads that wait for each other sleep: spinning, two busy processes slow each other manifold.
 What threads gave back is used again: else each round's new threads took 10 MB more, for ever."""
@@ -44,7 +44,7 @@ class WorkerProcess:
         self._running: int | None = None
 
     async def run(
-        self, job: Mapping[str, Any], body: bytes = b"", tell: Tell = _silent
+        self, job: Mapping[str, Any], body: bytes = b"", tell: StateCallback = _silent
     ) -> tuple[Any, bytes]:
         """Run a job.
 
@@ -102,7 +102,7 @@ class WorkerProcess:
             raise _died() from error
 
     async def _answer(
-        self, process: asyncio.subprocess.Process, number: int, tell: Tell
+        self, process: asyncio.subprocess.Process, number: int, tell: StateCallback
     ) -> tuple[frames.Header, bytes]:
         assert process.stdout is not None  # noqa: S101 - it was opened with a pipe
         while (frame := await frames.receive(process.stdout)) is not None:

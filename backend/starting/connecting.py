@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import re
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from backend.callbacks import LogCallback
 from backend.errors import AddressRefused, LabelStudioError, PrelabelError, UsageError
 from backend.label_studio.client import Client
 from backend.label_studio.protocol import MODEL_CLASS, hears
@@ -35,7 +35,6 @@ START_SECONDS = 30.0
 """How long a backend that just starts may take until it answers."""
 POLL = 0.2
 Auth = tuple[str, str] | None
-Say = Callable[[str], None]
 
 
 def address(settings: Settings, backend: str) -> tuple[str, Auth]:
@@ -225,7 +224,7 @@ class Waiting:
         """Whether a project of a Label Studio waits."""
         return bool(self._notes(server))
 
-    def connect(self, settings: Settings, listening: str, say: Say) -> list[int]:
+    def connect(self, settings: Settings, listening: str, say: LogCallback) -> list[int]:
         """Connect the projects that wait, as soon as the backend answers.
 
         What cannot be connected waits for the next start.

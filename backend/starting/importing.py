@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from backend.callbacks import ProgressCallback
 from backend.label_studio.client import Client, Json
 from backend.starting.folder import TWICE, Found, Passed
 from backend.starting.project import DIGEST
@@ -17,7 +18,6 @@ BATCH_BYTES = 32_000_000
 """And at most so many bytes, unless one image alone has more."""
 NAMED = 3
 """Files that are named for each reason."""
-Progress = Callable[[int, int], None]
 
 
 class Takes(Protocol):
@@ -79,7 +79,7 @@ def known_images(client: Client, number: int) -> frozenset[str]:
 
 
 def bring(
-    files: Iterable[Found | Passed], to: Takes, number: int, total: int, progress: Progress
+    files: Iterable[Found | Passed], to: Takes, number: int, total: int, progress: ProgressCallback
 ) -> Imported:
     """Import images. Killed in between, it can be done again: a batch is there or not.
 

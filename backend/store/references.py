@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from backend.arrays import Floats
 from backend.errors import StoreError
 from backend.store.files import explained, read_json, write_json
 
-Floats = npt.NDArray[np.float32]
 MOST = 2000
 """Vectors that are kept."""
 MIX, VECTORS = "mix.json", "audit.npz"

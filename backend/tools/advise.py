@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from backend.arrays import Bools, Floats, Ints
+from backend.callbacks import LogCallback
 from backend.domain import Control, Label, Places
 from backend.errors import RoundError
 from backend.inference.detections import Sample, judged_on, shown
@@ -22,12 +24,11 @@ from backend.loop.observe import Observation, observe, take_pulse
 from backend.runtime.resources import Resources
 from backend.store.projects import ProjectRecord
 from backend.training.detector import FindingJob
-from backend.training.head import Examples, Floats, TrainingJob, train
+from backend.training.head import Examples, TrainingJob, train
 from backend.vision.detection.detector import Finds
 from backend.vision.encoders.base import Encoder
 from backend.vision.heads.calibration import folds
 
-Tell = Callable[[str], None]
 ENOUGH = 20
 """Labeled audit images from which on they are what both ways are compared on."""
 FEWEST = 12
@@ -76,7 +77,7 @@ class Adviser:
     """
 
     def __init__(
-        self, resources: Resources, record: ProjectRecord, seconds: float, tell: Tell
+        self, resources: Resources, record: ProjectRecord, seconds: float, tell: LogCallback
     ) -> None:
         self._resources = resources
         self._record = record
@@ -191,7 +192,7 @@ class _Trial:
         control: Control,
         fit: Fit,
         encoder: Encoder,
-        tell: Tell,
+        tell: LogCallback,
     ) -> None:
         self._resources = resources
         self._record = record
@@ -281,8 +282,8 @@ class _Trial:
         self,
         samples: Sequence[Sample],
         vectors: Floats,
-        learned: advising.Bools,
-        held: advising.Bools,
+        learned: Bools,
+        held: Bools,
     ) -> Way:
         """Classify whole images: is each label there, and how often."""
         truth = counts_in(samples, self._control)
@@ -297,11 +298,11 @@ class _Trial:
 
     def _counted(
         self,
-        column: advising.Integers,
+        column: Ints,
         vectors: Floats,
-        learned: advising.Bools,
-        held: advising.Bools,
-    ) -> advising.Integers:
+        learned: Bools,
+        held: Bools,
+    ) -> Ints:
         """Counting as sorting: a bucket for each number."""
         bins = advising.count_bins(column[learned])
         if len(bins) == 1:
@@ -317,8 +318,8 @@ class _Trial:
         control: Control,
         answers: Sequence[frozenset[str]],
         vectors: Floats,
-        learned: advising.Bools,
-        held: advising.Bools,
+        learned: Bools,
+        held: Bools,
     ) -> Floats:
         """(held, K) confidence of a head that learned from the other images."""
         rows = np.flatnonzero(learned).tolist()
@@ -371,12 +372,12 @@ def things_in(samples: Sequence[Sample], control: Control, label: str = "") -> T
     return Things(len(samples), int((counts == 0).sum()), counts, np.array(sides, dtype=np.float64))
 
 
-def counts_in(samples: Sequence[Sample], control: Control) -> advising.Integers:
+def counts_in(samples: Sequence[Sample], control: Control) -> Ints:
     """(n, K) how often each label of a control is marked in each image."""
     return _table([sample.places for sample in samples], control)
 
 
-def _table(places: Sequence[Places], control: Control) -> advising.Integers:
+def _table(places: Sequence[Places], control: Control) -> Ints:
     names = control.label_names
     rows = [[sum(p.label == name for p in one) for name in names] for one in places]
     return np.array(rows, dtype=np.int64).reshape(len(places), len(names))
@@ -386,6 +387,6 @@ def _blank(shape: tuple[int, ...]) -> Way:
     return Way(np.zeros(shape, dtype=bool), np.zeros(shape, dtype=np.int64))
 
 
-def _put(whole: Way, held: advising.Bools, part: Way) -> None:
+def _put(whole: Way, held: Bools, part: Way) -> None:
     whole.there[held] = part.there
     whole.counts[held] = part.counts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from backend.errors import EncoderError, PrelabelError, UsageError
 from backend.inference.detections import shown
 from backend.inference.model import Model
 from backend.runtime.resources import Resources
-from backend.settings import LOCAL, Settings
+from backend.settings import Settings
 from backend.store.files import write_folder, write_json, write_text
 from backend.store.projects import ProjectRecord
 from backend.store.versions import Card
@@ -78,7 +78,7 @@ def export(settings: Settings, record: ProjectRecord, version: str, folder: Path
     folder = folder.expanduser()
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UsageError(f"{folder} is not empty: choose another --output.")
-    resources = Resources(replace(settings, compute=LOCAL))
+    resources = Resources(settings)
     card = resources.versions(record).card(version)
     model = resources.model(record, version)
     setting = card.encoder.get("setting", "")

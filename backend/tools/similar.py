@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from backend.arrays import Floats
 from backend.domain import Task
 from backend.errors import NotThere, UsageError
 from backend.inference.embed import vectors_of
 from backend.inference.predict import sources
 from backend.learning.nearest import nearest
-from backend.learning.selection import Floats
 from backend.loop.observe import observe, take_pulse
 from backend.runtime.resources import Resources
 from backend.store.projects import ProjectRecord

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from backend.callbacks import ProgressCallback
 from backend.domain import Control
 from backend.inference.detections import Sample, _example, as_boxes, judged_on, sides_of
 from backend.learning.beginning import FEWEST
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from backend.vision.detection.network import Network
     from backend.vision.detection.network_runner import Detector
 
-Report = Callable[[int, int], None]
 FEWEST_OVER_KNOWN = 10
 """The same where the network knows some of the labels from before."""
 SMALLEST, LARGEST = 320, 640
@@ -61,7 +61,7 @@ class FindingJob:
     seed: int
     load: Callable[[Network, int, str], Detector]
     prompts: Prompts | None
-    report: Report
+    report: ProgressCallback
     cancelled: Callable[[], bool]
     base_setting: str = ""
     steps: int = 0

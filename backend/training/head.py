@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from backend.arrays import Floats
 from backend.domain import Answer, Control
 
 if TYPE_CHECKING:
     from backend.vision.heads.head import Head
-
-Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)

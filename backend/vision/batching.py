@@ -10,10 +10,10 @@ from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
+
+from backend.arrays import Floats
 
 T = TypeVar("T")
-Vectors = npt.NDArray[np.float32]
 MOST_CPU, MOST_GPU = 16, 64
 """Items at once. A CPU gains little from more, and every one takes memory."""
 
@@ -33,8 +33,8 @@ def computes_bf16() -> bool:
 
 
 def in_batches(
-    encode: Callable[[Sequence[T]], Vectors], items: Sequence[T], dim: int, device: str
-) -> Vectors:
+    encode: Callable[[Sequence[T]], Floats], items: Sequence[T], dim: int, device: str
+) -> Floats:
     """Encode items part by part.
 
     On a CPU each part is computed by one thread, several parts at once. The other way round, all
@@ -91,10 +91,10 @@ def _parts(items: Sequence[T], threads: int, most: int) -> list[Sequence[T]]:
 
 
 def _run(
-    encode: Callable[[Sequence[T]], Vectors],
+    encode: Callable[[Sequence[T]], Floats],
     exact: Callable[[], AbstractContextManager[Any]],
     part: Sequence[T],
-) -> Vectors:
+) -> Floats:
     import torch
 
     with torch.inference_mode(), exact():

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from backend.arrays import Floats
 from backend.vision.detection.detections import best_apart
 
 if TYPE_CHECKING:
     from PIL import Image
 
-Array = npt.NDArray[np.float32]
 Boxes = npt.NDArray[np.float32]
 Points = npt.NDArray[np.float32]
 
@@ -80,7 +80,7 @@ class Similar:
     """
 
     boxes: Boxes
-    confidence: Array
+    confidence: Floats
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,8 @@ class Peaks:
     """
 
     boxes: Boxes
-    likeness: Array
-    steps: Array
+    likeness: Floats
+    steps: Floats
     usual: float
     spread: float
 
@@ -178,7 +178,7 @@ def _checked(examples: Boxes) -> Boxes:
     return boxes
 
 
-def _lab(image: Image.Image) -> Array:
+def _lab(image: Image.Image) -> Floats:
     """(height, width, 3) CIELAB, scaled down so that the longer edge is at most ``LONGEST``."""
     from PIL import Image as Pillow
     from skimage.color import rgb2lab
@@ -191,7 +191,7 @@ def _lab(image: Image.Image) -> Array:
     return np.asarray(rgb2lab(np.asarray(image, dtype=np.float32) / 255), dtype=np.float32)
 
 
-def _peaks(lab: Array, examples: Boxes) -> Peaks:
+def _peaks(lab: Floats, examples: Boxes) -> Peaks:
     """Where, and at which size, the picture is most like the examples."""
     high, wide = lab.shape[:2]
     pixels = examples * np.array([wide, high] * 2, dtype=np.float32)
@@ -227,10 +227,10 @@ class Level:
 
     step: int
     size: tuple[int, int]
-    cells: Array
+    cells: Floats
 
 
-def _levels(lab: Array, zoom: npt.NDArray[np.float64]) -> Iterator[Level]:
+def _levels(lab: Floats, zoom: npt.NDArray[np.float64]) -> Iterator[Level]:
     """The picture at every size in which it can be looked for objects of a fixed size.
 
     Args:
@@ -245,7 +245,7 @@ def _levels(lab: Array, zoom: npt.NDArray[np.float64]) -> Iterator[Level]:
             yield Level(step, size, _cells(_resized(lab, (0, 0, wide, high), size)))
 
 
-def _resized(lab: Array, box: tuple[float, float, float, float], size: tuple[int, int]) -> Array:
+def _resized(lab: Floats, box: tuple[float, float, float, float], size: tuple[int, int]) -> Floats:
     """A part of a picture, x0 y0 x1 y1 in pixels, at another size: width and height."""
     from PIL import Image as Pillow
 
@@ -256,7 +256,7 @@ def _resized(lab: Array, box: tuple[float, float, float, float], size: tuple[int
     return np.stack([np.asarray(plane) for plane in planes], axis=2)
 
 
-def _cells(lab: Array) -> Array:
+def _cells(lab: Floats) -> Floats:
     """Edges by direction, colour, and how much of edges there is: (height, width, channels)."""
     from scipy.ndimage import convolve1d, uniform_filter
 
@@ -280,14 +280,14 @@ def _cells(lab: Array) -> Array:
     return np.asarray(np.concatenate(rows, axis=2), dtype=np.float32)
 
 
-def _mean_of_cells(pixels: Array) -> Array:
+def _mean_of_cells(pixels: Floats) -> Floats:
     """What does not fill a cell at the right and at the bottom is left out."""
     high, wide = (edge // CELL for edge in pixels.shape[:2])
     whole = pixels[: high * CELL, : wide * CELL]
     return np.asarray(whole.reshape(high, CELL, wide, CELL, -1).mean(axis=(1, 3)))
 
 
-def _whitening(levels: list[Array]) -> tuple[Array, Array]:
+def _whitening(levels: list[Floats]) -> tuple[Floats, Floats]:
     """Mean (channels,) of all cells, and the matrix that makes them uncorrelated."""
     rows = np.concatenate([level.reshape(-1, level.shape[2]) for level in levels])
     mean = rows.mean(axis=0, dtype=np.float64)
@@ -298,7 +298,7 @@ def _whitening(levels: list[Array]) -> tuple[Array, Array]:
     return mean.astype(np.float32), (axes / np.sqrt(values)).astype(np.float32)
 
 
-def _patterns(lab: Array, box: Array, cells: npt.NDArray[np.int_]) -> Array:
+def _patterns(lab: Floats, box: Floats, cells: npt.NDArray[np.int_]) -> Floats:
     """The example with its ring, and its mirror image: (2, height, width, channels)."""
     margin = RING + 2  # cells; the outer two only so that edges are known up to the border
     centre = (box[:2] + box[2:]) / 2
@@ -312,14 +312,14 @@ def _patterns(lab: Array, box: Array, cells: npt.NDArray[np.int_]) -> Array:
     return np.stack([pattern, _mirrored(pattern)])
 
 
-def _mirrored(pattern: Array) -> Array:
+def _mirrored(pattern: Floats) -> Floats:
     """Left and right changed: an edge of direction k becomes one of direction -k."""
     turned = np.arange(pattern.shape[2])
     turned[:DIRECTIONS] = -turned[:DIRECTIONS] % DIRECTIONS
     return pattern[:, ::-1, turned]
 
 
-def _likeness(cells: npt.NDArray[np.floating], patterns: Array) -> Array:
+def _likeness(cells: npt.NDArray[np.floating], patterns: Floats) -> Floats:
     """The best cosine of any pattern with its centre at each place, -1 to 1.
 
     Args:
@@ -346,7 +346,7 @@ def _likeness(cells: npt.NDArray[np.floating], patterns: Array) -> Array:
     return np.asarray(best / np.sqrt(np.maximum(energy, least)), dtype=np.float32)
 
 
-def _sums(values: Array, high: int, wide: int) -> Array:
+def _sums(values: Floats, high: int, wide: int) -> Floats:
     """Sums over all windows of a size: (height - high + 1, width - wide + 1)."""
     from scipy.ndimage import uniform_filter
 
@@ -357,8 +357,8 @@ def _sums(values: Array, high: int, wide: int) -> Array:
 
 
 def _level_peaks(
-    level: Level, found: Array, pattern: tuple[int, int], side: npt.NDArray[np.float64]
-) -> tuple[Boxes, Array, Array]:
+    level: Level, found: Floats, pattern: tuple[int, int], side: npt.NDArray[np.float64]
+) -> tuple[Boxes, Floats, Floats]:
     """Boxes, likeness and step of the places that are more like the example than those around."""
     from scipy.ndimage import maximum_filter
 
@@ -371,7 +371,7 @@ def _level_peaks(
     return boxes.astype(np.float32), found[rows, columns], steps
 
 
-def _confidence(peaks: Peaks, kept: npt.NDArray[np.intp]) -> Array:
+def _confidence(peaks: Peaks, kept: npt.NDArray[np.intp]) -> Floats:
     """Chance that each of some peaks is such an object: (k,) float32, 0–1.
 
     A logistic regression on how rare it is in the picture to be so like the example, on how far
@@ -391,7 +391,7 @@ def _confidence(peaks: Peaks, kept: npt.NDArray[np.intp]) -> Array:
     return np.asarray(expit(log_odds), dtype=np.float32)
 
 
-def _stands_out(lab: Array, x: float, y: float, side: float) -> float:
+def _stands_out(lab: Floats, x: float, y: float, side: float) -> float:
     """How much a disc around a place differs from the ring around it; x, y, side in pixels."""
     reach = 0.75 * side
     left, top = max(0, int(x - reach)), max(0, int(y - reach))

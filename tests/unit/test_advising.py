@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from backend.arrays import Ints
 from backend.domain import Control, ImageSize, Label, Place
 from backend.inference.detections import Sample
 from backend.learning import advising
@@ -18,7 +19,7 @@ def way(*counts: int) -> Way:
     return Way(table > 0, table)
 
 
-def truth(*counts: int) -> advising.Integers:
+def truth(*counts: int) -> Ints:
     return np.array(counts, dtype=np.int64)[:, None]
 
 

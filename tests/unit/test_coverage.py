@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from backend.arrays import Floats
 from backend.learning import coverage
-from backend.learning.coverage import Coverage, Floats
+from backend.learning.coverage import Coverage
 
 
 def points(count: int, seed: int, groups: int = 6, dim: int = 16) -> Floats:

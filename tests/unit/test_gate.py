@@ -5,17 +5,14 @@ from __future__ import annotations
 import doctest
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
+from backend.arrays import Doubles, Indices
 from backend.learning import contradiction as contradicting
 from backend.learning import denial as denying
 from backend.learning import gate
 from backend.learning.contradiction import Believed, Contradiction, Trust, contradiction
 from backend.learning.denial import denial
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.intp]
 
 
 @pytest.mark.parametrize("module", [gate, contradicting, denying])
@@ -122,25 +119,25 @@ def test_one_reason_to_hold_back_is_enough_and_is_the_one_that_is_told() -> None
     assert not gate.all_of([good, bad]).promote
 
 
-def believed(random: np.random.Generator, n: int, sharp: float, kinds: int = 5) -> Floats:
+def believed(random: np.random.Generator, n: int, sharp: float, kinds: int = 5) -> Doubles:
     """(n, kinds) beliefs, from undecided (sharp 0) to certain."""
     logits = sharp * random.normal(size=(n, kinds))
     table = np.exp(logits)
     return np.asarray(table / table.sum(axis=1, keepdims=True))
 
 
-def drawn(random: np.random.Generator, belief: Floats) -> Ints:
+def drawn(random: np.random.Generator, belief: Doubles) -> Indices:
     """(n,) answers as the belief has them."""
     return np.array([random.choice(belief.shape[1], p=row) for row in belief])
 
 
-def chance(before: Believed, belief: Floats, said: Ints, seed: int) -> float:
+def chance(before: Believed, belief: Doubles, said: Indices, seed: int) -> float:
     window = Believed.of_one(belief, said, range(len(said)))
     trust = Trust.learned(before)
     return contradiction(window, trust, np.random.default_rng(seed), 500).chance
 
 
-def spoiled(random: np.random.Generator, said: Ints, kinds: int, way: str) -> Ints:
+def spoiled(random: np.random.Generator, said: Indices, kinds: int, way: str) -> Indices:
     """Three of ten are wrong: anything else, or one of a pair for the other."""
     wrong = said.copy()
     at = np.arange(len(said)) % 10 < 3

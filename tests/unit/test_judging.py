@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from backend.arrays import Doubles
 from backend.domain import Choice, Control, ImageSize, Label, Place
 from backend.inference.confidence import certainty, find_certainty
 from backend.inference.detections import Sample
@@ -23,7 +23,6 @@ from backend.vision.detection.detections import Found
 from backend.vision.detection.detector import Meaning
 from backend.vision.heads.head import Head
 
-Floats = npt.NDArray[np.float64]
 SIZE = ImageSize(1, 1)
 CONTROL = Control("c", "image", "image", (Label("a"), Label("b")))
 
@@ -94,7 +93,7 @@ class Dots:
     """Finds what it is told to."""
 
     meaning: Meaning
-    places: list[Floats]
+    places: list[Doubles]
 
     def find(self, images: Sequence[Image.Image], least: float) -> list[Found]:
         return [
@@ -110,7 +109,7 @@ class Dots:
         """Nothing."""
 
 
-def dots(side: float, places: list[Floats]) -> Dots:
+def dots(side: float, places: list[Doubles]) -> Dots:
     sides = {"a": side} if side else {}
     return Dots(Meaning(True, ("a",), {0: 0}, sides, 640, shown=0.25), places)
 
@@ -118,7 +117,7 @@ def dots(side: float, places: list[Floats]) -> Dots:
 POINTS = Control("p", "image", "image", (Label("a"),), "points")
 
 
-def marked(truth: list[Floats], boxes: tuple[Place, ...] = ()) -> list[Sample]:
+def marked(truth: list[Doubles], boxes: tuple[Place, ...] = ()) -> list[Sample]:
     image = Image.new("RGB", (64, 48))
     return [
         Sample(
@@ -129,13 +128,13 @@ def marked(truth: list[Floats], boxes: tuple[Place, ...] = ()) -> list[Sample]:
 
 
 @pytest.fixture
-def truth() -> list[Floats]:
+def truth() -> list[Doubles]:
     random = np.random.default_rng(0)
     return [random.uniform(0.1, 0.9, (6, 2)) for _ in range(20)]
 
 
 def test_the_same_points_are_as_good_whatever_side_the_finder_was_trained_with(
-    truth: list[Floats],
+    truth: list[Doubles],
 ) -> None:
     random = np.random.default_rng(1)
     off = [xy + random.normal(0, 0.012, xy.shape) for xy in truth]
@@ -149,7 +148,7 @@ def test_the_same_points_are_as_good_whatever_side_the_finder_was_trained_with(
 
 
 def test_points_that_are_nearer_are_better_though_the_finder_was_trained_with_a_smaller_side(
-    truth: list[Floats],
+    truth: list[Doubles],
 ) -> None:
     random = np.random.default_rng(1)
     live = dots(0.1, [xy + random.normal(0, 0.03, xy.shape) for xy in truth])
@@ -160,7 +159,7 @@ def test_points_that_are_nearer_are_better_though_the_finder_was_trained_with_a_
     assert (now.figure.value or 0) > (was.figure.value or 0)
 
 
-def test_real_boxes_tell_the_size_best_and_then_the_config(truth: list[Floats]) -> None:
+def test_real_boxes_tell_the_size_best_and_then_the_config(truth: list[Doubles]) -> None:
     square = Place("a", 0.1, 0.1, 0.2, 0.1 + 0.1 * 64 / 48)
     finder = dots(0.3, truth)
     assert metrics.sizes_of(POINTS, marked(truth, (square,)), [finder])["a"] == pytest.approx(0.1)

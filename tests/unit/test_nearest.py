@@ -7,10 +7,11 @@ import doctest
 import numpy as np
 import pytest
 
+from backend.arrays import Floats
 from backend.learning import nearest
 
 
-def unit(rows: int, seed: int) -> nearest.Floats:
+def unit(rows: int, seed: int) -> Floats:
     found = np.random.default_rng(seed).standard_normal((rows, 8)).astype(np.float32)
     return np.asarray(found / np.linalg.norm(found, axis=1, keepdims=True), dtype=np.float32)
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from backend.arrays import Floats
 from backend.domain import Control, Label, Task
 from backend.label_studio.config import ReadConfig
 from backend.learning.audit import is_audit
-from backend.learning.selection import Floats
 from backend.loop.observe import Observation, Pulse
 from backend.loop.publish.queue_order import HEAD, Order, examples, order_of
 

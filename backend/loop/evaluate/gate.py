@@ -13,6 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from backend.arrays import Floats
 from backend.domain import Control
 from backend.errors import PrelabelError
 from backend.inference.detections import Sample
@@ -35,7 +36,6 @@ from backend.loop.observe import Observation
 from backend.runtime.resources import Resources
 from backend.store.projects import ProjectRecord
 from backend.store.versions import Card
-from backend.training.head import Floats
 from backend.vision.detection.detector import Finds
 
 log = logging.getLogger("prelabel")

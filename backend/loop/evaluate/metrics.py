@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from backend.arrays import Floats
 from backend.domain import Answer, Control, ImageSize
 from backend.inference.confidence import certainty, find_certainty
 from backend.inference.detections import Sample, judged_on, shown
@@ -15,7 +16,7 @@ from backend.inference.model import Model, answer_of, choose
 from backend.learning.detection import Judged, PlaceKind, Tally, judge, rights, tally
 from backend.learning.evaluation import Figure, accuracy, figures, share
 from backend.learning.thresholds import threshold
-from backend.training.head import Examples, Floats
+from backend.training.head import Examples
 from backend.vision.detection.detector import Finder, Finds
 
 NO_SIZE = ImageSize(0, 0)

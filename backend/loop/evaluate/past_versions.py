@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from backend.arrays import Floats
 from backend.domain import Control
 from backend.errors import PrelabelError
 from backend.inference.model import load_heads
@@ -20,7 +21,7 @@ from backend.loop.observe import Observation
 from backend.runtime.resources import Resources
 from backend.store.projects import ProjectRecord
 from backend.store.versions import Card, Labels
-from backend.training.head import Examples, Floats, targets
+from backend.training.head import Examples, targets
 from backend.vision.heads.head import Head
 
 log = logging.getLogger("prelabel")

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from backend.arrays import Floats
+from backend.callbacks import StateCallback
 from backend.domain import Prediction, Task
 from backend.inference.detect import Looked, look
 from backend.inference.embed import Embedded, vectors_of
@@ -22,7 +24,7 @@ from backend.inference.predict import (
     unreadable,
 )
 from backend.learning.nearest import looked_for
-from backend.learning.selection import Floats, rank_scores
+from backend.learning.selection import rank_scores
 from backend.loop.observe import Observation
 from backend.loop.publish import auto_accept
 from backend.loop.publish import push as pushing
@@ -34,7 +36,6 @@ from backend.store.acceptance import Acceptances
 from backend.store.files import read_json, write_json
 from backend.store.projects import ProjectRecord
 
-Report = Callable[[str, float, str], None]
 TAB = "Prelabel: ask next"
 """The Data Manager's tab in this order, for projects that several people work in."""
 
@@ -86,7 +87,7 @@ class Presenter:
         resources: Resources,
         record: ProjectRecord,
         connection: Connection,
-        report: Report,
+        report: StateCallback,
     ) -> None:
         self._resources = resources
         self._record = record

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from backend.callbacks import ProgressCallback
 from backend.domain import Control, Prediction
 from backend.errors import RoundError
 from backend.label_studio.client import BATCH
@@ -12,7 +13,6 @@ from backend.loop.observe import Pulse
 from backend.runtime.connection import Connection
 
 UNCERTAINTY_SAMPLING = "Uncertainty sampling"
-Progress = Callable[[int, int], None]
 
 
 def missing(
@@ -35,7 +35,7 @@ def push(
     version: str,
     predictions: Sequence[Prediction],
     controls: Mapping[str, Control],
-    progress: Progress,
+    progress: ProgressCallback,
 ) -> None:
     """Add predictions in bulk and check that all of them were made.
 

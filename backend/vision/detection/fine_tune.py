@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from backend.callbacks import ProgressCallback
 from backend.errors import Cancelled, DetectorError
 from backend.vision.batching import device_here
 from backend.vision.detection.network import QUERIES, Network
 from backend.vision.detection.training_example import Example
 from backend.vision.ultralytics_models import quiet_ultralytics
 
-Report = Callable[[int, int], None]
 PER_EPOCH = 10
 """Batches an epoch: how often progress is told, and how fine the schedule is."""
 FROZEN_BELOW = 100
@@ -117,7 +117,7 @@ def learn(
     network: Network,
     examples: Sequence[Example],
     how: Recipe,
-    report: Report,
+    report: ProgressCallback,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> Network:
     """Train a copy of a network.

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from backend.arrays import Floats
+
 if TYPE_CHECKING:
     from PIL import Image
 
-Floats = npt.NDArray[np.float32]
 GREY = 114
 """What ultralytics fills the rest with, in training too."""
 

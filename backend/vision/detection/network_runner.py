@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from backend.vision.detection.detections import NOTHING, Floats, Found, suppress
+from backend.arrays import Floats
+from backend.vision.detection.detections import NOTHING, Found, suppress
 from backend.vision.detection.letterbox import Letterbox, letterbox, stretched
 from backend.vision.detection.network import QUERIES, Network
 

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from backend.vision.detection.detections import NOTHING, Floats, Found, Ints, suppress_centres
+from backend.arrays import Floats, Ints
+from backend.vision.detection.detections import NOTHING, Found, suppress_centres
 
 LEAST, MOST = 12, 64
 """Sides of pseudo-boxes in pixels of the network's input."""

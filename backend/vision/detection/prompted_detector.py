@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
+from backend.arrays import Floats
 from backend.errors import DetectorError
 from backend.vision.detection.detections import Found, both
 from backend.vision.detection.detector import (
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from backend.vision.detection.network_runner import Detector
     from backend.vision.detection.yoloe import OpenVocabulary
 
-Array = npt.NDArray[np.float32]
 EMBEDDINGS = "prompts.npz"
 NAMED = "named"
 
@@ -46,7 +45,7 @@ class PromptedFinder:
         named: finds the labels that nothing describes and a pretrained network knows by name.
     """
 
-    embeddings: Array
+    embeddings: Floats
     meaning: Meaning
     weights: str
     load: Callable[[str], OpenVocabulary]

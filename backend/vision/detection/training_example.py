@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from backend.vision.detection.detections import Floats, Ints
+from backend.arrays import Floats, Ints
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
+from backend.arrays import Floats, Ints
 from backend.errors import EncoderError
 from backend.vision.batching import device_here
 from backend.vision.detection.detections import best_apart
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     import torch
     from PIL import Image
 
-Array = npt.NDArray[np.float32]
-Whole = npt.NDArray[np.int64]
 Tokenize = Callable[[list[str]], Any]
 """Texts → (n, 77) whole numbers, CLIP's; ``open_clip.tokenize`` and ``clip.tokenize`` agree."""
 SIDE = 640
@@ -67,9 +65,9 @@ class Found:
         labels: (n,) rows of the prompt embeddings.
     """
 
-    boxes: Array
-    confidence: Array
-    labels: Whole
+    boxes: Floats
+    confidence: Floats
+    labels: Ints
 
 
 def find_weights(folder: Path) -> Path | None:
@@ -140,7 +138,7 @@ class OpenVocabulary:
         self._one_at_a_time = threading.Lock()  # the head keeps the shape of the last image
         self.dim = int(self._head.embed)
 
-    def text_embeddings(self, names: Sequence[str]) -> Array:
+    def text_embeddings(self, names: Sequence[str]) -> Floats:
         """One row per name, of unit length: (K, dim) float32.
 
         Raises:
@@ -158,9 +156,9 @@ class OpenVocabulary:
     def visual_embeddings(
         self,
         images: Sequence[Image.Image],
-        boxes: Sequence[Array],
+        boxes: Sequence[Floats],
         labels: Sequence[Sequence[int]],
-    ) -> Array:
+    ) -> Floats:
         """One row per label, from boxes that a person drew: no text encoder is needed.
 
         All boxes of a label in one image are shown together and make one row, as the network was
@@ -189,7 +187,7 @@ class OpenVocabulary:
         return np.asarray(total / np.where(length > 0, length, 1), dtype=np.float32)
 
     def detect(
-        self, images: Sequence[Image.Image], embeddings: Array, confidence: float = 0.25
+        self, images: Sequence[Image.Image], embeddings: Floats, confidence: float = 0.25
     ) -> list[Found]:
         """Look for what the rows describe.
 
@@ -211,7 +209,7 @@ class OpenVocabulary:
             return [_nothing() for _ in images]
         return [self._find(image, embeddings[described], described, confidence) for image in images]
 
-    def _visual(self, image: Image.Image, boxes: Array, labels: Whole, shown: list[int]) -> Array:
+    def _visual(self, image: Image.Image, boxes: Floats, labels: Ints, shown: list[int]) -> Floats:
         import torch
 
         frame = Frame(*image.size, self._side)
@@ -221,7 +219,7 @@ class OpenVocabulary:
             pixels = frame.pixels(image).to(self._device)
             return _numbers(self._network(pixels, vpe=visual, return_vpe=True)[0])
 
-    def _find(self, image: Image.Image, rows: Array, numbers: Whole, confidence: float) -> Found:
+    def _find(self, image: Image.Image, rows: Floats, numbers: Ints, confidence: float) -> Found:
         import torch
 
         frame = Frame(*image.size, self._side)
@@ -286,7 +284,7 @@ class Frame:
         values = np.array(padded, dtype=np.float32) / 255
         return torch.from_numpy(values).permute(2, 0, 1)[None].contiguous()
 
-    def mask(self, boxes: Array) -> Array:
+    def mask(self, boxes: Floats) -> Floats:
         """Cells inside any box: (height / CELL, width / CELL) float32, 1 inside; never all 0.
 
         Args:
@@ -304,19 +302,19 @@ class Frame:
             inside[top : max(top + 1, int(np.ceil(y1))), left : max(left + 1, int(np.ceil(x1)))] = 1
         return inside
 
-    def undo(self, boxes: Array) -> Array:
+    def undo(self, boxes: Floats) -> Floats:
         """Boxes in pixels of the input → 0–1 of the image: (n, 4) float32."""
         shift, size = np.array([self.left, self.top] * 2), np.array(self.size * 2)
         return np.asarray(np.clip((boxes - shift) / size, 0, 1), dtype=np.float32)
 
-    def _cells(self, boxes: Array) -> Array:
+    def _cells(self, boxes: Floats) -> Floats:
         shift, size = np.array([self.left, self.top] * 2), np.array(self.size * 2)
         return np.asarray((boxes * size + shift) / CELL, dtype=np.float32)
 
 
 def _candidates(
-    rows: Array, count: int, straight: bool, confidence: float
-) -> tuple[Array, Array, Whole]:
+    rows: Floats, count: int, straight: bool, confidence: float
+) -> tuple[Floats, Floats, Ints]:
     """A network's answer for one image → boxes in pixels, confidence, the best label of each.
 
     Args:
@@ -370,7 +368,7 @@ def _padded(edge: int) -> int:
     return -(-edge // STRIDE) * STRIDE
 
 
-def _numbers(tensor: torch.Tensor) -> Array:
+def _numbers(tensor: torch.Tensor) -> Floats:
     return np.asarray(tensor.float().cpu().numpy(), dtype=np.float32)
 
 

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
-import numpy.typing as npt
 
+from backend.arrays import Floats
 from backend.errors import EncoderError
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from backend.vision.onnx.preprocessing import PortableEncoder
-
-Vectors = npt.NDArray[np.float32]
-Say = Callable[[str], None]
 
 
 class Encoder(Protocol):
@@ -39,11 +36,11 @@ class Encoder(Protocol):
     logit_scale: float
     logit_bias: float
 
-    def encode_images(self, images: Sequence[Image.Image]) -> Vectors:
+    def encode_images(self, images: Sequence[Image.Image]) -> Floats:
         """(n, dim) float32 of unit length, of upright RGB images of any size."""
         ...
 
-    def encode_texts(self, texts: Sequence[str]) -> Vectors:
+    def encode_texts(self, texts: Sequence[str]) -> Floats:
         """(n, dim) float32 of unit length.
 
         Raises:
@@ -73,7 +70,7 @@ def noise() -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def unit_rows(rows: Vectors) -> Vectors:
+def unit_rows(rows: Floats) -> Floats:
     """Rows scaled to length 1; zeros stay."""
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.asarray(rows / np.maximum(lengths, 1e-12), dtype=np.float32)
@@ -82,3 +79,15 @@ def unit_rows(rows: Vectors) -> Vectors:
 def no_text(name: str) -> EncoderError:
     """What an encoder of images alone raises when it is given texts."""
     return EncoderError(f"{name} knows images only: set PRELABEL_ENCODER to a CLIP for texts.")
+
+
+DEFAULT_CLIP = "ViT-B-32-256/datacomp_s34b_b86k"
+
+
+SMALL = "yolo11n-cls.pt"
+
+
+SPELLINGS = (
+    "PRELABEL_ENCODER is auto, builtin, an open_clip model/weights such as "
+    f"{DEFAULT_CLIP} (the weights may be a file), or a classification checkpoint such as {SMALL}."
+)

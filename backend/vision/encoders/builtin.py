@@ -7,42 +7,34 @@ photos; this one tells apart what shape, texture and colour tell apart.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from backend.vision.encoders.base import Vectors, no_text
+from backend.arrays import Floats
+from backend.vision.encoders.base import no_text
+from backend.vision.encoders.builtin_layout import (
+    BORDER,
+    CENTRE,
+    COLOUR_BINS,
+    COLOUR_HIGH,
+    COLOUR_LOW,
+    COLOUR_SIDE,
+    COLOUR_WEIGHT,
+    DIRECTIONS,
+    GRIDS,
+    SIDES,
+    THUMBNAIL,
+    THUMBNAIL_WEIGHT,
+    gabor_filters,
+    windows,
+)
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from backend.vision.onnx.preprocessing import PortableEncoder
-
-Array = npt.NDArray[np.float32]
-SIDES = (128, 64, 32, 16)
-"""Pixels of the squares that edges are looked for in: fine texture first, outline last."""
-GRIDS = (8, 8, 6, 4)
-"""Cells along a side that edges are summed up in, for each of ``SIDES``."""
-DIRECTIONS = 6
-FREQUENCY = 0.28
-"""Of the edges looked for, in cycles per pixel; each smaller square sees the octave below."""
-BANDWIDTH = 0.5
-"""Spread of a filter, in octaves."""
-SHARPNESS = 0.6
-"""Spread of a filter over directions, in steps from one direction to the next."""
-BORDER = 4
-"""Mirrored pixels around a square, so that its border is no edge."""
-COLOUR_SIDE = 64
-COLOUR_BINS = (3, 7, 7)
-"""Of lightness, green–red and blue–yellow (CIELAB)."""
-COLOUR_LOW, COLOUR_HIGH = (0.0, -50.0, -50.0), (100.0, 50.0, 50.0)
-CENTRE = slice(12, 52)
-"""The middle of the square, whose colours count once more: most objects are there."""
-THUMBNAIL = 6
-COLOUR_WEIGHT, THUMBNAIL_WEIGHT = 1.4, 0.7
-"""Length of these blocks; each of the four edge blocks has length 1."""
 
 
 class BuiltinEncoder:
@@ -59,12 +51,12 @@ class BuiltinEncoder:
         + 3 * THUMBNAIL**2
     )
 
-    def encode_images(self, images: Sequence[Image.Image]) -> Vectors:
+    def encode_images(self, images: Sequence[Image.Image]) -> Floats:
         """(n, dim) float32 of unit length."""
         rows = [features(image) for image in images]
         return np.stack(rows) if rows else np.zeros((0, self.dim), dtype=np.float32)
 
-    def encode_texts(self, texts: Sequence[str]) -> Vectors:
+    def encode_texts(self, texts: Sequence[str]) -> Floats:
         """Not with this kind.
 
         Raises:
@@ -80,7 +72,7 @@ class BuiltinEncoder:
         return PortableEncoder(builtin_graph(), builtin_preparation())
 
 
-def features(image: Image.Image) -> Array:
+def features(image: Image.Image) -> Floats:
     """The numbers of one upright image of any size: (dim,) float32 of unit length."""
     square = _square(image.convert("RGB"), SIDES[0])
     grey = square.convert("L")
@@ -95,7 +87,7 @@ def _square(image: Image.Image, side: int) -> Image.Image:
     return image.resize((side, side), Pillow.Resampling.BILINEAR, reducing_gap=2.0)
 
 
-def _edges(grey: Image.Image, grid: int) -> Array:
+def _edges(grey: Image.Image, grid: int) -> Floats:
     """How strong edges of each direction are in each cell: (DIRECTIONS · grid²,)."""
     from scipy import fft
 
@@ -107,33 +99,7 @@ def _edges(grey: Image.Image, grid: int) -> Array:
     return _contrast(np.sqrt(cells @ inner @ cells.T))
 
 
-@lru_cache(maxsize=len(SIDES))
-def gabor_filters(side: int) -> Array:
-    """Log-Gabor filters (Field 1987), by frequency: (DIRECTIONS, n, n), n with the border.
-
-    Half of the plane is empty, so that the absolute value of an answer is the strength of an edge
-    whether it is a line or a step.
-    """
-    line = np.fft.fftfreq(side + 2 * BORDER)
-    y, x = np.meshgrid(line, line, indexing="ij")
-    octaves = np.log2(np.maximum(np.hypot(x, y), 1e-6) / FREQUENCY)
-    directions = np.pi / DIRECTIONS * np.arange(DIRECTIONS)[:, None, None]
-    turned = np.angle(np.exp(1j * (np.arctan2(y, x) - directions)))
-    spread = SHARPNESS * np.pi / DIRECTIONS
-    gain = np.exp(-(octaves**2) / (2 * BANDWIDTH**2) - turned**2 / (2 * spread**2))
-    return np.asarray(gain, dtype=np.float32)
-
-
-@lru_cache(maxsize=len(SIDES))
-def windows(grid: int, side: int) -> Array:
-    """Overlapping triangular windows along a side: (grid, side), each of sum 1."""
-    step = side / grid
-    centres = (np.arange(grid) + 0.5) * step - 0.5
-    heights = np.maximum(0, 1 - np.abs(np.arange(side) - centres[:, None]) / step)
-    return np.asarray(heights / heights.sum(axis=1, keepdims=True), dtype=np.float32)
-
-
-def _colours(square: Image.Image) -> Array:
+def _colours(square: Image.Image) -> Floats:
     """Square roots of colour histograms, of the whole and of its centre (Hellinger's kernel)."""
     bins, low = np.array(COLOUR_BINS), np.array(COLOUR_LOW)
     share = (_lab(square, COLOUR_SIDE) - low) / (np.array(COLOUR_HIGH) - low)
@@ -146,7 +112,7 @@ def _colours(square: Image.Image) -> Array:
     )
 
 
-def _thumbnail(square: Image.Image) -> Array:
+def _thumbnail(square: Image.Image) -> Floats:
     """A few pixels, each channel around its usual middle: (3 · THUMBNAIL²,) of unit length."""
     return _unit((_lab(square, THUMBNAIL) - np.array((50.0, 0, 0))) / np.array((50.0, 25.0, 25.0)))
 
@@ -158,12 +124,12 @@ def _lab(square: Image.Image, side: int) -> npt.NDArray[np.floating]:
     return np.asarray(rgb2lab(np.asarray(_square(square, side), dtype=np.float32) / 255))
 
 
-def _contrast(block: npt.ArrayLike) -> Array:
+def _contrast(block: npt.ArrayLike) -> Floats:
     """A block without its mean, which all images share, and of unit length."""
     values = np.asarray(block)
     return _unit(values - values.mean())
 
 
-def _unit(block: npt.ArrayLike) -> Array:
+def _unit(block: npt.ArrayLike) -> Floats:
     values = np.asarray(block, dtype=np.float32).ravel()
     return np.asarray(values / max(float(np.linalg.norm(values)), 1e-6), dtype=np.float32)

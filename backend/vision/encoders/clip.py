@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from backend.arrays import Floats
+from backend.callbacks import LogCallback
 from backend.errors import EncoderError
-from backend.vision.batching import Vectors, device_here, in_batches
-from backend.vision.encoders.base import Say, noise, unit_rows
-from backend.vision.encoders.load import SPELLINGS
+from backend.vision.batching import device_here, in_batches
+from backend.vision.encoders.base import SPELLINGS, noise, unit_rows
 from backend.vision.hub import CLIP_FILES, kept_file, why_not_asked
 from backend.vision.images.aspect_ratio import not_too_slim
 from backend.vision.runtime import Runner, TorchRunner, fastest
@@ -63,15 +64,15 @@ class ClipEncoder:
         self.logit_bias = 0.0 if bias is None else float(bias)
         self.dim = int(self._texts(["a photo"]).shape[1])
 
-    def encode_images(self, images: Sequence[Image.Image]) -> Vectors:
+    def encode_images(self, images: Sequence[Image.Image]) -> Floats:
         """(n, dim) float32 of unit length."""
         return in_batches(self._images, images, self.dim, self._device)
 
-    def encode_texts(self, texts: Sequence[str]) -> Vectors:
+    def encode_texts(self, texts: Sequence[str]) -> Floats:
         """(n, dim) float32 of unit length."""
         return in_batches(self._texts, texts, self.dim, self._device)
 
-    def hasten(self, folder: Path | None, say: Say) -> None:
+    def hasten(self, folder: Path | None, say: LogCallback) -> None:
         """Run the image side the fastest way there is; see :func:`fastest`.
 
         Args:
@@ -90,16 +91,16 @@ class ClipEncoder:
         side = _image_side(deepcopy(self._model).cpu().float())
         return PortableEncoder(encoder_graph(side, preparation.side, mean, std), preparation)
 
-    def _images(self, images: Sequence[Image.Image]) -> Vectors:
+    def _images(self, images: Sequence[Image.Image]) -> Floats:
         return unit_rows(self._runner(self._prepared(images))[0])
 
-    def _prepared(self, images: Sequence[Image.Image]) -> Vectors:
+    def _prepared(self, images: Sequence[Image.Image]) -> Floats:
         import torch
 
         batch = torch.stack([self._preprocess(not_too_slim(image)) for image in images])
         return np.asarray(batch.numpy(), dtype=np.float32)
 
-    def _texts(self, texts: Sequence[str]) -> Vectors:
+    def _texts(self, texts: Sequence[str]) -> Floats:
         tokens = self._tokenizer(list(texts)).to(self._device)
         return _rows(self._model.encode_text(tokens, normalize=True))
 
@@ -126,7 +127,7 @@ def _image_side(model: Any) -> Any:
     return ImageSide().eval()
 
 
-def load_clip(setting: str, say: Say) -> ClipEncoder:
+def load_clip(setting: str, say: LogCallback) -> ClipEncoder:
     """Load ``model/weights``; the weights are a published tag or a file.
 
     Args:
@@ -278,5 +279,5 @@ def _not_here(model: str, weights: str, why: str) -> str:
     )
 
 
-def _rows(vectors: torch.Tensor) -> Vectors:
+def _rows(vectors: torch.Tensor) -> Floats:
     return np.asarray(vectors.float().cpu().numpy(), dtype=np.float32)

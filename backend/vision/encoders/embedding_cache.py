@@ -21,11 +21,11 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from backend.arrays import Floats
 from backend.errors import StoreError
 
 T = TypeVar("T")
 log = logging.getLogger("prelabel")
-Vector = npt.NDArray[np.float32]
 WAIT_SECONDS = 30.0
 """How long to wait for another process that writes."""
 COMPANIONS = ("", "-wal", "-shm")
@@ -82,7 +82,7 @@ class EmbeddingCache:
         self._inode = 0
         self._do(lambda database: None)
 
-    def get(self, encoder_id: str, digests: Sequence[str]) -> dict[str, Vector]:
+    def get(self, encoder_id: str, digests: Sequence[str]) -> dict[str, Floats]:
         """The vectors that are known.
 
         Args:

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from backend.arrays import Floats
+
 if TYPE_CHECKING:
     from backend.vision.encoders.base import Encoder
 
-Vector = npt.NDArray[np.float32]
 
 TEMPLATES = (
     "a photo of a {}.",
@@ -89,13 +90,13 @@ def _hint(label: LabelText) -> list[str]:
     return [label.hint.strip()] if label.hint.strip() else []
 
 
-def _prototype(label: LabelText, known: Mapping[str, Vector]) -> Vector:
+def _prototype(label: LabelText, known: Mapping[str, Floats]) -> Floats:
     direction = _unit(np.mean([known[text] for text in _sentences(label)], axis=0))
     for text in _hint(label):
         direction = _unit(direction + HINT_WEIGHT * known[text])
     return direction
 
 
-def _unit(vector: npt.ArrayLike) -> Vector:
+def _unit(vector: npt.ArrayLike) -> Floats:
     values = np.asarray(vector, dtype=np.float32)
     return values / max(float(np.linalg.norm(values)), 1e-12)

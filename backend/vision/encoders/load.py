@@ -4,26 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from backend.callbacks import LogCallback
 from backend.errors import EncoderError
-from backend.vision.encoders.base import Encoder, Say
-
-DEFAULT_CLIP = "ViT-B-32-256/datacomp_s34b_b86k"
-
+from backend.vision.encoders.base import DEFAULT_CLIP, SMALL, SPELLINGS, Encoder
 
 DEFAULT_REPOSITORY = "laion/CLIP-ViT-B-32-256x256-DataComp-s34B-b86K"
 """Where the hub keeps these weights."""
 
 
-SMALL = "yolo11n-cls.pt"
-
-
-SPELLINGS = (
-    "PRELABEL_ENCODER is auto, builtin, an open_clip model/weights such as "
-    f"{DEFAULT_CLIP} (the weights may be a file), or a classification checkpoint such as {SMALL}."
-)
-
-
-def load_encoder(setting: str, *, say: Say, weights_dir: Path | None = None) -> Encoder:
+def load_encoder(setting: str, *, say: LogCallback, weights_dir: Path | None = None) -> Encoder:
     """Load the encoder of a setting.
 
     Args:
@@ -97,7 +86,7 @@ def _names_a_checkpoint(setting: str) -> bool:
     return "-cls" in path.name or path.name == setting or path.is_absolute() or path.is_file()
 
 
-def _best(say: Say, weights_dir: Path | None) -> Encoder:
+def _best(say: LogCallback, weights_dir: Path | None) -> Encoder:
     """The best encoder that can be had here: CLIP, a small checkpoint, or the builtin one."""
     why_not = _why_no_clip()
     if not why_not:

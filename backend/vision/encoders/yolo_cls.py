@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from backend.arrays import Floats
+from backend.callbacks import LogCallback
 from backend.errors import EncoderError
 from backend.vision.batching import device_here, in_batches
-from backend.vision.encoders.base import Say, Vectors, no_text, noise, unit_rows
+from backend.vision.encoders.base import no_text, noise, unit_rows
 from backend.vision.images.aspect_ratio import not_too_slim
 from backend.vision.runtime import Runner, TorchRunner, fastest
 from backend.vision.ultralytics_models import Checkpoint, download_checkpoint, load_checkpoint
@@ -64,11 +66,11 @@ class YoloClsEncoder:
         self._network = _last_numbers(network)
         self._runner: Runner = TorchRunner(self._network, self._device)
 
-    def encode_images(self, images: Sequence[Image.Image]) -> Vectors:
+    def encode_images(self, images: Sequence[Image.Image]) -> Floats:
         """(n, dim) float32 of unit length."""
         return in_batches(self._part, images, self.dim, self._device)
 
-    def encode_texts(self, texts: Sequence[str]) -> Vectors:
+    def encode_texts(self, texts: Sequence[str]) -> Floats:
         """Not with this kind.
 
         Raises:
@@ -76,7 +78,7 @@ class YoloClsEncoder:
         """
         raise no_text(self.name)
 
-    def hasten(self, folder: Path | None, say: Say) -> None:
+    def hasten(self, folder: Path | None, say: LogCallback) -> None:
         """Run the network the fastest way there is; see :func:`fastest`.
 
         Args:
@@ -105,10 +107,10 @@ class YoloClsEncoder:
         network = deepcopy(self._network).cpu()
         return PortableEncoder(encoder_graph(network, self._side, mean, std), preparation)
 
-    def _part(self, images: Sequence[Image.Image]) -> Vectors:
+    def _part(self, images: Sequence[Image.Image]) -> Floats:
         return unit_rows(self._runner(self._prepared(images))[0])
 
-    def _prepared(self, images: Sequence[Image.Image]) -> Vectors:
+    def _prepared(self, images: Sequence[Image.Image]) -> Floats:
         import torch
 
         batch = torch.stack([self._preprocess(not_too_slim(image)) for image in images])

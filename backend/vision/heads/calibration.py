@@ -7,12 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from backend.arrays import Floats, Indices
 from backend.vision.heads.logistic import NEVER
 
-Floats = npt.NDArray[np.float32]
-Integers = npt.NDArray[np.intp]
 COLDEST, HOTTEST = 0.05, 20.0
 """Temperatures looked at."""
 TRUSTED = 50
@@ -35,7 +33,7 @@ class Judged:
     multiple: bool
 
 
-def folds(targets: Floats, count: int, rng: np.random.Generator) -> Integers:
+def folds(targets: Floats, count: int, rng: np.random.Generator) -> Indices:
     """Deal rows into folds so that each label is spread evenly.
 
     Args:

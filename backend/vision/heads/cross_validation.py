@@ -7,8 +7,9 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from backend.arrays import Floats
 from backend.vision.heads.calibration import folds
-from backend.vision.heads.head import Floats, Head, fit_head
+from backend.vision.heads.head import Head, fit_head
 from backend.vision.heads.logistic import NEVER
 
 FOLDS = 5

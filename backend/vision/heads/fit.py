@@ -7,11 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from backend.arrays import Bools, Floats
 from backend.vision.heads.calibration import Judged, best, folds, shrunk
 from backend.vision.heads.logistic import NEVER, ROUGH, Problems, solve
 
-Floats = npt.NDArray[np.float32]
-Flags = npt.NDArray[np.bool_]
 RIDGES = (0.5, 0.07, 0.01)
 """Strengths of the pull that are compared, for features of unit mean square length."""
 RIDGE_TEXT, RIDGE_MEANS = 2.0, 0.05
@@ -252,7 +251,7 @@ def _out_of_fold(rows: Rows, ridges: tuple[float, ...], rng: np.random.Generator
     return [_judged(table, rows, problems.closed[dealt]) for table in own]
 
 
-def _judged(logits: Floats, rows: Rows, closed: Flags) -> Judged:
+def _judged(logits: Floats, rows: Rows, closed: Bools) -> Judged:
     """Leave out what the model could not have known: labels that it had no example of."""
     if rows.multiple:
         return Judged(logits, np.where(closed, np.nan, rows.targets).astype(np.float32), True)

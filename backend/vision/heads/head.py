@@ -13,15 +13,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from backend.arrays import Bools, Floats
 from backend.errors import StoreError
 from backend.vision.heads import calibration
 from backend.vision.heads.fit import Choices, Rows, fit
 from backend.vision.heads.logistic import NEVER
 
-Floats = npt.NDArray[np.float32]
-Flags = npt.NDArray[np.bool_]
 LITTLE_CHANGE = 0.9
 """Share of today's rows that the previous head knew, above which its choices are kept."""
 SMOOTHING = 10.0
@@ -145,7 +143,7 @@ def fit_head(
 ) -> Head:
     """Train a head.
 
-    Minimises Σ losses + ridge / 2 · ‖W − anchors‖² (:class:`backend.vision.heads.logistic.Problems`) on
+    Minimises Σ losses + ridge / 2 · ‖W − anchors‖² (``heads.logistic.Problems``) on
     embeddings that are centred and scaled to unit mean square length over the pool. The ridge is
     chosen by cross-validated log-loss once every label was given 5 times, the temperature by
     held-out log-loss; both are kept from ``previous`` while it knew nine tenths of the images.
@@ -267,7 +265,7 @@ def _check(
         raise ValueError("Embeddings must be finite.")
 
 
-def _answered(targets: Floats, multiple: bool) -> Flags:
+def _answered(targets: Floats, multiple: bool) -> Bools:
     """(n) rows that say anything: a label chosen, or with ``multiple`` one asked."""
     said = ~np.isnan(targets) if multiple else np.nan_to_num(targets) > 0
     return np.asarray(said.any(axis=1))

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from backend.arrays import Floats
+
 if TYPE_CHECKING:
     import torch
 
     Oracle = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
-Floats = npt.NDArray[np.float32]
 NEVER = -1e4
 """Logit of a label that cannot be: its probability is 0 in float32, and sums stay finite."""
 CURVATURE = 0.05

@@ -59,7 +59,7 @@ def decode(
 ) -> Picture:
     """Decode an image from an untrusted source.
 
-    Large images wait until there is memory for them, see :data:`backend.vision.images.decode_budget.DECODING`.
+    Large images wait until there is memory for them, see ``decode_budget.DECODING``.
 
     Args:
         content: the file's bytes.

@@ -8,15 +8,28 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
-from backend.vision.encoders import builtin
+from backend.arrays import Doubles
+from backend.vision.encoders.builtin_layout import (
+    BORDER,
+    CENTRE,
+    COLOUR_BINS,
+    COLOUR_HIGH,
+    COLOUR_LOW,
+    COLOUR_SIDE,
+    COLOUR_WEIGHT,
+    GRIDS,
+    SIDES,
+    THUMBNAIL,
+    THUMBNAIL_WEIGHT,
+    gabor_filters,
+    windows,
+)
 from backend.vision.onnx.export import Graph
 from backend.vision.onnx.preprocessing import Preparation
 
-Matrix = npt.NDArray[np.float64]
 GREY = (19595.0, 38470.0, 7471.0)
 """Of 65536, as Pillow weighs red, green and blue."""
 TO_XYZ = (
@@ -31,13 +44,13 @@ GAP = 2.0
 
 def builtin_graph() -> Graph:
     """The builtin encoder: (n, 3, 128, 128) float32, 0 to 1 → (n, dim) of unit length."""
-    example = np.random.default_rng(0).random((1, 3, *[builtin.SIDES[0]] * 2), dtype=np.float32)
+    example = np.random.default_rng(0).random((1, 3, *[SIDES[0]] * 2), dtype=np.float32)
     return Graph(BuiltinNetwork(), example, "image", ["embedding"], {0: "images"})
 
 
 def builtin_preparation() -> Preparation:
     """What it wants of an image."""
-    return Preparation(builtin.SIDES[0], cut=False, filter="bilinear", gap=GAP)
+    return Preparation(SIDES[0], cut=False, filter="bilinear", gap=GAP)
 
 
 class BuiltinNetwork(nn.Module):  # type: ignore[misc]
@@ -45,12 +58,12 @@ class BuiltinNetwork(nn.Module):  # type: ignore[misc]
 
     def __init__(self) -> None:
         super().__init__()
-        first = builtin.SIDES[0]
-        self.squares = nn.ModuleList(Scaled(first, side) for side in builtin.SIDES)
-        pairs = zip(builtin.SIDES, builtin.GRIDS, strict=True)
+        first = SIDES[0]
+        self.squares = nn.ModuleList(Scaled(first, side) for side in SIDES)
+        pairs = zip(SIDES, GRIDS, strict=True)
         self.edges = nn.ModuleList(Edges(side, grid) for side, grid in pairs)
-        self.colour_square = Scaled(first, builtin.COLOUR_SIDE)
-        self.thumbnail_square = Scaled(first, builtin.THUMBNAIL)
+        self.colour_square = Scaled(first, COLOUR_SIDE)
+        self.thumbnail_square = Scaled(first, THUMBNAIL)
         self.register_buffer("grey", torch.tensor(GREY).view(3, 1, 1))
         self.lab = Lab()
         self.histogram = Histogram()
@@ -66,7 +79,7 @@ class BuiltinNetwork(nn.Module):  # type: ignore[misc]
         colours = self.histogram(self.lab(self.colour_square(pixels)))
         small = (self.lab(self.thumbnail_square(pixels)) - self.middle) / self.spread
         thumbnail = unit(small.permute(0, 2, 3, 1).flatten(1))
-        parts = [*edges, builtin.COLOUR_WEIGHT * colours, builtin.THUMBNAIL_WEIGHT * thumbnail]
+        parts = [*edges, COLOUR_WEIGHT * colours, THUMBNAIL_WEIGHT * thumbnail]
         return unit(torch.cat(parts, 1))
 
 
@@ -98,14 +111,14 @@ class Edges(nn.Module):  # type: ignore[misc]
 
     def __init__(self, side: int, grid: int) -> None:
         super().__init__()
-        length = side + 2 * builtin.BORDER
+        length = side + 2 * BORDER
         turns = np.outer(np.arange(length), np.arange(length)) * (2 * math.pi / length)
         self.register_buffer("cos", torch.tensor(np.cos(turns), dtype=torch.float32))
         self.register_buffer("sin", torch.tensor(np.sin(turns), dtype=torch.float32))
-        filters = torch.tensor(builtin.gabor_filters(side)) / length**2
+        filters = torch.tensor(gabor_filters(side)) / length**2
         self.register_buffer("filters", filters)
-        self.register_buffer("cells", torch.tensor(builtin.windows(grid, side)))
-        self.pad = nn.ReflectionPad2d(builtin.BORDER)
+        self.register_buffer("cells", torch.tensor(windows(grid, side)))
+        self.pad = nn.ReflectionPad2d(BORDER)
 
     def forward(self, grey: torch.Tensor) -> torch.Tensor:
         """(n, side, side), 0 to 255 → (n, directions · grid²)."""
@@ -114,7 +127,7 @@ class Edges(nn.Module):  # type: ignore[misc]
         real = (wave @ self.cos - turned @ self.sin)[:, None] * self.filters
         imaginary = -(wave @ self.sin + turned @ self.cos)[:, None] * self.filters
         real, imaginary = self._back(real, imaginary)
-        edge = builtin.BORDER
+        edge = BORDER
         strength = (real**2 + imaginary**2).sqrt()[:, :, edge:-edge, edge:-edge]
         return contrast((self.cells @ strength @ self.cells.T).sqrt().flatten(1))
 
@@ -152,8 +165,8 @@ class Histogram(nn.Module):  # type: ignore[misc]
 
     def __init__(self) -> None:
         super().__init__()
-        bins, low = np.array(builtin.COLOUR_BINS), np.array(builtin.COLOUR_LOW)
-        width = (np.array(builtin.COLOUR_HIGH) - low) / bins
+        bins, low = np.array(COLOUR_BINS), np.array(COLOUR_LOW)
+        width = (np.array(COLOUR_HIGH) - low) / bins
         steps = np.array([bins[1] * bins[2], bins[2], 1])
         for name, values in (("low", low), ("width", width), ("last", bins - 1), ("steps", steps)):
             column = torch.tensor(values, dtype=torch.float32).view(3, 1, 1)
@@ -164,7 +177,7 @@ class Histogram(nn.Module):  # type: ignore[misc]
         """(n, 3, h, w) → (n, 2 · bins)."""
         place = torch.minimum(((lab - self.low) / self.width).clamp_min(0), self.last)
         number = (torch.floor(place) * self.steps).sum(1)
-        centre = number[:, builtin.CENTRE, builtin.CENTRE]
+        centre = number[:, CENTRE, CENTRE]
         return contrast(torch.cat([self._shares(number), self._shares(centre)], 1))
 
     def _shares(self, number: torch.Tensor) -> torch.Tensor:
@@ -186,7 +199,7 @@ def _bent(part: torch.Tensor) -> torch.Tensor:
     return torch.where(part > 0.008856, part ** (1 / 3), 7.787 * part + 16 / 116)
 
 
-def _means(side: int, factor: int) -> Matrix:
+def _means(side: int, factor: int) -> Doubles:
     """Pillow's ``reduce``: (cells, side), the mean of ``factor`` pixels; of fewer at the end."""
     rows = np.zeros((-(-side // factor), side))
     for i in range(len(rows)):
@@ -195,7 +208,7 @@ def _means(side: int, factor: int) -> Matrix:
     return rows
 
 
-def _triangles(cells: int, length: float, to: int) -> Matrix:
+def _triangles(cells: int, length: float, to: int) -> Doubles:
     """Pillow's bilinear weights: (to, cells), for the first ``length`` of the cells."""
     scale = length / to
     reach = max(scale, 1.0)

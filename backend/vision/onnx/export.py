@@ -9,12 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from backend.arrays import Floats
 from backend.errors import PrelabelError
 
-Floats = npt.NDArray[np.float32]
 OPSET = 17
 """Of ONNX: the first with layer normalisation; every onnxruntime since 2022 reads it."""
 

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from backend.vision.runtime.runner import Floats, Kind, Outputs, threads_here
+from backend.arrays import Floats
+from backend.vision.runtime.runner import Kind, Outputs, threads_here
 
 KEPT = 24
 """Converted networks that are kept; those not used for longest go first."""

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from backend.arrays import Floats
 from backend.vision.batching import single_threads
 
-Floats = npt.NDArray[np.float32]
 Outputs = tuple[Floats, ...]
 Kind = Literal["torch", "openvino", "openvino-bf16"]
 AT_ONCE = 16

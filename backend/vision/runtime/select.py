@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from backend.arrays import Floats
+from backend.callbacks import LogCallback
 from backend.vision.batching import computes_bf16, device_here
 from backend.vision.runtime import openvino_runner, timings
-from backend.vision.runtime.runner import Floats, Kind, Outputs, Runner, TorchRunner, threads_here
+from backend.vision.runtime.runner import Kind, Outputs, Runner, TorchRunner, threads_here
 
-Say = Callable[[str], None]
 TOLERANCE: dict[Kind, float] = {"torch": 0.0, "openvino": 1e-3, "openvino-bf16": 0.05}
 """Largest difference from torch, by what the caller measures (detectors: ``detector.apart``). In
 f32 only the order of additions differs (1e-6 to 1e-4 is usual); bfloat16 keeps eight bits."""
@@ -29,7 +30,7 @@ def fastest(
     key: str,
     family: str,
     folder: Path | None,
-    say: Say,
+    say: LogCallback,
     half: bool = False,
     any_size: bool = False,
     differ: Callable[[Outputs, Outputs], float] | None = None,
@@ -75,7 +76,7 @@ def fastest(
     return chosen
 
 
-def _proven(trial: _Trial, kinds: Sequence[Kind], say: Say) -> list[Runner]:
+def _proven(trial: _Trial, kinds: Sequence[Kind], say: LogCallback) -> list[Runner]:
     """Those that give what torch gives; of the others ``say`` is told why not."""
     found: list[Runner] = []
     for kind in kinds:

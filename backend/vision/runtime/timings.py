@@ -11,7 +11,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, get_args
 
-from backend.vision.runtime.runner import Floats, Kind, Runner, threads_here
+from backend.arrays import Floats
+from backend.vision.runtime.runner import Kind, Runner, threads_here
 
 TIMES = "fastest.json"
 

@@ -268,7 +268,7 @@ def test_who_waits_too_long_is_told_so(home: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_what_fails_for_a_while_disturbs_nobody(caplog: pytest.LogCaptureFixture) -> None:
-    from serverless.remote_models import at_most_every, undisturbed
+    from backend.runtime.periodic import at_most_every, undisturbed
 
     asked: list[int] = []
 

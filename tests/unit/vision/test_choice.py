@@ -15,7 +15,8 @@ from PIL import Image
 
 from backend.errors import EncoderError
 from backend.vision import hub
-from backend.vision.encoders.load import DEFAULT_CLIP, DEFAULT_REPOSITORY, SMALL, load_encoder
+from backend.vision.encoders.base import DEFAULT_CLIP, SMALL
+from backend.vision.encoders.load import DEFAULT_REPOSITORY, load_encoder
 from tests.unit.vision.conftest import TINY
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from backend.arrays import Floats
 from backend.vision.heads import cross_validation
 from backend.vision.heads.cross_validation import out_of_fold
-from backend.vision.heads.head import Floats, fit_head
+from backend.vision.heads.head import fit_head
 
 
 def clusters(count: int, seed: int, labels: int = 3) -> tuple[Floats, Floats]:

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from backend.arrays import Floats
 from backend.vision.heads.fit import Rows, class_means
 from backend.vision.heads.head import Head, fit_head, zero_shot_head
 
-Floats = npt.NDArray[np.float32]
 SEEDS = range(6)
 LABELS = ("cat", "dog", "owl", "bee")
 BLANK = np.nan

@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
+from backend.arrays import Floats
 from backend.vision.heads.calibration import probability
 from backend.vision.heads.logistic import NEVER, Problems, solve
-
-Floats = npt.NDArray[np.float32]
 
 
 def problems(

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from backend.vision.runtime import Floats, Outputs, Runner, TorchRunner, fastest
+from backend.arrays import Floats
+from backend.vision.runtime import Outputs, Runner, TorchRunner, fastest
 from backend.vision.runtime.openvino_runner import convert
 from backend.vision.runtime.timings import TIMES
 

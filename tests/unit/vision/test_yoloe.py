@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from backend.arrays import Floats
 from backend.errors import EncoderError
-from backend.vision.detection.yoloe import Array, Frame, OpenVocabulary, find_weights, missing
+from backend.vision.detection.yoloe import Frame, OpenVocabulary, find_weights, missing
 from tests.unit.vision.conftest import picture
 
 SIDE = 96
@@ -100,7 +101,7 @@ def encoder_file(folder: Path) -> Iterator[Path]:
     path.unlink()
 
 
-def prompts(count: int, dim: int, seed: int = 0) -> Array:
+def prompts(count: int, dim: int, seed: int = 0) -> Floats:
     rows = np.random.default_rng(seed).normal(size=(count, dim))
     return np.asarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), dtype=np.float32)
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backend.vision.detection.detections import Floats, Found
+from backend.arrays import Floats
+from backend.vision.detection.detections import Found
 from backend.vision.detection.network import Network
 from backend.vision.detection.network_runner import Detector, apart, example_input, load_detector
 from backend.vision.detection.output_layers import raw_outputs

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from backend.vision.detection.detections import Floats, Found
+from backend.arrays import Floats
+from backend.vision.detection.detections import Found
 from backend.vision.detection.point_boxes import boxes_around, only_centres, side_of
 
 SIZE = 640

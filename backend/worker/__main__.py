@@ -19,6 +19,7 @@ from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from backend.bootstrap import make_resources
 from backend.errors import PrelabelError
 from backend.loop.round import Ask, Memory, Round
 from backend.runtime.resources import Resources
@@ -145,7 +146,7 @@ class Worker:
         warm(self._resources.model(record, version) if version else None)
 
     def _predict(self, body: Body) -> tuple[Any, Body]:
-        from backend.inference.live_predict import answer
+        from backend.worker.live_predict import answer
 
         found = answer(self._resources, json.loads(body))
         return {"ready": found is not None}, json.dumps(found).encode()
@@ -159,7 +160,7 @@ def main() -> None:
         logging.getLogger(chatty).setLevel(logging.WARNING)
     os.nice(int(sys.argv[1]))
     jobs: queue.SimpleQueue[tuple[frames.Header, Body]] = queue.SimpleQueue()
-    worker = Worker(Resources(read_settings()), partial(_tell, answers))
+    worker = Worker(make_resources(read_settings()), partial(_tell, answers))
     threading.Thread(target=_work, args=(worker, jobs, answers), daemon=True).start()
     while (frame := frames.read(sys.stdin.buffer)) is not None:
         if "cancel" in frame[0]:
