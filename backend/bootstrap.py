@@ -14,7 +14,7 @@ def choose_compute(settings: Settings) -> Compute:
         UsageError: Modal is wanted, and its token is missing.
     """
     if settings.compute == MODAL:
-        from serverless.remote import ModalCompute
+        from serverless.modal_compute import ModalCompute
 
         return ModalCompute(settings)
     return ThisProcess()
@@ -45,7 +45,7 @@ def share(settings: Settings) -> list[str]:
 
     apps = {*deployments(settings.home), *([settings.app] if settings.compute == MODAL else [])}
     for app in sorted(apps):
-        from serverless.sharing import Sharing
+        from serverless.volume_sync import Sharing
 
         Sharing(settings.home, app).publish_if_new()
     return sorted(apps)
@@ -58,6 +58,6 @@ def greet(settings: Settings) -> None:
         UsageError: there is no token, or Modal does not take it.
         RoundError: the app is not there, or Modal cannot be reached.
     """
-    from serverless.cloud import Cloud
+    from serverless.modal_client import Cloud
 
     Cloud(settings.app).greet()

@@ -27,7 +27,7 @@ from PIL import Image
 
 from backend.domain import Control, ImageSize, Label, Place
 from backend.inference.detections import Sample, judged_on, shown
-from backend.learning.detection import judge
+from backend.learning.detection_metrics import judge
 from backend.training.detector import FindingJob, train_finder
 from backend.vision.detection.network import load_base
 from backend.vision.detection.network_runner import load_detector
@@ -187,7 +187,7 @@ def quicker(trainer: Any, threads: int) -> None:
     import torch
 
     from backend.vision.batching import computes_bf16
-    from backend.vision.detection import trainer as mine
+    from backend.vision.detection import ultralytics_trainer as mine
 
     torch.set_num_threads(threads)
     if computes_bf16():
@@ -214,7 +214,7 @@ def written(folder: Path, labels: Sequence[str], few: Sequence[Sample]) -> Path:
 
 
 def as_judged(boxes: Any, labels: Sequence[str], sample: Sample) -> Any:
-    from backend.learning.detection import Judged
+    from backend.learning.detection_metrics import Judged
 
     places = tuple(
         Place(labels[int(c)], *map(float, xyxy))

@@ -26,9 +26,9 @@ from pathlib import Path
 
 import psutil
 
-from tests.drawn import drawing
-from tests.harness import COLOURS, Application, png
-from tests.published import BOXES, colour_model, place_model, publish
+from tests.support.drawings import drawing
+from tests.support.harness import COLOURS, Application, png
+from tests.support.published_models import BOXES, colour_model, place_model, publish
 
 CLIENTS = (1, 8, 32)
 TURNS = 5
@@ -40,7 +40,7 @@ from pathlib import Path
 from backend.runtime.resources import Resources
 from backend.settings import Settings
 from backend.endpoint.functions import load_here
-from backend.endpoint.invoking import read_picture
+from backend.endpoint.invoker import read_picture
 home, function, folder, seconds = sys.argv[1:]
 resources = Resources(Settings(home=Path(home)))
 record = resources.projects.get(function)

@@ -12,7 +12,7 @@ from typing import Any
 import modal
 
 from backend.settings import read_settings
-from serverless import image as images
+from serverless import container_image as images
 from serverless import secrets
 
 MINUTES = 60
@@ -66,9 +66,9 @@ class Eyes:
     @modal.enter(snap=True)
     def wake(self) -> None:
         """Import what takes seconds; it is in the snapshot."""
-        from serverless import snapshot
+        from serverless import preload
 
-        snapshot.imports()
+        preload.imports()
 
     @modal.method()
     def facts(self, encoder: str) -> dict[str, Any]:
@@ -119,20 +119,20 @@ class Answers:
     @modal.enter(snap=True)
     def wake(self) -> None:
         """Import what takes seconds; it is in the snapshot."""
-        from serverless import snapshot
+        from serverless import preload
 
-        snapshot.imports()
+        preload.imports()
 
     @modal.method()
     def say(
         self, function: str, version: str, pictures: list[bytes], sizes: list[list[int]]
     ) -> list[dict[str, Any]]:
         """What a version says of images; reloads the volume where the version is new."""
-        from serverless import remote_answers
+        from serverless import remote_inference
 
-        if not remote_answers.there(function, version):
+        if not remote_inference.there(function, version):
             home.reload()
-        return remote_answers.say(function, version, pictures, sizes)
+        return remote_inference.say(function, version, pictures, sizes)
 
 
 @app.function(
@@ -150,7 +150,7 @@ class Answers:
 @modal.asgi_app()
 def endpoint() -> Any:
     """The predict endpoint's gateway: keys, limits, decoding; the models are behind it."""
-    from serverless.gateway import endpoint
+    from serverless.asgi_apps import endpoint
 
     return endpoint(Answers().say.remote, home.reload, kept.commit)
 
@@ -171,7 +171,7 @@ def endpoint() -> Any:
 @modal.asgi_app()
 def backend() -> Any:
     """What Label Studio talks to: ``prelabel serve``, always warm, while GPUs are at zero."""
-    from serverless.gateway import backend
+    from serverless.asgi_apps import backend
 
     return backend(home.commit, kept.reload)
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from backend.callbacks import ProgressCallback
 from backend.errors import PrelabelError
 from backend.settings import read_settings
-from serverless import parcels
+from serverless import serialization
 
 if TYPE_CHECKING:
     from backend.inference.detections import Sample
@@ -70,23 +70,23 @@ def train(
     half = folder / "result.partial"
     shutil.rmtree(half, ignore_errors=True)
     half.mkdir()
-    parcels.write_files(files, half)
+    serialization.write_files(files, half)
     commit()
     shutil.rmtree(folder / "result", ignore_errors=True)
     half.rename(folder / "result")
-    told = {"files": parcels.hashes(files), "call": call, **_took(begun)}
+    told = {"files": serialization.hashes(files), "call": call, **_took(begun)}
     (folder / DONE).write_text(json.dumps(told), encoding="utf-8")
     commit()
     return {**told, "again": False}
 
 
-def _made(folder: Path, root: Path, tell: ProgressCallback) -> parcels.Files:
+def _made(folder: Path, root: Path, tell: ProgressCallback) -> serialization.Files:
     """The files that an order asks for."""
     order = json.loads((folder / "order.json").read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as made:
         work = _head if order["kind"] == "head" else _finder
         work(order, folder, root, Path(made), tell)
-        return parcels.read_files(Path(made))
+        return serialization.read_files(Path(made))
 
 
 def _begun(folder: Path, call: str, commit: Callable[[], None]) -> float:
@@ -145,13 +145,13 @@ def facts(setting: str) -> dict[str, Any]:
 
 def encode(setting: str, images: Sequence[bytes]) -> bytes:
     """Images → vectors, see ``parcels.vector_bytes``."""
-    vectors = _encoder(setting).encode_images([parcels.unpacked(image) for image in images])
-    return parcels.vector_bytes(vectors)
+    vectors = _encoder(setting).encode_images([serialization.unpacked(image) for image in images])
+    return serialization.vector_bytes(vectors)
 
 
 def encode_texts(setting: str, texts: Sequence[str]) -> bytes:
     """Texts → vectors."""
-    return parcels.vector_bytes(_encoder(setting).encode_texts(list(texts)))
+    return serialization.vector_bytes(_encoder(setting).encode_texts(list(texts)))
 
 
 def detect(
@@ -181,15 +181,17 @@ def detect(
     if not (folder / DONE).exists():
         return None
     detector = _detector(network, size, folder)
-    return parcels.found_bytes(detector.detect([parcels.unpacked(i) for i in images], least))
+    return serialization.found_bytes(
+        detector.detect([serialization.unpacked(i) for i in images], least)
+    )
 
 
 def _done(folder: Path) -> dict[str, Any] | None:
     """What an order that is done told; None where it is not, or its result is damaged."""
     try:
         told: dict[str, Any] = json.loads((folder / DONE).read_text(encoding="utf-8"))
-        parcels.check(parcels.read_files(folder / "result"), told["files"])
-    except (OSError, ValueError, KeyError, parcels.Damaged):
+        serialization.check(serialization.read_files(folder / "result"), told["files"])
+    except (OSError, ValueError, KeyError, serialization.Damaged):
         return None
     return told
 
@@ -203,7 +205,7 @@ def _head(
     tell(0, 1)
     before = folder / "previous"
     previous = load_head(before) if before.is_dir() else None
-    head = fit(parcels.head_job(order, (folder / "arrays.npz").read_bytes(), previous))
+    head = fit(serialization.head_job(order, (folder / "arrays.npz").read_bytes(), previous))
     if head is not None:
         save_head(head, made)
     tell(1, 1)
@@ -215,8 +217,8 @@ def _finder(
     from backend.inference.model import control_of
     from backend.training.detector import FindingJob, train_finder
     from backend.vision.detection.base_weights import choose_base
-    from backend.vision.detection.detector import load_finder
     from backend.vision.detection.network import load_base
+    from backend.vision.detection.trained_detector import load_finder
 
     resources = _resources()
     before, weights = folder / "previous", root / "weights"
@@ -251,16 +253,16 @@ def _sample(row: Mapping[str, Any], root: Path) -> Sample:
     return Sample(
         task=row["task"],
         read=partial(_picture, row["digest"], root),
-        size=parcels.size_of(row["size"]),
-        places=parcels.places_of(row["places"]),
-        boxes=parcels.places_of(row["boxes"]),
+        size=serialization.size_of(row["size"]),
+        places=serialization.places_of(row["places"]),
+        boxes=serialization.places_of(row["boxes"]),
         digest=row["digest"],
     )
 
 
 def _picture(digest: str, root: Path) -> Any:
     from backend.errors import RoundError
-    from backend.store.pictures import PictureFiles
+    from backend.store.image_copies import PictureFiles
 
     image = PictureFiles(root / "pictures").get(digest)
     if image is None:

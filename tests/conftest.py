@@ -12,9 +12,17 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from demo.studio import Studio, free_port
-from tests.harness import Backend, Lab
-from tests.published import BOXES, COLOUR, POINTS, TAGS, colour_model, place_model, publish
+from demo.label_studio import Studio, free_port
+from tests.support.harness import Backend, Lab
+from tests.support.published_models import (
+    BOXES,
+    COLOUR,
+    POINTS,
+    TAGS,
+    colour_model,
+    place_model,
+    publish,
+)
 
 SCREENSHOTS = os.environ.get("PRELABEL_SCREENSHOTS", "")
 """Where browser tests leave pictures for people; beside their other files when it is not set."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from backend.cli import asking, known
+from backend.cli import projects, terminal
 from backend.settings import read_settings
 
 HELP = "sort whole images, or mark the things in them? Measured on a project's labels"
@@ -15,7 +15,7 @@ SECONDS = 120
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    known.add_project(parser)
+    projects.add_project(parser)
     parser.add_argument(
         "--seconds",
         type=_seconds,
@@ -35,9 +35,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     from backend.tools.advise import Adviser
 
     settings = read_settings()
-    record = known.find(settings, options.project)
-    found = Adviser(make_resources(settings), record, options.seconds, asking.show).advise()
-    asking.clear()
+    record = projects.find(settings, options.project)
+    found = Adviser(make_resources(settings), record, options.seconds, terminal.show).advise()
+    terminal.clear()
     for advice in found:
         for line in _figures(advice.control, advice.told):
             say(line, options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from backend.cli import places
+from backend.cli import addresses
 from backend.errors import NotThere
 from backend.settings import read_settings
 
@@ -18,7 +18,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "project", metavar="PROJECT", help="its number in Label Studio or its title"
     )
-    places.add_backend(parser)
+    addresses.add_backend(parser)
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """
     from backend.cli.main import say
     from backend.label_studio.client import Client
-    from backend.starting.connecting import checked, connect
+    from backend.onboarding.backend_connection import checked, connect
 
     settings = read_settings()
     backend = checked(options.backend, settings)

@@ -32,8 +32,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Play it; Ctrl-C and a polite kill clean up."""
     from backend.cli.main import say
-    from demo.play import Demo
-    from demo.scripts import SCRIPTS
+    from demo.run_demo import Demo
+    from demo.scenarios import SCRIPTS
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     script = SCRIPTS[options.task]()

@@ -25,7 +25,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         PrelabelError: Modal refused.
     """
     from backend.cli.main import say
-    from serverless import deploying
+    from serverless import deploy as deploying
 
     settings = read_settings()
     if options.check:

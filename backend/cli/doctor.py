@@ -6,7 +6,7 @@ import argparse
 from dataclasses import asdict
 from typing import Any
 
-from backend.cli import places
+from backend.cli import addresses
 from backend.settings import read_settings
 
 HELP = "look at everything that has to fit together, and say what mends what does not"
@@ -22,7 +22,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="PROJECT",
         help="its number in Label Studio or its title (all that are connected)",
     )
-    places.add_backend(parser)
+    addresses.add_backend(parser)
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -32,9 +32,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         UsageError: the backend's address cannot be one.
     """
     from backend.cli.main import say
+    from backend.doctor.check_result import Line
     from backend.doctor.doctor import Doctor
-    from backend.doctor.line import Line
-    from backend.starting.connecting import checked
+    from backend.onboarding.backend_connection import checked
 
     settings = read_settings()
     backend = checked(options.backend, settings)

@@ -6,12 +6,12 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from backend.cli import places
+from backend.cli import addresses
 from backend.errors import UsageError
 from backend.settings import Settings, read_settings
 
 if TYPE_CHECKING:
-    from backend.store.keys import Key
+    from backend.store.api_keys import Key
 
 HELP = "answer applications: the public predict endpoint"
 EXAMPLE = "prelabel endpoint --host 0.0.0.0 --port 9091"
@@ -24,7 +24,7 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    places.add_listening(parser, 9091)
+    addresses.add_listening(parser, 9091)
     parser.add_argument("--open", action="store_true", help="let everybody ask, without a key")
 
 
@@ -51,8 +51,8 @@ def _serve(settings: Settings, options: argparse.Namespace) -> dict[str, Any]:
 
     from backend.cli.main import say
     from backend.endpoint.assembly import endpoint
-    from backend.server.listening import listen
-    from backend.store.keys import Keys
+    from backend.server.sockets import listen
+    from backend.store.api_keys import Keys
 
     keys, here = Keys(settings.home).all(), options.host in LOOPBACK
     if not keys and not options.open and not here:
@@ -62,7 +62,7 @@ def _serve(settings: Settings, options: argparse.Namespace) -> dict[str, Any]:
         )
     app = endpoint(settings, open=options.open, open_at_first=here)
     with listen(options.host, options.port) as socket:
-        address = places.listening_at(options.host, socket.getsockname()[1])
+        address = addresses.listening_at(options.host, socket.getsockname()[1])
         say(f"The endpoint listens at {address}", options)
         who = _who_may_ask(keys, open=options.open)
         say(f"{who}: {address}/v1/functions lists what can be invoked.", options)

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from backend.cli import known
+from backend.cli import projects as known
 from backend.errors import NotThere, UsageError
 from backend.settings import Settings, read_settings
 from backend.store.projects import ProjectRecord, Projects

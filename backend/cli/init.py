@@ -7,17 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backend.cli import asking, joining, places
+from backend.cli import addresses, backend_setup, terminal
 from backend.errors import NotAllowed, UsageError
 from backend.settings import Settings, read_settings
 
 if TYPE_CHECKING:
     from backend.domain import Label
     from backend.label_studio.client import Client
-    from backend.starting.folder import Largest
-    from backend.starting.importing import Imported
-    from backend.starting.job import Job
-    from backend.starting.project import Started
+    from backend.onboarding.folder_project import Started
+    from backend.onboarding.image_folder import Largest
+    from backend.onboarding.image_import import Imported
+    from backend.onboarding.labeling_job import Job
 
 HELP = "from a folder of images to a Label Studio project that learns, by a few questions"
 EXAMPLE = "prelabel init ~/photos --serve"
@@ -56,14 +56,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     running.add_argument(
         "--backend",
         metavar="URL",
-        help=f"where it listens, as Label Studio reaches it ({places.BACKEND})",
+        help=f"where it listens, as Label Studio reaches it ({addresses.BACKEND})",
     )
     running.add_argument(
         "--serve",
         action=argparse.BooleanOptionalAction,
         help="where no backend runs: start it here, and go on until Ctrl-C",
     )
-    places.add_host(running)
+    addresses.add_host(running)
     running.add_argument("--no-browser", action="store_true", help="open no browser")
 
 
@@ -85,12 +85,12 @@ class _Init:
 
         self._options = options
         self._settings = settings
-        self._ask = asking.Asker()
+        self._ask = terminal.Asker()
         self._say: Callable[[str], None] = lambda line: say(line, options)
-        self._joining = joining.Joining(options, settings, self._say)
+        self._joining = backend_setup.Joining(options, settings, self._say)
 
     def run(self) -> dict[str, Any]:
-        from backend.starting.folder import files_of
+        from backend.onboarding.image_folder import files_of
         from backend.store.files import writable
 
         self._check_options()
@@ -120,10 +120,10 @@ class _Init:
         Raises:
             UsageError: options do not fit together.
         """
-        from backend.starting.connecting import checked
-        from backend.starting.job import Job, check
-        from backend.starting.names import completed
-        from backend.starting.project import check_title
+        from backend.onboarding.backend_connection import checked
+        from backend.onboarding.folder_project import check_title
+        from backend.onboarding.label_input import completed
+        from backend.onboarding.labeling_job import Job, check
 
         answers, job = self._answers(), self._options.job
         if job and answers:
@@ -139,14 +139,14 @@ class _Init:
 
     def _answers(self) -> dict[str, str]:
         """The questions that options answer."""
-        from backend.starting.job import QUESTIONS
+        from backend.onboarding.labeling_job import QUESTIONS
 
         given = {question.name: getattr(self._options, question.name) for question in QUESTIONS}
         return {name: value for name, value in given.items() if value}
 
     def _labels(self) -> list[Label]:
         """The labels that options give."""
-        from backend.starting.names import read_labels
+        from backend.onboarding.label_input import read_labels
 
         named: dict[str, Label] = {}
         for text in self._options.labels or ():
@@ -156,8 +156,8 @@ class _Init:
 
     def _job(self) -> Job | None:
         """The job, as far as options decide it."""
-        from backend.starting.job import Job, job_of, next_question
-        from backend.starting.names import fitting
+        from backend.onboarding.label_input import fitting
+        from backend.onboarding.labeling_job import Job, job_of, next_question
 
         if self._options.job:
             return Job(self._options.job)
@@ -193,7 +193,7 @@ class _Init:
         Raises:
             UsageError: the options ask for another config than it has.
         """
-        from backend.starting.project import Starts, asks_for
+        from backend.onboarding.folder_project import Starts, asks_for
 
         before = None if self._options.new else Starts(self._settings.home, client, folder).find()
         if before is None:
@@ -217,9 +217,9 @@ class _Init:
         Raises:
             UsageError: there is no image in the folder, or an answer is missing.
         """
-        from backend.starting.folder import read
-        from backend.starting.importing import no_image
-        from backend.starting.project import Starts, title_of
+        from backend.onboarding.folder_project import Starts, title_of
+        from backend.onboarding.image_folder import read
+        from backend.onboarding.image_import import no_image
 
         if not files:
             raise UsageError(f"There is no file in {folder}: name the folder of the images.")
@@ -235,10 +235,10 @@ class _Init:
 
     def _config(self, folder: Path, files: list[Path]) -> tuple[Job, str]:
         """The job by the answers, and its labeling config."""
-        from backend.starting.folder import folder_names
-        from backend.starting.job import Job, check, explain, job_of, next_question
-        from backend.starting.names import completed, fitting, read_labels, told
-        from backend.starting.writing import write_config
+        from backend.onboarding.config_writer import write_config
+        from backend.onboarding.image_folder import folder_names
+        from backend.onboarding.label_input import completed, fitting, read_labels, told
+        from backend.onboarding.labeling_job import Job, check, explain, job_of, next_question
 
         answers = self._answers()
         while not self._options.job and (question := next_question(answers)) is not None:
@@ -262,18 +262,18 @@ class _Init:
     def _import(
         self, client: Client, started: Started, folder: Path, files: list[Path]
     ) -> Imported:
-        from backend.starting.folder import read
-        from backend.starting.importing import bring, known_images
+        from backend.onboarding.image_folder import read
+        from backend.onboarding.image_import import bring, known_images
 
         try:
             known = known_images(client, started.number)
             found = read(folder, files, known, self._largest())
             imported = bring(found, client, started.number, len(files), self._progress)
         except KeyboardInterrupt:
-            asking.clear()
-            self._say(STOPPED.format(command=joining.again(self._options, str(folder))))
+            terminal.clear()
+            self._say(STOPPED.format(command=backend_setup.again(self._options, str(folder))))
             raise
-        asking.clear()
+        terminal.clear()
         many = "1 image" if imported.images == 1 else f"{imported.images} images"
         self._say(f"{many} imported into project {started.number}.")
         self._tell_passed(imported)
@@ -286,10 +286,10 @@ class _Init:
             self._say(f"  passed over: {line}")
 
     def _largest(self) -> Largest:
-        from backend.starting.folder import Largest
+        from backend.onboarding.image_folder import Largest
 
         return Largest(self._settings.max_image_bytes, self._settings.max_image_pixels)
 
     @staticmethod
     def _progress(done: int, of: int) -> None:
-        asking.show(f"Importing … {done} of {of} files")
+        terminal.show(f"Importing … {done} of {of} files")

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import asdict
 from typing import Any
 
-from backend.cli import known
+from backend.cli import projects as known
 from backend.errors import PrelabelError, UsageError
 from backend.settings import Settings, read_settings
 
@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         UsageError: a name is missing, or a number cannot be meant.
         NotThere: no key has this id, or no project this number or title.
     """
-    from backend.store.keys import Keys
+    from backend.store.api_keys import Keys
 
     settings = read_settings()
     keys = Keys(settings.home)

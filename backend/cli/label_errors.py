@@ -6,7 +6,7 @@ import argparse
 from dataclasses import asdict
 from typing import Any
 
-from backend.cli import known
+from backend.cli import projects
 from backend.settings import read_settings
 
 HELP = "list labels that are probably wrong, to look through"
@@ -15,8 +15,8 @@ EXAMPLE = "prelabel label-errors 3"
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    known.add_project(parser)
-    parser.add_argument("--count", type=known.count, default=50, help="how many (50)")
+    projects.add_project(parser)
+    parser.add_argument("--count", type=projects.count, default=50, help="how many (50)")
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     from backend.tools.label_errors import TAB, Inspector
 
     settings = read_settings()
-    record = known.find(settings, options.project)
+    record = projects.find(settings, options.project)
     inspector = Inspector(make_resources(settings), record)
     found = inspector.inspect()
     for suspect in found[: options.count]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backend.cli import known
+from backend.cli import projects
 from backend.errors import ImageError, UsageError
 from backend.settings import Settings, read_settings
 from backend.store.files import explained
@@ -79,7 +79,7 @@ def _loaded(settings: Settings, project: str, version: str) -> Loaded:
     from backend.endpoint.functions import load_here
 
     resources = make_resources(settings)
-    record = known.find(settings, project)
+    record = projects.find(settings, project)
     name = version or resources.versions(record).live()
     if not name:
         raise UsageError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from backend.cli import known
+from backend.cli import projects as known
 from backend.settings import Settings, read_settings
 from backend.store.projects import ProjectRecord
 from backend.store.versions import Versions

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from backend.cli import known
+from backend.cli import projects
 from backend.cli.promote import go_live
 from backend.settings import read_settings
 from backend.store.versions import Versions
@@ -16,12 +16,12 @@ EXAMPLE = "prelabel rollback 3"
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    known.add_project(parser)
+    projects.add_project(parser)
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Roll back by one version."""
     settings = read_settings()
-    record = known.find(settings, options.project)
-    older = Versions(known.folder(settings, record)).before_live()
+    record = projects.find(settings, options.project)
+    older = Versions(projects.folder(settings, record)).before_live()
     return go_live(settings, record, older, "rolled back by a person", options)

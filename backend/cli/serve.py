@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from backend.cli import places
+from backend.cli import addresses
 from backend.settings import Settings, read_settings
 
 if TYPE_CHECKING:
-    from backend.starting.connecting import Waiting
+    from backend.onboarding.backend_connection import Waiting
 
 HELP = "start the backend that Label Studio talks to"
 EXAMPLE = "prelabel serve --host 0.0.0.0 --port 9090"
@@ -17,7 +17,7 @@ EXAMPLE = "prelabel serve --host 0.0.0.0 --port 9090"
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    places.add_listening(parser, 9090)
+    addresses.add_listening(parser, 9090)
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -31,13 +31,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
     from backend.bootstrap import choose_compute
     from backend.cli.main import say
+    from backend.onboarding.backend_connection import Waiting
     from backend.scheduler.service import Service
     from backend.server.app import make_app
     from backend.server.auth import Gate
-    from backend.server.listening import listen
-    from backend.starting.connecting import Waiting
+    from backend.server.sockets import listen
     from backend.store.files import writable
-    from backend.store.secret import webhook_secret
+    from backend.store.webhook_secret import webhook_secret
 
     settings = read_settings()
     writable(settings.home)
@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     service = Service(settings, refresh=choose_compute(settings).collect)
     gate = Gate(make_app(service), settings.user, settings.password, secret)
     with listen(options.host, options.port) as socket:
-        listening = places.listening_at(options.host, socket.getsockname()[1])
+        listening = addresses.listening_at(options.host, socket.getsockname()[1])
         address = f"{listening}/{secret}" if settings.user else listening
         say(f"Prelabel listens at {address}", options)
         waiting = Waiting(settings.home)

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import asdict
 from typing import Any
 
-from backend.cli import known
+from backend.cli import projects
 from backend.settings import read_settings
 
 HELP = "find images like this one"
@@ -20,8 +20,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="LIKE",
         help="a task's number, an image file, or words (words need an encoder that knows text)",
     )
-    known.add_project(parser)
-    parser.add_argument("--count", type=known.count, default=20, help="how many (20)")
+    projects.add_project(parser)
+    parser.add_argument("--count", type=projects.count, default=20, help="how many (20)")
     parser.add_argument(
         "--tab", action="store_true", help="also show them as a tab of Label Studio's Data Manager"
     )
@@ -34,7 +34,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     from backend.tools.similar import Search
 
     settings = read_settings()
-    record = known.find(settings, options.project)
+    record = projects.find(settings, options.project)
     search = Search(make_resources(settings), record)
     matches = search.like(options.like, options.count)
     for match in matches:

@@ -7,14 +7,15 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from backend.cli import known, places
+from backend.cli import addresses
+from backend.cli import projects as known
 from backend.cli.versions import figure, told
 from backend.settings import Settings, read_settings
 from backend.store.acceptance import Acceptances
 from backend.store.captures import Captures
 from backend.store.files import read_json
-from backend.store.front import SUSPECTS
 from backend.store.projects import ProjectRecord, Projects
+from backend.store.queue_front import SUSPECTS
 from backend.store.versions import Card, Versions
 
 HELP = "show the connected projects: labels, live version, how good it is, what would help"
@@ -27,7 +28,7 @@ Figures = Mapping[str, Any]
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     known.add_project(parser)
-    places.add_backend(parser)
+    addresses.add_backend(parser)
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -87,8 +88,8 @@ def _status(settings: Settings, projects: Projects, record: ProjectRecord) -> di
 
 def _rounds(settings: Settings, backend: str) -> dict[str, Figures]:
     """What the rounds do now, by project, where the backend of this home folder answers."""
-    from backend.starting.connecting import checked
-    from backend.starting.watching import states
+    from backend.onboarding.backend_connection import checked
+    from backend.onboarding.first_round import states
 
     return {str(row["id"]): row["round"] for row in states(settings, checked(backend, settings))}
 
@@ -181,7 +182,7 @@ def _lines(project: Figures) -> Iterator[str]:
 
 def _now(now: Figures | None) -> Iterator[str]:
     """What the round does, where that is known and something is under way."""
-    from backend.dashboard.words import STATES
+    from backend.dashboard.wording import STATES
 
     if now and now["error"]:
         yield f"    the last round failed: {now['error']}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from backend.cli import known
+from backend.cli import projects
 from backend.settings import read_settings
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ EXAMPLE = "prelabel train 3"
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    known.add_project(parser)
+    projects.add_project(parser)
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -26,8 +26,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     from backend.loop.round import Ask
 
     settings = read_settings()
-    record = known.find(settings, options.project)
-    outcome = known.round_here(settings, record, Ask(forced=True))
+    record = projects.find(settings, options.project)
+    outcome = projects.round_here(settings, record, Ask(forced=True))
     say(_told(outcome), options)
     return {
         "version": outcome.version,
@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
 def _told(outcome: Outcome) -> str:
     """What came of the round, in a sentence or two."""
-    from backend.dashboard.words import why_not_live
+    from backend.dashboard.wording import why_not_live
 
     held = outcome.held.get("version", "")
     if held and not outcome.trained:

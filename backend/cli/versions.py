@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from backend.cli import known
+from backend.cli import projects
 from backend.settings import read_settings
 from backend.store.versions import Card, Versions
 
@@ -17,7 +17,7 @@ EXAMPLE = "prelabel versions 3"
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    known.add_project(parser)
+    projects.add_project(parser)
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -25,8 +25,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     from backend.cli.main import say
 
     settings = read_settings()
-    record = known.find(settings, options.project)
-    versions = Versions(known.folder(settings, record))
+    record = projects.find(settings, options.project)
+    versions = Versions(projects.folder(settings, record))
     live = versions.live()
     cards = versions.cards()[::-1]
     say(

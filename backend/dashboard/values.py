@@ -11,7 +11,7 @@ from backend.store.versions import Card
 
 @dataclass(frozen=True)
 class Figure:
-    """A share with its 95 % interval; see ``backend.learning.evaluation.Figure``.
+    """A share with its 95 % interval; see ``backend.learning.classification_metrics.Figure``.
 
     Attributes:
         n: images it rests on.
@@ -213,7 +213,7 @@ class Picked:
 
 @dataclass(frozen=True)
 class SuspectRow:
-    """A label that is probably wrong; see ``backend.learning.suspects.Suspect``.
+    """A label that is probably wrong; see ``backend.learning.label_errors.Suspect``.
 
     Attributes:
         task: its number.

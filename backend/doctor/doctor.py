@@ -5,19 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from backend.doctor import machine, project, studio
-from backend.doctor.examination import SLEEPY, Examination, Place, networks, protect
-from backend.doctor.line import Line, unknown
-from backend.doctor.machine import Free, free_bytes
-from backend.doctor.report import QUICK, Report
+from backend.doctor import label_studio_checks, machine_checks, project_checks
+from backend.doctor.check_report import QUICK, Report
+from backend.doctor.check_result import Line, unknown
+from backend.doctor.machine_checks import Free, free_bytes
+from backend.doctor.project_checker import SLEEPY, Examination, Place, networks, protect
 from backend.errors import NotAllowed, NotThere, StoreError
 from backend.label_studio.client import Client
-from backend.label_studio.probing import standing
+from backend.label_studio.diagnostics import standing
 from backend.runtime.resources import Resources
 from backend.settings import Settings
 from backend.store.projects import ProjectRecord
-from backend.store.secret import webhook_secret
 from backend.store.servers import same_server
+from backend.store.webhook_secret import webhook_secret
 
 CALL = 8.0
 """Seconds that a call of Label Studio may take."""
@@ -63,9 +63,13 @@ class Doctor:
 
     def _machine(self) -> None:
         report, settings = self._report, self._settings
-        report.look("home", partial(machine.home, settings), machine.ANOTHER)
-        report.look("disk", partial(machine.disk, settings, self._free), machine.ANOTHER)
-        report.look("Modal", partial(machine.modal, settings), machine.MODAL_TOKEN, 2 * QUICK)
+        report.look("home", partial(machine_checks.home, settings), machine_checks.ANOTHER)
+        report.look(
+            "disk", partial(machine_checks.disk, settings, self._free), machine_checks.ANOTHER
+        )
+        report.look(
+            "Modal", partial(machine_checks.modal, settings), machine_checks.MODAL_TOKEN, 2 * QUICK
+        )
 
     def _studio(self, named: str) -> Client | None:
         """Label Studio, by a client that is let in; None where there is none."""
@@ -74,14 +78,14 @@ class Doctor:
         found = report.ask("Label Studio", partial(standing, server), cure, 3 * QUICK)
         if found is None:
             return None
-        report.add(studio.address(server, found))
+        report.add(label_studio_checks.address(server, found))
         if not found.answers:
             return None
-        report.add(studio.version(found))
+        report.add(label_studio_checks.version(found))
         text, handed = self._token(named)
         client = _client(server, text)
         let_in = report.look(
-            "token", partial(studio.token, client, text, handed), SLEEPY, 2 * QUICK
+            "token", partial(label_studio_checks.token, client, text, handed), SLEEPY, 2 * QUICK
         )
         return client if let_in and isinstance(client, Client) else None
 
@@ -110,7 +114,7 @@ class Doctor:
         report, place = self._report, self._place()
         report.add(unknown("project", "none is connected yet: `prelabel connect PROJECT`"))
         protect(report, client, place.url)
-        report.look("backend", partial(project.backend, place.url, place.auth), SLEEPY)
+        report.look("backend", partial(project_checks.backend, place.url, place.auth), SLEEPY)
         networks(report, self._resources, [self._settings.encoder], None)
 
     def _token(self, named: str) -> tuple[str, bool]:

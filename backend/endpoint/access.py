@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from backend.endpoint.problems import Problem
-from backend.store.keys import Key, Keys
+from backend.store.api_keys import Key, Keys
 from backend.store.usage import Usage
 
 if TYPE_CHECKING:

@@ -16,17 +16,17 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
-from backend.endpoint import forms
+from backend.endpoint import schemas
 from backend.endpoint.access import Access
-from backend.endpoint.after_answer import Desk
-from backend.endpoint.answers import LABELS, Wish, kind_of
 from backend.endpoint.corrections import Correction
 from backend.endpoint.functions import Functions, Loaded
-from backend.endpoint.invoking import Asked, Invoker
+from backend.endpoint.invoker import Asked, Invoker
 from backend.endpoint.metrics import Metrics
 from backend.endpoint.middleware import Watching
+from backend.endpoint.post_response import Desk
 from backend.endpoint.problems import MEDIA_TYPE, Problem
-from backend.endpoint.reading import BATCH, Reader
+from backend.endpoint.request_reader import BATCH, Reader
+from backend.endpoint.responses import LABELS, Wish, kind_of
 from backend.errors import PrelabelError
 
 log = logging.getLogger("prelabel")
@@ -157,7 +157,7 @@ def _add_about(app: FastAPI, parts: Parts) -> None:
     @app.get("/source", include_in_schema=False)
     async def source() -> Response:
         """The source of what is running here, as its licence promises."""
-        from backend.server.source import pack_source
+        from backend.server.source_archive import pack_source
 
         named = {"content-disposition": 'attachment; filename="prelabel-source.zip"'}
         packed = await asyncio.to_thread(pack_source)
@@ -187,7 +187,7 @@ def _add_functions(app: FastAPI, parts: Parts) -> None:
 
     @app.get(
         "/v1/functions",
-        response_model=list[forms.Function],
+        response_model=list[schemas.Function],
         responses=_problems(401),
         openapi_extra={"security": BEARER},
     )
@@ -199,7 +199,7 @@ def _add_functions(app: FastAPI, parts: Parts) -> None:
 
     @app.get(
         "/v1/functions/{function}",
-        response_model=forms.FunctionCard,
+        response_model=schemas.FunctionCard,
         responses=_problems(401, 403, 404, 422, 503),
         openapi_extra={"security": BEARER},
     )
@@ -219,7 +219,7 @@ def _add_invoking(app: FastAPI, parts: Parts) -> None:
 
     @app.post(
         "/v1/functions/{function}/invoke",
-        response_model=forms.Answer,
+        response_model=schemas.Answer,
         response_model_exclude_none=True,
         responses=_problems(400, 401, 403, 404, 408, 413, 415, 422, 429, 503),
         openapi_extra={"requestBody": _body(several=False), "security": BEARER},
@@ -234,7 +234,7 @@ def _add_invoking(app: FastAPI, parts: Parts) -> None:
 
     @app.post(
         "/v1/functions/{function}/invoke-batch",
-        response_model=forms.BatchAnswer,
+        response_model=schemas.BatchAnswer,
         response_model_exclude_none=True,
         responses=_problems(400, 401, 403, 404, 408, 413, 415, 422, 429, 503),
         openapi_extra={"requestBody": _body(several=True), "security": BEARER},
@@ -251,7 +251,7 @@ def _add_invoking(app: FastAPI, parts: Parts) -> None:
 
     @app.put(
         "/v1/functions/{function}/samples/{externalId:path}/annotation",
-        response_model=forms.Noted,
+        response_model=schemas.Noted,
         status_code=202,
         responses=_problems(400, 401, 403, 404, 408, 413, 415, 422, 429, 503),
         openapi_extra={
@@ -334,7 +334,7 @@ def _inlined(model: type[Correction]) -> dict[str, Any]:
 
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {status: {"model": forms.Problem, "content": content} for status in statuses}
+    return {status: {"model": schemas.Problem, "content": content} for status in statuses}
 
 
 def _id(request: Request) -> str:

@@ -6,22 +6,22 @@ import os
 from typing import TYPE_CHECKING
 
 from backend.endpoint.access import Access
-from backend.endpoint.after_answer import Desk
 from backend.endpoint.alert_rules import read_rules, sound_rules
 from backend.endpoint.alerts import Alerts
 from backend.endpoint.app import Parts, make_endpoint
-from backend.endpoint.capturing import Rules
+from backend.endpoint.capture_recorder import Rules
 from backend.endpoint.functions import Functions
-from backend.endpoint.invoking import Invoker
+from backend.endpoint.invoker import Invoker
 from backend.endpoint.metrics import Metrics
-from backend.endpoint.reading import Reader
+from backend.endpoint.post_response import Desk
 from backend.endpoint.remote_models import REFRESH_SECONDS
+from backend.endpoint.request_reader import Reader
 from backend.runtime.periodic import at_most_every
 from backend.runtime.resources import Resources
 from backend.settings import Settings
-from backend.store.keys import Keys
+from backend.store.api_keys import Keys
 from backend.store.usage import Usage
-from backend.web import Limits, Web
+from backend.web_fetcher import Limits, Web
 
 if TYPE_CHECKING:
     from fastapi import FastAPI

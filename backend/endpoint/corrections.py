@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from backend.domain import Choice, Control, Finding, ImageSize, Place, Prediction
 from backend.endpoint.functions import Loaded
 from backend.endpoint.problems import Problem
-from backend.label_studio.regions import prediction_json
+from backend.label_studio.task_results import prediction_json
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(min_length=1, max_length=500)]

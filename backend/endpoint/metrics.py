@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from backend.learning.drift import FEWEST, SHIFTED, UNLIKE, label_shift, unlike, usual_distance
-from backend.store.references import Reference
+from backend.store.drift_reference import Reference
 
 if TYPE_CHECKING:
     from backend.inference.predict_image import Said

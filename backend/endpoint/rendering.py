@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from backend.domain import Place
-from backend.endpoint.answers import Wish, answer
 from backend.endpoint.functions import Loaded
-from backend.endpoint.invoking import read_picture
+from backend.endpoint.invoker import read_picture
+from backend.endpoint.responses import Wish, answer
 from backend.vision.images.decode import Picture
 from backend.vision.images.draw import Mark, draw
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from backend.arrays import Floats
 from backend.domain import Control, ImageSize, Place, Places
-from backend.learning.detection import Judged
+from backend.learning.detection_metrics import Judged
 from backend.vision.detection.detections import Found
-from backend.vision.detection.detector import Finds
-from backend.vision.detection.point_boxes import boxes_around, side_of
+from backend.vision.detection.pseudo_boxes import boxes_around, side_of
+from backend.vision.detection.trained_detector import Finds
 from backend.vision.detection.training_example import Example
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from backend.domain import ImageSize
 from backend.errors import ImageError
-from backend.label_studio.images import Images
-from backend.store.pictures import LONGEST, PictureFiles, reduced
+from backend.label_studio.image_fetcher import Images
+from backend.store.image_copies import LONGEST, PictureFiles, reduced
 from backend.vision.encoders.embedding_cache import EmbeddingCache, ImageFacts
 from backend.vision.images.decode import Picture, decode
 

@@ -14,9 +14,9 @@ from backend.domain import Answer, Choice, Control, ImageSize, Label
 from backend.store.files import read_json, write_json
 
 if TYPE_CHECKING:
-    from backend.vision.detection.detector import Finds
     from backend.vision.detection.network import Network
     from backend.vision.detection.network_runner import Detector
+    from backend.vision.detection.trained_detector import Finds
     from backend.vision.detection.yoloe import OpenVocabulary
     from backend.vision.heads.head import Head
 
@@ -115,8 +115,8 @@ def load_model(
     finders = read_json(folder / "finders.json") or []
     found: dict[str, Finds] = {}
     for number, name in enumerate(finders):
-        from backend.vision.detection.detector import load_finder
         from backend.vision.detection.prompted_detector import is_prompted, load_prompted
+        from backend.vision.detection.trained_detector import load_finder
 
         place = folder / f"finder-{number}"
         prompts = is_prompted(place)

@@ -16,9 +16,9 @@ from backend.domain import Control, Label
 from backend.errors import PrelabelError
 from backend.inference.detections import Sample, boxes_of, sides_of
 from backend.store.files import write_bytes
-from backend.vision.detection.detector import Meaning
 from backend.vision.detection.prompted_detector import PromptedFinder
-from backend.vision.encoders.label_prompts import readable
+from backend.vision.detection.trained_detector import Meaning
+from backend.vision.encoders.text_prototypes import readable
 
 if TYPE_CHECKING:
     from backend.vision.detection.yoloe import OpenVocabulary

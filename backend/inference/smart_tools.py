@@ -12,7 +12,7 @@ from backend.domain import Control, Finding, ImageSize, Place, Places, Task
 from backend.inference.detections import found_in, shown
 from backend.inference.images import Pictures, Source
 from backend.inference.model import Model
-from backend.label_studio.places import drawn_by, place_regions
+from backend.label_studio.region_results import drawn_by, place_regions
 
 if TYPE_CHECKING:
     from PIL import Image

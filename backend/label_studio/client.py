@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from backend.errors import LabelStudioError, NotAllowed, NotInLabelStudio, NotThere
-from backend.label_studio.refusals import TOKEN_PAGE, json_of, refused, stranger
+from backend.label_studio.api_errors import TOKEN_PAGE, json_of, refused, stranger
 
 PAGE = 500
 """Tasks in one list: on SQLite Label Studio fails at 1,000 ('Expression tree is too large')."""

@@ -15,7 +15,7 @@ from backend.inference.detections import Sample
 from backend.inference.embed import Embedded
 from backend.inference.images import Pictures, Source
 from backend.inference.model import Model
-from backend.loop.labels import examples_of, label_table, pool_of
+from backend.loop.label_table import examples_of, label_table, pool_of
 from backend.loop.observe import Observation
 from backend.runtime.compute import Spent
 from backend.runtime.resources import Resources
@@ -23,7 +23,7 @@ from backend.store.projects import ProjectRecord
 from backend.store.versions import Card
 from backend.training.detector import FindingJob
 from backend.training.head import Examples, TrainingJob, cross
-from backend.vision.detection.detector import Finds
+from backend.vision.detection.trained_detector import Finds
 from backend.vision.encoders.base import Encoder
 from backend.vision.heads.head import Head
 

@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from backend.domain import Control, Task
-from backend.label_studio.config import ReadConfig, read_config
-from backend.label_studio.regions import Json, read_task
+from backend.label_studio.labeling_config import ReadConfig, read_config
+from backend.label_studio.task_results import Json, read_task
 from backend.learning.audit import is_audit
 from backend.runtime.connection import Connection
 from backend.store.files import read_json, write_json

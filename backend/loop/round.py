@@ -16,7 +16,7 @@ from typing import Any
 from backend.callbacks import StateCallback
 from backend.errors import ConfigError, OverBudget, PrelabelError
 from backend.loop import card as cards
-from backend.loop.labels import changes, label_table
+from backend.loop.label_table import changes, label_table
 from backend.loop.observe import Observation, Pulse, observe, take_pulse
 from backend.loop.publish import push as pushing
 from backend.loop.publish.publish import Presented, Presenter

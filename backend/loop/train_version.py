@@ -17,11 +17,11 @@ from backend.loop import card as cards
 from backend.loop.evaluate.assess import Assessor
 from backend.loop.evaluate.drift_reference import reference_of
 from backend.loop.fit import RECIPE, Fit
-from backend.loop.labels import changes, label_table
+from backend.loop.label_table import changes, label_table
 from backend.loop.observe import Observation
 from backend.runtime.resources import Resources
+from backend.store.drift_reference import save_reference
 from backend.store.projects import ProjectRecord
-from backend.store.references import save_reference
 from backend.store.versions import Card, Labels, identity_of
 from backend.vision.encoders.base import Encoder
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from backend.training.detector import FindingJob
     from backend.training.head import TrainingJob
-    from backend.vision.detection.detector import Finds
     from backend.vision.detection.network import Network
     from backend.vision.detection.network_runner import Detector
+    from backend.vision.detection.trained_detector import Finds
     from backend.vision.encoders.base import Encoder
     from backend.vision.heads.head import Head
 

@@ -7,11 +7,11 @@ from datetime import datetime
 
 from backend.errors import LabelStudioError, NotInLabelStudio
 from backend.label_studio.client import Client
-from backend.label_studio.images import Images
+from backend.label_studio.image_fetcher import Images
 from backend.settings import Settings
 from backend.store.projects import ProjectRecord
 from backend.store.servers import same_server
-from backend.web import Limits
+from backend.web_fetcher import Limits
 
 ALIVE_SECONDS = 1.0
 """That a server may take to say that it is there; Label Studio waits 3 s for /setup."""

@@ -19,7 +19,7 @@ from backend.runtime.connection import Connection, connect
 from backend.settings import Settings
 from backend.store.captures import Captures
 from backend.store.files import explained
-from backend.store.pictures import PictureFiles
+from backend.store.image_copies import PictureFiles
 from backend.store.projects import ProjectRecord, Projects
 from backend.store.versions import Versions
 
@@ -227,7 +227,7 @@ class Resources:
 
     def prototypes(self, encoder: Encoder, control: Control) -> npt.NDArray[np.float32] | None:
         """The text prototypes of a control's labels, (K, d); None for an image-only encoder."""
-        from backend.vision.encoders.label_prompts import LabelText, prototypes
+        from backend.vision.encoders.text_prototypes import LabelText, prototypes
 
         if not encoder.has_text:
             return None

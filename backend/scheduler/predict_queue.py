@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from backend.errors import UsageError
-from backend.label_studio.protocol import nothing_known
+from backend.label_studio.ml_protocol import nothing_known
 from backend.scheduler.project_state import Watched
 from backend.scheduler.worker_pool import Lane
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from backend.errors import Busy, Cancelled, NotThere, PrelabelError, StoreError, UsageError
-from backend.label_studio.protocol import project_of
+from backend.label_studio.ml_protocol import project_of
 from backend.runtime.connection import answers, created_at
 from backend.scheduler.capture_watch import Homecoming
 from backend.scheduler.chores import Chores

@@ -12,12 +12,12 @@ from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 
 from backend.errors import NotThere, PrelabelError, UsageError
-from backend.label_studio.protocol import MODEL_CLASS, SetupRequest, read_event
+from backend.label_studio.ml_protocol import MODEL_CLASS, SetupRequest, read_event
 from backend.scheduler.service import Service
-from backend.server.origin import foreign
-from backend.server.pages import add_pages, wants_page
-from backend.server.source import pack_source
-from backend.store.secret import home_sign
+from backend.server.cross_origin import foreign
+from backend.server.dashboard_routes import add_pages, wants_page
+from backend.server.source_archive import pack_source
+from backend.store.webhook_secret import home_sign
 
 LARGEST_EVENT = 8_000_000
 """Bytes of a webhook that are read; a larger one wakes every project instead."""

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from label_studio_ml.model import LabelStudioMLBase
 
-from backend.label_studio.protocol import START_TRAINING, project_of
+from backend.label_studio.ml_protocol import START_TRAINING, project_of
 from backend.runtime.connection import created_at
 from backend.scheduler.predict_queue import NO_VERSION
 from backend.scheduler.service import Service

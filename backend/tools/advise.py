@@ -17,15 +17,15 @@ from backend.errors import RoundError
 from backend.inference.detections import Sample, judged_on, shown
 from backend.inference.embed import Embedded
 from backend.inference.predict import sources
-from backend.learning import advising
-from backend.learning.advising import Comparison, Things, Way
+from backend.learning import labeling_advice
+from backend.learning.labeling_advice import Comparison, Things, Way
 from backend.loop.fit import Fit
 from backend.loop.observe import Observation, observe, take_pulse
 from backend.runtime.resources import Resources
 from backend.store.projects import ProjectRecord
 from backend.training.detector import FindingJob
 from backend.training.head import Examples, TrainingJob, train
-from backend.vision.detection.detector import Finds
+from backend.vision.detection.trained_detector import Finds
 from backend.vision.encoders.base import Encoder
 from backend.vision.heads.calibration import folds
 
@@ -167,7 +167,7 @@ class Adviser:
             return Advice(control.name, control.kind, told | {"by": None}, [few])
         by, presence, count = compared
         told |= {"by": by, "presence": presence.json(), "count": count.json()}
-        sentences = advising.recommend(things, presence, count, points)
+        sentences = labeling_advice.recommend(things, presence, count, points)
         if trial.cut_short:
             sentences.append(
                 f"The detectors of this comparison had {self._seconds / FOLDS:.0f} seconds of "
@@ -224,8 +224,8 @@ class _Trial:
             found = (CROSSED, rest, *self._crossed(rest, vectors[rows], seconds))
         by, judged, sorting, finding = found
         truth = counts_in(judged, self._control)
-        presence = advising.compare_presence(sorting, finding, truth)
-        return by, presence, advising.compare_counts(sorting, finding, truth)
+        presence = labeling_advice.compare_presence(sorting, finding, truth)
+        return by, presence, labeling_advice.compare_counts(sorting, finding, truth)
 
     def _crossed(
         self, samples: Sequence[Sample], vectors: Floats, seconds: float
@@ -304,12 +304,12 @@ class _Trial:
         held: Bools,
     ) -> Ints:
         """Counting as sorting: a bucket for each number."""
-        bins = advising.count_bins(column[learned])
+        bins = labeling_advice.count_bins(column[learned])
         if len(bins) == 1:
             return np.full(int(held.sum()), bins[0], dtype=np.int64)
         names = tuple(Label(str(one)) for one in bins)
         control = replace(self._control, kind="choices", multiple=False, labels=names)
-        given = [frozenset([str(advising.nearest_bin(int(c), bins))]) for c in column]
+        given = [frozenset([str(labeling_advice.nearest_bin(int(c), bins))]) for c in column]
         belief = self._classified(control, given, vectors, learned, held)
         return np.array([bins[place] for place in belief.argmax(axis=1)], dtype=np.int64)
 

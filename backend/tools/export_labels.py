@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from backend.errors import LabelStudioError, NotThere, UsageError
-from backend.label_studio.exports import Exporter
+from backend.label_studio.export_client import Exporter
 from backend.settings import Settings
 from backend.store.files import explained
 

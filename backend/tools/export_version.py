@@ -147,7 +147,7 @@ class _Writer:
 
     def _head(self, folder: Path, control: Control, file: str) -> dict[str, Any]:
         from backend.vision.onnx.export import write_graph
-        from backend.vision.onnx.models import head_graph
+        from backend.vision.onnx.networks import head_graph
 
         head = self._model.heads[control.name]
         write_graph(head_graph(head), folder / file)
@@ -167,10 +167,10 @@ class _Writer:
         return {name: max(known.get(name, 0.0), least) for name in labels}
 
     def _finder(self, folder: Path, control: Control, file: str) -> dict[str, Any]:
-        from backend.vision.detection.detector import Finder
         from backend.vision.detection.network import QUERIES
+        from backend.vision.detection.trained_detector import Finder
         from backend.vision.onnx.export import write_graph
-        from backend.vision.onnx.models import finder_graph
+        from backend.vision.onnx.networks import finder_graph
 
         finder = self._model.finders[control.name]
         if not isinstance(finder, Finder):

@@ -13,23 +13,23 @@ from backend.inference.detections import Sample, as_boxes, judged_on
 from backend.inference.embed import Embedded
 from backend.inference.model import Model
 from backend.inference.predict import confidences, predictions, sources
-from backend.label_studio.regions import prediction_json
-from backend.learning import suspects
-from backend.learning.detection import Judged
-from backend.learning.suspects import Suspect
+from backend.label_studio.task_results import prediction_json
+from backend.learning import label_errors
+from backend.learning.detection_metrics import Judged
+from backend.learning.label_errors import Suspect
 from backend.loop.evaluate.metrics import TRAINED
 from backend.loop.fit import Fit
-from backend.loop.labels import label_table
+from backend.loop.label_table import label_table
 from backend.loop.observe import Observation, observe, take_pulse
 from backend.loop.publish.thumbnails import SUSPECTS as PICTURED
 from backend.loop.publish.thumbnails import Showcase, addresses
 from backend.runtime.connection import Connection
 from backend.runtime.resources import Resources
 from backend.store.files import write_json
-from backend.store.front import SUSPECTS
 from backend.store.projects import ProjectRecord
+from backend.store.queue_front import SUSPECTS
 from backend.training.head import targets
-from backend.vision.detection.detector import Finds
+from backend.vision.detection.trained_detector import Finds
 
 TAB = "Prelabel: check labels"
 SHOWN = 50
@@ -114,8 +114,8 @@ class Inspector:
             rows, table = np.concatenate([rows, audit]), np.concatenate([table, unseen])
         tasks, given = [examples.tasks[i] for i in rows], targets(control, examples)[rows]
         if control.multiple:
-            return suspects.several(tasks, control.name, head.labels, given, table)
-        return suspects.single(
+            return label_errors.several(tasks, control.name, head.labels, given, table)
+        return label_errors.single(
             tasks, control.name, head.labels, given.argmax(axis=1).tolist(), table
         )
 
@@ -131,7 +131,7 @@ class Inspector:
         samples = fit.samples(control)
         learned = self._learned(control, {sample.task for sample in samples if sample.audit})
         changed = self._changed(control, seen)
-        judges = suspects.unseen_by(learned, (sample.task for sample in samples))
+        judges = label_errors.unseen_by(learned, (sample.task for sample in samples))
         judged = {task for its in judges.values() for task in its}
         judges[self._live] = [*judges.get(self._live, []), *sorted(changed - judged)]
         tasks, found = out_of_sample(
@@ -140,7 +140,7 @@ class Inspector:
             judges,
             lambda version: self._resources.model(self._record, version).finders.get(control.name),
         )
-        return suspects.marked(tasks, control.name, control.label_names, found)
+        return label_errors.marked(tasks, control.name, control.label_names, found)
 
     def _learned(self, control: Control, audit: Set[int]) -> list[tuple[str, set[int]]]:
         """The versions up to the live one whose finder was trained, and what each learned from."""

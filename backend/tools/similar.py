@@ -13,7 +13,7 @@ from backend.domain import Task
 from backend.errors import NotThere, UsageError
 from backend.inference.embed import vectors_of
 from backend.inference.predict import sources
-from backend.learning.nearest import nearest
+from backend.learning.nearest_neighbours import nearest
 from backend.loop.observe import observe, take_pulse
 from backend.runtime.resources import Resources
 from backend.store.projects import ProjectRecord

@@ -14,11 +14,11 @@ import numpy as np
 from backend.callbacks import ProgressCallback
 from backend.domain import Control
 from backend.inference.detections import Sample, _example, as_boxes, judged_on, sides_of
-from backend.learning.beginning import FEWEST
-from backend.learning.detection import best_threshold, difficulty
-from backend.vision.detection.class_names import known_as
-from backend.vision.detection.detector import SHOWN, Finder, Finds, Meaning, key_of_network
+from backend.learning.detection_metrics import best_threshold, difficulty
+from backend.learning.first_labels import FEWEST
+from backend.vision.detection.class_matching import known_as
 from backend.vision.detection.prompted_detector import PromptedFinder
+from backend.vision.detection.trained_detector import SHOWN, Finder, Finds, Meaning, key_of_network
 
 if TYPE_CHECKING:
     from backend.vision.detection.network import Network

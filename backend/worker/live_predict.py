@@ -19,9 +19,9 @@ from backend.inference.predict import (
     unreadable,
 )
 from backend.inference.smart_tools import drawn_in, suggest
-from backend.label_studio.config import read_config
-from backend.label_studio.protocol import project_of
-from backend.label_studio.regions import prediction_json, read_task
+from backend.label_studio.labeling_config import read_config
+from backend.label_studio.ml_protocol import project_of
+from backend.label_studio.task_results import prediction_json, read_task
 from backend.runtime.resources import Resources
 from backend.store.projects import ProjectRecord
 

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import httpx
 
-from backend.store.keys import Keys
-from demo.studio import Studio
-from serverless.image import ROOT
-from serverless.sharing import Sharing
+from backend.store.api_keys import Keys
+from demo.label_studio import Studio
+from serverless.container_image import ROOT
+from serverless.volume_sync import Sharing
 from tests.conftest import MakeBackend
 from tests.contract.test_places import BOXES, annotate, box, predicted, start
-from tests.harness import Lab, choice_of, png, until
-from tests.plane import ControlPlane, tree
+from tests.support.harness import Lab, choice_of, png, until
+from tests.support.modal_plane import ControlPlane, tree
 
 QUIET = {
     "PRELABEL_ENCODER": "builtin",

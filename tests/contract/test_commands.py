@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from demo.studio import Studio, free_port
-from tests.harness import Backend, Lab, until
+from demo.label_studio import Studio, free_port
+from tests.support.harness import Backend, Lab, until
 
 
 def prelabel(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

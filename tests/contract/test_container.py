@@ -15,10 +15,10 @@ from typing import Any
 import httpx
 import pytest
 
-from demo.studio import free_port
-from tests.engine import Builder, Image, Room, hosts_file, let_through
-from tests.harness import Lab, png, until
-from tests.street import Street, read_compose, read_env, room_of, why_not
+from demo.label_studio import free_port
+from tests.support.compose_network import Street, read_compose, read_env, room_of, why_not
+from tests.support.container_engine import Builder, Image, Room, hosts_file, let_through
+from tests.support.harness import Lab, png, until
 
 ROOT = Path(__file__).parents[2]
 SECRETS = {"LABEL_STUDIO_API_KEY": "5e" * 20, "LABEL_STUDIO_PASSWORD": "open sesame"}

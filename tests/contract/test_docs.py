@@ -25,16 +25,16 @@ import httpx
 import pytest
 import yaml
 
-import tests.shown
+import tests.support.json_examples
 from backend.cli.main import COMMANDS, _parser
 from backend.endpoint.alert_rules import read_rules
-from backend.label_studio.config import read_config
-from demo.studio import free_port
+from backend.label_studio.labeling_config import read_config
+from demo.label_studio import free_port
 from tests.conftest import MakeStudio
 from tests.contract.test_init import Terminal
-from tests.harness import CHOICES, Application, Backend, Lab, png, until
-from tests.plane import ControlPlane
-from tests.shown import last_json, like_json, missing
+from tests.support.harness import CHOICES, Application, Backend, Lab, png, until
+from tests.support.json_examples import last_json, like_json, missing
+from tests.support.modal_plane import ControlPlane
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "label_config" / "README.md", *sorted(ROOT.glob("docs/*.md"))]
@@ -395,7 +395,7 @@ def sources(package: str, *rooms: str) -> str:
 
 
 def test_what_reads_the_pages_works_as_its_examples_say() -> None:
-    found = doctest.testmod(tests.shown)
+    found = doctest.testmod(tests.support.json_examples)
     assert found.attempted
     assert not found.failed
 

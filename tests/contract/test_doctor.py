@@ -16,17 +16,17 @@ from typing import Any
 
 import pytest
 
+from backend.doctor.check_result import Line
 from backend.doctor.doctor import Doctor
-from backend.doctor.line import Line
-from backend.doctor.machine import free_bytes
+from backend.doctor.machine_checks import free_bytes
 from backend.settings import read_settings
-from backend.store.secret import webhook_secret
 from backend.store.versions import Versions
-from demo.studio import Studio, free_port
+from backend.store.webhook_secret import webhook_secret
+from demo.label_studio import Studio, free_port
 from tests.conftest import MakeStudio
 from tests.contract.test_commands import prelabel
 from tests.contract.test_servers import personal_token
-from tests.harness import Backend, Json, Lab, data_uri, png, until
+from tests.support.harness import Backend, Json, Lab, data_uri, png, until
 
 TEXT = '<View><Image name="image" value="$image"/><TextArea name="note" toName="image"/></View>'
 BOXES = """<View><Image name="image" value="$image"/>

@@ -26,10 +26,10 @@ import psutil
 import pytest
 from PIL import Image
 
-from backend.store.keys import Keys
-from tests.drawn import drawing
-from tests.harness import Application, png
-from tests.published import picture
+from backend.store.api_keys import Keys
+from tests.support.drawings import drawing
+from tests.support.harness import Application, png
+from tests.support.published_models import picture
 from tests.unit.test_images import (
     FIELDS,
     TURNED,
@@ -402,7 +402,8 @@ def test_a_promotion_under_load_fails_no_request(published: Path, tmp_path: Path
         for thread in threads:
             thread.start()
         code = (
-            "from pathlib import Path; from tests.published import colour_model, publish; "
+            "from pathlib import Path; "
+            "from tests.support.published_models import colour_model, publish; "
             f"print(publish(Path({str(home)!r}), '1', *colour_model()))"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import MakeBackend
-from tests.harness import Backend, Json, Lab, until
+from tests.support.harness import Backend, Json, Lab, until
 
 
 @pytest.fixture

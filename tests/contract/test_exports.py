@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from demo.studio import Studio
+from demo.label_studio import Studio
 from tests.contract.test_commands import figures, prelabel
-from tests.harness import Json, Lab, data_uri, png
+from tests.support.harness import Json, Lab, data_uri, png
 
 BOXES = """<View><Image name="image" value="$image"/>
 <RectangleLabels name="things" toName="image">

@@ -9,7 +9,7 @@ import time
 import psutil
 
 from tests.conftest import MakeBackend
-from tests.harness import Backend, Lab, choice_of, data_uri, png, until
+from tests.support.harness import Backend, Lab, choice_of, data_uri, png, until
 
 
 def test_labels_given_while_the_backend_is_down_are_learned_once_it_is_up(

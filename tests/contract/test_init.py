@@ -14,23 +14,23 @@ from pathlib import Path
 
 import pytest
 
-from backend.cli import joining
+from backend.cli import backend_setup
 from backend.cli.main import main
 from backend.errors import PrelabelError, RoundError
 from backend.learning.audit import is_audit
+from backend.onboarding.config_writer import write_config
+from backend.onboarding.label_input import read_labels
+from backend.onboarding.labeling_job import Job
 from backend.runtime.resources import Resources
 from backend.settings import read_settings
-from backend.starting.job import Job
-from backend.starting.names import read_labels
-from backend.starting.writing import write_config
 from backend.store.projects import Projects
 from backend.tools.advise import Adviser
-from demo.studio import Studio
+from demo.label_studio import Studio
 from tests.conftest import MakeBackend
 from tests.contract.test_commands import figures, prelabel
 from tests.contract.test_places import box
-from tests.drawn import drawing
-from tests.harness import Backend, Json, Lab, data_uri, png, until
+from tests.support.drawings import drawing
+from tests.support.harness import Backend, Json, Lab, data_uri, png, until
 
 ROOT = Path(__file__).parents[2]
 SORTED = ("--goal", "sort", "--place", "no", "--small", "no", "--several", "no")
@@ -63,7 +63,7 @@ def environment(studio: Studio, home: Path) -> dict[str, str]:
 def killed_in_the_middle(arguments: list[str], env: Mapping[str, str], lab: Lab) -> int:
     """Start it, and kill it as soon as some images are there; the project's number."""
     before = {p["id"] for p in lab.call("GET", "/api/projects/")["results"]}
-    batch = "import backend.starting.importing as i; i.BATCH = 7; "
+    batch = "import backend.onboarding.image_import as i; i.BATCH = 7; "
     code = batch + f"import backend.cli as c; c.main({arguments!r})"
     process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, **env})
 
@@ -170,7 +170,7 @@ def test_without_a_backend_the_next_serve_connects_the_project(
 def test_a_prelabel_with_another_home_is_not_joined_unless_it_is_named(
     lab: Lab, backend: Backend, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(joining, "BACKEND", backend.url)
+    monkeypatch.setattr(backend_setup, "BACKEND", backend.url)
     for name, value in {**backend.environment, "PRELABEL_HOME": str(tmp_path / "mine")}.items():
         monkeypatch.setenv(name, value)
     before = lab.call("GET", "/api/projects/")["count"]

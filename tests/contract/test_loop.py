@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from tests.conftest import MakeBackend
-from tests.harness import Backend, Lab, choice_of, data_uri, png, until
+from tests.support.harness import Backend, Lab, choice_of, data_uri, png, until
 
 
 def labeled_project(lab: Lab, backend: Backend, labels: int = 8, per_colour: int = 12) -> int:

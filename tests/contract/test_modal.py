@@ -27,28 +27,36 @@ from backend.domain import ImageSize, Place
 from backend.errors import Cancelled, DetectorError, OverBudget, RoundError, UsageError
 from backend.inference.detections import Sample
 from backend.runtime.compute import ThisProcess
-from backend.server.source import BESIDE, ROOMS
+from backend.server.source_archive import BESIDE, ROOMS
 from backend.settings import Settings
+from backend.store.api_keys import Keys
 from backend.store.captures import Capture, Captures
 from backend.store.files import write_json
-from backend.store.keys import Keys
-from backend.store.pictures import PictureFiles
+from backend.store.image_copies import PictureFiles
 from backend.store.usage import Usage
 from backend.training.detector import FindingJob
 from backend.training.head import Examples, TrainingJob
-from backend.vision.detection.detector import Finder
 from backend.vision.detection.network import SMALL, load_base
+from backend.vision.detection.trained_detector import Finder
 from backend.vision.encoders.builtin import BuiltinEncoder
-from serverless.cloud import Cloud, JobFailed, Unreachable
-from serverless.image import ROOT
-from serverless.parcels import Damaged
-from serverless.remote import ModalCompute
-from serverless.sharing import Sharing
-from serverless.spending import dollars
-from tests.drawn import drawing
-from tests.harness import png, until
-from tests.plane import ControlPlane, tree
-from tests.published import BOXES, COLOUR, SIDE, colour_model, picture, place_model, publish
+from serverless.container_image import ROOT
+from serverless.modal_client import Cloud, JobFailed, Unreachable
+from serverless.modal_compute import ModalCompute
+from serverless.monthly_budget import dollars
+from serverless.serialization import Damaged
+from serverless.volume_sync import Sharing
+from tests.support.drawings import drawing
+from tests.support.harness import png, until
+from tests.support.modal_plane import ControlPlane, tree
+from tests.support.published_models import (
+    BOXES,
+    COLOUR,
+    SIDE,
+    colour_model,
+    picture,
+    place_model,
+    publish,
+)
 
 ENVIRONMENT = {
     "PRELABEL_ENCODER": "builtin",
@@ -235,7 +243,7 @@ def test_every_functions_image_has_what_changes_often_last(plane: ControlPlane) 
 
 
 def test_what_images_install_can_be_resolved(plane: ControlPlane, tmp_path: Path) -> None:
-    from serverless.image import overrides
+    from serverless.container_image import overrides
 
     listed = tmp_path / "overrides.txt"
     listed.write_text("\n".join(overrides()))
@@ -257,7 +265,7 @@ def test_what_images_install_can_be_resolved(plane: ControlPlane, tmp_path: Path
 
 
 def test_weights_are_baked_for_the_settings_that_need_them() -> None:
-    from serverless.image import weight_commands
+    from serverless.container_image import weight_commands
 
     text = "\n".join(weight_commands("auto", "auto"))
     assert "ViT-B-32-256" in text
@@ -424,9 +432,9 @@ def test_a_head_of_many_images_is_fitted_there_and_equal_and_what_is_old_there_g
 ) -> None:
     import numpy as np
 
-    from serverless import remote
+    from serverless import modal_compute
 
-    monkeypatch.setattr(remote, "HEAVY", 10)
+    monkeypatch.setattr(modal_compute, "HEAVY", 10)
     names = [COLOUR.label_names[i % 2] for i in range(24)]
     vectors = BuiltinEncoder().encode_images([picture(n, i) for i, n in enumerate(names)])
     answers = tuple(frozenset([name]) for name in names)
@@ -648,7 +656,7 @@ def test_without_a_token_the_sentence_says_how_to_get_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clean = {k: v for k, v in os.environ.items() if not k.startswith("MODAL_")}
-    code = "from serverless.cloud import Cloud; Cloud('prelabel')"
+    code = "from serverless.modal_client import Cloud; Cloud('prelabel')"
     env = {**clean, "MODAL_CONFIG_PATH": str(tmp_path / "none"), "HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert UsageError.__name__ in done.stderr

@@ -16,8 +16,8 @@ from PIL import Image
 from backend.scheduler.worker_pool import ANSWERING
 from backend.vision.detection.training_example import Example
 from tests.conftest import MakeBackend
-from tests.drawn import Drawing, Thing, drawing
-from tests.harness import Backend, Json, Lab, data_uri, until
+from tests.support.drawings import Drawing, Thing, drawing
+from tests.support.harness import Backend, Json, Lab, data_uri, until
 
 BOXES = """
 <View>

@@ -18,9 +18,9 @@ import modal
 import modal.exception
 import pytest
 
-from tests.plane import PROXY_TOKEN, ControlPlane, DeployError, VolumeMount, tree
-from tests.plane import toy as toy_module
-from tests.plane.room import namespace_command
+from tests.support.modal_plane import PROXY_TOKEN, ControlPlane, DeployError, VolumeMount, tree
+from tests.support.modal_plane import toy_app as toy_module
+from tests.support.modal_plane.sandbox import namespace_command
 
 LIBRARY = '''
 """Local source of the toy, to be mounted."""

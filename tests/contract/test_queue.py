@@ -11,7 +11,7 @@ from backend.learning.audit import is_audit
 from backend.loop.publish.publish import TAB
 from backend.loop.publish.queue_order import HEAD
 from tests.conftest import MakeBackend
-from tests.harness import Backend, Lab, data_uri, until
+from tests.support.harness import Backend, Lab, data_uri, until
 
 LATER = {"PRELABEL_RETRAIN_AFTER": "1000", "PRELABEL_POLL": "5"}
 """No round while people label; an event that a busy Label Studio never sent is made up for."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.harness import Application, Backend, Json, Lab, choice_of, png, until
+from tests.support.harness import Application, Backend, Json, Lab, choice_of, png, until
 from tests.unit.endpoint.test_capturing import doubtful
 
 

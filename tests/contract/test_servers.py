@@ -11,9 +11,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from demo.studio import Program, Studio, free_port
+from demo.label_studio import Program, Studio, free_port
 from tests.conftest import MakeBackend, MakeStudio
-from tests.harness import Backend, Lab, choice_of, until
+from tests.support.harness import Backend, Lab, choice_of, until
 
 STOCK = str(Path(sys.executable).parent / "label-studio-ml")
 
@@ -26,7 +26,7 @@ def second(make_studio: MakeStudio) -> Studio:
 
 def personal_token(studio: Studio) -> str:
     """A personal access token, made as the account page makes it; legacy tokens are turned off."""
-    from demo.studio import EMAIL
+    from demo.label_studio import EMAIL
 
     with httpx.Client(base_url=studio.url, trust_env=False, timeout=60) as browser:
         browser.get("/user/login/")

@@ -10,9 +10,9 @@ import pytest
 
 from backend.domain import Choice, ImageSize, Prediction
 from backend.label_studio.client import MACHINE
-from backend.label_studio.regions import AT_ONCE
-from backend.learning.accepting import for_people
+from backend.label_studio.task_results import AT_ONCE
 from backend.learning.audit import is_audit
+from backend.learning.auto_accept import for_people
 from backend.loop.observe import observe, take_pulse
 from backend.loop.publish.auto_accept import accept
 from backend.runtime.connection import Connection, connect, created_at
@@ -21,7 +21,7 @@ from backend.store.projects import ProjectRecord
 from backend.tools.label_errors import TAB
 from tests.conftest import MakeBackend
 from tests.contract.test_commands import figures, prelabel
-from tests.harness import CHOICES, COLOURS, Backend, Json, Lab, choice_of, until
+from tests.support.harness import CHOICES, COLOURS, Backend, Json, Lab, choice_of, until
 
 LATER = {"PRELABEL_RETRAIN_AFTER": "1000"}
 

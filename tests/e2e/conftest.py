@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from demo.studio import Studio
-from tests.browser import PATIENCE, chromium, log_in
+from demo.label_studio import Studio
 from tests.conftest import SCREENSHOTS
+from tests.support.browser import PATIENCE, chromium, log_in
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,12 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from backend.learning.audit import is_audit
 from backend.store.versions import Versions
-from demo.studio import Studio
-from tests.browser import PATIENCE, overflow, screenshot
+from demo.label_studio import Studio
 from tests.conftest import MakeBackend
 from tests.contract.test_places import BOXES, annotate, box
-from tests.drawn import drawing
-from tests.harness import Backend, Lab, data_uri, until
+from tests.support.browser import PATIENCE, overflow, screenshot
+from tests.support.drawings import drawing
+from tests.support.harness import Backend, Lab, data_uri, until
 
 SLOW = 240_000.0
 """Milliseconds that a training may take."""

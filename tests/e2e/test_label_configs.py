@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
-from backend.label_studio.config import read_config
-from tests.browser import screenshot
-from tests.drawn import drawing
-from tests.harness import Lab, data_uri
+from backend.label_studio.labeling_config import read_config
+from tests.support.browser import screenshot
+from tests.support.drawings import drawing
+from tests.support.harness import Lab, data_uri
 
 CONFIGS = sorted((Path(__file__).parents[2] / "label_config").glob("*.xml"))
 

@@ -19,21 +19,21 @@ from backend.inference.embed import Embedded
 from backend.inference.images import Pictures
 from backend.inference.model import Model
 from backend.inference.predict import certainties, predictions
-from backend.label_studio.config import ReadConfig
-from backend.label_studio.images import Images
-from backend.label_studio.regions import whole_of
-from backend.learning.accepting import for_people
+from backend.label_studio.image_fetcher import Images
+from backend.label_studio.labeling_config import ReadConfig
+from backend.label_studio.task_results import whole_of
 from backend.learning.audit import is_audit
+from backend.learning.auto_accept import for_people
 from backend.learning.thresholds import NEVER
 from backend.loop.observe import Observation, Pulse
 from backend.loop.publish import auto_accept
 from backend.store.acceptance import Acceptance, Acceptances
-from backend.store.pictures import PictureFiles
+from backend.store.image_copies import PictureFiles
 from backend.store.versions import Card
 from backend.vision.detection.detections import Found
-from backend.vision.detection.detector import Meaning
+from backend.vision.detection.trained_detector import Meaning
 from backend.vision.encoders.embedding_cache import EmbeddingCache
-from backend.web import Limits
+from backend.web_fetcher import Limits
 
 COLOUR = Control("colour", "image", "image", (Label("red"), Label("blue")), accept_error=0.05)
 SIZE = ImageSize(10, 10)

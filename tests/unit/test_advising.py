@@ -8,9 +8,9 @@ import pytest
 from backend.arrays import Ints
 from backend.domain import Control, ImageSize, Label, Place
 from backend.inference.detections import Sample
-from backend.learning import advising
-from backend.learning.advising import Comparison, Things, Way
-from backend.learning.evaluation import share
+from backend.learning import labeling_advice
+from backend.learning.classification_metrics import share
+from backend.learning.labeling_advice import Comparison, Things, Way
 from backend.tools.advise import counts_in, things_in
 
 
@@ -25,7 +25,7 @@ def truth(*counts: int) -> Ints:
 
 def test_presence_is_the_share_of_images_that_are_told_right() -> None:
     there = truth(*[0, 1] * 10)
-    found = advising.compare_presence(way(*[0] * 20), way(*[0, 3] * 10), there)
+    found = labeling_advice.compare_presence(way(*[0] * 20), way(*[0, 3] * 10), there)
     assert (found.sorting.value, found.finding.value) == (0.5, 1.0)
     assert found.sorting.low < 0.5 < found.sorting.high
     assert found.better == "finding"
@@ -36,20 +36,20 @@ def test_few_differences_show_nothing() -> None:
     there = truth(*[0, 1] * 10)
     told = [0, 1] * 10
     told[1] = 0
-    found = advising.compare_presence(way(*told), way(*[0, 1] * 10), there)
+    found = labeling_advice.compare_presence(way(*told), way(*[0, 1] * 10), there)
     assert found.better == ""
     assert found.chance == 0.5
 
 
 def test_presence_is_not_compared_where_everything_is_everywhere() -> None:
-    found = advising.compare_presence(way(*[1] * 20), way(*[2] * 20), truth(*[2] * 20))
+    found = labeling_advice.compare_presence(way(*[1] * 20), way(*[2] * 20), truth(*[2] * 20))
     assert found.chance is None
     assert found.better == ""
 
 
 def test_the_error_of_counts_is_relative_to_what_is_there() -> None:
     there = truth(*[4] * 10)
-    found = advising.compare_counts(way(*[2] * 10), way(*[4] * 9, 3), there)
+    found = labeling_advice.compare_counts(way(*[2] * 10), way(*[4] * 9, 3), there)
     assert found.sorting.value == 0.5  # 20 of 40
     assert found.finding.value == 0.025  # 1 of 40
     assert found.better == "finding"
@@ -58,27 +58,27 @@ def test_the_error_of_counts_is_relative_to_what_is_there() -> None:
 def test_errors_of_two_labels_do_not_cancel() -> None:
     there = np.array([[3, 1]] * 4)
     swapped = Way(there > 0, there[:, ::-1])
-    found = advising.compare_counts(swapped, Way(there > 0, there), there)
+    found = labeling_advice.compare_counts(swapped, Way(there > 0, there), there)
     assert found.sorting.value == 1.0  # 4 off of 4
     assert found.finding.value == 0.0
 
 
 def test_equal_ways_are_not_told_apart() -> None:
     there = truth(1, 2, 3, 0, 1, 5)
-    found = advising.compare_counts(way(1, 2, 2, 0, 1, 4), way(1, 2, 2, 0, 1, 4), there)
+    found = labeling_advice.compare_counts(way(1, 2, 2, 0, 1, 4), way(1, 2, 2, 0, 1, 4), there)
     assert (found.better, found.chance) == ("", 1.0)
 
 
 def test_nothing_to_count_is_no_comparison() -> None:
-    assert advising.compare_counts(way(0, 0), way(0, 1), truth(0, 0)).chance is None
+    assert labeling_advice.compare_counts(way(0, 0), way(0, 1), truth(0, 0)).chance is None
 
 
 @pytest.mark.parametrize("counts", [[0, 1, 2], [0] * 9 + [30], list(range(50)), [3]])
 def test_counts_fall_into_few_buckets_that_hold_the_extremes(counts: list[int]) -> None:
-    bins = advising.count_bins(counts)
-    assert len(bins) <= advising.BINS
+    bins = labeling_advice.count_bins(counts)
+    assert len(bins) <= labeling_advice.BINS
     assert {min(counts), max(counts)} <= set(bins)
-    assert all(advising.nearest_bin(count, bins) in bins for count in counts)
+    assert all(labeling_advice.nearest_bin(count, bins) in bins for count in counts)
 
 
 def things(*sides: float, counts: tuple[int, ...] = (0, 2, 3)) -> Things:
@@ -102,7 +102,7 @@ def test_the_recommendation_follows_the_figures(
     better: str, chance: float | None, words: str
 ) -> None:
     count = compared("finding", metric="counting error")
-    told = advising.recommend(things(0.05), compared(better, chance), count, points=False)
+    told = labeling_advice.recommend(things(0.05), compared(better, chance), count, points=False)
     assert words in " ".join(told)
     assert "The things are small" in told[0]
     assert "whole images 50% (30% to 70%)" in " ".join(told)
@@ -111,7 +111,7 @@ def test_the_recommendation_follows_the_figures(
 
 def test_counts_are_not_spoken_of_where_there_is_never_more_than_one() -> None:
     one = things(0.4, counts=(0, 1, 1))
-    told = advising.recommend(one, compared("sorting"), compared("finding"), points=True)
+    told = labeling_advice.recommend(one, compared("sorting"), compared("finding"), points=True)
     assert not any("How many" in sentence for sentence in told)
     assert "clicks" in " ".join(told)
 

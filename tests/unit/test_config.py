@@ -6,7 +6,7 @@ import pytest
 
 from backend.domain import Label
 from backend.errors import ConfigError
-from backend.label_studio.config import read_config
+from backend.label_studio.labeling_config import read_config
 
 IMAGE = '<Image name="image" value="$photo"/>'
 TWO = '<Choice value="a"/><Choice value="b"/>'

@@ -15,21 +15,21 @@ import numpy as np
 import pytest
 
 from backend.dashboard.chart import draw
-from backend.dashboard.pages import Pages
-from backend.dashboard.reading import JsonFiles, Reader
+from backend.dashboard.page_reader import JsonFiles, Reader
+from backend.dashboard.rendering import Pages
 from backend.dashboard.values import Figure, Outlook, VersionRow
-from backend.dashboard.words import headline, meaning
+from backend.dashboard.wording import headline, meaning
 from backend.errors import StoreError
 from backend.learning.coverage import survey
 from backend.loop.publish.queue_order import Order
 from backend.scheduler.service import Service
 from backend.server.app import make_app
-from backend.server.origin import refusal
+from backend.server.cross_origin import refusal
 from backend.settings import Settings
 from backend.store.captures import Captures
 from backend.store.files import write_json
 from backend.store.versions import Versions
-from tests.unit.homes import CONTROLS, card, full, state
+from tests.support.dashboard_homes import CONTROLS, card, full, state
 
 SERVER = "http://label.example"
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{ 7 * 7 }}"

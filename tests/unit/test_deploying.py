@@ -11,14 +11,14 @@ import pytest
 from backend.endpoint.alert_rules import sound_rules
 from backend.errors import UsageError
 from backend.settings import Settings
-from serverless import gateway
-from serverless import image as images
-from serverless.deploying import check_encoders, reachable
+from serverless import asgi_apps
+from serverless import container_image as images
+from serverless.container_image import environment, live_encoders, weight_commands
+from serverless.deploy import check_encoders, reachable
 from serverless.deployments import deployments, note_deployment
-from serverless.image import environment, live_encoders, weight_commands
-from serverless.remote import check_seconds
+from serverless.modal_compute import check_seconds
 from serverless.secrets import of_backend, of_endpoint
-from tests.published import colour_model, publish
+from tests.support.published_models import colour_model, publish
 
 ALERTS = """
 [[alert]]
@@ -163,7 +163,7 @@ def test_the_endpoint_there_starts_although_a_rule_waits_for_a_secret(
     monkeypatch.setenv("PRELABEL_HOME", str(tmp_path))
     monkeypatch.setenv("PRELABEL_KEPT", str(tmp_path / "kept"))
     (tmp_path / "alerts.toml").write_text(ALERTS)
-    app = gateway.endpoint(lambda *given: [], lambda: None, lambda: None)
+    app = asgi_apps.endpoint(lambda *given: [], lambda: None, lambda: None)
     assert "/v1/functions" in {getattr(route, "path", "") for route in app.routes}
     assert "GREENHOUSE_SECRET" in caplog.text
 

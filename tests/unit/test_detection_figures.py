@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from backend.domain import Place
-from backend.learning.detection import (
+from backend.learning.detection_metrics import (
     Judged,
     Tally,
     best_threshold,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from modal import exception
 
-from serverless.cloud import Explained, JobFailed, Unreachable
+from serverless.modal_client import Explained, JobFailed, Unreachable
 
 
 @pytest.mark.parametrize(

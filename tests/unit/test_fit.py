@@ -12,16 +12,16 @@ import pytest
 from backend.domain import Place, Task
 from backend.inference.embed import NO_IMAGES
 from backend.inference.model import Model, save_model
-from backend.label_studio.config import read_config
+from backend.label_studio.labeling_config import read_config
 from backend.loop.card import Stopwatch
 from backend.loop.fit import Fit
-from backend.loop.labels import label_table
+from backend.loop.label_table import label_table
 from backend.loop.observe import Observation, Pulse
 from backend.loop.train_version import Maker
 from backend.runtime.resources import Resources
 from backend.settings import Settings
 from backend.store.projects import ProjectRecord
-from tests.unit.homes import card
+from tests.support.dashboard_homes import card
 
 CONFIG = """
 <View><Image name="image" value="$image"/>

@@ -9,9 +9,9 @@ import numpy.typing as npt
 import pytest
 from scipy import ndimage
 
-from demo.apples import apple_scenes
-from demo.fruit import SEEN, Fruit, FruitScene, Item, truth, visible
-from demo.strawberries import strawberry_scenes
+from demo.scenes.apple_scenes import apple_scenes
+from demo.scenes.fruit_scene import SEEN, Fruit, FruitScene, Item, truth, visible
+from demo.scenes.strawberry_scenes import strawberry_scenes
 
 Series = Callable[[int, int], Iterator[FruitScene]]
 SERIES: tuple[Series, ...] = (strawberry_scenes, apple_scenes)

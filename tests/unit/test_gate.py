@@ -9,13 +9,13 @@ import pytest
 
 from backend.arrays import Doubles, Indices
 from backend.learning import contradiction as contradicting
-from backend.learning import denial as denying
-from backend.learning import gate
+from backend.learning import quality_gate
+from backend.learning import rejection as denying
 from backend.learning.contradiction import Believed, Contradiction, Trust, contradiction
-from backend.learning.denial import denial
+from backend.learning.rejection import denial
 
 
-@pytest.mark.parametrize("module", [gate, contradicting, denying])
+@pytest.mark.parametrize("module", [quality_gate, contradicting, denying])
 def test_the_examples_in_the_docstrings_hold(module: object) -> None:
     found = doctest.testmod(module)  # type: ignore[arg-type]
     assert found.attempted
@@ -39,7 +39,7 @@ def test_a_version_that_loses_too_many_images_is_held_back(
 ) -> None:
     live = [True] * lost + [False] * won + [True] * 20
     new = [False] * lost + [True] * won + [True] * 20
-    verdict = gate.compare_answers(live, new, "v3-abc")
+    verdict = quality_gate.compare_answers(live, new, "v3-abc")
     assert verdict.promote is promoted
     assert verdict.reason.startswith("Held back" if not promoted else "Not shown to be worse")
     assert "v3-abc" in verdict.reason
@@ -47,10 +47,10 @@ def test_a_version_that_loses_too_many_images_is_held_back(
 
 
 def test_without_an_audit_label_nothing_speaks_against_a_version() -> None:
-    verdict = gate.compare_answers([], [])
+    verdict = quality_gate.compare_answers([], [])
     assert verdict.promote
     assert "No audit image" in verdict.reason
-    assert gate.compare_finds(np.zeros((1, 3)), np.zeros((1, 3))).promote
+    assert quality_gate.compare_finds(np.zeros((1, 3)), np.zeros((1, 3))).promote
 
 
 def test_equally_good_versions_are_rarely_held_back_and_much_worse_ones_mostly() -> None:
@@ -61,7 +61,7 @@ def test_equally_good_versions_are_rarely_held_back_and_much_worse_ones_mostly()
         live = both | (random.random(40) < 0.8)
         for skill in held:
             new = both | (random.random(40) < (0.8 if skill == 0.9 else 0.4))
-            held[skill] += not gate.compare_answers(live.tolist(), new.tolist()).promote
+            held[skill] += not quality_gate.compare_answers(live.tolist(), new.tolist()).promote
     assert held[0.9] <= 0.1 * 400
     assert held[0.7] >= 0.8 * 400
 
@@ -71,9 +71,9 @@ def test_finds_are_compared_image_by_image() -> None:
     there = random.integers(1, 8, 40)
     live = np.stack([there * 0.9, there, there], axis=1)
     worse = np.stack([there * 0.6, there, there], axis=1)
-    assert gate.compare_finds(live, live).promote
-    assert gate.compare_finds(worse, live).promote
-    verdict = gate.compare_finds(live, worse, "v2")
+    assert quality_gate.compare_finds(live, live).promote
+    assert quality_gate.compare_finds(worse, live).promote
+    verdict = quality_gate.compare_finds(live, worse, "v2")
     assert not verdict.promote
     assert "F1 is 60%" in verdict.reason
 
@@ -82,19 +82,19 @@ def test_a_detector_that_forgot_what_it_learned_is_held_back_without_an_audit_im
     there = np.array([3.0, 4, 2, 5, 3, 4])
     live = np.stack([there - 1, there, there], axis=1)
     nothing = np.stack([0 * there, 0 * there, there], axis=1)
-    verdict = gate.compare_finds(live, nothing, "v1", "latest images it learned from")
+    verdict = quality_gate.compare_finds(live, nothing, "v1", "latest images it learned from")
     assert not verdict.promote
     assert "6 latest images it learned from" in verdict.reason
-    assert gate.compare_finds(nothing, nothing).promote
+    assert quality_gate.compare_finds(nothing, nothing).promote
 
 
 def test_two_images_that_differ_show_nothing_however_many_are_alike() -> None:
     live = np.full((40, 3), 3.0)
     new = live.copy()
     new[:2, 0] = 2
-    assert gate.compare_finds(live, new).promote
+    assert quality_gate.compare_finds(live, new).promote
     new[:6, 0] = 2
-    assert not gate.compare_finds(live, new).promote
+    assert not quality_gate.compare_finds(live, new).promote
 
 
 @pytest.mark.parametrize("images", [2, 4, 8, 30])
@@ -107,16 +107,16 @@ def test_equal_detectors_are_rarely_held_back(images: int) -> None:
             np.stack([random.binomial(there, 0.8), random.poisson(there), there], axis=1)
             for _ in range(2)
         ]
-        held += not gate.compare_finds(rows[0], rows[1]).promote
+        held += not quality_gate.compare_finds(rows[0], rows[1]).promote
     assert held <= 0.13 * 500
 
 
 def test_one_reason_to_hold_back_is_enough_and_is_the_one_that_is_told() -> None:
-    good = gate.Verdict(True, "Fine.", {})
-    bad = gate.Verdict(False, "Held back: worse.", {})
-    assert gate.all_of([good, bad]).reason == "Held back: worse."
-    assert gate.all_of([good, good]).promote
-    assert not gate.all_of([good, bad]).promote
+    good = quality_gate.Verdict(True, "Fine.", {})
+    bad = quality_gate.Verdict(False, "Held back: worse.", {})
+    assert quality_gate.all_of([good, bad]).reason == "Held back: worse."
+    assert quality_gate.all_of([good, good]).promote
+    assert not quality_gate.all_of([good, bad]).promote
 
 
 def believed(random: np.random.Generator, n: int, sharp: float, kinds: int = 5) -> Doubles:
@@ -160,10 +160,10 @@ def test_wrong_labels_are_noticed_and_hard_images_alone_are_not(
         easy, hard = believed(random, 80, 6.0, 6), believed(random, images, sharp, 6)
         before = Believed.of_one(easy, drawn(random, easy), range(80))
         said = drawn(random, hard)
-        held["clean"] += chance(before, hard, said, seed) <= gate.CONTRADICTING
+        held["clean"] += chance(before, hard, said, seed) <= quality_gate.CONTRADICTING
         for way in ("random", "swapped"):
             wrong = spoiled(random, said, 6, way)
-            held[way] += chance(before, hard, wrong, seed) <= gate.CONTRADICTING
+            held[way] += chance(before, hard, wrong, seed) <= quality_gate.CONTRADICTING
     assert held["clean"] <= 0.05 * 60
     assert min(held["random"], held["swapped"]) >= least * 60
 
@@ -181,7 +181,7 @@ def test_people_who_always_err_a_little_and_models_that_are_too_sure_are_known_b
         said[at] = random.integers(0, 5, int(at.sum()))
         sure = belief**2 / (belief**2).sum(axis=1, keepdims=True)
         before = Believed.of_one(sure[:110], said[:110], range(110))
-        held += chance(before, sure[110:], said[110:], seed) <= gate.CONTRADICTING
+        held += chance(before, sure[110:], said[110:], seed) <= quality_gate.CONTRADICTING
     assert held <= 0.05 * 100
 
 
@@ -200,7 +200,7 @@ def test_several_labels_an_image_are_doubted_together(images: int, poisoned: boo
         before = Believed.of_several(belief[:100], said[:100], range(100))
         window = Believed.of_several(belief[100:], said[100:], range(images))
         found = contradiction(window, Trust.learned(before), np.random.default_rng(seed), 500)
-        held += found.chance <= gate.CONTRADICTING
+        held += found.chance <= quality_gate.CONTRADICTING
     low, high = {(20, False): (0, 0.05), (20, True): (0.5, 1), (60, True): (0.9, 1)}[
         images, poisoned
     ]
@@ -228,12 +228,12 @@ def test_contradiction_is_told_in_numbers_and_the_most_telling_window_decides() 
         ("v5-a", Contradiction(10, 2, 1.2, 0.2)),
         ("v4-b", Contradiction(30, 12, 3.1, 0.0005)),
     ]
-    verdict = gate.trusted(windows)
+    verdict = quality_gate.trusted(windows)
     assert verdict.reason.startswith("Held back: 12 of the 30 labels given since v4-b contradict")
     assert "about 3 are to be expected" in verdict.reason
     assert verdict.evidence["windows"] == {"v5-a": 0.2, "v4-b": 0.0005}
-    assert gate.trusted(windows[:1]).promote
-    assert gate.trusted([]).promote, "nothing came since"
+    assert quality_gate.trusted(windows[:1]).promote
+    assert quality_gate.trusted([]).promote, "nothing came since"
 
 
 def finds(
@@ -267,7 +267,10 @@ def test_finds_that_people_deny_are_noticed_and_hard_images_alone_are_not(
     for seed in range(200):
         random = np.random.default_rng(seed)
         before = finds(random, 30, 4.0, 0.0)
-        held += denial(before, finds(random, images, sharp, denied)).chance <= gate.CONTRADICTING
+        held += (
+            denial(before, finds(random, images, sharp, denied)).chance
+            <= quality_gate.CONTRADICTING
+        )
     assert low * 200 <= held <= high * 200
 
 
@@ -279,5 +282,5 @@ def test_few_images_deny_nothing() -> None:
     assert denial(known, denied * 5).chance < 0.01
     assert (
         "people deny 20 of its finds"
-        in gate.trusted([("v1", denial(known, denied * 5))], "finds").reason
+        in quality_gate.trusted([("v1", denial(known, denied * 5))], "finds").reason
     )

@@ -23,7 +23,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from backend.domain import Control, Label, Task
-from backend.label_studio.config import ReadConfig
+from backend.label_studio.labeling_config import ReadConfig
 from backend.learning.audit import is_audit
 from backend.loop.card import Stopwatch
 from backend.loop.observe import Observation, Pulse

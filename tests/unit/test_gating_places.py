@@ -12,21 +12,21 @@ import pytest
 from backend.domain import Control, Kind, Label, Place, Places, Task
 from backend.inference.embed import NO_IMAGES
 from backend.inference.model import Model, save_model
-from backend.label_studio.config import ReadConfig
+from backend.label_studio.labeling_config import ReadConfig
 from backend.learning.audit import is_audit
-from backend.learning.gate import Verdict
+from backend.learning.quality_gate import Verdict
 from backend.loop.evaluate import metrics
 from backend.loop.evaluate.gate import Gate
 from backend.loop.fit import Fit
-from backend.loop.labels import label_table
+from backend.loop.label_table import label_table
 from backend.loop.observe import Observation, Pulse
 from backend.runtime.resources import Resources
 from backend.settings import Settings
-from backend.vision.detection.detector import Finder
-from tests.drawn import Drawing, drawing
-from tests.harness import data_uri
-from tests.published import place_model
-from tests.unit import homes
+from backend.vision.detection.trained_detector import Finder
+from tests.support import dashboard_homes
+from tests.support.drawings import Drawing, drawing
+from tests.support.harness import data_uri
+from tests.support.published_models import place_model
 from tests.unit.test_gating import NAME, server
 
 __all__ = ["server"]
@@ -81,7 +81,7 @@ class Project:
     def live(self, number: int) -> None:
         """What is marked by now has been learned."""
         versions = self.resources.versions(self.record)
-        card = replace(homes.card(number, 10), encoder={}, parent=versions.live())
+        card = replace(dashboard_homes.card(number, 10), encoder={}, parent=versions.live())
         versions.save(card, label_table(self.seen()), lambda at: save_model(self.model, at))
         versions.promote(card.version, by="the loop", reason="")
 

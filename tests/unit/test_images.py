@@ -21,10 +21,10 @@ import pytest
 from PIL import Image
 
 from backend.errors import ImageError
-from backend.label_studio.images import Images
+from backend.label_studio.image_fetcher import Images
 from backend.vision.images.decode import decode
-from backend.vision.images.decode_budget import Budget
-from backend.web import Limits, Web, public
+from backend.vision.images.decode_memory import Budget
+from backend.web_fetcher import Limits, Web, public
 
 PIXELS = 10_000_000
 
@@ -500,7 +500,7 @@ def test_large_images_wait_for_each_other_and_small_ones_for_nobody() -> None:
 
 
 def test_an_image_is_made_small_while_its_memory_still_counts() -> None:
-    from backend.vision.images.decode_budget import DECODING
+    from backend.vision.images.decode_memory import DECODING
 
     held: list[int] = []
 

@@ -12,8 +12,8 @@ import pytest
 
 from backend.training.head import Examples, TrainingJob
 from backend.vision.heads.head import load_head
-from serverless import jobs, parcels
-from tests.published import COLOUR
+from serverless import jobs, serialization
+from tests.support.published_models import COLOUR
 
 ID = "an-order"
 
@@ -35,10 +35,10 @@ def order(tmp_path: Path) -> Path:
     asked = (frozenset(COLOUR.label_names),) * 12
     examples = Examples(tuple(range(12)), vectors, answers, asked, np.zeros(12, dtype=bool))
     job = TrainingJob(COLOUR, examples, vectors, None, 1.0, 0.0, None, 0)
-    row, files = parcels.head_order(job)
+    row, files = serialization.head_order(job)
     folder = tmp_path / "orders" / ID
     folder.mkdir(parents=True)
-    parcels.write_files({**files, "order.json": json.dumps(row).encode()}, folder)
+    serialization.write_files({**files, "order.json": json.dumps(row).encode()}, folder)
     return folder
 
 

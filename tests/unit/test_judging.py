@@ -15,12 +15,12 @@ from backend.domain import Choice, Control, ImageSize, Label, Place
 from backend.inference.confidence import certainty, find_certainty
 from backend.inference.detections import Sample
 from backend.inference.model import Model, confident
-from backend.learning.evaluation import share
+from backend.learning.classification_metrics import share
 from backend.loop.evaluate import metrics
 from backend.loop.evaluate.metrics import Judgement
 from backend.training.head import Examples
 from backend.vision.detection.detections import Found
-from backend.vision.detection.detector import Meaning
+from backend.vision.detection.trained_detector import Meaning
 from backend.vision.heads.head import Head
 
 SIZE = ImageSize(1, 1)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from backend.cli.main import main
-from backend.store.keys import Keys
+from backend.store.api_keys import Keys
 from backend.store.projects import Projects
 
 

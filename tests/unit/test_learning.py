@@ -7,10 +7,10 @@ import doctest
 import numpy as np
 import pytest
 
-from backend.learning import audit, evaluation, selection
+from backend.learning import audit, classification_metrics, selection
 
 
-@pytest.mark.parametrize("module", [audit, evaluation, selection])
+@pytest.mark.parametrize("module", [audit, classification_metrics, selection])
 def test_the_examples_in_the_docstrings_hold(module: object) -> None:
     found = doctest.testmod(module)  # type: ignore[arg-type]
     assert found.attempted
@@ -171,18 +171,20 @@ def test_uncertainty(row: list[float], multiple: bool, expected: float) -> None:
     ],
 )
 def test_a_share_with_its_interval(right: int, n: int, low: float, high: float) -> None:
-    figure = evaluation.share(right, n)
+    figure = classification_metrics.share(right, n)
     assert (figure.low, figure.high) == pytest.approx((low, high), abs=2e-4)
     assert figure.value == (right / n if n else None)
 
 
 def test_several_of_many_is_right_only_when_all_labels_are() -> None:
     a, b, ab = frozenset("a"), frozenset("b"), frozenset("ab")
-    figure = evaluation.accuracy([(a, a), (ab, a), (None, b), (frozenset(), frozenset())])
+    figure = classification_metrics.accuracy(
+        [(a, a), (ab, a), (None, b), (frozenset(), frozenset())]
+    )
     assert (figure.n, figure.value) == (4, 0.5)
 
 
-def rare_answers(seed: int) -> tuple[evaluation.Figure, float]:
+def rare_answers(seed: int) -> tuple[classification_metrics.Figure, float]:
     """Macro F1 of 40 answers to eight labels, from 1 down to 0.03, and its truth where known."""
     rng = np.random.default_rng(seed)
     mix = 0.03 ** (np.arange(8) / 7)
@@ -196,7 +198,7 @@ def rare_answers(seed: int) -> tuple[evaluation.Figure, float]:
     truth = [frozenset(names[d // 8]) for d in drawn]
     f1 = 2 * np.diag(joint) / (joint.sum(axis=0) + joint.sum(axis=1))
     known = sorted({int(d) // 8 for d in drawn})
-    return evaluation.macro_f1(given, truth, names), float(f1[known].mean())
+    return classification_metrics.macro_f1(given, truth, names), float(f1[known].mean())
 
 
 def test_with_rare_labels_the_interval_of_macro_f1_holds_the_truth_as_often_as_it_says() -> None:
@@ -208,8 +210,8 @@ def test_with_rare_labels_the_interval_of_macro_f1_holds_the_truth_as_often_as_i
 
 def test_labels_that_nobody_gave_are_left_out_of_macro_f1_and_it_says_so() -> None:
     a, b = frozenset("a"), frozenset("b")
-    figure = evaluation.macro_f1([a, b, a], [a, b, b], ["a", "b", "c"])
+    figure = classification_metrics.macro_f1([a, b, a], [a, b, b], ["a", "b", "c"])
     assert figure.metric == "macro F1 of 2 of 3 labels"
     assert figure.low <= (figure.value or 0) <= figure.high
-    assert evaluation.macro_f1([a, b], [a, b], ["a", "b"]).metric == "macro F1"
-    assert (evaluation.macro_f1([a], [a], ["a"]).low, figure.n) == (0.0, 3)
+    assert classification_metrics.macro_f1([a, b], [a, b], ["a", "b"]).metric == "macro F1"
+    assert (classification_metrics.macro_f1([a], [a], ["a"]).low, figure.n) == (0.0, 3)

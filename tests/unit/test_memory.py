@@ -13,7 +13,7 @@ from backend.loop.publish.publish import Presented
 from backend.loop.round import Ask, Memory, Outcome, Round
 from backend.runtime.resources import Resources
 from backend.settings import Settings
-from serverless.spending import Spending
+from serverless.monthly_budget import Spending
 from tests.unit.test_ordering import PULSE, ordered
 
 LOOK = "2026-01-01T10:00:00.000000Z"

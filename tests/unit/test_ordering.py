@@ -9,7 +9,7 @@ import numpy as np
 
 from backend.arrays import Floats
 from backend.domain import Control, Label, Task
-from backend.label_studio.config import ReadConfig
+from backend.label_studio.labeling_config import ReadConfig
 from backend.learning.audit import is_audit
 from backend.loop.observe import Observation, Pulse
 from backend.loop.publish.queue_order import HEAD, Order, examples, order_of

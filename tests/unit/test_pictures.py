@@ -15,10 +15,10 @@ from PIL import Image
 
 from backend.domain import ImageSize
 from backend.inference.images import Pictures, Source
-from backend.label_studio.images import Images
-from backend.store.pictures import LONGEST, PictureFiles
+from backend.label_studio.image_fetcher import Images
+from backend.store.image_copies import LONGEST, PictureFiles
 from backend.vision.encoders.embedding_cache import EmbeddingCache
-from backend.web import Limits
+from backend.web_fetcher import Limits
 
 MEGA = 1_000_000
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from backend.domain import Control, Finding, ImageSize, Label, Place, Prediction
-from backend.label_studio.places import drawn_by, marked_by, place_regions
-from backend.label_studio.regions import prediction_json, read_task
+from backend.label_studio.region_results import drawn_by, marked_by, place_regions
+from backend.label_studio.task_results import prediction_json, read_task
 
 LABELS = (Label("disc"), Label("square"))
 BOX = Control("box", "image", "image", LABELS, "boxes")

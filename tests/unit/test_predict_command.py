@@ -12,7 +12,16 @@ from PIL import Image
 
 from backend.cli.main import main
 from backend.inference.model import Model
-from tests.published import BOXES, COLOUR, POINTS, TAGS, colour_model, picture, place_model, publish
+from tests.support.published_models import (
+    BOXES,
+    COLOUR,
+    POINTS,
+    TAGS,
+    colour_model,
+    picture,
+    place_model,
+    publish,
+)
 from tests.unit.vision.detection.conftest import BOTH, drawings
 
 

@@ -18,17 +18,17 @@ import pytest
 from backend.domain import Control, Label, Task
 from backend.inference.model import save_model
 from backend.label_studio.client import MACHINE
-from backend.label_studio.config import ReadConfig
-from backend.learning.accepting import for_people
+from backend.label_studio.labeling_config import ReadConfig
 from backend.learning.audit import is_audit
+from backend.learning.auto_accept import for_people
 from backend.loop.observe import Observation, Pulse
 from backend.loop.publish.publish import Presenter
 from backend.runtime.resources import Resources
 from backend.settings import Settings
-from tests.drawn import drawing
-from tests.harness import data_uri
-from tests.published import place_model
-from tests.unit import homes
+from tests.support import dashboard_homes
+from tests.support.drawings import drawing
+from tests.support.harness import data_uri
+from tests.support.published_models import place_model
 
 NAME = "p"
 LABELS = (Label("disc"), Label("square"))
@@ -100,7 +100,7 @@ def settings(tmp_path: Path) -> Iterator[Settings]:
     resources = Resources(found)
     versions = resources.versions(resources.projects.register(url, 1))
     proven = {"error": 0.5, "level": 0.0, "audit": 100, "chance": 0.01, "reason": "It holds."}
-    card = replace(homes.card(0, 10), encoder={}, accepting=proven)
+    card = replace(dashboard_homes.card(0, 10), encoder={}, accepting=proven)
     versions.save(card, {}, lambda at: save_model(place_model(CONTROL), at))
     versions.promote(card.version, by="the loop", reason="")
     yield found

@@ -14,10 +14,10 @@ from backend.inference.detections import Sample, found_in
 from backend.inference.model import Model, load_model, save_model
 from backend.inference.prompts import YoloePrompts
 from backend.training.detector import FindingJob, never_found, train_finder
-from backend.vision.detection.detector import Finds, Meaning
 from backend.vision.detection.network_runner import Detector
-from backend.vision.detection.output_layers import raw_outputs
 from backend.vision.detection.prompted_detector import PromptedFinder
+from backend.vision.detection.raw_network import raw_outputs
+from backend.vision.detection.trained_detector import Finds, Meaning
 from backend.vision.detection.yoloe import OpenVocabulary
 from backend.vision.encoders.clip import tokenize
 from backend.vision.runtime import TorchRunner

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from backend.domain import Choice, Control, ImageSize, Label, Prediction
-from backend.label_studio.regions import prediction_json, read_task
+from backend.label_studio.task_results import prediction_json, read_task
 
 LABELS = (Label("a"), Label("b"), Label("c"))
 ONE = Control("c", "image", "image", LABELS)

@@ -13,9 +13,9 @@ from backend.endpoint.functions import Functions, load_here
 from backend.runtime.resources import Resources
 from backend.settings import Settings
 from backend.vision.images.decode import Picture
-from serverless import parcels
-from serverless.remote_answers import Row, load_from_afar, said_row
-from tests.published import colour_model, picture, publish
+from serverless import serialization
+from serverless.remote_inference import Row, load_from_afar, said_row
+from tests.support.published_models import colour_model, picture, publish
 
 
 def ask(
@@ -23,7 +23,7 @@ def ask(
 ) -> list[Row]:
     """As a container does, which has the same home."""
     loaded = load_here(resources, resources.projects.get(id), version)
-    shown = [Picture(parcels.unpacked(i), *s) for i, s in zip(images, sizes, strict=True)]
+    shown = [Picture(serialization.unpacked(i), *s) for i, s in zip(images, sizes, strict=True)]
     return [said_row(said) for said in loaded.say(shown)]
 
 

@@ -10,10 +10,10 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from backend.vision.encoders.builtin import features
-from demo import plants
-from demo.leaves import spines
-from demo.scenes import PlantScene, plant_scenes
-from demo.species import SPECIES, Species
+from demo.scenes import plants
+from demo.scenes.leaf_geometry import spines
+from demo.scenes.plant_scenes import PlantScene, plant_scenes
+from demo.scenes.species import SPECIES, Species
 
 COUNT, HELD_OUT = 220, 80
 SEEDS = 12

@@ -35,7 +35,7 @@ from backend.scheduler.service import WAITS, Service
 from backend.scheduler.supervise import Tending
 from backend.scheduler.worker_pool import Lane
 from backend.server.app import LARGEST_SETUP, make_app
-from backend.server.source import pack_source
+from backend.server.source_archive import pack_source
 from backend.settings import Settings
 from backend.store import wake
 from backend.store.projects import Projects
@@ -423,7 +423,7 @@ def test_the_source_that_is_served_is_the_whole_program(tmp_path: Path) -> None:
     with zipfile.ZipFile(io.BytesIO(pack_source())) as packed:
         names = set(packed.namelist())
         licence = packed.read("LICENSE").decode()
-    assert {"pyproject.toml", "README.md", "backend/server/source.py"} <= names
+    assert {"pyproject.toml", "README.md", "backend/server/source_archive.py"} <= names
     assert any(name.startswith("serverless/") for name in names)
     assert {f"label_config/{file.name}" for file in (ROOT / "label_config").glob("*.xml")} <= names
     assert "AFFERO" in licence

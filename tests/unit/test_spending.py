@@ -10,7 +10,7 @@ import pytest
 from backend.errors import OverBudget
 from backend.runtime.compute import Spent
 from backend.store.usage import Usage, this_month
-from serverless.spending import UNKNOWN, Spending, dollars
+from serverless.monthly_budget import UNKNOWN, Spending, dollars
 
 
 def test_devices_are_known_by_the_names_that_torch_and_modal_give_them() -> None:

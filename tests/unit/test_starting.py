@@ -12,22 +12,28 @@ from pathlib import Path
 
 import pytest
 
-from backend.cli import places
+from backend.cli import addresses as places
 from backend.domain import Label
 from backend.errors import PrelabelError, UsageError
-from backend.label_studio import protocol
+from backend.label_studio import ml_protocol
 from backend.label_studio.client import Json
-from backend.label_studio.config import read_config
-from backend.learning import beginning
+from backend.label_studio.labeling_config import read_config
+from backend.learning import first_labels
+from backend.onboarding import (
+    backend_connection,
+    config_writer,
+    first_round,
+    image_import,
+    label_input,
+)
+from backend.onboarding import image_folder as reading
+from backend.onboarding.folder_project import asks_for, check_title, title_of
+from backend.onboarding.image_folder import Found, Largest, Passed
+from backend.onboarding.label_input import completed, fitting, read_labels
+from backend.onboarding.labeling_job import QUESTIONS, Job, check, explain, job_of, next_question
 from backend.settings import Settings
-from backend.starting import connecting, importing, names, watching, writing
-from backend.starting import folder as reading
-from backend.starting.folder import Found, Largest, Passed
-from backend.starting.job import QUESTIONS, Job, check, explain, job_of, next_question
-from backend.starting.names import completed, fitting, read_labels
-from backend.starting.project import asks_for, check_title, title_of
-from backend.store.secret import webhook_secret
-from tests.harness import png
+from backend.store.webhook_secret import webhook_secret
+from tests.support.harness import png
 
 LARGEST = Largest(bytes=1_000_000, pixels=100_000)
 NONE: frozenset[str] = frozenset()
@@ -130,7 +136,7 @@ def test_labels_are_read_as_people_type_them() -> None:
 
 
 def test_examples_of_what_is_typed_and_told_are_right() -> None:
-    for module in (protocol, names, connecting, watching, beginning, places):
+    for module in (ml_protocol, label_input, backend_connection, first_round, first_labels, places):
         found = doctest.testmod(module)
         assert found.attempted
         assert not found.failed
@@ -149,7 +155,7 @@ def test_examples_of_what_is_typed_and_told_are_right() -> None:
 )
 def test_what_cannot_be_a_backends_address_is_one_sentence(address: str, sentence: str) -> None:
     with pytest.raises(UsageError) as refused:
-        connecting.checked(address)
+        backend_connection.checked(address)
     assert sentence in str(refused.value)
 
 
@@ -157,9 +163,9 @@ def test_what_cannot_be_a_backends_address_is_one_sentence(address: str, sentenc
 def test_the_address_that_the_backend_prints_may_be_pasted(tmp_path: Path, end: str) -> None:
     settings = Settings(tmp_path, user="team", password="open sesame")
     printed = f"http://127.0.0.1:9090/{webhook_secret(tmp_path)}"
-    assert connecting.checked(printed + end, settings) == "http://127.0.0.1:9090"
-    assert connecting.address(settings, printed + end) == (printed, ("team", "open sesame"))
-    assert connecting.address(settings, "http://127.0.0.1:9090") == (
+    assert backend_connection.checked(printed + end, settings) == "http://127.0.0.1:9090"
+    assert backend_connection.address(settings, printed + end) == (printed, ("team", "open sesame"))
+    assert backend_connection.address(settings, "http://127.0.0.1:9090") == (
         printed,
         ("team", "open sesame"),
     )
@@ -181,10 +187,10 @@ def test_a_secret_of_another_home_is_not_told(tmp_path: Path) -> None:
         threading.Thread(target=server.handle_request).start()
         address = f"http://127.0.0.1:{server.server_port}"
         with pytest.raises(PrelabelError, match=f"{address} wants a password") as refused:
-            connecting.answering(Settings(tmp_path), f"{address}/{secret}")
+            backend_connection.answering(Settings(tmp_path), f"{address}/{secret}")
     assert secret not in str(refused.value)
     with pytest.raises(UsageError) as wrong:
-        connecting.checked(f"127.0.0.1:9090/{secret}")
+        backend_connection.checked(f"127.0.0.1:9090/{secret}")
     assert secret not in str(wrong.value)
 
 
@@ -199,14 +205,14 @@ def test_a_secret_of_another_home_is_not_told(tmp_path: Path) -> None:
 def test_what_to_do_first_is_true_of_the_job(types: list[str], wanted: str) -> None:
     settings = Settings(Path("/nowhere"))
     controls = [{"kind": "none yet", "type": one, "advice": ""} for one in types]
-    (told,) = watching.outcome({"tasks": 7, "controls": controls}, settings)
+    (told,) = first_round.outcome({"tasks": 7, "controls": controls}, settings)
     assert wanted in told
     assert "after 10 labels, after a pause of 30 seconds" in told
 
 
 def test_a_first_look_that_fails_is_told_with_its_reason() -> None:
     state = {"round": {"error": "No memory."}, "controls": [], "tasks": 0}
-    assert watching.outcome(state, Settings(Path("/nowhere"))) == [
+    assert first_round.outcome(state, Settings(Path("/nowhere"))) == [
         "The first look failed, and is tried again: No memory."
     ]
 
@@ -229,11 +235,11 @@ def test_a_label_that_would_not_come_back_as_it_is_is_refused(bad: str) -> None:
     ],
 )
 def test_the_number_of_labels_fits_the_job(
-    job: Job, labels: str, now: Job, names: list[str]
+    job: Job, labels: str, now: Job, label_input: list[str]
 ) -> None:
     read = read_labels(labels)
     assert fitting(job, read) is now
-    assert [label.name for label in completed(read, fitting(job, read))] == names
+    assert [label.name for label in completed(read, fitting(job, read))] == label_input
 
 
 AWKWARD = ['a "b"', "it's", "<b>", "x & y", "]]>", "größe", "苺🍓", "--", "a|b", "%20", "{a}"]
@@ -244,7 +250,7 @@ AWKWARD = ['a "b"', "it's", "<b>", "x & y", "]]>", "größe", "苺🍓", "--", "
 def test_a_written_config_is_read_as_the_same_labels(job: Job, many: bool) -> None:
     labels = [Label(name, hint=f"hint of {name}") for name in AWKWARD]
     labels += [Label(f"kind {n}") for n in range(289 * many)]
-    xml = writing.write_config(job, labels)
+    xml = config_writer.write_config(job, labels)
     (control,) = read_config(xml).controls
     assert control.labels == tuple(labels)
     assert control.kind == {Job.BOXES: "boxes", Job.POINTS: "points"}.get(job, "choices")
@@ -253,7 +259,7 @@ def test_a_written_config_is_read_as_the_same_labels(job: Job, many: bool) -> No
 
 
 def test_the_colours_of_labels_differ() -> None:
-    colours = [writing.colour(place) for place in range(60)]
+    colours = [config_writer.colour(place) for place in range(60)]
     assert len(set(colours)) == 60
     assert all(len(one) == 7 and int(one[1:], 16) >= 0 for one in colours)
 
@@ -275,12 +281,12 @@ def test_the_colours_of_labels_differ() -> None:
 def test_a_config_asks_for_what_options_say_as_far_as_they_say_it(
     job: Job | None, labels: str, same: bool
 ) -> None:
-    config = writing.write_config(Job.ONE, read_labels("a, b, c"))
+    config = config_writer.write_config(Job.ONE, read_labels("a, b, c"))
     assert asks_for(config, job, read_labels(labels)) is same
 
 
 def test_of_one_label_the_opposite_is_known_again() -> None:
-    config = writing.write_config(Job.BINARY, completed(read_labels("ripe"), Job.BINARY))
+    config = config_writer.write_config(Job.BINARY, completed(read_labels("ripe"), Job.BINARY))
     assert asks_for(config, Job.BINARY, read_labels("ripe"))
 
 
@@ -291,9 +297,9 @@ def test_a_title_that_label_studio_would_not_take_is_refused(title: str) -> None
 
 
 def test_a_folder_without_an_image_is_known_before_anything_is_made(photos: Path) -> None:
-    def looked(*names: str) -> importing.Imported | None:
-        files = [photos / name for name in names]
-        return importing.no_image(reading.read(photos, files, NONE, LARGEST))
+    def looked(*label_input: str) -> image_import.Imported | None:
+        files = [photos / name for name in label_input]
+        return image_import.no_image(reading.read(photos, files, NONE, LARGEST))
 
     nothing = looked("text.txt", "empty.png")
     assert nothing is not None
@@ -393,33 +399,35 @@ def image(number: int, size: int = 10) -> Found:
 
 
 def test_images_are_sent_in_batches_of_few_images_and_few_bytes() -> None:
-    assert [len(b) for b in importing.batches(image(n) for n in range(120))] == [50, 50, 20]
-    large = [image(n, importing.BATCH_BYTES // 2) for n in range(4)]
-    assert [len(b) for b in importing.batches([*large, image(5, importing.BATCH_BYTES * 2)])] == [
+    assert [len(b) for b in image_import.batches(image(n) for n in range(120))] == [50, 50, 20]
+    large = [image(n, image_import.BATCH_BYTES // 2) for n in range(4)]
+    assert [
+        len(b) for b in image_import.batches([*large, image(5, image_import.BATCH_BYTES * 2)])
+    ] == [
         2,
         2,
         1,
     ]
-    assert list(importing.batches([])) == []
+    assert list(image_import.batches([])) == []
 
 
 def test_what_was_interrupted_goes_on_where_it_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(importing, "BATCH", 4)
+    monkeypatch.setattr(image_import, "BATCH", 4)
     for number in range(10):
         (tmp_path / f"{number}.png").write_bytes(png("red", number % 9))
     files = reading.files_of(tmp_path)
     shelf = Shelf(calls=2)
     with pytest.raises(ConnectionError):
-        importing.bring(
+        image_import.bring(
             reading.read(tmp_path, files, NONE, LARGEST), shelf, 1, 10, lambda d, o: None
         )
     known = frozenset(row["data"]["sha256"] for row in shelf.rows)
     assert len(known) == 8
     again, told = Shelf(), []
     read = reading.read(tmp_path, files, known, LARGEST)
-    imported = importing.bring(read, again, 1, 10, lambda *now: told.append(now))
+    imported = image_import.bring(read, again, 1, 10, lambda *now: told.append(now))
     assert (imported.images, dict(imported.passed)) == (
         1,
         {"in the project already": 8, "the same as another file of the folder": 1},
@@ -431,7 +439,7 @@ def test_what_was_interrupted_goes_on_where_it_stopped(
 
 
 def test_what_is_passed_over_is_told_with_some_names() -> None:
-    told = importing.Imported()
+    told = image_import.Imported()
     for number in range(5):
         told.pass_over(Passed(f"{number}.txt", "not an image (.txt)"))
     told.pass_over(Passed("x.png", "damaged image"))

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 
 from backend.cli.main import main
-from backend.dashboard.reading import Reader
+from backend.dashboard.page_reader import Reader
 from backend.settings import read_settings
 from backend.store.captures import Capture, Captures
 from backend.store.files import write_json
 from backend.store.projects import Projects
 from backend.store.versions import Versions
-from demo.studio import free_port
-from tests.published import colour_model, publish
-from tests.unit.homes import state
+from demo.label_studio import free_port
+from tests.support.dashboard_homes import state
+from tests.support.published_models import colour_model, publish
 
 FIGURE = {"n": 20, "value": 0.9, "low": 0.7, "high": 0.97, "metric": "accuracy"}
 NOTHING = {"n": 0, "value": None, "low": 0.0, "high": 1.0, "metric": "recall"}

@@ -12,11 +12,11 @@ import pytest
 
 from backend.errors import NotThere, StoreError
 from backend.store import files, wake
-from backend.store.front import Front
-from backend.store.pictures import PictureFiles
+from backend.store.image_copies import PictureFiles
 from backend.store.projects import Projects
-from backend.store.secret import webhook_secret
+from backend.store.queue_front import Front
 from backend.store.versions import Card, Versions, identity_of
+from backend.store.webhook_secret import webhook_secret
 
 CARD = Card(
     version="v0-aaaaaaaa",

@@ -10,11 +10,11 @@ from PIL import Image
 
 from backend.domain import Control, ImageSize, Label, Place
 from backend.inference.detections import Sample
-from backend.learning import suspects
-from backend.learning.detection import Judged
+from backend.learning import label_errors as suspects
+from backend.learning.detection_metrics import Judged
 from backend.tools.label_errors import out_of_sample
 from backend.vision.detection.detections import Found
-from backend.vision.detection.detector import Meaning
+from backend.vision.detection.trained_detector import Meaning
 from backend.vision.heads.cross_validation import out_of_fold
 from backend.vision.heads.head import fit_head
 

@@ -7,10 +7,10 @@ import doctest
 import numpy as np
 import pytest
 
-from backend.learning import accepting, gate, thresholds
+from backend.learning import auto_accept, quality_gate, thresholds
 
 
-@pytest.mark.parametrize("module", [accepting, gate, thresholds])
+@pytest.mark.parametrize("module", [auto_accept, quality_gate, thresholds])
 def test_the_examples_in_the_docstrings_hold(module: object) -> None:
     found = doctest.testmod(module)  # type: ignore[arg-type]
     assert found.attempted
@@ -61,7 +61,7 @@ def test_shown_predictions_have_the_wanted_precision_in_most_projects() -> None:
 
 
 def test_accepting_refuses_and_says_how_many_audit_labels_are_missing() -> None:
-    found = accepting.level([0.99] * 40, [True] * 40, 0.05)
+    found = auto_accept.level([0.99] * 40, [True] * 40, 0.05)
     assert found.value is None
     assert found.missing == 19
     assert "59" in found.reason
@@ -70,10 +70,10 @@ def test_accepting_refuses_and_says_how_many_audit_labels_are_missing() -> None:
 
 def test_one_error_among_the_surest_needs_more_labels() -> None:
     sure = np.linspace(1, 0.9, 80)
-    assert accepting.level(sure, [True] * 80, 0.05).value is not None
-    assert accepting.level(sure, [False] + [True] * 79, 0.05).value is None
+    assert auto_accept.level(sure, [True] * 80, 0.05).value is not None
+    assert auto_accept.level(sure, [False] + [True] * 79, 0.05).value is None
     many = np.linspace(1, 0.5, 300)
-    found = accepting.level(many, [False] + [True] * 149 + [False] * 150, 0.05)
+    found = auto_accept.level(many, [False] + [True] * 149 + [False] * 150, 0.05)
     assert found.value is not None
     assert found.value > 0.7, "not where half is wrong"
 
@@ -86,7 +86,7 @@ def test_the_promise_holds_in_19_of_20_projects_whatever_the_confidence_is_worth
         confidence = random.random(int(random.integers(59, 400)))
         steep, floor = random.uniform(0.02, 0.5), random.uniform(0, 0.02)
         right = random.random(len(confidence)) > floor + steep * (1 - confidence) ** 2
-        found = accepting.level(confidence, right, 0.05)
+        found = auto_accept.level(confidence, right, 0.05)
         if found.value is not None:
             decided += 1
             above = np.linspace(found.value, 1, 500)
@@ -96,6 +96,6 @@ def test_the_promise_holds_in_19_of_20_projects_whatever_the_confidence_is_worth
 
 
 def test_a_tenth_of_what_could_be_accepted_goes_to_people_for_ever() -> None:
-    one = {t for t in range(10_000) if accepting.for_people("1.17", t)}
-    assert one == {t for t in range(10_000) if accepting.for_people("1.17", t)}
+    one = {t for t in range(10_000) if auto_accept.for_people("1.17", t)}
+    assert one == {t for t in range(10_000) if auto_accept.for_people("1.17", t)}
     assert 900 < len(one) < 1100

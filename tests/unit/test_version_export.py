@@ -17,7 +17,7 @@ from PIL import Image
 from backend.cli.main import main
 from backend.store.projects import Projects
 from backend.store.versions import Versions
-from tests.published import picture
+from tests.support.published_models import picture
 from tests.unit.test_predict_command import home  # noqa: F401 - a fixture
 from tests.unit.vision.detection.conftest import BOTH, drawings
 

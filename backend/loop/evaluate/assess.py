@@ -11,10 +11,10 @@ import numpy as np
 
 from backend.domain import Control
 from backend.inference.model import Model, answer_of, choose
-from backend.learning import forecast
-from backend.learning.evaluation import Figure, share
-from backend.learning.forecast import Missed, Point
-from backend.learning.gate import Verdict
+from backend.learning import learning_curve
+from backend.learning.classification_metrics import Figure, share
+from backend.learning.learning_curve import Missed, Point
+from backend.learning.quality_gate import Verdict
 from backend.loop.evaluate import metrics
 from backend.loop.evaluate.gate import Gate
 from backend.loop.evaluate.metrics import Judgement
@@ -226,17 +226,17 @@ class Assessor:
         points = self._points(by_audit, now.metric)
         points.append(Point(trained, 1 - now.value, now.n))
         rng = np.random.default_rng(self._settings.seed)
-        curve = forecast.fitted(points, rng)
+        curve = learning_curve.fitted(points, rng)
         goal = next((goal for goal in GOALS if goal > now.value), 1.0)
         agreement = self._agreement()
-        needy = forecast.weakest(curve, self._missed(judgements), goal, rng)
+        needy = learning_curve.weakest(curve, self._missed(judgements), goal, rng)
         return {
-            "sentence": forecast.outlook(curve, goal),
+            "sentence": learning_curve.outlook(curve, goal),
             "labels": [
-                {"label": name, "more": low, "most": high, "words": forecast.span(low, high)}
+                {"label": name, "more": low, "most": high, "words": learning_curve.span(low, high)}
                 for name, low, high in needy
             ],
-            "stop": forecast.enough(curve, agreement),
+            "stop": learning_curve.enough(curve, agreement),
             "agreement": agreement,
             "curve": _drawn(curve),
             "from": "audit slice" if by_audit else "cross-validation",
@@ -299,14 +299,14 @@ class Assessor:
                 names = head.labels if head else ()
                 chosen = (choose(control, names, row, metrics.NO_SIZE) for row in rows)
                 side += ["+".join(sorted(choice.labels)) for choice in chosen]
-        return forecast.kappa(*answers)
+        return learning_curve.kappa(*answers)
 
 
-def _drawn(curve: forecast.Curve | None) -> list[dict[str, float]]:
+def _drawn(curve: learning_curve.Curve | None) -> list[dict[str, float]]:
     """The curve from today's labels on, as points with their band."""
     if curve is None:
         return []
-    steps = np.linspace(curve.labels, forecast.REACH * curve.labels, 5)
+    steps = np.linspace(curve.labels, learning_curve.REACH * curve.labels, 5)
     rows = [(round(float(step)), *curve.error(float(step))) for step in steps]
     return [
         {"labels": n, "value": round(1 - m, 4), "low": round(1 - h, 4), "high": round(1 - low, 4)}

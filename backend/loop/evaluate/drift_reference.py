@@ -12,7 +12,7 @@ from backend.inference.model import Model, choose
 from backend.loop.evaluate.metrics import NO_SIZE
 from backend.loop.fit import Fit
 from backend.loop.observe import Observation
-from backend.store.references import Reference
+from backend.store.drift_reference import Reference
 
 
 def reference_of(seen: Observation, fit: Fit, model: Model, embedded: Embedded) -> Reference:

@@ -19,8 +19,7 @@ from backend.errors import PrelabelError
 from backend.inference.detections import Sample
 from backend.inference.model import Model
 from backend.learning.contradiction import Believed, Contradiction, Trust, contradiction
-from backend.learning.denial import denial
-from backend.learning.gate import (
+from backend.learning.quality_gate import (
     LUCKY,
     Verdict,
     all_of,
@@ -28,6 +27,7 @@ from backend.learning.gate import (
     compare_finds,
     trusted,
 )
+from backend.learning.rejection import denial
 from backend.loop.evaluate import metrics
 from backend.loop.evaluate.metrics import Judgement
 from backend.loop.evaluate.past_versions import Past, believed
@@ -36,7 +36,7 @@ from backend.loop.observe import Observation
 from backend.runtime.resources import Resources
 from backend.store.projects import ProjectRecord
 from backend.store.versions import Card
-from backend.vision.detection.detector import Finds
+from backend.vision.detection.trained_detector import Finds
 
 log = logging.getLogger("prelabel")
 LATEST = 40

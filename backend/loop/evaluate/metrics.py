@@ -13,11 +13,11 @@ from backend.domain import Answer, Control, ImageSize
 from backend.inference.confidence import certainty, find_certainty
 from backend.inference.detections import Sample, judged_on, shown
 from backend.inference.model import Model, answer_of, choose
-from backend.learning.detection import Judged, PlaceKind, Tally, judge, rights, tally
-from backend.learning.evaluation import Figure, accuracy, figures, share
+from backend.learning.classification_metrics import Figure, accuracy, figures, share
+from backend.learning.detection_metrics import Judged, PlaceKind, Tally, judge, rights, tally
 from backend.learning.thresholds import threshold
 from backend.training.head import Examples
-from backend.vision.detection.detector import Finder, Finds
+from backend.vision.detection.trained_detector import Finder, Finds
 
 NO_SIZE = ImageSize(0, 0)
 TRAINED = "fine-tuned"

@@ -16,7 +16,7 @@ from backend.inference.model import load_heads
 from backend.inference.predict import sources
 from backend.learning.contradiction import Believed
 from backend.loop.fit import Fit
-from backend.loop.labels import examples_of, label_table
+from backend.loop.label_table import examples_of, label_table
 from backend.loop.observe import Observation
 from backend.runtime.resources import Resources
 from backend.store.projects import ProjectRecord

@@ -10,12 +10,12 @@ from typing import Any
 
 from backend.domain import Control, Place, Places, Prediction, Task
 from backend.inference.model import Model
-from backend.label_studio.regions import whole_of
-from backend.learning.accepting import Checks, Look, after, broken, for_people, look
-from backend.learning.detection import Judged, PlaceKind, tally
+from backend.label_studio.task_results import whole_of
+from backend.learning.auto_accept import Checks, Look, after, broken, for_people, look
+from backend.learning.detection_metrics import Judged, PlaceKind, tally
 from backend.loop.evaluate import metrics
 from backend.loop.evaluate.metrics import Judgement
-from backend.loop.labels import rows_of
+from backend.loop.label_table import rows_of
 from backend.loop.observe import RANDOM, Observation
 from backend.runtime.connection import Connection
 from backend.store.acceptance import Acceptance, Given, Suspension

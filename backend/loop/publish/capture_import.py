@@ -14,8 +14,8 @@ from functools import cached_property
 from typing import Any
 
 from backend.errors import LabelStudioError, NotThere
-from backend.label_studio.config import read_config
-from backend.label_studio.regions import CAPTURED
+from backend.label_studio.labeling_config import read_config
+from backend.label_studio.task_results import CAPTURED
 from backend.runtime.resources import Resources
 from backend.store.captures import DAY, Capture
 from backend.store.projects import ProjectRecord

@@ -23,7 +23,7 @@ from backend.inference.predict import (
     task_uncertainty,
     unreadable,
 )
-from backend.learning.nearest import looked_for
+from backend.learning.nearest_neighbours import looked_for
 from backend.learning.selection import rank_scores
 from backend.loop.observe import Observation
 from backend.loop.publish import auto_accept

@@ -8,7 +8,7 @@ from backend.callbacks import ProgressCallback
 from backend.domain import Control, Prediction
 from backend.errors import RoundError
 from backend.label_studio.client import BATCH
-from backend.label_studio.regions import prediction_json
+from backend.label_studio.task_results import prediction_json
 from backend.loop.observe import Pulse
 from backend.runtime.connection import Connection
 

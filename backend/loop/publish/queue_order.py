@@ -14,12 +14,12 @@ import numpy as np
 from backend.arrays import Floats
 from backend.domain import Task
 from backend.learning import coverage
-from backend.learning.accepting import Checks
+from backend.learning.auto_accept import Checks
 from backend.learning.coverage import Coverage, is_turn
 from backend.learning.selection import UNLIKE, mixed, moves, queue, rank_scores, seeking
 from backend.loop.observe import Observation
 from backend.runtime.connection import Connection
-from backend.store.front import Asked, Why
+from backend.store.queue_front import Asked, Why
 
 HEAD = 12
 """Tasks at the front that are kept in order between rounds."""

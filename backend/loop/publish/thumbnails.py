@@ -15,8 +15,8 @@ from backend.errors import ImageError, StoreError
 from backend.inference.images import Source
 from backend.loop.publish.queue_order import HEAD, Order
 from backend.runtime.resources import Resources
-from backend.store.front import Front
 from backend.store.projects import ProjectRecord
+from backend.store.queue_front import Front
 from backend.vision.images.decode import Picture, decode
 
 log = logging.getLogger("prelabel")

@@ -137,7 +137,7 @@ def learn(
         DetectorError: it did not work out, such as for lack of memory.
     """
     quiet_ultralytics()
-    from backend.vision.detection.trainer import Limits, make_trainer
+    from backend.vision.detection.ultralytics_trainer import Limits, make_trainer
 
     limits = Limits(how.seconds, report, cancelled)
     with threads_kept(), tempfile.TemporaryDirectory(prefix="prelabel-training-") as folder:

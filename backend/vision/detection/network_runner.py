@@ -107,7 +107,7 @@ def load_detector(
         folder: where converted networks are kept.
         say: told what was chosen, in a line.
     """
-    from backend.vision.detection.output_layers import raw_outputs
+    from backend.vision.detection.raw_network import raw_outputs
     from backend.vision.runtime import fastest
 
     example = example_input(size)

@@ -13,7 +13,7 @@ import numpy as np
 from backend.arrays import Floats
 from backend.errors import DetectorError
 from backend.vision.detection.detections import Found, both
-from backend.vision.detection.detector import (
+from backend.vision.detection.trained_detector import (
     MEANING,
     Finder,
     Meaning,
@@ -52,7 +52,7 @@ class PromptedFinder:
     named: Finder | None = None
 
     def find(self, images: Sequence[Image.Image], least: float) -> list[Found]:
-        """See :meth:`backend.vision.detection.detector.Finder.find`."""
+        """See :meth:`backend.vision.detection.trained_detector.Finder.find`."""
         found = self.load(self.weights).detect(images, self.embeddings, least)
         pairs = zip(found, images, strict=True)
         described = [

@@ -66,7 +66,7 @@ class BuiltinEncoder:
 
     def portable(self) -> PortableEncoder:
         """See :class:`backend.vision.encoders.base.Portable`."""
-        from backend.vision.onnx.builtin_encoder import builtin_graph, builtin_preparation
+        from backend.vision.onnx.builtin_network import builtin_graph, builtin_preparation
         from backend.vision.onnx.preprocessing import PortableEncoder
 
         return PortableEncoder(builtin_graph(), builtin_preparation())

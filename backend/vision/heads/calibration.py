@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from backend.arrays import Floats, Indices
-from backend.vision.heads.logistic import NEVER
+from backend.vision.heads.logistic_regression import NEVER
 
 COLDEST, HOTTEST = 0.05, 20.0
 """Temperatures looked at."""

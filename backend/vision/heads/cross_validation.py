@@ -10,7 +10,7 @@ import numpy.typing as npt
 from backend.arrays import Floats
 from backend.vision.heads.calibration import folds
 from backend.vision.heads.head import Head, fit_head
-from backend.vision.heads.logistic import NEVER
+from backend.vision.heads.logistic_regression import NEVER
 
 FOLDS = 5
 TWIN = 0.98

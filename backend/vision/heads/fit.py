@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from backend.arrays import Bools, Floats
 from backend.vision.heads.calibration import Judged, best, folds, shrunk
-from backend.vision.heads.logistic import NEVER, ROUGH, Problems, solve
+from backend.vision.heads.logistic_regression import NEVER, ROUGH, Problems, solve
 
 RIDGES = (0.5, 0.07, 0.01)
 """Strengths of the pull that are compared, for features of unit mean square length."""

@@ -18,7 +18,7 @@ from backend.arrays import Bools, Floats
 from backend.errors import StoreError
 from backend.vision.heads import calibration
 from backend.vision.heads.fit import Choices, Rows, fit
-from backend.vision.heads.logistic import NEVER
+from backend.vision.heads.logistic_regression import NEVER
 
 LITTLE_CHANGE = 0.9
 """Share of today's rows that the previous head knew, above which its choices are kept."""

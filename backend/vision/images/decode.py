@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 from backend.errors import ImageError
-from backend.vision.images.decode_budget import DECODING
+from backend.vision.images.decode_memory import DECODING
 from backend.vision.images.metadata import MOST_SCANS, excess, orientation, passes, split_jpeg
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")

@@ -15,8 +15,8 @@ import pytest
 
 from backend.endpoint.access import Bucket
 from backend.errors import NotThere, UsageError
-from backend.store.keys import Keys
-from tests.harness import png
+from backend.store.api_keys import Keys
+from tests.support.harness import png
 from tests.unit.endpoint.conftest import Caller, calling
 
 
@@ -193,7 +193,7 @@ def test_counters_of_all_functions_are_not_for_the_key_of_one(home: Path) -> Non
 def test_processes_that_change_keys_at_the_same_time_undo_nothing(tmp_path: Path) -> None:
     revoked, _ = Keys(tmp_path).create("revoked")
     code = (
-        "import sys; from pathlib import Path; from backend.store.keys import Keys\n"
+        "import sys; from pathlib import Path; from backend.store.api_keys import Keys\n"
         "keys = Keys(Path(sys.argv[1]))\n"
         "[keys.create(f'{sys.argv[2]}-{n}') for n in range(20)]"
     )
@@ -269,7 +269,7 @@ def test_a_correction_of_as_many_objects_as_there_may_be_is_read(call: Caller) -
 
 
 def test_a_newly_promoted_version_takes_over_and_the_old_one_answers_by_name(home: Path) -> None:
-    from tests.published import colour_model, publish
+    from tests.support.published_models import colour_model, publish
 
     with calling(home) as call:
         before = call.invoke("1", png("red", 1)).json()["version"]

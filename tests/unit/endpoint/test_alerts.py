@@ -23,7 +23,7 @@ from backend.endpoint.alert_rules import EXAMPLE, Rule, read_rules
 from backend.endpoint.alerts import Alerts, sign
 from backend.errors import StoreError, UsageError
 from backend.inference.predict_image import Said
-from tests.harness import png
+from tests.support.harness import png
 from tests.unit.endpoint.conftest import Caller, calling
 from tests.unit.endpoint.test_capturing import finish
 
@@ -262,7 +262,7 @@ def test_the_list_of_what_was_told_of_does_not_grow_for_ever(
 
 
 def test_counts_can_be_waited_for(home: Path, hook: str) -> None:
-    from tests.drawn import drawing
+    from tests.support.drawings import drawing
     from tests.unit.test_images import file_of
 
     rule_file(home, hook, function="3", label="disc", confidence=0.03, count=2)

@@ -16,9 +16,9 @@ from backend.endpoint.functions import load_here
 from backend.runtime.resources import Resources
 from backend.settings import Settings
 from backend.vision.images.decode import Picture
-from backend.web import Web
-from tests.drawn import drawing
-from tests.harness import data_uri, png
+from backend.web_fetcher import Web
+from tests.support.drawings import drawing
+from tests.support.harness import data_uri, png
 from tests.unit.endpoint.conftest import Caller
 from tests.unit.test_images import file_of
 
@@ -210,7 +210,7 @@ def test_a_failure_of_ours_is_a_problem_with_a_number_and_is_counted(
     from tests.unit.endpoint.conftest import calling
 
     with calling(home) as call:
-        monkeypatch.setattr("backend.endpoint.invoking.decode", lambda *a, **k: 1 / 0)
+        monkeypatch.setattr("backend.endpoint.invoker.decode", lambda *a, **k: 1 / 0)
         answer = call.invoke("1", png("red", 1))
         text = call("GET", "/metrics").text
     assert answer.status_code == 500
@@ -255,15 +255,15 @@ def test_a_version_of_old_says_how_to_make_it_new(home: Path) -> None:
 
 
 def test_who_waits_too_long_is_told_so(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from backend.endpoint import invoking
+    from backend.endpoint import invoker
     from tests.unit.endpoint.conftest import calling
 
     with calling(home) as call:
-        monkeypatch.setattr(invoking, "ANSWER_SECONDS", 0.0)
+        monkeypatch.setattr(invoker, "ANSWER_SECONDS", 0.0)
         answer = call.invoke("1", png("red", 1))
         assert answer.status_code == 503
         assert answer.headers["retry-after"] == "10"
-        monkeypatch.setattr(invoking, "ANSWER_SECONDS", 60.0)
+        monkeypatch.setattr(invoker, "ANSWER_SECONDS", 60.0)
         assert call.invoke("1", png("red", 1)).status_code == 200
 
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from backend.endpoint.capturing import _suffix
+from backend.endpoint.capture_recorder import _suffix
 from backend.endpoint.metrics import Drift, Metrics
 from backend.store.captures import Capture, Captures
-from backend.store.references import Reference
-from tests.drawn import drawing
-from tests.harness import png
+from backend.store.drift_reference import Reference
+from tests.support.drawings import drawing
+from tests.support.harness import png
 from tests.unit.endpoint.conftest import Caller, calling
 
 
@@ -262,7 +262,7 @@ def test_files_are_kept_with_the_suffix_of_what_they_are(home: Path) -> None:
 
 
 def test_drift_is_of_the_live_version_whoever_asks_an_older_one(home: Path) -> None:
-    from tests.published import colour_model, publish
+    from tests.support.published_models import colour_model, publish
 
     with calling(home) as call:
         old = call.invoke("1", png("red", 1)).json()["version"]
@@ -305,9 +305,9 @@ def test_a_warning_is_told_once_however_its_figure_changes(
 def test_answers_that_wait_are_bounded_in_bytes(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from backend.endpoint import after_answer
+    from backend.endpoint import post_response
 
-    monkeypatch.setattr(after_answer, "MOST_BYTES", 1000)
+    monkeypatch.setattr(post_response, "MOST_BYTES", 1000)
     with calling(home, capture_share=0.999) as call:
         call.invoke("1", doubtful(77))
         finish(call)

@@ -17,9 +17,9 @@ import uvicorn
 
 from backend.endpoint.assembly import endpoint
 from backend.settings import Settings
-from backend.store.keys import Keys
+from backend.store.api_keys import Keys
 from serverless.client import Client, EndpointError
-from tests.harness import png
+from tests.support.harness import png
 
 FILE = Path(sys.modules[Client.__module__].__file__ or "")
 

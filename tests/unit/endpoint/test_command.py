@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from backend.store.keys import Keys
-from tests.harness import Application
+from backend.store.api_keys import Keys
+from tests.support.harness import Application
 
 
 @contextmanager

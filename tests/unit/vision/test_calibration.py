@@ -10,7 +10,7 @@ import pytest
 
 from backend.vision.heads import calibration
 from backend.vision.heads.calibration import Judged, best, folds, log_loss, probability, temperature
-from backend.vision.heads.logistic import NEVER
+from backend.vision.heads.logistic_regression import NEVER
 
 
 def test_the_examples_in_the_docstrings_hold() -> None:

@@ -12,8 +12,8 @@ from PIL import Image
 
 from backend.errors import EncoderError
 from backend.vision.encoders.base import DEFAULT_CLIP, Encoder
-from backend.vision.encoders.label_prompts import LabelText, prototypes
 from backend.vision.encoders.load import DEFAULT_REPOSITORY, load_encoder
+from backend.vision.encoders.text_prototypes import LabelText, prototypes
 from backend.vision.hub import CLIP_FILES
 
 TEXTS = ["a photo of a cat.", "a photo of a wilting plant.", ""]

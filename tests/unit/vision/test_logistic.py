@@ -9,7 +9,7 @@ import pytest
 
 from backend.arrays import Floats
 from backend.vision.heads.calibration import probability
-from backend.vision.heads.logistic import NEVER, Problems, solve
+from backend.vision.heads.logistic_regression import NEVER, Problems, solve
 
 
 def problems(

@@ -15,7 +15,7 @@ from backend.vision.encoders.base import Encoder, Portable
 from backend.vision.encoders.load import load_encoder
 from backend.vision.heads.head import Head
 from backend.vision.onnx.export import write_graph
-from backend.vision.onnx.models import head_graph
+from backend.vision.onnx.networks import head_graph
 from backend.vision.onnx.preprocessing import Preparation, read_steps
 from tests.unit.vision.conftest import picture
 

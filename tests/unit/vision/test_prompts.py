@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from backend.errors import EncoderError
-from backend.vision.encoders import label_prompts
+from backend.vision.encoders import text_prototypes
 from backend.vision.encoders.builtin import BuiltinEncoder
-from backend.vision.encoders.label_prompts import LabelText, prototypes
+from backend.vision.encoders.text_prototypes import LabelText, prototypes
 
 
 class Letters:
@@ -37,7 +37,7 @@ class Letters:
 
 
 def test_the_examples_in_the_docstrings_hold() -> None:
-    assert doctest.testmod(label_prompts).failed == 0
+    assert doctest.testmod(text_prototypes).failed == 0
 
 
 @pytest.mark.parametrize(
@@ -45,12 +45,12 @@ def test_the_examples_in_the_docstrings_hold() -> None:
     [("RedApple", "red apple"), ("over_ripe-fruit", "over ripe fruit"), ("  a  b ", "a b")],
 )
 def test_label_names_become_words(name: str, text: str) -> None:
-    assert label_prompts.readable(name) == text
+    assert text_prototypes.readable(name) == text
 
 
 def test_a_prototype_is_the_mean_over_the_templates() -> None:
     letters = Letters()
-    texts = [template.format("ripe fig") for template in label_prompts.TEMPLATES]
+    texts = [template.format("ripe fig") for template in text_prototypes.TEMPLATES]
     mean = letters.encode_texts(texts).mean(axis=0)
     found = prototypes(letters, [LabelText("Ripe_Fig")])
     np.testing.assert_allclose(found[0], mean / np.linalg.norm(mean), atol=1e-6)

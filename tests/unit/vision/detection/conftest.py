@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from backend.domain import Place
-from backend.learning.detection import Judged
+from backend.learning.detection_metrics import Judged
 from backend.vision.detection.detections import Found
 from backend.vision.detection.fine_tune import Recipe, learn
 from backend.vision.detection.network import SMALL, Network, adapted, load_base
 from backend.vision.detection.network_runner import Detector
 from backend.vision.detection.training_example import Example
-from tests.drawn import Drawing, drawing
+from tests.support.drawings import Drawing, drawing
 
 SIDE = 160
 SIZE = (160, 120)
@@ -80,7 +80,7 @@ def quick(iterations: int, seed: int = 0, seconds: float = 120.0) -> Recipe:
 
 def on_torch(network: Network, side: int = SIDE) -> Detector:
     """A detector without OpenVINO, which takes seconds to convert."""
-    from backend.vision.detection.output_layers import raw_outputs
+    from backend.vision.detection.raw_network import raw_outputs
     from backend.vision.runtime import TorchRunner
 
     return Detector(network, side, TorchRunner(raw_outputs(network), "cpu"))

@@ -14,10 +14,10 @@ from backend.arrays import Floats
 from backend.vision.detection.detections import Found
 from backend.vision.detection.network import Network
 from backend.vision.detection.network_runner import Detector, apart, example_input, load_detector
-from backend.vision.detection.output_layers import raw_outputs
+from backend.vision.detection.raw_network import raw_outputs
 from backend.vision.runtime import TorchRunner
-from backend.vision.runtime.select import TOLERANCE
-from tests.drawn import Drawing, drawing
+from backend.vision.runtime.fastest_runner import TOLERANCE
+from tests.support.drawings import Drawing, drawing
 from tests.unit.vision.detection.conftest import BOTH, SIDE, drawings, on_torch
 
 SURE = 0.35

@@ -21,13 +21,13 @@ import pytest
 from backend.domain import Control, ImageSize, Label, Place, Places
 from backend.errors import Cancelled
 from backend.inference.detections import Sample, shown
-from backend.learning.detection import judge
+from backend.learning.detection_metrics import judge
 from backend.training.detector import FindingJob, train_finder
-from backend.vision.detection.detector import Finder
 from backend.vision.detection.fine_tune import BACKBONE, EDGES, between, learn, recipe
 from backend.vision.detection.network import SMALL, Network, adapted, load_base
+from backend.vision.detection.trained_detector import Finder
 from backend.vision.detection.training_example import Example
-from tests.drawn import Drawing
+from tests.support.drawings import Drawing
 from tests.unit.vision.detection.conftest import (
     BOTH,
     SIDE,
@@ -385,7 +385,7 @@ def on(network: Network) -> Any:
     """What a network sees in a picture."""
     import torch
 
-    from backend.vision.detection.output_layers import raw_outputs
+    from backend.vision.detection.raw_network import raw_outputs
 
     picture = np.asarray(drawings(1, 700, *DISC)[0].image.resize((SIDE, SIDE)), dtype=np.float32)
     with torch.no_grad():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from backend.domain import Label
-from backend.vision.detection.class_names import known_as, singular
+from backend.vision.detection.class_matching import known_as, singular
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from backend.vision.detection.network import (
     load_network,
     save_network,
 )
-from backend.vision.detection.output_layers import raw_outputs
+from backend.vision.detection.raw_network import raw_outputs
 from tests.unit.vision.detection.conftest import BOTH
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from backend.arrays import Floats
 from backend.vision.detection.detections import Found
-from backend.vision.detection.point_boxes import boxes_around, only_centres, side_of
+from backend.vision.detection.pseudo_boxes import boxes_around, only_centres, side_of
 
 SIZE = 640
 NONE = np.zeros((0, 2), dtype=np.float32)

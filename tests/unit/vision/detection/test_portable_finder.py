@@ -9,11 +9,11 @@ import onnxruntime
 import pytest
 
 from backend.vision.detection.detections import Found
-from backend.vision.detection.detector import Finder, Meaning
 from backend.vision.detection.network import Network
 from backend.vision.detection.network_runner import place_in
+from backend.vision.detection.trained_detector import Finder, Meaning
 from backend.vision.onnx.export import write_graph
-from backend.vision.onnx.models import finder_graph
+from backend.vision.onnx.networks import finder_graph
 from tests.unit.vision.detection.conftest import BOTH, SIDE, drawings, on_torch
 
 

@@ -11,9 +11,9 @@ import pytest
 from backend.domain import Control, ImageSize, Label, Place
 from backend.inference.detections import Sample
 from backend.training.detector import FindingJob, starting_network
-from backend.vision.detection.class_names import known_as
-from backend.vision.detection.detector import Finder, Meaning
+from backend.vision.detection.class_matching import known_as
 from backend.vision.detection.network import SMALL, Network, adapted, load_base
+from backend.vision.detection.trained_detector import Finder, Meaning
 from tests.unit.vision.detection.test_network import outputs, pretrained
 
 CLASSES = ("cat", "dog", "bird")

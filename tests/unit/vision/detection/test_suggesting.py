@@ -8,10 +8,10 @@ from PIL import Image
 from backend.domain import Control, ImageSize, Label, Place
 from backend.inference.model import Model
 from backend.inference.smart_tools import Drawn, _like, drawn_in
-from backend.label_studio.places import Json
-from backend.vision.detection.detector import Finder, Meaning
+from backend.label_studio.region_results import Json
 from backend.vision.detection.network import Network
-from tests.drawn import Drawing, drawing
+from backend.vision.detection.trained_detector import Finder, Meaning
+from tests.support.drawings import Drawing, drawing
 from tests.unit.vision.detection.conftest import SIDE, on_torch
 
 DOT = Control("dot", "image", "image", (Label("disc"),), "points", smart=True)

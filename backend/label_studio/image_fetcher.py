@@ -1,0 +1,100 @@
+"""The bytes behind an image's address in a task; the address is untrusted.
+
+Label Studio's own addresses (uploads, local files, cloud storage) are fetched through Label
+Studio with its token. Everything else is fetched without it, from public addresses only.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable, Mapping
+from urllib.parse import SplitResult, quote, unquote_to_bytes, urlsplit
+
+from backend.errors import ImageError, LabelStudioError
+from backend.web_fetcher import Addresses, Limits, Web, origin, shown
+
+CLOUD_SCHEMES = frozenset({"s3", "gs", "azure-blob", "azure-spi"})
+
+
+class Images:
+    """Fetches the images of one Label Studio's tasks. Safe with several threads.
+
+    Args:
+        server: Label Studio's address, with its path prefix.
+        auth: the header for it, asked for at each use (tokens are renewed).
+        limits: sizes and hosts.
+        resolve: host and port → IP addresses; the system's resolver when not given.
+    """
+
+    def __init__(
+        self,
+        server: str,
+        auth: Callable[[], Mapping[str, str]],
+        limits: Limits,
+        resolve: Addresses | None = None,
+    ) -> None:
+        self._server = server.rstrip("/")
+        self._origin = origin(urlsplit(self._server))
+        self._auth = auth
+        self._limits = limits
+        self._web = Web(limits, resolve)
+
+    def fetch(self, address: str, task: int) -> bytes:
+        """The bytes of an image.
+
+        Args:
+            address: as it stands in the task's data.
+            task: the task's number; Label Studio resolves cloud addresses by it.
+
+        Raises:
+            ImageError: it cannot be had, with the reason.
+        """
+        address = address.strip()
+        if address[:5].lower() == "data:":
+            return inline(address, self._limits.max_bytes)
+        try:
+            return self._web.fetch(self._url(address, task), self._own)
+        except LabelStudioError as error:
+            raise ImageError("Label Studio refused the token", str(error)) from error
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._web.close()
+
+    def _own(self, parts: SplitResult) -> Mapping[str, str] | None:
+        """The token stays at home."""
+        return self._auth() if origin(parts) == self._origin else None
+
+    def _url(self, address: str, task: int) -> str:
+        scheme = urlsplit(address).scheme.lower()
+        if scheme in CLOUD_SCHEMES:
+            encoded = base64.urlsafe_b64encode(address.encode()).decode()
+            return f"{self._server}/tasks/{task}/resolve/?fileuri={quote(encoded)}"
+        if scheme in ("http", "https"):
+            return address
+        if address.startswith("/") and not address.startswith("//"):
+            prefix = urlsplit(self._server).path
+            inside = not prefix or address.startswith(f"{prefix}/")
+            return (self._origin if inside else self._server) + address
+        raise ImageError("image address is not served", shown(address))
+
+
+def inline(address: str, max_bytes: int) -> bytes:
+    """The bytes of a ``data:`` URI.
+
+    Raises:
+        ImageError: it is damaged, or too large.
+    """
+    head, comma, body = address.partition(",")
+    if not comma:
+        raise ImageError("damaged data URI")
+    if len(body) > 2 * max_bytes:
+        raise ImageError("image file is too large", f"over {max_bytes:,} bytes")
+    raw = unquote_to_bytes(body)
+    if not head.lower().endswith(";base64"):
+        return raw
+    try:
+        return base64.b64decode(raw, validate=False)
+    except binascii.Error as error:
+        raise ImageError("damaged data URI", str(error)) from error

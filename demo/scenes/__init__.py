@@ -1,0 +1,1 @@
+"""Drawn scenes with known truth: plants, strawberries, apples."""

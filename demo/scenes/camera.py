@@ -1,0 +1,100 @@
+"""The camera and the light: what turns a drawing into something like a photo."""
+
+from __future__ import annotations
+
+import io
+from functools import cache
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from demo.scenes.greenhouse import Pixels, clouds
+
+CASTS = {
+    "daylight": (1.0, 1.0, 1.0),
+    "morning": (1.12, 1.0, 0.84),
+    "sodium": (1.25, 0.98, 0.58),
+    "shade": (0.9, 0.98, 1.12),
+    "grow lamp": (1.12, 0.86, 1.12),
+    "under leaves": (0.92, 1.06, 0.86),
+}
+"""Gain on red, green and blue under each light of a greenhouse."""
+
+SHARES = (0.3, 0.2, 0.14, 0.16, 0.06, 0.14)
+"""How common each light is."""
+
+SOFT = 0.5
+"""Share of the photos whose focus is not perfect."""
+
+SENT = 0.3
+"""Share of the photos that were sent by a messenger, and compressed harder on the way."""
+
+Size = tuple[int, int]
+
+
+def photograph(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Light, expose, blur, add noise and compress a drawing, as a phone camera would."""
+    toned = picture.convert("RGB", _tone(rng))
+    lit = np.asarray(toned, np.float32) * _light(picture.size, rng)[..., None]
+    lit += (_glare(picture.size, rng) + _noise(picture.size, rng))[..., None]
+    shot = Image.fromarray(np.clip(lit, 0, 255, out=lit).astype(np.uint8))
+    if rng.random() < SOFT:
+        shot = shot.filter(ImageFilter.BoxBlur(rng.uniform(0.3, 0.8)))
+    return _compress(shot, int(rng.integers(40, 75))) if rng.random() < SENT else shot
+
+
+def _tone(rng: np.random.Generator) -> tuple[float, ...]:
+    """The light's colour and the camera's taste as a matrix: 3 rows of gains and an offset."""
+    cast = np.array(list(CASTS.values())[int(rng.choice(len(CASTS), p=SHARES))])
+    gain = (1 + (cast - 1) * rng.uniform(0.1, 0.6)) * np.exp(rng.normal(0.08, 0.08))
+    contrast, saturation = rng.uniform(0.92, 1.14), rng.uniform(0.9, 1.15)
+    rich = np.eye(3) * saturation + (1 - saturation) / 3
+    matrix = np.column_stack([contrast * rich * gain, np.full(3, 118 * (1 - contrast))])
+    return tuple(matrix.ravel().tolist())
+
+
+def _light(size: Size, rng: np.random.Generator) -> Pixels:
+    """Gain ``(rows, columns)``: patches of sun, and the lens's dark corners."""
+    patches = 1 + _crop(_dapple(), size, rng) * np.float32(rng.choice([0.03, 0.06, 0.14]))
+    across = np.linspace(-1, 1, size[0], dtype=np.float32)[None] ** 2
+    down = np.linspace(-1, 1, size[1], dtype=np.float32)[:, None] ** 2
+    return np.asarray(patches * (1 - np.float32(rng.uniform(0.02, 0.2)) * (across + down)))
+
+
+def _glare(size: Size, rng: np.random.Generator) -> Pixels:
+    """Haze ``(rows, columns)`` that spreads from a window at one side."""
+    across = np.linspace(0, 1, size[0], dtype=np.float32)[None]
+    down = np.linspace(1, 0, size[1], dtype=np.float32)[:, None]
+    across = across if rng.random() < 0.5 else 1 - across
+    strength = np.float32(rng.choice([0.0, 12.0, 40.0], p=[0.4, 0.4, 0.2]) * rng.random())
+    return np.asarray(strength * (across * 0.6 + down * 0.4) ** 2)
+
+
+def _noise(size: Size, rng: np.random.Generator) -> Pixels:
+    """Sensor noise ``(rows, columns)``, in grey levels."""
+    return np.asarray(_crop(_grain(), size, rng) * np.float32(rng.uniform(1.0, 6)))
+
+
+def _crop(tile: Pixels, size: Size, rng: np.random.Generator) -> Pixels:
+    """A piece of a 512 by 512 tile, as large as the picture."""
+    x, y = int(rng.integers(0, 512 - size[0])), int(rng.integers(0, 512 - size[1]))
+    return tile[y : y + size[1], x : x + size[0]]
+
+
+@cache
+def _grain() -> Pixels:
+    return np.random.default_rng(1).normal(0, 1, (512, 512)).astype(np.float32)
+
+
+@cache
+def _dapple() -> Pixels:
+    """Lumps of light of two sizes, mean 0 and spread about 1."""
+    rng = np.random.default_rng(2)
+    return np.asarray(0.8 * clouds(5, 5, rng) + 0.5 * clouds(16, 16, rng))
+
+
+def _compress(picture: Image.Image, quality: int) -> Image.Image:
+    """The picture after a round trip through JPEG."""
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=quality)
+    return Image.open(file).convert("RGB")

@@ -1,0 +1,1 @@
+"""Test support: servers, browsers, drawings and models that tests share."""
