@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from backend.runtime.compute import Compute, ThisProcess
+from backend.runtime.compute import Compute, LocalCompute
 from backend.runtime.resources import Resources
-from backend.settings import MODAL, Settings
+from backend.settings import COMPUTE_MODAL, Settings
 
 
 def choose_compute(settings: Settings) -> Compute:
@@ -13,11 +13,11 @@ def choose_compute(settings: Settings) -> Compute:
     Raises:
         UsageError: Modal is wanted, and its token is missing.
     """
-    if settings.compute == MODAL:
+    if settings.compute == COMPUTE_MODAL:
         from serverless.modal_compute import ModalCompute
 
         return ModalCompute(settings)
-    return ThisProcess()
+    return LocalCompute()
 
 
 def make_resources(settings: Settings, lock_seconds: float = 0.0) -> Resources:
@@ -30,7 +30,7 @@ def make_resources(settings: Settings, lock_seconds: float = 0.0) -> Resources:
     return Resources(settings, choose_compute(settings), lock_seconds)
 
 
-def share(settings: Settings) -> list[str]:
+def publish_to_endpoints(settings: Settings) -> list[str]:
     """Let the endpoints on Modal know what is live here and who may ask: all that there may be.
 
     Those are the ones that were deployed from this home folder, wherever trainings are done.
@@ -41,23 +41,26 @@ def share(settings: Settings) -> list[str]:
     Raises:
         PrelabelError: one cannot be reached.
     """
-    from serverless.deployments import deployments
+    from serverless.deployments import read_deployments
 
-    apps = {*deployments(settings.home), *([settings.app] if settings.compute == MODAL else [])}
+    apps = {
+        *read_deployments(settings.home),
+        *([settings.modal_app] if settings.compute == COMPUTE_MODAL else []),
+    }
     for app in sorted(apps):
-        from serverless.volume_sync import Sharing
+        from serverless.volume_sync import VolumeSync
 
-        Sharing(settings.home, app).publish_if_new()
+        VolumeSync(settings.home, app).upload_if_changed()
     return sorted(apps)
 
 
-def greet(settings: Settings) -> None:
+def check_modal_access(settings: Settings) -> None:
     """Ask Modal whether it lets us in and has the app.
 
     Raises:
         UsageError: there is no token, or Modal does not take it.
         RoundError: the app is not there, or Modal cannot be reached.
     """
-    from serverless.modal_client import Cloud
+    from serverless.modal_client import ModalClient
 
-    Cloud(settings.app).greet()
+    ModalClient(settings.modal_app).check_connection()

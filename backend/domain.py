@@ -10,16 +10,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-Answer = frozenset[str]
+LabelSet = frozenset[str]
 """What a control was answered with: the chosen label names; empty means "none of them"."""
 
 
-Kind = Literal["choices", "boxes", "points"]
+ControlKind = Literal["choices", "boxes", "points"]
 """What a control is answered with: labels of the whole image, boxes, or centre points."""
 
 
 @dataclass(frozen=True)
-class Place:
+class Region:
     """An object of an image: a box, or a point, which is a box without extent.
 
     Attributes:
@@ -37,12 +37,12 @@ class Place:
     y1: float
 
     @property
-    def centre(self) -> tuple[float, float]:
+    def center(self) -> tuple[float, float]:
         """Its middle, (x, y)."""
         return (self.x0 + self.x1) / 2, (self.y0 + self.y1) / 2
 
 
-Places = tuple[Place, ...]
+Regions = tuple[Region, ...]
 """All objects of an image that a control was asked for; empty means "there is none"."""
 
 
@@ -85,7 +85,7 @@ class Control:
     to_name: str
     image_key: str
     labels: tuple[Label, ...]
-    kind: Kind = "choices"
+    kind: ControlKind = "choices"
     multiple: bool = False
     threshold: float = 0.0
     precision: float | None = None
@@ -106,28 +106,28 @@ class Task:
         id: Label Studio's number.
         images: image address as stored in the task, by ``image_key``.
         open: nobody has finished it: it still wants a pre-annotation.
-        answers: by control of choices, what a person chose; a control nobody was asked is absent.
-        places: by control of boxes or points, what a person marked; absent where nobody looked.
-        asked: by control name, labels that existed when the answer was given.
-        accepted: Prelabel itself answered it, and nobody changed that: it teaches nothing.
-        captured: why the endpoint kept it; empty where it did not come from there.
+        choices: by control of choices, what a person chose; a control nobody was asked is absent.
+        regions: by control of boxes or points, what a person marked; absent where nobody looked.
+        available_labels: by control name, labels that existed when the answer was given.
+        auto_accepted: Prelabel itself answered it, and nobody changed that: it teaches nothing.
+        capture_reason: why the endpoint kept it; empty where it did not come from there.
         skipped: somebody skipped it. Label Studio may serve it to others, and counts it as open.
     """
 
     id: int
     images: Mapping[str, str]
     open: bool = True
-    answers: Mapping[str, Answer] | None = None
-    places: Mapping[str, Places] | None = None
-    asked: Mapping[str, frozenset[str]] | None = None
-    accepted: bool = False
-    captured: str = ""
+    choices: Mapping[str, LabelSet] | None = None
+    regions: Mapping[str, Regions] | None = None
+    available_labels: Mapping[str, frozenset[str]] | None = None
+    auto_accepted: bool = False
+    capture_reason: str = ""
     skipped: bool = False
 
     @property
     def labeled(self) -> bool:
         """A person answered at least one control."""
-        return bool(self.answers) or bool(self.places)
+        return bool(self.choices) or bool(self.regions)
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class ImageSize:
 
 
 @dataclass(frozen=True)
-class Choice:
+class ChoicePrediction:
     """A model's answer to one control of one task.
 
     Attributes:
@@ -154,27 +154,27 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Finding:
+class RegionPrediction:
     """What a model finds for one control of one task.
 
     Attributes:
         control: the control's name.
-        places: objects, most certain first.
+        regions: objects, most certain first.
         confidence: belief in each, 0 to 1.
         size: the image's size, for the regions.
     """
 
     control: str
-    places: Places
+    regions: Regions
     confidence: tuple[float, ...]
     size: ImageSize
 
-    def counts(self) -> dict[str, int]:
+    def label_counts(self) -> dict[str, int]:
         """How many of each label."""
-        found: dict[str, int] = {}
-        for place in self.places:
-            found[place.label] = found.get(place.label, 0) + 1
-        return found
+        counts: dict[str, int] = {}
+        for region in self.regions:
+            counts[region.label] = counts.get(region.label, 0) + 1
+        return counts
 
 
 @dataclass(frozen=True)
@@ -182,13 +182,13 @@ class Prediction:
     """All a model says about one task.
 
     Attributes:
-        task: the task's number.
+        task_id: the task's number.
         choices: one entry per control of choices that could be answered.
         score: Label Studio sorts by it, ascending: low is asked first. 0 to 1.
-        findings: one entry per control of boxes or points that could be answered.
+        regions: one entry per control of boxes or points that could be answered.
     """
 
-    task: int
-    choices: tuple[Choice, ...]
+    task_id: int
+    choices: tuple[ChoicePrediction, ...]
     score: float
-    findings: tuple[Finding, ...] = ()
+    regions: tuple[RegionPrediction, ...] = ()

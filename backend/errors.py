@@ -30,7 +30,7 @@ class UsageError(PrelabelError):
     """The command line or a setting is wrong."""
 
 
-class NotThere(PrelabelError):
+class NotFoundError(PrelabelError):
     """The project, version or key asked for does not exist."""
 
 
@@ -44,15 +44,15 @@ class LabelStudioError(PrelabelError):
     status = 0
 
 
-class NotAllowed(LabelStudioError):
+class AccessDeniedError(LabelStudioError):
     """The token is wrong, expired, or may not do this."""
 
 
-class AddressRefused(LabelStudioError):
+class PrivateAddressError(LabelStudioError):
     """Label Studio calls no private addresses (its protection against SSRF)."""
 
 
-class NotInLabelStudio(LabelStudioError, NotThere):
+class LabelStudioNotFoundError(LabelStudioError, NotFoundError):
     """Label Studio has no such project or task."""
 
 
@@ -84,27 +84,29 @@ class RoundError(PrelabelError):
     """A round that cannot go on."""
 
 
-class Busy(RoundError):
+class RoundInProgressError(RoundError):
     """Another process runs a round of the project."""
 
 
-class Cancelled(RoundError):
+class RoundCancelledError(RoundError):
     """Somebody cancelled the round; the live version stays."""
 
 
-def named(name: str, text: str) -> PrelabelError:
+def error_from_name(name: str, message: str) -> PrelabelError:
     """An error that another process raised, from the name of its class and its text.
 
     A class that this process does not know is told as a failed round.
     """
-    known = {one.__name__: one for one in _below(PrelabelError)}
-    return known.get(name, RoundError)(text)
+    classes = {
+        error_class.__name__: error_class for error_class in _iter_error_classes(PrelabelError)
+    }
+    return classes.get(name, RoundError)(message)
 
 
-def _below(root: type[PrelabelError]) -> Iterator[type[PrelabelError]]:
+def _iter_error_classes(root: type[PrelabelError]) -> Iterator[type[PrelabelError]]:
     yield root
-    for one in root.__subclasses__():
-        yield from _below(one)
+    for subclass in root.__subclasses__():
+        yield from _iter_error_classes(subclass)
 
 
 class OverBudget(RoundError):

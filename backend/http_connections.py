@@ -11,40 +11,44 @@ from typing import Any
 
 import httpcore
 
-MOST = 16
+MAX_CONNECTIONS = 16
 """Connections at the same time, and kept for the next request to the same host."""
-HEADERS = {"user-agent": "prelabel", "accept": "*/*", "accept-encoding": "identity"}
-Find = Callable[[str, int], list[str]]
+DEFAULT_HEADERS = {"user-agent": "prelabel", "accept": "*/*", "accept-encoding": "identity"}
+AddressLookup = Callable[[str, int], list[str]]
 
 
-class Connecting:
+class ConnectionPool:
     """Makes requests.
 
     Args:
-        find: host and port → the IP addresses that may be connected to.
+        lookup: host and port → the IP addresses that may be connected to.
         network: makes connections to IP addresses; the system's when not given.
     """
 
-    def __init__(self, find: Find, network: httpcore.NetworkBackend | None = None) -> None:
+    def __init__(
+        self, lookup: AddressLookup, network: httpcore.NetworkBackend | None = None
+    ) -> None:
         import httpx
 
-        self._until = _Until()
+        self._deadline = _Deadline()
         self._pool = httpcore.ConnectionPool(
             ssl_context=httpx.create_ssl_context(trust_env=False),
-            max_connections=MOST,
-            network_backend=_Network(find, network or httpcore.SyncBackend(), self._until),
+            max_connections=MAX_CONNECTIONS,
+            network_backend=_CheckedNetwork(
+                lookup, network or httpcore.SyncBackend(), self._deadline
+            ),
         )
 
     @contextmanager
     def get(
-        self, url: str, headers: Mapping[str, str], until: float
+        self, url: str, headers: Mapping[str, str], deadline: float
     ) -> Iterator[httpcore.Response]:
         """A response, whose body is still to come.
 
         Args:
             url: absolute.
             headers: of the request.
-            until: on the monotonic clock; nothing is waited for any longer.
+            deadline: on the monotonic clock; nothing is waited for any longer.
 
         Raises:
             httpcore.TimeoutException: it was not there in time.
@@ -52,17 +56,17 @@ class Connecting:
         """
         import httpx
 
-        self._until.moment = until
-        asked = httpx.Request("GET", url, headers={**HEADERS, **headers})
+        self._deadline.time = deadline
+        request = httpx.Request("GET", url, headers={**DEFAULT_HEADERS, **headers})
         target = httpcore.URL(
-            scheme=asked.url.raw_scheme,
-            host=asked.url.raw_host,
-            port=asked.url.port,
-            target=asked.url.raw_path,
+            scheme=request.url.raw_scheme,
+            host=request.url.raw_host,
+            port=request.url.port,
+            target=request.url.raw_path,
         )
-        waiting = {"timeout": {"pool": self._until.left(None)}}
+        extensions = {"timeout": {"pool": self._deadline.remaining(None)}}
         with self._pool.stream(
-            "GET", target, headers=asked.headers.raw, extensions=waiting
+            "GET", target, headers=request.headers.raw, extensions=extensions
         ) as response:
             yield response
 
@@ -71,26 +75,28 @@ class Connecting:
         self._pool.close()
 
 
-class _Until(threading.local):
+class _Deadline(threading.local):
     """When the request of this thread has to be done, on the monotonic clock."""
 
-    moment = 0.0
+    time = 0.0
 
-    def left(self, timeout: float | None) -> float:
+    def remaining(self, timeout: float | None) -> float:
         """Seconds that one step may take."""
-        left = self.moment - time.monotonic()
-        if left <= 0:
+        remaining_seconds = self.time - time.monotonic()
+        if remaining_seconds <= 0:
             raise httpcore.ReadTimeout("there is no time left")
-        return left if timeout is None else min(left, timeout)
+        return remaining_seconds if timeout is None else min(remaining_seconds, timeout)
 
 
-class _Network(httpcore.NetworkBackend):
+class _CheckedNetwork(httpcore.NetworkBackend):
     """Connects to addresses that may be connected to."""
 
-    def __init__(self, find: Find, network: httpcore.NetworkBackend, until: _Until) -> None:
-        self._find = find
+    def __init__(
+        self, lookup: AddressLookup, network: httpcore.NetworkBackend, deadline: _Deadline
+    ) -> None:
+        self._lookup = lookup
         self._network = network
-        self._until = until
+        self._deadline = deadline
 
     def connect_tcp(
         self,
@@ -101,33 +107,33 @@ class _Network(httpcore.NetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
         """A connection to the first address that takes it."""
-        failed: Exception = httpcore.ConnectError("it has no address")
-        for address in self._find(host.strip("[]"), port):
+        last_error: Exception = httpcore.ConnectError("it has no address")
+        for address in self._lookup(host.strip("[]"), port):
             try:
-                left = self._until.left(timeout)
+                remaining = self._deadline.remaining(timeout)
                 stream = self._network.connect_tcp(
-                    address, port, left, local_address, socket_options
+                    address, port, remaining, local_address, socket_options
                 )
-                return _Stream(stream, self._until)
+                return _DeadlineStream(stream, self._deadline)
             except httpcore.ConnectError as error:
-                failed = error
-        raise failed
+                last_error = error
+        raise last_error
 
 
-class _Stream(httpcore.NetworkStream):
+class _DeadlineStream(httpcore.NetworkStream):
     """Ends in time, however little comes at a time."""
 
-    def __init__(self, stream: httpcore.NetworkStream, until: _Until) -> None:
+    def __init__(self, stream: httpcore.NetworkStream, deadline: _Deadline) -> None:
         self._stream = stream
-        self._until = until
+        self._deadline = deadline
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """Some bytes."""
-        return self._stream.read(max_bytes, self._until.left(timeout))
+        return self._stream.read(max_bytes, self._deadline.remaining(timeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         """Send some bytes."""
-        self._stream.write(buffer, self._until.left(timeout))
+        self._stream.write(buffer, self._deadline.remaining(timeout))
 
     def close(self) -> None:
         """Hang up."""
@@ -140,8 +146,10 @@ class _Stream(httpcore.NetworkStream):
         timeout: float | None = None,
     ) -> httpcore.NetworkStream:
         """The same, encrypted."""
-        left = self._until.left(timeout)
-        return _Stream(self._stream.start_tls(ssl_context, server_hostname, left), self._until)
+        remaining = self._deadline.remaining(timeout)
+        return _DeadlineStream(
+            self._stream.start_tls(ssl_context, server_hostname, remaining), self._deadline
+        )
 
     def get_extra_info(self, info: str) -> Any:
         """What is known of the connection."""

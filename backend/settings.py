@@ -9,8 +9,8 @@ from pathlib import Path
 
 from backend.errors import UsageError
 
-MEGA = 1_000_000
-LOCAL, MODAL = "local", "modal"
+MILLION = 1_000_000
+COMPUTE_LOCAL, COMPUTE_MODAL = "local", "modal"
 
 
 @dataclass(frozen=True)
@@ -40,19 +40,19 @@ class Settings:
         max_image_bytes: larger images are not read.
         max_image_pixels: images with more pixels are not decoded.
         capture_below: the endpoint keeps images whose answer is less certain than this, 0 to 1.
-        capture_share: and this share of the others, at random.
+        capture_fraction: and this share of the others, at random.
         capture_per_day: but not more a day and function; 0: none at all.
-        capture_days: after so many days they are removed there.
+        capture_retention_days: after so many days they are removed there.
         fetch_urls: the endpoint fetches images by their https address.
         max_request_bytes: larger requests to the endpoint are refused.
-        request_seconds: that a request to the endpoint may take to arrive.
-        weights: where published weights are kept; below the home folder when not given.
-        kept: where the endpoint writes what it keeps; the home folder, unless that may not be
+        request_timeout_seconds: that a request to the endpoint may take to arrive.
+        weights_dir: where published weights are kept; below the home folder when not given.
+        endpoint_data_dir: where the endpoint writes what it keeps; the home folder, unless that may not be
             written to.
         compute: where training and looking at many images is done: ``local`` or ``modal``.
         gpus: kinds of GPU on Modal, the preferred one first.
         monthly_budget: dollars that Modal may cost a month; 0: no limit.
-        app: name of the Modal app, and the beginning of its volumes' names.
+        modal_app: name of the Modal app, and the beginning of its volumes' names.
         seed: seed of everything random; on every card.
     """
 
@@ -74,21 +74,21 @@ class Settings:
     password: str = field(default="", repr=False)
     allowed_hosts: frozenset[str] = frozenset()
     allowed_servers: frozenset[str] = frozenset()
-    max_image_bytes: int = 64 * MEGA
-    max_image_pixels: int = 100 * MEGA
+    max_image_bytes: int = 64 * MILLION
+    max_image_pixels: int = 100 * MILLION
     capture_below: float = 0.8
-    capture_share: float = 0.01
+    capture_fraction: float = 0.01
     capture_per_day: int = 200
-    capture_days: float = 30.0
+    capture_retention_days: float = 30.0
     fetch_urls: bool = False
-    max_request_bytes: int = 64 * MEGA
-    request_seconds: float = 30.0
-    weights: Path | None = None
-    kept: Path | None = None
-    compute: str = LOCAL
+    max_request_bytes: int = 64 * MILLION
+    request_timeout_seconds: float = 30.0
+    weights_dir: Path | None = None
+    endpoint_data_dir: Path | None = None
+    compute: str = COMPUTE_LOCAL
     gpus: tuple[str, ...] = ("L4", "T4")
     monthly_budget: float = 20.0
-    app: str = "prelabel"
+    modal_app: str = "prelabel"
     seed: int = 0
 
 
@@ -105,67 +105,77 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         UsageError: a variable has a value that cannot be meant.
     """
     env = os.environ if environment is None else environment
-    usual = Settings(home=_home(env))
-    url = env.get("LABEL_STUDIO_URL", "").rstrip("/") or usual.label_studio_url
+    defaults = Settings(home=_read_home(env))
+    url = env.get("LABEL_STUDIO_URL", "").rstrip("/") or defaults.label_studio_url
     return Settings(
-        home=usual.home,
+        home=defaults.home,
         label_studio_url=url,
         label_studio_host=env.get("LABEL_STUDIO_HOST", "").rstrip("/") or url,
         api_key=env.get("LABEL_STUDIO_API_KEY", "").strip(),
-        encoder=env.get("PRELABEL_ENCODER", "").strip() or usual.encoder,
-        detector=env.get("PRELABEL_DETECTOR", "").strip() or usual.detector,
-        detector_size=_size(env),
-        train_seconds=_number(env, "PRELABEL_TRAIN_SECONDS", usual.train_seconds, least=5.0),
-        retrain_after=_whole(env, "PRELABEL_RETRAIN_AFTER", usual.retrain_after, least=1),
-        quiet_seconds=_number(env, "PRELABEL_RETRAIN_QUIET", usual.quiet_seconds),
-        poll_seconds=_number(env, "PRELABEL_POLL", usual.poll_seconds, least=0.2),
-        precision=_share(env, "PRELABEL_PRECISION", usual.precision),
-        accept_error=_share(env, "PRELABEL_ACCEPT_ERROR", usual.accept_error),
-        workers=_whole(env, "PRELABEL_WORKERS", usual.workers, least=1),
+        encoder=env.get("PRELABEL_ENCODER", "").strip() or defaults.encoder,
+        detector=env.get("PRELABEL_DETECTOR", "").strip() or defaults.detector,
+        detector_size=_read_detector_size(env),
+        train_seconds=_read_float(
+            env, "PRELABEL_TRAIN_SECONDS", defaults.train_seconds, minimum=5.0
+        ),
+        retrain_after=_read_int(env, "PRELABEL_RETRAIN_AFTER", defaults.retrain_after, minimum=1),
+        quiet_seconds=_read_float(env, "PRELABEL_RETRAIN_QUIET", defaults.quiet_seconds),
+        poll_seconds=_read_float(env, "PRELABEL_POLL", defaults.poll_seconds, minimum=0.2),
+        precision=_read_fraction(env, "PRELABEL_PRECISION", defaults.precision),
+        accept_error=_read_fraction(env, "PRELABEL_ACCEPT_ERROR", defaults.accept_error),
+        workers=_read_int(env, "PRELABEL_WORKERS", defaults.workers, minimum=1),
         user=env.get("PRELABEL_USER", ""),
-        password=_password(env),
-        allowed_hosts=_names(env, "PRELABEL_ALLOWED_HOSTS"),
+        password=_read_password(env),
+        allowed_hosts=_read_names(env, "PRELABEL_ALLOWED_HOSTS"),
         allowed_servers=frozenset(
-            name.rstrip("/") for name in _names(env, "PRELABEL_ALLOWED_SERVERS")
+            name.rstrip("/") for name in _read_names(env, "PRELABEL_ALLOWED_SERVERS")
         ),
-        max_image_bytes=_whole(env, "PRELABEL_MAX_IMAGE_MB", usual.max_image_bytes // MEGA, least=1)
-        * MEGA,
-        max_image_pixels=_whole(
-            env, "PRELABEL_MAX_IMAGE_MEGAPIXELS", usual.max_image_pixels // MEGA, least=1
+        max_image_bytes=_read_int(
+            env, "PRELABEL_MAX_IMAGE_MB", defaults.max_image_bytes // MILLION, minimum=1
         )
-        * MEGA,
-        capture_below=_share(env, "PRELABEL_CAPTURE_BELOW", usual.capture_below),
-        capture_share=_share(env, "PRELABEL_CAPTURE_SHARE", usual.capture_share),
-        capture_per_day=_whole(env, "PRELABEL_CAPTURE_PER_DAY", usual.capture_per_day, least=0),
-        capture_days=_number(env, "PRELABEL_CAPTURE_DAYS", usual.capture_days, unit="days"),
-        fetch_urls=_switch(env, "PRELABEL_FETCH_URLS"),
-        max_request_bytes=_whole(
-            env, "PRELABEL_MAX_REQUEST_MB", usual.max_request_bytes // MEGA, least=1
+        * MILLION,
+        max_image_pixels=_read_int(
+            env, "PRELABEL_MAX_IMAGE_MEGAPIXELS", defaults.max_image_pixels // MILLION, minimum=1
         )
-        * MEGA,
-        request_seconds=_number(env, "PRELABEL_REQUEST_SECONDS", usual.request_seconds, least=0.1),
-        weights=_folder(env, "PRELABEL_WEIGHTS"),
-        kept=_folder(env, "PRELABEL_KEPT"),
-        compute=_compute(env),
-        gpus=tuple(_list(env, "PRELABEL_GPU")) or usual.gpus,
-        monthly_budget=_number(
-            env, "PRELABEL_MONTHLY_BUDGET", usual.monthly_budget, unit="dollars"
+        * MILLION,
+        capture_below=_read_fraction(env, "PRELABEL_CAPTURE_BELOW", defaults.capture_below),
+        capture_fraction=_read_fraction(env, "PRELABEL_CAPTURE_SHARE", defaults.capture_fraction),
+        capture_per_day=_read_int(
+            env, "PRELABEL_CAPTURE_PER_DAY", defaults.capture_per_day, minimum=0
         ),
-        app=env.get("PRELABEL_MODAL_APP", "").strip() or usual.app,
-        seed=_whole(env, "PRELABEL_SEED", usual.seed, least=0),
+        capture_retention_days=_read_float(
+            env, "PRELABEL_CAPTURE_DAYS", defaults.capture_retention_days, unit="days"
+        ),
+        fetch_urls=_read_bool(env, "PRELABEL_FETCH_URLS"),
+        max_request_bytes=_read_int(
+            env, "PRELABEL_MAX_REQUEST_MB", defaults.max_request_bytes // MILLION, minimum=1
+        )
+        * MILLION,
+        request_timeout_seconds=_read_float(
+            env, "PRELABEL_REQUEST_SECONDS", defaults.request_timeout_seconds, minimum=0.1
+        ),
+        weights_dir=_read_path(env, "PRELABEL_WEIGHTS"),
+        endpoint_data_dir=_read_path(env, "PRELABEL_KEPT"),
+        compute=_read_compute(env),
+        gpus=tuple(_read_list(env, "PRELABEL_GPU")) or defaults.gpus,
+        monthly_budget=_read_float(
+            env, "PRELABEL_MONTHLY_BUDGET", defaults.monthly_budget, unit="dollars"
+        ),
+        modal_app=env.get("PRELABEL_MODAL_APP", "").strip() or defaults.modal_app,
+        seed=_read_int(env, "PRELABEL_SEED", defaults.seed, minimum=0),
     )
 
 
-def _home(env: Mapping[str, str]) -> Path:
-    named = env.get("PRELABEL_HOME", "")
-    return Path(named).expanduser() if named else Path.home() / ".prelabel"
+def _read_home(env: Mapping[str, str]) -> Path:
+    configured = env.get("PRELABEL_HOME", "")
+    return Path(configured).expanduser() if configured else Path.home() / ".prelabel"
 
 
-def _folder(env: Mapping[str, str], name: str) -> Path | None:
+def _read_path(env: Mapping[str, str], name: str) -> Path | None:
     return Path(env[name]).expanduser() if env.get(name) else None
 
 
-def _password(env: Mapping[str, str]) -> str:
+def _read_password(env: Mapping[str, str]) -> str:
     user, password = env.get("PRELABEL_USER", ""), env.get("PRELABEL_PASSWORD", "")
     if bool(user) != bool(password):
         raise UsageError(
@@ -174,36 +184,38 @@ def _password(env: Mapping[str, str]) -> str:
     return password
 
 
-def _whole(env: Mapping[str, str], name: str, default: int, least: int) -> int:
+def _read_int(env: Mapping[str, str], name: str, default: int, minimum: int) -> int:
     text = env.get(name, "").strip()
     if not text:
         return default
-    if not text.isdigit() or int(text) < least:
-        raise UsageError(f"{name} must be a whole number of at least {least}, not {text!r}.")
+    if not text.isdigit() or int(text) < minimum:
+        raise UsageError(f"{name} must be a whole number of at least {minimum}, not {text!r}.")
     return int(text)
 
 
-def _switch(env: Mapping[str, str], name: str) -> bool:
+def _read_bool(env: Mapping[str, str], name: str) -> bool:
     text = env.get(name, "").strip().lower()
     if text not in ("", "0", "1", "off", "on", "no", "yes", "false", "true"):
         raise UsageError(f"{name} must be 0 or 1, not {text!r}.")
     return text in ("1", "on", "yes", "true")
 
 
-def _number(
-    env: Mapping[str, str], name: str, default: float, least: float = 0.0, unit: str = "seconds"
+def _read_float(
+    env: Mapping[str, str], name: str, default: float, minimum: float = 0.0, unit: str = "seconds"
 ) -> float:
     text = env.get(name, "").strip()
     try:
         value = float(text) if text else default
     except ValueError:
         value = float("nan")
-    if not least <= value < float("inf"):
-        raise UsageError(f"{name} must be a number of {unit} of at least {least:g}, not {text!r}.")
+    if not minimum <= value < float("inf"):
+        raise UsageError(
+            f"{name} must be a number of {unit} of at least {minimum:g}, not {text!r}."
+        )
     return value
 
 
-def _share(env: Mapping[str, str], name: str, default: float) -> float:
+def _read_fraction(env: Mapping[str, str], name: str, default: float) -> float:
     text = env.get(name, "").strip()
     try:
         value = float(text) if text else default
@@ -214,8 +226,8 @@ def _share(env: Mapping[str, str], name: str, default: float) -> float:
     return value
 
 
-def _size(env: Mapping[str, str]) -> int:
-    size = _whole(env, "PRELABEL_DETECTOR_SIZE", 0, least=0)
+def _read_detector_size(env: Mapping[str, str]) -> int:
+    size = _read_int(env, "PRELABEL_DETECTOR_SIZE", 0, minimum=0)
     if size and (size % 32 or size > 1280):
         raise UsageError(
             f"PRELABEL_DETECTOR_SIZE must be a multiple of 32 up to 1280, such as 640, not {size}."
@@ -223,16 +235,18 @@ def _size(env: Mapping[str, str]) -> int:
     return size
 
 
-def _compute(env: Mapping[str, str]) -> str:
-    text = env.get("PRELABEL_COMPUTE", "").strip().lower() or LOCAL
-    if text not in (LOCAL, MODAL):
-        raise UsageError(f"PRELABEL_COMPUTE must be {LOCAL} or {MODAL}, not {text!r}.")
+def _read_compute(env: Mapping[str, str]) -> str:
+    text = env.get("PRELABEL_COMPUTE", "").strip().lower() or COMPUTE_LOCAL
+    if text not in (COMPUTE_LOCAL, COMPUTE_MODAL):
+        raise UsageError(
+            f"PRELABEL_COMPUTE must be {COMPUTE_LOCAL} or {COMPUTE_MODAL}, not {text!r}."
+        )
     return text
 
 
-def _names(env: Mapping[str, str], name: str) -> frozenset[str]:
-    return frozenset(_list(env, name))
+def _read_names(env: Mapping[str, str], name: str) -> frozenset[str]:
+    return frozenset(_read_list(env, name))
 
 
-def _list(env: Mapping[str, str], name: str) -> list[str]:
-    return [part.strip() for part in env.get(name, "").split(",") if part.strip()]
+def _read_list(env: Mapping[str, str], name: str) -> list[str]:
+    return [item.strip() for item in env.get(name, "").split(",") if item.strip()]

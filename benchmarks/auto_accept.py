@@ -23,15 +23,15 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.arrays import Floats, Ints
-from backend.inference.confidence import certainty
+from backend.inference.confidence import choice_confidence
 from backend.learning import auto_accept, coverage
 from backend.learning.audit import hash_rank, is_audit
 from backend.learning.selection import uncertainty
 from backend.vision.heads.head import Head, fit_head
 
-ROUND, MOST = 100, 1100
-NAMES = tuple(map(str, range(10)))
-SETTINGS = {
+LABELS_PER_ROUND, MAX_LABELS = 100, 1100
+LABEL_NAMES = tuple(map(str, range(10)))
+ERROR_BOUNDS = {
     "digits": 0.05,
     "weak digits": 0.2,
     "clouds": 0.1,
@@ -39,7 +39,7 @@ SETTINGS = {
     "copies": 0.2,
 }
 """Error bound by setting: near to what its surest answers are, where it is hardest to keep."""
-MARGINS = (
+QUICK_PROJECTS = (
     *((0.6, 0.4, 0.05), (1.0, 0.7, 0.05), (0.4, 0.4, 0.1), (0.5, 0.6, 0.1)),
     *((0.0, 0.0, 0.05), (0.0, 0.0, 0.1)),
 )
@@ -50,228 +50,281 @@ the model errs a tenth too often, whatever its confidence."""
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--projects", type=int, default=20, help="of each setting")
-    parser.add_argument("--settings", nargs="*", default=list(SETTINGS), choices=list(SETTINGS))
+    parser.add_argument(
+        "--settings", nargs="*", default=list(ERROR_BOUNDS), choices=list(ERROR_BOUNDS)
+    )
     parser.add_argument("--quick", type=int, default=200, help="projects of each quick setting")
     parser.add_argument("--plot", type=Path, default=Path("promises.png"))
     options = parser.parse_args()
-    done = {name: accepted(name, options.projects) for name in options.settings}
-    quick(options.quick)
-    plot(done, options.plot)
+    errors_by_setting = {name: run_setting(name, options.projects) for name in options.settings}
+    run_quick_projects(options.quick)
+    plot_errors(errors_by_setting, options.plot)
 
 
 # -- accepting with the product's head ----------------------------------------------------------
 
 
 @dataclass
-class Project:
+class SimulatedProject:
     """One simulated project.
 
     Attributes:
-        accepted: row → the answer that was accepted.
-        first: labels after which something was accepted first; 0: never.
-        looks: at the audit slice, one a version at most.
+        accepted_answers: row → the answer that was accepted.
+        first_accepted_at: labels after which something was accepted first; 0: never.
+        audit_looks: at the audit slice, one a version at most.
     """
 
     name: str
-    x: Floats
-    y: Ints
-    learned: list[int] = field(default_factory=list)
-    audited: list[int] = field(default_factory=list)
-    accepted: dict[int, int] = field(default_factory=dict)
-    first: int = 0
-    looks: list[auto_accept.Look] = field(default_factory=list)
+    embeddings: Floats
+    true_labels: Ints
+    learned_rows: list[int] = field(default_factory=list)
+    audited_rows: list[int] = field(default_factory=list)
+    accepted_answers: dict[int, int] = field(default_factory=dict)
+    first_accepted_at: int = 0
+    audit_looks: list[auto_accept.ThresholdTest] = field(default_factory=list)
 
     @property
-    def wrong(self) -> float:
+    def error_share(self) -> float:
         """Share of wrong answers among the accepted."""
-        return float(np.mean([self.y[i] != k for i, k in self.accepted.items()] or [0.0]))
+        return float(
+            np.mean(
+                [self.true_labels[i] != answer for i, answer in self.accepted_answers.items()]
+                or [0.0]
+            )
+        )
 
 
-def accepted(setting: str, projects: int) -> list[float]:
+def run_setting(setting: str, projects: int) -> list[float]:
     """Play some projects; the share of wrong answers among the accepted of each."""
-    error, done = SETTINGS[setting], []
+    error, finished_projects = ERROR_BOUNDS[setting], []
     print(f"\n{setting}, at most {error:.0%} errors, seeds 0 to {projects - 1}")
     print(f"{'seed':>4}{'first after':>12}{'labels':>8}{'accepted':>10}{'wrong':>8}")
     for seed in range(projects):
-        project = Project(f"project {seed}", *world(setting, seed))
-        play(project, error)
-        labels = len(project.learned) + len(project.audited)
+        project = SimulatedProject(f"project {seed}", *make_dataset(setting, seed))
+        run_rounds(project, error)
+        label_count = len(project.learned_rows) + len(project.audited_rows)
         print(
-            f"{seed:>4}{project.first or '-':>12}{labels:>8}{len(project.accepted):>10}"
-            f"{project.wrong:>8.1%}",
+            f"{seed:>4}{project.first_accepted_at or '-':>12}{label_count:>8}{len(project.accepted_answers):>10}"
+            f"{project.error_share:>8.1%}",
             flush=True,
         )
-        done.append(project)
-    broken = sum(project.wrong > error for project in done)
-    some = sum(bool(project.accepted) for project in done)
-    print(f"accepted in {some}, broken in {broken} of {projects} projects")
-    return [project.wrong for project in done]
+        finished_projects.append(project)
+    broken_count = sum(project.error_share > error for project in finished_projects)
+    accepting_count = sum(bool(project.accepted_answers) for project in finished_projects)
+    print(f"accepted in {accepting_count}, broken in {broken_count} of {projects} projects")
+    return [project.error_share for project in finished_projects]
 
 
-def world(setting: str, seed: int) -> tuple[Floats, Ints]:
+def make_dataset(setting: str, seed: int) -> tuple[Floats, Ints]:
     """Embeddings (n, d) of unit length and labels (n,) of a setting, shuffled."""
     from sklearn.datasets import load_digits
 
-    random = np.random.default_rng(seed)
-    x, y = clouds(random, setting) if "clouds" in setting else load_digits(return_X_y=True)
-    order = random.permutation(len(x))
+    rng = np.random.default_rng(seed)
+    x, y = make_clouds(rng, setting) if "clouds" in setting else load_digits(return_X_y=True)
+    order = rng.permutation(len(x))
     x, y = x[order], y[order]
     if setting == "rare digits":
-        kept = random.random(len(y)) < (0.03 ** (np.arange(10) / 9))[y]
-        x, y = x[kept], y[kept]
+        kept_rows = rng.random(len(y)) < (0.03 ** (np.arange(10) / 9))[y]
+        x, y = x[kept_rows], y[kept_rows]
     if setting in ("weak digits", "copies"):
-        moved = x - x.mean(axis=0)
-        x = moved @ np.linalg.svd(moved, full_matrices=False)[2][:5].T
+        centred = x - x.mean(axis=0)
+        x = centred @ np.linalg.svd(centred, full_matrices=False)[2][:5].T
     if setting == "copies":  # many images have exactly the same embedding and confidence
         x = np.round(x / x.std(axis=0)) + 0.1
     x = x / np.linalg.norm(x, axis=1, keepdims=True)
     return x.astype(np.float32), y.astype(np.int64)
 
 
-def clouds(random: np.random.Generator, setting: str) -> tuple[npt.NDArray[np.float64], Ints]:
+def make_clouds(rng: np.random.Generator, setting: str) -> tuple[npt.NDArray[np.float64], Ints]:
     """Six overlapping normal clouds of different weight in ten dimensions, 3,000 images."""
-    weight = random.dirichlet(np.full(6, 5.0))
+    weight = rng.dirichlet(np.full(6, 5.0))
     if setting == "rare clouds":
         weight = 0.03 ** (np.arange(6) / 5)
-    y = random.choice(6, 3000, p=weight / weight.sum())
-    return random.normal(size=(6, 10))[y] + random.normal(size=(3000, 10)), y
+    y = rng.choice(6, 3000, p=weight / weight.sum())
+    return rng.normal(size=(6, 10))[y] + rng.normal(size=(3000, 10)), y
 
 
-def play(project: Project, error: float) -> None:
+def run_rounds(project: SimulatedProject, error: float) -> None:
     """Rounds of ROUND labels, until MOST or until nothing is open."""
     head: Head | None = None
-    for labels in range(ROUND, min(MOST, len(project.x) * 2 // 3) + 1, ROUND):
-        serve(project, head)
-        head = fitted(project.x, project.learned, project.y[project.learned], head)
-        accept(project, head, error, labels)
+    for label_count in range(
+        LABELS_PER_ROUND, min(MAX_LABELS, len(project.embeddings) * 2 // 3) + 1, LABELS_PER_ROUND
+    ):
+        label_next_tasks(project, head)
+        head = fit_project_head(
+            project.embeddings,
+            project.learned_rows,
+            project.true_labels[project.learned_rows],
+            head,
+        )
+        accept_answers(project, head, error, label_count)
 
 
-def fitted(x: Floats, rows: list[int], given: Ints, previous: Head | None) -> Head:
+def fit_project_head(x: Floats, rows: list[int], labels_given: Ints, previous: Head | None) -> Head:
     return fit_head(
-        x[rows], targets(given), labels=NAMES, multiple=False, pool=x, previous=previous
+        x[rows],
+        one_hot_targets(labels_given),
+        labels=LABEL_NAMES,
+        multiple=False,
+        pool=x,
+        previous=previous,
     )
 
 
-def targets(given: Ints) -> Floats:
-    return np.asarray(np.eye(len(NAMES), dtype=np.float32)[given])
+def one_hot_targets(labels_given: Ints) -> Floats:
+    return np.asarray(np.eye(len(LABEL_NAMES), dtype=np.float32)[labels_given])
 
 
-def serve(project: Project, head: Head | None) -> None:
+def label_next_tasks(project: SimulatedProject, head: Head | None) -> None:
     """People label the next ROUND tasks: a tenth of them audit tasks, in hash order."""
-    rows = range(len(project.x))
-    audit = [i for i in rows if is_audit(project.name, i) and i not in project.audited]
+    rows = range(len(project.embeddings))
+    audit = [i for i in rows if is_audit(project.name, i) and i not in project.audited_rows]
     audit.sort(key=lambda i: hash_rank(project.name, i))
-    project.audited += audit[: ROUND // 10]
-    gone = {*project.learned, *project.accepted}
-    free = [i for i in rows if i not in gone and not is_audit(project.name, i)]
-    project.learned += chosen(project.x, free, project.learned, head, ROUND - ROUND // 10)
+    project.audited_rows += audit[: LABELS_PER_ROUND // 10]
+    taken_rows = {*project.learned_rows, *project.accepted_answers}
+    open_rows = [i for i in rows if i not in taken_rows and not is_audit(project.name, i)]
+    project.learned_rows += select_rows(
+        project.embeddings,
+        open_rows,
+        project.learned_rows,
+        head,
+        LABELS_PER_ROUND - LABELS_PER_ROUND // 10,
+    )
 
 
-def chosen(x: Floats, free: list[int], learned: list[int], head: Head | None, n: int) -> list[int]:
+def select_rows(
+    x: Floats, open_rows: list[int], learned_rows: list[int], head: Head | None, count: int
+) -> list[int]:
     """The next rows in the order of the policy."""
-    unsure = np.ones(len(free), dtype=np.float32)
+    uncertainties = np.ones(len(open_rows), dtype=np.float32)
     if head is not None:
-        unsure = uncertainty(head.probabilities(x[free]), multiple=False)
-    state = coverage.survey(x[free], unsure, x[learned])
-    return [free[i] for i in coverage.pick(state, min(n, len(free)), seeking=False)[0]]
+        uncertainties = uncertainty(head.probabilities(x[open_rows]), multiple=False)
+    coverage_state = coverage.build_coverage(x[open_rows], uncertainties, x[learned_rows])
+    return [
+        open_rows[i]
+        for i in coverage.pick_images(
+            coverage_state, min(count, len(open_rows)), explore_every=False
+        )[0]
+    ]
 
 
-def accept(project: Project, head: Head, error: float, labels: int) -> None:
-    table = head.probabilities(project.x)
-    sure = np.array([certainty(row, multiple=False) for row in table])
-    given, audit = table.argmax(axis=1), project.audited
-    level = look(sure[audit], given[audit] == project.y[audit], error, project.looks)
+def accept_answers(project: SimulatedProject, head: Head, error: float, label_count: int) -> None:
+    probabilities = head.probabilities(project.embeddings)
+    confidences = np.array([choice_confidence(row, multiple=False) for row in probabilities])
+    predicted, audit = probabilities.argmax(axis=1), project.audited_rows
+    level = test_level(
+        confidences[audit],
+        predicted[audit] == project.true_labels[audit],
+        error,
+        project.audit_looks,
+    )
     if level.value is None:
         return
-    gone = {*project.learned, *project.accepted}
-    for i in np.flatnonzero(sure >= level.value).tolist():
-        mine = is_audit(project.name, i) or auto_accept.for_people(project.name, i)
-        if i not in gone and not mine:
-            project.accepted[i] = int(given[i])
-            project.first = project.first or labels
+    taken_rows = {*project.learned_rows, *project.accepted_answers}
+    for i in np.flatnonzero(confidences >= level.value).tolist():
+        reserved_for_people = is_audit(project.name, i) or auto_accept.is_held_for_review(
+            project.name, i
+        )
+        if i not in taken_rows and not reserved_for_people:
+            project.accepted_answers[i] = int(predicted[i])
+            project.first_accepted_at = project.first_accepted_at or label_count
 
 
-def look(
-    sure: npt.NDArray[Any],
-    right: npt.NDArray[np.bool_],
+def test_level(
+    confidences: npt.NDArray[Any],
+    correct: npt.NDArray[np.bool_],
     error: float,
-    looks: list[auto_accept.Look],
-) -> auto_accept.Level:
+    audit_looks: list[auto_accept.ThresholdTest],
+) -> auto_accept.AcceptThreshold:
     """A version's level; a look at the audit slice is added to the looks."""
-    found = auto_accept.look(sure, right, error, looks)
-    if found.chance:
-        looks.append(auto_accept.Look(len(sure), found.chance, found.value is not None))
-    return found
+    level_found = auto_accept.find_budgeted_threshold(confidences, correct, error, audit_looks)
+    if level_found.alpha:
+        audit_looks.append(
+            auto_accept.ThresholdTest(
+                len(confidences), level_found.alpha, level_found.value is not None
+            )
+        )
+    return level_found
 
 
 # -- accepting, quickly -------------------------------------------------------------------------
 
 
-def quick(projects: int) -> None:
+def run_quick_projects(projects: int) -> None:
     """The rate: models whose margins get better round by round and keep most of their mistakes."""
     print(f"\nquick projects, seeds 0 to {projects - 1}")
     print(f"{'margin':>6}{'spread':>8}{'bound':>7}{'accepted in':>13}{'broken':>8}{'rate':>7}")
-    for mean, spread, error in MARGINS:
-        found = [margins(seed, mean, spread, error) for seed in range(projects)]
-        some = [wrong for count, wrong in found if count]
-        broken = sum(wrong > error for wrong in some)
+    for mean, spread, error in QUICK_PROJECTS:
+        quick_results = [simulate_margins(seed, mean, spread, error) for seed in range(projects)]
+        accepting_errors = [wrong for count, wrong in quick_results if count]
+        broken_count = sum(wrong > error for wrong in accepting_errors)
         print(
-            f"{mean:>6}{spread:>8}{error:>7.0%}{len(some):>13}{broken:>8}{broken / projects:>7.1%}",
+            f"{mean:>6}{spread:>8}{error:>7.0%}{len(accepting_errors):>13}{broken_count:>8}{broken_count / projects:>7.1%}",
             flush=True,
         )
 
 
-def margins(seed: int, mean: float, spread: float, error: float) -> tuple[int, float]:
+def simulate_margins(seed: int, mean: float, spread: float, error: float) -> tuple[int, float]:
     """How many of 4,000 answers were accepted in 12 rounds of 200 labels, and the wrong share."""
-    random = np.random.default_rng(seed)
-    best, mistakes = random.normal(mean, spread, 4000), random.normal(0, 1, 4000)
-    audit, free = np.arange(400), np.arange(4000) >= 400
-    right_of: dict[int, bool] = {}
-    looks: list[auto_accept.Look] = []
+    rng = np.random.default_rng(seed)
+    best_margins, mistakes = rng.normal(mean, spread, 4000), rng.normal(0, 1, 4000)
+    audit, open_mask = np.arange(400), np.arange(4000) >= 400
+    correct_by_row: dict[int, bool] = {}
+    audit_looks: list[auto_accept.ThresholdTest] = []
     for number in range(1, 13):
-        mistakes = np.sqrt(0.8) * mistakes + np.sqrt(0.2) * random.normal(0, 1, 4000)
-        sure, right = answers(number, best, mistakes) if mean else near(error, mistakes, random)
-        rows = np.flatnonzero(free)
-        free[rows[np.argsort(sure[rows])[:180]]] = False  # people label the least certain
-        seen = audit[: 20 * number]
-        level = look(sure[seen], right[seen], error, looks)
+        mistakes = np.sqrt(0.8) * mistakes + np.sqrt(0.2) * rng.normal(0, 1, 4000)
+        confidences, correct = (
+            simulate_confidences(number, best_margins, mistakes)
+            if mean
+            else simulate_uninformative(error, mistakes, rng)
+        )
+        rows = np.flatnonzero(open_mask)
+        open_mask[rows[np.argsort(confidences[rows])[:180]]] = (
+            False  # people label the least certain
+        )
+        labeled_audit = audit[: 20 * number]
+        level = test_level(confidences[labeled_audit], correct[labeled_audit], error, audit_looks)
         if level.value is not None:
-            taken = np.flatnonzero(free & (sure >= level.value))
-            right_of |= dict(zip(taken.tolist(), right[taken].tolist(), strict=True))
-            free[taken] = False
-    return len(right_of), 1 - float(np.mean(list(right_of.values()) or [True]))
+            accepted_rows = np.flatnonzero(open_mask & (confidences >= level.value))
+            correct_by_row |= dict(
+                zip(accepted_rows.tolist(), correct[accepted_rows].tolist(), strict=True)
+            )
+            open_mask[accepted_rows] = False
+    return len(correct_by_row), 1 - float(np.mean(list(correct_by_row.values()) or [True]))
 
 
-def answers(
-    number: int, best: npt.NDArray[Any], mistakes: npt.NDArray[Any]
+def simulate_confidences(
+    number: int, best_margins: npt.NDArray[Any], mistakes: npt.NDArray[Any]
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
     """Confidence and rightness after a round: margins that come nearer to the best model's."""
     skill = number / (number + 2)
-    margin = skill * best + (1 - skill) * mistakes
+    margin = skill * best_margins + (1 - skill) * mistakes
     return 1 / (1 + np.exp(-6 * np.abs(margin))), margin > 0
 
 
-def near(
-    error: float, mistakes: npt.NDArray[Any], random: np.random.Generator
+def simulate_uninformative(
+    error: float, mistakes: npt.NDArray[Any], rng: np.random.Generator
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
     """A confidence that says nothing, of answers that are wrong a tenth too often."""
-    cut = -NormalDist().inv_cdf(1.1 * error)
-    return random.random(len(mistakes)), mistakes < cut
+    error_quantile = -NormalDist().inv_cdf(1.1 * error)
+    return rng.random(len(mistakes)), mistakes < error_quantile
 
 
-def plot(done: dict[str, list[float]], file: Path) -> None:
+def plot_errors(errors_by_setting: dict[str, list[float]], file: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, max(1, len(done)), figsize=(3 * max(1, len(done)), 3))
-    each: list[Any] = np.atleast_1d(axes).tolist()
-    for axis, (setting, wrong) in zip(each, done.items(), strict=False):
-        axis.bar(range(len(wrong)), wrong)
-        axis.axhline(SETTINGS[setting], color="red")
+    figure, axes = pyplot.subplots(
+        1, max(1, len(errors_by_setting)), figsize=(3 * max(1, len(errors_by_setting)), 3)
+    )
+    axis_list: list[Any] = np.atleast_1d(axes).tolist()
+    for axis, (setting, error_shares) in zip(axis_list, errors_by_setting.items(), strict=False):
+        axis.bar(range(len(error_shares)), error_shares)
+        axis.axhline(ERROR_BOUNDS[setting], color="red")
         axis.set(title=setting, xlabel="project", ylim=(0, None))
-    each[0].set_ylabel("share wrong among the accepted")
+    axis_list[0].set_ylabel("share wrong among the accepted")
     figure.savefig(file, dpi=120, bbox_inches="tight")
     print(f"plot: {file}")
 

@@ -17,10 +17,10 @@ import psutil
 
 from benchmarks.servers import running_backend, running_studio
 from tests.contract.test_places import BOXES, box
-from tests.support.drawings import drawing
-from tests.support.harness import Backend, Lab, data_uri
+from tests.support.drawings import make_drawing
+from tests.support.harness import BackendServer, LabelStudioUser, make_data_uri
 
-ROUNDS, EACH = 10, 4
+ROUND_COUNT, LABELS_PER_ROUND = 10, 4
 
 
 def main() -> None:
@@ -40,41 +40,46 @@ def main() -> None:
             PRELABEL_RETRAIN_AFTER="1000",
         ) as backend,
     ):
-        play(Lab(studio.url, studio.token), backend, options.size)
+        run_detector_rounds(LabelStudioUser(studio.url, studio.token), backend, options.size)
 
 
-def play(lab: Lab, backend: Backend, size: int) -> None:
-    project = lab.project(BOXES, title="ten rounds")
-    share = size / 160
-    shape, radius = (size, size * 3 // 4), (7 * share, 13 * share)
-    pictures = ROUNDS * EACH + 60
-    drawings = [drawing(number, shape, radius=radius) for number in range(pictures)]
-    tasks = lab.add_raw(project, [data_uri(d.png()) for d in drawings])
-    lab.connect(project, backend.url)
-    version = backend.settled(project)["version"]
+def run_detector_rounds(user: LabelStudioUser, backend: BackendServer, size: int) -> None:
+    project = user.create_project(BOXES, title="ten rounds")
+    scale = size / 160
+    shape, radius = (size, size * 3 // 4), (7 * scale, 13 * scale)
+    image_count = ROUND_COUNT * LABELS_PER_ROUND + 60
+    drawings = [make_drawing(number, shape, radius=radius) for number in range(image_count)]
+    tasks = user.import_images(project, [make_data_uri(d.to_png()) for d in drawings])
+    user.connect_backend(project, backend.url)
+    version = backend.wait_for_round(project)["version"]
     print(f"{'round':>5}{'labels':>8}{'seconds':>9}{'MB':>7}{'most MB':>9}")
-    for turn in range(ROUNDS):
-        part = range(turn * EACH, (turn + 1) * EACH)
-        for number in part:
-            result = [box(thing) for thing in drawings[number].things]
+    for round_index in range(ROUND_COUNT):
+        labeled_numbers = range(
+            round_index * LABELS_PER_ROUND, (round_index + 1) * LABELS_PER_ROUND
+        )
+        for number in labeled_numbers:
+            result = [box(drawn_object) for drawn_object in drawings[number].objects]
             body = {"result": result, "lead_time": 1.0}
-            lab.call("POST", f"/api/tasks/{tasks[number]}/annotations/", json=body)
+            user.request("POST", f"/api/tasks/{tasks[number]}/annotations/", json=body)
         start = time.monotonic()
-        version = backend.learn(project, part.stop, version)["version"]
+        version = backend.train_and_wait(project, labeled_numbers.stop, version)["version"]
         seconds = time.monotonic() - start
-        now, most = memory(backend)
-        print(f"{turn + 1:>5}{part.stop:>8}{seconds:>9.1f}{now:>7.0f}{most:>9.0f}", flush=True)
+        current, peak = process_memory(backend)
+        print(
+            f"{round_index + 1:>5}{labeled_numbers.stop:>8}{seconds:>9.1f}{current:>7.0f}{peak:>9.0f}",
+            flush=True,
+        )
 
 
-def memory(backend: Backend) -> tuple[float, float]:
+def process_memory(backend: BackendServer) -> tuple[float, float]:
     """MB of the server and its processes: now, and at most so far where Linux tells it."""
-    family = [psutil.Process(backend.pid), *psutil.Process(backend.pid).children(True)]
-    now = sum(process.memory_info().rss for process in family)
-    most = sum(_most(process.pid) for process in family)
-    return now / 1e6, most / 1e6
+    processes = [psutil.Process(backend.pid), *psutil.Process(backend.pid).children(True)]
+    current = sum(process.memory_info().rss for process in processes)
+    peak = sum(_peak_bytes(process.pid) for process in processes)
+    return current / 1e6, peak / 1e6
 
 
-def _most(pid: int) -> int:
+def _peak_bytes(pid: int) -> int:
     """The most bytes a process ever had; 0 where nothing tells it."""
     try:
         text = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")

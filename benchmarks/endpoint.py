@@ -26,15 +26,20 @@ from pathlib import Path
 
 import psutil
 
-from tests.support.drawings import drawing
-from tests.support.harness import COLOURS, Application, png
-from tests.support.published_models import BOXES, colour_model, place_model, publish
+from tests.support.drawings import make_drawing
+from tests.support.harness import RGB_BY_COLOUR, EndpointServer, make_png
+from tests.support.published_models import (
+    BOXES_CONTROL,
+    publish_version,
+    train_colour_model,
+    train_detector_model,
+)
 
-CLIENTS = (1, 8, 32)
-TURNS = 5
-FUNCTIONS = {"1": "choices", "3": "boxes"}
-QUIET = {"PRELABEL_CAPTURE_PER_DAY": "0"}
-BARE = """
+CLIENT_COUNTS = (1, 8, 32)
+TURN_COUNT = 5
+FUNCTION_KINDS = {"1": "choices", "3": "boxes"}
+NO_CAPTURE_SETTINGS = {"PRELABEL_CAPTURE_PER_DAY": "0"}
+BARE_MODEL_SCRIPT = """
 import sys, time
 from pathlib import Path
 from backend.runtime.resources import Resources
@@ -63,60 +68,74 @@ def main() -> None:
     parser.add_argument("--soak", type=int, default=0, help="requests in a row, with memory")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        home, pictures = Path(folder) / "home", Path(folder) / "pictures"
-        prepare(home, pictures)
-        images = [file.read_bytes() for file in sorted(pictures.iterdir())]
-        app = Application(home, QUIET)
+        home, image_folder = Path(folder) / "home", Path(folder) / "pictures"
+        prepare_home(home, image_folder)
+        images = [file.read_bytes() for file in sorted(image_folder.iterdir())]
+        app = EndpointServer(home, NO_CAPTURE_SETTINGS)
         try:
-            speeds(app, home, pictures, options.seconds / TURNS)
-            promotion(app, home, images, options.seconds)
+            measure_speeds(app, home, image_folder, options.seconds / TURN_COUNT)
+            measure_promotion(app, home, images, options.seconds)
             if options.soak:
-                soak(app, [png(colour, i) for colour in COLOURS for i in range(50)], options.soak)
+                run_soak_test(
+                    app,
+                    [make_png(colour, i) for colour in RGB_BY_COLOUR for i in range(50)],
+                    options.soak,
+                )
         finally:
             app.stop()
 
 
-def prepare(home: Path, pictures: Path) -> None:
+def prepare_home(home: Path, image_folder: Path) -> None:
     """A home with two functions, and pictures to ask about."""
-    publish(home, "1", *colour_model())
-    places = place_model(BOXES)
-    finder = places.finders["things"]
-    large = replace(finder, meaning=replace(finder.meaning, size=640))  # type: ignore[type-var]
-    publish(home, "3", replace(places, finders={"things": large}))
-    pictures.mkdir()
+    publish_version(home, "1", *train_colour_model())
+    detector_model = train_detector_model(BOXES_CONTROL)
+    detector = detector_model.detectors["things"]
+    large_detector = replace(detector, class_mapping=replace(detector.class_mapping, size=640))  # type: ignore[type-var]
+    publish_version(home, "3", replace(detector_model, detectors={"things": large_detector}))
+    image_folder.mkdir()
     for number in range(16):
         file = io.BytesIO()
-        drawing(number, (640, 480), radius=(20, 40)).image.save(file, "JPEG", quality=90)
-        (pictures / f"{number:02}.jpg").write_bytes(file.getvalue())
+        make_drawing(number, (640, 480), radius=(20, 40)).image.save(file, "JPEG", quality=90)
+        (image_folder / f"{number:02}.jpg").write_bytes(file.getvalue())
 
 
-def alone(home: Path, function: str, pictures: Path, seconds: float) -> tuple[float, float]:
+def measure_bare_model(
+    home: Path, function: str, image_folder: Path, seconds: float
+) -> tuple[float, float]:
     """Images a second and the median in milliseconds, of the model alone."""
-    command = [sys.executable, "-c", BARE, str(home), function, str(pictures), str(seconds)]
+    command = [
+        sys.executable,
+        "-c",
+        BARE_MODEL_SCRIPT,
+        str(home),
+        function,
+        str(image_folder),
+        str(seconds),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     rate, median = map(float, done.stdout.split())
     return rate, median
 
 
-def speeds(app: Application, home: Path, pictures: Path, seconds: float) -> None:
-    images = [file.read_bytes() for file in sorted(pictures.iterdir())]
+def measure_speeds(app: EndpointServer, home: Path, image_folder: Path, seconds: float) -> None:
+    images = [file.read_bytes() for file in sorted(image_folder.iterdir())]
     heads = ("function", "clients", "per s", "p50 ms", "p99 ms", "of bare", "more ms")
     print("".join(f"{head:>9}" for head in heads))
-    for function, name in FUNCTIONS.items():
-        asyncio.run(load(app, function, images, 2, 2.0))
-        rows: dict[int, list[tuple[float, ...]]] = {clients: [] for clients in (0, *CLIENTS)}
-        for _ in range(TURNS):
-            rate, median = alone(home, function, pictures, seconds)
+    for function, name in FUNCTION_KINDS.items():
+        asyncio.run(run_clients(app, function, images, 2, 2.0))
+        rows: dict[int, list[tuple[float, ...]]] = {clients: [] for clients in (0, *CLIENT_COUNTS)}
+        for _ in range(TURN_COUNT):
+            rate, median = measure_bare_model(home, function, image_folder, seconds)
             rows[0].append((rate, median, median, 1.0, 0.0))
-            for clients in CLIENTS:
-                times, failed = asyncio.run(load(app, function, images, clients, seconds))
+            for clients in CLIENT_COUNTS:
+                times, failed = asyncio.run(run_clients(app, function, images, clients, seconds))
                 assert not failed
-                now, p50, p99 = len(times) / seconds, *percentiles(times)
-                rows[clients].append((now, p50, p99, now / rate, p50 - median))
-        for clients, each in rows.items():
-            figures = [statistics.median(column) for column in zip(*each, strict=True)]
-            shown = "".join(f"{figure:>9.2f}" for figure in figures)
-            print(f"{name:>9}{clients or 'bare':>9}{shown}", flush=True)
+                throughput, p50, p99 = len(times) / seconds, *percentiles(times)
+                rows[clients].append((throughput, p50, p99, throughput / rate, p50 - median))
+        for clients, turn_results in rows.items():
+            figures = [statistics.median(column) for column in zip(*turn_results, strict=True)]
+            columns_text = "".join(f"{figure:>9.2f}" for figure in figures)
+            print(f"{name:>9}{clients or 'bare':>9}{columns_text}", flush=True)
 
 
 def percentiles(times: list[float]) -> tuple[float, float]:
@@ -125,61 +144,65 @@ def percentiles(times: list[float]) -> tuple[float, float]:
     return times[len(times) // 2] * 1000, times[int(len(times) * 0.99)] * 1000
 
 
-def promotion(app: Application, home: Path, images: Sequence[bytes], seconds: float) -> None:
+def measure_promotion(
+    app: EndpointServer, home: Path, images: Sequence[bytes], seconds: float
+) -> None:
     """A version goes live while 8 clients ask."""
 
-    async def both() -> tuple[int, int]:
-        asking = asyncio.create_task(load(app, "1", images, 8, seconds))
+    async def load_and_promote() -> tuple[int, int]:
+        load_task = asyncio.create_task(run_clients(app, "1", images, 8, seconds))
         await asyncio.sleep(seconds / 4)
-        await asyncio.to_thread(publish, home, "1", *colour_model())
-        times, failed = await asking
+        await asyncio.to_thread(publish_version, home, "1", *train_colour_model())
+        times, failed = await load_task
         return len(times), failed
 
-    answered, failed = asyncio.run(both())
+    answered, failed = asyncio.run(load_and_promote())
     print(f"promotion under load: {answered} answered, {failed} failed", flush=True)
 
 
-def soak(app: Application, images: Sequence[bytes], requests: int) -> None:
+def run_soak_test(app: EndpointServer, images: Sequence[bytes], requests: int) -> None:
     """Many requests with small images, and the process's memory at every tenth."""
-    process = psutil.Process(app.program.pid)
-    sizes = [process.memory_info().rss / 1e6]
+    process = psutil.Process(app.server_process.pid)
+    memory_sizes = [process.memory_info().rss / 1e6]
     start = time.perf_counter()
     for _ in range(10):
-        asyncio.run(load(app, "1", images, 8, 1e9, most=requests // 10))
-        sizes.append(process.memory_info().rss / 1e6)
+        asyncio.run(run_clients(app, "1", images, 8, 1e9, max_requests=requests // 10))
+        memory_sizes.append(process.memory_info().rss / 1e6)
     seconds = time.perf_counter() - start
-    shown = " ".join(f"{size:.0f}" for size in sizes)
-    print(f"{requests} requests in {seconds:.0f} s, memory in MB: {shown}")
-    print(f"from the second tenth on: {statistics.fmean(sizes[6:]) - sizes[2]:+.1f} MB")
+    memory_text = " ".join(f"{size:.0f}" for size in memory_sizes)
+    print(f"{requests} requests in {seconds:.0f} s, memory in MB: {memory_text}")
+    print(
+        f"from the second tenth on: {statistics.fmean(memory_sizes[6:]) - memory_sizes[2]:+.1f} MB"
+    )
 
 
-async def load(
-    app: Application,
+async def run_clients(
+    app: EndpointServer,
     function: str,
     images: Sequence[bytes],
     clients: int,
     seconds: float,
-    most: int = 10**12,
+    max_requests: int = 10**12,
 ) -> tuple[list[float], int]:
     """Ask from several connections; the seconds of each answer, and how many failed."""
     times: list[float] = []
     failed = 0
-    until = time.perf_counter() + seconds
+    deadline = time.perf_counter() + seconds
 
     async def client(number: int) -> None:
         nonlocal failed
         reader, writer = await asyncio.open_connection("127.0.0.1", app.port)
-        turn = number
-        while time.perf_counter() < until and len(times) < most:
-            content = images[turn % len(images)]
-            turn += clients
+        image_index = number
+        while time.perf_counter() < deadline and len(times) < max_requests:
+            content = images[image_index % len(images)]
+            image_index += clients
             head = (
                 f"POST /v1/functions/{function}/invoke HTTP/1.1\r\nhost: x\r\n"
                 f"content-type: image/jpeg\r\ncontent-length: {len(content)}\r\n\r\n"
             )
             start = time.perf_counter()
             writer.write(head.encode() + content)
-            status = await _answer(reader)
+            status = await _read_status(reader)
             times.append(time.perf_counter() - start)
             failed += status != 200
         writer.close()
@@ -188,7 +211,7 @@ async def load(
     return times, failed
 
 
-async def _answer(reader: asyncio.StreamReader) -> int:
+async def _read_status(reader: asyncio.StreamReader) -> int:
     head = await reader.readuntil(b"\r\n\r\n")
     length = next(
         int(line.partition(b":")[2])

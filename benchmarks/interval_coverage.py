@@ -23,14 +23,14 @@ from typing import Any
 
 import numpy as np
 
-from backend.domain import Place
+from backend.domain import Region
 from backend.learning import classification_metrics, detection_metrics
-from backend.learning.classification_metrics import Figure
-from backend.learning.detection_metrics import Judged, Tally
+from backend.learning.classification_metrics import IntervalEstimate
+from backend.learning.detection_metrics import DetectionCounts, DetectionSample
 
-MANY, ENOUGH = 20_000, 3_000
-WANTED = (0.93, 0.97)
-RARE = 8
+RATIO_TRUTH_IMAGES, MAP_TRUTH_IMAGES = 20_000, 3_000
+COVERAGE_LIMITS = (0.93, 0.97)
+RARE_LABEL_COUNT = 8
 
 
 def main() -> None:
@@ -39,138 +39,185 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, default=Path("intervals.png"))
     parser.add_argument("--only", choices=("answers", "finds"))
     options = parser.parse_args()
-    found: dict[str, list[tuple[int, float, Figure]]] = {}
+    results_by_metric: dict[str, list[tuple[int, float, IntervalEstimate]]] = {}
     for seed in range(options.projects):
         rng = np.random.default_rng(seed)
-        told = [] if options.only == "finds" else [*answers(rng), *rare(rng)]
-        told += [] if options.only == "answers" else finds(np.random.default_rng([seed, 1]))
-        for name, figure, truth in told:
-            found.setdefault(name, []).append((figure.n, truth, figure))
+        figures_with_truth = (
+            [] if options.only == "finds" else [*simulate_choices(rng), *simulate_rare_labels(rng)]
+        )
+        figures_with_truth += (
+            []
+            if options.only == "answers"
+            else simulate_detections(np.random.default_rng([seed, 1]))
+        )
+        for name, figure, truth in figures_with_truth:
+            results_by_metric.setdefault(name, []).append((figure.n, truth, figure))
     print(f"seeds 0 to {options.projects - 1}; covered: share of intervals, wanted 93 to 97 %")
     print(f"{'figure':<16}{'figures':>9}{'covered':>9}{'n ≤ 30':>9}{'n > 100':>9}{'width':>8}")
-    for metric, rows in found.items():
+    for metric, rows in results_by_metric.items():
         print(
-            f"{metric:<16}{len(rows):>9}{covered(rows):>9.1%}"
-            f"{covered([r for r in rows if r[0] <= 30]):>9.1%}"
-            f"{covered([r for r in rows if r[0] > 100]):>9.1%}"
+            f"{metric:<16}{len(rows):>9}{coverage_share(rows):>9.1%}"
+            f"{coverage_share([r for r in rows if r[0] <= 30]):>9.1%}"
+            f"{coverage_share([r for r in rows if r[0] > 100]):>9.1%}"
             f"{np.mean([f.high - f.low for _, _, f in rows]):>8.2f}",
             flush=True,
         )
-    plot(found, options.plot)
-    missed = [name for name, rows in found.items() if not WANTED[0] <= covered(rows) <= WANTED[1]]
-    for name in missed:
-        print(f"missed: {name} covers {covered(found[name]):.1%}")
-    sys.exit(1 if missed else 0)
+    plot_coverage(results_by_metric, options.plot)
+    missed_metrics = [
+        name
+        for name, rows in results_by_metric.items()
+        if not COVERAGE_LIMITS[0] <= coverage_share(rows) <= COVERAGE_LIMITS[1]
+    ]
+    for name in missed_metrics:
+        print(f"missed: {name} covers {coverage_share(results_by_metric[name]):.1%}")
+    sys.exit(1 if missed_metrics else 0)
 
 
-def answers(rng: np.random.Generator) -> Iterator[tuple[str, Figure, float]]:
+def simulate_choices(rng: np.random.Generator) -> Iterator[tuple[str, IntervalEstimate, float]]:
     """Figures of one project's answers, with their truth."""
     count = int(rng.integers(2, 7))
-    yield from _answers(rng, rng.dirichlet(np.full(count, 3.0)), int(rng.integers(10, 201)), "")
+    yield from _simulate_labels(
+        rng, rng.dirichlet(np.full(count, 3.0)), int(rng.integers(10, 201)), ""
+    )
 
 
-def rare(rng: np.random.Generator) -> Iterator[tuple[str, Figure, float]]:
+def simulate_rare_labels(rng: np.random.Generator) -> Iterator[tuple[str, IntervalEstimate, float]]:
     """The same of a project whose labels become rarer and rarer."""
-    shares = 0.03 ** (np.arange(RARE) / (RARE - 1))
-    yield from _answers(rng, shares / shares.sum(), int(rng.integers(20, 101)), "rare, ")
+    shares = 0.03 ** (np.arange(RARE_LABEL_COUNT) / (RARE_LABEL_COUNT - 1))
+    yield from _simulate_labels(rng, shares / shares.sum(), int(rng.integers(20, 101)), "rare, ")
 
 
-def _answers(
-    rng: np.random.Generator, mix: Any, n: int, kind: str
-) -> Iterator[tuple[str, Figure, float]]:
-    count = len(mix)
-    confusion = np.array([_row(rng, count, k) for k in range(count)])
-    joint = mix[:, None] * confusion
-    drawn = rng.choice(count * count, n, p=joint.ravel() / joint.sum())
+def _simulate_labels(
+    rng: np.random.Generator, label_shares: Any, image_count: int, prefix: str
+) -> Iterator[tuple[str, IntervalEstimate, float]]:
+    count = len(label_shares)
+    confusion = np.array([_confusion_row(rng, count, k) for k in range(count)])
+    joint = label_shares[:, None] * confusion
+    drawn = rng.choice(count * count, image_count, p=joint.ravel() / joint.sum())
     names = [str(k) for k in range(count)]
     pairs = [(frozenset(names[d % count]), frozenset(names[d // count])) for d in drawn]
-    yield f"{kind}accuracy", classification_metrics.accuracy(pairs), float(np.trace(joint))
-    told = classification_metrics.figures(pairs, names)
+    yield (
+        f"{prefix}accuracy",
+        classification_metrics.accuracy_estimate(pairs),
+        float(np.trace(joint)),
+    )
+    label_figures = classification_metrics.classification_metrics(pairs, names)
     f1 = 2 * np.diag(joint) / (joint.sum(axis=0) + joint.sum(axis=1))
-    known = [k for k, name in enumerate(names) if any(name in truth for _, truth in pairs)]
-    yield f"{kind}macro F1", Figure(**told["macro_f1"]), float(f1[known].mean())
+    labels_present = [k for k, name in enumerate(names) if any(name in truth for _, truth in pairs)]
+    yield (
+        f"{prefix}macro F1",
+        IntervalEstimate(**label_figures["macro_f1"]),
+        float(f1[labels_present].mean()),
+    )
     for label, (name, axis) in product(range(count), (("precision", 0), ("recall", 1))):
-        figure = Figure(**told["labels"][names[label]][name])
+        figure = IntervalEstimate(**label_figures["labels"][names[label]][name])
         if figure.n:
             truth = float(joint[label, label] / joint.sum(axis=axis)[label])
-            yield f"{kind}{name}", figure, truth
+            yield f"{prefix}{name}", figure, truth
 
 
-def _row(rng: np.random.Generator, count: int, k: int) -> Any:
+def _confusion_row(rng: np.random.Generator, count: int, true_label: int) -> Any:
     row = rng.dirichlet(np.ones(count))
-    right = rng.uniform(0.5, 0.98)
-    row[k] = 0
-    row = row / row.sum() * (1 - right)
-    row[k] = right
+    accuracy = rng.uniform(0.5, 0.98)
+    row[true_label] = 0
+    row = row / row.sum() * (1 - accuracy)
+    row[true_label] = accuracy
     return row
 
 
-def finds(rng: np.random.Generator) -> Iterator[tuple[str, Figure, float]]:
+def simulate_detections(rng: np.random.Generator) -> Iterator[tuple[str, IntervalEstimate, float]]:
     """Figures of one project's finds, with their truth."""
-    skill, alike = rng.uniform(0.5, 0.95), rng.uniform(3, 30)
-    world = (skill * alike, (1 - skill) * alike, rng.uniform(1, 6), rng.uniform(0.1, 1.0))
+    skill, beta_concentration = rng.uniform(0.5, 0.95), rng.uniform(3, 30)
+    difficulty = (
+        skill * beta_concentration,
+        (1 - skill) * beta_concentration,
+        rng.uniform(1, 6),
+        rng.uniform(0.1, 1.0),
+    )
     n = int(rng.integers(10, 201))
-    tallies, images = _images(rng, n, *world)
-    many, _ = _images(rng, MANY, *world, boxes=False)
-    _, enough = _images(rng, ENOUGH, *world)
-    right, found, there = (sum(column) for column in zip(*many, strict=True))
-    off = sum(abs(f - t) for _, f, t in many)
-    mine = [Tally(*row) for row in tallies]
-    precision = detection_metrics.ratio([(t.right, t.found) for t in mine], "precision")
-    recall = detection_metrics.ratio([(t.right, t.there) for t in mine], "recall")
-    truth = detection_metrics.precisions(enough, ["a"], rng, draws=2)[1].value
-    yield "F1", detection_metrics.f1_figure(mine), 2 * right / (found + there)
-    yield "box precision", precision, right / found
-    yield "box recall", recall, right / there
-    yield "counting error", detection_metrics.count_figure(mine), off / there
-    yield "mAP50", detection_metrics.precisions(images, ["a"], rng)[1], float(truth or 0)
+    tallies, images = _simulate_images(rng, n, *difficulty)
+    ratio_truth_rows, _ = _simulate_images(rng, RATIO_TRUTH_IMAGES, *difficulty, boxes=False)
+    _, map_truth_images = _simulate_images(rng, MAP_TRUTH_IMAGES, *difficulty)
+    correct, predicted, true_objects = (
+        sum(column) for column in zip(*ratio_truth_rows, strict=True)
+    )
+    count_error = sum(abs(f - t) for _, f, t in ratio_truth_rows)
+    tally_list = [DetectionCounts(*row) for row in tallies]
+    precision = detection_metrics.ratio_figure(
+        [(t.true_positives, t.predicted) for t in tally_list], "precision"
+    )
+    recall = detection_metrics.ratio_figure(
+        [(t.true_positives, t.actual) for t in tally_list], "recall"
+    )
+    truth = detection_metrics.average_precision_figures(map_truth_images, ["a"], rng, draws=2)[
+        1
+    ].value
+    yield "F1", detection_metrics.f1_figure(tally_list), 2 * correct / (predicted + true_objects)
+    yield "box precision", precision, correct / predicted
+    yield "box recall", recall, correct / true_objects
+    yield (
+        "counting error",
+        detection_metrics.counting_error_figure(tally_list),
+        count_error / true_objects,
+    )
+    yield (
+        "mAP50",
+        detection_metrics.average_precision_figures(images, ["a"], rng)[1],
+        float(truth or 0),
+    )
 
 
-def _images(
+def _simulate_images(
     rng: np.random.Generator,
-    n: int,
-    one: float,
-    two: float,
+    image_count: int,
+    alpha: float,
+    beta: float,
     objects: float,
-    false: float,
+    false_detections: float,
     boxes: bool = True,
-) -> tuple[list[tuple[int, int, int]], list[Judged]]:
+) -> tuple[list[tuple[int, int, int]], list[DetectionSample]]:
     rows, images = [], []
-    for _ in range(n):
-        there = int(rng.poisson(objects))
-        right = int(rng.binomial(there, rng.beta(one, two)))
-        wrong = int(rng.poisson(false))
-        rows.append((right, right + wrong, there))
+    for _ in range(image_count):
+        object_count = int(rng.poisson(objects))
+        correct = int(rng.binomial(object_count, rng.beta(alpha, beta)))
+        false_count = int(rng.poisson(false_detections))
+        rows.append((correct, correct + false_count, object_count))
         if boxes:
-            images.append(_judged(rng, there, right, wrong))
+            images.append(_simulate_image(rng, object_count, correct, false_count))
     return rows, images
 
 
-def _judged(rng: np.random.Generator, there: int, right: int, wrong: int) -> Judged:
+def _simulate_image(
+    rng: np.random.Generator, object_count: int, correct: int, false_count: int
+) -> DetectionSample:
     """Objects in one row, false finds in another: overlaps are 1 or 0."""
-    truth = tuple(Place("a", k / 99, 0.0, (k + 1) / 99, 0.1) for k in range(there))
-    strangers = tuple(Place("a", k / 99, 0.5, (k + 1) / 99, 0.6) for k in range(wrong))
-    sure = [*rng.beta(4, 2, right).tolist(), *rng.beta(2, 3, wrong).tolist()]
-    order = np.argsort(-np.array(sure), kind="stable")
-    places = [*truth[:right], *strangers]
-    return Judged(tuple(places[i] for i in order), tuple(sure[i] for i in order), truth)
+    truth = tuple(Region("a", k / 99, 0.0, (k + 1) / 99, 0.1) for k in range(object_count))
+    false_regions = tuple(Region("a", k / 99, 0.5, (k + 1) / 99, 0.6) for k in range(false_count))
+    confidences = [*rng.beta(4, 2, correct).tolist(), *rng.beta(2, 3, false_count).tolist()]
+    order = np.argsort(-np.array(confidences), kind="stable")
+    regions = [*truth[:correct], *false_regions]
+    return DetectionSample(
+        tuple(regions[i] for i in order), tuple(confidences[i] for i in order), truth
+    )
 
 
-def covered(rows: list[tuple[int, float, Figure]]) -> float:
+def coverage_share(rows: list[tuple[int, float, IntervalEstimate]]) -> float:
     return float(np.mean([f.low <= truth <= f.high for _, truth, f in rows])) if rows else 0.0
 
 
-def plot(found: dict[str, list[tuple[int, float, Figure]]], file: Path) -> None:
+def plot_coverage(
+    results_by_metric: dict[str, list[tuple[int, float, IntervalEstimate]]], file: Path
+) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    count = max(map(len, found.values()))
+    count = max(map(len, results_by_metric.values()))
     figure, axis = pyplot.subplots(figsize=(10, 4))
     axis.set_title(f"95 % intervals, seeds 0 to {count - 1}")
     axis.axhspan(0.93, 0.97, alpha=0.2)
-    axis.bar(list(found), [covered(rows) for rows in found.values()])
+    axis.bar(list(results_by_metric), [coverage_share(rows) for rows in results_by_metric.values()])
     axis.set(ylim=(0.85, 1), ylabel="share of projects covered")
     axis.tick_params(axis="x", rotation=30)
     figure.savefig(file, dpi=120, bbox_inches="tight")

@@ -21,89 +21,131 @@ import numpy.typing as npt
 
 from backend.arrays import Ints
 from backend.learning import quality_gate
-from backend.learning.contradiction import Believed, Contradiction, Trust, contradiction
-from backend.loop.evaluate.gate import EARLIER, GROWTH, WINDOW
-from backend.loop.evaluate.past_versions import LEARNED
+from backend.learning.contradiction import (
+    AnsweredQuestions,
+    ContradictionResult,
+    ProbabilityCalibration,
+    measure_contradiction,
+)
+from backend.loop.evaluate.gate import MAX_WINDOW_LABELS, TRUST_IMAGES, WINDOW_GROWTH
+from backend.loop.evaluate.past_versions import MIN_HEAD_EXAMPLES
 from backend.vision.heads.head import Head
-from benchmarks.auto_accept import chosen, fitted, world
+from benchmarks.auto_accept import fit_project_head, make_dataset, select_rows
 
-POISONED = 0.3
-WAYS = ("clean", "random", "swapped")
-BASES = (60, 100, 200)
+POISONED_SHARE = 0.3
+POISONING_KINDS = ("clean", "random", "swapped")
+LIVE_LABEL_COUNTS = (60, 100, 200)
 """Labels of the live version."""
-ONCE = (30, 60)
+ROUND_LABEL_COUNTS = (30, 60)
 """Labels that come in one round."""
-BATCH, BATCHES = 10, 4
-AUDIT = 60
+BATCH_SIZE, BATCH_COUNT = 10, 4
+AUDIT_IMAGE_COUNT = 60
 """Images of each project that are never learned from."""
-Key = tuple[int, str, str]
+ResultKey = tuple[int, str, str]
 """Labels of the live version, what came, and in which of WAYS."""
 
 
 @dataclass
-class Line:
+class LabelingHistory:
     """A project: what was labeled in which order, and the versions of it.
 
     Attributes:
-        x: (n, d) embeddings of all images.
-        y: (n,) what they are.
-        rows: labeled images, in the order of their labels.
-        given: what was answered.
+        embeddings: (n, d) embeddings of all images.
+        true_labels: (n,) what they are.
+        labeled_rows: labeled images, in the order of their labels.
+        labels_given: what was answered.
         heads: of each version, the live one last.
-        ends: labels that each version saw.
+        label_counts: labels that each version saw.
     """
 
-    x: npt.NDArray[np.float32]
-    y: Ints
-    rows: list[int]
-    given: list[int]
+    embeddings: npt.NDArray[np.float32]
+    true_labels: Ints
+    labeled_rows: list[int]
+    labels_given: list[int]
     heads: list[Head] = field(default_factory=list)
-    ends: list[int] = field(default_factory=list)
+    label_counts: list[int] = field(default_factory=list)
 
-    def fit(self) -> None:
+    def fit_version(self) -> None:
         """A new version, which goes live."""
         before = self.heads[-1] if self.heads else None
-        self.heads.append(fitted(self.x, self.rows, np.array(self.given), before))
-        self.ends.append(len(self.rows))
+        self.heads.append(
+            fit_project_head(
+                self.embeddings, self.labeled_rows, np.array(self.labels_given), before
+            )
+        )
+        self.label_counts.append(len(self.labeled_rows))
 
-    def next(self, count: int) -> list[int]:
+    def next_rows(self, count: int) -> list[int]:
         """The images that the policy asks for."""
-        free = sorted(set(range(AUDIT, len(self.x))) - set(self.rows))
-        return chosen(self.x, free, self.rows, self.heads[-1], count)
+        open_rows = sorted(
+            set(range(AUDIT_IMAGE_COUNT, len(self.embeddings))) - set(self.labeled_rows)
+        )
+        return select_rows(self.embeddings, open_rows, self.labeled_rows, self.heads[-1], count)
 
-    def label(self, came: list[int], said: Ints) -> None:
-        self.rows = self.rows + came
-        self.given = self.given + said.tolist()
+    def add_labels(self, new_rows: list[int], new_labels: Ints) -> None:
+        self.labeled_rows = self.labeled_rows + new_rows
+        self.labels_given = self.labels_given + new_labels.tolist()
 
-    def copy(self) -> Line:
-        return Line(self.x, self.y, self.rows, self.given, list(self.heads), list(self.ends))
+    def copy(self) -> LabelingHistory:
+        return LabelingHistory(
+            self.embeddings,
+            self.true_labels,
+            self.labeled_rows,
+            self.labels_given,
+            list(self.heads),
+            list(self.label_counts),
+        )
 
-    def doubted(self, seed: int) -> quality_gate.Verdict:
+    def evaluate_gate(self, seed: int) -> quality_gate.GateVerdict:
         """Return the gate's verdict on the latest labels, as the loop's gate asks for it."""
-        found: list[tuple[str, Contradiction]] = []
-        last = 0
-        for number in reversed(range(len(self.ends))):
-            came = len(self.rows) - self.ends[number]
-            if found and came > WINDOW:
+        contradictions: list[tuple[str, ContradictionResult]] = []
+        last_count = 0
+        for number in reversed(range(len(self.label_counts))):
+            new_rows = len(self.labeled_rows) - self.label_counts[number]
+            if contradictions and new_rows > MAX_WINDOW_LABELS:
                 break
-            if came < GROWTH * last or self.ends[number] < LEARNED:
+            if (
+                new_rows < WINDOW_GROWTH * last_count
+                or self.label_counts[number] < MIN_HEAD_EXAMPLES
+            ):
                 continue
-            last = came
-            window = self._believed(number, self.ends[number], len(self.rows))
+            last_count = new_rows
+            window = self._probability_window(
+                number, self.label_counts[number], len(self.labeled_rows)
+            )
             rng = np.random.default_rng(seed)
-            found.append((f"v{number}", contradiction(window, self._trust(number), rng)))
-        return quality_gate.trusted(found)
+            contradictions.append(
+                (f"v{number}", measure_contradiction(window, self._estimate_trust(number), rng))
+            )
+        return quality_gate.check_recent_labels(contradictions)
 
-    def _trust(self, number: int) -> Trust:
-        parts: list[Believed] = []
-        for one in reversed(range(number)):
-            if self.ends[one] >= LEARNED and sum(part.images for part in parts) < EARLIER:
-                parts.append(self._believed(one, self.ends[one], self.ends[one + 1]))
-        return Trust.learned(Believed.all_of(parts)) if parts else Trust()
+    def _estimate_trust(self, number: int) -> ProbabilityCalibration:
+        parts: list[AnsweredQuestions] = []
+        for version_index in reversed(range(number)):
+            if (
+                self.label_counts[version_index] >= MIN_HEAD_EXAMPLES
+                and sum(part.images for part in parts) < TRUST_IMAGES
+            ):
+                parts.append(
+                    self._probability_window(
+                        version_index,
+                        self.label_counts[version_index],
+                        self.label_counts[version_index + 1],
+                    )
+                )
+        return (
+            ProbabilityCalibration.fit(AnsweredQuestions.concatenate(parts))
+            if parts
+            else ProbabilityCalibration()
+        )
 
-    def _believed(self, number: int, start: int, end: int) -> Believed:
-        belief = self.heads[number].probabilities(self.x[self.rows[start:end]])
-        return Believed.of_one(belief, self.given[start:end], range(end - start))
+    def _probability_window(self, number: int, start: int, end: int) -> AnsweredQuestions:
+        probabilities = self.heads[number].probabilities(
+            self.embeddings[self.labeled_rows[start:end]]
+        )
+        return AnsweredQuestions.from_single_labels(
+            probabilities, self.labels_given[start:end], range(end - start)
+        )
 
 
 def main() -> None:
@@ -111,79 +153,88 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=20)
     options = parser.parse_args()
     for setting in ("digits", "rare digits"):
-        table(setting, options.seeds)
+        print_held_back(setting, options.seeds)
 
 
-def table(setting: str, seeds: int) -> None:
+def print_held_back(setting: str, seeds: int) -> None:
     """Shares of rounds or projects that were held back."""
-    held: dict[Key, list[bool]] = defaultdict(list)
+    held_back: dict[ResultKey, list[bool]] = defaultdict(list)
     for seed in range(1, seeds + 1):
-        for key, one in played(setting, seed):
-            held[key].append(one)
+        for key, is_held_back in run_project(setting, seed):
+            held_back[key].append(is_held_back)
     print(f"\n{setting}, seeds 1 to {seeds}: held back")
-    print(f"{'labels':>7} {'':<22}" + "".join(f"{way:>9}" for way in WAYS))
-    for base, what, _ in [key for key in held if key[2] == "clean"]:
-        cells = [held.get((base, what, way)) for way in WAYS]
-        told = "".join(f"{np.mean(cell):>9.0%}" if cell else f"{'':>9}" for cell in cells)
-        print(f"{base or '':>7} {what:<22}{told}", flush=True)
+    print(f"{'labels':>7} {'':<22}" + "".join(f"{poisoning:>9}" for poisoning in POISONING_KINDS))
+    for base, event_name, _ in [key for key in held_back if key[2] == "clean"]:
+        cells = [held_back.get((base, event_name, poisoning)) for poisoning in POISONING_KINDS]
+        cells_text = "".join(f"{np.mean(cell):>9.0%}" if cell else f"{'':>9}" for cell in cells)
+        print(f"{base or '':>7} {event_name:<22}{cells_text}", flush=True)
 
 
-def played(setting: str, seed: int) -> Iterator[tuple[Key, bool]]:
+def run_project(setting: str, seed: int) -> Iterator[tuple[ResultKey, bool]]:
     """One project; what was held back, and whether."""
-    x, y = world(setting, seed)
-    random = np.random.default_rng(seed)
-    first = random.choice(np.arange(AUDIT, len(x)), 2 * BATCH, replace=False).tolist()
-    line = Line(x, y, first, y[first].tolist())
-    line.fit()
+    x, y = make_dataset(setting, seed)
+    rng = np.random.default_rng(seed)
+    first = rng.choice(np.arange(AUDIT_IMAGE_COUNT, len(x)), 2 * BATCH_SIZE, replace=False).tolist()
+    history = LabelingHistory(x, y, first, y[first].tolist())
+    history.fit_version()
     while True:
-        base = len(line.rows)
-        if base in BASES:
-            yield from at_once(line, seed, random)
-            yield from streams(line, seed, random)
-        if base >= max(BASES):
+        label_count = len(history.labeled_rows)
+        if label_count in LIVE_LABEL_COUNTS:
+            yield from test_single_rounds(history, seed, rng)
+            yield from test_round_series(history, seed, rng)
+        if label_count >= max(LIVE_LABEL_COUNTS):
             return
-        came = line.next(BATCH)
-        line.label(came, y[came])
-        yield (0, "every round from 20 on", "clean"), not line.doubted(seed).promote
-        line.fit()
+        new_rows = history.next_rows(BATCH_SIZE)
+        history.add_labels(new_rows, y[new_rows])
+        yield (0, "every round from 20 on", "clean"), not history.evaluate_gate(seed).is_passed
+        history.fit_version()
 
 
-def at_once(line: Line, seed: int, random: np.random.Generator) -> Iterator[tuple[Key, bool]]:
-    for more in ONCE:
-        came = line.next(more)
-        for way in WAYS:
-            one = line.copy()
-            one.label(came, poisoned(one.y[came], way, random))
-            key = (len(line.rows), f"one round of {more}", way)
-            yield key, not one.doubted(seed).promote
+def test_single_rounds(
+    history: LabelingHistory, seed: int, rng: np.random.Generator
+) -> Iterator[tuple[ResultKey, bool]]:
+    for label_count in ROUND_LABEL_COUNTS:
+        new_rows = history.next_rows(label_count)
+        for poisoning in POISONING_KINDS:
+            branch = history.copy()
+            branch.add_labels(new_rows, poison_labels(branch.true_labels[new_rows], poisoning, rng))
+            key = (len(history.labeled_rows), f"one round of {label_count}", poisoning)
+            yield key, not branch.evaluate_gate(seed).is_passed
 
 
-def streams(line: Line, seed: int, random: np.random.Generator) -> Iterator[tuple[Key, bool]]:
-    for way in WAYS:
-        one, stopped = line.copy(), False
-        for number in range(1, BATCHES + 1):
-            came = one.next(BATCH)
-            one.label(came, poisoned(one.y[came], way, random))
-            stopped = stopped or not one.doubted(seed).promote
-            yield (len(line.rows), f"rounds of ten, by {number}", way), stopped
-            if not stopped:
-                one.fit()
+def test_round_series(
+    history: LabelingHistory, seed: int, rng: np.random.Generator
+) -> Iterator[tuple[ResultKey, bool]]:
+    for poisoning in POISONING_KINDS:
+        branch, is_held_back = history.copy(), False
+        for number in range(1, BATCH_COUNT + 1):
+            new_rows = branch.next_rows(BATCH_SIZE)
+            branch.add_labels(new_rows, poison_labels(branch.true_labels[new_rows], poisoning, rng))
+            is_held_back = is_held_back or not branch.evaluate_gate(seed).is_passed
+            yield (
+                (len(history.labeled_rows), f"rounds of ten, by {number}", poisoning),
+                is_held_back,
+            )
+            if not is_held_back:
+                branch.fit_version()
 
 
-def poisoned(given: Ints, way: str, random: np.random.Generator) -> Ints:
+def poison_labels(given: Ints, poisoning: str, rng: np.random.Generator) -> Ints:
     """Answers with POISONED of them wrong: at random, or swapped between pairs of labels."""
-    said, wrong = given.copy(), round(POISONED * len(given))
-    if way == "random":
-        at = random.choice(len(said), wrong, replace=False)
-        said[at] = (said[at] + random.integers(1, 10, len(at))) % 10
-    elif way == "swapped":
+    new_labels, wrong_count = given.copy(), round(POISONED_SHARE * len(given))
+    if poisoning == "random":
+        poisoned_rows = rng.choice(len(new_labels), wrong_count, replace=False)
+        new_labels[poisoned_rows] = (
+            new_labels[poisoned_rows] + rng.integers(1, 10, len(poisoned_rows))
+        ) % 10
+    elif poisoning == "swapped":
         partner = np.zeros(10, dtype=np.int64)
-        for one, other in random.permutation(10).reshape(5, 2):
-            partner[one], partner[other] = other, one
-        pairs = np.minimum(said, partner[said])
-        at = np.argsort(random.permutation(10)[pairs], kind="stable")[:wrong]
-        said[at] = partner[said[at]]
-    return said
+        for first_label, second_label in rng.permutation(10).reshape(5, 2):
+            partner[first_label], partner[second_label] = second_label, first_label
+        pairs = np.minimum(new_labels, partner[new_labels])
+        poisoned_rows = np.argsort(rng.permutation(10)[pairs], kind="stable")[:wrong_count]
+        new_labels[poisoned_rows] = partner[new_labels[poisoned_rows]]
+    return new_labels
 
 
 if __name__ == "__main__":

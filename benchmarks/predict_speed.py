@@ -21,16 +21,16 @@ from typing import Any
 import psutil
 
 from benchmarks.servers import running_backend, running_studio
-from demo.annotator import Annotator
-from demo.label_studio import Studio
-from tests.support.harness import Backend, Json, Lab
+from demo.annotator import SimulatedAnnotator
+from demo.label_studio import LabelStudioServer
+from tests.support.harness import BackendServer, Json, LabelStudioUser
 
-TASKS = 100
+BATCH_TASK_COUNT = 100
 """That are asked for at once, where there are so many images."""
-LABELS = "person car bicycle dog cat chair bottle cup book bus".split()
-CONFIG = (
+OBJECT_LABELS = "person car bicycle dog cat chair bottle cup book bus".split()
+LABEL_CONFIG = (
     '<View><Image name="image" value="$image"/><RectangleLabels name="box" toName="image">'
-    + "".join(f'<Label value="{label}"/>' for label in LABELS)
+    + "".join(f'<Label value="{label}"/>' for label in OBJECT_LABELS)
     + "</RectangleLabels></View>"
 )
 
@@ -41,113 +41,122 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--predictions", type=int, default=1000, help="for the memory")
     options = parser.parse_args()
-    files = sorted((options.folder / "images").iterdir())[: 2 * TASKS]
+    files = sorted((options.folder / "images").iterdir())[: 2 * BATCH_TASK_COUNT]
     weights = str(options.weights.resolve())
     with (
         running_studio() as (studio, folder),
         running_backend(studio, folder / "home", PRELABEL_DETECTOR=weights) as backend,
     ):
-        measure(studio, backend, files, options)
+        measure_throughput(studio, backend, files, options)
 
 
-def measure(studio: Studio, backend: Backend, files: list[Path], options: Any) -> None:
-    annotator, lab = Annotator(studio.url, studio.token), Lab(studio.url, studio.token)
-    known, unknown = files[: len(files) // 2], files[len(files) // 2 :]
-    project = annotator.create("predicting", CONFIG)
-    annotator.upload(project, known)
-    annotator.connect(project, backend.url)
-    backend.settled(project)
-    held = asked(lab, project)
-    beside = annotator.create("never pushed", CONFIG)  # not connected: its images are new to ours
-    annotator.upload(beside, unknown)
-    new = asked(lab, beside)
+def measure_throughput(
+    studio: LabelStudioServer, backend: BackendServer, files: list[Path], options: Any
+) -> None:
+    annotator, user = (
+        SimulatedAnnotator(studio.url, studio.token),
+        LabelStudioUser(studio.url, studio.token),
+    )
+    pushed_files, new_files = files[: len(files) // 2], files[len(files) // 2 :]
+    project = annotator.create_project("predicting", LABEL_CONFIG)
+    annotator.upload_images(project, pushed_files)
+    annotator.connect_backend(project, backend.url)
+    backend.wait_for_round(project)
+    pushed_tasks = task_payloads(user, project)
+    second_project = annotator.create_project(
+        "never pushed", LABEL_CONFIG
+    )  # not connected: its images are new to ours
+    annotator.upload_images(second_project, new_files)
+    new_tasks = task_payloads(user, second_project)
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
-        fetched = pool.apply(rival, (str(options.weights), studio.url, studio.token, new))
-        opened = pool.apply(rival_on_disk, (str(options.weights), known))
-    seconds(backend, project, held)  # both are warmed up
-    ours_new = seconds(backend, project, new)
-    ours_held = min(seconds(backend, project, held) for _ in range(3))
+        baseline_fetched = pool.apply(
+            time_baseline, (str(options.weights), studio.url, studio.token, new_tasks)
+        )
+        baseline_on_disk = pool.apply(time_baseline_on_disk, (str(options.weights), pushed_files))
+    time_predict(backend, project, pushed_tasks)  # both are warmed up
+    ours_new = time_predict(backend, project, new_tasks)
+    ours_on_disk = min(time_predict(backend, project, pushed_tasks) for _ in range(3))
     print(f"{'/predict, images a second':<44}{'rival':>8}{'ours':>8}{'ratio':>8}")
-    for name, count, theirs, ours in (
-        ("images seen for the first time", len(new), fetched[0], ours_new),
-        ("images held on disk, best turn", len(held), min(opened), ours_held),
+    for name, count, baseline_seconds, our_seconds in (
+        ("images seen for the first time", len(new_tasks), baseline_fetched[0], ours_new),
+        ("images held on disk, best turn", len(pushed_tasks), min(baseline_on_disk), ours_on_disk),
     ):
-        row = f"{count / theirs:>8.1f}{count / ours:>8.1f}{theirs / ours:>8.2f}"
+        row = f"{count / baseline_seconds:>8.1f}{count / our_seconds:>8.1f}{baseline_seconds / our_seconds:>8.2f}"
         print(f"{name:<44}{row}")
-    memory(backend, project, held, options.predictions)
+    print_memory(backend, project, pushed_tasks, options.predictions)
     annotator.close()
-    lab.close()
+    user.close()
 
 
-def asked(lab: Lab, project: int) -> list[Json]:
+def task_payloads(user: LabelStudioUser, project: int) -> list[Json]:
     """Tasks as Label Studio sends them."""
-    return [{"id": task["id"], "data": task["data"]} for task in lab.tasks(project)]
+    return [{"id": task["id"], "data": task["data"]} for task in user.list_tasks(project)]
 
 
-def seconds(backend: Backend, project: int, tasks: list[Json]) -> float:
+def time_predict(backend: BackendServer, project: int, tasks: list[Json]) -> float:
     start = time.monotonic()
-    body = {"tasks": tasks, "project": str(project), "label_config": CONFIG}
+    body = {"tasks": tasks, "project": str(project), "label_config": LABEL_CONFIG}
     results = backend.http.post("/predict", json=body).json()["results"]
     assert sum(len(r["result"]) for r in results) > len(tasks)
     return time.monotonic() - start
 
 
-def memory(backend: Backend, project: int, tasks: list[Json], count: int) -> None:
+def print_memory(backend: BackendServer, project: int, tasks: list[Json], count: int) -> None:
     print(f"\n{'predictions':>11}{'MB':>8}")
-    done = 0
-    while done < count:
-        seconds(backend, project, tasks)
-        done += len(tasks)
-        if done % (2 * len(tasks)) == 0:
-            family = [psutil.Process(backend.pid), *psutil.Process(backend.pid).children(True)]
-            whole = sum(process.memory_info().rss for process in family) / 1e6
-            print(f"{done:>11}{whole:>8.0f}", flush=True)
+    prediction_count = 0
+    while prediction_count < count:
+        time_predict(backend, project, tasks)
+        prediction_count += len(tasks)
+        if prediction_count % (2 * len(tasks)) == 0:
+            processes = [psutil.Process(backend.pid), *psutil.Process(backend.pid).children(True)]
+            total_megabytes = sum(process.memory_info().rss for process in processes) / 1e6
+            print(f"{prediction_count:>11}{total_megabytes:>8.0f}", flush=True)
 
 
-def rival(weights: str, url: str, token: str, tasks: list[Json]) -> list[float]:
+def time_baseline(weights: str, url: str, token: str, tasks: list[Json]) -> list[float]:
     """A backend as they are usually written; seconds of one turn over images on Label Studio."""
     import io
 
     import httpx
     from PIL import Image
 
-    model = _warm(weights)
+    model = _load_warm_model(weights)
     with httpx.Client(base_url=url, headers={"Authorization": f"Token {token}"}) as http:
         start = time.monotonic()
         for task in tasks:
             content = http.get(task["data"]["image"]).raise_for_status().content
-            _regions(model, Image.open(io.BytesIO(content)).convert("RGB"))
+            _predict_regions(model, Image.open(io.BytesIO(content)).convert("RGB"))
         return [time.monotonic() - start]
 
 
-def rival_on_disk(weights: str, files: list[Path]) -> list[float]:
+def time_baseline_on_disk(weights: str, files: list[Path]) -> list[float]:
     """The same with images that were fetched before; seconds of each of three turns."""
     from PIL import Image
 
-    model = _warm(weights)
+    model = _load_warm_model(weights)
     times = []
     for _ in range(3):
         start = time.monotonic()
         for file in files:
-            _regions(model, Image.open(file).convert("RGB"))
+            _predict_regions(model, Image.open(file).convert("RGB"))
         times.append(time.monotonic() - start)
     return times
 
 
-def _warm(weights: str) -> Any:
+def _load_warm_model(weights: str) -> Any:
     import numpy as np
 
-    from backend.vision.ultralytics_models import quiet_ultralytics
+    from backend.vision.ultralytics_models import import_ultralytics
 
-    model = quiet_ultralytics().YOLO(weights)
+    model = import_ultralytics().YOLO(weights)
     model.predict(np.zeros((640, 640, 3), dtype=np.uint8), verbose=False)
     return model
 
 
-def _regions(model: Any, image: Any) -> list[Json]:
-    (found,) = model.predict(image, verbose=False)
-    pairs = zip(found.boxes.xyxyn.tolist(), found.boxes.conf.tolist(), strict=True)
+def _predict_regions(model: Any, image: Any) -> list[Json]:
+    (result,) = model.predict(image, verbose=False)
+    pairs = zip(result.boxes.xyxyn.tolist(), result.boxes.conf.tolist(), strict=True)
     return [
         {"x": 100 * x0, "y": 100 * y0, "width": 100 * (x1 - x0), "score": score}
         for (x0, y0, x1, _), score in pairs

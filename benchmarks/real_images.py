@@ -22,12 +22,12 @@ from PIL import Image
 
 from backend.vision.encoders.load import load_encoder
 from benchmarks.servers import running_backend, running_studio
-from demo.annotator import Annotator
-from demo.label_studio import Studio
-from tests.support.harness import Backend, Json, Lab, choice_of, until
+from demo.annotator import SimulatedAnnotator
+from demo.label_studio import LabelStudioServer
+from tests.support.harness import BackendServer, Json, LabelStudioUser, predicted_choice, wait_until
 
-STOPS = (20, 60, 120)
-DRAWS = 10
+LABEL_COUNTS = (20, 60, 120)
+BASELINE_DRAWS = 10
 
 
 def main() -> None:
@@ -42,9 +42,9 @@ def main() -> None:
     with running_studio() as (studio, folder):
         print(f"{'encoder':<28}{'labels':>7}{'accuracy':>10}{'by hand':>9}{'seconds':>9}")
         for encoder in options.encoder:
-            by_hand = logistic_regression(encoder, files, list(truth.values()))
+            by_hand = baseline_accuracies(encoder, files, list(truth.values()))
             home = folder / Path(encoder).stem
-            for labels, accuracy, seconds in play(
+            for labels, accuracy, seconds in measure_loop(
                 studio, home, encoder, files, truth, options.every
             ):
                 name = Path(encoder).name
@@ -54,53 +54,60 @@ def main() -> None:
                 )
 
 
-def play(
-    studio: Studio,
+def measure_loop(
+    studio: LabelStudioServer,
     home: Path,
     encoder: str,
     files: list[Path],
     truth: dict[str, str],
-    every: int,
+    labels_per_round: int,
 ) -> list[tuple[int, float, float]]:
     """Label up to the last stop; (labels, accuracy, seconds since the first label) at each."""
-    annotator, lab = Annotator(studio.url, studio.token), Lab(studio.url, studio.token)
+    annotator, user = (
+        SimulatedAnnotator(studio.url, studio.token),
+        LabelStudioUser(studio.url, studio.token),
+    )
     results: list[tuple[int, float, float]] = []
     with (
         closing(annotator),
-        closing(lab),
+        closing(user),
         running_backend(
-            studio, home, PRELABEL_ENCODER=encoder, PRELABEL_RETRAIN_AFTER=str(every)
+            studio, home, PRELABEL_ENCODER=encoder, PRELABEL_RETRAIN_AFTER=str(labels_per_round)
         ) as backend,
     ):
-        project = annotator.create(f"real pictures {home.name}", config(truth))
-        annotator.upload(project, files)
-        annotator.connect(project, backend.url)
-        wait(backend, project, 0)
+        project = annotator.create_project(f"real pictures {home.name}", make_label_config(truth))
+        annotator.upload_images(project, files)
+        annotator.connect_backend(project, backend.url)
+        wait_for_labels(backend, project, 0)
         start, labeled = time.monotonic(), set()
-        for given in range(1, max(STOPS) + 1):
-            task = annotator.next(project)
+        for label_count in range(1, max(LABEL_COUNTS) + 1):
+            task = annotator.next_task(project)
             name = Path(task["data"]["image"]).stem.partition("-")[2]
-            annotator.submit(task, [Lab.region([truth[name]], "label")])
+            annotator.submit_annotation(
+                task, [LabelStudioUser.make_choice_region([truth[name]], "label")]
+            )
             labeled.add(task["id"])
-            if given % every == 0 or given in STOPS:
-                version = wait(backend, project, given)
-            if given in STOPS:
+            if label_count % labels_per_round == 0 or label_count in LABEL_COUNTS:
+                version = wait_for_labels(backend, project, label_count)
+            if label_count in LABEL_COUNTS:
                 seconds = time.monotonic() - start
-                found = {
-                    p["task"]: choice_of(p)
-                    for p in lab.predictions(project)
+                predicted_labels = {
+                    p["task"]: predicted_choice(p)
+                    for p in user.list_predictions(project)
                     if p["model_version"] == version
                 }
                 names = {
                     t["id"]: Path(t["data"]["image"]).stem.partition("-")[2]
-                    for t in tasks(lab, project)
+                    for t in list_all_tasks(user, project)
                 }
-                right = [found[t] == truth[n] for t, n in names.items() if t not in labeled]
-                results.append((given, float(np.mean(right)), seconds))
+                correct = [
+                    predicted_labels[t] == truth[n] for t, n in names.items() if t not in labeled
+                ]
+                results.append((label_count, float(np.mean(correct)), seconds))
         return results
 
 
-def wait(backend: Backend, project: int, labels: int) -> str:
+def wait_for_labels(backend: BackendServer, project: int, labels: int) -> str:
     if labels:
         event = {"action": "START_TRAINING", "project": {"id": project}}
         backend.http.post("/webhook", json=event)
@@ -110,25 +117,25 @@ def wait(backend: Backend, project: int, labels: int) -> str:
         if state and state["round"]["error"]:
             sys.exit(state["round"]["error"])
         done = state and state["round"]["state"] == "idle" and state["version"]
-        seen = done and state["labels"] >= labels and not state["waiting"]
-        return str(state["version"]) if seen else ""
+        has_labels = done and state["labels"] >= labels and not state["waiting"]
+        return str(state["version"]) if has_labels else ""
 
-    return str(until(f"round at {labels}", check, seconds=300))
+    return str(wait_until(f"round at {labels}", check, seconds=300))
 
 
-def tasks(lab: Lab, project: int) -> list[Json]:
+def list_all_tasks(user: LabelStudioUser, project: int) -> list[Json]:
     rows: list[Json] = []
     for page in range(1, 100):
         parameters: Json = {"project": project, "page": page, "page_size": 500}
         parameters["include"] = "id,data"
-        answer = lab.http.get("/api/tasks/", params=parameters)
+        answer = user.http.get("/api/tasks/", params=parameters)
         rows += answer.json()["tasks"] if answer.status_code == 200 else []
         if answer.status_code != 200 or len(answer.json()["tasks"]) < 500:
             break
     return rows
 
 
-def config(truth: dict[str, str]) -> str:
+def make_label_config(truth: dict[str, str]) -> str:
     choices = "".join(f'<Choice value="{name}"/>' for name in sorted(set(truth.values())))
     return (
         '<View><Image name="image" value="$image"/>'
@@ -136,23 +143,25 @@ def config(truth: dict[str, str]) -> str:
     )
 
 
-def logistic_regression(encoder: str, files: list[Path], labels: list[str]) -> dict[int, float]:
+def baseline_accuracies(encoder: str, files: list[Path], labels: list[str]) -> dict[int, float]:
     """Accuracy by number of random labels, mean of ten draws."""
     from sklearn.linear_model import LogisticRegression
 
-    loaded = load_encoder(encoder, say=print)
-    vectors = loaded.encode_images([Image.open(file).convert("RGB") for file in files])
+    loaded_encoder = load_encoder(encoder, say=print)
+    vectors = loaded_encoder.encode_images([Image.open(file).convert("RGB") for file in files])
     truth = np.array(labels)
-    found: dict[int, float] = {}
-    for stop in STOPS:
+    accuracy_by_count: dict[int, float] = {}
+    for label_count in LABEL_COUNTS:
         shares = []
-        for draw in range(DRAWS):
+        for draw in range(BASELINE_DRAWS):
             order = np.random.default_rng(draw).permutation(len(truth))
-            seen, rest = order[:stop], order[stop:]
-            model = LogisticRegression(C=100, max_iter=1000).fit(vectors[seen], truth[seen])
-            shares.append(model.score(vectors[rest], truth[rest]))
-        found[stop] = float(np.mean(shares))
-    return found
+            train_rows, test_rows = order[:label_count], order[label_count:]
+            model = LogisticRegression(C=100, max_iter=1000).fit(
+                vectors[train_rows], truth[train_rows]
+            )
+            shares.append(model.score(vectors[test_rows], truth[test_rows]))
+        accuracy_by_count[label_count] = float(np.mean(shares))
+    return accuracy_by_count
 
 
 if __name__ == "__main__":

@@ -24,24 +24,29 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from backend.arrays import Floats
-from backend.domain import Control, ImageSize, Label, Place
-from backend.inference.detections import Sample, found_in, judged_on, shown
+from backend.domain import Control, ImageSize, Label, Region
+from backend.inference.detections import (
+    RegionSample,
+    confidence_threshold,
+    detect_regions,
+    predict_samples,
+)
 from backend.learning import coverage
-from backend.learning.detection_metrics import judge
-from backend.learning.selection import UNLIKE, place_uncertainty, seeking
-from backend.training.detector import FindingJob, train_finder
-from backend.vision.detection.base_weights import choose_base
-from backend.vision.detection.network import load_base
-from backend.vision.detection.network_runner import load_detector
+from backend.learning.detection_metrics import evaluate_detections
+from backend.learning.selection import EXPLORATION_INTERVAL, detection_uncertainty, search_interval
+from backend.training.detector import DetectorTrainingJob, train_detector
+from backend.vision.detection.base_weights import choose_base_weights
+from backend.vision.detection.network import load_base_network
+from backend.vision.detection.network_runner import load_network_runner
 from backend.vision.encoders.builtin import BuiltinEncoder
 
-SIDE, POOL, HELD, EVERY, BATCHES = 160, 300, 150, 15, 7
-KINDS = ("disc", "square", "triangle", "cross")
-EVEN, RARE = (0.25, 0.25, 0.25, 0.25), (0.6, 0.28, 0.08, 0.04)
-LEVELS = 5
-DAY = 86_400.0
+SCENE_SIZE, POOL_IMAGE_COUNT, HELD_OUT_COUNT, BATCH_SIZE, BATCH_COUNT = 160, 300, 150, 15, 7
+OBJECT_LABELS = ("disc", "square", "triangle", "cross")
+EVEN_SHARES, RARE_SHARES = (0.25, 0.25, 0.25, 0.25), (0.6, 0.28, 0.08, 0.04)
+LEVEL_COUNT = 5
+UNLIMITED_SECONDS = 86_400.0
 """Seconds that no training reaches: its steps end it."""
-WANTED = 0.77
+MAX_IMAGE_SHARE = 0.77
 """Share of random's images for the same mAP50, at most."""
 
 
@@ -53,90 +58,118 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, default=Path("selecting_places.png"))
     options = parser.parse_args()
     curves: dict[str, dict[str, Any]] = {}
-    for kind in options.scenes:
+    for scene_kind in options.scenes:
         runs: dict[str, list[list[float]]] = {"random": [], "policy": []}
         for seed in range(options.seeds):
-            for name, found in runs.items():
-                found.append(curve(kind, name, seed, options.steps))
-                print(kind, name, seed, np.round(found[-1], 3).tolist(), flush=True)
-        curves[kind] = {name: np.mean(found, axis=0) for name, found in runs.items()}
-        table(kind, curves[kind], options.seeds)
-    plot(curves, options.plot, options.seeds)
-    share = mean_share(curves["practice"]) if "practice" in curves else 0.0
-    if not share <= WANTED:
-        print(f"missed: {share:.2f} of random's images, and not {WANTED}")
+            for name, curves_by_seed in runs.items():
+                curves_by_seed.append(detection_curve(scene_kind, name, seed, options.steps))
+                print(scene_kind, name, seed, np.round(curves_by_seed[-1], 3).tolist(), flush=True)
+        curves[scene_kind] = {
+            name: np.mean(curves_by_seed, axis=0) for name, curves_by_seed in runs.items()
+        }
+        print_map_table(scene_kind, curves[scene_kind], options.seeds)
+    plot_map_curves(curves, options.plot, options.seeds)
+    share = mean_image_share(curves["practice"]) if "practice" in curves else 0.0
+    if not share <= MAX_IMAGE_SHARE:
+        print(f"missed: {share:.2f} of random's images, and not {MAX_IMAGE_SHARE}")
         sys.exit(1)
 
 
-def curve(kind: str, policy: str, seed: int, steps: int) -> list[float]:
+def detection_curve(scene_kind: str, policy: str, seed: int, steps: int) -> list[float]:
     """mAP50 after each batch."""
-    rng = np.random.default_rng([seed, len(kind)])
-    samples = [drawn(rng, number, kind) for number in range(POOL + HELD)]
-    pool, held = samples[:POOL], samples[POOL:]
-    vectors = BuiltinEncoder().encode_images([sample.read() for sample in pool])
-    free = list(range(POOL))
-    learned: list[int] = []
-    control = Control("c", "image", "image", tuple(map(Label, KINDS)), "boxes")
-    finder: Any = None
+    rng = np.random.default_rng([seed, len(scene_kind)])
+    samples = [
+        draw_scene_sample(rng, number, scene_kind)
+        for number in range(POOL_IMAGE_COUNT + HELD_OUT_COUNT)
+    ]
+    pool, held_out_samples = samples[:POOL_IMAGE_COUNT], samples[POOL_IMAGE_COUNT:]
+    vectors = BuiltinEncoder().encode_images([sample.load_image() for sample in pool])
+    open_rows = list(range(POOL_IMAGE_COUNT))
+    learned_rows: list[int] = []
+    control = Control("c", "image", "image", tuple(map(Label, OBJECT_LABELS)), "boxes")
+    detector: Any = None
     figures = []
-    for _ in range(BATCHES):
-        picked = chosen(policy, free, learned, vectors, pool, finder, control, rng)
-        learned += picked
-        free = [row for row in free if row not in picked]
-        finder = trained(control, [pool[row] for row in learned], finder, steps)
-        judged = judged_on(finder, control, held)
-        least = shown(finder, control) if finder else 1.0
-        figures.append(judge(judged, KINDS, "boxes", {}, least)[1]["map50"] or 0.0)
+    for _ in range(BATCH_COUNT):
+        selected = select_batch(
+            policy, open_rows, learned_rows, vectors, pool, detector, control, rng
+        )
+        learned_rows += selected
+        open_rows = [row for row in open_rows if row not in selected]
+        detector = train_on_samples(control, [pool[row] for row in learned_rows], detector, steps)
+        judged = predict_samples(detector, control, held_out_samples)
+        min_confidence = confidence_threshold(detector, control) if detector else 1.0
+        figures.append(
+            evaluate_detections(judged, OBJECT_LABELS, "boxes", {}, min_confidence)[1]["map50"]
+            or 0.0
+        )
     return figures
 
 
-def chosen(
+def select_batch(
     policy: str,
-    free: list[int],
-    learned: list[int],
+    open_rows: list[int],
+    learned_rows: list[int],
     vectors: Floats,
-    pool: list[Sample],
-    finder: Any,
+    pool: list[RegionSample],
+    detector: Any,
     control: Control,
     rng: np.random.Generator,
 ) -> list[int]:
     if policy == "random":
-        return [int(row) for row in rng.permutation(free)[:EVERY]]
-    unsure = np.ones(len(free), dtype=np.float32)
-    if finder is not None:
-        hard = finder.meaning.difficulty
-        found = found_in(finder, control, [pool[row].read() for row in free])
-        unsure = np.array(
+        return [int(row) for row in rng.permutation(open_rows)[:BATCH_SIZE]]
+    uncertainties = np.ones(len(open_rows), dtype=np.float32)
+    if detector is not None:
+        difficulty = detector.meaning.difficulty
+        detections = detect_regions(
+            detector, control, [pool[row].load_image() for row in open_rows]
+        )
+        uncertainties = np.array(
             [
-                place_uncertainty(
-                    [(c, hard.get(p.label, 1.0)) for p, c in zip(places, sure, strict=True)],
+                detection_uncertainty(
+                    [
+                        (c, difficulty.get(p.label, 1.0))
+                        for p, c in zip(regions, confidences, strict=True)
+                    ],
                     float(rng.random()),
                 )
-                for places, sure in found
+                for regions, confidences in detections
             ],
             dtype=np.float32,
         )
-    given = [sum(any(p.label == k for p in pool[row].places) for row in learned) for k in KINDS]
-    every = seeking(((count, len(learned)) for count in given), UNLIKE)
-    state = coverage.survey(vectors[free], unsure, vectors[learned])
-    picked = coverage.pick(state, EVERY, every, before=len(learned))[0]
-    return [free[row] for row in picked]
+    label_counts = [
+        sum(any(p.label == k for p in pool[row].regions) for row in learned_rows)
+        for k in OBJECT_LABELS
+    ]
+    exploration_interval = search_interval(
+        ((count, len(learned_rows)) for count in label_counts), EXPLORATION_INTERVAL
+    )
+    coverage_state = coverage.build_coverage(
+        vectors[open_rows], uncertainties, vectors[learned_rows]
+    )
+    selected = coverage.pick_images(
+        coverage_state, BATCH_SIZE, exploration_interval, picked_before=len(learned_rows)
+    )[0]
+    return [open_rows[row] for row in selected]
 
 
-def trained(control: Control, samples: list[Sample], before: Any, steps: int) -> Any:
+def train_on_samples(
+    control: Control, samples: list[RegionSample], previous: Any, steps: int
+) -> Any:
     with tempfile.TemporaryDirectory() as folder:
-        base = choose_base("builtin", Path(folder), lambda line: None)
-        return train_finder(
-            FindingJob(
+        base = choose_base_weights("builtin", Path(folder), lambda line: None)
+        return train_detector(
+            DetectorTrainingJob(
                 control=control,
                 samples=samples,
-                base=load_base(base.path),
-                previous=before,
-                size=SIDE,
-                seconds=DAY,
-                steps=steps,
+                base_network=load_base_network(base.path),
+                previous=previous,
+                input_size=SCENE_SIZE,
+                max_seconds=UNLIMITED_SECONDS,
+                max_steps=steps,
                 seed=0,
-                load=cache(lambda n, s, k: load_detector(n, s, k, None, lambda line: None)),
+                load_runner=cache(
+                    lambda n, s, k: load_network_runner(n, s, k, None, lambda line: None)
+                ),
                 prompts=None,
                 report=lambda done, of: None,
                 cancelled=lambda: False,
@@ -144,99 +177,113 @@ def trained(control: Control, samples: list[Sample], before: Any, steps: int) ->
         )
 
 
-def drawn(rng: np.random.Generator, number: int, kind: str) -> Sample:
+def draw_scene_sample(rng: np.random.Generator, number: int, scene_kind: str) -> RegionSample:
     """One scene: noise, strangers, and objects."""
-    noise = rng.normal(120, 25, (SIDE // 4, SIDE // 4, 3)).clip(0, 255).astype(np.uint8)
-    image = Image.fromarray(noise).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    noise = rng.normal(120, 25, (SCENE_SIZE // 4, SCENE_SIZE // 4, 3)).clip(0, 255).astype(np.uint8)
+    image = Image.fromarray(noise).resize((SCENE_SIZE, SCENE_SIZE), Image.Resampling.BICUBIC)
     pen = ImageDraw.Draw(image)
-    count, shares = 3, EVEN
-    if kind == "practice":
-        count, shares = int(rng.choice([0, 1, 2, 6], p=[0.35, 0.4, 0.15, 0.1])), RARE
+    count, shares = 3, EVEN_SHARES
+    if scene_kind == "practice":
+        count, shares = int(rng.choice([0, 1, 2, 6], p=[0.35, 0.4, 0.15, 0.1])), RARE_SHARES
     for _ in range(int(rng.integers(0, 4))):
-        x, y = rng.integers(10, SIDE - 10, 2)
-        pen.line([x, y, x + rng.integers(-25, 25), y + rng.integers(-25, 25)], _colour(rng), 3)
-    places = []
+        x, y = rng.integers(10, SCENE_SIZE - 10, 2)
+        pen.line(
+            [x, y, x + rng.integers(-25, 25), y + rng.integers(-25, 25)], _random_colour(rng), 3
+        )
+    regions = []
     for _ in range(count):
-        label = str(rng.choice(KINDS, p=shares))
-        half = int(rng.integers(8, 16))
-        x, y = (int(v) for v in rng.integers(half, SIDE - half, 2))
-        _shape(pen, label, x, y, half, _colour(rng))
-        corners = ((x - half) / SIDE, (y - half) / SIDE, (x + half) / SIDE, (y + half) / SIDE)
-        places.append(Place(label, *corners))
-    return Sample(number, lambda: image, ImageSize(SIDE, SIDE), tuple(places))
+        label = str(rng.choice(OBJECT_LABELS, p=shares))
+        half_size = int(rng.integers(8, 16))
+        x, y = (int(v) for v in rng.integers(half_size, SCENE_SIZE - half_size, 2))
+        _draw_shape(pen, label, x, y, half_size, _random_colour(rng))
+        corners = (
+            (x - half_size) / SCENE_SIZE,
+            (y - half_size) / SCENE_SIZE,
+            (x + half_size) / SCENE_SIZE,
+            (y + half_size) / SCENE_SIZE,
+        )
+        regions.append(Region(label, *corners))
+    return RegionSample(number, lambda: image, ImageSize(SCENE_SIZE, SCENE_SIZE), tuple(regions))
 
 
-def _colour(rng: np.random.Generator) -> tuple[int, int, int]:
+def _random_colour(rng: np.random.Generator) -> tuple[int, int, int]:
     red, green, blue = (int(v) for v in rng.integers(0, 256, 3))
     return red, green, blue
 
 
-def _shape(pen: Any, label: str, x: int, y: int, half: int, colour: Any) -> None:
-    box = [x - half, y - half, x + half, y + half]
+def _draw_shape(pen: Any, label: str, x: int, y: int, half_size: int, colour: Any) -> None:
+    box = [x - half_size, y - half_size, x + half_size, y + half_size]
     if label == "disc":
         pen.ellipse(box, colour)
     elif label == "square":
         pen.rectangle(box, colour)
     elif label == "triangle":
-        pen.polygon([(x, y - half), (x - half, y + half), (x + half, y + half)], colour)
+        pen.polygon(
+            [(x, y - half_size), (x - half_size, y + half_size), (x + half_size, y + half_size)],
+            colour,
+        )
     else:
-        pen.line([x - half, y, x + half, y], colour, half // 2)
-        pen.line([x, y - half, x, y + half], colour, half // 2)
+        pen.line([x - half_size, y, x + half_size, y], colour, half_size // 2)
+        pen.line([x, y - half_size, x, y + half_size], colour, half_size // 2)
 
 
-def table(kind: str, curves: dict[str, Any], seeds: int) -> None:
-    labels = [EVERY * (i + 1) for i in range(BATCHES)]
-    print(f"\n{kind}, mAP50, mean of seeds 0 to {seeds - 1}")
+def print_map_table(scene_kind: str, curves: dict[str, Any], seeds: int) -> None:
+    labels = [BATCH_SIZE * (i + 1) for i in range(BATCH_COUNT)]
+    print(f"\n{scene_kind}, mAP50, mean of seeds 0 to {seeds - 1}")
     print(f"{'images':<10}" + "".join(f"{n:>7}" for n in labels))
     for name, mean in curves.items():
         print(f"{name:<10}" + "".join(f"{value:>7.3f}" for value in mean))
-    shares = at_levels(curves)
-    told = ", ".join(f"{share:.2f}" for share in shares)
-    print(f"of random's images for the same mAP50: {told}; mean {np.mean(shares):.2f}\n")
+    shares = image_shares(curves)
+    shares_text = ", ".join(f"{share:.2f}" for share in shares)
+    print(f"of random's images for the same mAP50: {shares_text}; mean {np.mean(shares):.2f}\n")
 
 
-def at_levels(curves: dict[str, Any]) -> list[float]:
+def image_shares(curves: dict[str, Any]) -> list[float]:
     """The policy's images over random's for the same mAP50, where both reach it."""
-    return [share for share in (needed(curves, v) for v in levels(curves)) if share]
+    return [share for share in (image_share_at(curves, v) for v in shared_levels(curves)) if share]
 
 
-def mean_share(curves: dict[str, Any]) -> float:
-    return float(np.mean(at_levels(curves)))
+def mean_image_share(curves: dict[str, Any]) -> float:
+    return float(np.mean(image_shares(curves)))
 
 
-def levels(curves: dict[str, Any]) -> Any:
+def shared_levels(curves: dict[str, Any]) -> Any:
     """mAP50 that both reach, from where random starts to the lower end."""
     first = max(curves["random"][0], curves["policy"][0])
     last = min(max(curves["random"]), max(curves["policy"]))
-    return np.linspace(first, last, LEVELS + 1)[1:]
+    return np.linspace(first, last, LEVEL_COUNT + 1)[1:]
 
 
-def needed(curves: dict[str, Any], level: float) -> float | None:
+def image_share_at(curves: dict[str, Any], level: float) -> float | None:
     """Images of the policy over random's, interpolated where each first reaches a level."""
-    at = {name: reached(mean, level) for name, mean in curves.items()}
-    return at["policy"] / at["random"] if all(at.values()) else None
+    images_by_policy = {name: images_to_reach(mean, level) for name, mean in curves.items()}
+    return (
+        images_by_policy["policy"] / images_by_policy["random"]
+        if all(images_by_policy.values())
+        else None
+    )
 
 
-def reached(mean: Any, level: float) -> float:
-    best = np.maximum.accumulate(np.concatenate([[0.0], mean]))
-    for i in range(1, len(best)):
-        if best[i] >= level - 1e-9:
-            step = (level - best[i - 1]) / max(best[i] - best[i - 1], 1e-9)
-            return float(EVERY * (i - 1 + step))
+def images_to_reach(mean: Any, level: float) -> float:
+    best_so_far = np.maximum.accumulate(np.concatenate([[0.0], mean]))
+    for i in range(1, len(best_so_far)):
+        if best_so_far[i] >= level - 1e-9:
+            step = (level - best_so_far[i - 1]) / max(best_so_far[i] - best_so_far[i - 1], 1e-9)
+            return float(BATCH_SIZE * (i - 1 + step))
     return 0.0
 
 
-def plot(curves: dict[str, dict[str, Any]], file: Path, seeds: int) -> None:
+def plot_map_curves(curves: dict[str, dict[str, Any]], file: Path, seeds: int) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, len(curves), figsize=(5 * len(curves), 4), squeeze=False)
-    for axis, (kind, found) in zip(axes[0], curves.items(), strict=True):
-        for name, mean in found.items():
-            axis.plot(EVERY * np.arange(1, BATCHES + 1), mean, label=name)
-        axis.set(title=f"{kind}, seeds 0 to {seeds - 1}", xlabel="images", ylabel="mAP50")
+    for axis, (scene_kind, policy_curves) in zip(axes[0], curves.items(), strict=True):
+        for name, mean in policy_curves.items():
+            axis.plot(BATCH_SIZE * np.arange(1, BATCH_COUNT + 1), mean, label=name)
+        axis.set(title=f"{scene_kind}, seeds 0 to {seeds - 1}", xlabel="images", ylabel="mAP50")
         axis.legend()
     figure.savefig(file, dpi=120, bbox_inches="tight")
     print(f"plot: {file}")

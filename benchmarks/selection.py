@@ -31,21 +31,21 @@ import numpy as np
 
 from backend.arrays import Floats
 from backend.learning import coverage
-from backend.learning.selection import UNLIKE, seeking, uncertainty
-from backend.loop.publish.queue_order import HEAD, PICKED
+from backend.learning.selection import EXPLORATION_INTERVAL, search_interval, uncertainty
+from backend.loop.publish.queue_order import GREEDY_PICK_COUNT, QUEUE_HEAD_SIZE
 from backend.vision.heads.head import Head, fit_head
 
-EVERY, MOST, CLASSES = 10, 160, 10
-SHOWN = (20, 40, 60, 80, 160)
-AHEAD, AT = {"balanced": 0.10, "rare": 0.15}, 40
+BATCH_SIZE, MAX_LABELS, CLASS_COUNT = 10, 160, 10
+TABLE_LABEL_COUNTS = (20, 40, 60, 80, 160)
+REQUIRED_LEAD, LEAD_LABEL_COUNT = {"balanced": 0.10, "rare": 0.15}, 40
 """Points above random order after so many labels."""
-SOON = {"balanced": 80, "rare": 60}
+MAX_LABELS_TO_MATCH = {"balanced": 80, "rare": 60}
 """Labels at most for what random order reaches after MOST."""
-SIZES = ((20_000, 512), (1_000_000, 64))
-SECONDS, MEGABYTES = 5.0, 1000.0
+POOL_SIZES = ((20_000, 512), (1_000_000, 64))
+MAX_ORDER_SECONDS, MAX_ORDER_MEGABYTES = 5.0, 1000.0
 """Limits of the first of them, which is ordered exactly."""
-Policy = Callable[[Floats, "list[int]", "list[int]", Any, Any, np.random.Generator], Any]
-Fit = Callable[[Floats, Any, "list[int]", Any], Any]
+SelectionPolicy = Callable[[Floats, "list[int]", "list[int]", Any, Any, np.random.Generator], Any]
+HeadTrainer = Callable[[Floats, Any, "list[int]", Any], Any]
 
 
 def main() -> None:
@@ -57,217 +57,257 @@ def main() -> None:
     parser.add_argument("--alone", type=int, nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.alone:
-        print(json.dumps(order_drawn(*options.alone)))
+        print(json.dumps(measure_order_cost(*options.alone)))
         return
     missed: list[str] = []
     if options.only != "sizes":
-        missed += compare(range(options.first, options.first + options.seeds), options.plot)
+        missed += compare_policies(
+            range(options.first, options.first + options.seeds), options.plot
+        )
     if options.only != "digits":
-        missed += sizes()
+        missed += check_order_cost()
     for line in missed:
         print(f"missed: {line}")
     sys.exit(1 if missed else 0)
 
 
-def compare(seeds: range, file: Path) -> list[str]:
+def compare_policies(seeds: range, file: Path) -> list[str]:
     """All curves on digits, printed and drawn; the goals that they miss."""
     curves: dict[str, dict[str, Any]] = {}
-    for fit, mix in product(("product", "plain"), ("balanced", "rare")):
-        title = f"{mix}, {fit} head"
+    for head_name, mix in product(("product", "plain"), ("balanced", "rare")):
+        title = f"{mix}, {head_name} head"
         curves[title] = {
-            name: np.array([curve(policy, FITS[fit], mix, seed, audit) for seed in seeds])
+            name: np.array(
+                [
+                    accuracy_curve(policy, HEAD_TRAINERS[head_name], mix, seed, audit)
+                    for seed in seeds
+                ]
+            )
             for name, policy, audit in (
-                ("random", at_random, 0.0),
-                ("margin", by_margin, 0.0),
-                ("policy", by_policy, 0.0),
-                ("with audit", by_policy, 0.1),
+                ("random", select_randomly, 0.0),
+                ("margin", select_by_margin, 0.0),
+                ("policy", select_by_policy, 0.0),
+                ("with audit", select_by_policy, 0.1),
             )
         }
-        table(title, curves[title], seeds)
-    plot(curves, seeds, file)
-    return [line for title, found in curves.items() for line in goals(title, found)]
+        print_accuracy_table(title, curves[title], seeds)
+    plot_accuracy_curves(curves, seeds, file)
+    return [
+        line
+        for title, policy_curves in curves.items()
+        for line in missed_goals(title, policy_curves)
+    ]
 
 
-def goals(title: str, curves: dict[str, Any]) -> Iterator[str]:
+def missed_goals(title: str, curves: dict[str, Any]) -> Iterator[str]:
     """What one table was to show and does not."""
     mix, fit = title.split(", ")
     means = {name: runs.mean(axis=0) for name, runs in curves.items()}
-    ahead = means["policy"][AT // EVERY - 1] - means["random"][AT // EVERY - 1]
-    if fit == "plain head" and ahead < AHEAD[mix]:
-        yield f"{title}: {100 * ahead:.1f} points above random order at {AT} labels"
-    reached = np.flatnonzero(means["policy"] >= means["random"][-1])
-    if not len(reached) or (reached[0] + 1) * EVERY > SOON[mix]:
-        yield f"{title}: random's accuracy at {MOST} labels not with {SOON[mix]}"
+    lead = (
+        means["policy"][LEAD_LABEL_COUNT // BATCH_SIZE - 1]
+        - means["random"][LEAD_LABEL_COUNT // BATCH_SIZE - 1]
+    )
+    if fit == "plain head" and lead < REQUIRED_LEAD[mix]:
+        yield f"{title}: {100 * lead:.1f} points above random order at {LEAD_LABEL_COUNT} labels"
+    reaching = np.flatnonzero(means["policy"] >= means["random"][-1])
+    if not len(reaching) or (reaching[0] + 1) * BATCH_SIZE > MAX_LABELS_TO_MATCH[mix]:
+        yield f"{title}: random's accuracy at {MAX_LABELS} labels not with {MAX_LABELS_TO_MATCH[mix]}"
     if means["policy"].mean() < means["margin"].mean():
         yield f"{title}: the mean of the curve is below margin sampling's"
 
 
-def sizes() -> list[str]:
+def check_order_cost() -> list[str]:
     """How long an order takes and how much memory, each in a process of its own."""
     print(
-        f"\n{'images':>9}{'numbers':>9}{'survey':>9}{f'first {PICKED}':>11}{'a label':>9}{'MB':>7}"
+        f"\n{'images':>9}{'numbers':>9}{'survey':>9}{f'first {GREEDY_PICK_COUNT}':>11}{'a label':>9}{'MB':>7}"
     )
-    missed = []
-    for count, dim in SIZES:
+    missed_goals_text = []
+    for count, dim in POOL_SIZES:
         command = [sys.executable, "-m", "benchmarks.selection", "--alone", str(count), str(dim)]
-        told = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        row = json.loads(told)
+        printed_json = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        row = json.loads(printed_json)
         print(
             f"{count:>9}{dim:>9}{row['survey']:>9.2f}{row['pick']:>11.2f}{row['label']:>9.2f}"
             f"{row['mb']:>7.0f}",
             flush=True,
         )
-        whole = row["survey"] + row["pick"]
-        if (count, dim) == SIZES[0] and (whole > SECONDS or row["mb"] > MEGABYTES):
-            missed.append(f"{count} images take {whole:.1f} s and {row['mb']:.0f} MB")
-    return missed
+        total_seconds = row["survey"] + row["pick"]
+        if (count, dim) == POOL_SIZES[0] and (
+            total_seconds > MAX_ORDER_SECONDS or row["mb"] > MAX_ORDER_MEGABYTES
+        ):
+            missed_goals_text.append(
+                f"{count} images take {total_seconds:.1f} s and {row['mb']:.0f} MB"
+            )
+    return missed_goals_text
 
 
-def order_drawn(count: int, dim: int) -> dict[str, float]:
+def measure_order_cost(count: int, dim: int) -> dict[str, float]:
     """Seconds and memory for the order of so many embeddings, of which a tenth is labeled."""
     rng = np.random.default_rng(0)
-    middles = rng.standard_normal((500, dim), dtype=np.float32)
-    x = middles[rng.integers(0, len(middles), count)]
+    cluster_centres = rng.standard_normal((500, dim), dtype=np.float32)
+    x = cluster_centres[rng.integers(0, len(cluster_centres), count)]
     x += rng.standard_normal((count, dim), dtype=np.float32)
     x /= np.linalg.norm(x, axis=1, keepdims=True)
-    unsure = rng.random(count, dtype=np.float32)
+    uncertainties = rng.random(count, dtype=np.float32)
     labeled = x[: min(count // 10, 2000)].copy()
     start = time.perf_counter()
-    rows = coverage.shortlist(unsure, coverage.LARGEST, rng)
-    state = coverage.survey(x[rows], unsure[rows], labeled)
-    surveyed = time.perf_counter()
-    picked, after = coverage.pick(state, PICKED, seeking=4)
-    coverage.ordered(after, picked)
-    done = time.perf_counter()
-    coverage.pick(coverage.covered(state, picked[:1]), HEAD, seeking=4)
+    rows = coverage.sample_candidates(uncertainties, coverage.MAX_COMPARED_IMAGES, rng)
+    coverage_state = coverage.build_coverage(x[rows], uncertainties[rows], labeled)
+    survey_end = time.perf_counter()
+    selected, final_state = coverage.pick_images(coverage_state, GREEDY_PICK_COUNT, explore_every=4)
+    coverage.order_by_gain(final_state, selected)
+    order_end = time.perf_counter()
+    coverage.pick_images(
+        coverage.mark_covered(coverage_state, selected[:1]), QUEUE_HEAD_SIZE, explore_every=4
+    )
     return {
-        "survey": surveyed - start,
-        "pick": done - surveyed,
-        "label": time.perf_counter() - done,
+        "survey": survey_end - start,
+        "pick": order_end - survey_end,
+        "label": time.perf_counter() - order_end,
         "mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
 
 
-def curve(policy: Policy, fit: Fit, mix: str, seed: int, audit: float) -> list[float]:
+def accuracy_curve(
+    policy: SelectionPolicy, fit: HeadTrainer, mix: str, seed: int, audit: float
+) -> list[float]:
     """Balanced accuracy after 10, 20, … labels."""
     rng = np.random.default_rng(seed)
-    (x, y), (others, truth) = digits(mix, rng)
-    free = rng.permutation(len(x)).tolist()
-    learned: list[int] = []
+    (x, y), (test_embeddings, truth) = split_digits(mix, rng)
+    open_rows = rng.permutation(len(x)).tolist()
+    learned_rows: list[int] = []
     head: Any = None
-    found = []
-    for given in range(EVERY, MOST + 1, EVERY):
-        spared = round(given * audit) - round((given - EVERY) * audit)
-        for row in policy(x, free, learned, head, y, rng)[: EVERY - spared]:
-            free.remove(row)
-            learned.append(row)
-        del free[:spared]  # these are random: the list is
-        head = fit(x, y, learned, head)
-        answers = head.probabilities(others).argmax(axis=1)
-        found.append(balanced(answers, truth))
-    return found
+    accuracies = []
+    for label_count in range(BATCH_SIZE, MAX_LABELS + 1, BATCH_SIZE):
+        audit_count = round(label_count * audit) - round((label_count - BATCH_SIZE) * audit)
+        for row in policy(x, open_rows, learned_rows, head, y, rng)[: BATCH_SIZE - audit_count]:
+            open_rows.remove(row)
+            learned_rows.append(row)
+        del open_rows[:audit_count]  # these are random: the list is
+        head = fit(x, y, learned_rows, head)
+        answers = head.probabilities(test_embeddings).argmax(axis=1)
+        accuracies.append(balanced_accuracy(answers, truth))
+    return accuracies
 
 
-def at_random(x: Floats, free: list[int], *_: Any) -> list[int]:
-    return free
+def select_randomly(x: Floats, open_rows: list[int], *_: Any) -> list[int]:
+    return open_rows
 
 
-def by_margin(x: Floats, free: list[int], learned: Any, head: Any, *_: Any) -> list[int]:
-    if head is None:
-        return free
-    unsure = uncertainty(head.probabilities(x[free]), multiple=False)
-    return [free[i] for i in np.argsort(-unsure, kind="stable")]
-
-
-def by_policy(
-    x: Floats, free: list[int], learned: list[int], head: Any, y: Any, *_: Any
+def select_by_margin(
+    x: Floats, open_rows: list[int], learned_rows: Any, head: Any, *_: Any
 ) -> list[int]:
-    unsure = np.ones(len(free), dtype=np.float32)
+    if head is None:
+        return open_rows
+    uncertainties = uncertainty(head.probabilities(x[open_rows]), multiple=False)
+    return [open_rows[i] for i in np.argsort(-uncertainties, kind="stable")]
+
+
+def select_by_policy(
+    x: Floats, open_rows: list[int], learned_rows: list[int], head: Any, y: Any, *_: Any
+) -> list[int]:
+    uncertainties = np.ones(len(open_rows), dtype=np.float32)
     if head is not None:
-        unsure = uncertainty(head.probabilities(x[free]), multiple=False)
-    state = coverage.survey(x[free], unsure, x[learned])
-    given = np.bincount(y[learned], minlength=CLASSES)
-    every = seeking(((int(count), len(learned)) for count in given), UNLIKE)
-    picked = coverage.pick(state, EVERY, every, before=len(learned))[0]
-    return [free[i] for i in picked]
+        uncertainties = uncertainty(head.probabilities(x[open_rows]), multiple=False)
+    coverage_state = coverage.build_coverage(x[open_rows], uncertainties, x[learned_rows])
+    label_count = np.bincount(y[learned_rows], minlength=CLASS_COUNT)
+    exploration_interval = search_interval(
+        ((int(count), len(learned_rows)) for count in label_count), EXPLORATION_INTERVAL
+    )
+    selected = coverage.pick_images(
+        coverage_state, BATCH_SIZE, exploration_interval, picked_before=len(learned_rows)
+    )[0]
+    return [open_rows[i] for i in selected]
 
 
-def product_head(x: Floats, y: Any, learned: list[int], before: Head | None) -> Head:
-    targets = np.eye(CLASSES, dtype=np.float32)[y[learned]]
-    names = tuple(map(str, range(CLASSES)))
-    return fit_head(x[learned], targets, labels=names, multiple=False, pool=x, previous=before)
+def train_product_head(x: Floats, y: Any, learned_rows: list[int], previous: Head | None) -> Head:
+    targets = np.eye(CLASS_COUNT, dtype=np.float32)[y[learned_rows]]
+    names = tuple(map(str, range(CLASS_COUNT)))
+    return fit_head(
+        x[learned_rows], targets, labels=names, multiple=False, pool=x, previous=previous
+    )
 
 
 class PlainHead:
     """Logistic regression; labels without an example get no probability."""
 
-    def __init__(self, x: Floats, y: Any, learned: list[int], before: Any) -> None:
+    def __init__(self, x: Floats, y: Any, learned_rows: list[int], previous: Any) -> None:
         from sklearn.linear_model import LogisticRegression
 
-        self._known = np.unique(y[learned])
+        self._known_labels = np.unique(y[learned_rows])
         self._model = LogisticRegression(C=10, max_iter=500)
-        if len(self._known) > 1:
-            self._model.fit(x[learned], y[learned])
+        if len(self._known_labels) > 1:
+            self._model.fit(x[learned_rows], y[learned_rows])
 
     def probabilities(self, x: Floats) -> Floats:
-        table = np.zeros((len(x), CLASSES), dtype=np.float32)
-        many = len(self._known) > 1
-        table[:, self._known] = self._model.predict_proba(x) if many else 1.0
-        return table
+        probability_table = np.zeros((len(x), CLASS_COUNT), dtype=np.float32)
+        has_several_labels = len(self._known_labels) > 1
+        probability_table[:, self._known_labels] = (
+            self._model.predict_proba(x) if has_several_labels else 1.0
+        )
+        return probability_table
 
 
-FITS: dict[str, Fit] = {"product": product_head, "plain": PlainHead}
+HEAD_TRAINERS: dict[str, HeadTrainer] = {"product": train_product_head, "plain": PlainHead}
 
 
-def digits(mix: str, rng: np.random.Generator) -> tuple[tuple[Floats, Any], tuple[Floats, Any]]:
+def split_digits(
+    mix: str, rng: np.random.Generator
+) -> tuple[tuple[Floats, Any], tuple[Floats, Any]]:
     """Pool and judges, disjoint."""
     from sklearn.datasets import load_digits
 
     x, y = load_digits(return_X_y=True)
     x = (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
     order = rng.permutation(len(x))
-    pool, rest = order[: len(x) // 2], order[len(x) // 2 :]
+    pool, test_rows = order[: len(x) // 2], order[len(x) // 2 :]
     if mix == "rare":
-        shares = 0.03 ** (rng.permutation(CLASSES) / (CLASSES - 1))
-        left = dict(enumerate(np.ceil(shares * np.bincount(y[pool]).min()).astype(int)))
-        kept = []
+        shares = 0.03 ** (rng.permutation(CLASS_COUNT) / (CLASS_COUNT - 1))
+        remaining_by_label = dict(
+            enumerate(np.ceil(shares * np.bincount(y[pool]).min()).astype(int))
+        )
+        is_kept = []
         for row in pool:
-            left[y[row]] -= 1
-            kept.append(left[y[row]] >= 0)
-        pool = pool[kept]
-    return (x[pool], y[pool]), (x[rest], y[rest])
+            remaining_by_label[y[row]] -= 1
+            is_kept.append(remaining_by_label[y[row]] >= 0)
+        pool = pool[is_kept]
+    return (x[pool], y[pool]), (x[test_rows], y[test_rows])
 
 
-def balanced(answers: Any, truth: Any) -> float:
-    return float(np.mean([(answers[truth == k] == k).mean() for k in range(CLASSES)]))
+def balanced_accuracy(answers: Any, truth: Any) -> float:
+    return float(np.mean([(answers[truth == k] == k).mean() for k in range(CLASS_COUNT)]))
 
 
-def table(mix: str, curves: dict[str, Any], seeds: range) -> None:
+def print_accuracy_table(mix: str, curves: dict[str, Any], seeds: range) -> None:
     print(f"\n{mix}, balanced accuracy in %, mean of seeds {seeds[0]} to {seeds[-1]}")
-    print(f"{'labels':<12}" + "".join(f"{n:>7}" for n in SHOWN) + f"{'mean':>8}{'as 160':>8}")
+    print(
+        f"{'labels':<12}"
+        + "".join(f"{n:>7}" for n in TABLE_LABEL_COUNTS)
+        + f"{'mean':>8}{'as 160':>8}"
+    )
     goal = float(curves["random"].mean(axis=0)[-1])
     for name, runs in curves.items():
         mean = runs.mean(axis=0)
-        cells = "".join(f"{100 * mean[n // EVERY - 1]:>7.1f}" for n in SHOWN)
-        print(f"{name:<12}{cells}{100 * mean.mean():>8.1f}{needed(mean, goal):>8}")
+        cells = "".join(f"{100 * mean[n // BATCH_SIZE - 1]:>7.1f}" for n in TABLE_LABEL_COUNTS)
+        print(f"{name:<12}{cells}{100 * mean.mean():>8.1f}{labels_to_reach(mean, goal):>8}")
 
 
-def needed(mean: Any, goal: float) -> str:
+def labels_to_reach(mean: Any, goal: float) -> str:
     """Labels after which a curve reaches what random order reaches after 160."""
     reached = np.flatnonzero(mean >= goal)
-    return str((int(reached[0]) + 1) * EVERY) if len(reached) else "more"
+    return str((int(reached[0]) + 1) * BATCH_SIZE) if len(reached) else "more"
 
 
-def plot(curves: dict[str, dict[str, Any]], seeds: range, file: Path) -> None:
+def plot_accuracy_curves(curves: dict[str, dict[str, Any]], seeds: range, file: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, len(curves), figsize=(18, 4), sharey=True)
-    labels = np.arange(EVERY, MOST + 1, EVERY)
-    for axis, (mix, found) in zip(axes, curves.items(), strict=True):
-        for name, runs in found.items():
+    labels = np.arange(BATCH_SIZE, MAX_LABELS + 1, BATCH_SIZE)
+    for axis, (mix, policy_curves) in zip(axes, curves.items(), strict=True):
+        for name, runs in policy_curves.items():
             axis.plot(labels, runs.mean(axis=0), label=name)
             axis.fill_between(labels, *np.quantile(runs, [0.1, 0.9], axis=0), alpha=0.1)
         axis.set(title=f"{mix}, seeds {seeds[0]} to {seeds[-1]}", xlabel="labels")

@@ -17,95 +17,104 @@ import numpy as np
 import psutil
 
 from benchmarks.servers import running_backend, running_studio
-from tests.support.harness import CHOICES, Backend, Lab, data_uri, png, until
+from tests.support.harness import (
+    CHOICES_CONFIG,
+    BackendServer,
+    LabelStudioUser,
+    make_data_uri,
+    make_png,
+    wait_until,
+)
 
-TASKS = 1000
-SECONDS = 8.0
-WEBHOOKS = 100
+TASK_COUNT = 1000
+LOAD_SECONDS = 8.0
+WEBHOOKS_PER_SECOND = 100
 """Per second."""
-Rows = list[tuple[str, str, str]]
+ResultRows = list[tuple[str, str, str]]
 
 
 def main() -> None:
-    rows: Rows = []
+    rows: ResultRows = []
     with (
         running_studio() as (studio, folder),
         running_backend(studio, folder / "home") as backend,
     ):
-        rows += start_up(backend)
-        lab = Lab(studio.url, studio.token)
-        project = prepare(lab, backend)
-        rows += rounds(lab, backend, project)
-        rows += latency(backend, project)
-        rows += memory(backend)
-    rows += retraining()
-    for what, figure, goal in rows:
-        print(f"{what:<58} {figure:>26}   {goal}")
+        rows += measure_startup(backend)
+        user = LabelStudioUser(studio.url, studio.token)
+        project = prepare_project(user, backend)
+        rows += measure_rounds(user, backend, project)
+        rows += measure_latency(backend, project)
+        rows += measure_memory(backend)
+    rows += measure_head_training()
+    for measurement, figure, goal in rows:
+        print(f"{measurement:<58} {figure:>26}   {goal}")
 
 
-def start_up(backend: Backend) -> Rows:
+def measure_startup(backend: BackendServer) -> ResultRows:
     """Median of five starts."""
-    found = []
+    startup_seconds = []
     for _ in range(5):
         backend.stop()
         start = time.monotonic()
         backend.start()
-        found.append(time.monotonic() - start)
-    return [("start to first /health", f"{np.median(found):.2f} s", "goal < 1.5 s")]
+        startup_seconds.append(time.monotonic() - start)
+    return [("start to first /health", f"{np.median(startup_seconds):.2f} s", "goal < 1.5 s")]
 
 
-def prepare(lab: Lab, backend: Backend) -> int:
+def prepare_project(user: LabelStudioUser, backend: BackendServer) -> int:
     """A project whose tasks are embedded, half of them labeled."""
-    project = lab.project(CHOICES.format(choice="single"), "a thousand tasks")
+    project = user.create_project(CHOICES_CONFIG.format(choice="single"), "a thousand tasks")
     rows = []
-    for number in range(TASKS):
+    for number in range(TASK_COUNT):
         colour = "red" if number % 2 else "blue"
-        row: dict[str, object] = {"data": {"image": data_uri(png(colour, number))}}
-        if number < TASKS // 2:
-            row["annotations"] = [{"result": [lab.region([colour])]}]
+        row: dict[str, object] = {"data": {"image": make_data_uri(make_png(colour, number))}}
+        if number < TASK_COUNT // 2:
+            row["annotations"] = [{"result": [user.make_choice_region([colour])]}]
         rows.append(row)
-    lab.call("POST", f"/api/projects/{project}/import", json=rows)
-    lab.connect(project, backend.url)
-    until("the first round", lambda: settled(backend, project), 300)
+    user.request("POST", f"/api/projects/{project}/import", json=rows)
+    user.connect_backend(project, backend.url)
+    wait_until("the first round", lambda: is_settled(backend, project), 300)
     return project
 
 
-def settled(backend: Backend, project: int) -> bool:
+def is_settled(backend: BackendServer, project: int) -> bool:
     state = backend.project(project)
     return bool(state and state["version"] and state["round"]["state"] == "idle")
 
 
-def rounds(lab: Lab, backend: Backend, project: int) -> Rows:
+def measure_rounds(user: LabelStudioUser, backend: BackendServer, project: int) -> ResultRows:
     """From Start Training to the last pushed prediction, five times."""
     event = {"action": "START_TRAINING", "project": {"id": project}}
-    open_tasks = [t["id"] for t in lab.tasks(project) if not t["is_labeled"]]
-    found: list[float] = []
-    shares: list[dict[str, float]] = []
+    open_tasks = [t["id"] for t in user.list_tasks(project) if not t["is_labeled"]]
+    round_seconds: list[float] = []
+    step_seconds: list[dict[str, float]] = []
     for task in open_tasks[:5]:
-        lab.label(task, "red")
-        before = backend.project(project)["version"]
+        user.submit_annotation(task, "red")
+        previous_version = backend.project(project)["version"]
         start = time.monotonic()
         backend.http.post("/webhook", json=event)
 
-        def pushed(was: str = before) -> bool:
-            return settled(backend, project) and backend.project(project)["version"] != was
+        def pushed(old_version: str = previous_version) -> bool:
+            return (
+                is_settled(backend, project) and backend.project(project)["version"] != old_version
+            )
 
-        until("a round", pushed, 120)
-        found.append(time.monotonic() - start)
-        shares.append(last_seconds(backend, project))
-    steps = {name: np.median([s.get(name, 0) for s in shares]) for name in shares[0]}
-    told = ", ".join(f"{name} {value:.2f}" for name, value in steps.items())
+        wait_until("a round", pushed, 120)
+        round_seconds.append(time.monotonic() - start)
+        step_seconds.append(read_step_seconds(backend, project))
+    steps = {name: np.median([s.get(name, 0) for s in step_seconds]) for name in step_seconds[0]}
+    steps_text = ", ".join(f"{name} {value:.2f}" for name, value in steps.items())
     return [
         (
-            f"Start Training to last push, {TASKS} tasks, {len(open_tasks)} open",
-            f"{np.median(found):.2f} s",
+            f"Start Training to last push, {TASK_COUNT} tasks, {len(open_tasks)} open",
+            f"{np.median(round_seconds):.2f} s",
             "goal < 4 s",
         ),
-        ("  its steps (observe and push are Label Studio's)", told, ""),
+        ("  its steps (observe and push are Label Studio's)", steps_text, ""),
     ]
 
 
-def last_seconds(backend: Backend, project: int) -> dict[str, float]:
+def read_step_seconds(backend: BackendServer, project: int) -> dict[str, float]:
     import json
 
     file = backend.home / "projects" / str(project) / "summary.json"
@@ -113,12 +122,12 @@ def last_seconds(backend: Backend, project: int) -> dict[str, float]:
     return seconds
 
 
-def latency(backend: Backend, project: int) -> Rows:
+def measure_latency(backend: BackendServer, project: int) -> ResultRows:
     """Answers while rounds run one after the other and 100 webhooks come in each second."""
     stop = threading.Event()
     training = threading.Thread(target=keep_training, args=(backend, project, stop))
     training.start()
-    found = asyncio.run(load(backend.url, project))
+    latencies = asyncio.run(call_steadily(backend.url, project))
     stop.set()
     training.join()
     return [
@@ -127,11 +136,11 @@ def latency(backend: Backend, project: int) -> Rows:
             f"{np.percentile(values, 50):.1f} / {np.percentile(values, 99):.1f} ms",
             "goal p99 < 50 ms",
         )
-        for path, values in found.items()
+        for path, values in latencies.items()
     ]
 
 
-def keep_training(backend: Backend, project: int, stop: threading.Event) -> None:
+def keep_training(backend: BackendServer, project: int, stop: threading.Event) -> None:
     event = {"action": "START_TRAINING", "project": {"id": project}}
     with httpx.Client(base_url=backend.url, trust_env=False) as client:
         while not stop.is_set():
@@ -139,7 +148,7 @@ def keep_training(backend: Backend, project: int, stop: threading.Event) -> None
             time.sleep(0.5)
 
 
-async def load(url: str, project: int) -> dict[str, list[float]]:
+async def call_steadily(url: str, project: int) -> dict[str, list[float]]:
     """Each path at its rate for a few seconds; milliseconds of each call."""
     setup = {"project": f"{project}.0", "schema": "<View/>", "hostname": "", "access_token": ""}
     event = {"action": "ANNOTATION_CREATED", "project": {"id": project}, "annotation": {"id": 1}}
@@ -147,58 +156,58 @@ async def load(url: str, project: int) -> dict[str, list[float]]:
         "/health": (20, lambda c: c.get("/health")),
         "/versions": (20, lambda c: c.get("/versions")),
         "/setup": (20, lambda c: c.post("/setup", json=setup)),
-        "/webhook": (WEBHOOKS, lambda c: c.post("/webhook", json=event)),
+        "/webhook": (WEBHOOKS_PER_SECOND, lambda c: c.post("/webhook", json=event)),
     }
-    found: dict[str, list[float]] = {path: [] for path in calls}
+    latencies_by_path: dict[str, list[float]] = {path: [] for path in calls}
     limits = httpx.Limits(max_connections=200)
     async with httpx.AsyncClient(base_url=url, trust_env=False, limits=limits) as client:
 
-        async def one(path: str) -> None:
+        async def call_once(path: str) -> None:
             start = time.perf_counter()
             answer = await calls[path][1](client)  # type: ignore[misc]
-            found[path].append((time.perf_counter() - start) * 1000)
+            latencies_by_path[path].append((time.perf_counter() - start) * 1000)
             assert answer.status_code == 200, answer.text
 
         async def steadily(path: str, rate: float) -> None:
-            waiting = []
-            for _ in range(int(rate * SECONDS)):
-                waiting.append(asyncio.create_task(one(path)))
+            pending_calls = []
+            for _ in range(int(rate * LOAD_SECONDS)):
+                pending_calls.append(asyncio.create_task(call_once(path)))
                 await asyncio.sleep(1 / rate)
-            await asyncio.gather(*waiting)
+            await asyncio.gather(*pending_calls)
 
         await asyncio.gather(*(steadily(path, rate) for path, (rate, _) in calls.items()))
-    return found
+    return latencies_by_path
 
 
-def memory(backend: Backend) -> Rows:
+def measure_memory(backend: BackendServer) -> ResultRows:
     """Resident memory of the server and its working processes, after all of the above."""
     server = psutil.Process(backend.pid)
     workers = [child.memory_info().rss / 1e6 for child in server.children(recursive=True)]
-    told = f"{server.memory_info().rss / 1e6:.0f} MB + {sum(workers):.0f} MB"
-    return [(f"memory: server + {len(workers)} working processes", told, "")]
+    memory_text = f"{server.memory_info().rss / 1e6:.0f} MB + {sum(workers):.0f} MB"
+    return [(f"memory: server + {len(workers)} working processes", memory_text, "")]
 
 
-def retraining() -> Rows:
+def measure_head_training() -> ResultRows:
     """A head on embeddings that are there already, median of five."""
     from backend.vision.heads.head import fit_head
 
-    rows: Rows = []
+    rows: ResultRows = []
     for n, goal in ((1_000, "goal < 0.2 s"), (10_000, "goal < 1.5 s")):
-        random = np.random.default_rng(0)
-        classes = random.integers(0, 10, n)
-        centres = random.normal(size=(10, 512))
-        vectors = centres[classes] + 4 * random.normal(size=(n, 512))
+        rng = np.random.default_rng(0)
+        classes = rng.integers(0, 10, n)
+        centres = rng.normal(size=(10, 512))
+        vectors = centres[classes] + 4 * rng.normal(size=(n, 512))
         vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
         targets = np.eye(10, dtype=np.float32)[classes]
         labels = tuple(f"label {k}" for k in range(10))
         fit_head(vectors[:100], targets[:100], labels=labels, multiple=False)  # warm up
-        found = []
+        fit_seconds = []
         for seed in range(5):
             start = time.perf_counter()
             fit_head(vectors, targets, labels=labels, multiple=False, pool=vectors, seed=seed)
-            found.append(time.perf_counter() - start)
+            fit_seconds.append(time.perf_counter() - start)
         rows.append(
-            (f"retrain a head on {n:,} × 512, 10 labels", f"{np.median(found):.2f} s", goal)
+            (f"retrain a head on {n:,} × 512, 10 labels", f"{np.median(fit_seconds):.2f} s", goal)
         )
     return rows
 

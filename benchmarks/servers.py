@@ -7,26 +7,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from demo.label_studio import Studio, free_port
-from tests.support.harness import Backend
+from demo.label_studio import LabelStudioServer, find_free_port
+from tests.support.harness import BackendServer
 
 
 @contextmanager
-def running_studio() -> Iterator[tuple[Studio, Path]]:
+def running_studio() -> Iterator[tuple[LabelStudioServer, Path]]:
     """A Label Studio that answers, and a folder to use; both are gone at the end."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        studio = Studio(folder / "studio", free_port())
+        studio = LabelStudioServer(folder / "studio", find_free_port())
         studio.start()
         try:
-            studio.wait()
+            studio.wait_until_ready()
             yield studio, folder
         finally:
             studio.stop()
 
 
 @contextmanager
-def running_backend(studio: Studio, home: Path, **settings: str) -> Iterator[Backend]:
+def running_backend(
+    studio: LabelStudioServer, home: Path, **settings: str
+) -> Iterator[BackendServer]:
     """A backend of a Label Studio, from its first answer on; ended at the end.
 
     Args:
@@ -34,8 +36,8 @@ def running_backend(studio: Studio, home: Path, **settings: str) -> Iterator[Bac
         home: the backend's folder.
         settings: ``PRELABEL_…``.
     """
-    where = {"LABEL_STUDIO_URL": studio.url, "LABEL_STUDIO_API_KEY": studio.token}
-    backend = Backend(home, {**where, **settings})
+    connection = {"LABEL_STUDIO_URL": studio.url, "LABEL_STUDIO_API_KEY": studio.token}
+    backend = BackendServer(home, {**connection, **settings})
     try:
         backend.start()
         yield backend

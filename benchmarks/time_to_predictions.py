@@ -20,33 +20,38 @@ import httpx
 
 from backend.vision.encoders.base import DEFAULT_CLIP
 from benchmarks.servers import running_studio
-from demo.label_studio import Program, Studio, free_port
-from demo.scenarios import Plants
-from tests.support.harness import Json, Lab, until
+from demo.label_studio import LabelStudioServer, ServerProcess, find_free_port
+from demo.scenarios import PlantScenario
+from tests.support.harness import Json, LabelStudioUser, wait_until
 
-IMAGES = 200
-FIRST = 4
-PATIENCE = 900.0
-ANSWERS = ("--goal", "sort", "--place", "no", "--small", "no", "--several", "no")
-LABELS = "healthy = a healthy plant with firm green leaves, wilting = a plant with drooping leaves"
+IMAGE_COUNT = 200
+FIRST_LABEL_COUNT = 4
+TIMEOUT_SECONDS = 900.0
+INIT_ANSWERS = ("--goal", "sort", "--place", "no", "--small", "no", "--several", "no")
+INIT_LABELS = (
+    "healthy = a healthy plant with firm green leaves, wilting = a plant with drooping leaves"
+)
 
 
 def main() -> None:
     with running_studio() as (studio, folder):
-        draw(folder / "plants")
-        for case, encoder in (("no internet", "builtin"), ("CLIP's weights", clip(folder))):
-            for what, seconds in played(studio, folder, case, encoder):
+        draw_image_folder(folder / "plants")
+        for case, encoder in (
+            ("no internet", "builtin"),
+            ("CLIP's weights", write_random_clip(folder)),
+        ):
+            for what, seconds in measure_init(studio, folder, case, encoder):
                 print(f"{case:<16} {what:<44} {seconds:>6.0f} s", flush=True)
 
 
-def draw(folder: Path) -> None:
-    for picture in Plants().draw(IMAGES, 0):
-        place = folder / str(picture.truth)
-        place.mkdir(parents=True, exist_ok=True)
-        picture.image.save(place / f"{picture.name}.jpg", quality=88)
+def draw_image_folder(folder: Path) -> None:
+    for image in PlantScenario().draw_images(IMAGE_COUNT, 0):
+        label_folder = folder / str(image.truth)
+        label_folder.mkdir(parents=True, exist_ok=True)
+        image.image.save(label_folder / f"{image.name}.jpg", quality=88)
 
 
-def clip(folder: Path) -> str:
+def write_random_clip(folder: Path) -> str:
     """A setting that leads to weights of the default's size."""
     import open_clip
     from safetensors.torch import save_file
@@ -56,63 +61,71 @@ def clip(folder: Path) -> str:
     return f"{model}/{folder / 'random.safetensors'}"
 
 
-def played(studio: Studio, folder: Path, case: str, encoder: str) -> list[tuple[str, float]]:
+def measure_init(
+    studio: LabelStudioServer, folder: Path, case: str, encoder: str
+) -> list[tuple[str, float]]:
     """What happened when, in seconds."""
     home = folder / case.replace("'", "")
     home.mkdir()
-    backend = f"http://127.0.0.1:{free_port()}"
+    backend = f"http://127.0.0.1:{find_free_port()}"
     env = {
         "PRELABEL_HOME": str(home),
         "PRELABEL_ENCODER": encoder,
         "LABEL_STUDIO_URL": studio.url,
         "LABEL_STUDIO_API_KEY": studio.token,
     }
-    command = [sys.executable, "-m", "backend.cli", "init", str(folder / "plants"), *ANSWERS]
-    command += ["--labels", LABELS, "--serve", "--backend", backend, "--json"]
-    lab = Lab(studio.url, studio.token)
+    command = [sys.executable, "-m", "backend.cli", "init", str(folder / "plants"), *INIT_ANSWERS]
+    command += ["--labels", INIT_LABELS, "--serve", "--backend", backend, "--json"]
+    user = LabelStudioUser(studio.url, studio.token)
     start = time.monotonic()
-    program = Program(command, env, home / "log")
+    program = ServerProcess(command, env, home / "log")
     try:
-        state = first_look(backend)
+        project_state = wait_for_first_round(backend)
         rows = [("images imported and looked at", time.monotonic() - start)]
-        if not answered(lab, state):
-            label(lab, state["number"])
-            rows.append((f"{FIRST} images labeled", time.monotonic() - start))
-        until("answers", lambda: answered(lab, first_look(backend)), PATIENCE)
+        if not is_fully_predicted(user, project_state):
+            label_first_images(user, project_state["number"])
+            rows.append((f"{FIRST_LABEL_COUNT} images labeled", time.monotonic() - start))
+        wait_until(
+            "answers",
+            lambda: is_fully_predicted(user, wait_for_first_round(backend)),
+            TIMEOUT_SECONDS,
+        )
         rows.append(("every open image is pre-annotated", time.monotonic() - start))
     finally:
         program.stop()
-        lab.close()
+        user.close()
     return rows
 
 
-def first_look(backend: str) -> Json:
-    def look() -> Json:
+def wait_for_first_round(backend: str) -> Json:
+    def poll_project() -> Json:
         try:
             (state, *_) = httpx.get(f"{backend}/api/projects", trust_env=False).json() or [{}]
         except (httpx.HTTPError, ValueError):
             return {}
         return state if state.get("version") and state["round"]["state"] == "idle" else {}
 
-    found: Json = until("a first look", look, PATIENCE)
-    return found
+    project_state: Json = wait_until("a first look", poll_project, TIMEOUT_SECONDS)
+    return project_state
 
 
-def label(lab: Lab, project: int) -> None:
+def label_first_images(user: LabelStudioUser, project: int) -> None:
     """The first images of each label, as somebody who looks for them."""
-    tasks = lab.tasks(project)
+    tasks = user.list_tasks(project)
     for name in ("healthy", "wilting"):
-        fitting: Sequence[Json] = [t for t in tasks if t["data"]["file"].startswith(name)]
-        for task in fitting[: FIRST // 2]:
-            body = {"result": [lab.region([name], "label")]}
-            lab.call("POST", f"/api/tasks/{task['id']}/annotations/", json=body)
+        matching_tasks: Sequence[Json] = [t for t in tasks if t["data"]["file"].startswith(name)]
+        for task in matching_tasks[: FIRST_LABEL_COUNT // 2]:
+            body = {"result": [user.make_choice_region([name], "label")]}
+            user.request("POST", f"/api/tasks/{task['id']}/annotations/", json=body)
 
 
-def answered(lab: Lab, state: Json) -> bool:
+def is_fully_predicted(user: LabelStudioUser, project_state: Json) -> bool:
     """Every open image has an answer of the live version."""
-    rows = lab.call("GET", "/api/predictions/", params={"project": state["number"]})
-    given = [r for r in rows if r["model_version"] == state["version"] and r["result"]]
-    return len(given) >= IMAGES - FIRST
+    rows = user.request("GET", "/api/predictions/", params={"project": project_state["number"]})
+    live_predictions = [
+        r for r in rows if r["model_version"] == project_state["version"] and r["result"]
+    ]
+    return len(live_predictions) >= IMAGE_COUNT - FIRST_LABEL_COUNT
 
 
 if __name__ == "__main__":

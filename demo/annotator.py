@@ -13,7 +13,7 @@ UPLOAD_BATCH = 50
 Json = dict[str, Any]
 
 
-class Annotator:
+class SimulatedAnnotator:
     """Works in one project through Label Studio's API, as a browser does.
 
     Args:
@@ -25,51 +25,51 @@ class Annotator:
         headers = {"Authorization": f"Token {token}"}
         self._http = httpx.Client(base_url=url, headers=headers, timeout=120, trust_env=False)
 
-    def create(self, title: str, config: str) -> int:
+    def create_project(self, title: str, config: str) -> int:
         """Make a project; its number."""
         body = {"title": title, "label_config": config}
-        return int(self._call("POST", "/api/projects/", json=body)["id"])
+        return int(self._request("POST", "/api/projects/", json=body)["id"])
 
-    def upload(self, project: int, files: list[Path]) -> None:
+    def upload_images(self, project: int, files: list[Path]) -> None:
         """Import images as a person who drops them on the page."""
         for start in range(0, len(files), UPLOAD_BATCH):
             batch = files[start : start + UPLOAD_BATCH]
             parts = [(file.name, (file.name, file.read_bytes(), "image/jpeg")) for file in batch]
-            self._call("POST", f"/api/projects/{project}/import", files=parts)
+            self._request("POST", f"/api/projects/{project}/import", files=parts)
 
-    def connect(self, project: int, backend: str) -> None:
+    def connect_backend(self, project: int, backend: str) -> None:
         """What the page Settings → Model → Connect Model does."""
-        self._call(
+        self._request(
             "POST", "/api/ml/", json={"project": project, "url": backend, "title": "Prelabel"}
         )
 
-    def follows(self, project: int) -> str:
+    def live_version(self, project: int) -> str:
         """The version that the project's queue follows."""
-        return str(self._call("GET", f"/api/projects/{project}/").get("model_version") or "")
+        return str(self._request("GET", f"/api/projects/{project}/").get("model_version") or "")
 
-    def tasks(self, project: int) -> list[Json]:
+    def list_tasks(self, project: int) -> list[Json]:
         """All tasks of a project."""
         query = {"project": project, "page_size": 1000, "include": "id,data"}
-        found: list[Json] = self._call("GET", "/api/tasks/", params=query)["tasks"]
-        return found
+        tasks: list[Json] = self._request("GET", "/api/tasks/", params=query)["tasks"]
+        return tasks
 
-    def next(self, project: int) -> Json:
+    def next_task(self, project: int) -> Json:
         """The task that Label Studio serves next."""
-        found: Json = self._call("GET", f"/api/projects/{project}/next/")
-        return found
+        task: Json = self._request("GET", f"/api/projects/{project}/next/")
+        return task
 
-    def submit(self, task: Json, result: list[Json]) -> None:
-        """Submit the regions for a task that :meth:`next` served."""
+    def submit_annotation(self, task: Json, result: list[Json]) -> None:
+        """Submit the regions for a task that :meth:`next_task` served."""
         body = {"result": result, "lead_time": 1.0}
-        self._call("POST", f"/api/tasks/{task['id']}/annotations/", json=body)
+        self._request("POST", f"/api/tasks/{task['id']}/annotations/", json=body)
 
     def close(self) -> None:
         """Close the connections."""
         self._http.close()
 
-    def _call(self, method: str, path: str, **more: Any) -> Any:
+    def _request(self, method: str, path: str, **arguments: Any) -> Any:
         try:
-            response = self._http.request(method, path, **more)
+            response = self._http.request(method, path, **arguments)
         except httpx.HTTPError as error:
             raise LabelStudioError(
                 f"Label Studio does not answer {method} {path}: {error}."
@@ -80,7 +80,7 @@ class Annotator:
         return response.json()
 
 
-def suggestion(task: Json) -> list[Json] | None:
+def suggested_regions(task: Json) -> list[Json] | None:
     """The regions that the newest prediction of a task suggests; None where there is none."""
     predictions = task.get("predictions") or []
     return list(predictions[-1].get("result") or []) if predictions else None

@@ -20,11 +20,11 @@ import httpx
 from backend.errors import PrelabelError
 
 FIRST_START_SECONDS = 300.0
-POLL = 0.3
-EMAIL = "demo@example.com"
+POLL_SECONDS = 0.3
+DEMO_EMAIL = "demo@example.com"
 
 
-class Program:
+class ServerProcess:
     """A program that runs beside this one, in a process group of its own, with a log.
 
     Args:
@@ -50,32 +50,36 @@ class Program:
         """The process's number, and its group's."""
         return self._process.pid
 
-    def wait_for(self, url: str, seconds: float, tick: Callable[[float], None]) -> None:
+    def wait_until_ready(self, url: str, seconds: float, report: Callable[[float], None]) -> None:
         """Wait until an address answers.
 
         Args:
             url: asked again and again.
             seconds: how long.
-            tick: told the seconds waited so far.
+            report: told the seconds waited so far.
 
         Raises:
             PrelabelError: it ended, or did not answer in time; with the end of its log.
         """
         start = time.monotonic()
-        while (waited := time.monotonic() - start) < seconds:
-            tick(waited)
+        while (elapsed_seconds := time.monotonic() - start) < seconds:
+            report(elapsed_seconds)
             if self._process.poll() is not None:
-                raise PrelabelError(f"{self._what()} ended at once: {self._last_words()}")
+                raise PrelabelError(
+                    f"{self._program_name()} ended at once: {self._last_log_line()}"
+                )
             with contextlib.suppress(httpx.HTTPError):
                 if httpx.get(url, timeout=5, trust_env=False).status_code < 500:
                     return
-            time.sleep(POLL)
-        raise PrelabelError(f"{self._what()} did not answer in {seconds:.0f} s; see {self.log}.")
+            time.sleep(POLL_SECONDS)
+        raise PrelabelError(
+            f"{self._program_name()} did not answer in {seconds:.0f} s; see {self.log}."
+        )
 
-    def stop(self, how: int = signal.SIGTERM) -> None:
+    def stop(self, signal_number: int = signal.SIGTERM) -> None:
         """End it and everything it started."""
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, how)
+            os.killpg(self._process.pid, signal_number)
         try:
             self._process.wait(timeout=15)
         except subprocess.TimeoutExpired:
@@ -83,27 +87,27 @@ class Program:
             self._process.wait()
         self._file.close()
 
-    def forget(self) -> None:
+    def release(self) -> None:
         """It was ended by somebody else: only let go of it."""
         self._process.wait()
         self._file.close()
 
-    def _what(self) -> str:
+    def _program_name(self) -> str:
         return Path(str(self._process.args[0])).name  # type: ignore[index]
 
-    def _last_words(self) -> str:
+    def _last_log_line(self) -> str:
         lines = self.log.read_text(errors="replace").strip().splitlines()
         return lines[-1] if lines else f"see {self.log}"
 
 
-class Studio:
+class LabelStudioServer:
     """A Label Studio with one user and a legacy token.
 
     Args:
         folder: its own; kept between starts.
         port: on loopback.
         token: 40 hexadecimal digits; made when not given.
-        password: of the user ``EMAIL``; made when not given.
+        password: of the user ``DEMO_EMAIL``; made when not given.
         environment: more settings of Label Studio.
     """
 
@@ -120,53 +124,64 @@ class Studio:
         self.token = token or secrets.token_hex(20)
         self.password = password or secrets.token_urlsafe(12)
         self._port = port
-        self._more = dict(environment or {})
-        self._program: Program | None = None
+        self._extra_environment = dict(environment or {})
+        self._server_process: ServerProcess | None = None
 
     def start(self) -> None:
-        """Start it; :meth:`wait` until it answers.
+        """Start it; :meth:`wait_until_ready` until it answers.
 
         Raises:
             PrelabelError: Label Studio is not installed.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._program = Program(self._command(), self._environment(), self.folder / "studio.log")
+        self._server_process = ServerProcess(
+            self._command(), self._environment(), self.folder / "studio.log"
+        )
 
-    def wait(self, tick: Callable[[float], None] = lambda waited: None) -> None:
+    def wait_until_ready(
+        self, report: Callable[[float], None] = lambda elapsed_seconds: None
+    ) -> None:
         """Wait until it answers; the first start makes its database, which takes 20 to 60 s."""
-        self._running().wait_for(f"{self.url}/health", FIRST_START_SECONDS, tick)
+        self._require_process().wait_until_ready(f"{self.url}/health", FIRST_START_SECONDS, report)
 
     def stop(self) -> None:
         """End it."""
-        if self._program is not None:
-            self._program.stop()
-            self._program = None
+        if self._server_process is not None:
+            self._server_process.stop()
+            self._server_process = None
 
     @property
     def pid(self) -> int:
         """The process's number."""
-        return self._running().pid
+        return self._require_process().pid
 
-    def _running(self) -> Program:
-        if self._program is None:
+    def _require_process(self) -> ServerProcess:
+        if self._server_process is None:
             raise PrelabelError("Label Studio was not started.")
-        return self._program
+        return self._server_process
 
     def _command(self) -> list[str]:
-        here = str(Path(sys.executable).parent)
-        program = shutil.which("label-studio", path=here) or shutil.which("label-studio")
+        scripts_folder = str(Path(sys.executable).parent)
+        program = shutil.which("label-studio", path=scripts_folder) or shutil.which("label-studio")
         if program is None:
             raise PrelabelError(
                 "Label Studio is not installed beside Prelabel: run this with `uv run prelabel "
                 "demo`, or `pip install label-studio`."
             )
-        place = ["--port", str(self._port), "--internal-host", "127.0.0.1", "--host", self.url]
-        return [program, "start", "--no-browser", *place]
+        address_options = [
+            "--port",
+            str(self._port),
+            "--internal-host",
+            "127.0.0.1",
+            "--host",
+            self.url,
+        ]
+        return [program, "start", "--no-browser", *address_options]
 
     def _environment(self) -> dict[str, str]:
         return {
             "LABEL_STUDIO_BASE_DATA_DIR": str(self.folder),
-            "LABEL_STUDIO_USERNAME": EMAIL,
+            "LABEL_STUDIO_USERNAME": DEMO_EMAIL,
             "LABEL_STUDIO_PASSWORD": self.password,
             "LABEL_STUDIO_USER_TOKEN": self.token,
             "LABEL_STUDIO_ENABLE_LEGACY_API_TOKEN": "true",
@@ -178,13 +193,13 @@ class Studio:
             # the backend has a private address: both are needed
             "ML_BLOCK_LOCAL_IP": "false",
             "SSRF_PROTECTION_ENABLED": "false",
-            **self._more,
+            **self._extra_environment,
         }
 
 
-def free_port(wanted: int = 0) -> int:
+def find_free_port(preferred: int = 0) -> int:
     """A port of loopback that nobody listens at: the wanted one if it is free."""
-    for port in (wanted, 0):
+    for port in (preferred, 0):
         with contextlib.suppress(OSError), socket.socket() as probe:
             probe.bind(("127.0.0.1", port))
             return int(probe.getsockname()[1])

@@ -14,11 +14,11 @@ from PIL import Image
 from backend.learning.matching import match_boxes, match_points
 
 Json = dict[str, Any]
-CONFIGS = Path(__file__).parents[1] / "label_config"
+LABEL_CONFIG_FOLDER = Path(__file__).parents[1] / "label_config"
 
 
 @dataclass(frozen=True)
-class Picture:
+class DemoImage:
     """One drawn picture.
 
     Attributes:
@@ -32,206 +32,218 @@ class Picture:
     truth: Any
 
 
-class Script(Protocol):
+class DemoScenario(Protocol):
     """One job to play.
 
     Attributes:
         task: as ``--task`` names it.
         title: of the project.
-        config: file in ``label_config/``.
+        config_file: file in ``label_config/``.
         metric: what ``accuracy`` is.
-        pool: images in the project.
-        held_out: images that are in no project: for the figure against the truth.
-        labels: how many tasks are labeled unless told otherwise.
+        pool_size: images in the project.
+        held_out_size: images that are in no project: for the figure against the truth.
+        label_budget: how many tasks are labeled unless told otherwise.
         settings: of the backend.
-        compare: the same images are labeled in random order as well, unless told otherwise.
+        compare_random: the same images are labeled in random order as well, unless told otherwise.
     """
 
     task: str
     title: str
-    config: str
+    config_file: str
     metric: str
-    pool: int
-    held_out: int
-    labels: int
+    pool_size: int
+    held_out_size: int
+    label_budget: int
     settings: Mapping[str, str]
-    compare: bool
+    compare_random: bool
 
-    def draw(self, count: int, seed: int) -> Iterator[Picture]:
+    def draw_images(self, count: int, seed: int) -> Iterator[DemoImage]:
         """The first pictures of a seed."""
         ...
 
-    def answer(self, truth: Any) -> list[Json]:
+    def make_annotation(self, truth: Any) -> list[Json]:
         """The regions that a person submits."""
         ...
 
-    def figure(self, given: Sequence[Sequence[Json]], truths: Sequence[Any]) -> float:
+    def compute_metric(self, predicted: Sequence[Sequence[Json]], truths: Sequence[Any]) -> float:
         """How good predicted regions are, 0 to 1."""
         ...
 
-    def right(self, given: Sequence[Json], truth: Any) -> bool:
+    def is_correct(self, predicted: Sequence[Json], truth: Any) -> bool:
         """Whether predicted regions need no correction."""
         ...
 
 
-class Plants:
+class PlantScenario:
     """Healthy or wilting: one label for the whole image."""
 
     task = "classification"
     title = "Greenhouse: healthy or wilting?"
-    config = "plants.xml"
+    config_file = "plants.xml"
     metric = "accuracy"
-    pool, held_out, labels = 600, 200, 60
+    pool_size, held_out_size, label_budget = 600, 200, 60
     settings: Mapping[str, str] = {"PRELABEL_ENCODER": "builtin"}
-    compare = True
+    compare_random = True
 
-    def draw(self, count: int, seed: int) -> Iterator[Picture]:
-        """See :class:`Script`."""
+    def draw_images(self, count: int, seed: int) -> Iterator[DemoImage]:
+        """See :class:`DemoScenario`."""
         from demo.scenes.plant_scenes import plant_scenes
 
         for scene in plant_scenes(count, seed):
-            yield Picture(scene.name, scene.image, scene.label)
+            yield DemoImage(scene.name, scene.image, scene.label)
 
-    def answer(self, truth: str) -> list[Json]:
-        """See :class:`Script`."""
+    def make_annotation(self, truth: str) -> list[Json]:
+        """See :class:`DemoScenario`."""
         value = {"choices": [truth]}
         return [{"from_name": "plant", "to_name": "image", "type": "choices", "value": value}]
 
-    def figure(self, given: Sequence[Sequence[Json]], truths: Sequence[str]) -> float:
+    def compute_metric(self, predicted: Sequence[Sequence[Json]], truths: Sequence[str]) -> float:
         """The share of right answers."""
-        pairs = zip(given, truths, strict=True)
-        return sum(self.right(regions, truth) for regions, truth in pairs) / len(truths)
+        pairs = zip(predicted, truths, strict=True)
+        return sum(self.is_correct(regions, truth) for regions, truth in pairs) / len(truths)
 
-    def right(self, given: Sequence[Json], truth: str) -> bool:
+    def is_correct(self, predicted: Sequence[Json], truth: str) -> bool:
         """The one choice is the true one."""
-        return [region["value"]["choices"] for region in given] == [[truth]]
+        return [region["value"]["choices"] for region in predicted] == [[truth]]
 
 
 @dataclass(frozen=True)
-class Fruits:
+class FruitTruth:
     """Truth of a picture with objects.
 
     Attributes:
         objects: (label, x0, y0, x1, y1), 0 to 1.
-        ratio: width divided by height.
+        aspect_ratio: width divided by height.
     """
 
     objects: tuple[tuple[str, float, float, float, float], ...]
-    ratio: float
+    aspect_ratio: float
 
 
-class _Places(ABC):
+class _RegionScenario(ABC):
     """What boxes and points have in common; F1 = 2 · right / (given + there)."""
 
-    pool, held_out, labels = 240, 80, 40
+    pool_size, held_out_size, label_budget = 240, 80, 40
     settings: Mapping[str, str] = {
         "PRELABEL_ENCODER": "builtin",
         "PRELABEL_DETECTOR": "builtin",
         "PRELABEL_TRAIN_SECONDS": "35",
     }
     metric = "F1"
-    compare = False
+    compare_random = False
 
-    def draw(self, count: int, seed: int) -> Iterator[Picture]:
-        """See :class:`Script`."""
-        for scene in self._scenes(count, seed):
-            objects = tuple((o.label, o.x0, o.y0, o.x1, o.y1) for o in scene.objects)
+    def draw_images(self, count: int, seed: int) -> Iterator[DemoImage]:
+        """See :class:`DemoScenario`."""
+        for scene in self._draw_scenes(count, seed):
+            objects = tuple(
+                (fruit.label, fruit.x0, fruit.y0, fruit.x1, fruit.y1) for fruit in scene.objects
+            )
             ratio = scene.image.width / scene.image.height
-            yield Picture(scene.name, scene.image, Fruits(objects, ratio))
+            yield DemoImage(scene.name, scene.image, FruitTruth(objects, ratio))
 
-    def figure(self, given: Sequence[Sequence[Json]], truths: Sequence[Fruits]) -> float:
+    def compute_metric(
+        self, predicted: Sequence[Sequence[Json]], truths: Sequence[FruitTruth]
+    ) -> float:
         """F1 over all pictures."""
-        pairs = list(zip(given, truths, strict=True))
-        hits = sum(self._hits(regions, truth) for regions, truth in pairs)
-        whole = sum(len(regions) + len(truth.objects) for regions, truth in pairs)
-        return 2 * hits / whole if whole else 1.0
+        pairs = list(zip(predicted, truths, strict=True))
+        correct = sum(self._count_correct(regions, truth) for regions, truth in pairs)
+        total = sum(len(regions) + len(truth.objects) for regions, truth in pairs)
+        return 2 * correct / total if total else 1.0
 
-    def right(self, given: Sequence[Json], truth: Fruits) -> bool:
+    def is_correct(self, predicted: Sequence[Json], truth: FruitTruth) -> bool:
         """Everything is found, and nothing else."""
-        return len(given) == len(truth.objects) == self._hits(given, truth)
+        return len(predicted) == len(truth.objects) == self._count_correct(predicted, truth)
 
     @abstractmethod
-    def _scenes(self, count: int, seed: int) -> Iterator[Any]:
+    def _draw_scenes(self, count: int, seed: int) -> Iterator[Any]:
         """Drawn scenes with their objects."""
 
     @abstractmethod
-    def _hits(self, given: Sequence[Json], truth: Fruits) -> int:
+    def _count_correct(self, predicted: Sequence[Json], truth: FruitTruth) -> int:
         """How many of the given regions are right."""
 
 
-class Strawberries(_Places):
+class StrawberryScenario(_RegionScenario):
     """Ripe strawberries among leaves: a box around each."""
 
     task = "boxes"
     title = "Strawberries: where are the ripe ones?"
-    config = "strawberries.xml"
+    config_file = "strawberries.xml"
 
-    def answer(self, truth: Fruits) -> list[Json]:
-        """See :class:`Script`."""
+    def make_annotation(self, truth: FruitTruth) -> list[Json]:
+        """See :class:`DemoScenario`."""
         return [
-            _region("fruit", "rectanglelabels", label, x0, y0, x1 - x0, y1 - y0)
+            _make_region("fruit", "rectanglelabels", label, x0, y0, x1 - x0, y1 - y0)
             for label, x0, y0, x1, y1 in truth.objects
         ]
 
-    def _scenes(self, count: int, seed: int) -> Iterator[Any]:
+    def _draw_scenes(self, count: int, seed: int) -> Iterator[Any]:
         from demo.scenes.strawberry_scenes import strawberry_scenes
 
         return iter(strawberry_scenes(count, seed))
 
-    def _hits(self, given: Sequence[Json], truth: Fruits) -> int:
+    def _count_correct(self, predicted: Sequence[Json], truth: FruitTruth) -> int:
         """Right from half an overlap on (IoU 0.5)."""
-        boxes = [_corners(region["value"]) for region in given]
+        boxes = [_box_corners(region["value"]) for region in predicted]
         return len(match_boxes(boxes, [corners for _, *corners in truth.objects], 0.5))
 
 
-class Apples(_Places):
+class AppleScenario(_RegionScenario):
     """Apples to count: a click on the middle of each."""
 
     task = "points"
     title = "Apples: how many are there?"
-    config = "apples.xml"
+    config_file = "apples.xml"
 
-    def answer(self, truth: Fruits) -> list[Json]:
-        """See :class:`Script`."""
+    def make_annotation(self, truth: FruitTruth) -> list[Json]:
+        """See :class:`DemoScenario`."""
         return [
-            _region("fruit", "keypointlabels", label, (x0 + x1) / 2, (y0 + y1) / 2)
+            _make_region("fruit", "keypointlabels", label, (x0 + x1) / 2, (y0 + y1) / 2)
             for label, x0, y0, x1, y1 in truth.objects
         ]
 
-    def _scenes(self, count: int, seed: int) -> Iterator[Any]:
+    def _draw_scenes(self, count: int, seed: int) -> Iterator[Any]:
         from demo.scenes.apple_scenes import apple_scenes
 
         return iter(apple_scenes(count, seed))
 
-    def _hits(self, given: Sequence[Json], truth: Fruits) -> int:
+    def _count_correct(self, predicted: Sequence[Json], truth: FruitTruth) -> int:
         """Right within half the object's size."""
-        found = [(r["value"]["x"] / 100 * truth.ratio, r["value"]["y"] / 100) for r in given]
-        there = [
-            ((x0 + x1) / 2 * truth.ratio, (y0 + y1) / 2) for _, x0, y0, x1, y1 in truth.objects
+        predicted_points = [
+            (r["value"]["x"] / 100 * truth.aspect_ratio, r["value"]["y"] / 100) for r in predicted
         ]
-        sizes = [
-            math.sqrt((x1 - x0) * truth.ratio * (y1 - y0)) for _, x0, y0, x1, y1 in truth.objects
+        true_points = [
+            ((x0 + x1) / 2 * truth.aspect_ratio, (y0 + y1) / 2)
+            for _, x0, y0, x1, y1 in truth.objects
         ]
-        pairs = match_points(found, there, max(sizes, default=0.0) / 2)
-        return sum(math.dist(found[i], there[j]) <= sizes[j] / 2 for i, j in pairs)
+        object_sizes = [
+            math.sqrt((x1 - x0) * truth.aspect_ratio * (y1 - y0))
+            for _, x0, y0, x1, y1 in truth.objects
+        ]
+        pairs = match_points(predicted_points, true_points, max(object_sizes, default=0.0) / 2)
+        return sum(
+            math.dist(predicted_points[i], true_points[j]) <= object_sizes[j] / 2 for i, j in pairs
+        )
 
 
-SCRIPTS: Mapping[str, type[Script]] = {
-    "classification": Plants,
-    "boxes": Strawberries,
-    "points": Apples,
+SCENARIOS: Mapping[str, type[DemoScenario]] = {
+    "classification": PlantScenario,
+    "boxes": StrawberryScenario,
+    "points": AppleScenario,
 }
 
 
-def _region(control: str, kind: str, label: str, x: float, y: float, *extent: float) -> Json:
-    value: Json = {"x": 100 * x, "y": 100 * y, kind: [label]}
+def _make_region(
+    control: str, region_type: str, label: str, x: float, y: float, *extent: float
+) -> Json:
+    value: Json = {"x": 100 * x, "y": 100 * y, region_type: [label]}
     if extent:
         value |= {"width": 100 * extent[0], "height": 100 * extent[1], "rotation": 0}
     else:
         value["width"] = 0.5
-    return {"from_name": control, "to_name": "image", "type": kind, "value": value}
+    return {"from_name": control, "to_name": "image", "type": region_type, "value": value}
 
 
-def _corners(value: Json) -> tuple[float, float, float, float]:
+def _box_corners(value: Json) -> tuple[float, float, float, float]:
     x, y = value["x"] / 100, value["y"] / 100
     return x, y, x + value["width"] / 100, y + value["height"] / 100

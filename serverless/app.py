@@ -17,46 +17,48 @@ from serverless import secrets
 
 MINUTES = 60
 settings = read_settings()
-NAME, GPUS = settings.app, list(settings.gpus)
-ALERTS = settings.home / "alerts.toml"
+APP_NAME, GPU_TYPES = settings.modal_app, list(settings.gpus)
+ALERTS_FILE = settings.home / "alerts.toml"
 
-app = modal.App(NAME)
-image = images.build()
-home = modal.Volume.from_name(f"{NAME}-home", create_if_missing=True, version=2)
-kept = modal.Volume.from_name(f"{NAME}-kept", create_if_missing=True, version=2)
-jobs = modal.Volume.from_name(f"{NAME}-jobs", create_if_missing=True, version=2)
-progress = modal.Dict.from_name(f"{NAME}-progress", create_if_missing=True)
-local = dict(os.environ) if modal.is_local() else {}
+app = modal.App(APP_NAME)
+image = images.build_container_image()
+home_volume = modal.Volume.from_name(f"{APP_NAME}-home", create_if_missing=True, version=2)
+endpoint_volume = modal.Volume.from_name(f"{APP_NAME}-kept", create_if_missing=True, version=2)
+jobs_volume = modal.Volume.from_name(f"{APP_NAME}-jobs", create_if_missing=True, version=2)
+progress_dict = modal.Dict.from_name(f"{APP_NAME}-progress", create_if_missing=True)
+local_environment = dict(os.environ) if modal.is_local() else {}
 
 
 @app.function(
     image=image,
-    gpu=GPUS,
-    timeout=images.TRAIN_SECONDS,
+    gpu=GPU_TYPES,
+    timeout=images.TRAIN_TIMEOUT_SECONDS,
     startup_timeout=10 * MINUTES,
     retries=modal.Retries(max_retries=2, initial_delay=1.0),
     max_containers=2,
     scaledown_window=1 * MINUTES,
-    volumes={images.JOBS: jobs},
+    volumes={images.JOBS_MOUNT: jobs_volume},
     block_network=True,
 )
-def train(order: str) -> dict[str, Any]:
+def train(order_id: str) -> dict[str, Any]:
     """Carry out a training order of the jobs' volume; see ``serverless.jobs.train``."""
-    from serverless.jobs import train
+    from serverless.jobs import run_training_order
 
-    jobs.reload()
-    call = modal.current_function_call_id() or ""
-    return train(order, Path(images.JOBS), tell_progress(order), jobs.commit, call)
+    jobs_volume.reload()
+    call_id = modal.current_function_call_id() or ""
+    return run_training_order(
+        order_id, Path(images.JOBS_MOUNT), progress_writer(order_id), jobs_volume.commit, call_id
+    )
 
 
 @app.cls(
     image=image,
-    gpu=GPUS,
+    gpu=GPU_TYPES,
     timeout=10 * MINUTES,
     startup_timeout=10 * MINUTES,
     max_containers=8,
     scaledown_window=1 * MINUTES,
-    volumes={images.JOBS: jobs.with_mount_options(read_only=True)},
+    volumes={images.JOBS_MOUNT: jobs_volume.with_mount_options(read_only=True)},
     enable_memory_snapshot=True,
     block_network=True,
 )
@@ -64,41 +66,49 @@ class Eyes:
     """Looks at many images: embeds them, or finds objects; and says what that took."""
 
     @modal.enter(snap=True)
-    def wake(self) -> None:
+    def preload(self) -> None:
         """Import what takes seconds; it is in the snapshot."""
         from serverless import preload
 
-        preload.imports()
+        preload.preload_modules()
 
     @modal.method()
     def facts(self, encoder: str) -> dict[str, Any]:
         """What an encoder is."""
-        from serverless.jobs import facts, timed
+        from serverless.jobs import encoder_properties, run_timed
 
-        return timed(facts, encoder)
+        return run_timed(encoder_properties, encoder)
 
     @modal.method()
-    def encode(self, encoder: str, pictures: list[bytes]) -> dict[str, Any]:
+    def encode(self, encoder: str, packed_images: list[bytes]) -> dict[str, Any]:
         """Images → vectors."""
-        from serverless.jobs import encode, timed
+        from serverless.jobs import encode_packed_images, run_timed
 
-        return timed(encode, encoder, pictures)
+        return run_timed(encode_packed_images, encoder, packed_images)
 
     @modal.method()
     def encode_texts(self, encoder: str, texts: list[str]) -> dict[str, Any]:
         """Texts → vectors."""
-        from serverless.jobs import encode_texts, timed
+        from serverless.jobs import encode_text_batch, run_timed
 
-        return timed(encode_texts, encoder, texts)
+        return run_timed(encode_text_batch, encoder, texts)
 
     @modal.method()
     def detect(
-        self, network: str, size: int, pictures: list[bytes], least: float
+        self, network_key: str, size: int, packed_images: list[bytes], min_confidence: float
     ) -> dict[str, Any]:
         """What a network finds in images; reloads the volume where the network is new."""
-        from serverless.jobs import detect, timed
+        from serverless.jobs import detect_packed_images, run_timed
 
-        return timed(detect, network, size, Path(images.JOBS), pictures, least, jobs.reload)
+        return run_timed(
+            detect_packed_images,
+            network_key,
+            size,
+            Path(images.JOBS_MOUNT),
+            packed_images,
+            min_confidence,
+            jobs_volume.reload,
+        )
 
 
 @app.cls(
@@ -109,7 +119,7 @@ class Eyes:
     startup_timeout=10 * MINUTES,
     max_containers=10,
     scaledown_window=5 * MINUTES,
-    volumes={images.HOME: home.with_mount_options(read_only=True)},
+    volumes={images.HOME_MOUNT: home_volume.with_mount_options(read_only=True)},
     enable_memory_snapshot=True,
     block_network=True,
 )
@@ -117,22 +127,22 @@ class Answers:
     """The endpoint's models; it has no network, the gateway before it has."""
 
     @modal.enter(snap=True)
-    def wake(self) -> None:
+    def preload(self) -> None:
         """Import what takes seconds; it is in the snapshot."""
         from serverless import preload
 
-        preload.imports()
+        preload.preload_modules()
 
     @modal.method()
     def say(
-        self, function: str, version: str, pictures: list[bytes], sizes: list[list[int]]
+        self, function: str, version: str, packed_images: list[bytes], sizes: list[list[int]]
     ) -> list[dict[str, Any]]:
         """What a version says of images; reloads the volume where the version is new."""
         from serverless import remote_inference
 
-        if not remote_inference.there(function, version):
-            home.reload()
-        return remote_inference.say(function, version, pictures, sizes)
+        if not remote_inference.has_version(function, version):
+            home_volume.reload()
+        return remote_inference.predict_packed_images(function, version, packed_images, sizes)
 
 
 @app.function(
@@ -143,16 +153,19 @@ class Answers:
     startup_timeout=5 * MINUTES,
     max_containers=1,  # it alone counts what keys have used, and writes what is kept
     scaledown_window=10 * MINUTES,
-    volumes={images.HOME: home.with_mount_options(read_only=True), images.KEPT: kept},
-    secrets=[modal.Secret.from_dict(secrets.of_endpoint(local, ALERTS))],
+    volumes={
+        images.HOME_MOUNT: home_volume.with_mount_options(read_only=True),
+        images.ENDPOINT_MOUNT: endpoint_volume,
+    },
+    secrets=[modal.Secret.from_dict(secrets.endpoint_secrets(local_environment, ALERTS_FILE))],
 )
 @modal.concurrent(max_inputs=200)
 @modal.asgi_app()
 def endpoint() -> Any:
     """The predict endpoint's gateway: keys, limits, decoding; the models are behind it."""
-    from serverless.asgi_apps import endpoint
+    from serverless.asgi_apps import modal_endpoint_app
 
-    return endpoint(Answers().say.remote, home.reload, kept.commit)
+    return modal_endpoint_app(Answers().say.remote, home_volume.reload, endpoint_volume.commit)
 
 
 @app.function(
@@ -164,22 +177,25 @@ def endpoint() -> Any:
     min_containers=1,  # Label Studio waits 3 seconds for an answer to /setup
     max_containers=1,  # one process watches the projects
     scaledown_window=20 * MINUTES,
-    volumes={images.HOME: home, images.KEPT: kept.with_mount_options(read_only=True)},
-    secrets=[modal.Secret.from_dict(secrets.of_backend(local))],
+    volumes={
+        images.HOME_MOUNT: home_volume,
+        images.ENDPOINT_MOUNT: endpoint_volume.with_mount_options(read_only=True),
+    },
+    secrets=[modal.Secret.from_dict(secrets.backend_secrets(local_environment))],
 )
 @modal.concurrent(max_inputs=100)
 @modal.asgi_app()
 def backend() -> Any:
     """What Label Studio talks to: ``prelabel serve``, always warm, while GPUs are at zero."""
-    from serverless.asgi_apps import backend
+    from serverless.asgi_apps import modal_backend_app
 
-    return backend(home.commit, kept.reload)
+    return modal_backend_app(home_volume.commit, endpoint_volume.reload)
 
 
-def tell_progress(order: str) -> Callable[[int, int], None]:
+def progress_writer(order_id: str) -> Callable[[int, int], None]:
     """Writes a training's progress where its caller looks."""
 
-    def tell(done: int, of: int) -> None:
-        progress[order] = (done, of)
+    def write_progress(done: int, total: int) -> None:
+        progress_dict[order_id] = (done, total)
 
-    return tell
+    return write_progress

@@ -65,9 +65,9 @@ class Client:
         Raises:
             EndpointError: it could not be answered.
         """
-        path = f"/v1/functions/{quote(function, safe='')}/invoke{_query(options)}"
-        kind = {"content-type": "application/octet-stream"}
-        answer: dict[str, Any] = self._ask("POST", path, _bytes(image), kind)
+        path = f"/v1/functions/{quote(function, safe='')}/invoke{_encode_query(options)}"
+        content_headers = {"content-type": "application/octet-stream"}
+        answer: dict[str, Any] = self._request("POST", path, _read_image(image), content_headers)
         return answer
 
     def invoke_batch(
@@ -80,9 +80,9 @@ class Client:
         Raises:
             EndpointError: the whole could not be answered.
         """
-        path = f"/v1/functions/{quote(function, safe='')}/invoke-batch{_query(options)}"
-        body, kind = _form([_bytes(image) for image in images])
-        answer: dict[str, Any] = self._ask("POST", path, body, {"content-type": kind})
+        path = f"/v1/functions/{quote(function, safe='')}/invoke-batch{_encode_query(options)}"
+        body, content_type = _encode_multipart([_read_image(image) for image in images])
+        answer: dict[str, Any] = self._request("POST", path, body, {"content-type": content_type})
         return answer
 
     def correct(self, function: str, externalId: str, **answer: Any) -> None:
@@ -97,35 +97,35 @@ class Client:
             EndpointError: it was not taken.
         """
         path = f"/v1/functions/{quote(function, safe='')}/samples/{quote(externalId)}/annotation"
-        self._json("PUT", path, answer)
+        self._send_json("PUT", path, answer)
 
     def functions(self) -> list[dict[str, Any]]:
         """What can be invoked."""
-        found: list[dict[str, Any]] = self._ask("GET", "/v1/functions", b"", {})
-        return found
+        listing: list[dict[str, Any]] = self._request("GET", "/v1/functions", b"", {})
+        return listing
 
-    def _json(self, method: str, path: str, body: Any) -> Any:
-        kind = {"content-type": "application/json"}
-        return self._ask(method, path, json.dumps(body).encode(), kind)
+    def _send_json(self, method: str, path: str, body: Any) -> Any:
+        content_headers = {"content-type": "application/json"}
+        return self._request(method, path, json.dumps(body).encode(), content_headers)
 
-    def _ask(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> Any:
+    def _request(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> Any:
         """One answer; asked again where the endpoint says so, or the connection was cut."""
         if self.key:
             headers = {**headers, "authorization": f"Bearer {self.key}"}
-        for left in reversed(range(TRIES)):
+        for tries_left in reversed(range(TRIES)):
             try:
                 response, content = self._send(method, path, body, headers)
             except (OSError, HTTPException) as error:
                 self._connection = None
-                if not left:
-                    told = f"{self.address} cannot be reached: {error}."
-                    raise EndpointError(0, {"detail": told}) from error
+                if not tries_left:
+                    message = f"{self.address} cannot be reached: {error}."
+                    raise EndpointError(0, {"detail": message}) from error
                 continue
             if response.status < 400:
                 return json.loads(content)
-            problem = _problem(content)
-            used_up = problem.get("type") == QUOTA  # no wait of seconds ends a month
-            if response.status not in LATER or used_up or not left:
+            problem = _parse_problem(content)
+            quota_exceeded = problem.get("type") == QUOTA  # no wait of seconds ends a month
+            if response.status not in LATER or quota_exceeded or not tries_left:
                 raise EndpointError(response.status, problem)
             wait = response.headers.get("retry-after", "1")
             time.sleep(min(float(wait) if wait.isdigit() else 1.0, LONGEST_WAIT))
@@ -136,16 +136,16 @@ class Client:
     ) -> tuple[HTTPResponse, bytes]:
         parts = urlsplit(self.address)
         if self._connection is None:
-            make = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-            self._connection = make(parts.netloc, timeout=self.seconds)
+            connection_class = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+            self._connection = connection_class(parts.netloc, timeout=self.seconds)
         try:
             self._connection.request(method, parts.path.rstrip("/") + path, body, headers)
         except OSError as error:
-            return self._answered_early(error)
+            return self._read_early_response(error)
         response = self._connection.getresponse()
         return response, response.read()
 
-    def _answered_early(self, error: OSError) -> tuple[HTTPResponse, bytes]:
+    def _read_early_response(self, error: OSError) -> tuple[HTTPResponse, bytes]:
         """What was answered while the request was still sent, as to one that is too large.
 
         Args:
@@ -163,25 +163,29 @@ class Client:
             connection.close()
 
 
-def _bytes(image: Image) -> bytes:
+def _read_image(image: Image) -> bytes:
     return image if isinstance(image, bytes) else Path(image).read_bytes()
 
 
-def _form(images: Sequence[bytes]) -> tuple[bytes, str]:
+def _encode_multipart(images: Sequence[bytes]) -> tuple[bytes, str]:
     """Images as a form, and its content type."""
-    mark = uuid4().hex
-    head = f'--{mark}\r\ncontent-disposition: form-data; name="data"; filename="image"\r\n\r\n'
-    parts = [part for image in images for part in (head.encode(), image, b"\r\n")]
-    return b"".join([*parts, f"--{mark}--\r\n".encode()]), f"multipart/form-data; boundary={mark}"
+    boundary = uuid4().hex
+    part_header = (
+        f'--{boundary}\r\ncontent-disposition: form-data; name="data"; filename="image"\r\n\r\n'
+    )
+    parts = [part for image in images for part in (part_header.encode(), image, b"\r\n")]
+    return b"".join(
+        [*parts, f"--{boundary}--\r\n".encode()]
+    ), f"multipart/form-data; boundary={boundary}"
 
 
-def _query(options: dict[str, Any]) -> str:
-    given = {name: value for name, value in options.items() if value is not None}
-    texts = {n: str(v).lower() if isinstance(v, bool) else str(v) for n, v in given.items()}
-    return f"?{urlencode(texts)}" if texts else ""
+def _encode_query(options: dict[str, Any]) -> str:
+    set_options = {name: value for name, value in options.items() if value is not None}
+    encoded = {n: str(v).lower() if isinstance(v, bool) else str(v) for n, v in set_options.items()}
+    return f"?{urlencode(encoded)}" if encoded else ""
 
 
-def _problem(content: bytes) -> dict[str, Any]:
+def _parse_problem(content: bytes) -> dict[str, Any]:
     try:
         problem = json.loads(content)
     except ValueError:

@@ -10,25 +10,25 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backend.server.source_archive import BESIDE, PACKED
+from backend.server.source_archive import INSTALLED_SOURCE_FOLDER, PROJECT_FILES
 from backend.settings import read_settings
 
 if TYPE_CHECKING:
     import modal
 
-ROOT = Path(__file__).parents[1]
-PYTHON = "3.11"
-LEFT_OUT = frozenset({"label-studio-ml", "redis", "rq", "modal"})
+REPOSITORY_ROOT = Path(__file__).parents[1]
+PYTHON_VERSION = "3.11"
+EXCLUDED_DEPENDENCIES = frozenset({"label-studio-ml", "redis", "rq", "modal"})
 """Dependencies that nothing in the cloud imports; modal is there anyway."""
-SOURCES = ("backend", "serverless")
+SOURCE_PACKAGES = ("backend", "serverless")
 """All of their files: a network's description is one too."""
-THERE = "/root"
+CONTAINER_SOURCE_FOLDER = "/root"
 """Where Modal puts the source."""
-HOME, KEPT, JOBS, WEIGHTS = "/data", "/kept", "/jobs", "/weights"
+HOME_MOUNT, ENDPOINT_MOUNT, JOBS_MOUNT, WEIGHTS_FOLDER = "/data", "/kept", "/jobs", "/weights"
 """Where the volumes are, and the weights that were baked."""
-TRAIN_SECONDS = 3600
+TRAIN_TIMEOUT_SECONDS = 3600
 """That one training may take there, and then Modal ends it."""
-NOT_PASSED = frozenset(
+UNFORWARDED_SETTINGS = frozenset(
     {
         *("PRELABEL_HOME", "PRELABEL_KEPT", "PRELABEL_WEIGHTS", "PRELABEL_COMPUTE"),
         *("PRELABEL_USER", "PRELABEL_PASSWORD", "LABEL_STUDIO_API_KEY"),
@@ -37,46 +37,52 @@ NOT_PASSED = frozenset(
 """Settings that are others there, and what travels as a secret."""
 
 
-def project() -> dict[str, Any]:
+def read_pyproject() -> dict[str, Any]:
     """The project's own description."""
-    described: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-    return described
+    pyproject: dict[str, Any] = tomllib.loads(
+        (REPOSITORY_ROOT / "pyproject.toml").read_text("utf-8")
+    )
+    return pyproject
 
 
-def dependencies() -> list[str]:
+def container_dependencies() -> list[str]:
     """What is installed, as pyproject names it."""
-    wanted = project()["project"]["dependencies"]
-    return [line for line in wanted if re.split(r"[\s;<>=\[!~]", line)[0] not in LEFT_OUT]
+    requirements = read_pyproject()["project"]["dependencies"]
+    return [
+        line
+        for line in requirements
+        if re.split(r"[\s;<>=\[!~]", line)[0] not in EXCLUDED_DEPENDENCIES
+    ]
 
 
-def overrides() -> list[str]:
+def dependency_overrides() -> list[str]:
     """What replaces what dependencies ask for, as pyproject tells uv."""
-    wanted: list[str] = project()["tool"]["uv"]["override-dependencies"]
-    return wanted
+    override_lines: list[str] = read_pyproject()["tool"]["uv"]["override-dependencies"]
+    return override_lines
 
 
-def live_encoders(home: Path) -> dict[str, str]:
+def find_live_encoders(home: Path) -> dict[str, str]:
     """What live versions look with, and for each encoder one of these versions, in words.
 
     Args:
         home: the folder that they are in.
     """
-    from backend.store.projects import Projects
-    from backend.store.versions import Versions
+    from backend.store.projects import ProjectStore
+    from backend.store.versions import VersionStore
 
-    projects, found = Projects(home), dict[str, str]()
+    projects, descriptions = ProjectStore(home), dict[str, str]()
     for record in projects.all():
-        card = Versions(projects.folder(record.id)).live_card()
+        card = VersionStore(projects.folder(record.id)).live_card()
         if card and card.encoder.get("setting"):
-            words = f"the live version {card.version} of project {record.id}"
-            found.setdefault(card.encoder["setting"], words)
-    return dict(sorted(found.items()))
+            description = f"the live version {card.version} of project {record.id}"
+            descriptions.setdefault(card.encoder["setting"], description)
+    return dict(sorted(descriptions.items()))
 
 
-def own_file(encoder: str) -> bool:
+def is_local_file(encoder: str) -> bool:
     """Whether an encoder is a file of this machine, which is nowhere else.
 
-    >>> [own_file(one) for one in ("ViT-B-32//home/me/w.safetensors", "ViT-B-32/openai", "auto")]
+    >>> [is_local_file(one) for one in ("ViT-B-32//home/me/w.safetensors", "ViT-B-32/openai", "auto")]
     [True, False, False]
     """
     if Path(encoder).suffix == ".pt" and "/" not in encoder:
@@ -86,102 +92,115 @@ def own_file(encoder: str) -> bool:
     return "/" in weights or any(path.is_absolute() or path.is_file() for path in paths)
 
 
-def weight_commands(encoder: str, detector: str, live: Iterable[str] = ()) -> list[str]:
+def weight_download_commands(
+    encoder: str, detector: str, live_settings: Iterable[str] = ()
+) -> list[str]:
     """Shell commands that bring the weights of the settings into the image.
 
     Args:
         encoder: ``PRELABEL_ENCODER``.
         detector: ``PRELABEL_DETECTOR``.
-        live: encoders of live versions.
+        live_settings: encoders of live versions.
 
     Returns:
         one command a file; none for what needs no download.
     """
-    from backend.vision.detection.network import DEFAULT
+    from backend.vision.detection.network import DEFAULT_WEIGHTS
     from backend.vision.encoders.base import DEFAULT_CLIP
 
-    chosen = DEFAULT_CLIP if encoder == "auto" else encoder
-    encoders = [one for one in dict.fromkeys([chosen, *live]) if not own_file(one)]
-    commands = [f"mkdir -p {WEIGHTS}"]
-    for clip in (one for one in encoders if "/" in one and not one.endswith(".pt")):
-        model, _, tag = clip.rpartition("/")
-        make = f"open_clip.create_model_and_transforms({model!r}, pretrained={tag!r})"
-        commands.append(f'python -c "import open_clip; {make}"')
-    named = [DEFAULT if detector == "auto" else detector, *encoders]
-    for name in (name for name in named if Path(name).suffix == ".pt" and "/" not in name):
-        fetch = f"attempt_download_asset({f'{WEIGHTS}/{name}'!r})"
-        get = "from ultralytics.utils.downloads import attempt_download_asset"
-        commands.append(f'python -c "{get}; {fetch}"')
+    configured_encoder = DEFAULT_CLIP if encoder == "auto" else encoder
+    encoders = [
+        candidate
+        for candidate in dict.fromkeys([configured_encoder, *live_settings])
+        if not is_local_file(candidate)
+    ]
+    commands = [f"mkdir -p {WEIGHTS_FOLDER}"]
+    for clip_setting in (
+        candidate for candidate in encoders if "/" in candidate and not candidate.endswith(".pt")
+    ):
+        model, _, tag = clip_setting.rpartition("/")
+        create_call = f"open_clip.create_model_and_transforms({model!r}, pretrained={tag!r})"
+        commands.append(f'python -c "import open_clip; {create_call}"')
+    weight_names = [DEFAULT_WEIGHTS if detector == "auto" else detector, *encoders]
+    for name in (name for name in weight_names if Path(name).suffix == ".pt" and "/" not in name):
+        download_call = f"attempt_download_asset({f'{WEIGHTS_FOLDER}/{name}'!r})"
+        import_statement = "from ultralytics.utils.downloads import attempt_download_asset"
+        commands.append(f'python -c "{import_statement}; {download_call}"')
     return commands
 
 
-class _Asked(dict[str, str]):
+class _RecordingEnvironment(dict[str, str]):
     """Variables that note which of them are asked for."""
 
     def __init__(self, env: Mapping[str, str]) -> None:
         super().__init__(env)
-        self.names: dict[str, None] = {}
+        self.read_names: dict[str, None] = {}
 
     def get(self, name: str, default: Any = None, /) -> Any:
         """See ``dict.get``."""
-        self.names[name] = None
+        self.read_names[name] = None
         return super().get(name, default)
 
 
-def passed_on(env: Mapping[str, str]) -> list[str]:
+def forwarded_settings(env: Mapping[str, str]) -> list[str]:
     """Names of the settings of the machine that deploys that hold there too: nearly all.
 
     Args:
         env: of that machine.
     """
-    asked = _Asked(env)
-    read_settings(asked)
-    return [name for name in asked.names if name not in NOT_PASSED]
+    recording_env = _RecordingEnvironment(env)
+    read_settings(recording_env)
+    return [name for name in recording_env.read_names if name not in UNFORWARDED_SETTINGS]
 
 
-def environment(env: Mapping[str, str]) -> dict[str, str]:
+def container_environment(env: Mapping[str, str]) -> dict[str, str]:
     """The variables of the containers; secrets come another way.
 
     Args:
         env: of the machine that deploys.
     """
-    passed = {name: env[name] for name in passed_on(env) if env.get(name)}
+    forwarded = {name: env[name] for name in forwarded_settings(env) if env.get(name)}
     return {
-        **passed,
-        "PRELABEL_HOME": HOME,
-        "PRELABEL_KEPT": KEPT,
-        "PRELABEL_WEIGHTS": WEIGHTS,
+        **forwarded,
+        "PRELABEL_HOME": HOME_MOUNT,
+        "PRELABEL_KEPT": ENDPOINT_MOUNT,
+        "PRELABEL_WEIGHTS": WEIGHTS_FOLDER,
         "PRELABEL_COMPUTE": "modal",
         "HF_HUB_OFFLINE": "1",
         "YOLO_OFFLINE": "true",
     }
 
 
-def build() -> modal.Image:
+def build_container_image() -> modal.Image:
     """The image of all functions: what changes often comes late, so that it is built rarely."""
     import modal
 
-    base = modal.Image.debian_slim(python_version=PYTHON)
+    base = modal.Image.debian_slim(python_version=PYTHON_VERSION)
     if not modal.is_local():
         return base  # inside, the image is what it is
     env = os.environ
-    listed = Path(tempfile.mkdtemp()) / "overrides.txt"
-    listed.write_text("\n".join(overrides()) + "\n", encoding="utf-8")
+    override_file = Path(tempfile.mkdtemp()) / "overrides.txt"
+    override_file.write_text("\n".join(dependency_overrides()) + "\n", encoding="utf-8")
     image = (
         base.apt_install("libglib2.0-0")
-        .add_local_file(listed, "/overrides.txt", copy=True)
-        .uv_pip_install(*dependencies(), extra_options="--override /overrides.txt")
+        .add_local_file(override_file, "/overrides.txt", copy=True)
+        .uv_pip_install(*container_dependencies(), extra_options="--override /overrides.txt")
         .run_commands(
-            *weight_commands(
+            *weight_download_commands(
                 env.get("PRELABEL_ENCODER") or "auto",
                 env.get("PRELABEL_DETECTOR") or "auto",
-                live_encoders(read_settings().home),
+                find_live_encoders(read_settings().home),
             )
         )
-        .env(environment(env))
+        .env(container_environment(env))
     )
     # what /source offers beside the packages, as the licence wants
-    image = image.add_local_dir(ROOT / "label_config", f"{THERE}/label_config")
-    for name in BESIDE:
-        image = image.add_local_file(ROOT / name, f"{THERE}/{PACKED.name}/{name}")
-    return image.add_local_python_source(*SOURCES, ignore=["**/__pycache__/**"])
+    image = image.add_local_dir(
+        REPOSITORY_ROOT / "label_config", f"{CONTAINER_SOURCE_FOLDER}/label_config"
+    )
+    for name in PROJECT_FILES:
+        image = image.add_local_file(
+            REPOSITORY_ROOT / name,
+            f"{CONTAINER_SOURCE_FOLDER}/{INSTALLED_SOURCE_FOLDER.name}/{name}",
+        )
+    return image.add_local_python_source(*SOURCE_PACKAGES, ignore=["**/__pycache__/**"])

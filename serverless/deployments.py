@@ -7,16 +7,16 @@ from pathlib import Path
 
 from backend.store.files import read_json, write_json
 
-FILE = "modal-deployed.json"
+DEPLOYMENTS_FILENAME = "modal-deployed.json"
 
 
-def deployments(home: Path) -> dict[str, list[str]]:
+def read_deployments(home: Path) -> dict[str, list[str]]:
     """The apps by name, each with the names of its endpoint's secrets."""
-    known: dict[str, list[str]] = read_json(home / FILE) or {}
-    return known
+    secrets_by_app: dict[str, list[str]] = read_json(home / DEPLOYMENTS_FILENAME) or {}
+    return secrets_by_app
 
 
-def note_deployment(home: Path, app: str, secrets: Iterable[str]) -> None:
+def record_deployment(home: Path, app: str, secrets: Iterable[str]) -> None:
     """An app was deployed from here.
 
     Args:
@@ -24,4 +24,4 @@ def note_deployment(home: Path, app: str, secrets: Iterable[str]) -> None:
         app: its name.
         secrets: names of the endpoint's.
     """
-    write_json(home / FILE, {**deployments(home), app: sorted(secrets)})
+    write_json(home / DEPLOYMENTS_FILENAME, {**read_deployments(home), app: sorted(secrets)})

@@ -24,17 +24,21 @@ from backend.settings import read_settings
 from serverless import serialization
 
 if TYPE_CHECKING:
-    from backend.inference.detections import Sample
+    from backend.inference.detections import RegionSample
     from backend.runtime.resources import Resources
-    from backend.vision.detection.network_runner import Detector
+    from backend.vision.detection.network_runner import NetworkRunner
     from backend.vision.encoders.base import Encoder
 
 log = logging.getLogger("prelabel")
-DONE = "done.json"
+DONE_FILENAME = "done.json"
 
 
-def train(
-    id: str, root: Path, tell: ProgressCallback, commit: Callable[[], None], call: str = ""
+def run_training_order(
+    order_id: str,
+    jobs_folder: Path,
+    report_progress: ProgressCallback,
+    commit: Callable[[], None],
+    call_id: str = "",
 ) -> dict[str, Any]:
     """Carry out an order; one that is done already is not done again.
 
@@ -42,11 +46,11 @@ def train(
     retries finds all of it or nothing.
 
     Args:
-        id: of the order.
-        root: the folder.
-        tell: told (done, of) of the training's steps.
+        order_id: of the order.
+        jobs_folder: the folder.
+        report_progress: told (done, of) of the training's steps.
         commit: makes what was written last, and visible elsewhere.
-        call: tells attempts of one call from those of others.
+        call_id: tells attempts of one call from those of others.
 
     Returns:
         ``{"files": {name: SHA-256}, "device", "seconds", "again"}``; no files where nothing could
@@ -56,83 +60,92 @@ def train(
     Raises:
         RuntimeError: it broke for a reason that another attempt may not meet.
     """
-    folder = root / "orders" / id
-    done = _done(folder)
-    if done is not None:
-        return {**done, "again": done.get("call") != call}
-    begun = _begun(folder, call, commit)
+    folder = jobs_folder / "orders" / order_id
+    completed = _read_completion(folder)
+    if completed is not None:
+        return {**completed, "again": completed.get("call") != call_id}
+    started_at = _start_time(folder, call_id, commit)
     try:
-        files = _made(folder, root, _unfailing(tell))
+        files = _build_result(folder, jobs_folder, _ignore_progress_errors(report_progress))
     except PrelabelError as error:
-        return {"error": {"kind": type(error).__name__, "text": str(error)}, **_took(begun)}
+        return {
+            "error": {"kind": type(error).__name__, "text": str(error)},
+            **_usage_fields(started_at),
+        }
     except Exception as error:  # not as it is: its class may be one of the client's own
         raise RuntimeError(f"{type(error).__name__}: {error}") from error
-    half = folder / "result.partial"
-    shutil.rmtree(half, ignore_errors=True)
-    half.mkdir()
-    serialization.write_files(files, half)
+    partial_folder = folder / "result.partial"
+    shutil.rmtree(partial_folder, ignore_errors=True)
+    partial_folder.mkdir()
+    serialization.write_files(files, partial_folder)
     commit()
     shutil.rmtree(folder / "result", ignore_errors=True)
-    half.rename(folder / "result")
-    told = {"files": serialization.hashes(files), "call": call, **_took(begun)}
-    (folder / DONE).write_text(json.dumps(told), encoding="utf-8")
+    partial_folder.rename(folder / "result")
+    completion = {
+        "files": serialization.file_hashes(files),
+        "call": call_id,
+        **_usage_fields(started_at),
+    }
+    (folder / DONE_FILENAME).write_text(json.dumps(completion), encoding="utf-8")
     commit()
-    return {**told, "again": False}
+    return {**completion, "again": False}
 
 
-def _made(folder: Path, root: Path, tell: ProgressCallback) -> serialization.Files:
+def _build_result(
+    folder: Path, jobs_folder: Path, report_progress: ProgressCallback
+) -> serialization.FileContents:
     """The files that an order asks for."""
     order = json.loads((folder / "order.json").read_text(encoding="utf-8"))
-    with tempfile.TemporaryDirectory() as made:
-        work = _head if order["kind"] == "head" else _finder
-        work(order, folder, root, Path(made), tell)
-        return serialization.read_files(Path(made))
+    with tempfile.TemporaryDirectory() as output_dir:
+        run_order = _run_head_order if order["kind"] == "head" else _run_detector_order
+        run_order(order, folder, jobs_folder, Path(output_dir), report_progress)
+        return serialization.read_files(Path(output_dir))
 
 
-def _begun(folder: Path, call: str, commit: Callable[[], None]) -> float:
+def _start_time(folder: Path, call_id: str, commit: Callable[[], None]) -> float:
     """When the first attempt of a call began, seconds since 1970."""
     file = folder / "begun.json"
     with contextlib.suppress(OSError, ValueError):
-        known = json.loads(file.read_text(encoding="utf-8"))
-        if known["call"] == call:
-            return float(known["at"])
+        start_record = json.loads(file.read_text(encoding="utf-8"))
+        if start_record["call"] == call_id:
+            return float(start_record["at"])
     now = time.time()
-    file.write_text(json.dumps({"call": call, "at": now}), encoding="utf-8")
+    file.write_text(json.dumps({"call": call_id, "at": now}), encoding="utf-8")
     commit()
     return now
 
 
-def _took(begun: float) -> dict[str, Any]:
-    return {"device": _device(), "seconds": round(max(0.0, time.time() - begun), 3)}
+def _usage_fields(started_at: float) -> dict[str, Any]:
+    return {"device": _device_name(), "seconds": round(max(0.0, time.time() - started_at), 3)}
 
 
-def _unfailing(tell: ProgressCallback) -> ProgressCallback:
+def _ignore_progress_errors(report_progress: ProgressCallback) -> ProgressCallback:
     """A training goes on where nobody can be told how far it is."""
 
-    def told(done: int, of: int) -> None:
+    def report_safely(done: int, total: int) -> None:
         try:
-            tell(done, of)
+            report_progress(done, total)
         except Exception as error:
             log.warning("the progress cannot be told: %s", error)
 
-    return told
+    return report_safely
 
 
-def timed(look: Callable[..., Any], *given: Any) -> dict[str, Any]:
+def run_timed(task: Callable[..., Any], *args: Any) -> dict[str, Any]:
     """Look at something, and say what it took: ``{"told", "device", "seconds"}``.
 
     Args:
-        look: one of the functions below.
-        given: what it is given.
+        task: one of the functions below.
+        args: what it is given.
     """
     start = time.monotonic()
-    told = look(*given)
-    return {"told": told, "device": _device(), "seconds": round(time.monotonic() - start, 3)}
+    value = task(*args)
+    return {"told": value, "device": _device_name(), "seconds": round(time.monotonic() - start, 3)}
 
 
-def facts(setting: str) -> dict[str, Any]:
+def encoder_properties(setting: str) -> dict[str, Any]:
     """What an encoder is, for those who use it from afar."""
-    encoder = _encoder(setting)
+    encoder = _load_encoder(setting)
     return {
         "id": encoder.id,
         "name": encoder.name,
@@ -143,128 +156,144 @@ def facts(setting: str) -> dict[str, Any]:
     }
 
 
-def encode(setting: str, images: Sequence[bytes]) -> bytes:
+def encode_packed_images(setting: str, images: Sequence[bytes]) -> bytes:
     """Images → vectors, see ``parcels.vector_bytes``."""
-    vectors = _encoder(setting).encode_images([serialization.unpacked(image) for image in images])
-    return serialization.vector_bytes(vectors)
+    vectors = _load_encoder(setting).encode_images(
+        [serialization.decode_image(image) for image in images]
+    )
+    return serialization.encode_vectors(vectors)
 
 
-def encode_texts(setting: str, texts: Sequence[str]) -> bytes:
+def encode_text_batch(setting: str, texts: Sequence[str]) -> bytes:
     """Texts → vectors."""
-    return serialization.vector_bytes(_encoder(setting).encode_texts(list(texts)))
+    return serialization.encode_vectors(_load_encoder(setting).encode_texts(list(texts)))
 
 
-def detect(
-    network: str,
+def detect_packed_images(
+    network_key: str,
     size: int,
-    root: Path,
+    jobs_folder: Path,
     images: Sequence[bytes],
-    least: float,
+    min_confidence: float,
     reload: Callable[[], None],
 ) -> bytes | None:
     """What a network finds in images, see ``parcels.found_bytes``.
 
     Args:
-        network: its key.
+        network_key: its key.
         size: pixels of its input.
-        root: the folder.
+        jobs_folder: the folder.
         images: packed.
-        least: confidence below which nothing is reported, 0 to 1.
+        min_confidence: confidence below which nothing is reported, 0 to 1.
         reload: sees what came into the folder since.
 
     Returns:
         the finds; None where the network is not there.
     """
-    folder = root / "networks" / network
-    if not (folder / DONE).exists():
+    folder = jobs_folder / "networks" / network_key
+    if not (folder / DONE_FILENAME).exists():
         reload()
-    if not (folder / DONE).exists():
+    if not (folder / DONE_FILENAME).exists():
         return None
-    detector = _detector(network, size, folder)
-    return serialization.found_bytes(
-        detector.detect([serialization.unpacked(i) for i in images], least)
+    detector = _load_detector(network_key, size, folder)
+    return serialization.encode_detections(
+        detector.detect([serialization.decode_image(i) for i in images], min_confidence)
     )
 
 
-def _done(folder: Path) -> dict[str, Any] | None:
+def _read_completion(folder: Path) -> dict[str, Any] | None:
     """What an order that is done told; None where it is not, or its result is damaged."""
     try:
-        told: dict[str, Any] = json.loads((folder / DONE).read_text(encoding="utf-8"))
-        serialization.check(serialization.read_files(folder / "result"), told["files"])
-    except (OSError, ValueError, KeyError, serialization.Damaged):
+        completion: dict[str, Any] = json.loads(
+            (folder / DONE_FILENAME).read_text(encoding="utf-8")
+        )
+        serialization.verify_files(serialization.read_files(folder / "result"), completion["files"])
+    except (OSError, ValueError, KeyError, serialization.DamagedResultError):
         return None
-    return told
+    return completion
 
 
-def _head(
-    order: Mapping[str, Any], folder: Path, root: Path, made: Path, tell: ProgressCallback
+def _run_head_order(
+    order: Mapping[str, Any],
+    folder: Path,
+    jobs_folder: Path,
+    output_folder: Path,
+    report_progress: ProgressCallback,
 ) -> None:
-    from backend.training.head import train as fit
+    from backend.training.head import train_head as fit
     from backend.vision.heads.head import load_head, save_head
 
-    tell(0, 1)
-    before = folder / "previous"
-    previous = load_head(before) if before.is_dir() else None
-    head = fit(serialization.head_job(order, (folder / "arrays.npz").read_bytes(), previous))
+    report_progress(0, 1)
+    previous_folder = folder / "previous"
+    previous = load_head(previous_folder) if previous_folder.is_dir() else None
+    head = fit(serialization.decode_head_job(order, (folder / "arrays.npz").read_bytes(), previous))
     if head is not None:
-        save_head(head, made)
-    tell(1, 1)
+        save_head(head, output_folder)
+    report_progress(1, 1)
 
 
-def _finder(
-    order: Mapping[str, Any], folder: Path, root: Path, made: Path, tell: ProgressCallback
+def _run_detector_order(
+    order: Mapping[str, Any],
+    folder: Path,
+    jobs_folder: Path,
+    output_folder: Path,
+    report_progress: ProgressCallback,
 ) -> None:
-    from backend.inference.model import control_of
-    from backend.training.detector import FindingJob, train_finder
-    from backend.vision.detection.base_weights import choose_base
-    from backend.vision.detection.network import load_base
-    from backend.vision.detection.trained_detector import load_finder
+    from backend.inference.model import control_from_json
+    from backend.training.detector import DetectorTrainingJob, train_detector
+    from backend.vision.detection.base_weights import choose_base_weights
+    from backend.vision.detection.network import load_base_network
+    from backend.vision.detection.trained_detector import load_trained_detector
 
     resources = _resources()
-    before, weights = folder / "previous", root / "weights"
-    base = choose_base(str(_local(order["base"], weights)), resources.weights, log.info)
-    finder = train_finder(
-        FindingJob(
-            control=control_of(order["control"]),
-            samples=[_sample(row, root) for row in order["samples"]],
-            base=load_base(base.path),
-            previous=load_finder(before, resources.load_detector) if before.is_dir() else None,
-            size=order["size"],
-            seconds=order["seconds"],
+    previous_folder, weights_folder = folder / "previous", jobs_folder / "weights"
+    base = choose_base_weights(
+        str(_resolve_base(order["base"], weights_folder)), resources.weights_folder, log.info
+    )
+    trained_detector = train_detector(
+        DetectorTrainingJob(
+            control=control_from_json(order["control"]),
+            samples=[_decode_sample(row, jobs_folder) for row in order["samples"]],
+            base_network=load_base_network(base.path),
+            previous=load_trained_detector(previous_folder, resources.load_network_runner)
+            if previous_folder.is_dir()
+            else None,
+            input_size=order["size"],
+            max_seconds=order["seconds"],
             seed=order["seed"],
-            load=resources.load_detector,
+            load_runner=resources.load_network_runner,
             prompts=None,
-            report=tell,
+            report=report_progress,
             cancelled=lambda: False,
         )
     )
-    if finder is not None:
-        finder.save(made)
+    if trained_detector is not None:
+        trained_detector.save(output_folder)
 
 
-def _local(base: str, weights: Path) -> str | Path:
+def _resolve_base(base: str, weights: Path) -> str | Path:
     """A setting; a file where the order brought one along."""
     return weights / base if (weights / base).is_file() else base
 
 
-def _sample(row: Mapping[str, Any], root: Path) -> Sample:
-    from backend.inference.detections import Sample
+def _decode_sample(row: Mapping[str, Any], jobs_folder: Path) -> RegionSample:
+    from backend.inference.detections import RegionSample
 
-    return Sample(
-        task=row["task"],
-        read=partial(_picture, row["digest"], root),
-        size=serialization.size_of(row["size"]),
-        places=serialization.places_of(row["places"]),
-        boxes=serialization.places_of(row["boxes"]),
+    return RegionSample(
+        task_id=row["task"],
+        load_image=partial(_read_order_image, row["digest"], jobs_folder),
+        size=serialization.decode_size(row["size"]),
+        regions=serialization.decode_regions(row["places"]),
+        other_boxes=serialization.decode_regions(row["boxes"]),
         digest=row["digest"],
     )
 
 
-def _picture(digest: str, root: Path) -> Any:
+def _read_order_image(digest: str, jobs_folder: Path) -> Any:
     from backend.errors import RoundError
-    from backend.store.image_copies import PictureFiles
+    from backend.store.image_copies import ImageCopies
 
-    image = PictureFiles(root / "pictures").get(digest)
+    image = ImageCopies(jobs_folder / "pictures").get(digest)
     if image is None:
         raise RoundError(f"The image {digest[:12]} did not arrive: train again.")
     return image
@@ -278,21 +307,21 @@ def _resources() -> Resources:
     return Resources(read_settings())
 
 
-def _encoder(setting: str) -> Encoder:
+def _load_encoder(setting: str) -> Encoder:
     return _resources().encoder(setting)
 
 
 @cache
-def _detector(key: str, size: int, folder: Path) -> Detector:
+def _load_detector(key: str, size: int, folder: Path) -> NetworkRunner:
     from backend.vision.detection.network import load_network
 
-    return _resources().load_detector(load_network(folder), size, key)
+    return _resources().load_network_runner(load_network(folder), size, key)
 
 
-def _device() -> str:
-    from backend.vision.batching import device_here
+def _device_name() -> str:
+    from backend.vision.batching import detect_device
 
-    if device_here() != "cuda":
+    if detect_device() != "cuda":
         return "CPU"
     import torch
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from backend.errors import OverBudget
-from backend.store.files import explained
-from backend.store.usage import Usage
+from backend.store.files import disk_errors
+from backend.store.usage import UsageCounters
 
-HOUR = 3600.0
-DOLLARS_AN_HOUR = {
+SECONDS_PER_HOUR = 3600.0
+DOLLARS_PER_HOUR = {
     "T4": 0.59,
     "L4": 0.80,
     "A10": 1.10,
@@ -24,11 +24,11 @@ DOLLARS_AN_HOUR = {
 """List prices of 2026, third party; a container's processors and memory are in the last one.
 
 Modal's A10 calls itself A10G."""
-UNKNOWN = 4.0
+UNKNOWN_DEVICE_PRICE = 4.0
 """Of a device that is not in the list: rather too much."""
 
 
-def dollars(device: str, seconds: float) -> float:
+def estimate_dollars(device: str, seconds: float) -> float:
     """An estimate of what some seconds of a device cost.
 
     Args:
@@ -37,13 +37,15 @@ def dollars(device: str, seconds: float) -> float:
     """
     kind, _, count = device.partition(":")
     words = kind.upper().rstrip("!").replace("-", " ").split()
-    known = next((word for word in words if word in DOLLARS_AN_HOUR), "")
-    price = DOLLARS_AN_HOUR.get(known, UNKNOWN) * (int(count) if count.isdecimal() else 1)
-    around = 0.0 if known == "CPU" else DOLLARS_AN_HOUR["CPU"]
-    return round(seconds / HOUR * (price + around), 6)
+    known_device = next((word for word in words if word in DOLLARS_PER_HOUR), "")
+    price = DOLLARS_PER_HOUR.get(known_device, UNKNOWN_DEVICE_PRICE) * (
+        int(count) if count.isdecimal() else 1
+    )
+    overhead_price = 0.0 if known_device == "CPU" else DOLLARS_PER_HOUR["CPU"]
+    return round(seconds / SECONDS_PER_HOUR * (price + overhead_price), 6)
 
 
-class Spending:
+class MonthlyBudget:
     """This month's estimate, kept in a file.
 
     Args:
@@ -55,17 +57,17 @@ class Spending:
         self._file = file
         self._budget = budget
 
-    def month(self) -> float:
+    def spent_this_month(self) -> float:
         """Dollars of this month."""
-        return Usage(self._file).of("dollars")
+        return UsageCounters(self._file).current("dollars")
 
-    def check(self) -> None:
+    def check_remaining(self) -> None:
         """Make sure that there is something left.
 
         Raises:
             OverBudget: there is not.
         """
-        spent = self.month()
+        spent = self.spent_this_month()
         if self._budget and spent >= self._budget:
             raise OverBudget(
                 f"Training waits: Modal has cost about {spent:.2f} $ this month, and "
@@ -73,7 +75,7 @@ class Spending:
                 "next month, or with a higher budget."
             )
 
-    def add(self, device: str, seconds: float) -> float:
+    def record_usage(self, device: str, seconds: float) -> float:
         """Count; dollars of this time. Safe with other processes.
 
         Raises:
@@ -81,12 +83,12 @@ class Spending:
         """
         from filelock import FileLock
 
-        cost = dollars(device, seconds)
-        with explained(self._file):
+        cost = estimate_dollars(device, seconds)
+        with disk_errors(self._file):
             self._file.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(self._file.with_name(f"{self._file.name}.lock")):
-                usage = Usage(self._file)
-                usage.add(f"seconds {device}", seconds)
-                usage.add("dollars", cost)
-                usage.keep()
+                usage = UsageCounters(self._file)
+                usage.increment(f"seconds {device}", seconds)
+                usage.increment("dollars", cost)
+                usage.flush()
         return cost

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib
 
-SLOW = ("numpy", "torch", "open_clip", "backend.runtime.resources", "PIL.Image")
+PRELOADED_MODULES = ("numpy", "torch", "open_clip", "backend.runtime.resources", "PIL.Image")
 
 
-def imports() -> None:
+def preload_modules() -> None:
     """Import what takes seconds."""
-    for name in SLOW:
+    for name in PRELOADED_MODULES:
         importlib.import_module(name)
-    from backend.vision.ultralytics_models import quiet_ultralytics
+    from backend.vision.ultralytics_models import import_ultralytics
 
-    quiet_ultralytics()
+    import_ultralytics()

@@ -10,52 +10,61 @@ from typing import Any
 import numpy as np
 
 from backend.domain import ImageSize
-from backend.endpoint.functions import Loaded, check_controls, load_here, noise_picture
-from backend.errors import NotThere, PrelabelError
+from backend.endpoint.functions import (
+    LoadedVersion,
+    check_version_controls,
+    load_local_version,
+    noise_image,
+)
+from backend.errors import NotFoundError, PrelabelError
 from backend.inference.model import load_controls
-from backend.inference.predict_image import Said
+from backend.inference.predict_image import ImagePrediction
 from backend.runtime.resources import Resources
 from backend.settings import read_settings
 from backend.store.projects import ProjectRecord
-from backend.vision.images.decode import Picture
+from backend.vision.images.decode import DecodedImage
 from serverless import serialization
 
-Row = dict[str, Any]
-Ask = Callable[[str, str, list[bytes], list[list[int]]], list[Row]]
+PredictionRow = dict[str, Any]
+RemotePredict = Callable[[str, str, list[bytes], list[list[int]]], list[PredictionRow]]
 """Function, version, packed images, and the originals' sizes → what was said of each."""
-NO_ANSWER = (
+UNAVAILABLE_MESSAGE = (
     "Version {version} does not answer on Modal ({why}): `prelabel deploy` brings along what live "
     "versions look with."
 )
-KEPT = 8
+LOADED_VERSION_LIMIT = 8
 """Versions that a container keeps loaded."""
 
 
-def say(function: str, version: str, images: list[bytes], sizes: list[list[int]]) -> list[Row]:
+def predict_packed_images(
+    function: str, version: str, packed_images: list[bytes], sizes: list[list[int]]
+) -> list[PredictionRow]:
     """What a version says of images; where the models are.
 
     Raises:
-        NotThere: it is not on this machine (yet).
+        NotFoundError: it is not on this machine (yet).
     """
-    loaded = _loaded(function, version)
-    pictures = [
-        Picture(serialization.unpacked(image), *size)
-        for image, size in zip(images, sizes, strict=True)
+    loaded = _load_cached_version(function, version)
+    decoded_images = [
+        DecodedImage(serialization.decode_image(packed_image), *size)
+        for packed_image, size in zip(packed_images, sizes, strict=True)
     ]
-    return [said_row(said) for said in loaded.say(pictures)]
+    return [encode_prediction(prediction) for prediction in loaded.predict(decoded_images)]
 
 
-def there(function: str, version: str) -> bool:
+def has_version(function: str, version: str) -> bool:
     """Whether a version is on this machine."""
     resources = _resources()
     try:
         resources.versions(resources.projects.get(function)).card(version)
-    except NotThere:
+    except NotFoundError:
         return False
     return True
 
 
-def load_from_afar(ask: Ask, resources: Resources, record: ProjectRecord, version: str) -> Loaded:
+def load_remote_version(
+    remote_predict: RemotePredict, resources: Resources, record: ProjectRecord, version: str
+) -> LoadedVersion:
     """A version whose models are elsewhere, tried there; for the gateway, which never loads one.
 
     Raises:
@@ -63,69 +72,82 @@ def load_from_afar(ask: Ask, resources: Resources, record: ProjectRecord, versio
     """
     versions = resources.versions(record)
     card, controls = versions.card(version), load_controls(versions.path(version))
-    check_controls(version, controls)
-    look = partial(_look, ask, record.id, version)
+    check_version_controls(version, controls)
+    predict = partial(_predict_remotely, remote_predict, record.id, version)
     try:
-        look([noise_picture()])
+        predict([noise_image()])
     except Exception as error:  # whatever the models there, or the way to them, raise
-        why = str(error).strip().rstrip(".") or type(error).__name__
-        raise PrelabelError(NO_ANSWER.format(version=version, why=why)) from error
-    return Loaded(record, card, controls, resources.folder(record), look)
+        reason = str(error).strip().rstrip(".") or type(error).__name__
+        raise PrelabelError(UNAVAILABLE_MESSAGE.format(version=version, why=reason)) from error
+    return LoadedVersion(record, card, controls, resources.folder(record), predict)
 
 
-def _look(ask: Ask, function: str, version: str, pictures: Sequence[Picture]) -> list[Said]:
-    images = [serialization.packed(picture.image) for picture in pictures]
-    sizes = [[picture.width, picture.height] for picture in pictures]
-    return [said_of(row) for row in ask(function, version, images, sizes)]
+def _predict_remotely(
+    remote_predict: RemotePredict,
+    function: str,
+    version: str,
+    decoded_images: Sequence[DecodedImage],
+) -> list[ImagePrediction]:
+    packed_images = [
+        serialization.encode_image(decoded_image.image) for decoded_image in decoded_images
+    ]
+    sizes = [[decoded_image.width, decoded_image.height] for decoded_image in decoded_images]
+    return [
+        decode_prediction(row) for row in remote_predict(function, version, packed_images, sizes)
+    ]
 
 
-def said_row(said: Said) -> Row:
+def encode_prediction(prediction: ImagePrediction) -> PredictionRow:
     """An answer as it travels."""
-    found = {
+    detections = {
         name: [
-            [place.label, place.x0, place.y0, place.x1, place.y1, confidence]
-            for place, confidence in zip(places, belief, strict=True)
+            [region.label, region.x0, region.y0, region.x1, region.y1, confidence]
+            for region, confidence in zip(regions, confidences, strict=True)
         ]
-        for name, (places, belief) in said.found.items()
+        for name, (regions, confidences) in prediction.regions.items()
     }
-    vector = None if said.vector is None else said.vector.astype(np.float16).tobytes()
+    vector = (
+        None if prediction.embedding is None else prediction.embedding.astype(np.float16).tobytes()
+    )
     return {
-        "size": [said.size.width, said.size.height],
-        "chosen": {name: list(ranked.items()) for name, ranked in said.chosen.items()},
-        "found": found,
-        "shown": dict(said.shown),
-        "uncertainty": said.uncertainty,
-        "certainty": said.certainty,
+        "size": [prediction.size.width, prediction.size.height],
+        "chosen": {
+            name: list(ranked.items()) for name, ranked in prediction.label_probabilities.items()
+        },
+        "found": detections,
+        "shown": dict(prediction.thresholds),
+        "uncertainty": prediction.uncertainty,
+        "certainty": prediction.confidence,
         "vector": None if vector is None else base64.b64encode(vector).decode(),
     }
 
 
-def said_of(row: Row) -> Said:
-    """What :func:`said_row` wrote."""
+def decode_prediction(row: PredictionRow) -> ImagePrediction:
+    """What :func:`encode_prediction` wrote."""
     vector = row["vector"]
-    return Said(
+    return ImagePrediction(
         size=ImageSize(*row["size"]),
-        chosen={name: dict(ranked) for name, ranked in row["chosen"].items()},
-        found={
+        label_probabilities={name: dict(ranked) for name, ranked in row["chosen"].items()},
+        regions={
             name: (
-                serialization.places_of([one[:5] for one in rows]),
-                tuple(float(one[5]) for one in rows),
+                serialization.decode_regions([region_row[:5] for region_row in rows]),
+                tuple(float(region_row[5]) for region_row in rows),
             )
             for name, rows in row["found"].items()
         },
-        shown=row["shown"],
+        thresholds=row["shown"],
         uncertainty=row["uncertainty"],
-        certainty=row["certainty"],
-        vector=None
+        confidence=row["certainty"],
+        embedding=None
         if vector is None
         else np.frombuffer(base64.b64decode(vector), dtype=np.float16).astype(np.float32),
     )
 
 
-@lru_cache(KEPT)
-def _loaded(function: str, version: str) -> Loaded:
+@lru_cache(LOADED_VERSION_LIMIT)
+def _load_cached_version(function: str, version: str) -> LoadedVersion:
     resources = _resources()
-    return load_here(resources, resources.projects.get(function), version)
+    return load_local_version(resources, resources.projects.get(function), version)
 
 
 @lru_cache(1)

@@ -6,23 +6,23 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
-NAMES = ("LABEL_STUDIO_API_KEY", "PRELABEL_USER", "PRELABEL_PASSWORD")
+BACKEND_SECRET_NAMES = ("LABEL_STUDIO_API_KEY", "PRELABEL_USER", "PRELABEL_PASSWORD")
 
 
-def of_backend(env: Mapping[str, str]) -> dict[str, str | None]:
+def backend_secrets(env: Mapping[str, str]) -> dict[str, str | None]:
     """The backend's: Label Studio's token, and who may call it."""
-    return {name: env[name] for name in NAMES if env.get(name)}
+    return {name: env[name] for name in BACKEND_SECRET_NAMES if env.get(name)}
 
 
-def of_endpoint(env: Mapping[str, str], alerts: Path) -> dict[str, str | None]:
+def endpoint_secrets(env: Mapping[str, str], alerts_file: Path) -> dict[str, str | None]:
     """The endpoint's: what signs its alerts.
 
     Args:
         env: of the machine that deploys; empty in a container, where nothing is to be read.
-        alerts: the file of rules; checked elsewhere.
+        alerts_file: the file of rules; checked elsewhere.
     """
-    if not env or not alerts.is_file():
+    if not env or not alerts_file.is_file():
         return {}
-    rows = tomllib.loads(alerts.read_text(encoding="utf-8")).get("alert", [])
+    rows = tomllib.loads(alerts_file.read_text(encoding="utf-8")).get("alert", [])
     names = (str(row.get("secret_env", "")) for row in rows)
     return {name: env[name] for name in names if env.get(name)}

@@ -14,24 +14,24 @@ from pathlib import Path
 from typing import Any
 
 from backend import errors
-from backend.errors import Cancelled, PrelabelError, RoundError
+from backend.errors import PrelabelError, RoundCancelledError, RoundError
 from backend.store.files import read_json, write_json
-from serverless.container_image import TRAIN_SECONDS
-from serverless.modal_client import Cloud, JobFailed
+from serverless.container_image import TRAIN_TIMEOUT_SECONDS
+from serverless.modal_client import JobFailedError, ModalClient
 
 log = logging.getLogger("prelabel")
-LOOK_SECONDS = 1.0
-LONGEST = 3 * TRAIN_SECONDS + 1800.0
+POLL_INTERVAL_SECONDS = 1.0
+MAX_TRAINING_SECONDS = 3 * TRAIN_TIMEOUT_SECONDS + 1800.0
 """Seconds that no training is under way any more: three attempts, and their starts."""
-DAY = 86_400.0
-KEPT_DAYS = {"orders": 7, "networks": 30, "weights": 30, "pictures": 90}
+SECONDS_PER_DAY = 86_400.0
+RETENTION_DAYS = {"orders": 7, "networks": 30, "weights": 30, "pictures": 90}
 """Days after which what nobody wrote anew is removed; it is sent again where it is wanted."""
-AT_ONCE = 300
+REMOVAL_BATCH_SIZE = 300
 """Things that are removed at one time: each is a question to Modal."""
 
 
 @dataclass(frozen=True)
-class Note:
+class CallRecord:
     """A training under way.
 
     Attributes:
@@ -45,33 +45,33 @@ class Note:
     counted: float = 0.0
 
 
-class Calls:
+class TrainingCalls:
     """The trainings of one home folder.
 
     Args:
         home: the folder.
-        cloud: the app.
-        count: counts the seconds of a device; where nobody knows the device, it is empty.
+        client: the app.
+        record_usage: counts the seconds of a device; where nobody knows the device, it is empty.
         clock: seconds since 1970.
     """
 
     def __init__(
         self,
         home: Path,
-        cloud: Cloud,
-        count: Callable[[str, float], object],
+        client: ModalClient,
+        record_usage: Callable[[str, float], object],
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._folder = home / "modal-calls"
-        self._read = home / "modal-read.json"
-        self._cloud = cloud
-        self._count = count
+        self._downloaded_file = home / "modal-read.json"
+        self._client = client
+        self._record_usage = record_usage
         self._clock = clock
 
-    def follow(
+    def run_to_completion(
         self,
-        id: str,
-        spawn: Callable[[], str],
+        order_id: str,
+        submit: Callable[[], str],
         report: Callable[[int, int], None],
         cancelled: Callable[[], bool],
     ) -> dict[str, Any]:
@@ -81,8 +81,8 @@ class Calls:
         are all since it was sent, rather too many.
 
         Args:
-            id: of the order.
-            spawn: sends it; the call's id.
+            order_id: of the order.
+            submit: sends it; the call's id.
             report: told (done, of) of the training's steps.
             cancelled: asked whether to end it.
 
@@ -90,115 +90,126 @@ class Calls:
             what ``serverless.jobs.train`` told of its files.
 
         Raises:
-            Cancelled: somebody wanted it to end, and it did.
+            RoundCancelledError: somebody wanted it to end, and it did.
             Unreachable: Modal cannot be reached; the training goes on and is taken up later.
             PrelabelError: it did not work out.
         """
-        self._settle(id)
-        note = self._note(id)
-        if note is None:
-            note = Note(spawn(), self._clock())
-            self._write(id, note)
+        self._settle_abandoned(order_id)
+        call_record = self._read_record(order_id)
+        if call_record is None:
+            call_record = CallRecord(submit(), self._clock())
+            self._write_record(order_id, call_record)
         try:
-            told = self._wait(id, note.call, report, cancelled)
+            training_result = self._poll_result(order_id, call_record.call, report, cancelled)
         except BaseException as error:
-            self._count_until_now(id, note)
-            if isinstance(error, JobFailed | Cancelled):
-                self._forget(id)
+            self._record_elapsed(order_id, call_record)
+            if isinstance(error, JobFailedError | RoundCancelledError):
+                self._delete_record(order_id)
             raise
-        self._count_told(note, told)
-        self._forget(id)
-        if "error" in told:
-            raise _error(told["error"])
-        return told
+        self._record_reported(call_record, training_result)
+        self._delete_record(order_id)
+        if "error" in training_result:
+            raise _rebuild_error(training_result["error"])
+        return training_result
 
-    def read(self, id: str) -> None:
+    def mark_downloaded(self, order_id: str) -> None:
         """The result of an order is here. Those that were read before are removed there.
 
         The last one stays until the next: who ends before it is a version asks for it again.
         """
-        known: dict[str, Any] = read_json(self._read) or {"read": [], "swept": 0.0}
-        others = [other for other in known["read"] if other != id]
+        download_state: dict[str, Any] = read_json(self._downloaded_file) or {
+            "read": [],
+            "swept": 0.0,
+        }
+        stale_ids = [stale_id for stale_id in download_state["read"] if stale_id != order_id]
         try:
-            for other in others:
-                if self._note(other) is None:
-                    self._cloud.remove(f"orders/{other}")
-            others = []
-            if self._clock() - known["swept"] > DAY:
-                for folder, days in KEPT_DAYS.items():
-                    self._cloud.remove_old(folder, self._clock() - days * DAY, AT_ONCE)
-                known["swept"] = self._clock()
+            for stale_id in stale_ids:
+                if self._read_record(stale_id) is None:
+                    self._client.remove(f"orders/{stale_id}")
+            stale_ids = []
+            if self._clock() - download_state["swept"] > SECONDS_PER_DAY:
+                for folder, days in RETENTION_DAYS.items():
+                    self._client.remove_stale(
+                        folder, self._clock() - days * SECONDS_PER_DAY, REMOVAL_BATCH_SIZE
+                    )
+                download_state["swept"] = self._clock()
         except PrelabelError as error:
             log.warning("what is left on Modal is removed another time: %s", error)
-        write_json(self._read, {**known, "read": [*others, id]})
+        write_json(self._downloaded_file, {**download_state, "read": [*stale_ids, order_id]})
 
-    def _wait(
+    def _poll_result(
         self,
-        id: str,
-        call: str,
+        order_id: str,
+        call_id: str,
         report: Callable[[int, int], None],
         cancelled: Callable[[], bool],
     ) -> dict[str, Any]:
-        before = (-1, -1)
+        last_progress = (-1, -1)
         while True:
-            told = self._cloud.result(call)
-            if told is not None:
-                return told
+            training_result = self._client.training_result(call_id)
+            if training_result is not None:
+                return training_result
             if cancelled():
-                self._cloud.cancel(call)
-                raise Cancelled("The training on Modal was cancelled; the live version stays.")
-            now = self._cloud.progress(id)
-            if now != before and now[0]:
-                report(*now)
-            before = now
-            time.sleep(LOOK_SECONDS)
+                self._client.cancel_call(call_id)
+                raise RoundCancelledError(
+                    "The training on Modal was cancelled; the live version stays."
+                )
+            current_progress = self._client.training_progress(order_id)
+            if current_progress != last_progress and current_progress[0]:
+                report(*current_progress)
+            last_progress = current_progress
+            time.sleep(POLL_INTERVAL_SECONDS)
 
     # -- notes ------------------------------------------------------------------------------
 
-    def _settle(self, but: str) -> None:
+    def _settle_abandoned(self, excluded_id: str) -> None:
         """Count and forget what nobody followed to its end and has ended long since."""
         for file in self._folder.glob("*.json"):
-            note = self._note(file.stem)
-            if file.stem == but or note is None or self._clock() - note.at < LONGEST:
+            call_record = self._read_record(file.stem)
+            if (
+                file.stem == excluded_id
+                or call_record is None
+                or self._clock() - call_record.at < MAX_TRAINING_SECONDS
+            ):
                 continue
             try:
-                told = self._cloud.result(note.call)
-            except JobFailed:
-                told = None
+                training_result = self._client.training_result(call_record.call)
+            except JobFailedError:
+                training_result = None
             except PrelabelError:
                 continue  # it is asked another time
-            if told is not None:
-                self._count_told(note, told)
-            self._forget(file.stem)
+            if training_result is not None:
+                self._record_reported(call_record, training_result)
+            self._delete_record(file.stem)
 
-    def _note(self, id: str) -> Note | None:
-        known = read_json(self._folder / f"{id}.json")
-        return Note(**{"at": self._clock(), **known}) if known else None
+    def _read_record(self, order_id: str) -> CallRecord | None:
+        stored = read_json(self._folder / f"{order_id}.json")
+        return CallRecord(**{"at": self._clock(), **stored}) if stored else None
 
-    def _write(self, id: str, note: Note) -> None:
-        write_json(self._folder / f"{id}.json", asdict(note))
+    def _write_record(self, order_id: str, call_record: CallRecord) -> None:
+        write_json(self._folder / f"{order_id}.json", asdict(call_record))
 
-    def _forget(self, id: str) -> None:
-        (self._folder / f"{id}.json").unlink(missing_ok=True)
+    def _delete_record(self, order_id: str) -> None:
+        (self._folder / f"{order_id}.json").unlink(missing_ok=True)
 
     # -- what it costs ----------------------------------------------------------------------
 
-    def _count_until_now(self, id: str, note: Note) -> None:
+    def _record_elapsed(self, order_id: str, call_record: CallRecord) -> None:
         """Count all seconds since it was sent, as far as they are not counted yet."""
-        seconds = min(max(0.0, self._clock() - note.at), LONGEST)
-        if seconds > note.counted:
-            self._count("", seconds - note.counted)
-            self._write(id, replace(note, counted=seconds))
+        seconds = min(max(0.0, self._clock() - call_record.at), MAX_TRAINING_SECONDS)
+        if seconds > call_record.counted:
+            self._record_usage("", seconds - call_record.counted)
+            self._write_record(order_id, replace(call_record, counted=seconds))
 
-    def _count_told(self, note: Note, told: dict[str, Any]) -> None:
+    def _record_reported(self, call_record: CallRecord, training_result: dict[str, Any]) -> None:
         """Count what the training says it took; nothing where another call did it."""
-        seconds = 0.0 if told.get("again") else float(told["seconds"])
-        if seconds > note.counted:
-            self._count(told["device"], seconds - note.counted)
+        seconds = 0.0 if training_result.get("again") else float(training_result["seconds"])
+        if seconds > call_record.counted:
+            self._record_usage(training_result["device"], seconds - call_record.counted)
 
 
-def _error(row: dict[str, str]) -> PrelabelError:
+def _rebuild_error(error_json: dict[str, str]) -> PrelabelError:
     """What a training raised there."""
-    kind = getattr(errors, row["kind"], None)
-    known = isinstance(kind, type) and issubclass(kind, PrelabelError)
-    return kind(row["text"]) if known else RoundError(row["text"])  # type: ignore[misc]
+    error_class = getattr(errors, error_json["kind"], None)
+    is_known = isinstance(error_class, type) and issubclass(error_class, PrelabelError)
+    return error_class(error_json["text"]) if is_known else RoundError(error_json["text"])  # type: ignore[misc]

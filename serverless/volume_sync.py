@@ -16,25 +16,25 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from backend.endpoint.alert_rules import read_rules
+from backend.endpoint.alert_rules import read_alert_rules
 from backend.errors import UsageError
-from backend.store.captures import DAY, Captures
+from backend.store.captures import DAY_SECONDS, CaptureStore
 from backend.store.files import read_json, write_bytes, write_json
-from backend.store.projects import Projects
-from backend.store.versions import Versions
-from serverless.deployments import deployments
-from serverless.modal_client import INSIDE, Explained
+from backend.store.projects import ProjectStore
+from backend.store.versions import VersionStore
+from serverless.deployments import read_deployments
+from serverless.modal_client import RUNNING_ON_MODAL, ModalErrorTranslator
 
 log = logging.getLogger("prelabel")
-ALERTS = "alerts.toml"
-PLAIN = ("keys.json", ALERTS)
-PUBLISHER = "publisher.json"
+ALERTS_FILENAME = "alerts.toml"
+SYNCED_FILENAMES = ("keys.json", ALERTS_FILENAME)
+OWNER_FILENAME = "publisher.json"
 """In a project's folder on the volume: whose home it came from."""
-PRIVATE = frozenset({"labels.json"})
+UNSHARED_FILENAMES = frozenset({"labels.json"})
 """Files of a version that nobody needs to answer with."""
 
 
-class Sharing:
+class VolumeSync:
     """One home folder and one app's volumes.
 
     Args:
@@ -47,13 +47,13 @@ class Sharing:
 
         self._home = home
         self._app = app
-        self._projects = Projects(home)
+        self._projects = ProjectStore(home)
         names = (f"{app}-home", f"{app}-kept")
-        self._up, self._kept = (
+        self._home_volume, self._endpoint_volume = (
             modal.Volume.from_name(name, create_if_missing=True, version=2) for name in names
         )
 
-    def publish(self) -> list[str]:
+    def upload_live_versions(self) -> list[str]:
         """Bring up what changed; the functions that the volume has from here.
 
         A version's files go first and the pointer to it last, in one batch that appears whole.
@@ -61,34 +61,37 @@ class Sharing:
         Raises:
             RoundError: Modal cannot be reached.
         """
-        if INSIDE:
+        if RUNNING_ON_MODAL:
             return []
         files = {
             name: (self._home / name).read_bytes()
-            for name in PLAIN
-            if (self._home / name).is_file() and (name != ALERTS or self._rules_hold())
+            for name in SYNCED_FILENAMES
+            if (self._home / name).is_file()
+            and (name != ALERTS_FILENAME or self._has_valid_rules())
         }
-        published = []
+        uploaded_ids = []
         for record in self._projects.all():
-            live = Versions(self._projects.folder(record.id)).live()
-            if live and self._ours(record.id):
-                files |= self._project(record.id, live)
-                published.append(record.id)
-        self._write(files)
-        return published
+            live_version = VersionStore(self._projects.folder(record.id)).live()
+            if live_version and self._is_owned(record.id):
+                files |= self._project_files(record.id, live_version)
+                uploaded_ids.append(record.id)
+        self._upload(files)
+        return uploaded_ids
 
-    def publish_if_new(self) -> None:
+    def upload_if_changed(self) -> None:
         """Bring up what changed since the last time, if anything did; cheap where nothing did."""
-        note = self._home / "modal-published.json"
-        known: dict[str, Any] = read_json(note) or {}
-        now = self._state()
-        if INSIDE or known.get(self._app) == now:
+        state_file = self._home / "modal-published.json"
+        last_states: dict[str, Any] = read_json(state_file) or {}
+        current_state = self._upload_state()
+        if RUNNING_ON_MODAL or last_states.get(self._app) == current_state:
             return
-        published = self.publish()
-        write_json(note, {**known, self._app: now})
-        log.info("Modal's endpoint has the live versions of %s", ", ".join(published) or "nothing")
+        uploaded_ids = self.upload_live_versions()
+        write_json(state_file, {**last_states, self._app: current_state})
+        log.info(
+            "Modal's endpoint has the live versions of %s", ", ".join(uploaded_ids) or "nothing"
+        )
 
-    def collect(self) -> int:
+    def download_captures(self) -> int:
         """Fetch the images that the endpoint on Modal kept; how many were new.
 
         What was fetched is known by its time and size there, as clocks differ.
@@ -96,53 +99,57 @@ class Sharing:
         Raises:
             RoundError: Modal cannot be reached.
         """
-        if INSIDE:
+        if RUNNING_ON_MODAL:
             return 0
-        return sum(self._fetch(record.id) for record in self._projects.all())
+        return sum(self._download_project_captures(record.id) for record in self._projects.all())
 
-    def forget(self, days: float) -> int:
+    def remove_imported_captures(self, days: float) -> int:
         """Remove images that came back and are tasks since; how many.
 
         Args:
             days: that they stay. One that waits to become a task stays longer.
         """
-        gone = 0
+        removed_count = 0
         for record in self._projects.all():
-            captures = Captures(self._projects.folder(record.id))
-            waiting = {capture.id for capture in captures.waiting()}
+            captures = CaptureStore(self._projects.folder(record.id))
+            pending_ids = {capture.id for capture in captures.pending()}
             for capture in list(captures.all()):
-                if capture.at < time.time() - days * DAY and capture.id not in waiting:
-                    image = captures.image(capture)
+                if capture.at < time.time() - days * DAY_SECONDS and capture.id not in pending_ids:
+                    image = captures.image_path(capture)
                     image.with_name(f"{capture.id}.json").unlink(missing_ok=True)
                     image.unlink(missing_ok=True)
-                    gone += 1
-        return gone
+                    removed_count += 1
+        return removed_count
 
-    def _fetch(self, id: str) -> int:
+    def _download_project_captures(self, project_id: str) -> int:
         """Fetch what one project's endpoint wrote since; how many images were new."""
-        note = self._projects.folder(id) / "fetched.json"
-        there = self._listed(f"projects/{id}/captures")
-        before: dict[str, list[float]] = read_json(note) or {}
-        known = {name: stamp for name, stamp in before.items() if name in there}
-        new = 0
+        stamp_file = self._projects.folder(project_id) / "fetched.json"
+        remote_stamps = self._list_folder(f"projects/{project_id}/captures")
+        previous_stamps: dict[str, list[float]] = read_json(stamp_file) or {}
+        fetched_stamps = {
+            name: stamp for name, stamp in previous_stamps.items() if name in remote_stamps
+        }
+        new_count = 0
         try:
-            for name in sorted(there, key=lambda name: name.endswith(".json")):  # images first
-                if known.get(name) != there[name]:
-                    content = self._read(f"projects/{id}/captures/{name}")
-                    write_bytes(self._projects.folder(id) / "captures" / name, content)
-                    new += name not in known and name.endswith(".json")
-                    known[name] = there[name]
+            for name in sorted(
+                remote_stamps, key=lambda name: name.endswith(".json")
+            ):  # images first
+                if fetched_stamps.get(name) != remote_stamps[name]:
+                    content = self._download(f"projects/{project_id}/captures/{name}")
+                    write_bytes(self._projects.folder(project_id) / "captures" / name, content)
+                    new_count += name not in fetched_stamps and name.endswith(".json")
+                    fetched_stamps[name] = remote_stamps[name]
         finally:
-            if known != before:
-                write_json(note, known)
-        return new
+            if fetched_stamps != previous_stamps:
+                write_json(stamp_file, fetched_stamps)
+        return new_count
 
-    def _rules_hold(self) -> bool:
+    def _has_valid_rules(self) -> bool:
         """Whether the alert rules can be read where the endpoint is; else it keeps those it has."""
-        deployed = deployments(self._home).get(self._app)
-        secrets = os.environ if deployed is None else dict.fromkeys(deployed, "there")
+        secret_names = read_deployments(self._home).get(self._app)
+        secret_values = os.environ if secret_names is None else dict.fromkeys(secret_names, "there")
         try:
-            read_rules(self._home / ALERTS, secrets)
+            read_alert_rules(self._home / ALERTS_FILENAME, secret_values)
         except UsageError as error:
             log.warning(
                 "Modal's endpoint keeps the alert rules it has: %s A new secret gets there with "
@@ -152,83 +159,87 @@ class Sharing:
             return False
         return True
 
-    def _project(self, id: str, live: str) -> dict[str, bytes]:
-        folder = self._projects.folder(id)
-        version = folder / "versions" / live
-        found = {
+    def _project_files(self, project_id: str, live_version: str) -> dict[str, bytes]:
+        folder = self._projects.folder(project_id)
+        version_folder = folder / "versions" / live_version
+        version_files = {
             str(file.relative_to(self._home)): file.read_bytes()
-            for file in sorted(version.rglob("*"))
-            if file.is_file() and file.name not in PRIVATE
+            for file in sorted(version_folder.rglob("*"))
+            if file.is_file() and file.name not in UNSHARED_FILENAMES
         }
-        publisher = {f"projects/{id}/{PUBLISHER}": _json({"home": self._id()})}
+        owner_file = {
+            f"projects/{project_id}/{OWNER_FILENAME}": _encode_json({"home": self._home_id()})
+        }
         pointers = ("project.json", "live.json")
-        last = {f"projects/{id}/{name}": (folder / name).read_bytes() for name in pointers}
-        return {**found, **publisher, **last}
+        pointer_files = {
+            f"projects/{project_id}/{name}": (folder / name).read_bytes() for name in pointers
+        }
+        return {**version_files, **owner_file, **pointer_files}
 
-    def _ours(self, id: str) -> bool:
+    def _is_owned(self, project_id: str) -> bool:
         """Whether a project's folder on the volume may be written: from here, or not there."""
-        names = self._listed(f"projects/{id}")
+        names = self._list_folder(f"projects/{project_id}")
         if not names:
             return True
-        if PUBLISHER in names:
+        if OWNER_FILENAME in names:
             import json
 
-            known = json.loads(self._read(f"projects/{id}/{PUBLISHER}"))
-            if known.get("home") == self._id():
+            owner = json.loads(self._download(f"projects/{project_id}/{OWNER_FILENAME}"))
+            if owner.get("home") == self._home_id():
                 return True
-        log.warning("Project %s on Modal belongs to another backend: it is left alone.", id)
+        log.warning("Project %s on Modal belongs to another backend: it is left alone.", project_id)
         return False
 
-    def _id(self) -> str:
+    def _home_id(self) -> str:
         """Tells this home folder from all others."""
         file = self._home / "home-id.json"
-        known = read_json(file)
-        if known is None:
-            known = {"id": secrets.token_hex(8)}
-            write_json(file, known)
-        return str(known["id"])
+        id_record = read_json(file)
+        if id_record is None:
+            id_record = {"id": secrets.token_hex(8)}
+            write_json(file, id_record)
+        return str(id_record["id"])
 
-    def _state(self) -> dict[str, Any]:
+    def _upload_state(self) -> dict[str, Any]:
         """What is to be published, in a few numbers."""
-        times = {
+        modified_times = {
             name: (self._home / name).stat().st_mtime
-            for name in PLAIN
+            for name in SYNCED_FILENAMES
             if (self._home / name).is_file()
         }
-        live = {
-            record.id: Versions(self._projects.folder(record.id)).live()
+        live_by_project = {
+            record.id: VersionStore(self._projects.folder(record.id)).live()
             for record in self._projects.all()
         }
-        return {"live": live, "times": times}
+        return {"live": live_by_project, "times": modified_times}
 
-    def _write(self, files: Mapping[str, bytes]) -> None:
-        with Explained(self._app), self._up.batch_upload(force=True) as batch:
+    def _upload(self, files: Mapping[str, bytes]) -> None:
+        with ModalErrorTranslator(self._app), self._home_volume.batch_upload(force=True) as batch:
             for path, content in files.items():
                 batch.put_file(io.BytesIO(content), f"/{path}")
 
-    def _read(self, path: str) -> bytes:
-        volume = self._kept if "/captures/" in path else self._up
-        with Explained(self._app):
+    def _download(self, path: str) -> bytes:
+        volume = self._endpoint_volume if "/captures/" in path else self._home_volume
+        with ModalErrorTranslator(self._app):
             return b"".join(volume.read_file(path))
 
-    def _listed(self, folder: str) -> dict[str, list[float]]:
+    def _list_folder(self, folder: str) -> dict[str, list[float]]:
         """Names in a folder: when each was written there, seconds since 1970, and its bytes."""
-        volume = self._kept if folder.endswith("/captures") else self._up
-        with Explained(self._app), _nothing_there():
+        volume = self._endpoint_volume if folder.endswith("/captures") else self._home_volume
+        with ModalErrorTranslator(self._app), _suppress_not_found():
             entries = volume.listdir(f"/{folder}")
             return {PurePosixPath(e.path).name: [float(e.mtime), float(e.size)] for e in entries}
         return {}
 
 
 @contextlib.contextmanager
-def _nothing_there() -> Iterator[None]:
+def _suppress_not_found() -> Iterator[None]:
     from modal.exception import NotFoundError
 
     with contextlib.suppress(NotFoundError, FileNotFoundError):
         yield
 
 
-def _json(value: Any) -> bytes:
+def _encode_json(value: Any) -> bytes:
     import json
 
     return json.dumps(value).encode()

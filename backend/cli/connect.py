@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from backend.cli import addresses
-from backend.errors import NotThere
+from backend.errors import NotFoundError
 from backend.settings import read_settings
 
 HELP = "connect a Label Studio project to the running backend"
@@ -18,7 +18,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "project", metavar="PROJECT", help="its number in Label Studio or its title"
     )
-    addresses.add_backend(parser)
+    addresses.add_backend_option(parser)
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -28,26 +28,26 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         UsageError: the backend's address cannot be one.
         LabelStudioError: Label Studio cannot be reached, or cannot reach the backend.
     """
-    from backend.cli.main import say
-    from backend.label_studio.client import Client
-    from backend.onboarding.backend_connection import checked, connect
+    from backend.cli.main import print_line
+    from backend.label_studio.client import LabelStudioClient
+    from backend.onboarding.backend_connection import connect_project, validate_backend_url
 
     settings = read_settings()
-    backend = checked(options.backend, settings)
-    client = Client(settings.label_studio_url, settings.api_key)
-    number = _number(client, options.project)
-    if not connect(client, number, settings, backend):
-        say(f"Project {number} is connected to {backend} already.", options)
+    backend = validate_backend_url(options.backend, settings)
+    client = LabelStudioClient(settings.label_studio_url, settings.api_key)
+    number = _find_project_number(client, options.project)
+    if not connect_project(client, number, settings, backend):
+        print_line(f"Project {number} is connected to {backend} already.", options)
         return {"project": number, "url": backend, "connected": "already"}
-    say(f"Project {number} is connected to {backend}.", options)
+    print_line(f"Project {number} is connected to {backend}.", options)
     return {"project": number, "url": backend, "connected": "now"}
 
 
-def _number(client: Any, named: str) -> int:
-    if named.isdigit():
-        return int(client.project(int(named))["id"])
-    found = [p for p in client.projects() if p["title"] == named]
-    if len(found) != 1:
+def _find_project_number(client: Any, project: str) -> int:
+    if project.isdigit():
+        return int(client.project(int(project))["id"])
+    matches = [p for p in client.projects() if p["title"] == project]
+    if len(matches) != 1:
         titles = ", ".join(f"{p['id']} ({p['title']})" for p in client.projects()) or "none"
-        raise NotThere(f"Which project is {named!r}? {client.server} has: {titles}.")
-    return int(found[0]["id"])
+        raise NotFoundError(f"Which project is {project!r}? {client.server} has: {titles}.")
+    return int(matches[0]["id"])

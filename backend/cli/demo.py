@@ -8,14 +8,14 @@ from typing import Any
 
 HELP = "watch a real Label Studio being pre-annotated, labeled and retrained"
 EXAMPLE = "prelabel demo --labels 60"
-TASKS = ("classification", "boxes", "points")
+DEMO_TASKS = ("classification", "boxes", "points")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    parser.add_argument("--task", choices=TASKS, default=TASKS[0], help="what is learned")
+    parser.add_argument("--task", choices=DEMO_TASKS, default=DEMO_TASKS[0], help="what is learned")
     parser.add_argument(
-        "--labels", type=_labels, help="tasks to label (60, with boxes and points 40)"
+        "--labels", type=_parse_label_count, help="tasks to label (60, with boxes and points 40)"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the drawings (0)")
     parser.add_argument(
@@ -31,21 +31,26 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Play it; Ctrl-C and a polite kill clean up."""
-    from backend.cli.main import say
+    from backend.cli.main import print_line
     from demo.run_demo import Demo
-    from demo.scenarios import SCRIPTS
+    from demo.scenarios import SCENARIOS
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    script = SCRIPTS[options.task]()
-    labels = options.labels or script.labels
-    compare = script.compare if options.compare is None else options.compare
+    script = SCENARIOS[options.task]()
+    label_count = options.labels or script.label_budget
+    compare = script.compare_random if options.compare is None else options.compare
     demo = Demo(
-        script, labels, options.keep, compare, options.seed, lambda line: say(line, options)
+        script,
+        label_count,
+        options.keep,
+        compare,
+        options.seed,
+        lambda line: print_line(line, options),
     )
-    return demo.play()
+    return demo.run()
 
 
-def _labels(text: str) -> int:
+def _parse_label_count(text: str) -> int:
     if not text.isdigit() or not 1 <= int(text) <= 500:
         raise argparse.ArgumentTypeError("a whole number from 1 to 500")
     return int(text)

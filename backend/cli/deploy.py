@@ -24,15 +24,15 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         UsageError: something is missing.
         PrelabelError: Modal refused.
     """
-    from backend.cli.main import say
+    from backend.cli.main import print_line
     from serverless import deploy as deploying
 
     settings = read_settings()
     if options.check:
-        deploying.check(settings)
-        say("Everything is there: `prelabel deploy` would go ahead.", options)
+        deploying.check_deployable(settings)
+        print_line("Everything is there: `prelabel deploy` would go ahead.", options)
         return {"checked": True}
-    deployed = deploying.deploy(settings, lambda line: say(line, options))
-    for line in deploying.what_to_do(deployed, settings):
-        say(line, options)
+    deployed = deploying.deploy(settings, lambda line: print_line(line, options))
+    for line in deploying.next_steps(deployed, settings):
+        print_line(line, options)
     return asdict(deployed)

@@ -22,7 +22,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="PROJECT",
         help="its number in Label Studio or its title (all that are connected)",
     )
-    addresses.add_backend(parser)
+    addresses.add_backend_option(parser)
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
@@ -31,23 +31,26 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     Raises:
         UsageError: the backend's address cannot be one.
     """
-    from backend.cli.main import say
-    from backend.doctor.check_result import Line
+    from backend.cli.main import print_line
+    from backend.doctor.check_result import CheckResult
     from backend.doctor.doctor import Doctor
-    from backend.onboarding.backend_connection import checked
+    from backend.onboarding.backend_connection import validate_backend_url
 
     settings = read_settings()
-    backend = checked(options.backend, settings)
+    backend = validate_backend_url(options.backend, settings)
 
-    def tell(line: Line) -> None:
-        about = f"[{line.project}] " if line.project else ""
-        mark, _, rest = str(line).partition(" ")
-        say(f"{mark} {about}{rest}", options)
+    def print_result(line: CheckResult) -> None:
+        project_prefix = f"[{line.project}] " if line.project else ""
+        mark, _, text = str(line).partition(" ")
+        print_line(f"{mark} {project_prefix}{text}", options)
 
-    lines = Doctor(settings, backend, tell).examine(options.project)
-    bad = sum(line.state == "bad" for line in lines)
-    say(f"{bad} of {len(lines)} lines need you." if bad else "All is well.", options)
-    return {"ok": not bad, "lines": [asdict(line) for line in lines]}
+    results = Doctor(settings, backend, print_result).run(options.project)
+    problem_count = sum(line.state == "bad" for line in results)
+    print_line(
+        f"{problem_count} of {len(results)} lines need you." if problem_count else "All is well.",
+        options,
+    )
+    return {"ok": not problem_count, "lines": [asdict(line) for line in results]}
 
 
 def status(figures: dict[str, Any]) -> int:

@@ -15,28 +15,34 @@ EXAMPLE = "prelabel label-errors 3"
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    projects.add_project(parser)
-    parser.add_argument("--count", type=projects.count, default=50, help="how many (50)")
+    projects.add_project_argument(parser)
+    parser.add_argument("--count", type=projects.parse_count, default=50, help="how many (50)")
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Print a line per suspect; Label Studio shows the first of them in a tab."""
     from backend.bootstrap import make_resources
-    from backend.cli.main import say
-    from backend.tools.label_errors import TAB, Inspector
+    from backend.cli.main import print_line
+    from backend.tools.label_errors import LABEL_ERRORS_TAB, LabelErrorFinder
 
     settings = read_settings()
-    record = projects.find(settings, options.project)
-    inspector = Inspector(make_resources(settings), record)
-    found = inspector.inspect()
-    for suspect in found[: options.count]:
-        says = f"{suspect.given} → {suspect.suggested}"
-        say(f"task {suspect.task:<7} {suspect.mislabeling:4.0%}  {suspect.why:<14} {says}", options)
-    if found:
-        say(f"{len(found)} in all. Label Studio shows them in the tab “{TAB}”.", options)
-    elif not inspector.labeled:
-        say("Nothing is labeled yet: label a few images first.", options)
+    record = projects.find_project(settings, options.project)
+    inspector = LabelErrorFinder(make_resources(settings), record)
+    suspects = inspector.find_label_errors()
+    for suspect in suspects[: options.count]:
+        labels = f"{suspect.given} → {suspect.suggested}"
+        print_line(
+            f"task {suspect.task:<7} {suspect.mislabeling:4.0%}  {suspect.why:<14} {labels}",
+            options,
+        )
+    if suspects:
+        print_line(
+            f"{len(suspects)} in all. Label Studio shows them in the tab “{LABEL_ERRORS_TAB}”.",
+            options,
+        )
+    elif not inspector.labeled_count:
+        print_line("Nothing is labeled yet: label a few images first.", options)
     else:
-        say("No label contradicts the others.", options)
-    rows = [asdict(s) | {"mislabeling": s.mislabeling} for s in found[: options.count]]
-    return {"project": record.id, "found": len(found), "suspects": rows}
+        print_line("No label contradicts the others.", options)
+    rows = [asdict(s) | {"mislabeling": s.mislabeling} for s in suspects[: options.count]]
+    return {"project": record.id, "found": len(suspects), "suspects": rows}

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Any
 from backend.cli import projects
 from backend.errors import ImageError, UsageError
 from backend.settings import Settings, read_settings
-from backend.store.files import explained
+from backend.store.files import disk_errors
 
 if TYPE_CHECKING:
-    from backend.endpoint.functions import Loaded
+    from backend.endpoint.functions import LoadedVersion
 
 HELP = "show what the live version sees in image files"
 EXAMPLE = "prelabel predict photos/*.jpg --project 3 --output looked-at"
-DRAWN = "-prelabel"
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
-QUALITY = 92
-NOTHING = "Nothing is learned yet: label a few images first."
+OUTPUT_SUFFIX = "-prelabel"
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
+JPEG_QUALITY = 92
+NO_MODEL_MESSAGE = "Nothing is learned yet: label a few images first."
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +38,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--output",
         type=Path,
         metavar="FOLDER",
-        help=f"where pictures are saved (beside each image, as NAME{DRAWN}.jpg)",
+        help=f"where pictures are saved (beside each image, as NAME{OUTPUT_SUFFIX}.jpg)",
     )
 
 
@@ -52,16 +52,16 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         StoreError: pictures cannot be saved.
     """
     settings = read_settings()
-    loaded = _loaded(settings, options.project, options.version)
-    files = list(_files(options.images))
+    loaded = _load_version(settings, options.project, options.version)
+    files = list(_find_images(options.images))
     if not files:
         raise UsageError(f"There is no image in {', '.join(map(str, options.images))}.")
-    draws = options.output or not options.json
-    targets = _targets(files, options.output) if draws else [None] * len(files)
+    should_draw = options.output or not options.json
+    output_files = _output_files(files, options.output) if should_draw else [None] * len(files)
     results = []
-    for file, target in zip(files, targets, strict=True):
+    for file, output_file in zip(files, output_files, strict=True):
         try:
-            results.append(_look(settings, loaded, file, target, options))
+            results.append(_predict_image(settings, loaded, file, output_file, options))
         except ImageError as error:
             print(f"prelabel: {file}: {error}.", file=sys.stderr)
             results.append({"image": str(file), "error": str(error)})
@@ -73,76 +73,78 @@ def status(figures: dict[str, Any]) -> int:
     return int(any("error" in result for result in figures["results"]))
 
 
-def _loaded(settings: Settings, project: str, version: str) -> Loaded:
+def _load_version(settings: Settings, project: str, version: str) -> LoadedVersion:
     """The version as the endpoint serves it."""
     from backend.bootstrap import make_resources
-    from backend.endpoint.functions import load_here
+    from backend.endpoint.functions import load_local_version
 
     resources = make_resources(settings)
-    record = projects.find(settings, project)
+    record = projects.find_project(settings, project)
     name = version or resources.versions(record).live()
     if not name:
         raise UsageError(
             f"Project {record.id} has no version yet: `prelabel serve` makes the first one."
         )
-    return load_here(resources, record, name)
+    return load_local_version(resources, record, name)
 
 
-def _files(named: Sequence[Path]) -> Iterator[Path]:
+def _find_images(paths: Sequence[Path]) -> Iterator[Path]:
     """The images meant; of a folder those that were not drawn by this command."""
-    for path in named:
+    for path in paths:
         if path.is_dir():
-            inside = (one for one in sorted(path.iterdir()) if one.suffix.lower() in SUFFIXES)
-            yield from (one for one in inside if not one.stem.endswith(DRAWN))
+            images = (
+                file for file in sorted(path.iterdir()) if file.suffix.lower() in IMAGE_SUFFIXES
+            )
+            yield from (file for file in images if not file.stem.endswith(OUTPUT_SUFFIX))
         else:
             yield path
 
 
-def _targets(files: Sequence[Path], folder: Path | None) -> list[Path]:
+def _output_files(files: Sequence[Path], folder: Path | None) -> list[Path]:
     """Where pictures are saved: files of one name from several places get a number."""
-    found: list[Path] = []
+    output_files: list[Path] = []
     for file in files:
-        place = folder or file.parent
-        target, number = place / f"{file.stem}{DRAWN}.jpg", 1
-        while target in found:
+        parent = folder or file.parent
+        output_file, number = parent / f"{file.stem}{OUTPUT_SUFFIX}.jpg", 1
+        while output_file in output_files:
             number += 1
-            target = place / f"{file.stem}-{number}{DRAWN}.jpg"
-        found.append(target)
-    return found
+            output_file = parent / f"{file.stem}-{number}{OUTPUT_SUFFIX}.jpg"
+        output_files.append(output_file)
+    return output_files
 
 
-def _look(
+def _predict_image(
     settings: Settings,
-    loaded: Loaded,
+    loaded: LoadedVersion,
     file: Path,
-    target: Path | None,
+    output_file: Path | None,
     options: argparse.Namespace,
 ) -> dict[str, Any]:
     """One image, as the endpoint looks at it."""
-    from backend.cli.main import say
-    from backend.endpoint.problems import Problem
-    from backend.endpoint.rendering import in_words, look
+    from backend.cli.main import print_line
+    from backend.endpoint.problems import ProblemError
+    from backend.endpoint.rendering import invoke_locally, summarize_response
 
-    content = _content(file, settings.max_image_bytes)
+    content = _read_image(file, settings.max_image_bytes)
     try:
-        looked = look(loaded, content, settings.max_image_pixels)
-    except Problem as error:  # no control of the version has an answer
-        raise UsageError(NOTHING) from error
-    result = {"image": str(file), **looked.answer}
-    if target is None:
-        say(f"{file}: {in_words(looked.answer)}", options)
+        endpoint_result = invoke_locally(loaded, content, settings.max_image_pixels)
+    except ProblemError as error:  # no control of the version has an answer
+        raise UsageError(NO_MODEL_MESSAGE) from error
+    result = {"image": str(file), **endpoint_result.response}
+    if output_file is None:
+        print_line(f"{file}: {summarize_response(endpoint_result.response)}", options)
         return result
-    with explained(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        looked.drawn().save(target, quality=QUALITY)
-    say(f"{file}: {in_words(looked.answer)}  → {target}", options)
-    return {**result, "saved": str(target)}
+    with disk_errors(output_file):
+        output_file.parent.mkdir(parents=True, exist_ok=True)
+        endpoint_result.draw_marks().save(output_file, quality=JPEG_QUALITY)
+    print_line(f"{file}: {summarize_response(endpoint_result.response)}  → {output_file}", options)
+    return {**result, "saved": str(output_file)}
 
 
-def _content(file: Path, most: int) -> bytes:
+def _read_image(file: Path, max_bytes: int) -> bytes:
     try:
-        if file.stat().st_size > most:
-            raise ImageError("image file is too large", f"over {most:,} bytes")
+        if file.stat().st_size > max_bytes:
+            raise ImageError("image file is too large", f"over {max_bytes:,} bytes")
         return file.read_bytes()
     except OSError as error:
         raise ImageError("cannot be read", error.strerror or str(error)) from error

@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backend.cli import terminal
-from backend.errors import NotThere
+from backend.errors import NotFoundError
 from backend.settings import Settings
 from backend.store import wake as waking
-from backend.store.projects import ProjectRecord, Projects
+from backend.store.projects import ProjectRecord, ProjectStore
 
 if TYPE_CHECKING:
-    from backend.loop.round import Ask, Outcome
+    from backend.loop.round import RoundOutcome, RoundRequest
 
 
-def add_project(parser: argparse.ArgumentParser) -> None:
+def add_project_argument(parser: argparse.ArgumentParser) -> None:
     """The argument that names a project."""
     parser.add_argument(
         "project",
@@ -27,42 +27,44 @@ def add_project(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def find(settings: Settings, named: str) -> ProjectRecord:
+def find_project(settings: Settings, project: str) -> ProjectRecord:
     """The connected project that somebody names.
 
     Raises:
-        NotThere: none or several fit; the known ones are listed.
+        NotFoundError: none or several fit; the known ones are listed.
     """
-    projects = Projects(settings.home)
+    projects = ProjectStore(settings.home)
     records = projects.all()
-    fitting = [r for r in records if named in ("", r.id, str(r.number), r.title)]
-    exact = [r for r in fitting if r.id == named]
-    if len(exact or fitting) == 1:
-        return (exact or fitting)[0]
-    known = ", ".join(f"{r.id} ({r.title or 'not seen yet'})" for r in records) or "none yet"
-    what = f"Which project is {named!r}?" if named else "Which project?"
-    told = [f"{what} Connected here: {known}.", *projects.damaged()]
-    raise NotThere(f"{' '.join(told)} Connect one with `prelabel connect PROJECT`.")
+    matches = [r for r in records if project in ("", r.id, str(r.number), r.title)]
+    exact_matches = [r for r in matches if r.id == project]
+    if len(exact_matches or matches) == 1:
+        return (exact_matches or matches)[0]
+    project_list = ", ".join(f"{r.id} ({r.title or 'not seen yet'})" for r in records) or "none yet"
+    question = f"Which project is {project!r}?" if project else "Which project?"
+    message_parts = [f"{question} Connected here: {project_list}.", *projects.damaged_messages()]
+    raise NotFoundError(f"{' '.join(message_parts)} Connect one with `prelabel connect PROJECT`.")
 
 
-def count(text: str) -> int:
+def parse_count(text: str) -> int:
     """How many are wanted, as an argument."""
     if not text.isdigit() or not 1 <= int(text) <= 1000:
         raise argparse.ArgumentTypeError("a whole number from 1 to 1000")
     return int(text)
 
 
-def folder(settings: Settings, record: ProjectRecord) -> Path:
+def project_folder(settings: Settings, record: ProjectRecord) -> Path:
     """Where a project's files are."""
-    return Projects(settings.home).folder(record.id)
+    return ProjectStore(settings.home).folder(record.id)
 
 
-def wake(settings: Settings, record: ProjectRecord) -> None:
+def wake_server(settings: Settings, record: ProjectRecord) -> None:
     """Let a running server look at a project."""
-    waking.ask(folder(settings, record))
+    waking.request_wake(project_folder(settings, record))
 
 
-def round_here(settings: Settings, record: ProjectRecord, ask: Ask) -> Outcome:
+def run_round(
+    settings: Settings, record: ProjectRecord, round_request: RoundRequest
+) -> RoundOutcome:
     """One round of a project in this process, with its progress on stderr.
 
     Raises:
@@ -72,12 +74,12 @@ def round_here(settings: Settings, record: ProjectRecord, ask: Ask) -> Outcome:
     from backend.loop.round import Round
 
     resources = make_resources(settings, lock_seconds=600)
-    with resources.alone(record):
-        outcome = Round(resources, record, _show, None).run(ask)
-    terminal.clear()
-    wake(settings, record)
+    with resources.round_lock(record):
+        outcome = Round(resources, record, _show_round_progress, None).run(round_request)
+    terminal.clear_progress()
+    wake_server(settings, record)
     return outcome
 
 
-def _show(state: str, progress: float, detail: str) -> None:
-    terminal.show(f"{state} {progress:4.0%}  {detail}")
+def _show_round_progress(state: str, progress: float, detail: str) -> None:
+    terminal.show_progress(f"{state} {progress:4.0%}  {detail}")

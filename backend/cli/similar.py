@@ -20,8 +20,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="LIKE",
         help="a task's number, an image file, or words (words need an encoder that knows text)",
     )
-    projects.add_project(parser)
-    parser.add_argument("--count", type=projects.count, default=20, help="how many (20)")
+    projects.add_project_argument(parser)
+    parser.add_argument("--count", type=projects.parse_count, default=20, help="how many (20)")
     parser.add_argument(
         "--tab", action="store_true", help="also show them as a tab of Label Studio's Data Manager"
     )
@@ -30,15 +30,15 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Print a line per image, the most similar first."""
     from backend.bootstrap import make_resources
-    from backend.cli.main import say
-    from backend.tools.similar import Search
+    from backend.cli.main import print_line
+    from backend.tools.similar import SimilaritySearch
 
     settings = read_settings()
-    record = projects.find(settings, options.project)
-    search = Search(make_resources(settings), record)
-    matches = search.like(options.like, options.count)
+    record = projects.find_project(settings, options.project)
+    search = SimilaritySearch(make_resources(settings), record)
+    matches = search.find_similar(options.like, options.count)
     for match in matches:
-        say(f"{match.similarity:5.2f}  {match.address}  {match.answer}", options)
+        print_line(f"{match.similarity:5.2f}  {match.address}  {match.answer}", options)
     if options.tab:
-        say(f"Label Studio shows them in the tab “{search.show(matches)}”.", options)
+        print_line(f"Label Studio shows them in the tab “{search.show_tab(matches)}”.", options)
     return {"project": record.id, "like": options.like, "matches": [asdict(m) for m in matches]}

@@ -9,58 +9,60 @@ from typing import Any
 
 from backend.cli import addresses
 from backend.cli import projects as known
-from backend.cli.versions import figure, told
+from backend.cli.versions import format_audit, format_metric
 from backend.settings import Settings, read_settings
-from backend.store.acceptance import Acceptances
-from backend.store.captures import Captures
+from backend.store.acceptance import AcceptanceStore
+from backend.store.captures import CaptureStore
 from backend.store.files import read_json
-from backend.store.projects import ProjectRecord, Projects
-from backend.store.queue_front import SUSPECTS
-from backend.store.versions import Card, Versions
+from backend.store.projects import ProjectRecord, ProjectStore
+from backend.store.queue_front import LABEL_ERRORS_FILE
+from backend.store.versions import VersionCard, VersionStore
 
 HELP = "show the connected projects: labels, live version, how good it is, what would help"
 EXAMPLE = "prelabel status 3"
-WIDTH = 24
+LABEL_COLUMN_WIDTH = 24
 """Letters of a label in the table."""
-Figures = Mapping[str, Any]
+StatusData = Mapping[str, Any]
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    known.add_project(parser)
-    addresses.add_backend(parser)
+    known.add_project_argument(parser)
+    addresses.add_backend_option(parser)
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Print a paragraph per project."""
-    from backend.cli.main import say
+    from backend.cli.main import print_line
 
     settings = read_settings()
-    projects = Projects(settings.home, settings.kept)
+    projects = ProjectStore(settings.home, settings.endpoint_data_dir)
     records = projects.all()
     if options.project:
-        records = [known.find(settings, options.project)]
-    rounds = _rounds(settings, options.backend)
-    shown = [
-        {**_status(settings, projects, record), "round": rounds.get(record.id)}
+        records = [known.find_project(settings, options.project)]
+    rounds = _current_rounds(settings, options.backend)
+    statuses = [
+        {**_project_status(settings, projects, record), "round": rounds.get(record.id)}
         for record in records
     ]
-    for project in shown:
-        for line in _lines(project):
-            say(line, options)
-    for sentence in projects.damaged():
-        say(sentence, options)
-    if not shown:
-        say("No project is connected yet: `prelabel connect PROJECT`.", options)
-    return {"projects": shown}
+    for status in statuses:
+        for line in _format_project(status):
+            print_line(line, options)
+    for sentence in projects.damaged_messages():
+        print_line(sentence, options)
+    if not statuses:
+        print_line("No project is connected yet: `prelabel connect PROJECT`.", options)
+    return {"projects": statuses}
 
 
-def _status(settings: Settings, projects: Projects, record: ProjectRecord) -> dict[str, Any]:
+def _project_status(
+    settings: Settings, projects: ProjectStore, record: ProjectRecord
+) -> dict[str, Any]:
     """The figures that ``/api/projects`` has, from the home folder."""
     folder = projects.folder(record.id)
     summary = read_json(folder / "summary.json") or {}
-    card = Versions(folder).live_card()
-    accepting = Acceptances(folder).read().told(card.accepting) if card else {}
+    card = VersionStore(folder).live_card()
+    accepting = AcceptanceStore(folder).read().describe(card.accepting) if card else {}
     return {
         "id": int(record.id) if record.id.isdigit() else record.id,
         "title": record.title,
@@ -72,97 +74,104 @@ def _status(settings: Settings, projects: Projects, record: ProjectRecord) -> di
         "waiting": summary.get("waiting", 0),
         "accepted": summary.get("accepted", 0),
         "audit": card.audit if card else None,
-        "figure": figure(card) if card else "not known yet",
+        "figure": format_audit(card) if card else "not known yet",
         "estimate": card.estimate if card else {},
         "outlook": card.outlook if card else {},
         "accepting": accepting,
         "held": summary.get("held") or {},
-        "controls": _controls(card),
-        "captured": _captured(projects.captures(record.id)),
+        "controls": _control_status(card),
+        "captured": _count_captures(projects.captures(record.id)),
         "versions": summary.get("versions", []),
-        "notes": _notes(summary, card, accepting),
+        "notes": _build_notes(summary, card, accepting),
         "left_out": summary.get("left_out", {}),
-        "suspects": len((read_json(folder / SUSPECTS) or {}).get("suspects", [])),
+        "suspects": len((read_json(folder / LABEL_ERRORS_FILE) or {}).get("suspects", [])),
     }
 
 
-def _rounds(settings: Settings, backend: str) -> dict[str, Figures]:
+def _current_rounds(settings: Settings, backend: str) -> dict[str, StatusData]:
     """What the rounds do now, by project, where the backend of this home folder answers."""
-    from backend.onboarding.backend_connection import checked
-    from backend.onboarding.first_round import states
+    from backend.onboarding.backend_connection import validate_backend_url
+    from backend.onboarding.first_round import fetch_states
 
-    return {str(row["id"]): row["round"] for row in states(settings, checked(backend, settings))}
+    return {
+        str(row["id"]): row["round"]
+        for row in fetch_states(settings, validate_backend_url(backend, settings))
+    }
 
 
-def _controls(card: Card | None) -> dict[str, Any]:
+def _control_status(card: VersionCard | None) -> dict[str, Any]:
     """By control what answers it, and by label what is known."""
     return {
         name: {
-            "kind": about["kind"],
-            "audit": about.get("audit"),
-            "advice": about.get("advice", ""),
-            "labels": _labels(about),
+            "kind": control["kind"],
+            "audit": control.get("audit"),
+            "advice": control.get("advice", ""),
+            "labels": _label_status(control),
         }
-        for name, about in (card.controls if card else {}).items()
+        for name, control in (card.controls if card else {}).items()
     }
 
 
-def _labels(about: Figures) -> dict[str, Any]:
-    known_of = (about.get("figures") or {}).get("labels") or {}
+def _label_status(control: StatusData) -> dict[str, Any]:
+    label_metrics = (control.get("figures") or {}).get("labels") or {}
     rows = {}
-    for label, examples in (about.get("examples") or {}).items():
-        row = known_of.get(label) or {}
-        row = row.get("intervals") or row
-        rows[label] = {"examples": examples, **{k: row.get(k) for k in ("precision", "recall")}}
+    for label, examples in (control.get("examples") or {}).items():
+        metrics = label_metrics.get(label) or {}
+        metrics = metrics.get("intervals") or metrics
+        rows[label] = {"examples": examples, **{k: metrics.get(k) for k in ("precision", "recall")}}
     return rows
 
 
-def _captured(captures: Captures) -> dict[str, Any]:
+def _count_captures(captures: CaptureStore) -> dict[str, Any]:
     """What applications sent that is worth labeling."""
-    found = list(captures.all())
+    all_captures = list(captures.all())
     return {
-        "images": len(found),
-        "tasks": sum(bool(captures.task(one)[0]) for one in found),
-        "why": dict(Counter(one.why for one in found)),
+        "images": len(all_captures),
+        "tasks": sum(bool(captures.task_status(capture)[0]) for capture in all_captures),
+        "why": dict(Counter(capture.why for capture in all_captures)),
     }
 
 
-def _notes(summary: Figures, card: Card | None, accepting: Figures) -> list[str]:
+def _build_notes(summary: StatusData, card: VersionCard | None, accepting: StatusData) -> list[str]:
     """What people should know beside the figures."""
-    held, outlook = summary.get("held") or {}, card.outlook if card else {}
+    rejected, outlook = summary.get("held") or {}, card.outlook if card else {}
     estimate = card.estimate if card else {}
-    accepted = summary.get("accepted", 0)
-    needy = [
+    accepted_count = summary.get("accepted", 0)
+    needed_labels = [
         f"{row.get('words') or 'about {more}'.format(**row)} more of {row['label']}"
         for row in outlook.get("labels", [])
     ]
     return [
-        *([f"{held['version']} is not live. {held['reason']}"] if held else []),
-        *([f"{estimate['metric']}: {told(estimate)}"] if estimate else []),
+        *([f"{rejected['version']} is not live. {rejected['reason']}"] if rejected else []),
+        *([f"{estimate['metric']}: {format_metric(estimate)}"] if estimate else []),
         *([outlook["sentence"]] if outlook.get("sentence") else []),
-        *([f"Would help most: {', '.join(needy)}."] if needy else []),
+        *([f"Would help most: {', '.join(needed_labels)}."] if needed_labels else []),
         *(["The next hundred labels are not expected to pay."] if outlook.get("stop") else []),
-        *([f"{accepted} accepted without a person. {accepting['reason']}"] if accepting else []),
+        *(
+            [f"{accepted_count} accepted without a person. {accepting['reason']}"]
+            if accepting
+            else []
+        ),
     ]
 
 
 # -- for people -----------------------------------------------------------------------------
 
 
-def _lines(project: Figures) -> Iterator[str]:
+def _format_project(project: StatusData) -> Iterator[str]:
     yield f"{project['id']}  {project['title']}  ({project['server']})"
-    waiting = project["waiting"]
-    more = f", {waiting} of them new since the last version" if waiting else ""
-    yield f"    {project['labels']} of {project['tasks']} tasks labeled{more}"
+    waiting_count = project["waiting"]
+    waiting_text = f", {waiting_count} of them new since the last version" if waiting_count else ""
+    yield f"    {project['labels']} of {project['tasks']} tasks labeled{waiting_text}"
     if project["version"]:
         yield f"    live: {project['version']}, on the audit slice {project['figure']}"
     else:
         yield "    live: nothing yet; `prelabel serve` makes the first version"
-    yield from _now(project["round"])
+    yield from _format_round(project["round"])
     for line in project["notes"]:
         yield f"    {line}"
     for name, control in project["controls"].items():
-        yield from _table(name, control)
+        yield from _format_control(name, control)
     captured = project["captured"]
     if captured["images"]:
         why = ", ".join(f"{count} {reason}" for reason, count in captured["why"].items())
@@ -180,36 +189,36 @@ def _lines(project: Figures) -> Iterator[str]:
         yield f"    left out: {count} × {reason}"
 
 
-def _now(now: Figures | None) -> Iterator[str]:
+def _format_round(round_state: StatusData | None) -> Iterator[str]:
     """What the round does, where that is known and something is under way."""
-    from backend.dashboard.wording import STATES
+    from backend.dashboard.wording import ROUND_STATE_TEXTS
 
-    if now and now["error"]:
-        yield f"    the last round failed: {now['error']}"
-    elif now and now["state"] != "idle":
-        detail = f"  {now['detail']}" if now["detail"] else ""
-        yield f"    now: {STATES.get(now['state'], now['state'])} {now['progress']:.0%}{detail}"
+    if round_state and round_state["error"]:
+        yield f"    the last round failed: {round_state['error']}"
+    elif round_state and round_state["state"] != "idle":
+        detail = f"  {round_state['detail']}" if round_state["detail"] else ""
+        yield f"    now: {ROUND_STATE_TEXTS.get(round_state['state'], round_state['state'])} {round_state['progress']:.0%}{detail}"
 
 
-def _table(name: str, control: Figures) -> Iterator[str]:
+def _format_control(name: str, control: StatusData) -> Iterator[str]:
     yield f"    {name} ({control['kind']})"
     if control["advice"]:
         yield f"      {control['advice']}"
     if control["labels"]:
-        head = f"      {'label':<{WIDTH}} {'examples':>8}  "
-        yield f"{head}{'right when given':<24}  found of all"
+        header = f"      {'label':<{LABEL_COLUMN_WIDTH}} {'examples':>8}  "
+        yield f"{header}{'right when given':<24}  found of all"
     for label, row in control["labels"].items():
-        cells = f"      {_cut(label):<{WIDTH}} {row['examples']:>8}  "
-        yield f"{cells}{_share(row['precision']):<24}  {_share(row['recall'])}"
+        cells = f"      {_truncate(label):<{LABEL_COLUMN_WIDTH}} {row['examples']:>8}  "
+        yield f"{cells}{_format_metric(row['precision']):<24}  {_format_metric(row['recall'])}"
 
 
-def _share(known_as: Figures | None) -> str:
+def _format_metric(metric: StatusData | None) -> str:
     """A figure with its interval, short enough for a table."""
-    if not known_as or known_as.get("value") is None:
+    if not metric or metric.get("value") is None:
         return "–"
-    interval = f"{known_as['low']:.0%} to {known_as['high']:.0%}"
-    return f"{known_as['value']:.0%} ({interval}, n = {known_as['n']})"
+    interval = f"{metric['low']:.0%} to {metric['high']:.0%}"
+    return f"{metric['value']:.0%} ({interval}, n = {metric['n']})"
 
 
-def _cut(label: str) -> str:
-    return label if len(label) <= WIDTH else f"{label[: WIDTH - 1]}…"
+def _truncate(label: str) -> str:
+    return label if len(label) <= LABEL_COLUMN_WIDTH else f"{label[: LABEL_COLUMN_WIDTH - 1]}…"

@@ -8,15 +8,15 @@ from collections.abc import Mapping
 from backend.errors import UsageError
 
 
-class Asker:
+class TerminalPrompter:
     """Asks on stderr, reads from stdin; where nobody is there, a missing answer is an error."""
 
     @property
-    def somebody(self) -> bool:
+    def is_interactive(self) -> bool:
         """A person sits at the terminal."""
         return sys.stdin.isatty()
 
-    def choice(self, question: str, answers: Mapping[str, str], option: str) -> str:
+    def ask_choice(self, question: str, answers: Mapping[str, str], option: str) -> str:
         """One of some answers, by its number, its name, or how that begins.
 
         Args:
@@ -27,45 +27,45 @@ class Asker:
         Raises:
             UsageError: nobody is there.
         """
-        given = " or ".join(f"--{option} {name}" for name in answers)
-        self._need(f"{question} Answer with {given}.")
-        self._tell(f"\n{question}")
-        for place, (name, meaning) in enumerate(answers.items(), 1):
-            self._tell(f"  {place}  {name}{': ' if meaning else ''}{meaning}")
+        option_hint = " or ".join(f"--{option} {name}" for name in answers)
+        self._require_terminal(f"{question} Answer with {option_hint}.")
+        self._print(f"\n{question}")
+        for number, (name, meaning) in enumerate(answers.items(), 1):
+            self._print(f"  {number}  {name}{': ' if meaning else ''}{meaning}")
         while True:
-            typed = self._line(f"1 to {len(answers)}: ").lower()
-            found = _named(typed, list(answers))
-            if found:
-                return found
+            typed = self._read_line(f"1 to {len(answers)}: ").lower()
+            answer = _match_answer(typed, list(answers))
+            if answer:
+                return answer
 
-    def yes(self, question: str, option: str) -> bool:
+    def confirm(self, question: str, option: str) -> bool:
         """Yes or no; Enter alone is yes."""
-        self._need(f"{question} Answer with --{option} or --no-{option}.")
+        self._require_terminal(f"{question} Answer with --{option} or --no-{option}.")
         while True:
-            typed = self._line(f"\n{question} [Y/n] ").lower()
+            typed = self._read_line(f"\n{question} [Y/n] ").lower()
             if typed in ("", "y", "yes", "n", "no"):
                 return typed not in ("n", "no")
 
-    def text(self, question: str, option: str, default: str = "") -> str:
+    def ask_text(self, question: str, option: str, default: str = "") -> str:
         """Some text; Enter alone is the default, where there is one."""
-        named = option if option.isupper() else f"--{option}"
-        self._need(f"{question} Answer with {named}.")
-        shown = f" [{default}]" if default else ""
+        option_name = option if option.isupper() else f"--{option}"
+        self._require_terminal(f"{question} Answer with {option_name}.")
+        default_hint = f" [{default}]" if default else ""
         while True:
-            typed = self._line(f"\n{question}{shown}\n> ") or default
+            typed = self._read_line(f"\n{question}{default_hint}\n> ") or default
             if typed:
                 return typed
 
-    def _need(self, otherwise: str) -> None:
-        if not self.somebody:
-            raise UsageError(otherwise)
+    def _require_terminal(self, message: str) -> None:
+        if not self.is_interactive:
+            raise UsageError(message)
 
     @staticmethod
-    def _tell(line: str) -> None:
+    def _print(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
     @staticmethod
-    def _line(prompt: str) -> str:
+    def _read_line(prompt: str) -> str:
         print(prompt, end="", file=sys.stderr, flush=True)
         line = sys.stdin.readline()
         if not line:
@@ -73,18 +73,18 @@ class Asker:
         return line.strip()
 
 
-def show(line: str) -> None:
+def show_progress(line: str) -> None:
     """A line that the next one overwrites; only for eyes."""
     if sys.stderr.isatty():
         print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
 
 
-def clear() -> None:
+def clear_progress() -> None:
     """Take such a line away."""
-    show("")
+    show_progress("")
 
 
-def open_page(url: str) -> None:
+def open_in_browser(url: str) -> None:
     """Open a page in the browser, where there is one with windows."""
     import webbrowser
 
@@ -96,8 +96,8 @@ def open_page(url: str) -> None:
         browser.open(url)
 
 
-def _named(typed: str, names: list[str]) -> str:
+def _match_answer(typed: str, names: list[str]) -> str:
     if typed.isdigit() and 1 <= int(typed) <= len(names):
         return names[int(typed) - 1]
-    found = [name for name in names if typed and name.startswith(typed)]
-    return found[0] if len(found) == 1 else ""
+    matches = [name for name in names if typed and name.startswith(typed)]
+    return matches[0] if len(matches) == 1 else ""

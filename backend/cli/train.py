@@ -9,7 +9,7 @@ from backend.cli import projects
 from backend.settings import read_settings
 
 if TYPE_CHECKING:
-    from backend.loop.round import Outcome
+    from backend.loop.round import RoundOutcome
 
 HELP = "train now on all labels, promote, and push the predictions"
 EXAMPLE = "prelabel train 3"
@@ -17,18 +17,18 @@ EXAMPLE = "prelabel train 3"
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    projects.add_project(parser)
+    projects.add_project_argument(parser)
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """One round in the foreground."""
-    from backend.cli.main import say
-    from backend.loop.round import Ask
+    from backend.cli.main import print_line
+    from backend.loop.round import RoundRequest
 
     settings = read_settings()
-    record = projects.find(settings, options.project)
-    outcome = projects.round_here(settings, record, Ask(forced=True))
-    say(_told(outcome), options)
+    record = projects.find_project(settings, options.project)
+    outcome = projects.run_round(settings, record, RoundRequest(forced=True))
+    print_line(_describe_outcome(outcome), options)
     return {
         "version": outcome.version,
         "trained": outcome.trained or None,
@@ -39,15 +39,15 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _told(outcome: Outcome) -> str:
+def _describe_outcome(outcome: RoundOutcome) -> str:
     """What came of the round, in a sentence or two."""
-    from backend.dashboard.wording import why_not_live
+    from backend.dashboard.wording import explain_held_back
 
-    held = outcome.held.get("version", "")
-    if held and not outcome.trained:
-        return f"Nothing new to learn: {held} has seen all labels. {why_not_live(outcome.held)}"
+    held_version = outcome.held.get("version", "")
+    if held_version and not outcome.trained:
+        return f"Nothing new to learn: {held_version} has seen all labels. {explain_held_back(outcome.held)}"
     if outcome.held:
-        return why_not_live(outcome.held)
+        return explain_held_back(outcome.held)
     if not outcome.labels:
         return "Nothing is labeled yet: label a few images first."
     if outcome.trained:

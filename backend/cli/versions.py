@@ -9,7 +9,7 @@ from typing import Any
 
 from backend.cli import projects
 from backend.settings import read_settings
-from backend.store.versions import Card, Versions
+from backend.store.versions import VersionCard, VersionStore
 
 HELP = "list the versions of a project, newest first, with their figures"
 EXAMPLE = "prelabel versions 3"
@@ -17,31 +17,31 @@ EXAMPLE = "prelabel versions 3"
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    projects.add_project(parser)
+    projects.add_project_argument(parser)
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Print a line per version; its labels: learned from, and of the audit slice."""
-    from backend.cli.main import say
+    from backend.cli.main import print_line
 
     settings = read_settings()
-    record = projects.find(settings, options.project)
-    versions = Versions(projects.folder(settings, record))
+    record = projects.find_project(settings, options.project)
+    versions = VersionStore(projects.project_folder(settings, record))
     live = versions.live()
     cards = versions.cards()[::-1]
-    say(
+    print_line(
         f"{'version':<16} {'live':<5} {'labels + audit':>14} {'audit slice':<36} {'created'}",
         options,
     )
     for card in cards:
-        held = not card.promotion.get("promoted", True)
-        mark = "live" if card.version == live else "held" if held else ""
+        is_held = not card.promotion.get("promoted", True)
+        mark = "live" if card.version == live else "held" if is_held else ""
         train, audit = card.labels["train"], card.labels["audit"]
         labels = f"{train} + {audit}"
-        line = f"{card.version:<16} {mark:<5} {labels:>14} {figure(card):<36}"
-        say(f"{line} {card.created}", options)
-        if held:
-            say(f"    {card.promotion['reason']}", options)
+        line = f"{card.version:<16} {mark:<5} {labels:>14} {format_audit(card):<36}"
+        print_line(f"{line} {card.created}", options)
+        if is_held:
+            print_line(f"    {card.promotion['reason']}", options)
     return {
         "project": record.id,
         "live": live,
@@ -50,14 +50,16 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def figure(card: Card) -> str:
+def format_audit(card: VersionCard) -> str:
     """The figure on the audit slice with its interval, in words."""
     audit = card.audit
-    return "not known yet" if audit["value"] is None else f"{audit['metric']} {told(audit)}"
+    return (
+        "not known yet" if audit["value"] is None else f"{audit['metric']} {format_metric(audit)}"
+    )
 
 
-def told(figure: Mapping[str, Any]) -> str:
+def format_metric(metric: Mapping[str, Any]) -> str:
     """A figure with its interval, in words."""
-    interval = f"{figure['low']:.0%} to {figure['high']:.0%}"
-    images = f"{figure['n']} image{'' if figure['n'] == 1 else 's'}"
-    return f"{figure['value']:.0%} ({interval}, {images})"
+    interval = f"{metric['low']:.0%} to {metric['high']:.0%}"
+    images = f"{metric['n']} image{'' if metric['n'] == 1 else 's'}"
+    return f"{metric['value']:.0%} ({interval}, {images})"

@@ -6,17 +6,17 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from backend.dashboard.values import Figure, Outlook, VersionRow
+from backend.dashboard.values import LabelForecast, MetricView, VersionRow
 
-WIDTH, HEIGHT = 460, 270
-LEFT, RIGHT, TOP, BOTTOM = 44, 14, 14, 42
-MOST = 120
+CHART_WIDTH, CHART_HEIGHT = 460, 270
+MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM = 44, 14, 14, 42
+MAX_CHART_VERSIONS = 120
 """Versions that are drawn."""
-STEPS = (1, 2, 5)
+TICK_STEPS = (1, 2, 5)
 
 
 @dataclass(frozen=True)
-class Mark:
+class ChartMark:
     """A version's figure.
 
     Attributes:
@@ -37,7 +37,7 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Tick:
+class AxisTick:
     """A number at an axis."""
 
     at: float
@@ -45,7 +45,7 @@ class Tick:
 
 
 @dataclass(frozen=True)
-class Chart:
+class LearningCurveChart:
     """A learning curve.
 
     Attributes:
@@ -59,23 +59,25 @@ class Chart:
         summary: the drawing in a sentence, for those who cannot see it.
     """
 
-    marks: Sequence[Mark]
+    marks: Sequence[ChartMark]
     band: str
     line: str
-    across: Sequence[Tick]
-    up: Sequence[Tick]
+    across: Sequence[AxisTick]
+    up: Sequence[AxisTick]
     metric: str
     audited: bool
     summary: str
-    width: int = WIDTH
-    height: int = HEIGHT
-    left: int = LEFT
-    right: int = WIDTH - RIGHT
-    top: int = TOP
-    bottom: int = HEIGHT - BOTTOM
+    width: int = CHART_WIDTH
+    height: int = CHART_HEIGHT
+    left: int = MARGIN_LEFT
+    right: int = CHART_WIDTH - MARGIN_RIGHT
+    top: int = MARGIN_TOP
+    bottom: int = CHART_HEIGHT - MARGIN_BOTTOM
 
 
-def draw(versions: Sequence[VersionRow], outlook: Outlook) -> Chart | None:
+def build_chart(
+    versions: Sequence[VersionRow], outlook: LabelForecast
+) -> LearningCurveChart | None:
     """The learning curve of a project.
 
     Args:
@@ -85,31 +87,41 @@ def draw(versions: Sequence[VersionRow], outlook: Outlook) -> Chart | None:
     Returns:
         None with fewer than two versions that anything is known of.
     """
-    audited = _audited(versions, outlook)
-    known = [(row, row.figure if audited else row.estimate) for row in versions]
-    known = [(row, figure) for row, figure in known if figure.value is not None][:MOST][::-1]
-    if len(known) < 2:
+    is_audited = _is_audited(versions, outlook)
+    measured = [(row, row.figure if is_audited else row.estimate) for row in versions]
+    measured = [(row, figure) for row, figure in measured if figure.value is not None][
+        :MAX_CHART_VERSIONS
+    ][::-1]
+    if len(measured) < 2:
         return None
-    f1 = known[-1][1].metric == "F1"
-    curve = outlook.curve if outlook.audited == audited else ()
-    most = max([row.card.labels["train"] for row, _ in known] + [point[0] for point in curve])
-    lowest = min([figure.low for _, figure in known] + [point[2] for point in curve])
-    frame = _Frame(max(most, 1), math.floor(lowest * 5) / 5)
-    upper = [frame.point(labels, high) for labels, _, _, high in curve]
-    lower = [frame.point(labels, low) for labels, _, low, _ in curve]
-    return Chart(
-        marks=[_mark(row, figure, frame) for row, figure in known],
-        band=" ".join([*upper, *reversed(lower)]),
-        line=" ".join(frame.point(labels, value) for labels, value, _, _ in curve),
-        across=[Tick(frame.x(at), f"{at:,}") for at in _ticks(frame.most)],
-        up=[Tick(frame.y(at), f"{at:.1f}" if f1 else f"{at:.0%}") for at in _rungs(frame.least)],
-        metric="F1" if f1 else "accuracy",
-        audited=audited,
-        summary=_summary(known),
+    is_f1 = measured[-1][1].metric == "F1"
+    curve = outlook.curve if outlook.audited == is_audited else ()
+    max_labels = max(
+        [row.card.labels["train"] for row, _ in measured] + [point[0] for point in curve]
+    )
+    lowest = min([figure.low for _, figure in measured] + [point[2] for point in curve])
+    scale = _ChartScale(max(max_labels, 1), math.floor(lowest * 5) / 5)
+    upper_points = [scale.point(labels, high) for labels, _, _, high in curve]
+    lower_points = [scale.point(labels, low) for labels, _, low, _ in curve]
+    return LearningCurveChart(
+        marks=[_version_mark(row, figure, scale) for row, figure in measured],
+        band=" ".join([*upper_points, *reversed(lower_points)]),
+        line=" ".join(scale.point(labels, value) for labels, value, _, _ in curve),
+        across=[
+            AxisTick(scale.x(tick_value), f"{tick_value:,}")
+            for tick_value in _label_ticks(scale.max_labels)
+        ],
+        up=[
+            AxisTick(scale.y(tick_value), f"{tick_value:.1f}" if is_f1 else f"{tick_value:.0%}")
+            for tick_value in _value_ticks(scale.min_value)
+        ],
+        metric="F1" if is_f1 else "accuracy",
+        audited=is_audited,
+        summary=_chart_summary(measured),
     )
 
 
-def _audited(versions: Sequence[VersionRow], outlook: Outlook) -> bool:
+def _is_audited(versions: Sequence[VersionRow], outlook: LabelForecast) -> bool:
     """What the forecast rests on; without one, whatever more versions have."""
     if outlook.curve:
         return outlook.audited
@@ -118,58 +130,67 @@ def _audited(versions: Sequence[VersionRow], outlook: Outlook) -> bool:
     return figures >= max(2, estimates)
 
 
-class _Frame:
+class _ChartScale:
     """Labels and shares → places in the drawing."""
 
-    def __init__(self, most: int, least: float) -> None:
-        self.most = most
-        self.least = min(least, 0.8)
+    def __init__(self, max_labels: int, min_value: float) -> None:
+        self.max_labels = max_labels
+        self.min_value = min(min_value, 0.8)
 
     def x(self, labels: float) -> float:
-        return round(LEFT + (WIDTH - LEFT - RIGHT) * labels / self.most, 1)
+        return round(
+            MARGIN_LEFT + (CHART_WIDTH - MARGIN_LEFT - MARGIN_RIGHT) * labels / self.max_labels, 1
+        )
 
     def y(self, value: float) -> float:
-        up = (value - self.least) / (1 - self.least)
-        return round(HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * up, 1)
+        height_share = (value - self.min_value) / (1 - self.min_value)
+        return round(
+            CHART_HEIGHT
+            - MARGIN_BOTTOM
+            - (CHART_HEIGHT - MARGIN_TOP - MARGIN_BOTTOM) * height_share,
+            1,
+        )
 
     def point(self, labels: float, value: float) -> str:
-        return f"{self.x(labels)},{self.y(max(value, self.least))}"
+        return f"{self.x(labels)},{self.y(max(value, self.min_value))}"
 
 
-def _mark(row: VersionRow, figure: Figure, frame: _Frame) -> Mark:
+def _version_mark(row: VersionRow, figure: MetricView, scale: _ChartScale) -> ChartMark:
     value = figure.value or 0.0
     labels = row.card.labels["train"]
-    told = f"{_told(value, figure)} ({_told(figure.low, figure)} to {_told(figure.high, figure)})"
-    return Mark(
-        x=frame.x(labels),
-        y=frame.y(value),
-        low=frame.y(max(figure.low, frame.least)),
-        high=frame.y(figure.high),
+    value_text = f"{_format_value(value, figure)} ({_format_value(figure.low, figure)} to {_format_value(figure.high, figure)})"
+    return ChartMark(
+        x=scale.x(labels),
+        y=scale.y(value),
+        low=scale.y(max(figure.low, scale.min_value)),
+        high=scale.y(figure.high),
         kind="live" if row.live else "was" if row.was_live else "held",
-        title=f"{row.card.version}: {told} with {labels} labels",
+        title=f"{row.card.version}: {value_text} with {labels} labels",
     )
 
 
-def _told(value: float, figure: Figure) -> str:
+def _format_value(value: float, figure: MetricView) -> str:
     return f"{value:.2f}" if figure.metric == "F1" else f"{value:.0%}"
 
 
-def _rungs(least: float) -> list[float]:
+def _value_ticks(min_value: float) -> list[float]:
     """Every fifth, from the least on."""
-    return [n / 5 for n in range(round(least * 5), 6)]
+    return [n / 5 for n in range(round(min_value * 5), 6)]
 
 
-def _ticks(most: int) -> list[int]:
+def _label_ticks(max_labels: int) -> list[int]:
     """About five round numbers from 0 on."""
-    rough = most / 5
-    power = 10 ** max(0, math.floor(math.log10(max(rough, 1))))
-    step = next((s * power for s in STEPS if s * power >= rough), 10 * power)
-    return list(range(0, most + 1, step))
+    rough_step = max_labels / 5
+    power_of_ten = 10 ** max(0, math.floor(math.log10(max(rough_step, 1))))
+    step = next(
+        (s * power_of_ten for s in TICK_STEPS if s * power_of_ten >= rough_step), 10 * power_of_ten
+    )
+    return list(range(0, max_labels + 1, step))
 
 
-def _summary(known: Sequence[tuple[VersionRow, Figure]]) -> str:
-    (first, start), (last, end) = known[0], known[-1]
+def _chart_summary(measured: Sequence[tuple[VersionRow, MetricView]]) -> str:
+    (first, first_figure), (last, last_figure) = measured[0], measured[-1]
     return (
-        f"From {_told(start.value or 0, start)} with {first.card.labels['train']} labels to "
-        f"{_told(end.value or 0, end)} with {last.card.labels['train']} labels."
+        f"From {_format_value(first_figure.value or 0, first_figure)} with {first.card.labels['train']} labels to "
+        f"{_format_value(last_figure.value or 0, last_figure)} with {last.card.labels['train']} labels."
     )

@@ -11,14 +11,18 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from backend.dashboard import wording
-from backend.dashboard.chart import draw
-from backend.dashboard.values import ProjectPage, Summary
+from backend.dashboard.chart import build_chart
+from backend.dashboard.values import ProjectPage, ProjectSummary
 
-HERE = Path(__file__).resolve().parent
-TYPES = {"style.css": "text/css", "refresh.js": "text/javascript", "icon.svg": "image/svg+xml"}
-NEWEST = 10
+DASHBOARD_FOLDER = Path(__file__).resolve().parent
+ASSET_TYPES = {
+    "style.css": "text/css",
+    "refresh.js": "text/javascript",
+    "icon.svg": "image/svg+xml",
+}
+LISTED_VERSIONS = 10
 """Versions that are shown without being asked for."""
-NOTICES = {
+ACTION_NOTICES = {
     "train": "A round was asked for. It learns if there is something new, and tells here how far "
     "it is.",
     "promote": "That version is live. Its suggestions are being written into Label Studio.",
@@ -30,7 +34,7 @@ NOTICES = {
 
 
 @dataclass(frozen=True)
-class Asset:
+class StaticAsset:
     """A file that pages need.
 
     Attributes:
@@ -42,7 +46,7 @@ class Asset:
     type: str
 
 
-class Pages:
+class PageRenderer:
     """Renders pages.
 
     Args:
@@ -51,34 +55,36 @@ class Pages:
 
     def __init__(self, retrain_after: int) -> None:
         self._retrain_after = retrain_after
-        folder = HERE / "static"
-        self._assets = {n: Asset((folder / n).read_bytes(), type) for n, type in TYPES.items()}
+        folder = DASHBOARD_FOLDER / "static"
+        self._assets = {
+            n: StaticAsset((folder / n).read_bytes(), type) for n, type in ASSET_TYPES.items()
+        }
         self._templates = Environment(
-            loader=FileSystemLoader(HERE / "templates"),
+            loader=FileSystemLoader(DASHBOARD_FOLDER / "templates"),
             autoescape=True,
             undefined=StrictUndefined,
             trim_blocks=True,
             auto_reload=False,
         )
-        whole = b"".join(asset.content for asset in self._assets.values())
+        all_content = b"".join(asset.content for asset in self._assets.values())
         self._templates.globals.update(
-            headline=wording.headline,
-            interval=wording.interval,
-            meaning=wording.meaning,
-            guessed=wording.guessed,
-            percent=wording.percent,
-            states=wording.STATES,
-            short=wording.SHORT,
-            newest=NEWEST,
-            stamp=hashlib.sha256(whole).hexdigest()[:8],
+            headline=wording.format_headline,
+            interval=wording.format_interval,
+            meaning=wording.explain_figure,
+            guessed=wording.explain_estimate,
+            percent=wording.format_percent,
+            states=wording.ROUND_STATE_TEXTS,
+            short=wording.QUEUE_REASON_TAGS,
+            newest=LISTED_VERSIONS,
+            stamp=hashlib.sha256(all_content).hexdigest()[:8],
         )
 
-    def asset(self, name: str) -> Asset | None:
+    def asset(self, name: str) -> StaticAsset | None:
         """A file that pages need; None where there is none of this name."""
         return self._assets.get(name)
 
     def overview(
-        self, projects: Sequence[Summary], *, notice: str, address: str, secured: bool
+        self, projects: Sequence[ProjectSummary], *, notice: str, address: str, secured: bool
     ) -> str:
         """All projects.
 
@@ -93,12 +99,12 @@ class Pages:
             root="",
             projects=projects,
             running=any(project.round.running for project in projects),
-            notice=NOTICES.get(notice, ""),
+            notice=ACTION_NOTICES.get(notice, ""),
             address=address,
             secured=secured,
         )
 
-    def cards(self, projects: Sequence[Summary]) -> str:
+    def cards(self, projects: Sequence[ProjectSummary]) -> str:
         """The part of the overview that changes."""
         return self._render("cards.html", root="", projects=projects)
 
@@ -108,21 +114,21 @@ class Pages:
             "project.html",
             root="../",
             page=page,
-            chart=draw(page.versions, page.outlook),
-            notice=NOTICES.get(notice, ""),
-            **self._now(page.summary),
+            chart=build_chart(page.versions, page.outlook),
+            notice=ACTION_NOTICES.get(notice, ""),
+            **self._status_values(page.summary),
         )
 
-    def now(self, summary: Summary) -> str:
+    def round_status(self, summary: ProjectSummary) -> str:
         """The part of a project's page that changes while a round runs."""
-        return self._render("now.html", root="../", **self._now(summary))
+        return self._render("now.html", root="../", **self._status_values(summary))
 
     def error(self, heading: str, sentence: str, root: str) -> str:
         """A failure, in one sentence; ``root`` leads from the page's address to the overview."""
         return self._render("error.html", root=root, heading=heading, sentence=sentence, notice="")
 
-    def _now(self, summary: Summary) -> Mapping[str, Any]:
-        return {"s": summary, "next_step": wording.next_step(summary, self._retrain_after)}
+    def _status_values(self, summary: ProjectSummary) -> Mapping[str, Any]:
+        return {"s": summary, "next_step": wording.suggest_next_step(summary, self._retrain_after)}
 
     def _render(self, template: str, **values: Any) -> str:
         return self._templates.get_template(template).render(values)

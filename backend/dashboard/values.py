@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from backend.store.versions import Card
+from backend.store.versions import VersionCard
 
 
 @dataclass(frozen=True)
-class Figure:
+class MetricView:
     """A share with its 95 % interval; see ``backend.learning.classification_metrics.Figure``.
 
     Attributes:
@@ -28,15 +28,17 @@ class Figure:
     metric: str = "accuracy"
 
     @classmethod
-    def of(cls, told: Mapping[str, Any] | None) -> Figure:
+    def from_card(cls, card_figure: Mapping[str, Any] | None) -> MetricView:
         """From a card; nothing known where there is none."""
         return (
-            cls(**{k: told[k] for k in ("n", "value", "low", "high", "metric")}) if told else cls()
+            cls(**{k: card_figure[k] for k in ("n", "value", "low", "high", "metric")})
+            if card_figure
+            else cls()
         )
 
 
 @dataclass(frozen=True)
-class RoundNow:
+class RoundStatus:
     """What the project's round does.
 
     Attributes:
@@ -58,7 +60,7 @@ class RoundNow:
 
 
 @dataclass(frozen=True)
-class Summary:
+class ProjectSummary:
     """A project on the overview, and at the head of its page.
 
     Attributes:
@@ -83,9 +85,9 @@ class Summary:
     title: str
     link: str
     version: str
-    figure: Figure
-    estimate: Figure
-    round: RoundNow
+    figure: MetricView
+    estimate: MetricView
+    round: RoundStatus
     tasks: int
     labels: int
     waiting: int
@@ -116,13 +118,13 @@ class LabelRow:
     """
 
     name: str
-    precision: Figure
-    recall: Figure
+    precision: MetricView
+    recall: MetricView
     examples: int
 
 
 @dataclass(frozen=True)
-class Confusion:
+class ConfusionMatrix:
     """Truth against answer on the audit slice.
 
     Attributes:
@@ -137,8 +139,8 @@ class Confusion:
 
     def share(self, row: int, column: int) -> int:
         """How much of a row lies in a column, in tenths, for its colour."""
-        whole = sum(self.rows[row])
-        return round(10 * self.rows[row][column] / whole) if whole else 0
+        row_total = sum(self.rows[row])
+        return round(10 * self.rows[row][column] / row_total) if row_total else 0
 
 
 @dataclass(frozen=True)
@@ -159,10 +161,10 @@ class ControlView:
     name: str
     type: str
     kind: str
-    figure: Figure
+    figure: MetricView
     labels: Sequence[LabelRow]
-    confusion: Confusion | None = None
-    counting: Figure | None = None
+    confusion: ConfusionMatrix | None = None
+    counting: MetricView | None = None
     advice: str = ""
 
 
@@ -179,11 +181,11 @@ class VersionRow:
         reason: why it went live, or not.
     """
 
-    card: Card
+    card: VersionCard
     live: bool
     was_live: bool
-    figure: Figure
-    estimate: Figure
+    figure: MetricView
+    estimate: MetricView
     reason: str
 
     @property
@@ -193,7 +195,7 @@ class VersionRow:
 
 
 @dataclass(frozen=True)
-class Picked:
+class QueueRow:
     """An image of the queue.
 
     Attributes:
@@ -212,7 +214,7 @@ class Picked:
 
 
 @dataclass(frozen=True)
-class SuspectRow:
+class LabelErrorRow:
     """A label that is probably wrong; see ``backend.learning.label_errors.Suspect``.
 
     Attributes:
@@ -260,7 +262,7 @@ class CaptureRow:
 
 
 @dataclass(frozen=True)
-class Event:
+class PromotionEvent:
     """A version went live.
 
     Attributes:
@@ -279,7 +281,7 @@ class Event:
 
 
 @dataclass(frozen=True)
-class Outlook:
+class LabelForecast:
     """What more labels are expected to bring.
 
     Attributes:
@@ -301,17 +303,17 @@ class Outlook:
 class ProjectPage:
     """Everything that a project's page shows."""
 
-    summary: Summary
-    outlook: Outlook
+    summary: ProjectSummary
+    outlook: LabelForecast
     controls: Sequence[ControlView]
-    queue: Sequence[Picked]
-    suspects: Sequence[SuspectRow]
+    queue: Sequence[QueueRow]
+    suspects: Sequence[LabelErrorRow]
     suspects_found: int
     captures: Sequence[CaptureRow]
     captures_waiting: int
     captures_returned: int
     versions: Sequence[VersionRow]
-    history: Sequence[Event]
+    history: Sequence[PromotionEvent]
     roll_back_to: str
     held: VersionRow | None
     left_out: Mapping[str, int]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from backend.dashboard.values import Figure, Summary
-from backend.learning.first_labels import first_labels
-from backend.store.queue_front import Asked
+from backend.dashboard.values import MetricView, ProjectSummary
+from backend.learning.first_labels import describe_first_labels
+from backend.store.queue_front import QueuedTask
 
-NOTHING = "(nothing)"
-ROUGH, HARDLY = 30, 10
+NO_LABEL_TEXT = "(nothing)"
+ROUGH_FIGURE_IMAGES, MIN_FIGURE_IMAGES = 30, 10
 """Audit images below which a figure is called rough, and below which it hardly says anything."""
-STATES = {
+ROUND_STATE_TEXTS = {
     "idle": "Nothing under way",
     "observing": "Looking at the labels",
     "training": "Learning",
@@ -19,7 +19,7 @@ STATES = {
     "pushing": "Writing suggestions into Label Studio",
     "failed": "The last round failed",
 }
-REASONS = {
+QUEUE_REASON_TEXTS = {
     "audit": "Drawn by lot to measure the model. It never learns from this one.",
     "check": "The model is sure enough to need nobody. Drawn by lot to check that.",
     "sought": "May show a label that has hardly an example yet.",
@@ -29,7 +29,7 @@ REASONS = {
     "tells most about the others.",
     "typical": "Nothing is learned yet, and many images are like this one.",
 }
-SHORT = {
+QUEUE_REASON_TAGS = {
     "audit": "audit",
     "check": "check",
     "sought": "sought",
@@ -38,90 +38,100 @@ SHORT = {
     "telling": "most telling",
     "typical": "typical",
 }
-UNSURE = 0.2
+MIN_SHOWN_UNCERTAINTY = 0.2
 """From which on a model is called unsure, 0 to 1."""
-CAPTURED = {
+CAPTURE_REASON_TEXTS = {
     "uncertain": "the model was unsure",
     "rare": "a rare label",
     "random": "drawn by lot",
 }
 
 
-def percent(value: float) -> str:
+def format_percent(value: float) -> str:
     """A share as people read it."""
     return f"{value:.0%}"
 
 
-def kind(asked: Asked) -> str:
-    """The reason for a task, as people are told it: a key of ``REASONS`` and ``SHORT``."""
-    return "telling" if asked.why == "uncertain" and asked.unsure < UNSURE else asked.why
+def reason_key(queued_task: QueuedTask) -> str:
+    """The reason for a task, as people are told it: a key of ``QUEUE_REASON_TEXTS`` and ``QUEUE_REASON_TAGS``."""
+    return (
+        "telling"
+        if queued_task.why == "uncertain" and queued_task.unsure < MIN_SHOWN_UNCERTAINTY
+        else queued_task.why
+    )
 
 
-def why(asked: Asked) -> str:
+def describe_reason(queued_task: QueuedTask) -> str:
     """Why a task comes next."""
-    return REASONS[kind(asked)].format(unsure=percent(asked.unsure))
+    return QUEUE_REASON_TEXTS[reason_key(queued_task)].format(
+        unsure=format_percent(queued_task.unsure)
+    )
 
 
-def is_share(figure: Figure) -> bool:
+def is_proportion(figure: MetricView) -> bool:
     """Whether it counts right answers; F1 and its like do not."""
     return figure.metric.startswith("accuracy")
 
 
-def headline(figure: Figure) -> str:
+def format_headline(figure: MetricView) -> str:
     """A figure, large."""
     if figure.value is None:
         return "not known yet"
-    return percent(figure.value) if is_share(figure) else f"F1 {figure.value:.2f}"
+    return format_percent(figure.value) if is_proportion(figure) else f"F1 {figure.value:.2f}"
 
 
-def interval(figure: Figure) -> str:
+def format_interval(figure: MetricView) -> str:
     """Its 95 % interval, short."""
     if figure.value is None:
         return ""
-    if is_share(figure):
-        return f"{percent(figure.low)} to {percent(figure.high)}"
+    if is_proportion(figure):
+        return f"{format_percent(figure.low)} to {format_percent(figure.high)}"
     return f"{figure.low:.2f} to {figure.high:.2f}"
 
 
-def meaning(figure: Figure) -> str:
+def explain_figure(figure: MetricView) -> str:
     """What a version's figure means, in a sentence or two; empty where nothing is known."""
     if figure.value is None:
         return ""
-    rough = " That is few: take it as a rough figure." if figure.n < ROUGH else ""
-    rough = " So few say hardly anything yet: label on." if figure.n < HARDLY else rough
+    caveat = " That is few: take it as a rough figure." if figure.n < ROUGH_FIGURE_IMAGES else ""
+    caveat = (
+        " So few say hardly anything yet: label on." if figure.n < MIN_FIGURE_IMAGES else caveat
+    )
     images = f"{figure.n} image{'s' if figure.n != 1 else ''}"
-    if not is_share(figure):
+    if not is_proportion(figure):
         return (
             "1 would mean that it finds everything and marks nothing else. The true figure is "
             f"between {figure.low:.2f} and {figure.high:.2f} with 95 % confidence. "
-            f"Measured on {images} drawn by lot, which the model never learned from.{rough}"
+            f"Measured on {images} drawn by lot, which the model never learned from.{caveat}"
         )
-    right, low, high = (round(100 * part) for part in (figure.value, figure.low, figure.high))
+    correct_percent, low_percent, high_percent = (
+        round(100 * bound) for bound in (figure.value, figure.low, figure.high)
+    )
     return (
-        f"Of 100 images it gets about {right} right; the true figure is between {low} and {high} "
+        f"Of 100 images it gets about {correct_percent} right; the true figure is between {low_percent} and {high_percent} "
         f"with 95 % confidence. Measured on {images} drawn by lot, which the model never learned "
-        f"from.{rough}"
+        f"from.{caveat}"
     )
 
 
-def guessed(estimate: Figure, known: Figure) -> str:
+def explain_estimate(estimate: MetricView, audit_figure: MetricView) -> str:
     """What an estimate by cross-validation means; empty where there is none.
 
     Args:
         estimate: by cross-validation.
-        known: the figure beside it, on the audit slice.
+        audit_figure: the figure beside it, on the audit slice.
     """
     if estimate.value is None:
         return ""
-    when = "until then" if known.value is None else "beside it, while those are few"
+    timing = "until then" if audit_figure.value is None else "beside it, while those are few"
     return (
-        f"An estimate {when}: {percent(estimate.value)} ({interval(estimate)}), by asking models "
+        f"An estimate {timing}: {format_percent(estimate.value)} ({format_interval(estimate)}), by asking models "
         f"that had not seen them about {estimate.n} labeled images. Those were chosen because they "
         "are hard, so it is likely too low."
     )
 
 
-def next_step(summary: Summary, retrain_after: int) -> str:
+def suggest_next_step(summary: ProjectSummary, retrain_after: int) -> str:
     """What a person should do next, in a sentence."""
     if summary.round.running:
         return ""
@@ -130,12 +140,12 @@ def next_step(summary: Summary, retrain_after: int) -> str:
     if not summary.tasks:
         return "Import images into the project in Label Studio; suggestions appear by themselves."
     if not summary.labels:
-        return first_labels(summary.types, retrain_after, "a pause in labeling")
+        return describe_first_labels(summary.types, retrain_after, "a pause in labeling")
     if summary.waiting:
-        left = max(0, retrain_after - summary.waiting)
-        if left:
+        labels_left = max(0, retrain_after - summary.waiting)
+        if labels_left:
             return (
-                f"It learns after {left} more label{'s' if left != 1 else ''}, after a pause in "
+                f"It learns after {labels_left} more label{'s' if labels_left != 1 else ''}, after a pause in "
                 "labeling, or now if you press Start Training."
             )
         return "Enough is new: it learns in a moment."
@@ -149,11 +159,15 @@ def next_step(summary: Summary, retrain_after: int) -> str:
     return "Every image is labeled, and it knows all labels."
 
 
-def why_not_live(held: Mapping[str, str]) -> str:
+def explain_held_back(held_back: Mapping[str, str]) -> str:
     """Why the newest version is not live, or none is made.
 
     Args:
-        held: of a round's outcome; not empty.
+        held_back: of a round's outcome; not empty.
     """
-    version = held.get("version", "")
-    return f"Version {version} is not live. {held['reason']}" if version else str(held["reason"])
+    version = held_back.get("version", "")
+    return (
+        f"Version {version} is not live. {held_back['reason']}"
+        if version
+        else str(held_back["reason"])
+    )

@@ -8,42 +8,48 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from backend.doctor.check_result import Line, bad
+from backend.doctor.check_result import CheckResult, failed
 from backend.errors import PrelabelError
 
 T = TypeVar("T")
-QUICK = 10.0
+CHECK_TIMEOUT_SECONDS = 10.0
 """Seconds that a check may take where nothing else is said."""
-OURS = "this is a defect of Prelabel: please report it"
+BUG_REPORT_FIX = "this is a defect of Prelabel: please report it"
 
 
-class Report:
+class CheckReport:
     """Lines so far.
 
     Args:
-        tell: told each line at once.
+        on_result: told each line at once.
         project: the number of the project that the next lines are about; 0: of none.
     """
 
-    def __init__(self, tell: Callable[[Line], None], project: int = 0) -> None:
-        self.lines: list[Line] = []
-        self._tell = tell
+    def __init__(self, on_result: Callable[[CheckResult], None], project: int = 0) -> None:
+        self.results: list[CheckResult] = []
+        self._on_result = on_result
         self._project = project
 
-    def about(self, project: int) -> Report:
+    def for_project(self, project: int) -> CheckReport:
         """The same report, with lines about a project."""
-        part = Report(self._tell, project)
-        part.lines = self.lines
-        return part
+        project_report = CheckReport(self._on_result, project)
+        project_report.results = self.results
+        return project_report
 
-    def add(self, *lines: Line) -> None:
+    def add(self, *new_results: CheckResult) -> None:
         """Write lines."""
-        for line in lines:
-            line = replace(line, project=self._project)
-            self.lines.append(line)
-            self._tell(line)
+        for result in new_results:
+            result = replace(result, project=self._project)
+            self.results.append(result)
+            self._on_result(result)
 
-    def ask(self, check: str, work: Callable[[], T], cure: str, seconds: float = QUICK) -> T | None:
+    def run(
+        self,
+        check: str,
+        check_function: Callable[[], T],
+        fix: str,
+        seconds: float = CHECK_TIMEOUT_SECONDS,
+    ) -> T | None:
         """What a question led to; where it fails or takes too long, a line says so.
 
         It works in a thread of its own, which is left alone when its time is over: the process
@@ -51,48 +57,50 @@ class Report:
 
         Args:
             check: its name.
-            work: the question.
-            cure: of a failure.
+            check_function: the question.
+            fix: of a failure.
             seconds: that it may take.
         """
-        told: queue.SimpleQueue[T | _Failed] = queue.SimpleQueue()
-        thread = threading.Thread(target=lambda: told.put(_tried(check, work, cure)), daemon=True)
+        answers: queue.SimpleQueue[T | _FailedCheck] = queue.SimpleQueue()
+        thread = threading.Thread(
+            target=lambda: answers.put(_run_check(check, check_function, fix)), daemon=True
+        )
         thread.start()
         try:
-            found = told.get(timeout=seconds)
+            answer = answers.get(timeout=seconds)
         except queue.Empty:
-            self.add(bad(check, f"no answer within {seconds:.0f} s", cure))
+            self.add(failed(check, f"no answer within {seconds:.0f} s", fix))
             return None
-        if isinstance(found, _Failed):
-            self.add(found.line)
+        if isinstance(answer, _FailedCheck):
+            self.add(answer.result)
             return None
-        return found
+        return answer
 
-    def look(
+    def run_check(
         self,
         check: str,
-        work: Callable[[], Line | Sequence[Line]],
-        cure: str,
-        seconds: float = QUICK,
+        check_function: Callable[[], CheckResult | Sequence[CheckResult]],
+        fix: str,
+        seconds: float = CHECK_TIMEOUT_SECONDS,
     ) -> bool:
-        """Write what a check saw; whether all of it is good. See :meth:`ask`."""
-        found = self.ask(check, work, cure, seconds)
-        if found is None:
+        """Write what a check saw; whether all of it is good. See :meth:`run`."""
+        outcome = self.run(check, check_function, fix, seconds)
+        if outcome is None:
             return False
-        lines = [found] if isinstance(found, Line) else list(found)
-        self.add(*lines)
-        return all(line.state == "good" for line in lines)
+        check_results = [outcome] if isinstance(outcome, CheckResult) else list(outcome)
+        self.add(*check_results)
+        return all(line.state == "good" for line in check_results)
 
 
-class _Failed:
-    def __init__(self, line: Line) -> None:
-        self.line = line
+class _FailedCheck:
+    def __init__(self, line: CheckResult) -> None:
+        self.result = line
 
 
-def _tried(check: str, work: Callable[[], T], cure: str) -> T | _Failed:
+def _run_check(check: str, check_function: Callable[[], T], fix: str) -> T | _FailedCheck:
     try:
-        return work()
+        return check_function()
     except PrelabelError as error:
-        return _Failed(bad(check, str(error), cure))
+        return _FailedCheck(failed(check, str(error), fix))
     except Exception as error:  # a defect of ours must not hide the other lines
-        return _Failed(bad(check, f"{type(error).__name__}: {error}", OURS))
+        return _FailedCheck(failed(check, f"{type(error).__name__}: {error}", BUG_REPORT_FIX))

@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-State = Literal["good", "bad", "open"]
-MARKS = {"good": "✓", "bad": "✗", "open": "–"}
+CheckState = Literal["good", "bad", "open"]
+STATE_MARKS = {"good": "✓", "bad": "✗", "open": "–"}
 
 
 @dataclass(frozen=True)
-class Line:
+class CheckResult:
     """What a check saw.
 
     Attributes:
         check: its name.
-        state: ``good``; ``bad``: it keeps something from working; ``open``: not looked at, or no
+        state: ``passed``; ``failed``: it keeps something from working; ``open``: not looked at, or no
             fault but worth knowing.
         seen: what was seen, for people.
         cure: of a bad one, the setting or command that mends it.
@@ -23,26 +23,26 @@ class Line:
     """
 
     check: str
-    state: State
+    state: CheckState
     seen: str
     cure: str = ""
     project: int = 0
 
     def __str__(self) -> str:
-        cure = f"\n    → {self.cure}" if self.cure else ""
-        return f"{MARKS[self.state]} {self.check}: {self.seen}{cure}"
+        fix_line = f"\n    → {self.cure}" if self.cure else ""
+        return f"{STATE_MARKS[self.state]} {self.check}: {self.seen}{fix_line}"
 
 
-def good(check: str, seen: str) -> Line:
+def passed(check: str, message: str) -> CheckResult:
     """It is as it should be."""
-    return Line(check, "good", seen)
+    return CheckResult(check, "good", message)
 
 
-def bad(check: str, seen: str, cure: str) -> Line:
+def failed(check: str, message: str, fix: str) -> CheckResult:
     """It keeps something from working."""
-    return Line(check, "bad", seen, cure)
+    return CheckResult(check, "bad", message, fix)
 
 
-def unknown(check: str, seen: str) -> Line:
+def unchecked(check: str, message: str) -> CheckResult:
     """It was not looked at, or is no fault."""
-    return Line(check, "open", seen)
+    return CheckResult(check, "open", message)

@@ -6,20 +6,26 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from backend.doctor import label_studio_checks, machine_checks, project_checks
-from backend.doctor.check_report import QUICK, Report
-from backend.doctor.check_result import Line, unknown
-from backend.doctor.machine_checks import Free, free_bytes
-from backend.doctor.project_checker import SLEEPY, Examination, Place, networks, protect
-from backend.errors import NotAllowed, NotThere, StoreError
-from backend.label_studio.client import Client
-from backend.label_studio.diagnostics import standing
+from backend.doctor.check_report import CHECK_TIMEOUT_SECONDS, CheckReport
+from backend.doctor.check_result import CheckResult, unchecked
+from backend.doctor.machine_checks import FreeSpace, free_bytes
+from backend.doctor.project_checker import (
+    RESTART_FIX,
+    BackendAddress,
+    ProjectChecker,
+    check_networks,
+    check_ssrf_protection,
+)
+from backend.errors import AccessDeniedError, NotFoundError, StoreError
+from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.diagnostics import identify_label_studio
 from backend.runtime.resources import Resources
 from backend.settings import Settings
 from backend.store.projects import ProjectRecord
-from backend.store.servers import same_server
-from backend.store.webhook_secret import webhook_secret
+from backend.store.servers import is_same_server
+from backend.store.webhook_secret import load_webhook_secret
 
-CALL = 8.0
+CLIENT_TIMEOUT_SECONDS = 8.0
 """Seconds that a call of Label Studio may take."""
 
 
@@ -29,137 +35,153 @@ class Doctor:
     Args:
         settings: as ``prelabel serve`` has them.
         backend: where it listens, as Label Studio reaches it.
-        tell: told each line at once.
-        free: bytes left on a folder's disk.
+        on_result: told each line at once.
+        measure_free: bytes left on a folder's disk.
     """
 
     def __init__(
         self,
         settings: Settings,
         backend: str,
-        tell: Callable[[Line], None] = lambda line: None,
-        free: Free = free_bytes,
+        on_result: Callable[[CheckResult], None] = lambda line: None,
+        measure_free: FreeSpace = free_bytes,
     ) -> None:
         self._settings = settings
         self._backend = backend.rstrip("/")
         self._resources = Resources(settings)
-        self._report = Report(tell)
-        self._free = free
+        self._report = CheckReport(on_result)
+        self._free_bytes = measure_free
 
-    def examine(self, named: str = "") -> list[Line]:
+    def run(self, project: str = "") -> list[CheckResult]:
         """Everything.
 
         Args:
-            named: a project, by number or title; empty: all that this home folder knows.
+            project: a project, by number or title; empty: all that this home folder knows.
 
         Returns:
             the lines of the report, in order.
         """
-        self._machine()
-        client = self._studio(named)
+        self._check_machine()
+        client = self._check_label_studio(project)
         if client is not None:
-            self._projects(client, named)
-        return self._report.lines
+            self._check_projects(client, project)
+        return self._report.results
 
-    def _machine(self) -> None:
+    def _check_machine(self) -> None:
         report, settings = self._report, self._settings
-        report.look("home", partial(machine_checks.home, settings), machine_checks.ANOTHER)
-        report.look(
-            "disk", partial(machine_checks.disk, settings, self._free), machine_checks.ANOTHER
+        report.run_check(
+            "home", partial(machine_checks.check_home, settings), machine_checks.HOME_FIX
         )
-        report.look(
-            "Modal", partial(machine_checks.modal, settings), machine_checks.MODAL_TOKEN, 2 * QUICK
+        report.run_check(
+            "disk",
+            partial(machine_checks.check_disk, settings, self._free_bytes),
+            machine_checks.HOME_FIX,
+        )
+        report.run_check(
+            "Modal",
+            partial(machine_checks.check_modal, settings),
+            machine_checks.MODAL_TOKEN_FIX,
+            2 * CHECK_TIMEOUT_SECONDS,
         )
 
-    def _studio(self, named: str) -> Client | None:
+    def _check_label_studio(self, project: str) -> LabelStudioClient | None:
         """Label Studio, by a client that is let in; None where there is none."""
         report, server = self._report, self._settings.label_studio_url
-        cure = "start Label Studio, or set LABEL_STUDIO_URL to its address"
-        found = report.ask("Label Studio", partial(standing, server), cure, 3 * QUICK)
-        if found is None:
-            return None
-        report.add(label_studio_checks.address(server, found))
-        if not found.answers:
-            return None
-        report.add(label_studio_checks.version(found))
-        text, handed = self._token(named)
-        client = _client(server, text)
-        let_in = report.look(
-            "token", partial(label_studio_checks.token, client, text, handed), SLEEPY, 2 * QUICK
+        fix = "start Label Studio, or set LABEL_STUDIO_URL to its address"
+        service = report.run(
+            "Label Studio", partial(identify_label_studio, server), fix, 3 * CHECK_TIMEOUT_SECONDS
         )
-        return client if let_in and isinstance(client, Client) else None
+        if service is None:
+            return None
+        report.add(label_studio_checks.check_address(server, service))
+        if not service.is_expected:
+            return None
+        report.add(label_studio_checks.check_version(service))
+        token, is_from_setup = self._find_token(project)
+        client = _create_client(server, token)
+        is_allowed = report.run_check(
+            "token",
+            partial(label_studio_checks.check_token, client, token, is_from_setup),
+            RESTART_FIX,
+            2 * CHECK_TIMEOUT_SECONDS,
+        )
+        return client if is_allowed and isinstance(client, LabelStudioClient) else None
 
-    def _projects(self, client: Client, named: str) -> None:
-        records = self._records()
-        if not named and not records:
-            self._no_project(client)
-        if not named:
+    def _check_projects(self, client: LabelStudioClient, project_name: str) -> None:
+        records = self._project_records()
+        if not project_name and not records:
+            self._check_without_project(client)
+        if not project_name:
             for record in records:
-                self._one(client, record.number, record)
+                self._check_project(client, record.number, record)
             return
-        fitting = [r for r in records if named in (r.id, str(r.number), r.title)]
-        if fitting:
-            self._one(client, fitting[0].number, fitting[0])
+        matches = [r for r in records if project_name in (r.id, str(r.number), r.title)]
+        if matches:
+            self._check_project(client, matches[0].number, matches[0])
             return
-        cure = "give its number: `prelabel doctor NUMBER`"
-        number = self._report.ask("project", partial(_number, client, named), cure)
+        fix = "give its number: `prelabel doctor NUMBER`"
+        number = self._report.run("project", partial(_find_number, client, project_name), fix)
         if number is not None:
-            self._one(client, number, None)
+            self._check_project(client, number, None)
 
-    def _one(self, client: Client, number: int, record: ProjectRecord | None) -> None:
-        report = self._report.about(number)
-        Examination(self._resources, self._place(), report).examine(client, number, record)
+    def _check_project(
+        self, client: LabelStudioClient, number: int, record: ProjectRecord | None
+    ) -> None:
+        report = self._report.for_project(number)
+        ProjectChecker(self._resources, self._backend_address(), report).run(client, number, record)
 
-    def _no_project(self, client: Client) -> None:
-        report, place = self._report, self._place()
-        report.add(unknown("project", "none is connected yet: `prelabel connect PROJECT`"))
-        protect(report, client, place.url)
-        report.look("backend", partial(project_checks.backend, place.url, place.auth), SLEEPY)
-        networks(report, self._resources, [self._settings.encoder], None)
+    def _check_without_project(self, client: LabelStudioClient) -> None:
+        report, address = self._report, self._backend_address()
+        report.add(unchecked("project", "none is connected yet: `prelabel connect PROJECT`"))
+        check_ssrf_protection(report, client, address.url)
+        report.run_check(
+            "backend", partial(project_checks.check_backend, address.url, address.auth), RESTART_FIX
+        )
+        check_networks(report, self._resources, [self._settings.encoder], None)
 
-    def _token(self, named: str) -> tuple[str, bool]:
+    def _find_token(self, project_name: str) -> tuple[str, bool]:
         """The token of the settings, else one that Label Studio handed over."""
         if self._settings.api_key:
             return self._settings.api_key, False
-        for record in self._records():
+        for record in self._project_records():
             token = self._resources.projects.token(record.id)
-            if token and named in ("", record.id, str(record.number), record.title):
+            if token and project_name in ("", record.id, str(record.number), record.title):
                 return token, True
         return "", False
 
-    def _records(self) -> Sequence[ProjectRecord]:
+    def _project_records(self) -> Sequence[ProjectRecord]:
         """The projects of this home folder that belong to this Label Studio."""
         server = self._settings.label_studio_url
         try:
             records = self._resources.projects.all()
         except StoreError:  # the line about the home folder tells
             return []
-        here = [r for r in records if not r.server or same_server(r.server, server)]
-        return here or records  # inside and outside of a container it has two addresses
+        local_records = [r for r in records if not r.server or is_same_server(r.server, server)]
+        return local_records or records  # inside and outside of a container it has two addresses
 
-    def _place(self) -> Place:
+    def _backend_address(self) -> BackendAddress:
         """Where the backend should be, with the webhooks' secret where auth is on."""
         settings = self._settings
         if not settings.user:
-            return Place(self._backend, None)
+            return BackendAddress(self._backend, None)
         try:
-            secret = f"/{webhook_secret(settings.home)}"
+            secret = f"/{load_webhook_secret(settings.home)}"
         except StoreError:
             secret = ""
-        return Place(self._backend + secret, (settings.user, settings.password))
+        return BackendAddress(self._backend + secret, (settings.user, settings.password))
 
 
-def _client(server: str, token: str) -> Client | NotAllowed:
+def _create_client(server: str, token: str) -> LabelStudioClient | AccessDeniedError:
     try:
-        return Client(server, token, CALL)
-    except NotAllowed as error:
+        return LabelStudioClient(server, token, CLIENT_TIMEOUT_SECONDS)
+    except AccessDeniedError as error:
         return error
 
 
-def _number(client: Client, named: str) -> int:
-    if named.isdigit():
-        return int(client.project(int(named))["id"])
-    found = [row["id"] for row in client.projects() if row["title"] == named]
-    if len(found) != 1:
-        raise NotThere(f"{client.server} has {len(found)} projects {named!r}.")
-    return int(found[0])
+def _find_number(client: LabelStudioClient, project_name: str) -> int:
+    if project_name.isdigit():
+        return int(client.get_project(int(project_name))["id"])
+    matches = [row["id"] for row in client.list_projects() if row["title"] == project_name]
+    if len(matches) != 1:
+        raise NotFoundError(f"{client.server} has {len(matches)} projects {project_name!r}.")
+    return int(matches[0])

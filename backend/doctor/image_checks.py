@@ -8,36 +8,43 @@ from dataclasses import dataclass
 from itertools import islice
 from urllib.parse import urlsplit
 
-from backend.doctor.check_result import Line, bad, good, unknown
-from backend.doctor.project_checks import Subject
-from backend.domain import Choice, Control, Finding, ImageSize, Place, Prediction
+from backend.doctor.check_result import CheckResult, failed, passed, unchecked
+from backend.doctor.project_checks import CheckedProject
+from backend.domain import (
+    ChoicePrediction,
+    Control,
+    ImageSize,
+    Prediction,
+    Region,
+    RegionPrediction,
+)
 from backend.errors import ImageError
-from backend.label_studio.image_fetcher import Images
-from backend.label_studio.region_results import Json, marked_by
-from backend.label_studio.task_results import prediction_json
+from backend.label_studio.image_fetcher import TaskImageFetcher
+from backend.label_studio.region_results import Json, complete_regions
+from backend.label_studio.task_results import format_prediction
 from backend.settings import Settings
-from backend.vision.images.decode import decode
-from backend.web_fetcher import Limits, shown
+from backend.vision.images.decode import decode_upright_image
+from backend.web_fetcher import FetchLimits, redact_url
 
-LOOKED_THROUGH = 5000
+MAX_SAMPLED_TASKS = 5000
 """Tasks at most whose addresses are sorted by storage."""
-SECONDS = 15.0
-TRIAL = "prelabel-doctor"
+FETCH_TIMEOUT_SECONDS = 15.0
+TRIAL_VERSION = "prelabel-doctor"
 """Version of the prediction that is sent, read and removed again."""
-TRIED = Place("", 0.123456789, 0.2, 0.987654321, 0.3456789)
+TRIAL_REGION = Region("", 0.123456789, 0.2, 0.987654321, 0.3456789)
 """Numbers that rounding would change."""
-CLOSE = 1e-6
-STORAGE = "in Label Studio, project → Settings → Cloud Storage"
-CURES = {
+COORDINATE_TOLERANCE = 1e-6
+STORAGE_SETTINGS = "in Label Studio, project → Settings → Cloud Storage"
+STORAGE_FIXES = {
     "upload": "the file is gone from Label Studio's data folder: import it again",
     "local files": (
         "start Label Studio with LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true and "
-        f"LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT, and {STORAGE}, add the folder as local files"
+        f"LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT, and {STORAGE_SETTINGS}, add the folder as local files"
     ),
-    "s3": f"{STORAGE}, add the bucket with credentials that work",
-    "gs": f"{STORAGE}, add the bucket with credentials that work",
-    "azure-blob": f"{STORAGE}, add the container with credentials that work",
-    "azure-spi": f"{STORAGE}, add the container with credentials that work",
+    "s3": f"{STORAGE_SETTINGS}, add the bucket with credentials that work",
+    "gs": f"{STORAGE_SETTINGS}, add the bucket with credentials that work",
+    "azure-blob": f"{STORAGE_SETTINGS}, add the container with credentials that work",
+    "azure-spi": f"{STORAGE_SETTINGS}, add the container with credentials that work",
     "web": "open the address in a browser; where it is wrong, import the task again",
     "data URI": "import the task again",
     "unknown": "give the task's image an address that Label Studio can show",
@@ -45,7 +52,7 @@ CURES = {
 
 
 @dataclass(frozen=True)
-class Sample:
+class ImageSample:
     """An image of a project.
 
     Attributes:
@@ -60,10 +67,10 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Read:
+class OpenedImage:
     """An image that opened."""
 
-    sample: Sample
+    sample: ImageSample
     size: ImageSize
 
 
@@ -83,105 +90,120 @@ def storage_of(address: str) -> str:
         return "web"
     if scheme == "data":
         return "data URI"
-    return scheme if scheme in CURES else "unknown"
+    return scheme if scheme in STORAGE_FIXES else "unknown"
 
 
-def samples(subject: Subject) -> list[Sample]:
+def sample_images(checked_project: CheckedProject) -> list[ImageSample]:
     """One image of each storage, the first that comes."""
-    keys = {control.image_key for control in subject.config().controls}
-    found: dict[str, Sample] = {}
-    for row in islice(subject.client.tasks(subject.number), LOOKED_THROUGH):
+    keys = {control.image_key for control in checked_project.labeling_config().controls}
+    samples_by_storage: dict[str, ImageSample] = {}
+    for row in islice(checked_project.client.iter_tasks(checked_project.number), MAX_SAMPLED_TASKS):
         for key in keys:
             address = (row.get("data") or {}).get(key)
             if isinstance(address, str) and address:
                 storage = storage_of(address)
-                found.setdefault(storage, Sample(int(row["id"]), address, storage))
-    return list(found.values())
+                samples_by_storage.setdefault(
+                    storage, ImageSample(int(row["id"]), address, storage)
+                )
+    return list(samples_by_storage.values())
 
 
-def look(subject: Subject, settings: Settings, sample: Sample) -> tuple[Line, Read | None]:
+def check_image(
+    checked_project: CheckedProject, settings: Settings, sample: ImageSample
+) -> tuple[CheckResult, OpenedImage | None]:
     """Whether an image opens."""
     check = f"image ({sample.storage})"
-    limits = Limits(settings.max_image_bytes, settings.allowed_hosts, seconds=SECONDS)
-    images = Images(subject.client.server, subject.client.auth_headers, limits)
+    limits = FetchLimits(
+        settings.max_image_bytes, settings.allowed_hosts, timeout_seconds=FETCH_TIMEOUT_SECONDS
+    )
+    images = TaskImageFetcher(
+        checked_project.client.server, checked_project.client.auth_headers, limits
+    )
     try:
         content = images.fetch(sample.address, sample.task)
-        picture = decode(content, max_pixels=settings.max_image_pixels)
+        image = decode_upright_image(content, max_pixels=settings.max_image_pixels)
     except ImageError as error:
-        seen = f"task {sample.task}, {shown(sample.address)}: {error}"
-        return bad(check, seen, _cure(sample, error)), None
+        message = f"task {sample.task}, {redact_url(sample.address)}: {error}"
+        return failed(check, message, _suggest_fix(sample, error)), None
     finally:
         images.close()
-    size = ImageSize(picture.width, picture.height)
-    seen = f"task {sample.task} opens, {size.width} × {size.height} pixels"
-    return good(check, seen), Read(sample, size)
+    size = ImageSize(image.width, image.height)
+    message = f"task {sample.task} opens, {size.width} × {size.height} pixels"
+    return passed(check, message), OpenedImage(sample, size)
 
 
-def coordinates(subject: Subject, read: Read) -> Line:
+def check_coordinates(checked_project: CheckedProject, opened_image: OpenedImage) -> CheckResult:
     """Whether a prediction's region comes back from Label Studio unchanged.
 
     The prediction is removed again; what an earlier doctor left behind goes as well.
     """
-    check, number = "coordinates", subject.number
-    control = _widest(subject.config().controls)
-    sent = _prediction(read, control)
-    id = subject.client.add_prediction(prediction_json(sent, {control.name: control}, TRIAL))
+    check, number = "coordinates", checked_project.number
+    control = _most_detailed(checked_project.labeling_config().controls)
+    sent = _trial_prediction(opened_image, control)
+    id = checked_project.client.add_prediction(
+        format_prediction(sent, {control.name: control}, TRIAL_VERSION)
+    )
     try:
-        back = subject.probe.prediction(id)["result"]
+        returned = checked_project.diagnostics.get_prediction(id)["result"]
     finally:
-        subject.client.remove_prediction(id)
-    if subject.client.version_counts(number).get(TRIAL):
-        for left in subject.client.predictions(number, TRIAL):
-            subject.client.remove_prediction(left)
-    if _same(sent, back, control):
-        return good(check, f"a region of {control.name} comes back as it was sent")
-    cure = "report this with Label Studio's version: its regions are not understood"
-    return bad(check, f"a region of {control.name} comes back changed", cure)
+        checked_project.client.delete_prediction(id)
+    if checked_project.client.prediction_counts(number).get(TRIAL_VERSION):
+        for leftover in checked_project.client.prediction_tasks(number, TRIAL_VERSION):
+            checked_project.client.delete_prediction(leftover)
+    if _is_unchanged(sent, returned, control):
+        return passed(check, f"a region of {control.name} comes back as it was sent")
+    fix = "report this with Label Studio's version: its regions are not understood"
+    return failed(check, f"a region of {control.name} comes back changed", fix)
 
 
-def _widest(controls: tuple[Control, ...]) -> Control:
+def _most_detailed(controls: tuple[Control, ...]) -> Control:
     """Boxes have the most numbers, choices the fewest."""
     order = {"boxes": 0, "points": 1, "choices": 2}
     return min(controls, key=lambda control: order[control.kind])
 
 
-def _prediction(read: Read, control: Control) -> Prediction:
-    label, task = control.label_names[0], read.sample.task
+def _trial_prediction(opened_image: OpenedImage, control: Control) -> Prediction:
+    label, task = control.label_names[0], opened_image.sample.task
     if control.kind == "choices":
-        return Prediction(task, (Choice(control.name, {label: 1.0}, read.size),), 1.0)
-    x, y = TRIED.centre
-    place = Place(label, TRIED.x0, TRIED.y0, TRIED.x1, TRIED.y1)
+        return Prediction(
+            task, (ChoicePrediction(control.name, {label: 1.0}, opened_image.size),), 1.0
+        )
+    x, y = TRIAL_REGION.center
+    region = Region(label, TRIAL_REGION.x0, TRIAL_REGION.y0, TRIAL_REGION.x1, TRIAL_REGION.y1)
     if control.kind == "points":
-        place = Place(label, x, y, x, y)
-    return Prediction(task, (), 1.0, (Finding(control.name, (place,), (1.0,), read.size),))
-
-
-def _same(sent: Prediction, back: Sequence[Json], control: Control) -> bool:
-    if control.kind == "choices":
-        return [r["value"]["choices"] for r in back] == [[control.label_names[0]]]
-    places = marked_by(back, control, Counter()) or ()
-    return len(places) == 1 and _near(sent.findings[0].places[0], places[0])
-
-
-def _near(one: Place, other: Place) -> bool:
-    return one.label == other.label and all(
-        abs(a - b) < CLOSE for a, b in zip(_edges(one), _edges(other), strict=True)
+        region = Region(label, x, y, x, y)
+    return Prediction(
+        task, (), 1.0, (RegionPrediction(control.name, (region,), (1.0,), opened_image.size),)
     )
 
 
-def _edges(place: Place) -> Iterator[float]:
-    yield from (place.x0, place.y0, place.x1, place.y1)
+def _is_unchanged(sent: Prediction, returned: Sequence[Json], control: Control) -> bool:
+    if control.kind == "choices":
+        return [r["value"]["choices"] for r in returned] == [[control.label_names[0]]]
+    regions = complete_regions(returned, control, Counter()) or ()
+    return len(regions) == 1 and _is_close(sent.regions[0].regions[0], regions[0])
 
 
-def _cure(sample: Sample, error: ImageError) -> str:
+def _is_close(first: Region, second: Region) -> bool:
+    return first.label == second.label and all(
+        abs(a - b) < COORDINATE_TOLERANCE
+        for a, b in zip(_edges(first), _edges(second), strict=True)
+    )
+
+
+def _edges(region: Region) -> Iterator[float]:
+    yield from (region.x0, region.y0, region.x1, region.y1)
+
+
+def _suggest_fix(sample: ImageSample, error: ImageError) -> str:
     if error.reason == "image address is private":
         host = urlsplit(sample.address).hostname
         return f"if {host} may be asked for images: PRELABEL_ALLOWED_HOSTS={host}"
     if error.reason in ("not an image", "damaged image", "empty file", "too many pixels"):
         return f"replace the image, or delete task {sample.task}"
-    return CURES[sample.storage]
+    return STORAGE_FIXES[sample.storage]
 
 
-def no_images() -> Line:
+def report_no_images() -> CheckResult:
     """Where there is nothing to look at."""
-    return unknown("image", "the project has no image yet: import some")
+    return unchecked("image", "the project has no image yet: import some")

@@ -7,24 +7,24 @@ from dataclasses import dataclass
 from functools import partial
 
 from backend.doctor import image_checks, label_studio_checks, machine_checks, project_checks
-from backend.doctor.check_report import QUICK, Report
-from backend.doctor.check_result import Line, good, unknown
-from backend.doctor.image_checks import Read, Sample
-from backend.doctor.project_checks import Link, Subject
+from backend.doctor.check_report import CHECK_TIMEOUT_SECONDS, CheckReport
+from backend.doctor.check_result import CheckResult, passed, unchecked
+from backend.doctor.image_checks import ImageSample, OpenedImage
+from backend.doctor.project_checks import BackendConnection, CheckedProject
 from backend.domain import Control
 from backend.errors import ConfigError, LabelStudioError
-from backend.label_studio.client import Client
+from backend.label_studio.client import LabelStudioClient
 from backend.runtime.connection import connect
 from backend.runtime.resources import Resources
 from backend.store.projects import ProjectRecord
 
-SLOW = 60.0
+SLOW_TIMEOUT_SECONDS = 60.0
 """Seconds for what reads networks or long lists."""
-SLEEPY = "see whether Label Studio is busy or hangs, and restart it"
+RESTART_FIX = "see whether Label Studio is busy or hangs, and restart it"
 
 
 @dataclass(frozen=True)
-class Place:
+class BackendAddress:
     """Where the backend should be.
 
     Attributes:
@@ -36,21 +36,21 @@ class Place:
     auth: tuple[str, str] | None
 
 
-class Examination:
+class ProjectChecker:
     """Looks at one project.
 
     Args:
         resources: of this process.
-        place: of the backend.
+        address: of the backend.
         report: that grows.
     """
 
-    def __init__(self, resources: Resources, place: Place, report: Report) -> None:
+    def __init__(self, resources: Resources, address: BackendAddress, report: CheckReport) -> None:
         self._resources = resources
-        self._place = place
+        self._address = address
         self._report = report
 
-    def examine(self, client: Client, number: int, record: ProjectRecord | None) -> None:
+    def run(self, client: LabelStudioClient, number: int, record: ProjectRecord | None) -> None:
         """Everything.
 
         Args:
@@ -58,103 +58,169 @@ class Examination:
             number: the project's in Label Studio.
             record: as the home folder knows it; None where it does not.
         """
-        cure = "name another project, or connect it: `prelabel connect PROJECT`"
-        find = partial(self._subject, client, number, record)
-        subject = self._report.ask("project", find, cure, 2 * QUICK)
-        if subject is None:
+        fix = "name another project, or connect it: `prelabel connect PROJECT`"
+        load_project = partial(self._load_project, client, number, record)
+        checked_project = self._report.run("project", load_project, fix, 2 * CHECK_TIMEOUT_SECONDS)
+        if checked_project is None:
             return
-        self._report.add(good("project", f"{number}, “{subject.about.get('title')}”"))
-        self._report.look(
-            "labeling config", partial(project_checks.controls, subject), project_checks.CONFIG
+        self._report.add(passed("project", f"{number}, “{checked_project.details.get('title')}”"))
+        self._report.run_check(
+            "labeling config",
+            partial(project_checks.check_labeling_config, checked_project),
+            project_checks.CONFIG_FIX,
         )
-        connected = self._way(subject)
-        work = partial(project_checks.follows, subject, connected)
-        self._report.look("model version", work, SLEEPY)
-        self._report.add(project_checks.sampling(subject), project_checks.shown(subject))
-        controls = _controls(subject)
-        self._networks(subject, controls)
+        is_connected = self._check_connection(checked_project)
+        check_function = partial(project_checks.check_model_version, checked_project, is_connected)
+        self._report.run_check("model version", check_function, RESTART_FIX)
+        self._report.add(
+            project_checks.check_sampling(checked_project),
+            project_checks.check_preannotations(checked_project),
+        )
+        controls = _read_controls(checked_project)
+        self._check_model(checked_project, controls)
         if controls:
-            self._images(subject)
+            self._check_images(checked_project)
 
-    def _subject(self, client: Client, number: int, record: ProjectRecord | None) -> Subject:
+    def _load_project(
+        self, client: LabelStudioClient, number: int, record: ProjectRecord | None
+    ) -> CheckedProject:
         if record is None:
-            return Subject(number, client, client.project(number), None, "")
+            return CheckedProject(number, client, client.get_project(number), None, "")
         token = self._resources.projects.token(record.id)
         try:
             client = connect(record, token, self._resources.settings).client
         except LabelStudioError:
-            client.project(number)  # mostly the same failure again, with the token of the settings
+            client.get_project(
+                number
+            )  # mostly the same failure again, with the token of the settings
         live = self._resources.versions(record).live() or ""
-        return Subject(number, client, client.project(number), record, live)
+        return CheckedProject(number, client, client.get_project(number), record, live)
 
-    def _way(self, subject: Subject) -> bool:
+    def _check_connection(self, checked_project: CheckedProject) -> bool:
         """The way between backend and Label Studio, in both directions; whether there is one."""
-        report, place = self._report, self._place
-        links = report.ask("connection", partial(project_checks.links, subject), SLEEPY, 4 * QUICK)
-        joined = links[0] if links else None
-        protect(report, subject.client, joined.url if joined else place.url)
-        answers = report.look(
+        report, address = self._report, self._address
+        connections = report.run(
+            "connection",
+            partial(project_checks.list_connections, checked_project),
+            RESTART_FIX,
+            4 * CHECK_TIMEOUT_SECONDS,
+        )
+        active_connection = connections[0] if connections else None
+        check_ssrf_protection(
+            report,
+            checked_project.client,
+            active_connection.url if active_connection else address.url,
+        )
+        is_answering = report.run_check(
             "backend",
-            partial(project_checks.backend, joined.url if joined else place.url, place.auth),
+            partial(
+                project_checks.check_backend,
+                active_connection.url if active_connection else address.url,
+                address.auth,
+            ),
             "restart `prelabel serve`",
         )
-        if links is not None:
-            work = partial(project_checks.connection, subject, links, place.url, place.auth)
-            report.look("connection", work, SLEEPY, 3 * QUICK)
-        self._webhook(subject, joined, answers)
-        return joined is not None
+        if connections is not None:
+            check_function = partial(
+                project_checks.check_connection,
+                checked_project,
+                connections,
+                address.url,
+                address.auth,
+            )
+            report.run_check("connection", check_function, RESTART_FIX, 3 * CHECK_TIMEOUT_SECONDS)
+        self._check_webhook(checked_project, active_connection, is_answering)
+        return active_connection is not None
 
-    def _webhook(self, subject: Subject, joined: Link | None, answers: bool) -> None:
-        if joined is None:
-            self._report.add(unknown("webhook", "not looked at: there is no connection"))
+    def _check_webhook(
+        self,
+        checked_project: CheckedProject,
+        active_connection: BackendConnection | None,
+        is_answering: bool,
+    ) -> None:
+        if active_connection is None:
+            self._report.add(unchecked("webhook", "not looked at: there is no connection"))
         else:
-            work = partial(project_checks.webhook, subject, joined, answers)
-            self._report.look("webhook", work, project_checks.HOOKS, 2 * QUICK)
+            check_function = partial(
+                project_checks.check_webhooks, checked_project, active_connection, is_answering
+            )
+            self._report.run_check(
+                "webhook",
+                check_function,
+                project_checks.WEBHOOK_SETTINGS,
+                2 * CHECK_TIMEOUT_SECONDS,
+            )
 
-    def _networks(self, subject: Subject, controls: tuple[Control, ...]) -> None:
+    def _check_model(self, checked_project: CheckedProject, controls: tuple[Control, ...]) -> None:
         """The live version, and what the next one is made with."""
-        resources, settings = self._resources, [self._resources.settings.encoder]
-        record, live = subject.record, subject.live
-        if record is not None and live:
-            work = partial(machine_checks.weights, resources, record, live)
-            self._report.look("weights", work, f"`prelabel train {record.id}`", SLOW)
-            made_by = resources.versions(record).card(live).encoder.get("setting", "")
-            auto = settings == ["auto"]  # finds something else where that cannot be had
-            settings = [made_by or "auto"] if auto else [*settings, *([made_by] if made_by else [])]
-        networks(self._report, resources, settings, controls)
+        resources, encoder_settings = self._resources, [self._resources.settings.encoder]
+        record, live_version = checked_project.record, checked_project.live_version
+        if record is not None and live_version:
+            check_function = partial(machine_checks.check_weights, resources, record, live_version)
+            self._report.run_check(
+                "weights", check_function, f"`prelabel train {record.id}`", SLOW_TIMEOUT_SECONDS
+            )
+            live_encoder = resources.versions(record).card(live_version).encoder.get("setting", "")
+            is_auto = encoder_settings == ["auto"]  # finds something else where that cannot be had
+            encoder_settings = (
+                [live_encoder or "auto"]
+                if is_auto
+                else [*encoder_settings, *([live_encoder] if live_encoder else [])]
+            )
+        check_networks(self._report, resources, encoder_settings, controls)
 
-    def _images(self, subject: Subject) -> None:
+    def _check_images(self, checked_project: CheckedProject) -> None:
         report = self._report
-        found = report.ask("image", partial(image_checks.samples, subject), SLEEPY, SLOW)
-        if found is None:
+        image_samples = report.run(
+            "image",
+            partial(image_checks.sample_images, checked_project),
+            RESTART_FIX,
+            SLOW_TIMEOUT_SECONDS,
+        )
+        if image_samples is None:
             return
-        if not found:
-            report.add(image_checks.no_images())
-        opened = [read for sample in found if (read := self._image(subject, sample))]
-        if opened:
-            work = partial(image_checks.coordinates, subject, opened[0])
-            report.look("coordinates", work, SLEEPY, 2 * QUICK)
+        if not image_samples:
+            report.add(image_checks.report_no_images())
+        opened_images = [
+            read for sample in image_samples if (read := self._check_image(checked_project, sample))
+        ]
+        if opened_images:
+            check_function = partial(
+                image_checks.check_coordinates, checked_project, opened_images[0]
+            )
+            report.run_check("coordinates", check_function, RESTART_FIX, 2 * CHECK_TIMEOUT_SECONDS)
 
-    def _image(self, subject: Subject, sample: Sample) -> Read | None:
-        check, cure = f"image ({sample.storage})", image_checks.CURES[sample.storage]
-        work = partial(image_checks.look, subject, self._resources.settings, sample)
-        found: tuple[Line, Read | None] | None
-        found = self._report.ask(check, work, cure, 2 * image_checks.SECONDS)
-        if found is None:
+    def _check_image(
+        self, checked_project: CheckedProject, sample: ImageSample
+    ) -> OpenedImage | None:
+        check, fix = f"image ({sample.storage})", image_checks.STORAGE_FIXES[sample.storage]
+        check_function = partial(
+            image_checks.check_image, checked_project, self._resources.settings, sample
+        )
+        outcome: tuple[CheckResult, OpenedImage | None] | None
+        outcome = self._report.run(
+            check, check_function, fix, 2 * image_checks.FETCH_TIMEOUT_SECONDS
+        )
+        if outcome is None:
             return None
-        self._report.add(found[0])
-        return found[1]
+        self._report.add(outcome[0])
+        return outcome[1]
 
 
-def protect(report: Report, client: Client, url: str) -> None:
+def check_ssrf_protection(report: CheckReport, client: LabelStudioClient, url: str) -> None:
     """Whether Label Studio may call the backend."""
-    report.look("SSRF", partial(label_studio_checks.protection, client, url), SLEEPY, 2 * QUICK)
+    report.run_check(
+        "SSRF",
+        partial(label_studio_checks.check_ssrf, client, url),
+        RESTART_FIX,
+        2 * CHECK_TIMEOUT_SECONDS,
+    )
 
 
-def networks(
-    report: Report,
+def check_networks(
+    report: CheckReport,
     resources: Resources,
-    settings: Sequence[str],
+    encoder_settings: Sequence[str],
     controls: tuple[Control, ...] | None,
 ) -> None:
     """What versions are made with.
@@ -162,22 +228,27 @@ def networks(
     Args:
         report: that grows.
         resources: of this process.
-        settings: of the encoder: the next version's, and the live one's where it is another.
+        encoder_settings: of the encoder: the next version's, and the live one's where it is another.
         controls: of the project; None where none is looked at.
     """
-    kinds = {control.kind == "choices" for control in controls or ()}
-    if controls is None or True in kinds:
-        for setting in dict.fromkeys(settings):
-            work = partial(machine_checks.encoder, resources, setting)
-            report.look("encoder", work, machine_checks.ENCODERS, SLOW)
-    if controls is None or False in kinds:
-        report.look(
-            "detector", partial(machine_checks.detector, resources), machine_checks.DETECTORS, SLOW
+    needs_encoder = {control.kind == "choices" for control in controls or ()}
+    if controls is None or True in needs_encoder:
+        for setting in dict.fromkeys(encoder_settings):
+            check_function = partial(machine_checks.check_encoder, resources, setting)
+            report.run_check(
+                "encoder", check_function, machine_checks.ENCODER_FIX, SLOW_TIMEOUT_SECONDS
+            )
+    if controls is None or False in needs_encoder:
+        report.run_check(
+            "detector",
+            partial(machine_checks.check_detector, resources),
+            machine_checks.DETECTOR_FIX,
+            SLOW_TIMEOUT_SECONDS,
         )
 
 
-def _controls(subject: Subject) -> tuple[Control, ...]:
+def _read_controls(checked_project: CheckedProject) -> tuple[Control, ...]:
     try:
-        return subject.config().controls
+        return checked_project.labeling_config().controls
     except ConfigError:
         return ()

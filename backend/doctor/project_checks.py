@@ -7,66 +7,71 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from backend.doctor.check_result import Line, bad, good, unknown
-from backend.doctor.label_studio_checks import plain
+from backend.doctor.check_result import CheckResult, failed, passed, unchecked
+from backend.doctor.label_studio_checks import strip_url_secrets
 from backend.errors import ConfigError
-from backend.label_studio.client import Client
-from backend.label_studio.diagnostics import Probe, health, knock, listens
-from backend.label_studio.labeling_config import ReadConfig, read_config
-from backend.label_studio.ml_protocol import MODEL_CLASS, hears
+from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.diagnostics import (
+    Diagnostics,
+    identify_backend,
+    is_listening,
+    send_test_event,
+)
+from backend.label_studio.labeling_config import LabelingConfig, read_config
+from backend.label_studio.ml_protocol import MODEL_CLASS, accepts_webhooks
 from backend.loop.publish.push import UNCERTAINTY_SAMPLING
 from backend.store.projects import ProjectRecord
 
-CONNECTED, DISCONNECTED = "CO", "DI"
-EVENTS = frozenset(
+CONNECTED_STATE, DISCONNECTED_STATE = "CO", "DI"
+REQUIRED_EVENTS = frozenset(
     {"ANNOTATION_CREATED", "ANNOTATIONS_CREATED", "ANNOTATION_UPDATED", "ANNOTATIONS_DELETED"}
 )
-EDIT = "in Label Studio, project → Settings → Model → ⋮ → Edit, set the URL to {url}"
-NAMELESS = (
+EDIT_FIX = "in Label Studio, project → Settings → Model → ⋮ → Edit, set the URL to {url}"
+DOTLESS_HOST_FIX = (
     "Label Studio takes none for a name without a dot: connect the backend by its IP address, or "
     "by a name with a dot, such as prelabel.internal"
 )
-HOOKS = "in Label Studio, project → Settings → Webhooks"
-CONFIG = (
+WEBHOOK_SETTINGS = "in Label Studio, project → Settings → Webhooks"
+CONFIG_FIX = (
     "in Label Studio, project → Settings → Labeling Interface, add Choices, RectangleLabels or "
     "KeyPointLabels for an Image; label_config/ has some to paste"
 )
 
 
 @dataclass(frozen=True)
-class Subject:
+class CheckedProject:
     """A project that is looked at.
 
     Attributes:
         number: Label Studio's.
         client: with a token that works.
-        about: the project as Label Studio tells of it.
+        details: the project as Label Studio tells of it.
         record: as the home folder knows it; None where it does not.
-        live: its live version there; empty without.
+        live_version: its live version there; empty without.
     """
 
     number: int
-    client: Client
-    about: Mapping[str, Any]
+    client: LabelStudioClient
+    details: Mapping[str, Any]
     record: ProjectRecord | None
-    live: str
+    live_version: str
 
     @property
-    def probe(self) -> Probe:
+    def diagnostics(self) -> Diagnostics:
         """Questions to its Label Studio."""
-        return Probe(self.client)
+        return Diagnostics(self.client)
 
-    def config(self) -> ReadConfig:
+    def labeling_config(self) -> LabelingConfig:
         """Its labeling config.
 
         Raises:
             ConfigError: it is no XML.
         """
-        return read_config(str(self.about.get("label_config") or ""))
+        return read_config(str(self.details.get("label_config") or ""))
 
 
 @dataclass(frozen=True)
-class Link:
+class BackendConnection:
     """How a project is connected.
 
     Attributes:
@@ -80,233 +85,285 @@ class Link:
     error: str
 
 
-def links(subject: Subject) -> list[Link]:
+def list_connections(checked_project: CheckedProject) -> list[BackendConnection]:
     """The connections, which Label Studio tries while it is asked; it uses the first."""
     return [
-        Link(str(row["url"]).rstrip("/"), str(row["state"]), str(row.get("error_message") or ""))
-        for row in subject.client.backends(subject.number)
+        BackendConnection(
+            str(row["url"]).rstrip("/"), str(row["state"]), str(row.get("error_message") or "")
+        )
+        for row in checked_project.client.list_backends(checked_project.number)
     ]
 
 
-def controls(subject: Subject) -> list[Line]:
+def check_labeling_config(checked_project: CheckedProject) -> list[CheckResult]:
     """Whether the labeling config has something that is served."""
     check = "labeling config"
     try:
-        config = subject.config()
+        config = checked_project.labeling_config()
     except ConfigError as error:
-        return [bad(check, str(error), CONFIG)]
-    left = [
-        unknown(check, f"{name} is not served ({why})") for name, why in config.left_out.items()
+        return [failed(check, str(error), CONFIG_FIX)]
+    unserved = [
+        unchecked(check, f"{name} is not served ({why})") for name, why in config.unserved.items()
     ]
     if not config.controls:
-        return [*left, bad(check, "there is no control that Prelabel serves", CONFIG)]
-    told = ", ".join(f"{c.name} ({c.kind}, {len(c.labels)} labels)" for c in config.controls)
-    return [good(check, told), *left]
+        return [*unserved, failed(check, "there is no control that Prelabel serves", CONFIG_FIX)]
+    served_text = ", ".join(f"{c.name} ({c.kind}, {len(c.labels)} labels)" for c in config.controls)
+    return [passed(check, served_text), *unserved]
 
 
-def backend(url: str, auth: tuple[str, str] | None) -> Line:
+def check_backend(url: str, auth: tuple[str, str] | None) -> CheckResult:
     """Whether the backend answers, asked from here."""
-    check, found = "backend", health(url, auth)
-    if found.answers:
-        return good(check, f"{found.what} answers at {plain(url)}")
-    if found.what:
-        cure = "set PRELABEL_USER and PRELABEL_PASSWORD as where `prelabel serve` runs"
-        if "auth" not in found.what:
-            cure = f"stop what listens there, or start `prelabel serve --port {_port(url) + 1}`"
-        return bad(check, f"at {plain(url)} there is {found.what}", cure)
-    return bad(check, f"nothing answers at {plain(url)} ({found.error})", _serve(url))
+    check, service = "backend", identify_backend(url, auth)
+    if service.is_expected:
+        return passed(check, f"{service.description} answers at {strip_url_secrets(url)}")
+    if service.description:
+        fix = "set PRELABEL_USER and PRELABEL_PASSWORD as where `prelabel serve` runs"
+        if "auth" not in service.description:
+            fix = f"stop what listens there, or start `prelabel serve --port {_url_port(url) + 1}`"
+        return failed(check, f"at {strip_url_secrets(url)} there is {service.description}", fix)
+    return failed(
+        check, f"nothing answers at {strip_url_secrets(url)} ({service.error})", _serve_command(url)
+    )
 
 
-def connection(
-    subject: Subject, joined: Sequence[Link], ours: str, auth: tuple[str, str] | None
-) -> Line:
+def check_connection(
+    checked_project: CheckedProject,
+    connections: Sequence[BackendConnection],
+    expected_url: str,
+    auth: tuple[str, str] | None,
+) -> CheckResult:
     """Whether Label Studio reaches the backend.
 
     Args:
-        subject: the project.
-        joined: its connections; Label Studio uses the first.
-        ours: where the backend should be.
+        checked_project: the project.
+        connections: its connections; Label Studio uses the first.
+        expected_url: where the backend should be.
         auth: for it.
     """
     check = "connection"
-    if not joined:
-        cure = f"`prelabel connect {subject.number} --backend {_base(ours)}`"
-        return bad(check, "the project has no ML backend", cure)
-    first = joined[0]
-    shown = plain(first.url)
-    if first.state == DISCONNECTED:
-        return bad(check, f"Label Studio does not reach {shown}", _reach(first, ours, auth))
-    if first.state != CONNECTED:
-        cure = "see what `prelabel serve` says; mostly PRELABEL_ALLOWED_SERVERS or its home folder"
-        said = first.error or first.state
-        return bad(check, f"Label Studio reaches {shown}, which refuses ({said})", cure)
-    return _others(joined[1:], auth) or good(check, f"Label Studio reaches {shown}")
+    if not connections:
+        fix = f"`prelabel connect {checked_project.number} --backend {_base_url(expected_url)}`"
+        return failed(check, "the project has no ML backend", fix)
+    active_connection = connections[0]
+    active_url = strip_url_secrets(active_connection.url)
+    if active_connection.state == DISCONNECTED_STATE:
+        return failed(
+            check,
+            f"Label Studio does not reach {active_url}",
+            _connection_fix(active_connection, expected_url, auth),
+        )
+    if active_connection.state != CONNECTED_STATE:
+        fix = "see what `prelabel serve` says; mostly PRELABEL_ALLOWED_SERVERS or its home folder"
+        reason = active_connection.error or active_connection.state
+        return failed(check, f"Label Studio reaches {active_url}, which refuses ({reason})", fix)
+    return _check_other_connections(connections[1:], auth) or passed(
+        check, f"Label Studio reaches {active_url}"
+    )
 
 
-def _others(more: Sequence[Link], auth: tuple[str, str] | None) -> Line | None:
+def _check_other_connections(
+    other_connections: Sequence[BackendConnection], auth: tuple[str, str] | None
+) -> CheckResult | None:
     """What is wrong with further connections, which Label Studio asks nothing, but tells of labels.
 
     Another kind of backend, which only draws on demand, does no harm; None where nothing does.
     """
-    for other in more:
-        where = plain(other.url)
-        cure = f"in Label Studio, project → Settings → Model → {where} → ⋮ → Delete"
-        if other.state == DISCONNECTED:
-            return bad("connection", f"a second one leads to {where}, which is not reached", cure)
-        if health(other.url, auth).what == MODEL_CLASS:
-            seen = f"a second Prelabel at {where} learns too, and both set the queue"
-            return bad("connection", seen, cure)
+    for other in other_connections:
+        other_url = strip_url_secrets(other.url)
+        fix = f"in Label Studio, project → Settings → Model → {other_url} → ⋮ → Delete"
+        if other.state == DISCONNECTED_STATE:
+            return failed(
+                "connection", f"a second one leads to {other_url}, which is not reached", fix
+            )
+        if identify_backend(other.url, auth).description == MODEL_CLASS:
+            message = f"a second Prelabel at {other_url} learns too, and both set the queue"
+            return failed("connection", message, fix)
     return None
 
 
-def webhook(subject: Subject, joined: Link, answers: bool) -> list[Line]:
+def check_webhooks(
+    checked_project: CheckedProject, active_connection: BackendConnection, is_answering: bool
+) -> list[CheckResult]:
     """Whether the backend hears of labels, and what else does.
 
     Args:
-        subject: the project.
-        joined: how it is connected.
-        answers: the backend does.
+        checked_project: the project.
+        active_connection: how it is connected.
+        is_answering: the backend does.
     """
-    hooks = subject.probe.webhooks(subject.number)
-    ours, url = _our_webhook(subject, joined, hooks, answers), f"{joined.url}/webhook"
-    others = {str(h["url"]) for h in hooks if h["is_active"] and h["url"].rstrip("/") != url}
-    return [ours, *(_stray(other) for other in sorted(others) if _dead(other))]
+    hooks = checked_project.diagnostics.list_webhooks(checked_project.number)
+    own_result, url = (
+        _check_own_webhook(checked_project, active_connection, hooks, is_answering),
+        f"{active_connection.url}/webhook",
+    )
+    other_urls = {str(h["url"]) for h in hooks if h["is_active"] and h["url"].rstrip("/") != url}
+    return [
+        own_result,
+        *(_report_stale_webhook(other) for other in sorted(other_urls) if _is_dead_webhook(other)),
+    ]
 
 
-def _dead(url: str) -> bool:
+def _is_dead_webhook(url: str) -> bool:
     """Whether a webhook leads to a backend that is gone; of others it is not ours to say."""
-    return url.rstrip("/").endswith("/webhook") and not listens(url)
+    return url.rstrip("/").endswith("/webhook") and not is_listening(url)
 
 
-def _stray(url: str) -> Line:
-    where = f"{plain(url.rstrip('/').removesuffix('/webhook'))}/webhook"
-    seen = f"another one tells {where} of every label, and nothing answers there"
-    return bad("webhook", seen, f"{HOOKS} → {where}: delete it")
+def _report_stale_webhook(url: str) -> CheckResult:
+    webhook_url = f"{strip_url_secrets(url.rstrip('/').removesuffix('/webhook'))}/webhook"
+    message = f"another one tells {webhook_url} of every label, and nothing answers there"
+    return failed("webhook", message, f"{WEBHOOK_SETTINGS} → {webhook_url}: delete it")
 
 
-def _our_webhook(
-    subject: Subject, joined: Link, hooks: Sequence[Mapping[str, Any]], answers: bool
-) -> Line:
+def _check_own_webhook(
+    checked_project: CheckedProject,
+    active_connection: BackendConnection,
+    hooks: Sequence[Mapping[str, Any]],
+    is_answering: bool,
+) -> CheckResult:
     """Whether the backend hears of labels.
 
     Args:
-        subject: the project.
-        joined: how it is connected.
+        checked_project: the project.
+        active_connection: how it is connected.
         hooks: all of the project.
-        answers: the backend does.
+        is_answering: the backend does.
     """
-    check, url = "webhook", f"{joined.url}/webhook"
+    check, url = "webhook", f"{active_connection.url}/webhook"
     hooks = [hook for hook in hooks if hook["url"].rstrip("/") == url]
-    where = f"{plain(joined.url)}/webhook"
+    webhook_url = f"{strip_url_secrets(active_connection.url)}/webhook"
     if not hooks:
-        cure = f"{HOOKS} → Add Webhook, {where}, all events"
-        if _secret(joined.url):
-            cure += " (the address is the one that `prelabel serve` prints)"
-        if not hears(joined.url):
-            cure = NAMELESS
-        return bad(check, f"none goes to {where}", cure)
+        fix = f"{WEBHOOK_SETTINGS} → Add Webhook, {webhook_url}, all events"
+        if _has_secret(active_connection.url):
+            fix += " (the address is the one that `prelabel serve` prints)"
+        if not accepts_webhooks(active_connection.url):
+            fix = DOTLESS_HOST_FIX
+        return failed(check, f"none goes to {webhook_url}", fix)
     active = [hook for hook in hooks if hook["is_active"]]
     if not active:
-        return bad(check, "it is turned off", f"{HOOKS} → {where}: turn it on")
-    if not any(h["send_for_all_actions"] or set(h["actions"]) >= EVENTS for h in active):
-        return bad(check, "it does not tell of labels", f"{HOOKS} → {where}: send all events")
-    if not answers:
-        return unknown(check, "there and on; not tried, the backend does not answer")
-    status = knock(url, subject.number)
+        return failed(check, "it is turned off", f"{WEBHOOK_SETTINGS} → {webhook_url}: turn it on")
+    if not any(h["send_for_all_actions"] or set(h["actions"]) >= REQUIRED_EVENTS for h in active):
+        return failed(
+            check,
+            "it does not tell of labels",
+            f"{WEBHOOK_SETTINGS} → {webhook_url}: send all events",
+        )
+    if not is_answering:
+        return unchecked(check, "there and on; not tried, the backend does not answer")
+    status = send_test_event(url, checked_project.number)
     if status in (401, 403):
-        cure = f"{EDIT.format(url='the address that `prelabel serve` prints')}, and the webhook too"
-        return bad(check, "the backend refuses it: its address lacks the secret", cure)
+        fix = f"{EDIT_FIX.format(url='the address that `prelabel serve` prints')}, and the webhook too"
+        return failed(check, "the backend refuses it: its address lacks the secret", fix)
     if status != 200:
-        seen = f"the backend answers it with {status}" if status else "the backend does not answer"
-        return bad(check, seen, _serve(joined.url))
-    return good(
+        message = (
+            f"the backend answers it with {status}" if status else "the backend does not answer"
+        )
+        return failed(check, message, _serve_command(active_connection.url))
+    return passed(
         check, "there, on, and accepted when sent from here (the switches tell what they let out)"
     )
 
 
-def follows(subject: Subject, connected: bool) -> Line:
+def check_model_version(checked_project: CheckedProject, is_connected: bool) -> CheckResult:
     """Whether the project is pointed at the live version.
 
     Args:
-        subject: the project.
-        connected: Label Studio has a connection of it.
+        checked_project: the project.
+        is_connected: Label Studio has a connection of it.
     """
-    check, name = "model version", str(subject.about.get("model_version") or "")
-    if subject.record is None and connected:
-        cure = (
+    check, model_version = "model version", str(checked_project.details.get("model_version") or "")
+    if checked_project.record is None and is_connected:
+        fix = (
             "set PRELABEL_HOME as where `prelabel serve` runs; if it is, restart `prelabel serve` "
             "and open the project's page Settings → Model"
         )
-        return bad(check, "this PRELABEL_HOME does not know the project", cure)
-    if subject.record is None:
-        return unknown(check, f"{name or 'none'}; the project is not connected")
-    cure = f"`prelabel train {subject.number}`"
-    if not subject.live:
-        return bad(check, "there is no version yet", cure)
-    if name != subject.live and not _open_tasks(subject):
-        return unknown(check, f"{name or 'none'}; no task is open that a queue could hand out")
-    if name != subject.live:
-        return bad(check, f"the queue follows {name or 'nothing'}, not {subject.live}", cure)
-    count = subject.client.version_counts(subject.number).get(name, 0)
-    return good(check, f"the queue follows {name}, with predictions: {count}")
+        return failed(check, "this PRELABEL_HOME does not know the project", fix)
+    if checked_project.record is None:
+        return unchecked(check, f"{model_version or 'none'}; the project is not connected")
+    fix = f"`prelabel train {checked_project.number}`"
+    if not checked_project.live_version:
+        return failed(check, "there is no version yet", fix)
+    if model_version != checked_project.live_version and not _count_open_tasks(checked_project):
+        return unchecked(
+            check, f"{model_version or 'none'}; no task is open that a queue could hand out"
+        )
+    if model_version != checked_project.live_version:
+        return failed(
+            check,
+            f"the queue follows {model_version or 'nothing'}, not {checked_project.live_version}",
+            fix,
+        )
+    count = checked_project.client.prediction_counts(checked_project.number).get(model_version, 0)
+    return passed(check, f"the queue follows {model_version}, with predictions: {count}")
 
 
-def sampling(subject: Subject) -> Line:
+def check_sampling(checked_project: CheckedProject) -> CheckResult:
     """Whether the next task is the one that teaches most."""
-    check, name = "sampling", str(subject.about.get("sampling") or "")
-    if name == UNCERTAINTY_SAMPLING:
-        return good(check, name)
-    cure = (
+    check, sampling_name = "sampling", str(checked_project.details.get("sampling") or "")
+    if sampling_name == UNCERTAINTY_SAMPLING:
+        return passed(check, sampling_name)
+    fix = (
         f"in Label Studio, project → Settings → General → Task Sampling: {UNCERTAINTY_SAMPLING}; "
-        f"`prelabel train {subject.number}` sets it too"
+        f"`prelabel train {checked_project.number}` sets it too"
     )
-    return bad(check, f"the project uses {name}", cure)
+    return failed(check, f"the project uses {sampling_name}", fix)
 
 
-def shown(subject: Subject) -> Line:
+def check_preannotations(checked_project: CheckedProject) -> CheckResult:
     """Whether people see predictions when they open a task."""
     check = "pre-annotation"
-    if subject.about.get("show_collab_predictions"):
-        return good(check, "predictions are shown when a task is opened")
-    where = "in Label Studio, project → Settings → Annotation → Use predictions to prelabel tasks"
-    return bad(check, "people do not see predictions when they open a task", f"turn on {where}")
+    if checked_project.details.get("show_collab_predictions"):
+        return passed(check, "predictions are shown when a task is opened")
+    setting_path = (
+        "in Label Studio, project → Settings → Annotation → Use predictions to prelabel tasks"
+    )
+    return failed(
+        check, "people do not see predictions when they open a task", f"turn on {setting_path}"
+    )
 
 
-def _open_tasks(subject: Subject) -> int:
-    whole = int(subject.about.get("task_number") or 0)
-    return whole - int(subject.about.get("num_tasks_with_annotations") or 0)
+def _count_open_tasks(checked_project: CheckedProject) -> int:
+    task_count = int(checked_project.details.get("task_number") or 0)
+    return task_count - int(checked_project.details.get("num_tasks_with_annotations") or 0)
 
 
-def _reach(joined: Link, ours: str, auth: tuple[str, str] | None) -> str:
+def _connection_fix(
+    active_connection: BackendConnection, expected_url: str, auth: tuple[str, str] | None
+) -> str:
     """What cures a connection that Label Studio cannot use."""
-    there, host = health(joined.url, auth), urlsplit(joined.url).hostname or ""
-    if there.answers or "auth" in there.what:
+    service, host = (
+        identify_backend(active_connection.url, auth),
+        urlsplit(active_connection.url).hostname or "",
+    )
+    if service.is_expected or "auth" in service.description:
         return (
             f"{host} means another machine there, or a firewall is between: start `prelabel serve "
-            f"--host 0.0.0.0`, and {EDIT.format(url='an address that Label Studio can reach')}"
+            f"--host 0.0.0.0`, and {EDIT_FIX.format(url='an address that Label Studio can reach')}"
         )
-    if plain(ours) != plain(joined.url) and health(ours, auth).answers:
-        return EDIT.format(url=_told(ours))
-    return _serve(joined.url)
+    if (
+        strip_url_secrets(expected_url) != strip_url_secrets(active_connection.url)
+        and identify_backend(expected_url, auth).is_expected
+    ):
+        return EDIT_FIX.format(url=_url_for_fix(expected_url))
+    return _serve_command(active_connection.url)
 
 
-def _told(url: str) -> str:
-    return "the address that `prelabel serve` prints" if _secret(url) else url
+def _url_for_fix(url: str) -> str:
+    return "the address that `prelabel serve` prints" if _has_secret(url) else url
 
 
-def _base(url: str) -> str:
+def _base_url(url: str) -> str:
     """An address as `prelabel connect` wants it, which adds the secret itself."""
-    return plain(url).removesuffix("/…")
+    return strip_url_secrets(url).removesuffix("/…")
 
 
-def _serve(url: str) -> str:
-    return f"`prelabel serve --port {_port(url)}`"
+def _serve_command(url: str) -> str:
+    return f"`prelabel serve --port {_url_port(url)}`"
 
 
-def _port(url: str) -> int:
+def _url_port(url: str) -> int:
     parts = urlsplit(url)
     return parts.port or (443 if parts.scheme == "https" else 80)
 
 
-def _secret(url: str) -> bool:
+def _has_secret(url: str) -> bool:
     return bool(urlsplit(url).path.strip("/"))

@@ -12,85 +12,85 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from typing import Generic, TypeVar
 
-from backend.endpoint.problems import Problem
+from backend.endpoint.problems import ProblemError
 
-Asked = TypeVar("Asked")
-Answer = TypeVar("Answer")
-MOST_WAITING = 512
+BatchItem = TypeVar("BatchItem")
+BatchOutput = TypeVar("BatchOutput")
+MAX_QUEUED_ITEMS = 512
 
 
-class Batcher(Generic[Asked, Answer]):
+class Batcher(Generic[BatchItem, BatchOutput]):
     """Gathers.
 
     Args:
-        answer: some questions → as many answers; called by one thread at a time.
-        most: questions at once.
-        thread: where it is called.
-        most_waiting: questions beyond which nobody else may wait.
-        lanes: looks at the same time.
+        process_batch: some questions → as many answers; called by one thread at a time.
+        max_batch_size: questions at once.
+        executor: where it is called.
+        max_queued: questions beyond which nobody else may wait.
+        concurrency: looks at the same time.
     """
 
     def __init__(
         self,
-        answer: Callable[[list[Asked]], Sequence[Answer]],
-        most: int,
-        thread: Executor,
-        most_waiting: int = MOST_WAITING,
-        lanes: int = 1,
+        process_batch: Callable[[list[BatchItem]], Sequence[BatchOutput]],
+        max_batch_size: int,
+        executor: Executor,
+        max_queued: int = MAX_QUEUED_ITEMS,
+        concurrency: int = 1,
     ) -> None:
-        self._answer = answer
-        self._most = most
-        self._thread = thread
-        self._most_waiting = most_waiting
-        self._waiting: deque[tuple[Asked, asyncio.Future[Answer]]] = deque()
-        self._lanes = lanes
-        self._working: set[asyncio.Task[None]] = set()
+        self._process_batch = process_batch
+        self._max_batch_size = max_batch_size
+        self._executor = executor
+        self._max_queued = max_queued
+        self._queue: deque[tuple[BatchItem, asyncio.Future[BatchOutput]]] = deque()
+        self._concurrency = concurrency
+        self._tasks: set[asyncio.Task[None]] = set()
 
-    async def ask(self, questions: Sequence[Asked]) -> list[Answer]:
+    async def submit(self, items: Sequence[BatchItem]) -> list[BatchOutput]:
         """The answers to some questions, in their order.
 
         Raises:
-            Problem: too many wait already.
+            ProblemError: too many wait already.
             Exception: what the answering raised.
         """
-        if len(self._waiting) + len(questions) > self._most_waiting:
-            raise Problem(
+        if len(self._queue) + len(items) > self._max_queued:
+            raise ProblemError(
                 503, "busy", "Too many requests wait: ask again in a second.", {"retry-after": "1"}
             )
         loop = asyncio.get_running_loop()
-        futures = [loop.create_future() for _ in questions]
-        self._waiting.extend(zip(questions, futures, strict=True))
-        if len(self._working) < self._lanes:
-            self._working.add(loop.create_task(self._work()))
+        futures = [loop.create_future() for _ in items]
+        self._queue.extend(zip(items, futures, strict=True))
+        if len(self._tasks) < self._concurrency:
+            self._tasks.add(loop.create_task(self._drain_queue()))
         return list(await asyncio.gather(*futures))
 
-    async def _work(self) -> None:
+    async def _drain_queue(self) -> None:
         try:
-            while self._waiting:
-                batch = [self._waiting.popleft() for _ in range(self._next())]
-                batch = [pair for pair in batch if not pair[1].done()]  # their callers went away
-                await self._look(batch)
+            while self._queue:
+                batch = [self._queue.popleft() for _ in range(self._next_batch_size())]
+                batch = [entry for entry in batch if not entry[1].done()]  # their callers went away
+                await self._run_batch(batch)
         finally:  # at once, so that whoever asks now finds a free lane
-            self._working -= {task for task in self._working if task is asyncio.current_task()}
+            self._tasks -= {task for task in self._tasks if task is asyncio.current_task()}
 
-    def _next(self) -> int:
-        return min(self._most, len(self._waiting))
+    def _next_batch_size(self) -> int:
+        return min(self._max_batch_size, len(self._queue))
 
-    async def _look(self, batch: list[tuple[Asked, asyncio.Future[Answer]]]) -> None:
+    async def _run_batch(self, batch: list[tuple[BatchItem, asyncio.Future[BatchOutput]]]) -> None:
         """One look; where it fails each is tried alone, so that a bad one costs nobody else."""
         if not batch:
             return
         loop = asyncio.get_running_loop()
         try:
-            questions = [question for question, _ in batch]
-            answers = await loop.run_in_executor(self._thread, self._answer, questions)
+            items = [item for item, _ in batch]
+            results = await loop.run_in_executor(self._executor, self._process_batch, items)
         except Exception as error:
             if len(batch) > 1:
-                for pair in batch:
-                    await self._look([pair])
+                for entry in batch:
+                    await self._run_batch([entry])
             elif not batch[0][1].done():
                 batch[0][1].set_exception(error)
             return
-        for (_, future), answer in zip(batch, answers, strict=True):
+        for (_, future), result in zip(batch, results, strict=True):
             if not future.done():
-                future.set_result(answer)
+                future.set_result(result)

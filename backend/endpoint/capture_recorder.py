@@ -15,27 +15,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from backend.domain import ImageSize
-from backend.inference.predict_image import prediction_of
-from backend.label_studio.task_results import prediction_json
-from backend.store.captures import DAY, Capture, Captures
+from backend.inference.predict_image import to_task_prediction
+from backend.label_studio.task_results import format_prediction
+from backend.store.captures import DAY_SECONDS, Capture, CaptureStore
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from backend.endpoint.functions import Loaded
-    from backend.inference.predict_image import Said
+    from backend.endpoint.functions import LoadedVersion
+    from backend.inference.predict_image import ImagePrediction
 
 log = logging.getLogger("prelabel")
-Regions = Callable[[ImageSize], list[dict[str, Any]]]
-ALIKE = 4
+RegionFactory = Callable[[ImageSize], list[dict[str, Any]]]
+MAX_HASH_DISTANCE = 4
 """Bits of 64 in which the perceptual hashes of one picture, sent twice, may differ."""
-RECENT = 500
+UNCERTAINTY_WINDOW_SIZE = 500
 """Invocations that an uncertain one is compared with."""
-MOST_UNCERTAIN = 0.25
+UNCERTAIN_SHARE = 0.25
 """Share of them that may count as uncertain."""
-RARE = 0.2
+RARE_LABEL_RATIO = 0.2
 """Share of the average number of examples below which a label is rare."""
-SUFFIXES = {
+SUFFIX_BY_SIGNATURE = {
     b"\xff\xd8": ".jpg",
     b"\x89PNG": ".png",
     b"RIFF": ".webp",
@@ -46,20 +46,20 @@ SUFFIXES = {
 
 
 @dataclass(frozen=True)
-class Rules:
+class CaptureRules:
     """What is kept.
 
     Attributes:
-        below: certainty of the whole answer below which it may be kept, 0 to 1.
-        share: of all others, kept at random, 0 to 1.
-        per_day: images a day and function.
-        days: after which they are removed.
+        confidence_below: certainty of the whole answer below which it may be kept, 0 to 1.
+        random_share: of all others, kept at random, 0 to 1.
+        daily_limit: images a day and function.
+        retention_days: after which they are removed.
     """
 
-    below: float
-    share: float
-    per_day: int
-    days: float
+    confidence_below: float
+    random_share: float
+    daily_limit: int
+    retention_days: float
 
 
 @dataclass(frozen=True)
@@ -69,68 +69,76 @@ class Invocation:
     Attributes:
         id: of the request, and of the image in it.
         loaded: the version that answered.
-        said: what it said.
+        prediction: what it said.
         content: the image's bytes.
         image: decoded.
-        external: the caller's name for it; may be empty.
-        at: seconds since 1970.
+        external_id: the caller's name for it; may be empty.
+        invoked_at: seconds since 1970.
     """
 
     id: str
-    loaded: Loaded
-    said: Said
+    loaded: LoadedVersion
+    prediction: ImagePrediction
     content: bytes
     image: Image.Image
-    external: str
-    at: float
+    external_id: str
+    invoked_at: float
 
 
-class Capturing:
+class CaptureRecorder:
     """Keeps images of one function.
 
     Args:
         captures: where.
         rules: which.
-        random: generator.
+        generator: generator.
         clock: seconds since 1970.
     """
 
     def __init__(
         self,
-        captures: Captures,
-        rules: Rules,
-        random: np.random.Generator,
+        captures: CaptureStore,
+        rules: CaptureRules,
+        generator: np.random.Generator,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._captures = captures
         self._rules = rules
-        self._random = random
+        self._random = generator
         self._clock = clock
-        self._recent: deque[float] = deque(maxlen=RECENT)
-        self._known: dict[str, Capture] = {}
-        self._by_external: dict[str, str] = {}
+        self._recent_uncertainties: deque[float] = deque(maxlen=UNCERTAINTY_WINDOW_SIZE)
+        self._captures_by_id: dict[str, Capture] = {}
+        self._id_by_external: dict[str, str] = {}
         for capture in captures.all():
-            self._note(capture)
+            self._index(capture)
 
-    def asked(self, external: str, id: str, image: Image.Image | None = None) -> None:
+    def supersede(self, external_id: str, id: str, image: Image.Image | None = None) -> None:
         """The caller gave this name to an image; what had it before is not meant by it any more.
 
         Args:
-            external: the caller's name; may be empty.
+            external_id: the caller's name; may be empty.
             id: of the request.
             image: decoded; where it is the picture that had the name before, that one stays meant.
 
         Raises:
             StoreError: it cannot be written.
         """
-        before = self._known.get(self._by_external.get(external, "")) if external else None
-        if before is None or before.id == id:
+        previous = (
+            self._captures_by_id.get(self._id_by_external.get(external_id, ""))
+            if external_id
+            else None
+        )
+        if previous is None or previous.id == id:
             return
-        if image is not None and before.look and _alike(_look(image), before.look):
+        if (
+            image is not None
+            and previous.look
+            and _is_same_image(_perceptual_hash(image), previous.look)
+        ):
             return
-        del self._by_external[external]
-        self._known[before.id] = replace(before, superseded=True)
-        self._captures.change(self._known[before.id])
+        del self._id_by_external[external_id]
+        self._captures_by_id[previous.id] = replace(previous, superseded=True)
+        self._captures.update(self._captures_by_id[previous.id])
 
     def consider(self, invocation: Invocation) -> str:
         """Keep an image if it is worth it.
@@ -141,42 +149,44 @@ class Capturing:
         Raises:
             StoreError: it cannot be written.
         """
-        why = self._why(invocation)
-        if not why or self._full():
+        reason = self._capture_reason(invocation)
+        if not reason or self._is_full():
             return ""
-        look = _look(invocation.image)
-        if self._seen(look):
+        image_hash = _perceptual_hash(invocation.image)
+        if self._is_duplicate(image_hash):
             return ""
-        self.keep(invocation, why, look)
-        return why
+        self.store(invocation, reason, image_hash)
+        return reason
 
-    def keep(self, invocation: Invocation, why: str, look: str = "") -> Capture:
+    def store(self, invocation: Invocation, reason: str, image_hash: str = "") -> Capture:
         """Keep an image, whatever it is like."""
         loaded = invocation.loaded
-        self.asked(invocation.external, invocation.id)
+        self.supersede(invocation.external_id, invocation.id)
         controls = {control.name: control for control in loaded.controls}
-        said = prediction_json(prediction_of(invocation.said, loaded.controls), controls, "")
+        prediction_row = format_prediction(
+            to_task_prediction(invocation.prediction, loaded.controls), controls, ""
+        )
         capture = Capture(
             id=invocation.id,
-            at=invocation.at,
-            why=why,
+            at=invocation.invoked_at,
+            why=reason,
             version=loaded.card.version,
-            external=invocation.external,
-            look=look or _look(invocation.image),
-            said={"result": said["result"], "score": said["score"]},
-            suffix=_suffix(invocation.content),
-            width=invocation.said.size.width,
-            height=invocation.said.size.height,
+            external=invocation.external_id,
+            look=image_hash or _perceptual_hash(invocation.image),
+            said={"result": prediction_row["result"], "score": prediction_row["score"]},
+            suffix=_image_suffix(invocation.content),
+            width=invocation.prediction.size.width,
+            height=invocation.prediction.size.height,
         )
-        self._captures.keep(capture, invocation.content)
-        self._note(capture)
+        self._captures.add(capture, invocation.content)
+        self._index(capture)
         return capture
 
-    def correct(self, external: str, regions: Regions) -> bool:
+    def correct(self, external_id: str, regions: RegionFactory) -> bool:
         """Note a person's answer to an image that was kept.
 
         Args:
-            external: the caller's name for it; the image that last had it is meant.
+            external_id: the caller's name for it; the image that last had it is meant.
             regions: gives the answer, for the image's size.
 
         Returns:
@@ -185,79 +195,110 @@ class Capturing:
         Raises:
             StoreError: it cannot be written.
         """
-        capture = self._known.get(self._by_external.get(external, ""))
+        capture = self._captures_by_id.get(self._id_by_external.get(external_id, ""))
         if capture is None:
             return False
         size = ImageSize(capture.width, capture.height)
         corrected = replace(capture, annotation=regions(size))
-        self._captures.change(corrected)
-        self._note(corrected)
+        self._captures.update(corrected)
+        self._index(corrected)
         return True
 
-    def forget(self) -> int:
+    def remove_expired(self) -> int:
         """Remove what is too old; how many."""
-        before = self._clock() - self._rules.days * DAY
-        gone = self._captures.forget_before(before)
-        self._known = {id: c for id, c in self._known.items() if c.at >= before}
-        self._by_external = {e: id for e, id in self._by_external.items() if id in self._known}
-        return gone
+        cutoff = self._clock() - self._rules.retention_days * DAY_SECONDS
+        removed_count = self._captures.delete_before(cutoff)
+        self._captures_by_id = {
+            id: kept_capture
+            for id, kept_capture in self._captures_by_id.items()
+            if kept_capture.at >= cutoff
+        }
+        self._id_by_external = {
+            name_given: id
+            for name_given, id in self._id_by_external.items()
+            if id in self._captures_by_id
+        }
+        return removed_count
 
-    def _note(self, capture: Capture) -> None:
-        self._known[capture.id] = capture
+    def _index(self, capture: Capture) -> None:
+        self._captures_by_id[capture.id] = capture
         if capture.external and not capture.superseded:
-            self._by_external[capture.external] = capture.id
+            self._id_by_external[capture.external] = capture.id
 
-    def _why(self, invocation: Invocation) -> str:
-        said, rules = invocation.said, self._rules
-        unsure = said.uncertainty
-        most = float(np.quantile(self._recent, 1 - MOST_UNCERTAIN)) if self._recent else 0.0
-        self._recent.append(unsure)
-        if self._random.random() < rules.share:  # first, so that it is a fair sample
+    def _capture_reason(self, invocation: Invocation) -> str:
+        prediction, rules = invocation.prediction, self._rules
+        uncertainty = prediction.uncertainty
+        uncertainty_cutoff = (
+            float(np.quantile(self._recent_uncertainties, 1 - UNCERTAIN_SHARE))
+            if self._recent_uncertainties
+            else 0.0
+        )
+        self._recent_uncertainties.append(uncertainty)
+        if self._random.random() < rules.random_share:  # first, so that it is a fair sample
             return "random"
-        if said.certainty < rules.below and unsure >= most:
+        if prediction.confidence < rules.confidence_below and uncertainty >= uncertainty_cutoff:
             return "uncertain"
         examples = invocation.loaded.card.controls
-        return "rare" if any(_rare(examples, c, n) for c, n in _given(said)) else ""
+        return (
+            "rare"
+            if any(
+                _is_rare(examples, control_name, label_name)
+                for control_name, label_name in _predicted_labels(prediction)
+            )
+            else ""
+        )
 
-    def _full(self) -> bool:
-        today = self._clock() - DAY
-        return sum(c.at > today for c in self._known.values()) >= self._rules.per_day
+    def _is_full(self) -> bool:
+        day_start = self._clock() - DAY_SECONDS
+        return (
+            sum(c.at > day_start for c in self._captures_by_id.values()) >= self._rules.daily_limit
+        )
 
-    def _seen(self, look: str) -> bool:
-        return any(_alike(look, capture.look) for capture in self._known.values() if capture.look)
+    def _is_duplicate(self, image_hash: str) -> bool:
+        return any(
+            _is_same_image(image_hash, capture.look)
+            for capture in self._captures_by_id.values()
+            if capture.look
+        )
 
 
-def _given(said: Said) -> set[tuple[str, str]]:
+def _predicted_labels(prediction: ImagePrediction) -> set[tuple[str, str]]:
     """(control, label) of what was answered."""
-    best = {(name, next(iter(ranked))) for name, ranked in said.chosen.items() if ranked}
-    found = {
-        (name, place.label)
-        for name, (places, confidence) in said.found.items()
-        for place, c in zip(places, confidence, strict=True)
-        if c >= said.shown[name]
+    chosen_labels = {
+        (name, next(iter(ranked)))
+        for name, ranked in prediction.label_probabilities.items()
+        if ranked
     }
-    return best | found
+    detected_labels = {
+        (name, region.label)
+        for name, (detected_regions, confidence) in prediction.regions.items()
+        for region, c in zip(detected_regions, confidence, strict=True)
+        if c >= prediction.thresholds[name]
+    }
+    return chosen_labels | detected_labels
 
 
-def _rare(controls: Mapping[str, Any], control: str, label: str) -> bool:
+def _is_rare(controls: Mapping[str, Any], control: str, label: str) -> bool:
     examples: Counter[str] = Counter(controls.get(control, {}).get("examples") or {})
-    usual = examples.total() / max(1, len(examples))
-    return examples[label] < RARE * usual
+    average_count = examples.total() / max(1, len(examples))
+    return examples[label] < RARE_LABEL_RATIO * average_count
 
 
-def _alike(one: str, other: str) -> bool:
+def _is_same_image(first_hash: str, second_hash: str) -> bool:
     """Whether two perceptual hashes are of one picture."""
-    return (int(one, 16) ^ int(other, 16)).bit_count() <= ALIKE
+    return (int(first_hash, 16) ^ int(second_hash, 16)).bit_count() <= MAX_HASH_DISTANCE
 
 
-def _look(image: Image.Image) -> str:
+def _perceptual_hash(image: Image.Image) -> str:
     """Perceptual hash: 64 bits that stay nearly the same when a picture is saved anew."""
     import imagehash
 
     return str(imagehash.dhash(image))
 
 
-def _suffix(content: bytes) -> str:
+def _image_suffix(content: bytes) -> str:
     """Label Studio shows files by their suffix."""
-    found = (suffix for begins, suffix in SUFFIXES.items() if content.startswith(begins))
-    return next(found, ".jpg")
+    suffixes = (
+        suffix for signature, suffix in SUFFIX_BY_SIGNATURE.items() if content.startswith(signature)
+    )
+    return next(suffixes, ".jpg")

@@ -6,39 +6,46 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from backend.domain import Choice, Control, Finding, ImageSize, Place, Prediction
-from backend.endpoint.functions import Loaded
-from backend.endpoint.problems import Problem
-from backend.label_studio.task_results import prediction_json
+from backend.domain import (
+    ChoicePrediction,
+    Control,
+    ImageSize,
+    Prediction,
+    Region,
+    RegionPrediction,
+)
+from backend.endpoint.functions import LoadedVersion
+from backend.endpoint.problems import ProblemError
+from backend.label_studio.task_results import format_prediction
 
-Share = Annotated[float, Field(ge=0, le=1)]
-Name = Annotated[str, Field(min_length=1, max_length=500)]
+UnitFloat = Annotated[float, Field(ge=0, le=1)]
+LabelName = Annotated[str, Field(min_length=1, max_length=500)]
 
 
-class Point(BaseModel):
+class CorrectionPoint(BaseModel):
     """0 to 1 from the top left corner."""
 
     model_config = ConfigDict(extra="forbid")
 
-    x: Share
-    y: Share
+    x: UnitFloat
+    y: UnitFloat
 
 
-class Box(Point):
+class CorrectionBox(CorrectionPoint):
     """0 to 1; x and y are those of the top left corner."""
 
-    width: Share
-    height: Share
+    width: UnitFloat
+    height: UnitFloat
 
 
-class MarkedObject(BaseModel):
+class CorrectedObject(BaseModel):
     """An object: a box, or its centre."""
 
     model_config = ConfigDict(extra="forbid")
 
-    labelName: Name
-    boundingBox: Box | None = None
-    center: Point | None = None
+    labelName: LabelName
+    boundingBox: CorrectionBox | None = None
+    center: CorrectionPoint | None = None
 
 
 class Correction(BaseModel):
@@ -48,9 +55,9 @@ class Correction(BaseModel):
         extra="forbid", json_schema_extra={"examples": [{"labelName": "wilting"}]}
     )
 
-    labelName: Name | None = None
-    labelNames: list[Name] | None = None
-    predictions: Annotated[list[MarkedObject], Field(max_length=10_000)] | None = None
+    labelName: LabelName | None = None
+    labelNames: list[LabelName] | None = None
+    predictions: Annotated[list[CorrectedObject], Field(max_length=10_000)] | None = None
     control: str = ""
     data: str | None = Field(
         default=None,
@@ -58,7 +65,9 @@ class Correction(BaseModel):
     )
 
 
-def regions_of(loaded: Loaded, correction: Correction, size: ImageSize) -> list[dict[str, Any]]:
+def correction_regions(
+    loaded: LoadedVersion, correction: Correction, size: ImageSize
+) -> list[dict[str, Any]]:
     """The regions of a correction.
 
     Args:
@@ -67,62 +76,78 @@ def regions_of(loaded: Loaded, correction: Correction, size: ImageSize) -> list[
         size: of the image, pixels.
 
     Raises:
-        Problem: it does not answer what the function asks.
+        ProblemError: it does not answer what the function asks.
     """
-    named = {control.name: control for control in loaded.controls}
-    control = named.get(correction.control) if correction.control else loaded.controls[0]
+    controls_by_name = {control.name: control for control in loaded.controls}
+    control = controls_by_name.get(correction.control) if correction.control else loaded.controls[0]
     if control is None:
-        raise Problem(422, "no-control", f"There are these controls: {', '.join(named)}.")
+        raise ProblemError(
+            422, "no-control", f"There are these controls: {', '.join(controls_by_name)}."
+        )
     if control.kind == "choices":
-        labels = _labels(control, correction)
-        choice = Choice(control.name, dict.fromkeys(labels, 1.0), size)
+        labels = _parse_labels(control, correction)
+        choice = ChoicePrediction(control.name, dict.fromkeys(labels, 1.0), size)
         prediction = Prediction(0, (choice,), 1.0)
     else:
-        places = tuple(_place(control, one) for one in _objects(control, correction))
-        finding = Finding(control.name, places, (1.0,) * len(places), size)
-        prediction = Prediction(0, (), 1.0, (finding,))
-    result = prediction_json(prediction, {control.name: control}, "")["result"]
-    return [{k: v for k, v in region.items() if k != "score"} for region in result]
+        regions = tuple(
+            _object_region(control, corrected_object)
+            for corrected_object in _parse_objects(control, correction)
+        )
+        region_prediction = RegionPrediction(control.name, regions, (1.0,) * len(regions), size)
+        prediction = Prediction(0, (), 1.0, (region_prediction,))
+    result = format_prediction(prediction, {control.name: control}, "")["result"]
+    return [
+        {field_name: value for field_name, value in region.items() if field_name != "score"}
+        for region in result
+    ]
 
 
-def _labels(control: Control, correction: Correction) -> list[str]:
+def _parse_labels(control: Control, correction: Correction) -> list[str]:
     labels = list(correction.labelNames or [])
     labels += [correction.labelName] if correction.labelName else []
-    answered = correction.labelName or correction.labelNames is not None
-    if not answered or (not control.multiple and len(labels) != 1):
-        wanted = "labelNames, a list" if control.multiple else "labelName, one label"
-        raise Problem(422, "no-answer", f"This function is answered with {wanted}.")
+    has_answer = correction.labelName or correction.labelNames is not None
+    if not has_answer or (not control.multiple and len(labels) != 1):
+        expected_fields = "labelNames, a list" if control.multiple else "labelName, one label"
+        raise ProblemError(422, "no-answer", f"This function is answered with {expected_fields}.")
     for label in labels:
-        _known(control, label)
+        _check_label(control, label)
     return labels
 
 
-def _objects(control: Control, correction: Correction) -> list[MarkedObject]:
+def _parse_objects(control: Control, correction: Correction) -> list[CorrectedObject]:
     if correction.predictions is None:
-        what = "boundingBox" if control.kind == "boxes" else "center"
-        raise Problem(
+        geometry_field = "boundingBox" if control.kind == "boxes" else "center"
+        raise ProblemError(
             422,
             "no-answer",
-            f'This function is answered with predictions: [{{"labelName": …, "{what}": …}}], all '
+            f'This function is answered with predictions: [{{"labelName": …, "{geometry_field}": …}}], all '
             "objects of the image.",
         )
     return correction.predictions
 
 
-def _place(control: Control, one: MarkedObject) -> Place:
-    label = _known(control, one.labelName)
+def _object_region(control: Control, corrected_object: CorrectedObject) -> Region:
+    label = _check_label(control, corrected_object.labelName)
     if control.kind == "points":
-        if one.center is None:
-            raise Problem(422, "no-answer", "Each object of this function needs its center.")
-        return Place(label, one.center.x, one.center.y, one.center.x, one.center.y)
-    if one.boundingBox is None:
-        raise Problem(422, "no-answer", "Each object of this function needs its boundingBox.")
-    box = one.boundingBox
-    return Place(label, box.x, box.y, min(1.0, box.x + box.width), min(1.0, box.y + box.height))
+        if corrected_object.center is None:
+            raise ProblemError(422, "no-answer", "Each object of this function needs its center.")
+        return Region(
+            label,
+            corrected_object.center.x,
+            corrected_object.center.y,
+            corrected_object.center.x,
+            corrected_object.center.y,
+        )
+    if corrected_object.boundingBox is None:
+        raise ProblemError(422, "no-answer", "Each object of this function needs its boundingBox.")
+    box = corrected_object.boundingBox
+    return Region(label, box.x, box.y, min(1.0, box.x + box.width), min(1.0, box.y + box.height))
 
 
-def _known(control: Control, label: str) -> str:
+def _check_label(control: Control, label: str) -> str:
     if label not in control.label_names:
-        known = ", ".join(control.label_names)
-        raise Problem(422, "no-label", f"There is no label {label[:80]!r}; there is: {known}.")
+        known_labels = ", ".join(control.label_names)
+        raise ProblemError(
+            422, "no-label", f"There is no label {label[:80]!r}; there is: {known_labels}."
+        )
     return label

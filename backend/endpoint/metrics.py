@@ -9,28 +9,35 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from backend.learning.drift import FEWEST, SHIFTED, UNLIKE, label_shift, unlike, usual_distance
-from backend.store.drift_reference import Reference
+from backend.learning.drift import (
+    MIN_DRIFT_ANSWERS,
+    MIN_OUTLIER_SHARE,
+    MIN_SHIFT_INDEX,
+    is_outlier,
+    outlier_distance,
+    population_stability_index,
+)
+from backend.store.drift_reference import DriftReference
 
 if TYPE_CHECKING:
-    from backend.inference.predict_image import Said
+    from backend.inference.predict_image import ImagePrediction
 
 log = logging.getLogger("prelabel")
-RECENT = 1000
+DRIFT_WINDOW_SIZE = 1000
 """Answers that drift is told from."""
-SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)
-TENTHS = tuple(i / 10 for i in range(1, 11))
-UNKNOWN = "unknown"
+LATENCY_BUCKETS_SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)
+CONFIDENCE_BUCKETS = tuple(i / 10 for i in range(1, 11))
+UNKNOWN_FUNCTION = "unknown"
 """Instead of function names that callers make up: each would be kept for ever."""
 
 
-class Metrics:
+class EndpointMetrics:
     """The counters of one endpoint."""
 
     def __init__(self) -> None:
         from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-        self._all = registry = CollectorRegistry()
+        self._registry = registry = CollectorRegistry()
         self._requests = Counter(
             "prelabel_requests", "Requests", ["function", "status"], registry=registry
         )
@@ -38,7 +45,7 @@ class Metrics:
             "prelabel_request_seconds",
             "Seconds of answered requests",
             ["function"],
-            buckets=SECONDS,
+            buckets=LATENCY_BUCKETS_SECONDS,
             registry=registry,
         )
         self._labels = Counter(
@@ -51,7 +58,7 @@ class Metrics:
             "prelabel_confidence",
             "Confidence of the whole answer",
             ["function"],
-            buckets=TENTHS,
+            buckets=CONFIDENCE_BUCKETS,
             registry=registry,
         )
         self._captured = Counter(
@@ -66,7 +73,7 @@ class Metrics:
             ["rule", "outcome"],
             registry=registry,
         )
-        self._lost = Counter(
+        self._dropped = Counter(
             "prelabel_not_considered",
             "Answers not considered: too busy",
             registry=registry,
@@ -78,46 +85,46 @@ class Metrics:
             registry=registry,
         )
 
-    def request(self, function: str, status: int, seconds: float) -> None:
+    def count_request(self, function: str, status: int, seconds: float) -> None:
         """A request was answered."""
         self._requests.labels(function, str(status)).inc()
         if status < 400:
             self._seconds.labels(function).observe(seconds)
 
-    def said(self, function: str, said: Said) -> None:
+    def count_prediction(self, function: str, prediction: ImagePrediction) -> None:
         """What was said of an image."""
-        self._confidence.labels(function).observe(said.certainty)
-        for label, count in given(said).items():
+        self._confidence.labels(function).observe(prediction.confidence)
+        for label, count in count_labels(prediction).items():
             self._labels.labels(function, label).inc(count)
 
-    def captured(self, function: str, why: str) -> None:
+    def count_capture(self, function: str, reason: str) -> None:
         """An image was kept."""
-        self._captured.labels(function, why).inc()
+        self._captured.labels(function, reason).inc()
 
-    def alert(self, rule: str, outcome: str) -> None:
+    def count_alert(self, rule: str, outcome: str) -> None:
         """What became of an alert."""
         self._alerts.labels(rule, outcome).inc()
 
-    def lost(self) -> None:
+    def count_dropped(self) -> None:
         """An answer was neither kept nor looked at for alerts."""
-        self._lost.inc()
+        self._dropped.inc()
 
-    def drift(self, function: str, figures: dict[str, Any]) -> None:
+    def set_drift(self, function: str, figures: dict[str, Any]) -> None:
         """How far production is from the audit slice."""
-        for of in ("labels", "images"):
-            if figures.get(of) is None:
-                self._drift.remove(function, of)  # of another version, or another time
+        for measure in ("labels", "images"):
+            if figures.get(measure) is None:
+                self._drift.remove(function, measure)  # of another version, or another time
             else:
-                self._drift.labels(function, of).set(figures[of])
+                self._drift.labels(function, measure).set(figures[measure])
 
-    def text(self) -> bytes:
+    def render_text(self) -> bytes:
         """As Prometheus reads it."""
         from prometheus_client import generate_latest
 
-        return generate_latest(self._all)
+        return generate_latest(self._registry)
 
 
-class Drift:
+class DriftMonitor:
     """Compares the latest answers of one version with its audit slice.
 
     Args:
@@ -125,22 +132,24 @@ class Drift:
         reference: the audit slice.
     """
 
-    def __init__(self, function: str, reference: Reference) -> None:
+    def __init__(self, function: str, reference: DriftReference) -> None:
         self._function = function
         self._reference = reference
         vectors = reference.vectors
-        self._usual = usual_distance(vectors) if len(vectors) > 1 else 0.0
-        self._mixes: deque[dict[tuple[str, str], int]] = deque(maxlen=RECENT)
-        self._unlike: deque[bool] = deque(maxlen=RECENT)
-        self._warned: set[str] = set()
+        self._typical_distance = outlier_distance(vectors) if len(vectors) > 1 else 0.0
+        self._label_mixes: deque[dict[tuple[str, str], int]] = deque(maxlen=DRIFT_WINDOW_SIZE)
+        self._outlier_flags: deque[bool] = deque(maxlen=DRIFT_WINDOW_SIZE)
+        self._warned_kinds: set[str] = set()
 
-    def add(self, said: Said) -> None:
+    def add_prediction(self, prediction: ImagePrediction) -> None:
         """One more answer."""
-        self._mixes.append(given_by_control(said))
-        if said.vector is not None and len(self._reference.vectors) > 1:
-            self._unlike.append(unlike(said.vector, self._reference.vectors, self._usual))
+        self._label_mixes.append(count_control_labels(prediction))
+        if prediction.embedding is not None and len(self._reference.vectors) > 1:
+            self._outlier_flags.append(
+                is_outlier(prediction.embedding, self._reference.vectors, self._typical_distance)
+            )
 
-    def figures(self) -> dict[str, Any]:
+    def drift_figures(self) -> dict[str, Any]:
         """How far production is away, as plain JSON.
 
         Returns:
@@ -149,58 +158,65 @@ class Drift:
             each None while too few are known; ``n``, and ``warnings``, a sentence each.
         """
         labels, images = self._label_shift(), None
-        if len(self._unlike) >= FEWEST:
-            images = round(float(np.mean(self._unlike)), 4)
+        if len(self._outlier_flags) >= MIN_DRIFT_ANSWERS:
+            images = round(float(np.mean(self._outlier_flags)), 4)
         warnings = {}
-        if labels is not None and labels > SHIFTED:
+        if labels is not None and labels > MIN_SHIFT_INDEX:
             warnings["labels"] = (
                 f"The mix of labels is another one than in the audit slice (stability index "
-                f"{labels:.2f}, above {SHIFTED}): label some of the captured images."
+                f"{labels:.2f}, above {MIN_SHIFT_INDEX}): label some of the captured images."
             )
-        if images is not None and images > UNLIKE:
+        if images is not None and images > MIN_OUTLIER_SHARE:
             warnings["images"] = (
                 f"{images:.0%} of the images look unlike the audit slice (5% would be usual): "
                 "label some of the captured images."
             )
         self._warn(warnings)
-        told = list(warnings.values())
-        return {"n": len(self._mixes), "labels": labels, "images": images, "warnings": told}
+        messages = list(warnings.values())
+        return {
+            "n": len(self._label_mixes),
+            "labels": labels,
+            "images": images,
+            "warnings": messages,
+        }
 
     def _label_shift(self) -> float | None:
-        if len(self._mixes) < FEWEST:
+        if len(self._label_mixes) < MIN_DRIFT_ANSWERS:
             return None
-        now: dict[str, Counter[str]] = {}
-        for mix in self._mixes:
+        recent_counts: dict[str, Counter[str]] = {}
+        for mix in self._label_mixes:
             for (control, label), count in mix.items():
-                now.setdefault(control, Counter())[label] += count
+                recent_counts.setdefault(control, Counter())[label] += count
         shifts = [
-            label_shift(before, now.get(control, {}))
-            for control, before in self._reference.mix.items()
-            if sum(before.values()) >= FEWEST / 5
+            population_stability_index(before, recent_counts.get(control, {}))
+            for control, before in self._reference.label_counts.items()
+            if sum(before.values()) >= MIN_DRIFT_ANSWERS / 5
         ]
         return round(max(shifts), 4) if shifts else None
 
     def _warn(self, warnings: Mapping[str, str]) -> None:
         """Tell the log once of each kind, and again when it comes back."""
-        for kind in warnings.keys() - self._warned:
+        for kind in warnings.keys() - self._warned_kinds:
             log.warning("function %s: %s", self._function, warnings[kind])
-        self._warned = set(warnings)
+        self._warned_kinds = set(warnings)
 
 
-def given_by_control(said: Said) -> dict[tuple[str, str], int]:
+def count_control_labels(prediction: ImagePrediction) -> dict[tuple[str, str], int]:
     """How often each label of each control was given."""
-    found: Counter[tuple[str, str]] = Counter()
-    for name, ranked in said.chosen.items():
-        found.update((name, label) for label in list(ranked)[:1])
-    for name, (places, confidence) in said.found.items():
-        pairs = zip(places, confidence, strict=True)
-        found.update((name, place.label) for place, c in pairs if c >= said.shown[name])
-    return dict(found)
+    label_counts: Counter[tuple[str, str]] = Counter()
+    for name, ranked in prediction.label_probabilities.items():
+        label_counts.update((name, label) for label in list(ranked)[:1])
+    for name, (regions, confidence) in prediction.regions.items():
+        pairs = zip(regions, confidence, strict=True)
+        label_counts.update(
+            (name, region.label) for region, c in pairs if c >= prediction.thresholds[name]
+        )
+    return dict(label_counts)
 
 
-def given(said: Said) -> Counter[str]:
+def count_labels(prediction: ImagePrediction) -> Counter[str]:
     """How often each label was given."""
-    found: Counter[str] = Counter()
-    for (_, label), count in given_by_control(said).items():
-        found[label] += count
-    return found
+    label_counts: Counter[str] = Counter()
+    for (_, label), count in count_control_labels(prediction).items():
+        label_counts[label] += count
+    return label_counts

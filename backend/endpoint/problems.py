@@ -9,7 +9,7 @@ from typing import Any
 from backend.errors import ImageError
 
 MEDIA_TYPE = "application/problem+json"
-UNREADABLE = {
+STATUS_BY_REASON = {
     "not an image": 415,
     "too many pixels": 413,
     "image file is too large": 413,
@@ -17,7 +17,7 @@ UNREADABLE = {
 """Status by the reason why an image cannot be read; 422 for all others."""
 
 
-class Problem(Exception):
+class ProblemError(Exception):
     """A request that is answered with an error.
 
     Attributes:
@@ -37,26 +37,26 @@ class Problem(Exception):
         self.detail = detail
         self.headers = dict(headers or {})
 
-    def json(self, request: str) -> dict[str, Any]:
+    def to_json(self, request_id: str) -> dict[str, Any]:
         """As a response's body.
 
         Args:
-            request: the request's id.
+            request_id: the request's id.
         """
         return {
             "type": f"urn:prelabel:{self.kind}",
             "title": HTTPStatus(self.status).phrase,
             "status": self.status,
             "detail": self.detail,
-            "requestId": request,
+            "requestId": request_id,
         }
 
 
-def unreadable(error: ImageError) -> Problem:
+def unreadable_image(error: ImageError) -> ProblemError:
     """An image that cannot be read, as a problem."""
     text = str(error)
-    return Problem(
-        UNREADABLE.get(error.reason, 422),
+    return ProblemError(
+        STATUS_BY_REASON.get(error.reason, 422),
         "unreadable-image",
         f"The image cannot be used: {text}{'' if text.endswith('.') else '.'}",
     )

@@ -6,26 +6,26 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from backend.endpoint.functions import Load
+from backend.endpoint.functions import VersionLoader
 
 log = logging.getLogger("prelabel")
-REFRESH_SECONDS = 10.0
-LANES = 16
+REFRESH_INTERVAL_SECONDS = 10.0
+REMOTE_CONCURRENCY = 16
 """Looks under way at the same time: as many as there may be containers, and some that travel."""
 
 
 @dataclass(frozen=True)
-class Behind:
+class RemoteModels:
     """What is behind the endpoint's gateway.
 
     Attributes:
         load: reads a version without its models.
         refresh: sees what became live since.
-        keep: makes what was kept last.
-        lanes: looks under way at the same time.
+        commit: makes what was kept last.
+        concurrency: looks under way at the same time.
     """
 
-    load: Load
+    load: VersionLoader
     refresh: Callable[[], None]
-    keep: Callable[[], None]
-    lanes: int = LANES
+    commit: Callable[[], None]
+    concurrency: int = REMOTE_CONCURRENCY

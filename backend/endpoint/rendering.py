@@ -6,97 +6,104 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from backend.domain import Place
-from backend.endpoint.functions import Loaded
-from backend.endpoint.invoker import read_picture
-from backend.endpoint.responses import Wish, answer
-from backend.vision.images.decode import Picture
-from backend.vision.images.draw import Mark, draw
+from backend.domain import Region
+from backend.endpoint.functions import LoadedVersion
+from backend.endpoint.invoker import read_image
+from backend.endpoint.responses import ResponseOptions, build_response
+from backend.vision.images.decode import DecodedImage
+from backend.vision.images.draw import RegionMark, draw_marks
 
 if TYPE_CHECKING:
     from PIL import Image
 
-Answer = Mapping[str, Any]
+ResponseJson = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Looked:
+class EndpointResult:
     """An image that a version looked at.
 
     Attributes:
-        answer: as the endpoint gives it.
-        picture: that was looked at.
+        response: as the endpoint gives it.
+        decoded_image: that was looked at.
         labels: all of the version's.
     """
 
-    answer: dict[str, Any]
-    picture: Picture
+    response: dict[str, Any]
+    decoded_image: DecodedImage
     labels: tuple[str, ...]
 
-    def drawn(self) -> Image.Image:
+    def draw_marks(self) -> Image.Image:
         """The answer on a copy of the picture."""
-        return draw(self.picture.image, marks_of(self.answer), self.labels)
+        return draw_marks(self.decoded_image.image, response_marks(self.response), self.labels)
 
 
-def look(loaded: Loaded, content: bytes, max_pixels: int) -> Looked:
+def invoke_locally(loaded: LoadedVersion, content: bytes, max_pixels: int) -> EndpointResult:
     """Let a version look at an image, the way the endpoint does.
 
     Raises:
         ImageError: it cannot be read.
     """
-    picture = read_picture(content, max_pixels, loaded.at_least)
-    (said,) = loaded.say([picture])
+    decoded_image = read_image(content, max_pixels, loaded.min_pixels)
+    (prediction,) = loaded.predict([decoded_image])
     labels = (name for control in loaded.controls for name in control.label_names)
-    return Looked(answer(loaded, said, Wish()), picture, tuple(labels))
+    return EndpointResult(
+        build_response(loaded, prediction, ResponseOptions()), decoded_image, tuple(labels)
+    )
 
 
-def marks_of(answer: Answer) -> list[Mark]:
-    """What to draw of a response to one image, see ``answers.answer``."""
-    controls = answer.get("controls") or {"": answer}
-    return [mark for one in controls.values() for mark in _marks(one)]
+def response_marks(response: ResponseJson) -> list[RegionMark]:
+    """What to draw of a response to one image, see ``answers.response``."""
+    controls = response.get("controls") or {"": response}
+    return [
+        mark for control_response in controls.values() for mark in _control_marks(control_response)
+    ]
 
 
-def in_words(answer: Answer) -> str:
+def summarize_response(response: ResponseJson) -> str:
     """A response in a line.
 
     Example:
-        >>> in_words({"labelName": "red", "confidence": 0.981})
+        >>> summarize_response({"labelName": "red", "confidence": 0.981})
         'red 98%'
-        >>> in_words({"predictions": [...], "counts": {"apple": 3, "pear": 0}})
+        >>> summarize_response({"predictions": [...], "counts": {"apple": 3, "pear": 0}})
         '3 apple'
     """
-    controls = answer.get("controls")
+    controls = response.get("controls")
     if controls:
-        return "; ".join(f"{name}: {_words(one)}" for name, one in controls.items())
-    return _words(answer)
+        return "; ".join(
+            f"{name}: {_summarize_control(control_response)}"
+            for name, control_response in controls.items()
+        )
+    return _summarize_control(response)
 
 
-def _words(answer: Answer) -> str:
-    if "predictions" in answer:
-        counts = [f"{count} {name}" for name, count in answer["counts"].items() if count]
+def _summarize_control(response: ResponseJson) -> str:
+    if "predictions" in response:
+        counts = [f"{count} {name}" for name, count in response["counts"].items() if count]
         return ", ".join(counts) or "nothing found"
-    if "labels" in answer:
-        return ", ".join(map(_sure, answer["labels"])) or "none of the labels"
-    return _sure(answer) if answer["labelName"] else "not certain of any label"
+    if "labels" in response:
+        return ", ".join(map(_format_label, response["labels"])) or "none of the labels"
+    return _format_label(response) if response["labelName"] else "not certain of any label"
 
 
-def _sure(one: Answer) -> str:
-    return f"{one['labelName']} {one['confidence']:.0%}"
+def _format_label(label_row: ResponseJson) -> str:
+    return f"{label_row['labelName']} {label_row['confidence']:.0%}"
 
 
-def _marks(answer: Answer) -> Iterator[Mark]:
-    if answer.get("labelName"):
-        yield Mark(answer["labelName"], answer["confidence"])
-    for one in answer.get("labels", []):
-        yield Mark(one["labelName"], one["confidence"])
-    for one in answer.get("predictions", []):
-        yield Mark(one["labelName"], one["confidence"], _place(one))
+def _control_marks(response: ResponseJson) -> Iterator[RegionMark]:
+    if response.get("labelName"):
+        yield RegionMark(response["labelName"], response["confidence"])
+    for row in response.get("labels", []):
+        yield RegionMark(row["labelName"], row["confidence"])
+    for row in response.get("predictions", []):
+        yield RegionMark(row["labelName"], row["confidence"], _object_region(row))
 
 
-def _place(one: Answer) -> Place:
-    if "center" in one:
-        x, y = one["center"]["x"], one["center"]["y"]
-        return Place(one["labelName"], x, y, x, y)
-    box = one["boundingBox"]
+def _object_region(object_row: ResponseJson) -> Region:
+    if "center" in object_row:
+        x, y = object_row["center"]["x"], object_row["center"]["y"]
+        return Region(object_row["labelName"], x, y, x, y)
+    box = object_row["boundingBox"]
     x, y = box["x"], box["y"]
-    return Place(one["labelName"], x, y, x + box["width"], y + box["height"])
+    return Region(object_row["labelName"], x, y, x + box["width"], y + box["height"])

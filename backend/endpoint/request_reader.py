@@ -18,147 +18,153 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from backend.endpoint.problems import Problem, unreadable
+from backend.endpoint.problems import ProblemError, unreadable_image
 from backend.errors import ImageError
-from backend.label_studio.image_fetcher import inline
-from backend.web_fetcher import Web, shown
+from backend.label_studio.image_fetcher import decode_data_uri
+from backend.web_fetcher import WebFetcher, redact_url
 
-BATCH = 64
+MAX_BATCH_IMAGES = 64
 """Images in one request at most."""
-BATCH_SIZE = f"Send 1 to {BATCH} images"
-FETCHERS = 8
+BATCH_SIZE_MESSAGE = f"Send 1 to {MAX_BATCH_IMAGES} images"
+FETCH_THREAD_COUNT = 8
 """Addresses that are fetched at the same time; threads of their own, so that slow ones hold up
 nobody who sends an image."""
 FORM_FIELD = "data"
-MOST_VALUES = 200_000
+MAX_JSON_VALUES = 200_000
 """In the JSON of a request. The largest that is meant is a correction of 10,000 objects, each with
 a box and a centre: 10 commas and brackets each. Each value may take 100 bytes of memory."""
-WINDOW = 1 << 20
+COUNT_CHUNK_BYTES = 1 << 20
 """Bytes that are counted at once: of a body that is refused, no more than needed."""
-NO_IMAGE = (
+NO_IMAGE_MESSAGE = (
     "The request has no image: send its bytes as the body, as a file in multipart/form-data, or "
     'as JSON {"data": "<base64, data URI or https address>"}.'
 )
 
 
 @dataclass(frozen=True)
-class Reader:
+class RequestReader:
     """Reads requests.
 
     Attributes:
-        most: bytes of a request.
-        image_bytes: bytes of one image.
-        seconds: that a body may take to arrive.
+        max_request_bytes: bytes of a request.
+        max_image_bytes: bytes of one image.
+        timeout_seconds: that a body may take to arrive.
         web: fetches addresses; None where that is off.
-        fetchers: the threads that do.
+        fetch_executor: the threads that do.
     """
 
-    most: int
-    image_bytes: int
-    seconds: float
-    web: Web | None
-    fetchers: Executor = field(default_factory=lambda: ThreadPoolExecutor(FETCHERS, "fetching"))
+    max_request_bytes: int
+    max_image_bytes: int
+    timeout_seconds: float
+    web: WebFetcher | None
+    fetch_executor: Executor = field(
+        default_factory=lambda: ThreadPoolExecutor(FETCH_THREAD_COUNT, "fetching")
+    )
 
-    async def one(self, request: Request) -> bytes:
+    async def read_image(self, request: Request) -> bytes:
         """The one image of a request.
 
         Raises:
-            Problem: there is none, or too much.
+            ProblemError: there is none, or too much.
         """
-        found = await self._all(request, listed=False)
-        if len(found) != 1:
-            raise Problem(422, "one-image", "Send one image, or several to …/invoke-batch.")
-        return await self._bytes(found[0])
+        sources = await self._parse_sources(request, require_list=False)
+        if len(sources) != 1:
+            raise ProblemError(422, "one-image", "Send one image, or several to …/invoke-batch.")
+        return await self._load_source(sources[0])
 
-    async def several(self, request: Request) -> list[str | bytes]:
-        """The images of a request in their order, not fetched yet; see :meth:`contents`.
+    async def read_sources(self, request: Request) -> list[str | bytes]:
+        """The images of a request in their order, not fetched yet; see :meth:`load_images`.
 
         Raises:
-            Problem: there is none, or too much.
+            ProblemError: there is none, or too much.
         """
-        found = await self._all(request, listed=True)
-        if not 1 <= len(found) <= BATCH:
-            raise Problem(422, "batch-size", f"{BATCH_SIZE}, not {len(found)}.")
-        return found
+        sources = await self._parse_sources(request, require_list=True)
+        if not 1 <= len(sources) <= MAX_BATCH_IMAGES:
+            raise ProblemError(422, "batch-size", f"{BATCH_SIZE_MESSAGE}, not {len(sources)}.")
+        return sources
 
-    async def contents(self, found: Sequence[str | bytes]) -> list[bytes | Problem]:
+    async def load_images(self, sources: Sequence[str | bytes]) -> list[bytes | ProblemError]:
         """The bytes of images in their order; why, where one cannot be had."""
-        return list(await asyncio.gather(*(self._or_problem(one) for one in found)))
+        return list(await asyncio.gather(*(self._load_or_problem(source) for source in sources)))
 
     def stop(self) -> None:
         """Let the threads end."""
-        self.fetchers.shutdown(wait=False, cancel_futures=True)
+        self.fetch_executor.shutdown(wait=False, cancel_futures=True)
 
-    async def json(self, request: Request) -> Any:
+    async def read_json(self, request: Request) -> Any:
         """A body of JSON.
 
         Raises:
-            Problem: it is none.
+            ProblemError: it is none.
         """
-        return _parsed(await self._whole(request))
+        return _parse_json(await self._read_body(request))
 
-    async def text(self, text: str) -> bytes:
+    async def load_text(self, text: str) -> bytes:
         """The image that a text is, or leads to.
 
         Raises:
-            Problem: it is none.
+            ProblemError: it is none.
         """
-        return await self._bytes(text)
+        return await self._load_source(text)
 
-    async def _or_problem(self, one: str | bytes) -> bytes | Problem:
+    async def _load_or_problem(self, source: str | bytes) -> bytes | ProblemError:
         try:
-            return await self._bytes(one)
-        except Problem as problem:
+            return await self._load_source(source)
+        except ProblemError as problem:
             return problem
 
-    async def _all(self, request: Request, *, listed: bool) -> list[str | bytes]:
-        """The images; of JSON, ``listed`` in an array, or one or several."""
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind == "multipart/form-data":
-            return await self._form(request)
-        body = await self._whole(request)
+    async def _parse_sources(self, request: Request, *, require_list: bool) -> list[str | bytes]:
+        """The images; of JSON, ``require_list`` in an array, or one or several."""
+        content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if content_type == "multipart/form-data":
+            return await self._parse_form(request)
+        body = await self._read_body(request)
         if not body:
-            raise Problem(422, "no-image", NO_IMAGE)
-        if kind != "application/json" and not kind.endswith("+json"):
+            raise ProblemError(422, "no-image", NO_IMAGE_MESSAGE)
+        if content_type != "application/json" and not content_type.endswith("+json"):
             return [body]
-        payload = _parsed(body)
+        payload = _parse_json(body)
         data = payload.get("data") if isinstance(payload, dict) else None
-        texts = data if isinstance(data, list) or listed else [data]
+        texts = data if isinstance(data, list) or require_list else [data]
         if not isinstance(texts, list):
-            raise Problem(422, "no-list", 'Send several images as {"data": [...]}.')
+            raise ProblemError(422, "no-list", 'Send several images as {"data": [...]}.')
         if not texts or not all(isinstance(text, str) and text for text in texts):
-            raise Problem(422, "no-image", NO_IMAGE)
+            raise ProblemError(422, "no-image", NO_IMAGE_MESSAGE)
         return list(texts)
 
-    async def _form(self, request: Request) -> list[str | bytes]:
+    async def _parse_form(self, request: Request) -> list[str | bytes]:
         parser = MultiPartParser(
             request.headers,
             self._stream(request),
-            max_files=BATCH + 1,
-            max_fields=BATCH + 1,
-            max_part_size=self.image_bytes,
+            max_files=MAX_BATCH_IMAGES + 1,
+            max_fields=MAX_BATCH_IMAGES + 1,
+            max_part_size=self.max_image_bytes,
         )
         try:
             form = await parser.parse()
         except MultiPartException as error:
             if error.message.startswith("Too many"):
-                raise Problem(422, "batch-size", f"{BATCH_SIZE}.") from error
-            raise Problem(400, "damaged-form", "The multipart body is damaged.") from error
+                raise ProblemError(422, "batch-size", f"{BATCH_SIZE_MESSAGE}.") from error
+            raise ProblemError(400, "damaged-form", "The multipart body is damaged.") from error
         except (KeyError, ValueError, AttributeError) as error:
-            raise Problem(400, "damaged-form", "The multipart body is damaged.") from error
+            raise ProblemError(400, "damaged-form", "The multipart body is damaged.") from error
         try:
             values = [value for _, value in form.multi_items()]
-            files = [v for v in values if isinstance(v, UploadFile)]
-            found: list[str | bytes] = [await file.read() for file in files]
-            if not found:
-                found = [v for v in form.getlist(FORM_FIELD) if isinstance(v, str) and v]
+            files = [value_item for value_item in values if isinstance(value_item, UploadFile)]
+            sources: list[str | bytes] = [await file.read() for file in files]
+            if not sources:
+                sources = [
+                    value_item
+                    for value_item in form.getlist(FORM_FIELD)
+                    if isinstance(value_item, str) and value_item
+                ]
         finally:
             await form.close()
-        if not found:
-            raise Problem(422, "no-image", NO_IMAGE)
-        return found
+        if not sources:
+            raise ProblemError(422, "no-image", NO_IMAGE_MESSAGE)
+        return sources
 
-    async def _whole(self, request: Request) -> bytes:
+    async def _read_body(self, request: Request) -> bytes:
         body = bytearray()
         async for chunk in self._stream(request):
             body += chunk
@@ -166,76 +172,78 @@ class Reader:
 
     async def _stream(self, request: Request) -> AsyncGenerator[bytes, None]:
         """The body as it comes in, up to the limits."""
-        said = request.headers.get("content-length", "")
-        if said.isdigit() and int(said) > self.most:
+        content_length = request.headers.get("content-length", "")
+        if content_length.isdigit() and int(content_length) > self.max_request_bytes:
             raise self._too_large()
         size, chunks = 0, request.stream()
         try:
-            async with asyncio.timeout(self.seconds):
+            async with asyncio.timeout(self.timeout_seconds):
                 async for chunk in chunks:
                     size += len(chunk)
-                    if size > self.most:
+                    if size > self.max_request_bytes:
                         raise self._too_large()
                     yield chunk
         except TimeoutError as error:
-            raise Problem(
+            raise ProblemError(
                 408,
                 "slow-request",
-                f"The request did not arrive within {self.seconds:g} seconds: send it again.",
+                f"The request did not arrive within {self.timeout_seconds:g} seconds: send it again.",
                 {"connection": "close"},
             ) from error
         except ClientDisconnect as error:
-            raise Problem(400, "gone", "The request was cut off: send it again.") from error
+            raise ProblemError(400, "gone", "The request was cut off: send it again.") from error
 
-    async def _bytes(self, one: str | bytes) -> bytes:
+    async def _load_source(self, source: str | bytes) -> bytes:
         try:
-            content = one if isinstance(one, bytes) else await self._resolved(one.strip())
+            content = (
+                source if isinstance(source, bytes) else await self._resolve_text(source.strip())
+            )
         except ImageError as error:
-            raise unreadable(error) from error
-        if len(content) > self.image_bytes:
-            limit = f"over {self.image_bytes:,} bytes"
-            raise unreadable(ImageError("image file is too large", limit))
+            raise unreadable_image(error) from error
+        if len(content) > self.max_image_bytes:
+            limit = f"over {self.max_image_bytes:,} bytes"
+            raise unreadable_image(ImageError("image file is too large", limit))
         return content
 
-    async def _resolved(self, text: str) -> bytes:
-        if not text.isascii() and _halved(text):
-            raise Problem(422, "no-image", NO_IMAGE)
+    async def _resolve_text(self, text: str) -> bytes:
+        if not text.isascii() and _has_surrogate(text):
+            raise ProblemError(422, "no-image", NO_IMAGE_MESSAGE)
         scheme = text[:8].lower()
         if scheme.startswith("data:"):
-            return inline(text, self.image_bytes)
+            return decode_data_uri(text, self.max_image_bytes)
         if scheme.startswith(("http://", "https://")):
             if self.web is None:
-                raise Problem(
+                raise ProblemError(
                     422,
                     "addresses-off",
                     "Addresses are not fetched here: send the image itself, or let the operator "
                     "set PRELABEL_FETCH_URLS=1.",
                 )
-            return await self._fetched(self.web, text)
+            return await self._fetch_image(self.web, text)
         try:
             return base64.b64decode("".join(text.split()), validate=True)
         except (binascii.Error, ValueError) as error:
-            raise Problem(422, "no-image", NO_IMAGE) from error
+            raise ProblemError(422, "no-image", NO_IMAGE_MESSAGE) from error
 
-    async def _fetched(self, web: Web, address: str) -> bytes:
+    async def _fetch_image(self, web: WebFetcher, address: str) -> bytes:
         """The image at an address; waits no longer than allowed, also for a look-up or a thread."""
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(self.seconds):
-                return await loop.run_in_executor(self.fetchers, web.fetch, address)
+            async with asyncio.timeout(self.timeout_seconds):
+                return await loop.run_in_executor(self.fetch_executor, web.fetch, address)
         except TimeoutError as error:
-            raise ImageError("image did not arrive in time", shown(address)) from error
+            raise ImageError("image did not arrive in time", redact_url(address)) from error
 
-    def _too_large(self) -> Problem:
-        return Problem(
+    def _too_large(self) -> ProblemError:
+        return ProblemError(
             413,
             "too-large",
-            f"A request may have {self.most:,} bytes: send fewer or smaller images.",
+            f"A request may have {self.max_request_bytes:,} bytes: send fewer or smaller images.",
             {"connection": "close"},
         )
 
 
-def _halved(text: str) -> bool:
+def _has_surrogate(text: str) -> bool:
     """Whether half a character is in it, which JSON can write and nothing else can."""
     try:
         text.encode()
@@ -244,27 +252,30 @@ def _halved(text: str) -> bool:
     return False
 
 
-def _parsed(body: bytes) -> Any:
-    _check_values(body)
+def _parse_json(body: bytes) -> Any:
+    _check_value_count(body)
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise Problem(400, "no-json", "The body is no JSON.") from error
+        raise ProblemError(400, "no-json", "The body is no JSON.") from error
 
 
-def _check_values(body: bytes) -> None:
+def _check_value_count(body: bytes) -> None:
     """Count values without parsing them: each comes after a comma or a bracket that opens.
 
     Raises:
-        Problem: there are more than any request needs.
+        ProblemError: there are more than any request needs.
     """
     count = 0
-    for start in range(0, len(body), WINDOW):
-        count += sum(body.count(mark, start, start + WINDOW) for mark in (b",", b"[", b"{"))
-        if count > MOST_VALUES:
-            raise Problem(
+    for start in range(0, len(body), COUNT_CHUNK_BYTES):
+        count += sum(
+            body.count(delimiter, start, start + COUNT_CHUNK_BYTES)
+            for delimiter in (b",", b"[", b"{")
+        )
+        if count > MAX_JSON_VALUES:
+            raise ProblemError(
                 413,
                 "too-many-values",
-                f"The JSON of a request may have {MOST_VALUES:,} values: send images as base64 "
+                f"The JSON of a request may have {MAX_JSON_VALUES:,} values: send images as base64 "
                 "text, not as lists of numbers.",
             )

@@ -7,100 +7,128 @@ from dataclasses import dataclass
 from typing import Any
 
 from backend.domain import Control
-from backend.endpoint.functions import Loaded
-from backend.endpoint.problems import Problem
-from backend.inference.predict_image import Said
+from backend.endpoint.functions import LoadedVersion
+from backend.endpoint.problems import ProblemError
+from backend.inference.predict_image import ImagePrediction
 
-LABELS = 10
+DEFAULT_LABEL_COUNT = 10
 """Labels in ``labelConfidences`` where the request does not say how many."""
-CHOSEN = 0.5
+MULTIPLE_LABEL_THRESHOLD = 0.5
 """Confidence from which a label of several of many is given."""
-DIGITS = 4
+ROUNDING_DIGITS = 4
 
 
 @dataclass(frozen=True)
-class Wish:
+class ResponseOptions:
     """What a request wants to know.
 
     Attributes:
-        labels: how many labels to list.
+        label_count: how many labels to list.
         threshold: confidence from which an answer is given, 0 to 1; None: the version's own.
         control: name of one control; empty: the first is the answer, the others stand beside it.
     """
 
-    labels: int = LABELS
+    label_count: int = DEFAULT_LABEL_COUNT
     threshold: float | None = None
     control: str = ""
 
 
-def kind_of(control: Control) -> str:
+def control_type(control: Control) -> str:
     """What a control answers, in the API's words."""
     if control.kind != "choices":
         return control.kind
     return "several-of-many" if control.multiple else "one-of-many"
 
 
-def answer(loaded: Loaded, said: Said, wish: Wish) -> dict[str, Any]:
+def build_response(
+    loaded: LoadedVersion, prediction: ImagePrediction, options: ResponseOptions
+) -> dict[str, Any]:
     """The response to one image.
 
     Raises:
-        Problem: there is no control of that name, or nothing answers it yet.
+        ProblemError: there is no control of that name, or nothing answers it yet.
     """
-    answered = [c for c in loaded.controls if c.name in said.chosen or c.name in said.found]
-    wanted = [c for c in answered if c.name == wish.control] if wish.control else answered
-    if not wanted:
-        names = ", ".join(c.name for c in answered) or "none yet"
-        raise Problem(404, "no-control", f"This version answers these controls: {names}.")
-    first = _one(wanted[0], said, wish)
-    if len(wanted) > 1:
-        first["controls"] = {control.name: _one(control, said, wish) for control in wanted}
-    return first
+    available_controls = [
+        c
+        for c in loaded.controls
+        if c.name in prediction.label_probabilities or c.name in prediction.regions
+    ]
+    requested_controls = (
+        [c for c in available_controls if c.name == options.control]
+        if options.control
+        else available_controls
+    )
+    if not requested_controls:
+        names = ", ".join(c.name for c in available_controls) or "none yet"
+        raise ProblemError(404, "no-control", f"This version answers these controls: {names}.")
+    response = _control_response(requested_controls[0], prediction, options)
+    if len(requested_controls) > 1:
+        response["controls"] = {
+            control.name: _control_response(control, prediction, options)
+            for control in requested_controls
+        }
+    return response
 
 
-def _one(control: Control, said: Said, wish: Wish) -> dict[str, Any]:
+def _control_response(
+    control: Control, prediction: ImagePrediction, options: ResponseOptions
+) -> dict[str, Any]:
     if control.kind != "choices":
-        return _places(control, said, wish)
-    ranked = said.chosen[control.name]
-    listed = [_label(name, p) for name, p in list(ranked.items())[: wish.labels]]
+        return _regions_response(control, prediction, options)
+    ranked = prediction.label_probabilities[control.name]
+    label_rows = [
+        _label_row(name, label_confidence)
+        for name, label_confidence in list(ranked.items())[: options.label_count]
+    ]
     if control.multiple:
-        least = CHOSEN if wish.threshold is None else wish.threshold
-        labels = [_label(name, p) for name, p in ranked.items() if p >= least]
-        return {"labels": labels, "labelConfidences": listed}
+        min_confidence = (
+            MULTIPLE_LABEL_THRESHOLD if options.threshold is None else options.threshold
+        )
+        labels = [
+            _label_row(name, label_confidence)
+            for name, label_confidence in ranked.items()
+            if label_confidence >= min_confidence
+        ]
+        return {"labels": labels, "labelConfidences": label_rows}
     name, confidence = next(iter(ranked.items()), (None, 0.0))
-    sure = confidence >= (wish.threshold or 0.0)
+    is_confident = confidence >= (options.threshold or 0.0)
     return {
-        "labelName": name if sure else None,
-        "confidence": round(confidence, DIGITS),
-        "labelConfidences": listed,
+        "labelName": name if is_confident else None,
+        "confidence": round(confidence, ROUNDING_DIGITS),
+        "labelConfidences": label_rows,
     }
 
 
-def _places(control: Control, said: Said, wish: Wish) -> dict[str, Any]:
-    least = said.shown[control.name] if wish.threshold is None else wish.threshold
-    rows = [
-        (place, confidence)
-        for place, confidence in zip(*said.found[control.name], strict=True)
-        if confidence >= least
+def _regions_response(
+    control: Control, prediction: ImagePrediction, options: ResponseOptions
+) -> dict[str, Any]:
+    min_confidence = (
+        prediction.thresholds[control.name] if options.threshold is None else options.threshold
+    )
+    visible_regions = [
+        (region, confidence)
+        for region, confidence in zip(*prediction.regions[control.name], strict=True)
+        if confidence >= min_confidence
     ]
-    found = []
-    for place, confidence in rows:
-        x, y = place.centre
+    object_rows = []
+    for region, confidence in visible_regions:
+        x, y = region.center
         box = {
-            "x": round(place.x0, DIGITS),
-            "y": round(place.y0, DIGITS),
-            "width": round(place.x1 - place.x0, DIGITS),
-            "height": round(place.y1 - place.y0, DIGITS),
+            "x": round(region.x0, ROUNDING_DIGITS),
+            "y": round(region.y0, ROUNDING_DIGITS),
+            "width": round(region.x1 - region.x0, ROUNDING_DIGITS),
+            "height": round(region.y1 - region.y0, ROUNDING_DIGITS),
         }
-        where: dict[str, Any] = {"boundingBox": box}
+        geometry: dict[str, Any] = {"boundingBox": box}
         if control.kind == "points":
-            where = {"center": {"x": round(x, DIGITS), "y": round(y, DIGITS)}}
-        found.append({**_label(place.label, confidence), **where})
-    counts = Counter(place.label for place, _ in rows)
+            geometry = {"center": {"x": round(x, ROUNDING_DIGITS), "y": round(y, ROUNDING_DIGITS)}}
+        object_rows.append({**_label_row(region.label, confidence), **geometry})
+    counts = Counter(region.label for region, _ in visible_regions)
     return {
-        "predictions": found,
+        "predictions": object_rows,
         "counts": {name: counts[name] for name in control.label_names},
     }
 
 
-def _label(name: str, confidence: float) -> dict[str, Any]:
-    return {"labelName": name, "confidence": round(confidence, DIGITS)}
+def _label_row(name: str, confidence: float) -> dict[str, Any]:
+    return {"labelName": name, "confidence": round(confidence, ROUNDING_DIGITS)}

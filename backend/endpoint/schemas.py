@@ -7,35 +7,35 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field
 
 
-class Confidence(BaseModel):
+class LabelConfidence(BaseModel):
     """A label and how sure the model is of it."""
 
     labelName: str
     confidence: float = Field(ge=0, le=1)
 
 
-class Corner(BaseModel):
+class ImagePoint(BaseModel):
     """0 to 1 from the top left corner of the upright image."""
 
     x: float
     y: float
 
 
-class BoundingBox(Corner):
+class BoundingBox(ImagePoint):
     """The upper left corner and the extent, 0 to 1."""
 
     width: float
     height: float
 
 
-class FoundObject(Confidence):
+class DetectedObject(LabelConfidence):
     """An object: its box, or its centre where the function counts points."""
 
     boundingBox: BoundingBox | None = None
-    center: Corner | None = None
+    center: ImagePoint | None = None
 
 
-class Milliseconds(BaseModel):
+class ResponseTimings(BaseModel):
     """Where the time went."""
 
     read: float
@@ -44,28 +44,28 @@ class Milliseconds(BaseModel):
     total: float
 
 
-class ControlAnswer(BaseModel):
+class ControlResponse(BaseModel):
     """The answer to one control."""
 
     labelName: str | None = Field(default=None, description="one of many: the best label")
     confidence: float | None = Field(default=None, description="of it, 0 to 1")
-    labels: list[Confidence] | None = Field(default=None, description="several of many")
-    labelConfidences: list[Confidence] | None = Field(default=None, description="best first")
-    predictions: list[FoundObject] | None = Field(default=None, description="boxes or points")
+    labels: list[LabelConfidence] | None = Field(default=None, description="several of many")
+    labelConfidences: list[LabelConfidence] | None = Field(default=None, description="best first")
+    predictions: list[DetectedObject] | None = Field(default=None, description="boxes or points")
     counts: dict[str, int] | None = Field(default=None, description="objects by label")
 
 
-class About(BaseModel):
+class ResponseMetadata(BaseModel):
     """What is told with every answer."""
 
     function: str
     version: str
     requestId: str
     externalId: str | None
-    milliseconds: Milliseconds
+    milliseconds: ResponseTimings
 
 
-class Answer(ControlAnswer, About):
+class InvocationResponse(ControlResponse, ResponseMetadata):
     """The answer to an image."""
 
     model_config = ConfigDict(
@@ -103,7 +103,7 @@ class Answer(ControlAnswer, About):
         }
     )
 
-    controls: dict[str, ControlAnswer] | None = Field(
+    controls: dict[str, ControlResponse] | None = Field(
         default=None, description="every control's answer, where the function has several"
     )
 
@@ -118,14 +118,14 @@ class Problem(BaseModel):
     requestId: str
 
 
-class BatchResult(ControlAnswer):
+class BatchResult(ControlResponse):
     """The answer to one of several images, or why there is none."""
 
-    controls: dict[str, ControlAnswer] | None = None
+    controls: dict[str, ControlResponse] | None = None
     error: Problem | None = None
 
 
-class BatchAnswer(About):
+class BatchResponse(ResponseMetadata):
     """The answers to several images, in their order."""
 
     results: list[BatchResult]
@@ -139,7 +139,7 @@ class FunctionControl(BaseModel):
     labels: list[str]
 
 
-class Function(BaseModel):
+class FunctionSummary(BaseModel):
     """A function: a project of Label Studio with a live version."""
 
     id: str
@@ -152,7 +152,7 @@ class Function(BaseModel):
     audit: dict[str, Any] = Field(description="accuracy or F1 on the audit slice, with interval")
 
 
-class FunctionCard(Function):
+class FunctionDetails(FunctionSummary):
     """Everything that is told of a function."""
 
     versions: list[str] = Field(description="that can be asked for by name, newest first")
@@ -160,7 +160,7 @@ class FunctionCard(Function):
     drift: dict[str, Any] = Field(description="of what was asked lately against the audit slice")
 
 
-class Noted(BaseModel):
+class CorrectionResponse(BaseModel):
     """A correction was taken."""
 
     function: str

@@ -7,21 +7,24 @@ from collections.abc import Sequence
 import numpy as np
 
 from backend.arrays import Floats
-from backend.inference.detections import LEAST
+from backend.inference.detections import MIN_DETECTION_CONFIDENCE
 
 
-def certainty(row: Floats, multiple: bool) -> float:
+def choice_confidence(row: Floats, multiple: bool) -> float:
     """Confidence of a whole answer: of the best label, or of the least decided of several."""
     if not len(row):
         return 0.0
     return float(np.maximum(row, 1 - row).min() if multiple else row.max())
 
 
-def find_certainty(confidence: Sequence[float], shown: float) -> float:
+def detection_confidence(confidence: Sequence[float], min_confidence: float) -> float:
     """Confidence that all finds are right and nothing is missing: of the least decided find.
 
     Args:
         confidence: of everything found, shown or not.
-        shown: from which a find counts.
+        min_confidence: from which a find counts.
     """
-    return min((c if c >= shown else 1 - c for c in confidence), default=1 - LEAST)
+    return min(
+        (c if c >= min_confidence else 1 - c for c in confidence),
+        default=1 - MIN_DETECTION_CONFIDENCE,
+    )

@@ -6,112 +6,132 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from backend.callbacks import ProgressCallback
-from backend.domain import Control, Finding, ImageSize, Places, Task
+from backend.domain import Control, ImageSize, RegionPrediction, Regions, Task
 from backend.errors import ImageError
-from backend.inference.confidence import find_certainty
-from backend.inference.detections import found_in, shown
-from backend.inference.images import Pictures, Source
+from backend.inference.confidence import detection_confidence
+from backend.inference.detections import confidence_threshold, detect_regions
+from backend.inference.images import ImageSource, ProjectImages
 from backend.inference.model import Model
 
 
 @dataclass
-class Looked:
+class InferenceResult:
     """What became of the images of some tasks.
 
     Attributes:
-        findings: task → what is shown, an entry per control that has a finder.
-        whole: the same without thresholds of single labels: what is judged, and may be accepted.
-        beliefs: task → of everything found, shown or not, its confidence and how hard its label is.
-        sure: task → the confidence that the whole is right, and nothing is missing; of tasks that
+        regions: task → what is shown, an entry per control that has a finder.
+        unfiltered: the same without thresholds of single labels: what is judged, and may be accepted.
+        weighted_confidences: task → of everything found, shown or not, its confidence and how hard its label is.
+        confidence: task → the confidence that the whole is right, and nothing is missing; of tasks that
             every finder looked at.
-        failed: image address → why it could not be read.
+        errors: image address → why it could not be read.
     """
 
-    findings: dict[int, tuple[Finding, ...]] = field(default_factory=dict)
-    whole: dict[int, tuple[Finding, ...]] = field(default_factory=dict)
-    beliefs: dict[int, tuple[tuple[float, float], ...]] = field(default_factory=dict)
-    sure: dict[int, float] = field(default_factory=dict)
-    failed: dict[str, ImageError] = field(default_factory=dict)
+    regions: dict[int, tuple[RegionPrediction, ...]] = field(default_factory=dict)
+    unfiltered: dict[int, tuple[RegionPrediction, ...]] = field(default_factory=dict)
+    weighted_confidences: dict[int, tuple[tuple[float, float], ...]] = field(default_factory=dict)
+    confidence: dict[int, float] = field(default_factory=dict)
+    errors: dict[str, ImageError] = field(default_factory=dict)
 
 
-def look(
+def run_detectors(
     model: Model,
     controls: Sequence[Control],
     tasks: Sequence[Task],
-    pictures: Pictures,
+    images: ProjectImages,
     progress: ProgressCallback,
-    ahead: Sequence[Task] = (),
-) -> Looked:
+    next_tasks: Sequence[Task] = (),
+) -> InferenceResult:
     """Look at tasks.
 
     Args:
         model: with finders; controls without one find nothing.
         controls: of any kind.
         tasks: to look at.
-        pictures: of the project.
+        images: of the project.
         progress: told (done, of) in images.
-        ahead: what the next call will look at.
+        next_tasks: what the next call will look at.
     """
-    looked = Looked()
-    controls = [control for control in controls if control.name in model.finders]
+    result = InferenceResult()
+    controls = [control for control in controls if control.name in model.detectors]
     keys = {control.image_key for control in controls}
-    coming = [Source(t.images[key], t.id) for t in ahead for key in keys & t.images.keys()]
+    next_sources = [
+        ImageSource(t.images[key], t.id) for t in next_tasks for key in keys & t.images.keys()
+    ]
     by_address: dict[str, list[tuple[Task, str]]] = {}
     for task in tasks:
         for key in keys & task.images.keys():
             by_address.setdefault(task.images[key], []).append((task, key))
     done = 0
-    wanted = [Source(address, rows[0][0].id) for address, rows in by_address.items()]
-    for batch in pictures.batches(wanted, coming):
-        looked.failed |= batch.failed
+    sources = [ImageSource(address, entries[0][0].id) for address, entries in by_address.items()]
+    for batch in images.iter_batches(sources, next_sources):
+        result.errors |= batch.errors
         for control in controls:
-            _look_at(model, control, batch.images, batch.sizes, by_address, looked)
-        done += len(batch.images) + len(batch.failed)
+            _run_detector(model, control, batch.images, batch.sizes, by_address, result)
+        done += len(batch.images) + len(batch.errors)
         progress(done, len(by_address))
-    every = {task for task, found in looked.whole.items() if len(found) == len(controls)}
-    looked.sure = {task: sure for task, sure in looked.sure.items() if task in every}
-    return looked
+    complete = {
+        task for task, predictions in result.unfiltered.items() if len(predictions) == len(controls)
+    }
+    result.confidence = {
+        task: confidence for task, confidence in result.confidence.items() if task in complete
+    }
+    return result
 
 
-def _look_at(
+def _run_detector(
     model: Model,
     control: Control,
     images: Mapping[str, object],
     sizes: Mapping[str, ImageSize],
-    tasks: Mapping[str, Sequence[tuple[Task, str]]],
-    looked: Looked,
+    tasks_by_address: Mapping[str, Sequence[tuple[Task, str]]],
+    result: InferenceResult,
 ) -> None:
     """One control, one batch of images."""
-    finder = model.finders[control.name]
-    addresses = [a for a in images if any(key == control.image_key for _, key in tasks[a])]
-    found = found_in(finder, control, [images[a] for a in addresses])  # type: ignore[misc]
-    for address, (places, confidence) in zip(addresses, found, strict=True):
-        hard = finder.meaning.difficulty
-        weights = (hard.get(place.label, 1.0) for place in places)
-        beliefs = tuple(zip(confidence, weights, strict=True))
-        every = dict.fromkeys(control.label_names, shown(finder, control))
-        least = dict(every)
-        for label, threshold in model.thresholds.get(control.name, {}).items():
-            least[label] = max(least.get(label, 0.0), threshold)
-        seen, whole = (
-            _shown(control, places, confidence, floor, sizes[address]) for floor in (least, every)
+    detector = model.detectors[control.name]
+    addresses = [
+        a for a in images if any(key == control.image_key for _, key in tasks_by_address[a])
+    ]
+    detections = detect_regions(detector, control, [images[a] for a in addresses])  # type: ignore[misc]
+    for address, (regions, confidence) in zip(addresses, detections, strict=True):
+        difficulty = detector.class_mapping.difficulty
+        weights = (difficulty.get(region.label, 1.0) for region in regions)
+        weighted = tuple(zip(confidence, weights, strict=True))
+        base_thresholds = dict.fromkeys(
+            control.label_names, confidence_threshold(detector, control)
         )
-        for task, key in tasks[address]:
+        label_thresholds = dict(base_thresholds)
+        for label, threshold in model.thresholds.get(control.name, {}).items():
+            label_thresholds[label] = max(label_thresholds.get(label, 0.0), threshold)
+        visible, unfiltered = (
+            _filter_regions(control, regions, confidence, minimum, sizes[address])
+            for minimum in (label_thresholds, base_thresholds)
+        )
+        for task, key in tasks_by_address[address]:
             if key == control.image_key:
-                looked.findings[task.id] = (*looked.findings.get(task.id, ()), seen)
-                looked.whole[task.id] = (*looked.whole.get(task.id, ()), whole)
-                looked.beliefs[task.id] = (*looked.beliefs.get(task.id, ()), *beliefs)
-                sure = find_certainty(confidence, shown(finder, control))
-                looked.sure[task.id] = min(sure, looked.sure.get(task.id, 1.0))
+                result.regions[task.id] = (*result.regions.get(task.id, ()), visible)
+                result.unfiltered[task.id] = (*result.unfiltered.get(task.id, ()), unfiltered)
+                result.weighted_confidences[task.id] = (
+                    *result.weighted_confidences.get(task.id, ()),
+                    *weighted,
+                )
+                task_confidence = detection_confidence(
+                    confidence, confidence_threshold(detector, control)
+                )
+                result.confidence[task.id] = min(
+                    task_confidence, result.confidence.get(task.id, 1.0)
+                )
 
 
-def _shown(
+def _filter_regions(
     control: Control,
-    places: Places,
+    regions: Regions,
     confidence: Sequence[float],
-    least: Mapping[str, float],
+    thresholds: Mapping[str, float],
     size: ImageSize,
-) -> Finding:
-    pairs = zip(places, confidence, strict=True)
-    kept = [(place, belief) for place, belief in pairs if belief >= least[place.label]]
-    return Finding(control.name, tuple(p for p, _ in kept), tuple(b for _, b in kept), size)
+) -> RegionPrediction:
+    pairs = zip(regions, confidence, strict=True)
+    visible = [(region, value) for region, value in pairs if value >= thresholds[region.label]]
+    return RegionPrediction(
+        control.name, tuple(p for p, _ in visible), tuple(b for _, b in visible), size
+    )

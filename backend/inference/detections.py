@@ -9,119 +9,141 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from backend.arrays import Floats
-from backend.domain import Control, ImageSize, Place, Places
-from backend.learning.detection_metrics import Judged
-from backend.vision.detection.detections import Found
-from backend.vision.detection.pseudo_boxes import boxes_around, side_of
-from backend.vision.detection.trained_detector import Finds
-from backend.vision.detection.training_example import Example
+from backend.domain import Control, ImageSize, Region, Regions
+from backend.learning.detection_metrics import DetectionSample
+from backend.vision.detection.detections import Detections
+from backend.vision.detection.pseudo_boxes import estimate_side, make_pseudo_boxes
+from backend.vision.detection.trained_detector import Detector
+from backend.vision.detection.training_example import DetectionExample
 
 if TYPE_CHECKING:
     from PIL import Image
 
 
-LEAST = 0.02
+MIN_DETECTION_CONFIDENCE = 0.02
 """Confidence below which a find is of no use to anything."""
 
 
-PART = 32
+SAMPLE_BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
-class Sample:
+class RegionSample:
     """An image that a person looked through.
 
     Attributes:
-        task: the task's number.
-        read: gives the upright RGB image.
+        task_id: the task's number.
+        load_image: gives the upright RGB image.
         size: of the original, pixels.
-        places: all objects of the control.
-        boxes: real boxes of the same labels, of other controls; for the size of points.
-        audit: belongs to the audit slice: judged on, never trained on.
+        regions: all objects of the control.
+        other_boxes: real boxes of the same labels, of other controls; for the size of points.
+        is_audit: belongs to the audit slice: judged on, never trained on.
         digest: hash of the image's bytes, by which its copy is kept; empty where there is none.
     """
 
-    task: int
-    read: Callable[[], Image.Image]
+    task_id: int
+    load_image: Callable[[], Image.Image]
     size: ImageSize
-    places: Places
-    boxes: Places = ()
-    audit: bool = False
+    regions: Regions
+    other_boxes: Regions = ()
+    is_audit: bool = False
     digest: str = ""
 
     @property
-    def ratio(self) -> float:
+    def aspect_ratio(self) -> float:
         """Width divided by height."""
         return self.size.width / self.size.height
 
 
-def found_in(
-    finder: Finds, control: Control, images: Sequence[Image.Image], least: float = LEAST
-) -> list[tuple[Places, tuple[float, ...]]]:
+def detect_regions(
+    detector: Detector,
+    control: Control,
+    images: Sequence[Image.Image],
+    min_confidence: float = MIN_DETECTION_CONFIDENCE,
+) -> list[tuple[Regions, tuple[float, ...]]]:
     """Places and confidence by image, most certain first.
 
     Args:
-        finder: of the control.
+        detector: of the control.
         control: as it stands in the config now; labels it no longer has are never found.
         images: RGB, upright.
-        least: confidence below which nothing is reported.
+        min_confidence: confidence below which nothing is reported.
     """
-    known = frozenset(control.label_names)
-    names = finder.meaning.labels
-    return [_places(found, names, known) for found in finder.find(images, least)]
+    current_labels = frozenset(control.label_names)
+    names = detector.class_mapping.labels
+    return [
+        _to_regions(raw, names, current_labels) for raw in detector.detect(images, min_confidence)
+    ]
 
 
-def shown(finder: Finds, control: Control) -> float:
+def confidence_threshold(detector: Detector, control: Control) -> float:
     """The confidence from which a find is shown: the config's, else the finder's own."""
-    return control.threshold or finder.meaning.shown
+    return control.threshold or detector.class_mapping.shown
 
 
-def judged_on(finder: Finds | None, control: Control, samples: Sequence[Sample]) -> list[Judged]:
+def predict_samples(
+    detector: Detector | None, control: Control, samples: Sequence[RegionSample]
+) -> list[DetectionSample]:
     """What a finder finds in images whose truth is known."""
-    judged: list[Judged] = []
-    for start in range(0, len(samples), PART):
-        part = samples[start : start + PART]
-        images = [sample.read() for sample in part] if finder else []
-        found = found_in(finder, control, images) if finder else [((), ())] * len(part)
+    judged: list[DetectionSample] = []
+    for start in range(0, len(samples), SAMPLE_BATCH_SIZE):
+        batch = samples[start : start + SAMPLE_BATCH_SIZE]
+        images = [sample.load_image() for sample in batch] if detector else []
+        detections = (
+            detect_regions(detector, control, images) if detector else [((), ())] * len(batch)
+        )
         judged += [
-            Judged(places, confidence, sample.places, sample.ratio)
-            for sample, (places, confidence) in zip(part, found, strict=True)
+            DetectionSample(regions, confidence, sample.regions, sample.aspect_ratio)
+            for sample, (regions, confidence) in zip(batch, detections, strict=True)
         ]
     return judged
 
 
-def as_boxes(one: Judged, sides: Mapping[str, float]) -> Judged:
+def points_to_boxes(image: DetectionSample, box_sizes: Mapping[str, float]) -> DetectionSample:
     """Points as squares of their label's size, in units of the longer edge."""
     return replace(
-        one, found=_squares(one.found, sides, one), truth=_squares(one.truth, sides, one)
+        image,
+        detections=_to_squares(image.detections, box_sizes, image),
+        ground_truth=_to_squares(image.ground_truth, box_sizes, image),
     )
 
 
-def _squares(places: Places, sides: Mapping[str, float], image: Judged) -> Places:
-    found = []
-    for place in places:
-        half = sides[place.label] / 2
-        w, h = half / min(image.ratio, 1.0), half / min(1 / image.ratio, 1.0)
-        x, y = place.centre
-        found.append(Place(place.label, x - w, y - h, x + w, y + h))
-    return tuple(found)
+def _to_squares(
+    regions: Regions, box_sizes: Mapping[str, float], image: DetectionSample
+) -> Regions:
+    squares = []
+    for region in regions:
+        half_side = box_sizes[region.label] / 2
+        w, h = (
+            half_side / min(image.aspect_ratio, 1.0),
+            half_side / min(1 / image.aspect_ratio, 1.0),
+        )
+        x, y = region.center
+        squares.append(Region(region.label, x - w, y - h, x + w, y + h))
+    return tuple(squares)
 
 
-def boxes_of(sample: Sample, control: Control, sides: Mapping[str, float]) -> Example:
+def example_from_sample(
+    sample: RegionSample, control: Control, box_sizes: Mapping[str, float]
+) -> DetectionExample:
     """A sample as boxes: its own, or pseudo-boxes around its points."""
-    return _example(sample, control, sides)
+    return _build_example(sample, control, box_sizes)
 
 
-def sides_of(control: Control, samples: Sequence[Sample], size: int) -> dict[str, float]:
-    """By label of a control of points, the side of its pseudo-boxes; see ``side_of``."""
-    return _sides(control, samples, size) if control.kind == "points" else {}
+def point_box_sizes(
+    control: Control, samples: Sequence[RegionSample], size: int
+) -> dict[str, float]:
+    """By label of a control of points, the side of its pseudo-boxes; see ``estimate_side``."""
+    return _label_box_sizes(control, samples, size) if control.kind == "points" else {}
 
 
-def _sides(control: Control, samples: Sequence[Sample], size: int) -> dict[str, float]:
+def _label_box_sizes(
+    control: Control, samples: Sequence[RegionSample], size: int
+) -> dict[str, float]:
     return {
-        label.name: side_of(
-            [_units(s, s.places, label.name)[:, :2] for s in samples],
-            [_extents(s, label.name) for s in samples],
+        label.name: estimate_side(
+            [_scaled_boxes(s, s.regions, label.name)[:, :2] for s in samples],
+            [_box_extents(s, label.name) for s in samples],
             label.extent,
             size,
         )
@@ -129,38 +151,42 @@ def _sides(control: Control, samples: Sequence[Sample], size: int) -> dict[str, 
     }
 
 
-def _units(sample: Sample, places: Places, label: str) -> Floats:
+def _scaled_boxes(sample: RegionSample, regions: Regions, label: str) -> Floats:
     """(n, 4) of one label, in units of the longer edge."""
-    wide, high = min(sample.ratio, 1.0), min(1 / sample.ratio, 1.0)
+    x_scale, y_scale = min(sample.aspect_ratio, 1.0), min(1 / sample.aspect_ratio, 1.0)
     rows = [
-        (p.x0 * wide, p.y0 * high, p.x1 * wide, p.y1 * high) for p in places if p.label == label
+        (p.x0 * x_scale, p.y0 * y_scale, p.x1 * x_scale, p.y1 * y_scale)
+        for p in regions
+        if p.label == label
     ]
     return np.array(rows, dtype=np.float32).reshape(-1, 4)
 
 
-def _extents(sample: Sample, label: str) -> Floats:
-    boxes = _units(sample, sample.boxes, label)
+def _box_extents(sample: RegionSample, label: str) -> Floats:
+    boxes = _scaled_boxes(sample, sample.other_boxes, label)
     return boxes[:, 2:] - boxes[:, :2]
 
 
-def _example(sample: Sample, control: Control, sides: Mapping[str, float]) -> Example:
+def _build_example(
+    sample: RegionSample, control: Control, box_sizes: Mapping[str, float]
+) -> DetectionExample:
     names = control.label_names
-    labels = np.array([names.index(p.label) for p in sample.places], dtype=np.int64)
-    corners = [(p.x0, p.y0, p.x1, p.y1) for p in sample.places]
+    labels = np.array([names.index(p.label) for p in sample.regions], dtype=np.int64)
+    corners = [(p.x0, p.y0, p.x1, p.y1) for p in sample.regions]
     boxes = np.array(corners, dtype=np.float32).reshape(-1, 4)
     if control.kind == "points":
-        widths = np.array([sides[p.label] for p in sample.places], dtype=np.float32)
-        boxes = boxes_around(boxes[:, :2], widths, sample.ratio)
-    return Example(sample.read, sample.size.width, sample.size.height, boxes, labels)
+        widths = np.array([box_sizes[p.label] for p in sample.regions], dtype=np.float32)
+        boxes = make_pseudo_boxes(boxes[:, :2], widths, sample.aspect_ratio)
+    return DetectionExample(sample.load_image, sample.size.width, sample.size.height, boxes, labels)
 
 
-def _places(
-    found: Found, names: Sequence[str], known: frozenset[str]
-) -> tuple[Places, tuple[float, ...]]:
+def _to_regions(
+    raw: Detections, names: Sequence[str], current_labels: frozenset[str]
+) -> tuple[Regions, tuple[float, ...]]:
     rows = [
-        (Place(names[label], *map(float, box)), float(confidence))
-        for box, confidence, label in zip(found.boxes, found.confidence, found.labels, strict=True)
-        if names[label] in known
+        (Region(names[label], *map(float, box)), float(confidence))
+        for box, confidence, label in zip(raw.boxes, raw.confidence, raw.labels, strict=True)
+        if names[label] in current_labels
     ]
     rows.sort(key=lambda row: -row[1])
-    return tuple(place for place, _ in rows), tuple(belief for _, belief in rows)
+    return tuple(region for region, _ in rows), tuple(value for _, value in rows)

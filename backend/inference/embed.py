@@ -9,92 +9,96 @@ from backend.arrays import Floats
 from backend.callbacks import ProgressCallback
 from backend.domain import ImageSize, Task
 from backend.errors import ImageError
-from backend.inference.images import Fetched, Pictures, Source
+from backend.inference.images import FetchedImage, ImageSource, ProjectImages
 from backend.vision.encoders.base import Encoder
 from backend.vision.encoders.embedding_cache import EmbeddingCache
 
-AT_LEAST = 512
+MIN_DECODE_SIZE = 512
 """Pixels a JPEG's shorter side keeps while decoding: every encoder reduces further."""
 
 
 @dataclass(frozen=True)
-class Embedded:
+class EmbeddingResult:
     """What became of a set of images, by address.
 
     Attributes:
         vectors: address → (d,) float32 of unit length.
         sizes: address → pixels of the upright image.
-        failed: address → why it could not be read.
+        errors: address → why it could not be read.
     """
 
     vectors: Mapping[str, Floats]
     sizes: Mapping[str, ImageSize]
-    failed: Mapping[str, ImageError]
+    errors: Mapping[str, ImageError]
 
 
-NO_IMAGES = Embedded({}, {}, {})
+EMPTY_EMBEDDINGS = EmbeddingResult({}, {}, {})
 
 
 class Embedder:
     """Embeds the images of one project with one encoder.
 
     Args:
-        pictures: of the project.
+        images: of the project.
         encoder: turns them into vectors.
         cache: keeps the vectors.
     """
 
-    def __init__(self, pictures: Pictures, encoder: Encoder, cache: EmbeddingCache) -> None:
-        self._pictures = pictures
+    def __init__(self, images: ProjectImages, encoder: Encoder, cache: EmbeddingCache) -> None:
+        self._pictures = images
         self._encoder = encoder
         self._cache = cache
 
-    def embed(self, sources: Iterable[Source], progress: ProgressCallback) -> Embedded:
+    def embed(self, sources: Iterable[ImageSource], progress: ProgressCallback) -> EmbeddingResult:
         """Embed images, reading those from the cache that were seen before.
 
         Args:
             sources: the images; the same address twice is one image.
             progress: told (done, of) after each batch of new images.
         """
-        wanted = {source.address: source for source in sources}
-        facts = self._pictures.known(wanted)
+        unique_sources = {source.address: source for source in sources}
+        facts = self._pictures.cached_facts(unique_sources)
         digests = {address: fact.digest for address, fact in facts.items()}
         sizes = {address: ImageSize(fact.width, fact.height) for address, fact in facts.items()}
-        vectors = self._cache.get(self._encoder.id, list(digests.values()))
-        missing = [s for a, s in wanted.items() if digests.get(a) not in vectors]
-        failed: dict[str, ImageError] = {}
+        vectors = self._cache.get_vectors(self._encoder.id, list(digests.values()))
+        missing = [s for a, s in unique_sources.items() if digests.get(a) not in vectors]
+        all_errors: dict[str, ImageError] = {}
         progress(0, len(missing))
-        at_once = self._pictures.at_once
-        for start in range(0, len(missing), at_once):
-            fetched, errors = self._pictures.fetch(missing[start : start + at_once], AT_LEAST)
-            failed |= errors
-            vectors |= self._encode(fetched, vectors)
+        batch_size = self._pictures.batch_size
+        for start in range(0, len(missing), batch_size):
+            fetched, errors = self._pictures.fetch(
+                missing[start : start + batch_size], MIN_DECODE_SIZE
+            )
+            all_errors |= errors
+            vectors |= self._encode_missing(fetched, vectors)
             digests |= {f.address: f.digest for f in fetched}
-            sizes |= {f.address: ImageSize(f.picture.width, f.picture.height) for f in fetched}
-            progress(min(start + at_once, len(missing)), len(missing))
-        return Embedded(
-            vectors={a: vectors[digest] for a, digest in digests.items() if a not in failed},
+            sizes |= {f.address: ImageSize(f.decoded.width, f.decoded.height) for f in fetched}
+            progress(min(start + batch_size, len(missing)), len(missing))
+        return EmbeddingResult(
+            vectors={a: vectors[digest] for a, digest in digests.items() if a not in all_errors},
             sizes=sizes,
-            failed=failed,
+            errors=all_errors,
         )
 
-    def _encode(self, fetched: Sequence[Fetched], have: Mapping[str, Floats]) -> dict[str, Floats]:
-        new = {f.digest: f.picture.image for f in fetched if f.digest not in have}
-        known = self._cache.get(self._encoder.id, list(new))
-        new = {digest: image for digest, image in new.items() if digest not in known}
+    def _encode_missing(
+        self, fetched: Sequence[FetchedImage], existing: Mapping[str, Floats]
+    ) -> dict[str, Floats]:
+        new = {f.digest: f.decoded.image for f in fetched if f.digest not in existing}
+        cached = self._cache.get_vectors(self._encoder.id, list(new))
+        new = {digest: image for digest, image in new.items() if digest not in cached}
         if not new:
-            return known
+            return cached
         vectors = self._encoder.encode_images(list(new.values()))
-        self._cache.put(self._encoder.id, list(new), vectors)
-        return known | dict(zip(new, vectors, strict=True))
+        self._cache.put_vectors(self._encoder.id, list(new), vectors)
+        return cached | dict(zip(new, vectors, strict=True))
 
 
-def vectors_of(tasks: Iterable[Task], embedded: Embedded) -> dict[int, Floats]:
+def task_vectors(tasks: Iterable[Task], embeddings: EmbeddingResult) -> dict[int, Floats]:
     """By task, what its first image that could be read looks like."""
-    found = {}
+    vectors = {}
     for task in tasks:
-        known = (embedded.vectors.get(address) for address in task.images.values())
-        vector = next((v for v in known if v is not None), None)
+        candidates = (embeddings.vectors.get(address) for address in task.images.values())
+        vector = next((v for v in candidates if v is not None), None)
         if vector is not None:
-            found[task.id] = vector
-    return found
+            vectors[task.id] = vector
+    return vectors

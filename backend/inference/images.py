@@ -11,233 +11,243 @@ from typing import TYPE_CHECKING
 
 from backend.domain import ImageSize
 from backend.errors import ImageError
-from backend.label_studio.image_fetcher import Images
-from backend.store.image_copies import LONGEST, PictureFiles, reduced
-from backend.vision.encoders.embedding_cache import EmbeddingCache, ImageFacts
-from backend.vision.images.decode import Picture, decode
+from backend.label_studio.image_fetcher import TaskImageFetcher
+from backend.store.image_copies import MAX_EDGE_PIXELS, ImageCopies, shrink_to_limit
+from backend.vision.encoders.embedding_cache import EmbeddingCache, ImageInfo
+from backend.vision.images.decode import DecodedImage, decode_upright_image
 
 if TYPE_CHECKING:
     from PIL import Image
 
-FETCHERS = 8
-BATCH = 32
+FETCH_THREADS = 8
+IMAGE_BATCH_SIZE = 32
 RETRY_SECONDS = 300.0
 
 
 @dataclass(frozen=True)
-class Source:
+class ImageSource:
     """An image of a task.
 
     Attributes:
         address: as it stands in the task's data.
-        task: the number of a task that shows it.
+        task_id: the number of a task that shows it.
     """
 
     address: str
-    task: int
+    task_id: int
 
 
 @dataclass(frozen=True)
-class Fetched:
+class FetchedImage:
     """An image that was read.
 
     Attributes:
         address: as it stands in the task's data.
         digest: SHA-256 of its bytes, hexadecimal.
-        picture: decoded.
+        decoded: decoded.
     """
 
     address: str
     digest: str
-    picture: Picture
+    decoded: DecodedImage
 
 
-class Pictures:
+class ProjectImages:
     """The images of one project.
 
     Args:
         server: tells equal addresses of different servers apart.
-        images: fetches them.
+        fetcher: fetches them.
         cache: remembers what an address held.
-        files: copies for detectors.
-        max_pixels: see :func:`backend.vision.images.decode.decode`.
+        copies: copies for detectors.
+        max_pixels: see :func:`backend.vision.images.decode.decode_upright_image`.
         clock: seconds; an unreadable image is not asked for again before RETRY_SECONDS.
-        at_once: images that are in memory together.
+        batch_size: images that are in memory together.
     """
 
     def __init__(
         self,
         server: str,
-        images: Images,
+        fetcher: TaskImageFetcher,
         cache: EmbeddingCache,
-        files: PictureFiles,
+        copies: ImageCopies,
         max_pixels: int,
         clock: Callable[[], float] = time.monotonic,
-        at_once: int = BATCH,
+        batch_size: int = IMAGE_BATCH_SIZE,
     ) -> None:
-        self.at_once = at_once
+        self.batch_size = batch_size
         self._server = server
-        self._images = images
+        self._fetcher = fetcher
         self._cache = cache
-        self._files = files
+        self._copies = copies
         self._max_pixels = max_pixels
         self._clock = clock
-        self._bad: dict[str, tuple[ImageError, float]] = {}
-        self._background = ThreadPoolExecutor(1, "fetching ahead")
-        self._coming: Future[Batch] | None = None
+        self._failures: dict[str, tuple[ImageError, float]] = {}
+        self._prefetch_pool = ThreadPoolExecutor(1, "fetching ahead")
+        self._prefetched: Future[ImageBatch] | None = None
 
     @property
-    def failed(self) -> dict[str, ImageError]:
+    def errors(self) -> dict[str, ImageError]:
         """Images that could not be read when they were last asked for, by address."""
-        return {address: error for address, (error, _) in self._bad.items()}
+        return {address: error for address, (error, _) in self._failures.items()}
 
-    def known(self, addresses: Iterable[str]) -> dict[str, ImageFacts]:
+    def cached_facts(self, addresses: Iterable[str]) -> dict[str, ImageInfo]:
         """What is known of addresses without asking for them again."""
         keys = {self._key(address): address for address in addresses}
-        return {keys[key]: fact for key, fact in self._cache.facts(list(keys)).items()}
+        return {keys[key]: fact for key, fact in self._cache.get_image_info(list(keys)).items()}
 
     def fetch(
-        self, sources: Sequence[Source], at_least: int
-    ) -> tuple[list[Fetched], dict[str, ImageError]]:
+        self, sources: Sequence[ImageSource], min_size: int
+    ) -> tuple[list[FetchedImage], dict[str, ImageError]]:
         """Read images, several at a time.
 
         Args:
             sources: the images.
-            at_least: pixels a JPEG's shorter side keeps while decoding.
+            min_size: pixels a JPEG's shorter side keeps while decoding.
 
         Returns:
-            those that could be read, their longer edge at most ``LONGEST`` pixels; and by address
+            those that could be read, their longer edge at most ``MAX_EDGE_PIXELS`` pixels; and by address
             why the others could not.
         """
-        fetched: list[Fetched] = []
+        fetched: list[FetchedImage] = []
         errors: dict[str, ImageError] = {}
-        with ThreadPoolExecutor(FETCHERS) as pool:
-            found = pool.map(lambda source: self._one(source, at_least), sources)
-            for source, one in zip(sources, found, strict=True):
-                if isinstance(one, ImageError):
-                    errors[source.address] = one
+        with ThreadPoolExecutor(FETCH_THREADS) as pool:
+            results = pool.map(lambda source: self._fetch_one(source, min_size), sources)
+            for source, result in zip(sources, results, strict=True):
+                if isinstance(result, ImageError):
+                    errors[source.address] = result
                 else:
-                    fetched.append(one)
-        self._remember(fetched)
+                    fetched.append(result)
+        self._cache_facts(fetched)
         return fetched, errors
 
-    def batches(self, sources: Iterable[Source], ahead: Iterable[Source] = ()) -> Iterator[Batch]:
+    def iter_batches(
+        self, sources: Iterable[ImageSource], next_sources: Iterable[ImageSource] = ()
+    ) -> Iterator[ImageBatch]:
         """Images as detectors look at them, part by part, from the copies where they are there.
 
         Args:
             sources: the images; the same address twice is one image.
-            ahead: what the next call will ask for, a few: fetched while the last part is looked at.
+            next_sources: what the next call will ask for, a few: fetched while the last part is looked at.
         """
-        wanted = _once(sources)
-        arrived = self._arrived()
-        facts = self.known(source.address for source in wanted)
-        for start in range(0, len(wanted), self.at_once):
-            batch = self._batch(wanted[start : start + self.at_once], facts, arrived)
-            if start + self.at_once >= len(wanted):
-                self._fetch_ahead(_once(ahead))
+        unique = _unique_sources(sources)
+        prefetched = self._take_prefetched()
+        facts = self.cached_facts(source.address for source in unique)
+        for start in range(0, len(unique), self.batch_size):
+            batch = self._load_batch(unique[start : start + self.batch_size], facts, prefetched)
+            if start + self.batch_size >= len(unique):
+                self._prefetch(_unique_sources(next_sources))
             yield batch
 
-    def _fetch_ahead(self, sources: Sequence[Source]) -> None:
+    def _prefetch(self, sources: Sequence[ImageSource]) -> None:
         if sources:
-            facts = self.known(source.address for source in sources)
-            self._coming = self._background.submit(self._batch, sources, facts, NOTHING)
+            facts = self.cached_facts(source.address for source in sources)
+            self._prefetched = self._prefetch_pool.submit(
+                self._load_batch, sources, facts, EMPTY_BATCH
+            )
 
-    def _arrived(self) -> Batch:
+    def _take_prefetched(self) -> ImageBatch:
         """What was fetched ahead; nothing where that failed: it is then asked for again."""
-        coming, self._coming = self._coming, None
-        if coming is None:
-            return NOTHING
-        wait([coming])
-        return NOTHING if coming.exception() else coming.result()
+        future, self._prefetched = self._prefetched, None
+        if future is None:
+            return EMPTY_BATCH
+        wait([future])
+        return EMPTY_BATCH if future.exception() else future.result()
 
     def digests(self, addresses: Iterable[str]) -> dict[str, str]:
         """By address, the hash of the bytes that it held; of those that were read before."""
-        return {address: fact.digest for address, fact in self.known(addresses).items()}
+        return {address: fact.digest for address, fact in self.cached_facts(addresses).items()}
 
-    def copy(self, source: Source) -> Image.Image:
+    def load_copy(self, source: ImageSource) -> Image.Image:
         """One image as detectors look at it.
 
         Raises:
             ImageError: it cannot be read.
         """
-        batch = next(self.batches([source]))
-        if source.address in batch.failed:
-            raise batch.failed[source.address]
+        batch = next(self.iter_batches([source]))
+        if source.address in batch.errors:
+            raise batch.errors[source.address]
         return batch.images[source.address]
 
-    def _batch(
-        self, part: Sequence[Source], facts: Mapping[str, ImageFacts], arrived: Batch
-    ) -> Batch:
-        addresses = [source.address for source in part if source.address in arrived.images]
-        images = {address: arrived.images[address] for address in addresses}
-        sizes = {address: arrived.sizes[address] for address in addresses}
-        for source in part:
+    def _load_batch(
+        self, sources: Sequence[ImageSource], facts: Mapping[str, ImageInfo], prefetched: ImageBatch
+    ) -> ImageBatch:
+        addresses = [source.address for source in sources if source.address in prefetched.images]
+        images = {address: prefetched.images[address] for address in addresses}
+        sizes = {address: prefetched.sizes[address] for address in addresses}
+        for source in sources:
             if source.address in images:
                 continue
             fact = facts.get(source.address)
-            image = self._files.get(fact.digest) if fact else None
+            image = self._copies.get(fact.digest) if fact else None
             if fact and image:
                 images[source.address] = image
                 sizes[source.address] = ImageSize(fact.width, fact.height)
-        missing = [source for source in part if source.address not in images]
-        fetched, failed = self.fetch(missing, LONGEST)
-        for one in fetched:
-            images[one.address] = self._files.put(one.digest, one.picture.image, one.picture.file)
-            sizes[one.address] = ImageSize(one.picture.width, one.picture.height)
-        return Batch(images, sizes, failed)
+        missing = [source for source in sources if source.address not in images]
+        fetched, errors = self.fetch(missing, MAX_EDGE_PIXELS)
+        for fetched_image in fetched:
+            images[fetched_image.address] = self._copies.put(
+                fetched_image.digest, fetched_image.decoded.image, fetched_image.decoded.jpeg_bytes
+            )
+            sizes[fetched_image.address] = ImageSize(
+                fetched_image.decoded.width, fetched_image.decoded.height
+            )
+        return ImageBatch(images, sizes, errors)
 
-    def _remember(self, fetched: Sequence[Fetched]) -> None:
-        facts = {self._key(f.address): _facts(f) for f in fetched}
+    def _cache_facts(self, fetched: Sequence[FetchedImage]) -> None:
+        facts = {self._key(f.address): _image_facts(f) for f in fetched}
         if facts:
-            self._cache.remember(facts)
+            self._cache.put_image_info(facts)
 
     def _key(self, address: str) -> str:
         return hashlib.sha256(f"{self._server} {address}".encode()).hexdigest()
 
-    def _one(self, source: Source, at_least: int) -> Fetched | ImageError:
+    def _fetch_one(self, source: ImageSource, min_size: int) -> FetchedImage | ImageError:
         """One image, or why not: a bad one costs one prediction, never the batch."""
-        error, at = self._bad.get(source.address, (None, 0.0))
-        if error and self._clock() - at < RETRY_SECONDS:
+        error, failed_at = self._failures.get(source.address, (None, 0.0))
+        if error and self._clock() - failed_at < RETRY_SECONDS:
             return error
-        found = self._read(source, at_least)
-        if isinstance(found, ImageError):
-            self._bad[source.address] = (found, self._clock())
+        result = self._fetch_and_decode(source, min_size)
+        if isinstance(result, ImageError):
+            self._failures[source.address] = (result, self._clock())
         else:
-            self._bad.pop(source.address, None)
-        return found
+            self._failures.pop(source.address, None)
+        return result
 
-    def _read(self, source: Source, at_least: int) -> Fetched | ImageError:
+    def _fetch_and_decode(self, source: ImageSource, min_size: int) -> FetchedImage | ImageError:
         try:
-            content = self._images.fetch(source.address, source.task)
-            most = self._max_pixels
+            content = self._fetcher.fetch(source.address, source.task_id)
+            max_pixels = self._max_pixels
             # reduced now, and not when 31 others of 50 megapixels are in memory as well
-            picture = decode(content, max_pixels=most, at_least=at_least, shrink=reduced)
-            return Fetched(source.address, hashlib.sha256(content).hexdigest(), picture)
+            decoded = decode_upright_image(
+                content, max_pixels=max_pixels, min_side=min_size, shrink=shrink_to_limit
+            )
+            return FetchedImage(source.address, hashlib.sha256(content).hexdigest(), decoded)
         except ImageError as error:
             return error
 
 
 @dataclass(frozen=True)
-class Batch:
+class ImageBatch:
     """Some images, by address.
 
     Attributes:
-        images: RGB, upright, the longer edge at most ``LONGEST`` pixels.
+        images: RGB, upright, the longer edge at most ``MAX_EDGE_PIXELS`` pixels.
         sizes: pixels of the upright original.
-        failed: why an image could not be read.
+        errors: why an image could not be read.
     """
 
     images: Mapping[str, Image.Image]
     sizes: Mapping[str, ImageSize]
-    failed: Mapping[str, ImageError]
+    errors: Mapping[str, ImageError]
 
 
-NOTHING = Batch({}, {}, {})
+EMPTY_BATCH = ImageBatch({}, {}, {})
 
 
-def _once(sources: Iterable[Source]) -> list[Source]:
+def _unique_sources(sources: Iterable[ImageSource]) -> list[ImageSource]:
     return list({source.address: source for source in sources}.values())
 
 
-def _facts(fetched: Fetched) -> ImageFacts:
-    return ImageFacts(fetched.digest, fetched.picture.width, fetched.picture.height)
+def _image_facts(fetched: FetchedImage) -> ImageInfo:
+    return ImageInfo(fetched.digest, fetched.decoded.width, fetched.decoded.height)

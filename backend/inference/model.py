@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from backend.arrays import Floats
-from backend.domain import Answer, Choice, Control, ImageSize, Label
+from backend.domain import ChoicePrediction, Control, ImageSize, Label, LabelSet
 from backend.store.files import read_json, write_json
 
 if TYPE_CHECKING:
-    from backend.vision.detection.network import Network
-    from backend.vision.detection.network_runner import Detector
-    from backend.vision.detection.trained_detector import Finds
+    from backend.vision.detection.network import DetectionNetwork
+    from backend.vision.detection.network_runner import NetworkRunner
+    from backend.vision.detection.trained_detector import Detector
     from backend.vision.detection.yoloe import OpenVocabulary
     from backend.vision.heads.head import Head
 
-CONTROLS = "controls.json"
+CONTROLS_FILE = "controls.json"
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,14 @@ class Model:
 
     Attributes:
         heads: by control name; a control that cannot be answered yet has none.
-        finders: the same of controls of boxes and points.
+        detectors: the same of controls of boxes and points.
         thresholds: by control and label, the confidence from which it is shown; 0 without.
         controls: as they stood in the labeling config that it was made for; who serves it without
             Label Studio knows by them what it answers. Empty in versions of old.
     """
 
     heads: Mapping[str, Head]
-    finders: Mapping[str, Finds] = field(default_factory=dict)
+    detectors: Mapping[str, Detector] = field(default_factory=dict)
     thresholds: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     controls: tuple[Control, ...] = ()
 
@@ -54,75 +54,85 @@ class Model:
         return self.heads[control].labels
 
 
-def choose(control: Control, labels: tuple[str, ...], row: Floats, size: ImageSize) -> Choice:
+def predict_choice(
+    control: Control, labels: tuple[str, ...], probabilities: Floats, size: ImageSize
+) -> ChoicePrediction:
     """A row of confidences as the model's answer.
 
     Args:
         control: as it stands in the config now; labels it no longer has are never chosen.
         labels: (K) names of the row's columns.
-        row: (K,) float32 confidence, 0 to 1.
+        probabilities: (K,) float32 confidence, 0 to 1.
         size: of the image.
 
     Returns:
         the best label for one of many; every label from 0.5 on for several of many.
     """
-    known = frozenset(control.label_names)
+    current_labels = frozenset(control.label_names)
     ranked = sorted(
-        ((name, float(p)) for name, p in zip(labels, row, strict=True) if name in known),
+        (
+            (name, float(p))
+            for name, p in zip(labels, probabilities, strict=True)
+            if name in current_labels
+        ),
         key=lambda pair: -pair[1],
     )
     chosen = [pair for pair in ranked if pair[1] >= 0.5] if control.multiple else ranked[:1]
-    return Choice(control.name, dict(chosen), size)
+    return ChoicePrediction(control.name, dict(chosen), size)
 
 
-def confident(choice: Choice, thresholds: Mapping[str, float]) -> Choice:
+def apply_thresholds(choice: ChoicePrediction, thresholds: Mapping[str, float]) -> ChoicePrediction:
     """The labels of an answer that are certain enough to be shown."""
     labels = {n: p for n, p in choice.labels.items() if p >= thresholds.get(n, 0.0)}
     return replace(choice, labels=labels)
 
 
-def answer_of(choice: Choice) -> Answer:
+def chosen_labels(choice: ChoicePrediction) -> LabelSet:
     """The labels of a choice, to be compared with a person's."""
     return frozenset(choice.labels)
 
 
 def save_model(model: Model, folder: Path) -> None:
     """Write a model into an empty folder: a folder a head or finder, numbered, and their names."""
-    for kind, names, save in _kinds(model):
-        for number, name in enumerate(names):
-            (folder / f"{kind}-{number}").mkdir()
-            save(name, folder / f"{kind}-{number}")
+    for kind, names, save in _saved_parts(model):
+        for index, name in enumerate(names):
+            (folder / f"{kind}-{index}").mkdir()
+            save(name, folder / f"{kind}-{index}")
         write_json(folder / f"{kind}s.json", names)
     write_json(folder / "thresholds.json", model.thresholds)
-    write_json(folder / CONTROLS, [asdict(control) for control in model.controls])
+    write_json(folder / CONTROLS_FILE, [asdict(control) for control in model.controls])
 
 
 def load_model(
     folder: Path,
-    load: Callable[[Network, int, str], Detector],
-    prompted: Callable[[str], OpenVocabulary],
+    load_runner: Callable[[DetectionNetwork, int, str], NetworkRunner],
+    load_prompt_network: Callable[[str], OpenVocabulary],
 ) -> Model:
     """Read a model.
 
     Args:
         folder: that :func:`save_model` wrote.
-        load: makes the detectors.
-        prompted: gives the network that takes prompts, by file name.
+        load_runner: makes the detectors.
+        load_prompt_network: gives the network that takes prompts, by file name.
 
     Raises:
         PrelabelError: a file is missing or damaged.
     """
-    finders = read_json(folder / "finders.json") or []
-    found: dict[str, Finds] = {}
-    for number, name in enumerate(finders):
-        from backend.vision.detection.prompted_detector import is_prompted, load_prompted
-        from backend.vision.detection.trained_detector import load_finder
+    detector_names = read_json(folder / "finders.json") or []
+    loaded_detectors: dict[str, Detector] = {}
+    for index, name in enumerate(detector_names):
+        from backend.vision.detection.prompted_detector import is_prompted, load_prompted_detector
+        from backend.vision.detection.trained_detector import load_trained_detector
 
-        place = folder / f"finder-{number}"
-        prompts = is_prompted(place)
-        found[name] = load_prompted(place, prompted, load) if prompts else load_finder(place, load)
+        detector_folder = folder / f"finder-{index}"
+        has_prompts = is_prompted(detector_folder)
+        loaded_detectors[name] = (
+            load_prompted_detector(detector_folder, load_prompt_network, load_runner)
+            if has_prompts
+            else load_trained_detector(detector_folder, load_runner)
+        )
     thresholds = read_json(folder / "thresholds.json") or {}
-    return Model(load_heads(folder), found, thresholds, load_controls(folder))
+    return Model(load_heads(folder), loaded_detectors, thresholds, load_controls(folder))
 
 
 def load_heads(folder: Path) -> dict[str, Head]:
@@ -134,27 +144,32 @@ def load_heads(folder: Path) -> dict[str, Head]:
     from backend.vision.heads.head import load_head
 
     names = read_json(folder / "heads.json") or []
-    return {name: load_head(folder / f"head-{number}") for number, name in enumerate(names)}
+    return {name: load_head(folder / f"head-{index}") for index, name in enumerate(names)}
 
 
 def load_controls(folder: Path) -> tuple[Control, ...]:
     """The controls that a model was made for; none of a version of old."""
-    return tuple(control_of(row) for row in read_json(folder / CONTROLS) or [])
+    return tuple(control_from_json(row) for row in read_json(folder / CONTROLS_FILE) or [])
 
 
-def control_of(row: Mapping[str, Any]) -> Control:
+def control_from_json(row: Mapping[str, Any]) -> Control:
     """A control that was written as JSON (``asdict``)."""
-    labels = tuple(Label(**{**one, "words": tuple(one["words"])}) for one in row["labels"])
+    labels = tuple(
+        Label(**{**label_row, "words": tuple(label_row["words"])}) for label_row in row["labels"]
+    )
     return Control(**{**row, "labels": labels})
 
 
-def _kinds(model: Model) -> list[tuple[str, list[str], Callable[[str, Path], None]]]:
-    def head(name: str, folder: Path) -> None:
+def _saved_parts(model: Model) -> list[tuple[str, list[str], Callable[[str, Path], None]]]:
+    def write_head(name: str, folder: Path) -> None:
         from backend.vision.heads.head import save_head
 
         save_head(model.heads[name], folder)
 
-    def finder(name: str, folder: Path) -> None:
-        model.finders[name].save(folder)
+    def write_detector(name: str, folder: Path) -> None:
+        model.detectors[name].save(folder)
 
-    return [("head", list(model.heads), head), ("finder", list(model.finders), finder)]
+    return [
+        ("head", list(model.heads), write_head),
+        ("finder", list(model.detectors), write_detector),
+    ]

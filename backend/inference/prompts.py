@@ -14,19 +14,19 @@ import numpy as np
 from backend.arrays import Floats
 from backend.domain import Control, Label
 from backend.errors import PrelabelError
-from backend.inference.detections import Sample, boxes_of, sides_of
+from backend.inference.detections import RegionSample, example_from_sample, point_box_sizes
 from backend.store.files import write_bytes
-from backend.vision.detection.prompted_detector import PromptedFinder
-from backend.vision.detection.trained_detector import Meaning
-from backend.vision.encoders.text_prototypes import readable
+from backend.vision.detection.prompted_detector import PromptedDetector
+from backend.vision.detection.trained_detector import ClassMapping
+from backend.vision.encoders.text_prototypes import humanize_name
 
 if TYPE_CHECKING:
     from backend.vision.detection.yoloe import OpenVocabulary
 
 log = logging.getLogger("prelabel")
-MOST_SHOWN = 24
+MAX_PROMPT_IMAGES = 24
 """Marked images that are shown to the network."""
-ROUNDED = 1e-3
+UNIT_NORM_TOLERANCE = 1e-3
 """How far the length of a kept row may be from 1."""
 
 
@@ -51,77 +51,94 @@ class YoloePrompts:
         self._weights = weights
         self._load = load
         self._folder = folder
-        self._files = [f"{name} {size}" for name, size in files] or [weights]
+        self._file_keys = [f"{name} {size}" for name, size in files] or [weights]
 
-    def finder(
-        self, control: Control, samples: Sequence[Sample], meaning: Meaning
-    ) -> PromptedFinder | None:
+    def detector(
+        self, control: Control, samples: Sequence[RegionSample], meaning: ClassMapping
+    ) -> PromptedDetector | None:
         """Drawn boxes describe a label, and words where there are none."""
         try:
             network = self._load(self._weights)
         except PrelabelError as error:
             log.warning("Nothing is found by words or drawn boxes: %s", error)
             return None
-        shown = [sample for sample in samples if sample.places][:MOST_SHOWN]
-        sides = sides_of(control, shown, meaning.size) if shown else {}
-        rows = _drawn(network, control, shown, sides)
-        without = [i for i, row in enumerate(rows) if not row.any()]
-        for i, row in self._words(network, control, without).items():
-            rows[i] = row
-        classes = {i: i for i, row in enumerate(rows) if row.any()}
+        prompt_samples = [sample for sample in samples if sample.regions][:MAX_PROMPT_IMAGES]
+        sides = point_box_sizes(control, prompt_samples, meaning.size) if prompt_samples else {}
+        embeddings = _embed_drawn_boxes(network, control, prompt_samples, sides)
+        unprompted = [i for i, embedding in enumerate(embeddings) if not embedding.any()]
+        for i, embedding in self._text_embeddings(network, control, unprompted).items():
+            embeddings[i] = embedding
+        classes = {i: i for i, embedding in enumerate(embeddings) if embedding.any()}
         if not classes:
             return None
-        return PromptedFinder(
-            rows, replace(meaning, classes=classes, sides=sides), self._weights, self._load
+        return PromptedDetector(
+            embeddings, replace(meaning, classes=classes, sides=sides), self._weights, self._load
         )
 
-    def _words(
+    def _text_embeddings(
         self, network: OpenVocabulary, control: Control, labels: Sequence[int]
     ) -> dict[int, Floats]:
         """Embeddings of labels' words, from the project's folder where they were made before."""
-        found = {i: self._kept(control.labels[i], network.dim) for i in labels}
+        embedding_by_label = {
+            i: self._load_embedding(control.labels[i], network.dim) for i in labels
+        }
         try:
             for i in labels:
-                if found[i] is None:
-                    found[i] = self._embedded(network, control.labels[i])
+                if embedding_by_label[i] is None:
+                    embedding_by_label[i] = self._embed_label(network, control.labels[i])
         except PrelabelError as error:
             log.info("%s", error)
-        return {i: row for i, row in found.items() if row is not None}
+        return {
+            i: embedding for i, embedding in embedding_by_label.items() if embedding is not None
+        }
 
-    def file(self, label: Label) -> Path:
+    def embedding_path(self, label: Label) -> Path:
         """Where the embedding of a label's words is kept."""
-        key = hashlib.sha256("/".join([*self._files, *_words(label)]).encode()).hexdigest()
+        key = hashlib.sha256(
+            "/".join([*self._file_keys, *_label_words(label)]).encode()
+        ).hexdigest()
         return self._folder / "prompts" / f"{key[:24]}.f32"
 
-    def _kept(self, label: Label, dim: int) -> Floats | None:
+    def _load_embedding(self, label: Label, dim: int) -> Floats | None:
         """(dim,) of unit length; None where it was never made, or the file is damaged."""
         try:
-            row = np.frombuffer(self.file(label).read_bytes(), dtype=np.float32)
+            embedding = np.frombuffer(self.embedding_path(label).read_bytes(), dtype=np.float32)
         except (OSError, ValueError):
             return None
-        whole = row.shape == (dim,) and abs(float(np.linalg.norm(row)) - 1) < ROUNDED
-        return row if whole else None
+        is_valid = (
+            embedding.shape == (dim,)
+            and abs(float(np.linalg.norm(embedding)) - 1) < UNIT_NORM_TOLERANCE
+        )
+        return embedding if is_valid else None
 
-    def _embedded(self, network: OpenVocabulary, label: Label) -> Floats:
-        rows = network.text_embeddings(_words(label))
-        row = np.asarray(rows.mean(axis=0), dtype=np.float32)
-        row /= max(float(np.linalg.norm(row)), 1e-12)
-        write_bytes(self.file(label), row.tobytes(), lasting=False)
-        return row
+    def _embed_label(self, network: OpenVocabulary, label: Label) -> Floats:
+        word_embeddings = network.text_embeddings(_label_words(label))
+        embedding = np.asarray(word_embeddings.mean(axis=0), dtype=np.float32)
+        embedding /= max(float(np.linalg.norm(embedding)), 1e-12)
+        write_bytes(self.embedding_path(label), embedding.tobytes(), durable=False)
+        return embedding
 
 
-def _drawn(
-    network: OpenVocabulary, control: Control, samples: Sequence[Sample], sides: dict[str, float]
+def _embed_drawn_boxes(
+    network: OpenVocabulary,
+    control: Control,
+    samples: Sequence[RegionSample],
+    sides: dict[str, float],
 ) -> Floats:
     """What drawn boxes say of the labels: (K, dim), zeros where there are none."""
-    rows = np.zeros((len(control.labels), network.dim), dtype=np.float32)
+    embeddings = np.zeros((len(control.labels), network.dim), dtype=np.float32)
     if samples:
-        marked = [boxes_of(sample, control, sides) for sample in samples]
-        images, boxes = [m.read() for m in marked], [m.boxes for m in marked]
-        found = network.visual_embeddings(images, boxes, [m.labels.tolist() for m in marked])
-        rows[: len(found)] = found
-    return rows
+        prompt_examples = [example_from_sample(sample, control, sides) for sample in samples]
+        images, boxes = (
+            [example.read_image() for example in prompt_examples],
+            [example.boxes for example in prompt_examples],
+        )
+        visual_embeddings = network.visual_embeddings(
+            images, boxes, [example.labels.tolist() for example in prompt_examples]
+        )
+        embeddings[: len(visual_embeddings)] = visual_embeddings
+    return embeddings
 
 
-def _words(label: Label) -> list[str]:
-    return [readable(word) for word in label.words or (label.name,)]
+def _label_words(label: Label) -> list[str]:
+    return [humanize_name(word) for word in label.words or (label.name,)]

@@ -8,36 +8,36 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from backend.domain import Control, Finding, ImageSize, Place, Places, Task
-from backend.inference.detections import found_in, shown
-from backend.inference.images import Pictures, Source
+from backend.domain import Control, ImageSize, Region, RegionPrediction, Regions, Task
+from backend.inference.detections import confidence_threshold, detect_regions
+from backend.inference.images import ImageSource, ProjectImages
 from backend.inference.model import Model
-from backend.label_studio.region_results import drawn_by, place_regions
+from backend.label_studio.region_results import drawn_regions, format_regions
 
 if TYPE_CHECKING:
     from PIL import Image
 
-MOST = 100
+MAX_SUGGESTIONS = 100
 """Suggestions at most."""
-SURE = 0.5
+MIN_CONFIDENCE = 0.5
 """Confidence from which something merely similar is suggested."""
-SAME = 0.3
+SAME_OBJECT_IOU = 0.3
 """Overlap from which a find is the drawn object itself."""
 
 
-def drawn_in(context: Mapping[str, Any], controls: Sequence[Control]) -> dict[str, Places]:
+def drawn_by_control(context: Mapping[str, Any], controls: Sequence[Control]) -> dict[str, Regions]:
     """What somebody has just drawn, by control of boxes or points."""
     result = context.get("result") or []
-    found = {c.name: drawn_by(result, c) for c in controls if c.kind != "choices"}
-    return {name: places for name, places in found.items() if places}
+    regions_by_control = {c.name: drawn_regions(result, c) for c in controls if c.kind != "choices"}
+    return {name: regions for name, regions in regions_by_control.items() if regions}
 
 
 def suggest(
     model: Model | None,
     controls: Sequence[Control],
     task: Task,
-    drawn: Mapping[str, Places],
-    pictures: Pictures,
+    drawn: Mapping[str, Regions],
+    images: ProjectImages,
 ) -> list[dict[str, Any]]:
     """The regions of objects like the drawn ones, without those.
 
@@ -46,26 +46,26 @@ def suggest(
         controls: of the project.
         task: whose image is shown.
         drawn: by control.
-        pictures: of the project.
+        images: of the project.
 
     Raises:
         ImageError: the image cannot be read.
     """
-    regions: list[dict[str, Any]] = []
+    suggestions: list[dict[str, Any]] = []
     for control in controls:
         address = task.images.get(control.image_key, "")
         if control.name not in drawn or not address:
             continue
-        batch = next(pictures.batches([Source(address, task.id)]))
-        if address in batch.failed:
-            raise batch.failed[address]
+        batch = next(images.iter_batches([ImageSource(address, task.id)]))
+        if address in batch.errors:
+            raise batch.errors[address]
         image, size = batch.images[address], batch.sizes[address]
-        found = _like(model, control, image, drawn[control.name], size)
-        regions += place_regions(task.id, found, control, salt="suggestion")
-    return regions
+        similar = _find_similar(model, control, image, drawn[control.name], size)
+        suggestions += format_regions(task.id, similar, control, salt="suggestion")
+    return suggestions
 
 
-def warm(model: Model | None) -> None:
+def warm_up(model: Model | None) -> None:
     """Load all that the first suggestion needs, so that it comes as quickly as the others.
 
     Args:
@@ -73,35 +73,39 @@ def warm(model: Model | None) -> None:
     """
     from PIL import Image
 
-    from backend.vision.similar_objects import similar_boxes
+    from backend.vision.similar_objects import find_similar_boxes
 
-    random = np.random.default_rng(0)
-    image = Image.fromarray(random.integers(0, 256, (640, 640, 3), dtype=np.uint8))
-    for finder in model.finders.values() if model else ():
-        finder.find([image], SURE)
-    similar_boxes(image, np.array([[0.4, 0.4, 0.5, 0.5]], dtype=np.float32), limit=MOST)
-
-
-def _like(
-    model: Model | None, control: Control, image: Image.Image, drawn: Places, size: ImageSize
-) -> Finding:
-    """What the model finds, if it finds a drawn object too; else what looks like it."""
-    rows: list[tuple[Place, float]] = []
-    for label in dict.fromkeys(place.label for place in drawn):
-        examples = tuple(place for place in drawn if place.label == label)
-        own = Drawn(control, image, examples, _side(model, control, image, examples))
-        learned = _learned(model, own)
-        found = learned if learned is not None else _similar(own)
-        rows += [row for row in found if not own.has(row[0])]
-    rows.sort(key=lambda row: -row[1])
-    places, confidence = (
-        (tuple(part) for part in zip(*rows[:MOST], strict=True)) if rows else ((), ())
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (640, 640, 3), dtype=np.uint8))
+    for detector in model.detectors.values() if model else ():
+        detector.detect([image], MIN_CONFIDENCE)
+    find_similar_boxes(
+        image, np.array([[0.4, 0.4, 0.5, 0.5]], dtype=np.float32), limit=MAX_SUGGESTIONS
     )
-    return Finding(control.name, places, confidence, size)
+
+
+def _find_similar(
+    model: Model | None, control: Control, image: Image.Image, drawn: Regions, size: ImageSize
+) -> RegionPrediction:
+    """What the model finds, if it finds a drawn object too; else what looks like it."""
+    rows: list[tuple[Region, float]] = []
+    for label in dict.fromkeys(region.label for region in drawn):
+        examples = tuple(region for region in drawn if region.label == label)
+        drawn_objects = DrawnObjects(
+            control, image, examples, _object_side(model, control, image, examples)
+        )
+        detected = _detect_known(model, drawn_objects)
+        candidates = detected if detected is not None else _find_lookalikes(drawn_objects)
+        rows += [row for row in candidates if not drawn_objects.contains(row[0])]
+    rows.sort(key=lambda row: -row[1])
+    regions, confidence = (
+        (tuple(part) for part in zip(*rows[:MAX_SUGGESTIONS], strict=True)) if rows else ((), ())
+    )
+    return RegionPrediction(control.name, regions, confidence, size)
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnObjects:
     """Objects of one label that somebody drew.
 
     Attributes:
@@ -113,7 +117,7 @@ class Drawn:
 
     control: Control
     image: Image.Image
-    examples: Places
+    examples: Regions
     side: float
 
     @property
@@ -121,78 +125,80 @@ class Drawn:
         """Of all of them."""
         return self.examples[0].label
 
-    def has(self, place: Place) -> bool:
+    def contains(self, region: Region) -> bool:
         """Whether a place is one of the drawn objects."""
-        near = self._on if self.control.kind == "points" else _overlap
-        return any(near(place, example) for example in self.examples)
+        is_same = self._is_near if self.control.kind == "points" else _overlaps
+        return any(is_same(region, example) for example in self.examples)
 
-    def _on(self, point: Place, example: Place) -> bool:
+    def _is_near(self, point: Region, example: Region) -> bool:
         """Whether a point lies within half an object's side: the same object has no other."""
         longest = max(self.image.size)
-        across, down = (
+        dx, dy = (
             (a - b) * edge / longest
-            for a, b, edge in zip(point.centre, example.centre, self.image.size, strict=True)
+            for a, b, edge in zip(point.center, example.center, self.image.size, strict=True)
         )
-        return bool(np.hypot(across, down) < self.side / 2)
+        return bool(np.hypot(dx, dy) < self.side / 2)
 
 
-def _side(
-    model: Model | None, control: Control, image: Image.Image, examples: Sequence[Place]
+def _object_side(
+    model: Model | None, control: Control, image: Image.Image, examples: Sequence[Region]
 ) -> float:
     """The side of objects that were drawn as points: learned, told, or seen around them."""
-    from backend.vision.similar_objects import side_around
+    from backend.vision.similar_objects import estimate_side_around
 
     if control.kind != "points":
         return 0.0
-    finder = model.finders.get(control.name) if model else None
+    detector = model.detectors.get(control.name) if model else None
     label = examples[0].label
-    learned = finder.meaning.sides.get(label, 0.0) if finder else 0.0
-    told = next((x.extent for x in control.labels if x.name == label), 0.0)
-    points = np.array([place.centre for place in examples], dtype=np.float32)
-    return learned or told or side_around(image, points)
+    learned_side = detector.class_mapping.sides.get(label, 0.0) if detector else 0.0
+    configured_side = next((x.extent for x in control.labels if x.name == label), 0.0)
+    points = np.array([region.center for region in examples], dtype=np.float32)
+    return learned_side or configured_side or estimate_side_around(image, points)
 
 
-def _learned(model: Model | None, drawn: Drawn) -> list[tuple[Place, float]] | None:
+def _detect_known(model: Model | None, drawn: DrawnObjects) -> list[tuple[Region, float]] | None:
     """What the model finds of the label; None where it does not know the drawn objects."""
-    finder = model.finders.get(drawn.control.name) if model else None
-    if finder is None:
+    detector = model.detectors.get(drawn.control.name) if model else None
+    if detector is None:
         return None
-    ((places, confidence),) = found_in(finder, drawn.control, [drawn.image])
-    least = shown(finder, drawn.control)
-    known = [
-        (place, belief)
-        for place, belief in zip(places, confidence, strict=True)
-        if place.label == drawn.label and belief >= least
+    ((regions, confidence),) = detect_regions(detector, drawn.control, [drawn.image])
+    min_confidence = confidence_threshold(detector, drawn.control)
+    label_detections = [
+        (region, probability)
+        for region, probability in zip(regions, confidence, strict=True)
+        if region.label == drawn.label and probability >= min_confidence
     ]
-    return known if any(drawn.has(place) for place, _ in known) else None
+    return (
+        label_detections if any(drawn.contains(region) for region, _ in label_detections) else None
+    )
 
 
-def _similar(drawn: Drawn) -> list[tuple[Place, float]]:
+def _find_lookalikes(drawn: DrawnObjects) -> list[tuple[Region, float]]:
     """What looks like the drawn objects."""
-    from backend.vision.similar_objects import similar_boxes, similar_points
+    from backend.vision.similar_objects import find_similar_boxes, find_similar_points
 
     corners = np.array([(p.x0, p.y0, p.x1, p.y1) for p in drawn.examples], dtype=np.float32)
     points = drawn.control.kind == "points"
-    found = (
-        similar_points(drawn.image, corners[:, :2], drawn.side, limit=MOST)
+    similar_regions = (
+        find_similar_points(drawn.image, corners[:, :2], drawn.side, limit=MAX_SUGGESTIONS)
         if points
-        else similar_boxes(drawn.image, corners, limit=MOST)
+        else find_similar_boxes(drawn.image, corners, limit=MAX_SUGGESTIONS)
     )
     rows = []
-    for (x0, y0, x1, y1), belief in zip(
-        found.boxes.tolist(), found.confidence.tolist(), strict=True
+    for (x0, y0, x1, y1), probability in zip(
+        similar_regions.boxes.tolist(), similar_regions.confidence.tolist(), strict=True
     ):
         if points:
             x0 = x1 = (x0 + x1) / 2
             y0 = y1 = (y0 + y1) / 2
-        if belief >= SURE:
-            rows.append((Place(drawn.label, x0, y0, x1, y1), belief))
+        if probability >= MIN_CONFIDENCE:
+            rows.append((Region(drawn.label, x0, y0, x1, y1), probability))
     return rows
 
 
-def _overlap(one: Place, other: Place) -> bool:
-    wide = min(one.x1, other.x1) - max(one.x0, other.x0)
-    high = min(one.y1, other.y1) - max(one.y0, other.y0)
-    shared = max(wide, 0) * max(high, 0)
-    areas = sum((p.x1 - p.x0) * (p.y1 - p.y0) for p in (one, other))
-    return shared / max(areas - shared, 1e-12) >= SAME
+def _overlaps(first: Region, second: Region) -> bool:
+    width = min(first.x1, second.x1) - max(first.x0, second.x0)
+    height = min(first.y1, second.y1) - max(first.y0, second.y0)
+    intersection = max(width, 0) * max(height, 0)
+    areas = sum((p.x1 - p.x0) * (p.y1 - p.y0) for p in (first, second))
+    return intersection / max(areas - intersection, 1e-12) >= SAME_OBJECT_IOU

@@ -6,15 +6,20 @@ import json
 import re
 from typing import Any
 
-from backend.errors import AddressRefused, LabelStudioError, NotAllowed, NotInLabelStudio
+from backend.errors import (
+    AccessDeniedError,
+    LabelStudioError,
+    LabelStudioNotFoundError,
+    PrivateAddressError,
+)
 
-ADDRESS = ("URL was not allowed", "reserved network address")
+REFUSED_ADDRESS_PHRASES = ("URL was not allowed", "reserved network address")
 """What Label Studio says of addresses that it may not call; with the status of a wrong token."""
-SWITCHES = "start it with ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false."
+SSRF_SETTINGS_FIX = "start it with ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false."
 TOKEN_PAGE = "Account & Settings → Personal Access Token"  # noqa: S105 - the name of a page
 
 
-def json_of(response: Any, server: str) -> Any:
+def parse_json(response: Any, server: str) -> Any:
     """What a response holds; nothing where it is empty.
 
     Raises:
@@ -25,10 +30,10 @@ def json_of(response: Any, server: str) -> Any:
     try:
         return response.json()
     except ValueError as error:
-        raise stranger(server) from error
+        raise not_label_studio(server) from error
 
 
-def stranger(server: str) -> LabelStudioError:
+def not_label_studio(server: str) -> LabelStudioError:
     """Something else is there, or a page of Label Studio was taken for its address."""
     return LabelStudioError(
         f"{server} does not answer like Label Studio: set LABEL_STUDIO_URL to its own address, "
@@ -36,29 +41,29 @@ def stranger(server: str) -> LabelStudioError:
     )
 
 
-def refused(server: str, what: str, status: int, body: Any) -> LabelStudioError:
+def api_error(server: str, request: str, status: int, body: Any) -> LabelStudioError:
     """A refusal."""
-    error = _sentence(server, what, status, body)
+    error = _classify_error(server, request, status, body)
     error.status = status
     return error
 
 
-def _sentence(server: str, what: str, status: int, body: Any) -> LabelStudioError:
+def _classify_error(server: str, request: str, status: int, body: Any) -> LabelStudioError:
     """A refusal as one sentence."""
-    detail = _detail(body)
-    if status == 403 and any(words in detail for words in ADDRESS):
-        return AddressRefused(f"{server} calls no private addresses: {SWITCHES}")
+    detail = _error_detail(body)
+    if status == 403 and any(phrase in detail for phrase in REFUSED_ADDRESS_PHRASES):
+        return PrivateAddressError(f"{server} calls no private addresses: {SSRF_SETTINGS_FIX}")
     if status in (401, 403):
-        return NotAllowed(
+        return AccessDeniedError(
             f"{server} refused the token ({detail}): copy one from its page “{TOKEN_PAGE}” "
             "into LABEL_STUDIO_API_KEY; a legacy token must be enabled for the organization."
         )
     if status == 404:
-        return NotInLabelStudio(f"{server} has no such thing ({what}: {detail}).")
-    return LabelStudioError(f"{server} answered {what} with {status}: {detail}.")
+        return LabelStudioNotFoundError(f"{server} has no such thing ({request}: {detail}).")
+    return LabelStudioError(f"{server} answered {request} with {status}: {detail}.")
 
 
-def _detail(body: Any) -> str:
+def _error_detail(body: Any) -> str:
     """The telling part of an error's body, short, on one line."""
     if isinstance(body, str):
         try:
@@ -67,15 +72,17 @@ def _detail(body: Any) -> str:
             body = "not JSON" if "<html" in body.lower() else body
     if isinstance(body, dict):
         body = body.get("validation_errors") or body.get("detail") or body
-    told = re.sub(r"<[^<>]*>", " ", _plain(body))  # Label Studio passes pages of others on
-    return " ".join(told.split())[:300].rstrip(".")
+    detail = re.sub(
+        r"<[^<>]*>", " ", _flatten_error(body)
+    )  # Label Studio passes pages of others on
+    return " ".join(detail.split())[:300].rstrip(".")
 
 
-def _plain(body: Any) -> str:
+def _flatten_error(body: Any) -> str:
     """What errors say, without the brackets of JSON; a field's name stays before what is wrong."""
     if isinstance(body, dict):
-        rows = ((key, _plain(value)) for key, value in body.items())
+        rows = ((key, _flatten_error(value)) for key, value in body.items())
         return "; ".join(
             text if key == "non_field_errors" else f"{key}: {text}" for key, text in rows
         )
-    return "; ".join(map(_plain, body)) if isinstance(body, list) else str(body)
+    return "; ".join(map(_flatten_error, body)) if isinstance(body, list) else str(body)

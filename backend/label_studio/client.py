@@ -13,24 +13,29 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from backend.errors import LabelStudioError, NotAllowed, NotInLabelStudio, NotThere
-from backend.label_studio.api_errors import TOKEN_PAGE, json_of, refused, stranger
+from backend.errors import (
+    AccessDeniedError,
+    LabelStudioError,
+    LabelStudioNotFoundError,
+    NotFoundError,
+)
+from backend.label_studio.api_errors import TOKEN_PAGE, api_error, not_label_studio, parse_json
 
-PAGE = 500
+TASK_PAGE_SIZE = 500
 """Tasks in one list: on SQLite Label Studio fails at 1,000 ('Expression tree is too large')."""
-FEW = 50
+CHANGED_TASK_PAGE_SIZE = 50
 """Tasks in a list that is likely to end soon."""
-BATCH = 500
+PREDICTION_BATCH_SIZE = 500
 """Predictions in one call: on SQLite nobody else can write meanwhile, for 5 s at the most."""
 ANNOTATION_FIELDS = (
     "id,annotations,result,was_cancelled,ground_truth,completed_by,created_at,updated_at"
 )
 """The list is applied to the annotations inside a task as well."""
 CHANGE_FIELDS = "id,is_labeled,total_annotations,cancelled_annotations,updated_at"
-TIMEOUT = 120.0
-RETRIES = 3
+CALL_TIMEOUT_SECONDS = 120.0
+MAX_RETRIES = 3
 Json = dict[str, Any]
-MACHINE: Json = {
+MACHINE_USER: Json = {
     "email": "prelabel@machine.invalid",
     "username": "prelabel",
     "first_name": "Prelabel",
@@ -39,7 +44,7 @@ MACHINE: Json = {
 """Who signs accepted predictions; nobody can log in as it."""
 
 
-class Client:
+class LabelStudioClient:
     """One Label Studio with one token.
 
     Args:
@@ -48,16 +53,16 @@ class Client:
         timeout: seconds that a call may take.
 
     Raises:
-        NotAllowed: the token is empty or has expired.
+        AccessDeniedError: the token is empty or has expired.
     """
 
-    def __init__(self, server: str, token: str, timeout: float = TIMEOUT) -> None:
+    def __init__(self, server: str, token: str, timeout: float = CALL_TIMEOUT_SECONDS) -> None:
         from label_studio_sdk.client import LabelStudio
         from label_studio_sdk.core.api_error import ApiError
 
         self.server = server.rstrip("/")
         if not token:
-            raise NotAllowed(
+            raise AccessDeniedError(
                 f"No token for {self.server}: copy one from its page “{TOKEN_PAGE}” and set "
                 "LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY."
             )
@@ -67,46 +72,48 @@ class Client:
             )._client_wrapper
         except ApiError as error:
             status = error.status_code or 401
-            raise refused(self.server, "the token", status, error.body) from error
+            raise api_error(self.server, "the token", status, error.body) from error
 
     def auth_headers(self) -> dict[str, str]:
         """The header that proves who asks; for this server alone."""
         return {"Authorization": self._wrapper.get_headers()["Authorization"]}
 
-    def project(self, number: int) -> Json:
+    def get_project(self, number: int) -> Json:
         """A project with its counters."""
         try:
-            found = self._call("GET", f"api/projects/{number}/")
-        except NotThere as error:
-            self._described("id")  # tells whether it is a Label Studio at all
-            raise NotThere(
+            row = self._request_json("GET", f"api/projects/{number}/")
+        except NotFoundError as error:
+            self._list_projects("id")  # tells whether it is a Label Studio at all
+            raise NotFoundError(
                 f"{self.server} has no project {number}: its number stands in the address of its "
                 "page."
             ) from error
-        if not isinstance(found, dict) or "label_config" not in found:
-            raise stranger(self.server)
-        return found
+        if not isinstance(row, dict) or "label_config" not in row:
+            raise not_label_studio(self.server)
+        return row
 
-    def projects(self) -> list[Json]:
+    def list_projects(self) -> list[Json]:
         """All projects, id and title."""
-        return self._described("id,title")
+        return self._list_projects("id,title")
 
-    def described(self) -> list[Json]:
+    def list_project_descriptions(self) -> list[Json]:
         """All projects, ``id, title, description, created_at``."""
-        return self._described("id,title,description,created_at")
+        return self._list_projects("id,title,description,created_at")
 
-    def _described(self, fields: str) -> list[Json]:
+    def _list_projects(self, fields: str) -> list[Json]:
         try:
-            found = self._call("GET", "api/projects/", {"page_size": PAGE, "include": fields})
-            return list(found["results"])
-        except (NotThere, TypeError, KeyError) as error:  # every Label Studio has this list
-            raise stranger(self.server) from error
+            response = self._request_json(
+                "GET", "api/projects/", {"page_size": TASK_PAGE_SIZE, "include": fields}
+            )
+            return list(response["results"])
+        except (NotFoundError, TypeError, KeyError) as error:  # every Label Studio has this list
+            raise not_label_studio(self.server) from error
 
     def create_project(self, fields: Json) -> Json:
         """Make a project; as Label Studio then shows it."""
-        return dict(self._call("POST", "api/projects/", json=fields, retries=0))
+        return dict(self._request_json("POST", "api/projects/", json=fields, retries=0))
 
-    def upload(self, number: int, files: Sequence[tuple[str, bytes]]) -> list[str]:
+    def upload_images(self, number: int, files: Sequence[tuple[str, bytes]]) -> list[str]:
         """Upload images without making tasks of them.
 
         Args:
@@ -116,51 +123,55 @@ class Client:
         Returns:
             the address of each, as tasks carry it.
         """
-        parts = {str(place): file for place, file in enumerate(files)}
+        parts = {str(index): file for index, file in enumerate(files)}
         path, query = f"api/projects/{number}/import", {"commit_to_project": "false"}
-        ids = self._call("POST", path, query, files=parts, retries=0)["file_upload_ids"]
-        rows = self._call("GET", f"api/projects/{number}/file-uploads", {"ids": json.dumps(ids)})
-        places = {row["id"]: row["file"] for row in rows}
+        ids = self._request_json("POST", path, query, files=parts, retries=0)["file_upload_ids"]
+        rows = self._request_json(
+            "GET", f"api/projects/{number}/file-uploads", {"ids": json.dumps(ids)}
+        )
+        file_paths = {row["id"]: row["file"] for row in rows}
         prefix = urlsplit(self.server).path
-        return [f"{prefix}/data/{places[id]}" for id in ids]
+        return [f"{prefix}/data/{file_paths[id]}" for id in ids]
 
     def add_tasks(self, number: int, rows: Sequence[Json]) -> int:
         """Add tasks by their ``data``; how many there are now more."""
         path = f"api/projects/{number}/import"
-        return int(self._call("POST", path, json=list(rows), retries=0)["task_count"])
+        return int(self._request_json("POST", path, json=list(rows), retries=0)["task_count"])
 
-    def counts(self, number: int) -> Json:
+    def get_counters(self, number: int) -> Json:
         """The counters of a project that tell whether anything changed."""
-        found = self._call("GET", "api/projects/counts/", {"ids": number})
-        if not found["results"]:
-            raise NotInLabelStudio(f"{self.server} has no project {number}.")
-        row: Json = found["results"][0]
+        response = self._request_json("GET", "api/projects/counts/", {"ids": number})
+        if not response["results"]:
+            raise LabelStudioNotFoundError(f"{self.server} has no project {number}.")
+        row: Json = response["results"][0]
         return row
 
-    def last_change(self, number: int) -> str:
+    def last_updated_at(self, number: int) -> str:
         """When a task or an annotation was last touched (ISO 8601); empty without tasks."""
         query = {"ordering": ["-tasks:updated_at"]}
-        rows = self._tasks_page(number, "id,updated_at", 1, query, size=1)
+        rows = self._get_task_page(number, "id,updated_at", 1, query, size=1)
         return str(rows[0]["updated_at"]) if rows else ""
 
-    def tasks(self, number: int) -> Iterator[Json]:
+    def iter_tasks(self, number: int) -> Iterator[Json]:
         """All tasks: ``id, data, is_labeled, updated_at``."""
-        yield from self._tasks(number, "id,data,is_labeled,updated_at", {})
+        yield from self._iter_tasks(number, "id,data,is_labeled,updated_at", {})
 
-    def annotations(self, number: int) -> dict[int, list[Json]]:
+    def annotations_by_task(self, number: int) -> dict[int, list[Json]]:
         """The annotations of all tasks that have any, by task; skipped ones too."""
-        found: dict[int, list[Json]] = {}
+        annotations_by_id: dict[int, list[Json]] = {}
         for counter in ("total_annotations", "cancelled_annotations"):
-            for row in self._tasks(number, ANNOTATION_FIELDS, _with_any(counter)):
-                found[row["id"]] = row["annotations"]
-        return found
+            for row in self._iter_tasks(number, ANNOTATION_FIELDS, _nonzero_filter(counter)):
+                annotations_by_id[row["id"]] = row["annotations"]
+        return annotations_by_id
 
-    def skipped(self, number: int) -> set[int]:
-        """Tasks that somebody skipped; :meth:`given` leaves skips out."""
-        rows = self._tasks(number, "id,cancelled_annotations", _with_any("cancelled_annotations"))
+    def skipped_task_ids(self, number: int) -> set[int]:
+        """Tasks that somebody skipped; :meth:`task_annotations` leaves skips out."""
+        rows = self._iter_tasks(
+            number, "id,cancelled_annotations", _nonzero_filter("cancelled_annotations")
+        )
         return {row["id"] for row in rows if row["cancelled_annotations"]}
 
-    def changed(self, number: int, since: str) -> Iterator[Json]:
+    def iter_changed_tasks(self, number: int, since: str) -> Iterator[Json]:
         """Tasks that were touched after a moment, latest first.
 
         Each has ``id, is_labeled, total_annotations, cancelled_annotations, updated_at``; skipped
@@ -168,41 +179,41 @@ class Client:
 
         Args:
             number: the project's.
-            since: ISO 8601, as :meth:`last_change` tells it.
+            since: ISO 8601, as :meth:`last_updated_at` tells it.
         """
         query = {"ordering": ["-tasks:updated_at"]}
-        for row in self._tasks(number, CHANGE_FIELDS, query, FEW):
+        for row in self._iter_tasks(number, CHANGE_FIELDS, query, CHANGED_TASK_PAGE_SIZE):
             if str(row["updated_at"]) <= since:
                 return
             yield row
 
-    def version_counts(self, number: int) -> dict[str, int]:
+    def prediction_counts(self, number: int) -> dict[str, int]:
         """Predictions in the project, by version string."""
         path = f"api/projects/{number}/model-versions/"
-        found = self._call("GET", path, {"extended": "true"})
-        return {str(row["model_version"]): int(row["count"]) for row in found["static"] or []}
+        response = self._request_json("GET", path, {"extended": "true"})
+        return {str(row["model_version"]): int(row["count"]) for row in response["static"] or []}
 
-    def predictions(self, number: int, *versions: str) -> dict[int, int]:
+    def prediction_tasks(self, number: int, *versions: str) -> dict[int, int]:
         """The predictions of some versions: their number → the task's."""
-        return {row["id"]: row["task"] for row in self._predictions(number, *versions)}
+        return {row["id"]: row["task"] for row in self._list_predictions(number, *versions)}
 
-    def places(self, number: int, version: str) -> dict[int, tuple[int, float]]:
+    def queue_scores(self, number: int, version: str) -> dict[int, tuple[int, float]]:
         """Where a version's predictions stand in the queue: task → the prediction, its score."""
-        rows = self._predictions(number, version)
+        rows = self._list_predictions(number, version)
         return {row["task"]: (row["id"], float(row["score"] or 0.0)) for row in rows}
 
-    def _predictions(self, number: int, *versions: str) -> list[Json]:
-        rows = self._call("GET", "api/predictions/", {"project": number})
+    def _list_predictions(self, number: int, *versions: str) -> list[Json]:
+        rows = self._request_json("GET", "api/predictions/", {"project": number})
         return [row for row in rows if row["model_version"] in versions]
 
-    def change_prediction(self, id: int, fields: Json) -> None:
+    def update_prediction(self, id: int, fields: Json) -> None:
         """Change the ``score`` or ``mislabeling`` of a prediction; nothing when it is gone."""
-        with contextlib.suppress(NotThere):
-            self._call("PATCH", f"api/predictions/{id}/", json=fields)
+        with contextlib.suppress(NotFoundError):
+            self._request_json("PATCH", f"api/predictions/{id}/", json=fields)
 
     def add_prediction(self, prediction: Json) -> int:
         """Add one prediction, with all its fields; its number."""
-        return int(self._call("POST", "api/predictions/", json=prediction, retries=0)["id"])
+        return int(self._request_json("POST", "api/predictions/", json=prediction, retries=0)["id"])
 
     def import_predictions(self, number: int, predictions: Sequence[Json]) -> int:
         """Add predictions; one bulk call.
@@ -212,53 +223,57 @@ class Client:
             it does not have (any more).
         """
         path = f"api/projects/{number}/import/predictions"
-        return int(self._call("POST", path, json=list(predictions), retries=0)["created"])
+        return int(self._request_json("POST", path, json=list(predictions), retries=0)["created"])
 
-    def remove_prediction(self, id: int) -> None:
+    def delete_prediction(self, id: int) -> None:
         """Delete one prediction; nothing happens when it is gone already."""
-        with contextlib.suppress(NotThere):
-            self._call("DELETE", f"api/predictions/{id}/")
+        with contextlib.suppress(NotFoundError):
+            self._request_json("DELETE", f"api/predictions/{id}/")
 
-    def follow(self, number: int, version: str) -> None:
+    def set_model_version(self, number: int, version: str) -> None:
         """Point the project at a version and let its queue follow the score, low first."""
         body = {"model_version": version, "sampling": "Uncertainty sampling"}
-        self._call("PATCH", f"api/projects/{number}/", json=body)
+        self._request_json("PATCH", f"api/projects/{number}/", json=body)
 
-    def people(self) -> int:
+    def count_users(self) -> int:
         """How many work in this Label Studio, the machine not counted."""
-        return len(self._users().keys() - {MACHINE["email"]})
+        return len(self._user_ids().keys() - {MACHINE_USER["email"]})
 
-    def machine(self) -> int:
+    def ensure_machine_user(self) -> int:
         """The user that accepted predictions are signed by; made when it is not there yet."""
-        found = self.known_machine()
-        return found or int(self._call("POST", "api/users/", json=MACHINE, retries=0)["id"])
+        user_id = self.find_machine_user()
+        return user_id or int(
+            self._request_json("POST", "api/users/", json=MACHINE_USER, retries=0)["id"]
+        )
 
-    def known_machine(self) -> int:
+    def find_machine_user(self) -> int:
         """The same user; 0 where it is not there yet."""
-        return self._users().get(MACHINE["email"], 0)
+        return self._user_ids().get(MACHINE_USER["email"], 0)
 
-    def _users(self) -> dict[str, int]:
-        return {str(row["email"]): int(row["id"]) for row in self._call("GET", "api/users/")}
+    def _user_ids(self) -> dict[str, int]:
+        return {
+            str(row["email"]): int(row["id"]) for row in self._request_json("GET", "api/users/")
+        }
 
-    def annotate(self, task: int, result: Sequence[Json], by: int = 0) -> int:
+    def create_annotation(self, task: int, result: Sequence[Json], user_id: int = 0) -> int:
         """Answer a task, in a user's name; in that of the token when not given.
 
         Returns:
             the annotation's number.
         """
         body: Json = {"result": list(result), "lead_time": 0}
-        body |= {"completed_by": by} if by else {}
-        made = self._call("POST", f"api/tasks/{task}/annotations/", json=body, retries=0)
-        return int(made["id"])
+        body |= {"completed_by": user_id} if user_id else {}
+        created = self._request_json("POST", f"api/tasks/{task}/annotations/", json=body, retries=0)
+        return int(created["id"])
 
     def import_tasks(self, number: int, tasks: Sequence[Json]) -> list[int]:
-        """Add tasks, with ``data``, ``predictions`` and ``annotations``; their numbers in order."""
+        """Add tasks, with ``data``, ``prediction_tasks`` and ``annotations_by_task``; their numbers in order."""
         path = f"api/projects/{number}/import"
         query = {"return_task_ids": "true"}
-        made = self._call("POST", path, query, json=list(tasks), retries=0)
-        return [int(id) for id in made["task_ids"]]
+        created = self._request_json("POST", path, query, json=list(tasks), retries=0)
+        return [int(id) for id in created["task_ids"]]
 
-    def tasks_with(self, number: int, field: str) -> dict[str, int]:
+    def tasks_by_field(self, number: int, field: str) -> dict[str, int]:
         """Tasks whose data have a field: its value → the task's number."""
         item: Json = {
             "filter": f"filter:tasks:data.{field}",
@@ -267,26 +282,26 @@ class Client:
             "value": False,
         }
         query = {"filters": {"conjunction": "and", "items": [item]}}
-        rows = self._tasks(number, "id,data", query)
+        rows = self._iter_tasks(number, "id,data", query)
         return {str(row["data"][field]): row["id"] for row in rows if row["data"].get(field)}
 
-    def given(self, task: int) -> list[Json]:
+    def task_annotations(self, task: int) -> list[Json]:
         """The annotations of a task; those that skip it are left out by Label Studio.
 
         Raises:
-            NotThere: it was deleted.
+            NotFoundError: it was deleted.
         """
-        return list(self._call("GET", f"api/tasks/{task}/annotations/"))
+        return list(self._request_json("GET", f"api/tasks/{task}/annotations/"))
 
-    def change_annotation(self, id: int, result: Sequence[Json]) -> None:
+    def update_annotation(self, id: int, result: Sequence[Json]) -> None:
         """Give an annotation another result.
 
         Raises:
-            NotThere: it was deleted.
+            NotFoundError: it was deleted.
         """
-        self._call("PATCH", f"api/annotations/{id}/", json={"result": list(result)})
+        self._request_json("PATCH", f"api/annotations/{id}/", json={"result": list(result)})
 
-    def keep_tab(self, number: int, title: str, view: Json) -> None:
+    def ensure_tab(self, number: int, title: str, view: Json) -> None:
         """Have a tab of the Data Manager with this title look like this.
 
         Args:
@@ -295,20 +310,22 @@ class Client:
             view: its ``filters`` and ``ordering``.
         """
         columns: Json = {"hiddenColumns": {"explore": [], "labeling": []}}
-        wanted = {"title": title, **columns, **view}
-        tabs = self._call("GET", "api/dm/views/", {"project": number})
-        found = next((tab for tab in tabs if tab["data"].get("title") == title), None)
-        if found is None:
-            body = {"project": number, "data": wanted}
-            self._call("POST", "api/dm/views/", {"project": number}, json=body, retries=0)
-        elif any(found["data"].get(key) != value for key, value in view.items()):
-            body = {"project": number, "data": {**found["data"], **view}}
-            self._call("PATCH", f"api/dm/views/{found['id']}/", {"project": number}, json=body)
+        tab_data = {"title": title, **columns, **view}
+        tabs = self._request_json("GET", "api/dm/views/", {"project": number})
+        existing_tab = next((tab for tab in tabs if tab["data"].get("title") == title), None)
+        if existing_tab is None:
+            body = {"project": number, "data": tab_data}
+            self._request_json("POST", "api/dm/views/", {"project": number}, json=body, retries=0)
+        elif any(existing_tab["data"].get(key) != value for key, value in view.items()):
+            body = {"project": number, "data": {**existing_tab["data"], **view}}
+            self._request_json(
+                "PATCH", f"api/dm/views/{existing_tab['id']}/", {"project": number}, json=body
+            )
 
-    def backends(self, number: int) -> list[Json]:
+    def list_backends(self, number: int) -> list[Json]:
         """The ML backends that are connected to a project."""
-        found: list[Json] = self._call("GET", "api/ml/", {"project": number})
-        return found
+        rows: list[Json] = self._request_json("GET", "api/ml/", {"project": number})
+        return rows
 
     def add_backend(self, number: int, url: str, auth: tuple[str, str] | None) -> Json:
         """Connect an ML backend; Label Studio calls it at once and adds its webhook."""
@@ -319,9 +336,9 @@ class Client:
                 "basic_auth_user": auth[0],
                 "basic_auth_pass": auth[1],
             }
-        return dict(self._call("POST", "api/ml/", json=body, retries=0))
+        return dict(self._request_json("POST", "api/ml/", json=body, retries=0))
 
-    def ask(
+    def request_json(
         self,
         method: str,
         path: str,
@@ -334,19 +351,21 @@ class Client:
         Raises:
             NotAllowed, NotThere, LabelStudioError: it failed, in one sentence.
         """
-        return self._call(method, path, parameters, json=json, retries=0)
+        return self._request_json(method, path, parameters, json=json, retries=0)
 
-    def _tasks(self, number: int, fields: str, query: Json, size: int = PAGE) -> Iterator[Json]:
+    def _iter_tasks(
+        self, number: int, fields: str, query: Json, size: int = TASK_PAGE_SIZE
+    ) -> Iterator[Json]:
         page = 1
         while True:
-            rows = self._tasks_page(number, fields, page, query, size)
+            rows = self._get_task_page(number, fields, page, query, size)
             yield from rows
             if len(rows) < size:
                 return
             page += 1
 
-    def _tasks_page(
-        self, number: int, fields: str, page: int, query: Json, size: int = PAGE
+    def _get_task_page(
+        self, number: int, fields: str, page: int, query: Json, size: int = TASK_PAGE_SIZE
     ) -> list[Json]:
         parameters = {
             "project": number,
@@ -359,13 +378,13 @@ class Client:
         if "annotations" in fields:
             parameters["fields"] = "all"
         try:
-            return list(self._call("GET", "api/tasks/", parameters)["tasks"])
-        except NotThere:
+            return list(self._request_json("GET", "api/tasks/", parameters)["tasks"])
+        except NotFoundError:
             if page > 1:  # the page after the last one
                 return []
             raise
 
-    def _call(
+    def _request_json(
         self,
         method: str,
         path: str,
@@ -373,27 +392,27 @@ class Client:
         *,
         json: Any = None,
         files: Mapping[str, tuple[str, bytes]] | None = None,
-        retries: int = RETRIES,
+        retries: int = MAX_RETRIES,
     ) -> Any:
         """One call; its JSON.
 
         Raises:
             NotAllowed, NotThere, LabelStudioError: it failed, in one sentence.
         """
-        response = self._response(method, path, parameters, json, files, retries)
+        response = self._request(method, path, parameters, json, files, retries)
         if response.status_code >= 400:
-            raise refused(self.server, f"{method} {path}", response.status_code, response.text)
-        return json_of(response, self.server)
+            raise api_error(self.server, f"{method} {path}", response.status_code, response.text)
+        return parse_json(response, self.server)
 
-    def _raw(self, path: str, parameters: Mapping[str, Any]) -> Any:
+    def _request_file(self, path: str, parameters: Mapping[str, Any]) -> Any:
         """A file: the response, whatever its status.
 
         Raises:
             LabelStudioError: there is none.
         """
-        return self._response("GET", path, parameters, None, None, 0)
+        return self._request("GET", path, parameters, None, None, 0)
 
-    def _response(
+    def _request(
         self,
         method: str,
         path: str,
@@ -426,10 +445,10 @@ class Client:
             ) from error
         except ApiError as error:  # the SDK renews a personal access token on the way
             status = error.status_code or 401
-            raise refused(self.server, f"{method} {path}", status, error.body) from error
+            raise api_error(self.server, f"{method} {path}", status, error.body) from error
 
 
-def _with_any(counter: str) -> Json:
+def _nonzero_filter(counter: str) -> Json:
     """A query for the tasks whose counter is not 0."""
     item: Json = {
         "filter": f"filter:tasks:{counter}",

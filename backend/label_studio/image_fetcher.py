@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping
 from urllib.parse import SplitResult, quote, unquote_to_bytes, urlsplit
 
 from backend.errors import ImageError, LabelStudioError
-from backend.web_fetcher import Addresses, Limits, Web, origin, shown
+from backend.web_fetcher import FetchLimits, Resolver, WebFetcher, redact_url, url_origin
 
 CLOUD_SCHEMES = frozenset({"s3", "gs", "azure-blob", "azure-spi"})
 
 
-class Images:
+class TaskImageFetcher:
     """Fetches the images of one Label Studio's tasks. Safe with several threads.
 
     Args:
@@ -31,14 +31,14 @@ class Images:
         self,
         server: str,
         auth: Callable[[], Mapping[str, str]],
-        limits: Limits,
-        resolve: Addresses | None = None,
+        limits: FetchLimits,
+        resolve: Resolver | None = None,
     ) -> None:
         self._server = server.rstrip("/")
-        self._origin = origin(urlsplit(self._server))
+        self._origin = url_origin(urlsplit(self._server))
         self._auth = auth
         self._limits = limits
-        self._web = Web(limits, resolve)
+        self._web = WebFetcher(limits, resolve)
 
     def fetch(self, address: str, task: int) -> bytes:
         """The bytes of an image.
@@ -52,9 +52,9 @@ class Images:
         """
         address = address.strip()
         if address[:5].lower() == "data:":
-            return inline(address, self._limits.max_bytes)
+            return decode_data_uri(address, self._limits.max_bytes)
         try:
-            return self._web.fetch(self._url(address, task), self._own)
+            return self._web.fetch(self._fetch_url(address, task), self._trusted_headers)
         except LabelStudioError as error:
             raise ImageError("Label Studio refused the token", str(error)) from error
 
@@ -62,11 +62,11 @@ class Images:
         """Close the connections."""
         self._web.close()
 
-    def _own(self, parts: SplitResult) -> Mapping[str, str] | None:
+    def _trusted_headers(self, parts: SplitResult) -> Mapping[str, str] | None:
         """The token stays at home."""
-        return self._auth() if origin(parts) == self._origin else None
+        return self._auth() if url_origin(parts) == self._origin else None
 
-    def _url(self, address: str, task: int) -> str:
+    def _fetch_url(self, address: str, task: int) -> str:
         scheme = urlsplit(address).scheme.lower()
         if scheme in CLOUD_SCHEMES:
             encoded = base64.urlsafe_b64encode(address.encode()).decode()
@@ -75,24 +75,24 @@ class Images:
             return address
         if address.startswith("/") and not address.startswith("//"):
             prefix = urlsplit(self._server).path
-            inside = not prefix or address.startswith(f"{prefix}/")
-            return (self._origin if inside else self._server) + address
-        raise ImageError("image address is not served", shown(address))
+            has_prefix = not prefix or address.startswith(f"{prefix}/")
+            return (self._origin if has_prefix else self._server) + address
+        raise ImageError("image address is not served", redact_url(address))
 
 
-def inline(address: str, max_bytes: int) -> bytes:
+def decode_data_uri(address: str, max_bytes: int) -> bytes:
     """The bytes of a ``data:`` URI.
 
     Raises:
         ImageError: it is damaged, or too large.
     """
-    head, comma, body = address.partition(",")
+    header, comma, body = address.partition(",")
     if not comma:
         raise ImageError("damaged data URI")
     if len(body) > 2 * max_bytes:
         raise ImageError("image file is too large", f"over {max_bytes:,} bytes")
     raw = unquote_to_bytes(body)
-    if not head.lower().endswith(";base64"):
+    if not header.lower().endswith(";base64"):
         return raw
     try:
         return base64.b64decode(raw, validate=False)

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from xml.etree.ElementTree import Element, ParseError
 
-from backend.domain import Control, Kind, Label
+from backend.domain import Control, ControlKind, Label
 from backend.errors import ConfigError
 
-MODES = {"single": False, "single-radio": False, "multiple": True}
-SERVED: Mapping[str, Kind] = {
+CHOICE_MODES = {"single": False, "single-radio": False, "multiple": True}
+SERVED_TAGS: Mapping[str, ControlKind] = {
     "Choices": "choices",
     "RectangleLabels": "boxes",
     "KeyPointLabels": "points",
@@ -27,19 +27,19 @@ LABELING_TAGS = frozenset(
 
 
 @dataclass(frozen=True)
-class ReadConfig:
+class LabelingConfig:
     """What a labeling config asks for.
 
     Attributes:
         controls: the tags that are served, in the order of the config.
-        left_out: tag name → why it is not served.
+        unserved: tag name → why it is not served.
     """
 
     controls: tuple[Control, ...]
-    left_out: Mapping[str, str]
+    unserved: Mapping[str, str]
 
 
-def read_config(xml: str) -> ReadConfig:
+def read_config(xml: str) -> LabelingConfig:
     """Read a labeling config.
 
     Args:
@@ -51,20 +51,20 @@ def read_config(xml: str) -> ReadConfig:
     Raises:
         ConfigError: it is no XML.
     """
-    root = _parse(xml)
+    root = _parse_xml(xml)
     images = {tag.get("name", ""): tag for tag in root.iter("Image")}
     controls: list[Control] = []
     left_out: dict[str, str] = {}
-    for tag in _labeling_tags(root):
-        reason = _why_not(tag, images)
+    for tag in _iter_labeling_tags(root):
+        reason = _unserved_reason(tag, images)
         if reason:
             left_out[tag.get("name") or tag.tag] = f"{tag.tag}: {reason}"
         else:
-            controls.append(_control(tag, images[tag.get("toName", "")]))
-    return ReadConfig(tuple(controls), left_out)
+            controls.append(_parse_control(tag, images[tag.get("toName", "")]))
+    return LabelingConfig(tuple(controls), left_out)
 
 
-def _parse(xml: str) -> Element:
+def _parse_xml(xml: str) -> Element:
     from defusedxml import DefusedXmlException
     from defusedxml.ElementTree import fromstring
 
@@ -75,88 +75,90 @@ def _parse(xml: str) -> Element:
     return root
 
 
-def _labeling_tags(root: Element) -> Iterator[Element]:
+def _iter_labeling_tags(root: Element) -> Iterator[Element]:
     """Tags that make regions. A Rectangle that only draws belongs to no label and is named too."""
     return (tag for tag in root.iter() if tag.tag in LABELING_TAGS)
 
 
-def _why_not(tag: Element, images: Mapping[str, Element]) -> str:
+def _unserved_reason(tag: Element, images: Mapping[str, Element]) -> str:
     """Why a tag is not served; empty when it is."""
-    if tag.tag not in SERVED:
-        return f"not served, only {', '.join(SERVED)} are"
-    if _on(tag, "model_skip"):
+    if tag.tag not in SERVED_TAGS:
+        return f"not served, only {', '.join(SERVED_TAGS)} are"
+    if _is_enabled(tag, "model_skip"):
         return 'left out by model_skip="true"'
     if not tag.get("name"):
         return "has no name"
-    why_not = _why_not_choices if tag.tag == "Choices" else _why_not_places
-    return why_not(tag) or _why_not_image(tag.get("toName", ""), images)
+    find_reason = _unserved_choices_reason if tag.tag == "Choices" else _unserved_region_reason
+    return find_reason(tag) or _unserved_image_reason(tag.get("toName", ""), images)
 
 
-def _why_not_places(tag: Element) -> str:
-    if _on(tag, "smartOnly"):
+def _unserved_region_reason(tag: Element) -> str:
+    if _is_enabled(tag, "smartOnly"):
         return 'asks for suggestions only (smartOnly="true")'
     if tag.get("value"):
         return "takes its labels from the task's data"
-    return "" if _labels(tag) else "has no labels"
+    return "" if _parse_labels(tag) else "has no labels"
 
 
-def _why_not_choices(tag: Element) -> str:
-    if _on(tag, "perRegion") or tag.get("visibleWhen") == "region-selected":
+def _unserved_choices_reason(tag: Element) -> str:
+    if _is_enabled(tag, "perRegion") or tag.get("visibleWhen") == "region-selected":
         return "is asked for each region, not for the whole image"
-    if _on(tag, "perItem"):
+    if _is_enabled(tag, "perItem"):
         return "is asked for each item, not for the whole image"
-    if _on(tag, "allowNested") or any(choice.find("Choice") is not None for choice in tag):
+    if _is_enabled(tag, "allowNested") or any(choice.find("Choice") is not None for choice in tag):
         return "has nested choices"
-    if tag.get("choice", "single") not in MODES:
-        return f'choice="{tag.get("choice")}" is none of {", ".join(MODES)}'
+    if tag.get("choice", "single") not in CHOICE_MODES:
+        return f'choice="{tag.get("choice")}" is none of {", ".join(CHOICE_MODES)}'
     if tag.get("value"):
         return "takes its choices from the task's data"
-    if len({label.name for label in _labels(tag)}) < 2:
+    if len({label.name for label in _parse_labels(tag)}) < 2:
         return "has fewer than two choices"
     return ""
 
 
-def _why_not_image(to_name: str, images: Mapping[str, Element]) -> str:
+def _unserved_image_reason(to_name: str, images: Mapping[str, Element]) -> str:
     if to_name not in images:
         return f'toName="{to_name}" names no Image tag'
     image = images[to_name]
     if image.get("valueList"):
         return f"Image {to_name} shows a list of images"
-    if not _key(image):
+    if not _image_key(image):
         return f'Image {to_name} has no value="$field"'
     return ""
 
 
-def _control(tag: Element, image: Element) -> Control:
+def _parse_control(tag: Element, image: Element) -> Control:
     return Control(
         name=tag.get("name", ""),
         to_name=tag.get("toName", ""),
-        image_key=_key(image),
-        labels=_labels(tag),
-        kind=SERVED[tag.tag],
-        multiple=tag.tag == "Choices" and MODES[tag.get("choice", "single")],
-        threshold=_share(tag, "model_score_threshold") or 0.0,
-        precision=_share(tag, "model_precision"),
-        accept_error=_share(tag, "model_accept_error", below=True),
-        smart=tag.tag != "Choices" and _on(tag, "smart"),
+        image_key=_image_key(image),
+        labels=_parse_labels(tag),
+        kind=SERVED_TAGS[tag.tag],
+        multiple=tag.tag == "Choices" and CHOICE_MODES[tag.get("choice", "single")],
+        threshold=_fraction(tag, "model_score_threshold") or 0.0,
+        precision=_fraction(tag, "model_precision"),
+        accept_error=_fraction(tag, "model_accept_error", exclude_one=True),
+        smart=tag.tag != "Choices" and _is_enabled(tag, "smart"),
     )
 
 
-def _labels(tag: Element) -> tuple[Label, ...]:
+def _parse_labels(tag: Element) -> tuple[Label, ...]:
     """The classes of a control; a name that stands there twice counts once."""
-    found: dict[str, Label] = {}
-    for one in tag.iter("Choice" if tag.tag == "Choices" else "Label"):
-        name = one.get("alias") or one.get("value")
-        if name and name not in found:
-            hint = one.get("hint", "").strip()
-            found[name] = Label(name, _words(one), hint, _extent(one, tag))
-    return tuple(found.values())
+    labels_by_name: dict[str, Label] = {}
+    for label_tag in tag.iter("Choice" if tag.tag == "Choices" else "Label"):
+        name = label_tag.get("alias") or label_tag.get("value")
+        if name and name not in labels_by_name:
+            hint = label_tag.get("hint", "").strip()
+            labels_by_name[name] = Label(
+                name, _prompt_words(label_tag), hint, _object_size(label_tag, tag)
+            )
+    return tuple(labels_by_name.values())
 
 
-def _extent(label: Element, tag: Element) -> float:
+def _object_size(label: Element, tag: Element) -> float:
     """``model_object_size``, in percent of the image's longer edge, as 0 to 1."""
     text = label.get("model_object_size") or tag.get("model_object_size") or "0"
-    size = _number(text)
+    size = _parse_number(text)
     if not 0 <= size <= 100:
         raise ConfigError(
             f'model_object_size="{text}" of {tag.get("name")} must be a number from 0 to 100, '
@@ -165,7 +167,7 @@ def _extent(label: Element, tag: Element) -> float:
     return size / 100
 
 
-def _words(choice: Element) -> tuple[str, ...]:
+def _prompt_words(choice: Element) -> tuple[str, ...]:
     """``predicted_values``, and the value that people read where an alias hides it."""
     words = [word.strip() for word in choice.get("predicted_values", "").split(",")]
     if choice.get("alias") and not any(words):
@@ -173,17 +175,19 @@ def _words(choice: Element) -> tuple[str, ...]:
     return tuple(word for word in words if word)
 
 
-def _share(tag: Element, attribute: str, *, below: bool = False) -> float | None:
+def _fraction(tag: Element, attribute: str, *, exclude_one: bool = False) -> float | None:
     """An attribute from 0 to 1, or to below 1; None where it is not given."""
     text = tag.get(attribute)
-    share = None if text is None else _number(text)
-    if share is not None and not (0 <= share < 1 or (share == 1 and not below)):
-        span = "from 0 to below 1, such as 0.01 for 1 %" if below else "from 0 to 1"
-        raise ConfigError(f'{attribute}="{text}" of {tag.get("name")} must be a number {span}.')
-    return share
+    fraction = None if text is None else _parse_number(text)
+    if fraction is not None and not (0 <= fraction < 1 or (fraction == 1 and not exclude_one)):
+        allowed_range = "from 0 to below 1, such as 0.01 for 1 %" if exclude_one else "from 0 to 1"
+        raise ConfigError(
+            f'{attribute}="{text}" of {tag.get("name")} must be a number {allowed_range}.'
+        )
+    return fraction
 
 
-def _number(text: str) -> float:
+def _parse_number(text: str) -> float:
     """A number; −1 for anything else, which no attribute allows."""
     try:
         return float(text)
@@ -191,10 +195,10 @@ def _number(text: str) -> float:
         return -1.0
 
 
-def _key(image: Element) -> str:
+def _image_key(image: Element) -> str:
     match = re.fullmatch(r"\$([\w.\- ]+)", image.get("value", "").strip())
     return match.group(1) if match else ""
 
 
-def _on(tag: Element, attribute: str) -> bool:
+def _is_enabled(tag: Element, attribute: str) -> bool:
     return tag.get(attribute, "").strip().lower() in ("true", "1", "yes")

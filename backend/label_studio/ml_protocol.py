@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field
 
 START_TRAINING = "START_TRAINING"
-LABEL_EVENTS = ("ANNOTATION_", "ANNOTATIONS_")
+LABEL_EVENT_PREFIXES = ("ANNOTATION_", "ANNOTATIONS_")
 MODEL_CLASS = "Prelabel"
 
 
@@ -31,44 +31,46 @@ class SetupRequest(BaseModel):
 
 
 @dataclass(frozen=True)
-class Event:
+class WebhookEvent:
     """What a webhook hints at.
 
     Attributes:
         project: Label Studio's project JSON; None when the body does not say.
-        training: somebody pressed Start Training.
-        labels: annotations that may have changed.
+        is_training_requested: somebody pressed Start Training.
+        annotation_count: annotations that may have changed.
     """
 
     project: dict[str, Any] | None
-    training: bool
-    labels: int
+    is_training_requested: bool
+    annotation_count: int
 
 
-def read_event(body: bytes) -> Event:
+def parse_event(body: bytes) -> WebhookEvent:
     """A webhook's body; one that cannot be read may mean anything anywhere."""
     try:
         payload = json.loads(body)
     except ValueError:
         payload = None
     if not isinstance(payload, dict):
-        return Event(None, training=False, labels=0)
+        return WebhookEvent(None, is_training_requested=False, annotation_count=0)
     action = str(payload.get("action") or "")
     project = payload.get("project")
-    return Event(
+    return WebhookEvent(
         project if isinstance(project, dict) else None,
-        training=action == START_TRAINING,
-        labels=_labels(payload) if action.startswith(LABEL_EVENTS) else 0,
+        is_training_requested=action == START_TRAINING,
+        annotation_count=_count_annotations(payload)
+        if action.startswith(LABEL_EVENT_PREFIXES)
+        else 0,
     )
 
 
-def project_of(request: dict[str, Any]) -> tuple[int, int]:
+def parse_project(request: dict[str, Any]) -> tuple[int, int]:
     """Label Studio's number and time of creation of a request's project, 0 where it says nothing.
 
     Label Studio writes ``"<number>.<seconds since 1970>"``.
 
     Example:
-        >>> project_of({"project": "7.1700000000"})
+        >>> parse_project({"project": "7.1700000000"})
         (7, 1700000000)
     """
     number, _, created = str(request.get("project") or "").partition(".")
@@ -81,26 +83,26 @@ def project_of(request: dict[str, Any]) -> tuple[int, int]:
     )
 
 
-def nothing_known(tasks: Sequence[Any], version: str) -> dict[str, Any]:
+def empty_response(tasks: Sequence[Any], version: str) -> dict[str, Any]:
     """One empty result per task: the answer when there is no model to ask."""
     result = {"result": [], "score": 0.0, "model_version": version}
     return {"results": [result for _ in tasks], "model_version": version}
 
 
-def _labels(payload: dict[str, Any]) -> int:
+def _count_annotations(payload: dict[str, Any]) -> int:
     for key in ("annotation", "annotations"):
         if isinstance(payload.get(key), list):
             return len(payload[key])
     return 1
 
 
-def hears(backend: str) -> bool:
+def accepts_webhooks(backend: str) -> bool:
     """Whether Label Studio takes webhooks for an address: it checks names, and stays silent.
 
     Example:
-        >>> hears("http://prelabel:9090"), hears("http://prelabel.internal:9090")
+        >>> accepts_webhooks("http://prelabel:9090"), accepts_webhooks("http://prelabel.internal:9090")
         (False, True)
-        >>> hears("http://localhost:9090"), hears("http://[::1]:9090")
+        >>> accepts_webhooks("http://localhost:9090"), accepts_webhooks("http://[::1]:9090")
         (True, True)
     """
     host = urlsplit(backend).hostname or ""

@@ -8,60 +8,64 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from backend.domain import Control, Finding, Place, Places
+from backend.domain import Control, Region, RegionPrediction, Regions
 
 Json = dict[str, Any]
-TYPES = {"boxes": "rectanglelabels", "points": "keypointlabels"}
-DOT = 0.5
+RESULT_TYPES = {"boxes": "rectanglelabels", "points": "keypointlabels"}
+POINT_WIDTH_PERCENT = 0.5
 """Width of a drawn point where no size is known, percent of the image's width."""
-UPRIGHT = 0.01
+MAX_ROTATION_DEGREES = 0.01
 """Degrees below which a rotation is a rounding error."""
-NO_LABEL = "region without a label"
-NO_LABEL_NOW = "label no longer in the labeling config"
-NO_OBJECT = "click on what is not meant"
-SHAPES = frozenset(("rectangle", "polygon", "ellipse", "brush", "bitmask", "vector"))
+NO_LABEL_REASON = "region without a label"
+REMOVED_LABEL_REASON = "label no longer in the labeling config"
+NEGATIVE_CLICK_REASON = "click on what is not meant"
+UNSERVED_SHAPES = frozenset(("rectangle", "polygon", "ellipse", "brush", "bitmask", "vector"))
 """In which objects are drawn by controls that are not served; a key point may be a mere hint."""
 
 
-def place_regions(task: int, finding: Finding, control: Control, salt: str = "") -> list[Json]:
+def format_regions(
+    task: int, region_prediction: RegionPrediction, control: Control, salt: str = ""
+) -> list[Json]:
     """The regions of a finding; objects below ``model_score_threshold`` are left out.
 
     Args:
         task: the task's number.
-        finding: of the control.
+        region_prediction: of the control.
         control: of boxes or points.
         salt: makes the regions' ids differ from those of the same task's pre-annotation.
     """
-    pairs = zip(finding.places, finding.confidence, strict=True)
-    shown = [(place, belief) for place, belief in pairs if belief >= control.threshold]
+    pairs = zip(region_prediction.regions, region_prediction.confidence, strict=True)
+    visible = [
+        (region, probability) for region, probability in pairs if probability >= control.threshold
+    ]
     return [
         {
-            "id": _id(task, control, number, salt),
+            "id": _item_id(task, control, number, salt),
             "from_name": control.name,
             "to_name": control.to_name,
-            "type": TYPES[control.kind],
-            "original_width": finding.size.width,
-            "original_height": finding.size.height,
+            "type": RESULT_TYPES[control.kind],
+            "original_width": region_prediction.size.width,
+            "original_height": region_prediction.size.height,
             "image_rotation": 0,
-            "value": _value(place, control),
-            "score": round(belief, 6),
+            "value": _format_value(region, control),
+            "score": round(probability, 6),
         }
-        for number, (place, belief) in enumerate(shown)
+        for number, (region, probability) in enumerate(visible)
     ]
 
 
-def marked_by(
+def complete_regions(
     result: Sequence[Json],
     control: Control,
-    left: Counter[str],
+    skipped_counts: Counter[str],
     served: Collection[str] = (),
-) -> Places | None:
+) -> Regions | None:
     """All objects that one annotation marks for a control.
 
     Args:
         result: its regions.
         control: of boxes or points.
-        left: counts what is left out, by reason.
+        skipped_counts: counts what is left out, by reason.
         served: the names of all controls that are.
 
     Returns:
@@ -69,89 +73,99 @@ def marked_by(
         pass for background. A label that left the config makes no object one of the others.
     """
     reasons: Counter[str] = Counter()
-    own = [region for region in result if _is_own(region, control)]
-    found = tuple(place for region in own for place in _places(region, control, reasons))
-    left.update(reasons)
-    unusable = reasons.keys() - {NO_LABEL_NOW, NO_OBJECT} or (reasons and not found)
-    return None if unusable or _drawn_otherwise(result, control, served) else found
+    own_items = [item for item in result if _belongs_to(item, control)]
+    regions = tuple(
+        region for item in own_items for region in _parse_regions(item, control, reasons)
+    )
+    skipped_counts.update(reasons)
+    has_unusable = reasons.keys() - {REMOVED_LABEL_REASON, NEGATIVE_CLICK_REASON} or (
+        reasons and not regions
+    )
+    return None if has_unusable or _has_unserved_object(result, control, served) else regions
 
 
-def drawn_by(result: Sequence[Json], control: Control) -> Places:
+def drawn_regions(result: Sequence[Json], control: Control) -> Regions:
     """The usable places of a drawing that need not be complete: what a smart tool was used on."""
-    own = [region for region in result if _is_own(region, control)]
-    return tuple(place for region in own for place in _places(region, control, Counter()))
+    own_items = [item for item in result if _belongs_to(item, control)]
+    return tuple(
+        region for item in own_items for region in _parse_regions(item, control, Counter())
+    )
 
 
-def count_strangers(result: Sequence[Json], served: Iterable[str], left: Counter[str]) -> None:
+def count_unserved(
+    result: Sequence[Json], served: Iterable[str], skipped_counts: Counter[str]
+) -> None:
     """Count the regions of controls that are not served: polygons, brushes, ellipses."""
-    known = frozenset(served)
-    for region in result:
-        kind = str(region.get("type") or "")
-        if "from_name" in region and region["from_name"] not in known and kind:
-            left[f"region of type {kind}, which is not served"] += 1
+    served_names = frozenset(served)
+    for item in result:
+        result_type = str(item.get("type") or "")
+        if "from_name" in item and item["from_name"] not in served_names and result_type:
+            skipped_counts[f"region of type {result_type}, which is not served"] += 1
 
 
-def _is_own(region: Json, control: Control) -> bool:
+def _belongs_to(item: Json, control: Control) -> bool:
     """Whether a region was drawn with a control, on its image."""
-    same_image = region.get("to_name") in (None, control.to_name)
-    return region.get("from_name") == control.name and same_image
+    same_image = item.get("to_name") in (None, control.to_name)
+    return item.get("from_name") == control.name and same_image
 
 
-def _drawn_otherwise(result: Sequence[Json], control: Control, served: Collection[str]) -> bool:
+def _has_unserved_object(result: Sequence[Json], control: Control, served: Collection[str]) -> bool:
     """Whether an object of a control's labels was drawn in a shape that is not served."""
     names = frozenset(control.label_names)
-    known = {*served, control.name}
-    strangers = (
-        region
-        for region in result
-        if region.get("from_name") not in known
-        and region.get("to_name") in (None, control.to_name)
-        and str(region.get("type") or "").removesuffix("labels") in SHAPES
+    served_names = {*served, control.name}
+    unserved_items = (
+        item
+        for item in result
+        if item.get("from_name") not in served_names
+        and item.get("to_name") in (None, control.to_name)
+        and str(item.get("type") or "").removesuffix("labels") in UNSERVED_SHAPES
     )
-    return any(not names.isdisjoint(_labels_of(region, result)) for region in strangers)
+    return any(not names.isdisjoint(_item_labels(item, result)) for item in unserved_items)
 
 
-def _labels_of(region: Json, result: Sequence[Json]) -> Iterator[str]:
+def _item_labels(item: Json, result: Sequence[Json]) -> Iterator[str]:
     """Its labels, also where the config has a tag of its own for them: then its id is shared."""
-    id = region.get("id")
-    for part in (one for one in result if one is region or (id and one.get("id") == id)):
-        for key, names in _value_of(part).items():
+    id = item.get("id")
+    for linked_item in (
+        candidate for candidate in result if candidate is item or (id and candidate.get("id") == id)
+    ):
+        for key, names in _item_value(linked_item).items():
             if key.endswith(("labels", "choices")) and isinstance(names, list):
                 yield from map(str, names)
 
 
-def _places(region: Json, control: Control, left: Counter[str]) -> Iterator[Place]:
-    value = _value_of(region)
-    corners = _corners(value, control)
-    given = value.get(TYPES[control.kind])
-    labels = given if isinstance(given, list) else []
-    reason = _why_not(region, value, corners, control) or ("" if labels else NO_LABEL)
+def _parse_regions(item: Json, control: Control, skipped_counts: Counter[str]) -> Iterator[Region]:
+    value = _item_value(item)
+    corners = _parse_corners(value, control)
+    label_list = value.get(RESULT_TYPES[control.kind])
+    labels = label_list if isinstance(label_list, list) else []
+    reason = _unusable_reason(item, value, corners, control) or ("" if labels else NO_LABEL_REASON)
     if reason:
-        left[reason] += 1
+        skipped_counts[reason] += 1
         return
     for label in labels:
         if label in control.label_names:
-            yield Place(str(label), *corners)
+            yield Region(str(label), *corners)
         else:
-            left[NO_LABEL_NOW] += 1
+            skipped_counts[REMOVED_LABEL_REASON] += 1
 
 
-def _value_of(region: Json) -> Json:
-    value = region.get("value")
+def _item_value(item: Json) -> Json:
+    value = item.get("value")
     return value if isinstance(value, dict) else {}
 
 
-def _why_not(
-    region: Json, value: Json, corners: tuple[float, float, float, float], control: Control
+def _unusable_reason(
+    item: Json, value: Json, corners: tuple[float, float, float, float], control: Control
 ) -> str:
-    if region.get("is_positive") is False:
-        return NO_OBJECT
-    turned = _degrees(value.get("rotation"))
-    if not all(map(math.isfinite, (*corners, turned))):
+    if item.get("is_positive") is False:
+        return NEGATIVE_CLICK_REASON
+    rotation = _rotation_degrees(value.get("rotation"))
+    if not all(map(math.isfinite, (*corners, rotation))):
         return "region without coordinates"
-    if turned > UPRIGHT:
+    if rotation > MAX_ROTATION_DEGREES:
         return "rotated box"
-    if not _degrees(region.get("image_rotation")) <= UPRIGHT:
+    if not _rotation_degrees(item.get("image_rotation")) <= MAX_ROTATION_DEGREES:
         return "region drawn on a turned image"
     x0, y0, x1, y1 = corners
     if x1 < x0 or y1 < y0 or max(x0, y0) > 1 or min(x1, y1) < 0:
@@ -161,54 +175,54 @@ def _why_not(
     return ""
 
 
-def _degrees(turned: Any) -> float:
+def _rotation_degrees(rotation: Any) -> float:
     """How far something is turned either way, 0 to 180; NaN where that cannot be read."""
     try:
-        angle = float(turned or 0) % 360
+        angle = float(rotation or 0) % 360
     except (TypeError, ValueError):
         return math.nan
     return min(angle, 360 - angle)
 
 
-def _corners(value: Json, control: Control) -> tuple[float, float, float, float]:
+def _parse_corners(value: Json, control: Control) -> tuple[float, float, float, float]:
     """x0 y0 x1 y1, 0 to 1; a box is cut off at the image's edge. A point has no extent.
 
     The ``width`` of a key point is that of the dot on the screen, not of the object.
     """
-    x, y = _share(value, "x"), _share(value, "y")
+    x, y = _parse_fraction(value, "x"), _parse_fraction(value, "y")
     if control.kind == "points":
         return x, y, x, y
-    w, h = _share(value, "width"), _share(value, "height")
+    w, h = _parse_fraction(value, "width"), _parse_fraction(value, "height")
     return max(x, 0.0), max(y, 0.0), min(x + w, 1.0), min(y + h, 1.0)
 
 
-def _share(value: Mapping[str, Any], name: str) -> float:
+def _parse_fraction(value: Mapping[str, Any], name: str) -> float:
     try:
         return float(value[name]) / 100
     except (KeyError, TypeError, ValueError):
         return math.nan
 
 
-def _value(place: Place, control: Control) -> Json:
-    labels = {TYPES[control.kind]: [place.label]}
+def _format_value(region: Region, control: Control) -> Json:
+    labels = {RESULT_TYPES[control.kind]: [region.label]}
     if control.kind == "points":
-        x, y = place.centre
-        return {"x": _percent(x), "y": _percent(y), "width": DOT, **labels}
-    x0, y0 = max(place.x0, 0.0), max(place.y0, 0.0)
-    x1, y1 = min(place.x1, 1.0), min(place.y1, 1.0)
+        x, y = region.center
+        return {"x": _to_percent(x), "y": _to_percent(y), "width": POINT_WIDTH_PERCENT, **labels}
+    x0, y0 = max(region.x0, 0.0), max(region.y0, 0.0)
+    x1, y1 = min(region.x1, 1.0), min(region.y1, 1.0)
     return {
-        "x": _percent(x0),
-        "y": _percent(y0),
-        "width": _percent(x1 - x0),
-        "height": _percent(y1 - y0),
+        "x": _to_percent(x0),
+        "y": _to_percent(y0),
+        "width": _to_percent(x1 - x0),
+        "height": _to_percent(y1 - y0),
         "rotation": 0,
         **labels,
     }
 
 
-def _percent(share: float) -> float:
-    return round(100 * share, 6)
+def _to_percent(fraction: float) -> float:
+    return round(100 * fraction, 6)
 
 
-def _id(task: int, control: Control, number: int, salt: str) -> str:
+def _item_id(task: int, control: Control, number: int, salt: str) -> str:
     return hashlib.sha256(f"{task}/{control.name}/{number}{salt}".encode()).hexdigest()[:10]

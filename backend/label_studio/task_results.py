@@ -9,53 +9,59 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from backend.domain import Answer, Choice, Control, Place, Places, Prediction, Task
-from backend.label_studio.region_results import count_strangers, marked_by, place_regions
+from backend.domain import ChoicePrediction, Control, LabelSet, Prediction, Region, Regions, Task
+from backend.label_studio.region_results import complete_regions, count_unserved, format_regions
 
 Json = dict[str, Any]
-CAPTURED = "prelabel_captured"
+CAPTURE_REASON_FIELD = "prelabel_captured"
 """In the data of a task that the endpoint kept: why."""
-AT_ONCE = 5.0
+SAVE_DELAY_SECONDS = 5.0
 """Seconds between making and changing an annotation that nobody has changed: saving takes its time,
 and nobody finds, changes and submits another's answer so soon."""
 
 
-def result_of(prediction: Prediction, controls: Mapping[str, Control]) -> list[Json]:
+def visible_result(prediction: Prediction, controls: Mapping[str, Control]) -> list[Json]:
     """The regions of a prediction, as ``result`` carries them.
 
     A label below its control's ``model_score_threshold`` is left out; a control with none left
     gives no region (a region with an empty list of choices would be shown as answered).
     """
-    return _regions(prediction, controls)
+    return _format_result(prediction, controls)
 
 
-def whole_of(prediction: Prediction, controls: Mapping[str, Control]) -> list[Json]:
+def full_result(prediction: Prediction, controls: Mapping[str, Control]) -> list[Json]:
     """The same with every label, however uncertain: what was judged, to be accepted as it is."""
-    return _regions(prediction, {n: replace(c, threshold=0.0) for n, c in controls.items()})
+    return _format_result(prediction, {n: replace(c, threshold=0.0) for n, c in controls.items()})
 
 
-def _regions(prediction: Prediction, controls: Mapping[str, Control]) -> list[Json]:
-    regions = (_choices_region(prediction.task, c, controls[c.control]) for c in prediction.choices)
-    chosen = [region for region in regions if region["value"]["choices"]]
-    return chosen + [
-        region
-        for finding in prediction.findings
-        for region in place_regions(prediction.task, finding, controls[finding.control])
+def _format_result(prediction: Prediction, controls: Mapping[str, Control]) -> list[Json]:
+    items = (
+        _format_choices(prediction.task_id, c, controls[c.control]) for c in prediction.choices
+    )
+    choice_items = [item for item in items if item["value"]["choices"]]
+    return choice_items + [
+        item
+        for region_prediction in prediction.regions
+        for item in format_regions(
+            prediction.task_id, region_prediction, controls[region_prediction.control]
+        )
     ]
 
 
-def prediction_json(prediction: Prediction, controls: Mapping[str, Control], version: str) -> Json:
+def format_prediction(
+    prediction: Prediction, controls: Mapping[str, Control], version: str
+) -> Json:
     """One entry of a bulk import or of ``/predict``'s results."""
     return {
-        "task": prediction.task,
-        "result": result_of(prediction, controls),
+        "task": prediction.task_id,
+        "result": visible_result(prediction, controls),
         "score": round(prediction.score, 6),
         "model_version": version,
     }
 
 
-def _choices_region(task: int, choice: Choice, control: Control) -> Json:
-    chosen = {n: c for n, c in choice.labels.items() if c >= control.threshold}
+def _format_choices(task: int, choice: ChoicePrediction, control: Control) -> Json:
+    visible_labels = {n: c for n, c in choice.labels.items() if c >= control.threshold}
     return {
         "id": hashlib.sha256(f"{task}/{control.name}".encode()).hexdigest()[:10],
         "from_name": control.name,
@@ -64,205 +70,232 @@ def _choices_region(task: int, choice: Choice, control: Control) -> Json:
         "original_width": choice.size.width,
         "original_height": choice.size.height,
         "image_rotation": 0,
-        "value": {"choices": list(chosen)},
-        "score": round(min(chosen.values(), default=0.0), 6),
+        "value": {"choices": list(visible_labels)},
+        "score": round(min(visible_labels.values(), default=0.0), 6),
     }
 
 
-def read_task(
+def parse_task(
     row: Json,
     controls: Sequence[Control],
-    added: Mapping[str, Mapping[str, str]],
-    left: Counter[str],
-    machine: int = 0,
+    label_added_at: Mapping[str, Mapping[str, str]],
+    skipped_counts: Counter[str],
+    machine_user: int = 0,
 ) -> Task:
     """A task as Label Studio lists it.
 
     Args:
         row: with ``id``, ``data``, ``is_labeled`` and, where a person answered, ``annotations``.
         controls: the served controls.
-        added: by control and label, when the label came into the config (ISO 8601); a label from
+        label_added_at: by control and label, when the label came into the config (ISO 8601); a label from
             the start is absent. An answer older than a label says nothing about it.
-        left: counts what is left out, by reason.
-        machine: the user that accepted predictions are signed by; 0: there is none.
+        skipped_counts: counts what is left out, by reason.
+        machine_user: the user that accepted predictions are signed by; 0: there is none.
 
     Returns:
         the task with the answer that stands for each control.
     """
-    everything = row.get("annotations") or []
-    own = [a for a in everything if machine and _untouched(a, machine)]
-    annotations = [a for a in everything if a not in own and not _skipped(a, left)]
+    all_annotations = row.get("annotations") or []
+    accepted_annotations = [
+        a for a in all_annotations if machine_user and _is_unchanged(a, machine_user)
+    ]
+    annotations = [
+        a
+        for a in all_annotations
+        if a not in accepted_annotations and not _is_skipped(a, skipped_counts)
+    ]
     for annotation in annotations:
-        count_strangers(annotation.get("result") or [], (c.name for c in controls), left)
-    answers: dict[str, Answer] = {}
+        count_unserved(annotation.get("result") or [], (c.name for c in controls), skipped_counts)
+    label_sets: dict[str, LabelSet] = {}
     asked: dict[str, frozenset[str]] = {}
     for control in (c for c in controls if c.kind == "choices"):
-        given = _answer(annotations, control, left)
-        if given is not None:
-            answers[control.name], when = given
-            asked[control.name] = _labels_at(control, added.get(control.name, {}), when)
+        selected = _select_label_set(annotations, control, skipped_counts)
+        if selected is not None:
+            label_sets[control.name], answered_at = selected
+            asked[control.name] = _labels_existing_at(
+                control, label_added_at.get(control.name, {}), answered_at
+            )
     return Task(
         id=row["id"],
-        images=_images(row.get("data") or {}, controls),
+        images=_image_addresses(row.get("data") or {}, controls),
         open=not row.get("is_labeled"),
-        answers=answers or None,
-        places=_all_places(annotations, controls, added, left) or None,
-        asked=asked or None,
-        accepted=bool(own) and not annotations,
-        captured=str((row.get("data") or {}).get(CAPTURED) or ""),
-        skipped=any(a.get("was_cancelled") for a in everything),
+        choices=label_sets or None,
+        regions=_parse_all_regions(annotations, controls, label_added_at, skipped_counts) or None,
+        available_labels=asked or None,
+        auto_accepted=bool(accepted_annotations) and not annotations,
+        capture_reason=str((row.get("data") or {}).get(CAPTURE_REASON_FIELD) or ""),
+        skipped=any(a.get("was_cancelled") for a in all_annotations),
     )
 
 
-def _untouched(annotation: Json, machine: int) -> bool:
+def _is_unchanged(annotation: Json, machine_user: int) -> bool:
     """Whether it is an accepted prediction that no person has submitted since."""
-    if annotation.get("completed_by") != machine:
+    if annotation.get("completed_by") != machine_user:
         return False
-    made, changed = (
+    created_at, updated_at = (
         datetime.fromisoformat(str(annotation.get(key))) for key in ("created_at", "updated_at")
     )
-    return (changed - made).total_seconds() < AT_ONCE
+    return (updated_at - created_at).total_seconds() < SAVE_DELAY_SECONDS
 
 
-def _all_places(
+def _parse_all_regions(
     annotations: Sequence[Json],
     controls: Sequence[Control],
-    added: Mapping[str, Mapping[str, str]],
-    left: Counter[str],
-) -> dict[str, Places]:
+    label_added_at: Mapping[str, Mapping[str, str]],
+    skipped_counts: Counter[str],
+) -> dict[str, Regions]:
     """By control of boxes or points, the places of the annotation that stands.
 
     A control is absent where an object was marked that its places would lack. Points that nobody
     set where somebody drew boxes of the same labels are the boxes' centres.
     """
-    served = [control.name for control in controls]
+    served_names = [control.name for control in controls]
     controls = [control for control in controls if control.kind != "choices"]
-    standing: dict[str, Places | None] = {}
+    current_regions: dict[str, Regions | None] = {}
     for control in controls:
-        given = _given(annotations, control, served, added.get(control.name, {}), left)
-        if given:
-            standing[control.name] = max(given, key=lambda entry: entry[:2])[2]
-    found = {
-        control.name: places
+        candidates = _annotated_regions(
+            annotations, control, served_names, label_added_at.get(control.name, {}), skipped_counts
+        )
+        if candidates:
+            current_regions[control.name] = max(candidates, key=lambda entry: entry[:2])[2]
+    known_regions = {
+        control.name: regions
         for control in controls
-        if (places := standing.get(control.name)) is not None
-        and not _lacks_boxes(control, places, controls, standing)
+        if (regions := current_regions.get(control.name)) is not None
+        and not _has_unboxed_point(control, regions, controls, current_regions)
     }
-    for name in standing.keys() - found.keys():
-        left[f"image left out of {name}: not all its objects are known"] += 1
+    for name in current_regions.keys() - known_regions.keys():
+        skipped_counts[f"image left out of {name}: not all its objects are known"] += 1
     for control in controls:
-        if control.kind == "points" and standing.get(control.name, ()) == ():
-            centres = tuple(_centres_of_boxes(control, controls, found))
+        if control.kind == "points" and current_regions.get(control.name, ()) == ():
+            centres = tuple(_box_centres(control, controls, known_regions))
             if centres:
-                found[control.name] = centres
-    return found
+                known_regions[control.name] = centres
+    return known_regions
 
 
-def _given(
+def _annotated_regions(
     annotations: Sequence[Json],
     control: Control,
-    served: Sequence[str],
-    added: Mapping[str, str],
-    left: Counter[str],
-) -> list[tuple[bool, str, Places | None]]:
+    served_names: Sequence[str],
+    label_added_at: Mapping[str, str],
+    skipped_counts: Counter[str],
+) -> list[tuple[bool, str, Regions | None]]:
     """What each annotation marks for a control: a ground truth is larger, and then the latest.
 
     An annotation that is older than the control and marks nothing says nothing about it.
     """
-    first = min((added.get(name, "") for name in control.label_names), default="")
-    given: list[tuple[bool, str, Places | None]] = []
+    control_added_at = min(
+        (label_added_at.get(name, "") for name in control.label_names), default=""
+    )
+    candidates: list[tuple[bool, str, Regions | None]] = []
     for annotation in annotations:
-        when = str(annotation.get("updated_at") or "")
-        places = marked_by(annotation.get("result") or [], control, left, served)
-        if places or not when or first <= when:
-            given.append((bool(annotation.get("ground_truth")), when, places))
-    return given
+        updated_at = str(annotation.get("updated_at") or "")
+        regions = complete_regions(
+            annotation.get("result") or [], control, skipped_counts, served_names
+        )
+        if regions or not updated_at or control_added_at <= updated_at:
+            candidates.append((bool(annotation.get("ground_truth")), updated_at, regions))
+    return candidates
 
 
-def _lacks_boxes(
+def _has_unboxed_point(
     control: Control,
-    places: Places,
+    regions: Regions,
     controls: Sequence[Control],
-    standing: Mapping[str, Places | None],
+    current_regions: Mapping[str, Regions | None],
 ) -> bool:
     """Whether somebody set a point on an object that nobody drew the box of."""
     if control.kind != "boxes":
         return False
-    beside = (c for c in controls if c.kind == "points" and c.to_name == control.to_name)
-    points = (point for other in beside for point in standing.get(other.name) or ())
+    point_controls = (c for c in controls if c.kind == "points" and c.to_name == control.to_name)
+    points = (
+        point
+        for point_control in point_controls
+        for point in current_regions.get(point_control.name) or ()
+    )
     return any(
-        point.label in control.label_names and not any(_covers(box, point) for box in places)
+        point.label in control.label_names and not any(_contains(box, point) for box in regions)
         for point in points
     )
 
 
-def _covers(box: Place, point: Place) -> bool:
-    x, y = point.centre
+def _contains(box: Region, point: Region) -> bool:
+    x, y = point.center
     return box.label == point.label and box.x0 <= x <= box.x1 and box.y0 <= y <= box.y1
 
 
-def _centres_of_boxes(
-    control: Control, controls: Sequence[Control], found: Mapping[str, Places]
-) -> Iterator[Place]:
+def _box_centres(
+    control: Control, controls: Sequence[Control], known_regions: Mapping[str, Regions]
+) -> Iterator[Region]:
     """Of the boxes on the same image that have a label of a control."""
-    for other in controls:
-        if other.kind == "boxes" and other.to_name == control.to_name:
-            for box in found.get(other.name, ()):
+    for box_control in controls:
+        if box_control.kind == "boxes" and box_control.to_name == control.to_name:
+            for box in known_regions.get(box_control.name, ()):
                 if box.label in control.label_names:
-                    x, y = box.centre
-                    yield Place(box.label, x, y, x, y)
+                    x, y = box.center
+                    yield Region(box.label, x, y, x, y)
 
 
-def _skipped(annotation: Json, left: Counter[str]) -> bool:
+def _is_skipped(annotation: Json, skipped_counts: Counter[str]) -> bool:
     if annotation.get("was_cancelled"):
-        left["skipped by the annotator"] += 1
+        skipped_counts["skipped by the annotator"] += 1
         return True
     return False
 
 
-def _images(data: Json, controls: Iterable[Control]) -> dict[str, str]:
-    found = {control.image_key: data.get(control.image_key) for control in controls}
-    return {key: value for key, value in found.items() if isinstance(value, str) and value}
+def _image_addresses(data: Json, controls: Iterable[Control]) -> dict[str, str]:
+    addresses = {control.image_key: data.get(control.image_key) for control in controls}
+    return {key: value for key, value in addresses.items() if isinstance(value, str) and value}
 
 
-def _answer(
-    annotations: Sequence[Json], control: Control, left: Counter[str]
-) -> tuple[Answer, str] | None:
+def _select_label_set(
+    annotations: Sequence[Json], control: Control, skipped_counts: Counter[str]
+) -> tuple[LabelSet, str] | None:
     """The answer that stands, and when it was given.
 
     A ground truth outranks the others; else the answer most people gave; among equals the latest.
     """
-    given = [
-        (bool(a.get("ground_truth")), str(a.get("updated_at") or ""), answer)
+    candidates = [
+        (bool(a.get("ground_truth")), str(a.get("updated_at") or ""), label_set)
         for a in annotations
-        if (answer := _one_answer(a.get("result") or [], control, left)) is not None
+        if (label_set := _parse_label_set(a.get("result") or [], control, skipped_counts))
+        is not None
     ]
-    if not given:
+    if not candidates:
         return None
-    best = [entry for entry in given if entry[0]] or given
-    votes = Counter(answer for _, _, answer in best)
-    _, when, answer = max(best, key=lambda entry: (votes[entry[2]], entry[1]))
-    return answer, when
+    preferred = [entry for entry in candidates if entry[0]] or candidates
+    votes = Counter(label_set for _, _, label_set in preferred)
+    _, answered_at, label_set = max(preferred, key=lambda entry: (votes[entry[2]], entry[1]))
+    return label_set, answered_at
 
 
-def _one_answer(result: Sequence[Json], control: Control, left: Counter[str]) -> Answer | None:
+def _parse_label_set(
+    result: Sequence[Json], control: Control, skipped_counts: Counter[str]
+) -> LabelSet | None:
     """What one annotation says of a control; None where it was left unanswered.
 
     For several-of-many, nothing chosen is an answer ("none of them").
     """
-    chosen: list[str] = []
-    for region in result:
-        if region.get("from_name") == control.name and region.get("type") == "choices":
-            chosen += region.get("value", {}).get("choices") or []
-    known = frozenset(chosen) & frozenset(control.label_names)
-    if len(known) < len(set(chosen)):
-        left["label no longer in the labeling config"] += 1
-        if not known:
+    chosen_labels: list[str] = []
+    for item in result:
+        if item.get("from_name") == control.name and item.get("type") == "choices":
+            chosen_labels += item.get("value", {}).get("choices") or []
+    known_labels = frozenset(chosen_labels) & frozenset(control.label_names)
+    if len(known_labels) < len(set(chosen_labels)):
+        skipped_counts["label no longer in the labeling config"] += 1
+        if not known_labels:
             return None
     if control.multiple:
-        return known
-    return known if len(known) == 1 else None
+        return known_labels
+    return known_labels if len(known_labels) == 1 else None
 
 
-def _labels_at(control: Control, added: Mapping[str, str], when: str) -> frozenset[str]:
-    return frozenset(n for n in control.label_names if not when or added.get(n, "") <= when)
+def _labels_existing_at(
+    control: Control, label_added_at: Mapping[str, str], answered_at: str
+) -> frozenset[str]:
+    return frozenset(
+        n
+        for n in control.label_names
+        if not answered_at or label_added_at.get(n, "") <= answered_at
+    )

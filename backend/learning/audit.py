@@ -55,14 +55,14 @@ def interleave(
         [1, 9, 2, 3]
     """
     order: list[int] = []
-    pool, slice_ = iter(ranked), iter(audit)
-    waiting = len(audit)
-    for given in range(labeled, labeled + len(ranked) + len(audit)):
-        due = (given + 1) * AUDIT_SHARE >= audit_labeled + 1
-        pool_left = len(order) - (len(audit) - waiting) < len(ranked)
-        if waiting and (due or not pool_left):
-            order.append(next(slice_))
-            waiting, audit_labeled = waiting - 1, audit_labeled + 1
+    ranked_queue, audit_queue = iter(ranked), iter(audit)
+    audit_left = len(audit)
+    for served_count in range(labeled, labeled + len(ranked) + len(audit)):
+        is_due = (served_count + 1) * AUDIT_SHARE >= audit_labeled + 1
+        has_ranked_left = len(order) - (len(audit) - audit_left) < len(ranked)
+        if audit_left and (is_due or not has_ranked_left):
+            order.append(next(audit_queue))
+            audit_left, audit_labeled = audit_left - 1, audit_labeled + 1
         else:
-            order.append(next(pool))
+            order.append(next(ranked_queue))
     return order

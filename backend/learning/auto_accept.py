@@ -13,84 +13,84 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.learning.audit import hash_rank, interleave
-from backend.learning.thresholds import SURE
+from backend.learning.thresholds import BOUND_CONFIDENCE
 
-TO_PEOPLE = 0.1
+REVIEW_SHARE = 0.1
 """Share of what could be accepted that goes to people all the same."""
-STEPS = 20
+SEQUENTIAL_STEP_COUNT = 20
 """Parts in which the less sure half of the audit slice is added."""
-CHANCE = 1 - SURE
+TOTAL_ALPHA = 1 - BOUND_CONFIDENCE
 """That a project's promise is ever broken, over all its versions."""
-SPENT = 0.3
+ALPHA_SPENDING_RATE = 0.3
 """Share of what is left of CHANCE that one look at the audit slice may cost."""
-AGAIN = 1.5
+RETEST_GROWTH_FACTOR = 1.5
 """Times as many audit labels until a bound that was not proven is looked at anew."""
-KEPT = 60
+CHECK_WINDOW_SIZE = 60
 """Checks that count; older ones tell of older versions."""
-FAR = 4.0
+ALTERNATIVE_ERROR_FACTOR = 4.0
 """Times the bound: up to there errors are looked for first when it is asked whether it broke."""
 
 
 @dataclass(frozen=True)
-class Look:
+class ThresholdTest:
     """A version whose level was asked of the audit slice.
 
     Attributes:
-        audit: labeled audit images then.
-        chance: that a level is found although the bound does not hold; what the look could cost.
-        proven: whether a level was found.
+        audit_labels: labeled audit images then.
+        alpha: that a level is found although the bound does not hold; what the look could cost.
+        passed: whether a level was found.
     """
 
-    audit: int
-    chance: float
-    proven: bool
+    audit_labels: int
+    alpha: float
+    passed: bool
 
 
 @dataclass(frozen=True)
-class Level:
+class AcceptThreshold:
     """From which confidence on answers are accepted.
 
     Attributes:
         value: the confidence, 0 to 1; None: nothing is accepted.
         reason: a sentence for people.
-        missing: audit labels still needed before anything can be proven.
-        proven: upper bound of the share of wrong answers above it, with confidence 1 − chance.
+        missing_labels: audit labels still needed before anything can be proven.
+        error_bound: upper bound of the share of wrong answers above it, with confidence 1 − chance.
         images: audit images above it.
-        chance: as :class:`Look` has it; 0: the audit slice was not asked.
+        alpha: as :class:`ThresholdTest` has it; 0: the audit slice was not asked.
     """
 
     value: float | None
     reason: str
-    missing: int = 0
-    proven: float = 1.0
+    missing_labels: int = 0
+    error_bound: float = 1.0
     images: int = 0
-    chance: float = 0.0
+    alpha: float = 0.0
 
 
-def needed(error: float, chance: float = CHANCE) -> int:
+def required_audit_labels(error: float, alpha: float = TOTAL_ALPHA) -> int:
     """Audit labels without a single error that prove a bound.
 
     Args:
         error: the bound, above 0 and below 1.
-        chance: that it is proven although it does not hold. A single look in a project's life may
+        alpha: that it is proven although it does not hold. A single look in a project's life may
             take all of CHANCE; the first of many takes SPENT of it.
 
     Example:
-        >>> needed(0.05), needed(0.02), needed(0.01)
+        >>> required_audit_labels(0.05), required_audit_labels(0.02), required_audit_labels(0.01)
         (59, 149, 299)
-        >>> needed(0.05, SPENT * CHANCE), needed(0.02, SPENT * CHANCE)
+        >>> required_audit_labels(0.05, ALPHA_SPENDING_RATE * TOTAL_ALPHA), required_audit_labels(0.02, ALPHA_SPENDING_RATE * TOTAL_ALPHA)
         (82, 208)
     """
-    return math.ceil(round(math.log(chance) / math.log(1 - error), 9))
+    return math.ceil(round(math.log(alpha) / math.log(1 - error), 9))
 
 
-def look(
+def find_budgeted_threshold(
     confidence: npt.ArrayLike,
-    right: npt.ArrayLike,
+    correct: npt.ArrayLike,
     error: float,
-    looks: Sequence[Look] = (),
-    until: int = 0,
-) -> Level:
+    past_tests: Sequence[ThresholdTest] = (),
+    min_audit_labels: int = 0,
+) -> AcceptThreshold:
     """The level of a new version, so that a project keeps its promise over all its versions.
 
     What is accepted stays, so one wrong level breaks the promise for ever, and every version is
@@ -101,35 +101,41 @@ def look(
 
     Args:
         confidence: (n,) of the version's answers to the labeled audit tasks, 0 to 1.
-        right: (n,) bool.
+        correct: (n,) bool.
         error: the bound, above 0 and below 1.
-        looks: at the versions before, oldest first.
-        until: audit labels that are needed for another reason.
+        past_tests: at the versions before, oldest first.
+        min_audit_labels: audit labels that are needed for another reason.
     """
-    in_vain = [one for one in looks if not one.proven]
-    chance = SPENT * (CHANCE - sum(one.chance for one in in_vain))
-    before = max((one.audit for one in in_vain), default=0)
-    least = max(needed(error, chance), after(before), until)
-    many = len(np.asarray(confidence))
-    if many < least:
-        failed = f" It was not proven on {before}." if before else ""
-        return Level(None, _missing(error, least, many) + failed, missing=least - many)
-    return replace(level(confidence, right, error, chance), chance=chance)
+    failed_tests = [past_test for past_test in past_tests if not past_test.passed]
+    alpha = ALPHA_SPENDING_RATE * (TOTAL_ALPHA - sum(past_test.alpha for past_test in failed_tests))
+    last_failed_size = max((past_test.audit_labels for past_test in failed_tests), default=0)
+    min_labels = max(
+        required_audit_labels(error, alpha), next_test_size(last_failed_size), min_audit_labels
+    )
+    label_count = len(np.asarray(confidence))
+    if label_count < min_labels:
+        retest_note = f" It was not proven on {last_failed_size}." if last_failed_size else ""
+        return AcceptThreshold(
+            None,
+            _missing_labels_reason(error, min_labels, label_count) + retest_note,
+            missing_labels=min_labels - label_count,
+        )
+    return replace(find_accept_threshold(confidence, correct, error, alpha), alpha=alpha)
 
 
-def after(audit: int) -> int:
+def next_test_size(audit_labels: int) -> int:
     """Audit labels from which on a bound is looked at anew that so many did not prove.
 
     Example:
-        >>> after(82), after(0)
+        >>> next_test_size(82), next_test_size(0)
         (123, 0)
     """
-    return math.ceil(AGAIN * audit)
+    return math.ceil(RETEST_GROWTH_FACTOR * audit_labels)
 
 
-def level(
-    confidence: npt.ArrayLike, right: npt.ArrayLike, error: float, chance: float = CHANCE
-) -> Level:
+def find_accept_threshold(
+    confidence: npt.ArrayLike, correct: npt.ArrayLike, error: float, alpha: float = TOTAL_ALPHA
+) -> AcceptThreshold:
     """The lowest confidence above which the share of wrong answers is proven to be small.
 
     Fixed sequence testing (Learn then Test, Angelopoulos et al. 2021, arXiv 2110.01052): the surest
@@ -138,43 +144,50 @@ def level(
     although the level is chosen on the same images. Equal confidences (every image without a find
     has the same) are counted together: whoever accepts one of them accepts all.
 
-    It holds for one version; see :func:`look` for all of them.
+    It holds for one version; see :func:`find_budgeted_threshold` for all of them.
 
     Args:
         confidence: (n,) of the version's answers to the labeled audit tasks, 0 to 1.
-        right: (n,) bool.
+        correct: (n,) bool.
         error: the bound, above 0 and below 1.
-        chance: that a level is found although the bound does not hold, 0 to 1.
+        alpha: that a level is found although the bound does not hold, 0 to 1.
     """
     order = np.argsort(-np.asarray(confidence, dtype=np.float64), kind="stable")
-    sure, wrong = np.asarray(confidence, dtype=np.float64)[order], ~np.asarray(right, bool)[order]
-    least, many = needed(error, chance), len(order)
-    if many < least:
-        return Level(None, _missing(error, least, many), missing=least - many)
-    found = Level(
+    sorted_confidence, is_wrong = (
+        np.asarray(confidence, dtype=np.float64)[order],
+        ~np.asarray(correct, bool)[order],
+    )
+    min_labels, label_count = required_audit_labels(error, alpha), len(order)
+    if label_count < min_labels:
+        return AcceptThreshold(
+            None,
+            _missing_labels_reason(error, min_labels, label_count),
+            missing_labels=min_labels - label_count,
+        )
+    accept_threshold = AcceptThreshold(
         None, f"The surest answers are not proven to be wrong in at most {error:.0%} of all cases."
     )
-    for size in _sizes(sure, least):
-        bound = _upper(int(wrong[:size].sum()), size, chance)
+    for size in _sequential_sizes(sorted_confidence, min_labels):
+        bound = _upper_bound(int(is_wrong[:size].sum()), size, alpha)
         if bound > error:
             break
-        found = Level(
-            float(sure[size - 1]),
-            f"On {size} audit images above this confidence {int(wrong[:size].sum())} answers are "
-            f"wrong: at most {bound:.1%} of all are, with {1 - chance:.1%} confidence.",
-            proven=round(bound, 4),
+        accept_threshold = AcceptThreshold(
+            float(sorted_confidence[size - 1]),
+            f"On {size} audit images above this confidence {int(is_wrong[:size].sum())} answers are "
+            f"wrong: at most {bound:.1%} of all are, with {1 - alpha:.1%} confidence.",
+            error_bound=round(bound, 4),
             images=size,
         )
-    return found
+    return accept_threshold
 
 
-def for_people(project: str, task: int) -> bool:
+def is_held_for_review(project: str, task: int) -> bool:
     """Whether a task goes to people although its answer could be accepted; for ever the same."""
-    return hash_rank(f"{project}/people", task) < TO_PEOPLE
+    return hash_rank(f"{project}/people", task) < REVIEW_SHARE
 
 
 @dataclass
-class Checks:
+class SpotChecks:
     """Tasks that could have been accepted and go to people: one place in ten of the queue.
 
     The model is sure of them, so that by the policy's order nobody would ever see them; and who is
@@ -182,31 +195,35 @@ class Checks:
 
     Attributes:
         project: its identity.
-        waiting: open ones.
+        pending: open ones.
         labeled: tasks that people labeled since there are any.
-        done: those among them that were checks.
+        completed: those among them that were checks.
     """
 
     project: str = ""
-    waiting: set[int] = field(default_factory=set)
+    pending: set[int] = field(default_factory=set)
     labeled: int = 0
-    done: int = 0
+    completed: int = 0
 
-    def among(self, order: Sequence[int]) -> list[int]:
+    def interleave_into(self, order: Sequence[int]) -> list[int]:
         """An order with those that wait at their places; by hash among themselves."""
-        here = [task for task in order if task in self.waiting]
-        here.sort(key=lambda task: hash_rank(f"{self.project}/check", task))
-        others = [task for task in order if task not in self.waiting]
-        return interleave(others, here, self.labeled, self.done) if here else others
+        pending_tasks = [task for task in order if task in self.pending]
+        pending_tasks.sort(key=lambda task: hash_rank(f"{self.project}/check", task))
+        other_tasks = [task for task in order if task not in self.pending]
+        return (
+            interleave(other_tasks, pending_tasks, self.labeled, self.completed)
+            if pending_tasks
+            else other_tasks
+        )
 
-    def learned(self, tasks: Collection[int]) -> None:
+    def record_labeled(self, tasks: Collection[int]) -> None:
         """Somebody labeled tasks."""
         self.labeled += len(tasks)
-        self.done += len(self.waiting.intersection(tasks))
-        self.waiting.difference_update(tasks)
+        self.completed += len(self.pending.intersection(tasks))
+        self.pending.difference_update(tasks)
 
 
-def broken(right: Sequence[bool], error: float) -> str:
+def explain_bound_violation(correct: Sequence[bool], error: float) -> str:
     """Whether what people answered above the level shows that the bound does not hold.
 
     It is asked after every round, so a test for one look would call a kept bound broken again and
@@ -215,7 +232,7 @@ def broken(right: Sequence[bool], error: float) -> str:
     the probability CHANCE (Ville's inequality; Robbins 1970 for the mixture).
 
     Args:
-        right: of answers above the level, whether a person gave the same, oldest first; the
+        correct: of answers above the level, whether a person gave the same, oldest first; the
             latest KEPT count.
         error: the bound.
 
@@ -223,47 +240,65 @@ def broken(right: Sequence[bool], error: float) -> str:
         a sentence where the bound is shown not to hold; empty otherwise.
 
     Example:
-        >>> bool(broken([True] * 15 + [False] * 5, 0.05)), bool(broken([True] * 4 + [False], 0.05))
+        >>> bool(explain_bound_violation([True] * 15 + [False] * 5, 0.05)), bool(explain_bound_violation([True] * 4 + [False], 0.05))
         (True, False)
     """
     from scipy.special import betainc, betaln
 
-    counted = list(right)[-KEPT:]
-    wrong, many = sum(not one for one in counted), len(counted)
-    far = min(1.0, FAR * error)
-    a, b = wrong + 1, many - wrong + 1
-    inside = float(betainc(a, b, far) - betainc(a, b, error))
-    likely = math.log(max(inside, 1e-300)) + float(betaln(a, b)) - math.log(far - error)
-    if likely - wrong * math.log(error) - (many - wrong) * math.log(1 - error) < -math.log(CHANCE):
+    recent = list(correct)[-CHECK_WINDOW_SIZE:]
+    wrong_count, count = sum(not is_correct for is_correct in recent), len(recent)
+    alternative_error = min(1.0, ALTERNATIVE_ERROR_FACTOR * error)
+    a, b = wrong_count + 1, count - wrong_count + 1
+    beta_mass = float(betainc(a, b, alternative_error) - betainc(a, b, error))
+    log_likelihood = (
+        math.log(max(beta_mass, 1e-300)) + float(betaln(a, b)) - math.log(alternative_error - error)
+    )
+    if log_likelihood - wrong_count * math.log(error) - (count - wrong_count) * math.log(
+        1 - error
+    ) < -math.log(TOTAL_ALPHA):
         return ""
     return (
-        f"People corrected {wrong} of {many} answers that were accepted or would have been, too "
+        f"People corrected {wrong_count} of {count} answers that were accepted or would have been, too "
         f"many for at most {error:.0%} errors."
     )
 
 
-def _missing(error: float, least: int, many: int) -> str:
+def _missing_labels_reason(error: float, min_labels: int, label_count: int) -> str:
     return (
-        f"Accepting with at most {error:.0%} errors needs {least} labeled audit images, of which "
-        f"{least - many} are missing."
+        f"Accepting with at most {error:.0%} errors needs {min_labels} labeled audit images, of which "
+        f"{min_labels - label_count} are missing."
     )
 
 
-def _upper(wrong: int, many: int, chance: float) -> float:
+def _upper_bound(wrong_count: int, count: int, alpha: float) -> float:
     """Upper end of Clopper and Pearson's one-sided interval of a share."""
     from scipy.special import betaincinv
 
-    return float(betaincinv(wrong + 1, many - wrong, 1 - chance)) if wrong < many else 1.0
+    return (
+        float(betaincinv(wrong_count + 1, count - wrong_count, 1 - alpha))
+        if wrong_count < count
+        else 1.0
+    )
 
 
-def _sizes(sure: npt.NDArray[np.float64], least: int) -> list[int]:
+def _sequential_sizes(sorted_confidence: npt.NDArray[np.float64], min_size: int) -> list[int]:
     """How many of the surest are looked at, one after another; equal ones all at once.
 
     Args:
-        sure: (n,) confidence, falling.
-        least: images, at most n.
+        sorted_confidence: (n,) confidence, falling.
+        min_size: images, at most n.
     """
-    many = len(sure)
-    first = max(least, (many + 1) // 2)
-    steps = {round(first + (many - first) * i / STEPS) for i in range(STEPS + 1)}
-    return sorted({int(np.searchsorted(-sure, -sure[step - 1], side="right")) for step in steps})
+    count = len(sorted_confidence)
+    first_size = max(min_size, (count + 1) // 2)
+    step_sizes = {
+        round(first_size + (count - first_size) * i / SEQUENTIAL_STEP_COUNT)
+        for i in range(SEQUENTIAL_STEP_COUNT + 1)
+    }
+    return sorted(
+        {
+            int(
+                np.searchsorted(-sorted_confidence, -sorted_confidence[step_size - 1], side="right")
+            )
+            for step_size in step_sizes
+        }
+    )

@@ -17,18 +17,18 @@ import numpy.typing as npt
 
 from backend.arrays import Floats, Indices
 
-TWIN = 0.98
+DUPLICATE_COSINE = 0.98
 """Cosine of centred embeddings above which two images are as good as one."""
-NEIGHBOURS = 0.01
+KERNEL_NEIGHBOUR_SHARE = 0.01
 """Share of the images that count as near when the width of the kernel is chosen."""
-NEAREST = 3
+MIN_KERNEL_NEIGHBOURS = 3
 """Images at least that count as near."""
-LARGEST = 20_000
+MAX_COMPARED_IMAGES = 20_000
 """Images that are compared each with each; of more, a part is."""
-BLOCK = 1024
-AT_ONCE = 32
+MATRIX_BLOCK_ROWS = 1024
+GAIN_BATCH_SIZE = 32
 """Gains that are computed again at a time."""
-MOST = 128
+MAX_GAIN_EVALUATIONS = 128
 """Gains that are computed again for one pick. Where images are all equally unlike each other the
 bounds tell little, and each pick would need every gain for an image that is hardly better."""
 
@@ -39,27 +39,27 @@ class Coverage:
 
     Attributes:
         vectors: (n, d) float32, centred embeddings of unit length.
-        weights: (n,) float32, how unsure the model is of each, 0 to 1.
-        near: (n,) float32, cosine with the most similar labeled or picked image; −1 without any.
-        bounds: (n,) float32, no gain is larger than this.
-        done: (n,) bool, labeled or picked.
-        width: of the kernel, K = exp((cosine − 1) / width).
+        uncertainties: (n,) float32, how unsure the model is of each, 0 to 1.
+        max_cosine: (n,) float32, cosine with the most similar labeled or picked image; −1 without any.
+        gain_bounds: (n,) float32, no gain is larger than this.
+        is_covered: (n,) bool, labeled or picked.
+        kernel_width: of the kernel, K = exp((cosine − 1) / width).
     """
 
     vectors: Floats
-    weights: Floats
-    near: Floats
-    bounds: Floats
-    done: npt.NDArray[np.bool_]
-    width: float
+    uncertainties: Floats
+    max_cosine: Floats
+    gain_bounds: Floats
+    is_covered: npt.NDArray[np.bool_]
+    kernel_width: float
 
     @property
-    def best(self) -> Floats:
+    def coverage_levels(self) -> Floats:
         """(n,) float32, how well each image is covered, 0 to 1."""
-        return _kernel(self.near, self.width)
+        return _kernel(self.max_cosine, self.kernel_width)
 
 
-def survey(vectors: Floats, weights: Floats, labeled: Floats) -> Coverage:
+def build_coverage(vectors: Floats, uncertainties: Floats, labeled: Floats) -> Coverage:
     """Look at all open images. O(n² d), in blocks.
 
     Embeddings are centred, because those of one project lie in a narrow cone where all cosines
@@ -68,149 +68,174 @@ def survey(vectors: Floats, weights: Floats, labeled: Floats) -> Coverage:
 
     Args:
         vectors: (n, d) float32 embeddings of unit length of open images.
-        weights: (n,) float32, 0 to 1.
+        uncertainties: (n,) float32, 0 to 1.
         labeled: (m, d) float32 embeddings of labeled images; (0, anything) when there are none.
     """
     count = len(vectors)
     if not count:
-        empty = np.zeros(0, dtype=np.float32)
-        return Coverage(vectors, empty, empty, empty, np.zeros(0, dtype=bool), 1.0)
-    both = np.concatenate([vectors, labeled]) if len(labeled) else vectors
-    both = _centred(both)
+        no_values = np.zeros(0, dtype=np.float32)
+        return Coverage(vectors, no_values, no_values, no_values, np.zeros(0, dtype=bool), 1.0)
+    all_vectors = np.concatenate([vectors, labeled]) if len(labeled) else vectors
+    all_vectors = _centre_vectors(all_vectors)
     state = Coverage(
-        both[:count],
-        weights.astype(np.float32),
-        _nearest(both[:count], both[count:]),
+        all_vectors[:count],
+        uncertainties.astype(np.float32),
+        _max_cosine(all_vectors[:count], all_vectors[count:]),
         np.zeros(count, dtype=np.float32),
         np.zeros(count, dtype=bool),
-        _width(both[:count]),
+        _kernel_width(all_vectors[:count]),
     )
-    return replace(state, bounds=_all_gains(state))
+    return replace(state, gain_bounds=_compute_all_gains(state))
 
 
-def covered(state: Coverage, rows: npt.ArrayLike) -> Coverage:
+def mark_covered(state: Coverage, rows: npt.ArrayLike) -> Coverage:
     """Some images were labeled: what is like them is worth less. O(n d) an image."""
     rows = np.asarray(rows, dtype=np.intp)
     if not len(rows):
         return state
-    near = np.maximum(state.near, _nearest(state.vectors, state.vectors[rows]))
-    done = state.done.copy()
-    done[rows] = True
-    return replace(state, near=near, done=done)
+    max_cosine = np.maximum(state.max_cosine, _max_cosine(state.vectors, state.vectors[rows]))
+    is_covered = state.is_covered.copy()
+    is_covered[rows] = True
+    return replace(state, max_cosine=max_cosine, is_covered=is_covered)
 
 
-def pick(
-    state: Coverage, count: int, seeking: int = 0, before: int = 0
+def pick_images(
+    state: Coverage, count: int, explore_every: int = 0, picked_before: int = 0
 ) -> tuple[list[int], Coverage]:
     """The images to label next, each chosen with those before it in mind.
 
     Args:
         state: of the open images.
         count: how many at most.
-        seeking: one pick in so many is the image least like any other so far (farthest first,
+        explore_every: one pick in so many is the image least like any other so far (farthest first,
             Gonzalez 1985), which finds rare labels soonest; 0: none is.
-        before: how many were picked and labeled before these, so that it goes on in the same turn.
+        picked_before: how many were picked and labeled before these, so that it goes on in the same turn.
 
     Returns:
         rows, first to last, and the state after them. Near-duplicates of a labeled or picked image
         are not picked.
     """
     picked: list[int] = []
-    while len(picked) < count and (free := ~state.done & (state.near <= TWIN)).any():
-        if is_turn(before + len(picked), seeking):
-            row = int(np.where(free, state.near, np.inf).argmin())
+    while (
+        len(picked) < count
+        and (is_available := ~state.is_covered & (state.max_cosine <= DUPLICATE_COSINE)).any()
+    ):
+        if is_last_in_cycle(picked_before + len(picked), explore_every):
+            row = int(np.where(is_available, state.max_cosine, np.inf).argmin())
         else:
-            row, state = _best(state, free)
+            row, state = _pick_best_gain(state, is_available)
         picked.append(row)
-        state = covered(state, [row])
+        state = mark_covered(state, [row])
     return picked, state
 
 
-def is_turn(place: int, every: int) -> bool:
-    """Whether a place, counted from 0, is the last of each ``every`` of them; of 0 none is.
+def is_last_in_cycle(position: int, cycle_length: int) -> bool:
+    """Whether a place, counted from 0, is the last of each ``cycle_length`` of them; of 0 none is.
 
     Example:
-        >>> [place for place in range(10) if is_turn(place, 4)]
+        >>> [place for place in range(10) if is_last_in_cycle(place, 4)]
         [3, 7]
     """
-    return every > 0 and place % every == every - 1
+    return cycle_length > 0 and position % cycle_length == cycle_length - 1
 
 
-def ordered(state: Coverage, picked: list[int]) -> list[int]:
+def order_by_gain(state: Coverage, picked: list[int]) -> list[int]:
     """All rows, first to last: those that were picked, then the others by what is left of their
     gain; near-duplicates of one before them come last, and after them those labeled before.
     """
-    left = state.bounds * (1 - state.best)
-    twin = state.near > TWIN
-    left[picked] = np.inf
-    order = np.lexsort((-left, twin & ~np.isinf(left), state.done & ~np.isinf(left)))
-    rest = [int(row) for row in order if not np.isinf(left[row])]
-    return [*picked, *rest]
+    remaining_gain = state.gain_bounds * (1 - state.coverage_levels)
+    is_duplicate = state.max_cosine > DUPLICATE_COSINE
+    remaining_gain[picked] = np.inf
+    order = np.lexsort(
+        (
+            -remaining_gain,
+            is_duplicate & ~np.isinf(remaining_gain),
+            state.is_covered & ~np.isinf(remaining_gain),
+        )
+    )
+    other_rows = [int(row) for row in order if not np.isinf(remaining_gain[row])]
+    return [*picked, *other_rows]
 
 
-def shortlist(weights: Floats, count: int, rng: np.random.Generator) -> Indices:
+def sample_candidates(uncertainties: Floats, count: int, rng: np.random.Generator) -> Indices:
     """Of more images than can be compared each with each, those that are.
 
     Half are those the model is least sure of, half are random, so that the sum over them still
     estimates the sum over all.
 
     Args:
-        weights: (n,) float32, 0 to 1.
+        uncertainties: (n,) float32, 0 to 1.
         count: how many; all when there are no more.
         rng: draws them.
 
     Returns:
         rows, ascending.
     """
-    if len(weights) <= count:
-        return np.arange(len(weights))
-    shuffled = rng.permutation(len(weights))
-    surest = np.argsort(weights[shuffled], kind="stable")[::-1]
-    first = shuffled[surest[: count // 2]]
-    others = np.setdiff1d(shuffled, first)
-    return np.sort(np.concatenate([first, rng.choice(others, count - len(first), replace=False)]))
+    if len(uncertainties) <= count:
+        return np.arange(len(uncertainties))
+    shuffled = rng.permutation(len(uncertainties))
+    uncertain_order = np.argsort(uncertainties[shuffled], kind="stable")[::-1]
+    most_uncertain = shuffled[uncertain_order[: count // 2]]
+    others = np.setdiff1d(shuffled, most_uncertain)
+    return np.sort(
+        np.concatenate(
+            [most_uncertain, rng.choice(others, count - len(most_uncertain), replace=False)]
+        )
+    )
 
 
-def _best(state: Coverage, free: npt.NDArray[np.bool_]) -> tuple[int, Coverage]:
+def _pick_best_gain(state: Coverage, is_available: npt.NDArray[np.bool_]) -> tuple[int, Coverage]:
     """The row of the largest gain among the free ones, and the bounds that were tightened.
 
     Of more than MOST that may have it, those that promised most are compared.
     """
-    bounds = np.where(free, state.bounds, -np.inf).astype(np.float32)
-    fresh = ~free
-    for looked in range(0, len(bounds) + AT_ONCE, AT_ONCE):
-        stale = np.where(fresh, -np.inf, bounds)
-        top = int(np.where(fresh, bounds, -np.inf).argmax())
-        if not np.isfinite(stale.max()) or (free[top] and bounds[top] >= stale.max()):
+    gain_bounds = np.where(is_available, state.gain_bounds, -np.inf).astype(np.float32)
+    is_current = ~is_available
+    for evaluated in range(0, len(gain_bounds) + GAIN_BATCH_SIZE, GAIN_BATCH_SIZE):
+        stale_bounds = np.where(is_current, -np.inf, gain_bounds)
+        best_row = int(np.where(is_current, gain_bounds, -np.inf).argmax())
+        if not np.isfinite(stale_bounds.max()) or (
+            is_available[best_row] and gain_bounds[best_row] >= stale_bounds.max()
+        ):
             break
-        if looked >= MOST:
+        if evaluated >= MAX_GAIN_EVALUATIONS:
             break
-        few = np.argpartition(-stale, min(AT_ONCE, len(stale)) - 1)[:AT_ONCE]
-        few = few[np.isfinite(stale[few])]
-        bounds[few] = _gains(state, few)
-        fresh[few] = True
-    tightened = np.where(free, bounds, state.bounds).astype(np.float32)
-    return top, replace(state, bounds=tightened)
+        batch_rows = np.argpartition(-stale_bounds, min(GAIN_BATCH_SIZE, len(stale_bounds)) - 1)[
+            :GAIN_BATCH_SIZE
+        ]
+        batch_rows = batch_rows[np.isfinite(stale_bounds[batch_rows])]
+        gain_bounds[batch_rows] = _compute_gains(state, batch_rows)
+        is_current[batch_rows] = True
+    tightened_bounds = np.where(is_available, gain_bounds, state.gain_bounds).astype(np.float32)
+    return best_row, replace(state, gain_bounds=tightened_bounds)
 
 
-def _gains(state: Coverage, rows: Indices) -> Floats:
-    kernel = _kernel(state.vectors[rows] @ state.vectors.T, state.width)
-    kernel -= state.best
-    return np.asarray(np.maximum(kernel, 0, out=kernel) @ state.weights, dtype=np.float32)
+def _compute_gains(state: Coverage, rows: Indices) -> Floats:
+    kernel = _kernel(state.vectors[rows] @ state.vectors.T, state.kernel_width)
+    kernel -= state.coverage_levels
+    return np.asarray(np.maximum(kernel, 0, out=kernel) @ state.uncertainties, dtype=np.float32)
 
 
-def _all_gains(state: Coverage) -> Floats:
+def _compute_all_gains(state: Coverage) -> Floats:
     """The gains of all rows; each pair of blocks is multiplied once, for both."""
-    z, u, best = state.vectors, state.weights, state.best
-    gains = np.zeros(len(z), dtype=np.float32)
-    starts = range(0, len(z), BLOCK)
-    for a in (slice(start, start + BLOCK) for start in starts):
-        for b in (slice(start, start + BLOCK) for start in starts if start >= a.start):
-            kernel = _kernel(z[a] @ z[b].T, state.width)
-            gains[a] += np.maximum(kernel - best[b], 0) @ u[b]
-            if b.start > a.start:
-                kernel -= best[a, None]
-                gains[b] += u[a] @ np.maximum(kernel, 0, out=kernel)
+    vectors, uncertainties, coverage_levels = (
+        state.vectors,
+        state.uncertainties,
+        state.coverage_levels,
+    )
+    gains = np.zeros(len(vectors), dtype=np.float32)
+    starts = range(0, len(vectors), MATRIX_BLOCK_ROWS)
+    for block in (slice(start, start + MATRIX_BLOCK_ROWS) for start in starts):
+        for other_block in (
+            slice(start, start + MATRIX_BLOCK_ROWS) for start in starts if start >= block.start
+        ):
+            kernel = _kernel(vectors[block] @ vectors[other_block].T, state.kernel_width)
+            gains[block] += (
+                np.maximum(kernel - coverage_levels[other_block], 0) @ uncertainties[other_block]
+            )
+            if other_block.start > block.start:
+                kernel -= coverage_levels[block, None]
+                gains[other_block] += uncertainties[block] @ np.maximum(kernel, 0, out=kernel)
     return gains
 
 
@@ -219,23 +244,27 @@ def _kernel(cosine: Floats, width: float) -> Floats:
     return np.asarray(np.exp((cosine - 1) / np.float32(width)), dtype=np.float32)
 
 
-def _nearest(vectors: Floats, others: Floats) -> Floats:
+def _max_cosine(vectors: Floats, others: Floats) -> Floats:
     """Cosine with the most similar of the others, (n,); −1 without others."""
-    near = np.full(len(vectors), -1, dtype=np.float32)
-    for start in range(0, len(others), BLOCK):
-        near = np.maximum(near, (vectors @ others[start : start + BLOCK].T).max(axis=1))
-    return near
+    max_cosine = np.full(len(vectors), -1, dtype=np.float32)
+    for start in range(0, len(others), MATRIX_BLOCK_ROWS):
+        max_cosine = np.maximum(
+            max_cosine, (vectors @ others[start : start + MATRIX_BLOCK_ROWS].T).max(axis=1)
+        )
+    return max_cosine
 
 
-def _centred(vectors: Floats) -> Floats:
-    moved = vectors - vectors.mean(axis=0)
-    lengths = np.linalg.norm(moved, axis=1, keepdims=True)
-    return np.asarray(moved / np.maximum(lengths, 1e-6), dtype=np.float32)
+def _centre_vectors(vectors: Floats) -> Floats:
+    centred = vectors - vectors.mean(axis=0)
+    norms = np.linalg.norm(centred, axis=1, keepdims=True)
+    return np.asarray(centred / np.maximum(norms, 1e-6), dtype=np.float32)
 
 
-def _width(vectors: Floats) -> float:
+def _kernel_width(vectors: Floats) -> float:
     """1 − cosine with the neighbour that NEIGHBOURS of the images are nearer than; the median."""
-    some = vectors[:: max(1, len(vectors) // 500)]
-    cosines = np.sort(some @ vectors.T, axis=1)
-    place = min(len(vectors) - 1, max(NEAREST, round(NEIGHBOURS * len(vectors))))
-    return max(float(np.median(1 - cosines[:, -1 - place])), 1e-4)
+    sampled = vectors[:: max(1, len(vectors) // 500)]
+    cosines = np.sort(sampled @ vectors.T, axis=1)
+    neighbour_rank = min(
+        len(vectors) - 1, max(MIN_KERNEL_NEIGHBOURS, round(KERNEL_NEIGHBOUR_SHARE * len(vectors)))
+    )
+    return max(float(np.median(1 - cosines[:, -1 - neighbour_rank])), 1e-4)

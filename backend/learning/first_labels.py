@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-FEWEST = 3
+MIN_DETECTOR_IMAGES = 3
 """Images with objects from which on a detector is trained."""
 
 
-def first_labels(types: Collection[str], retrain_after: int, pause: str) -> str:
+def describe_first_labels(types: Collection[str], retrain_after: int, pause: str) -> str:
     """What to label before the first model, and when it is made.
 
     Args:
@@ -17,15 +17,15 @@ def first_labels(types: Collection[str], retrain_after: int, pause: str) -> str:
         pause: the pause in labeling that starts one as well, in words.
 
     Example:
-        >>> first_labels(["KeyPointLabels"], 10, "a pause of 30 seconds")
+        >>> describe_first_labels(["KeyPointLabels"], 10, "a pause of 30 seconds")
         'Mark the things in 3 images or more. It learns after 10 labels, after a pause of 30 \
 seconds, or at once when you press Start Training.'
     """
     steps = ["label a few images of each kind"] if "Choices" in types or not types else []
     if set(types) - {"Choices"}:
-        steps.append(f"mark the things in {FEWEST} images or more")
-    told = " and ".join(steps)
+        steps.append(f"mark the things in {MIN_DETECTOR_IMAGES} images or more")
+    instructions = " and ".join(steps)
     return (
-        f"{told[0].upper()}{told[1:]}. It learns after {retrain_after} labels, after {pause}, or "
+        f"{instructions[0].upper()}{instructions[1:]}. It learns after {retrain_after} labels, after {pause}, or "
         "at once when you press Start Training."
     )

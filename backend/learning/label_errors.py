@@ -17,20 +17,20 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.arrays import Floats
-from backend.domain import Place
-from backend.learning.detection_metrics import Judged
+from backend.domain import Region
+from backend.learning.detection_metrics import DetectionSample
 
-FEWEST = 10
+MIN_RANKED_ANSWERS = 10
 """Answers below which nothing is ranked."""
-SURE = 0.5
+CONTRADICTING_CONFIDENCE = 0.5
 """Confidence from which a find speaks against a person. cleanlab's own 0.95 is for detectors that
 saw thousands of images."""
-FLAGGED = 0.5
+MAX_FLAGGED_QUALITY = 0.5
 """Quality of an image's worst box below which it is looked through."""
 
 
 @dataclass(frozen=True)
-class Suspect:
+class LabelErrorCandidate:
     """An answer that is probably wrong.
 
     Attributes:
@@ -55,68 +55,93 @@ class Suspect:
         return round(1 - self.quality, 6)
 
 
-def single(
-    tasks: Sequence[int], control: str, labels: Sequence[str], given: Sequence[int], belief: Floats
-) -> list[Suspect]:
+def find_single_label_errors(
+    tasks: Sequence[int],
+    control: str,
+    labels: Sequence[str],
+    answers_given: Sequence[int],
+    probabilities: Floats,
+) -> list[LabelErrorCandidate]:
     """Suspects among answers with one label each, the most suspicious first.
 
     Args:
         tasks: (n) task numbers.
         control: its name.
         labels: (K) label names.
-        given: (n) index of the label that a person gave.
-        belief: (n, K) float32 out-of-sample confidence; rows sum to 1.
+        answers_given: (n) index of the label that a person gave.
+        probabilities: (n, K) float32 out-of-sample confidence; rows sum to 1.
     """
-    if len(tasks) < FEWEST or len(set(given)) < 2:
+    if len(tasks) < MIN_RANKED_ANSWERS or len(set(answers_given)) < 2:
         return []
-    with _quiet():
+    with _suppress_warnings():
         from cleanlab.filter import find_label_issues
         from cleanlab.rank import get_label_quality_scores
 
-        truth, known = np.asarray(given), np.asarray(belief, dtype=np.float64)
-        flagged = find_label_issues(truth, known, n_jobs=1, filter_by="prune_by_noise_rate")
-        quality = get_label_quality_scores(truth, known, method="self_confidence")
-    found = [
-        Suspect(
+        answer_indices, probability_array = (
+            np.asarray(answers_given),
+            np.asarray(probabilities, dtype=np.float64),
+        )
+        is_flagged = find_label_issues(
+            answer_indices, probability_array, n_jobs=1, filter_by="prune_by_noise_rate"
+        )
+        quality = get_label_quality_scores(
+            answer_indices, probability_array, method="self_confidence"
+        )
+    candidates = [
+        LabelErrorCandidate(
             tasks[i],
             control,
-            labels[int(truth[i])],
-            labels[int(belief[i].argmax())],
+            labels[int(answer_indices[i])],
+            labels[int(probabilities[i].argmax())],
             round(float(quality[i]), 6),
         )
-        for i in map(int, np.flatnonzero(flagged & (belief.argmax(axis=1) != truth)))
+        for i in map(
+            int, np.flatnonzero(is_flagged & (probabilities.argmax(axis=1) != answer_indices))
+        )
     ]
-    return sorted(found, key=lambda suspect: suspect.quality)
+    return sorted(candidates, key=lambda candidate: candidate.quality)
 
 
-def several(
-    tasks: Sequence[int], control: str, labels: Sequence[str], given: Floats, belief: Floats
-) -> list[Suspect]:
+def find_multi_label_errors(
+    tasks: Sequence[int],
+    control: str,
+    labels: Sequence[str],
+    answers_given: Floats,
+    probabilities: Floats,
+) -> list[LabelErrorCandidate]:
     """Suspects among answers with several labels, each label for itself.
 
     Args:
         tasks: (n) task numbers.
         control: its name.
         labels: (K) label names.
-        given: (n, K) float32, 1 chosen, 0 not, NaN nobody was asked.
-        belief: (n, K) float32 out-of-sample confidence, 0 to 1 each.
+        answers_given: (n, K) float32, 1 chosen, 0 not, NaN nobody was asked.
+        probabilities: (n, K) float32 out-of-sample confidence, 0 to 1 each.
     """
-    found: list[Suspect] = []
+    candidates: list[LabelErrorCandidate] = []
     for k, label in enumerate(labels):
-        rows = np.flatnonzero(~np.isnan(given[:, k]))
-        answers = given[rows, k].astype(int)
-        both = np.stack([1 - belief[rows, k], belief[rows, k]], axis=1)
+        rows = np.flatnonzero(~np.isnan(answers_given[:, k]))
+        binary_answers = answers_given[rows, k].astype(int)
+        binary_probabilities = np.stack(
+            [1 - probabilities[rows, k], probabilities[rows, k]], axis=1
+        )
         names = (f"not {label}", label)
-        found += single([tasks[int(i)] for i in rows], control, names, answers.tolist(), both)
-    first: dict[int, Suspect] = {}
-    for suspect in sorted(found, key=lambda suspect: suspect.quality):
-        first.setdefault(suspect.task, suspect)
-    return list(first.values())
+        candidates += find_single_label_errors(
+            [tasks[int(i)] for i in rows],
+            control,
+            names,
+            binary_answers.tolist(),
+            binary_probabilities,
+        )
+    worst_by_task: dict[int, LabelErrorCandidate] = {}
+    for candidate in sorted(candidates, key=lambda candidate: candidate.quality):
+        worst_by_task.setdefault(candidate.task, candidate)
+    return list(worst_by_task.values())
 
 
-def marked(
-    tasks: Sequence[int], control: str, labels: Sequence[str], images: Sequence[Judged]
-) -> list[Suspect]:
+def find_region_errors(
+    tasks: Sequence[int], control: str, labels: Sequence[str], images: Sequence[DetectionSample]
+) -> list[LabelErrorCandidate]:
     """Suspects among images with boxes (or points as boxes), the most suspicious first.
 
     Args:
@@ -125,44 +150,64 @@ def marked(
         labels: label names.
         images: (n) out-of-sample finds of any confidence, and what a person marked.
     """
-    if not any(image.truth for image in images) or not any(image.found for image in images):
+    if not any(image.ground_truth for image in images) or not any(
+        image.detections for image in images
+    ):
         return []
-    both = {
-        "labels": [_annotated(image, labels) for image in images],
-        "predictions": [_predicted(image, labels) for image in images],
+    cleanlab_input = {
+        "labels": [_cleanlab_annotation(image, labels) for image in images],
+        "predictions": [_cleanlab_prediction(image, labels) for image in images],
     }
-    with _quiet():
+    with _suppress_warnings():
         from cleanlab.object_detection.rank import (
             compute_badloc_box_scores,
             compute_overlooked_box_scores,
             compute_swap_box_scores,
         )
 
-        parts = {
-            "overlooked": _doubted(
-                both["predictions"],
-                compute_overlooked_box_scores(**both, high_probability_threshold=SURE),
+        scores_by_reason = {
+            "overlooked": _floor_overlooked_scores(
+                cleanlab_input["predictions"],
+                compute_overlooked_box_scores(
+                    **cleanlab_input, high_probability_threshold=CONTRADICTING_CONFIDENCE
+                ),
             ),
-            "badly placed": compute_badloc_box_scores(**both),
-            "swapped label": compute_swap_box_scores(**both, high_probability_threshold=SURE),
+            "badly placed": compute_badloc_box_scores(**cleanlab_input),
+            "swapped label": compute_swap_box_scores(
+                **cleanlab_input, high_probability_threshold=CONTRADICTING_CONFIDENCE
+            ),
         }
-    found = []
+    candidates = []
     for i, image in enumerate(images):
-        worst = {why: _least(scores[i]) for why, scores in parts.items()}
-        why = min(worst, key=lambda name: worst[name])
-        if worst[why] < FLAGGED:
-            seen, sure = _counted(image.truth), _counted(_sure(image))
-            found.append(Suspect(tasks[i], control, seen, sure, round(worst[why], 6), why))
-    return sorted(found, key=lambda suspect: suspect.quality)
+        worst_scores = {
+            reason: _lowest_score(scores[i]) for reason, scores in scores_by_reason.items()
+        }
+        reason = min(worst_scores, key=lambda name: worst_scores[name])
+        if worst_scores[reason] < MAX_FLAGGED_QUALITY:
+            annotated_counts, predicted_counts = (
+                _format_counts(image.ground_truth),
+                _format_counts(_confident_regions(image)),
+            )
+            candidates.append(
+                LabelErrorCandidate(
+                    tasks[i],
+                    control,
+                    annotated_counts,
+                    predicted_counts,
+                    round(worst_scores[reason], 6),
+                    reason,
+                )
+            )
+    return sorted(candidates, key=lambda candidate: candidate.quality)
 
 
-def unseen_by(
-    learned: Sequence[tuple[str, Set[int]]], tasks: Iterable[int]
+def assign_judging_versions(
+    tasks_by_version: Sequence[tuple[str, Set[int]]], tasks: Iterable[int]
 ) -> dict[str, list[int]]:
     """Who may judge which label: the newest version that cannot have learned from it.
 
     Args:
-        learned: by version, oldest first, the tasks it learned from. A version goes on from those
+        tasks_by_version: by version, oldest first, the tasks it learned from. A version goes on from those
             before it, so that it knows what they learned as well.
         tasks: that are to be judged.
 
@@ -170,73 +215,81 @@ def unseen_by(
         by version, its tasks; those that the first version learned from are left out.
 
     Example:
-        >>> unseen_by([("v1", {1}), ("v2", {1, 2})], [1, 2, 3])
+        >>> assign_judging_versions([("v1", {1}), ("v2", {1, 2})], [1, 2, 3])
         {'v1': [2], 'v2': [3]}
     """
-    known: list[tuple[str, set[int]]] = []
-    for version, new in learned:
-        known.append((version, known[-1][1] | new if known else set(new)))
-    found: dict[str, list[int]] = {version: [] for version, _ in known}
+    cumulative_tasks: list[tuple[str, set[int]]] = []
+    for version, new_tasks in tasks_by_version:
+        cumulative_tasks.append(
+            (version, cumulative_tasks[-1][1] | new_tasks if cumulative_tasks else set(new_tasks))
+        )
+    assignments: dict[str, list[int]] = {version: [] for version, _ in cumulative_tasks}
     for task in tasks:
-        judge = next((v for v, seen in reversed(known) if task not in seen), None)
-        if judge is not None:
-            found[judge].append(task)
-    return {version: its for version, its in found.items() if its}
-
-
-def _annotated(image: Judged, labels: Sequence[str]) -> dict[str, Any]:
+        judging_version = next(
+            (v for v, seen_tasks in reversed(cumulative_tasks) if task not in seen_tasks), None
+        )
+        if judging_version is not None:
+            assignments[judging_version].append(task)
     return {
-        "bboxes": _corners(image.truth),
-        "labels": np.array([labels.index(p.label) for p in image.truth], dtype=int),
+        version: assigned_tasks for version, assigned_tasks in assignments.items() if assigned_tasks
     }
 
 
-def _predicted(image: Judged, labels: Sequence[str]) -> Any:
+def _cleanlab_annotation(image: DetectionSample, labels: Sequence[str]) -> dict[str, Any]:
+    return {
+        "bboxes": _scaled_corners(image.ground_truth),
+        "labels": np.array([labels.index(p.label) for p in image.ground_truth], dtype=int),
+    }
+
+
+def _cleanlab_prediction(image: DetectionSample, labels: Sequence[str]) -> Any:
     """As cleanlab takes finds: by label, (m, 5) corners and confidence."""
     table = np.empty(len(labels), dtype=object)
     for k, label in enumerate(labels):
-        rows = [i for i, place in enumerate(image.found) if place.label == label]
-        boxes = _corners([image.found[i] for i in rows])
-        sure = np.array([[image.confidence[i]] for i in rows]).reshape(-1, 1)
-        table[k] = np.concatenate([boxes, sure], axis=1).astype(np.float32)
+        rows = [i for i, place in enumerate(image.detections) if place.label == label]
+        boxes = _scaled_corners([image.detections[i] for i in rows])
+        confidences = np.array([[image.confidence[i]] for i in rows]).reshape(-1, 1)
+        table[k] = np.concatenate([boxes, confidences], axis=1).astype(np.float32)
     return table
 
 
-def _doubted(predictions: Sequence[Any], scores: Sequence[Any]) -> list[Any]:
+def _floor_overlooked_scores(predictions: Sequence[Any], scores: Sequence[Any]) -> list[Any]:
     """Quality of finds without a box, not below their doubt, 1 − confidence.
 
     cleanlab's is all but 0 for each of them, because it looks only at finds above 0.95: from SURE
     on a weak find would come before a certain one, and before every box that is badly placed.
     """
-    doubts = [1 - np.concatenate([rows[:, 4] for rows in table]) for table in predictions]
-    return [np.maximum(s, doubt) for s, doubt in zip(scores, doubts, strict=True)]
+    floors = [1 - np.concatenate([rows[:, 4] for rows in table]) for table in predictions]
+    return [
+        np.maximum(score_array, floor) for score_array, floor in zip(scores, floors, strict=True)
+    ]
 
 
-def _corners(places: Sequence[Place]) -> npt.NDArray[np.float32]:
+def _scaled_corners(places: Sequence[Region]) -> npt.NDArray[np.float32]:
     """In thousandths of the image, because cleanlab counts pixels."""
     rows = [(p.x0, p.y0, p.x1, p.y1) for p in places]
     return np.asarray(1000 * np.array(rows, dtype=np.float32).reshape(-1, 4), dtype=np.float32)
 
 
-def _least(scores: Any) -> float:
-    known = np.asarray(scores, dtype=float)
-    known = known[~np.isnan(known)]
-    return float(known.min()) if len(known) else 1.0
+def _lowest_score(scores: Any) -> float:
+    score_array = np.asarray(scores, dtype=float)
+    score_array = score_array[~np.isnan(score_array)]
+    return float(score_array.min()) if len(score_array) else 1.0
 
 
-def _sure(image: Judged) -> list[Place]:
-    pairs = zip(image.found, image.confidence, strict=True)
-    return [place for place, confidence in pairs if confidence >= SURE]
+def _confident_regions(image: DetectionSample) -> list[Region]:
+    pairs = zip(image.detections, image.confidence, strict=True)
+    return [place for place, confidence in pairs if confidence >= CONTRADICTING_CONFIDENCE]
 
 
-def _counted(places: Sequence[Place]) -> str:
+def _format_counts(places: Sequence[Region]) -> str:
     names = sorted({place.label for place in places})
     counts = (f"{sum(p.label == name for p in places)} × {name}" for name in names)
     return ", ".join(counts) or "nothing"
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _suppress_warnings() -> Iterator[None]:
     """cleanlab warns of label sets that are small or lopsided, which ours often are."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

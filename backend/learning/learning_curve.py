@@ -9,102 +9,104 @@ import numpy as np
 
 from backend.arrays import Doubles
 
-FEWEST = 3
+MIN_CURVE_POINTS = 3
 """Points a curve needs at least."""
-REACH = 3
+MAX_EXTRAPOLATION_FACTOR = 3
 """How many times today's labels the curve is drawn on at most (reference/learning.md)."""
-DRAWS = 200
-MORE = 100
+CURVE_DRAW_COUNT = 200
+STOP_HORIZON_LABELS = 100
 """Labels that a stop hint looks ahead."""
-TOLD = 5
+MIN_REQUESTED_EXAMPLES = 5
 """Examples of a label that are asked for at least, where any are."""
-WORSE = 0.975
+MAX_FLAT_DRAW_SHARE = 0.975
 """Share of the draws without any progress from which on the figures are held to get worse."""
-WORTH = 0.005
+MIN_USEFUL_GAIN = 0.005
 """Gain of the next MORE labels from which on they are worth it."""
-AGREED = 0.95
+MIN_VERSION_KAPPA = 0.95
 """Kappa of two successive versions from which on they say the same."""
-EXPONENTS = np.linspace(0.1, 1.0, 19)
+EXPONENT_GRID = np.linspace(0.1, 1.0, 19)
 
 
 @dataclass(frozen=True)
-class Point:
+class CurvePoint:
     """One version's figure.
 
     Attributes:
-        labels: it was trained on, at least 1.
+        label_count: it was trained on, at least 1.
         error: share of wrong answers, 0 to 1.
-        n: answers that rests on.
+        answer_count: answers that rests on.
     """
 
-    labels: int
+    label_count: int
     error: float
-    n: int
+    answer_count: int
 
 
 @dataclass(frozen=True)
-class Missed:
+class LabelMisses:
     """What was missed of one label.
 
     Attributes:
-        wrong: of its examples that were judged, those that were not found.
-        n: its examples that were judged, at least 1.
-        examples: that the model learned from.
+        missed: of its examples that were judged, those that were not found.
+        example_count: its examples that were judged, at least 1.
+        training_examples: that the model learned from.
     """
 
-    wrong: int
-    n: int
-    examples: int
+    missed: int
+    example_count: int
+    training_examples: int
 
     @property
     def error(self) -> float:
         """The share that was missed."""
-        return self.wrong / self.n
+        return self.missed / self.example_count
 
-    def drawn(self, count: int, rng: np.random.Generator) -> Doubles:
+    def sample_error(self, count: int, rng: np.random.Generator) -> Doubles:
         """The share as it may be in truth, (count,), drawn from Jeffreys' posterior."""
-        return rng.beta(self.wrong + 0.5, self.n - self.wrong + 0.5, size=count)
+        return rng.beta(self.missed + 0.5, self.example_count - self.missed + 0.5, size=count)
 
 
 @dataclass(frozen=True)
-class Curve:
+class LearningCurve:
     """error(labels) = a + b · labels^(−c), as often as it was fitted to points drawn anew.
 
     Attributes:
         fits: (draws, 3) a ≥ 0, b ≥ 0, 0 < c ≤ 1.
-        labels: today's.
+        label_count: today's.
     """
 
     fits: Doubles
-    labels: int
+    label_count: int
 
-    def error(self, labels: float) -> tuple[float, float, float]:
+    def predict_error(self, label_count: float) -> tuple[float, float, float]:
         """Expected error with so many labels, and the band that holds 90 % of the fits.
 
         Args:
-            labels: up to REACH times today's.
+            label_count: up to REACH times today's.
         """
         a, b, c = self.fits.T
-        low, middle, high = np.quantile(a + b * labels**-c, [0.05, 0.5, 0.95])
-        return float(middle), float(low), float(high)
+        low, median_error, high = np.quantile(a + b * label_count**-c, [0.05, 0.5, 0.95])
+        return float(median_error), float(low), float(high)
 
-    def times(self, shares: Doubles) -> Doubles:
+    def label_multiplier(self, target_shares: Doubles) -> Doubles:
         """How many times today's labels bring the error down to a share of today's.
 
         Args:
-            shares: (draws,) above 0, one for each fit.
+            target_shares: (draws,) above 0, one for each fit.
 
         Returns:
             (draws,) at least 1; infinite where no number of labels does.
         """
         a, b, c = self.fits.T
-        now = a + b * self.labels**-c
-        room = np.maximum(now * shares - a, 0)
+        current_error = a + b * self.label_count**-c
+        reducible_error = np.maximum(current_error * target_shares - a, 0)
         with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-            at = np.where(room > 0, (b / room) ** (1 / c) / self.labels, np.inf)
-        return np.asarray(np.where(shares >= 1, 1.0, np.maximum(at, 1.0)))
+            multipliers = np.where(
+                reducible_error > 0, (b / reducible_error) ** (1 / c) / self.label_count, np.inf
+            )
+        return np.asarray(np.where(target_shares >= 1, 1.0, np.maximum(multipliers, 1.0)))
 
-    def needed(self, error: float) -> tuple[int, int | None] | None:
+    def labels_needed(self, target_error: float) -> tuple[int, int | None] | None:
         """How many more labels bring the error down to a value: fewest and most, by the band.
 
         Returns:
@@ -112,21 +114,27 @@ class Curve:
             only its end is.
         """
         a, b, c = self.fits.T
-        room = np.maximum(error - a, 0)
+        reducible_error = np.maximum(target_error - a, 0)
         with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-            at = np.where(room > 0, (b / room) ** (1 / c), np.inf)
-        low, middle, high = np.quantile(np.maximum(at, 1e-9), [0.05, 0.5, 0.95], method="nearest")
-        last = REACH * self.labels
-        if middle > last:
+            required_labels = np.where(
+                reducible_error > 0, (b / reducible_error) ** (1 / c), np.inf
+            )
+        low, median_labels, high = np.quantile(
+            np.maximum(required_labels, 1e-9), [0.05, 0.5, 0.95], method="nearest"
+        )
+        max_labels = MAX_EXTRAPOLATION_FACTOR * self.label_count
+        if median_labels > max_labels:
             return None
-        more = [
-            max(0, round(float(value) - self.labels)) if value <= last else None
+        additional_labels = [
+            max(0, round(float(value) - self.label_count)) if value <= max_labels else None
             for value in (low, high)
         ]
-        return more[0] or 0, more[1]
+        return additional_labels[0] or 0, additional_labels[1]
 
 
-def fitted(points: Sequence[Point], rng: np.random.Generator) -> Curve | None:
+def fit_learning_curve(
+    points: Sequence[CurvePoint], rng: np.random.Generator
+) -> LearningCurve | None:
     """The power law that most learning curves follow (Viering and Loog 2021, arXiv 2103.10948).
 
     Least squares, weighted by the binomial variance of each point; for the band the points are
@@ -144,52 +152,61 @@ def fitted(points: Sequence[Point], rng: np.random.Generator) -> Curve | None:
         None with fewer than FEWEST points, or where errors grow with the labels by more than
         chance: no learning curve describes that.
     """
-    rows = sorted({p.labels: p for p in points if p.labels > 0 and p.n > 0}.values(), key=_labels)
-    if len(rows) < FEWEST:
+    sorted_points = sorted(
+        {p.label_count: p for p in points if p.label_count > 0 and p.answer_count > 0}.values(),
+        key=_label_count,
+    )
+    if len(sorted_points) < MIN_CURVE_POINTS:
         return None
-    labels = np.array([p.labels for p in rows], dtype=float)
-    n = np.array([p.n for p in rows], dtype=float)
-    error = np.array([p.error for p in rows])
-    weights = n / np.maximum(error * (1 - error), 1 / (n + 2))
-    wrong = n * np.clip(error, 0, 1)
-    draws = rng.beta(wrong + 0.5, n - wrong + 0.5, size=(DRAWS, len(rows)))
-    fits = _fit(labels, draws, weights)
-    if np.mean(fits[:, 1] <= 0) > WORSE:
+    label_counts = np.array([p.label_count for p in sorted_points], dtype=float)
+    answer_counts = np.array([p.answer_count for p in sorted_points], dtype=float)
+    error = np.array([p.error for p in sorted_points])
+    weights = answer_counts / np.maximum(error * (1 - error), 1 / (answer_counts + 2))
+    wrong_counts = answer_counts * np.clip(error, 0, 1)
+    error_draws = rng.beta(
+        wrong_counts + 0.5,
+        answer_counts - wrong_counts + 0.5,
+        size=(CURVE_DRAW_COUNT, len(sorted_points)),
+    )
+    fits = _fit_power_law(label_counts, error_draws, weights)
+    if np.mean(fits[:, 1] <= 0) > MAX_FLAT_DRAW_SHARE:
         return None
-    return Curve(fits, int(labels[-1]))
+    return LearningCurve(fits, int(label_counts[-1]))
 
 
-def outlook(curve: Curve | None, goal: float) -> str:
+def describe_forecast(curve: LearningCurve | None, target_accuracy: float) -> str:
     """What more labels are expected to bring, in a sentence; empty where nobody can say.
 
     Args:
         curve: of the project.
-        goal: accuracy that is wanted, 0 to 1.
+        target_accuracy: accuracy that is wanted, 0 to 1.
     """
     if curve is None:
         return ""
-    now = 1 - curve.error(curve.labels)[0]
-    ahead = min(curve.labels + MORE, REACH * curve.labels)
-    if now >= goal:
+    accuracy = 1 - curve.predict_error(curve.label_count)[0]
+    future_labels = min(
+        curve.label_count + STOP_HORIZON_LABELS, MAX_EXTRAPOLATION_FACTOR * curve.label_count
+    )
+    if accuracy >= target_accuracy:
         return ""
-    more = curve.needed(1 - goal)
-    if more:
-        labels = span(*more)
-        gain = f"the accuracy from {now:.0%} to {goal:.0%}"
-        return f"{labels.capitalize()} more labels are expected to bring {gain}."
-    middle, low, high = curve.error(ahead)
+    additional_labels = curve.labels_needed(1 - target_accuracy)
+    if additional_labels:
+        label_range = format_range(*additional_labels)
+        gain_text = f"the accuracy from {accuracy:.0%} to {target_accuracy:.0%}"
+        return f"{label_range.capitalize()} more labels are expected to bring {gain_text}."
+    median_error, low, high = curve.predict_error(future_labels)
     return (
-        f"{goal:.0%} is out of sight; {ahead - curve.labels} more labels are expected to bring "
-        f"{1 - middle:.0%} ({1 - high:.0%} to {1 - low:.0%})."
+        f"{target_accuracy:.0%} is out of sight; {future_labels - curve.label_count} more labels are expected to bring "
+        f"{1 - median_error:.0%} ({1 - high:.0%} to {1 - low:.0%})."
     )
 
 
-def weakest(
-    curve: Curve | None,
-    errors: Mapping[str, Missed],
-    goal: float,
+def rank_weakest_labels(
+    curve: LearningCurve | None,
+    misses_by_label: Mapping[str, LabelMisses],
+    target_recall: float,
     rng: np.random.Generator,
-    kept: int = 3,
+    limit: int = 3,
 ) -> list[tuple[str, int, int | None]]:
     """Which labels need more examples, and how many: fewest and most, by the band.
 
@@ -198,10 +215,10 @@ def weakest(
 
     Args:
         curve: of the project; without one nobody can say.
-        errors: by label, what was missed of it.
-        goal: share of its examples that should be found, 0 to 1.
+        misses_by_label: by label, what was missed of it.
+        target_recall: share of its examples that should be found, 0 to 1.
         rng: draws.
-        kept: how many labels are told at most.
+        limit: how many labels are told at most.
 
     Returns:
         (label, fewest, most) more examples, the neediest label first; most is None where its end
@@ -209,93 +226,123 @@ def weakest(
 
     Example:
         >>> rng = np.random.default_rng(0)
-        >>> curve = Curve(np.tile([0.0, 1.0, 0.5], (200, 1)), labels=100)
-        >>> weakest(curve, {"wilting": Missed(200, 1000, 40), "fine": Missed(1, 99, 9)}, 0.85, rng)
+        >>> curve = LearningCurve(np.tile([0.0, 1.0, 0.5], (200, 1)), labels=100)
+        >>> rank_weakest_labels(curve, {"wilting": LabelMisses(200, 1000, 40), "fine": LabelMisses(1, 99, 9)}, 0.85, rng)
         [('wilting', 19, 47)]
     """
-    allowed = 1 - goal
-    needy = {name: one for name, one in errors.items() if one.error > allowed}
+    target_error = 1 - target_recall
+    weak_labels = {
+        name: label_misses
+        for name, label_misses in misses_by_label.items()
+        if label_misses.error > target_error
+    }
     if curve is None:
         return []
-    found = []
-    for name in sorted(needy, key=lambda name: -needy[name].error)[:kept]:
-        one = needy[name]
-        times = curve.times(allowed / one.drawn(len(curve.fits), rng))
-        ends = np.quantile(times, [0.05, 0.95], method="nearest")
-        low, high = (max(TOLD, round((min(t, REACH) - 1) * one.examples)) for t in ends)
-        found.append((name, low, high if ends[1] <= REACH else None))
-    return found
+    requests = []
+    for name in sorted(weak_labels, key=lambda name: -weak_labels[name].error)[:limit]:
+        label_misses = weak_labels[name]
+        multipliers = curve.label_multiplier(
+            target_error / label_misses.sample_error(len(curve.fits), rng)
+        )
+        multiplier_range = np.quantile(multipliers, [0.05, 0.95], method="nearest")
+        low, high = (
+            max(
+                MIN_REQUESTED_EXAMPLES,
+                round((min(t, MAX_EXTRAPOLATION_FACTOR) - 1) * label_misses.training_examples),
+            )
+            for t in multiplier_range
+        )
+        requests.append(
+            (name, low, high if multiplier_range[1] <= MAX_EXTRAPOLATION_FACTOR else None)
+        )
+    return requests
 
 
-def span(fewest: int, most: int | None) -> str:
+def format_range(minimum: int, maximum: int | None) -> str:
     """A number that lies between two, in words.
 
     Example:
-        >>> span(20, 60), span(20, None), span(20, 20)
+        >>> format_range(20, 60), format_range(20, None), format_range(20, 20)
         ('about 20 to 60', 'at least 20', 'about 20')
     """
-    if most is None:
-        return f"at least {fewest}"
-    return f"about {fewest} to {most}" if most > fewest else f"about {fewest}"
+    if maximum is None:
+        return f"at least {minimum}"
+    return f"about {minimum} to {maximum}" if maximum > minimum else f"about {minimum}"
 
 
-def enough(curve: Curve | None, agreement: float | None) -> bool:
+def should_stop_labeling(curve: LearningCurve | None, version_kappa: float | None) -> bool:
     """Whether the next MORE labels are not expected to pay; never beyond REACH.
 
     Args:
         curve: of the project.
-        agreement: kappa of the last two versions' answers to the same images; None: not known.
+        version_kappa: kappa of the last two versions' answers to the same images; None: not known.
     """
-    if curve is None or (agreement is not None and agreement < AGREED):
+    if curve is None or (version_kappa is not None and version_kappa < MIN_VERSION_KAPPA):
         return False
-    if curve.labels + MORE > REACH * curve.labels:
+    if curve.label_count + STOP_HORIZON_LABELS > MAX_EXTRAPOLATION_FACTOR * curve.label_count:
         return False
     _, b, c = curve.fits.T
-    gain = b * (curve.labels**-c - (curve.labels + MORE) ** -c)
-    return bool(np.quantile(gain, 0.95) < WORTH)
+    gain = b * (curve.label_count**-c - (curve.label_count + STOP_HORIZON_LABELS) ** -c)
+    return bool(np.quantile(gain, 0.95) < MIN_USEFUL_GAIN)
 
 
-def kappa(one: Sequence[str], two: Sequence[str]) -> float | None:
+def cohen_kappa(first_answers: Sequence[str], second_answers: Sequence[str]) -> float | None:
     """Cohen's kappa: how far two raters agree beyond chance; None without answers.
 
     Example:
-        >>> kappa(["a", "b", "a", "b"], ["a", "b", "a", "a"])
+        >>> cohen_kappa(["a", "b", "a", "b"], ["a", "b", "a", "a"])
         0.5
     """
-    if not one:
+    if not first_answers:
         return None
-    agreed = float(np.mean([a == b for a, b in zip(one, two, strict=True)]))
-    chance = sum(one.count(x) * two.count(x) for x in set(one) | set(two)) / len(one) ** 2
-    return 1.0 if chance == 1 else round((agreed - chance) / (1 - chance), 4)
+    observed_agreement = float(
+        np.mean([a == b for a, b in zip(first_answers, second_answers, strict=True)])
+    )
+    chance_agreement = (
+        sum(
+            first_answers.count(x) * second_answers.count(x)
+            for x in set(first_answers) | set(second_answers)
+        )
+        / len(first_answers) ** 2
+    )
+    return (
+        1.0
+        if chance_agreement == 1
+        else round((observed_agreement - chance_agreement) / (1 - chance_agreement), 4)
+    )
 
 
-def _labels(point: Point) -> int:
-    return point.labels
+def _label_count(point: CurvePoint) -> int:
+    return point.label_count
 
 
-def _fit(labels: Doubles, errors: Doubles, weights: Doubles) -> Doubles:
+def _fit_power_law(label_counts: Doubles, errors: Doubles, weights: Doubles) -> Doubles:
     """The best a, b ≥ 0 for each exponent of a grid, and the best of those.
 
     Args:
-        labels: (n,).
+        label_counts: (n,).
         errors: (draws, n).
         weights: (n,).
 
     Returns:
         (draws, 3) a, b, c.
     """
-    share = weights / weights.sum()
-    mean = errors @ share
-    best, least = np.zeros((len(errors), 3)), np.full(len(errors), np.inf)
-    for c in EXPONENTS:
-        power = labels**-c
-        middle = float(power @ share)
-        spread = float((power - middle) ** 2 @ share)
-        slope = (errors - mean[:, None]) @ ((power - middle) * share) / max(spread, 1e-12)
-        b = np.clip(slope, 0, mean / middle)  # then a is not negative
-        a = mean - b * middle
-        loss = (errors - a[:, None] - b[:, None] * power) ** 2 @ share
-        better = loss < least
-        least = np.where(better, loss, least)
-        best[better] = np.stack([a, b, np.full(len(b), c)], axis=1)[better]
-    return best
+    normalized_weights = weights / weights.sum()
+    mean_errors = errors @ normalized_weights
+    best_fits, lowest_loss = np.zeros((len(errors), 3)), np.full(len(errors), np.inf)
+    for c in EXPONENT_GRID:
+        power = label_counts**-c
+        mean_power = float(power @ normalized_weights)
+        power_variance = float((power - mean_power) ** 2 @ normalized_weights)
+        slope = (
+            (errors - mean_errors[:, None])
+            @ ((power - mean_power) * normalized_weights)
+            / max(power_variance, 1e-12)
+        )
+        b = np.clip(slope, 0, mean_errors / mean_power)  # then a is not negative
+        a = mean_errors - b * mean_power
+        loss = (errors - a[:, None] - b[:, None] * power) ** 2 @ normalized_weights
+        is_better = loss < lowest_loss
+        lowest_loss = np.where(is_better, loss, lowest_loss)
+        best_fits[is_better] = np.stack([a, b, np.full(len(b), c)], axis=1)[is_better]
+    return best_fits

@@ -8,10 +8,10 @@ import numpy as np
 
 from backend.arrays import Floats, Indices
 
-BLOCK = 65_536
+SEARCH_BLOCK_ROWS = 65_536
 
 
-def nearest(
+def find_nearest(
     vectors: Floats, queries: Floats, count: int, excluded: Sequence[int] = ()
 ) -> tuple[Indices, Floats]:
     """The most similar rows for each query, exactly; memory for BLOCK rows by query at a time.
@@ -26,29 +26,31 @@ def nearest(
         (m, count) rows, best first, and (m, count) float32 cosines.
 
     Example:
-        >>> rows, cosine = nearest(np.eye(3, dtype=np.float32), np.eye(3, dtype=np.float32)[:1], 2)
+        >>> rows, cosine = find_nearest(np.eye(3, dtype=np.float32), np.eye(3, dtype=np.float32)[:1], 2)
         >>> rows.tolist(), cosine.tolist()
         ([[0, 1]], [[1.0, 0.0]])
     """
-    wanted = np.ones(len(vectors), dtype=bool)
-    wanted[list(excluded)] = False
+    is_included = np.ones(len(vectors), dtype=bool)
+    is_included[list(excluded)] = False
     rows = np.zeros((len(queries), 0), dtype=np.intp)
     cosine = np.zeros((len(queries), 0), dtype=np.float32)
-    for start in range(0, len(vectors), BLOCK):
-        part = np.flatnonzero(wanted[start : start + BLOCK])
-        if len(part):
-            alike = queries @ vectors[start : start + BLOCK].T
-            more = np.repeat(start + part[None], len(queries), axis=0)
-            rows, cosine = _best(
-                np.concatenate([rows, more], axis=1),
-                np.concatenate([cosine, alike[:, part]], axis=1),
+    for start in range(0, len(vectors), SEARCH_BLOCK_ROWS):
+        included_rows = np.flatnonzero(is_included[start : start + SEARCH_BLOCK_ROWS])
+        if len(included_rows):
+            block_cosine = queries @ vectors[start : start + SEARCH_BLOCK_ROWS].T
+            block_rows = np.repeat(start + included_rows[None], len(queries), axis=0)
+            rows, cosine = _top_columns(
+                np.concatenate([rows, block_rows], axis=1),
+                np.concatenate([cosine, block_cosine[:, included_rows]], axis=1),
                 count,
             )
     order = np.lexsort((rows, -cosine), axis=1)
     return np.take_along_axis(rows, order, axis=1), np.take_along_axis(cosine, order, axis=1)
 
 
-def looked_for(vectors: Floats, prototypes: Floats, wanted: Sequence[int]) -> list[int]:
+def rank_by_label_text(
+    vectors: Floats, prototypes: Floats, missing_labels: Sequence[int]
+) -> list[int]:
     """The rows that are most likely to show labels nobody has given yet, label by label in turn.
 
     A row speaks for a label by its cosine with the label's text less the highest with another
@@ -58,26 +60,26 @@ def looked_for(vectors: Floats, prototypes: Floats, wanted: Sequence[int]) -> li
     Args:
         vectors: (n, d) float32 of unit length.
         prototypes: (K, d) float32 text embeddings of all labels.
-        wanted: indices of labels without an example.
+        missing_labels: indices of labels without an example.
 
     Returns:
         all rows once, best first; none where no label is wanted.
 
     Example:
-        >>> looked_for(np.eye(3, dtype=np.float32), np.eye(3, dtype=np.float32), wanted=[2])[0]
+        >>> rank_by_label_text(np.eye(3, dtype=np.float32), np.eye(3, dtype=np.float32), missing_labels=[2])[0]
         2
     """
     cosine = vectors @ prototypes.T
     cosine -= cosine.mean(axis=0)
-    orders = []
-    for label in wanted:
-        others = np.delete(cosine, label, axis=1).max(axis=1, initial=-2.0)
-        orders.append(np.argsort(others - cosine[:, label], kind="stable").tolist())
-    turns = (row for rows in zip(*orders, strict=True) for row in rows)
-    return list(dict.fromkeys(turns))
+    rows_by_label = []
+    for label in missing_labels:
+        rival_cosine = np.delete(cosine, label, axis=1).max(axis=1, initial=-2.0)
+        rows_by_label.append(np.argsort(rival_cosine - cosine[:, label], kind="stable").tolist())
+    interleaved_rows = (row for rows in zip(*rows_by_label, strict=True) for row in rows)
+    return list(dict.fromkeys(interleaved_rows))
 
 
-def _best(rows: Indices, cosine: Floats, count: int) -> tuple[Indices, Floats]:
+def _top_columns(rows: Indices, cosine: Floats, count: int) -> tuple[Indices, Floats]:
     """The ``count`` highest of each line, in any order."""
     if cosine.shape[1] <= count:
         return rows, cosine

@@ -11,16 +11,18 @@ from collections.abc import Sequence
 import numpy as np
 
 from backend.arrays import Doubles
-from backend.learning.contradiction import Contradiction
+from backend.learning.contradiction import ContradictionResult
 
-Finds = Sequence[tuple[float, bool]]
+ImageDetections = Sequence[tuple[float, bool]]
 """Of one image, the confidence of each find that is shown, and whether a person marked it."""
-FEWEST = 5
+MIN_IMAGES_PER_GROUP = 5
 """Images with finds on either side below which nothing is told."""
-AT_EDGE = 1e-4
+PROBABILITY_EPSILON = 1e-4
 
 
-def denial(before: Sequence[Finds], since: Sequence[Finds]) -> Contradiction:
+def measure_rejection(
+    reference_images: Sequence[ImageDetections], recent_images: Sequence[ImageDetections]
+) -> ContradictionResult:
     """Whether people deny finds more often than their confidence explains.
 
     What a confidence is worth is learned from images before (a logistic line); on hard images finds
@@ -28,75 +30,102 @@ def denial(before: Sequence[Finds], since: Sequence[Finds]) -> Contradiction:
     image, whose finds are wrong together, and compared by Welch's test.
 
     Args:
-        before: images whose labels were judged in the same way and are trusted.
-        since: images whose labels came after what found them.
+        reference_images: images whose labels were judged in the same way and are trusted.
+        recent_images: images whose labels came after what found them.
 
     Example:
         >>> trusted = [[(0.9, True), (0.8, True), (0.6, k % 3 > 0)] for k in range(20)]
         >>> denied = [[(0.9, False), (0.8, k % 2 > 0), (0.6, True)] for k in range(20)]
-        >>> denial(trusted, trusted).chance > 0.1
+        >>> measure_rejection(trusted, trusted).p_value > 0.1
         True
-        >>> denial(trusted, denied).chance < 0.001
+        >>> measure_rejection(trusted, denied).p_value < 0.001
         True
     """
     from scipy.stats import t as student
 
-    old, new = ([image for image in group if image] for group in (before, since))
-    if min(len(old), len(new)) < FEWEST:
-        return Contradiction(len(new), 0, 0.0, 1.0)
-    line = _line(old)
-    off_old, off_new = (np.array([_excess(image, line) for image in group]) for group in (old, new))
-    size = np.array([float(len(image)) for image in new])
-    scale = size.mean() / np.mean([len(image) for image in old])
-    gap = float(off_new.mean() - scale * off_old.mean())
-    against = sum(not right for image in new for _, right in image)
-    expected = against - float(off_new.sum())
-    by_old = scale**2 * _variance(off_old) / len(old)
-    by_new = max(_variance(off_new), _binomial(new, line) / len(new)) / len(new)
-    degrees = (by_old + by_new) ** 2 / max(
-        by_old**2 / (len(old) - 1) + by_new**2 / (len(new) - 1), AT_EDGE**2
+    reference, recent = (
+        [image for image in group if image] for group in (reference_images, recent_images)
     )
-    chance = float(student.sf(gap / np.sqrt(max(by_old + by_new, AT_EDGE)), max(degrees, 1.0)))
-    return Contradiction(len(new), against, expected, chance)
+    if min(len(reference), len(recent)) < MIN_IMAGES_PER_GROUP:
+        return ContradictionResult(len(recent), 0, 0.0, 1.0)
+    coefficients = _fit_logistic(reference)
+    reference_excess, recent_excess = (
+        np.array([_excess_rejections(image, coefficients) for image in group])
+        for group in (reference, recent)
+    )
+    detection_counts = np.array([float(len(image)) for image in recent])
+    scale = detection_counts.mean() / np.mean([len(image) for image in reference])
+    mean_difference = float(recent_excess.mean() - scale * reference_excess.mean())
+    rejected = sum(not is_correct for image in recent for _, is_correct in image)
+    expected = rejected - float(recent_excess.sum())
+    reference_variance = scale**2 * _variance(reference_excess) / len(reference)
+    recent_variance = max(
+        _variance(recent_excess), _binomial_variance(recent, coefficients) / len(recent)
+    ) / len(recent)
+    degrees_of_freedom = (reference_variance + recent_variance) ** 2 / max(
+        reference_variance**2 / (len(reference) - 1) + recent_variance**2 / (len(recent) - 1),
+        PROBABILITY_EPSILON**2,
+    )
+    p_value = float(
+        student.sf(
+            mean_difference
+            / np.sqrt(max(reference_variance + recent_variance, PROBABILITY_EPSILON)),
+            max(degrees_of_freedom, 1.0),
+        )
+    )
+    return ContradictionResult(len(recent), rejected, expected, p_value)
 
 
-def _line(images: Sequence[Finds]) -> tuple[float, float]:
+def _fit_logistic(images: Sequence[ImageDetections]) -> tuple[float, float]:
     """Intercept and slope of log odds that a find is right by those of its confidence.
 
     Priors: right as often as the confidence says, give or take one and 0.3 of log odds.
     """
-    odds = np.array([_odds(sure) for image in images for sure, _ in image])
-    right = np.array([float(hit) for image in images for _, hit in image])
-    design = np.stack([np.ones_like(odds), odds], axis=1)
-    middle, weight = np.array([0.0, 1.0]), np.diag([1.0, 1 / 0.3**2])
-    line = middle.copy()
+    log_odds = np.array([_log_odds(confidence) for image in images for confidence, _ in image])
+    is_correct = np.array([float(is_hit) for image in images for _, is_hit in image])
+    design = np.stack([np.ones_like(log_odds), log_odds], axis=1)
+    prior_mean, prior_precision = np.array([0.0, 1.0]), np.diag([1.0, 1 / 0.3**2])
+    coefficients = prior_mean.copy()
     for _ in range(25):
-        p = 1 / (1 + np.exp(-np.clip(design @ line, -30, 30)))
-        slope = design.T @ (right - p) - weight @ (line - middle)
-        curve = design.T @ (design * (p * (1 - p))[:, None]) + weight
-        line = line + np.linalg.solve(curve, slope)
-    return float(line[0]), float(line[1])
+        probabilities = 1 / (1 + np.exp(-np.clip(design @ coefficients, -30, 30)))
+        gradient = design.T @ (is_correct - probabilities) - prior_precision @ (
+            coefficients - prior_mean
+        )
+        hessian = (
+            design.T @ (design * (probabilities * (1 - probabilities))[:, None]) + prior_precision
+        )
+        coefficients = coefficients + np.linalg.solve(hessian, gradient)
+    return float(coefficients[0]), float(coefficients[1])
 
 
-def _excess(image: Finds, line: tuple[float, float]) -> float:
+def _excess_rejections(image: ImageDetections, coefficients: tuple[float, float]) -> float:
     """Denied finds of an image beyond the expected ones."""
-    return sum((not hit) - _wrong(sure, line) for sure, hit in image)
+    return sum(
+        (not is_hit) - _error_probability(confidence, coefficients) for confidence, is_hit in image
+    )
 
 
-def _wrong(sure: float, line: tuple[float, float]) -> float:
-    return float(1 / (1 + np.exp(np.clip(line[0] + line[1] * _odds(sure), -30, 30))))
+def _error_probability(confidence: float, coefficients: tuple[float, float]) -> float:
+    return float(
+        1
+        / (1 + np.exp(np.clip(coefficients[0] + coefficients[1] * _log_odds(confidence), -30, 30)))
+    )
 
 
-def _odds(sure: float) -> float:
-    p = min(max(sure, AT_EDGE), 1 - AT_EDGE)
-    return float(np.log(p / (1 - p)))
+def _log_odds(confidence: float) -> float:
+    clipped = min(max(confidence, PROBABILITY_EPSILON), 1 - PROBABILITY_EPSILON)
+    return float(np.log(clipped / (1 - clipped)))
 
 
 def _variance(values: Doubles) -> float:
     return float(np.var(values, ddof=1)) if len(values) > 1 else 0.0
 
 
-def _binomial(images: Sequence[Finds], line: tuple[float, float]) -> float:
+def _binomial_variance(
+    images: Sequence[ImageDetections], coefficients: tuple[float, float]
+) -> float:
     """Variance of the denied finds, were they independent: a few alike images hide theirs."""
-    chances = [_wrong(sure, line) for image in images for sure, _ in image]
-    return sum(p * (1 - p) for p in chances)
+    error_probabilities = [
+        _error_probability(confidence, coefficients) for image in images for confidence, _ in image
+    ]
+    return sum(p * (1 - p) for p in error_probabilities)

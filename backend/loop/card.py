@@ -8,10 +8,10 @@ from typing import Any
 
 from backend.domain import Control
 from backend.loop.observe import Observation
-from backend.store.versions import Card
+from backend.store.versions import VersionCard
 
-TYPES = {"choices": "Choices", "boxes": "RectangleLabels", "points": "KeyPointLabels"}
-PACKAGES = (
+TAG_BY_KIND = {"choices": "Choices", "boxes": "RectangleLabels", "points": "KeyPointLabels"}
+RECORDED_PACKAGES = (
     "prelabel",
     "label-studio-sdk",
     "numpy",
@@ -22,13 +22,13 @@ PACKAGES = (
 )
 
 
-def split(seen: Observation) -> dict[str, int]:
+def split_sizes(observation: Observation) -> dict[str, int]:
     """How many labeled tasks train and how many judge."""
-    audit = sum(seen.is_audit(task) for task in seen.labeled)
-    return {"train": len(seen.labeled) - audit, "audit": audit}
+    audit = sum(observation.is_audit(task) for task in observation.labeled)
+    return {"train": len(observation.labeled) - audit, "audit": audit}
 
 
-def told(card: Card) -> str:
+def version_summary(card: VersionCard) -> str:
     """A version in a few words, for the log."""
     audit = card.audit
     figure = f"{audit['value']:.0%}" if audit["value"] is not None else "not known yet"
@@ -38,35 +38,35 @@ def told(card: Card) -> str:
     )
 
 
-def shown(control: Control, card: Card) -> dict[str, Any]:
+def control_summary(control: Control, card: VersionCard) -> dict[str, Any]:
     """A control as ``/api/projects`` shows it."""
-    known = dict(card.controls.get(control.name, {"kind": "none yet"}))
-    known.pop("made_from", None)
+    details = dict(card.controls.get(control.name, {"kind": "none yet"}))
+    details.pop("made_from", None)
     return {
         "name": control.name,
         "to_name": control.to_name,
-        "type": TYPES[control.kind],
-        **({"choice": "multiple" if control.multiple else "single"} if choices(control) else {}),
+        "type": TAG_BY_KIND[control.kind],
+        **({"choice": "multiple" if control.multiple else "single"} if is_choices(control) else {}),
         "labels": list(control.label_names),
-        **({} if choices(control) else {"smart": control.smart}),
-        **known,
+        **({} if is_choices(control) else {"smart": control.smart}),
+        **details,
     }
 
 
-def choices(control: Control) -> bool:
+def is_choices(control: Control) -> bool:
     """Whether a control is answered for the whole image."""
     return control.kind == "choices"
 
 
-def packages() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
     """Versions of what makes a version."""
-    found = {}
-    for name in PACKAGES:
+    versions = {}
+    for name in RECORDED_PACKAGES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 class Stopwatch:

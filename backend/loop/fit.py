@@ -10,37 +10,37 @@ from typing import Any
 
 from backend.callbacks import StateCallback
 from backend.domain import Control, ImageSize
-from backend.errors import ImageError, NotThere, RoundError
-from backend.inference.detections import Sample
-from backend.inference.embed import Embedded
-from backend.inference.images import Pictures, Source
+from backend.errors import ImageError, NotFoundError, RoundError
+from backend.inference.detections import RegionSample
+from backend.inference.embed import EmbeddingResult
+from backend.inference.images import ImageSource, ProjectImages
 from backend.inference.model import Model
-from backend.loop.label_table import examples_of, label_table, pool_of
+from backend.loop.label_table import choice_examples, label_table, stack_embeddings
 from backend.loop.observe import Observation
-from backend.runtime.compute import Spent
+from backend.runtime.compute import ComputeCost
 from backend.runtime.resources import Resources
 from backend.store.projects import ProjectRecord
-from backend.store.versions import Card
-from backend.training.detector import FindingJob
-from backend.training.head import Examples, TrainingJob, cross
-from backend.vision.detection.trained_detector import Finds
+from backend.store.versions import VersionCard
+from backend.training.detector import DetectorTrainingJob
+from backend.training.head import ChoiceExamples, HeadTrainingJob, cross_validate_head
+from backend.vision.detection.trained_detector import Detector
 from backend.vision.encoders.base import Encoder
 from backend.vision.heads.head import Head
 
 log = logging.getLogger("prelabel")
-RECIPE = 5
+RECIPE_VERSION = 5
 """Counts up when the way a version is made changes, so that the next start makes it anew."""
 
 
-class Fit:
+class ModelTrainer:
     """Fits a model to what was observed.
 
     Args:
         resources: of this process.
         record: the project.
-        seen: the snapshot.
+        observation: the snapshot.
         encoder: of choices; None where there are none.
-        embedded: the images, by that encoder.
+        embeddings: the images, by that encoder.
         report: told state, progress and details.
         cancelled: asked often.
     """
@@ -49,112 +49,117 @@ class Fit:
         self,
         resources: Resources,
         record: ProjectRecord,
-        seen: Observation,
+        observation: Observation,
         encoder: Encoder | None,
-        embedded: Embedded,
+        embeddings: EmbeddingResult,
         report: StateCallback,
         cancelled: Callable[[], bool],
     ) -> None:
         self._resources = resources
         self._settings = resources.settings
         self._record = record
-        self._seen = seen
+        self._observation = observation
         self._encoder = encoder
-        self._embedded = embedded
+        self._embeddings = embeddings
         self._report = report
         self._cancelled = cancelled
         self._versions = resources.versions(record)
-        self._live = self._live_card()
-        self._before = resources.model(record, self._live.version) if self._live else Model({})
-        self._examples: dict[str, Examples] = {
-            c.name: examples_of(seen, c, embedded) for c in self._of("choices")
+        self._live = self._read_live_card()
+        self._live_model = resources.model(record, self._live.version) if self._live else Model({})
+        self._examples: dict[str, ChoiceExamples] = {
+            c.name: choice_examples(observation, c, embeddings)
+            for c in self._controls_of("choices")
         }
-        self._samples: dict[str, list[Sample]] = {}
-        self.spent = Spent()
+        self._samples: dict[str, list[RegionSample]] = {}
+        self.cost = ComputeCost()
 
-    def model(self) -> Model:
+    def train_model(self) -> Model:
         """Train what changed; the rest is taken from the live version.
 
         Raises:
             Cancelled: somebody cancelled it.
             PrelabelError: it did not work out.
         """
-        heads = {c.name: self._head(c) for c in self._of("choices")}
-        controls = self._of("boxes", "points")
+        heads = {c.name: self._train_head(c) for c in self._controls_of("choices")}
+        controls = self._controls_of("boxes", "points")
         seconds = self._settings.train_seconds / max(1, len(controls))
-        finders = {c.name: self._finder(c, seconds) for c in controls}
+        detectors = {c.name: self._train_detector(c, seconds) for c in controls}
         return Model(
             {name: head for name, head in heads.items() if head is not None},
-            {name: finder for name, finder in finders.items() if finder is not None},
+            {name: detector for name, detector in detectors.items() if detector is not None},
         )
 
     @property
-    def live(self) -> Card | None:
+    def live_card(self) -> VersionCard | None:
         """The card of the live version, which the new one is compared with."""
         return self._live
 
     @property
-    def before(self) -> Model:
+    def live_model(self) -> Model:
         """The live version's model; an empty one where there is none."""
-        return self._before
+        return self._live_model
 
-    def examples(self, control: Control) -> Examples:
+    def examples(self, control: Control) -> ChoiceExamples:
         """The labeled images of a control of choices."""
         return self._examples[control.name]
 
-    def samples(self, control: Control) -> list[Sample]:
+    def samples(self, control: Control) -> list[RegionSample]:
         """The marked images of a control of boxes or points."""
         if control.name not in self._samples:
             self._samples[control.name] = self._read_samples(control)
         return self._samples[control.name]
 
-    def pool(self, control: Control) -> Any:
+    def embedding_pool(self, control: Control) -> Any:
         """The embeddings of all images of a control of choices, labeled or not: (m, d)."""
-        return self._job(control).pool
+        return self._head_job(control).pool
 
-    def cross(self, control: Control, head: Head) -> tuple[Any, Any]:
-        """What a head says of labeled images that it did not see; see ``training.cross``."""
-        return cross(self._job(control), head)
+    def cross_validate(self, control: Control, head: Head) -> tuple[Any, Any]:
+        """What a head says of labeled images that it did not see; see ``training.cross_validate``."""
+        return cross_validate_head(self._head_job(control), head)
 
-    def made_from(self, control: Control) -> list[Any]:
+    def detector_dependencies(self, control: Control) -> list[Any]:
         """What a finder depends on besides labels and weights, as plain JSON."""
         labels = [[x.name, list(x.words), x.extent] for x in control.labels]
-        with_what = [RECIPE, self._settings.detector_size, self._resources.prompt_files()]
-        return [control.kind, labels, *with_what]
+        dependencies = [
+            RECIPE_VERSION,
+            self._settings.detector_size,
+            self._resources.prompt_files(),
+        ]
+        return [control.kind, labels, *dependencies]
 
-    def _live_card(self) -> Card | None:
+    def _read_live_card(self) -> VersionCard | None:
         """The live version's; None where somebody removed it: training starts anew."""
         try:
             return self._versions.live_card()
-        except NotThere:
+        except NotFoundError:
             return None
 
-    def _of(self, *kinds: str) -> list[Control]:
-        return [c for c in self._seen.config.controls if c.kind in kinds]
+    def _controls_of(self, *kinds: str) -> list[Control]:
+        return [c for c in self._observation.config.controls if c.kind in kinds]
 
     # -- choices ----------------------------------------------------------------------------
 
-    def _head(self, control: Control) -> Head | None:
-        head, spent = self._resources.compute.train_head(self._job(control))
-        self.spent += spent
+    def _train_head(self, control: Control) -> Head | None:
+        head, cost = self._resources.compute.train_head(self._head_job(control))
+        self.cost += cost
         return head
 
-    def _job(self, control: Control) -> TrainingJob:
+    def _head_job(self, control: Control) -> HeadTrainingJob:
         encoder = self._encoder
         assert encoder is not None  # noqa: S101 - there is a control of choices
-        previous = self._before.heads.get(control.name)
-        return TrainingJob(
+        previous = self._live_model.heads.get(control.name)
+        return HeadTrainingJob(
             control=control,
             examples=self._examples[control.name],
-            pool=pool_of(self._seen, control, self._embedded, encoder.dim),
+            pool=stack_embeddings(self._observation, control, self._embeddings, encoder.dim),
             prototypes=self._resources.prototypes(encoder, control),
             logit_scale=encoder.logit_scale,
             logit_bias=encoder.logit_bias,
-            previous=previous if self._fits(previous, control, encoder) else None,
+            previous=previous if self._can_warm_start(previous, control, encoder) else None,
             seed=self._settings.seed,
         )
 
-    def _fits(self, previous: Head | None, control: Control, encoder: Encoder) -> bool:
+    def _can_warm_start(self, previous: Head | None, control: Control, encoder: Encoder) -> bool:
         """Whether a new head may start from the live one."""
         if previous is None or self._live is None:
             return False
@@ -164,84 +169,96 @@ class Fit:
 
     # -- boxes and points -------------------------------------------------------------------
 
-    def _finder(self, control: Control, seconds: float) -> Finds | None:
+    def _train_detector(self, control: Control, seconds: float) -> Detector | None:
         samples = self.samples(control)
-        if self.unchanged(control):
-            return self._before.finders.get(control.name)
-        start = time.monotonic()
+        if self.is_unchanged(control):
+            return self._live_model.detectors.get(control.name)
+        started_at = time.monotonic()
 
-        def tell(done: int, of: int) -> None:
-            left = (time.monotonic() - start) / done * (of - done)
-            detail = f"{control.name}: epoch {done} of {of}, about {left:.0f} s left"
-            self._report("training", done / of, detail)
+        def report_epoch(done: int, total: int) -> None:
+            remaining_seconds = (time.monotonic() - started_at) / done * (total - done)
+            detail = (
+                f"{control.name}: epoch {done} of {total}, about {remaining_seconds:.0f} s left"
+            )
+            self._report("training", done / total, detail)
 
-        finder, spent = self._resources.compute.train_finder(
-            FindingJob(
+        detector, cost = self._resources.compute.train_detector(
+            DetectorTrainingJob(
                 control=control,
                 samples=samples,
-                base=self._resources.base_network(),
-                previous=self._before.finders.get(control.name),
-                size=self._settings.detector_size,
-                seconds=seconds,
+                base_network=self._resources.base_network(),
+                previous=self._live_model.detectors.get(control.name),
+                input_size=self._settings.detector_size,
+                max_seconds=seconds,
                 seed=self._settings.seed,
-                load=self._resources.load_detector,
+                load_runner=self._resources.load_network_runner,
                 prompts=self._resources.prompts(self._record),
-                report=tell,
+                report=report_epoch,
                 cancelled=self._cancelled,
-                base_setting=self._resources.base().setting,
+                base_setting=self._resources.base_weights().setting,
             )
         )
-        self.spent += spent
-        return finder
+        self.cost += cost
+        return detector
 
-    def unchanged(self, control: Control) -> bool:
+    def is_unchanged(self, control: Control) -> bool:
         """Whether the live finder saw these very labels."""
-        live = self._live
-        if live is None or live.detector.get("id") != self._resources.base().id:
+        live_card = self._live
+        if live_card is None or live_card.detector.get("id") != self._resources.base_weights().id:
             return False
-        if live.controls.get(control.name, {}).get("made_from") != self.made_from(control):
+        if live_card.controls.get(control.name, {}).get("made_from") != self.detector_dependencies(
+            control
+        ):
             return False
-        now, then = label_table(self._seen), self._versions.labels(live.version)
+        current_labels, live_labels = (
+            label_table(self._observation),
+            self._versions.labels(live_card.version),
+        )
         return all(
-            now.get(task, {}).get(control.name) == then.get(task, {}).get(control.name)
-            for task in now.keys() | then.keys()
+            current_labels.get(task, {}).get(control.name)
+            == live_labels.get(task, {}).get(control.name)
+            for task in current_labels.keys() | live_labels.keys()
         )
 
-    def _read_samples(self, control: Control) -> list[Sample]:
+    def _read_samples(self, control: Control) -> list[RegionSample]:
         """The marked images that can be read, in the order of their tasks."""
-        marked = [
+        labeled_tasks = [
             task
-            for task in self._seen.labeled
-            if control.name in (task.places or {}) and control.image_key in task.images
+            for task in self._observation.labeled
+            if control.name in (task.regions or {}) and control.image_key in task.images
         ]
-        pictures = self._resources.pictures(self._record)
+        images = self._resources.project_images(self._record)
         sizes: dict[str, ImageSize] = {}
-        wanted = [Source(task.images[control.image_key], task.id) for task in marked]
-        for batch in pictures.batches(wanted):
+        sources = [ImageSource(task.images[control.image_key], task.id) for task in labeled_tasks]
+        for batch in images.iter_batches(sources):
             sizes |= batch.sizes
-        digests = pictures.digests(sizes)
-        boxes = [
+        digests = images.digests(sizes)
+        box_controls = [
             c.name
-            for c in self._of("boxes")
+            for c in self._controls_of("boxes")
             if c.name != control.name and c.to_name == control.to_name
         ]
         return [
-            Sample(
-                task=task.id,
-                read=partial(_read, pictures, Source(task.images[control.image_key], task.id)),
+            RegionSample(
+                task_id=task.id,
+                load_image=partial(
+                    _read_image, images, ImageSource(task.images[control.image_key], task.id)
+                ),
                 size=sizes[task.images[control.image_key]],
-                places=(task.places or {})[control.name],
-                boxes=tuple(p for name in boxes for p in (task.places or {}).get(name, ())),
-                audit=self._seen.is_audit(task),
+                regions=(task.regions or {})[control.name],
+                other_boxes=tuple(
+                    p for name in box_controls for p in (task.regions or {}).get(name, ())
+                ),
+                is_audit=self._observation.is_audit(task),
                 digest=digests.get(task.images[control.image_key], ""),
             )
-            for task in marked
+            for task in labeled_tasks
             if task.images[control.image_key] in sizes
         ]
 
 
-def _read(pictures: Pictures, source: Source) -> Any:
+def _read_image(images: ProjectImages, source: ImageSource) -> Any:
     try:
-        return pictures.copy(source)
+        return images.load_copy(source)
     except ImageError as error:
-        raise RoundError(f"The image of task {source.task} went away: {error}.") from error
+        raise RoundError(f"The image of task {source.task_id} went away: {error}.") from error

@@ -10,40 +10,40 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from backend.domain import Control, Task
-from backend.label_studio.labeling_config import ReadConfig, read_config
-from backend.label_studio.task_results import Json, read_task
+from backend.label_studio.labeling_config import LabelingConfig, read_config
+from backend.label_studio.task_results import Json, parse_task
 from backend.learning.audit import is_audit
 from backend.runtime.connection import Connection
 from backend.store.files import read_json, write_json
 
-RANDOM = "random"
+RANDOM_CAPTURE = "random"
 """Why the endpoint kept an image that it kept for no other reason."""
 
 
 @dataclass(frozen=True)
-class Pulse:
+class ProjectFingerprint:
     """A few numbers that are equal as long as nothing changed. Three quick calls.
 
     Attributes:
-        config: hash of the labeling config.
-        tasks: how many tasks.
-        annotations: how many annotations, skipped ones too.
-        changed: when a task or annotation was last touched.
-        follows: the version that the project's queue follows.
+        config_hash: hash of the labeling config.
+        task_count: how many tasks.
+        annotation_count: how many annotations, skipped ones too.
+        last_change: when a task or annotation was last touched.
+        model_version: the version that the project's queue follows.
         sampling: how the project picks the next task.
         title: the project's.
-        skipped: how many of the annotations say that somebody skipped a task.
+        skip_count: how many of the annotations say that somebody skipped a task.
     """
 
-    config: str
-    tasks: int
-    annotations: int
-    changed: str
-    follows: str = field(compare=False)
+    config_hash: str
+    task_count: int
+    annotation_count: int
+    last_change: str
+    model_version: str = field(compare=False)
     sampling: str = field(compare=False)
     title: str = field(compare=False)
-    xml: str = field(compare=False, repr=False)
-    skipped: int = 0
+    config_xml: str = field(compare=False, repr=False)
+    skip_count: int = 0
 
 
 @dataclass(frozen=True)
@@ -51,16 +51,16 @@ class Observation:
     """Everything a round needs to know of a project.
 
     Attributes:
-        pulse: as the lists show it, so that what changes meanwhile is seen next time.
+        fingerprint: as the lists show it, so that what changes meanwhile is seen next time.
         identity: tells the project from all others, for ever.
         config: the served controls and the reasons for the others.
         tasks: all tasks.
         left_out: what is not used, counted by reason.
     """
 
-    pulse: Pulse
+    fingerprint: ProjectFingerprint
     identity: str
-    config: ReadConfig
+    config: LabelingConfig
     tasks: tuple[Task, ...]
     left_out: Counter[str]
 
@@ -79,90 +79,98 @@ class Observation:
 
         What the endpoint kept because it was hard or rare is no fair sample of anything.
         """
-        return task.captured in ("", RANDOM) and is_audit(self.identity, task.id)
+        return task.capture_reason in ("", RANDOM_CAPTURE) and is_audit(self.identity, task.id)
 
 
-def take_pulse(connection: Connection) -> Pulse:
+def fetch_fingerprint(connection: Connection) -> ProjectFingerprint:
     """Ask Label Studio for the few numbers that tell whether anything changed."""
-    project = connection.client.project(connection.number)
-    counts = connection.client.counts(connection.number)
+    project = connection.client.get_project(connection.project_number)
+    counts = connection.client.get_counters(connection.project_number)
     xml = str(project.get("label_config") or "")
     skipped = int(counts.get("skipped_annotations_number") or 0)
-    return Pulse(
-        config=hashlib.sha256(xml.encode()).hexdigest(),
-        tasks=int(counts.get("task_number") or 0),
-        annotations=int(counts.get("total_annotations_number") or 0) + skipped,
-        changed=connection.client.last_change(connection.number),
-        follows=str(project.get("model_version") or ""),
+    return ProjectFingerprint(
+        config_hash=hashlib.sha256(xml.encode()).hexdigest(),
+        task_count=int(counts.get("task_number") or 0),
+        annotation_count=int(counts.get("total_annotations_number") or 0) + skipped,
+        last_change=connection.client.last_updated_at(connection.project_number),
+        model_version=str(project.get("model_version") or ""),
         sampling=str(project.get("sampling") or ""),
         title=str(project.get("title") or ""),
-        xml=xml,
-        skipped=skipped,
+        config_xml=xml,
+        skip_count=skipped,
     )
 
 
-def observe(connection: Connection, folder: Path, pulse: Pulse) -> Observation:
+def observe(connection: Connection, folder: Path, fingerprint: ProjectFingerprint) -> Observation:
     """List everything.
 
     Args:
         connection: the project.
         folder: the project's, where it is kept when labels came into the config.
-        pulse: just taken.
+        fingerprint: just taken.
 
     Raises:
         ConfigError: the labeling config is no XML.
         LabelStudioError: Label Studio refused or went away.
     """
-    config = read_config(pulse.xml)
-    added = _label_times(folder, config)
-    left: Counter[str] = Counter(
-        f"control {name} ({reason})" for name, reason in config.left_out.items()
+    config = read_config(fingerprint.config_xml)
+    label_times = _label_first_seen(folder, config)
+    left_out: Counter[str] = Counter(
+        f"control {name} ({reason})" for name, reason in config.unserved.items()
     )
-    rows = list(connection.client.tasks(connection.number))
-    annotations = connection.client.annotations(connection.number)
-    machine = connection.client.known_machine()  # by its address: a lost home loses nothing
-    tasks = tuple(_task(row, annotations, config, added, left, machine) for row in rows)
-    listed = _listed(pulse, rows, annotations)
-    return Observation(listed, connection.record.identity, config, tasks, left)
+    rows = list(connection.client.iter_tasks(connection.project_number))
+    annotations = connection.client.annotations_by_task(connection.project_number)
+    machine_user = (
+        connection.client.find_machine_user()
+    )  # by its address: a lost home loses nothing
+    tasks = tuple(
+        _parse_task(row, annotations, config, label_times, left_out, machine_user) for row in rows
+    )
+    listed_fingerprint = _fingerprint_from_rows(fingerprint, rows, annotations)
+    return Observation(
+        listed_fingerprint, connection.record.audit_identity, config, tasks, left_out
+    )
 
 
-def _listed(pulse: Pulse, rows: Sequence[Json], annotations: Mapping[int, Sequence[Json]]) -> Pulse:
+def _fingerprint_from_rows(
+    fingerprint: ProjectFingerprint, rows: Sequence[Json], annotations: Mapping[int, Sequence[Json]]
+) -> ProjectFingerprint:
     """The pulse of what was listed: tasks first, so that a later edit is newer than all of them."""
     return replace(
-        pulse,
-        tasks=len(rows),
-        annotations=sum(map(len, annotations.values())),
-        skipped=sum(bool(a.get("was_cancelled")) for rows in annotations.values() for a in rows),
-        changed=max((str(row["updated_at"]) for row in rows), default=""),
+        fingerprint,
+        task_count=len(rows),
+        annotation_count=sum(map(len, annotations.values())),
+        skip_count=sum(bool(a.get("was_cancelled")) for rows in annotations.values() for a in rows),
+        last_change=max((str(row["updated_at"]) for row in rows), default=""),
     )
 
 
-def _task(
+def _parse_task(
     row: Json,
     annotations: Mapping[int, list[Json]],
-    config: ReadConfig,
-    added: Mapping[str, Mapping[str, str]],
-    left: Counter[str],
-    machine: int,
+    config: LabelingConfig,
+    label_times: Mapping[str, Mapping[str, str]],
+    left_out: Counter[str],
+    machine_user: int,
 ) -> Task:
     row = {**row, "annotations": annotations.get(row["id"], [])}
-    return read_task(row, config.controls, added, left, machine)
+    return parse_task(row, config.controls, label_times, left_out, machine_user)
 
 
-def _label_times(folder: Path, config: ReadConfig) -> dict[str, dict[str, str]]:
+def _label_first_seen(folder: Path, config: LabelingConfig) -> dict[str, dict[str, str]]:
     """When each label was first seen in the config; empty for those of the project's first sight.
 
     An answer that is older than a label says nothing about that label.
     """
     file = folder / "label_times.json"
-    known: dict[str, dict[str, str]] = read_json(file) or {}
-    times = {name: dict(labels) for name, labels in known.items()}
+    stored: dict[str, dict[str, str]] = read_json(file) or {}
+    times = {name: dict(labels) for name, labels in stored.items()}
     now = datetime.now(UTC).isoformat()
     for control in config.controls:
-        seen = times.setdefault(control.name, {})
-        first = now if known else ""
+        control_times = times.setdefault(control.name, {})
+        default_time = now if stored else ""
         for name in control.label_names:
-            seen.setdefault(name, first)
-    if times != known:
+            control_times.setdefault(name, default_time)
+    if times != stored:
         write_json(file, times)
     return times

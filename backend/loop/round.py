@@ -16,25 +16,25 @@ from typing import Any
 from backend.callbacks import StateCallback
 from backend.errors import ConfigError, OverBudget, PrelabelError
 from backend.loop import card as cards
-from backend.loop.label_table import changes, label_table
-from backend.loop.observe import Observation, Pulse, observe, take_pulse
+from backend.loop.label_table import count_changes, label_table
+from backend.loop.observe import Observation, ProjectFingerprint, fetch_fingerprint, observe
 from backend.loop.publish import push as pushing
-from backend.loop.publish.publish import Presented, Presenter
-from backend.loop.publish.queue_order import refresh
-from backend.loop.publish.thumbnails import Showcase
-from backend.loop.train_version import Maker
+from backend.loop.publish.publish import Publisher, PublishResult
+from backend.loop.publish.queue_order import refresh_queue
+from backend.loop.publish.thumbnails import ThumbnailPublisher
+from backend.loop.train_version import VersionTrainer
 from backend.runtime.resources import Resources
-from backend.store.acceptance import Acceptances
+from backend.store.acceptance import AcceptanceStore
 from backend.store.projects import ProjectRecord
-from backend.store.versions import Card
+from backend.store.versions import VersionCard
 
 log = logging.getLogger("prelabel")
-MARKED_WITHIN = timedelta(minutes=1)
+TASK_UPDATE_DELAY = timedelta(minutes=1)
 """So long Label Studio may take from an annotation to the mark of its task."""
 
 
 @dataclass(frozen=True)
-class Ask:
+class RoundRequest:
     """Why a round is wanted.
 
     Attributes:
@@ -53,7 +53,7 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RoundOutcome:
     """What a round found and did; the project as ``/api/projects`` shows it.
 
     Attributes:
@@ -96,98 +96,111 @@ class Outcome:
 
 
 @dataclass
-class Memory:
+class RoundMemory:
     """What a process remembers of a project, to answer the next wake-up cheaply.
 
     Attributes:
-        pulse: as the lists showed it.
-        live: the live version then.
+        fingerprint: as the lists showed it.
+        live_version: the live version then.
         outcome: of that look.
-        presented: what Label Studio shows of the live version, and in which order.
-        since: the moment up to which changes are known, ISO 8601.
-        touched: tasks that people labeled, or whose labels they changed, since the look.
-        skipped: tasks that people skipped since the look.
-        answered: those among both that were open and not skipped before.
-        ours: tasks that we changed since then, and when; a later change is somebody else's.
-        waits: training waits for next month's money.
-        counts: annotations and skips at the last wake-up.
+        publish_result: what Label Studio shows of the live version, and in which order.
+        known_until: the moment up to which changes are known, ISO 8601.
+        annotated_tasks: tasks that people labeled, or whose labels they changed, since the look.
+        skipped_tasks: tasks that people skipped since the look.
+        newly_answered: those among both that were open and not skipped before.
+        own_changes: tasks that we changed since then, and when; a later change is somebody else's.
+        over_budget: training waits for next month's money.
+        annotation_counts: annotations and skips at the last wake-up.
     """
 
-    pulse: Pulse
-    live: str
-    outcome: Outcome
-    presented: Presented
-    since: str
-    waits: bool = False
-    touched: set[int] = field(default_factory=set)
-    skipped: set[int] = field(default_factory=set)
-    answered: set[int] = field(default_factory=set)
-    ours: dict[int, str] = field(default_factory=dict)
-    counts: tuple[int, int] = field(init=False)
+    fingerprint: ProjectFingerprint
+    live_version: str
+    outcome: RoundOutcome
+    publish_result: PublishResult
+    known_until: str
+    over_budget: bool = False
+    annotated_tasks: set[int] = field(default_factory=set)
+    skipped_tasks: set[int] = field(default_factory=set)
+    newly_answered: set[int] = field(default_factory=set)
+    own_changes: dict[int, str] = field(default_factory=dict)
+    annotation_counts: tuple[int, int] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.counts = (self.pulse.annotations, self.pulse.skipped)
+        self.annotation_counts = (self.fingerprint.annotation_count, self.fingerprint.skip_count)
 
-    def heard(self, ask: Ask, pulse: Pulse) -> Ask:
+    def adjust_request(
+        self, request: RoundRequest, fingerprint: ProjectFingerprint
+    ) -> RoundRequest:
         """Why a round is wanted, now that the counts are known.
 
         Where Label Studio's events do not arrive nothing else tells that somebody is labeling.
         """
-        before, self.counts = self.counts, (pulse.annotations, pulse.skipped)
-        return replace(ask, quiet=ask.quiet and self.counts == before)
+        previous_counts, self.annotation_counts = (
+            self.annotation_counts,
+            (fingerprint.annotation_count, fingerprint.skip_count),
+        )
+        return replace(request, quiet=request.quiet and self.annotation_counts == previous_counts)
 
-    def notice(self, rows: Iterable[Mapping[str, Any]]) -> None:
+    def record_changes(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """People labeled or skipped some tasks.
 
         Args:
             rows: tasks of the list that changed lately; those known already do no harm.
         """
         for row in rows:
-            if self._is_touched(row):
-                self.touched.add(row["id"])
-                self.answered |= {row["id"]} & self._open
-            elif self._is_skipped(row):
-                self.skipped.add(row["id"])
-                self.answered.add(row["id"])
+            if self._is_annotated(row):
+                self.annotated_tasks.add(row["id"])
+                self.newly_answered |= {row["id"]} & self._open_tasks
+            elif self._is_newly_skipped(row):
+                self.skipped_tasks.add(row["id"])
+                self.newly_answered.add(row["id"])
 
-    def knows(self, rows: Iterable[Mapping[str, Any]]) -> bool:
+    def is_up_to_date(self, rows: Iterable[Mapping[str, Any]]) -> bool:
         """Whether nobody labeled or skipped a task that was not noticed."""
-        known = self.touched | self.skipped
+        known_tasks = self.annotated_tasks | self.skipped_tasks
         return all(
-            row["id"] in known for row in rows if self._is_touched(row) or self._is_skipped(row)
+            row["id"] in known_tasks
+            for row in rows
+            if self._is_annotated(row) or self._is_newly_skipped(row)
         )
 
-    def disregard(self, rows: Iterable[Mapping[str, Any]], touched: set[int]) -> None:
+    def ignore_own_changes(self, rows: Iterable[Mapping[str, Any]], own_tasks: set[int]) -> None:
         """We touched some tasks: that is not for us to look at.
 
         Args:
-            rows: all tasks that changed after ``since``.
-            touched: those among them that we touched.
+            rows: all tasks that changed after ``known_until``.
+            own_tasks: those among them that we touched.
         """
-        changed = list(rows)
-        self.ours |= {r["id"]: str(r["updated_at"]) for r in changed if r["id"] in touched}
-        if not any(self.foreign(row) for row in changed):
-            self.since = max((str(row["updated_at"]) for row in changed), default=self.since)
+        changed_rows = list(rows)
+        self.own_changes |= {
+            r["id"]: str(r["updated_at"]) for r in changed_rows if r["id"] in own_tasks
+        }
+        if not any(self.is_foreign_change(row) for row in changed_rows):
+            self.known_until = max(
+                (str(row["updated_at"]) for row in changed_rows), default=self.known_until
+            )
 
-    def foreign(self, row: Mapping[str, Any]) -> bool:
+    def is_foreign_change(self, row: Mapping[str, Any]) -> bool:
         """Whether somebody else was the last to change a task."""
-        return self.ours.get(row["id"]) != str(row["updated_at"])
+        return self.own_changes.get(row["id"]) != str(row["updated_at"])
 
     @property
-    def _open(self) -> set[int]:
+    def _open_tasks(self) -> set[int]:
         """Tasks that nobody had labeled when the queue was last brought up to date."""
-        return self.presented.order.open
+        return self.publish_result.order.open_tasks
 
-    def _is_touched(self, row: Mapping[str, Any]) -> bool:
+    def _is_annotated(self, row: Mapping[str, Any]) -> bool:
         """Whether a person labeled an open task, or changed one that was labeled before."""
-        edited = str(row["updated_at"]) > self.since and self.foreign(row)
+        edited = str(row["updated_at"]) > self.known_until and self.is_foreign_change(row)
         labeled = row["is_labeled"] and row["total_annotations"]
-        return bool(labeled) and (row["id"] in self._open or edited)
+        return bool(labeled) and (row["id"] in self._open_tasks or edited)
 
-    def _is_skipped(self, row: Mapping[str, Any]) -> bool:
+    def _is_newly_skipped(self, row: Mapping[str, Any]) -> bool:
         """Whether somebody skipped an open task that nobody had skipped before."""
-        before = self.presented.order.skipped
-        return _skipped(row) and row["id"] in self._open and row["id"] not in before
+        already_skipped = self.publish_result.order.skipped_tasks
+        return (
+            _was_skipped(row) and row["id"] in self._open_tasks and row["id"] not in already_skipped
+        )
 
 
 class Round:
@@ -206,7 +219,7 @@ class Round:
         resources: Resources,
         record: ProjectRecord,
         report: StateCallback,
-        memory: Memory | None,
+        memory: RoundMemory | None,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
         self._resources = resources
@@ -215,10 +228,10 @@ class Round:
         self._report = report
         self._cancelled = cancelled
         self._versions = resources.versions(record)
-        self._clock = cards.Stopwatch()
-        self.memory: Memory | None = memory
+        self._stopwatch = cards.Stopwatch()
+        self.memory: RoundMemory | None = memory
 
-    def run(self, ask: Ask) -> Outcome:
+    def run(self, request: RoundRequest) -> RoundOutcome:
         """One turn of the loop.
 
         Raises:
@@ -226,163 +239,220 @@ class Round:
         """
         self._report("observing", 0.0, "")
         self._connection = self._resources.connection(self._record)
-        pulse = take_pulse(self._connection)
-        ask = self.memory.heard(ask, pulse) if self.memory else ask
-        if self.memory and self._nothing_to_do(self.memory, pulse, ask):
-            return self._still(self.memory, pulse)
-        self._versions.sweep()
-        seen = observe(self._connection, self._resources.folder(self._record), pulse)
-        self._resources.projects.rename(self._record.id, pulse.title)
-        self._check_controls(seen)
-        self._clock.lap("observe")
-        maker = Maker(self._resources, self._record, self._report, self._cancelled, self._clock)
-        trained = maker.make_if_wanted(
-            seen, now=ask.forced or ask.quiet, held=ask.held and not ask.forced
+        fingerprint = fetch_fingerprint(self._connection)
+        request = self.memory.adjust_request(request, fingerprint) if self.memory else request
+        if self.memory and self._can_skip(self.memory, fingerprint, request):
+            return self._reuse_outcome(self.memory, fingerprint)
+        self._versions.remove_leftovers()
+        observation = observe(self._connection, self._resources.folder(self._record), fingerprint)
+        self._resources.projects.set_title(self._record.id, fingerprint.title)
+        self._check_controls(observation)
+        self._stopwatch.lap("observe")
+        trainer = VersionTrainer(
+            self._resources, self._record, self._report, self._cancelled, self._stopwatch
         )
-        live = self._versions.live() or ""
-        presenter = Presenter(self._resources, self._record, self._connection, self._report)
-        presented = presenter.present(seen, live)
-        moved = {} if trained == live else self._reorder(presented, live)
-        self._clock.lap("push")
-        self._share()
-        outcome = self._outcome(seen, live, trained, presented.unread)
-        if maker.waits:
-            outcome = replace(outcome, held={"version": "", "reason": maker.waits})
-        self.memory = Memory(
-            seen.pulse, live, outcome, presented, seen.pulse.changed, waits=bool(maker.waits)
+        new_version = trainer.train_if_needed(
+            observation,
+            force=request.forced or request.quiet,
+            on_hold=request.held and not request.forced,
         )
-        if moved:
-            client, number = self._connection.client, self._record.number
-            self.memory.disregard(client.changed(number, self.memory.since), set(moved))
+        live_version = self._versions.live() or ""
+        publisher = Publisher(self._resources, self._record, self._connection, self._report)
+        publish_result = publisher.publish(observation, live_version)
+        rescored = (
+            {} if new_version == live_version else self._update_queue(publish_result, live_version)
+        )
+        self._stopwatch.lap("push")
+        self._upload_live_version()
+        outcome = self._build_outcome(
+            observation, live_version, new_version, publish_result.unreadable_counts
+        )
+        if trainer.budget_message:
+            outcome = replace(outcome, held={"version": "", "reason": trainer.budget_message})
+        self.memory = RoundMemory(
+            observation.fingerprint,
+            live_version,
+            outcome,
+            publish_result,
+            observation.fingerprint.last_change,
+            over_budget=bool(trainer.budget_message),
+        )
+        if rescored:
+            client, project_number = self._connection.client, self._record.number
+            self.memory.ignore_own_changes(
+                client.iter_changed_tasks(project_number, self.memory.known_until), set(rescored)
+            )
         return outcome
 
-    def _reorder(self, presented: Presented, live: str) -> dict[int, float]:
+    def _update_queue(self, publish_result: PublishResult, live_version: str) -> dict[int, float]:
         """Predictions that are not new stand where they stood before: the front is brought up."""
-        return refresh(presented.order, self._connection, live) if presented.any else {}
+        return (
+            refresh_queue(publish_result.order, self._connection, live_version)
+            if publish_result.has_predictions
+            else {}
+        )
 
-    def _share(self) -> None:
+    def _upload_live_version(self) -> None:
         """The endpoint elsewhere gets the live version; the next round tries again if not."""
         try:
-            self._resources.compute.share()
+            self._resources.compute.sync_endpoint()
         except PrelabelError as error:
             log.warning("project %s: %s", self._record.id, error)
 
     # -- deciding ---------------------------------------------------------------------------
 
-    def _nothing_to_do(self, memory: Memory, pulse: Pulse, ask: Ask) -> bool:
+    def _can_skip(
+        self, memory: RoundMemory, fingerprint: ProjectFingerprint, request: RoundRequest
+    ) -> bool:
         """Whether the pulse shows that a full look would find nothing worth a round."""
-        if ask.full or ask.forced or memory.live != (self._versions.live() or ""):
+        if request.full or request.forced or memory.live_version != (self._versions.live() or ""):
             return False
-        before = memory.pulse
-        if (pulse.config, pulse.tasks) != (before.config, before.tasks):
+        previous = memory.fingerprint
+        if (fingerprint.config_hash, fingerprint.task_count) != (
+            previous.config_hash,
+            previous.task_count,
+        ):
             return False
-        more = pulse.annotations - before.annotations
-        counted = more or pulse.skipped != before.skipped
-        if not (counted or ask.hints or memory.touched) and pulse.changed <= memory.since:
-            wanted = memory.outcome.waiting and ask.quiet and not ask.held
-            return not wanted or (memory.waits and self._is_over_budget())
-        new = memory.outcome.waiting + max(1, ask.hints, more)
-        return more >= 0 and not ask.quiet and new < self._settings.retrain_after
+        added_annotations = fingerprint.annotation_count - previous.annotation_count
+        has_new_counts = added_annotations or fingerprint.skip_count != previous.skip_count
+        if (
+            not (has_new_counts or request.hints or memory.annotated_tasks)
+            and fingerprint.last_change <= memory.known_until
+        ):
+            should_train = memory.outcome.waiting and request.quiet and not request.held
+            return not should_train or (memory.over_budget and self._is_over_budget())
+        waiting_count = memory.outcome.waiting + max(1, request.hints, added_annotations)
+        return (
+            added_annotations >= 0
+            and not request.quiet
+            and waiting_count < self._settings.retrain_after
+        )
 
     def _is_over_budget(self) -> bool:
         """Whether training still waits for money, as it did at the last full look."""
         try:
-            self._resources.compute.check()
+            self._resources.compute.check_budget()
         except OverBudget:
             return True
         return False
 
-    def _still(self, memory: Memory, pulse: Pulse) -> Outcome:
+    def _reuse_outcome(self, memory: RoundMemory, fingerprint: ProjectFingerprint) -> RoundOutcome:
         """The last outcome, with the labels that came since counted as waiting.
 
         Their neighbours are asked for later: the front of the queue is brought up to date.
         """
-        last = memory.outcome
-        if memory.presented.any:
-            pushing.point(self._connection, last.version, pulse)
-        given = pulse.annotations - memory.pulse.annotations
-        if pulse.changed > memory.since or given > len(memory.answered):
-            self._catch_up(memory, last.version)
-        skipped = pulse.skipped - memory.pulse.skipped
-        new = max(0, given - skipped)
+        previous = memory.outcome
+        if memory.publish_result.has_predictions:
+            pushing.follow_version(self._connection, previous.version, fingerprint)
+        new_annotations = fingerprint.annotation_count - memory.fingerprint.annotation_count
+        if fingerprint.last_change > memory.known_until or new_annotations > len(
+            memory.newly_answered
+        ):
+            self._record_new_labels(memory, previous.version)
+        new_skips = fingerprint.skip_count - memory.fingerprint.skip_count
+        new_labels = max(0, new_annotations - new_skips)
         return replace(
-            last,
+            previous,
             trained="",
             cleanup=False,
-            waiting=last.waiting + max(new, len(memory.touched)),
-            labels=last.labels + new,
+            waiting=previous.waiting + max(new_labels, len(memory.annotated_tasks)),
+            labels=previous.labels + new_labels,
         )
 
-    def _catch_up(self, memory: Memory, live: str) -> None:
+    def _record_new_labels(self, memory: RoundMemory, live_version: str) -> None:
         """Learn which tasks people labeled or skipped, and let the queue know."""
-        client, number = self._connection.client, self._record.number
-        memory.notice(client.changed(number, _before(memory.since)))
-        if memory.presented.any:
-            order = memory.presented.order
-            refresh(order, self._connection, live, memory.touched, memory.skipped)
-            Showcase(self._resources, self._record).show_queue(order)
-        after = list(client.changed(number, _before(memory.since)))
-        if memory.knows(after):  # what came meanwhile is for the next look
-            memory.since = max((str(row["updated_at"]) for row in after), default=memory.since)
+        client, project_number = self._connection.client, self._record.number
+        memory.record_changes(
+            client.iter_changed_tasks(project_number, _subtract_delay(memory.known_until))
+        )
+        if memory.publish_result.has_predictions:
+            order = memory.publish_result.order
+            refresh_queue(
+                order, self._connection, live_version, memory.annotated_tasks, memory.skipped_tasks
+            )
+            ThumbnailPublisher(self._resources, self._record).publish_queue(order)
+        latest_rows = list(
+            client.iter_changed_tasks(project_number, _subtract_delay(memory.known_until))
+        )
+        if memory.is_up_to_date(latest_rows):  # what came meanwhile is for the next look
+            memory.known_until = max(
+                (str(row["updated_at"]) for row in latest_rows), default=memory.known_until
+            )
 
-    def _check_controls(self, seen: Observation) -> None:
-        for name, reason in seen.config.left_out.items():
+    def _check_controls(self, observation: Observation) -> None:
+        for name, reason in observation.config.unserved.items():
             log.info("project %s: control %s is not served: %s", self._record.id, name, reason)
-        if not seen.config.controls:
-            reasons = "; ".join(f"{n}: {r}" for n, r in seen.config.left_out.items())
+        if not observation.config.controls:
+            reasons = "; ".join(f"{n}: {r}" for n, r in observation.config.unserved.items())
             raise ConfigError(
                 "The labeling config of the project has no control that Prelabel serves "
                 f"({reasons or 'it has none for an Image'}): add Choices, RectangleLabels or "
                 "KeyPointLabels for an Image."
             )
 
-    def _held(self, newest: Card | None, live: str) -> dict[str, str]:
+    def _held_back_version(self, newest: VersionCard | None, live_version: str) -> dict[str, str]:
         """The newest version, where the gate keeps it from going live."""
-        if newest is None or newest.version == live or newest.promotion.get("promoted", True):
+        if (
+            newest is None
+            or newest.version == live_version
+            or newest.promotion.get("promoted", True)
+        ):
             return {}
         return {"version": newest.version, "reason": str(newest.promotion["reason"])}
 
-    def _outcome(self, seen: Observation, live: str, trained: str, unread: Counter[str]) -> Outcome:
-        card = self._versions.card(live)
+    def _build_outcome(
+        self,
+        observation: Observation,
+        live_version: str,
+        new_version: str,
+        unreadable: Counter[str],
+    ) -> RoundOutcome:
+        card = self._versions.card(live_version)
         newest = self._versions.newest()
-        labels = label_table(seen)
-        waiting = changes(self._versions.labels(newest.version), labels) if newest else 0
-        return Outcome(
-            title=seen.pulse.title,
-            version=live,
-            tasks=len(seen.tasks),
-            labels=len(seen.labeled),
+        labels = label_table(observation)
+        waiting = count_changes(self._versions.labels(newest.version), labels) if newest else 0
+        return RoundOutcome(
+            title=observation.fingerprint.title,
+            version=live_version,
+            tasks=len(observation.tasks),
+            labels=len(observation.labeled),
             audit=card.audit,
-            controls=[cards.shown(control, card) for control in seen.config.controls],
-            left_out=dict(seen.left_out + unread),
+            controls=[
+                cards.control_summary(control, card) for control in observation.config.controls
+            ],
+            left_out=dict(observation.left_out + unreadable),
             versions=self._versions.names(),
-            trained=trained,
+            trained=new_version,
             waiting=waiting,
             estimate=card.estimate,
             outlook=card.outlook,
-            accepting=Acceptances(self._resources.folder(self._record)).read().told(card.accepting),
-            accepted=sum(task.accepted for task in seen.tasks),
-            held=self._held(newest, live),
+            accepting=AcceptanceStore(self._resources.folder(self._record))
+            .read()
+            .describe(card.accepting),
+            accepted=sum(task.auto_accepted for task in observation.tasks),
+            held=self._held_back_version(newest, live_version),
             cleanup=True,
-            seconds=self._clock.seconds(),
+            seconds=self._stopwatch.seconds(),
         )
 
 
-def _before(moment: str) -> str:
+def _subtract_delay(timestamp: str) -> str:
     """A little before a moment of Label Studio's, ISO 8601.
 
     Label Studio dates a task when its annotation comes, and marks it as labeled or skipped a moment
     later without a new date: what changed shortly before is worth another look.
     """
-    if not moment:
-        return moment
-    return (datetime.fromisoformat(moment) - MARKED_WITHIN).isoformat().replace("+00:00", "Z")
+    if not timestamp:
+        return timestamp
+    return (
+        (datetime.fromisoformat(timestamp) - TASK_UPDATE_DELAY).isoformat().replace("+00:00", "Z")
+    )
 
 
-def _skipped(row: Mapping[str, Any]) -> bool:
+def _was_skipped(row: Mapping[str, Any]) -> bool:
     """Whether somebody skipped a task of the list that has no answer, or too few.
 
     A project that ignores skipped tasks marks them as labeled.
     """
-    answered = row["is_labeled"] and row["total_annotations"]
-    return bool(row["cancelled_annotations"]) and not answered
+    has_annotation = row["is_labeled"] and row["total_annotations"]
+    return bool(row["cancelled_annotations"]) and not has_annotation

@@ -10,26 +10,26 @@ from pathlib import Path
 
 from backend.callbacks import StateCallback
 from backend.errors import OverBudget
-from backend.inference.embed import NO_IMAGES, Embedded
+from backend.inference.embed import EMPTY_EMBEDDINGS, EmbeddingResult
 from backend.inference.model import save_model
-from backend.inference.predict import sources
+from backend.inference.predict import image_sources
 from backend.loop import card as cards
 from backend.loop.evaluate.assess import Assessor
-from backend.loop.evaluate.drift_reference import reference_of
-from backend.loop.fit import RECIPE, Fit
-from backend.loop.label_table import changes, label_table
+from backend.loop.evaluate.drift_reference import build_reference
+from backend.loop.fit import RECIPE_VERSION, ModelTrainer
+from backend.loop.label_table import count_changes, label_table
 from backend.loop.observe import Observation
 from backend.runtime.resources import Resources
 from backend.store.drift_reference import save_reference
 from backend.store.projects import ProjectRecord
-from backend.store.versions import Card, Labels, identity_of
+from backend.store.versions import LabelSnapshot, VersionCard, content_hash
 from backend.vision.encoders.base import Encoder
 
 log = logging.getLogger("prelabel")
-BY = "the loop"
+PROMOTED_BY = "the loop"
 
 
-class Maker:
+class VersionTrainer:
     """Makes versions of one project.
 
     Args:
@@ -37,10 +37,10 @@ class Maker:
         record: the project.
         report: told state, progress and details.
         cancelled: asked often while training.
-        clock: of the round.
+        stopwatch: of the round.
 
     Attributes:
-        waits: why nothing was trained although it was worth it; empty where nothing hinders.
+        budget_message: why nothing was trained although it was worth it; empty where nothing hinders.
     """
 
     def __init__(
@@ -49,24 +49,24 @@ class Maker:
         record: ProjectRecord,
         report: StateCallback,
         cancelled: Callable[[], bool],
-        clock: cards.Stopwatch,
+        stopwatch: cards.Stopwatch,
     ) -> None:
         self._resources = resources
         self._settings = resources.settings
         self._record = record
         self._report = report
         self._cancelled = cancelled
-        self._clock = clock
+        self._stopwatch = stopwatch
         self._versions = resources.versions(record)
-        self.waits = ""
+        self.budget_message = ""
 
-    def make_if_wanted(self, seen: Observation, *, now: bool, held: bool) -> str:
+    def train_if_needed(self, observation: Observation, *, force: bool, on_hold: bool) -> str:
         """Train when something changed that is worth it.
 
         Args:
-            seen: what Label Studio holds.
-            now: few changes are worth it as well.
-            held: somebody cancelled the last round: nothing is.
+            observation: what Label Studio holds.
+            force: few changes are worth it as well.
+            on_hold: somebody cancelled the last round: nothing is.
 
         Returns:
             the new version's name, whether it went live or not; empty when there is none.
@@ -74,147 +74,172 @@ class Maker:
         Raises:
             PrelabelError: it cannot go on; the live version stays as it was.
         """
-        self._finish()
-        encoder = self._encoder(seen)
-        labels = label_table(seen)
-        identity = self._identity(seen, labels, encoder)
+        self._finish_promotion()
+        encoder = self._load_encoder(observation)
+        labels = label_table(observation)
+        identity = self._version_identity(observation, labels, encoder)
         newest = self._versions.newest()
-        if newest is not None and (newest.identity == identity or held):
+        if newest is not None and (newest.identity == identity or on_hold):
             return ""
-        if newest is not None and not now and self._same_shape(seen, encoder, newest):
-            changed = changes(self._versions.labels(newest.version), labels)
-            if 0 < changed < self._settings.retrain_after:
+        if newest is not None and not force and self._has_same_setup(observation, encoder, newest):
+            change_count = count_changes(self._versions.labels(newest.version), labels)
+            if 0 < change_count < self._settings.retrain_after:
                 return ""
-        if newest is not None and self._may_not_spend():
+        if newest is not None and self._is_over_budget():
             return ""
-        return self._make(seen, encoder, labels, identity)
+        return self._train_version(observation, encoder, labels, identity)
 
-    def _finish(self) -> None:
+    def _finish_promotion(self) -> None:
         """A version that passed goes live, where the disk was full or a crash came just then."""
-        card = self._versions.finish(BY)
+        card = self._versions.promote_pending(PROMOTED_BY)
         if card is not None:
             id = self._record.id
-            log.info("project %s: version %s is live (%s)", id, card.version, cards.told(card))
+            log.info(
+                "project %s: version %s is live (%s)", id, card.version, cards.version_summary(card)
+            )
 
-    def _may_not_spend(self) -> bool:
+    def _is_over_budget(self) -> bool:
         """Whether this month's money is spent: what is live goes on predicting."""
         try:
-            self._resources.compute.check()
+            self._resources.compute.check_budget()
         except OverBudget as error:
             log.warning("project %s: %s", self._record.id, error)
-            self.waits = str(error)
-        return bool(self.waits)
+            self.budget_message = str(error)
+        return bool(self.budget_message)
 
-    def embed(self, seen: Observation, encoder: Encoder | None, state: str) -> Embedded:
+    def _embed_images(
+        self, observation: Observation, encoder: Encoder | None, state: str
+    ) -> EmbeddingResult:
         """The images of all choices, by an encoder; none without one."""
         if encoder is None:
-            return NO_IMAGES
-        choices = [control for control in seen.config.controls if control.kind == "choices"]
+            return EMPTY_EMBEDDINGS
+        choices = [control for control in observation.config.controls if control.kind == "choices"]
         embedder = self._resources.embedder(self._record, encoder)
         return embedder.embed(
-            sources(seen.tasks, choices),
-            lambda done, of: self._report(state, done / of if of else 1.0, ""),
+            image_sources(observation.tasks, choices),
+            lambda done, total: self._report(state, done / total if total else 1.0, ""),
         )
 
-    def _encoder(self, seen: Observation) -> Encoder | None:
+    def _load_encoder(self, observation: Observation) -> Encoder | None:
         """The encoder, where choices are asked for: nothing else needs it."""
-        wanted = any(control.kind == "choices" for control in seen.config.controls)
-        return self._resources.encoder() if wanted else None
+        is_needed = any(control.kind == "choices" for control in observation.config.controls)
+        return self._resources.encoder() if is_needed else None
 
-    def _detector_id(self, seen: Observation) -> str:
+    def _base_detector_id(self, observation: Observation) -> str:
         """What detectors start from, where boxes or points are asked for."""
-        wanted = any(control.kind != "choices" for control in seen.config.controls)
-        return self._resources.base().id if wanted else ""
+        is_needed = any(control.kind != "choices" for control in observation.config.controls)
+        return self._resources.base_weights().id if is_needed else ""
 
-    def _same_shape(self, seen: Observation, encoder: Encoder | None, newest: Card) -> bool:
-        shape = {control.name: list(control.label_names) for control in seen.config.controls}
-        known = {name: list(card["examples"]) for name, card in newest.controls.items()}
-        ids = (encoder.id if encoder else "", self._detector_id(seen))
-        return shape == known and ids == (
+    def _has_same_setup(
+        self, observation: Observation, encoder: Encoder | None, newest: VersionCard
+    ) -> bool:
+        current_labels = {
+            control.name: list(control.label_names) for control in observation.config.controls
+        }
+        trained_labels = {name: list(card["examples"]) for name, card in newest.controls.items()}
+        ids = (encoder.id if encoder else "", self._base_detector_id(observation))
+        return current_labels == trained_labels and ids == (
             newest.encoder.get("id", ""),
             newest.detector.get("id", ""),
         )
 
-    def _identity(self, seen: Observation, labels: Labels, encoder: Encoder | None) -> str:
+    def _version_identity(
+        self, observation: Observation, labels: LabelSnapshot, encoder: Encoder | None
+    ) -> str:
         controls = [
             [
                 *(c.name, c.image_key, c.kind, c.multiple, c.precision, c.accept_error),
                 [[x.name, x.words, x.hint, x.extent] for x in c.labels],
             ]
-            for c in seen.config.controls
+            for c in observation.config.controls
         ]
-        made_with = [
+        dependencies = [
             encoder.id if encoder else "",
-            self._detector_id(seen),
+            self._base_detector_id(observation),
             self._settings.detector_size,
             self._settings.precision,
             self._settings.accept_error,
-            self._resources.prompt_files() if self._detector_id(seen) else [],
+            self._resources.prompt_files() if self._base_detector_id(observation) else [],
         ]
-        return identity_of(
-            [RECIPE, seen.identity, controls, labels, made_with, self._settings.seed]
+        return content_hash(
+            [
+                RECIPE_VERSION,
+                observation.identity,
+                controls,
+                labels,
+                dependencies,
+                self._settings.seed,
+            ]
         )
 
-    def _make(
-        self, seen: Observation, encoder: Encoder | None, labels: Labels, identity: str
+    def _train_version(
+        self,
+        observation: Observation,
+        encoder: Encoder | None,
+        labels: LabelSnapshot,
+        identity: str,
     ) -> str:
         self._report("training", 0.0, "")
-        embedded = self.embed(seen, encoder, "training")
-        self._clock.lap("embed")
-        live = self._versions.live()
-        fit = Fit(
+        embeddings = self._embed_images(observation, encoder, "training")
+        self._stopwatch.lap("embed")
+        live_version = self._versions.live()
+        trainer = ModelTrainer(
             self._resources,
             self._record,
-            seen,
+            observation,
             encoder,
-            embedded,
+            embeddings,
             self._report,
             self._cancelled,
         )
-        model = fit.model()
-        self._clock.lap("train")
+        model = trainer.train_model()
+        self._stopwatch.lap("train")
         self._report("evaluating", 0.0, "")
-        found = Assessor(self._resources, self._record, seen, fit, model).assess()
-        model = replace(model, thresholds=found.thresholds, controls=seen.config.controls)
-        self._clock.lap("evaluate")
+        assessment = Assessor(self._resources, self._record, observation, trainer, model).assess()
+        model = replace(
+            model, thresholds=assessment.thresholds, controls=observation.config.controls
+        )
+        self._stopwatch.lap("evaluate")
         number, name = self._versions.next_name(identity)
-        card = Card(
+        card = VersionCard(
             version=name,
             identity=identity,
             number=number,
-            parent=fit.live.version if fit.live else live,
+            parent=trainer.live_card.version if trainer.live_card else live_version,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            labels=cards.split(seen),
-            audit=found.figure.json(),
-            controls=found.controls,
+            labels=cards.split_sizes(observation),
+            audit=assessment.figure.to_json(),
+            controls=assessment.controls,
             encoder=self._encoder_card(encoder),
-            seconds=self._clock.seconds(),
+            seconds=self._stopwatch.seconds(),
             seed=self._settings.seed,
-            packages=cards.packages(),
+            packages=cards.package_versions(),
             promotion={
-                "promoted": found.verdict.promote,
-                "reason": found.verdict.reason,
-                "evidence": found.verdict.evidence,
+                "promoted": assessment.verdict.is_passed,
+                "reason": assessment.verdict.reason,
+                "evidence": assessment.verdict.evidence,
             },
-            detector=self._detector_card(seen),
-            estimate=found.estimate.json() if found.estimate else {},
-            outlook=found.outlook,
-            accepting=found.accepting,
-            compute=fit.spent.json(),
+            detector=self._detector_card(observation),
+            estimate=assessment.estimate.to_json() if assessment.estimate else {},
+            outlook=assessment.outlook,
+            accepting=assessment.accepting,
+            compute=trainer.cost.json(),
         )
-        reference = reference_of(seen, fit, model, embedded)
+        reference = build_reference(observation, trainer, model, embeddings)
 
-        def fill(folder: Path) -> None:
+        def write_files(folder: Path) -> None:
             save_model(model, folder)
             save_reference(reference, folder)
 
-        self._tell(self._versions.keep(card, labels, fill, BY))
+        self._log_result(self._versions.save_and_promote(card, labels, write_files, PROMOTED_BY))
         return name
 
-    def _tell(self, card: Card) -> None:
+    def _log_result(self, card: VersionCard) -> None:
         reason, id = card.promotion["reason"], self._record.id
         if card.promotion["promoted"]:
-            log.info("project %s: version %s is live (%s)", id, card.version, cards.told(card))
+            log.info(
+                "project %s: version %s is live (%s)", id, card.version, cards.version_summary(card)
+            )
         else:
             log.warning("project %s: version %s is not live. %s", id, card.version, reason)
 
@@ -226,6 +251,6 @@ class Maker:
         setting = encoder.name if setting == "auto" else setting
         return {"setting": setting, "id": encoder.id, "name": encoder.name}
 
-    def _detector_card(self, seen: Observation) -> dict[str, str]:
-        id = self._detector_id(seen)
-        return {"setting": self._resources.base().setting, "id": id} if id else {}
+    def _detector_card(self, observation: Observation) -> dict[str, str]:
+        id = self._base_detector_id(observation)
+        return {"setting": self._resources.base_weights().setting, "id": id} if id else {}

@@ -10,26 +10,28 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 from backend.domain import Label
 from backend.errors import ConfigError
 from backend.label_studio.labeling_config import read_config
-from backend.onboarding.labeling_job import Job
+from backend.onboarding.labeling_job import LabelingJob
 
-CONFIGS = Path(__file__).parents[2] / "label_config"
-MANY = 20
+CONFIG_FOLDER = Path(__file__).parents[2] / "label_config"
+SEARCH_LABEL_COUNT = 20
 """Labels above which there is a field to search them by."""
 HOTKEYS = "1234567890"
-COLOURS = (
+LABEL_COLOURS = (
     *("#1677ff", "#d4380d", "#389e0d", "#722ed1", "#faad14"),
     *("#13c2c2", "#eb2f96", "#7c5c3e", "#5b8c00", "#2f54eb"),
 )
-GOLDEN = 0.618034
+GOLDEN_RATIO = 0.618034
 """Steps of this part of the colour circle never come near each other (the golden ratio)."""
-CONTROLS = {
-    **dict.fromkeys((Job.BINARY, Job.ONE, Job.SEVERAL), "Choices"),
-    Job.BOXES: "RectangleLabels",
-    Job.POINTS: "KeyPointLabels",
+CONTROL_TAGS = {
+    **dict.fromkeys(
+        (LabelingJob.BINARY, LabelingJob.SINGLE_CHOICE, LabelingJob.MULTIPLE_CHOICE), "Choices"
+    ),
+    LabelingJob.BOXES: "RectangleLabels",
+    LabelingJob.POINTS: "KeyPointLabels",
 }
 
 
-def write_config(job: Job, labels: Sequence[Label]) -> str:
+def write_config(job: LabelingJob, labels: Sequence[Label]) -> str:
     """The labeling config.
 
     Args:
@@ -44,16 +46,20 @@ def write_config(job: Job, labels: Sequence[Label]) -> str:
     """
     from defusedxml.ElementTree import parse
 
-    file = CONFIGS / f"{job.value.replace('-', '_')}.xml"
+    file = CONFIG_FOLDER / f"{job.value.replace('-', '_')}.xml"
     view = parse(file).getroot()
     assert view is not None  # noqa: S101 - a ready config has a root
-    control = next(view.iter(CONTROLS[job]))
-    for example in list(control):
-        control.remove(example)
-    for place, label in enumerate(labels):
-        SubElement(control, "Label" if job.marks else "Choice", _attributes(job, place, label))
-    if len(labels) > MANY:
-        _add_search(view, control)
+    control = next(view.iter(CONTROL_TAGS[job]))
+    for template_label in list(control):
+        control.remove(template_label)
+    for index, label in enumerate(labels):
+        SubElement(
+            control,
+            "Label" if job.is_region_job else "Choice",
+            _label_attributes(job, index, label),
+        )
+    if len(labels) > SEARCH_LABEL_COUNT:
+        _add_label_search(view, control)
     indent(view)
     xml = tostring(view, encoding="unicode")
     if [c.labels for c in read_config(xml).controls] != [tuple(labels)]:
@@ -61,26 +67,26 @@ def write_config(job: Job, labels: Sequence[Label]) -> str:
     return xml
 
 
-def colour(place: int) -> str:
+def label_colour(index: int) -> str:
     """The colour of a label, ``#rrggbb``; the first ten are chosen, the others far apart."""
-    if place < len(COLOURS):
-        return COLOURS[place]
-    shade = colorsys.hls_to_rgb(place * GOLDEN % 1, 0.45, 0.7)
-    return "#" + "".join(f"{round(255 * part):02x}" for part in shade)
+    if index < len(LABEL_COLOURS):
+        return LABEL_COLOURS[index]
+    rgb = colorsys.hls_to_rgb(index * GOLDEN_RATIO % 1, 0.45, 0.7)
+    return "#" + "".join(f"{round(255 * channel):02x}" for channel in rgb)
 
 
-def _attributes(job: Job, place: int, label: Label) -> dict[str, str]:
-    found = {"value": label.name}
-    if place < len(HOTKEYS):
-        found["hotkey"] = HOTKEYS[place]
-    if job.marks:
-        found["background"] = colour(place)
+def _label_attributes(job: LabelingJob, index: int, label: Label) -> dict[str, str]:
+    attributes = {"value": label.name}
+    if index < len(HOTKEYS):
+        attributes["hotkey"] = HOTKEYS[index]
+    if job.is_region_job:
+        attributes["background"] = label_colour(index)
     if label.hint:
-        found["hint"] = label.hint
-    return found
+        attributes["hint"] = label.hint
+    return attributes
 
 
-def _add_search(view: Element, control: Element) -> None:
+def _add_label_search(view: Element, control: Element) -> None:
     search = Element("Filter", name="filter", toName=control.get("name", ""), minlength="0")
     search.set("placeholder", "Search the labels")
     view.insert(list(view).index(control), search)

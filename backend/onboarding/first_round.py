@@ -6,15 +6,15 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from backend.learning.first_labels import first_labels
-from backend.onboarding.backend_connection import address, ours
+from backend.learning.first_labels import describe_first_labels
+from backend.onboarding.backend_connection import address_with_auth, is_own_backend
 from backend.settings import Settings
-from backend.store.servers import same_server
+from backend.store.servers import is_same_server
 
-POLL = 0.5
-SECONDS = 900.0
+STATE_POLL_SECONDS = 0.5
+FIRST_ROUND_TIMEOUT_SECONDS = 900.0
 """That the first look is waited for."""
-DOING = {
+STATE_DESCRIPTIONS = {
     "idle": "waits for its first look",
     "observing": "looks at the labels",
     "training": "looks at the images",
@@ -22,95 +22,103 @@ DOING = {
     "pushing": "writes into Label Studio",
 }
 """What the states of a round mean before anything is labeled."""
-State = dict[str, Any]
-Show = Callable[[State], None]
+BackendState = dict[str, Any]
+StateCallback = Callable[[BackendState], None]
 
 
-def first_look(
-    settings: Settings, backend: str, number: int, show: Show, seconds: float = SECONDS
-) -> State | None:
+def wait_for_first_round(
+    settings: Settings,
+    backend: str,
+    number: int,
+    on_state: StateCallback,
+    timeout_seconds: float = FIRST_ROUND_TIMEOUT_SECONDS,
+) -> BackendState | None:
     """Wait until the backend has looked at a project.
 
     Args:
         settings: tell whether auth is on.
         backend: its address.
         number: the project's in Label Studio.
-        show: told what the round does now, often.
-        seconds: how long at most.
+        on_state: told what the round does now, often.
+        timeout_seconds: how long at most.
 
     Returns:
         the project as the backend shows it, also where the look failed; None where it takes longer.
     """
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + timeout_seconds
     while time.monotonic() < deadline:
-        state = _ask(settings, backend, number)
-        now = state.get("round") or {}
-        if state.get("version") and now.get("state") == "idle":
+        state = _fetch_project(settings, backend, number)
+        round_state = state.get("round") or {}
+        if state.get("version") and round_state.get("state") == "idle":
             return state
-        if now.get("error"):
+        if round_state.get("error"):
             return state
-        show(now)
-        time.sleep(POLL)
+        on_state(round_state)
+        time.sleep(STATE_POLL_SECONDS)
     return None
 
 
-def doing(now: State) -> str:
+def format_progress(round_state: BackendState) -> str:
     """What a round does, in a line.
 
     Example:
-        >>> doing({"state": "training", "progress": 0.25}), doing({})
+        >>> format_progress({"state": "training", "progress": 0.25}), format_progress({})
         ('The backend looks at the images … 25%', 'The backend waits for its first look …')
     """
-    state, progress = str(now.get("state", "idle")), float(now.get("progress") or 0)
-    told = f"The backend {DOING.get(state, state)} …"
-    return f"{told} {progress:.0%}" if progress else told
+    state, progress = str(round_state.get("state", "idle")), float(round_state.get("progress") or 0)
+    message = f"The backend {STATE_DESCRIPTIONS.get(state, state)} …"
+    return f"{message} {progress:.0%}" if progress else message
 
 
-def known_before(state: State) -> bool:
+def has_preannotations(state: BackendState) -> bool:
     """Whether there are pre-annotations before anybody labeled anything."""
     return any(control["kind"] != "none yet" for control in state["controls"])
 
 
-def outcome(state: State, settings: Settings) -> list[str]:
+def describe_first_round(state: BackendState, settings: Settings) -> list[str]:
     """What came of it, for people.
 
     Args:
-        state: of :func:`first_look`.
+        state: of :func:`wait_for_first_round`.
         settings: tell when it learns.
     """
-    failed = (state.get("round") or {}).get("error")
-    if failed:
-        return [f"The first look failed, and is tried again: {failed}"]
-    if known_before(state):
+    error = (state.get("round") or {}).get("error")
+    if error:
+        return [f"The first look failed, and is tried again: {error}"]
+    if has_preannotations(state):
         return [f"All {state['tasks']} images are looked at and pre-annotated."]
-    types = [control["type"] for control in state["controls"]]
-    pause = f"a pause of {settings.quiet_seconds:.0f} seconds"
+    control_types = [control["type"] for control in state["controls"]]
+    pause_text = f"a pause of {settings.quiet_seconds:.0f} seconds"
     advice = [control["advice"] for control in state["controls"] if control.get("advice")]
     return [
         f"All {state['tasks']} images are looked at. Nothing is known yet of what your labels "
-        f"mean. {first_labels(types, settings.retrain_after, pause)} Then every image is "
+        f"mean. {describe_first_labels(control_types, settings.retrain_after, pause_text)} Then every image is "
         "pre-annotated.",
         *advice[:1],
     ]
 
 
-def states(settings: Settings, backend: str) -> list[State]:
+def fetch_states(settings: Settings, backend: str) -> list[BackendState]:
     """The projects as the backend shows them; none where no backend of this home answers."""
-    return _rows(settings, backend) if ours(settings, backend) else []
+    return _fetch_projects(settings, backend) if is_own_backend(settings, backend) else []
 
 
-def _ask(settings: Settings, backend: str, number: int) -> State:
+def _fetch_project(settings: Settings, backend: str, number: int) -> BackendState:
     """The project as the backend shows it; of several with this number the one of our server."""
-    found = [row for row in _rows(settings, backend) if row["number"] == number]
-    names = (settings.label_studio_url, settings.label_studio_host)
-    here = [row for row in found if any(same_server(row["server"], one) for one in names)]
-    return [*found, *here][-1] if found else {}
+    matches = [row for row in _fetch_projects(settings, backend) if row["number"] == number]
+    server_urls = (settings.label_studio_url, settings.label_studio_host)
+    own_matches = [
+        row
+        for row in matches
+        if any(is_same_server(row["server"], server) for server in server_urls)
+    ]
+    return [*matches, *own_matches][-1] if matches else {}
 
 
-def _rows(settings: Settings, backend: str) -> list[State]:
+def _fetch_projects(settings: Settings, backend: str) -> list[BackendState]:
     import httpx
 
-    url, auth = address(settings, backend)
+    url, auth = address_with_auth(settings, backend)
     try:
         rows = httpx.get(f"{url}/api/projects", auth=auth, timeout=10, trust_env=False).json()
     except (httpx.HTTPError, ValueError):

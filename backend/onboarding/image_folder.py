@@ -14,68 +14,68 @@ from pathlib import Path
 
 from backend.errors import ImageError, UsageError
 
-TWICE = "the same as another file of the folder"
-THERE = "in the project already"
-HIDDEN = "hidden file"
-CLOSED = "cannot be opened"
-SIGNS = (
+DUPLICATE_REASON = "the same as another file of the folder"
+ALREADY_IMPORTED_REASON = "in the project already"
+HIDDEN_REASON = "hidden file"
+UNREADABLE_REASON = "cannot be opened"
+FILE_SIGNATURES = (
     (b"\xff\xd8\xff", ".jpg"),
     (b"\x89PNG\r\n\x1a\n", ".png"),
     (b"GIF8", ".gif"),
     (b"BM", ".bmp"),
 )
 """How files begin that browsers show; the ending is what Label Studio knows them by."""
-HEAD = 64
-HEIC = frozenset({b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"})
-AVIF = frozenset({b"avif", b"avis"})
-UNSHOWN = "which browsers do not show: save them as JPEG"
+HEADER_BYTES = 64
+HEIC_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"})
+AVIF_BRANDS = frozenset({b"avif", b"avis"})
+UNSUPPORTED_FORMAT_HINT = "which browsers do not show: save them as JPEG"
 
 
 @dataclass(frozen=True)
-class Found:
+class FolderImage:
     """An image to import.
 
     Attributes:
-        file: its place below the folder, with ``/``.
+        path: its place below the folder, with ``/``.
         digest: SHA-256 of its bytes, hexadecimal.
-        ending: what its kind ends with, whatever the file is called.
+        suffix: what its kind ends with, whatever the file is called.
         content: its bytes.
     """
 
-    file: str
+    path: str
     digest: str
-    ending: str
+    suffix: str
     content: bytes = field(repr=False)
 
     @property
     def name(self) -> str:
         """A plain file name: letters, digits, ``-`` and ``_``, and the ending of its kind."""
-        stem = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(self.file).stem).strip("-")[:60]
-        return f"{stem or self.digest[:12]}{self.ending}"
+        stem = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(self.path).stem).strip("-")[:60]
+        return f"{stem or self.digest[:12]}{self.suffix}"
 
 
 @dataclass(frozen=True)
-class Passed:
+class SkippedFile:
     """A file that is not imported.
 
     Attributes:
-        file: its place below the folder.
+        path: its place below the folder.
         reason: why, as it is counted.
     """
 
-    file: str
+    path: str
     reason: str
 
 
 @dataclass(frozen=True)
-class Largest:
+class ImageLimits:
     """What is still read: bytes of a file, and pixels of an image."""
 
-    bytes: int
-    pixels: int
+    max_bytes: int
+    max_pixels: int
 
 
-def files_of(folder: Path) -> list[Path]:
+def list_files(folder: Path) -> list[Path]:
     """All files of a folder and its subfolders, in the order of their names.
 
     Links to other folders are not followed.
@@ -86,85 +86,101 @@ def files_of(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise UsageError(f"There is no folder {folder}: name the one that holds the images.")
 
-    def refused(error: OSError) -> None:
+    def raise_usage_error(error: OSError) -> None:
         raise UsageError(f"{error.filename} cannot be opened ({error.strerror}).") from error
 
     return [
-        Path(place) / name
-        for place, below, names in _sorted(os.walk(folder, onerror=refused))
-        for name in sorted(names, key=_natural)
+        Path(parent) / name
+        for parent, subfolders, names in _sorted_walk(os.walk(folder, onerror=raise_usage_error))
+        for name in sorted(names, key=_natural_key)
     ]
 
 
-def read(
-    folder: Path, files: Sequence[Path], known: frozenset[str], largest: Largest
-) -> Iterator[Found | Passed]:
+def read_images(
+    folder: Path, files: Sequence[Path], known_digests: frozenset[str], image_limits: ImageLimits
+) -> Iterator[FolderImage | SkippedFile]:
     """Read files one after the other.
 
     Args:
         folder: that they are in.
-        files: of :func:`files_of`.
-        known: digests of images that the project has already.
-        largest: what is still read.
+        files: of :func:`list_files`.
+        known_digests: digests of images that the project has already.
+        image_limits: what is still read.
 
     Yields:
         for each file the image, or why it is passed over.
     """
-    seen: set[str] = set()
+    seen_digests: set[str] = set()
     for path in files:
-        one = _one(path, path.relative_to(folder).as_posix(), seen, known, largest)
-        if isinstance(one, Found):
-            seen.add(one.digest)
-        yield one
+        entry = _read_file(
+            path, path.relative_to(folder).as_posix(), seen_digests, known_digests, image_limits
+        )
+        if isinstance(entry, FolderImage):
+            seen_digests.add(entry.digest)
+        yield entry
 
 
-def kind_of(head: bytes) -> str:
+def detect_suffix(header: bytes) -> str:
     """The ending for a file that begins so, such as ``.jpg``; else why it is not taken.
 
     Example:
-        >>> kind_of(bytes.fromhex("ffd8ffe0")), kind_of(b"hello")
+        >>> detect_suffix(bytes.fromhex("ffd8ffe0")), detect_suffix(b"hello")
         ('.jpg', 'not an image')
     """
-    for sign, ending in SIGNS:
-        if head.startswith(sign):
-            return ending
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+    for signature, suffix in FILE_SIGNATURES:
+        if header.startswith(signature):
+            return suffix
+    if header[:4] == b"RIFF" and header[8:12] == b"WEBP":
         return ".webp"
-    if head[:4] in (b"II*\0", b"MM\0*"):
-        return f"TIFF or a camera's raw file, {UNSHOWN}"
-    if head[4:8] == b"ftyp" and head[8:12] in HEIC | AVIF:
-        return f"{'HEIC' if head[8:12] in HEIC else 'AVIF'}, {UNSHOWN}"
+    if header[:4] in (b"II*\0", b"MM\0*"):
+        return f"TIFF or a camera's raw file, {UNSUPPORTED_FORMAT_HINT}"
+    if header[4:8] == b"ftyp" and header[8:12] in HEIC_BRANDS | AVIF_BRANDS:
+        return f"{'HEIC' if header[8:12] in HEIC_BRANDS else 'AVIF'}, {UNSUPPORTED_FORMAT_HINT}"
     return "not an image"
 
 
-def folder_names(folder: Path, files: Sequence[Path]) -> list[str]:
+def subfolder_names(folder: Path, files: Sequence[Path]) -> list[str]:
     """The names of the subfolders that hold files, which may be labels already."""
-    tops = (path.relative_to(folder).parts for path in files)
-    return list(dict.fromkeys(parts[0] for parts in tops if len(parts) > 1 and parts[0][0] != "."))
+    relative_paths = (path.relative_to(folder).parts for path in files)
+    return list(
+        dict.fromkeys(
+            path_parts[0]
+            for path_parts in relative_paths
+            if len(path_parts) > 1 and path_parts[0][0] != "."
+        )
+    )
 
 
-def _one(
-    path: Path, file: str, seen: set[str], known: frozenset[str], largest: Largest
-) -> Found | Passed:
-    if any(part.startswith(".") for part in Path(file).parts) or path.name == "Thumbs.db":
-        return Passed(file, HIDDEN)
+def _read_file(
+    path: Path,
+    relative_path: str,
+    seen_digests: set[str],
+    known_digests: frozenset[str],
+    image_limits: ImageLimits,
+) -> FolderImage | SkippedFile:
+    if any(part.startswith(".") for part in Path(relative_path).parts) or path.name == "Thumbs.db":
+        return SkippedFile(relative_path, HIDDEN_REASON)
     try:
-        content, kind = _content(path, largest)
+        content, suffix = _read_content(path, image_limits)
     except OSError as error:
-        return Passed(file, f"{CLOSED} ({error.strerror or error})")
+        return SkippedFile(relative_path, f"{UNREADABLE_REASON} ({error.strerror or error})")
     except ImageError as error:
-        return Passed(file, str(error))
+        return SkippedFile(relative_path, str(error))
     digest = hashlib.sha256(content).hexdigest()
-    if digest in seen:
-        return Passed(file, TWICE)
-    if digest in known:
-        seen.add(digest)
-        return Passed(file, THERE)
-    why_not = _why_not(content, largest)
-    return Passed(file, why_not) if why_not else Found(file, digest, kind, content)
+    if digest in seen_digests:
+        return SkippedFile(relative_path, DUPLICATE_REASON)
+    if digest in known_digests:
+        seen_digests.add(digest)
+        return SkippedFile(relative_path, ALREADY_IMPORTED_REASON)
+    error_reason = _decode_error(content, image_limits)
+    return (
+        SkippedFile(relative_path, error_reason)
+        if error_reason
+        else FolderImage(relative_path, digest, suffix, content)
+    )
 
 
-def _content(path: Path, largest: Largest) -> tuple[bytes, str]:
+def _read_content(path: Path, image_limits: ImageLimits) -> tuple[bytes, str]:
     """The bytes of an image file, and its ending.
 
     Raises:
@@ -172,41 +188,43 @@ def _content(path: Path, largest: Largest) -> tuple[bytes, str]:
     """
     if not path.is_file():  # a pipe would never end
         raise ImageError("not a file")
-    with path.open("rb") as opened:
-        head = opened.read(HEAD)
-        if not head:
+    with path.open("rb") as stream:
+        header = stream.read(HEADER_BYTES)
+        if not header:
             raise ImageError("empty file")
-        kind = kind_of(head)
-        if not kind.startswith("."):
-            ending = f" ({path.suffix.lower()})" if path.suffix and kind == "not an image" else ""
-            raise ImageError(kind + ending)
-        content = head + opened.read(max(0, largest.bytes - HEAD) + 1)
-    if len(content) > largest.bytes:
-        mega = largest.bytes // 1_000_000
-        raise ImageError(f"larger than {mega} MB (PRELABEL_MAX_IMAGE_MB)")
-    return content, kind
+        suffix = detect_suffix(header)
+        if not suffix.startswith("."):
+            suffix_text = (
+                f" ({path.suffix.lower()})" if path.suffix and suffix == "not an image" else ""
+            )
+            raise ImageError(suffix + suffix_text)
+        content = header + stream.read(max(0, image_limits.max_bytes - HEADER_BYTES) + 1)
+    if len(content) > image_limits.max_bytes:
+        max_megabytes = image_limits.max_bytes // 1_000_000
+        raise ImageError(f"larger than {max_megabytes} MB (PRELABEL_MAX_IMAGE_MB)")
+    return content, suffix
 
 
-def _why_not(content: bytes, largest: Largest) -> str:
+def _decode_error(content: bytes, image_limits: ImageLimits) -> str:
     """Why an image cannot be read; empty when it can."""
-    from backend.vision.images.decode import decode
+    from backend.vision.images.decode import decode_upright_image
 
     try:
-        decode(content, max_pixels=largest.pixels, at_least=1)
+        decode_upright_image(content, max_pixels=image_limits.max_pixels, min_side=1)
     except ImageError as error:
         return error.reason
     return ""
 
 
-def _sorted(
+def _sorted_walk(
     walk: Iterator[tuple[str, list[str], list[str]]],
 ) -> Iterator[tuple[str, list[str], list[str]]]:
-    for place, below, names in walk:
-        below.sort(key=_natural)
-        yield place, below, names
+    for parent, subfolders, names in walk:
+        subfolders.sort(key=_natural_key)
+        yield parent, subfolders, names
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
+def _natural_key(name: str) -> list[tuple[int, str]]:
     """A sorting key by which 2 comes before 10."""
-    parts = re.split(r"(\d+)", name)
-    return [(int(p), "") if p.isdigit() and p.isascii() else (-1, p.lower()) for p in parts]
+    name_parts = re.split(r"(\d+)", name)
+    return [(int(p), "") if p.isdigit() and p.isascii() else (-1, p.lower()) for p in name_parts]

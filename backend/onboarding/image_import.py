@@ -8,22 +8,22 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from backend.callbacks import ProgressCallback
-from backend.label_studio.client import Client, Json
-from backend.onboarding.folder_project import DIGEST
-from backend.onboarding.image_folder import TWICE, Found, Passed
+from backend.label_studio.client import Json, LabelStudioClient
+from backend.onboarding.folder_project import DIGEST_FIELD
+from backend.onboarding.image_folder import DUPLICATE_REASON, FolderImage, SkippedFile
 
-BATCH = 50
+IMPORT_BATCH_SIZE = 50
 """Images in one call; Label Studio takes 100."""
-BATCH_BYTES = 32_000_000
+MAX_BATCH_BYTES = 32_000_000
 """And at most so many bytes, unless one image alone has more."""
-NAMED = 3
+MAX_NAMED_FILES = 3
 """Files that are named for each reason."""
 
 
-class Takes(Protocol):
+class TaskUploader(Protocol):
     """What takes images: Label Studio."""
 
-    def upload(self, number: int, files: list[tuple[str, bytes]]) -> list[str]:
+    def upload_images(self, number: int, files: list[tuple[str, bytes]]) -> list[str]:
         """Keep files; their addresses."""
         ...
 
@@ -33,59 +33,66 @@ class Takes(Protocol):
 
 
 @dataclass
-class Imported:
+class ImportSummary:
     """What became of a folder's files.
 
     Attributes:
-        images: imported now.
-        passed: files that were not, counted by reason.
-        named: some of those files, by reason.
+        image_count: imported now.
+        skipped_counts: files that were not, counted by reason.
+        example_files: some of those files, by reason.
     """
 
-    images: int = 0
-    passed: Counter[str] = field(default_factory=Counter)
-    named: dict[str, list[str]] = field(default_factory=dict)
+    image_count: int = 0
+    skipped_counts: Counter[str] = field(default_factory=Counter)
+    example_files: dict[str, list[str]] = field(default_factory=dict)
 
-    def pass_over(self, file: Passed) -> None:
+    def add_skipped(self, file: SkippedFile) -> None:
         """Count a file that is not imported."""
-        self.passed[file.reason] += 1
-        named = self.named.setdefault(file.reason, [])
-        if len(named) < NAMED:
-            named.append(file.file)
+        self.skipped_counts[file.reason] += 1
+        examples = self.example_files.setdefault(file.reason, [])
+        if len(examples) < MAX_NAMED_FILES:
+            examples.append(file.path)
 
-    def lines(self) -> list[str]:
+    def format_skipped(self) -> list[str]:
         """For people: a line for each reason, with some of the files."""
-        return [_line(reason, count, self.named[reason]) for reason, count in self.passed.items()]
+        return [
+            _format_reason(reason, count, self.example_files[reason])
+            for reason, count in self.skipped_counts.items()
+        ]
 
 
-def no_image(files: Iterable[Found | Passed]) -> Imported | None:
+def summarize_if_empty(files: Iterable[FolderImage | SkippedFile]) -> ImportSummary | None:
     """What is the matter with a folder in which there is no image; None where there is one.
 
     Args:
         files: one after the other; they are read up to the first image.
     """
-    looked = Imported()
-    for one in files:
-        if isinstance(one, Found):
+    summary = ImportSummary()
+    for entry in files:
+        if isinstance(entry, FolderImage):
             return None
-        looked.pass_over(one)
-    return looked
+        summary.add_skipped(entry)
+    return summary
 
 
-def known_images(client: Client, number: int) -> frozenset[str]:
+def imported_digests(client: LabelStudioClient, number: int) -> frozenset[str]:
     """The digests of the images that were imported into a project before."""
-    rows = (task["data"] for task in client.tasks(number))
-    return frozenset(str(data[DIGEST]) for data in rows if data.get(DIGEST))
+    task_data = (task["data"] for task in client.iter_tasks(number))
+    return frozenset(str(data[DIGEST_FIELD]) for data in task_data if data.get(DIGEST_FIELD))
 
 
-def bring(
-    files: Iterable[Found | Passed], to: Takes, number: int, total: int, progress: ProgressCallback
-) -> Imported:
+def import_images(
+    files: Iterable[FolderImage | SkippedFile],
+    uploader: TaskUploader,
+    number: int,
+    total: int,
+    progress: ProgressCallback,
+) -> ImportSummary:
     """Import images. Killed in between, it can be done again: a batch is there or not.
 
     Args:
         files: one after the other; read while it goes on.
-        to: takes them.
+        uploader: takes them.
         number: the project's.
         total: how many files.
         progress: told (done, of) after each batch.
@@ -93,41 +100,49 @@ def bring(
     Raises:
         LabelStudioError: Label Studio refused or went away; what was imported stays.
     """
-    imported = Imported()
-    for batch in batches(_images(files, imported)):
-        addresses = to.upload(number, [(one.name, one.content) for one in batch])
+    summary = ImportSummary()
+    for batch in make_batches(_iter_images(files, summary)):
+        addresses = uploader.upload_images(number, [(image.name, image.content) for image in batch])
         rows: list[Json] = [
-            {"data": {"image": address, "file": one.file, DIGEST: one.digest}}
-            for address, one in zip(addresses, batch, strict=True)
+            {"data": {"image": address, "file": image.path, DIGEST_FIELD: image.digest}}
+            for address, image in zip(addresses, batch, strict=True)
         ]
-        imported.images += to.add_tasks(number, rows)
-        progress(imported.images + imported.passed.total(), total)
-    return imported
+        summary.image_count += uploader.add_tasks(number, rows)
+        progress(summary.image_count + summary.skipped_counts.total(), total)
+    return summary
 
 
-def batches(images: Iterable[Found]) -> Iterator[list[Found]]:
+def make_batches(images: Iterable[FolderImage]) -> Iterator[list[FolderImage]]:
     """Images in groups that one call takes."""
-    batch: list[Found] = []
-    size = 0
-    for one in images:
-        if batch and (len(batch) == BATCH or size + len(one.content) > BATCH_BYTES):
+    batch: list[FolderImage] = []
+    byte_count = 0
+    for image in images:
+        if batch and (
+            len(batch) == IMPORT_BATCH_SIZE or byte_count + len(image.content) > MAX_BATCH_BYTES
+        ):
             yield batch
-            batch, size = [], 0
-        batch.append(one)
-        size += len(one.content)
+            batch, byte_count = [], 0
+        batch.append(image)
+        byte_count += len(image.content)
     if batch:
         yield batch
 
 
-def _images(files: Iterable[Found | Passed], imported: Imported) -> Iterator[Found]:
-    for one in files:
-        if isinstance(one, Found):
-            yield one
+def _iter_images(
+    files: Iterable[FolderImage | SkippedFile], summary: ImportSummary
+) -> Iterator[FolderImage]:
+    for entry in files:
+        if isinstance(entry, FolderImage):
+            yield entry
         else:
-            imported.pass_over(one)
+            summary.add_skipped(entry)
 
 
-def _line(reason: str, count: int, named: list[str]) -> str:
-    more = ", …" if count > len(named) else ""
-    shown = "" if reason == TWICE and count > NAMED else f" ({', '.join(named)}{more})"
-    return f"{count} × {reason}{shown}"
+def _format_reason(reason: str, count: int, examples: list[str]) -> str:
+    ellipsis = ", …" if count > len(examples) else ""
+    example_text = (
+        ""
+        if reason == DUPLICATE_REASON and count > MAX_NAMED_FILES
+        else f" ({', '.join(examples)}{ellipsis})"
+    )
+    return f"{count} × {reason}{example_text}"

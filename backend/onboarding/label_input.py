@@ -7,15 +7,15 @@ from collections.abc import Iterable, Sequence
 
 from backend.domain import Label
 from backend.errors import UsageError
-from backend.onboarding.labeling_job import Job
+from backend.onboarding.labeling_job import LabelingJob
 
-UNWRITABLE = re.compile("[\x00-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
+INVALID_CHARACTERS = re.compile("[\x00-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
 """What XML cannot hold, or nobody means."""
-TOLD = 20
+MAX_LISTED_LABELS = 20
 """Labels that are repeated to the person who typed them."""
 
 
-def read_labels(text: str) -> list[Label]:
+def parse_labels(text: str) -> list[Label]:
     """Labels between commas, semicolons or on lines; ``name = what it looks like`` gives a hint.
 
     A hint ends at the next comma; between semicolons or on lines of their own it may hold commas.
@@ -27,80 +27,91 @@ def read_labels(text: str) -> list[Label]:
         UsageError: a name that Label Studio would not take as it is.
 
     Example:
-        >>> [(x.name, x.hint) for x in read_labels("ripe = a red fruit, unripe, ripe")]
+        >>> [(x.name, x.hint) for x in parse_labels("ripe = a red fruit, unripe, ripe")]
         [('ripe', 'a red fruit'), ('unripe', '')]
-        >>> [(x.name, x.hint) for x in read_labels("ripe=a red, round fruit; unripe")]
+        >>> [(x.name, x.hint) for x in parse_labels("ripe=a red, round fruit; unripe")]
         [('ripe', 'a red, round fruit'), ('unripe', '')]
     """
-    found: dict[str, Label] = {}
-    parts = [part for part in re.split(r"[;\n]", text) if part.strip()]
-    for part in parts:
-        for name, hint in _pairs(part, alone=len(parts) == 1):
+    labels_by_name: dict[str, Label] = {}
+    segments = [segment for segment in re.split(r"[;\n]", text) if segment.strip()]
+    for segment in segments:
+        for name, hint in _split_hints(segment, is_only_segment=len(segments) == 1):
             if name:
-                found.setdefault(name, Label(_checked(name), hint=_checked(hint)))
-    return list(found.values())
+                labels_by_name.setdefault(
+                    name, Label(_validate_name(name), hint=_validate_name(hint))
+                )
+    return list(labels_by_name.values())
 
 
-def told(job: Job, labels: Sequence[Label]) -> str:
+def describe_job(job: LabelingJob, labels: Sequence[Label]) -> str:
     """The job and its labels as they were understood.
 
     Example:
-        >>> told(Job.ONE, read_labels("ripe = a red fruit, unripe, rotten"))
+        >>> describe_job(LabelingJob.SINGLE_CHOICE, parse_labels("ripe = a red fruit, unripe, rotten"))
         'Job: one of many. Labels: ripe (a red fruit), unripe, rotten.'
     """
-    named = [f"{one.name} ({one.hint})" if one.hint else one.name for one in labels]
-    more = f", and {len(named) - TOLD} more" if len(named) > TOLD else ""
-    return f"Job: {job.value.replace('-', ' ')}. Labels: {', '.join(named[:TOLD])}{more}."
+    described_labels = [
+        f"{label.name} ({label.hint})" if label.hint else label.name for label in labels
+    ]
+    remainder = (
+        f", and {len(described_labels) - MAX_LISTED_LABELS} more"
+        if len(described_labels) > MAX_LISTED_LABELS
+        else ""
+    )
+    return f"Job: {job.value.replace('-', ' ')}. Labels: {', '.join(described_labels[:MAX_LISTED_LABELS])}{remainder}."
 
 
-def _pairs(part: str, *, alone: bool) -> list[tuple[str, str]]:
+def _split_hints(segment: str, *, is_only_segment: bool) -> list[tuple[str, str]]:
     """Names and hints of a text without semicolons.
 
     Args:
-        part: the text.
-        alone: there is no other part: commas separate whatever stands between them.
+        segment: the text.
+        is_only_segment: there is no other part: commas separate whatever stands between them.
     """
-    pieces = part.split(",")
-    if not alone:  # what follows the first hint belongs to it, unless it has a hint of its own
-        first = next((i for i, piece in enumerate(pieces) if "=" in piece), len(pieces))
-        rest = pieces[first:]
+    pieces = segment.split(",")
+    if (
+        not is_only_segment
+    ):  # what follows the first hint belongs to it, unless it has a hint of its own
+        first_hint = next((i for i, piece in enumerate(pieces) if "=" in piece), len(pieces))
+        rest = pieces[first_hint:]
         if rest and not any("=" in piece for piece in rest[1:]):
-            pieces = [*pieces[:first], ",".join(rest)]
-    cut = (piece.partition("=") for piece in pieces)
-    return [(name.strip(), hint.strip()) for name, _, hint in cut]
+            pieces = [*pieces[:first_hint], ",".join(rest)]
+    name_hint_pairs = (piece.partition("=") for piece in pieces)
+    return [(name.strip(), hint.strip()) for name, _, hint in name_hint_pairs]
 
 
-def completed(labels: Sequence[Label], job: Job) -> list[Label]:
+def complete_labels(labels: Sequence[Label], job: LabelingJob) -> list[Label]:
     """The labels that the job needs: of one label for whole images, its opposite is the other.
 
     Raises:
         UsageError: there is none, or their number does not fit the job.
 
     Example:
-        >>> [x.name for x in completed([Label("ripe")], Job.BINARY)]
+        >>> [x.name for x in complete_labels([Label("ripe")], LabelingJob.BINARY)]
         ['ripe', 'not ripe']
     """
     if not labels:
         raise UsageError("At least one label is needed: --labels ripe,unripe.")
-    if len(labels) == 1 and not job.marks:
+    if len(labels) == 1 and not job.is_region_job:
         return [*labels, Label(f"not {labels[0].name}")]
-    if job is Job.BINARY and len(labels) > 2:
+    if job is LabelingJob.BINARY and len(labels) > 2:
         raise UsageError(f"binary has two labels, not {len(labels)}: take --job one-of-many.")
     return list(labels)
 
 
-def fitting(job: Job, labels: Iterable[Label]) -> Job:
+def adjust_job(job: LabelingJob, labels: Iterable[Label]) -> LabelingJob:
     """The job for so many labels: two buckets are binary, and one label has only its opposite."""
     count = len(list(labels))
     return (
-        Job.BINARY
-        if (job is Job.ONE and count <= 2) or (job is Job.SEVERAL and count == 1)
+        LabelingJob.BINARY
+        if (job is LabelingJob.SINGLE_CHOICE and count <= 2)
+        or (job is LabelingJob.MULTIPLE_CHOICE and count == 1)
         else job
     )
 
 
-def _checked(name: str) -> str:
-    if UNWRITABLE.search(name):
+def _validate_name(name: str) -> str:
+    if INVALID_CHARACTERS.search(name):
         raise UsageError(f"The label {name!r} has signs that cannot be written.")
     if name.startswith("$"):
         raise UsageError(

@@ -11,21 +11,21 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from backend.training.detector import FindingJob
-    from backend.training.head import TrainingJob
-    from backend.vision.detection.network import Network
-    from backend.vision.detection.network_runner import Detector
-    from backend.vision.detection.trained_detector import Finds
+    from backend.training.detector import DetectorTrainingJob
+    from backend.training.head import HeadTrainingJob
+    from backend.vision.detection.network import DetectionNetwork
+    from backend.vision.detection.network_runner import NetworkRunner
+    from backend.vision.detection.trained_detector import Detector
     from backend.vision.encoders.base import Encoder
     from backend.vision.heads.head import Head
 
-HERE = "local"
-IMAGES_HERE = 32
+LOCAL_COMPUTE = "local"
+LOCAL_BATCH_SIZE = 32
 """Images that are read and looked at together on this machine: a fair use of its memory."""
 
 
 @dataclass(frozen=True)
-class Spent:
+class ComputeCost:
     """What a training took.
 
     Attributes:
@@ -35,7 +35,7 @@ class Spent:
         dollars: an estimate, by list prices; 0 on one's own machine.
     """
 
-    where: str = HERE
+    where: str = LOCAL_COMPUTE
     device: str = ""
     seconds: float = 0.0
     dollars: float = 0.0
@@ -44,23 +44,25 @@ class Spent:
         """As a card shows it."""
         return asdict(self)
 
-    def __add__(self, other: Spent) -> Spent:
+    def __add__(self, other: ComputeCost) -> ComputeCost:
         """Both together; named after the one elsewhere."""
-        named = self if self.where != HERE or not other.device else other
+        device_source = self if self.where != LOCAL_COMPUTE or not other.device else other
         seconds, dollars = self.seconds + other.seconds, self.dollars + other.dollars
-        return Spent(named.where, named.device, round(seconds, 3), round(dollars, 6))
+        return ComputeCost(
+            device_source.where, device_source.device, round(seconds, 3), round(dollars, 6)
+        )
 
 
 class Compute(Protocol):
     """Where what is slow is done.
 
     Attributes:
-        at_once: images that are read and looked at together.
+        batch_size: images that are read and looked at together.
     """
 
-    at_once: int
+    batch_size: int
 
-    def check(self) -> None:
+    def check_budget(self) -> None:
         """Make sure that training may begin.
 
         Raises:
@@ -68,15 +70,15 @@ class Compute(Protocol):
         """
         ...
 
-    def train_head(self, job: TrainingJob) -> tuple[Head | None, Spent]:
+    def train_head(self, job: HeadTrainingJob) -> tuple[Head | None, ComputeCost]:
         """See ``backend.training.head.train``."""
         ...
 
-    def train_finder(self, job: FindingJob) -> tuple[Finds | None, Spent]:
+    def train_detector(self, job: DetectorTrainingJob) -> tuple[Detector | None, ComputeCost]:
         """See ``backend.training.detector.train_finder``."""
         ...
 
-    def share(self) -> None:
+    def sync_endpoint(self) -> None:
         """Let the endpoint there have what is live here, where there is one.
 
         Raises:
@@ -84,7 +86,7 @@ class Compute(Protocol):
         """
         ...
 
-    def collect(self) -> None:
+    def fetch_captures(self) -> None:
         """Fetch what the endpoint there kept, now and then."""
         ...
 
@@ -97,9 +99,9 @@ class Compute(Protocol):
         """
         ...
 
-    def detector(
-        self, network: Network, size: int, key: str, load: Callable[[], Detector]
-    ) -> Detector:
+    def network_runner(
+        self, network: DetectionNetwork, size: int, key: str, load: Callable[[], NetworkRunner]
+    ) -> NetworkRunner:
         """A network, to look at many images.
 
         Args:
@@ -111,40 +113,40 @@ class Compute(Protocol):
         ...
 
 
-class ThisProcess:
+class LocalCompute:
     """Everything is done here."""
 
-    at_once = IMAGES_HERE
+    batch_size = LOCAL_BATCH_SIZE
 
-    def check(self) -> None:
+    def check_budget(self) -> None:
         """One's own machine costs nothing."""
 
-    def share(self) -> None:
+    def sync_endpoint(self) -> None:
         """The endpoint here reads the same folder."""
 
-    def collect(self) -> None:
+    def fetch_captures(self) -> None:
         """The endpoint here writes into the same folder."""
 
-    def train_head(self, job: TrainingJob) -> tuple[Head | None, Spent]:
+    def train_head(self, job: HeadTrainingJob) -> tuple[Head | None, ComputeCost]:
         """Fit it."""
-        from backend.training.head import train
+        from backend.training.head import train_head
 
         start = time.monotonic()
-        return train(job), Spent(seconds=round(time.monotonic() - start, 3))
+        return train_head(job), ComputeCost(seconds=round(time.monotonic() - start, 3))
 
-    def train_finder(self, job: FindingJob) -> tuple[Finds | None, Spent]:
+    def train_detector(self, job: DetectorTrainingJob) -> tuple[Detector | None, ComputeCost]:
         """Fine-tune it."""
-        from backend.training.detector import train_finder
+        from backend.training.detector import train_detector
 
         start = time.monotonic()
-        return train_finder(job), Spent(seconds=round(time.monotonic() - start, 3))
+        return train_detector(job), ComputeCost(seconds=round(time.monotonic() - start, 3))
 
     def encoder(self, setting: str, load: Callable[[], Encoder]) -> Encoder:
         """Load it."""
         return load()
 
-    def detector(
-        self, network: Network, size: int, key: str, load: Callable[[], Detector]
-    ) -> Detector:
+    def network_runner(
+        self, network: DetectionNetwork, size: int, key: str, load: Callable[[], NetworkRunner]
+    ) -> NetworkRunner:
         """Load it."""
         return load()

@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from backend.errors import LabelStudioError, NotInLabelStudio
-from backend.label_studio.client import Client
-from backend.label_studio.image_fetcher import Images
+from backend.errors import LabelStudioError, LabelStudioNotFoundError
+from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.image_fetcher import TaskImageFetcher
 from backend.settings import Settings
 from backend.store.projects import ProjectRecord
-from backend.store.servers import same_server
-from backend.web_fetcher import Limits
+from backend.store.servers import is_same_server
+from backend.web_fetcher import FetchLimits
 
-ALIVE_SECONDS = 1.0
+PING_TIMEOUT_SECONDS = 1.0
 """That a server may take to say that it is there; Label Studio waits 3 s for /setup."""
 
 
@@ -28,11 +28,11 @@ class Connection:
     """
 
     record: ProjectRecord
-    client: Client
-    images: Images
+    client: LabelStudioClient
+    images: TaskImageFetcher
 
     @property
-    def number(self) -> int:
+    def project_number(self) -> int:
         """Label Studio's project number."""
         return self.record.number
 
@@ -53,48 +53,50 @@ def connect(record: ProjectRecord, token: str, settings: Settings) -> Connection
         LabelStudioError: no way leads there; the first way's failure.
     """
     failures: list[LabelStudioError] = []
-    for server, key in _ways(record, token, settings):
+    for server, candidate_token in _connection_candidates(record, token, settings):
         try:
-            client = Client(server, key)
-            _same_project(client, record)
-            limits = Limits(settings.max_image_bytes, settings.allowed_hosts)
-            return Connection(record, client, Images(server, client.auth_headers, limits))
+            client = LabelStudioClient(server, candidate_token)
+            _check_same_project(client, record)
+            limits = FetchLimits(settings.max_image_bytes, settings.allowed_hosts)
+            return Connection(record, client, TaskImageFetcher(server, client.auth_headers, limits))
         except LabelStudioError as error:
             failures.append(error)
     raise failures[0]
 
 
-def answers(server: str) -> bool:
+def is_server_reachable(server: str) -> bool:
     """Whether anything answers at an address, whatever it says."""
     import httpx
 
     try:
-        httpx.get(f"{server}/version", timeout=ALIVE_SECONDS, trust_env=False)
+        httpx.get(f"{server}/version", timeout=PING_TIMEOUT_SECONDS, trust_env=False)
     except (httpx.HTTPError, httpx.InvalidURL):
         return False
     return True
 
 
-def created_at(text: str) -> int:
-    """Label Studio's ``created_at`` in whole seconds since 1970, as /setup has it; 0 if none."""
+def parse_created_at(text: str) -> int:
+    """Label Studio's ``parse_created_at`` in whole seconds since 1970, as /setup has it; 0 if none."""
     try:
         return int(datetime.fromisoformat(text).timestamp())
     except ValueError:
         return 0
 
 
-def _ways(record: ProjectRecord, token: str, settings: Settings) -> list[tuple[str, str]]:
-    ours = (settings.label_studio_url, settings.api_key or token)
-    if not record.server or same_server(record.server, settings.label_studio_url):
-        return [ours, (ours[0], token)] if token and settings.api_key else [ours]
-    theirs = (record.server, token)
-    return [theirs, ours] if settings.api_key else [theirs]
+def _connection_candidates(
+    record: ProjectRecord, token: str, settings: Settings
+) -> list[tuple[str, str]]:
+    configured = (settings.label_studio_url, settings.api_key or token)
+    if not record.server or is_same_server(record.server, settings.label_studio_url):
+        return [configured, (configured[0], token)] if token and settings.api_key else [configured]
+    announced = (record.server, token)
+    return [announced, configured] if settings.api_key else [announced]
 
 
-def _same_project(client: Client, record: ProjectRecord) -> None:
-    created = created_at(str(client.project(record.number).get("created_at", "")))
+def _check_same_project(client: LabelStudioClient, record: ProjectRecord) -> None:
+    created = parse_created_at(str(client.get_project(record.number).get("created_at", "")))
     if record.created and created and record.created != created:
-        raise NotInLabelStudio(
+        raise LabelStudioNotFoundError(
             f"Project {record.number} of {client.server} is another one than the one that was "
             "connected: connect it again in Label Studio."
         )

@@ -8,25 +8,27 @@ from collections.abc import Callable
 from backend.endpoint.remote_models import log
 
 
-def undisturbed(work: Callable[[], None], what: str) -> Callable[[], None]:
+def log_errors(callback: Callable[[], None], failure_message: str) -> Callable[[], None]:
     """Does something that may fail for a while, such as over a network; it is done again anyway."""
 
     def attempt() -> None:
         try:
-            work()
+            callback()
         except Exception as error:
-            log.warning("%s: %s; it is tried again", what, str(error) or type(error).__name__)
+            log.warning(
+                "%s: %s; it is tried again", failure_message, str(error) or type(error).__name__
+            )
 
     return attempt
 
 
-def at_most_every(seconds: float, work: Callable[[], None]) -> Callable[[], None]:
+def throttle(seconds: float, callback: Callable[[], None]) -> Callable[[], None]:
     """Does something no more often than that, however often it is asked for."""
-    last = [-seconds]
+    last_run = [-seconds]
 
-    def maybe() -> None:
-        if time.monotonic() - last[0] >= seconds:
-            last[0] = time.monotonic()
-            work()
+    def run_if_due() -> None:
+        if time.monotonic() - last_run[0] >= seconds:
+            last_run[0] = time.monotonic()
+            callback()
 
-    return maybe
+    return run_if_due

@@ -10,18 +10,18 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from backend.errors import Busy
+from backend.errors import RoundInProgressError
 from backend.inference.embed import Embedder
-from backend.inference.images import Pictures
+from backend.inference.images import ProjectImages
 from backend.inference.model import Model, load_model
-from backend.runtime.compute import Compute, ThisProcess
+from backend.runtime.compute import Compute, LocalCompute
 from backend.runtime.connection import Connection, connect
 from backend.settings import Settings
-from backend.store.captures import Captures
-from backend.store.files import explained
-from backend.store.image_copies import PictureFiles
-from backend.store.projects import ProjectRecord, Projects
-from backend.store.versions import Versions
+from backend.store.captures import CaptureStore
+from backend.store.files import disk_errors
+from backend.store.image_copies import ImageCopies
+from backend.store.projects import ProjectRecord, ProjectStore
+from backend.store.versions import VersionStore
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,17 +29,17 @@ if TYPE_CHECKING:
 
     from backend.domain import Control
     from backend.inference.prompts import YoloePrompts
-    from backend.vision.detection.base_weights import Base
-    from backend.vision.detection.network import Network
-    from backend.vision.detection.network_runner import Detector
+    from backend.vision.detection.base_weights import BaseWeights
+    from backend.vision.detection.network import DetectionNetwork
+    from backend.vision.detection.network_runner import NetworkRunner
     from backend.vision.detection.yoloe import OpenVocabulary
     from backend.vision.encoders.base import Encoder
     from backend.vision.encoders.embedding_cache import EmbeddingCache
 
 log = logging.getLogger("prelabel")
-MODELS_KEPT = 8
-DETECTORS_KEPT = 3
-OPTIONAL = (
+MODEL_CACHE_SIZE = 8
+RUNNER_CACHE_SIZE = 3
+PROMPTS_HINT = (
     "Optional: with a network that knows words, things are suggested by your label names before "
     "the first label."
 )
@@ -58,29 +58,29 @@ class Resources:
         self, settings: Settings, compute: Compute | None = None, lock_seconds: float = 0.0
     ) -> None:
         self._lock_seconds = lock_seconds
-        self.compute = compute or ThisProcess()
+        self.compute = compute or LocalCompute()
         self.settings = settings
-        self.projects = Projects(settings.home, settings.kept)
+        self.projects = ProjectStore(settings.home, settings.endpoint_data_dir)
         self._encoders: dict[str, Encoder] = {}
         self._connections: dict[str, tuple[str, Connection]] = {}
         self._embedders: dict[tuple[str, str], Embedder] = {}
         self._models: dict[tuple[str, str], Model] = {}
         self._prototypes: dict[tuple[str, tuple[object, ...]], npt.NDArray[np.float32]] = {}
-        self._pictures: dict[str, Pictures] = {}
-        self._detectors: dict[tuple[str, int], Detector] = {}
-        self._open: dict[str, OpenVocabulary] = {}
-        self._base: Base | None = None
-        self._base_network: Network | None = None
+        self._project_images: dict[str, ProjectImages] = {}
+        self._runners: dict[tuple[str, int], NetworkRunner] = {}
+        self._open_vocabularies: dict[str, OpenVocabulary] = {}
+        self._base_weights: BaseWeights | None = None
+        self._base_network: DetectionNetwork | None = None
         self._cache: EmbeddingCache | None = None
-        self.picture_files = PictureFiles(settings.home / "pictures")
+        self.image_copies = ImageCopies(settings.home / "pictures")
 
     def folder(self, record: ProjectRecord) -> Path:
         """Everything of one project."""
         return self.projects.folder(record.id)
 
-    def versions(self, record: ProjectRecord) -> Versions:
+    def versions(self, record: ProjectRecord) -> VersionStore:
         """The versions of one project."""
-        return Versions(self.folder(record))
+        return VersionStore(self.folder(record))
 
     def encoder(self, setting: str = "") -> Encoder:
         """The encoder of a setting; the one of the settings when not given."""
@@ -88,176 +88,186 @@ class Resources:
 
         setting = setting or self.settings.encoder
         if setting not in self._encoders:
-            load = partial(load_encoder, setting, say=log.info, weights_dir=self.weights)
+            load = partial(load_encoder, setting, say=log.info, weights_dir=self.weights_folder)
             self._encoders[setting] = self.compute.encoder(setting, load)
         return self._encoders[setting]
 
-    def viewer(self, record: ProjectRecord) -> Encoder:
+    def live_encoder(self, record: ProjectRecord) -> Encoder:
         """What images of a project are compared by: the live version's encoder.
 
         Where no control has choices nothing is downloaded for it.
         """
         card = self.versions(record).live_card()
-        own = self.settings.encoder
-        plain = "builtin" if own == "auto" else own
-        return self.encoder((card.encoder.get("setting") if card else "") or plain)
+        configured = self.settings.encoder
+        fallback = "builtin" if configured == "auto" else configured
+        return self.encoder((card.encoder.get("setting") if card else "") or fallback)
 
-    def base(self) -> Base:
+    def base_weights(self) -> BaseWeights:
         """The file that fine-tuning of detectors starts from."""
-        from backend.vision.detection.base_weights import choose_base
+        from backend.vision.detection.base_weights import choose_base_weights
 
-        if self._base is None:
-            self._base = choose_base(self.settings.detector, self.weights, log.info)
-        return self._base
+        if self._base_weights is None:
+            self._base_weights = choose_base_weights(
+                self.settings.detector, self.weights_folder, log.info
+            )
+        return self._base_weights
 
-    def base_network(self) -> Network:
+    def base_network(self) -> DetectionNetwork:
         """The network that fine-tuning of detectors starts from."""
-        from backend.vision.detection.network import load_base
+        from backend.vision.detection.network import load_base_network
 
         if self._base_network is None:
-            self._base_network = load_base(self.base().path)
+            self._base_network = load_base_network(self.base_weights().path)
         return self._base_network
 
-    def load_detector(self, network: Network, size: int, key: str) -> Detector:
+    def load_network_runner(self, network: DetectionNetwork, size: int, key: str) -> NetworkRunner:
         """A network on the fastest runtime; the last few are kept."""
-        from backend.vision.detection.network_runner import load_detector
+        from backend.vision.detection.network_runner import load_network_runner
 
-        known = self._detectors.pop((key, size), None)
-        if known is None:
-            folder = self.weights / "compiled"
-            load = partial(load_detector, network, size, f"{key}-{size}", folder, log.info)
-            known = self.compute.detector(network, size, key, load)
-        self._detectors[key, size] = known
-        while len(self._detectors) > DETECTORS_KEPT:
-            self._detectors.pop(next(iter(self._detectors)))
-        return known
+        runner = self._runners.pop((key, size), None)
+        if runner is None:
+            folder = self.weights_folder / "compiled"
+            load = partial(load_network_runner, network, size, f"{key}-{size}", folder, log.info)
+            runner = self.compute.network_runner(network, size, key, load)
+        self._runners[key, size] = runner
+        while len(self._runners) > RUNNER_CACHE_SIZE:
+            self._runners.pop(next(iter(self._runners)))
+        return runner
 
     def prompts(self, record: ProjectRecord) -> YoloePrompts | None:
         """Finding by words or drawn boxes; None where its weights are not there."""
         from backend.inference.prompts import YoloePrompts
-        from backend.vision.detection.yoloe import find_weights, prompt_files
+        from backend.vision.detection.yoloe import find_yoloe_weights, prompt_files
 
-        weights = find_weights(self.weights)
+        weights = find_yoloe_weights(self.weights_folder)
         if weights is None:
             return None
-        files = prompt_files(self.weights)
+        files = prompt_files(self.weights_folder)
         return YoloePrompts(weights.name, self.open_vocabulary, self.folder(record), files)
 
     def open_vocabulary(self, weights: str) -> OpenVocabulary:
         """The network that takes prompts, by file name; words are split as open_clip does."""
         from backend.vision.detection.yoloe import OpenVocabulary
 
-        if weights not in self._open:
+        if weights not in self._open_vocabularies:
             from backend.vision.encoders.clip import tokenize
 
-            path = self.weights / weights
-            self._open[weights] = OpenVocabulary(path, self.weights, tokenize=tokenize)
-        return self._open[weights]
+            path = self.weights_folder / weights
+            self._open_vocabularies[weights] = OpenVocabulary(
+                path, self.weights_folder, tokenize=tokenize
+            )
+        return self._open_vocabularies[weights]
 
     def prompt_files(self) -> list[list[object]]:
         """Name and size of what finding by words or drawn boxes rests on, as plain JSON."""
         from backend.vision.detection.yoloe import prompt_files
 
-        return [[name, size] for name, size in prompt_files(self.weights)]
+        return [[name, size] for name, size in prompt_files(self.weights_folder)]
 
-    def advice(self, labels: Sequence[str]) -> dict[str, str]:
+    def missing_label_advice(self, labels: Sequence[str]) -> dict[str, str]:
         """What would help to find labels that nothing finds yet, as a card tells it.
 
         Args:
             labels: their names.
 
         Returns:
-            ``advice``: with the command that gets what is missing; nothing where all are found.
+            ``missing_label_advice``: with the command that gets what is missing; nothing where all are found.
         """
-        from backend.vision.detection.yoloe import missing
+        from backend.vision.detection.yoloe import missing_prompt_files
 
         if not labels:
             return {}
-        needed = missing(self.weights, tokenizer=True)
-        cure = f"{OPTIONAL} {needed}" if needed else "Draw some, so that they are learned."
-        return {"advice": f"Nothing finds {', '.join(labels)} yet. {cure}"}
+        missing_files = missing_prompt_files(self.weights_folder, tokenizer=True)
+        hint = (
+            f"{PROMPTS_HINT} {missing_files}"
+            if missing_files
+            else "Draw some, so that they are learned."
+        )
+        return {"advice": f"Nothing finds {', '.join(labels)} yet. {hint}"}
 
-    def pictures(self, record: ProjectRecord) -> Pictures:
+    def project_images(self, record: ProjectRecord) -> ProjectImages:
         """The images of a project."""
         connection = self.connection(record)
-        if record.id not in self._pictures:
-            self._pictures[record.id] = Pictures(
+        if record.id not in self._project_images:
+            self._project_images[record.id] = ProjectImages(
                 record.server or connection.client.server,
                 connection.images,
                 self._embedding_cache(),
-                self.picture_files,
+                self.image_copies,
                 self.settings.max_image_pixels,
-                at_once=self.compute.at_once,
+                batch_size=self.compute.batch_size,
             )
-        return self._pictures[record.id]
+        return self._project_images[record.id]
 
     def connection(self, record: ProjectRecord) -> Connection:
-        """A project within reach; tried anew after a new token or :meth:`forget`."""
+        """A project within reach; tried anew after a new token or :meth:`forget_connection`."""
         token = self.projects.token(record.id)
-        known = self._connections.get(record.id)
-        if known and known[0] == token and _same(known[1].record, record):
-            return known[1]
-        made = connect(record, token, self.settings)
-        self._connections[record.id] = (token, made)
-        self._embedders = {k: e for k, e in self._embedders.items() if k[0] != record.id}
-        self._pictures.pop(record.id, None)
-        return made
+        cached = self._connections.get(record.id)
+        if cached and cached[0] == token and _same_except_title(cached[1].record, record):
+            return cached[1]
+        connected = connect(record, token, self.settings)
+        self._connections[record.id] = (token, connected)
+        self._embedders = {
+            key: embedder for key, embedder in self._embedders.items() if key[0] != record.id
+        }
+        self._project_images.pop(record.id, None)
+        return connected
 
-    def forget(self, record: ProjectRecord) -> None:
+    def forget_connection(self, record: ProjectRecord) -> None:
         """Find the way to a project anew next time."""
         self._connections.pop(record.id, None)
 
     def embedder(self, record: ProjectRecord, encoder: Encoder) -> Embedder:
         """Embeds a project's images."""
-        pictures = self.pictures(record)
+        images = self.project_images(record)
         key = (record.id, encoder.id)
         if key not in self._embedders:
-            self._embedders[key] = Embedder(pictures, encoder, self._embedding_cache())
+            self._embedders[key] = Embedder(images, encoder, self._embedding_cache())
         return self._embedders[key]
 
     def model(self, record: ProjectRecord, version: str) -> Model:
         """A version's artifact."""
         key = (record.id, version)
         if key not in self._models:
-            while len(self._models) >= MODELS_KEPT:
+            while len(self._models) >= MODEL_CACHE_SIZE:
                 self._models.pop(next(iter(self._models)))
             folder = self.versions(record).path(version)
-            self._models[key] = load_model(folder, self.load_detector, self.open_vocabulary)
+            self._models[key] = load_model(folder, self.load_network_runner, self.open_vocabulary)
         return self._models[key]
 
     def prototypes(self, encoder: Encoder, control: Control) -> npt.NDArray[np.float32] | None:
         """The text prototypes of a control's labels, (K, d); None for an image-only encoder."""
-        from backend.vision.encoders.text_prototypes import LabelText, prototypes
+        from backend.vision.encoders.text_prototypes import LabelPrompt, compute_text_prototypes
 
         if not encoder.has_text:
             return None
         key = (encoder.id, control.labels)
         if key not in self._prototypes:
-            texts = [LabelText(label.name, label.words, label.hint) for label in control.labels]
-            self._prototypes[key] = prototypes(encoder, texts)
+            texts = [LabelPrompt(label.name, label.words, label.hint) for label in control.labels]
+            self._prototypes[key] = compute_text_prototypes(encoder, texts)
         return self._prototypes[key]
 
-    def captures(self, record: ProjectRecord) -> Captures:
+    def captures(self, record: ProjectRecord) -> CaptureStore:
         """What the endpoint kept for a project."""
         return self.projects.captures(record.id)
 
     @contextmanager
-    def alone(self, record: ProjectRecord) -> Iterator[None]:
+    def round_lock(self, record: ProjectRecord) -> Iterator[None]:
         """One round at a time per project, across processes.
 
         Raises:
-            Busy: another process is at it.
+            RoundInProgressError: another process is at it.
         """
         from filelock import FileLock, Timeout
 
         folder = self.folder(record)
-        with explained(folder):
+        with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             lock = FileLock(folder / "round.lock", timeout=self._lock_seconds)
             try:
                 lock.acquire()
             except Timeout as error:
-                raise Busy(
+                raise RoundInProgressError(
                     f"Another process runs a round of project {record.id}: try again after it."
                 ) from error
         try:
@@ -266,9 +276,9 @@ class Resources:
             lock.release()
 
     @property
-    def weights(self) -> Path:
+    def weights_folder(self) -> Path:
         """Where published weights are kept."""
-        return self.settings.weights or self.settings.home / "weights"
+        return self.settings.weights_dir or self.settings.home / "weights"
 
     def _embedding_cache(self) -> EmbeddingCache:
         from backend.vision.encoders.embedding_cache import EmbeddingCache
@@ -278,6 +288,6 @@ class Resources:
         return self._cache
 
 
-def _same(one: ProjectRecord, other: ProjectRecord) -> bool:
+def _same_except_title(one: ProjectRecord, other: ProjectRecord) -> bool:
     """Whether two records say the same of a project but for its title."""
     return replace(one, title="") == replace(other, title="")

@@ -7,67 +7,71 @@ import logging
 from collections.abc import Callable
 
 from backend.errors import PrelabelError
-from backend.scheduler.worker_pool import Lane
-from backend.store.captures import Captures
+from backend.scheduler.worker_pool import WorkerPool
+from backend.store.captures import CaptureStore
 
 log = logging.getLogger("prelabel")
-SECONDS = 5.0
+IMPORT_JOB_SECONDS = 5.0
 """That a job may take before others get their turn."""
-AGAIN = 15.0
+RETRY_DELAY_SECONDS = 15.0
 """Seconds until Label Studio is asked again after it refused."""
 
 
-class Homecoming:
+class CaptureWatcher:
     """The captures of one project, as the server sees them.
 
     Args:
         project: its id.
         captures: of it.
-        lane: processes that do the work.
-        came: told when tasks were made.
+        worker_pool: processes that do the work.
+        on_import: told when tasks were made.
     """
 
     def __init__(
-        self, project: str, captures: Captures, lane: Lane, came: Callable[[], None]
+        self,
+        project: str,
+        captures: CaptureStore,
+        worker_pool: WorkerPool,
+        on_import: Callable[[], None],
     ) -> None:
         self._project = project
         self._captures = captures
-        self._lane = lane
-        self._came = came
-        self._seen = 0.0
+        self._worker_pool = worker_pool
+        self._on_import = on_import
+        self._checked_at = 0.0
         self._counts = (0, 0)
-        self._busy = False
+        self._is_importing = False
 
-    def due(self) -> bool:
+    def is_due(self) -> bool:
         """Whether something may wait: the endpoint wrote since the last job. Cheap."""
-        return not self._busy and self._captures.changed() > self._seen
+        return not self._is_importing and self._captures.last_modified() > self._checked_at
 
     def counts(self) -> dict[str, int]:
         """How many wait, and how many became tasks."""
         waiting, returned = self._counts
         return {"waiting": waiting, "returned": returned}
 
-    async def fetch(self) -> None:
+    async def import_captures(self) -> None:
         """Bring back what waits; what cannot be brought now is tried again later."""
-        if self._busy:
+        if self._is_importing:
             return
-        self._busy = True
-        seen = self._captures.changed()
+        self._is_importing = True
+        changed_at = self._captures.last_modified()
         try:
-            job = {"job": "return", "project": self._project, "seconds": SECONDS}
+            job = {"job": "return", "project": self._project, "seconds": IMPORT_JOB_SECONDS}
             while True:
-                async with self._lane.worker() as worker:
-                    done, _ = await worker.run(job)
-                await self._count()
-                if not done:
+                async with self._worker_pool.acquire() as worker:
+                    imported_count, _ = await worker.run(job)
+                await self._update_counts()
+                if not imported_count:
                     break
-                self._came()
-            self._seen = seen
+                self._on_import()
+            self._checked_at = changed_at
         except PrelabelError as error:
             log.warning("project %s: captured images wait: %s", self._project, error)
-            await asyncio.sleep(AGAIN)
+            await asyncio.sleep(RETRY_DELAY_SECONDS)
         finally:
-            self._busy = False
+            self._is_importing = False
 
-    async def _count(self) -> None:
+    async def _update_counts(self) -> None:
         self._counts = await asyncio.to_thread(self._captures.counts)

@@ -10,29 +10,33 @@ import json
 import struct
 from typing import Any, BinaryIO
 
-HEAD = struct.Struct(">II")
-Header = dict[str, Any]
+LENGTHS_STRUCT = struct.Struct(">II")
+FrameHeader = dict[str, Any]
 
 
-def pack(header: Header, body: bytes = b"") -> bytes:
+def pack_frame(header: FrameHeader, body: bytes = b"") -> bytes:
     """One frame."""
     text = json.dumps(header).encode()
-    return HEAD.pack(len(text), len(body)) + text + body
+    return LENGTHS_STRUCT.pack(len(text), len(body)) + text + body
 
 
-def read(stream: BinaryIO) -> tuple[Header, bytes] | None:
+def read_frame(stream: BinaryIO) -> tuple[FrameHeader, bytes] | None:
     """The next frame; None at the end of the stream."""
-    head = stream.read(HEAD.size)
-    if len(head) < HEAD.size:
+    lengths = stream.read(LENGTHS_STRUCT.size)
+    if len(lengths) < LENGTHS_STRUCT.size:
         return None
-    size, rest = HEAD.unpack(head)
-    return json.loads(stream.read(size)), stream.read(rest)
+    header_size, body_size = LENGTHS_STRUCT.unpack(lengths)
+    return json.loads(stream.read(header_size)), stream.read(body_size)
 
 
-async def receive(stream: asyncio.StreamReader) -> tuple[Header, bytes] | None:
+async def receive_frame(stream: asyncio.StreamReader) -> tuple[FrameHeader, bytes] | None:
     """The next frame; None at the end of the stream."""
     try:
-        size, rest = HEAD.unpack(await stream.readexactly(HEAD.size))
-        return json.loads(await stream.readexactly(size)), await stream.readexactly(rest)
+        header_size, body_size = LENGTHS_STRUCT.unpack(
+            await stream.readexactly(LENGTHS_STRUCT.size)
+        )
+        return json.loads(await stream.readexactly(header_size)), await stream.readexactly(
+            body_size
+        )
     except asyncio.IncompleteReadError:
         return None

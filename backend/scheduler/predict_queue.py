@@ -13,37 +13,40 @@ from collections.abc import Callable
 from typing import Any
 
 from backend.errors import UsageError
-from backend.label_studio.ml_protocol import nothing_known
-from backend.scheduler.project_state import Watched
-from backend.scheduler.worker_pool import Lane
+from backend.label_studio.ml_protocol import empty_response
+from backend.scheduler.project_state import ProjectState
+from backend.scheduler.worker_pool import WorkerPool
 
 log = logging.getLogger("prelabel")
-WAIT_FOR_FIRST = 60.0
+FIRST_VERSION_SECONDS = 60.0
 """Seconds that a /predict waits for a project's first version."""
-GIVE_UP = 95.0
+REQUEST_TIMEOUT_SECONDS = 95.0
 """Seconds after which nobody reads the answer: Label Studio hangs up at 100."""
-PIECE = 10
+CHUNK_SIZE = 10
 """Tasks that are answered before others get their turn."""
 NO_VERSION = "unready"
 
 
-class Asker:
+class PredictQueue:
     """Gets answers.
 
     Args:
-        lane: processes that answer.
+        worker_pool: processes that answer.
         clock: monotonic seconds.
-        unready: the projects without a version.
+        unready_projects: the projects without a version.
     """
 
     def __init__(
-        self, lane: Lane, clock: Callable[[], float], unready: Callable[[], list[Watched]]
+        self,
+        worker_pool: WorkerPool,
+        clock: Callable[[], float],
+        unready_projects: Callable[[], list[ProjectState]],
     ) -> None:
-        self._lane = lane
+        self._worker_pool = worker_pool
         self._clock = clock
-        self._unready = unready
+        self._unready_projects = unready_projects
 
-    async def answer(self, body: bytes) -> bytes:
+    async def predict(self, body: bytes) -> bytes:
         """The answer to a ``/predict``: exactly one result per task.
 
         Waits for a project's first version, so that the first ask is not answered with nothing.
@@ -55,38 +58,46 @@ class Asker:
             UsageError: it cannot be read.
             PrelabelError: it cannot be answered.
         """
-        asked = self._clock()
-        request = await asyncio.to_thread(read_request, body)
+        started_at = self._clock()
+        request = await asyncio.to_thread(parse_predict_request, body)
         tasks = request["tasks"]
         answers: list[bytes] = []
-        for start in range(0, max(1, len(tasks)), PIECE):
-            ahead = tasks[start + PIECE : start + 2 * PIECE]
-            part = {**request, "tasks": tasks[start : start + PIECE], "ahead": ahead}
-            piece = body if len(tasks) <= PIECE else await asyncio.to_thread(_packed, part)
-            answer = await self._piece(piece, asked)
+        for start in range(0, max(1, len(tasks)), CHUNK_SIZE):
+            next_tasks = tasks[start + CHUNK_SIZE : start + 2 * CHUNK_SIZE]
+            chunk_request = {
+                **request,
+                "tasks": tasks[start : start + CHUNK_SIZE],
+                "ahead": next_tasks,
+            }
+            chunk = (
+                body
+                if len(tasks) <= CHUNK_SIZE
+                else await asyncio.to_thread(_encode_json, chunk_request)
+            )
+            answer = await self._predict_chunk(chunk, started_at)
             if answer is None:
-                return _packed(nothing_known(tasks, NO_VERSION))
+                return _encode_json(empty_response(tasks, NO_VERSION))
             answers.append(answer)
-        return answers[0] if len(answers) == 1 else await asyncio.to_thread(_joined, answers)
+        return answers[0] if len(answers) == 1 else await asyncio.to_thread(_join_answers, answers)
 
-    async def _piece(self, piece: bytes, asked: float) -> bytes | None:
+    async def _predict_chunk(self, chunk: bytes, started_at: float) -> bytes | None:
         """The answer to a few tasks; None where there is none in time."""
         while True:
-            unready = self._unready()
-            async with self._lane.worker() as worker:
-                if self._clock() - asked > GIVE_UP:
+            unready_projects = self._unready_projects()
+            async with self._worker_pool.acquire() as worker:
+                if self._clock() - started_at > REQUEST_TIMEOUT_SECONDS:
                     log.warning("A /predict was not answered: Label Studio has given it up.")
                     return None
-                done, answer = await worker.run({"job": "predict"}, piece)
-            left = asked + WAIT_FOR_FIRST - self._clock()
-            if done["ready"]:
+                result, answer = await worker.run({"job": "predict"}, chunk)
+            remaining_seconds = started_at + FIRST_VERSION_SECONDS - self._clock()
+            if result["ready"]:
                 return answer
-            if not unready or left <= 0:
+            if not unready_projects or remaining_seconds <= 0:
                 return None
-            await _first_of(unready, left)
+            await _wait_for_first(unready_projects, remaining_seconds)
 
 
-def read_request(body: bytes) -> dict[str, Any]:
+def parse_predict_request(body: bytes) -> dict[str, Any]:
     """A ``/predict`` request; ``tasks`` is a list, maybe an empty one.
 
     Raises:
@@ -102,22 +113,24 @@ def read_request(body: bytes) -> dict[str, Any]:
     return {**request, "tasks": tasks}
 
 
-def _packed(value: Any) -> bytes:
+def _encode_json(value: Any) -> bytes:
     return json.dumps(value).encode()
 
 
-def _joined(answers: list[bytes]) -> bytes:
+def _join_answers(answers: list[bytes]) -> bytes:
     """One answer; a version that went live meanwhile stands at its own results."""
-    read = [json.loads(answer) for answer in answers]
-    results = [result for answer in read for result in answer["results"]]
-    return _packed({**read[0], "results": results})
+    decoded = [json.loads(answer) for answer in answers]
+    results = [result for answer in decoded for result in answer["results"]]
+    return _encode_json({**decoded[0], "results": results})
 
 
-async def _first_of(unready: list[Watched], seconds: float) -> None:
+async def _wait_for_first(project_states: list[ProjectState], timeout_seconds: float) -> None:
     """Wait until one of them has its first version."""
-    waiting = [asyncio.create_task(watched.ready.wait()) for watched in unready]
+    waiters = [
+        asyncio.create_task(project_state.ready_event.wait()) for project_state in project_states
+    ]
     try:
-        await asyncio.wait(waiting, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(waiters, timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in waiting:
+        for task in waiters:
             task.cancel()

@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import Any
 
-from backend.scheduler.capture_watch import Homecoming
+from backend.scheduler.capture_watch import CaptureWatcher
 from backend.scheduler.worker_pool import WorkerProcess
 from backend.store.projects import ProjectRecord
 
@@ -14,86 +14,86 @@ NEVER = float("-inf")
 
 
 @dataclass
-class Watched:
+class ProjectState:
     """A project as the server knows it.
 
     Attributes:
         record: who it is.
-        live: its live version; empty before the first.
+        live_version: its live version; empty before the first.
         summary: the last round's outcome.
         state: what the round does now.
         progress: of that, 0 to 1.
         detail: of that, for people.
         worker: the process that runs the round.
-        held: somebody cancelled a round: the next waits for a new label, or for Start Training.
+        training_paused: somebody cancelled a round: the next waits for a new label, or for Start Training.
         error: why the last round failed; empty when it did not.
-        forced: somebody pressed Start Training.
-        hints: events since the last look.
-        last_event: when somebody last labeled, on the monotonic clock.
-        quieted: the last look was already one that waits for no more labels.
-        waiting: labels that no version has seen.
+        training_requested: somebody pressed Start Training.
+        pending_events: events since the last look.
+        last_labeled_at: when somebody last labeled, on the monotonic clock.
+        quiet_round_done: the last look was already one that waits for no more labels.
+        waiting_labels: labels that no version has seen.
         failures: rounds that failed in a row.
-        barred: another process runs a round of the project.
-        cleaning: predictions of retired versions are being removed.
-        warmed: what smart tools were made ready for; None before that.
-        home: brings captured images back.
-        awake: set by whatever wakes it.
-        ready: set once there is a version.
-        turn: held by a round, and by what must not be done beside one.
+        locked_elsewhere: another process runs a round of the project.
+        is_cleaning: predictions of retired versions are being removed.
+        warmed_version: what smart tools were made ready for; None before that.
+        capture_watcher: brings captured images back.
+        wake_event: set by whatever wakes it.
+        ready_event: set once there is a version.
+        round_lock: held by a round, and by what must not be done beside one.
     """
 
     record: ProjectRecord
-    home: Homecoming
-    live: str = ""
+    capture_watcher: CaptureWatcher
+    live_version: str = ""
     summary: dict[str, Any] = field(default_factory=dict)
     state: str = "idle"
     progress: float = 0.0
     detail: str = ""
     worker: WorkerProcess | None = None
-    held: bool = False
+    training_paused: bool = False
     error: str = ""
-    forced: bool = False
-    hints: int = 0
-    last_event: float = NEVER
-    quieted: bool = False
-    waiting: int = 0
+    training_requested: bool = False
+    pending_events: int = 0
+    last_labeled_at: float = NEVER
+    quiet_round_done: bool = False
+    waiting_labels: int = 0
     failures: int = 0
-    barred: bool = False
-    cleaning: bool = False
-    warmed: str | None = None
-    awake: asyncio.Event = field(default_factory=asyncio.Event)
-    ready: asyncio.Event = field(default_factory=asyncio.Event)
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    locked_elsewhere: bool = False
+    is_cleaning: bool = False
+    warmed_version: str | None = None
+    wake_event: asyncio.Event = field(default_factory=asyncio.Event)
+    ready_event: asyncio.Event = field(default_factory=asyncio.Event)
+    round_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def wants_round(self) -> bool:
         """Whether one is under way, or about to be."""
-        return self.awake.is_set() or self.state not in ("idle", "failed")
+        return self.wake_event.is_set() or self.state not in ("idle", "failed")
 
     def json(self) -> dict[str, Any]:
         """As ``/api/projects/{id}`` shows it; a plain number as id where it is one."""
-        known = self.summary
+        summary = self.summary
         return {
             "id": int(self.record.id) if self.record.id.isdigit() else self.record.id,
             "server": self.record.server,
             "number": self.record.number,
-            "title": known.get("title") or self.record.title,
-            "version": self.live or None,
+            "title": summary.get("title") or self.record.title,
+            "version": self.live_version or None,
             "round": {
                 "state": self.state,
                 "progress": self.progress,
                 "detail": self.detail or None,
                 "error": self.error or None,
             },
-            "tasks": known.get("tasks", 0),
-            "labels": known.get("labels", 0),
-            "waiting": self.waiting,
-            "audit": known.get("audit")
+            "tasks": summary.get("tasks", 0),
+            "labels": summary.get("labels", 0),
+            "waiting": self.waiting_labels,
+            "audit": summary.get("audit")
             or {"n": 0, "value": None, "low": 0.0, "high": 1.0, "metric": "accuracy"},
-            "controls": known.get("controls", []),
-            "left_out": known.get("left_out", {}),
-            **{key: known.get(key) or {} for key in ("estimate", "outlook", "accepting", "held")},
-            "accepted": known.get("accepted", 0),
-            "captured": self.home.counts(),
-            "versions": known.get("versions", []),
+            "controls": summary.get("controls", []),
+            "left_out": summary.get("left_out", {}),
+            **{key: summary.get(key) or {} for key in ("estimate", "outlook", "accepting", "held")},
+            "accepted": summary.get("accepted", 0),
+            "captured": self.capture_watcher.counts(),
+            "versions": summary.get("versions", []),
         }

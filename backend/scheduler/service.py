@@ -14,32 +14,44 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from backend.errors import Busy, Cancelled, NotThere, PrelabelError, StoreError, UsageError
-from backend.label_studio.ml_protocol import project_of
-from backend.runtime.connection import answers, created_at
-from backend.scheduler.capture_watch import Homecoming
-from backend.scheduler.chores import Chores
-from backend.scheduler.predict_queue import NO_VERSION, Asker
-from backend.scheduler.project_state import Watched
-from backend.scheduler.supervise import Tending
-from backend.scheduler.worker_pool import ANSWERING, PROGRAM, TRAINING, Lane
+from backend.errors import (
+    NotFoundError,
+    PrelabelError,
+    RoundCancelledError,
+    RoundInProgressError,
+    StoreError,
+    UsageError,
+)
+from backend.label_studio.ml_protocol import parse_project
+from backend.runtime.connection import is_server_reachable, parse_created_at
+from backend.scheduler.capture_watch import CaptureWatcher
+from backend.scheduler.chores import ProjectChores
+from backend.scheduler.predict_queue import NO_VERSION, PredictQueue
+from backend.scheduler.project_state import ProjectState
+from backend.scheduler.supervise import Supervisor
+from backend.scheduler.worker_pool import (
+    PREDICTION_NICENESS,
+    TRAINING_NICENESS,
+    WORKER_COMMAND,
+    WorkerPool,
+)
 from backend.settings import Settings
 from backend.store import wake
 from backend.store.files import read_json, write_json
-from backend.store.projects import ProjectRecord, Projects
-from backend.store.servers import same_server
-from backend.store.versions import Versions
+from backend.store.projects import ProjectRecord, ProjectStore
+from backend.store.servers import is_same_server
+from backend.store.versions import VersionStore
 
 log = logging.getLogger("prelabel")
-DEBOUNCE = 0.2
+DEBOUNCE_SECONDS = 0.2
 """Seconds in which wake-ups gather before a round looks."""
-RETRY_FIRST, RETRY_LAST = 5.0, 300.0
+RETRY_MIN_SECONDS, RETRY_MAX_SECONDS = 5.0, 300.0
 """Seconds until a failed round is tried again; doubled each time."""
-BARRED_SECONDS = 5.0
+LOCKED_RETRY_SECONDS = 5.0
 """Seconds until a round is tried again that another process kept from running."""
-LOOK_SECONDS = 1.0
+HOME_POLL_SECONDS = 1.0
 """How often the home folder is looked at for what other processes left there."""
-WAITS = "It waits until something else that is under way is done."
+WAITING_MESSAGE = "It waits until something else that is under way is done."
 
 
 class Service:
@@ -48,51 +60,53 @@ class Service:
     Args:
         settings: of this backend.
         clock: monotonic seconds.
-        keep: makes what was written last; nothing has to be done for that on one's own disk.
-        refresh: sees what others wrote; the same.
-        program: of the working processes.
+        commit_files: makes what was written last; nothing has to be done for that on one's own disk.
+        reload_files: sees what others wrote; the same.
+        worker_command: of the working processes.
     """
 
     def __init__(
         self,
         settings: Settings,
         clock: Callable[[], float] = time.monotonic,
-        keep: Callable[[], None] = lambda: None,
-        refresh: Callable[[], None] = lambda: None,
-        program: Sequence[str] = PROGRAM,
+        commit_files: Callable[[], None] = lambda: None,
+        reload_files: Callable[[], None] = lambda: None,
+        worker_command: Sequence[str] = WORKER_COMMAND,
     ) -> None:
         self.settings = settings
         self._clock = clock
-        self._keep = keep
-        self._refresh_files = refresh
-        self._projects = Projects(settings.home, settings.kept)
-        self._watched: dict[str, Watched] = {}
-        self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._rounds = Lane(settings.workers, TRAINING, program)
-        self._predictions = Lane(1, ANSWERING, program)
-        self._tending = Tending()
-        self._chores = Chores(self._rounds, self._predictions, self._tending)
-        self._asker = Asker(self._predictions, clock, self._unready)
-        self._looking: asyncio.Task[None] | None = None
+        self._commit_files = commit_files
+        self._reload_files = reload_files
+        self._projects = ProjectStore(settings.home, settings.endpoint_data_dir)
+        self._project_states: dict[str, ProjectState] = {}
+        self._loop_tasks: dict[str, asyncio.Task[None]] = {}
+        self._round_workers = WorkerPool(settings.workers, TRAINING_NICENESS, worker_command)
+        self._prediction_workers = WorkerPool(1, PREDICTION_NICENESS, worker_command)
+        self._supervisor = Supervisor()
+        self._chores = ProjectChores(
+            self._round_workers, self._prediction_workers, self._supervisor
+        )
+        self._predict_queue = PredictQueue(self._prediction_workers, clock, self._unready_projects)
+        self._poll_task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Know the projects of the home folder, and look at each."""
         name = "the home folder"
-        with self._tending.bearing(name):
-            self._look()
-        looking = self._tending.for_ever(LOOK_SECONDS, name, self._look_again)
-        self._looking = asyncio.create_task(looking)
+        with self._supervisor.log_errors(name):
+            self._scan_home()
+        polling = self._supervisor.run_forever(HOME_POLL_SECONDS, name, self._poll_home)
+        self._poll_task = asyncio.create_task(polling)
 
     async def stop(self) -> None:
         """End everything; what was under way is done again at the next start."""
-        running = [*self._tasks.values()]
-        running += [self._looking] if self._looking else []
-        for task in running:
+        running_tasks = [*self._loop_tasks.values()]
+        running_tasks += [self._poll_task] if self._poll_task else []
+        for task in running_tasks:
             task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        await asyncio.gather(*running_tasks, return_exceptions=True)
         await self._chores.stop()
-        await self._rounds.stop()
-        await self._predictions.stop()
+        await self._round_workers.stop()
+        await self._prediction_workers.stop()
 
     # -- what the protocol asks -------------------------------------------------------------
 
@@ -110,17 +124,17 @@ class Service:
         Raises:
             UsageError: no project is named, or its server may not be used.
         """
-        number, created = project_of({"project": project})
+        number, created = parse_project({"project": project})
         if not number:
             raise UsageError(f"/setup names no project: {project[:40]!r}.")
-        server = self._allowed(server.rstrip("/"))
+        server = self._check_server(server.rstrip("/"))
         record = await asyncio.to_thread(
-            self._projects.register, server, number, created, token, answers
+            self._projects.register, server, number, created, token, is_server_reachable
         )
-        watched = self._watch(record)
-        if watched.error:  # a token may have come that works
-            watched.awake.set()
-        return watched.live or NO_VERSION
+        project_state = self._add_project(record)
+        if project_state.error:  # a token may have come that works
+            project_state.wake_event.set()
+        return project_state.live_version or NO_VERSION
 
     def wake(
         self, project: Mapping[str, Any] | None, *, forced: bool = False, labels: int = 0
@@ -128,7 +142,7 @@ class Service:
         """Something happened; what it says is only a hint.
 
         Args:
-            project: Label Studio's project JSON (``id``, ``created_at``); None: any.
+            project: Label Studio's project JSON (``id``, ``parse_created_at``); None: any.
             forced: Start Training.
             labels: annotations that may have changed.
 
@@ -136,247 +150,300 @@ class Service:
             the ids of the woken projects.
         """
         number = (project or {}).get("id")
-        created = created_at(str((project or {}).get("created_at") or ""))
-        woken = [w for w in self._watched.values() if number is None or _is(w, number, created)]
-        for watched in woken:
-            self._wake(watched, forced, labels)
-        return [watched.record.id for watched in woken]
+        created = parse_created_at(str((project or {}).get("created_at") or ""))
+        woken = [
+            w
+            for w in self._project_states.values()
+            if number is None or _matches_project(w, number, created)
+        ]
+        for project_state in woken:
+            self._wake_project(project_state, forced, labels)
+        return [project_state.record.id for project_state in woken]
 
     async def predict(self, body: bytes) -> bytes:
         """The answer to ``/predict``; see :meth:`Asker.answer`."""
-        return await self._asker.answer(body)
+        return await self._predict_queue.predict(body)
 
     def versions(self) -> list[str]:
         """The versions of all projects, newest first; Label Studio does not say which it asks."""
-        return [name for w in self._watched.values() for name in w.summary.get("versions", [])]
+        return [
+            name for w in self._project_states.values() for name in w.summary.get("versions", [])
+        ]
 
     # -- what people ask --------------------------------------------------------------------
 
     def projects(self) -> list[dict[str, Any]]:
         """All projects."""
-        return [watched.json() for watched in self._watched.values()]
+        return [project_state.json() for project_state in self._project_states.values()]
 
     def project(self, id: str) -> dict[str, Any]:
         """One project.
 
         Raises:
-            NotThere: no project has this id.
+            NotFoundError: no project has this id.
         """
-        if id not in self._watched:
-            raise NotThere(f"No project {id!r} is connected to this backend.")
-        return self._watched[id].json()
+        if id not in self._project_states:
+            raise NotFoundError(f"No project {id!r} is connected to this backend.")
+        return self._project_states[id].json()
 
     async def cancel(self, id: str) -> dict[str, Any]:
         """Cancel the round of a project while it trains; its live version stays.
 
         Raises:
-            NotThere: no project has this id.
+            NotFoundError: no project has this id.
         """
         self.project(id)
-        watched = self._watched[id]
-        if watched.worker is not None and watched.state == "training":
-            await watched.worker.cancel()
-        return watched.json()
+        project_state = self._project_states[id]
+        if project_state.worker is not None and project_state.state == "training":
+            await project_state.worker.cancel()
+        return project_state.json()
 
     async def train(self, id: str) -> None:
         """Start Training, from here.
 
         Raises:
-            NotThere: no project has this id.
+            NotFoundError: no project has this id.
         """
         self.project(id)
-        self._wake(self._watched[id], forced=True)
+        self._wake_project(self._project_states[id], forced=True)
 
     async def promote(self, id: str, version: str, by: str, reason: str) -> None:
         """Make a version live, whatever the loop thinks of it; a round then pushes its answers.
 
         Raises:
-            NotThere: there is no such project, or version.
+            NotFoundError: there is no such project, or version.
         """
         self.project(id)
-        watched = self._watched[id]
-        versions = Versions(self._projects.folder(id))
+        project_state = self._project_states[id]
+        versions = VersionStore(self._projects.folder(id))
         await asyncio.to_thread(versions.promote, version, by, reason)
-        self._refresh(watched)
-        self._wake(watched)
+        self._refresh_live(project_state)
+        self._wake_project(project_state)
 
     async def roll_back(self, id: str, by: str) -> None:
         """Make the version before the live one live again.
 
         Raises:
-            NotThere: no project has this id.
+            NotFoundError: no project has this id.
             StoreError: there is no older version.
         """
         self.project(id)
-        versions = Versions(self._projects.folder(id))
-        older = await asyncio.to_thread(versions.before_live)
-        await self.promote(id, older, by, "rolled back by a person")
+        versions = VersionStore(self._projects.folder(id))
+        previous = await asyncio.to_thread(versions.rollback_target)
+        await self.promote(id, previous, by, "rolled back by a person")
 
     # -- waking -----------------------------------------------------------------------------
 
-    def _watch(self, record: ProjectRecord) -> Watched:
+    def _add_project(self, record: ProjectRecord) -> ProjectState:
         """The project as the server knows it, from now on."""
-        known = self._watched.get(record.id)
-        if known is not None:
-            known.record = record  # its server may go by another name now
-            return known
-        watched = Watched(record, self._homecoming(record))
+        existing = self._project_states.get(record.id)
+        if existing is not None:
+            existing.record = record  # its server may go by another name now
+            return existing
+        project_state = ProjectState(record, self._capture_watcher(record))
         with contextlib.suppress(StoreError):  # the next round makes it anew
             summary = read_json(self._summary_file(record))
-            watched.summary = summary if isinstance(summary, dict) else {}
-        self._refresh(watched)
-        watched.awake.set()
-        self._watched[record.id] = watched
-        self._tasks[record.id] = asyncio.create_task(self._loop(watched))
-        return watched
+            project_state.summary = summary if isinstance(summary, dict) else {}
+        self._refresh_live(project_state)
+        project_state.wake_event.set()
+        self._project_states[record.id] = project_state
+        self._loop_tasks[record.id] = asyncio.create_task(self._run_loop(project_state))
+        return project_state
 
-    def _homecoming(self, record: ProjectRecord) -> Homecoming:
+    def _capture_watcher(self, record: ProjectRecord) -> CaptureWatcher:
         captures = self._projects.captures(record.id)
 
-        def came() -> None:
-            self._wake(self._watched[record.id])
+        def on_import() -> None:
+            self._wake_project(self._project_states[record.id])
 
-        return Homecoming(record.id, captures, self._rounds, came)
+        return CaptureWatcher(record.id, captures, self._round_workers, on_import)
 
-    def _wake(self, watched: Watched, forced: bool = False, labels: int = 0) -> None:
-        watched.forced |= forced
-        watched.hints += labels
+    def _wake_project(
+        self, project_state: ProjectState, forced: bool = False, labels: int = 0
+    ) -> None:
+        project_state.training_requested |= forced
+        project_state.pending_events += labels
         if forced or labels:  # what else happens does not make up for a cancelled training
-            watched.held = watched.quieted = False
-            watched.last_event = self._clock()
-        watched.awake.set()
+            project_state.training_paused = project_state.quiet_round_done = False
+            project_state.last_labeled_at = self._clock()
+        project_state.wake_event.set()
 
-    def _unready(self) -> list[Watched]:
-        return [w for w in self._watched.values() if not w.ready.is_set()]
+    def _unready_projects(self) -> list[ProjectState]:
+        return [w for w in self._project_states.values() if not w.ready_event.is_set()]
 
-    async def _look_again(self) -> None:
-        with self._tending.bearing("files of others"):
-            await asyncio.to_thread(self._refresh_files)
-        self._look()
+    async def _poll_home(self) -> None:
+        with self._supervisor.log_errors("files of others"):
+            await asyncio.to_thread(self._reload_files)
+        self._scan_home()
 
-    def _look(self) -> None:
+    def _scan_home(self) -> None:
         """Notice what other processes left: new projects, a promotion, a request for a round."""
-        records, damaged = self._projects.readable()
-        for id, sentence in damaged.items():
-            self._tending.tell(f"project {id} is left out", sentence)
+        records, damaged = self._projects.read_all()
+        for id, message in damaged.items():
+            self._supervisor.report_once(f"project {id} is left out", message)
         for record in records:
-            with self._tending.bearing(f"files of project {record.id}"):
-                self._look_at(self._watch(record))
+            with self._supervisor.log_errors(f"files of project {record.id}"):
+                self._check_wake_file(self._add_project(record))
 
-    def _look_at(self, watched: Watched) -> None:
-        asked, train = wake.take(self._projects.folder(watched.record.id))
-        if asked:
-            self._refresh(watched)
-            self._wake(watched, train)
-        self._chores.bring_home(watched)
+    def _check_wake_file(self, project_state: ProjectState) -> None:
+        is_requested, is_forced = wake.consume_wake(self._projects.folder(project_state.record.id))
+        if is_requested:
+            self._refresh_live(project_state)
+            self._wake_project(project_state, is_forced)
+        self._chores.start_capture_import(project_state)
 
     # -- the loop of one project ------------------------------------------------------------
 
-    async def _loop(self, watched: Watched) -> None:
+    async def _run_loop(self, project_state: ProjectState) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(watched.awake.wait(), self._pause(watched))
-            await asyncio.sleep(DEBOUNCE)
-            watched.awake.clear()
-            with self._tending.bearing(f"the loop of project {watched.record.id}"):
-                await self._round(watched)
+                await asyncio.wait_for(
+                    project_state.wake_event.wait(), self._wait_seconds(project_state)
+                )
+            await asyncio.sleep(DEBOUNCE_SECONDS)
+            project_state.wake_event.clear()
+            with self._supervisor.log_errors(f"the loop of project {project_state.record.id}"):
+                await self._run_round(project_state)
 
-    def _pause(self, watched: Watched) -> float:
+    def _wait_seconds(self, project_state: ProjectState) -> float:
         """Seconds until the project is looked at although nothing woke it."""
-        if watched.barred:
-            return BARRED_SECONDS
-        if watched.failures:
-            return min(RETRY_LAST, RETRY_FIRST * 2.0 ** (watched.failures - 1))
-        if watched.waiting and not watched.held and not watched.quieted:
-            left = watched.last_event + self.settings.quiet_seconds - self._clock()
-            return min(max(left, 0.0), self.settings.poll_seconds)
+        if project_state.locked_elsewhere:
+            return LOCKED_RETRY_SECONDS
+        if project_state.failures:
+            return min(RETRY_MAX_SECONDS, RETRY_MIN_SECONDS * 2.0 ** (project_state.failures - 1))
+        if (
+            project_state.waiting_labels
+            and not project_state.training_paused
+            and not project_state.quiet_round_done
+        ):
+            remaining_seconds = (
+                project_state.last_labeled_at + self.settings.quiet_seconds - self._clock()
+            )
+            return min(max(remaining_seconds, 0.0), self.settings.poll_seconds)
         return self.settings.poll_seconds
 
-    async def _round(self, watched: Watched) -> None:
-        if watched.held and not watched.live:
+    async def _run_round(self, project_state: ProjectState) -> None:
+        if project_state.training_paused and not project_state.live_version:
             return  # without a version a round can only train, and that was cancelled
-        ask = {
-            "forced": watched.forced,
-            "quiet": self._clock() - watched.last_event >= self.settings.quiet_seconds,
-            "hints": watched.hints,
-            "held": watched.held,
+        request = {
+            "forced": project_state.training_requested,
+            "quiet": self._clock() - project_state.last_labeled_at >= self.settings.quiet_seconds,
+            "hints": project_state.pending_events,
+            "held": project_state.training_paused,
         }
-        watched.forced = False
-        if self._rounds.full:
-            watched.state, watched.progress, watched.detail = "observing", 0.0, WAITS
+        project_state.training_requested = False
+        if self._round_workers.is_full:
+            project_state.state, project_state.progress, project_state.detail = (
+                "observing",
+                0.0,
+                WAITING_MESSAGE,
+            )
         try:
-            async with watched.turn:
-                outcome = await self._work(watched, ask)
-            self._done(watched, outcome, int(ask["hints"]))
-            watched.quieted = bool(ask["quiet"])
-        except Busy:  # the command line is at it, and wakes us after, unless it is killed
-            watched.state, watched.detail, watched.barred = "idle", "", True
-            watched.forced |= bool(ask["forced"])
-        except Cancelled as error:
-            watched.state, watched.detail, watched.held = "idle", str(error), True
+            async with project_state.round_lock:
+                outcome = await self._run_round_job(project_state, request)
+            self._finish_round(project_state, outcome, int(request["hints"]))
+            project_state.quiet_round_done = bool(request["quiet"])
+        except (
+            RoundInProgressError
+        ):  # the command line is at it, and wakes us after, unless it is killed
+            project_state.state, project_state.detail, project_state.locked_elsewhere = (
+                "idle",
+                "",
+                True,
+            )
+            project_state.training_requested |= bool(request["forced"])
+        except RoundCancelledError as error:
+            project_state.state, project_state.detail, project_state.training_paused = (
+                "idle",
+                str(error),
+                True,
+            )
         except PrelabelError as error:
-            self._failed(watched, str(error), forced=bool(ask["forced"]))
+            self._fail_round(project_state, str(error), forced=bool(request["forced"]))
         except Exception as error:  # a defect of ours must not end the loop
-            log.exception("project %s", watched.record.id)
-            self._failed(watched, f"{type(error).__name__}: {error}", forced=bool(ask["forced"]))
+            log.exception("project %s", project_state.record.id)
+            self._fail_round(
+                project_state, f"{type(error).__name__}: {error}", forced=bool(request["forced"])
+            )
         finally:
-            watched.worker = None
-        await asyncio.to_thread(self._keep)
+            project_state.worker = None
+        await asyncio.to_thread(self._commit_files)
 
-    async def _work(self, watched: Watched, ask: dict[str, Any]) -> dict[str, Any]:
+    async def _run_round_job(
+        self, project_state: ProjectState, request: dict[str, Any]
+    ) -> dict[str, Any]:
         """A round in a working process, as soon as one is free; its outcome."""
 
-        def tell(state: str, progress: float, detail: str) -> None:
-            if state == "training" and detail and detail != watched.detail:
-                log.info("project %s: %s", watched.record.id, detail)
-            watched.state, watched.progress, watched.detail = state, progress, detail
+        def report(state: str, progress: float, detail: str) -> None:
+            if state == "training" and detail and detail != project_state.detail:
+                log.info("project %s: %s", project_state.record.id, detail)
+            project_state.state, project_state.progress, project_state.detail = (
+                state,
+                progress,
+                detail,
+            )
 
-        watched.barred = False
-        job = {"job": "round", "project": watched.record.id, "ask": ask}
-        async with self._rounds.worker() as watched.worker:
-            outcome, _ = await watched.worker.run(job, tell=tell)
-        found: dict[str, Any] = outcome
-        return found
+        project_state.locked_elsewhere = False
+        job = {"job": "round", "project": project_state.record.id, "ask": request}
+        async with self._round_workers.acquire() as project_state.worker:
+            outcome, _ = await project_state.worker.run(job, report=report)
+        result: dict[str, Any] = outcome
+        return result
 
-    def _done(self, watched: Watched, outcome: dict[str, Any], hints: int) -> None:
-        looked = bool(outcome.pop("cleanup"))
-        if looked:
-            watched.hints -= hints  # more may have come meanwhile
-        watched.waiting = outcome["waiting"]
-        watched.state, watched.progress, watched.error, watched.failures = "idle", 1.0, "", 0
-        watched.detail = ""
-        if outcome != watched.summary:
-            watched.summary = outcome
+    def _finish_round(
+        self, project_state: ProjectState, outcome: dict[str, Any], hints: int
+    ) -> None:
+        is_full_round = bool(outcome.pop("cleanup"))
+        if is_full_round:
+            project_state.pending_events -= hints  # more may have come meanwhile
+        project_state.waiting_labels = outcome["waiting"]
+        project_state.state, project_state.progress, project_state.error, project_state.failures = (
+            "idle",
+            1.0,
+            "",
+            0,
+        )
+        project_state.detail = ""
+        if outcome != project_state.summary:
+            project_state.summary = outcome
             with contextlib.suppress(StoreError):  # only remembered for the next start
-                write_json(self._summary_file(watched.record), outcome)
-        self._refresh(watched)
-        self._chores.after_round(watched, outcome, looked=looked)
+                write_json(self._summary_file(project_state.record), outcome)
+        self._refresh_live(project_state)
+        self._chores.start_after_round(project_state, outcome, is_full_round=is_full_round)
 
-    def _failed(self, watched: Watched, error: str, forced: bool) -> None:
-        if error != watched.error:
-            log.error("project %s: %s", watched.record.id, error)
-        watched.state, watched.detail, watched.error = "failed", "", error
-        watched.failures += 1
-        watched.forced |= forced
-        self._refresh(watched)
+    def _fail_round(self, project_state: ProjectState, error: str, forced: bool) -> None:
+        if error != project_state.error:
+            log.error("project %s: %s", project_state.record.id, error)
+        project_state.state, project_state.detail, project_state.error = "failed", "", error
+        project_state.failures += 1
+        project_state.training_requested |= forced
+        self._refresh_live(project_state)
 
-    def _refresh(self, watched: Watched) -> None:
+    def _refresh_live(self, project_state: ProjectState) -> None:
         """The live version as the store has it: a round that failed may have made one."""
         with contextlib.suppress(StoreError):
-            watched.live = Versions(self._projects.folder(watched.record.id)).live() or ""
-        if watched.live:
-            watched.ready.set()
+            project_state.live_version = (
+                VersionStore(self._projects.folder(project_state.record.id)).live() or ""
+            )
+        if project_state.live_version:
+            project_state.ready_event.set()
 
     def _summary_file(self, record: ProjectRecord) -> Path:
         return self._projects.folder(record.id) / "summary.json"
 
-    def _allowed(self, server: str) -> str:
-        allowed = self.settings.allowed_servers
-        if server and allowed and not any(same_server(server, one) for one in allowed):
+    def _check_server(self, server: str) -> str:
+        allowed_servers = self.settings.allowed_servers
+        if (
+            server
+            and allowed_servers
+            and not any(
+                is_same_server(server, allowed_server) for allowed_server in allowed_servers
+            )
+        ):
             raise UsageError(f"{server} is not in PRELABEL_ALLOWED_SERVERS; add it to connect it.")
         return server
 
 
-def _is(watched: Watched, number: Any, created: int) -> bool:
-    record = watched.record
+def _matches_project(project_state: ProjectState, number: Any, created: int) -> bool:
+    record = project_state.record
     return str(record.number) == str(number) and (not created or record.created in (0, created))

@@ -12,14 +12,14 @@ from backend.errors import PrelabelError
 log = logging.getLogger("prelabel")
 
 
-class Tending:
+class Supervisor:
     """Bears errors and tells them: once, until another one comes or it works again."""
 
     def __init__(self) -> None:
-        self._known: dict[str, str] = {}
+        self._last_messages: dict[str, str] = {}
 
     @contextmanager
-    def bearing(self, name: str) -> Iterator[None]:
+    def log_errors(self, name: str) -> Iterator[None]:
         """What is done inside may fail.
 
         Args:
@@ -28,32 +28,32 @@ class Tending:
         try:
             yield
         except PrelabelError as error:
-            self.tell(name, str(error))
+            self.report_once(name, str(error))
         except Exception as error:  # a defect of ours, or a file that nobody expected
-            if self.tell(name, f"{type(error).__name__}: {error}"):
+            if self.report_once(name, f"{type(error).__name__}: {error}"):
                 log.info("%s", name, exc_info=True)
         else:
-            self._known.pop(name, None)
+            self._last_messages.pop(name, None)
 
-    def tell(self, name: str, sentence: str) -> bool:
+    def report_once(self, name: str, message: str) -> bool:
         """Say what is wrong, unless that was said last; whether it was new."""
-        new = self._known.get(name) != sentence
-        if new:
-            log.error("%s: %s", name, sentence)
-        self._known[name] = sentence
-        return new
+        is_new = self._last_messages.get(name) != message
+        if is_new:
+            log.error("%s: %s", name, message)
+        self._last_messages[name] = message
+        return is_new
 
-    async def for_ever(
-        self, seconds: float, name: str, work: Callable[[], Awaitable[None]]
+    async def run_forever(
+        self, interval_seconds: float, name: str, action: Callable[[], Awaitable[None]]
     ) -> None:
         """Do something again and again.
 
         Args:
-            seconds: between two times.
+            interval_seconds: between two times.
             name: of it, as people are told it.
-            work: what is done.
+            action: what is done.
         """
         while True:
-            await asyncio.sleep(seconds)
-            with self.bearing(name):
-                await work()
+            await asyncio.sleep(interval_seconds)
+            with self.log_errors(name):
+                await action()

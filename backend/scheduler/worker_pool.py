@@ -12,19 +12,19 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from backend.callbacks import StateCallback
-from backend.errors import RoundError, named
+from backend.errors import RoundError, error_from_name
 from backend.scheduler import frames
 
 log = logging.getLogger("prelabel")
-FRUGAL = {"OMP_WAIT_POLICY": "PASSIVE", "MALLOC_ARENA_MAX": "2"}
+WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "MALLOC_ARENA_MAX": "2"}
 """Threads that wait for each other sleep: spinning, two busy processes slow each other manifold.
 What threads gave back is used again: else each round's new threads took 10 MB more, for ever."""
-PROGRAM = (sys.executable, "-m", "backend.worker")
-TRAINING, ANSWERING = 10, 5
+WORKER_COMMAND = (sys.executable, "-m", "backend.worker")
+TRAINING_NICENESS, PREDICTION_NICENESS = 10, 5
 """How far processes stand back (``nice``): a click never waits for training."""
 
 
-def _silent(state: str, progress: float, detail: str) -> None:
+def _ignore_progress(state: str, progress: float, detail: str) -> None:
     """Nobody wants to know."""
 
 
@@ -33,45 +33,49 @@ class WorkerProcess:
 
     Args:
         niceness: how far it stands back behind others.
-        program: that takes jobs, given the niceness as last argument.
+        command: that takes jobs, given the niceness as last argument.
     """
 
-    def __init__(self, niceness: int = TRAINING, program: Sequence[str] = PROGRAM) -> None:
+    def __init__(
+        self, niceness: int = TRAINING_NICENESS, command: Sequence[str] = WORKER_COMMAND
+    ) -> None:
         self._niceness = niceness
-        self._program = program
+        self._command = command
         self._process: asyncio.subprocess.Process | None = None
-        self._numbers = itertools.count()
-        self._running: int | None = None
+        self._job_ids = itertools.count()
+        self._running_job: int | None = None
 
     async def run(
-        self, job: Mapping[str, Any], body: bytes = b"", tell: StateCallback = _silent
+        self, job: Mapping[str, Any], body: bytes = b"", report: StateCallback = _ignore_progress
     ) -> tuple[Any, bytes]:
         """Run a job.
 
         Args:
             job: ``job`` and its arguments.
             body: bytes that belong to it.
-            tell: told the state, the progress, 0 to 1, and details.
+            report: told the state, the progress, 0 to 1, and details.
 
         Raises:
             PrelabelError: the job failed, with the error that it told, or its process died.
         """
-        process = await self._alive()
-        number = self._running = next(self._numbers)
+        process = await self._ensure_started()
+        job_id = self._running_job = next(self._job_ids)
         try:
-            await self._send(process, frames.pack({"id": number, **job}, body))
-            header, answer = await self._answer(process, number, tell)
+            await self._send_frame(process, frames.pack_frame({"id": job_id, **job}, body))
+            header, answer = await self._read_answer(process, job_id, report)
         except BaseException:
             await self.stop()  # its next answer would be taken for another job's
             raise
         finally:
-            self._running = None
-        return _result(header), answer
+            self._running_job = None
+        return _read_result(header), answer
 
     async def cancel(self) -> None:
         """Ask the job under way to end; it fails with ``Cancelled`` if it can."""
-        if self._process is not None and self._running is not None:
-            await self._send(self._process, frames.pack({"cancel": self._running}, b""))
+        if self._process is not None and self._running_job is not None:
+            await self._send_frame(
+                self._process, frames.pack_frame({"cancel": self._running_job}, b"")
+            )
 
     async def stop(self) -> None:
         """End the process, whatever it does."""
@@ -81,81 +85,81 @@ class WorkerProcess:
                 process.kill()
             await process.wait()
 
-    async def _alive(self) -> asyncio.subprocess.Process:
+    async def _ensure_started(self) -> asyncio.subprocess.Process:
         if self._process is None or self._process.returncode is not None:
             self._process = await asyncio.create_subprocess_exec(
-                *self._program,
+                *self._command,
                 str(self._niceness),
-                env={**os.environ, **FRUGAL},
+                env={**os.environ, **WORKER_ENVIRONMENT},
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 start_new_session=True,  # Ctrl-C is for the server, which ends this one
             )
         return self._process
 
-    async def _send(self, process: asyncio.subprocess.Process, frame: bytes) -> None:
+    async def _send_frame(self, process: asyncio.subprocess.Process, frame: bytes) -> None:
         assert process.stdin is not None  # noqa: S101 - it was opened with a pipe
         try:
             process.stdin.write(frame)
             await process.stdin.drain()
         except (BrokenPipeError, ConnectionResetError) as error:
-            raise _died() from error
+            raise _worker_died() from error
 
-    async def _answer(
-        self, process: asyncio.subprocess.Process, number: int, tell: StateCallback
-    ) -> tuple[frames.Header, bytes]:
+    async def _read_answer(
+        self, process: asyncio.subprocess.Process, job_id: int, report: StateCallback
+    ) -> tuple[frames.FrameHeader, bytes]:
         assert process.stdout is not None  # noqa: S101 - it was opened with a pipe
-        while (frame := await frames.receive(process.stdout)) is not None:
+        while (frame := await frames.receive_frame(process.stdout)) is not None:
             header, body = frame
             if "state" in header:
-                tell(header["state"], header["progress"], header["detail"])
-            elif header["id"] == number:
+                report(header["state"], header["progress"], header["detail"])
+            elif header["id"] == job_id:
                 return header, body
-        raise _died()
+        raise _worker_died()
 
 
-class Lane:
+class WorkerPool:
     """A few processes that share the jobs of one kind.
 
     Args:
         count: how many run at the same time.
         niceness: how far they stand back behind others.
-        program: that takes jobs.
+        command: that takes jobs.
     """
 
-    def __init__(self, count: int, niceness: int, program: Sequence[str] = PROGRAM) -> None:
-        self._all = [WorkerProcess(niceness, program) for _ in range(count)]
-        self._free: asyncio.LifoQueue[WorkerProcess] = asyncio.LifoQueue()
-        for worker in self._all:
-            self._free.put_nowait(worker)
+    def __init__(self, count: int, niceness: int, command: Sequence[str] = WORKER_COMMAND) -> None:
+        self._workers = [WorkerProcess(niceness, command) for _ in range(count)]
+        self._free_workers: asyncio.LifoQueue[WorkerProcess] = asyncio.LifoQueue()
+        for worker in self._workers:
+            self._free_workers.put_nowait(worker)
 
     @property
-    def full(self) -> bool:
+    def is_full(self) -> bool:
         """Whether whoever wants a process now has to wait for one."""
-        return self._free.empty()
+        return self._free_workers.empty()
 
     @contextlib.asynccontextmanager
-    async def worker(self) -> AsyncIterator[WorkerProcess]:
+    async def acquire(self) -> AsyncIterator[WorkerProcess]:
         """A process of one's own, for a while."""
-        worker = await self._free.get()
+        worker = await self._free_workers.get()
         try:
             yield worker
         finally:
-            self._free.put_nowait(worker)
+            self._free_workers.put_nowait(worker)
 
     async def stop(self) -> None:
         """End all processes."""
-        for worker in self._all:
+        for worker in self._workers:
             await worker.stop()
 
 
-def _result(header: frames.Header) -> Any:
+def _read_result(header: frames.FrameHeader) -> Any:
     if "failed" in header:
-        raise named(header["failed"]["kind"], header["failed"]["text"])
+        raise error_from_name(header["failed"]["kind"], header["failed"]["text"])
     return header["done"]
 
 
-def _died() -> RoundError:
+def _worker_died() -> RoundError:
     return RoundError(
         "The working process died (out of memory?); it is started again, and nothing is lost."
     )

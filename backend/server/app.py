@@ -11,24 +11,24 @@ from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 
-from backend.errors import NotThere, PrelabelError, UsageError
-from backend.label_studio.ml_protocol import MODEL_CLASS, SetupRequest, read_event
+from backend.errors import NotFoundError, PrelabelError, UsageError
+from backend.label_studio.ml_protocol import MODEL_CLASS, SetupRequest, parse_event
 from backend.scheduler.service import Service
-from backend.server.cross_origin import foreign
-from backend.server.dashboard_routes import add_pages, wants_page
-from backend.server.source_archive import pack_source
-from backend.store.webhook_secret import home_sign
+from backend.server.cross_origin import is_cross_site
+from backend.server.dashboard_routes import accepts_html, add_dashboard
+from backend.server.source_archive import zip_source
+from backend.store.webhook_secret import home_fingerprint
 
-LARGEST_EVENT = 8_000_000
+MAX_EVENT_BYTES = 8_000_000
 """Bytes of a webhook that are read; a larger one wakes every project instead."""
-LARGEST_SETUP = 4_000_000
+MAX_SETUP_BYTES = 4_000_000
 """Bytes of a /setup: a labeling config, which Label Studio shows in a browser."""
-LARGEST_PREDICT = 256_000_000
+MAX_PREDICT_BYTES = 256_000_000
 """Bytes of a /predict: Label Studio sends 100 tasks, whose images may stand in them."""
-About = dict[str, Any]
+JsonObject = dict[str, Any]
 
 
-def not_foreign(request: Request) -> None:
+def reject_cross_site(request: Request) -> None:
     """Programs may ask, Label Studio among them, and our own pages; no page of another site.
 
     A browser on this machine reaches a backend that nobody else can reach.
@@ -36,14 +36,14 @@ def not_foreign(request: Request) -> None:
     Raises:
         HTTPException: a page of another site sent the request.
     """
-    if foreign(request.headers):
+    if is_cross_site(request.headers):
         raise HTTPException(403, "A page of another site may not do that.")
 
 
-OURS = (Depends(not_foreign),)
+SAME_SITE_ONLY = (Depends(reject_cross_site),)
 
 
-def make_app(service: Service) -> FastAPI:
+def create_app(service: Service) -> FastAPI:
     """The application over a service.
 
     Args:
@@ -51,67 +51,73 @@ def make_app(service: Service) -> FastAPI:
     """
 
     @contextlib.asynccontextmanager
-    async def running(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         await service.start()
         yield
         await service.stop()
 
-    app = FastAPI(title="Prelabel", lifespan=running)
-    app.exception_handler(PrelabelError)(_explain)
-    _add_protocol(app, service)
-    _add_api(app, service)
+    app = FastAPI(title="Prelabel", lifespan=lifespan)
+    app.exception_handler(PrelabelError)(_error_response)
+    _add_ml_routes(app, service)
+    _add_api_routes(app, service)
     return app
 
 
-def _add_protocol(app: FastAPI, service: Service) -> None:
+def _add_ml_routes(app: FastAPI, service: Service) -> None:
     """What Label Studio calls."""
 
-    home = home_sign(service.settings.home)
+    fingerprint = home_fingerprint(service.settings.home)
 
     @app.get("/health")
-    async def health() -> About:
+    async def health() -> JsonObject:
         """Alive; answered from memory. Another sign of the home means another backend."""
-        return {"status": "UP", "model_class": MODEL_CLASS, "home": home}
+        return {"status": "UP", "model_class": MODEL_CLASS, "home": fingerprint}
 
-    @app.post("/setup", dependencies=OURS)
-    async def setup(request: Request) -> About:
+    @app.post("/setup", dependencies=SAME_SITE_ONLY)
+    async def setup(request: Request) -> JsonObject:
         """Label Studio names a project."""
         try:
-            asked = SetupRequest.model_validate_json(await _body(request, LARGEST_SETUP))
+            setup_request = SetupRequest.model_validate_json(
+                await _read_body(request, MAX_SETUP_BYTES)
+            )
         except ValidationError as error:
             raise UsageError(f"/setup cannot be read: {error.errors()[0]['msg']}.") from error
         return {
-            "model_version": await service.setup(asked.project, asked.hostname, asked.access_token)
+            "model_version": await service.setup(
+                setup_request.project, setup_request.hostname, setup_request.access_token
+            )
         }
 
-    @app.post("/predict", dependencies=OURS)
+    @app.post("/predict", dependencies=SAME_SITE_ONLY)
     async def predict(request: Request) -> Response:
         """Exactly one result per task."""
-        answer = await service.predict(await _body(request, LARGEST_PREDICT))
-        return Response(answer, media_type="application/json")
+        result_body = await service.predict(await _read_body(request, MAX_PREDICT_BYTES))
+        return Response(result_body, media_type="application/json")
 
-    @app.post("/webhook", dependencies=OURS)
-    async def webhook(request: Request) -> About:
+    @app.post("/webhook", dependencies=SAME_SITE_ONLY)
+    async def webhook(request: Request) -> JsonObject:
         """Something may have changed."""
-        event = read_event(await _some(request))
-        woken = service.wake(event.project, forced=event.training, labels=event.labels)
-        return {"status": "woken", "projects": woken}
+        event = parse_event(await _read_event_body(request))
+        woken_projects = service.wake(
+            event.project, forced=event.is_training_requested, labels=event.annotation_count
+        )
+        return {"status": "woken", "projects": woken_projects}
 
     @app.get("/versions")
-    async def versions() -> About:
+    async def versions() -> JsonObject:
         """All versions, newest first."""
         return {"versions": service.versions()}
 
 
-def _add_api(app: FastAPI, service: Service) -> None:
+def _add_api_routes(app: FastAPI, service: Service) -> None:
     """What people and programs ask."""
-    board = add_pages(app, service)
+    dashboard = add_dashboard(app, service)
 
     @app.get("/")
     async def root(request: Request) -> Response:
         """The dashboard; for programs what this is, and where its source is."""
-        if wants_page(request):
-            return await board.overview(request)
+        if accepts_html(request):
+            return await dashboard.overview(request)
         about = {
             "name": "Prelabel",
             "status": "UP",
@@ -123,34 +129,34 @@ def _add_api(app: FastAPI, service: Service) -> None:
     @app.exception_handler(404)
     async def unknown(request: Request, error: Exception) -> Response:
         """A page for people, a sentence for programs."""
-        if wants_page(request):
-            return board.unknown(request.url.path)
+        if accepts_html(request):
+            return dashboard.not_found(request.url.path)
         return JSONResponse({"detail": getattr(error, "detail", "Not Found")}, 404)
 
     @app.get("/source")
     async def source() -> Response:
         """The source of what is running here, as its licence (AGPL-3.0-or-later) promises."""
-        named = {"content-disposition": 'attachment; filename="prelabel-source.zip"'}
-        packed = await asyncio.to_thread(pack_source)
-        return Response(packed, media_type="application/zip", headers=named)
+        headers = {"content-disposition": 'attachment; filename="prelabel-source.zip"'}
+        archive = await asyncio.to_thread(zip_source)
+        return Response(archive, media_type="application/zip", headers=headers)
 
     @app.get("/api/projects")
-    async def projects() -> list[About]:
+    async def projects() -> list[JsonObject]:
         """All connected projects."""
         return service.projects()
 
     @app.get("/api/projects/{id}")
-    async def project(id: str) -> About:
+    async def project(id: str) -> JsonObject:
         """One project."""
         return service.project(id)
 
-    @app.post("/api/projects/{id}/cancel", dependencies=OURS)
-    async def cancel(id: str) -> About:
+    @app.post("/api/projects/{id}/cancel", dependencies=SAME_SITE_ONLY)
+    async def cancel(id: str) -> JsonObject:
         """Cancel the training under way; the live version stays."""
         return await service.cancel(id)
 
 
-async def _body(request: Request, most: int) -> bytes:
+async def _read_body(request: Request, max_bytes: int) -> bytes:
     """The body.
 
     Raises:
@@ -158,22 +164,24 @@ async def _body(request: Request, most: int) -> bytes:
     """
     body = bytearray()
     async for chunk in request.stream():
-        if len(body) + len(chunk) > most:
-            raise HTTPException(413, f"That is larger than {most // 1_000_000} MB.")
+        if len(body) + len(chunk) > max_bytes:
+            raise HTTPException(413, f"That is larger than {max_bytes // 1_000_000} MB.")
         body += chunk
     return bytes(body)
 
 
-async def _some(request: Request) -> bytes:
+async def _read_event_body(request: Request) -> bytes:
     """The body, unless it is too large to be worth reading."""
     body = bytearray()
     async for chunk in request.stream():
-        if len(body) <= LARGEST_EVENT:
+        if len(body) <= MAX_EVENT_BYTES:
             body += chunk
-    return bytes(body) if len(body) <= LARGEST_EVENT else b""
+    return bytes(body) if len(body) <= MAX_EVENT_BYTES else b""
 
 
-async def _explain(request: Request, error: Exception) -> Response:
+async def _error_response(request: Request, error: Exception) -> Response:
     """A failure as one sentence."""
-    status = 404 if isinstance(error, NotThere) else 400 if isinstance(error, UsageError) else 500
+    status = (
+        404 if isinstance(error, NotFoundError) else 400 if isinstance(error, UsageError) else 500
+    )
     return JSONResponse({"detail": str(error)}, status)

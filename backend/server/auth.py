@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-DENIED = b'{"detail":"This backend wants basic auth: PRELABEL_USER and PRELABEL_PASSWORD."}'
+UNAUTHORIZED_BODY = (
+    b'{"detail":"This backend wants basic auth: PRELABEL_USER and PRELABEL_PASSWORD."}'
+)
 
 
-class Gate:
+class BasicAuthMiddleware:
     """An ASGI layer that lets callers in.
 
     Below ``/<secret>`` everything is served as at the root; there, and only there, ``/webhook``
@@ -28,7 +30,7 @@ class Gate:
 
     def __init__(self, app: ASGIApp, user: str, password: str, secret: str) -> None:
         self._app = app
-        self._wanted = f"{user}:{password}".encode() if user else b""
+        self._credentials = f"{user}:{password}".encode() if user else b""
         self._prefix = f"/{secret}"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -36,39 +38,41 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        path, secret = self._inner(scope["path"])
-        hook = secret and path == "/webhook" and scope["method"] == "POST"
-        if self._wanted and not hook and not self._known(scope):
-            await _deny(send)
+        path, has_secret = self._strip_secret(scope["path"])
+        is_webhook = has_secret and path == "/webhook" and scope["method"] == "POST"
+        if self._credentials and not is_webhook and not self._has_credentials(scope):
+            await _send_unauthorized(send)
             return
         await self._app({**scope, "path": path, "raw_path": path.encode()}, receive, send)
 
-    def _inner(self, path: str) -> tuple[str, bool]:
+    def _strip_secret(self, path: str) -> tuple[str, bool]:
         """The path without the secret, and whether it had it."""
-        head = path[: len(self._prefix)].encode()
-        inside = path[len(self._prefix) :]
-        matches = secrets.compare_digest(head, self._prefix.encode())
-        return (inside or "/", True) if matches and inside[:1] in ("", "/") else (path, False)
+        path_prefix = path[: len(self._prefix)].encode()
+        inner_path = path[len(self._prefix) :]
+        matches = secrets.compare_digest(path_prefix, self._prefix.encode())
+        return (
+            (inner_path or "/", True) if matches and inner_path[:1] in ("", "/") else (path, False)
+        )
 
-    def _known(self, scope: Scope) -> bool:
+    def _has_credentials(self, scope: Scope) -> bool:
         for name, value in scope["headers"]:
             if name == b"authorization" and value[:6].lower() == b"basic ":
-                return secrets.compare_digest(_decoded(value[6:]), self._wanted)
+                return secrets.compare_digest(_decode_credentials(value[6:]), self._credentials)
         return False
 
 
-def _decoded(value: bytes) -> bytes:
+def _decode_credentials(value: bytes) -> bytes:
     try:
         return base64.b64decode(value.strip(), validate=True)
     except binascii.Error:
         return b""
 
 
-async def _deny(send: Send) -> None:
+async def _send_unauthorized(send: Send) -> None:
     headers = [
         (b"content-type", b"application/json"),
-        (b"content-length", str(len(DENIED)).encode()),
+        (b"content-length", str(len(UNAUTHORIZED_BODY)).encode()),
         (b"www-authenticate", b'Basic realm="Prelabel"'),
     ]
     await send({"type": "http.response.start", "status": 401, "headers": headers})
-    await send({"type": "http.response.body", "body": DENIED})
+    await send({"type": "http.response.body", "body": UNAUTHORIZED_BODY})

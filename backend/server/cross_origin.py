@@ -19,28 +19,37 @@ import ipaddress
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-PORTS = {"http": 80, "https": 443}
-HOME = ("localhost", "local", "lan", "home", "internal", "intranet", "home.arpa", "test")
+DEFAULT_PORTS = {"http": 80, "https": 443}
+PRIVATE_NAME_SUFFIXES = (
+    "localhost",
+    "local",
+    "lan",
+    "home",
+    "internal",
+    "intranet",
+    "home.arpa",
+    "test",
+)
 """Last parts of names that nobody can register, so that no stranger's page is there."""
 
 
-def refusal(headers: Mapping[str, str], *, secured: bool) -> str:
+def explain_form_refusal(headers: Mapping[str, str], *, has_auth: bool) -> str:
     """Why a form is not accepted, in one sentence; empty where it is.
 
     Args:
         headers: of the request, by lower-case name.
-        secured: basic auth was asked for and given.
+        has_auth: basic auth was asked for and given.
     """
     site, origin, host = (headers.get(n, "") for n in ("sec-fetch-site", "origin", "host"))
     if site:
         if site not in ("same-origin", "none"):
             return "This form was sent by a page of another site: use the dashboard's own buttons."
-    elif not _same(origin, host):
+    elif not _is_same_origin(origin, host):
         return (
             "This form does not come from the dashboard's own page: open the dashboard and use its "
             "buttons. Behind a proxy, let it pass the Host header on unchanged."
         )
-    if not secured and not origin.startswith("https:") and not _ours(host):
+    if not has_auth and not origin.startswith("https:") and not _is_private_host(host):
         return (
             "Under a public name buttons work with a password only, because any site could be "
             "behind that name: set PRELABEL_USER and PRELABEL_PASSWORD, or use the IP address."
@@ -48,31 +57,34 @@ def refusal(headers: Mapping[str, str], *, secured: bool) -> str:
     return ""
 
 
-def foreign(headers: Mapping[str, str]) -> bool:
+def is_cross_site(headers: Mapping[str, str]) -> bool:
     """Whether a page of another site sent a request; programs send neither of the two headers."""
     site, origin, host = (headers.get(n, "") for n in ("sec-fetch-site", "origin", "host"))
     if site:
         return site not in ("same-origin", "none")
-    return bool(origin) and not _same(origin, host)
+    return bool(origin) and not _is_same_origin(origin, host)
 
 
-def _same(origin: str, host: str) -> bool:
+def _is_same_origin(origin: str, host: str) -> bool:
     """Whether an origin names the server that was asked."""
     try:
-        parts, asked = urlsplit(origin), urlsplit(f"//{host}")
-        default = PORTS.get(parts.scheme)
-        return bool(default and parts.hostname) and (
-            (parts.hostname, parts.port or default) == (asked.hostname, asked.port or default)
+        parts, requested = urlsplit(origin), urlsplit(f"//{host}")
+        default_port = DEFAULT_PORTS.get(parts.scheme)
+        return bool(default_port and parts.hostname) and (
+            (parts.hostname, parts.port or default_port)
+            == (requested.hostname, requested.port or default_port)
         )
     except ValueError:
         return False
 
 
-def _ours(host: str) -> bool:
+def _is_private_host(host: str) -> bool:
     """Whether a host's name cannot be a stranger's, whose name server may say any address."""
     try:
         name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
         ipaddress.ip_address(name)
     except ValueError:
-        return "." not in name or name.endswith(tuple(f".{end}" for end in HOME))
+        return "." not in name or name.endswith(
+            tuple(f".{suffix}" for suffix in PRIVATE_NAME_SUFFIXES)
+        )
     return True

@@ -7,10 +7,10 @@ import socket
 
 from backend.errors import PrelabelError
 
-BACKLOG = 2048
+SOCKET_BACKLOG = 2048
 
 
-def listen(host: str, port: int) -> socket.socket:
+def open_listening_socket(host: str, port: int) -> socket.socket:
     """A listening socket.
 
     Args:
@@ -22,17 +22,19 @@ def listen(host: str, port: int) -> socket.socket:
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # named as TCP, or asyncio does not turn Nagle's delay off: every answer would take 40 ms
-    server = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        server.bind((host, port))
-        server.listen(BACKLOG)
+        listener.bind((host, port))
+        listener.listen(SOCKET_BACKLOG)
     except OSError as error:
-        server.close()
-        elsewhere = isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
-        cure = "--host takes an address of this machine, or 0.0.0.0 for all of them"
+        listener.close()
+        is_foreign_address = (
+            isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
+        )
+        host_hint = "--host takes an address of this machine, or 0.0.0.0 for all of them"
         raise PrelabelError(
             f"Cannot listen at {host}:{port} ({error.strerror}): "
-            f"{cure if elsewhere else 'choose another --port'}."
+            f"{host_hint if is_foreign_address else 'choose another --port'}."
         ) from error
-    return server
+    return listener

@@ -7,30 +7,30 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-PLACE = Path(__file__).resolve().parents[2]
-ROOMS = ("backend", "demo", "serverless", "label_config")
-BESIDE = ("LICENSE", "README.md", "pyproject.toml", "Dockerfile", "compose.yaml")
+REPOSITORY_ROOT = Path(__file__).resolve().parents[2]
+SOURCE_FOLDERS = ("backend", "demo", "serverless", "label_config")
+PROJECT_FILES = ("LICENSE", "README.md", "pyproject.toml", "Dockerfile", "compose.yaml")
 """What else the program is made of."""
-PACKED = PLACE / "prelabel-source"
+INSTALLED_SOURCE_FOLDER = REPOSITORY_ROOT / "prelabel-source"
 """Where an installed program has these: its folder is full of other packages."""
 
 
-def pack_source() -> bytes:
+def zip_source() -> bytes:
     """A zip file of the program as it lies on this machine: code, licence, and how it is built."""
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, file in sorted(_files()):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, file in sorted(_source_files()):
             archive.write(file, name)
-    return packed.getvalue()
+    return buffer.getvalue()
 
 
-def _files() -> Iterator[tuple[str, Path]]:
+def _source_files() -> Iterator[tuple[str, Path]]:
     """Name in the zip file, and file."""
-    for room in ROOMS:
-        for file in (PLACE / room).rglob("*"):
+    for source_folder in SOURCE_FOLDERS:
+        for file in (REPOSITORY_ROOT / source_folder).rglob("*"):
             if file.is_file() and "__pycache__" not in file.parts:
-                yield str(file.relative_to(PLACE)), file
-    beside = PACKED if PACKED.is_dir() else PLACE
-    for name in BESIDE:
-        if (beside / name).is_file():
-            yield name, beside / name
+                yield str(file.relative_to(REPOSITORY_ROOT)), file
+    files_root = INSTALLED_SOURCE_FOLDER if INSTALLED_SOURCE_FOLDER.is_dir() else REPOSITORY_ROOT
+    for name in PROJECT_FILES:
+        if (files_root / name).is_file():
+            yield name, files_root / name

@@ -12,11 +12,11 @@ from typing import Any
 
 from backend.store.files import read_json, write_json
 
-FILE = "acceptance.json"
+ACCEPTANCE_FILE = "acceptance.json"
 
 
 @dataclass(frozen=True)
-class Given:
+class AcceptedAnswer:
     """An answer that was accepted, or would have been had its task not gone to people.
 
     Attributes:
@@ -52,7 +52,7 @@ class Suspension:
 
 
 @dataclass(frozen=True)
-class Acceptance:
+class AcceptanceState:
     """The state of a project.
 
     Attributes:
@@ -61,39 +61,48 @@ class Acceptance:
         since: labels of the project when the first answer was given.
     """
 
-    given: Mapping[int, Given] = field(default_factory=dict)
+    given: Mapping[int, AcceptedAnswer] = field(default_factory=dict)
     suspensions: tuple[Suspension, ...] = ()
     since: int = 0
 
     @property
-    def until(self) -> int:
+    def min_audit_labels(self) -> int:
         """Labeled audit images that a version has to be proven on at least."""
         return self.suspensions[-1].until if self.suspensions else 0
 
     @property
-    def checks(self) -> list[bool]:
+    def check_results(self) -> list[bool]:
         """Whether answers of this era were right where people looked, in the order of giving."""
-        era = len(self.suspensions)
-        return [g.right for g in self.given.values() if g.era == era and g.right is not None]
+        current_era = len(self.suspensions)
+        return [
+            answer.right
+            for answer in self.given.values()
+            if answer.era == current_era and answer.right is not None
+        ]
 
-    def suspended(self, accepting: Mapping[str, Any]) -> bool:
+    def is_suspended(self, card_section: Mapping[str, Any]) -> bool:
         """Whether a version may not accept, whatever was proven of it before the suspension.
 
         Args:
-            accepting: of its card.
+            card_section: of its card.
         """
-        return bool(accepting) and int(accepting.get("audit", 0)) < self.until
+        return bool(card_section) and int(card_section.get("audit", 0)) < self.min_audit_labels
 
-    def told(self, accepting: Mapping[str, Any]) -> dict[str, Any]:
+    def describe(self, card_section: Mapping[str, Any]) -> dict[str, Any]:
         """What a card tells of accepting, with what became of it since; empty where it is off."""
-        if not accepting:
+        if not card_section:
             return {}
-        suspended = self.suspended(accepting)
-        reason = {"reason": self.suspensions[-1].reason} if suspended else {}
-        return {**accepting, **reason, "suspended": suspended, "checked": len(self.checks)}
+        is_suspended = self.is_suspended(card_section)
+        suspension_reason = {"reason": self.suspensions[-1].reason} if is_suspended else {}
+        return {
+            **card_section,
+            **suspension_reason,
+            "suspended": is_suspended,
+            "checked": len(self.check_results),
+        }
 
 
-class Acceptances:
+class AcceptanceStore:
     """The state in one project's folder.
 
     Args:
@@ -102,19 +111,19 @@ class Acceptances:
     """
 
     def __init__(self, folder: Path, read: Callable[[Path], Any] = read_json) -> None:
-        self._file = folder / FILE
+        self._file = folder / ACCEPTANCE_FILE
         self._read = read
 
-    def read(self) -> Acceptance:
+    def read(self) -> AcceptanceState:
         """The state; an empty one where nothing was ever accepted."""
-        kept = self._read(self._file) or {}
-        return Acceptance(
-            {int(task): Given(**row) for task, row in (kept.get("given") or {}).items()},
-            tuple(Suspension(**row) for row in kept.get("suspensions") or ()),
-            int(kept.get("since", 0)),
+        stored = self._read(self._file) or {}
+        return AcceptanceState(
+            {int(task): AcceptedAnswer(**row) for task, row in (stored.get("given") or {}).items()},
+            tuple(Suspension(**row) for row in stored.get("suspensions") or ()),
+            int(stored.get("since", 0)),
         )
 
-    def write(self, state: Acceptance) -> None:
+    def write(self, state: AcceptanceState) -> None:
         """Keep the state.
 
         Raises:

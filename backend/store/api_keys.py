@@ -11,17 +11,17 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from backend.errors import NotThere, UsageError
-from backend.store.files import alone, read_json, write_json
+from backend.errors import NotFoundError, UsageError
+from backend.store.files import exclusive_lock, read_json, write_json
 
-PREFIX = "plk"
+KEY_PREFIX = "plk"
 """Keys are ``plk_<id>_<secret>``: a scanner for lost secrets recognises them."""
-RATE = 100.0
-WAIT_SECONDS = 10.0
+DEFAULT_IMAGES_PER_SECOND = 100.0
+LOCK_TIMEOUT_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
-class Key:
+class ApiKey:
     """Who may ask, and how much.
 
     Attributes:
@@ -40,36 +40,40 @@ class Key:
     name: str
     hash: str = field(repr=False)
     functions: tuple[str, ...] = ()
-    rate: float = RATE
+    rate: float = DEFAULT_IMAGES_PER_SECOND
     quota: int = 0
     created: str = ""
     revoked: str = ""
 
-    def may_ask(self, function: str) -> bool:
+    def may_invoke(self, function: str) -> bool:
         """Whether it may invoke a function."""
         return not self.functions or function in self.functions
 
 
-class Keys:
+class ApiKeyStore:
     """The keys of one home folder; what another process changes is seen at the next use."""
 
     def __init__(self, home: Path) -> None:
         self._file = home / "keys.json"
-        self._seen: tuple[float, int] | None = None
-        self._known: dict[str, Key] = {}
+        self._file_signature: tuple[float, int] | None = None
+        self._keys_by_id: dict[str, ApiKey] = {}
 
-    def all(self) -> list[Key]:
+    def all(self) -> list[ApiKey]:
         """Every key, revoked ones too, oldest first.
 
         Raises:
             StoreError: the file is damaged.
         """
         self._read()
-        return list(self._known.values())
+        return list(self._keys_by_id.values())
 
     def create(
-        self, name: str, functions: tuple[str, ...] = (), rate: float = RATE, quota: int = 0
-    ) -> tuple[Key, str]:
+        self,
+        name: str,
+        functions: tuple[str, ...] = (),
+        rate: float = DEFAULT_IMAGES_PER_SECOND,
+        quota: int = 0,
+    ) -> tuple[ApiKey, str]:
         """Make a key.
 
         Returns:
@@ -83,64 +87,66 @@ class Keys:
             raise UsageError("A key needs a name, such as the application's that will use it.")
         id, secret = secrets.token_hex(4), secrets.token_urlsafe(32)
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        key = Key(id, name.strip(), _hash(secret), functions, rate, quota, now)
-        with self._alone():
+        key = ApiKey(id, name.strip(), _hash_secret(secret), functions, rate, quota, now)
+        with self._exclusive():
             self._write([*self.all(), key])
-        return key, f"{PREFIX}_{id}_{secret}"
+        return key, f"{KEY_PREFIX}_{id}_{secret}"
 
-    def revoke(self, id: str) -> Key:
+    def revoke(self, id: str) -> ApiKey:
         """Make a key worthless.
 
         Raises:
-            NotThere: there is none.
+            NotFoundError: there is none.
         """
-        with self._alone():
+        with self._exclusive():
             keys = {key.id: key for key in self.all()}
             if id not in keys:
-                raise NotThere(f"There is no key {id!r}: `prelabel keys list` shows all.")
+                raise NotFoundError(f"There is no key {id!r}: `prelabel keys list` shows all.")
             if not keys[id].revoked:
                 now = datetime.now(UTC).isoformat(timespec="seconds")
                 keys[id] = replace(keys[id], revoked=now)
                 self._write(list(keys.values()))
             return keys[id]
 
-    def check(self, text: str) -> Key | None:
+    def authenticate(self, key_text: str) -> ApiKey | None:
         """The key that a text proves; None where it proves none that is good."""
-        prefix, _, rest = text.partition("_")
-        id, _, secret = rest.partition("_")
+        prefix, _, key_body = key_text.partition("_")
+        id, _, secret = key_body.partition("_")
         self._read()
-        key = self._known.get(id)
-        same = hmac.compare_digest(_hash(secret), key.hash if key else _hash(""))
-        return key if key and same and prefix == PREFIX and not key.revoked else None
+        key = self._keys_by_id.get(id)
+        is_match = hmac.compare_digest(_hash_secret(secret), key.hash if key else _hash_secret(""))
+        return key if key and is_match and prefix == KEY_PREFIX and not key.revoked else None
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _exclusive(self) -> Iterator[None]:
         """No other process changes the keys meanwhile; what one wrote before is read anew.
 
         Raises:
             StoreError: another process does not come to an end, or the folder cannot be written.
         """
         file = self._file.with_name(f"{self._file.name}.lock")
-        with alone(file, "Another process changes the keys: try again.", WAIT_SECONDS):
-            self._seen = None
+        with exclusive_lock(
+            file, "Another process changes the keys: try again.", LOCK_TIMEOUT_SECONDS
+        ):
+            self._file_signature = None
             yield
 
     def _read(self) -> None:
         try:
-            status = self._file.stat()
+            file_stat = self._file.stat()
         except FileNotFoundError:
-            self._seen, self._known = None, {}
+            self._file_signature, self._keys_by_id = None, {}
             return
-        seen = (status.st_mtime, status.st_ino)
-        if seen != self._seen:
+        signature = (file_stat.st_mtime, file_stat.st_ino)
+        if signature != self._file_signature:
             rows = read_json(self._file) or []
-            keys = (Key(**{**row, "functions": tuple(row["functions"])}) for row in rows)
-            self._known, self._seen = {key.id: key for key in keys}, seen
+            keys = (ApiKey(**{**row, "functions": tuple(row["functions"])}) for row in rows)
+            self._keys_by_id, self._file_signature = {key.id: key for key in keys}, signature
 
-    def _write(self, keys: list[Key]) -> None:
+    def _write(self, keys: list[ApiKey]) -> None:
         write_json(self._file, [asdict(key) for key in keys], private=True)
-        self._seen = None
+        self._file_signature = None
 
 
-def _hash(secret: str) -> str:
+def _hash_secret(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()

@@ -20,7 +20,7 @@ from backend.errors import StoreError
 from backend.store.files import read_json, write_bytes, write_json
 
 log = logging.getLogger("prelabel")
-DAY = 86_400.0
+DAY_SECONDS = 86_400.0
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Capture:
     superseded: bool = False
 
     @property
-    def answer(self) -> str:
+    def annotation_hash(self) -> str:
         """Which answer of a person this is, as a hash; empty while there is none."""
         if self.annotation is None:
             return ""
@@ -65,142 +65,151 @@ class Capture:
 
 
 @dataclass(frozen=True)
-class Returned:
+class ImportRecord:
     """What became of a capture.
 
     Attributes:
-        task: its number in Label Studio; 0 while it is none.
-        answer: the answer that is there, see :attr:`Capture.answer`; empty while none is.
-        annotation: the number of the annotation with it; 0 where it is not known.
+        task_id: its number in Label Studio; 0 while it is none.
+        annotation_hash: the answer that is there, see :attr:`Capture.annotation_hash`; empty while none is.
+        annotation_id: the number of the annotation with it; 0 where it is not known.
     """
 
-    task: int = 0
-    answer: str = ""
-    annotation: int = 0
+    task_id: int = 0
+    annotation_hash: str = ""
+    annotation_id: int = 0
 
 
-class Captures:
+class CaptureStore:
     """The captures of one project.
 
     Args:
         folder: the project's.
-        kept: the home folder that the endpoint writes to, where that is another one.
+        endpoint_home: the home folder that the endpoint writes to, where that is another one.
     """
 
-    def __init__(self, folder: Path, kept: Path | None = None) -> None:
-        theirs = kept / "projects" / folder.name if kept else folder
-        self._captures = theirs / "captures"
-        self._returned = folder / "returned"
+    def __init__(self, folder: Path, endpoint_home: Path | None = None) -> None:
+        capture_root = endpoint_home / "projects" / folder.name if endpoint_home else folder
+        self._captures_folder = capture_root / "captures"
+        self._imports_folder = folder / "returned"
 
     # -- what the endpoint writes -----------------------------------------------------------
 
-    def keep(self, capture: Capture, content: bytes) -> None:
+    def add(self, capture: Capture, content: bytes) -> None:
         """Keep an image and what was said of it; the image first, so that none is without.
 
         Raises:
             StoreError: it cannot be written.
         """
-        write_bytes(self._captures / f"{capture.id}{capture.suffix}", content, lasting=False)
-        self.change(capture)
+        write_bytes(self._captures_folder / f"{capture.id}{capture.suffix}", content, durable=False)
+        self.update(capture)
 
-    def change(self, capture: Capture) -> None:
+    def update(self, capture: Capture) -> None:
         """Write what is known of an image anew: an answer came in."""
-        write_json(self._captures / f"{capture.id}.json", asdict(capture))
+        write_json(self._captures_folder / f"{capture.id}.json", asdict(capture))
 
-    def forget_before(self, moment: float) -> int:
+    def delete_before(self, cutoff: float) -> int:
         """Remove what is older than a moment, seconds since 1970; how many."""
-        gone = 0
+        deleted = 0
         for capture in list(self.all()):
-            if capture.at < moment:
-                (self._captures / f"{capture.id}.json").unlink(missing_ok=True)
-                self.image(capture).unlink(missing_ok=True)
-                gone += 1
-        return gone
+            if capture.at < cutoff:
+                (self._captures_folder / f"{capture.id}.json").unlink(missing_ok=True)
+                self.image_path(capture).unlink(missing_ok=True)
+                deleted += 1
+        return deleted
 
     # -- what the backend writes ------------------------------------------------------------
 
-    def returned(self, capture: Capture, task: int, annotated: bool, annotation: int = 0) -> None:
+    def record_import(
+        self, capture: Capture, task: int, has_annotation: bool, annotation_id: int = 0
+    ) -> None:
         """A capture is a task of Label Studio now.
 
         Args:
             capture: which.
-            task: its number there.
-            annotated: its answer is there as well, as it stands in ``capture``.
-            annotation: the number of that, where it is known.
+            task_status: its number there.
+            has_annotation: its answer is there as well, as it stands in ``capture``.
+            annotation_id: the number of that, where it is known.
         """
-        answer = capture.answer if annotated else ""
-        noted = {"task": task, "annotated": annotated, "answer": answer, "annotation": annotation}
-        write_json(self._returned / f"{capture.id}.json", {**noted, "at": time.time()})
+        answer_hash = capture.annotation_hash if has_annotation else ""
+        record = {
+            "task": task,
+            "annotated": has_annotation,
+            "answer": answer_hash,
+            "annotation": annotation_id,
+        }
+        write_json(self._imports_folder / f"{capture.id}.json", {**record, "at": time.time()})
 
-    def forget_returned(self, moment: float) -> int:
+    def delete_stale_imports(self, cutoff: float) -> int:
         """Remove notes older than a moment, seconds since 1970, whose image is gone; how many."""
-        gone = 0
-        for file in self._returned.glob("*.json"):
-            kept = (self._captures / file.name).exists()
-            if not kept and _changed(file) < moment:
+        deleted = 0
+        for file in self._imports_folder.glob("*.json"):
+            has_capture = (self._captures_folder / file.name).exists()
+            if not has_capture and _modified_at(file) < cutoff:
                 file.unlink(missing_ok=True)
-                gone += 1
-        return gone
+                deleted += 1
+        return deleted
 
-    def waiting(self) -> Iterator[Capture]:
+    def pending(self) -> Iterator[Capture]:
         """What is no task yet, or whose latest answer is not there yet; oldest first."""
         for capture in self.all():
-            noted = self.noted(capture)
-            if not noted.task or noted.answer != capture.answer:
+            record = self.import_record(capture)
+            if not record.task_id or record.annotation_hash != capture.annotation_hash:
                 yield capture
 
-    def changed(self) -> float:
+    def last_modified(self) -> float:
         """When the endpoint last wrote something, seconds since 1970; 0: never. Cheap."""
         try:
-            return self._captures.stat().st_mtime
+            return self._captures_folder.stat().st_mtime
         except OSError:
             return 0.0
 
     def counts(self) -> tuple[int, int]:
         """How many wait, and how many became tasks."""
-        returned = {file.stem for file in self._returned.glob("*.json")}
-        kept = {file.stem for file in self._captures.glob("*.json")}
-        return len(kept - returned), len(returned)
+        imported_ids = {file.stem for file in self._imports_folder.glob("*.json")}
+        captured_ids = {file.stem for file in self._captures_folder.glob("*.json")}
+        return len(captured_ids - imported_ids), len(imported_ids)
 
     # -- what both read ---------------------------------------------------------------------
 
     def all(self) -> Iterator[Capture]:
         """Everything that is kept, oldest first; what is damaged costs nothing else."""
-        found = [_read(file) for file in self._captures.glob("*.json")]
-        yield from sorted((one for one in found if one), key=lambda capture: capture.at)
+        loaded = [_read_capture(file) for file in self._captures_folder.glob("*.json")]
+        yield from sorted((entry for entry in loaded if entry), key=lambda capture: capture.at)
 
     def latest(self, count: int) -> list[Capture]:
         """The last few that were kept or answered, newest first; only these are read."""
-        files = heapq.nlargest(count, self._captures.glob("*.json"), key=_changed)
-        found = [_read(file) for file in files]
-        return sorted((one for one in found if one), key=lambda capture: -capture.at)
+        files = heapq.nlargest(count, self._captures_folder.glob("*.json"), key=_modified_at)
+        loaded = [_read_capture(file) for file in files]
+        return sorted((entry for entry in loaded if entry), key=lambda capture: -capture.at)
 
-    def read(self, capture: Capture) -> bytes | None:
+    def read_image(self, capture: Capture) -> bytes | None:
         """The image's bytes; None where it was removed."""
         try:
-            return self.image(capture).read_bytes()
+            return self.image_path(capture).read_bytes()
         except FileNotFoundError:
             return None
 
-    def image(self, capture: Capture) -> Path:
+    def image_path(self, capture: Capture) -> Path:
         """The image's file."""
-        return self._captures / f"{capture.id}{capture.suffix}"
+        return self._captures_folder / f"{capture.id}{capture.suffix}"
 
-    def task(self, capture: Capture) -> tuple[int, bool]:
+    def task_status(self, capture: Capture) -> tuple[int, bool]:
         """The number of its task, 0 while there is none, and whether its annotation is there."""
-        noted = self.noted(capture)
-        return noted.task, bool(noted.answer)
+        record = self.import_record(capture)
+        return record.task_id, bool(record.annotation_hash)
 
-    def noted(self, capture: Capture) -> Returned:
+    def import_record(self, capture: Capture) -> ImportRecord:
         """What became of it."""
-        noted = read_json(self._returned / f"{capture.id}.json") or {}
-        answer = noted.get("answer")
-        if answer is None:  # noted by a Prelabel that knew of one answer only
-            answer = capture.answer if noted.get("annotated") else ""
-        return Returned(int(noted.get("task", 0)), str(answer), int(noted.get("annotation", 0)))
+        record = read_json(self._imports_folder / f"{capture.id}.json") or {}
+        answer_hash = record.get("answer")
+        if answer_hash is None:  # noted by a Prelabel that knew of one answer only
+            answer_hash = capture.annotation_hash if record.get("annotated") else ""
+        return ImportRecord(
+            int(record.get("task", 0)), str(answer_hash), int(record.get("annotation", 0))
+        )
 
 
-def _read(file: Path) -> Capture | None:
+def _read_capture(file: Path) -> Capture | None:
     """A capture; None where it went away, or is damaged."""
     try:
         row = read_json(file)
@@ -210,7 +219,7 @@ def _read(file: Path) -> Capture | None:
         return None
 
 
-def _changed(file: Path) -> float:
+def _modified_at(file: Path) -> float:
     """When a file was last written; 0 where it went away meanwhile."""
     try:
         return file.stat().st_mtime

@@ -10,47 +10,50 @@ import numpy as np
 
 from backend.arrays import Floats
 from backend.errors import StoreError
-from backend.store.files import explained, read_json, write_json
+from backend.store.files import disk_errors, read_json, write_json
 
-MOST = 2000
+MAX_REFERENCE_VECTORS = 2000
 """Vectors that are kept."""
-MIX, VECTORS = "mix.json", "audit.npz"
+LABEL_MIX_FILE, AUDIT_VECTORS_FILE = "mix.json", "audit.npz"
 
 
 @dataclass(frozen=True)
-class Reference:
+class DriftReference:
     """The audit slice of a version.
 
     Attributes:
-        mix: by control, label → how often.
+        label_counts: by control, label → how often.
         vectors: (n, d) float32 of unit length; n is 0 where no control has choices.
     """
 
-    mix: Mapping[str, Mapping[str, int]]
+    label_counts: Mapping[str, Mapping[str, int]]
     vectors: Floats
 
 
-NOTHING = Reference({}, np.zeros((0, 0), dtype=np.float32))
+EMPTY_REFERENCE = DriftReference({}, np.zeros((0, 0), dtype=np.float32))
 
 
-def save_reference(reference: Reference, folder: Path) -> None:
+def save_reference(reference: DriftReference, folder: Path) -> None:
     """Write it into a version's folder."""
-    write_json(folder / MIX, reference.mix)
-    with explained(folder):
-        np.savez_compressed(folder / VECTORS, vectors=reference.vectors[:MOST].astype(np.float16))
+    write_json(folder / LABEL_MIX_FILE, reference.label_counts)
+    with disk_errors(folder):
+        np.savez_compressed(
+            folder / AUDIT_VECTORS_FILE,
+            vectors=reference.vectors[:MAX_REFERENCE_VECTORS].astype(np.float16),
+        )
 
 
-def load_reference(folder: Path) -> Reference:
+def load_reference(folder: Path) -> DriftReference:
     """Read it; an empty one where a version of old has none.
 
     Raises:
         StoreError: a file is damaged.
     """
-    mix = read_json(folder / MIX)
-    if mix is None:
-        return NOTHING
+    label_counts = read_json(folder / LABEL_MIX_FILE)
+    if label_counts is None:
+        return EMPTY_REFERENCE
     try:
-        with explained(folder), np.load(folder / VECTORS, allow_pickle=False) as file:
-            return Reference(mix, file["vectors"].astype(np.float32))
+        with disk_errors(folder), np.load(folder / AUDIT_VECTORS_FILE, allow_pickle=False) as file:
+            return DriftReference(label_counts, file["vectors"].astype(np.float32))
     except (ValueError, KeyError, EOFError) as error:
-        raise StoreError(f"{folder / VECTORS} is damaged: train again.") from error
+        raise StoreError(f"{folder / AUDIT_VECTORS_FILE} is damaged: train again.") from error

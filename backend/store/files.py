@@ -16,7 +16,7 @@ from backend.errors import StoreError
 
 
 @contextlib.contextmanager
-def explained(path: Path) -> Iterator[None]:
+def disk_errors(path: Path) -> Iterator[None]:
     """Turn an operating system's error about ``path`` into one sentence.
 
     Raises:
@@ -25,7 +25,7 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StoreError(_sentence(error, path)) from error
+        raise StoreError(_error_message(error, path)) from error
 
 
 def write_text(path: Path, text: str, *, private: bool = False) -> None:
@@ -33,19 +33,19 @@ def write_text(path: Path, text: str, *, private: bool = False) -> None:
     write_bytes(path, text.encode("utf-8"), private=private)
 
 
-def write_bytes(path: Path, content: bytes, *, private: bool = False, lasting: bool = True) -> None:
+def write_bytes(path: Path, content: bytes, *, private: bool = False, durable: bool = True) -> None:
     """Write a file so that a reader sees the old content or the new one, never a part.
 
     Args:
         path: where; its folder is made when missing.
         content: what.
         private: readable by the owner alone, for tokens.
-        lasting: it must outlive a power failure; what can be made again need not.
+        durable: it must outlive a power failure; what can be made again need not.
 
     Raises:
         StoreError: the disk is full, or the folder cannot be written.
     """
-    with explained(path):
+    with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         mode = 0o600 if private else 0o644
@@ -54,7 +54,7 @@ def write_bytes(path: Path, content: bytes, *, private: bool = False, lasting: b
             with temporary.open("wb") as file:
                 file.write(content)
                 file.flush()
-                if lasting:
+                if durable:
                     os.fsync(file.fileno())
             temporary.replace(path)
         finally:
@@ -73,7 +73,7 @@ def read_json(path: Path) -> Any:
         StoreError: the file is there and cannot be read or is no JSON.
     """
     try:
-        with explained(path):
+        with disk_errors(path):
             return json.loads(path.read_text(encoding="utf-8"))
     except StoreError as error:
         if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
@@ -83,13 +83,13 @@ def read_json(path: Path) -> Any:
         raise StoreError(f"{path} is damaged ({error}); delete it to start anew.") from error
 
 
-def remove(path: Path) -> bool:
+def remove_file(path: Path) -> bool:
     """Remove a file; whether there was one.
 
     Raises:
         StoreError: it is there and cannot be removed.
     """
-    with explained(path):
+    with disk_errors(path):
         try:
             path.unlink()
         except (FileNotFoundError, NotADirectoryError):
@@ -97,13 +97,13 @@ def remove(path: Path) -> bool:
     return True
 
 
-def told(files: Iterable[Path]) -> list[tuple[os.stat_result, Path]]:
+def stat_files(files: Iterable[Path]) -> list[tuple[os.stat_result, Path]]:
     """Files with what the system tells of them; without those that went away meanwhile."""
-    found = []
+    stat_pairs = []
     for file in files:
         with contextlib.suppress(FileNotFoundError):  # another process removed or renamed it
-            found.append((file.stat(), file))
-    return found
+            stat_pairs.append((file.stat(), file))
+    return stat_pairs
 
 
 def append_line(path: Path, text: str) -> None:
@@ -112,7 +112,7 @@ def append_line(path: Path, text: str) -> None:
     Raises:
         StoreError: the disk is full, or the folder cannot be written.
     """
-    with explained(path):
+    with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab+") as file:
             if file.tell():
@@ -133,13 +133,13 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
     Raises:
         StoreError: the disk is full, or the folder cannot be written; nothing is left behind.
     """
-    with explained(path):
+    with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.parent / f".making-{path.name}-{secrets.token_hex(4)}"
         temporary.mkdir()
         try:
             fill(temporary)
-            _flush(temporary)
+            _fsync_folder(temporary)
             if not path.exists():
                 temporary.rename(path)
         finally:
@@ -147,59 +147,59 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
 
 
 @contextlib.contextmanager
-def alone(file: Path, otherwise: str, seconds: float) -> Iterator[None]:
+def exclusive_lock(file: Path, busy_message: str, timeout_seconds: float) -> Iterator[None]:
     """Hold a lock that no other process holds; the system lets it go however a process ends.
 
     Args:
         file: of the lock; its folder is made when missing.
-        otherwise: what is said where another process holds it.
-        seconds: to wait for it.
+        busy_message: what is said where another process holds it.
+        timeout_seconds: to wait for it.
 
     Raises:
         StoreError: another process does not let it go, or the folder cannot be written.
     """
     from filelock import FileLock, Timeout
 
-    with explained(file):
+    with disk_errors(file):
         file.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(file, timeout=seconds)
+        lock = FileLock(file, timeout=timeout_seconds)
         try:
             lock.acquire()
         except Timeout as error:
-            raise StoreError(otherwise) from error
+            raise StoreError(busy_message) from error
     try:
         yield
     finally:
         lock.release()
 
 
-def sweep(folder: Path) -> None:
+def remove_leftovers(folder: Path) -> None:
     """Remove what a killed process left half made in a folder. Call it under the folder's lock."""
     for leftover in folder.glob(".making-*"):
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def writable(folder: Path) -> None:
+def check_writable(folder: Path) -> None:
     """Make sure that a folder exists and can be written to.
 
     Raises:
         StoreError: it cannot.
     """
-    with explained(folder):
+    with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".probe-{secrets.token_hex(4)}"
         probe.touch()
         probe.unlink()
 
 
-def _flush(folder: Path) -> None:
+def _fsync_folder(folder: Path) -> None:
     for file in folder.rglob("*"):
         if file.is_file():
-            with file.open("rb") as opened:
-                os.fsync(opened.fileno())
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
 
 
-def _sentence(error: OSError, path: Path) -> str:
+def _error_message(error: OSError, path: Path) -> str:
     match error.errno:
         case errno.ENOSPC | errno.EDQUOT:
             return f"The disk that holds {path} is full: free some space; nothing was lost."

@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from backend.errors import NotThere, StoreError
-from backend.store.captures import Captures
-from backend.store.files import explained, read_json, write_json, write_text
-from backend.store.servers import same_server
+from backend.errors import NotFoundError, StoreError
+from backend.store.captures import CaptureStore
+from backend.store.files import disk_errors, read_json, write_json, write_text
+from backend.store.servers import is_same_server
 
 
 @dataclass(frozen=True)
@@ -38,55 +38,55 @@ class ProjectRecord:
     drawn: str = ""
 
     @property
-    def identity(self) -> str:
+    def audit_identity(self) -> str:
         """What the audit slice is drawn by: the same for ever, so that it stays unseen."""
         return self.drawn or f"{self.number}.{self.created}"
 
 
-class Projects:
+class ProjectStore:
     """All projects below one home folder. Safe with several threads of one process.
 
     Args:
         home: the home folder.
-        kept: the home folder that the endpoint writes to, where that is another one.
+        endpoint_home: the home folder that the endpoint writes to, where that is another one.
     """
 
-    def __init__(self, home: Path, kept: Path | None = None) -> None:
+    def __init__(self, home: Path, endpoint_home: Path | None = None) -> None:
         self.home = home
-        self._kept = kept
+        self._endpoint_home = endpoint_home
         self._root = home / "projects"
         self._lock = threading.Lock()
 
     def all(self) -> list[ProjectRecord]:
         """Every known project, by folder name; without those whose record is damaged."""
-        return self.readable()[0]
+        return self.read_all()[0]
 
-    def damaged(self) -> list[str]:
+    def damaged_messages(self) -> list[str]:
         """A sentence for every project whose record cannot be read: the others go on."""
-        return list(self.readable()[1].values())
+        return list(self.read_all()[1].values())
 
-    def readable(self) -> tuple[list[ProjectRecord], dict[str, str]]:
+    def read_all(self) -> tuple[list[ProjectRecord], dict[str, str]]:
         """Every known project, by folder name; and what is wrong with the others, by id."""
-        found: list[ProjectRecord] = []
-        damaged: dict[str, str] = {}
+        records: list[ProjectRecord] = []
+        errors_by_id: dict[str, str] = {}
         for file in sorted(self._root.glob("*/project.json")):
             try:
-                record = _read(file)
+                record = _read_record(file)
             except StoreError as error:
-                damaged[file.parent.name] = str(error)
+                errors_by_id[file.parent.name] = str(error)
                 continue
-            found += [record] if record else []
-        return found, damaged
+            records += [record] if record else []
+        return records, errors_by_id
 
     def get(self, id: str) -> ProjectRecord:
         """One project.
 
         Raises:
-            NotThere: no project has this id.
+            NotFoundError: no project has this id.
         """
-        record = _read(self.folder(id) / "project.json") if _plain(id) else None
+        record = _read_record(self.folder(id) / "project.json") if _is_safe_id(id) else None
         if record is None:
-            raise NotThere(
+            raise NotFoundError(
                 f"No project {id!r} is known here: connect it in Label Studio "
                 "(Settings, Model), or with `prelabel connect`."
             )
@@ -96,11 +96,11 @@ class Projects:
         """Where everything of one project is kept."""
         return self._root / id
 
-    def captures(self, id: str) -> Captures:
+    def captures(self, id: str) -> CaptureStore:
         """What the endpoint kept for one project, wherever it writes."""
-        return Captures(self.folder(id), self._kept)
+        return CaptureStore(self.folder(id), self._endpoint_home)
 
-    def find(self, number: int, created: int = 0) -> list[ProjectRecord]:
+    def find_by_number(self, number: int, created: int = 0) -> list[ProjectRecord]:
         """The projects with Label Studio's number, and its time of creation where both know it."""
         return [
             record
@@ -114,7 +114,7 @@ class Projects:
         number: int,
         created: int = 0,
         token: str = "",
-        answers: Callable[[str], bool] = lambda server: True,
+        is_server_alive: Callable[[str], bool] = lambda server: True,
     ) -> ProjectRecord:
         """Make a project known, or find it again; keeps the newest token that came with it.
 
@@ -127,22 +127,22 @@ class Projects:
             number: of the project there.
             created: in seconds since 1970; 0 when unknown.
             token: may be empty.
-            answers: asked about the server of a project that this one may be.
+            is_server_alive: asked about the server of a project that this one may be.
 
         Raises:
             StoreError: the home folder cannot be written.
         """
         with self._lock:
             record = (
-                self._known(server, number, created)
-                or self._moved(server, number, created, answers)
-                or self._new(server, number, created)
+                self._find_by_server(server, number, created)
+                or self._find_moved(server, number, created, is_server_alive)
+                or self._create_record(server, number, created)
             )
             if token and token != self.token(record.id):
                 write_text(self._token_file(record.id), token, private=True)
         return record
 
-    def rename(self, id: str, title: str) -> None:
+    def set_title(self, id: str, title: str) -> None:
         """Remember a project's title."""
         with self._lock:
             record = self.get(id)
@@ -153,7 +153,7 @@ class Projects:
         """The token that Label Studio handed over at /setup; empty when there was none."""
         file = self._token_file(id)
         try:
-            with explained(file):
+            with disk_errors(file):
                 return file.read_text(encoding="utf-8")
         except StoreError as error:
             if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
@@ -165,38 +165,38 @@ class Projects:
     def _token_file(self, id: str) -> Path:
         return self.folder(id) / "token"
 
-    def _known(self, server: str, number: int, created: int) -> ProjectRecord | None:
+    def _find_by_server(self, server: str, number: int, created: int) -> ProjectRecord | None:
         """The record of a server by any of its names."""
-        for record in self.find(number, created):
-            if same_server(record.server, server):
-                return self._dated(record, created)
-        for record in self.find(number, created):
+        for record in self.find_by_number(number, created):
+            if is_same_server(record.server, server):
+                return self._set_creation_time(record, created)
+        for record in self.find_by_number(number, created):
             if created and record.created == created and not (record.server and server):
-                named = replace(record, server=record.server or server)
-                return record if named == record else self._write(named)
+                renamed = replace(record, server=record.server or server)
+                return record if renamed == record else self._write(renamed)
         return None
 
-    def _moved(
-        self, server: str, number: int, created: int, answers: Callable[[str], bool]
+    def _find_moved(
+        self, server: str, number: int, created: int, is_server_alive: Callable[[str], bool]
     ) -> ProjectRecord | None:
         """The record of a server that goes by another name now."""
-        for record in self.find(number, created):
-            if created and record.created == created and not answers(record.server):
+        for record in self.find_by_number(number, created):
+            if created and record.created == created and not is_server_alive(record.server):
                 return self._write(replace(record, server=server))
         return None
 
-    def _dated(self, record: ProjectRecord, created: int) -> ProjectRecord:
+    def _set_creation_time(self, record: ProjectRecord, created: int) -> ProjectRecord:
         """With its time of creation; versions that were made without go on as they were."""
         if not created or record.created:
             return record
-        trained = any(self.folder(record.id).glob("versions/v*"))
-        drawn = record.identity if trained else ""
-        return self._write(replace(record, created=created, drawn=drawn))
+        has_versions = any(self.folder(record.id).glob("versions/v*"))
+        audit_seed = record.audit_identity if has_versions else ""
+        return self._write(replace(record, created=created, drawn=audit_seed))
 
-    def _new(self, server: str, number: int, created: int) -> ProjectRecord:
-        place = urlsplit(server)
-        host = f"{number}-{place.netloc}{place.path}".replace(":", "-").replace("/", "-")
-        names = (str(number), host, f"{host}-{created}")
+    def _create_record(self, server: str, number: int, created: int) -> ProjectRecord:
+        url = urlsplit(server)
+        server_slug = f"{number}-{url.netloc}{url.path}".replace(":", "-").replace("/", "-")
+        names = (str(number), server_slug, f"{server_slug}-{created}")
         id = next(name for name in names if not self.folder(name).exists())
         return self._write(ProjectRecord(id=id, server=server, number=number, created=created))
 
@@ -205,7 +205,7 @@ class Projects:
         return record
 
 
-def _read(file: Path) -> ProjectRecord | None:
+def _read_record(file: Path) -> ProjectRecord | None:
     """A record; None where there is none.
 
     Raises:
@@ -218,6 +218,6 @@ def _read(file: Path) -> ProjectRecord | None:
         raise StoreError(f"{file} is damaged ({error}); delete it to start anew.") from error
 
 
-def _plain(id: str) -> bool:
+def _is_safe_id(id: str) -> bool:
     """No way out of the projects' folder."""
     return bool(id) and Path(id).name == id and not id.startswith(".")

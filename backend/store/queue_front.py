@@ -10,17 +10,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from backend.store.files import read_json, told, write_bytes, write_json
+from backend.store.files import read_json, stat_files, write_bytes, write_json
 
-Why = Literal["audit", "check", "sought", "unlike", "uncertain", "typical"]
-SUSPECTS = "suspects.json"
+QueueReason = Literal["audit", "check", "sought", "unlike", "uncertain", "typical"]
+LABEL_ERRORS_FILE = "suspects.json"
 """Labels that are probably wrong: ``version`` and ``suspects``, the most suspicious first."""
-KEPT = 500
+MAX_THUMBNAILS = 500
 """Small pictures that are kept; the oldest go first."""
 
 
 @dataclass(frozen=True)
-class Asked:
+class QueuedTask:
     """A task at the front of the queue.
 
     Attributes:
@@ -34,11 +34,11 @@ class Asked:
     """
 
     task: int
-    why: Why
+    why: QueueReason
     unsure: float = 0.0
 
 
-class Front:
+class QueueFront:
     """The front of one project's queue.
 
     Args:
@@ -48,40 +48,40 @@ class Front:
 
     def __init__(self, folder: Path, read: Callable[[Path], Any] = read_json) -> None:
         self._file = folder / "queue.json"
-        self._pictures = folder / "thumbnails"
+        self._thumbnails_folder = folder / "thumbnails"
         self._read = read
 
-    def keep(self, asked: Sequence[Asked]) -> None:
+    def save_tasks(self, queued: Sequence[QueuedTask]) -> None:
         """Remember which tasks come next.
 
         Raises:
             StoreError: it cannot be written.
         """
-        write_json(self._file, [asdict(one) for one in asked])
+        write_json(self._file, [asdict(queued_task) for queued_task in queued])
 
-    def asked(self) -> list[Asked]:
+    def tasks(self) -> list[QueuedTask]:
         """The tasks that come next, first to last."""
-        return [Asked(**row) for row in self._read(self._file) or []]
+        return [QueuedTask(**row) for row in self._read(self._file) or []]
 
-    def picture(self, name: str) -> Path:
+    def thumbnail_path(self, name: str) -> Path:
         """Where the small picture of a task or a captured image is, or would be.
 
         Args:
             name: a task's number, or ``capture-<id>``; checked by whoever takes it from outside.
         """
-        return self._pictures / f"{name}.jpg"
+        return self._thumbnails_folder / f"{name}.jpg"
 
-    def keep_picture(self, name: str, jpeg: bytes) -> None:
+    def save_thumbnail(self, name: str, jpeg: bytes) -> None:
         """Keep a small picture.
 
         Raises:
             StoreError: it cannot be written.
         """
-        write_bytes(self.picture(name), jpeg, lasting=False)
+        write_bytes(self.thumbnail_path(name), jpeg, durable=False)
 
-    def trim(self) -> None:
+    def trim_thumbnails(self) -> None:
         """Remove the oldest pictures beyond KEPT."""
-        found = told(self._pictures.glob("*.jpg"))
-        found.sort(key=lambda one: one[0].st_mtime)
-        for _, file in found[:-KEPT]:
+        stat_pairs = stat_files(self._thumbnails_folder.glob("*.jpg"))
+        stat_pairs.sort(key=lambda stat_pair: stat_pair[0].st_mtime)
+        for _, file in stat_pairs[:-MAX_THUMBNAILS]:
             file.unlink(missing_ok=True)

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from urllib.parse import urlsplit
 
-LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
-def same_server(one: str, other: str) -> bool:
+def is_same_server(first_address: str, second_address: str) -> bool:
     """Whether two addresses name one server: loopback has several names.
 
     Example:
-        >>> same_server("http://localhost:8080", "http://127.0.0.1:8080/")
+        >>> is_same_server("http://localhost:8080", "http://127.0.0.1:8080/")
         True
     """
-    return _place(one) == _place(other)
+    return _normalized_address(first_address) == _normalized_address(second_address)
 
 
-def _place(address: str) -> tuple[str, int, str]:
+def _normalized_address(address: str) -> tuple[str, int, str]:
     parts = urlsplit(address)
     host = parts.hostname or ""
     port = parts.port or (443 if parts.scheme == "https" else 80)
-    return ("localhost" if host in LOOPBACK else host, port, parts.path.rstrip("/"))
+    return ("localhost" if host in LOOPBACK_HOSTS else host, port, parts.path.rstrip("/"))

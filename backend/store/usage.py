@@ -10,12 +10,12 @@ from pathlib import Path
 from backend.store.files import read_json, write_json
 
 
-def this_month(now: datetime | None = None) -> str:
+def month_key(now: datetime | None = None) -> str:
     """``2026-11``, by UTC."""
     return (now or datetime.now(UTC)).strftime("%Y-%m")
 
 
-class Usage:
+class UsageCounters:
     """Counters by month and name. One process writes them; safe with its threads.
 
     Args:
@@ -29,20 +29,20 @@ class Usage:
         self._counts.update(read_json(file) or {})
         self._dirty = False
 
-    def add(self, name: str, amount: float = 1.0) -> float:
-        """Count; what the counter shows this month now. :meth:`keep` writes it."""
+    def increment(self, name: str, amount: float = 1.0) -> float:
+        """Count; what the counter shows this month now. :meth:`flush` writes it."""
         with self._lock:
-            month = self._counts[this_month()]
-            month[name] = round(month.get(name, 0.0) + amount, 6)
+            month_counts = self._counts[month_key()]
+            month_counts[name] = round(month_counts.get(name, 0.0) + amount, 6)
             self._dirty = True
-            return month[name]
+            return month_counts[name]
 
-    def of(self, name: str) -> float:
+    def current(self, name: str) -> float:
         """What a counter shows this month."""
         with self._lock:
-            return self._counts.get(this_month(), {}).get(name, 0.0)
+            return self._counts.get(month_key(), {}).get(name, 0.0)
 
-    def keep(self) -> None:
+    def flush(self) -> None:
         """Write what was counted since the last time.
 
         Raises:

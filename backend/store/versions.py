@@ -12,12 +12,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from backend.errors import NotThere, StoreError
+from backend.errors import NotFoundError, StoreError
 from backend.store.files import (
     append_line,
-    explained,
+    disk_errors,
     read_json,
-    sweep,
+    remove_leftovers,
     write_folder,
     write_json,
 )
@@ -25,19 +25,19 @@ from backend.store.files import (
 if TYPE_CHECKING:
     from filelock import FileLock
 
-Labels = Mapping[str, Mapping[str, list[Any]]]
+LabelSnapshot = Mapping[str, Mapping[str, list[Any]]]
 """What a version saw: task → control → labels, or rows ``[label, x0, y0, x1, y1]``; sorted."""
-HISTORY = "history.jsonl"
-OVERTAKEN = (
+HISTORY_FILE = "history.jsonl"
+OVERTAKEN_REASON = (
     "{live} was made live while this was trained, which was compared with {parent}: promote it if "
     "you want it."
 )
-LOCK_SECONDS = 60.0
+LOCK_TIMEOUT_SECONDS = 60.0
 """How long saving a version may keep others from making one live."""
 
 
 @dataclass(frozen=True)
-class Card:
+class VersionCard:
     """What is told of a version.
 
     Attributes:
@@ -81,17 +81,17 @@ class Card:
     compute: Mapping[str, Any] = field(default_factory=dict)
 
 
-def identity_of(parts: Any) -> str:
+def content_hash(value: Any) -> str:
     """A hash that is the same for the same JSON value on every machine and after every restart."""
-    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-NAME = re.compile(r"v[\w-]+")
+VERSION_NAME_PATTERN = re.compile(r"v[\w-]+")
 """Names of versions; none leads out of its folder."""
 
 
-class Versions:
+class VersionStore:
     """The versions in one project's folder.
 
     Args:
@@ -109,28 +109,32 @@ class Versions:
         """The folder of a version's artifact."""
         return self._root / version
 
-    def cards(self) -> list[Card]:
+    def cards(self) -> list[VersionCard]:
         """All cards, oldest first."""
-        found = (self._card(file) for file in self._root.glob("v*/card.json"))
-        return sorted((card for card in found if card), key=lambda card: card.number)
+        loaded = (self._read_card(file) for file in self._root.glob("v*/card.json"))
+        return sorted((card for card in loaded if card), key=lambda card: card.number)
 
     def names(self) -> list[str]:
         """All version names, newest first."""
         return [card.version for card in reversed(self.cards())]
 
-    def card(self, version: str) -> Card:
+    def card(self, version: str) -> VersionCard:
         """One card.
 
         Raises:
-            NotThere: there is no such version.
+            NotFoundError: there is no such version.
         """
-        card = self._card(self.path(version) / "card.json") if NAME.fullmatch(version) else None
+        card = (
+            self._read_card(self.path(version) / "card.json")
+            if VERSION_NAME_PATTERN.fullmatch(version)
+            else None
+        )
         if card is None:
-            known = ", ".join(self.names()) or "none yet"
-            raise NotThere(f"There is no version {version!r}; there is: {known}.")
+            available = ", ".join(self.names()) or "none yet"
+            raise NotFoundError(f"There is no version {version!r}; there is: {available}.")
         return card
 
-    def newest(self) -> Card | None:
+    def newest(self) -> VersionCard | None:
         """The version trained last, live or not."""
         cards = self.cards()
         return cards[-1] if cards else None
@@ -141,36 +145,36 @@ class Versions:
         number = newest.number + 1 if newest else 0
         return number, f"v{number}-{identity[:8]}"
 
-    def labels(self, version: str) -> Labels:
+    def labels(self, version: str) -> LabelSnapshot:
         """The labels that a version saw."""
-        seen: Labels = read_json(self.path(version) / "labels.json") or {}
-        return seen
+        snapshot: LabelSnapshot = read_json(self.path(version) / "labels.json") or {}
+        return snapshot
 
-    def save(self, card: Card, labels: Labels, fill: Callable[[Path], None]) -> None:
+    def save(self, card: VersionCard, labels: LabelSnapshot, fill: Callable[[Path], None]) -> None:
         """Keep a version: its folder appears whole or not at all.
 
         Raises:
             StoreError: it cannot be written; nothing is left behind.
         """
 
-        def everything(folder: Path) -> None:
+        def write_all(folder: Path) -> None:
             fill(folder)
             write_json(folder / "labels.json", labels)
             write_json(folder / "card.json", asdict(card))
 
-        write_folder(self.path(card.version), everything)
+        write_folder(self.path(card.version), write_all)
 
-    def sweep(self) -> None:
+    def remove_leftovers(self) -> None:
         """Remove what a killed round left half made."""
         if self._root.is_dir():
-            sweep(self._root)
+            remove_leftovers(self._root)
 
     def live(self) -> str | None:
         """The name of the live version."""
         pointer = self._pointer()
         return str(pointer["version"]) if pointer else None
 
-    def live_card(self) -> Card | None:
+    def live_card(self) -> VersionCard | None:
         """The card of the live version."""
         live = self.live()
         return self.card(live) if live else None
@@ -179,11 +183,11 @@ class Versions:
         """Make a version live, and record who did it and why.
 
         Raises:
-            NotThere: there is no such version.
+            NotFoundError: there is no such version.
             StoreError: the pointer cannot be written; the live version stays.
         """
         self.card(version)
-        with self.deciding():
+        with self.promotion_lock():
             self._repair_history()
             event = {
                 "at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -193,9 +197,11 @@ class Versions:
                 "reason": reason,
             }
             write_json(self._folder / "live.json", event)
-            append_line(self._folder / HISTORY, json.dumps(event, ensure_ascii=False))
+            append_line(self._folder / HISTORY_FILE, json.dumps(event, ensure_ascii=False))
 
-    def keep(self, card: Card, labels: Labels, fill: Callable[[Path], None], by: str) -> Card:
+    def save_and_promote(
+        self, card: VersionCard, labels: LabelSnapshot, fill: Callable[[Path], None], by: str
+    ) -> VersionCard:
         """Save a version, and make it live if it was decided so and its parent is live still.
 
         Somebody may have made another version live since it was compared with its parent; then
@@ -213,17 +219,17 @@ class Versions:
         Raises:
             StoreError: it cannot be written; the live version stays.
         """
-        with self.deciding():
+        with self.promotion_lock():
             live = self.live()
             if card.promotion.get("promoted") and live != card.parent:
-                reason = OVERTAKEN.format(live=live, parent=card.parent)
-                card = replace(card, promotion={**card.promotion, **_held(reason)})
+                reason = OVERTAKEN_REASON.format(live=live, parent=card.parent)
+                card = replace(card, promotion={**card.promotion, **_held_back(reason)})
             self.save(card, labels, fill)
             if card.promotion.get("promoted"):
                 self.promote(card.version, by, str(card.promotion["reason"]))
         return card
 
-    def finish(self, by: str) -> Card | None:
+    def promote_pending(self, by: str) -> VersionCard | None:
         """Make the newest version live that should be and never was: something came between.
 
         Where nothing is live although there are versions, it is the newest that may be.
@@ -231,24 +237,24 @@ class Versions:
         Returns:
             its card; None where all is as it should be.
         """
-        if not (card := self._unfinished()):
+        if not (card := self._pending_promotion()):
             return None
-        with self.deciding():
-            card = self._unfinished()
+        with self.promotion_lock():
+            card = self._pending_promotion()
             if card is not None:
                 self.promote(card.version, by, str(card.promotion.get("reason", "")))
         return card
 
-    def _unfinished(self) -> Card | None:
+    def _pending_promotion(self) -> VersionCard | None:
         live = self.live()
-        passed = [card for card in self.cards() if card.promotion.get("promoted", live is None)]
-        newest = passed[-1] if passed else None
+        promotable = [card for card in self.cards() if card.promotion.get("promoted", live is None)]
+        newest = promotable[-1] if promotable else None
         if newest is None or (newest.parent != live and live is not None):
             return None
-        return newest if live is None or newest.version not in self.once_live() else None
+        return newest if live is None or newest.version not in self.ever_live() else None
 
     @contextmanager
-    def deciding(self) -> Iterator[None]:
+    def promotion_lock(self) -> Iterator[None]:
         """Nobody else makes a version live meanwhile, in this process or another one.
 
         Raises:
@@ -257,9 +263,9 @@ class Versions:
         from filelock import FileLock, Timeout
 
         file = self._folder / "live.lock"
-        with explained(file):
+        with disk_errors(file):
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._lock = self._lock or FileLock(file, timeout=LOCK_SECONDS)
+            self._lock = self._lock or FileLock(file, timeout=LOCK_TIMEOUT_SECONDS)
             try:
                 self._lock.acquire()
             except Timeout as error:
@@ -274,39 +280,39 @@ class Versions:
 
         The last one is told by the pointer as well: a crash may have come between the two files.
         """
-        pointer, events = self._pointer(), self._written()
+        pointer, events = self._pointer(), self._recorded_events()
         return [*events, pointer] if pointer and events[-1:] != [pointer] else events
 
-    def once_live(self) -> set[str]:
+    def ever_live(self) -> set[str]:
         """The versions that are live or were."""
-        named = {event.get(key) for event in self.history() for key in ("version", "from")}
-        return {str(name) for name in named if name}
+        version_names = {event.get(key) for event in self.history() for key in ("version", "from")}
+        return {str(name) for name in version_names if name}
 
-    def before_live(self) -> str:
+    def rollback_target(self) -> str:
         """The version that a roll-back leads to: the newest older one that was live before.
 
         Raises:
             StoreError: there is none.
         """
-        live, once = self.live(), self.once_live()
+        live, past_live = self.live(), self.ever_live()
         names = [card.version for card in self.cards()]
-        older = names[: names.index(live)] if live in names else []
-        found = [name for name in older if name in once]
-        if not found:
+        older_names = names[: names.index(live)] if live in names else []
+        candidates = [name for name in older_names if name in past_live]
+        if not candidates:
             raise StoreError("There is no older version to roll back to.")
-        return found[-1]
+        return candidates[-1]
 
     def _repair_history(self) -> None:
         """Write down the last event, where a crash came before that: its pointer goes now."""
         events = self.history()
-        if len(events) > len(self._written()):
-            append_line(self._folder / HISTORY, json.dumps(events[-1], ensure_ascii=False))
+        if len(events) > len(self._recorded_events()):
+            append_line(self._folder / HISTORY_FILE, json.dumps(events[-1], ensure_ascii=False))
 
-    def _written(self) -> list[Mapping[str, Any]]:
-        file = self._folder / HISTORY
-        with explained(file):
+    def _recorded_events(self) -> list[Mapping[str, Any]]:
+        file = self._folder / HISTORY_FILE
+        with disk_errors(file):
             text = file.read_bytes().decode(errors="replace") if file.exists() else ""
-        events = (_event(line) for line in text.splitlines())
+        events = (_parse_event(line) for line in text.splitlines())
         return [event for event in events if event is not None]
 
     def _pointer(self) -> Mapping[str, Any] | None:
@@ -316,19 +322,19 @@ class Versions:
             raise StoreError(f"{file} is damaged; delete it, or promote a version.")
         return pointer
 
-    def _card(self, file: Path) -> Card | None:
+    def _read_card(self, file: Path) -> VersionCard | None:
         row = self._read(file)
         try:
-            return Card(**row) if row else None
+            return VersionCard(**row) if row else None
         except TypeError as error:
             raise StoreError(f"{file} is damaged ({error}); remove its folder.") from error
 
 
-def _held(reason: str) -> dict[str, Any]:
+def _held_back(reason: str) -> dict[str, Any]:
     return {"promoted": False, "reason": reason}
 
 
-def _event(line: str) -> dict[str, Any] | None:
+def _parse_event(line: str) -> dict[str, Any] | None:
     """A line of the history; None where a crash cut it off."""
     try:
         event = json.loads(line)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from backend.store.files import remove, write_text
+from backend.store.files import remove_file, write_text
 
-LOOK, TRAIN = "wake", "wake-train"
+WAKE_FILE, TRAIN_FILE = "wake", "wake-train"
 
 
-def ask(folder: Path, *, train: bool = False) -> None:
+def request_wake(folder: Path, *, train: bool = False) -> None:
     """Let a running server look at a project.
 
     Args:
@@ -23,14 +23,14 @@ def ask(folder: Path, *, train: bool = False) -> None:
     Raises:
         StoreError: the folder cannot be written.
     """
-    write_text(folder / (TRAIN if train else LOOK), "")
+    write_text(folder / (TRAIN_FILE if train else WAKE_FILE), "")
 
 
-def take(folder: Path) -> tuple[bool, bool]:
+def consume_wake(folder: Path) -> tuple[bool, bool]:
     """Whether somebody asked since the last time, and whether it was to train.
 
     Raises:
         StoreError: the wish is there and cannot be removed.
     """
-    train, look = remove(folder / TRAIN), remove(folder / LOOK)
-    return train or look, train
+    train, is_woken = remove_file(folder / TRAIN_FILE), remove_file(folder / WAKE_FILE)
+    return train or is_woken, train

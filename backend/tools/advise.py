@@ -12,32 +12,36 @@ import numpy as np
 
 from backend.arrays import Bools, Floats, Ints
 from backend.callbacks import LogCallback
-from backend.domain import Control, Label, Places
+from backend.domain import Control, Label, Regions
 from backend.errors import RoundError
-from backend.inference.detections import Sample, judged_on, shown
-from backend.inference.embed import Embedded
-from backend.inference.predict import sources
+from backend.inference.detections import RegionSample, confidence_threshold, predict_samples
+from backend.inference.embed import EmbeddingResult
+from backend.inference.predict import image_sources
 from backend.learning import labeling_advice
-from backend.learning.labeling_advice import Comparison, Things, Way
-from backend.loop.fit import Fit
-from backend.loop.observe import Observation, observe, take_pulse
+from backend.learning.labeling_advice import (
+    LabelingComparison,
+    LabelingPredictions,
+    ObjectStatistics,
+)
+from backend.loop.fit import ModelTrainer
+from backend.loop.observe import Observation, fetch_fingerprint, observe
 from backend.runtime.resources import Resources
 from backend.store.projects import ProjectRecord
-from backend.training.detector import FindingJob
-from backend.training.head import Examples, TrainingJob, train
-from backend.vision.detection.trained_detector import Finds
+from backend.training.detector import DetectorTrainingJob
+from backend.training.head import ChoiceExamples, HeadTrainingJob, train_head
+from backend.vision.detection.trained_detector import Detector
 from backend.vision.encoders.base import Encoder
-from backend.vision.heads.calibration import folds
+from backend.vision.heads.calibration import assign_folds
 
-ENOUGH = 20
+MIN_AUDIT_IMAGES = 20
 """Labeled audit images from which on they are what both ways are compared on."""
-FEWEST = 12
+MIN_LABELED_IMAGES = 12
 """Labeled images below which nothing is compared."""
-FOLDS = 3
+CROSS_VALIDATION_FOLDS = 3
 """Parts of the cross-validation: a detector is trained for each."""
-NEARLY = 0.8
+TIME_LIMIT_SHARE = 0.8
 """Share of the time from which on training counts as cut short by it."""
-AUDIT, CROSSED = "the audit slice", "cross-validation"
+AUDIT_BASIS, CROSS_VALIDATION_BASIS = "the audit slice", "cross-validation"
 
 
 @dataclass(frozen=True)
@@ -47,13 +51,13 @@ class Advice:
     Attributes:
         control: its name.
         kind: how it is answered today.
-        told: all figures, as plain JSON.
+        figures: all figures, as plain JSON.
         sentences: the recommendation in plain words.
     """
 
     control: str
     kind: str
-    told: dict[str, Any]
+    figures: dict[str, Any]
     sentences: list[str]
 
     def json(self) -> dict[str, Any]:
@@ -61,7 +65,7 @@ class Advice:
         return {
             "control": self.control,
             "kind": self.kind,
-            **self.told,
+            **self.figures,
             "advice": self.sentences,
         }
 
@@ -73,16 +77,16 @@ class Adviser:
         resources: of this process.
         record: the project.
         seconds: that training for the comparison may take in all.
-        tell: told what it does now.
+        report: told what it does now.
     """
 
     def __init__(
-        self, resources: Resources, record: ProjectRecord, seconds: float, tell: LogCallback
+        self, resources: Resources, record: ProjectRecord, seconds: float, report: LogCallback
     ) -> None:
         self._resources = resources
         self._record = record
-        self._seconds = seconds
-        self._tell = tell
+        self._time_budget = seconds
+        self._report = report
 
     def advise(self) -> list[Advice]:
         """By control of boxes or points; where there is none, by control of choices.
@@ -93,96 +97,113 @@ class Adviser:
         """
         connection = self._resources.connection(self._record)
         folder = self._resources.folder(self._record)
-        seen = observe(connection, folder, take_pulse(connection))
-        if not seen.labeled:
+        observation = observe(connection, folder, fetch_fingerprint(connection))
+        if not observation.labeled:
             raise RoundError(
-                f"Nothing is labeled yet: label about {FEWEST} images, then ask again."
+                f"Nothing is labeled yet: label about {MIN_LABELED_IMAGES} images, then ask again."
             )
-        marks = [c for c in seen.config.controls if c.kind != "choices"]
-        if not marks:
-            return [self._of_choices(control) for control in seen.config.controls]
-        encoder = self._resources.viewer(self._record)
-        embedded = self._embed(seen, encoder)
-        fit = Fit(
+        region_controls = [c for c in observation.config.controls if c.kind != "choices"]
+        if not region_controls:
+            return [self._advise_choices(control) for control in observation.config.controls]
+        encoder = self._resources.live_encoder(self._record)
+        embeddings = self._embed(observation, encoder)
+        fit = ModelTrainer(
             self._resources,
             self._record,
-            seen,
+            observation,
             encoder,
-            embedded,
-            lambda state, progress, detail: self._tell(detail or state),
+            embeddings,
+            lambda state, progress, detail: self._report(detail or state),
             lambda: False,
         )
-        return [self._of_marks(control, fit, seen, encoder, embedded) for control in marks]
+        return [
+            self._advise_regions(control, fit, observation, encoder, embeddings)
+            for control in region_controls
+        ]
 
-    def _embed(self, seen: Observation, encoder: Encoder) -> Embedded:
+    def _embed(self, observation: Observation, encoder: Encoder) -> EmbeddingResult:
         return self._resources.embedder(self._record, encoder).embed(
-            sources(seen.tasks, seen.config.controls),
-            lambda done, of: self._tell(f"looking at images: {done} of {of}"),
+            image_sources(observation.tasks, observation.config.controls),
+            lambda done, total: self._report(f"looking at images: {done} of {total}"),
         )
 
     # -- whole images -------------------------------------------------------------------------
 
-    def _of_choices(self, control: Control) -> Advice:
+    def _advise_choices(self, control: Control) -> Advice:
         card = self._resources.versions(self._record).live_card()
         figure = (card.controls.get(control.name, {}).get("audit") if card else None) or {}
-        known = figure.get("value") is not None
-        now = (
+        has_value = figure.get("value") is not None
+        current = (
             f"Whole images are sorted in this project: {figure['value']:.0%} right "
             f"({figure['low']:.0%} to {figure['high']:.0%}, on {figure['n']} audit images)."
-            if known
+            if has_value
             else "Whole images are sorted in this project; how well is not known yet."
         )
-        further = (
+        suggestion = (
             "Nothing is marked in it, so whether marks would do better cannot be measured here. "
             "Where place or number matters, or what decides is a small part of the picture, mark "
-            f"{2 * FEWEST} of the images in a project of their own (prelabel init FOLDER --new "
+            f"{2 * MIN_LABELED_IMAGES} of the images in a project of their own (prelabel init FOLDER --new "
             "--goal find), and ask this of that project."
         )
-        return Advice(control.name, control.kind, {"audit": figure or None}, [now, further])
+        return Advice(control.name, control.kind, {"audit": figure or None}, [current, suggestion])
 
     # -- marks --------------------------------------------------------------------------------
 
-    def _of_marks(
-        self, control: Control, fit: Fit, seen: Observation, encoder: Encoder, embedded: Embedded
+    def _advise_regions(
+        self,
+        control: Control,
+        fit: ModelTrainer,
+        observation: Observation,
+        encoder: Encoder,
+        embeddings: EmbeddingResult,
     ) -> Advice:
-        address = {task.id: task.images.get(control.image_key, "") for task in seen.tasks}
-        known = embedded.vectors
-        samples = [s for s in fit.samples(control) if address[s.task] in known]
-        things = things_in(samples, control)
+        address_by_task = {
+            task.id: task.images.get(control.image_key, "") for task in observation.tasks
+        }
+        vector_by_address = embeddings.vectors
+        samples = [
+            s for s in fit.samples(control) if address_by_task[s.task_id] in vector_by_address
+        ]
+        objects = object_statistics(samples, control)
         points = control.kind == "points"
-        told: dict[str, Any] = {
-            "things": things.json(),
+        figures: dict[str, Any] = {
+            "things": objects.to_json(),
             "labels": {
-                name: things_in(samples, control, name).json() for name in control.label_names
+                name: object_statistics(samples, control, name).to_json()
+                for name in control.label_names
             },
         }
-        trial = _Trial(self._resources, self._record, control, fit, encoder, self._tell)
-        vectors = np.array([known[address[s.task]] for s in samples], dtype=np.float32)
-        compared = trial.compare(samples, vectors, self._seconds)
-        if compared is None:
-            few = (
-                f"{len(samples)} images are labeled; from {FEWEST} on, with things in "
-                f"{FEWEST // 2} of them, sorting and marking are compared."
+        comparison = _ApproachComparison(
+            self._resources, self._record, control, fit, encoder, self._report
+        )
+        vectors = np.array(
+            [vector_by_address[address_by_task[s.task_id]] for s in samples], dtype=np.float32
+        )
+        result = comparison.compare(samples, vectors, self._time_budget)
+        if result is None:
+            message = (
+                f"{len(samples)} images are labeled; from {MIN_LABELED_IMAGES} on, with things in "
+                f"{MIN_LABELED_IMAGES // 2} of them, sorting and marking are compared."
             )
-            return Advice(control.name, control.kind, told | {"by": None}, [few])
-        by, presence, count = compared
-        told |= {"by": by, "presence": presence.json(), "count": count.json()}
-        sentences = labeling_advice.recommend(things, presence, count, points)
-        if trial.cut_short:
+            return Advice(control.name, control.kind, figures | {"by": None}, [message])
+        basis, presence, count = result
+        figures |= {"by": basis, "presence": presence.to_json(), "count": count.to_json()}
+        sentences = labeling_advice.recommend_labeling(objects, presence, count, points)
+        if comparison.hit_time_limit:
             sentences.append(
-                f"The detectors of this comparison had {self._seconds / FOLDS:.0f} seconds of "
+                f"The detectors of this comparison had {self._time_budget / CROSS_VALIDATION_FOLDS:.0f} seconds of "
                 f"training each, a round has {self._resources.settings.train_seconds:.0f}: marks "
                 f"may do better than they look here. Give them more with --seconds."
             )
-        told["cut_short"] = trial.cut_short
-        return Advice(control.name, control.kind, told, sentences)
+        figures["cut_short"] = comparison.hit_time_limit
+        return Advice(control.name, control.kind, figures, sentences)
 
 
-class _Trial:
+class _ApproachComparison:
     """Both ways, tried on images that they did not learn from.
 
     Attributes:
-        cut_short: a detector that was trained for it took nearly all the time it might.
+        hit_time_limit: a detector that was trained for it took nearly all the time it might.
     """
 
     def __init__(
@@ -190,153 +211,190 @@ class _Trial:
         resources: Resources,
         record: ProjectRecord,
         control: Control,
-        fit: Fit,
+        fit: ModelTrainer,
         encoder: Encoder,
-        tell: LogCallback,
+        report: LogCallback,
     ) -> None:
         self._resources = resources
         self._record = record
         self._control = control
-        self._live: Finds | None = fit.before.finders.get(control.name)
+        self._live_detector: Detector | None = fit.live_model.detectors.get(control.name)
         self._encoder = encoder
-        self._tell = tell
-        self.cut_short = False
+        self._report = report
+        self.hit_time_limit = False
 
     def compare(
-        self, samples: Sequence[Sample], vectors: Floats, seconds: float
-    ) -> tuple[str, Comparison, Comparison] | None:
+        self, samples: Sequence[RegionSample], vectors: Floats, seconds: float
+    ) -> tuple[str, LabelingComparison, LabelingComparison] | None:
         """On the audit slice where it is large enough, else by cross-validation on the others.
 
         Returns:
             on what, "is it there?", "how many?"; None where too few images are labeled.
         """
-        audit = np.array([sample.audit for sample in samples], dtype=bool)
-        if audit.sum() >= ENOUGH and self._live is not None and self._live.meaning.learned:
-            held = [s for s in samples if s.audit]
-            sorting = self._sort(samples, vectors, ~audit, audit)
-            found = (AUDIT, held, sorting, self._find(self._live, held))
+        is_audit = np.array([sample.is_audit for sample in samples], dtype=bool)
+        if (
+            is_audit.sum() >= MIN_AUDIT_IMAGES
+            and self._live_detector is not None
+            and self._live_detector.class_mapping.learned
+        ):
+            audit_samples = [s for s in samples if s.is_audit]
+            classification = self._classify_images(samples, vectors, ~is_audit, is_audit)
+            result = (
+                AUDIT_BASIS,
+                audit_samples,
+                classification,
+                self._detect(self._live_detector, audit_samples),
+            )
         else:
-            rows = np.flatnonzero(~audit).tolist()
-            rest = [samples[row] for row in rows]
-            marked = sum(bool(sample.places) for sample in rest)
-            if len(rest) < FEWEST or marked < FEWEST // 2:
+            rows = np.flatnonzero(~is_audit).tolist()
+            training_samples = [samples[row] for row in rows]
+            marked_count = sum(bool(sample.regions) for sample in training_samples)
+            if len(training_samples) < MIN_LABELED_IMAGES or marked_count < MIN_LABELED_IMAGES // 2:
                 return None
-            found = (CROSSED, rest, *self._crossed(rest, vectors[rows], seconds))
-        by, judged, sorting, finding = found
-        truth = counts_in(judged, self._control)
-        presence = labeling_advice.compare_presence(sorting, finding, truth)
-        return by, presence, labeling_advice.compare_counts(sorting, finding, truth)
+            result = (
+                CROSS_VALIDATION_BASIS,
+                training_samples,
+                *self._cross_validate(training_samples, vectors[rows], seconds),
+            )
+        basis, evaluated, classification, detection = result
+        truth = region_label_counts(evaluated, self._control)
+        presence = labeling_advice.compare_presence_accuracy(classification, detection, truth)
+        return (
+            basis,
+            presence,
+            labeling_advice.compare_counting_errors(classification, detection, truth),
+        )
 
-    def _crossed(
-        self, samples: Sequence[Sample], vectors: Floats, seconds: float
-    ) -> tuple[Way, Way]:
-        truth = counts_in(samples, self._control)
-        part = folds(
+    def _cross_validate(
+        self, samples: Sequence[RegionSample], vectors: Floats, seconds: float
+    ) -> tuple[LabelingPredictions, LabelingPredictions]:
+        truth = region_label_counts(samples, self._control)
+        fold_of = assign_folds(
             (truth > 0).astype(np.float32),
-            FOLDS,
+            CROSS_VALIDATION_FOLDS,
             np.random.default_rng(self._resources.settings.seed),
         )
-        sorting, finding = _blank(truth.shape), _blank(truth.shape)
-        for number in range(FOLDS):
-            held = part == number
-            self._tell(f"comparing: part {number + 1} of {FOLDS}")
-            learned = [s for s, out in zip(samples, held, strict=True) if not out]
-            finder = self._trained(learned, seconds / FOLDS, number)
-            _put(sorting, held, self._sort(samples, vectors, ~held, held))
-            _put(
-                finding,
-                held,
-                self._find(finder, [samples[i] for i in np.flatnonzero(held).tolist()]),
+        classification, detection = _empty_result(truth.shape), _empty_result(truth.shape)
+        for fold in range(CROSS_VALIDATION_FOLDS):
+            held_out = fold_of == fold
+            self._report(f"comparing: part {fold + 1} of {CROSS_VALIDATION_FOLDS}")
+            training_samples = [
+                s for s, is_held_out in zip(samples, held_out, strict=True) if not is_held_out
+            ]
+            detector = self._train_detector(
+                training_samples, seconds / CROSS_VALIDATION_FOLDS, fold
             )
-        return sorting, finding
+            _fill_fold(
+                classification,
+                held_out,
+                self._classify_images(samples, vectors, ~held_out, held_out),
+            )
+            _fill_fold(
+                detection,
+                held_out,
+                self._detect(detector, [samples[i] for i in np.flatnonzero(held_out).tolist()]),
+            )
+        return classification, detection
 
-    def _trained(self, samples: Sequence[Sample], seconds: float, number: int) -> Finds | None:
+    def _train_detector(
+        self, samples: Sequence[RegionSample], seconds: float, fold: int
+    ) -> Detector | None:
         resources, name = self._resources, self._control.name
 
-        def tell(done: int, of: int) -> None:
-            self._tell(f"comparing: part {number + 1} of {FOLDS}, {name} epoch {done} of {of}")
+        def report_epoch(done: int, total: int) -> None:
+            self._report(
+                f"comparing: part {fold + 1} of {CROSS_VALIDATION_FOLDS}, {name} epoch {done} of {total}"
+            )
 
-        start = time.monotonic()
-        finder, _ = resources.compute.train_finder(
-            FindingJob(
+        started_at = time.monotonic()
+        detector, _ = resources.compute.train_detector(
+            DetectorTrainingJob(
                 control=self._control,
                 samples=samples,
-                base=resources.base_network(),
+                base_network=resources.base_network(),
                 previous=None,  # the live one has seen what is held out
-                size=resources.settings.detector_size,
-                seconds=seconds,
+                input_size=resources.settings.detector_size,
+                max_seconds=seconds,
                 seed=resources.settings.seed,
-                load=resources.load_detector,
+                load_runner=resources.load_network_runner,
                 prompts=resources.prompts(self._record),
-                report=tell,
+                report=report_epoch,
                 cancelled=lambda: False,
-                base_setting=resources.base().setting,
+                base_setting=resources.base_weights().setting,
             )
         )
-        self.cut_short |= time.monotonic() - start >= NEARLY * seconds
-        return finder
+        self.hit_time_limit |= time.monotonic() - started_at >= TIME_LIMIT_SHARE * seconds
+        return detector
 
     # -- the two ways ---------------------------------------------------------------------------
 
-    def _sort(
+    def _classify_images(
         self,
-        samples: Sequence[Sample],
+        samples: Sequence[RegionSample],
         vectors: Floats,
-        learned: Bools,
-        held: Bools,
-    ) -> Way:
+        trained_on: Bools,
+        held_out: Bools,
+    ) -> LabelingPredictions:
         """Classify whole images: is each label there, and how often."""
-        truth = counts_in(samples, self._control)
+        truth = region_label_counts(samples, self._control)
         control = replace(self._control, kind="choices", multiple=True)
-        there = [
+        present_labels = [
             frozenset(n for n, c in zip(control.label_names, row, strict=True) if c)
             for row in truth
         ]
-        belief = self._classified(control, there, vectors, learned, held)
-        columns = [self._counted(column, vectors, learned, held) for column in truth.T]
-        return Way(belief >= 0.5, np.stack(columns, axis=1))
+        probabilities = self._head_probabilities(
+            control, present_labels, vectors, trained_on, held_out
+        )
+        columns = [
+            self._classify_counts(column, vectors, trained_on, held_out) for column in truth.T
+        ]
+        return LabelingPredictions(probabilities >= 0.5, np.stack(columns, axis=1))
 
-    def _counted(
+    def _classify_counts(
         self,
         column: Ints,
         vectors: Floats,
-        learned: Bools,
-        held: Bools,
+        trained_on: Bools,
+        held_out: Bools,
     ) -> Ints:
         """Counting as sorting: a bucket for each number."""
-        bins = labeling_advice.count_bins(column[learned])
+        bins = labeling_advice.choose_count_bins(column[trained_on])
         if len(bins) == 1:
-            return np.full(int(held.sum()), bins[0], dtype=np.int64)
-        names = tuple(Label(str(one)) for one in bins)
+            return np.full(int(held_out.sum()), bins[0], dtype=np.int64)
+        names = tuple(Label(str(count_bin)) for count_bin in bins)
         control = replace(self._control, kind="choices", multiple=False, labels=names)
-        given = [frozenset([str(labeling_advice.nearest_bin(int(c), bins))]) for c in column]
-        belief = self._classified(control, given, vectors, learned, held)
-        return np.array([bins[place] for place in belief.argmax(axis=1)], dtype=np.int64)
+        binned_counts = [
+            frozenset([str(labeling_advice.nearest_bin(int(c), bins))]) for c in column
+        ]
+        probabilities = self._head_probabilities(
+            control, binned_counts, vectors, trained_on, held_out
+        )
+        return np.array([bins[index] for index in probabilities.argmax(axis=1)], dtype=np.int64)
 
-    def _classified(
+    def _head_probabilities(
         self,
         control: Control,
-        answers: Sequence[frozenset[str]],
+        label_sets: Sequence[frozenset[str]],
         vectors: Floats,
-        learned: Bools,
-        held: Bools,
+        trained_on: Bools,
+        held_out: Bools,
     ) -> Floats:
         """(held, K) confidence of a head that learned from the other images."""
-        rows = np.flatnonzero(learned).tolist()
-        every = frozenset(control.label_names)
-        text = control.multiple  # numbers look like nothing in words
-        head = train(
-            TrainingJob(
+        rows = np.flatnonzero(trained_on).tolist()
+        all_labels = frozenset(control.label_names)
+        use_text = control.multiple  # numbers look like nothing in words
+        head = train_head(
+            HeadTrainingJob(
                 control=control,
-                examples=Examples(
-                    tasks=tuple(rows),
+                examples=ChoiceExamples(
+                    task_ids=tuple(rows),
                     vectors=vectors[rows],
-                    answers=tuple(answers[row] for row in rows),
-                    asked=(every,) * len(rows),
-                    audit=np.zeros(len(rows), dtype=bool),
+                    answers=tuple(label_sets[row] for row in rows),
+                    available_labels=(all_labels,) * len(rows),
+                    audit_mask=np.zeros(len(rows), dtype=bool),
                 ),
                 pool=vectors,
-                prototypes=self._resources.prototypes(self._encoder, control) if text else None,
+                prototypes=self._resources.prototypes(self._encoder, control) if use_text else None,
                 logit_scale=self._encoder.logit_scale,
                 logit_bias=self._encoder.logit_bias,
                 previous=None,
@@ -344,49 +402,61 @@ class _Trial:
             )
         )
         assert head is not None  # noqa: S101 - there are labeled images
-        return head.probabilities(vectors[held])
+        return head.probabilities(vectors[held_out])
 
-    def _find(self, finder: Finds | None, samples: Sequence[Sample]) -> Way:
+    def _detect(
+        self, detector: Detector | None, samples: Sequence[RegionSample]
+    ) -> LabelingPredictions:
         """Count what a finder finds."""
-        least = shown(finder, self._control) if finder else 1.0
-        images = judged_on(finder, self._control, samples)
-        kept = [
-            tuple(p for p, c in zip(image.found, image.confidence, strict=True) if c >= least)
+        min_confidence = confidence_threshold(detector, self._control) if detector else 1.0
+        images = predict_samples(detector, self._control, samples)
+        shown_regions = [
+            tuple(
+                p
+                for p, c in zip(image.detections, image.confidence, strict=True)
+                if c >= min_confidence
+            )
             for image in images
         ]
-        counts = _table(kept, self._control)
-        return Way(counts > 0, counts)
+        counts = _label_counts(shown_regions, self._control)
+        return LabelingPredictions(counts > 0, counts)
 
 
-def things_in(samples: Sequence[Sample], control: Control, label: str = "") -> Things:
+def object_statistics(
+    samples: Sequence[RegionSample], control: Control, label: str = ""
+) -> ObjectStatistics:
     """What is marked, of one label or of all; points have the size of boxes of the same label."""
-    marked = [[p for p in s.places if label in ("", p.label)] for s in samples]
-    drawn = [s.places if control.kind == "boxes" else s.boxes for s in samples]
+    region_lists = [[p for p in s.regions if label in ("", p.label)] for s in samples]
+    box_lists = [s.regions if control.kind == "boxes" else s.other_boxes for s in samples]
     sides = [
         math.sqrt((p.x1 - p.x0) * (p.y1 - p.y0))
-        for places in drawn
-        for p in places
+        for regions in box_lists
+        for p in regions
         if label in ("", p.label)
     ]
-    counts = np.array([len(places) for places in marked], dtype=np.float64)
-    return Things(len(samples), int((counts == 0).sum()), counts, np.array(sides, dtype=np.float64))
+    counts = np.array([len(regions) for regions in region_lists], dtype=np.float64)
+    return ObjectStatistics(
+        len(samples), int((counts == 0).sum()), counts, np.array(sides, dtype=np.float64)
+    )
 
 
-def counts_in(samples: Sequence[Sample], control: Control) -> Ints:
+def region_label_counts(samples: Sequence[RegionSample], control: Control) -> Ints:
     """(n, K) how often each label of a control is marked in each image."""
-    return _table([sample.places for sample in samples], control)
+    return _label_counts([sample.regions for sample in samples], control)
 
 
-def _table(places: Sequence[Places], control: Control) -> Ints:
+def _label_counts(region_lists: Sequence[Regions], control: Control) -> Ints:
     names = control.label_names
-    rows = [[sum(p.label == name for p in one) for name in names] for one in places]
-    return np.array(rows, dtype=np.int64).reshape(len(places), len(names))
+    rows = [[sum(p.label == name for p in regions) for name in names] for regions in region_lists]
+    return np.array(rows, dtype=np.int64).reshape(len(region_lists), len(names))
 
 
-def _blank(shape: tuple[int, ...]) -> Way:
-    return Way(np.zeros(shape, dtype=bool), np.zeros(shape, dtype=np.int64))
+def _empty_result(shape: tuple[int, ...]) -> LabelingPredictions:
+    return LabelingPredictions(np.zeros(shape, dtype=bool), np.zeros(shape, dtype=np.int64))
 
 
-def _put(whole: Way, held: Bools, part: Way) -> None:
-    whole.there[held] = part.there
-    whole.counts[held] = part.counts
+def _fill_fold(
+    target: LabelingPredictions, held_out: Bools, fold_result: LabelingPredictions
+) -> None:
+    target.is_present[held_out] = fold_result.is_present
+    target.counts[held_out] = fold_result.counts

@@ -7,68 +7,74 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from backend.errors import LabelStudioError, NotThere, UsageError
-from backend.label_studio.export_client import Exporter
+from backend.errors import LabelStudioError, NotFoundError, UsageError
+from backend.label_studio.export_client import ExportClient
 from backend.settings import Settings
-from backend.store.files import explained
+from backend.store.files import disk_errors
 
 
 @dataclass(frozen=True)
-class Labels:
+class ExportedLabels:
     """What was written.
 
     Attributes:
         project: Label Studio's number.
         folder: where.
         files: relative to it.
-        labels: tasks with an annotation.
+        labeled_count: tasks with an annotation.
     """
 
     project: int
     folder: Path
     files: tuple[str, ...]
-    labels: int
+    labeled_count: int
 
 
-def write_labels(
-    settings: Settings, project: str, form: str, images: bool, folder: Path | None
-) -> Labels:
+def export_labels(
+    settings: Settings, project: str, export_format: str, with_images: bool, folder: Path | None
+) -> ExportedLabels:
     """Write a project's labels.
 
     Args:
         settings: with Label Studio's address and token.
         project: its number in Label Studio or its title.
-        form: ``coco`` or ``yolo``.
-        images: with the images.
+        export_format: ``coco`` or ``yolo``.
+        with_images: with the images.
         folder: that is made, or is empty; named after project and format when not given.
 
     Raises:
-        NotThere: there is no such project.
+        NotFoundError: there is no such project.
         UsageError: there is something in the folder.
         ConfigError: the labeling config has no boxes.
         LabelStudioError: Label Studio refused, or failed.
     """
-    exporter = Exporter(settings.label_studio_url, settings.api_key)
-    number = _number(exporter, project)
-    target = (folder or Path(f"project-{number}-{form}")).expanduser()
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise UsageError(f"{target} is not empty: choose another --output.")
-    count = int(exporter.project(number).get("num_tasks_with_annotations") or 0)
-    name, content = exporter.export(number, form.upper() + "_WITH_IMAGES" * images)
-    with explained(target):
-        target.mkdir(parents=True, exist_ok=True)
-        _unpack(name, content, target)
-    found = sorted(str(file.relative_to(target)) for file in target.rglob("*") if file.is_file())
-    return Labels(number, target, tuple(found), count)
+    exporter = ExportClient(settings.label_studio_url, settings.api_key)
+    number = _find_project_number(exporter, project)
+    output_folder = (folder or Path(f"project-{number}-{export_format}")).expanduser()
+    if output_folder.exists() and not (output_folder.is_dir() and not any(output_folder.iterdir())):
+        raise UsageError(f"{output_folder} is not empty: choose another --output.")
+    labeled_count = int(exporter.get_project(number).get("num_tasks_with_annotations") or 0)
+    name, content = exporter.export(number, export_format.upper() + "_WITH_IMAGES" * with_images)
+    with disk_errors(output_folder):
+        output_folder.mkdir(parents=True, exist_ok=True)
+        _unpack(name, content, output_folder)
+    written_files = sorted(
+        str(file.relative_to(output_folder)) for file in output_folder.rglob("*") if file.is_file()
+    )
+    return ExportedLabels(number, output_folder, tuple(written_files), labeled_count)
 
 
-def _number(exporter: Exporter, named: str) -> int:
-    if named.isdigit():
-        return int(exporter.project(int(named))["id"])
-    found = [row["id"] for row in exporter.projects() if row["title"] == named]
-    if len(found) != 1:
-        raise NotThere(f"{exporter.server} has {len(found)} projects {named!r}: give its number.")
-    return int(found[0])
+def _find_project_number(exporter: ExportClient, number_or_title: str) -> int:
+    if number_or_title.isdigit():
+        return int(exporter.get_project(int(number_or_title))["id"])
+    matching_ids = [
+        row["id"] for row in exporter.list_projects() if row["title"] == number_or_title
+    ]
+    if len(matching_ids) != 1:
+        raise NotFoundError(
+            f"{exporter.server} has {len(matching_ids)} projects {number_or_title!r}: give its number."
+        )
+    return int(matching_ids[0])
 
 
 def _unpack(name: str, content: bytes, folder: Path) -> None:

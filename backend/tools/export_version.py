@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 from backend.domain import Control
 from backend.errors import EncoderError, PrelabelError, UsageError
-from backend.inference.detections import shown
+from backend.inference.detections import confidence_threshold
 from backend.inference.model import Model
 from backend.runtime.resources import Resources
 from backend.settings import Settings
 from backend.store.files import write_folder, write_json, write_text
 from backend.store.projects import ProjectRecord
-from backend.store.versions import Card
+from backend.store.versions import VersionCard
 
 if TYPE_CHECKING:
     from backend.vision.encoders.base import Encoder
 
-ENCODER = "encoder.onnx"
-CHOSEN = 0.5
+ENCODER_FILE = "encoder.onnx"
+DEFAULT_CHOICE_THRESHOLD = 0.5
 """Confidence from which a label of several of many is given; see ``model.choose``."""
-PROGRAMS = Path(__file__).with_name("exported")
-README = """# {title}, version {version}
+PROGRAMS_FOLDER = Path(__file__).with_name("exported")
+README_TEMPLATE = """# {title}, version {version}
 
 Exported from Prelabel. Nothing but `numpy`, `pillow` and `onnxruntime` is needed:
 
@@ -46,7 +46,7 @@ own endpoint; a network that runs faster there in lower precision differs in the
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportedVersion:
     """What was written.
 
     Attributes:
@@ -60,7 +60,9 @@ class Exported:
     left_out: Mapping[str, str]
 
 
-def export(settings: Settings, record: ProjectRecord, version: str, folder: Path) -> Exported:
+def export_version(
+    settings: Settings, record: ProjectRecord, version: str, folder: Path
+) -> ExportedVersion:
     """Write a version as ONNX.
 
     Args:
@@ -83,116 +85,126 @@ def export(settings: Settings, record: ProjectRecord, version: str, folder: Path
     model = resources.model(record, version)
     setting = card.encoder.get("setting", "")
     encoder = resources.encoder(setting) if setting and model.heads else None
-    writer = _Writer(card, record.title, model, encoder)
+    writer = _VersionWriter(card, record.title, model, encoder)
     if folder.exists():
         folder.rmdir()
-    write_folder(folder, writer.fill)
+    write_folder(folder, writer.write_files)
     files = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
-    return Exported(folder, tuple(files), writer.left_out)
+    return ExportedVersion(folder, tuple(files), writer.left_out)
 
 
-class _Writer:
-    def __init__(self, card: Card, title: str, model: Model, encoder: Encoder | None) -> None:
+class _VersionWriter:
+    def __init__(
+        self, card: VersionCard, title: str, model: Model, encoder: Encoder | None
+    ) -> None:
         self._card = card
         self._title = title
         self._model = model
         self._encoder = encoder
         self.left_out: dict[str, str] = {}
 
-    def fill(self, folder: Path) -> None:
+    def write_files(self, folder: Path) -> None:
         """Write everything."""
-        image = self._image(folder)
+        image = self._write_encoder(folder)
         controls = []
-        for number, control in enumerate(self._model.controls):
+        for index, control in enumerate(self._model.controls):
             try:
-                controls.append(self._control(folder, control, _file_of(control, number), image))
+                controls.append(
+                    self._write_control(folder, control, _file_name(control, index), image)
+                )
             except PrelabelError as error:
                 self.left_out[control.name] = str(error)
         if not controls:
             reasons = " ".join(self.left_out.values())
             raise PrelabelError(f"Nothing of {self._card.version} can be exported. {reasons}")
         kinds = {control["kind"] == "choices" for control in controls}
-        write_json(folder / "model.json", self._facts(controls, image if True in kinds else {}))
-        programs = _programs(kinds)
+        write_json(
+            folder / "model.json", self._model_facts(controls, image if True in kinds else {})
+        )
+        programs = _example_programs(kinds)
         for name, program in programs.items():
-            shutil.copyfile(PROGRAMS / program, folder / name)
-        write_text(folder / "README.md", self._readme(controls, programs))
+            shutil.copyfile(PROGRAMS_FOLDER / program, folder / name)
+        write_text(folder / "README.md", self._render_readme(controls, programs))
 
-    def _image(self, folder: Path) -> dict[str, Any]:
+    def _write_encoder(self, folder: Path) -> dict[str, Any]:
         """The encoder, and how images are made ready for it; empty without."""
-        from backend.vision.encoders.base import Portable
-        from backend.vision.onnx.export import write_graph
+        from backend.vision.encoders.base import SupportsExport
+        from backend.vision.onnx.export import write_onnx
 
         if self._encoder is None:
             return {}
         try:
-            if not isinstance(self._encoder, Portable):
+            if not isinstance(self._encoder, SupportsExport):
                 raise EncoderError(f"{self._encoder.name} cannot be exported.")
-            portable = self._encoder.portable()
-            write_graph(portable.graph, folder / ENCODER)
+            portable = self._encoder.to_portable()
+            write_onnx(portable.graph, folder / ENCODER_FILE)
         except PrelabelError as error:
-            named = [c.name for c in self._model.controls if c.name in self._model.heads]
-            self.left_out |= dict.fromkeys(named, str(error))
+            head_controls = [c.name for c in self._model.controls if c.name in self._model.heads]
+            self.left_out |= dict.fromkeys(head_controls, str(error))
             return {}
-        return {"encoder": ENCODER, "name": self._encoder_name(), **asdict(portable.preparation)}
+        return {
+            "encoder": ENCODER_FILE,
+            "name": self._encoder_name(),
+            **asdict(portable.preprocessing),
+        }
 
-    def _control(
+    def _write_control(
         self, folder: Path, control: Control, file: str, image: Mapping[str, Any]
     ) -> dict[str, Any]:
         if control.name in self._model.heads and image:
-            return self._head(folder, control, file)
-        if control.name in self._model.finders:
-            return self._finder(folder, control, file)
+            return self._write_head(folder, control, file)
+        if control.name in self._model.detectors:
+            return self._write_detector(folder, control, file)
         raise PrelabelError(self.left_out.get(control.name, "It is not answered yet."))
 
-    def _head(self, folder: Path, control: Control, file: str) -> dict[str, Any]:
-        from backend.vision.onnx.export import write_graph
-        from backend.vision.onnx.networks import head_graph
+    def _write_head(self, folder: Path, control: Control, file: str) -> dict[str, Any]:
+        from backend.vision.onnx.export import write_onnx
+        from backend.vision.onnx.networks import build_head_graph
 
         head = self._model.heads[control.name]
-        write_graph(head_graph(head), folder / file)
+        write_onnx(build_head_graph(head), folder / file)
         return {
             "name": control.name,
             "kind": "choices",
             "multiple": control.multiple,
             "file": file,
             "labels": list(head.labels),
-            "shown": self._least(control, head.labels),
+            "shown": self._label_thresholds(control, head.labels),
         }
 
-    def _least(self, control: Control, labels: Sequence[str]) -> dict[str, float]:
+    def _label_thresholds(self, control: Control, labels: Sequence[str]) -> dict[str, float]:
         """The confidence from which each label is shown to people."""
-        known = self._model.thresholds.get(control.name, {})
-        least = CHOSEN if control.multiple else 0.0
-        return {name: max(known.get(name, 0.0), least) for name in labels}
+        thresholds_by_label = self._model.thresholds.get(control.name, {})
+        default_threshold = DEFAULT_CHOICE_THRESHOLD if control.multiple else 0.0
+        return {name: max(thresholds_by_label.get(name, 0.0), default_threshold) for name in labels}
 
-    def _finder(self, folder: Path, control: Control, file: str) -> dict[str, Any]:
-        from backend.vision.detection.network import QUERIES
-        from backend.vision.detection.trained_detector import Finder
-        from backend.vision.onnx.export import write_graph
-        from backend.vision.onnx.networks import finder_graph
+    def _write_detector(self, folder: Path, control: Control, file: str) -> dict[str, Any]:
+        from backend.vision.detection.network import QUERY_FAMILY
+        from backend.vision.detection.trained_detector import TrainedDetector
+        from backend.vision.onnx.export import write_onnx
+        from backend.vision.onnx.networks import build_detector_graph
 
-        finder = self._model.finders[control.name]
-        if not isinstance(finder, Finder):
+        detector = self._model.detectors[control.name]
+        if not isinstance(detector, TrainedDetector):
             raise PrelabelError(
                 f"{control.name} is answered by a network that takes prompts (YOLOE), which is no "
                 "part of the version: label a few images, so that one of its own is trained."
             )
-        meaning = finder.meaning
-        write_graph(finder_graph(finder), folder / file)
+        meaning = detector.class_mapping
+        write_onnx(build_detector_graph(detector), folder / file)
         return {
             "name": control.name,
             "kind": control.kind,
             "file": file,
             "labels": list(meaning.labels),
-            "shown": shown(finder, control),
+            "shown": confidence_threshold(detector, control),
             "size": meaning.size,
-            "cell": finder.network.stride,
-            "square": finder.network.plan.family == QUERIES,
+            "cell": detector.network.stride,
+            "square": detector.network.spec.family == QUERY_FAMILY,
             "sides": [meaning.sides.get(name, 0.0) for name in meaning.labels],
         }
 
-    def _facts(self, controls: list[dict[str, Any]], image: dict[str, Any]) -> dict[str, Any]:
+    def _model_facts(self, controls: list[dict[str, Any]], image: dict[str, Any]) -> dict[str, Any]:
         card = self._card
         return {
             "title": self._title,
@@ -204,22 +216,23 @@ class _Writer:
             "controls": controls,
         }
 
-    def _readme(self, controls: list[dict[str, Any]], programs: Mapping[str, str]) -> str:
+    def _render_readme(self, controls: list[dict[str, Any]], programs: Mapping[str, str]) -> str:
         audit = self._card.audit
-        known = audit.get("value") is not None
+        has_figure = audit.get("value") is not None
         figure = "How good it is was not known when it was exported."
-        if known:
+        if has_figure:
             figure = (
-                f"On {_images(audit['n'])} that it never learned from its {audit['metric']} was "
+                f"On {_count_images(audit['n'])} that it never learned from its {audit['metric']} was "
                 f"{audit['value']:.0%} ({audit['low']:.0%} to {audit['high']:.0%})."
             )
         rows = [
-            f"- `{c['file']}`: {c['name']}, {c['kind']}: {_some(c['labels'])}" for c in controls
+            f"- `{control['file']}`: {control['name']}, {control['kind']}: {_shorten_labels(control['labels'])}"
+            for control in controls
         ]
-        if any(c["kind"] == "choices" for c in controls):
-            rows.insert(0, f"- `{ENCODER}`: image → embedding ({self._encoder_name()})")
-        reasons = [f"- {name}: {why}" for name, why in self.left_out.items()]
-        return README.format(
+        if any(control["kind"] == "choices" for control in controls):
+            rows.insert(0, f"- `{ENCODER_FILE}`: image → embedding ({self._encoder_name()})")
+        reasons = [f"- {name}: {reason}" for name, reason in self.left_out.items()]
+        return README_TEMPLATE.format(
             title=self._title or "Model",
             version=self._card.version,
             commands="\n".join(f"python {name} IMAGE..." for name in programs),
@@ -234,23 +247,23 @@ class _Writer:
         return Path(name).name if name.endswith((".pt", ".safetensors", ".bin")) else name
 
 
-def _file_of(control: Control, number: int) -> str:
+def _file_name(control: Control, index: int) -> str:
     """A file name that every system can have."""
-    plain = re.sub(r"[^A-Za-z0-9_-]+", "-", control.name).strip("-")
-    return f"{plain or 'control'}-{number}.onnx"
+    safe_name = re.sub(r"[^A-Za-z0-9_-]+", "-", control.name).strip("-")
+    return f"{safe_name or 'control'}-{index}.onnx"
 
 
-def _programs(kinds: set[bool]) -> dict[str, str]:
+def _example_programs(kinds: set[bool]) -> dict[str, str]:
     """File names of the programs, and what they are copied from."""
     if kinds == {True, False}:
         return {"example.py": "choices.py", "example_places.py": "places.py"}
     return {"example.py": "choices.py" if True in kinds else "places.py"}
 
 
-def _images(count: int) -> str:
+def _count_images(count: int) -> str:
     return "one image" if count == 1 else f"{count} images"
 
 
-def _some(labels: list[str]) -> str:
-    first = ", ".join(labels[:12])
-    return f"{first}, and {len(labels) - 12} more" if len(labels) > 12 else first
+def _shorten_labels(labels: list[str]) -> str:
+    shortened = ", ".join(labels[:12])
+    return f"{shortened}, and {len(labels) - 12} more" if len(labels) > 12 else shortened

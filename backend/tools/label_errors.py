@@ -8,35 +8,35 @@ from dataclasses import asdict
 import numpy as np
 
 from backend.domain import Control, Prediction
-from backend.inference.detect import Looked, look
-from backend.inference.detections import Sample, as_boxes, judged_on
-from backend.inference.embed import Embedded
+from backend.inference.detect import InferenceResult, run_detectors
+from backend.inference.detections import RegionSample, points_to_boxes, predict_samples
+from backend.inference.embed import EmbeddingResult
 from backend.inference.model import Model
-from backend.inference.predict import confidences, predictions, sources
-from backend.label_studio.task_results import prediction_json
+from backend.inference.predict import build_predictions, image_sources, predict_probabilities
+from backend.label_studio.task_results import format_prediction
 from backend.learning import label_errors
-from backend.learning.detection_metrics import Judged
-from backend.learning.label_errors import Suspect
-from backend.loop.evaluate.metrics import TRAINED
-from backend.loop.fit import Fit
+from backend.learning.detection_metrics import DetectionSample
+from backend.learning.label_errors import LabelErrorCandidate
+from backend.loop.evaluate.metrics import FINE_TUNED_KIND
+from backend.loop.fit import ModelTrainer
 from backend.loop.label_table import label_table
-from backend.loop.observe import Observation, observe, take_pulse
-from backend.loop.publish.thumbnails import SUSPECTS as PICTURED
-from backend.loop.publish.thumbnails import Showcase, addresses
+from backend.loop.observe import Observation, fetch_fingerprint, observe
+from backend.loop.publish.thumbnails import MAX_SUSPECTS as PICTURED
+from backend.loop.publish.thumbnails import ThumbnailPublisher, first_image_addresses
 from backend.runtime.connection import Connection
 from backend.runtime.resources import Resources
 from backend.store.files import write_json
 from backend.store.projects import ProjectRecord
-from backend.store.queue_front import SUSPECTS
-from backend.training.head import targets
-from backend.vision.detection.trained_detector import Finds
+from backend.store.queue_front import LABEL_ERRORS_FILE
+from backend.training.head import target_matrix
+from backend.vision.detection.trained_detector import Detector
 
-TAB = "Prelabel: check labels"
-SHOWN = 50
+LABEL_ERRORS_TAB = "Prelabel: check labels"
+MAX_SHOWN_SUSPECTS = 50
 """Suspects that Label Studio shows; each is a call of its own."""
 
 
-class Inspector:
+class LabelErrorFinder:
     """Looks through the labels of one project. Never changes one.
 
     Args:
@@ -44,200 +44,254 @@ class Inspector:
         record: the project.
 
     Attributes:
-        labeled: tasks with a person's answer, at the last look.
+        labeled_count: tasks with a person's answer, at the last look.
     """
 
-    labeled = 0
+    labeled_count = 0
 
     def __init__(self, resources: Resources, record: ProjectRecord) -> None:
         self._resources = resources
         self._record = record
         self._connection: Connection = resources.connection(record)
-        self._live = resources.versions(record).live() or ""
-        self._touched: set[int] = set()
+        self._live_version = resources.versions(record).live() or ""
+        self._changed_tasks: set[int] = set()
 
-    def inspect(self) -> list[Suspect]:
+    def find_label_errors(self) -> list[LabelErrorCandidate]:
         """All suspects, the most suspicious first; Label Studio shows the first of them."""
         folder = self._resources.folder(self._record)
-        seen = observe(self._connection, folder, take_pulse(self._connection))
-        self.labeled = len(seen.labeled)
-        encoder = self._resources.viewer(self._record)
-        embedded = self._resources.embedder(self._record, encoder).embed(
-            sources(seen.tasks, seen.config.controls), lambda done, of: None
+        observation = observe(self._connection, folder, fetch_fingerprint(self._connection))
+        self.labeled_count = len(observation.labeled)
+        encoder = self._resources.live_encoder(self._record)
+        embeddings = self._resources.embedder(self._record, encoder).embed(
+            image_sources(observation.tasks, observation.config.controls), lambda done, total: None
         )
-        fit = Fit(
+        fit = ModelTrainer(
             self._resources,
             self._record,
-            seen,
+            observation,
             encoder,
-            embedded,
+            embeddings,
             lambda state, progress, detail: None,
             lambda: False,
         )
-        found = [s for control in seen.config.controls for s in self._of(control, fit, seen)]
-        found.sort(key=lambda suspect: suspect.quality)
+        label_errors = [
+            s
+            for control in observation.config.controls
+            for s in self._control_suspects(control, fit, observation)
+        ]
+        label_errors.sort(key=lambda suspect: suspect.quality)
         write_json(
-            folder / SUSPECTS, {"version": self._live, "suspects": [asdict(s) for s in found]}
+            folder / LABEL_ERRORS_FILE,
+            {"version": self._live_version, "suspects": [asdict(s) for s in label_errors]},
         )
-        self._show(found[:SHOWN], seen, fit.before, embedded)
-        first = {suspect.task for suspect in found[:PICTURED]}
-        Showcase(self._resources, self._record).keep_pictures(
-            addresses(task for task in seen.tasks if task.id in first)
+        self._publish(label_errors[:MAX_SHOWN_SUSPECTS], observation, fit.live_model, embeddings)
+        thumbnail_tasks = {suspect.task for suspect in label_errors[:PICTURED]}
+        ThumbnailPublisher(self._resources, self._record).save_thumbnails(
+            first_image_addresses(task for task in observation.tasks if task.id in thumbnail_tasks)
         )
-        return found
+        return label_errors
 
-    def our_changes(self, since: str) -> str:
+    def last_own_change(self, since: str) -> str:
         """The moment up to which nobody but this inspection changed a task, at least ``since``.
 
         Label Studio counts what is told of a task as a change of the task.
         """
-        rows = list(self._connection.client.changed(self._record.number, since))
-        if not all(row["id"] in self._touched for row in rows):
+        rows = list(self._connection.client.iter_changed_tasks(self._record.number, since))
+        if not all(row["id"] in self._changed_tasks for row in rows):
             return since
         return max((str(row["updated_at"]) for row in rows), default=since)
 
-    def _of(self, control: Control, fit: Fit, seen: Observation) -> list[Suspect]:
+    def _control_suspects(
+        self, control: Control, fit: ModelTrainer, observation: Observation
+    ) -> list[LabelErrorCandidate]:
         if control.kind == "choices":
-            return self._answers(control, fit)
-        return self._places(control, fit, seen)
+            return self._choice_suspects(control, fit)
+        return self._region_suspects(control, fit, observation)
 
-    def _answers(self, control: Control, fit: Fit) -> list[Suspect]:
+    def _choice_suspects(self, control: Control, fit: ModelTrainer) -> list[LabelErrorCandidate]:
         """By cross-validation: every labeled image but the audit slice, which nobody learned."""
-        head = fit.before.heads.get(control.name)
+        head = fit.live_model.heads.get(control.name)
         if head is None or head.labels != control.label_names:
             return []
         examples = fit.examples(control)
-        rows, table = fit.cross(control, head)
-        audit = np.flatnonzero(examples.audit)
+        rows, probabilities = fit.cross_validate(control, head)
+        audit = np.flatnonzero(examples.audit_mask)
         if len(audit):
-            unseen = fit.before.probabilities(control.name, examples.vectors[audit])
-            rows, table = np.concatenate([rows, audit]), np.concatenate([table, unseen])
-        tasks, given = [examples.tasks[i] for i in rows], targets(control, examples)[rows]
+            audit_probabilities = fit.live_model.probabilities(
+                control.name, examples.vectors[audit]
+            )
+            rows, probabilities = (
+                np.concatenate([rows, audit]),
+                np.concatenate([probabilities, audit_probabilities]),
+            )
+        tasks, label_targets = (
+            [examples.task_ids[i] for i in rows],
+            target_matrix(control, examples)[rows],
+        )
         if control.multiple:
-            return label_errors.several(tasks, control.name, head.labels, given, table)
-        return label_errors.single(
-            tasks, control.name, head.labels, given.argmax(axis=1).tolist(), table
+            return label_errors.find_multi_label_errors(
+                tasks, control.name, head.labels, label_targets, probabilities
+            )
+        return label_errors.find_single_label_errors(
+            tasks, control.name, head.labels, label_targets.argmax(axis=1).tolist(), probabilities
         )
 
-    def _places(self, control: Control, fit: Fit, seen: Observation) -> list[Suspect]:
+    def _region_suspects(
+        self, control: Control, fit: ModelTrainer, observation: Observation
+    ) -> list[LabelErrorCandidate]:
         """Each image by the newest finder that did not learn from it.
 
         That is the live one for the audit slice and for what is new, and an older one for what the
         live one learned from; only what the first one learned from is judged by none.
         """
-        finder = fit.before.finders.get(control.name)
-        if finder is None or not finder.meaning.learned:
+        detector = fit.live_model.detectors.get(control.name)
+        if detector is None or not detector.class_mapping.learned:
             return []
         samples = fit.samples(control)
-        learned = self._learned(control, {sample.task for sample in samples if sample.audit})
-        changed = self._changed(control, seen)
-        judges = label_errors.unseen_by(learned, (sample.task for sample in samples))
-        judged = {task for its in judges.values() for task in its}
-        judges[self._live] = [*judges.get(self._live, []), *sorted(changed - judged)]
-        tasks, found = out_of_sample(
+        learned_tasks = self._training_tasks(
+            control, {sample.task_id for sample in samples if sample.is_audit}
+        )
+        relabeled = self._relabeled_tasks(control, observation)
+        tasks_by_version = label_errors.assign_judging_versions(
+            learned_tasks, (sample.task_id for sample in samples)
+        )
+        assigned_tasks = {
+            task for version_tasks in tasks_by_version.values() for task in version_tasks
+        }
+        tasks_by_version[self._live_version] = [
+            *tasks_by_version.get(self._live_version, []),
+            *sorted(relabeled - assigned_tasks),
+        ]
+        tasks, evaluated_images = detect_out_of_sample(
             control,
             samples,
-            judges,
-            lambda version: self._resources.model(self._record, version).finders.get(control.name),
+            tasks_by_version,
+            lambda version: self._resources.model(self._record, version).detectors.get(
+                control.name
+            ),
         )
-        return label_errors.marked(tasks, control.name, control.label_names, found)
+        return label_errors.find_region_errors(
+            tasks, control.name, control.label_names, evaluated_images
+        )
 
-    def _learned(self, control: Control, audit: Set[int]) -> list[tuple[str, set[int]]]:
+    def _training_tasks(
+        self, control: Control, audit_tasks: Set[int]
+    ) -> list[tuple[str, set[int]]]:
         """The versions up to the live one whose finder was trained, and what each learned from."""
         versions = self._resources.versions(self._record)
-        found = []
+        training_tasks = []
         for card in versions.cards():
-            if card.number > versions.card(self._live).number:
+            if card.number > versions.card(self._live_version).number:
                 break
-            if card.controls.get(control.name, {}).get("kind") == TRAINED:
+            if card.controls.get(control.name, {}).get("kind") == FINE_TUNED_KIND:
                 labels = versions.labels(card.version)
-                its = {int(task) for task, given in labels.items() if control.name in given}
-                found.append((card.version, its - audit))
-        return found
+                version_tasks = {
+                    int(task)
+                    for task, labels_by_control in labels.items()
+                    if control.name in labels_by_control
+                }
+                training_tasks.append((card.version, version_tasks - audit_tasks))
+        return training_tasks
 
-    def _changed(self, control: Control, seen: Observation) -> set[int]:
+    def _relabeled_tasks(self, control: Control, observation: Observation) -> set[int]:
         """Tasks whose places are others than those that the live version learned."""
-        known, now = self._resources.versions(self._record).labels(self._live), label_table(seen)
+        live_labels, current_labels = (
+            self._resources.versions(self._record).labels(self._live_version),
+            label_table(observation),
+        )
         return {
             int(task)
-            for task, given in now.items()
-            if known.get(task, {}).get(control.name) != given.get(control.name)
+            for task, labels_by_control in current_labels.items()
+            if live_labels.get(task, {}).get(control.name) != labels_by_control.get(control.name)
         }
 
     # -- in Label Studio ----------------------------------------------------------------------
 
-    def _show(
-        self, found: Sequence[Suspect], seen: Observation, model: Model, embedded: Embedded
+    def _publish(
+        self,
+        label_errors: Sequence[LabelErrorCandidate],
+        observation: Observation,
+        model: Model,
+        embeddings: EmbeddingResult,
     ) -> None:
         """The model's answer beside the person's, with how suspicious that is, and a tab."""
-        worst: dict[int, Suspect] = {}
-        for suspect in found:
-            worst.setdefault(suspect.task, suspect)
-        tasks = [task for task in seen.tasks if task.id in worst]
+        worst_by_task: dict[int, LabelErrorCandidate] = {}
+        for suspect in label_errors:
+            worst_by_task.setdefault(suspect.task, suspect)
+        tasks = [task for task in observation.tasks if task.id in worst_by_task]
         if not tasks:
             return
         client, number = self._connection.client, self._record.number
-        there = client.places(number, self._live)
-        controls = seen.config.controls
-        pictures = self._resources.pictures(self._record)
-        looked = (
-            look(model, controls, tasks, pictures, lambda d, o: None) if model.finders else Looked()
+        existing = client.queue_scores(number, self._live_version)
+        controls = observation.config.controls
+        images = self._resources.project_images(self._record)
+        inference = (
+            run_detectors(model, controls, tasks, images, lambda done, total: None)
+            if model.detectors
+            else InferenceResult()
         )
-        beliefs = confidences(model, controls, tasks, embedded)
-        quality = {task: suspect.quality for task, suspect in worst.items()}
-        for made in predictions(model, controls, tasks, beliefs, quality, embedded, looked):
-            self._touched.add(made.task)
-            self._write(made, worst[made.task], seen.controls, there)
-        client.keep_tab(number, TAB, _listing(sorted(worst)))
+        confidence_by_task = predict_probabilities(model, controls, tasks, embeddings)
+        quality = {task: suspect.quality for task, suspect in worst_by_task.items()}
+        for prediction in build_predictions(
+            model, controls, tasks, confidence_by_task, quality, embeddings, inference
+        ):
+            self._changed_tasks.add(prediction.task_id)
+            self._write_prediction(
+                prediction, worst_by_task[prediction.task_id], observation.controls, existing
+            )
+        client.ensure_tab(number, LABEL_ERRORS_TAB, _tab_view(sorted(worst_by_task)))
 
-    def _write(
+    def _write_prediction(
         self,
-        made: Prediction,
-        suspect: Suspect,
+        prediction: Prediction,
+        suspect: LabelErrorCandidate,
         controls: Mapping[str, Control],
-        there: Mapping[int, tuple[int, float]],
+        existing: Mapping[int, tuple[int, float]],
     ) -> None:
         fields = {"score": suspect.quality, "mislabeling": suspect.mislabeling}
-        if made.task in there:
-            self._connection.client.change_prediction(there[made.task][0], fields)
+        if prediction.task_id in existing:
+            self._connection.client.update_prediction(existing[prediction.task_id][0], fields)
         else:
-            row = prediction_json(made, controls, self._live)
+            row = format_prediction(prediction, controls, self._live_version)
             self._connection.client.add_prediction(row | fields)
 
 
-def out_of_sample(
+def detect_out_of_sample(
     control: Control,
-    samples: Sequence[Sample],
-    judges: Mapping[str, Sequence[int]],
-    finder_of: Callable[[str], Finds | None],
-) -> tuple[list[int], list[Judged]]:
+    samples: Sequence[RegionSample],
+    tasks_by_version: Mapping[str, Sequence[int]],
+    detector_of: Callable[[str], Detector | None],
+) -> tuple[list[int], list[DetectionSample]]:
     """What finders find in images that they did not learn from.
 
     Args:
         control: of boxes or points.
         samples: its marked images.
-        judges: by version, the tasks whose images it has to look at.
-        finder_of: a version's finder of the control; one that lacks a label of today is not asked.
+        tasks_by_version: by version, the tasks whose images it has to look at.
+        detector_of: a version's finder of the control; one that lacks a label of today is not asked.
 
     Returns:
         the tasks, and what was found and is there, points as boxes.
     """
     tasks: list[int] = []
-    found: list[Judged] = []
-    for version, its in judges.items():
-        wanted = [sample for sample in samples if sample.task in its]
-        finder = finder_of(version) if wanted else None
-        if finder is None or not set(control.label_names) <= set(finder.meaning.labels):
+    evaluated_images: list[DetectionSample] = []
+    for version, version_tasks in tasks_by_version.items():
+        version_samples = [sample for sample in samples if sample.task_id in version_tasks]
+        detector = detector_of(version) if version_samples else None
+        if detector is None or not set(control.label_names) <= set(detector.class_mapping.labels):
             continue
-        judged = judged_on(finder, control, wanted)
+        version_images = predict_samples(detector, control, version_samples)
         if control.kind == "points":
-            judged = [as_boxes(one, finder.meaning.sides) for one in judged]
-        tasks += [sample.task for sample in wanted]
-        found += judged
-    return tasks, found
+            version_images = [
+                points_to_boxes(evaluated_image, detector.class_mapping.sides)
+                for evaluated_image in version_images
+            ]
+        tasks += [sample.task_id for sample in version_samples]
+        evaluated_images += version_images
+    return tasks, evaluated_images
 
 
-def _listing(tasks: Sequence[int]) -> dict[str, object]:
+def _tab_view(tasks: Sequence[int]) -> dict[str, object]:
     item = {"filter": "filter:tasks:id", "operator": "in_list", "type": "List", "value": tasks}
     filters = {"conjunction": "and", "items": [item]}
     return {"ordering": ["tasks:predictions_score"], "filters": filters}

@@ -10,21 +10,21 @@ import numpy as np
 
 from backend.arrays import Floats
 from backend.domain import Task
-from backend.errors import NotThere, UsageError
-from backend.inference.embed import vectors_of
-from backend.inference.predict import sources
-from backend.learning.nearest_neighbours import nearest
-from backend.loop.observe import observe, take_pulse
+from backend.errors import NotFoundError, UsageError
+from backend.inference.embed import task_vectors
+from backend.inference.predict import image_sources
+from backend.learning.nearest_neighbours import find_nearest
+from backend.loop.observe import fetch_fingerprint, observe
 from backend.runtime.resources import Resources
 from backend.store.projects import ProjectRecord
-from backend.vision.encoders.base import Encoder, unit_rows
-from backend.vision.images.decode import decode
+from backend.vision.encoders.base import Encoder, normalize_rows
+from backend.vision.images.decode import decode_upright_image
 
-TAB = "Prelabel: similar"
+SIMILAR_TAB_TITLE = "Prelabel: similar"
 
 
 @dataclass(frozen=True)
-class Match:
+class SimilarTask:
     """A task that shows something similar.
 
     Attributes:
@@ -40,7 +40,7 @@ class Match:
     answer: str
 
 
-class Search:
+class SimilaritySearch:
     """Looks through one project.
 
     Args:
@@ -53,72 +53,85 @@ class Search:
         self._record = record
         self._connection = resources.connection(record)
 
-    def like(self, what: str, count: int) -> list[Match]:
+    def find_similar(self, query_text: str, count: int) -> list[SimilarTask]:
         """The most similar images, best first.
 
         Args:
-            what: a task's number, an image file, or words.
+            query_text: a task's number, an image file, or words.
             count: how many.
 
         Raises:
             PrelabelError: there is no such task, the image cannot be read, or the encoder knows
                 no words.
         """
-        seen = observe(
-            self._connection, self._resources.folder(self._record), take_pulse(self._connection)
+        observation = observe(
+            self._connection,
+            self._resources.folder(self._record),
+            fetch_fingerprint(self._connection),
         )
-        encoder = self._resources.viewer(self._record)
+        encoder = self._resources.live_encoder(self._record)
         embedder = self._resources.embedder(self._record, encoder)
-        wanted = sources(seen.tasks, seen.config.controls)
-        vectors = vectors_of(seen.tasks, embedder.embed(wanted, lambda done, of: None))
-        task = int(what) if what.isdigit() else None
-        query = self._query(what, encoder, vectors)
-        rows = [number for number in vectors if number != task]
-        if not rows:
+        requested_images = image_sources(observation.tasks, observation.config.controls)
+        vectors = task_vectors(
+            observation.tasks, embedder.embed(requested_images, lambda done, total: None)
+        )
+        task = int(query_text) if query_text.isdigit() else None
+        query = self._query_vector(query_text, encoder, vectors)
+        task_ids = [task_id for task_id in vectors if task_id != task]
+        if not task_ids:
             return []
-        table = np.stack([vectors[number] for number in rows])
-        found, cosine = nearest(table, query[None], count)
-        tasks = {one.id: one for one in seen.tasks}
+        vector_table = np.stack([vectors[task_id] for task_id in task_ids])
+        neighbor_rows, cosine = find_nearest(vector_table, query[None], count)
+        tasks = {labeled_task.id: labeled_task for labeled_task in observation.tasks}
         return [
-            Match(rows[i], round(float(c), 4), self._address(rows[i]), _answer(tasks[rows[i]]))
-            for i, c in zip(found[0], cosine[0], strict=True)
+            SimilarTask(
+                task_ids[i],
+                round(float(similarity), 4),
+                self._task_url(task_ids[i]),
+                _label_text(tasks[task_ids[i]]),
+            )
+            for i, similarity in zip(neighbor_rows[0], cosine[0], strict=True)
         ]
 
-    def show(self, matches: Sequence[Match]) -> str:
+    def show_tab(self, matches: Sequence[SimilarTask]) -> str:
         """A tab of the Data Manager with these tasks; its title."""
         ids = [match.task for match in matches]
         items = [{"filter": "filter:tasks:id", "operator": "in_list", "type": "List", "value": ids}]
         view = {"ordering": [], "filters": {"conjunction": "and", "items": items}}
-        self._connection.client.keep_tab(self._record.number, TAB, view)
-        return TAB
+        self._connection.client.ensure_tab(self._record.number, SIMILAR_TAB_TITLE, view)
+        return SIMILAR_TAB_TITLE
 
-    def _query(self, what: str, encoder: Encoder, vectors: Mapping[int, Floats]) -> Floats:
-        found: Floats
-        if what.isdigit():
-            if int(what) not in vectors:
-                raise NotThere(
-                    f"Project {self._record.id} has no task {what} with a readable image."
+    def _query_vector(
+        self, query_text: str, encoder: Encoder, vectors: Mapping[int, Floats]
+    ) -> Floats:
+        embedding: Floats
+        if query_text.isdigit():
+            if int(query_text) not in vectors:
+                raise NotFoundError(
+                    f"Project {self._record.id} has no task {query_text} with a readable image."
                 )
-            return vectors[int(what)]
-        if Path(what).is_file():
+            return vectors[int(query_text)]
+        if Path(query_text).is_file():
             limit = self._resources.settings.max_image_pixels
-            picture = decode(Path(what).read_bytes(), max_pixels=limit, at_least=512)
-            found = unit_rows(encoder.encode_images([picture.image]))[0]
-            return found
+            decoded = decode_upright_image(
+                Path(query_text).read_bytes(), max_pixels=limit, min_side=512
+            )
+            embedding = normalize_rows(encoder.encode_images([decoded.image]))[0]
+            return embedding
         if not encoder.has_text:
             raise UsageError(
-                f"{what!r} is neither a task's number nor a file, and the encoder {encoder.name} "
+                f"{query_text!r} is neither a task's number nor a file, and the encoder {encoder.name} "
                 "knows no words: set PRELABEL_ENCODER to a CLIP to search by words."
             )
-        found = unit_rows(encoder.encode_texts([f"a photo of {what}"]))[0]
-        return found
+        embedding = normalize_rows(encoder.encode_texts([f"a photo of {query_text}"]))[0]
+        return embedding
 
-    def _address(self, task: int) -> str:
+    def _task_url(self, task: int) -> str:
         server = self._connection.client.server
         return f"{server}/projects/{self._record.number}/data?task={task}"
 
 
-def _answer(task: Task) -> str:
-    given = sorted({name for answer in (task.answers or {}).values() for name in answer})
-    marked = sorted({p.label for places in (task.places or {}).values() for p in places})
-    return ", ".join([*given, *marked])
+def _label_text(task: Task) -> str:
+    choice_labels = sorted({name for answer in (task.choices or {}).values() for name in answer})
+    region_labels = sorted({p.label for regions in (task.regions or {}).values() for p in regions})
+    return ", ".join([*choice_labels, *region_labels])

@@ -12,33 +12,33 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.arrays import Floats
-from backend.domain import Answer, Control
+from backend.domain import Control, LabelSet
 
 if TYPE_CHECKING:
     from backend.vision.heads.head import Head
 
 
 @dataclass(frozen=True)
-class Examples:
+class ChoiceExamples:
     """The labeled images of one control.
 
     Attributes:
-        tasks: (n) task numbers.
+        task_ids: (n) task numbers.
         vectors: (n, d) float32 of unit length.
         answers: (n) what a person answered.
-        asked: (n) the labels that existed when they did.
-        audit: (n) bool, belongs to the audit slice: judged on, never trained on.
+        available_labels: (n) the labels that existed when they did.
+        audit_mask: (n) bool, belongs to the audit slice: judged on, never trained on.
     """
 
-    tasks: tuple[int, ...]
+    task_ids: tuple[int, ...]
     vectors: Floats
-    answers: tuple[Answer, ...]
-    asked: tuple[frozenset[str], ...]
-    audit: npt.NDArray[np.bool_]
+    answers: tuple[LabelSet, ...]
+    available_labels: tuple[frozenset[str], ...]
+    audit_mask: npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class TrainingJob:
+class HeadTrainingJob:
     """Everything that one control's head is made from.
 
     Attributes:
@@ -53,7 +53,7 @@ class TrainingJob:
     """
 
     control: Control
-    examples: Examples
+    examples: ChoiceExamples
     pool: Floats
     prototypes: Floats | None
     logit_scale: float
@@ -62,7 +62,7 @@ class TrainingJob:
     seed: int
 
 
-def train(job: TrainingJob) -> Head | None:
+def train_head(job: HeadTrainingJob) -> Head | None:
     """Fit a control's head on all labeled images but the audit slice.
 
     Returns:
@@ -72,11 +72,11 @@ def train(job: TrainingJob) -> Head | None:
     from backend.vision.heads.head import fit_head, zero_shot_head
 
     names = job.control.label_names
-    rows = ~job.examples.audit
+    rows = ~job.examples.audit_mask
     if rows.any():
         return fit_head(
             job.examples.vectors[rows],
-            targets(job.control, job.examples)[rows],
+            target_matrix(job.control, job.examples)[rows],
             labels=names,
             multiple=job.control.multiple,
             anchors=job.prototypes,
@@ -98,21 +98,23 @@ def train(job: TrainingJob) -> Head | None:
     )
 
 
-def targets(control: Control, examples: Examples) -> Floats:
+def target_matrix(control: Control, examples: ChoiceExamples) -> Floats:
     """What to learn: (n, K) float32, 1 chosen, 0 not chosen, NaN nobody was asked.
 
     One of many: choosing one label answers all.
     """
     names = control.label_names
-    table = np.zeros((len(examples.tasks), len(names)), dtype=np.float32)
-    for i, (answer, asked) in enumerate(zip(examples.answers, examples.asked, strict=True)):
+    matrix = np.zeros((len(examples.task_ids), len(names)), dtype=np.float32)
+    for i, (answer, available) in enumerate(
+        zip(examples.answers, examples.available_labels, strict=True)
+    ):
         for k, name in enumerate(names):
-            unasked = control.multiple and name not in asked and name not in answer
-            table[i, k] = np.nan if unasked else float(name in answer)
-    return table
+            unasked = control.multiple and name not in available and name not in answer
+            matrix[i, k] = np.nan if unasked else float(name in answer)
+    return matrix
 
 
-def cross(job: TrainingJob, head: Head) -> tuple[npt.NDArray[np.intp], Floats]:
+def cross_validate_head(job: HeadTrainingJob, head: Head) -> tuple[npt.NDArray[np.intp], Floats]:
     """What a head like this one says of the labeled images that it did not see.
 
     Args:
@@ -123,19 +125,19 @@ def cross(job: TrainingJob, head: Head) -> tuple[npt.NDArray[np.intp], Floats]:
         rows of the examples that were learned from, and (rows, K) float32 confidence for them;
         none where there are fewer than two.
     """
-    from backend.vision.heads.cross_validation import out_of_fold
+    from backend.vision.heads.cross_validation import out_of_fold_probabilities
 
-    rows = np.flatnonzero(~job.examples.audit)
+    rows = np.flatnonzero(~job.examples.audit_mask)
     if len(rows) < 2:
         return rows[:0], np.zeros((0, len(head.labels)), dtype=np.float32)
-    table = out_of_fold(
+    matrix = out_of_fold_probabilities(
         head,
         job.examples.vectors[rows],
-        targets(job.control, job.examples)[rows],
+        target_matrix(job.control, job.examples)[rows],
         anchors=job.prototypes,
         pool=job.pool,
         logit_scale=job.logit_scale,
         logit_bias=job.logit_bias,
         seed=job.seed,
     )
-    return rows, table
+    return rows, matrix

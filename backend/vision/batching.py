@@ -14,25 +14,25 @@ import numpy as np
 from backend.arrays import Floats
 
 T = TypeVar("T")
-MOST_CPU, MOST_GPU = 16, 64
+CPU_BATCH_SIZE, GPU_BATCH_LIMIT = 16, 64
 """Items at once. A CPU gains little from more, and every one takes memory."""
 
 
-def device_here() -> str:
+def detect_device() -> str:
     """``cuda`` where there is one, else ``cpu``."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def computes_bf16() -> bool:
+def supports_bf16() -> bool:
     """Whether the processor computes bfloat16 itself; emulated it is slower than float32."""
     import torch
 
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
-def in_batches(
+def encode_in_batches(
     encode: Callable[[Sequence[T]], Floats], items: Sequence[T], dim: int, device: str
 ) -> Floats:
     """Encode items part by part.
@@ -53,17 +53,19 @@ def in_batches(
     import torch
 
     threads = torch.get_num_threads() if device == "cpu" else 1
-    parts = _parts(items, threads, MOST_CPU if device == "cpu" else MOST_GPU)
-    run = partial(_run, encode, _exact(device))
-    if threads == 1 or len(parts) < 2:
-        rows = [run(part) for part in parts]
+    batch_list = _split_batches(
+        items, threads, CPU_BATCH_SIZE if device == "cpu" else GPU_BATCH_LIMIT
+    )
+    run = partial(_encode_batch, encode, _full_precision(device))
+    if threads == 1 or len(batch_list) < 2:
+        rows = [run(batch_items) for batch_items in batch_list]
     else:
-        with single_threads(threads) as pool:
-            rows = list(pool.map(run, parts))
+        with single_thread_pool(threads) as pool:
+            rows = list(pool.map(run, batch_list))
     return np.concatenate(rows) if rows else np.zeros((0, dim), dtype=np.float32)
 
 
-def single_threads(count: int) -> ThreadPoolExecutor:
+def single_thread_pool(count: int) -> ThreadPoolExecutor:
     """As many threads as torch uses, in each of which torch computes alone.
 
     ``torch.set_num_threads`` tells the calling thread, and all that start later: without care the
@@ -72,36 +74,36 @@ def single_threads(count: int) -> ThreadPoolExecutor:
     Args:
         count: ``torch.get_num_threads()`` of the caller; later threads keep it.
     """
-    return ThreadPoolExecutor(count, initializer=partial(_compute_alone, count))
+    return ThreadPoolExecutor(count, initializer=partial(_use_one_thread, count))
 
 
-def _compute_alone(others: int) -> None:
+def _use_one_thread(other_threads: int) -> None:
     import torch
 
     torch.get_num_threads()  # else the first operation sets the number once more
     torch.set_num_threads(1)
-    later = threading.Thread(target=torch.set_num_threads, args=(others,))
-    later.start()
-    later.join()
+    restoring_thread = threading.Thread(target=torch.set_num_threads, args=(other_threads,))
+    restoring_thread.start()
+    restoring_thread.join()
 
 
-def _parts(items: Sequence[T], threads: int, most: int) -> list[Sequence[T]]:
-    size = max(1, min(most, -(-len(items) // threads)))
+def _split_batches(items: Sequence[T], threads: int, max_size: int) -> list[Sequence[T]]:
+    size = max(1, min(max_size, -(-len(items) // threads)))
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
-def _run(
+def _encode_batch(
     encode: Callable[[Sequence[T]], Floats],
-    exact: Callable[[], AbstractContextManager[Any]],
-    part: Sequence[T],
+    full_precision: Callable[[], AbstractContextManager[Any]],
+    batch_items: Sequence[T],
 ) -> Floats:
     import torch
 
-    with torch.inference_mode(), exact():
-        return encode(part)
+    with torch.inference_mode(), full_precision():
+        return encode(batch_items)
 
 
-def _exact(device: str) -> Callable[[], AbstractContextManager[Any]]:
+def _full_precision(device: str) -> Callable[[], AbstractContextManager[Any]]:
     """On a GPU, without TF32, which convolutions use by default."""
     import torch
 

@@ -11,41 +11,41 @@ from collections.abc import Sequence
 
 CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 """What open_clip calls its weights in a repository, the one it prefers first."""
-SECONDS = 3.0
+CONNECT_TIMEOUT_SECONDS = 3.0
 """A machine without internet shall not wait longer; looking up a name alone may take minutes."""
 
 
-def kept_file(repository: str, names: Sequence[str] = CLIP_FILES) -> str | None:
+def find_cached_file(repository: str, names: Sequence[str] = CLIP_FILES) -> str | None:
     """The path of the first of these files that is on this machine already."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = (try_to_load_from_cache(repository, name) for name in names)
-    return next((path for path in found if isinstance(path, str)), None)
+    cached_paths = (try_to_load_from_cache(repository, name) for name in names)
+    return next((path for path in cached_paths if isinstance(path, str)), None)
 
 
-def why_not_asked() -> str:
+def hub_unavailable_reason() -> str:
     """Why the hub cannot be asked for weights; an empty text when it can."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
-    return "" if answers(constants.ENDPOINT) else f"{constants.ENDPOINT} does not answer"
+    return "" if is_url_reachable(constants.ENDPOINT) else f"{constants.ENDPOINT} does not answer"
 
 
-def answers(address: str) -> bool:
-    """Whether anything answers at an address, within ``SECONDS`` whatever happens."""
-    told: queue.SimpleQueue[bool] = queue.SimpleQueue()
-    threading.Thread(target=lambda: told.put(_asked(address)), daemon=True).start()
+def is_url_reachable(address: str) -> bool:
+    """Whether anything answers at an address, within ``CONNECT_TIMEOUT_SECONDS`` whatever happens."""
+    reply_queue: queue.SimpleQueue[bool] = queue.SimpleQueue()
+    threading.Thread(target=lambda: reply_queue.put(_probe(address)), daemon=True).start()
     try:
-        return told.get(timeout=SECONDS)
+        return reply_queue.get(timeout=CONNECT_TIMEOUT_SECONDS)
     except queue.Empty:
         return False
 
 
-def _asked(address: str) -> bool:
+def _probe(address: str) -> bool:
     import httpx
 
     try:
-        return httpx.head(address, timeout=SECONDS).status_code < 500
+        return httpx.head(address, timeout=CONNECT_TIMEOUT_SECONDS).status_code < 500
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError):
         return False

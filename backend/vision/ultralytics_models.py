@@ -23,18 +23,27 @@ from PIL import Image
 
 from backend.errors import DetectorError, EncoderError, PrelabelError
 
-QUIET = {
+QUIET_ENVIRONMENT = {
     "YOLO_OFFLINE": "1",
     "YOLO_AUTOINSTALL": "0",
     "YOLO_VERBOSE": "0",
     "ULTRALYTICS_SAFE_LOAD": "1",
 }
-CONFIG_DIR = "YOLO_CONFIG_DIR"
-REPORTS = ("sync", "clearml", "comet", "dvc", "mlflow", "raytune", "vscode_msg", "openvino_msg")
-FOLDERS = ("datasets_dir", "weights_dir", "runs_dir")
-FONTS = ("Arial.ttf", "Arial.Unicode.ttf")
+CONFIG_DIR_VARIABLE = "YOLO_CONFIG_DIR"
+REPORTING_SETTINGS = (
+    "sync",
+    "clearml",
+    "comet",
+    "dvc",
+    "mlflow",
+    "raytune",
+    "vscode_msg",
+    "openvino_msg",
+)
+FOLDER_SETTINGS = ("datasets_dir", "weights_dir", "runs_dir")
+FONT_FILES = ("Arial.ttf", "Arial.Unicode.ttf")
 """What it would download to write on pictures."""
-_importing = threading.Lock()
+_import_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -44,15 +53,15 @@ class Checkpoint:
     Attributes:
         network: in float32 and evaluation mode, on the CPU.
         task: ``classify``, ``detect``, …
-        arguments: what it was trained with, as the file says; not checked.
+        train_arguments: what it was trained with, as the file says; not checked.
     """
 
     network: Any
     task: str
-    arguments: Mapping[str, Any]
+    train_arguments: Mapping[str, Any]
 
 
-def quiet_ultralytics(folder: Path | None = None) -> Any:
+def import_ultralytics(folder: Path | None = None) -> Any:
     """The ultralytics package, without its habits.
 
     Args:
@@ -62,36 +71,36 @@ def quiet_ultralytics(folder: Path | None = None) -> Any:
     Returns:
         the module.
     """
-    with _importing:
+    with _import_lock:
         _set_environment(folder)
-        with _process_kept():
+        with _preserve_process_state():
             import torch  # noqa: F401 - before ultralytics limits the threads that torch counts
             import ultralytics
             from ultralytics.nn import tasks
         tasks.SAFE_LOAD = True  # also where somebody imported it before us
-        _settle(ultralytics.settings)
+        _apply_settings(ultralytics.settings)
         return ultralytics
 
 
 def load_checkpoint(
-    path: Path, folder: Path | None = None, failure: type[PrelabelError] = EncoderError
+    path: Path, folder: Path | None = None, error_type: type[PrelabelError] = EncoderError
 ) -> Checkpoint:
     """Read a network from a ``.pt`` file, which nobody has to trust.
 
     Args:
         path: the file.
-        folder: see :func:`quiet_ultralytics`.
-        failure: what to raise.
+        folder: see :func:`import_ultralytics`.
+        error_type: what to raise.
 
     Raises:
-        EncoderError: or ``failure``: it is no checkpoint of ultralytics, or carries code.
+        EncoderError: or ``error_type``: it is no checkpoint of ultralytics, or carries code.
     """
     path = path.expanduser().resolve()
     if not path.is_file():
-        raise failure(f"There is no file {path}: check the name, or download it first.")
+        raise error_type(f"There is no file {path}: check the name, or download it first.")
     if "'" in str(path):
-        raise failure(f"ultralytics cannot open {path}: take the apostrophe out of its name.")
-    quiet_ultralytics(folder)
+        raise error_type(f"ultralytics cannot open {path}: take the apostrophe out of its name.")
+    import_ultralytics(folder)
     from ultralytics.nn.modules import Classify
     from ultralytics.nn.tasks import load_checkpoint as load
 
@@ -100,54 +109,54 @@ def load_checkpoint(
         task = "classify" if isinstance(network.model[-1], Classify) else str(network.task)
         return Checkpoint(network, task, dict(content.get("train_args") or {}))
     except Exception as error:  # torch, pickle and ultralytics raise many kinds
-        raise failure(
-            f"{path} cannot be read safely as a checkpoint of ultralytics ({_short(error)}): use "
+        raise error_type(
+            f"{path} cannot be read safely as a checkpoint of ultralytics ({_short_message(error)}): use "
             "one that ultralytics published or that was trained with it."
         ) from error
 
 
 def download_checkpoint(
-    name: str, folder: Path, failure: type[PrelabelError] = EncoderError
+    name: str, folder: Path, error_type: type[PrelabelError] = EncoderError
 ) -> Path:
     """Fetch published weights, because somebody asked for them by name.
 
     Args:
         name: such as ``yolo11n-cls.pt``.
         folder: where they are kept.
-        failure: what to raise.
+        error_type: what to raise.
 
     Returns:
         the file.
 
     Raises:
-        EncoderError: or ``failure``: nothing is published under this name, or it cannot be had.
+        EncoderError: or ``error_type``: nothing is published under this name, or it cannot be had.
     """
-    quiet_ultralytics(folder / "ultralytics")
+    import_ultralytics(folder / "ultralytics")
     from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_asset
 
     if name not in GITHUB_ASSETS_NAMES:
-        raise failure(f"ultralytics publishes no weights {name!r}: give the path of a file.")
+        raise error_type(f"ultralytics publishes no weights {name!r}: give the path of a file.")
     target = folder.expanduser().resolve() / name
     try:
         attempt_download_asset(target, progress=False, retry=1)
     except Exception as error:  # whatever the network raises
-        setting = "PRELABEL_ENCODER" if failure is EncoderError else "PRELABEL_DETECTOR"
-        raise failure(
-            f"{name} is not on this machine and cannot be downloaded ({_short(error)}): put the "
+        setting = "PRELABEL_ENCODER" if error_type is EncoderError else "PRELABEL_DETECTOR"
+        raise error_type(
+            f"{name} is not on this machine and cannot be downloaded ({_short_message(error)}): put the "
             f"file into {folder}, or set {setting}=builtin."
         ) from error
     return target
 
 
-def network_class(*, queries: bool) -> Any:
+def detection_model_class(*, is_rtdetr: bool) -> Any:
     """The class of detection networks: YOLO's, or RT-DETR's with its queries."""
-    quiet_ultralytics()
+    import_ultralytics()
     from ultralytics.nn.tasks import DetectionModel, RTDETRDetectionModel
 
-    return RTDETRDetectionModel if queries else DetectionModel
+    return RTDETRDetectionModel if is_rtdetr else DetectionModel
 
 
-def read_description(path: Path) -> dict[str, Any]:
+def read_network_yaml(path: Path) -> dict[str, Any]:
     """The layers of a network from a ``.yaml``, also one that ultralytics brings along.
 
     Args:
@@ -156,70 +165,76 @@ def read_description(path: Path) -> dict[str, Any]:
     Raises:
         DetectorError: there is no such file, or it describes no network.
     """
-    quiet_ultralytics()
+    import_ultralytics()
     from ultralytics.nn.tasks import yaml_model_load
 
     try:
-        described: dict[str, Any] = yaml_model_load(str(path))
+        description: dict[str, Any] = yaml_model_load(str(path))
     except Exception as error:  # yaml and ultralytics raise many kinds
-        raise DetectorError(f"{path} cannot be read as a network ({_short(error)}).") from error
-    if not described.get("backbone") or not described.get("head"):
+        raise DetectorError(
+            f"{path} cannot be read as a network ({_short_message(error)})."
+        ) from error
+    if not description.get("backbone") or not description.get("head"):
         raise DetectorError(f"{path} describes no network: it needs backbone and head.")
-    return described
+    return description
 
 
 def _set_environment(folder: Path | None) -> None:
-    os.environ.update(QUIET)
+    os.environ.update(QUIET_ENVIRONMENT)
     os.environ.pop("ULTRALYTICS_API_KEY", None)
-    if CONFIG_DIR not in os.environ:
-        os.environ[CONFIG_DIR] = str(folder.resolve() if folder else _temporary())
+    if CONFIG_DIR_VARIABLE not in os.environ:
+        os.environ[CONFIG_DIR_VARIABLE] = str(
+            folder.resolve() if folder else _temporary_config_dir()
+        )
 
 
-def _temporary() -> Path:
+def _temporary_config_dir() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="prelabel-ultralytics-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
 
 @contextmanager
-def _process_kept() -> Iterator[None]:
+def _preserve_process_state() -> Iterator[None]:
     """Undo what importing ultralytics does to everybody else in the process.
 
     It sets OMP_NUM_THREADS=1, which child processes inherit, replaces ``PIL.Image.open`` by one
     that installs a package for a file it cannot read, and changes how numpy shows numbers.
     """
-    threads, opener = os.environ.get("OMP_NUM_THREADS"), Image.open
-    shown: dict[str, Any] = dict(np.get_printoptions())
+    thread_setting, original_open = os.environ.get("OMP_NUM_THREADS"), Image.open
+    print_options: dict[str, Any] = dict(np.get_printoptions())
     try:
         yield
     finally:
-        Image.open = opener
-        np.set_printoptions(**shown)
-        if threads is None:
+        Image.open = original_open
+        np.set_printoptions(**print_options)
+        if thread_setting is None:
             os.environ.pop("OMP_NUM_THREADS", None)
 
 
-def _settle(settings: Any) -> None:
+def _apply_settings(settings: Any) -> None:
     """No reports, no folders outside its own, no font to download."""
     folder = Path(settings.file).parent
-    wanted: dict[str, Any] = {name: False for name in REPORTS if name in settings}
-    wanted |= {name: str(folder / name) for name in FOLDERS if name in settings}
-    if any(settings[name] != value for name, value in wanted.items()):
-        settings.update(wanted)
+    requested_settings: dict[str, Any] = {
+        name: False for name in REPORTING_SETTINGS if name in settings
+    }
+    requested_settings |= {name: str(folder / name) for name in FOLDER_SETTINGS if name in settings}
+    if any(settings[name] != value for name, value in requested_settings.items()):
+        settings.update(requested_settings)
     with suppress(OSError):
-        _lay_fonts(folder)
+        _install_fonts(folder)
 
 
-def _lay_fonts(folder: Path) -> None:
-    found = importlib.util.find_spec("matplotlib")
-    if found is None or found.origin is None:
+def _install_fonts(folder: Path) -> None:
+    matplotlib_spec = importlib.util.find_spec("matplotlib")
+    if matplotlib_spec is None or matplotlib_spec.origin is None:
         return
-    font = Path(found.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
-    for name in FONTS:
+    font = Path(matplotlib_spec.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
+    for name in FONT_FILES:
         if font.is_file() and not (folder / name).exists():
             shutil.copyfile(font, folder / name)
 
 
-def _short(error: Exception) -> str:
+def _short_message(error: Exception) -> str:
     text = " ".join(str(error).replace("ERROR ❌️", "").replace("❌", "").split())
     return text[:160].rstrip(".") or type(error).__name__

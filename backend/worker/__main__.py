@@ -21,39 +21,39 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from backend.bootstrap import make_resources
 from backend.errors import PrelabelError
-from backend.loop.round import Ask, Memory, Round
+from backend.loop.round import Round, RoundMemory, RoundRequest
 from backend.runtime.resources import Resources
 from backend.scheduler import frames
 from backend.settings import read_settings
 
 if TYPE_CHECKING:
-    from backend.loop.publish.retire import Retirement
+    from backend.loop.publish.retire import PredictionCleanup
 
 log = logging.getLogger("prelabel")
-Body = bytes
-Tell = Callable[[frames.Header], None]
+FrameBody = bytes
+HeaderCallback = Callable[[frames.FrameHeader], None]
 
 
-class Worker:
+class JobRunner:
     """Runs jobs.
 
     Args:
         resources: kept between jobs.
-        tell: sends a header to the server: progress.
+        send_header: sends a header to the server: progress.
     """
 
-    def __init__(self, resources: Resources, tell: Tell) -> None:
+    def __init__(self, resources: Resources, send_header: HeaderCallback) -> None:
         self._resources = resources
-        self._tell = tell
-        self._memories: dict[str, Memory | None] = {}
-        self._retirements: dict[str, Retirement] = {}
-        self._cancelled: set[int] = set()
+        self._send_header = send_header
+        self._round_memories: dict[str, RoundMemory | None] = {}
+        self._cleanups: dict[str, PredictionCleanup] = {}
+        self._cancelled_jobs: set[int] = set()
 
-    def cancel(self, number: int) -> None:
+    def cancel(self, job_id: int) -> None:
         """Let a job end as soon as it can; called from another thread."""
-        self._cancelled.add(number)
+        self._cancelled_jobs.add(job_id)
 
-    def run(self, header: frames.Header, body: Body) -> tuple[Any, Body]:
+    def run(self, header: frames.FrameHeader, body: FrameBody) -> tuple[Any, FrameBody]:
         """One job: its result and bytes.
 
         Raises:
@@ -61,108 +61,108 @@ class Worker:
         """
         match header["job"]:
             case "round":
-                return self._round(header), b""
+                return self._run_round(header), b""
             case "cleanup":
-                return self._cleanup(header), b""
+                return self._remove_predictions(header), b""
             case "inspect":
-                return self._inspect(header), b""
+                return self._find_label_errors(header), b""
             case "return":
-                return self._return(header), b""
+                return self._import_captures(header), b""
             case "predict":
-                return self._predict(body)
+                return self._predict_tasks(body)
             case "warm":
-                self._warm(header)
+                self._warm_smart_tools(header)
                 return {}, b""
         raise ValueError(f"unknown job {header['job']!r}")
 
-    def _round(self, header: frames.Header) -> Any:
+    def _run_round(self, header: frames.FrameHeader) -> Any:
         record = self._resources.projects.get(header["project"])
 
         def report(state: str, progress: float, detail: str) -> None:
-            told = {"state": state, "progress": round(progress, 3), "detail": detail}
-            self._tell({"id": header["id"], **told})
+            progress_fields = {"state": state, "progress": round(progress, 3), "detail": detail}
+            self._send_header({"id": header["id"], **progress_fields})
 
-        with self._resources.alone(record):
-            memory = self._memories.pop(record.id, None)
-            number = header["id"]
-            turn = Round(
+        with self._resources.round_lock(record):
+            memory = self._round_memories.pop(record.id, None)
+            job_id = header["id"]
+            current_round = Round(
                 self._resources,
                 record,
                 report,
                 memory,
-                lambda: number in self._cancelled,
+                lambda: job_id in self._cancelled_jobs,
             )
             try:
-                outcome = turn.run(Ask(**header["ask"]))
+                outcome = current_round.run(RoundRequest(**header["ask"]))
             except PrelabelError:
-                self._resources.forget(record)
+                self._resources.forget_connection(record)
                 raise
-            self._memories[record.id] = turn.memory
+            self._round_memories[record.id] = current_round.memory
         return asdict(outcome)
 
-    def _cleanup(self, header: frames.Header) -> int:
-        from backend.loop.publish.retire import Retirement
+    def _remove_predictions(self, header: frames.FrameHeader) -> int:
+        from backend.loop.publish.retire import PredictionCleanup
 
         record = self._resources.projects.get(header["project"])
-        with self._resources.alone(record):
+        with self._resources.round_lock(record):
             versions = self._resources.versions(record)
             connection = self._resources.connection(record)
-            retirement = self._retirements.pop(record.id, None)
-            retirement = retirement or Retirement(connection.client, record.number)
-            live, names = versions.live() or "", versions.names()
-            touched = retirement.remove(live, names, header["seconds"])
-            memory = self._memories.get(record.id)
-            if memory is not None and touched:
-                changed = connection.client.changed(record.number, memory.since)
-                memory.disregard(changed, touched)
-        if retirement.left:
-            self._retirements[record.id] = retirement
-        return retirement.left
+            cleanup = self._cleanups.pop(record.id, None)
+            cleanup = cleanup or PredictionCleanup(connection.client, record.number)
+            live_version, names = versions.live() or "", versions.names()
+            changed_tasks = cleanup.remove(live_version, names, header["seconds"])
+            memory = self._round_memories.get(record.id)
+            if memory is not None and changed_tasks:
+                changed = connection.client.iter_changed_tasks(record.number, memory.known_until)
+                memory.ignore_own_changes(changed, changed_tasks)
+        if cleanup.remaining:
+            self._cleanups[record.id] = cleanup
+        return cleanup.remaining
 
-    def _inspect(self, header: frames.Header) -> int:
-        from backend.tools.label_errors import Inspector
+    def _find_label_errors(self, header: frames.FrameHeader) -> int:
+        from backend.tools.label_errors import LabelErrorFinder
 
         record = self._resources.projects.get(header["project"])
-        inspector = Inspector(self._resources, record)
-        found = inspector.inspect()
-        memory = self._memories.get(record.id)
+        label_error_finder = LabelErrorFinder(self._resources, record)
+        suspects = label_error_finder.find_label_errors()
+        memory = self._round_memories.get(record.id)
         if memory is not None:
-            memory.since = inspector.our_changes(memory.since)
-        return len(found)
+            memory.known_until = label_error_finder.last_own_change(memory.known_until)
+        return len(suspects)
 
-    def _return(self, header: frames.Header) -> int:
-        from backend.loop.publish.capture_import import Returner
+    def _import_captures(self, header: frames.FrameHeader) -> int:
+        from backend.loop.publish.capture_import import CaptureImporter
 
         record = self._resources.projects.get(header["project"])
-        until = time.monotonic() + header["seconds"]
-        returner = Returner(self._resources, record)
-        return returner.bring(enough=lambda: time.monotonic() >= until)
+        deadline = time.monotonic() + header["seconds"]
+        importer = CaptureImporter(self._resources, record)
+        return importer.import_waiting(should_stop=lambda: time.monotonic() >= deadline)
 
-    def _warm(self, header: frames.Header) -> None:
-        from backend.inference.smart_tools import warm
+    def _warm_smart_tools(self, header: frames.FrameHeader) -> None:
+        from backend.inference.smart_tools import warm_up
 
         record, version = self._resources.projects.get(header["project"]), header["version"]
-        self._resources.pictures(record)  # Label Studio's SDK takes a while too
-        warm(self._resources.model(record, version) if version else None)
+        self._resources.project_images(record)  # Label Studio's SDK takes a while too
+        warm_up(self._resources.model(record, version) if version else None)
 
-    def _predict(self, body: Body) -> tuple[Any, Body]:
-        from backend.worker.live_predict import answer
+    def _predict_tasks(self, body: FrameBody) -> tuple[Any, FrameBody]:
+        from backend.worker.live_predict import predict_tasks
 
-        found = answer(self._resources, json.loads(body))
-        return {"ready": found is not None}, json.dumps(found).encode()
+        predictions = predict_tasks(self._resources, json.loads(body))
+        return {"ready": predictions is not None}, json.dumps(predictions).encode()
 
 
 def main() -> None:
     """Read jobs until the server is gone."""
-    answers = _private_stdout()
+    output = _redirect_stdout()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for chatty in ("httpx", "httpcore"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    for logger_name in ("httpx", "httpcore"):
+        logging.getLogger(logger_name).setLevel(logging.WARNING)
     os.nice(int(sys.argv[1]))
-    jobs: queue.SimpleQueue[tuple[frames.Header, Body]] = queue.SimpleQueue()
-    worker = Worker(make_resources(read_settings()), partial(_tell, answers))
-    threading.Thread(target=_work, args=(worker, jobs, answers), daemon=True).start()
-    while (frame := frames.read(sys.stdin.buffer)) is not None:
+    jobs: queue.SimpleQueue[tuple[frames.FrameHeader, FrameBody]] = queue.SimpleQueue()
+    worker = JobRunner(make_resources(read_settings()), partial(_send_frame, output))
+    threading.Thread(target=_serve_jobs, args=(worker, jobs, output), daemon=True).start()
+    while (frame := frames.read_frame(sys.stdin.buffer)) is not None:
         if "cancel" in frame[0]:
             worker.cancel(frame[0]["cancel"])
         else:
@@ -170,20 +170,22 @@ def main() -> None:
     os._exit(0)
 
 
-def _private_stdout() -> BinaryIO:
+def _redirect_stdout() -> BinaryIO:
     """The pipe to the server; whatever a library prints goes to standard error instead."""
     pipe = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     return pipe
 
 
-def _work(
-    worker: Worker, jobs: queue.SimpleQueue[tuple[frames.Header, Body]], answers: BinaryIO
+def _serve_jobs(
+    worker: JobRunner,
+    jobs: queue.SimpleQueue[tuple[frames.FrameHeader, FrameBody]],
+    output: BinaryIO,
 ) -> None:
     try:
         while True:
             header, body = jobs.get()
-            _tell(answers, *_done(worker, header, body))
+            _send_frame(output, *_run_job(worker, header, body))
     except BrokenPipeError:  # the server is gone
         os._exit(0)
     finally:
@@ -192,23 +194,25 @@ def _work(
         os._exit(1)
 
 
-def _tell(answers: BinaryIO, header: frames.Header, body: Body = b"") -> None:
-    answers.write(frames.pack(header, body))
-    answers.flush()
+def _send_frame(output: BinaryIO, header: frames.FrameHeader, body: FrameBody = b"") -> None:
+    output.write(frames.pack_frame(header, body))
+    output.flush()
 
 
-def _done(worker: Worker, header: frames.Header, body: Body) -> tuple[frames.Header, Body]:
+def _run_job(
+    worker: JobRunner, header: frames.FrameHeader, body: FrameBody
+) -> tuple[frames.FrameHeader, FrameBody]:
     try:
         result, answer = worker.run(header, body)
         return {"id": header["id"], "done": result}, answer
     except PrelabelError as error:
-        return _failed(header, type(error).__name__, str(error)), b""
+        return _failure_header(header, type(error).__name__, str(error)), b""
     except Exception as error:  # a defect of ours: told, and the process goes on
         log.error("%s", traceback.format_exc())
-        return _failed(header, "Defect", f"{type(error).__name__}: {error}"), b""
+        return _failure_header(header, "Defect", f"{type(error).__name__}: {error}"), b""
 
 
-def _failed(header: frames.Header, kind: str, text: str) -> frames.Header:
+def _failure_header(header: frames.FrameHeader, kind: str, text: str) -> frames.FrameHeader:
     return {"id": header["id"], "failed": {"kind": kind, "text": text}}
 
 

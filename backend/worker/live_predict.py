@@ -6,121 +6,129 @@ import logging
 from collections import Counter
 from typing import Any
 
-from backend.domain import Control, Places, Task
+from backend.domain import Control, Regions, Task
 from backend.errors import ImageError
-from backend.inference.detect import look
-from backend.inference.embed import NO_IMAGES
+from backend.inference.detect import run_detectors
+from backend.inference.embed import EMPTY_EMBEDDINGS
 from backend.inference.predict import (
-    confidences,
-    place_uncertainties,
-    predictions,
-    sources,
-    task_uncertainty,
-    unreadable,
+    build_predictions,
+    choice_uncertainties,
+    count_unreadable,
+    image_sources,
+    predict_probabilities,
+    region_uncertainties,
 )
-from backend.inference.smart_tools import drawn_in, suggest
+from backend.inference.smart_tools import drawn_by_control, suggest
 from backend.label_studio.labeling_config import read_config
-from backend.label_studio.ml_protocol import project_of
-from backend.label_studio.task_results import prediction_json, read_task
+from backend.label_studio.ml_protocol import parse_project
+from backend.label_studio.task_results import format_prediction, parse_task
 from backend.runtime.resources import Resources
 from backend.store.projects import ProjectRecord
 
 log = logging.getLogger("prelabel")
-FIRST = "suggestion"
+SUGGESTION_VERSION = "suggestion"
 """Version of suggestions before the first version."""
 
 
-def answer(resources: Resources, request: dict[str, Any]) -> dict[str, Any] | None:
+def predict_tasks(resources: Resources, request: dict[str, Any]) -> dict[str, Any] | None:
     """The answer to a ``/predict`` request.
 
     Args:
         resources: of this process.
         request: Label Studio's body: ``tasks, project, label_config``; and, where it is one piece
-            of a longer list, ``ahead``: the tasks of the next.
+            of a longer list, ``next_tasks``: the tasks of the next.
 
     Returns:
         ``{"results": [one per task], "model_version"}``; None while the project has no version.
     """
     tasks = request.get("tasks") or []
-    record = _project(resources, request, tasks)
+    record = _find_project(resources, request, tasks)
     if record is None:
         return None
-    live = resources.versions(record).live()
+    live_version = resources.versions(record).live()
     context = (request.get("params") or {}).get("context") or {}
-    if live is None and not context.get("result"):
+    if live_version is None and not context.get("result"):
         return None
-    config = read_config(str(request.get("label_config") or _config(resources, record)))
-    read, ahead = (
-        [read_task(row, config.controls, {}, Counter()) for row in rows]
+    config = read_config(str(request.get("label_config") or _fetch_config(resources, record)))
+    parsed_tasks, next_tasks = (
+        [parse_task(row, config.controls, {}, Counter()) for row in rows]
         for rows in (tasks, request.get("ahead") or [])
     )
-    drawn = drawn_in(context, config.controls)
-    if live is None or drawn:
-        results = [_suggestions(resources, record, live, config.controls, t, drawn) for t in read]
-        return {"results": results, "model_version": live or FIRST}
-    results = _results(resources, record, live, config.controls, read, ahead)
-    return {"results": results, "model_version": live}
+    drawn_regions = drawn_by_control(context, config.controls)
+    if live_version is None or drawn_regions:
+        results = [
+            _suggest_regions(resources, record, live_version, config.controls, t, drawn_regions)
+            for t in parsed_tasks
+        ]
+        return {"results": results, "model_version": live_version or SUGGESTION_VERSION}
+    results = _predict(resources, record, live_version, config.controls, parsed_tasks, next_tasks)
+    return {"results": results, "model_version": live_version}
 
 
-def _suggestions(
+def _suggest_regions(
     resources: Resources,
     record: ProjectRecord,
-    live: str | None,
+    live_version: str | None,
     controls: tuple[Control, ...],
     task: Task,
-    drawn: dict[str, Places],
+    drawn_regions: dict[str, Regions],
 ) -> dict[str, Any]:
     """What a smart tool gets; nothing where the image cannot be read."""
-    model = resources.model(record, live) if live else None
+    model = resources.model(record, live_version) if live_version else None
     regions: list[dict[str, Any]] = []
     try:
-        regions = suggest(model, controls, task, drawn, resources.pictures(record))
+        regions = suggest(model, controls, task, drawn_regions, resources.project_images(record))
     except ImageError as error:
         log.warning("project %s: no suggestion for task %s: %s", record.id, task.id, error)
     score = max((region["score"] for region in regions), default=0.0)
-    return {"result": regions, "score": score, "model_version": live or FIRST}
+    return {"result": regions, "score": score, "model_version": live_version or SUGGESTION_VERSION}
 
 
-def _project(
+def _find_project(
     resources: Resources, request: dict[str, Any], tasks: list[Any]
 ) -> ProjectRecord | None:
-    found = resources.projects.find(*project_of(request))
-    if len(found) > 1:
-        log.warning("several servers have project %s: connect them anew", found[0].number)
+    records = resources.projects.find_by_number(*parse_project(request))
+    if len(records) > 1:
+        log.warning("several servers have project %s: connect them anew", records[0].number)
         return None
-    return found[0] if found else None
+    return records[0] if records else None
 
 
-def _config(resources: Resources, record: ProjectRecord) -> str:
-    project = resources.connection(record).client.project(record.number)
+def _fetch_config(resources: Resources, record: ProjectRecord) -> str:
+    project = resources.connection(record).client.get_project(record.number)
     return str(project.get("label_config") or "")
 
 
-def _results(
+def _predict(
     resources: Resources,
     record: ProjectRecord,
-    live: str,
+    live_version: str,
     controls: tuple[Any, ...],
     tasks: list[Task],
-    ahead: list[Task],
+    next_tasks: list[Task],
 ) -> list[dict[str, Any]]:
-    setting = resources.versions(record).card(live).encoder.get("setting", "")
-    model = resources.model(record, live)
+    encoder_setting = resources.versions(record).card(live_version).encoder.get("setting", "")
+    model = resources.model(record, live_version)
     choices = [control for control in controls if control.kind == "choices"]
-    embedded = NO_IMAGES
-    if setting and choices:
-        embedder = resources.embedder(record, resources.encoder(setting))
-        embedded = embedder.embed(sources(tasks, choices), lambda done, of: None)
-    pictures = resources.pictures(record)
-    looked = look(model, controls, tasks, pictures, lambda done, of: None, ahead)
-    failed = {**looked.failed, **embedded.failed}
-    for reason, count in unreadable(tasks, controls, failed).items():
+    embeddings = EMPTY_EMBEDDINGS
+    if encoder_setting and choices:
+        embedder = resources.embedder(record, resources.encoder(encoder_setting))
+        embeddings = embedder.embed(image_sources(tasks, choices), lambda done, total: None)
+    images = resources.project_images(record)
+    inference = run_detectors(model, controls, tasks, images, lambda done, total: None, next_tasks)
+    errors = {**inference.errors, **embeddings.errors}
+    for reason, count in count_unreadable(tasks, controls, errors).items():
         log.warning("project %s: %s without prediction: %s", record.id, count, reason)
-    beliefs = confidences(model, controls, tasks, embedded)
-    unsure = task_uncertainty(controls, beliefs)
-    for task, value in place_uncertainties(record.id, looked).items():
-        unsure[task] = max(unsure.get(task, 0.0), value)
-    score = {task.id: 1 - unsure[task.id] for task in tasks if task.id in unsure}
-    made = predictions(model, controls, tasks, beliefs, score, embedded, looked)
-    named = {control.name: control for control in controls}
-    return [prediction_json(prediction, named, live) for prediction in made]
+    probabilities = predict_probabilities(model, controls, tasks, embeddings)
+    uncertainties = choice_uncertainties(controls, probabilities)
+    for task, value in region_uncertainties(record.id, inference).items():
+        uncertainties[task] = max(uncertainties.get(task, 0.0), value)
+    scores = {task.id: 1 - uncertainties[task.id] for task in tasks if task.id in uncertainties}
+    task_predictions = build_predictions(
+        model, controls, tasks, probabilities, scores, embeddings, inference
+    )
+    controls_by_name = {control.name: control for control in controls}
+    return [
+        format_prediction(prediction, controls_by_name, live_version)
+        for prediction in task_predictions
+    ]

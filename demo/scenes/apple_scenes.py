@@ -9,43 +9,43 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from demo.scenes import plant_items
-from demo.scenes.camera import photograph
+from demo.scenes.camera import simulate_camera
 from demo.scenes.fruit_scene import (
-    HEIGHT,
-    HIGH,
-    WIDE,
-    WIDTH,
+    CANVAS_HEIGHT,
+    CANVAS_WIDTH,
+    SCENE_HEIGHT,
+    SCENE_WIDTH,
     FruitScene,
-    Item,
     Outline,
-    paint,
-    truth,
-    visible,
+    SceneItem,
+    drop_hidden_fruits,
+    locate_fruits,
+    render_items,
 )
-from demo.scenes.greenhouse import SKIES, Pen, ink, pick
-from demo.scenes.leaf_geometry import Floats, Sun, blend
-from demo.scenes.plant_items import flat, turned
-from demo.scenes.species import Rgb, Span
+from demo.scenes.greenhouse import SKY_COLOURS, Pen, sample_colour, to_rgb
+from demo.scenes.leaf_geometry import Floats, Sunlight, blend_colours
+from demo.scenes.plant_items import flatten_points, transform_points
+from demo.scenes.species import Rgb, ValueRange
 
-LABEL = "apple"
-EMPTY = 1 / 12
+APPLE_LABEL = "apple"
+EMPTY_SCENE_SHARE = 1 / 12
 """Share of the pictures without an apple."""
 
-FEWEST, MOST = 2, 25
-SMALLEST, LARGEST = 0.042, 0.078
+MIN_APPLES, MAX_APPLES = 2, 25
+MIN_APPLE_WIDTH, MAX_APPLE_WIDTH = 0.042, 0.078
 """Width of an apple, by the picture's width."""
 
-Sort = tuple[Rgb, Rgb, Span]
-SORTS: tuple[Sort, ...] = (
+AppleVariety = tuple[Rgb, Rgb, ValueRange]
+APPLE_VARIETIES: tuple[AppleVariety, ...] = (
     ((176, 190, 66), (186, 28, 34), (0.5, 1.0)),  # red
     ((206, 192, 84), (204, 62, 40), (0.1, 0.8)),  # red cheeks on yellow
     ((158, 190, 62), (206, 190, 80), (0.0, 0.7)),  # green
 )
 """RGB of the skin in the shade and in the sun, and how far an apple has coloured."""
 
-GREENS = ((52, 88, 38), (74, 116, 48), (96, 134, 58))
-TURNED = ((150, 52, 36), (176, 96, 44), (132, 44, 46))
-BARK = ((92, 72, 56), (118, 100, 84), (76, 64, 56))
+GREEN_LEAF_COLOURS = ((52, 88, 38), (74, 116, 48), (96, 134, 58))
+AUTUMN_LEAF_COLOURS = ((150, 52, 36), (176, 96, 44), (132, 44, 46))
+BARK_COLOURS = ((92, 72, 56), (118, 100, 84), (76, 64, 56))
 
 
 def apple_scenes(count: int, seed: int) -> Iterator[FruitScene]:
@@ -60,166 +60,207 @@ def apple_scenes(count: int, seed: int) -> Iterator[FruitScene]:
     """
     for index in range(count):
         rng = np.random.default_rng([seed, index, 3])
-        wanted = 0 if rng.random() < EMPTY else int(rng.integers(FEWEST, MOST + 1))
-        light = plant_items.sun(rng)
-        items = _tree(wanted, light, rng)
-        while sum(bool(item.label) for item in items) < min(wanted, FEWEST):
-            items = _tree(wanted, light, rng)
-        picture = photograph(paint(_ground(rng), items), rng)
-        yield FruitScene(f"apples-{index:04d}", picture, truth(items))
+        apple_count = (
+            0 if rng.random() < EMPTY_SCENE_SHARE else int(rng.integers(MIN_APPLES, MAX_APPLES + 1))
+        )
+        light = plant_items.sample_sunlight(rng)
+        items = _make_tree(apple_count, light, rng)
+        while sum(bool(item.label) for item in items) < min(apple_count, MIN_APPLES):
+            items = _make_tree(apple_count, light, rng)
+        image = simulate_camera(render_items(_draw_background(rng), items), rng)
+        yield FruitScene(f"apples-{index:04d}", image, locate_fruits(items))
 
 
-def _ground(rng: np.random.Generator) -> Image.Image:
+def _draw_background(rng: np.random.Generator) -> Image.Image:
     """Sky and far trees out of focus, seen through the crown."""
-    small = Image.new("RGB", (WIDE // 8, HIGH // 8), ink(pick(rng, SKIES)))
+    sky = Image.new(
+        "RGB", (CANVAS_WIDTH // 8, CANVAS_HEIGHT // 8), to_rgb(sample_colour(rng, SKY_COLOURS))
+    )
     pixels = (
-        np.asarray(small, float) * np.linspace(1.0, rng.uniform(0.6, 0.9), HIGH // 8)[:, None, None]
+        np.asarray(sky, float)
+        * np.linspace(1.0, rng.uniform(0.6, 0.9), CANVAS_HEIGHT // 8)[:, None, None]
     )
     rows = rng.normal(0, 1, (6, 8)).astype(np.float32)
-    shape = Image.fromarray(rows).resize(small.size, Image.Resampling.BICUBIC)
-    far = np.clip((np.asarray(shape) + rng.uniform(0.2, 1.4)) * 3, 0, 1)
-    green = pick(rng, GREENS) * rng.uniform(0.5, 0.9)
-    mixed = pixels + (green - pixels) * far[..., None]
-    soft = Image.fromarray(mixed.astype(np.uint8)).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)
-    return soft.resize((WIDE, HIGH), Image.Resampling.NEAREST)
+    noise = Image.fromarray(rows).resize(sky.size, Image.Resampling.BICUBIC)
+    tree_share = np.clip((np.asarray(noise) + rng.uniform(0.2, 1.4)) * 3, 0, 1)
+    green = sample_colour(rng, GREEN_LEAF_COLOURS) * rng.uniform(0.5, 0.9)
+    mixed = pixels + (green - pixels) * tree_share[..., None]
+    blurred = Image.fromarray(mixed.astype(np.uint8)).resize(
+        (SCENE_WIDTH, SCENE_HEIGHT), Image.Resampling.BICUBIC
+    )
+    return blurred.resize((CANVAS_WIDTH, CANVAS_HEIGHT), Image.Resampling.NEAREST)
 
 
-def _tree(wanted: int, light: Sun, rng: np.random.Generator) -> list[Item]:
+def _make_tree(apple_count: int, light: Sunlight, rng: np.random.Generator) -> list[SceneItem]:
     """One piece of a crown, back to front: branches, leaves, apples, more leaves."""
-    green = pick(rng, GREENS)
-    boughs = [_bough(rng) for _ in range(int(rng.integers(2, 5)))]
-    wood = [
-        plant_items.stalk(*bough, pick(rng, BARK), int(rng.integers(5, 13))) for bough in boughs
+    leaf_colour = sample_colour(rng, GREEN_LEAF_COLOURS)
+    branches = [_sample_branch(rng) for _ in range(int(rng.integers(2, 5)))]
+    branch_items = [
+        plant_items.make_stalk(*branch, sample_colour(rng, BARK_COLOURS), int(rng.integers(5, 13)))
+        for branch in branches
     ]
-    deep = _foliage(int(rng.integers(28, 46)), boughs, green * 0.62, light, rng)
-    middle = _foliage(int(rng.integers(16, 28)), boughs, green * 0.9, light, rng)
-    sort = SORTS[int(rng.choice(len(SORTS), p=(0.45, 0.3, 0.25)))]
-    places = _places(wanted, boughs, rng)
-    fruits = [part for at in places for part in _hanging(at, sort, green, light, rng)]
-    near = _foliage(int(rng.integers(10, 22)), boughs, green * 1.1, light, rng)
-    return visible([*deep, *wood, *middle, *fruits, *near])
+    far_leaves = _make_leaves(int(rng.integers(28, 46)), branches, leaf_colour * 0.62, light, rng)
+    middle_leaves = _make_leaves(int(rng.integers(16, 28)), branches, leaf_colour * 0.9, light, rng)
+    variety = APPLE_VARIETIES[int(rng.choice(len(APPLE_VARIETIES), p=(0.45, 0.3, 0.25)))]
+    positions = _apple_positions(apple_count, branches, rng)
+    fruits = [
+        part
+        for position in positions
+        for part in _make_hanging_apple(position, variety, leaf_colour, light, rng)
+    ]
+    near_leaves = _make_leaves(int(rng.integers(10, 22)), branches, leaf_colour * 1.1, light, rng)
+    return drop_hidden_fruits([*far_leaves, *branch_items, *middle_leaves, *fruits, *near_leaves])
 
 
-def _bough(rng: np.random.Generator) -> tuple[Floats, Floats]:
+def _sample_branch(rng: np.random.Generator) -> tuple[Floats, Floats]:
     """Where a branch enters the picture and where it ends."""
     side = rng.choice([-0.05, 1.05])
-    start = np.array([side * WIDE, rng.uniform(0.1, 1.0) * HIGH])
-    end = np.array([rng.uniform(0.2, 0.8), rng.uniform(0.05, 0.8)]) * (WIDE, HIGH)
+    start = np.array([side * CANVAS_WIDTH, rng.uniform(0.1, 1.0) * CANVAS_HEIGHT])
+    end = np.array([rng.uniform(0.2, 0.8), rng.uniform(0.05, 0.8)]) * (CANVAS_WIDTH, CANVAS_HEIGHT)
     return start, end + (end - start) * 0.4
 
 
-def _near(
-    count: int, boughs: list[tuple[Floats, Floats]], spread: float, rng: np.random.Generator
+def _positions_near_branches(
+    count: int, branches: list[tuple[Floats, Floats]], spread: float, rng: np.random.Generator
 ) -> Floats:
     """Places ``(n, 2)`` around the branches, and a third of them anywhere."""
-    ends = np.array(boughs)[rng.integers(len(boughs), size=count)]
-    along = rng.random((count, 1))
-    places = ends[:, 0] + (ends[:, 1] - ends[:, 0]) * along + rng.normal(0, spread, (count, 2))
-    anywhere = rng.random((count, 2)) * (WIDE, HIGH)
-    return np.where(rng.random((count, 1)) < 0.35, anywhere, places)
+    branch_ends = np.array(branches)[rng.integers(len(branches), size=count)]
+    shares = rng.random((count, 1))
+    positions = (
+        branch_ends[:, 0]
+        + (branch_ends[:, 1] - branch_ends[:, 0]) * shares
+        + rng.normal(0, spread, (count, 2))
+    )
+    anywhere = rng.random((count, 2)) * (CANVAS_WIDTH, CANVAS_HEIGHT)
+    return np.where(rng.random((count, 1)) < 0.35, anywhere, positions)
 
 
-def _foliage(
+def _make_leaves(
     count: int,
-    boughs: list[tuple[Floats, Floats]],
+    branches: list[tuple[Floats, Floats]],
     green: Floats,
-    light: Sun,
+    light: Sunlight,
     rng: np.random.Generator,
-) -> list[Item]:
+) -> list[SceneItem]:
     """Leaves that hang this way and that; a few have turned."""
-    parts: list[Item] = []
-    for at in _near(count, boughs, 62, rng):
-        colour = pick(rng, TURNED) if rng.random() < 0.06 else green * rng.uniform(0.75, 1.3)
+    leaves: list[SceneItem] = []
+    for position in _positions_near_branches(count, branches, 62, rng):
+        colour = (
+            sample_colour(rng, AUTUMN_LEAF_COLOURS)
+            if rng.random() < 0.06
+            else green * rng.uniform(0.75, 1.3)
+        )
         angle = np.pi / 2 + rng.normal(0, 1.2)
-        parts.append(plant_items.leaf(at, rng.uniform(56, 104), angle, colour, light, rng, 0.27, 4))
-    return parts
+        leaves.append(
+            plant_items.make_leaf(
+                position, rng.uniform(56, 104), angle, colour, light, rng, 0.27, 4
+            )
+        )
+    return leaves
 
 
-def _places(
-    count: int, boughs: list[tuple[Floats, Floats]], rng: np.random.Generator
+def _apple_positions(
+    count: int, branches: list[tuple[Floats, Floats]], rng: np.random.Generator
 ) -> list[Floats]:
     """Places for so many apples, in bunches, never one right over another."""
-    margin = np.array([0.02 * WIDE, 0.03 * HIGH])
-    places: list[Floats] = []
-    tries = iter(_near(count * 60, boughs, 75, rng))
-    while len(places) < count and (at := next(tries, None)) is not None:
-        inside = (at > margin).all() and (at < (WIDE, HIGH) - margin).all()
-        if inside and all(math.dist(at, other) > 26 for other in places):
-            places.append(at)
-    return sorted(places, key=lambda place: float(place[1]))
+    margin = np.array([0.02 * CANVAS_WIDTH, 0.03 * CANVAS_HEIGHT])
+    positions: list[Floats] = []
+    candidates = iter(_positions_near_branches(count * 60, branches, 75, rng))
+    while len(positions) < count and (position := next(candidates, None)) is not None:
+        is_inside = (position > margin).all() and (
+            position < (CANVAS_WIDTH, CANVAS_HEIGHT) - margin
+        ).all()
+        if is_inside and all(math.dist(position, other) > 26 for other in positions):
+            positions.append(position)
+    return sorted(positions, key=lambda kept_position: float(kept_position[1]))
 
 
-def _hanging(
-    at: Floats, sort: Sort, green: Floats, light: Sun, rng: np.random.Generator
-) -> list[Item]:
-    """An apple, and often a leaf that hangs over a part of it."""
-    found = apple(at, sort, light, rng)
-    if rng.random() < 0.55:
-        return [found]
-    foot = at + rng.normal(0, 16, 2) + np.array([0.0, -22.0])
-    aim, long = np.pi / 2 + rng.normal(0, 0.9), rng.uniform(36, 66)
-    tint = green * rng.uniform(0.8, 1.3)
-    return [found, plant_items.leaf(foot, long, aim, tint, light, rng, 0.27, 4)]
-
-
-def apple(
-    at: Floats,
-    sort: Sort,
-    light: Sun,
+def _make_hanging_apple(
+    position: Floats,
+    variety: AppleVariety,
+    green: Floats,
+    light: Sunlight,
     rng: np.random.Generator,
-) -> Item:
+) -> list[SceneItem]:
+    """An apple, and often a leaf that hangs over a part of it."""
+    apple_item = make_apple(position, variety, light, rng)
+    if rng.random() < 0.55:
+        return [apple_item]
+    leaf_base = position + rng.normal(0, 16, 2) + np.array([0.0, -22.0])
+    leaf_angle, leaf_length = np.pi / 2 + rng.normal(0, 0.9), rng.uniform(36, 66)
+    leaf_colour = green * rng.uniform(0.8, 1.3)
+    return [
+        apple_item,
+        plant_items.make_leaf(leaf_base, leaf_length, leaf_angle, leaf_colour, light, rng, 0.27, 4),
+    ]
+
+
+def make_apple(
+    position: Floats,
+    variety: AppleVariety,
+    light: Sunlight,
+    rng: np.random.Generator,
+) -> SceneItem:
     """An apple with its hollow and its stalk.
 
     Args:
-        at: ``(2,)`` its middle.
-        sort: What its tree bears.
+        position: ``(2,)`` its middle.
+        variety: What its tree bears.
         light: The light.
         rng: For its form and colour.
     """
-    half = WIDE * rng.uniform(SMALLEST, LARGEST) / 2
-    up = -np.pi / 2 + rng.normal(0, 0.35)
-    ring = np.linspace(0, 2 * np.pi, 30, endpoint=False)
-    reach = 1 - 0.07 * np.exp(-((np.minimum(ring, 2 * np.pi - ring) / 0.4) ** 2))
-    round_ = np.stack([np.cos(ring) * reach * rng.uniform(0.86, 1.0), np.sin(ring)], -1)
-    body = turned(round_, at, up, half)
-    low = np.floor(body.min(0))
-    patch = _flesh(body - low, at - low, half, up, sort, light, rng)
-    hollow, stem = _top(at, half, up, rng)
+    radius = CANVAS_WIDTH * rng.uniform(MIN_APPLE_WIDTH, MAX_APPLE_WIDTH) / 2
+    stem_angle = -np.pi / 2 + rng.normal(0, 0.35)
+    angles = np.linspace(0, 2 * np.pi, 30, endpoint=False)
+    radii = 1 - 0.07 * np.exp(-((np.minimum(angles, 2 * np.pi - angles) / 0.4) ** 2))
+    unit_outline = np.stack([np.cos(angles) * radii * rng.uniform(0.86, 1.0), np.sin(angles)], -1)
+    outline = transform_points(unit_outline, position, stem_angle, radius)
+    patch_corner = np.floor(outline.min(0))
+    patch = _draw_skin(
+        outline - patch_corner, position - patch_corner, radius, stem_angle, variety, light, rng
+    )
+    hollow, stem = _stem_outlines(position, radius, stem_angle, rng)
 
-    def draw(picture: Image.Image, pen: Pen) -> None:
-        glaze = ImageDraw.Draw(picture, "RGBA")
-        glaze.polygon(flat(body + half * np.array([0.06, 0.14])), fill=(10, 14, 8, 90))
-        picture.paste(patch, (int(low[0]), int(low[1])), patch)
-        glaze.polygon(hollow, fill=(70, 60, 26, 110))
+    def draw(image: Image.Image, pen: Pen) -> None:
+        overlay = ImageDraw.Draw(image, "RGBA")
+        overlay.polygon(
+            flatten_points(outline + radius * np.array([0.06, 0.14])), fill=(10, 14, 8, 90)
+        )
+        image.paste(patch, (int(patch_corner[0]), int(patch_corner[1])), patch)
+        overlay.polygon(hollow, fill=(70, 60, 26, 110))
         pen.line(stem, fill=(74, 54, 34), width=2)
 
-    return Item((flat(body),), draw, LABEL)
+    return SceneItem((flatten_points(outline),), draw, APPLE_LABEL)
 
 
-def _flesh(
+def _draw_skin(
     outline: Floats,
     middle: Floats,
-    half: float,
-    up: float,
-    sort: Sort,
-    light: Sun,
+    radius: float,
+    stem_angle: float,
+    variety: AppleVariety,
+    light: Sunlight,
     rng: np.random.Generator,
 ) -> Image.Image:
     """The skin: coloured towards the sun, in fine stripes from the hollow down."""
-    shady, sunny, ripe = sort
+    shade_colour, sun_colour, ripeness = variety
     columns, rows = (np.ceil(outline.max(0)) + 2).astype(int).tolist()
-    along, across = plant_items.grid(rows, columns, middle, up)
-    toward = rng.normal(0, 0.5) * across / half + 0.35 * along / half
-    stripes = 0.12 * np.sin(across / half * rng.uniform(9, 14) + rng.uniform(0, 6))
-    share = np.clip(rng.uniform(*ripe) + 0.45 * toward + stripes, 0, 1)
-    base = np.asarray(shady, float) * rng.uniform(0.9, 1.08)
-    skin = blend(np.broadcast_to(base, (rows, columns, 3)), sunny, share)
-    return plant_items.shade(outline, middle, half, skin, light)
+    along, across = plant_items.axis_coordinates(rows, columns, middle, stem_angle)
+    sun_exposure = rng.normal(0, 0.5) * across / radius + 0.35 * along / radius
+    stripes = 0.12 * np.sin(across / radius * rng.uniform(9, 14) + rng.uniform(0, 6))
+    sun_share = np.clip(rng.uniform(*ripeness) + 0.45 * sun_exposure + stripes, 0, 1)
+    base = np.asarray(shade_colour, float) * rng.uniform(0.9, 1.08)
+    skin = blend_colours(np.broadcast_to(base, (rows, columns, 3)), sun_colour, sun_share)
+    return plant_items.shade_sphere(outline, middle, radius, skin, light)
 
 
-def _top(at: Floats, half: float, up: float, rng: np.random.Generator) -> tuple[Outline, Outline]:
+def _stem_outlines(
+    position: Floats, radius: float, stem_angle: float, rng: np.random.Generator
+) -> tuple[Outline, Outline]:
     """The hollow where the stalk sits, and the stalk."""
-    ring = np.linspace(0, 2 * np.pi, 10, endpoint=False)
-    oval = np.stack([0.66 + 0.12 * np.cos(ring), 0.3 * np.sin(ring)], -1)
+    angles = np.linspace(0, 2 * np.pi, 10, endpoint=False)
+    unit_hollow = np.stack([0.66 + 0.12 * np.cos(angles), 0.3 * np.sin(angles)], -1)
     stem = np.array([[0.64, 0.0], [0.9, 0.04], [1.0, rng.normal(0, 0.12)]])
-    return flat(turned(oval, at, up, half)), flat(turned(stem, at, up, half * 0.95))
+    return flatten_points(
+        transform_points(unit_hollow, position, stem_angle, radius)
+    ), flatten_points(transform_points(stem, position, stem_angle, radius * 0.95))

@@ -8,9 +8,9 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageFilter
 
-from demo.scenes.greenhouse import Pixels, clouds
+from demo.scenes.greenhouse import Pixels, smooth_noise
 
-CASTS = {
+LIGHT_GAINS = {
     "daylight": (1.0, 1.0, 1.0),
     "morning": (1.12, 1.0, 0.84),
     "sodium": (1.25, 0.98, 0.58),
@@ -20,48 +20,58 @@ CASTS = {
 }
 """Gain on red, green and blue under each light of a greenhouse."""
 
-SHARES = (0.3, 0.2, 0.14, 0.16, 0.06, 0.14)
+LIGHT_PROBABILITIES = (0.3, 0.2, 0.14, 0.16, 0.06, 0.14)
 """How common each light is."""
 
-SOFT = 0.5
+BLURRED_SHARE = 0.5
 """Share of the photos whose focus is not perfect."""
 
-SENT = 0.3
+RECOMPRESSED_SHARE = 0.3
 """Share of the photos that were sent by a messenger, and compressed harder on the way."""
 
 Size = tuple[int, int]
 
 
-def photograph(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+def simulate_camera(image: Image.Image, rng: np.random.Generator) -> Image.Image:
     """Light, expose, blur, add noise and compress a drawing, as a phone camera would."""
-    toned = picture.convert("RGB", _tone(rng))
-    lit = np.asarray(toned, np.float32) * _light(picture.size, rng)[..., None]
-    lit += (_glare(picture.size, rng) + _noise(picture.size, rng))[..., None]
-    shot = Image.fromarray(np.clip(lit, 0, 255, out=lit).astype(np.uint8))
-    if rng.random() < SOFT:
-        shot = shot.filter(ImageFilter.BoxBlur(rng.uniform(0.3, 0.8)))
-    return _compress(shot, int(rng.integers(40, 75))) if rng.random() < SENT else shot
+    graded = image.convert("RGB", _sample_colour_matrix(rng))
+    pixels = np.asarray(graded, np.float32) * _illumination(image.size, rng)[..., None]
+    pixels += (_window_haze(image.size, rng) + _sensor_noise(image.size, rng))[..., None]
+    photo = Image.fromarray(np.clip(pixels, 0, 255, out=pixels).astype(np.uint8))
+    if rng.random() < BLURRED_SHARE:
+        photo = photo.filter(ImageFilter.BoxBlur(rng.uniform(0.3, 0.8)))
+    return (
+        _compress_jpeg(photo, int(rng.integers(40, 75)))
+        if rng.random() < RECOMPRESSED_SHARE
+        else photo
+    )
 
 
-def _tone(rng: np.random.Generator) -> tuple[float, ...]:
+def _sample_colour_matrix(rng: np.random.Generator) -> tuple[float, ...]:
     """The light's colour and the camera's taste as a matrix: 3 rows of gains and an offset."""
-    cast = np.array(list(CASTS.values())[int(rng.choice(len(CASTS), p=SHARES))])
-    gain = (1 + (cast - 1) * rng.uniform(0.1, 0.6)) * np.exp(rng.normal(0.08, 0.08))
+    light_gain = np.array(
+        list(LIGHT_GAINS.values())[int(rng.choice(len(LIGHT_GAINS), p=LIGHT_PROBABILITIES))]
+    )
+    gain = (1 + (light_gain - 1) * rng.uniform(0.1, 0.6)) * np.exp(rng.normal(0.08, 0.08))
     contrast, saturation = rng.uniform(0.92, 1.14), rng.uniform(0.9, 1.15)
-    rich = np.eye(3) * saturation + (1 - saturation) / 3
-    matrix = np.column_stack([contrast * rich * gain, np.full(3, 118 * (1 - contrast))])
+    saturation_matrix = np.eye(3) * saturation + (1 - saturation) / 3
+    matrix = np.column_stack(
+        [contrast * saturation_matrix * gain, np.full(3, 118 * (1 - contrast))]
+    )
     return tuple(matrix.ravel().tolist())
 
 
-def _light(size: Size, rng: np.random.Generator) -> Pixels:
+def _illumination(size: Size, rng: np.random.Generator) -> Pixels:
     """Gain ``(rows, columns)``: patches of sun, and the lens's dark corners."""
-    patches = 1 + _crop(_dapple(), size, rng) * np.float32(rng.choice([0.03, 0.06, 0.14]))
+    patches = 1 + _random_crop(_sunlight_patches(), size, rng) * np.float32(
+        rng.choice([0.03, 0.06, 0.14])
+    )
     across = np.linspace(-1, 1, size[0], dtype=np.float32)[None] ** 2
     down = np.linspace(-1, 1, size[1], dtype=np.float32)[:, None] ** 2
     return np.asarray(patches * (1 - np.float32(rng.uniform(0.02, 0.2)) * (across + down)))
 
 
-def _glare(size: Size, rng: np.random.Generator) -> Pixels:
+def _window_haze(size: Size, rng: np.random.Generator) -> Pixels:
     """Haze ``(rows, columns)`` that spreads from a window at one side."""
     across = np.linspace(0, 1, size[0], dtype=np.float32)[None]
     down = np.linspace(1, 0, size[1], dtype=np.float32)[:, None]
@@ -70,31 +80,31 @@ def _glare(size: Size, rng: np.random.Generator) -> Pixels:
     return np.asarray(strength * (across * 0.6 + down * 0.4) ** 2)
 
 
-def _noise(size: Size, rng: np.random.Generator) -> Pixels:
+def _sensor_noise(size: Size, rng: np.random.Generator) -> Pixels:
     """Sensor noise ``(rows, columns)``, in grey levels."""
-    return np.asarray(_crop(_grain(), size, rng) * np.float32(rng.uniform(1.0, 6)))
+    return np.asarray(_random_crop(_noise_tile(), size, rng) * np.float32(rng.uniform(1.0, 6)))
 
 
-def _crop(tile: Pixels, size: Size, rng: np.random.Generator) -> Pixels:
+def _random_crop(tile: Pixels, size: Size, rng: np.random.Generator) -> Pixels:
     """A piece of a 512 by 512 tile, as large as the picture."""
     x, y = int(rng.integers(0, 512 - size[0])), int(rng.integers(0, 512 - size[1]))
     return tile[y : y + size[1], x : x + size[0]]
 
 
 @cache
-def _grain() -> Pixels:
+def _noise_tile() -> Pixels:
     return np.random.default_rng(1).normal(0, 1, (512, 512)).astype(np.float32)
 
 
 @cache
-def _dapple() -> Pixels:
+def _sunlight_patches() -> Pixels:
     """Lumps of light of two sizes, mean 0 and spread about 1."""
     rng = np.random.default_rng(2)
-    return np.asarray(0.8 * clouds(5, 5, rng) + 0.5 * clouds(16, 16, rng))
+    return np.asarray(0.8 * smooth_noise(5, 5, rng) + 0.5 * smooth_noise(16, 16, rng))
 
 
-def _compress(picture: Image.Image, quality: int) -> Image.Image:
+def _compress_jpeg(image: Image.Image, quality: int) -> Image.Image:
     """The picture after a round trip through JPEG."""
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=quality)
+    image.save(file, "JPEG", quality=quality)
     return Image.open(file).convert("RGB")

@@ -15,13 +15,13 @@ from scipy import ndimage
 
 from demo.scenes.greenhouse import Pen
 
-WIDTH, HEIGHT = 320, 240
-FINE = 2
+SCENE_WIDTH, SCENE_HEIGHT = 320, 240
+SUPERSAMPLING = 2
 """Everything is drawn this many times larger, then shrunk to smooth its edges."""
 
-WIDE, HIGH = WIDTH * FINE, HEIGHT * FINE
+CANVAS_WIDTH, CANVAS_HEIGHT = SCENE_WIDTH * SUPERSAMPLING, SCENE_HEIGHT * SUPERSAMPLING
 
-SEEN = 0.42
+MIN_VISIBLE_SHARE = 0.42
 """The least share of a fruit that must be visible; one more hidden is taken off the picture."""
 
 Outline = list[float]
@@ -68,79 +68,85 @@ class FruitScene:
 
 
 @dataclass(frozen=True)
-class Item:
+class SceneItem:
     """Something in the stack.
 
     Attributes:
         outlines: Polygons that together cover exactly what it hides.
-        paint: Draws it on a picture, which the pen draws on too.
+        draw: Draws it on a picture, which the pen draws on too.
         label: What to call it if it is a fruit to find; nothing for everything else.
     """
 
     outlines: tuple[Outline, ...]
-    paint: Callable[[Image.Image, Pen], None]
+    draw: Callable[[Image.Image, Pen], None]
     label: str = ""
 
 
-def visible(items: Sequence[Item]) -> list[Item]:
+def drop_hidden_fruits(items: Sequence[SceneItem]) -> list[SceneItem]:
     """The items without the fruits that others hide too much.
 
     Taking a fruit away only uncovers others, so what stays is at least as visible as found here.
     """
     fruits = [item for item in items if item.label]
-    seen = _owners(items).histogram()[1 : len(fruits) + 1]
-    lost = {
+    visible_pixels = _draw_ownership_map(items).histogram()[1 : len(fruits) + 1]
+    hidden_ids = {
         id(fruit)
-        for fruit, pixels in zip(fruits, seen, strict=True)
-        if pixels < SEEN * _area(fruit)
+        for fruit, pixels in zip(fruits, visible_pixels, strict=True)
+        if pixels < MIN_VISIBLE_SHARE * _outline_area(fruit)
     }
-    return [item for item in items if id(item) not in lost]
+    return [item for item in items if id(item) not in hidden_ids]
 
 
-def truth(items: Sequence[Item]) -> tuple[Fruit, ...]:
+def locate_fruits(items: Sequence[SceneItem]) -> tuple[Fruit, ...]:
     """The fruits among the items with their boxes; all of them must be visible."""
     labels = [item.label for item in items if item.label]
-    places = ndimage.find_objects(np.asarray(_owners(items)), max_label=len(labels))
+    slices = ndimage.find_objects(np.asarray(_draw_ownership_map(items)), max_label=len(labels))
     return tuple(
-        Fruit(label, across.start / WIDE, down.start / HIGH, across.stop / WIDE, down.stop / HIGH)
-        for label, (down, across) in zip(labels, places, strict=True)
+        Fruit(
+            label,
+            columns.start / CANVAS_WIDTH,
+            rows.start / CANVAS_HEIGHT,
+            columns.stop / CANVAS_WIDTH,
+            rows.stop / CANVAS_HEIGHT,
+        )
+        for label, (rows, columns) in zip(labels, slices, strict=True)
     )
 
 
-def paint(ground: Image.Image, items: Sequence[Item]) -> Image.Image:
+def render_items(background: Image.Image, items: Sequence[SceneItem]) -> Image.Image:
     """The items over a ground of the large size, shrunk to the size of the finished picture."""
-    pen = ImageDraw.Draw(ground)
+    pen = ImageDraw.Draw(background)
     for item in items:
-        item.paint(ground, pen)
-    return ground.reduce(FINE)
+        item.draw(background, pen)
+    return background.reduce(SUPERSAMPLING)
 
 
-def nameless(item: Item) -> Item:
+def without_label(item: SceneItem) -> SceneItem:
     """The same thing as a decoy."""
     return replace(item, label="")
 
 
-def _owners(items: Sequence[Item]) -> Image.Image:
+def _draw_ownership_map(items: Sequence[SceneItem]) -> Image.Image:
     """Which fruit each pixel shows, counted from 1; 0 is everything else."""
-    owners = Image.new("L", (WIDE, HIGH))
-    pen, last = ImageDraw.Draw(owners), 0
+    ownership_map = Image.new("L", (CANVAS_WIDTH, CANVAS_HEIGHT))
+    pen, fruit_index = ImageDraw.Draw(ownership_map), 0
     # What lies behind the first fruit hides none.
-    first = next((place for place, item in enumerate(items) if item.label), len(items))
-    for item in items[first:]:
-        last += bool(item.label)
+    first_fruit = next((position for position, item in enumerate(items) if item.label), len(items))
+    for item in items[first_fruit:]:
+        fruit_index += bool(item.label)
         for outline in item.outlines:
-            pen.polygon(outline, fill=last if item.label else 0)
-    return owners
+            pen.polygon(outline, fill=fruit_index if item.label else 0)
+    return ownership_map
 
 
-def _area(item: Item) -> int:
+def _outline_area(item: SceneItem) -> int:
     """Pixels it would cover with nothing before it, those beyond the border included."""
-    corners = [np.reshape(outline, (-1, 2)) for outline in item.outlines]
-    points = np.concatenate(corners)
-    low = np.floor(points.min(0))
-    wide, high = (np.ceil(points.max(0)) - low).astype(int).tolist()
-    alone = Image.new("1", (wide + 2, high + 2))
-    pen = ImageDraw.Draw(alone)
-    for polygon in corners:
-        pen.polygon((polygon - low).ravel().tolist(), fill=1)
-    return int(np.count_nonzero(np.asarray(alone)))
+    polygons = [np.reshape(outline, (-1, 2)) for outline in item.outlines]
+    points = np.concatenate(polygons)
+    lower_corner = np.floor(points.min(0))
+    mask_width, mask_height = (np.ceil(points.max(0)) - lower_corner).astype(int).tolist()
+    mask = Image.new("1", (mask_width + 2, mask_height + 2))
+    pen = ImageDraw.Draw(mask)
+    for polygon in polygons:
+        pen.polygon((polygon - lower_corner).ravel().tolist(), fill=1)
+    return int(np.count_nonzero(np.asarray(mask)))

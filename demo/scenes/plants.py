@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from demo.scenes.leaf_geometry import Floats, Leaves, spines
-from demo.scenes.species import Species, tint
+from demo.scenes.leaf_geometry import Floats, Leaves, trace_midribs
+from demo.scenes.species import Species, sample_leaf_colour
 
-GOLDEN = np.radians(137.5)
+LEAF_ANGLE_RADIANS = np.radians(137.5)
 """The angle between one leaf and the next on a stem."""
 
 
@@ -18,18 +18,18 @@ class Condition:
     """How a plant is doing; every value 0 to 1.
 
     Attributes:
-        limp: How far leaves and stems have lost their tension.
+        droop: How far leaves and stems have lost their tension.
         decay: How far leaves have turned yellow and brown.
-        curl: How far blades have rolled up.
+        curl_share: How far blades have rolled up.
         gloss: How much the leaves shine.
-        blemish: Share of leaves that are old and yellow whatever the plant's health.
+        old_leaf_share: Share of leaves that are old and yellow whatever the plant's health.
     """
 
-    limp: float
+    droop: float
     decay: float
-    curl: float
+    curl_share: float
     gloss: float
-    blemish: float
+    old_leaf_share: float
 
 
 @dataclass(frozen=True)
@@ -41,73 +41,83 @@ class Plant:
         condition: How it is doing.
         stems: ``(m, steps, 3)`` stems and stalks of compound leaves.
         leaves: Its leaves.
-        tips: ``(k, 3)`` where flowers sit.
-        fruits: ``(f, 3)`` where fruits hang.
+        flower_positions: ``(k, 3)`` where flowers sit.
+        fruit_positions: ``(f, 3)`` where fruits hang.
     """
 
     species: Species
     condition: Condition
     stems: Floats
     leaves: Leaves
-    tips: Floats
-    fruits: Floats
+    flower_positions: Floats
+    fruit_positions: Floats
 
 
-def healthy(rng: np.random.Generator) -> Condition:
+def sample_healthy(rng: np.random.Generator) -> Condition:
     """A plant that stands: at worst a few old leaves have turned."""
-    blemish = rng.uniform(0.06, 0.3) if rng.random() < 0.35 else 0.0
-    return Condition(rng.uniform(0.0, 0.08), 0.0, 0.0, rng.uniform(0.1, 0.5), blemish)
+    old_leaf_share = rng.uniform(0.06, 0.3) if rng.random() < 0.35 else 0.0
+    return Condition(rng.uniform(0.0, 0.08), 0.0, 0.0, rng.uniform(0.1, 0.5), old_leaf_share)
 
 
-def wilting(rng: np.random.Generator) -> Condition:
+def sample_wilting(rng: np.random.Generator) -> Condition:
     """A plant that hangs: one that is still green hangs a lot, one that has dried perhaps less."""
-    green = rng.random() < 0.25
-    decay = rng.uniform(0.0, 0.1) if green else rng.uniform(0.25, 0.8)
-    limp = rng.uniform(0.78, 1.0) if green else rng.uniform(0.6, 1.0)
-    curl = limp * rng.uniform(0.3, 0.9)
-    return Condition(limp, decay, curl, rng.uniform(0.0, 0.15), rng.uniform(0.0, 0.2))
+    is_green = rng.random() < 0.25
+    decay = rng.uniform(0.0, 0.1) if is_green else rng.uniform(0.25, 0.8)
+    droop = rng.uniform(0.78, 1.0) if is_green else rng.uniform(0.6, 1.0)
+    curl = droop * rng.uniform(0.3, 0.9)
+    return Condition(droop, decay, curl, rng.uniform(0.0, 0.15), rng.uniform(0.0, 0.2))
 
 
-def grow(species: Species, condition: Condition, rng: np.random.Generator) -> Plant:
+def grow_plant(species: Species, condition: Condition, rng: np.random.Generator) -> Plant:
     """One plant of a species in a condition, different every time."""
-    stems = _stems(species, condition, rng)
-    leaves = _leaves(species, condition, stems, rng)
-    if species.leaflets:
-        stalks, leaves = _leaflets(species, condition, leaves, rng)
+    stems = _grow_stems(species, condition, rng)
+    leaves = _grow_leaves(species, condition, stems, rng)
+    if species.leaflet_pairs:
+        stalks, leaves = _grow_leaflets(species, condition, leaves, rng)
         stems = np.concatenate([stems, stalks])
-    tips = stems[: species.stems[1], -1] if rng.random() < species.bloom else np.empty((0, 3))
-    fruits = leaves.base[rng.random(len(leaves.base)) < 0.15]
-    fruits = fruits if rng.random() < species.fruit else np.empty((0, 3))
-    return Plant(species, condition, stems, leaves, tips, fruits)
+    flower_positions = (
+        stems[: species.stem_count[1], -1]
+        if rng.random() < species.flower_probability
+        else np.empty((0, 3))
+    )
+    fruit_positions = leaves.base[rng.random(len(leaves.base)) < 0.15]
+    fruit_positions = (
+        fruit_positions if rng.random() < species.fruit_probability else np.empty((0, 3))
+    )
+    return Plant(species, condition, stems, leaves, flower_positions, fruit_positions)
 
 
-def _stems(species: Species, condition: Condition, rng: np.random.Generator) -> Floats:
+def _grow_stems(species: Species, condition: Condition, rng: np.random.Generator) -> Floats:
     """Stems ``(m, steps, 3)``, bowed by their own weight and by the plant's limpness."""
-    count = int(rng.integers(species.stems[0], species.stems[1] + 1))
+    count = int(rng.integers(species.stem_count[0], species.stem_count[1] + 1))
     azimuth = np.arange(count) * (2 * np.pi / count) + rng.normal(0, 0.5, count)
-    rise = np.radians(rng.uniform(*species.stem_rise, count))
-    slack = species.weakness * condition.limp * rng.uniform(0.5, 1.15, count)
-    bow = np.clip(species.stem_bow + slack, 0, 1)
-    foot = rng.normal(0, 0.02 + 0.02 * (count > 4), (count, 3)) * (1, 1, 0)
+    elevation = np.radians(rng.uniform(*species.stem_elevation, count))
+    extra_bend = species.stem_droop_factor * condition.droop * rng.uniform(0.5, 1.15, count)
+    bend = np.clip(species.stem_bend + extra_bend, 0, 1)
+    stem_base = rng.normal(0, 0.02 + 0.02 * (count > 4), (count, 3)) * (1, 1, 0)
     length = rng.uniform(*species.stem_length, count)
-    return spines(foot, azimuth, rise - slack * 0.35, bow, length, 8)
+    return trace_midribs(stem_base, azimuth, elevation - extra_bend * 0.35, bend, length, 8)
 
 
-def _leaves(
+def _grow_leaves(
     species: Species, condition: Condition, stems: Floats, rng: np.random.Generator
 ) -> Leaves:
     """The leaves along all stems."""
-    count = int(rng.integers(species.nodes[0], species.nodes[1] + 1))
-    place = np.linspace(species.lowest, 1.0, count)
-    base = np.concatenate([_along(stem, place) for stem in stems])
+    count = int(rng.integers(species.leaves_per_stem[0], species.leaves_per_stem[1] + 1))
+    positions = np.linspace(species.first_leaf_position, 1.0, count)
+    base = np.concatenate([_points_along(stem, positions) for stem in stems])
     age = np.tile(1 - np.linspace(0, 1, count), len(stems))
-    azimuth = np.arange(len(age)) * GOLDEN + rng.normal(0, 0.35, len(age)) + rng.uniform(0, 6.28)
+    azimuth = (
+        np.arange(len(age)) * LEAF_ANGLE_RADIANS
+        + rng.normal(0, 0.35, len(age))
+        + rng.uniform(0, 6.28)
+    )
     size = rng.uniform(*species.leaf_length) * (species.taper + (1 - species.taper) * age)
     length = size * rng.normal(1, 0.1, len(age))
-    return _hang(species, condition, base, azimuth, age, length, rng)
+    return _pose_leaves(species, condition, base, azimuth, age, length, rng)
 
 
-def _hang(
+def _pose_leaves(
     species: Species,
     condition: Condition,
     base: Floats,
@@ -118,47 +128,76 @@ def _hang(
 ) -> Leaves:
     """Leaves of these ages and lengths with the posture and the colour of the plant's condition."""
     n = len(age)
-    limp = np.clip(condition.limp * rng.uniform(0.65, 1.2, n), 0, 1)
-    fall = rng.uniform(0.7, 1.4, n) + 0.6 * species.is_grassy  # a blade of grass goes flat
-    low, high = np.radians(species.leaf_rise)
-    rise = high + (low - high) * age + rng.normal(0, 0.12, n) - limp * fall
-    curl = np.clip(condition.curl * rng.uniform(0.6, 1.3, n), 0, 1)
-    width = length * species.slim * (1 - 0.5 * curl) * rng.normal(1, 0.08, n)
-    fold = rng.uniform(0.05, 0.45, n) * (1 - condition.limp) - 1.25 * curl
-    old = (rng.random(n) < condition.blemish * (0.3 + 1.4 * age)) * rng.uniform(0.2, 0.6, n)
-    decay = np.clip(condition.decay * rng.uniform(0.4, 1.3, n) * (0.7 + 0.5 * age) + old, 0, 1)
-    mottle = np.full(n, rng.uniform(0.4, 0.9) if rng.random() < 0.12 else 0.0)
-    colour = _dull(tint(rng), condition) * rng.normal(1, 0.07, n)[:, None]
-    bow = np.clip(species.arch + (1 - species.arch) * limp, 0, 1)
-    lowest = np.clip(-0.1 - base[:, 2] * 8, -1.4, 0)  # a leaf at the soil lies on the pot's rim
+    droop = np.clip(condition.droop * rng.uniform(0.65, 1.2, n), 0, 1)
+    droop_rate = rng.uniform(0.7, 1.4, n) + 0.6 * species.is_grassy  # a blade of grass goes flat
+    lowest_elevation, highest_elevation = np.radians(species.leaf_elevation)
+    elevation = (
+        highest_elevation
+        + (lowest_elevation - highest_elevation) * age
+        + rng.normal(0, 0.12, n)
+        - droop * droop_rate
+    )
+    curl = np.clip(condition.curl_share * rng.uniform(0.6, 1.3, n), 0, 1)
+    width = length * species.half_width_ratio * (1 - 0.5 * curl) * rng.normal(1, 0.08, n)
+    fold = rng.uniform(0.05, 0.45, n) * (1 - condition.droop) - 1.25 * curl
+    old_age_decay = (rng.random(n) < condition.old_leaf_share * (0.3 + 1.4 * age)) * rng.uniform(
+        0.2, 0.6, n
+    )
+    decay = np.clip(
+        condition.decay * rng.uniform(0.4, 1.3, n) * (0.7 + 0.5 * age) + old_age_decay, 0, 1
+    )
+    variegation = np.full(n, rng.uniform(0.4, 0.9) if rng.random() < 0.12 else 0.0)
+    colour = _desaturate(sample_leaf_colour(rng), condition) * rng.normal(1, 0.07, n)[:, None]
+    bend = np.clip(species.leaf_bend + (1 - species.leaf_bend) * droop, 0, 1)
+    min_elevation = np.clip(
+        -0.1 - base[:, 2] * 8, -1.4, 0
+    )  # a leaf at the soil lies on the pot's rim
     return Leaves(
-        base, azimuth, np.maximum(rise, lowest), bow, length, width, fold, colour, decay, mottle
+        base,
+        azimuth,
+        np.maximum(elevation, min_elevation),
+        bend,
+        length,
+        width,
+        fold,
+        colour,
+        decay,
+        variegation,
     )
 
 
-def _dull(colour: Floats, condition: Condition) -> Floats:
+def _desaturate(colour: Floats, condition: Condition) -> Floats:
     """The colour with less life in it, as a limp leaf has."""
     grey = colour.mean() * np.array([0.98, 0.92, 0.74])
-    return np.asarray(colour + (grey - colour) * 0.34 * condition.limp)
+    return np.asarray(colour + (grey - colour) * 0.34 * condition.droop)
 
 
-def _along(path: Floats, place: Floats) -> Floats:
+def _points_along(path: Floats, shares: Floats) -> Floats:
     """Points ``(n, 3)`` at shares 0 to 1 of a path ``(steps, 3)``."""
-    ticks = np.linspace(0, 1, len(path))
-    return np.stack([np.interp(place, ticks, path[:, axis]) for axis in range(3)], -1)
+    path_shares = np.linspace(0, 1, len(path))
+    return np.stack([np.interp(shares, path_shares, path[:, axis]) for axis in range(3)], -1)
 
 
-def _leaflets(
-    species: Species, condition: Condition, whole: Leaves, rng: np.random.Generator
+def _grow_leaflets(
+    species: Species, condition: Condition, compound_leaves: Leaves, rng: np.random.Generator
 ) -> tuple[Floats, Leaves]:
     """The stalks ``(n, steps, 3)`` of compound leaves, and the leaflets on them."""
-    stalks = spines(whole.base, whole.azimuth, whole.rise, whole.limp, whole.length, 8)
-    pairs = species.leaflets
-    place = np.append(np.repeat(np.linspace(0.4, 0.9, pairs), 2), 1.0)
-    turn = np.append(np.tile([1.0, -1.0], pairs), 0.0) * 1.05
-    base = np.concatenate([_along(stalk, place) for stalk in stalks])
-    azimuth = (whole.azimuth[:, None] + turn).ravel()
-    length = (whole.length[:, None] * np.where(turn == 0, 0.5, 0.42)).ravel()
-    age = np.repeat(np.linspace(1, 0, len(stalks)), len(place))
-    parts = _hang(species, condition, base, azimuth, age * 0.5 + 0.3, length, rng)
-    return stalks, replace(parts, tint=np.repeat(whole.tint, len(place), axis=0))
+    stalks = trace_midribs(
+        compound_leaves.base,
+        compound_leaves.azimuth,
+        compound_leaves.elevation,
+        compound_leaves.droop,
+        compound_leaves.length,
+        8,
+    )
+    pairs = species.leaflet_pairs
+    positions = np.append(np.repeat(np.linspace(0.4, 0.9, pairs), 2), 1.0)
+    azimuth_offsets = np.append(np.tile([1.0, -1.0], pairs), 0.0) * 1.05
+    base = np.concatenate([_points_along(stalk, positions) for stalk in stalks])
+    azimuth = (compound_leaves.azimuth[:, None] + azimuth_offsets).ravel()
+    length = (compound_leaves.length[:, None] * np.where(azimuth_offsets == 0, 0.5, 0.42)).ravel()
+    age = np.repeat(np.linspace(1, 0, len(stalks)), len(positions))
+    leaflets = _pose_leaves(species, condition, base, azimuth, age * 0.5 + 0.3, length, rng)
+    return stalks, replace(
+        leaflets, colour=np.repeat(compound_leaves.colour, len(positions), axis=0)
+    )

@@ -9,7 +9,7 @@ import numpy as np
 from demo.scenes.leaf_geometry import Floats
 
 Rgb = tuple[int, int, int]
-Span = tuple[float, float]
+ValueRange = tuple[float, float]
 """The lowest and the highest value of something drawn at random."""
 
 
@@ -19,47 +19,47 @@ class Species:
 
     Attributes:
         name: What a gardener calls it.
-        stems: Number of stems.
-        stem_rise: Elevation of a stem at the soil.
+        stem_count: Number of stems.
+        stem_elevation: Elevation of a stem at the soil.
         stem_length: Length of a stem; next to nothing for a rosette.
-        stem_bow: How far a healthy stem bows, 0 to 1.
-        weakness: How much of a plant's limpness its stems show; 0 for a vine tied to a cane.
-        nodes: Leaves on a stem.
-        lowest: Where on the stem the first leaf sits, 0 to 1.
-        leaf_rise: Elevation of the lowest and of the topmost leaf.
-        arch: How far a healthy leaf bows, 0 to 1.
+        stem_bend: How far a healthy stem bows, 0 to 1.
+        stem_droop_factor: How much of a plant's limpness its stems show; 0 for a vine tied to a cane.
+        leaves_per_stem: Leaves on a stem.
+        first_leaf_position: Where on the stem the first leaf sits, 0 to 1.
+        leaf_elevation: Elevation of the lowest and of the topmost leaf.
+        leaf_bend: How far a healthy leaf bows, 0 to 1.
         leaf_length: Length of a leaf.
-        slim: Half width of a leaf by its length.
+        half_width_ratio: Half width of a leaf by its length.
         taper: Size of the topmost leaf by the lowest.
         petiole: Share of the leaf that is stalk.
-        belly: Where the blade is widest: below 1 towards the base, above 1 towards the tip.
+        width_exponent: Where the blade is widest: below 1 towards the base, above 1 towards the tip.
         lobes: Number of lobes on a side; 0 for a smooth edge.
-        leaflets: Pairs of leaflets on a compound leaf; 0 for a simple leaf.
-        bloom: Chance of flowers.
-        fruit: Chance of fruits.
-        cane: Chance of a cane it is tied to.
+        leaflet_pairs: Pairs of leaflets on a compound leaf; 0 for a simple leaf.
+        flower_probability: Chance of flowers.
+        fruit_probability: Chance of fruits.
+        cane_probability: Chance of a cane it is tied to.
     """
 
     name: str
-    stems: tuple[int, int]
-    stem_rise: Span
-    stem_length: Span
-    stem_bow: float
-    weakness: float
-    nodes: tuple[int, int]
-    lowest: float
-    leaf_rise: Span
-    arch: float
-    leaf_length: Span
-    slim: float
+    stem_count: tuple[int, int]
+    stem_elevation: ValueRange
+    stem_length: ValueRange
+    stem_bend: float
+    stem_droop_factor: float
+    leaves_per_stem: tuple[int, int]
+    first_leaf_position: float
+    leaf_elevation: ValueRange
+    leaf_bend: float
+    leaf_length: ValueRange
+    half_width_ratio: float
     taper: float
     petiole: float
-    belly: float
+    width_exponent: float
     lobes: int = 0
-    leaflets: int = 0
-    bloom: float = 0.0
-    fruit: float = 0.0
-    cane: float = 0.0
+    leaflet_pairs: int = 0
+    flower_probability: float = 0.0
+    fruit_probability: float = 0.0
+    cane_probability: float = 0.0
 
     @property
     def is_rosette(self) -> bool:
@@ -69,16 +69,18 @@ class Species:
     @property
     def is_grassy(self) -> bool:
         """Whether its leaves are long and narrow."""
-        return self.slim < 0.05
+        return self.half_width_ratio < 0.05
 
-    def profile(self, steps: int) -> Floats:
+    def half_width_profile(self, steps: int) -> Floats:
         """Half widths ``(steps + 1,)`` along a leaf, 0 to 1, the stalk first."""
-        along = np.linspace(0, 1, steps + 1)
-        blade = np.clip((along - self.petiole) / (1 - self.petiole), 0, 1)
-        width = np.sin(np.pi * blade**self.belly) ** 0.8
+        positions = np.linspace(0, 1, steps + 1)
+        blade_positions = np.clip((positions - self.petiole) / (1 - self.petiole), 0, 1)
+        half_widths = np.sin(np.pi * blade_positions**self.width_exponent) ** 0.8
         if self.lobes:
-            width = width * (1 + 0.28 * np.cos(2 * np.pi * self.lobes * (blade - 0.2)))
-        return np.asarray(np.maximum(width, np.where(along < 0.95, 0.05, 0.0)))
+            half_widths = half_widths * (
+                1 + 0.28 * np.cos(2 * np.pi * self.lobes * (blade_positions - 0.2))
+            )
+        return np.asarray(np.maximum(half_widths, np.where(positions < 0.95, 0.05, 0.0)))
 
 
 # fmt: off
@@ -86,27 +88,27 @@ SPECIES = (
     Species("basil", (5, 8), (55, 85), (0.5, 0.8), 0.08, 0.75, (7, 10), 0.25, (5, 55), 0.2,
             (0.22, 0.3), 0.3, 0.6, 0.15, 0.8),
     Species("pepper", (3, 5), (58, 85), (0.6, 0.85), 0.08, 0.75, (7, 11), 0.3, (0, 50), 0.28,
-            (0.26, 0.34), 0.24, 0.6, 0.22, 0.75, bloom=0.1, fruit=0.55, cane=0.4),
+            (0.26, 0.34), 0.24, 0.6, 0.22, 0.75, flower_probability=0.1, fruit_probability=0.55, cane_probability=0.4),
     Species("tomato", (2, 3), (78, 90), (0.8, 0.95), 0.05, 0.6, (7, 10), 0.15, (12, 50), 0.25,
-            (0.4, 0.52), 0.22, 0.6, 0.2, 0.8, leaflets=3, bloom=0.2, fruit=0.6, cane=0.8),
+            (0.4, 0.52), 0.22, 0.6, 0.2, 0.8, leaflet_pairs=3, flower_probability=0.2, fruit_probability=0.6, cane_probability=0.8),
     Species("lettuce", (1, 1), (90, 90), (0.02, 0.05), 0.0, 0.0, (16, 24), 0.0, (22, 80), 0.22,
             (0.5, 0.68), 0.34, 0.65, 0.04, 1.35, lobes=3),
     Species("primrose", (1, 1), (90, 90), (0.03, 0.08), 0.0, 0.0, (18, 26), 0.0, (18, 70), 0.25,
-            (0.46, 0.6), 0.24, 0.6, 0.12, 1.1, bloom=0.75),
+            (0.46, 0.6), 0.24, 0.6, 0.12, 1.1, flower_probability=0.75),
     Species("chives", (1, 1), (90, 90), (0.02, 0.04), 0.0, 0.0, (30, 46), 0.0, (52, 88), 0.2,
-            (0.7, 1.0), 0.018, 0.9, 0.0, 0.5, bloom=0.3),
+            (0.7, 1.0), 0.018, 0.9, 0.0, 0.5, flower_probability=0.3),
     Species("spider plant", (1, 1), (90, 90), (0.02, 0.05), 0.0, 0.0, (18, 30), 0.0, (40, 86), 0.42,
             (0.7, 1.0), 0.035, 0.8, 0.0, 0.6),
     Species("cucumber", (1, 1), (86, 92), (0.9, 1.0), 0.02, 0.0, (10, 14), 0.08, (15, 45), 0.3,
-            (0.32, 0.42), 0.42, 0.55, 0.4, 0.75, lobes=2, bloom=0.35, fruit=0.35, cane=1.0),
+            (0.32, 0.42), 0.42, 0.55, 0.4, 0.75, lobes=2, flower_probability=0.35, fruit_probability=0.35, cane_probability=1.0),
     Species("geranium", (6, 9), (45, 82), (0.4, 0.6), 0.1, 0.75, (4, 6), 0.3, (15, 60), 0.18,
-            (0.26, 0.36), 0.36, 0.7, 0.45, 0.8, lobes=2, bloom=0.7),
+            (0.26, 0.36), 0.36, 0.7, 0.45, 0.8, lobes=2, flower_probability=0.7),
     Species("begonia", (5, 8), (45, 80), (0.3, 0.5), 0.1, 0.75, (4, 6), 0.2, (5, 50), 0.25,
-            (0.3, 0.42), 0.4, 0.7, 0.3, 0.6, bloom=0.55),
+            (0.3, 0.42), 0.4, 0.7, 0.3, 0.6, flower_probability=0.55),
     Species("marigold", (6, 9), (55, 85), (0.55, 0.8), 0.06, 0.85, (7, 10), 0.15, (15, 60), 0.2,
-            (0.16, 0.24), 0.12, 0.7, 0.1, 0.9, bloom=0.95),
+            (0.16, 0.24), 0.12, 0.7, 0.1, 0.9, flower_probability=0.95),
     Species("tulip", (5, 8), (72, 88), (0.7, 0.95), 0.05, 0.8, (3, 4), 0.02, (55, 78), 0.14,
-            (0.5, 0.7), 0.1, 0.8, 0.0, 0.75, bloom=1.0),
+            (0.5, 0.7), 0.1, 0.8, 0.0, 0.75, flower_probability=1.0),
     Species("rubber plant", (2, 3), (80, 90), (0.75, 0.9), 0.03, 0.35, (8, 12), 0.15, (20, 70),
             0.12, (0.3, 0.4), 0.22, 0.7, 0.15, 0.9),
     Species("seedlings", (9, 14), (70, 90), (0.35, 0.6), 0.06, 0.9, (3, 5), 0.6, (15, 55), 0.15,
@@ -114,7 +116,7 @@ SPECIES = (
 )
 # fmt: on
 
-TINTS: tuple[tuple[Rgb, Rgb, float], ...] = (
+LEAF_COLOURS: tuple[tuple[Rgb, Rgb, float], ...] = (
     ((34, 84, 34), (72, 132, 56), 5.5),  # deep green
     ((70, 128, 44), (120, 172, 72), 5.5),  # fresh green
     ((58, 104, 84), (104, 146, 124), 0.9),  # blue green
@@ -128,9 +130,9 @@ TINTS: tuple[tuple[Rgb, Rgb, float], ...] = (
 """Dark and light RGB of every leaf colour a healthy plant may have, and how common it is."""
 
 
-def tint(rng: np.random.Generator) -> Floats:
+def sample_leaf_colour(rng: np.random.Generator) -> Floats:
     """The leaf colour ``(3,)`` of one plant, RGB 0 to 255."""
-    shares = np.array([weight for *_, weight in TINTS])
-    dark, light, _ = TINTS[rng.choice(len(TINTS), p=shares / shares.sum())]
-    low, high = np.array(dark), np.array(light)
-    return np.asarray(low + (high - low) * rng.random(), np.float64)
+    weights = np.array([weight for *_, weight in LEAF_COLOURS])
+    dark, light, _ = LEAF_COLOURS[rng.choice(len(LEAF_COLOURS), p=weights / weights.sum())]
+    dark_rgb, light_rgb = np.array(dark), np.array(light)
+    return np.asarray(dark_rgb + (light_rgb - dark_rgb) * rng.random(), np.float64)

@@ -9,39 +9,39 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from demo.scenes import greenhouse, plant_items
-from demo.scenes.camera import photograph
+from demo.scenes.camera import simulate_camera
 from demo.scenes.fruit_scene import (
-    HEIGHT,
-    HIGH,
-    WIDE,
-    WIDTH,
+    CANVAS_HEIGHT,
+    CANVAS_WIDTH,
+    SCENE_HEIGHT,
+    SCENE_WIDTH,
     FruitScene,
-    Item,
-    nameless,
-    paint,
-    truth,
-    visible,
+    SceneItem,
+    drop_hidden_fruits,
+    locate_fruits,
+    render_items,
+    without_label,
 )
-from demo.scenes.greenhouse import Pen, Stage, ink
-from demo.scenes.leaf_geometry import Floats, Sun, blend
-from demo.scenes.plant_items import flat, turned
+from demo.scenes.greenhouse import Pen, SceneFrame, to_rgb
+from demo.scenes.leaf_geometry import Floats, Sunlight, blend_colours
+from demo.scenes.plant_items import flatten_points, transform_points
 
-LABEL = "strawberry"
-EMPTY = 0.1
+STRAWBERRY_LABEL = "strawberry"
+EMPTY_SCENE_SHARE = 0.1
 """Share of the pictures without a ripe berry."""
 
-MOST = 8
-SMALLEST, LARGEST = 0.055, 0.13
+MAX_BERRIES = 8
+MIN_BERRY_LENGTH, MAX_BERRY_LENGTH = 0.055, 0.13
 """Length of a berry, by the picture's width."""
 
-RIPE = np.array([[222, 58, 40], [206, 32, 34], [150, 14, 26]], float)
-UNRIPE = np.array([[128, 160, 66], [172, 190, 104], [222, 220, 172]], float)
-PALE = (232, 196, 150)
-GREENS = np.array([[40, 84, 34], [62, 112, 44], [92, 142, 60]], float)
-TURNED = np.array([[150, 44, 34], [176, 84, 40], [128, 32, 42]], float)
+RIPE_COLOURS = np.array([[222, 58, 40], [206, 32, 34], [150, 14, 26]], float)
+UNRIPE_COLOURS = np.array([[128, 160, 66], [172, 190, 104], [222, 220, 172]], float)
+SHOULDER_COLOUR = (232, 196, 150)
+GREEN_LEAF_COLOURS = np.array([[40, 84, 34], [62, 112, 44], [92, 142, 60]], float)
+RED_LEAF_COLOURS = np.array([[150, 44, 34], [176, 84, 40], [128, 32, 42]], float)
 """Leaves that have turned red."""
 
-PETALS = np.array([[240, 238, 228], [244, 232, 232], [206, 44, 60], [226, 70, 96]], float)
+PETAL_COLOURS = np.array([[240, 238, 228], [244, 232, 232], [206, 44, 60], [226, 70, 96]], float)
 
 
 def strawberry_scenes(count: int, seed: int) -> Iterator[FruitScene]:
@@ -56,199 +56,253 @@ def strawberry_scenes(count: int, seed: int) -> Iterator[FruitScene]:
     """
     for index in range(count):
         rng = np.random.default_rng([seed, index, 2])
-        wanted = 0 if rng.random() < EMPTY else int(rng.integers(1, MOST + 1))
-        light = plant_items.sun(rng)
-        items = _bed(wanted, light, rng)
-        while wanted and not any(item.label for item in items):
-            items = _bed(wanted, light, rng)
-        picture = photograph(paint(_ground(rng), items), rng)
-        yield FruitScene(f"strawberries-{index:04d}", picture, truth(items))
+        ripe_count = (
+            0 if rng.random() < EMPTY_SCENE_SHARE else int(rng.integers(1, MAX_BERRIES + 1))
+        )
+        light = plant_items.sample_sunlight(rng)
+        items = _make_bed(ripe_count, light, rng)
+        while ripe_count and not any(item.label for item in items):
+            items = _make_bed(ripe_count, light, rng)
+        image = simulate_camera(render_items(_draw_background(rng), items), rng)
+        yield FruitScene(f"strawberries-{index:04d}", image, locate_fruits(items))
 
 
-def _ground(rng: np.random.Generator) -> Image.Image:
+def _draw_background(rng: np.random.Generator) -> Image.Image:
     """Soil, mulch or matting seen from above, in the shade of the leaves."""
-    picture = Image.new("RGB", (WIDTH, HEIGHT))
-    greenhouse.bench(picture, Stage(WIDTH, HEIGHT, 0, 1.2), rng)
+    image = Image.new("RGB", (SCENE_WIDTH, SCENE_HEIGHT))
+    greenhouse.draw_bench(image, SceneFrame(SCENE_WIDTH, SCENE_HEIGHT, 0, 1.2), rng)
     if rng.random() < 0.4:
-        picture = picture.filter(ImageFilter.BoxBlur(rng.uniform(0.5, 1.2)))
-    dark = Image.new("RGB", picture.size, (26, 22, 16))
-    picture = Image.blend(picture, dark, rng.uniform(0.05, 0.45))
-    return picture.resize((WIDE, HIGH), Image.Resampling.NEAREST)
+        image = image.filter(ImageFilter.BoxBlur(rng.uniform(0.5, 1.2)))
+    dark = Image.new("RGB", image.size, (26, 22, 16))
+    image = Image.blend(image, dark, rng.uniform(0.05, 0.45))
+    return image.resize((CANVAS_WIDTH, CANVAS_HEIGHT), Image.Resampling.NEAREST)
 
 
-def _bed(wanted: int, light: Sun, rng: np.random.Generator) -> list[Item]:
+def _make_bed(ripe_count: int, light: Sunlight, rng: np.random.Generator) -> list[SceneItem]:
     """Everything that grows in one picture, back to front."""
-    crowns = rng.uniform(0.05, 0.95, (int(rng.integers(2, 5)), 2)) * (WIDE, HIGH)
-    green = _among(GREENS, rng)
-    low = [
+    crowns = rng.uniform(0.05, 0.95, (int(rng.integers(2, 5)), 2)) * (CANVAS_WIDTH, CANVAS_HEIGHT)
+    leaf_colour = _sample_gradient(GREEN_LEAF_COLOURS, rng)
+    low_leaves = [
         part
         for crown in crowns
-        for part in _tuft(crown, int(rng.integers(4, 7)), green, light, rng)
+        for part in _make_crown_leaves(crown, int(rng.integers(4, 7)), leaf_colour, light, rng)
     ]
-    places = _places(wanted + int(rng.integers(2, 7)), rng)
+    positions = _berry_positions(ripe_count + int(rng.integers(2, 7)), rng)
     berries = [
         part
-        for order, at in enumerate(places)
-        for part in _hanging(at, crowns, order < wanted, light, rng)
+        for berry_index, position in enumerate(positions)
+        for part in _make_hanging_berry(position, crowns, berry_index < ripe_count, light, rng)
     ]
-    flowers = [_flower(rng) for _ in range(int(rng.integers(1, 7)))]
-    high = [
+    flowers = [_make_flower(rng) for _ in range(int(rng.integers(1, 7)))]
+    high_leaves = [
         part
         for crown in crowns
-        for part in _tuft(crown, int(rng.integers(0, 3)), green, light, rng)
+        for part in _make_crown_leaves(crown, int(rng.integers(0, 3)), leaf_colour, light, rng)
     ]
-    return visible([*low, *berries, *flowers, *high])
+    return drop_hidden_fruits([*low_leaves, *berries, *flowers, *high_leaves])
 
 
-def _among(colours: Floats, rng: np.random.Generator) -> Floats:
+def _sample_gradient(colours: Floats, rng: np.random.Generator) -> Floats:
     """A colour ``(3,)`` between two of these rows."""
-    place = rng.uniform(0, len(colours) - 1)
-    before = int(place)
-    return np.asarray(colours[before] + (colours[before + 1] - colours[before]) * (place - before))
+    gradient_position = rng.uniform(0, len(colours) - 1)
+    lower_index = int(gradient_position)
+    return np.asarray(
+        colours[lower_index]
+        + (colours[lower_index + 1] - colours[lower_index]) * (gradient_position - lower_index)
+    )
 
 
-def _places(count: int, rng: np.random.Generator) -> Floats:
+def _berry_positions(count: int, rng: np.random.Generator) -> Floats:
     """Places ``(n, 2)`` for at most so many berries, not right on top of each other."""
-    places: list[Floats] = []
-    for at in rng.uniform((0.04, 0.06), (0.96, 0.94), (count * 2, 2)) * (WIDE, HIGH):
-        if len(places) < count and all(math.dist(at, other) > 46 for other in places):
-            places.append(at)
-    return np.array(places).reshape(-1, 2)
+    positions: list[Floats] = []
+    for position in rng.uniform((0.04, 0.06), (0.96, 0.94), (count * 2, 2)) * (
+        CANVAS_WIDTH,
+        CANVAS_HEIGHT,
+    ):
+        if len(positions) < count and all(math.dist(position, other) > 46 for other in positions):
+            positions.append(position)
+    return np.array(positions).reshape(-1, 2)
 
 
-def _tuft(
-    crown: Floats, stems: int, green: Floats, light: Sun, rng: np.random.Generator
-) -> list[Item]:
+def _make_crown_leaves(
+    crown: Floats, stems: int, green: Floats, light: Sunlight, rng: np.random.Generator
+) -> list[SceneItem]:
     """Leaves of three around the heart of a plant."""
-    parts: list[Item] = []
+    leaves: list[SceneItem] = []
     for heading in rng.uniform(0, 2 * np.pi, stems):
-        out = rng.uniform(20, 190)
-        foot = crown + out * np.array([np.cos(heading), np.sin(heading) * 0.8])
-        if (foot < -60).any() or (foot > np.array([WIDE, HIGH]) + 60).any():
+        stem_length = rng.uniform(20, 190)
+        leaf_base = crown + stem_length * np.array([np.cos(heading), np.sin(heading) * 0.8])
+        if (leaf_base < -60).any() or (
+            leaf_base > np.array([CANVAS_WIDTH, CANVAS_HEIGHT]) + 60
+        ).any():
             continue
-        parts.append(plant_items.stalk(crown, foot, green * 0.9, 3))
-        parts += _trefoil(foot, float(heading), rng.uniform(52, 98), green, light, rng)
-    return parts
+        leaves.append(plant_items.make_stalk(crown, leaf_base, green * 0.9, 3))
+        leaves += _make_trefoil(leaf_base, float(heading), rng.uniform(52, 98), green, light, rng)
+    return leaves
 
 
-def _trefoil(
-    foot: Floats, heading: float, length: float, green: Floats, light: Sun, rng: np.random.Generator
-) -> list[Item]:
-    colour = _among(TURNED, rng) if rng.random() < 0.07 else green * rng.uniform(0.7, 1.25)
-    turns = (-1.15, 1.15, 0.0)
+def _make_trefoil(
+    leaf_base: Floats,
+    heading: float,
+    length: float,
+    green: Floats,
+    light: Sunlight,
+    rng: np.random.Generator,
+) -> list[SceneItem]:
+    colour = (
+        _sample_gradient(RED_LEAF_COLOURS, rng)
+        if rng.random() < 0.07
+        else green * rng.uniform(0.7, 1.25)
+    )
+    leaflet_angles = (-1.15, 1.15, 0.0)
     return [
-        plant_items.leaf(
-            foot, length, heading + turn + rng.normal(0, 0.1), colour, light, rng, 0.4, 6
+        plant_items.make_leaf(
+            leaf_base,
+            length,
+            heading + leaflet_angle + rng.normal(0, 0.1),
+            colour,
+            light,
+            rng,
+            0.4,
+            6,
         )
-        for turn in turns
+        for leaflet_angle in leaflet_angles
     ]
 
 
-def _flower(rng: np.random.Generator) -> Item:
-    at = rng.uniform(0, 1, 2) * (WIDE, HIGH)
-    colour = PETALS[int(rng.integers(len(PETALS)))]
-    return plant_items.flower(at, rng.uniform(30, 58), colour, int(rng.integers(5, 7)), rng)
+def _make_flower(rng: np.random.Generator) -> SceneItem:
+    position = rng.uniform(0, 1, 2) * (CANVAS_WIDTH, CANVAS_HEIGHT)
+    colour = PETAL_COLOURS[int(rng.integers(len(PETAL_COLOURS)))]
+    return plant_items.make_flower(
+        position, rng.uniform(30, 58), colour, int(rng.integers(5, 7)), rng
+    )
 
 
-def _hanging(
-    at: Floats, crowns: Floats, is_ripe: bool, light: Sun, rng: np.random.Generator
-) -> list[Item]:
+def _make_hanging_berry(
+    position: Floats, crowns: Floats, is_ripe: bool, light: Sunlight, rng: np.random.Generator
+) -> list[SceneItem]:
     """A berry on its stalk, often with a leaf over a part of it."""
-    size = WIDE * rng.uniform(SMALLEST, LARGEST) * (1.0 if is_ripe else 0.85)
+    size = (
+        CANVAS_WIDTH * rng.uniform(MIN_BERRY_LENGTH, MAX_BERRY_LENGTH) * (1.0 if is_ripe else 0.85)
+    )
     angle = np.pi / 2 + rng.normal(0, 0.7)
-    head = at - 0.45 * size * np.array([np.cos(angle), np.sin(angle)])
-    crown = crowns[np.argmin(((crowns - at) ** 2).sum(1))]
-    start = head + np.clip(crown - head, -110, 110)
+    berry_top = position - 0.45 * size * np.array([np.cos(angle), np.sin(angle)])
+    crown = crowns[np.argmin(((crowns - position) ** 2).sum(1))]
+    stalk_start = berry_top + np.clip(crown - berry_top, -110, 110)
     parts = [
-        plant_items.stalk(start, head, np.array([104.0, 132.0, 62.0]), 2),
-        berry(at, size, angle, is_ripe, light, rng),
+        plant_items.make_stalk(stalk_start, berry_top, np.array([104.0, 132.0, 62.0]), 2),
+        make_berry(position, size, angle, is_ripe, light, rng),
     ]
     if rng.random() < 0.5:
-        side = rng.uniform(0, 2 * np.pi)
-        out = np.array([np.cos(side), np.sin(side)]) * size
-        foot = at + out * rng.uniform(0.8, 1.3)
-        green = _among(GREENS, rng)
-        aim = side + np.pi + rng.normal(0, 0.5)
+        leaf_side_angle = rng.uniform(0, 2 * np.pi)
+        leaf_offset = np.array([np.cos(leaf_side_angle), np.sin(leaf_side_angle)]) * size
+        leaf_base = position + leaf_offset * rng.uniform(0.8, 1.3)
+        green = _sample_gradient(GREEN_LEAF_COLOURS, rng)
+        leaf_angle = leaf_side_angle + np.pi + rng.normal(0, 0.5)
         parts.append(
-            plant_items.leaf(foot, size * rng.uniform(0.8, 1.3), aim, green, light, rng, 0.4, 6)
+            plant_items.make_leaf(
+                leaf_base, size * rng.uniform(0.8, 1.3), leaf_angle, green, light, rng, 0.4, 6
+            )
         )
     return parts
 
 
-def berry(
-    at: Floats, size: float, angle: float, is_ripe: bool, light: Sun, rng: np.random.Generator
-) -> Item:
+def make_berry(
+    position: Floats,
+    size: float,
+    angle: float,
+    is_ripe: bool,
+    light: Sunlight,
+    rng: np.random.Generator,
+) -> SceneItem:
     """A strawberry with its seeds and its green leaves; only a ripe one has a label.
 
     Args:
-        at: ``(2,)`` its middle.
+        position: ``(2,)`` its middle.
         size: Its length when seen from the side.
         angle: The way its tip points.
         is_ripe: Ripe or still green.
         light: The light.
         rng: For its form and colour.
     """
-    ring = np.linspace(0, 2 * np.pi, 28, endpoint=False)
-    wide, cone = rng.uniform(0.36, 0.47), rng.uniform(0.15, 0.4)
-    short = rng.uniform(0.75, 1.0)
-    bumps = 1 + 0.03 * np.sin(3 * ring + rng.uniform(0, 6))
-    half = wide * np.sin(ring) * (1 + cone * np.cos(ring))
-    body = turned(np.stack([-0.5 * short * np.cos(ring) * bumps, half], -1), at, angle, size)
-    sepals = _sepals(at, size, angle, short, rng)
-    seeds = turned(_seeds(wide, cone, short), at, angle, size)
+    angles = np.linspace(0, 2 * np.pi, 28, endpoint=False)
+    width_ratio, taper = rng.uniform(0.36, 0.47), rng.uniform(0.15, 0.4)
+    length_ratio = rng.uniform(0.75, 1.0)
+    bumps = 1 + 0.03 * np.sin(3 * angles + rng.uniform(0, 6))
+    half_widths = width_ratio * np.sin(angles) * (1 + taper * np.cos(angles))
+    outline = transform_points(
+        np.stack([-0.5 * length_ratio * np.cos(angles) * bumps, half_widths], -1),
+        position,
+        angle,
+        size,
+    )
+    sepals = _sepal_outlines(position, size, angle, length_ratio, rng)
+    seeds = transform_points(
+        _seed_positions(width_ratio, taper, length_ratio), position, angle, size
+    )
     seeds = seeds + rng.normal(0, 0.01 * size, seeds.shape)
-    skin = _among(RIPE if is_ripe else UNRIPE, rng)
-    low = np.floor(body.min(0))
-    patch = _body(body - low, at - low, size, angle, skin, light, rng)
-    dots, dot = seeds.tolist(), max(1.0, size * 0.018)
+    skin = _sample_gradient(RIPE_COLOURS if is_ripe else UNRIPE_COLOURS, rng)
+    patch_corner = np.floor(outline.min(0))
+    patch = _draw_flesh(
+        outline - patch_corner, position - patch_corner, size, angle, skin, light, rng
+    )
+    seed_points, seed_radius = seeds.tolist(), max(1.0, size * 0.018)
     green = np.array([96.0, 146.0, 58.0]) * rng.uniform(0.75, 1.15)
 
-    def draw(picture: Image.Image, pen: Pen) -> None:
-        picture.paste(patch, (int(low[0]), int(low[1])), patch)
-        for x, y in dots:
-            pen.ellipse((x - dot, y - dot * 1.2, x + dot, y + dot * 1.4), fill=ink(skin, 0.62))
-            pen.ellipse((x - dot * 0.7, y - dot, x + dot * 0.7, y + dot), fill=(228, 196, 96))
-        for order, sepal in enumerate(sepals):
-            pen.polygon(sepal, fill=ink(green, 0.75 + 0.09 * (order % 4)))
+    def draw(image: Image.Image, pen: Pen) -> None:
+        image.paste(patch, (int(patch_corner[0]), int(patch_corner[1])), patch)
+        for x, y in seed_points:
+            pen.ellipse(
+                (x - seed_radius, y - seed_radius * 1.2, x + seed_radius, y + seed_radius * 1.4),
+                fill=to_rgb(skin, 0.62),
+            )
+            pen.ellipse(
+                (x - seed_radius * 0.7, y - seed_radius, x + seed_radius * 0.7, y + seed_radius),
+                fill=(228, 196, 96),
+            )
+        for sepal_index, sepal in enumerate(sepals):
+            pen.polygon(sepal, fill=to_rgb(green, 0.75 + 0.09 * (sepal_index % 4)))
 
-    found = Item((flat(body), *sepals), draw, LABEL)
-    return found if is_ripe else nameless(found)
+    item = SceneItem((flatten_points(outline), *sepals), draw, STRAWBERRY_LABEL)
+    return item if is_ripe else without_label(item)
 
 
-def _body(
+def _draw_flesh(
     outline: Floats,
     middle: Floats,
     size: float,
     angle: float,
     skin: Floats,
-    light: Sun,
+    light: Sunlight,
     rng: np.random.Generator,
 ) -> Image.Image:
     """The flesh, paler at the shoulders."""
     columns, rows = (np.ceil(outline.max(0)) + 2).astype(int).tolist()
-    along, _ = plant_items.grid(rows, columns, middle, angle)
-    pale = np.clip(-along / size * 2.4 - rng.uniform(0.5, 0.95), 0, 0.8)
-    return plant_items.shade(outline, middle, size * 0.52, blend(skin, PALE, pale), light)
-
-
-def _sepals(
-    at: Floats, size: float, angle: float, short: float, rng: np.random.Generator
-) -> tuple[list[float], ...]:
-    """The small leaves ``x, y, …`` at a berry's stalk."""
-    spear = np.array([[0, 0], [0.12, 0.055], [0.28, 0.0], [0.12, -0.055]])
-    heart = turned(np.array([-0.44 * short, 0.0]), at, angle, size)
-    aims = angle + np.linspace(-2.2, 2.2, 7) + rng.normal(0, 0.15, 7)
-    long = size * rng.uniform(0.75, 1.15, 7)
-    return tuple(
-        flat(turned(spear, heart, aim, length))
-        for aim, length in zip(aims.tolist(), long.tolist(), strict=True)
+    along, _ = plant_items.axis_coordinates(rows, columns, middle, angle)
+    paleness = np.clip(-along / size * 2.4 - rng.uniform(0.5, 0.95), 0, 0.8)
+    return plant_items.shade_sphere(
+        outline, middle, size * 0.52, blend_colours(skin, SHOULDER_COLOUR, paleness), light
     )
 
 
-def _seeds(wide: float, cone: float, short: float) -> Floats:
+def _sepal_outlines(
+    position: Floats, size: float, angle: float, length_ratio: float, rng: np.random.Generator
+) -> tuple[list[float], ...]:
+    """The small leaves ``x, y, …`` at a berry's stalk."""
+    unit_sepal = np.array([[0, 0], [0.12, 0.055], [0.28, 0.0], [0.12, -0.055]])
+    sepal_base = transform_points(np.array([-0.44 * length_ratio, 0.0]), position, angle, size)
+    sepal_angles = angle + np.linspace(-2.2, 2.2, 7) + rng.normal(0, 0.15, 7)
+    lengths = size * rng.uniform(0.75, 1.15, 7)
+    return tuple(
+        flatten_points(transform_points(unit_sepal, sepal_base, sepal_angle, length))
+        for sepal_angle, length in zip(sepal_angles.tolist(), lengths.tolist(), strict=True)
+    )
+
+
+def _seed_positions(width_ratio: float, taper: float, length_ratio: float) -> Floats:
     """Where the seeds sit ``(n, 2)``, in rows that are shifted against each other."""
     along, across = np.meshgrid(np.arange(-0.28, 0.44, 0.13), np.arange(-0.45, 0.5, 0.16))
     across = across + 0.08 * (np.round((along + 0.28) / 0.13) % 2)
-    reach = wide * np.sqrt(np.clip(1 - 4 * along**2, 0, 1)) * (1 - cone * 2 * along)
-    inside = np.abs(across) < 0.84 * reach
-    return np.stack([along[inside] * short, across[inside]], -1)
+    half_widths = width_ratio * np.sqrt(np.clip(1 - 4 * along**2, 0, 1)) * (1 - taper * 2 * along)
+    is_inside = np.abs(across) < 0.84 * half_widths
+    return np.stack([along[is_inside] * length_ratio, across[is_inside]], -1)

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import httpx
 
-from backend.store.api_keys import Keys
-from demo.label_studio import Studio
-from serverless.container_image import ROOT
-from serverless.volume_sync import Sharing
+from backend.store.api_keys import ApiKeyStore
+from demo.label_studio import LabelStudioServer
+from serverless.container_image import REPOSITORY_ROOT
+from serverless.volume_sync import VolumeSync
 from tests.conftest import MakeBackend
 from tests.contract.test_places import BOXES, annotate, box, predicted, start
-from tests.support.harness import Lab, choice_of, png, until
-from tests.support.modal_plane import ControlPlane, tree
+from tests.support.harness import LabelStudioUser, make_png, predicted_choice, wait_until
+from tests.support.modal_plane import ControlPlane, read_tree
 
 QUIET = {
     "PRELABEL_ENCODER": "builtin",
@@ -30,15 +30,15 @@ QUIET = {
 
 
 @contextmanager
-def deployed(studio: Studio) -> Iterator[ControlPlane]:
+def deployed(studio: LabelStudioServer) -> Iterator[ControlPlane]:
     """The app, which knows the real Label Studio."""
     known = {"LABEL_STUDIO_URL": studio.url, "LABEL_STUDIO_API_KEY": studio.token}
     before = dict(os.environ)
     os.environ.update({**QUIET, **known})
     try:
         with ControlPlane(environment={"OMP_NUM_THREADS": "1"}) as plane:
-            plane.deploy("-m", "serverless.app", cwd=ROOT)
-            with plane.here():
+            plane.deploy("-m", "serverless.app", cwd=REPOSITORY_ROOT)
+            with plane.use_in_process():
                 yield plane
     finally:
         os.environ.clear()
@@ -46,13 +46,13 @@ def deployed(studio: Studio) -> Iterator[ControlPlane]:
 
 
 def test_everything_on_modal_pre_annotates_learns_and_answers_applications(
-    studio: Studio, lab: Lab, tmp_path: Path
+    studio: LabelStudioServer, lab: LabelStudioUser, tmp_path: Path
 ) -> None:
     with deployed(studio) as plane:
-        _, key = Keys(tmp_path).create("app")
-        Sharing(tmp_path, "prelabel").publish()
+        _, key = ApiKeyStore(tmp_path).create("app")
+        VolumeSync(tmp_path, "prelabel").upload_live_versions()
         auth = httpx.BasicAuth("team", "open sesame")
-        url = plane.http("backend")
+        url = plane.web_url("backend")
         with httpx.Client(base_url=url, auth=auth, timeout=60, trust_env=False) as http:
 
             def version(but: str = "") -> str:
@@ -61,37 +61,37 @@ def test_everything_on_modal_pre_annotates_learns_and_answers_applications(
                 live = state.get("version") or ""
                 return live if idle and live != but else ""
 
-            project = lab.project(title="greenhouse")
-            tasks = lab.add(project, 8)
+            project = lab.create_project(title="greenhouse")
+            tasks = lab.import_colours(project, 8)
             login = {"auth_method": "BASIC_AUTH", "basic_auth_user": "team"}
-            made = lab.connect(project, url, **login, basic_auth_pass="open sesame")
+            made = lab.connect_backend(project, url, **login, basic_auth_pass="open sesame")
             assert made["state"] == "CO"
-            first = until("a first version", version)
+            first = wait_until("a first version", version)
             for task in tasks[:8]:
-                lab.label(task)
-            lab.train(made)
-            second = str(until("a version that learned", lambda: version(but=first)))
-        given = [p for p in lab.predictions(project) if p["model_version"] == second]
+                lab.submit_annotation(task)
+            lab.start_training(made)
+            second = str(wait_until("a version that learned", lambda: version(but=first)))
+        given = [p for p in lab.list_predictions(project) if p["model_version"] == second]
         assert {p["task"] for p in given} == set(tasks[8:])
-        assert sum(choice_of(p) == lab.truth[p["task"]] for p in given) >= 7
+        assert sum(predicted_choice(p) == lab.true_labels[p["task"]] for p in given) >= 7
         headers = {"authorization": f"Bearer {key}"}
         path = f"/v1/functions/{project}/invoke"
-        with httpx.Client(base_url=plane.http("endpoint"), timeout=60, trust_env=False) as http:
+        with httpx.Client(base_url=plane.web_url("endpoint"), timeout=60, trust_env=False) as http:
 
             def answer() -> str:
-                told = http.post(path, content=png("red", 77), headers=headers)
+                told = http.post(path, content=make_png("red", 77), headers=headers)
                 said = told.json() if told.status_code == 200 else {}
                 return str(said["labelName"]) if said.get("version") == second else ""
 
-            assert until("the endpoint answers with it", answer) == "red"
+            assert wait_until("the endpoint answers with it", answer) == "red"
 
 
 def test_a_backend_here_trains_there_and_its_version_is_served_there(
-    studio: Studio, lab: Lab, make_backend: MakeBackend
+    studio: LabelStudioServer, lab: LabelStudioUser, make_backend: MakeBackend
 ) -> None:
     with deployed(studio) as plane:
         finder = make_backend(
-            **plane.environment(),
+            **plane.client_environment(),
             PRELABEL_COMPUTE="modal",
             PRELABEL_USER="",
             PRELABEL_PASSWORD="",
@@ -104,8 +104,8 @@ def test_a_backend_here_trains_there_and_its_version_is_served_there(
         before = finder.project(project)["version"]
         tasks = list(drawings)
         for task in tasks[:8]:
-            annotate(lab, task, [box(thing) for thing in drawings[task].things])
-        state = finder.learn(project, 8, version=before)
+            annotate(lab, task, [box(thing) for thing in drawings[task].objects])
+        state = finder.train_and_wait(project, 8, version=before)
         assert set(predicted(lab, project, state["version"])) == set(tasks[8:])
         card = finder.home / "projects" / str(project) / "versions" / state["version"] / "card.json"
         text = card.read_text()
@@ -113,21 +113,23 @@ def test_a_backend_here_trains_there_and_its_version_is_served_there(
         assert '"dollars"' in text
         trained = [c for c in plane.containers if c.function == "train" and c.served]
         assert len(trained) == 1
-        until(
+        wait_until(
             "the version is on the home volume",
-            lambda: any(state["version"] in name for name in tree(plane.volume("prelabel-home"))),
+            lambda: any(
+                state["version"] in name for name in read_tree(plane.volume_folder("prelabel-home"))
+            ),
         )
-        _, key = Keys(finder.home).create("app")
-        Sharing(finder.home, "prelabel").publish()
+        _, key = ApiKeyStore(finder.home).create("app")
+        VolumeSync(finder.home, "prelabel").upload_live_versions()
         headers = {"authorization": f"Bearer {key}"}
         path = f"/v1/functions/{project}/invoke"
-        content = drawings[tasks[0]].png()
-        with httpx.Client(base_url=plane.http("endpoint"), timeout=60, trust_env=False) as http:
+        content = drawings[tasks[0]].to_png()
+        with httpx.Client(base_url=plane.web_url("endpoint"), timeout=60, trust_env=False) as http:
 
             def answer() -> object:
                 told = http.post(path, content=content, headers=headers)
                 return told.json() if told.status_code == 200 else None
 
-            said = until("the endpoint answers with it", answer)
+            said = wait_until("the endpoint answers with it", answer)
         assert said["version"] == state["version"]
         assert set(said["counts"]) == {"disc", "square"}

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from demo.label_studio import Studio, free_port
-from tests.support.harness import Backend, Lab, until
+from demo.label_studio import LabelStudioServer, find_free_port
+from tests.support.harness import BackendServer, LabelStudioUser, wait_until
 
 
 def prelabel(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -32,10 +32,10 @@ def figures(done: subprocess.CompletedProcess[str]) -> Any:
 
 
 def test_connect_status_versions_rollback_promote_train(
-    lab: Lab, backend: Backend, studio: Studio
+    lab: LabelStudioUser, backend: BackendServer, studio: LabelStudioServer
 ) -> None:
-    project = lab.project(title="by hand")
-    tasks = lab.add(project, 10)
+    project = lab.create_project(title="by hand")
+    tasks = lab.import_colours(project, 10)
     env = backend.environment
     assert figures(prelabel("connect", "by hand", "--backend", backend.url, "--json", **env)) == {
         "project": project,
@@ -45,11 +45,11 @@ def test_connect_status_versions_rollback_promote_train(
     again = prelabel("connect", str(project), "--backend", backend.url, **env)
     assert "connected to" in again.stdout
     assert "already" in again.stdout
-    backend.settled(project)
+    backend.wait_for_round(project)
     for start in (0, 4):
         for task in tasks[start : start + 4]:
-            lab.label(task)
-        backend.settled(project, start + 4)
+            lab.submit_annotation(task)
+        backend.wait_for_round(project, start + 4)
     listed = figures(prelabel("versions", str(project), "--json", **env))
     names = [card["version"] for card in listed["versions"]]
     assert [name.split("-")[0] for name in names] == ["v2", "v1", "v0"]
@@ -64,28 +64,28 @@ def test_connect_status_versions_rollback_promote_train(
         "version": names[1],
         "was": names[0],
     }
-    until("the queue follows", lambda: lab.info(project)["model_version"] == names[1])
-    assert backend.settled(project, version=names[0])["version"] == names[1]
+    wait_until("the queue follows", lambda: lab.fetch_project(project)["model_version"] == names[1])
+    assert backend.wait_for_round(project, version=names[0])["version"] == names[1]
     back = figures(prelabel("promote", names[0], str(project), "--json", **env))
     assert back["version"] == names[0]
-    until("the queue follows", lambda: lab.info(project)["model_version"] == names[0])
+    wait_until("the queue follows", lambda: lab.fetch_project(project)["model_version"] == names[0])
     history = figures(prelabel("versions", "--json", **env))["history"]
     assert [event["by"] for event in history[-2:]] == ["a person", "a person"]
 
     still = prelabel("train", "--json", **env)
     assert figures(still)["trained"] is None
     assert "\x1b" not in still.stderr
-    lab.label(tasks[8])
+    lab.submit_annotation(tasks[8])
     trained = figures(prelabel("train", "--json", **env))
     assert (trained["labels"], trained["version"].split("-")[0]) == (9, "v3")
-    until("the server noticed", lambda: noticed(backend, project, trained["version"]))
+    wait_until("the server noticed", lambda: noticed(backend, project, trained["version"]))
     same_figures(prelabel("status", "--json", "--backend", backend.url, **env), backend)
     told = prelabel("status", **env)
     assert "9 of 20 tasks labeled" in told.stdout
     assert trained["version"] in told.stdout
 
 
-def same_figures(done: subprocess.CompletedProcess[str], backend: Backend) -> None:
+def same_figures(done: subprocess.CompletedProcess[str], backend: BackendServer) -> None:
     """What the terminal tells is what the API and the dashboard's page tell."""
     (told,) = figures(done)["projects"]
     state = backend.project(told["id"])
@@ -97,7 +97,7 @@ def same_figures(done: subprocess.CompletedProcess[str], backend: Backend) -> No
     assert f'<dd id="labels">{told["labels"]} of {told["tasks"]}</dd>' in page
 
 
-def noticed(backend: Backend, project: int, version: str) -> bool:
+def noticed(backend: BackendServer, project: int, version: str) -> bool:
     """The server looked at the project after another process made a version."""
     state = backend.project(project)
     idle = state["round"]["state"] == "idle"
@@ -105,17 +105,17 @@ def noticed(backend: Backend, project: int, version: str) -> bool:
 
 
 def test_version_names_are_the_same_after_a_restart_and_on_another_machine(
-    lab: Lab, backend: Backend, tmp_path: Path
+    lab: LabelStudioUser, backend: BackendServer, tmp_path: Path
 ) -> None:
-    project = lab.project()
-    lab.add(project, 4)
-    lab.connect(project, backend.url)
-    name = backend.settled(project)["version"]
+    project = lab.create_project()
+    lab.import_colours(project, 4)
+    lab.connect_backend(project, backend.url)
+    name = backend.wait_for_round(project)["version"]
     backend.stop()
     (backend.home / "projects").rename(tmp_path / "lost")
     backend.start()
-    lab.call("GET", "/api/ml/", params={"project": project})  # Label Studio asks /setup again
-    assert backend.settled(project)["version"] == name
+    lab.request("GET", "/api/ml/", params={"project": project})  # Label Studio asks /setup again
+    assert backend.wait_for_round(project)["version"] == name
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_version_names_are_the_same_after_a_restart_and_on_another_machine(
     ],
 )
 def test_bad_input_is_one_clear_sentence(
-    studio: Studio,
+    studio: LabelStudioServer,
     tmp_path: Path,
     arguments: tuple[str, ...],
     change: dict[str, str],
@@ -163,10 +163,10 @@ def test_bad_input_is_one_clear_sentence(
 
 
 def test_a_backend_that_label_studio_cannot_reach_is_explained(
-    lab: Lab, studio: Studio, tmp_path: Path
+    lab: LabelStudioUser, studio: LabelStudioServer, tmp_path: Path
 ) -> None:
-    project = lab.project()
-    nowhere = f"http://127.0.0.1:{free_port()}"
+    project = lab.create_project()
+    nowhere = f"http://127.0.0.1:{find_free_port()}"
     done = prelabel(
         "connect",
         str(project),
@@ -184,7 +184,7 @@ def test_a_backend_that_label_studio_cannot_reach_is_explained(
 
 
 def test_the_address_of_a_prelabel_is_not_taken_for_label_studios(
-    backend: Backend, tmp_path: Path
+    backend: BackendServer, tmp_path: Path
 ) -> None:
     there = {"LABEL_STUDIO_URL": backend.url, "PRELABEL_HOME": str(tmp_path)}
     for named in ("by hand", "3"):
@@ -194,7 +194,7 @@ def test_the_address_of_a_prelabel_is_not_taken_for_label_studios(
         assert "does not answer like Label Studio" in done.stderr or "has no project" in done.stderr
 
 
-def test_a_taken_port_is_one_clear_sentence(backend: Backend, tmp_path: Path) -> None:
+def test_a_taken_port_is_one_clear_sentence(backend: BackendServer, tmp_path: Path) -> None:
     done = prelabel("serve", "--port", str(backend.port), PRELABEL_HOME=str(tmp_path))
     assert done.returncode == 1
     assert "choose another --port" in done.stderr

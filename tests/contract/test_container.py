@@ -15,10 +15,22 @@ from typing import Any
 import httpx
 import pytest
 
-from demo.label_studio import free_port
-from tests.support.compose_network import Street, read_compose, read_env, room_of, why_not
-from tests.support.container_engine import Builder, Image, Room, hosts_file, let_through
-from tests.support.harness import Lab, png, until
+from demo.label_studio import find_free_port
+from tests.support.compose_network import (
+    ServiceNetwork,
+    make_service_sandbox,
+    missing_capability,
+    read_compose,
+    read_env,
+)
+from tests.support.container_engine import (
+    BuiltImage,
+    ChrootSandbox,
+    ImageBuilder,
+    list_build_context,
+    render_hosts_file,
+)
+from tests.support.harness import LabelStudioUser, make_png, wait_until
 
 ROOT = Path(__file__).parents[2]
 SECRETS = {"LABEL_STUDIO_API_KEY": "5e" * 20, "LABEL_STUDIO_PASSWORD": "open sesame"}
@@ -89,7 +101,7 @@ def test_secrets_are_asked_for_and_in_no_file() -> None:
 
 def test_the_build_sees_the_source_and_nothing_else(tmp_path: Path) -> None:
     ignore = (ROOT / ".dockerignore").read_text()
-    files = let_through(ROOT, ignore)
+    files = list_build_context(ROOT, ignore)
     tops = {file.parts[0] for file in files}
     assert tops == {
         "LICENSE",
@@ -104,13 +116,13 @@ def test_the_build_sees_the_source_and_nothing_else(tmp_path: Path) -> None:
         file = tmp_path / name
         file.parent.mkdir(exist_ok=True, parents=True)
         file.touch()
-    assert let_through(tmp_path, ignore) == [Path("backend/a.py")]
+    assert list_build_context(tmp_path, ignore) == [Path("backend/a.py")]
 
 
 def test_what_the_dockerfile_starts_serves_and_is_called_healthy(tmp_path: Path) -> None:
     """On this machine itself: all that can be proven where rooms are not allowed."""
     text = (ROOT / "Dockerfile").read_text()
-    port = free_port()
+    port = find_free_port()
     start, serve, health = (
         json.loads(re.findall(rf"{word} (\[.*\])", text, re.M)[-1].replace("9090", str(port)))
         for word in ("^ENTRYPOINT", "^CMD", "^    CMD")
@@ -125,7 +137,7 @@ def test_what_the_dockerfile_starts_serves_and_is_called_healthy(tmp_path: Path)
     with (tmp_path / "log").open("wb") as log:
         served = subprocess.Popen([*start, *serve], env=given, stdout=log, stderr=log)
     try:
-        until("it is healthy", healthy, SECONDS)
+        wait_until("it is healthy", healthy, SECONDS)
     finally:
         served.terminate()
         served.wait()
@@ -146,22 +158,22 @@ class Stack:
         logs: folder of what they say.
     """
 
-    street: Street
+    street: ServiceNetwork
     services: dict[str, Any]
-    image: Image
-    rooms: dict[str, Room]
+    image: BuiltImage
+    rooms: dict[str, ChrootSandbox]
     logs: Path
 
     def start(self, name: str) -> None:
         """What ``docker compose up`` does with a service of ours."""
         command = self.services[name].get("command") or self.image.command
         inside = [*self.image.entrypoint, *command]
-        self.street.start(name, self.rooms[name].command(inside), self.logs / f"{name}.log")
+        self.street.start(name, self.rooms[name].wrap_command(inside), self.logs / f"{name}.log")
         self.wait(name)
 
     def execute(self, name: str, *command: str) -> subprocess.CompletedProcess[str]:
         """``docker compose exec``."""
-        return self.street.run(name, self.rooms[name].command(command), SECONDS)
+        return self.street.run(name, self.rooms[name].wrap_command(command), SECONDS)
 
     def wait(self, name: str) -> None:
         """Until the service's own health check succeeds."""
@@ -175,16 +187,16 @@ class Stack:
         """One health check."""
         word, *test = self.services[name].get("healthcheck", {}).get("test") or [
             "CMD",
-            *self.image.health,
+            *self.image.health_check,
         ]
         assert word == "CMD"
         return self.execute(name, *test) if name in self.rooms else self.street.run(name, test)
 
 
 @pytest.fixture(scope="module")
-def stack(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    if why_not():
-        pytest.skip(f"NOT PROVEN, no rooms and networks of their own here: {why_not()}")
+def stack(migrated_studio: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    if missing_capability():
+        pytest.skip(f"NOT PROVEN, no rooms and networks of their own here: {missing_capability()}")
     folder = tmp_path_factory.mktemp("containers")
     (folder / "images").mkdir()
     (folder / "volumes").mkdir()
@@ -194,14 +206,16 @@ def stack(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         ).stdout.strip()
     )
     services = compose()["services"]
-    street = Street(services)
+    street = ServiceNetwork(services)
     try:
-        start_studio(street, services["label-studio"], migrated, folder)
+        start_studio(street, services["label-studio"], migrated_studio, folder)
         # TORCH: PyTorch's own index cannot be reached everywhere where tests run
-        builder = Builder(folder / "images", ROOT, {"TORCH": ""}, Path(tool("uv")), cache)
+        builder = ImageBuilder(folder / "images", ROOT, {"TORCH": ""}, Path(tool("uv")), cache)
         image = builder.build((ROOT / "Dockerfile").read_text())
         rooms = {
-            name: room_of(image, service, folder / "volumes", street.hosts, cache)
+            name: make_service_sandbox(
+                image, service, folder / "volumes", street.host_addresses, cache
+            )
             for name, service in services.items()
             if "build" in service
         }
@@ -213,11 +227,13 @@ def stack(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         street.close()
 
 
-def start_studio(street: Street, service: dict[str, Any], migrated: Path, folder: Path) -> None:
+def start_studio(
+    street: ServiceNetwork, service: dict[str, Any], migrated_studio: Path, folder: Path
+) -> None:
     """Label Studio as its image starts it, with the environment of the compose file."""
-    shutil.copytree(migrated, folder / "label-studio")
+    shutil.copytree(migrated_studio, folder / "label-studio")
     hosts = folder / "hosts"
-    hosts.write_text(hosts_file(street.hosts))
+    hosts.write_text(render_hosts_file(street.host_addresses))
     image = {"LABEL_STUDIO_BASE_DATA_DIR": str(folder / "label-studio")}
     quiet = {"LATEST_VERSION_CHECK": "false", "COLLECT_ANALYTICS": "false", "SENTRY_DSN": ""}
     home = {
@@ -238,15 +254,15 @@ def test_steps_are_carried_out_both_become_healthy_and_a_project_is_connected(
     stack: Stack,
 ) -> None:
     address = stack.street.addresses["label-studio"]
-    lab = Lab(f"http://{address}:8080", SECRETS["LABEL_STUDIO_API_KEY"])
+    lab = LabelStudioUser(f"http://{address}:8080", SECRETS["LABEL_STUDIO_API_KEY"])
 
     def prepare() -> int:
-        project = lab.project(title="in a container")
-        file = ("red.png", png("red", 1), "image/png")
-        lab.call("POST", f"/api/projects/{project}/import", files={"file": file})
+        project = lab.create_project(title="in a container")
+        file = ("red.png", make_png("red", 1), "image/png")
+        lab.request("POST", f"/api/projects/{project}/import", files={"file": file})
         return project
 
-    number = stack.street.visit(prepare)
+    number = stack.street.call_on_bridge(prepare)
     connect = ("prelabel", "connect", str(number), "--json", "--backend")
     refused = stack.execute("prelabel", *connect, "http://prelabel:9090")
     assert refused.returncode == 2
@@ -261,13 +277,13 @@ def test_steps_are_carried_out_both_become_healthy_and_a_project_is_connected(
         found = httpx.get(api, trust_env=False).json()
         return next((project for project in found if project["tasks"]), None)
 
-    seen = until("a first look", lambda: stack.street.visit(state), SECONDS)
+    seen = wait_until("a first look", lambda: stack.street.call_on_bridge(state), SECONDS)
     assert seen["version"]
     assert seen["left_out"] == {}, "the image came from Label Studio by its name"
     assert stack.check("label-studio").returncode == 0
     assert stack.check("prelabel").returncode == 0
-    hooks = stack.street.visit(
-        lambda: lab.call("GET", "/api/webhooks/", params={"project": number})
+    hooks = stack.street.call_on_bridge(
+        lambda: lab.request("GET", "/api/webhooks/", params={"project": number})
     )
     assert [hook["url"] for hook in hooks] == [f"{BACKEND}/webhook"]
 
@@ -294,21 +310,23 @@ def test_the_same_image_is_the_endpoint(stack: Stack) -> None:
     def ask(**headers: str) -> int:
         return httpx.get(url, headers=headers, trust_env=False).status_code
 
-    assert stack.street.visit(lambda: ask(Authorization=f"Bearer {key}")) == 200
-    assert stack.street.visit(ask) == 401
+    assert stack.street.call_on_bridge(lambda: ask(Authorization=f"Bearer {key}")) == 200
+    assert stack.street.call_on_bridge(ask) == 401
 
 
 def test_it_is_healthy_with_basic_auth_too(stack: Stack, tmp_path: Path) -> None:
     room = stack.rooms["endpoint"]
     auth = {"PRELABEL_USER": "team", "PRELABEL_PASSWORD": "x", "PRELABEL_HOME": HOME}
     served = replace(room, environment={**room.environment, **auth})
-    street = Street({"prelabel": {}})
+    street = ServiceNetwork({"prelabel": {}})
     try:
         command = [*stack.image.entrypoint, *stack.image.command]
-        street.start("prelabel", served.command(command), tmp_path / "log")
-        until(
+        street.start("prelabel", served.wrap_command(command), tmp_path / "log")
+        wait_until(
             "a health check",
-            lambda: not street.run("prelabel", served.command(stack.image.health)).returncode,
+            lambda: (
+                not street.run("prelabel", served.wrap_command(stack.image.health_check)).returncode
+            ),
         )
     finally:
         street.close()

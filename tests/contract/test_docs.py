@@ -26,14 +26,21 @@ import pytest
 import yaml
 
 import tests.support.json_examples
-from backend.cli.main import COMMANDS, _parser
-from backend.endpoint.alert_rules import read_rules
+from backend.cli.main import COMMAND_NAMES, _parser
+from backend.endpoint.alert_rules import read_alert_rules
 from backend.label_studio.labeling_config import read_config
-from demo.label_studio import free_port
+from demo.label_studio import find_free_port
 from tests.conftest import MakeStudio
 from tests.contract.test_init import Terminal
-from tests.support.harness import CHOICES, Application, Backend, Lab, png, until
-from tests.support.json_examples import last_json, like_json, missing
+from tests.support.harness import (
+    CHOICES_CONFIG,
+    BackendServer,
+    EndpointServer,
+    LabelStudioUser,
+    make_png,
+    wait_until,
+)
+from tests.support.json_examples import find_missing_keys, parse_elided_json, parse_last_json
 from tests.support.modal_plane import ControlPlane
 
 ROOT = Path(__file__).parents[2]
@@ -133,25 +140,25 @@ def place(make_studio: MakeStudio, tmp_path_factory: pytest.TempPathFactory) -> 
     photos = folder / "photos"
     photos.mkdir()
     for number in range(4):
-        (photos / f"{number}.png").write_bytes(png(("red", "blue")[number % 2], number))
-    photo = png("red", 9) + bytes(PHOTO_BYTES)
+        (photos / f"{number}.png").write_bytes(make_png(("red", "blue")[number % 2], number))
+    photo = make_png("red", 9) + bytes(PHOTO_BYTES)
     (folder / "plant.jpg").write_bytes(photo)
     studio = make_studio()
-    lab = Lab(studio.url, studio.token)
-    config = CHOICES.format(choice="single")
+    lab = LabelStudioUser(studio.url, studio.token)
+    config = CHOICES_CONFIG.format(choice="single")
     for colour, plant in PLANTS.items():
         config = config.replace(colour, plant)
-    project = [lab.project(config) for _ in range(3)][-1]
+    project = [lab.create_project(config) for _ in range(3)][-1]
     assert project == 3
-    tasks = lab.add(project, 6)
+    tasks = lab.import_colours(project, 6)
     given = {"LABEL_STUDIO_URL": studio.url, "LABEL_STUDIO_API_KEY": studio.token}
-    backend = Backend(folder / "home", {**given, "PRELABEL_DETECTOR": "builtin"})
+    backend = BackendServer(folder / "home", {**given, "PRELABEL_DETECTOR": "builtin"})
     backend.start()
-    lab.connect(project, backend.url)
-    backend.settled(project)
+    lab.connect_backend(project, backend.url)
+    backend.wait_for_round(project)
     for task in tasks:
-        lab.label(task, PLANTS[lab.truth[task]])
-    backend.learn(project, len(tasks))
+        lab.submit_annotation(task, PLANTS[lab.true_labels[task]])
+    backend.train_and_wait(project, len(tasks))
     environment = {
         **os.environ,
         **backend.environment,
@@ -160,7 +167,7 @@ def place(make_studio: MakeStudio, tmp_path_factory: pytest.TempPathFactory) -> 
     }
     made = Place(folder, environment, {"8080": studio.url, "9090": backend.url})
     environment["KEY"] = json.loads(made.run("prelabel keys create tests --json"))["key"]
-    app = Application(backend.home, {"PRELABEL_CAPTURE_SHARE": "0.999"})
+    app = EndpointServer(backend.home, {"PRELABEL_CAPTURE_SHARE": "0.999"})
     made.addresses["9091"] = app.url
     yield made
     app.stop()
@@ -182,11 +189,14 @@ def test_what_stands_there_works(
         case "sh", "on Modal":
             with ControlPlane() as plane:
                 home = {"PRELABEL_HOME": str(tmp_path)}
-                place.run(script(block.text, place), **plane.environment(), **home)
+                place.run(script(block.text, place), **plane.client_environment(), **home)
         case "sh", "refused":
             place.printed = place.run(script(block.text, place).replace("--fail-with-body", ""))
         case "json", "shows that":
-            assert missing(like_json(block.text), last_json(place.printed)) == []
+            assert (
+                find_missing_keys(parse_elided_json(block.text), parse_last_json(place.printed))
+                == []
+            )
         case "yaml", "":
             check_yaml(block.text, tmp_path)
         case "python", "":
@@ -201,7 +211,7 @@ def test_what_stands_there_works(
         case "toml", "":
             monkeypatch.setenv("GREENHOUSE_SECRET", "whsec_" + "c2VjcmV0" * 4)
             (tmp_path / "alerts.toml").write_text(block.text)
-            assert len(read_rules(tmp_path / "alerts.toml")) == 1
+            assert len(read_alert_rules(tmp_path / "alerts.toml")) == 1
         case "xml", "":
             assert read_config(block.text).controls
         case unknown:
@@ -223,7 +233,7 @@ def whole(line: str, place: Place) -> str:
             line = f"{line} {more.format(backend=place.addresses['9090'])}"
     for start, more in ENDLESS.items():
         if start in line and (start != "prelabel init" or "--serve" in line):
-            port = free_port()
+            port = find_free_port()
             before = APART.get(start, "").format(folder=place.folder)
             line = line.replace(start, f"{before}endless {port} {start}")
             line = f"{line} {more.format(port=port, folder=place.folder)}"
@@ -319,7 +329,7 @@ def test_the_questions_that_the_readme_promises_are_asked_and_lead_to_a_project(
 ) -> None:
     (typed,) = re.findall(r"^uv run prelabel (init .*)$", (ROOT / "README.md").read_text(), re.M)
     command = shlex.split(typed.replace("~", str(place.folder)))
-    nobody = ["--backend", f"http://127.0.0.1:{free_port()}", "--no-browser"]
+    nobody = ["--backend", f"http://127.0.0.1:{find_free_port()}", "--no-browser"]
     home = {"PRELABEL_HOME": str(tmp_path)}
     seat = Terminal([*command, *nobody], {**place.environment, **home})
     for question, answer in (
@@ -409,7 +419,7 @@ def named() -> dict[str, Path]:
 @pytest.mark.parametrize("command", named())
 def test_a_command_that_a_sentence_names_exists(command: str) -> None:
     words = shlex.split(command)
-    if words not in [[name] for name in COMMANDS]:  # else only named, without what it needs
+    if words not in [[name] for name in COMMAND_NAMES]:  # else only named, without what it needs
         _parser().parse_args(words)  # exits where it cannot be meant
 
 
@@ -450,13 +460,13 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 
 def test_every_command_is_in_the_readme() -> None:
     page = (ROOT / "README.md").read_text()
-    assert [name for name in COMMANDS if f"prelabel {name}" not in page] == []
+    assert [name for name in COMMAND_NAMES if f"prelabel {name}" not in page] == []
 
 
 def test_it_is_never_left_running(place: Place) -> None:
     """What blocks started is gone with them."""
     here = str(place.folder)
-    until("ended", lambda: not _running(here))
+    wait_until("ended", lambda: not _running(here))
 
 
 def _running(folder: str) -> list[str]:

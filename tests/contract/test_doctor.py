@@ -16,17 +16,24 @@ from typing import Any
 
 import pytest
 
-from backend.doctor.check_result import Line
+from backend.doctor.check_result import CheckResult
 from backend.doctor.doctor import Doctor
 from backend.doctor.machine_checks import free_bytes
 from backend.settings import read_settings
-from backend.store.versions import Versions
-from backend.store.webhook_secret import webhook_secret
-from demo.label_studio import Studio, free_port
+from backend.store.versions import VersionStore
+from backend.store.webhook_secret import load_webhook_secret
+from demo.label_studio import LabelStudioServer, find_free_port
 from tests.conftest import MakeStudio
 from tests.contract.test_commands import prelabel
 from tests.contract.test_servers import personal_token
-from tests.support.harness import Backend, Json, Lab, data_uri, png, until
+from tests.support.harness import (
+    BackendServer,
+    Json,
+    LabelStudioUser,
+    make_data_uri,
+    make_png,
+    wait_until,
+)
 
 TEXT = '<View><Image name="image" value="$image"/><TextArea name="note" toName="image"/></View>'
 BOXES = """<View><Image name="image" value="$image"/>
@@ -49,9 +56,9 @@ class Bench:
         secrets: that no line may show.
     """
 
-    studio: Studio
-    lab: Lab
-    backend: Backend
+    studio: LabelStudioServer
+    lab: LabelStudioUser
+    backend: BackendServer
     project: int
     make_studio: MakeStudio
     folder: Path
@@ -64,7 +71,7 @@ class Bench:
     @property
     def live(self) -> Path:
         """The folder of the live version."""
-        versions = Versions(self.backend.home / "projects" / str(self.project))
+        versions = VersionStore(self.backend.home / "projects" / str(self.project))
         return versions.path(versions.live() or "")
 
     def empty_home(self) -> dict[str, str]:
@@ -75,35 +82,35 @@ class Bench:
 
 @pytest.fixture(scope="module")
 def bench(
-    studio: Studio, make_studio: MakeStudio, tmp_path_factory: pytest.TempPathFactory
+    studio: LabelStudioServer, make_studio: MakeStudio, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Bench]:
     folder = tmp_path_factory.mktemp("doctor")
-    lab = Lab(studio.url, studio.token)
+    lab = LabelStudioUser(studio.url, studio.token)
     given = {
         "LABEL_STUDIO_URL": studio.url,
         "LABEL_STUDIO_API_KEY": studio.token,
         "PRELABEL_RETRAIN_AFTER": "1000",
     }
-    backend = Backend(folder / "home", given)
+    backend = BackendServer(folder / "home", given)
     backend.start()
-    project = lab.project(title="to be examined")
-    tasks = lab.add(project, 4)
+    project = lab.create_project(title="to be examined")
+    tasks = lab.import_colours(project, 4)
     upload(lab, project)
-    lab.connect(project, backend.url)
-    backend.settled(project)
+    lab.connect_backend(project, backend.url)
+    backend.wait_for_round(project)
     for task in tasks:
-        lab.label(task)
-    backend.learn(project, len(tasks))
-    until("followed", lambda: lab.info(project)["sampling"] == "Uncertainty sampling")
+        lab.submit_annotation(task)
+    backend.train_and_wait(project, len(tasks))
+    wait_until("followed", lambda: lab.fetch_project(project)["sampling"] == "Uncertainty sampling")
     yield Bench(studio, lab, backend, project, make_studio, folder, [studio.token])
     backend.stop()
     lab.close()
 
 
-def upload(lab: Lab, project: int) -> None:
+def upload(lab: LabelStudioUser, project: int) -> None:
     """An image as a person uploads it."""
-    file = {"file": ("one.png", png("red", 99), "image/png")}
-    lab.call("POST", f"/api/projects/{project}/import", files=file)
+    file = {"file": ("one.png", make_png("red", 99), "image/png")}
+    lab.request("POST", f"/api/projects/{project}/import", files=file)
 
 
 Change = dict[str, Any]
@@ -152,7 +159,7 @@ def case(
 
 @case("nothing listens", "Label Studio", "nothing answers", "set LABEL_STUDIO_URL")
 def _(bench: Bench) -> Iterator[Change]:
-    yield {"LABEL_STUDIO_URL": f"http://127.0.0.1:{free_port()}"}
+    yield {"LABEL_STUDIO_URL": f"http://127.0.0.1:{find_free_port()}"}
 
 
 @case("another program's address", "Label Studio", "an ML backend", "set LABEL_STUDIO_URL")
@@ -216,7 +223,7 @@ def _(bench: Bench) -> Iterator[Change]:
     bench.backend.stop()
     yield {}
     bench.backend.start()
-    bench.backend.settled(bench.project)
+    bench.backend.wait_for_round(bench.project)
 
 
 @case(
@@ -225,10 +232,10 @@ def _(bench: Bench) -> Iterator[Change]:
     also=("backend", "model version", "sampling"),
 )
 def _(bench: Bench) -> Iterator[Change]:
-    project = bench.lab.project()
-    bench.lab.add(project, 1)
+    project = bench.lab.create_project()
+    bench.lab.import_colours(project, 1)
     with answering({"/health": {"status": "UP", "model_class": "Prelabel"}, "/setup": {}}) as url:
-        bench.lab.connect(project, url)
+        bench.lab.connect_backend(project, url)
     yield {"project": str(project)}
 
 
@@ -238,38 +245,40 @@ def _(bench: Bench) -> Iterator[Change]:
     also=("sampling",),
 )
 def _(bench: Bench) -> Iterator[Change]:
-    project = bench.lab.project()
-    bench.lab.add(project, 1)
+    project = bench.lab.create_project()
+    bench.lab.import_colours(project, 1)
     yield {"project": str(project)}
 
 
 @case("a second backend is gone", "connection", "a second one leads to", "Delete", ("webhook",))
 def _(bench: Bench) -> Iterator[Change]:
-    project = bench.lab.project()
-    bench.lab.add(project, 1)
-    bench.lab.connect(project, bench.backend.url)
-    bench.backend.settled(project)
-    until("followed", lambda: bench.lab.info(project)["sampling"] == "Uncertainty sampling")
+    project = bench.lab.create_project()
+    bench.lab.import_colours(project, 1)
+    bench.lab.connect_backend(project, bench.backend.url)
+    bench.backend.wait_for_round(project)
+    wait_until(
+        "followed", lambda: bench.lab.fetch_project(project)["sampling"] == "Uncertainty sampling"
+    )
     with answering({"/health": {"status": "UP", "model_class": "Prelabel"}, "/setup": {}}) as url:
-        bench.lab.connect(project, url)
+        bench.lab.connect_backend(project, url)
     yield {"project": str(project)}
 
 
 @case("a second webhook leads nowhere", "webhook", "nothing answers there", "delete it")
 def _(bench: Bench) -> Iterator[Change]:
-    stray = {"url": f"http://127.0.0.1:{free_port()}/webhook", "project": bench.project}
-    hook = bench.lab.call("POST", "/api/webhooks/", json=stray | {"send_for_all_actions": True})
+    stray = {"url": f"http://127.0.0.1:{find_free_port()}/webhook", "project": bench.project}
+    hook = bench.lab.request("POST", "/api/webhooks/", json=stray | {"send_for_all_actions": True})
     yield {}
-    bench.lab.call("DELETE", f"/api/webhooks/{hook['id']}/")
+    bench.lab.request("DELETE", f"/api/webhooks/{hook['id']}/")
 
 
 @case("the webhook is gone", "webhook", "none goes to", "Add Webhook")
 def _(bench: Bench) -> Iterator[Change]:
     hook = the_webhook(bench)
-    bench.lab.call("DELETE", f"/api/webhooks/{hook['id']}/")
+    bench.lab.request("DELETE", f"/api/webhooks/{hook['id']}/")
     yield {}
     again = {key: hook[key] for key in ("url", "project", "send_for_all_actions", "is_active")}
-    bench.lab.call("POST", "/api/webhooks/", json=again)
+    bench.lab.request("POST", "/api/webhooks/", json=again)
 
 
 @case("the webhook is off", "webhook", "turned off", "turn it on")
@@ -282,35 +291,37 @@ def _(bench: Bench) -> Iterator[Change]:
 def _(bench: Bench) -> Iterator[Change]:
     hook = f"/api/webhooks/{the_webhook(bench)['id']}/"
     few = {"send_for_all_actions": False, "actions": ["PROJECT_UPDATED"]}
-    bench.lab.call("PATCH", hook, json=few)
+    bench.lab.request("PATCH", hook, json=few)
     yield {}
-    bench.lab.call("PATCH", hook, json={"send_for_all_actions": True, "actions": []})
+    bench.lab.request("PATCH", hook, json={"send_for_all_actions": True, "actions": []})
 
 
 @case("a name without a dot is connected", "webhook", "none goes to", "a name with a dot")
 def _(bench: Bench) -> Iterator[Change]:
-    project = bench.lab.project()
-    bench.lab.add(project, 1)
+    project = bench.lab.create_project()
+    bench.lab.import_colours(project, 1)
     dotless = bench.backend.url.replace("127.0.0.1", str(0x7F000001))  # that address, as a number
-    bench.lab.connect(project, dotless)
-    until("followed", lambda: bench.lab.info(project)["sampling"] == "Uncertainty sampling")
+    bench.lab.connect_backend(project, dotless)
+    wait_until(
+        "followed", lambda: bench.lab.fetch_project(project)["sampling"] == "Uncertainty sampling"
+    )
     yield {"project": str(project)}
 
 
 @case("the webhook comes without its secret", "webhook", "refuses it", "`prelabel serve` prints")
 def _(bench: Bench) -> Iterator[Change]:
-    guarded = Backend(bench.folder / "guarded", {**bench.environment, **USER})
+    guarded = BackendServer(bench.folder / "guarded", {**bench.environment, **USER})
     guarded.environment["PRELABEL_HOME"] = str(guarded.home)
     guarded.http.auth = (USER["PRELABEL_USER"], USER["PRELABEL_PASSWORD"])
     guarded.start()
     try:
-        project = bench.lab.project(title="guarded")
-        bench.lab.add(project, 2)
+        project = bench.lab.create_project(title="guarded")
+        bench.lab.import_colours(project, 2)
         auth = {"auth_method": "BASIC_AUTH", "basic_auth_user": USER["PRELABEL_USER"]}
         auth["basic_auth_pass"] = USER["PRELABEL_PASSWORD"]
-        bench.lab.connect(project, guarded.url, **auth)
-        guarded.settled(project)
-        bench.secrets += [webhook_secret(guarded.home), USER["PRELABEL_PASSWORD"]]
+        bench.lab.connect_backend(project, guarded.url, **auth)
+        guarded.wait_for_round(project)
+        bench.secrets += [load_webhook_secret(guarded.home), USER["PRELABEL_PASSWORD"]]
         yield {**guarded.environment, "project": str(project), "backend": guarded.url}
     finally:
         guarded.stop()
@@ -330,7 +341,7 @@ def _(bench: Bench) -> Iterator[Change]:
     also=("connection", "sampling"),
 )
 def _(bench: Bench) -> Iterator[Change]:
-    yield {"project": str(bench.lab.project(TEXT))}
+    yield {"project": str(bench.lab.create_project(TEXT))}
 
 
 @case(
@@ -408,18 +419,20 @@ def _(bench: Bench) -> Iterator[Change]:
     ("webhook",),
 )
 def _(bench: Bench) -> Iterator[Change]:
-    with shows(bench, f"http://127.0.0.1:{free_port()}/leaf.png"):
+    with shows(bench, f"http://127.0.0.1:{find_free_port()}/leaf.png"):
         yield {}
 
 
 @case("an image is damaged", "image (data URI)", "damaged image", "replace the image")
 def _(bench: Bench) -> Iterator[Change]:
-    project = bench.lab.project()
-    bench.lab.add_raw(project, [data_uri(png("red", 0)[:300])])
-    bench.lab.connect(project, bench.backend.url)
-    until("looked at", lambda: bench.backend.project(project).get("left_out"))
-    until("quiet", lambda: bench.backend.project(project)["round"]["state"] == "idle")
-    bench.lab.call("PATCH", f"/api/projects/{project}/", json={"sampling": "Uncertainty sampling"})
+    project = bench.lab.create_project()
+    bench.lab.import_images(project, [make_data_uri(make_png("red", 0)[:300])])
+    bench.lab.connect_backend(project, bench.backend.url)
+    wait_until("looked at", lambda: bench.backend.project(project).get("left_out"))
+    wait_until("quiet", lambda: bench.backend.project(project)["round"]["state"] == "idle")
+    bench.lab.request(
+        "PATCH", f"/api/projects/{project}/", json={"sampling": "Uncertainty sampling"}
+    )
     yield {"project": str(project)}
 
 
@@ -470,7 +483,7 @@ def _(bench: Bench) -> Iterator[Change]:
     also=("connection", "sampling"),
 )
 def _(bench: Bench) -> Iterator[Change]:
-    project = bench.lab.project(BOXES)
+    project = bench.lab.create_project(BOXES)
     yield {"PRELABEL_DETECTOR": "/nowhere/yolo26n.pt", "project": str(project)}
 
 
@@ -483,18 +496,18 @@ def _(bench: Bench) -> Iterator[Change]:
 
 
 @pytest.fixture(scope="module")
-def guarded_studio(bench: Bench) -> tuple[Studio, str]:
+def guarded_studio(bench: Bench) -> tuple[LabelStudioServer, str]:
     """It calls no private addresses and takes personal access tokens only; and one of these."""
     studio = bench.make_studio(**dict.fromkeys(SWITCHES, "true"))
     return studio, personal_token(studio)
 
 
 def test_both_switches_against_private_addresses_are_named(
-    bench: Bench, guarded_studio: tuple[Studio, str]
+    bench: Bench, guarded_studio: tuple[LabelStudioServer, str]
 ) -> None:
     studio, token = guarded_studio
     env = {**bench.environment, "LABEL_STUDIO_URL": studio.url, "LABEL_STUDIO_API_KEY": token}
-    lines = Doctor(read_settings(env | bench.empty_home()), bench.backend.url).examine()
+    lines = Doctor(read_settings(env | bench.empty_home()), bench.backend.url).run()
     found = {line.check: line for line in lines if line.state == "bad"}
     assert set(found) == set(SWITCHES), lines
     for switch in SWITCHES:
@@ -506,11 +519,11 @@ def test_both_switches_against_private_addresses_are_named(
 
 
 def test_a_legacy_token_where_these_are_turned_off_is_named(
-    bench: Bench, guarded_studio: tuple[Studio, str]
+    bench: Bench, guarded_studio: tuple[LabelStudioServer, str]
 ) -> None:
     studio, _ = guarded_studio
     changes = {"LABEL_STUDIO_URL": studio.url, "LABEL_STUDIO_API_KEY": studio.token}
-    lines = Doctor(read_settings(bench.environment | changes), bench.backend.url).examine()
+    lines = Doctor(read_settings(bench.environment | changes), bench.backend.url).run()
     (found,) = [line for line in lines if line.state == "bad"]
     assert (found.check, found.seen) == (
         "token",
@@ -522,18 +535,18 @@ def test_a_legacy_token_where_these_are_turned_off_is_named(
 # -- the tests ------------------------------------------------------------------------------
 
 
-def examine(bench: Bench, change: Mapping[str, Any]) -> list[Line]:
+def examine(bench: Bench, change: Mapping[str, Any]) -> list[CheckResult]:
     """What the doctor says of the bench, with changes."""
     given = dict(change)
     project = given.pop("project", str(bench.project))
     backend = given.pop("backend", bench.backend.url)
     free = given.pop("free", free_bytes)
     settings = read_settings(bench.environment | given)
-    return Doctor(settings, backend, free=free).examine(project)
+    return Doctor(settings, backend, measure_free=free).run(project)
 
 
 def test_a_set_up_that_works_is_called_well_and_left_as_it_was(bench: Bench) -> None:
-    before = bench.lab.info(bench.project), len(bench.lab.predictions(bench.project))
+    before = bench.lab.fetch_project(bench.project), len(bench.lab.list_predictions(bench.project))
     lines = examine(bench, {})
     assert [str(line) for line in lines if line.state == "bad"] == []
     good = {line.check for line in lines if line.state == "good"}
@@ -543,7 +556,10 @@ def test_a_set_up_that_works_is_called_well_and_left_as_it_was(bench: Bench) -> 
         *("sampling", "pre-annotation", "weights", "encoder"),
         *("image (data URI)", "image (upload)", "coordinates"),
     }
-    assert (bench.lab.info(bench.project), len(bench.lab.predictions(bench.project))) == before
+    assert (
+        bench.lab.fetch_project(bench.project),
+        len(bench.lab.list_predictions(bench.project)),
+    ) == before
 
 
 @pytest.mark.parametrize("broken", CASES, ids=[case.name for case in CASES])
@@ -589,7 +605,7 @@ def test_the_command_that_is_told_mends_the_sampling_and_the_version(bench: Benc
 
 
 def the_webhook(bench: Bench) -> Json:
-    (hook,) = bench.lab.call("GET", "/api/webhooks/", params={"project": bench.project})
+    (hook,) = bench.lab.request("GET", "/api/webhooks/", params={"project": bench.project})
     return dict(hook)
 
 
@@ -597,29 +613,29 @@ def the_webhook(bench: Bench) -> Json:
 def deaf(bench: Bench) -> Iterator[None]:
     """The backend hears of nothing."""
     hook = f"/api/webhooks/{the_webhook(bench)['id']}/"
-    bench.lab.call("PATCH", hook, json={"is_active": False})
+    bench.lab.request("PATCH", hook, json={"is_active": False})
     yield
-    bench.lab.call("PATCH", hook, json={"is_active": True})
+    bench.lab.request("PATCH", hook, json={"is_active": True})
 
 
 @contextmanager
 def changed(bench: Bench, **fields: str | bool) -> Iterator[None]:
     """The project is changed behind the backend's back, which would mend it at once."""
     project = f"/api/projects/{bench.project}/"
-    before = bench.lab.call("GET", project)
+    before = bench.lab.request("GET", project)
     with deaf(bench):
-        bench.lab.call("PATCH", project, json=fields)
+        bench.lab.request("PATCH", project, json=fields)
         yield
-        bench.lab.call("PATCH", project, json={name: before[name] for name in fields})
+        bench.lab.request("PATCH", project, json={name: before[name] for name in fields})
 
 
 @contextmanager
 def shows(bench: Bench, address: str) -> Iterator[None]:
     """A task of the project shows this image."""
     with deaf(bench):
-        (task,) = bench.lab.add_raw(bench.project, [address])
+        (task,) = bench.lab.import_images(bench.project, [address])
         yield
-        bench.lab.call("DELETE", f"/api/tasks/{task}/")
+        bench.lab.request("DELETE", f"/api/tasks/{task}/")
 
 
 @contextmanager

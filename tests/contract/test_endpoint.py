@@ -26,10 +26,10 @@ import psutil
 import pytest
 from PIL import Image
 
-from backend.store.api_keys import Keys
-from tests.support.drawings import drawing
-from tests.support.harness import Application, png
-from tests.support.published_models import picture
+from backend.store.api_keys import ApiKeyStore
+from tests.support.drawings import make_drawing
+from tests.support.harness import EndpointServer, make_png
+from tests.support.published_models import make_image
 from tests.unit.test_images import (
     FIELDS,
     TURNED,
@@ -42,7 +42,7 @@ from tests.unit.test_images import (
 
 INVOKE = "/v1/functions/1/invoke"
 FORM = "multipart/form-data; boundary=x"
-RED = png("red", 1)
+RED = make_png("red", 1)
 PRIVATE = [
     "https://127.0.0.1:{port}/x.png",
     "https://2130706433:{port}/x.png",  # the same as a number
@@ -105,29 +105,29 @@ def home(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def app(home: Path) -> Iterator[Application]:
+def app(home: Path) -> Iterator[EndpointServer]:
     """An endpoint that fetches addresses, and does not wait long for requests."""
     environment = {
         "PRELABEL_FETCH_URLS": "1",
         "PRELABEL_REQUEST_SECONDS": "2",
         "PRELABEL_ALLOWED_HOSTS": "localhost,127.0.0.1",  # of tasks: nobody may use them here
     }
-    app = Application(home, {**environment, "PRELABEL_CAPTURE_PER_DAY": "0"})
+    app = EndpointServer(home, {**environment, "PRELABEL_CAPTURE_PER_DAY": "0"})
     for function in ("1", "3", "4"):
-        app.ask(function, RED)
+        app.invoke(function, RED)
     yield app
     app.stop()
 
 
 @pytest.fixture(autouse=True)
-def still_up(app: Application) -> Iterator[None]:
+def still_up(app: EndpointServer) -> Iterator[None]:
     """Whatever a test does to it, the endpoint answers afterwards."""
     yield
-    assert app.ask("1", RED)["labelName"] == "red"
+    assert app.invoke("1", RED)["labelName"] == "red"
 
 
-def memory(app: Application) -> int:
-    return int(psutil.Process(app.program.pid).memory_info().rss)
+def memory(app: EndpointServer) -> int:
+    return int(psutil.Process(app.server_process.pid).memory_info().rss)
 
 
 def refused(answer: httpx.Response) -> str:
@@ -148,20 +148,20 @@ def bomb() -> bytes:
 
 def huge_exif() -> bytes:
     """A JPEG with 10 MB of application data before its pixels."""
-    content = file_of(picture("red", 1), "JPEG")
+    content = file_of(make_image("red", 1), "JPEG")
     segment = b"\xff\xe1" + struct.pack(">H", 65_535) + b"Exif\0\0" + bytes(65_527)
     return content[:2] + segment * 160 + content[2:]
 
 
 def animated() -> bytes:
     file = io.BytesIO()
-    frames = [picture("red", i) for i in range(5)]
+    frames = [make_image("red", i) for i in range(5)]
     frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
     return file.getvalue()
 
 
 def sixteen_bits() -> bytes:
-    pixels = np.asarray(picture("red", 1).convert("L"), dtype=np.uint16) * 256
+    pixels = np.asarray(make_image("red", 1).convert("L"), dtype=np.uint16) * 256
     return file_of(Image.fromarray(pixels))
 
 
@@ -179,18 +179,18 @@ def large_alpha() -> bytes:
         (bomb(), 413),
         (b"", 422),
         (b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'/>", 415),
-        (file_of(picture("red", 1), "JPEG")[:-300], 422),
+        (file_of(make_image("red", 1), "JPEG")[:-300], 422),
         (b"\x00" * 5000, 415),
         (b"GIF89a", 415),
         (b"%PDF-1.7", 415),
         (huge_exif(), 200),
-        (file_of(picture("red", 1).convert("CMYK"), "JPEG"), 200),
+        (file_of(make_image("red", 1).convert("CMYK"), "JPEG"), 200),
         (sixteen_bits(), 200),
         (animated(), 200),
         (jpeg_with(exif_with(TURNED, FIELDS[0])), 200),
         (jpeg_with(exif_with(TURNED, FIELDS[1])), 200),
         (drawn_over(64, 500), 422),
-        (file_of(picture("red", 1), "TIFF"), 415),
+        (file_of(make_image("red", 1), "TIFF"), 415),
     ],
     ids=[
         *("bomb", "nothing", "svg", "truncated", "zeros", "gif head", "pdf"),
@@ -199,7 +199,7 @@ def large_alpha() -> bytes:
     ],
 )
 def test_every_file_is_answered_or_clearly_refused(
-    app: Application, content: bytes, status: int
+    app: EndpointServer, content: bytes, status: int
 ) -> None:
     before = memory(app)
     answer = app.http.post(INVOKE, content=content)
@@ -211,7 +211,7 @@ def test_every_file_is_answered_or_clearly_refused(
     assert memory(app) - before < 150e6, "what is left afterwards"
 
 
-def test_many_large_images_at_once_share_the_memory_for_them(app: Application) -> None:
+def test_many_large_images_at_once_share_the_memory_for_them(app: EndpointServer) -> None:
     """Eight images that take 290 MB each while they are decoded, of a budget of 1 GB."""
     content, most, done = large_alpha(), [memory(app)], threading.Event()
 
@@ -229,13 +229,15 @@ def test_many_large_images_at_once_share_the_memory_for_them(app: Application) -
     assert max(most) - most[0] < 1.3e9
 
 
-def test_colours_survive_what_files_do_to_them(app: Application) -> None:
-    for content in (file_of(picture("red", 1).convert("CMYK"), "JPEG"), animated()):
-        assert app.ask("1", content)["labelName"] == "red"
+def test_colours_survive_what_files_do_to_them(app: EndpointServer) -> None:
+    for content in (file_of(make_image("red", 1).convert("CMYK"), "JPEG"), animated()):
+        assert app.invoke("1", content)["labelName"] == "red"
 
 
 @pytest.mark.parametrize("announced", [True, False], ids=["announced", "chunked"])
-def test_a_body_of_a_gigabyte_is_refused_and_never_held(app: Application, announced: bool) -> None:
+def test_a_body_of_a_gigabyte_is_refused_and_never_held(
+    app: EndpointServer, announced: bool
+) -> None:
     before = memory(app)
     most = [before]
     with socket.create_connection(("127.0.0.1", app.port), timeout=30) as line:
@@ -254,10 +256,10 @@ def test_a_body_of_a_gigabyte_is_refused_and_never_held(app: Application, announ
     assert not reply or b" 413 " in reply
     assert sent < 200e6, "it took no more than the limit, and what was on the way"
     assert max(most) - before < 150e6
-    assert app.ask("1", RED)["labelName"] == "red"
+    assert app.invoke("1", RED)["labelName"] == "red"
 
 
-def test_the_refusal_of_a_large_body_is_seen_by_a_plain_client(app: Application) -> None:
+def test_the_refusal_of_a_large_body_is_seen_by_a_plain_client(app: EndpointServer) -> None:
     answer = app.http.post(INVOKE, content=bytes(65_000_000))
     assert answer.status_code == 413
     assert "64,000,000" in refused(answer)
@@ -271,7 +273,7 @@ def test_the_listener_would_have_noticed(listener: Listener) -> None:
 
 @pytest.mark.parametrize("address", PRIVATE)
 def test_addresses_that_are_not_public_are_never_connected_to_in_any_disguise(
-    app: Application, listener: Listener, address: str
+    app: EndpointServer, listener: Listener, address: str
 ) -> None:
     answer = app.http.post(INVOKE, json={"data": address.format(port=listener.port)})
     told = refused(answer)  # some are no names at all, and end before anybody looks them up
@@ -280,13 +282,13 @@ def test_addresses_that_are_not_public_are_never_connected_to_in_any_disguise(
     assert listener.visits() == 0
 
 
-def test_only_https_is_fetched(app: Application, listener: Listener) -> None:
+def test_only_https_is_fetched(app: EndpointServer, listener: Listener) -> None:
     for address in ("http://93.184.216.34/x.png", f"http://127.0.0.1:{listener.port}/x.png"):
         assert "not served" in refused(app.http.post(INVOKE, json={"data": address}))
     assert listener.visits() == 0
 
 
-def test_a_slow_body_is_cut_off_and_silent_connections_stop_nobody(app: Application) -> None:
+def test_a_slow_body_is_cut_off_and_silent_connections_stop_nobody(app: EndpointServer) -> None:
     silent = [socket.create_connection(("127.0.0.1", app.port)) for _ in range(200)]
     try:
         with socket.create_connection(("127.0.0.1", app.port), timeout=20) as line:
@@ -300,7 +302,7 @@ def test_a_slow_body_is_cut_off_and_silent_connections_stop_nobody(app: Applicat
             assert b" 408 " in reply
             assert 1.5 < time.monotonic() - began < 10
         began = time.monotonic()
-        assert app.ask("1", RED)["labelName"] == "red"
+        assert app.invoke("1", RED)["labelName"] == "red"
         assert time.monotonic() - began < 5
     finally:
         for one in silent:
@@ -329,12 +331,12 @@ def test_a_slow_body_is_cut_off_and_silent_connections_stop_nobody(app: Applicat
     ],
 )  # fmt: skip
 def test_wrong_requests_are_clearly_refused(
-    app: Application, method: str, path: str, more: dict[str, Any]
+    app: EndpointServer, method: str, path: str, more: dict[str, Any]
 ) -> None:
     refused(app.http.request(method, path, **more))
 
 
-def test_garbage_and_callers_who_go_away_harm_nobody(app: Application) -> None:
+def test_garbage_and_callers_who_go_away_harm_nobody(app: EndpointServer) -> None:
     for content in (b"\x16\x03\x01garbage", b"GET / HTTP/9.9\r\n\r\n", b"\r\n" * 1000):
         with socket.create_connection(("127.0.0.1", app.port), timeout=5) as line:
             line.sendall(content)
@@ -346,14 +348,14 @@ def test_garbage_and_callers_who_go_away_harm_nobody(app: Application) -> None:
     assert app.http.post(INVOKE, content=RED, headers=headers).status_code in (200, 400, 431)
 
 
-def test_many_at_once_are_all_answered_right(app: Application) -> None:
-    drawn = file_of(drawing(900).image)
+def test_many_at_once_are_all_answered_right(app: EndpointServer) -> None:
+    drawn = file_of(make_drawing(900).image)
 
     def one(number: int) -> bool:
         colour = ("red", "blue")[number % 2]
         if number % 5 == 0:
-            return "predictions" in app.ask("3", drawn)
-        return bool(app.ask("1", png(colour, number))["labelName"] == colour)
+            return "predictions" in app.invoke("3", drawn)
+        return bool(app.invoke("1", make_png(colour, number))["labelName"] == colour)
 
     with ThreadPoolExecutor(32) as pool:
         assert all(pool.map(one, range(200)))
@@ -362,8 +364,8 @@ def test_many_at_once_are_all_answered_right(app: Application) -> None:
 def test_the_document_is_true(published: Path, tmp_path: Path) -> None:
     """Schemathesis tries everything that it allows and forbids, but for calling noise an image."""
     home = Path(shutil.copytree(published, tmp_path / "home"))
-    _, key = Keys(home).create("schemathesis", rate=100_000)
-    locked = Application(home, {"PRELABEL_CAPTURE_PER_DAY": "0"})
+    _, key = ApiKeyStore(home).create("schemathesis", rate=100_000)
+    locked = EndpointServer(home, {"PRELABEL_CAPTURE_PER_DAY": "0"})
     try:
         done = subprocess.run(
             [
@@ -386,7 +388,7 @@ def test_the_document_is_true(published: Path, tmp_path: Path) -> None:
 
 def test_a_promotion_under_load_fails_no_request(published: Path, tmp_path: Path) -> None:
     home = Path(shutil.copytree(published, tmp_path / "home"))
-    app = Application(home, {"PRELABEL_CAPTURE_PER_DAY": "0"})
+    app = EndpointServer(home, {"PRELABEL_CAPTURE_PER_DAY": "0"})
     seen: dict[str, int] = {}
     stop = threading.Event()
 
@@ -423,8 +425,8 @@ def test_a_promotion_under_load_fails_no_request(published: Path, tmp_path: Path
 
 def test_who_asked_before_it_ends_is_answered(published: Path, tmp_path: Path) -> None:
     home = Path(shutil.copytree(published, tmp_path / "home"))
-    app = Application(home, {"PRELABEL_CAPTURE_PER_DAY": "0"})
-    app.ask("3", RED)
+    app = EndpointServer(home, {"PRELABEL_CAPTURE_PER_DAY": "0"})
+    app.invoke("3", RED)
     file = io.BytesIO()
     Image.new("RGB", (5000, 5000), "red").save(file, "PNG")  # small to send, slow to decode
     slow = file.getvalue()
@@ -435,7 +437,7 @@ def test_who_asked_before_it_ends_is_answered(published: Path, tmp_path: Path) -
         ]
         time.sleep(0.5)
         assert not all(one.done() for one in asked)
-        os.kill(app.program.pid, signal.SIGTERM)
+        os.kill(app.server_process.pid, signal.SIGTERM)
         ended = [one.exception() or one.result().status_code for one in asked]
     assert ended == [200] * 8
     app.stop()

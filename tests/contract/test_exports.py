@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from demo.label_studio import Studio
+from demo.label_studio import LabelStudioServer
 from tests.contract.test_commands import figures, prelabel
-from tests.support.harness import Json, Lab, data_uri, png
+from tests.support.harness import Json, LabelStudioUser, make_data_uri, make_png
 
 BOXES = """<View><Image name="image" value="$image"/>
 <RectangleLabels name="things" toName="image">
@@ -20,7 +20,7 @@ BOX = {"x": 10, "y": 20, "width": 30, "height": 40, "rotation": 0, "rectanglelab
 
 
 @pytest.fixture
-def environment(studio: Studio, tmp_path: Path) -> dict[str, str]:
+def environment(studio: LabelStudioServer, tmp_path: Path) -> dict[str, str]:
     return {
         "PRELABEL_HOME": str(tmp_path / "home"),
         "LABEL_STUDIO_URL": studio.url,
@@ -29,16 +29,16 @@ def environment(studio: Studio, tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def project(lab: Lab) -> int:
+def project(lab: LabelStudioUser) -> int:
     """Two uploaded images, one of them with a box."""
-    project = lab.project(BOXES, "to be exported")
+    project = lab.create_project(BOXES, "to be exported")
     for number in range(2):
-        file = {"file": (f"image{number}.png", png("red", number, 100), "image/png")}
-        lab.call("POST", f"/api/projects/{project}/import", files=file)
+        file = {"file": (f"image{number}.png", make_png("red", number, 100), "image/png")}
+        lab.request("POST", f"/api/projects/{project}/import", files=file)
     region = {"from_name": "things", "to_name": "image", "type": "rectanglelabels", "value": BOX}
     size = {"original_width": 100, "original_height": 100, "image_rotation": 0}
-    first = lab.tasks(project)[0]["id"]
-    lab.call("POST", f"/api/tasks/{first}/annotations/", json={"result": [{**region, **size}]})
+    first = lab.list_tasks(project)[0]["id"]
+    lab.request("POST", f"/api/tasks/{first}/annotations/", json={"result": [{**region, **size}]})
     return project
 
 
@@ -69,10 +69,10 @@ def test_labels_come_as_yolo_with_their_images(
 
 @pytest.mark.parametrize("config", ["points", "choices"])
 def test_what_the_formats_cannot_hold_is_one_sentence(
-    lab: Lab, environment: dict[str, str], config: str, tmp_path: Path
+    lab: LabelStudioUser, environment: dict[str, str], config: str, tmp_path: Path
 ) -> None:
-    project = lab.project(POINTS) if config == "points" else lab.project()
-    lab.add_raw(project, [data_uri(png("red", 1))])
+    project = lab.create_project(POINTS) if config == "points" else lab.create_project()
+    lab.import_images(project, [make_data_uri(make_png("red", 1))])
     folder = tmp_path / "none"
     asked = ("export", str(project), "--data", "coco", "--output", str(folder))
     done = prelabel(*asked, **environment)

@@ -9,36 +9,45 @@ import time
 import psutil
 
 from tests.conftest import MakeBackend
-from tests.support.harness import Backend, Lab, choice_of, data_uri, png, until
+from tests.support.harness import (
+    BackendServer,
+    LabelStudioUser,
+    make_data_uri,
+    make_png,
+    predicted_choice,
+    wait_until,
+)
 
 
 def test_labels_given_while_the_backend_is_down_are_learned_once_it_is_up(
-    lab: Lab, backend: Backend
+    lab: LabelStudioUser, backend: BackendServer
 ) -> None:
-    project = lab.project()
-    tasks = lab.add(project, 8)
-    lab.connect(project, backend.url)
-    before = backend.settled(project)["versions"]
+    project = lab.create_project()
+    tasks = lab.import_colours(project, 8)
+    lab.connect_backend(project, backend.url)
+    before = backend.wait_for_round(project)["versions"]
     backend.stop()
-    lab.call("PATCH", f"/api/projects/{project}/", json={"title": "renamed meanwhile"})
+    lab.request("PATCH", f"/api/projects/{project}/", json={"title": "renamed meanwhile"})
     for task in tasks[:6]:
-        lab.label(task)
+        lab.submit_annotation(task)
     backend.start()
-    state = backend.settled(project, 6)
+    state = backend.wait_for_round(project, 6)
     assert (state["title"], len(state["versions"])) == ("renamed meanwhile", len(before) + 1)
     time.sleep(3)
-    assert backend.settled(project, 6)["versions"] == state["versions"], "retrained once"
+    assert backend.wait_for_round(project, 6)["versions"] == state["versions"], "retrained once"
 
 
-def test_kill_9_in_the_middle_of_a_round_loses_nothing(lab: Lab, backend: Backend) -> None:
-    project = lab.project()
-    tasks = lab.add(project, 60)
-    connection = lab.connect(project, backend.url)
-    backend.settled(project)
+def test_kill_9_in_the_middle_of_a_round_loses_nothing(
+    lab: LabelStudioUser, backend: BackendServer
+) -> None:
+    project = lab.create_project()
+    tasks = lab.import_colours(project, 60)
+    connection = lab.connect_backend(project, backend.url)
+    backend.wait_for_round(project)
     for number, when in enumerate(("observing", "training", "pushing")):
         for task in tasks[number * 3 : number * 3 + 3]:
-            lab.label(task)
-        lab.train(connection)
+            lab.submit_annotation(task)
+        lab.start_training(connection)
         deadline = time.monotonic() + 5
         while time.monotonic() < deadline:
             if backend.project(project).get("round", {}).get("state") == when:
@@ -48,133 +57,149 @@ def test_kill_9_in_the_middle_of_a_round_loses_nothing(lab: Lab, backend: Backen
         _, alive = psutil.wait_procs(workers, timeout=10)
         assert not alive, "working processes end with the server"
         backend.start()
-    state = backend.settled(project, 9)
+    state = backend.wait_for_round(project, 9)
     version = state["version"]
     folder = backend.home / "projects" / str(project) / "versions"
     assert not list(folder.glob(".making-*")), "no half version"
     assert all((path / "card.json").exists() for path in folder.iterdir())
 
     def once_each() -> bool:
-        of = [p["task"] for p in lab.predictions(project) if p["model_version"] == version]
+        of = [p["task"] for p in lab.list_predictions(project) if p["model_version"] == version]
         assert len(of) == len(set(of)), "never twice for one version"
-        open_tasks = {t["id"] for t in lab.tasks(project) if not t["is_labeled"]}
+        open_tasks = {t["id"] for t in lab.list_tasks(project) if not t["is_labeled"]}
         return open_tasks <= set(of)
 
-    until("every open task has its prediction", once_each)
+    wait_until("every open task has its prediction", once_each)
 
 
-def test_a_killed_working_process_is_replaced(lab: Lab, backend: Backend) -> None:
-    project = lab.project()
-    tasks = lab.add(project, 4)
-    lab.connect(project, backend.url)
-    backend.settled(project)
+def test_a_killed_working_process_is_replaced(lab: LabelStudioUser, backend: BackendServer) -> None:
+    project = lab.create_project()
+    tasks = lab.import_colours(project, 4)
+    lab.connect_backend(project, backend.url)
+    backend.wait_for_round(project)
     for child in psutil.Process(backend.pid).children():
         os.kill(child.pid, signal.SIGKILL)
     for task in tasks[:4]:
-        lab.label(task)
-    assert backend.settled(project, 4)["labels"] == 4
+        lab.submit_annotation(task)
+    assert backend.wait_for_round(project, 4)["labels"] == 4
 
 
-def test_two_projects_with_opposite_labels_do_not_mix(lab: Lab, backend: Backend) -> None:
-    straight, crossed = lab.project(), lab.project()
+def test_two_projects_with_opposite_labels_do_not_mix(
+    lab: LabelStudioUser, backend: BackendServer
+) -> None:
+    straight, crossed = lab.create_project(), lab.create_project()
     other = {"red": "blue", "blue": "red"}
-    tasks = {p: lab.add(p, 10) for p in (straight, crossed)}
+    tasks = {p: lab.import_colours(p, 10) for p in (straight, crossed)}
     for project in tasks:
-        lab.connect(project, backend.url)
-        backend.settled(project)
+        lab.connect_backend(project, backend.url)
+        backend.wait_for_round(project)
     for task in tasks[crossed]:
-        lab.truth[task] = other[lab.truth[task]]
+        lab.true_labels[task] = other[lab.true_labels[task]]
     for one, two in zip(tasks[straight][:8], tasks[crossed][:8], strict=True):
-        lab.label(one)
-        lab.label(two)
+        lab.submit_annotation(one)
+        lab.submit_annotation(two)
     for project in tasks:
-        version = backend.learn(project, 8)["version"]
-        of = [p for p in lab.predictions(project) if p["model_version"] == version]
+        version = backend.train_and_wait(project, 8)["version"]
+        of = [p for p in lab.list_predictions(project) if p["model_version"] == version]
         assert len(of) >= 12
-        assert sum(choice_of(p) == lab.truth[p["task"]] for p in of) >= len(of) - 1
+        assert sum(predicted_choice(p) == lab.true_labels[p["task"]] for p in of) >= len(of) - 1
 
 
-def test_an_unreadable_image_costs_its_own_prediction_only(lab: Lab, backend: Backend) -> None:
-    project = lab.project()
-    good = lab.add(project, 6)
-    bad = lab.add_raw(
+def test_an_unreadable_image_costs_its_own_prediction_only(
+    lab: LabelStudioUser, backend: BackendServer
+) -> None:
+    project = lab.create_project()
+    good = lab.import_colours(project, 6)
+    bad = lab.import_images(
         project,
         [
             "data:image/png;base64,AAAA",
             "/data/upload/1/gone.png",
             "http://127.0.0.2:1/private.png",
             "file:///etc/passwd",
-            data_uri(png("red", 1)[:200]),
+            make_data_uri(make_png("red", 1)[:200]),
         ],
     )
-    lab.connect(project, backend.url)
-    backend.settled(project)
+    lab.connect_backend(project, backend.url)
+    backend.wait_for_round(project)
     for task in good[:4]:
-        lab.label(task)
-    state = backend.settled(project, 4)
-    of = {p["task"]: p for p in lab.predictions(project) if p["model_version"] == state["version"]}
+        lab.submit_annotation(task)
+    state = backend.wait_for_round(project, 4)
+    of = {
+        p["task"]: p
+        for p in lab.list_predictions(project)
+        if p["model_version"] == state["version"]
+    }
     assert all(of[task]["result"] == [] for task in bad)
     assert all(of[task]["result"] for task in good[4:])
     assert sum(state["left_out"].values()) == 5
     assert "image address is private" in state["left_out"]
-    rows = [{"id": t, "data": task["data"]} for task in lab.tasks(project) for t in [task["id"]]]
-    config = lab.info(project)["label_config"]
+    rows = [
+        {"id": t, "data": task["data"]} for task in lab.list_tasks(project) for t in [task["id"]]
+    ]
+    config = lab.fetch_project(project)["label_config"]
     body = {"tasks": rows, "project": str(project), "label_config": config}
     answer = backend.http.post("/predict", json=body).json()
     assert len(answer["results"]) == len(rows) == 17
     assert sum(bool(result["result"]) for result in answer["results"]) == 12
 
 
-def test_a_wrong_token_is_named_and_a_right_one_heals(lab: Lab, make_backend: MakeBackend) -> None:
+def test_a_wrong_token_is_named_and_a_right_one_heals(
+    lab: LabelStudioUser, make_backend: MakeBackend
+) -> None:
     backend = make_backend(LABEL_STUDIO_API_KEY="f" * 40, LABEL_STUDIO_URL="http://127.0.0.1:9")
-    project = lab.project()
-    lab.add(project, 3)
+    project = lab.create_project()
+    lab.import_colours(project, 3)
     body = {"project": f"{project}.1", "schema": "<View/>", "hostname": lab.url}
     setup = backend.http.post("/setup", json={**body, "access_token": "e" * 40})
     assert setup.status_code == 200
-    assert "refused the token" in backend.failed(project)
+    assert "refused the token" in backend.wait_for_failure(project)
     assert "f" * 40 not in backend.log.read_text()
     assert "e" * 40 not in backend.log.read_text()
     token = str(lab.http.headers["authorization"]).removeprefix("Token ")
-    created = lab.info(project)["created_at"]
-    from backend.runtime.connection import created_at
+    created = lab.fetch_project(project)["created_at"]
+    from backend.runtime.connection import parse_created_at
 
-    body = {"project": f"{project}.{created_at(created)}", "schema": "<View/>"}
+    body = {"project": f"{project}.{parse_created_at(created)}", "schema": "<View/>"}
     backend.http.post("/setup", json={**body, "hostname": lab.url, "access_token": token})
     ids = [p["id"] for p in backend.http.get("/api/projects").json()]
     assert any(backend.http.get(f"/api/projects/{i}").json()["server"] == lab.url for i in ids)
-    until("a version", lambda: any(p["version"] for p in backend.http.get("/api/projects").json()))
+    wait_until(
+        "a version", lambda: any(p["version"] for p in backend.http.get("/api/projects").json())
+    )
 
 
-def test_a_config_without_a_served_control_is_one_sentence(lab: Lab, backend: Backend) -> None:
+def test_a_config_without_a_served_control_is_one_sentence(
+    lab: LabelStudioUser, backend: BackendServer
+) -> None:
     config = '<View><Image name="i" value="$image"/><TextArea name="t" toName="i"/></View>'
-    project = lab.project(config)
-    lab.add(project, 1)
-    lab.connect(project, backend.url)
-    error = backend.failed(project)
+    project = lab.create_project(config)
+    lab.import_colours(project, 1)
+    lab.connect_backend(project, backend.url)
+    error = backend.wait_for_failure(project)
     assert "no control that Prelabel serves (t: TextArea: not served, only Choices," in error
 
 
 def test_a_full_disk_while_saving_keeps_the_live_version(
-    lab: Lab, make_backend: MakeBackend
+    lab: LabelStudioUser, make_backend: MakeBackend
 ) -> None:
     """A limit on the size of files stands in for the full disk: the system refuses the write."""
     backend = make_backend()
-    project = lab.project()
-    tasks = lab.add(project, 6)
-    lab.connect(project, backend.url)
-    live = backend.settled(project)["version"]
+    project = lab.create_project()
+    tasks = lab.import_colours(project, 6)
+    lab.connect_backend(project, backend.url)
+    live = backend.wait_for_round(project)["version"]
     versions = backend.home / "projects" / str(project) / "versions"
     aside = versions.with_name("aside")
     versions.rename(aside)
     versions.write_text("in the way")
     for task in tasks[:4]:
-        lab.label(task)
-    error = backend.failed(project)
+        lab.submit_annotation(task)
+    error = backend.wait_for_failure(project)
     assert "versions" in error
     assert error.count(".") >= 1
     versions.unlink()
     aside.rename(versions)
     backend.http.post("/webhook", json={"action": "X", "project": {"id": project}})
-    state = backend.settled(project, 4)
+    state = backend.wait_for_round(project, 4)
     assert state["version"] != live

@@ -19,18 +19,25 @@ from backend.cli.main import main
 from backend.errors import PrelabelError, RoundError
 from backend.learning.audit import is_audit
 from backend.onboarding.config_writer import write_config
-from backend.onboarding.label_input import read_labels
-from backend.onboarding.labeling_job import Job
+from backend.onboarding.label_input import parse_labels
+from backend.onboarding.labeling_job import LabelingJob
 from backend.runtime.resources import Resources
 from backend.settings import read_settings
-from backend.store.projects import Projects
+from backend.store.projects import ProjectStore
 from backend.tools.advise import Adviser
-from demo.label_studio import Studio
+from demo.label_studio import LabelStudioServer
 from tests.conftest import MakeBackend
 from tests.contract.test_commands import figures, prelabel
 from tests.contract.test_places import box
-from tests.support.drawings import drawing
-from tests.support.harness import Backend, Json, Lab, data_uri, png, until
+from tests.support.drawings import make_drawing
+from tests.support.harness import (
+    BackendServer,
+    Json,
+    LabelStudioUser,
+    make_data_uri,
+    make_png,
+    wait_until,
+)
 
 ROOT = Path(__file__).parents[2]
 SORTED = ("--goal", "sort", "--place", "no", "--small", "no", "--several", "no")
@@ -44,15 +51,15 @@ def photos(tmp_path: Path) -> Path:
     for number in range(30):
         for colour in ("red", "blue"):
             (folder / colour).mkdir(parents=True, exist_ok=True)
-            (folder / colour / f"Bild {number}.png").write_bytes(png(colour, number))
-    (folder / "copy.png").write_bytes(png("red", 3))
+            (folder / colour / f"Bild {number}.png").write_bytes(make_png(colour, number))
+    (folder / "copy.png").write_bytes(make_png("red", 3))
     (folder / "notes.txt").write_text("not a picture")
     (folder / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
-    (folder / "cut.png").write_bytes(png("blue", 1)[:200])
+    (folder / "cut.png").write_bytes(make_png("blue", 1)[:200])
     return folder
 
 
-def environment(studio: Studio, home: Path) -> dict[str, str]:
+def environment(studio: LabelStudioServer, home: Path) -> dict[str, str]:
     return {
         "PRELABEL_HOME": str(home),
         "LABEL_STUDIO_URL": studio.url,
@@ -60,31 +67,31 @@ def environment(studio: Studio, home: Path) -> dict[str, str]:
     }
 
 
-def killed_in_the_middle(arguments: list[str], env: Mapping[str, str], lab: Lab) -> int:
+def killed_in_the_middle(arguments: list[str], env: Mapping[str, str], lab: LabelStudioUser) -> int:
     """Start it, and kill it as soon as some images are there; the project's number."""
-    before = {p["id"] for p in lab.call("GET", "/api/projects/")["results"]}
+    before = {p["id"] for p in lab.request("GET", "/api/projects/")["results"]}
     batch = "import backend.onboarding.image_import as i; i.BATCH = 7; "
     code = batch + f"import backend.cli as c; c.main({arguments!r})"
     process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, **env})
 
     def some() -> int:
-        rows = lab.call("GET", "/api/projects/")["results"]
+        rows = lab.request("GET", "/api/projects/")["results"]
         return next((p["id"] for p in rows if p["id"] not in before and p["task_number"] > 7), 0)
 
-    number = int(until("some images are imported", some))
+    number = int(wait_until("some images are imported", some))
     process.send_signal(signal.SIGKILL)
     process.wait()
     return number
 
 
 def test_a_folder_becomes_a_project_that_is_pre_annotated_after_a_few_labels(
-    lab: Lab, studio: Studio, make_backend: MakeBackend, photos: Path
+    lab: LabelStudioUser, studio: LabelStudioServer, make_backend: MakeBackend, photos: Path
 ) -> None:
     backend = make_backend()
     env = backend.environment
     answers = ["init", str(photos), *SORTED, "--labels", "red, blue", "--backend", backend.url]
     number = killed_in_the_middle([*answers, "--no-browser"], env, lab)
-    there = len(lab.tasks(number))
+    there = len(lab.list_tasks(number))
     assert 7 < there < 60, "it was killed in the middle"
 
     again = figures(prelabel("init", str(photos), "--backend", backend.url, "--json", **env))
@@ -98,40 +105,40 @@ def test_a_folder_becomes_a_project_that_is_pre_annotated_after_a_few_labels(
         "damaged image": 1,
     }
     assert (again["connected"], again["preannotated"]) == (True, False)
-    tasks = lab.tasks(number)
+    tasks = lab.list_tasks(number)
     assert len(tasks) == 60
     assert len({task["data"]["sha256"] for task in tasks}) == 60
-    assert lab.info(number)["sampling"] == "Uncertainty sampling"
+    assert lab.fetch_project(number)["sampling"] == "Uncertainty sampling"
 
     kinds = {task["id"]: task["data"]["file"].partition("/")[0] for task in tasks}
     files = {task["data"]["file"] for task in tasks}
     assert "red/Bild 7.png" in files
-    name = lab.identity(number)  # what is drawn for the audit teaches nothing
+    name = lab.audit_identity(number)  # what is drawn for the audit teaches nothing
     taught = [task for task in tasks if not is_audit(name, task["id"])]
     for task in taught[:2] + taught[-4:]:
         colour = "red" if kinds[task["id"]] in ("red", "copy.png") else "blue"
         answer(lab, task["id"], colour)
-    state = backend.settled(number, 6)
+    state = backend.wait_for_round(number, 6)
     labels = {t: r[0]["value"]["choices"][0] for t, r in predictions(lab, number, state).items()}
     right = sum(kinds[task] in (label, "copy.png") for task, label in labels.items())
     assert right >= 0.9 * len(labels) >= 45
 
 
-def answer(lab: Lab, task: int, choice: str) -> None:
-    result = [lab.region([choice], "label")]
-    lab.call("POST", f"/api/tasks/{task}/annotations/", json={"result": result})
+def answer(lab: LabelStudioUser, task: int, choice: str) -> None:
+    result = [lab.make_choice_region([choice], "label")]
+    lab.request("POST", f"/api/tasks/{task}/annotations/", json={"result": result})
 
 
-def predictions(lab: Lab, project: int, state: Json) -> dict[int, list[Json]]:
-    rows = lab.call("GET", "/api/predictions/", params={"project": project})
+def predictions(lab: LabelStudioUser, project: int, state: Json) -> dict[int, list[Json]]:
+    rows = lab.request("GET", "/api/predictions/", params={"project": project})
     return {r["task"]: r["result"] for r in rows if r["model_version"] == state["version"]}
 
 
 def test_without_a_backend_the_next_serve_connects_the_project(
-    lab: Lab, studio: Studio, photos: Path, tmp_path: Path
+    lab: LabelStudioUser, studio: LabelStudioServer, photos: Path, tmp_path: Path
 ) -> None:
     home = tmp_path / "later"
-    backend = Backend(home, environment(studio, home))
+    backend = BackendServer(home, environment(studio, home))
     home.mkdir()
     done = prelabel(
         *(
@@ -157,27 +164,31 @@ def test_without_a_backend_the_next_serve_connects_the_project(
     assert (refused.returncode, "another labeling config" in refused.stderr) == (2, True)
     backend.start()
     try:
-        state = backend.settled(told["project"])
+        state = backend.wait_for_round(told["project"])
     finally:
         backend.stop()
     assert state["tasks"] == 60
     assert [c["labels"] for c in state["controls"]] == [
         ['a "b"', "<i>", "x & y", "größe", "苺", "]]>"]
     ]
-    assert lab.call("GET", "/api/ml/", params={"project": told["project"]})
+    assert lab.request("GET", "/api/ml/", params={"project": told["project"]})
 
 
 def test_a_prelabel_with_another_home_is_not_joined_unless_it_is_named(
-    lab: Lab, backend: Backend, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lab: LabelStudioUser,
+    backend: BackendServer,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(backend_setup, "BACKEND", backend.url)
     for name, value in {**backend.environment, "PRELABEL_HOME": str(tmp_path / "mine")}.items():
         monkeypatch.setenv(name, value)
-    before = lab.call("GET", "/api/projects/")["count"]
+    before = lab.request("GET", "/api/projects/")["count"]
     asked = ["init", str(photos), "--job", "points", "--labels", "a", "--debug", "--no-serve"]
     with pytest.raises(PrelabelError, match="Another Prelabel"):
         main(asked)
-    assert lab.call("GET", "/api/projects/")["count"] == before
+    assert lab.request("GET", "/api/projects/")["count"] == before
 
 
 class Terminal:
@@ -228,9 +239,9 @@ class Terminal:
 
 
 def test_a_person_is_asked_until_the_answers_fit_and_one_command_does_it_all(
-    lab: Lab, studio: Studio, photos: Path, tmp_path: Path
+    lab: LabelStudioUser, studio: LabelStudioServer, photos: Path, tmp_path: Path
 ) -> None:
-    backend = Backend(tmp_path / "home", environment(studio, tmp_path / "home"))
+    backend = BackendServer(tmp_path / "home", environment(studio, tmp_path / "home"))
     there = ["--backend", backend.url, "--no-browser"]
     seat = Terminal(["init", *there], backend.environment)
     seat.sees("In which folder")
@@ -291,34 +302,38 @@ def test_a_person_is_asked_until_the_answers_fit_and_one_command_does_it_all(
     ],
 )
 def test_what_is_missing_or_wrong_is_said_before_anything_is_made(
-    lab: Lab,
-    studio: Studio,
+    lab: LabelStudioUser,
+    studio: LabelStudioServer,
     photos: Path,
     tmp_path: Path,
     arguments: tuple[str, ...],
     status: int,
     sentence: str,
 ) -> None:
-    before = lab.call("GET", "/api/projects/")["count"]
+    before = lab.request("GET", "/api/projects/")["count"]
     given = [one.format(studio=studio.url) for one in arguments]
     done = prelabel("init", str(photos), *given, **environment(studio, tmp_path / "home"))
     assert (done.returncode, "Traceback" in done.stderr) == (status, False), done.stderr
     assert sentence in done.stderr
-    assert lab.call("GET", "/api/projects/")["count"] == before
+    assert lab.request("GET", "/api/projects/")["count"] == before
 
 
-def test_label_studio_makes_a_project_of_every_ready_config_and_of_300_labels(lab: Lab) -> None:
+def test_label_studio_makes_a_project_of_every_ready_config_and_of_300_labels(
+    lab: LabelStudioUser,
+) -> None:
     files = sorted((ROOT / "label_config").glob("*.xml"))
     configs = [file.read_text(encoding="utf-8") for file in files]
-    many = read_labels(AWKWARD + ", ".join(f"kind {n}" for n in range(294)))
-    configs += [write_config(job, many) for job in Job if job is not Job.BINARY]
+    many = parse_labels(AWKWARD + ", ".join(f"kind {n}" for n in range(294)))
+    configs += [write_config(job, many) for job in LabelingJob if job is not LabelingJob.BINARY]
     for config in configs:
-        number = lab.project(config)
-        assert lab.info(number)["label_config"].strip() == config.strip()
+        number = lab.create_project(config)
+        assert lab.fetch_project(number)["label_config"].strip() == config.strip()
     assert len(many) == 300
 
 
-def test_advice_is_measured_on_few_boxes(lab: Lab, studio: Studio, tmp_path: Path) -> None:
+def test_advice_is_measured_on_few_boxes(
+    lab: LabelStudioUser, studio: LabelStudioServer, tmp_path: Path
+) -> None:
     home = tmp_path / "home"
     env = {
         **environment(studio, home),
@@ -326,19 +341,21 @@ def test_advice_is_measured_on_few_boxes(lab: Lab, studio: Studio, tmp_path: Pat
         "PRELABEL_DETECTOR": "builtin",
         "PRELABEL_DETECTOR_SIZE": "160",
     }
-    pictures = [drawing(number, labels=("disc",), most=3) for number in range(26)]
-    project = lab.project(write_config(Job.BOXES, read_labels("disc")), title="advised")
-    tasks = lab.add_raw(project, [data_uri(picture.png()) for picture in pictures])
-    record = Projects(home).register(studio.url, project)
+    pictures = [make_drawing(number, labels=("disc",), max_objects=3) for number in range(26)]
+    project = lab.create_project(
+        write_config(LabelingJob.BOXES, parse_labels("disc")), title="advised"
+    )
+    tasks = lab.import_images(project, [make_data_uri(picture.to_png()) for picture in pictures])
+    record = ProjectStore(home).register(studio.url, project)
     with pytest.raises(RoundError, match="Nothing is labeled yet: label about 12 images"):
         Adviser(Resources(read_settings(env)), record, 24, lambda line: None).advise()
     for task, picture in zip(tasks, pictures, strict=True):
-        result = [{**box(thing), "from_name": "label"} for thing in picture.things]
-        lab.call("POST", f"/api/tasks/{task}/annotations/", json={"result": result})
+        result = [{**box(thing), "from_name": "label"} for thing in picture.objects]
+        lab.request("POST", f"/api/tasks/{task}/annotations/", json={"result": result})
 
     done = prelabel("advise", str(project), "--seconds", "24", "--json", **env)
     (told,) = figures(done)["controls"]
-    things = [len(picture.things) for picture in pictures]
+    things = [len(picture.objects) for picture in pictures]
     assert told["things"]["things"] == sum(things)
     assert told["things"]["empty"] == things.count(0)
     assert 0.05 < told["things"]["side"]["median"] < 0.25

@@ -23,39 +23,39 @@ import modal
 import modal.exception
 import pytest
 
-from backend.domain import ImageSize, Place
-from backend.errors import Cancelled, DetectorError, OverBudget, RoundError, UsageError
-from backend.inference.detections import Sample
-from backend.runtime.compute import ThisProcess
-from backend.server.source_archive import BESIDE, ROOMS
+from backend.domain import ImageSize, Region
+from backend.errors import DetectorError, OverBudget, RoundCancelledError, RoundError, UsageError
+from backend.inference.detections import RegionSample
+from backend.runtime.compute import LocalCompute
+from backend.server.source_archive import PROJECT_FILES, SOURCE_FOLDERS
 from backend.settings import Settings
-from backend.store.api_keys import Keys
-from backend.store.captures import Capture, Captures
+from backend.store.api_keys import ApiKeyStore
+from backend.store.captures import Capture, CaptureStore
 from backend.store.files import write_json
-from backend.store.image_copies import PictureFiles
-from backend.store.usage import Usage
-from backend.training.detector import FindingJob
-from backend.training.head import Examples, TrainingJob
-from backend.vision.detection.network import SMALL, load_base
-from backend.vision.detection.trained_detector import Finder
+from backend.store.image_copies import ImageCopies
+from backend.store.usage import UsageCounters
+from backend.training.detector import DetectorTrainingJob
+from backend.training.head import ChoiceExamples, HeadTrainingJob
+from backend.vision.detection.network import SMALL_NETWORK_FILE, load_base_network
+from backend.vision.detection.trained_detector import TrainedDetector
 from backend.vision.encoders.builtin import BuiltinEncoder
-from serverless.container_image import ROOT
-from serverless.modal_client import Cloud, JobFailed, Unreachable
+from serverless.container_image import REPOSITORY_ROOT
+from serverless.modal_client import JobFailedError, ModalClient, ModalUnreachableError
 from serverless.modal_compute import ModalCompute
-from serverless.monthly_budget import dollars
-from serverless.serialization import Damaged
-from serverless.volume_sync import Sharing
-from tests.support.drawings import drawing
-from tests.support.harness import png, until
-from tests.support.modal_plane import ControlPlane, tree
+from serverless.monthly_budget import estimate_dollars
+from serverless.serialization import DamagedResultError
+from serverless.volume_sync import VolumeSync
+from tests.support.drawings import make_drawing
+from tests.support.harness import make_png, wait_until
+from tests.support.modal_plane import ControlPlane, read_tree
 from tests.support.published_models import (
-    BOXES,
-    COLOUR,
-    SIDE,
-    colour_model,
-    picture,
-    place_model,
-    publish,
+    BOXES_CONTROL,
+    COLOUR_CONTROL,
+    DETECTOR_INPUT_SIZE,
+    make_image,
+    publish_version,
+    train_colour_model,
+    train_detector_model,
 )
 
 ENVIRONMENT = {
@@ -91,8 +91,8 @@ def variables() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def plane(variables: None) -> Iterator[ControlPlane]:
     with ControlPlane(environment={"OMP_NUM_THREADS": "1"}) as plane:
-        plane.deploy("-m", "serverless.app", cwd=ROOT)
-        with plane.here():
+        plane.deploy("-m", "serverless.app", cwd=REPOSITORY_ROOT)
+        with plane.use_in_process():
             yield plane
 
 
@@ -103,33 +103,33 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def compute(plane: ControlPlane, settings: Settings) -> ModalCompute:
-    return ModalCompute(settings, Cloud("prelabel"))
+    return ModalCompute(settings, ModalClient("prelabel"))
 
 
-def job(home: Path, images: int = 8, seconds: float = 6.0, **more: Any) -> FindingJob:
+def job(home: Path, images: int = 8, seconds: float = 6.0, **more: Any) -> DetectorTrainingJob:
     """Drawn discs and squares to learn from; their copies in a home, as a round has them."""
-    files = PictureFiles(home / "pictures")
+    files = ImageCopies(home / "pictures")
     samples = []
     for number in range(images):
-        drawn = drawing(number, labels=("disc", "square"))
+        drawn = make_drawing(number, labels=("disc", "square"))
         digest = f"{number:064x}"
-        places = tuple(Place(thing.label, *thing.box) for thing in drawn.things)
+        places = tuple(Region(thing.label, *thing.box) for thing in drawn.objects)
         size = ImageSize(*drawn.image.size)
         image = drawn.image
 
         def read(digest: str = digest, image: Any = image) -> Any:
             return files.get(digest) or files.put(digest, image)
 
-        samples.append(Sample(number, read, size, places, digest=digest))
-    asked = FindingJob(
-        control=BOXES,
+        samples.append(RegionSample(number, read, size, places, digest=digest))
+    asked = DetectorTrainingJob(
+        control=BOXES_CONTROL,
         samples=samples,
-        base=load_base(SMALL),
+        base_network=load_base_network(SMALL_NETWORK_FILE),
         previous=None,
-        size=SIDE,
-        seconds=seconds,
+        input_size=DETECTOR_INPUT_SIZE,
+        max_seconds=seconds,
         seed=0,
-        load=lambda network, size, key: pytest.fail("nothing is looked at here"),
+        load_runner=lambda network, size, key: pytest.fail("nothing is looked at here"),
         prompts=None,
         report=lambda done, of: None,
         cancelled=lambda: False,
@@ -140,7 +140,7 @@ def job(home: Path, images: int = 8, seconds: float = 6.0, **more: Any) -> Findi
 
 def orders(plane: ControlPlane) -> set[str]:
     """The ids of the orders on the jobs' volume."""
-    names = tree(plane.volume("prelabel-jobs"))
+    names = read_tree(plane.volume_folder("prelabel-jobs"))
     return {name.split("/")[1] for name in names if name.startswith("orders/")}
 
 
@@ -232,7 +232,7 @@ def test_every_functions_image_has_what_changes_often_last(plane: ControlPlane) 
         # the source is in no layer: it is mounted over all of them when a container starts
         copied = {file for layer in function.image for file in layer.copied_files}
         mounted = set(function.files) - copied
-        assert {f"/root/prelabel-source/{name}" for name in BESIDE} <= mounted
+        assert {f"/root/prelabel-source/{name}" for name in PROJECT_FILES} <= mounted
         assert "/root/label_config/binary.xml" in mounted
         assert all(f.endswith(SOURCE) or f.startswith(OFFERED) for f in mounted)
         for layer in function.image:
@@ -243,10 +243,10 @@ def test_every_functions_image_has_what_changes_often_last(plane: ControlPlane) 
 
 
 def test_what_images_install_can_be_resolved(plane: ControlPlane, tmp_path: Path) -> None:
-    from serverless.container_image import overrides
+    from serverless.container_image import dependency_overrides
 
     listed = tmp_path / "overrides.txt"
-    listed.write_text("\n".join(overrides()))
+    listed.write_text("\n".join(dependency_overrides()))
     layers = [layer for function in plane.functions().values() for layer in function.image]
     ours = {line for layer in layers for line in layer.installs if "--override" in line}
     assert len(ours) == 1  # what one function installs, all do
@@ -265,13 +265,13 @@ def test_what_images_install_can_be_resolved(plane: ControlPlane, tmp_path: Path
 
 
 def test_weights_are_baked_for_the_settings_that_need_them() -> None:
-    from serverless.container_image import weight_commands
+    from serverless.container_image import weight_download_commands
 
-    text = "\n".join(weight_commands("auto", "auto"))
+    text = "\n".join(weight_download_commands("auto", "auto"))
     assert "ViT-B-32-256" in text
     assert "/weights/yolo26n.pt" in text
-    assert weight_commands("builtin", "builtin") == ["mkdir -p /weights"]
-    assert "/weights/yolo11n-cls.pt" in weight_commands("yolo11n-cls.pt", "builtin")[-1]
+    assert weight_download_commands("builtin", "builtin") == ["mkdir -p /weights"]
+    assert "/weights/yolo11n-cls.pt" in weight_download_commands("yolo11n-cls.pt", "builtin")[-1]
 
 
 def test_a_finder_is_trained_there_with_progress_verified_and_told_of(
@@ -279,35 +279,35 @@ def test_a_finder_is_trained_there_with_progress_verified_and_told_of(
 ) -> None:
     told: list[tuple[int, int]] = []
     before = orders(plane)
-    finder, spent = compute.train_finder(
+    finder, spent = compute.train_detector(
         job(settings.home, report=lambda done, of: told.append((done, of)))
     )
-    assert isinstance(finder, Finder)
-    assert finder.meaning.labels == ("disc", "square")
-    assert finder.meaning.learned
+    assert isinstance(finder, TrainedDetector)
+    assert finder.class_mapping.labels == ("disc", "square")
+    assert finder.class_mapping.learned
     assert told
     assert told[-1][1] > 1
     assert (spent.where, spent.device) == ("modal", "CPU")
     assert spent.seconds > 1
     assert spent.dollars > 0
-    spending = compute._spending.month()
+    spending = compute._budget.spent_this_month()
     assert spending == pytest.approx(spent.dollars)
-    names = [name for name in tree(plane.volume("prelabel-jobs")) if "partial" in name]
+    names = [name for name in read_tree(plane.volume_folder("prelabel-jobs")) if "partial" in name]
     assert names == []
     kinds = [call.kind for call in plane.volume_calls if call.volume == "prelabel-jobs"]
     assert "commit" in kinds
     # the same order again is not carried out again; going on from a finder is another order
     (order,) = orders(plane) - before
-    again, same = compute.train_finder(job(settings.home))
-    assert isinstance(again, Finder)
+    again, same = compute.train_detector(job(settings.home))
+    assert isinstance(again, TrainedDetector)
     assert again.key == finder.key
     assert same == spent
-    assert compute._spending.month() == spending
+    assert compute._budget.spent_this_month() == spending
     assert order in orders(plane)
-    warm, _ = compute.train_finder(job(settings.home, previous=finder))
-    assert isinstance(warm, Finder)
+    warm, _ = compute.train_detector(job(settings.home, previous=finder))
+    assert isinstance(warm, TrainedDetector)
     assert warm.key != finder.key
-    assert compute._spending.month() > spending
+    assert compute._budget.spent_this_month() > spending
     # what was read is removed as soon as there is something newer
     assert order not in orders(plane)
     assert len(orders(plane) - before) == 1
@@ -316,15 +316,15 @@ def test_a_finder_is_trained_there_with_progress_verified_and_told_of(
 def test_a_result_that_is_not_what_was_made_is_thrown_away(
     compute: ModalCompute, settings: Settings, plane: ControlPlane
 ) -> None:
-    reading = compute._cloud.read
+    reading = compute._client.download
 
     def tampered(path: str) -> bytes:
         content = reading(path)
         return content[:-1] + b"!" if path.endswith("finder.json") else content
 
-    compute._cloud.read = tampered  # type: ignore[method-assign]
-    with pytest.raises(Damaged, match=r"finder\.json"):
-        compute.train_finder(job(settings.home, images=6))
+    compute._client.download = tampered  # type: ignore[method-assign]
+    with pytest.raises(DamagedResultError, match=r"finder\.json"):
+        compute.train_detector(job(settings.home, images=6))
 
 
 def test_a_training_can_be_cancelled(
@@ -339,13 +339,13 @@ def test_a_training_can_be_cancelled(
         stop.set()
 
     began = time.monotonic()
-    with pytest.raises(Cancelled, match="live version stays"):
-        compute.train_finder(replace(asked, cancelled=stop.is_set, report=begun))
+    with pytest.raises(RoundCancelledError, match="live version stays"):
+        compute.train_detector(replace(asked, cancelled=stop.is_set, report=begun))
     assert time.monotonic() - began < 60
     assert list((settings.home / "modal-calls").glob("*")) == []
     assert len(working) == 1
-    until("its container ends", lambda: _ended(plane, working[0]))
-    assert compute._spending.month() > 0  # the seconds until then
+    wait_until("its container ends", lambda: _ended(plane, working[0]))
+    assert compute._budget.spent_this_month() > 0  # the seconds until then
 
 
 def test_a_container_that_dies_is_replaced_and_the_order_carried_out(
@@ -358,9 +358,9 @@ def test_a_container_that_dies_is_replaced_and_the_order_carried_out(
             killed.append(time.monotonic())
             plane.kill_containers("train")
 
-    finder, _ = compute.train_finder(job(settings.home, images=10, report=report))
+    finder, _ = compute.train_detector(job(settings.home, images=10, report=report))
     assert killed
-    assert isinstance(finder, Finder)
+    assert isinstance(finder, TrainedDetector)
 
 
 def test_a_call_that_outlives_its_caller_is_taken_up_again(
@@ -378,11 +378,11 @@ def test_a_call_that_outlives_its_caller_is_taken_up_again(
     asked = job(settings.home, images=9)
     before, sent = served(plane, "train"), time.monotonic()
     with pytest.raises(Gone):
-        compute.train_finder(replace(asked, report=gone))
+        compute.train_detector(replace(asked, report=gone))
     (note,) = (settings.home / "modal-calls").glob("*.json")
     call = json.loads(note.read_text())["call"]
     assert call.startswith("fc-")
-    counted = compute._spending.month()
+    counted = compute._budget.spent_this_month()
     assert counted > 0
     with monkeypatch.context() as cut_off:
 
@@ -390,15 +390,15 @@ def test_a_call_that_outlives_its_caller_is_taken_up_again(
             raise modal.exception.ConnectionError("no way there")
 
         cut_off.setattr(modal.FunctionCall, "from_id", unreachable)
-        with pytest.raises(Unreachable, match="nothing is lost"):
-            compute.train_finder(asked)
+        with pytest.raises(ModalUnreachableError, match="nothing is lost"):
+            compute.train_detector(asked)
     assert json.loads(note.read_text())["call"] == call
-    finder, spent = compute.train_finder(asked)
-    assert isinstance(finder, Finder)
+    finder, spent = compute.train_detector(asked)
+    assert isinstance(finder, TrainedDetector)
     assert served(plane, "train") - before == 1
     assert not note.exists()
-    usage = Usage(settings.home / "spending.json")
-    seconds = usage.of("seconds L4") + usage.of("seconds CPU")
+    usage = UsageCounters(settings.home / "spending.json")
+    seconds = usage.current("seconds L4") + usage.current("seconds CPU")
     assert spent.seconds - 0.1 <= seconds <= time.monotonic() - sent  # and none twice
 
 
@@ -409,9 +409,9 @@ def test_a_training_that_cannot_work_says_why_is_not_tried_again_and_still_costs
     write_json(settings.home / "modal-calls" / "long-since.json", {"call": "fc-0", "at": 0.0})
     asked = job(settings.home, images=7, base_setting="no-such-thing.txt")
     with pytest.raises(DetectorError, match="There is no detector"):
-        compute.train_finder(asked)
+        compute.train_detector(asked)
     assert served(plane, "train") - before == 1
-    assert Usage(settings.home / "spending.json").of("seconds CPU") > 0
+    assert UsageCounters(settings.home / "spending.json").current("seconds CPU") > 0
     assert list((settings.home / "modal-calls").glob("*")) == []
 
 
@@ -419,11 +419,13 @@ def test_a_training_that_breaks_is_tried_three_times_there_and_all_of_it_is_coun
     compute: ModalCompute, settings: Settings, plane: ControlPlane
 ) -> None:
     before = served(plane, "train")
-    with pytest.raises(JobFailed, match="KeyError: 'base'"):
-        compute._train({"kind": "finder"}, {}, {}, lambda done, of: None, lambda: False)
+    with pytest.raises(JobFailedError, match="KeyError: 'base'"):
+        compute._run_order({"kind": "finder"}, {}, {}, lambda done, of: None, lambda: False)
     assert served(plane, "train") - before == 3
-    assert plane.log("train").count("KeyError: 'base'") >= 3
-    assert compute._spending.month() >= dollars("L4", 3.0)  # two waits and three attempts
+    assert plane.container_logs("train").count("KeyError: 'base'") >= 3
+    assert compute._budget.spent_this_month() >= estimate_dollars(
+        "L4", 3.0
+    )  # two waits and three attempts
     assert list((settings.home / "modal-calls").glob("*")) == []
 
 
@@ -434,14 +436,14 @@ def test_a_head_of_many_images_is_fitted_there_and_equal_and_what_is_old_there_g
 
     from serverless import modal_compute
 
-    monkeypatch.setattr(modal_compute, "HEAVY", 10)
-    names = [COLOUR.label_names[i % 2] for i in range(24)]
-    vectors = BuiltinEncoder().encode_images([picture(n, i) for i, n in enumerate(names)])
+    monkeypatch.setattr(modal_compute, "MIN_REMOTE_SAMPLES", 10)
+    names = [COLOUR_CONTROL.label_names[i % 2] for i in range(24)]
+    vectors = BuiltinEncoder().encode_images([make_image(n, i) for i, n in enumerate(names)])
     answers = tuple(frozenset([name]) for name in names)
-    asked = (frozenset(COLOUR.label_names),) * 24
-    examples = Examples(tuple(range(24)), vectors, answers, asked, np.arange(24) % 5 == 0)
-    fit = TrainingJob(COLOUR, examples, vectors, None, 1.0, 0.0, None, 0)
-    volume = plane.volume("prelabel-jobs")
+    asked = (frozenset(COLOUR_CONTROL.label_names),) * 24
+    examples = ChoiceExamples(tuple(range(24)), vectors, answers, asked, np.arange(24) % 5 == 0)
+    fit = HeadTrainingJob(COLOUR_CONTROL, examples, vectors, None, 1.0, 0.0, None, 0)
+    volume = plane.volume_folder("prelabel-jobs")
     aged = {"orders/a/order.json": 8, "orders/b/order.json": 6, "networks/c/done.json": 31}
     aged |= {"networks/d/done.json": 29, "pictures/ff/ff1": 91, "pictures/ff/ff2": 89}
     for name, days in aged.items():
@@ -451,7 +453,7 @@ def test_a_head_of_many_images_is_fitted_there_and_equal_and_what_is_old_there_g
     there, spent = compute.train_head(fit)
     left = {name for name in aged if (volume / name).exists()}
     assert left == {"orders/b/order.json", "networks/d/done.json", "pictures/ff/ff2"}
-    here, _ = ThisProcess().train_head(fit)
+    here, _ = LocalCompute().train_head(fit)
     assert there is not None
     assert here is not None
     assert spent.where == "modal"
@@ -463,71 +465,73 @@ def test_many_images_are_looked_at_by_several_containers_with_the_same_result(
 ) -> None:
     import numpy as np
 
-    images = [drawing(number).image for number in range(70)]
+    images = [make_drawing(number).image for number in range(70)]
     encoder = compute.encoder("builtin", lambda: pytest.fail("not here"))
     here = BuiltinEncoder()
     assert (encoder.id, encoder.dim) == (here.id, here.dim)
     np.testing.assert_allclose(encoder.encode_images(images), here.encode_images(images), atol=1e-5)
-    embedding = compute._spending.month()
+    embedding = compute._budget.spent_this_month()
     assert embedding > 0
-    finder = place_model(BOXES).finders["things"]
-    assert isinstance(finder, Finder)
-    local = finder.load(finder.network, SIDE, finder.key)
-    far = compute.detector(finder.network, SIDE, finder.key, lambda: local)
-    compute._cloud.names("networks").add(finder.key)  # as if it had been removed there meanwhile
+    finder = train_detector_model(BOXES_CONTROL).detectors["things"]
+    assert isinstance(finder, TrainedDetector)
+    local = finder.load_runner(finder.network, DETECTOR_INPUT_SIZE, finder.key)
+    far = compute.network_runner(finder.network, DETECTOR_INPUT_SIZE, finder.key, lambda: local)
+    compute._client.list_names("networks").add(
+        finder.key
+    )  # as if it had been removed there meanwhile
     found, expected = far.detect(images, 0.2), local.detect(images, 0.2)
 
     def shared() -> bool:  # one container may be through before the next one is up
         far.detect(images, 0.2)
         return len([c for c in plane.containers if c.function == "Eyes.*" and c.served]) > 1
 
-    until("several containers at work", shared)
+    wait_until("several containers at work", shared)
     assert [len(one) for one in found] == pytest.approx([len(one) for one in expected], abs=1)
     assert sum(map(len, found)) == pytest.approx(sum(map(len, expected)), rel=0.1)
-    looking = compute._spending.month()
+    looking = compute._budget.spent_this_month()
     assert looking > embedding
     assert far.detect(images[:3], 0.2)[0].boxes.tolist() == expected[0].boxes.tolist()
-    assert compute._spending.month() == looking  # a few images are looked at here
+    assert compute._budget.spent_this_month() == looking  # a few images are looked at here
 
 
 def test_when_the_months_money_is_spent_nothing_is_trained(
     compute: ModalCompute, settings: Settings
 ) -> None:
-    compute._spending.add("L4", 3600 * 30)
+    compute._budget.record_usage("L4", 3600 * 30)
     with pytest.raises(OverBudget, match="PRELABEL_MONTHLY_BUDGET is 20"):
-        compute.train_finder(job(settings.home))
+        compute.train_detector(job(settings.home))
     with pytest.raises(OverBudget, match="Predicting goes on"):
-        compute.check()
+        compute.check_budget()
 
 
 def test_a_published_version_answers_through_the_gateway_and_what_it_keeps_comes_back(
     plane: ControlPlane, settings: Settings
 ) -> None:
-    model, reference = colour_model()
-    version = publish(settings.home, "1", model, reference)
-    _, key = Keys(settings.home).create("app")
-    sharing = Sharing(settings.home, "prelabel")
-    assert sharing.publish() == ["1"]
+    model, reference = train_colour_model()
+    version = publish_version(settings.home, "1", model, reference)
+    _, key = ApiKeyStore(settings.home).create("app")
+    sharing = VolumeSync(settings.home, "prelabel")
+    assert sharing.upload_live_versions() == ["1"]
     headers = {"authorization": f"Bearer {key}"}
-    with httpx.Client(base_url=plane.http("endpoint"), timeout=60, trust_env=False) as http:
+    with httpx.Client(base_url=plane.web_url("endpoint"), timeout=60, trust_env=False) as http:
         assert http.get("/v1/functions").status_code == 401
         listed = _until(lambda: http.get("/v1/functions", headers=headers).json())
         assert [(f["id"], f["version"]) for f in listed] == [("1", version)]
         path = "/v1/functions/1/invoke"
-        answer = http.post(path, content=png("red", 1), headers=headers).json()
+        answer = http.post(path, content=make_png("red", 1), headers=headers).json()
         assert (answer["labelName"], answer["version"]) == ("red", version)
-        texts = [base64.b64encode(png("blue", i)).decode() for i in range(40)]
+        texts = [base64.b64encode(make_png("blue", i)).decode() for i in range(40)]
         many = http.post(f"{path}-batch", json={"data": texts}, headers=headers).json()
         assert [row["labelName"] for row in many["results"]] == ["blue"] * 40
         large = http.post(path, content=_large(), headers=headers)
         assert large.status_code == 200, large.text
         # a version that is promoted later takes over, and no request fails meanwhile
-        after = publish(settings.home, "1", *colour_model(images=16))
-        sharing.publish()
+        after = publish_version(settings.home, "1", *train_colour_model(images=16))
+        sharing.upload_live_versions()
         seen = set()
 
         def newest() -> bool:
-            told = http.post(path, content=png("red", 2), headers=headers)
+            told = http.post(path, content=make_png("red", 2), headers=headers)
             assert told.status_code == 200, told.text
             seen.add(told.json()["version"])
             return after in seen
@@ -538,18 +542,18 @@ def test_a_published_version_answers_through_the_gateway_and_what_it_keeps_comes
         path = "/v1/functions/1/samples/bed/annotation"
         put = http.put(path, json=body, headers=headers)
         assert put.status_code == 202, put.text
-        captures = Captures(settings.home / "projects/1")
+        captures = CaptureStore(settings.home / "projects/1")
 
         def came_back() -> list[Capture]:
-            sharing.collect()
+            sharing.download_captures()
             return [capture for capture in captures.all() if capture.external == "bed"]
 
         (corrected,) = _until(came_back, 60)
         assert corrected.why == "corrected"
-        assert captures.image(corrected).read_bytes() == png("blue", 0)
-        assert sharing.collect() == 0
+        assert captures.image_path(corrected).read_bytes() == make_png("blue", 0)
+        assert sharing.download_captures() == 0
         # an answer that is changed there comes too, also where this machine's clock is ahead
-        file = captures.image(corrected).with_suffix(".json")
+        file = captures.image_path(corrected).with_suffix(".json")
         ahead = time.time() + 3600
         os.utime(file, (ahead, ahead))
         put = http.put(path, json={**body, "labelName": "red"}, headers=headers)
@@ -557,18 +561,18 @@ def test_a_published_version_answers_through_the_gateway_and_what_it_keeps_comes
         _until(lambda: came_back()[0].annotation != corrected.annotation, 60)
     # what is a task is removed here after some days, and not fetched again; what waits stays
     (changed,) = came_back()
-    assert sharing.forget(0.0) == 0
-    captures.returned(changed, 7, annotated=True)
-    assert sharing.forget(1.0) == 0
-    assert sharing.forget(0.0) == 1
+    assert sharing.remove_imported_captures(0.0) == 0
+    captures.record_import(changed, 7, has_annotation=True)
+    assert sharing.remove_imported_captures(1.0) == 0
+    assert sharing.remove_imported_captures(0.0) == 1
     assert came_back() == []
-    assert captures.forget_returned(time.time() - 60) == 0
-    assert captures.forget_returned(time.time() + 60) == 1
-    assert "token" not in " ".join(tree(plane.volume("prelabel-home")))
+    assert captures.delete_stale_imports(time.time() - 60) == 0
+    assert captures.delete_stale_imports(time.time() + 60) == 1
+    assert "token" not in " ".join(read_tree(plane.volume_folder("prelabel-home")))
 
 
 def test_the_backend_there_speaks_the_protocol_to_those_who_may(plane: ControlPlane) -> None:
-    with httpx.Client(base_url=plane.http("backend"), timeout=60, trust_env=False) as http:
+    with httpx.Client(base_url=plane.web_url("backend"), timeout=60, trust_env=False) as http:
         assert http.get("/health").status_code == 401
         auth = ("team", "open sesame")
         assert http.get("/health", auth=auth).json()["status"] == "UP"
@@ -576,28 +580,35 @@ def test_the_backend_there_speaks_the_protocol_to_those_who_may(plane: ControlPl
         known = http.post("/setup", json=body, auth=auth)
         assert known.status_code == 200, known.text
         assert _until(lambda: http.get("/api/projects/77", auth=auth).json())["number"] == 77
-    _until(lambda: any("projects/77" in name for name in tree(plane.volume("prelabel-home"))), 30)
+    _until(
+        lambda: any(
+            "projects/77" in name for name in read_tree(plane.volume_folder("prelabel-home"))
+        ),
+        30,
+    )
 
 
 def test_a_forgotten_local_source_is_caught(tmp_path: Path, variables: None) -> None:
-    for name in ROOMS:
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in BESIDE:
-        shutil.copy(ROOT / name, tmp_path)
+    for name in SOURCE_FOLDERS:
+        shutil.copytree(
+            REPOSITORY_ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__")
+        )
+    for name in PROJECT_FILES:
+        shutil.copy(REPOSITORY_ROOT / name, tmp_path)
     file = tmp_path / "serverless" / "image.py"
     file.write_text(file.read_text().replace('("backend", "serverless")', '("serverless",)'))
     with ControlPlane() as plane:
         plane.deploy("-m", "serverless.app", cwd=tmp_path)
-        with plane.here(), pytest.raises(RoundError, match="backend"):
-            Cloud("prelabel").facts("builtin")
+        with plane.use_in_process(), pytest.raises(RoundError, match="backend"):
+            ModalClient("prelabel").encoder_properties("builtin")
 
 
 def test_deploy_says_what_to_paste_where(tmp_path: Path, variables: None) -> None:
-    publish(tmp_path, "1", colour_model()[0])
+    publish_version(tmp_path, "1", train_colour_model()[0])
     rules = tmp_path / "alerts.toml"
     rules.write_text(ALERT.format(secret="GREENHOUSE_SECRET"))
     with ControlPlane() as plane:
-        env = {**os.environ, **plane.environment(), "PRELABEL_HOME": str(tmp_path)}
+        env = {**os.environ, **plane.client_environment(), "PRELABEL_HOME": str(tmp_path)}
         env |= {"LABEL_STUDIO_URL": "https://label.example.com", "GREENHOUSE_SECRET": "sesame"}
 
         def prelabel(*words: str, **changed: str) -> subprocess.CompletedProcess[str]:
@@ -613,8 +624,8 @@ def test_deploy_says_what_to_paste_where(tmp_path: Path, variables: None) -> Non
         assert f"{plane.function('endpoint').web_url}/v1/functions" in done.stdout
         assert "Connect Model" in done.stdout
         assert [s.keys for s in plane.function("endpoint").secrets] == [("GREENHOUSE_SECRET",)]
-        shared = plane.volume("prelabel-home")
-        assert any("projects/1/live.json" in name for name in tree(shared))
+        shared = plane.volume_folder("prelabel-home")
+        assert any("projects/1/live.json" in name for name in read_tree(shared))
         # keys of the home that was deployed from are known there, wherever trainings are done
         made = json.loads(prelabel("keys", "create", "app", "--json").stdout)
         assert made["shared"]
@@ -648,8 +659,12 @@ def test_deploy_says_what_to_paste_where(tmp_path: Path, variables: None) -> Non
 def test_without_a_deployed_app_the_sentence_says_how_to_get_one(
     variables: None, settings: Settings
 ) -> None:
-    with ControlPlane() as plane, plane.here(), pytest.raises(RoundError, match="prelabel deploy"):
-        Cloud("prelabel").facts("builtin")
+    with (
+        ControlPlane() as plane,
+        plane.use_in_process(),
+        pytest.raises(RoundError, match="prelabel deploy"),
+    ):
+        ModalClient("prelabel").encoder_properties("builtin")
 
 
 def test_without_a_token_the_sentence_says_how_to_get_one(

@@ -13,11 +13,11 @@ import psutil
 import pytest
 from PIL import Image
 
-from backend.scheduler.worker_pool import ANSWERING
-from backend.vision.detection.training_example import Example
+from backend.scheduler.worker_pool import PREDICTION_NICENESS
+from backend.vision.detection.training_example import DetectionExample
 from tests.conftest import MakeBackend
-from tests.support.drawings import Drawing, Thing, drawing
-from tests.support.harness import Backend, Json, Lab, data_uri, until
+from tests.support.drawings import Drawing, DrawnObject, make_drawing
+from tests.support.harness import BackendServer, Json, LabelStudioUser, make_data_uri, wait_until
 
 BOXES = """
 <View>
@@ -44,7 +44,7 @@ POOL = 26
 
 
 @pytest.fixture
-def finder(make_backend: MakeBackend) -> Backend:
+def finder(make_backend: MakeBackend) -> BackendServer:
     """A backend whose detectors start from nothing and are quick."""
     return make_backend(
         PRELABEL_DETECTOR="builtin",
@@ -54,17 +54,19 @@ def finder(make_backend: MakeBackend) -> Backend:
     )
 
 
-def start(lab: Lab, backend: Backend, config: str, **how: object) -> tuple[int, dict[int, Drawing]]:
+def start(
+    lab: LabelStudioUser, backend: BackendServer, config: str, **how: object
+) -> tuple[int, dict[int, Drawing]]:
     """A connected project of drawings, by task."""
-    project = lab.project(config, title="drawn things")
-    drawings = [drawing(number, **how) for number in range(POOL)]  # type: ignore[arg-type]
-    tasks = lab.add_raw(project, [data_uri(d.png()) for d in drawings])
-    lab.connect(project, backend.url)
-    backend.settled(project)
+    project = lab.create_project(config, title="drawn things")
+    drawings = [make_drawing(number, **how) for number in range(POOL)]  # type: ignore[arg-type]
+    tasks = lab.import_images(project, [make_data_uri(d.to_png()) for d in drawings])
+    lab.connect_backend(project, backend.url)
+    backend.wait_for_round(project)
     return project, dict(zip(tasks, drawings, strict=True))
 
 
-def box(thing: Thing) -> Json:
+def box(thing: DrawnObject) -> Json:
     """A box as the browser sends it."""
     x0, y0, x1, y1 = (100 * v for v in thing.box)
     value = {"x": x0, "y": y0, "width": x1 - x0, "height": y1 - y0, "rotation": 0}
@@ -72,25 +74,27 @@ def box(thing: Thing) -> Json:
     return {"from_name": "box", "to_name": "image", "type": "rectanglelabels", "value": labeled}
 
 
-def dot(thing: Thing) -> Json:
+def dot(thing: DrawnObject) -> Json:
     """A point as the browser sends it."""
-    x, y = thing.centre
+    x, y = thing.center
     value = {"x": 100 * x, "y": 100 * y, "width": 0.5, "keypointlabels": [thing.label]}
     return {"from_name": "dot", "to_name": "image", "type": "keypointlabels", "value": value}
 
 
-def annotate(lab: Lab, task: int, result: list[Json]) -> None:
-    lab.call("POST", f"/api/tasks/{task}/annotations/", json={"result": result, "lead_time": 1.0})
+def annotate(lab: LabelStudioUser, task: int, result: list[Json]) -> None:
+    lab.request(
+        "POST", f"/api/tasks/{task}/annotations/", json={"result": result, "lead_time": 1.0}
+    )
 
 
-def predicted(lab: Lab, project: int, version: str) -> dict[int, list[Json]]:
+def predicted(lab: LabelStudioUser, project: int, version: str) -> dict[int, list[Json]]:
     """Regions by task, of the pushed predictions."""
-    of = [p for p in lab.predictions(project) if p["model_version"] == version]
+    of = [p for p in lab.list_predictions(project) if p["model_version"] == version]
     assert len(of) == len({p["task"] for p in of})
     return {p["task"]: p["result"] for p in of}
 
 
-def overlap(region: Json, thing: Thing) -> float:
+def overlap(region: Json, thing: DrawnObject) -> float:
     value, (x0, y0, x1, y1) = region["value"], (100 * v for v in thing.box)
     wide = min(value["x"] + value["width"], x1) - max(value["x"], x0)
     high = min(value["y"] + value["height"], y1) - max(value["y"], y0)
@@ -98,7 +102,7 @@ def overlap(region: Json, thing: Thing) -> float:
     return float(shared / (value["width"] * value["height"] + (x1 - x0) * (y1 - y0) - shared))
 
 
-def found_boxes(regions: Sequence[Json], things: Sequence[Thing]) -> int:
+def found_boxes(regions: Sequence[Json], things: Sequence[DrawnObject]) -> int:
     """How many things have a box of their label on them."""
     return sum(
         any(overlap(r, t) >= 0.5 and r["value"]["rectanglelabels"] == [t.label] for r in regions)
@@ -106,13 +110,13 @@ def found_boxes(regions: Sequence[Json], things: Sequence[Thing]) -> int:
     )
 
 
-def found_dots(regions: Sequence[Json], drawing: Drawing, things: Sequence[Thing]) -> int:
+def found_dots(regions: Sequence[Json], drawing: Drawing, things: Sequence[DrawnObject]) -> int:
     """How many things have a dot within half their size."""
     width, height = drawing.image.size
 
-    def near(region: Json, thing: Thing) -> bool:
-        x = region["value"]["x"] / 100 - thing.centre[0]
-        y = region["value"]["y"] / 100 - thing.centre[1]
+    def near(region: Json, thing: DrawnObject) -> bool:
+        x = region["value"]["x"] / 100 - thing.center[0]
+        y = region["value"]["y"] / 100 - thing.center[1]
         half = (thing.box[2] - thing.box[0]) * width / 2
         return math.hypot(x * width, y * height) <= half
 
@@ -125,17 +129,17 @@ def share(regions: dict[int, list[Json]], drawings: dict[int, Drawing]) -> float
     for task, picture in drawings.items():
         points = any(region["type"] == "keypointlabels" for region in regions[task])
         right += (
-            found_dots(regions[task], picture, picture.things)
+            found_dots(regions[task], picture, picture.objects)
             if points
-            else found_boxes(regions[task], picture.things)
+            else found_boxes(regions[task], picture.objects)
         )
         found += len(regions[task])
-        there += len(picture.things)
+        there += len(picture.objects)
     return 2 * right / (found + there)
 
 
 def test_boxes_are_learned_land_where_the_objects_are_and_get_better(
-    lab: Lab, finder: Backend
+    lab: LabelStudioUser, finder: BackendServer
 ) -> None:
     """Also in pictures that cameras hold sideways: the file is turned, a note in it says how, and
     people and boxes see it upright."""
@@ -143,14 +147,14 @@ def test_boxes_are_learned_land_where_the_objects_are_and_get_better(
     before = finder.project(project)["version"]
     assert all(not regions for regions in predicted(lab, project, before).values())
     tasks = list(drawings)
-    turned = [drawing(number) for number in range(100, 112)]
-    new = lab.add_raw(project, [data_uri(sideways(d.image), "jpeg") for d in turned])
+    turned = [make_drawing(number) for number in range(100, 112)]
+    new = lab.import_images(project, [make_data_uri(sideways(d.image), "jpeg") for d in turned])
     rest = {task: drawings[task] for task in tasks[18:]} | dict(zip(new, turned, strict=True))
     shares = []
     for labeled, part in ((6, tasks[:6]), (18, tasks[6:18])):
         for task in part:
-            annotate(lab, task, [box(thing) for thing in drawings[task].things])
-        state = finder.learn(project, labeled, finder.project(project)["version"])
+            annotate(lab, task, [box(thing) for thing in drawings[task].objects])
+        state = finder.train_and_wait(project, labeled, finder.project(project)["version"])
         regions = predicted(lab, project, state["version"])
         assert set(regions) == {*tasks[labeled:], *new}
         shares.append(share(regions, rest))
@@ -165,20 +169,24 @@ def test_boxes_are_learned_land_where_the_objects_are_and_get_better(
     assert control["type"] == "RectangleLabels"
     assert control["kind"] == "fine-tuned"
     assert state["audit"]["metric"] == "F1"
-    info = lab.info(project)
+    info = lab.fetch_project(project)
     assert (info["model_version"], info["sampling"]) == (state["version"], "Uncertainty sampling")
 
 
-def test_points_are_learned_from_points_alone_and_improve(lab: Lab, finder: Backend) -> None:
+def test_points_are_learned_from_points_alone_and_improve(
+    lab: LabelStudioUser, finder: BackendServer
+) -> None:
     how = {"labels": ("disc",), "most": 8, "radius": (6, 9)}
     project, drawings = start(lab, finder, POINTS, **how)
     tasks = list(drawings)
     shares = []
     for few in (tasks[:3], tasks[3:14]):
         for task in few:
-            annotate(lab, task, [dot(thing) for thing in drawings[task].things])
+            annotate(lab, task, [dot(thing) for thing in drawings[task].objects])
         before = finder.project(project)["version"]
-        state = finder.learn(project, len(lab_done := tasks[: tasks.index(few[-1]) + 1]), before)
+        state = finder.train_and_wait(
+            project, len(lab_done := tasks[: tasks.index(few[-1]) + 1]), before
+        )
         regions = predicted(lab, project, state["version"])
         shares.append(share(regions, {task: drawings[task] for task in tasks[14:]}))
         assert len(lab_done) == state["labels"]
@@ -190,19 +198,19 @@ def test_points_are_learned_from_points_alone_and_improve(lab: Lab, finder: Back
 
 
 def test_choices_boxes_and_points_of_one_config_share_a_prediction_and_a_round(
-    lab: Lab, finder: Backend
+    lab: LabelStudioUser, finder: BackendServer
 ) -> None:
     project, drawings = start(lab, finder, ALL)
     tasks = list(drawings)
     for task in tasks[:12]:
-        things = drawings[task].things
+        things = drawings[task].objects
         word = "full" if len(things) > 2 else "empty"
-        result = [{**lab.region([word], "busy")}]
+        result = [{**lab.make_choice_region([word], "busy")}]
         result += [box(t) for t in things if t.label == "square"]
         result += [dot(t) for t in things if t.label == "disc"]
         annotate(lab, task, result)
     before = finder.project(project)["version"]
-    state = finder.learn(project, 12, version=before)
+    state = finder.train_and_wait(project, 12, version=before)
     assert [c["type"] for c in state["controls"]] == [
         "Choices",
         "RectangleLabels",
@@ -216,7 +224,7 @@ def test_choices_boxes_and_points_of_one_config_share_a_prediction_and_a_round(
         hits = there = shown = 0
         for task, of in regions.items():
             own = [region for region in of if region["type"] == kind]
-            things = tuple(t for t in drawings[task].things if t.label == label)
+            things = tuple(t for t in drawings[task].objects if t.label == label)
             hits += found(own, drawings[task], things)
             there, shown = there + len(things), shown + len(own)
         print(f"{kind}: {hits} of {there} {label}s found, {shown} shown")
@@ -226,17 +234,17 @@ def test_choices_boxes_and_points_of_one_config_share_a_prediction_and_a_round(
 
 
 def test_an_image_annotated_as_empty_counts_and_strange_regions_are_counted(
-    lab: Lab, finder: Backend
+    lab: LabelStudioUser, finder: BackendServer
 ) -> None:
     project, drawings = start(lab, finder, BOXES)
     tasks = list(drawings)
     annotate(lab, tasks[0], [])
-    turned = box(drawings[next(t for t in tasks if drawings[t].things)].things[0])
+    turned = box(drawings[next(t for t in tasks if drawings[t].objects)].objects[0])
     turned["value"]["rotation"] = 30
     annotate(lab, tasks[1], [turned])
-    lab.skip(tasks[2])
+    lab.skip_task(tasks[2])
     before = finder.project(project)["version"]
-    state = finder.learn(project, 1, version=before)
+    state = finder.train_and_wait(project, 1, version=before)
     assert state["labels"] == 1, "the turned box alone says nothing, an empty image does"
     assert state["left_out"]["rotated box"] == 1
     assert state["left_out"]["image left out of box: not all its objects are known"] == 1
@@ -244,7 +252,7 @@ def test_an_image_annotated_as_empty_counts_and_strange_regions_are_counted(
 
 
 def test_training_tells_its_progress_and_can_be_cancelled(
-    lab: Lab, make_backend: MakeBackend
+    lab: LabelStudioUser, make_backend: MakeBackend
 ) -> None:
     backend = make_backend(
         PRELABEL_DETECTOR="builtin",
@@ -255,43 +263,43 @@ def test_training_tells_its_progress_and_can_be_cancelled(
     project, drawings = start(lab, backend, BOXES)
     before = backend.project(project)["version"]
     for task in list(drawings)[:8]:
-        annotate(lab, task, [box(thing) for thing in drawings[task].things])
+        annotate(lab, task, [box(thing) for thing in drawings[task].objects])
 
     def epoch() -> bool:
         doing = backend.project(project)["round"]
         return doing["state"] == "training" and "epoch" in (doing["detail"] or "")
 
-    until("an epoch is told", epoch)
+    wait_until("an epoch is told", epoch)
     backend.http.post(f"/api/projects/{project}/cancel")
-    until("idle again", lambda: backend.project(project)["round"]["state"] == "idle")
+    wait_until("idle again", lambda: backend.project(project)["round"]["state"] == "idle")
     state = backend.project(project)
     assert state["version"] == before
     assert "cancelled" in state["round"]["detail"]
     assert state["round"]["error"] is None
 
 
-def interactive(lab: Lab, connection: Json, task: int, region: Json) -> list[Json]:
+def interactive(lab: LabelStudioUser, connection: Json, task: int, region: Json) -> list[Json]:
     """What the labeling screen asks for when somebody used a smart tool."""
     body = {"task": task, "context": {"result": [{**region, "id": "drawn"}]}}
-    answer = lab.call("POST", f"/api/ml/{connection['id']}/interactive-annotating", json=body)
+    answer = lab.request("POST", f"/api/ml/{connection['id']}/interactive-annotating", json=body)
     found: list[Json] = answer["data"]["result"]
     return found
 
 
 @pytest.mark.parametrize(("config", "shape"), [(BOXES, box), (POINTS, dot)])
 def test_one_drawn_object_brings_the_similar_ones_before_anything_is_learned(
-    lab: Lab, finder: Backend, config: str, shape: Callable[[Thing], Json]
+    lab: LabelStudioUser, finder: BackendServer, config: str, shape: Callable[[DrawnObject], Json]
 ) -> None:
     smart = config.replace('toName="image"', 'toName="image" smart="true"')
-    project = lab.project(smart, title="smart tools")
+    project = lab.create_project(smart, title="smart tools")
     how: dict[str, Any] = {"labels": ("disc",), "most": 9, "radius": (18, 26)}
-    pictures = [drawing(number, (640, 480), **how) for number in range(12)]
-    busy = max(pictures, key=lambda picture: len(picture.things))
-    (task,) = lab.add_raw(project, [data_uri(busy.png())])
-    connection = lab.connect(project, finder.url, is_interactive=True)
-    finder.settled(project)
-    until("a process is ready for the first object", lambda: answering(finder))
-    first, *others = busy.things
+    pictures = [make_drawing(number, (640, 480), **how) for number in range(12)]
+    busy = max(pictures, key=lambda picture: len(picture.objects))
+    (task,) = lab.import_images(project, [make_data_uri(busy.to_png())])
+    connection = lab.connect_backend(project, finder.url, is_interactive=True)
+    finder.wait_for_round(project)
+    wait_until("a process is ready for the first object", lambda: answering(finder))
+    first, *others = busy.objects
     regions = interactive(lab, connection, task, shape(first))
     assert regions
     hits = found_boxes(regions, others) if shape is box else found_dots(regions, busy, others)
@@ -304,10 +312,10 @@ def test_one_drawn_object_brings_the_similar_ones_before_anything_is_learned(
     assert "drawn" not in {region["id"] for region in regions}
 
 
-def answering(backend: Backend) -> bool:
+def answering(backend: BackendServer) -> bool:
     """Whether the process that answers was started, which nothing has asked yet."""
     server = psutil.Process(backend.pid)
-    return any(child.nice() == server.nice() + ANSWERING for child in server.children())
+    return any(child.nice() == server.nice() + PREDICTION_NICENESS for child in server.children())
 
 
 def sideways(image: Image.Image) -> bytes:
@@ -334,27 +342,44 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A weights file as ultralytics writes it, of a small network that knows both things."""
     import torch
 
-    from backend.vision.detection.fine_tune import Recipe, learn
-    from backend.vision.detection.network import SMALL, adapted, load_base
+    from backend.vision.detection.fine_tune import TrainingRecipe, fine_tune
+    from backend.vision.detection.network import (
+        SMALL_NETWORK_FILE,
+        adapt_classes,
+        load_base_network,
+    )
 
     names = ("disc", "square")
-    examples = [example(drawing(number), names) for number in range(200, 230)]
-    how = Recipe(iterations=350, batch=4, size=160, rate=0.005, freeze=0, seconds=300, seed=0)
-    network = learn(adapted(load_base(SMALL), names), examples, how, lambda done, of: None)
+    examples = [example(make_drawing(number), names) for number in range(200, 230)]
+    how = TrainingRecipe(
+        iterations=350,
+        batch_size=4,
+        image_size=160,
+        learning_rate=0.005,
+        frozen_layers=0,
+        time_limit_seconds=300,
+        seed=0,
+    )
+    network = fine_tune(
+        adapt_classes(load_base_network(SMALL_NETWORK_FILE), names),
+        examples,
+        how,
+        lambda done, of: None,
+    )
     path = tmp_path_factory.mktemp("weights") / "things.pt"
     network.module.args = {}
     torch.save({"model": network.module.half(), "train_args": {}}, path)
     return path
 
 
-def example(drawing: Drawing, names: Sequence[str]) -> Example:
-    boxes = np.array([thing.box for thing in drawing.things], dtype=np.float32).reshape(-1, 4)
-    labels = np.array([names.index(thing.label) for thing in drawing.things], dtype=np.int64)
-    return Example(lambda: drawing.image, *drawing.image.size, boxes, labels)
+def example(drawing: Drawing, names: Sequence[str]) -> DetectionExample:
+    boxes = np.array([thing.box for thing in drawing.objects], dtype=np.float32).reshape(-1, 4)
+    labels = np.array([names.index(thing.label) for thing in drawing.objects], dtype=np.int64)
+    return DetectionExample(lambda: drawing.image, *drawing.image.size, boxes, labels)
 
 
 def test_what_pretrained_weights_know_by_name_is_found_before_any_label(
-    lab: Lab, make_backend: MakeBackend, pretrained: Path
+    lab: LabelStudioUser, make_backend: MakeBackend, pretrained: Path
 ) -> None:
     backend = make_backend(PRELABEL_DETECTOR=str(pretrained), PRELABEL_DETECTOR_SIZE="160")
     project, drawings = start(lab, backend, KNOWN)
@@ -364,7 +389,7 @@ def test_what_pretrained_weights_know_by_name_is_found_before_any_label(
     regions = predicted(lab, project, state["version"])
     called = {"disc": "Discs", "square": "tile"}
     things = {
-        task: [Thing(called[t.label], t.box) for t in picture.things]
+        task: [DrawnObject(called[t.label], t.box) for t in picture.objects]
         for task, picture in drawings.items()
     }
     there = sum(map(len, things.values()))
@@ -372,7 +397,7 @@ def test_what_pretrained_weights_know_by_name_is_found_before_any_label(
 
 
 def test_what_would_help_before_the_first_label_is_named_with_its_command(
-    lab: Lab, finder: Backend
+    lab: LabelStudioUser, finder: BackendServer
 ) -> None:
     project, _ = start(lab, finder, BOXES)
     (control,) = finder.project(project)["controls"]

@@ -18,9 +18,9 @@ import modal
 import modal.exception
 import pytest
 
-from tests.support.modal_plane import PROXY_TOKEN, ControlPlane, DeployError, VolumeMount, tree
+from tests.support.modal_plane import PROXY_TOKEN, ControlPlane, DeployError, VolumeMount, read_tree
 from tests.support.modal_plane import toy_app as toy_module
-from tests.support.modal_plane.sandbox import namespace_command
+from tests.support.modal_plane.sandbox import find_namespace_command
 
 LIBRARY = '''
 """Local source of the toy, to be mounted."""
@@ -44,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def plane(folder: Path) -> Iterator[ControlPlane]:
     with ControlPlane(environment={"OMP_NUM_THREADS": "1"}) as plane:
         plane.deploy("toy.py", cwd=folder)
-        with plane.here():
+        with plane.use_in_process():
             yield plane
 
 
@@ -118,12 +118,12 @@ def test_an_exception_of_the_users_own_type_comes_back_after_the_retries(
 
     with pytest.raises(ToyError, match="no luck"):
         work.remote("raise", "no luck")
-    assert plane.log("work").count("no luck") >= 3
+    assert plane.container_logs("work").count("no luck") >= 3
 
 
 def test_a_retry_runs_the_whole_function_again(work: Any, plane: ControlPlane) -> None:
     assert work.remote("count", "attempts") == 3
-    assert tree(plane.volume("toy-store"))["attempts"] == b"xxx"
+    assert read_tree(plane.volume_folder("toy-store"))["attempts"] == b"xxx"
 
 
 def test_a_cancelled_call_ends_and_its_container_serves_on(plane: ControlPlane, work: Any) -> None:
@@ -190,7 +190,7 @@ def test_what_a_container_committed_is_read_by_a_client_and_by_another_container
     assert ("commit", writer) in made
     assert [kind for kind, _ in made][-1] == "reload"
     assert modal.Dict.from_name("toy-dict")["last"] == "weights.bin"
-    assert "writing weights.bin" in plane.log("write")
+    assert "writing weights.bin" in plane.container_logs("write")
 
 
 def test_a_write_is_seen_by_others_only_after_commit_and_reload(plane: ControlPlane) -> None:
@@ -220,7 +220,7 @@ def test_a_client_writes_copies_and_removes_files_of_a_volume(plane: ControlPlan
         with pytest.raises(FileExistsError), volume.batch_upload() as batch:
             batch.put_file(io.BytesIO(b"other"), "/b.txt")
         assert b"".join(volume.read_file("large.bin")) == large
-        assert tree(plane.volume(f"files-{version}")) == {
+        assert read_tree(plane.volume_folder(f"files-{version}")) == {
             "b.txt": b"small", "empty": b"", "large.bin": large,
         }  # fmt: skip
 
@@ -234,10 +234,10 @@ def test_reload_is_refused_while_a_file_of_the_volume_is_open() -> None:
 def test_a_read_only_volume_cannot_be_written(plane: ControlPlane) -> None:
     (mount,) = plane.function("vandal").volumes
     assert mount.read_only
-    if namespace_command():
+    if find_namespace_command():
         with pytest.raises(OSError, match="Read-only"):
             function("vandal").remote()
-        assert "vandal" not in tree(plane.volume("toy-store"))
+        assert "vandal" not in read_tree(plane.volume_folder("toy-store"))
 
 
 def test_a_class_enters_before_and_after_its_snapshot(plane: ControlPlane) -> None:
@@ -259,22 +259,22 @@ def test_a_dictionary_is_shared_and_put_only_once_when_wanted() -> None:
 
 
 def test_a_web_function_takes_and_gives_megabytes(plane: ControlPlane) -> None:
-    with httpx.Client(base_url=plane.http("site"), timeout=30, trust_env=False) as http:
+    with httpx.Client(base_url=plane.web_url("site"), timeout=30, trust_env=False) as http:
         assert http.post("/size", content=b"x" * 3_500_000).json() == {"size": 3_500_000}
         answer = http.get("/big", params={"count": 5_000_000})
         assert (len(answer.content), answer.headers["content-type"]) == (5_000_000, "image/png")
         assert http.get("/absent").status_code == 404
         assert http.get("/broken").status_code == 500
-    assert function("site").get_web_url().rstrip("/") == plane.http("site")
+    assert function("site").get_web_url().rstrip("/") == plane.web_url("site")
 
 
 def test_a_method_of_a_class_may_be_a_web_function(plane: ControlPlane) -> None:
-    answer = httpx.get(plane.http("Greeter", "page"), timeout=30, trust_env=False)
+    answer = httpx.get(plane.web_url("Greeter", "page"), timeout=30, trust_env=False)
     assert answer.json() == ["snap", "restored"]
 
 
 def test_requests_run_at_once_in_one_container(plane: ControlPlane) -> None:
-    url = plane.http("site") + "/company"
+    url = plane.web_url("site") + "/company"
 
     def ask(_: int) -> int:
         return int(httpx.get(url, timeout=30, trust_env=False).json()["together"])
@@ -285,7 +285,7 @@ def test_requests_run_at_once_in_one_container(plane: ControlPlane) -> None:
 
 
 def test_proxy_authentication_is_asked_for(plane: ControlPlane) -> None:
-    url = plane.http("locked")
+    url = plane.web_url("locked")
     assert httpx.get(url, timeout=30, trust_env=False).status_code == 401
     keys = dict(zip(("Modal-Key", "Modal-Secret"), PROXY_TOKEN, strict=True))
     assert httpx.get(url, headers=keys, timeout=30, trust_env=False).json() == "in"
@@ -297,7 +297,7 @@ def test_a_container_idle_for_its_window_leaves_and_runs_its_exit_hooks(
     modal.Cls.from_name("toy", "Greeter")(name="brief").greet.remote()
     plane.stop_containers()
     assert {c.exit_code for c in plane.containers} <= {0, 3, -9}
-    assert "left brief" in plane.log("Greeter.*")
+    assert "left brief" in plane.container_logs("Greeter.*")
 
 
 def test_a_generator_sends_one_value_after_the_other() -> None:
@@ -345,7 +345,7 @@ def test_a_forgotten_local_source_is_caught(tmp_path: Path, namespaces: bool) ->
     """The project itself is installed in this environment, and yet not there in a container."""
     (tmp_path / "mylib.py").write_text("")
     at = f"{tempfile.gettempdir()}/plane-test-{os.getpid()}"
-    with ControlPlane(namespaces=namespaces) as plane, plane.here():
+    with ControlPlane(namespaces=namespaces) as plane, plane.use_in_process():
         imported = modal.Function.from_name("small", "imported")
 
         def deploy(mounts: str) -> None:
@@ -360,13 +360,13 @@ def test_a_forgotten_local_source_is_caught(tmp_path: Path, namespaces: bool) ->
             deploy(f'.add_local_python_source("mylib"{more})')
             assert imported.remote("mylib") == "mylib"
             assert "/root/mylib.py" in plane.function("imported").files
-        assert tree(plane.volume("small")) == {"written": b"by a container"}
+        assert read_tree(plane.volume_folder("small")) == {"written": b"by a container"}
     assert not Path(at).is_symlink()
 
 
 def test_another_deployment_replaces_containers_and_keeps_what_runs(tmp_path: Path) -> None:
     lines = ["import modal, time", "app = modal.App('rolling')", "@app.function()"]
-    with ControlPlane() as plane, plane.here():
+    with ControlPlane() as plane, plane.use_in_process():
 
         def deploy(number: int) -> None:
             body = f"def version(s):\n    time.sleep(s)\n    return {number}"
@@ -387,7 +387,7 @@ def test_a_module_that_cannot_be_imported_fails_the_call_and_the_deployment(
     tmp_path: Path,
 ) -> None:
     app = APP.format(mounts="", path="/vol")
-    with ControlPlane() as plane, plane.here():
+    with ControlPlane() as plane, plane.use_in_process():
         (tmp_path / "small.py").write_text("import forgotten\n" + app)
         with pytest.raises(DeployError, match="forgotten"):
             plane.deploy("small.py", cwd=tmp_path)
@@ -401,7 +401,7 @@ def test_nothing_is_left_when_the_plane_is_closed(folder: Path) -> None:
     before = set(threading.enumerate())
     with ControlPlane() as plane:
         plane.deploy("toy.py", cwd=folder)
-        with plane.here():
+        with plane.use_in_process():
             function("work").spawn("sleep", 60.0)
             until(lambda: plane.containers and plane.containers[0].events)
         home = plane.folder

@@ -7,50 +7,60 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.harness import Application, Backend, Json, Lab, choice_of, png, until
+from tests.support.harness import (
+    BackendServer,
+    EndpointServer,
+    Json,
+    LabelStudioUser,
+    make_png,
+    predicted_choice,
+    wait_until,
+)
 from tests.unit.endpoint.test_capturing import doubtful
 
 
 @pytest.fixture
-def learned(lab: Lab, backend: Backend) -> int:
+def learned(lab: LabelStudioUser, backend: BackendServer) -> int:
     """A project that tells red from blue."""
-    project = lab.project(title="greenhouse")
-    tasks = lab.add(project, 6)
-    lab.connect(project, backend.url)
-    backend.settled(project)
+    project = lab.create_project(title="greenhouse")
+    tasks = lab.import_colours(project, 6)
+    lab.connect_backend(project, backend.url)
+    backend.wait_for_round(project)
     for task in tasks[:8]:
-        lab.label(task)
-    backend.learn(project, 8)
+        lab.submit_annotation(task)
+    backend.train_and_wait(project, 8)
     return project
 
 
 @contextlib.contextmanager
-def application(backend: Backend, **environment: str) -> Iterator[Application]:
-    app = Application(backend.home, {"PRELABEL_CAPTURE_SHARE": "0", **environment})
+def application(backend: BackendServer, **environment: str) -> Iterator[EndpointServer]:
+    app = EndpointServer(backend.home, {"PRELABEL_CAPTURE_SHARE": "0", **environment})
     try:
         yield app
     finally:
         app.stop()
 
 
-def came_back(lab: Lab, project: int) -> list[Json]:
-    return [task for task in lab.tasks(project) if "prelabel_captured" in task["data"]]
+def came_back(lab: LabelStudioUser, project: int) -> list[Json]:
+    return [task for task in lab.list_tasks(project) if "prelabel_captured" in task["data"]]
 
 
 def test_an_application_asks_and_the_next_version_has_learned_from_it(
-    lab: Lab, backend: Backend, learned: int
+    lab: LabelStudioUser, backend: BackendServer, learned: int
 ) -> None:
     before = backend.project(learned)["version"]
     with application(backend, PRELABEL_CAPTURE_BELOW="0.97") as app:
         said = {}
         for number in range(300):
             hard = number % 20 == 7
-            content = doubtful(number) if hard else png(("red", "blue")[number % 2], 500 + number)
-            answer = app.ask(learned, content, externalId=f"picture-{number}")
+            content = (
+                doubtful(number) if hard else make_png(("red", "blue")[number % 2], 500 + number)
+            )
+            answer = app.invoke(learned, content, externalId=f"picture-{number}")
             said[answer["requestId"]] = answer
             assert answer["version"] == before
-        waiting = until("captured images", lambda: came_back(lab, learned))
-        settled = until(
+        waiting = wait_until("captured images", lambda: came_back(lab, learned))
+        settled = wait_until(
             "all came back",
             lambda: (
                 backend.project(learned)["captured"]
@@ -68,22 +78,22 @@ def test_an_application_asks_and_the_next_version_has_learned_from_it(
             assert task["data"]["prelabel_external"] == answer["externalId"]
             first = min(task["predictions"], key=lambda p: p["id"])
             assert first["model_version"] == before
-            assert choice_of(first) == answer["labelName"]
+            assert predicted_choice(first) == answer["labelName"]
             assert answer["confidence"] < 0.97
         image = lab.http.get(waiting[0]["data"]["image"])
         assert image.headers["content-type"] == "image/png"
         # labeling them starts a round, and the promoted version answers the next question
         for task in waiting:  # with the truth: a version that learned wrong ones may be held back
             number = int(said[task["data"]["prelabel_request"]]["externalId"].split("-")[1])
-            lab.label(task["id"], ("red", "blue")[number % 2])
-        state = backend.learn(learned, 8 + len(waiting))
+            lab.submit_annotation(task["id"], ("red", "blue")[number % 2])
+        state = backend.train_and_wait(learned, 8 + len(waiting))
         audited = state["audit"]["n"]
         assert audited <= 3  # of the eight that were labeled first
         # labels that came while a round ran start one more, so the live version is asked anew
-        until(
+        wait_until(
             "the new version answers",
             lambda: (
-                app.ask(learned, png("red", 9))["version"]
+                app.invoke(learned, make_png("red", 9))["version"]
                 == backend.project(learned)["version"]
                 != before
             ),
@@ -91,29 +101,29 @@ def test_an_application_asks_and_the_next_version_has_learned_from_it(
 
 
 def test_corrections_arrive_and_no_image_comes_twice_or_is_lost(
-    lab: Lab, learned: int, backend: Backend
+    lab: LabelStudioUser, learned: int, backend: BackendServer
 ) -> None:
     with application(backend, PRELABEL_CAPTURE_SHARE="0.999") as app:
-        app.ask(learned, doubtful(900), externalId="early")
-        early = until("an image", lambda: came_back(lab, learned))
+        app.invoke(learned, doubtful(900), externalId="early")
+        early = wait_until("an image", lambda: came_back(lab, learned))
         path = f"/v1/functions/{learned}/samples/{{}}/annotation"
         late = app.http.put(path.format("early"), json={"labelName": "red"})
         assert late.status_code == 202, late.text
-        until("its annotation", lambda: came_back(lab, learned)[0]["annotations"])
+        wait_until("its annotation", lambda: came_back(lab, learned)[0]["annotations"])
         later = app.http.put(path.format("early"), json={"labelName": "blue"})
         assert later.status_code == 202, later.text
-        until("the later answer", lambda: _answers(lab, learned, "early") == ["blue"])
-        app.ask(learned, doubtful(899), externalId="gone")
-        gone = until("another", lambda: _named(lab, learned, "gone"))
-        lab.call("DELETE", f"/api/tasks/{gone[0]['id']}/")
+        wait_until("the later answer", lambda: _answers(lab, learned, "early") == ["blue"])
+        app.invoke(learned, doubtful(899), externalId="gone")
+        gone = wait_until("another", lambda: _named(lab, learned, "gone"))
+        lab.request("DELETE", f"/api/tasks/{gone[0]['id']}/")
         app.http.put(path.format("gone"), json={"labelName": "red"})  # holds up none of the next
         backend.kill()
         for number in range(901, 925):
-            app.ask(learned, doubtful(number))
+            app.invoke(learned, doubtful(number))
         brought = {"labelName": "blue", "data": _text(doubtful(950))}
         assert app.http.put(path.format("other"), json=brought).status_code == 202
     backend.start()
-    until("some came back", lambda: len(came_back(lab, learned)) > 3)
+    wait_until("some came back", lambda: len(came_back(lab, learned)) > 3)
     backend.kill()  # somewhere between an import and its note
     backend.start()
 
@@ -121,30 +131,30 @@ def test_corrections_arrive_and_no_image_comes_twice_or_is_lost(
         captured = (backend.project(learned) or {}).get("captured") or {}
         return bool(captured.get("returned")) and not captured.get("waiting")
 
-    until("all came back", whole)
+    wait_until("all came back", whole)
     tasks = came_back(lab, learned)
     requests = [task["data"]["prelabel_request"] for task in tasks]
     assert len(requests) == len(set(requests))
     assert len(requests) >= 15
     by_name = {task["data"].get("prelabel_external"): task for task in tasks}
-    until("the other annotation", lambda: _annotated(lab, learned, "other"))
+    wait_until("the other annotation", lambda: _annotated(lab, learned, "other"))
     assert _answers(lab, learned, "early") == ["blue"]
     assert by_name["early"]["id"] == early[0]["id"]
     (given,) = _annotated(lab, learned, "other")
     assert given["result"][0]["value"]["choices"] == ["blue"]
 
 
-def _named(lab: Lab, project: int, external: str) -> list[Json]:
+def _named(lab: LabelStudioUser, project: int, external: str) -> list[Json]:
     tasks = came_back(lab, project)
     return [task for task in tasks if task["data"].get("prelabel_external") == external]
 
 
-def _annotated(lab: Lab, project: int, external: str) -> list[Json]:
+def _annotated(lab: LabelStudioUser, project: int, external: str) -> list[Json]:
     found = [task["annotations"] for task in _named(lab, project, external)]
     return list(found[0]) if found else []
 
 
-def _answers(lab: Lab, project: int, external: str) -> list[str]:
+def _answers(lab: LabelStudioUser, project: int, external: str) -> list[str]:
     given = _annotated(lab, project, external)
     return [label for one in given for label in one["result"][0]["value"]["choices"]]
 

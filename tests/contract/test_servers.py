@@ -11,27 +11,27 @@ from pathlib import Path
 import httpx
 import pytest
 
-from demo.label_studio import Program, Studio, free_port
+from demo.label_studio import LabelStudioServer, ServerProcess, find_free_port
 from tests.conftest import MakeBackend, MakeStudio
-from tests.support.harness import Backend, Lab, choice_of, until
+from tests.support.harness import BackendServer, LabelStudioUser, predicted_choice, wait_until
 
 STOCK = str(Path(sys.executable).parent / "label-studio-ml")
 
 
 @pytest.fixture(scope="module")
-def second(make_studio: MakeStudio) -> Studio:
+def second(make_studio: MakeStudio) -> LabelStudioServer:
     """Another Label Studio, where legacy tokens are off, as in new installations."""
     return make_studio()
 
 
-def personal_token(studio: Studio) -> str:
+def personal_token(studio: LabelStudioServer) -> str:
     """A personal access token, made as the account page makes it; legacy tokens are turned off."""
-    from demo.label_studio import EMAIL
+    from demo.label_studio import DEMO_EMAIL
 
     with httpx.Client(base_url=studio.url, trust_env=False, timeout=60) as browser:
         browser.get("/user/login/")
         csrf = browser.cookies["csrftoken"]
-        form = {"email": EMAIL, "password": studio.password, "csrfmiddlewaretoken": csrf}
+        form = {"email": DEMO_EMAIL, "password": studio.password, "csrfmiddlewaretoken": csrf}
         headers = {"Referer": studio.url}
         answer = browser.post("/user/login/", data=form, headers=headers)
         assert answer.status_code == 302, answer.text[:300]
@@ -45,12 +45,12 @@ def personal_token(studio: Studio) -> str:
 
 
 @pytest.fixture(scope="module")
-def personal(second: Studio) -> str:
+def personal(second: LabelStudioServer) -> str:
     """The one personal access token that a user may have."""
     return personal_token(second)
 
 
-def access_token(studio: Studio, personal: str) -> str:
+def access_token(studio: LabelStudioServer, personal: str) -> str:
     """What a personal access token is exchanged for."""
     answer = httpx.post(
         f"{studio.url}/api/token/refresh/", json={"refresh": personal}, trust_env=False
@@ -59,29 +59,29 @@ def access_token(studio: Studio, personal: str) -> str:
 
 
 def test_two_servers_with_the_same_project_number_do_not_mix(
-    lab: Lab, second: Studio, personal: str, make_backend: MakeBackend
+    lab: LabelStudioUser, second: LabelStudioServer, personal: str, make_backend: MakeBackend
 ) -> None:
     """One of them with a personal access token, the other with its legacy token from /setup."""
     backend = make_backend(LABEL_STUDIO_URL=second.url, LABEL_STUDIO_API_KEY=personal)
-    other = Lab(second.url, access_token(second, personal), scheme="Bearer")
-    mine = lab.project(title="first server")
-    theirs = other.project(title="second server")
+    other = LabelStudioUser(second.url, access_token(second, personal), scheme="Bearer")
+    mine = lab.create_project(title="first server")
+    theirs = other.create_project(title="second server")
     while theirs < mine:
-        theirs = other.project(title="second server")
+        theirs = other.create_project(title="second server")
     while mine < theirs:
-        mine = lab.project(title="first server")
+        mine = lab.create_project(title="first server")
     swapped = {"red": "blue", "blue": "red"}
     for person in (lab, other):
-        tasks = person.add(mine, 10)
-        person.connect(mine, backend.url)
-        until("a version", partial(all_ready, backend, person.url))
+        tasks = person.import_colours(mine, 10)
+        person.connect_backend(mine, backend.url)
+        wait_until("a version", partial(all_ready, backend, person.url))
         for task in tasks[:8]:
-            truth = person.truth[task]
-            person.truth[task] = truth if person is lab else swapped[truth]
-            person.label(task)
+            truth = person.true_labels[task]
+            person.true_labels[task] = truth if person is lab else swapped[truth]
+            person.submit_annotation(task)
         for task in tasks[8:]:
-            truth = person.truth[task]
-            person.truth[task] = truth if person is lab else swapped[truth]
+            truth = person.true_labels[task]
+            person.true_labels[task] = truth if person is lab else swapped[truth]
     states = backend.http.get("/api/projects").json()
     assert [s["number"] for s in states] == [mine, mine]
     assert len({s["id"] for s in states}) == 2
@@ -89,55 +89,55 @@ def test_two_servers_with_the_same_project_number_do_not_mix(
     start = {"action": "START_TRAINING", "project": {"id": mine}}
     assert len(backend.http.post("/webhook", json=start).json()["projects"]) == 2
     for person in (lab, other):
-        until("eight labels are learned", partial(learned, backend, person.url, 8))
+        wait_until("eight labels are learned", partial(learned, backend, person.url, 8))
         version = state_of(backend, person.url)["version"]
-        of = [p for p in person.predictions(mine) if p["model_version"] == version]
+        of = [p for p in person.list_predictions(mine) if p["model_version"] == version]
         assert len(of) >= 12
-        assert sum(choice_of(p) == person.truth[p["task"]] for p in of) >= len(of) - 1
+        assert sum(predicted_choice(p) == person.true_labels[p["task"]] for p in of) >= len(of) - 1
     assert personal not in backend.log.read_text()
     other.close()
 
 
-def state_of(backend: Backend, server: str) -> dict[str, object]:
+def state_of(backend: BackendServer, server: str) -> dict[str, object]:
     found = [p for p in backend.http.get("/api/projects").json() if p["server"] == server]
     return found[0] if found else {}
 
 
-def all_ready(backend: Backend, server: str) -> bool:
+def all_ready(backend: BackendServer, server: str) -> bool:
     state = state_of(backend, server)
     return bool(state and state["version"])
 
 
-def learned(backend: Backend, server: str, labels: int) -> bool:
+def learned(backend: BackendServer, server: str, labels: int) -> bool:
     state = state_of(backend, server)
     assert not state["round"]["error"], state["round"]  # type: ignore[index]
     return state["labels"] == labels and not state["waiting"]
 
 
 def test_without_a_usable_token_the_settings_page_is_named(
-    second: Studio, personal: str, make_backend: MakeBackend
+    second: LabelStudioServer, personal: str, make_backend: MakeBackend
 ) -> None:
     """Legacy tokens are off, so the one that /setup brings is refused."""
     backend = make_backend(LABEL_STUDIO_URL="http://127.0.0.1:9", LABEL_STUDIO_API_KEY="")
-    person = Lab(second.url, access_token(second, personal), scheme="Bearer")
-    project = person.project()
-    person.connect(project, backend.url)
-    error = backend.failed(project)
+    person = LabelStudioUser(second.url, access_token(second, personal), scheme="Bearer")
+    project = person.create_project()
+    person.connect_backend(project, backend.url)
+    error = backend.wait_for_failure(project)
     assert "LABEL_STUDIO_API_KEY" in error
     person.close()
 
 
 def test_predict_answers_one_result_per_task_and_waits_for_the_first_version(
-    lab: Lab, backend: Backend
+    lab: LabelStudioUser, backend: BackendServer
 ) -> None:
-    project = lab.project()
-    lab.add(project, 20)
-    lab.connect(project, backend.url)
-    rows = [{"id": t["id"], "data": t["data"]} for t in lab.tasks(project)]
+    project = lab.create_project()
+    lab.import_colours(project, 20)
+    lab.connect_backend(project, backend.url)
+    rows = [{"id": t["id"], "data": t["data"]} for t in lab.list_tasks(project)]
     body = {
         "tasks": rows,
         "project": f"{project}.1",
-        "label_config": lab.info(project)["label_config"],
+        "label_config": lab.fetch_project(project)["label_config"],
         "params": {"login": None, "password": None, "context": None},
     }
     answer = backend.http.post("/predict", json={**body, "project": str(project)}).json()
@@ -150,32 +150,34 @@ def test_predict_answers_one_result_per_task_and_waits_for_the_first_version(
 
 
 def test_retrieve_predictions_in_label_studio_takes_every_result(
-    lab: Lab, backend: Backend
+    lab: LabelStudioUser, backend: BackendServer
 ) -> None:
-    project = lab.project()
-    tasks = lab.add(project, 6)
-    lab.connect(project, backend.url)
-    backend.settled(project)
+    project = lab.create_project()
+    tasks = lab.import_colours(project, 6)
+    lab.connect_backend(project, backend.url)
+    backend.wait_for_round(project)
     for task in tasks[:4]:
-        lab.label(task)
-    version = backend.settled(project, 4)["version"]
-    until(
+        lab.submit_annotation(task)
+    version = backend.wait_for_round(project, 4)["version"]
+    wait_until(
         "only its predictions are left",
-        lambda: {p["model_version"] for p in lab.predictions(project)} == {version},
+        lambda: {p["model_version"] for p in lab.list_predictions(project)} == {version},
     )
-    for prediction in lab.predictions(project):
-        lab.call("DELETE", f"/api/predictions/{prediction['id']}/")
-    lab.call(
+    for prediction in lab.list_predictions(project):
+        lab.request("DELETE", f"/api/predictions/{prediction['id']}/")
+    lab.request(
         "POST",
         f"/api/dm/actions/?id=retrieve_tasks_predictions&project={project}",
         json={"selectedItems": {"all": True, "excluded": []}},
     )
-    of = [p for p in lab.predictions(project) if p["model_version"] == version]
+    of = [p for p in lab.list_predictions(project) if p["model_version"] == version]
     assert len({p["task"] for p in of}) == 12
     assert all(p["result"] for p in of)
 
 
-def test_the_stock_server_serves_the_same_model(lab: Lab, studio: Studio, tmp_path: Path) -> None:
+def test_the_stock_server_serves_the_same_model(
+    lab: LabelStudioUser, studio: LabelStudioServer, tmp_path: Path
+) -> None:
     """``label-studio-ml init`` and ``start``, 1.0.9 as PyPI has it."""
     (tmp_path / "model.py").write_text("from backend.server.stock import Prelabel\n")
     made = subprocess.run(
@@ -186,7 +188,7 @@ def test_the_stock_server_serves_the_same_model(lab: Lab, studio: Studio, tmp_pa
         check=False,
     )
     assert made.returncode == 0, made.stdout + made.stderr
-    port = free_port()
+    port = find_free_port()
     environment = {
         "PRELABEL_HOME": str(tmp_path / "home"),
         "PRELABEL_ENCODER": "builtin",
@@ -197,15 +199,15 @@ def test_the_stock_server_serves_the_same_model(lab: Lab, studio: Studio, tmp_pa
         "PATH": f"{Path(STOCK).parent}{os.pathsep}{os.environ['PATH']}",
     }
     command = [STOCK, "start", "served", "-p", str(port), "--root-dir", str(tmp_path)]
-    program = Program(command, environment, tmp_path / "stock.log")
+    program = ServerProcess(command, environment, tmp_path / "stock.log")
     try:
         url = f"http://127.0.0.1:{port}"
-        program.wait_for(f"{url}/health", 60, lambda waited: None)
-        project = lab.project()
-        tasks = lab.add(project, 10)
-        lab.connect(project, url)
+        program.wait_until_ready(f"{url}/health", 60, lambda waited: None)
+        project = lab.create_project()
+        tasks = lab.import_colours(project, 10)
+        lab.connect_backend(project, url)
         for task in tasks[:8]:
-            lab.label(task)
+            lab.submit_annotation(task)
 
         def right() -> bool:
             rows = [{"id": t, "data": d["data"], "project": project} for t, d in by_id.items()]
@@ -213,10 +215,10 @@ def test_the_stock_server_serves_the_same_model(lab: Lab, studio: Studio, tmp_pa
             answer = httpx.post(f"{url}/predict", json=body, timeout=100, trust_env=False).json()
             results = answer["results"]
             assert len(results) == len(rows)
-            said = [choice_of(r) if r["result"] else "" for r in results]
-            return sum(s == lab.truth[t] for s, t in zip(said, by_id, strict=True)) >= 11
+            said = [predicted_choice(r) if r["result"] else "" for r in results]
+            return sum(s == lab.true_labels[t] for s, t in zip(said, by_id, strict=True)) >= 11
 
-        by_id = {t["id"]: t for t in lab.tasks(project) if t["id"] in tasks[8:]}
-        until("the stock server predicts what was labeled", right)
+        by_id = {t["id"]: t for t in lab.list_tasks(project) if t["id"] in tasks[8:]}
+        wait_until("the stock server predicts what was labeled", right)
     finally:
         program.stop()

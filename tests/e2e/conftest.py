@@ -8,24 +8,24 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from demo.label_studio import Studio
-from tests.conftest import SCREENSHOTS
-from tests.support.browser import PATIENCE, chromium, log_in
+from demo.label_studio import LabelStudioServer
+from tests.conftest import SCREENSHOT_FOLDER
+from tests.support.browser import BROWSER_TIMEOUT_MS, log_in, open_chromium
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Chromium; an error where it is missing, never a skipped test."""
-    expect.set_options(timeout=PATIENCE)
-    with chromium() as browser:
+    expect.set_options(timeout=BROWSER_TIMEOUT_MS)
+    with open_chromium() as browser:
         yield browser
 
 
 @pytest.fixture(scope="module")
-def annotator(browser: Browser, studio: Studio) -> Iterator[BrowserContext]:
+def annotator(browser: Browser, studio: LabelStudioServer) -> Iterator[BrowserContext]:
     """Somebody who logged in to Label Studio."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
-    context.set_default_timeout(PATIENCE)
+    context.set_default_timeout(BROWSER_TIMEOUT_MS)
     log_in(context.new_page(), studio)
     yield context
     context.close()
@@ -42,4 +42,4 @@ def page(annotator: BrowserContext) -> Iterator[Page]:
 @pytest.fixture
 def shots(tmp_path: Path) -> Path:
     """Where screenshots are saved: PRELABEL_SCREENSHOTS, else beside the test's other files."""
-    return Path(SCREENSHOTS) if SCREENSHOTS else tmp_path
+    return Path(SCREENSHOT_FOLDER) if SCREENSHOT_FOLDER else tmp_path

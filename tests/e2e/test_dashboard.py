@@ -12,13 +12,13 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from backend.learning.audit import is_audit
-from backend.store.versions import Versions
-from demo.label_studio import Studio
+from backend.store.versions import VersionStore
+from demo.label_studio import LabelStudioServer
 from tests.conftest import MakeBackend
 from tests.contract.test_places import BOXES, annotate, box
-from tests.support.browser import PATIENCE, overflow, screenshot
-from tests.support.drawings import drawing
-from tests.support.harness import Backend, Lab, data_uri, until
+from tests.support.browser import BROWSER_TIMEOUT_MS, horizontal_overflow, save_screenshot
+from tests.support.drawings import make_drawing
+from tests.support.harness import BackendServer, LabelStudioUser, make_data_uri, wait_until
 
 SLOW = 240_000.0
 """Milliseconds that a training may take."""
@@ -29,8 +29,8 @@ PHONE = {"width": 360, "height": 740}
 class Garden:
     """A project that has learned, and the backend that serves it."""
 
-    lab: Lab
-    backend: Backend
+    lab: LabelStudioUser
+    backend: BackendServer
     project: int
     tasks: list[int]
 
@@ -39,28 +39,28 @@ class Garden:
         return f"{self.backend.url}/projects/{self.project}"
 
     @property
-    def versions(self) -> Versions:
-        return Versions(self.backend.home / "projects" / str(self.project))
+    def versions(self) -> VersionStore:
+        return VersionStore(self.backend.home / "projects" / str(self.project))
 
 
 @pytest.fixture(scope="module")
-def garden(studio: Studio, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Garden]:
+def garden(studio: LabelStudioServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Garden]:
     """A project with two versions, the second of which has learned."""
-    lab = Lab(studio.url, studio.token)
+    lab = LabelStudioUser(studio.url, studio.token)
     known = {"LABEL_STUDIO_URL": studio.url, "LABEL_STUDIO_API_KEY": studio.token}
     later = {"PRELABEL_RETRAIN_AFTER": "1000"}
-    backend = Backend(tmp_path_factory.mktemp("garden") / "home", {**known, **later})
+    backend = BackendServer(tmp_path_factory.mktemp("garden") / "home", {**known, **later})
     backend.start()
-    project = lab.project(title="Reds & <b>blues</b>")
-    tasks = lab.add(project, 20)
-    while not (audit := [t for t in tasks if is_audit(lab.identity(project), t)]):
-        tasks += lab.add(project, 5, start=len(tasks))
-    lab.connect(project, backend.url)
-    backend.settled(project)
+    project = lab.create_project(title="Reds & <b>blues</b>")
+    tasks = lab.import_colours(project, 20)
+    while not (audit := [t for t in tasks if is_audit(lab.audit_identity(project), t)]):
+        tasks += lab.import_colours(project, 5, start=len(tasks))
+    lab.connect_backend(project, backend.url)
+    backend.wait_for_round(project)
     first = {*tasks[:14], *audit[:4]}
     for task in sorted(first):
-        lab.label(task)
-    backend.learn(project, len(first))
+        lab.submit_annotation(task)
+    backend.train_and_wait(project, len(first))
     yield Garden(lab, backend, project, tasks)
     backend.stop()
     lab.close()
@@ -80,7 +80,7 @@ def number(page: Page, id: str) -> int:
 
 
 def test_a_task_opens_pre_annotated_and_its_correction_moves_the_dashboard(
-    garden: Garden, annotator: BrowserContext, page: Page, studio: Studio, shots: Path
+    garden: Garden, annotator: BrowserContext, page: Page, studio: LabelStudioServer, shots: Path
 ) -> None:
     board = annotator.new_page()
     board.goto(garden.url)
@@ -90,8 +90,8 @@ def test_a_task_opens_pre_annotated_and_its_correction_moves_the_dashboard(
     page.goto(str(link.get_attribute("href")))
     (suggested,) = chosen(page)
     task = int(str(link.inner_text()).removeprefix("Task "))
-    assert suggested == garden.lab.truth[task]
-    screenshot(page, shots, "label-studio-task")
+    assert suggested == garden.lab.true_labels[task]
+    save_screenshot(page, shots, "label-studio-task")
     other = {"red": "blue", "blue": "red"}[suggested]
     page.locator(f"input.ant-checkbox-input[name={other}]").check()
     page.get_by_role("button", name="Submit").click()
@@ -99,7 +99,7 @@ def test_a_task_opens_pre_annotated_and_its_correction_moves_the_dashboard(
     assert number(board, "labels") == before + 1
     board.reload()
     expect(board.locator(".gallery a", has_text=re.compile(rf"^Task {task}$"))).to_have_count(0)
-    screenshot(board, shots, "dashboard")
+    save_screenshot(board, shots, "dashboard")
     board.close()
 
 
@@ -107,7 +107,7 @@ def test_the_front_of_the_queue_is_what_label_studio_serves_next_with_its_image(
     garden: Garden, page: Page
 ) -> None:
     page.goto(garden.url)
-    served = garden.lab.next(garden.project)["id"]
+    served = garden.lab.next_task(garden.project)["id"]
     expect(page.locator(".gallery a").first).to_have_text(f"Task {served}")
     images = page.locator(".gallery img")
     assert images.count() == 12
@@ -122,16 +122,16 @@ def test_roll_back_and_promotion_by_the_buttons_reach_label_studio_and_are_recor
     first, newest = names[-1], str(garden.versions.live())
 
     def follows(version: str) -> bool:
-        return bool(garden.lab.info(garden.project)["model_version"] == version)
+        return bool(garden.lab.fetch_project(garden.project)["model_version"] == version)
 
     page.goto(garden.url)
     page.get_by_role("button", name=f"Roll back to {first}").click()
     expect(page.locator(".notice")).to_contain_text("live again")
     expect(page.locator("#version")).to_have_text(first)
-    until("Label Studio follows the roll-back", lambda: follows(first))
+    wait_until("Label Studio follows the roll-back", lambda: follows(first))
     page.get_by_role("button", name=f"Make {newest} live").click()
     expect(page.locator("#version")).to_have_text(newest)
-    until("Label Studio follows the promotion", lambda: follows(newest))
+    wait_until("Label Studio follows the promotion", lambda: follows(newest))
     last = garden.versions.history()[-2:]
     assert [(event["version"], event["by"]) for event in last] == [
         (first, "the dashboard"),
@@ -139,22 +139,26 @@ def test_roll_back_and_promotion_by_the_buttons_reach_label_studio_and_are_recor
     ]
     page.get_by_text("What went live when").click()
     expect(page.locator(".history li").first).to_contain_text("by the dashboard")
-    screenshot(page, shots, "dashboard-promoted")
+    save_screenshot(page, shots, "dashboard-promoted")
 
 
 def test_start_training_in_label_studio_shows_as_a_running_round_that_can_be_cancelled(
-    lab: Lab, make_backend: MakeBackend, annotator: BrowserContext, page: Page, shots: Path
+    lab: LabelStudioUser,
+    make_backend: MakeBackend,
+    annotator: BrowserContext,
+    page: Page,
+    shots: Path,
 ) -> None:
     backend = make_backend(
         PRELABEL_DETECTOR="builtin", PRELABEL_DETECTOR_SIZE="320", PRELABEL_RETRAIN_AFTER="1000"
     )
-    project = lab.project(BOXES, title="drawn things")
-    drawings = [drawing(n) for n in range(14)]
-    tasks = lab.add_raw(project, [data_uri(d.png()) for d in drawings])
-    lab.connect(project, backend.url)
-    before = backend.settled(project)["version"]
+    project = lab.create_project(BOXES, title="drawn things")
+    drawings = [make_drawing(n) for n in range(14)]
+    tasks = lab.import_images(project, [make_data_uri(d.to_png()) for d in drawings])
+    lab.connect_backend(project, backend.url)
+    before = backend.wait_for_round(project)["version"]
     for task, drawn in zip(tasks[:12], drawings, strict=False):
-        annotate(lab, task, [box(thing) for thing in drawn.things])
+        annotate(lab, task, [box(thing) for thing in drawn.objects])
     board = annotator.new_page()
     board.set_default_timeout(SLOW)
     board.goto(backend.url)
@@ -162,12 +166,12 @@ def test_start_training_in_label_studio_shows_as_a_running_round_that_can_be_can
     page.goto(f"{lab.url}/projects/{project}/settings/ml")
     page.get_by_label("Machine learning model options").click()
     page.get_by_text("Start Training", exact=True).click()
-    screenshot(page, shots, "label-studio-start-training")
+    save_screenshot(page, shots, "label-studio-start-training")
     page.get_by_role("button", name="Start Training").click()
     expect(board.locator("#now .state")).to_contain_text("Learning", timeout=SLOW)
     expect(board.locator("#now")).to_contain_text("epoch", timeout=SLOW)
     expect(board.locator("#now progress")).to_be_visible()
-    screenshot(board, shots, "dashboard-training")
+    save_screenshot(board, shots, "dashboard-training")
     board.get_by_role("button", name="Cancel training").click()
     expect(board.locator(".notice")).to_contain_text("cancelled")
     expect(board.locator("#now .state")).to_contain_text("Nothing under way", timeout=SLOW)
@@ -180,14 +184,14 @@ def test_a_phone_never_scrolls_sideways_in_light_and_dark(
     garden: Garden, browser: Browser, shots: Path, scheme: str
 ) -> None:
     context = browser.new_context(viewport=PHONE, color_scheme=scheme, has_touch=True)  # type: ignore[arg-type]
-    context.set_default_timeout(PATIENCE)
+    context.set_default_timeout(BROWSER_TIMEOUT_MS)
     page = context.new_page()
     complaints: list[str] = []
     page.on("console", lambda message: complaints.append(message.text))
     for path, name in (("/", "overview"), (f"/projects/{garden.project}", "project")):
         page.goto(garden.backend.url + path)
-        assert overflow(page) <= 0, path
-        screenshot(page, shots, f"phone-{scheme}-{name}")
+        assert horizontal_overflow(page) <= 0, path
+        save_screenshot(page, shots, f"phone-{scheme}-{name}")
     ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
     light = sum(map(int, re.findall(r"\d+", ground)[:3])) > 3 * 128
     assert light == (scheme == "light")
@@ -200,7 +204,7 @@ def test_it_is_readable_and_works_without_javascript_and_with_the_keyboard(
     garden: Garden, browser: Browser
 ) -> None:
     context = browser.new_context(java_script_enabled=False)
-    context.set_default_timeout(PATIENCE)
+    context.set_default_timeout(BROWSER_TIMEOUT_MS)
     page = context.new_page()
     page.goto(garden.url)
     page.keyboard.press("Tab")
@@ -213,11 +217,11 @@ def test_it_is_readable_and_works_without_javascript_and_with_the_keyboard(
 
 
 def test_another_sites_form_is_refused_and_changes_nothing(
-    garden: Garden, browser: Browser, studio: Studio
+    garden: Garden, browser: Browser, studio: LabelStudioServer
 ) -> None:
     live = garden.versions.live()
     context = browser.new_context()
-    context.set_default_timeout(PATIENCE)
+    context.set_default_timeout(BROWSER_TIMEOUT_MS)
     page = context.new_page()
     page.goto(f"{studio.url}/user/login/")  # the same host, another port: another origin
     with page.expect_navigation():
@@ -232,23 +236,23 @@ def test_another_sites_form_is_refused_and_changes_nothing(
 
 
 def test_with_a_password_nothing_is_shown_without_it_and_buttons_work_with_it(
-    make_backend: MakeBackend, lab: Lab, browser: Browser
+    make_backend: MakeBackend, lab: LabelStudioUser, browser: Browser
 ) -> None:
     backend = make_backend(PRELABEL_USER="anna", PRELABEL_PASSWORD="open sesame")
     for path in ("/", "/now", "/projects/1", "/static/style.css"):
         assert httpx.get(backend.url + path, trust_env=False).status_code == 401
     assert httpx.post(f"{backend.url}/projects/1/train", trust_env=False).status_code == 401
     secret = (backend.home / "webhook_secret").read_text().strip()
-    project = lab.project(title="behind a password")
-    lab.add(project, 3)
+    project = lab.create_project(title="behind a password")
+    lab.import_colours(project, 3)
     auth = {
         "auth_method": "BASIC_AUTH",
         "basic_auth_user": "anna",
         "basic_auth_pass": "open sesame",
     }
-    lab.connect(project, f"{backend.url}/{secret}", **auth)
+    lab.connect_backend(project, f"{backend.url}/{secret}", **auth)
     context = browser.new_context(http_credentials={"username": "anna", "password": "open sesame"})
-    context.set_default_timeout(PATIENCE)
+    context.set_default_timeout(BROWSER_TIMEOUT_MS)
     page = context.new_page()
     page.goto(f"{backend.url}/{secret}")
     page.get_by_role("link", name="behind a password").click()

@@ -10,9 +10,9 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from backend.label_studio.labeling_config import read_config
-from tests.support.browser import screenshot
-from tests.support.drawings import drawing
-from tests.support.harness import Lab, data_uri
+from tests.support.browser import save_screenshot
+from tests.support.drawings import make_drawing
+from tests.support.harness import LabelStudioUser, make_data_uri
 
 CONFIGS = sorted((Path(__file__).parents[2] / "label_config").glob("*.xml"))
 
@@ -29,20 +29,20 @@ def give(page: Page, kind: str, label: str) -> None:
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
 def test_every_label_of_a_ready_config_can_be_given(
-    file: Path, lab: Lab, page: Page, shots: Path
+    file: Path, lab: LabelStudioUser, page: Page, shots: Path
 ) -> None:
     config = file.read_text()
     read = read_config(config)
     assert read.controls
-    assert not read.left_out
+    assert not read.unserved
     # the title stands on the page too: it must not be a label
-    project = lab.project(config, title="Ready config")
+    project = lab.create_project(config, title="Ready config")
     picture = io.BytesIO()
-    drawing(1, (640, 480)).image.save(picture, "PNG")
-    (task,) = lab.add_raw(project, [data_uri(picture.getvalue())])
+    make_drawing(1, (640, 480)).image.save(picture, "PNG")
+    (task,) = lab.import_images(project, [make_data_uri(picture.getvalue())])
     page.goto(f"{lab.url}/projects/{project}/data?task={task}")
     expect(page.get_by_text("Submit", exact=True)).to_be_visible()
     for control in read.controls:
         for label in control.label_names:
             give(page, control.kind, label)
-    screenshot(page, shots, f"config-{file.stem}")
+    save_screenshot(page, shots, f"config-{file.stem}")

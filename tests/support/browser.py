@@ -8,10 +8,10 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from demo.label_studio import EMAIL, Studio
+from demo.label_studio import DEMO_EMAIL, LabelStudioServer
 
-CHROMIUM = "/usr/bin/chromium"
-FLAGS = (
+CHROMIUM_PATH = "/usr/bin/chromium"
+CHROMIUM_FLAGS = (
     "--headless",
     "--no-sandbox",
     "--disable-gpu",
@@ -21,12 +21,12 @@ FLAGS = (
     "--disable-component-update",
     "--disable-sync",
 )
-PATIENCE = 30_000.0
+BROWSER_TIMEOUT_MS = 30_000.0
 """Milliseconds that a thing may take to appear where other programs run as well."""
 
 
 @contextmanager
-def chromium() -> Iterator[Browser]:
+def open_chromium() -> Iterator[Browser]:
     """A browser with a new, empty profile. Each of its contexts is somebody else's.
 
     While it runs this thread has a running event loop: no ``asyncio.run`` meanwhile.
@@ -34,32 +34,34 @@ def chromium() -> Iterator[Browser]:
     Raises:
         AssertionError: it is not installed.
     """
-    assert Path(CHROMIUM).exists(), (
-        f"{CHROMIUM} is not there: `apt-get install -y chromium`, or let .ci/run do it."
+    assert Path(CHROMIUM_PATH).exists(), (
+        f"{CHROMIUM_PATH} is not there: `apt-get install -y chromium`, or let .ci/run do it."
     )
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        browser = playwright.chromium.launch(
+            executable_path=CHROMIUM_PATH, args=list(CHROMIUM_FLAGS)
+        )
         try:
             yield browser
         finally:
             browser.close()
 
 
-def log_in(page: Page, studio: Studio) -> None:
+def log_in(page: Page, studio: LabelStudioServer) -> None:
     """Through Label Studio's own login page."""
     page.goto(f"{studio.url}/user/login/")
-    page.fill("input[name=email]", EMAIL)
+    page.fill("input[name=email]", DEMO_EMAIL)
     page.fill("input[name=password]", studio.password)
     page.click("button[type=submit]")
     page.wait_for_url(lambda url: "/user/login" not in url)
 
 
-def screenshot(page: Page, folder: Path, name: str) -> None:
+def save_screenshot(page: Page, folder: Path, name: str) -> None:
     """A picture of the whole page, for people to look at."""
     folder.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=folder / f"{name}.png", full_page=True)
 
 
-def overflow(page: Page) -> int:
+def horizontal_overflow(page: Page) -> int:
     """Pixels by which a page is wider than its window."""
     return int(page.evaluate("document.documentElement.scrollWidth - window.innerWidth"))

@@ -18,15 +18,21 @@ from typing import Any, TypeVar
 
 import yaml
 
-from tests.support.container_engine import BYTECODE, CACHE, Image, Room, host
+from tests.support.container_engine import (
+    BYTECODE_FOLDER,
+    UV_CACHE_FOLDER,
+    BuiltImage,
+    ChrootSandbox,
+    host_path,
+)
 
 T = TypeVar("T")
-SUBNET = "172.30.91"
-VARIABLE = r"\$\{(?P<name>\w+)(?:(?P<mode>:[-?])(?P<rest>[^}]*))?\}"
-CLONE_NEWNET = 0x40000000
+SUBNET_PREFIX = "172.30.91"
+VARIABLE_PATTERN = r"\$\{(?P<name>\w+)(?:(?P<mode>:[-?])(?P<rest>[^}]*))?\}"
+CLONE_NEWNET_FLAG = 0x40000000
 
 
-class Street:
+class ServiceNetwork:
     """A bridge, and the networks of services on it; all end with :meth:`close`.
 
     Args:
@@ -34,40 +40,46 @@ class Street:
     """
 
     def __init__(self, services: Mapping[str, Any]) -> None:
-        self.addresses = {name: f"{SUBNET}.{number}" for number, name in enumerate(services, 2)}
-        self.hosts = dict(self.addresses)
+        self.addresses = {
+            name: f"{SUBNET_PREFIX}.{number}" for number, name in enumerate(services, 2)
+        }
+        self.host_addresses = dict(self.addresses)
         for name, service in services.items():
-            known = service.get("networks", {}).get("default", {}).get("aliases", ())
-            self.hosts |= dict.fromkeys(known, self.addresses[name])
-        self._keepers: dict[str, subprocess.Popen[bytes]] = {}
+            aliases = service.get("networks", {}).get("default", {}).get("aliases", ())
+            self.host_addresses |= dict.fromkeys(aliases, self.addresses[name])
+        self._namespace_holders: dict[str, subprocess.Popen[bytes]] = {}
         self._running: list[subprocess.Popen[bytes]] = []
-        self._bridge = self._keeper()
-        self._in(self._bridge, "ip link set lo up && ip link add street type bridge")
-        self._in(self._bridge, f"ip address add {SUBNET}.1/24 dev street && ip link set street up")
+        self._bridge = self._start_namespace_holder()
+        self._run_in_namespace(self._bridge, "ip link set lo up && ip link add street type bridge")
+        self._run_in_namespace(
+            self._bridge, f"ip address add {SUBNET_PREFIX}.1/24 dev street && ip link set street up"
+        )
         for name, address in self.addresses.items():
-            self._keepers[name] = keeper = self._keeper()
+            self._namespace_holders[name] = namespace_holder = self._start_namespace_holder()
             number = address.rpartition(".")[2]
-            pair = f"ip link add port{number} type veth peer name eth0 netns {keeper.pid}"
-            self._in(self._bridge, f"{pair} && ip link set port{number} master street up")
+            pair = f"ip link add port{number} type veth peer name eth0 netns {namespace_holder.pid}"
+            self._run_in_namespace(
+                self._bridge, f"{pair} && ip link set port{number} master street up"
+            )
             up = f"ip address add {address}/24 dev eth0 && ip link set eth0 up"
-            self._in(keeper, f"ip link set lo up && {up}")
-        self._visitor = ThreadPoolExecutor(1, initializer=self._enter)
+            self._run_in_namespace(namespace_holder, f"ip link set lo up && {up}")
+        self._bridge_thread = ThreadPoolExecutor(1, initializer=self._enter_bridge_namespace)
 
-    def visit(self, work: Callable[[], T]) -> T:
+    def call_on_bridge(self, work: Callable[[], T]) -> T:
         """Do something as a machine of the street."""
-        return self._visitor.submit(work).result()
+        return self._bridge_thread.submit(work).result()
 
-    def start(self, service: str, command: Sequence[str], log: Path, **more: Any) -> None:
+    def start(self, service: str, command: Sequence[str], log: Path, **options: Any) -> None:
         """Start a service's program."""
         with log.open("ab") as file:
             self._running.append(
                 subprocess.Popen(
-                    ["setpriv", "--pdeathsig", "TERM", *self._at(service), *command],
+                    ["setpriv", "--pdeathsig", "TERM", *self._enter_command(service), *command],
                     stdout=file,
                     stderr=subprocess.STDOUT,
                     stdin=subprocess.DEVNULL,
                     start_new_session=True,
-                    **more,
+                    **options,
                 )
             )
 
@@ -76,7 +88,7 @@ class Street:
     ) -> subprocess.CompletedProcess[str]:
         """Run a program where a service runs, as ``docker exec`` does."""
         return subprocess.run(
-            [*self._at(service), *command],
+            [*self._enter_command(service), *command],
             capture_output=True,
             text=True,
             check=False,
@@ -85,40 +97,43 @@ class Street:
 
     def close(self) -> None:
         """End everything."""
-        self._visitor.shutdown()
-        for process in [*self._running, *self._keepers.values(), self._bridge]:
-            _end(process)
+        self._bridge_thread.shutdown()
+        for process in [*self._running, *self._namespace_holders.values(), self._bridge]:
+            _terminate(process)
 
-    def _at(self, service: str) -> list[str]:
-        return ["nsenter", "--target", str(self._keepers[service].pid), "--net"]
+    def _enter_command(self, service: str) -> list[str]:
+        return ["nsenter", "--target", str(self._namespace_holders[service].pid), "--net"]
 
-    def _enter(self) -> None:
+    def _enter_bridge_namespace(self) -> None:
         """Bring this thread, and no other, into the street's network."""
-        with Path(f"/proc/{self._bridge.pid}/ns/net").open() as space:
-            assert ctypes.CDLL(None, use_errno=True).setns(space.fileno(), CLONE_NEWNET) == 0
+        with Path(f"/proc/{self._bridge.pid}/ns/net").open() as namespace_file:
+            assert (
+                ctypes.CDLL(None, use_errno=True).setns(namespace_file.fileno(), CLONE_NEWNET_FLAG)
+                == 0
+            )
 
     @staticmethod
-    def _keeper() -> subprocess.Popen[bytes]:
+    def _start_namespace_holder() -> subprocess.Popen[bytes]:
         """A process that does nothing but have a network."""
-        here = Path("/proc/self/ns/net").readlink()
+        own_namespace = Path("/proc/self/ns/net").readlink()
         command = ["setpriv", "--pdeathsig", "KILL", "unshare", "--net", "sleep", "infinity"]
-        keeper = subprocess.Popen(command, start_new_session=True)
-        while Path(f"/proc/{keeper.pid}/ns/net").readlink() == here:
-            assert keeper.poll() is None
+        holder = subprocess.Popen(command, start_new_session=True)
+        while Path(f"/proc/{holder.pid}/ns/net").readlink() == own_namespace:
+            assert holder.poll() is None
             time.sleep(0.01)
-        return keeper
+        return holder
 
     @staticmethod
-    def _in(keeper: subprocess.Popen[bytes], script: str) -> None:
-        command = ["nsenter", "--target", str(keeper.pid), "--net", "sh", "-c", script]
+    def _run_in_namespace(holder: subprocess.Popen[bytes], script: str) -> None:
+        command = ["nsenter", "--target", str(holder.pid), "--net", "sh", "-c", script]
         subprocess.run(command, check=True)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def _terminate(process: subprocess.Popen[bytes]) -> None:
     """End a process and its group."""
-    for sign in (15, 9):
+    for signal_number in (15, 9):
         try:
-            os.killpg(process.pid, sign)
+            os.killpg(process.pid, signal_number)
             process.wait(timeout=10)
         except ProcessLookupError:
             process.wait()
@@ -129,19 +144,23 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             return
 
 
-def why_not() -> str:
+def missing_capability() -> str:
     """Why rooms and streets cannot be had here; empty where they can."""
     for tool in ("unshare", "nsenter", "setpriv", "chroot", "ip", "git"):
         if shutil.which(tool) is None:
             return f"{tool} is not installed"
     script = "mount --bind /tmp /tmp && ip link add street type bridge"
-    done = subprocess.run(
+    completed = subprocess.run(
         ["unshare", "--mount", "--net", "sh", "-c", script],
         capture_output=True,
         text=True,
         check=False,
     )
-    return "" if done.returncode == 0 and os.geteuid() == 0 else f"not allowed: {done.stderr}"
+    return (
+        ""
+        if completed.returncode == 0 and os.geteuid() == 0
+        else f"not allowed: {completed.stderr}"
+    )
 
 
 # -- compose --------------------------------------------------------------------------------
@@ -154,23 +173,23 @@ def read_compose(text: str, variables: Mapping[str, str]) -> dict[str, Any]:
         KeyError: a variable that must be there is missing or empty.
     """
 
-    def value(found: re.Match[str]) -> str:
-        name, mode, rest = found["name"], found["mode"], found["rest"]
+    def value(compose: re.Match[str]) -> str:
+        name, mode, default = compose["name"], compose["mode"], compose["rest"]
         if variables.get(name):
             return variables[name]
         if mode == ":?":
-            raise KeyError(f"{name} {rest}")
-        return rest or ""
+            raise KeyError(f"{name} {default}")
+        return default or ""
 
-    def filled(part: Any) -> Any:
-        if isinstance(part, dict):
-            return {name: filled(one) for name, one in part.items()}
-        if isinstance(part, list):
-            return [filled(one) for one in part]
-        return re.sub(VARIABLE, value, part) if isinstance(part, str) else part
+    def substitute(node: Any) -> Any:
+        if isinstance(node, dict):
+            return {name: substitute(one) for name, one in node.items()}
+        if isinstance(node, list):
+            return [substitute(one) for one in node]
+        return re.sub(VARIABLE_PATTERN, value, node) if isinstance(node, str) else node
 
-    found: dict[str, Any] = filled(yaml.safe_load(text))
-    return found
+    compose: dict[str, Any] = substitute(yaml.safe_load(text))
+    return compose
 
 
 def read_env(text: str) -> dict[str, str]:
@@ -180,13 +199,13 @@ def read_env(text: str) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
-def room_of(
-    image: Image,
+def make_service_sandbox(
+    image: BuiltImage,
     service: Mapping[str, Any],
     volumes: Path,
     hosts: Mapping[str, str],
     cache: Path,
-) -> Room:
+) -> ChrootSandbox:
     """The room that compose would run a service of an image in.
 
     Args:
@@ -199,16 +218,20 @@ def room_of(
     bytecode = volumes / "bytecode"
     bytecode.mkdir(exist_ok=True)
     bytecode.chmod(0o1777)
-    binds = {BYTECODE: bytecode, CACHE: cache}
+    binds = {BYTECODE_FOLDER: bytecode, UV_CACHE_FOLDER: cache}
     for entry in service.get("volumes", ()):
         name, target = entry.split(":")[:2]
         binds[target] = volumes / name
         if not (volumes / name).exists():  # a new volume is a copy of what the image has there
-            subprocess.run(["cp", "-a", host(image, target), volumes / name], check=True)
-    return Room(
+            subprocess.run(["cp", "-a", host_path(image, target), volumes / name], check=True)
+    return ChrootSandbox(
         image.root,
-        {**image.environment, "PYTHONPYCACHEPREFIX": BYTECODE, **service.get("environment", {})},
-        image.folder,
+        {
+            **image.environment,
+            "PYTHONPYCACHEPREFIX": BYTECODE_FOLDER,
+            **service.get("environment", {}),
+        },
+        image.working_folder,
         image.user,
         binds,
         bool(service.get("read_only")),

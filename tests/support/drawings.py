@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-COLOURS = {"disc": (206, 62, 52), "square": (60, 84, 190)}
+SHAPE_COLOURS = {"disc": (206, 62, 52), "square": (60, 84, 190)}
 
 
 @dataclass(frozen=True)
-class Thing:
+class DrawnObject:
     """One object.
 
     Attributes:
@@ -24,7 +24,7 @@ class Thing:
     box: tuple[float, float, float, float]
 
     @property
-    def centre(self) -> tuple[float, float]:
+    def center(self) -> tuple[float, float]:
         """x y, 0 to 1."""
         return (self.box[0] + self.box[2]) / 2, (self.box[1] + self.box[3]) / 2
 
@@ -34,43 +34,43 @@ class Drawing:
     """A picture and what is in it."""
 
     image: Image.Image
-    things: tuple[Thing, ...]
+    objects: tuple[DrawnObject, ...]
 
-    def png(self) -> bytes:
+    def to_png(self) -> bytes:
         file = io.BytesIO()
         self.image.save(file, "PNG")
         return file.getvalue()
 
 
-def drawing(
+def make_drawing(
     number: int,
     size: tuple[int, int] = (160, 120),
     labels: tuple[str, ...] = ("disc", "square"),
-    most: int = 5,
+    max_objects: int = 5,
     radius: tuple[float, float] = (7, 13),
 ) -> Drawing:
     """Discs and squares that do not touch, in noise; every number is another picture."""
-    random = np.random.default_rng([7, number])
-    noise = random.normal(0, 22, (size[1], size[0], 3)) + random.normal(120, 12, 3)
+    rng = np.random.default_rng([7, number])
+    noise = rng.normal(0, 22, (size[1], size[0], 3)) + rng.normal(120, 12, 3)
     image = Image.fromarray(np.clip(noise, 0, 255).astype(np.uint8)).filter(
         ImageFilter.GaussianBlur(0.7)
     )
     pen = ImageDraw.Draw(image)
-    things: list[Thing] = []
-    placed: list[tuple[float, float, float]] = []
-    for _ in range(int(random.integers(0, most + 1)) * 4):
-        if len(things) >= most:
+    objects: list[DrawnObject] = []
+    circles: list[tuple[float, float, float]] = []
+    for _ in range(int(rng.integers(0, max_objects + 1)) * 4):
+        if len(objects) >= max_objects:
             break
-        r = float(random.uniform(*radius))
-        x, y = (float(random.uniform(r + 1, edge - r - 1)) for edge in size)
-        if any(np.hypot(x - a, y - b) < (r + c) * 1.25 for a, b, c in placed):
+        r = float(rng.uniform(*radius))
+        x, y = (float(rng.uniform(r + 1, edge - r - 1)) for edge in size)
+        if any(np.hypot(x - a, y - b) < (r + c) * 1.25 for a, b, c in circles):
             continue
-        placed.append((x, y, r))
-        label = str(random.choice(labels))
-        shade = tuple(int(c + random.normal(0, 12)) for c in COLOURS[label])
+        circles.append((x, y, r))
+        label = str(rng.choice(labels))
+        object_colour = tuple(int(c + rng.normal(0, 12)) for c in SHAPE_COLOURS[label])
         (pen.ellipse if label == "disc" else pen.rectangle)(
-            (x - r, y - r, x + r, y + r), fill=shade
+            (x - r, y - r, x + r, y + r), fill=object_colour
         )
         corners = (x - r, y - r, x + r + 1, y + r + 1)
-        things.append(Thing(label, tuple(c / size[i % 2] for i, c in enumerate(corners))))  # type: ignore[arg-type]
-    return Drawing(image, tuple(things))
+        objects.append(DrawnObject(label, tuple(c / size[i % 2] for i, c in enumerate(corners))))  # type: ignore[arg-type]
+    return Drawing(image, tuple(objects))

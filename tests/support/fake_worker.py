@@ -19,51 +19,57 @@ from backend.scheduler import frames
 
 
 def main() -> None:
-    notes, seconds = Path(sys.argv[1]), float(sys.argv[2])
-    while (frame := frames.read(sys.stdin.buffer)) is not None:
+    notes_file, seconds = Path(sys.argv[1]), float(sys.argv[2])
+    while (frame := frames.read_frame(sys.stdin.buffer)) is not None:
         header, body = frame
         if header["job"] == "die":
             os._exit(3)
         if header["job"] == "fail":
-            done: dict[str, Any] = {"failed": {"kind": header["kind"], "text": "It failed."}}
-            tell({"id": header["id"], **done}, b"")
+            failure: dict[str, Any] = {"failed": {"kind": header["kind"], "text": "It failed."}}
+            send_frame({"id": header["id"], **failure}, b"")
             continue
         if header["job"] == "inspect":
-            note(notes, [int(header["project"])])
-            tell({"id": header["id"], "done": 0}, b"")
+            append_note(notes_file, [int(header["project"])])
+            send_frame({"id": header["id"], "done": 0}, b"")
             continue
         if header["job"] == "round":
-            tell({"id": header["id"], **turn(header, notes, seconds)}, b"")
+            send_frame({"id": header["id"], **run_round(header, notes_file, seconds)}, b"")
             continue
         tasks = [task["id"] for task in json.loads(body)["tasks"]]
-        note(notes, tasks)
+        append_note(notes_file, tasks)
         time.sleep(seconds * len(tasks))
         answer = {"results": [{"result": task} for task in tasks], "model_version": "v0"}
-        tell({"id": header["id"], "done": {"ready": True}}, json.dumps(answer).encode())
+        send_frame({"id": header["id"], "done": {"ready": True}}, json.dumps(answer).encode())
 
 
-def turn(header: frames.Header, notes: Path, seconds: float) -> dict[str, Any]:
-    note(notes, header["ask"])
+def run_round(header: frames.FrameHeader, notes_file: Path, seconds: float) -> dict[str, Any]:
+    append_note(notes_file, header["ask"])
     for epoch in (1, 2, 2):
         detail = {"progress": epoch / 2, "detail": f"things: epoch {epoch} of 2"}
-        tell({"id": header["id"], "state": "training", **detail}, b"")
+        send_frame({"id": header["id"], "state": "training", **detail}, b"")
         time.sleep(seconds)
-    if (notes.parent / "busy").exists():
-        return {"failed": {"kind": "Busy", "text": "Another process is at it."}}
-    if (notes.parent / "cancelled").exists():
-        return {"failed": {"kind": "Cancelled", "text": "Training was cancelled."}}
-    waiting = int((notes.parent / "waiting").exists())
-    outcome = {"waiting": waiting, "versions": [], "trained": "", "controls": [], "cleanup": True}
-    return {"done": outcome}
+    if (notes_file.parent / "busy").exists():
+        return {"failed": {"kind": "RoundInProgressError", "text": "Another process is at it."}}
+    if (notes_file.parent / "cancelled").exists():
+        return {"failed": {"kind": "RoundCancelledError", "text": "Training was cancelled."}}
+    waiting = int((notes_file.parent / "waiting").exists())
+    round_outcome = {
+        "waiting": waiting,
+        "versions": [],
+        "trained": "",
+        "controls": [],
+        "cleanup": True,
+    }
+    return {"done": round_outcome}
 
 
-def note(notes: Path, value: object) -> None:
-    with notes.open("a") as file:
+def append_note(notes_file: Path, value: object) -> None:
+    with notes_file.open("a") as file:
         file.write(json.dumps(value) + "\n")
 
 
-def tell(header: frames.Header, body: bytes) -> None:
-    sys.stdout.buffer.write(frames.pack(header, body))
+def send_frame(header: frames.FrameHeader, body: bytes) -> None:
+    sys.stdout.buffer.write(frames.pack_frame(header, body))
     sys.stdout.buffer.flush()
 
 

@@ -17,13 +17,13 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from demo.label_studio import Program, free_port
+from demo.label_studio import ServerProcess, find_free_port
 
 Json = dict[str, Any]
-SECONDS = 90.0
+WAIT_SECONDS = 90.0
 ROUND_SECONDS = 300.0
 """A round that trains a detector takes a minute or two where other programs run."""
-CHOICES = """
+CHOICES_CONFIG = """
 <View>
   <Image name="image" value="$image"/>
   <Choices name="colour" toName="image" choice="{choice}">
@@ -31,41 +31,41 @@ CHOICES = """
   </Choices>
 </View>
 """
-COLOURS = {"red": (200, 40, 40), "blue": (40, 60, 200)}
+RGB_BY_COLOUR = {"red": (200, 40, 40), "blue": (40, 60, 200)}
 
 
-def png(colour: str, number: int, size: int = 48) -> bytes:
+def make_png(colour: str, number: int, size: int = 48) -> bytes:
     """A noisy square of a colour; every number makes another one."""
-    random = np.random.default_rng([number, len(colour)])
-    noise = random.normal(0, 25, (size, size, 3)) + random.normal(0, 25, 3)
-    pixels = np.clip(np.array(COLOURS[colour]) + noise, 0, 255).astype(np.uint8)
+    rng = np.random.default_rng([number, len(colour)])
+    noise = rng.normal(0, 25, (size, size, 3)) + rng.normal(0, 25, 3)
+    pixels = np.clip(np.array(RGB_BY_COLOUR[colour]) + noise, 0, 255).astype(np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")
     return file.getvalue()
 
 
-def data_uri(content: bytes, kind: str = "png") -> str:
+def make_data_uri(content: bytes, kind: str = "png") -> str:
     """An image as it may stand in a task."""
     return f"data:image/{kind};base64," + base64.b64encode(content).decode()
 
 
-def until(what: str, check: Callable[[], Any], seconds: float = SECONDS) -> Any:
+def wait_until(description: str, check: Callable[[], Any], seconds: float = WAIT_SECONDS) -> Any:
     """Wait until a check is true; what it returned."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        found = check()
-        if found:
-            return found
+        result = check()
+        if result:
+            return result
         time.sleep(0.1)
-    raise AssertionError(f"not within {seconds:.0f} s: {what}")
+    raise AssertionError(f"not within {seconds:.0f} s: {description}")
 
 
-class Backend:
+class BackendServer:
     """``prelabel serve`` in a process, with a home of its own."""
 
     def __init__(self, home: Path, environment: Mapping[str, str]) -> None:
         self.home = home
-        self.port = free_port()
+        self.port = find_free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.environment = {
             "PRELABEL_HOME": str(home),
@@ -77,204 +77,216 @@ class Backend:
         }
         self.log = home.parent / f"{home.name}.log"
         self.http = httpx.Client(base_url=self.url, timeout=100, trust_env=False)
-        self._program: Program | None = None
+        self._server_process: ServerProcess | None = None
 
     def start(self) -> None:
         """Start it and wait for its first answer."""
         command = [sys.executable, "-m", "backend.cli", "serve", "--port", str(self.port)]
-        self._program = Program(command, self.environment, self.log)
-        self._program.wait_for(f"{self.url}/health", 60, lambda waited: None)
+        self._server_process = ServerProcess(command, self.environment, self.log)
+        self._server_process.wait_until_ready(f"{self.url}/health", 60, lambda waited: None)
 
-    def stop(self, how: int = signal.SIGTERM) -> None:
+    def stop(self, signal_number: int = signal.SIGTERM) -> None:
         """End it."""
-        if self._program is not None:
-            self._program.stop(how)
-            self._program = None
+        if self._server_process is not None:
+            self._server_process.stop(signal_number)
+            self._server_process = None
 
     @property
     def pid(self) -> int:
         """The server's process."""
-        assert self._program is not None
-        return self._program.pid
+        assert self._server_process is not None
+        return self._server_process.pid
 
     def kill(self) -> None:
         """End it without a word; its working processes are left to notice."""
-        assert self._program is not None
-        os.kill(self._program.pid, signal.SIGKILL)
-        self._program.forget()
-        self._program = None
+        assert self._server_process is not None
+        os.kill(self._server_process.pid, signal.SIGKILL)
+        self._server_process.release()
+        self._server_process = None
 
     def project(self, number: int) -> Json:
         """The project as the backend shows it."""
         answer = self.http.get(f"/api/projects/{number}")
         return answer.json() if answer.status_code == 200 else {}
 
-    def settled(self, number: int, labels: int = 0, version: str = "") -> Json:
+    def wait_for_round(self, number: int, labels: int = 0, version: str = "") -> Json:
         """Wait until the project's round is done and has seen so many labels."""
 
         def check() -> Json:
             state = self.project(number)
             if not state or not state["version"] or state["round"]["state"] != "idle":
                 return {}
-            seen = state["labels"] >= labels and not state["waiting"]
-            return state if seen and state["version"] != version else {}
+            has_labels = state["labels"] >= labels and not state["waiting"]
+            return state if has_labels and state["version"] != version else {}
 
-        found: Json = until(f"round of {number}: {self.project(number)}", check, ROUND_SECONDS)
-        return found
+        project_state: Json = wait_until(
+            f"round of {number}: {self.project(number)}", check, ROUND_SECONDS
+        )
+        return project_state
 
-    def learn(self, number: int, labels: int, version: str = "") -> Json:
+    def train_and_wait(self, number: int, labels: int, version: str = "") -> Json:
         """Ask for a round and wait until it has seen so many labels."""
         self.http.post("/webhook", json={"action": "START_TRAINING", "project": {"id": number}})
-        return self.settled(number, labels, version)
+        return self.wait_for_round(number, labels, version)
 
-    def failed(self, number: int) -> str:
+    def wait_for_failure(self, number: int) -> str:
         """Wait until a round failed; why."""
 
         def check() -> str:
             return (self.project(number).get("round") or {}).get("error") or ""
 
-        return str(until("a failed round", check))
+        return str(wait_until("a failed round", check))
 
 
-class Application:
+class EndpointServer:
     """``prelabel endpoint`` in a process, over a home, and an application that asks it."""
 
     def __init__(self, home: Path, environment: Mapping[str, str]) -> None:
-        self.port = free_port()
+        self.port = find_free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.http = httpx.Client(base_url=self.url, timeout=60, trust_env=False)
         self.log = home.parent / f"{home.name}-endpoint.log"
         command = [sys.executable, "-m", "backend.cli", "endpoint", "--port", str(self.port)]
-        self.program = Program(command, {"PRELABEL_HOME": str(home), **environment}, self.log)
-        self.program.wait_for(f"{self.url}/health", 60, lambda waited: None)
+        self.server_process = ServerProcess(
+            command, {"PRELABEL_HOME": str(home), **environment}, self.log
+        )
+        self.server_process.wait_until_ready(f"{self.url}/health", 60, lambda waited: None)
 
-    def ask(self, function: int | str, content: bytes, **parameters: Any) -> Json:
+    def invoke(self, function: int | str, content: bytes, **parameters: Any) -> Json:
         """One invocation."""
         path = f"/v1/functions/{function}/invoke"
         answer = self.http.post(path, content=content, params=parameters)
         assert answer.status_code == 200, answer.text
-        found: Json = answer.json()
-        return found
+        response_body: Json = answer.json()
+        return response_body
 
-    def stop(self, how: int = signal.SIGTERM) -> None:
+    def stop(self, signal_number: int = signal.SIGTERM) -> None:
         """End it."""
         self.http.close()
-        self.program.stop(how)
+        self.server_process.stop(signal_number)
 
 
-class Lab:
+class LabelStudioUser:
     """A person in Label Studio, by its API."""
 
     def __init__(self, url: str, token: str, scheme: str = "Token") -> None:
         headers = {"Authorization": f"{scheme} {token}"}
         self.url = url
         self.http = httpx.Client(base_url=url, headers=headers, timeout=100, trust_env=False)
-        self.truth: dict[int, str] = {}
+        self.true_labels: dict[int, str] = {}
 
     def close(self) -> None:
         self.http.close()
 
-    def colleague(self, email: str) -> Lab:
+    def join_by_invitation(self, email: str) -> LabelStudioUser:
         """Somebody else, who followed an invitation and works in the browser."""
-        other = Lab(self.url, "")
-        del other.http.headers["Authorization"]
-        page = self.call("GET", "/api/invite")["invite_url"]
-        other.http.get(page)
-        form = {"csrfmiddlewaretoken": other.http.cookies["csrftoken"], "email": email}
-        here = {"Referer": self.url + page}
-        answer = other.http.post(page, data={**form, "password": "open sesame"}, headers=here)
+        member = LabelStudioUser(self.url, "")
+        del member.http.headers["Authorization"]
+        page = self.request("GET", "/api/invite")["invite_url"]
+        member.http.get(page)
+        form = {"csrfmiddlewaretoken": member.http.cookies["csrftoken"], "email": email}
+        form_headers = {"Referer": self.url + page}
+        answer = member.http.post(
+            page, data={**form, "password": "open sesame"}, headers=form_headers
+        )
         assert answer.status_code == 302, answer.text[:500]
-        other.http.headers.update({"X-CSRFToken": other.http.cookies["csrftoken"], **here})
-        other.truth = self.truth
-        return other
+        member.http.headers.update(
+            {"X-CSRFToken": member.http.cookies["csrftoken"], **form_headers}
+        )
+        member.true_labels = self.true_labels
+        return member
 
-    def call(self, method: str, path: str, **more: Any) -> Any:
-        answer = self.http.request(method, path, **more)
+    def request(self, method: str, path: str, **arguments: Any) -> Any:
+        answer = self.http.request(method, path, **arguments)
         assert answer.status_code < 300, (
             f"{method} {path}: {answer.status_code} {answer.text[:500]}"
         )
         return answer.json() if answer.content else {}
 
-    def project(self, config: str = CHOICES.format(choice="single"), title: str = "colours") -> int:
+    def create_project(
+        self, config: str = CHOICES_CONFIG.format(choice="single"), title: str = "colours"
+    ) -> int:
         """A new project; its number."""
         return int(
-            self.call("POST", "/api/projects/", json={"title": title, "label_config": config})["id"]
+            self.request("POST", "/api/projects/", json={"title": title, "label_config": config})[
+                "id"
+            ]
         )
 
-    def add(self, project: int, per_colour: int, start: int = 0) -> list[int]:
+    def import_colours(self, project: int, per_colour: int, start: int = 0) -> list[int]:
         """Import images, half red, half blue; their task numbers, in turn."""
         numbers = range(start, start + per_colour)
-        wanted = [(colour, number) for number in numbers for colour in COLOURS]
-        before = {task["id"] for task in self.tasks(project)}
-        images = [{"image": data_uri(png(c, n))} for c, n in wanted]
-        self.call("POST", f"/api/projects/{project}/import", json=images)
-        new = sorted({task["id"] for task in self.tasks(project)} - before)
-        self.truth |= dict(zip(new, (c for c, _ in wanted), strict=True))
-        return new
+        colour_numbers = [(colour, number) for number in numbers for colour in RGB_BY_COLOUR]
+        before = {task["id"] for task in self.list_tasks(project)}
+        images = [{"image": make_data_uri(make_png(c, n))} for c, n in colour_numbers]
+        self.request("POST", f"/api/projects/{project}/import", json=images)
+        new_tasks = sorted({task["id"] for task in self.list_tasks(project)} - before)
+        self.true_labels |= dict(zip(new_tasks, (c for c, _ in colour_numbers), strict=True))
+        return new_tasks
 
-    def add_raw(self, project: int, images: Sequence[str]) -> list[int]:
+    def import_images(self, project: int, images: Sequence[str]) -> list[int]:
         """Import image addresses as they are; their task numbers."""
-        before = {task["id"] for task in self.tasks(project)}
-        self.call("POST", f"/api/projects/{project}/import", json=[{"image": i} for i in images])
-        return sorted({task["id"] for task in self.tasks(project)} - before)
+        before = {task["id"] for task in self.list_tasks(project)}
+        self.request("POST", f"/api/projects/{project}/import", json=[{"image": i} for i in images])
+        return sorted({task["id"] for task in self.list_tasks(project)} - before)
 
-    def connect(self, project: int, url: str, **auth: Any) -> Json:
+    def connect_backend(self, project: int, url: str, **auth: Any) -> Json:
         """What the page Connect Model does."""
         body = {"project": project, "url": url, "title": "Prelabel", **auth}
-        made: Json = self.call("POST", "/api/ml/", json=body)
-        return made
+        connection: Json = self.request("POST", "/api/ml/", json=body)
+        return connection
 
-    def tasks(self, project: int) -> list[Json]:
+    def list_tasks(self, project: int) -> list[Json]:
         """All tasks with predictions and annotations."""
         parameters: Json = {"project": project, "fields": "all", "page_size": 1000}
-        found: list[Json] = self.call("GET", "/api/tasks/", params=parameters)["tasks"]
+        found: list[Json] = self.request("GET", "/api/tasks/", params=parameters)["tasks"]
         return found
 
-    def predictions(self, project: int) -> list[Json]:
+    def list_predictions(self, project: int) -> list[Json]:
         """All predictions of a project."""
-        found: list[Json] = self.call("GET", "/api/predictions/", params={"project": project})
+        found: list[Json] = self.request("GET", "/api/predictions/", params={"project": project})
         return found
 
-    def info(self, project: int) -> Json:
+    def fetch_project(self, project: int) -> Json:
         """The project itself."""
-        found: Json = self.call("GET", f"/api/projects/{project}/")
+        found: Json = self.request("GET", f"/api/projects/{project}/")
         return found
 
-    def identity(self, project: int) -> str:
+    def audit_identity(self, project: int) -> str:
         """What the audit slice is drawn by."""
-        created = datetime.fromisoformat(self.info(project)["created_at"])
+        created = datetime.fromisoformat(self.fetch_project(project)["created_at"])
         return f"{project}.{int(created.timestamp())}"
 
-    def label(self, task: int, *labels: str, control: str = "colour") -> Json:
+    def submit_annotation(self, task: int, *labels: str, control: str = "colour") -> Json:
         """Submit an annotation; the true label when none is given."""
-        chosen = list(labels) or [self.truth[task]]
-        body = {"result": [self.region(chosen, control)], "lead_time": 1.0}
-        made: Json = self.call("POST", f"/api/tasks/{task}/annotations/", json=body)
-        return made
+        choices = list(labels) or [self.true_labels[task]]
+        body = {"result": [self.make_choice_region(choices, control)], "lead_time": 1.0}
+        annotation: Json = self.request("POST", f"/api/tasks/{task}/annotations/", json=body)
+        return annotation
 
-    def skip(self, task: int) -> Json:
+    def skip_task(self, task: int) -> Json:
         """Skip a task."""
         body = {"result": [], "was_cancelled": True}
-        made: Json = self.call("POST", f"/api/tasks/{task}/annotations/", json=body)
-        return made
+        annotation: Json = self.request("POST", f"/api/tasks/{task}/annotations/", json=body)
+        return annotation
 
     @staticmethod
-    def region(choices: Sequence[str], control: str = "colour") -> Json:
+    def make_choice_region(choices: Sequence[str], control: str = "colour") -> Json:
         """A choice as the browser sends it."""
         value = {"choices": list(choices)}
         return {"from_name": control, "to_name": "image", "type": "choices", "value": value}
 
-    def next(self, project: int) -> Json:
+    def next_task(self, project: int) -> Json:
         """The task that is served next."""
-        found: Json = self.call("GET", f"/api/projects/{project}/next/")
+        found: Json = self.request("GET", f"/api/projects/{project}/next/")
         return found
 
-    def train(self, connection: Json) -> None:
+    def start_training(self, connection: Json) -> None:
         """Press Start Training."""
-        self.call("POST", f"/api/ml/{connection['id']}/train", json={})
+        self.request("POST", f"/api/ml/{connection['id']}/train", json={})
 
 
-def choice_of(prediction: Json) -> str:
+def predicted_choice(prediction: Json) -> str:
     """The one choice of a prediction."""
     (region,) = prediction["result"]
     (choice,) = region["value"]["choices"]

@@ -7,60 +7,62 @@ import re
 from typing import Any
 
 
-def like_json(text: str) -> Any:
+def parse_elided_json(text: str) -> Any:
     """JSON in which an ellipsis stands for more of the same.
 
     Example:
-        >>> like_json('{"a": [1, …], "b": {…}, "c": …, …}')
+        >>> parse_elided_json('{"a": [1, …], "b": {…}, "c": …, …}')
         {'a': [1], 'b': {}, 'c': None}
     """
-    bare = re.sub(r",\s*…|…\s*,(?=\s*[\"\]\[{}])", "", text)
-    bare = re.sub(r":\s*…", ": null", bare)
-    return json.loads(bare.replace("…", ""))
+    without_ellipsis = re.sub(r",\s*…|…\s*,(?=\s*[\"\]\[{}])", "", text)
+    without_ellipsis = re.sub(r":\s*…", ": null", without_ellipsis)
+    return json.loads(without_ellipsis.replace("…", ""))
 
 
-def missing(shown: Any, real: Any, where: str = "") -> list[str]:
+def find_missing_keys(documented: Any, actual: Any, path: str = "") -> list[str]:
     """What a document shows and the program does not say: keys, and kinds of values.
 
     Example:
-        >>> missing({"a": 1, "b": {"c": "x"}}, {"a": 2.5, "b": {}})
+        >>> find_missing_keys({"a": 1, "b": {"c": "x"}}, {"a": 2.5, "b": {}})
         ['b.c']
-        >>> missing([{"a": "x"}], [{"a": 1}])
+        >>> find_missing_keys([{"a": "x"}], [{"a": 1}])
         ['0.a: a str, not a int']
     """
-    if isinstance(shown, dict):
-        if not isinstance(real, dict):
-            return [f"{where}: an object"]
-        found = []
-        for key, value in shown.items():
-            at = f"{where}.{key}".lstrip(".")
-            found += missing(value, real[key], at) if key in real else [at]
-        return found
-    if isinstance(shown, list):
-        pairs = list(zip(shown, real, strict=False)) if isinstance(real, list) else []
-        if shown and not pairs:
-            return [f"{where}: a list with something in it"]
+    if isinstance(documented, dict):
+        if not isinstance(actual, dict):
+            return [f"{path}: an object"]
+        differences = []
+        for key, value in documented.items():
+            key_path = f"{path}.{key}".lstrip(".")
+            differences += (
+                find_missing_keys(value, actual[key], key_path) if key in actual else [key_path]
+            )
+        return differences
+    if isinstance(documented, list):
+        pairs = list(zip(documented, actual, strict=False)) if isinstance(actual, list) else []
+        if documented and not pairs:
+            return [f"{path}: a list with something in it"]
         return [
-            one
+            difference
             for i, (s, r) in enumerate(pairs)
-            for one in missing(s, r, f"{where}.{i}".lstrip("."))
+            for difference in find_missing_keys(s, r, f"{path}.{i}".lstrip("."))
         ]
     numbers = (int, float)
-    same = isinstance(real, type(shown)) or (
-        isinstance(shown, numbers) and isinstance(real, numbers)
+    is_same_type = isinstance(actual, type(documented)) or (
+        isinstance(documented, numbers) and isinstance(actual, numbers)
     )
-    if shown is None or real is None or same:
+    if documented is None or actual is None or is_same_type:
         return []
-    return [f"{where}: a {type(shown).__name__}, not a {type(real).__name__}"]
+    return [f"{path}: a {type(documented).__name__}, not a {type(actual).__name__}"]
 
 
-def last_json(output: str) -> Any:
+def parse_last_json(output: str) -> Any:
     """The last value of JSON that a shell printed, each at the beginning of a line."""
-    decoder, found, at = json.JSONDecoder(), None, 0
-    while at < len(output):
-        start = next((i for i in range(at, len(output)) if output[i] in "{["), len(output))
+    decoder, value, position = json.JSONDecoder(), None, 0
+    while position < len(output):
+        start = next((i for i in range(position, len(output)) if output[i] in "{["), len(output))
         try:
-            found, at = decoder.raw_decode(output, start)
+            value, position = decoder.raw_decode(output, start)
         except ValueError:
-            at = start + 1
-    return found
+            position = start + 1
+    return value

@@ -21,73 +21,73 @@ import httpx
 from PIL import Image
 from playwright.sync_api import Page
 
-from tests.support.browser import PATIENCE, chromium
+from tests.support.browser import BROWSER_TIMEOUT_MS, open_chromium
 
-FOLDER = Path(__file__).parents[2] / "docs" / "pictures"
-WINDOW = (1280, 860)
-COLOURS = 128
+IMAGE_FOLDER = Path(__file__).parents[2] / "docs" / "pictures"
+WINDOW_SIZE = (1280, 860)
+PALETTE_SIZE = 128
 """Of a picture; as many as one cannot tell from all."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, nargs="?", default=FOLDER)
+    parser.add_argument("folder", type=Path, nargs="?", default=IMAGE_FOLDER)
     folder = parser.parse_args().folder
     folder.mkdir(parents=True, exist_ok=True)
-    played = play()
+    demo_result = run_demo()
     try:
-        look(played, folder)
+        take_screenshots(demo_result, folder)
     finally:
-        for pid in played["pids"]:
+        for pid in demo_result["pids"]:
             os.kill(pid, signal.SIGTERM)
-        shutil.rmtree(played["folder"], ignore_errors=True)
+        shutil.rmtree(demo_result["folder"], ignore_errors=True)
 
 
-def play() -> dict[str, Any]:
+def run_demo() -> dict[str, Any]:
     """Strawberries are found; Label Studio and the backend stay."""
     command = [sys.executable, "-m", "backend.cli", "demo", "--task", "boxes", "--keep", "--json"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    played: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return played
+    demo_result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return demo_result
 
 
-def look(played: dict[str, Any], folder: Path) -> None:
-    width, height = WINDOW
-    with chromium() as browser:
+def take_screenshots(demo_result: dict[str, Any], folder: Path) -> None:
+    width, height = WINDOW_SIZE
+    with open_chromium() as browser:
         context = browser.new_context(viewport={"width": width, "height": height})
-        context.set_default_timeout(PATIENCE)
+        context.set_default_timeout(BROWSER_TIMEOUT_MS)
         page = context.new_page()
-        studio = played["label_studio"]
+        studio = demo_result["label_studio"]
         page.goto(f"{studio}/user/login/")
-        page.fill("input[name=email]", played["user"])
-        page.fill("input[name=password]", played["password"])
+        page.fill("input[name=email]", demo_result["user"])
+        page.fill("input[name=password]", demo_result["password"])
         page.click("button[type=submit]")
         page.wait_for_url(lambda url: "/user/login" not in url)
-        (project, *_) = httpx.get(f"{played['backend']}/api/projects", trust_env=False).json()
-        task = busiest(studio, project, page)
+        (project, *_) = httpx.get(f"{demo_result['backend']}/api/projects", trust_env=False).json()
+        task = task_with_most_regions(studio, project, page)
         page.goto(f"{studio}/projects/{project['number']}/data?task={task}")
         page.get_by_text("Submit", exact=True).wait_for()
         page.wait_for_timeout(3000)  # boxes are drawn after the image has come
-        save(page, folder / "label-studio.png")
-        page.goto(f"{played['backend']}/projects/{project['id']}")
+        save_screenshot_image(page, folder / "label-studio.png")
+        page.goto(f"{demo_result['backend']}/projects/{project['id']}")
         page.wait_for_load_state("networkidle")
-        save(page, folder / "dashboard.png")
+        save_screenshot_image(page, folder / "dashboard.png")
 
 
-def busiest(studio: str, project: dict[str, Any], page: Page) -> int:
+def task_with_most_regions(studio: str, project: dict[str, Any], page: Page) -> int:
     """The open task for which most is suggested."""
     rows = page.request.get(
         f"{studio}/api/predictions/", params={"project": str(project["number"])}
     ).json()
-    live = [row for row in rows if row["model_version"] == project["version"]]
-    return int(max(live, key=lambda row: len(row["result"]))["task"])
+    live_predictions = [row for row in rows if row["model_version"] == project["version"]]
+    return int(max(live_predictions, key=lambda row: len(row["result"]))["task"])
 
 
-def save(page: Page, file: Path) -> None:
+def save_screenshot_image(page: Page, file: Path) -> None:
     """What the window shows, small enough to lie in a repository."""
     page.screenshot(path=file)
     with Image.open(file) as image:
-        image.convert("RGB").quantize(COLOURS).save(file, optimize=True)
+        image.convert("RGB").quantize(PALETTE_SIZE).save(file, optimize=True)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from backend.errors import LabelStudioError
-from backend.label_studio.client import Client
-from backend.loop.publish.capture_import import Returner
-from backend.store.captures import Capture, Captures
+from backend.label_studio.client import LabelStudioClient
+from backend.loop.publish.capture_import import CaptureImporter
+from backend.store.captures import Capture, CaptureStore
 
 CONFIG = (
     '<View><Image name="i" value="$i"/>'
@@ -98,51 +98,51 @@ def lab() -> Iterator[Tiny]:
 
 
 @pytest.fixture
-def captures(tmp_path: Path) -> Captures:
-    return Captures(tmp_path / "projects" / "1")
+def captures(tmp_path: Path) -> CaptureStore:
+    return CaptureStore(tmp_path / "projects" / "1")
 
 
-def bring(lab: Tiny, captures: Captures) -> int:
-    client = Client(f"http://127.0.0.1:{lab.server_port}", "token", timeout=5)
+def bring(lab: Tiny, captures: CaptureStore) -> int:
+    client = LabelStudioClient(f"http://127.0.0.1:{lab.server_port}", "token", timeout=5)
     resources: Any = SimpleNamespace(
         captures=lambda record: captures,
         settings=SimpleNamespace(capture_days=30),
         connection=lambda record: SimpleNamespace(client=client),
     )
     record: Any = SimpleNamespace(id="1", number=1)
-    return Returner(resources, record).bring()
+    return CaptureImporter(resources, record).import_waiting()
 
 
-def kept(captures: Captures, id: str, at: float, **more: Any) -> Capture:
+def kept(captures: CaptureStore, id: str, at: float, **more: Any) -> Capture:
     capture = Capture(id, at, "random", "v1", said={"result": [], "score": 1.0}, **more)
-    captures.keep(capture, b"image")
+    captures.add(capture, b"image")
     return capture
 
 
-def test_a_task_that_was_deleted_holds_up_no_newer_image(lab: Tiny, captures: Captures) -> None:
+def test_a_task_that_was_deleted_holds_up_no_newer_image(lab: Tiny, captures: CaptureStore) -> None:
     gone = kept(captures, "a", 1.0, annotation=RED)
-    captures.returned(replace(gone, annotation=None), 55, False)
+    captures.record_import(replace(gone, annotation=None), 55, False)
     for number, id in enumerate("bcd"):
         kept(captures, id, 2.0 + number)
     assert bring(lab, captures) == 4
     assert [data["prelabel_request"] for data in lab.tasks.values()] == ["b", "c", "d"]
-    assert list(captures.waiting()) == []
+    assert list(captures.pending()) == []
 
 
 def test_an_image_that_label_studio_refuses_waits_and_costs_no_other(
-    lab: Tiny, captures: Captures
+    lab: Tiny, captures: CaptureStore
 ) -> None:
     lab.imports = [(400, False), (400, False)]  # with the prediction, and without
     for number, id in enumerate("ab"):
         kept(captures, id, float(number), external="bed\x007")
     assert bring(lab, captures) == 1
-    assert [capture.id for capture in captures.waiting()] == ["a"]
+    assert [capture.id for capture in captures.pending()] == ["a"]
     assert bring(lab, captures) == 1
     assert [data["prelabel_external"] for data in lab.tasks.values()] == ["bed7", "bed7"]
 
 
 def test_a_task_that_was_made_without_saying_so_is_not_made_again(
-    lab: Tiny, captures: Captures
+    lab: Tiny, captures: CaptureStore
 ) -> None:
     lab.imports = [(504, True)]  # a proxy gave up, Label Studio did not
     kept(captures, "a", 1.0)
@@ -153,12 +153,12 @@ def test_a_task_that_was_made_without_saying_so_is_not_made_again(
 
 
 def test_a_later_correction_takes_the_place_of_the_one_that_was_delivered(
-    lab: Tiny, captures: Captures, tmp_path: Path
+    lab: Tiny, captures: CaptureStore, tmp_path: Path
 ) -> None:
     capture = kept(captures, "a", 1.0, annotation=NONE)
     assert bring(lab, captures) == 1
     assert bring(lab, captures) == 0
-    captures.change(replace(capture, annotation=RED))
+    captures.update(replace(capture, annotation=RED))
     assert bring(lab, captures) == 1
     (given,) = lab.annotations[1]
     assert given["result"] == RED

@@ -86,14 +86,14 @@ def test_several_controls_and_several_images() -> None:
 def test_what_is_not_served_is_named_with_its_reason(body: str, reason: str) -> None:
     config = read_config(view(IMAGE + body))
     assert config.controls == ()
-    assert reason in config.left_out["c"]
+    assert reason in config.unserved["c"]
 
 
 def test_an_image_list_is_not_served() -> None:
     xml = view(
         f'<Image name="image" valueList="$photos"/><Choices name="c" toName="image">{TWO}</Choices>'
     )
-    assert "list of images" in read_config(xml).left_out["c"]
+    assert "list of images" in read_config(xml).unserved["c"]
 
 
 @pytest.mark.parametrize(

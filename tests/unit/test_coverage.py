@@ -24,14 +24,18 @@ def surveyed(count: int = 90, seed: int = 0, labeled: int = 5) -> Coverage:
     random = np.random.default_rng(seed)
     both = points(count + labeled, seed)
     weights = random.random(count).astype(np.float32)
-    return coverage.survey(both[:count], weights, both[count:])
+    return coverage.build_coverage(both[:count], weights, both[count:])
 
 
 def slow_gains(state: Coverage) -> Floats:
     """The definition, image by image."""
-    kernel = np.exp((state.vectors @ state.vectors.T - 1) / state.width)
+    kernel = np.exp((state.vectors @ state.vectors.T - 1) / state.kernel_width)
     return np.array(
-        [(state.weights * np.maximum(0, row - state.best)).sum() for row in kernel], np.float32
+        [
+            (state.uncertainties * np.maximum(0, row - state.coverage_levels)).sum()
+            for row in kernel
+        ],
+        np.float32,
     )
 
 
@@ -39,9 +43,9 @@ def slow_picks(state: Coverage, count: int) -> list[int]:
     picked: list[int] = []
     for _ in range(count):
         gains = slow_gains(state)
-        gains[state.done | (state.near > coverage.TWIN)] = -1
+        gains[state.is_covered | (state.max_cosine > coverage.DUPLICATE_COSINE)] = -1
         picked.append(int(gains.argmax()))
-        state = coverage.covered(state, [picked[-1]])
+        state = coverage.mark_covered(state, [picked[-1]])
     return picked
 
 
@@ -49,20 +53,20 @@ def slow_picks(state: Coverage, count: int) -> list[int]:
 def test_picks_are_those_of_the_plain_greedy_algorithm(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(coverage, "BLOCK", 32)  # several blocks
-    monkeypatch.setattr(coverage, "AT_ONCE", 4)  # and several looks a pick
+    monkeypatch.setattr(coverage, "MATRIX_BLOCK_ROWS", 32)  # several blocks
+    monkeypatch.setattr(coverage, "GAIN_BATCH_SIZE", 4)  # and several looks a pick
     state = surveyed(seed=seed)
-    assert state.bounds == pytest.approx(slow_gains(state), abs=1e-4)
-    assert coverage.pick(state, 20, seeking=0)[0] == slow_picks(state, 20)
+    assert state.gain_bounds == pytest.approx(slow_gains(state), abs=1e-4)
+    assert coverage.pick_images(state, 20, explore_every=0)[0] == slow_picks(state, 20)
 
 
 def test_where_all_images_are_equally_unlike_picks_are_quick_and_hardly_worse() -> None:
     unlike = points(700, seed=1, groups=700, dim=64)
     weights = np.random.default_rng(0).random(700).astype(np.float32)
-    state = coverage.survey(unlike, weights, unlike[:0])
-    quick, _ = coverage.pick(state, 30, seeking=0)
+    state = coverage.build_coverage(unlike, weights, unlike[:0])
+    quick, _ = coverage.pick_images(state, 30, explore_every=0)
     reached, best = (
-        float(coverage.covered(state, rows).best @ state.weights)
+        float(coverage.mark_covered(state, rows).coverage_levels @ state.uncertainties)
         for rows in (quick, slow_picks(state, 30))
     )
     assert reached > 0.99 * best
@@ -71,15 +75,15 @@ def test_where_all_images_are_equally_unlike_picks_are_quick_and_hardly_worse() 
 def test_picks_after_a_label_are_those_of_a_new_survey() -> None:
     """A label between rounds costs no survey, and the order is exactly that of one."""
     state = surveyed()
-    first = coverage.pick(state, 1, seeking=0)[0]
-    before = coverage.covered(state, first)
-    anew = replace(before, bounds=slow_gains(before))
-    assert coverage.pick(before, 12, 0)[0] == coverage.pick(anew, 12, 0)[0]
+    first = coverage.pick_images(state, 1, explore_every=0)[0]
+    before = coverage.mark_covered(state, first)
+    anew = replace(before, gain_bounds=slow_gains(before))
+    assert coverage.pick_images(before, 12, 0)[0] == coverage.pick_images(anew, 12, 0)[0]
 
 
 def test_a_label_lowers_the_value_of_its_neighbours_and_of_nobody_else() -> None:
     state = surveyed()
-    after = coverage.covered(state, [3])
+    after = coverage.mark_covered(state, [3])
     near = state.vectors @ state.vectors[3] > 0.8
     fallen = slow_gains(after) < slow_gains(state) - 1e-4
     assert fallen[near].all()
@@ -91,8 +95,10 @@ def test_a_label_lowers_the_value_of_its_neighbours_and_of_nobody_else() -> None
 def test_without_weights_each_group_is_asked_for_once_first() -> None:
     vectors = points(120, seed=1, groups=6)
     group = (vectors @ vectors.T > 0.5).argmax(axis=1)
-    state = coverage.survey(vectors, np.ones(120, dtype=np.float32), np.zeros((0, 0), np.float32))
-    picked, _ = coverage.pick(state, 6, seeking=0)
+    state = coverage.build_coverage(
+        vectors, np.ones(120, dtype=np.float32), np.zeros((0, 0), np.float32)
+    )
+    picked, _ = coverage.pick_images(state, 6, explore_every=0)
     assert len({group[row] for row in picked}) == 6
 
 
@@ -100,11 +106,11 @@ def test_what_is_certain_is_asked_for_last() -> None:
     vectors = points(60, seed=2)
     weights = np.zeros(60, dtype=np.float32)
     weights[:20] = 1
-    state = coverage.survey(vectors, weights, vectors[:0])
-    picked, after = coverage.pick(state, 5, seeking=0)
+    state = coverage.build_coverage(vectors, weights, vectors[:0])
+    picked, after = coverage.pick_images(state, 5, explore_every=0)
     near = (vectors[picked] @ vectors[:20].T).max(axis=1)
     assert (near > 0.5).all(), "in the midst of those that are not certain"
-    assert sorted(coverage.ordered(after, picked)) == list(range(60))
+    assert sorted(coverage.order_by_gain(after, picked)) == list(range(60))
 
 
 def test_near_duplicates_are_asked_for_once_and_the_others_come_last() -> None:
@@ -112,10 +118,10 @@ def test_near_duplicates_are_asked_for_once_and_the_others_come_last() -> None:
     random = np.random.default_rng(0)
     copies = vectors + 0.002 * random.standard_normal(vectors.shape).astype(np.float32)
     both = np.concatenate([vectors, copies])
-    state = coverage.survey(both, np.ones(80, dtype=np.float32), both[:0])
-    picked, after = coverage.pick(state, 80, seeking=0)
+    state = coverage.build_coverage(both, np.ones(80, dtype=np.float32), both[:0])
+    picked, after = coverage.pick_images(state, 80, explore_every=0)
     assert len(picked) == len({row % 40 for row in picked}) == 40
-    order = coverage.ordered(after, picked)
+    order = coverage.order_by_gain(after, picked)
     assert order[:40] == picked
     assert sorted(order) == list(range(80))
 
@@ -127,9 +133,9 @@ def test_seeking_finds_the_one_strange_image_early() -> None:
         strange = np.zeros(16, dtype=np.float32)
         strange[seed] = -1
         both = np.concatenate([vectors, strange[None]])
-        state = coverage.survey(both, np.ones(201, dtype=np.float32), vectors[:3])
+        state = coverage.build_coverage(both, np.ones(201, dtype=np.float32), vectors[:3])
         for seeking in found:
-            found[seeking] += 200 in coverage.pick(state, 8, seeking)[0]
+            found[seeking] += 200 in coverage.pick_images(state, 8, seeking)[0]
     assert found[4] >= 9
     assert found[4] > found[0]
 
@@ -137,35 +143,39 @@ def test_seeking_finds_the_one_strange_image_early() -> None:
 def test_labels_between_two_picks_change_no_turn() -> None:
     """One is labeled, and the rest is picked anew: the strange image comes when it was due."""
     state = surveyed()
-    whole, _ = coverage.pick(state, 12, seeking=4)
+    whole, _ = coverage.pick_images(state, 12, explore_every=4)
     for done in range(1, 9):
-        after = coverage.covered(state, whole[:done])
-        assert coverage.pick(after, 12 - done, 4, before=done)[0] == whole[done:]
+        after = coverage.mark_covered(state, whole[:done])
+        assert coverage.pick_images(after, 12 - done, 4, picked_before=done)[0] == whole[done:]
 
 
 def test_nothing_open_and_everything_alike_are_no_trouble() -> None:
-    empty = coverage.survey(*(np.zeros((0, 0), np.float32), np.zeros(0, np.float32)), points(3, 0))
-    assert coverage.pick(empty, 5, seeking=4)[0] == []
-    assert coverage.ordered(empty, []) == []
+    empty = coverage.build_coverage(
+        *(np.zeros((0, 0), np.float32), np.zeros(0, np.float32)), points(3, 0)
+    )
+    assert coverage.pick_images(empty, 5, explore_every=4)[0] == []
+    assert coverage.order_by_gain(empty, []) == []
     same = np.repeat(points(1, 0), 9, axis=0)
-    state = coverage.survey(same, np.ones(9, dtype=np.float32), same[:0])
-    picked, after = coverage.pick(state, 5, seeking=4)
-    assert sorted(coverage.ordered(after, picked)) == list(range(9))
+    state = coverage.build_coverage(same, np.ones(9, dtype=np.float32), same[:0])
+    picked, after = coverage.pick_images(state, 5, explore_every=4)
+    assert sorted(coverage.order_by_gain(after, picked)) == list(range(9))
 
 
 def test_many_copies_of_a_few_images_are_no_trouble() -> None:
     same = np.repeat(points(3, 0, groups=3), 300, axis=0)
-    state = coverage.survey(same, np.ones(900, dtype=np.float32), same[:0])
-    picked, after = coverage.pick(state, 50, seeking=0)
+    state = coverage.build_coverage(same, np.ones(900, dtype=np.float32), same[:0])
+    picked, after = coverage.pick_images(state, 50, explore_every=0)
     assert {row // 300 for row in picked} == {0, 1, 2}
-    assert sorted(coverage.ordered(after, picked)) == list(range(900))
+    assert sorted(coverage.order_by_gain(after, picked)) == list(range(900))
 
 
 def test_of_very_many_images_the_least_certain_and_a_random_part_are_compared() -> None:
     weights = np.linspace(0, 1, 1000, dtype=np.float32)
-    rows = coverage.shortlist(weights, 100, np.random.default_rng(0))
+    rows = coverage.sample_candidates(weights, 100, np.random.default_rng(0))
     assert len(set(rows.tolist())) == 100
     assert set(range(950, 1000)) <= set(rows.tolist())
     others = rows[rows < 950]
     assert 300 < others.mean() < 650
-    assert coverage.shortlist(weights[:50], 100, np.random.default_rng(0)).tolist() == [*range(50)]
+    assert coverage.sample_candidates(weights[:50], 100, np.random.default_rng(0)).tolist() == [
+        *range(50)
+    ]

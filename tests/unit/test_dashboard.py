@@ -14,29 +14,34 @@ import httpx
 import numpy as np
 import pytest
 
-from backend.dashboard.chart import draw
-from backend.dashboard.page_reader import JsonFiles, Reader
-from backend.dashboard.rendering import Pages
-from backend.dashboard.values import Figure, Outlook, VersionRow
-from backend.dashboard.wording import headline, meaning
+from backend.dashboard.chart import build_chart
+from backend.dashboard.page_reader import DashboardReader, JsonFileCache
+from backend.dashboard.rendering import PageRenderer
+from backend.dashboard.values import LabelForecast, MetricView, VersionRow
+from backend.dashboard.wording import explain_figure, format_headline
 from backend.errors import StoreError
-from backend.learning.coverage import survey
-from backend.loop.publish.queue_order import Order
+from backend.learning.coverage import build_coverage
+from backend.loop.publish.queue_order import QueueOrder
 from backend.scheduler.service import Service
-from backend.server.app import make_app
-from backend.server.cross_origin import refusal
+from backend.server.app import create_app
+from backend.server.cross_origin import explain_form_refusal
 from backend.settings import Settings
-from backend.store.captures import Captures
+from backend.store.captures import CaptureStore
 from backend.store.files import write_json
-from backend.store.versions import Versions
-from tests.support.dashboard_homes import CONTROLS, card, full, state
+from backend.store.versions import VersionStore
+from tests.support.dashboard_homes import (
+    CONTROL_DESCRIPTIONS,
+    make_card,
+    make_full_home,
+    make_project_state,
+)
 
 SERVER = "http://label.example"
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{ 7 * 7 }}"
 
 
 def page(home: Path, shown: dict[str, Any], notice: str = "") -> str:
-    return Pages(10).project(Reader(home, SERVER).page(shown), notice)
+    return PageRenderer(10).project(DashboardReader(home, SERVER).page(shown), notice)
 
 
 def text(html: str) -> str:
@@ -48,7 +53,7 @@ def text(html: str) -> str:
 
 
 def test_a_page_tells_everything_that_is_known(tmp_path: Path) -> None:
-    shown = full(tmp_path)
+    shown = make_full_home(tmp_path)
     html = page(tmp_path, shown, "promote")
     told = text(html)
     for wanted in (
@@ -81,13 +86,15 @@ def test_a_page_tells_everything_that_is_known(tmp_path: Path) -> None:
 
 
 def test_a_project_of_which_nothing_is_known_says_what_to_do_next(tmp_path: Path) -> None:
-    assert "Import images into the project" in text(page(tmp_path, state(title="Kiwis")))
-    shown = state(tasks=30, version=None, controls=CONTROLS)
+    assert "Import images into the project" in text(
+        page(tmp_path, make_project_state(title="Kiwis"))
+    )
+    shown = make_project_state(tasks=30, version=None, controls=CONTROL_DESCRIPTIONS)
     told = text(page(tmp_path, shown))
     assert "Label a few images of each kind" in told
     assert "It learns after 10 labels, after a pause in labeling" in told
     failed = {"state": "failed", "progress": 0.0, "detail": None, "error": "No token: set one."}
-    told = text(page(tmp_path, state(round=failed)))
+    told = text(page(tmp_path, make_project_state(round=failed)))
     assert "No token: set one." in told
     assert "tries again by itself" in told
 
@@ -95,28 +102,30 @@ def test_a_project_of_which_nothing_is_known_says_what_to_do_next(tmp_path: Path
 def test_labels_of_a_version_that_is_held_back_are_not_called_known(tmp_path: Path) -> None:
     held = {"version": "v5-0123abcd", "reason": "Held back: it is worse."}
     still = {"state": "idle", "progress": 0.0, "detail": None, "error": None}
-    told = text(page(tmp_path, full(tmp_path) | {"held": held, "waiting": 0, "round": still}))
+    told = text(
+        page(tmp_path, make_full_home(tmp_path) | {"held": held, "waiting": 0, "round": still})
+    )
     assert "It knows all labels" not in told
     assert "v5-0123abcd has learned from all labels, and is held back." in told
 
 
 def test_without_a_project_the_overview_says_how_to_connect_one() -> None:
-    html = Pages(10).overview([], notice="", address="http://127.0.0.1:9090", secured=False)
+    html = PageRenderer(10).overview([], notice="", address="http://127.0.0.1:9090", secured=False)
     assert "Paste http://127.0.0.1:9090" in text(html)
     assert "Connect Model" in html
 
 
 def test_hostile_names_are_shown_and_do_nothing(tmp_path: Path) -> None:
-    shown = full(tmp_path, title=HOSTILE)
+    shown = make_full_home(tmp_path, title=HOSTILE)
     folder = tmp_path / "projects" / "1"
-    hostile = card(9, 300)
+    hostile = make_card(9, 300)
     told = hostile.controls["plant"] | {
         "examples": {HOSTILE: 3},
         "figures": {"confusion": {HOSTILE: {"healthy": 2}}, "labels": {}},
         "advice": HOSTILE,
     }
     told = replace(hostile, controls={HOSTILE: told}, packages={HOSTILE: HOSTILE})
-    Versions(folder).save(told, {}, lambda folder: None)
+    VersionStore(folder).save(told, {}, lambda folder: None)
     shown |= {"version": hostile.version, "left_out": {HOSTILE: 1}, "server": "javascript:alert(1)"}
     shown["controls"] = [{"name": HOSTILE, "type": "Choices", "labels": [HOSTILE]}]
     shown["round"] = {"state": "training", "progress": 0.1, "detail": HOSTILE, "error": HOSTILE}
@@ -127,17 +136,23 @@ def test_hostile_names_are_shown_and_do_nothing(tmp_path: Path) -> None:
     assert "<img src=x" not in html
     assert "javascript:" not in html
     assert html.count("{{ 7 * 7 }}") >= 8
-    summary = Reader(tmp_path, SERVER).summary(shown)
-    cards = Pages(10).overview([summary], notice=HOSTILE, address=HOSTILE, secured=True)
+    summary = DashboardReader(tmp_path, SERVER).summary(shown)
+    cards = PageRenderer(10).overview([summary], notice=HOSTILE, address=HOSTILE, secured=True)
     assert "<script>alert" not in cards
 
 
 def test_a_page_of_ten_times_as_many_versions_costs_less_than_ten_times_as_much(
     tmp_path: Path,
 ) -> None:
-    few, many = full(tmp_path / "few", versions=10), full(tmp_path / "many", versions=100)
-    shown = [(Reader(tmp_path / name, SERVER), now) for name, now in (("few", few), ("many", many))]
-    pages = Pages(10)
+    few, many = (
+        make_full_home(tmp_path / "few", versions=10),
+        make_full_home(tmp_path / "many", versions=100),
+    )
+    shown = [
+        (DashboardReader(tmp_path / name, SERVER), now)
+        for name, now in (("few", few), ("many", many))
+    ]
+    pages = PageRenderer(10)
     seconds: tuple[list[float], list[float]] = ([], [])
     for _ in range(8):  # side by side, because machines are busy with other things
         for (reader, now), taken in zip(shown, seconds, strict=True):
@@ -149,17 +164,17 @@ def test_a_page_of_ten_times_as_many_versions_costs_less_than_ten_times_as_much(
 
 
 def test_a_damaged_card_breaks_one_page_and_says_which_file(tmp_path: Path) -> None:
-    shown = full(tmp_path)
-    file = Versions(tmp_path / "projects" / "1").path(shown["version"]) / "card.json"
+    shown = make_full_home(tmp_path)
+    file = VersionStore(tmp_path / "projects" / "1").path(shown["version"]) / "card.json"
     file.write_text("{")
-    reader = Reader(tmp_path, SERVER)
+    reader = DashboardReader(tmp_path, SERVER)
     assert reader.summary(shown).title == "Greenhouse"
     with pytest.raises(StoreError, match="damaged"):
         reader.page(shown)
 
 
 def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
-    files, file = JsonFiles(), tmp_path / "a.json"
+    files, file = JsonFileCache(), tmp_path / "a.json"
     assert files.read(file) is None
     write_json(file, {"a": 1})
     assert files.read(file) == {"a": 1}
@@ -171,33 +186,37 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("figure", "head", "says"),
     [
-        (Figure(), "not known yet", ""),
-        (Figure(100, 0.87, 0.79, 0.92), "87%", "about 87 right; the true figure is between 79"),
-        (Figure(20, 0.9, 0.7, 0.97), "90%", "rough figure"),
-        (Figure(3, 1.0, 0.4, 1.0), "100%", "hardly anything yet"),
-        (Figure(50, 0.81, 0.7, 0.9, "F1"), "F1 0.81", "finds everything and marks nothing else"),
+        (MetricView(), "not known yet", ""),
+        (MetricView(100, 0.87, 0.79, 0.92), "87%", "about 87 right; the true figure is between 79"),
+        (MetricView(20, 0.9, 0.7, 0.97), "90%", "rough figure"),
+        (MetricView(3, 1.0, 0.4, 1.0), "100%", "hardly anything yet"),
+        (
+            MetricView(50, 0.81, 0.7, 0.9, "F1"),
+            "F1 0.81",
+            "finds everything and marks nothing else",
+        ),
     ],
 )
-def test_figures_are_told_in_plain_words(figure: Figure, head: str, says: str) -> None:
-    assert headline(figure) == head
-    assert says in meaning(figure)
+def test_figures_are_told_in_plain_words(figure: MetricView, head: str, says: str) -> None:
+    assert format_headline(figure) == head
+    assert says in explain_figure(figure)
 
 
 def row(labels: int, n: int, value: float | None) -> VersionRow:
-    figure = Figure(n, value, 0.5, 0.99)
-    return VersionRow(card(labels, labels), False, True, figure, Figure(), "")
+    figure = MetricView(n, value, 0.5, 0.99)
+    return VersionRow(make_card(labels, labels), False, True, figure, MetricView(), "")
 
 
 def test_the_curve_has_a_mark_per_known_version_and_rises_to_the_right() -> None:
-    assert draw([row(10, 0, None), row(5, 9, 0.7)], Outlook()) is None
-    chart = draw([row(40, 20, 0.9), row(20, 12, 0.8), row(10, 0, None)], Outlook())
+    assert build_chart([row(10, 0, None), row(5, 9, 0.7)], LabelForecast()) is None
+    chart = build_chart([row(40, 20, 0.9), row(20, 12, 0.8), row(10, 0, None)], LabelForecast())
     assert chart is not None
     first, second = chart.marks
     assert first.x < second.x
     assert first.y > second.y, "upwards is smaller"
     assert not chart.band
-    ahead = Outlook(curve=[(40, 0.9, 0.85, 0.93), (120, 0.94, 0.88, 0.97)])
-    forecast = draw([row(40, 20, 0.9), row(20, 12, 0.8)], ahead)
+    ahead = LabelForecast(curve=[(40, 0.9, 0.85, 0.93), (120, 0.94, 0.88, 0.97)])
+    forecast = build_chart([row(40, 20, 0.9), row(20, 12, 0.8)], ahead)
     assert forecast is not None
     assert len(forecast.band.split()) == 4
     assert forecast.across[-1].text == "100"
@@ -208,33 +227,33 @@ def test_the_front_of_the_queue_says_why() -> None:
     vectors = rng.normal(size=(40, 8)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     weights = np.linspace(0.1, 0.9, 40, dtype=np.float32)
-    order = Order(
-        project="1.1",
-        rows=list(range(40)),
-        coverage=survey(vectors, weights, vectors[:0]),
-        open=set(range(44)),
-        audit={40, 41, 42, 43},
-        labeled=0,
-        audit_labeled=0,
-        seeking=4,
-        searching=4,
-        others=[],
-        sought=[7],
+    order = QueueOrder(
+        project_identity="1.1",
+        pool_tasks=list(range(40)),
+        coverage=build_coverage(vectors, weights, vectors[:0]),
+        open_tasks=set(range(44)),
+        audit_tasks={40, 41, 42, 43},
+        labeled_count=0,
+        audit_labeled_count=0,
+        diversity_interval=4,
+        search_interval=4,
+        overflow_tasks=[],
+        missing_label_tasks=[7],
     )
-    front = order.front(24)
-    assert [one.task for one in front] == order.tasks()[:24]
+    front = order.first_tasks(24)
+    assert [one.task for one in front] == order.ranked_tasks()[:24]
     assert {one.why for one in front} == {"audit", "sought", "unlike", "uncertain"}
     assert all(one.why == "audit" for one in front if one.task >= 40)
     assert all(
         one.unsure == pytest.approx(weights[one.task], abs=1e-3) for one in front if one.unsure
     )
-    order.learned_before = False
-    assert "uncertain" not in {one.why for one in order.front(24)}
+    order.is_trained = False
+    assert "uncertain" not in {one.why for one in order.first_tasks(24)}
 
 
 def test_captures_are_counted_without_reading_them(tmp_path: Path) -> None:
-    full(tmp_path)
-    captures = Captures(tmp_path / "projects" / "1")
+    make_full_home(tmp_path)
+    captures = CaptureStore(tmp_path / "projects" / "1")
     assert captures.counts() == (2, 1)
     assert [one.id for one in captures.latest(2)] == ["req-2", "req-1"]
 
@@ -250,7 +269,7 @@ def _light(colour: str) -> float:
 
 @pytest.mark.parametrize("scheme", [0, 1])
 def test_texts_stand_out_from_their_ground_in_light_and_dark(scheme: int) -> None:
-    sheet = Pages(10).asset("style.css")
+    sheet = PageRenderer(10).asset("style.css")
     assert sheet is not None
     block = re.findall(r":root \{(.*?)\}", sheet.content.decode(), re.S)[scheme]
     colours = dict(re.findall(r"--([\w-]+): (#\w+)", block))
@@ -293,7 +312,7 @@ def test_texts_stand_out_from_their_ground_in_light_and_dark(scheme: int) -> Non
 def test_only_forms_of_our_own_pages_are_accepted(
     headers: dict[str, str], secured: bool, refused: str
 ) -> None:
-    reason = refusal({"host": "localhost:9090", **headers}, secured=secured)
+    reason = explain_form_refusal({"host": "localhost:9090", **headers}, has_auth=secured)
     assert bool(reason) == bool(refused)
     assert refused in reason
 
@@ -308,7 +327,7 @@ def served(home: Path, ask: Asking) -> None:
         settings = Settings(home=home, label_studio_url="http://127.0.0.1:9", api_key="x")
         service = Service(settings)
         await service.start()
-        transport = httpx.ASGITransport(make_app(service))
+        transport = httpx.ASGITransport(create_app(service))
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
             await ask(client)
         await service.stop()
@@ -317,7 +336,7 @@ def served(home: Path, ask: Asking) -> None:
 
 
 def test_browsers_get_pages_and_programs_get_json(tmp_path: Path) -> None:
-    full(tmp_path)
+    make_full_home(tmp_path)
 
     async def ask(client: httpx.AsyncClient) -> None:
         assert (await client.get("/")).json()["projects"] == "/api/projects"
@@ -341,7 +360,7 @@ def test_browsers_get_pages_and_programs_get_json(tmp_path: Path) -> None:
 
 
 def test_programs_may_cancel_and_pages_of_other_sites_may_not(tmp_path: Path) -> None:
-    full(tmp_path)
+    make_full_home(tmp_path)
 
     async def ask(client: httpx.AsyncClient) -> None:
         path = "/api/projects/1/cancel"
@@ -354,7 +373,7 @@ def test_programs_may_cancel_and_pages_of_other_sites_may_not(tmp_path: Path) ->
 
 
 def test_only_small_pictures_of_a_known_project_are_served(tmp_path: Path) -> None:
-    full(tmp_path)
+    make_full_home(tmp_path)
     (tmp_path / "projects" / "1" / "token.jpg").write_text("secret")
 
     async def ask(client: httpx.AsyncClient) -> None:
@@ -370,9 +389,9 @@ def test_only_small_pictures_of_a_known_project_are_served(tmp_path: Path) -> No
 
 
 def test_forms_answer_with_a_redirect_and_record_who_did_it(tmp_path: Path) -> None:
-    shown = full(tmp_path)
+    shown = make_full_home(tmp_path)
     ours, theirs = {"origin": "http://127.0.0.1"}, {"origin": "http://evil.example"}
-    versions = Versions(tmp_path / "projects" / "1")
+    versions = VersionStore(tmp_path / "projects" / "1")
 
     async def ask(client: httpx.AsyncClient) -> None:
         for path in ("train", "cancel", "rollback", "promote/v0-0123abcd"):

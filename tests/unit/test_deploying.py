@@ -8,17 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from backend.endpoint.alert_rules import sound_rules
+from backend.endpoint.alert_rules import read_valid_rules
 from backend.errors import UsageError
 from backend.settings import Settings
 from serverless import asgi_apps
 from serverless import container_image as images
-from serverless.container_image import environment, live_encoders, weight_commands
-from serverless.deploy import check_encoders, reachable
-from serverless.deployments import deployments, note_deployment
-from serverless.modal_compute import check_seconds
-from serverless.secrets import of_backend, of_endpoint
-from tests.support.published_models import colour_model, publish
+from serverless.container_image import (
+    container_environment,
+    find_live_encoders,
+    weight_download_commands,
+)
+from serverless.deploy import check_encoders_available, is_public_address
+from serverless.deployments import read_deployments, record_deployment
+from serverless.modal_compute import check_train_timeout
+from serverless.secrets import backend_secrets, endpoint_secrets
+from tests.support.published_models import publish_version, train_colour_model
 
 ALERTS = """
 [[alert]]
@@ -55,13 +59,13 @@ secret_env = "NEW_SECRET"
     ],
 )
 def test_an_address_that_modal_cannot_reach_is_told_apart(address: str, may: bool) -> None:
-    assert reachable(address) is may
+    assert is_public_address(address) is may
 
 
 def test_a_training_that_modal_would_end_is_refused(tmp_path: Path) -> None:
-    check_seconds(Settings(home=tmp_path, train_seconds=3300))
+    check_train_timeout(Settings(home=tmp_path, train_seconds=3300))
     with pytest.raises(UsageError, match=r"PRELABEL_TRAIN_SECONDS is 7200, and .* 3300 seconds"):
-        check_seconds(Settings(home=tmp_path, train_seconds=7200))
+        check_train_timeout(Settings(home=tmp_path, train_seconds=7200))
 
 
 @pytest.mark.parametrize(
@@ -69,27 +73,30 @@ def test_a_training_that_modal_would_end_is_refused(tmp_path: Path) -> None:
 )
 def test_an_encoder_that_is_a_file_of_this_machine_is_refused(tmp_path: Path, encoder: str) -> None:
     with pytest.raises(UsageError, match=r"of PRELABEL_ENCODER, .* a file of this machine") as told:
-        check_encoders(Settings(home=tmp_path, encoder=encoder))
+        check_encoders_available(Settings(home=tmp_path, encoder=encoder))
     assert encoder in str(told.value)
-    assert weight_commands(encoder, "builtin") == ["mkdir -p /weights"]
+    assert weight_download_commands(encoder, "builtin") == ["mkdir -p /weights"]
 
 
 def test_encoders_of_live_versions_go_along_or_are_refused_too(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path, encoder="builtin")
-    version = publish(tmp_path, "1", *colour_model())
+    version = publish_version(tmp_path, "1", *train_colour_model())
     card = tmp_path / "projects" / "1" / "versions" / version / "card.json"
     plain = card.read_text()
-    assert list(live_encoders(tmp_path)) == ["builtin"]
-    check_encoders(settings)
+    assert list(find_live_encoders(tmp_path)) == ["builtin"]
+    check_encoders_available(settings)
     card.write_text(plain.replace('"builtin"', '"ViT-B-16/openai"'))
-    check_encoders(settings)
-    made = weight_commands("auto", "builtin", live_encoders(tmp_path))
+    check_encoders_available(settings)
+    made = weight_download_commands("auto", "builtin", find_live_encoders(tmp_path))
     assert ["datacomp" in line for line in made] == [False, True, False]
     assert "'ViT-B-16', pretrained='openai'" in made[-1]
-    assert len(weight_commands("ViT-B-16/openai", "builtin", live_encoders(tmp_path))) == 2
+    assert (
+        len(weight_download_commands("ViT-B-16/openai", "builtin", find_live_encoders(tmp_path)))
+        == 2
+    )
     card.write_text(plain.replace('"builtin"', '"ViT-B-16//home/me/w.pt"'))
     with pytest.raises(UsageError, match=f"of the live version {version} of project 1, ViT-B-16//"):
-        check_encoders(settings)
+        check_encoders_available(settings)
 
 
 def test_examples_of_encoders_are_right() -> None:
@@ -113,7 +120,7 @@ def test_settings_hold_there_too_but_for_secrets_and_places_of_this_machine() ->
         "PRELABEL_ALERT_SECRET": "nobody's setting",
         "PRELABEL_POLL": "",
     }
-    assert environment(env) == {
+    assert container_environment(env) == {
         "PRELABEL_ENCODER": "builtin",
         "PRELABEL_SEED": "7",
         "LABEL_STUDIO_URL": "https://label.example.com",
@@ -125,7 +132,7 @@ def test_settings_hold_there_too_but_for_secrets_and_places_of_this_machine() ->
         "HF_HUB_OFFLINE": "1",
         "YOLO_OFFLINE": "true",
     }
-    assert of_backend(env).keys() == {
+    assert backend_secrets(env).keys() == {
         "LABEL_STUDIO_API_KEY",
         "PRELABEL_USER",
         "PRELABEL_PASSWORD",
@@ -135,11 +142,11 @@ def test_settings_hold_there_too_but_for_secrets_and_places_of_this_machine() ->
 def test_secrets_of_alert_rules_go_along_and_no_others(tmp_path: Path) -> None:
     file = tmp_path / "alerts.toml"
     env = {"GREENHOUSE_SECRET": "sesame", "OTHER": "private", "LABEL_STUDIO_API_KEY": "token"}
-    assert of_endpoint(env, file) == {}
+    assert endpoint_secrets(env, file) == {}
     file.write_text(ALERTS)
-    assert of_endpoint(env, file) == {"GREENHOUSE_SECRET": "sesame"}
+    assert endpoint_secrets(env, file) == {"GREENHOUSE_SECRET": "sesame"}
     file.write_text("damaged [[")
-    assert of_endpoint({}, file) == {}  # in a container nothing is read
+    assert endpoint_secrets({}, file) == {}  # in a container nothing is read
 
 
 def test_a_rule_whose_secret_is_not_there_is_left_out_and_told_of(
@@ -148,12 +155,12 @@ def test_a_rule_whose_secret_is_not_there_is_left_out_and_told_of(
     file = tmp_path / "alerts.toml"
     monkeypatch.setenv("GREENHOUSE_SECRET", "sesame")
     caplog.set_level(logging.WARNING, logger="prelabel")
-    assert sound_rules(file) == []
+    assert read_valid_rules(file) == []
     file.write_text(ALERTS)
-    assert [rule.label for rule in sound_rules(file)] == ["wilting"]
+    assert [rule.label for rule in read_valid_rules(file)] == ["wilting"]
     assert "NEW_SECRET" in caplog.text
     file.write_text("damaged [[")
-    assert sound_rules(file) == []
+    assert read_valid_rules(file) == []
     assert "TOML" in caplog.text
 
 
@@ -163,14 +170,14 @@ def test_the_endpoint_there_starts_although_a_rule_waits_for_a_secret(
     monkeypatch.setenv("PRELABEL_HOME", str(tmp_path))
     monkeypatch.setenv("PRELABEL_KEPT", str(tmp_path / "kept"))
     (tmp_path / "alerts.toml").write_text(ALERTS)
-    app = asgi_apps.endpoint(lambda *given: [], lambda: None, lambda: None)
+    app = asgi_apps.modal_endpoint_app(lambda *given: [], lambda: None, lambda: None)
     assert "/v1/functions" in {getattr(route, "path", "") for route in app.routes}
     assert "GREENHOUSE_SECRET" in caplog.text
 
 
 def test_a_home_knows_the_apps_that_were_deployed_from_it(tmp_path: Path) -> None:
-    assert deployments(tmp_path) == {}
-    note_deployment(tmp_path, "prelabel", ["B", "A"])
-    note_deployment(tmp_path, "other", [])
-    note_deployment(tmp_path, "prelabel", ["A"])
-    assert deployments(tmp_path) == {"prelabel": ["A"], "other": []}
+    assert read_deployments(tmp_path) == {}
+    record_deployment(tmp_path, "prelabel", ["B", "A"])
+    record_deployment(tmp_path, "other", [])
+    record_deployment(tmp_path, "prelabel", ["A"])
+    assert read_deployments(tmp_path) == {"prelabel": ["A"], "other": []}

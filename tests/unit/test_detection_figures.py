@@ -5,22 +5,22 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from backend.domain import Place
+from backend.domain import Region
 from backend.learning.detection_metrics import (
-    Judged,
-    Tally,
-    best_threshold,
-    difficulty,
+    DetectionCounts,
+    DetectionSample,
+    average_precision_figures,
+    best_f1_threshold,
+    evaluate_detections,
     f1_figure,
-    judge,
-    precisions,
+    label_difficulty,
 )
 from backend.learning.matching import average_precision, match_boxes, match_points
-from backend.learning.selection import place_uncertainty
+from backend.learning.selection import detection_uncertainty
 
 
-def at(x: float, y: float, label: str = "a", side: float = 0.1) -> Place:
-    return Place(label, x - side / 2, y - side / 2, x + side / 2, y + side / 2)
+def at(x: float, y: float, label: str = "a", side: float = 0.1) -> Region:
+    return Region(label, x - side / 2, y - side / 2, x + side / 2, y + side / 2)
 
 
 @pytest.mark.parametrize(
@@ -45,8 +45,8 @@ def test_boxes_are_matched_one_to_one(
 
 def test_points_are_matched_so_that_as_many_as_possible_are_right() -> None:
     # the nearest truth of the first find is needed by the second, which has no other
-    assert match_points([[0, 0], [3, 0]], [[1, 0], [-2, 0]], within=2) == [(0, 1), (1, 0)]
-    assert match_points([[0, 0]], [[3, 0]], within=2.9) == []
+    assert match_points([[0, 0], [3, 0]], [[1, 0], [-2, 0]], max_distance=2) == [(0, 1), (1, 0)]
+    assert match_points([[0, 0]], [[3, 0]], max_distance=2.9) == []
 
 
 def test_average_precision_by_hand() -> None:
@@ -60,12 +60,12 @@ def test_average_precision_by_hand() -> None:
 
 
 def test_boxes_are_judged_by_label_and_counted() -> None:
-    image = Judged(
-        found=(at(0.2, 0.2), at(0.8, 0.8), at(0.5, 0.5, "b")),
+    image = DetectionSample(
+        detections=(at(0.2, 0.2), at(0.8, 0.8), at(0.5, 0.5, "b")),
         confidence=(0.9, 0.8, 0.7),
-        truth=(at(0.2, 0.2), at(0.5, 0.5, "a"), at(0.5, 0.5, "b")),
+        ground_truth=(at(0.2, 0.2), at(0.5, 0.5, "a"), at(0.5, 0.5, "b")),
     )
-    figure, told = judge([image], ["a", "b"], "boxes", {}, shown=0.3)
+    figure, told = evaluate_detections([image], ["a", "b"], "boxes", {}, display_threshold=0.3)
     # a: one right of two found and two there; b: all right
     intervals = told["labels"]["a"].pop("intervals")
     assert intervals["precision"]["value"] == intervals["recall"]["value"] == 0.5
@@ -84,8 +84,8 @@ def test_boxes_are_judged_by_label_and_counted() -> None:
 
 
 def test_a_find_below_what_is_shown_counts_for_map_alone() -> None:
-    image = Judged((at(0.2, 0.2),), (0.2,), (at(0.2, 0.2),))
-    figure, told = judge([image], ["a"], "boxes", {}, shown=0.3)
+    image = DetectionSample((at(0.2, 0.2),), (0.2,), (at(0.2, 0.2),))
+    figure, told = evaluate_detections([image], ["a"], "boxes", {}, display_threshold=0.3)
     assert (figure.value, told["map50"], told["precision"]) == (0.0, 1.0, None)
 
 
@@ -96,30 +96,34 @@ def test_a_find_below_what_is_shown_counts_for_map_alone() -> None:
 def test_points_are_right_within_half_the_objects_size_in_units_of_the_longer_edge(
     ratio: float, right: float
 ) -> None:
-    image = Judged((at(0.5, 0.54),), (0.9,), (at(0.5, 0.5),), ratio)
-    figure, told = judge([image], ["a"], "points", {"a": 0.06 if ratio < 1 else 0.1}, shown=0.3)
+    image = DetectionSample((at(0.5, 0.54),), (0.9,), (at(0.5, 0.5),), ratio)
+    figure, told = evaluate_detections(
+        [image], ["a"], "points", {"a": 0.06 if ratio < 1 else 0.1}, display_threshold=0.3
+    )
     assert figure.value == right
     assert told["f1_close"] == 0.0
 
 
 def test_the_counting_error_is_the_mean_miscount_by_what_is_there() -> None:
     images = [
-        Judged((at(0.1, 0.1),) * 3, (0.9,) * 3, (at(0.1, 0.1),) * 4),
-        Judged((at(0.1, 0.1),) * 5, (0.9,) * 5, (at(0.1, 0.1),) * 4),
+        DetectionSample((at(0.1, 0.1),) * 3, (0.9,) * 3, (at(0.1, 0.1),) * 4),
+        DetectionSample((at(0.1, 0.1),) * 5, (0.9,) * 5, (at(0.1, 0.1),) * 4),
     ]
-    _, told = judge(images, ["a"], "points", {"a": 0.1}, shown=0.3)
+    _, told = evaluate_detections(images, ["a"], "points", {"a": 0.1}, display_threshold=0.3)
     assert told["counting_error"] == 0.25, "one missing and one too many do not cancel out"
 
 
 def test_an_interval_narrows_with_images_and_holds_the_value() -> None:
-    few = f1_figure([Tally(3, 4, 4), Tally(4, 4, 4)])
-    many = f1_figure([Tally(3, 4, 4), Tally(4, 4, 4)] * 20)
+    few = f1_figure([DetectionCounts(3, 4, 4), DetectionCounts(4, 4, 4)])
+    many = f1_figure([DetectionCounts(3, 4, 4), DetectionCounts(4, 4, 4)] * 20)
     assert few.value == many.value == 0.875
     assert few.low < many.low < 0.875 < many.high < few.high
 
 
-@pytest.mark.parametrize("tallies", [[], [Tally(0, 0, 0)], [Tally(0, 0, 0)] * 9])
-def test_without_objects_nothing_is_known_of_the_interval(tallies: list[Tally]) -> None:
+@pytest.mark.parametrize(
+    "tallies", [[], [DetectionCounts(0, 0, 0)], [DetectionCounts(0, 0, 0)] * 9]
+)
+def test_without_objects_nothing_is_known_of_the_interval(tallies: list[DetectionCounts]) -> None:
     figure = f1_figure(tallies)
     assert (figure.low, figure.high) == (0.0, 1.0)
     assert figure.value == (1.0 if tallies else None)
@@ -134,44 +138,52 @@ def test_intervals_hold_the_truth_of_simulated_projects() -> None:
         for _ in range(40):
             there = int(random.integers(1, 12))
             right = int(random.binomial(there, random.beta(8, 2)))
-            tallies.append(Tally(right, there, there))
+            tallies.append(DetectionCounts(right, there, there))
         figure = f1_figure(tallies)
         held += figure.low <= 0.8 <= figure.high
     assert held >= 180
 
 
 def test_the_best_threshold_keeps_the_right_and_drops_the_wrong() -> None:
-    image = Judged(
+    image = DetectionSample(
         (at(0.1, 0.1), at(0.3, 0.3), at(0.9, 0.9)), (0.8, 0.6, 0.4), (at(0.1, 0.1), at(0.3, 0.3))
     )
-    assert best_threshold([image], ["a"]) == 0.6
-    assert best_threshold([], ["a"]) == 0.05
+    assert best_f1_threshold([image], ["a"]) == 0.6
+    assert best_f1_threshold([], ["a"]) == 0.05
 
 
 def test_doubtful_finds_make_an_image_worth_asking_for() -> None:
-    sure = place_uncertainty([(0.99, 1.0)] * 5, 0.0)
-    doubtful = place_uncertainty([(0.5, 1.0)] * 5, 0.0)
+    sure = detection_uncertainty([(0.99, 1.0)] * 5, 0.0)
+    doubtful = detection_uncertainty([(0.5, 1.0)] * 5, 0.0)
     assert 0 <= sure < doubtful < 1
-    assert place_uncertainty([(0.5, 2.0)] * 5, 0.0) > doubtful, "a hard label counts more"
-    ten, many = (place_uncertainty([(0.5, 1.0)] * count, 0.0) for count in (10, 50))
+    assert detection_uncertainty([(0.5, 2.0)] * 5, 0.0) > doubtful, "a hard label counts more"
+    ten, many = (detection_uncertainty([(0.5, 1.0)] * count, 0.0) for count in (10, 50))
     assert ten == many, "ten count"
-    assert place_uncertainty([], 0.9) == 0.45, "where nothing is found, by the image's own number"
+    assert detection_uncertainty([], 0.9) == 0.45, (
+        "where nothing is found, by the image's own number"
+    )
 
 
 def test_labels_that_are_missed_or_doubtful_are_difficult() -> None:
     truth = (at(0.2, 0.2), at(0.8, 0.8, "b"))
-    image = Judged((at(0.2, 0.2), at(0.8, 0.8, "b")), (1.0, 0.4), truth)
-    assert difficulty([image], ["a", "b", "c"]) == {"a": 1.0, "b": 1.6, "c": 2.0}
-    assert difficulty([Judged((), (), truth)], ["a"]) == {"a": 2.0}
+    image = DetectionSample((at(0.2, 0.2), at(0.8, 0.8, "b")), (1.0, 0.4), truth)
+    assert label_difficulty([image], ["a", "b", "c"]) == {"a": 1.0, "b": 1.6, "c": 2.0}
+    assert label_difficulty([DetectionSample((), (), truth)], ["a"]) == {"a": 2.0}
 
 
 def test_every_figure_of_boxes_and_points_has_an_interval_around_it() -> None:
     images = [
-        Judged((at(0.2, 0.2), at(0.8, 0.8)), (0.9, 0.4), (at(0.2, 0.2), at(0.5, 0.5)))
+        DetectionSample((at(0.2, 0.2), at(0.8, 0.8)), (0.9, 0.4), (at(0.2, 0.2), at(0.5, 0.5)))
         for _ in range(10)
     ]
     for kind, own in (("boxes", "ap50"), ("points", "f1")):
-        figure, told = judge(images, ["a", "b"], kind, {"a": 0.1}, shown=0.3)  # type: ignore[arg-type]
+        figure, told = evaluate_detections(
+            images,
+            ["a", "b"],
+            kind,  # type: ignore[arg-type]
+            {"a": 0.1},
+            display_threshold=0.3,
+        )
         row = told["labels"]["a"]
         for name in ("f1", "counting_error", "precision", "recall", own):
             interval = row["intervals"][name]
@@ -186,7 +198,7 @@ def test_every_figure_of_boxes_and_points_has_an_interval_around_it() -> None:
 def test_intervals_of_a_labels_average_precision_hold_what_more_images_show() -> None:
     """Detectors with a skill of their own; the truth is that of 3,000 images."""
 
-    def seen(random: np.random.Generator, count: int) -> list[Judged]:
+    def seen(random: np.random.Generator, count: int) -> list[DetectionSample]:
         found = []
         for _ in range(count):
             there = [at(0.1 + 0.2 * k, 0.5) for k in range(random.integers(1, 5))]
@@ -195,14 +207,16 @@ def test_intervals_of_a_labels_average_precision_hold_what_more_images_show() ->
             sure = [*random.beta(4, 2, len(hit)), *random.beta(2, 3, len(false))]
             pairs = sorted(zip(sure, [*hit, *false], strict=True), key=lambda pair: -pair[0])
             found.append(
-                Judged(tuple(p for _, p in pairs), tuple(c for c, _ in pairs), tuple(there))
+                DetectionSample(
+                    tuple(p for _, p in pairs), tuple(c for c, _ in pairs), tuple(there)
+                )
             )
         return found
 
     random = np.random.default_rng(0)
-    truth = precisions(seen(random, 3000), ["a"], random, draws=2)[0]["a"].value
+    truth = average_precision_figures(seen(random, 3000), ["a"], random, draws=2)[0]["a"].value
     inside = 0
     for _ in range(60):
-        figure = precisions(seen(random, 25), ["a"], random, draws=60)[0]["a"]
+        figure = average_precision_figures(seen(random, 25), ["a"], random, draws=60)[0]["a"]
         inside += figure.low <= (truth or 0) <= figure.high
     assert inside >= 0.9 * 60

@@ -5,7 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from backend.learning.drift import SHIFTED, label_shift, unlike, usual_distance
+from backend.learning.drift import (
+    MIN_SHIFT_INDEX,
+    is_outlier,
+    outlier_distance,
+    population_stability_index,
+)
 
 
 @pytest.mark.parametrize(
@@ -21,15 +26,15 @@ from backend.learning.drift import SHIFTED, label_shift, unlike, usual_distance
 def test_a_mix_that_is_another_one_is_told_from_chance(
     before: dict[str, int], now: dict[str, int], shifted: bool
 ) -> None:
-    value = label_shift(before, now)
+    value = population_stability_index(before, now)
     assert np.isfinite(value)
-    assert (value > SHIFTED) is shifted
+    assert (value > MIN_SHIFT_INDEX) is shifted
 
 
 def test_an_image_is_unlike_where_it_is_farther_than_others_are_from_each_other() -> None:
     angles = np.radians(np.arange(0, 41, 2, dtype=np.float32))  # two degrees from each other
     vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    usual = usual_distance(vectors)
+    usual = outlier_distance(vectors)
     assert usual == pytest.approx(1 - np.cos(np.radians(2)), rel=1e-3)
 
     def at(degrees: float) -> np.ndarray:
@@ -37,7 +42,7 @@ def test_an_image_is_unlike_where_it_is_farther_than_others_are_from_each_other(
             [np.cos(np.radians(degrees)), np.sin(np.radians(degrees))], dtype=np.float32
         )
 
-    assert not unlike(at(21), vectors, usual)
-    assert not unlike(at(41.5), vectors, usual)
-    assert unlike(at(43), vectors, usual)
-    assert unlike(at(180), vectors, usual)
+    assert not is_outlier(at(21), vectors, usual)
+    assert not is_outlier(at(41.5), vectors, usual)
+    assert is_outlier(at(43), vectors, usual)
+    assert is_outlier(at(180), vectors, usual)

@@ -9,31 +9,31 @@ from pathlib import Path
 
 import pytest
 
-from backend.domain import Place, Task
-from backend.inference.embed import NO_IMAGES
+from backend.domain import Region, Task
+from backend.inference.embed import EMPTY_EMBEDDINGS
 from backend.inference.model import Model, save_model
 from backend.label_studio.labeling_config import read_config
 from backend.loop.card import Stopwatch
-from backend.loop.fit import Fit
+from backend.loop.fit import ModelTrainer
 from backend.loop.label_table import label_table
-from backend.loop.observe import Observation, Pulse
-from backend.loop.train_version import Maker
+from backend.loop.observe import Observation, ProjectFingerprint
+from backend.loop.train_version import VersionTrainer
 from backend.runtime.resources import Resources
 from backend.settings import Settings
 from backend.store.projects import ProjectRecord
-from tests.support.dashboard_homes import card
+from tests.support.dashboard_homes import make_card
 
 CONFIG = """
 <View><Image name="image" value="$image"/>
 <RectangleLabels name="box" toName="image"><Label value="disc"/></RectangleLabels>
 <KeyPointLabels name="dot" toName="image"><Label value="disc"/></KeyPointLabels></View>
 """
-PULSE = Pulse("", 2, 2, "", "", "", "", "")
+PULSE = ProjectFingerprint("", 2, 2, "", "", "", "", "")
 
 
 def marked(number: int, x: float, control: str = "box") -> Task:
-    places = {control: (Place("disc", x, 0.1, x + 0.1, 0.2),)}
-    return Task(number, {"image": f"{number}.png"}, places=places)
+    places = {control: (Region("disc", x, 0.1, x + 0.1, 0.2),)}
+    return Task(number, {"image": f"{number}.png"}, regions=places)
 
 
 def observed(tasks: Sequence[Task], config: str = CONFIG) -> Observation:
@@ -52,31 +52,34 @@ class Home:
         resources = Resources(self.settings)
         fit = self.fit(observed(TASKS))
         controls = {
-            c.name: {"made_from": fit.made_from(c)} for c in observed(TASKS).config.controls
+            c.name: {"made_from": fit.detector_dependencies(c)}
+            for c in observed(TASKS).config.controls
         }
         made = replace(
-            card(0, 2),
+            make_card(0, 2),
             controls=controls,
-            detector={"setting": "builtin", "id": resources.base().id},
+            detector={"setting": "builtin", "id": resources.base_weights().id},
         )
         versions = resources.versions(self.record)
         versions.save(made, label_table(observed(TASKS)), lambda to: save_model(Model({}), to))
         versions.promote(made.version, by="the loop", reason="The first.")
 
-    def fit(self, seen: Observation) -> Fit:
+    def fit(self, seen: Observation) -> ModelTrainer:
         resources = Resources(self.settings)
-        return Fit(
-            *(resources, self.record, seen, None, NO_IMAGES),
+        return ModelTrainer(
+            *(resources, self.record, seen, None, EMPTY_EMBEDDINGS),
             *(lambda *given: None, lambda: False),
         )
 
     def unchanged(self, seen: Observation, control: str = "box") -> bool:
-        return self.fit(seen).unchanged(seen.controls[control])
+        return self.fit(seen).is_unchanged(seen.controls[control])
 
     def identity(self, seen: Observation) -> str:
         resources = Resources(self.settings)
-        maker = Maker(resources, self.record, lambda *given: None, lambda: False, Stopwatch())
-        return maker._identity(seen, label_table(seen), None)
+        maker = VersionTrainer(
+            resources, self.record, lambda *given: None, lambda: False, Stopwatch()
+        )
+        return maker._version_identity(seen, label_table(seen), None)
 
 
 @pytest.fixture

@@ -8,15 +8,15 @@ from collections.abc import Sequence
 import numpy as np
 
 from backend.learning import learning_curve
-from backend.learning.learning_curve import Missed, Point
+from backend.learning.learning_curve import CurvePoint, LabelMisses
 
 
 def curve(seed: int = 0, a: float = 0.05, b: float = 1.5, c: float = 0.5, n: int = 200) -> object:
     rng = np.random.default_rng(seed)
     labels = [20, 40, 60, 80, 100]
     errors = [a + b * k**-c for k in labels]
-    points = [Point(k, rng.binomial(n, e) / n, n) for k, e in zip(labels, errors, strict=True)]
-    return learning_curve.fitted(points, rng)
+    points = [CurvePoint(k, rng.binomial(n, e) / n, n) for k, e in zip(labels, errors, strict=True)]
+    return learning_curve.fit_learning_curve(points, rng)
 
 
 def test_the_examples_in_the_docstrings_hold() -> None:
@@ -29,9 +29,9 @@ def test_the_band_holds_what_comes_with_twice_the_labels() -> None:
     held = known = 0
     for seed in range(60):
         found = curve(seed)
-        if isinstance(found, learning_curve.Curve):
+        if isinstance(found, learning_curve.LearningCurve):
             known += 1
-            _, low, high = found.error(200)
+            _, low, high = found.predict_error(200)
             held += low <= 0.05 + 1.5 * 200**-0.5 <= high
     assert known >= 50
     assert held >= 0.8 * known
@@ -42,8 +42,8 @@ def test_how_many_more_labels_are_needed_is_about_right() -> None:
     told = []
     for seed in range(40):
         found = curve(seed, n=2000)
-        assert isinstance(found, learning_curve.Curve)
-        more = found.needed(0.15)
+        assert isinstance(found, learning_curve.LearningCurve)
+        more = found.labels_needed(0.15)
         if more:
             told.append(more[0] <= 125 <= (more[1] or 10**6))
     assert len(told) >= 20
@@ -52,81 +52,90 @@ def test_how_many_more_labels_are_needed_is_about_right() -> None:
 
 def test_too_few_points_and_errors_that_grow_give_no_forecast() -> None:
     rng = np.random.default_rng(0)
-    assert learning_curve.fitted([Point(10, 0.3, 50), Point(20, 0.2, 50)], rng) is None
-    rising = [Point(10, 0.1, 500), Point(20, 0.2, 500), Point(30, 0.3, 500)]
-    assert learning_curve.fitted(rising, rng) is None
-    assert learning_curve.outlook(None, 0.9) == ""
-    assert not learning_curve.enough(None, 1.0)
+    assert (
+        learning_curve.fit_learning_curve([CurvePoint(10, 0.3, 50), CurvePoint(20, 0.2, 50)], rng)
+        is None
+    )
+    rising = [CurvePoint(10, 0.1, 500), CurvePoint(20, 0.2, 500), CurvePoint(30, 0.3, 500)]
+    assert learning_curve.fit_learning_curve(rising, rng) is None
+    assert learning_curve.describe_forecast(None, 0.9) == ""
+    assert not learning_curve.should_stop_labeling(None, 1.0)
 
 
-def plateau(seed: int, error: float, n: int, labels: Sequence[int]) -> learning_curve.Curve | None:
+def plateau(
+    seed: int, error: float, n: int, labels: Sequence[int]
+) -> learning_curve.LearningCurve | None:
     """A project whose labels have brought nothing for a long time."""
     rng = np.random.default_rng(seed)
-    return learning_curve.fitted([Point(k, rng.binomial(n, error) / n, n) for k in labels], rng)
+    return learning_curve.fit_learning_curve(
+        [CurvePoint(k, rng.binomial(n, error) / n, n) for k in labels], rng
+    )
 
 
 def test_a_plateau_is_a_flat_curve_with_a_band_and_says_enough() -> None:
     found = [plateau(seed, 0.03, 150, range(200, 601, 100)) for seed in range(60)]
     known = [curve for curve in found if curve is not None]
     assert len(known) >= 57
-    assert sum(learning_curve.enough(curve, 0.99) for curve in known) >= 55
-    middle, low, high = np.mean([curve.error(900) for curve in known], axis=0)
+    assert sum(learning_curve.should_stop_labeling(curve, 0.99) for curve in known) >= 55
+    middle, low, high = np.mean([curve.predict_error(900) for curve in known], axis=0)
     assert low < middle <= 0.03 < high
-    exact = learning_curve.fitted(
-        [Point(k, 0.03, 150) for k in (200, 400, 600)], np.random.default_rng(0)
+    exact = learning_curve.fit_learning_curve(
+        [CurvePoint(k, 0.03, 150) for k in (200, 400, 600)], np.random.default_rng(0)
     )
     assert exact is not None
-    assert "out of sight" in learning_curve.outlook(exact, 0.99)
+    assert "out of sight" in learning_curve.describe_forecast(exact, 0.99)
 
 
 def test_no_error_in_few_answers_is_no_certainty() -> None:
     curve = plateau(0, 0.0, 20, (20, 40, 60))
     assert curve is not None
-    assert curve.error(60)[2] > 0.02
-    assert not learning_curve.enough(plateau(0, 0.0, 20, (10, 20, 30)), None), (
+    assert curve.predict_error(60)[2] > 0.02
+    assert not learning_curve.should_stop_labeling(plateau(0, 0.0, 20, (10, 20, 30)), None), (
         "130 labels are far away"
     )
 
 
 def test_a_steep_curve_and_versions_that_disagree_say_go_on() -> None:
     rng = np.random.default_rng(0)
-    falling = [Point(k, 0.05 + 1.5 / k, 3000) for k in (50, 100, 200, 400, 800)]
-    found = learning_curve.fitted(falling, rng)
-    assert learning_curve.enough(found, 0.99)
-    assert not learning_curve.enough(found, 0.8), "the versions still disagree"
+    falling = [CurvePoint(k, 0.05 + 1.5 / k, 3000) for k in (50, 100, 200, 400, 800)]
+    found = learning_curve.fit_learning_curve(falling, rng)
+    assert learning_curve.should_stop_labeling(found, 0.99)
+    assert not learning_curve.should_stop_labeling(found, 0.8), "the versions still disagree"
     steep = curve(0, n=2000)
-    assert isinstance(steep, learning_curve.Curve)
-    assert not learning_curve.enough(steep, 0.99)
+    assert isinstance(steep, learning_curve.LearningCurve)
+    assert not learning_curve.should_stop_labeling(steep, 0.99)
 
 
 def test_the_sentence_names_labels_and_both_accuracies() -> None:
     found = curve(1, n=5000)
-    assert isinstance(found, learning_curve.Curve)
-    said = learning_curve.outlook(found, 0.85)
+    assert isinstance(found, learning_curve.LearningCurve)
+    said = learning_curve.describe_forecast(found, 0.85)
     assert "more labels" in said
     assert "85%" in said
-    assert "out of sight" in learning_curve.outlook(found, 0.99)
+    assert "out of sight" in learning_curve.describe_forecast(found, 0.99)
 
 
-def project(c: float) -> learning_curve.Curve:
+def project(c: float) -> learning_curve.LearningCurve:
     """A curve without doubt: error = labels^−c."""
-    return learning_curve.Curve(np.tile([0.0, 1.0, c], (200, 1)), labels=100)
+    return learning_curve.LearningCurve(np.tile([0.0, 1.0, c], (200, 1)), label_count=100)
 
 
 def test_how_many_more_of_a_label_follows_from_the_exponent_of_the_curve() -> None:
     """Half the error takes 2^(1/c) times the examples: 2 with c = 1, 4 with c = 0.5."""
     rng = np.random.default_rng(0)
-    errors = {"wilting": Missed(2000, 10_000, 40)}
-    (steep,) = learning_curve.weakest(project(1.0), errors, 0.9, rng)
+    errors = {"wilting": LabelMisses(2000, 10_000, 40)}
+    (steep,) = learning_curve.rank_weakest_labels(project(1.0), errors, 0.9, rng)
     assert steep[1] <= 40 <= (steep[2] or 0)
-    (slow,) = learning_curve.weakest(project(0.5), errors, 0.9, rng)
+    (slow,) = learning_curve.rank_weakest_labels(project(0.5), errors, 0.9, rng)
     assert slow == ("wilting", 80, None), "beyond three times today's examples nobody promises"
 
 
 def test_of_a_label_that_was_rarely_judged_the_band_is_wider() -> None:
     rng = np.random.default_rng(0)
     few, many = (
-        learning_curve.weakest(project(1.0), {"a": Missed(n // 7, n, 100)}, 0.9, rng)[0]
+        learning_curve.rank_weakest_labels(
+            project(1.0), {"a": LabelMisses(n // 7, n, 100)}, 0.9, rng
+        )[0]
         for n in (14, 7000)
     )
     assert few[1] < many[1]
@@ -136,9 +145,9 @@ def test_of_a_label_that_was_rarely_judged_the_band_is_wider() -> None:
 def test_the_neediest_labels_come_first_and_without_a_curve_no_number_is_told() -> None:
     rng = np.random.default_rng(0)
     errors = {
-        name: Missed(w, 100, 50) for name, w in zip("abcde", (12, 40, 30, 5, 20), strict=True)
+        name: LabelMisses(w, 100, 50) for name, w in zip("abcde", (12, 40, 30, 5, 20), strict=True)
     }
-    assert [name for name, _, _ in learning_curve.weakest(project(1.0), errors, 0.9, rng)] == list(
-        "bce"
-    )
-    assert learning_curve.weakest(None, errors, 0.9, rng) == []
+    assert [
+        name for name, _, _ in learning_curve.rank_weakest_labels(project(1.0), errors, 0.9, rng)
+    ] == list("bce")
+    assert learning_curve.rank_weakest_labels(None, errors, 0.9, rng) == []

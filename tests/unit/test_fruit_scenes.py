@@ -10,7 +10,14 @@ import pytest
 from scipy import ndimage
 
 from demo.scenes.apple_scenes import apple_scenes
-from demo.scenes.fruit_scene import SEEN, Fruit, FruitScene, Item, truth, visible
+from demo.scenes.fruit_scene import (
+    MIN_VISIBLE_SHARE,
+    Fruit,
+    FruitScene,
+    SceneItem,
+    drop_hidden_fruits,
+    locate_fruits,
+)
 from demo.scenes.strawberry_scenes import strawberry_scenes
 
 Series = Callable[[int, int], Iterator[FruitScene]]
@@ -132,35 +139,35 @@ def test_redness_alone_does_not_find_strawberries(berries: list[FruitScene]) -> 
     assert hits / spots < 0.75
 
 
-def _square(x: int, y: int, side: int, label: str = "") -> Item:
+def _square(x: int, y: int, side: int, label: str = "") -> SceneItem:
     corners = [float(n) for n in (x, y, x + side, y, x + side, y + side, x, y + side)]
-    return Item((corners,), lambda picture, pen: None, label)
+    return SceneItem((corners,), lambda picture, pen: None, label)
 
 
 def test_a_fruit_that_is_hidden_too_much_does_not_count() -> None:
     fruit = _square(100, 100, 40, "apple")
-    little, much = _square(80, 100, 30), _square(80, 60, int(40 * (2 - SEEN)))
-    assert visible([fruit, little]) == [fruit, little]
-    assert visible([fruit, much]) == [much]
-    assert visible([much, fruit]) == [much, fruit]
+    little, much = _square(80, 100, 30), _square(80, 60, int(40 * (2 - MIN_VISIBLE_SHARE)))
+    assert drop_hidden_fruits([fruit, little]) == [fruit, little]
+    assert drop_hidden_fruits([fruit, much]) == [much]
+    assert drop_hidden_fruits([much, fruit]) == [much, fruit]
 
 
 def test_a_box_holds_only_what_can_be_seen() -> None:
     fruit, leaf = _square(100, 100, 39, "apple"), _square(90, 90, 59)
     half = _square(60, 90, 59)
-    (whole,) = truth([leaf, fruit])
+    (whole,) = locate_fruits([leaf, fruit])
     assert (whole.x0, whole.y0, whole.x1, whole.y1) == (
         100 / 640,
         100 / 480,
         140 / 640,
         140 / 480,
     )
-    (part,) = truth([fruit, half])
+    (part,) = locate_fruits([fruit, half])
     assert (part.x0, part.x1) == (120 / 640, 140 / 640)
 
 
 def test_a_fruit_half_outside_is_clipped_at_the_border() -> None:
-    (found,) = truth(visible([_square(-15, 200, 39, "apple")]))
+    (found,) = locate_fruits(drop_hidden_fruits([_square(-15, 200, 39, "apple")]))
     assert found.x0 == 0
     assert found.x1 == 25 / 640
-    assert visible([_square(-30, 200, 39, "apple")]) == []
+    assert drop_hidden_fruits([_square(-30, 200, 39, "apple")]) == []

@@ -23,15 +23,15 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from backend.domain import Control, Label, Task
-from backend.label_studio.labeling_config import ReadConfig
+from backend.label_studio.labeling_config import LabelingConfig
 from backend.learning.audit import is_audit
 from backend.loop.card import Stopwatch
-from backend.loop.observe import Observation, Pulse
-from backend.loop.train_version import Maker
+from backend.loop.observe import Observation, ProjectFingerprint
+from backend.loop.train_version import VersionTrainer
 from backend.runtime.resources import Resources
 from backend.settings import Settings
 from backend.store.projects import ProjectRecord
-from backend.store.versions import Card, Versions
+from backend.store.versions import VersionCard, VersionStore
 from tests.unit.vision.conftest import tiny_yolo  # noqa: F401 - a second encoder, real and small
 
 KINDS = 6
@@ -108,20 +108,22 @@ class Project:
                 id=task,
                 images={"image": image},
                 open=task not in self.given,
-                answers={"digit": frozenset({str(self.given[task])})}
+                choices={"digit": frozenset({str(self.given[task])})}
                 if task in self.given
                 else None,
-                asked={"digit": names},
+                available_labels={"digit": names},
             )
             for task, (image, _) in drawn().items()
         )
-        pulse = Pulse("", 0, 0, "", "", "", "", "")
-        return Observation(pulse, NAME, ReadConfig((CONTROL,), {}), tasks, Counter())
+        pulse = ProjectFingerprint("", 0, 0, "", "", "", "", "")
+        return Observation(pulse, NAME, LabelingConfig((CONTROL,), {}), tasks, Counter())
 
-    def round(self, seen: Observation | None = None) -> Card:
+    def round(self, seen: Observation | None = None) -> VersionCard:
         """The version that a round makes, of what is in ``given`` or of something else."""
-        maker = Maker(self.resources, self.record, lambda *_: None, lambda: False, Stopwatch())
-        name = maker.make_if_wanted(seen or self.seen(), now=True, held=False)
+        maker = VersionTrainer(
+            self.resources, self.record, lambda *_: None, lambda: False, Stopwatch()
+        )
+        name = maker.train_if_needed(seen or self.seen(), force=True, on_hold=False)
         return self.versions.card(name)
 
     def changed(self, encoder: str = "builtin", home: Path | None = None) -> Project:
@@ -132,7 +134,7 @@ class Project:
         return found
 
     @property
-    def versions(self) -> Versions:
+    def versions(self) -> VersionStore:
         return self.resources.versions(self.record)
 
     @property
@@ -168,7 +170,7 @@ def project(grown: Project, tmp_path: Path) -> Project:
     return grown.changed(home=tmp_path / "home")
 
 
-def held(card: Card) -> str:
+def held(card: VersionCard) -> str:
     """Why a version is not live; empty where it is."""
     return "" if card.promotion["promoted"] else str(card.promotion["reason"])
 
@@ -256,7 +258,7 @@ def test_a_version_whose_encoder_is_gone_is_compared_with_nothing_and_its_card_s
 
 def without_labels(seen: Observation) -> Observation:
     """Somebody deleted all annotations."""
-    return replace(seen, tasks=tuple(replace(t, open=True, answers=None) for t in seen.tasks))
+    return replace(seen, tasks=tuple(replace(t, open=True, choices=None) for t in seen.tasks))
 
 
 def with_other_tasks(seen: Observation) -> Observation:
@@ -269,7 +271,7 @@ def without_their_images(seen: Observation) -> Observation:
     gone = {"image": "data:image/png;base64,AAAA"}
     one = seen.labeled[0]
     tasks = (replace(t, images=gone) if t.labeled else t for t in seen.tasks if t is not one)
-    return replace(seen, tasks=(*tasks, replace(one, open=True, answers=None)))
+    return replace(seen, tasks=(*tasks, replace(one, open=True, choices=None)))
 
 
 @pytest.mark.parametrize("lost", [without_labels, with_other_tasks, without_their_images])

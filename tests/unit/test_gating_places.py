@@ -9,24 +9,24 @@ from pathlib import Path
 
 import pytest
 
-from backend.domain import Control, Kind, Label, Place, Places, Task
-from backend.inference.embed import NO_IMAGES
+from backend.domain import Control, ControlKind, Label, Region, Regions, Task
+from backend.inference.embed import EMPTY_EMBEDDINGS
 from backend.inference.model import Model, save_model
-from backend.label_studio.labeling_config import ReadConfig
+from backend.label_studio.labeling_config import LabelingConfig
 from backend.learning.audit import is_audit
-from backend.learning.quality_gate import Verdict
+from backend.learning.quality_gate import GateVerdict
 from backend.loop.evaluate import metrics
-from backend.loop.evaluate.gate import Gate
-from backend.loop.fit import Fit
+from backend.loop.evaluate.gate import QualityGate
+from backend.loop.fit import ModelTrainer
 from backend.loop.label_table import label_table
-from backend.loop.observe import Observation, Pulse
+from backend.loop.observe import Observation, ProjectFingerprint
 from backend.runtime.resources import Resources
 from backend.settings import Settings
-from backend.vision.detection.trained_detector import Finder
+from backend.vision.detection.trained_detector import TrainedDetector
 from tests.support import dashboard_homes
-from tests.support.drawings import Drawing, drawing
-from tests.support.harness import data_uri
-from tests.support.published_models import place_model
+from tests.support.drawings import Drawing, make_drawing
+from tests.support.harness import make_data_uri
+from tests.support.published_models import train_detector_model
 from tests.unit.test_gating import NAME, server
 
 __all__ = ["server"]
@@ -37,23 +37,23 @@ AUDIT = [task for task in range(200) if is_audit(NAME, task)][:12]
 
 @cache
 def drawn(task: int) -> Drawing:
-    return drawing(1000 + task)
+    return make_drawing(1000 + task)
 
 
-def marked(task: int, kind: Kind, *, wrong: bool) -> Places:
+def marked(task: int, kind: ControlKind, *, wrong: bool) -> Regions:
     """What a person marks; who errs takes discs for squares."""
     found = []
-    for thing in drawn(task).things:
-        x, y = thing.centre
+    for thing in drawn(task).objects:
+        x, y = thing.center
         corners = thing.box if kind == "boxes" else (x, y, x, y)
-        found.append(Place(OTHER[thing.label] if wrong else thing.label, *corners))
+        found.append(Region(OTHER[thing.label] if wrong else thing.label, *corners))
     return tuple(found)
 
 
 class Project:
     """One whose live version saw AUDIT and some images, after which others are marked."""
 
-    def __init__(self, home: Path, server: str, weights: Path, kind: Kind) -> None:
+    def __init__(self, home: Path, server: str, weights: Path, kind: ControlKind) -> None:
         self.control = Control(
             "what", "image", "image", (Label("disc"), Label("square")), kind=kind
         )
@@ -63,12 +63,12 @@ class Project:
             api_key="0" * 40,
             encoder="builtin",
             detector="builtin",
-            weights=weights,
+            weights_dir=weights,
         )
         self.resources = Resources(settings)
         self.record = self.resources.projects.register(server, 1)
         self.places = {task: marked(task, kind, wrong=False) for task in [*AUDIT, *POOL[:10]]}
-        self.model: Model = place_model(self.control)
+        self.model: Model = train_detector_model(self.control)
         self.live(0)
 
     def mark(self, tasks: list[int], wrong: int = 0) -> None:
@@ -81,7 +81,7 @@ class Project:
     def live(self, number: int) -> None:
         """What is marked by now has been learned."""
         versions = self.resources.versions(self.record)
-        card = replace(dashboard_homes.card(number, 10), encoder={}, parent=versions.live())
+        card = replace(dashboard_homes.make_card(number, 10), encoder={}, parent=versions.live())
         versions.save(card, label_table(self.seen()), lambda at: save_model(self.model, at))
         versions.promote(card.version, by="the loop", reason="")
 
@@ -89,34 +89,34 @@ class Project:
         tasks = tuple(
             Task(
                 id=task,
-                images={"image": data_uri(drawn(task).png())},
+                images={"image": make_data_uri(drawn(task).to_png())},
                 open=False,
-                places={"what": places},
+                regions={"what": places},
             )
             for task, places in self.places.items()
         )
-        pulse = Pulse("", 0, 0, "", "", "", "", "")
-        return Observation(pulse, NAME, ReadConfig((self.control,), {}), tasks, Counter())
+        pulse = ProjectFingerprint("", 0, 0, "", "", "", "", "")
+        return Observation(pulse, NAME, LabelingConfig((self.control,), {}), tasks, Counter())
 
-    def verdict(self) -> Verdict:
+    def verdict(self) -> GateVerdict:
         """Of a new version that is as good as the live one."""
         seen = self.seen()
-        fit = Fit(
-            *(self.resources, self.record, seen, None, NO_IMAGES),
+        fit = ModelTrainer(
+            *(self.resources, self.record, seen, None, EMPTY_EMBEDDINGS),
             *(lambda *given: None, lambda: False),
         )
-        control, live = self.control, fit.before.finders["what"]
-        assert isinstance(live, Finder)
+        control, live = self.control, fit.live_model.detectors["what"]
+        assert isinstance(live, TrainedDetector)
         finder = replace(live)
         samples = fit.samples(control)
-        sizes = metrics.sizes_of(control, samples, [finder])
-        held = [sample for sample in samples if sample.audit]
-        new = metrics.judge_finds(finder, control, held, sizes)
-        gate = Gate(
+        sizes = metrics.object_sizes(control, samples, [finder])
+        held = [sample for sample in samples if sample.is_audit]
+        new = metrics.evaluate_regions(finder, control, held, sizes)
+        gate = QualityGate(
             *(self.resources, self.record, seen, fit, Model({}, {"what": finder})),
             *({}, {"what": sizes}, 0),
         )
-        return gate.verdict({"what": new})
+        return gate.decide({"what": new})
 
 
 @pytest.fixture(scope="module")
@@ -127,13 +127,13 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("kind", ["boxes", "points"])
 def test_marks_that_contradict_the_live_finder_hold_a_version_back_and_true_ones_do_not(
-    tmp_path: Path, server: str, weights: Path, kind: Kind
+    tmp_path: Path, server: str, weights: Path, kind: ControlKind
 ) -> None:
     for wrong in (0, 4):
         project = Project(tmp_path / str(wrong), server, weights, kind)
         project.mark(POOL[10:40], wrong)
         verdict = project.verdict()
-        assert verdict.promote is not bool(wrong), verdict
+        assert verdict.is_passed is not bool(wrong), verdict
     assert "images labeled since v0-0123abcd people deny" in verdict.reason
 
 
@@ -146,5 +146,5 @@ def test_batches_of_ten_that_each_went_unnoticed_are_counted_together(
         project.live(number)
     project.mark(POOL[30:40], wrong=4)
     verdict = project.verdict()
-    assert not verdict.promote
+    assert not verdict.is_passed
     assert "since v0-0123abcd" in verdict.reason

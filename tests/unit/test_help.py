@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from backend.cli.main import COMMANDS
+from backend.cli.main import COMMAND_NAMES
 
 TIMES = 20
 """Starts of a bare Python that asking for help may take: 0.3 s where one takes 0.015."""
@@ -28,13 +28,13 @@ def asked(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", COMMAND_NAMES)
 def test_every_command_has_help_with_an_example_that_its_own_options_take(command: str) -> None:
-    from backend.cli.main import _module, _parser
+    from backend.cli.main import _load_command, _parser
 
     told = asked(command, "--help")
     assert told.returncode == 0, told.stderr
-    module = _module(command)
+    module = _load_command(command)
     assert module.HELP in " ".join(told.stdout.split())
     assert f"Example: {module.EXAMPLE}" in " ".join(told.stdout.split())
     words = shlex.split(module.EXAMPLE)
@@ -52,6 +52,6 @@ def test_help_costs_a_few_starts_of_a_bare_python() -> None:
         return time.perf_counter() - start
 
     told = asked("--help").stdout
-    assert all(command in told for command in COMMANDS)
+    assert all(command in told for command in COMMAND_NAMES)
     pairs = [(seconds("-m", "backend.cli", "--help"), seconds("-c", "")) for _ in range(TRIES)]
     assert min(helped for helped, _ in pairs) < TIMES * min(bare for _, bare in pairs)

@@ -21,10 +21,10 @@ import pytest
 from PIL import Image
 
 from backend.errors import ImageError
-from backend.label_studio.image_fetcher import Images
-from backend.vision.images.decode import decode
-from backend.vision.images.decode_memory import Budget
-from backend.web_fetcher import Limits, Web, public
+from backend.label_studio.image_fetcher import TaskImageFetcher
+from backend.vision.images.decode import decode_upright_image
+from backend.vision.images.decode_memory import MemoryBudget
+from backend.web_fetcher import FetchLimits, WebFetcher, is_public_address
 
 PIXELS = 10_000_000
 
@@ -70,8 +70,10 @@ def site() -> Iterator[str]:
 
 
 @pytest.fixture
-def images(site: str) -> Iterator[Images]:
-    made = Images(f"{site}/ls", lambda: {"Authorization": "Token mine"}, Limits(2000))
+def images(site: str) -> Iterator[TaskImageFetcher]:
+    made = TaskImageFetcher(
+        f"{site}/ls", lambda: {"Authorization": "Token mine"}, FetchLimits(2000)
+    )
     yield made
     made.close()
 
@@ -80,7 +82,7 @@ def to(url: str) -> str:
     return "/to/" + base64.urlsafe_b64encode(url.encode()).decode()
 
 
-def test_label_studios_own_addresses_are_fetched_with_the_token(images: Images) -> None:
+def test_label_studios_own_addresses_are_fetched_with_the_token(images: TaskImageFetcher) -> None:
     assert images.fetch("/data/upload/1/a.png", 7) == b"upload"
     assert images.fetch("/ls/data/upload/1/a.png", 7) == b"upload"
     assert images.fetch("s3://bucket/key with space.png", 7) == b"cloud"
@@ -94,8 +96,8 @@ def test_label_studios_own_addresses_are_fetched_with_the_token(images: Images) 
 
 def test_a_redirect_to_another_host_never_carries_the_token(site: str) -> None:
     elsewhere = site.replace("127.0.0.1", "localhost")
-    limits = Limits(2000, frozenset({"localhost"}))
-    images = Images(site, lambda: {"Authorization": "Token mine"}, limits)
+    limits = FetchLimits(2000, frozenset({"localhost"}))
+    images = TaskImageFetcher(site, lambda: {"Authorization": "Token mine"}, limits)
     assert images.fetch(to(f"{elsewhere}/plain.png"), 7) == b"plain"
     assert [auth for _, auth in Site.asked] == ["Token mine", None]
     images.close()
@@ -108,7 +110,9 @@ PRIVATE = """
 
 
 @pytest.mark.parametrize("host", PRIVATE)
-def test_private_addresses_are_refused_also_behind_a_redirect(images: Images, host: str) -> None:
+def test_private_addresses_are_refused_also_behind_a_redirect(
+    images: TaskImageFetcher, host: str
+) -> None:
     for address in (f"http://{host}/plain.png", to(f"http://{host}/x.png")):
         with pytest.raises(ImageError) as caught:
             images.fetch(address, 1)
@@ -130,7 +134,7 @@ class Street(httpcore.NetworkBackend):
 def test_a_name_that_turns_private_later_gets_nowhere_near(site: str) -> None:
     street = Street(int(site.rpartition(":")[2]))
     answers = iter([["93.184.216.34"], ["127.0.0.1"]])
-    web = Web(Limits(10), lambda host, port: next(answers), street)
+    web = WebFetcher(FetchLimits(10), lambda host, port: next(answers), street)
     assert web.fetch("http://rebinding.example/plain.png") == b"plain"
     assert street.called == [("93.184.216.34", 80)], "the address that was checked, not the name"
     with pytest.raises(ImageError, match="private"):
@@ -141,7 +145,7 @@ def test_a_name_that_turns_private_later_gets_nowhere_near(site: str) -> None:
 
 def test_hosts_at_one_address_share_no_connection(site: str) -> None:
     street = Street(int(site.rpartition(":")[2]))
-    web = Web(Limits(10), lambda host, port: ["93.184.216.34"], street)
+    web = WebFetcher(FetchLimits(10), lambda host, port: ["93.184.216.34"], street)
     for host in ("one.example", "other.example"):
         assert web.fetch(f"http://{host}/plain.png") == b"plain"
     assert len(street.called) == 2
@@ -174,7 +178,7 @@ def test_headers_that_come_drop_by_drop_hold_nobody_longer_than_allowed() -> Non
     for address in raw(*drops, pause=0.05):
         began = time.monotonic()
         with pytest.raises(ImageError, match="in time"):
-            Web(Limits(1000, LOCAL, seconds=0.3)).fetch(address)
+            WebFetcher(FetchLimits(1000, LOCAL, timeout_seconds=0.3)).fetch(address)
         assert time.monotonic() - began < 1
 
 
@@ -183,7 +187,7 @@ def test_what_is_compressed_on_the_way_is_not_unpacked() -> None:
     head = b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: %d\r\n\r\n" % len(bomb)
     for address in raw(head, bomb):
         with pytest.raises(ImageError, match="compressed as gzip"):
-            Web(Limits(100_000, LOCAL)).fetch(address)
+            WebFetcher(FetchLimits(100_000, LOCAL)).fetch(address)
 
 
 @pytest.mark.parametrize(
@@ -200,19 +204,21 @@ def test_what_is_compressed_on_the_way_is_not_unpacked() -> None:
 def test_whatever_a_server_answers_there_is_an_image_or_a_reason(answer: bytes, says: str) -> None:
     for address in raw(answer):
         with pytest.raises(ImageError, match=says):
-            Web(Limits(1000, LOCAL, seconds=2)).fetch(address)
+            WebFetcher(FetchLimits(1000, LOCAL, timeout_seconds=2)).fetch(address)
 
 
 @pytest.mark.parametrize("host", ["\ud800.com", "a" * 300, "xn--a", "[::1", "a b", "%00"])
 def test_whatever_a_name_is_made_of_there_is_a_reason_that_can_be_told(host: str) -> None:
     with pytest.raises(ImageError) as caught:
-        Web(Limits(1000, seconds=2), lambda host, port: []).fetch(f"https://{host}/x.png")
+        WebFetcher(FetchLimits(1000, timeout_seconds=2), lambda host, port: []).fetch(
+            f"https://{host}/x.png"
+        )
     str(caught.value).encode()
 
 
 def test_no_host_is_allowed_where_anybody_may_ask() -> None:
     with pytest.raises(ImageError) as caught:
-        Web(Limits(1000, None)).fetch("http://localhost/x.png")
+        WebFetcher(FetchLimits(1000, None)).fetch("http://localhost/x.png")
     assert str(caught.value) == "image address is private: localhost"
 
 
@@ -229,7 +235,7 @@ def test_no_host_is_allowed_where_anybody_may_ask() -> None:
     ],
 )
 def test_what_cannot_be_fetched_has_a_countable_reason(
-    images: Images, address: str, reason: str
+    images: TaskImageFetcher, address: str, reason: str
 ) -> None:
     with pytest.raises(ImageError) as caught:
         images.fetch(address, 1)
@@ -237,21 +243,21 @@ def test_what_cannot_be_fetched_has_a_countable_reason(
 
 
 def test_a_body_is_cut_off_at_the_limit(site: str) -> None:
-    images = Images(site, dict, Limits(2000))
+    images = TaskImageFetcher(site, dict, FetchLimits(2000))
     with pytest.raises(ImageError, match="too large"):
         images.fetch("/big", 1)
     images.close()
 
 
 def test_endless_redirects_end(site: str) -> None:
-    images = Images(site, dict, Limits(2000))
+    images = TaskImageFetcher(site, dict, FetchLimits(2000))
     loop = to("")
     with pytest.raises(ImageError, match="redirects too often"):
         images.fetch(loop, 1)
     images.close()
 
 
-def test_data_uris(images: Images) -> None:
+def test_data_uris(images: TaskImageFetcher) -> None:
     assert images.fetch("data:image/png;base64," + base64.b64encode(b"abc").decode(), 1) == b"abc"
     assert images.fetch("data:,a%20b", 1) == b"a b"
 
@@ -266,7 +272,7 @@ def test_every_exif_orientation_comes_out_upright(orientation: int) -> None:
     image.paste((255, 0, 0), (0, 0, 8, 8))
     exif = Image.Exif()
     exif[0x0112] = orientation
-    picture = decode(file_of(image, "JPEG", exif=exif, quality=95), max_pixels=PIXELS)
+    picture = decode_upright_image(file_of(image, "JPEG", exif=exif, quality=95), max_pixels=PIXELS)
     turned = orientation >= 5
     assert (
         picture.image.size == (picture.width, picture.height) == ((20, 40) if turned else (40, 20))
@@ -285,20 +291,22 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
         image = Image.fromarray(np.full((4, 6), 40_000, dtype=np.uint16))
     else:
         image = Image.new("RGB", (6, 4), (200, 200, 200)).convert(mode)
-    picture = decode(file_of(image, kind), max_pixels=PIXELS)
+    picture = decode_upright_image(file_of(image, kind), max_pixels=PIXELS)
     assert (picture.image.mode, picture.image.size) == ("RGB", (6, 4))
     if mode == "I;16":
         assert picture.image.getpixel((0, 0)) == (156, 156, 156)  # 40,000 of 65,535
 
 
 def test_transparency_becomes_white() -> None:
-    picture = decode(file_of(Image.new("RGBA", (3, 3), (0, 0, 0, 0))), max_pixels=PIXELS)
+    picture = decode_upright_image(
+        file_of(Image.new("RGBA", (3, 3), (0, 0, 0, 0))), max_pixels=PIXELS
+    )
     assert picture.image.getpixel((1, 1)) == (255, 255, 255)
 
 
 def test_a_large_jpeg_is_reduced_while_decoding_and_keeps_its_true_size() -> None:
     content = file_of(Image.new("RGB", (4000, 3000), "green"), "JPEG")
-    picture = decode(content, max_pixels=20_000_000, at_least=512)
+    picture = decode_upright_image(content, max_pixels=20_000_000, min_side=512)
     assert (picture.width, picture.height) == (4000, 3000)
     assert 512 <= min(picture.image.size) < 1200
 
@@ -315,7 +323,7 @@ def test_a_large_jpeg_is_reduced_while_decoding_and_keeps_its_true_size() -> Non
 )
 def test_what_cannot_be_decoded_has_a_countable_reason(content: bytes, reason: str) -> None:
     with pytest.raises(ImageError) as caught:
-        decode(content, max_pixels=PIXELS)
+        decode_upright_image(content, max_pixels=PIXELS)
     assert caught.value.reason == reason
 
 
@@ -350,7 +358,7 @@ def test_what_cannot_be_decoded_has_a_countable_reason(content: bytes, reason: s
     ],
 )
 def test_public_addresses_are_told_from_all_others(address: str, expected: bool) -> None:
-    assert public(address) is expected
+    assert is_public_address(address) is expected
 
 
 def jpeg_with(*segments: bytes) -> bytes:
@@ -389,7 +397,7 @@ FIELDS = [
 def test_a_camera_that_writes_odd_metadata_costs_no_image(
     field: tuple[int, int, int, bytes],
 ) -> None:
-    picture = decode(jpeg_with(exif_with(TURNED, field)), max_pixels=PIXELS)
+    picture = decode_upright_image(jpeg_with(exif_with(TURNED, field)), max_pixels=PIXELS)
     assert picture.image.size == (picture.width, picture.height) == (48, 64), "and it is upright"
 
 
@@ -407,7 +415,7 @@ def test_a_camera_that_writes_odd_metadata_costs_no_image(
     ],
 )  # fmt: skip
 def test_metadata_that_cannot_be_read_are_not_there(segment: bytes, size: tuple[int, int]) -> None:
-    assert decode(jpeg_with(segment), max_pixels=PIXELS).image.size == size
+    assert decode_upright_image(jpeg_with(segment), max_pixels=PIXELS).image.size == size
 
 
 def test_only_exif_turns_an_image_as_browsers_look_at_nothing_else() -> None:
@@ -418,7 +426,7 @@ def test_only_exif_turns_an_image_as_browsers_look_at_nothing_else() -> None:
     )
     for kind in ("JPEG", "WEBP"):
         content = file_of(Image.new("RGB", (64, 48)), kind, xmp=packet)
-        assert decode(content, max_pixels=PIXELS).image.size == (64, 48), kind
+        assert decode_upright_image(content, max_pixels=PIXELS).image.size == (64, 48), kind
 
 
 def test_bytes_that_were_changed_anywhere_give_an_image_or_a_reason() -> None:
@@ -433,7 +441,7 @@ def test_bytes_that_were_changed_anywhere_give_an_image_or_a_reason() -> None:
         for at in random.integers(0, min(len(content), 300), random.integers(1, 5)):
             content[at] = random.integers(0, 256)
         with contextlib.suppress(ImageError):
-            decode(bytes(content), max_pixels=PIXELS)
+            decode_upright_image(bytes(content), max_pixels=PIXELS)
 
 
 def drawn_over(side: int, times: int) -> bytes:
@@ -463,23 +471,23 @@ LABORIOUS = {
 def test_a_file_that_makes_work_without_having_pixels_is_refused_at_once(name: str) -> None:
     began = time.process_time()
     with pytest.raises(ImageError) as caught:
-        decode(LABORIOUS[name], max_pixels=PIXELS)
+        decode_upright_image(LABORIOUS[name], max_pixels=PIXELS)
     assert caught.value.reason == "too much work"
     assert time.process_time() - began < 0.5
 
 
 def test_what_programs_write_is_no_such_work() -> None:
-    assert decode(drawn_over(64, 20), max_pixels=PIXELS).image.size == (64, 64)
+    assert decode_upright_image(drawn_over(64, 20), max_pixels=PIXELS).image.size == (64, 64)
     thumbnail = drawn_over(64, 101)  # inside of a segment, where nobody draws it
-    assert decode(jpeg_with(b"\xff\xe5" + thumbnail), max_pixels=PIXELS).width == 64
+    assert decode_upright_image(jpeg_with(b"\xff\xe5" + thumbnail), max_pixels=PIXELS).width == 64
 
 
 def test_large_images_wait_for_each_other_and_small_ones_for_nobody() -> None:
-    budget, together, most = Budget(100, small=10), [0], [0]
+    budget, together, most = MemoryBudget(100, min_counted=10), [0], [0]
     full, go = threading.Event(), threading.Event()
 
     def work(size: int) -> None:
-        with budget.hold(size):
+        with budget.reserve(size):
             together[0] += size
             most[0] = max(most[0], together[0])
             full.set()
@@ -490,7 +498,7 @@ def test_large_images_wait_for_each_other_and_small_ones_for_nobody() -> None:
     for thread in threads:
         thread.start()
     assert full.wait(5)
-    with budget.hold(9):  # does not wait, though all is taken
+    with budget.reserve(9):  # does not wait, though all is taken
         go.set()
     for thread in threads:
         thread.join(5)
@@ -500,15 +508,17 @@ def test_large_images_wait_for_each_other_and_small_ones_for_nobody() -> None:
 
 
 def test_an_image_is_made_small_while_its_memory_still_counts() -> None:
-    from backend.vision.images.decode_memory import DECODING
+    from backend.vision.images.decode_memory import DECODING_BUDGET
 
     held: list[int] = []
 
     def shrink(image: Image.Image) -> Image.Image:
-        held.append(DECODING._used)
+        held.append(DECODING_BUDGET._used)
         return image.resize((8, 8))
 
-    picture = decode(file_of(Image.new("L", (3000, 2500))), max_pixels=PIXELS, shrink=shrink)
+    picture = decode_upright_image(
+        file_of(Image.new("L", (3000, 2500))), max_pixels=PIXELS, shrink=shrink
+    )
     assert (picture.image.size, picture.width, picture.height) == ((8, 8), 3000, 2500)
     assert held == [3000 * 2500 * 8]
-    assert DECODING._used == 0
+    assert DECODING_BUDGET._used == 0

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from backend.cli.main import main
-from backend.store.api_keys import Keys
-from backend.store.projects import Projects
+from backend.store.api_keys import ApiKeyStore
+from backend.store.projects import ProjectStore
 
 
 @pytest.fixture
@@ -28,21 +28,21 @@ def keys(
 def test_a_key_is_for_a_project_by_its_number_or_title_and_for_none_that_is_not_there(
     keys: Any, tmp_path: Path
 ) -> None:
-    projects = Projects(tmp_path)
+    projects = ProjectStore(tmp_path)
     for number, title in ((3, "Roses"), (4, "Tulips")):
         record = projects.register("http://127.0.0.1:8080", number)
-        projects.rename(record.id, title)
+        projects.set_title(record.id, title)
     status, told, _ = keys("create", "app", "--function", "Roses", "--function", "3")
     assert (status, told[:4]) == (0, "plk_")
     assert "connected yet" not in told
     status, told, errors = keys("create", "app", "--function", "Rosse")
     assert (status, told) == (1, "")
     assert "Which project is 'Rosse'? Connected here: 3 (Roses), 4 (Tulips)." in errors
-    assert [key.functions for key in Keys(tmp_path).all()] == [("3",)]
+    assert [key.functions for key in ApiKeyStore(tmp_path).all()] == [("3",)]
 
 
 def test_a_key_may_be_made_before_the_project_is_connected(keys: Any, tmp_path: Path) -> None:
     status, told, _ = keys("create", "app", "--function", "3")
     assert (status, told[:4]) == (0, "plk_")
     assert "No project is connected yet: the key is for those with the id 3." in told
-    assert [key.functions for key in Keys(tmp_path).all()] == [("3",)]
+    assert [key.functions for key in ApiKeyStore(tmp_path).all()] == [("3",)]

@@ -48,7 +48,7 @@ def test_the_queue_is_the_ranking_with_the_audit_slice_in_hash_order_between() -
     tasks = range(300)
     slice_ = [t for t in tasks if audit.is_audit("p", t)]
     pool = [t for t in tasks if not audit.is_audit("p", t)]
-    made = selection.queue("p", pool[::-1], slice_, labeled=0, audit_labeled=0)
+    made = selection.order_queue("p", pool[::-1], slice_, labeled=0, audit_labeled=0)
     assert sorted(made) == list(tasks)
     assert [t for t in made if t in pool] == pool[::-1]
     in_order = sorted(slice_, key=lambda t: audit.hash_rank("p", t))
@@ -57,16 +57,16 @@ def test_the_queue_is_the_ranking_with_the_audit_slice_in_hash_order_between() -
 
 def test_sought_tasks_get_every_fourth_place_and_nobody_is_lost() -> None:
     ranked = list(range(100))
-    made = selection.mixed(ranked, [90, 3, 50])
+    made = selection.interleave_candidates(ranked, [90, 3, 50])
     assert sorted(made) == ranked
     assert made[3] == 90
     assert made.index(50) <= 12
-    assert selection.mixed(ranked, []) == ranked
+    assert selection.interleave_candidates(ranked, []) == ranked
 
 
 def test_ranks_rise_with_the_order_and_unreadable_tasks_come_last() -> None:
     order = [5, 9, 2, 7]
-    made = selection.rank_scores(order, unknown=[1])
+    made = selection.rank_scores(order, unpredicted=[1])
     assert sorted(made, key=made.__getitem__) == [*order, 1]
     assert all(0 < score <= 1 for score in made.values())
 
@@ -79,7 +79,7 @@ def test_moves_bring_the_head_to_the_front_and_touch_little_else() -> None:
         for _ in range(5):  # again and again, as labels come in
             order = random.permutation(list(scores)).tolist()
             head = order[: int(random.integers(0, 13))]
-            changed = selection.moves(head, selection.rank_scores(order), scores)
+            changed = selection.front_score_changes(head, selection.rank_scores(order), scores)
             scores |= changed
             assert sorted(scores, key=scores.__getitem__)[: len(head)] == head
             assert len(changed) <= 2 * len(head)
@@ -92,7 +92,7 @@ def test_the_first_of_the_head_is_served_before_all_changes_are_written() -> Non
         scores = dict(enumerate(random.permutation(count) / count))
         order = random.permutation(count).tolist()
         head = order[: int(random.integers(1, 13))]
-        changed = selection.moves(head, selection.rank_scores(order), scores)
+        changed = selection.front_score_changes(head, selection.rank_scores(order), scores)
         forward = [task for task in changed if task in head]
         assert list(changed)[-len(forward) :] == forward or not forward, "others step back first"
         for task, score in changed.items():
@@ -103,13 +103,15 @@ def test_the_first_of_the_head_is_served_before_all_changes_are_written() -> Non
 
 def test_nothing_moves_where_the_head_stands_in_front_already() -> None:
     scores = selection.rank_scores([4, 2, 9, 1])
-    assert selection.moves([4, 2], scores, scores) == {}
+    assert selection.front_score_changes([4, 2], scores, scores) == {}
 
 
 def test_one_task_that_falls_back_is_one_move() -> None:
     scores = selection.rank_scores([1, 2, 3, 4, 5, 6])
     order = [1, 3, 4, 6, 2, 5]
-    assert set(selection.moves(order[:3], selection.rank_scores(order), scores)) == {2}
+    assert set(selection.front_score_changes(order[:3], selection.rank_scores(order), scores)) == {
+        2
+    }
 
 
 def test_what_goes_to_the_end_stands_behind_all_others() -> None:
@@ -118,7 +120,7 @@ def test_what_goes_to_the_end_stands_behind_all_others() -> None:
     for gone in ([1], [1, 2]):
         order = [task for task in (1, 2, 3, 4) if task not in gone] + gone
         ranks = selection.rank_scores(order)
-        after = scores | selection.moves(order[:2], ranks, scores, last=gone)
+        after = scores | selection.front_score_changes(order[:2], ranks, scores, tail=gone)
         assert sorted(after, key=lambda task: (after[task], -task)) == order
         assert len(set(after.values())) == 4
         assert max(after.values()) <= 1
@@ -127,9 +129,9 @@ def test_what_goes_to_the_end_stands_behind_all_others() -> None:
 def test_what_shall_be_last_is_so_wherever_it_stood_and_stays_where_that_is_so() -> None:
     order = [0, 1, 2, 3, 4, 5, 8, 9, 6, 7]
     scores = selection.rank_scores(range(10))
-    after = scores | selection.moves(order[:2], scores, scores, last=[6, 7])
+    after = scores | selection.front_score_changes(order[:2], scores, scores, tail=[6, 7])
     assert sorted(after, key=lambda task: after[task]) == order
-    assert selection.moves(order[:2], scores, after, last=[6, 7]) == {}
+    assert selection.front_score_changes(order[:2], scores, after, tail=[6, 7]) == {}
 
 
 def test_a_task_that_cannot_be_ranked_stays_behind_whatever_is_left() -> None:
@@ -138,9 +140,9 @@ def test_a_task_that_cannot_be_ranked_stays_behind_whatever_is_left() -> None:
         count = int(random.integers(1, 14))
         order = random.permutation(count).tolist()
         gone = order[int(random.integers(0, count + 1)) :]
-        scores = selection.rank_scores(random.permutation(count).tolist(), unknown=[99])
-        after = scores | selection.moves(
-            order[:12], selection.rank_scores(order), scores, last=gone
+        scores = selection.rank_scores(random.permutation(count).tolist(), unpredicted=[99])
+        after = scores | selection.front_score_changes(
+            order[:12], selection.rank_scores(order), scores, tail=gone
         )
         assert sorted(after, key=lambda task: (after[task], task))[: min(count, 12)] == order[:12]
         assert after[99] == 1.0
@@ -171,20 +173,20 @@ def test_uncertainty(row: list[float], multiple: bool, expected: float) -> None:
     ],
 )
 def test_a_share_with_its_interval(right: int, n: int, low: float, high: float) -> None:
-    figure = classification_metrics.share(right, n)
+    figure = classification_metrics.proportion_estimate(right, n)
     assert (figure.low, figure.high) == pytest.approx((low, high), abs=2e-4)
     assert figure.value == (right / n if n else None)
 
 
 def test_several_of_many_is_right_only_when_all_labels_are() -> None:
     a, b, ab = frozenset("a"), frozenset("b"), frozenset("ab")
-    figure = classification_metrics.accuracy(
+    figure = classification_metrics.accuracy_estimate(
         [(a, a), (ab, a), (None, b), (frozenset(), frozenset())]
     )
     assert (figure.n, figure.value) == (4, 0.5)
 
 
-def rare_answers(seed: int) -> tuple[classification_metrics.Figure, float]:
+def rare_answers(seed: int) -> tuple[classification_metrics.IntervalEstimate, float]:
     """Macro F1 of 40 answers to eight labels, from 1 down to 0.03, and its truth where known."""
     rng = np.random.default_rng(seed)
     mix = 0.03 ** (np.arange(8) / 7)
@@ -198,7 +200,7 @@ def rare_answers(seed: int) -> tuple[classification_metrics.Figure, float]:
     truth = [frozenset(names[d // 8]) for d in drawn]
     f1 = 2 * np.diag(joint) / (joint.sum(axis=0) + joint.sum(axis=1))
     known = sorted({int(d) // 8 for d in drawn})
-    return classification_metrics.macro_f1(given, truth, names), float(f1[known].mean())
+    return classification_metrics.macro_f1_estimate(given, truth, names), float(f1[known].mean())
 
 
 def test_with_rare_labels_the_interval_of_macro_f1_holds_the_truth_as_often_as_it_says() -> None:
@@ -210,8 +212,8 @@ def test_with_rare_labels_the_interval_of_macro_f1_holds_the_truth_as_often_as_i
 
 def test_labels_that_nobody_gave_are_left_out_of_macro_f1_and_it_says_so() -> None:
     a, b = frozenset("a"), frozenset("b")
-    figure = classification_metrics.macro_f1([a, b, a], [a, b, b], ["a", "b", "c"])
+    figure = classification_metrics.macro_f1_estimate([a, b, a], [a, b, b], ["a", "b", "c"])
     assert figure.metric == "macro F1 of 2 of 3 labels"
     assert figure.low <= (figure.value or 0) <= figure.high
-    assert classification_metrics.macro_f1([a, b], [a, b], ["a", "b"]).metric == "macro F1"
-    assert (classification_metrics.macro_f1([a], [a], ["a"]).low, figure.n) == (0.0, 3)
+    assert classification_metrics.macro_f1_estimate([a, b], [a, b], ["a", "b"]).metric == "macro F1"
+    assert (classification_metrics.macro_f1_estimate([a], [a], ["a"]).low, figure.n) == (0.0, 3)

@@ -26,14 +26,14 @@ def test_the_nearest_are_those_of_a_full_sort_also_in_blocks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     vectors, queries = unit(50, 0), unit(3, 1)
-    monkeypatch.setattr(nearest_neighbours, "BLOCK", 16)
-    rows, cosine = nearest_neighbours.nearest(vectors, queries, 7)
+    monkeypatch.setattr(nearest_neighbours, "SEARCH_BLOCK_ROWS", 16)
+    rows, cosine = nearest_neighbours.find_nearest(vectors, queries, 7)
     for query, found, values in zip(queries, rows, cosine, strict=True):
         wanted = sorted(range(50), key=lambda i: -float(vectors[i] @ query))[:7]
         assert found.tolist() == wanted
         assert values == pytest.approx(vectors[wanted] @ query)
-    assert nearest_neighbours.nearest(vectors[:2], queries, 7)[0].shape == (3, 2)
-    assert nearest_neighbours.nearest(vectors[:0], queries, 7)[0].shape == (3, 0)
+    assert nearest_neighbours.find_nearest(vectors[:2], queries, 7)[0].shape == (3, 2)
+    assert nearest_neighbours.find_nearest(vectors[:0], queries, 7)[0].shape == (3, 0)
 
 
 def test_a_label_without_examples_is_looked_for_by_its_text_against_the_others() -> None:
@@ -41,21 +41,32 @@ def test_a_label_without_examples_is_looked_for_by_its_text_against_the_others()
     cone = np.full(8, 0.5, dtype=np.float32)
     images = np.stack([text[0] + cone, text[1] + cone, text[2] + cone, text[1] + 2 * cone])
     images /= np.linalg.norm(images, axis=1, keepdims=True)
-    assert nearest_neighbours.looked_for(images, text, wanted=[2])[0] == 2
-    assert nearest_neighbours.looked_for(images, text, wanted=[1, 2])[:2] == [1, 2], "in turn"
-    assert sorted(nearest_neighbours.looked_for(images, text, wanted=[1, 2])) == [0, 1, 2, 3]
+    assert nearest_neighbours.rank_by_label_text(images, text, missing_labels=[2])[0] == 2
+    assert nearest_neighbours.rank_by_label_text(images, text, missing_labels=[1, 2])[:2] == [
+        1,
+        2,
+    ], "in turn"
+    assert sorted(nearest_neighbours.rank_by_label_text(images, text, missing_labels=[1, 2])) == [
+        0,
+        1,
+        2,
+        3,
+    ]
 
 
 def test_excluded_rows_are_not_returned_also_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors, queries = unit(50, 0), unit(3, 1)
-    monkeypatch.setattr(nearest_neighbours, "BLOCK", 16)
+    monkeypatch.setattr(nearest_neighbours, "SEARCH_BLOCK_ROWS", 16)
     out = [0, 3, *range(16, 32), 49]
-    rows, _ = nearest_neighbours.nearest(vectors, queries, 7, excluded=out)
+    rows, _ = nearest_neighbours.find_nearest(vectors, queries, 7, excluded=out)
     for query, found in zip(queries, rows, strict=True):
         left = [i for i in range(50) if i not in out]
         assert found.tolist() == sorted(left, key=lambda i: -float(vectors[i] @ query))[:7]
-    assert nearest_neighbours.nearest(vectors, queries, 7, excluded=range(50))[0].shape == (3, 0)
-    assert nearest_neighbours.nearest(vectors, queries, 0)[0].shape == (3, 0)
+    assert nearest_neighbours.find_nearest(vectors, queries, 7, excluded=range(50))[0].shape == (
+        3,
+        0,
+    )
+    assert nearest_neighbours.find_nearest(vectors, queries, 0)[0].shape == (3, 0)
 
 
 def test_a_text_that_is_near_to_every_image_is_no_rival() -> None:
@@ -69,7 +80,7 @@ def test_a_text_that_is_near_to_every_image_is_no_rival() -> None:
         texts = signal + rng.standard_normal((10, 1)) * 0.4 * cone
         images = 2 * cone + 0.7 * signal[given] + rng.standard_normal((500, 64))
         texts, images = (t / np.linalg.norm(t, axis=1, keepdims=True) for t in (texts, images))
-        order = nearest_neighbours.looked_for(
+        order = nearest_neighbours.rank_by_label_text(
             images.astype(np.float32), texts.astype(np.float32), [9]
         )
         shares.append((given[order[:15]] == 9).mean())
@@ -78,5 +89,5 @@ def test_a_text_that_is_near_to_every_image_is_no_rival() -> None:
 
 def test_the_only_label_is_looked_for_by_its_text_alone() -> None:
     images = np.eye(3, dtype=np.float32)
-    assert nearest_neighbours.looked_for(images, images[1:2], wanted=[0])[0] == 1
-    assert nearest_neighbours.looked_for(images, images, wanted=[]) == []
+    assert nearest_neighbours.rank_by_label_text(images, images[1:2], missing_labels=[0])[0] == 1
+    assert nearest_neighbours.rank_by_label_text(images, images, missing_labels=[]) == []

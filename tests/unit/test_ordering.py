@@ -9,13 +9,18 @@ import numpy as np
 
 from backend.arrays import Floats
 from backend.domain import Control, Label, Task
-from backend.label_studio.labeling_config import ReadConfig
+from backend.label_studio.labeling_config import LabelingConfig
 from backend.learning.audit import is_audit
-from backend.loop.observe import Observation, Pulse
-from backend.loop.publish.queue_order import HEAD, Order, examples, order_of
+from backend.loop.observe import Observation, ProjectFingerprint
+from backend.loop.publish.queue_order import (
+    QUEUE_HEAD_SIZE,
+    QueueOrder,
+    build_queue_order,
+    count_examples,
+)
 
 CONTROL = Control("colour", "image", "image", (Label("red"), Label("blue")))
-PULSE = Pulse("", 0, 0, "", "", "", "", "")
+PULSE = ProjectFingerprint("", 0, 0, "", "", "", "", "")
 
 
 def seen(count: int, labeled: dict[int, str], skipped: frozenset[int] = frozenset()) -> Observation:
@@ -24,12 +29,12 @@ def seen(count: int, labeled: dict[int, str], skipped: frozenset[int] = frozense
             id=i,
             images={"image": f"{i}.png"},
             open=i not in labeled,
-            answers={"colour": frozenset({labeled[i]})} if i in labeled else None,
+            choices={"colour": frozenset({labeled[i]})} if i in labeled else None,
             skipped=i in skipped,
         )
         for i in range(count)
     )
-    return Observation(PULSE, "p", ReadConfig((CONTROL,), {}), tasks, Counter())
+    return Observation(PULSE, "p", LabelingConfig((CONTROL,), {}), tasks, Counter())
 
 
 def vectors(count: int) -> dict[int, Floats]:
@@ -41,79 +46,81 @@ def vectors(count: int) -> dict[int, Floats]:
     return dict(enumerate(found.astype(np.float32)))
 
 
-def ordered(count: int = 100, labeled: dict[int, str] | None = None, **more: list[int]) -> Order:
+def ordered(
+    count: int = 100, labeled: dict[int, str] | None = None, **more: list[int]
+) -> QueueOrder:
     sought = more.get("sought", [])
-    return order_of(seen(count, labeled or {}), vectors(count), {}, sought, seed=0)
+    return build_queue_order(seen(count, labeled or {}), vectors(count), {}, sought, seed=0)
 
 
 def test_every_open_task_is_ranked_once_and_the_audit_slice_stands_between() -> None:
     order = ordered()
-    tasks = order.tasks()
+    tasks = order.ranked_tasks()
     assert sorted(tasks) == list(range(100))
     audit = [task for task in range(100) if is_audit("p", task)]
     assert sum(task in audit for task in tasks[:30]) == min(3, len(audit))
 
 
 def test_the_first_tasks_are_of_different_kinds() -> None:
-    pool = [task for task in ordered().tasks() if not is_audit("p", task)]
+    pool = [task for task in ordered().ranked_tasks() if not is_audit("p", task)]
     assert len({task % 10 for task in pool[:7]}) == 7
 
 
 def test_a_labeled_task_leaves_and_its_kind_falls_back() -> None:
     order = ordered()
-    first = next(task for task in order.tasks() if not is_audit("p", task))
-    order.learned([first, 10**6])
-    after = [task for task in order.tasks() if not is_audit("p", task)]
+    first = next(task for task in order.ranked_tasks() if not is_audit("p", task))
+    order.mark_labeled([first, 10**6])
+    after = [task for task in order.ranked_tasks() if not is_audit("p", task)]
     assert first not in after
     assert all(task % 10 != first % 10 for task in after[:5])
-    assert (order.labeled, order.audit_labeled) == (1, 0)
-    order.learned([first])
-    assert order.labeled == 1, "the same label is counted once"
+    assert (order.labeled_count, order.audit_labeled_count) == (1, 0)
+    order.mark_labeled([first])
+    assert order.labeled_count == 1, "the same label is counted once"
 
 
 def test_an_audit_label_is_counted_and_teaches_nothing() -> None:
     order = ordered()
-    near = order.coverage.near.copy()
-    audit = next(iter(order.audit))
-    order.learned([audit])
-    assert order.audit_labeled == 1
-    assert audit not in order.tasks()
-    assert (order.coverage.near == near).all()
+    near = order.coverage.max_cosine.copy()
+    audit = next(iter(order.audit_tasks))
+    order.mark_labeled([audit])
+    assert order.audit_labeled_count == 1
+    assert audit not in order.ranked_tasks()
+    assert (order.coverage.max_cosine == near).all()
 
 
 def test_skipped_tasks_go_to_the_back_at_once_and_in_the_next_round() -> None:
     """They stay open: Label Studio may still serve them to others."""
     order = ordered()
-    head = order.tasks()[:HEAD]
+    head = order.ranked_tasks()[:QUEUE_HEAD_SIZE]
     drawn = [task for task in head if is_audit("p", task)]
     assert drawn, "tasks of the audit slice are skipped too"
-    order.passed(head)
-    after = order.tasks()
+    order.mark_skipped(head)
+    after = order.ranked_tasks()
     assert sorted(after) == list(range(100))
-    assert set(after[-HEAD:]) == set(head)
+    assert set(after[-QUEUE_HEAD_SIZE:]) == set(head)
     assert sum(is_audit("p", task) for task in after[:10]) == 1, "others of the slice are asked for"
-    assert (order.labeled, order.audit_labeled) == (0, 0)
-    again = order_of(seen(100, {}, frozenset(head)), vectors(100), {}, [], seed=0)
-    assert set(again.tasks()[-HEAD:]) == set(head)
-    order.learned(head[:1])
-    assert head[0] not in order.tasks(), "somebody else labeled it"
+    assert (order.labeled_count, order.audit_labeled_count) == (0, 0)
+    again = build_queue_order(seen(100, {}, frozenset(head)), vectors(100), {}, [], seed=0)
+    assert set(again.ranked_tasks()[-QUEUE_HEAD_SIZE:]) == set(head)
+    order.mark_labeled(head[:1])
+    assert head[0] not in order.ranked_tasks(), "somebody else labeled it"
 
 
 def test_what_is_like_a_skipped_task_falls_back() -> None:
     order = ordered()
-    first = next(task for task in order.tasks() if not is_audit("p", task))
-    order.passed([first])
-    pool = [task for task in order.tasks() if not is_audit("p", task)]
+    first = next(task for task in order.ranked_tasks() if not is_audit("p", task))
+    order.mark_skipped([first])
+    pool = [task for task in order.ranked_tasks() if not is_audit("p", task)]
     assert all(task % 10 != first % 10 for task in pool[:5])
 
 
-def reasons(order: Order, count: int) -> Counter[str]:
+def reasons(order: QueueOrder, count: int) -> Counter[str]:
     """Why tasks were asked for, where each is labeled before the next is asked for."""
     found: Counter[str] = Counter()
     for _ in range(count):
-        asked = order.front(HEAD)[0]
+        asked = order.first_tasks(QUEUE_HEAD_SIZE)[0]
         found[asked.why] += 1
-        order.learned([asked.task])
+        order.mark_labeled([asked.task])
     return found
 
 
@@ -131,7 +138,7 @@ def test_a_label_that_never_turns_up_costs_little_and_in_the_end_nothing() -> No
     costs = []
     for _ in range(14):
         order = ordered(400, labeled, sought=[t for t in pool[::-1] if t not in labeled][:10])
-        asked = order.front(10)
+        asked = order.first_tasks(10)
         costs.append(sum(one.why in ("sought", "unlike") for one in asked))
         labeled |= {one.task: "red" for one in asked}
     assert sum(costs[:2]) >= 5
@@ -144,28 +151,30 @@ def test_a_label_that_came_later_is_sought_however_many_labels_there_are() -> No
     labeled = dict.fromkeys(pool[:200], "red")
     old = seen(400, labeled)
     asked = {"colour": frozenset({"red"})}
-    new = replace(old, tasks=tuple(replace(task, asked=asked) for task in old.tasks))
+    new = replace(old, tasks=tuple(replace(task, available_labels=asked) for task in old.tasks))
     for observed, why in ((old, 0), (new, 4)):
-        assert order_of(observed, vectors(400), {}, pool[300:], seed=0).searching == why
+        assert (
+            build_queue_order(observed, vectors(400), {}, pool[300:], seed=0).search_interval == why
+        )
 
 
 def test_tasks_that_may_show_a_label_without_an_example_get_every_fourth_place() -> None:
     pool = [task for task in range(100) if not is_audit("p", task)]
     order = ordered(labeled={pool[0]: "red"}, sought=[pool[70], pool[80]])
-    front = [task for task in order.tasks()[:12] if not is_audit("p", task)]
+    front = [task for task in order.ranked_tasks()[:12] if not is_audit("p", task)]
     assert {pool[70], pool[80]} <= set(front)
 
 
 def test_a_task_whose_image_cannot_be_read_is_open_and_not_ranked() -> None:
     known = vectors(50)
     del known[7]
-    order = order_of(seen(50, {}), known, {}, [], seed=0)
-    assert 7 in order.open
-    assert 7 not in order.tasks()
+    order = build_queue_order(seen(50, {}), known, {}, [], seed=0)
+    assert 7 in order.open_tasks
+    assert 7 not in order.ranked_tasks()
 
 
 def test_examples_are_counted_by_image_without_the_audit_slice() -> None:
     audit = [task for task in range(100) if is_audit("p", task)]
     pool = [task for task in range(100) if not is_audit("p", task)]
     labeled = {audit[0]: "blue", pool[0]: "red", pool[1]: "red", pool[2]: "gone"}
-    assert examples(seen(100, labeled)) == {"colour": {"red": 2, "blue": 0}}
+    assert count_examples(seen(100, labeled)) == {"colour": {"red": 2, "blue": 0}}

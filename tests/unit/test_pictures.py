@@ -14,11 +14,11 @@ import pytest
 from PIL import Image
 
 from backend.domain import ImageSize
-from backend.inference.images import Pictures, Source
-from backend.label_studio.image_fetcher import Images
-from backend.store.image_copies import LONGEST, PictureFiles
+from backend.inference.images import ImageSource, ProjectImages
+from backend.label_studio.image_fetcher import TaskImageFetcher
+from backend.store.image_copies import MAX_EDGE_PIXELS, ImageCopies
 from backend.vision.encoders.embedding_cache import EmbeddingCache
-from backend.web_fetcher import Limits
+from backend.web_fetcher import FetchLimits
 
 MEGA = 1_000_000
 
@@ -30,16 +30,16 @@ def address(image: Image.Image, kind: str = "PNG", **more: object) -> str:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Pictures:
-    limits = Limits(max_bytes=64 * MEGA, allowed_hosts=frozenset())
-    images = Images("http://127.0.0.1:1", dict, limits)
+def pictures(tmp_path: Path) -> ProjectImages:
+    limits = FetchLimits(max_bytes=64 * MEGA, allowed_hosts=frozenset())
+    images = TaskImageFetcher("http://127.0.0.1:1", dict, limits)
     cache = EmbeddingCache(tmp_path / "facts.sqlite")
-    return Pictures("server", images, cache, PictureFiles(tmp_path / "files"), 100 * MEGA)
+    return ProjectImages("server", images, cache, ImageCopies(tmp_path / "files"), 100 * MEGA)
 
 
-def only(pictures: Pictures, source: str) -> tuple[Image.Image, ImageSize]:
-    (batch,) = pictures.batches([Source(source, 1)])
-    assert not batch.failed
+def only(pictures: ProjectImages, source: str) -> tuple[Image.Image, ImageSize]:
+    (batch,) = pictures.iter_batches([ImageSource(source, 1)])
+    assert not batch.errors
     return batch.images[source], batch.sizes[source]
 
 
@@ -61,7 +61,7 @@ TURNS = {
 @pytest.mark.parametrize("orientation", list(TURNS))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_every_orientation_comes_out_upright(
-    pictures: Pictures, orientation: int, kind: str
+    pictures: ProjectImages, orientation: int, kind: str
 ) -> None:
     upright = Image.fromarray(QUARTERS.repeat(40, 0).repeat(60, 1))
     stored = upright
@@ -87,26 +87,26 @@ def test_every_orientation_comes_out_upright(
     ],
 )
 def test_images_of_any_size_are_kept_reduced_and_their_own_size_is_known(
-    pictures: Pictures, size: tuple[int, int], copied: tuple[int, int]
+    pictures: ProjectImages, size: tuple[int, int], copied: tuple[int, int]
 ) -> None:
     source = address(Image.new("RGB", size, (90, 140, 60)), "JPEG", quality=30)
     image, known = only(pictures, source)
     assert (known.width, known.height) == size
     assert image.size == copied
-    assert max(image.size) <= LONGEST
+    assert max(image.size) <= MAX_EDGE_PIXELS
     again, same = only(pictures, source)
     assert (again.tobytes(), same) == (image.tobytes(), known), "the copy gives the same"
 
 
-def test_a_bad_image_costs_one_of_many_and_is_named(pictures: Pictures) -> None:
+def test_a_bad_image_costs_one_of_many_and_is_named(pictures: ProjectImages) -> None:
     good = address(Image.new("RGB", (40, 30)))
     bad = "data:image/png;base64," + base64.b64encode(b"no image").decode()
-    (batch,) = pictures.batches([Source(good, 1), Source(bad, 2)])
-    assert (set(batch.images), set(batch.failed)) == ({good}, {bad})
-    assert pictures.failed[bad].reason == "not an image"
+    (batch,) = pictures.iter_batches([ImageSource(good, 1), ImageSource(bad, 2)])
+    assert (set(batch.images), set(batch.errors)) == ({good}, {bad})
+    assert pictures.errors[bad].reason == "not an image"
 
 
-def test_a_damaged_copy_is_made_anew(tmp_path: Path, pictures: Pictures) -> None:
+def test_a_damaged_copy_is_made_anew(tmp_path: Path, pictures: ProjectImages) -> None:
     source = address(Image.new("RGB", (600, 500), "teal"))
     first, _ = only(pictures, source)
     (file,) = [f for f in (tmp_path / "files").glob("*/*") if f.is_file()]
@@ -118,7 +118,7 @@ def test_a_damaged_copy_is_made_anew(tmp_path: Path, pictures: Pictures) -> None
 def test_the_copies_used_longest_ago_go_first(tmp_path: Path) -> None:
     import os
 
-    files = PictureFiles(tmp_path, most_bytes=30_000)
+    files = ImageCopies(tmp_path, max_bytes=30_000)
     noise = np.random.default_rng(0)
     for number in range(4):
         pixels = noise.integers(0, 256, (80, 60, 3), dtype=np.uint8)
@@ -130,28 +130,30 @@ def test_the_copies_used_longest_ago_go_first(tmp_path: Path) -> None:
 
 
 def test_what_is_asked_for_next_is_fetched_meanwhile_and_only_once(
-    pictures: Pictures, tmp_path: Path
+    pictures: ProjectImages, tmp_path: Path
 ) -> None:
     first, second = (address(Image.new("RGB", (64, 48), colour)) for colour in ("teal", "navy"))
     bad = "data:image/png;base64," + base64.b64encode(b"no image").decode()
-    looking = pictures.batches([Source(first, 1)], ahead=[Source(second, 2), Source(bad, 3)])
+    looking = pictures.iter_batches(
+        [ImageSource(first, 1)], next_sources=[ImageSource(second, 2), ImageSource(bad, 3)]
+    )
     next(looking)  # while this one is looked at …
     folder = tmp_path / "files"
     until = time.monotonic() + 20
     while len([f for f in folder.glob("*/*") if f.is_file()]) < 2:
         assert time.monotonic() < until
         time.sleep(0.01)
-    (batch,) = pictures.batches([Source(second, 2), Source(bad, 3)])
+    (batch,) = pictures.iter_batches([ImageSource(second, 2), ImageSource(bad, 3)])
     assert batch.images[second].getpixel((5, 5)) == (0, 0, 128)
     assert batch.sizes[second] == ImageSize(64, 48)
-    assert set(batch.failed) == {bad}
+    assert set(batch.errors) == {bad}
     shutil.rmtree(folder)
-    (again,) = pictures.batches([Source(second, 2)])
+    (again,) = pictures.iter_batches([ImageSource(second, 2)])
     assert again.images[second].size == (64, 48), "nothing of what was fetched ahead is left over"
 
 
 def test_a_small_jpeg_is_kept_as_it_came_but_for_what_is_told_of_it(
-    pictures: Pictures, tmp_path: Path
+    pictures: ProjectImages, tmp_path: Path
 ) -> None:
     """To write it anew takes longer than to look at it, and makes it worse."""
     noise = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)

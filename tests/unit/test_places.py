@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from backend.domain import Control, Finding, ImageSize, Label, Place, Prediction
-from backend.label_studio.region_results import drawn_by, marked_by, place_regions
-from backend.label_studio.task_results import prediction_json, read_task
+from backend.domain import Control, ImageSize, Label, Prediction, Region, RegionPrediction
+from backend.label_studio.region_results import complete_regions, drawn_regions, format_regions
+from backend.label_studio.task_results import format_prediction, parse_task
 
 LABELS = (Label("disc"), Label("square"))
 BOX = Control("box", "image", "image", LABELS, "boxes")
@@ -39,7 +39,7 @@ def dot(x: float, y: float, label: str = "disc") -> dict[str, Any]:
     return {"from_name": "dot", "type": "keypointlabels", "value": value}
 
 
-def corners(places: tuple[Place, ...] | None) -> list[tuple[float, ...]]:
+def corners(places: tuple[Region, ...] | None) -> list[tuple[float, ...]]:
     return [tuple(round(v, 6) for v in (p.x0, p.y0, p.x1, p.y1)) for p in places or ()]
 
 
@@ -60,7 +60,7 @@ def test_a_box_in_percent_is_a_place_in_shares(
     region: dict[str, Any], expected: tuple[float, ...]
 ) -> None:
     left: Counter[str] = Counter()
-    assert corners(marked_by([region], BOX, left)) == [pytest.approx(expected)]
+    assert corners(complete_regions([region], BOX, left)) == [pytest.approx(expected)]
     assert not left
 
 
@@ -92,7 +92,7 @@ def test_a_box_in_percent_is_a_place_in_shares(
 )
 def test_what_is_no_box_is_counted_and_says_nothing(region: dict[str, Any], reason: str) -> None:
     left: Counter[str] = Counter()
-    assert marked_by([region], BOX, left) is None, "not the same as: there is none"
+    assert complete_regions([region], BOX, left) is None, "not the same as: there is none"
     assert left == {reason: 1}
 
 
@@ -110,8 +110,8 @@ def test_what_is_no_box_is_counted_and_says_nothing(region: dict[str, Any], reas
 def test_where_one_object_cannot_be_used_the_others_do_not_pass_for_all(
     beside: dict[str, Any],
 ) -> None:
-    assert marked_by([box(), beside], BOX, Counter()) is None
-    assert marked_by([beside], BOX, Counter()) is None
+    assert complete_regions([box(), beside], BOX, Counter()) is None
+    assert complete_regions([beside], BOX, Counter()) is None
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_where_one_object_cannot_be_used_the_others_do_not_pass_for_all(
     ],
 )
 def test_what_is_no_object_of_the_control_leaves_its_boxes_alone(beside: dict[str, Any]) -> None:
-    assert corners(marked_by([box(), beside], BOX, Counter())) == [(0.1, 0.2, 0.4, 0.6)]
+    assert corners(complete_regions([box(), beside], BOX, Counter())) == [(0.1, 0.2, 0.4, 0.6)]
 
 
 def test_a_shape_whose_label_stands_in_a_region_of_its_own_is_an_object_too() -> None:
@@ -133,42 +133,44 @@ def test_a_shape_whose_label_stands_in_a_region_of_its_own_is_an_object_too() ->
     shape = {"id": "a", "from_name": "outline", "type": "polygon", "value": {"points": []}}
     name = {"id": "a", "from_name": "name", "type": "labels", "value": {"labels": ["disc"]}}
     other = {**name, "value": {"labels": ["leaf"]}}
-    assert marked_by([shape, name], BOX, Counter()) is None
-    assert marked_by([shape, other], BOX, Counter()) == ()
+    assert complete_regions([shape, name], BOX, Counter()) is None
+    assert complete_regions([shape, other], BOX, Counter()) == ()
 
 
 def test_a_click_on_what_is_not_meant_is_no_object() -> None:
     left: Counter[str] = Counter()
     regions = [dot(25, 75), {**dot(50, 50), "is_positive": False}]
-    assert corners(marked_by(regions, DOT, left)) == [(0.25, 0.75, 0.25, 0.75)]
+    assert corners(complete_regions(regions, DOT, left)) == [(0.25, 0.75, 0.25, 0.75)]
     assert left == {"click on what is not meant": 1}
 
 
 def test_a_smart_tool_takes_what_can_be_used() -> None:
-    assert corners(drawn_by([box(), box(rotation=30)], BOX)) == [(0.1, 0.2, 0.4, 0.6)]
-    assert drawn_by([{**dot(1, 1), "is_positive": False}], DOT) == ()
+    assert corners(drawn_regions([box(), box(rotation=30)], BOX)) == [(0.1, 0.2, 0.4, 0.6)]
+    assert drawn_regions([{**dot(1, 1), "is_positive": False}], DOT) == ()
 
 
 def test_a_region_on_another_image_is_not_the_controls() -> None:
-    assert marked_by([{**box(), "to_name": "other"}], BOX, Counter()) == ()
+    assert complete_regions([{**box(), "to_name": "other"}], BOX, Counter()) == ()
 
 
 def test_a_point_has_no_extent_whatever_the_width_of_its_dot() -> None:
-    assert corners(marked_by([dot(25, 75)], DOT, Counter())) == [(0.25, 0.75, 0.25, 0.75)]
+    assert corners(complete_regions([dot(25, 75)], DOT, Counter())) == [(0.25, 0.75, 0.25, 0.75)]
 
 
 def test_nothing_marked_means_there_is_none() -> None:
-    assert marked_by([], BOX, Counter()) == ()
-    assert marked_by([dot(1, 1)], BOX, Counter()) == ()
+    assert complete_regions([], BOX, Counter()) == ()
+    assert complete_regions([dot(1, 1)], BOX, Counter()) == ()
 
 
-def finding(control: Control, *places: Place, size: tuple[int, int] = (640, 480)) -> Finding:
-    return Finding(control.name, places, (0.9, 0.6, 0.3)[: len(places)], ImageSize(*size))
+def finding(
+    control: Control, *places: Region, size: tuple[int, int] = (640, 480)
+) -> RegionPrediction:
+    return RegionPrediction(control.name, places, (0.9, 0.6, 0.3)[: len(places)], ImageSize(*size))
 
 
 def test_boxes_go_out_in_percent_inside_the_image_with_all_that_label_studio_wants() -> None:
-    over = Place("disc", -0.1, 0.5, 0.25, 1.2)
-    (region,) = place_regions(7, finding(BOX, over), BOX)
+    over = Region("disc", -0.1, 0.5, 0.25, 1.2)
+    (region,) = format_regions(7, finding(BOX, over), BOX)
     assert region["value"] == {
         "x": 0.0,
         "y": 50.0,
@@ -187,37 +189,37 @@ def test_boxes_go_out_in_percent_inside_the_image_with_all_that_label_studio_wan
 @pytest.mark.parametrize("control", [BOX, DOT])
 @pytest.mark.parametrize("size", [(1, 1), (640, 480), (3, 4000), (9000, 5600)])
 def test_what_goes_out_comes_back(control: Control, size: tuple[int, int]) -> None:
-    places: tuple[Place, ...] = (
-        Place("disc", 0.123456, 0.2, 0.3, 0.456789),
-        Place("square", 0.9, 0.9, 1.0, 1.0),
+    places: tuple[Region, ...] = (
+        Region("disc", 0.123456, 0.2, 0.3, 0.456789),
+        Region("square", 0.9, 0.9, 1.0, 1.0),
     )
     if control.kind == "points":
-        places = tuple(Place(p.label, p.x0, p.y0, p.x0, p.y0) for p in places)
-    regions = place_regions(7, finding(control, *places, size=size), control)
-    back = marked_by(regions, control, Counter())
+        places = tuple(Region(p.label, p.x0, p.y0, p.x0, p.y0) for p in places)
+    regions = format_regions(7, finding(control, *places, size=size), control)
+    back = complete_regions(regions, control, Counter())
     assert corners(back) == [pytest.approx(c, abs=1e-7) for c in corners(places)]
 
 
 def test_every_region_of_a_task_has_an_id_of_its_own_and_a_suggestion_another() -> None:
-    found = finding(BOX, *(Place("disc", 0, 0, 0.1, 0.1) for _ in range(3)))
-    first = {region["id"] for region in place_regions(7, found, BOX)}
-    second = {region["id"] for region in place_regions(7, found, BOX, salt="suggestion")}
+    found = finding(BOX, *(Region("disc", 0, 0, 0.1, 0.1) for _ in range(3)))
+    first = {region["id"] for region in format_regions(7, found, BOX)}
+    second = {region["id"] for region in format_regions(7, found, BOX, salt="suggestion")}
     assert len(first | second) == 6
-    assert {region["id"] for region in place_regions(7, found, BOX)} == first
+    assert {region["id"] for region in format_regions(7, found, BOX)} == first
 
 
 def test_objects_below_the_configs_threshold_are_left_out() -> None:
     control = Control("box", "image", "image", LABELS, "boxes", threshold=0.5)
-    found = finding(control, *(Place("disc", 0, 0, 0.1, 0.1) for _ in range(3)))
-    assert [region["score"] for region in place_regions(7, found, control)] == [0.9, 0.6]
+    found = finding(control, *(Region("disc", 0, 0, 0.1, 0.1) for _ in range(3)))
+    assert [region["score"] for region in format_regions(7, found, control)] == [0.9, 0.6]
 
 
 def test_one_prediction_serves_all_controls() -> None:
     found = (
-        finding(BOX, Place("disc", 0, 0, 1, 1)),
-        finding(DOT, Place("disc", 0.5, 0.5, 0.5, 0.5)),
+        finding(BOX, Region("disc", 0, 0, 1, 1)),
+        finding(DOT, Region("disc", 0.5, 0.5, 0.5, 0.5)),
     )
-    made = prediction_json(Prediction(3, (), 0.25, found), {"box": BOX, "dot": DOT}, "v1")
+    made = format_prediction(Prediction(3, (), 0.25, found), {"box": BOX, "dot": DOT}, "v1")
     assert [region["type"] for region in made["result"]] == ["rectanglelabels", "keypointlabels"]
     assert (made["task"], made["score"], made["model_version"]) == (3, 0.25, "v1")
 
@@ -233,8 +235,8 @@ def read(*annotations: dict[str, Any], **added: str) -> tuple[dict[str, Any], Co
     row = {"id": 1, "data": {"image": "x"}, "is_labeled": True, "annotations": list(annotations)}
     left: Counter[str] = Counter()
     times = {name: {"disc": when, "square": when} for name, when in added.items()}
-    task = read_task(row, [BOX, DOT, BUSY], times, left)
-    return {name: corners(places) for name, places in (task.places or {}).items()}, left
+    task = parse_task(row, [BOX, DOT, BUSY], times, left)
+    return {name: corners(places) for name, places in (task.regions or {}).items()}, left
 
 
 def test_an_image_annotated_as_empty_is_an_answer_and_an_image_not_annotated_is_none() -> None:
@@ -291,9 +293,9 @@ def test_boxes_of_one_image_are_no_points_of_another() -> None:
     """A task with two images, each with a control of its own."""
     beside = replace(DOT, to_name="other", image_key="other")
     row = {"id": 1, "data": {"image": "x", "other": "y"}, "annotations": [annotation(box())]}
-    task = read_task(row, [BOX, beside], {}, Counter())
-    assert (task.places or {}).keys() == {"box", "dot"}
-    assert (task.places or {})["dot"] == ()
+    task = parse_task(row, [BOX, beside], {}, Counter())
+    assert (task.regions or {}).keys() == {"box", "dot"}
+    assert (task.regions or {})["dot"] == ()
 
 
 def test_regions_of_other_kinds_are_counted_by_kind() -> None:

@@ -13,14 +13,14 @@ from PIL import Image
 from backend.cli.main import main
 from backend.inference.model import Model
 from tests.support.published_models import (
-    BOXES,
-    COLOUR,
-    POINTS,
-    TAGS,
-    colour_model,
-    picture,
-    place_model,
-    publish,
+    BOXES_CONTROL,
+    COLOUR_CONTROL,
+    POINTS_CONTROL,
+    TAGS_CONTROL,
+    make_image,
+    publish_version,
+    train_colour_model,
+    train_detector_model,
 )
 from tests.unit.vision.detection.conftest import BOTH, drawings
 
@@ -29,13 +29,17 @@ from tests.unit.vision.detection.conftest import BOTH, drawings
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """1: one of many; 2: several of many; 3: boxes; 4: points; 5: one of many and boxes."""
     home = tmp_path_factory.mktemp("published")
-    model, reference = colour_model()
-    publish(home, "1", model, reference, title="colours")
-    publish(home, "2", *colour_model(TAGS))
-    publish(home, "3", place_model(BOXES))
-    publish(home, "4", place_model(POINTS))
-    both = replace(model, finders=place_model(BOXES).finders, controls=(COLOUR, BOXES))
-    publish(home, "5", both, reference)
+    model, reference = train_colour_model()
+    publish_version(home, "1", model, reference, title="colours")
+    publish_version(home, "2", *train_colour_model(TAGS_CONTROL))
+    publish_version(home, "3", train_detector_model(BOXES_CONTROL))
+    publish_version(home, "4", train_detector_model(POINTS_CONTROL))
+    both = replace(
+        model,
+        detectors=train_detector_model(BOXES_CONTROL).detectors,
+        controls=(COLOUR_CONTROL, BOXES_CONTROL),
+    )
+    publish_version(home, "5", both, reference)
     return home
 
 
@@ -43,7 +47,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def images(tmp_path: Path) -> list[Path]:
     """Two coloured images, and two with things drawn on them."""
     files = [tmp_path / f"{name}.png" for name in ("red", "blue", "things", "more")]
-    shown = [picture("red", 900, 200), picture("blue", 901, 90)]
+    shown = [make_image("red", 900, 200), make_image("blue", 901, 90)]
     shown += [one.image for one in drawings(2, 77, *BOTH)]
     for file, image in zip(files, shown, strict=True):
         image.save(file)
@@ -97,11 +101,11 @@ def test_the_answers_are_those_of_the_endpoint(
 ) -> None:
     from fastapi.testclient import TestClient
 
-    from backend.endpoint.assembly import endpoint
+    from backend.endpoint.assembly import create_endpoint
     from backend.settings import Settings
 
     _, told, _ = predict(*images, "--function", project, "--json")
-    with TestClient(endpoint(Settings(home), open=True)) as http:
+    with TestClient(create_endpoint(Settings(home), allow_anonymous=True)) as http:
         for file, result in zip(images, told["results"], strict=True):
             path = f"/v1/functions/{project}/invoke"
             answer = http.post(path, content=file.read_bytes()).json()
@@ -128,7 +132,7 @@ def test_a_bad_file_is_one_sentence_and_costs_no_other(
 def test_a_project_that_learned_nothing_and_an_empty_folder_are_one_sentence(
     predict: Any, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    publish(tmp_path / "young", "1", Model({}, controls=(COLOUR,)))
+    publish_version(tmp_path / "young", "1", Model({}, controls=(COLOUR_CONTROL,)))
     (tmp_path / "empty").mkdir()
     status, told, errors = predict(tmp_path / "empty", "--project", "1")
     assert (status, told) == (2, "")

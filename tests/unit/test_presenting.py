@@ -17,23 +17,23 @@ import pytest
 
 from backend.domain import Control, Label, Task
 from backend.inference.model import save_model
-from backend.label_studio.client import MACHINE
-from backend.label_studio.labeling_config import ReadConfig
+from backend.label_studio.client import MACHINE_USER
+from backend.label_studio.labeling_config import LabelingConfig
 from backend.learning.audit import is_audit
-from backend.learning.auto_accept import for_people
-from backend.loop.observe import Observation, Pulse
-from backend.loop.publish.publish import Presenter
+from backend.learning.auto_accept import is_held_for_review
+from backend.loop.observe import Observation, ProjectFingerprint
+from backend.loop.publish.publish import Publisher
 from backend.runtime.resources import Resources
 from backend.settings import Settings
 from tests.support import dashboard_homes
-from tests.support.drawings import drawing
-from tests.support.harness import data_uri
-from tests.support.published_models import place_model
+from tests.support.drawings import make_drawing
+from tests.support.harness import make_data_uri
+from tests.support.published_models import train_detector_model
 
 NAME = "p"
 LABELS = (Label("disc"), Label("square"))
 CONTROL = Control("what", "image", "image", LABELS, "boxes", accept_error=0.5)
-OTHERS = [t for t in range(200) if not is_audit(NAME, t) and not for_people(NAME, t)][:7]
+OTHERS = [t for t in range(200) if not is_audit(NAME, t) and not is_held_for_review(NAME, t)][:7]
 
 
 class Studio(http.server.BaseHTTPRequestHandler):
@@ -53,7 +53,9 @@ class Studio(http.server.BaseHTTPRequestHandler):
             rows = enumerate(self.predicted.items())
             self.answer([{"id": n, "task": t, "model_version": v} for n, (t, v) in rows])
         elif path == "api/users":
-            self.answer([{"email": "a@example.org", "id": 1}, {"email": MACHINE["email"], "id": 2}])
+            self.answer(
+                [{"email": "a@example.org", "id": 1}, {"email": MACHINE_USER["email"], "id": 2}]
+            )
         elif path == "api/tasks":
             rows_ = [{"id": t, "cancelled_annotations": 1} for t in sorted(self.skipped)]
             self.answer({"tasks": rows_})
@@ -100,8 +102,8 @@ def settings(tmp_path: Path) -> Iterator[Settings]:
     resources = Resources(found)
     versions = resources.versions(resources.projects.register(url, 1))
     proven = {"error": 0.5, "level": 0.0, "audit": 100, "chance": 0.01, "reason": "It holds."}
-    card = replace(dashboard_homes.card(0, 10), encoder={}, accepting=proven)
-    versions.save(card, {}, lambda at: save_model(place_model(CONTROL), at))
+    card = replace(dashboard_homes.make_card(0, 10), encoder={}, accepting=proven)
+    versions.save(card, {}, lambda at: save_model(train_detector_model(CONTROL), at))
     versions.promote(card.version, by="the loop", reason="")
     yield found
     web.shutdown()
@@ -111,14 +113,14 @@ def seen() -> Observation:
     tasks = tuple(
         Task(
             id=task,
-            images={"image": data_uri(drawing(1000 + task).png())},
+            images={"image": make_data_uri(make_drawing(1000 + task).to_png())},
             open=task not in Studio.answered,
-            accepted=task in Studio.answered,
+            auto_accepted=task in Studio.answered,
         )
         for task in OTHERS
     )
-    pulse = Pulse("", 0, 0, "", "", "", "", "")
-    return Observation(pulse, NAME, ReadConfig((CONTROL,), {}), tasks, Counter())
+    pulse = ProjectFingerprint("", 0, 0, "", "", "", "", "")
+    return Observation(pulse, NAME, LabelingConfig((CONTROL,), {}), tasks, Counter())
 
 
 def present(settings: Settings) -> None:
@@ -128,7 +130,7 @@ def present(settings: Settings) -> None:
     live = resources.versions(record).live()
     assert live is not None
     connection = resources.connection(record)
-    Presenter(resources, record, connection, lambda *given: None).present(seen(), live)
+    Publisher(resources, record, connection, lambda *given: None).publish(seen(), live)
 
 
 def test_boxes_beyond_the_first_answers_of_a_version_are_accepted_by_later_rounds(
@@ -141,7 +143,7 @@ def test_boxes_beyond_the_first_answers_of_a_version_are_accepted_by_later_round
     assert sum(map(len, at_once.values())) > len(OTHERS), "there is something to find"
     Studio.answered.clear()
     Studio.predicted.clear()
-    monkeypatch.setattr("backend.loop.publish.auto_accept.AT_ONCE", 3)
+    monkeypatch.setattr("backend.loop.publish.auto_accept.MAX_ACCEPTED_PER_ROUND", 3)
     for done in (3, 6, 7):
         present(settings)
         assert sorted(Studio.answered) == OTHERS[:done]
@@ -151,7 +153,7 @@ def test_boxes_beyond_the_first_answers_of_a_version_are_accepted_by_later_round
 def test_boxes_are_accepted_after_a_restart_between_push_and_accept(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backend.loop.publish.auto_accept.AT_ONCE", 0)
+    monkeypatch.setattr("backend.loop.publish.auto_accept.MAX_ACCEPTED_PER_ROUND", 0)
     present(settings)
     assert len(Studio.predicted) == len(OTHERS)
     assert not Studio.answered

@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from backend.domain import Control, ImageSize, Label, Place
-from backend.inference.detections import Sample, found_in
+from backend.domain import Control, ImageSize, Label, Region
+from backend.inference.detections import RegionSample, detect_regions
 from backend.inference.model import Model, load_model, save_model
 from backend.inference.prompts import YoloePrompts
-from backend.training.detector import FindingJob, never_found, train_finder
-from backend.vision.detection.network_runner import Detector
-from backend.vision.detection.prompted_detector import PromptedFinder
-from backend.vision.detection.raw_network import raw_outputs
-from backend.vision.detection.trained_detector import Finds, Meaning
+from backend.training.detector import DetectorTrainingJob, train_detector, undetectable_labels
+from backend.vision.detection.network_runner import NetworkRunner
+from backend.vision.detection.prompted_detector import PromptedDetector
+from backend.vision.detection.raw_network import build_raw_network
+from backend.vision.detection.trained_detector import ClassMapping, Detector
 from backend.vision.detection.yoloe import OpenVocabulary
 from backend.vision.encoders.clip import tokenize
 from backend.vision.runtime import TorchRunner
@@ -47,43 +47,49 @@ def prompts(weights: Path, tmp_path: Path) -> YoloePrompts:
     return YoloePrompts(WEIGHTS, load, tmp_path / "project")
 
 
-def meaning(control: Control) -> Meaning:
+def meaning(control: Control) -> ClassMapping:
     points = control.kind == "points"
-    return Meaning(points, control.label_names, {}, {}, SIDE, shown=0.0, learned=False)
+    return ClassMapping(points, control.label_names, {}, {}, SIDE, shown=0.0, learned=False)
 
 
-def sample(*places: Place) -> Sample:
+def sample(*places: Region) -> RegionSample:
     image = picture((120, 90), 1)
-    return Sample(1, lambda: image, ImageSize(120, 90), places)
+    return RegionSample(1, lambda: image, ImageSize(120, 90), places)
 
 
 def test_without_words_or_boxes_nothing_is_found_and_nothing_fails(prompts: YoloePrompts) -> None:
-    assert prompts.finder(BOXES, [], meaning(BOXES)) is None
+    assert prompts.detector(BOXES, [], meaning(BOXES)) is None
 
 
 def test_drawn_boxes_describe_a_label_and_the_others_are_not_found(
     prompts: YoloePrompts, tmp_path: Path
 ) -> None:
-    drawn = sample(Place("disc", 0.2, 0.2, 0.6, 0.7))
-    finder = prompts.finder(BOXES, [drawn], meaning(BOXES))
+    drawn = sample(Region("disc", 0.2, 0.2, 0.6, 0.7))
+    finder = prompts.detector(BOXES, [drawn], meaning(BOXES))
     assert finder is not None
     assert [row.any() for row in finder.embeddings] == [True, False]
-    ((places, confidence),) = found_in(finder, BOXES, [drawn.read()], least=0.0)
+    ((places, confidence),) = detect_regions(
+        finder, BOXES, [drawn.load_image()], min_confidence=0.0
+    )
     assert {place.label for place in places} == {"disc"}
     assert list(confidence) == sorted(confidence, reverse=True)
     assert all(0 <= p.x0 < p.x1 <= 1 and 0 <= p.y0 < p.y1 <= 1 for p in places)
     folder = tmp_path / "version"
     folder.mkdir()
     save_model(Model({}, {"c": finder}), folder)
-    kept = load_model(folder, lambda *given: pytest.fail("no network of ours"), finder.load)
-    assert found_in(kept.finders["c"], BOXES, [drawn.read()], least=0.0) == [(places, confidence)]
+    kept = load_model(
+        folder, lambda *given: pytest.fail("no network of ours"), finder.load_open_vocabulary
+    )
+    assert detect_regions(kept.detectors["c"], BOXES, [drawn.load_image()], min_confidence=0.0) == [
+        (places, confidence)
+    ]
 
 
 def test_points_are_shown_as_small_boxes_and_found_as_points(prompts: YoloePrompts) -> None:
-    marked = sample(Place("disc", 0.3, 0.3, 0.3, 0.3), Place("disc", 0.7, 0.6, 0.7, 0.6))
-    finder = prompts.finder(POINTS, [marked], meaning(POINTS))
+    marked = sample(Region("disc", 0.3, 0.3, 0.3, 0.3), Region("disc", 0.7, 0.6, 0.7, 0.6))
+    finder = prompts.detector(POINTS, [marked], meaning(POINTS))
     assert finder is not None
-    ((places, _),) = found_in(finder, POINTS, [marked.read()], least=0.0)
+    ((places, _),) = detect_regions(finder, POINTS, [marked.load_image()], min_confidence=0.0)
     assert places
     assert all(place.x0 == place.x1 and place.y0 == place.y1 for place in places)
 
@@ -93,27 +99,29 @@ def test_what_nothing_describes_is_still_found_by_its_name(
 ) -> None:
     """The first drawn box describes one label; the other one is known to the base by name."""
     known = pretrained(("square", "cat"), tmp_path / "two.pt")
-    detector = Detector(known, SIDE, TorchRunner(raw_outputs(known), "cpu"))
-    job = FindingJob(
-        *(BOXES, [sample(Place("disc", 0.2, 0.2, 0.6, 0.7))], known, None, SIDE, 60, 0),
+    detector = NetworkRunner(known, SIDE, TorchRunner(build_raw_network(known), "cpu"))
+    job = DetectorTrainingJob(
+        *(BOXES, [sample(Region("disc", 0.2, 0.2, 0.6, 0.7))], known, None, SIDE, 60, 0),
         *(lambda *given: detector, prompts, lambda done, of: None, lambda: False),
     )
-    finder = train_finder(job)
-    assert isinstance(finder, PromptedFinder)
-    assert never_found(finder, BOXES) == ()
+    finder = train_detector(job)
+    assert isinstance(finder, PromptedDetector)
+    assert undetectable_labels(finder, BOXES) == ()
     assert found_labels(finder) == {"disc", "Red Squares"}
     folder = tmp_path / "version"
     folder.mkdir()
     save_model(Model({}, {"c": finder}), folder)
-    kept = load_model(folder, job.load, finder.load).finders["c"]
+    kept = load_model(folder, job.load_runner, finder.load_open_vocabulary).detectors["c"]
     assert found_labels(kept) == {"disc", "Red Squares"}
-    only = train_finder(replace(job, prompts=None))
-    assert never_found(only, BOXES) == ("disc",)
-    assert never_found(None, BOXES) == ("disc", "Red Squares")
+    only = train_detector(replace(job, prompts=None))
+    assert undetectable_labels(only, BOXES) == ("disc",)
+    assert undetectable_labels(None, BOXES) == ("disc", "Red Squares")
 
 
-def found_labels(finder: Finds) -> set[str]:
-    ((places, confidence),) = found_in(finder, BOXES, [picture((120, 90), 1)], least=1e-6)
+def found_labels(finder: Detector) -> set[str]:
+    ((places, confidence),) = detect_regions(
+        finder, BOXES, [picture((120, 90), 1)], min_confidence=1e-6
+    )
     assert list(confidence) == sorted(confidence, reverse=True)
     return {place.label for place in places}
 
@@ -125,7 +133,7 @@ def test_a_damaged_network_costs_a_line_and_no_round(
     file = tmp_path / WEIGHTS
     file.write_text("<html>404</html>", encoding="utf-8")
     broken = YoloePrompts(WEIGHTS, lambda name: OpenVocabulary(tmp_path / name), tmp_path)
-    assert broken.finder(BOXES, [], meaning(BOXES)) is None
+    assert broken.detector(BOXES, [], meaning(BOXES)) is None
     (line,) = caplog.messages
     assert line.startswith("Nothing is found by words or drawn boxes: ")
     assert str(file) in line
@@ -135,16 +143,16 @@ def test_a_damaged_network_costs_a_line_and_no_round(
 def test_a_damaged_embedding_of_words_is_none(prompts: YoloePrompts, keep: int) -> None:
     row = np.full(512, 512**-0.5, dtype=np.float32)
     for label in BOXES.labels:
-        file = prompts.file(label)
+        file = prompts.embedding_path(label)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(row.tobytes()[:keep])
-    assert prompts.finder(BOXES, [], meaning(BOXES)) is None
+    assert prompts.detector(BOXES, [], meaning(BOXES)) is None
 
 
 def test_words_are_embedded_anew_for_other_files(prompts: YoloePrompts, tmp_path: Path) -> None:
     label = BOXES.labels[0]
     one, same, other = (
-        YoloePrompts(WEIGHTS, prompts._load, tmp_path, [(WEIGHTS, size)]).file(label)
+        YoloePrompts(WEIGHTS, prompts._load, tmp_path, [(WEIGHTS, size)]).embedding_path(label)
         for size in (5, 5, 6)
     )
     assert one == same != other
@@ -153,13 +161,13 @@ def test_words_are_embedded_anew_for_other_files(prompts: YoloePrompts, tmp_path
 def test_words_are_embedded_once_for_a_project(prompts: YoloePrompts, tmp_path: Path) -> None:
     """Their rows are kept: the text encoder is not needed again."""
     known = tmp_path / "project" / "prompts"
-    assert prompts.finder(BOXES, [], meaning(BOXES)) is None
+    assert prompts.detector(BOXES, [], meaning(BOXES)) is None
     row = np.full(512, 512**-0.5, dtype=np.float32)
     for label in BOXES.labels:
-        file = prompts.file(label)
+        file = prompts.embedding_path(label)
         file.parent.mkdir(parents=True, exist_ok=True)
         row.tofile(file)
     assert len(list(known.iterdir())) == 2
-    finder = prompts.finder(BOXES, [], meaning(BOXES))
+    finder = prompts.detector(BOXES, [], meaning(BOXES))
     assert finder is not None
     np.testing.assert_array_equal(finder.embeddings, np.stack([row, row]))

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from backend.domain import Choice, Control, ImageSize, Label, Prediction
-from backend.label_studio.task_results import prediction_json, read_task
+from backend.domain import ChoicePrediction, Control, ImageSize, Label, Prediction
+from backend.label_studio.task_results import format_prediction, parse_task
 
 LABELS = (Label("a"), Label("b"), Label("c"))
 ONE = Control("c", "image", "image", LABELS)
@@ -22,8 +22,8 @@ def annotation(*choices: str, **more: Any) -> dict[str, Any]:
 
 def answer(control: Control, *annotations: dict[str, Any]) -> frozenset[str] | None:
     row = {"id": 1, "data": {"image": "x"}, "is_labeled": True, "annotations": list(annotations)}
-    task = read_task(row, [control], {}, Counter())
-    return (task.answers or {}).get("c")
+    task = parse_task(row, [control], {}, Counter())
+    return (task.choices or {}).get("c")
 
 
 @pytest.mark.parametrize(
@@ -65,22 +65,22 @@ def test_what_is_left_out_is_counted_by_reason() -> None:
         "data": {"image": "x"},
         "annotations": [annotation("gone"), annotation("a", was_cancelled=True)],
     }
-    assert read_task(row, [ONE], {}, left).skipped
-    assert not read_task({**row, "annotations": [annotation("a")]}, [ONE], {}, Counter()).skipped
+    assert parse_task(row, [ONE], {}, left).skipped
+    assert not parse_task({**row, "annotations": [annotation("a")]}, [ONE], {}, Counter()).skipped
     assert left == {"label no longer in the labeling config": 1, "skipped by the annotator": 1}
 
 
 def test_an_answer_older_than_a_label_says_nothing_about_it() -> None:
     added = {"c": {"a": "", "b": "", "c": "2026-01-02T12:00"}}
     row = {"id": 1, "data": {}, "annotations": [annotation("a", updated_at="2026-01-01")]}
-    task = read_task(row, [MANY], added, Counter())
-    assert task.asked == {"c": frozenset({"a", "b"})}
+    task = parse_task(row, [MANY], added, Counter())
+    assert task.available_labels == {"c": frozenset({"a", "b"})}
 
 
 def test_a_prediction_becomes_the_regions_label_studio_wants() -> None:
-    choice = Choice("c", {"b": 0.9, "a": 0.2}, ImageSize(640, 480))
+    choice = ChoicePrediction("c", {"b": 0.9, "a": 0.2}, ImageSize(640, 480))
     control = Control("c", "image", "image", LABELS, multiple=True, threshold=0.5)
-    made = prediction_json(Prediction(7, (choice,), 0.25), {"c": control}, "v1-x")
+    made = format_prediction(Prediction(7, (choice,), 0.25), {"c": control}, "v1-x")
     (region,) = made["result"]
     assert {k: made[k] for k in ("task", "score", "model_version")} == {
         "task": 7,
@@ -96,5 +96,5 @@ def test_a_prediction_becomes_the_regions_label_studio_wants() -> None:
 
 def test_nothing_above_the_threshold_gives_no_region() -> None:
     control = Control("c", "image", "image", LABELS, threshold=0.95)
-    choice = Choice("c", {"b": 0.9}, ImageSize(1, 1))
-    assert prediction_json(Prediction(7, (choice,), 0.1), {"c": control}, "v")["result"] == []
+    choice = ChoicePrediction("c", {"b": 0.9}, ImageSize(1, 1))
+    assert format_prediction(Prediction(7, (choice,), 0.1), {"c": control}, "v")["result"] == []

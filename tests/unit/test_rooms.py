@@ -104,4 +104,4 @@ def test_the_ready_labeling_configs_are_served() -> None:
     for file in files:
         config = read_config(file.read_text())
         assert config.controls, file
-        assert not config.left_out, file
+        assert not config.unserved, file

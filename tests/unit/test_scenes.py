@@ -9,9 +9,9 @@ import numpy.typing as npt
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from backend.vision.encoders.builtin import features
+from backend.vision.encoders.builtin import extract_features
 from demo.scenes import plants
-from demo.scenes.leaf_geometry import spines
+from demo.scenes.leaf_geometry import trace_midribs
 from demo.scenes.plant_scenes import PlantScene, plant_scenes
 from demo.scenes.species import SPECIES, Species
 
@@ -60,27 +60,27 @@ def _lift(species: Species, condition: plants.Condition) -> float:
     """How high leaf tips are above the soil, in plant heights, averaged over ten plants."""
     tips = []
     for seed in range(10):
-        leaves = plants.grow(species, condition, np.random.default_rng(seed)).leaves
-        shape = (leaves.base, leaves.azimuth, leaves.rise, leaves.limp, leaves.length)
-        tips.append(spines(*shape, 6)[:, -1, 2].mean())
+        leaves = plants.grow_plant(species, condition, np.random.default_rng(seed)).leaves
+        shape = (leaves.base, leaves.azimuth, leaves.elevation, leaves.droop, leaves.length)
+        tips.append(trace_midribs(*shape, 6)[:, -1, 2].mean())
     return float(np.mean(tips))
 
 
 @pytest.mark.parametrize("species", SPECIES, ids=lambda species: species.name)
 def test_a_limp_plant_hangs_lower_than_a_firm_one(species: Species) -> None:
-    firm = plants.Condition(limp=0.05, decay=0.0, curl=0.0, gloss=0.2, blemish=0.0)
-    limp = plants.Condition(limp=0.7, decay=0.0, curl=0.3, gloss=0.0, blemish=0.0)
+    firm = plants.Condition(droop=0.05, decay=0.0, curl_share=0.0, gloss=0.2, old_leaf_share=0.0)
+    limp = plants.Condition(droop=0.7, decay=0.0, curl_share=0.3, gloss=0.0, old_leaf_share=0.0)
     assert _lift(species, limp) < _lift(species, firm) - 0.1
 
 
 def test_colour_alone_does_not_tell() -> None:
     """Of wilting plants about a quarter is green; of healthy ones some have turned leaves."""
     rng = np.random.default_rng(0)
-    wilting = [plants.wilting(rng) for _ in range(400)]
+    wilting = [plants.sample_wilting(rng) for _ in range(400)]
     green = [condition for condition in wilting if condition.decay <= 0.1]
     assert 0.15 < len(green) / len(wilting) < 0.35
-    assert min(condition.limp for condition in green) > 0.75
-    assert any(plants.healthy(rng).blemish > 0 for _ in range(20))
+    assert min(condition.droop for condition in green) > 0.75
+    assert any(plants.sample_healthy(rng).old_leaf_share > 0 for _ in range(20))
 
 
 def _accuracy(
@@ -94,7 +94,7 @@ def _accuracy(
 
 
 def test_accuracy_rises_with_labels_and_a_few_are_not_enough(scenes: list[PlantScene]) -> None:
-    rows = np.stack([features(scene.image) for scene in scenes])
+    rows = np.stack([extract_features(scene.image) for scene in scenes])
     labels = np.array([scene.label for scene in scenes])
     few, some, many = (
         float(np.mean([_accuracy(rows, labels, count, seed) for seed in range(SEEDS)]))

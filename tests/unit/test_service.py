@@ -18,38 +18,48 @@ import httpx
 import pytest
 
 from backend.errors import (
-    Busy,
-    Cancelled,
     OverBudget,
     PrelabelError,
+    RoundCancelledError,
     RoundError,
+    RoundInProgressError,
     StoreError,
     UsageError,
 )
 from backend.scheduler import frames, predict_queue
-from backend.scheduler.capture_watch import Homecoming
-from backend.scheduler.chores import Chores
-from backend.scheduler.predict_queue import GIVE_UP, NO_VERSION, PIECE, Asker
-from backend.scheduler.project_state import Watched
-from backend.scheduler.service import WAITS, Service
-from backend.scheduler.supervise import Tending
-from backend.scheduler.worker_pool import Lane
-from backend.server.app import LARGEST_SETUP, make_app
-from backend.server.source_archive import pack_source
+from backend.scheduler.capture_watch import CaptureWatcher
+from backend.scheduler.chores import ProjectChores
+from backend.scheduler.predict_queue import (
+    CHUNK_SIZE,
+    NO_VERSION,
+    REQUEST_TIMEOUT_SECONDS,
+    PredictQueue,
+)
+from backend.scheduler.project_state import ProjectState
+from backend.scheduler.service import WAITING_MESSAGE, Service
+from backend.scheduler.supervise import Supervisor
+from backend.scheduler.worker_pool import WorkerPool
+from backend.server.app import MAX_SETUP_BYTES, create_app
+from backend.server.source_archive import zip_source
 from backend.settings import Settings
 from backend.store import wake
-from backend.store.projects import Projects
+from backend.store.projects import ProjectStore
 
 ROOT = Path(__file__).parents[2]
-Work = Callable[[Lane], Awaitable[None]]
+Work = Callable[[WorkerPool], Awaitable[None]]
 
 
 def with_lane(notes: Path, work: Work, seconds: float = 0.0) -> list[list[int]]:
     """Do something with one small working process; what it was asked, in order."""
 
     async def run() -> None:
-        program = (sys.executable, str(ROOT / "tests" / "worker.py"), str(notes), str(seconds))
-        lane = Lane(1, 0, program)
+        program = (
+            sys.executable,
+            str(ROOT / "tests" / "support" / "fake_worker.py"),
+            str(notes),
+            str(seconds),
+        )
+        lane = WorkerPool(1, 0, program)
         try:
             await work(lane)
         finally:
@@ -68,25 +78,25 @@ def results(answer: bytes) -> list[int]:
     return [result["result"] for result in json.loads(answer)["results"]]
 
 
-def asker(lane: Lane, clock: Callable[[], float] = time.monotonic) -> Asker:
-    return Asker(lane, clock, list)
+def asker(lane: WorkerPool, clock: Callable[[], float] = time.monotonic) -> PredictQueue:
+    return PredictQueue(lane, clock, list)
 
 
 def test_a_click_gets_between_the_tasks_of_a_long_list(tmp_path: Path) -> None:
     """One process answers; whoever asks for one task waits for a few, not for a hundred."""
-    many = range(3 * PIECE)
+    many = range(3 * CHUNK_SIZE)
     answered: list[str] = []
 
-    async def work(lane: Lane) -> None:
+    async def work(lane: WorkerPool) -> None:
         ask = asker(lane)
 
         async def long() -> None:
-            assert results(await ask.answer(request(*many))) == list(many)
+            assert results(await ask.predict(request(*many))) == list(many)
             answered.append("list")
 
         async def click() -> None:
             await asyncio.sleep(0.1)
-            assert results(await ask.answer(request(999))) == [999]
+            assert results(await ask.predict(request(999))) == [999]
             answered.append("click")
 
         await asyncio.gather(long(), click())
@@ -94,17 +104,17 @@ def test_a_click_gets_between_the_tasks_of_a_long_list(tmp_path: Path) -> None:
     asked = with_lane(tmp_path / "notes", work, seconds=0.03)
     assert answered == ["click", "list"]
     assert asked.index([999]) < len(asked) - 1
-    assert all(len(piece) <= PIECE for piece in asked)
+    assert all(len(piece) <= CHUNK_SIZE for piece in asked)
 
 
 def test_what_label_studio_has_given_up_is_not_computed(tmp_path: Path) -> None:
     now = [0.0]
 
-    async def work(lane: Lane) -> None:
-        async with lane.worker():
-            waiting = asyncio.create_task(asker(lane, lambda: now[0]).answer(request(1, 2)))
+    async def work(lane: WorkerPool) -> None:
+        async with lane.acquire():
+            waiting = asyncio.create_task(asker(lane, lambda: now[0]).predict(request(1, 2)))
             await asyncio.sleep(0.05)
-            now[0] = GIVE_UP + 1
+            now[0] = REQUEST_TIMEOUT_SECONDS + 1
         answer = json.loads(await waiting)
         assert answer["model_version"] == NO_VERSION
         assert [result["result"] for result in answer["results"]] == [[], []]
@@ -115,19 +125,19 @@ def test_what_label_studio_has_given_up_is_not_computed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("body", [b"", b"[]", b"7", b'{"tasks": 3}', b'{"tasks": [1]}', b"\xff"])
 def test_a_predict_that_cannot_be_read_is_named(body: bytes) -> None:
     with pytest.raises(UsageError, match="/predict cannot be read"):
-        predict_queue.read_request(body)
+        predict_queue.parse_predict_request(body)
 
 
 @pytest.mark.parametrize(
     ("kind", "raised"),
-    [("Busy", Busy), ("Cancelled", Cancelled), ("StoreError", StoreError), ("Defect", RoundError),
+    [("Busy", RoundInProgressError), ("Cancelled", RoundCancelledError), ("StoreError", StoreError), ("Defect", RoundError),
      ("OverBudget", OverBudget), ("SystemExit", RoundError)],
 )  # fmt: skip
 def test_a_job_fails_with_the_error_of_its_process_which_goes_on(
     tmp_path: Path, kind: str, raised: type[PrelabelError]
 ) -> None:
-    async def work(lane: Lane) -> None:
-        async with lane.worker() as worker:
+    async def work(lane: WorkerPool) -> None:
+        async with lane.acquire() as worker:
             with pytest.raises(PrelabelError, match=r"It failed\.") as failed:
                 await worker.run({"job": "fail", "kind": kind})
             assert type(failed.value) is raised
@@ -137,8 +147,8 @@ def test_a_job_fails_with_the_error_of_its_process_which_goes_on(
 
 
 def test_a_process_that_died_is_replaced(tmp_path: Path) -> None:
-    async def work(lane: Lane) -> None:
-        async with lane.worker() as worker:
+    async def work(lane: WorkerPool) -> None:
+        async with lane.acquire() as worker:
             with pytest.raises(RoundError, match="working process died"):
                 await worker.run({"job": "die"})
             await worker.run({"job": "predict"}, request(1))
@@ -158,7 +168,7 @@ def test_a_working_process_ends_when_its_thread_does(tmp_path: Path) -> None:
     )
     try:
         assert process.stdin is not None
-        process.stdin.write(frames.pack({}))
+        process.stdin.write(frames.pack_frame({}))
         process.stdin.flush()
         assert process.wait(30) == 1
     finally:
@@ -182,7 +192,7 @@ def test_background_work_goes_on_after_any_error_and_tells_it_once(
         raise asyncio.CancelledError
 
     with pytest.raises(asyncio.CancelledError):
-        asyncio.run(Tending().for_ever(0, "looking", work))
+        asyncio.run(Supervisor().run_forever(0, "looking", work))
     told = ["looking: FileNotFoundError: gone", "looking: The disk is full."]
     assert [record.message for record in caplog.records] == told
 
@@ -196,9 +206,14 @@ def with_service(
     async def run() -> None:
         settings = Settings(home=tmp_path / "home", poll_seconds=3600)
         for number in numbers:
-            Projects(settings.home).register("http://127.0.0.1:9", number)
-        program = (sys.executable, str(ROOT / "tests" / "worker.py"), str(notes), "0.1")
-        service = Service(settings, program=program)
+            ProjectStore(settings.home).register("http://127.0.0.1:9", number)
+        program = (
+            sys.executable,
+            str(ROOT / "tests" / "support" / "fake_worker.py"),
+            str(notes),
+            "0.1",
+        )
+        service = Service(settings, worker_command=program)
         await service.start()
         try:
             await work(service)
@@ -250,7 +265,7 @@ def test_start_training_survives_another_process_that_is_at_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may be killed and never wake the server: the round is tried again all the same."""
-    monkeypatch.setattr("backend.scheduler.service.BARRED_SECONDS", 0.1)
+    monkeypatch.setattr("backend.scheduler.service.LOCKED_RETRY_SECONDS", 0.1)
     busy = tmp_path / "busy"
     busy.touch()
 
@@ -306,7 +321,7 @@ def test_a_project_that_waits_for_another_ones_round_says_so(tmp_path: Path) -> 
             await asyncio.sleep(0.01)
             states = {id: round_of(service, id) for id in ("1", "2")}
         (waiting,) = [state for state in states.values() if state["state"] != "training"]
-        assert (waiting["state"], waiting["detail"]) == ("observing", WAITS)
+        assert (waiting["state"], waiting["detail"]) == ("observing", WAITING_MESSAGE)
         await until(lambda: all(round_of(service, id)["state"] == "idle" for id in states))
 
     assert len(with_service(tmp_path, [1, 2], work)) == 2
@@ -317,21 +332,21 @@ def test_labels_are_looked_through_after_a_round_that_is_under_way_just_then(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, live: str, inspected: list[list[int]]
 ) -> None:
     """Each label has a quick one of its own; only another version ends the wait."""
-    monkeypatch.setattr("backend.scheduler.chores.INSPECT_AFTER", 0.05)
-    monkeypatch.setattr("backend.scheduler.chores.INSPECT_AGAIN", 0.05)
-    projects, notes = Projects(tmp_path), tmp_path / "notes"
+    monkeypatch.setattr("backend.scheduler.chores.LABEL_CHECK_DELAY_SECONDS", 0.05)
+    monkeypatch.setattr("backend.scheduler.chores.LABEL_CHECK_RETRY_SECONDS", 0.05)
+    projects, notes = ProjectStore(tmp_path), tmp_path / "notes"
     record = projects.register("http://127.0.0.1:9", 1)
 
-    async def work(lane: Lane) -> None:
-        chores = Chores(lane, lane, Tending())
-        home = Homecoming(record.id, projects.captures(record.id), lane, lambda: None)
-        watched = Watched(record, home, live="v1-x", state="observing")
-        chores.after_round(
-            watched, {"versions": ["v1-x"], "trained": "v1-x", "controls": []}, looked=False
+    async def work(lane: WorkerPool) -> None:
+        chores = ProjectChores(lane, lane, Supervisor())
+        home = CaptureWatcher(record.id, projects.captures(record.id), lane, lambda: None)
+        watched = ProjectState(record, home, live_version="v1-x", state="observing")
+        chores.start_after_round(
+            watched, {"versions": ["v1-x"], "trained": "v1-x", "controls": []}, is_full_round=False
         )
         await asyncio.sleep(0.3)
         assert not notes.exists(), "never beside a round"
-        watched.live, watched.state = live, "idle"
+        watched.live_version, watched.state = live, "idle"
         await (until(notes.exists) if inspected else asyncio.sleep(0.3))
         await chores.stop()
 
@@ -348,7 +363,7 @@ def served(home: Path, ask: Asking) -> None:
         settings = Settings(home=home, label_studio_url="http://127.0.0.1:9", api_key="x")
         service = Service(settings)
         await service.start()
-        transport = httpx.ASGITransport(make_app(service))
+        transport = httpx.ASGITransport(create_app(service))
         async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
             await ask(client, service)
         await service.stop()
@@ -359,22 +374,22 @@ def served(home: Path, ask: Asking) -> None:
 def test_damaged_files_of_one_project_stop_no_other(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    projects = Projects(tmp_path)
+    projects = ProjectStore(tmp_path)
     for number in (1, 2, 3, 4):
         projects.register("http://127.0.0.1:9", number)
-        wake.ask(projects.folder(str(number)), train=True)
+        wake.request_wake(projects.folder(str(number)), train=True)
     (projects.folder("1") / "project.json").write_text('{"id":')
     (projects.folder("2") / "live.json").write_bytes(b"\xff\xfe")
     (projects.folder("2") / "summary.json").write_text("[]")
-    (projects.folder("3") / wake.TRAIN).unlink()
-    (projects.folder("3") / wake.TRAIN).mkdir()
+    (projects.folder("3") / wake.TRAIN_FILE).unlink()
+    (projects.folder("3") / wake.TRAIN_FILE).mkdir()
 
     async def ask(client: httpx.AsyncClient, service: Service) -> None:
         shown = (await client.get("/api/projects")).json()
         assert [project["id"] for project in shown] == [2, 3, 4]
 
     served(tmp_path, ask)
-    assert not (projects.folder("4") / wake.TRAIN).exists(), "the wish was noticed"
+    assert not (projects.folder("4") / wake.TRAIN_FILE).exists(), "the wish was noticed"
     assert any("project 1 is left out" in record.message for record in caplog.records)
 
 
@@ -398,7 +413,7 @@ def test_pages_of_other_sites_may_not_speak_as_label_studio(tmp_path: Path) -> N
 
 def test_a_setup_that_is_too_large_is_refused(tmp_path: Path) -> None:
     async def ask(client: httpx.AsyncClient, service: Service) -> None:
-        body = {"project": "7.1", "schema": "x" * LARGEST_SETUP}
+        body = {"project": "7.1", "schema": "x" * MAX_SETUP_BYTES}
         answer = await client.post("/setup", json=body)
         assert (answer.status_code, answer.json()["detail"]) == (413, "That is larger than 4 MB.")
         assert service.projects() == []
@@ -420,7 +435,7 @@ def test_a_label_studio_by_another_name_is_followed(tmp_path: Path) -> None:
 
 
 def test_the_source_that_is_served_is_the_whole_program(tmp_path: Path) -> None:
-    with zipfile.ZipFile(io.BytesIO(pack_source())) as packed:
+    with zipfile.ZipFile(io.BytesIO(zip_source())) as packed:
         names = set(packed.namelist())
         licence = packed.read("LICENSE").decode()
     assert {"pyproject.toml", "README.md", "backend/server/source_archive.py"} <= names

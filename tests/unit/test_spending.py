@@ -8,46 +8,54 @@ from pathlib import Path
 import pytest
 
 from backend.errors import OverBudget
-from backend.runtime.compute import Spent
-from backend.store.usage import Usage, this_month
-from serverless.monthly_budget import UNKNOWN, Spending, dollars
+from backend.runtime.compute import ComputeCost
+from backend.store.usage import UsageCounters, month_key
+from serverless.monthly_budget import UNKNOWN_DEVICE_PRICE, MonthlyBudget, estimate_dollars
 
 
 def test_devices_are_known_by_the_names_that_torch_and_modal_give_them() -> None:
-    assert dollars("NVIDIA L4", 3600) == dollars("L4", 3600) == pytest.approx(1.0)
-    assert dollars("Tesla T4", 1800) == pytest.approx(0.395)
-    assert dollars("NVIDIA A100-SXM4-80GB", 3600) == pytest.approx(2.7)
-    assert dollars("NVIDIA A10G", 3600) == dollars("A10", 3600) == pytest.approx(1.3)
-    assert dollars("H100!", 3600) == dollars("NVIDIA H100 80GB HBM3", 3600) == pytest.approx(4.15)
-    assert dollars("CPU", 3600) == pytest.approx(0.2)
-    assert dollars("a GPU of tomorrow", 3600) > UNKNOWN
+    assert estimate_dollars("NVIDIA L4", 3600) == estimate_dollars("L4", 3600) == pytest.approx(1.0)
+    assert estimate_dollars("Tesla T4", 1800) == pytest.approx(0.395)
+    assert estimate_dollars("NVIDIA A100-SXM4-80GB", 3600) == pytest.approx(2.7)
+    assert (
+        estimate_dollars("NVIDIA A10G", 3600) == estimate_dollars("A10", 3600) == pytest.approx(1.3)
+    )
+    assert (
+        estimate_dollars("H100!", 3600)
+        == estimate_dollars("NVIDIA H100 80GB HBM3", 3600)
+        == pytest.approx(4.15)
+    )
+    assert estimate_dollars("CPU", 3600) == pytest.approx(0.2)
+    assert estimate_dollars("a GPU of tomorrow", 3600) > UNKNOWN_DEVICE_PRICE
 
 
 def test_several_of_a_device_cost_several_times_as_much() -> None:
-    assert dollars("H100:2", 3600) == pytest.approx(2 * 3.95 + 0.2)
-    assert dollars("a100-80gb:8", 3600) == pytest.approx(8 * 2.5 + 0.2)
-    assert dollars("H100:", 3600) == dollars("H100", 3600)
+    assert estimate_dollars("H100:2", 3600) == pytest.approx(2 * 3.95 + 0.2)
+    assert estimate_dollars("a100-80gb:8", 3600) == pytest.approx(8 * 2.5 + 0.2)
+    assert estimate_dollars("H100:", 3600) == estimate_dollars("H100", 3600)
 
 
 def test_the_limit_is_the_months_and_none_is_no_limit(tmp_path: Path) -> None:
-    spending = Spending(tmp_path / "spending.json", 2.0)
-    spending.check()
-    spending.add("L4", 3600)
-    spending.check()
-    spending.add("L4", 3600)
+    spending = MonthlyBudget(tmp_path / "spending.json", 2.0)
+    spending.check_remaining()
+    spending.record_usage("L4", 3600)
+    spending.check_remaining()
+    spending.record_usage("L4", 3600)
     with pytest.raises(OverBudget, match=r"about 2\.00 \$"):
-        Spending(tmp_path / "spending.json", 2.0).check()
-    Spending(tmp_path / "spending.json", 0.0).check()
-    usage = Usage(tmp_path / "spending.json")
-    assert usage.of("seconds L4") == 7200
-    other = (tmp_path / "spending.json").read_text().replace(this_month(), "2020-01")
+        MonthlyBudget(tmp_path / "spending.json", 2.0).check_remaining()
+    MonthlyBudget(tmp_path / "spending.json", 0.0).check_remaining()
+    usage = UsageCounters(tmp_path / "spending.json")
+    assert usage.current("seconds L4") == 7200
+    other = (tmp_path / "spending.json").read_text().replace(month_key(), "2020-01")
     (tmp_path / "spending.json").write_text(other)
-    Spending(tmp_path / "spending.json", 2.0).check()
+    MonthlyBudget(tmp_path / "spending.json", 2.0).check_remaining()
 
 
 def test_what_was_spent_adds_up_and_is_named_after_the_machine_elsewhere() -> None:
-    whole = Spent() + Spent(seconds=2.0) + Spent("modal", "NVIDIA L4", 60.0, 0.0167)
-    assert whole == Spent("modal", "NVIDIA L4", 62.0, 0.0167)
+    whole = (
+        ComputeCost() + ComputeCost(seconds=2.0) + ComputeCost("modal", "NVIDIA L4", 60.0, 0.0167)
+    )
+    assert whole == ComputeCost("modal", "NVIDIA L4", 62.0, 0.0167)
 
 
 def test_what_several_processes_spend_at_once_is_all_counted(tmp_path: Path) -> None:
@@ -55,9 +63,9 @@ def test_what_several_processes_spend_at_once_is_all_counted(tmp_path: Path) -> 
 
     def spend(_: int) -> None:
         for _ in range(10):
-            Spending(file, 2.0).add("L4", 36.0)
+            MonthlyBudget(file, 2.0).record_usage("L4", 36.0)
 
     with ThreadPoolExecutor(4) as threads:
         list(threads.map(spend, range(4)))
-    assert Usage(file).of("seconds L4") == pytest.approx(40 * 36.0)
-    assert Spending(file, 2.0).month() == pytest.approx(0.4)
+    assert UsageCounters(file).current("seconds L4") == pytest.approx(40 * 36.0)
+    assert MonthlyBudget(file, 2.0).spent_this_month() == pytest.approx(0.4)

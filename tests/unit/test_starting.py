@@ -27,15 +27,22 @@ from backend.onboarding import (
     label_input,
 )
 from backend.onboarding import image_folder as reading
-from backend.onboarding.folder_project import asks_for, check_title, title_of
-from backend.onboarding.image_folder import Found, Largest, Passed
-from backend.onboarding.label_input import completed, fitting, read_labels
-from backend.onboarding.labeling_job import QUESTIONS, Job, check, explain, job_of, next_question
+from backend.onboarding.folder_project import default_title, matches_options, validate_title
+from backend.onboarding.image_folder import FolderImage, ImageLimits, SkippedFile
+from backend.onboarding.label_input import adjust_job, complete_labels, parse_labels
+from backend.onboarding.labeling_job import (
+    JOB_QUESTIONS,
+    LabelingJob,
+    choose_job,
+    explain_job,
+    next_question,
+    validate_answers,
+)
 from backend.settings import Settings
-from backend.store.webhook_secret import webhook_secret
-from tests.support.harness import png
+from backend.store.webhook_secret import load_webhook_secret
+from tests.support.harness import make_png
 
-LARGEST = Largest(bytes=1_000_000, pixels=100_000)
+LARGEST = ImageLimits(max_bytes=1_000_000, max_pixels=100_000)
 NONE: frozenset[str] = frozenset()
 
 
@@ -43,21 +50,21 @@ NONE: frozenset[str] = frozenset()
     ("answers", "labels", "job"),
     [
         # whole images go into buckets
-        ("sort no no no", 2, Job.BINARY),
-        ("sort no no no", 3, Job.ONE),
-        ("sort no no yes", 3, Job.SEVERAL),
+        ("sort no no no", 2, LabelingJob.BINARY),
+        ("sort no no no", 3, LabelingJob.SINGLE_CHOICE),
+        ("sort no no yes", 3, LabelingJob.MULTIPLE_CHOICE),
         # place or number matters although the first answer was "sort"
-        ("sort yes click", 1, Job.POINTS),
-        ("sort yes box", 1, Job.BOXES),
+        ("sort yes click", 1, LabelingJob.POINTS),
+        ("sort yes box", 1, LabelingJob.BOXES),
         # a small part of a busy picture decides
-        ("sort no yes click", 2, Job.POINTS),
-        ("sort no yes box", 2, Job.BOXES),
+        ("sort no yes click", 2, LabelingJob.POINTS),
+        ("sort no yes box", 2, LabelingJob.BOXES),
         # things are found or counted
-        ("find click", 5, Job.POINTS),
-        ("find box", 5, Job.BOXES),
+        ("find click", 5, LabelingJob.POINTS),
+        ("find box", 5, LabelingJob.BOXES),
     ],
 )
-def test_answers_lead_to_the_job(answers: str, labels: int, job: Job) -> None:
+def test_answers_lead_to_the_job(answers: str, labels: int, job: LabelingJob) -> None:
     given: dict[str, str] = {}
     for typed in answers.split():
         question = next_question(given)
@@ -65,9 +72,9 @@ def test_answers_lead_to_the_job(answers: str, labels: int, job: Job) -> None:
         assert typed in question.answers
         given[question.name] = typed
     assert next_question(given) is None
-    assert job_of(given, labels) is job
-    check(given)
-    assert explain(job, given)
+    assert choose_job(given, labels) is job
+    validate_answers(given)
+    assert explain_job(job, given)
 
 
 def ways(given: Mapping[str, str]) -> Iterator[Mapping[str, str]]:
@@ -80,11 +87,11 @@ def ways(given: Mapping[str, str]) -> Iterator[Mapping[str, str]]:
 
 
 def test_no_question_is_asked_in_vain() -> None:
-    for question in QUESTIONS:
+    for question in JOB_QUESTIONS:
         asked = [given for given in ways({}) if question.name in given]
         jobs = {answer: set() for answer in question.answers}  # type: ignore[var-annotated]
         for given in asked:
-            jobs[given[question.name]].add(job_of(given, 3))
+            jobs[given[question.name]].add(choose_job(given, 3))
         assert all(one != two for one, two in itertools.combinations(jobs.values(), 2))
 
 
@@ -99,35 +106,37 @@ def test_no_question_is_asked_in_vain() -> None:
 )
 def test_an_answer_that_changes_nothing_is_refused(answers: Mapping[str, str]) -> None:
     with pytest.raises(UsageError, match="changes nothing"):
-        check(answers)
+        validate_answers(answers)
 
 
 def test_answers_may_be_given_in_part() -> None:
     for given in ways({}):
         for name, value in given.items():
-            check({name: value})
+            validate_answers({name: value})
 
 
 def test_the_explanation_says_why_in_plain_words() -> None:
-    small = " ".join(explain(Job.POINTS, {"goal": "sort", "place": "no", "small": "yes"}))
+    small = " ".join(
+        explain_job(LabelingJob.POINTS, {"goal": "sort", "place": "no", "small": "yes"})
+    )
     assert "small part of the picture" in small
     assert "teaches that there is none" in small
-    assert "quickest" in " ".join(explain(Job.ONE, {"goal": "sort"}))
+    assert "quickest" in " ".join(explain_job(LabelingJob.SINGLE_CHOICE, {"goal": "sort"}))
 
 
 # -- labels and configs -------------------------------------------------------------------------
 
 
 def test_labels_are_read_as_people_type_them() -> None:
-    found = read_labels(" ripe = red, firm ,unripe=green,\nripe, ,a b\n")
+    found = parse_labels(" ripe = red, firm ,unripe=green,\nripe, ,a b\n")
     assert found == [
         Label("ripe", hint="red"),
         Label("firm"),
         Label("unripe", hint="green"),
         Label("a b"),
     ]
-    assert read_labels("a;b") == [Label("a"), Label("b")]
-    assert read_labels("ripe = a red, round fruit; new, unripe = green, hard\nold") == [
+    assert parse_labels("a;b") == [Label("a"), Label("b")]
+    assert parse_labels("ripe = a red, round fruit; new, unripe = green, hard\nold") == [
         Label("ripe", hint="a red, round fruit"),
         Label("new"),
         Label("unripe", hint="green, hard"),
@@ -155,17 +164,22 @@ def test_examples_of_what_is_typed_and_told_are_right() -> None:
 )
 def test_what_cannot_be_a_backends_address_is_one_sentence(address: str, sentence: str) -> None:
     with pytest.raises(UsageError) as refused:
-        backend_connection.checked(address)
+        backend_connection.validate_backend_url(address)
     assert sentence in str(refused.value)
 
 
 @pytest.mark.parametrize("end", ["", "/"])
 def test_the_address_that_the_backend_prints_may_be_pasted(tmp_path: Path, end: str) -> None:
     settings = Settings(tmp_path, user="team", password="open sesame")
-    printed = f"http://127.0.0.1:9090/{webhook_secret(tmp_path)}"
-    assert backend_connection.checked(printed + end, settings) == "http://127.0.0.1:9090"
-    assert backend_connection.address(settings, printed + end) == (printed, ("team", "open sesame"))
-    assert backend_connection.address(settings, "http://127.0.0.1:9090") == (
+    printed = f"http://127.0.0.1:9090/{load_webhook_secret(tmp_path)}"
+    assert (
+        backend_connection.validate_backend_url(printed + end, settings) == "http://127.0.0.1:9090"
+    )
+    assert backend_connection.address_with_auth(settings, printed + end) == (
+        printed,
+        ("team", "open sesame"),
+    )
+    assert backend_connection.address_with_auth(settings, "http://127.0.0.1:9090") == (
         printed,
         ("team", "open sesame"),
     )
@@ -182,15 +196,15 @@ class Refusing(BaseHTTPRequestHandler):
 
 
 def test_a_secret_of_another_home_is_not_told(tmp_path: Path) -> None:
-    secret = webhook_secret(tmp_path / "other")
+    secret = load_webhook_secret(tmp_path / "other")
     with HTTPServer(("127.0.0.1", 0), Refusing) as server:
         threading.Thread(target=server.handle_request).start()
         address = f"http://127.0.0.1:{server.server_port}"
         with pytest.raises(PrelabelError, match=f"{address} wants a password") as refused:
-            backend_connection.answering(Settings(tmp_path), f"{address}/{secret}")
+            backend_connection.find_running_backend(Settings(tmp_path), f"{address}/{secret}")
     assert secret not in str(refused.value)
     with pytest.raises(UsageError) as wrong:
-        backend_connection.checked(f"127.0.0.1:9090/{secret}")
+        backend_connection.validate_backend_url(f"127.0.0.1:9090/{secret}")
     assert secret not in str(wrong.value)
 
 
@@ -205,14 +219,14 @@ def test_a_secret_of_another_home_is_not_told(tmp_path: Path) -> None:
 def test_what_to_do_first_is_true_of_the_job(types: list[str], wanted: str) -> None:
     settings = Settings(Path("/nowhere"))
     controls = [{"kind": "none yet", "type": one, "advice": ""} for one in types]
-    (told,) = first_round.outcome({"tasks": 7, "controls": controls}, settings)
+    (told,) = first_round.describe_first_round({"tasks": 7, "controls": controls}, settings)
     assert wanted in told
     assert "after 10 labels, after a pause of 30 seconds" in told
 
 
 def test_a_first_look_that_fails_is_told_with_its_reason() -> None:
     state = {"round": {"error": "No memory."}, "controls": [], "tasks": 0}
-    assert first_round.outcome(state, Settings(Path("/nowhere"))) == [
+    assert first_round.describe_first_round(state, Settings(Path("/nowhere"))) == [
         "The first look failed, and is tried again: No memory."
     ]
 
@@ -220,46 +234,48 @@ def test_a_first_look_that_fails_is_told_with_its_reason() -> None:
 @pytest.mark.parametrize("bad", ["$price", "a\x07b"])
 def test_a_label_that_would_not_come_back_as_it_is_is_refused(bad: str) -> None:
     with pytest.raises(UsageError):
-        read_labels(f"fine, {bad}")
+        parse_labels(f"fine, {bad}")
 
 
 @pytest.mark.parametrize(
     ("job", "labels", "now", "names"),
     [
-        (Job.ONE, "a,b", Job.BINARY, ["a", "b"]),
-        (Job.ONE, "a,b,c", Job.ONE, ["a", "b", "c"]),
-        (Job.ONE, "ripe", Job.BINARY, ["ripe", "not ripe"]),
-        (Job.SEVERAL, "ripe", Job.BINARY, ["ripe", "not ripe"]),
-        (Job.SEVERAL, "a,b", Job.SEVERAL, ["a", "b"]),
-        (Job.BOXES, "a", Job.BOXES, ["a"]),
+        (LabelingJob.SINGLE_CHOICE, "a,b", LabelingJob.BINARY, ["a", "b"]),
+        (LabelingJob.SINGLE_CHOICE, "a,b,c", LabelingJob.SINGLE_CHOICE, ["a", "b", "c"]),
+        (LabelingJob.SINGLE_CHOICE, "ripe", LabelingJob.BINARY, ["ripe", "not ripe"]),
+        (LabelingJob.MULTIPLE_CHOICE, "ripe", LabelingJob.BINARY, ["ripe", "not ripe"]),
+        (LabelingJob.MULTIPLE_CHOICE, "a,b", LabelingJob.MULTIPLE_CHOICE, ["a", "b"]),
+        (LabelingJob.BOXES, "a", LabelingJob.BOXES, ["a"]),
     ],
 )
 def test_the_number_of_labels_fits_the_job(
-    job: Job, labels: str, now: Job, label_input: list[str]
+    job: LabelingJob, labels: str, now: LabelingJob, names: list[str]
 ) -> None:
-    read = read_labels(labels)
-    assert fitting(job, read) is now
-    assert [label.name for label in completed(read, fitting(job, read))] == label_input
+    read = parse_labels(labels)
+    assert adjust_job(job, read) is now
+    assert [label.name for label in complete_labels(read, adjust_job(job, read))] == names
 
 
 AWKWARD = ['a "b"', "it's", "<b>", "x & y", "]]>", "größe", "苺🍓", "--", "a|b", "%20", "{a}"]
 
 
-@pytest.mark.parametrize("job", list(Job))
+@pytest.mark.parametrize("job", list(LabelingJob))
 @pytest.mark.parametrize("many", [False, True])
-def test_a_written_config_is_read_as_the_same_labels(job: Job, many: bool) -> None:
+def test_a_written_config_is_read_as_the_same_labels(job: LabelingJob, many: bool) -> None:
     labels = [Label(name, hint=f"hint of {name}") for name in AWKWARD]
     labels += [Label(f"kind {n}") for n in range(289 * many)]
     xml = config_writer.write_config(job, labels)
     (control,) = read_config(xml).controls
     assert control.labels == tuple(labels)
-    assert control.kind == {Job.BOXES: "boxes", Job.POINTS: "points"}.get(job, "choices")
-    assert control.multiple is (job is Job.SEVERAL)
+    assert control.kind == {LabelingJob.BOXES: "boxes", LabelingJob.POINTS: "points"}.get(
+        job, "choices"
+    )
+    assert control.multiple is (job is LabelingJob.MULTIPLE_CHOICE)
     assert ("<Filter" in xml) is many
 
 
 def test_the_colours_of_labels_differ() -> None:
-    colours = [config_writer.colour(place) for place in range(60)]
+    colours = [config_writer.label_colour(place) for place in range(60)]
     assert len(set(colours)) == 60
     assert all(len(one) == 7 and int(one[1:], 16) >= 0 for one in colours)
 
@@ -267,43 +283,45 @@ def test_the_colours_of_labels_differ() -> None:
 @pytest.mark.parametrize(
     ("job", "labels", "same"),
     [
-        (Job.ONE, "a = an a, b, c", True),
-        (Job.ONE, "", True),
+        (LabelingJob.SINGLE_CHOICE, "a = an a, b, c", True),
+        (LabelingJob.SINGLE_CHOICE, "", True),
         (None, "a, b, c", True),
         (None, "", True),
         (None, "a, b", False),
         (None, "a", False),
-        (Job.BINARY, "", False),
-        (Job.SEVERAL, "a, b, c", False),
-        (Job.BOXES, "", False),
+        (LabelingJob.BINARY, "", False),
+        (LabelingJob.MULTIPLE_CHOICE, "a, b, c", False),
+        (LabelingJob.BOXES, "", False),
     ],
 )
 def test_a_config_asks_for_what_options_say_as_far_as_they_say_it(
-    job: Job | None, labels: str, same: bool
+    job: LabelingJob | None, labels: str, same: bool
 ) -> None:
-    config = config_writer.write_config(Job.ONE, read_labels("a, b, c"))
-    assert asks_for(config, job, read_labels(labels)) is same
+    config = config_writer.write_config(LabelingJob.SINGLE_CHOICE, parse_labels("a, b, c"))
+    assert matches_options(config, job, parse_labels(labels)) is same
 
 
 def test_of_one_label_the_opposite_is_known_again() -> None:
-    config = config_writer.write_config(Job.BINARY, completed(read_labels("ripe"), Job.BINARY))
-    assert asks_for(config, Job.BINARY, read_labels("ripe"))
+    config = config_writer.write_config(
+        LabelingJob.BINARY, complete_labels(parse_labels("ripe"), LabelingJob.BINARY)
+    )
+    assert matches_options(config, LabelingJob.BINARY, parse_labels("ripe"))
 
 
 @pytest.mark.parametrize("title", ["x", "", "l" * 51])
 def test_a_title_that_label_studio_would_not_take_is_refused(title: str) -> None:
     with pytest.raises(UsageError, match="3 to 50 characters"):
-        check_title(title)
+        validate_title(title)
 
 
 def test_a_folder_without_an_image_is_known_before_anything_is_made(photos: Path) -> None:
-    def looked(*label_input: str) -> image_import.Imported | None:
+    def looked(*label_input: str) -> image_import.ImportSummary | None:
         files = [photos / name for name in label_input]
-        return image_import.no_image(reading.read(photos, files, NONE, LARGEST))
+        return image_import.summarize_if_empty(reading.read_images(photos, files, NONE, LARGEST))
 
     nothing = looked("text.txt", "empty.png")
     assert nothing is not None
-    assert dict(nothing.passed) == {"not an image (.txt)": 1, "empty file": 1}
+    assert dict(nothing.skipped_counts) == {"not an image (.txt)": 1, "empty file": 1}
     assert looked("text.txt", "z.png", "empty.png") is None
 
 
@@ -311,7 +329,7 @@ def test_a_folder_without_an_image_is_known_before_anything_is_made(photos: Path
     ("name", "title"), [("plants", "plants"), ("x", "Images of x"), ("l" * 80, "l" * 50)]
 )
 def test_a_title_is_one_that_label_studio_takes(tmp_path: Path, name: str, title: str) -> None:
-    assert title_of(tmp_path / name) == title
+    assert default_title(tmp_path / name) == title
 
 
 # -- folders and imports --------------------------------------------------------------------------
@@ -323,34 +341,34 @@ def photos(tmp_path: Path) -> Path:
     folder = tmp_path / "photos"
     (folder / "a" / "deep").mkdir(parents=True)
     (folder / ".git").mkdir()
-    (folder / "a" / "10.png").write_bytes(png("red", 1))
-    (folder / "a" / "2.PNG").write_bytes(png("red", 2))
-    (folder / "a" / "deep" / "wrong ending, grün.jpg").write_bytes(png("blue", 3))
-    (folder / "z.png").write_bytes(png("red", 1))
-    (folder / ".git" / "x.png").write_bytes(png("red", 9))
+    (folder / "a" / "10.png").write_bytes(make_png("red", 1))
+    (folder / "a" / "2.PNG").write_bytes(make_png("red", 2))
+    (folder / "a" / "deep" / "wrong ending, grün.jpg").write_bytes(make_png("blue", 3))
+    (folder / "z.png").write_bytes(make_png("red", 1))
+    (folder / ".git" / "x.png").write_bytes(make_png("red", 9))
     (folder / "text.txt").write_text("text")
     (folder / "empty.png").write_bytes(b"")
-    (folder / "half.png").write_bytes(png("red", 4)[:300])
+    (folder / "half.png").write_bytes(make_png("red", 4)[:300])
     (folder / "phone.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(50))
     (folder / "new.avif").write_bytes(b"\0\0\0\x18ftypavif" + bytes(50))
     (folder / "scan.tif").write_bytes(b"II*\0" + bytes(50))
-    (folder / "huge.png").write_bytes(png("red", 5) + bytes(LARGEST.bytes))
-    (folder / "wide.png").write_bytes(png("red", 6, size=400))
+    (folder / "huge.png").write_bytes(make_png("red", 5) + bytes(LARGEST.max_bytes))
+    (folder / "wide.png").write_bytes(make_png("red", 6, size=400))
     os.mkfifo(folder / "pipe.png")
     return folder
 
 
 def test_every_file_is_an_image_once_or_passed_over_with_its_reason(photos: Path) -> None:
-    files = reading.files_of(photos)
-    read = list(reading.read(photos, files, NONE, LARGEST))
-    found = [(one.file, one.name) for one in read if isinstance(one, Found)]
+    files = reading.list_files(photos)
+    read = list(reading.read_images(photos, files, NONE, LARGEST))
+    found = [(one.path, one.name) for one in read if isinstance(one, FolderImage)]
     assert found == [
         ("z.png", "z.png"),
         ("a/2.PNG", "2.png"),
         ("a/deep/wrong ending, grün.jpg", "wrong-ending-gr-n.png"),
     ]
     unshown = "which browsers do not show: save them as JPEG"
-    assert {one.file: one.reason for one in read if isinstance(one, Passed)} == {
+    assert {one.path: one.reason for one in read if isinstance(one, SkippedFile)} == {
         ".git/x.png": "hidden file",
         "a/10.png": "the same as another file of the folder",
         "text.txt": "not an image (.txt)",
@@ -363,12 +381,12 @@ def test_every_file_is_an_image_once_or_passed_over_with_its_reason(photos: Path
         "wide.png": "too many pixels",
         "pipe.png": "not a file",
     }
-    assert reading.folder_names(photos, files) == ["a"]
+    assert reading.subfolder_names(photos, files) == ["a"]
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="There is no folder"):
-        reading.files_of(tmp_path / "nothing")
+        reading.list_files(tmp_path / "nothing")
 
 
 class Shelf:
@@ -380,7 +398,7 @@ class Shelf:
         self.sizes: list[int] = []
         self._calls = calls
 
-    def upload(self, number: int, files: list[tuple[str, bytes]]) -> list[str]:
+    def upload_images(self, number: int, files: list[tuple[str, bytes]]) -> list[str]:
         self._calls -= 1
         if self._calls < 0:
             raise ConnectionError("gone")
@@ -394,56 +412,57 @@ class Shelf:
         return len(rows)
 
 
-def image(number: int, size: int = 10) -> Found:
-    return Found(f"{number}.png", f"digest {number}", ".png", bytes(size))
+def image(number: int, size: int = 10) -> FolderImage:
+    return FolderImage(f"{number}.png", f"digest {number}", ".png", bytes(size))
 
 
 def test_images_are_sent_in_batches_of_few_images_and_few_bytes() -> None:
-    assert [len(b) for b in image_import.batches(image(n) for n in range(120))] == [50, 50, 20]
-    large = [image(n, image_import.BATCH_BYTES // 2) for n in range(4)]
+    assert [len(b) for b in image_import.make_batches(image(n) for n in range(120))] == [50, 50, 20]
+    large = [image(n, image_import.MAX_BATCH_BYTES // 2) for n in range(4)]
     assert [
-        len(b) for b in image_import.batches([*large, image(5, image_import.BATCH_BYTES * 2)])
+        len(b)
+        for b in image_import.make_batches([*large, image(5, image_import.MAX_BATCH_BYTES * 2)])
     ] == [
         2,
         2,
         1,
     ]
-    assert list(image_import.batches([])) == []
+    assert list(image_import.make_batches([])) == []
 
 
 def test_what_was_interrupted_goes_on_where_it_stopped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(image_import, "BATCH", 4)
+    monkeypatch.setattr(image_import, "IMPORT_BATCH_SIZE", 4)
     for number in range(10):
-        (tmp_path / f"{number}.png").write_bytes(png("red", number % 9))
-    files = reading.files_of(tmp_path)
+        (tmp_path / f"{number}.png").write_bytes(make_png("red", number % 9))
+    files = reading.list_files(tmp_path)
     shelf = Shelf(calls=2)
     with pytest.raises(ConnectionError):
-        image_import.bring(
-            reading.read(tmp_path, files, NONE, LARGEST), shelf, 1, 10, lambda d, o: None
+        image_import.import_images(
+            reading.read_images(tmp_path, files, NONE, LARGEST), shelf, 1, 10, lambda d, o: None
         )
     known = frozenset(row["data"]["sha256"] for row in shelf.rows)
     assert len(known) == 8
     again, told = Shelf(), []
-    read = reading.read(tmp_path, files, known, LARGEST)
-    imported = image_import.bring(read, again, 1, 10, lambda *now: told.append(now))
-    assert (imported.images, dict(imported.passed)) == (
+    read = reading.read_images(tmp_path, files, known, LARGEST)
+    imported = image_import.import_images(read, again, 1, 10, lambda *now: told.append(now))
+    assert (imported.image_count, dict(imported.skipped_counts)) == (
         1,
         {"in the project already": 8, "the same as another file of the folder": 1},
     )
     assert told == [(10, 10)]
     (row,) = again.rows
     assert row["data"]["file"] == "8.png"
-    assert again.files[row["data"]["image"]] == png("red", 8)
+    assert again.files[row["data"]["image"]] == make_png("red", 8)
 
 
 def test_what_is_passed_over_is_told_with_some_names() -> None:
-    told = image_import.Imported()
+    told = image_import.ImportSummary()
     for number in range(5):
-        told.pass_over(Passed(f"{number}.txt", "not an image (.txt)"))
-    told.pass_over(Passed("x.png", "damaged image"))
-    assert told.lines() == [
+        told.add_skipped(SkippedFile(f"{number}.txt", "not an image (.txt)"))
+    told.add_skipped(SkippedFile("x.png", "damaged image"))
+    assert told.format_skipped() == [
         "5 × not an image (.txt) (0.txt, 1.txt, 2.txt, …)",
         "1 × damaged image (x.png)",
     ]

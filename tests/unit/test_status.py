@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 
 from backend.cli.main import main
-from backend.dashboard.page_reader import Reader
+from backend.dashboard.page_reader import DashboardReader
 from backend.settings import read_settings
-from backend.store.captures import Capture, Captures
+from backend.store.captures import Capture, CaptureStore
 from backend.store.files import write_json
-from backend.store.projects import Projects
-from backend.store.versions import Versions
-from demo.label_studio import free_port
-from tests.support.dashboard_homes import state
-from tests.support.published_models import colour_model, publish
+from backend.store.projects import ProjectStore
+from backend.store.versions import VersionStore
+from demo.label_studio import find_free_port
+from tests.support.dashboard_homes import make_project_state
+from tests.support.published_models import publish_version, train_colour_model
 
 FIGURE = {"n": 20, "value": 0.9, "low": 0.7, "high": 0.97, "metric": "accuracy"}
 NOTHING = {"n": 0, "value": None, "low": 0.0, "high": 1.0, "metric": "recall"}
@@ -27,9 +27,9 @@ NOTHING = {"n": 0, "value": None, "low": 0.0, "high": 1.0, "metric": "recall"}
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     """A project with a live version, a held one, an outlook, and captured images."""
-    version = publish(tmp_path, "1", *colour_model(), title="leaves")
-    folder = Projects(tmp_path).folder("1")
-    versions = Versions(folder)
+    version = publish_version(tmp_path, "1", *train_colour_model(), title="leaves")
+    folder = ProjectStore(tmp_path).folder("1")
+    versions = VersionStore(folder)
     card = replace(
         versions.card(version),
         audit=FIGURE,
@@ -56,15 +56,15 @@ def home(tmp_path: Path) -> Path:
     doubt = {"given": "red", "suggested": "blue", "why": "it looks like others", "quality": 0.1}
     suspects = [{"task": task, **doubt} for task in (4, 9)]
     write_json(folder / "suspects.json", {"suspects": suspects})
-    captures = Captures(folder)
+    captures = CaptureStore(folder)
     for number, why in enumerate(("uncertain", "uncertain", "rare")):
-        captures.keep(Capture(f"c{number}", float(number), why, version), b"image")
+        captures.add(Capture(f"c{number}", float(number), why, version), b"image")
     return tmp_path
 
 
 def status(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, *more: str) -> str:
     monkeypatch.setenv("PRELABEL_HOME", str(home))
-    nobody = f"http://127.0.0.1:{free_port()}"
+    nobody = f"http://127.0.0.1:{find_free_port()}"
     assert main(["status", "--backend", nobody, *more]) == 0
     return str(capsys.readouterr().out)
 
@@ -118,7 +118,7 @@ def test_programs_read_the_same(
 def test_a_project_without_a_version_says_how_it_gets_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Projects(tmp_path).register("http://localhost:8080", 7)
+    ProjectStore(tmp_path).register("http://localhost:8080", 7)
     assert "live: nothing yet; `prelabel serve`" in status(tmp_path, monkeypatch, capsys)
 
 
@@ -128,19 +128,21 @@ def test_what_the_endpoint_kept_elsewhere_is_counted(
     """Where it may not write to the home, as on Modal."""
     kept = tmp_path / "kept"
     monkeypatch.setenv("PRELABEL_KEPT", str(kept))
-    Projects(home, kept).captures("1").keep(Capture("c", 1.0, "rare", "v0-x"), b"image")
+    ProjectStore(home, kept).captures("1").add(Capture("c", 1.0, "rare", "v0-x"), b"image")
     (project,) = json.loads(status(home, monkeypatch, capsys, "--json"))["projects"]
     assert (project["captured"]["images"], project["captured"]["why"]) == (1, {"rare": 1})
     settings = read_settings()
-    page = Reader(settings.home, settings.label_studio_url, settings.kept).page(state(1))
+    page = DashboardReader(
+        settings.home, settings.label_studio_url, settings.endpoint_data_dir
+    ).page(make_project_state(1))
     assert page.captures_waiting == 1
 
 
 def test_a_damaged_project_is_named_beside_the_others(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    other = Projects(home).register("http://localhost:8080", 7)
-    (Projects(home).folder(other.id) / "project.json").write_text("{")
+    other = ProjectStore(home).register("http://localhost:8080", 7)
+    (ProjectStore(home).folder(other.id) / "project.json").write_text("{")
     told = status(home, monkeypatch, capsys)
     assert "leaves" in told
     assert "7/project.json is damaged" in told

@@ -10,15 +10,15 @@ from threading import Event, Thread
 
 import pytest
 
-from backend.errors import NotThere, StoreError
+from backend.errors import NotFoundError, StoreError
 from backend.store import files, wake
-from backend.store.image_copies import PictureFiles
-from backend.store.projects import Projects
-from backend.store.queue_front import Front
-from backend.store.versions import Card, Versions, identity_of
-from backend.store.webhook_secret import webhook_secret
+from backend.store.image_copies import ImageCopies
+from backend.store.projects import ProjectStore
+from backend.store.queue_front import QueueFront
+from backend.store.versions import VersionCard, VersionStore, content_hash
+from backend.store.webhook_secret import load_webhook_secret
 
-CARD = Card(
+CARD = VersionCard(
     version="v0-aaaaaaaa",
     identity="a" * 64,
     number=0,
@@ -66,7 +66,7 @@ def test_a_full_disk_leaves_nothing_behind_and_is_named(tmp_path: Path) -> None:
 
 
 def test_a_failed_save_keeps_the_live_version(tmp_path: Path) -> None:
-    versions = Versions(tmp_path)
+    versions = VersionStore(tmp_path)
     versions.save(CARD, {}, lambda folder: None)
     versions.promote(CARD.version, "the loop", "first")
 
@@ -81,47 +81,47 @@ def test_a_failed_save_keeps_the_live_version(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_process_left_half_made_is_swept(tmp_path: Path) -> None:
-    versions = Versions(tmp_path)
+    versions = VersionStore(tmp_path)
     versions.save(CARD, {"1": {"c": ["a"]}}, lambda folder: None)
     half = tmp_path / "versions" / ".making-v1-b-1234"
     half.mkdir()
     (half / "card.json").write_text("{}")
     assert versions.names() == [CARD.version]
-    versions.sweep()
+    versions.remove_leftovers()
     assert not half.exists()
     assert versions.labels(CARD.version) == {"1": {"c": ["a"]}}
 
 
 def test_promote_roll_back_and_their_record(tmp_path: Path) -> None:
-    versions = Versions(tmp_path)
+    versions = VersionStore(tmp_path)
     assert versions.live() is None
     for number in range(3):
         name = f"v{number}-x"
         versions.save(replace(CARD, version=name, number=number), {}, lambda folder: None)
         versions.promote(name, "the loop", "trained")
-    assert versions.before_live() == "v1-x"
+    assert versions.rollback_target() == "v1-x"
     versions.promote("v1-x", "a person", "rolled back")
     assert versions.live() == "v1-x"
-    assert versions.before_live() == "v0-x"
+    assert versions.rollback_target() == "v0-x"
     assert versions.newest() is not None
     assert versions.next_name("c" * 64) == (3, "v3-cccccccc")
     with (tmp_path / "history.jsonl").open("a") as file:
         file.write('{"cut off by a cr')
     assert [event["version"] for event in versions.history()] == ["v0-x", "v1-x", "v2-x", "v1-x"]
-    with pytest.raises(NotThere, match="v2-x, v1-x, v0-x"):
+    with pytest.raises(NotFoundError, match="v2-x, v1-x, v0-x"):
         versions.promote("v9", "a person", "")
     versions.promote("v0-x", "a person", "rolled back")
     with pytest.raises(StoreError, match="no older version"):
-        versions.before_live()
+        versions.rollback_target()
 
 
 def test_an_identity_depends_on_the_value_alone() -> None:
-    assert identity_of({"a": 1, "b": [2]}) == identity_of(json.loads('{"b": [2], "a": 1}'))
-    assert identity_of([1, 2]) != identity_of([2, 1])
+    assert content_hash({"a": 1, "b": [2]}) == content_hash(json.loads('{"b": [2], "a": 1}'))
+    assert content_hash([1, 2]) != content_hash([2, 1])
 
 
 def test_projects_with_one_number_on_two_servers_are_two(tmp_path: Path) -> None:
-    projects = Projects(tmp_path)
+    projects = ProjectStore(tmp_path)
     first = projects.register("http://one:8080", 3, 100, token="t1")
     second = projects.register("http://two:8080/ls", 3, 100, token="t2")
     later = projects.register("http://two:8080/ls", 3, 200)
@@ -130,13 +130,13 @@ def test_projects_with_one_number_on_two_servers_are_two(tmp_path: Path) -> None
     assert projects.register("http://one:8080", 3, 100) == first
     assert projects.register("http://one:8080", 3, 0) == first
     assert [projects.token(p.id) for p in (first, second, later)] == ["t1", "t2", ""]
-    assert {p.id for p in projects.find(3, 100)} == {first.id, second.id}
-    assert len(Projects(tmp_path).all()) == 3
+    assert {p.id for p in projects.find_by_number(3, 100)} == {first.id, second.id}
+    assert len(ProjectStore(tmp_path).all()) == 3
 
 
 def test_a_server_by_another_name_brings_no_second_project(tmp_path: Path) -> None:
     """Two records of one project would train and push against each other."""
-    projects = Projects(tmp_path)
+    projects = ProjectStore(tmp_path)
     first = projects.register("http://localhost:8080", 3, 100)
     assert projects.register("http://127.0.0.1:8080/", 3, 100) == first, "loopback has many names"
     asked: list[str] = []
@@ -150,9 +150,12 @@ def test_a_server_by_another_name_brings_no_second_project(tmp_path: Path) -> No
     assert moved == replace(first, server="https://labels.example")
     assert projects.all() == [moved]
     assert projects.token(first.id) == "token"
-    other = projects.register("http://two", 3, 100, answers=lambda server: True)
+    other = projects.register("http://two", 3, 100, is_server_alive=lambda server: True)
     assert other.id != first.id, "both answer, so they are two"
-    assert projects.register("http://two", 3, 200, answers=silent).id not in (first.id, other.id)
+    assert projects.register("http://two", 3, 200, is_server_alive=silent).id not in (
+        first.id,
+        other.id,
+    )
     nameless = projects.register("", 4, 100)
     named = projects.register("http://two", 4, 100)
     assert named == replace(nameless, server="http://two")
@@ -163,36 +166,36 @@ def test_the_audit_slice_is_not_drawn_anew_when_the_time_of_creation_becomes_kno
     tmp_path: Path,
 ) -> None:
     """What was trained on would be measured on."""
-    projects = Projects(tmp_path)
+    projects = ProjectStore(tmp_path)
     for number in (3, 4):
         projects.register("http://one", number)
-    Versions(projects.folder("3")).save(CARD, {}, lambda folder: None)
+    VersionStore(projects.folder("3")).save(CARD, {}, lambda folder: None)
     trained, new = (projects.register("http://one", number, 100) for number in (3, 4))
-    assert (trained.created, trained.identity) == (100, "3.0")
-    assert (new.created, new.identity) == (100, "4.100")
+    assert (trained.created, trained.audit_identity) == (100, "3.0")
+    assert (new.created, new.audit_identity) == (100, "4.100")
     assert projects.get("3") == trained
 
 
 def test_one_damaged_record_hides_no_other_project(tmp_path: Path) -> None:
-    projects = Projects(tmp_path)
+    projects = ProjectStore(tmp_path)
     for number in (3, 4, 5):
         projects.register("http://one", number)
     (projects.folder("3") / "project.json").write_text('{"id": "3"')
     (projects.folder("4") / "project.json").write_text('{"nonsense": 1}')
     assert [record.id for record in projects.all()] == ["5"]
-    first, second = projects.damaged()
+    first, second = projects.damaged_messages()
     assert "3/project.json is damaged" in first
     assert "4/project.json is damaged" in second
 
 
 def test_a_wish_is_taken_once_and_a_look_does_not_replace_start_training(tmp_path: Path) -> None:
-    assert wake.take(tmp_path / "away") == (False, False)
-    wake.ask(tmp_path, train=True)
-    wake.ask(tmp_path)
-    assert wake.take(tmp_path) == (True, True)
-    assert wake.take(tmp_path) == (False, False)
-    wake.ask(tmp_path)
-    assert wake.take(tmp_path) == (True, False)
+    assert wake.consume_wake(tmp_path / "away") == (False, False)
+    wake.request_wake(tmp_path, train=True)
+    wake.request_wake(tmp_path)
+    assert wake.consume_wake(tmp_path) == (True, True)
+    assert wake.consume_wake(tmp_path) == (False, False)
+    wake.request_wake(tmp_path)
+    assert wake.consume_wake(tmp_path) == (True, False)
 
 
 def test_no_wish_is_lost_while_others_are_taken(tmp_path: Path) -> None:
@@ -201,18 +204,18 @@ def test_no_wish_is_lost_while_others_are_taken(tmp_path: Path) -> None:
 
     def ask() -> None:
         for _ in range(wishes):
-            wake.ask(tmp_path, train=True)
+            wake.request_wake(tmp_path, train=True)
             wait_until_taken(tmp_path)
         done.set()
 
     def wait_until_taken(folder: Path) -> None:
-        while (folder / wake.TRAIN).exists():
+        while (folder / wake.TRAIN_FILE).exists():
             pass
 
     asking = Thread(target=ask)
     asking.start()
     while not done.is_set():
-        taken.append(wake.take(tmp_path))
+        taken.append(wake.consume_wake(tmp_path))
     assert sum(train for _, train in taken) == wishes
 
 
@@ -220,32 +223,32 @@ def test_files_that_go_away_while_they_are_listed_cost_nothing(tmp_path: Path) -
     """Another process trims the same folder."""
     kept = tmp_path / "kept.jpg"
     kept.write_bytes(b"")
-    found = files.told([tmp_path / "gone.jpg", kept])
+    found = files.stat_files([tmp_path / "gone.jpg", kept])
     assert [file for _, file in found] == [kept]
-    front = Front(tmp_path)
+    front = QueueFront(tmp_path)
     for number in range(3):
-        front.keep_picture(str(number), b"picture")
+        front.save_thumbnail(str(number), b"picture")
     (tmp_path / "thumbnails" / "dangling.jpg").symlink_to(tmp_path / "away")
-    front.trim()
-    assert front.picture("2").exists()
-    pictures = PictureFiles(tmp_path, most_bytes=0)
+    front.trim_thumbnails()
+    assert front.thumbnail_path("2").exists()
+    pictures = ImageCopies(tmp_path, max_bytes=0)
     assert pictures.trim() == 3
 
 
 @pytest.mark.parametrize("id", ["", "..", "../3", ".hidden", "a/b", "9"])
 def test_an_id_never_leads_out_of_the_home_folder(tmp_path: Path, id: str) -> None:
-    with pytest.raises(NotThere):
-        Projects(tmp_path).get(id)
+    with pytest.raises(NotFoundError):
+        ProjectStore(tmp_path).get(id)
 
 
 def test_the_webhook_secret_is_made_once_and_private(tmp_path: Path) -> None:
-    secret = webhook_secret(tmp_path)
+    secret = load_webhook_secret(tmp_path)
     assert len(secret) >= 32
-    assert webhook_secret(tmp_path) == secret
+    assert load_webhook_secret(tmp_path) == secret
     assert stat.S_IMODE((tmp_path / "webhook_secret").stat().st_mode) == 0o600
 
 
-def ready(number: int, parent: str | None) -> Card:
+def ready(number: int, parent: str | None) -> VersionCard:
     """A card of a version that passed."""
     told = {"promoted": True, "reason": "not worse"}
     return replace(
@@ -265,52 +268,54 @@ def nothing(folder: Path) -> None:
 def test_a_version_that_passed_goes_live_later_where_a_crash_came_just_then(
     tmp_path: Path,
 ) -> None:
-    versions = Versions(tmp_path)
+    versions = VersionStore(tmp_path)
     versions.save(ready(0, None), {}, nothing)
-    assert (versions.live(), versions.finish("the loop")) == (None, ready(0, None))
-    assert (versions.live(), versions.finish("the loop")) == ("v0-x", None)
+    assert (versions.live(), versions.promote_pending("the loop")) == (None, ready(0, None))
+    assert (versions.live(), versions.promote_pending("the loop")) == ("v0-x", None)
     versions.save(ready(1, "v0-x"), {}, nothing)
-    assert versions.finish("the loop") == ready(1, "v0-x")
+    assert versions.promote_pending("the loop") == ready(1, "v0-x")
     versions.promote("v0-x", "a person", "rolled back")
-    assert versions.finish("the loop") is None, "a person's choice stays"
+    assert versions.promote_pending("the loop") is None, "a person's choice stays"
     versions.save(replace(ready(2, "v0-x"), promotion={"promoted": False}), {}, nothing)
-    assert versions.finish("the loop") is None, "what did not pass stays away"
+    assert versions.promote_pending("the loop") is None, "what did not pass stays away"
     (tmp_path / "live.json").unlink()
-    assert versions.finish("the loop") == ready(1, "v0-x"), "anything is better than nothing"
+    assert versions.promote_pending("the loop") == ready(1, "v0-x"), (
+        "anything is better than nothing"
+    )
 
 
 def test_the_loop_does_not_promote_over_what_somebody_made_live_meanwhile(tmp_path: Path) -> None:
-    versions = Versions(tmp_path)
+    versions = VersionStore(tmp_path)
     for number in range(2):
-        versions.keep(ready(number, versions.live()), {}, nothing, "the loop")
+        versions.save_and_promote(ready(number, versions.live()), {}, nothing, "the loop")
     assert versions.live() == "v1-x"
-    Versions(tmp_path).promote("v0-x", "a person", "rolled back")
-    kept = versions.keep(ready(2, "v1-x"), {}, nothing, "the loop")
+    VersionStore(tmp_path).promote("v0-x", "a person", "rolled back")
+    kept = versions.save_and_promote(ready(2, "v1-x"), {}, nothing, "the loop")
     assert versions.live() == "v0-x"
     assert kept == versions.card("v2-x")
     assert not kept.promotion["promoted"]
     assert "v0-x was made live while this was trained" in kept.promotion["reason"]
-    assert versions.finish("the loop") is None
+    assert versions.promote_pending("the loop") is None
 
 
 def test_nobody_makes_a_version_live_while_another_one_is_saved(tmp_path: Path) -> None:
-    versions = Versions(tmp_path)
-    versions.keep(ready(0, None), {}, nothing, "the loop")
+    versions = VersionStore(tmp_path)
+    versions.save_and_promote(ready(0, None), {}, nothing, "the loop")
     versions.save(ready(1, "v0-x"), {}, nothing)
-    person = Thread(target=Versions(tmp_path).promote, args=("v1-x", "a person", ""))
+    person = Thread(target=VersionStore(tmp_path).promote, args=("v1-x", "a person", ""))
 
     def fill(folder: Path) -> None:
         person.start()
         person.join(0.2)
         assert person.is_alive(), "it waits"
 
-    versions.keep(ready(2, "v0-x"), {}, fill, "the loop")
+    versions.save_and_promote(ready(2, "v0-x"), {}, fill, "the loop")
     person.join(10)
     assert [event["version"] for event in versions.history()] == ["v0-x", "v2-x", "v1-x"]
 
 
 def test_an_event_that_a_crash_kept_from_the_history_is_not_lost(tmp_path: Path) -> None:
-    versions = Versions(tmp_path)
+    versions = VersionStore(tmp_path)
     for number in range(3):
         versions.save(ready(number, None), {}, nothing)
     versions.promote("v0-x", "the loop", "first")
@@ -321,14 +326,14 @@ def test_an_event_that_a_crash_kept_from_the_history_is_not_lost(tmp_path: Path)
     versions.promote("v2-x", "the loop", "third")
     assert [event["version"] for event in versions.history()] == ["v0-x", "v1-x", "v2-x"]
     (tmp_path / "history.jsonl").write_text(written)  # as homes of old may have it
-    assert versions.before_live() == "v1-x"
+    assert versions.rollback_target() == "v1-x"
 
 
 def test_one_damaged_card_or_pointer_is_one_sentence(tmp_path: Path) -> None:
-    versions = Versions(tmp_path)
-    versions.keep(ready(0, None), {}, nothing, "the loop")
+    versions = VersionStore(tmp_path)
+    versions.save_and_promote(ready(0, None), {}, nothing, "the loop")
     versions.save(ready(1, "v0-x"), {}, nothing)
-    with pytest.raises(NotThere):
+    with pytest.raises(NotFoundError):
         versions.card("v0-x/../v0-x")
     (versions.path("v1-x") / "card.json").write_text('{"a": 1}')
     assert versions.card("v0-x") == ready(0, None), "only the card asked for is read"

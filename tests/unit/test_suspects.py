@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from backend.domain import Control, ImageSize, Label, Place
-from backend.inference.detections import Sample
+from backend.domain import Control, ImageSize, Label, Region
+from backend.inference.detections import RegionSample
 from backend.learning import label_errors as suspects
-from backend.learning.detection_metrics import Judged
-from backend.tools.label_errors import out_of_sample
-from backend.vision.detection.detections import Found
-from backend.vision.detection.trained_detector import Meaning
-from backend.vision.heads.cross_validation import out_of_fold
+from backend.learning.detection_metrics import DetectionSample
+from backend.tools.label_errors import detect_out_of_sample
+from backend.vision.detection.detections import Detections
+from backend.vision.detection.trained_detector import ClassMapping
+from backend.vision.heads.cross_validation import out_of_fold_probabilities
 from backend.vision.heads.head import fit_head
 
 NAMES = tuple("0123456789")
@@ -35,8 +35,8 @@ def flipped(seed: int) -> tuple[set[int], list[int]]:
         y[i] = (y[i] + rng.integers(1, 10)) % 10
     targets = np.eye(10, dtype=np.float32)[y]
     head = fit_head(x, targets, labels=NAMES, multiple=False, pool=x)
-    belief = out_of_fold(head, x, targets)
-    queue = suspects.single(range(400), "digit", NAMES, y.tolist(), belief)
+    belief = out_of_fold_probabilities(head, x, targets)
+    queue = suspects.find_single_label_errors(range(400), "digit", NAMES, y.tolist(), belief)
     assert [s.quality for s in queue] == sorted(s.quality for s in queue)
     assert all(s.given != s.suggested and 0 <= s.mislabeling <= 1 for s in queue)
     return wrong, [s.task for s in queue]
@@ -59,7 +59,9 @@ def test_of_several_labels_the_one_that_is_wrong_is_named() -> None:
     given = truth.copy()
     given[:6, 1] = 1 - given[:6, 1]
     given[50:, 2] = np.nan  # nobody was asked
-    queue = suspects.several(range(200), "c", "abc", given, belief.astype(np.float32))
+    queue = suspects.find_multi_label_errors(
+        range(200), "c", "abc", given, belief.astype(np.float32)
+    )
     assert len(queue) >= 5
     assert {s.task for s in queue} <= set(range(6))
     assert all({s.given, s.suggested} == {"b", "not b"} for s in queue)
@@ -67,21 +69,21 @@ def test_of_several_labels_the_one_that_is_wrong_is_named() -> None:
 
 def test_nothing_is_ranked_where_nothing_can_be_known() -> None:
     few = np.full((5, 2), 0.5, dtype=np.float32)
-    assert suspects.single(range(5), "c", "ab", [0] * 5, few) == []
+    assert suspects.find_single_label_errors(range(5), "c", "ab", [0] * 5, few) == []
     one_label = np.full((50, 2), 0.5, dtype=np.float32)
-    assert suspects.single(range(50), "c", "ab", [0] * 50, one_label) == []
-    assert suspects.marked([1], "c", "ab", [Judged((), (), ())]) == []
+    assert suspects.find_single_label_errors(range(50), "c", "ab", [0] * 50, one_label) == []
+    assert suspects.find_region_errors([1], "c", "ab", [DetectionSample((), (), ())]) == []
 
 
-def box(label: str, x: float, y: float = 0.3, size: float = 0.2) -> Place:
-    return Place(label, x, y, x + size, y + size)
+def box(label: str, x: float, y: float = 0.3, size: float = 0.2) -> Region:
+    return Region(label, x, y, x + size, y + size)
 
 
-def scene(number: int, truth: tuple[Place, ...]) -> Judged:
+def scene(number: int, truth: tuple[Region, ...]) -> DetectionSample:
     """Two apples and a pear, always found."""
     shift = 0.002 * (number % 5)
     found = (box("apple", 0.1 + shift), box("apple", 0.4), box("pear", 0.7))
-    return Judged(found, (0.97, 0.96, 0.95), truth)
+    return DetectionSample(found, (0.97, 0.96, 0.95), truth)
 
 
 def test_overlooked_badly_placed_and_swapped_boxes_are_named_as_such() -> None:
@@ -90,7 +92,7 @@ def test_overlooked_badly_placed_and_swapped_boxes_are_named_as_such() -> None:
     images.append(scene(30, good[:2]))
     images.append(scene(31, (good[0], box("apple", 0.47, 0.42), good[2])))
     images.append(scene(32, (good[0], good[1], box("apple", 0.7))))
-    queue = suspects.marked(range(33), "fruit", ["apple", "pear"], images)
+    queue = suspects.find_region_errors(range(33), "fruit", ["apple", "pear"], images)
     why = {s.task: s.why for s in queue}
     assert set(why) == {30, 31, 32}
     assert why == {30: "overlooked", 31: "badly placed", 32: "swapped label"}
@@ -101,8 +103,10 @@ def test_a_surely_overlooked_object_comes_before_a_doubtful_one() -> None:
     good = (box("apple", 0.1), box("apple", 0.4), box("pear", 0.7))
     images = [scene(i, good) for i in range(10)]
     for sure in (0.55, 0.99, 0.75):
-        images.append(Judged((*good, box("pear", 0.4, 0.7)), (0.97, 0.96, 0.95, sure), good))
-    queue = suspects.marked(range(13), "fruit", ["apple", "pear"], images)
+        images.append(
+            DetectionSample((*good, box("pear", 0.4, 0.7)), (0.97, 0.96, 0.95, sure), good)
+        )
+    queue = suspects.find_region_errors(range(13), "fruit", ["apple", "pear"], images)
     assert [s.task for s in queue] == [11, 12, 10]
     assert {s.why for s in queue} == {"overlooked"}
     assert queue[0].quality < 0.02 < 0.4 < queue[2].quality
@@ -112,33 +116,33 @@ def test_a_box_that_is_badly_placed_comes_before_a_doubtful_find() -> None:
     good = (box("apple", 0.1), box("apple", 0.4), box("pear", 0.7))
     shifted = (good[0], box("apple", 0.47, 0.42), good[2])
     images = [scene(i, good) for i in range(10)]
-    images.append(Judged((*good, box("pear", 0.4, 0.7)), (0.97, 0.96, 0.95, 0.52), good))
+    images.append(DetectionSample((*good, box("pear", 0.4, 0.7)), (0.97, 0.96, 0.95, 0.52), good))
     images.append(scene(11, shifted))
-    queue = suspects.marked(range(12), "fruit", ["apple", "pear"], images)
+    queue = suspects.find_region_errors(range(12), "fruit", ["apple", "pear"], images)
     assert [(s.task, s.why) for s in queue] == [(11, "badly placed"), (10, "overlooked")]
 
 
 def test_a_label_is_judged_by_the_newest_version_that_cannot_know_it() -> None:
     learned = [("v1", {1, 2}), ("v3", {1, 2, 3}), ("v4", {1, 3, 4})]
-    judges = suspects.unseen_by(learned, [1, 2, 3, 4, 5])
+    judges = suspects.assign_judging_versions(learned, [1, 2, 3, 4, 5])
     assert judges == {"v1": [3], "v3": [4], "v4": [5]}, "v4 goes on from v1, which knew 2"
-    assert suspects.unseen_by([], [1]) == {}
+    assert suspects.assign_judging_versions([], [1]) == {}
 
 
 class Recalls:
     """A finder that was taught what people marked, and finds apples where it was not."""
 
-    def __init__(self, taught: dict[int, tuple[Place, ...]], labels: tuple[str, ...]) -> None:
+    def __init__(self, taught: dict[int, tuple[Region, ...]], labels: tuple[str, ...]) -> None:
         self.taught = taught
-        self.meaning = Meaning(False, labels, {i: i for i in range(len(labels))}, {}, 64)
+        self.class_mapping = ClassMapping(False, labels, {i: i for i in range(len(labels))}, {}, 64)
 
-    def find(self, images: Sequence[Image.Image], least: float) -> list[Found]:
+    def detect(self, images: Sequence[Image.Image], least: float) -> list[Detections]:
         return [self._found(image.width) for image in images]
 
-    def _found(self, task: int) -> Found:
+    def _found(self, task: int) -> Detections:
         places = self.taught.get(task, (box("apple", 0.1), box("apple", 0.5)))
         corners = [(p.x0, p.y0, p.x1, p.y1) for p in places]
-        return Found(
+        return Detections(
             np.array(corners, dtype=np.float32).reshape(-1, 4),
             np.full(len(places), 0.97, dtype=np.float32),
             np.zeros(len(places), dtype=np.int64),
@@ -151,22 +155,22 @@ class Recalls:
 def test_a_wrong_box_that_the_live_version_learned_is_found_by_an_older_one() -> None:
     control = Control("fruit", "image", "image", (Label("apple"),), "boxes")
     good = (box("apple", 0.1), box("apple", 0.5))
-    marks: dict[int, tuple[Place, ...]] = dict.fromkeys(range(1, 21), good)
+    marks: dict[int, tuple[Region, ...]] = dict.fromkeys(range(1, 21), good)
     marks[15] = good[:1]
     samples = [
-        Sample(t, lambda t=t: Image.new("RGB", (t, 8)), ImageSize(t, 8), places)  # type: ignore[misc]
+        RegionSample(t, lambda t=t: Image.new("RGB", (t, 8)), ImageSize(t, 8), places)  # type: ignore[misc]
         for t, places in marks.items()
     ]
     first = {task: marks[task] for task in range(1, 11)}
     finders = {"v1": Recalls(first, ("apple",)), "v2": Recalls(marks, ("apple",))}
-    judges = suspects.unseen_by([("v1", first.keys()), ("v2", marks.keys())], marks)
-    tasks, judged = out_of_sample(control, samples, judges, finders.get)
+    judges = suspects.assign_judging_versions([("v1", first.keys()), ("v2", marks.keys())], marks)
+    tasks, judged = detect_out_of_sample(control, samples, judges, finders.get)
     assert tasks == list(range(11, 21)), "what the first version learned is judged by none"
-    queue = suspects.marked(tasks, "fruit", ["apple"], judged)
+    queue = suspects.find_region_errors(tasks, "fruit", ["apple"], judged)
     assert [(s.task, s.why) for s in queue] == [(15, "overlooked")]
-    live = out_of_sample(control, samples, {"v2": list(marks)}, finders.get)
-    assert suspects.marked(live[0], "fruit", ["apple"], live[1]) == [], (
+    live = detect_out_of_sample(control, samples, {"v2": list(marks)}, finders.get)
+    assert suspects.find_region_errors(live[0], "fruit", ["apple"], live[1]) == [], (
         "it believes what it learned"
     )
     old = {"v1": Recalls(first, ("pear",)), "v2": finders["v2"]}
-    assert out_of_sample(control, samples, judges, old.get) == ([], [])
+    assert detect_out_of_sample(control, samples, judges, old.get) == ([], [])

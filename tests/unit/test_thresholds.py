@@ -29,23 +29,26 @@ def test_the_examples_in_the_docstrings_hold(module: object) -> None:
 def test_the_bounds_are_those_of_clopper_and_pearson(
     right: int, n: int, low: float, high: float
 ) -> None:
-    assert float(thresholds.lower(right, n)) == pytest.approx(low, abs=2e-3)
-    assert float(thresholds.upper(right, n)) == pytest.approx(high, abs=2e-3)
+    assert float(thresholds.lower_bound(right, n)) == pytest.approx(low, abs=2e-3)
+    assert float(thresholds.upper_bound(right, n)) == pytest.approx(high, abs=2e-3)
 
 
 def test_uncertain_predictions_of_a_label_are_left_out_once_that_is_known_to_help() -> None:
     confidence = [0.95] * 60 + [0.7] * 40
     right = [True] * 60 + [True, False] * 20
-    assert thresholds.threshold(confidence, right, 0.9) == 0.95
-    assert thresholds.threshold(confidence[60:], right[60:], 0.9) == thresholds.NEVER
-    assert thresholds.threshold(confidence[:9], right[:9], 0.9) == 0.0, "too few to know"
-    assert thresholds.threshold([], [], 0.9) == 0.0
+    assert thresholds.precision_threshold(confidence, right, 0.9) == 0.95
+    assert (
+        thresholds.precision_threshold(confidence[60:], right[60:], 0.9)
+        == thresholds.UNREACHABLE_THRESHOLD
+    )
+    assert thresholds.precision_threshold(confidence[:9], right[:9], 0.9) == 0.0, "too few to know"
+    assert thresholds.precision_threshold([], [], 0.9) == 0.0
 
 
 def test_equal_confidences_stand_on_one_side_of_a_threshold() -> None:
     confidence = [0.9] * 100 + [0.8] * 100
     right = [True] * 150 + [False] * 50
-    assert thresholds.threshold(confidence, right, 0.95) == 0.9
+    assert thresholds.precision_threshold(confidence, right, 0.95) == 0.9
 
 
 def test_shown_predictions_have_the_wanted_precision_in_most_projects() -> None:
@@ -54,26 +57,26 @@ def test_shown_predictions_have_the_wanted_precision_in_most_projects() -> None:
         random = np.random.default_rng(seed)
         confidence = random.random(150)
         right = random.random(150) < confidence
-        least = thresholds.threshold(confidence, right, 0.8)
+        least = thresholds.precision_threshold(confidence, right, 0.8)
         # right with probability c: those above t are right (1 + t) / 2 of the time
-        kept += least in (0.0, thresholds.NEVER) or (1 + least) / 2 >= 0.8
+        kept += least in (0.0, thresholds.UNREACHABLE_THRESHOLD) or (1 + least) / 2 >= 0.8
     assert kept >= 180
 
 
 def test_accepting_refuses_and_says_how_many_audit_labels_are_missing() -> None:
-    found = auto_accept.level([0.99] * 40, [True] * 40, 0.05)
+    found = auto_accept.find_accept_threshold([0.99] * 40, [True] * 40, 0.05)
     assert found.value is None
-    assert found.missing == 19
+    assert found.missing_labels == 19
     assert "59" in found.reason
     assert "19" in found.reason
 
 
 def test_one_error_among_the_surest_needs_more_labels() -> None:
     sure = np.linspace(1, 0.9, 80)
-    assert auto_accept.level(sure, [True] * 80, 0.05).value is not None
-    assert auto_accept.level(sure, [False] + [True] * 79, 0.05).value is None
+    assert auto_accept.find_accept_threshold(sure, [True] * 80, 0.05).value is not None
+    assert auto_accept.find_accept_threshold(sure, [False] + [True] * 79, 0.05).value is None
     many = np.linspace(1, 0.5, 300)
-    found = auto_accept.level(many, [False] + [True] * 149 + [False] * 150, 0.05)
+    found = auto_accept.find_accept_threshold(many, [False] + [True] * 149 + [False] * 150, 0.05)
     assert found.value is not None
     assert found.value > 0.7, "not where half is wrong"
 
@@ -86,7 +89,7 @@ def test_the_promise_holds_in_19_of_20_projects_whatever_the_confidence_is_worth
         confidence = random.random(int(random.integers(59, 400)))
         steep, floor = random.uniform(0.02, 0.5), random.uniform(0, 0.02)
         right = random.random(len(confidence)) > floor + steep * (1 - confidence) ** 2
-        found = auto_accept.level(confidence, right, 0.05)
+        found = auto_accept.find_accept_threshold(confidence, right, 0.05)
         if found.value is not None:
             decided += 1
             above = np.linspace(found.value, 1, 500)
@@ -96,6 +99,6 @@ def test_the_promise_holds_in_19_of_20_projects_whatever_the_confidence_is_worth
 
 
 def test_a_tenth_of_what_could_be_accepted_goes_to_people_for_ever() -> None:
-    one = {t for t in range(10_000) if auto_accept.for_people("1.17", t)}
-    assert one == {t for t in range(10_000) if auto_accept.for_people("1.17", t)}
+    one = {t for t in range(10_000) if auto_accept.is_held_for_review("1.17", t)}
+    assert one == {t for t in range(10_000) if auto_accept.is_held_for_review("1.17", t)}
     assert 900 < len(one) < 1100

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from backend.cli.train import _told
-from backend.loop.round import Outcome
+from backend.cli.train import _describe_outcome
+from backend.loop.round import RoundOutcome
 
 HELD = {"version": "v2-0a", "reason": "Held back: it is worse."}
 WAITS = {"version": "", "reason": "This month's budget is spent."}
@@ -33,5 +33,5 @@ WAITS = {"version": "", "reason": "This month's budget is spent."}
 def test_the_outcome_of_a_round_in_words(
     labels: int, trained: str, held: Mapping[str, str], told: str
 ) -> None:
-    outcome = Outcome("", "v1-0a", 20, labels, {}, [], {}, [], trained=trained, held=held)
-    assert _told(outcome) == told
+    outcome = RoundOutcome("", "v1-0a", 20, labels, {}, [], {}, [], trained=trained, held=held)
+    assert _describe_outcome(outcome) == told

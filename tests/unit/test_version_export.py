@@ -15,9 +15,9 @@ import pytest
 from PIL import Image
 
 from backend.cli.main import main
-from backend.store.projects import Projects
-from backend.store.versions import Versions
-from tests.support.published_models import picture
+from backend.store.projects import ProjectStore
+from backend.store.versions import VersionStore
+from tests.support.published_models import make_image
 from tests.unit.test_predict_command import home  # noqa: F401 - a fixture
 from tests.unit.vision.detection.conftest import BOTH, drawings
 
@@ -52,7 +52,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Of several shapes; one lies on its side by EXIF, one is large."""
     folder = tmp_path_factory.mktemp("images")
-    shown = [picture("red", 900, 200), picture("blue", 901, 90)]
+    shown = [make_image("red", 900, 200), make_image("blue", 901, 90)]
     shown += [one.image for one in drawings(3, 77, *BOTH)]
     shown += [shown[2].resize((1800, 1350)), shown[3].resize((90, 160))]
     files = [folder / f"{number}.png" for number in range(len(shown))]
@@ -78,7 +78,7 @@ def prelabel(home: Path, *arguments: str | Path, capsys: Any) -> Any:  # noqa: F
 
 
 def live(home: Path, project: str) -> str:  # noqa: F811
-    return str(Versions(Projects(home).folder(project)).live())
+    return str(VersionStore(ProjectStore(home).folder(project)).live())
 
 
 def run_alone(program: Path, alone: Path, images: list[Path], folder: Path) -> list[Any]:

@@ -10,32 +10,32 @@ from typing import Any
 import numpy as np
 
 from backend.domain import Control
-from backend.inference.model import Model, answer_of, choose
+from backend.inference.model import Model, chosen_labels, predict_choice
 from backend.learning import learning_curve
-from backend.learning.classification_metrics import Figure, share
-from backend.learning.learning_curve import Missed, Point
-from backend.learning.quality_gate import Verdict
+from backend.learning.classification_metrics import IntervalEstimate, proportion_estimate
+from backend.learning.learning_curve import CurvePoint, LabelMisses
+from backend.learning.quality_gate import GateVerdict
 from backend.loop.evaluate import metrics
-from backend.loop.evaluate.gate import Gate
-from backend.loop.evaluate.metrics import Judgement
-from backend.loop.fit import Fit
+from backend.loop.evaluate.gate import QualityGate
+from backend.loop.evaluate.metrics import ControlEvaluation
+from backend.loop.fit import ModelTrainer
 from backend.loop.observe import Observation
 from backend.loop.publish import auto_accept
 from backend.runtime.resources import Resources
 from backend.settings import Settings
-from backend.store.acceptance import Acceptances
+from backend.store.acceptance import AcceptanceStore
 from backend.store.projects import ProjectRecord
-from backend.store.versions import Card
-from backend.training.detector import never_found
+from backend.store.versions import VersionCard
+from backend.training.detector import undetectable_labels
 
 log = logging.getLogger("prelabel")
-AUDITED = 20
+MIN_AUDIT_IMAGES = 20
 """Audit images below which an estimate by cross-validation is told as well."""
-SEEN = 10
+MIN_FIGURE_IMAGES = 10
 """Audit images that a version's figure rests on at least to be a point of the learning curve."""
-ALIKE = 1.25
+MAX_SIZE_RATIO = 1.25
 """Sizes of a point's object up to so many times apart judge alike enough for one curve."""
-GOALS = (0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
+ACCURACY_GOALS = (0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 """The forecast looks to the next of these."""
 
 
@@ -55,10 +55,10 @@ class Assessment:
             that without it the confidence of the best F1 decides.
     """
 
-    figure: Figure
+    figure: IntervalEstimate
     controls: dict[str, Any]
-    verdict: Verdict
-    estimate: Figure | None
+    verdict: GateVerdict
+    estimate: IntervalEstimate | None
     outlook: dict[str, Any]
     accepting: dict[str, Any]
     thresholds: dict[str, dict[str, float]]
@@ -70,7 +70,7 @@ class Assessor:
     Args:
         resources: of this process.
         record: the project.
-        seen: the snapshot.
+        observation: the snapshot.
         fit: that made the model.
         model: what it made.
     """
@@ -79,8 +79,8 @@ class Assessor:
         self,
         resources: Resources,
         record: ProjectRecord,
-        seen: Observation,
-        fit: Fit,
+        observation: Observation,
+        fit: ModelTrainer,
         model: Model,
     ) -> None:
         self._resources = resources
@@ -88,37 +88,45 @@ class Assessor:
         self._record = record
         self._versions = resources.versions(record)
         self._folder = resources.folder(record)
-        self._seen = seen
+        self._observation = observation
         self._fit = fit
         self._model = model
-        self._crossed = {
-            c.name: fit.cross(c, model.heads[c.name])
-            for c in self._choices
+        self._cross_validated = {
+            c.name: fit.cross_validate(c, model.heads[c.name])
+            for c in self._choice_controls
             if c.name in model.heads
         }
-        finders = (model.finders, fit.before.finders)
-        self._sizes = {
-            c.name: metrics.sizes_of(c, fit.samples(c), [one.get(c.name) for one in finders])
+        detectors = (model.detectors, fit.live_model.detectors)
+        self._object_sizes = {
+            c.name: metrics.object_sizes(
+                c, fit.samples(c), [model_detectors.get(c.name) for model_detectors in detectors]
+            )
             for c in self._controls
             if c.kind != "choices"
         }
 
     def assess(self) -> Assessment:
         """Everything."""
-        new = {c.name: self._judge(c) for c in self._controls}
-        first = self._controls[0] if not self._choices else None
-        choices = {c.name: new[c.name] for c in self._choices}
-        figure = new[first.name].figure if first else metrics.whole(choices)
-        estimate = self._estimate() if figure.n < AUDITED else None
+        evaluations = {c.name: self._evaluate(c) for c in self._controls}
+        region_control = self._controls[0] if not self._choice_controls else None
+        choice_evaluations = {c.name: evaluations[c.name] for c in self._choice_controls}
+        figure = (
+            evaluations[region_control.name].figure
+            if region_control
+            else metrics.exact_match_accuracy(choice_evaluations)
+        )
+        estimate = self._estimate_accuracy() if figure.n < MIN_AUDIT_IMAGES else None
         return Assessment(
             figure=figure,
-            controls={c.name: self._told(c, new[c.name]) for c in self._controls},
-            verdict=self._verdict(new),
+            controls={
+                c.name: self._control_summary(c, evaluations[c.name]) for c in self._controls
+            },
+            verdict=self._verdict(evaluations),
             estimate=estimate,
-            outlook=self._outlook(figure, estimate, new),
-            accepting=self._accepting(new),
+            outlook=self._forecast(figure, estimate, evaluations),
+            accepting=self._evaluate_acceptance(evaluations),
             thresholds={
-                c.name: new[c.name].thresholds(self._precision(c))
+                c.name: evaluations[c.name].thresholds(self._target_precision(c))
                 for c in self._controls
                 if not c.threshold and (c.kind == "choices" or c.precision is not None)
             },
@@ -126,188 +134,224 @@ class Assessor:
 
     @property
     def _controls(self) -> Sequence[Control]:
-        return self._seen.config.controls
+        return self._observation.config.controls
 
     @property
-    def _choices(self) -> list[Control]:
+    def _choice_controls(self) -> list[Control]:
         return [control for control in self._controls if control.kind == "choices"]
 
-    def _precision(self, control: Control) -> float:
+    def _target_precision(self, control: Control) -> float:
         return self._settings.precision if control.precision is None else control.precision
 
     # -- figures ----------------------------------------------------------------------------
 
-    def _judge(self, control: Control) -> Judgement:
+    def _evaluate(self, control: Control) -> ControlEvaluation:
         if control.kind == "choices":
             examples = self._fit.examples(control)
-            return metrics.judge_choices(
-                self._model, control, examples, np.flatnonzero(examples.audit).tolist()
+            return metrics.evaluate_choices(
+                self._model, control, examples, np.flatnonzero(examples.audit_mask).tolist()
             )
-        held = [sample for sample in self._fit.samples(control) if sample.audit]
-        finder = self._model.finders.get(control.name)
-        return metrics.judge_finds(finder, control, held, self._sizes[control.name])
+        audit_samples = [sample for sample in self._fit.samples(control) if sample.is_audit]
+        detector = self._model.detectors.get(control.name)
+        return metrics.evaluate_regions(
+            detector, control, audit_samples, self._object_sizes[control.name]
+        )
 
-    def _told(self, control: Control, judgement: Judgement) -> dict[str, Any]:
-        figures = {"audit": judgement.figure.json(), "figures": judgement.told}
+    def _control_summary(self, control: Control, evaluation: ControlEvaluation) -> dict[str, Any]:
+        figures = {"audit": evaluation.figure.to_json(), "figures": evaluation.metrics}
         if control.kind == "choices":
             examples = self._fit.examples(control)
-            kind = metrics.kind_of_head(self._model, control.name, examples)
-            return {"kind": kind, "examples": metrics.answer_counts(control, examples), **figures}
-        finder = self._model.finders.get(control.name)
-        counts = metrics.place_counts(control, self._fit.samples(control))
-        advice = self._resources.advice(never_found(finder, control))
+            kind = metrics.describe_head(self._model, control.name, examples)
+            return {
+                "kind": kind,
+                "examples": metrics.count_choice_labels(control, examples),
+                **figures,
+            }
+        detector = self._model.detectors.get(control.name)
+        counts = metrics.count_region_labels(control, self._fit.samples(control))
+        advice = self._resources.missing_label_advice(undetectable_labels(detector, control))
         if advice:
             log.info("%s: %s", control.name, advice["advice"])
         return {
-            "kind": metrics.kind_of_finder(finder),
+            "kind": metrics.describe_detector(detector),
             "examples": counts,
             **figures,
-            "shown": judgement.told["shown"],
+            "shown": evaluation.metrics["shown"],
             **advice,
-            "made_from": self._fit.made_from(control),
+            "made_from": self._fit.detector_dependencies(control),
         }
 
-    def _estimate(self) -> Figure | None:
+    def _estimate_accuracy(self) -> IntervalEstimate | None:
         """Accuracy by cross-validation, on images that were chosen to be hard; so it is low."""
-        right: dict[int, bool] = {}
-        for control in self._choices:
-            for task, one in self._crossed_rights(control).items():
-                right[task] = right.get(task, True) and one
-        figure = share(sum(right.values()), len(right))
-        return replace(figure, metric="accuracy by cross-validation") if right else None
+        correct: dict[int, bool] = {}
+        for control in self._choice_controls:
+            for task, is_correct in self._cross_validated_correct(control).items():
+                correct[task] = correct.get(task, True) and is_correct
+        figure = proportion_estimate(sum(correct.values()), len(correct))
+        return replace(figure, metric="accuracy by cross-validation") if correct else None
 
-    def _crossed_rights(self, control: Control) -> dict[int, bool]:
+    def _cross_validated_correct(self, control: Control) -> dict[int, bool]:
         """By task that was learned from, whether a head that did not see it says the same."""
-        if control.name not in self._crossed:
+        if control.name not in self._cross_validated:
             return {}
-        rows, table = self._crossed[control.name]
+        rows, probabilities = self._cross_validated[control.name]
         examples, labels = self._fit.examples(control), self._model.heads[control.name].labels
-        given = (answer_of(choose(control, labels, row, metrics.NO_SIZE)) for row in table)
+        predicted = (
+            chosen_labels(predict_choice(control, labels, row, metrics.UNKNOWN_IMAGE_SIZE))
+            for row in probabilities
+        )
         return {
-            examples.tasks[row]: one == examples.answers[row]
-            for row, one in zip(rows, given, strict=True)
+            examples.task_ids[row]: label_set == examples.answers[row]
+            for row, label_set in zip(rows, predicted, strict=True)
         }
 
     # -- the gate ---------------------------------------------------------------------------
 
-    def _verdict(self, new: dict[str, Judgement]) -> Verdict:
-        if self._fit.live is None:
-            return Verdict(True, "The first version of the project.", {})
-        gate = Gate(
+    def _verdict(self, evaluations: dict[str, ControlEvaluation]) -> GateVerdict:
+        if self._fit.live_card is None:
+            return GateVerdict(True, "The first version of the project.", {})
+        gate = QualityGate(
             self._resources,
             self._record,
-            self._seen,
+            self._observation,
             self._fit,
             self._model,
-            self._crossed,
-            self._sizes,
+            self._cross_validated,
+            self._object_sizes,
             self._settings.seed,
         )
-        return gate.verdict(new)
+        return gate.decide(evaluations)
 
     # -- what rests on the figures ------------------------------------------------------------
 
-    def _accepting(self, judgements: dict[str, Judgement]) -> dict[str, Any]:
+    def _evaluate_acceptance(self, evaluations: dict[str, ControlEvaluation]) -> dict[str, Any]:
         """The level for accepting without a person; empty where nobody asked for that."""
-        error = auto_accept.wanted(self._controls, self._settings.accept_error)
-        if not error:
+        error_bound = auto_accept.accept_error_bound(self._controls, self._settings.accept_error)
+        if not error_bound:
             return {}
-        until = Acceptances(self._folder).read().until
-        return auto_accept.proven(judgements, error, self._versions.cards(), until)
-
-    def _outlook(
-        self, figure: Figure, estimate: Figure | None, judgements: dict[str, Judgement]
-    ) -> dict[str, Any]:
-        by_audit = figure.n >= AUDITED or estimate is None
-        now = figure if by_audit else estimate
-        if now is None or now.value is None:
-            return {}
-        trained = sum(not self._seen.is_audit(task) for task in self._seen.labeled)
-        points = self._points(by_audit, now.metric)
-        points.append(Point(trained, 1 - now.value, now.n))
-        rng = np.random.default_rng(self._settings.seed)
-        curve = learning_curve.fitted(points, rng)
-        goal = next((goal for goal in GOALS if goal > now.value), 1.0)
-        agreement = self._agreement()
-        needy = learning_curve.weakest(curve, self._missed(judgements), goal, rng)
-        return {
-            "sentence": learning_curve.outlook(curve, goal),
-            "labels": [
-                {"label": name, "more": low, "most": high, "words": learning_curve.span(low, high)}
-                for name, low, high in needy
-            ],
-            "stop": learning_curve.enough(curve, agreement),
-            "agreement": agreement,
-            "curve": _drawn(curve),
-            "from": "audit slice" if by_audit else "cross-validation",
-        }
-
-    def _points(self, by_audit: bool, metric: str) -> list[Point]:
-        found = []
-        for card in self._versions.cards():
-            told = card.audit if by_audit else card.estimate
-            known = told and told["metric"] == metric and told["value"] is not None
-            known = known and self._same_yardstick(card)
-            if known and told["n"] >= SEEN and card.labels["train"]:
-                found.append(Point(card.labels["train"], 1 - told["value"], told["n"]))
-        return found
-
-    def _same_yardstick(self, card: Card) -> bool:
-        """Whether points were judged by about the same sizes then; versions of old do not tell."""
-        first = self._controls[0]
-        if self._choices or first.kind != "points":
-            return True
-        then = (card.controls.get(first.name, {}).get("figures") or {}).get("sizes") or {}
-        now = self._sizes[first.name]
-        return then.keys() == now.keys() and all(
-            max(then[label], side) <= ALIKE * min(then[label], side) for label, side in now.items()
+        min_audit_labels = AcceptanceStore(self._folder).read().min_audit_labels
+        return auto_accept.evaluate_acceptance(
+            evaluations, error_bound, self._versions.cards(), min_audit_labels
         )
 
-    def _missed(self, judgements: dict[str, Judgement]) -> dict[str, Missed]:
+    def _forecast(
+        self,
+        figure: IntervalEstimate,
+        estimate: IntervalEstimate | None,
+        evaluations: dict[str, ControlEvaluation],
+    ) -> dict[str, Any]:
+        is_audited = figure.n >= MIN_AUDIT_IMAGES or estimate is None
+        current = figure if is_audited else estimate
+        if current is None or current.value is None:
+            return {}
+        trained_count = sum(
+            not self._observation.is_audit(task) for task in self._observation.labeled
+        )
+        points = self._curve_points(is_audited, current.metric)
+        points.append(CurvePoint(trained_count, 1 - current.value, current.n))
+        rng = np.random.default_rng(self._settings.seed)
+        curve = learning_curve.fit_learning_curve(points, rng)
+        goal = next((goal for goal in ACCURACY_GOALS if goal > current.value), 1.0)
+        agreement = self._agreement_with_live()
+        weakest_labels = learning_curve.rank_weakest_labels(
+            curve, self._missed_by_label(evaluations), goal, rng
+        )
+        return {
+            "sentence": learning_curve.describe_forecast(curve, goal),
+            "labels": [
+                {
+                    "label": name,
+                    "more": low,
+                    "most": high,
+                    "words": learning_curve.format_range(low, high),
+                }
+                for name, low, high in weakest_labels
+            ],
+            "stop": learning_curve.should_stop_labeling(curve, agreement),
+            "agreement": agreement,
+            "curve": _curve_json(curve),
+            "from": "audit slice" if is_audited else "cross-validation",
+        }
+
+    def _curve_points(self, is_audited: bool, metric: str) -> list[CurvePoint]:
+        curve_points = []
+        for card in self._versions.cards():
+            recorded = card.audit if is_audited else card.estimate
+            is_usable = recorded and recorded["metric"] == metric and recorded["value"] is not None
+            is_usable = is_usable and self._has_similar_sizes(card)
+            if is_usable and recorded["n"] >= MIN_FIGURE_IMAGES and card.labels["train"]:
+                curve_points.append(
+                    CurvePoint(card.labels["train"], 1 - recorded["value"], recorded["n"])
+                )
+        return curve_points
+
+    def _has_similar_sizes(self, card: VersionCard) -> bool:
+        """Whether points were judged by about the same sizes then; versions of old do not tell."""
+        control = self._controls[0]
+        if self._choice_controls or control.kind != "points":
+            return True
+        previous_sizes = (card.controls.get(control.name, {}).get("figures") or {}).get(
+            "sizes"
+        ) or {}
+        current_sizes = self._object_sizes[control.name]
+        return previous_sizes.keys() == current_sizes.keys() and all(
+            max(previous_sizes[label], side) <= MAX_SIZE_RATIO * min(previous_sizes[label], side)
+            for label, side in current_sizes.items()
+        )
+
+    def _missed_by_label(self, evaluations: dict[str, ControlEvaluation]) -> dict[str, LabelMisses]:
         """By label, what was missed on the audit slice where it has SEEN examples there."""
-        found = {}
+        missed = {}
         for control in self._controls:
-            counts = self._told_counts(control)
-            for label, row in judgements[control.name].told["labels"].items():
+            counts = self._label_counts(control)
+            for label, row in evaluations[control.name].metrics["labels"].items():
                 figure = row.get("intervals", row)["recall"]
-                if figure["n"] >= SEEN and figure["value"] is not None:
+                if figure["n"] >= MIN_FIGURE_IMAGES and figure["value"] is not None:
                     wrong = round((1 - figure["value"]) * figure["n"])
-                    found[label] = Missed(wrong, figure["n"], counts.get(label, 0))
-        return found
+                    missed[label] = LabelMisses(wrong, figure["n"], counts.get(label, 0))
+        return missed
 
-    def _told_counts(self, control: Control) -> dict[str, int]:
+    def _label_counts(self, control: Control) -> dict[str, int]:
         if control.kind == "choices":
-            return metrics.answer_counts(control, self._fit.examples(control))
-        return metrics.place_counts(control, self._fit.samples(control))
+            return metrics.count_choice_labels(control, self._fit.examples(control))
+        return metrics.count_region_labels(control, self._fit.samples(control))
 
-    def _agreement(self) -> float | None:
+    def _agreement_with_live(self) -> float | None:
         """Kappa of this version's and the live one's answers to all images; of choices only.
 
         None where they look through different encoders.
         """
-        answers: tuple[list[str], list[str]] = ([], [])
-        then = self._fit.live.encoder.get("id") if self._fit.live else None
-        if self._choices and then and then != self._resources.encoder().id:
+        label_strings: tuple[list[str], list[str]] = ([], [])
+        live_encoder_id = self._fit.live_card.encoder.get("id") if self._fit.live_card else None
+        if (
+            self._choice_controls
+            and live_encoder_id
+            and live_encoder_id != self._resources.encoder().id
+        ):
             return None
-        for control in self._choices:
-            heads = [m.heads.get(control.name) for m in (self._fit.before, self._model)]
-            pool = self._fit.pool(control)
+        for control in self._choice_controls:
+            heads = [m.heads.get(control.name) for m in (self._fit.live_model, self._model)]
+            pool = self._fit.embedding_pool(control)
             if not len(pool) or any(h is None or h.weight.shape[1] != pool.shape[1] for h in heads):
                 return None
-            for side, head in zip(answers, heads, strict=True):
+            for model_labels, head in zip(label_strings, heads, strict=True):
                 rows = head.probabilities(pool) if head else pool[:0]
                 names = head.labels if head else ()
-                chosen = (choose(control, names, row, metrics.NO_SIZE) for row in rows)
-                side += ["+".join(sorted(choice.labels)) for choice in chosen]
-        return learning_curve.kappa(*answers)
+                choices = (
+                    predict_choice(control, names, row, metrics.UNKNOWN_IMAGE_SIZE) for row in rows
+                )
+                model_labels += ["+".join(sorted(choice.labels)) for choice in choices]
+        return learning_curve.cohen_kappa(*label_strings)
 
 
-def _drawn(curve: learning_curve.Curve | None) -> list[dict[str, float]]:
+def _curve_json(curve: learning_curve.LearningCurve | None) -> list[dict[str, float]]:
     """The curve from today's labels on, as points with their band."""
     if curve is None:
         return []
-    steps = np.linspace(curve.labels, learning_curve.REACH * curve.labels, 5)
-    rows = [(round(float(step)), *curve.error(float(step))) for step in steps]
+    steps = np.linspace(
+        curve.label_count, learning_curve.MAX_EXTRAPOLATION_FACTOR * curve.label_count, 5
+    )
+    rows = [(round(float(step)), *curve.predict_error(float(step))) for step in steps]
     return [
         {"labels": n, "value": round(1 - m, 4), "low": round(1 - h, 4), "high": round(1 - low, 4)}
         for n, m, low, h in rows

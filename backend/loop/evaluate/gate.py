@@ -16,54 +16,59 @@ import numpy as np
 from backend.arrays import Floats
 from backend.domain import Control
 from backend.errors import PrelabelError
-from backend.inference.detections import Sample
+from backend.inference.detections import RegionSample
 from backend.inference.model import Model
-from backend.learning.contradiction import Believed, Contradiction, Trust, contradiction
-from backend.learning.quality_gate import (
-    LUCKY,
-    Verdict,
-    all_of,
-    compare_answers,
-    compare_finds,
-    trusted,
+from backend.learning.contradiction import (
+    AnsweredQuestions,
+    ContradictionResult,
+    ProbabilityCalibration,
+    measure_contradiction,
 )
-from backend.learning.rejection import denial
+from backend.learning.quality_gate import (
+    PAST_VERSION_SIGNIFICANCE,
+    GateVerdict,
+    check_recent_labels,
+    combine_verdicts,
+    compare_detections,
+    compare_label_sets,
+)
+from backend.learning.rejection import measure_rejection
 from backend.loop.evaluate import metrics
-from backend.loop.evaluate.metrics import Judgement
-from backend.loop.evaluate.past_versions import Past, believed
-from backend.loop.fit import Fit
+from backend.loop.evaluate.metrics import ControlEvaluation
+from backend.loop.evaluate.past_versions import PastVersions, align_probabilities
+from backend.loop.fit import ModelTrainer
 from backend.loop.observe import Observation
 from backend.runtime.resources import Resources
 from backend.store.projects import ProjectRecord
-from backend.store.versions import Card
-from backend.vision.detection.trained_detector import Finds
+from backend.store.versions import VersionCard
+from backend.vision.detection.trained_detector import Detector
 
 log = logging.getLogger("prelabel")
-LATEST = 40
+RETENTION_IMAGES = 40
 """Images that a new finder learned from and has to know at least as well as the live one."""
-WINDOW = 60
+MAX_WINDOW_LABELS = 60
 """Labels that are looked at together at most, where they came in more than one round."""
-GROWTH = 1.5
+WINDOW_GROWTH = 1.5
 """How much longer each window of labels is than the one before."""
-EARLIER = 150
+TRUST_IMAGES = 150
 """Images from which it is learned how far a belief can be trusted."""
-LOOKED = 100
+MAX_CHECKED_IMAGES = 100
 """Images that a finder of old looks at at most."""
-Crossed = Mapping[str, tuple[Sequence[int], Floats]]
+CrossValidated = Mapping[str, tuple[Sequence[int], Floats]]
 """By control: rows of its examples, and what heads that did not see them say, (rows, K)."""
 
 
-class Gate:
+class QualityGate:
     """Compares one fitted model with what was live before.
 
     Args:
         resources: of this process.
         record: the project.
-        seen: the snapshot.
+        observation: the snapshot.
         fit: that made the model; there is a live version.
         model: what it made.
-        crossed: what is said of its labels out of fold.
-        sizes: by control of points, how large its objects are, for both sides alike.
+        cross_validated: what is said of its labels out of fold.
+        object_sizes: by control of points, how large its objects are, for both sides alike.
         seed: of everything random.
     """
 
@@ -71,223 +76,290 @@ class Gate:
         self,
         resources: Resources,
         record: ProjectRecord,
-        seen: Observation,
-        fit: Fit,
+        observation: Observation,
+        fit: ModelTrainer,
         model: Model,
-        crossed: Crossed,
-        sizes: Mapping[str, Mapping[str, float]],
+        cross_validated: CrossValidated,
+        object_sizes: Mapping[str, Mapping[str, float]],
         seed: int,
     ) -> None:
         self._resources = resources
         self._record = record
-        self._seen = seen
+        self._observation = observation
         self._fit = fit
         self._model = model
-        self._crossed = crossed
-        self._sizes = sizes
+        self._cross_validated = cross_validated
+        self._object_sizes = object_sizes
         self._seed = seed
-        self._past = Past(resources, record, seen, fit)
-        self._live = f"the live version {self._past.live.version}"
+        self._past_versions = PastVersions(resources, record, observation, fit)
+        self._live_name = f"the live version {self._past_versions.live.version}"
 
-    def verdict(self, new: Mapping[str, Judgement]) -> Verdict:
+    def decide(self, evaluations: Mapping[str, ControlEvaluation]) -> GateVerdict:
         """Whether the model goes live.
 
         Args:
-            new: by control, how it does on the audit slice.
+            evaluations: by control, how it does on the audit slice.
         """
-        verdicts: list[Verdict] = []
-        for control in self._seen.config.controls:
+        verdicts: list[GateVerdict] = []
+        for control in self._observation.config.controls:
             if control.kind == "choices":
-                verdicts += self._answers(control, new[control.name])
-            elif control.name in self._fit.before.finders:
-                verdicts += self._finds(control, new[control.name])
-        return all_of(verdicts)
+                verdicts += self._choice_verdicts(control, evaluations[control.name])
+            elif control.name in self._fit.live_model.detectors:
+                verdicts += self._region_verdicts(control, evaluations[control.name])
+        return combine_verdicts(verdicts)
 
     # -- choices ----------------------------------------------------------------------------
 
-    def _answers(self, control: Control, now: Judgement) -> list[Verdict]:
-        if self._past.examples(control) is None:
-            told = f"Not compared with {self._live}: {self._past.blind.rstrip('.')}."
-            return [Verdict(True, told, {"blind": self._past.blind})]
-        windows = self._windows(control)
+    def _choice_verdicts(
+        self, control: Control, evaluation: ControlEvaluation
+    ) -> list[GateVerdict]:
+        if self._past_versions.examples(control) is None:
+            message = f"Not compared with {self._live_name}: {self._past_versions.unavailable_reason.rstrip('.')}."
+            return [GateVerdict(True, message, {"blind": self._past_versions.unavailable_reason})]
+        windows = self._label_windows(control)
         return [
-            self._against(self._fit.before, control, now),
-            self._against_the_best(control, now),
-            trusted(windows),
+            self._compare_with_live(self._fit.live_model, control, evaluation),
+            self._compare_with_best(control, evaluation),
+            check_recent_labels(windows),
         ]
 
-    def _against(self, before: Model, control: Control, now: Judgement) -> Verdict:
-        was = self._rights(before, control)
-        tasks = [task for task in now.right if task in was]
-        return compare_answers(
-            [was[task] for task in tasks], [now.right[task] for task in tasks], self._live
+    def _compare_with_live(
+        self, previous_model: Model, control: Control, evaluation: ControlEvaluation
+    ) -> GateVerdict:
+        previously_correct = self._correct_by_task(previous_model, control)
+        tasks = [task for task in evaluation.correct if task in previously_correct]
+        return compare_label_sets(
+            [previously_correct[task] for task in tasks],
+            [evaluation.correct[task] for task in tasks],
+            self._live_name,
         )
 
-    def _against_the_best(self, control: Control, now: Judgement) -> Verdict:
+    def _compare_with_best(self, control: Control, evaluation: ControlEvaluation) -> GateVerdict:
         """The best of the versions before the live one, on the same audit images."""
-        best: dict[int, bool] = {}
-        name = ""
-        for card in self._past.unquestioned[1:]:
-            head = self._past.head(card, control)
+        best_correct: dict[int, bool] = {}
+        best_version = ""
+        for card in self._past_versions.judged_lineage[1:]:
+            head = self._past_versions.head(card, control)
             if head is None or head.labels != control.label_names:
                 continue
-            was = self._rights(Model({control.name: head}), control)
-            if sum(was.values()) > sum(best.values()):
-                best, name = was, card.version
-        tasks = [task for task in now.right if task in best]
-        rights = [best[task] for task in tasks], [now.right[task] for task in tasks]
-        verdict = compare_answers(*rights, f"version {name}, which was live before,", LUCKY)
-        return verdict if not verdict.promote else Verdict(True, "", verdict.evidence)
+            previously_correct = self._correct_by_task(Model({control.name: head}), control)
+            if sum(previously_correct.values()) > sum(best_correct.values()):
+                best_correct, best_version = previously_correct, card.version
+        tasks = [task for task in evaluation.correct if task in best_correct]
+        correct_pairs = (
+            [best_correct[task] for task in tasks],
+            [evaluation.correct[task] for task in tasks],
+        )
+        verdict = compare_label_sets(
+            *correct_pairs,
+            f"version {best_version}, which was live before,",
+            PAST_VERSION_SIGNIFICANCE,
+        )
+        return verdict if not verdict.is_passed else GateVerdict(True, "", verdict.evidence)
 
-    def _rights(self, model: Model, control: Control) -> dict[int, bool]:
+    def _correct_by_task(self, model: Model, control: Control) -> dict[int, bool]:
         """By audit task, whether a model of the live encoder is right."""
-        examples = self._past.examples(control)
+        examples = self._past_versions.examples(control)
         if examples is None:
             return {}
-        rows = np.flatnonzero(examples.audit).tolist()
-        return metrics.judge_choices(model, control, examples, rows).right
+        rows = np.flatnonzero(examples.audit_mask).tolist()
+        return metrics.evaluate_choices(model, control, examples, rows).correct
 
-    def _windows(self, control: Control) -> list[tuple[str, Contradiction]]:
+    def _label_windows(self, control: Control) -> list[tuple[str, ContradictionResult]]:
         """The labels that came since the live version; and with those before, up to WINDOW."""
-        found: list[tuple[str, Contradiction]] = []
-        last = 0
-        for card in self._past.unquestioned:
-            rows = self._past.since(card, control)
-            parts = [self._past.believed(card, control, rows)]
-            if card is self._past.live:
-                parts.append(self._changed(control))
-            elif len(rows) > WINDOW:
+        label_windows: list[tuple[str, ContradictionResult]] = []
+        window_size = 0
+        for card in self._past_versions.judged_lineage:
+            rows = self._past_versions.new_rows_since(card, control)
+            parts = [self._past_versions.label_probabilities(card, control, rows)]
+            if card is self._past_versions.live:
+                parts.append(self._changed_labels(control))
+            elif len(rows) > MAX_WINDOW_LABELS:
                 break
-            elif len(rows) < GROWTH * last:
+            elif len(rows) < WINDOW_GROWTH * window_size:
                 continue
-            known = [part for part in parts if part is not None and len(part.given)]
-            if known:
-                last = len(rows)
-                earlier = self._past.earlier(card, control, EARLIER)
-                trust = Trust.learned(earlier) if earlier else Trust()
+            nonempty_parts = [
+                part for part in parts if part is not None and len(part.answer_columns)
+            ]
+            if nonempty_parts:
+                window_size = len(rows)
+                earlier = self._past_versions.earlier_probabilities(card, control, TRUST_IMAGES)
+                trust = ProbabilityCalibration.fit(earlier) if earlier else ProbabilityCalibration()
                 rng = np.random.default_rng(self._seed)
-                whole = Believed.all_of(known)
-                found.append((card.version, contradiction(whole, trust, rng)))
-        return found
+                merged = AnsweredQuestions.concatenate(nonempty_parts)
+                label_windows.append((card.version, measure_contradiction(merged, trust, rng)))
+        return label_windows
 
-    def _changed(self, control: Control) -> Believed | None:
+    def _changed_labels(self, control: Control) -> AnsweredQuestions | None:
         """Answers that somebody changed since the live version, which learned from the old ones.
 
         Heads that saw neither answer are asked; a corrected mistake agrees with them.
         """
-        if control.name not in self._crossed or control.name not in self._model.heads:
+        if control.name not in self._cross_validated or control.name not in self._model.heads:
             return None
-        rows, table = self._crossed[control.name]
-        examples, live = self._fit.examples(control), self._past.live
-        changed = [
-            place
-            for place, row in enumerate(rows)
-            if self._past.changed_since(live, control, examples.tasks[row])
-            and not self._past.came_since(live, control, examples.tasks[row])
+        rows, probabilities = self._cross_validated[control.name]
+        examples, live = self._fit.examples(control), self._past_versions.live
+        changed_indices = [
+            index
+            for index, row in enumerate(rows)
+            if self._past_versions.is_changed_since(live, control, examples.task_ids[row])
+            and not self._past_versions.is_new_since(live, control, examples.task_ids[row])
         ]
-        if not changed:
+        if not changed_indices:
             return None
         labels = self._model.heads[control.name].labels
-        picked = [int(rows[place]) for place in changed]
-        return believed(control, labels, table[changed], examples, picked)
+        selected_rows = [int(rows[index]) for index in changed_indices]
+        return align_probabilities(
+            control, labels, probabilities[changed_indices], examples, selected_rows
+        )
 
     # -- boxes and points -------------------------------------------------------------------
 
-    def _finds(self, control: Control, now: Judgement) -> list[Verdict]:
-        live = self._fit.before.finders[control.name]
-        new = self._model.finders.get(control.name)
-        if live is new:
-            return [Verdict(True, "Nothing changed about what it finds.", {})]
-        held = [sample for sample in self._fit.samples(control) if sample.audit]
-        before = self._judged(live, control, held)
-        tasks = list(now.tallies)
+    def _region_verdicts(
+        self, control: Control, evaluation: ControlEvaluation
+    ) -> list[GateVerdict]:
+        live_detector = self._fit.live_model.detectors[control.name]
+        new_detector = self._model.detectors.get(control.name)
+        if live_detector is new_detector:
+            return [GateVerdict(True, "Nothing changed about what it finds.", {})]
+        audit_samples = [sample for sample in self._fit.samples(control) if sample.is_audit]
+        live_evaluation = self._evaluate_detector(live_detector, control, audit_samples)
+        tasks = list(evaluation.tallies)
         return [
-            compare_finds(_counts(before, tasks), _counts(now, tasks), self._live),
-            self._remembered(control, live, new),
-            trusted(self._denials(control, live), "finds"),
+            compare_detections(
+                _tally_counts(live_evaluation, tasks),
+                _tally_counts(evaluation, tasks),
+                self._live_name,
+            ),
+            self._check_retention(control, live_detector, new_detector),
+            check_recent_labels(self._detector_contradictions(control, live_detector), "finds"),
         ]
 
-    def _judged(
-        self, finder: Finds | None, control: Control, samples: Sequence[Sample]
-    ) -> Judgement:
-        return metrics.judge_finds(finder, control, samples, self._sizes.get(control.name, {}))
+    def _evaluate_detector(
+        self, detector: Detector | None, control: Control, samples: Sequence[RegionSample]
+    ) -> ControlEvaluation:
+        return metrics.evaluate_regions(
+            detector, control, samples, self._object_sizes.get(control.name, {})
+        )
 
-    def _remembered(self, control: Control, live: Finds, new: Finds | None) -> Verdict:
+    def _check_retention(
+        self, control: Control, live_detector: Detector, new_detector: Detector | None
+    ) -> GateVerdict:
         """Whether a new finder is worse on the very images it learned from.
 
         The live one did not learn from the latest of them, so that this can only err in favour of
         the new one; a training that was cut too short is noticed without any audit image.
         """
-        samples = [s for s in self._fit.samples(control) if not s.audit][-LATEST:]
+        samples = [s for s in self._fit.samples(control) if not s.is_audit][-RETENTION_IMAGES:]
         if not samples:
-            return Verdict(True, "", {})
-        tasks = [sample.task for sample in samples]
-        was, is_ = (self._judged(one, control, samples) for one in (live, new))
-        verdict = compare_finds(
-            _counts(was, tasks),
-            _counts(is_, tasks),
-            self._live,
-            images="latest images it learned from",
+            return GateVerdict(True, "", {})
+        tasks = [sample.task_id for sample in samples]
+        live_evaluation, new_evaluation = (
+            self._evaluate_detector(detector, control, samples)
+            for detector in (live_detector, new_detector)
         )
-        return verdict if not verdict.promote else replace(verdict, reason="")
+        verdict = compare_detections(
+            _tally_counts(live_evaluation, tasks),
+            _tally_counts(new_evaluation, tasks),
+            self._live_name,
+            image_noun="latest images it learned from",
+        )
+        return verdict if not verdict.is_passed else replace(verdict, reason="")
 
-    def _denials(self, control: Control, live: Finds) -> list[tuple[str, Contradiction]]:
+    def _detector_contradictions(
+        self, control: Control, live_detector: Detector
+    ) -> list[tuple[str, ContradictionResult]]:
         """What people deny of the live finder's finds; and of an older one's, since it came."""
-        found = [(self._past.live.version, self._denied(self._past.live, live, control))]
-        since = len(self._new(self._past.live, control))
-        older = [
-            card
-            for card in self._past.unquestioned[1:]
-            if GROWTH * since <= len(self._new(card, control)) <= WINDOW
+        contradictions = [
+            (
+                self._past_versions.live.version,
+                self._contradiction_since(self._past_versions.live, live_detector, control),
+            )
         ]
-        finder = self._finder(older[-1], control) if older else None
-        if finder is not None:
-            found.append((older[-1].version, self._denied(older[-1], finder, control)))
-        return found
+        new_count = len(self._unseen_samples(self._past_versions.live, control))
+        older_cards = [
+            card
+            for card in self._past_versions.judged_lineage[1:]
+            if WINDOW_GROWTH * new_count
+            <= len(self._unseen_samples(card, control))
+            <= MAX_WINDOW_LABELS
+        ]
+        detector = self._version_detector(older_cards[-1], control) if older_cards else None
+        if detector is not None:
+            contradictions.append(
+                (
+                    older_cards[-1].version,
+                    self._contradiction_since(older_cards[-1], detector, control),
+                )
+            )
+        return contradictions
 
-    def _denied(self, card: Card, finder: Finds, control: Control) -> Contradiction:
+    def _contradiction_since(
+        self, card: VersionCard, detector: Detector, control: Control
+    ) -> ContradictionResult:
         """What came since a version, beside what was trusted when it was made.
 
         Trusted are the audit images that it was judged on, and what it learned from and the one
         before it had not seen, as that one's finder found it.
         """
-        past, samples = self._past, self._fit.samples(control)
-        kept = [s for s in samples if not past.changed_since(card, control, s.task)]
-        before = self._rights_of(finder, control, [s for s in kept if s.audit][-LOOKED:])
-        place = list(past.line).index(card)
-        parent = past.line[place + 1] if place + 1 < len(past.line) else None
-        older = self._finder(parent, control) if parent else None
-        if parent is not None and older is not None:
-            learned = [s for s in kept if not s.audit and past.came_since(parent, control, s.task)]
-            before += self._rights_of(older, control, learned[-LOOKED:])
-        since = self._rights_of(finder, control, self._new(card, control)[-LOOKED:])
-        return denial(before, since)
+        past_versions, samples = self._past_versions, self._fit.samples(control)
+        unchanged = [
+            s for s in samples if not past_versions.is_changed_since(card, control, s.task_id)
+        ]
+        trusted_detections = self._scored_detections(
+            detector, control, [s for s in unchanged if s.is_audit][-MAX_CHECKED_IMAGES:]
+        )
+        index = list(past_versions.lineage).index(card)
+        parent = (
+            past_versions.lineage[index + 1] if index + 1 < len(past_versions.lineage) else None
+        )
+        parent_detector = self._version_detector(parent, control) if parent else None
+        if parent is not None and parent_detector is not None:
+            training_samples = [
+                s
+                for s in unchanged
+                if not s.is_audit and past_versions.is_new_since(parent, control, s.task_id)
+            ]
+            trusted_detections += self._scored_detections(
+                parent_detector, control, training_samples[-MAX_CHECKED_IMAGES:]
+            )
+        new_detections = self._scored_detections(
+            detector, control, self._unseen_samples(card, control)[-MAX_CHECKED_IMAGES:]
+        )
+        return measure_rejection(trusted_detections, new_detections)
 
-    def _new(self, card: Card, control: Control) -> list[Sample]:
+    def _unseen_samples(self, card: VersionCard, control: Control) -> list[RegionSample]:
         """Images that a version's finder neither learned from nor was judged on as they are."""
         return [
             sample
             for sample in self._fit.samples(control)
-            if self._past.came_since(card, control, sample.task)
-            or (sample.audit and self._past.changed_since(card, control, sample.task))
+            if self._past_versions.is_new_since(card, control, sample.task_id)
+            or (
+                sample.is_audit
+                and self._past_versions.is_changed_since(card, control, sample.task_id)
+            )
         ]
 
-    def _rights_of(
-        self, finder: Finds, control: Control, samples: Sequence[Sample]
+    def _scored_detections(
+        self, detector: Detector, control: Control, samples: Sequence[RegionSample]
     ) -> list[list[tuple[float, bool]]]:
         """By image, the confidence of each find that is shown and whether it is right."""
-        return metrics.finds_by_image(finder, control, samples, self._sizes.get(control.name, {}))
+        return metrics.correctness_by_image(
+            detector, control, samples, self._object_sizes.get(control.name, {})
+        )
 
-    def _finder(self, card: Card, control: Control) -> Finds | None:
+    def _version_detector(self, card: VersionCard, control: Control) -> Detector | None:
         """A version's finder; None where it has none, or its files are damaged."""
         try:
             model = self._resources.model(self._record, card.version)
         except PrelabelError as error:
             log.warning("project %s: %s", self._record.id, error)
             return None
-        return model.finders.get(control.name)
+        return model.detectors.get(control.name)
 
 
-def _counts(judgement: Judgement, tasks: Sequence[int]) -> list[tuple[int, int, int]]:
-    rows = [judgement.tallies[task] for task in tasks]
-    return [(row.right, row.found, row.there) for row in rows]
+def _tally_counts(
+    evaluation: ControlEvaluation, tasks: Sequence[int]
+) -> list[tuple[int, int, int]]:
+    rows = [evaluation.tallies[task] for task in tasks]
+    return [(row.true_positives, row.predicted, row.actual) for row in rows]

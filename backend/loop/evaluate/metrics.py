@@ -9,51 +9,66 @@ from typing import Any
 import numpy as np
 
 from backend.arrays import Floats
-from backend.domain import Answer, Control, ImageSize
-from backend.inference.confidence import certainty, find_certainty
-from backend.inference.detections import Sample, judged_on, shown
-from backend.inference.model import Model, answer_of, choose
-from backend.learning.classification_metrics import Figure, accuracy, figures, share
-from backend.learning.detection_metrics import Judged, PlaceKind, Tally, judge, rights, tally
-from backend.learning.thresholds import threshold
-from backend.training.head import Examples
-from backend.vision.detection.trained_detector import Finder, Finds
+from backend.domain import Control, ImageSize, LabelSet
+from backend.inference.confidence import choice_confidence, detection_confidence
+from backend.inference.detections import RegionSample, confidence_threshold, predict_samples
+from backend.inference.model import Model, chosen_labels, predict_choice
+from backend.learning.classification_metrics import (
+    IntervalEstimate,
+    accuracy_estimate,
+    classification_metrics,
+    proportion_estimate,
+)
+from backend.learning.detection_metrics import (
+    DetectionCounts,
+    DetectionSample,
+    RegionKind,
+    count_matches,
+    evaluate_detections,
+    match_outcomes,
+)
+from backend.learning.thresholds import precision_threshold
+from backend.training.head import ChoiceExamples
+from backend.vision.detection.trained_detector import Detector, TrainedDetector
 
-NO_SIZE = ImageSize(0, 0)
-TRAINED = "fine-tuned"
-Evidence = dict[str, tuple[list[float], list[bool]]]
+UNKNOWN_IMAGE_SIZE = ImageSize(0, 0)
+FINE_TUNED_KIND = "fine-tuned"
+LabelEvidence = dict[str, tuple[list[float], list[bool]]]
 
 
 @dataclass(frozen=True)
-class Judgement:
+class ControlEvaluation:
     """How one control was answered.
 
     Attributes:
         figure: the share of right answers, or F1.
-        told: all other figures, as plain JSON.
-        right: task → whether the whole answer was right.
-        sure: task → confidence of the whole answer, 0 to 1.
+        metrics: all other figures, as plain JSON.
+        correct: task → whether the whole answer was right.
+        confidence: task → confidence of the whole answer, 0 to 1.
         tallies: of boxes and points: task → what was right, found, there.
         evidence: label → confidence of its predictions, and whether each was right.
-        blank: tasks of which no label was chosen.
+        unanswered_tasks: tasks of which no label was chosen.
     """
 
-    figure: Figure
-    told: dict[str, Any]
-    right: dict[int, bool] = field(default_factory=dict)
-    sure: dict[int, float] = field(default_factory=dict)
-    tallies: dict[int, Tally] = field(default_factory=dict)
-    evidence: Evidence = field(default_factory=dict)
-    blank: frozenset[int] = frozenset()
+    figure: IntervalEstimate
+    metrics: dict[str, Any]
+    correct: dict[int, bool] = field(default_factory=dict)
+    confidence: dict[int, float] = field(default_factory=dict)
+    tallies: dict[int, DetectionCounts] = field(default_factory=dict)
+    evidence: LabelEvidence = field(default_factory=dict)
+    unanswered_tasks: frozenset[int] = frozenset()
 
-    def thresholds(self, wanted: float) -> dict[str, float]:
-        """By label, the confidence from which on it is shown; see ``threshold``."""
-        return {label: threshold(*rows, wanted) for label, rows in self.evidence.items()}
+    def thresholds(self, target_precision: float) -> dict[str, float]:
+        """By label, the confidence from which on it is shown; see ``precision_threshold``."""
+        return {
+            label: precision_threshold(*rows, target_precision)
+            for label, rows in self.evidence.items()
+        }
 
 
-def judge_choices(
-    model: Model, control: Control, examples: Examples, rows: Iterable[int]
-) -> Judgement:
+def evaluate_choices(
+    model: Model, control: Control, examples: ChoiceExamples, rows: Iterable[int]
+) -> ControlEvaluation:
     """Judge the answers to a control of choices.
 
     Args:
@@ -62,28 +77,36 @@ def judge_choices(
         examples: with what a person answered.
         rows: of the examples, that the head did not learn from.
     """
-    picked = list(rows)
-    tasks, truths = [examples.tasks[i] for i in picked], [examples.answers[i] for i in picked]
-    if control.name not in model.heads or not picked:
-        given: list[Answer | None] = [None] * len(picked)
-        table = np.zeros((len(picked), 0), dtype=np.float32)
+    indices = list(rows)
+    tasks, truths = [examples.task_ids[i] for i in indices], [examples.answers[i] for i in indices]
+    if control.name not in model.heads or not indices:
+        predicted: list[LabelSet | None] = [None] * len(indices)
+        probabilities = np.zeros((len(indices), 0), dtype=np.float32)
     else:
-        table = model.probabilities(control.name, examples.vectors[picked])
+        probabilities = model.probabilities(control.name, examples.vectors[indices])
         labels = model.labels(control.name)
-        given = [answer_of(choose(control, labels, row, NO_SIZE)) for row in table]
-    pairs = list(zip(given, truths, strict=True))
-    return Judgement(
-        accuracy(pairs),
-        figures(pairs, control.label_names),
-        {task: one == truth for task, (one, truth) in zip(tasks, pairs, strict=True)},
-        {task: certainty(row, control.multiple) for task, row in zip(tasks, table, strict=True)},
-        evidence=_choice_evidence(model, control, table, truths),
-        blank=frozenset(task for task, one in zip(tasks, given, strict=True) if not one),
+        predicted = [
+            chosen_labels(predict_choice(control, labels, row, UNKNOWN_IMAGE_SIZE))
+            for row in probabilities
+        ]
+    pairs = list(zip(predicted, truths, strict=True))
+    return ControlEvaluation(
+        accuracy_estimate(pairs),
+        classification_metrics(pairs, control.label_names),
+        {task: prediction == truth for task, (prediction, truth) in zip(tasks, pairs, strict=True)},
+        {
+            task: choice_confidence(row, control.multiple)
+            for task, row in zip(tasks, probabilities, strict=True)
+        },
+        evidence=_choice_evidence(model, control, probabilities, truths),
+        unanswered_tasks=frozenset(
+            task for task, prediction in zip(tasks, predicted, strict=True) if not prediction
+        ),
     )
 
 
-def sizes_of(
-    control: Control, samples: Sequence[Sample], finders: Iterable[Finds | None]
+def object_sizes(
+    control: Control, samples: Sequence[RegionSample], detectors: Iterable[Detector | None]
 ) -> dict[str, float]:
     """How large a label's objects are, by which it is judged whether a point is near enough.
 
@@ -92,167 +115,198 @@ def sizes_of(
     Args:
         control: of boxes or points.
         samples: its images, whose real boxes tell best.
-        finders: whose own sizes count where nothing better is known, the first that has one.
+        detectors: whose own sizes count where nothing better is known, the first that has one.
 
     Returns:
         label → 0 to 1 of the image's longer edge; nothing of boxes.
     """
     if control.kind != "points":
         return {}
-    known: dict[str, float] = {}
-    for finder in reversed([one for one in finders if one is not None]):
-        known |= {label: side for label, side in finder.meaning.sides.items() if side}
-    known |= {label.name: label.extent for label in control.labels if label.extent}
-    return known | _real_sizes(samples)
+    sizes: dict[str, float] = {}
+    for detector in reversed([item for item in detectors if item is not None]):
+        sizes |= {label: side for label, side in detector.class_mapping.sides.items() if side}
+    sizes |= {label.name: label.extent for label in control.labels if label.extent}
+    return sizes | _median_box_sizes(samples)
 
 
-def _real_sizes(samples: Sequence[Sample]) -> dict[str, float]:
+def _median_box_sizes(samples: Sequence[RegionSample]) -> dict[str, float]:
     """By label that real boxes show, the median of their mean side."""
     sides: dict[str, list[float]] = {}
     for sample in samples:
-        wide, high = min(sample.ratio, 1.0), min(1 / sample.ratio, 1.0)
-        for box in sample.boxes:
-            side = ((box.x1 - box.x0) * wide + (box.y1 - box.y0) * high) / 2
+        x_scale, y_scale = min(sample.aspect_ratio, 1.0), min(1 / sample.aspect_ratio, 1.0)
+        for box in sample.other_boxes:
+            side = ((box.x1 - box.x0) * x_scale + (box.y1 - box.y0) * y_scale) / 2
             sides.setdefault(box.label, []).append(side)
-    return {label: float(np.median(found)) for label, found in sides.items()}
+    return {label: float(np.median(lengths)) for label, lengths in sides.items()}
 
 
-def judge_finds(
-    finder: Finds | None,
+def evaluate_regions(
+    detector: Detector | None,
     control: Control,
-    samples: Sequence[Sample],
+    samples: Sequence[RegionSample],
     sizes: Mapping[str, float] | None = None,
-) -> Judgement:
+) -> ControlEvaluation:
     """Judge what a finder finds.
 
     Args:
-        finder: None finds nothing.
+        detector: None finds nothing.
         control: of boxes or points.
         samples: images that the finder did not learn from.
-        sizes: of points, as :func:`sizes_of` tells them; by the finder's own when not given.
+        sizes: of points, as :func:`object_sizes` tells them; by the finder's own when not given.
     """
-    judged = judged_on(finder, control, samples)
-    kind: PlaceKind = "points" if control.kind == "points" else "boxes"
-    least = shown(finder, control) if finder else 1.0
-    extents = sizes_of(control, samples, [finder]) if sizes is None else dict(sizes)
-    figure, told = judge(judged, control.label_names, kind, extents, least)
-    tallies = [tally(image, control.label_names, kind, extents, least) for image in judged]
-    tasks = [sample.task for sample in samples]
-    return Judgement(
+    judged = predict_samples(detector, control, samples)
+    kind: RegionKind = "points" if control.kind == "points" else "boxes"
+    min_confidence = confidence_threshold(detector, control) if detector else 1.0
+    extents = object_sizes(control, samples, [detector]) if sizes is None else dict(sizes)
+    figure, metrics = evaluate_detections(
+        judged, control.label_names, kind, extents, min_confidence
+    )
+    tallies = [
+        count_matches(image, control.label_names, kind, extents, min_confidence) for image in judged
+    ]
+    tasks = [sample.task_id for sample in samples]
+    return ControlEvaluation(
         figure,
-        told | {"shown": least} | ({"sizes": extents} if kind == "points" else {}),
-        {task: t.right == t.found == t.there for task, t in zip(tasks, tallies, strict=True)},
-        {t: find_certainty(i.confidence, least) for t, i in zip(tasks, judged, strict=True)},
+        metrics | {"shown": min_confidence} | ({"sizes": extents} if kind == "points" else {}),
+        {
+            task: t.true_positives == t.predicted == t.actual
+            for task, t in zip(tasks, tallies, strict=True)
+        },
+        {
+            t: detection_confidence(i.confidence, min_confidence)
+            for t, i in zip(tasks, judged, strict=True)
+        },
         dict(zip(tasks, tallies, strict=True)),
-        _find_evidence(judged, control.label_names, kind, extents, least),
+        _region_evidence(judged, control.label_names, kind, extents, min_confidence),
     )
 
 
-def finds_by_image(
-    finder: Finds, control: Control, samples: Sequence[Sample], sizes: Mapping[str, float]
+def correctness_by_image(
+    detector: Detector,
+    control: Control,
+    samples: Sequence[RegionSample],
+    sizes: Mapping[str, float],
 ) -> list[list[tuple[float, bool]]]:
     """By image, the confidence of each find that is shown and whether a person marked it.
 
     Args:
-        finder: of the control.
+        detector: of the control.
         control: of boxes or points.
         samples: images that the finder did not learn from.
-        sizes: of points; see :func:`sizes_of`.
+        sizes: of points; see :func:`object_sizes`.
     """
-    kind: PlaceKind = "points" if control.kind == "points" else "boxes"
-    least = shown(finder, control)
+    kind: RegionKind = "points" if control.kind == "points" else "boxes"
+    min_confidence = confidence_threshold(detector, control)
     return [
         [
             pair
             for label in control.label_names
-            for pair in rights(image, label, kind, sizes)
-            if pair[0] >= least
+            for pair in match_outcomes(image, label, kind, sizes)
+            if pair[0] >= min_confidence
         ]
-        for image in judged_on(finder, control, samples)
+        for image in predict_samples(detector, control, samples)
     ]
 
 
-def whole(judgements: Mapping[str, Judgement]) -> Figure:
+def exact_match_accuracy(evaluations: Mapping[str, ControlEvaluation]) -> IntervalEstimate:
     """The share of tasks whose every answered control of choices is right."""
-    right: dict[int, bool] = {}
-    for judgement in judgements.values():
-        for task, one in judgement.right.items():
-            right[task] = right.get(task, True) and one
-    return share(sum(right.values()), len(right))
+    correct: dict[int, bool] = {}
+    for evaluation in evaluations.values():
+        for task, is_correct in evaluation.correct.items():
+            correct[task] = correct.get(task, True) and is_correct
+    return proportion_estimate(sum(correct.values()), len(correct))
 
 
-def together(judgements: Iterable[Judgement]) -> dict[int, tuple[float, bool]]:
+def task_correctness(evaluations: Iterable[ControlEvaluation]) -> dict[int, tuple[float, bool]]:
     """Tasks that every control was answered of: confidence, and whether all is right.
 
     Not those where no label was chosen: nobody would know whether that is an answer.
     """
-    each = list(judgements)
-    tasks = set.intersection(*(set(one.sure) - one.blank for one in each)) if each else set()
+    per_control = list(evaluations)
+    tasks = (
+        set.intersection(
+            *(
+                set(evaluation.confidence) - evaluation.unanswered_tasks
+                for evaluation in per_control
+            )
+        )
+        if per_control
+        else set()
+    )
     return {
-        task: (min(one.sure[task] for one in each), all(one.right[task] for one in each))
+        task: (
+            min(evaluation.confidence[task] for evaluation in per_control),
+            all(evaluation.correct[task] for evaluation in per_control),
+        )
         for task in sorted(tasks)
     }
 
 
-def kind_of_head(model: Model, control: str, examples: Examples) -> str:
+def describe_head(model: Model, control: str, examples: ChoiceExamples) -> str:
     """What answers a control of choices, in words."""
     if control not in model.heads:
         return "none yet"
-    return "linear head" if (~examples.audit).any() else "zero-shot from the label names"
+    return "linear head" if (~examples.audit_mask).any() else "zero-shot from the label names"
 
 
-def kind_of_finder(finder: Finds | None) -> str:
+def describe_detector(detector: Detector | None) -> str:
     """What answers a control of boxes or points, in words."""
-    if finder is None:
+    if detector is None:
         return "none yet"
-    if finder.meaning.learned:
-        return TRAINED
-    by_name = isinstance(finder, Finder)
+    if detector.class_mapping.learned:
+        return FINE_TUNED_KIND
+    by_name = isinstance(detector, TrainedDetector)
     return "zero-shot from the class names" if by_name else "prompted by words or drawn boxes"
 
 
-def answer_counts(control: Control, examples: Examples) -> dict[str, int]:
+def count_choice_labels(control: Control, examples: ChoiceExamples) -> dict[str, int]:
     """How often each label was given among what is learned from."""
-    rows = zip(examples.answers, examples.audit, strict=True)
-    trained = [answer for answer, audit in rows if not audit]
-    return {name: sum(name in answer for answer in trained) for name in control.label_names}
+    rows = zip(examples.answers, examples.audit_mask, strict=True)
+    training_answers = [answer for answer, audit in rows if not audit]
+    return {
+        name: sum(name in answer for answer in training_answers) for name in control.label_names
+    }
 
 
-def place_counts(control: Control, samples: Sequence[Sample]) -> dict[str, int]:
+def count_region_labels(control: Control, samples: Sequence[RegionSample]) -> dict[str, int]:
     """How many places of each label there are among what is learned from."""
     counts = dict.fromkeys(control.label_names, 0)
     for sample in samples:
-        for place in sample.places if not sample.audit else ():
-            counts[place.label] += 1
+        for region in sample.regions if not sample.is_audit else ():
+            counts[region.label] += 1
     return counts
 
 
 def _choice_evidence(
-    model: Model, control: Control, table: Floats, truths: Sequence[Answer]
-) -> Evidence:
-    found: Evidence = {}
-    for row, truth in zip(table, truths, strict=True):
-        choice = choose(control, model.labels(control.name), row, NO_SIZE) if len(row) else None
+    model: Model, control: Control, probabilities: Floats, truths: Sequence[LabelSet]
+) -> LabelEvidence:
+    evidence: LabelEvidence = {}
+    for row, truth in zip(probabilities, truths, strict=True):
+        choice = (
+            predict_choice(control, model.labels(control.name), row, UNKNOWN_IMAGE_SIZE)
+            if len(row)
+            else None
+        )
         for label, confidence in (choice.labels if choice else {}).items():
-            sure, right = found.setdefault(label, ([], []))
-            sure.append(confidence)
-            right.append(label in truth)
-    return found
+            confidences, correct = evidence.setdefault(label, ([], []))
+            confidences.append(confidence)
+            correct.append(label in truth)
+    return evidence
 
 
-def _find_evidence(
-    images: Sequence[Judged],
+def _region_evidence(
+    images: Sequence[DetectionSample],
     labels: Sequence[str],
-    kind: PlaceKind,
+    kind: RegionKind,
     extents: Mapping[str, float],
-    least: float,
-) -> Evidence:
-    found: Evidence = {}
+    min_confidence: float,
+) -> LabelEvidence:
+    evidence: LabelEvidence = {}
     for image in images:
         for label in labels:
-            sure, right = found.setdefault(label, ([], []))
-            for confidence, hit in rights(image, label, kind, extents):
-                if confidence >= least:
-                    sure.append(confidence)
-                    right.append(hit)
-    return {label: rows for label, rows in found.items() if rows[0]}
+            confidences, correct = evidence.setdefault(label, ([], []))
+            for confidence, is_correct in match_outcomes(image, label, kind, extents):
+                if confidence >= min_confidence:
+                    confidences.append(confidence)
+                    correct.append(is_correct)
+    return {label: rows for label, rows in evidence.items() if rows[0]}

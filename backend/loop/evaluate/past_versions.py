@@ -13,136 +13,146 @@ from backend.arrays import Floats
 from backend.domain import Control
 from backend.errors import PrelabelError
 from backend.inference.model import load_heads
-from backend.inference.predict import sources
-from backend.learning.contradiction import Believed
-from backend.loop.fit import Fit
-from backend.loop.label_table import examples_of, label_table
+from backend.inference.predict import image_sources
+from backend.learning.contradiction import AnsweredQuestions
+from backend.loop.fit import ModelTrainer
+from backend.loop.label_table import choice_examples, label_table
 from backend.loop.observe import Observation
 from backend.runtime.resources import Resources
 from backend.store.projects import ProjectRecord
-from backend.store.versions import Card, Labels
-from backend.training.head import Examples, targets
+from backend.store.versions import LabelSnapshot, VersionCard
+from backend.training.head import ChoiceExamples, target_matrix
 from backend.vision.heads.head import Head
 
 log = logging.getLogger("prelabel")
-LOOP = "the loop"
+LOOP_ACTOR = "the loop"
 """Who promotes what the gate lets through."""
-FURTHEST = 40
+MAX_ANCESTORS = 40
 """Versions that are looked back at most."""
-LEARNED = 20
+MIN_HEAD_EXAMPLES = 20
 """Labels that a head learned from at least for its belief to speak against people."""
 
 
-class Past:
+class PastVersions:
     """Looks back from a snapshot of labels.
 
     Args:
         resources: of this process.
         record: the project.
-        seen: the snapshot.
+        observation: the snapshot.
         fit: to it; there is a live version.
     """
 
     def __init__(
-        self, resources: Resources, record: ProjectRecord, seen: Observation, fit: Fit
+        self,
+        resources: Resources,
+        record: ProjectRecord,
+        observation: Observation,
+        fit: ModelTrainer,
     ) -> None:
-        assert fit.live is not None  # noqa: S101 - there is nothing to look back at
-        self.live: Card = fit.live
-        self.blind = ""
+        assert fit.live_card is not None  # noqa: S101 - there is nothing to look back at
+        self.live: VersionCard = fit.live_card
+        self.unavailable_reason = ""
         self._resources = resources
         self._record = record
         self._versions = resources.versions(record)
-        self._seen = seen
+        self._observation = observation
         self._fit = fit
-        self._now = label_table(seen)
-        self._labels: dict[str, Labels] = {}
-        self._heads: dict[str, Mapping[str, Head]] = {}
-        self._since: dict[tuple[str, str], list[int]] = {}
+        self._current_labels = label_table(observation)
+        self._labels_by_version: dict[str, LabelSnapshot] = {}
+        self._heads_by_version: dict[str, Mapping[str, Head]] = {}
+        self._new_rows: dict[tuple[str, str], list[int]] = {}
 
     @cached_property
-    def line(self) -> Sequence[Card]:
+    def lineage(self) -> Sequence[VersionCard]:
         """The live version, the one that was live when it was made, and so on."""
         cards = {card.version: card for card in self._versions.cards()}
-        found = [self.live]
-        while len(found) < FURTHEST:
-            parent = cards.get(found[-1].parent or "")
-            if parent is None or parent.number >= found[-1].number:
+        ancestors = [self.live]
+        while len(ancestors) < MAX_ANCESTORS:
+            parent = cards.get(ancestors[-1].parent or "")
+            if parent is None or parent.number >= ancestors[-1].number:
                 break
-            found.append(parent)
-        return found
+            ancestors.append(parent)
+        return ancestors
 
     @cached_property
-    def unquestioned(self) -> Sequence[Card]:
+    def judged_lineage(self) -> Sequence[VersionCard]:
         """The line, back to the version that a person made live: what it saw has been judged."""
-        by_hand = {e["version"] for e in self._versions.history() if e.get("by") != LOOP}
-        for place, card in enumerate(self.line):
-            if card.version in by_hand:
-                return self.line[: place + 1]
-        return self.line
+        promoted_manually = {
+            e["version"] for e in self._versions.history() if e.get("by") != LOOP_ACTOR
+        }
+        for index, card in enumerate(self.lineage):
+            if card.version in promoted_manually:
+                return self.lineage[: index + 1]
+        return self.lineage
 
-    def labels(self, card: Card) -> Labels:
+    def labels(self, card: VersionCard) -> LabelSnapshot:
         """What a version saw."""
-        if card.version not in self._labels:
-            self._labels[card.version] = self._versions.labels(card.version)
-        return self._labels[card.version]
+        if card.version not in self._labels_by_version:
+            self._labels_by_version[card.version] = self._versions.labels(card.version)
+        return self._labels_by_version[card.version]
 
-    def head(self, card: Card, control: Control) -> Head | None:
+    def head(self, card: VersionCard, control: Control) -> Head | None:
         """A version's head, where it looks through the live one's encoder and is of this kind."""
         if card.encoder.get("id") != self.live.encoder.get("id"):
             return None
-        if card.version not in self._heads:
+        if card.version not in self._heads_by_version:
             try:
-                self._heads[card.version] = load_heads(self._versions.path(card.version))
+                self._heads_by_version[card.version] = load_heads(self._versions.path(card.version))
             except PrelabelError as error:
                 log.warning("project %s: %s", self._record.id, error)
-                self._heads[card.version] = {}
-        head = self._heads[card.version].get(control.name)
+                self._heads_by_version[card.version] = {}
+        head = self._heads_by_version[card.version].get(control.name)
         return head if head is not None and head.multiple == control.multiple else None
 
     @property
-    def same_encoder(self) -> bool:
+    def has_same_encoder(self) -> bool:
         """Whether the new version sees images as the live one does."""
-        known = self.live.encoder.get("id", "")
-        return not known or known == self._resources.encoder().id
+        live_encoder_id = self.live.encoder.get("id", "")
+        return not live_encoder_id or live_encoder_id == self._resources.encoder().id
 
-    def examples(self, control: Control) -> Examples | None:
+    def examples(self, control: Control) -> ChoiceExamples | None:
         """The labeled images of a control of choices, as the live version's encoder sees them.
 
         Returns:
-            None where it cannot be had any more; ``blind`` says why.
+            None where it cannot be had any more; ``unavailable_reason`` says why.
         """
         return self._examples.get(control.name)
 
     @cached_property
-    def _examples(self) -> Mapping[str, Examples]:
-        choices = [c for c in self._seen.config.controls if c.kind == "choices"]
-        if not choices or self.same_encoder:
+    def _examples(self) -> Mapping[str, ChoiceExamples]:
+        choices = [c for c in self._observation.config.controls if c.kind == "choices"]
+        if not choices or self.has_same_encoder:
             return {c.name: self._fit.examples(c) for c in choices}
         name = self.live.encoder.get("name", "")
         try:
             encoder = self._resources.encoder(self.live.encoder.get("setting", ""))
             if encoder.id != self.live.encoder["id"]:
-                self.blind = f"the encoder {name} is not what it was"
+                self.unavailable_reason = f"the encoder {name} is not what it was"
                 return {}
             embedder = self._resources.embedder(self._record, encoder)
-            embedded = embedder.embed(sources(self._seen.labeled, choices), lambda done, of: None)
+            embeddings = embedder.embed(
+                image_sources(self._observation.labeled, choices), lambda done, total: None
+            )
         except PrelabelError as error:
-            self.blind = f"its encoder {name} cannot be had: {error}"
+            self.unavailable_reason = f"its encoder {name} cannot be had: {error}"
             return {}
-        return {c.name: examples_of(self._seen, c, embedded) for c in choices}
+        return {c.name: choice_examples(self._observation, c, embeddings) for c in choices}
 
     # -- labels that a version did not see -----------------------------------------------------
 
-    def came_since(self, card: Card, control: Control, task: int) -> bool:
+    def is_new_since(self, card: VersionCard, control: Control, task: int) -> bool:
         """Whether a task was answered after a version, for the first time."""
         return control.name not in self.labels(card).get(str(task), {})
 
-    def changed_since(self, card: Card, control: Control, task: int) -> bool:
+    def is_changed_since(self, card: VersionCard, control: Control, task: int) -> bool:
         """Whether a task's answer came after a version, for the first time or anew."""
-        then = self.labels(card).get(str(task), {}).get(control.name)
-        return bool(then != self._now.get(str(task), {}).get(control.name))
+        previous_labels = self.labels(card).get(str(task), {}).get(control.name)
+        return bool(previous_labels != self._current_labels.get(str(task), {}).get(control.name))
 
-    def believed(self, card: Card, control: Control, rows: Sequence[int]) -> Believed | None:
+    def label_probabilities(
+        self, card: VersionCard, control: Control, rows: Sequence[int]
+    ) -> AnsweredQuestions | None:
         """What a version believes of labeled images; None of no image, or learned from too few.
 
         Args:
@@ -151,84 +161,100 @@ class Past:
             rows: of :meth:`examples`.
         """
         head, examples = self.head(card, control), self.examples(control)
-        if head is None or examples is None or head.examples < LEARNED or not len(rows):
+        if head is None or examples is None or head.examples < MIN_HEAD_EXAMPLES or not len(rows):
             return None
-        table = head.probabilities(examples.vectors[list(rows)])
-        return believed(control, head.labels, table, examples, rows)
+        probabilities = head.probabilities(examples.vectors[list(rows)])
+        return align_probabilities(control, head.labels, probabilities, examples, rows)
 
-    def since(self, card: Card, control: Control) -> list[int]:
+    def new_rows_since(self, card: VersionCard, control: Control) -> list[int]:
         """Rows of the images that were answered after a version, for the first time.
 
         And of audit images whose answer changed: no version learned from it.
         """
         key = (card.version, control.name)
         examples = self.examples(control)
-        if key not in self._since and examples is not None:
-            each = enumerate(zip(examples.tasks, examples.audit.tolist(), strict=True))
-            self._since[key] = [
+        if key not in self._new_rows and examples is not None:
+            numbered_tasks = enumerate(
+                zip(examples.task_ids, examples.audit_mask.tolist(), strict=True)
+            )
+            self._new_rows[key] = [
                 row
-                for row, (task, audit) in each
-                if self.came_since(card, control, task)
-                or (audit and self.changed_since(card, control, task))
+                for row, (task, audit) in numbered_tasks
+                if self.is_new_since(card, control, task)
+                or (audit and self.is_changed_since(card, control, task))
             ]
-        return self._since.get(key, [])
+        return self._new_rows.get(key, [])
 
-    def earlier(self, card: Card, control: Control, most: int) -> Believed | None:
+    def earlier_probabilities(
+        self, card: VersionCard, control: Control, max_images: int
+    ) -> AnsweredQuestions | None:
         """Labels that a version saw first, as each version before it believed those of the next.
 
         Args:
             card: the version's.
             control: of choices.
-            most: images after which it ends, the latest first.
+            max_images: images after which it ends, the latest first.
         """
-        parts: list[Believed] = []
-        start = list(self.line).index(card)
-        for child, parent in zip(self.line[start:], self.line[start + 1 :], strict=False):
+        parts: list[AnsweredQuestions] = []
+        start = list(self.lineage).index(card)
+        for child, parent in zip(self.lineage[start:], self.lineage[start + 1 :], strict=False):
             rows = [
                 row
-                for row in self.since(parent, control)
-                if not self.changed_since(child, control, self._task(control, row))
+                for row in self.new_rows_since(parent, control)
+                if not self.is_changed_since(child, control, self._task_of_row(control, row))
             ]
-            part = self.believed(parent, control, rows) if rows else None
+            part = self.label_probabilities(parent, control, rows) if rows else None
             if part is not None:
                 parts.append(part)
-            if sum(one.images for one in parts) >= most:
+            if sum(window.images for window in parts) >= max_images:
                 break
-        return Believed.all_of(parts) if parts else None
+        return AnsweredQuestions.concatenate(parts) if parts else None
 
-    def _task(self, control: Control, row: int) -> int:
+    def _task_of_row(self, control: Control, row: int) -> int:
         examples = self.examples(control)
-        return examples.tasks[row] if examples else 0
+        return examples.task_ids[row] if examples else 0
 
 
-def believed(
-    control: Control, labels: Sequence[str], table: Floats, examples: Examples, rows: Sequence[int]
-) -> Believed:
+def align_probabilities(
+    control: Control,
+    labels: Sequence[str],
+    probabilities: Floats,
+    examples: ChoiceExamples,
+    rows: Sequence[int],
+) -> AnsweredQuestions:
     """Confidences and answers, in the order of the control's labels.
 
     Args:
         control: of choices.
         labels: (K) of the table's columns.
-        table: (rows, K) confidence, 0 to 1.
+        probabilities: (rows, K) confidence, 0 to 1.
         examples: whose answers.
         rows: of the examples.
     """
-    picked = list(rows)
-    place = {name: k for k, name in enumerate(labels)}
-    known = [name in place for name in control.label_names]
-    belief = np.zeros((len(picked), len(known)))
-    belief[:, known] = np.asarray(table)[:, [place[n] for n in control.label_names if n in place]]
-    part = Examples(
-        tuple(examples.tasks[row] for row in picked),
-        examples.vectors[picked],
-        tuple(examples.answers[row] for row in picked),
-        tuple(examples.asked[row] for row in picked),
-        examples.audit[picked],
+    selected_rows = list(rows)
+    column_by_label = {name: k for k, name in enumerate(labels)}
+    has_column = [name in column_by_label for name in control.label_names]
+    aligned = np.zeros((len(selected_rows), len(has_column)))
+    aligned[:, has_column] = np.asarray(probabilities)[
+        :, [column_by_label[n] for n in control.label_names if n in column_by_label]
+    ]
+    selected_examples = ChoiceExamples(
+        tuple(examples.task_ids[row] for row in selected_rows),
+        examples.vectors[selected_rows],
+        tuple(examples.answers[row] for row in selected_rows),
+        tuple(examples.available_labels[row] for row in selected_rows),
+        examples.audit_mask[selected_rows],
     )
-    given: Any = targets(control, part)
+    target_table: Any = target_matrix(control, selected_examples)
     if control.multiple:
-        return Believed.of_several(belief, given, part.tasks)
-    sums = belief.sum(axis=1, keepdims=True)
-    one = (np.asarray(given).sum(axis=1) == 1) & (sums[:, 0] > 0)
-    shares = (belief / np.maximum(sums, 1e-9))[one]
-    return Believed.of_one(shares, np.asarray(given)[one].argmax(axis=1), np.array(part.tasks)[one])
+        return AnsweredQuestions.from_multi_labels(
+            aligned, target_table, selected_examples.task_ids
+        )
+    sums = aligned.sum(axis=1, keepdims=True)
+    is_single_label = (np.asarray(target_table).sum(axis=1) == 1) & (sums[:, 0] > 0)
+    normalized = (aligned / np.maximum(sums, 1e-9))[is_single_label]
+    return AnsweredQuestions.from_single_labels(
+        normalized,
+        np.asarray(target_table)[is_single_label].argmax(axis=1),
+        np.array(selected_examples.task_ids)[is_single_label],
+    )

@@ -8,110 +8,142 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from backend.domain import Control, Place, Places, Prediction, Task
+from backend.domain import Control, Prediction, Region, Regions, Task
 from backend.inference.model import Model
-from backend.label_studio.task_results import whole_of
-from backend.learning.auto_accept import Checks, Look, after, broken, for_people, look
-from backend.learning.detection_metrics import Judged, PlaceKind, tally
+from backend.label_studio.task_results import full_result
+from backend.learning.auto_accept import (
+    SpotChecks,
+    ThresholdTest,
+    explain_bound_violation,
+    find_budgeted_threshold,
+    is_held_for_review,
+    next_test_size,
+)
+from backend.learning.detection_metrics import DetectionSample, RegionKind, count_matches
 from backend.loop.evaluate import metrics
-from backend.loop.evaluate.metrics import Judgement
-from backend.loop.label_table import rows_of
-from backend.loop.observe import RANDOM, Observation
+from backend.loop.evaluate.metrics import ControlEvaluation
+from backend.loop.label_table import region_rows
+from backend.loop.observe import RANDOM_CAPTURE, Observation
 from backend.runtime.connection import Connection
-from backend.store.acceptance import Acceptance, Given, Suspension
-from backend.store.versions import Card
+from backend.store.acceptance import AcceptanceState, AcceptedAnswer, Suspension
+from backend.store.versions import VersionCard
 
 log = logging.getLogger("prelabel")
-AT_ONCE = 500
+MAX_ACCEPTED_PER_ROUND = 500
 """Answers that one round gives: 50 ms each, and Label Studio is busy meanwhile."""
-TOGETHER = 50
+SKIP_CHECK_INTERVAL = 50
 """Answers that are given between two looks at what people skipped."""
 
 
-def wanted(controls: Iterable[Control], setting: float) -> float:
+def accept_error_bound(controls: Iterable[Control], default_error: float) -> float:
     """The error bound of a project, the smallest of its controls'; 0: nothing is accepted.
 
     Args:
         controls: all of them; one that allows nothing allows nothing of the whole task.
-        setting: of those that do not say.
+        default_error: of those that do not say.
     """
-    bounds = [setting if c.accept_error is None else c.accept_error for c in controls]
+    bounds = [default_error if c.accept_error is None else c.accept_error for c in controls]
     return min(bounds, default=0.0)
 
 
-def proven(
-    judgements: Mapping[str, Judgement], error: float, cards: Iterable[Card], until: int
+def evaluate_acceptance(
+    evaluations: Mapping[str, ControlEvaluation],
+    error_bound: float,
+    cards: Iterable[VersionCard],
+    min_audit_labels: int,
 ) -> dict[str, Any]:
     """From which confidence on a version's answers are accepted, as its card tells it.
 
     Args:
-        judgements: of all controls on the audit slice.
-        error: the bound.
+        evaluations: of all controls on the audit slice.
+        error_bound: the bound.
         cards: of the versions before, oldest first; each tells whether it was a look.
-        until: audit labels that are needed because accepting is suspended.
+        min_audit_labels: audit labels that are needed because accepting is suspended.
     """
-    pairs = list(metrics.together(judgements.values()).values())
-    told = [card.accepting for card in cards]
-    looks = [Look(t["audit"], t["chance"], t["level"] is not None) for t in told if t.get("chance")]
-    found = look([sure for sure, _ in pairs], [right for _, right in pairs], error, looks, until)
-    log.info("%s", found.reason)
+    pairs = list(metrics.task_correctness(evaluations.values()).values())
+    summaries = [card.accepting for card in cards]
+    previous_tests = [
+        ThresholdTest(t["audit"], t["chance"], t["level"] is not None)
+        for t in summaries
+        if t.get("chance")
+    ]
+    accept_level = find_budgeted_threshold(
+        [confidence for confidence, _ in pairs],
+        [correct for _, correct in pairs],
+        error_bound,
+        previous_tests,
+        min_audit_labels,
+    )
+    log.info("%s", accept_level.reason)
     return {
-        "error": error,
-        "level": found.value,
-        "reason": found.reason,
-        "missing": found.missing,
-        "proven": found.proven,
-        "images": found.images,
+        "error": error_bound,
+        "level": accept_level.value,
+        "reason": accept_level.reason,
+        "missing": accept_level.missing_labels,
+        "proven": accept_level.error_bound,
+        "images": accept_level.images,
         "audit": len(pairs),
-        "chance": found.chance,
+        "chance": accept_level.alpha,
     }
 
 
-def reviewed(state: Acceptance, seen: Observation, model: Model) -> Acceptance:
+def record_reviews(
+    state: AcceptanceState, observation: Observation, model: Model
+) -> AcceptanceState:
     """The state with what people answered by now, where something was given before.
 
     Nothing is counted twice: each answer that was given is right, wrong, or not looked at.
 
     Args:
         state: as it was kept.
-        seen: what Label Studio holds.
+        observation: what Label Studio holds.
         model: whose points' extents tell when two points are one.
     """
-    given = dict(state.given)
-    for task in seen.labeled:
-        if task.id in given:
-            right = _same(task, given[task.id], seen.config.controls, model)
-            given[task.id] = replace(given[task.id], right=right)
-    return replace(state, given=given)
+    records = dict(state.given)
+    for task in observation.labeled:
+        if task.id in records:
+            correct = _matches_annotation(
+                task, records[task.id], observation.config.controls, model
+            )
+            records[task.id] = replace(records[task.id], right=correct)
+    return replace(state, given=records)
 
 
-def suspended(state: Acceptance, error: float, cards: Iterable[Card]) -> Acceptance:
+def suspend_if_broken(
+    state: AcceptanceState, error_bound: float, cards: Iterable[VersionCard]
+) -> AcceptanceState:
     """The state, with a suspension more where people found too many errors.
 
     It ends when a version is proven on half as many audit labels again as any version saw.
 
     Args:
         state: just reviewed.
-        error: the bound that the project wants.
+        error_bound: the bound that the project wants.
         cards: of all versions.
     """
-    reason = broken(state.checks, error)
+    reason = explain_bound_violation(state.check_results, error_bound)
     if not reason:
         return state
-    until = after(max((int(card.accepting.get("audit", 0)) for card in cards), default=0))
-    reason += f" Nothing is accepted until the bound is proven anew, on {until} audit images."
+    min_audit_labels = next_test_size(
+        max((int(card.accepting.get("audit", 0)) for card in cards), default=0)
+    )
+    reason += (
+        f" Nothing is accepted until the bound is proven anew, on {min_audit_labels} audit images."
+    )
     log.warning("%s", reason)
     now = datetime.now(UTC).isoformat(timespec="seconds")
-    return replace(state, suspensions=(*state.suspensions, Suspension(now, reason, until)))
+    return replace(
+        state, suspensions=(*state.suspensions, Suspension(now, reason, min_audit_labels))
+    )
 
 
-def acceptable(
-    card: Card,
-    state: Acceptance,
-    seen: Observation,
-    sure: Mapping[int, float],
+def acceptable_tasks(
+    card: VersionCard,
+    state: AcceptanceState,
+    observation: Observation,
+    confidences: Mapping[int, float],
     model: Model,
-    error: float,
+    error_bound: float,
 ) -> list[Task]:
     """The open tasks whose answers need no person, those among them that go to people all the same.
 
@@ -121,80 +153,103 @@ def acceptable(
     Args:
         card: of the live version.
         state: of the project.
-        seen: what Label Studio holds.
-        sure: by task, confidence of the live version's whole answer.
+        observation: what Label Studio holds.
+        confidences: by task, confidence of the live version's whole answer.
         model: the live version's.
-        error: the bound that the project wants now.
+        error_bound: the bound that the project wants now.
     """
-    least = card.accepting.get("level")
-    if least is None or state.suspended(card.accepting) or card.accepting["error"] > error:
+    min_confidence = card.accepting.get("level")
+    if (
+        min_confidence is None
+        or state.is_suspended(card.accepting)
+        or card.accepting["error"] > error_bound
+    ):
         return []
-    if not _judged_by(model.controls, seen.config.controls):
+    if not _same_controls(model.controls, observation.config.controls):
         log.info("Nothing is accepted until a version of the present labeling config is live.")
         return []
     return [
         task
-        for task in seen.tasks
+        for task in observation.tasks
         if task.open
         and not task.labeled
         and not task.skipped
-        and sure.get(task.id, 0.0) >= least
-        and task.captured in ("", RANDOM)
-        and not seen.is_audit(task)
+        and confidences.get(task.id, 0.0) >= min_confidence
+        and task.capture_reason in ("", RANDOM_CAPTURE)
+        and not observation.is_audit(task)
     ]
 
 
-def due(state: Acceptance, seen: Observation, answers: Sequence[Prediction]) -> set[int]:
-    """The tasks of which :func:`remembered` needs to know the whole answer.
+def tasks_needing_predictions(
+    state: AcceptanceState, observation: Observation, predictions: Sequence[Prediction]
+) -> set[int]:
+    """The tasks of which :func:`plan_acceptance` needs to know the whole answer.
 
     Args:
         state: of the project.
-        seen: what Label Studio holds.
-        answers: of acceptable tasks; their boxes and points may be missing.
+        observation: what Label Studio holds.
+        predictions: of acceptable tasks; their boxes and points may be missing.
     """
-    people, give = _split(seen, answers)
-    return {one.task for one in people if _is_news(state, one.task)} | {one.task for one in give}
+    for_review, to_accept = _split_for_review(observation, predictions)
+    return {
+        prediction.task_id for prediction in for_review if _needs_record(state, prediction.task_id)
+    } | {prediction.task_id for prediction in to_accept}
 
 
-def remembered(
-    state: Acceptance, seen: Observation, version: str, answers: Sequence[Prediction]
-) -> tuple[Acceptance, list[Prediction]]:
+def plan_acceptance(
+    state: AcceptanceState,
+    observation: Observation,
+    version: str,
+    predictions: Sequence[Prediction],
+) -> tuple[AcceptanceState, list[Prediction]]:
     """Decide which answers are given and which tasks go to people, and remember both.
 
     Args:
         state: of the project.
-        seen: what Label Studio holds.
+        observation: what Label Studio holds.
         version: the live one.
-        answers: of acceptable tasks, everything that the version would answer. Those that choose
+        predictions: of acceptable tasks, everything that the version would answer. Those that choose
             nothing were not judged and are left out.
 
     Returns:
         the state, to be kept before anything is given; and at most AT_ONCE answers to give.
     """
-    people, give = _split(seen, answers)
-    given, era = dict(state.given), len(state.suspensions)
-    for one in people:
-        if _is_news(state, one.task):
-            given[one.task] = Given(version, _answer(one), True, era, ratios=_ratios(one))
-    for one in give:
-        given[one.task] = Given(version, _answer(one), False, era, ratios=_ratios(one))
-    since = state.since if state.given else len(seen.labeled)
-    return replace(state, given=given, since=since), give
+    for_review, to_accept = _split_for_review(observation, predictions)
+    records, suspension_count = dict(state.given), len(state.suspensions)
+    for prediction in for_review:
+        if _needs_record(state, prediction.task_id):
+            records[prediction.task_id] = AcceptedAnswer(
+                version,
+                _stored_labels(prediction),
+                True,
+                suspension_count,
+                ratios=_aspect_ratios(prediction),
+            )
+    for prediction in to_accept:
+        records[prediction.task_id] = AcceptedAnswer(
+            version,
+            _stored_labels(prediction),
+            False,
+            suspension_count,
+            ratios=_aspect_ratios(prediction),
+        )
+    initial_label_count = state.since if state.given else len(observation.labeled)
+    return replace(state, given=records, since=initial_label_count), to_accept
 
 
-def checks_of(state: Acceptance, seen: Observation) -> Checks:
+def spot_checks(state: AcceptanceState, observation: Observation) -> SpotChecks:
     """Which open tasks go to people although they could have been accepted."""
-    asked = {task for task, given in state.given.items() if given.to_people}
-    return Checks(
-        project=seen.identity,
-        waiting={task.id for task in seen.tasks if task.open and task.id in asked},
-        labeled=max(0, len(seen.labeled) - state.since),
-        done=sum(task.id in asked for task in seen.labeled),
+    check_tasks = {task for task, record in state.given.items() if record.to_people}
+    return SpotChecks(
+        project=observation.identity,
+        pending={task.id for task in observation.tasks if task.open and task.id in check_tasks},
+        labeled=max(0, len(observation.labeled) - state.since),
+        completed=sum(task.id in check_tasks for task in observation.labeled),
     )
 
 
-def accept(
-    connection: Connection, controls: Mapping[str, Control], answers: Sequence[Prediction]
+def auto_accept(
+    connection: Connection, controls: Mapping[str, Control], predictions: Sequence[Prediction]
 ) -> set[int]:
     """Give answers in the machine's name.
 
@@ -204,77 +259,103 @@ def accept(
     Args:
         connection: the project.
         controls: by name.
-        answers: of tasks that were open, everything that the model would answer.
+        predictions: of tasks that were open, everything that the model would answer.
 
     Returns:
         the tasks that were answered.
     """
-    if not answers:
+    if not predictions:
         return set()
-    client, done = connection.client, set()
-    machine = client.machine()
-    skipped: set[int] = set()
-    for place, answer in enumerate(answers):
-        if place % TOGETHER == 0:
-            skipped = client.skipped(connection.number)
-        if answer.task not in skipped and not client.given(answer.task):
-            client.annotate(answer.task, whole_of(answer, controls), machine)
-            done.add(answer.task)
-    log.info("%s answers were accepted without a person.", len(done))
-    return done
+    client, accepted_tasks = connection.client, set()
+    machine_user = client.ensure_machine_user()
+    skipped_tasks: set[int] = set()
+    for index, prediction in enumerate(predictions):
+        if index % SKIP_CHECK_INTERVAL == 0:
+            skipped_tasks = client.skipped_task_ids(connection.project_number)
+        if prediction.task_id not in skipped_tasks and not client.task_annotations(
+            prediction.task_id
+        ):
+            client.create_annotation(
+                prediction.task_id, full_result(prediction, controls), machine_user
+            )
+            accepted_tasks.add(prediction.task_id)
+    log.info("%s answers were accepted without a person.", len(accepted_tasks))
+    return accepted_tasks
 
 
-def _split(
-    seen: Observation, answers: Sequence[Prediction]
+def _split_for_review(
+    observation: Observation, predictions: Sequence[Prediction]
 ) -> tuple[list[Prediction], list[Prediction]]:
     """Answers whose tasks go to people, and those to give; none that chooses nothing."""
-    answers = [one for one in answers if all(choice.labels for choice in one.choices)]
-    people = [one for one in answers if for_people(seen.identity, one.task)]
-    return people, [one for one in answers if not for_people(seen.identity, one.task)][:AT_ONCE]
+    predictions = [
+        prediction
+        for prediction in predictions
+        if all(choice.labels for choice in prediction.choices)
+    ]
+    for_review = [
+        prediction
+        for prediction in predictions
+        if is_held_for_review(observation.identity, prediction.task_id)
+    ]
+    return for_review, [
+        prediction
+        for prediction in predictions
+        if not is_held_for_review(observation.identity, prediction.task_id)
+    ][:MAX_ACCEPTED_PER_ROUND]
 
 
-def _is_news(state: Acceptance, task: int) -> bool:
+def _needs_record(state: AcceptanceState, task: int) -> bool:
     """Whether no answer to a task that goes to people is remembered since the last suspension."""
     return task not in state.given or state.given[task].era < len(state.suspensions)
 
 
-def _judged_by(then: Sequence[Control], now: Sequence[Control]) -> bool:
+def _same_controls(evaluated: Sequence[Control], current: Sequence[Control]) -> bool:
     """Whether answers mean and show the same; who draws with which tool does not matter."""
-    one, other = ([replace(control, smart=False) for control in each] for each in (then, now))
-    return one == other
+    first, second = (
+        [replace(control, smart=False) for control in each] for each in (evaluated, current)
+    )
+    return first == second
 
 
-def _answer(prediction: Prediction) -> dict[str, list[Any]]:
+def _stored_labels(prediction: Prediction) -> dict[str, list[Any]]:
     """As a version remembers labels."""
-    chosen = {choice.control: sorted(choice.labels) for choice in prediction.choices}
-    return chosen | {found.control: rows_of(found.places) for found in prediction.findings}
+    choices = {choice.control: sorted(choice.labels) for choice in prediction.choices}
+    return choices | {
+        detections.control: region_rows(detections.regions) for detections in prediction.regions
+    }
 
 
-def _ratios(prediction: Prediction) -> dict[str, float]:
-    sizes = {found.control: found.size for found in prediction.findings}
+def _aspect_ratios(prediction: Prediction) -> dict[str, float]:
+    sizes = {detections.control: detections.size for detections in prediction.regions}
     return {name: size.width / size.height for name, size in sizes.items()}
 
 
-def _same(task: Task, given: Given, controls: Iterable[Control], model: Model) -> bool | None:
+def _matches_annotation(
+    task: Task, record: AcceptedAnswer, controls: Iterable[Control], model: Model
+) -> bool | None:
     """Whether a person answered the same; None where they left a control unanswered."""
-    answers, places = task.answers or {}, task.places or {}
-    right = True
-    for control in (c for c in controls if c.name in given.answer):
-        if control.name not in (answers if control.kind == "choices" else places):
+    choices, regions = task.choices or {}, task.regions or {}
+    correct = True
+    for control in (c for c in controls if c.name in record.answer):
+        if control.name not in (choices if control.kind == "choices" else regions):
             return None
         if control.kind == "choices":
-            right &= answers[control.name] == frozenset(given.answer[control.name])
+            correct &= choices[control.name] == frozenset(record.answer[control.name])
         else:
-            right &= _same_places(control, given, places[control.name], model)
-    return right
+            correct &= _matches_regions(control, record, regions[control.name], model)
+    return correct
 
 
-def _same_places(control: Control, given: Given, truth: Places, model: Model) -> bool:
+def _matches_regions(
+    control: Control, record: AcceptedAnswer, truth: Regions, model: Model
+) -> bool:
     """Whether all was found and nothing else, as the audit slice is judged."""
-    found = tuple(Place(*row) for row in given.answer[control.name])
-    finder = model.finders.get(control.name)
-    extents = dict(finder.meaning.sides) if finder else {}
-    kind: PlaceKind = "points" if control.kind == "points" else "boxes"
-    judged = Judged(found, (1.0,) * len(found), truth, given.ratios.get(control.name, 1.0))
-    count = tally(judged, control.label_names, kind, extents, 0.0)
-    return count.right == count.found == count.there
+    predicted = tuple(Region(*row) for row in record.answer[control.name])
+    detector = model.detectors.get(control.name)
+    extents = dict(detector.class_mapping.sides) if detector else {}
+    kind: RegionKind = "points" if control.kind == "points" else "boxes"
+    evaluated_image = DetectionSample(
+        predicted, (1.0,) * len(predicted), truth, record.ratios.get(control.name, 1.0)
+    )
+    count = count_matches(evaluated_image, control.label_names, kind, extents, 0.0)
+    return count.true_positives == count.predicted == count.actual

@@ -13,23 +13,23 @@ from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Any
 
-from backend.errors import LabelStudioError, NotThere
+from backend.errors import LabelStudioError, NotFoundError
 from backend.label_studio.labeling_config import read_config
-from backend.label_studio.task_results import CAPTURED
+from backend.label_studio.task_results import CAPTURE_REASON_FIELD
 from backend.runtime.resources import Resources
-from backend.store.captures import DAY, Capture
+from backend.store.captures import DAY_SECONDS, Capture
 from backend.store.projects import ProjectRecord
 
 log = logging.getLogger("prelabel")
-REQUEST, EXTERNAL = "prelabel_request", "prelabel_external"
+REQUEST_ID_KEY, EXTERNAL_ID_KEY = "prelabel_request", "prelabel_external"
 """In the data of a task that came back: the request's id, and the caller's name for the image."""
-ELSEWHERE = frozenset({401, 403, 408, 429})
+RETRYABLE_STATUSES = frozenset({401, 403, 408, 429})
 """Refusals that are not about what was sent."""
-AT_ONCE = 16
+IMPORT_BATCH_SIZE = 16
 """Images between two looks at whether there is something better to do."""
 
 
-class Returner:
+class CaptureImporter:
     """Brings back the captures of one project.
 
     Args:
@@ -43,11 +43,11 @@ class Returner:
         self._captures = resources.captures(record)
         self._connection = resources.connection(record)
 
-    def bring(self, enough: Callable[[], bool] = lambda: False) -> int:
+    def import_waiting(self, should_stop: Callable[[], bool] = lambda: False) -> int:
         """Bring back what waits.
 
         Args:
-            enough: asked after every few images; what is left waits for the next time.
+            should_stop: asked after every few images; what is left waits for the next time.
 
         Returns:
             how many became tasks or got their annotation.
@@ -55,106 +55,125 @@ class Returner:
         Raises:
             LabelStudioError: Label Studio went away, or refused the token; nothing is lost.
         """
-        waiting = list(self._captures.waiting())
+        waiting = list(self._captures.pending())
         if not waiting:
             return 0
-        known = self._connection.client.tasks_with(self._record.number, REQUEST)
-        done = 0
-        for start in range(0, len(waiting), AT_ONCE):
-            for capture in waiting[start : start + AT_ONCE]:
-                done += self._or_wait(capture, known)
-            if enough():
+        tasks_by_request = self._connection.client.tasks_by_field(
+            self._record.number, REQUEST_ID_KEY
+        )
+        imported_count = 0
+        for start in range(0, len(waiting), IMPORT_BATCH_SIZE):
+            for capture in waiting[start : start + IMPORT_BATCH_SIZE]:
+                imported_count += self._import_or_defer(capture, tasks_by_request)
+            if should_stop():
                 break
-        days = self._resources.settings.capture_days
-        self._captures.forget_returned(time.time() - days * DAY)
-        if done:
-            log.info("project %s: %s images came back to be labeled", self._record.id, done)
-        return done
+        retention_days = self._resources.settings.capture_retention_days
+        self._captures.delete_stale_imports(time.time() - retention_days * DAY_SECONDS)
+        if imported_count:
+            log.info(
+                "project %s: %s images came back to be labeled", self._record.id, imported_count
+            )
+        return imported_count
 
-    def _or_wait(self, capture: Capture, known: dict[str, int]) -> bool:
+    def _import_or_defer(self, capture: Capture, tasks_by_request: dict[str, int]) -> bool:
         """Bring back one; where Label Studio does not want it, it waits, and costs no other."""
         try:
-            return self._one(capture, known)
+            return self._import_capture(capture, tasks_by_request)
         except LabelStudioError as error:
-            if not _clear(error):
+            if not _is_rejected(error):
                 raise
             log.warning("project %s: image %s waits: %s", self._record.id, capture.id, error)
             return False
 
-    def _one(self, capture: Capture, known: dict[str, int]) -> bool:
-        noted = self._captures.noted(capture)
-        task = noted.task or known.get(capture.id, 0)
+    def _import_capture(self, capture: Capture, tasks_by_request: dict[str, int]) -> bool:
+        import_state = self._captures.import_record(capture)
+        task = import_state.task_id or tasks_by_request.get(capture.id, 0)
         if not task:
-            content = self._captures.read(capture)
+            content = self._captures.read_image(capture)
             if content is None:
                 return False  # too old, and removed meanwhile
-            task = self._make(capture, content)
-        number = 0
-        if capture.annotation is not None and noted.answer != capture.answer:
+            task = self._create_task(capture, content)
+        annotation_id = 0
+        if (
+            capture.annotation is not None
+            and import_state.annotation_hash != capture.annotation_hash
+        ):
             try:
-                number = self._answer(task, capture.annotation, noted.annotation)
-            except NotThere:
-                self._connection.client.project(self._record.number)  # or all of it is gone
+                annotation_id = self._write_annotation(
+                    task, capture.annotation, import_state.annotation_id
+                )
+            except NotFoundError:
+                self._connection.client.get_project(self._record.number)  # or all of it is gone
                 log.info(
                     "project %s: task %s was deleted, its answer with it", self._record.id, task
                 )
-        answered = capture.annotation is not None
-        self._captures.returned(capture, task, answered, number or noted.annotation)
+        has_annotation = capture.annotation is not None
+        self._captures.record_import(
+            capture, task, has_annotation, annotation_id or import_state.annotation_id
+        )
         return True
 
-    def _answer(self, task: int, result: list[dict[str, Any]], before: int) -> int:
+    def _write_annotation(self, task: int, result: list[dict[str, Any]], previous_id: int) -> int:
         """Give a task an answer, in place of the one that was given before.
 
         Args:
             task: its number.
             result: the answer.
-            before: the number of the annotation with the earlier answer; 0: not known.
+            previous_id: the number of the annotation with the earlier answer; 0: not known.
 
         Returns:
             the number of the annotation.
 
         Raises:
-            NotThere: the task was deleted.
+            NotFoundError: the task was deleted.
         """
         client = self._connection.client
-        for given in client.given(task):
-            if _plain(given.get("result")) == _plain(result) and not given.get("was_cancelled"):
-                return int(given["id"])  # it was given, and the note of it was lost
-            if given["id"] == before:
-                client.change_annotation(before, result)
-                return before
-        return client.annotate(task, result)
+        for annotation in client.task_annotations(task):
+            if _comparable_result(annotation.get("result")) == _comparable_result(
+                result
+            ) and not annotation.get("was_cancelled"):
+                return int(annotation["id"])  # it was given, and the note of it was lost
+            if annotation["id"] == previous_id:
+                client.update_annotation(previous_id, result)
+                return previous_id
+        return client.create_annotation(task, result)
 
-    def _make(self, capture: Capture, content: bytes) -> int:
-        client, number = self._connection.client, self._record.number
-        (address,) = client.upload(number, [(f"{capture.id}{capture.suffix}", content)])
-        data: dict[str, Any] = dict.fromkeys(self._keys, address)
-        data |= {CAPTURED: capture.why, REQUEST: capture.id}
-        external = "".join(c for c in capture.external if unicodedata.category(c) != "Cc")
-        data |= {EXTERNAL: external} if external else {}
+    def _create_task(self, capture: Capture, content: bytes) -> int:
+        client, project_number = self._connection.client, self._record.number
+        (address,) = client.upload_images(
+            project_number, [(f"{capture.id}{capture.suffix}", content)]
+        )
+        data: dict[str, Any] = dict.fromkeys(self._image_keys, address)
+        data |= {CAPTURE_REASON_FIELD: capture.why, REQUEST_ID_KEY: capture.id}
+        external_id = "".join(
+            character for character in capture.external if unicodedata.category(character) != "Cc"
+        )
+        data |= {EXTERNAL_ID_KEY: external_id} if external_id else {}
         prediction = {**capture.said, "model_version": capture.version}
         try:
-            return client.import_tasks(number, [{"data": data, "predictions": [prediction]}])[0]
+            return client.import_tasks(
+                project_number, [{"data": data, "predictions": [prediction]}]
+            )[0]
         except LabelStudioError as error:
-            if not _clear(error):  # it may have made the task: the next look finds it, or not
+            if not _is_rejected(error):  # it may have made the task: the next look finds it, or not
                 raise
             # the config may have lost a label that was said; the next round says something new
-            log.warning("project %s: an image comes without prediction: %s", number, error)
-            return client.import_tasks(number, [{"data": data}])[0]
+            log.warning("project %s: an image comes without prediction: %s", project_number, error)
+            return client.import_tasks(project_number, [{"data": data}])[0]
 
     @cached_property
-    def _keys(self) -> Iterable[str]:
-        project = self._connection.client.project(self._record.number)
+    def _image_keys(self) -> Iterable[str]:
+        project = self._connection.client.get_project(self._record.number)
         config = read_config(str(project.get("label_config") or ""))
         return sorted({control.image_key for control in config.controls})
 
 
-def _clear(error: LabelStudioError) -> bool:
+def _is_rejected(error: LabelStudioError) -> bool:
     """Whether Label Studio does not want this one thing, and has done nothing."""
-    return 400 <= error.status < 500 and error.status not in ELSEWHERE
+    return 400 <= error.status < 500 and error.status not in RETRYABLE_STATUSES
 
 
-def _plain(result: Any) -> list[Any]:
+def _comparable_result(result: Any) -> list[Any]:
     """What a result says, without what Label Studio adds: numbers of its own, and where from."""
     rows = result if isinstance(result, list) else []
     return [[row.get(key) for key in ("from_name", "to_name", "type", "value")] for row in rows]

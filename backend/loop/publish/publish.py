@@ -11,37 +11,37 @@ import numpy as np
 from backend.arrays import Floats
 from backend.callbacks import StateCallback
 from backend.domain import Prediction, Task
-from backend.inference.detect import Looked, look
-from backend.inference.embed import Embedded, vectors_of
+from backend.inference.detect import InferenceResult, run_detectors
+from backend.inference.embed import EmbeddingResult, task_vectors
 from backend.inference.model import Model
 from backend.inference.predict import (
-    certainties,
-    confidences,
-    place_uncertainties,
-    predictions,
-    sources,
-    task_uncertainty,
-    unreadable,
+    build_predictions,
+    choice_uncertainties,
+    count_unreadable,
+    image_sources,
+    predict_probabilities,
+    region_uncertainties,
+    task_confidences,
 )
-from backend.learning.nearest_neighbours import looked_for
+from backend.learning.nearest_neighbours import rank_by_label_text
 from backend.learning.selection import rank_scores
 from backend.loop.observe import Observation
 from backend.loop.publish import auto_accept
 from backend.loop.publish import push as pushing
-from backend.loop.publish.queue_order import Order, examples, order_of
-from backend.loop.publish.thumbnails import Showcase
+from backend.loop.publish.queue_order import QueueOrder, build_queue_order, count_examples
+from backend.loop.publish.thumbnails import ThumbnailPublisher
 from backend.runtime.connection import Connection
 from backend.runtime.resources import Resources
-from backend.store.acceptance import Acceptances
+from backend.store.acceptance import AcceptanceStore
 from backend.store.files import read_json, write_json
 from backend.store.projects import ProjectRecord
 
-TAB = "Prelabel: ask next"
+QUEUE_TAB_TITLE = "Prelabel: ask next"
 """The Data Manager's tab in this order, for projects that several people work in."""
 
-SOUGHT = 10
+TASKS_PER_LABEL = 10
 """Tasks that are put forward for each label without an example."""
-IN_ORDER = {
+QUEUE_TAB_VIEW = {
     "ordering": ["tasks:predictions_score"],
     "filters": {
         "conjunction": "and",
@@ -58,21 +58,21 @@ IN_ORDER = {
 
 
 @dataclass(frozen=True)
-class Presented:
+class PublishResult:
     """What became of a push.
 
     Attributes:
-        any: Label Studio has a prediction of the live version.
-        unread: images that could not be read, by reason.
+        has_predictions: Label Studio has a prediction of the live version.
+        unreadable_counts: images that could not be read, by reason.
         order: of the open tasks.
     """
 
-    any: bool
-    unread: Counter[str]
-    order: Order
+    has_predictions: bool
+    unreadable_counts: Counter[str]
+    order: QueueOrder
 
 
-class Presenter:
+class Publisher:
     """Presents the live version of one project.
 
     Args:
@@ -94,152 +94,214 @@ class Presenter:
         self._connection = connection
         self._report = report
 
-    def present(self, seen: Observation, live: str) -> Presented:
+    def publish(self, observation: Observation, live_version: str) -> PublishResult:
         """Every open task has one prediction of the live version, and the queue follows it."""
         self._report("pushing", 0.0, "")
-        controls = seen.config.controls
-        embedded = self._embed(seen)
-        open_tasks = [task for task in seen.tasks if task.open]
-        there, wanted = pushing.missing(self._connection, live, (task.id for task in open_tasks))
-        model = self._resources.model(self._record, live)
-        new = [task for task in open_tasks if task.id in wanted]
-        looked = self._look(seen, model, new)
-        beliefs = confidences(model, controls, open_tasks, embedded)
-        unsure = self._unsure(seen, live, beliefs, looked)
-        vectors = vectors_of(seen.tasks, embedded)
-        sought = self._sought(seen, {t.id: vectors[t.id] for t in open_tasks if t.id in vectors})
-        order = order_of(seen, vectors, unsure, sought, self._resources.settings.seed)
-        accepted = self._acceptable(seen, live, model, beliefs, embedded, looked, order)
+        controls = observation.config.controls
+        embeddings = self._embed(observation)
+        open_tasks = [task for task in observation.tasks if task.open]
+        existing, missing_ids = pushing.missing_predictions(
+            self._connection, live_version, (task.id for task in open_tasks)
+        )
+        model = self._resources.model(self._record, live_version)
+        new = [task for task in open_tasks if task.id in missing_ids]
+        inference = self._run_detectors(observation, model, new)
+        probabilities = predict_probabilities(model, controls, open_tasks, embeddings)
+        uncertainties = self._open_uncertainties(
+            observation, live_version, probabilities, inference
+        )
+        vectors = task_vectors(observation.tasks, embeddings)
+        missing_label_tasks = self._find_missing_labels(
+            observation, {t.id: vectors[t.id] for t in open_tasks if t.id in vectors}
+        )
+        order = build_queue_order(
+            observation, vectors, uncertainties, missing_label_tasks, self._resources.settings.seed
+        )
+        to_accept = self._select_auto_accepts(
+            observation, live_version, model, probabilities, embeddings, inference, order
+        )
         if new:
-            ranks = rank_scores(order.tasks())
-            made = predictions(model, controls, new, beliefs, ranks, embedded, looked)
-            pushing.push(self._connection, live, made, seen.controls, self._pushed)
-        if there or new:
-            pushing.point(self._connection, live, seen.pulse)
-            self._keep_tab()
-        order.open -= auto_accept.accept(self._connection, seen.controls, accepted)
-        Showcase(self._resources, self._record).show_round(order, open_tasks)
-        failed = {**self._resources.pictures(self._record).failed, **embedded.failed}
-        return Presented(bool(there or new), unreadable(seen.tasks, controls, failed), order)
-
-    def _embed(self, seen: Observation) -> Embedded:
-        """All images, by the live version's encoder."""
-        encoder = self._resources.viewer(self._record)
-        return self._resources.embedder(self._record, encoder).embed(
-            sources(seen.tasks, seen.config.controls),
-            lambda done, of: self._report("pushing", done / of if of else 1.0, ""),
+            scores = rank_scores(order.ranked_tasks())
+            new_predictions = build_predictions(
+                model, controls, new, probabilities, scores, embeddings, inference
+            )
+            pushing.push_predictions(
+                self._connection,
+                live_version,
+                new_predictions,
+                observation.controls,
+                self._report_push,
+            )
+        if existing or new:
+            pushing.follow_version(self._connection, live_version, observation.fingerprint)
+            self._update_tab()
+        order.open_tasks -= auto_accept.auto_accept(
+            self._connection, observation.controls, to_accept
+        )
+        ThumbnailPublisher(self._resources, self._record).publish_round(order, open_tasks)
+        errors = {**self._resources.project_images(self._record).errors, **embeddings.errors}
+        return PublishResult(
+            bool(existing or new), count_unreadable(observation.tasks, controls, errors), order
         )
 
-    def _sought(self, seen: Observation, vectors: Mapping[int, Floats]) -> list[int]:
-        """The tasks that most likely show a label without an example, by the label's text."""
-        encoder = self._resources.viewer(self._record)
-        found: list[int] = []
-        given = examples(seen)
-        for control in seen.config.controls:
-            names = control.label_names
-            wanted = [k for k, name in enumerate(names) if not given[control.name][name]]
-            known = 0 < len(wanted) < len(names)  # before any label nothing is rarer than others
-            text = self._resources.prototypes(encoder, control) if known and vectors else None
-            if text is not None:
-                tasks, stack = list(vectors), np.stack(list(vectors.values()))
-                rows = looked_for(stack, text, wanted)
-                found += [tasks[row] for row in rows[: SOUGHT * len(wanted)]]
-        return found
+    def _embed(self, observation: Observation) -> EmbeddingResult:
+        """All images, by the live version's encoder."""
+        encoder = self._resources.live_encoder(self._record)
+        return self._resources.embedder(self._record, encoder).embed(
+            image_sources(observation.tasks, observation.config.controls),
+            lambda done, total: self._report("pushing", done / total if total else 1.0, ""),
+        )
 
-    def _unsure(
+    def _find_missing_labels(
+        self, observation: Observation, vectors: Mapping[int, Floats]
+    ) -> list[int]:
+        """The tasks that most likely show a label without an example, by the label's text."""
+        encoder = self._resources.live_encoder(self._record)
+        candidates: list[int] = []
+        example_counts = count_examples(observation)
+        for control in observation.config.controls:
+            names = control.label_names
+            missing_labels = [
+                index for index, name in enumerate(names) if not example_counts[control.name][name]
+            ]
+            is_partial = (
+                0 < len(missing_labels) < len(names)
+            )  # before any label nothing is rarer than others
+            prototypes = (
+                self._resources.prototypes(encoder, control) if is_partial and vectors else None
+            )
+            if prototypes is not None:
+                tasks, matrix = list(vectors), np.stack(list(vectors.values()))
+                rows = rank_by_label_text(matrix, prototypes, missing_labels)
+                candidates += [tasks[row] for row in rows[: TASKS_PER_LABEL * len(missing_labels)]]
+        return candidates
+
+    def _open_uncertainties(
         self,
-        seen: Observation,
-        live: str,
-        beliefs: Mapping[str, Mapping[int, Floats]],
-        looked: Looked,
+        observation: Observation,
+        live_version: str,
+        probabilities: Mapping[str, Mapping[int, Floats]],
+        inference: InferenceResult,
     ) -> dict[int, float]:
         """How much each open task would teach; of finds as they were when they were made.
 
         How sure those were is kept beside it, and given back: a version looks only once.
         """
-        unsure = task_uncertainty(seen.config.controls, beliefs)
+        uncertainties = choice_uncertainties(observation.config.controls, probabilities)
         file = self._resources.folder(self._record) / "unsure.json"
-        kept = read_json(file) or {}
-        kept = kept if kept.get("version") == live else {}
-        found, sure = (
-            {int(t): v for t, v in kept.get(key, {}).items()} for key in ("tasks", "sure")
+        stored = read_json(file) or {}
+        stored = stored if stored.get("version") == live_version else {}
+        region_values, confidence = (
+            {int(t): v for t, v in stored.get(key, {}).items()} for key in ("tasks", "sure")
         )
-        new = place_uncertainties(seen.identity, looked)
-        found |= new
-        looked.sure = sure | {task: float(value) for task, value in looked.sure.items()}
-        if new:
-            write_json(file, {"version": live, "tasks": found, "sure": looked.sure})
-        for task, value in found.items():
-            unsure[task] = max(unsure.get(task, 0.0), value)
-        return unsure
+        new_values = region_uncertainties(observation.identity, inference)
+        region_values |= new_values
+        inference.confidence = confidence | {
+            task: float(value) for task, value in inference.confidence.items()
+        }
+        if new_values:
+            write_json(
+                file,
+                {"version": live_version, "tasks": region_values, "sure": inference.confidence},
+            )
+        for task, value in region_values.items():
+            uncertainties[task] = max(uncertainties.get(task, 0.0), value)
+        return uncertainties
 
-    def _look(self, seen: Observation, model: Model, tasks: Sequence[Task]) -> Looked:
-        if not model.finders:
-            return Looked()
-        looked = look(
+    def _run_detectors(
+        self, observation: Observation, model: Model, tasks: Sequence[Task]
+    ) -> InferenceResult:
+        if not model.detectors:
+            return InferenceResult()
+        inference = run_detectors(
             model,
-            seen.config.controls,
+            observation.config.controls,
             tasks,
-            self._resources.pictures(self._record),
-            lambda done, of: self._report("pushing", done / of, f"image {done} of {of}"),
+            self._resources.project_images(self._record),
+            lambda done, total: self._report("pushing", done / total, f"image {done} of {total}"),
         )
-        self._resources.picture_files.trim()
-        return looked
+        self._resources.image_copies.trim()
+        return inference
 
-    def _acceptable(
+    def _select_auto_accepts(
         self,
-        seen: Observation,
-        live: str,
+        observation: Observation,
+        live_version: str,
         model: Model,
-        beliefs: Mapping[str, Mapping[int, Floats]],
-        embedded: Embedded,
-        looked: Looked,
-        order: Order,
+        probabilities: Mapping[str, Mapping[int, Floats]],
+        embeddings: EmbeddingResult,
+        inference: InferenceResult,
+        order: QueueOrder,
     ) -> Sequence[Prediction]:
         """Answers to be given without a person, where the project wants that.
 
         What people found of those given before counts first; those that go to people all the same
         get their places in the order.
         """
-        controls = seen.config.controls
-        error = auto_accept.wanted(controls, self._resources.settings.accept_error)
-        if not error:
+        controls = observation.config.controls
+        error_bound = auto_accept.accept_error_bound(
+            controls, self._resources.settings.accept_error
+        )
+        if not error_bound:
             return []
         versions = self._resources.versions(self._record)
-        kept = Acceptances(self._resources.folder(self._record))
-        before = kept.read()
-        state = auto_accept.reviewed(before, seen, model)
-        state = auto_accept.suspended(state, error, versions.cards())
-        card = versions.card(live)
+        store = AcceptanceStore(self._resources.folder(self._record))
+        previous = store.read()
+        state = auto_accept.record_reviews(previous, observation, model)
+        state = auto_accept.suspend_if_broken(state, error_bound, versions.cards())
+        card = versions.card(live_version)
 
-        def answers(among: Callable[[int], bool]) -> list[Prediction]:
-            sure = certainties(model, controls, beliefs, looked)
-            tasks = auto_accept.acceptable(card, state, seen, sure, model, error)
-            tasks = [task for task in tasks if among(task.id)]
-            return predictions(model, controls, tasks, beliefs, sure, embedded, looked, whole=True)
+        def predict_selected(is_selected: Callable[[int], bool]) -> list[Prediction]:
+            confidence = task_confidences(model, controls, probabilities, inference)
+            tasks = auto_accept.acceptable_tasks(
+                card, state, observation, confidence, model, error_bound
+            )
+            tasks = [task for task in tasks if is_selected(task.id)]
+            return build_predictions(
+                model,
+                controls,
+                tasks,
+                probabilities,
+                confidence,
+                embeddings,
+                inference,
+                unfiltered=True,
+            )
 
-        due = auto_accept.due(state, seen, answers(lambda task: True))
-        self._look_again(seen, model, due, looked)
-        state, give = auto_accept.remembered(state, seen, live, answers(due.__contains__))
-        if state != before:
-            kept.write(state)
-        order.checks = auto_accept.checks_of(state, seen)
-        return give
+        due_tasks = auto_accept.tasks_needing_predictions(
+            state, observation, predict_selected(lambda task: True)
+        )
+        self._detect_missing(observation, model, due_tasks, inference)
+        state, to_accept = auto_accept.plan_acceptance(
+            state, observation, live_version, predict_selected(due_tasks.__contains__)
+        )
+        if state != previous:
+            store.write(state)
+        order.checks = auto_accept.spot_checks(state, observation)
+        return to_accept
 
-    def _look_again(self, seen: Observation, model: Model, due: Set[int], looked: Looked) -> None:
+    def _detect_missing(
+        self,
+        observation: Observation,
+        model: Model,
+        due_tasks: Set[int],
+        inference: InferenceResult,
+    ) -> None:
         """At what is answered now and was looked at by an earlier round, which kept no places."""
-        missing = [task for task in seen.tasks if task.id in due - looked.whole.keys()]
-        again = self._look(seen, model, missing)
-        for task in missing:
-            looked.sure.pop(task.id, None)  # its image may be gone
-        looked.sure |= again.sure
-        looked.whole |= again.whole
+        missing_tasks = [
+            task for task in observation.tasks if task.id in due_tasks - inference.unfiltered.keys()
+        ]
+        new_inference = self._run_detectors(observation, model, missing_tasks)
+        for task in missing_tasks:
+            inference.confidence.pop(task.id, None)  # its image may be gone
+        inference.confidence |= new_inference.confidence
+        inference.unfiltered |= new_inference.unfiltered
 
-    def _keep_tab(self) -> None:
+    def _update_tab(self) -> None:
         """Several people may prefer to pick from a list: the same order as a tab."""
         client = self._connection.client
-        if client.people() > 1:
-            client.keep_tab(self._record.number, TAB, IN_ORDER)
+        if client.count_users() > 1:
+            client.ensure_tab(self._record.number, QUEUE_TAB_TITLE, QUEUE_TAB_VIEW)
 
-    def _pushed(self, done: int, of: int) -> None:
-        self._report("pushing", done / of, "")
+    def _report_push(self, done: int, total: int) -> None:
+        self._report("pushing", done / total, "")

@@ -14,194 +14,227 @@ import numpy as np
 from backend.arrays import Floats
 from backend.domain import Task
 from backend.learning import coverage
-from backend.learning.auto_accept import Checks
-from backend.learning.coverage import Coverage, is_turn
-from backend.learning.selection import UNLIKE, mixed, moves, queue, rank_scores, seeking
+from backend.learning.auto_accept import SpotChecks
+from backend.learning.coverage import Coverage, is_last_in_cycle
+from backend.learning.selection import (
+    EXPLORATION_INTERVAL,
+    front_score_changes,
+    interleave_candidates,
+    order_queue,
+    rank_scores,
+    search_interval,
+)
 from backend.loop.observe import Observation
 from backend.runtime.connection import Connection
-from backend.store.queue_front import Asked, Why
+from backend.store.queue_front import QueuedTask, QueueReason
 
-HEAD = 12
+QUEUE_HEAD_SIZE = 12
 """Tasks at the front that are kept in order between rounds."""
-PICKED = 100
+GREEDY_PICK_COUNT = 100
 """Tasks that are chosen one by one, each with those before it in mind; the rest by their gain."""
 
 
 @dataclass
-class Order:
+class QueueOrder:
     """The order of a project's open tasks.
 
     Attributes:
-        project: its identity.
-        rows: the tasks of the pool, by row of the coverage; those labeled since too.
+        project_identity: its identity.
+        pool_tasks: the tasks of the pool, by row of the coverage; those labeled since too.
         coverage: what the labeled images already show of the others.
-        open: every open task, also those that cannot be ranked.
-        audit: open tasks of the audit slice.
-        labeled: tasks labeled so far, the audit ones among them.
-        audit_labeled: audit tasks labeled so far.
-        seeking: one pick in so many is the image least like any, because some label has hardly an
+        open_tasks: every open task, also those that cannot be ranked.
+        audit_tasks: open tasks of the audit slice.
+        labeled_count: tasks labeled so far, the audit ones among them.
+        audit_labeled_count: audit tasks labeled so far.
+        diversity_interval: one pick in so many is the image least like any, because some label has hardly an
             example; 0: none is.
-        searching: one task in so many is a sought one, while some label has no example; 0: none.
-        others: tasks of a pool that is too large to compare each with each, least certain first.
-        sought: tasks that most likely show a label without an example, best first.
-        skipped: open tasks that somebody skipped: they may be served to others, after all others.
-        places: task → its prediction in Label Studio, its score; asked for when first needed.
-        learned_before: the model has learned something, so that being unsure means something.
-        images: by task near the front, its image's address.
+        search_interval: one task in so many is a sought one, while some label has no example; 0: none.
+        overflow_tasks: tasks of a pool that is too large to compare each with each, least certain first.
+        missing_label_tasks: tasks that most likely show a label without an example, best first.
+        skipped_tasks: open tasks that somebody skipped: they may be served to others, after all others.
+        prediction_scores: task → its prediction in Label Studio, its score; asked for when first needed.
+        is_trained: the model has learned something, so that being unsure means something.
+        image_addresses: by task near the front, its image's address.
         checks: tasks that could have been accepted and go to people.
     """
 
-    project: str
-    rows: list[int]
+    project_identity: str
+    pool_tasks: list[int]
     coverage: Coverage
-    open: set[int]
-    audit: set[int]
-    labeled: int
-    audit_labeled: int
-    seeking: int
-    searching: int
-    others: list[int]
-    sought: list[int]
-    skipped: list[int] = field(default_factory=list)
-    places: dict[int, tuple[int, float]] = field(default_factory=dict)
-    learned_before: bool = True
-    images: dict[int, str] = field(default_factory=dict)
-    checks: Checks = field(default_factory=Checks)
+    open_tasks: set[int]
+    audit_tasks: set[int]
+    labeled_count: int
+    audit_labeled_count: int
+    diversity_interval: int
+    search_interval: int
+    overflow_tasks: list[int]
+    missing_label_tasks: list[int]
+    skipped_tasks: list[int] = field(default_factory=list)
+    prediction_scores: dict[int, tuple[int, float]] = field(default_factory=dict)
+    is_trained: bool = True
+    image_addresses: dict[int, str] = field(default_factory=dict)
+    checks: SpotChecks = field(default_factory=SpotChecks)
 
-    def tasks(self, picked: int = PICKED) -> list[int]:
+    def ranked_tasks(self, pick_count: int = GREEDY_PICK_COUNT) -> list[int]:
         """All open tasks that can be ranked, first to last.
 
         Args:
-            picked: how many are chosen with those before them in mind.
+            pick_count: how many are chosen with those before them in mind.
         """
-        return self._whole(*self._pick(picked))
+        return self._full_order(*self._pick(pick_count))
 
     @property
-    def _taught(self) -> int:
+    def _labeled_pool_count(self) -> int:
         """Tasks of the pool that were labeled."""
-        return self.labeled - self.audit_labeled
+        return self.labeled_count - self.audit_labeled_count
 
     @property
-    def _every(self) -> int:
+    def _active_search_interval(self) -> int:
         """One place of the pool in so many is a sought task's."""
-        return self.searching if self.sought else 0
+        return self.search_interval if self.missing_label_tasks else 0
 
     @property
-    def _picked(self) -> int:
+    def _picked_count(self) -> int:
         """How many of the labeled ones were picked, and not sought."""
-        return self._taught - (self._taught // self._every if self._every else 0)
+        return self._labeled_pool_count - (
+            self._labeled_pool_count // self._active_search_interval
+            if self._active_search_interval
+            else 0
+        )
 
     def _pick(self, count: int) -> tuple[list[int], Coverage]:
-        return coverage.pick(self.coverage, count, self.seeking, self._picked)
+        return coverage.pick_images(
+            self.coverage, count, self.diversity_interval, self._picked_count
+        )
 
-    def _whole(self, head: list[int], after: Coverage) -> list[int]:
+    def _full_order(self, picked_rows: list[int], updated_coverage: Coverage) -> list[int]:
         """The order that begins with rows that were picked, and ends with what was skipped."""
-        ranked = [self.rows[row] for row in coverage.ordered(after, head)]
-        wanted = self.open.difference(self.skipped)
-        sought = [task for task in self.sought if task in wanted]
-        ranked = [task for task in [*ranked, *self.others] if task in wanted]
-        ranked = mixed(ranked, sought, self._every, self._taught)
-        audit = self.audit & wanted
-        served = queue(self.project, ranked, audit, self.labeled, self.audit_labeled)
-        return [*self.checks.among(served), *self.skipped]
+        ranked = [
+            self.pool_tasks[row] for row in coverage.order_by_gain(updated_coverage, picked_rows)
+        ]
+        servable = self.open_tasks.difference(self.skipped_tasks)
+        missing_label_tasks = [task for task in self.missing_label_tasks if task in servable]
+        ranked = [task for task in [*ranked, *self.overflow_tasks] if task in servable]
+        ranked = interleave_candidates(
+            ranked, missing_label_tasks, self._active_search_interval, self._labeled_pool_count
+        )
+        audit = self.audit_tasks & servable
+        queued = order_queue(
+            self.project_identity, ranked, audit, self.labeled_count, self.audit_labeled_count
+        )
+        return [*self.checks.interleave_into(queued), *self.skipped_tasks]
 
-    def front(self, count: int) -> list[Asked]:
+    def first_tasks(self, count: int) -> list[QueuedTask]:
         """The first tasks, and why each of them is there."""
-        head, after = self._pick(count)
-        turns = range(self._picked, self._picked + count)
-        unlike = {
-            self.rows[row]
-            for row, turn in zip(head, turns, strict=False)
-            if is_turn(turn, self.seeking)
+        picked_rows, updated_coverage = self._pick(count)
+        turns = range(self._picked_count, self._picked_count + count)
+        outliers = {
+            self.pool_tasks[row]
+            for row, turn in zip(picked_rows, turns, strict=False)
+            if is_last_in_cycle(turn, self.diversity_interval)
         }
-        weights = dict(zip(self.rows, self.coverage.weights.tolist(), strict=True))
-        tasks = self._whole(head, after)[:count]
-        asked = [(task, self._why(task, unlike)) for task in tasks]
+        weights = dict(zip(self.pool_tasks, self.coverage.uncertainties.tolist(), strict=True))
+        tasks = self._full_order(picked_rows, updated_coverage)[:count]
+        reasons = [(task, self._selection_reason(task, outliers)) for task in tasks]
         return [
-            Asked(task, why, round(weights.get(task, 0.0), 4) if why == "uncertain" else 0.0)
-            for task, why in asked
+            QueuedTask(
+                task, reason, round(weights.get(task, 0.0), 4) if reason == "uncertain" else 0.0
+            )
+            for task, reason in reasons
         ]
 
-    def _why(self, task: int, unlike: set[int]) -> Why:
-        if task in self.audit:
+    def _selection_reason(self, task: int, outliers: set[int]) -> QueueReason:
+        if task in self.audit_tasks:
             return "audit"
-        if task in self.checks.waiting:
+        if task in self.checks.pending:
             return "check"
-        if self.searching and task in self.sought:
+        if self.search_interval and task in self.missing_label_tasks:
             return "sought"
-        if task in unlike:
+        if task in outliers:
             return "unlike"
-        return "uncertain" if self.learned_before else "typical"
+        return "uncertain" if self.is_trained else "typical"
 
-    def learned(self, tasks: Iterable[int]) -> None:
+    def mark_labeled(self, tasks: Iterable[int]) -> None:
         """Somebody labeled tasks: what is like them is worth less now."""
-        done = set(tasks) & self.open
-        self._cover(done)
-        self.labeled += len(done)
-        self.audit_labeled += len(done & self.audit)
-        self.open -= done
-        self.audit -= done
-        self.checks.learned(done)
-        self.skipped = [task for task in self.skipped if task in self.open]
+        newly_labeled = set(tasks) & self.open_tasks
+        self._mark_covered(newly_labeled)
+        self.labeled_count += len(newly_labeled)
+        self.audit_labeled_count += len(newly_labeled & self.audit_tasks)
+        self.open_tasks -= newly_labeled
+        self.audit_tasks -= newly_labeled
+        self.checks.record_labeled(newly_labeled)
+        self.skipped_tasks = [task for task in self.skipped_tasks if task in self.open_tasks]
 
-    def passed(self, tasks: Iterable[int]) -> None:
+    def mark_skipped(self, tasks: Iterable[int]) -> None:
         """Somebody skipped tasks: they, and what is like them, are not put before people again."""
-        gone = (set(tasks) & self.open).difference(self.skipped)
-        self._cover(gone)
-        self.skipped += sorted(gone)
+        newly_skipped = (set(tasks) & self.open_tasks).difference(self.skipped_tasks)
+        self._mark_covered(newly_skipped)
+        self.skipped_tasks += sorted(newly_skipped)
 
-    def _cover(self, tasks: set[int]) -> None:
-        rows = [row for row, task in enumerate(self.rows) if task in tasks]
-        self.coverage = coverage.covered(self.coverage, rows)
+    def _mark_covered(self, tasks: set[int]) -> None:
+        rows = [row for row, task in enumerate(self.pool_tasks) if task in tasks]
+        self.coverage = coverage.mark_covered(self.coverage, rows)
 
 
-def order_of(
-    seen: Observation,
+def build_queue_order(
+    observation: Observation,
     vectors: Mapping[int, Floats],
-    unsure: Mapping[int, float],
-    sought: Sequence[int],
+    uncertainties: Mapping[int, float],
+    missing_label_tasks: Sequence[int],
     seed: int,
-) -> Order:
+) -> QueueOrder:
     """The order of a project's open tasks.
 
     Args:
-        seen: the project.
+        observation: the project.
         vectors: by task, (d,) float32 of unit length; of labeled tasks too.
-        unsure: by open task, how much its label would teach, 0 to 1; empty before anything is
+        uncertainties: by open task, how much its label would teach, 0 to 1; empty before anything is
             learned: then all count alike.
-        sought: tasks that most likely show a label without an example, best first.
+        missing_label_tasks: tasks that most likely show a label without an example, best first.
         seed: of everything random.
     """
-    open_tasks = [task for task in seen.tasks if task.open]
-    known = [task for task in open_tasks if task.id in vectors]
-    skipped = [task for task in known if task.skipped]
-    audit = {task.id for task in known if seen.is_audit(task)}
-    pool = [task.id for task in known if task.id not in audit and not task.skipped]
-    taught = [t.id for t in [*seen.labeled, *skipped] if t.id in vectors and not seen.is_audit(t)]
-    weights = np.array([unsure.get(t, 0.0) if unsure else 1.0 for t in pool], dtype=np.float32)
-    chosen = coverage.shortlist(weights, coverage.LARGEST, np.random.default_rng(seed))
-    rows = [pool[i] for i in chosen]
-    rest = np.setdiff1d(np.arange(len(pool)), chosen)
-    found = _found(seen)
-    return Order(
-        project=seen.identity,
-        rows=rows,
-        coverage=coverage.survey(_stack(rows, vectors), weights[chosen], _stack(taught, vectors)),
-        open={task.id for task in open_tasks},
-        audit=audit,
-        labeled=len(seen.labeled),
-        audit_labeled=sum(seen.is_audit(task) for task in seen.labeled),
-        seeking=seeking(found, UNLIKE),
-        searching=seeking(pair for pair in found if not pair[0]),
-        sought=[task for task in sought if task in set(rows)],
-        skipped=[task.id for task in skipped],
-        others=[pool[i] for i in rest[np.argsort(-weights[rest], kind="stable")]],
-        learned_before=bool(unsure),
+    open_tasks = [task for task in observation.tasks if task.open]
+    readable_tasks = [task for task in open_tasks if task.id in vectors]
+    skipped = [task for task in readable_tasks if task.skipped]
+    audit = {task.id for task in readable_tasks if observation.is_audit(task)}
+    pool = [task.id for task in readable_tasks if task.id not in audit and not task.skipped]
+    labeled_pool = [
+        t.id
+        for t in [*observation.labeled, *skipped]
+        if t.id in vectors and not observation.is_audit(t)
+    ]
+    weights = np.array(
+        [uncertainties.get(t, 0.0) if uncertainties else 1.0 for t in pool], dtype=np.float32
+    )
+    shortlisted = coverage.sample_candidates(
+        weights, coverage.MAX_COMPARED_IMAGES, np.random.default_rng(seed)
+    )
+    rows = [pool[i] for i in shortlisted]
+    overflow = np.setdiff1d(np.arange(len(pool)), shortlisted)
+    frequencies = _label_frequencies(observation)
+    return QueueOrder(
+        project_identity=observation.identity,
+        pool_tasks=rows,
+        coverage=coverage.build_coverage(
+            _stack_vectors(rows, vectors),
+            weights[shortlisted],
+            _stack_vectors(labeled_pool, vectors),
+        ),
+        open_tasks={task.id for task in open_tasks},
+        audit_tasks=audit,
+        labeled_count=len(observation.labeled),
+        audit_labeled_count=sum(observation.is_audit(task) for task in observation.labeled),
+        diversity_interval=search_interval(frequencies, EXPLORATION_INTERVAL),
+        search_interval=search_interval(pair for pair in frequencies if not pair[0]),
+        missing_label_tasks=[task for task in missing_label_tasks if task in set(rows)],
+        skipped_tasks=[task.id for task in skipped],
+        overflow_tasks=[pool[i] for i in overflow[np.argsort(-weights[overflow], kind="stable")]],
+        is_trained=bool(uncertainties),
     )
 
 
-def refresh(
-    order: Order,
+def refresh_queue(
+    order: QueueOrder,
     connection: Connection,
     version: str,
     labeled: Iterable[int] = (),
@@ -219,57 +252,64 @@ def refresh(
     Returns:
         the scores that were changed, by task.
     """
-    client, number = connection.client, connection.number
-    order.learned(labeled)
-    order.passed(skipped)
-    if not order.places:
-        order.places = client.places(number, version)
-    there = {task: order.places[task] for task in order.open & order.places.keys()}
-    tasks = [task for task in order.tasks(HEAD) if task in there]
-    scores = {task: score for task, (_, score) in there.items()}
-    changed = moves(tasks[:HEAD], rank_scores(tasks), scores, order.skipped)
-    for task, score in changed.items():
-        prediction = there[task][0]
-        client.change_prediction(prediction, {"score": score})
-        order.places[task] = (prediction, score)
-    return changed
+    client, project_number = connection.client, connection.project_number
+    order.mark_labeled(labeled)
+    order.mark_skipped(skipped)
+    if not order.prediction_scores:
+        order.prediction_scores = client.queue_scores(project_number, version)
+    current = {
+        task: order.prediction_scores[task]
+        for task in order.open_tasks & order.prediction_scores.keys()
+    }
+    tasks = [task for task in order.ranked_tasks(QUEUE_HEAD_SIZE) if task in current]
+    scores = {task: score for task, (_, score) in current.items()}
+    rescored = front_score_changes(
+        tasks[:QUEUE_HEAD_SIZE], rank_scores(tasks), scores, order.skipped_tasks
+    )
+    for task, score in rescored.items():
+        prediction = current[task][0]
+        client.update_prediction(prediction, {"score": score})
+        order.prediction_scores[task] = (prediction, score)
+    return rescored
 
 
-def _found(seen: Observation) -> list[tuple[int, int]]:
+def _label_frequencies(observation: Observation) -> list[tuple[int, int]]:
     """Of each label: in how many images that are learned from it was given, and was asked for."""
-    given = examples(seen)
-    asked = {name: dict.fromkeys(counts, 0) for name, counts in given.items()}
-    for task in seen.labeled:
-        for control, labels in asked.items():
-            if not seen.is_audit(task) and control in _given(task):
-                for label in (task.asked or {}).get(control, labels.keys()):
+    example_counts = count_examples(observation)
+    available_counts = {name: dict.fromkeys(counts, 0) for name, counts in example_counts.items()}
+    for task in observation.labeled:
+        for control, labels in available_counts.items():
+            if not observation.is_audit(task) and control in _labels_by_control(task):
+                for label in (task.available_labels or {}).get(control, labels.keys()):
                     if label in labels:
                         labels[label] += 1
     return [
-        (count, asked[control][label])
-        for control, counts in given.items()
+        (count, available_counts[control][label])
+        for control, counts in example_counts.items()
         for label, count in counts.items()
     ]
 
 
-def examples(seen: Observation) -> dict[str, dict[str, int]]:
+def count_examples(observation: Observation) -> dict[str, dict[str, int]]:
     """By control and label, in how many images that are learned from it was given."""
-    counts = {c.name: dict.fromkeys(c.label_names, 0) for c in seen.config.controls}
-    for task in seen.labeled:
-        if not seen.is_audit(task):
-            for control, labels in _given(task).items():
+    counts = {c.name: dict.fromkeys(c.label_names, 0) for c in observation.config.controls}
+    for task in observation.labeled:
+        if not observation.is_audit(task):
+            for control, labels in _labels_by_control(task).items():
                 for label in labels & counts[control].keys():
                     counts[control][label] += 1
     return counts
 
 
-def _given(task: Task) -> dict[str, frozenset[str]]:
+def _labels_by_control(task: Task) -> dict[str, frozenset[str]]:
     """By control, the labels that a person gave."""
-    places = {c: frozenset(p.label for p in found) for c, found in (task.places or {}).items()}
-    return {**(task.answers or {}), **places}
+    region_labels = {
+        c: frozenset(p.label for p in regions) for c, regions in (task.regions or {}).items()
+    }
+    return {**(task.choices or {}), **region_labels}
 
 
-def _stack(tasks: Sequence[int], vectors: Mapping[int, Floats]) -> Floats:
+def _stack_vectors(tasks: Sequence[int], vectors: Mapping[int, Floats]) -> Floats:
     if not tasks:
         return np.zeros((0, 0), dtype=np.float32)
     return np.stack([vectors[task] for task in tasks])

@@ -7,23 +7,23 @@ from collections.abc import Iterable
 from typing import Protocol
 
 
-class Predictions(Protocol):
+class PredictionClient(Protocol):
     """What Label Studio's client does with predictions."""
 
-    def version_counts(self, number: int) -> dict[str, int]:
+    def prediction_counts(self, number: int) -> dict[str, int]:
         """How many a project has, by version."""
         ...
 
-    def predictions(self, number: int, *versions: str) -> dict[int, int]:
+    def prediction_tasks(self, number: int, *versions: str) -> dict[int, int]:
         """Those of some versions: their number → the task's."""
         ...
 
-    def remove_prediction(self, id: int) -> None:
+    def delete_prediction(self, id: int) -> None:
         """Delete one, unless it is gone."""
         ...
 
 
-class Retirement:
+class PredictionCleanup:
     """What is still to be removed of a project, from one short turn to the next.
 
     Listing predictions may take longer than a turn, and Label Studio can only list all of them:
@@ -34,18 +34,18 @@ class Retirement:
         number: of the project there.
     """
 
-    def __init__(self, client: Predictions, number: int) -> None:
+    def __init__(self, client: PredictionClient, number: int) -> None:
         self._client = client
         self._number = number
         self._live = ""
-        self._waiting: dict[int, int] = {}
+        self._pending: dict[int, int] = {}
 
     @property
-    def left(self) -> int:
+    def remaining(self) -> int:
         """Predictions that wait to be removed."""
-        return len(self._waiting)
+        return len(self._pending)
 
-    def remove(self, live: str, ours: Iterable[str], seconds: float) -> set[int]:
+    def remove(self, live: str, own_versions: Iterable[str], seconds: float) -> set[int]:
         """Remove some predictions of our retired versions, at least one; nobody else's.
 
         One by one, with a rest after each: Label Studio can delete a version in one call, but on
@@ -54,28 +54,34 @@ class Retirement:
 
         Args:
             live: the version whose predictions stay.
-            ours: all versions of the project.
+            own_versions: all versions of the project.
             seconds: when to stop for now; listing is not counted.
 
         Returns:
             the tasks of those that went: Label Studio takes that for a change of the task.
         """
-        if not self._waiting or live != self._live:
+        if not self._pending or live != self._live:
             self._live = live
-            self._waiting = self._retired(ours)
-        stop = time.monotonic() + seconds
-        touched: set[int] = set()
-        while self._waiting and (not touched or time.monotonic() < stop):
-            start = time.monotonic()
-            id, task = next(iter(self._waiting.items()))
-            self._client.remove_prediction(id)
-            del self._waiting[id]
-            touched.add(task)
-            time.sleep(time.monotonic() - start)
-        return touched
+            self._pending = self._retired_predictions(own_versions)
+        deadline = time.monotonic() + seconds
+        changed_tasks: set[int] = set()
+        while self._pending and (not changed_tasks or time.monotonic() < deadline):
+            started_at = time.monotonic()
+            prediction_id, task = next(iter(self._pending.items()))
+            self._client.delete_prediction(prediction_id)
+            del self._pending[prediction_id]
+            changed_tasks.add(task)
+            time.sleep(time.monotonic() - started_at)
+        return changed_tasks
 
-    def _retired(self, ours: Iterable[str]) -> dict[int, int]:
+    def _retired_predictions(self, own_versions: Iterable[str]) -> dict[int, int]:
         """The predictions of retired versions: their number → the task's."""
-        counts = self._client.version_counts(self._number)
-        old = [version for version in ours if version != self._live and counts.get(version)]
-        return self._client.predictions(self._number, *old) if old else {}
+        counts = self._client.prediction_counts(self._number)
+        retired_versions = [
+            version for version in own_versions if version != self._live and counts.get(version)
+        ]
+        return (
+            self._client.prediction_tasks(self._number, *retired_versions)
+            if retired_versions
+            else {}
+        )

@@ -12,26 +12,26 @@ from collections.abc import Iterable, Mapping
 
 from backend.domain import Task
 from backend.errors import ImageError, StoreError
-from backend.inference.images import Source
-from backend.loop.publish.queue_order import HEAD, Order
+from backend.inference.images import ImageSource
+from backend.loop.publish.queue_order import QUEUE_HEAD_SIZE, QueueOrder
 from backend.runtime.resources import Resources
 from backend.store.projects import ProjectRecord
-from backend.store.queue_front import Front
-from backend.vision.images.decode import Picture, decode
+from backend.store.queue_front import QueueFront
+from backend.vision.images.decode import DecodedImage, decode_upright_image
 
 log = logging.getLogger("prelabel")
-SIDE = 240
+THUMBNAIL_PIXELS = 240
 """Pixels of a small picture's longer edge: twice what a page shows, for dense screens."""
-QUALITY = 80
-LATEST = 6
+JPEG_QUALITY = 80
+MAX_CAPTURES = 6
 """Captured images that are shown."""
-SUSPECTS = 12
+MAX_SUSPECTS = 12
 """Suspects that are shown with a picture."""
-NEAR = 60
+THUMBNAIL_TASKS = 60
 """Tasks from which the front may be refilled before the next round."""
 
 
-class Showcase:
+class ThumbnailPublisher:
     """Leaves what people look at in one project's folder.
 
     Args:
@@ -42,62 +42,75 @@ class Showcase:
     def __init__(self, resources: Resources, record: ProjectRecord) -> None:
         self._resources = resources
         self._record = record
-        self._front = Front(resources.folder(record))
+        self._front = QueueFront(resources.folder(record))
 
-    def show_round(self, order: Order, tasks: Iterable[Task]) -> None:
+    def publish_round(self, order: QueueOrder, tasks: Iterable[Task]) -> None:
         """After a round: the front of the queue, and the latest captured images."""
-        near = set(order.tasks(HEAD)[:NEAR])
-        order.images = addresses(task for task in tasks if task.id in near)
-        self.show_queue(order)
-        self._show_captures()
-        self._front.trim()
+        upcoming_tasks = set(order.ranked_tasks(QUEUE_HEAD_SIZE)[:THUMBNAIL_TASKS])
+        order.image_addresses = first_image_addresses(
+            task for task in tasks if task.id in upcoming_tasks
+        )
+        self.publish_queue(order)
+        self._save_capture_thumbnails()
+        self._front.trim_thumbnails()
 
-    def show_queue(self, order: Order) -> None:
+    def publish_queue(self, order: QueueOrder) -> None:
         """The front of the queue as it stands now."""
-        asked = order.front(HEAD)
+        entries = order.first_tasks(QUEUE_HEAD_SIZE)
         try:
-            self._front.keep(asked)
+            self._front.save_tasks(entries)
         except StoreError as error:
             log.warning("project %s: the queue is not shown: %s", self._record.id, error)
-        wanted = {one.task for one in asked}
-        self.keep_pictures({t: a for t, a in order.images.items() if t in wanted})
+        queued_tasks = {entry.task for entry in entries}
+        self.save_thumbnails(
+            {
+                task_id: address
+                for task_id, address in order.image_addresses.items()
+                if task_id in queued_tasks
+            }
+        )
 
-    def keep_pictures(self, images: Mapping[int, str]) -> None:
+    def save_thumbnails(self, images: Mapping[int, str]) -> None:
         """Small pictures of tasks that have none yet; one that cannot be read stays without."""
-        missing = {t: a for t, a in images.items() if not self._front.picture(str(t)).exists()}
+        missing = {
+            t: a for t, a in images.items() if not self._front.thumbnail_path(str(t)).exists()
+        }
         if not missing:
             return
-        sources = [Source(address, task) for task, address in missing.items()]
-        fetched, _ = self._resources.pictures(self._record).fetch(sources, SIDE)
-        found = {one.address: one.picture for one in fetched}
+        sources = [ImageSource(address, task) for task, address in missing.items()]
+        fetched, _ = self._resources.project_images(self._record).fetch(sources, THUMBNAIL_PIXELS)
+        decoded_images = {fetched_image.address: fetched_image.decoded for fetched_image in fetched}
         for task, address in missing.items():
-            if address in found:
-                self._keep(str(task), found[address])
+            if address in decoded_images:
+                self._save_thumbnail(str(task), decoded_images[address])
 
-    def _show_captures(self) -> None:
+    def _save_capture_thumbnails(self) -> None:
         captures = self._resources.captures(self._record)
-        for capture in captures.latest(LATEST):
+        for capture in captures.latest(MAX_CAPTURES):
             name = f"capture-{capture.id}"
-            if self._front.picture(name).exists():
+            if self._front.thumbnail_path(name).exists():
                 continue
             try:
-                content = captures.image(capture).read_bytes()
-                most = self._resources.settings.max_image_pixels
-                self._keep(name, decode(content, max_pixels=most, at_least=SIDE))
+                content = captures.image_path(capture).read_bytes()
+                max_pixels = self._resources.settings.max_image_pixels
+                self._save_thumbnail(
+                    name,
+                    decode_upright_image(content, max_pixels=max_pixels, min_side=THUMBNAIL_PIXELS),
+                )
             except (ImageError, OSError) as error:
                 log.info("capture %s is shown without its image: %s", capture.id, error)
 
-    def _keep(self, name: str, picture: Picture) -> None:
-        image = picture.image
-        image.thumbnail((SIDE, SIDE))
-        file = io.BytesIO()
-        image.save(file, "JPEG", quality=QUALITY)
+    def _save_thumbnail(self, name: str, decoded: DecodedImage) -> None:
+        image = decoded.image
+        image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=JPEG_QUALITY)
         try:
-            self._front.keep_picture(name, file.getvalue())
+            self._front.save_thumbnail(name, buffer.getvalue())
         except StoreError as error:
             log.warning("project %s: a small picture is missing: %s", self._record.id, error)
 
 
-def addresses(tasks: Iterable[Task]) -> dict[int, str]:
+def first_image_addresses(tasks: Iterable[Task]) -> dict[int, str]:
     """By task, the address of its first image."""
     return {task.id: next(iter(task.images.values())) for task in tasks if task.images}

@@ -9,14 +9,19 @@ from pathlib import Path
 from shlex import quote
 
 from backend.errors import DetectorError
-from backend.vision.detection.network import DEFAULT, NOTHING, SMALL, find_base
+from backend.vision.detection.network import (
+    BUILTIN_SETTING,
+    DEFAULT_WEIGHTS,
+    SMALL_NETWORK_FILE,
+    find_base_weights,
+)
 
-HOME = "https://github.com"
+ULTRALYTICS_URL = "https://github.com"
 """Where ultralytics publishes its weights."""
 
 
 @dataclass(frozen=True)
-class Base:
+class BaseWeights:
     """A file to start from.
 
     Attributes:
@@ -34,46 +39,46 @@ class Base:
         return f"{self.path.name}:{hashlib.sha256(content).hexdigest()[:16]}"
 
 
-def choose_base(setting: str, folder: Path, say: Callable[[str], None]) -> Base:
+def choose_base_weights(setting: str, weights_dir: Path, say: Callable[[str], None]) -> BaseWeights:
     """The file of ``PRELABEL_DETECTOR``.
 
     Args:
         setting: ``auto``, ``builtin``, a weights file or name, or a ``.yaml``.
-        folder: where weights are kept.
+        weights_dir: where weights are kept.
         say: told in one line what ``auto`` took and why; before it fetches anything.
 
     Raises:
         DetectorError: there is no such file or name, or it cannot be had.
     """
     if setting != "auto":
-        path = find_base(setting, folder, download=True)
+        path = find_base_weights(setting, weights_dir, download=True)
         assert path is not None  # noqa: S101 - it may be downloaded
-        return Base(setting, path)
-    here = find_base(DEFAULT, folder, download=False)
-    if here is not None:
-        say(f"Detector: {here}, found on disk.")
-        return Base(str(here), here)
-    return _downloaded(folder, say)
+        return BaseWeights(setting, path)
+    local_path = find_base_weights(DEFAULT_WEIGHTS, weights_dir, download=False)
+    if local_path is not None:
+        say(f"Detector: {local_path}, found on disk.")
+        return BaseWeights(str(local_path), local_path)
+    return _download_base_weights(weights_dir, say)
 
 
-def _downloaded(folder: Path, say: Callable[[str], None]) -> Base:
-    from backend.vision.hub import answers
+def _download_base_weights(weights_dir: Path, say: Callable[[str], None]) -> BaseWeights:
+    from backend.vision.hub import is_url_reachable
 
-    why_not = "" if answers(HOME) else f"{HOME} does not answer"
-    if not why_not:
+    reason = "" if is_url_reachable(ULTRALYTICS_URL) else f"{ULTRALYTICS_URL} does not answer"
+    if not reason:
         say(
-            f"Detector: fetching {DEFAULT} once from {HOME} (5 MB, pretrained on COCO) into "
-            f"{folder}; PRELABEL_DETECTOR=builtin does without."
+            f"Detector: fetching {DEFAULT_WEIGHTS} once from {ULTRALYTICS_URL} (5 MB, pretrained on COCO) into "
+            f"{weights_dir}; PRELABEL_DETECTOR=builtin does without."
         )
         try:
-            path = find_base(DEFAULT, folder, download=True)
+            path = find_base_weights(DEFAULT_WEIGHTS, weights_dir, download=True)
             assert path is not None  # noqa: S101 - it may be downloaded
-            return Base(str(path), path)
+            return BaseWeights(str(path), path)
         except DetectorError as error:
-            why_not = str(error).rstrip(".")
+            reason = str(error).rstrip(".")
     say(
-        f"Detector: a small network that starts from nothing ({why_not}). Better: put {DEFAULT} "
-        f"into {folder}: curl -fL -o {quote(str(folder / DEFAULT))} "
-        f"https://github.com/ultralytics/assets/releases/latest/download/{DEFAULT}"
+        f"Detector: a small network that starts from nothing ({reason}). Better: put {DEFAULT_WEIGHTS} "
+        f"into {weights_dir}: curl -fL -o {quote(str(weights_dir / DEFAULT_WEIGHTS))} "
+        f"https://github.com/ultralytics/assets/releases/latest/download/{DEFAULT_WEIGHTS}"
     )
-    return Base(NOTHING, SMALL)
+    return BaseWeights(BUILTIN_SETTING, SMALL_NETWORK_FILE)

@@ -6,10 +6,10 @@ import re
 from collections.abc import Mapping, Sequence
 
 from backend.domain import Label
-from backend.vision.encoders.text_prototypes import readable
+from backend.vision.encoders.text_prototypes import humanize_name
 
 
-def known_as(labels: Sequence[Label], classes: Sequence[str]) -> dict[int, int]:
+def match_classes(labels: Sequence[Label], classes: Sequence[str]) -> dict[int, int]:
     """Which classes of a network mean a label of the project.
 
     Args:
@@ -24,43 +24,43 @@ def known_as(labels: Sequence[Label], classes: Sequence[str]) -> dict[int, int]:
 
     Example:
         >>> labels = [Label("Apples"), Label("vehicle", words=("car", "bus"))]
-        >>> known_as(labels, ["bus", "apple", "dog"])
+        >>> match_classes(labels, ["bus", "apple", "dog"])
         {0: 1, 1: 0}
     """
-    meant = _meant(labels)
-    found = ((index, meant.get(_key(name))) for index, name in enumerate(classes))
-    return {index: label for index, label in found if label is not None}
+    label_by_key = _labels_by_key(labels)
+    matches = ((index, label_by_key.get(_matching_key(name))) for index, name in enumerate(classes))
+    return {index: label for index, label in matches if label is not None}
 
 
-def singular(name: str) -> str:
+def singularize(name: str) -> str:
     """A name in lower case and singular, as far as rules of English go.
 
     Example:
-        >>> [singular(n) for n in ("Strawberries", "wine_Glasses", "Buses", "people", "bus")]
+        >>> [singularize(n) for n in ("Strawberries", "wine_Glasses", "Buses", "people", "bus")]
         ['strawberry', 'wine glass', 'bus', 'person', 'bus']
     """
-    words = readable(PLURAL_MARK.sub("", name.strip())).split()
+    words = humanize_name(PLURAL_PATTERN.sub("", name.strip())).split()
     if words:
-        words[-1] = _one(words[-1])
+        words[-1] = _singularize_word(words[-1])
     return " ".join(words)
 
 
-def _meant(labels: Sequence[Label]) -> Mapping[str, int]:
-    meant: dict[str, int] = {}
+def _labels_by_key(labels: Sequence[Label]) -> Mapping[str, int]:
+    label_by_key: dict[str, int] = {}
     for index, label in enumerate(labels):
         for word in label.words or (label.name,):
-            meant.setdefault(_key(word), index)
-    return meant
+            label_by_key.setdefault(_matching_key(word), index)
+    return label_by_key
 
 
-def _key(name: str) -> str:
+def _matching_key(name: str) -> str:
     """Equal for "cell phones" and "Cellphone"."""
-    return singular(name).replace(" ", "")
+    return singularize(name).replace(" ", "")
 
 
-PLURAL_MARK = re.compile(r"(?<=[A-Z]{2})s\b|\(e?s\)$|['’][sS]$")
+PLURAL_PATTERN = re.compile(r"(?<=[A-Z]{2})s\b|\(e?s\)$|['’][sS]$")
 """The end of "TVs", "Cellphone(s)" and "TV's"."""
-IRREGULAR = {
+IRREGULAR_PLURALS = {
     "buses": "bus",
     "busses": "bus",
     "broccolis": "broccoli",
@@ -82,16 +82,16 @@ IRREGULAR = {
     "tomatoes": "tomato",
     "potatoes": "potato",
 }
-SINGULAR_ENDS = ("ss", "us", "is")
+SINGULAR_SUFFIXES = ("ss", "us", "is")
 
 
-def _one(word: str) -> str:
-    if word in IRREGULAR:
-        return IRREGULAR[word]
+def _singularize_word(word: str) -> str:
+    if word in IRREGULAR_PLURALS:
+        return IRREGULAR_PLURALS[word]
     if word.endswith("ies") and len(word) > 4:
         return word[:-3] + "y"
     if word.endswith(("sses", "ches", "shes", "xes")) and len(word) > 4:
         return word[:-2]
-    if word.endswith("s") and not word.endswith(SINGULAR_ENDS) and len(word) > 3:
+    if word.endswith("s") and not word.endswith(SINGULAR_SUFFIXES) and len(word) > 3:
         return word[:-1]
     return word

@@ -13,18 +13,18 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Example:
+class DetectionExample:
     """An image that a person looked through; without boxes it teaches what is not meant.
 
     Attributes:
-        read: gives the upright RGB image; called when needed, perhaps often.
-        width: pixels of the upright image, or of what ``read`` gives: only the ratio counts.
+        read_image: gives the upright RGB image; called when needed, perhaps often.
+        width: pixels of the upright image, or of what ``read_image`` gives: only the ratio counts.
         height: pixels.
         boxes: (n, 4) float32 x0 y0 x1 y1, 0 to 1.
         labels: (n,) int64, index into the label names.
     """
 
-    read: Callable[[], Image.Image]
+    read_image: Callable[[], Image.Image]
     width: int
     height: int
     boxes: Floats

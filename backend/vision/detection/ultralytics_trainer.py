@@ -20,17 +20,17 @@ from ultralytics.models.rtdetr.train import RTDETRTrainer
 from ultralytics.models.yolo.detect.train import DetectionTrainer
 from ultralytics.utils import LOGGER, callbacks
 
-from backend.vision.batching import computes_bf16
-from backend.vision.detection.letterbox import scaled
-from backend.vision.detection.training_example import Example
+from backend.vision.batching import supports_bf16
+from backend.vision.detection.letterbox import resize_image
+from backend.vision.detection.training_example import DetectionExample
 
-KEPT_BYTES = 1_000_000_000
+IMAGE_CACHE_BYTES = 1_000_000_000
 """Scaled images that are kept in memory while training; others are read again."""
 
 LOGGER.disabled = True
 
 
-class Examples(YOLODataset):  # type: ignore[misc]
+class InMemoryDataset(YOLODataset):  # type: ignore[misc]
     """Our examples as ultralytics wants to see them.
 
     Args:
@@ -42,15 +42,15 @@ class Examples(YOLODataset):  # type: ignore[misc]
 
     def __init__(
         self,
-        examples: Sequence[Example],
+        examples: Sequence[DetectionExample],
         classes: Sequence[str],
         args: Any,
         stretched: bool = False,
     ) -> None:
         self.examples = examples
-        self._stretched = stretched
-        self._kept: dict[int, Any] = {}
-        self._bytes = 0
+        self._stretch = stretched
+        self._image_cache: dict[int, Any] = {}
+        self._cached_bytes = 0
         super().__init__(
             img_path="",
             imgsz=args.imgsz,
@@ -67,50 +67,56 @@ class Examples(YOLODataset):  # type: ignore[misc]
 
     def get_labels(self) -> list[dict[str, Any]]:
         """Boxes as middle and size, 0 to 1."""
-        return [_label(name, e) for name, e in zip(self.im_files, self.examples, strict=True)]
+        return [
+            _to_ultralytics_label(name, e)
+            for name, e in zip(self.im_files, self.examples, strict=True)
+        ]
 
     def load_image(
         self, i: int, rect_mode: bool = True, resize_short: bool = False
     ) -> tuple[Any, tuple[int, int], tuple[int, int]]:
         """BGR pixels at training size, and the size before and after."""
-        if i not in self._kept:
-            pixels, before = self._read(i, keep_ratio=rect_mode and not self._stretched)
-            if self._bytes + pixels.nbytes > KEPT_BYTES:
-                return pixels, before, pixels.shape[:2]
-            self._kept[i] = pixels, before
-            self._bytes += pixels.nbytes
-        pixels, before = self._kept[i]
-        return pixels, before, pixels.shape[:2]
+        if i not in self._image_cache:
+            pixels, original_size = self._read_scaled(i, keep_ratio=rect_mode and not self._stretch)
+            if self._cached_bytes + pixels.nbytes > IMAGE_CACHE_BYTES:
+                return pixels, original_size, pixels.shape[:2]
+            self._image_cache[i] = pixels, original_size
+            self._cached_bytes += pixels.nbytes
+        pixels, original_size = self._image_cache[i]
+        return pixels, original_size, pixels.shape[:2]
 
-    def _read(self, i: int, keep_ratio: bool) -> tuple[Any, tuple[int, int]]:
-        image = self.examples[i].read()
+    def _read_scaled(self, i: int, keep_ratio: bool) -> tuple[Any, tuple[int, int]]:
+        image = self.examples[i].read_image()
         width, height = image.size
-        factor = self.imgsz / max(width, height)
+        resize_factor = self.imgsz / max(width, height)
         size = (self.imgsz, self.imgsz)
         if keep_ratio:
-            size = (max(1, round(width * factor)), max(1, round(height * factor)))
-        return np.ascontiguousarray(np.asarray(scaled(image, size))[..., ::-1]), (height, width)
+            size = (max(1, round(width * resize_factor)), max(1, round(height * resize_factor)))
+        return np.ascontiguousarray(np.asarray(resize_image(image, size))[..., ::-1]), (
+            height,
+            width,
+        )
 
 
-class Stream(torch.utils.data.Sampler[int]):  # type: ignore[misc]
+class EndlessSampler(torch.utils.data.Sampler[int]):  # type: ignore[misc]
     """Endlessly shuffled examples in "epochs" of a steady length, however few or many there are."""
 
     def __init__(self, count: int, length: int, seed: int) -> None:
         self._count, self._length = count, length
         self._random = np.random.default_rng(seed)
-        self._waiting: list[int] = []
+        self._pending: list[int] = []
 
     def __len__(self) -> int:
         return self._length
 
     def __iter__(self) -> Iterator[int]:
         for _ in range(self._length):
-            if not self._waiting:
-                self._waiting = self._random.permutation(self._count).tolist()
-            yield self._waiting.pop()
+            if not self._pending:
+                self._pending = self._random.permutation(self._count).tolist()
+            yield self._pending.pop()
 
 
-class Limits:
+class TrainingLimits:
     """Ends training in time, and tells how far it is.
 
     The schedule is shortened so that its end fits; where not even an epoch does, as on a machine
@@ -125,53 +131,59 @@ class Limits:
     def __init__(
         self, seconds: float, report: Callable[[int, int], None], cancelled: Callable[[], bool]
     ) -> None:
-        self._seconds, self._report, self._cancelled = seconds, report, cancelled
-        self._last = self._end = math.inf
-        self._took: list[float] = []
-        self._planned = 0
+        self._time_limit, self._report, self._cancelled = seconds, report, cancelled
+        self._epoch_start = self._deadline = math.inf
+        self._epoch_seconds: list[float] = []
+        self._planned_epochs = 0
         self.was_cancelled = False
 
-    def add_to(self, trainer: Any) -> None:
+    def attach(self, trainer: Any) -> None:
         """Listen to a trainer."""
-        trainer.add_callback("on_train_start", self._started)
-        trainer.add_callback("on_train_batch_end", self._batch)
-        trainer.add_callback("on_train_epoch_end", self._epoch)
+        trainer.add_callback("on_train_start", self._on_train_start)
+        trainer.add_callback("on_train_batch_end", self._on_batch_end)
+        trainer.add_callback("on_train_epoch_end", self._on_epoch_end)
 
-    def _started(self, trainer: Any) -> None:
-        self._last, self._planned = time.monotonic(), trainer.epochs
-        self._end = self._last + self._seconds
+    def _on_train_start(self, trainer: Any) -> None:
+        self._epoch_start, self._planned_epochs = time.monotonic(), trainer.epochs
+        self._deadline = self._epoch_start + self._time_limit
 
-    def _batch(self, trainer: Any) -> None:
+    def _on_batch_end(self, trainer: Any) -> None:
         if self._cancelled():
             self.was_cancelled = trainer.stop = True
-        if time.monotonic() > self._end:
+        if time.monotonic() > self._deadline:
             trainer.stop = True
 
-    def _epoch(self, trainer: Any) -> None:
+    def _on_epoch_end(self, trainer: Any) -> None:
         now = time.monotonic()
-        self._took.append(now - self._last)
-        self._last = now
-        fits = self._fitting()
-        if fits != trainer.epochs:
-            trainer.epochs = trainer.args.epochs = fits
+        self._epoch_seconds.append(now - self._epoch_start)
+        self._epoch_start = now
+        affordable_epochs = self._affordable_epochs()
+        if affordable_epochs != trainer.epochs:
+            trainer.epochs = trainer.args.epochs = affordable_epochs
             trainer._setup_scheduler()
             trainer.scheduler.last_epoch = trainer.epoch
-        self._report(len(self._took), trainer.epochs)
+        self._report(len(self._epoch_seconds), trainer.epochs)
 
-    def _fitting(self) -> int:
+    def _affordable_epochs(self) -> int:
         """Epochs that fit, by the usual one so far.
 
         The first takes longer than the others, and one that a busy machine held up says little:
         the plan gets shorter and longer again, never longer than it was.
         """
-        done, left = len(self._took), self._seconds - sum(self._took)
-        if done == 1 and left > self._seconds / 2:
-            return self._planned
-        usual = float(np.median(self._took[1:] or self._took))
-        return min(self._planned, done + max(0, int(left / max(usual, 1e-6))))
+        completed, remaining_seconds = (
+            len(self._epoch_seconds),
+            self._time_limit - sum(self._epoch_seconds),
+        )
+        if completed == 1 and remaining_seconds > self._time_limit / 2:
+            return self._planned_epochs
+        typical_seconds = float(np.median(self._epoch_seconds[1:] or self._epoch_seconds))
+        return min(
+            self._planned_epochs,
+            completed + max(0, int(remaining_seconds / max(typical_seconds, 1e-6))),
+        )
 
 
-class Threads:
+class ThreadCountTuner:
     """One thread or all: whichever computes the first batches faster.
 
     Threads of a small network wait for each other more than they compute, above all where other
@@ -179,42 +191,46 @@ class Threads:
     0.11 with two. YOLO26n at 640 pixels takes half as long with two.
     """
 
-    WARM, TRIED = 2, 3
+    WARMUP_BATCHES, TRIAL_BATCHES = 2, 3
     """Batches that do not count, and batches that each way is tried on."""
 
     def __init__(self, most: int) -> None:
-        self._ways = [most, 1]
-        self._took: dict[int, list[float]] = {most: [], 1: []}
-        self._batches = 0
-        self._start = 0.0
+        self._thread_counts = [most, 1]
+        self._batch_seconds: dict[int, list[float]] = {most: [], 1: []}
+        self._batch_count = 0
+        self._batch_start = 0.0
 
-    def add_to(self, trainer: Any) -> None:
+    def attach(self, trainer: Any) -> None:
         """Listen to a trainer."""
-        torch.set_num_threads(self._ways[0])
-        if self._ways[0] > 1:
-            trainer.add_callback("on_train_batch_start", self._before)
-            trainer.add_callback("on_train_batch_end", self._after)
+        torch.set_num_threads(self._thread_counts[0])
+        if self._thread_counts[0] > 1:
+            trainer.add_callback("on_train_batch_start", self._on_batch_start)
+            trainer.add_callback("on_train_batch_end", self._on_batch_end)
 
-    def _before(self, trainer: Any) -> None:
-        self._start = time.monotonic()
+    def _on_batch_start(self, trainer: Any) -> None:
+        self._batch_start = time.monotonic()
 
-    def _after(self, trainer: Any) -> None:
-        way, place = divmod(self._batches, self.WARM + self.TRIED)
-        if way >= len(self._ways):
+    def _on_batch_end(self, trainer: Any) -> None:
+        trial, position = divmod(self._batch_count, self.WARMUP_BATCHES + self.TRIAL_BATCHES)
+        if trial >= len(self._thread_counts):
             return
-        if place >= self.WARM:
-            self._took[self._ways[way]].append(time.monotonic() - self._start)
-        self._batches += 1
-        if self._batches == self.WARM + self.TRIED:
-            torch.set_num_threads(self._ways[1])
-        if self._batches == 2 * (self.WARM + self.TRIED):
-            torch.set_num_threads(min(self._ways, key=lambda way: min(self._took[way])))
+        if position >= self.WARMUP_BATCHES:
+            self._batch_seconds[self._thread_counts[trial]].append(
+                time.monotonic() - self._batch_start
+            )
+        self._batch_count += 1
+        if self._batch_count == self.WARMUP_BATCHES + self.TRIAL_BATCHES:
+            torch.set_num_threads(self._thread_counts[1])
+        if self._batch_count == 2 * (self.WARMUP_BATCHES + self.TRIAL_BATCHES):
+            torch.set_num_threads(
+                min(self._thread_counts, key=lambda trial: min(self._batch_seconds[trial]))
+            )
 
 
-class _Ours:
+class InMemoryTrainerMixin:
     """What both trainers do differently from ultralytics: data, and nothing written or judged."""
 
-    examples: Sequence[Example]
+    examples: Sequence[DetectionExample]
     classes: Sequence[str]
     left: Sequence[int]
     per_epoch: int
@@ -229,7 +245,7 @@ class _Ours:
     def build_dataset(self, img_path: str, mode: str = "train", batch: int | None = None) -> Any:
         """Our examples; nothing to validate on."""
         args = self.args  # type: ignore[attr-defined]
-        return Examples(self.examples, self.classes, args, self.stretched)
+        return InMemoryDataset(self.examples, self.classes, args, self.stretched)
 
     def get_dataloader(
         self, dataset_path: str, batch_size: int = 16, rank: int = 0, mode: str = "train"
@@ -244,7 +260,7 @@ class _Ours:
         return InfiniteDataLoader(
             dataset,
             batch_size=batch_size,
-            sampler=Stream(len(self.examples), self.per_epoch * batch_size, args.seed),
+            sampler=EndlessSampler(len(self.examples), self.per_epoch * batch_size, args.seed),
             num_workers=args.workers,
             collate_fn=dataset.collate_fn,
             worker_init_fn=seed_worker,
@@ -278,11 +294,11 @@ class _Ours:
         """Told elsewhere."""
 
 
-class GridTrainer(_Ours, DetectionTrainer):  # type: ignore[misc]
+class InMemoryYoloTrainer(InMemoryTrainerMixin, DetectionTrainer):  # type: ignore[misc]
     """Trains YOLO."""
 
 
-class QueriesTrainer(_Ours, RTDETRTrainer):  # type: ignore[misc]
+class InMemoryRtdetrTrainer(InMemoryTrainerMixin, RTDETRTrainer):  # type: ignore[misc]
     """Trains RT-DETR."""
 
     stretched = True
@@ -290,41 +306,48 @@ class QueriesTrainer(_Ours, RTDETRTrainer):  # type: ignore[misc]
 
 def make_trainer(
     module: Any,
-    queries: bool,
-    examples: Sequence[Example],
+    is_rtdetr: bool,
+    examples: Sequence[DetectionExample],
     classes: Sequence[str],
-    left: Sequence[int],
+    ignored_classes: Sequence[int],
     arguments: dict[str, Any],
-    per_epoch: int,
+    batches_per_epoch: int,
     folder: Path,
 ) -> Any:
     """A trainer that is ready to :meth:`train`.
 
     Args:
         module: the network; it is changed in place.
-        queries: it is an RT-DETR.
+        is_rtdetr: it is an RT-DETR.
         examples: what to learn from.
         classes: names of the network's outputs.
-        left: those that stay as they are; an RT-DETR has no such means.
+        ignored_classes: those that stay as they are; an RT-DETR has no such means.
         arguments: of ultralytics.
-        per_epoch: batches an epoch.
+        batches_per_epoch: batches an epoch.
         folder: a temporary one, for what cannot be kept from being written.
     """
-    ours = {"examples": examples, "classes": classes, "left": left, "per_epoch": per_epoch}
-    kind = type("Trainer", (QueriesTrainer if queries else GridTrainer,), ours)
+    attributes = {
+        "examples": examples,
+        "classes": classes,
+        "left": ignored_classes,
+        "per_epoch": batches_per_epoch,
+    }
+    trainer_class = type(
+        "Trainer", (InMemoryRtdetrTrainer if is_rtdetr else InMemoryYoloTrainer,), attributes
+    )
     threads = torch.get_num_threads()
-    trainer = kind(
+    trainer = trainer_class(
         overrides={**arguments, "project": str(folder), "name": "run", "model": "ours.yaml"},
         _callbacks=callbacks.get_default_callbacks(),
     )
-    Threads(threads if arguments["device"] == "cpu" else 1).add_to(trainer)
+    ThreadCountTuner(threads if arguments["device"] == "cpu" else 1).attach(trainer)
     trainer.model = module.to(memory_format=torch.channels_last)
-    if arguments["device"] == "cpu" and computes_bf16():
-        module._predict_once = partial(_in_half_precision, module._predict_once)
+    if arguments["device"] == "cpu" and supports_bf16():
+        module._predict_once = partial(_forward_bf16, module._predict_once)
     return trainer
 
 
-def _label(name: str, example: Example) -> dict[str, Any]:
+def _to_ultralytics_label(name: str, example: DetectionExample) -> dict[str, Any]:
     boxes = example.boxes
     sides = boxes[:, 2:] - boxes[:, :2]
     return {
@@ -339,17 +362,17 @@ def _label(name: str, example: Example) -> dict[str, Any]:
     }
 
 
-def _in_half_precision(forward: Callable[..., Any], *inputs: Any) -> Any:
+def _forward_bf16(forward: Callable[..., Any], *inputs: Any) -> Any:
     """The network in bfloat16, which takes half the time; ultralytics offers it on CUDA only."""
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        return _whole_precision(forward(*inputs))
+        return _to_float32(forward(*inputs))
 
 
-def _whole_precision(outputs: Any) -> Any:
+def _to_float32(outputs: Any) -> Any:
     if isinstance(outputs, torch.Tensor):
         return outputs.float() if outputs.is_floating_point() else outputs
     if isinstance(outputs, dict):
-        return {name: _whole_precision(value) for name, value in outputs.items()}
+        return {name: _to_float32(value) for name, value in outputs.items()}
     if isinstance(outputs, (list, tuple)):
-        return type(outputs)(_whole_precision(value) for value in outputs)
+        return type(outputs)(_to_float32(value) for value in outputs)
     return outputs

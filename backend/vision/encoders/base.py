@@ -50,10 +50,10 @@ class Encoder(Protocol):
 
 
 @runtime_checkable
-class Portable(Protocol):
+class SupportsExport(Protocol):
     """An encoder whose image side others can run; all of ours are."""
 
-    def portable(self) -> PortableEncoder:
+    def to_portable(self) -> PortableEncoder:
         """Its image side as a network that others can run.
 
         Raises:
@@ -62,7 +62,7 @@ class Portable(Protocol):
         ...
 
 
-def noise() -> Image.Image:
+def make_noise_image() -> Image.Image:
     """An image to try an encoder on."""
     from PIL import Image
 
@@ -70,13 +70,13 @@ def noise() -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def unit_rows(rows: Floats) -> Floats:
+def normalize_rows(rows: Floats) -> Floats:
     """Rows scaled to length 1; zeros stay."""
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.asarray(rows / np.maximum(lengths, 1e-12), dtype=np.float32)
 
 
-def no_text(name: str) -> EncoderError:
+def text_unsupported_error(name: str) -> EncoderError:
     """What an encoder of images alone raises when it is given texts."""
     return EncoderError(f"{name} knows images only: set PRELABEL_ENCODER to a CLIP for texts.")
 
@@ -84,10 +84,10 @@ def no_text(name: str) -> EncoderError:
 DEFAULT_CLIP = "ViT-B-32-256/datacomp_s34b_b86k"
 
 
-SMALL = "yolo11n-cls.pt"
+DEFAULT_YOLO_CLS = "yolo11n-cls.pt"
 
 
-SPELLINGS = (
+ENCODER_SETTING_HELP = (
     "PRELABEL_ENCODER is auto, builtin, an open_clip model/weights such as "
-    f"{DEFAULT_CLIP} (the weights may be a file), or a classification checkpoint such as {SMALL}."
+    f"{DEFAULT_CLIP} (the weights may be a file), or a classification checkpoint such as {DEFAULT_YOLO_CLS}."
 )

@@ -8,34 +8,34 @@ import numpy as np
 
 from backend.arrays import Floats
 
-SIDES = (128, 64, 32, 16)
+EDGE_SQUARE_SIDES_PX = (128, 64, 32, 16)
 """Pixels of the squares that edges are looked for in: fine texture first, outline last."""
 
 
-GRIDS = (8, 8, 6, 4)
+EDGE_GRID_CELLS = (8, 8, 6, 4)
 """Cells along a side that edges are summed up in, for each of ``SIDES``."""
 
 
-DIRECTIONS = 6
+DIRECTION_COUNT = 6
 
 
-FREQUENCY = 0.28
+EDGE_FREQUENCY = 0.28
 """Of the edges looked for, in cycles per pixel; each smaller square sees the octave below."""
 
 
-BANDWIDTH = 0.5
+FILTER_BANDWIDTH_OCTAVES = 0.5
 """Spread of a filter, in octaves."""
 
 
-SHARPNESS = 0.6
+FILTER_DIRECTION_SPREAD = 0.6
 """Spread of a filter over directions, in steps from one direction to the next."""
 
 
-BORDER = 4
+BORDER_PX = 4
 """Mirrored pixels around a square, so that its border is no edge."""
 
 
-COLOUR_SIDE = 64
+COLOUR_SIDE_PX = 64
 
 
 COLOUR_BINS = (3, 7, 7)
@@ -45,36 +45,38 @@ COLOUR_BINS = (3, 7, 7)
 COLOUR_LOW, COLOUR_HIGH = (0.0, -50.0, -50.0), (100.0, 50.0, 50.0)
 
 
-CENTRE = slice(12, 52)
+CENTRE_SLICE = slice(12, 52)
 """The middle of the square, whose colours count once more: most objects are there."""
 
 
-THUMBNAIL = 6
+THUMBNAIL_SIDE_PX = 6
 
 
 COLOUR_WEIGHT, THUMBNAIL_WEIGHT = 1.4, 0.7
 """Length of these blocks; each of the four edge blocks has length 1."""
 
 
-@lru_cache(maxsize=len(SIDES))
+@lru_cache(maxsize=len(EDGE_SQUARE_SIDES_PX))
 def gabor_filters(side: int) -> Floats:
     """Log-Gabor filters (Field 1987), by frequency: (DIRECTIONS, n, n), n with the border.
 
     Half of the plane is empty, so that the absolute value of an answer is the strength of an edge
     whether it is a line or a step.
     """
-    line = np.fft.fftfreq(side + 2 * BORDER)
-    y, x = np.meshgrid(line, line, indexing="ij")
-    octaves = np.log2(np.maximum(np.hypot(x, y), 1e-6) / FREQUENCY)
-    directions = np.pi / DIRECTIONS * np.arange(DIRECTIONS)[:, None, None]
-    turned = np.angle(np.exp(1j * (np.arctan2(y, x) - directions)))
-    spread = SHARPNESS * np.pi / DIRECTIONS
-    gain = np.exp(-(octaves**2) / (2 * BANDWIDTH**2) - turned**2 / (2 * spread**2))
+    frequencies = np.fft.fftfreq(side + 2 * BORDER_PX)
+    y, x = np.meshgrid(frequencies, frequencies, indexing="ij")
+    octaves = np.log2(np.maximum(np.hypot(x, y), 1e-6) / EDGE_FREQUENCY)
+    directions = np.pi / DIRECTION_COUNT * np.arange(DIRECTION_COUNT)[:, None, None]
+    angle_offsets = np.angle(np.exp(1j * (np.arctan2(y, x) - directions)))
+    spread = FILTER_DIRECTION_SPREAD * np.pi / DIRECTION_COUNT
+    gain = np.exp(
+        -(octaves**2) / (2 * FILTER_BANDWIDTH_OCTAVES**2) - angle_offsets**2 / (2 * spread**2)
+    )
     return np.asarray(gain, dtype=np.float32)
 
 
-@lru_cache(maxsize=len(SIDES))
-def windows(grid: int, side: int) -> Floats:
+@lru_cache(maxsize=len(EDGE_SQUARE_SIDES_PX))
+def triangular_windows(grid: int, side: int) -> Floats:
     """Overlapping triangular windows along a side: (grid, side), each of sum 1."""
     step = side / grid
     centres = (np.arange(grid) + 0.5) * step - 0.5

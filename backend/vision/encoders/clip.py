@@ -16,11 +16,11 @@ import numpy as np
 from backend.arrays import Floats
 from backend.callbacks import LogCallback
 from backend.errors import EncoderError
-from backend.vision.batching import device_here, in_batches
-from backend.vision.encoders.base import SPELLINGS, noise, unit_rows
-from backend.vision.hub import CLIP_FILES, kept_file, why_not_asked
-from backend.vision.images.aspect_ratio import not_too_slim
-from backend.vision.runtime import Runner, TorchRunner, fastest
+from backend.vision.batching import detect_device, encode_in_batches
+from backend.vision.encoders.base import ENCODER_SETTING_HELP, make_noise_image, normalize_rows
+from backend.vision.hub import CLIP_FILES, find_cached_file, hub_unavailable_reason
+from backend.vision.images.aspect_ratio import crop_extreme_aspect
+from backend.vision.runtime import Runner, TorchRunner, select_fastest_runner
 
 if TYPE_CHECKING:
     import torch
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from backend.vision.onnx.preprocessing import PortableEncoder
 
-RESEARCH_ONLY = "MobileCLIP"
-PREPARATION = ("mean", "std", "interpolation", "resize_mode")
+RESEARCH_ONLY_PREFIX = "MobileCLIP"
+PREPROCESSING_KEYS = ("mean", "std", "interpolation", "resize_mode")
 
 
 class ClipEncoder:
@@ -54,55 +54,63 @@ class ClipEncoder:
         id: str,
     ) -> None:
         self.name, self.id = name, id
-        self._device = device_here()
+        self._device = detect_device()
         self._model = model.eval().requires_grad_(False).to(self._device)
         self._preprocess = preprocess
-        self._runner: Runner = TorchRunner(_image_side(self._model), self._device)
+        self._runner: Runner = TorchRunner(_image_tower(self._model), self._device)
         self._tokenizer = tokenizer
         self.logit_scale = float(model.logit_scale.exp())
         bias = getattr(model, "logit_bias", None)
         self.logit_bias = 0.0 if bias is None else float(bias)
-        self.dim = int(self._texts(["a photo"]).shape[1])
+        self.dim = int(self._encode_text_batch(["a photo"]).shape[1])
 
     def encode_images(self, images: Sequence[Image.Image]) -> Floats:
         """(n, dim) float32 of unit length."""
-        return in_batches(self._images, images, self.dim, self._device)
+        return encode_in_batches(self._encode_image_batch, images, self.dim, self._device)
 
     def encode_texts(self, texts: Sequence[str]) -> Floats:
         """(n, dim) float32 of unit length."""
-        return in_batches(self._texts, texts, self.dim, self._device)
+        return encode_in_batches(self._encode_text_batch, texts, self.dim, self._device)
 
-    def hasten(self, folder: Path | None, say: LogCallback) -> None:
-        """Run the image side the fastest way there is; see :func:`fastest`.
+    def use_fastest_runner(self, folder: Path | None, say: LogCallback) -> None:
+        """Run the image side the fastest way there is; see :func:`select_fastest_runner`.
 
         Args:
             folder: where converted networks are kept.
             say: told why a faster way was not taken.
         """
-        example = self._prepared([noise()])
-        side = _image_side(self._model)
-        self._runner = fastest(side, example, key=self.id, family=self.id, folder=folder, say=say)
+        example = self._preprocess_batch([make_noise_image()])
+        tower = _image_tower(self._model)
+        self._runner = select_fastest_runner(
+            tower, example, key=self.id, family=self.id, folder=folder, say=say
+        )
 
-    def portable(self) -> PortableEncoder:
+    def to_portable(self) -> PortableEncoder:
         """See :class:`backend.vision.encoders.base.Portable`."""
-        from backend.vision.onnx.preprocessing import PortableEncoder, encoder_graph, read_steps
+        from backend.vision.onnx.preprocessing import (
+            PortableEncoder,
+            build_encoder_graph,
+            read_transforms,
+        )
 
-        preparation, mean, std = read_steps(self.name, self._preprocess)
-        side = _image_side(deepcopy(self._model).cpu().float())
-        return PortableEncoder(encoder_graph(side, preparation.side, mean, std), preparation)
+        preprocessing, mean, std = read_transforms(self.name, self._preprocess)
+        tower = _image_tower(deepcopy(self._model).cpu().float())
+        return PortableEncoder(
+            build_encoder_graph(tower, preprocessing.side, mean, std), preprocessing
+        )
 
-    def _images(self, images: Sequence[Image.Image]) -> Floats:
-        return unit_rows(self._runner(self._prepared(images))[0])
+    def _encode_image_batch(self, images: Sequence[Image.Image]) -> Floats:
+        return normalize_rows(self._runner(self._preprocess_batch(images))[0])
 
-    def _prepared(self, images: Sequence[Image.Image]) -> Floats:
+    def _preprocess_batch(self, images: Sequence[Image.Image]) -> Floats:
         import torch
 
-        batch = torch.stack([self._preprocess(not_too_slim(image)) for image in images])
+        batch = torch.stack([self._preprocess(crop_extreme_aspect(image)) for image in images])
         return np.asarray(batch.numpy(), dtype=np.float32)
 
-    def _texts(self, texts: Sequence[str]) -> Floats:
+    def _encode_text_batch(self, texts: Sequence[str]) -> Floats:
         tokens = self._tokenizer(list(texts)).to(self._device)
-        return _rows(self._model.encode_text(tokens, normalize=True))
+        return _to_float32(self._model.encode_text(tokens, normalize=True))
 
 
 def tokenize(texts: list[str]) -> Any:
@@ -112,7 +120,7 @@ def tokenize(texts: list[str]) -> Any:
     return open_clip.tokenize(texts)
 
 
-def _image_side(model: Any) -> Any:
+def _image_tower(model: Any) -> Any:
     """The part of a model that turns images into vectors, as a module of its own."""
     import torch
 
@@ -139,19 +147,21 @@ def load_clip(setting: str, say: LogCallback) -> ClipEncoder:
     """
     model, _, weights = setting.partition("/")
     path = Path(weights).expanduser()
-    _check(model, weights, path)
-    if model.startswith(RESEARCH_ONLY):
+    _validate_weights(model, weights, path)
+    if model.startswith(RESEARCH_ONLY_PREFIX):
         say(f"Encoder: the weights of {model} are licensed for research only.")
     try:
-        made, preprocess, tokenizer = _create(model, weights, path)
-        return ClipEncoder(made, preprocess, tokenizer, setting, _identity(made, model, path))
+        clip_model, preprocess, tokenizer = _create_model(model, weights, path)
+        return ClipEncoder(
+            clip_model, preprocess, tokenizer, setting, _encoder_id(clip_model, model, path)
+        )
     except EncoderError:
         raise
     except Exception as error:  # open_clip, the hub and torch raise many kinds
-        raise EncoderError(_advice(model, weights, path, error)) from error
+        raise EncoderError(_load_error_message(model, weights, path, error)) from error
 
 
-def clip_here(setting: str) -> bool:
+def is_clip_local(setting: str) -> bool:
     """Whether ``model/weights`` are on this machine.
 
     Raises:
@@ -159,83 +169,85 @@ def clip_here(setting: str) -> bool:
     """
     model, _, weights = setting.partition("/")
     path = Path(weights).expanduser()
-    _check(model, weights, path)
-    return path.is_file() or bool(_kept(model, weights))
+    _validate_weights(model, weights, path)
+    return path.is_file() or bool(_cached_weights(model, weights))
 
 
-def _check(model: str, weights: str, path: Path) -> None:
+def _validate_weights(model: str, weights: str, path: Path) -> None:
     import open_clip
 
     if open_clip.get_model_config(model) is None:
-        near = difflib.get_close_matches(model, open_clip.list_models(), n=3)
-        hint = f" (near: {', '.join(near)})" if near else ""
-        raise EncoderError(f"open_clip has no model {model!r}{hint}. {SPELLINGS}")
+        close_matches = difflib.get_close_matches(model, open_clip.list_models(), n=3)
+        hint = f" (near: {', '.join(close_matches)})" if close_matches else ""
+        raise EncoderError(f"open_clip has no model {model!r}{hint}. {ENCODER_SETTING_HELP}")
     tags = open_clip.list_pretrained_tags_by_model(model)
     if not path.is_file() and not open_clip.is_pretrained_cfg(model, weights):
-        known = ", ".join(tags) or "a file only"
+        known_tags = ", ".join(tags) or "a file only"
         raise EncoderError(
-            f"{weights!r} is neither a file nor published weights of {model} ({known}). {SPELLINGS}"
+            f"{weights!r} is neither a file nor published weights of {model} ({known_tags}). {ENCODER_SETTING_HELP}"
         )
-    _check_activation(model, weights)
+    _validate_activation(model, weights)
 
 
-def _check_activation(model: str, weights: str) -> None:
+def _validate_activation(model: str, weights: str) -> None:
     """Weights that were trained with another activation give wrong vectors without a complaint."""
     import open_clip
 
-    trained = bool((open_clip.get_pretrained_cfg(model, weights) or {}).get("quick_gelu"))
-    other = f"{model}-quickgelu" if trained else model.removesuffix("-quickgelu")
-    differs = trained != bool(open_clip.get_model_config(model).get("quick_gelu"))
-    if differs and other != model and open_clip.is_pretrained_cfg(other, weights):
+    trained_quick_gelu = bool(
+        (open_clip.get_pretrained_cfg(model, weights) or {}).get("quick_gelu")
+    )
+    other_model = f"{model}-quickgelu" if trained_quick_gelu else model.removesuffix("-quickgelu")
+    differs = trained_quick_gelu != bool(open_clip.get_model_config(model).get("quick_gelu"))
+    if differs and other_model != model and open_clip.is_pretrained_cfg(other_model, weights):
         raise EncoderError(
             f"{weights} was trained with another activation than {model} has: "
-            f"set PRELABEL_ENCODER={other}/{weights}."
+            f"set PRELABEL_ENCODER={other_model}/{weights}."
         )
 
 
-def _create(model: str, weights: str, path: Path) -> tuple[Any, Any, Any]:
+def _create_model(model: str, weights: str, path: Path) -> tuple[Any, Any, Any]:
     """Model, preprocessing and tokenizer. Files are read as plain tensors, never as code."""
     import open_clip
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         tokenizer = open_clip.get_tokenizer(model)
-        file = str(path) if path.is_file() else _published(model, weights)
-        made, _, preprocess = open_clip.create_model_and_transforms(
-            model, pretrained=file, weights_only=True, **_preparation(model, weights)
+        file = str(path) if path.is_file() else _fetch_weights(model, weights)
+        clip_model, _, preprocess = open_clip.create_model_and_transforms(
+            model, pretrained=file, weights_only=True, **_preprocessing_options(model, weights)
         )
-    return made, preprocess, tokenizer
+    return clip_model, preprocess, tokenizer
 
 
-def _published(model: str, tag: str) -> str:
+def _fetch_weights(model: str, tag: str) -> str:
     """The path of published weights: what is here already, or downloaded."""
     import open_clip
 
-    published = open_clip.get_pretrained_cfg(model, tag)
-    repository, kept = _repository(published), _kept(model, tag)
-    if kept:
-        return kept
-    if repository and (why_not := why_not_asked()):
-        raise EncoderError(_not_here(model, tag, why_not))
-    return str(open_clip.download_pretrained(published))
+    weights_config = open_clip.get_pretrained_cfg(model, tag)
+    repository, cached_path = _hub_repository(weights_config), _cached_weights(model, tag)
+    if cached_path:
+        return cached_path
+    if repository and (reason := hub_unavailable_reason()):
+        raise EncoderError(_missing_weights_message(model, tag, reason))
+    return str(open_clip.download_pretrained(weights_config))
 
 
-def _kept(model: str, tag: str) -> str | None:
+def _cached_weights(model: str, tag: str) -> str | None:
     """The path of published weights that are on this machine already."""
     import open_clip
 
-    published = open_clip.get_pretrained_cfg(model, tag)
-    repository = _repository(published)
-    name = str(published.get("hf_hub") or "").rpartition("/")[2]
+    weights_config = open_clip.get_pretrained_cfg(model, tag)
+    repository = _hub_repository(weights_config)
+    name = str(weights_config.get("hf_hub") or "").rpartition("/")[2]
     names = (str(Path(name).with_suffix(".safetensors")), name) if name else CLIP_FILES
-    return kept_file(repository, names) if repository else None
+    return find_cached_file(repository, names) if repository else None
 
 
-def _repository(published: dict[str, Any]) -> str:
-    return str(published.get("hf_hub") or "").rpartition("/")[0]
+def _hub_repository(weights_config: dict[str, Any]) -> str:
+    return str(weights_config.get("hf_hub") or "").rpartition("/")[0]
 
 
-def _preparation(model: str, weights: str) -> dict[str, Any]:
+def _preprocessing_options(model: str, weights: str) -> dict[str, Any]:
     """How images are prepared for weights that are read from a file.
 
     open_clip knows this by the name of published weights, and takes the first CLIP's means and
@@ -246,38 +258,44 @@ def _preparation(model: str, weights: str) -> dict[str, Any]:
     tags = [weights]
     if not open_clip.is_pretrained_cfg(model, weights):
         tags = open_clip.list_pretrained_tags_by_model(model)
-    known = [open_clip.get_pretrained_cfg(model, tag) for tag in tags]
-    chosen = [{f"image_{key}": cfg.get(key) for key in PREPARATION} for cfg in known]
-    return chosen[0] if chosen and all(other == chosen[0] for other in chosen) else {}
+    weights_configs = [open_clip.get_pretrained_cfg(model, tag) for tag in tags]
+    options = [
+        {f"image_{key}": cfg.get(key) for key in PREPROCESSING_KEYS} for cfg in weights_configs
+    ]
+    return options[0] if options and all(other == options[0] for other in options) else {}
 
 
-def _identity(made: Any, model: str, path: Path) -> str:
+def _encoder_id(clip_model: Any, model: str, path: Path) -> str:
     import open_clip
 
     weights = path.name
     if path.is_file():
         with path.open("rb") as file:
             weights = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    preprocess = json.dumps(open_clip.get_model_preprocess_cfg(made), sort_keys=True, default=str)
+    preprocess = json.dumps(
+        open_clip.get_model_preprocess_cfg(clip_model), sort_keys=True, default=str
+    )
     digest = hashlib.sha256(preprocess.encode()).hexdigest()[:8]
     return f"open_clip:{model}/{weights}/{digest}"
 
 
-def _advice(model: str, weights: str, path: Path, error: Exception) -> str:
-    why = " ".join(str(error).split())[:160].rstrip(".") or type(error).__name__
+def _load_error_message(model: str, weights: str, path: Path, error: Exception) -> str:
+    reason = " ".join(str(error).split())[:160].rstrip(".") or type(error).__name__
     if isinstance(error, ImportError):
-        return f"{model} needs a package that is not installed ({why}): install it, then try again."
+        return (
+            f"{model} needs a package that is not installed ({reason}): install it, then try again."
+        )
     if path.is_file():
-        return f"{path} cannot be read as weights of {model} ({why}): check model and file."
-    return _not_here(model, weights, why)
+        return f"{path} cannot be read as weights of {model} ({reason}): check model and file."
+    return _missing_weights_message(model, weights, reason)
 
 
-def _not_here(model: str, weights: str, why: str) -> str:
+def _missing_weights_message(model: str, weights: str, reason: str) -> str:
     return (
         f"The weights {weights} of {model} are not on this machine and cannot be downloaded "
-        f"({why}): get them on a machine with internet, or set PRELABEL_ENCODER=builtin."
+        f"({reason}): get them on a machine with internet, or set PRELABEL_ENCODER=builtin."
     )
 
 
-def _rows(vectors: torch.Tensor) -> Floats:
+def _to_float32(vectors: torch.Tensor) -> Floats:
     return np.asarray(vectors.float().cpu().numpy(), dtype=np.float32)

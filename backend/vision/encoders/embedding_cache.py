@@ -26,11 +26,11 @@ from backend.errors import StoreError
 
 T = TypeVar("T")
 log = logging.getLogger("prelabel")
-WAIT_SECONDS = 30.0
+CACHE_LOCK_TIMEOUT_SECONDS = 30.0
 """How long to wait for another process that writes."""
-COMPANIONS = ("", "-wal", "-shm")
+DATABASE_FILE_SUFFIXES = ("", "-wal", "-shm")
 """The files of one database, by what follows its name."""
-TABLES = """
+CREATE_TABLES_SQL = """
 CREATE TABLE IF NOT EXISTS vectors (
     encoder TEXT NOT NULL, digest TEXT NOT NULL, vector BLOB NOT NULL,
     PRIMARY KEY (encoder, digest));
@@ -38,20 +38,20 @@ CREATE TABLE IF NOT EXISTS images (
     reference TEXT PRIMARY KEY, digest TEXT NOT NULL, width INTEGER NOT NULL,
     height INTEGER NOT NULL) WITHOUT ROWID;
 """
-GET = (
+SELECT_VECTORS_SQL = (
     "SELECT digest, vector FROM vectors"
     " WHERE encoder = ? AND digest IN (SELECT value FROM json_each(?))"
 )
-FACTS = (
+SELECT_IMAGES_SQL = (
     "SELECT reference, digest, width, height FROM images"
     " WHERE reference IN (SELECT value FROM json_each(?))"
 )
-PUT = "INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)"
-REMEMBER = "INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?)"
+INSERT_VECTORS_SQL = "INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)"
+INSERT_IMAGES_SQL = "INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?)"
 
 
 @dataclass(frozen=True)
-class ImageFacts:
+class ImageInfo:
     """What is known of an image without fetching it again.
 
     Attributes:
@@ -80,9 +80,9 @@ class EmbeddingCache:
         self._lock = threading.RLock()
         self._database: sqlite3.Connection | None = None
         self._inode = 0
-        self._do(lambda database: None)
+        self._execute(lambda database: None)
 
-    def get(self, encoder_id: str, digests: Sequence[str]) -> dict[str, Floats]:
+    def get_vectors(self, encoder_id: str, digests: Sequence[str]) -> dict[str, Floats]:
         """The vectors that are known.
 
         Args:
@@ -92,12 +92,14 @@ class EmbeddingCache:
         Returns:
             digest → (d,) float32, not writable; without those that are not known.
         """
-        rows = self._do(
-            lambda d: d.execute(GET, (encoder_id, json.dumps(list(digests)))).fetchall()
+        rows = self._execute(
+            lambda d: d.execute(
+                SELECT_VECTORS_SQL, (encoder_id, json.dumps(list(digests)))
+            ).fetchall()
         )
         return {digest: np.frombuffer(blob, dtype="<f4") for digest, blob in rows}
 
-    def put(self, encoder_id: str, digests: Sequence[str], vectors: npt.ArrayLike) -> None:
+    def put_vectors(self, encoder_id: str, digests: Sequence[str], vectors: npt.ArrayLike) -> None:
         """Keep vectors, in one transaction; what is there already is replaced.
 
         Args:
@@ -107,18 +109,20 @@ class EmbeddingCache:
         """
         table = np.ascontiguousarray(vectors, dtype="<f4")
         pairs = zip(digests, table, strict=True)
-        self._write(PUT, [(encoder_id, digest, row.tobytes()) for digest, row in pairs])
+        self._insert_rows(
+            INSERT_VECTORS_SQL, [(encoder_id, digest, row.tobytes()) for digest, row in pairs]
+        )
 
-    def facts(self, references: Sequence[str]) -> dict[str, ImageFacts]:
+    def get_image_info(self, references: Sequence[str]) -> dict[str, ImageInfo]:
         """What is known of images, by reference; without those that are not known."""
         keys = (json.dumps(list(references)),)
-        rows = self._do(lambda database: database.execute(FACTS, keys).fetchall())
-        return {row[0]: ImageFacts(*row[1:]) for row in rows}
+        rows = self._execute(lambda database: database.execute(SELECT_IMAGES_SQL, keys).fetchall())
+        return {row[0]: ImageInfo(*row[1:]) for row in rows}
 
-    def remember(self, facts: Mapping[str, ImageFacts]) -> None:
+    def put_image_info(self, infos: Mapping[str, ImageInfo]) -> None:
         """Keep what is known of images, by reference, in one transaction."""
-        rows = [(name, fact.digest, fact.width, fact.height) for name, fact in facts.items()]
-        self._write(REMEMBER, rows)
+        rows = [(name, info.digest, info.width, info.height) for name, info in infos.items()]
+        self._insert_rows(INSERT_IMAGES_SQL, rows)
 
     def close(self) -> None:
         """Close the file; the next call opens it again."""
@@ -127,57 +131,61 @@ class EmbeddingCache:
                 self._database.close()
             self._database = None
 
-    def _write(self, statement: str, rows: Iterable[tuple[object, ...]]) -> None:
+    def _insert_rows(self, statement: str, rows: Iterable[tuple[object, ...]]) -> None:
         def insert(database: sqlite3.Connection) -> None:
             with database:
                 database.executemany(statement, rows)
 
-        self._do(insert)
+        self._execute(insert)
 
-    def _do(self, what: Callable[[sqlite3.Connection], T]) -> T:
+    def _execute(self, operation: Callable[[sqlite3.Connection], T]) -> T:
         """Do something with the open file; once more with a new one if it turns out damaged."""
-        with self._lock, self._explained():
+        with self._lock, self._translate_errors():
             try:
-                return what(self._open())
+                return operation(self._open())
             except sqlite3.OperationalError:  # locked, full, not allowed
                 raise
             except sqlite3.DatabaseError as error:
-                self._set_aside(error)
-                return what(self._open())
+                self._quarantine(error)
+                return operation(self._open())
 
     def _open(self) -> sqlite3.Connection:
         if self._database is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(
-                self._path, timeout=WAIT_SECONDS, check_same_thread=False
+                self._path, timeout=CACHE_LOCK_TIMEOUT_SECONDS, check_same_thread=False
             )
             self._inode = self._path.stat().st_ino
-            _patiently(lambda: _prepare(self._open()))
+            _retry_while_locked(lambda: _create_tables(self._open()))
         return self._database
 
-    def _set_aside(self, error: sqlite3.DatabaseError) -> None:
+    def _quarantine(self, error: sqlite3.DatabaseError) -> None:
         """Rename the damaged file, unless another process did so already."""
         from filelock import FileLock
 
         self.close()
-        with FileLock(self._path.with_name(f"{self._path.name}.lock"), timeout=WAIT_SECONDS):
+        with FileLock(
+            self._path.with_name(f"{self._path.name}.lock"), timeout=CACHE_LOCK_TIMEOUT_SECONDS
+        ):
             if not self._path.exists() or self._path.stat().st_ino != self._inode:
                 return
-            aside = f"{self._path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-            for end in COMPANIONS:
-                part = self._path.with_name(self._path.name + end)
-                if part.exists():
-                    part.rename(part.with_name(aside + end))
+            quarantine_name = (
+                f"{self._path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+            )
+            for suffix in DATABASE_FILE_SUFFIXES:
+                database_file = self._path.with_name(self._path.name + suffix)
+                if database_file.exists():
+                    database_file.rename(database_file.with_name(quarantine_name + suffix))
         log.warning(
             "The embedding cache %s was damaged (%s): it is set aside as %s, and images are "
             "embedded anew.",
             self._path,
             error,
-            aside,
+            quarantine_name,
         )
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
@@ -187,19 +195,19 @@ class EmbeddingCache:
             ) from error
 
 
-def _prepare(database: sqlite3.Connection) -> None:
+def _create_tables(database: sqlite3.Connection) -> None:
     database.execute("PRAGMA journal_mode = WAL")
     database.execute("PRAGMA synchronous = NORMAL")
-    database.executescript(TABLES)
+    database.executescript(CREATE_TABLES_SQL)
 
 
-def _patiently(what: Callable[[], None]) -> None:
+def _retry_while_locked(operation: Callable[[], None]) -> None:
     """Try again while another process opens the file: SQLite itself does not wait for that."""
-    end = time.monotonic() + WAIT_SECONDS
+    deadline = time.monotonic() + CACHE_LOCK_TIMEOUT_SECONDS
     while True:
         try:
-            return what()
+            return operation()
         except sqlite3.OperationalError as error:
-            if "locked" not in str(error) or time.monotonic() > end:
+            if "locked" not in str(error) or time.monotonic() > deadline:
                 raise
             time.sleep(0.02)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from backend.vision.encoders.base import Encoder
 
 
-TEMPLATES = (
+PROMPT_TEMPLATES = (
     "a photo of a {}.",
     "a photo of the {}.",
     "a close-up photo of a {}.",
@@ -28,12 +28,12 @@ TEMPLATES = (
 """A few of the templates of Radford et al. 2021 (CLIP), appendix A.4; their mean is what counts."""
 HINT_WEIGHT = 1.0
 """A hint, a sentence somebody wrote for this project, counts as much as all templates."""
-WORD_ENDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
-JOINTS = re.compile(r"[_\s]+|(?<=\w)-+(?=\w)")
+WORD_BOUNDARIES = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+WORD_SEPARATORS = re.compile(r"[_\s]+|(?<=\w)-+(?=\w)")
 
 
 @dataclass(frozen=True)
-class LabelText:
+class LabelPrompt:
     """What is known of a label in words.
 
     Attributes:
@@ -47,7 +47,9 @@ class LabelText:
     hint: str = ""
 
 
-def prototypes(encoder: Encoder, labels: Sequence[LabelText]) -> npt.NDArray[np.float32]:
+def compute_text_prototypes(
+    encoder: Encoder, labels: Sequence[LabelPrompt]
+) -> npt.NDArray[np.float32]:
     """A direction in the embedding space for each label.
 
     Args:
@@ -62,41 +64,47 @@ def prototypes(encoder: Encoder, labels: Sequence[LabelText]) -> npt.NDArray[np.
     """
     if not labels:
         return np.zeros((0, encoder.dim), dtype=np.float32)
-    texts = list(dict.fromkeys(t for label in labels for t in (*_sentences(label), *_hint(label))))
-    known = dict(zip(texts, encoder.encode_texts(texts), strict=True))
-    return np.stack([_prototype(label, known) for label in labels])
+    texts = list(
+        dict.fromkeys(
+            t for label in labels for t in (*_prompt_sentences(label), *_hint_sentences(label))
+        )
+    )
+    embedding_by_text = dict(zip(texts, encoder.encode_texts(texts), strict=True))
+    return np.stack([_mean_prototype(label, embedding_by_text) for label in labels])
 
 
-def readable(name: str) -> str:
+def humanize_name(name: str) -> str:
     """A label name as a person would write it.
 
     Examples:
-        >>> readable("ripe_red-Tomato")
+        >>> humanize_name("ripe_red-Tomato")
         'ripe red tomato'
-        >>> readable("powderyMildew")
+        >>> humanize_name("powderyMildew")
         'powdery mildew'
-        >>> readable("BMWCar 3")
+        >>> humanize_name("BMWCar 3")
         'bmw car 3'
     """
-    return " ".join(JOINTS.sub(" ", WORD_ENDS.sub(" ", name)).split()).lower()
+    return " ".join(WORD_SEPARATORS.sub(" ", WORD_BOUNDARIES.sub(" ", name)).split()).lower()
 
 
-def _sentences(label: LabelText) -> list[str]:
-    words = [readable(word) for word in label.names or (label.name,)]
-    return [template.format(word) for word in words for template in TEMPLATES]
+def _prompt_sentences(label: LabelPrompt) -> list[str]:
+    words = [humanize_name(word) for word in label.names or (label.name,)]
+    return [template.format(word) for word in words for template in PROMPT_TEMPLATES]
 
 
-def _hint(label: LabelText) -> list[str]:
+def _hint_sentences(label: LabelPrompt) -> list[str]:
     return [label.hint.strip()] if label.hint.strip() else []
 
 
-def _prototype(label: LabelText, known: Mapping[str, Floats]) -> Floats:
-    direction = _unit(np.mean([known[text] for text in _sentences(label)], axis=0))
-    for text in _hint(label):
-        direction = _unit(direction + HINT_WEIGHT * known[text])
+def _mean_prototype(label: LabelPrompt, embedding_by_text: Mapping[str, Floats]) -> Floats:
+    direction = _normalize(
+        np.mean([embedding_by_text[text] for text in _prompt_sentences(label)], axis=0)
+    )
+    for text in _hint_sentences(label):
+        direction = _normalize(direction + HINT_WEIGHT * embedding_by_text[text])
     return direction
 
 
-def _unit(vector: npt.ArrayLike) -> Floats:
+def _normalize(vector: npt.ArrayLike) -> Floats:
     values = np.asarray(vector, dtype=np.float32)
     return values / max(float(np.linalg.norm(values)), 1e-12)

@@ -13,10 +13,10 @@ import numpy as np
 from backend.arrays import Floats
 from backend.callbacks import LogCallback
 from backend.errors import EncoderError
-from backend.vision.batching import device_here, in_batches
-from backend.vision.encoders.base import no_text, noise, unit_rows
-from backend.vision.images.aspect_ratio import not_too_slim
-from backend.vision.runtime import Runner, TorchRunner, fastest
+from backend.vision.batching import detect_device, encode_in_batches
+from backend.vision.encoders.base import make_noise_image, normalize_rows, text_unsupported_error
+from backend.vision.images.aspect_ratio import crop_extreme_aspect
+from backend.vision.runtime import Runner, TorchRunner, select_fastest_runner
 from backend.vision.ultralytics_models import Checkpoint, download_checkpoint, load_checkpoint
 
 if TYPE_CHECKING:
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
     from backend.vision.onnx.preprocessing import PortableEncoder
 
-SIDE = 224
+DEFAULT_INPUT_PX = 224
 """Pixels of the square that published classifiers are trained on."""
-SIDES = range(32, 1025)
+ALLOWED_INPUT_PX = range(32, 1025)
 
 
 class YoloClsEncoder:
@@ -54,21 +54,21 @@ class YoloClsEncoder:
             raise EncoderError(
                 f"{name} is for {checkpoint.task}, not for classification: use a …-cls.pt."
             )
-        side = _side(checkpoint)
+        side = _input_side(checkpoint)
         self.name, self.id = name, f"yolo-cls:sha256:{digest[:16]}/{side}"
         self.dim = int(head.linear.in_features)
         head.linear = torch.nn.Identity()
-        self._device = device_here()
+        self._device = detect_device()
         self._side = side
-        self._own_steps = _own_steps(checkpoint.network, side)
-        self._preprocess = _preprocess(self._own_steps, side)
+        self._transforms = _checkpoint_transforms(checkpoint.network, side)
+        self._preprocess = _make_preprocess(self._transforms, side)
         network = checkpoint.network.fuse(verbose=False).requires_grad_(False)
-        self._network = _last_numbers(network)
+        self._network = _without_probabilities(network)
         self._runner: Runner = TorchRunner(self._network, self._device)
 
     def encode_images(self, images: Sequence[Image.Image]) -> Floats:
         """(n, dim) float32 of unit length."""
-        return in_batches(self._part, images, self.dim, self._device)
+        return encode_in_batches(self._encode_batch, images, self.dim, self._device)
 
     def encode_texts(self, texts: Sequence[str]) -> Floats:
         """Not with this kind.
@@ -76,48 +76,48 @@ class YoloClsEncoder:
         Raises:
             EncoderError: always.
         """
-        raise no_text(self.name)
+        raise text_unsupported_error(self.name)
 
-    def hasten(self, folder: Path | None, say: LogCallback) -> None:
-        """Run the network the fastest way there is; see :func:`fastest`.
+    def use_fastest_runner(self, folder: Path | None, say: LogCallback) -> None:
+        """Run the network the fastest way there is; see :func:`select_fastest_runner`.
 
         Args:
             folder: where converted networks are kept.
             say: told why a faster way was not taken.
         """
-        example = self._prepared([noise()])
-        self._runner = fastest(
+        example = self._preprocess_batch([make_noise_image()])
+        self._runner = select_fastest_runner(
             self._network, example, key=self.id, family=self.id, folder=folder, say=say
         )
 
-    def portable(self) -> PortableEncoder:
+    def to_portable(self) -> PortableEncoder:
         """See :class:`backend.vision.encoders.base.Portable`."""
         from backend.vision.onnx.preprocessing import (
             PortableEncoder,
-            Preparation,
-            encoder_graph,
-            read_steps,
+            Preprocessing,
+            build_encoder_graph,
+            read_transforms,
         )
 
-        preparation = Preparation(self._side, cut=True, filter="bilinear")
+        preprocessing = Preprocessing(self._side, cut=True, filter="bilinear")
         mean: Sequence[float] = (0.0, 0.0, 0.0)
         std: Sequence[float] = (1.0, 1.0, 1.0)
-        if self._own_steps is not None:
-            preparation, mean, std = read_steps(self.name, self._own_steps)
+        if self._transforms is not None:
+            preprocessing, mean, std = read_transforms(self.name, self._transforms)
         network = deepcopy(self._network).cpu()
-        return PortableEncoder(encoder_graph(network, self._side, mean, std), preparation)
+        return PortableEncoder(build_encoder_graph(network, self._side, mean, std), preprocessing)
 
-    def _part(self, images: Sequence[Image.Image]) -> Floats:
-        return unit_rows(self._runner(self._prepared(images))[0])
+    def _encode_batch(self, images: Sequence[Image.Image]) -> Floats:
+        return normalize_rows(self._runner(self._preprocess_batch(images))[0])
 
-    def _prepared(self, images: Sequence[Image.Image]) -> Floats:
+    def _preprocess_batch(self, images: Sequence[Image.Image]) -> Floats:
         import torch
 
-        batch = torch.stack([self._preprocess(not_too_slim(image)) for image in images])
+        batch = torch.stack([self._preprocess(crop_extreme_aspect(image)) for image in images])
         return np.asarray(batch.numpy(), dtype=np.float32)
 
 
-def _last_numbers(network: Any) -> Any:
+def _without_probabilities(network: Any) -> Any:
     """The network up to the last layer's output, without the probabilities."""
     import torch
 
@@ -143,45 +143,45 @@ def load_yolo_cls(setting: str, weights_dir: Path | None) -> YoloClsEncoder:
     Raises:
         EncoderError: it cannot be had or read, or is no classifier.
     """
-    path = _find(setting, weights_dir)
+    path = _find_checkpoint(setting, weights_dir)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     folder = weights_dir / "ultralytics" if weights_dir else None
     return YoloClsEncoder(load_checkpoint(path, folder), setting, digest)
 
 
-def _find(setting: str, weights_dir: Path | None) -> Path:
-    named = Path(setting).expanduser()
-    places = [named, weights_dir / setting] if weights_dir else [named]
-    for place in places:
-        if place.is_file():
-            return place
-    if weights_dir is None or named.name != setting:
-        raise EncoderError(f"There is no file {named}: check PRELABEL_ENCODER.")
+def _find_checkpoint(setting: str, weights_dir: Path | None) -> Path:
+    given_path = Path(setting).expanduser()
+    candidate_paths = [given_path, weights_dir / setting] if weights_dir else [given_path]
+    for candidate_path in candidate_paths:
+        if candidate_path.is_file():
+            return candidate_path
+    if weights_dir is None or given_path.name != setting:
+        raise EncoderError(f"There is no file {given_path}: check PRELABEL_ENCODER.")
     return download_checkpoint(setting, weights_dir)
 
 
-def _side(checkpoint: Checkpoint) -> int:
-    side = checkpoint.arguments.get("imgsz")
-    return side if isinstance(side, int) and side in SIDES else SIDE
+def _input_side(checkpoint: Checkpoint) -> int:
+    side = checkpoint.train_arguments.get("imgsz")
+    return side if isinstance(side, int) and side in ALLOWED_INPUT_PX else DEFAULT_INPUT_PX
 
 
-def _own_steps(network: Any, side: int) -> Any:
+def _checkpoint_transforms(network: Any, side: int) -> Any:
     """The checkpoint's transforms where they fit its size; None where there are none."""
-    own = getattr(network, "transforms", None)
-    steps = getattr(own, "transforms", None)
-    fits = steps and getattr(steps[0], "size", None) in (side, (side, side))
-    return own if fits else None
+    own_transforms = getattr(network, "transforms", None)
+    steps = getattr(own_transforms, "transforms", None)
+    fits_side = steps and getattr(steps[0], "size", None) in (side, (side, side))
+    return own_transforms if fits_side else None
 
 
-def _preprocess(own: Any, side: int) -> Callable[[Image.Image], torch.Tensor]:
+def _make_preprocess(own_transforms: Any, side: int) -> Callable[[Image.Image], torch.Tensor]:
     """What ultralytics' own predictor does."""
-    if own is not None:
-        return lambda image: own(image.convert("RGB"))
-    return lambda image: centre_square(image, side)
+    if own_transforms is not None:
+        return lambda image: own_transforms(image.convert("RGB"))
+    return lambda image: crop_centre_square(image, side)
 
 
-def centre_square(image: Image.Image, side: int) -> torch.Tensor:
+def crop_centre_square(image: Image.Image, side: int) -> torch.Tensor:
     """``classify_transforms(side)`` without importing torchvision, which takes seconds.
 
     Args:
@@ -195,10 +195,10 @@ def centre_square(image: Image.Image, side: int) -> torch.Tensor:
     from PIL import Image as Pillow
 
     width, height = image.size
-    short = min(width, height)
-    size = (int(side * width / short), int(side * height / short))
-    scaled = image.convert("RGB").resize(size, Pillow.Resampling.BILINEAR)
+    shorter_edge = min(width, height)
+    size = (int(side * width / shorter_edge), int(side * height / shorter_edge))
+    resized = image.convert("RGB").resize(size, Pillow.Resampling.BILINEAR)
     left, top = (round((edge - side) / 2) for edge in size)
-    cut = scaled.crop((left, top, left + side, top + side))
-    pixels = np.array(cut, dtype=np.float32) / 255
+    cropped = resized.crop((left, top, left + side, top + side))
+    pixels = np.array(cropped, dtype=np.float32) / 255
     return torch.from_numpy(pixels).permute(2, 0, 1)

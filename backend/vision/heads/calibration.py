@@ -9,16 +9,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from backend.arrays import Floats, Indices
-from backend.vision.heads.logistic_regression import NEVER
+from backend.vision.heads.logistic_regression import IMPOSSIBLE_LOGIT
 
-COLDEST, HOTTEST = 0.05, 20.0
+MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
 """Temperatures looked at."""
-TRUSTED = 50
+TRUSTED_ROW_COUNT = 50
 """Held-out rows from which on a measured temperature stands alone (reference/learning.md)."""
 
 
 @dataclass(frozen=True)
-class Judged:
+class HeldOutLogits:
     """Held-out answers that can be judged.
 
     Attributes:
@@ -33,7 +33,7 @@ class Judged:
     multiple: bool
 
 
-def folds(targets: Floats, count: int, rng: np.random.Generator) -> Indices:
+def assign_folds(targets: Floats, count: int, rng: np.random.Generator) -> Indices:
     """Deal rows into folds so that each label is spread evenly.
 
     Args:
@@ -49,30 +49,30 @@ def folds(targets: Floats, count: int, rng: np.random.Generator) -> Indices:
     stratum = np.where(chosen.any(1), rarity.argmin(1), -1)
     order = rng.permutation(len(targets))
     order = order[np.argsort(stratum[order], kind="stable")]
-    dealt = np.empty(len(targets), dtype=np.intp)
-    dealt[order] = np.arange(len(targets)) % count
-    return dealt
+    fold_of_row = np.empty(len(targets), dtype=np.intp)
+    fold_of_row[order] = np.arange(len(targets)) % count
+    return fold_of_row
 
 
-def log_loss(judged: Judged, temperature: float = 1.0) -> float:
+def log_loss(held_out: HeldOutLogits, temperature: float = 1.0) -> float:
     """Mean −log of the probability given to the truth, nats per row (per answer: ``multiple``).
 
     Example:
-        >>> even = Judged(np.zeros((1, 2), np.float32), np.eye(2, dtype=np.float32)[:1], False)
+        >>> even = HeldOutLogits(np.zeros((1, 2), np.float32), np.eye(2, dtype=np.float32)[:1], False)
         >>> round(log_loss(even), 4)
         0.6931
     """
-    logits = judged.logits / temperature
-    known = ~np.isnan(judged.targets)
-    truth = np.nan_to_num(judged.targets)
-    if judged.multiple:
-        losses = (np.logaddexp(0, logits) - truth * logits)[known]
+    logits = held_out.logits / temperature
+    is_answered = ~np.isnan(held_out.targets)
+    truth = np.nan_to_num(held_out.targets)
+    if held_out.multiple:
+        losses = (np.logaddexp(0, logits) - truth * logits)[is_answered]
     else:
         losses = np.logaddexp.reduce(logits, axis=1) - (truth * logits).sum(1)
     return float(losses.mean()) if losses.size else 0.0
 
 
-def temperature(judged: Judged) -> float:
+def fit_temperature(held_out: HeldOutLogits) -> float:
     """The temperature of least log-loss (Guo et al. 2017), within COLDEST to HOTTEST.
 
     The loss is convex in 1 / temperature, so the root of its slope is found by bisection. The
@@ -82,53 +82,55 @@ def temperature(judged: Judged) -> float:
     Returns:
         above 1 where the logits were too sure, below 1 where they were not sure enough.
     """
-    truth = _smoothed(judged)
-    low, high = math.log(1 / HOTTEST), math.log(1 / COLDEST)
+    truth = _smooth_targets(held_out)
+    low, high = math.log(1 / MAX_TEMPERATURE), math.log(1 / MIN_TEMPERATURE)
     for _ in range(24):
-        middle = (low + high) / 2
-        rising = _slope(judged, truth, math.exp(middle)) > 0
-        low, high = (low, middle) if rising else (middle, high)
+        midpoint = (low + high) / 2
+        is_rising = _log_loss_slope(held_out, truth, math.exp(midpoint)) > 0
+        low, high = (low, midpoint) if is_rising else (midpoint, high)
     return math.exp(-(low + high) / 2)
 
 
-def shrunk(measured: float, rows: int, usual: float) -> float:
+def shrink_temperature(measured: float, rows: int, default_temperature: float) -> float:
     """A temperature measured on few rows, drawn to the usual one in the logarithm.
 
     Example:
-        >>> shrunk(4.0, 25, 1.0), shrunk(4.0, 500, 1.0)
+        >>> shrink_temperature(4.0, 25, 1.0), shrink_temperature(4.0, 500, 1.0)
         (2.0, 4.0)
     """
-    trust = min(1.0, rows / TRUSTED)
-    return float(measured**trust * usual ** (1 - trust))
+    measured_weight = min(1.0, rows / TRUSTED_ROW_COUNT)
+    return float(measured**measured_weight * default_temperature ** (1 - measured_weight))
 
 
-def best(candidates: Sequence[Judged]) -> tuple[int, float]:
+def select_best_candidate(candidates: Sequence[HeldOutLogits]) -> tuple[int, float]:
     """The candidate of least log-loss at its own temperature: its place and that temperature."""
-    temperatures = [temperature(judged) for judged in candidates]
+    temperatures = [fit_temperature(held_out) for held_out in candidates]
     losses = [log_loss(j, t) for j, t in zip(candidates, temperatures, strict=True)]
-    place = int(np.argmin(losses))
-    return place, temperatures[place]
+    best_index = int(np.argmin(losses))
+    return best_index, temperatures[best_index]
 
 
-def _smoothed(judged: Judged) -> Floats:
+def _smooth_targets(held_out: HeldOutLogits) -> Floats:
     """The targets, mixed with one row of equal labels."""
-    known = judged.logits > NEVER / 2
-    even = known / (2 if judged.multiple else np.maximum(1, known.sum(axis=1, keepdims=True)))
-    share = 1 / (len(judged.targets) + 1)
-    return np.asarray((1 - share) * judged.targets + share * even, dtype=np.float32)
+    is_answerable = held_out.logits > IMPOSSIBLE_LOGIT / 2
+    uniform_targets = is_answerable / (
+        2 if held_out.multiple else np.maximum(1, is_answerable.sum(axis=1, keepdims=True))
+    )
+    share = 1 / (len(held_out.targets) + 1)
+    return np.asarray((1 - share) * held_out.targets + share * uniform_targets, dtype=np.float32)
 
 
-def _slope(judged: Judged, truth: Floats, sharpness: float) -> float:
+def _log_loss_slope(held_out: HeldOutLogits, truth: Floats, sharpness: float) -> float:
     """Derivative of the summed log-loss by sharpness = 1 / temperature."""
-    confidence = probability(judged.logits * np.float32(sharpness), judged.multiple)
-    return float(np.nansum((confidence - truth) * judged.logits))
+    confidence = to_probabilities(held_out.logits * np.float32(sharpness), held_out.multiple)
+    return float(np.nansum((confidence - truth) * held_out.logits))
 
 
-def probability(logits: Floats, multiple: bool) -> Floats:
+def to_probabilities(logits: Floats, multiple: bool) -> Floats:
     """Logits → confidence, (n, K) float32: a sigmoid each if ``multiple``, else rows sum to 1.
 
     Example:
-        >>> probability(np.array([[0.0, 0.0, -1e4]], dtype=np.float32), multiple=False)
+        >>> to_probabilities(np.array([[0.0, 0.0, -1e4]], dtype=np.float32), multiple=False)
         array([[0.5, 0.5, 0. ]], dtype=float32)
     """
     if multiple:

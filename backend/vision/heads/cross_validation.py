@@ -8,18 +8,18 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.arrays import Floats
-from backend.vision.heads.calibration import folds
+from backend.vision.heads.calibration import assign_folds
 from backend.vision.heads.head import Head, fit_head
-from backend.vision.heads.logistic_regression import NEVER
+from backend.vision.heads.logistic_regression import IMPOSSIBLE_LOGIT
 
-FOLDS = 5
-TWIN = 0.98
+FOLD_COUNT = 5
+NEAR_DUPLICATE_COSINE = 0.98
 """Cosine of centred embeddings above which an image is a copy: a wrong label would be confirmed
 by it, were it learned from."""
-BLOCK = 1024
+BLOCK_ROWS = 1024
 
 
-def out_of_fold(
+def out_of_fold_probabilities(
     head: Head,
     embeddings: Floats,
     targets: Floats,
@@ -47,66 +47,75 @@ def out_of_fold(
         (n, K) float32, 0 to 1, in the order of the head's labels. A label that a row's head had no
         example of is 0 without text; a row whose head learned nothing has equal confidence.
     """
-    blank = replace(head, bias=np.full_like(head.bias, NEVER))
-    fold = _folds(embeddings, targets, np.random.default_rng(seed))
-    near = _near(embeddings, fold)
-    found = np.zeros(targets.shape, dtype=np.float32)
+    untrained_head = replace(head, bias=np.full_like(head.bias, IMPOSSIBLE_LOGIT))
+    fold = _assign_grouped_folds(embeddings, targets, np.random.default_rng(seed))
+    is_near = _near_fold_mask(embeddings, fold)
+    probabilities = np.zeros(targets.shape, dtype=np.float32)
     for number in np.unique(fold):
-        held, learned = fold == number, ~near[:, number]
-        part = fit_head(
-            embeddings[learned],
-            targets[learned],
+        is_held_out, is_training = fold == number, ~is_near[:, number]
+        fold_head = fit_head(
+            embeddings[is_training],
+            targets[is_training],
             labels=head.labels,
             multiple=head.multiple,
             anchors=anchors,
             pool=embeddings if pool is None else pool,
             logit_scale=logit_scale,
             logit_bias=logit_bias,
-            previous=blank,
+            previous=untrained_head,
             seed=seed,
         )
-        found[held] = part.probabilities(embeddings[held])
-    return found
+        probabilities[is_held_out] = fold_head.probabilities(embeddings[is_held_out])
+    return probabilities
 
 
-def _folds(embeddings: Floats, targets: Floats, rng: np.random.Generator) -> npt.NDArray[np.intp]:
+def _assign_grouped_folds(
+    embeddings: Floats, targets: Floats, rng: np.random.Generator
+) -> npt.NDArray[np.intp]:
     """The fold of each row; most copies share the one of the first of them.
 
     Not all: of a video each frame is a copy of the next, and the whole would be one fold. What
-    else is near a fold is left out when its head is fitted (:func:`_near`).
+    else is near a fold is left out when its head is fitted (:func:`_near_fold_mask`).
     """
-    first = _first_copies(embeddings)
-    leaders = np.unique(first)
-    dealt = np.zeros(len(embeddings), dtype=np.intp)
-    dealt[leaders] = folds(targets[leaders], min(FOLDS, max(1, len(leaders))), rng)
-    return np.asarray(dealt[first], dtype=np.intp)
+    first_duplicate = _first_duplicates(embeddings)
+    group_leaders = np.unique(first_duplicate)
+    fold_of_row = np.zeros(len(embeddings), dtype=np.intp)
+    fold_of_row[group_leaders] = assign_folds(
+        targets[group_leaders], min(FOLD_COUNT, max(1, len(group_leaders))), rng
+    )
+    return np.asarray(fold_of_row[first_duplicate], dtype=np.intp)
 
 
-def _first_copies(embeddings: Floats) -> npt.NDArray[np.intp]:
+def _first_duplicates(embeddings: Floats) -> npt.NDArray[np.intp]:
     """By row, the first row that it is a copy of; itself when it is none."""
-    moved = _centred(embeddings)
-    first = np.arange(len(moved))
-    for start in range(0, len(moved), BLOCK):
-        rows = moved[start : start + BLOCK]
-        alike = rows @ moved[: start + len(rows)].T > TWIN
-        at = np.arange(start, start + len(rows))
-        alike[np.arange(len(rows)), at] = True
-        first[at] = alike.argmax(axis=1)
-    return np.asarray(first[first], dtype=np.intp)
+    centred = _centre_rows(embeddings)
+    first_duplicate = np.arange(len(centred))
+    for start in range(0, len(centred), BLOCK_ROWS):
+        rows = centred[start : start + BLOCK_ROWS]
+        is_duplicate = rows @ centred[: start + len(rows)].T > NEAR_DUPLICATE_COSINE
+        row_indices = np.arange(start, start + len(rows))
+        is_duplicate[np.arange(len(rows)), row_indices] = True
+        first_duplicate[row_indices] = is_duplicate.argmax(axis=1)
+    return np.asarray(first_duplicate[first_duplicate], dtype=np.intp)
 
 
-def _near(embeddings: Floats, fold: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
+def _near_fold_mask(embeddings: Floats, fold: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
     """(n, folds) bool: the row is in the fold, or a copy of one that is."""
-    moved, member = _centred(embeddings), fold[:, None] == np.arange(fold.max(initial=0) + 1)
-    near = member.copy()
-    for start in range(0, len(moved), BLOCK):
-        alike = moved[start : start + BLOCK] @ moved.T > TWIN
-        near[start : start + BLOCK] |= alike.astype(np.float32) @ member.astype(np.float32) > 0
-    return np.asarray(near, dtype=np.bool_)
+    centred, is_member = (
+        _centre_rows(embeddings),
+        fold[:, None] == np.arange(fold.max(initial=0) + 1),
+    )
+    is_near = is_member.copy()
+    for start in range(0, len(centred), BLOCK_ROWS):
+        is_duplicate = centred[start : start + BLOCK_ROWS] @ centred.T > NEAR_DUPLICATE_COSINE
+        is_near[start : start + BLOCK_ROWS] |= (
+            is_duplicate.astype(np.float32) @ is_member.astype(np.float32) > 0
+        )
+    return np.asarray(is_near, dtype=np.bool_)
 
 
-def _centred(embeddings: Floats) -> Floats:
+def _centre_rows(embeddings: Floats) -> Floats:
     """Of unit length again; one that lies at the centre stays there, and is no copy."""
-    moved = embeddings - embeddings.mean(axis=0)
-    length = np.linalg.norm(moved, axis=1, keepdims=True)
-    return np.asarray(moved / np.maximum(length, 1e-6), dtype=np.float32)
+    centred = embeddings - embeddings.mean(axis=0)
+    length = np.linalg.norm(centred, axis=1, keepdims=True)
+    return np.asarray(centred / np.maximum(length, 1e-6), dtype=np.float32)

@@ -17,18 +17,18 @@ import numpy as np
 from backend.arrays import Bools, Floats
 from backend.errors import StoreError
 from backend.vision.heads import calibration
-from backend.vision.heads.fit import Choices, Rows, fit
-from backend.vision.heads.logistic_regression import NEVER
+from backend.vision.heads.fit import HeadHyperparameters, LabeledRows, fit_weights
+from backend.vision.heads.logistic_regression import IMPOSSIBLE_LOGIT
 
-LITTLE_CHANGE = 0.9
+MIN_KNOWN_ROW_SHARE = 0.9
 """Share of today's rows that the previous head knew, above which its choices are kept."""
-SMOOTHING = 10.0
+CENTRE_PRIOR_COUNT = 10.0
 """Images at the origin that the centre of the embeddings is averaged with, for tiny projects."""
-NARROWEST = 1e-3
+MIN_SPREAD = 1e-3
 """Spread at least, for images that are all the same."""
-SAMPLE = 2000
+THRESHOLD_SAMPLE_SIZE = 2000
 """Images at most from which thresholds are set."""
-ARRAYS, REST = "head.safetensors", "head.json"
+HEAD_WEIGHTS_FILE, HEAD_METADATA_FILE = "head.safetensors", "head.json"
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Head:
         Returns:
             (n, K) float32, 0 to 1, in the order of ``labels``; rows sum to 1 unless ``multiple``.
         """
-        return calibration.probability(self.logits(embeddings), self.multiple)
+        return calibration.to_probabilities(self.logits(embeddings), self.multiple)
 
 
 def zero_shot_head(
@@ -109,22 +109,22 @@ def zero_shot_head(
     weight = (logit_scale * anchors).astype(np.float32)
     bias = np.full(len(labels), logit_bias, dtype=np.float32)
     if multiple and logit_bias == 0:
-        weight, bias = _with_thresholds(weight, pool)
+        weight, bias = _fit_sigmoid_biases(weight, pool)
     return Head(labels, multiple, weight, bias, 1.0, 0.0, "none", "none", "text", 0)
 
 
-def _with_thresholds(weight: Floats, pool: Floats | None) -> tuple[Floats, Floats]:
+def _fit_sigmoid_biases(weight: Floats, pool: Floats | None) -> tuple[Floats, Floats]:
     """Weights and biases of sigmoids for an encoder that was trained without a threshold."""
     count = len(weight)
     if pool is None or not len(pool):
-        even = np.full(count, -math.log(count), dtype=np.float32)
-        return np.asarray(weight - weight.mean(0), dtype=np.float32), even
-    logits = pool[:: 1 + len(pool) // SAMPLE] @ weight.T
+        uniform_bias = np.full(count, -math.log(count), dtype=np.float32)
+        return np.asarray(weight - weight.mean(0), dtype=np.float32), uniform_bias
+    logits = pool[:: 1 + len(pool) // THRESHOLD_SAMPLE_SIZE] @ weight.T
     low, high = -logits.max(0) - 20, -logits.min(0) + 20
     for _ in range(40):
-        middle = (low + high) / 2
-        above = calibration.probability(logits + middle, True).mean(0) > 1 / (count + 1)
-        low, high = np.where(above, low, middle), np.where(above, middle, high)
+        midpoint = (low + high) / 2
+        is_above = calibration.to_probabilities(logits + midpoint, True).mean(0) > 1 / (count + 1)
+        low, high = np.where(is_above, low, midpoint), np.where(is_above, midpoint, high)
     return weight, np.asarray((low + high) / 2, dtype=np.float32)
 
 
@@ -165,31 +165,35 @@ def fit_head(
     Raises:
         ValueError: the shapes do not fit together, or a number is not finite.
     """
-    _check(embeddings, targets, labels, anchors)
+    _validate_inputs(embeddings, targets, labels, anchors)
     embeddings, targets = embeddings.astype(np.float32), targets.astype(np.float32)
-    kept = _answered(targets, multiple)
-    text = None
+    labeled = _labeled_mask(targets, multiple)
+    text_head = None
     if anchors is not None:
-        text = zero_shot_head(labels, anchors, logit_scale, logit_bias, multiple, pool=pool)
-    if not kept.any():
-        return text or _blank(labels, multiple, embeddings.shape[1])
-    frame = _Frame.of(embeddings[kept] if pool is None or not len(pool) else pool)
-    rows = Rows(
-        frame.features(embeddings[kept]),
-        _shares(targets[kept], multiple),
-        multiple,
-        None if text is None else frame.inward(text.weight, text.bias),
+        text_head = zero_shot_head(labels, anchors, logit_scale, logit_bias, multiple, pool=pool)
+    if not labeled.any():
+        return text_head or _untrained_head(labels, multiple, embeddings.shape[1])
+    scaler = _FeatureScaler.from_pool(
+        embeddings[labeled] if pool is None or not len(pool) else pool
     )
-    start, choices = _from_previous(previous, frame, labels, rows)
-    weights, choices = fit(rows, start, choices, np.random.default_rng(seed))
-    weight, bias = frame.outward(weights)
+    rows = LabeledRows(
+        scaler.transform(embeddings[labeled]),
+        _normalize_targets(targets[labeled], multiple),
+        multiple,
+        None if text_head is None else scaler.to_feature_weights(text_head.weight, text_head.bias),
+    )
+    start_weights, hyperparameters = _warm_start(previous, scaler, labels, rows)
+    weights, hyperparameters = fit_weights(
+        rows, start_weights, hyperparameters, np.random.default_rng(seed)
+    )
+    weight, bias = scaler.to_embedding_weights(weights)
     return Head(
         labels,
         multiple,
         weight,
         bias,
-        **asdict(choices),
-        anchored="class means" if text is None else "text",
+        **asdict(hyperparameters),
+        anchored="class means" if text_head is None else "text",
         examples=len(rows.features),
     )
 
@@ -203,11 +207,13 @@ def save_head(head: Head, folder: Path) -> None:
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    rest = asdict(head)
-    arrays = {name: np.ascontiguousarray(rest.pop(name)) for name in ("weight", "bias")}
+    metadata = asdict(head)
+    arrays = {name: np.ascontiguousarray(metadata.pop(name)) for name in ("weight", "bias")}
     try:
-        save_file(arrays, folder / ARRAYS)
-        (folder / REST).write_text(json.dumps(rest, ensure_ascii=False, indent=1), "utf-8")
+        save_file(arrays, folder / HEAD_WEIGHTS_FILE)
+        (folder / HEAD_METADATA_FILE).write_text(
+            json.dumps(metadata, ensure_ascii=False, indent=1), "utf-8"
+        )
     except (OSError, SafetensorError) as error:
         raise StoreError(f"The model cannot be written to {folder} ({error}).") from error
 
@@ -222,11 +228,11 @@ def load_head(folder: Path) -> Head:
     from safetensors.numpy import load_file
 
     try:
-        arrays = load_file(folder / ARRAYS)
-        rest = json.loads((folder / REST).read_text("utf-8"))
-        head = Head(weight=arrays["weight"], bias=arrays["bias"], **rest)
+        arrays = load_file(folder / HEAD_WEIGHTS_FILE)
+        metadata = json.loads((folder / HEAD_METADATA_FILE).read_text("utf-8"))
+        head = Head(weight=arrays["weight"], bias=arrays["bias"], **metadata)
         head = replace(head, labels=tuple(head.labels))
-        _check_head(head)
+        _validate_head(head)
     except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
         raise StoreError(
             f"The model in {folder} is damaged ({error}): train again, or roll back."
@@ -234,7 +240,7 @@ def load_head(folder: Path) -> Head:
     return head
 
 
-def _check_head(head: Head) -> None:
+def _validate_head(head: Head) -> None:
     """Raises ValueError for a head that no fit could have made."""
     count = len(head.labels)
     if not all(isinstance(label, str) for label in head.labels):
@@ -251,7 +257,7 @@ def _check_head(head: Head) -> None:
         raise ValueError("a temperature that is not positive")
 
 
-def _check(
+def _validate_inputs(
     embeddings: Floats, targets: Floats, labels: tuple[str, ...], anchors: Floats | None
 ) -> None:
     """Raises ValueError for arguments that do not fit together."""
@@ -265,28 +271,28 @@ def _check(
         raise ValueError("Embeddings must be finite.")
 
 
-def _answered(targets: Floats, multiple: bool) -> Bools:
+def _labeled_mask(targets: Floats, multiple: bool) -> Bools:
     """(n) rows that say anything: a label chosen, or with ``multiple`` one asked."""
-    said = ~np.isnan(targets) if multiple else np.nan_to_num(targets) > 0
-    return np.asarray(said.any(axis=1))
+    is_answered = ~np.isnan(targets) if multiple else np.nan_to_num(targets) > 0
+    return np.asarray(is_answered.any(axis=1))
 
 
-def _shares(targets: Floats, multiple: bool) -> Floats:
+def _normalize_targets(targets: Floats, multiple: bool) -> Floats:
     """One of many: labels given to one image together share it, so that rows sum to 1."""
     if multiple:
         return targets
     return np.asarray(targets / np.nansum(targets, axis=1, keepdims=True), dtype=np.float32)
 
 
-def _blank(labels: tuple[str, ...], multiple: bool, width: int) -> Head:
+def _untrained_head(labels: tuple[str, ...], multiple: bool, width: int) -> Head:
     """The head of a project without a label, on an encoder without text: it knows nothing."""
     weight = np.zeros((len(labels), width), dtype=np.float32)
-    bias = np.full(len(labels), NEVER, dtype=np.float32)
+    bias = np.full(len(labels), IMPOSSIBLE_LOGIT, dtype=np.float32)
     return Head(labels, multiple, weight, bias, 1.0, 0.0, "none", "none", "class means", 0)
 
 
 @dataclass(frozen=True)
-class _Frame:
+class _FeatureScaler:
     """Where and how wide the embeddings of a project lie: z = ((x − centre) / spread, 1).
 
     Attributes:
@@ -298,46 +304,50 @@ class _Frame:
     spread: float
 
     @classmethod
-    def of(cls, pool: Floats) -> _Frame:
+    def from_pool(cls, pool: Floats) -> _FeatureScaler:
         """Of (m, d) embeddings, m ≥ 1; few are drawn to the origin, so that one is not its own."""
-        centre = pool.sum(0) / (len(pool) + SMOOTHING)
+        centre = pool.sum(0) / (len(pool) + CENTRE_PRIOR_COUNT)
         squares = float(np.linalg.norm(pool)) ** 2 / len(pool) + float(centre @ centre)
         spread = math.sqrt(max(0.0, squares - 2 * float(pool.mean(0) @ centre)))
-        return cls(centre.astype(np.float32), max(spread, NARROWEST))
+        return cls(centre.astype(np.float32), max(spread, MIN_SPREAD))
 
-    def features(self, embeddings: Floats) -> Floats:
+    def transform(self, embeddings: Floats) -> Floats:
         """(n, d) → (n, d + 1), the last column 1."""
         scaled = (embeddings - self.centre) / np.float32(self.spread)
         ones = np.ones((len(embeddings), 1), dtype=np.float32)
         return np.concatenate([scaled, ones], axis=1, dtype=np.float32)
 
-    def inward(self, weight: Floats, bias: Floats) -> Floats:
+    def to_feature_weights(self, weight: Floats, bias: Floats) -> Floats:
         """Weights (K, d) and biases (K) on embeddings → (K, d + 1) on features."""
-        moved = bias + weight @ self.centre
+        feature_bias = bias + weight @ self.centre
         return np.concatenate(
-            [weight * np.float32(self.spread), moved[:, None]], axis=1, dtype=np.float32
+            [weight * np.float32(self.spread), feature_bias[:, None]], axis=1, dtype=np.float32
         )
 
-    def outward(self, weights: Floats) -> tuple[Floats, Floats]:
-        """The inverse of :meth:`inward`."""
+    def to_embedding_weights(self, weights: Floats) -> tuple[Floats, Floats]:
+        """The inverse of :meth:`to_feature_weights`."""
         weight = weights[:, :-1] / np.float32(self.spread)
         bias = weights[:, -1] - weight @ self.centre
         return weight.astype(np.float32), bias.astype(np.float32)
 
 
-def _from_previous(
-    previous: Head | None, frame: _Frame, labels: tuple[str, ...], rows: Rows
-) -> tuple[Floats | None, Choices | None]:
+def _warm_start(
+    previous: Head | None, scaler: _FeatureScaler, labels: tuple[str, ...], rows: LabeledRows
+) -> tuple[Floats | None, HeadHyperparameters | None]:
     """Weights to start from, NaN for new labels; and the choices to keep if little changed."""
-    same = previous is not None and previous.weight.shape[1] + 1 == rows.features.shape[1]
-    if previous is None or not same or previous.multiple != rows.multiple:
+    same_width = previous is not None and previous.weight.shape[1] + 1 == rows.features.shape[1]
+    if previous is None or not same_width or previous.multiple != rows.multiple:
         return None, None
-    known = frame.inward(previous.weight, previous.bias)
-    known[previous.bias <= NEVER / 2] = np.nan
-    place = {label: k for k, label in enumerate(previous.labels)}
-    blank = np.full(known.shape[1], np.nan, dtype=np.float32)
-    start = np.stack([known[place[n]] if n in place else blank for n in labels])
-    little = previous.examples >= LITTLE_CHANGE * len(rows.features)
-    if not little or previous.labels != labels or previous.ridge_from == "none":
-        return start, None
-    return start, Choices(previous.ridge, previous.temperature, "previous", "previous")
+    previous_weights = scaler.to_feature_weights(previous.weight, previous.bias)
+    previous_weights[previous.bias <= IMPOSSIBLE_LOGIT / 2] = np.nan
+    index_by_label = {label: k for k, label in enumerate(previous.labels)}
+    unset_row = np.full(previous_weights.shape[1], np.nan, dtype=np.float32)
+    start_weights = np.stack(
+        [previous_weights[index_by_label[n]] if n in index_by_label else unset_row for n in labels]
+    )
+    mostly_known = previous.examples >= MIN_KNOWN_ROW_SHARE * len(rows.features)
+    if not mostly_known or previous.labels != labels or previous.ridge_from == "none":
+        return start_weights, None
+    return start_weights, HeadHyperparameters(
+        previous.ridge, previous.temperature, "previous", "previous"
+    )

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from PIL import Image
 
-MOST = 64
+MAX_ASPECT_RATIO = 64
 """Longer edge by shorter edge; a 1 × 50,000 image scaled to 224 pixels would take 7 GB."""
 
 
-def not_too_slim(image: Image.Image) -> Image.Image:
-    """The image, or its middle where one edge is more than ``MOST`` times the other."""
+def crop_extreme_aspect(image: Image.Image) -> Image.Image:
+    """The image, or its middle where one edge is more than ``MAX_ASPECT_RATIO`` times the other."""
     width, height = image.size
-    most = MOST * min(width, height)
-    if max(width, height) <= most:
+    max_edge = MAX_ASPECT_RATIO * min(width, height)
+    if max(width, height) <= max_edge:
         return image
-    left, top = max(0, width - most) // 2, max(0, height - most) // 2
-    return image.crop((left, top, left + min(width, most), top + min(height, most)))
+    left, top = max(0, width - max_edge) // 2, max(0, height - max_edge) // 2
+    return image.crop((left, top, left + min(width, max_edge), top + min(height, max_edge)))

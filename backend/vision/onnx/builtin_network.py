@@ -13,92 +13,96 @@ from torch import nn
 
 from backend.arrays import Doubles
 from backend.vision.encoders.builtin_layout import (
-    BORDER,
-    CENTRE,
+    BORDER_PX,
+    CENTRE_SLICE,
     COLOUR_BINS,
     COLOUR_HIGH,
     COLOUR_LOW,
-    COLOUR_SIDE,
+    COLOUR_SIDE_PX,
     COLOUR_WEIGHT,
-    GRIDS,
-    SIDES,
-    THUMBNAIL,
+    EDGE_GRID_CELLS,
+    EDGE_SQUARE_SIDES_PX,
+    THUMBNAIL_SIDE_PX,
     THUMBNAIL_WEIGHT,
     gabor_filters,
-    windows,
+    triangular_windows,
 )
-from backend.vision.onnx.export import Graph
-from backend.vision.onnx.preprocessing import Preparation
+from backend.vision.onnx.export import ExportGraph
+from backend.vision.onnx.preprocessing import Preprocessing
 
-GREY = (19595.0, 38470.0, 7471.0)
+GREY_WEIGHTS = (19595.0, 38470.0, 7471.0)
 """Of 65536, as Pillow weighs red, green and blue."""
-TO_XYZ = (
+RGB_TO_XYZ = (
     (0.412453, 0.357580, 0.180423),
     (0.212671, 0.715160, 0.072169),
     (0.019334, 0.119193, 0.950227),
 )
-WHITE = (0.95047, 1.0, 1.08883)
+D65_WHITE = (0.95047, 1.0, 1.08883)
 """D65, seen by the observer of 1931, as skimage takes it."""
-GAP = 2.0
+REDUCING_GAP = 2.0
 
 
-def builtin_graph() -> Graph:
+def build_builtin_graph() -> ExportGraph:
     """The builtin encoder: (n, 3, 128, 128) float32, 0 to 1 → (n, dim) of unit length."""
-    example = np.random.default_rng(0).random((1, 3, *[SIDES[0]] * 2), dtype=np.float32)
-    return Graph(BuiltinNetwork(), example, "image", ["embedding"], {0: "images"})
+    example = np.random.default_rng(0).random(
+        (1, 3, *[EDGE_SQUARE_SIDES_PX[0]] * 2), dtype=np.float32
+    )
+    return ExportGraph(BuiltinNetwork(), example, "image", ["embedding"], {0: "images"})
 
 
-def builtin_preparation() -> Preparation:
+def builtin_preprocessing() -> Preprocessing:
     """What it wants of an image."""
-    return Preparation(SIDES[0], cut=False, filter="bilinear", gap=GAP)
+    return Preprocessing(EDGE_SQUARE_SIDES_PX[0], cut=False, filter="bilinear", gap=REDUCING_GAP)
 
 
 class BuiltinNetwork(nn.Module):  # type: ignore[misc]
-    """See :func:`builtin_graph`."""
+    """See :func:`build_builtin_graph`."""
 
     def __init__(self) -> None:
         super().__init__()
-        first = SIDES[0]
-        self.squares = nn.ModuleList(Scaled(first, side) for side in SIDES)
-        pairs = zip(SIDES, GRIDS, strict=True)
-        self.edges = nn.ModuleList(Edges(side, grid) for side, grid in pairs)
-        self.colour_square = Scaled(first, COLOUR_SIDE)
-        self.thumbnail_square = Scaled(first, THUMBNAIL)
-        self.register_buffer("grey", torch.tensor(GREY).view(3, 1, 1))
-        self.lab = Lab()
-        self.histogram = Histogram()
+        first = EDGE_SQUARE_SIDES_PX[0]
+        self.squares = nn.ModuleList(SquareResize(first, side) for side in EDGE_SQUARE_SIDES_PX)
+        pairs = zip(EDGE_SQUARE_SIDES_PX, EDGE_GRID_CELLS, strict=True)
+        self.edges = nn.ModuleList(EdgeFeatures(side, grid) for side, grid in pairs)
+        self.colour_square = SquareResize(first, COLOUR_SIDE_PX)
+        self.thumbnail_square = SquareResize(first, THUMBNAIL_SIDE_PX)
+        self.register_buffer("grey", torch.tensor(GREY_WEIGHTS).view(3, 1, 1))
+        self.lab = RgbToLab()
+        self.histogram = ColourHistogram()
         self.register_buffer("middle", torch.tensor([50.0, 0, 0]).view(3, 1, 1))
         self.register_buffer("spread", torch.tensor([50.0, 25, 25]).view(3, 1, 1))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """See :func:`builtin_graph`."""
+        """See :func:`build_builtin_graph`."""
         pixels = torch.floor(images * 255 + 0.5)
         # every term is a whole number below 2²⁴: exact in float32
         grey = torch.floor(((pixels * self.grey).sum(1) + 32768) / 65536)
         edges = [edge(square(grey)) for edge, square in zip(self.edges, self.squares, strict=True)]
         colours = self.histogram(self.lab(self.colour_square(pixels)))
         small = (self.lab(self.thumbnail_square(pixels)) - self.middle) / self.spread
-        thumbnail = unit(small.permute(0, 2, 3, 1).flatten(1))
+        thumbnail = normalize_tensor_rows(small.permute(0, 2, 3, 1).flatten(1))
         parts = [*edges, COLOUR_WEIGHT * colours, THUMBNAIL_WEIGHT * thumbnail]
-        return unit(torch.cat(parts, 1))
+        return normalize_tensor_rows(torch.cat(parts, 1))
 
 
-class Scaled(nn.Module):  # type: ignore[misc]
+class SquareResize(nn.Module):  # type: ignore[misc]
     """Pillow's ``resize`` of a square of whole numbers, bilinear, with its ``reducing_gap``."""
 
-    def __init__(self, side: int, to: int) -> None:
+    def __init__(self, side: int, target_side: int) -> None:
         super().__init__()
-        self.same = side == to
-        factor = int(side / to / GAP) or 1
+        self.is_identity = side == target_side
+        factor = int(side / target_side / REDUCING_GAP) or 1
         cells = -(-side // factor)
         self.reduces = factor > 1
-        self.register_buffer("mean", torch.tensor(_means(side, factor), dtype=torch.float32))
-        weights = _triangles(cells, side / factor, to)
+        self.register_buffer(
+            "mean", torch.tensor(_box_mean_weights(side, factor), dtype=torch.float32)
+        )
+        weights = _triangle_weights(cells, side / factor, target_side)
         self.register_buffer("weights", torch.tensor(weights, dtype=torch.float32))
 
     def forward(self, squares: torch.Tensor) -> torch.Tensor:
         """(…, side, side) whole numbers → (…, to, to) whole numbers."""
-        if self.same:
+        if self.is_identity:
             return squares
         if self.reduces:
             squares = torch.floor(self.mean @ squares @ self.mean.T + 0.5)
@@ -106,19 +110,19 @@ class Scaled(nn.Module):  # type: ignore[misc]
         return torch.floor(self.weights @ wide + 0.5)
 
 
-class Edges(nn.Module):  # type: ignore[misc]
+class EdgeFeatures(nn.Module):  # type: ignore[misc]
     """How strong edges of each direction are in each cell; Fourier transforms as products."""
 
     def __init__(self, side: int, grid: int) -> None:
         super().__init__()
-        length = side + 2 * BORDER
-        turns = np.outer(np.arange(length), np.arange(length)) * (2 * math.pi / length)
-        self.register_buffer("cos", torch.tensor(np.cos(turns), dtype=torch.float32))
-        self.register_buffer("sin", torch.tensor(np.sin(turns), dtype=torch.float32))
+        length = side + 2 * BORDER_PX
+        phase_angles = np.outer(np.arange(length), np.arange(length)) * (2 * math.pi / length)
+        self.register_buffer("cos", torch.tensor(np.cos(phase_angles), dtype=torch.float32))
+        self.register_buffer("sin", torch.tensor(np.sin(phase_angles), dtype=torch.float32))
         filters = torch.tensor(gabor_filters(side)) / length**2
         self.register_buffer("filters", filters)
-        self.register_buffer("cells", torch.tensor(windows(grid, side)))
-        self.pad = nn.ReflectionPad2d(BORDER)
+        self.register_buffer("cells", torch.tensor(triangular_windows(grid, side)))
+        self.pad = nn.ReflectionPad2d(BORDER_PX)
 
     def forward(self, grey: torch.Tensor) -> torch.Tensor:
         """(n, side, side), 0 to 255 → (n, directions · grid²)."""
@@ -126,12 +130,14 @@ class Edges(nn.Module):  # type: ignore[misc]
         wave, turned = self.cos @ pixels, self.sin @ pixels
         real = (wave @ self.cos - turned @ self.sin)[:, None] * self.filters
         imaginary = -(wave @ self.sin + turned @ self.cos)[:, None] * self.filters
-        real, imaginary = self._back(real, imaginary)
-        edge = BORDER
+        real, imaginary = self._inverse_transform(real, imaginary)
+        edge = BORDER_PX
         strength = (real**2 + imaginary**2).sqrt()[:, :, edge:-edge, edge:-edge]
-        return contrast((self.cells @ strength @ self.cells.T).sqrt().flatten(1))
+        return centre_and_normalize_rows((self.cells @ strength @ self.cells.T).sqrt().flatten(1))
 
-    def _back(self, real: torch.Tensor, imaginary: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def _inverse_transform(
+        self, real: torch.Tensor, imaginary: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
         """The inverse transform along both axes, without its division."""
         for axis in (0, 1):
             c, s = self.cos, self.sin
@@ -142,12 +148,12 @@ class Edges(nn.Module):  # type: ignore[misc]
         return real, imaginary
 
 
-class Lab(nn.Module):  # type: ignore[misc]
+class RgbToLab(nn.Module):  # type: ignore[misc]
     """sRGB → CIELAB, as skimage does it."""
 
     def __init__(self) -> None:
         super().__init__()
-        rows = np.array(TO_XYZ) / np.array(WHITE)[:, None]
+        rows = np.array(RGB_TO_XYZ) / np.array(D65_WHITE)[:, None]
         self.register_buffer("rows", torch.tensor(rows, dtype=torch.float32))
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -156,11 +162,11 @@ class Lab(nn.Module):  # type: ignore[misc]
         linear = torch.where(colour > 0.04045, ((colour + 0.055) / 1.055) ** 2.4, colour / 12.92)
         r, g, b = linear[:, 0], linear[:, 1], linear[:, 2]
         x, y, z = (row[0] * r + row[1] * g + row[2] * b for row in self.rows)
-        x, y, z = (_bent(part) for part in (x, y, z))
+        x, y, z = (_lab_companding(part) for part in (x, y, z))
         return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], 1)
 
 
-class Histogram(nn.Module):  # type: ignore[misc]
+class ColourHistogram(nn.Module):  # type: ignore[misc]
     """Square roots of colour histograms, of the whole and of its centre."""
 
     def __init__(self) -> None:
@@ -175,31 +181,33 @@ class Histogram(nn.Module):  # type: ignore[misc]
 
     def forward(self, lab: torch.Tensor) -> torch.Tensor:
         """(n, 3, h, w) → (n, 2 · bins)."""
-        place = torch.minimum(((lab - self.low) / self.width).clamp_min(0), self.last)
-        number = (torch.floor(place) * self.steps).sum(1)
-        centre = number[:, CENTRE, CENTRE]
-        return contrast(torch.cat([self._shares(number), self._shares(centre)], 1))
+        bin_positions = torch.minimum(((lab - self.low) / self.width).clamp_min(0), self.last)
+        bin_numbers = (torch.floor(bin_positions) * self.steps).sum(1)
+        centre = bin_numbers[:, CENTRE_SLICE, CENTRE_SLICE]
+        return centre_and_normalize_rows(
+            torch.cat([self._root_frequencies(bin_numbers), self._root_frequencies(centre)], 1)
+        )
 
-    def _shares(self, number: torch.Tensor) -> torch.Tensor:
+    def _root_frequencies(self, number: torch.Tensor) -> torch.Tensor:
         same = (number.flatten(1)[:, :, None] == self.numbers).to(torch.float32)
         return same.mean(1).sqrt()
 
 
-def unit(rows: torch.Tensor) -> torch.Tensor:
+def normalize_tensor_rows(rows: torch.Tensor) -> torch.Tensor:
     """(n, d) rows of length 1."""
     return rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-6)
 
 
-def contrast(rows: torch.Tensor) -> torch.Tensor:
+def centre_and_normalize_rows(rows: torch.Tensor) -> torch.Tensor:
     """(n, d) rows without their mean, of length 1."""
-    return unit(rows - rows.mean(1, keepdim=True))
+    return normalize_tensor_rows(rows - rows.mean(1, keepdim=True))
 
 
-def _bent(part: torch.Tensor) -> torch.Tensor:
+def _lab_companding(part: torch.Tensor) -> torch.Tensor:
     return torch.where(part > 0.008856, part ** (1 / 3), 7.787 * part + 16 / 116)
 
 
-def _means(side: int, factor: int) -> Doubles:
+def _box_mean_weights(side: int, factor: int) -> Doubles:
     """Pillow's ``reduce``: (cells, side), the mean of ``factor`` pixels; of fewer at the end."""
     rows = np.zeros((-(-side // factor), side))
     for i in range(len(rows)):
@@ -208,14 +216,14 @@ def _means(side: int, factor: int) -> Doubles:
     return rows
 
 
-def _triangles(cells: int, length: float, to: int) -> Doubles:
+def _triangle_weights(cells: int, length: float, target_side: int) -> Doubles:
     """Pillow's bilinear weights: (to, cells), for the first ``length`` of the cells."""
-    scale = length / to
-    reach = max(scale, 1.0)
-    rows = np.zeros((to, cells))
-    for i in range(to):
+    scale = length / target_side
+    support = max(scale, 1.0)
+    rows = np.zeros((target_side, cells))
+    for i in range(target_side):
         middle = (i + 0.5) * scale
-        first, last = max(0, int(middle - reach + 0.5)), min(cells, int(middle + reach + 0.5))
-        away = np.abs(np.arange(first, last) - middle + 0.5) / reach
-        rows[i, first:last] = np.maximum(0, 1 - away)
+        first, last = max(0, int(middle - support + 0.5)), min(cells, int(middle + support + 0.5))
+        centre_distances = np.abs(np.arange(first, last) - middle + 0.5) / support
+        rows[i, first:last] = np.maximum(0, 1 - centre_distances)
     return np.asarray(rows / rows.sum(axis=1, keepdims=True))

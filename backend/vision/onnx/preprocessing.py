@@ -10,14 +10,20 @@ import torch
 from torch import nn
 
 from backend.errors import EncoderError
-from backend.vision.onnx.export import Graph
+from backend.vision.onnx.export import ExportGraph
 
-HARMLESS = ("ToTensor", "MaybeToTensor", "MaybeConvertMode", "PILToTensor", "function")
+FORMAT_ONLY_TRANSFORMS = (
+    "ToTensor",
+    "MaybeToTensor",
+    "MaybeConvertMode",
+    "PILToTensor",
+    "function",
+)
 """Steps of torchvision and open_clip that only change how pixels are held."""
 
 
 @dataclass(frozen=True)
-class Preparation:
+class Preprocessing:
     """An image → (1, 3, side, side) float32 RGB, 0 to 1. What follows is part of the network.
 
     Attributes:
@@ -38,11 +44,13 @@ class Preparation:
 class PortableEncoder:
     """An encoder that others can run: images → embeddings of unit length."""
 
-    graph: Graph
-    preparation: Preparation
+    graph: ExportGraph
+    preprocessing: Preprocessing
 
 
-def encoder_graph(network: Any, side: int, mean: Sequence[float], std: Sequence[float]) -> Graph:
+def build_encoder_graph(
+    network: Any, side: int, mean: Sequence[float], std: Sequence[float]
+) -> ExportGraph:
     """A network whose colours are shifted and scaled inside.
 
     Args:
@@ -52,10 +60,12 @@ def encoder_graph(network: Any, side: int, mean: Sequence[float], std: Sequence[
         std: the same, what the rest is divided by.
     """
     example = torch.full((1, 3, side, side), 0.5).numpy()
-    return Graph(Unit(network, mean, std), example, "image", ["embedding"], {0: "images"})
+    return ExportGraph(
+        NormalizedEncoderNetwork(network, mean, std), example, "image", ["embedding"], {0: "images"}
+    )
 
 
-class Unit(nn.Module):  # type: ignore[misc]
+class NormalizedEncoderNetwork(nn.Module):  # type: ignore[misc]
     """Colours shifted and scaled, then the network, then rows of unit length."""
 
     def __init__(self, network: Any, mean: Sequence[float], std: Sequence[float]) -> None:
@@ -70,36 +80,38 @@ class Unit(nn.Module):  # type: ignore[misc]
         return rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-12)
 
 
-def read_steps(name: str, steps: Any) -> tuple[Preparation, Sequence[float], Sequence[float]]:
+def read_transforms(
+    name: str, transform_pipeline: Any
+) -> tuple[Preprocessing, Sequence[float], Sequence[float]]:
     """The steps of torchvision that belong to an encoder: how to prepare, mean, std.
 
     Args:
         name: of the encoder, for the error.
-        steps: a ``Compose``.
+        transform_pipeline: a ``Compose``.
 
     Raises:
         EncoderError: there is a step that others could not do the same way.
     """
     mean: Sequence[float] = (0.0, 0.0, 0.0)
     std: Sequence[float] = (1.0, 1.0, 1.0)
-    side, cut, filter = 0, False, ""
-    for step in getattr(steps, "transforms", [steps]):
-        kind = type(step).__name__
-        if kind == "Resize":
+    side, centre_crop, resize_filter = 0, False, ""
+    for step in getattr(transform_pipeline, "transforms", [transform_pipeline]):
+        step_type = type(step).__name__
+        if step_type == "Resize":
             size = step.size
-            cut = isinstance(size, int) or len(size) == 1
+            centre_crop = isinstance(size, int) or len(size) == 1
             side = size if isinstance(size, int) else size[0]
-            filter = str(step.interpolation.value)
-        elif kind == "CenterCrop":
+            resize_filter = str(step.interpolation.value)
+        elif step_type == "CenterCrop":
             if tuple(step.size) != (side, side):
                 side = 0
-        elif kind == "Normalize":
+        elif step_type == "Normalize":
             mean, std = [float(v) for v in step.mean], [float(v) for v in step.std]
-        elif kind not in HARMLESS:
+        elif step_type not in FORMAT_ONLY_TRANSFORMS:
             side = 0
-    if not side or filter not in ("bilinear", "bicubic"):
+    if not side or resize_filter not in ("bilinear", "bicubic"):
         raise EncoderError(
             f"How {name} prepares its images cannot be exported: use `prelabel endpoint`, or "
             "train with another PRELABEL_ENCODER."
         )
-    return Preparation(side, cut, filter), mean, std
+    return Preprocessing(side, centre_crop, resize_filter), mean, std

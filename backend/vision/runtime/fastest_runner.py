@@ -12,18 +12,28 @@ import numpy as np
 
 from backend.arrays import Floats
 from backend.callbacks import LogCallback
-from backend.vision.batching import computes_bf16, device_here
+from backend.vision.batching import detect_device, supports_bf16
 from backend.vision.runtime import openvino_runner, timings
-from backend.vision.runtime.runner import Kind, Outputs, Runner, TorchRunner, threads_here
+from backend.vision.runtime.runner import (
+    Outputs,
+    Runner,
+    RunnerKind,
+    TorchRunner,
+    torch_thread_count,
+)
 
-TOLERANCE: dict[Kind, float] = {"torch": 0.0, "openvino": 1e-3, "openvino-bf16": 0.05}
+MAX_DIFFERENCE_BY_KIND: dict[RunnerKind, float] = {
+    "torch": 0.0,
+    "openvino": 1e-3,
+    "openvino-bf16": 0.05,
+}
 """Largest difference from torch, by what the caller measures (detectors: ``detector.apart``). In
 f32 only the order of additions differs (1e-6 to 1e-4 is usual); bfloat16 keeps eight bits."""
-TWICE = 256 * 2**20
+MAX_DUPLICATED_BYTES = 256 * 2**20
 """Bytes of weights up to which a second copy is worth a faster answer to a single input."""
 
 
-def fastest(
+def select_fastest_runner(
     network: Any,
     example: Floats,
     *,
@@ -31,12 +41,12 @@ def fastest(
     family: str,
     folder: Path | None,
     say: LogCallback,
-    half: bool = False,
-    any_size: bool = False,
-    differ: Callable[[Outputs, Outputs], float] | None = None,
-    only: Kind | None = None,
+    allow_bf16: bool = False,
+    dynamic_size: bool = False,
+    measure_difference: Callable[[Outputs, Outputs], float] | None = None,
+    forced_kind: RunnerKind | None = None,
 ) -> Runner:
-    """The fastest runner whose outputs equal torch's within ``TOLERANCE``.
+    """The fastest runner whose outputs equal torch's within ``MAX_DIFFERENCE_BY_KIND``.
 
     Args:
         network: torch module, float32: (b, 3, h, w) → a tensor or a tuple of tensors.
@@ -46,132 +56,155 @@ def fastest(
             equally fast, so they are timed once per machine.
         folder: where converted networks and times are kept; None: nowhere.
         say: told in a line why a faster way was not taken.
-        half: bfloat16 will do where the processor computes it itself.
-        differ: how far two outputs are apart; by default the largest difference as a share of an
+        allow_bf16: bfloat16 will do where the processor computes it itself.
+        measure_difference: how far two outputs are apart; by default the largest difference as a share of an
             output's largest number.
-        any_size: height and width may be others than the example's.
-        only: take this one, without timing.
+        dynamic_size: height and width may be others than the example's.
+        forced_kind: take this one, without timing.
 
     Returns:
         the runner; torch on a GPU, and wherever the others fail or differ.
     """
-    if device_here() != "cpu":
+    if detect_device() != "cpu":
         return TorchRunner(network, "cuda")
-    plain = TorchRunner(network, "cpu")
-    known = only or timings.remembered(folder, family)
-    if known == "torch":
-        return plain
-    trial = _Trial(network, plain, example, any_size, differ or _difference, folder, key)
-    kinds = [known] if known else _kinds(half)
-    found = _proven(trial, kinds, say)
-    if known and found:
-        return found[0]
-    if only:
-        return plain
-    if known:  # these weights differ where others of the family did not
-        found = _proven(trial, [kind for kind in _kinds(half) if kind != known], say)
-    chosen = min([plain, *found], key=lambda runner: timings.seconds(runner, example))
-    if not known:
-        timings.remember(folder, family, chosen.kind)
-    return chosen
+    torch_runner = TorchRunner(network, "cpu")
+    known_kind = forced_kind or timings.load_fastest_kind(folder, family)
+    if known_kind == "torch":
+        return torch_runner
+    trial = _RunnerTrial(
+        network,
+        torch_runner,
+        example,
+        dynamic_size,
+        measure_difference or _relative_difference,
+        folder,
+        key,
+    )
+    kinds = [known_kind] if known_kind else _candidate_kinds(allow_bf16)
+    verified = _verified_runners(trial, kinds, say)
+    if known_kind and verified:
+        return verified[0]
+    if forced_kind:
+        return torch_runner
+    if known_kind:  # these weights differ where others of the family did not
+        verified = _verified_runners(
+            trial, [kind for kind in _candidate_kinds(allow_bf16) if kind != known_kind], say
+        )
+    selected = min(
+        [torch_runner, *verified], key=lambda runner: timings.measure_seconds(runner, example)
+    )
+    if not known_kind:
+        timings.save_fastest_kind(folder, family, selected.kind)
+    return selected
 
 
-def _proven(trial: _Trial, kinds: Sequence[Kind], say: LogCallback) -> list[Runner]:
+def _verified_runners(
+    trial: _RunnerTrial, kinds: Sequence[RunnerKind], say: LogCallback
+) -> list[Runner]:
     """Those that give what torch gives; of the others ``say`` is told why not."""
-    found: list[Runner] = []
+    verified: list[Runner] = []
     for kind in kinds:
         try:
-            found.append(trial.runner(kind))
-        except _DiffersError as error:
+            verified.append(trial.runner(kind))
+        except _OutputMismatchError as error:
             say(f"{kind} is not used: {error}.")
         except Exception as error:  # openvino raises many kinds; torch can do it
-            why = " ".join(str(error).split())[:160].rstrip(".")
-            say(f"OpenVINO is not used: {type(error).__name__}: {why}.")
+            reason = " ".join(str(error).split())[:160].rstrip(".")
+            say(f"OpenVINO is not used: {type(error).__name__}: {reason}.")
             break
-    return found
+    return verified
 
 
-class _DiffersError(Exception):
+class _OutputMismatchError(Exception):
     """A runner does not give what torch gives."""
 
 
-class _Trial:
+class _RunnerTrial:
     """A network in OpenVINO's form, and torch's answers that it must give."""
 
     def __init__(
         self,
         network: Any,
-        plain: Runner,
+        reference_runner: Runner,
         example: Floats,
-        any_size: bool,
-        differ: Callable[[Outputs, Outputs], float],
+        dynamic_size: bool,
+        measure_difference: Callable[[Outputs, Outputs], float],
         folder: Path | None,
         key: str,
     ) -> None:
-        self._network, self._plain, self._differ = network, plain, differ
-        self._inputs = [example, _wider(example) if any_size else _two(example)]
-        self._expected: list[Outputs] = []
-        self._shape = (-1, 3, -1, -1) if any_size else (-1, *example.shape[1:])
-        self._twice = sum(part.nbytes for part in network.parameters()) <= TWICE
+        self._network, self._reference_runner, self._measure_difference = (
+            network,
+            reference_runner,
+            measure_difference,
+        )
+        self._inputs = [example, _widen(example) if dynamic_size else _duplicate_flipped(example)]
+        self._expected_outputs: list[Outputs] = []
+        self._shape = (-1, 3, -1, -1) if dynamic_size else (-1, *example.shape[1:])
+        self._allow_second_copy = (
+            sum(part.nbytes for part in network.parameters()) <= MAX_DUPLICATED_BYTES
+        )
         self._folder, self._key = folder, key
         self._model: Any = None
 
-    def runner(self, kind: Kind) -> Runner:
+    def runner(self, kind: RunnerKind) -> Runner:
         """Of the file, where there is a sound one; else converted, and then kept.
 
         Raises:
-            _DiffersError: it does not give what torch gives.
+            _OutputMismatchError: it does not give what torch gives.
             Exception: of many kinds: OpenVINO is missing or cannot do it.
         """
-        openvino_runner.openvino_itself()
-        file = self._folder and self._folder / f"{_plain(self._key)}-{version('openvino')}.xml"
+        openvino_runner.import_openvino()
+        file = (
+            self._folder
+            and self._folder / f"{_safe_file_name(self._key)}-{version('openvino')}.xml"
+        )
         if self._model is None and file and file.is_file():
             with suppress(Exception):  # damaged, or of another network: made anew
-                return self._checked(openvino_runner.read(file), kind)
+                return self._verify(openvino_runner.read_converted(file), kind)
         if self._model is None:
-            self._model = openvino_runner.convert(self._network, self._inputs[0])
-        runner = self._checked(self._model, kind)
+            self._model = openvino_runner.convert_to_openvino(self._network, self._inputs[0])
+        runner = self._verify(self._model, kind)
         if file:
-            openvino_runner.keep(self._model, file)
+            openvino_runner.save_converted(self._model, file)
         return runner
 
-    def _checked(self, model: Any, kind: Kind) -> Runner:
-        if not self._expected:
-            self._expected = [self._plain(batch) for batch in self._inputs]
+    def _verify(self, model: Any, kind: RunnerKind) -> Runner:
+        if not self._expected_outputs:
+            self._expected_outputs = [self._reference_runner(batch) for batch in self._inputs]
         runner = openvino_runner.OpenVinoRunner(
-            model, kind, threads_here(), self._shape, self._twice
+            model, kind, torch_thread_count(), self._shape, self._allow_second_copy
         )
-        for batch, expected in zip(self._inputs, self._expected, strict=True):
-            off = self._differ(runner.stream(batch), expected)
-            if not off <= TOLERANCE[kind]:  # NaN is not
-                raise _DiffersError(f"it differs from torch by {off:.2g}")
+        for batch, expected in zip(self._inputs, self._expected_outputs, strict=True):
+            output_error = self._measure_difference(runner.run_in_stream(batch), expected)
+            if not output_error <= MAX_DIFFERENCE_BY_KIND[kind]:  # NaN is not
+                raise _OutputMismatchError(f"it differs from torch by {output_error:.2g}")
         return runner
 
 
-def _wider(example: Floats) -> Floats:
+def _widen(example: Floats) -> Floats:
     """Another size that a network takes whose sizes are multiples of 32."""
     return np.concatenate([example, example[..., :32]], axis=3)
 
 
-def _two(example: Floats) -> Floats:
+def _duplicate_flipped(example: Floats) -> Floats:
     """More images: a number of them that got fixed while converting shows here."""
     return np.concatenate([example, example[..., ::-1]])
 
 
-def _kinds(half: bool) -> list[Kind]:
-    return ["openvino", "openvino-bf16"] if half and computes_bf16() else ["openvino"]
+def _candidate_kinds(allow_bf16: bool) -> list[RunnerKind]:
+    return ["openvino", "openvino-bf16"] if allow_bf16 and supports_bf16() else ["openvino"]
 
 
-def _difference(given: Outputs, expected: Outputs) -> float:
+def _relative_difference(actual: Outputs, expected: Outputs) -> float:
     """The largest difference as a share of the output's largest number."""
-    if [a.shape for a in given] != [a.shape for a in expected]:
+    if [a.shape for a in actual] != [a.shape for a in expected]:
         return float("inf")
-    shares = [
+    relative_errors = [
         float(np.abs(a - b).max() / max(float(np.abs(b).max()), 1e-9))
-        for a, b in zip(given, expected, strict=True)
+        for a, b in zip(actual, expected, strict=True)
     ]
-    return max((s if np.isfinite(s) else float("inf") for s in shares), default=0.0)
+    return max((s if np.isfinite(s) else float("inf") for s in relative_errors), default=0.0)
 
 
-def _plain(name: str) -> str:
+def _safe_file_name(name: str) -> str:
     return "".join(letter if letter.isalnum() or letter in ".-_" else "_" for letter in name)

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from backend.arrays import Floats
-from backend.vision.runtime.runner import Kind, Outputs, threads_here
+from backend.vision.runtime.runner import Outputs, RunnerKind, torch_thread_count
 
-KEPT = 24
+MAX_CACHED_NETWORKS = 24
 """Converted networks that are kept; those not used for longest go first."""
-_importing = threading.Lock()
-TELEMETRY = "openvino_telemetry"
+_import_lock = threading.Lock()
+TELEMETRY_MODULE = "openvino_telemetry"
 
 
 class OpenVinoRunner:
@@ -35,43 +35,48 @@ class OpenVinoRunner:
         threads: to use.
         shape: of the input, -1 where it is free. One compiled network with free height and width
             is as fast as one for each shape (measured: within 5 %), and is compiled once.
-        twice: the weights may be held a second time, for single inputs.
+        allow_second_copy: the weights may be held a second time, for single inputs.
     """
 
     def __init__(
-        self, model: Any, kind: Kind, threads: int, shape: Sequence[int], twice: bool = False
+        self,
+        model: Any,
+        kind: RunnerKind,
+        threads: int,
+        shape: Sequence[int],
+        allow_second_copy: bool = False,
     ) -> None:
         self.kind = kind
         self._threads = threads
         self._model = model.clone()
-        self._model.reshape(openvino_itself().PartialShape(list(shape)))
-        self._many = _Requests(self._compile(threads))
-        self._twice = twice and threads > 1
-        self._one: _Requests | None = None
-        self._making = threading.Lock()
+        self._model.reshape(import_openvino().PartialShape(list(shape)))
+        self._multi_stream = _RequestPool(self._compile(threads))
+        self._allow_second_copy = allow_second_copy and threads > 1
+        self._single_stream: _RequestPool | None = None
+        self._compile_lock = threading.Lock()
 
     def __call__(self, batch: Floats) -> Outputs:
         """See :class:`Runner`."""
-        wide = self._twice and threads_here() > 1
-        return (self._single() if wide else self._many)(batch)
+        use_all_threads = self._allow_second_copy and torch_thread_count() > 1
+        return (self._get_single_stream() if use_all_threads else self._multi_stream)(batch)
 
-    def stream(self, batch: Floats) -> Outputs:
+    def run_in_stream(self, batch: Floats) -> Outputs:
         """One batch by one thread, whoever asks."""
-        return self._many(batch)
+        return self._multi_stream(batch)
 
     def run(self, inputs: Sequence[Floats]) -> list[Outputs]:
         """See :class:`Runner`."""
         if self._threads == 1 or len(inputs) < 2:
             return [self(batch) for batch in inputs]
         with ThreadPoolExecutor(self._threads) as pool:
-            return list(pool.map(self._many, inputs))
+            return list(pool.map(self._multi_stream, inputs))
 
-    def _single(self) -> _Requests:
+    def _get_single_stream(self) -> _RequestPool:
         """Compiled by who asks first: many runners never see a single input."""
-        with self._making:
-            if self._one is None:
-                self._one = _Requests(self._compile(1))
-            return self._one
+        with self._compile_lock:
+            if self._single_stream is None:
+                self._single_stream = _RequestPool(self._compile(1))
+            return self._single_stream
 
     def _compile(self, streams: int) -> Any:
         settings = {
@@ -79,10 +84,10 @@ class OpenVinoRunner:
             "NUM_STREAMS": str(streams),
             "INFERENCE_NUM_THREADS": str(self._threads),
         }
-        return openvino_itself().Core().compile_model(self._model, "CPU", settings)
+        return import_openvino().Core().compile_model(self._model, "CPU", settings)
 
 
-class _Requests:
+class _RequestPool:
     """A compiled network and its places to compute; each is used by one thread at a time."""
 
     def __init__(self, compiled: Any) -> None:
@@ -96,30 +101,30 @@ class _Requests:
             request = self._compiled.create_infer_request()
         request.infer([batch])
         outputs = range(len(self._compiled.outputs))
-        found = tuple(np.array(request.get_output_tensor(i).data) for i in outputs)
+        result = tuple(np.array(request.get_output_tensor(i).data) for i in outputs)
         self._idle.put(request)
-        return found
+        return result
 
 
-def openvino_itself() -> Any:
+def import_openvino() -> Any:
     """OpenVINO without the package that reports its use.
 
     That one comes along when pip installs OpenVINO; importing OpenVINO, and each conversion, would
     send a line over the network. Without the package OpenVINO takes a stand-in of its own.
     """
-    with _importing:
-        known = sys.modules.get(TELEMETRY)
-        sys.modules[TELEMETRY] = None  # type: ignore[assignment]
+    with _import_lock:
+        telemetry_module = sys.modules.get(TELEMETRY_MODULE)
+        sys.modules[TELEMETRY_MODULE] = None  # type: ignore[assignment]
         try:
             import openvino
         finally:
-            sys.modules.pop(TELEMETRY)
-            if known is not None:
-                sys.modules[TELEMETRY] = known
+            sys.modules.pop(TELEMETRY_MODULE)
+            if telemetry_module is not None:
+                sys.modules[TELEMETRY_MODULE] = telemetry_module
     return openvino
 
 
-def convert(network: Any, example: Floats) -> Any:
+def convert_to_openvino(network: Any, example: Floats) -> Any:
     """With weights of its own: who changes the network's later does not change the runner."""
     import warnings
 
@@ -131,12 +136,12 @@ def convert(network: Any, example: Floats) -> Any:
         traced = torch.jit.trace(network, image, check_trace=False, strict=False)
         frozen = torch.jit.freeze(traced.eval())
         try:
-            return openvino_itself().convert_model(frozen, example_input=image, share_weights=False)
+            return import_openvino().convert_model(frozen, example_input=image, share_weights=False)
         finally:
-            _forget_traces()
+            _clear_torch_traces()
 
 
-def _forget_traces() -> None:
+def _clear_torch_traces() -> None:
     """Torch keeps all it ever traced, weights too: 10 to 40 MB a round (as its own tests do it)."""
     import torch
 
@@ -146,36 +151,36 @@ def _forget_traces() -> None:
         torch.jit._recursive.concrete_type_store = torch.jit._recursive.ConcreteTypeStore()
 
 
-def read(file: Path) -> Any:
-    """A converted network of ``keep``. OpenVINO's own errors, of many kinds, pass through."""
-    model = openvino_itself().Core().read_model(file)
+def read_converted(file: Path) -> Any:
+    """A converted network of ``save_converted``. OpenVINO's own errors, of many kinds, pass through."""
+    model = import_openvino().Core().read_model(file)
     with suppress(OSError):  # its date tells when it was used last
         file.touch()
     return model
 
 
-def keep(model: Any, file: Path) -> None:
+def save_converted(model: Any, file: Path) -> None:
     """Both files appear under temporary names first; the ``.xml``, which is looked for, last."""
     temporary = file.with_name(f".{secrets.token_hex(4)}-{file.name}")
     weights = temporary.with_suffix(".bin")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        openvino_itself().save_model(model, temporary, compress_to_fp16=False)
+        import_openvino().save_model(model, temporary, compress_to_fp16=False)
         weights.replace(file.with_suffix(".bin"))
         temporary.replace(file)
-        _drop_old(file.parent)
+        _prune_cache(file.parent)
     except (OSError, RuntimeError):  # a full disk costs the conversion at the next start, no more
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
             weights.unlink(missing_ok=True)
 
 
-def _drop_old(folder: Path) -> None:
+def _prune_cache(folder: Path) -> None:
     """Keep the pairs that were used last; what a killed process left half made goes with time."""
     used: dict[str, float] = {}
     for path in folder.iterdir():
         if path.suffix in (".xml", ".bin"):
             used[path.stem] = max(used.get(path.stem, 0.0), path.stat().st_mtime)
-    for stem in sorted(used, key=lambda stem: used[stem])[:-KEPT]:
+    for stem in sorted(used, key=lambda stem: used[stem])[:-MAX_CACHED_NETWORKS]:
         for suffix in (".xml", ".bin"):
             (folder / f"{stem}{suffix}").unlink(missing_ok=True)

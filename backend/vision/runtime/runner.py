@@ -8,11 +8,11 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from backend.arrays import Floats
-from backend.vision.batching import single_threads
+from backend.vision.batching import single_thread_pool
 
 Outputs = tuple[Floats, ...]
-Kind = Literal["torch", "openvino", "openvino-bf16"]
-AT_ONCE = 16
+RunnerKind = Literal["torch", "openvino", "openvino-bf16"]
+GPU_BATCH_SIZE = 16
 """Images of one size that a GPU takes together."""
 
 
@@ -23,7 +23,7 @@ class Runner(Protocol):
         kind: which way.
     """
 
-    kind: Kind
+    kind: RunnerKind
 
     def __call__(self, batch: Floats) -> Outputs:
         """(b, 3, h, w) float32 → the network's outputs; may be called from several threads."""
@@ -42,7 +42,7 @@ class TorchRunner:
         device: ``cpu`` or ``cuda``.
     """
 
-    kind: Kind = "torch"
+    kind: RunnerKind = "torch"
 
     def __init__(self, network: Any, device: str) -> None:
         self._network = network.eval().to(device)
@@ -54,39 +54,39 @@ class TorchRunner:
 
         with torch.inference_mode():
             outputs = self._network(torch.from_numpy(batch).to(self._device))
-        several = outputs if isinstance(outputs, tuple) else (outputs,)
-        return tuple(output.float().cpu().numpy() for output in several)
+        output_tuple = outputs if isinstance(outputs, tuple) else (outputs,)
+        return tuple(output.float().cpu().numpy() for output in output_tuple)
 
     def run(self, inputs: Sequence[Floats]) -> list[Outputs]:
         """See :class:`Runner`."""
         import torch
 
         if self._device != "cpu":
-            return self._in_groups(inputs)
+            return self._run_by_shape(inputs)
         threads = torch.get_num_threads()
         if threads == 1 or len(inputs) == 1:
             return [self(batch) for batch in inputs]
-        with single_threads(threads) as pool:
+        with single_thread_pool(threads) as pool:
             return list(pool.map(self, inputs))
 
-    def _in_groups(self, inputs: Sequence[Floats]) -> list[Outputs]:
+    def _run_by_shape(self, inputs: Sequence[Floats]) -> list[Outputs]:
         """On a GPU, batches of one shape together."""
-        found: list[Outputs | None] = [None] * len(inputs)
+        results: list[Outputs | None] = [None] * len(inputs)
         by_shape: dict[tuple[int, ...], list[int]] = {}
-        for number, batch in enumerate(inputs):
-            by_shape.setdefault(batch.shape, []).append(number)
-        for shape, numbers in by_shape.items():
-            step = max(1, AT_ONCE // shape[0])
-            for start in range(0, len(numbers), step):
-                part = numbers[start : start + step]
-                outputs = self(np.concatenate([inputs[i] for i in part]))
-                pieces = [np.split(output, len(part)) for output in outputs]
-                for place, number in enumerate(part):
-                    found[number] = tuple(piece[place] for piece in pieces)
-        return [outputs for outputs in found if outputs is not None]
+        for position, batch in enumerate(inputs):
+            by_shape.setdefault(batch.shape, []).append(position)
+        for shape, positions in by_shape.items():
+            step = max(1, GPU_BATCH_SIZE // shape[0])
+            for start in range(0, len(positions), step):
+                group_positions = positions[start : start + step]
+                outputs = self(np.concatenate([inputs[i] for i in group_positions]))
+                split_outputs = [np.split(output, len(group_positions)) for output in outputs]
+                for offset, position in enumerate(group_positions):
+                    results[position] = tuple(piece[offset] for piece in split_outputs)
+        return [outputs for outputs in results if outputs is not None]
 
 
-def threads_here() -> int:
+def torch_thread_count() -> int:
     """That torch uses in this thread."""
     import torch
 

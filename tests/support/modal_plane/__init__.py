@@ -23,7 +23,7 @@ from tests.support.modal_plane.deployment_facts import (
     FunctionFacts,
     ImageLayer,
     VolumeMount,
-    tree,
+    read_tree,
 )
 from tests.support.modal_plane.web_endpoints import PROXY_TOKEN
 
@@ -35,5 +35,5 @@ __all__ = [
     "FunctionFacts",
     "ImageLayer",
     "VolumeMount",
-    "tree",
+    "read_tree",
 ]

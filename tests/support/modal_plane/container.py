@@ -17,24 +17,24 @@ from pathlib import Path
 from modal_proto import api_pb2
 
 from tests.support.modal_plane.grpc_service import CONTAINER_HEADER
-from tests.support.modal_plane.sandbox import Bind, Room, namespace_command
-from tests.support.modal_plane.state import Deployed, Job, Ledger
-from tests.support.modal_plane.volume_view import View
+from tests.support.modal_plane.sandbox import BindMount, ContainerSandbox, find_namespace_command
+from tests.support.modal_plane.state import CallInput, DeployedFunction, PlaneState
+from tests.support.modal_plane.volume_view import VolumeView
 
-ARGUMENTS = "/__modal/arguments.bin"
-RESTORED = "/__modal/restore-state.json"
+ARGUMENTS_PATH = "/__modal/arguments.bin"
+RESTORE_STATE_PATH = "/__modal/restore-state.json"
 
 
 @dataclass(frozen=True)
-class Setting:
+class ContainerSettings:
     """What all containers of a plane have in common."""
 
     url: str
     environment_name: str
     environment: Mapping[str, str]
-    visible: Sequence[Path]
+    visible_folders: Sequence[Path]
     namespaces: bool
-    links: Counter[Path] = field(default_factory=Counter)
+    link_counts: Counter[Path] = field(default_factory=Counter)
 
 
 @dataclass
@@ -42,91 +42,99 @@ class Container:
     """A container's state, as the pools and the tests see it."""
 
     id: str
-    function: Deployed
-    room: Room
+    function: DeployedFunction
+    sandbox: ContainerSandbox
     log: Path
-    views: list[View] = field(default_factory=list)
+    volume_views: list[VolumeView] = field(default_factory=list)
     started: float = field(default_factory=time.time)
-    running: dict[str, Job] = field(default_factory=dict)
-    cancelled: list[str] = field(default_factory=list)
+    running_inputs: dict[str, CallInput] = field(default_factory=dict)
+    cancelled_inputs: list[str] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
-    served: int = 0
-    ready: bool = False
-    stopping: bool = False
+    served_count: int = 0
+    is_ready: bool = False
+    is_stopping: bool = False
     exit_code: int | None = None
     process: asyncio.subprocess.Process | None = None
 
     @property
-    def ended(self) -> bool:
+    def has_ended(self) -> bool:
         return self.exit_code is not None
 
     @property
-    def slots(self) -> int:
+    def free_slots(self) -> int:
         """How many more inputs it can take."""
         message = self.function.message
-        room = max(message.max_concurrent_inputs, message.batch_max_size, 1)
-        if message.single_use_containers and self.served:
+        capacity = max(message.max_concurrent_inputs, message.batch_max_size, 1)
+        if message.single_use_containers and self.served_count:
             return 0
-        return 0 if self.stopping or self.ended else room - len(self.running)
+        return 0 if self.is_stopping or self.has_ended else capacity - len(self.running_inputs)
 
     def kill(self) -> None:
         """End it and whatever it started, at once."""
-        self.stopping = True
-        if self.process is None or self.ended:
+        self.is_stopping = True
+        if self.process is None or self.has_ended:
             return
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        self.sweep()
+        self.kill_stray_processes()
 
-    def clear(self) -> None:
+    def remove_files(self) -> None:
         """Take away its files; what it did not commit is lost."""
-        self.room.clear()
-        shutil.rmtree(self.room.folder / "volumes", ignore_errors=True)
+        self.sandbox.remove_files()
+        shutil.rmtree(self.sandbox.working_folder / "volumes", ignore_errors=True)
 
     def open_files(self, volume: str) -> list[str]:
         """The files of a volume that the container has open."""
-        processes = self.room.processes()
+        processes = self.sandbox.process_ids()
         if self.process is not None:
             processes.append(self.process.pid)
-        views = [view for view in self.views if view.volume == volume]
+        views = [view for view in self.volume_views if view.volume_id == volume]
         return [path for view in views for path in view.open_files(processes)]
 
-    def sweep(self) -> None:
+    def kill_stray_processes(self) -> None:
         """End processes that left the container's group but not its room."""
-        for process in self.room.processes():
+        for process in self.sandbox.process_ids():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
 
 
-def prepare(ledger: Ledger, function: Deployed, setting: Setting) -> Container:
+def prepare_container(
+    state: PlaneState, function: DeployedFunction, settings: ContainerSettings
+) -> Container:
     """Make the room of a new container and lay everything in it."""
-    name = ledger.new("ta")
-    folder = ledger.folder / "containers" / name
-    room = Room(folder, setting.namespaces and bool(namespace_command()), setting.links)
-    container = Container(name, function, room, folder / "log")
-    for path, file in ledger.mounted(function.message).items():
-        room.add_file(path, ledger.content(file.sha256_hex), file.mode)
+    name = state.new_id("ta")
+    folder = state.folder / "containers" / name
+    sandbox = ContainerSandbox(
+        folder, settings.namespaces and bool(find_namespace_command()), settings.link_counts
+    )
+    container = Container(name, function, sandbox, folder / "log")
+    for path, file in state.mounted_files(function.message).items():
+        sandbox.add_file(path, state.content_path(file.sha256_hex), file.mode)
     for mount in sorted(function.message.volume_mounts, key=lambda each: each.mount_path):
-        store = ledger.volume(mount.volume_id).path(mount.sub_path)
-        own = folder / "volumes" / str(len(container.views))
-        seen = own if room.namespace else store
-        container.views.append(View(mount.volume_id, store, seen, mount.read_only))
-        room.add_volume(Bind(seen, mount.mount_path, mount.read_only))
-    arguments = _arguments(ledger, container, setting)
-    room.host(ARGUMENTS).write_bytes(arguments.SerializeToString())
+        volume_folder = state.find_volume(mount.volume_id).path(mount.sub_path)
+        own_folder = folder / "volumes" / str(len(container.volume_views))
+        visible_folder = own_folder if sandbox.has_namespace else volume_folder
+        container.volume_views.append(
+            VolumeView(mount.volume_id, volume_folder, visible_folder, mount.read_only)
+        )
+        sandbox.add_volume(BindMount(visible_folder, mount.mount_path, mount.read_only))
+    arguments = _make_arguments(state, container, settings)
+    sandbox.host_path(ARGUMENTS_PATH).write_bytes(arguments.SerializeToString())
     return container
 
 
-async def start(ledger: Ledger, container: Container, setting: Setting) -> None:
+async def start_container(
+    state: PlaneState, container: Container, settings: ContainerSettings
+) -> None:
     """Start the process; its output goes to the log."""
-    room = container.room
-    command = room.command(setting.visible)
-    environment = room.environment(_environment(ledger, container, setting))
+    sandbox = container.sandbox
+    command = sandbox.entrypoint_command(settings.visible_folders)
+    environment = sandbox.process_environment(_make_environment(state, container, settings))
     with container.log.open("ab") as log:
         container.process = await asyncio.create_subprocess_exec(
             *command,
             env=environment,
-            cwd=room.host("/root"),
+            cwd=sandbox.host_path("/root"),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -134,8 +142,8 @@ async def start(ledger: Ledger, container: Container, setting: Setting) -> None:
         )
 
 
-def _arguments(
-    ledger: Ledger, container: Container, setting: Setting
+def _make_arguments(
+    state: PlaneState, container: Container, settings: ContainerSettings
 ) -> api_pb2.ContainerArguments:
     function = container.function
     definition = api_pb2.Function()
@@ -146,46 +154,48 @@ def _arguments(
         function_id=function.id,
         app_id=function.app,
         function_def=definition,
-        serialized_params=function.parameters,
-        environment_name=setting.environment_name,
+        serialized_params=function.class_parameters,
+        environment_name=settings.environment_name,
         checkpoint_id=f"ch-{container.id}" if definition.checkpointing_enabled else None,
-        app_layout=ledger.layout(ledger.apps[function.app]),
+        app_layout=state.app_layout(state.apps[function.app]),
     )
 
 
-def _environment(ledger: Ledger, container: Container, setting: Setting) -> dict[str, str]:
+def _make_environment(
+    state: PlaneState, container: Container, settings: ContainerSettings
+) -> dict[str, str]:
     message = container.function.message
-    room = container.room
-    found = dict(setting.environment)
-    for layer in ledger.layers(message.image_id):
-        found |= _env_lines(layer.dockerfile_commands)
+    sandbox = container.sandbox
+    variables = dict(settings.environment)
+    for layer in state.image_layers(message.image_id):
+        variables |= _parse_env_lines(layer.dockerfile_commands)
     for secret in message.secret_ids:
-        found |= ledger.secrets[secret].values
-    found |= {
-        "MODAL_SERVER_URL": setting.url,
+        variables |= state.secrets[secret].values
+    variables |= {
+        "MODAL_SERVER_URL": settings.url,
         "MODAL_IS_REMOTE": "1",
         "MODAL_TASK_ID": container.id,
         "MODAL_IMAGE_ID": message.image_id,
-        "MODAL_ENVIRONMENT": setting.environment_name,
+        "MODAL_ENVIRONMENT": settings.environment_name,
         "MODAL_CLOUD_PROVIDER": "CLOUD_PROVIDER_LOCAL",
         "MODAL_REGION": "local",
         "MODAL_HEARTBEAT_INTERVAL": "5",
         "MODAL_OVERRIDE_HEADERS": f"{CONTAINER_HEADER}:{container.id}",
-        "MODAL_CONTAINER_ARGUMENTS_PATH": room.seen(ARGUMENTS),
-        "MODAL_RESTORE_STATE_PATH": room.seen(RESTORED),
+        "MODAL_CONTAINER_ARGUMENTS_PATH": sandbox.inside_path(ARGUMENTS_PATH),
+        "MODAL_RESTORE_STATE_PATH": sandbox.inside_path(RESTORE_STATE_PATH),
     }
     if message.checkpointing_enabled:
-        found["MODAL_ENABLE_SNAP_RESTORE"] = "1"
-    return found
+        variables["MODAL_ENABLE_SNAP_RESTORE"] = "1"
+    return variables
 
 
-def _env_lines(commands: Sequence[str]) -> dict[str, str]:
+def _parse_env_lines(commands: Sequence[str]) -> dict[str, str]:
     """What an image's ``ENV NAME=value`` lines set."""
-    found = {}
+    variables = {}
     for line in commands:
         if line.startswith("ENV "):
             for word in shlex.split(line[4:]):
                 name, equals, value = word.partition("=")
                 if equals:
-                    found[name] = value
-    return found
+                    variables[name] = value
+    return variables

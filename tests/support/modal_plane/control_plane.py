@@ -20,25 +20,40 @@ import modal.client
 from grpclib.server import Server
 from modal_proto import api_pb2
 
-from tests.support.modal_plane.container import Setting
-from tests.support.modal_plane.container_calls import ContainerDesk
-from tests.support.modal_plane.deployment import IMAGE_BUILDER, AppDesk, FunctionDesk, ImageDesk
+from tests.support.modal_plane.container import ContainerSettings
+from tests.support.modal_plane.container_calls import ContainerServicer
+from tests.support.modal_plane.deployment import (
+    IMAGE_BUILDER_VERSION,
+    AppServicer,
+    FunctionServicer,
+    ImageServicer,
+)
 from tests.support.modal_plane.deployment_facts import (
     ContainerFacts,
     FunctionFacts,
-    container_facts,
-    function_facts,
+    describe_container,
+    describe_function,
 )
-from tests.support.modal_plane.function_calls import CallDesk
-from tests.support.modal_plane.grpc_service import Wire
-from tests.support.modal_plane.scheduler import Pools
-from tests.support.modal_plane.state import App, Ledger, Secret, Volume, VolumeCall
-from tests.support.modal_plane.storage import BlobDesk, DictDesk, SecretDesk, VolumeDesk
-from tests.support.modal_plane.web_endpoints import HOST, Sites, Store, listen
+from tests.support.modal_plane.function_calls import FunctionCallServicer
+from tests.support.modal_plane.grpc_service import GrpcService
+from tests.support.modal_plane.scheduler import ContainerScheduler
+from tests.support.modal_plane.state import App, PlaneState, Secret, Volume, VolumeCall
+from tests.support.modal_plane.storage import (
+    BlobServicer,
+    DictServicer,
+    SecretServicer,
+    VolumeServicer,
+)
+from tests.support.modal_plane.web_endpoints import (
+    LOOPBACK_HOST,
+    BlobServer,
+    WebEndpoints,
+    serve_app,
+)
 
 T = TypeVar("T")
-ENVIRONMENT = "main"
-TOKEN = ("ak-local", "as-local")
+ENVIRONMENT_NAME = "main"
+CLIENT_TOKEN = ("ak-local", "as-local")
 
 
 class DeployError(AssertionError):
@@ -48,24 +63,24 @@ class DeployError(AssertionError):
 class ControlPlane:
     """Modal's service on this machine, enough of it for the real client and the real containers.
 
-    ``environment`` is what containers find besides what image and secrets set; ``visible`` are
-    folders of this machine that containers see; ``containers`` is the most that one function gets;
+    ``client_environment`` is what containers find besides what image and secrets set; ``visible_folders`` are
+    folders of this machine that containers see; ``max_containers`` is the most that one function gets;
     ``namespaces=False`` runs containers in the host's own file system.
     """
 
     def __init__(
         self,
         environment: Mapping[str, str] | None = None,
-        visible: Sequence[Path] = (),
-        containers: int = 3,
+        visible_folders: Sequence[Path] = (),
+        max_containers: int = 3,
         namespaces: bool = True,
-        grace: float = 5.0,
+        grace_seconds: float = 5.0,
     ) -> None:
-        self._given = dict(environment or {})
-        self._visible = tuple(visible)
-        self._most = containers
+        self._container_environment = dict(environment or {})
+        self._visible_folders = tuple(visible_folders)
+        self._max_containers = max_containers
         self._namespaces = namespaces
-        self._grace = grace
+        self._grace = grace_seconds
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="plane", daemon=True)
         self.folder = Path()
@@ -74,7 +89,7 @@ class ControlPlane:
     def __enter__(self) -> Self:
         self.folder = Path(tempfile.mkdtemp(prefix="plane-"))
         self._thread.start()
-        self._do(self._open())
+        self._run_in_loop(self._start_servers())
         return self
 
     def __exit__(
@@ -83,126 +98,132 @@ class ControlPlane:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._do(self._close())
+        self._run_in_loop(self._stop_servers())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
         shutil.rmtree(self.folder)
-        if error is None and self._wire.faults:
-            raise AssertionError(f"the plane itself failed: {self._wire.faults}")
+        if error is None and self._grpc_service.servicer_errors:
+            raise AssertionError(f"the plane itself failed: {self._grpc_service.servicer_errors}")
 
-    def _do(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+    def _run_in_loop(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
-    async def _open(self) -> None:
-        self._ledger = Ledger(self.folder)
-        self._store, self._ledger.web = await listen(Store(self._ledger).app)
-        listener = socket.create_server((HOST, 0))
-        self.url = f"http://{HOST}:{listener.getsockname()[1]}"
-        setting = Setting(self.url, ENVIRONMENT, self._given, self._visible, self._namespaces)
-        self._pools = Pools(self._ledger, setting, self._most)
-        calls = CallDesk(self._ledger, self._pools)
-        self._sites = Sites(self._ledger, calls)
-        self._wire = Wire(
+    async def _start_servers(self) -> None:
+        self._state = PlaneState(self.folder)
+        self._blob_runner, self._state.web_url = await serve_app(BlobServer(self._state).app)
+        listener = socket.create_server((LOOPBACK_HOST, 0))
+        self.url = f"http://{LOOPBACK_HOST}:{listener.getsockname()[1]}"
+        settings = ContainerSettings(
+            self.url,
+            ENVIRONMENT_NAME,
+            self._container_environment,
+            self._visible_folders,
+            self._namespaces,
+        )
+        self._scheduler = ContainerScheduler(self._state, settings, self._max_containers)
+        call_servicer = FunctionCallServicer(self._state, self._scheduler)
+        self._web_endpoints = WebEndpoints(self._state, call_servicer)
+        self._grpc_service = GrpcService(
             [
-                AppDesk(self._ledger, self._pools),
-                FunctionDesk(self._ledger, self._sites.open),
-                ImageDesk(self._ledger),
-                VolumeDesk(self._ledger, self._pools.containers),
-                SecretDesk(self._ledger),
-                DictDesk(self._ledger),
-                BlobDesk(self._ledger),
-                calls,
-                ContainerDesk(self._ledger, self._pools),
+                AppServicer(self._state, self._scheduler),
+                FunctionServicer(self._state, self._web_endpoints.open_endpoint),
+                ImageServicer(self._state),
+                VolumeServicer(self._state, self._scheduler.containers),
+                SecretServicer(self._state),
+                DictServicer(self._state),
+                BlobServicer(self._state),
+                call_servicer,
+                ContainerServicer(self._state, self._scheduler),
             ]
         )
-        self._server = Server([self._wire])
+        self._server = Server([self._grpc_service])
         await self._server.start(sock=listener)
 
-    async def _close(self) -> None:
-        await self._pools.close(self._grace)
-        await self._sites.close()
-        await self._store.cleanup()
+    async def _stop_servers(self) -> None:
+        await self._scheduler.close(self._grace)
+        await self._web_endpoints.close()
+        await self._blob_runner.cleanup()
         self._server.close()
         await self._server.wait_closed()
 
     # for clients
 
-    def environment(self) -> dict[str, str]:
+    def client_environment(self) -> dict[str, str]:
         """The variables by which a client in another process finds the plane."""
         return {
             "MODAL_SERVER_URL": self.url,
-            "MODAL_TOKEN_ID": TOKEN[0],
-            "MODAL_TOKEN_SECRET": TOKEN[1],
-            "MODAL_ENVIRONMENT": ENVIRONMENT,
+            "MODAL_TOKEN_ID": CLIENT_TOKEN[0],
+            "MODAL_TOKEN_SECRET": CLIENT_TOKEN[1],
+            "MODAL_ENVIRONMENT": ENVIRONMENT_NAME,
             "MODAL_CONFIG_PATH": str(self.folder / "modal.toml"),
-            "MODAL_IMAGE_BUILDER_VERSION": IMAGE_BUILDER,
+            "MODAL_IMAGE_BUILDER_VERSION": IMAGE_BUILDER_VERSION,
             "MODAL_PROFILE": "default",
         }
 
     @contextlib.contextmanager
-    def here(self) -> Iterator[modal.Client]:
+    def use_in_process(self) -> Iterator[modal.Client]:
         """Let code in this process find the plane, as if the environment had been so."""
-        before = {name: os.environ.get(name) for name in self.environment()}
-        os.environ.update(self.environment())
+        previous = {name: os.environ.get(name) for name in self.client_environment()}
+        os.environ.update(self.client_environment())
         kind = api_pb2.CLIENT_TYPE_CLIENT
         try:
-            with modal.client.Client(self.url, kind, TOKEN) as client:
+            with modal.client.Client(self.url, kind, CLIENT_TOKEN) as client:
                 modal.client.Client._set_env_client(client)
                 try:
                     yield client
                 finally:
                     modal.client.Client._set_env_client(None)
         finally:
-            for name, value in before.items():
+            for name, value in previous.items():
                 os.environ.pop(name, None)
                 if value is not None:
                     os.environ[name] = value
 
     def deploy(self, *arguments: str, cwd: Path | None = None, **environment: str) -> str:
         """Run ``modal deploy`` with these arguments; what it printed."""
-        done = subprocess.run(
+        completed = subprocess.run(
             [sys.executable, "-m", "modal", "deploy", *arguments],
-            env={**os.environ, **self.environment(), **environment},
+            env={**os.environ, **self.client_environment(), **environment},
             cwd=cwd,
             capture_output=True,
             text=True,
             check=False,
         )
-        printed = done.stdout + done.stderr
-        if done.returncode:
-            raise DeployError(f"{printed}\nnot answered: {self._wire.unanswered}")
-        return printed
+        output = completed.stdout + completed.stderr
+        if completed.returncode:
+            raise DeployError(f"{output}\nnot answered: {self._grpc_service.unimplemented_calls}")
+        return output
 
     def add_secret(self, name: str, **values: str) -> None:
         """A secret that an app may look up by its name."""
-        number = self._ledger.new("st")
-        self._ledger.secrets[number] = Secret(number, name, values)
+        number = self._state.new_id("st")
+        self._state.secrets[number] = Secret(number, name, values)
 
     # facts
 
     @property
     def calls(self) -> list[str]:
         """The names of all gRPC calls so far."""
-        return list(self._wire.calls)
+        return list(self._grpc_service.calls)
 
     @property
     def unanswered(self) -> list[str]:
         """The names of gRPC calls that the plane refused as not implemented."""
-        return list(self._wire.unanswered)
+        return list(self._grpc_service.unimplemented_calls)
 
     @property
     def apps(self) -> list[str]:
-        return [app.name for app in self._ledger.apps.values() if app.published]
+        return [app.name for app in self._state.apps.values() if app.published]
 
     def _app(self, app: str) -> App:
-        return self._ledger.app(app or self.apps[-1])
+        return self._state.find_app(app or self.apps[-1])
 
     def functions(self, app: str = "") -> dict[str, FunctionFacts]:
         """The functions of an app, the last one when not named; a class is ``Name.*``."""
-        known = self._app(app).functions.items()
-        functions = {name: self._ledger.function(number) for name, number in known}
-        return {name: function_facts(self._ledger, each) for name, each in functions.items()}
+        function_ids = self._app(app).functions.items()
+        functions = {name: self._state.find_function(number) for name, number in function_ids}
+        return {name: describe_function(self._state, each) for name, each in functions.items()}
 
     def function(self, name: str, app: str = "") -> FunctionFacts:
         return self.functions(app)[name]
@@ -210,9 +231,9 @@ class ControlPlane:
     @property
     def containers(self) -> list[ContainerFacts]:
         """All containers, in the order of their start."""
-        return [container_facts(each) for each in list(self._pools.containers.values())]
+        return [describe_container(each) for each in list(self._scheduler.containers.values())]
 
-    def log(self, function: str) -> str:
+    def container_logs(self, function: str) -> str:
         """What all containers of a function printed."""
         return "".join(each.log for each in self.containers if each.function == function)
 
@@ -220,39 +241,43 @@ class ControlPlane:
         """Kill a function's containers as the cloud may at any time; how many there were."""
 
         async def kill() -> int:
-            live = [c for c in self._pools.live() if c.function.message.function_name == function]
+            live = [
+                c
+                for c in self._scheduler.live_containers()
+                if c.function.message.function_name == function
+            ]
             for container in live:
                 container.kill()
             return len(live)
 
-        return self._do(kill())
+        return self._run_in_loop(kill())
 
     def stop_containers(self) -> None:
         """Let every container leave as after its scaledown window, and wait until they have."""
 
         async def stop() -> None:
-            for container in self._pools.live():
-                container.stopping = True
-            self._ledger.bell.ring()
-            await self._ledger.bell.until(lambda: not self._pools.live(), 30)
+            for container in self._scheduler.live_containers():
+                container.is_stopping = True
+            self._state.changes.notify()
+            await self._state.changes.wait_until(lambda: not self._scheduler.live_containers(), 30)
 
-        self._do(stop())
+        self._run_in_loop(stop())
 
-    def volume(self, name: str) -> Path:
+    def volume_folder(self, name: str) -> Path:
         """The folder of a volume."""
         return self._volume(name).folder
 
     def _volume(self, name: str) -> Volume:
-        return next(v for v in self._ledger.volumes.values() if v.name == name)
+        return next(v for v in self._state.volumes.values() if v.name == name)
 
     @property
     def volume_calls(self) -> list[VolumeCall]:
         """Commits, reloads, writes and removals so far."""
-        return list(self._ledger.volume_calls)
+        return list(self._state.volume_calls)
 
     # the web
 
-    def http(self, function: str, method: str = "", app: str = "") -> str:
+    def web_url(self, function: str, method: str = "", app: str = "") -> str:
         """The address of a web function, or of a method of a class."""
         number = self._app(app).functions[f"{function}.*" if method else function]
-        return self._sites.urls[number, method]
+        return self._web_endpoints.urls[number, method]

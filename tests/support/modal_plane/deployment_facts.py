@@ -9,9 +9,9 @@ from pathlib import Path
 from modal_proto import api_pb2
 
 from tests.support.modal_plane.container import Container
-from tests.support.modal_plane.state import Deployed, Ledger
+from tests.support.modal_plane.state import DeployedFunction, PlaneState
 
-WEB = {
+WEBHOOK_NAMES = {
     api_pb2.WEBHOOK_TYPE_UNSPECIFIED: "",
     api_pb2.WEBHOOK_TYPE_ASGI_APP: "asgi",
     api_pb2.WEBHOOK_TYPE_WSGI_APP: "wsgi",
@@ -108,16 +108,16 @@ class ContainerFacts:
     log: str
 
 
-def function_facts(ledger: Ledger, function: Deployed) -> FunctionFacts:
+def describe_function(state: PlaneState, function: DeployedFunction) -> FunctionFacts:
     """All facts of a function."""
     message = function.message
     scaling = message.autoscaler_settings
-    web = _web(message)
+    web = _webhook_config(message)
     return FunctionFacts(
         name=message.function_name,
         id=function.id,
         web_url=function.handle.web_url,
-        gpus=tuple(filter(None, map(_gpu, function.ranks))),
+        gpus=tuple(filter(None, map(_gpu_name, function.gpu_variants))),
         cpu=message.resources.milli_cpu / 1000,
         memory=message.resources.memory_mb,
         timeout=message.timeout_secs,
@@ -138,58 +138,60 @@ def function_facts(ledger: Ledger, function: Deployed) -> FunctionFacts:
         restrict_modal_access=message.untrusted,
         regions=tuple(message.scheduler_placement.regions),
         cloud=message.cloud_provider_str,
-        files=tuple(sorted(ledger.mounted(message))),
-        volumes=tuple(_volume(ledger, mount) for mount in message.volume_mounts),
-        secrets=tuple(_secret(ledger, name) for name in message.secret_ids),
-        web=WEB[web.type],
+        files=tuple(sorted(state.mounted_files(message))),
+        volumes=tuple(_describe_volume(state, mount) for mount in message.volume_mounts),
+        secrets=tuple(_describe_secret(state, name) for name in message.secret_ids),
+        web=WEBHOOK_NAMES[web.type],
         requires_proxy_auth=web.requires_proxy_auth,
-        schedule=_schedule(message.schedule),
+        schedule=_describe_schedule(message.schedule),
         methods=tuple(sorted(message.method_definitions)),
         parameters=tuple(each.name for each in message.class_parameter_info.schema),
-        image=tuple(_layer(ledger, layer) for layer in ledger.layers(message.image_id)),
+        image=tuple(
+            _describe_layer(state, layer) for layer in state.image_layers(message.image_id)
+        ),
     )
 
 
-def container_facts(container: Container) -> ContainerFacts:
+def describe_container(container: Container) -> ContainerFacts:
     """A container and what it printed so far."""
     log = container.log.read_text(errors="replace") if container.log.exists() else ""
     return ContainerFacts(
         id=container.id,
         function=container.function.message.function_name,
-        parameters=container.function.parameters,
+        parameters=container.function.class_parameters,
         events=tuple(container.events),
-        served=container.served,
-        running=tuple(job.call.id for job in container.running.values()),
+        served=container.served_count,
+        running=tuple(job.call.id for job in container.running_inputs.values()),
         exit_code=container.exit_code,
         log=log,
     )
 
 
-def _web(message: api_pb2.Function) -> api_pb2.WebhookConfig:
+def _webhook_config(message: api_pb2.Function) -> api_pb2.WebhookConfig:
     """How a function, or the first such method of a class, is called over HTTP."""
     definitions = message.method_definitions.values()
     methods = [each.webhook_config for each in definitions if each.webhook_config.type]
     return methods[0] if methods else message.webhook_config
 
 
-def _gpu(function: api_pb2.Function) -> str:
+def _gpu_name(function: api_pb2.Function) -> str:
     gpu = function.resources.gpu_config
     return f"{gpu.gpu_type}:{gpu.count}" if gpu.count > 1 else gpu.gpu_type
 
 
-def _volume(ledger: Ledger, mount: api_pb2.VolumeMount) -> VolumeMount:
-    volume = ledger.volume(mount.volume_id)
+def _describe_volume(state: PlaneState, mount: api_pb2.VolumeMount) -> VolumeMount:
+    volume = state.find_volume(mount.volume_id)
     return VolumeMount(
         mount.mount_path, volume.name, volume.version, mount.read_only, mount.sub_path
     )
 
 
-def _secret(ledger: Ledger, name: str) -> SecretFacts:
-    secret = ledger.secrets[name]
+def _describe_secret(state: PlaneState, name: str) -> SecretFacts:
+    secret = state.secrets[name]
     return SecretFacts(secret.name, tuple(sorted(secret.values)))
 
 
-def _schedule(schedule: api_pb2.Schedule) -> str:
+def _describe_schedule(schedule: api_pb2.Schedule) -> str:
     """``0 3 * * * UTC`` or ``days=1 hours=2``; empty when it runs only when called."""
     kind = schedule.WhichOneof("schedule_oneof")
     if kind == "cron":
@@ -200,18 +202,18 @@ def _schedule(schedule: api_pb2.Schedule) -> str:
     return ""
 
 
-def _layer(ledger: Ledger, layer: api_pb2.Image) -> ImageLayer:
-    copied = ledger.mounts.get(layer.context_mount_id, [])
+def _describe_layer(state: PlaneState, layer: api_pb2.Image) -> ImageLayer:
+    copied = state.mounts.get(layer.context_mount_id, [])
     return ImageLayer(
         commands=tuple(layer.dockerfile_commands),
         context_files=tuple(file.filename for file in layer.context_files),
         copied_files=tuple(sorted(file.filename for file in copied)),
-        secrets=tuple(ledger.secrets[name].name for name in layer.secret_ids),
+        secrets=tuple(state.secrets[name].name for name in layer.secret_ids),
         build_function=layer.HasField("build_function"),
     )
 
 
-def tree(folder: Path) -> dict[str, bytes]:
+def read_tree(folder: Path) -> dict[str, bytes]:
     """The files of a folder by their relative paths."""
     return {
         os.fspath(path.relative_to(folder)): path.read_bytes()

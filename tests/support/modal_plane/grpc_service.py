@@ -19,99 +19,104 @@ from h2.exceptions import ProtocolError
 from modal_proto.api_grpc import ModalClientBase
 
 CONTAINER_HEADER = "x-plane-container"
-caller: ContextVar[str] = ContextVar("caller", default="")
+calling_container: ContextVar[str] = ContextVar("caller", default="")
 """The container whose call is being answered; empty for a client."""
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-def refuse(status: Status, why: str) -> GRPCError:
+def make_grpc_error(status: Status, message: str) -> GRPCError:
     """What a desk raises; the client turns it into an exception of its own."""
-    return GRPCError(status, why)
+    return GRPCError(status, message)
 
 
-def not_found(what: str, name: str) -> GRPCError:
+def make_not_found_error(what: str, name: str) -> GRPCError:
     return GRPCError(Status.NOT_FOUND, f"{what} '{name}' not found")
 
 
-class Bell:
+class ChangeNotifier:
     """Whoever changes the state rings; whoever waits for a state looks again."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         self._event.set()
         self._event = asyncio.Event()
 
-    async def until(self, look: Callable[[], T], seconds: float) -> T:
-        """What ``look`` returned when it was true, or when the time was over."""
+    async def wait_until(self, check: Callable[[], T], seconds: float) -> T:
+        """What ``check`` returned when it was true, or when the time was over."""
         deadline = asyncio.get_running_loop().time() + seconds
         while True:
-            found = look()
-            left = deadline - asyncio.get_running_loop().time()
-            if found or left <= 0:
-                return found
+            result = check()
+            remaining_seconds = deadline - asyncio.get_running_loop().time()
+            if result or remaining_seconds <= 0:
+                return result
             event = self._event
             try:
-                await asyncio.wait_for(event.wait(), left)
+                await asyncio.wait_for(event.wait(), remaining_seconds)
             except TimeoutError:
-                return look()
+                return check()
 
 
-class _Names:
+class _MethodNames:
     """Stands in for a service whose methods are their own names."""
 
     def __getattr__(self, name: str) -> str:
         return name
 
 
-class Wire:
+class GrpcService:
     """The service: which desk answers which call, and what went wrong."""
 
-    def __init__(self, desks: Iterable[object]) -> None:
-        self._desks = list(desks)
+    def __init__(self, servicers: Iterable[object]) -> None:
+        self._servicers = list(servicers)
         self.calls: list[str] = []
-        self.unanswered: list[str] = []
-        self.faults: list[str] = []
+        self.unimplemented_calls: list[str] = []
+        self.servicer_errors: list[str] = []
 
     def __mapping__(self) -> dict[str, Handler]:
-        protocol: dict[str, Handler] = ModalClientBase.__mapping__(_Names())  # type: ignore[arg-type]
+        protocol: dict[str, Handler] = ModalClientBase.__mapping__(_MethodNames())  # type: ignore[arg-type]
         return {path: self._handler(handler) for path, handler in protocol.items()}
 
-    def _handler(self, given: Handler) -> Handler:
-        name = str(given.func)
-        method = next((getattr(d, name) for d in self._desks if hasattr(d, name)), None)
+    def _handler(self, original_handler: Handler) -> Handler:
+        name = str(original_handler.func)
+        method = next((getattr(d, name) for d in self._servicers if hasattr(d, name)), None)
 
-        async def answer(stream: Any) -> None:
+        async def handle_call(stream: Any) -> None:
             request = await stream.recv_message()
-            caller.set((stream.metadata or {}).get(CONTAINER_HEADER, ""))
+            calling_container.set((stream.metadata or {}).get(CONTAINER_HEADER, ""))
             self.calls.append(name)
             if method is None:
-                self.unanswered.append(name)
+                self.unimplemented_calls.append(name)
                 raise GRPCError(Status.UNIMPLEMENTED, f"the local plane does not answer {name}")
             try:
-                await self._send(stream, method(request))
+                await self._send_replies(stream, method(request))
             except GRPCError:
                 raise
             except Exception as error:
                 log.exception("%s failed", name)
-                self.faults.append(f"{name}: {error!r}")
+                self.servicer_errors.append(f"{name}: {error!r}")
                 raise GRPCError(Status.FAILED_PRECONDITION, f"{name}: {error!r}") from error
 
-        return Handler(answer, given.cardinality, given.request_type, given.reply_type)
+        return Handler(
+            handle_call,
+            original_handler.cardinality,
+            original_handler.request_type,
+            original_handler.reply_type,
+        )
 
-    async def _send(self, stream: Any, replies: Any) -> None:
+    async def _send_replies(self, stream: Any, replies: Any) -> None:
         if not inspect.isasyncgen(replies):
-            await self._say(stream, await replies)
+            await self._send_message(stream, await replies)
             return
         async for reply in replies:
-            if not await self._say(stream, reply):
+            if not await self._send_message(stream, reply):
                 return
 
     @staticmethod
-    async def _say(stream: Any, reply: Any) -> bool:
+    async def _send_message(stream: Any, reply: Any) -> bool:
         """Whether somebody still listened."""
         try:
             await stream.send_message(reply)

@@ -25,12 +25,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-SYSTEM = ("bin", "lib", "lib32", "lib64", "sbin", "usr", "etc", "opt", "dev", "proc", "sys", "nix")
-HOME = "/root"
+SYSTEM_FOLDERS = (
+    "bin",
+    "lib",
+    "lib32",
+    "lib64",
+    "sbin",
+    "usr",
+    "etc",
+    "opt",
+    "dev",
+    "proc",
+    "sys",
+    "nix",
+)
+HOME_FOLDER = "/root"
 
 
 @dataclass(frozen=True)
-class Bind:
+class BindMount:
     """A folder of the host that is seen at a path of the room."""
 
     source: Path
@@ -39,134 +52,140 @@ class Bind:
 
 
 @functools.cache
-def namespace_command() -> tuple[str, ...]:
+def find_namespace_command() -> tuple[str, ...]:
     """How to run a command with mounts of its own; empty where that is not allowed."""
     for command in (("unshare", "--mount"), ("unshare", "--user", "--map-root-user", "--mount")):
         try:
-            done = subprocess.run([*command, "true"], capture_output=True, check=False)
+            completed = subprocess.run([*command, "true"], capture_output=True, check=False)
         except FileNotFoundError:
             return ()
-        if done.returncode == 0:
+        if completed.returncode == 0:
             return command
     return ()
 
 
-class Room:
+class ContainerSandbox:
     """The folder of a container, and how a program is started in it.
 
-    ``links`` counts, for a whole plane, how many rooms use a symbolic link to a volume.
+    ``link_counts`` counts, for a whole plane, how many rooms use a symbolic link to a volume.
     """
 
-    def __init__(self, folder: Path, namespace: bool, links: Counter[Path]) -> None:
-        self.folder = folder
-        self.namespace = namespace
+    def __init__(self, folder: Path, namespace: bool, link_counts: Counter[Path]) -> None:
+        self.working_folder = folder
+        self.has_namespace = namespace
         self.root = folder / "root"
-        self._binds: list[Bind] = []
-        self._all_links = links
+        self._bind_mounts: list[BindMount] = []
+        self._link_counts = link_counts
         self._links: list[Path] = []
         for name in ("root", "tmp", "var/tmp", "__modal"):
             (self.root / name).mkdir(parents=True)
         (self.root / "tmp").chmod(0o1777)
 
-    def seen(self, path: str) -> str:
+    def inside_path(self, path: str) -> str:
         """What a path of the room is called by the program inside."""
-        return path if self.namespace else str(self.host(path))
+        return path if self.has_namespace else str(self.host_path(path))
 
-    def host(self, path: str) -> Path:
+    def host_path(self, path: str) -> Path:
         return self.root / path.lstrip("/")
 
     def add_file(self, path: str, content: Path, mode: int) -> None:
         """Lay a mounted file at its place."""
-        target = self.host(path)
+        target = self.host_path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(content, target)
         target.chmod(mode or 0o644)
 
-    def add_volume(self, bind: Bind) -> None:
+    def add_volume(self, bind: BindMount) -> None:
         """Make a volume visible at its path."""
-        if self.namespace:
-            self._bind(bind)
+        if self.has_namespace:
+            self._add_bind_mount(bind)
         else:
-            self._link(bind)
+            self._add_symlink(bind)
 
-    def _link(self, bind: Bind) -> None:
+    def _add_symlink(self, bind: BindMount) -> None:
         path = Path(bind.target)
-        if not self._all_links[path]:
+        if not self._link_counts[path]:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.symlink_to(bind.source)
         elif path.readlink() != bind.source:
             raise RuntimeError(f"{path} is in use for another volume")
-        self._all_links[path] += 1
+        self._link_counts[path] += 1
         self._links.append(path)
 
-    def _bind(self, bind: Bind) -> None:
-        target = self.host(bind.target)
+    def _add_bind_mount(self, bind: BindMount) -> None:
+        target = self.host_path(bind.target)
         if bind.source.is_dir():
             target.mkdir(parents=True, exist_ok=True)
         else:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.touch()
-        self._binds.append(bind)
+        self._bind_mounts.append(bind)
 
-    def command(self, visible: Sequence[Path]) -> list[str]:
+    def entrypoint_command(self, visible_folders: Sequence[Path]) -> list[str]:
         """The command line that runs Modal's entrypoint in the room."""
         python = [sys.executable, "-S", "-m", "modal._container_entrypoint"]
-        guard = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
-        if not self.namespace:
-            return [*guard, *python]
-        self._system(visible)
-        lines = ["set -e", *(line for bind in self._binds for line in self._mount(bind))]
-        inside = ["chroot", str(self.root), "env", "-C", HOME, *python]
-        script = "\n".join([*lines, "exec " + shlex.join(inside)])
-        return [*guard, *namespace_command(), "sh", "-c", script]
+        death_signal_command = ["setpriv", "--pdeathsig", "KILL"] if shutil.which("setpriv") else []
+        if not self.has_namespace:
+            return [*death_signal_command, *python]
+        self._bind_system(visible_folders)
+        lines = [
+            "set -e",
+            *(line for bind in self._bind_mounts for line in self._mount_commands(bind)),
+        ]
+        chroot_command = ["chroot", str(self.root), "env", "-C", HOME_FOLDER, *python]
+        script = "\n".join([*lines, "exec " + shlex.join(chroot_command)])
+        return [*death_signal_command, *find_namespace_command(), "sh", "-c", script]
 
-    def _mount(self, bind: Bind) -> list[str]:
-        source, target = shlex.quote(str(bind.source)), shlex.quote(str(self.host(bind.target)))
+    def _mount_commands(self, bind: BindMount) -> list[str]:
+        source, target = (
+            shlex.quote(str(bind.source)),
+            shlex.quote(str(self.host_path(bind.target))),
+        )
         lines = [f"mount --rbind {source} {target}"]
         if bind.read_only:
             lines.append(f"mount -o remount,bind,ro {target}")
         return lines
 
-    def _system(self, visible: Sequence[Path]) -> None:
+    def _bind_system(self, visible_folders: Sequence[Path]) -> None:
         """Bind the operating system and the Python environment into the room."""
-        volumes, self._binds = self._binds, []
-        for path in (Path("/", name) for name in SYSTEM):
+        volume_mounts, self._bind_mounts = self._bind_mounts, []
+        for path in (Path("/", name) for name in SYSTEM_FOLDERS):
             if path.is_symlink():
-                self.host(str(path)).symlink_to(path.readlink())
+                self.host_path(str(path)).symlink_to(path.readlink())
             elif path.is_dir():
-                self._bind(Bind(path, str(path)))
-        wanted = [Path(sys.base_prefix), Path(sys.prefix), *visible]
-        for path in wanted:
-            if not any(path.is_relative_to(bind.target) for bind in self._binds):
-                self._bind(Bind(path, str(path)))
-        self._binds += volumes
+                self._add_bind_mount(BindMount(path, str(path)))
+        needed_folders = [Path(sys.base_prefix), Path(sys.prefix), *visible_folders]
+        for path in needed_folders:
+            if not any(path.is_relative_to(bind.target) for bind in self._bind_mounts):
+                self._add_bind_mount(BindMount(path, str(path)))
+        self._bind_mounts += volume_mounts
 
-    def environment(self, more: Mapping[str, str]) -> dict[str, str]:
+    def process_environment(self, variables: Mapping[str, str]) -> dict[str, str]:
         """What the program inside finds in its environment: nothing of the caller's."""
         packages = [path for path in site.getsitepackages() if Path(path).is_dir()]
         return {
             "PATH": os.environ.get("PATH", os.defpath),
-            "HOME": self.seen(HOME),
+            "HOME": self.inside_path(HOME_FOLDER),
             "LANG": "C.UTF-8",
-            "PYTHONPATH": os.pathsep.join([self.seen(HOME), *packages]),
+            "PYTHONPATH": os.pathsep.join([self.inside_path(HOME_FOLDER), *packages]),
             "PYTHONUNBUFFERED": "1",
-            **more,
+            **variables,
         }
 
-    def processes(self) -> list[int]:
+    def process_ids(self) -> list[int]:
         """The numbers of the processes that live in the room, however they were started."""
-        found = []
+        pids = []
         for process in Path("/proc").glob("[0-9]*"):
             with contextlib.suppress(OSError):
                 if (process / "root").readlink() == self.root:
-                    found.append(int(process.name))
-        return found
+                    pids.append(int(process.name))
+        return pids
 
-    def clear(self) -> None:
+    def remove_files(self) -> None:
         """Take everything away; the mounts went with the last process."""
         for link in self._links:
-            self._all_links[link] -= 1
-            if not self._all_links[link]:
+            self._link_counts[link] -= 1
+            if not self._link_counts[link]:
                 link.unlink(missing_ok=True)
         if str(self.root) in Path("/proc/self/mountinfo").read_text():
             raise RuntimeError(f"something of the host is still mounted in {self.root}")

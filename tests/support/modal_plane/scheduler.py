@@ -10,223 +10,259 @@ from typing import Any
 
 from modal_proto import api_pb2
 
-from tests.support.modal_plane.container import Container, Setting, prepare, start
-from tests.support.modal_plane.state import Deployed, Job, Ledger
+from tests.support.modal_plane.container import (
+    Container,
+    ContainerSettings,
+    prepare_container,
+    start_container,
+)
+from tests.support.modal_plane.state import CallInput, DeployedFunction, PlaneState
 
 Result = api_pb2.GenericResult
-MOST_LOST = 2
+MAX_CONTAINER_LOSSES = 2
 """An input whose container died is given to another so often."""
-SCALEDOWN = 60.0
-CANCELLED = "Input was cancelled by user"
-UNSPECIFIED = api_pb2.DATA_FORMAT_UNSPECIFIED
+SCALEDOWN_SECONDS = 60.0
+CANCELLED_MESSAGE = "Input was cancelled by user"
+UNSPECIFIED_FORMAT = api_pb2.DATA_FORMAT_UNSPECIFIED
 
 
-class Pools:
+class ContainerScheduler:
     """The containers of every function, and the inputs that wait for one."""
 
-    def __init__(self, ledger: Ledger, setting: Setting, most: int) -> None:
-        self._ledger = ledger
-        self._setting = setting
-        self._most = most
+    def __init__(self, state: PlaneState, settings: ContainerSettings, max_containers: int) -> None:
+        self._state = state
+        self._settings = settings
+        self._max_containers = max_containers
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
         self.containers: dict[str, Container] = {}
 
-    def _later(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
+    def _create_task(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def live(self, function: str = "") -> list[Container]:
+    def live_containers(self, function: str = "") -> list[Container]:
         """The containers that have not ended, of one function or of all."""
-        found = [c for c in self.containers.values() if not c.ended]
-        return [c for c in found if function in ("", c.function.id)]
+        containers = [c for c in self.containers.values() if not c.has_ended]
+        return [c for c in containers if function in ("", c.function.id)]
 
-    def enqueue(self, job: Job) -> None:
+    def enqueue(self, call_input: CallInput) -> None:
         """Let an input wait for a container, and start one if none is free."""
-        self._ledger.queues.setdefault(job.call.function, deque()).append(job)
-        self.balance(self._ledger.function(job.call.function))
-        self._ledger.bell.ring()
+        self._state.queues.setdefault(call_input.call.function, deque()).append(call_input)
+        self.scale_up(self._state.find_function(call_input.call.function))
+        self._state.changes.notify()
 
-    def balance(self, function: Deployed) -> None:
+    def scale_up(self, function: DeployedFunction) -> None:
         """Start containers until all waiting inputs have one, or there are enough."""
         if self._closing:
             return
         scaling = function.message.autoscaler_settings
-        live = [c for c in self.live(function.id) if not c.stopping]
-        waiting = len(self._ledger.queues.get(function.id, ()))
-        free = sum(container.slots for container in live)
-        most = min(scaling.max_containers or self._most, self._most)
+        live = [c for c in self.live_containers(function.id) if not c.is_stopping]
+        waiting = len(self._state.queues.get(function.id, ()))
+        free_slots = sum(container.free_slots for container in live)
+        limit = min(scaling.max_containers or self._max_containers, self._max_containers)
         count = len(live)
-        while count < most and (waiting > free or count < scaling.min_containers):
-            container = prepare(self._ledger, function, self._setting)
+        while count < limit and (waiting > free_slots or count < scaling.min_containers):
+            container = prepare_container(self._state, function, self._settings)
             self.containers[container.id] = container
-            self._later(self._run(container))
-            free += container.slots
+            self._create_task(self._run(container))
+            free_slots += container.free_slots
             count += 1
 
     async def _run(self, container: Container) -> None:
-        await start(self._ledger, container, self._setting)
+        await start_container(self._state, container, self._settings)
         process = container.process
         assert process is not None
         startup = asyncio.get_running_loop().call_later(
-            container.function.message.startup_timeout_secs or 300, self._not_started, container
+            container.function.message.startup_timeout_secs or 300, self._kill_unstarted, container
         )
         code = await process.wait()
         startup.cancel()
-        container.sweep()
+        container.kill_stray_processes()
         container.exit_code = code
-        container.clear()
-        why = f"container {container.id} exited with status {code}"
-        if not (container.ready or container.stopping):
+        container.remove_files()
+        reason = f"container {container.id} exited with status {code}"
+        if not (container.is_ready or container.is_stopping):
             last = container.log.read_text(errors="replace")[-2000:]
             status = Result.GENERIC_STATUS_INTERNAL_FAILURE
-            self.failed_to_start(container, Result(status=status, exception=f"{why}: {last}"))
-        for job in list(container.running.values()):
-            self._lost(job, why)
-        container.running.clear()
-        self._ledger.bell.ring()
-        self.balance(container.function)
+            self.fail_waiting_inputs(
+                container, Result(status=status, exception=f"{reason}: {last}")
+            )
+        for call_input in list(container.running_inputs.values()):
+            self._requeue_lost_input(call_input, reason)
+        container.running_inputs.clear()
+        self._state.changes.notify()
+        self.scale_up(container.function)
 
-    def _not_started(self, container: Container) -> None:
-        if not container.ready:
+    def _kill_unstarted(self, container: Container) -> None:
+        if not container.is_ready:
             container.kill()
 
-    def _lost(self, job: Job, why: str) -> None:
+    def _requeue_lost_input(self, call_input: CallInput, reason: str) -> None:
         """A container died under an input: another one gets it, a few times."""
-        job.container = ""
-        if job.cancelled:
-            self.finish(job, Result(status=Result.GENERIC_STATUS_TERMINATED, exception=CANCELLED))
-        elif job.lost < MOST_LOST:
-            job.lost += 1
-            self.enqueue(job)
-        elif not job.done:
+        call_input.container = ""
+        if call_input.cancelled:
+            self.finish_input(
+                call_input,
+                Result(status=Result.GENERIC_STATUS_TERMINATED, exception=CANCELLED_MESSAGE),
+            )
+        elif call_input.lost_containers < MAX_CONTAINER_LOSSES:
+            call_input.lost_containers += 1
+            self.enqueue(call_input)
+        elif not call_input.done:
             status = Result.GENERIC_STATUS_INTERNAL_FAILURE
-            self.finish(job, Result(status=status, exception=why))
+            self.finish_input(call_input, Result(status=status, exception=reason))
 
-    async def take(self, container: Container, size: int, linger: float) -> list[Job] | None:
+    async def take_inputs(
+        self, container: Container, size: int, linger: float
+    ) -> list[CallInput] | None:
         """The next inputs for a container; ``None`` when it should end."""
-        queue = self._ledger.queues.setdefault(container.function.id, deque())
+        queue = self._state.queues.setdefault(container.function.id, deque())
         scaling = container.function.message.autoscaler_settings
-        window = scaling.scaledown_window or SCALEDOWN
-        keep = len(self.live(container.function.id)) <= scaling.min_containers
+        window = scaling.scaledown_window or SCALEDOWN_SECONDS
+        is_min_container = (
+            len(self.live_containers(container.function.id)) <= scaling.min_containers
+        )
 
-        def look() -> bool:
-            return bool(queue) or container.stopping
+        def has_work() -> bool:
+            return bool(queue) or container.is_stopping
 
-        found = await self._ledger.bell.until(look, 3600 if keep else window)
-        if not container.stopping and queue and size > 1:
-            await self._ledger.bell.until(lambda: len(queue) >= size, linger)
-        if container.stopping or (not found and not container.running):
-            container.stopping = True
+        is_awake = await self._state.changes.wait_until(
+            has_work, 3600 if is_min_container else window
+        )
+        if not container.is_stopping and queue and size > 1:
+            await self._state.changes.wait_until(lambda: len(queue) >= size, linger)
+        if container.is_stopping or (not is_awake and not container.running_inputs):
+            container.is_stopping = True
             return None
-        return [self._hand(container, queue.popleft()) for _ in range(min(size or 1, len(queue)))]
+        return [
+            self._assign_input(container, queue.popleft())
+            for _ in range(min(size or 1, len(queue)))
+        ]
 
-    def _hand(self, container: Container, job: Job) -> Job:
-        job.container = container.id
-        container.running[job.id] = job
-        container.served += 1
-        attempt = job.attempts
+    def _assign_input(self, container: Container, call_input: CallInput) -> CallInput:
+        call_input.container = container.id
+        container.running_inputs[call_input.id] = call_input
+        container.served_count += 1
+        attempt = call_input.attempts
         seconds = container.function.message.timeout_secs or 300
-        asyncio.get_running_loop().call_later(seconds, self._overdue, job, attempt, container)
-        return job
+        asyncio.get_running_loop().call_later(
+            seconds, self._time_out_input, call_input, attempt, container
+        )
+        return call_input
 
-    def _overdue(self, job: Job, attempt: int, container: Container) -> None:
-        if job.done or job.attempts != attempt or job.container != container.id:
+    def _time_out_input(self, call_input: CallInput, attempt: int, container: Container) -> None:
+        if (
+            call_input.done
+            or call_input.attempts != attempt
+            or call_input.container != container.id
+        ):
             return
         seconds = container.function.message.timeout_secs
-        container.running.pop(job.id, None)
-        why = f"Task's current input hit its timeout of {seconds}s"
-        self.output(job, Result(status=Result.GENERIC_STATUS_TIMEOUT, exception=why))
+        container.running_inputs.pop(call_input.id, None)
+        reason = f"Task's current input hit its timeout of {seconds}s"
+        self.record_output(
+            call_input, Result(status=Result.GENERIC_STATUS_TIMEOUT, exception=reason)
+        )
         container.kill()
 
-    def output(
+    def record_output(
         self,
-        job: Job,
+        call_input: CallInput,
         result: Result,
-        data_format: api_pb2.DataFormat.ValueType = UNSPECIFIED,
+        data_format: api_pb2.DataFormat.ValueType = UNSPECIFIED_FORMAT,
     ) -> None:
         """An attempt's result: final, or another attempt follows by the function's policy."""
-        container = self.containers.get(job.container)
+        container = self.containers.get(call_input.container)
         if container is not None:
-            container.running.pop(job.id, None)
-        if job.done:
+            container.running_inputs.pop(call_input.id, None)
+        if call_input.done:
             return
-        policy = self._ledger.function(job.call.function).message.retry_policy
-        retried = (Result.GENERIC_STATUS_FAILURE, Result.GENERIC_STATUS_TIMEOUT)
-        if result.status in retried and job.attempts < policy.retries and not job.cancelled:
-            delay = policy.initial_delay_ms * (policy.backoff_coefficient or 1) ** job.attempts
-            job.attempts += 1
-            job.container = ""
+        policy = self._state.find_function(call_input.call.function).message.retry_policy
+        retryable_statuses = (Result.GENERIC_STATUS_FAILURE, Result.GENERIC_STATUS_TIMEOUT)
+        if (
+            result.status in retryable_statuses
+            and call_input.attempts < policy.retries
+            and not call_input.cancelled
+        ):
+            delay = (
+                policy.initial_delay_ms * (policy.backoff_coefficient or 1) ** call_input.attempts
+            )
+            call_input.attempts += 1
+            call_input.container = ""
             seconds = min(delay, policy.max_delay_ms or delay) / 1000
-            asyncio.get_running_loop().call_later(seconds, self.enqueue, job)
+            asyncio.get_running_loop().call_later(seconds, self.enqueue, call_input)
         else:
-            self.finish(job, result, data_format)
+            self.finish_input(call_input, result, data_format)
 
-    def finish(
+    def finish_input(
         self,
-        job: Job,
+        call_input: CallInput,
         result: Result,
-        data_format: api_pb2.DataFormat.ValueType = UNSPECIFIED,
+        data_format: api_pb2.DataFormat.ValueType = UNSPECIFIED_FORMAT,
     ) -> None:
         """The input's last word."""
-        if job.done:
+        if call_input.done:
             return
-        job.done = True
+        call_input.done = True
         if result.status == Result.GENERIC_STATUS_TERMINATED and not result.exception:
-            result.exception = CANCELLED
-        job.call.outputs.append(
+            result.exception = CANCELLED_MESSAGE
+        call_input.call.outputs.append(
             api_pb2.FunctionGetOutputsItem(
                 result=result,
-                idx=job.index,
-                input_id=job.id,
+                idx=call_input.index,
+                input_id=call_input.id,
                 data_format=data_format,
-                task_id=job.container,
+                task_id=call_input.container,
                 output_created_at=time.time(),
-                retry_count=job.attempts,
+                retry_count=call_input.attempts,
             )
         )
-        self._ledger.bell.ring()
+        self._state.changes.notify()
 
-    def cancel(self, job: Job, terminate: bool) -> None:
+    def cancel_input(self, call_input: CallInput, terminate: bool) -> None:
         """Cancel an input: taken from the queue, interrupted, or killed with its container."""
-        if job.done:
+        if call_input.done:
             return
-        job.cancelled = True
-        container = self.containers.get(job.container)
-        if container is None or container.ended:
-            queue = self._ledger.queues.get(job.call.function, deque())
-            if job in queue:
-                queue.remove(job)
-            self.finish(job, Result(status=Result.GENERIC_STATUS_TERMINATED, exception=CANCELLED))
+        call_input.cancelled = True
+        container = self.containers.get(call_input.container)
+        if container is None or container.has_ended:
+            queue = self._state.queues.get(call_input.call.function, deque())
+            if call_input in queue:
+                queue.remove(call_input)
+            self.finish_input(
+                call_input,
+                Result(status=Result.GENERIC_STATUS_TERMINATED, exception=CANCELLED_MESSAGE),
+            )
         elif terminate:
             container.kill()
         else:
-            container.cancelled.append(job.id)
-            self._ledger.bell.ring()
+            container.cancelled_inputs.append(call_input.id)
+            self._state.changes.notify()
 
-    def failed_to_start(self, container: Container, result: Result) -> None:
+    def fail_waiting_inputs(self, container: Container, result: Result) -> None:
         """A container that cannot import its module fails what waits, or it would loop for ever."""
-        container.stopping = True
-        queue = self._ledger.queues.get(container.function.id, deque())
+        container.is_stopping = True
+        queue = self._state.queues.get(container.function.id, deque())
         while queue:
-            self.finish(queue.popleft(), result)
+            self.finish_input(queue.popleft(), result)
 
     def stop_app(self, app: str) -> None:
-        for container in self.live():
+        for container in self.live_containers():
             if container.function.app == app:
-                container.stopping = True
-        self._ledger.bell.ring()
+                container.is_stopping = True
+        self._state.changes.notify()
 
-    async def close(self, grace: float) -> None:
+    async def close(self, grace_seconds: float) -> None:
         """Let idle containers leave, kill the rest, leave nothing behind."""
         self._closing = True
-        for container in self.live():
-            container.stopping = True
-            if container.running or not container.ready:
+        for container in self.live_containers():
+            container.is_stopping = True
+            if container.running_inputs or not container.is_ready:
                 container.kill()
-        self._ledger.bell.ring()
-        await self._ledger.bell.until(lambda: not self.live(), grace)
-        for container in self.live():
+        self._state.changes.notify()
+        await self._state.changes.wait_until(lambda: not self.live_containers(), grace_seconds)
+        for container in self.live_containers():
             container.kill()
         await asyncio.gather(*self._tasks)

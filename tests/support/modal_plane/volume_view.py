@@ -12,72 +12,80 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-Stamp = tuple[int, int]
-FOLDER: Stamp = (-1, -1)
+FileStamp = tuple[int, int]
+FOLDER_STAMP: FileStamp = (-1, -1)
 
 
 @dataclass
-class View:
-    """``store`` is the volume's folder, ``folder`` what is mounted; the same one when shared."""
+class VolumeView:
+    """``volume_folder`` is the volume's folder, ``mounted_folder`` what is mounted; the same one when shared."""
 
-    volume: str
-    store: Path
-    folder: Path
+    volume_id: str
+    volume_folder: Path
+    mounted_folder: Path
     read_only: bool
-    _known: dict[str, Stamp] = field(default_factory=dict)
+    _last_scan: dict[str, FileStamp] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.store.mkdir(parents=True, exist_ok=True)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.volume_folder.mkdir(parents=True, exist_ok=True)
+        self.mounted_folder.mkdir(parents=True, exist_ok=True)
         self.reload()
 
     def commit(self) -> None:
         """Take what changed here since the last time over into the volume."""
-        if self.read_only or self.store == self.folder:
+        if self.read_only or self.volume_folder == self.mounted_folder:
             return
-        now = manifest(self.folder)
-        changed = {path for path, stamp in now.items() if self._known.get(path) != stamp}
-        _remove(self.store, self._known.keys() - now.keys())
-        _copy(self.folder, self.store, changed)
-        self._known = now
+        current = scan_folder(self.mounted_folder)
+        changed = {path for path, stamp in current.items() if self._last_scan.get(path) != stamp}
+        _remove_paths(self.volume_folder, self._last_scan.keys() - current.keys())
+        _copy_paths(self.mounted_folder, self.volume_folder, changed)
+        self._last_scan = current
 
     def reload(self) -> None:
         """Commit, then become what the volume is."""
-        if self.store == self.folder:
+        if self.volume_folder == self.mounted_folder:
             return
         self.commit()
-        here, there = manifest(self.folder), manifest(self.store)
-        _remove(self.folder, here.keys() - there.keys())
-        _copy(self.store, self.folder, {p for p, stamp in there.items() if here.get(p) != stamp})
-        self._known = manifest(self.folder)
+        mounted, stored = scan_folder(self.mounted_folder), scan_folder(self.volume_folder)
+        _remove_paths(self.mounted_folder, mounted.keys() - stored.keys())
+        _copy_paths(
+            self.volume_folder,
+            self.mounted_folder,
+            {p for p, stamp in stored.items() if mounted.get(p) != stamp},
+        )
+        self._last_scan = scan_folder(self.mounted_folder)
 
     def open_files(self, processes: Iterable[int]) -> list[str]:
         """The files that processes have open, by their paths inside."""
-        inodes = {(s.st_dev, s.st_ino): p for p in self.folder.rglob("*") if (s := p.lstat())}
-        found = set()
+        inodes = {
+            (s.st_dev, s.st_ino): p for p in self.mounted_folder.rglob("*") if (s := p.lstat())
+        }
+        open_paths = set()
         for process in processes:
             with contextlib.suppress(OSError):
                 for handle in Path(f"/proc/{process}/fd").iterdir():
                     with contextlib.suppress(OSError):
-                        known = handle.stat()
-                        path = inodes.get((known.st_dev, known.st_ino))
+                        file_status = handle.stat()
+                        path = inodes.get((file_status.st_dev, file_status.st_ino))
                         if path is not None:
-                            found.add(str(path.relative_to(self.folder)))
-        return sorted(found)
+                            open_paths.add(str(path.relative_to(self.mounted_folder)))
+        return sorted(open_paths)
 
 
-def manifest(folder: Path) -> dict[str, Stamp]:
+def scan_folder(folder: Path) -> dict[str, FileStamp]:
     """Every path below a folder, with its time and size."""
-    found = {}
+    stamps = {}
     for path in folder.rglob("*"):
         with contextlib.suppress(FileNotFoundError):
-            known = path.lstat()
-            stamp = FOLDER if path.is_dir() else (known.st_mtime_ns, known.st_size)
-            found[str(path.relative_to(folder))] = stamp
-    return found
+            file_status = path.lstat()
+            stamp = (
+                FOLDER_STAMP if path.is_dir() else (file_status.st_mtime_ns, file_status.st_size)
+            )
+            stamps[str(path.relative_to(folder))] = stamp
+    return stamps
 
 
-def _remove(folder: Path, paths: Iterable[str]) -> None:
+def _remove_paths(folder: Path, paths: Iterable[str]) -> None:
     for path in sorted(paths, reverse=True):
         target = folder / path
         if target.is_dir() and not target.is_symlink():
@@ -87,14 +95,14 @@ def _remove(folder: Path, paths: Iterable[str]) -> None:
             target.unlink(missing_ok=True)
 
 
-def _copy(source: Path, target: Path, paths: Iterable[str]) -> None:
+def _copy_paths(source: Path, target: Path, paths: Iterable[str]) -> None:
     """Copy paths; a file is replaced at once, never half."""
     for path in sorted(paths):
-        into = target / path
+        target_path = target / path
         if (source / path).is_dir() and not (source / path).is_symlink():
-            into.mkdir(parents=True, exist_ok=True)
+            target_path.mkdir(parents=True, exist_ok=True)
         else:
-            into.parent.mkdir(parents=True, exist_ok=True)
-            half = into.with_name(f".{into.name}.half")
-            shutil.copy2(source / path, half, follow_symlinks=False)
-            half.replace(into)
+            target_path.parent.mkdir(parents=True, exist_ok=True)
+            partial_file = target_path.with_name(f".{target_path.name}.half")
+            shutil.copy2(source / path, partial_file, follow_symlinks=False)
+            partial_file.replace(target_path)

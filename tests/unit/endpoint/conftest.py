@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from backend.endpoint.assembly import endpoint
+from backend.endpoint.assembly import create_endpoint
 from backend.settings import Settings
 
 
@@ -59,7 +59,7 @@ def calling(
     loop = asyncio.new_event_loop()
     try:
         given = Settings(home=home, **settings)
-        app = endpoint(given, open=open, open_at_first=open_at_first)
+        app = create_endpoint(given, allow_anonymous=open, open_until_key=open_at_first)
 
         @asynccontextmanager
         async def running() -> Any:

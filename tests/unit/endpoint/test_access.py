@@ -13,10 +13,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from backend.endpoint.access import Bucket
-from backend.errors import NotThere, UsageError
-from backend.store.api_keys import Keys
-from tests.support.harness import png
+from backend.endpoint.access import TokenBucket
+from backend.errors import NotFoundError, UsageError
+from backend.store.api_keys import ApiKeyStore
+from tests.support.harness import make_png
 from tests.unit.endpoint.conftest import Caller, calling
 
 
@@ -26,29 +26,29 @@ def bearer(text: str) -> dict[str, str]:
 
 def ask(call: Caller, key: str, function: str = "1") -> int:
     path = f"/v1/functions/{function}/invoke"
-    return call("POST", path, content=png("red", 1), headers=bearer(key)).status_code
+    return call("POST", path, content=make_png("red", 1), headers=bearer(key)).status_code
 
 
 def test_only_hashes_of_keys_are_kept_and_a_revoked_key_is_worthless(tmp_path: Path) -> None:
-    keys = Keys(tmp_path)
+    keys = ApiKeyStore(tmp_path)
     key, text = keys.create("greenhouse", ("3",), rate=5, quota=10)
     assert text not in (tmp_path / "keys.json").read_text()
     assert text.split("_", 2)[2] not in (tmp_path / "keys.json").read_text()
     assert (tmp_path / "keys.json").stat().st_mode & 0o077 == 0
-    assert Keys(tmp_path).check(text) == key
-    assert keys.check(text[:-1] + ("A" if text[-1] != "A" else "B")) is None
-    assert keys.check(f"plk_{key.id}_") is None
-    assert keys.check("") is None
-    Keys(tmp_path).revoke(key.id)  # by another process
-    assert keys.check(text) is None
-    with pytest.raises(NotThere, match="keys list"):
+    assert ApiKeyStore(tmp_path).authenticate(text) == key
+    assert keys.authenticate(text[:-1] + ("A" if text[-1] != "A" else "B")) is None
+    assert keys.authenticate(f"plk_{key.id}_") is None
+    assert keys.authenticate("") is None
+    ApiKeyStore(tmp_path).revoke(key.id)  # by another process
+    assert keys.authenticate(text) is None
+    with pytest.raises(NotFoundError, match="keys list"):
         keys.revoke("nobody")
     with pytest.raises(UsageError, match="name"):
         keys.create(" ")
 
 
 def test_without_a_good_key_nothing_is_told(home: Path) -> None:
-    _, text = Keys(home).create("app", ("1",))
+    _, text = ApiKeyStore(home).create("app", ("1",))
     with calling(home, open=False) as call:
         assert call("GET", "/health").status_code == 200
         assert call("GET", "/openapi.json").status_code == 200
@@ -61,7 +61,7 @@ def test_without_a_good_key_nothing_is_told(home: Path) -> None:
         assert ask(call, text, "2") == 403
         assert call("GET", "/v1/functions/2", headers=bearer(text)).status_code == 403
         assert [f["id"] for f in call("GET", "/v1/functions", headers=bearer(text)).json()] == ["1"]
-        Keys(home).revoke(text.split("_")[1])
+        ApiKeyStore(home).revoke(text.split("_")[1])
         assert ask(call, text) == 401
 
 
@@ -73,14 +73,14 @@ def test_the_first_key_closes_the_endpoint_and_revoking_the_last_does_not_open_i
 
     with calling(home, open=False, open_at_first=True) as call:
         assert asks(call) == 200
-        key, text = Keys(home).create("first")  # by another process
+        key, text = ApiKeyStore(home).create("first")  # by another process
         assert asks(call) == 401
         assert asks(call, **bearer(text)) == 200
-        Keys(home).revoke(key.id)
+        ApiKeyStore(home).revoke(key.id)
         assert asks(call) == 401
         (home / "keys.json").unlink()
         assert asks(call) == 401, "what was closed once stays so"
-    Keys(home).revoke(Keys(home).create("revoked")[0].id)
+    ApiKeyStore(home).revoke(ApiKeyStore(home).create("revoked")[0].id)
     with calling(home, open=False, open_at_first=True) as call:
         assert asks(call) == 401
     with calling(home, open=True) as call:
@@ -88,12 +88,14 @@ def test_the_first_key_closes_the_endpoint_and_revoking_the_last_does_not_open_i
 
 
 def test_a_key_may_ask_so_fast_and_so_much(home: Path) -> None:
-    _, slow_text = Keys(home).create("slow", rate=2)
-    _, few_text = Keys(home).create("few", quota=3)
+    _, slow_text = ApiKeyStore(home).create("slow", rate=2)
+    _, few_text = ApiKeyStore(home).create("few", quota=3)
     with calling(home, open=False) as call:
         path = "/v1/functions/1/invoke"
         headers = bearer(slow_text)
-        answers = [call("POST", path, content=png("red", 1), headers=headers) for _ in range(4)]
+        answers = [
+            call("POST", path, content=make_png("red", 1), headers=headers) for _ in range(4)
+        ]
         assert [a.status_code for a in answers][:2] == [200, 200]
         assert 429 in [a.status_code for a in answers]
         refused = next(a for a in answers if a.status_code == 429)
@@ -103,31 +105,31 @@ def test_a_key_may_ask_so_fast_and_so_much(home: Path) -> None:
         assert [ask(call, few_text) for _ in range(4)] == [200, 200, 200, 429]
     with calling(home, open=False) as call:  # what was used outlives a restart
         assert ask(call, few_text) == 429
-        answer = call("POST", path, content=png("red", 1), headers=bearer(few_text))
+        answer = call("POST", path, content=make_png("red", 1), headers=bearer(few_text))
         assert "next month" in answer.json()["detail"]
         assert int(answer.headers["retry-after"]) > 0
 
 
 def test_a_bucket_is_one_whatever_is_asked_of_it() -> None:
     """Rate 2: two at once; a batch of ten is let through when it is full, and is then owed."""
-    bucket = Bucket(2.0, now=0.0)
-    assert [bucket.wait(n, 0.0) for n in (1, 2, 10)] == [0, 0, 0]
-    bucket.take(10, 0.0)
+    bucket = TokenBucket(2.0, now=0.0)
+    assert [bucket.wait_seconds(n, 0.0) for n in (1, 2, 10)] == [0, 0, 0]
+    bucket.consume(10, 0.0)
     assert bucket.level(0.0) == -8
-    assert [bucket.wait(n, 0.0) for n in (1, 2, 7)] == [4.5, 5, 5]
-    assert bucket.wait(1, 4.5) == 0
-    bucket.take(1, 4.5)
-    assert bucket.wait(1, 4.5) == 0.5
+    assert [bucket.wait_seconds(n, 0.0) for n in (1, 2, 7)] == [4.5, 5, 5]
+    assert bucket.wait_seconds(1, 4.5) == 0
+    bucket.consume(1, 4.5)
+    assert bucket.wait_seconds(1, 4.5) == 0.5
     assert bucket.level(100.0) == 2
-    slow = Bucket(0.1, now=0.0)
-    slow.take(1, 0.0)
-    assert slow.wait(1, 0.0) == 10
+    slow = TokenBucket(0.1, now=0.0)
+    slow.consume(1, 0.0)
+    assert slow.wait_seconds(1, 0.0) == 10
 
 
 def test_batches_of_all_sizes_share_one_rate_and_a_month_is_not_overrun(home: Path) -> None:
-    _, slow = Keys(home).create("slow", rate=1)
-    _, few = Keys(home).create("few", quota=5)
-    text = base64.b64encode(png("red", 1)).decode()
+    _, slow = ApiKeyStore(home).create("slow", rate=1)
+    _, few = ApiKeyStore(home).create("few", quota=5)
+    text = base64.b64encode(make_png("red", 1)).decode()
     path = "/v1/functions/1/invoke-batch"
     with calling(home, open=False, fetch_urls=True) as call:
         reader = call.app.state.parts.reader
@@ -151,7 +153,8 @@ def test_batches_of_all_sizes_share_one_rate_and_a_month_is_not_overrun(home: Pa
         async def together() -> list[int]:
             one = f"{path.removesuffix('-batch')}"
             wait = (
-                call.http.post(one, content=png("red", 1), headers=bearer(few)) for _ in "x" * 20
+                call.http.post(one, content=make_png("red", 1), headers=bearer(few))
+                for _ in "x" * 20
             )
             return [answer.status_code for answer in await asyncio.gather(*wait)]
 
@@ -163,12 +166,12 @@ def test_batches_of_all_sizes_share_one_rate_and_a_month_is_not_overrun(home: Pa
 
 
 def test_every_answer_tells_what_is_left_also_a_refusal(home: Path) -> None:
-    _, text = Keys(home).create("app", rate=50, quota=100)
+    _, text = ApiKeyStore(home).create("app", rate=50, quota=100)
     with calling(home, open=False) as call:
         path, headers = "/v1/functions/1/invoke", bearer(text)
         answers = [
             call("POST", path, content=content, headers=headers)
-            for content in (png("red", 1), b"no image", b"")
+            for content in (make_png("red", 1), b"no image", b"")
         ]
         looked = [
             call("GET", f"/v1/functions{more}", headers=headers) for more in ("", "/1", "/no")
@@ -183,32 +186,35 @@ def test_every_answer_tells_what_is_left_also_a_refusal(home: Path) -> None:
 
 
 def test_counters_of_all_functions_are_not_for_the_key_of_one(home: Path) -> None:
-    _, scoped = Keys(home).create("one", ("1",))
-    _, whole = Keys(home).create("all")
+    _, scoped = ApiKeyStore(home).create("one", ("1",))
+    _, whole = ApiKeyStore(home).create("all")
     with calling(home, open=False) as call:
         assert call("GET", "/metrics", headers=bearer(scoped)).status_code == 403
         assert call("GET", "/metrics", headers=bearer(whole)).status_code == 200
 
 
 def test_processes_that_change_keys_at_the_same_time_undo_nothing(tmp_path: Path) -> None:
-    revoked, _ = Keys(tmp_path).create("revoked")
+    revoked, _ = ApiKeyStore(tmp_path).create("revoked")
     code = (
         "import sys; from pathlib import Path; from backend.store.api_keys import Keys\n"
         "keys = Keys(Path(sys.argv[1]))\n"
         "[keys.create(f'{sys.argv[2]}-{n}') for n in range(20)]"
     )
     makers = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path), name]) for name in "abc"]
-    Keys(tmp_path).revoke(revoked.id)
+    ApiKeyStore(tmp_path).revoke(revoked.id)
     assert [maker.wait(60) for maker in makers] == [0, 0, 0]
-    found = Keys(tmp_path).all()
+    found = ApiKeyStore(tmp_path).all()
     assert len({key.name for key in found}) == 61
     assert [key.name for key in found if key.revoked] == ["revoked"]
 
 
 def test_each_image_of_a_batch_counts(home: Path) -> None:
-    _, text = Keys(home).create("few", quota=5)
+    _, text = ApiKeyStore(home).create("few", quota=5)
     with calling(home, open=False) as call:
-        path, files = "/v1/functions/1/invoke-batch", [("data", png("red", i)) for i in range(3)]
+        path, files = (
+            "/v1/functions/1/invoke-batch",
+            [("data", make_png("red", i)) for i in range(3)],
+        )
         first = call("POST", path, files=files, headers=bearer(text))
         assert first.headers["x-quota-remaining"] == "2"
         over = call("POST", path, files=files, headers=bearer(text))
@@ -269,21 +275,21 @@ def test_a_correction_of_as_many_objects_as_there_may_be_is_read(call: Caller) -
 
 
 def test_a_newly_promoted_version_takes_over_and_the_old_one_answers_by_name(home: Path) -> None:
-    from tests.support.published_models import colour_model, publish
+    from tests.support.published_models import publish_version, train_colour_model
 
     with calling(home) as call:
-        before = call.invoke("1", png("red", 1)).json()["version"]
-        after = publish(home, "1", *colour_model())
+        before = call.invoke("1", make_png("red", 1)).json()["version"]
+        after = publish_version(home, "1", *train_colour_model())
         call.wait(lambda: call_version(call) == after)
-        assert call.invoke("1", png("red", 1)).json()["version"] == after
-        assert call.invoke("1", png("red", 1), version=before).json()["version"] == before
-        assert call.invoke("1", png("red", 1), version="live").json()["version"] == after
+        assert call.invoke("1", make_png("red", 1)).json()["version"] == after
+        assert call.invoke("1", make_png("red", 1), version=before).json()["version"] == before
+        assert call.invoke("1", make_png("red", 1), version="live").json()["version"] == after
 
 
 def call_version(call: Caller) -> str:
     """Without asking: the loop that would answer is the one that waits."""
     functions = call.app.state.parts.functions
-    return str(functions.live("1").card.version)
+    return str(functions.live_version("1").card.version)
 
 
 def test_one_damaged_project_costs_no_other_and_what_failed_is_tried_again(
@@ -291,15 +297,15 @@ def test_one_damaged_project_costs_no_other_and_what_failed_is_tried_again(
 ) -> None:
     from backend.endpoint import functions
 
-    monkeypatch.setattr(functions, "AGAIN_SECONDS", 0.1)
+    monkeypatch.setattr(functions, "RELOAD_DELAY_SECONDS", 0.1)
     (home / "projects" / "2" / "live.json").write_text("{")
     (home / "projects" / "3" / "project.json").write_text("[]")
     (card,) = (home / "projects" / "4" / "versions").glob("*/card.json")
     whole = card.read_text()
     card.write_text("{")
     with calling(home) as call:
-        known = call.app.state.parts.functions._live
+        known = call.app.state.parts.functions._live_versions
         assert set(known) == {"1", "5"}
-        assert call.invoke("4", png("red", 1)).status_code == 503
+        assert call.invoke("4", make_png("red", 1)).status_code == 503
         card.write_text(whole)
         call.wait(lambda: "4" in known, 30)

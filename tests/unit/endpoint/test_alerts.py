@@ -19,11 +19,11 @@ import pytest
 
 from backend.domain import ImageSize
 from backend.endpoint import alerts as alerts_module
-from backend.endpoint.alert_rules import EXAMPLE, Rule, read_rules
-from backend.endpoint.alerts import Alerts, sign
+from backend.endpoint.alert_rules import EXAMPLE_RULES, AlertRule, read_alert_rules
+from backend.endpoint.alerts import AlertSender, sign_webhook
 from backend.errors import StoreError, UsageError
-from backend.inference.predict_image import Said
-from tests.support.harness import png
+from backend.inference.predict_image import ImagePrediction
+from tests.support.harness import make_png
 from tests.unit.endpoint.conftest import Caller, calling
 from tests.unit.endpoint.test_capturing import finish
 
@@ -83,19 +83,19 @@ def rule_file(home: Path, hook: str, **more: Any) -> None:
 
 
 def quickly(call: Caller) -> None:
-    call.app.state.parts.desk._alerts._pauses = (0.05, 0.05, 0.05)
+    call.app.state.parts.post_response._alerts._retry_delays = (0.05, 0.05, 0.05)
 
 
 def test_an_alert_is_posted_signed_and_once_per_picture(home: Path, hook: str) -> None:
     rule_file(home, hook, name="ripe")
     with calling(home) as call:
-        answer = call.invoke("1", png("red", 1), externalId="bed-7").json()
-        call.invoke("1", png("red", 2), externalId="bed-7")
-        call.invoke("1", png("blue", 3), externalId="bed-8")
+        answer = call.invoke("1", make_png("red", 1), externalId="bed-7").json()
+        call.invoke("1", make_png("red", 2), externalId="bed-7")
+        call.invoke("1", make_png("blue", 3), externalId="bed-8")
         finish(call)
         call.wait(lambda: Hook.got)
     with calling(home) as call:  # after a restart still once
-        call.invoke("1", png("red", 1), externalId="bed-7")
+        call.invoke("1", make_png("red", 1), externalId="bed-7")
         finish(call)
     ((headers, body),) = Hook.got
     told = json.loads(body)
@@ -120,7 +120,7 @@ def test_a_post_that_failed_is_tried_again_as_the_same_post(home: Path, hook: st
     Hook.failures[:] = [500, 503]
     with calling(home) as call:
         quickly(call)
-        call.invoke("1", png("red", 1))
+        call.invoke("1", make_png("red", 1))
         call.wait(lambda: len(Hook.got) == 3)
         call.wait(lambda: not list((home / "alerts" / "pending").glob("*")))
         text = call("GET", "/metrics").text
@@ -132,8 +132,8 @@ def test_a_post_that_failed_is_tried_again_as_the_same_post(home: Path, hook: st
 def test_what_is_not_delivered_goes_on_after_a_restart(home: Path, hook: str) -> None:
     rule_file(home, "http://127.0.0.1:9/nobody")
     with calling(home) as call:
-        call.app.state.parts.desk._alerts._pauses = (0.0,) * 100
-        call.invoke("1", png("red", 1))
+        call.app.state.parts.post_response._alerts._retry_delays = (0.0,) * 100
+        call.invoke("1", make_png("red", 1))
         finish(call)
         assert list((home / "alerts" / "pending").glob("*.json"))
     rule_file(home, hook)
@@ -143,15 +143,15 @@ def test_what_is_not_delivered_goes_on_after_a_restart(home: Path, hook: str) ->
     assert len(Hook.got) == 1
 
 
-def told_of(folder: Path, rules: list[Rule], external: str) -> int:
+def told_of(folder: Path, rules: list[AlertRule], external: str) -> int:
     """How many alerts an answer makes, in a process of its own."""
-    alerts = Alerts(rules, folder)
-    said = Said(ImageSize(1, 1), chosen={"colour": {"red": 0.99}})
+    alerts = AlertSender(rules, folder)
+    said = ImagePrediction(ImageSize(1, 1), label_probabilities={"colour": {"red": 0.99}})
     return alerts.consider("1", "v1", "r1", external, said)
 
 
 def test_a_crash_between_an_alert_and_its_note_loses_and_repeats_nothing(tmp_path: Path) -> None:
-    rules = [Rule("red", "1", "red", "http://127.0.0.1:9/x", secret="s")]
+    rules = [AlertRule("red", "1", "red", "http://127.0.0.1:9/x", secret="s")]
     (tmp_path / "pending").write_text("in the way")
     with pytest.raises(StoreError):
         told_of(tmp_path, rules, "bed-7")  # it could not be kept, so it was not told of
@@ -172,9 +172,9 @@ def test_one_alert_that_cannot_be_sent_or_read_holds_up_no_other(home: Path, hoo
     (pending / "msg_0.json").write_text("{")
     (pending / "msg_1.json").write_text('{"id": 3}')
     with calling(home) as call:
-        alerts = call.app.state.parts.desk._alerts
+        alerts = call.app.state.parts.post_response._alerts
         alerts._rules["b"] = replace(alerts._rules["b"], secret="whsec_abc")  # never gets this far
-        call.invoke("1", png("red", 1))
+        call.invoke("1", make_png("red", 1))
         call.wait(lambda: Hook.got)
     assert json.loads(Hook.got[0][1])["data"]["rule"] == "c"
 
@@ -209,7 +209,7 @@ def test_a_receiver_that_takes_its_time_delays_no_alert_of_others(
     (home / "alerts.toml").write_text("".join(rows))
     with calling(home) as call:
         for number in range(10):  # more than the slow one may have under way
-            call.invoke("1", png("red", number), externalId=f"bed-{number}")
+            call.invoke("1", make_png("red", number), externalId=f"bed-{number}")
             began = time.monotonic()
             call.wait(partial(told, number + 1), 12)
             assert time.monotonic() - began < 5
@@ -222,10 +222,10 @@ def test_a_receiver_that_takes_its_time_delays_no_alert_of_others(
 def test_a_receiver_that_drips_is_given_up_in_time(
     home: Path, hook: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(alerts_module, "SECONDS", 0.4)
+    monkeypatch.setattr(alerts_module, "POST_TIMEOUT_SECONDS", 0.4)
     rule_file(home, hook.replace("/hook", "/drips"))
     with calling(home) as call:
-        call.invoke("1", png("red", 1))
+        call.invoke("1", make_png("red", 1))
         pending = home / "alerts" / "pending"
         (file,) = call.wait(lambda: list(pending.glob("msg_*.json")))
         call.wait(lambda: json.loads(file.read_text())["tries"] == 1, 5)
@@ -235,8 +235,8 @@ def test_what_waits_is_read_from_disk_once(home: Path, hook: str) -> None:
     rule_file(home, hook)
     Hook.failures[:] = [500]
     with calling(home) as call:
-        call.app.state.parts.desk._alerts._pauses = (0.3,)
-        call.invoke("1", png("red", 1))
+        call.app.state.parts.post_response._alerts._retry_delays = (0.3,)
+        call.invoke("1", make_png("red", 1))
         call.wait(lambda: Hook.got)
         (file,) = call.wait(lambda: list((home / "alerts" / "pending").glob("*.json")))
         file.write_text("{")
@@ -246,10 +246,10 @@ def test_what_waits_is_read_from_disk_once(home: Path, hook: str) -> None:
 def test_the_list_of_what_was_told_of_does_not_grow_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(alerts_module, "REMEMBERED", 3)
-    rules = [Rule("red", "1", "red", "http://127.0.0.1:9/x", secret="s")]
-    said = Said(ImageSize(1, 1), chosen={"colour": {"red": 0.99}})
-    alerts = Alerts(rules, tmp_path)
+    monkeypatch.setattr(alerts_module, "REMEMBERED_ALERT_LIMIT", 3)
+    rules = [AlertRule("red", "1", "red", "http://127.0.0.1:9/x", secret="s")]
+    said = ImagePrediction(ImageSize(1, 1), label_probabilities={"colour": {"red": 0.99}})
+    alerts = AlertSender(rules, tmp_path)
     for number in range(30):
         assert alerts.consider("1", "v1", f"r{number}", "", said) == 1
     assert len((tmp_path / "told.txt").read_text().split()) <= 6
@@ -257,18 +257,18 @@ def test_the_list_of_what_was_told_of_does_not_grow_for_ever(
     for file in (tmp_path / "pending").glob("*"):
         file.unlink()
     (tmp_path / "told.txt").write_text("x\n" * 40)
-    Alerts(rules, tmp_path)
+    AlertSender(rules, tmp_path)
     assert len((tmp_path / "told.txt").read_text().split()) == 3
 
 
 def test_counts_can_be_waited_for(home: Path, hook: str) -> None:
-    from tests.support.drawings import drawing
+    from tests.support.drawings import make_drawing
     from tests.unit.test_images import file_of
 
     rule_file(home, hook, function="3", label="disc", confidence=0.03, count=2)
     with calling(home) as call:
         for number in range(900, 906):
-            call.invoke("3", file_of(drawing(number, labels=("disc",)).image))
+            call.invoke("3", file_of(make_drawing(number, labels=("disc",)).image))
         finish(call)
         call.wait(lambda: Hook.got)
     assert all(json.loads(body)["data"]["count"] >= 2 for _, body in Hook.got)
@@ -276,7 +276,7 @@ def test_counts_can_be_waited_for(home: Path, hook: str) -> None:
 
 def test_the_signature_is_that_of_the_standard() -> None:
     """The example of the specification, standardwebhooks.com."""
-    headers = sign(
+    headers = sign_webhook(
         "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
         "msg_p5jXN8AQM9LWM0D4loKWxJek",
         b'{"test": 2432232314}',
@@ -286,11 +286,11 @@ def test_the_signature_is_that_of_the_standard() -> None:
 
 
 def test_the_example_of_a_rule_is_one(tmp_path: Path) -> None:
-    (tmp_path / "alerts.toml").write_text(EXAMPLE)
-    (rule,) = read_rules(tmp_path / "alerts.toml", {"GREENHOUSE_SECRET": "x"})
+    (tmp_path / "alerts.toml").write_text(EXAMPLE_RULES)
+    (rule,) = read_alert_rules(tmp_path / "alerts.toml", {"GREENHOUSE_SECRET": "x"})
     url = "https://example.com/hooks/greenhouse"
-    assert rule == Rule("wilting", "3", "wilting", url, 0.8, 1, "x")
-    assert read_rules(tmp_path / "none.toml") == []
+    assert rule == AlertRule("wilting", "3", "wilting", url, 0.8, 1, "x")
+    assert read_alert_rules(tmp_path / "none.toml") == []
 
 
 @pytest.mark.parametrize(
@@ -332,4 +332,4 @@ def test_a_rule_that_cannot_be_meant_is_refused_at_load(
 ) -> None:
     (tmp_path / "alerts.toml").write_text(text)
     with pytest.raises(UsageError, match=says):
-        read_rules(tmp_path / "alerts.toml", {})
+        read_alert_rules(tmp_path / "alerts.toml", {})

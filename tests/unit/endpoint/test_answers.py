@@ -11,14 +11,14 @@ from pathlib import Path
 import httpcore
 import pytest
 
-from backend.domain import Place
-from backend.endpoint.functions import load_here
+from backend.domain import Region
+from backend.endpoint.functions import load_local_version
 from backend.runtime.resources import Resources
 from backend.settings import Settings
-from backend.vision.images.decode import Picture
-from backend.web_fetcher import Web
-from tests.support.drawings import drawing
-from tests.support.harness import data_uri, png
+from backend.vision.images.decode import DecodedImage
+from backend.web_fetcher import WebFetcher
+from tests.support.drawings import make_drawing
+from tests.support.harness import make_data_uri, make_png
 from tests.unit.endpoint.conftest import Caller
 from tests.unit.test_images import file_of
 
@@ -26,7 +26,7 @@ INVOKE = "/v1/functions/1/invoke"
 
 
 def test_a_label_comes_with_its_confidence_and_that_of_the_others(call: Caller) -> None:
-    answer = call.invoke("1", png("red", 100)).json()
+    answer = call.invoke("1", make_png("red", 100)).json()
     assert answer["labelName"] == "red"
     assert answer["confidence"] > 0.8
     assert [row["labelName"] for row in answer["labelConfidences"]] == ["red", "blue"]
@@ -38,7 +38,7 @@ def test_a_label_comes_with_its_confidence_and_that_of_the_others(call: Caller) 
 
 
 def test_every_way_to_send_an_image_gives_the_same_answer(call: Caller) -> None:
-    content = png("blue", 101)
+    content = make_png("blue", 101)
     text = base64.b64encode(content).decode()
     ways = [
         call("POST", INVOKE, content=content, headers={"content-type": "image/png"}),
@@ -48,7 +48,7 @@ def test_every_way_to_send_an_image_gives_the_same_answer(call: Caller) -> None:
         call("POST", INVOKE, data={"data": text}, files={"note": (None, "x")}),
         call("POST", INVOKE, json={"data": text}),
         call("POST", INVOKE, json={"data": base64.encodebytes(content).decode()}),
-        call("POST", INVOKE, json={"data": data_uri(content)}),
+        call("POST", INVOKE, json={"data": make_data_uri(content)}),
     ]
     answers = [way.json() for way in ways]
     assert {answer.get("labelName") for answer in answers} == {"blue"}
@@ -58,26 +58,26 @@ def test_every_way_to_send_an_image_gives_the_same_answer(call: Caller) -> None:
 
 
 def test_fewer_labels_and_surer_ones_can_be_asked_for(call: Caller) -> None:
-    answer = call.invoke("1", png("red", 102), labelCount=1, threshold=1.0).json()
+    answer = call.invoke("1", make_png("red", 102), labelCount=1, threshold=1.0).json()
     assert [row["labelName"] for row in answer["labelConfidences"]] == ["red"]
     assert answer["labelName"] is None
 
 
 def test_several_of_many_gives_every_label_that_is_likely(call: Caller) -> None:
-    answer = call.invoke("2", png("red", 103)).json()
+    answer = call.invoke("2", make_png("red", 103)).json()
     assert [row["labelName"] for row in answer["labels"]] == ["red"]
-    everything = call.invoke("2", png("red", 103), threshold=0).json()
+    everything = call.invoke("2", make_png("red", 103), threshold=0).json()
     assert {row["labelName"] for row in everything["labels"]} == {"red", "blue"}
 
 
 def test_boxes_are_those_that_the_model_finds(call: Caller, published: Path) -> None:
-    image = drawing(900, labels=("disc", "square")).image
+    image = make_drawing(900, labels=("disc", "square")).image
     answer = call.invoke("3", file_of(image)).json()
     resources = Resources(Settings(home=published))
     record = resources.projects.get("3")
-    loaded = load_here(resources, record, answer["version"])
-    (said,) = loaded.say([Picture(image, *image.size)])
-    places, confidence = said.found["things"]
+    loaded = load_local_version(resources, record, answer["version"])
+    (said,) = loaded.predict([DecodedImage(image, *image.size)])
+    places, confidence = said.regions["things"]
     wanted = [(p, c) for p, c in zip(places, confidence, strict=True) if c >= 0.2]
     assert wanted
     for place, c in wanted:  # the runtime is chosen at each load: 16 or 32 bits
@@ -89,13 +89,13 @@ def test_boxes_are_those_that_the_model_finds(call: Caller, published: Path) -> 
     assert call.invoke("3", file_of(image), threshold=1).json()["predictions"] == []
 
 
-def _is_at(box: dict[str, float], place: Place) -> bool:
+def _is_at(box: dict[str, float], place: Region) -> bool:
     corners = (box["x"], box["y"], box["x"] + box["width"], box["y"] + box["height"])
     return corners == pytest.approx((place.x0, place.y0, place.x1, place.y1), abs=0.02)
 
 
 def test_points_have_a_centre_and_are_counted(call: Caller) -> None:
-    image = drawing(901, labels=("disc", "square")).image
+    image = make_drawing(901, labels=("disc", "square")).image
     answer = call.invoke("4", file_of(image)).json()
     assert answer["predictions"]
     for one in answer["predictions"]:
@@ -106,22 +106,22 @@ def test_points_have_a_centre_and_are_counted(call: Caller) -> None:
 
 
 def test_a_function_of_several_controls_answers_all_of_them(call: Caller) -> None:
-    answer = call.invoke("5", png("red", 104)).json()
+    answer = call.invoke("5", make_png("red", 104)).json()
     assert answer["labelName"] == "red"
     assert set(answer["controls"]) == {"colour", "things"}
     assert "predictions" in answer["controls"]["things"]
-    one = call.invoke("5", png("red", 104), control="things").json()
+    one = call.invoke("5", make_png("red", 104), control="things").json()
     assert "labelName" not in one
     assert "predictions" in one
-    assert call.invoke("5", png("red", 104), control="smell").status_code == 404
+    assert call.invoke("5", make_png("red", 104), control="smell").status_code == 404
 
 
 def test_a_batch_answers_in_order_and_a_bad_image_costs_no_other(call: Caller) -> None:
-    files = [("data", png("red", 1)), ("data", b"<svg/>"), ("data", png("blue", 2))]
+    files = [("data", make_png("red", 1)), ("data", b"<svg/>"), ("data", make_png("blue", 2))]
     answer = call("POST", "/v1/functions/1/invoke-batch", files=files).json()
     assert [row.get("labelName") for row in answer["results"]] == ["red", None, "blue"]
     assert answer["results"][1]["error"]["status"] == 415
-    texts = [base64.b64encode(png("blue", i)).decode() for i in range(64)]
+    texts = [base64.b64encode(make_png("blue", i)).decode() for i in range(64)]
     many = call("POST", "/v1/functions/1/invoke-batch", json={"data": texts})
     assert [row["labelName"] for row in many.json()["results"]] == ["blue"] * 64
     more = call("POST", "/v1/functions/1/invoke-batch", json={"data": [*texts, texts[0]]})
@@ -159,7 +159,7 @@ def test_functions_are_listed_with_what_they_answer(call: Caller) -> None:
         (INVOKE, {"content": b""}, 422, "no image"),
         (INVOKE, {"files": {"data": b""}}, 422, "empty file"),
         (INVOKE, {"content": b"<svg xmlns='http://www.w3.org/2000/svg'/>"}, 415, "not an image"),
-        (INVOKE, {"content": png("red", 1)[:-40]}, 422, "damaged image"),
+        (INVOKE, {"content": make_png("red", 1)[:-40]}, 422, "damaged image"),
         (INVOKE, {"json": {}}, 422, "no image"),
         (INVOKE, {"json": {"data": 7}}, 422, "no image"),
         (INVOKE, {"json": {"data": "%%"}}, 422, "no image"),
@@ -210,8 +210,8 @@ def test_a_failure_of_ours_is_a_problem_with_a_number_and_is_counted(
     from tests.unit.endpoint.conftest import calling
 
     with calling(home) as call:
-        monkeypatch.setattr("backend.endpoint.invoker.decode", lambda *a, **k: 1 / 0)
-        answer = call.invoke("1", png("red", 1))
+        monkeypatch.setattr("backend.endpoint.invoker.decode_upright_image", lambda *a, **k: 1 / 0)
+        answer = call.invoke("1", make_png("red", 1))
         text = call("GET", "/metrics").text
     assert answer.status_code == 500
     assert answer.headers["content-type"] == "application/problem+json"
@@ -230,7 +230,7 @@ def test_a_redirect_to_a_private_address_is_not_followed(home: Path) -> None:
         reader = call.app.state.parts.reader
         limits = replace(reader.web._limits, schemes=frozenset({"http", "https"}))
         network = httpcore.MockBackend([told])
-        web = Web(
+        web = WebFetcher(
             limits, lambda host, port: [{"a.example": "93.184.216.34"}.get(host, host)], network
         )
         object.__setattr__(reader, "web", web)
@@ -249,7 +249,7 @@ def test_a_version_of_old_says_how_to_make_it_new(home: Path) -> None:
     for file in (home / "projects" / "1" / "versions").glob("*/controls.json"):
         file.unlink()
     with calling(home) as call:
-        answer = call.invoke("1", png("red", 1))
+        answer = call.invoke("1", make_png("red", 1))
     assert answer.status_code == 503
     assert "older Prelabel" in answer.json()["detail"]
 
@@ -259,16 +259,16 @@ def test_who_waits_too_long_is_told_so(home: Path, monkeypatch: pytest.MonkeyPat
     from tests.unit.endpoint.conftest import calling
 
     with calling(home) as call:
-        monkeypatch.setattr(invoker, "ANSWER_SECONDS", 0.0)
-        answer = call.invoke("1", png("red", 1))
+        monkeypatch.setattr(invoker, "RESPONSE_TIMEOUT_SECONDS", 0.0)
+        answer = call.invoke("1", make_png("red", 1))
         assert answer.status_code == 503
         assert answer.headers["retry-after"] == "10"
-        monkeypatch.setattr(invoker, "ANSWER_SECONDS", 60.0)
-        assert call.invoke("1", png("red", 1)).status_code == 200
+        monkeypatch.setattr(invoker, "RESPONSE_TIMEOUT_SECONDS", 60.0)
+        assert call.invoke("1", make_png("red", 1)).status_code == 200
 
 
 def test_what_fails_for_a_while_disturbs_nobody(caplog: pytest.LogCaptureFixture) -> None:
-    from backend.runtime.periodic import at_most_every, undisturbed
+    from backend.runtime.periodic import log_errors, throttle
 
     asked: list[int] = []
 
@@ -276,7 +276,7 @@ def test_what_fails_for_a_while_disturbs_nobody(caplog: pytest.LogCaptureFixture
         asked.append(1)
         raise RuntimeError("files are open")
 
-    seldom = at_most_every(60.0, undisturbed(work, "the volume cannot be seen"))
+    seldom = throttle(60.0, log_errors(work, "the volume cannot be seen"))
     seldom()
     seldom()
     assert asked == [1]

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from backend.endpoint.batching import Batcher
-from backend.endpoint.problems import Problem
+from backend.endpoint.problems import ProblemError
 
 
 class Doubler:
@@ -38,9 +38,9 @@ async def begun(doubler: Doubler) -> None:
 
 async def held(doubler: Doubler, batcher: Batcher[int, int], *asked: int) -> list[object]:
     """Ask one first, the others while it is looked at."""
-    tasks = [asyncio.create_task(batcher.ask([asked[0]]))]
+    tasks = [asyncio.create_task(batcher.submit([asked[0]]))]
     await begun(doubler)
-    tasks += [asyncio.create_task(batcher.ask([number])) for number in asked[1:]]
+    tasks += [asyncio.create_task(batcher.submit([number])) for number in asked[1:]]
     await asyncio.sleep(0.01)
     doubler.free.set()
     return await asyncio.gather(*tasks, return_exceptions=True)
@@ -65,9 +65,9 @@ def test_a_question_that_fails_costs_no_other_its_answer() -> None:
 
 def test_too_many_are_told_to_come_back() -> None:
     doubler = Doubler()
-    batcher = Batcher(doubler, 2, ThreadPoolExecutor(1), most_waiting=3)
+    batcher = Batcher(doubler, 2, ThreadPoolExecutor(1), max_queued=3)
     answers = asyncio.run(held(doubler, batcher, 1, 2, 3, 4, 5, 6))
-    refused = [answer for answer in answers if isinstance(answer, Problem)]
+    refused = [answer for answer in answers if isinstance(answer, ProblemError)]
     assert [problem.status for problem in refused] == [503, 503]
     assert refused[0].headers == {"retry-after": "1"}
 
@@ -80,10 +80,10 @@ def test_several_lanes_look_at_the_same_time_and_none_is_forgotten() -> None:
         return numbers
 
     async def ask() -> list[list[int]]:
-        batcher = Batcher(together, 1, ThreadPoolExecutor(2), lanes=2)
+        batcher = Batcher(together, 1, ThreadPoolExecutor(2), concurrency=2)
         found: list[list[int]] = []
         for _ in range(50):
-            found += await asyncio.gather(batcher.ask([1]), batcher.ask([2]))
+            found += await asyncio.gather(batcher.submit([1]), batcher.submit([2]))
         return found
 
     assert asyncio.run(ask()) == [[1], [2]] * 50
@@ -94,9 +94,9 @@ def test_who_went_away_is_not_looked_at() -> None:
     batcher = Batcher(doubler, 8, ThreadPoolExecutor(1))
 
     async def leave() -> None:
-        first = asyncio.create_task(batcher.ask([1]))
+        first = asyncio.create_task(batcher.submit([1]))
         await begun(doubler)
-        second = asyncio.create_task(batcher.ask([2]))
+        second = asyncio.create_task(batcher.submit([2]))
         await asyncio.sleep(0.01)
         second.cancel()
         await asyncio.sleep(0.01)
@@ -104,7 +104,7 @@ def test_who_went_away_is_not_looked_at() -> None:
         assert await first == [2]
         with pytest.raises(asyncio.CancelledError):
             await second
-        assert await batcher.ask([3]) == [6]
+        assert await batcher.submit([3]) == [6]
 
     asyncio.run(leave())
     assert doubler.sizes == [1, 1]

@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from backend.endpoint.capture_recorder import _suffix
-from backend.endpoint.metrics import Drift, Metrics
-from backend.store.captures import Capture, Captures
-from backend.store.drift_reference import Reference
-from tests.support.drawings import drawing
-from tests.support.harness import png
+from backend.endpoint.capture_recorder import _image_suffix
+from backend.endpoint.metrics import DriftMonitor, EndpointMetrics
+from backend.store.captures import Capture, CaptureStore
+from backend.store.drift_reference import DriftReference
+from tests.support.drawings import make_drawing
+from tests.support.harness import make_png
 from tests.unit.endpoint.conftest import Caller, calling
 
 
 def kept(home: Path, function: str = "1") -> list[tuple[str, str]]:
-    return [(c.why, c.external) for c in Captures(home / "projects" / function).all()]
+    return [(c.why, c.external) for c in CaptureStore(home / "projects" / function).all()]
 
 
 def doubtful(number: int) -> bytes:
@@ -40,14 +40,14 @@ def doubtful(number: int) -> bytes:
 
 def finish(call: Caller) -> None:
     """Let the desk do all that was noted."""
-    call.wait(lambda: call.app.state.parts.desk._waiting == 0)
+    call.wait(lambda: call.app.state.parts.post_response._pending_count == 0)
 
 
 def test_uncertain_images_are_kept_with_what_was_said_of_them(home: Path) -> None:
-    with calling(home, capture_below=0.999999, capture_share=0.0) as call:
+    with calling(home, capture_below=0.999999, capture_fraction=0.0) as call:
         answer = call.invoke("1", doubtful(1), externalId="bed-7").json()
         finish(call)
-        (capture,) = Captures(home / "projects" / "1").all()
+        (capture,) = CaptureStore(home / "projects" / "1").all()
     assert (capture.why, capture.external, capture.id) == (
         "uncertain",
         "bed-7",
@@ -57,16 +57,16 @@ def test_uncertain_images_are_kept_with_what_was_said_of_them(home: Path) -> Non
     (region,) = capture.said["result"]
     assert region["value"]["choices"] == [answer["labelName"]]
     assert (capture.width, capture.height) == (64, 64)
-    assert Captures(home / "projects" / "1").image(capture).read_bytes() == doubtful(1)
+    assert CaptureStore(home / "projects" / "1").image_path(capture).read_bytes() == doubtful(1)
     assert capture.suffix == ".png"
 
 
 def test_certain_images_are_not_kept_but_for_a_random_share(home: Path) -> None:
-    with calling(home, capture_below=0.0, capture_share=0.0) as call:
+    with calling(home, capture_below=0.0, capture_fraction=0.0) as call:
         call.invoke("1", doubtful(2))
         finish(call)
     assert kept(home) == []
-    with calling(home, capture_below=0.0, capture_share=0.999) as call:
+    with calling(home, capture_below=0.0, capture_fraction=0.999) as call:
         call.invoke("1", doubtful(3))
         call.invoke("1", doubtful(4), capture=False)
         finish(call)
@@ -76,28 +76,28 @@ def test_certain_images_are_not_kept_but_for_a_random_share(home: Path) -> None:
 def test_the_same_picture_is_kept_once_also_when_it_is_saved_anew(home: Path) -> None:
     anew = io.BytesIO()
     Image.open(io.BytesIO(doubtful(5))).save(anew, "JPEG", quality=80)
-    with calling(home, capture_share=0.999) as call:
+    with calling(home, capture_fraction=0.999) as call:
         for content in (doubtful(5), doubtful(5), anew.getvalue(), doubtful(6)):
             call.invoke("1", content)
         finish(call)
     assert len(kept(home)) == 2
-    with calling(home, capture_share=0.999) as call:  # after a restart too
+    with calling(home, capture_fraction=0.999) as call:  # after a restart too
         call.invoke("1", doubtful(5))
         finish(call)
     assert len(kept(home)) == 2
 
 
 def test_not_more_than_so_many_a_day_and_nothing_for_ever(home: Path) -> None:
-    with calling(home, capture_share=0.999, capture_per_day=2) as call:
+    with calling(home, capture_fraction=0.999, capture_per_day=2) as call:
         for number in range(10, 14):
             call.invoke("1", doubtful(number))
         finish(call)
     assert len(kept(home)) == 2
-    captures = Captures(home / "projects" / "1")
+    captures = CaptureStore(home / "projects" / "1")
     (first, _) = captures.all()
-    assert captures.forget_before(first.at + 1e-6) == 1
+    assert captures.delete_before(first.at + 1e-6) == 1
     assert len(kept(home)) == 1
-    assert not captures.image(first).exists()
+    assert not captures.image_path(first).exists()
 
 
 def test_a_label_with_hardly_an_example_makes_an_image_worth_keeping(home: Path) -> None:
@@ -107,16 +107,16 @@ def test_a_label_with_hardly_an_example_makes_an_image_worth_keeping(home: Path)
     told = json.loads(card.read_text())
     told["controls"]["colour"]["examples"] = {"red": 1, "blue": 40}
     card.write_text(json.dumps(told))
-    with calling(home, capture_below=0.0, capture_share=0.0) as call:
-        call.invoke("1", png("red", 1))
-        call.invoke("1", png("blue", 1))
+    with calling(home, capture_below=0.0, capture_fraction=0.0) as call:
+        call.invoke("1", make_png("red", 1))
+        call.invoke("1", make_png("blue", 1))
         finish(call)
     assert kept(home) == [("rare", "")]
 
 
 def test_a_correction_goes_to_the_kept_image_or_brings_its_own(home: Path) -> None:
     path = "/v1/functions/1/samples/{}/annotation"
-    with calling(home, capture_share=0.999) as call:
+    with calling(home, capture_fraction=0.999) as call:
         call.invoke("1", doubtful(20), externalId="a/b 1")
         finish(call)
         there = call("PUT", path.format("a%2Fb%201"), json={"labelName": "blue"})
@@ -133,7 +133,7 @@ def test_a_correction_goes_to_the_kept_image_or_brings_its_own(home: Path) -> No
     assert "as `data`" in gone.json()["detail"]
     assert wrong.status_code == unclear.status_code == strange.status_code == 422
     assert "there is: red, blue" in wrong.json()["detail"]
-    by_name = {c.external: c for c in Captures(home / "projects" / "1").all()}
+    by_name = {c.external: c for c in CaptureStore(home / "projects" / "1").all()}
     assert by_name["other"].why == "corrected"
     for name, label in (("a/b 1", "blue"), ("other", "red")):
         annotation = by_name[name].annotation
@@ -146,14 +146,14 @@ def test_boxes_are_corrected_by_all_objects_of_the_image(home: Path) -> None:
     path = "/v1/functions/3/samples/x/annotation"
     box = {"x": 0.5, "y": 0.25, "width": 0.25, "height": 0.5}
     objects = [{"labelName": "disc", "boundingBox": box}]
-    with calling(home, capture_share=0.999) as call:
+    with calling(home, capture_fraction=0.999) as call:
         call.invoke("3", doubtful(30), externalId="x")
         finish(call)
         assert call("PUT", path, json={"predictions": objects}).status_code == 202
         assert call("PUT", path, json={"labelName": "disc"}).status_code == 422
         no_box = [{"labelName": "disc", "center": {"x": 0.5, "y": 0.5}}]
         assert call("PUT", path, json={"predictions": no_box}).status_code == 422
-    (capture,) = Captures(home / "projects" / "3").all()
+    (capture,) = CaptureStore(home / "projects" / "3").all()
     assert capture.annotation is not None
     (region,) = capture.annotation
     value = region["value"]
@@ -165,11 +165,11 @@ def test_drift_is_told_when_production_looks_different(home: Path) -> None:
     with calling(home) as call:
         for number in range(30):
             for colour in ("red", "blue"):
-                call.invoke("1", png(colour, number), capture=False)
+                call.invoke("1", make_png(colour, number), capture=False)
         finish(call)
         same = call("GET", "/v1/functions/1").json()["drift"]
         for number in range(120):
-            call.invoke("1", drawing(number).png(), capture=False)
+            call.invoke("1", make_drawing(number).to_png(), capture=False)
         finish(call)
         other = call("GET", "/v1/functions/1").json()["drift"]
         text = call("GET", "/metrics").text
@@ -199,16 +199,16 @@ ANNOTATION = "/v1/functions/1/samples/{}/annotation"
 
 def test_a_correction_never_lands_on_an_older_picture_of_that_name(home: Path) -> None:
     path = ANNOTATION.format("bed-7")
-    with calling(home, capture_share=0.999) as call:
+    with calling(home, capture_fraction=0.999) as call:
         call.invoke("1", doubtful(71), externalId="bed-7")
         assert call("PUT", path, json={"labelName": "red"}).status_code == 202
-        call.invoke("1", png("blue", 72), externalId="bed-7", capture=False)
+        call.invoke("1", make_png("blue", 72), externalId="bed-7", capture=False)
         assert call("PUT", path, json={"labelName": "blue"}).status_code == 404
-    with calling(home, capture_share=0.999) as call:  # after a restart neither
+    with calling(home, capture_fraction=0.999) as call:  # after a restart neither
         assert call("PUT", path, json={"labelName": "blue"}).status_code == 404
         call.invoke("1", doubtful(73), externalId="bed-7")
         assert call("PUT", path, json={"labelName": "blue"}).status_code == 202
-    first, last = Captures(home / "projects" / "1").all()
+    first, last = CaptureStore(home / "projects" / "1").all()
     assert first.annotation is not None
     assert last.annotation is not None
     assert first.annotation[0]["value"] == {"choices": ["red"]}
@@ -216,17 +216,17 @@ def test_a_correction_never_lands_on_an_older_picture_of_that_name(home: Path) -
 
 
 def test_a_picture_that_is_sent_again_is_still_the_one_that_was_kept(home: Path) -> None:
-    with calling(home, capture_share=0.999) as call:
+    with calling(home, capture_fraction=0.999) as call:
         for _ in range(2):
             call.invoke("1", doubtful(71), externalId="bed-7")
         path = ANNOTATION.format("bed-7")
         assert call("PUT", path, json={"labelName": "red"}).status_code == 202
-    (capture,) = Captures(home / "projects" / "1").all()
+    (capture,) = CaptureStore(home / "projects" / "1").all()
     assert capture.annotation is not None
 
 
 def test_names_of_pictures_have_no_control_characters(home: Path) -> None:
-    with calling(home, capture_share=0.999) as call:
+    with calling(home, capture_fraction=0.999) as call:
         answer = call.invoke("1", doubtful(75), externalId="bed\x00\n7")
         finish(call)
         path = ANNOTATION.format("bed%007")
@@ -236,11 +236,11 @@ def test_names_of_pictures_have_no_control_characters(home: Path) -> None:
 
 
 def test_what_is_too_old_goes_when_the_endpoint_starts_whoever_asks(home: Path) -> None:
-    captures = Captures(home / "projects" / "2")
-    captures.keep(Capture("old", 1.0, "random", "v1"), b"image")
-    captures.keep(Capture("new", time.time(), "random", "v1"), b"image")
+    captures = CaptureStore(home / "projects" / "2")
+    captures.add(Capture("old", 1.0, "random", "v1"), b"image")
+    captures.add(Capture("new", time.time(), "random", "v1"), b"image")
     (home / "projects" / "2" / "captures" / "bad.json").write_text('{"id": 7')
-    with calling(home, capture_days=1.0) as call:
+    with calling(home, capture_retention_days=1.0) as call:
         call.wait(lambda: [c.id for c in captures.all()] == ["new"])
     assert not (home / "projects" / "2" / "captures" / "old.jpg").exists()
 
@@ -251,7 +251,7 @@ def test_files_are_kept_with_the_suffix_of_what_they_are(home: Path) -> None:
     for number, kind in enumerate(("JPEG", "PNG", "WEBP", "GIF", "BMP")):
         file = io.BytesIO()
         image.rotate(90 * number).save(file, kind)
-        suffixes[kind] = _suffix(file.getvalue())
+        suffixes[kind] = _image_suffix(file.getvalue())
     assert suffixes == {
         "JPEG": ".jpg",
         "PNG": ".png",
@@ -262,18 +262,18 @@ def test_files_are_kept_with_the_suffix_of_what_they_are(home: Path) -> None:
 
 
 def test_drift_is_of_the_live_version_whoever_asks_an_older_one(home: Path) -> None:
-    from tests.support.published_models import colour_model, publish
+    from tests.support.published_models import publish_version, train_colour_model
 
     with calling(home) as call:
-        old = call.invoke("1", png("red", 1)).json()["version"]
-        new = publish(home, "1", *colour_model())
+        old = call.invoke("1", make_png("red", 1)).json()["version"]
+        new = publish_version(home, "1", *train_colour_model())
         functions = call.app.state.parts.functions
-        call.wait(lambda: functions.live("1").card.version == new)
+        call.wait(lambda: functions.live_version("1").card.version == new)
         for number in range(60):
-            call.invoke("1", png("red", number), capture=False)
+            call.invoke("1", make_png("red", number), capture=False)
         finish(call)
         before = call("GET", "/v1/functions/1").json()["drift"]
-        call.invoke("1", png("red", 1), version=old)
+        call.invoke("1", make_png("red", 1), version=old)
         finish(call)
         after = call("GET", "/v1/functions/1").json()["drift"]
     assert before["n"] == 60
@@ -282,22 +282,22 @@ def test_drift_is_of_the_live_version_whoever_asks_an_older_one(home: Path) -> N
 
 
 def test_a_figure_of_drift_goes_with_the_answers_it_was_of() -> None:
-    metrics = Metrics()
-    metrics.drift("1", {"labels": 0.5, "images": None})
-    assert b'prelabel_drift{function="1",of="labels"} 0.5' in metrics.text()
-    metrics.drift("1", {"labels": None, "images": None})
-    assert b"prelabel_drift{" not in metrics.text()
+    metrics = EndpointMetrics()
+    metrics.set_drift("1", {"labels": 0.5, "images": None})
+    assert b'prelabel_drift{function="1",of="labels"} 0.5' in metrics.render_text()
+    metrics.set_drift("1", {"labels": None, "images": None})
+    assert b"prelabel_drift{" not in metrics.render_text()
 
 
 def test_a_warning_is_told_once_however_its_figure_changes(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    drift = Drift("1", Reference({}, np.zeros((0, 4), np.float32)))
-    drift._unlike.extend([True] * 100)
+    drift = DriftMonitor("1", DriftReference({}, np.zeros((0, 4), np.float32)))
+    drift._outlier_flags.extend([True] * 100)
     shares = []
     for _ in range(3):
-        drift._unlike.extend([False] * 30)
-        shares.append(drift.figures()["images"])
+        drift._outlier_flags.extend([False] * 30)
+        shares.append(drift.drift_figures()["images"])
     assert len(set(shares)) == 3
     assert len(caplog.records) == 1
 
@@ -307,8 +307,8 @@ def test_answers_that_wait_are_bounded_in_bytes(
 ) -> None:
     from backend.endpoint import post_response
 
-    monkeypatch.setattr(post_response, "MOST_BYTES", 1000)
-    with calling(home, capture_share=0.999) as call:
+    monkeypatch.setattr(post_response, "MAX_PENDING_BYTES", 1000)
+    with calling(home, capture_fraction=0.999) as call:
         call.invoke("1", doubtful(77))
         finish(call)
         assert "prelabel_not_considered_total 1.0" in call("GET", "/metrics").text

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 import uvicorn
 
-from backend.endpoint.assembly import endpoint
+from backend.endpoint.assembly import create_endpoint
 from backend.settings import Settings
-from backend.store.api_keys import Keys
+from backend.store.api_keys import ApiKeyStore
 from serverless.client import Client, EndpointError
-from tests.support.harness import png
+from tests.support.harness import make_png
 
 FILE = Path(sys.modules[Client.__module__].__file__ or "")
 
@@ -27,7 +27,7 @@ FILE = Path(sys.modules[Client.__module__].__file__ or "")
 @contextmanager
 def serving(home: Path, **settings: Any) -> Iterator[str]:
     """An endpoint under a real server; its address."""
-    app = endpoint(Settings(home=home, **settings))
+    app = create_endpoint(Settings(home=home, **settings))
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -49,12 +49,12 @@ def served(home: Path) -> Iterator[str]:
 
 
 def test_it_asks_corrects_and_lists(served: str, home: Path, tmp_path: Path) -> None:
-    _, key = Keys(home).create("app")
+    _, key = ApiKeyStore(home).create("app")
     client = Client(served, key)
     file = tmp_path / "x.png"
-    file.write_bytes(png("red", 1))
+    file.write_bytes(make_png("red", 1))
     assert client.invoke("1", file, externalId="bed/7", labelCount=1)["labelName"] == "red"
-    many = client.invoke_batch("1", [png("blue", 1), file], capture=False)
+    many = client.invoke_batch("1", [make_png("blue", 1), file], capture=False)
     assert [row["labelName"] for row in many["results"]] == ["blue", "red"]
     assert [f["id"] for f in client.functions()] == ["1", "2", "3", "4", "5"]
     with pytest.raises(EndpointError, match="was not kept") as caught:
@@ -65,27 +65,27 @@ def test_it_asks_corrects_and_lists(served: str, home: Path, tmp_path: Path) -> 
 
 
 def test_it_waits_when_it_is_told_to(served: str, home: Path) -> None:
-    _, key = Keys(home).create("slow", rate=1)
+    _, key = ApiKeyStore(home).create("slow", rate=1)
     client = Client(served, key)
     began = time.monotonic()
-    answers = [client.invoke("1", png("red", i))["labelName"] for i in range(3)]
+    answers = [client.invoke("1", make_png("red", i))["labelName"] for i in range(3)]
     assert answers == ["red"] * 3
     assert time.monotonic() - began >= 1
 
 
 def test_it_does_not_wait_for_the_next_month(served: str, home: Path) -> None:
-    _, key = Keys(home).create("few", quota=1)
+    _, key = ApiKeyStore(home).create("few", quota=1)
     client = Client(served, key)
-    client.invoke("1", png("red", 1))
+    client.invoke("1", make_png("red", 1))
     began = time.monotonic()
     with pytest.raises(EndpointError, match="next month") as caught:
-        client.invoke("1", png("red", 2))
+        client.invoke("1", make_png("red", 2))
     assert caught.value.status == 429
     assert time.monotonic() - began < 5
 
 
 def test_what_is_too_large_is_refused_with_the_reason_and_once(home: Path) -> None:
-    _, key = Keys(home).create("large")
+    _, key = ApiKeyStore(home).create("large")
     with serving(home, max_request_bytes=1_000_000) as address:
         client = Client(address, key)
         for send in (
@@ -97,12 +97,12 @@ def test_what_is_too_large_is_refused_with_the_reason_and_once(home: Path) -> No
                 send()
             assert caught.value.status == 413
             assert time.monotonic() - began < 5
-        assert client.invoke("1", png("red", 1))["labelName"] == "red"
+        assert client.invoke("1", make_png("red", 1))["labelName"] == "red"
 
 
 def test_a_batch_costs_the_bytes_of_its_images(home: Path) -> None:
-    _, key = Keys(home).create("batch")
-    padded = png("red", 1) + bytes(450_000)  # twice that in base64 would be too large
+    _, key = ApiKeyStore(home).create("batch")
+    padded = make_png("red", 1) + bytes(450_000)  # twice that in base64 would be too large
     with serving(home, max_request_bytes=1_000_000) as address:
         rows = Client(address, key).invoke_batch("1", [padded, b"--\r\nnone", padded])["results"]
     assert [row.get("labelName") for row in rows] == ["red", None, "red"]
@@ -110,7 +110,7 @@ def test_a_batch_costs_the_bytes_of_its_images(home: Path) -> None:
 
 
 def test_no_image_at_all_is_refused_as_such(served: str, home: Path) -> None:
-    _, key = Keys(home).create("none")
+    _, key = ApiKeyStore(home).create("none")
     with pytest.raises(EndpointError, match="has no image"):
         Client(served, key).invoke_batch("1", [])
 

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from backend.store.api_keys import Keys
-from tests.support.harness import Application
+from backend.store.api_keys import ApiKeyStore
+from tests.support.harness import EndpointServer
 
 
 @contextmanager
-def running(home: Path) -> Iterator[Application]:
+def running(home: Path) -> Iterator[EndpointServer]:
     """The command over a home."""
-    app = Application(home, {})
+    app = EndpointServer(home, {})
     try:
         yield app
     finally:
@@ -38,13 +38,13 @@ def test_who_may_ask_is_as_it_says(
     tmp_path: Path, made: int, revoked: int, says: str, status: int
 ) -> None:
     home = tmp_path / "home"
-    keys = [Keys(home).create(f"key {number}")[0] for number in range(made)]
+    keys = [ApiKeyStore(home).create(f"key {number}")[0] for number in range(made)]
     for key in keys[:revoked]:
-        Keys(home).revoke(key.id)
+        ApiKeyStore(home).revoke(key.id)
     with running(home) as app:
         assert app.http.get("/v1/functions").status_code == status
         assert says in app.log.read_text()
-        Keys(home).create("late")
+        ApiKeyStore(home).create("late")
         assert app.http.get("/v1/functions").status_code == 401
 
 
@@ -54,7 +54,7 @@ def test_one_endpoint_serves_a_home_and_one_that_was_killed_leaves_it_to_the_nex
     home = tmp_path / "home"
     command = [sys.executable, "-m", "backend.cli", "endpoint", "--port", "0"]
     environment = {**os.environ, "PRELABEL_HOME": str(home)}
-    killed = Application(home, {})
+    killed = EndpointServer(home, {})
     try:
         second = subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=60, check=False

@@ -60,10 +60,10 @@ def tiny_yolo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint as ultralytics writes it, of a classifier with random weights."""
     import torch
 
-    from backend.vision.ultralytics_models import quiet_ultralytics
+    from backend.vision.ultralytics_models import import_ultralytics
 
     folder = tmp_path_factory.mktemp("yolo")
-    quiet_ultralytics(folder)
+    import_ultralytics(folder)
     from ultralytics.nn.tasks import ClassificationModel
 
     torch.manual_seed(0)

@@ -9,17 +9,17 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from backend.vision.batching import MOST_CPU, in_batches
+from backend.vision.batching import CPU_BATCH_SIZE, encode_in_batches
 
 
 def doubled(items: Sequence[int]) -> npt.NDArray[np.float32]:
-    assert len(items) <= MOST_CPU
+    assert len(items) <= CPU_BATCH_SIZE
     return np.array([[2 * item, 1] for item in items], dtype=np.float32)
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 15, 16, 17, 100])
 def test_rows_stand_in_the_order_of_the_items(count: int) -> None:
-    found = in_batches(doubled, range(count), 2, "cpu")
+    found = encode_in_batches(doubled, range(count), 2, "cpu")
     assert found.shape == (count, 2)
     np.testing.assert_array_equal(found[:, 0], np.arange(count) * 2)
 
@@ -34,7 +34,7 @@ def test_several_parts_are_computed_by_one_thread_each() -> None:
         assert torch.is_inference_mode_enabled()
         return doubled(items)
 
-    in_batches(note, range(200), 2, "cpu")
+    encode_in_batches(note, range(200), 2, "cpu")
     if before > 1:
         assert {threads for _, threads in seen} == {1}
         assert threading.get_ident() not in {thread for thread, _ in seen}
@@ -46,4 +46,4 @@ def test_a_failure_in_a_part_is_the_callers() -> None:
         raise ValueError("no")
 
     with pytest.raises(ValueError, match="no"):
-        in_batches(fail, range(50), 2, "cpu")
+        encode_in_batches(fail, range(50), 2, "cpu")

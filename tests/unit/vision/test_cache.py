@@ -17,20 +17,20 @@ import numpy.typing as npt
 import pytest
 
 from backend.errors import StoreError
-from backend.vision.encoders.embedding_cache import EmbeddingCache, ImageFacts
+from backend.vision.encoders.embedding_cache import EmbeddingCache, ImageInfo
 
 WRITER = """
 import hashlib, sys
 import numpy as np
 from pathlib import Path
-from backend.vision.encoders.embedding_cache import EmbeddingCache, ImageFacts
+from backend.vision.encoders.embedding_cache import EmbeddingCache, ImageInfo
 
 cache, name, count = EmbeddingCache(Path(sys.argv[1])), sys.argv[2], int(sys.argv[3])
 print("open", flush=True)
 for i in range(count):
     digests = [hashlib.sha256(f"{name} {i} {j}".encode()).hexdigest() for j in range(20)]
-    cache.put("e", digests, np.full((20, 64), i, dtype=np.float32))
-    cache.remember({d: ImageFacts(d, i, 1) for d in digests})
+    cache.put_vectors("e", digests, np.full((20, 64), i, dtype=np.float32))
+    cache.put_image_info({d: ImageInfo(d, i, 1) for d in digests})
     print(i, flush=True)
 """
 
@@ -58,8 +58,8 @@ def path(tmp_path: Path) -> Path:
 
 def test_what_was_put_is_got_to_the_last_bit(path: Path) -> None:
     keys, table = digests(5), vectors(5)
-    EmbeddingCache(path).put("e", keys, table)
-    found = EmbeddingCache(path).get("e", [*keys, "0" * 64])
+    EmbeddingCache(path).put_vectors("e", keys, table)
+    found = EmbeddingCache(path).get_vectors("e", [*keys, "0" * 64])
     assert set(found) == set(keys)
     for key, row in zip(keys, table, strict=True):
         np.testing.assert_array_equal(found[key], row)
@@ -68,49 +68,49 @@ def test_what_was_put_is_got_to_the_last_bit(path: Path) -> None:
 
 def test_encoders_do_not_see_each_other(path: Path) -> None:
     cache, keys = EmbeddingCache(path), digests(3)
-    cache.put("one", keys, vectors(3, seed=1))
-    cache.put("two", keys[:1], vectors(1, dim=5, seed=2))
-    assert len(cache.get("one", keys)) == 3
-    assert {v.shape for v in cache.get("two", keys).values()} == {(5,)}
-    assert cache.get("three", keys) == {}
+    cache.put_vectors("one", keys, vectors(3, seed=1))
+    cache.put_vectors("two", keys[:1], vectors(1, dim=5, seed=2))
+    assert len(cache.get_vectors("one", keys)) == 3
+    assert {v.shape for v in cache.get_vectors("two", keys).values()} == {(5,)}
+    assert cache.get_vectors("three", keys) == {}
 
 
 def test_the_same_key_twice_keeps_the_last(path: Path) -> None:
     cache, keys = EmbeddingCache(path), digests(2)
-    cache.put("e", keys, vectors(2, seed=1))
-    cache.put("e", [keys[0], keys[0]], np.array([[1, 2], [3, 4]], dtype=np.float32))
-    np.testing.assert_array_equal(cache.get("e", keys)[keys[0]], [3, 4])
+    cache.put_vectors("e", keys, vectors(2, seed=1))
+    cache.put_vectors("e", [keys[0], keys[0]], np.array([[1, 2], [3, 4]], dtype=np.float32))
+    np.testing.assert_array_equal(cache.get_vectors("e", keys)[keys[0]], [3, 4])
 
 
 def test_nothing_asked_is_nothing_answered(path: Path) -> None:
     cache = EmbeddingCache(path)
-    cache.put("e", [], np.zeros((0, 4), dtype=np.float32))
-    cache.remember({})
-    assert cache.get("e", []) == {}
-    assert cache.facts([]) == {}
+    cache.put_vectors("e", [], np.zeros((0, 4), dtype=np.float32))
+    cache.put_image_info({})
+    assert cache.get_vectors("e", []) == {}
+    assert cache.get_image_info([]) == {}
 
 
 def test_a_vector_too_many_is_not_put(path: Path) -> None:
     cache = EmbeddingCache(path)
     with pytest.raises(ValueError, match="longer"):
-        cache.put("e", digests(2), vectors(3))
-    assert cache.get("e", digests(2)) == {}
+        cache.put_vectors("e", digests(2), vectors(3))
+    assert cache.get_vectors("e", digests(2)) == {}
 
 
 def test_images_are_remembered_by_reference(path: Path) -> None:
-    facts = {"https://a/1.jpg": ImageFacts("d1", 640, 480), "ü '%_": ImageFacts("d2", 1, 2)}
+    facts = {"https://a/1.jpg": ImageInfo("d1", 640, 480), "ü '%_": ImageInfo("d2", 1, 2)}
     cache = EmbeddingCache(path)
-    cache.remember(facts)
-    cache.remember({"https://a/1.jpg": ImageFacts("d3", 64, 48)})
-    found = EmbeddingCache(path).facts([*facts, "unknown"])
-    assert found == {**facts, "https://a/1.jpg": ImageFacts("d3", 64, 48)}
+    cache.put_image_info(facts)
+    cache.put_image_info({"https://a/1.jpg": ImageInfo("d3", 64, 48)})
+    found = EmbeddingCache(path).get_image_info([*facts, "unknown"])
+    assert found == {**facts, "https://a/1.jpg": ImageInfo("d3", 64, 48)}
 
 
 def test_ten_thousand_vectors_are_read_at_once(path: Path) -> None:
     cache, keys = EmbeddingCache(path), digests(10_000)
     table = vectors(10_000, dim=512)
-    cache.put("e", keys, table)
-    found = cache.get("e", keys)
+    cache.put_vectors("e", keys, table)
+    found = cache.get_vectors("e", keys)
     assert len(found) == 10_000
     np.testing.assert_array_equal(found[keys[-1]], table[-1])
 
@@ -123,8 +123,8 @@ def test_threads_share_one_cache(path: Path) -> None:
         try:
             for i in range(10):
                 keys = digests(4, f"{name} {i}")
-                cache.put("e", keys, vectors(4))
-                assert len(cache.get("e", keys)) == 4
+                cache.put_vectors("e", keys, vectors(4))
+                assert len(cache.get_vectors("e", keys)) == 4
         except Exception as error:
             failures.append(error)
 
@@ -140,7 +140,7 @@ def test_processes_write_while_another_reads_and_nothing_is_lost(path: Path) -> 
     cache = EmbeddingCache(path)
     started = [writer(path, name, 25) for name in ("a", "b", "c")]
     while any(process.poll() is None for process in started):
-        cache.get("e", digests(10))
+        cache.get_vectors("e", digests(10))
     for process in started:
         process.communicate(timeout=60)
         assert process.returncode == 0
@@ -150,7 +150,7 @@ def test_processes_write_while_another_reads_and_nothing_is_lost(path: Path) -> 
         for i in range(25)
         for j in range(20)
     ]
-    assert len(cache.get("e", wanted)) == len(cache.facts(wanted)) == len(wanted)
+    assert len(cache.get_vectors("e", wanted)) == len(cache.get_image_info(wanted)) == len(wanted)
 
 
 def test_processes_may_make_the_file_at_once(path: Path) -> None:
@@ -173,8 +173,8 @@ def test_a_killed_writer_leaves_whole_transactions(path: Path) -> None:
     cache = EmbeddingCache(path)
     for i in range(done + 1):
         keys = [hashlib.sha256(f"k {i} {j}".encode()).hexdigest() for j in range(20)]
-        assert len(cache.get("e", keys)) == 20
-    cache.put("e", digests(1), vectors(1))
+        assert len(cache.get_vectors("e", keys)) == 20
+    cache.put_vectors("e", digests(1), vectors(1))
     assert not list(path.parent.glob("*damaged*"))
 
 
@@ -187,8 +187,8 @@ def test_a_file_that_is_no_database_is_set_aside(
     other.write_text("{}")
     with caplog.at_level(logging.WARNING):
         cache = EmbeddingCache(path)
-    cache.put("e", digests(1), vectors(1))
-    assert len(cache.get("e", digests(1))) == 1
+    cache.put_vectors("e", digests(1), vectors(1))
+    assert len(cache.get_vectors("e", digests(1))) == 1
     assert "was damaged" in caplog.text
     aside = list(path.parent.glob("*damaged*"))
     assert [a.read_bytes()[:3] for a in aside] == [b"not"]
@@ -210,7 +210,7 @@ def truncate(path: Path) -> None:
 def filled(path: Path) -> list[str]:
     """The keys of a file of 2,000 vectors that nobody has open."""
     keys, cache = digests(2000), EmbeddingCache(path)
-    cache.put("e", keys, vectors(2000, dim=64))
+    cache.put_vectors("e", keys, vectors(2000, dim=64))
     cache.close()
     return keys
 
@@ -225,10 +225,10 @@ def test_damage_that_shows_later_is_set_aside_as_well(
     damage(path)
     with caplog.at_level(logging.WARNING):
         cache = EmbeddingCache(path)
-        assert cache.get("e", filled) == {}
+        assert cache.get_vectors("e", filled) == {}
     assert "was damaged" in caplog.text
-    cache.put("e", filled, vectors(2000))
-    assert len(cache.get("e", filled)) == 2000
+    cache.put_vectors("e", filled, vectors(2000))
+    assert len(cache.get_vectors("e", filled)) == 2000
     assert list(path.parent.glob("*damaged*"))
 
 
@@ -237,11 +237,11 @@ def test_a_second_user_of_a_damaged_file_follows_to_the_new_one(
 ) -> None:
     one, two = EmbeddingCache(path), EmbeddingCache(path)
     garble(path)
-    assert one.get("e", filled) == {}
-    one.put("e", filled[:1], vectors(1))
-    assert set(two.get("e", filled)) == set(filled[:1])
-    two.put("e", filled[1:2], vectors(1))
-    assert set(EmbeddingCache(path).get("e", filled)) == set(filled[:2])
+    assert one.get_vectors("e", filled) == {}
+    one.put_vectors("e", filled[:1], vectors(1))
+    assert set(two.get_vectors("e", filled)) == set(filled[:1])
+    two.put_vectors("e", filled[1:2], vectors(1))
+    assert set(EmbeddingCache(path).get_vectors("e", filled)) == set(filled[:2])
 
 
 def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
@@ -253,9 +253,9 @@ def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_one_sentence_and_costs_nothing_else(path: Path) -> None:
     cache = EmbeddingCache(path)
-    cache.put("e", digests(2), vectors(2))
+    cache.put_vectors("e", digests(2), vectors(2))
     cache._open().execute("PRAGMA max_page_count = 20")
     with pytest.raises(StoreError, match="full"):
-        cache.put("e", digests(1000, "y"), vectors(1000, dim=512))
-    assert len(cache.get("e", digests(2))) == 2
-    assert cache.get("e", digests(1000, "y")) == {}
+        cache.put_vectors("e", digests(1000, "y"), vectors(1000, dim=512))
+    assert len(cache.get_vectors("e", digests(2))) == 2
+    assert cache.get_vectors("e", digests(1000, "y")) == {}

@@ -9,8 +9,15 @@ import numpy as np
 import pytest
 
 from backend.vision.heads import calibration
-from backend.vision.heads.calibration import Judged, best, folds, log_loss, probability, temperature
-from backend.vision.heads.logistic_regression import NEVER
+from backend.vision.heads.calibration import (
+    HeldOutLogits,
+    assign_folds,
+    fit_temperature,
+    log_loss,
+    select_best_candidate,
+    to_probabilities,
+)
+from backend.vision.heads.logistic_regression import IMPOSSIBLE_LOGIT
 
 
 def test_the_examples_in_the_docstrings_hold() -> None:
@@ -21,7 +28,7 @@ def test_the_examples_in_the_docstrings_hold() -> None:
 
 def test_every_label_is_spread_evenly_over_the_folds() -> None:
     truth = np.repeat([0, 1, 2], [50, 10, 5])
-    dealt = folds(np.eye(3, dtype=np.float32)[truth], 5, np.random.default_rng(0))
+    dealt = assign_folds(np.eye(3, dtype=np.float32)[truth], 5, np.random.default_rng(0))
     for k, each in ((0, 10), (1, 2), (2, 1)):
         assert np.bincount(dealt[truth == k], minlength=5).tolist() == [each] * 5
 
@@ -30,7 +37,7 @@ def test_a_row_of_several_labels_counts_for_its_rarest() -> None:
     targets = np.zeros((40, 2), dtype=np.float32)
     targets[:, 0] = 1
     targets[::8, 1] = 1  # five of forty
-    dealt = folds(targets, 5, np.random.default_rng(0))
+    dealt = assign_folds(targets, 5, np.random.default_rng(0))
     assert sorted(dealt[::8]) == [0, 1, 2, 3, 4]
 
 
@@ -38,7 +45,12 @@ def test_a_row_of_several_labels_counts_for_its_rarest() -> None:
     ("logits", "targets", "multiple", "loss"),
     [
         ([[0, 0]], [[1, 0]], False, math.log(2)),
-        ([[0, 0, NEVER]], [[1, 0, 0]], False, math.log(2)),  # a barred label takes nothing
+        (
+            [[0, 0, IMPOSSIBLE_LOGIT]],
+            [[1, 0, 0]],
+            False,
+            math.log(2),
+        ),  # a barred label takes nothing
         ([[math.log(3), 0]], [[1, 0]], False, math.log(4 / 3)),  # p = 3/4
         ([[0, 0]], [[0.5, 0.5]], False, math.log(2)),
         ([[math.log(3), 0]], [[0, np.nan]], True, math.log(4)),  # only what was asked
@@ -48,7 +60,7 @@ def test_a_row_of_several_labels_counts_for_its_rarest() -> None:
 def test_log_loss_by_hand(
     logits: list[list[float]], targets: list[list[float]], multiple: bool, loss: float
 ) -> None:
-    judged = Judged(np.array(logits, "f4"), np.array(targets, "f4"), multiple)
+    judged = HeldOutLogits(np.array(logits, "f4"), np.array(targets, "f4"), multiple)
     assert log_loss(judged) == pytest.approx(loss, rel=1e-4)
 
 
@@ -57,13 +69,15 @@ def test_three_right_of_four_at_equal_logits_ask_for_the_logit_of_three_to_one()
     logits = np.tile(np.array([[2, -2]], "f4"), (4000, 1))
     targets = np.tile(np.array([[1, 0]], "f4"), (4000, 1))
     targets[::4] = [0, 1]
-    assert temperature(Judged(logits, targets, False)) == pytest.approx(4 / math.log(3), rel=0.01)
+    assert fit_temperature(HeldOutLogits(logits, targets, False)) == pytest.approx(
+        4 / math.log(3), rel=0.01
+    )
 
 
 def test_one_right_answer_does_not_make_certain() -> None:
     """One row smoothed by one row of equal labels: the truth is 3/4, so 2 / t = log 3."""
-    judged = Judged(np.array([[1, -1]], "f4"), np.array([[1, 0]], "f4"), False)
-    assert temperature(judged) == pytest.approx(2 / math.log(3), rel=0.01)
+    judged = HeldOutLogits(np.array([[1, -1]], "f4"), np.array([[1, 0]], "f4"), False)
+    assert fit_temperature(judged) == pytest.approx(2 / math.log(3), rel=0.01)
 
 
 @pytest.mark.parametrize("multiple", [False, True])
@@ -73,13 +87,13 @@ def test_the_temperature_of_answers_drawn_at_it_is_found(multiple: bool, true: f
     for seed in range(3):
         rng = np.random.default_rng(seed)
         logits = rng.normal(size=(3000, 4)).astype(np.float32) * 3
-        p = probability(logits / np.float32(true), multiple)
+        p = to_probabilities(logits / np.float32(true), multiple)
         if multiple:
             targets = (rng.random(p.shape) < p).astype(np.float32)
         else:
             drawn = (rng.random((3000, 1)) > p.cumsum(axis=1)).sum(axis=1).clip(max=3)
             targets = np.eye(4, dtype=np.float32)[drawn]
-        found.append(temperature(Judged(logits, targets, multiple)))
+        found.append(fit_temperature(HeldOutLogits(logits, targets, multiple)))
     assert np.mean(found) == pytest.approx(true, rel=0.1)
 
 
@@ -90,19 +104,24 @@ def test_the_best_candidate_is_compared_at_its_own_temperature() -> None:
     weak, sure = sign.copy(), sign * 40
     weak[:30] *= -1
     sure[:10] *= -1
-    place, found = best([Judged(weak, truth, False), Judged(sure, truth, False)])
+    place, found = select_best_candidate(
+        [HeldOutLogits(weak, truth, False), HeldOutLogits(sure, truth, False)]
+    )
     assert place == 1
     assert found > 10
 
 
 def test_nothing_to_judge_is_no_reason_to_fail() -> None:
-    empty = Judged(np.zeros((0, 3), "f4"), np.zeros((0, 3), "f4"), False)
-    assert math.isfinite(temperature(empty))
+    empty = HeldOutLogits(np.zeros((0, 3), "f4"), np.zeros((0, 3), "f4"), False)
+    assert math.isfinite(fit_temperature(empty))
     assert log_loss(empty) == 0
 
 
 def test_extreme_logits_stay_finite() -> None:
-    extreme = np.array([[1e5, NEVER, -1e5], [NEVER, NEVER, NEVER]], "f4")
+    extreme = np.array(
+        [[1e5, IMPOSSIBLE_LOGIT, -1e5], [IMPOSSIBLE_LOGIT, IMPOSSIBLE_LOGIT, IMPOSSIBLE_LOGIT]],
+        "f4",
+    )
     one, several = np.array([[1, 0, 0], [1 / 3] * 3]), np.array([[1, 0, 0], [0, 0, 0]])
-    np.testing.assert_allclose(probability(extreme, False), one, rtol=1e-6)
-    np.testing.assert_allclose(probability(extreme, True), several)
+    np.testing.assert_allclose(to_probabilities(extreme, False), one, rtol=1e-6)
+    np.testing.assert_allclose(to_probabilities(extreme, True), several)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from backend.errors import EncoderError
 from backend.vision import hub
-from backend.vision.encoders.base import DEFAULT_CLIP, SMALL
+from backend.vision.encoders.base import DEFAULT_CLIP, DEFAULT_YOLO_CLS
 from backend.vision.encoders.load import DEFAULT_REPOSITORY, load_encoder
 from tests.unit.vision.conftest import TINY
 
@@ -69,14 +69,14 @@ def test_auto_takes_the_builtin_one_where_nothing_else_can_be_had(tmp_path: Path
 def test_auto_takes_a_checkpoint_that_is_there(
     tmp_path: Path, tiny_yolo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copy(tiny_yolo, tmp_path / SMALL)
+    shutil.copy(tiny_yolo, tmp_path / DEFAULT_YOLO_CLS)
     said: list[str] = []
     kept = load_encoder("auto", say=said.append, weights_dir=tmp_path)
     monkeypatch.chdir(tmp_path)
     here = load_encoder("auto", say=said.append)
     assert kept.id == here.id
     assert len(said) == 2
-    assert all(SMALL in line and "does not answer" in line for line in said)
+    assert all(DEFAULT_YOLO_CLS in line and "does not answer" in line for line in said)
     assert load_encoder(kept.name, say=pytest.fail).id == kept.id  # the name is a setting
 
 
@@ -86,13 +86,13 @@ def test_a_hub_that_is_forbidden_is_not_asked(
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert "HF_HUB_OFFLINE" in hub.why_not_asked()
+    assert "HF_HUB_OFFLINE" in hub.hub_unavailable_reason()
 
 
 def test_a_hub_that_answers_is_enough(endpoint: type[Hub], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert hub.why_not_asked() == ""
+    assert hub.hub_unavailable_reason() == ""
     monkeypatch.setattr(Hub, "status", 503)
-    assert "does not answer" in hub.why_not_asked()
+    assert "does not answer" in hub.hub_unavailable_reason()
 
 
 def keep(folder: Path, content: bytes) -> None:
@@ -137,11 +137,11 @@ def test_weights_that_cannot_be_had_are_known_at_once() -> None:
 def test_a_hub_that_keeps_silent_costs_seconds_only(monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
-    monkeypatch.setattr(hub, "SECONDS", 0.3)
+    monkeypatch.setattr(hub, "CONNECT_TIMEOUT_SECONDS", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         start = time.monotonic()
-        assert "does not answer" in hub.why_not_asked()
+        assert "does not answer" in hub.hub_unavailable_reason()
         assert time.monotonic() - start < 2
 
 

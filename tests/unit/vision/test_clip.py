@@ -13,7 +13,7 @@ from PIL import Image
 from backend.errors import EncoderError
 from backend.vision.encoders.base import DEFAULT_CLIP, Encoder
 from backend.vision.encoders.load import DEFAULT_REPOSITORY, load_encoder
-from backend.vision.encoders.text_prototypes import LabelText, prototypes
+from backend.vision.encoders.text_prototypes import LabelPrompt, compute_text_prototypes
 from backend.vision.hub import CLIP_FILES
 
 TEXTS = ["a photo of a cat.", "a photo of a wilting plant.", ""]
@@ -132,12 +132,20 @@ def test_research_only_weights_are_called_so(tiny_clip: str) -> None:
 
 
 def test_a_file_is_prepared_as_the_published_weights_of_its_model(tiny_clip: str) -> None:
-    from backend.vision.encoders.clip import _preparation
+    from backend.vision.encoders.clip import _preprocessing_options
 
-    assert _preparation("ViT-B-16-SigLIP2-256", "my.safetensors")["image_mean"] == (0.5, 0.5, 0.5)
-    assert _preparation("ViT-L-14", "my.safetensors") == {}  # its published weights differ
-    assert _preparation("ViT-L-14", "openai")["image_mean"][0] == pytest.approx(0.48145466)
-    assert _preparation("tiny", "my.safetensors") == {}
+    assert _preprocessing_options("ViT-B-16-SigLIP2-256", "my.safetensors")["image_mean"] == (
+        0.5,
+        0.5,
+        0.5,
+    )
+    assert (
+        _preprocessing_options("ViT-L-14", "my.safetensors") == {}
+    )  # its published weights differ
+    assert _preprocessing_options("ViT-L-14", "openai")["image_mean"][0] == pytest.approx(
+        0.48145466
+    )
+    assert _preprocessing_options("tiny", "my.safetensors") == {}
 
 
 def test_weights_of_another_activation_are_refused(tiny_clip: str) -> None:
@@ -162,6 +170,8 @@ def test_the_default_is_known_to_open_clip_and_where_the_hub_is_asked(tiny_clip:
 
 
 def test_prototypes_of_a_real_text_tower_have_unit_length(encoder: Encoder) -> None:
-    found = prototypes(encoder, [LabelText("cat"), LabelText("dog", hint="It barks.")])
+    found = compute_text_prototypes(
+        encoder, [LabelPrompt("cat"), LabelPrompt("dog", hint="It barks.")]
+    )
     assert found.shape == (2, encoder.dim)
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)

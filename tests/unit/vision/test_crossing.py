@@ -7,7 +7,7 @@ import pytest
 
 from backend.arrays import Floats
 from backend.vision.heads import cross_validation
-from backend.vision.heads.cross_validation import out_of_fold
+from backend.vision.heads.cross_validation import out_of_fold_probabilities
 from backend.vision.heads.head import fit_head
 
 
@@ -35,7 +35,7 @@ def bursts(count: int, length: int, seed: int) -> Floats:
 def crossed(x: Floats, targets: Floats, multiple: bool = False) -> Floats:
     names = tuple("abcdefgh"[: targets.shape[1]])
     head = fit_head(x, targets, labels=names, multiple=multiple, pool=x)
-    return out_of_fold(head, x, targets, pool=x)
+    return out_of_fold_probabilities(head, x, targets, pool=x)
 
 
 def test_images_are_told_apart_by_heads_that_did_not_see_them() -> None:
@@ -61,11 +61,13 @@ def test_a_wrong_label_is_not_confirmed_by_the_head_that_judges_it() -> None:
 def test_no_row_is_judged_by_a_head_that_learned_a_copy(shuffled: bool, length: int) -> None:
     x = bursts(100 // length, length, seed=0)
     x = np.random.default_rng(1).permutation(x) if shuffled else x
-    fold = cross_validation._folds(x, np.ones((100, 1), np.float32), np.random.default_rng(0))
-    learned = ~cross_validation._near(x, fold)
+    fold = cross_validation._assign_grouped_folds(
+        x, np.ones((100, 1), np.float32), np.random.default_rng(0)
+    )
+    learned = ~cross_validation._near_fold_mask(x, fold)
     moved = x - x.mean(axis=0)
     moved /= np.linalg.norm(moved, axis=1, keepdims=True)
-    copies = moved @ moved.T > cross_validation.TWIN
+    copies = moved @ moved.T > cross_validation.NEAR_DUPLICATE_COSINE
     assert copies.sum() > 150, "there are copies beside the rows themselves"
     assert not any((copies[i] & learned[:, fold[i]]).any() for i in range(100))
 
@@ -73,9 +75,9 @@ def test_no_row_is_judged_by_a_head_that_learned_a_copy(shuffled: bool, length: 
 def test_near_rows_are_found_also_across_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     x = bursts(10, 5, seed=2)
     fold = np.random.default_rng(3).integers(0, 5, 50)
-    whole = cross_validation._near(x, fold)
-    monkeypatch.setattr(cross_validation, "BLOCK", 7)
-    assert (cross_validation._near(x, fold) == whole).all()
+    whole = cross_validation._near_fold_mask(x, fold)
+    monkeypatch.setattr(cross_validation, "BLOCK_ROWS", 7)
+    assert (cross_validation._near_fold_mask(x, fold) == whole).all()
 
 
 def test_a_label_with_one_example_breaks_nothing_and_is_not_known_to_its_judge() -> None:

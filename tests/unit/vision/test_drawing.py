@@ -6,37 +6,37 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
-from backend.domain import Place
-from backend.vision.images.draw import COLOURS, LEAST_EDGE, Mark, draw
+from backend.domain import Region
+from backend.vision.images.draw import MIN_EDGE_PX, REGION_COLOURS, RegionMark, draw_marks
 
 GREY = (128, 128, 128)
 
 
-def drawn(size: tuple[int, int], *marks: Mark) -> Image.Image:
-    return draw(Image.new("RGB", size, GREY), marks, ("cat", "dog"))
+def drawn(size: tuple[int, int], *marks: RegionMark) -> Image.Image:
+    return draw_marks(Image.new("RGB", size, GREY), marks, ("cat", "dog"))
 
 
 def colour(label: int) -> tuple[int, ...]:
-    return ImageColor.getrgb(COLOURS[label])
+    return ImageColor.getrgb(REGION_COLOURS[label])
 
 
 def test_a_box_stands_at_its_place_in_its_colour() -> None:
-    image = drawn((800, 600), Mark("dog", 0.9, Place("dog", 0.25, 0.5, 0.75, 0.9)))
+    image = drawn((800, 600), RegionMark("dog", 0.9, Region("dog", 0.25, 0.5, 0.75, 0.9)))
     assert image.getpixel((400, 300)) == colour(1)
     assert image.getpixel((200, 500)) == colour(1)
     assert image.getpixel((400, 450)) == GREY, "inside it is free"
 
 
 def test_a_point_is_a_dot_at_its_place() -> None:
-    image = drawn((800, 600), Mark("cat", 0.5, Place("cat", 0.5, 0.5, 0.5, 0.5)))
+    image = drawn((800, 600), RegionMark("cat", 0.5, Region("cat", 0.5, 0.5, 0.5, 0.5)))
     assert image.getpixel((400, 300)) == colour(0)
     assert image.getpixel((400, 330)) == GREY
 
 
 @pytest.mark.parametrize("size", [(20, 10), (640, 480), (4000, 3000)])
 def test_lines_and_letters_grow_with_the_image(size: tuple[int, int]) -> None:
-    image = drawn(size, Mark("cat", 0.5))
-    assert max(image.size) >= LEAST_EDGE, "smaller images are drawn larger"
+    image = drawn(size, RegionMark("cat", 0.5))
+    assert max(image.size) >= MIN_EDGE_PX, "smaller images are drawn larger"
     pixels = np.asarray(image)
     rows = (pixels == colour(0)).all(axis=2).any(axis=1)
     assert rows.sum() >= max(14, max(image.size) / 80)
@@ -44,11 +44,13 @@ def test_lines_and_letters_grow_with_the_image(size: tuple[int, int]) -> None:
 
 def test_writing_stays_inside_the_image() -> None:
     marks = [
-        Mark("a label with a long name", 1.0, Place("", x, y, min(1, x + 0.1), min(1, y + 0.1)))
+        RegionMark(
+            "a label with a long name", 1.0, Region("", x, y, min(1, x + 0.1), min(1, y + 0.1))
+        )
         for x in (0.0, 0.95)
         for y in (0.0, 0.95)
     ]
-    image = draw(Image.new("RGB", (400, 300), GREY), marks, ["a label with a long name"])
+    image = draw_marks(Image.new("RGB", (400, 300), GREY), marks, ["a label with a long name"])
     pixels = (np.asarray(image) == colour(0)).all(axis=2)
     for corner in (pixels[:30, :60], pixels[:30, -60:], pixels[-40:, :60], pixels[-40:, -60:]):
         assert corner.sum() > 300, "each tag is whole"
@@ -56,5 +58,5 @@ def test_writing_stays_inside_the_image() -> None:
 
 def test_the_image_itself_is_left_as_it_is() -> None:
     image = Image.new("RGB", (400, 300), GREY)
-    draw(image, [Mark("cat", 1.0)], ["cat"])
+    draw_marks(image, [RegionMark("cat", 1.0)], ["cat"])
     assert image.getcolors() == [(400 * 300, GREY)]

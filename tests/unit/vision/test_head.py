@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pytest
 
 from backend.arrays import Floats
-from backend.vision.heads.fit import Rows, class_means
+from backend.vision.heads.fit import LabeledRows, class_mean_weights
 from backend.vision.heads.head import Head, fit_head, zero_shot_head
 
 SEEDS = range(6)
@@ -307,13 +307,13 @@ def test_arguments_that_do_not_fit_together_are_refused(
 
 def test_class_means_by_hand() -> None:
     """Two rows at 3 and 1 of one label: (3 + 1) / (2 + 1) = 4/3; 20 · 4/3, and −10 · (4/3)²."""
-    rows = Rows(
+    rows = LabeledRows(
         np.array([[3, 1], [1, 1], [-1, 1]], "f4"),
         np.array([[1, 0], [1, 0], [0, 1]], "f4"),
         multiple=False,
-        text=None,
+        text_weights=None,
     )
-    weights = class_means(rows, np.ones((1, 3), np.float32))[0]
+    weights = class_mean_weights(rows, np.ones((1, 3), np.float32))[0]
     np.testing.assert_allclose(weights, [[80 / 3, -160 / 9], [-10, -2.5]], rtol=1e-5)
 
 

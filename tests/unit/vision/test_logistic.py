@@ -8,8 +8,12 @@ import numpy as np
 import pytest
 
 from backend.arrays import Floats
-from backend.vision.heads.calibration import probability
-from backend.vision.heads.logistic_regression import NEVER, Problems, solve
+from backend.vision.heads.calibration import to_probabilities
+from backend.vision.heads.logistic_regression import (
+    IMPOSSIBLE_LOGIT,
+    LogisticProblems,
+    solve_problems,
+)
 
 
 def problems(
@@ -21,13 +25,13 @@ def problems(
     prior: Floats | None = None,
     closed: tuple[int, ...] = (),
     multiple: bool = False,
-) -> Problems:
+) -> LogisticProblems:
     rows = np.ones((1, len(features)), np.float32) if rows is None else rows
     shape = (len(rows), targets.shape[1], features.shape[1])
     shut = np.zeros(shape[:2], dtype=np.bool_)
     shut[:, list(closed)] = True
     prior = np.zeros(shape, np.float32) if prior is None else prior
-    return Problems(features, targets, rows, prior, shut, ridges, multiple)
+    return LogisticProblems(features, targets, rows, prior, shut, ridges, multiple)
 
 
 def cloud(n: int, d: int, labels: int, seed: int) -> tuple[Floats, Floats]:
@@ -44,7 +48,7 @@ def cloud(n: int, d: int, labels: int, seed: int) -> tuple[Floats, Floats]:
 def test_one_row_and_one_sigmoid_end_where_the_derivative_is_zero(ridge: float) -> None:
     """z = 1, y = 1: the optimum of log(1 + e^-w) + ridge / 2 · w² has σ(−w) = ridge · w."""
     one = np.ones((1, 1), np.float32)
-    weight = float(solve(problems(one, one, (ridge,), multiple=True))[0, 0, 0, 0])
+    weight = float(solve_problems(problems(one, one, (ridge,), multiple=True))[0, 0, 0, 0])
     assert 1 / (1 + math.exp(weight)) == pytest.approx(ridge * weight, rel=0.02)
 
 
@@ -52,7 +56,7 @@ def test_one_row_and_one_sigmoid_end_where_the_derivative_is_zero(ridge: float) 
 def test_a_softmax_of_two_is_a_sigmoid_of_their_difference(ridge: float) -> None:
     """By symmetry w_1 = −w_0; the derivative is zero where σ(−2 w) = ridge · w."""
     one, first = np.ones((1, 1), np.float32), np.array([[1, 0]], np.float32)
-    weights = solve(problems(one, first, (ridge,)))[0, 0, :, 0]
+    weights = solve_problems(problems(one, first, (ridge,)))[0, 0, :, 0]
     assert weights[1] == pytest.approx(-weights[0], rel=1e-3)
     assert 1 / (1 + math.exp(2 * weights[0])) == pytest.approx(ridge * weights[0], rel=0.02)
 
@@ -60,7 +64,9 @@ def test_a_softmax_of_two_is_a_sigmoid_of_their_difference(ridge: float) -> None
 def test_without_rows_the_weights_stay_at_their_prior() -> None:
     features, targets = cloud(5, 3, 2, seed=0)
     prior = np.arange(8, dtype=np.float32).reshape(1, 2, 4)
-    weights = solve(problems(features, targets, rows=np.zeros((1, 5), np.float32), prior=prior))
+    weights = solve_problems(
+        problems(features, targets, rows=np.zeros((1, 5), np.float32), prior=prior)
+    )
     np.testing.assert_array_equal(weights[0], prior)
 
 
@@ -68,7 +74,7 @@ def test_the_optimum_is_scikit_learns() -> None:
     from sklearn.linear_model import LogisticRegression
 
     features, targets = cloud(300, 20, 4, seed=1)
-    ours = solve(problems(features, targets, (0.3,)), tolerance=1e-9)[0, 0]
+    ours = solve_problems(problems(features, targets, (0.3,)), tolerance=1e-9)[0, 0]
     theirs = LogisticRegression(C=1 / 0.3, fit_intercept=False, tol=1e-8, max_iter=2000)
     theirs.fit(features, targets.argmax(1))
     np.testing.assert_allclose(ours, theirs.coef_, atol=0.01)
@@ -81,7 +87,7 @@ def test_every_sigmoid_is_a_regression_of_its_own() -> None:
     rng = np.random.default_rng(0)
     targets = (features @ rng.normal(size=(11, 3)) + rng.normal(size=(300, 3)) > 0).astype("f4")
     targets[:100, 1] = np.nan  # nobody was asked about the second label there
-    ours = solve(problems(features, targets, (0.3,), multiple=True), tolerance=1e-9)[0, 0]
+    ours = solve_problems(problems(features, targets, (0.3,), multiple=True), tolerance=1e-9)[0, 0]
     for k, asked in ((0, slice(None)), (1, slice(100, None)), (2, slice(None))):
         theirs = LogisticRegression(C=1 / 0.3, fit_intercept=False, tol=1e-8, max_iter=2000)
         theirs.fit(features[asked], targets[asked, k])
@@ -93,19 +99,21 @@ def test_problems_solved_together_end_as_when_solved_alone() -> None:
     rows = np.ones((3, 120), np.float32)
     for fold in range(3):
         rows[fold, fold::3] = 0
-    together = solve(problems(features, targets, (1.0, 0.1), rows=rows), tolerance=1e-8)
+    together = solve_problems(problems(features, targets, (1.0, 0.1), rows=rows), tolerance=1e-8)
     for r, ridge in enumerate((1.0, 0.1)):
         for f in range(3):
             seen = rows[f] > 0
-            alone = solve(problems(features[seen], targets[seen], (ridge,)), tolerance=1e-8)
+            alone = solve_problems(
+                problems(features[seen], targets[seen], (ridge,)), tolerance=1e-8
+            )
             np.testing.assert_allclose(together[r, f], alone[0, 0], atol=0.02)
 
 
 def test_a_closed_label_is_as_if_it_were_not_there() -> None:
     features, targets = cloud(60, 8, 2, seed=4)
     wider = np.concatenate([targets, np.zeros((60, 1), np.float32)], axis=1)
-    closed = solve(problems(features, wider, closed=(2,)), tolerance=1e-8)[0, 0]
-    open_ = solve(problems(features, targets), tolerance=1e-8)[0, 0]
+    closed = solve_problems(problems(features, wider, closed=(2,)), tolerance=1e-8)[0, 0]
+    open_ = solve_problems(problems(features, targets), tolerance=1e-8)[0, 0]
     np.testing.assert_allclose(closed[:2], open_, atol=0.01)
     np.testing.assert_array_equal(closed[2], 0)
 
@@ -113,18 +121,20 @@ def test_a_closed_label_is_as_if_it_were_not_there() -> None:
 def test_the_start_changes_nothing_but_the_way() -> None:
     features, targets = cloud(200, 40, 5, seed=5)
     case = problems(features, targets, (0.05,))
-    cold = solve(case, tolerance=1e-8)[0, 0]
+    cold = solve_problems(case, tolerance=1e-8)[0, 0]
     far = np.random.default_rng(0).normal(size=cold.shape).astype(np.float32)
-    warm = solve(case, far, tolerance=1e-8)[0, 0]
+    warm = solve_problems(case, far, tolerance=1e-8)[0, 0]
     np.testing.assert_allclose(
-        probability(features @ warm.T, False), probability(features @ cold.T, False), atol=0.003
+        to_probabilities(features @ warm.T, False),
+        to_probabilities(features @ cold.T, False),
+        atol=0.003,
     )
     blank = np.full_like(cold, np.nan)
-    np.testing.assert_array_equal(solve(case, blank)[0, 0], solve(case)[0, 0])
+    np.testing.assert_array_equal(solve_problems(case, blank)[0, 0], solve_problems(case)[0, 0])
 
 
 def test_a_hopeless_scale_still_ends() -> None:
     features, targets = cloud(50, 5, 2, seed=6)
-    weights = solve(problems(features * 1e4, targets, (1e-4,)))
+    weights = solve_problems(problems(features * 1e4, targets, (1e-4,)))
     assert np.isfinite(weights).all()
-    assert NEVER < -1000
+    assert IMPOSSIBLE_LOGIT < -1000

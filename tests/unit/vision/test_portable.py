@@ -11,12 +11,12 @@ from PIL import Image
 
 from backend.arrays import Floats
 from backend.errors import EncoderError
-from backend.vision.encoders.base import Encoder, Portable
+from backend.vision.encoders.base import Encoder, SupportsExport
 from backend.vision.encoders.load import load_encoder
 from backend.vision.heads.head import Head
-from backend.vision.onnx.export import write_graph
-from backend.vision.onnx.networks import head_graph
-from backend.vision.onnx.preprocessing import Preparation, read_steps
+from backend.vision.onnx.export import write_onnx
+from backend.vision.onnx.networks import build_head_graph
+from backend.vision.onnx.preprocessing import Preprocessing, read_transforms
 from tests.unit.vision.conftest import picture
 
 USUAL = [
@@ -24,7 +24,7 @@ USUAL = [
 ]
 
 
-def prepared(image: Image.Image, how: Preparation) -> Floats:
+def prepared(image: Image.Image, how: Preprocessing) -> Floats:
     """By Pillow and numpy alone, as the example that is exported does it."""
     side = how.side
     size = [int(side * e / min(image.size)) for e in image.size] if how.cut else [side, side]
@@ -37,10 +37,10 @@ def prepared(image: Image.Image, how: Preparation) -> Floats:
 
 def run(encoder: Encoder, images: list[Image.Image], file: Path) -> Floats:
     """The exported network's embeddings; all images at once, which it takes too."""
-    assert isinstance(encoder, Portable)
-    portable = encoder.portable()
-    write_graph(portable.graph, file)
-    batch = np.concatenate([prepared(image, portable.preparation) for image in images])
+    assert isinstance(encoder, SupportsExport)
+    portable = encoder.to_portable()
+    write_onnx(portable.graph, file)
+    batch = np.concatenate([prepared(image, portable.preprocessing) for image in images])
     return np.asarray(onnxruntime.InferenceSession(file).run(None, {"image": batch})[0])
 
 
@@ -73,7 +73,7 @@ def test_an_exported_head_gives_the_same_confidence(multiple: bool, tmp_path: Pa
         anchored="class means",
         examples=9,
     )
-    write_graph(head_graph(head), tmp_path / "head.onnx")
+    write_onnx(build_head_graph(head), tmp_path / "head.onnx")
     rows = random.normal(size=(5, 8)).astype(np.float32)
     session = onnxruntime.InferenceSession(tmp_path / "head.onnx")
     (found,) = session.run(None, {"embedding": rows})
@@ -85,4 +85,4 @@ def test_images_that_others_could_not_prepare_alike_are_one_clear_sentence() -> 
 
     padded = transforms.Compose([transforms.Resize(32), transforms.Pad(3)])
     with pytest.raises(EncoderError, match="How odd prepares its images cannot be exported"):
-        read_steps("odd", padded)
+        read_transforms("odd", padded)

@@ -13,7 +13,7 @@ from PIL import Image
 from backend.errors import EncoderError
 from backend.vision.encoders import text_prototypes
 from backend.vision.encoders.builtin import BuiltinEncoder
-from backend.vision.encoders.text_prototypes import LabelText, prototypes
+from backend.vision.encoders.text_prototypes import LabelPrompt, compute_text_prototypes
 
 
 class Letters:
@@ -45,39 +45,42 @@ def test_the_examples_in_the_docstrings_hold() -> None:
     [("RedApple", "red apple"), ("over_ripe-fruit", "over ripe fruit"), ("  a  b ", "a b")],
 )
 def test_label_names_become_words(name: str, text: str) -> None:
-    assert text_prototypes.readable(name) == text
+    assert text_prototypes.humanize_name(name) == text
 
 
 def test_a_prototype_is_the_mean_over_the_templates() -> None:
     letters = Letters()
-    texts = [template.format("ripe fig") for template in text_prototypes.TEMPLATES]
+    texts = [template.format("ripe fig") for template in text_prototypes.PROMPT_TEMPLATES]
     mean = letters.encode_texts(texts).mean(axis=0)
-    found = prototypes(letters, [LabelText("Ripe_Fig")])
+    found = compute_text_prototypes(letters, [LabelPrompt("Ripe_Fig")])
     np.testing.assert_allclose(found[0], mean / np.linalg.norm(mean), atol=1e-6)
 
 
 def test_other_words_replace_the_name_and_all_count() -> None:
-    one, other, both = prototypes(
-        Letters(), [LabelText("fig"), LabelText("pear"), LabelText("class_7", ("fig", "pear"))]
+    one, other, both = compute_text_prototypes(
+        Letters(),
+        [LabelPrompt("fig"), LabelPrompt("pear"), LabelPrompt("class_7", ("fig", "pear"))],
     )
     assert both @ one > one @ other
     assert both @ other > one @ other
-    assert both @ prototypes(Letters(), [LabelText("class_7")])[0] < both @ one
+    assert both @ compute_text_prototypes(Letters(), [LabelPrompt("class_7")])[0] < both @ one
 
 
 def test_a_hint_pulls_the_prototype_towards_its_sentence() -> None:
     letters, hint = Letters(), "Zebra zigzag."
-    plain, hinted = prototypes(letters, [LabelText("fig"), LabelText("fig", hint=hint)])
+    plain, hinted = compute_text_prototypes(
+        letters, [LabelPrompt("fig"), LabelPrompt("fig", hint=hint)]
+    )
     sentence = letters.encode_texts([hint])[0]
     assert hinted @ sentence > plain @ sentence + 0.1
     np.testing.assert_allclose(hinted @ sentence, hinted @ plain, atol=1e-5)  # weight 1: half way
 
 
 def test_names_with_braces_are_only_names() -> None:
-    assert prototypes(Letters(), [LabelText("{x} {0}")]).shape == (1, 27)
-    assert prototypes(Letters(), []).shape == (0, 27)
+    assert compute_text_prototypes(Letters(), [LabelPrompt("{x} {0}")]).shape == (1, 27)
+    assert compute_text_prototypes(Letters(), []).shape == (0, 27)
 
 
 def test_an_encoder_of_images_alone_says_so() -> None:
     with pytest.raises(EncoderError, match="images only"):
-        prototypes(BuiltinEncoder(), [LabelText("fig")])
+        compute_text_prototypes(BuiltinEncoder(), [LabelPrompt("fig")])

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from backend.arrays import Floats
-from backend.vision.runtime import Outputs, Runner, TorchRunner, fastest
-from backend.vision.runtime.openvino_runner import convert
-from backend.vision.runtime.timings import TIMES
+from backend.vision.runtime import Outputs, Runner, TorchRunner, select_fastest_runner
+from backend.vision.runtime.openvino_runner import convert_to_openvino
+from backend.vision.runtime.timings import TIMINGS_FILE
 
 pytestmark = [
     pytest.mark.usefixtures("offline"),
@@ -60,9 +60,11 @@ def noise(shape: tuple[int, ...], seed: int = 0) -> Floats:
 
 
 def make(network: Any, folder: Path | None, said: list[str], **named: Any) -> Runner:
-    options: dict[str, Any] = {"key": "weights:1", "family": "tiny-32", "any_size": True}
+    options: dict[str, Any] = {"key": "weights:1", "family": "tiny-32", "dynamic_size": True}
     example = noise(SHAPES[0])
-    return fastest(network, example, folder=folder, say=said.append, **{**options, **named})
+    return select_fastest_runner(
+        network, example, folder=folder, say=said.append, **{**options, **named}
+    )
 
 
 def assert_close(found: Outputs, expected: Outputs) -> None:
@@ -86,7 +88,7 @@ def forget(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_openvino_gives_what_torch_gives_in_any_size() -> None:
     said: list[str] = []
-    runner = make(Tiny(), None, said, only="openvino")
+    runner = make(Tiny(), None, said, forced_kind="openvino")
     assert (runner.kind, said) == ("openvino", [])
     for number, shape in enumerate(SHAPES):
         batch = noise(shape, number)
@@ -94,7 +96,7 @@ def test_openvino_gives_what_torch_gives_in_any_size() -> None:
 
 
 def test_a_fixed_size_takes_any_number_of_images() -> None:
-    runner = make(Tiny(), None, [], only="openvino", any_size=False)
+    runner = make(Tiny(), None, [], forced_kind="openvino", dynamic_size=False)
     assert runner.kind == "openvino"
     for count in (1, 5):
         batch = noise((count, 3, 32, 32), count)
@@ -103,7 +105,7 @@ def test_a_fixed_size_takes_any_number_of_images() -> None:
 
 @pytest.mark.parametrize("kind", ["openvino", "torch"])
 def test_many_inputs_come_back_in_order(kind: Any) -> None:
-    runner = make(Tiny(), None, [], only=kind)
+    runner = make(Tiny(), None, [], forced_kind=kind)
     assert runner.kind == kind
     inputs = [noise(SHAPES[i % len(SHAPES)], i) for i in range(13)]
     for batch, found in zip(inputs, runner.run(inputs), strict=True):
@@ -113,7 +115,7 @@ def test_many_inputs_come_back_in_order(kind: Any) -> None:
 
 @pytest.mark.parametrize("kind", ["openvino", "torch"])
 def test_several_threads_may_ask_at_once_and_keep_their_answers(kind: Any) -> None:
-    runner = make(Tiny(), None, [], only=kind)
+    runner = make(Tiny(), None, [], forced_kind=kind)
     found: dict[int, Outputs] = {}
 
     def ask(number: int) -> None:
@@ -150,18 +152,18 @@ def test_a_network_that_cannot_be_converted_stays_with_torch() -> None:
 
 def test_the_second_time_the_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    make(Tiny(), tmp_path, said, only="openvino")
+    make(Tiny(), tmp_path, said, forced_kind="openvino")
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".bin", ".xml"]
     assert all(path.name.startswith("weights_1-") for path in tmp_path.iterdir())
     forget(monkeypatch)
-    runner = make(Tiny(), tmp_path, said, only="openvino")
+    runner = make(Tiny(), tmp_path, said, forced_kind="openvino")
     assert (runner.kind, said) == ("openvino", [])
     assert_close(runner(noise(SHAPES[1])), plain(Tiny(), noise(SHAPES[1])))
 
 
 def test_other_weights_are_other_files(tmp_path: Path) -> None:
-    make(Tiny(), tmp_path, [], only="openvino")
-    runner = make(Tiny(1), tmp_path, [], key="weights:2", only="openvino")
+    make(Tiny(), tmp_path, [], forced_kind="openvino")
+    runner = make(Tiny(1), tmp_path, [], key="weights:2", forced_kind="openvino")
     assert_close(runner(noise(SHAPES[0])), plain(Tiny(1), noise(SHAPES[0])))
     assert len(list(tmp_path.glob("*.xml"))) == 2
 
@@ -171,47 +173,55 @@ def spoil(path: Path, how: str) -> None:
     if how == "gone":
         path.unlink()
     else:
-        path.write_bytes({"empty": b"", "half": content[: len(content) // 2], "text": b"!"}[how])
+        path.write_bytes(
+            {"empty": b"", "allow_bf16": content[: len(content) // 2], "text": b"!"}[how]
+        )
 
 
 @pytest.mark.parametrize(
     ("suffix", "how"),
-    [(".xml", "empty"), (".xml", "half"), (".xml", "text"), (".bin", "half"), (".bin", "gone")],
+    [
+        (".xml", "empty"),
+        (".xml", "allow_bf16"),
+        (".xml", "text"),
+        (".bin", "allow_bf16"),
+        (".bin", "gone"),
+    ],
 )
 def test_a_damaged_file_is_made_anew(
     suffix: str, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    make(Tiny(), tmp_path, said, only="openvino")
+    make(Tiny(), tmp_path, said, forced_kind="openvino")
     (file,) = tmp_path.glob(f"*{suffix}")
     spoil(file, how)
-    again = make(Tiny(), tmp_path, said, only="openvino")
+    again = make(Tiny(), tmp_path, said, forced_kind="openvino")
     assert (again.kind, said) == ("openvino", [])
     forget(monkeypatch)
-    kept = make(Tiny(), tmp_path, said, only="openvino")
+    kept = make(Tiny(), tmp_path, said, forced_kind="openvino")
     assert (kept.kind, said) == ("openvino", [])
     assert_close(kept(noise(SHAPES[0])), plain(Tiny(), noise(SHAPES[0])))
 
 
 def test_numbers_that_changed_in_the_file_are_never_used(tmp_path: Path) -> None:
     said: list[str] = []
-    make(Tiny(), tmp_path, said, only="openvino")
+    make(Tiny(), tmp_path, said, forced_kind="openvino")
     (file,) = tmp_path.glob("*.bin")
     file.write_bytes(b"\x3f" * file.stat().st_size)
-    runner = make(Tiny(), tmp_path, said, only="openvino")
+    runner = make(Tiny(), tmp_path, said, forced_kind="openvino")
     assert_close(runner(noise(SHAPES[0])), plain(Tiny(), noise(SHAPES[0])))
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "3", '{"other": "torch"}'])
 def test_times_are_kept_and_damaged_ones_are_measured_anew(content: str, tmp_path: Path) -> None:
-    (tmp_path / TIMES).write_text(content, encoding="utf-8")
+    (tmp_path / TIMINGS_FILE).write_text(content, encoding="utf-8")
     chosen = make(Tiny(), tmp_path, [])
-    known = json.loads((tmp_path / TIMES).read_text(encoding="utf-8"))
+    known = json.loads((tmp_path / TIMINGS_FILE).read_text(encoding="utf-8"))
     (key,) = (name for name in known if name.endswith(" tiny-32"))
     assert known[key] == chosen.kind
     assert ("other" in known) == ("other" in content)
     for kind in ("torch", "openvino"):  # what is written there is taken, untimed
-        (tmp_path / TIMES).write_text(json.dumps({key: kind}), encoding="utf-8")
+        (tmp_path / TIMINGS_FILE).write_text(json.dumps({key: kind}), encoding="utf-8")
         assert make(Tiny(), tmp_path, []).kind == kind
 
 
@@ -238,7 +248,7 @@ for name in ("torch", "openvino", "ultralytics"):
 import torch
 example = np.ones((1, 3, 16, 16), dtype=np.float32)
 runner = runtime.fastest(
-    torch.nn.Conv2d(3, 2, 3), example, key="k", family="f", folder=None, say=print, only="openvino"
+    torch.nn.Conv2d(3, 2, 3), example, key="k", family="f", folder=None, say=print, forced_kind="openvino"
 )
 assert runner.kind == "openvino"
 assert sys.modules.get("openvino_telemetry") is None
@@ -256,9 +266,9 @@ def test_importing_costs_nothing_and_converting_reports_to_nobody() -> None:
 
 def test_converted_networks_are_not_kept_by_torch() -> None:
     """Torch's tracer would keep each one's weights for ever."""
-    convert(Tiny(), noise(SHAPES[0]))
+    convert_to_openvino(Tiny(), noise(SHAPES[0]))
     before = kept_classes()
-    convert(Tiny(), noise(SHAPES[0]))
+    convert_to_openvino(Tiny(), noise(SHAPES[0]))
     assert kept_classes() == before
 
 

@@ -11,9 +11,9 @@ from PIL import Image, ImageDraw
 from backend.vision.similar_objects import (
     Boxes,
     Points,
-    Similar,
-    similar_boxes,
-    similar_points,
+    SimilarObjects,
+    find_similar_boxes,
+    find_similar_points,
 )
 
 Colour = tuple[int, int, int]
@@ -83,11 +83,11 @@ def overlaps(found: Boxes, wanted: Boxes) -> Boxes:
     return np.asarray(common / (one[:, None] + other[None] - common))
 
 
-def sure(found: Similar) -> Boxes:
+def sure(found: SimilarObjects) -> Boxes:
     return found.boxes[found.confidence >= 0.5]
 
 
-def well_formed(found: Similar) -> None:
+def well_formed(found: SimilarObjects) -> None:
     assert found.boxes.dtype == found.confidence.dtype == np.float32
     assert found.boxes.shape == (len(found.confidence), 4)
     assert np.all((found.boxes >= 0) & (found.boxes <= 1))
@@ -101,7 +101,7 @@ def test_all_of_a_kind_are_found_and_nothing_else(draw: Draw) -> None:
     for place in PLACES:
         draw(image, place, 26, RED)
     truth = array([square_at(place, 26) for place in PLACES])
-    found = similar_boxes(image, truth[:1])
+    found = find_similar_boxes(image, truth[:1])
     well_formed(found)
     share = overlaps(sure(found), truth[1:])
     assert np.all(share.max(axis=0) > 0.6)
@@ -113,7 +113,7 @@ def test_sizes_between_two_thirds_and_one_and_a_half_are_found() -> None:
     for place, radius in zip(PLACES, radii, strict=True):
         disc(image, place, radius, RED)
     truth = array([square_at(p, r) for p, r in zip(PLACES, radii, strict=True)])
-    share = overlaps(sure(similar_boxes(image, truth[:1])), truth[1:])
+    share = overlaps(sure(find_similar_boxes(image, truth[:1])), truth[1:])
     assert np.all(share.max(axis=0) > 0.5)
     assert len(share) == len(PLACES) - 1
 
@@ -127,7 +127,7 @@ def test_other_colours_and_other_shapes_come_after_the_right_ones() -> None:
     for place in PLACES[6:]:
         star(image, place, 26, (220, 220, 220))
     truth = array([square_at(place, 26) for place in PLACES])
-    found = similar_boxes(image, truth[:1])
+    found = find_similar_boxes(image, truth[:1])
     assert np.all(overlaps(found.boxes[:3], truth[1:4]).max(axis=0) > 0.6)
     assert len(sure(found)) == 3
 
@@ -139,7 +139,7 @@ def test_several_examples_find_both_kinds() -> None:
     for place in PLACES[4:]:
         square(image, place, 26, BLUE)
     truth = array([square_at(place, 26) for place in PLACES])
-    found = similar_boxes(image, truth[[0, 4]])
+    found = find_similar_boxes(image, truth[[0, 4]])
     share = overlaps(found.boxes[:6], truth[[1, 2, 3, 5, 6, 7]])
     assert np.all(share.max(axis=0) > 0.6)
 
@@ -149,13 +149,13 @@ def test_next_to_nothing_is_suggested_where_there_is_only_the_one_object() -> No
     for seed, draw in enumerate((disc, square, star) * 2):
         image, place = ground(seed=seed), PLACES[seed]
         draw(image, place, 26, RED)
-        wrong.append(len(sure(similar_boxes(image, array([square_at(place, 26)])))))
+        wrong.append(len(sure(find_similar_boxes(image, array([square_at(place, 26)])))))
     assert sum(wrong) <= 1
 
 
 def test_an_even_picture_gives_nothing() -> None:
     for colour in ("white", "black", (90, 90, 90)):
-        found = similar_boxes(Image.new("RGB", SIZE, colour), array([[0.2, 0.2, 0.3, 0.3]]))
+        found = find_similar_boxes(Image.new("RGB", SIZE, colour), array([[0.2, 0.2, 0.3, 0.3]]))
         well_formed(found)
         assert len(sure(found)) == 0
 
@@ -165,10 +165,10 @@ def test_examples_do_not_come_back() -> None:
     for place in PLACES:
         disc(image, place, 26, RED)
     examples = array([square_at(place, 24) for place in PLACES[:3]])
-    found = similar_boxes(image, examples)
+    found = find_similar_boxes(image, examples)
     assert np.all(overlaps(found.boxes, examples) <= 0.31)
     everything = array([square_at(place, 26) for place in PLACES])
-    assert len(sure(similar_boxes(image, everything))) == 0
+    assert len(sure(find_similar_boxes(image, everything))) == 0
 
 
 def test_objects_at_the_border_are_found_and_may_be_examples() -> None:
@@ -176,10 +176,10 @@ def test_objects_at_the_border_are_found_and_may_be_examples() -> None:
     for place in places:
         disc(image, place, 26, RED)
     truth = np.clip(array([square_at(place, 26) for place in places]), 0, 1)
-    from_inside = similar_boxes(image, truth[4:])
+    from_inside = find_similar_boxes(image, truth[4:])
     well_formed(from_inside)
     assert np.all(overlaps(from_inside.boxes[:4], truth[:4]).max(axis=0) > 0.5)
-    from_border = similar_boxes(image, truth[:1])
+    from_border = find_similar_boxes(image, truth[:1])
     assert overlaps(from_border.boxes[:5], truth[4:]).max() > 0.3
 
 
@@ -188,7 +188,10 @@ def test_the_limit_holds_and_the_best_stay() -> None:
     for place in PLACES:
         disc(image, place, 26, RED)
     example = array([square_at(PLACES[0], 26)])
-    all_of_them, few = similar_boxes(image, example), similar_boxes(image, example, limit=3)
+    all_of_them, few = (
+        find_similar_boxes(image, example),
+        find_similar_boxes(image, example, limit=3),
+    )
     np.testing.assert_array_equal(few.boxes, all_of_them.boxes[:3])
 
 
@@ -198,8 +201,8 @@ def test_the_limit_holds_and_the_best_stay() -> None:
 def test_pictures_of_every_shape(size: tuple[int, int]) -> None:
     image = ground(size)
     for box in ([0.1, 0.1, 0.4, 0.3], [0.0, 0.0, 1.0, 1.0], [0.5, 0.5, 0.51, 0.505]):
-        well_formed(similar_boxes(image, array([box])))
-    well_formed(similar_points(image, np.array([[0.5, 0.4]], dtype=np.float32)))
+        well_formed(find_similar_boxes(image, array([box])))
+    well_formed(find_similar_points(image, np.array([[0.5, 0.4]], dtype=np.float32)))
 
 
 def test_a_large_picture_finds_the_same_places() -> None:
@@ -208,7 +211,7 @@ def test_a_large_picture_finds_the_same_places() -> None:
         disc(small, place, 26, RED)
     large = small.resize((1920, 1440), Image.Resampling.BICUBIC)
     truth = array([square_at(place, 26) for place in PLACES])
-    share = overlaps(sure(similar_boxes(large, truth[:1])), truth[1:])
+    share = overlaps(sure(find_similar_boxes(large, truth[:1])), truth[1:])
     assert np.all(share.max(axis=0) > 0.6)
     assert len(share) == len(PLACES) - 1
 
@@ -218,7 +221,7 @@ def test_pictures_of_every_mode(mode: str) -> None:
     image = ground()
     for place in PLACES:
         disc(image, place, 26, (250, 250, 250))
-    found = similar_boxes(image.convert(mode), array([square_at(PLACES[0], 26)]))
+    found = find_similar_boxes(image.convert(mode), array([square_at(PLACES[0], 26)]))
     truth = array([square_at(place, 26) for place in PLACES[1:]])
     assert np.all(overlaps(found.boxes, truth).max(axis=0) > 0.5)
 
@@ -229,7 +232,7 @@ def test_pictures_of_every_mode(mode: str) -> None:
 )
 def test_a_box_without_area_is_refused(examples: list[list[float]]) -> None:
     with pytest.raises(ValueError, match="needs an area"):
-        similar_boxes(ground(), array(examples))
+        find_similar_boxes(ground(), array(examples))
 
 
 @pytest.mark.parametrize("radius", [10, 20, 40])
@@ -239,7 +242,7 @@ def test_a_point_finds_the_size_of_what_is_there(radius: int) -> None:
         disc(image, place, radius, RED)
     points = points_at(PLACES[:1])
     truth = array([square_at(place, radius) for place in PLACES[1:]])
-    share = overlaps(sure(similar_points(image, points)), truth)
+    share = overlaps(sure(find_similar_points(image, points)), truth)
     assert np.all(share.max(axis=0) > 0.5)
     assert len(share) == len(PLACES) - 1
 
@@ -249,13 +252,13 @@ def test_a_side_that_is_known_is_used() -> None:
     for place in PLACES:
         disc(image, place, 20, RED)
     points = points_at(PLACES[:2])
-    found = similar_points(image, points, 40 / 640)
+    found = find_similar_points(image, points, 40 / 640)
     truth = array([square_at(place, 20) for place in PLACES[2:]])
     assert np.all(overlaps(found.boxes[:6], truth).max(axis=0) > 0.6)
 
 
 def test_points_that_cannot_be_used_are_refused() -> None:
     with pytest.raises(ValueError, match="At least one point"):
-        similar_points(ground(), np.zeros((0, 2), dtype=np.float32))
+        find_similar_points(ground(), np.zeros((0, 2), dtype=np.float32))
     with pytest.raises(ValueError, match="above 0"):
-        similar_points(ground(), np.array([[0.5, 0.5]], dtype=np.float32), 0.0)
+        find_similar_points(ground(), np.array([[0.5, 0.5]], dtype=np.float32), 0.0)

@@ -16,7 +16,7 @@ from PIL import Image
 from backend.errors import EncoderError
 from backend.vision.encoders.base import Encoder
 from backend.vision.encoders.load import load_encoder
-from backend.vision.encoders.yolo_cls import centre_square
+from backend.vision.encoders.yolo_cls import crop_centre_square
 from backend.vision.ultralytics_models import load_checkpoint
 from tests.unit.vision.conftest import YOLO_SIDE
 
@@ -51,7 +51,7 @@ def test_images_are_prepared_as_ultralytics_does(usual: list[Image.Image]) -> No
     for side in (YOLO_SIDE, 224):
         for image in usual:
             theirs = classify_transforms(side)(image).numpy()
-            np.testing.assert_allclose(centre_square(image, side).numpy(), theirs, atol=1e-6)
+            np.testing.assert_allclose(crop_centre_square(image, side).numpy(), theirs, atol=1e-6)
 
 
 def test_the_preparation_in_the_checkpoint_is_used(

@@ -21,7 +21,12 @@ import pytest
 
 from backend.arrays import Floats
 from backend.errors import EncoderError
-from backend.vision.detection.yoloe import Frame, OpenVocabulary, find_weights, missing
+from backend.vision.detection.yoloe import (
+    OpenVocabulary,
+    PromptLetterbox,
+    find_yoloe_weights,
+    missing_prompt_files,
+)
 from tests.unit.vision.conftest import picture
 
 SIDE = 96
@@ -46,9 +51,9 @@ def save(config: str, path: Path) -> Path:
     """A checkpoint as ultralytics writes it, of a small network with random weights."""
     import torch
 
-    from backend.vision.ultralytics_models import quiet_ultralytics
+    from backend.vision.ultralytics_models import import_ultralytics
 
-    package = Path(quiet_ultralytics(path.parent).__file__).parent
+    package = Path(import_ultralytics(path.parent).__file__).parent
     from ultralytics.nn.tasks import YOLOEModel, YOLOESegModel
     from ultralytics.utils import YAML
 
@@ -139,8 +144,8 @@ def test_visual_prompts_are_what_ultralytics_computes(folder: Path) -> None:
     with torch.no_grad():
         theirs = network(batch, vpe=visual[None], return_vpe=True)[0].numpy()
     finder = OpenVocabulary(folder / "yoloe-26n-seg.pt", side=SIDE)
-    frame = Frame(wide, high, SIDE)
-    np.testing.assert_array_equal(frame.mask(BOX), visual[0].numpy())
+    frame = PromptLetterbox(wide, high, SIDE)
+    np.testing.assert_array_equal(frame.to_mask(BOX), visual[0].numpy())
     ours = finder.visual_embeddings([image], [BOX], [[0]])
     assert float((ours * theirs).sum()) > 0.999  # Pillow scales by other weights than OpenCV
 
@@ -155,9 +160,9 @@ def test_a_label_without_a_box_is_zeros_and_never_found(finder: OpenVocabulary) 
 
 
 def test_boxes_smaller_than_a_cell_and_outside_still_show_something() -> None:
-    frame = Frame(100, 50, SIDE)
+    frame = PromptLetterbox(100, 50, SIDE)
     for box in ([0.5, 0.5, 0.501, 0.501], [0.999, 0.999, 1, 1], [0, 0, 0.01, 0.01], [2, 2, 3, 3]):
-        assert frame.mask(np.array([box], dtype=np.float32)).sum() >= 1
+        assert frame.to_mask(np.array([box], dtype=np.float32)).sum() >= 1
 
 
 def test_what_does_not_match_is_refused(finder: OpenVocabulary) -> None:
@@ -197,12 +202,14 @@ def test_confidence_is_a_lower_bound(finder: OpenVocabulary) -> None:
 
 @pytest.mark.parametrize("size", [(120, 40), (40, 120), (1, 1), (3, 900), (640, 480)])
 def test_boxes_come_back_to_the_image(finder: OpenVocabulary, size: tuple[int, int]) -> None:
-    frame = Frame(*size, SIDE)
-    assert all(edge % 32 == 0 for edge in frame.full)
-    assert max(frame.full) == SIDE
+    frame = PromptLetterbox(*size, SIDE)
+    assert all(edge % 32 == 0 for edge in frame.padded_size)
+    assert max(frame.padded_size) == SIDE
     inner = np.array([[0, 0, 1, 1], [0.25, 0.5, 0.75, 0.9]], dtype=np.float32)
     offset = np.array([frame.left, frame.top] * 2)
-    np.testing.assert_allclose(frame.undo(inner * (frame.size * 2) + offset), inner, atol=1e-6)
+    np.testing.assert_allclose(
+        frame.to_image_boxes(inner * (frame.resized_size * 2) + offset), inner, atol=1e-6
+    )
     found = finder.detect([picture(size, 4)], prompts(2, finder.dim), 0.0)[0]
     assert np.all((found.boxes >= 0) & (found.boxes <= 1))
 
@@ -242,7 +249,9 @@ def test_other_networks_of_the_family(config: str, tmp_path: Path) -> None:
 def test_text_prompts_with_a_tokenizer_that_is_given(folder: Path, encoder_file: Path) -> None:
     import open_clip
 
-    finder = OpenVocabulary(find_weights(folder) or folder, tokenize=open_clip.tokenize, side=SIDE)
+    finder = OpenVocabulary(
+        find_yoloe_weights(folder) or folder, tokenize=open_clip.tokenize, side=SIDE
+    )
     rows = finder.text_embeddings(["apple", "ripe strawberry", "apple"])
     assert rows.shape == (3, 512)
     assert rows.dtype == np.float32
@@ -253,7 +262,7 @@ def test_text_prompts_with_a_tokenizer_that_is_given(folder: Path, encoder_file:
     seen = finder.visual_embeddings([picture((90, 60), 6)], [BOX], [[0]])
     both = np.concatenate([rows[:2], seen])
     assert set(finder.detect([picture((90, 60), 6)], both, 0.0)[0].labels) <= {0, 1, 2}
-    assert missing(folder, tokenizer=True) == ""
+    assert missing_prompt_files(folder, tokenizer=True) == ""
 
 
 def test_without_a_text_encoder_one_sentence_says_what_to_fetch(folder: Path) -> None:
@@ -289,14 +298,14 @@ def test_what_takes_no_prompts_is_refused(tmp_path: Path, tiny_yolo: Path) -> No
 
 
 def test_the_newest_and_smallest_weights_are_taken(tmp_path: Path) -> None:
-    assert find_weights(tmp_path) is None
-    assert find_weights(tmp_path / "absent") is None
+    assert find_yoloe_weights(tmp_path) is None
+    assert find_yoloe_weights(tmp_path / "absent") is None
     for size, name in enumerate(
         ("yoloe-26n-seg-pf.pt", "yolo26n.pt", "yoloe-26s-seg.pt", "yoloe-26m-seg.pt")
     ):
         (tmp_path / name).write_bytes(b"x" * size)
     (tmp_path / "yoloe-11s-seg.pt").write_bytes(b"")
-    assert find_weights(tmp_path) == tmp_path / "yoloe-26s-seg.pt"
+    assert find_yoloe_weights(tmp_path) == tmp_path / "yoloe-26s-seg.pt"
 
 
 def test_what_is_missing_is_one_line_with_commands(
@@ -305,29 +314,29 @@ def test_what_is_missing_is_one_line_with_commands(
     monkeypatch.setitem(sys.modules, "clip", None)
     place = tmp_path / "my weights"
     place.mkdir()
-    said = missing(place)
+    said = missing_prompt_files(place)
     assert "\n" not in said
     for name in ("yoloe-26s-seg.pt", "mobileclip2_b.ts"):
         address = f"https://github.com/ultralytics/assets/releases/download/v8.4.0/{name}"
         assert f"curl -fL -o {shlex.quote(str(place / name))} {address}" in said
     assert "uv pip install git+https://github.com/ultralytics/CLIP.git" in said
     (place / "yoloe-11s-seg.pt").touch()
-    assert "mobileclip_blt.ts" in missing(place)
-    assert "isual" not in missing(place)
+    assert "mobileclip_blt.ts" in missing_prompt_files(place)
+    assert "isual" not in missing_prompt_files(place)
     (place / "mobileclip_blt.ts").touch()
-    assert missing(place, tokenizer=True) == ""
+    assert missing_prompt_files(place, tokenizer=True) == ""
 
 
 def test_the_names_are_those_that_ultralytics_publishes() -> None:
     from backend.vision.detection import yoloe
-    from backend.vision.ultralytics_models import quiet_ultralytics
+    from backend.vision.ultralytics_models import import_ultralytics
 
-    quiet_ultralytics()
+    import_ultralytics()
     from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_asset
 
-    assert {yoloe.ADVISED, *yoloe.ENCODERS.values()} <= GITHUB_ASSETS_NAMES
+    assert {yoloe.RECOMMENDED_WEIGHTS, *yoloe.TEXT_ENCODER_FILES.values()} <= GITHUB_ASSETS_NAMES
     defaults = attempt_download_asset.__defaults__
-    assert f"https://github.com/{defaults[0]}/releases/download/{defaults[1]}" == yoloe.RELEASE
+    assert f"https://github.com/{defaults[0]}/releases/download/{defaults[1]}" == yoloe.RELEASE_URL
 
 
 def test_several_threads_may_detect_at_once(finder: OpenVocabulary) -> None:

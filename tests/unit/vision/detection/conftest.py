@@ -10,14 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backend.domain import Place
-from backend.learning.detection_metrics import Judged
-from backend.vision.detection.detections import Found
-from backend.vision.detection.fine_tune import Recipe, learn
-from backend.vision.detection.network import SMALL, Network, adapted, load_base
-from backend.vision.detection.network_runner import Detector
-from backend.vision.detection.training_example import Example
-from tests.support.drawings import Drawing, drawing
+from backend.domain import Region
+from backend.learning.detection_metrics import DetectionSample
+from backend.vision.detection.detections import Detections
+from backend.vision.detection.fine_tune import TrainingRecipe, fine_tune
+from backend.vision.detection.network import (
+    SMALL_NETWORK_FILE,
+    DetectionNetwork,
+    adapt_classes,
+    load_base_network,
+)
+from backend.vision.detection.network_runner import NetworkRunner
+from backend.vision.detection.training_example import DetectionExample
+from tests.support.drawings import Drawing, make_drawing
 
 SIDE = 160
 SIZE = (160, 120)
@@ -59,43 +64,45 @@ def one_thread() -> Iterator[None]:
 
 def drawings(count: int, start: int, *labels: str, **named: Any) -> list[Drawing]:
     """Some, of one or both labels."""
-    return [drawing(i, labels=labels, **named) for i in range(start, start + count)]
+    return [make_drawing(i, labels=labels, **named) for i in range(start, start + count)]
 
 
-def examples(drawn: Sequence[Drawing], labels: Sequence[str]) -> list[Example]:
+def examples(drawn: Sequence[Drawing], labels: Sequence[str]) -> list[DetectionExample]:
     """What a person would have marked there."""
     return [_example(one, labels) for one in drawn]
 
 
-def _example(drawn: Drawing, labels: Sequence[str]) -> Example:
-    boxes = np.array([t.box for t in drawn.things], dtype=np.float32).reshape(-1, 4)
-    marked = np.array([labels.index(t.label) for t in drawn.things], dtype=np.int64)
-    return Example(lambda: drawn.image, *drawn.image.size, boxes, marked)
+def _example(drawn: Drawing, labels: Sequence[str]) -> DetectionExample:
+    boxes = np.array([t.box for t in drawn.objects], dtype=np.float32).reshape(-1, 4)
+    marked = np.array([labels.index(t.label) for t in drawn.objects], dtype=np.int64)
+    return DetectionExample(lambda: drawn.image, *drawn.image.size, boxes, marked)
 
 
-def quick(iterations: int, seed: int = 0, seconds: float = 120.0) -> Recipe:
+def quick(iterations: int, seed: int = 0, seconds: float = 120.0) -> TrainingRecipe:
     """The recipe for networks that start from nothing, but short."""
-    return Recipe(iterations, 4, SIDE, 0.005, 0, seconds, seed)
+    return TrainingRecipe(iterations, 4, SIDE, 0.005, 0, seconds, seed)
 
 
-def on_torch(network: Network, side: int = SIDE) -> Detector:
+def on_torch(network: DetectionNetwork, side: int = SIDE) -> NetworkRunner:
     """A detector without OpenVINO, which takes seconds to convert."""
-    from backend.vision.detection.raw_network import raw_outputs
+    from backend.vision.detection.raw_network import build_raw_network
     from backend.vision.runtime import TorchRunner
 
-    return Detector(network, side, TorchRunner(raw_outputs(network), "cpu"))
+    return NetworkRunner(network, side, TorchRunner(build_raw_network(network), "cpu"))
 
 
-def judged(drawn: Sequence[Drawing], found: Sequence[Found], labels: Sequence[str]) -> list[Judged]:
+def judged(
+    drawn: Sequence[Drawing], found: Sequence[Detections], labels: Sequence[str]
+) -> list[DetectionSample]:
     """Finds beside what was drawn."""
     return [
-        Judged(
+        DetectionSample(
             tuple(
-                Place(labels[int(label)], *map(float, box))
+                Region(labels[int(label)], *map(float, box))
                 for box, label in zip(f.boxes, f.labels, strict=True)
             ),
             tuple(f.confidence.tolist()),
-            tuple(Place(thing.label, *thing.box) for thing in d.things),
+            tuple(Region(thing.label, *thing.box) for thing in d.objects),
             d.image.width / d.image.height,
         )
         for d, f in zip(drawn, found, strict=True)
@@ -103,13 +110,13 @@ def judged(drawn: Sequence[Drawing], found: Sequence[Found], labels: Sequence[st
 
 
 @pytest.fixture(scope="package")
-def rtdetr(tmp_path_factory: pytest.TempPathFactory) -> Network:
+def rtdetr(tmp_path_factory: pytest.TempPathFactory) -> DetectionNetwork:
     """With random weights, whose answers differ from query to query."""
     import torch
 
     path: Path = tmp_path_factory.mktemp("rtdetr") / "tiny-rtdetr.yaml"
     path.write_text(RTDETR, encoding="utf-8")
-    network = adapted(load_base(path), BOTH)
+    network = adapt_classes(load_base_network(path), BOTH)
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(3)
         for head in network.module.model[-1].dec_score_head:
@@ -118,17 +125,19 @@ def rtdetr(tmp_path_factory: pytest.TempPathFactory) -> Network:
 
 
 @pytest.fixture(scope="package")
-def yolo11_like(one_thread: None) -> Network:
+def yolo11_like(one_thread: None) -> DetectionNetwork:
     """With a distribution over distances, as YOLO8 to YOLO13 have it; knows discs and squares."""
-    start = load_base(SMALL)
-    described = {name: value for name, value in start.plan.yaml.items() if name != "reg_max"}
-    start = adapted(replace(start, plan=replace(start.plan, yaml=described)), BOTH)
-    return learn(start, examples(drawings(16, 0, *BOTH), BOTH), quick(150), lambda done, of: None)
+    start = load_base_network(SMALL_NETWORK_FILE)
+    described = {name: value for name, value in start.spec.yaml.items() if name != "reg_max"}
+    start = adapt_classes(replace(start, spec=replace(start.spec, yaml=described)), BOTH)
+    return fine_tune(
+        start, examples(drawings(16, 0, *BOTH), BOTH), quick(150), lambda done, of: None
+    )
 
 
 @pytest.fixture(scope="package")
-def yolo26_like(one_thread: None) -> Network:
+def yolo26_like(one_thread: None) -> DetectionNetwork:
     """With plain distances, as YOLO26 has it: the builtin network, which learned 12 images."""
-    start = adapted(load_base(SMALL), ("disc",))
+    start = adapt_classes(load_base_network(SMALL_NETWORK_FILE), ("disc",))
     marked = examples(drawings(12, 0, "disc"), ("disc",))
-    return learn(start, marked, quick(150), lambda done, of: None)
+    return fine_tune(start, marked, quick(150), lambda done, of: None)

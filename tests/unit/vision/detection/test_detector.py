@@ -11,25 +11,32 @@ import pytest
 from PIL import Image
 
 from backend.arrays import Floats
-from backend.vision.detection.detections import Found
-from backend.vision.detection.network import Network
-from backend.vision.detection.network_runner import Detector, apart, example_input, load_detector
-from backend.vision.detection.raw_network import raw_outputs
+from backend.vision.detection.detections import Detections
+from backend.vision.detection.network import DetectionNetwork
+from backend.vision.detection.network_runner import (
+    NetworkRunner,
+    example_input,
+    load_network_runner,
+    output_difference,
+)
+from backend.vision.detection.raw_network import build_raw_network
 from backend.vision.runtime import TorchRunner
-from backend.vision.runtime.fastest_runner import TOLERANCE
-from tests.support.drawings import Drawing, drawing
+from backend.vision.runtime.fastest_runner import MAX_DIFFERENCE_BY_KIND
+from tests.support.drawings import Drawing, make_drawing
 from tests.unit.vision.detection.conftest import BOTH, SIDE, drawings, on_torch
 
 SURE = 0.35
 
 
-def theirs(network: Network, path: Path, images: list[Image.Image], kind: str) -> list[Any]:
+def theirs(
+    network: DetectionNetwork, path: Path, images: list[Image.Image], kind: str
+) -> list[Any]:
     """What ultralytics predicts: x0 y0 x1 y1 in pixels, confidence and class, of each image."""
     import torch
 
-    from backend.vision.ultralytics_models import quiet_ultralytics
+    from backend.vision.ultralytics_models import import_ultralytics
 
-    ultralytics = quiet_ultralytics()
+    ultralytics = import_ultralytics()
     module = deepcopy(network.module)
     module.task = "detect"
     torch.save({"model": module, "train_args": {"imgsz": SIDE, "task": "detect"}}, path)
@@ -39,11 +46,11 @@ def theirs(network: Network, path: Path, images: list[Image.Image], kind: str) -
     return [result.boxes.data.numpy() for result in results]
 
 
-def pixels(found: Found, image: Image.Image) -> Floats:
+def pixels(found: Detections, image: Image.Image) -> Floats:
     return np.asarray(found.boxes * np.array([*image.size, *image.size]), dtype=np.float32)
 
 
-def same(found: Found, image: Image.Image, expected: Any, pixel: float, share: float) -> int:
+def same(found: Detections, image: Image.Image, expected: Any, pixel: float, share: float) -> int:
     """How many sure finds there are; each must be one of theirs, and each of theirs ours."""
     edge = np.array([*image.size, *image.size])
     ours = np.clip(pixels(found, image), 0, edge)
@@ -64,9 +71,9 @@ def same(found: Found, image: Image.Image, expected: Any, pixel: float, share: f
 def test_a_grid_finds_what_ultralytics_finds(
     which: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    network: Network = request.getfixturevalue(which)
+    network: DetectionNetwork = request.getfixturevalue(which)
     sizes = ((160, 120), (90, 160), (160, 60), (160, 160), (80, 66))
-    drawn = [drawing(300 + i, size, network.plan.classes) for i, size in enumerate(sizes)]
+    drawn = [make_drawing(300 + i, size, network.spec.classes) for i, size in enumerate(sizes)]
     images = [one.image for one in drawn]
     expected = theirs(network, tmp_path / "made.pt", images, "YOLO")
     found = on_torch(network).detect(images, 0.01)
@@ -80,11 +87,11 @@ def test_a_grid_finds_what_ultralytics_finds(
         assert one.boxes.dtype == one.confidence.dtype == np.float32
 
 
-def test_queries_find_what_ultralytics_finds(rtdetr: Network, tmp_path: Path) -> None:
+def test_queries_find_what_ultralytics_finds(rtdetr: DetectionNetwork, tmp_path: Path) -> None:
     """Which stretches an image to a square, and scales it a little differently: of random weights
     some queries look elsewhere then."""
     sizes = ((SIDE, SIDE), (160, 90), (70, 160), (320, 200))
-    images = [drawing(310 + i, size).image for i, size in enumerate(sizes)]
+    images = [make_drawing(310 + i, size).image for i, size in enumerate(sizes)]
     expected = theirs(rtdetr, tmp_path / "rtdetr-made.pt", images, "RTDETR")
     shares = []
     for found, image, rows in zip(
@@ -107,20 +114,20 @@ def test_queries_find_what_ultralytics_finds(rtdetr: Network, tmp_path: Path) ->
     assert min(shares) >= 0.75
 
 
-def test_places_are_shares_of_the_upright_image(yolo26_like: Network) -> None:
+def test_places_are_shares_of_the_upright_image(yolo26_like: DetectionNetwork) -> None:
     """Twice as large a picture gives the same places."""
-    drawn = drawing(321, (SIDE, 120), ("disc",))
+    drawn = make_drawing(321, (SIDE, 120), ("disc",))
     twice = drawn.image.resize((320, 240), Image.Resampling.NEAREST)
     small, large = on_torch(yolo26_like).detect([drawn.image, twice], 0.3)
-    assert len(drawn.things) == len(small) == len(large)
-    for thing in drawn.things:
+    assert len(drawn.objects) == len(small) == len(large)
+    for thing in drawn.objects:
         for found in (small, large):
             assert np.abs(found.boxes - np.array(thing.box)).max(axis=1).min() < 0.03
 
 
-def test_the_least_confidence_holds_and_nothing_is_nothing(yolo26_like: Network) -> None:
+def test_the_least_confidence_holds_and_nothing_is_nothing(yolo26_like: DetectionNetwork) -> None:
     detector = on_torch(yolo26_like)
-    image = drawing(321, (SIDE, 120), ("disc",)).image
+    image = make_drawing(321, (SIDE, 120), ("disc",)).image
     many, few = (detector.detect([image], least)[0] for least in (0.001, 0.5))
     assert few.confidence.min() >= 0.5
     assert len(many) > len(few) > 0
@@ -129,7 +136,9 @@ def test_the_least_confidence_holds_and_nothing_is_nothing(yolo26_like: Network)
     assert detector.detect([]) == []
 
 
-def test_odd_sizes_are_looked_at_too(yolo26_like: Network, rtdetr: Network) -> None:
+def test_odd_sizes_are_looked_at_too(
+    yolo26_like: DetectionNetwork, rtdetr: DetectionNetwork
+) -> None:
     sizes = ((1, 1), (3, 700), (700, 3), (33, 31))
     for network in (yolo26_like, rtdetr):
         found = on_torch(network).detect([Image.new("RGB", size) for size in sizes], 0.001)
@@ -138,9 +147,9 @@ def test_odd_sizes_are_looked_at_too(yolo26_like: Network, rtdetr: Network) -> N
 
 
 def test_many_images_come_back_in_order(
-    yolo26_like: Network, monkeypatch: pytest.MonkeyPatch
+    yolo26_like: DetectionNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("backend.vision.detection.network_runner.AT_ONCE", 3)
+    monkeypatch.setattr("backend.vision.detection.network_runner.DETECTION_BATCH_SIZE", 3)
     drawn: list[Drawing] = drawings(8, 330, "disc")
     detector = on_torch(yolo26_like)
     together = detector.detect([one.image for one in drawn], 0.3)
@@ -150,20 +159,28 @@ def test_many_images_come_back_in_order(
 
 
 def test_the_fastest_runner_finds_the_same(
-    yolo26_like: Network, rtdetr: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    yolo26_like: DetectionNetwork,
+    rtdetr: DetectionNetwork,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """OpenVINO in f32, whatever is fastest here: bfloat16 would hide a mistake of 1 %."""
     from backend.vision import runtime
 
     said: list[str] = []
-    fastest = runtime.fastest
+    fastest = runtime.select_fastest_runner
     monkeypatch.setattr(
-        runtime, "fastest", lambda *given, **named: fastest(*given, **{**named, "only": "openvino"})
+        runtime,
+        "select_fastest_runner",
+        lambda *given, **named: fastest(*given, **{**named, "only": "openvino"}),
     )
-    images = [drawing(340, (SIDE, 120), ("disc",)).image, drawing(341, (90, 160), ("disc",)).image]
+    images = [
+        make_drawing(340, (SIDE, 120), ("disc",)).image,
+        make_drawing(341, (90, 160), ("disc",)).image,
+    ]
     for network in (yolo26_like, rtdetr):
-        quick: Detector = load_detector(
-            network, SIDE, "key", tmp_path / network.plan.family, said.append
+        quick: NetworkRunner = load_network_runner(
+            network, SIDE, "key", tmp_path / network.spec.family, said.append
         )
         assert (quick.runner.kind, said) == ("openvino", [])
         least = 0.3 if network is yolo26_like else 0.0001
@@ -177,9 +194,9 @@ def test_the_fastest_runner_finds_the_same(
     assert quick.classes == BOTH
 
 
-def raw(network: Network) -> tuple[Floats, ...]:
+def raw(network: DetectionNetwork) -> tuple[Floats, ...]:
     """What torch answers to the picture that networks are tried on."""
-    return TorchRunner(raw_outputs(network), "cpu")(example_input(SIDE))
+    return TorchRunner(build_raw_network(network), "cpu")(example_input(SIDE))
 
 
 @pytest.mark.parametrize("which", ["yolo26_like", "yolo11_like"])
@@ -187,22 +204,22 @@ def test_a_runner_that_sees_nothing_or_boxes_elsewhere_is_no_equal(
     which: str, request: pytest.FixtureRequest
 ) -> None:
     """The example shows next to nothing, so that confidence alone would not tell."""
-    network: Network = request.getfixturevalue(which)
+    network: DetectionNetwork = request.getfixturevalue(which)
     boxes, logits = raw(network)
-    bf16 = TOLERANCE["openvino-bf16"]
-    assert apart((boxes, logits), (boxes, logits), network) == 0.0
-    assert apart((boxes, np.full_like(logits, -20)), (boxes, logits), network) > bf16
-    assert apart((boxes[:, ::-1], logits), (boxes, logits), network) > bf16
+    bf16 = MAX_DIFFERENCE_BY_KIND["openvino-bf16"]
+    assert output_difference((boxes, logits), (boxes, logits), network) == 0.0
+    assert output_difference((boxes, np.full_like(logits, -20)), (boxes, logits), network) > bf16
+    assert output_difference((boxes[:, ::-1], logits), (boxes, logits), network) > bf16
     moved = boxes + (0.5 if boxes.shape[1] == 4 else np.arange(64, dtype=np.float32)[:, None] / 9)
-    assert apart((moved, logits), (boxes, logits), network) > bf16
-    assert apart((boxes * np.nan, logits), (boxes, logits), network) > 1
+    assert output_difference((moved, logits), (boxes, logits), network) > bf16
+    assert output_difference((boxes * np.nan, logits), (boxes, logits), network) > 1
     nearly = boxes * np.float32(1 + 1e-6), logits + np.float32(1e-5)
-    assert apart(nearly, (boxes, logits), network) < TOLERANCE["openvino"]
+    assert output_difference(nearly, (boxes, logits), network) < MAX_DIFFERENCE_BY_KIND["openvino"]
 
 
-def test_queries_in_another_order_are_the_same_answer(rtdetr: Network) -> None:
+def test_queries_in_another_order_are_the_same_answer(rtdetr: DetectionNetwork) -> None:
     places, confidence = raw(rtdetr)
     turned = places[:, ::-1], confidence[:, ::-1]
-    assert apart(turned, (places, confidence), rtdetr) == 0.0
-    assert apart((places + 0.1, confidence), (places, confidence), rtdetr) > 0.05
-    assert apart((places, confidence * 0), (places, confidence), rtdetr) > 0.05
+    assert output_difference(turned, (places, confidence), rtdetr) == 0.0
+    assert output_difference((places + 0.1, confidence), (places, confidence), rtdetr) > 0.05
+    assert output_difference((places, confidence * 0), (places, confidence), rtdetr) > 0.05

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from backend.vision.detection.detections import (
-    NOTHING,
-    Found,
-    best_apart,
+    NO_DETECTIONS,
+    Detections,
+    greedy_nms,
     iou,
-    suppress,
-    suppress_centres,
+    suppress_close_centres,
+    suppress_per_label,
 )
 
 OVERLAPS = [
@@ -42,7 +42,7 @@ def test_two_points_in_one_place_share_nothing() -> None:
 def kept(
     boxes: list[list[float]], confidence: list[float], labels: list[int], most: float
 ) -> list[int]:
-    rows: list[int] = suppress(
+    rows: list[int] = suppress_per_label(
         np.array(boxes, dtype=np.float32).reshape(-1, 4),
         np.array(confidence, dtype=np.float32),
         np.array(labels, dtype=np.int64),
@@ -100,7 +100,7 @@ def test_centres_closer_than_half_a_side_are_one(
         centres = np.array(
             [[0.5, 0.5], np.array([0.5, 0.5]) + np.multiply(direction, distance * side)]
         )
-        rows = suppress_centres(
+        rows = suppress_close_centres(
             centres.astype(np.float32),
             np.array([0.4, 0.7], dtype=np.float32),
             np.array(labels, dtype=np.int64),
@@ -113,25 +113,25 @@ def test_a_chain_of_centres_keeps_every_other() -> None:
     centres = np.array([[0, 0], [4, 0], [8, 0]], dtype=np.float32)
     confidence = np.array([0.9, 0.8, 0.7], dtype=np.float32)
     same = np.zeros(3, dtype=np.int64)
-    rows = suppress_centres(centres, confidence, same, np.full(3, 5, dtype=np.float32))
+    rows = suppress_close_centres(centres, confidence, same, np.full(3, 5, dtype=np.float32))
     assert rows.tolist() == [0, 2]
 
 
 def test_no_centres_are_no_centres() -> None:
     none = np.zeros(0, dtype=np.float32)
-    assert not len(suppress_centres(none.reshape(0, 2), none, NOTHING.labels, none))
+    assert not len(suppress_close_centres(none.reshape(0, 2), none, NO_DETECTIONS.labels, none))
 
 
 def test_finds_can_be_picked_by_mask_and_by_index() -> None:
-    found = Found(
+    found = Detections(
         np.array([[0, 0, 0.5, 1], [0.5, 0.5, 1, 1]], dtype=np.float32),
         np.array([0.9, 0.8], dtype=np.float32),
         np.array([3, 4], dtype=np.int64),
     )
-    assert found.only(np.array([False, True])).labels.tolist() == [4]
-    assert found.only(np.array([1, 0])).confidence.tolist() == pytest.approx([0.8, 0.9])
+    assert found.select(np.array([False, True])).labels.tolist() == [4]
+    assert found.select(np.array([1, 0])).confidence.tolist() == pytest.approx([0.8, 0.9])
     np.testing.assert_allclose(found.centres, [[0.25, 0.5], [0.75, 0.75]])
-    assert (len(found), len(NOTHING)) == (2, 0)
+    assert (len(found), len(NO_DETECTIONS)) == (2, 0)
 
 
 def test_of_boxes_on_each_other_the_best_stays() -> None:
@@ -140,7 +140,7 @@ def test_of_boxes_on_each_other_the_best_stays() -> None:
         dtype=np.float32,
     )
     scores = np.array([0.5, 0.9, 0.1, 0.8, 0.05], dtype=np.float32)
-    assert best_apart(boxes, scores, 0.3, 9).tolist() == [1, 3, 2, 4]
-    assert best_apart(boxes, scores, 0.3, 9, 0.6).tolist() == [1, 2, 4]
-    assert best_apart(boxes, scores, 0.3, 1).tolist() == [1]
-    assert best_apart(boxes[:0], scores[:0], 0.3, 9).tolist() == []
+    assert greedy_nms(boxes, scores, 0.3, 9).tolist() == [1, 3, 2, 4]
+    assert greedy_nms(boxes, scores, 0.3, 9, 0.6).tolist() == [1, 2, 4]
+    assert greedy_nms(boxes, scores, 0.3, 1).tolist() == [1]
+    assert greedy_nms(boxes[:0], scores[:0], 0.3, 9).tolist() == []

@@ -18,15 +18,26 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backend.domain import Control, ImageSize, Label, Place, Places
-from backend.errors import Cancelled
-from backend.inference.detections import Sample, shown
-from backend.learning.detection_metrics import judge
-from backend.training.detector import FindingJob, train_finder
-from backend.vision.detection.fine_tune import BACKBONE, EDGES, between, learn, recipe
-from backend.vision.detection.network import SMALL, Network, adapted, load_base
-from backend.vision.detection.trained_detector import Finder
-from backend.vision.detection.training_example import Example
+from backend.domain import Control, ImageSize, Label, Region, Regions
+from backend.errors import RoundCancelledError
+from backend.inference.detections import RegionSample, confidence_threshold
+from backend.learning.detection_metrics import evaluate_detections
+from backend.training.detector import DetectorTrainingJob, train_detector
+from backend.vision.detection.fine_tune import (
+    BACKBONE_LAYER_COUNT,
+    STEM_LAYER_COUNT,
+    choose_recipe,
+    fine_tune,
+    interpolate_weights,
+)
+from backend.vision.detection.network import (
+    SMALL_NETWORK_FILE,
+    DetectionNetwork,
+    adapt_classes,
+    load_base_network,
+)
+from backend.vision.detection.trained_detector import TrainedDetector
+from backend.vision.detection.training_example import DetectionExample
 from tests.support.drawings import Drawing
 from tests.unit.vision.detection.conftest import (
     BOTH,
@@ -77,44 +88,46 @@ def watched() -> Iterator[Watch]:
 
 
 @pytest.fixture(scope="module")
-def start() -> Network:
-    return adapted(load_base(SMALL), DISC)
+def start() -> DetectionNetwork:
+    return adapt_classes(load_base_network(SMALL_NETWORK_FILE), DISC)
 
 
 def quiet(done: int, of: int) -> None:
     """Hear nothing."""
 
 
-def weights(network: Network) -> dict[str, Any]:
+def weights(network: DetectionNetwork) -> dict[str, Any]:
     return {name: value.numpy() for name, value in network.module.state_dict().items()}
 
 
-def test_twelve_images_of_discs_teach_what_discs_are(yolo26_like: Network) -> None:
+def test_twelve_images_of_discs_teach_what_discs_are(yolo26_like: DetectionNetwork) -> None:
     others = drawings(40, 100, *DISC)
     found = on_torch(yolo26_like).detect([one.image for one in others], 0.02)
-    _, figures = judge(judged(others, found, DISC), DISC, "boxes", {}, 0.25)
+    _, figures = evaluate_detections(judged(others, found, DISC), DISC, "boxes", {}, 0.25)
     print("12 images, boxes:", figures)
     assert figures["map50"] >= 0.7
     assert not yolo26_like.module.training
     assert not any(p.requires_grad for p in yolo26_like.module.parameters())
 
 
-def test_an_image_marked_as_empty_teaches_what_is_not_meant(yolo26_like: Network) -> None:
+def test_an_image_marked_as_empty_teaches_what_is_not_meant(yolo26_like: DetectionNetwork) -> None:
     """Squares that nobody calls a disc are no longer taken for one; discs are found as before."""
     discs = examples(drawings(8, 400, *DISC), BOTH)
     empty = [unmarked(one) for one in examples(drawings(8, 420, "square"), BOTH)]
-    alone, beside = (learn(yolo26_like, some, quick(40), quiet) for some in (discs, discs + empty))
+    alone, beside = (
+        fine_tune(yolo26_like, some, quick(40), quiet) for some in (discs, discs + empty)
+    )
     assert surest(beside, "square") < 0.5 * surest(alone, "square")
     assert surest(beside, "disc") > 0.5
 
 
-def unmarked(one: Example) -> Example:
+def unmarked(one: DetectionExample) -> DetectionExample:
     return replace(one, boxes=one.boxes[:0], labels=one.labels[:0])
 
 
-def surest(network: Network, label: str) -> float:
+def surest(network: DetectionNetwork, label: str) -> float:
     """The mean confidence of the surest disc in other pictures, which show things of a label."""
-    shown = [one for one in drawings(30, 500, label) if one.things]
+    shown = [one for one in drawings(30, 500, label) if one.objects]
     found = on_torch(network).detect([one.image for one in shown], 0.001)
     return float(np.mean([max(f.confidence, default=0.0) for f in found]))
 
@@ -123,41 +136,42 @@ def surest(network: Network, label: str) -> float:
 def test_images_without_a_label_that_is_left_teach_nothing_of_it(
     kind: str, request: pytest.FixtureRequest
 ) -> None:
-    builtin = adapted(load_base(SMALL), BOTH)
+    builtin = adapt_classes(load_base_network(SMALL_NETWORK_FILE), BOTH)
     known = builtin if kind == "builtin" else request.getfixturevalue(kind)
     only_discs = examples(drawings(8, 300, *DISC), BOTH)
     left, taught = (
-        learn(known, only_discs, replace(quick(20), left=classes), quiet) for classes in ((1,), ())
+        fine_tune(known, only_discs, replace(quick(20), ignored_classes=classes), quiet)
+        for classes in ((1,), ())
     )
     assert moved(known, left, 1) < 1e-3
     assert moved(known, left, 0) > 0.01
     assert moved(known, taught, 1) > 0.01
 
 
-def moved(before: Network, after: Network, row: int) -> float:
+def moved(before: DetectionNetwork, after: DetectionNetwork, row: int) -> float:
     """How much a class's leaning changed, in the head where it changed most."""
     old, new = leanings(before), leanings(after)
     return max(abs(float(new[name][row] - old[name][row])) for name in old)
 
 
-def leanings(network: Network) -> dict[str, Any]:
+def leanings(network: DetectionNetwork) -> dict[str, Any]:
     """By head, (classes,) how much it leans to each class whatever it sees."""
     state = network.module.state_dict()
     return {name: value.numpy() for name, value in state.items() if CLASS_BIAS.search(name)}
 
 
 def test_training_leaves_the_machine_as_it_was(
-    start: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start: DetectionNetwork, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
 
-    from backend.vision.ultralytics_models import quiet_ultralytics
+    from backend.vision.ultralytics_models import import_ultralytics
 
     def refuse(*given: object, **named: object) -> None:
         raise AssertionError("a program or a connection was started")
 
-    quiet_ultralytics()
-    learn(start, examples(drawings(2, 0, *DISC), DISC), quick(1), quiet)  # all imports are done
+    import_ultralytics()
+    fine_tune(start, examples(drawings(2, 0, *DISC), DISC), quick(1), quiet)  # all imports are done
     (tmp_path / "temporary").mkdir()
     (tmp_path / "here").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
@@ -172,7 +186,7 @@ def test_training_leaves_the_machine_as_it_was(
     started = weights(start)
     started = {name: value.copy() for name, value in started.items()}
     with watched() as watch:
-        learn(start, examples(drawings(4, 0, *DISC), DISC), quick(10), quiet)
+        fine_tune(start, examples(drawings(4, 0, *DISC), DISC), quick(10), quiet)
     after = (
         dict(os.environ),
         torch.get_num_threads(),
@@ -188,14 +202,14 @@ def test_training_leaves_the_machine_as_it_was(
         np.testing.assert_array_equal(value, started[name])
 
 
-def test_equal_seeds_give_equal_networks_and_progress_is_told(start: Network) -> None:
+def test_equal_seeds_give_equal_networks_and_progress_is_told(start: DetectionNetwork) -> None:
     """Some of the images have no boxes."""
     marked = examples(drawings(5, 0, *DISC), DISC)
     nothing = np.zeros((0, 4), dtype=np.float32), np.zeros(0, dtype=np.int64)
-    marked += [Example(e.read, e.width, e.height, *nothing) for e in marked[:2]]
+    marked += [DetectionExample(e.read_image, e.width, e.height, *nothing) for e in marked[:2]]
     told: list[tuple[int, int]] = []
     one, same, other = (
-        weights(learn(start, marked, quick(20, seed), lambda *tick: told.append(tick)))
+        weights(fine_tune(start, marked, quick(20, seed), lambda *tick: told.append(tick)))
         for seed in (4, 4, 5)
     )
     assert told == [(1, 2), (2, 2)] * 3
@@ -206,7 +220,7 @@ def test_equal_seeds_give_equal_networks_and_progress_is_told(start: Network) ->
     assert far < 0.01 * farther
 
 
-def test_who_cancels_is_obeyed_after_the_batch(start: Network) -> None:
+def test_who_cancels_is_obeyed_after_the_batch(start: DetectionNetwork) -> None:
     asked: list[float] = []
 
     def cancelled() -> bool:
@@ -214,30 +228,30 @@ def test_who_cancels_is_obeyed_after_the_batch(start: Network) -> None:
         return len(asked) >= 3
 
     marked = examples(drawings(4, 0, *DISC), DISC)
-    with pytest.raises(Cancelled, match="stays as it was"):
-        learn(start, marked, quick(5000), quiet, cancelled)
+    with pytest.raises(RoundCancelledError, match="stays as it was"):
+        fine_tune(start, marked, quick(5000), quiet, cancelled)
     assert len(asked) == 3
     assert time.monotonic() - asked[-1] < 5
 
 
-def test_the_number_of_threads_stays(start: Network) -> None:
+def test_the_number_of_threads_stays(start: DetectionNetwork) -> None:
     import torch
 
     torch.set_num_threads(3)
     try:
-        with pytest.raises(Cancelled):
-            learn(start, examples(drawings(2, 0, *DISC), DISC), quick(10), quiet, lambda: True)
+        with pytest.raises(RoundCancelledError):
+            fine_tune(start, examples(drawings(2, 0, *DISC), DISC), quick(10), quiet, lambda: True)
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(1)
 
 
-def test_the_time_limit_holds(start: Network) -> None:
+def test_the_time_limit_holds(start: DetectionNetwork) -> None:
     told: list[tuple[int, int]] = []
     marked = examples(drawings(4, 0, *DISC), DISC)
-    learn(start, marked, quick(1), quiet)  # all imports are done
+    fine_tune(start, marked, quick(1), quiet)  # all imports are done
     begun = time.monotonic()
-    network = learn(start, marked, quick(4000, seconds=3), lambda *tick: told.append(tick))
+    network = fine_tune(start, marked, quick(4000, seconds=3), lambda *tick: told.append(tick))
     took = time.monotonic() - begun
     print(f"a limit of 3 s took {took:.1f} s, {told[-1]}")
     assert took < 15
@@ -246,86 +260,97 @@ def test_the_time_limit_holds(start: Network) -> None:
     assert all(np.isfinite(value).all() for value in weights(network).values())
 
 
-def test_the_time_limit_holds_where_not_even_an_epoch_fits(start: Network) -> None:
+def test_the_time_limit_holds_where_not_even_an_epoch_fits(start: DetectionNetwork) -> None:
     """Ten batches of images that take a tenth of a second to read: about fifteen seconds."""
     read: list[float] = []
 
-    def slowly(example: Example) -> Example:
+    def slowly(example: DetectionExample) -> DetectionExample:
         def picture() -> Any:
             time.sleep(0.1)
             read.append(time.monotonic())
-            return example.read()
+            return example.read_image()
 
-        return replace(example, read=picture)
+        return replace(example, read_image=picture)
 
     marked = [slowly(one) for one in examples(drawings(60, 0, *DISC), DISC)]
     told: list[tuple[int, int]] = []
-    network = learn(start, marked, quick(4000, seconds=1), lambda *tick: told.append(tick))
+    network = fine_tune(start, marked, quick(4000, seconds=1), lambda *tick: told.append(tick))
     assert told == [(1, 1)]
     assert len(read) < 45
     assert all(np.isfinite(value).all() for value in weights(network).values())
 
 
-def test_images_that_are_slow_to_read_do_not_shorten_what_comes_after(start: Network) -> None:
+def test_images_that_are_slow_to_read_do_not_shorten_what_comes_after(
+    start: DetectionNetwork,
+) -> None:
     """They are read once: one slow epoch is no measure for the others."""
 
-    def slowly(example: Example) -> Example:
+    def slowly(example: DetectionExample) -> DetectionExample:
         def read() -> Any:
             time.sleep(1.5)
-            return example.read()
+            return example.read_image()
 
-        return replace(example, read=read)
+        return replace(example, read_image=read)
 
     marked = [slowly(one) for one in examples(drawings(4, 0, *DISC), DISC)]
     told: list[tuple[int, int]] = []
-    learn(start, marked, quick(80, seconds=30), lambda *tick: told.append(tick))
+    fine_tune(start, marked, quick(80, seconds=30), lambda *tick: told.append(tick))
     assert told[-1] == (8, 8)
 
 
-def test_an_rtdetr_learns_without_failing(rtdetr: Network) -> None:
+def test_an_rtdetr_learns_without_failing(rtdetr: DetectionNetwork) -> None:
     marked = examples(drawings(6, 0, "disc", "square"), ("disc", "square"))
     told: list[tuple[int, int]] = []
-    network = learn(rtdetr, marked, quick(20), lambda *tick: told.append(tick))
+    network = fine_tune(rtdetr, marked, quick(20), lambda *tick: told.append(tick))
     assert told[-1] == (2, 2)
     before, after = weights(rtdetr), weights(network)
     assert any(np.abs(before[name] - after[name]).max() > 1e-3 for name in before)
     assert all(np.isfinite(value).all() for value in after.values())
 
 
-def test_recipes_grow_with_the_images_and_halve_when_warm(start: Network) -> None:
+def test_recipes_grow_with_the_images_and_halve_when_warm(start: DetectionNetwork) -> None:
     few, many = (examples(drawings(1, 0, *DISC), DISC) * count for count in (10, 200))
-    cold = recipe(start, many, 320, warm=False, seconds=60, seed=1)
-    assert recipe(start, few, 320, warm=False, seconds=60, seed=1).iterations < cold.iterations
-    warm = recipe(start, many, 320, warm=True, seconds=60, seed=1)
-    assert (warm.iterations, warm.rate) == (cold.iterations // 2, cold.rate / 2)
-    assert cold.freeze == 0  # what starts from nothing has nothing to keep
+    cold = choose_recipe(start, many, 320, warm_start=False, time_limit_seconds=60, seed=1)
+    assert (
+        choose_recipe(start, few, 320, warm_start=False, time_limit_seconds=60, seed=1).iterations
+        < cold.iterations
+    )
+    warm = choose_recipe(start, many, 320, warm_start=True, time_limit_seconds=60, seed=1)
+    assert (warm.iterations, warm.learning_rate) == (cold.iterations // 2, cold.learning_rate / 2)
+    assert cold.frozen_layers == 0  # what starts from nothing has nothing to keep
 
 
 def test_the_more_classes_pretrained_weights_tell_apart_the_gentler_they_are_changed() -> None:
-    base = load_base(SMALL)
+    base = load_base_network(SMALL_NETWORK_FILE)
     marked = examples(drawings(1, 0, *DISC), DISC)
 
     def rate(classes: int) -> float:
-        network = adapted(base, [f"class {i}" for i in range(classes)])
-        known = Network(network.module, replace(network.plan, pretrained=True))
-        return recipe(known, marked, 320, warm=False, seconds=60, seed=1).rate
+        network = adapt_classes(base, [f"class {i}" for i in range(classes)])
+        known = DetectionNetwork(network.module, replace(network.spec, pretrained=True))
+        return choose_recipe(
+            known, marked, 320, warm_start=False, time_limit_seconds=60, seed=1
+        ).learning_rate
 
     assert rate(1) == rate(6) == 0.001
     assert rate(71) == pytest.approx(0.01 / 75)
 
 
-def test_pretrained_weights_keep_what_they_know(start: Network, rtdetr: Network) -> None:
-    def kept(network: Network, count: int, known: bool, warm: bool = False) -> int:
-        given = Network(network.module, replace(network.plan, pretrained=True))
+def test_pretrained_weights_keep_what_they_know(
+    start: DetectionNetwork, rtdetr: DetectionNetwork
+) -> None:
+    def kept(network: DetectionNetwork, count: int, known: bool, warm: bool = False) -> int:
+        given = DetectionNetwork(network.module, replace(network.spec, pretrained=True))
         marked = examples(drawings(1, 0, *DISC), DISC) * count
-        return recipe(given, marked, 320, warm, seconds=60, seed=1, known=known).freeze
+        return choose_recipe(
+            given, marked, 320, warm, time_limit_seconds=60, seed=1, knows_labels=known
+        ).frozen_layers
 
-    assert kept(start, 10, known=True) == BACKBONE
-    assert kept(start, 100, known=True) == kept(start, 10, known=False) == EDGES
-    assert kept(start, 10, known=True, warm=True) == EDGES
-    many = adapted(start, [f"class {i}" for i in range(20)])  # few images of each
-    assert kept(many, 199, known=True) == BACKBONE
-    assert kept(many, 200, known=True) == EDGES
+    assert kept(start, 10, known=True) == BACKBONE_LAYER_COUNT
+    assert kept(start, 100, known=True) == kept(start, 10, known=False) == STEM_LAYER_COUNT
+    assert kept(start, 10, known=True, warm=True) == STEM_LAYER_COUNT
+    many = adapt_classes(start, [f"class {i}" for i in range(20)])  # few images of each
+    assert kept(many, 199, known=True) == BACKBONE_LAYER_COUNT
+    assert kept(many, 200, known=True) == STEM_LAYER_COUNT
     assert kept(rtdetr, 10, known=True) == 0
 
 
@@ -338,78 +363,84 @@ def test_fifty_images_of_points_find_and_count_discs(monkeypatch: pytest.MonkeyP
     marked, others = (drawings(n, i, *DISC, **crowded) for n, i in ((50, 0), (60, 500)))
     control = Control("dot", "image", "image", (Label("disc"),), "points")
     samples = [
-        Sample(number, lambda image=one.image: image, ImageSize(*SIZE), dots(one))  # type: ignore[misc]
+        RegionSample(number, lambda image=one.image: image, ImageSize(*SIZE), dots(one))  # type: ignore[misc]
         for number, one in enumerate(marked)
     ]
     monkeypatch.setattr(
-        "backend.vision.detection.fine_tune.recipe", lambda *given: quick(200)
+        "backend.vision.detection.fine_tune.choose_recipe", lambda *given: quick(200)
     )  # a third of what 50 images get
-    finder = train_finder(
-        FindingJob(
-            *(control, samples, load_base(SMALL), None, SIDE, 60, 0),
+    finder = train_detector(
+        DetectorTrainingJob(
+            *(control, samples, load_base_network(SMALL_NETWORK_FILE), None, SIDE, 60, 0),
             *(lambda network, size, key: on_torch(network, size), None, quiet, lambda: False),
         )
     )
     assert finder is not None
-    assert finder.meaning.learned
-    found = finder.find([one.image for one in others], 0.02)
-    least, size = shown(finder, control), 15 / SIDE  # of the discs, in the mean
-    figure, figures = judge(judged(others, found, DISC), DISC, "points", {"disc": size}, least)
-    side = finder.meaning.sides["disc"] * SIDE
+    assert finder.class_mapping.learned
+    found = finder.detect([one.image for one in others], 0.02)
+    least, size = confidence_threshold(finder, control), 15 / SIDE  # of the discs, in the mean
+    figure, figures = evaluate_detections(
+        judged(others, found, DISC), DISC, "points", {"disc": size}, least
+    )
+    side = finder.class_mapping.sides["disc"] * SIDE
     print(f"50 images, points: side {side:.1f} pixels, from {least}: F1 {figure}, {figures}")
     assert all(tuple(box[:2]) == tuple(box[2:]) for one in found for box in one.boxes)
     assert figures["f1"] >= 0.95
     assert figures["counting_error"] < 0.05
 
 
-def dots(drawn: Drawing) -> Places:
+def dots(drawn: Drawing) -> Regions:
     """A click on the middle of each."""
-    return tuple(Place(thing.label, *thing.centre, *thing.centre) for thing in drawn.things)
+    return tuple(Region(thing.label, *thing.center, *thing.center) for thing in drawn.objects)
 
 
 # -- weights that know the labels ------------------------------------------------------------
 
 
-def test_between_lies_between_what_was_before_and_what_was_learned(yolo26_like: Network) -> None:
-    start = adapted(load_base(SMALL), DISC)
-    half, none = (between(start, yolo26_like, share) for share in (0.5, 0.0))
+def test_between_lies_between_what_was_before_and_what_was_learned(
+    yolo26_like: DetectionNetwork,
+) -> None:
+    start = adapt_classes(load_base_network(SMALL_NETWORK_FILE), DISC)
+    half, none = (interpolate_weights(start, yolo26_like, share) for share in (0.5, 0.0))
     before, after = weights(start), weights(yolo26_like)
     for name, value in weights(half).items():
         middle = (before[name] + after[name]) / 2 if value.dtype.kind == "f" else after[name]
         np.testing.assert_allclose(value, middle, rtol=2e-3, atol=1e-4)  # kept in half precision
     np.testing.assert_allclose(on(none), on(start), atol=0.02)
-    assert half.plan == yolo26_like.plan
+    assert half.spec == yolo26_like.spec
 
 
-def on(network: Network) -> Any:
+def on(network: DetectionNetwork) -> Any:
     """What a network sees in a picture."""
     import torch
 
-    from backend.vision.detection.raw_network import raw_outputs
+    from backend.vision.detection.raw_network import build_raw_network
 
     picture = np.asarray(drawings(1, 700, *DISC)[0].image.resize((SIDE, SIDE)), dtype=np.float32)
     with torch.no_grad():
-        return raw_outputs(network)(torch.tensor(picture.transpose(2, 0, 1))[None] / 255)[1].numpy()
+        return build_raw_network(network)(torch.tensor(picture.transpose(2, 0, 1))[None] / 255)[
+            1
+        ].numpy()
 
 
 def test_half_of_what_was_learned_is_taken_where_the_weights_know_all_labels(
-    yolo26_like: Network, monkeypatch: pytest.MonkeyPatch
+    yolo26_like: DetectionNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    base = replace(yolo26_like, plan=replace(yolo26_like.plan, pretrained=True))
+    base = replace(yolo26_like, spec=replace(yolo26_like.spec, pretrained=True))
 
     def moved(names: tuple[str, ...], share: float) -> Any:
         """How far training went from where it began."""
-        monkeypatch.setattr("backend.vision.detection.fine_tune.SHARE", share)
+        monkeypatch.setattr("backend.vision.detection.fine_tune.WEIGHT_INTERPOLATION", share)
         control = Control("box", "image", "image", tuple(map(Label, names)), "boxes")
         samples = [boxed(number, one) for number, one in enumerate(drawings(12, 800, *DISC))]
-        job = FindingJob(
+        job = DetectorTrainingJob(
             *(control, samples, base, None, SIDE, 60, 0),
             *(lambda network, size, key: on_torch(network, size), None, quiet, lambda: False),
-            steps=20,
+            max_steps=20,
         )
-        finder = train_finder(job)
-        assert isinstance(finder, Finder)
-        return numbers(finder.network) - numbers(adapted(base, names))
+        finder = train_detector(job)
+        assert isinstance(finder, TrainedDetector)
+        return numbers(finder.network) - numbers(adapt_classes(base, names))
 
     known = [moved(("disc",), share) for share in (0.5, 1.0)]
     assert known[0] @ known[1] / (known[1] @ known[1]) == pytest.approx(0.5, abs=0.02)
@@ -417,12 +448,12 @@ def test_half_of_what_was_learned_is_taken_where_the_weights_know_all_labels(
     assert (strange[0] == strange[1]).all(), "a ring is nothing that it knows: all is taken"
 
 
-def numbers(network: Network) -> Any:
+def numbers(network: DetectionNetwork) -> Any:
     """All weights, in one row."""
     kept = [value.ravel() for value in weights(network).values() if value.dtype.kind == "f"]
     return np.concatenate(kept).astype(np.float64)
 
 
-def boxed(number: int, drawn: Drawing) -> Sample:
-    places = tuple(Place(thing.label, *thing.box) for thing in drawn.things)
-    return Sample(number, lambda: drawn.image, ImageSize(*SIZE), places)
+def boxed(number: int, drawn: Drawing) -> RegionSample:
+    places = tuple(Region(thing.label, *thing.box) for thing in drawn.objects)
+    return RegionSample(number, lambda: drawn.image, ImageSize(*SIZE), places)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backend.vision.detection.letterbox import GREY, letterbox, stretched
+from backend.vision.detection.letterbox import PADDING_GREY, letterbox, stretch
 
 SIZES = {
     "tall": (300, 700),
@@ -22,10 +22,10 @@ BOXES = np.array([[0, 0, 1, 1], [0.1, 0.2, 0.45, 0.9], [0.97, 0.5, 1, 0.53]], dt
 
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
 def test_what_is_stretched_comes_back_and_fills_the_square(size: tuple[int, int]) -> None:
-    pixels, box = stretched(Image.new("RGB", size, (250, 0, 0)), 320)
+    pixels, box = stretch(Image.new("RGB", size, (250, 0, 0)), 320)
     assert pixels.shape == (1, 3, 320, 320)
     assert (pixels[0, 0].min(), pixels[0, 1:].max()) == (pytest.approx(250 / 255), 0)
-    np.testing.assert_allclose(box.undo(BOXES * 320), BOXES, atol=1e-6)
+    np.testing.assert_allclose(box.to_image_boxes(BOXES * 320), BOXES, atol=1e-6)
 
 
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
@@ -40,7 +40,7 @@ def test_boxes_come_back_to_half_a_pixel_of_the_input(size: tuple[int, int]) -> 
     factor = 320 / max(size)
     inside = np.array([*size, *size]) * factor
     seen = (BOXES * inside + np.array([*box.offset, *box.offset])).astype(np.float32)
-    off = np.abs(box.undo(seen) - BOXES) * inside
+    off = np.abs(box.to_image_boxes(seen) - BOXES) * inside
     assert off.max() <= 0.5
 
 
@@ -53,7 +53,7 @@ def test_the_rest_is_grey_and_the_image_is_where_it_says(size: tuple[int, int]) 
     inside[top : top + high, left : left + wide] = True
     red = np.array([250, 0, 0]) / 255
     np.testing.assert_allclose(pixels[0][:, inside].T, np.tile(red, (inside.sum(), 1)), atol=1e-6)
-    np.testing.assert_allclose(pixels[0][:, ~inside], GREY / 255, atol=1e-6)
+    np.testing.assert_allclose(pixels[0][:, ~inside], PADDING_GREY / 255, atol=1e-6)
     assert abs(left - (pixels.shape[3] - wide) / 2) <= 0.5
     assert abs(top - (pixels.shape[2] - high) / 2) <= 0.5
 
@@ -62,9 +62,9 @@ def test_the_corners_of_the_image_are_the_corners_of_the_result() -> None:
     image = Image.new("RGB", (640, 200))
     _, box = letterbox(image, 320, 32)  # 320 by 100 pixels, 14 grey ones above
     corners = np.array([[0, 14, 320, 114]], dtype=np.float32)
-    np.testing.assert_allclose(box.undo(corners), [[0, 0, 1, 1]], atol=1e-6)
+    np.testing.assert_allclose(box.to_image_boxes(corners), [[0, 0, 1, 1]], atol=1e-6)
     beyond = np.array([[-32, 4, 352, 124]], dtype=np.float32)
-    np.testing.assert_allclose(box.undo(beyond), [[-0.1, -0.1, 1.1, 1.1]], atol=1e-6)
+    np.testing.assert_allclose(box.to_image_boxes(beyond), [[-0.1, -0.1, 1.1, 1.1]], atol=1e-6)
 
 
 def test_a_cell_of_64_pixels_makes_multiples_of_64() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from backend.domain import Label
-from backend.vision.detection.class_matching import known_as, singular
+from backend.vision.detection.class_matching import match_classes, singularize
 
 
 @pytest.mark.parametrize(
@@ -45,8 +45,8 @@ from backend.vision.detection.class_matching import known_as, singular
     ],
 )
 def test_names_become_singular_in_lower_case(name: str, one: str) -> None:
-    assert singular(name) == one
-    assert singular(one) == one
+    assert singularize(name) == one
+    assert singularize(one) == one
 
 
 COCO = ["person", "bus", "wine glass", "apple", "sports ball", "potted plant", "cell phone"]
@@ -73,8 +73,8 @@ COCO = ["person", "bus", "wine glass", "apple", "sports ball", "potted plant", "
 def test_classes_are_known_by_the_names_of_labels(
     labels: tuple[Label, ...], known: dict[int, int]
 ) -> None:
-    assert known_as(labels, COCO) == known
+    assert match_classes(labels, COCO) == known
 
 
 def test_two_classes_of_one_name_both_mean_the_label() -> None:
-    assert known_as((Label("mouse"),), ["mouse", "Mice"]) == {0: 0, 1: 0}
+    assert match_classes((Label("mouse"),), ["mouse", "Mice"]) == {0: 0, 1: 0}

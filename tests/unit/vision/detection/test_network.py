@@ -14,51 +14,57 @@ import pytest
 
 from backend.errors import DetectorError
 from backend.vision.detection.network import (
-    GRID,
-    QUERIES,
-    SHAPE,
-    SMALL,
-    WEIGHTS,
-    Network,
-    adapted,
-    find_base,
-    load_base,
+    GRID_FAMILY,
+    NETWORK_SPEC_FILE,
+    QUERY_FAMILY,
+    SMALL_NETWORK_FILE,
+    WEIGHTS_FILE,
+    DetectionNetwork,
+    adapt_classes,
+    find_base_weights,
+    load_base_network,
     load_network,
     save_network,
 )
-from backend.vision.detection.raw_network import raw_outputs
+from backend.vision.detection.raw_network import build_raw_network
 from tests.unit.vision.detection.conftest import BOTH
 
 
-def outputs(network: Network, side: int = 96) -> list[Any]:
+def outputs(network: DetectionNetwork, side: int = 96) -> list[Any]:
     import torch
 
     image = np.random.default_rng(5).random((1, 3, side, side), dtype=np.float32)
     with torch.no_grad():
-        return [output.numpy() for output in raw_outputs(network)(torch.from_numpy(image))]
+        return [output.numpy() for output in build_raw_network(network)(torch.from_numpy(image))]
 
 
-def pretrained(classes: tuple[str, ...], path: Path) -> Network:
+def pretrained(classes: tuple[str, ...], path: Path) -> DetectionNetwork:
     """A checkpoint as ultralytics writes it, of a small network that knows these classes."""
     import torch
 
-    from backend.vision.ultralytics_models import network_class, read_description
+    from backend.vision.ultralytics_models import detection_model_class, read_network_yaml
 
     torch.manual_seed(1)
-    made = network_class(queries=False)(read_description(SMALL), nc=len(classes), verbose=False)
+    made = detection_model_class(is_rtdetr=False)(
+        read_network_yaml(SMALL_NETWORK_FILE), nc=len(classes), verbose=False
+    )
     made.names = dict(enumerate(classes))
     for parameter in made.model[-1].cv3.parameters():
         torch.nn.init.normal_(parameter, 0, 0.3)  # so that classes differ
     torch.save({"model": made.half(), "train_args": {"imgsz": 96}}, path)
-    return load_base(path)
+    return load_base_network(path)
 
 
 @pytest.mark.parametrize(("name", "bins"), [("yolo26n.yaml", 1), ("yolo11n.yaml", 16)])
 def test_published_descriptions_are_built_by_name(name: str, bins: int, tmp_path: Path) -> None:
-    path = find_base(name, tmp_path, download=False)
+    path = find_base_weights(name, tmp_path, download=False)
     assert path is not None
-    network = load_base(path)
-    assert (network.plan.family, network.plan.pretrained, network.stride) == (GRID, False, 32)
+    network = load_base_network(path)
+    assert (network.spec.family, network.spec.pretrained, network.stride) == (
+        GRID_FAMILY,
+        False,
+        32,
+    )
     distances, logits = outputs(network)
     cells = 12 * 12 + 6 * 6 + 3 * 3
     assert distances.shape == (1, 4 * bins, cells)
@@ -71,24 +77,26 @@ def test_a_network_from_nothing_is_the_same_each_time_and_leaves_chance_alone() 
     import torch
 
     torch.manual_seed(11)
-    first = load_base(SMALL)
+    first = load_base_network(SMALL_NETWORK_FILE)
     drawn = torch.rand(1)
     torch.manual_seed(11)
     assert torch.equal(torch.rand(1), drawn)
-    for one, other in zip(outputs(first), outputs(load_base(SMALL)), strict=True):
+    for one, other in zip(
+        outputs(first), outputs(load_base_network(SMALL_NETWORK_FILE)), strict=True
+    ):
         np.testing.assert_array_equal(one, other)
 
 
 def test_our_own_small_network_sees_cells_of_8_and_16_pixels() -> None:
-    network = load_base(SMALL)
+    network = load_base_network(SMALL_NETWORK_FILE)
     assert network.module.stride.tolist() == [8, 16]
     assert sum(p.numel() for p in network.module.parameters()) < 600_000
 
 
 def test_an_rtdetr_answers_per_query_a_place_and_a_confidence_for_each_class(
-    rtdetr: Network,
+    rtdetr: DetectionNetwork,
 ) -> None:
-    assert rtdetr.plan.family == QUERIES
+    assert rtdetr.spec.family == QUERY_FAMILY
     places, confidence = outputs(rtdetr)
     assert places.shape == (1, 20, 4)
     assert confidence.shape == (1, 20, len(BOTH))
@@ -98,26 +106,26 @@ def test_an_rtdetr_answers_per_query_a_place_and_a_confidence_for_each_class(
 
 
 def test_what_is_kept_answers_the_same(
-    rtdetr: Network, yolo26_like: Network, tmp_path: Path
+    rtdetr: DetectionNetwork, yolo26_like: DetectionNetwork, tmp_path: Path
 ) -> None:
     for number, network in enumerate((rtdetr, yolo26_like)):
         folder = tmp_path / str(number)
         folder.mkdir()
         save_network(network, folder)
         again = load_network(folder)
-        assert again.plan == network.plan
-        assert sorted(path.name for path in folder.iterdir()) == [SHAPE, WEIGHTS]
+        assert again.spec == network.spec
+        assert sorted(path.name for path in folder.iterdir()) == [NETWORK_SPEC_FILE, WEIGHTS_FILE]
         for one, other in zip(outputs(again), outputs(network), strict=True):
             assert np.abs(one - other).max() < 0.005 * np.abs(other).max()
 
 
 def test_what_is_known_of_a_class_stays_with_its_name(tmp_path: Path) -> None:
     base = pretrained(("star", "Disc", "square"), tmp_path / "three.pt")
-    assert base.plan.classes == ("star", "Disc", "square")
-    assert base.plan.pretrained
+    assert base.spec.classes == ("star", "Disc", "square")
+    assert base.spec.pretrained
     before = outputs(base)
     for classes in (("disc", "ring"), ("ring", "square", "disc"), ("square", "disc", "a", "b")):
-        after = outputs(adapted(base, classes))
+        after = outputs(adapt_classes(base, classes))
         np.testing.assert_allclose(after[0], before[0], atol=1e-4)
         for row, name in enumerate(classes):
             known = {"disc": 1, "square": 2}.get(name)
@@ -132,9 +140,9 @@ def test_a_class_of_another_name_starts_from_nothing_and_the_same_each_time(tmp_
     base = pretrained(("cat", "dog"), tmp_path / "two.pt")
     before = outputs(base)[1][0]
     torch.manual_seed(1)
-    renamed = outputs(adapted(base, ("bird", "cow")))[1][0]
+    renamed = outputs(adapt_classes(base, ("bird", "cow")))[1][0]
     torch.manual_seed(2)
-    np.testing.assert_array_equal(renamed, outputs(adapted(base, ("bird", "cow")))[1][0])
+    np.testing.assert_array_equal(renamed, outputs(adapt_classes(base, ("bird", "cow")))[1][0])
     for row in renamed:
         assert min(np.abs(row - old).max() for old in before) > 0.1
 
@@ -142,22 +150,22 @@ def test_a_class_of_another_name_starts_from_nothing_and_the_same_each_time(tmp_
 def test_classes_that_are_called_by_numbers_keep_what_is_known_of_them(tmp_path: Path) -> None:
     base = pretrained(("0", "1"), tmp_path / "two.pt")
     before = outputs(base)[1][0]
-    after = outputs(adapted(base, ("1", "0", "2")))[1][0]
+    after = outputs(adapt_classes(base, ("1", "0", "2")))[1][0]
     np.testing.assert_allclose(after[:2], before[::-1], atol=1e-4)
 
 
 def test_a_row_can_be_lent_by_another_network(tmp_path: Path) -> None:
     base = pretrained(("cat", "dog", "cow"), tmp_path / "three.pt")
-    fitted = adapted(base, ("cat",))
-    more = adapted(fitted, ("Dogs", "cat", "ring"), lender=base, lent={0: 1})
+    fitted = adapt_classes(base, ("cat",))
+    more = adapt_classes(fitted, ("Dogs", "cat", "ring"), donor=base, donor_classes={0: 1})
     before, after = outputs(base)[1][0], outputs(more)[1][0]
     np.testing.assert_allclose(after[0], before[1], atol=1e-4)
     np.testing.assert_allclose(after[1], before[0], atol=1e-4)
-    assert more.plan.classes == ("Dogs", "cat", "ring")
+    assert more.spec.classes == ("Dogs", "cat", "ring")
 
 
-def test_an_rtdetr_keeps_what_it_knows_of_a_name_too(rtdetr: Network) -> None:
-    swapped = adapted(rtdetr, ("square", "disc"))
+def test_an_rtdetr_keeps_what_it_knows_of_a_name_too(rtdetr: DetectionNetwork) -> None:
+    swapped = adapt_classes(rtdetr, ("square", "disc"))
     before, after = outputs(rtdetr), outputs(swapped)
     np.testing.assert_allclose(after[0], before[0], atol=1e-4)
     np.testing.assert_allclose(after[1][..., ::-1], before[1], atol=1e-4)
@@ -166,7 +174,7 @@ def test_an_rtdetr_keeps_what_it_knows_of_a_name_too(rtdetr: Network) -> None:
 def test_few_classes_on_weights_of_many_can_be_kept(tmp_path: Path) -> None:
     """Ultralytics' class branch is as wide as the number of classes was: 80, else 64 here."""
     base = pretrained(tuple(f"class {number}" for number in range(80)), tmp_path / "many.pt")
-    fitted = adapted(base, ("class 7", "other"))
+    fitted = adapt_classes(base, ("class 7", "other"))
     assert fitted.module.model[-1].cv3[0][-1].in_channels == 80
     save_network(fitted, tmp_path)
     for one, other in zip(outputs(load_network(tmp_path)), outputs(fitted), strict=True):
@@ -175,10 +183,10 @@ def test_few_classes_on_weights_of_many_can_be_kept(tmp_path: Path) -> None:
 
 def test_the_rest_of_the_plan_stays_when_classes_change(tmp_path: Path) -> None:
     base = pretrained(("a", "b"), tmp_path / "two.pt")
-    other = adapted(base, ("c",))
-    assert other.plan == replace(base.plan, classes=("c",), yaml=other.plan.yaml)
-    assert base.plan.classes == ("a", "b")
-    assert base.plan.base.startswith("two.pt:")
+    other = adapt_classes(base, ("c",))
+    assert other.spec == replace(base.spec, classes=("c",), yaml=other.spec.yaml)
+    assert base.spec.classes == ("a", "b")
+    assert base.spec.base.startswith("two.pt:")
 
 
 # -- refused ---------------------------------------------------------------------------------
@@ -196,7 +204,7 @@ class Evil:
 
 def refused(path: Path) -> str:
     with pytest.raises(DetectorError) as caught:
-        load_base(path)
+        load_base_network(path)
     text = str(caught.value)
     assert str(path) in text
     assert "\n" not in text
@@ -243,43 +251,47 @@ def test_descriptions_of_no_network_are_refused(text: str, tmp_path: Path) -> No
 
 def test_a_description_with_an_unknown_layer_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "odd.yaml"
-    path.write_text(SMALL.read_text(encoding="utf-8").replace("SPPF", "SPPX"), encoding="utf-8")
+    path.write_text(
+        SMALL_NETWORK_FILE.read_text(encoding="utf-8").replace("SPPF", "SPPX"), encoding="utf-8"
+    )
     refused(path)
 
 
 def test_settings_that_name_nothing_are_refused(tmp_path: Path) -> None:
     for setting in ("yolo", "nowhere/yolo26n.pt", "weights.onnx", "nowhere/yolo26n.yaml"):
         with pytest.raises(DetectorError, match="There is no detector"):
-            find_base(setting, tmp_path, download=False)
-    assert find_base("builtin", tmp_path, download=False) == SMALL
-    assert find_base("yolo26n.pt", tmp_path, download=False) is None
+            find_base_weights(setting, tmp_path, download=False)
+    assert find_base_weights("builtin", tmp_path, download=False) == SMALL_NETWORK_FILE
+    assert find_base_weights("yolo26n.pt", tmp_path, download=False) is None
     (tmp_path / "yolo26n.pt").touch()
-    assert find_base("yolo26n.pt", tmp_path, download=False) == tmp_path / "yolo26n.pt"
+    assert find_base_weights("yolo26n.pt", tmp_path, download=False) == tmp_path / "yolo26n.pt"
 
 
 def cut(folder: Path) -> None:
-    content = (folder / WEIGHTS).read_bytes()
-    (folder / WEIGHTS).write_bytes(content[: len(content) // 2])
+    content = (folder / WEIGHTS_FILE).read_bytes()
+    (folder / WEIGHTS_FILE).write_bytes(content[: len(content) // 2])
 
 
 def other_classes(folder: Path) -> None:
-    stored = json.loads((folder / SHAPE).read_text(encoding="utf-8"))
-    (folder / SHAPE).write_text(json.dumps({**stored, "classes": ["a", "b"]}), encoding="utf-8")
+    stored = json.loads((folder / NETWORK_SPEC_FILE).read_text(encoding="utf-8"))
+    (folder / NETWORK_SPEC_FILE).write_text(
+        json.dumps({**stored, "classes": ["a", "b"]}), encoding="utf-8"
+    )
 
 
 DAMAGE = {
     "cut weights": cut,
-    "no weights": lambda folder: (folder / WEIGHTS).unlink(),
-    "no shape": lambda folder: (folder / SHAPE).unlink(),
-    "no json": lambda folder: (folder / SHAPE).write_text("{", encoding="utf-8"),
-    "a list": lambda folder: (folder / SHAPE).write_text("[]", encoding="utf-8"),
+    "no weights": lambda folder: (folder / WEIGHTS_FILE).unlink(),
+    "no shape": lambda folder: (folder / NETWORK_SPEC_FILE).unlink(),
+    "no json": lambda folder: (folder / NETWORK_SPEC_FILE).write_text("{", encoding="utf-8"),
+    "a list": lambda folder: (folder / NETWORK_SPEC_FILE).write_text("[]", encoding="utf-8"),
     "other classes": other_classes,
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_a_damaged_folder_is_told(damage: Any, tmp_path: Path) -> None:
-    save_network(adapted(load_base(SMALL), ("object",)), tmp_path)
+    save_network(adapt_classes(load_base_network(SMALL_NETWORK_FILE), ("object",)), tmp_path)
     damage(tmp_path)
     with pytest.raises(DetectorError, match=r"is damaged .*train again"):
         load_network(tmp_path)

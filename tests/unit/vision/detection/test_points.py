@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from backend.arrays import Floats
-from backend.vision.detection.detections import Found
-from backend.vision.detection.pseudo_boxes import boxes_around, only_centres, side_of
+from backend.vision.detection.detections import Detections
+from backend.vision.detection.pseudo_boxes import estimate_side, make_pseudo_boxes, to_centre_points
 
 SIZE = 640
 NONE = np.zeros((0, 2), dtype=np.float32)
@@ -42,13 +42,13 @@ def real(*sides: tuple[float, float]) -> Floats:
 def test_the_side_comes_from_boxes_then_words_then_gaps(
     points: list[Floats], boxes: list[Floats], told: float, pixels: float
 ) -> None:
-    assert side_of(points, boxes, told, SIZE) * SIZE == pytest.approx(pixels, rel=1e-4)
+    assert estimate_side(points, boxes, told, SIZE) * SIZE == pytest.approx(pixels, rel=1e-4)
 
 
 @pytest.mark.parametrize("ratio", [1.0, 1.5, 0.4])
 def test_a_box_has_the_wanted_side_in_both_directions(ratio: float) -> None:
     points = np.array([[0.5, 0.5], [0.3, 0.6]], dtype=np.float32)
-    boxes = boxes_around(points, np.array([0.1, 0.04], dtype=np.float32), ratio)
+    boxes = make_pseudo_boxes(points, np.array([0.1, 0.04], dtype=np.float32), ratio)
     edges = np.array([min(ratio, 1), min(1 / ratio, 1)])  # in units of the longer edge
     np.testing.assert_allclose(
         (boxes[:, 2:] - boxes[:, :2]) * edges, [[0.1, 0.1], [0.04, 0.04]], atol=1e-6
@@ -59,7 +59,7 @@ def test_a_box_has_the_wanted_side_in_both_directions(ratio: float) -> None:
 @pytest.mark.parametrize("ratio", [1.0, 1.5, 0.4])
 def test_near_the_edge_a_box_shrinks_around_its_point(ratio: float) -> None:
     near = np.array([[0.04, 0.5], [0.5, 0.96], [0.96, 0.04]], dtype=np.float32)
-    boxes = boxes_around(near, np.full(3, 0.1, dtype=np.float32), ratio)
+    boxes = make_pseudo_boxes(near, np.full(3, 0.1, dtype=np.float32), ratio)
     np.testing.assert_allclose((boxes[:, :2] + boxes[:, 2:]) / 2, near, atol=1e-6)
     assert boxes.min() >= 0
     assert boxes.max() <= 1
@@ -68,19 +68,19 @@ def test_near_the_edge_a_box_shrinks_around_its_point(ratio: float) -> None:
 
 def test_a_point_on_the_edge_keeps_a_quarter_of_its_side_each_way() -> None:
     corner = np.array([[0, 0], [1, 1], [0, 0.5]], dtype=np.float32)
-    boxes = boxes_around(corner, np.full(3, 0.2, dtype=np.float32), 1.0)
+    boxes = make_pseudo_boxes(corner, np.full(3, 0.2, dtype=np.float32), 1.0)
     expected = [[0, 0, 0.025, 0.025], [0.975, 0.975, 1, 1], [0, 0.4, 0.025, 0.6]]
     np.testing.assert_allclose(boxes, expected, atol=1e-6)
 
 
 def test_no_points_are_no_boxes() -> None:
-    assert boxes_around(NONE, np.zeros(0, dtype=np.float32), 2.0).shape == (0, 4)
+    assert make_pseudo_boxes(NONE, np.zeros(0, dtype=np.float32), 2.0).shape == (0, 4)
 
 
-def finds(*rows: tuple[float, float, float, int], half: float = 0.05) -> Found:
+def finds(*rows: tuple[float, float, float, int], half: float = 0.05) -> Detections:
     """Boxes around x y, with confidence and label."""
     table = np.array(rows, dtype=np.float32).reshape(-1, 4)
-    return Found(
+    return Detections(
         np.concatenate([table[:, :2] - half, table[:, :2] + half], axis=1),
         table[:, 2],
         table[:, 3].astype(np.int64),
@@ -89,7 +89,7 @@ def finds(*rows: tuple[float, float, float, int], half: float = 0.05) -> Found:
 
 def test_centres_outside_the_image_are_dropped_even_if_surest() -> None:
     found = finds((-0.01, 0.5, 0.9, 0), (0.01, 0.5, 0.8, 0), (0.5, 1.001, 0.7, 0), (1, 1, 0.6, 0))
-    kept = only_centres(found, {0: 0.1}, 1.0)
+    kept = to_centre_points(found, {0: 0.1}, 1.0)
     expected = [(0.01, 0.5, 0.01, 0.5), (1.0, 1.0, 1.0, 1.0)]
     np.testing.assert_allclose(kept.boxes, expected, atol=1e-6)
     assert kept.confidence.tolist() == pytest.approx([0.8, 0.6])
@@ -111,21 +111,21 @@ def test_closeness_is_measured_in_pixels_not_in_shares_of_each_edge(
     ratio: float, apart: tuple[float, float], count: int
 ) -> None:
     found = finds((0.5, 0.5, 0.9, 0), (0.5 + apart[0], 0.5 + apart[1], 0.8, 0))
-    assert len(only_centres(found, {0: 0.1}, ratio)) == count
+    assert len(to_centre_points(found, {0: 0.1}, ratio)) == count
 
 
 def test_each_label_has_its_own_side() -> None:
     found = finds((0.2, 0.5, 0.9, 0), (0.24, 0.5, 0.8, 0), (0.7, 0.5, 0.7, 1), (0.74, 0.5, 0.6, 1))
-    kept = only_centres(found, {0: 0.1, 1: 0.06}, 1.0)
+    kept = to_centre_points(found, {0: 0.1, 1: 0.06}, 1.0)
     assert kept.labels.tolist() == [0, 1, 1]
 
 
 def test_around_and_back_gives_the_points() -> None:
     random = np.random.default_rng(1)
     points = random.random((40, 2)).astype(np.float32)
-    boxes = boxes_around(points, np.full(40, 0.02, dtype=np.float32), 1.6)
+    boxes = make_pseudo_boxes(points, np.full(40, 0.02, dtype=np.float32), 1.6)
     inside = np.abs(points - 0.5).max(axis=1) < 0.48
-    found = Found(boxes, np.linspace(1, 0.5, 40, dtype=np.float32), np.arange(40))
-    kept = only_centres(found, dict.fromkeys(range(40), 0.02), 1.6)
+    found = Detections(boxes, np.linspace(1, 0.5, 40, dtype=np.float32), np.arange(40))
+    kept = to_centre_points(found, dict.fromkeys(range(40), 0.02), 1.6)
     np.testing.assert_allclose(kept.centres[inside], points[inside], atol=1e-6)
     assert len(kept) == 40

@@ -8,30 +8,32 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from backend.vision.detection.detections import Found
-from backend.vision.detection.network import Network
-from backend.vision.detection.network_runner import place_in
-from backend.vision.detection.trained_detector import Finder, Meaning
-from backend.vision.onnx.export import write_graph
-from backend.vision.onnx.networks import finder_graph
+from backend.vision.detection.detections import Detections
+from backend.vision.detection.network import DetectionNetwork
+from backend.vision.detection.network_runner import to_network_input
+from backend.vision.detection.trained_detector import ClassMapping, TrainedDetector
+from backend.vision.onnx.export import write_onnx
+from backend.vision.onnx.networks import build_detector_graph
 from tests.unit.vision.detection.conftest import BOTH, SIDE, drawings, on_torch
 
 
-def finder(network: Network, classes: dict[int, int], labels: tuple[str, ...]) -> Finder:
+def finder(
+    network: DetectionNetwork, classes: dict[int, int], labels: tuple[str, ...]
+) -> TrainedDetector:
     detector = on_torch(network)
-    meaning = Meaning(False, labels, classes, {}, SIDE)
-    return Finder(network, meaning, "key", lambda *given: detector)
+    meaning = ClassMapping(False, labels, classes, {}, SIDE)
+    return TrainedDetector(network, meaning, "key", lambda *given: detector)
 
 
-def exported(finder: Finder, file: Path) -> list[Found]:
+def exported(finder: TrainedDetector, file: Path) -> list[Detections]:
     """What it finds by onnxruntime, in images of several shapes."""
-    write_graph(finder_graph(finder), file)
+    write_onnx(build_detector_graph(finder), file)
     session = onnxruntime.InferenceSession(file)
     found = []
     for image in images():
-        batch, box = place_in(image, finder.network, SIDE)
+        batch, box = to_network_input(image, finder.network, SIDE)
         boxes, confidence, label = session.run(None, {"image": batch})
-        found.append(Found(np.clip(box.undo(boxes), 0, 1), confidence, label))
+        found.append(Detections(np.clip(box.to_image_boxes(boxes), 0, 1), confidence, label))
     return found
 
 
@@ -43,24 +45,24 @@ def images() -> list:  # type: ignore[type-arg]
 @pytest.mark.parametrize("kind", ["yolo26_like", "yolo11_like", "rtdetr"])
 def test_it_finds_the_same(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """Nearly, of an RT-DETR's random boxes: they are compared before they end at the edge."""
-    network: Network = request.getfixturevalue(kind)
-    names = network.plan.classes
+    network: DetectionNetwork = request.getfixturevalue(kind)
+    names = network.spec.classes
     made = finder(network, {i: i for i in range(len(names))}, names)
     least = 0.3 if kind == "rtdetr" else 0.05
     theirs = [_certain(one, least) for one in exported(made, tmp_path / "finder.onnx")]
-    ours = made.find(images(), least)
+    ours = made.detect(images(), least)
     same = sum(_shared(*pair) for pair in zip(theirs, ours, strict=True))
     counts = sum(map(len, theirs)), sum(map(len, ours))
     assert min(counts) >= 8
     assert same >= (0.9 if kind == "rtdetr" else 1.0) * max(counts), counts
 
 
-def _certain(found: Found, least: float) -> Found:
+def _certain(found: Detections, least: float) -> Detections:
     inside = (found.boxes[:, 2:] > found.boxes[:, :2]).all(axis=1)
-    return found.only((found.confidence >= least) & inside)
+    return found.select((found.confidence >= least) & inside)
 
 
-def _shared(one: Found, other: Found) -> int:
+def _shared(one: Detections, other: Detections) -> int:
     """Objects that are in both: the same label, place and confidence."""
     if not len(one) or not len(other):
         return 0
@@ -71,20 +73,24 @@ def _shared(one: Found, other: Found) -> int:
 
 
 def test_classes_that_mean_one_label_find_an_object_once(
-    yolo11_like: Network, tmp_path: Path
+    yolo11_like: DetectionNetwork, tmp_path: Path
 ) -> None:
     made = finder(yolo11_like, {0: 0, 1: 0}, ("thing",))
     for one, ours in zip(
-        exported(made, tmp_path / "finder.onnx"), made.find(images(), 0.05), strict=True
+        exported(made, tmp_path / "finder.onnx"), made.detect(images(), 0.05), strict=True
     ):
         rows = one.confidence >= 0.05
         assert set(one.labels.tolist()) <= {0}
         assert rows.sum() == len(ours)
 
 
-def test_classes_that_mean_nothing_are_left_out(yolo11_like: Network, tmp_path: Path) -> None:
+def test_classes_that_mean_nothing_are_left_out(
+    yolo11_like: DetectionNetwork, tmp_path: Path
+) -> None:
     made = finder(yolo11_like, {1: 0}, ("square",))
     everything = finder(yolo11_like, {0: 0, 1: 1}, BOTH)
-    pairs = zip(exported(made, tmp_path / "one.onnx"), everything.find(images(), 0.05), strict=True)
+    pairs = zip(
+        exported(made, tmp_path / "one.onnx"), everything.detect(images(), 0.05), strict=True
+    )
     for one, ours in pairs:
         assert (one.confidence >= 0.05).sum() == (ours.labels == 1).sum()

@@ -8,79 +8,86 @@ from typing import Any
 import numpy as np
 import pytest
 
-from backend.domain import Control, ImageSize, Label, Place
-from backend.inference.detections import Sample
-from backend.training.detector import FindingJob, starting_network
-from backend.vision.detection.class_matching import known_as
-from backend.vision.detection.network import SMALL, Network, adapted, load_base
-from backend.vision.detection.trained_detector import Finder, Meaning
+from backend.domain import Control, ImageSize, Label, Region
+from backend.inference.detections import RegionSample
+from backend.training.detector import DetectorTrainingJob, build_start_network
+from backend.vision.detection.class_matching import match_classes
+from backend.vision.detection.network import (
+    SMALL_NETWORK_FILE,
+    DetectionNetwork,
+    adapt_classes,
+    load_base_network,
+)
+from backend.vision.detection.trained_detector import ClassMapping, TrainedDetector
 from tests.unit.vision.detection.test_network import outputs, pretrained
 
 CLASSES = ("cat", "dog", "bird")
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Network:
+def base(tmp_path_factory: pytest.TempPathFactory) -> DetectionNetwork:
     return pretrained(CLASSES, tmp_path_factory.mktemp("weights") / "three.pt")
 
 
-def job(base: Network, *labels: str, marked: tuple[str, ...] = ()) -> FindingJob:
+def job(base: DetectionNetwork, *labels: str, marked: tuple[str, ...] = ()) -> DetectorTrainingJob:
     control = Control("c", "image", "image", tuple(map(Label, labels)), "boxes")
-    places = tuple(Place(label, 0.1, 0.1, 0.2, 0.2) for label in marked)
-    sample = Sample(1, lambda: pytest.fail("not read"), ImageSize(64, 64), places)
-    return FindingJob(
+    places = tuple(Region(label, 0.1, 0.1, 0.2, 0.2) for label in marked)
+    sample = RegionSample(1, lambda: pytest.fail("not read"), ImageSize(64, 64), places)
+    return DetectorTrainingJob(
         *(control, [sample], base, None, 0, 60, 0, lambda *given: pytest.fail("not loaded")),
         *(None, lambda done, of: None, lambda: False),
     )
 
 
-def learned(base: Network, rows: Mapping[str, float]) -> Finder:
+def learned(base: DetectionNetwork, rows: Mapping[str, float]) -> TrainedDetector:
     """A live version's finder, whose classes lean as given to what they did not before."""
-    meant = {label: row for row, label in known_as([*map(Label, rows)], CLASSES).items()}
-    network = adapted(base, tuple(rows), meant or None)
+    meant = {label: row for row, label in match_classes([*map(Label, rows)], CLASSES).items()}
+    network = adapt_classes(base, tuple(rows), meant or None)
     for branch in network.module.model[-1].cv3:
         branch[-1].bias.data += np.array(list(rows.values()), dtype=np.float32)
-    meaning = Meaning(False, tuple(rows), {i: i for i in range(len(rows))}, {}, 96)
-    return Finder(network, meaning, "key", lambda *given: pytest.fail("not loaded"))
+    meaning = ClassMapping(False, tuple(rows), {i: i for i in range(len(rows))}, {}, 96)
+    return TrainedDetector(network, meaning, "key", lambda *given: pytest.fail("not loaded"))
 
 
-def logits(network: Network) -> Any:
+def logits(network: DetectionNetwork) -> Any:
     return outputs(network)[1][0]
 
 
-def test_without_a_live_version_the_base_is_asked_by_name(base: Network) -> None:
-    start = starting_network(job(base, "Dogs", "rust", "Cats"), None, ())
+def test_without_a_live_version_the_base_is_asked_by_name(base: DetectionNetwork) -> None:
+    start = build_start_network(job(base, "Dogs", "rust", "Cats"), None, ())
     known, found = logits(base), logits(start)
     np.testing.assert_allclose(found[[0, 2]], known[[1, 0]], atol=1e-4)
-    assert start.plan.classes == ("Dogs", "rust", "Cats")
+    assert start.spec.classes == ("Dogs", "rust", "Cats")
 
 
-def test_a_label_that_came_later_starts_from_what_the_base_knows_of_it(base: Network) -> None:
+def test_a_label_that_came_later_starts_from_what_the_base_knows_of_it(
+    base: DetectionNetwork,
+) -> None:
     """It would stay at random numbers: nobody marked it, so training says nothing about it."""
     live = learned(base, {"Cats": 0.5})
     for labels in (("Cats", "Dogs"), ("Dogs", "Cats"), ("rust", "Dogs", "Cats")):
-        found = logits(starting_network(job(base, *labels), live, ()))
+        found = logits(build_start_network(job(base, *labels), live, ()))
         known = logits(base)
         np.testing.assert_allclose(found[labels.index("Cats")], known[0] + 0.5, atol=1e-4)
         np.testing.assert_allclose(found[labels.index("Dogs")], known[1], atol=1e-4)
 
 
-def test_a_label_in_the_place_of_another_does_not_inherit_from_it(base: Network) -> None:
+def test_a_label_in_the_place_of_another_does_not_inherit_from_it(base: DetectionNetwork) -> None:
     live = learned(base, {"Cats": 0.5})
-    found = logits(starting_network(job(base, "Dogs"), live, ()))
+    found = logits(build_start_network(job(base, "Dogs"), live, ()))
     np.testing.assert_allclose(found[0], logits(base)[1], atol=1e-4)
-    unknown = logits(starting_network(job(base, "rust"), live, ()))[0]
+    unknown = logits(build_start_network(job(base, "rust"), live, ()))[0]
     assert np.abs(unknown - logits(base)[0] - 0.5).max() > 0.1
 
 
-def test_what_nobody_marked_goes_on_as_the_base_knows_it(base: Network) -> None:
+def test_what_nobody_marked_goes_on_as_the_base_knows_it(base: DetectionNetwork) -> None:
     live = learned(base, {"Cats": 0.5, "Dogs": 3.0})
-    found = logits(starting_network(job(base, "Cats", "Dogs"), live, (1,)))
+    found = logits(build_start_network(job(base, "Cats", "Dogs"), live, (1,)))
     np.testing.assert_allclose(found[1], logits(base)[1], atol=1e-4)
 
 
 def test_a_network_from_nothing_lends_nothing() -> None:
-    nothing = load_base(SMALL)
+    nothing = load_base_network(SMALL_NETWORK_FILE)
     live = learned(nothing, {"object": 0.5})
-    found = logits(starting_network(job(nothing, "ring", "object"), live, ()))
+    found = logits(build_start_network(job(nothing, "ring", "object"), live, ()))
     np.testing.assert_allclose(found[1], logits(nothing)[0] + 0.5, atol=1e-4)
