@@ -19,9 +19,8 @@ from backend.loop.evaluate.drift_reference import build_reference
 from backend.loop.fit import RECIPE_VERSION, ModelTrainer
 from backend.loop.label_table import count_changes, label_table
 from backend.loop.observe import Observation
-from backend.runtime.resources import Resources
+from backend.runtime.project_session import ProjectSession
 from backend.store.drift_reference import save_reference
-from backend.store.projects import ProjectRecord
 from backend.store.versions import LabelSnapshot, VersionCard, content_hash
 from backend.vision.encoders.base import Encoder
 
@@ -33,8 +32,7 @@ class VersionTrainer:
     """Makes versions of one project.
 
     Args:
-        resources: of this process.
-        record: the project.
+        session: of the project.
         report: told state, progress and details.
         cancelled: asked often while training.
         stopwatch: of the round.
@@ -45,19 +43,17 @@ class VersionTrainer:
 
     def __init__(
         self,
-        resources: Resources,
-        record: ProjectRecord,
+        session: ProjectSession,
         report: StateCallback,
         cancelled: Callable[[], bool],
         stopwatch: cards.Stopwatch,
     ) -> None:
-        self._resources = resources
-        self._settings = resources.settings
-        self._record = record
+        self._settings = session.settings
+        self._session = session
         self._report = report
         self._cancelled = cancelled
         self._stopwatch = stopwatch
-        self._versions = resources.versions(record)
+        self._versions = session.versions
         self.budget_message = ""
 
     def train_if_needed(self, observation: Observation, *, force: bool, on_hold: bool) -> str:
@@ -93,7 +89,7 @@ class VersionTrainer:
         """A version that passed goes live, where the disk was full or a crash came just then."""
         card = self._versions.promote_pending(PROMOTED_BY)
         if card is not None:
-            id = self._record.id
+            id = self._session.id
             log.info(
                 "project %s: version %s is live (%s)", id, card.version, cards.version_summary(card)
             )
@@ -101,9 +97,9 @@ class VersionTrainer:
     def _is_over_budget(self) -> bool:
         """Whether this month's money is spent: what is live goes on predicting."""
         try:
-            self._resources.compute.check_budget()
+            self._session.resources.compute.check_budget()
         except OverBudget as error:
-            log.warning("project %s: %s", self._record.id, error)
+            log.warning("project %s: %s", self._session.id, error)
             self.budget_message = str(error)
         return bool(self.budget_message)
 
@@ -114,7 +110,7 @@ class VersionTrainer:
         if encoder is None:
             return EMPTY_EMBEDDINGS
         choices = [control for control in observation.config.controls if control.kind == "choices"]
-        embedder = self._resources.embedder(self._record, encoder)
+        embedder = self._session.embedder(encoder)
         return embedder.embed(
             image_sources(observation.tasks, choices),
             lambda done, total: self._report(state, done / total if total else 1.0, ""),
@@ -123,12 +119,12 @@ class VersionTrainer:
     def _load_encoder(self, observation: Observation) -> Encoder | None:
         """The encoder, where choices are asked for: nothing else needs it."""
         is_needed = any(control.kind == "choices" for control in observation.config.controls)
-        return self._resources.encoder() if is_needed else None
+        return self._session.resources.encoder() if is_needed else None
 
     def _base_detector_id(self, observation: Observation) -> str:
         """What detectors start from, where boxes or points are asked for."""
         is_needed = any(control.kind != "choices" for control in observation.config.controls)
-        return self._resources.base_weights().id if is_needed else ""
+        return self._session.resources.base_weights.id if is_needed else ""
 
     def _has_same_setup(
         self, observation: Observation, encoder: Encoder | None, newest: VersionCard
@@ -159,7 +155,7 @@ class VersionTrainer:
             self._settings.detector_size,
             self._settings.precision,
             self._settings.accept_error,
-            self._resources.prompt_files() if self._base_detector_id(observation) else [],
+            self._session.resources.prompt_files() if self._base_detector_id(observation) else [],
         ]
         return content_hash(
             [
@@ -184,8 +180,7 @@ class VersionTrainer:
         self._stopwatch.lap("embed")
         live_version = self._versions.live()
         trainer = ModelTrainer(
-            self._resources,
-            self._record,
+            self._session,
             observation,
             encoder,
             embeddings,
@@ -195,7 +190,7 @@ class VersionTrainer:
         model = trainer.train_model()
         self._stopwatch.lap("train")
         self._report("evaluating", 0.0, "")
-        assessment = Assessor(self._resources, self._record, observation, trainer, model).assess()
+        assessment = Assessor(self._session, observation, trainer, model).assess()
         model = replace(
             model, thresholds=assessment.thresholds, controls=observation.config.controls
         )
@@ -235,7 +230,7 @@ class VersionTrainer:
         return name
 
     def _log_result(self, card: VersionCard) -> None:
-        reason, id = card.promotion["reason"], self._record.id
+        reason, id = card.promotion["reason"], self._session.id
         if card.promotion["promoted"]:
             log.info(
                 "project %s: version %s is live (%s)", id, card.version, cards.version_summary(card)
@@ -253,4 +248,4 @@ class VersionTrainer:
 
     def _detector_card(self, observation: Observation) -> dict[str, str]:
         id = self._base_detector_id(observation)
-        return {"setting": self._resources.base_weights().setting, "id": id} if id else {}
+        return {"setting": self._session.resources.base_weights.setting, "id": id} if id else {}

@@ -21,6 +21,7 @@ from backend.learning.audit import is_audit
 from backend.onboarding.config_writer import write_config
 from backend.onboarding.label_input import parse_labels
 from backend.onboarding.labeling_job import LabelingJob
+from backend.runtime.project_session import ProjectSession
 from backend.runtime.resources import Resources
 from backend.settings import read_settings
 from backend.store.projects import ProjectStore
@@ -347,8 +348,9 @@ def test_advice_is_measured_on_few_boxes(
     )
     tasks = lab.import_images(project, [make_data_uri(picture.to_png()) for picture in pictures])
     record = ProjectStore(home).register(studio.url, project)
+    session = ProjectSession(Resources(read_settings(env)), record)
     with pytest.raises(RoundError, match="Nothing is labeled yet: label about 12 images"):
-        Adviser(Resources(read_settings(env)), record, 24, lambda line: None).advise()
+        Adviser(session, 24, lambda line: None).advise()
     for task, picture in zip(tasks, pictures, strict=True):
         result = [{**box(thing), "from_name": "label"} for thing in picture.objects]
         lab.request("POST", f"/api/tasks/{task}/annotations/", json={"result": result})

@@ -28,6 +28,7 @@ from backend.learning.audit import is_audit
 from backend.loop.card import Stopwatch
 from backend.loop.observe import Observation, ProjectFingerprint
 from backend.loop.train_version import VersionTrainer
+from backend.runtime.project_session import ProjectSession
 from backend.runtime.resources import Resources
 from backend.settings import Settings
 from backend.store.projects import ProjectRecord
@@ -120,9 +121,8 @@ class Project:
 
     def round(self, seen: Observation | None = None) -> VersionCard:
         """The version that a round makes, of what is in ``given`` or of something else."""
-        maker = VersionTrainer(
-            self.resources, self.record, lambda *_: None, lambda: False, Stopwatch()
-        )
+        session = ProjectSession(self.resources, self.record)
+        maker = VersionTrainer(session, lambda *_: None, lambda: False, Stopwatch())
         name = maker.train_if_needed(seen or self.seen(), force=True, on_hold=False)
         return self.versions.card(name)
 

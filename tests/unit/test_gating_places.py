@@ -20,6 +20,7 @@ from backend.loop.evaluate.gate import QualityGate
 from backend.loop.fit import ModelTrainer
 from backend.loop.label_table import label_table
 from backend.loop.observe import Observation, ProjectFingerprint
+from backend.runtime.project_session import ProjectSession
 from backend.runtime.resources import Resources
 from backend.settings import Settings
 from backend.vision.detection.trained_detector import TrainedDetector
@@ -101,10 +102,8 @@ class Project:
     def verdict(self) -> GateVerdict:
         """Of a new version that is as good as the live one."""
         seen = self.seen()
-        fit = ModelTrainer(
-            *(self.resources, self.record, seen, None, EMPTY_EMBEDDINGS),
-            *(lambda *given: None, lambda: False),
-        )
+        session = ProjectSession(self.resources, self.record)
+        fit = ModelTrainer(session, seen, None, EMPTY_EMBEDDINGS)
         control, live = self.control, fit.live_model.detectors["what"]
         assert isinstance(live, TrainedDetector)
         finder = replace(live)
@@ -112,10 +111,7 @@ class Project:
         sizes = metrics.object_sizes(control, samples, [finder])
         held = [sample for sample in samples if sample.is_audit]
         new = metrics.evaluate_regions(finder, control, held, sizes)
-        gate = QualityGate(
-            *(self.resources, self.record, seen, fit, Model({}, {"what": finder})),
-            *({}, {"what": sizes}, 0),
-        )
+        gate = QualityGate(session, seen, fit, Model({}, {"what": finder}), {}, {"what": sizes})
         return gate.decide({"what": new})
 
 

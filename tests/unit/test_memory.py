@@ -11,6 +11,7 @@ import pytest
 
 from backend.loop.publish.publish import PublishResult
 from backend.loop.round import Round, RoundMemory, RoundOutcome, RoundRequest
+from backend.runtime.project_session import ProjectSession
 from backend.runtime.resources import Resources
 from backend.settings import Settings
 from serverless.monthly_budget import MonthlyBudget
@@ -42,7 +43,7 @@ def deciding(home: Path, **settings: Any) -> Round:
     """A round of a project, which looks at nothing yet."""
     resources = Resources(Settings(home=home, **settings))
     record = resources.projects.register("http://127.0.0.1:9", 1)
-    return Round(resources, record, lambda state, progress, detail: None, None)
+    return Round(ProjectSession(resources, record), lambda state, progress, detail: None, None)
 
 
 def test_a_label_and_a_skip_are_noticed_once() -> None:
