@@ -100,7 +100,7 @@ class Resources:
         card = self.versions(record).live_card()
         configured = self.settings.encoder
         fallback = "builtin" if configured == "auto" else configured
-        return self.encoder((card.encoder.get("setting") if card else "") or fallback)
+        return self.encoder((card.encoder.setting if card else "") or fallback)
 
     def base_weights(self) -> BaseWeights:
         """The file that fine-tuning of detectors starts from."""

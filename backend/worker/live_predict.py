@@ -107,7 +107,7 @@ def _predict(
     tasks: list[Task],
     next_tasks: list[Task],
 ) -> list[dict[str, Any]]:
-    encoder_setting = resources.versions(record).card(live_version).encoder.get("setting", "")
+    encoder_setting = resources.versions(record).card(live_version).encoder.setting
     model = resources.model(record, live_version)
     choices = [control for control in controls if control.kind == "choices"]
     embeddings = EMPTY_EMBEDDINGS
