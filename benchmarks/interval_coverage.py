@@ -25,8 +25,8 @@ import numpy as np
 
 from backend.domain import Region
 from backend.learning import classification_metrics, detection_metrics
-from backend.learning.classification_metrics import IntervalEstimate
 from backend.learning.detection_metrics import DetectionCounts, DetectionSample
+from backend.records import IntervalEstimate
 
 RATIO_TRUTH_IMAGES, MAP_TRUTH_IMAGES = 20_000, 3_000
 COVERAGE_LIMITS = (0.93, 0.97)

@@ -300,7 +300,7 @@ def load_local_version(resources: Resources, record: ProjectRecord, version: str
     detector_cache = _DetectorCache(resources)
     model = load_model(folder, detector_cache.load, resources.open_vocabulary)
     check_version_controls(version, model.controls)
-    encoder_setting = card.encoder.get("setting", "")
+    encoder_setting = card.encoder.setting
     encoder = resources.encoder(encoder_setting) if encoder_setting and model.heads else None
     predict = partial(predict_images, model, encoder)
     predict([noise_image()])

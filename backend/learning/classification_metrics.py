@@ -4,41 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from backend.arrays import Doubles
 from backend.domain import LabelSet
+from backend.records import IntervalEstimate
 
 Z_95_PERCENT = 1.959964
 BOOTSTRAP_DRAW_COUNT = 500
 JEFFREYS_PSEUDOCOUNT = 0.5
 """Answers on either side that are held to have been given of every label (Jeffreys)."""
-
-
-@dataclass(frozen=True)
-class IntervalEstimate:
-    """A share with its 95 % interval.
-
-    Attributes:
-        n: answers it rests on.
-        value: the share that was right; None where n is 0.
-        low: lower end of the interval, 0 where n is 0.
-        high: upper end of the interval, 1 where n is 0.
-        metric: what was counted.
-    """
-
-    n: int
-    value: float | None
-    low: float
-    high: float
-    metric: str = "accuracy"
-
-    def to_json(self) -> dict[str, Any]:
-        """As it stands on cards and in answers."""
-        return asdict(self)
 
 
 def proportion_estimate(correct_count: int, n: int, metric: str = "accuracy") -> IntervalEstimate:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.domain import Region
-from backend.learning.classification_metrics import IntervalEstimate, composite_estimate
+from backend.learning.classification_metrics import composite_estimate
 from backend.learning.matching import (
     average_precision,
     match_boxes,
@@ -19,6 +19,7 @@ from backend.learning.matching import (
     match_points,
     pairwise_iou,
 )
+from backend.records import IntervalEstimate
 
 RegionKind = Literal["boxes", "points"]
 MIN_BOX_IOU = 0.5

@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.arrays import Bools, Doubles, Ints
-from backend.learning.classification_metrics import IntervalEstimate, proportion_estimate
+from backend.learning.classification_metrics import proportion_estimate
 from backend.learning.detection_metrics import DetectionCounts, counting_error_figure
 from backend.learning.quality_gate import mid_p
+from backend.records import IntervalEstimate
 
 SMALL_OBJECT_SIDE = 0.1
 """Side of a thing, as a share of the image's, below which it is a small part of the picture: after

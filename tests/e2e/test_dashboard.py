@@ -133,7 +133,7 @@ def test_roll_back_and_promotion_by_the_buttons_reach_label_studio_and_are_recor
     expect(page.locator("#version")).to_have_text(newest)
     wait_until("Label Studio follows the promotion", lambda: follows(newest))
     last = garden.versions.history()[-2:]
-    assert [(event["version"], event["by"]) for event in last] == [
+    assert [(event.version, event.by) for event in last] == [
         (first, "the dashboard"),
         (newest, "the dashboard"),
     ]

@@ -12,6 +12,7 @@ from PIL import Image
 
 from backend.domain import Control, Label
 from backend.inference.model import Model, save_model
+from backend.records import ControlCard, IntervalEstimate, ModelSource, SplitSizes
 from backend.store.drift_reference import DriftReference, save_reference
 from backend.store.projects import ProjectStore
 from backend.store.versions import VersionCard, VersionStore, content_hash
@@ -136,10 +137,10 @@ def publish_version(
         number=position,
         parent=versions.live(),
         created="2026-11-23T12:00:00+00:00",
-        labels={"train": 24, "audit": 0},
-        audit={"n": 0, "value": None, "low": 0.0, "high": 1.0, "metric": "accuracy"},
+        labels=SplitSizes(24, 0),
+        audit=IntervalEstimate(),
         controls=_control_summaries(model.controls),
-        encoder={"setting": "builtin", "id": "builtin", "name": "builtin"} if model.heads else {},
+        encoder=ModelSource("builtin", "builtin", "builtin") if model.heads else ModelSource(),
         seconds={"total": 1.0},
         seed=0,
     )
@@ -155,7 +156,5 @@ def publish_version(
     return name
 
 
-def _control_summaries(controls: Sequence[Control]) -> dict[str, object]:
-    return {
-        c.name: {"kind": "test", "examples": dict.fromkeys(c.label_names, 12)} for c in controls
-    }
+def _control_summaries(controls: Sequence[Control]) -> dict[str, ControlCard]:
+    return {c.name: ControlCard("test", dict.fromkeys(c.label_names, 12)) for c in controls}

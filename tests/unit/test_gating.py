@@ -159,7 +159,7 @@ def grown(tmp_path_factory: pytest.TempPathFactory, server: str) -> Project:
     project.label(AUDIT)
     for start in range(0, 50, 10):
         project.label(POOL[start : start + 10])
-        assert project.round().promotion["promoted"]
+        assert project.round().is_promoted
     return project
 
 
@@ -172,7 +172,7 @@ def project(grown: Project, tmp_path: Path) -> Project:
 
 def held(card: VersionCard) -> str:
     """Why a version is not live; empty where it is."""
-    return "" if card.promotion["promoted"] else str(card.promotion["reason"])
+    return "" if card.is_promoted else card.promotion_reason
 
 
 def test_true_labels_go_live_round_by_round(project: Project) -> None:
@@ -194,7 +194,8 @@ def test_batches_of_ten_with_wrong_labels_are_stopped_although_fifty_audit_image
     assert "contradict what it had learned before them" in held(card)
     assert "prelabel label-errors" in held(card)
     assert len([task for task in POOL if task in project.given]) <= 70, "after two batches"
-    assert card.promotion["evidence"]["0"]["images"] >= 50
+    assert card.promotion is not None
+    assert card.promotion.evidence["0"]["images"] >= 50
     assert project.live in (good, card.parent)
 
 
@@ -232,11 +233,13 @@ def test_the_live_version_is_judged_through_the_encoder_that_it_was_made_with(
     right = project.versions.live_card().audit  # type: ignore[union-attr]
     other = project.changed(encoder=str(tiny_yolo))
     card = other.round()
-    told = f"the live version {before} {round(right['value'] * right['n'])} times"
-    assert told in card.promotion["reason"]
-    assert card.outlook.get("agreement") is None
+    told = f"the live version {before} {round((right.value or 0) * right.n)} times"
+    assert told in card.promotion_reason
+    assert card.outlook is None or card.outlook.agreement is None
     other.label(POOL[50:60])
-    assert other.round().promotion["evidence"]["0"]["images"] == len(AUDIT), "and so on"
+    promotion = other.round().promotion
+    assert promotion is not None
+    assert promotion.evidence["0"]["images"] == len(AUDIT), "and so on"
 
 
 def test_a_version_whose_encoder_is_gone_is_compared_with_nothing_and_its_card_says_so(
@@ -251,9 +254,9 @@ def test_a_version_whose_encoder_is_gone_is_compared_with_nothing_and_its_card_s
     old = first.round()
     weights.unlink()
     card = first.changed(encoder="builtin").round()
-    assert card.promotion["promoted"]
-    assert f"Not compared with the live version {old.version}" in card.promotion["reason"]
-    assert "mine-cls.pt" in card.promotion["reason"]
+    assert card.is_promoted
+    assert f"Not compared with the live version {old.version}" in card.promotion_reason
+    assert "mine-cls.pt" in card.promotion_reason
 
 
 def without_labels(seen: Observation) -> Observation:
@@ -286,4 +289,4 @@ def test_a_control_that_loses_all_its_labels_has_a_new_version_all_the_same(
     now = project.changed(encoder=str(tiny_yolo)) if encoder else project
     card = now.round(lost(project.seen()))
     assert not held(card)
-    assert "No audit image is labeled yet" in card.promotion["reason"]
+    assert "No audit image is labeled yet" in card.promotion_reason

@@ -20,6 +20,7 @@ from backend.loop.evaluate.gate import QualityGate
 from backend.loop.fit import ModelTrainer
 from backend.loop.label_table import label_table
 from backend.loop.observe import Observation, ProjectFingerprint
+from backend.records import ModelSource
 from backend.runtime.project_session import ProjectSession
 from backend.runtime.resources import Resources
 from backend.settings import Settings
@@ -82,7 +83,9 @@ class Project:
     def live(self, number: int) -> None:
         """What is marked by now has been learned."""
         versions = self.resources.versions(self.record)
-        card = replace(dashboard_homes.make_card(number, 10), encoder={}, parent=versions.live())
+        card = replace(
+            dashboard_homes.make_card(number, 10), encoder=ModelSource(), parent=versions.live()
+        )
         versions.save(card, label_table(self.seen()), lambda at: save_model(self.model, at))
         versions.promote(card.version, by="the loop", reason="")
 

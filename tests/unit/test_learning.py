@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from backend.learning import audit, classification_metrics, selection
+from backend.records import IntervalEstimate
 
 
 @pytest.mark.parametrize("module", [audit, classification_metrics, selection])
@@ -186,7 +187,7 @@ def test_several_of_many_is_right_only_when_all_labels_are() -> None:
     assert (figure.n, figure.value) == (4, 0.5)
 
 
-def rare_answers(seed: int) -> tuple[classification_metrics.IntervalEstimate, float]:
+def rare_answers(seed: int) -> tuple[IntervalEstimate, float]:
     """Macro F1 of 40 answers to eight labels, from 1 down to 0.03, and its truth where known."""
     rng = np.random.default_rng(seed)
     mix = 0.03 ** (np.arange(8) / 7)

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from backend.loop.publish.publish import PublishResult
-from backend.loop.round import Round, RoundMemory, RoundOutcome, RoundRequest
+from backend.loop.round import Round, RoundMemory
+from backend.records import RoundOutcome, RoundRequest
 from backend.runtime.project_session import ProjectSession
 from backend.runtime.resources import Resources
 from backend.settings import Settings
@@ -25,7 +26,7 @@ LATER = "2026-01-01T10:00:05.000000Z"
 def memory(labeled: dict[int, str] | None = None, skipped: list[int] | None = None) -> RoundMemory:
     order = ordered(20, labeled or {})
     order.mark_skipped(skipped or [])
-    outcome = RoundOutcome("", "v1", 20, 0, {}, [], {}, [])
+    outcome = RoundOutcome(version="v1", tasks=20)
     return RoundMemory(PULSE, "v1", outcome, PublishResult(True, Counter(), order), LOOK)
 
 

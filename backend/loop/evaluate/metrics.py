@@ -14,7 +14,6 @@ from backend.inference.confidence import choice_confidence, detection_confidence
 from backend.inference.detections import RegionSample, confidence_threshold, predict_samples
 from backend.inference.model import Model, chosen_labels, predict_choice
 from backend.learning.classification_metrics import (
-    IntervalEstimate,
     accuracy_estimate,
     classification_metrics,
     proportion_estimate,
@@ -28,6 +27,7 @@ from backend.learning.detection_metrics import (
     match_outcomes,
 )
 from backend.learning.thresholds import precision_threshold
+from backend.records import IntervalEstimate
 from backend.training.head import ChoiceExamples
 from backend.vision.detection.trained_detector import Detector, TrainedDetector
 
