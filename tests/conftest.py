@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,7 @@ import pytest
 from filelock import FileLock
 
 from demo.label_studio import LabelStudioServer, find_free_port
-from tests.support.harness import BackendServer, LabelStudioUser
+from tests.support.harness import BackendServer, LabelStudioUser, MakeBackend, MakeStudio
 from tests.support.published_models import (
     BOXES_CONTROL,
     COLOUR_CONTROL,
@@ -24,14 +24,9 @@ from tests.support.published_models import (
     train_detector_model,
 )
 
-SCREENSHOT_FOLDER = os.environ.get("PRELABEL_SCREENSHOTS", "")
-"""Where browser tests leave pictures for people; beside their other files when it is not set."""
 for name in [name for name in os.environ if name.startswith(("PRELABEL_", "LABEL_STUDIO_"))]:
     if name != "PRELABEL_SCREENSHOTS":  # those who test side by side read it after this one
         del os.environ[name]
-
-MakeStudio = Callable[..., LabelStudioServer]
-MakeBackend = Callable[..., BackendServer]
 
 
 @contextmanager

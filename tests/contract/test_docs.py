@@ -30,18 +30,18 @@ from backend.cli.main import COMMAND_NAMES, _parser
 from backend.endpoint.alert_rules import read_alert_rules
 from backend.label_studio.labeling_config import read_config
 from demo.label_studio import find_free_port
-from tests.conftest import MakeStudio
-from tests.contract.test_init import Terminal
 from tests.support.harness import (
     CHOICES_CONFIG,
     BackendServer,
     EndpointServer,
     LabelStudioUser,
+    MakeStudio,
     make_png,
     wait_until,
 )
 from tests.support.json_examples import find_missing_keys, parse_elided_json, parse_last_json
 from tests.support.modal_plane import ControlPlane
+from tests.support.terminal import Terminal
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "label_config" / "README.md", *sorted(ROOT.glob("docs/*.md"))]
