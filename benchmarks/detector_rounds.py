@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.servers import running_backend, running_studio
-from tests.contract.test_places import BOXES, box
+from tests.support.detection_projects import BOXES_CONFIG, make_box_region
 from tests.support.drawings import make_drawing
 from tests.support.harness import BackendServer, LabelStudioUser, make_data_uri
 
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def run_detector_rounds(user: LabelStudioUser, backend: BackendServer, size: int) -> None:
-    project = user.create_project(BOXES, title="ten rounds")
+    project = user.create_project(BOXES_CONFIG, title="ten rounds")
     scale = size / 160
     shape, radius = (size, size * 3 // 4), (7 * scale, 13 * scale)
     image_count = ROUND_COUNT * LABELS_PER_ROUND + 60
@@ -58,7 +58,7 @@ def run_detector_rounds(user: LabelStudioUser, backend: BackendServer, size: int
             round_index * LABELS_PER_ROUND, (round_index + 1) * LABELS_PER_ROUND
         )
         for number in labeled_numbers:
-            result = [box(drawn_object) for drawn_object in drawings[number].objects]
+            result = [make_box_region(drawn_object) for drawn_object in drawings[number].objects]
             body = {"result": result, "lead_time": 1.0}
             user.request("POST", f"/api/tasks/{tasks[number]}/annotations/", json=body)
         start = time.monotonic()

@@ -14,6 +14,7 @@ from backend.errors import EncoderError, PrelabelError, UsageError
 from backend.inference.detections import confidence_threshold
 from backend.inference.model import Model
 from backend.json_records import to_json
+from backend.runtime.project_session import ProjectSession
 from backend.runtime.resources import Resources
 from backend.settings import Settings
 from backend.store.files import write_folder, write_json, write_text
