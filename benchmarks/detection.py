@@ -27,7 +27,7 @@ from PIL import Image
 
 from backend.domain import Control, ImageSize, Label, Region
 from backend.inference.detections import RegionSample, confidence_threshold, predict_samples
-from backend.learning.detection_metrics import evaluate_detections
+from backend.learning.detection_metrics import DetectionSample, RegionKind, evaluate_detections
 from backend.training.detector import DetectorTrainingJob, train_detector
 from backend.vision.detection.network import load_base_network
 from backend.vision.detection.network_runner import load_network_runner
@@ -107,8 +107,8 @@ def measure_ours(
     training_samples: Sequence[RegionSample],
     held_out_samples: Sequence[RegionSample],
 ) -> tuple[float, float, float]:
-    kind = "points" if options.points else "boxes"
-    control = Control("c", "image", "image", tuple(map(Label, labels)), kind)  # type: ignore[arg-type]
+    kind: RegionKind = "points" if options.points else "boxes"
+    control = Control("c", "image", "image", tuple(map(Label, labels)), kind)
     with tempfile.TemporaryDirectory() as folder:
         start = cpu_seconds()
         detector = train_detector(
@@ -139,10 +139,8 @@ def measure_ours(
         else {}
     )
     min_confidence = confidence_threshold(detector, control)
-    _, figures = evaluate_detections(
-        judged, labels, "points" if options.points else "boxes", extents, min_confidence
-    )
-    return figures["f1" if options.points else "map50"] or 0.0, seconds, throughput
+    metrics = evaluate_detections(judged, labels, kind, extents, min_confidence)
+    return (metrics.map50 or metrics.f1).value or 0.0, seconds, throughput
 
 
 def median_object_size(folder: Path, label: str) -> float:
@@ -193,8 +191,8 @@ def measure_baseline(
         make_judged(boxes, labels, sample)
         for boxes, sample in zip(predicted_boxes, held_out_samples, strict=True)
     ]
-    _, figures = evaluate_detections(judged, labels, "boxes", {}, 0.25)
-    return figures["map50"] or 0.0, seconds, throughput
+    metrics = evaluate_detections(judged, labels, "boxes", {}, 0.25)
+    return (metrics.map50 or metrics.f1).value or 0.0, seconds, throughput
 
 
 def train_baseline(
@@ -257,9 +255,7 @@ def write_yolo_dataset(
     return data
 
 
-def make_judged(boxes: Any, labels: Sequence[str], sample: RegionSample) -> Any:
-    from backend.learning.detection_metrics import DetectionSample
-
+def make_judged(boxes: Any, labels: Sequence[str], sample: RegionSample) -> DetectionSample:
     regions = tuple(
         Region(labels[int(c)], *map(float, xyxy))
         for c, xyxy in zip(boxes.cls.tolist(), boxes.xyxyn.tolist(), strict=True)

@@ -17,16 +17,22 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from backend.domain import Region
-from backend.learning import classification_metrics, detection_metrics
-from backend.learning.classification_metrics import IntervalEstimate
-from backend.learning.detection_metrics import DetectionCounts, DetectionSample
+from backend.estimate import IntervalEstimate
+from backend.learning.average_precision import average_precision_estimates
+from backend.learning.classification_metrics import accuracy_estimate, evaluate_classification
+from backend.learning.detection_metrics import (
+    DetectionCounts,
+    DetectionSample,
+    f1_estimate,
+    label_detections,
+)
+from backend.learning.intervals import counting_error_estimate, ratio_estimate
 
 RATIO_TRUTH_IMAGES, MAP_TRUTH_IMAGES = 20_000, 3_000
 COVERAGE_LIMITS = (0.93, 0.97)
@@ -96,24 +102,17 @@ def _simulate_labels(
     drawn = rng.choice(count * count, image_count, p=joint.ravel() / joint.sum())
     names = [str(k) for k in range(count)]
     pairs = [(frozenset(names[d % count]), frozenset(names[d // count])) for d in drawn]
-    yield (
-        f"{prefix}accuracy",
-        classification_metrics.accuracy_estimate(pairs),
-        float(np.trace(joint)),
-    )
-    label_figures = classification_metrics.classification_metrics(pairs, names)
+    yield f"{prefix}accuracy", accuracy_estimate(pairs), float(np.trace(joint))
+    metrics = evaluate_classification(pairs, names)
     f1 = 2 * np.diag(joint) / (joint.sum(axis=0) + joint.sum(axis=1))
     labels_present = [k for k, name in enumerate(names) if any(name in truth for _, truth in pairs)]
-    yield (
-        f"{prefix}macro F1",
-        IntervalEstimate(**label_figures["macro_f1"]),
-        float(f1[labels_present].mean()),
-    )
-    for label, (name, axis) in product(range(count), (("precision", 0), ("recall", 1))):
-        figure = IntervalEstimate(**label_figures["labels"][names[label]][name])
-        if figure.n:
-            truth = float(joint[label, label] / joint.sum(axis=axis)[label])
-            yield f"{prefix}{name}", figure, truth
+    yield f"{prefix}macro F1", metrics.macro_f1, float(f1[labels_present].mean())
+    for label, name in enumerate(names):
+        figures = (("precision", metrics.precision[name]), ("recall", metrics.recall[name]))
+        for axis, (metric, figure) in enumerate(figures):
+            if figure.n:
+                truth = float(joint[label, label] / joint.sum(axis=axis)[label])
+                yield f"{prefix}{metric}", figure, truth
 
 
 def _confusion_row(rng: np.random.Generator, count: int, true_label: int) -> Any:
@@ -142,29 +141,24 @@ def simulate_detections(rng: np.random.Generator) -> Iterator[tuple[str, Interva
         sum(column) for column in zip(*ratio_truth_rows, strict=True)
     )
     count_error = sum(abs(f - t) for _, f, t in ratio_truth_rows)
-    tally_list = [DetectionCounts(*row) for row in tallies]
-    precision = detection_metrics.ratio_figure(
-        [(t.true_positives, t.predicted) for t in tally_list], "precision"
+    counts = [DetectionCounts(*row) for row in tallies]
+    precision = ratio_estimate([(c.true_positives, c.predicted) for c in counts], "precision")
+    recall = ratio_estimate([(c.true_positives, c.actual) for c in counts], "recall")
+    counting_error = counting_error_estimate(
+        [abs(c.predicted - c.actual) for c in counts], [c.actual for c in counts]
     )
-    recall = detection_metrics.ratio_figure(
-        [(t.true_positives, t.actual) for t in tally_list], "recall"
-    )
-    truth = detection_metrics.average_precision_figures(map_truth_images, ["a"], rng, draws=2)[
-        1
-    ].value
-    yield "F1", detection_metrics.f1_figure(tally_list), 2 * correct / (predicted + true_objects)
+    true_map = _map50(map_truth_images, rng, draws=2).value or 0.0
+    yield "F1", f1_estimate(counts), 2 * correct / (predicted + true_objects)
     yield "box precision", precision, correct / predicted
     yield "box recall", recall, correct / true_objects
-    yield (
-        "counting error",
-        detection_metrics.counting_error_figure(tally_list),
-        count_error / true_objects,
-    )
-    yield (
-        "mAP50",
-        detection_metrics.average_precision_figures(images, ["a"], rng)[1],
-        float(truth or 0),
-    )
+    yield "counting error", counting_error, count_error / true_objects
+    yield "mAP50", _map50(images, rng), true_map
+
+
+def _map50(
+    images: list[DetectionSample], rng: np.random.Generator, draws: int = 100
+) -> IntervalEstimate:
+    return average_precision_estimates(label_detections(images, ["a"]), rng, draws)[1]
 
 
 def _simulate_images(

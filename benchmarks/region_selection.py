@@ -98,10 +98,8 @@ def detection_curve(scene_kind: str, policy: str, seed: int, steps: int) -> list
         detector = train_on_samples(control, [pool[row] for row in learned_rows], detector, steps)
         judged = predict_samples(detector, control, held_out_samples)
         min_confidence = confidence_threshold(detector, control) if detector else 1.0
-        figures.append(
-            evaluate_detections(judged, OBJECT_LABELS, "boxes", {}, min_confidence)[1]["map50"]
-            or 0.0
-        )
+        metrics = evaluate_detections(judged, OBJECT_LABELS, "boxes", {}, min_confidence)
+        figures.append((metrics.map50 or metrics.f1).value or 0.0)
     return figures
 
 
@@ -119,7 +117,7 @@ def select_batch(
         return [int(row) for row in rng.permutation(open_rows)[:BATCH_SIZE]]
     uncertainties = np.ones(len(open_rows), dtype=np.float32)
     if detector is not None:
-        difficulty = detector.meaning.difficulty
+        difficulty = detector.class_mapping.difficulty
         detections = detect_regions(
             detector, control, [pool[row].load_image() for row in open_rows]
         )

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from backend.domain import Control
+from backend.estimate import IntervalEstimate
 from backend.inference.model import Model, chosen_labels, predict_choice
 from backend.learning import learning_curve
-from backend.learning.classification_metrics import IntervalEstimate, proportion_estimate
+from backend.learning.intervals import proportion_estimate
 from backend.learning.learning_curve import CurvePoint, LabelMisses
 from backend.learning.quality_gate import GateVerdict
 from backend.loop.evaluate import metrics
