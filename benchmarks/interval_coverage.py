@@ -1,15 +1,16 @@
-"""Do the 95 % intervals cover the truth? In simulated projects whose truth is known.
+"""Measure how often the 95 % intervals cover the truth, in simulated projects.
 
-    uv run python -m benchmarks.interval_coverage [--projects 500] [--plot FILE] [--only answers|finds]
+    uv run python -m benchmarks.interval_coverage [--projects 500] [--only answers|finds]
 
-Every project has its own number of labels, mix of classes and confusion, or its own difficulty of
-images, number of objects and rate of false finds (images differ in difficulty, so that objects of
-one image are right or wrong together), and an audit slice of 10 to 200 images. *Rare* projects have
-8 labels, from 1 down to 0.03, and 20 to 100 images: labels that nobody gave there are left out of
-macro F1 and of its truth. Precision and recall are those of all labels with an answer. Truths of
-ratios of finds are those of 20,000 images drawn alike, of mAP50 those of 3,000.
+Each project has its own number of labels, class shares and confusion matrix, and its own difficulty
+of images, number of objects and rate of false detections. Images differ in difficulty, so the
+objects of one image are right or wrong together. The audit slice has 10 to 200 images. *Rare*
+projects have 8 labels, from 1 down to 0.03, and 20 to 100 images; labels without an annotation are
+left out of macro F1 and of its true value. Precision and recall cover all labels that were
+annotated or predicted. True ratios of detections come from 20,000 more images, true mAP50 from
+3,000.
 
-It ends with 1 where fewer than 93 or more than 97 of 100 intervals hold the truth.
+Goal: 93 to 97 % of the intervals cover the truth; exit status 1 otherwise.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from backend.learning.detection_metrics import (
     label_detections,
 )
 from backend.learning.intervals import counting_error_estimate, ratio_estimate
+from benchmarks.plots import saved_plot
 
 RATIO_TRUTH_IMAGES, MAP_TRUTH_IMAGES = 20_000, 3_000
 COVERAGE_LIMITS = (0.93, 0.97)
@@ -80,7 +82,7 @@ def main() -> None:
 
 
 def simulate_choices(rng: np.random.Generator) -> Iterator[tuple[str, IntervalEstimate, float]]:
-    """Figures of one project's answers, with their truth."""
+    """Yield the estimates of one classification project, with their true values."""
     count = int(rng.integers(2, 7))
     yield from _simulate_labels(
         rng, rng.dirichlet(np.full(count, 3.0)), int(rng.integers(10, 201)), ""
@@ -88,7 +90,7 @@ def simulate_choices(rng: np.random.Generator) -> Iterator[tuple[str, IntervalEs
 
 
 def simulate_rare_labels(rng: np.random.Generator) -> Iterator[tuple[str, IntervalEstimate, float]]:
-    """The same of a project whose labels become rarer and rarer."""
+    """Yield the same for a project in which each label is rarer than the one before."""
     shares = 0.03 ** (np.arange(RARE_LABEL_COUNT) / (RARE_LABEL_COUNT - 1))
     yield from _simulate_labels(rng, shares / shares.sum(), int(rng.integers(20, 101)), "rare, ")
 
@@ -125,7 +127,7 @@ def _confusion_row(rng: np.random.Generator, count: int, true_label: int) -> Any
 
 
 def simulate_detections(rng: np.random.Generator) -> Iterator[tuple[str, IntervalEstimate, float]]:
-    """Figures of one project's finds, with their truth."""
+    """Yield the estimates of one detection project, with their true values."""
     skill, beta_concentration = rng.uniform(0.5, 0.95), rng.uniform(3, 30)
     difficulty = (
         skill * beta_concentration,
@@ -184,7 +186,7 @@ def _simulate_images(
 def _simulate_image(
     rng: np.random.Generator, object_count: int, correct: int, false_count: int
 ) -> DetectionSample:
-    """Objects in one row, false finds in another: overlaps are 1 or 0."""
+    """Return objects in one row and false detections in another, so that IoU is 1 or 0."""
     truth = tuple(Region("a", k / 99, 0.0, (k + 1) / 99, 0.1) for k in range(object_count))
     false_regions = tuple(Region("a", k / 99, 0.5, (k + 1) / 99, 0.6) for k in range(false_count))
     confidences = [*rng.beta(4, 2, correct).tolist(), *rng.beta(2, 3, false_count).tolist()]
@@ -202,20 +204,14 @@ def coverage_share(rows: list[tuple[int, float, IntervalEstimate]]) -> float:
 def plot_coverage(
     results_by_metric: dict[str, list[tuple[int, float, IntervalEstimate]]], file: Path
 ) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     count = max(map(len, results_by_metric.values()))
-    figure, axis = pyplot.subplots(figsize=(10, 4))
-    axis.set_title(f"95 % intervals, seeds 0 to {count - 1}")
-    axis.axhspan(0.93, 0.97, alpha=0.2)
-    axis.bar(list(results_by_metric), [coverage_share(rows) for rows in results_by_metric.values()])
-    axis.set(ylim=(0.85, 1), ylabel="share of projects covered")
-    axis.tick_params(axis="x", rotation=30)
-    figure.savefig(file, dpi=120, bbox_inches="tight")
-    print(f"plot: {file}")
+    with saved_plot(file, 1, (10, 4)) as (axis,):
+        axis.set_title(f"95 % intervals, seeds 0 to {count - 1}")
+        axis.axhspan(*COVERAGE_LIMITS, alpha=0.2)
+        shares = [coverage_share(rows) for rows in results_by_metric.values()]
+        axis.bar(list(results_by_metric), shares)
+        axis.set(ylim=(0.85, 1), ylabel="share of projects covered")
+        axis.tick_params(axis="x", rotation=30)
 
 
 if __name__ == "__main__":

@@ -222,31 +222,6 @@ def label_detections(
     return detections
 
 
-def best_f1_threshold(
-    images: Sequence[DetectionSample], labels: Sequence[str], min_threshold: float = 0.05
-) -> float:
-    """Return the confidence threshold with the best F1, with matches by IoU.
-
-    Args:
-        images: with detections of any confidence.
-        labels: label names.
-        min_threshold: lower limit of the result.
-    """
-    pairs = [
-        pair
-        for image in images
-        for label in labels
-        for pair in _match_by_confidence(image.of_label(label))
-    ]
-    object_count = sum(len(image.ground_truth) for image in images)
-    if not pairs or not object_count:
-        return min_threshold
-    pairs.sort(key=lambda pair: -pair[0])
-    true_positives = np.cumsum([is_correct for _, is_correct in pairs])
-    f1 = 2 * true_positives / (np.arange(1, len(pairs) + 1) + object_count)
-    return max(min_threshold, pairs[int(f1.argmax())][0])
-
-
 def label_difficulty(images: Sequence[DetectionSample], labels: Sequence[str]) -> dict[str, float]:
     """Return how hard each label is to detect, 1 to 2 (after PPAL, arXiv 2211.11612).
 

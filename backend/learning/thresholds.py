@@ -1,10 +1,13 @@
-"""Confidence thresholds from which a label's predictions are precise enough to be shown."""
+"""Confidence thresholds from which predictions are shown: by precision or by F1."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from backend.learning.detection_metrics import DetectionSample, match_outcomes
 from backend.learning.intervals import clopper_pearson_bounds
 
 MIN_THRESHOLD_PREDICTIONS = 10
@@ -52,3 +55,28 @@ def precision_threshold(
     if is_proven.any():
         return round(float(sorted_confidence[is_candidate][is_proven][-1]), 6)
     return UNREACHABLE_THRESHOLD if (high < min_precision).all() else 0.0
+
+
+def best_f1_threshold(
+    images: Sequence[DetectionSample], labels: Sequence[str], min_threshold: float = 0.05
+) -> float:
+    """Return the confidence threshold with the best F1, with matches by IoU.
+
+    Args:
+        images: with detections of any confidence.
+        labels: label names.
+        min_threshold: lower limit of the result.
+    """
+    pairs = [
+        pair
+        for image in images
+        for label in labels
+        for pair in match_outcomes(image, label, "boxes", {})
+    ]
+    object_count = sum(len(image.ground_truth) for image in images)
+    if not pairs or not object_count:
+        return min_threshold
+    pairs.sort(key=lambda pair: -pair[0])
+    true_positives = np.cumsum([is_correct for _, is_correct in pairs])
+    f1 = 2 * true_positives / (np.arange(1, len(pairs) + 1) + object_count)
+    return max(min_threshold, pairs[int(f1.argmax())][0])

@@ -11,7 +11,6 @@ from backend.learning.average_precision import average_precision, average_precis
 from backend.learning.detection_metrics import (
     DetectionCounts,
     DetectionSample,
-    best_f1_threshold,
     evaluate_detections,
     f1_estimate,
     label_detections,
@@ -19,6 +18,7 @@ from backend.learning.detection_metrics import (
 )
 from backend.learning.matching import match_boxes, match_points
 from backend.learning.selection import detection_uncertainty
+from backend.learning.thresholds import best_f1_threshold
 
 
 def at(x: float, y: float, label: str = "a", side: float = 0.1) -> Region:
