@@ -134,7 +134,7 @@ def test_marks_that_contradict_the_live_finder_hold_a_version_back_and_true_ones
         project.mark(POOL[10:40], wrong)
         verdict = project.verdict()
         assert verdict.is_passed is not bool(wrong), verdict
-    assert "images labeled since v0-0123abcd people deny" in verdict.reason
+    assert "images labeled since v0-0123abcd people reject" in verdict.reason
 
 
 def test_batches_of_ten_that_each_went_unnoticed_are_counted_together(

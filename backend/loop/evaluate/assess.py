@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from backend.domain import Control
+from backend.estimate import IntervalEstimate
 from backend.inference.model import Model, chosen_labels, predict_choice
 from backend.learning import learning_curve
-from backend.learning.classification_metrics import proportion_estimate
+from backend.learning.intervals import proportion_estimate
 from backend.learning.learning_curve import CurvePoint, LabelMisses
 from backend.learning.quality_gate import GateVerdict
 from backend.loop.evaluate import metrics
@@ -20,14 +21,7 @@ from backend.loop.evaluate.metrics import ControlEvaluation
 from backend.loop.fit import ModelTrainer
 from backend.loop.observe import Observation
 from backend.loop.publish import auto_accept
-from backend.records import (
-    AutoAcceptSection,
-    ControlCard,
-    CurvePrediction,
-    IntervalEstimate,
-    LabelNeed,
-    Outlook,
-)
+from backend.records import AutoAcceptSection, ControlCard, CurvePrediction, LabelNeed, Outlook
 from backend.runtime.project_session import ProjectSession
 from backend.settings import Settings
 from backend.store.acceptance import AcceptanceStore

@@ -101,9 +101,8 @@ def weights(network: DetectionNetwork) -> dict[str, Any]:
 def test_twelve_images_of_discs_teach_what_discs_are(yolo26_like: DetectionNetwork) -> None:
     others = make_drawings(40, 100, *DISC)
     found = make_torch_runner(yolo26_like).detect([one.image for one in others], 0.02)
-    _, figures = evaluate_detections(
-        make_detection_samples(others, found, DISC), DISC, "boxes", {}, 0.25
-    )
+    samples = make_detection_samples(others, found, DISC)
+    figures = evaluate_detections(samples, DISC, "boxes", {}, 0.25).to_json()
     print("12 images, boxes:", figures)
     assert figures["map50"] >= 0.7
     assert not yolo26_like.module.training
@@ -399,9 +398,9 @@ def test_fifty_images_of_points_find_and_count_discs(monkeypatch: pytest.MonkeyP
         confidence_threshold(finder, control),
         15 / DETECTOR_SIDE,
     )  # of the discs, in the mean
-    figure, figures = evaluate_detections(
-        make_detection_samples(others, found, DISC), DISC, "points", {"disc": size}, least
-    )
+    judged = make_detection_samples(others, found, DISC)
+    metrics = evaluate_detections(judged, DISC, "points", {"disc": size}, least)
+    figure, figures = metrics.f1, metrics.to_json()
     side = finder.class_mapping.sides["disc"] * DETECTOR_SIDE
     print(f"50 images, points: side {side:.1f} pixels, from {least}: F1 {figure}, {figures}")
     assert all(tuple(box[:2]) == tuple(box[2:]) for one in found for box in one.boxes)
