@@ -196,8 +196,8 @@ def test_counters_of_all_functions_are_not_for_the_key_of_one(home: Path) -> Non
 def test_processes_that_change_keys_at_the_same_time_undo_nothing(tmp_path: Path) -> None:
     revoked, _ = ApiKeyStore(tmp_path).create("revoked")
     code = (
-        "import sys; from pathlib import Path; from backend.store.api_keys import Keys\n"
-        "keys = Keys(Path(sys.argv[1]))\n"
+        "import sys; from pathlib import Path; from backend.store.api_keys import ApiKeyStore\n"
+        "keys = ApiKeyStore(Path(sys.argv[1]))\n"
         "[keys.create(f'{sys.argv[2]}-{n}') for n in range(20)]"
     )
     makers = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path), name]) for name in "abc"]

@@ -189,10 +189,10 @@ def test_a_rule_for_a_function_that_is_not_there_is_told_of_once(
     card.write_text("{")  # is there, and fails
     with calling(home):
         pass
-    told = [text for text in caplog.messages if "do not answer" in text]
-    assert told == [
-        "Alerts wait for functions that do not answer ('roses' for 'roses', '9' for '9'); "
-        "there is: 1, 2, 3, 4, 5."
+    messages = [text for text in caplog.messages if "do not exist" in text]
+    assert messages == [
+        "Alert rules name functions that do not exist: 'roses' (rule 'roses'), '9' (rule '9'). "
+        "Functions: 1, 2, 3, 4, 5."
     ]
 
 
@@ -297,28 +297,43 @@ def test_the_example_of_a_rule_is_one(tmp_path: Path) -> None:
     ("text", "says"),
     [
         ("[[alert]", "TOML"),
-        ("[alert]\nx = 1", "may hold tables"),
-        ("[other]\nx = 1", "may hold tables"),
-        ("[[alert]]\nlabel = 'a'\nurl = 'https://x'", "needs 'function'"),
-        ("[[alert]]\nfunction='1'\nlabel='a'\nurl='https://x'\nlabels=1", "'labels'"),
+        ("[alert]\nx = 1", "may only contain tables"),
+        ("[other]\nx = 1", "may only contain tables"),
+        ("[[alert]]\nlabel = 'a'\nurl = 'https://x'", "'function' is missing"),
+        (
+            "[[alert]]\nfunction='1'\nlabel='a'\nurl='https://x'\nlabels=1",
+            "'labels' is not one of function, label, url",
+        ),
         ("[[alert]]\nfunction='1'\nlabel='a'\nurl='https://x'", "secret_env"),
-        ("[[alert]]\nfunction='1'\nlabel='a'\nurl='https://x'\nsecret_env='NO'", "has no NO"),
+        (
+            "[[alert]]\nfunction='1'\nlabel='a'\nurl='https://x'\nsecret_env='NO'",
+            "variable NO is not set",
+        ),
         ("[[alert]]\nfunction='1'\nlabel='a'\nurl='ftp://x'\nsecret='s'", "http or https"),
         (
             "[[alert]]\nfunction='1'\nlabel='a'\nurl='https://x'\nsecret='s'\nconfidence=80",
-            "from 0 to 1",
+            "confidence: Input should be less than or equal to 1, not 80",
         ),
         (f"{GOOD}url='http://[x'", "http or https"),
         (f"{GOOD}url='https://h:abc/'", "http or https"),
         (f"{GOOD}url='https://h:99999/'", "http or https"),
         (f"{GOOD}url='https://h/ x'", "http or https"),
-        (f"{GOOD}url=7", "url must be a text"),
-        (f"{GOOD}url='https://h/'\ncount=2.7", "whole number"),
-        (f"{GOOD}url='https://h/'\ncount=true", "from 1 to"),
-        (f"{GOOD}url='https://h/'\ncount=0", "from 1 to"),
-        (f"{GOOD}url='https://h/'\nname=''", "name must be a text"),
-        ("[[alert]]\nfunction=['1']\nlabel='a'\nsecret='s'\nurl='https://h/'", "function must"),
-        ("[[alert]]\nfunction='1'\nlabel='a'\nsecret=true\nurl='https://h/'", "secret must"),
+        (f"{GOOD}url=7", "url: Input should be a valid string, not 7"),
+        (f"{GOOD}url='https://h/'\ncount=2.7", "count: Input should be a valid integer, not 2.7"),
+        (f"{GOOD}url='https://h/'\ncount=true", "count: Input should be a valid integer, not True"),
+        (
+            f"{GOOD}url='https://h/'\ncount=0",
+            "count: Input should be greater than or equal to 1, not 0",
+        ),
+        (f"{GOOD}url='https://h/'\nname=''", "name: String should match pattern"),
+        (
+            "[[alert]]\nfunction=['1']\nlabel='a'\nsecret='s'\nurl='https://h/'",
+            "function: Input should be a valid string",
+        ),
+        (
+            "[[alert]]\nfunction='1'\nlabel='a'\nsecret=true\nurl='https://h/'",
+            "secret: Input should be a valid string",
+        ),
         ("[[alert]]\nfunction='1'\nlabel='a'\nsecret='whsec_abc'\nurl='https://h/'", "base64"),
         ("[[alert]]\nfunction='1'\nlabel='a'\nsecret='whsec_YWJj'\nurl='https://h/'", "24 to 64"),
         (
