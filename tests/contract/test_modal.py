@@ -423,7 +423,7 @@ def test_a_training_that_breaks_is_tried_three_times_there_and_all_of_it_is_coun
     order = HeadOrder(
         control=COLOUR_CONTROL, tasks=(), answers=(), asked=(), logit_scale=1, logit_bias=0, seed=0
     )
-    with pytest.raises(JobFailedError, match="FileNotFoundError: .*arrays.npz"):
+    with pytest.raises(JobFailedError, match=r"FileNotFoundError: .*arrays\.npz"):
         compute._run_order(order, {}, {})
     assert served(plane, "train") - before == 3
     assert plane.container_logs("train").count("FileNotFoundError: ") >= 3

@@ -1,4 +1,4 @@
-"""A home with functions of every kind, and callers of the endpoint without a network."""
+"""A home folder with functions of every kind, and calls of the endpoint without a network."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from backend.settings import Settings
 
 @pytest.fixture
 def home(published: Path, tmp_path: Path) -> Path:
-    """One's own."""
+    """A copy for one test."""
     return Path(shutil.copytree(published, tmp_path / "home"))
 
 
 class Caller:
-    """Calls the application in this process; each call is whole before the next."""
+    """Calls the application in this process, one request at a time."""
 
     def __init__(self, app: Any, loop: asyncio.AbstractEventLoop) -> None:
         self.app = app
@@ -38,15 +38,15 @@ class Caller:
         return self("POST", f"/v1/functions/{function}/invoke", content=content, params=params)
 
     def wait(self, check: Callable[[], Any], seconds: float = 10.0) -> Any:
-        """Let the endpoint work until something is so."""
+        """Run the event loop until a check is true."""
 
         async def until() -> Any:
             for _ in range(int(seconds / 0.02)):
-                found = check()
-                if found:
-                    return found
+                result = check()
+                if result:
+                    return result
                 await asyncio.sleep(0.02)
-            raise AssertionError("it never became so")
+            raise AssertionError("the check never became true")
 
         return self.loop.run_until_complete(until())
 
@@ -55,11 +55,12 @@ class Caller:
 def calling(
     home: Path, *, open: bool = True, open_at_first: bool = False, **settings: Any
 ) -> Iterator[Caller]:
-    """The endpoint over a home, as long as it is needed."""
+    """Run the endpoint over a home folder."""
     loop = asyncio.new_event_loop()
     try:
-        given = Settings(home=home, **settings)
-        app = create_endpoint(given, allow_anonymous=open, open_until_key=open_at_first)
+        app = create_endpoint(
+            Settings(home=home, **settings), allow_anonymous=open, open_until_key=open_at_first
+        )
 
         @asynccontextmanager
         async def running() -> Any:
@@ -78,7 +79,7 @@ def calling(
 
 @pytest.fixture(scope="package")
 def call(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Caller]:
-    """An endpoint that is open to everybody; nothing it keeps is looked at."""
+    """An endpoint without keys, for tests that ignore what it captures."""
     home = Path(shutil.copytree(published, tmp_path_factory.mktemp("shared") / "home"))
     with calling(home) as caller:
         yield caller
