@@ -70,7 +70,7 @@ def train(order_id: str) -> dict[str, object]:
     enable_memory_snapshot=True,
     block_network=True,
 )
-class Eyes:
+class BatchInference:
     """Batch inference for whole projects: embeddings and detections, with the seconds they took."""
 
     @modal.enter(snap=True)
@@ -81,14 +81,14 @@ class Eyes:
         preload_modules()
 
     @modal.method()
-    def facts(self, encoder: str) -> dict[str, object]:
+    def encoder_properties(self, encoder: str) -> dict[str, object]:
         """See :func:`serverless.jobs.encoder_properties`."""
         from serverless.jobs import encoder_properties, run_timed
 
         return asdict(run_timed(encoder_properties, encoder))
 
     @modal.method()
-    def encode(self, encoder: str, packed_images: list[bytes]) -> dict[str, object]:
+    def encode_images(self, encoder: str, packed_images: list[bytes]) -> dict[str, object]:
         """See :func:`serverless.jobs.encode_packed_images`."""
         from serverless.jobs import encode_packed_images, run_timed
 
@@ -124,7 +124,7 @@ class Eyes:
     enable_memory_snapshot=True,
     block_network=True,
 )
-class Answers:
+class EndpointModels:
     """The endpoint's models; only the gateway has network access."""
 
     @modal.enter(snap=True)
@@ -135,7 +135,7 @@ class Answers:
         preload_modules()
 
     @modal.method()
-    def say(
+    def predict(
         self, function: str, version: str, packed_images: list[bytes], sizes: list[list[int]]
     ) -> list["PredictionJson"]:
         """See :func:`serverless.remote_inference.predict_packed_images`."""
@@ -166,7 +166,9 @@ def endpoint() -> "ASGIApp":
     """Serve the predict endpoint's gateway: API keys, limits and decoding."""
     from serverless.asgi_apps import modal_endpoint_app
 
-    return modal_endpoint_app(Answers().say.remote, home_volume.reload, endpoint_volume.commit)
+    return modal_endpoint_app(
+        EndpointModels().predict.remote, home_volume.reload, endpoint_volume.commit
+    )
 
 
 @app.function(

@@ -104,12 +104,12 @@ class ModalClient:
 
     def encoder_properties(self, setting: str) -> EncoderProperties:
         """See :func:`serverless.jobs.encoder_properties`."""
-        (properties,) = self._call_inference("facts", [(setting,)])
+        (properties,) = self._call_inference("encoder_properties", [(setting,)])
         return EncoderProperties(**properties)  # type: ignore[arg-type]
 
     def encode(self, setting: str, image_batches: Sequence[list[bytes]]) -> list[bytes]:
         """Embed batches of encoded images, each in a container of its own."""
-        return self._call_inference("encode", [(setting, batch) for batch in image_batches])  # type: ignore[return-value]
+        return self._call_inference("encode_images", [(setting, batch) for batch in image_batches])  # type: ignore[return-value]
 
     def encode_texts(self, setting: str, texts: Sequence[str]) -> bytes:
         """Embed texts."""
@@ -133,7 +133,7 @@ class ModalClient:
         start = time.monotonic()
         try:
             with translate_modal_errors(self._app):
-                worker = modal.Cls.from_name(self._app, "Eyes")()
+                worker = modal.Cls.from_name(self._app, "BatchInference")()
                 rows = list(getattr(worker, method).starmap(arguments))
         except JobFailedError:
             self.record_usage("", time.monotonic() - start)
@@ -142,7 +142,7 @@ class ModalClient:
         for device in {result.device for result in results}:
             seconds = sum(result.seconds for result in results if result.device == device)
             self.record_usage(device, seconds)
-        return [result.told for result in results]
+        return [result.value for result in results]
 
     def _train_function(self) -> modal.Function[..., object, object]:
         import modal

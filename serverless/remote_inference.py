@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import base64
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 
 import numpy as np
 from pydantic import BaseModel
 
-from backend.domain import ImageSize
+from backend.domain import ImageSize, Regions
 from backend.endpoint.functions import (
     LoadedVersion,
     check_version_controls,
@@ -37,25 +37,15 @@ LOADED_VERSION_LIMIT = 8
 
 
 class PredictionRow(BaseModel):
-    """An image prediction as JSON.
+    """The fields of :class:`ImagePrediction`, with the embedding in float16 and base64."""
 
-    Attributes:
-        size: width and height of the original in pixels.
-        chosen: by control, (label, probability), best first.
-        found: by control, (label, x0, y0, x1, y1, confidence), best first.
-        shown: by control of boxes or points, the threshold of a visible region.
-        uncertainty: 0 to 1.
-        certainty: confidence that the whole prediction is right, 0 to 1.
-        vector: the embedding in float16 and base64; None without an encoder.
-    """
-
-    size: tuple[int, int]
-    chosen: dict[str, list[tuple[str, float]]]
-    found: dict[str, list[tuple[str, float, float, float, float, float]]]
-    shown: dict[str, float]
+    size: ImageSize
+    label_probabilities: dict[str, dict[str, float]]
+    regions: dict[str, tuple[Regions, tuple[float, ...]]]
+    thresholds: dict[str, float]
     uncertainty: float
-    certainty: float
-    vector: str | None
+    confidence: float
+    embedding: str | None
 
 
 # -- in the containers with the models ------------------------------------------------------
@@ -96,25 +86,9 @@ def _load_cached_version(function: str, version: str) -> LoadedVersion:
 def encode_prediction(prediction: ImagePrediction) -> PredictionJson:
     """Return a prediction as JSON; see :class:`PredictionRow`."""
     vector = prediction.embedding
-    return PredictionRow(
-        size=(prediction.size.width, prediction.size.height),
-        chosen={
-            name: list(ranked.items()) for name, ranked in prediction.label_probabilities.items()
-        },
-        found={
-            name: [
-                (*serialization.encode_region(region), confidence)
-                for region, confidence in zip(regions, confidences, strict=True)
-            ]
-            for name, (regions, confidences) in prediction.regions.items()
-        },
-        shown=dict(prediction.thresholds),
-        uncertainty=prediction.uncertainty,
-        certainty=prediction.confidence,
-        vector=None
-        if vector is None
-        else base64.b64encode(vector.astype(np.float16).tobytes()).decode(),
-    ).model_dump()
+    text = None if vector is None else b64encode(vector.astype(np.float16).tobytes()).decode()
+    fields = {**vars(prediction), "embedding": text}
+    return PredictionRow.model_validate(fields).model_dump()
 
 
 # -- in the gateway -------------------------------------------------------------------------
@@ -152,21 +126,7 @@ def _predict_remotely(
 def decode_prediction(json: PredictionJson) -> ImagePrediction:
     """Return the prediction that :func:`encode_prediction` encoded."""
     row = PredictionRow.model_validate(json)
-    vector = None if row.vector is None else base64.b64decode(row.vector)
-    return ImagePrediction(
-        size=ImageSize(*row.size),
-        label_probabilities={name: dict(ranked) for name, ranked in row.chosen.items()},
-        regions={
-            name: (
-                serialization.decode_regions([region_row[:5] for region_row in rows]),
-                tuple(region_row[5] for region_row in rows),
-            )
-            for name, rows in row.found.items()
-        },
-        thresholds=row.shown,
-        uncertainty=row.uncertainty,
-        confidence=row.certainty,
-        embedding=None
-        if vector is None
-        else np.frombuffer(vector, dtype=np.float16).astype(np.float32),
-    )
+    vector = None
+    if row.embedding is not None:
+        vector = np.frombuffer(b64decode(row.embedding), dtype=np.float16).astype(np.float32)
+    return ImagePrediction(**{**vars(row), "embedding": vector})

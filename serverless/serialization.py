@@ -134,7 +134,7 @@ class TrainingResult(BaseModel):
 class TimedResult(Generic[T]):
     """The result of a batch inference call: its value, and the device and seconds it used."""
 
-    told: T
+    value: T
     device: str
     seconds: float
 

@@ -160,11 +160,17 @@ def test_importing_the_app_needs_no_token_and_no_network(tmp_path: Path) -> None
 
 def test_what_was_deployed_is_bounded_and_knows_no_more_than_it_must(plane: ControlPlane) -> None:
     functions = plane.functions()
-    assert set(functions) == {"train", "Eyes.*", "Answers.*", "endpoint", "backend"}
+    assert set(functions) == {
+        "train",
+        "BatchInference.*",
+        "EndpointModels.*",
+        "endpoint",
+        "backend",
+    }
     assert {name: (f.timeout, f.max_containers) for name, f in functions.items()} == {
         "train": (3600, 2),
-        "Eyes.*": (600, 8),
-        "Answers.*": (120, 10),
+        "BatchInference.*": (600, 8),
+        "EndpointModels.*": (120, 10),
         "endpoint": (180, 1),
         "backend": (600, 1),
     }
@@ -174,14 +180,14 @@ def test_what_was_deployed_is_bounded_and_knows_no_more_than_it_must(plane: Cont
         assert "/root/serverless/jobs.py" in function.files
         assert "/root/backend/vision/detection/small.yaml" in function.files
         assert not any("tests/" in file for file in function.files)
-    train, eyes, answers = (functions[n] for n in ("train", "Eyes.*", "Answers.*"))
-    assert train.gpus == eyes.gpus == ("L4", "T4")
+    train, batch, models = (functions[n] for n in ("train", "BatchInference.*", "EndpointModels.*"))
+    assert train.gpus == batch.gpus == ("L4", "T4")
     assert train.timeout == 3600
     assert train.retries == 2
-    assert eyes.memory_snapshot
-    assert answers.memory_snapshot
-    assert all(function.block_network for function in (train, eyes, answers))
-    for gpu in (train, eyes):
+    assert batch.memory_snapshot
+    assert models.memory_snapshot
+    assert all(function.block_network for function in (train, batch, models))
+    for gpu in (train, batch):
         assert gpu.min_containers == 0
         assert gpu.scaledown_window == 60
         assert gpu.secrets == ()
@@ -199,8 +205,8 @@ def test_what_was_deployed_is_bounded_and_knows_no_more_than_it_must(plane: Cont
     }
     assert mounts == {
         ("train", "/jobs"): ("prelabel-jobs", False),
-        ("Eyes", "/jobs"): ("prelabel-jobs", True),
-        ("Answers", "/data"): ("prelabel-home", True),
+        ("BatchInference", "/jobs"): ("prelabel-jobs", True),
+        ("EndpointModels", "/data"): ("prelabel-home", True),
         ("endpoint", "/data"): ("prelabel-home", True),
         ("endpoint", "/kept"): ("prelabel-kept", False),
         ("backend", "/data"): ("prelabel-home", False),
@@ -487,7 +493,9 @@ def test_many_images_are_looked_at_by_several_containers_with_the_same_result(
 
     def shared() -> bool:  # one container may be through before the next one is up
         far.detect(images, 0.2)
-        return len([c for c in plane.containers if c.function == "Eyes.*" and c.served]) > 1
+        return (
+            len([c for c in plane.containers if c.function == "BatchInference.*" and c.served]) > 1
+        )
 
     wait_until("several containers at work", shared)
     assert [len(one) for one in found] == pytest.approx([len(one) for one in expected], abs=1)

@@ -150,6 +150,6 @@ def test_a_missing_network_is_looked_for_once_more_after_a_reload(tmp_path: Path
 
 def test_a_timed_call_returns_its_value_with_device_and_seconds() -> None:
     result = jobs.run_timed(lambda a, b: a + b, 1, 2)
-    assert result.told == 3
+    assert result.value == 3
     assert result.seconds >= 0
     assert result.device
