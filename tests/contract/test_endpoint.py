@@ -420,8 +420,8 @@ def test_a_promotion_under_load_fails_no_request(published: Path, tmp_path: Path
             thread.start()
         code = (
             "from pathlib import Path; "
-            "from tests.support.published_models import colour_model, publish; "
-            f"print(publish(Path({str(home)!r}), '1', *colour_model()))"
+            "from tests.support.published_models import publish_version, train_colour_model; "
+            f"print(publish_version(Path({str(home)!r}), '1', *train_colour_model()))"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         after = done.stdout.strip()
@@ -479,4 +479,4 @@ def test_the_command_says_what_is_missing(tmp_path: Path) -> None:
     (tmp_path / "alerts.toml").write_text("[[alert]]\nlabel = 3\n")
     broken = run("endpoint", "--open")
     assert broken.returncode == 2
-    assert "needs 'function'" in broken.stderr
+    assert "'function' is missing" in broken.stderr

@@ -1,4 +1,4 @@
-"""A home with functions of every kind, and callers of the endpoint without a network."""
+"""A home folder with functions of every kind, and calls of the endpoint without a network."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.endpoint_client import EndpointClient, open_endpoint
 
 @pytest.fixture
 def home(published: Path, tmp_path: Path) -> Path:
-    """One's own."""
+    """A copy for one test."""
     return Path(shutil.copytree(published, tmp_path / "home"))
 
 

@@ -1,4 +1,4 @@
-"""Which images come back, and what people say of them."""
+"""Captured images, corrections and drift."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from backend.endpoint.capture_recorder import _image_suffix
-from backend.endpoint.metrics import DriftMonitor, EndpointMetrics
+from backend.endpoint.metrics import DriftFigures, DriftMonitor, EndpointMetrics
 from backend.store.captures import Capture, CaptureStore
 from backend.store.drift_reference import DriftReference
 from tests.support.drawings import make_drawing
@@ -20,11 +20,11 @@ from tests.support.harness import make_png
 from tests.support.published_models import make_ambiguous_png
 
 
-def kept(home: Path, function: str = "1") -> list[tuple[str, str]]:
+def captured(home: Path, function: str = "1") -> list[tuple[str, str]]:
     return [(c.why, c.external) for c in CaptureStore(home / "projects" / function).all()]
 
 
-def test_uncertain_images_are_kept_with_what_was_said_of_them(home: Path) -> None:
+def test_uncertain_images_are_captured_with_their_prediction(home: Path) -> None:
     with open_endpoint(home, capture_below=0.999999, capture_fraction=0.0) as call:
         answer = call.invoke("1", make_ambiguous_png(1), externalId="bed-7").json()
         call.wait_for_post_response()
@@ -44,19 +44,19 @@ def test_uncertain_images_are_kept_with_what_was_said_of_them(home: Path) -> Non
     assert capture.suffix == ".png"
 
 
-def test_certain_images_are_not_kept_but_for_a_random_share(home: Path) -> None:
+def test_confident_images_are_captured_only_at_random(home: Path) -> None:
     with open_endpoint(home, capture_below=0.0, capture_fraction=0.0) as call:
         call.invoke("1", make_ambiguous_png(2))
         call.wait_for_post_response()
-    assert kept(home) == []
+    assert captured(home) == []
     with open_endpoint(home, capture_below=0.0, capture_fraction=0.999) as call:
         call.invoke("1", make_ambiguous_png(3))
         call.invoke("1", make_ambiguous_png(4), capture=False)
         call.wait_for_post_response()
-    assert kept(home) == [("random", "")]
+    assert captured(home) == [("random", "")]
 
 
-def test_the_same_picture_is_kept_once_also_when_it_is_saved_anew(home: Path) -> None:
+def test_the_same_image_is_captured_once_even_when_it_is_saved_again(home: Path) -> None:
     anew = io.BytesIO()
     Image.open(io.BytesIO(make_ambiguous_png(5))).save(anew, "JPEG", quality=80)
     with open_endpoint(home, capture_fraction=0.999) as call:
@@ -68,41 +68,41 @@ def test_the_same_picture_is_kept_once_also_when_it_is_saved_anew(home: Path) ->
         ):
             call.invoke("1", content)
         call.wait_for_post_response()
-    assert len(kept(home)) == 2
+    assert len(captured(home)) == 2
     with open_endpoint(home, capture_fraction=0.999) as call:  # after a restart too
         call.invoke("1", make_ambiguous_png(5))
         call.wait_for_post_response()
-    assert len(kept(home)) == 2
+    assert len(captured(home)) == 2
 
 
-def test_not_more_than_so_many_a_day_and_nothing_for_ever(home: Path) -> None:
+def test_captures_are_limited_per_day_and_removed_with_age(home: Path) -> None:
     with open_endpoint(home, capture_fraction=0.999, capture_per_day=2) as call:
         for number in range(10, 14):
             call.invoke("1", make_ambiguous_png(number))
         call.wait_for_post_response()
-    assert len(kept(home)) == 2
+    assert len(captured(home)) == 2
     captures = CaptureStore(home / "projects" / "1")
     (first, _) = captures.all()
     assert captures.delete_before(first.at + 1e-6) == 1
-    assert len(kept(home)) == 1
+    assert len(captured(home)) == 1
     assert not captures.image_path(first).exists()
 
 
-def test_a_label_with_hardly_an_example_makes_an_image_worth_keeping(home: Path) -> None:
+def test_an_image_with_a_rare_label_is_captured(home: Path) -> None:
     import json
 
     (card,) = (home / "projects" / "1" / "versions").glob("*/card.json")
-    told = json.loads(card.read_text())
-    told["controls"]["colour"]["examples"] = {"red": 1, "blue": 40}
-    card.write_text(json.dumps(told))
+    content = json.loads(card.read_text())
+    content["controls"]["colour"]["examples"] = {"red": 1, "blue": 40}
+    card.write_text(json.dumps(content))
     with open_endpoint(home, capture_below=0.0, capture_fraction=0.0) as call:
         call.invoke("1", make_png("red", 1))
         call.invoke("1", make_png("blue", 1))
         call.wait_for_post_response()
-    assert kept(home) == [("rare", "")]
+    assert captured(home) == [("rare", "")]
 
 
-def test_a_correction_goes_to_the_kept_image_or_brings_its_own(home: Path) -> None:
+def test_a_correction_applies_to_the_captured_image_or_sends_its_own(home: Path) -> None:
     path = "/v1/functions/1/samples/{}/annotation"
     with open_endpoint(home, capture_fraction=0.999) as call:
         call.invoke("1", make_ambiguous_png(20), externalId="a/b 1")
@@ -130,7 +130,7 @@ def test_a_correction_goes_to_the_kept_image_or_brings_its_own(home: Path) -> No
         assert "score" not in annotation[0]
 
 
-def test_boxes_are_corrected_by_all_objects_of_the_image(home: Path) -> None:
+def test_a_correction_of_boxes_has_all_objects_of_the_image(home: Path) -> None:
     path = "/v1/functions/3/samples/x/annotation"
     box = {"x": 0.5, "y": 0.25, "width": 0.25, "height": 0.5}
     objects = [{"labelName": "disc", "boundingBox": box}]
@@ -149,7 +149,7 @@ def test_boxes_are_corrected_by_all_objects_of_the_image(home: Path) -> None:
     assert region["type"] == "rectanglelabels"
 
 
-def test_drift_is_told_when_production_looks_different(home: Path) -> None:
+def test_drift_is_reported_when_requests_differ_from_the_audit_set(home: Path) -> None:
     with open_endpoint(home) as call:
         for number in range(30):
             for colour in ("red", "blue"):
@@ -165,15 +165,15 @@ def test_drift_is_told_when_production_looks_different(home: Path) -> None:
     assert same["labels"] < 0.05
     assert same["images"] < 0.3
     assert other["images"] > 0.5
-    assert any("unlike the audit slice" in warning for warning in other["warnings"])
+    assert any("unlike the audit set" in warning for warning in other["warnings"])
     assert f'prelabel_drift{{function="1",of="images"}} {other["images"]}' in text
     assert (
         'prelabel_requests_total{function="1",status="200"} 182.0' in text
-    )  # two asked for the card
+    )  # two requests for the details
     assert 'prelabel_labels_total{function="1",label="red"}' in text
 
 
-def test_names_that_callers_make_up_are_not_counted_one_by_one(home: Path) -> None:
+def test_unknown_function_ids_are_counted_together(home: Path) -> None:
     with open_endpoint(home) as call:
         for number in range(5):
             call.invoke(f"made-up-{number}", b"x")
@@ -185,14 +185,14 @@ def test_names_that_callers_make_up_are_not_counted_one_by_one(home: Path) -> No
 ANNOTATION = "/v1/functions/1/samples/{}/annotation"
 
 
-def test_a_correction_never_lands_on_an_older_picture_of_that_name(home: Path) -> None:
+def test_a_correction_never_applies_to_an_older_image_of_that_name(home: Path) -> None:
     path = ANNOTATION.format("bed-7")
     with open_endpoint(home, capture_fraction=0.999) as call:
         call.invoke("1", make_ambiguous_png(71), externalId="bed-7")
         assert call("PUT", path, json={"labelName": "red"}).status_code == 202
         call.invoke("1", make_png("blue", 72), externalId="bed-7", capture=False)
         assert call("PUT", path, json={"labelName": "blue"}).status_code == 404
-    with open_endpoint(home, capture_fraction=0.999) as call:  # after a restart neither
+    with open_endpoint(home, capture_fraction=0.999) as call:  # nor after a restart
         assert call("PUT", path, json={"labelName": "blue"}).status_code == 404
         call.invoke("1", make_ambiguous_png(73), externalId="bed-7")
         assert call("PUT", path, json={"labelName": "blue"}).status_code == 202
@@ -203,7 +203,7 @@ def test_a_correction_never_lands_on_an_older_picture_of_that_name(home: Path) -
     assert last.annotation[0]["value"] == {"choices": ["blue"]}
 
 
-def test_a_picture_that_is_sent_again_is_still_the_one_that_was_kept(home: Path) -> None:
+def test_an_image_that_is_sent_again_is_still_the_captured_one(home: Path) -> None:
     with open_endpoint(home, capture_fraction=0.999) as call:
         for _ in range(2):
             call.invoke("1", make_ambiguous_png(71), externalId="bed-7")
@@ -213,17 +213,17 @@ def test_a_picture_that_is_sent_again_is_still_the_one_that_was_kept(home: Path)
     assert capture.annotation is not None
 
 
-def test_names_of_pictures_have_no_control_characters(home: Path) -> None:
+def test_control_characters_are_removed_from_external_ids(home: Path) -> None:
     with open_endpoint(home, capture_fraction=0.999) as call:
         answer = call.invoke("1", make_ambiguous_png(75), externalId="bed\x00\n7")
         call.wait_for_post_response()
         path = ANNOTATION.format("bed%007")
         assert call("PUT", path, json={"labelName": "blue"}).status_code == 202
     assert answer.json()["externalId"] == "bed7"
-    assert kept(home) == [("random", "bed7")]
+    assert captured(home) == [("random", "bed7")]
 
 
-def test_what_is_too_old_goes_when_the_endpoint_starts_whoever_asks(home: Path) -> None:
+def test_old_captures_of_all_functions_are_removed_at_the_start(home: Path) -> None:
     captures = CaptureStore(home / "projects" / "2")
     captures.add(Capture("old", 1.0, "random", "v1"), b"image")
     captures.add(Capture("new", time.time(), "random", "v1"), b"image")
@@ -233,7 +233,7 @@ def test_what_is_too_old_goes_when_the_endpoint_starts_whoever_asks(home: Path) 
     assert not (home / "projects" / "2" / "captures" / "old.jpg").exists()
 
 
-def test_files_are_kept_with_the_suffix_of_what_they_are(home: Path) -> None:
+def test_captured_files_get_the_suffix_of_their_format(home: Path) -> None:
     image = Image.open(io.BytesIO(make_ambiguous_png(76))).convert("RGB")
     suffixes = {}
     for number, kind in enumerate(("JPEG", "PNG", "WEBP", "GIF", "BMP")):
@@ -249,7 +249,7 @@ def test_files_are_kept_with_the_suffix_of_what_they_are(home: Path) -> None:
     }
 
 
-def test_drift_is_of_the_live_version_whoever_asks_an_older_one(home: Path) -> None:
+def test_drift_is_that_of_the_live_version_only(home: Path) -> None:
     from tests.support.published_models import publish_version, train_colour_model
 
     with open_endpoint(home) as call:
@@ -269,15 +269,15 @@ def test_drift_is_of_the_live_version_whoever_asks_an_older_one(home: Path) -> N
     assert after == before
 
 
-def test_a_figure_of_drift_goes_with_the_answers_it_was_of() -> None:
+def test_a_drift_figure_that_is_unknown_is_removed_from_the_metrics() -> None:
     metrics = EndpointMetrics()
-    metrics.set_drift("1", {"labels": 0.5, "images": None})
+    metrics.set_drift("1", DriftFigures(60, labels=0.5, images=None))
     assert b'prelabel_drift{function="1",of="labels"} 0.5' in metrics.render_text()
-    metrics.set_drift("1", {"labels": None, "images": None})
+    metrics.set_drift("1", DriftFigures(1, labels=None, images=None))
     assert b"prelabel_drift{" not in metrics.render_text()
 
 
-def test_a_warning_is_told_once_however_its_figure_changes(
+def test_a_drift_warning_is_logged_once_although_its_figure_changes(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     drift = DriftMonitor("1", DriftReference({}, np.zeros((0, 4), np.float32)))
@@ -285,12 +285,12 @@ def test_a_warning_is_told_once_however_its_figure_changes(
     shares = []
     for _ in range(3):
         drift._outlier_flags.extend([False] * 30)
-        shares.append(drift.drift_figures()["images"])
+        shares.append(drift.drift_figures().images)
     assert len(set(shares)) == 3
     assert len(caplog.records) == 1
 
 
-def test_answers_that_wait_are_bounded_in_bytes(
+def test_memory_of_waiting_predictions_is_limited(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from backend.endpoint import post_response
@@ -300,4 +300,4 @@ def test_answers_that_wait_are_bounded_in_bytes(
         call.invoke("1", make_ambiguous_png(77))
         call.wait_for_post_response()
         assert "prelabel_not_considered_total 1.0" in call("GET", "/metrics").text
-    assert kept(home) == []
+    assert captured(home) == []
