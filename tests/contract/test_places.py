@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from backend.scheduler.worker_pool import PREDICTION_NICENESS
-from backend.vision.detection.training_example import DetectionExample
+from backend.vision.detection.detections import DetectionExample
 from tests.conftest import MakeBackend
 from tests.support.drawings import Drawing, DrawnObject, make_drawing
 from tests.support.harness import BackendServer, Json, LabelStudioUser, make_data_uri, wait_until

@@ -12,7 +12,7 @@ import pytest
 
 from backend.domain import Region
 from backend.learning.detection_metrics import DetectionSample
-from backend.vision.detection.detections import Detections
+from backend.vision.detection.detections import DetectionExample, Detections
 from backend.vision.detection.fine_tune import TrainingRecipe, fine_tune
 from backend.vision.detection.network import (
     SMALL_NETWORK_FILE,
@@ -21,7 +21,6 @@ from backend.vision.detection.network import (
     load_base_network,
 )
 from backend.vision.detection.network_runner import NetworkRunner
-from backend.vision.detection.training_example import DetectionExample
 from tests.support.drawings import Drawing, make_drawing
 
 SIDE = 160

@@ -23,6 +23,7 @@ from backend.errors import RoundCancelledError
 from backend.inference.detections import RegionSample, confidence_threshold
 from backend.learning.detection_metrics import evaluate_detections
 from backend.training.detector import DetectorTrainingJob, train_detector
+from backend.vision.detection.detections import DetectionExample
 from backend.vision.detection.fine_tune import (
     BACKBONE_LAYER_COUNT,
     STEM_LAYER_COUNT,
@@ -37,7 +38,6 @@ from backend.vision.detection.network import (
     load_base_network,
 )
 from backend.vision.detection.trained_detector import TrainedDetector
-from backend.vision.detection.training_example import DetectionExample
 from tests.support.drawings import Drawing
 from tests.unit.vision.detection.conftest import (
     BOTH,
@@ -228,7 +228,7 @@ def test_who_cancels_is_obeyed_after_the_batch(start: DetectionNetwork) -> None:
         return len(asked) >= 3
 
     marked = examples(drawings(4, 0, *DISC), DISC)
-    with pytest.raises(RoundCancelledError, match="stays as it was"):
+    with pytest.raises(RoundCancelledError, match="is unchanged"):
         fine_tune(start, marked, quick(5000), quiet, cancelled)
     assert len(asked) == 3
     assert time.monotonic() - asked[-1] < 5
