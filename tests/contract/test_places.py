@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from backend.scheduler.worker_pool import PREDICTION_NICENESS
-from backend.vision.detection.training_example import DetectionExample
+from backend.vision.detection.detections import DetectionExample
 from tests.support.detection_projects import (
     BOXES_CONFIG,
     create_drawing_project,

@@ -11,12 +11,11 @@ from PIL import Image
 
 from backend.domain import Region
 from backend.learning.detection_metrics import DetectionSample
-from backend.vision.detection.detections import Detections
+from backend.vision.detection.detections import DetectionExample, Detections
 from backend.vision.detection.fine_tune import TrainingRecipe
 from backend.vision.detection.network import SMALL_NETWORK_FILE, DetectionNetwork, load_base_network
 from backend.vision.detection.network_runner import NetworkRunner
 from backend.vision.detection.raw_network import build_raw_network
-from backend.vision.detection.training_example import DetectionExample
 from tests.support.drawings import Drawing
 
 DETECTOR_SIDE = 160

@@ -85,5 +85,5 @@ def test_images_that_others_could_not_prepare_alike_are_one_clear_sentence() -> 
     from torchvision import transforms
 
     padded = transforms.Compose([transforms.Resize(32), transforms.Pad(3)])
-    with pytest.raises(EncoderError, match="How odd prepares its images cannot be exported"):
+    with pytest.raises(EncoderError, match="The preprocessing of odd cannot be exported"):
         read_transforms("odd", padded)

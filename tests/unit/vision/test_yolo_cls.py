@@ -131,7 +131,7 @@ def test_what_is_no_classifier_is_refused(tmp_path: Path, tiny_yolo: Path) -> No
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(EncoderError, match=r"no file .*gone-cls\.pt"):
         load_encoder(str(tmp_path / "gone-cls.pt"), say=pytest.fail, weights_dir=tmp_path)
-    with pytest.raises(EncoderError, match=r"publishes no weights 'gone-cls\.pt'"):
+    with pytest.raises(EncoderError, match=r"has no published weights 'gone-cls\.pt'"):
         load_encoder("gone-cls.pt", say=pytest.fail, weights_dir=tmp_path)
     with pytest.raises(EncoderError, match=r"no file gone-cls\.pt"):
         load_encoder("gone-cls.pt", say=pytest.fail)

@@ -18,12 +18,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from backend.arrays import Floats
 from backend.errors import EncoderError
+from backend.vision.detection.letterbox import letterbox
 from backend.vision.detection.yoloe import (
     OpenVocabulary,
-    PromptLetterbox,
+    box_mask,
     find_yoloe_weights,
     missing_prompt_files,
 )
@@ -118,8 +120,8 @@ def test_visual_prompts_are_what_ultralytics_computes(folder: Path) -> None:
     with torch.no_grad():
         theirs = network(batch, vpe=visual[None], return_vpe=True)[0].numpy()
     finder = OpenVocabulary(folder / "yoloe-26n-seg.pt", side=YOLOE_SIDE)
-    frame = PromptLetterbox(wide, high, YOLOE_SIDE)
-    np.testing.assert_array_equal(frame.to_mask(BOX), visual[0].numpy())
+    frame = letterbox(image, YOLOE_SIDE, 32)[1]
+    np.testing.assert_array_equal(box_mask(BOX, frame), visual[0].numpy())
     ours = finder.visual_embeddings([image], [BOX], [[0]])
     assert float((ours * theirs).sum()) > 0.999  # Pillow scales by other weights than OpenCV
 
@@ -134,9 +136,9 @@ def test_a_label_without_a_box_is_zeros_and_never_found(finder: OpenVocabulary) 
 
 
 def test_boxes_smaller_than_a_cell_and_outside_still_show_something() -> None:
-    frame = PromptLetterbox(100, 50, YOLOE_SIDE)
+    frame = letterbox(Image.new("RGB", (100, 50)), YOLOE_SIDE, 32)[1]
     for box in ([0.5, 0.5, 0.501, 0.501], [0.999, 0.999, 1, 1], [0, 0, 0.01, 0.01], [2, 2, 3, 3]):
-        assert frame.to_mask(np.array([box], dtype=np.float32)).sum() >= 1
+        assert box_mask(np.array([box], dtype=np.float32), frame).sum() >= 1
 
 
 def test_what_does_not_match_is_refused(finder: OpenVocabulary) -> None:
@@ -176,11 +178,11 @@ def test_confidence_is_a_lower_bound(finder: OpenVocabulary) -> None:
 
 @pytest.mark.parametrize("size", [(120, 40), (40, 120), (1, 1), (3, 900), (640, 480)])
 def test_boxes_come_back_to_the_image(finder: OpenVocabulary, size: tuple[int, int]) -> None:
-    frame = PromptLetterbox(*size, YOLOE_SIDE)
-    assert all(edge % 32 == 0 for edge in frame.padded_size)
-    assert max(frame.padded_size) == YOLOE_SIDE
+    _, frame = finder._letterbox(Image.new("RGB", size))
+    assert all(edge % 32 == 0 for edge in frame.input_size)
+    assert max(frame.input_size) == YOLOE_SIDE
     inner = np.array([[0, 0, 1, 1], [0.25, 0.5, 0.75, 0.9]], dtype=np.float32)
-    offset = np.array([frame.left, frame.top] * 2)
+    offset = np.array(frame.offset * 2)
     np.testing.assert_allclose(
         frame.to_image_boxes(inner * (frame.resized_size * 2) + offset), inner, atol=1e-6
     )
@@ -266,7 +268,7 @@ def test_a_file_that_is_no_text_encoder_is_refused(folder: Path, encoder_file: P
     finder = OpenVocabulary(
         folder / "yoloe-26n-seg.pt", tokenize=open_clip.tokenize, side=YOLOE_SIDE
     )
-    with pytest.raises(EncoderError, match="no text encoder"):
+    with pytest.raises(EncoderError, match="not a text encoder"):
         finder.text_embeddings(["apple"])
 
 

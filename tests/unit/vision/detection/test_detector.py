@@ -172,7 +172,7 @@ def test_the_fastest_runner_finds_the_same(
     monkeypatch.setattr(
         runtime,
         "select_fastest_runner",
-        lambda *given, **named: fastest(*given, **{**named, "only": "openvino"}),
+        lambda *given, **named: fastest(*given, **{**named, "forced_kind": "openvino"}),
     )
     images = [
         make_drawing(340, (DETECTOR_SIDE, 120), ("disc",)).image,

@@ -23,6 +23,7 @@ from backend.errors import RoundCancelledError
 from backend.inference.detections import RegionSample, confidence_threshold
 from backend.learning.detection_metrics import evaluate_detections
 from backend.training.detector import DetectorTrainingJob, train_detector
+from backend.vision.detection.detections import DetectionExample
 from backend.vision.detection.fine_tune import (
     BACKBONE_LAYER_COUNT,
     STEM_LAYER_COUNT,
@@ -37,7 +38,6 @@ from backend.vision.detection.network import (
     load_base_network,
 )
 from backend.vision.detection.trained_detector import TrainedDetector
-from backend.vision.detection.training_example import DetectionExample
 from tests.support.drawings import SHAPE_LABELS, Drawing, make_drawings
 from tests.support.tiny_networks import (
     DETECTOR_SIDE,
@@ -229,7 +229,7 @@ def test_who_cancels_is_obeyed_after_the_batch(start: DetectionNetwork) -> None:
         return len(asked) >= 3
 
     marked = make_examples(make_drawings(4, 0, *DISC), DISC)
-    with pytest.raises(RoundCancelledError, match="stays as it was"):
+    with pytest.raises(RoundCancelledError, match="is unchanged"):
         fine_tune(start, marked, short_recipe(5000), quiet, cancelled)
     assert len(asked) == 3
     assert time.monotonic() - asked[-1] < 5
