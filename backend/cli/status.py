@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from backend.cli import addresses
 from backend.cli import projects as known
+from backend.cli.arguments import add_backend_option, add_project_argument
+from backend.cli.command import Command
 from backend.cli.versions import format_audit, format_metric
-from backend.settings import Settings, read_settings
 from backend.store.acceptance import AcceptanceStore
 from backend.store.captures import CaptureStore
 from backend.store.files import read_json
@@ -18,22 +18,23 @@ from backend.store.projects import ProjectRecord, ProjectStore
 from backend.store.queue_front import LABEL_ERRORS_FILE
 from backend.store.versions import VersionCard, VersionStore
 
-HELP = "show the connected projects: labels, live version, how good it is, what would help"
-EXAMPLE = "prelabel status 3"
+if TYPE_CHECKING:
+    from backend.settings import Settings
+
 LABEL_COLUMN_WIDTH = 24
 """Letters of a label in the table."""
 StatusData = Mapping[str, Any]
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Options of the command."""
-    known.add_project_argument(parser)
-    addresses.add_backend_option(parser)
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    add_project_argument(parser)
+    add_backend_option(parser)
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
+def _run(options: argparse.Namespace) -> dict[str, Any]:
     """Print a paragraph per project."""
-    from backend.cli.main import print_line
+    from backend.cli.terminal import print_line
+    from backend.settings import read_settings
 
     settings = read_settings()
     projects = ProjectStore(settings.home, settings.endpoint_data_dir)
@@ -222,3 +223,12 @@ def _format_metric(metric: StatusData | None) -> str:
 
 def _truncate(label: str) -> str:
     return label if len(label) <= LABEL_COLUMN_WIDTH else f"{label[: LABEL_COLUMN_WIDTH - 1]}…"
+
+
+COMMAND = Command(
+    "status",
+    "show each project's labels, live version, accuracy and what would help most",
+    "prelabel status 3",
+    _add_options,
+    _run,
+)

@@ -8,21 +8,19 @@ from dataclasses import asdict
 from typing import Any
 
 from backend.cli import projects
-from backend.settings import read_settings
+from backend.cli.arguments import add_project_argument
+from backend.cli.command import Command
 from backend.store.versions import VersionCard, VersionStore
 
-HELP = "list the versions of a project, newest first, with their figures"
-EXAMPLE = "prelabel versions 3"
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    add_project_argument(parser)
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Options of the command."""
-    projects.add_project_argument(parser)
-
-
-def run(options: argparse.Namespace) -> dict[str, Any]:
+def _run(options: argparse.Namespace) -> dict[str, Any]:
     """Print a line per version; its labels: learned from, and of the audit slice."""
-    from backend.cli.main import print_line
+    from backend.cli.terminal import print_line
+    from backend.settings import read_settings
 
     settings = read_settings()
     record = projects.find_project(settings, options.project)
@@ -63,3 +61,12 @@ def format_metric(metric: Mapping[str, Any]) -> str:
     interval = f"{metric['low']:.0%} to {metric['high']:.0%}"
     images = f"{metric['n']} image{'' if metric['n'] == 1 else 's'}"
     return f"{metric['value']:.0%} ({interval}, {images})"
+
+
+COMMAND = Command(
+    "versions",
+    "list a project's versions, newest first, with their metrics",
+    "prelabel versions 3",
+    _add_options,
+    _run,
+)

@@ -26,7 +26,7 @@ import pytest
 import yaml
 
 import tests.support.json_examples
-from backend.cli.main import COMMAND_NAMES, _parser
+from backend.cli.main import COMMANDS, make_parser
 from backend.endpoint.alert_rules import read_alert_rules
 from backend.label_studio.labeling_config import read_config
 from demo.label_studio import find_free_port
@@ -288,7 +288,7 @@ def check_compose(words: list[str]) -> None:
     assert service in services
     if command == "exec":  # after the program's name; what is run comes after the entry point
         assert ours.pop(0) == "prelabel"
-    _parser().parse_args(ours)
+    make_parser().parse_args(ours)
 
 
 def split(words: list[str], known: dict[str, int]) -> tuple[dict[str, list[str]], list[str]]:
@@ -419,8 +419,8 @@ def named() -> dict[str, Path]:
 @pytest.mark.parametrize("command", named())
 def test_a_command_that_a_sentence_names_exists(command: str) -> None:
     words = shlex.split(command)
-    if words not in [[name] for name in COMMAND_NAMES]:  # else only named, without what it needs
-        _parser().parse_args(words)  # exits where it cannot be meant
+    if words not in [[command.name] for command in COMMANDS]:  # else only named, without what it needs
+        make_parser().parse_args(words)  # exits where it cannot be meant
 
 
 def test_every_route_is_told_of_with_a_request(place: Place) -> None:
@@ -460,7 +460,7 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 
 def test_every_command_is_in_the_readme() -> None:
     page = (ROOT / "README.md").read_text()
-    assert [name for name in COMMAND_NAMES if f"prelabel {name}" not in page] == []
+    assert [command.name for command in COMMANDS if f"prelabel {command.name}" not in page] == []
 
 
 def test_it_is_never_left_running(place: Place) -> None:

@@ -40,7 +40,7 @@ OWNERS = {
     },
     "open_clip": {"backend/vision/encoders/clip.py"},
     "openvino": {"backend/vision/runtime/openvino_runner.py"},
-    "label_studio_sdk": {"backend/label_studio/client.py"},
+    "label_studio_sdk": {"backend/label_studio/api_session.py"},
     "label_studio_ml": {"backend/server/stock.py"},
     "cleanlab": {"backend/learning/label_errors.py"},
     "sqlite3": {"backend/vision/encoders/embedding_cache.py"},
