@@ -1,252 +1,346 @@
-"""The environment, read once: the one owner of ``PRELABEL_*`` and ``LABEL_STUDIO_*``."""
+"""Settings, read from the environment variables ``PRELABEL_*`` and ``LABEL_STUDIO_*``."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+from pydantic_settings.sources.utils import parse_env_vars
 
 from backend.errors import UsageError
 
 MILLION = 1_000_000
-COMPUTE_LOCAL, COMPUTE_MODAL = "local", "modal"
+PLAIN_TERMS = {
+    "a valid integer": "a whole number",
+    "a valid boolean": "0 or 1",
+    "a valid number": "a number",
+    "greater than or equal to": "at least",
+    "less than or equal to": "at most",
+    "'local' or 'modal'": "local or modal",
+}
+"""Words of pydantic's error messages and what :class:`UsageError` calls them."""
+COMPUTE_LOCAL: Literal["local"] = "local"
+COMPUTE_MODAL: Literal["modal"] = "modal"
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Everything a person can set.
+def _strip_slash(url: str) -> str:
+    return url.rstrip("/")
 
-    Attributes:
-        home: the one folder for everything that lasts.
-        label_studio_url: the Label Studio that ``api_key`` belongs to.
-        label_studio_host: its address as people reach it, where that is another.
-        api_key: legacy token or personal access token; empty: the token that /setup brings.
-        encoder: ``auto``, ``builtin``, an open_clip ``model/weights``, or a ``…-cls.pt``.
-        detector: ``auto``, ``builtin``, a detection weights file or name, or a ``.yaml``.
-        detector_size: pixels of a detector's input; 0: by the images.
-        train_seconds: how long a round may fine-tune detectors.
-        retrain_after: new or changed labels that start a round.
-        quiet_seconds: a round starts as well when labels are new and nobody labeled for so long.
-        poll_seconds: how often Label Studio is asked although nothing woke the loop.
-        precision: share of right answers wanted of the pre-annotations that are shown, 0 to 1.
-        accept_error: share of wrong answers allowed among predictions that become annotations
-            without a person; 0: none do.
-        workers: processes that may run rounds of different projects at the same time.
-        user: name for basic auth; empty: no auth.
-        password: password for basic auth.
-        allowed_hosts: hosts with private addresses that images may be fetched from.
-        allowed_servers: Label Studio addresses that /setup may name; empty: any.
-        max_image_bytes: larger images are not read.
-        max_image_pixels: images with more pixels are not decoded.
-        capture_below: the endpoint keeps images whose answer is less certain than this, 0 to 1.
-        capture_fraction: and this share of the others, at random.
-        capture_per_day: but not more a day and function; 0: none at all.
-        capture_retention_days: after so many days they are removed there.
-        fetch_urls: the endpoint fetches images by their https address.
-        max_request_bytes: larger requests to the endpoint are refused.
-        request_timeout_seconds: that a request to the endpoint may take to arrive.
-        weights_dir: where published weights are kept; below the home folder when not given.
-        endpoint_data_dir: where the endpoint writes what it keeps; the home folder, unless that may not be
-            written to.
-        compute: where training and looking at many images is done: ``local`` or ``modal``.
-        gpus: kinds of GPU on Modal, the preferred one first.
-        monthly_budget: dollars that Modal may cost a month; 0: no limit.
-        modal_app: name of the Modal app, and the beginning of its volumes' names.
-        seed: seed of everything random; on every card.
+
+def _split_commas(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    return [item.strip() for item in value.split(",") if item.strip()]
+
+
+def _from_millions(value: object) -> object:
+    return int(value) * MILLION if isinstance(value, str) and value.isdigit() else value
+
+
+def _lower(value: object) -> object:
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+Text = Annotated[str, AfterValidator(str.strip)]
+Url = Annotated[str, AfterValidator(_strip_slash)]
+Names = Annotated[frozenset[str], NoDecode, BeforeValidator(_split_commas)]
+Servers = Annotated[Names, AfterValidator(lambda servers: frozenset(map(_strip_slash, servers)))]
+FilePath = Annotated[Path, AfterValidator(Path.expanduser)]
+Millions = Annotated[int, BeforeValidator(_from_millions), Field(ge=1)]
+"""Bytes or pixels; the environment variable counts millions of them."""
+Number = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+
+
+class Settings(BaseSettings):
+    """All settings. Each field's description is its row in ``docs/settings.md``.
+
+    The constructor takes values by field name and ignores the environment;
+    :func:`read_settings` reads the environment.
     """
 
-    home: Path
-    label_studio_url: str = "http://localhost:8080"
-    label_studio_host: str = label_studio_url
-    api_key: str = field(default="", repr=False)
-    encoder: str = "auto"
-    detector: str = "auto"
-    detector_size: int = 0
-    train_seconds: float = 600.0
-    retrain_after: int = 10
-    quiet_seconds: float = 30.0
-    poll_seconds: float = 60.0
-    precision: float = 0.9
-    accept_error: float = 0.0
-    workers: int = 1
-    user: str = ""
-    password: str = field(default="", repr=False)
-    allowed_hosts: frozenset[str] = frozenset()
-    allowed_servers: frozenset[str] = frozenset()
-    max_image_bytes: int = 64 * MILLION
-    max_image_pixels: int = 100 * MILLION
-    capture_below: float = 0.8
-    capture_fraction: float = 0.01
-    capture_per_day: int = 200
-    capture_retention_days: float = 30.0
-    fetch_urls: bool = False
-    max_request_bytes: int = 64 * MILLION
-    request_timeout_seconds: float = 30.0
-    weights_dir: Path | None = None
-    endpoint_data_dir: Path | None = None
-    compute: str = COMPUTE_LOCAL
-    gpus: tuple[str, ...] = ("L4", "T4")
-    monthly_budget: float = 20.0
-    modal_app: str = "prelabel"
-    seed: int = 0
+    model_config = SettingsConfigDict(
+        frozen=True, populate_by_name=True, case_sensitive=True, hide_input_in_errors=True
+    )
+
+    label_studio_url: Url = Field(
+        default="http://localhost:8080",
+        validation_alias="LABEL_STUDIO_URL",
+        description="Address of your Label Studio.",
+    )
+    api_key: Text = Field(
+        default="",
+        validation_alias="LABEL_STUDIO_API_KEY",
+        repr=False,
+        description="Legacy token or personal access token. It is sent to `LABEL_STUDIO_URL` "
+        "only. Without one, the backend uses the token that Label Studio sends to `/setup`.",
+    )
+    label_studio_host: Url = Field(
+        default_factory=lambda values: values["label_studio_url"],
+        validation_alias="LABEL_STUDIO_HOST",
+        json_schema_extra={"default": "`LABEL_STUDIO_URL`"},
+        description="Address of Label Studio in people's browsers, where it differs.",
+    )
+    home: FilePath = Field(
+        default=Path("~/.prelabel"),
+        validate_default=True,
+        validation_alias="PRELABEL_HOME",
+        description="Folder for everything that lasts: versions, cards, embeddings, reduced "
+        "copies of images (8 GB at most), weights.",
+    )
+    encoder: Text = Field(
+        default="auto",
+        validation_alias="PRELABEL_ENCODER",
+        description="`auto`: CLIP if its weights can be downloaded (600 MB, once), else an "
+        "encoder that is on this machine. Or an open_clip `model/weights` such as "
+        "`ViT-B-32-256/datacomp_s34b_b86k` (the weights may be a file), an ultralytics "
+        "`…-cls.pt`, or `builtin`.",
+    )
+    detector: Text = Field(
+        default="auto",
+        validation_alias="PRELABEL_DETECTOR",
+        description="Weights that boxes and points are fine-tuned from. `auto`: yolo26n, "
+        "downloaded once from github.com (5 MB) and announced in the log; if github.com cannot "
+        "be reached, `builtin`, a small network trained from scratch. Or a YOLO11, YOLO26 or "
+        "RT-DETR weights file or name, or a `.yaml` to train from scratch.",
+    )
+    detector_size: int = Field(
+        default=0,
+        ge=0,
+        le=1280,
+        multiple_of=32,
+        validation_alias="PRELABEL_DETECTOR_SIZE",
+        description="Input size of a detector in pixels, a multiple of 32. Larger inputs show "
+        "smaller objects and take longer. 0: chosen by the images.",
+    )
+    train_seconds: float = Field(
+        default=600.0,
+        ge=5,
+        allow_inf_nan=False,
+        validation_alias="PRELABEL_TRAIN_SECONDS",
+        description="Time limit for fine-tuning in one round; the schedule is shortened to fit. "
+        "At most 3300 on Modal.",
+    )
+    retrain_after: int = Field(
+        default=10,
+        ge=1,
+        validation_alias="PRELABEL_RETRAIN_AFTER",
+        description="Number of new or changed labels that start a round.",
+    )
+    quiet_seconds: Number = Field(
+        default=30.0,
+        validation_alias="PRELABEL_RETRAIN_QUIET",
+        description="Seconds without a new label after which fewer new labels start a round too.",
+    )
+    poll_seconds: float = Field(
+        default=60.0,
+        ge=0.2,
+        allow_inf_nan=False,
+        validation_alias="PRELABEL_POLL",
+        description="Polling interval in seconds when no webhook arrives.",
+    )
+    precision: Fraction = Field(
+        default=0.9,
+        validation_alias="PRELABEL_PRECISION",
+        description="Target precision of the pre-annotations that people see. Less confident "
+        "ones are hidden as soon as the audit set proves that this helps. 0 shows all. Boxes and "
+        "points are shown from the confidence with the best F1 unless `model_precision` is set.",
+    )
+    accept_error: Fraction = Field(
+        default=0.0,
+        validation_alias="PRELABEL_ACCEPT_ERROR",
+        description="Maximum error rate of predictions that are accepted as annotations without "
+        "a person, such as 0.05. 0: none are accepted.",
+    )
+    workers: int = Field(
+        default=1,
+        ge=1,
+        validation_alias="PRELABEL_WORKERS",
+        description="Number of projects that may have a round at the same time. Each takes about "
+        "600 MB of memory.",
+    )
+    user: str = Field(
+        default="",
+        validation_alias="PRELABEL_USER",
+        description="User name for basic auth. `prelabel serve` then prints the address to "
+        "connect, which ends in a secret, because Label Studio sends webhooks without auth.",
+    )
+    password: str = Field(
+        default="",
+        validation_alias="PRELABEL_PASSWORD",
+        repr=False,
+        description="Password for basic auth; required with `PRELABEL_USER`.",
+    )
+    allowed_hosts: Names = Field(
+        default=frozenset(),
+        validation_alias="PRELABEL_ALLOWED_HOSTS",
+        description="Hosts on private addresses that images may be fetched from, separated by "
+        "commas.",
+    )
+    allowed_servers: Servers = Field(
+        default=frozenset(),
+        validation_alias="PRELABEL_ALLOWED_SERVERS",
+        json_schema_extra={"default": "any"},
+        description="Addresses of the Label Studios that may connect, separated by commas. "
+        "Without any, every Label Studio may.",
+    )
+    max_image_bytes: Millions = Field(
+        default=64 * MILLION,
+        validation_alias="PRELABEL_MAX_IMAGE_MB",
+        description="Larger image files are left out and counted (megabytes).",
+    )
+    max_image_pixels: Millions = Field(
+        default=100 * MILLION,
+        validation_alias="PRELABEL_MAX_IMAGE_MEGAPIXELS",
+        description="Images with more pixels are left out and counted (megapixels).",
+    )
+    capture_below: Fraction = Field(
+        default=0.8,
+        validation_alias="PRELABEL_CAPTURE_BELOW",
+        description="The endpoint captures images whose answer has less confidence than this.",
+    )
+    capture_fraction: Fraction = Field(
+        default=0.01,
+        validation_alias="PRELABEL_CAPTURE_SHARE",
+        description="Fraction of the other images that the endpoint captures at random.",
+    )
+    capture_per_day: int = Field(
+        default=200,
+        ge=0,
+        validation_alias="PRELABEL_CAPTURE_PER_DAY",
+        description="Maximum number of images captured per day and function. 0: none.",
+    )
+    capture_retention_days: Number = Field(
+        default=30.0,
+        validation_alias="PRELABEL_CAPTURE_DAYS",
+        description="Days after which the endpoint deletes a captured image.",
+    )
+    fetch_urls: bool = Field(
+        default=False,
+        validation_alias="PRELABEL_FETCH_URLS",
+        description="1: the endpoint fetches images by https address, from public addresses only.",
+    )
+    max_request_bytes: Millions = Field(
+        default=64 * MILLION,
+        validation_alias="PRELABEL_MAX_REQUEST_MB",
+        description="Maximum size of a request to the endpoint (megabytes).",
+    )
+    request_timeout_seconds: float = Field(
+        default=30.0,
+        ge=0.1,
+        allow_inf_nan=False,
+        validation_alias="PRELABEL_REQUEST_SECONDS",
+        description="Seconds that a request to the endpoint may take to arrive.",
+    )
+    compute: Annotated[Literal["local", "modal"], BeforeValidator(_lower)] = Field(
+        default=COMPUTE_LOCAL,
+        validation_alias="PRELABEL_COMPUTE",
+        description="Where training and batch inference run: `local` or `modal`.",
+    )
+    gpus: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_commas)] = Field(
+        default=("L4", "T4"),
+        validation_alias="PRELABEL_GPU",
+        description="GPU types on Modal, the preferred one first.",
+    )
+    monthly_budget: Number = Field(
+        default=20.0,
+        validation_alias="PRELABEL_MONTHLY_BUDGET",
+        description="Dollars per month on Modal after which training waits. 0: no limit.",
+    )
+    modal_app: Text = Field(
+        default="prelabel",
+        validation_alias="PRELABEL_MODAL_APP",
+        description="Name of the app on Modal and prefix of its volumes' names. Another name is "
+        "another installation.",
+    )
+    weights_dir: FilePath | None = Field(
+        default=None,
+        validation_alias="PRELABEL_WEIGHTS",
+        description="Folder for downloaded weights.",
+        json_schema_extra={"default": "`PRELABEL_HOME/weights`"},
+    )
+    endpoint_data_dir: FilePath | None = Field(
+        default=None,
+        validation_alias="PRELABEL_KEPT",
+        description="Folder for the endpoint's captured images and counters, if it may not write "
+        "to `PRELABEL_HOME`.",
+        json_schema_extra={"default": "`PRELABEL_HOME`"},
+    )
+    seed: int = Field(
+        default=0,
+        ge=0,
+        validation_alias="PRELABEL_SEED",
+        description="Seed of all random numbers.",
+    )
+
+    @model_validator(mode="after")
+    def _require_user_and_password(self) -> Self:
+        if bool(self.user) != bool(self.password):
+            raise ValueError(
+                "Basic auth needs both PRELABEL_USER and PRELABEL_PASSWORD; set the other."
+            )
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        *other_sources: PydanticBaseSettingsSource,
+        **named_sources: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take values from the constructor only (called by pydantic-settings)."""
+        return (init_settings,)
+
+
+class _MappingSource(EnvSettingsSource):
+    """Reads a mapping instead of the process's environment."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+        super().__init__(Settings)
+
+    def _load_env_vars(self) -> Mapping[str, str | None]:
+        values = {name: value for name, value in self._environment.items() if value.strip()}
+        return parse_env_vars(values, case_sensitive=True)
 
 
 def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
-    """Settings from the environment.
+    """Read the settings from the environment; a variable without a value has its default.
 
     Args:
         environment: variables by name; the process's own when not given.
 
-    Returns:
-        the checked settings.
-
     Raises:
-        UsageError: a variable has a value that cannot be meant.
+        UsageError: a variable has an invalid value.
     """
-    env = os.environ if environment is None else environment
-    defaults = Settings(home=_read_home(env))
-    url = env.get("LABEL_STUDIO_URL", "").rstrip("/") or defaults.label_studio_url
-    return Settings(
-        home=defaults.home,
-        label_studio_url=url,
-        label_studio_host=env.get("LABEL_STUDIO_HOST", "").rstrip("/") or url,
-        api_key=env.get("LABEL_STUDIO_API_KEY", "").strip(),
-        encoder=env.get("PRELABEL_ENCODER", "").strip() or defaults.encoder,
-        detector=env.get("PRELABEL_DETECTOR", "").strip() or defaults.detector,
-        detector_size=_read_detector_size(env),
-        train_seconds=_read_float(
-            env, "PRELABEL_TRAIN_SECONDS", defaults.train_seconds, minimum=5.0
-        ),
-        retrain_after=_read_int(env, "PRELABEL_RETRAIN_AFTER", defaults.retrain_after, minimum=1),
-        quiet_seconds=_read_float(env, "PRELABEL_RETRAIN_QUIET", defaults.quiet_seconds),
-        poll_seconds=_read_float(env, "PRELABEL_POLL", defaults.poll_seconds, minimum=0.2),
-        precision=_read_fraction(env, "PRELABEL_PRECISION", defaults.precision),
-        accept_error=_read_fraction(env, "PRELABEL_ACCEPT_ERROR", defaults.accept_error),
-        workers=_read_int(env, "PRELABEL_WORKERS", defaults.workers, minimum=1),
-        user=env.get("PRELABEL_USER", ""),
-        password=_read_password(env),
-        allowed_hosts=_read_names(env, "PRELABEL_ALLOWED_HOSTS"),
-        allowed_servers=frozenset(
-            name.rstrip("/") for name in _read_names(env, "PRELABEL_ALLOWED_SERVERS")
-        ),
-        max_image_bytes=_read_int(
-            env, "PRELABEL_MAX_IMAGE_MB", defaults.max_image_bytes // MILLION, minimum=1
-        )
-        * MILLION,
-        max_image_pixels=_read_int(
-            env, "PRELABEL_MAX_IMAGE_MEGAPIXELS", defaults.max_image_pixels // MILLION, minimum=1
-        )
-        * MILLION,
-        capture_below=_read_fraction(env, "PRELABEL_CAPTURE_BELOW", defaults.capture_below),
-        capture_fraction=_read_fraction(env, "PRELABEL_CAPTURE_SHARE", defaults.capture_fraction),
-        capture_per_day=_read_int(
-            env, "PRELABEL_CAPTURE_PER_DAY", defaults.capture_per_day, minimum=0
-        ),
-        capture_retention_days=_read_float(
-            env, "PRELABEL_CAPTURE_DAYS", defaults.capture_retention_days, unit="days"
-        ),
-        fetch_urls=_read_bool(env, "PRELABEL_FETCH_URLS"),
-        max_request_bytes=_read_int(
-            env, "PRELABEL_MAX_REQUEST_MB", defaults.max_request_bytes // MILLION, minimum=1
-        )
-        * MILLION,
-        request_timeout_seconds=_read_float(
-            env, "PRELABEL_REQUEST_SECONDS", defaults.request_timeout_seconds, minimum=0.1
-        ),
-        weights_dir=_read_path(env, "PRELABEL_WEIGHTS"),
-        endpoint_data_dir=_read_path(env, "PRELABEL_KEPT"),
-        compute=_read_compute(env),
-        gpus=tuple(_read_list(env, "PRELABEL_GPU")) or defaults.gpus,
-        monthly_budget=_read_float(
-            env, "PRELABEL_MONTHLY_BUDGET", defaults.monthly_budget, unit="dollars"
-        ),
-        modal_app=env.get("PRELABEL_MODAL_APP", "").strip() or defaults.modal_app,
-        seed=_read_int(env, "PRELABEL_SEED", defaults.seed, minimum=0),
-    )
-
-
-def _read_home(env: Mapping[str, str]) -> Path:
-    configured = env.get("PRELABEL_HOME", "")
-    return Path(configured).expanduser() if configured else Path.home() / ".prelabel"
-
-
-def _read_path(env: Mapping[str, str], name: str) -> Path | None:
-    return Path(env[name]).expanduser() if env.get(name) else None
-
-
-def _read_password(env: Mapping[str, str]) -> str:
-    user, password = env.get("PRELABEL_USER", ""), env.get("PRELABEL_PASSWORD", "")
-    if bool(user) != bool(password):
-        raise UsageError(
-            "Basic auth needs both PRELABEL_USER and PRELABEL_PASSWORD; set the other."
-        )
-    return password
-
-
-def _read_int(env: Mapping[str, str], name: str, default: int, minimum: int) -> int:
-    text = env.get(name, "").strip()
-    if not text:
-        return default
-    if not text.isdigit() or int(text) < minimum:
-        raise UsageError(f"{name} must be a whole number of at least {minimum}, not {text!r}.")
-    return int(text)
-
-
-def _read_bool(env: Mapping[str, str], name: str) -> bool:
-    text = env.get(name, "").strip().lower()
-    if text not in ("", "0", "1", "off", "on", "no", "yes", "false", "true"):
-        raise UsageError(f"{name} must be 0 or 1, not {text!r}.")
-    return text in ("1", "on", "yes", "true")
-
-
-def _read_float(
-    env: Mapping[str, str], name: str, default: float, minimum: float = 0.0, unit: str = "seconds"
-) -> float:
-    text = env.get(name, "").strip()
+    values = _MappingSource(os.environ if environment is None else environment)()
     try:
-        value = float(text) if text else default
-    except ValueError:
-        value = float("nan")
-    if not minimum <= value < float("inf"):
-        raise UsageError(
-            f"{name} must be a number of {unit} of at least {minimum:g}, not {text!r}."
-        )
-    return value
+        return Settings(**values)
+    except ValidationError as error:
+        raise UsageError(_describe_error(error)) from None  # its text holds the password
 
 
-def _read_fraction(env: Mapping[str, str], name: str, default: float) -> float:
-    text = env.get(name, "").strip()
-    try:
-        value = float(text) if text else default
-    except ValueError:
-        value = float("nan")
-    if not 0 <= value < 1:
-        raise UsageError(f"{name} must be a share from 0 to below 1, such as 0.05, not {text!r}.")
-    return value
+def setting_variables() -> dict[str, str]:
+    """Return the environment variable of each field: field name → variable."""
+    return {name: str(field.validation_alias) for name, field in Settings.model_fields.items()}
 
 
-def _read_detector_size(env: Mapping[str, str]) -> int:
-    size = _read_int(env, "PRELABEL_DETECTOR_SIZE", 0, minimum=0)
-    if size and (size % 32 or size > 1280):
-        raise UsageError(
-            f"PRELABEL_DETECTOR_SIZE must be a multiple of 32 up to 1280, such as 640, not {size}."
-        )
-    return size
-
-
-def _read_compute(env: Mapping[str, str]) -> str:
-    text = env.get("PRELABEL_COMPUTE", "").strip().lower() or COMPUTE_LOCAL
-    if text not in (COMPUTE_LOCAL, COMPUTE_MODAL):
-        raise UsageError(
-            f"PRELABEL_COMPUTE must be {COMPUTE_LOCAL} or {COMPUTE_MODAL}, not {text!r}."
-        )
-    return text
-
-
-def _read_names(env: Mapping[str, str], name: str) -> frozenset[str]:
-    return frozenset(_read_list(env, name))
-
-
-def _read_list(env: Mapping[str, str], name: str) -> list[str]:
-    return [item.strip() for item in env.get(name, "").split(",") if item.strip()]
+def _describe_error(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    if not first["loc"]:
+        return first["msg"].removeprefix("Value error, ")
+    rule = first["msg"].replace("Input should be", "must be").partition(", unable")[0]
+    for pydantic_term, plain_term in PLAIN_TERMS.items():
+        rule = rule.replace(pydantic_term, plain_term)
+    return f"{first['loc'][0]} {rule}, not {first['input']!r}."

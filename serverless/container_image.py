@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backend.server.source_archive import INSTALLED_SOURCE_FOLDER, PROJECT_FILES
-from backend.settings import read_settings
+from backend.settings import read_settings, setting_variables
 
 if TYPE_CHECKING:
     import modal
@@ -115,36 +115,14 @@ def weight_download_commands(
     return commands
 
 
-# -- environment variables and secrets ------------------------------------------------------
-
-
-class _RecordingEnvironment(dict[str, str]):
-    """Environment variables that record which names are read."""
-
-    def __init__(self, env: Mapping[str, str]) -> None:
-        super().__init__(env)
-        self.read_names: dict[str, None] = {}
-
-    def get(self, name: str, default: Any = None, /) -> Any:
-        """See ``dict.get``."""
-        self.read_names[name] = None
-        return super().get(name, default)
-
-
-def forwarded_settings(env: Mapping[str, str]) -> list[str]:
-    """Return the names of the settings that the containers take over from this machine."""
-    recording_env = _RecordingEnvironment(env)
-    read_settings(recording_env)
-    return [name for name in recording_env.read_names if name not in UNFORWARDED_SETTINGS]
-
-
 def container_environment(env: Mapping[str, str]) -> dict[str, str]:
     """Return the environment variables of the containers, without secrets.
 
     Args:
         env: environment of the machine that deploys.
     """
-    forwarded = {name: env[name] for name in forwarded_settings(env) if env.get(name)}
+    names = set(setting_variables().values()) - UNFORWARDED_SETTINGS
+    forwarded = {name: env[name] for name in sorted(names) if env.get(name)}
     return {
         **forwarded,
         "PRELABEL_HOME": HOME_MOUNT,

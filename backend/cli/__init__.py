@@ -1,5 +1,1 @@
-"""The command ``prelabel``: one module a command, heavy imports inside the functions."""
-
-from backend.cli.main import main
-
-__all__ = ["main"]
+"""The command line ``prelabel``: one module per command, heavy imports inside the functions."""

@@ -1,56 +1,59 @@
-"""``prelabel demo``: the whole product in a few minutes, without internet."""
+"""``prelabel demo``: run the whole loop on drawn images, offline."""
 
 from __future__ import annotations
 
 import argparse
 import signal
-from typing import Any
 
-HELP = "watch a real Label Studio being pre-annotated, labeled and retrained"
-EXAMPLE = "prelabel demo --labels 60"
+from backend.cli.arguments import whole_number
+from backend.cli.command import Command, CommandResult
+from backend.cli.terminal import print_line
+
 DEMO_TASKS = ("classification", "boxes", "points")
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Options of the command."""
-    parser.add_argument("--task", choices=DEMO_TASKS, default=DEMO_TASKS[0], help="what is learned")
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--labels", type=_parse_label_count, help="tasks to label (60, with boxes and points 40)"
+        "--task", choices=DEMO_TASKS, default=DEMO_TASKS[0], help="what to learn (classification)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the drawings (0)")
     parser.add_argument(
-        "--keep", action="store_true", help="leave Label Studio and the backend running"
+        "--labels",
+        type=whole_number(1, 500),
+        help="number of tasks to label (classification 60, boxes and points 40)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the drawn images (0)")
+    parser.add_argument(
+        "--keep", action="store_true", help="leave Label Studio and the backend running at the end"
     )
     parser.add_argument(
         "--compare",
         action=argparse.BooleanOptionalAction,
-        help="label the same images in random order as well, in a second project "
-        "(on for classification; boxes and points then take twice as long)",
+        help="repeat the run in random order for comparison "
+        "(default for classification; boxes and points then take twice as long)",
     )
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Play it; Ctrl-C and a polite kill clean up."""
-    from backend.cli.main import print_line
+def _run(options: argparse.Namespace) -> CommandResult:
     from demo.run_demo import Demo
     from demo.scenarios import SCENARIOS
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    script = SCENARIOS[options.task]()
-    label_count = options.labels or script.label_budget
-    compare = script.compare_random if options.compare is None else options.compare
-    demo = Demo(
-        script,
-        label_count,
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up as after Ctrl-C
+    scenario = SCENARIOS[options.task]()
+    return Demo(
+        scenario,
+        options.labels or scenario.label_budget,
         options.keep,
-        compare,
+        scenario.compare_random if options.compare is None else options.compare,
         options.seed,
         lambda line: print_line(line, options),
-    )
-    return demo.run()
+    ).run()
 
 
-def _parse_label_count(text: str) -> int:
-    if not text.isdigit() or not 1 <= int(text) <= 500:
-        raise argparse.ArgumentTypeError("a whole number from 1 to 500")
-    return int(text)
+COMMAND = Command(
+    "demo",
+    "run the whole loop in a few minutes, offline: pre-annotate, label and retrain in a real "
+    "Label Studio",
+    "prelabel demo --labels 60",
+    _add_options,
+    _run,
+)

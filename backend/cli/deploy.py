@@ -1,38 +1,39 @@
-"""``prelabel deploy``: training, prediction and the endpoint on Modal."""
+"""``prelabel deploy``: deploy training, prediction and the endpoint to Modal."""
 
 from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
-from typing import Any
 
-from backend.settings import read_settings
-
-HELP = "bring training, the backend and the predict endpoint to Modal"
-EXAMPLE = "PRELABEL_USER=team PRELABEL_PASSWORD=… prelabel deploy"
+from backend.cli.command import Command, CommandResult
+from backend.cli.terminal import print_line
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Options of the command."""
-    parser.add_argument("--check", action="store_true", help="only check whether it would work")
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--check", action="store_true", help="check the requirements and deploy nothing"
+    )
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Deploy, and say what to paste where.
-
-    Raises:
-        UsageError: something is missing.
-        PrelabelError: Modal refused.
-    """
-    from backend.cli.main import print_line
+def _run(options: argparse.Namespace) -> CommandResult:
+    from backend.settings import read_settings
     from serverless import deploy as deploying
 
     settings = read_settings()
     if options.check:
         deploying.check_deployable(settings)
-        print_line("Everything is there: `prelabel deploy` would go ahead.", options)
+        print_line("All requirements are met. Run `prelabel deploy` to deploy.", options)
         return {"checked": True}
     deployed = deploying.deploy(settings, lambda line: print_line(line, options))
     for line in deploying.next_steps(deployed, settings):
         print_line(line, options)
     return asdict(deployed)
+
+
+COMMAND = Command(
+    "deploy",
+    "deploy training, the backend and the predict endpoint to Modal",
+    "PRELABEL_USER=team PRELABEL_PASSWORD=… prelabel deploy",
+    _add_options,
+    _run,
+)

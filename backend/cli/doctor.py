@@ -1,58 +1,56 @@
-"""``prelabel doctor``: what keeps a set-up from working, and what mends it."""
+"""``prelabel doctor``: report what is wrong with the setup and how to fix it."""
 
 from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING
 
-from backend.cli import addresses
-from backend.settings import read_settings
+from backend.cli import arguments
+from backend.cli.command import Command, CommandResult
+from backend.cli.terminal import print_line
 
-HELP = "look at everything that has to fit together, and say what mends what does not"
-EXAMPLE = "prelabel doctor 3"
+if TYPE_CHECKING:
+    from backend.doctor.check import CheckResult
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Options of the command."""
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "project",
         nargs="?",
         default="",
         metavar="PROJECT",
-        help="its number in Label Studio or its title (all that are connected)",
+        help="project number in Label Studio or title (default: all connected projects)",
     )
-    addresses.add_backend_option(parser)
+    arguments.add_backend_option(parser)
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Print a line per check, as they come.
-
-    Raises:
-        UsageError: the backend's address cannot be one.
-    """
-    from backend.cli.main import print_line
-    from backend.doctor.check_result import CheckResult
+def _run(options: argparse.Namespace) -> CommandResult:
     from backend.doctor.doctor import Doctor
     from backend.onboarding.backend_connection import validate_backend_url
+    from backend.settings import read_settings
+
+    def print_result(result: CheckResult) -> None:
+        project_prefix = f"[{result.project}] " if result.project else ""
+        mark, _, text = str(result).partition(" ")
+        print_line(f"{mark} {project_prefix}{text}", options)
 
     settings = read_settings()
     backend = validate_backend_url(options.backend, settings)
-
-    def print_result(line: CheckResult) -> None:
-        project_prefix = f"[{line.project}] " if line.project else ""
-        mark, _, text = str(line).partition(" ")
-        print_line(f"{mark} {project_prefix}{text}", options)
-
     results = Doctor(settings, backend, print_result).run(options.project)
-    problem_count = sum(line.state == "bad" for line in results)
+    failed_count = sum(result.state == "bad" for result in results)
     print_line(
-        f"{problem_count} of {len(results)} lines need you." if problem_count else "All is well.",
+        f"{failed_count} of {len(results)} checks failed." if failed_count else "No check failed.",
         options,
     )
-    return {"ok": not problem_count, "lines": [asdict(line) for line in results]}
+    return {"ok": not failed_count, "lines": [asdict(result) for result in results]}
 
 
-def status(figures: dict[str, Any]) -> int:
-    """1 where something is wrong."""
-    return int(not figures["ok"])
+COMMAND = Command(
+    "doctor",
+    "check the whole setup and suggest fixes",
+    "prelabel doctor 3",
+    _add_options,
+    _run,
+    exit_status=lambda result: int(not result["ok"]),
+)

@@ -1,84 +1,80 @@
-"""``prelabel export``: a version as ONNX, or a project's labels as COCO or YOLO."""
+"""``prelabel export``: export a version as ONNX, or a project's labels as COCO or YOLO."""
 
 from __future__ import annotations
 
 import argparse
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from backend.cli import projects as known
+from backend.cli.command import Command, CommandResult
+from backend.cli.projects import project_folder
+from backend.cli.terminal import print_line
 from backend.errors import NotFoundError, UsageError
-from backend.settings import Settings, read_settings
 from backend.store.projects import ProjectRecord, ProjectStore
 from backend.store.versions import VersionStore
 
-HELP = "write a version as ONNX with an example, or the labels as COCO or YOLO"
-EXAMPLE = "prelabel export v3-1f0c22aa --output model"
+if TYPE_CHECKING:
+    from backend.settings import Settings
+
 DATASET_FORMATS = ("coco", "yolo")
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Options of the command."""
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "what", metavar="VERSION", help="see `prelabel versions`; with --data the project"
+        "what",
+        metavar="VERSION",
+        help="version to export, see `prelabel versions`; with --data a project",
     )
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="that is made (its name)")
+    parser.add_argument(
+        "--output", type=Path, metavar="FOLDER", help="folder to create (name of the version)"
+    )
     parser.add_argument(
         "--data",
         choices=DATASET_FORMATS,
-        help="the project's labels, as Label Studio converts them",
+        help="export the project's labels in this format, converted by Label Studio",
     )
     parser.add_argument(
-        "--images", action="store_true", help="with --data: the images as well (takes longer)"
+        "--images", action="store_true", help="with --data: include the images (takes longer)"
     )
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Write it.
+def _run(options: argparse.Namespace) -> CommandResult:
+    from backend.settings import read_settings
 
-    Raises:
-        NotFoundError: there is no such version or project.
-        PrelabelError: it cannot be written in this form.
-    """
-    settings = read_settings()
-    return (
-        _export_dataset(settings, options) if options.data else _export_version(settings, options)
-    )
+    export = _export_dataset if options.data else _export_version
+    return export(read_settings(), options)
 
 
-def _export_version(settings: Settings, options: argparse.Namespace) -> dict[str, Any]:
-    from backend.cli.main import print_line
+def _export_version(settings: Settings, options: argparse.Namespace) -> CommandResult:
     from backend.tools.export_version import export_version
 
     if options.images:
-        raise UsageError("--images belongs to --data coco or --data yolo.")
+        raise UsageError("--images needs --data coco or --data yolo.")
     record, version = _find_version(settings, options.what)
-    export_result = export_version(settings, record, version, options.output or Path(version))
-    for name, reason in export_result.left_out.items():
+    exported = export_version(settings, record, version, options.output or Path(version))
+    for name, reason in exported.left_out.items():
         print_line(f"{name} is left out. {reason}", options)
-    print_line(f"{version} is in {export_result.folder}: {', '.join(export_result.files)}", options)
-    print_line(
-        f"Try it: python {shlex.quote(str(export_result.folder / 'example.py'))} IMAGE", options
-    )
+    print_line(f"{version} is in {exported.folder}: {', '.join(exported.files)}", options)
+    print_line(f"Try it: python {shlex.quote(str(exported.folder / 'example.py'))} IMAGE", options)
     return {
         "version": version,
         "project": record.id,
-        "folder": str(export_result.folder),
-        "files": list(export_result.files),
-        "left_out": dict(export_result.left_out),
+        "folder": str(exported.folder),
+        "files": list(exported.files),
+        "left_out": dict(exported.left_out),
     }
 
 
 def _find_version(settings: Settings, version: str) -> tuple[ProjectRecord, str]:
-    """The project that a version belongs to: a version's name is its own everywhere.
+    """Return a version and its project; version names are unique across projects.
 
     Raises:
-        NotFoundError: no project has it; the live ones are listed.
+        NotFoundError: no project has it; the message lists the live versions.
     """
     live_versions = {}
     for record in ProjectStore(settings.home).all():
-        versions = VersionStore(known.project_folder(settings, record))
+        versions = VersionStore(project_folder(settings, record))
         if version in versions.names():
             return record, version
         live_versions[record.title or record.id] = versions.live() or "none yet"
@@ -89,23 +85,26 @@ def _find_version(settings: Settings, version: str) -> tuple[ProjectRecord, str]
     raise NotFoundError(f"There is no version {version!r}. {hint}")
 
 
-def _export_dataset(settings: Settings, options: argparse.Namespace) -> dict[str, Any]:
-    from backend.cli.main import print_line
+def _export_dataset(settings: Settings, options: argparse.Namespace) -> CommandResult:
     from backend.tools.export_labels import export_labels
 
-    export_result = export_labels(
-        settings, options.what, options.data, options.images, options.output
-    )
-    tasks = (
-        "One labeled task"
-        if export_result.labeled_count == 1
-        else f"{export_result.labeled_count} labeled tasks"
-    )
-    print_line(f"{tasks} of project {export_result.project}: {export_result.folder}", options)
+    exported = export_labels(settings, options.what, options.data, options.images, options.output)
+    count = exported.labeled_count
+    tasks = "1 labeled task" if count == 1 else f"{count} labeled tasks"
+    print_line(f"{tasks} of project {exported.project}: {exported.folder}", options)
     return {
-        "project": export_result.project,
+        "project": exported.project,
         "format": options.data,
-        "folder": str(export_result.folder),
-        "files": list(export_result.files),
-        "labels": export_result.labeled_count,
+        "folder": str(exported.folder),
+        "files": list(exported.files),
+        "labels": count,
     }
+
+
+COMMAND = Command(
+    "export",
+    "export a version as ONNX, or a project's labels as COCO or YOLO",
+    "prelabel export v3-1f0c22aa --output model",
+    _add_options,
+    _run,
+)

@@ -1,37 +1,43 @@
-"""``prelabel keys``: who may ask the endpoint."""
+"""``prelabel keys``: create, list and revoke the endpoint's API keys."""
 
 from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING
 
-from backend.cli import projects as known
+from backend.cli.command import Command, CommandResult
+from backend.cli.projects import find_project
+from backend.cli.terminal import print_line
 from backend.errors import PrelabelError, UsageError
-from backend.settings import Settings, read_settings
 
-HELP = "create, list and revoke the endpoint's API keys"
-EXAMPLE = "prelabel keys create greenhouse --function 3 --quota 10000"
+if TYPE_CHECKING:
+    from backend.settings import Settings
+    from backend.store.api_keys import ApiKeyStore
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Options of the command."""
+def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", choices=("create", "list", "revoke"), help="what to do")
-    parser.add_argument("name", nargs="?", default="", help="of the new key; id of the revoked")
     parser.add_argument(
-        "--function", action="append", default=[], metavar="PROJECT", help="one it may ask (all)"
+        "name", nargs="?", default="", help="create: name of the new key; revoke: id of the key"
     )
-    parser.add_argument("--rate", type=float, default=100.0, help="images a second (100)")
-    parser.add_argument("--quota", type=int, default=0, help="images a month (no limit)")
+    parser.add_argument(
+        "--function",
+        action="append",
+        default=[],
+        metavar="PROJECT",
+        help="project that the key may use; repeat for several (all)",
+    )
+    parser.add_argument(
+        "--rate", type=float, default=100.0, help="rate limit in images per second (100)"
+    )
+    parser.add_argument(
+        "--quota", type=int, default=0, help="quota in images per month (unlimited)"
+    )
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Do it.
-
-    Raises:
-        UsageError: a name is missing, or a number cannot be meant.
-        NotThere: no key has this id, or no project this number or title.
-    """
+def _run(options: argparse.Namespace) -> CommandResult:
+    from backend.settings import read_settings
     from backend.store.api_keys import ApiKeyStore
 
     settings = read_settings()
@@ -40,70 +46,68 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         case "create":
             return _create_key(keys, settings, options)
         case "revoke":
-            return _revoke_key(keys, options)
+            return _revoke_key(keys, settings, options)
     return _list_keys(keys, options)
 
 
-def _create_key(keys: Any, settings: Settings, options: argparse.Namespace) -> dict[str, Any]:
-    from backend.cli.main import print_line
+def _create_key(
+    keys: ApiKeyStore, settings: Settings, options: argparse.Namespace
+) -> CommandResult:
     from backend.store.projects import ProjectStore
 
     if not 0 < options.rate < 1e6 or options.quota < 0:
         raise UsageError("--rate must be above 0, and --quota must not be negative.")
     functions = options.function
-    is_before_projects = (
-        functions and not ProjectStore(settings.home).all()
-    )  # a key may be made before a project
+    # A key may be created before its project is connected.
+    is_before_projects = functions and not ProjectStore(settings.home).all()
     if not is_before_projects:
-        functions = [known.find_project(settings, function_ids).id for function_ids in functions]
+        functions = [find_project(settings, function).id for function in functions]
     key, text = keys.create(
         options.name, tuple(dict.fromkeys(functions)), options.rate, options.quota
     )
     print_line(text, options)
-    print_line(f"Key {key.id} for {key.name}. Copy it now: it is shown this once.", options)
+    print_line(f"Key {key.id} for {key.name}. Copy it now: it is not shown again.", options)
     if is_before_projects:
-        function_ids = ", ".join(key.functions)
         print_line(
-            f"No project is connected yet: the key is for those with the id {function_ids}.",
+            "No project is connected yet: the key is for projects with the id "
+            f"{', '.join(key.functions)}.",
             options,
         )
-    share_error = _share_keys()
-    if share_error:
-        print_line(f"The endpoint on Modal does not know it yet: {share_error}", options)
-        print_line("`prelabel deploy` brings it there.", options)
-    return {"id": key.id, "name": key.name, "key": text, "shared": not share_error}
+    publish_error = _publish_keys(settings)
+    if publish_error:
+        print_line(f"The endpoint on Modal does not have it yet: {publish_error}", options)
+        print_line("Run `prelabel deploy` to publish it.", options)
+    return {"id": key.id, "name": key.name, "key": text, "shared": not publish_error}
 
 
-def _revoke_key(keys: Any, options: argparse.Namespace) -> dict[str, Any]:
-    from backend.cli.main import print_line
-
+def _revoke_key(
+    keys: ApiKeyStore, settings: Settings, options: argparse.Namespace
+) -> CommandResult:
     if not options.name:
-        raise UsageError("Say which key: `prelabel keys list` shows their ids.")
+        raise UsageError("Which key? `prelabel keys list` shows the ids.")
     key = keys.revoke(options.name)
-    share_error = _share_keys()
-    if share_error:
+    publish_error = _publish_keys(settings)
+    if publish_error:
         raise PrelabelError(
             f"Key {key.id} ({key.name}) is revoked here, but the endpoint on Modal still accepts "
-            f"it, until `prelabel keys revoke {key.id}` says otherwise: {share_error}"
+            f"it: run `prelabel keys revoke {key.id}` again. {publish_error}"
         )
-    print_line(f"Key {key.id} ({key.name}) is worthless from now on.", options)
+    print_line(f"Key {key.id} ({key.name}) is revoked.", options)
     return {"id": key.id, "revoked": key.revoked}
 
 
-def _share_keys() -> str:
-    """Let endpoints on Modal know of it: why one does not; empty where all do, or there is none."""
+def _publish_keys(settings: Settings) -> str:
+    """Send the keys to the endpoints on Modal; return the error of one that failed, or ""."""
     from backend.bootstrap import publish_to_endpoints
 
     try:
-        publish_to_endpoints(read_settings())
+        publish_to_endpoints(settings)
     except PrelabelError as error:
         return str(error)
     return ""
 
 
-def _list_keys(keys: Any, options: argparse.Namespace) -> dict[str, Any]:
-    from backend.cli.main import print_line
-
+def _list_keys(keys: ApiKeyStore, options: argparse.Namespace) -> CommandResult:
     all_keys = keys.all()
     for key in all_keys:
         functions = ", ".join(key.functions) or "all functions"
@@ -111,5 +115,14 @@ def _list_keys(keys: Any, options: argparse.Namespace) -> dict[str, Any]:
         quota = f", {key.quota} a month" if key.quota and not key.revoked else ""
         print_line(f"{key.id}  {key.name:<20} {functions:<20} {state}{quota}", options)
     if not all_keys:
-        print_line("There is no key yet: `prelabel keys create NAME` makes one.", options)
+        print_line("There is no key yet: create one with `prelabel keys create NAME`.", options)
     return {"keys": [{k: v for k, v in asdict(key).items() if k != "hash"} for key in all_keys]}
+
+
+COMMAND = Command(
+    "keys",
+    "create, list and revoke the endpoint's API keys",
+    "prelabel keys create greenhouse --function 3 --quota 10000",
+    _add_options,
+    _run,
+)

@@ -1,23 +1,44 @@
-"""``prelabel``: reads the command line and hands over to one module per command."""
+"""``prelabel``: parse the command line and run one command."""
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import logging
 import sys
 from collections.abc import Sequence
-from typing import Any
 
+from backend.cli import (
+    advise,
+    connect,
+    demo,
+    deploy,
+    doctor,
+    endpoint,
+    export,
+    init,
+    keys,
+    label_errors,
+    predict,
+    promote,
+    rollback,
+    serve,
+    similar,
+    status,
+    train,
+    versions,
+)
+from backend.cli.command import Command
 from backend.errors import PrelabelError, UsageError
 
-COMMAND_NAMES = (
-    *("demo", "init", "serve", "connect", "status", "train", "versions", "promote", "rollback"),
-    *("doctor", "advise", "label-errors", "similar", "predict", "export"),
-    *("endpoint", "keys", "deploy"),
+COMMANDS: tuple[Command, ...] = (
+    *(demo.COMMAND, init.COMMAND, serve.COMMAND, connect.COMMAND, status.COMMAND),
+    *(train.COMMAND, versions.COMMAND, promote.COMMAND, rollback.COMMAND),
+    *(doctor.COMMAND, advise.COMMAND, label_errors.COMMAND, similar.COMMAND),
+    *(predict.COMMAND, export.COMMAND, endpoint.COMMAND, keys.COMMAND, deploy.COMMAND),
 )
 INTERRUPTED_EXIT_STATUS = 130
+QUIET_LOGGERS = ("httpx", "httpcore", "asyncio", "filelock", "urllib3")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,11 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: of the command line; the process's own when not given.
 
     Returns:
-        exit status: 0 done, 1 failed, 2 wrong usage.
+        the exit status: 0 done, 1 failed, 2 wrong usage.
     """
-    options = _parser().parse_args(arguments)
+    options = make_parser().parse_args(arguments)
     _configure_logging(options.debug)
-    command = _load_command(options.command)
+    command: Command = options.command
     try:
         result = command.run(options)
     except KeyboardInterrupt:
@@ -43,44 +64,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2 if isinstance(error, UsageError) else 1
     if options.json:
         print(json.dumps(result, ensure_ascii=False), flush=True)
-    return int(command.status(result)) if hasattr(command, "status") else 0
+    return command.exit_status(result)
 
 
-def _parser() -> argparse.ArgumentParser:
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
     parser = argparse.ArgumentParser(
         prog="prelabel",
-        description="Pre-annotates images in Label Studio and learns from its labels.",
+        description="Pre-annotate images in Label Studio and learn from the labels.",
         epilog="Start with: prelabel demo",
     )
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name in COMMAND_NAMES:
-        module = _load_command(name)
-        subparser = commands.add_parser(
-            name,
-            help=module.HELP,
-            description=module.HELP,
-            epilog=f"Example: {module.EXAMPLE}",
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        subparser = subparsers.add_parser(
+            command.name,
+            help=command.help,
+            description=f"{command.help[0].upper()}{command.help[1:]}.",
+            epilog=f"Example: {command.example}",
         )
         subparser.add_argument(
-            "--json", action="store_true", help="figures as one JSON object on stdout"
+            "--json", action="store_true", help="print the result as one JSON object on stdout"
         )
-        subparser.add_argument("--debug", action="store_true", help="tracebacks and more to read")
-        module.add_options(subparser)
+        subparser.add_argument(
+            "--debug", action="store_true", help="print tracebacks and debug messages"
+        )
+        command.add_options(subparser)
+        subparser.set_defaults(command=command)
     return parser
-
-
-def _load_command(command: str) -> Any:
-    return importlib.import_module(f"backend.cli.{command.replace('-', '_')}")
 
 
 def _configure_logging(debug: bool) -> None:
     logging.basicConfig(
         level=logging.DEBUG if debug else logging.INFO, format="%(message)s", stream=sys.stderr
     )
-    for logger_name in ("httpx", "httpcore", "asyncio", "filelock", "urllib3"):
+    for logger_name in QUIET_LOGGERS:
         logging.getLogger(logger_name).setLevel(logging.WARNING)
-
-
-def print_line(line: str, options: Any) -> None:
-    """A line for people: on stdout, or on stderr where stdout belongs to the figures."""
-    print(line, file=sys.stderr if options.json else sys.stdout, flush=True)

@@ -1,4 +1,4 @@
-"""``prelabel predict``: what a version says of image files, as pictures or as JSON."""
+"""``prelabel predict``: predict image files with a version, as annotated images or JSON."""
 
 from __future__ import annotations
 
@@ -6,51 +6,48 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from backend.cli import projects
+from backend.cli.command import Command, CommandResult
+from backend.cli.projects import find_project
+from backend.cli.terminal import print_line
 from backend.errors import ImageError, UsageError
-from backend.settings import Settings, read_settings
 from backend.store.files import disk_errors
 
 if TYPE_CHECKING:
     from backend.endpoint.functions import LoadedVersion
+    from backend.settings import Settings
 
-HELP = "show what the live version sees in image files"
-EXAMPLE = "prelabel predict photos/*.jpg --project 3 --output looked-at"
 OUTPUT_SUFFIX = "-prelabel"
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
-JPEG_QUALITY = 92
+OUTPUT_JPEG_QUALITY = 92
 NO_MODEL_MESSAGE = "Nothing is learned yet: label a few images first."
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Options of the command."""
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="a file or a folder")
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "images", nargs="+", type=Path, metavar="IMAGE", help="image file or folder"
+    )
     parser.add_argument(
         *("--project", "--function"),
         default="",
         metavar="PROJECT",
-        help="whose version: its number or title; not needed when only one is connected",
+        help="project number or title; optional if only one is connected",
     )
-    parser.add_argument("--version", default="", help="see `prelabel versions` (the live one)")
+    parser.add_argument(
+        "--version", default="", help="version, see `prelabel versions` (the live one)"
+    )
     parser.add_argument(
         "--output",
         type=Path,
         metavar="FOLDER",
-        help=f"where pictures are saved (beside each image, as NAME{OUTPUT_SUFFIX}.jpg)",
+        help=f"folder for the annotated images (beside each image, as NAME{OUTPUT_SUFFIX}.jpg)",
     )
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Look at each image; a bad one costs no other.
+def _run(options: argparse.Namespace) -> CommandResult:
+    from backend.settings import read_settings
 
-    Raises:
-        NotThere: there is no such project or version.
-        UsageError: no image is named, or nothing is learned yet.
-        PrelabelError: the version cannot answer.
-        StoreError: pictures cannot be saved.
-    """
     settings = read_settings()
     loaded = _load_version(settings, options.project, options.version)
     files = list(_find_images(options.images))
@@ -58,7 +55,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         raise UsageError(f"There is no image in {', '.join(map(str, options.images))}.")
     should_draw = options.output or not options.json
     output_files = _output_files(files, options.output) if should_draw else [None] * len(files)
-    results = []
+    results: list[CommandResult] = []
     for file, output_file in zip(files, output_files, strict=True):
         try:
             results.append(_predict_image(settings, loaded, file, output_file, options))
@@ -68,40 +65,36 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     return {"function": loaded.record.id, "version": loaded.card.version, "results": results}
 
 
-def status(figures: dict[str, Any]) -> int:
-    """1 where an image could not be read."""
-    return int(any("error" in result for result in figures["results"]))
-
-
 def _load_version(settings: Settings, project: str, version: str) -> LoadedVersion:
-    """The version as the endpoint serves it."""
+    """Load a version as the endpoint does; the live one for ""."""
     from backend.bootstrap import make_resources
     from backend.endpoint.functions import load_local_version
 
     resources = make_resources(settings)
-    record = projects.find_project(settings, project)
+    record = find_project(settings, project)
     name = version or resources.versions(record).live()
     if not name:
         raise UsageError(
-            f"Project {record.id} has no version yet: `prelabel serve` makes the first one."
+            f"Project {record.id} has no version yet: `prelabel serve` creates the first one."
         )
     return load_local_version(resources, record, name)
 
 
 def _find_images(paths: Sequence[Path]) -> Iterator[Path]:
-    """The images meant; of a folder those that were not drawn by this command."""
+    """Return the files, and the images in folders except those that this command drew."""
     for path in paths:
         if path.is_dir():
-            images = (
-                file for file in sorted(path.iterdir()) if file.suffix.lower() in IMAGE_SUFFIXES
+            yield from (
+                file
+                for file in sorted(path.iterdir())
+                if file.suffix.lower() in IMAGE_SUFFIXES and not file.stem.endswith(OUTPUT_SUFFIX)
             )
-            yield from (file for file in images if not file.stem.endswith(OUTPUT_SUFFIX))
         else:
             yield path
 
 
 def _output_files(files: Sequence[Path], folder: Path | None) -> list[Path]:
-    """Where pictures are saved: files of one name from several places get a number."""
+    """Return where each annotated image is saved; equal names get a number."""
     output_files: list[Path] = []
     for file in files:
         parent = folder or file.parent
@@ -119,25 +112,24 @@ def _predict_image(
     file: Path,
     output_file: Path | None,
     options: argparse.Namespace,
-) -> dict[str, Any]:
-    """One image, as the endpoint looks at it."""
-    from backend.cli.main import print_line
+) -> CommandResult:
     from backend.endpoint.problems import ProblemError
     from backend.endpoint.rendering import invoke_locally, summarize_response
 
     content = _read_image(file, settings.max_image_bytes)
     try:
         endpoint_result = invoke_locally(loaded, content, settings.max_image_pixels)
-    except ProblemError as error:  # no control of the version has an answer
+    except ProblemError as error:  # the version has no trained control
         raise UsageError(NO_MODEL_MESSAGE) from error
     result = {"image": str(file), **endpoint_result.response}
+    summary = f"{file}: {summarize_response(endpoint_result.response)}"
     if output_file is None:
-        print_line(f"{file}: {summarize_response(endpoint_result.response)}", options)
+        print_line(summary, options)
         return result
     with disk_errors(output_file):
         output_file.parent.mkdir(parents=True, exist_ok=True)
-        endpoint_result.draw_marks().save(output_file, quality=JPEG_QUALITY)
-    print_line(f"{file}: {summarize_response(endpoint_result.response)}  → {output_file}", options)
+        endpoint_result.draw_marks().save(output_file, quality=OUTPUT_JPEG_QUALITY)
+    print_line(f"{summary}  → {output_file}", options)
     return {**result, "saved": str(output_file)}
 
 
@@ -148,3 +140,13 @@ def _read_image(file: Path, max_bytes: int) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise ImageError("cannot be read", error.strerror or str(error)) from error
+
+
+COMMAND = Command(
+    "predict",
+    "predict image files with the live version",
+    "prelabel predict photos/*.jpg --project 3 --output predictions",
+    _add_options,
+    _run,
+    exit_status=lambda result: int(any("error" in row for row in result["results"])),
+)

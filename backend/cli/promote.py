@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from backend.cli import projects as known
-from backend.settings import Settings, read_settings
+from backend.cli.arguments import add_project_argument
+from backend.cli.command import Command
 from backend.store.projects import ProjectRecord
 from backend.store.versions import VersionStore
 
-HELP = "make a version live and push its predictions"
-EXAMPLE = "prelabel promote v3-1f0c22aa 3"
+if TYPE_CHECKING:
+    from backend.settings import Settings
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Options of the command."""
-    parser.add_argument("version", metavar="VERSION", help="see `prelabel versions`")
-    known.add_project_argument(parser)
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "version", metavar="VERSION", help="version to promote, see `prelabel versions`"
+    )
+    add_project_argument(parser)
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
+def _run(options: argparse.Namespace) -> dict[str, Any]:
     """Promote a version, whatever the loop thinks of it."""
+    from backend.settings import read_settings
+
     settings = read_settings()
     record = known.find_project(settings, options.project)
     return promote_version(settings, record, options.version, "promoted by a person", options)
@@ -35,7 +39,7 @@ def promote_version(
     options: argparse.Namespace,
 ) -> dict[str, Any]:
     """Flip the pointer, then let Label Studio follow."""
-    from backend.cli.main import print_line
+    from backend.cli.terminal import print_line
     from backend.records import RoundRequest
 
     versions = VersionStore(known.project_folder(settings, record))
@@ -44,3 +48,12 @@ def promote_version(
     outcome = known.run_round(settings, record, RoundRequest(full=True))
     print_line(f"{outcome.version} is live, {previous} was.", options)
     return {"version": outcome.version, "was": previous}
+
+
+COMMAND = Command(
+    "promote",
+    "make another version live, overriding the quality gate, and push its predictions",
+    "prelabel promote v3-1f0c22aa 3",
+    _add_options,
+    _run,
+)

@@ -6,22 +6,30 @@ import argparse
 from typing import Any
 
 from backend.cli import projects
+from backend.cli.arguments import add_project_argument
+from backend.cli.command import Command
 from backend.cli.promote import promote_version
-from backend.settings import read_settings
 from backend.store.versions import VersionStore
 
-HELP = "make the version before the live one live again"
-EXAMPLE = "prelabel rollback 3"
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    add_project_argument(parser)
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Options of the command."""
-    projects.add_project_argument(parser)
-
-
-def run(options: argparse.Namespace) -> dict[str, Any]:
+def _run(options: argparse.Namespace) -> dict[str, Any]:
     """Roll back by one version."""
+    from backend.settings import read_settings
+
     settings = read_settings()
     record = projects.find_project(settings, options.project)
     previous_version = VersionStore(projects.project_folder(settings, record)).rollback_target()
     return promote_version(settings, record, previous_version, "rolled back by a person", options)
+
+
+COMMAND = Command(
+    "rollback",
+    "make the previous version live again and push its predictions",
+    "prelabel rollback 3",
+    _add_options,
+    _run,
+)

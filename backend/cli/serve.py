@@ -1,41 +1,34 @@
-"""``prelabel serve``: the backend that Label Studio talks to."""
+"""``prelabel serve``: start the ML backend for Label Studio."""
 
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+import threading
+from collections.abc import Callable
+from typing import Any
 
-from backend.cli import addresses
-from backend.settings import Settings, read_settings
-
-if TYPE_CHECKING:
-    from backend.onboarding.backend_connection import PendingConnections
-
-HELP = "start the backend that Label Studio talks to"
-EXAMPLE = "prelabel serve --host 0.0.0.0 --port 9090"
+from backend.cli import arguments
+from backend.cli.command import Command, CommandResult
+from backend.cli.terminal import print_line
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Options of the command."""
-    addresses.add_listen_options(parser, 9090)
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    arguments.add_listen_options(parser, 9090)
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
-    """Serve until told to stop.
+def serve_backend(options: argparse.Namespace) -> CommandResult:
+    """Serve until the process is stopped.
 
     Raises:
         StoreError: the home folder cannot be written.
         PrelabelError: the port is taken.
     """
-    import uvicorn
-
     from backend.bootstrap import choose_compute
-    from backend.cli.main import print_line
     from backend.onboarding.backend_connection import PendingConnections
     from backend.scheduler.service import Service
     from backend.server.app import create_app
     from backend.server.auth import BasicAuthMiddleware
-    from backend.server.sockets import open_listening_socket
+    from backend.settings import read_settings
     from backend.store.files import check_writable
     from backend.store.webhook_secret import load_webhook_secret
 
@@ -43,33 +36,62 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     check_writable(settings.home)
     secret = load_webhook_secret(settings.home)
     service = Service(settings, reload_files=choose_compute(settings).fetch_captures)
-    auth_app = BasicAuthMiddleware(create_app(service), settings.user, settings.password, secret)
-    with open_listening_socket(options.host, options.port) as socket:
-        url = addresses.listen_url(options.host, socket.getsockname()[1])
-        address = f"{url}/{secret}" if settings.user else url
-        print_line(f"Prelabel listens at {address}", options)
-        pending = PendingConnections(settings.home)
-        if not pending.has_pending(settings.label_studio_url):  # they are connected below
+    app = BasicAuthMiddleware(create_app(service), settings.user, settings.password, secret)
+    pending = PendingConnections(settings.home)
+
+    def announce(port: int) -> None:
+        url = arguments.listen_url(options.host, port)
+        print_line(f"Prelabel listens at {url}{secret_path}", options)
+        if not pending.has_pending(settings.label_studio_url):
             print_line(
                 "Connect it in Label Studio: project → Settings → Model → Connect Model.", options
             )
         if settings.user:
-            print_line("The last part of that address is a secret: webhooks come with it.", options)
-        connect_pending(pending, settings, url, options)
-        config = uvicorn.Config(auth_app, log_level="warning", access_log=False, lifespan="on")
+            print_line(
+                "The last part of the address is a secret that authenticates webhooks.", options
+            )
+        threading.Thread(
+            target=pending.connect_all,
+            args=(settings, url, lambda line: print_line(line, options)),
+            daemon=True,
+        ).start()
+
+    secret_path = f"/{secret}" if settings.user else ""
+    port = serve_app(app, options.host, options.port, announce)
+    return {"address": arguments.listen_url(options.host, port) + secret_path}
+
+
+def serve_app(app: Any, host: str, port: int, announce: Callable[[int], None]) -> int:
+    """Serve an ASGI app until the process is stopped.
+
+    Args:
+        app: an ASGI application.
+        host: address to listen on.
+        port: port to listen on; 0 picks a free one.
+        announce: called with the port once the socket listens.
+
+    Returns:
+        the port.
+
+    Raises:
+        PrelabelError: the port is taken, or the address is not one of this machine.
+    """
+    import uvicorn
+
+    from backend.server.sockets import open_listening_socket
+
+    with open_listening_socket(host, port) as socket:
+        listening_port = int(socket.getsockname()[1])
+        announce(listening_port)
+        config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="on")
         uvicorn.Server(config).run(sockets=[socket])
-    return {"address": address}
+    return listening_port
 
 
-def connect_pending(
-    pending: PendingConnections, settings: Settings, url: str, options: argparse.Namespace
-) -> None:
-    """Connect what `prelabel init` left waiting, as soon as this backend answers."""
-    import threading
-
-    from backend.cli.main import print_line
-
-    def connect_all() -> None:
-        pending.connect_all(settings, url, lambda line: print_line(line, options))
-
-    threading.Thread(target=connect_all, daemon=True).start()
+COMMAND = Command(
+    "serve",
+    "start the ML backend for Label Studio",
+    "prelabel serve --host 0.0.0.0 --port 9090",
+    _add_options,
+    serve_backend,
+)

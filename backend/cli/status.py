@@ -6,23 +6,24 @@ import argparse
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from backend.cli import addresses
 from backend.cli import projects as known
+from backend.cli.arguments import add_backend_option, add_project_argument
+from backend.cli.command import Command
 from backend.cli.versions import format_audit, format_estimate
 from backend.estimate import IntervalEstimate
 from backend.json_records import JsonObject, from_json, to_json
 from backend.records import ControlCard, ProjectStatus, RoundStatus
-from backend.settings import Settings, read_settings
 from backend.store.acceptance import AcceptanceStore
 from backend.store.files import read_json
 from backend.store.projects import ProjectRecord, ProjectStore, read_outcome
 from backend.store.queue_front import LABEL_ERRORS_FILE
 from backend.store.versions import VersionCard, VersionStore
 
-HELP = "show the connected projects: labels, live version, how good it is, what would help"
-EXAMPLE = "prelabel status 3"
+if TYPE_CHECKING:
+    from backend.settings import Settings
+
 LABEL_COLUMN_WIDTH = 24
 """Width of the table's first column, in characters."""
 
@@ -102,15 +103,15 @@ class ProjectReport:
         return dict(self.card.controls) if self.card else {}
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the command's options."""
-    known.add_project_argument(parser)
-    addresses.add_backend_option(parser)
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    add_project_argument(parser)
+    add_backend_option(parser)
 
 
-def run(options: argparse.Namespace) -> dict[str, Any]:
+def _run(options: argparse.Namespace) -> dict[str, Any]:
     """Print a paragraph per project."""
-    from backend.cli.main import print_line
+    from backend.cli.terminal import print_line
+    from backend.settings import read_settings
 
     settings = read_settings()
     projects = ProjectStore(settings.home, settings.endpoint_data_dir)
@@ -244,3 +245,12 @@ def _format_cell(estimate: IntervalEstimate | None) -> str:
 
 def _truncate(label: str) -> str:
     return label if len(label) <= LABEL_COLUMN_WIDTH else f"{label[: LABEL_COLUMN_WIDTH - 1]}…"
+
+
+COMMAND = Command(
+    "status",
+    "show each project's labels, live version, accuracy and what would help most",
+    "prelabel status 3",
+    _add_options,
+    _run,
+)

@@ -1,37 +1,54 @@
-"""The terminal: questions to people, and a line that the next one overwrites."""
+"""The terminal: output lines, a progress line, and questions."""
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Mapping
 
 from backend.errors import UsageError
 
 
+def print_line(line: str, options: argparse.Namespace) -> None:
+    """Print a line for people: on stdout, or on stderr with ``--json``."""
+    print(line, file=sys.stderr if options.json else sys.stdout, flush=True)
+
+
+def show_progress(line: str) -> None:
+    """Show a line that the next one overwrites, if stderr is a terminal."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
+
+
+def clear_progress() -> None:
+    """Erase the progress line."""
+    show_progress("")
+
+
 class TerminalPrompter:
-    """Asks on stderr, reads from stdin; where nobody is there, a missing answer is an error."""
+    """Asks on stderr and reads from stdin. Without a terminal, every question is an error."""
 
     @property
     def is_interactive(self) -> bool:
-        """A person sits at the terminal."""
+        """Whether stdin is a terminal."""
         return sys.stdin.isatty()
 
     def ask_choice(self, question: str, answers: Mapping[str, str], option: str) -> str:
-        """One of some answers, by its number, its name, or how that begins.
+        """Return the chosen answer; its number, its name or a prefix of the name may be typed.
 
         Args:
-            question: as people read it.
-            answers: each with what it means; empty where it speaks for itself.
-            option: that answers it in scripts.
+            question: for people.
+            answers: name → explanation, which may be empty.
+            option: command-line option that answers the question in scripts.
 
         Raises:
-            UsageError: nobody is there.
+            UsageError: stdin is no terminal.
         """
         option_hint = " or ".join(f"--{option} {name}" for name in answers)
         self._require_terminal(f"{question} Answer with {option_hint}.")
-        self._print(f"\n{question}")
+        print(f"\n{question}", file=sys.stderr)
         for number, (name, meaning) in enumerate(answers.items(), 1):
-            self._print(f"  {number}  {name}{': ' if meaning else ''}{meaning}")
+            print(f"  {number}  {name}{': ' if meaning else ''}{meaning}", file=sys.stderr)
         while True:
             typed = self._read_line(f"1 to {len(answers)}: ").lower()
             answer = _match_answer(typed, list(answers))
@@ -39,7 +56,7 @@ class TerminalPrompter:
                 return answer
 
     def confirm(self, question: str, option: str) -> bool:
-        """Yes or no; Enter alone is yes."""
+        """Return yes or no; Enter alone is yes."""
         self._require_terminal(f"{question} Answer with --{option} or --no-{option}.")
         while True:
             typed = self._read_line(f"\n{question} [Y/n] ").lower()
@@ -47,7 +64,7 @@ class TerminalPrompter:
                 return typed not in ("n", "no")
 
     def ask_text(self, question: str, option: str, default: str = "") -> str:
-        """Some text; Enter alone is the default, where there is one."""
+        """Return a text; Enter alone is the default, if there is one."""
         option_name = option if option.isupper() else f"--{option}"
         self._require_terminal(f"{question} Answer with {option_name}.")
         default_hint = f" [{default}]" if default else ""
@@ -61,31 +78,16 @@ class TerminalPrompter:
             raise UsageError(message)
 
     @staticmethod
-    def _print(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
-
-    @staticmethod
     def _read_line(prompt: str) -> str:
         print(prompt, end="", file=sys.stderr, flush=True)
         line = sys.stdin.readline()
         if not line:
-            raise UsageError("The answers ended here; nothing was made.")
+            raise UsageError("The input ended before all questions were answered.")
         return line.strip()
 
 
-def show_progress(line: str) -> None:
-    """A line that the next one overwrites; only for eyes."""
-    if sys.stderr.isatty():
-        print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
-
-
-def clear_progress() -> None:
-    """Take such a line away."""
-    show_progress("")
-
-
 def open_in_browser(url: str) -> None:
-    """Open a page in the browser, where there is one with windows."""
+    """Open a page in a graphical browser, if there is one."""
     import webbrowser
 
     try:

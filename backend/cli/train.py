@@ -6,24 +6,22 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from backend.cli import projects
+from backend.cli.arguments import add_project_argument
+from backend.cli.command import Command
 from backend.json_records import to_json
 from backend.settings import read_settings
 
 if TYPE_CHECKING:
     from backend.records import RoundOutcome
 
-HELP = "train now on all labels, promote, and push the predictions"
-EXAMPLE = "prelabel train 3"
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    add_project_argument(parser)
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Options of the command."""
-    projects.add_project_argument(parser)
-
-
-def run(options: argparse.Namespace) -> dict[str, Any]:
+def _run(options: argparse.Namespace) -> dict[str, Any]:
     """One round in the foreground."""
-    from backend.cli.main import print_line
+    from backend.cli.terminal import print_line
     from backend.records import RoundRequest
 
     settings = read_settings()
@@ -55,3 +53,12 @@ def _describe_outcome(outcome: RoundOutcome) -> str:
         labels = "one label" if outcome.labels == 1 else f"{outcome.labels} labels"
         return f"Version {outcome.trained} is live; it has seen {labels}."
     return f"Nothing new to learn: {outcome.version} has seen all labels."
+
+
+COMMAND = Command(
+    "train",
+    "train on all labels now, then promote the version and push its predictions",
+    "prelabel train 3",
+    _add_options,
+    _run,
+)

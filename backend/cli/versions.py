@@ -6,23 +6,21 @@ import argparse
 from typing import Any
 
 from backend.cli import projects
+from backend.cli.arguments import add_project_argument
+from backend.cli.command import Command
 from backend.estimate import IntervalEstimate
 from backend.json_records import to_json
 from backend.settings import read_settings
 from backend.store.versions import VersionCard, VersionStore
 
-HELP = "list the versions of a project, newest first, with their figures"
-EXAMPLE = "prelabel versions 3"
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    add_project_argument(parser)
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Options of the command."""
-    projects.add_project_argument(parser)
-
-
-def run(options: argparse.Namespace) -> dict[str, Any]:
+def _run(options: argparse.Namespace) -> dict[str, Any]:
     """Print a line per version; its labels: learned from, and of the audit slice."""
-    from backend.cli.main import print_line
+    from backend.cli.terminal import print_line
 
     settings = read_settings()
     record = projects.find_project(settings, options.project)
@@ -61,3 +59,12 @@ def format_estimate(estimate: IntervalEstimate) -> str:
     """Describe a known estimate with its interval and number of images."""
     images = f"{estimate.n} image{'' if estimate.n == 1 else 's'}"
     return f"{estimate.value:.0%} ({estimate.low:.0%} to {estimate.high:.0%}, {images})"
+
+
+COMMAND = Command(
+    "versions",
+    "list a project's versions, newest first, with their metrics",
+    "prelabel versions 3",
+    _add_options,
+    _run,
+)

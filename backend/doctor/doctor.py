@@ -1,24 +1,25 @@
-"""All checks in their order: what needs nothing first, then Label Studio, then each project."""
+"""All checks in order: the machine, Label Studio, then each project."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
-from backend.doctor import label_studio_checks, machine_checks, project_checks
-from backend.doctor.check_report import CHECK_TIMEOUT_SECONDS, CheckReport
-from backend.doctor.check_result import CheckResult, unchecked
-from backend.doctor.machine_checks import FreeSpace, free_bytes
-from backend.doctor.project_checker import (
-    RESTART_FIX,
-    BackendAddress,
-    ProjectChecker,
-    check_networks,
-    check_ssrf_protection,
+from backend.doctor import image_checks, label_studio_checks, machine_checks, project_checks
+from backend.doctor.check import (
+    CHECK_TIMEOUT_SECONDS,
+    Check,
+    CheckReport,
+    CheckResult,
+    passed,
+    unchecked,
 )
-from backend.errors import AccessDeniedError, NotFoundError, StoreError
+from backend.doctor.contexts import CheckedProject, LabelStudioSetup, MeasureFree, Setup
+from backend.errors import AccessDeniedError, LabelStudioError, StoreError
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.diagnostics import identify_label_studio
+from backend.runtime.connection import connect
 from backend.runtime.resources import Resources
 from backend.settings import Settings
 from backend.store.projects import ProjectRecord
@@ -26,69 +27,109 @@ from backend.store.servers import is_same_server
 from backend.store.webhook_secret import load_webhook_secret
 
 CLIENT_TIMEOUT_SECONDS = 8.0
-"""Seconds that a call of Label Studio may take."""
+"""Time limit of one request to Label Studio."""
+SLOW_TIMEOUT_SECONDS = 60.0
+"""Time limit for loading networks and reading long lists."""
+LABEL_STUDIO_FIX = "check whether Label Studio is overloaded, and restart it"
+MACHINE_CHECKS: tuple[Check[Setup], ...] = (
+    Check("home", machine_checks.check_home, machine_checks.HOME_FIX),
+    Check("disk", machine_checks.check_disk, machine_checks.HOME_FIX),
+    Check(
+        "Modal",
+        machine_checks.check_modal,
+        machine_checks.MODAL_TOKEN_FIX,
+        2 * CHECK_TIMEOUT_SECONDS,
+    ),
+)
+BACKEND_CHECKS: tuple[Check[LabelStudioSetup], ...] = (
+    Check("SSRF", label_studio_checks.check_ssrf, LABEL_STUDIO_FIX, 2 * CHECK_TIMEOUT_SECONDS),
+    Check("backend", project_checks.check_backend, "restart `prelabel serve`"),
+)
+MODEL_CHECKS: tuple[Check[LabelStudioSetup], ...] = (
+    Check(
+        "encoder", machine_checks.check_encoders, machine_checks.ENCODER_FIX, SLOW_TIMEOUT_SECONDS
+    ),
+    Check(
+        "detector",
+        machine_checks.check_detector,
+        machine_checks.DETECTOR_FIX,
+        SLOW_TIMEOUT_SECONDS,
+    ),
+)
+PROJECT_CHECKS: tuple[Check[CheckedProject], ...] = (
+    Check("labeling config", project_checks.check_labeling_config, project_checks.CONFIG_FIX),
+    *BACKEND_CHECKS,
+    Check(
+        "connection",
+        project_checks.check_connection,
+        LABEL_STUDIO_FIX,
+        3 * CHECK_TIMEOUT_SECONDS,
+    ),
+    Check(
+        "webhook",
+        project_checks.check_webhooks,
+        project_checks.WEBHOOK_SETTINGS,
+        2 * CHECK_TIMEOUT_SECONDS,
+    ),
+    Check("model version", project_checks.check_model_version, LABEL_STUDIO_FIX),
+    Check("sampling", project_checks.check_sampling, LABEL_STUDIO_FIX),
+    Check("pre-annotation", project_checks.check_preannotations, LABEL_STUDIO_FIX),
+    Check("weights", machine_checks.check_weights, "run `prelabel train`", SLOW_TIMEOUT_SECONDS),
+    *MODEL_CHECKS,
+    Check("image", image_checks.check_images, LABEL_STUDIO_FIX, SLOW_TIMEOUT_SECONDS),
+    Check(
+        "coordinates",
+        image_checks.check_coordinates,
+        LABEL_STUDIO_FIX,
+        2 * CHECK_TIMEOUT_SECONDS,
+    ),
+)
 
 
 class Doctor:
-    """Looks at a set-up.
+    """Checks a setup.
 
     Args:
-        settings: as ``prelabel serve`` has them.
-        backend: where it listens, as Label Studio reaches it.
-        on_result: told each line at once.
-        measure_free: bytes left on a folder's disk.
+        settings: the same as for ``prelabel serve``.
+        backend: address at which Label Studio reaches the backend.
+        on_result: called with each result at once.
+        measure_free: measures disk space.
     """
 
     def __init__(
         self,
         settings: Settings,
         backend: str,
-        on_result: Callable[[CheckResult], None] = lambda line: None,
-        measure_free: FreeSpace = free_bytes,
+        on_result: Callable[[CheckResult], None] = lambda result: None,
+        measure_free: MeasureFree = machine_checks.free_bytes,
     ) -> None:
         self._settings = settings
-        self._backend = backend.rstrip("/")
         self._resources = Resources(settings)
         self._report = CheckReport(on_result)
-        self._free_bytes = measure_free
+        auth = (settings.user, settings.password) if settings.user else None
+        url = backend.rstrip("/") + self._secret_path()
+        self._setup = Setup(self._resources, url, auth, measure_free)
 
     def run(self, project: str = "") -> list[CheckResult]:
-        """Everything.
+        """Run all checks.
 
         Args:
-            project: a project, by number or title; empty: all that this home folder knows.
+            project: number or title of a project; "" for all connected ones.
 
         Returns:
-            the lines of the report, in order.
+            the results in order.
         """
-        self._check_machine()
+        self._report.run_checks(MACHINE_CHECKS, self._setup)
         client = self._check_label_studio(project)
         if client is not None:
             self._check_projects(client, project)
         return self._report.results
 
-    def _check_machine(self) -> None:
-        report, settings = self._report, self._settings
-        report.run_check(
-            "home", partial(machine_checks.check_home, settings), machine_checks.HOME_FIX
-        )
-        report.run_check(
-            "disk",
-            partial(machine_checks.check_disk, settings, self._free_bytes),
-            machine_checks.HOME_FIX,
-        )
-        report.run_check(
-            "Modal",
-            partial(machine_checks.check_modal, settings),
-            machine_checks.MODAL_TOKEN_FIX,
-            2 * CHECK_TIMEOUT_SECONDS,
-        )
-
     def _check_label_studio(self, project: str) -> LabelStudioClient | None:
-        """Label Studio, by a client that is let in; None where there is none."""
+        """Check Label Studio and the token; return a client if both work."""
         report, server = self._report, self._settings.label_studio_url
         fix = "start Label Studio, or set LABEL_STUDIO_URL to its address"
-        service = report.run(
+        service = report.load(
             "Label Studio", partial(identify_label_studio, server), fix, 3 * CHECK_TIMEOUT_SECONDS
         )
         if service is None:
@@ -99,28 +140,30 @@ class Doctor:
         report.add(label_studio_checks.check_version(service))
         token, is_from_setup = self._find_token(project)
         client = _create_client(server, token)
-        is_allowed = report.run_check(
-            "token",
-            partial(label_studio_checks.check_token, client, token, is_from_setup),
-            RESTART_FIX,
-            2 * CHECK_TIMEOUT_SECONDS,
+        check_token = partial(
+            label_studio_checks.check_token, token_text=token, is_from_setup=is_from_setup
         )
-        return client if is_allowed and isinstance(client, LabelStudioClient) else None
+        check = Check("token", check_token, LABEL_STUDIO_FIX, 2 * CHECK_TIMEOUT_SECONDS)
+        is_accepted = report.run_check(check, client)
+        return client if is_accepted and isinstance(client, LabelStudioClient) else None
 
-    def _check_projects(self, client: LabelStudioClient, project_name: str) -> None:
+    def _check_projects(self, client: LabelStudioClient, project: str) -> None:
         records = self._project_records()
-        if not project_name and not records:
-            self._check_without_project(client)
-        if not project_name:
-            for record in records:
-                self._check_project(client, record.number, record)
+        if not project and not records:
+            self._report.add(
+                unchecked("project", "none is connected yet: run `prelabel connect PROJECT`")
+            )
+            checks = (*BACKEND_CHECKS, *MODEL_CHECKS)
+            self._report.run_checks(checks, LabelStudioSetup(self._setup, client))
             return
-        matches = [r for r in records if project_name in (r.id, str(r.number), r.title)]
+        matches = [r for r in records if project in ("", r.id, str(r.number), r.title)]
+        for record in matches if not project else matches[:1]:
+            self._check_project(client, record.number, record)
         if matches:
-            self._check_project(client, matches[0].number, matches[0])
             return
         fix = "give its number: `prelabel doctor NUMBER`"
-        number = self._report.run("project", partial(_find_number, client, project_name), fix)
+        find_number = partial(client.find_project_number, project)
+        number = self._report.load("project", find_number, fix, CHECK_TIMEOUT_SECONDS)
         if number is not None:
             self._check_project(client, number, None)
 
@@ -128,47 +171,59 @@ class Doctor:
         self, client: LabelStudioClient, number: int, record: ProjectRecord | None
     ) -> None:
         report = self._report.for_project(number)
-        ProjectChecker(self._resources, self._backend_address(), report).run(client, number, record)
-
-    def _check_without_project(self, client: LabelStudioClient) -> None:
-        report, address = self._report, self._backend_address()
-        report.add(unchecked("project", "none is connected yet: `prelabel connect PROJECT`"))
-        check_ssrf_protection(report, client, address.url)
-        report.run_check(
-            "backend", partial(project_checks.check_backend, address.url, address.auth), RESTART_FIX
+        fix = "name another project, or connect it: `prelabel connect PROJECT`"
+        load_project = partial(self._load_project, client, number, record)
+        project = report.load("project", load_project, fix, 2 * CHECK_TIMEOUT_SECONDS)
+        if project is None:
+            return
+        report.add(passed("project", f"{number}, “{project.details.get('title')}”"))
+        list_backends = partial(project.client.list_backends, number)
+        connections = report.load(
+            "connection", list_backends, LABEL_STUDIO_FIX, 4 * CHECK_TIMEOUT_SECONDS
         )
-        check_networks(report, self._resources, [self._settings.encoder], None)
+        report.run_checks(PROJECT_CHECKS, replace(project, connections=connections))
 
-    def _find_token(self, project_name: str) -> tuple[str, bool]:
-        """The token of the settings, else one that Label Studio handed over."""
+    def _load_project(
+        self, client: LabelStudioClient, number: int, record: ProjectRecord | None
+    ) -> CheckedProject:
+        live_version = ""
+        if record is not None:
+            token = self._resources.projects.token(record.id)
+            try:
+                client = connect(record, token, self._settings).client
+            except LabelStudioError:
+                client.get_project(number)  # mostly fails alike, with the token of the settings
+            live_version = self._resources.versions(record).live() or ""
+        details = client.get_project(number)
+        return CheckedProject(self._setup, client, number, details, record, live_version)
+
+    def _find_token(self, project: str) -> tuple[str, bool]:
+        """Return the token, and whether Label Studio sent it to /setup."""
         if self._settings.api_key:
             return self._settings.api_key, False
         for record in self._project_records():
             token = self._resources.projects.token(record.id)
-            if token and project_name in ("", record.id, str(record.number), record.title):
+            if token and project in ("", record.id, str(record.number), record.title):
                 return token, True
         return "", False
 
     def _project_records(self) -> Sequence[ProjectRecord]:
-        """The projects of this home folder that belong to this Label Studio."""
+        """Return the connected projects on this Label Studio."""
         server = self._settings.label_studio_url
         try:
             records = self._resources.projects.all()
-        except StoreError:  # the line about the home folder tells
+        except StoreError:  # reported by the check of the home folder
             return []
-        local_records = [r for r in records if not r.server or is_same_server(r.server, server)]
-        return local_records or records  # inside and outside of a container it has two addresses
+        own_records = [r for r in records if not r.server or is_same_server(r.server, server)]
+        return own_records or records  # a container and its host use different addresses
 
-    def _backend_address(self) -> BackendAddress:
-        """Where the backend should be, with the webhooks' secret where auth is on."""
-        settings = self._settings
-        if not settings.user:
-            return BackendAddress(self._backend, None)
+    def _secret_path(self) -> str:
+        """Return the webhook secret as a URL path; "" without basic auth."""
         try:
-            secret = f"/{load_webhook_secret(settings.home)}"
-        except StoreError:
+            secret = load_webhook_secret(self._settings.home) if self._settings.user else ""
+        except StoreError:  # reported by the check of the home folder
             secret = ""
-        return BackendAddress(self._backend + secret, (settings.user, settings.password))
+        return f"/{secret}" if secret else ""
 
 
 def _create_client(server: str, token: str) -> LabelStudioClient | AccessDeniedError:
@@ -176,12 +231,3 @@ def _create_client(server: str, token: str) -> LabelStudioClient | AccessDeniedE
         return LabelStudioClient(server, token, CLIENT_TIMEOUT_SECONDS)
     except AccessDeniedError as error:
         return error
-
-
-def _find_number(client: LabelStudioClient, project_name: str) -> int:
-    if project_name.isdigit():
-        return int(client.get_project(int(project_name))["id"])
-    matches = [row["id"] for row in client.list_projects() if row["title"] == project_name]
-    if len(matches) != 1:
-        raise NotFoundError(f"{client.server} has {len(matches)} projects {project_name!r}.")
-    return int(matches[0])

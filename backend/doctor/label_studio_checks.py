@@ -1,94 +1,97 @@
-"""Label Studio itself: its address, its version, the token, and what it lets through."""
+"""Checks of Label Studio: address, version, token, and protection against SSRF."""
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import socket
-from collections.abc import Callable
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
-from backend.doctor.check_result import CheckResult, failed, passed, unchecked
+from backend.doctor.check import CheckResult, failed, passed, unchecked
+from backend.doctor.contexts import LabelStudioSetup
 from backend.errors import AccessDeniedError, LabelStudioError
 from backend.label_studio.api_errors import TOKEN_PAGE
+from backend.label_studio.backend_urls import strip_url_secrets
 from backend.label_studio.client import LabelStudioClient
-from backend.label_studio.diagnostics import Diagnostics, ServiceInfo, parse_token
+from backend.label_studio.diagnostics import (
+    SSRF_SWITCHES,
+    ServiceInfo,
+    accepts_url,
+    parse_token,
+    token_owner,
+)
+from backend.web_fetcher import is_public_address
 
 TESTED_VERSION = (1, 23)
 """The version of Label Studio that the tests run against."""
 TOKEN_FIX = f"copy one from Label Studio's page “{TOKEN_PAGE}” and set LABEL_STUDIO_API_KEY"
-RESTART_FIX_TEMPLATE = "start Label Studio with {switch}=false in its environment"
 LEGACY_TOKENS_DISABLED = "legacy token authentication has been disabled"
-SOON = 14 * 86_400.0
-"""Seconds before its end from which a token's end is told."""
+"""In Label Studio's response to a legacy token that the organization does not accept."""
 
 
 def check_address(server: str, service: ServiceInfo) -> CheckResult:
-    """Whether Label Studio answers at its address."""
+    """Check that Label Studio answers at its address."""
     check = "Label Studio"
     if service.is_expected:
         return passed(check, f"answers at {server}")
     if service.description:
         fix = "set LABEL_STUDIO_URL to Label Studio's own address, such as http://localhost:8080"
-        return failed(check, f"at {server} there is {service.description}", fix)
+        return failed(check, f"{service.description} answers at {server}", fix)
     fix = "start Label Studio (`label-studio start`), or set LABEL_STUDIO_URL to its address"
     return failed(check, f"nothing answers at {server} ({service.error})", fix)
 
 
 def check_version(service: ServiceInfo) -> CheckResult:
-    """Whether it is a version that is known to work."""
+    """Compare the version of Label Studio with the tested one."""
     check, tested_version = "Label Studio's version", ".".join(map(str, TESTED_VERSION))
     match = re.match(r"(\d+)\.(\d+)", service.version)
     if not match:
         fix = f"install a release: `pip install -U 'label-studio>={tested_version}'`"
-        return failed(check, f"{service.version!r} is no version that is known", fix)
+        return failed(check, f"{service.version!r} is not a released version", fix)
     installed_version = (int(match[1]), int(match[2]))
     if installed_version < TESTED_VERSION:
-        fix = f"`pip install -U 'label-studio>={tested_version}'`, then start it again"
+        fix = f"run `pip install -U 'label-studio>={tested_version}'` and restart it"
         return failed(check, f"{service.version} is older than {tested_version}", fix)
     if installed_version > TESTED_VERSION:
-        return unchecked(
-            check, f"{service.version} is newer than {tested_version}, which is what was tried"
-        )
+        message = f"{service.version} is newer than {tested_version}, the tested version"
+        return unchecked(check, message)
     return passed(check, service.version)
 
 
 def check_token(
-    client: LabelStudioClient | AccessDeniedError, token_text: str, is_from_setup: bool
+    client: LabelStudioClient | AccessDeniedError, *, token_text: str, is_from_setup: bool
 ) -> CheckResult:
-    """Whether the token is one, and lets us in.
+    """Check that Label Studio accepts the token.
 
     Args:
-        client: with it; or why there is none.
+        client: with the token, or the error that creating it raised.
         token_text: the token.
-        is_from_setup: Label Studio gave it at /setup; nobody set one.
+        is_from_setup: Label Studio sent it to /setup; it is not a setting.
     """
-    check, token_info = "token", parse_token(token_text)
-    if token_info.kind == "none":
+    check, token = "token", parse_token(token_text)
+    if token.kind == "none":
         return failed(check, "LABEL_STUDIO_API_KEY is not set", TOKEN_FIX)
-    if token_info.kind == "access token":
-        return failed(check, "an access token, which ends after minutes", TOKEN_FIX)
+    if token.kind == "access token":
+        return failed(check, "it is an access token, which expires after minutes", TOKEN_FIX)
     expiry_date = (
-        datetime.fromtimestamp(token_info.expires_at, UTC).strftime("%Y-%m-%d")
-        if token_info.expires_at
+        datetime.fromtimestamp(token.expires_at, UTC).strftime("%Y-%m-%d")
+        if token.expires_at
         else ""
     )
-    if token_info.is_expired():
-        return failed(
-            check, f"the {token_info.kind} ended on {expiry_date}", f"it has expired: {TOKEN_FIX}"
-        )
+    if token.is_expired():
+        return failed(check, f"the {token.kind} has expired on {expiry_date}", TOKEN_FIX)
     try:
         if isinstance(client, AccessDeniedError):
             raise client
-        person = Diagnostics(client).token_owner()
+        owner = token_owner(client)
     except AccessDeniedError as error:
-        return _refused_token(token_info.kind, error)
+        return _refused_token(token.kind, error)
     except LabelStudioError as error:
         return failed(check, str(error), TOKEN_FIX)
-    source = "handed over by Label Studio, " if is_from_setup else ""
+    source = " (sent by Label Studio)" if is_from_setup else ""
     expiry_text = f", valid until {expiry_date}" if expiry_date else ""
-    return passed(check, f"{source}{token_info.kind} of {person}{expiry_text}")
+    return passed(check, f"{token.kind} of {owner}{source}{expiry_text}")
 
 
 def _refused_token(kind: str, error: AccessDeniedError) -> CheckResult:
@@ -98,66 +101,38 @@ def _refused_token(kind: str, error: AccessDeniedError) -> CheckResult:
             "legacy tokens on under Organization → Access Token Settings"
         )
         return failed("token", "legacy tokens are turned off in this Label Studio", fix)
-    token_kind = (
-        "what is set has not the form of a token and" if kind == "no token" else f"the {kind}"
-    )
-    return failed("token", f"{token_kind} is refused", TOKEN_FIX)
+    message = "it is no token of Label Studio and is refused" if kind == "no token" else ""
+    return failed("token", message or f"the {kind} is refused", TOKEN_FIX)
 
 
-def check_ssrf(client: LabelStudioClient, url: str) -> list[CheckResult]:
-    """Both switches that keep Label Studio from calling private addresses.
-
-    Args:
-        client: of Label Studio.
-        url: the backend's, as Label Studio shall call it.
-    """
-    probe, host = Diagnostics(client), urlsplit(url).hostname or ""
+def check_ssrf(target: LabelStudioSetup) -> Iterator[CheckResult]:
+    """Check both switches with which Label Studio refuses to call private addresses."""
+    url = target.backend_url
+    backend = strip_url_secrets(url)
     address_kind = (
         "a private address"
-        if is_private_host(host)
+        if _is_private_host(urlsplit(url).hostname or "")
         else "a public address, which is always allowed"
     )
-    switches = (
-        ("ML_BLOCK_LOCAL_IP", probe.allows_backend_url, "call an ML backend at"),
-        ("SSRF_PROTECTION_ENABLED", probe.allows_webhook_url, "send webhooks to"),
-    )
-    return [
-        _check_switch(switch, allowed, action, url, address_kind)
-        for switch, allowed, action in switches
-    ]
+    for switch, (path, action) in SSRF_SWITCHES.items():
+        try:
+            is_allowed = accepts_url(target.client, path, url)
+        except LabelStudioError as error:
+            fix = "give `--backend` an address that Label Studio's machine can resolve"
+            yield failed(switch, f"Label Studio cannot check {backend} ({error})", fix)
+            continue
+        message = f"{action} {backend}, {address_kind}"
+        if is_allowed:
+            yield passed(switch, f"Label Studio may {message}")
+        else:
+            fix = f"start Label Studio with {switch}=false in its environment"
+            yield failed(switch, f"Label Studio may not {message}", fix)
 
 
-def _check_switch(
-    switch: str, allowed: Callable[[str], bool], action: str, url: str, address_kind: str
-) -> CheckResult:
-    try:
-        is_allowed = allowed(url)
-    except LabelStudioError as error:
-        fix = "give `--backend` an address whose name Label Studio's machine knows"
-        return failed(switch, f"Label Studio cannot check {strip_url_secrets(url)} ({error})", fix)
-    if is_allowed:
-        return passed(switch, f"Label Studio may {action} {strip_url_secrets(url)}, {address_kind}")
-    fix = RESTART_FIX_TEMPLATE.format(switch=switch)
-    return failed(
-        switch, f"Label Studio may not {action} {strip_url_secrets(url)}, {address_kind}", fix
-    )
-
-
-def is_private_host(host: str) -> bool:
-    """Whether a name leads to an address that is not public, as seen from here."""
+def _is_private_host(host: str) -> bool:
+    """Return whether a host resolves to a private address on this machine."""
     try:
         addresses = {str(entry[4][0]) for entry in socket.getaddrinfo(host, None)}
-        return any(
-            not ipaddress.ip_address(ip_address.partition("%")[0]).is_global
-            for ip_address in addresses
-        )
-    except (OSError, ValueError, UnicodeError):
+    except (OSError, UnicodeError):
         return False
-
-
-def strip_url_secrets(url: str) -> str:
-    """An address without what may be secret: user, path, query."""
-    parts = urlsplit(url)
-    host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-    port = f":{parts.port}" if parts.port else ""
-    return f"{parts.scheme}://{host}{port}" + ("/…" if parts.path.strip("/") else "")
+    return not all(map(is_public_address, addresses))

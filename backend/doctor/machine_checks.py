@@ -1,84 +1,97 @@
-"""This machine: its home folder, the weights, and the way to Modal where that computes."""
+"""Checks of this machine: home folder, disk, weights, and access to Modal."""
 
 from __future__ import annotations
 
 import importlib.util
 import shutil
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 from backend.bootstrap import check_modal_access
-from backend.doctor.check_result import CheckResult, failed, passed, unchecked
-from backend.errors import (
-    DetectorError,
-    EncoderError,
-    PrelabelError,
-    RoundError,
-    StoreError,
-    UsageError,
-)
+from backend.doctor.check import CheckResult, failed, passed, unchecked
+from backend.doctor.contexts import CheckedProject, LabelStudioSetup, Setup
+from backend.errors import DetectorError, EncoderError, PrelabelError, RoundError, UsageError
 from backend.runtime.resources import Resources
-from backend.settings import COMPUTE_MODAL, Settings
+from backend.settings import COMPUTE_MODAL
 from backend.store.files import check_writable
-from backend.store.projects import ProjectRecord
 
 MIN_FREE_BYTES = 1_000_000_000
-"""Bytes that must be free: a few versions, and copies of images."""
+"""Space for a few versions and for reduced copies of images."""
 BYTES_PER_MB = 1_000_000
-FreeSpace = Callable[[Path], int]
-ENCODER_FIX = "set PRELABEL_ENCODER=auto or builtin, or to weights that are there"
-DETECTOR_FIX = "set PRELABEL_DETECTOR=auto or builtin, or to weights that are there"
-MODAL_TOKEN_FIX = "`modal token new`, or set MODAL_TOKEN_ID and MODAL_TOKEN_SECRET"  # noqa: S105
-HOME_FIX = "set PRELABEL_HOME to a folder of your own"
+ENCODER_FIX = "set PRELABEL_ENCODER=auto or builtin, or to weights that exist"
+DETECTOR_FIX = "set PRELABEL_DETECTOR=auto or builtin, or to weights that exist"
+MODAL_TOKEN_FIX = "run `modal token new`, or set MODAL_TOKEN_ID and MODAL_TOKEN_SECRET"  # noqa: S105
+HOME_FIX = "set PRELABEL_HOME to a folder that you may write to"
 
 
 def free_bytes(folder: Path) -> int:
-    """What is left on a folder's disk."""
+    """Return the free bytes on the disk of a folder."""
     return shutil.disk_usage(folder).free
 
 
-def check_home(settings: Settings) -> CheckResult:
-    """Whether what lasts can be written."""
+def check_home(setup: Setup) -> CheckResult:
+    """Check that the home folder can be written."""
+    check_writable(setup.settings.home)
+    return passed("home", f"{setup.settings.home} can be written")
+
+
+def check_disk(setup: Setup) -> CheckResult:
+    """Check the free space on the disk of the home folder."""
+    home = setup.settings.home
+    folder = next((p for p in (home, *home.parents) if p.exists()), Path("/"))
+    free_space = setup.measure_free(folder)
+    message = f"{free_space / BYTES_PER_MB:,.0f} MB are free at {folder}"
+    if free_space >= MIN_FREE_BYTES:
+        return passed("disk", message)
+    missing = (MIN_FREE_BYTES - free_space) / BYTES_PER_MB
+    fix = f"free {missing:,.0f} MB, or set PRELABEL_HOME to a larger disk"
+    return failed("disk", message, fix)
+
+
+def check_modal(setup: Setup) -> CheckResult:
+    """Check access to Modal, if it is used."""
+    check, settings = "Modal", setup.settings
+    if settings.compute != COMPUTE_MODAL:
+        return unchecked(check, "not used (PRELABEL_COMPUTE=local)")
+    if importlib.util.find_spec("modal") is None:
+        return failed(check, "the package is not installed", "`pip install modal`")
     try:
-        check_writable(settings.home)
-    except StoreError as error:
-        return failed("home", str(error), HOME_FIX)
-    return passed("home", f"{settings.home} can be written")
+        check_modal_access(settings)
+    except UsageError as error:
+        return failed(check, str(error), MODAL_TOKEN_FIX)
+    except RoundError as error:
+        return failed(check, str(error), "run `prelabel deploy` with internet access")
+    return passed(check, f"accepts the token and has the app {settings.modal_app!r}")
 
 
-def check_disk(settings: Settings, measure_free: FreeSpace) -> CheckResult:
-    """Whether there is space for what is to come."""
-    existing_folder = next(
-        (p for p in (settings.home, *settings.home.parents) if p.exists()), Path("/")
-    )
-    free_space = measure_free(existing_folder)
-    message = f"{free_space / BYTES_PER_MB:,.0f} MB are free at {existing_folder}"
-    if free_space < MIN_FREE_BYTES:
-        fix = f"free {(MIN_FREE_BYTES - free_space) / BYTES_PER_MB:,.0f} MB, or set PRELABEL_HOME to a larger disk"
-        return failed("disk", message, fix)
-    return passed("disk", message)
-
-
-def check_weights(resources: Resources, record: ProjectRecord, version: str) -> CheckResult:
-    """Whether the live version can be loaded."""
-    check = "weights"
+def check_weights(project: CheckedProject) -> Iterator[CheckResult]:
+    """Check that the live version can be loaded, if there is one."""
+    check, record, version = "weights", project.record, project.live_version
+    if record is None or not version:
+        return
     try:
-        model = resources.model(record, version)
+        model = project.setup.resources.model(record, version)
     except PrelabelError as error:
-        fix = f"`prelabel rollback {record.id}` to the version before, or `prelabel train`"
-        return failed(check, str(error), fix)
-    control_names = [*model.heads, *model.detectors]
-    return passed(
-        check, f"{version} can be loaded, and answers {', '.join(control_names) or 'nothing yet'}"
-    )
+        fix = f"run `prelabel rollback {record.id}`, or `prelabel train {record.id}`"
+        yield failed(check, str(error), fix)
+        return
+    controls = ", ".join([*model.heads, *model.detectors]) or "no control yet"
+    yield passed(check, f"{version} can be loaded and predicts {controls}")
 
 
-def check_encoder(resources: Resources, setting: str) -> CheckResult:
-    """Whether images can be embedded. Nothing is downloaded for it.
+def check_encoders(target: LabelStudioSetup) -> Iterator[CheckResult]:
+    """Check each encoder that a control needs."""
+    if "choices" in target.control_kinds:
+        for setting in target.encoder_settings:
+            yield _check_encoder(target.setup.resources, setting)
+
+
+def _check_encoder(resources: Resources, setting: str) -> CheckResult:
+    """Check that an encoder can embed an image; download nothing.
 
     Args:
         resources: of this process.
-        setting: ``PRELABEL_ENCODER``, or what the live version was made by.
+        setting: value of ``PRELABEL_ENCODER``, now or when the live version was trained.
     """
     from backend.vision.encoders.base import make_noise_image
     from backend.vision.encoders.load import is_encoder_local
@@ -86,28 +99,31 @@ def check_encoder(resources: Resources, setting: str) -> CheckResult:
 
     check, folder = "encoder", resources.weights_folder
     if resources.settings.compute == COMPUTE_MODAL:
-        return unchecked(check, "not needed here, images are embedded on Modal")
+        return unchecked(check, "not needed here: images are embedded on Modal")
     try:
         if not is_encoder_local(setting, folder):
             offline_reason = hub_unavailable_reason()
             if not offline_reason:
-                return unchecked(check, f"the weights of {setting} are fetched at first use")
+                return unchecked(check, f"the weights of {setting} are downloaded at first use")
             if setting != "auto":
-                return failed(
-                    check,
-                    f"the weights of {setting} are not here, and {offline_reason}",
-                    ENCODER_FIX,
-                )
-        loaded_encoder = resources.encoder(setting)
-        vectors = loaded_encoder.encode_images([make_noise_image()])
+                message = f"the weights of {setting} are not on this machine, and {offline_reason}"
+                return failed(check, message, ENCODER_FIX)
+        encoder = resources.encoder(setting)
+        embedding = encoder.encode_images([make_noise_image()])
     except EncoderError as error:
         return failed(check, str(error), ENCODER_FIX)
-    auto_choice = f", which takes {loaded_encoder.name}," if setting == "auto" else ""
-    return passed(check, f"{setting}{auto_choice} gives {vectors.shape[1]} numbers an image")
+    resolved = f" (resolved to {encoder.name})" if setting == "auto" else ""
+    return passed(check, f"{setting}{resolved} returns {embedding.shape[1]} numbers per image")
 
 
-def check_detector(resources: Resources) -> CheckResult:
-    """Whether there is something to fine-tune from. Nothing is downloaded for it."""
+def check_detector(target: LabelStudioSetup) -> Iterator[CheckResult]:
+    """Check that a detector can be fine-tuned, if a control needs one."""
+    if target.control_kinds & {"boxes", "points"}:
+        yield _check_detector(target.setup.resources)
+
+
+def _check_detector(resources: Resources) -> CheckResult:
+    """Check that there are weights to fine-tune from; download nothing."""
     from backend.vision.detection.base_weights import ULTRALYTICS_URL
     from backend.vision.detection.network import (
         BUILTIN_SETTING,
@@ -119,42 +135,21 @@ def check_detector(resources: Resources) -> CheckResult:
 
     check, folder = "detector", resources.weights_folder
     if resources.settings.compute == COMPUTE_MODAL:
-        return unchecked(check, "not needed here, networks are trained on Modal")
+        return unchecked(check, "not needed here: detectors are trained on Modal")
     setting = resources.settings.detector
+    weights = DEFAULT_WEIGHTS if setting == "auto" else setting
     try:
-        file = find_base_weights(
-            DEFAULT_WEIGHTS if setting == "auto" else setting, folder, download=False
-        )
+        file = find_base_weights(weights, folder, download=False)
         if file is not None:
             load_base_network(file)
-            weights_name = "the builtin network" if setting == BUILTIN_SETTING else file.name
-            return passed(check, f"{weights_name} can be loaded")
+            name = "the builtin network" if setting == BUILTIN_SETTING else file.name
+            return passed(check, f"{name} can be loaded")
     except DetectorError as error:
         return failed(check, str(error), DETECTOR_FIX)
     if is_url_reachable(ULTRALYTICS_URL):
-        return unchecked(
-            check, f"{DEFAULT_WEIGHTS if setting == 'auto' else setting} is fetched at first use"
-        )
+        return unchecked(check, f"{weights} is downloaded at first use")
     if setting == "auto":
-        return unchecked(
-            check, f"a small network from nothing; better: put {DEFAULT_WEIGHTS} into {folder}"
-        )
-    return failed(
-        check, f"{setting} is not here, and {ULTRALYTICS_URL} does not answer", DETECTOR_FIX
-    )
-
-
-def check_modal(settings: Settings) -> CheckResult:
-    """Whether rounds can be computed on Modal; asked of Modal only where they are."""
-    check = "Modal"
-    if settings.compute != COMPUTE_MODAL:
-        return unchecked(check, "not used (PRELABEL_COMPUTE=local)")
-    if importlib.util.find_spec("modal") is None:
-        return failed(check, "the package is not installed", "`pip install modal`")
-    try:
-        check_modal_access(settings)
-    except UsageError as error:
-        return failed(check, str(error), MODAL_TOKEN_FIX)
-    except RoundError as error:
-        return failed(check, str(error), "`prelabel deploy`, where there is internet")
-    return passed(check, f"lets us in, and has the app {settings.modal_app!r}")
+        message = f"a small network is trained from scratch; better: put {weights} into {folder}"
+        return unchecked(check, message)
+    message = f"{setting} is not on this machine, and {ULTRALYTICS_URL} does not answer"
+    return failed(check, message, DETECTOR_FIX)

@@ -1,1 +1,6 @@
-"""All that speaks Label Studio: its configs, API, image addresses, regions and ML protocol."""
+"""Everything specific to Label Studio: labeling configs, API, images, regions and ML protocol."""
+
+from typing import Any
+
+Json = dict[str, Any]
+"""A JSON object of Label Studio whose fields are read one by one."""

@@ -1,36 +1,46 @@
-"""Questions to a Label Studio about itself, for the doctor; none of them changes anything."""
+"""What answers at an address, and what a Label Studio allows; nothing is changed."""
 
 from __future__ import annotations
 
+import base64
+import json
 import socket
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 from backend.errors import LabelStudioError, PrivateAddressError
-from backend.label_studio.client import Json, LabelStudioClient
+from backend.label_studio import Json
+from backend.label_studio.api_session import ApiSession
+from backend.label_studio.backend_urls import url_port
+
+if TYPE_CHECKING:
+    import httpx
 
 PROBE_TIMEOUT_SECONDS = 5.0
-"""That an address may take to answer."""
 TokenKind = Literal["none", "legacy token", "personal access token", "access token", "no token"]
+SSRF_SWITCHES = {
+    "ML_BLOCK_LOCAL_IP": ("api/ml/", "call an ML backend at"),
+    "SSRF_PROTECTION_ENABLED": ("api/webhooks/", "send webhooks to"),
+}
+"""Switch in Label Studio's environment → API path that checks addresses by it, and the action."""
 
 
 @dataclass(frozen=True)
 class TokenInfo:
-    """What a token says of itself, unproven.
+    """The content of a token, not verified.
 
     Attributes:
-        kind: ``no token``: it has no form that Label Studio gives out.
-        expires_at: when it ends, seconds since 1970; 0 when it does not say.
+        kind: ``no token`` if it has no form that Label Studio issues.
+        expires_at: seconds since 1970; 0 if it has no expiry.
     """
 
     kind: TokenKind
     expires_at: float = 0.0
 
     def is_expired(self, now: float | None = None) -> bool:
-        """Whether its time is over."""
+        """Return whether it has expired."""
         return 0 < self.expires_at <= (time.time() if now is None else now)
 
 
@@ -39,20 +49,41 @@ class ServiceInfo:
     """What answers at an address.
 
     Attributes:
-        is_expected: it is what was looked for.
-        version: of it, as it says.
-        description: something else that answers, in words; empty when nothing does.
+        is_expected: it is a service of the expected kind.
+        version: its version.
+        description: what it is; empty if nothing answers.
         error: why nothing answers.
+        needs_auth: it is a backend that requires basic auth.
+        home_id: fingerprint of a Prelabel's home folder.
     """
 
     is_expected: bool = False
     version: str = ""
     description: str = ""
     error: str = ""
+    needs_auth: bool = False
+    home_id: str = ""
+
+
+@dataclass(frozen=True)
+class Webhook:
+    """A webhook of a project.
+
+    Attributes:
+        url: without a slash at the end.
+        is_active: it is turned on.
+        sends_all: it sends all events.
+        events: those that it sends otherwise.
+    """
+
+    url: str
+    is_active: bool
+    sends_all: bool
+    events: frozenset[str]
 
 
 def parse_token(text: str) -> TokenInfo:
-    """Which kind a token is.
+    """Return the kind of a token.
 
     Example:
         >>> parse_token("0" * 40).kind
@@ -67,14 +98,13 @@ def parse_token(text: str) -> TokenInfo:
     claims = _decode_jwt(text)
     if claims is None:
         return TokenInfo("no token")
-    kind: TokenKind = "personal access token"
-    if claims.get("token_type") == "access":
-        kind = "access token"
+    is_access_token = claims.get("token_type") == "access"
+    kind: TokenKind = "access token" if is_access_token else "personal access token"
     return TokenInfo(kind, float(claims.get("exp") or 0))
 
 
 def identify_label_studio(server: str) -> ServiceInfo:
-    """Ask an address what it is; no token is sent."""
+    """Identify what answers at an address; no token is sent."""
     import httpx
 
     try:
@@ -83,39 +113,45 @@ def identify_label_studio(server: str) -> ServiceInfo:
             version_info = _response_json(response)
             if "release" in version_info or "label-studio-os-package" in version_info:
                 return ServiceInfo(True, str(version_info.get("release") or ""))
-            health_info = _response_json(http.get(f"{server}/health"))
+            health = _response_json(http.get(f"{server}/health"))
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         return ServiceInfo(error=_connection_error(error))
-    if health_info.get("model_class"):
-        return ServiceInfo(description=f"an ML backend ({health_info['model_class']})")
-    return ServiceInfo(description=f"something else ({response.status_code} for /api/version/)")
+    if health.get("model_class"):
+        return ServiceInfo(description=f"an ML backend ({health['model_class']})")
+    return ServiceInfo(description=f"another service ({response.status_code} for /api/version/)")
 
 
 def identify_backend(url: str, auth: tuple[str, str] | None) -> ServiceInfo:
-    """Ask a backend's address what it is."""
+    """Identify what answers at the address of a backend.
+
+    Proxy variables of the environment are ignored, as Label Studio's own requests do not use them.
+    """
     import httpx
 
     try:
-        response = httpx.get(f"{url}/health", auth=auth, timeout=PROBE_TIMEOUT_SECONDS)
+        response = httpx.get(
+            f"{url}/health", auth=auth, timeout=PROBE_TIMEOUT_SECONDS, trust_env=False
+        )
     except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
         return ServiceInfo(error=_connection_error(error))
-    health_info = _response_json(response)
-    if health_info.get("model_class"):
-        return ServiceInfo(True, description=str(health_info["model_class"]))
+    health = _response_json(response)
+    if health.get("model_class"):
+        description, home_id = str(health["model_class"]), str(health.get("home") or "")
+        return ServiceInfo(True, description=description, home_id=home_id)
     if response.status_code == 401:
-        return ServiceInfo(description="a backend that wants basic auth")
-    return ServiceInfo(description=f"something else ({response.status_code} for /health)")
+        return ServiceInfo(description="a backend that requires basic auth", needs_auth=True)
+    return ServiceInfo(description=f"another service ({response.status_code} for /health)")
 
 
 def send_test_event(url: str, number: int) -> int:
-    """Send a backend the event of a webhook, as Label Studio does: without auth.
+    """Send a webhook event to a backend, as Label Studio does without auth.
 
     Args:
         url: the webhook's.
-        number: of the project that is woken, which then finds nothing new.
+        number: of a project; the event makes the backend look for changes.
 
     Returns:
-        the HTTP status; 0 when nothing answers.
+        the HTTP status; 0 if nothing answers.
     """
     import httpx
 
@@ -127,76 +163,65 @@ def send_test_event(url: str, number: int) -> int:
 
 
 def is_listening(url: str) -> bool:
-    """Whether anything listens at an address; nothing is sent."""
+    """Return whether a connection to an address can be opened; nothing is sent."""
     try:
-        parts = urlsplit(url)
-        host_and_port = (
-            parts.hostname or "",
-            parts.port or (443 if parts.scheme == "https" else 80),
-        )
-        with socket.create_connection(host_and_port, PROBE_TIMEOUT_SECONDS):
+        address = (urlsplit(url).hostname or "", url_port(url))
+        with socket.create_connection(address, PROBE_TIMEOUT_SECONDS):
             return True
     except (OSError, ValueError):
         return False
 
 
-class Diagnostics:
-    """Questions that need a token.
+def token_owner(session: ApiSession) -> str:
+    """Return the user whose token a session uses.
+
+    Raises:
+        AccessDeniedError: the token is refused.
+    """
+    user = session.get_json("api/current-user/whoami")
+    return str(user.get("email") or user.get("username") or "somebody")
+
+
+def list_webhooks(session: ApiSession, number: int) -> list[Webhook]:
+    """Return the webhooks of a project."""
+    rows: list[Json] = session.get_json("api/webhooks/", {"project": number})
+    return [
+        Webhook(
+            url=str(row["url"]).rstrip("/"),
+            is_active=bool(row["is_active"]),
+            sends_all=bool(row["send_for_all_actions"]),
+            events=frozenset(row["actions"] or ()),
+        )
+        for row in rows
+    ]
+
+
+def accepts_url(session: ApiSession, path: str, url: str) -> bool:
+    """Return whether Label Studio may call an address.
+
+    It is asked to connect the address to a project that does not exist. It checks the address
+    first, so that nothing is created.
 
     Args:
-        client: with one that works.
+        session: of Label Studio.
+        path: of the API, from :data:`SSRF_SWITCHES`.
+        url: the address.
+
+    Raises:
+        LabelStudioError: it could not check the address.
     """
-
-    def __init__(self, client: LabelStudioClient) -> None:
-        self.client = client
-
-    def token_owner(self) -> str:
-        """Whose token it is.
-
-        Raises:
-            NotAllowed: it is refused.
-        """
-        user = self.client.request_json("GET", "api/current-user/whoami")
-        return str(user.get("email") or user.get("username") or "somebody")
-
-    def allows_backend_url(self, url: str) -> bool:
-        """Whether ML backends may be at this address (``ML_BLOCK_LOCAL_IP``).
-
-        A connection to no project is asked for: Label Studio checks the address first.
-        """
-        return self._accepts("api/ml/", {"url": url, "project": 0, "title": "Prelabel"})
-
-    def allows_webhook_url(self, url: str) -> bool:
-        """Whether webhooks may go to this address (``SSRF_PROTECTION_ENABLED``)."""
-        return self._accepts("api/webhooks/", {"url": url, "project": 0})
-
-    def list_webhooks(self, number: int) -> list[Json]:
-        """The webhooks of a project."""
-        rows: list[Json] = self.client.request_json("GET", "api/webhooks/", {"project": number})
-        return rows
-
-    def get_prediction(self, id: int) -> Json:
-        """A prediction as Label Studio keeps it."""
-        row: Json = self.client.request_json("GET", f"api/predictions/{id}/")
-        return row
-
-    def _accepts(self, path: str, body: Json) -> bool:
-        try:
-            self.client.request_json("POST", path, json=body)
-        except PrivateAddressError:
-            return False
-        except LabelStudioError as error:
-            if "project" in str(error):  # "Invalid pk": the address was fine
-                return True
+    try:
+        session.request_json("POST", path, json={"url": url, "project": 0, "title": "Prelabel"})
+    except PrivateAddressError:
+        return False
+    except LabelStudioError as error:
+        if "project" not in str(error):  # "Invalid pk" means that the address is accepted
             raise
-        return True
+    return True
 
 
 def _decode_jwt(text: str) -> Json | None:
-    """What a JSON web token says, unproven; None when it is none."""
-    import base64
-    import json
-
+    """Return the claims of a JSON web token, not verified; None if it is none."""
     parts = text.split(".")
     if len(parts) != 3:
         return None
@@ -208,7 +233,7 @@ def _decode_jwt(text: str) -> Json | None:
     return claims if isinstance(claims, dict) else None
 
 
-def _response_json(response: Any) -> Json:
+def _response_json(response: httpx.Response) -> Json:
     try:
         body = response.json()
     except ValueError:
@@ -219,19 +244,11 @@ def _response_json(response: Any) -> Json:
 def _connection_error(error: Exception) -> str:
     import httpx
 
-    messages: list[tuple[type[Exception], Callable[[], str]]] = [
-        (httpx.ConnectTimeout, lambda: f"no answer within {PROBE_TIMEOUT_SECONDS:.0f} s"),
-        (
-            httpx.TimeoutException,
-            lambda: f"connected, but no answer within {PROBE_TIMEOUT_SECONDS:.0f} s",
-        ),
-        (httpx.ConnectError, lambda: str(error).partition("] ")[2] or str(error)),
-    ]
-    return next(
-        (
-            format_message()
-            for error_type, format_message in messages
-            if isinstance(error, error_type)
-        ),
-        str(error),
-    )
+    if isinstance(error, httpx.ConnectTimeout):
+        return f"no answer within {PROBE_TIMEOUT_SECONDS:.0f} s"
+    if isinstance(error, httpx.TimeoutException):
+        return f"connected, but no answer within {PROBE_TIMEOUT_SECONDS:.0f} s"
+    message = str(error) or type(error).__name__
+    if isinstance(error, httpx.ConnectError):
+        return message.partition("] ")[2] or message
+    return message

@@ -10,7 +10,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -94,16 +93,3 @@ def _count_annotations(payload: dict[str, Any]) -> int:
         if isinstance(payload.get(key), list):
             return len(payload[key])
     return 1
-
-
-def accepts_webhooks(backend: str) -> bool:
-    """Whether Label Studio takes webhooks for an address: it checks names, and stays silent.
-
-    Example:
-        >>> accepts_webhooks("http://prelabel:9090"), accepts_webhooks("http://prelabel.internal:9090")
-        (False, True)
-        >>> accepts_webhooks("http://localhost:9090"), accepts_webhooks("http://[::1]:9090")
-        (True, True)
-    """
-    host = urlsplit(backend).hostname or ""
-    return "." in host or ":" in host or host == "localhost"

@@ -9,8 +9,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from backend.domain import Control, Region, RegionPrediction, Regions
+from backend.label_studio import Json
 
-Json = dict[str, Any]
 RESULT_TYPES = {"boxes": "rectanglelabels", "points": "keypointlabels"}
 POINT_WIDTH_PERCENT = 0.5
 """Width of a drawn point where no size is known, percent of the image's width."""

@@ -7,12 +7,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
 
 from backend.domain import ChoicePrediction, Control, LabelSet, Prediction, Region, Regions, Task
+from backend.label_studio import Json
 from backend.label_studio.region_results import complete_regions, count_unserved, format_regions
 
-Json = dict[str, Any]
 CAPTURE_REASON_FIELD = "prelabel_captured"
 """In the data of a task that the endpoint kept: why."""
 SAVE_DELAY_SECONDS = 5.0

@@ -10,8 +10,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from backend.domain import Control, Task
+from backend.label_studio import Json
 from backend.label_studio.labeling_config import LabelingConfig, read_config
-from backend.label_studio.task_results import Json, parse_task
+from backend.label_studio.task_results import parse_task
 from backend.learning.audit import is_audit
 from backend.runtime.connection import Connection
 from backend.store.files import read_json, write_json

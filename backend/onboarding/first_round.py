@@ -1,10 +1,10 @@
-"""The backend's first look at a new project: its progress, and what came of it."""
+"""The backend's first round on a new project: its progress and its result."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TypedDict
 
 from backend.learning.first_labels import describe_first_labels
 from backend.onboarding.backend_connection import address_with_auth, is_own_backend
@@ -13,109 +13,135 @@ from backend.store.servers import is_same_server
 
 STATE_POLL_SECONDS = 0.5
 FIRST_ROUND_TIMEOUT_SECONDS = 900.0
-"""That the first look is waited for."""
 STATE_DESCRIPTIONS = {
-    "idle": "waits for its first look",
-    "observing": "looks at the labels",
-    "training": "looks at the images",
-    "evaluating": "looks at what it can tell already",
-    "pushing": "writes into Label Studio",
+    "idle": "waits for the first round",
+    "observing": "reads the labels",
+    "training": "embeds the images",
+    "evaluating": "evaluates its predictions",
+    "pushing": "writes predictions to Label Studio",
 }
-"""What the states of a round mean before anything is labeled."""
-BackendState = dict[str, Any]
-StateCallback = Callable[[BackendState], None]
+"""What a round does in each state before anything is labeled."""
+
+
+class RoundProgress(TypedDict, total=False):
+    """What a round does now, as ``/api/projects`` reports it."""
+
+    state: str
+    progress: float
+    detail: str
+    error: str
+
+
+class ControlStatus(TypedDict):
+    """What answers a control, as ``/api/projects`` reports it."""
+
+    kind: str
+    type: str
+    advice: str
+
+
+class BackendProject(TypedDict, total=False):
+    """A project as ``/api/projects`` reports it; only the fields that are read here."""
+
+    id: int | str
+    number: int
+    server: str
+    version: str | None
+    tasks: int
+    round: RoundProgress
+    controls: Sequence[ControlStatus]
 
 
 def wait_for_first_round(
     settings: Settings,
     backend: str,
     number: int,
-    on_state: StateCallback,
+    on_state: Callable[[RoundProgress], None],
     timeout_seconds: float = FIRST_ROUND_TIMEOUT_SECONDS,
-) -> BackendState | None:
-    """Wait until the backend has looked at a project.
+) -> BackendProject | None:
+    """Wait until the backend has finished a round on a project.
 
     Args:
-        settings: tell whether auth is on.
+        settings: of this process; the backend has the same.
         backend: its address.
-        number: the project's in Label Studio.
-        on_state: told what the round does now, often.
-        timeout_seconds: how long at most.
+        number: the project's number in Label Studio.
+        on_state: called with the state of the round at each poll.
+        timeout_seconds: maximum time to wait.
 
     Returns:
-        the project as the backend shows it, also where the look failed; None where it takes longer.
+        the project after the round, also if it failed; None after the timeout.
     """
     deadline = time.monotonic() + timeout_seconds
     while time.monotonic() < deadline:
-        state = _fetch_project(settings, backend, number)
-        round_state = state.get("round") or {}
-        if state.get("version") and round_state.get("state") == "idle":
-            return state
-        if round_state.get("error"):
-            return state
-        on_state(round_state)
+        project = _fetch_project(settings, backend, number)
+        progress = project.get("round") or {}
+        if project.get("version") and progress.get("state") == "idle":
+            return project
+        if progress.get("error"):
+            return project
+        on_state(progress)
         time.sleep(STATE_POLL_SECONDS)
     return None
 
 
-def format_progress(round_state: BackendState) -> str:
-    """What a round does, in a line.
+def format_progress(progress: RoundProgress) -> str:
+    """Describe the state of a round in one line.
 
     Example:
         >>> format_progress({"state": "training", "progress": 0.25}), format_progress({})
-        ('The backend looks at the images … 25%', 'The backend waits for its first look …')
+        ('The backend embeds the images … 25%', 'The backend waits for the first round …')
     """
-    state, progress = str(round_state.get("state", "idle")), float(round_state.get("progress") or 0)
+    state, fraction = progress.get("state", "idle"), progress.get("progress") or 0.0
     message = f"The backend {STATE_DESCRIPTIONS.get(state, state)} …"
-    return f"{message} {progress:.0%}" if progress else message
+    return f"{message} {fraction:.0%}" if fraction else message
 
 
-def has_preannotations(state: BackendState) -> bool:
-    """Whether there are pre-annotations before anybody labeled anything."""
-    return any(control["kind"] != "none yet" for control in state["controls"])
+def has_preannotations(project: BackendProject) -> bool:
+    """Return whether the project has pre-annotations before anything is labeled."""
+    return any(control["kind"] != "none yet" for control in project["controls"])
 
 
-def describe_first_round(state: BackendState, settings: Settings) -> list[str]:
-    """What came of it, for people.
+def describe_first_round(project: BackendProject, settings: Settings) -> list[str]:
+    """Describe the result of the first round for people.
 
     Args:
-        state: of :func:`wait_for_first_round`.
-        settings: tell when it learns.
+        project: returned by :func:`wait_for_first_round`.
+        settings: of the backend; they decide when it trains.
     """
-    error = (state.get("round") or {}).get("error")
+    error = (project.get("round") or {}).get("error")
     if error:
-        return [f"The first look failed, and is tried again: {error}"]
-    if has_preannotations(state):
-        return [f"All {state['tasks']} images are looked at and pre-annotated."]
-    control_types = [control["type"] for control in state["controls"]]
-    pause_text = f"a pause of {settings.quiet_seconds:.0f} seconds"
-    advice = [control["advice"] for control in state["controls"] if control.get("advice")]
+        return [f"The first round failed and will be retried: {error}"]
+    if has_preannotations(project):
+        return [f"All {project['tasks']} images are pre-annotated."]
+    first_labels = describe_first_labels(
+        [control["type"] for control in project["controls"]],
+        settings.retrain_after,
+        f"a pause of {settings.quiet_seconds:.0f} seconds",
+    )
+    advice = [control["advice"] for control in project["controls"] if control.get("advice")]
     return [
-        f"All {state['tasks']} images are looked at. Nothing is known yet of what your labels "
-        f"mean. {describe_first_labels(control_types, settings.retrain_after, pause_text)} Then every image is "
-        "pre-annotated.",
+        f"All {project['tasks']} images are embedded. The model cannot predict your labels yet. "
+        f"{first_labels} Then every image is pre-annotated.",
         *advice[:1],
     ]
 
 
-def fetch_states(settings: Settings, backend: str) -> list[BackendState]:
-    """The projects as the backend shows them; none where no backend of this home answers."""
+def fetch_states(settings: Settings, backend: str) -> list[BackendProject]:
+    """Return the projects of this home folder's backend; none if it is not running."""
     return _fetch_projects(settings, backend) if is_own_backend(settings, backend) else []
 
 
-def _fetch_project(settings: Settings, backend: str, number: int) -> BackendState:
-    """The project as the backend shows it; of several with this number the one of our server."""
+def _fetch_project(settings: Settings, backend: str, number: int) -> BackendProject:
+    """Return the project with a number; of several, the one on our Label Studio."""
     matches = [row for row in _fetch_projects(settings, backend) if row["number"] == number]
     server_urls = (settings.label_studio_url, settings.label_studio_host)
     own_matches = [
-        row
-        for row in matches
-        if any(is_same_server(row["server"], server) for server in server_urls)
+        row for row in matches if any(is_same_server(row["server"], url) for url in server_urls)
     ]
     return [*matches, *own_matches][-1] if matches else {}
 
 
-def _fetch_projects(settings: Settings, backend: str) -> list[BackendState]:
+def _fetch_projects(settings: Settings, backend: str) -> list[BackendProject]:
     import httpx
 
     url, auth = address_with_auth(settings, backend)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from backend.domain import Control, Label
 from backend.errors import UsageError
-from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.client import UNCERTAINTY_SAMPLING, LabelStudioClient
 from backend.label_studio.labeling_config import read_config
 from backend.onboarding.labeling_job import LabelingJob
 from backend.store.files import read_json, write_json
@@ -78,7 +78,7 @@ class FolderProjects:
                 "title": title,
                 "description": f"Images of the folder “{self._folder.name}”. [{marker}]",
                 "label_config": config,
-                "sampling": "Uncertainty sampling",
+                "sampling": UNCERTAINTY_SAMPLING,
                 "show_collab_predictions": True,
             }
         )

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from backend.callbacks import ProgressCallback
-from backend.label_studio.client import Json, LabelStudioClient
+from backend.label_studio import Json
+from backend.label_studio.client import LabelStudioClient
 from backend.onboarding.folder_project import DIGEST_FIELD
 from backend.onboarding.image_folder import DUPLICATE_REASON, FolderImage, SkippedFile
 

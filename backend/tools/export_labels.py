@@ -7,8 +7,8 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from backend.errors import LabelStudioError, NotFoundError, UsageError
-from backend.label_studio.export_client import ExportClient
+from backend.errors import LabelStudioError, UsageError
+from backend.label_studio.client import LabelStudioClient
 from backend.settings import Settings
 from backend.store.files import disk_errors
 
@@ -48,13 +48,15 @@ def export_labels(
         ConfigError: the labeling config has no boxes.
         LabelStudioError: Label Studio refused, or failed.
     """
-    exporter = ExportClient(settings.label_studio_url, settings.api_key)
-    number = _find_project_number(exporter, project)
+    client = LabelStudioClient(settings.label_studio_url, settings.api_key)
+    number = client.find_project_number(project)
     output_folder = (folder or Path(f"project-{number}-{export_format}")).expanduser()
     if output_folder.exists() and not (output_folder.is_dir() and not any(output_folder.iterdir())):
         raise UsageError(f"{output_folder} is not empty: choose another --output.")
-    labeled_count = int(exporter.get_project(number).get("num_tasks_with_annotations") or 0)
-    name, content = exporter.export(number, export_format.upper() + "_WITH_IMAGES" * with_images)
+    labeled_count = int(client.get_project(number).get("num_tasks_with_annotations") or 0)
+    name, content = client.export_labels(
+        number, export_format.upper() + "_WITH_IMAGES" * with_images
+    )
     with disk_errors(output_folder):
         output_folder.mkdir(parents=True, exist_ok=True)
         _unpack(name, content, output_folder)
@@ -62,19 +64,6 @@ def export_labels(
         str(file.relative_to(output_folder)) for file in output_folder.rglob("*") if file.is_file()
     )
     return ExportedLabels(number, output_folder, tuple(written_files), labeled_count)
-
-
-def _find_project_number(exporter: ExportClient, number_or_title: str) -> int:
-    if number_or_title.isdigit():
-        return int(exporter.get_project(int(number_or_title))["id"])
-    matching_ids = [
-        row["id"] for row in exporter.list_projects() if row["title"] == number_or_title
-    ]
-    if len(matching_ids) != 1:
-        raise NotFoundError(
-            f"{exporter.server} has {len(matching_ids)} projects {number_or_title!r}: give its number."
-        )
-    return int(matching_ids[0])
 
 
 def _unpack(name: str, content: bytes, folder: Path) -> None:

@@ -27,7 +27,7 @@ import pytest
 import yaml
 
 import tests.support.json_examples
-from backend.cli.main import COMMAND_NAMES, _parser
+from backend.cli.main import COMMANDS, make_parser
 from backend.endpoint.alert_rules import read_alert_rules
 from backend.label_studio.labeling_config import read_config
 from demo.label_studio import find_free_port
@@ -311,7 +311,7 @@ def check_compose(words: list[str]) -> None:
     assert service in services
     if command == "exec":  # exec does not use the entry point
         assert ours.pop(0) == "prelabel"
-    _parser().parse_args(ours)
+    make_parser().parse_args(ours)
 
 
 def split_options(
@@ -451,8 +451,8 @@ def commands_in_sentences() -> dict[str, Path]:
 @pytest.mark.parametrize("command", commands_in_sentences())
 def test_a_command_quoted_in_a_sentence_is_valid(command: str) -> None:
     words = shlex.split(command)
-    if words not in [[name] for name in COMMAND_NAMES]:  # a bare name may lack required arguments
-        _parser().parse_args(words)  # exits if it is invalid
+    if words not in [[command.name] for command in COMMANDS]:  # a bare name may lack arguments
+        make_parser().parse_args(words)  # exits if it is invalid
 
 
 def test_every_route_has_an_example_request(servers: DocsServers) -> None:
@@ -506,7 +506,7 @@ def heading_anchors(text: str) -> set[str]:
 
 def test_every_command_is_in_the_readme() -> None:
     page = (ROOT / "README.md").read_text()
-    assert [name for name in COMMAND_NAMES if f"prelabel {name}" not in page] == []
+    assert [command.name for command in COMMANDS if f"prelabel {command.name}" not in page] == []
 
 
 def test_no_server_of_a_block_is_still_running(servers: DocsServers) -> None:

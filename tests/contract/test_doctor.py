@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from backend.doctor.check_result import CheckResult
+from backend.doctor.check import CheckResult
 from backend.doctor.doctor import Doctor
 from backend.doctor.machine_checks import free_bytes
 from backend.settings import read_settings

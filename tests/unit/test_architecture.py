@@ -31,7 +31,7 @@ PACKAGE_OWNERS: Mapping[str, tuple[str, ...]] = {
     "imagehash": ("backend/endpoint/capture_recorder.py",),
     "jinja2": ("backend/dashboard/rendering.py",),
     "label_studio_ml": ("backend/server/stock.py",),
-    "label_studio_sdk": ("backend/label_studio/client.py",),
+    "label_studio_sdk": ("backend/label_studio/api_session.py",),
     "modal": ("serverless",),
     "open_clip": ("backend/vision/encoders/clip.py",),
     "openvino": ("backend/vision/runtime/openvino_runner.py",),

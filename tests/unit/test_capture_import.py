@@ -107,7 +107,7 @@ def captures(tmp_path: Path) -> CaptureStore:
 
 def bring(lab: Tiny) -> int:
     url = f"http://127.0.0.1:{lab.server_port}"
-    settings = Settings(lab.home, label_studio_url=url, api_key="0" * 40)
+    settings = Settings(home=lab.home, label_studio_url=url, api_key="0" * 40)
     session = ProjectSession(Resources(settings), ProjectRecord("1", url, 1))
     return CaptureImporter(session).import_waiting()
 

@@ -109,7 +109,10 @@ def test_what_it_is_made_with_makes_it_anew_and_is_noticed(home: Home) -> None:
     known = home.identity(observed(TASKS))
     weights = before.home / "weights"
     weights.mkdir()
-    for settings in (replace(before, detector_size=320), replace(before, detector="yolo26n.yaml")):
+    for settings in (
+        before.model_copy(update={"detector_size": 320}),
+        before.model_copy(update={"detector": "yolo26n.yaml"}),
+    ):
         home.settings = settings
         assert not home.unchanged(observed(TASKS))
         assert home.identity(observed(TASKS)) != known

@@ -59,7 +59,7 @@ class Project:
             "what", "image", "image", (Label("disc"), Label("square")), kind=kind
         )
         settings = Settings(
-            home,
+            home=home,
             label_studio_url=project_server,
             api_key="0" * 40,
             encoder="builtin",

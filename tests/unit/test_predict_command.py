@@ -83,7 +83,7 @@ def test_the_answers_are_those_of_the_endpoint(
     from backend.settings import Settings
 
     _, told, _ = predict(*images, "--function", project, "--json")
-    with TestClient(create_endpoint(Settings(published_home), allow_anonymous=True)) as http:
+    with TestClient(create_endpoint(Settings(home=published_home), allow_anonymous=True)) as http:
         for file, result in zip(images, told["results"], strict=True):
             path = f"/v1/functions/{project}/invoke"
             answer = http.post(path, content=file.read_bytes()).json()

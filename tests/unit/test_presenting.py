@@ -100,7 +100,7 @@ def settings(tmp_path: Path) -> Iterator[Settings]:
     web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Studio)
     threading.Thread(target=web.serve_forever, args=(0.01,), daemon=True).start()
     url = f"http://127.0.0.1:{web.server_port}"
-    found = Settings(tmp_path, label_studio_url=url, api_key="0" * 40, encoder="builtin")
+    found = Settings(home=tmp_path, label_studio_url=url, api_key="0" * 40, encoder="builtin")
     resources = Resources(found)
     versions = resources.versions(resources.projects.register(url, 1))
     proven = AutoAcceptSection(error=0.5, level=0.0, audit=100, chance=0.01, reason="It holds.")

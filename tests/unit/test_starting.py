@@ -12,11 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from backend.cli import addresses as places
+from backend.cli import arguments
 from backend.domain import Label
 from backend.errors import PrelabelError, UsageError
-from backend.label_studio import ml_protocol
-from backend.label_studio.client import Json
+from backend.label_studio import Json, backend_urls, ml_protocol
 from backend.label_studio.labeling_config import read_config
 from backend.learning import first_labels
 from backend.onboarding import (
@@ -27,6 +26,7 @@ from backend.onboarding import (
     label_input,
 )
 from backend.onboarding import image_folder as reading
+from backend.onboarding.first_round import BackendProject, ControlStatus
 from backend.onboarding.folder_project import default_title, matches_options, validate_title
 from backend.onboarding.image_folder import FolderImage, ImageLimits, SkippedFile
 from backend.onboarding.label_input import adjust_job, complete_labels, parse_labels
@@ -145,7 +145,15 @@ def test_labels_are_read_as_people_type_them() -> None:
 
 
 def test_examples_of_what_is_typed_and_told_are_right() -> None:
-    for module in (ml_protocol, label_input, backend_connection, first_round, first_labels, places):
+    for module in (
+        ml_protocol,
+        backend_urls,
+        label_input,
+        backend_connection,
+        first_round,
+        first_labels,
+        arguments,
+    ):
         found = doctest.testmod(module)
         assert found.attempted
         assert not found.failed
@@ -154,12 +162,12 @@ def test_examples_of_what_is_typed_and_told_are_right() -> None:
 @pytest.mark.parametrize(
     ("address", "sentence"),
     [
-        ("http://[::1", "is no address of a backend"),
-        ("http://127.0.0.1:99999", "is no address of a backend"),
+        ("http://[::1", "is not a valid backend address"),
+        ("http://127.0.0.1:99999", "is not a valid backend address"),
         ("127.0.0.1:9191", "needs http:// or https://, such as http://127.0.0.1:9191"),
         ("http://", "needs http://"),
         ("ftp://127.0.0.1:9191", "needs http://"),
-        ("http://prelabel:9090", "takes no webhooks for a name without a dot"),
+        ("http://prelabel:9090", "sends no webhooks to a host name without a dot"),
     ],
 )
 def test_what_cannot_be_a_backends_address_is_one_sentence(address: str, sentence: str) -> None:
@@ -170,7 +178,7 @@ def test_what_cannot_be_a_backends_address_is_one_sentence(address: str, sentenc
 
 @pytest.mark.parametrize("end", ["", "/"])
 def test_the_address_that_the_backend_prints_may_be_pasted(tmp_path: Path, end: str) -> None:
-    settings = Settings(tmp_path, user="team", password="open sesame")
+    settings = Settings(home=tmp_path, user="team", password="open sesame")
     printed = f"http://127.0.0.1:9090/{load_webhook_secret(tmp_path)}"
     assert (
         backend_connection.validate_backend_url(printed + end, settings) == "http://127.0.0.1:9090"
@@ -200,8 +208,8 @@ def test_a_secret_of_another_home_is_not_told(tmp_path: Path) -> None:
     with HTTPServer(("127.0.0.1", 0), Refusing) as server:
         threading.Thread(target=server.handle_request).start()
         address = f"http://127.0.0.1:{server.server_port}"
-        with pytest.raises(PrelabelError, match=f"{address} wants a password") as refused:
-            backend_connection.find_running_backend(Settings(tmp_path), f"{address}/{secret}")
+        with pytest.raises(PrelabelError, match=f"{address} requires a password") as refused:
+            backend_connection.find_running_backend(Settings(home=tmp_path), f"{address}/{secret}")
     assert secret not in str(refused.value)
     with pytest.raises(UsageError) as wrong:
         backend_connection.validate_backend_url(f"127.0.0.1:9090/{secret}")
@@ -217,17 +225,17 @@ def test_a_secret_of_another_home_is_not_told(tmp_path: Path) -> None:
     ],
 )
 def test_what_to_do_first_is_true_of_the_job(types: list[str], wanted: str) -> None:
-    settings = Settings(Path("/nowhere"))
-    controls = [{"kind": "none yet", "type": one, "advice": ""} for one in types]
+    settings = Settings(home=Path("/nowhere"))
+    controls = [ControlStatus(kind="none yet", type=one, advice="") for one in types]
     (told,) = first_round.describe_first_round({"tasks": 7, "controls": controls}, settings)
     assert wanted in told
     assert "after 10 labels, after a pause of 30 seconds" in told
 
 
 def test_a_first_look_that_fails_is_told_with_its_reason() -> None:
-    state = {"round": {"error": "No memory."}, "controls": [], "tasks": 0}
-    assert first_round.describe_first_round(state, Settings(Path("/nowhere"))) == [
-        "The first look failed, and is tried again: No memory."
+    state = BackendProject(round={"error": "No memory."}, controls=[], tasks=0)
+    assert first_round.describe_first_round(state, Settings(home=Path("/nowhere"))) == [
+        "The first round failed and will be retried: No memory."
     ]
 
 

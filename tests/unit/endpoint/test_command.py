@@ -29,9 +29,9 @@ def running(home: Path) -> Iterator[EndpointServer]:
 @pytest.mark.parametrize(
     ("made", "revoked", "says", "status"),
     [
-        (0, 0, "Everybody may ask until the first key is made: ", 200),
-        (1, 1, "Nobody may ask until a key is made, because all are revoked: ", 401),
-        (3, 1, "2 keys may ask: ", 401),
+        (0, 0, "No API key is required until the first one is created. ", 200),
+        (1, 1, "All requests are refused because every API key is revoked. ", 401),
+        (3, 1, "API keys: 2 active. ", 401),
     ],
 )
 def test_the_printed_access_rule_is_the_one_in_force(

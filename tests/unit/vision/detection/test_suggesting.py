@@ -8,7 +8,7 @@ from PIL import Image
 from backend.domain import Control, ImageSize, Label, Region
 from backend.inference.model import Model
 from backend.inference.smart_tools import DrawnObjects, _find_similar, drawn_by_control
-from backend.label_studio.region_results import Json
+from backend.label_studio import Json
 from backend.vision.detection.network import DetectionNetwork
 from backend.vision.detection.trained_detector import ClassMapping, TrainedDetector
 from tests.support.drawings import Drawing, make_drawing

@@ -1,0 +1,75 @@
+"""Arguments that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+DEFAULT_BACKEND_URL = "http://127.0.0.1:9090"
+"""Default address of `prelabel serve`."""
+MAX_PORT = 65_535
+
+
+def whole_number(low: int, high: int) -> Callable[[str], int]:
+    """Return an argument type for whole numbers in a range.
+
+    >>> whole_number(1, 500)("60")
+    60
+    """
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"must be a whole number from {low} to {high}")
+        return int(text)
+
+    return parse
+
+
+def add_project_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the argument that names a connected project."""
+    parser.add_argument(
+        "project",
+        nargs="?",
+        default="",
+        metavar="PROJECT",
+        help="project number in Label Studio or title; optional if only one is connected",
+    )
+
+
+def add_listen_options(parser: argparse.ArgumentParser, port: int) -> None:
+    """Add the address and port of a server, with a default port."""
+    add_host_option(parser)
+    parser.add_argument(
+        "--port",
+        type=whole_number(0, MAX_PORT),
+        default=port,
+        help=f"port to listen on; 0 picks a free one (default {port})",
+    )
+
+
+def add_host_option(parser: argparse._ActionsContainer) -> None:
+    """Add the address that a server listens on."""
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)"
+    )
+
+
+def add_backend_option(parser: argparse.ArgumentParser) -> None:
+    """Add the address of the backend."""
+    parser.add_argument(
+        "--backend",
+        default=DEFAULT_BACKEND_URL,
+        metavar="URL",
+        help=f"address at which Label Studio reaches the backend (default {DEFAULT_BACKEND_URL})",
+    )
+
+
+def listen_url(host: str, port: int) -> str:
+    """Return the address of a server; the loopback address if it listens on all interfaces.
+
+    >>> listen_url("::1", 9091), listen_url("0.0.0.0", 9091)
+    ('http://[::1]:9091', 'http://127.0.0.1:9091')
+    """
+    if host in ("0.0.0.0", "::"):  # noqa: S104
+        host = "127.0.0.1"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

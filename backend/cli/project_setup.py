@@ -1,0 +1,257 @@
+"""Create a project from a folder of images: questions, labeling config, import."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from backend.cli import terminal
+from backend.cli.backend_setup import BackendSetup, resume_command
+from backend.cli.command import CommandResult
+from backend.domain import Label
+from backend.errors import AccessDeniedError, UsageError
+from backend.label_studio.client import LabelStudioClient
+from backend.onboarding.backend_connection import validate_backend_url
+from backend.onboarding.config_writer import write_config
+from backend.onboarding.folder_project import (
+    FolderProject,
+    FolderProjects,
+    default_title,
+    matches_options,
+    validate_title,
+)
+from backend.onboarding.image_folder import ImageLimits, list_files, read_images, subfolder_names
+from backend.onboarding.image_import import (
+    ImportSummary,
+    import_images,
+    imported_digests,
+    summarize_if_empty,
+)
+from backend.onboarding.label_input import (
+    adjust_job,
+    complete_labels,
+    describe_job,
+    parse_labels,
+)
+from backend.onboarding.labeling_job import (
+    JOB_QUESTIONS,
+    LabelingJob,
+    choose_job,
+    explain_job,
+    next_question,
+    validate_answers,
+)
+from backend.settings import Settings
+from backend.store.files import check_writable
+
+LABELS_QUESTION = (
+    "Which labels? Separate them by commas. A short description helps before the first annotation: "
+    "ripe = a red fruit, unripe = a green fruit. With semicolons between labels, descriptions may "
+    "contain commas."
+)
+NO_IMAGES_MESSAGE = "{folder} contains no image that browsers can show."
+
+
+@dataclass(frozen=True)
+class OptionAnswers:
+    """The answers that the options of the command give.
+
+    Attributes:
+        answers: question name → answer.
+        labels: in the order given.
+        requested_job: ``--job``.
+    """
+
+    answers: dict[str, str]
+    labels: list[Label]
+    requested_job: LabelingJob | None
+
+    @classmethod
+    def from_options(cls, options: argparse.Namespace) -> Self:
+        """Read and check the options.
+
+        Raises:
+            UsageError: options contradict each other, or a label is invalid.
+        """
+        answers = {q.name: getattr(options, q.name) for q in JOB_QUESTIONS}
+        answers = {name: answer for name, answer in answers.items() if answer}
+        job = LabelingJob(options.job) if options.job else None
+        if job and answers:
+            raise UsageError(f"--job answers all questions: leave out --{next(iter(answers))}.")
+        validate_answers(answers)
+        labels: dict[str, Label] = {}
+        for text in options.labels or ():
+            for label in parse_labels(text):
+                labels.setdefault(label.name, label)
+        given = cls(answers, list(labels.values()), job)
+        if job and labels:
+            complete_labels(given.labels, job)
+        return given
+
+    def job(self) -> LabelingJob | None:
+        """Return the job if the options decide it."""
+        if self.requested_job or not self.answers or next_question(self.answers) is not None:
+            return self.requested_job
+        job = choose_job(self.answers, 3)
+        return adjust_job(job, self.labels) if self.labels else job
+
+
+class ProjectSetup:
+    """One run of ``prelabel init``.
+
+    Args:
+        options: of the command.
+        settings: of this process.
+    """
+
+    def __init__(self, options: argparse.Namespace, settings: Settings) -> None:
+        self._options = options
+        self._settings = settings
+        self._given = OptionAnswers.from_options(options)
+        self._prompter = terminal.TerminalPrompter()
+        self._backend_setup = BackendSetup(options, settings, self._log)
+        self._image_limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
+
+    def run(self) -> CommandResult:
+        """Create the project, import the images and connect the backend.
+
+        Raises:
+            UsageError: an answer is missing and there is no terminal, or answers contradict.
+            LabelStudioError: Label Studio cannot be reached, or refused a call.
+        """
+        if self._options.title is not None:
+            validate_title(self._options.title)
+        if self._options.backend:
+            validate_backend_url(self._options.backend)
+        folder = Path(
+            self._options.folder
+            or self._prompter.ask_text("In which folder are the images?", "FOLDER")
+        ).expanduser()
+        files = list_files(folder)
+        client = self._connect_client()
+        check_writable(self._settings.home)
+        self._log(f"{len(files)} file{'' if len(files) == 1 else 's'} in {folder}.")
+        existing = self._find_existing(client, folder)
+        self._backend_setup.locate_backend(client, existing)
+        project, job = (existing, None) if existing else self._create_project(client, folder, files)
+        imported = self._import_images(client, project, folder, files)
+        url = f"{self._settings.label_studio_host}/projects/{project.number}/data"
+        result = {
+            "project": project.number,
+            "title": project.title,
+            "url": url,
+            "job": job.value if job else None,
+            "imported": imported.image_count,
+            "passed": dict(imported.skipped_counts),
+        }
+        return {**result, **self._backend_setup.connect_or_start(client, project, url, result)}
+
+    def _log(self, line: str) -> None:
+        terminal.print_line(line, self._options)
+
+    def _connect_client(self) -> LabelStudioClient:
+        """Return a client that was tried once, so that a bad token fails before the questions."""
+        try:
+            client = LabelStudioClient(self._settings.label_studio_url, self._settings.api_key)
+            client.list_projects()
+        except AccessDeniedError as error:
+            page = f"{self._settings.label_studio_host}/user/account"
+            raise AccessDeniedError(f"{error} In the browser: {page}") from error
+        return client
+
+    def _find_existing(self, client: LabelStudioClient, folder: Path) -> FolderProject | None:
+        """Return the project that was made from the folder before and shall be used again.
+
+        Raises:
+            UsageError: the options ask for another labeling config than it has.
+        """
+        folder_projects = FolderProjects(self._settings.home, client, folder)
+        existing = None if self._options.new else folder_projects.find()
+        if existing is None:
+            return None
+        message = f"Project {existing.number} “{existing.title}” was made from this folder before"
+        if not matches_options(existing.config, self._given.job(), self._given.labels):
+            raise UsageError(
+                f"{message}, with another labeling config: change it in Label Studio (Settings → "
+                "Labeling Interface), or add --new for another project."
+            )
+        if self._options.title not in (None, existing.title):
+            self._log("The title is unchanged. Change it in Label Studio (Settings → General).")
+        if self._given.labels or self._given.job() or not self._prompter.is_interactive:
+            self._log(f"{message} and is used again (--new creates another one).")
+            return existing
+        return existing if self._prompter.confirm(f"{message}. Use it again?", "new") else None
+
+    def _create_project(
+        self, client: LabelStudioClient, folder: Path, files: list[Path]
+    ) -> tuple[FolderProject, LabelingJob]:
+        """Create a project.
+
+        Raises:
+            UsageError: the folder contains no image, or an answer is missing.
+        """
+        if not files:
+            raise UsageError(f"{folder} contains no file: name the folder of the images.")
+        skipped = summarize_if_empty(read_images(folder, files, frozenset(), self._image_limits))
+        if skipped:
+            self._log_skipped(skipped)
+            raise UsageError(NO_IMAGES_MESSAGE.format(folder=folder))
+        job, config = self._build_config(folder, files)
+        folder_projects = FolderProjects(self._settings.home, client, folder)
+        project = folder_projects.create(self._options.title or default_title(folder), config)
+        self._log(f"Created project {project.number} “{project.title}”.")
+        return project, job
+
+    def _build_config(self, folder: Path, files: list[Path]) -> tuple[LabelingJob, str]:
+        """Ask the open questions; return the job and its labeling config."""
+        requested_job, answers = self._given.requested_job, dict(self._given.answers)
+        while not requested_job and (question := next_question(answers)) is not None:
+            answers[question.name] = self._prompter.ask_choice(
+                question.text, question.answers, question.name
+            )
+        validate_answers(answers)
+        job = requested_job or choose_job(answers, 3)
+        for sentence in explain_job(job, answers):
+            self._log(f"  {sentence}")
+        labels = self._given.labels
+        if not labels:
+            suggested = subfolder_names(folder, files) if not job.is_region_job else []
+            default = ", ".join(suggested) if len(suggested) > 1 else ""
+            labels = parse_labels(self._prompter.ask_text(LABELS_QUESTION, "labels", default))
+        if not requested_job:
+            job = adjust_job(job, labels)
+        labels = complete_labels(labels, job)
+        self._log(describe_job(job, labels))
+        return job, write_config(job, labels)
+
+    def _import_images(
+        self, client: LabelStudioClient, project: FolderProject, folder: Path, files: list[Path]
+    ) -> ImportSummary:
+        try:
+            known_digests = imported_digests(client, project.number)
+            images = read_images(folder, files, known_digests, self._image_limits)
+            imported = import_images(
+                images, client, project.number, len(files), self._show_import_progress
+            )
+        except KeyboardInterrupt:
+            terminal.clear_progress()
+            command = resume_command(self._options, str(folder))
+            self._log(f"Stopped. To continue, run: {command}")
+            raise
+        terminal.clear_progress()
+        image_count = "1 image" if imported.image_count == 1 else f"{imported.image_count} images"
+        self._log(f"{image_count} imported into project {project.number}.")
+        self._log_skipped(imported)
+        if not imported.image_count and not known_digests:
+            raise UsageError(NO_IMAGES_MESSAGE.format(folder=folder))
+        return imported
+
+    def _log_skipped(self, summary: ImportSummary) -> None:
+        for line in summary.format_skipped():
+            self._log(f"  skipped: {line}")
+
+    @staticmethod
+    def _show_import_progress(done: int, total: int) -> None:
+        terminal.show_progress(f"Importing … {done} of {total} files")
