@@ -41,15 +41,13 @@ def publish_to_endpoints(settings: Settings) -> list[str]:
     Raises:
         PrelabelError: one cannot be reached.
     """
-    from serverless.deployments import read_deployments
+    from serverless.volume_sync import VolumeSync, read_deployments
 
     apps = {
         *read_deployments(settings.home),
         *([settings.modal_app] if settings.compute == COMPUTE_MODAL else []),
     }
     for app in sorted(apps):
-        from serverless.volume_sync import VolumeSync
-
         VolumeSync(settings.home, app).upload_if_changed()
     return sorted(apps)
 

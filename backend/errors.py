@@ -111,3 +111,8 @@ def _iter_error_classes(root: type[PrelabelError]) -> Iterator[type[PrelabelErro
 
 class OverBudget(RoundError):
     """What may be spent this month is spent: nothing is trained, and predicting goes on."""
+
+
+def error_text(error: BaseException) -> str:
+    """Return an error's message, or the name of its class when it has none."""
+    return str(error).strip() or type(error).__name__

@@ -1,1 +1,1 @@
-"""What runs elsewhere: training and prediction in the cloud. Imports backend, never the reverse."""
+"""Training and prediction on Modal. Only ``backend.bootstrap`` and the CLI import this package."""

@@ -1,24 +1,29 @@
-"""The Modal app: what runs where, on which machine, and how many of them. `prelabel deploy`.
+"""The Modal app: its functions, their machines and limits. Deployed with ``prelabel deploy``.
 
-Each function's body is a few lines over plain functions of other modules. Heavy imports happen in
-the bodies: this file is imported wherever the app is named.
+The bodies are a few lines over plain functions of other modules. They import lazily, because this
+file is imported wherever the app is named.
 """
 
 import os
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import modal
 
+from backend.endpoint.alert_rules import ALERT_RULES_FILENAME
 from backend.settings import read_settings
 from serverless import container_image as images
-from serverless import secrets
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+    from serverless.remote_inference import PredictionJson
 
 MINUTES = 60
 settings = read_settings()
 APP_NAME, GPU_TYPES = settings.modal_app, list(settings.gpus)
-ALERTS_FILE = settings.home / "alerts.toml"
 
 app = modal.App(APP_NAME)
 image = images.build_container_image()
@@ -27,6 +32,8 @@ endpoint_volume = modal.Volume.from_name(f"{APP_NAME}-kept", create_if_missing=T
 jobs_volume = modal.Volume.from_name(f"{APP_NAME}-jobs", create_if_missing=True, version=2)
 progress_dict = modal.Dict.from_name(f"{APP_NAME}-progress", create_if_missing=True)
 local_environment = dict(os.environ) if modal.is_local() else {}
+backend_secrets = images.backend_secrets(local_environment)
+endpoint_secrets = images.endpoint_secrets(local_environment, settings.home / ALERT_RULES_FILENAME)
 
 
 @app.function(
@@ -40,15 +47,16 @@ local_environment = dict(os.environ) if modal.is_local() else {}
     volumes={images.JOBS_MOUNT: jobs_volume},
     block_network=True,
 )
-def train(order_id: str) -> dict[str, Any]:
-    """Carry out a training order of the jobs' volume; see ``serverless.jobs.train``."""
+def train(order_id: str) -> dict[str, object]:
+    """Train an order of the jobs volume; see :func:`serverless.jobs.run_training_order`."""
     from serverless.jobs import run_training_order
 
     jobs_volume.reload()
     call_id = modal.current_function_call_id() or ""
-    return run_training_order(
+    result = run_training_order(
         order_id, Path(images.JOBS_MOUNT), progress_writer(order_id), jobs_volume.commit, call_id
     )
+    return result.model_dump(exclude_none=True)
 
 
 @app.cls(
@@ -62,53 +70,46 @@ def train(order_id: str) -> dict[str, Any]:
     enable_memory_snapshot=True,
     block_network=True,
 )
-class Eyes:
-    """Looks at many images: embeds them, or finds objects; and says what that took."""
+class BatchInference:
+    """Batch inference for whole projects: embeddings and detections, with the seconds they took."""
 
     @modal.enter(snap=True)
     def preload(self) -> None:
-        """Import what takes seconds; it is in the snapshot."""
-        from serverless import preload
+        """Import slow modules before the memory snapshot."""
+        from serverless.jobs import preload_modules
 
-        preload.preload_modules()
+        preload_modules()
 
     @modal.method()
-    def facts(self, encoder: str) -> dict[str, Any]:
-        """What an encoder is."""
+    def encoder_properties(self, encoder: str) -> dict[str, object]:
+        """See :func:`serverless.jobs.encoder_properties`."""
         from serverless.jobs import encoder_properties, run_timed
 
-        return run_timed(encoder_properties, encoder)
+        return asdict(run_timed(encoder_properties, encoder))
 
     @modal.method()
-    def encode(self, encoder: str, packed_images: list[bytes]) -> dict[str, Any]:
-        """Images → vectors."""
+    def encode_images(self, encoder: str, packed_images: list[bytes]) -> dict[str, object]:
+        """See :func:`serverless.jobs.encode_packed_images`."""
         from serverless.jobs import encode_packed_images, run_timed
 
-        return run_timed(encode_packed_images, encoder, packed_images)
+        return asdict(run_timed(encode_packed_images, encoder, packed_images))
 
     @modal.method()
-    def encode_texts(self, encoder: str, texts: list[str]) -> dict[str, Any]:
-        """Texts → vectors."""
+    def encode_texts(self, encoder: str, texts: list[str]) -> dict[str, object]:
+        """See :func:`serverless.jobs.encode_text_batch`."""
         from serverless.jobs import encode_text_batch, run_timed
 
-        return run_timed(encode_text_batch, encoder, texts)
+        return asdict(run_timed(encode_text_batch, encoder, texts))
 
     @modal.method()
     def detect(
         self, network_key: str, size: int, packed_images: list[bytes], min_confidence: float
-    ) -> dict[str, Any]:
-        """What a network finds in images; reloads the volume where the network is new."""
+    ) -> dict[str, object]:
+        """See :func:`serverless.jobs.detect_packed_images`."""
         from serverless.jobs import detect_packed_images, run_timed
 
-        return run_timed(
-            detect_packed_images,
-            network_key,
-            size,
-            Path(images.JOBS_MOUNT),
-            packed_images,
-            min_confidence,
-            jobs_volume.reload,
-        )
+        arguments = (network_key, size, Path(images.JOBS_MOUNT), packed_images, min_confidence)
+        return asdict(run_timed(detect_packed_images, *arguments, jobs_volume.reload))
 
 
 @app.cls(
@@ -123,21 +124,21 @@ class Eyes:
     enable_memory_snapshot=True,
     block_network=True,
 )
-class Answers:
-    """The endpoint's models; it has no network, the gateway before it has."""
+class EndpointModels:
+    """The endpoint's models; only the gateway has network access."""
 
     @modal.enter(snap=True)
     def preload(self) -> None:
-        """Import what takes seconds; it is in the snapshot."""
-        from serverless import preload
+        """Import slow modules before the memory snapshot."""
+        from serverless.jobs import preload_modules
 
-        preload.preload_modules()
+        preload_modules()
 
     @modal.method()
-    def say(
+    def predict(
         self, function: str, version: str, packed_images: list[bytes], sizes: list[list[int]]
-    ) -> list[dict[str, Any]]:
-        """What a version says of images; reloads the volume where the version is new."""
+    ) -> list["PredictionJson"]:
+        """See :func:`serverless.remote_inference.predict_packed_images`."""
         from serverless import remote_inference
 
         if not remote_inference.has_version(function, version):
@@ -151,21 +152,23 @@ class Answers:
     memory=1024,
     timeout=3 * MINUTES,
     startup_timeout=5 * MINUTES,
-    max_containers=1,  # it alone counts what keys have used, and writes what is kept
+    max_containers=1,  # a single process counts the quotas and writes the captures
     scaledown_window=10 * MINUTES,
     volumes={
         images.HOME_MOUNT: home_volume.with_mount_options(read_only=True),
         images.ENDPOINT_MOUNT: endpoint_volume,
     },
-    secrets=[modal.Secret.from_dict(secrets.endpoint_secrets(local_environment, ALERTS_FILE))],
+    secrets=[modal.Secret.from_dict(endpoint_secrets)],
 )
 @modal.concurrent(max_inputs=200)
 @modal.asgi_app()
-def endpoint() -> Any:
-    """The predict endpoint's gateway: keys, limits, decoding; the models are behind it."""
+def endpoint() -> "ASGIApp":
+    """Serve the predict endpoint's gateway: API keys, limits and decoding."""
     from serverless.asgi_apps import modal_endpoint_app
 
-    return modal_endpoint_app(Answers().say.remote, home_volume.reload, endpoint_volume.commit)
+    return modal_endpoint_app(
+        EndpointModels().predict.remote, home_volume.reload, endpoint_volume.commit
+    )
 
 
 @app.function(
@@ -175,25 +178,25 @@ def endpoint() -> Any:
     timeout=10 * MINUTES,
     startup_timeout=10 * MINUTES,
     min_containers=1,  # Label Studio waits 3 seconds for an answer to /setup
-    max_containers=1,  # one process watches the projects
+    max_containers=1,  # a single process polls the projects
     scaledown_window=20 * MINUTES,
     volumes={
         images.HOME_MOUNT: home_volume,
         images.ENDPOINT_MOUNT: endpoint_volume.with_mount_options(read_only=True),
     },
-    secrets=[modal.Secret.from_dict(secrets.backend_secrets(local_environment))],
+    secrets=[modal.Secret.from_dict(backend_secrets)],
 )
 @modal.concurrent(max_inputs=100)
 @modal.asgi_app()
-def backend() -> Any:
-    """What Label Studio talks to: ``prelabel serve``, always warm, while GPUs are at zero."""
+def backend() -> "ASGIApp":
+    """Serve the ML backend, ``prelabel serve``: always warm, while GPUs scale to zero."""
     from serverless.asgi_apps import modal_backend_app
 
     return modal_backend_app(home_volume.commit, endpoint_volume.reload)
 
 
 def progress_writer(order_id: str) -> Callable[[int, int], None]:
-    """Writes a training's progress where its caller looks."""
+    """Return a callback that writes the progress of a training where the client reads it."""
 
     def write_progress(done: int, total: int) -> None:
         progress_dict[order_id] = (done, total)

@@ -1,28 +1,30 @@
-"""Modal's two web functions: the application that each serves over its volumes."""
+"""Build the applications of Modal's two web functions over their volumes."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
-from backend.endpoint.remote_models import REFRESH_INTERVAL_SECONDS, RemoteModels
+from backend.endpoint.assembly import REFRESH_INTERVAL_SECONDS, RemoteModels
 from backend.runtime.periodic import log_errors, throttle
 from serverless.remote_inference import RemotePredict, load_remote_version
 
-log = logging.getLogger("prelabel")
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from starlette.types import ASGIApp
 
 
-def modal_backend_app(commit: Callable[[], None], reload_captures: Callable[[], None]) -> Any:
-    """The ML backend over the home volume.
+def modal_backend_app(commit: Callable[[], None], reload_captures: Callable[[], None]) -> ASGIApp:
+    """Return the ML backend over the home volume.
 
     Args:
-        commit: makes what a round wrote last, and visible to the endpoint.
-        reload_captures: sees what the endpoint kept since.
+        commit: makes what a round wrote durable, and visible to the endpoint.
+        reload_captures: makes what the endpoint captured visible.
 
     Raises:
-        UsageError: nobody set who may call it.
+        UsageError: there is no user name and password for it.
     """
     from backend.errors import UsageError
     from backend.scheduler.service import Service
@@ -35,33 +37,33 @@ def modal_backend_app(commit: Callable[[], None], reload_captures: Callable[[], 
     settings = read_settings()
     if not settings.user:
         raise UsageError("A public backend needs PRELABEL_USER and PRELABEL_PASSWORD: set both.")
-    secret = load_webhook_secret(settings.home)
-    reload_safely = log_errors(reload_captures, "what the endpoint kept cannot be seen")
+    reload_safely = log_errors(reload_captures, "Captured images could not be read")
     service = Service(
         settings,
-        commit_files=log_errors(commit, "the home volume cannot be written"),
+        commit_files=log_errors(commit, "The home volume could not be written"),
         reload_files=throttle(REFRESH_INTERVAL_SECONDS, reload_safely),
     )
+    secret = load_webhook_secret(settings.home)
     return BasicAuthMiddleware(create_app(service), settings.user, settings.password, secret)
 
 
 def modal_endpoint_app(
-    call_model: RemotePredict, refresh: Callable[[], None], commit_captures: Callable[[], None]
-) -> Any:
-    """The predict endpoint over the home volume, its models elsewhere.
+    remote_predict: RemotePredict, refresh: Callable[[], None], commit: Callable[[], None]
+) -> FastAPI:
+    """Return the predict endpoint over the home volume, with its models in other containers.
 
     Args:
-        call_model: asks the models.
-        refresh: sees what became live since.
-        commit_captures: makes what was kept last.
+        remote_predict: calls the models.
+        refresh: makes newly uploaded versions visible.
+        commit: makes captured images durable.
     """
     from backend.endpoint.assembly import create_endpoint
     from backend.settings import read_settings
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     remote = RemoteModels(
-        partial(load_remote_version, call_model),
-        log_errors(refresh, "the home volume cannot be seen"),
-        log_errors(commit_captures, "what is kept cannot be written"),
+        partial(load_remote_version, remote_predict),
+        log_errors(refresh, "The home volume could not be read"),
+        log_errors(commit, "Captured images could not be written"),
     )
     return create_endpoint(read_settings(), remote=remote)

@@ -1,4 +1,4 @@
-"""A client of the predict endpoint: this one file, standard library only. Copy it to use it.
+"""A client for the predict endpoint in one file. Copy it; it needs only the standard library.
 
 client = Client("http://localhost:9091", key="plk_…")
 answer = client.invoke("3", "plant.jpg", externalId="bed-7")
@@ -18,7 +18,7 @@ from urllib.parse import quote, urlencode, urlsplit
 from uuid import uuid4
 
 Image = bytes | str | Path
-"""An image's bytes, or the path of its file."""
+"""Bytes of an image, or the path of its file."""
 TRIES = 4
 LATER = (429, 503)
 QUOTA = "urn:prelabel:quota"
@@ -26,11 +26,11 @@ LONGEST_WAIT = 30.0
 
 
 class EndpointError(Exception):
-    """The endpoint refused, or cannot be reached; ``str(error)`` says what to do.
+    """A request failed; ``str(error)`` is the cause and, where there is one, the fix.
 
     Attributes:
-        status: of the response; 0 where there was none.
-        problem: the response as JSON (RFC 9457).
+        status: status of the response; 0 without a response.
+        problem: the response's problem JSON (RFC 9457).
     """
 
     def __init__(self, status: int, problem: dict[str, Any]) -> None:
@@ -41,12 +41,12 @@ class EndpointError(Exception):
 
 @dataclass
 class Client:
-    """Asks one endpoint; not for several threads at a time.
+    """A client for one endpoint; use one per thread.
 
     Attributes:
-        address: where it is, such as ``https://….modal.run``.
-        key: ``plk_…``; empty where none is wanted.
-        seconds: that an answer may take.
+        address: URL of the endpoint, such as ``https://….modal.run``.
+        key: API key, ``plk_…``; empty if the endpoint needs none.
+        seconds: timeout of a request.
     """
 
     address: str
@@ -55,15 +55,16 @@ class Client:
     _connection: HTTPConnection | None = field(default=None, repr=False)
 
     def invoke(self, function: str, image: Image, **options: Any) -> dict[str, Any]:
-        """Ask about an image.
+        """Predict an image.
 
         Args:
-            function: its id.
-            image: bytes, or a path.
-            **options: ``labelCount``, ``threshold``, ``version``, ``externalId``, ``capture``.
+            function: id of the function.
+            image: bytes or a path.
+            **options: ``labelCount``, ``threshold``, ``version``, ``externalId``, ``capture``,
+                ``control``.
 
         Raises:
-            EndpointError: it could not be answered.
+            EndpointError: the request failed.
         """
         path = f"/v1/functions/{quote(function, safe='')}/invoke{_encode_query(options)}"
         content_headers = {"content-type": "application/octet-stream"}
@@ -73,12 +74,12 @@ class Client:
     def invoke_batch(
         self, function: str, images: Sequence[Image], **options: Any
     ) -> dict[str, Any]:
-        """Ask about up to 64 images; ``results`` has an entry for each, or its ``error``.
+        """Predict up to 64 images; ``results`` has a prediction or an ``error`` for each.
 
-        All of them together may have 64 MB, where the operator did not set another limit.
+        All images together may have 64 MB, unless the operator has set another limit.
 
         Raises:
-            EndpointError: the whole could not be answered.
+            EndpointError: the request failed.
         """
         path = f"/v1/functions/{quote(function, safe='')}/invoke-batch{_encode_query(options)}"
         body, content_type = _encode_multipart([_read_image(image) for image in images])
@@ -86,21 +87,21 @@ class Client:
         return answer
 
     def correct(self, function: str, externalId: str, **answer: Any) -> None:
-        """Tell the right answer to an image that was asked about.
+        """Send the right answer for an image that was predicted before.
 
         Args:
-            function: its id.
+            function: id of the function.
             externalId: your name for the image.
             **answer: ``labelName``, ``labelNames`` or ``predictions``.
 
         Raises:
-            EndpointError: it was not taken.
+            EndpointError: the request failed.
         """
         path = f"/v1/functions/{quote(function, safe='')}/samples/{quote(externalId)}/annotation"
         self._send_json("PUT", path, answer)
 
     def functions(self) -> list[dict[str, Any]]:
-        """What can be invoked."""
+        """List the functions that the API key may invoke."""
         listing: list[dict[str, Any]] = self._request("GET", "/v1/functions", b"", {})
         return listing
 
@@ -109,7 +110,7 @@ class Client:
         return self._request(method, path, json.dumps(body).encode(), content_headers)
 
     def _request(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> Any:
-        """One answer; asked again where the endpoint says so, or the connection was cut."""
+        """Return the JSON of a response; retry on status 429 or 503 and broken connections."""
         if self.key:
             headers = {**headers, "authorization": f"Bearer {self.key}"}
         for tries_left in reversed(range(TRIES)):
@@ -124,7 +125,7 @@ class Client:
             if response.status < 400:
                 return json.loads(content)
             problem = _parse_problem(content)
-            quota_exceeded = problem.get("type") == QUOTA  # no wait of seconds ends a month
+            quota_exceeded = problem.get("type") == QUOTA  # would have to wait for the next month
             if response.status not in LATER or quota_exceeded or not tries_left:
                 raise EndpointError(response.status, problem)
             wait = response.headers.get("retry-after", "1")
@@ -146,13 +147,12 @@ class Client:
         return response, response.read()
 
     def _read_early_response(self, error: OSError) -> tuple[HTTPResponse, bytes]:
-        """What was answered while the request was still sent, as to one that is too large.
+        """Return a response that arrived while the request was still being sent.
 
-        Args:
-            error: of the sending; raised where nothing was answered.
+        The endpoint refuses a large request early. Without a response ``error`` is raised.
         """
         connection, self._connection = self._connection, None
-        if connection is None or connection.sock is None:  # nobody was there
+        if connection is None or connection.sock is None:  # not connected
             raise error
         try:
             response = connection.getresponse()
@@ -168,15 +168,14 @@ def _read_image(image: Image) -> bytes:
 
 
 def _encode_multipart(images: Sequence[bytes]) -> tuple[bytes, str]:
-    """Images as a form, and its content type."""
+    """Return images as a multipart form, and its content type."""
     boundary = uuid4().hex
     part_header = (
         f'--{boundary}\r\ncontent-disposition: form-data; name="data"; filename="image"\r\n\r\n'
     )
     parts = [part for image in images for part in (part_header.encode(), image, b"\r\n")]
-    return b"".join(
-        [*parts, f"--{boundary}--\r\n".encode()]
-    ), f"multipart/form-data; boundary={boundary}"
+    body = b"".join([*parts, f"--{boundary}--\r\n".encode()])
+    return body, f"multipart/form-data; boundary={boundary}"
 
 
 def _encode_query(options: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""What Modal's containers are made of: the project's own dependencies, weights, source last."""
+"""Build the container image: dependencies, weights, settings, and the source code last."""
 
 from __future__ import annotations
 
@@ -19,34 +19,32 @@ if TYPE_CHECKING:
 REPOSITORY_ROOT = Path(__file__).parents[1]
 PYTHON_VERSION = "3.11"
 EXCLUDED_DEPENDENCIES = frozenset({"label-studio-ml", "redis", "rq", "modal"})
-"""Dependencies that nothing in the cloud imports; modal is there anyway."""
+"""Dependencies that no code in the cloud imports; modal is installed there anyway."""
 SOURCE_PACKAGES = ("backend", "serverless")
-"""All of their files: a network's description is one too."""
+"""Packages copied with all their files, such as the description of a network."""
 CONTAINER_SOURCE_FOLDER = "/root"
-"""Where Modal puts the source."""
+"""Where Modal puts the source code."""
 HOME_MOUNT, ENDPOINT_MOUNT, JOBS_MOUNT, WEIGHTS_FOLDER = "/data", "/kept", "/jobs", "/weights"
-"""Where the volumes are, and the weights that were baked."""
+"""Where the volumes are mounted, and where the image has its weights."""
 TRAIN_TIMEOUT_SECONDS = 3600
-"""That one training may take there, and then Modal ends it."""
+"""After which Modal ends a training call."""
+BACKEND_SECRET_NAMES = ("LABEL_STUDIO_API_KEY", "PRELABEL_USER", "PRELABEL_PASSWORD")
 UNFORWARDED_SETTINGS = frozenset(
     {
         *("PRELABEL_HOME", "PRELABEL_KEPT", "PRELABEL_WEIGHTS", "PRELABEL_COMPUTE"),
-        *("PRELABEL_USER", "PRELABEL_PASSWORD", "LABEL_STUDIO_API_KEY"),
+        *BACKEND_SECRET_NAMES,
     }
 )
-"""Settings that are others there, and what travels as a secret."""
+"""Settings with another value in the containers, and settings that are secrets."""
 
 
 def read_pyproject() -> dict[str, Any]:
-    """The project's own description."""
-    pyproject: dict[str, Any] = tomllib.loads(
-        (REPOSITORY_ROOT / "pyproject.toml").read_text("utf-8")
-    )
-    return pyproject
+    """Return the content of the project's pyproject.toml."""
+    return tomllib.loads((REPOSITORY_ROOT / "pyproject.toml").read_text("utf-8"))
 
 
 def container_dependencies() -> list[str]:
-    """What is installed, as pyproject names it."""
+    """Return the requirements to install, as pyproject.toml states them."""
     requirements = read_pyproject()["project"]["dependencies"]
     return [
         line
@@ -56,37 +54,33 @@ def container_dependencies() -> list[str]:
 
 
 def dependency_overrides() -> list[str]:
-    """What replaces what dependencies ask for, as pyproject tells uv."""
+    """Return the requirements that override those of dependencies, from uv's settings."""
     override_lines: list[str] = read_pyproject()["tool"]["uv"]["override-dependencies"]
     return override_lines
 
 
 def find_live_encoders(home: Path) -> dict[str, str]:
-    """What live versions look with, and for each encoder one of these versions, in words.
-
-    Args:
-        home: the folder that they are in.
-    """
+    """Return the encoders of live versions, each with a phrase that names one such version."""
     from backend.store.projects import ProjectStore
     from backend.store.versions import VersionStore
 
     projects, descriptions = ProjectStore(home), dict[str, str]()
     for record in projects.all():
         card = VersionStore(projects.folder(record.id)).live_card()
-        if card and card.encoder.get("setting"):
+        if card and card.encoder.setting:
             description = f"the live version {card.version} of project {record.id}"
-            descriptions.setdefault(card.encoder["setting"], description)
+            descriptions.setdefault(card.encoder.setting, description)
     return dict(sorted(descriptions.items()))
 
 
 def is_local_file(encoder: str) -> bool:
-    """Whether an encoder is a file of this machine, which is nowhere else.
+    """Whether an encoder setting names a file that only this machine has.
 
-    >>> [is_local_file(one) for one in ("ViT-B-32//home/me/w.safetensors", "ViT-B-32/openai", "auto")]
+    >>> [is_local_file(one) for one in ("ViT-B-32//home/me/w.pt", "ViT-B-32/openai", "auto")]
     [True, False, False]
     """
     if Path(encoder).suffix == ".pt" and "/" not in encoder:
-        return False  # published by that name, and fetched
+        return False  # published under that name, and downloaded
     weights = encoder.partition("/")[2]
     paths = [Path(text).expanduser() for text in (encoder, weights) if text]
     return "/" in weights or any(path.is_absolute() or path.is_file() for path in paths)
@@ -95,42 +89,37 @@ def is_local_file(encoder: str) -> bool:
 def weight_download_commands(
     encoder: str, detector: str, live_settings: Iterable[str] = ()
 ) -> list[str]:
-    """Shell commands that bring the weights of the settings into the image.
+    """Return shell commands that download weights into the image, one per file.
 
     Args:
         encoder: ``PRELABEL_ENCODER``.
         detector: ``PRELABEL_DETECTOR``.
         live_settings: encoders of live versions.
-
-    Returns:
-        one command a file; none for what needs no download.
     """
     from backend.vision.detection.network import DEFAULT_WEIGHTS
     from backend.vision.encoders.base import DEFAULT_CLIP
 
-    configured_encoder = DEFAULT_CLIP if encoder == "auto" else encoder
-    encoders = [
-        candidate
-        for candidate in dict.fromkeys([configured_encoder, *live_settings])
-        if not is_local_file(candidate)
-    ]
+    settings = dict.fromkeys([DEFAULT_CLIP if encoder == "auto" else encoder, *live_settings])
+    encoders = [setting for setting in settings if not is_local_file(setting)]
     commands = [f"mkdir -p {WEIGHTS_FOLDER}"]
-    for clip_setting in (
-        candidate for candidate in encoders if "/" in candidate and not candidate.endswith(".pt")
-    ):
-        model, _, tag = clip_setting.rpartition("/")
-        create_call = f"open_clip.create_model_and_transforms({model!r}, pretrained={tag!r})"
-        commands.append(f'python -c "import open_clip; {create_call}"')
-    weight_names = [DEFAULT_WEIGHTS if detector == "auto" else detector, *encoders]
-    for name in (name for name in weight_names if Path(name).suffix == ".pt" and "/" not in name):
-        download_call = f"attempt_download_asset({f'{WEIGHTS_FOLDER}/{name}'!r})"
-        import_statement = "from ultralytics.utils.downloads import attempt_download_asset"
-        commands.append(f'python -c "{import_statement}; {download_call}"')
+    for setting in encoders:
+        if "/" in setting and not setting.endswith(".pt"):
+            model, _, tag = setting.rpartition("/")
+            create_call = f"open_clip.create_model_and_transforms({model!r}, pretrained={tag!r})"
+            commands.append(f'python -c "import open_clip; {create_call}"')
+    import_statement = "from ultralytics.utils.downloads import attempt_download_asset"
+    for name in [DEFAULT_WEIGHTS if detector == "auto" else detector, *encoders]:
+        if Path(name).suffix == ".pt" and "/" not in name:
+            download_call = f"attempt_download_asset({f'{WEIGHTS_FOLDER}/{name}'!r})"
+            commands.append(f'python -c "{import_statement}; {download_call}"')
     return commands
 
 
+# -- environment variables and secrets ------------------------------------------------------
+
+
 class _RecordingEnvironment(dict[str, str]):
-    """Variables that note which of them are asked for."""
+    """Environment variables that record which names are read."""
 
     def __init__(self, env: Mapping[str, str]) -> None:
         super().__init__(env)
@@ -143,21 +132,17 @@ class _RecordingEnvironment(dict[str, str]):
 
 
 def forwarded_settings(env: Mapping[str, str]) -> list[str]:
-    """Names of the settings of the machine that deploys that hold there too: nearly all.
-
-    Args:
-        env: of that machine.
-    """
+    """Return the names of the settings that the containers take over from this machine."""
     recording_env = _RecordingEnvironment(env)
     read_settings(recording_env)
     return [name for name in recording_env.read_names if name not in UNFORWARDED_SETTINGS]
 
 
 def container_environment(env: Mapping[str, str]) -> dict[str, str]:
-    """The variables of the containers; secrets come another way.
+    """Return the environment variables of the containers, without secrets.
 
     Args:
-        env: of the machine that deploys.
+        env: environment of the machine that deploys.
     """
     forwarded = {name: env[name] for name in forwarded_settings(env) if env.get(name)}
     return {
@@ -171,13 +156,35 @@ def container_environment(env: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+def backend_secrets(env: Mapping[str, str]) -> dict[str, str | None]:
+    """Return the backend's secrets: Label Studio's token, and the backend's user and password."""
+    return {name: env[name] for name in BACKEND_SECRET_NAMES if env.get(name)}
+
+
+def endpoint_secrets(env: Mapping[str, str], rules_file: Path) -> dict[str, str | None]:
+    """Return the endpoint's secrets: those that sign its alerts.
+
+    Args:
+        env: environment of the machine that deploys; empty in a container.
+        rules_file: the file of alert rules, which may be invalid.
+    """
+    if not env or not rules_file.is_file():
+        return {}
+    rows = tomllib.loads(rules_file.read_text(encoding="utf-8")).get("alert", [])
+    names = (str(row.get("secret_env", "")) for row in rows)
+    return {name: env[name] for name in names if env.get(name)}
+
+
+# -- image ----------------------------------------------------------------------------------
+
+
 def build_container_image() -> modal.Image:
-    """The image of all functions: what changes often comes late, so that it is built rarely."""
+    """Return the image of all functions; layers that change often come last."""
     import modal
 
     base = modal.Image.debian_slim(python_version=PYTHON_VERSION)
     if not modal.is_local():
-        return base  # inside, the image is what it is
+        return base  # a container runs in the image that is already built
     env = os.environ
     override_file = Path(tempfile.mkdtemp()) / "overrides.txt"
     override_file.write_text("\n".join(dependency_overrides()) + "\n", encoding="utf-8")
@@ -194,13 +201,11 @@ def build_container_image() -> modal.Image:
         )
         .env(container_environment(env))
     )
-    # what /source offers beside the packages, as the licence wants
+    # the AGPL requires /source to offer the whole project
     image = image.add_local_dir(
         REPOSITORY_ROOT / "label_config", f"{CONTAINER_SOURCE_FOLDER}/label_config"
     )
+    source_folder = f"{CONTAINER_SOURCE_FOLDER}/{INSTALLED_SOURCE_FOLDER.name}"
     for name in PROJECT_FILES:
-        image = image.add_local_file(
-            REPOSITORY_ROOT / name,
-            f"{CONTAINER_SOURCE_FOLDER}/{INSTALLED_SOURCE_FOLDER.name}/{name}",
-        )
+        image = image.add_local_file(REPOSITORY_ROOT / name, f"{source_folder}/{name}")
     return image.add_local_python_source(*SOURCE_PACKAGES, ignore=["**/__pycache__/**"])

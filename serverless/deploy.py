@@ -1,4 +1,4 @@
-"""``prelabel deploy``: checked here, brought to Modal, and what to paste where."""
+"""Deploy to Modal: check the settings, deploy the app, upload live versions, print next steps."""
 
 from __future__ import annotations
 
@@ -6,35 +6,37 @@ import ipaddress
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from backend.callbacks import LogCallback
-from backend.endpoint.alert_rules import read_alert_rules
+from backend.endpoint.alert_rules import ALERT_RULES_FILENAME, read_alert_rules
 from backend.errors import PrelabelError, UsageError
 from backend.settings import Settings
 from backend.store.api_keys import ApiKeyStore
 from backend.vision.encoders.base import DEFAULT_CLIP
-from serverless.container_image import REPOSITORY_ROOT, find_live_encoders, is_local_file
-from serverless.deployments import record_deployment
+from serverless.container_image import (
+    REPOSITORY_ROOT,
+    endpoint_secrets,
+    find_live_encoders,
+    is_local_file,
+)
 from serverless.modal_client import ModalClient
 from serverless.modal_compute import check_train_timeout
-from serverless.secrets import endpoint_secrets
-from serverless.volume_sync import ALERTS_FILENAME, VolumeSync
+from serverless.volume_sync import VolumeSync, record_deployment
 
 LOCAL_DOMAIN_SUFFIXES = (".localhost", ".local", ".internal", ".lan", ".home.arpa")
-"""Ends of names that mean something in one's own network only."""
+"""Suffixes of host names that only a private network resolves."""
 
 
 @dataclass(frozen=True)
 class DeploymentResult:
-    """What stands on Modal now.
+    """A deployment.
 
     Attributes:
-        backend: the address that Label Studio is given.
-        endpoint: the address that applications ask.
-        functions: ids of the functions that were brought along.
+        backend: URL to connect in Label Studio.
+        endpoint: URL of the predict endpoint.
+        functions: ids of the uploaded functions.
     """
 
     backend: str
@@ -43,52 +45,53 @@ class DeploymentResult:
 
 
 def check_deployable(settings: Settings) -> None:
-    """Make sure that a deployment would work, before anything is sent.
+    """Check that a deployment would work, before anything is uploaded.
 
     Raises:
-        UsageError: what is missing, and how to set it.
+        UsageError: something is missing or wrong.
     """
-    ModalClient(settings.modal_app)  # has a token
+    ModalClient(settings.modal_app)  # raises without a token
     if not settings.user:
         raise UsageError(
             "The backend on Modal has a public address: set PRELABEL_USER and PRELABEL_PASSWORD, "
-            "which Label Studio will send along."
+            "with which Label Studio will authenticate."
         )
     if not settings.api_key or not is_public_address(settings.label_studio_url):
         raise UsageError(
-            "The backend on Modal needs LABEL_STUDIO_URL, an address that the internet can reach "
-            f"(now {settings.label_studio_url}), and LABEL_STUDIO_API_KEY."
+            "The backend on Modal needs LABEL_STUDIO_API_KEY, and a LABEL_STUDIO_URL that is "
+            f"reachable from the internet (now {settings.label_studio_url})."
         )
     check_train_timeout(settings)
     check_encoders_available(settings)
     if not (REPOSITORY_ROOT / "pyproject.toml").is_file():
         raise UsageError(
-            "Modal's images are made from the project's pyproject.toml: run `uv run prelabel "
+            "Modal's image is built from the project's pyproject.toml: run `uv run prelabel "
             "deploy` in a clone of the repository."
         )
-    read_alert_rules(settings.home / ALERTS_FILENAME)
+    read_alert_rules(settings.home / ALERT_RULES_FILENAME)
 
 
 def check_encoders_available(settings: Settings) -> None:
-    """Make sure that what images are looked at with can be had on Modal too.
+    """Check that the encoders of the setting and of live versions can be downloaded on Modal.
 
     Raises:
-        UsageError: it is a file of this machine.
+        UsageError: one is a file of this machine.
     """
     encoder_sources = {settings.encoder: "PRELABEL_ENCODER"} | find_live_encoders(settings.home)
     for encoder, source in encoder_sources.items():
         if is_local_file(encoder):
             raise UsageError(
-                f"Modal cannot have the encoder of {source}, {encoder}, a file of this machine: set "
-                f"PRELABEL_ENCODER to published weights, such as {DEFAULT_CLIP}, train with them, "
-                "then deploy."
+                f"The encoder of {source}, {encoder}, is a file of this machine, which Modal "
+                f"cannot download: set PRELABEL_ENCODER to published weights, such as "
+                f"{DEFAULT_CLIP}, train a version with them, then deploy."
             )
 
 
 def is_public_address(address: str) -> bool:
-    """Whether an address may be one that the internet can reach: nobody is asked.
+    """Whether a URL may be reachable from the internet; no request is made.
 
-    >>> [is_public_address(f"https://{name}") for name in ("label.example.com", "localhost", "10.0.0.7")]
+    >>> hosts = ("label.example.com", "localhost", "10.0.0.7")
+    >>> [is_public_address(f"https://{host}") for host in hosts]
     [True, False, False]
     """
     parts = urlsplit(address)
@@ -102,47 +105,42 @@ def is_public_address(address: str) -> bool:
 
 
 def deploy(settings: Settings, report: LogCallback) -> DeploymentResult:
-    """Bring the app and the live versions to Modal.
+    """Deploy the app and upload the live versions.
 
     Args:
-        settings: of this machine; what is said there holds on Modal too.
-        report: told of each step.
+        settings: of this machine; nearly all apply on Modal too.
+        report: receives a line per step.
 
     Raises:
-        PrelabelError: it did not work out.
+        PrelabelError: the deployment failed.
     """
     check_deployable(settings)
-    report("Deploying; the first time Modal builds the image, which takes minutes …")
-    _run_modal_deploy(os.environ)
-    record_deployment(
-        settings.home,
-        settings.modal_app,
-        endpoint_secrets(os.environ, settings.home / ALERTS_FILENAME),
-    )
+    report("Deploying; the first deployment builds the image, which takes some minutes …")
+    _run_modal_deploy()
+    secret_names = endpoint_secrets(os.environ, settings.home / ALERT_RULES_FILENAME)
+    record_deployment(settings.home, settings.modal_app, secret_names)
     functions = VolumeSync(settings.home, settings.modal_app).upload_live_versions()
     backend, endpoint = (_web_url(settings.modal_app, name) for name in ("backend", "endpoint"))
     return DeploymentResult(backend, endpoint, functions)
 
 
 def next_steps(deployment: DeploymentResult, settings: Settings) -> list[str]:
-    """What a person does next, a line each."""
-    keys = [key_hint for key_hint in ApiKeyStore(settings.home).all() if not key_hint.revoked]
-    key_hint = "" if keys else " (make a key first: `prelabel keys create NAME`)"
+    """Return the lines that tell a person what to do after a deployment."""
+    has_key = any(not key.revoked for key in ApiKeyStore(settings.home).all())
+    key_hint = "" if has_key else " (create an API key first: `prelabel keys create NAME`)"
     return [
         f"Label Studio: project → Settings → Model → Connect Model: {deployment.backend}",
-        f"  with basic authentication as {settings.user!r} and PRELABEL_PASSWORD.",
+        f"  with basic authentication: user {settings.user!r}, password PRELABEL_PASSWORD.",
         f"Applications: {deployment.endpoint}/v1/functions{key_hint}",
-        "Train there from here: PRELABEL_COMPUTE=modal, for up to "
+        "To train on Modal from this machine, set PRELABEL_COMPUTE=modal; the budget is "
         f"{settings.monthly_budget:g} $ a month (PRELABEL_MONTHLY_BUDGET).",
     ]
 
 
-def _run_modal_deploy(env: Mapping[str, str]) -> None:
-    command = [sys.executable, "-m", "modal", "deploy", "-m", "serverless.app"]
+def _run_modal_deploy() -> None:
     process = subprocess.run(
-        command,
+        [sys.executable, "-m", "modal", "deploy", "-m", "serverless.app"],
         cwd=REPOSITORY_ROOT,
-        env=dict(env),
         stdout=sys.stderr,
         stderr=subprocess.PIPE,
         text=True,
@@ -151,7 +149,7 @@ def _run_modal_deploy(env: Mapping[str, str]) -> None:
     if process.returncode:
         lines = [line.strip(" │╭╮╰╯─") for line in process.stderr.splitlines()]
         reason = next((line for line in reversed(lines) if line), "no reason given")
-        raise PrelabelError(f"Modal did not take the app: {reason}")
+        raise PrelabelError(f"Modal rejected the app: {reason}")
 
 
 def _web_url(app: str, name: str) -> str:

@@ -1,36 +1,69 @@
-"""What Modal's functions do, as plain functions over a folder: they know nothing of Modal.
+"""The bodies of Modal's functions, as plain functions over a folder; they do not import modal.
 
-The folder ``jobs`` of a volume: ``pictures/`` (images by the hash of their original), ``weights/``
-(files to start from), ``orders/<id>/`` (an order, its files, and ``result/`` once it is done),
-``networks/<key>/`` (to look at many images with).
+The folder is the jobs volume; see :mod:`serverless.jobs_volume` for its layout.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from backend.callbacks import ProgressCallback
 from backend.errors import PrelabelError
 from backend.settings import read_settings
 from serverless import serialization
+from serverless.jobs_volume import (
+    COMPLETION_FILENAME,
+    IMAGES_FOLDER,
+    NETWORKS_FOLDER,
+    ORDER_FILENAME,
+    ORDERS_FOLDER,
+    PREVIOUS_FOLDER,
+    RESULT_FOLDER,
+    WEIGHTS_FOLDER,
+)
+from serverless.serialization import EncoderProperties, TimedResult, TrainingResult
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from backend.inference.detections import RegionSample
     from backend.runtime.resources import Resources
     from backend.vision.detection.network_runner import NetworkRunner
-    from backend.vision.encoders.base import Encoder
 
+P = ParamSpec("P")
+T = TypeVar("T")
 log = logging.getLogger("prelabel")
-DONE_FILENAME = "done.json"
+PRELOADED_MODULES = ("numpy", "torch", "open_clip", "backend.runtime.resources", "PIL.Image")
+
+
+def preload_modules() -> None:
+    """Import the slow modules, for a memory snapshot; it must hold no secret, socket or GPU."""
+    for name in PRELOADED_MODULES:
+        importlib.import_module(name)
+    from backend.vision.ultralytics_models import import_ultralytics
+
+    import_ultralytics()
+
+
+@cache
+def container_resources() -> Resources:
+    """Return the resources of this container, made from its environment variables."""
+    from backend.runtime.resources import Resources
+
+    return Resources(read_settings())
+
+
+# -- training -------------------------------------------------------------------------------
 
 
 def run_training_order(
@@ -39,71 +72,88 @@ def run_training_order(
     report_progress: ProgressCallback,
     commit: Callable[[], None],
     call_id: str = "",
-) -> dict[str, Any]:
-    """Carry out an order; one that is done already is not done again.
+) -> TrainingResult:
+    """Train an order, unless it has been trained already.
 
-    The result is written to a temporary name, committed, renamed, and marked done last: whoever
-    retries finds all of it or nothing.
+    The result is written under a temporary name, committed, renamed, and marked as done last, so
+    that a retry finds either the whole result or none.
 
     Args:
-        order_id: of the order.
-        jobs_folder: the folder.
-        report_progress: told (done, of) of the training's steps.
-        commit: makes what was written last, and visible elsewhere.
-        call_id: tells attempts of one call from those of others.
-
-    Returns:
-        ``{"files": {name: SHA-256}, "device", "seconds", "again"}``; no files where nothing could
-        be made; ``seconds`` are those of all attempts, ``again`` whether another call did it.
-        ``{"error": {"kind", "text"}, "device", "seconds"}`` where it would fail again the same way.
+        order_id: id of the order.
+        jobs_folder: root of the jobs volume.
+        report_progress: called with (done, total) training steps.
+        commit: makes written files durable and visible to other containers.
+        call_id: id of the Modal call; attempts of one call share it.
 
     Raises:
-        RuntimeError: it broke for a reason that another attempt may not meet.
+        RuntimeError: the training failed for a reason that another attempt may not meet.
     """
-    folder = jobs_folder / "orders" / order_id
+    folder = jobs_folder / ORDERS_FOLDER / order_id
     completed = _read_completion(folder)
     if completed is not None:
-        return {**completed, "again": completed.get("call") != call_id}
+        return completed.model_copy(update={"again": completed.call != call_id})
     started_at = _start_time(folder, call_id, commit)
+    error = None
+    files: serialization.FileContents = {}
     try:
-        files = _build_result(folder, jobs_folder, _ignore_progress_errors(report_progress))
-    except PrelabelError as error:
-        return {
-            "error": {"kind": type(error).__name__, "text": str(error)},
-            **_usage_fields(started_at),
-        }
-    except Exception as error:  # not as it is: its class may be one of the client's own
-        raise RuntimeError(f"{type(error).__name__}: {error}") from error
-    partial_folder = folder / "result.partial"
+        files = _train_order(folder, jobs_folder, _ignore_progress_errors(report_progress))
+    except PrelabelError as raised:
+        error = serialization.RemoteError(kind=type(raised).__name__, text=str(raised))
+    except Exception as raised:  # its class may not exist where the result is read
+        raise RuntimeError(f"{type(raised).__name__}: {raised}") from raised
+    result = TrainingResult(
+        device=_device_name(),
+        seconds=round(max(0.0, time.time() - started_at), 3),
+        files=serialization.file_hashes(files),
+        call=call_id,
+        error=error,
+    )
+    if error is None:
+        _save_result(result, files, folder, commit)
+    return result
+
+
+def _train_order(
+    folder: Path, jobs_folder: Path, report_progress: ProgressCallback
+) -> serialization.FileContents:
+    order = serialization.ORDER_ADAPTER.validate_json((folder / ORDER_FILENAME).read_bytes())
+    with tempfile.TemporaryDirectory() as output_folder:
+        if isinstance(order, serialization.HeadOrder):
+            _train_head(order, folder, Path(output_folder), report_progress)
+        else:
+            _train_detector(order, folder, jobs_folder, Path(output_folder), report_progress)
+        return serialization.read_files(Path(output_folder))
+
+
+def _save_result(
+    result: TrainingResult,
+    files: serialization.FileContents,
+    folder: Path,
+    commit: Callable[[], None],
+) -> None:
+    partial_folder = folder / f"{RESULT_FOLDER}.partial"
     shutil.rmtree(partial_folder, ignore_errors=True)
     partial_folder.mkdir()
     serialization.write_files(files, partial_folder)
     commit()
-    shutil.rmtree(folder / "result", ignore_errors=True)
-    partial_folder.rename(folder / "result")
-    completion = {
-        "files": serialization.file_hashes(files),
-        "call": call_id,
-        **_usage_fields(started_at),
-    }
-    (folder / DONE_FILENAME).write_text(json.dumps(completion), encoding="utf-8")
+    shutil.rmtree(folder / RESULT_FOLDER, ignore_errors=True)
+    partial_folder.rename(folder / RESULT_FOLDER)
+    (folder / COMPLETION_FILENAME).write_text(result.model_dump_json(), encoding="utf-8")
     commit()
-    return {**completion, "again": False}
 
 
-def _build_result(
-    folder: Path, jobs_folder: Path, report_progress: ProgressCallback
-) -> serialization.FileContents:
-    """The files that an order asks for."""
-    order = json.loads((folder / "order.json").read_text(encoding="utf-8"))
-    with tempfile.TemporaryDirectory() as output_dir:
-        run_order = _run_head_order if order["kind"] == "head" else _run_detector_order
-        run_order(order, folder, jobs_folder, Path(output_dir), report_progress)
-        return serialization.read_files(Path(output_dir))
+def _read_completion(folder: Path) -> TrainingResult | None:
+    """Return the result of a trained order; None when there is none, or its files are damaged."""
+    try:
+        result = TrainingResult.model_validate_json((folder / COMPLETION_FILENAME).read_bytes())
+        serialization.verify_files(serialization.read_files(folder / RESULT_FOLDER), result.files)
+    except (OSError, ValueError, serialization.DamagedResultError):
+        return None
+    return result
 
 
 def _start_time(folder: Path, call_id: str, commit: Callable[[], None]) -> float:
-    """When the first attempt of a call began, seconds since 1970."""
+    """Return when the first attempt of a call started, in seconds since 1970."""
     file = folder / "begun.json"
     with contextlib.suppress(OSError, ValueError):
         start_record = json.loads(file.read_text(encoding="utf-8"))
@@ -115,58 +165,136 @@ def _start_time(folder: Path, call_id: str, commit: Callable[[], None]) -> float
     return now
 
 
-def _usage_fields(started_at: float) -> dict[str, Any]:
-    return {"device": _device_name(), "seconds": round(max(0.0, time.time() - started_at), 3)}
-
-
 def _ignore_progress_errors(report_progress: ProgressCallback) -> ProgressCallback:
-    """A training goes on where nobody can be told how far it is."""
-
     def report_safely(done: int, total: int) -> None:
         try:
             report_progress(done, total)
         except Exception as error:
-            log.warning("the progress cannot be told: %s", error)
+            log.warning("Progress could not be reported: %s", error)
 
     return report_safely
 
 
-def run_timed(task: Callable[..., Any], *args: Any) -> dict[str, Any]:
-    """Look at something, and say what it took: ``{"told", "device", "seconds"}``.
+def _train_head(
+    order: serialization.HeadOrder,
+    folder: Path,
+    output_folder: Path,
+    report_progress: ProgressCallback,
+) -> None:
+    from backend.training.head import train_head
+    from backend.vision.heads.head import load_head, save_head
 
-    Args:
-        task: one of the functions below.
-        args: what it is given.
-    """
+    report_progress(0, 1)
+    previous_folder = folder / PREVIOUS_FOLDER
+    previous = load_head(previous_folder) if previous_folder.is_dir() else None
+    arrays = (folder / serialization.ARRAYS_FILENAME).read_bytes()
+    head = train_head(serialization.decode_head_job(order, arrays, previous))
+    if head is not None:
+        save_head(head, output_folder)
+    report_progress(1, 1)
+
+
+def _train_detector(
+    order: serialization.DetectorOrder,
+    folder: Path,
+    jobs_folder: Path,
+    output_folder: Path,
+    report_progress: ProgressCallback,
+) -> None:
+    from backend.training.detector import DetectorTrainingJob, train_detector
+    from backend.vision.detection.base_weights import choose_base_weights
+    from backend.vision.detection.network import load_base_network
+    from backend.vision.detection.trained_detector import load_trained_detector
+
+    resources = container_resources()
+    uploaded_base = jobs_folder / WEIGHTS_FOLDER / order.base
+    base = choose_base_weights(
+        str(uploaded_base) if uploaded_base.is_file() else order.base,
+        resources.weights_folder,
+        log.info,
+    )
+    previous_folder = folder / PREVIOUS_FOLDER
+    detector = train_detector(
+        DetectorTrainingJob(
+            control=order.control,
+            samples=[_decode_sample(row, jobs_folder) for row in order.samples],
+            base_network=load_base_network(base.path),
+            previous=load_trained_detector(previous_folder, resources.load_network_runner)
+            if previous_folder.is_dir()
+            else None,
+            input_size=order.size,
+            max_seconds=order.seconds,
+            seed=order.seed,
+            load_runner=resources.load_network_runner,
+            prompts=None,
+            report=report_progress,
+            cancelled=lambda: False,
+        )
+    )
+    if detector is not None:
+        detector.save(output_folder)
+
+
+def _decode_sample(row: serialization.SampleRow, jobs_folder: Path) -> RegionSample:
+    from backend.domain import ImageSize
+    from backend.inference.detections import RegionSample
+
+    return RegionSample(
+        task_id=row.task,
+        load_image=partial(_load_order_image, row.digest, jobs_folder),
+        size=ImageSize(*row.size),
+        regions=serialization.decode_regions(row.places),
+        other_boxes=serialization.decode_regions(row.boxes),
+        digest=row.digest,
+    )
+
+
+def _load_order_image(digest: str, jobs_folder: Path) -> Image.Image:
+    from backend.errors import RoundError
+    from backend.store.image_copies import ImageCopies
+
+    image = ImageCopies(jobs_folder / IMAGES_FOLDER).get(digest)
+    if image is None:
+        raise RoundError(f"The image {digest[:12]} is missing on Modal: train again.")
+    return image
+
+
+# -- batch inference ------------------------------------------------------------------------
+
+
+def run_timed(task: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> TimedResult[T]:
+    """Call one of the functions below; return its value with the device and the seconds it used."""
     start = time.monotonic()
-    value = task(*args)
-    return {"told": value, "device": _device_name(), "seconds": round(time.monotonic() - start, 3)}
+    value = task(*args, **kwargs)
+    return TimedResult(value, _device_name(), round(time.monotonic() - start, 3))
 
 
-def encoder_properties(setting: str) -> dict[str, Any]:
-    """What an encoder is, for those who use it from afar."""
-    encoder = _load_encoder(setting)
-    return {
-        "id": encoder.id,
-        "name": encoder.name,
-        "dim": encoder.dim,
-        "has_text": encoder.has_text,
-        "logit_scale": encoder.logit_scale,
-        "logit_bias": encoder.logit_bias,
-    }
+def encoder_properties(setting: str) -> EncoderProperties:
+    """Return the properties of the encoder that a setting selects."""
+    encoder = container_resources().encoder(setting)
+    return EncoderProperties(
+        encoder.id,
+        encoder.name,
+        encoder.dim,
+        encoder.has_text,
+        encoder.logit_scale,
+        encoder.logit_bias,
+    )
 
 
 def encode_packed_images(setting: str, images: Sequence[bytes]) -> bytes:
-    """Images → vectors, see ``parcels.vector_bytes``."""
-    vectors = _load_encoder(setting).encode_images(
-        [serialization.decode_image(image) for image in images]
+    """Embed encoded images; see :func:`serverless.serialization.encode_vectors`."""
+    decoded = [serialization.decode_image(image) for image in images]
+    return serialization.encode_vectors(
+        container_resources().encoder(setting).encode_images(decoded)
     )
-    return serialization.encode_vectors(vectors)
 
 
 def encode_text_batch(setting: str, texts: Sequence[str]) -> bytes:
-    """Texts → vectors."""
-    return serialization.encode_vectors(_load_encoder(setting).encode_texts(list(texts)))
+    """Embed texts; see :func:`serverless.serialization.encode_vectors`."""
+    return serialization.encode_vectors(
+        container_resources().encoder(setting).encode_texts(list(texts))
+    )
 
 
 def detect_packed_images(
@@ -177,145 +305,35 @@ def detect_packed_images(
     min_confidence: float,
     reload: Callable[[], None],
 ) -> bytes | None:
-    """What a network finds in images, see ``parcels.found_bytes``.
+    """Run a network of the jobs volume on encoded images.
 
     Args:
-        network_key: its key.
-        size: pixels of its input.
-        jobs_folder: the folder.
-        images: packed.
-        min_confidence: confidence below which nothing is reported, 0 to 1.
-        reload: sees what came into the folder since.
+        network_key: key of the network.
+        size: input size in pixels.
+        jobs_folder: root of the jobs volume.
+        images: encoded images.
+        min_confidence: detections below it are left out, 0 to 1.
+        reload: makes files visible that other machines have written since.
 
     Returns:
-        the finds; None where the network is not there.
+        the encoded detections; None when the volume has no such network.
     """
-    folder = jobs_folder / "networks" / network_key
-    if not (folder / DONE_FILENAME).exists():
+    folder = jobs_folder / NETWORKS_FOLDER / network_key
+    if not (folder / COMPLETION_FILENAME).exists():
         reload()
-    if not (folder / DONE_FILENAME).exists():
+    if not (folder / COMPLETION_FILENAME).exists():
         return None
-    detector = _load_detector(network_key, size, folder)
+    runner = _load_runner(network_key, size, folder)
     return serialization.encode_detections(
-        detector.detect([serialization.decode_image(i) for i in images], min_confidence)
+        runner.detect([serialization.decode_image(image) for image in images], min_confidence)
     )
-
-
-def _read_completion(folder: Path) -> dict[str, Any] | None:
-    """What an order that is done told; None where it is not, or its result is damaged."""
-    try:
-        completion: dict[str, Any] = json.loads(
-            (folder / DONE_FILENAME).read_text(encoding="utf-8")
-        )
-        serialization.verify_files(serialization.read_files(folder / "result"), completion["files"])
-    except (OSError, ValueError, KeyError, serialization.DamagedResultError):
-        return None
-    return completion
-
-
-def _run_head_order(
-    order: Mapping[str, Any],
-    folder: Path,
-    jobs_folder: Path,
-    output_folder: Path,
-    report_progress: ProgressCallback,
-) -> None:
-    from backend.training.head import train_head as fit
-    from backend.vision.heads.head import load_head, save_head
-
-    report_progress(0, 1)
-    previous_folder = folder / "previous"
-    previous = load_head(previous_folder) if previous_folder.is_dir() else None
-    head = fit(serialization.decode_head_job(order, (folder / "arrays.npz").read_bytes(), previous))
-    if head is not None:
-        save_head(head, output_folder)
-    report_progress(1, 1)
-
-
-def _run_detector_order(
-    order: Mapping[str, Any],
-    folder: Path,
-    jobs_folder: Path,
-    output_folder: Path,
-    report_progress: ProgressCallback,
-) -> None:
-    from backend.inference.model import control_from_json
-    from backend.training.detector import DetectorTrainingJob, train_detector
-    from backend.vision.detection.base_weights import choose_base_weights
-    from backend.vision.detection.network import load_base_network
-    from backend.vision.detection.trained_detector import load_trained_detector
-
-    resources = _resources()
-    previous_folder, weights_folder = folder / "previous", jobs_folder / "weights"
-    base = choose_base_weights(
-        str(_resolve_base(order["base"], weights_folder)), resources.weights_folder, log.info
-    )
-    trained_detector = train_detector(
-        DetectorTrainingJob(
-            control=control_from_json(order["control"]),
-            samples=[_decode_sample(row, jobs_folder) for row in order["samples"]],
-            base_network=load_base_network(base.path),
-            previous=load_trained_detector(previous_folder, resources.load_network_runner)
-            if previous_folder.is_dir()
-            else None,
-            input_size=order["size"],
-            max_seconds=order["seconds"],
-            seed=order["seed"],
-            load_runner=resources.load_network_runner,
-            prompts=None,
-            report=report_progress,
-            cancelled=lambda: False,
-        )
-    )
-    if trained_detector is not None:
-        trained_detector.save(output_folder)
-
-
-def _resolve_base(base: str, weights: Path) -> str | Path:
-    """A setting; a file where the order brought one along."""
-    return weights / base if (weights / base).is_file() else base
-
-
-def _decode_sample(row: Mapping[str, Any], jobs_folder: Path) -> RegionSample:
-    from backend.inference.detections import RegionSample
-
-    return RegionSample(
-        task_id=row["task"],
-        load_image=partial(_read_order_image, row["digest"], jobs_folder),
-        size=serialization.decode_size(row["size"]),
-        regions=serialization.decode_regions(row["places"]),
-        other_boxes=serialization.decode_regions(row["boxes"]),
-        digest=row["digest"],
-    )
-
-
-def _read_order_image(digest: str, jobs_folder: Path) -> Any:
-    from backend.errors import RoundError
-    from backend.store.image_copies import ImageCopies
-
-    image = ImageCopies(jobs_folder / "pictures").get(digest)
-    if image is None:
-        raise RoundError(f"The image {digest[:12]} did not arrive: train again.")
-    return image
 
 
 @cache
-def _resources() -> Resources:
-
-    from backend.runtime.resources import Resources
-
-    return Resources(read_settings())
-
-
-def _load_encoder(setting: str) -> Encoder:
-    return _resources().encoder(setting)
-
-
-@cache
-def _load_detector(key: str, size: int, folder: Path) -> NetworkRunner:
+def _load_runner(key: str, size: int, folder: Path) -> NetworkRunner:
     from backend.vision.detection.network import load_network
 
-    return _resources().load_network_runner(load_network(folder), size, key)
+    return container_resources().load_network_runner(load_network(folder), size, key)
 
 
 def _device_name() -> str:

@@ -1,31 +1,45 @@
-"""The compute seam's far side: orders are spawned on Modal, watched, verified and brought home.
+"""Compute on Modal: upload training orders, follow them, and download their verified results.
 
-What is spawned goes on when this process ends; the same order, asked for again, finds the call
-that is under way, or its result.
+A training continues when this process ends. The same order, submitted again, resumes its call or
+returns its result.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from backend.arrays import Floats
+from backend.callbacks import ProgressCallback
 from backend.errors import PrelabelError, RoundError, UsageError
-from backend.runtime.compute import ComputeCost, LocalCompute
+from backend.records import ComputeCost
+from backend.runtime.compute import LocalCompute
 from backend.runtime.periodic import log_errors, throttle
 from backend.settings import COMPUTE_MODAL, Settings
 from serverless import serialization
 from serverless.container_image import TRAIN_TIMEOUT_SECONDS
+from serverless.jobs_volume import (
+    COMPLETION_FILENAME,
+    IMAGES_FOLDER,
+    NETWORKS_FOLDER,
+    ORDER_FILENAME,
+    ORDERS_FOLDER,
+    PREVIOUS_FOLDER,
+    RESULT_FOLDER,
+    WEIGHTS_FOLDER,
+    image_path,
+)
 from serverless.modal_client import ModalClient
 from serverless.monthly_budget import MonthlyBudget, estimate_dollars
+from serverless.serialization import EncoderProperties, FileContents
 from serverless.training_calls import TrainingCalls
 from serverless.volume_sync import VolumeSync
 
@@ -41,43 +55,44 @@ if TYPE_CHECKING:
     from backend.vision.encoders.base import Encoder
     from backend.vision.heads.head import Head
 
+T = TypeVar("T")
 log = logging.getLogger("prelabel")
 UPLOAD_BATCH_SIZE = 128
-"""Images that are read together, to be looked at by several containers."""
+"""Images read together, for several containers."""
 CONTAINER_BATCH_SIZE = 16
-"""Images a container looks at in one call."""
+"""Images per call of a container."""
 MIN_REMOTE_IMAGES = 64
-"""Images from which on another machine is worth waking."""
+"""Images below which inference is faster on this machine than a cold start."""
 MIN_REMOTE_SAMPLES = 5000
-"""Labeled images from which on fitting a head is worth sending away: fewer take longer to send."""
-COLLECT_INTERVAL_SECONDS, CAPTURE_CLEANUP_SECONDS = 60.0, 3600.0
+"""Labeled images below which fitting a head takes less time than uploading its data."""
+CAPTURE_DOWNLOAD_SECONDS, CAPTURE_CLEANUP_SECONDS = 60.0, 3600.0
 TRAINING_OVERHEAD_SECONDS = 300
-"""Seconds of a training there that are not spent on training: starting, reading, writing."""
+"""Seconds of a training call for the cold start, reading and writing."""
 
 
 def check_train_timeout(settings: Settings) -> None:
-    """Make sure that trainings are through before Modal ends them.
+    """Check that trainings end before Modal's time limit.
 
     Raises:
-        UsageError: they would not be.
+        UsageError: they may take longer.
     """
     max_seconds = TRAIN_TIMEOUT_SECONDS - TRAINING_OVERHEAD_SECONDS
     if settings.train_seconds > max_seconds:
         raise UsageError(
-            f"PRELABEL_TRAIN_SECONDS is {settings.train_seconds:g}, and a training on Modal may "
-            f"take {max_seconds} seconds at the most: set it lower."
+            f"PRELABEL_TRAIN_SECONDS is {settings.train_seconds:g}, but a training on Modal may "
+            f"take at most {max_seconds} seconds: set it lower."
         )
 
 
 class ModalCompute:
-    """Trains on Modal, and looks at many images there.
+    """Train on Modal, and run inference for many images there; see ``backend.runtime.compute``.
 
     Args:
         settings: of this backend.
-        client: the deployed app; made from the settings when not given.
+        client: the deployed app; made from the settings by default.
 
     Raises:
-        UsageError: Modal would end trainings before they are through.
+        UsageError: trainings may exceed Modal's time limit, or there is no token.
     """
 
     batch_size = UPLOAD_BATCH_SIZE
@@ -90,8 +105,8 @@ class ModalCompute:
         self._client.record_usage = self._record_usage
         self._training_calls = TrainingCalls(settings.home, self._client, self._record_usage)
         self._local_compute = LocalCompute()
-        sync_captures = log_errors(self._sync_captures, "what the endpoint kept cannot be fetched")
-        self._download_captures = throttle(COLLECT_INTERVAL_SECONDS, sync_captures)
+        sync_captures = log_errors(self._sync_captures, "Captured images could not be downloaded")
+        self._download_captures = throttle(CAPTURE_DOWNLOAD_SECONDS, sync_captures)
         self._cleaned_at = 0.0
 
     def check_budget(self) -> None:
@@ -103,7 +118,7 @@ class ModalCompute:
         VolumeSync(self._settings.home, self._settings.modal_app).upload_if_changed()
 
     def fetch_captures(self) -> None:
-        """See ``Compute.fetch_captures``; asked every second, done every minute."""
+        """See ``Compute.fetch_captures``; called every second, downloads once a minute."""
         self._download_captures()
 
     def train_head(self, job: HeadTrainingJob) -> tuple[Head | None, ComputeCost]:
@@ -113,17 +128,11 @@ class ModalCompute:
         from backend.vision.heads.head import load_head, save_head
 
         order, files = serialization.encode_head_job(job)
-        previous: serialization.FileContents = {}
+        previous: FileContents = {}
         if job.previous is not None:
-            with tempfile.TemporaryDirectory() as folder:
-                save_head(job.previous, Path(folder))
-                previous = serialization.read_files(Path(folder))
-        result, cost = self._run_order(order, files, previous, _ignore_progress, _never_cancelled)
-        if not result:
-            return None, cost
-        with tempfile.TemporaryDirectory() as folder:
-            serialization.write_files(result, Path(folder))
-            return load_head(Path(folder)), cost
+            previous = serialization.dump_files(partial(save_head, job.previous))
+        result, cost = self._run_order(order, files, previous)
+        return serialization.load_files(result, load_head) if result else None, cost
 
     def train_detector(self, job: DetectorTrainingJob) -> tuple[Detector | None, ComputeCost]:
         """See ``Compute.train_detector``."""
@@ -134,18 +143,13 @@ class ModalCompute:
         from backend.vision.detection.trained_detector import TrainedDetector, load_trained_detector
 
         self._upload_images(job)
-        previous: serialization.FileContents = {}
+        previous: FileContents = {}
         if isinstance(job.previous, TrainedDetector) and job.previous.class_mapping.learned:
-            with tempfile.TemporaryDirectory() as folder:
-                job.previous.save(Path(folder))
-                previous = serialization.read_files(Path(folder))
+            previous = serialization.dump_files(job.previous.save)
         order = serialization.encode_detector_job(job, self._upload_base(job.base_setting))
         result, cost = self._run_order(order, {}, previous, job.report, job.cancelled)
-        if not result:
-            return None, cost
-        with tempfile.TemporaryDirectory() as folder:
-            serialization.write_files(result, Path(folder))
-            return load_trained_detector(Path(folder), job.load_runner), cost
+        load = partial(load_trained_detector, load_runner=job.load_runner)
+        return serialization.load_files(result, load) if result else None, cost
 
     def encoder(self, setting: str, load: Callable[[], Encoder]) -> Encoder:
         """See ``Compute.encoder``."""
@@ -155,197 +159,166 @@ class ModalCompute:
         self, network: DetectionNetwork, size: int, key: str, load: Callable[[], NetworkRunner]
     ) -> NetworkRunner:
         """See ``Compute.network_runner``."""
-        return make_remote_detector(network, size, key, load, self._client)
+        return make_remote_runner(network, size, key, load, self._client)
 
     def _sync_captures(self) -> None:
         volume_sync = VolumeSync(self._settings.home, self._settings.modal_app)
         new_count = volume_sync.download_captures()
-        self._clean_captures(volume_sync)
-        if new_count:
-            log.info("%s images came back from the endpoint on Modal", new_count)
-
-    def _clean_captures(self, volume_sync: VolumeSync) -> None:
         if time.time() - self._cleaned_at > CAPTURE_CLEANUP_SECONDS:
             self._cleaned_at = time.time()
             volume_sync.remove_imported_captures(self._settings.capture_retention_days)
+        if new_count:
+            log.info("Downloaded %s captured images from the endpoint on Modal", new_count)
 
-    # -- orders -----------------------------------------------------------------------------
+    def _record_usage(self, device: str, seconds: float) -> None:
+        """Count the cost of a device; an unknown one as the preferred GPU."""
+        self._budget.record_usage(device or self._settings.gpus[0], seconds)
+
+    # -- training orders --------------------------------------------------------------------
 
     def _run_order(
         self,
-        order: dict[str, Any],
-        files: serialization.FileContents,
-        previous: serialization.FileContents,
-        report: Callable[[int, int], None],
-        cancelled: Callable[[], bool],
-    ) -> tuple[serialization.FileContents, ComputeCost]:
-        """Have an order carried out: the verified result's files, and what it took."""
+        order: serialization.TrainingOrder,
+        files: FileContents,
+        previous: FileContents,
+        report: ProgressCallback = lambda done, total: None,
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> tuple[FileContents, ComputeCost]:
+        """Train an order; return the verified files of its result, and its cost."""
         self._budget.check_remaining()
-        input_files = {
-            **files,
-            **{f"previous/{name}": previous_content for name, previous_content in previous.items()},
-        }
-        order_id = serialization.compute_order_id(order, input_files)
+        files = files | {f"{PREVIOUS_FOLDER}/{name}": text for name, text in previous.items()}
+        order_id = serialization.compute_order_id(order, files)
+        submit = partial(self._submit_order, order_id, order, files)
+        volume = self._client.volume
         try:
-            completion = self._training_calls.run_to_completion(
-                order_id,
-                lambda: self._submit_order(order_id, order, input_files),
-                report,
-                cancelled,
-            )
-            result_hashes = completion["files"]
-            result = {
-                name: self._client.download(f"orders/{order_id}/result/{name}")
-                for name in result_hashes
+            result = self._training_calls.run_to_completion(order_id, submit, report, cancelled)
+            result_files = {
+                name: volume.download(f"{ORDERS_FOLDER}/{order_id}/{RESULT_FOLDER}/{name}")
+                for name in result.files
             }
-            serialization.verify_files(result, result_hashes)
+            serialization.verify_files(result_files, result.files)
         except PrelabelError:
-            self._client.clear_name_cache()  # perhaps it lacked something
+            volume.clear_name_cache()  # an uploaded file may have been removed meanwhile
             raise
         self._training_calls.mark_downloaded(order_id)
-        device, seconds = completion["device"], completion["seconds"]
-        return result, ComputeCost(
-            COMPUTE_MODAL, device, seconds, estimate_dollars(device, seconds)
-        )
+        dollars = estimate_dollars(result.device, result.seconds)
+        return result_files, ComputeCost(COMPUTE_MODAL, result.device, result.seconds, dollars)
 
     def _submit_order(
-        self, order_id: str, order: dict[str, Any], files: serialization.FileContents
+        self, order_id: str, order: serialization.TrainingOrder, files: FileContents
     ) -> str:
-        remote_files = {f"orders/{order_id}/{name}": content for name, content in files.items()}
-        self._client.upload(
-            {**remote_files, f"orders/{order_id}/order.json": json.dumps(order).encode()}
-        )
+        files = files | {ORDER_FILENAME: order.model_dump_json().encode()}
+        self._upload_folder(f"{ORDERS_FOLDER}/{order_id}", files)
         return self._client.spawn_training(order_id)
 
-    def _record_usage(self, device: str, seconds: float) -> None:
-        """Count what Modal does; as the preferred kind of GPU where nobody knows."""
-        self._budget.record_usage(device or self._settings.gpus[0], seconds)
-
-    # -- what orders need there -------------------------------------------------------------
+    def _upload_folder(self, folder: str, files: FileContents) -> None:
+        self._client.volume.upload({f"{folder}/{name}": text for name, text in files.items()})
 
     def _upload_images(self, job: DetectorTrainingJob) -> None:
-        """Copies of the images, those that are not there yet."""
+        """Upload the copies of the job's images that the volume does not have yet."""
         samples_by_digest = {sample.digest: sample for sample in job.samples if not sample.is_audit}
-        folder = self._settings.home / "pictures"
-        missing_digests = samples_by_digest.keys() - self._client.list_names("pictures")
-        for digest_batch in _split_batches(sorted(missing_digests), UPLOAD_BATCH_SIZE):
-            files: dict[str, bytes | Path] = {}
-            for digest in digest_batch:
-                samples_by_digest[digest].load_image()  # makes the copy where there is none
-                files[f"pictures/{digest[:2]}/{digest}"] = folder / digest[:2] / digest
-            self._client.upload(files)
+        missing = samples_by_digest.keys() - self._client.volume.list_names(IMAGES_FOLDER)
+        for digests in _split_batches(sorted(missing), UPLOAD_BATCH_SIZE):
+            for digest in digests:
+                samples_by_digest[digest].load_image()  # makes the local copy if there is none
+            paths = map(image_path, digests)
+            self._client.volume.upload({path: self._settings.home / path for path in paths})
 
     def _upload_base(self, setting: str) -> str:
-        """The setting that leads to the network to start from, there."""
+        """Upload base weights that are a local file; return the setting that selects them there."""
         file = Path(setting).expanduser()
         if not file.is_file():
             return setting
         content = file.read_bytes()
         folder = hashlib.sha256(content).hexdigest()[:16]
-        if folder not in self._client.list_names("weights"):
-            self._client.upload({f"weights/{folder}/{file.name}": content})
+        if folder not in self._client.volume.list_names(WEIGHTS_FOLDER):
+            self._upload_folder(f"{WEIGHTS_FOLDER}/{folder}", {file.name: content})
         return f"{folder}/{file.name}"
 
 
-class RemoteEncoder:
-    """An encoder that encodes on Modal; see ``backend.vision.encoders.base.Encoder``.
+class RemoteEncoder(EncoderProperties):
+    """An encoder that runs on Modal; see :class:`backend.vision.encoders.base.Encoder`.
 
-    Larger images travel as JPEG of quality 95: vectors differ by that.
+    Large images travel as JPEG of quality 95, so their embeddings differ slightly.
     """
 
     def __init__(self, setting: str, client: ModalClient) -> None:
+        super().__init__(**asdict(client.encoder_properties(setting)))
         self._setting = setting
         self._client = client
-        properties = client.encoder_properties(setting)
-        self.id = str(properties["id"])
-        self.name = str(properties["name"])
-        self.dim = int(properties["dim"])
-        self.has_text = bool(properties["has_text"])
-        self.logit_scale = float(properties["logit_scale"])
-        self.logit_bias = float(properties["logit_bias"])
 
     def encode_images(self, images: Sequence[Image.Image]) -> Floats:
-        """Several containers at once, where there are many."""
-        image_batches = [
-            [serialization.encode_image(image) for image in image_batch]
-            for image_batch in _split_batches(images, CONTAINER_BATCH_SIZE)
-        ]
-        vector_arrays = [
-            serialization.decode_vectors(encoded)
-            for encoded in self._client.encode(self._setting, image_batches)
-        ]
-        return (
-            np.concatenate(vector_arrays)
-            if vector_arrays
-            else np.zeros((0, self.dim), dtype=np.float32)
-        )
+        """Embed images in several containers at once."""
+        encoded_batches = self._client.encode(self._setting, _encode_batches(images))
+        vector_arrays = map(serialization.decode_vectors, encoded_batches)
+        return np.concatenate([np.zeros((0, self.dim), dtype=np.float32), *vector_arrays])
 
     def encode_texts(self, texts: Sequence[str]) -> Floats:
         """See ``Encoder.encode_texts``."""
         return serialization.decode_vectors(self._client.encode_texts(self._setting, texts))
 
 
-def make_remote_detector(
+def make_remote_runner(
     network: DetectionNetwork,
     size: int,
     key: str,
     load: Callable[[], NetworkRunner],
     client: ModalClient,
 ) -> NetworkRunner:
-    """A detector that looks at many images on Modal, and at a few here."""
+    """Return a runner that detects on Modal in many images, and on this machine in a few.
+
+    Args:
+        network: the network.
+        size: input size in pixels.
+        key: identifies the network's weights.
+        load: loads a runner on this machine.
+        client: the app.
+    """
     from backend.vision.detection.network import save_network
     from backend.vision.detection.network_runner import NetworkRunner
 
-    class Remote(NetworkRunner):
-        """Few images are answered sooner than another machine wakes."""
+    class RemoteRunner(NetworkRunner):
+        """Runs on this machine when that is faster than a cold start."""
 
-        local_detector: NetworkRunner | None = None
+        local_runner: NetworkRunner | None = None
 
-        def detect(self, images: Sequence[Image.Image], least: float = 0.05) -> list[Detections]:
+        def detect(
+            self, images: Sequence[Image.Image], min_confidence: float = 0.05
+        ) -> list[Detections]:
             if len(images) < MIN_REMOTE_IMAGES:
-                self.local_detector = self.local_detector or load()
-                return self.local_detector.detect(images, least)
-            if key not in client.list_names("networks"):
+                self.local_runner = self.local_runner or load()
+                return self.local_runner.detect(images, min_confidence)
+            if key not in client.volume.list_names(NETWORKS_FOLDER):
                 self._upload_network()
-            image_batches = [
-                [serialization.encode_image(image) for image in image_batch]
-                for image_batch in _split_batches(images, CONTAINER_BATCH_SIZE)
-            ]
-            encoded_batches = client.detect(key, size, image_batches, least)
-            if None in encoded_batches:  # it was removed there, as nobody had used it for long
-                client.clear_name_cache()
+            image_batches = _encode_batches(images)
+            results = client.detect(key, size, image_batches, min_confidence)
+            if None in results:  # removed from the volume after 30 days without use
+                client.volume.clear_name_cache()
                 self._upload_network()
-                encoded_batches = client.detect(key, size, image_batches, least)
+                results = client.detect(key, size, image_batches, min_confidence)
+            if None in results:
+                raise RoundError("The detector's network is missing on Modal: try again.")
             return [
-                detections
-                for encoded_batch in encoded_batches
-                for detections in _decode_batch(encoded_batch)
+                d for result in results if result for d in serialization.decode_detections(result)
             ]
 
         def _upload_network(self) -> None:
-            with tempfile.TemporaryDirectory() as folder:
-                save_network(network, Path(folder))
-                files = serialization.read_files(Path(folder))
-            remote_files = {f"networks/{key}/{name}": content for name, content in files.items()}
-            client.upload({**remote_files, f"networks/{key}/done.json": b"{}"})
+            files = serialization.dump_files(partial(save_network, network))
+            files[COMPLETION_FILENAME] = b"{}"
+            client.volume.upload(
+                {f"{NETWORKS_FOLDER}/{key}/{name}": content for name, content in files.items()}
+            )
 
-    return Remote(network, size, runner=None)  # type: ignore[arg-type]
-
-
-def _decode_batch(encoded_batch: bytes | None) -> list[Detections]:
-    if encoded_batch is None:
-        raise RoundError("The network to look with did not arrive on Modal: try again.")
-    return serialization.decode_detections(encoded_batch)
+    return RemoteRunner(network, size, runner=None)  # type: ignore[arg-type]
 
 
-def _split_batches(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+def _encode_batches(images: Sequence[Image.Image]) -> list[list[bytes]]:
+    return [
+        [serialization.encode_image(image) for image in batch]
+        for batch in _split_batches(images, CONTAINER_BATCH_SIZE)
+    ]
+
+
+def _split_batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     for start in range(0, len(items), size):
         yield items[start : start + size]
-
-
-def _ignore_progress(done: int, of: int) -> None:
-    """Nobody wants to know."""
-
-
-def _never_cancelled() -> bool:
-    return False

@@ -1,4 +1,4 @@
-"""What Modal costs: an estimate by list prices, and the month's limit."""
+"""Estimate what Modal costs from list prices, and enforce the monthly budget."""
 
 from __future__ import annotations
 
@@ -10,47 +10,37 @@ from backend.store.usage import UsageCounters
 
 SECONDS_PER_HOUR = 3600.0
 DOLLARS_PER_HOUR = {
-    "T4": 0.59,
-    "L4": 0.80,
-    "A10": 1.10,
-    "A10G": 1.10,
-    "L40S": 1.95,
-    "A100": 2.50,
-    "H100": 3.95,
-    "H200": 4.54,
-    "B200": 6.25,
-    "CPU": 0.20,
+    **{"T4": 0.59, "L4": 0.80, "A10": 1.10, "A10G": 1.10, "L40S": 1.95, "A100": 2.50},
+    **{"H100": 3.95, "H200": 4.54, "B200": 6.25, "CPU": 0.20},
 }
-"""List prices of 2026, third party; a container's processors and memory are in the last one.
-
-Modal's A10 calls itself A10G."""
-UNKNOWN_DEVICE_PRICE = 4.0
-"""Of a device that is not in the list: rather too much."""
+"""List prices of 2026, from a third party; ``CPU`` stands for a container's cores and memory.
+Modal's A10 reports itself as A10G."""
+UNKNOWN_DEVICE_DOLLARS_PER_HOUR = 4.0
+"""Rather too much, for devices that are not listed."""
 
 
 def estimate_dollars(device: str, seconds: float) -> float:
-    """An estimate of what some seconds of a device cost.
+    """Estimate the cost of holding a device.
 
     Args:
         device: as torch or Modal names it, such as ``NVIDIA L4``, ``A100-80GB`` or ``H100:2``.
-        seconds: that it was held.
+        seconds: how long it was held.
     """
     kind, _, count = device.partition(":")
     words = kind.upper().rstrip("!").replace("-", " ").split()
     known_device = next((word for word in words if word in DOLLARS_PER_HOUR), "")
-    price = DOLLARS_PER_HOUR.get(known_device, UNKNOWN_DEVICE_PRICE) * (
-        int(count) if count.isdecimal() else 1
-    )
-    overhead_price = 0.0 if known_device == "CPU" else DOLLARS_PER_HOUR["CPU"]
-    return round(seconds / SECONDS_PER_HOUR * (price + overhead_price), 6)
+    device_count = int(count) if count.isdecimal() else 1
+    price = DOLLARS_PER_HOUR.get(known_device, UNKNOWN_DEVICE_DOLLARS_PER_HOUR) * device_count
+    container_price = 0.0 if known_device == "CPU" else DOLLARS_PER_HOUR["CPU"]
+    return round(seconds / SECONDS_PER_HOUR * (price + container_price), 6)
 
 
 class MonthlyBudget:
-    """This month's estimate, kept in a file.
+    """This month's estimated cost, in a file.
 
     Args:
-        file: where.
-        budget: dollars a month; 0: no limit.
+        file: the file of counters.
+        budget: dollars a month; 0 for no limit.
     """
 
     def __init__(self, file: Path, budget: float) -> None:
@@ -58,37 +48,35 @@ class MonthlyBudget:
         self._budget = budget
 
     def spent_this_month(self) -> float:
-        """Dollars of this month."""
+        """Return the dollars of this month."""
         return UsageCounters(self._file).current("dollars")
 
     def check_remaining(self) -> None:
-        """Make sure that there is something left.
+        """Check that the month's budget is not used up.
 
         Raises:
-            OverBudget: there is not.
+            OverBudget: it is.
         """
         spent = self.spent_this_month()
         if self._budget and spent >= self._budget:
             raise OverBudget(
-                f"Training waits: Modal has cost about {spent:.2f} $ this month, and "
-                f"PRELABEL_MONTHLY_BUDGET is {self._budget:g} $. Predicting goes on; training does "
-                "next month, or with a higher budget."
+                f"Training is paused: Modal has cost about {spent:.2f} $ this month, and "
+                f"PRELABEL_MONTHLY_BUDGET is {self._budget:g} $. Predictions continue; training "
+                "resumes next month, or with a higher budget."
             )
 
-    def record_usage(self, device: str, seconds: float) -> float:
-        """Count; dollars of this time. Safe with other processes.
+    def record_usage(self, device: str, seconds: float) -> None:
+        """Add the cost of a device; safe to call from several processes.
 
         Raises:
             StoreError: the file cannot be written.
         """
         from filelock import FileLock
 
-        cost = estimate_dollars(device, seconds)
         with disk_errors(self._file):
             self._file.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(self._file.with_name(f"{self._file.name}.lock")):
                 usage = UsageCounters(self._file)
                 usage.increment(f"seconds {device}", seconds)
-                usage.increment("dollars", cost)
+                usage.increment("dollars", estimate_dollars(device, seconds))
                 usage.flush()
-        return cost

@@ -1,60 +1,75 @@
-"""The endpoint's models on other machines: what the gateway sends there, and what comes back."""
+"""Run the endpoint's models in other containers: the gateway's side and theirs."""
 
 from __future__ import annotations
 
-import base64
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
-from typing import Any
 
 import numpy as np
+from pydantic import BaseModel
 
-from backend.domain import ImageSize
+from backend.domain import ImageSize, Regions
 from backend.endpoint.functions import (
     LoadedVersion,
     check_version_controls,
     load_local_version,
     noise_image,
 )
-from backend.errors import NotFoundError, PrelabelError
+from backend.errors import NotFoundError, PrelabelError, error_text
 from backend.inference.model import load_controls
 from backend.inference.predict_image import ImagePrediction
 from backend.runtime.resources import Resources
-from backend.settings import read_settings
 from backend.store.projects import ProjectRecord
 from backend.vision.images.decode import DecodedImage
 from serverless import serialization
+from serverless.jobs import container_resources
 
-PredictionRow = dict[str, Any]
-RemotePredict = Callable[[str, str, list[bytes], list[list[int]]], list[PredictionRow]]
-"""Function, version, packed images, and the originals' sizes → what was said of each."""
+PredictionJson = dict[str, object]
+RemotePredict = Callable[[str, str, list[bytes], list[list[int]]], list[PredictionJson]]
+"""Function, version, encoded images and the original sizes → one prediction per image."""
 UNAVAILABLE_MESSAGE = (
-    "Version {version} does not answer on Modal ({why}): `prelabel deploy` brings along what live "
-    "versions look with."
+    "Version {version} does not answer on Modal ({reason}): run `prelabel deploy`, which uploads "
+    "what live versions need."
 )
 LOADED_VERSION_LIMIT = 8
-"""Versions that a container keeps loaded."""
+"""Versions that a container keeps in memory."""
+
+
+class PredictionRow(BaseModel):
+    """The fields of :class:`ImagePrediction`, with the embedding in float16 and base64."""
+
+    size: ImageSize
+    label_probabilities: dict[str, dict[str, float]]
+    regions: dict[str, tuple[Regions, tuple[float, ...]]]
+    thresholds: dict[str, float]
+    uncertainty: float
+    confidence: float
+    embedding: str | None
+
+
+# -- in the containers with the models ------------------------------------------------------
 
 
 def predict_packed_images(
     function: str, version: str, packed_images: list[bytes], sizes: list[list[int]]
-) -> list[PredictionRow]:
-    """What a version says of images; where the models are.
+) -> list[PredictionJson]:
+    """Return the predictions of a version for encoded images.
 
     Raises:
-        NotFoundError: it is not on this machine (yet).
+        NotFoundError: the version is not on this machine (yet).
     """
     loaded = _load_cached_version(function, version)
     decoded_images = [
-        DecodedImage(serialization.decode_image(packed_image), *size)
-        for packed_image, size in zip(packed_images, sizes, strict=True)
+        DecodedImage(serialization.decode_image(image), *size)
+        for image, size in zip(packed_images, sizes, strict=True)
     ]
     return [encode_prediction(prediction) for prediction in loaded.predict(decoded_images)]
 
 
 def has_version(function: str, version: str) -> bool:
     """Whether a version is on this machine."""
-    resources = _resources()
+    resources = container_resources()
     try:
         resources.versions(resources.projects.get(function)).card(version)
     except NotFoundError:
@@ -62,13 +77,30 @@ def has_version(function: str, version: str) -> bool:
     return True
 
 
+@lru_cache(LOADED_VERSION_LIMIT)
+def _load_cached_version(function: str, version: str) -> LoadedVersion:
+    resources = container_resources()
+    return load_local_version(resources, resources.projects.get(function), version)
+
+
+def encode_prediction(prediction: ImagePrediction) -> PredictionJson:
+    """Return a prediction as JSON; see :class:`PredictionRow`."""
+    vector = prediction.embedding
+    text = None if vector is None else b64encode(vector.astype(np.float16).tobytes()).decode()
+    fields = {**vars(prediction), "embedding": text}
+    return PredictionRow.model_validate(fields).model_dump()
+
+
+# -- in the gateway -------------------------------------------------------------------------
+
+
 def load_remote_version(
     remote_predict: RemotePredict, resources: Resources, record: ProjectRecord, version: str
 ) -> LoadedVersion:
-    """A version whose models are elsewhere, tried there; for the gateway, which never loads one.
+    """Return a version whose models run in other containers, after a test prediction.
 
     Raises:
-        PrelabelError: it is not there, was made by a Prelabel of old, or does not answer there.
+        PrelabelError: the version is missing, too old, or its containers do not answer.
     """
     versions = resources.versions(record)
     card, controls = versions.card(version), load_controls(versions.path(version))
@@ -76,81 +108,25 @@ def load_remote_version(
     predict = partial(_predict_remotely, remote_predict, record.id, version)
     try:
         predict([noise_image()])
-    except Exception as error:  # whatever the models there, or the way to them, raise
-        reason = str(error).strip().rstrip(".") or type(error).__name__
-        raise PrelabelError(UNAVAILABLE_MESSAGE.format(version=version, why=reason)) from error
+    except Exception as error:  # from the models there, or from the connection to them
+        reason = error_text(error).rstrip(".")
+        raise PrelabelError(UNAVAILABLE_MESSAGE.format(version=version, reason=reason)) from error
     return LoadedVersion(record, card, controls, resources.folder(record), predict)
 
 
 def _predict_remotely(
-    remote_predict: RemotePredict,
-    function: str,
-    version: str,
-    decoded_images: Sequence[DecodedImage],
+    remote_predict: RemotePredict, function: str, version: str, images: Sequence[DecodedImage]
 ) -> list[ImagePrediction]:
-    packed_images = [
-        serialization.encode_image(decoded_image.image) for decoded_image in decoded_images
-    ]
-    sizes = [[decoded_image.width, decoded_image.height] for decoded_image in decoded_images]
-    return [
-        decode_prediction(row) for row in remote_predict(function, version, packed_images, sizes)
-    ]
+    packed_images = [serialization.encode_image(decoded.image) for decoded in images]
+    sizes = [[decoded.width, decoded.height] for decoded in images]
+    rows = remote_predict(function, version, packed_images, sizes)
+    return [decode_prediction(row) for row in rows]
 
 
-def encode_prediction(prediction: ImagePrediction) -> PredictionRow:
-    """An answer as it travels."""
-    detections = {
-        name: [
-            [region.label, region.x0, region.y0, region.x1, region.y1, confidence]
-            for region, confidence in zip(regions, confidences, strict=True)
-        ]
-        for name, (regions, confidences) in prediction.regions.items()
-    }
-    vector = (
-        None if prediction.embedding is None else prediction.embedding.astype(np.float16).tobytes()
-    )
-    return {
-        "size": [prediction.size.width, prediction.size.height],
-        "chosen": {
-            name: list(ranked.items()) for name, ranked in prediction.label_probabilities.items()
-        },
-        "found": detections,
-        "shown": dict(prediction.thresholds),
-        "uncertainty": prediction.uncertainty,
-        "certainty": prediction.confidence,
-        "vector": None if vector is None else base64.b64encode(vector).decode(),
-    }
-
-
-def decode_prediction(row: PredictionRow) -> ImagePrediction:
-    """What :func:`encode_prediction` wrote."""
-    vector = row["vector"]
-    return ImagePrediction(
-        size=ImageSize(*row["size"]),
-        label_probabilities={name: dict(ranked) for name, ranked in row["chosen"].items()},
-        regions={
-            name: (
-                serialization.decode_regions([region_row[:5] for region_row in rows]),
-                tuple(float(region_row[5]) for region_row in rows),
-            )
-            for name, rows in row["found"].items()
-        },
-        thresholds=row["shown"],
-        uncertainty=row["uncertainty"],
-        confidence=row["certainty"],
-        embedding=None
-        if vector is None
-        else np.frombuffer(base64.b64decode(vector), dtype=np.float16).astype(np.float32),
-    )
-
-
-@lru_cache(LOADED_VERSION_LIMIT)
-def _load_cached_version(function: str, version: str) -> LoadedVersion:
-    resources = _resources()
-    return load_local_version(resources, resources.projects.get(function), version)
-
-
-@lru_cache(1)
-def _resources() -> Resources:
-
-    return Resources(read_settings())
+def decode_prediction(json: PredictionJson) -> ImagePrediction:
+    """Return the prediction that :func:`encode_prediction` encoded."""
+    row = PredictionRow.model_validate(json)
+    vector = None
+    if row.embedding is not None:
+        vector = np.frombuffer(b64decode(row.embedding), dtype=np.float16).astype(np.float32)
+    return ImagePrediction(**{**vars(row), "embedding": vector})

@@ -1,19 +1,24 @@
-"""What travels between machines: orders, images, results with their hashes. No pickle of ours."""
+"""Encode what travels between this machine and Modal: training orders, results, images, arrays.
+
+Orders and results are JSON, arrays are npz, images are PNG or JPEG. Nothing is pickled here.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Generic, Literal, TypeVar
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from backend.arrays import Floats
-from backend.domain import ImageSize, Region, Regions
+from backend.domain import Control, Region, Regions
 from backend.errors import StoreError
 
 if TYPE_CHECKING:
@@ -23,178 +28,284 @@ if TYPE_CHECKING:
     from backend.training.detector import DetectorTrainingJob
     from backend.training.head import HeadTrainingJob
     from backend.vision.detection.detections import Detections
+    from backend.vision.heads.head import Head
 
+T = TypeVar("T")
 FileContents = dict[str, bytes]
+"""File contents by name."""
+RegionRow = tuple[str, float, float, float, float]
+"""Label, x0, y0, x1, y1."""
 JPEG_QUALITY = 95
 LOSSLESS_BELOW_PIXELS = 320
-"""Pixels of the longer edge below which images travel without loss."""
+"""Images with a shorter longest edge are sent as PNG: JPEG would show its blocks."""
+ARRAYS_FILENAME = "arrays.npz"
 
 
 class DamagedResultError(StoreError):
-    """What came back is not what was made."""
+    """A downloaded training result differs from the uploaded one."""
+
+
+# -- orders and results ---------------------------------------------------------------------
+
+
+class SampleRow(BaseModel):
+    """A labeled image of an order; the image itself is uploaded under its digest."""
+
+    model_config = ConfigDict(frozen=True)
+
+    task: int
+    digest: str
+    size: tuple[int, int]
+    places: tuple[RegionRow, ...]
+    boxes: tuple[RegionRow, ...]
+
+
+class HeadOrder(BaseModel):
+    """An order to fit the head of one control; its arrays travel as a file of their own."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: Literal["head"] = "head"
+    control: Control
+    tasks: tuple[int, ...]
+    answers: tuple[tuple[str, ...], ...]
+    asked: tuple[tuple[str, ...], ...]
+    logit_scale: float
+    logit_bias: float
+    seed: int
+
+
+class DetectorOrder(BaseModel):
+    """An order to fine-tune the detector of one control.
+
+    Attributes:
+        base: the setting that selects the network to start from, on the training machine.
+        size: input size of the network in pixels; 0 chooses it by the images.
+        seconds: time limit of the training.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: Literal["finder"] = "finder"
+    control: Control
+    samples: tuple[SampleRow, ...]
+    base: str
+    size: int
+    seconds: float
+    seed: int
+
+
+TrainingOrder = HeadOrder | DetectorOrder
+ORDER_ADAPTER: TypeAdapter[TrainingOrder] = TypeAdapter(
+    Annotated[TrainingOrder, Field(discriminator="kind")]
+)
+
+
+class RemoteError(BaseModel):
+    """An error that the training raised: the name of its class, and its message."""
+
+    kind: str
+    text: str
+
+
+class TrainingResult(BaseModel):
+    """What a training call on Modal returns.
+
+    Attributes:
+        device: name of the GPU, or ``CPU``.
+        seconds: duration of all attempts of the call.
+        files: SHA-256 of each result file by name; empty when there was nothing to train.
+        call: id of the Modal call that trained.
+        again: an earlier call had already trained this order.
+        error: set when every further attempt would fail in the same way.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    device: str
+    seconds: float
+    files: dict[str, str] = {}
+    call: str = ""
+    again: bool = False
+    error: RemoteError | None = None
+
+
+@dataclass(frozen=True)
+class TimedResult(Generic[T]):
+    """The result of a batch inference call: its value, and the device and seconds it used."""
+
+    value: T
+    device: str
+    seconds: float
+
+
+@dataclass
+class EncoderProperties:
+    """The attributes of :class:`backend.vision.encoders.base.Encoder`."""
+
+    id: str
+    name: str
+    dim: int
+    has_text: bool
+    logit_scale: float
+    logit_bias: float
+
+
+def compute_order_id(order: TrainingOrder, files: Mapping[str, bytes]) -> str:
+    """Return an id derived from an order's content, so that equal orders are trained once."""
+    text = json.dumps([order.model_dump(mode="json"), file_hashes(files)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 # -- files ----------------------------------------------------------------------------------
 
 
 def read_files(folder: Path) -> FileContents:
-    """All files of a folder, by name."""
+    """Return the contents of all files in a folder, by name."""
     return {file.name: file.read_bytes() for file in sorted(folder.iterdir()) if file.is_file()}
 
 
 def write_files(files: Mapping[str, bytes], folder: Path) -> None:
-    """Write files into a folder that is there."""
+    """Write files into an existing folder."""
     for name, content in files.items():
         (folder / Path(name).name).write_bytes(content)
 
 
+def dump_files(save: Callable[[Path], object]) -> FileContents:
+    """Return the files that ``save`` writes into a folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        save(Path(folder))
+        return read_files(Path(folder))
+
+
+def load_files(files: Mapping[str, bytes], load: Callable[[Path], T]) -> T:
+    """Return what ``load`` reads from a folder that contains the files."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_files(files, Path(folder))
+        return load(Path(folder))
+
+
 def file_hashes(files: Mapping[str, bytes]) -> dict[str, str]:
-    """SHA-256 by name."""
+    """Return the SHA-256 of each file by name."""
     return {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
 
 
 def verify_files(files: Mapping[str, bytes], expected_hashes: Mapping[str, str]) -> None:
-    """Make sure that files are those that were made.
+    """Check files against their hashes.
 
     Raises:
-        DamagedResultError: one is missing or differs.
+        DamagedResultError: a file is missing, unexpected or different.
     """
-    if file_hashes(files) != dict(expected_hashes):
-        mismatched = sorted(
-            filename
-            for filename in files.keys() | expected_hashes.keys()
-            if _is_mismatched(filename, files, expected_hashes)
-        )
+    hashes = file_hashes(files)
+    names = sorted(hashes.keys() | expected_hashes.keys())
+    damaged = [name for name in names if hashes.get(name) != expected_hashes.get(name)]
+    if damaged:
         raise DamagedResultError(
-            f"The training's result is not what was made ({', '.join(mismatched)}): it is thrown away; "
+            f"The training result was damaged on its way ({', '.join(damaged)}) and is discarded: "
             "train again."
         )
 
 
-def _is_mismatched(
-    name: str, files: Mapping[str, bytes], expected_hashes: Mapping[str, str]
-) -> bool:
-    content = files.get(name)
-    return content is None or hashlib.sha256(content).hexdigest() != expected_hashes.get(name)
+# -- training jobs --------------------------------------------------------------------------
 
 
-def compute_order_id(order: Mapping[str, Any], files: Mapping[str, bytes]) -> str:
-    """Tells an order from all others: the same one is not done twice."""
-    text = json.dumps([order, file_hashes(files)], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-# -- controls and samples -------------------------------------------------------------------
-
-
-def encode_sample(sample: RegionSample) -> dict[str, Any]:
-    """A sample as JSON; its image travels by its hash."""
-    return {
-        "task": sample.task_id,
-        "digest": sample.digest,
-        "size": [sample.size.width, sample.size.height],
-        "places": _encode_regions(sample.regions),
-        "boxes": _encode_regions(sample.other_boxes),
-    }
-
-
-def encode_detector_job(job: DetectorTrainingJob, base_setting: str) -> dict[str, Any]:
-    """A job of boxes or points as JSON: the labels it learns from, not the audit slice.
+def encode_detector_job(job: DetectorTrainingJob, base_setting: str) -> DetectorOrder:
+    """Return a detector job as an order, without its audit samples.
 
     Args:
         job: the job.
-        base_setting: the setting that leads to the network to start from, there.
+        base_setting: the setting that selects the network to start from, on the training machine.
     """
-    return {
-        "kind": "finder",
-        "control": asdict(job.control),
-        "samples": [encode_sample(sample) for sample in job.samples if not sample.is_audit],
-        "base": base_setting,
-        "size": job.input_size,
-        "seconds": job.max_seconds,
-        "seed": job.seed,
-    }
+    return DetectorOrder(
+        control=job.control,
+        samples=tuple(_encode_sample(sample) for sample in job.samples if not sample.is_audit),
+        base=base_setting,
+        size=job.input_size,
+        seconds=job.max_seconds,
+        seed=job.seed,
+    )
 
 
-def decode_regions(rows: Sequence[Sequence[Any]]) -> Regions:
-    """Places that travelled as JSON."""
+def _encode_sample(sample: RegionSample) -> SampleRow:
+    return SampleRow(
+        task=sample.task_id,
+        digest=sample.digest,
+        size=(sample.size.width, sample.size.height),
+        places=tuple(map(encode_region, sample.regions)),
+        boxes=tuple(map(encode_region, sample.other_boxes)),
+    )
+
+
+def encode_region(region: Region) -> RegionRow:
+    """Return a region as a JSON row; see :func:`decode_regions`."""
+    return region.label, region.x0, region.y0, region.x1, region.y1
+
+
+def decode_regions(rows: Sequence[RegionRow]) -> Regions:
+    """Return the regions of rows that :func:`encode_region` made."""
     return tuple(Region(str(row[0]), *map(float, row[1:])) for row in rows)
 
 
-def decode_size(row: Sequence[int]) -> ImageSize:
-    """A size that travelled as JSON."""
-    return ImageSize(int(row[0]), int(row[1]))
-
-
-def _encode_regions(regions: Regions) -> list[list[Any]]:
-    return [[region.label, region.x0, region.y0, region.x1, region.y1] for region in regions]
-
-
-# -- heads ----------------------------------------------------------------------------------
-
-
-def encode_head_job(job: HeadTrainingJob) -> tuple[dict[str, Any], FileContents]:
-    """A job of choices: JSON, and its arrays as one file."""
+def encode_head_job(job: HeadTrainingJob) -> tuple[HeadOrder, FileContents]:
+    """Return a head job as an order and a file with its arrays."""
     examples = job.examples
-    order = {
-        "kind": "head",
-        "control": asdict(job.control),
-        "tasks": list(examples.task_ids),
-        "answers": [sorted(label_set) for label_set in examples.answers],
-        "asked": [sorted(asked_labels) for asked_labels in examples.available_labels],
-        "logit_scale": job.logit_scale,
-        "logit_bias": job.logit_bias,
-        "seed": job.seed,
-    }
+    order = HeadOrder(
+        control=job.control,
+        tasks=examples.task_ids,
+        answers=tuple(tuple(sorted(labels)) for labels in examples.answers),
+        asked=tuple(tuple(sorted(labels)) for labels in examples.available_labels),
+        logit_scale=job.logit_scale,
+        logit_bias=job.logit_bias,
+        seed=job.seed,
+    )
     arrays = {"vectors": examples.vectors, "audit": examples.audit_mask, "pool": job.pool}
     if job.prototypes is not None:
         arrays["prototypes"] = job.prototypes
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)  # type: ignore[arg-type]
-    return order, {"arrays.npz": buffer.getvalue()}
+    return order, {ARRAYS_FILENAME: buffer.getvalue()}
 
 
-def decode_head_job(order: Mapping[str, Any], arrays: bytes, previous: Any) -> HeadTrainingJob:
-    """The job of :func:`encode_head_job`."""
-    from backend.inference.model import control_from_json
+def decode_head_job(order: HeadOrder, arrays: bytes, previous: Head | None) -> HeadTrainingJob:
+    """Return the job that :func:`encode_head_job` encoded."""
     from backend.training.head import ChoiceExamples, HeadTrainingJob
 
     with np.load(io.BytesIO(arrays), allow_pickle=False) as archive:
-        loaded_arrays = {name: archive[name] for name in archive.files}
+        loaded = {name: archive[name] for name in archive.files}
     examples = ChoiceExamples(
-        tuple(order["tasks"]),
-        loaded_arrays["vectors"],
-        tuple(map(frozenset, order["answers"])),
-        tuple(map(frozenset, order["asked"])),
-        loaded_arrays["audit"],
+        order.tasks,
+        loaded["vectors"],
+        tuple(map(frozenset, order.answers)),
+        tuple(map(frozenset, order.asked)),
+        loaded["audit"],
     )
     return HeadTrainingJob(
-        control=control_from_json(order["control"]),
+        control=order.control,
         examples=examples,
-        pool=loaded_arrays["pool"],
-        prototypes=loaded_arrays.get("prototypes"),
-        logit_scale=order["logit_scale"],
-        logit_bias=order["logit_bias"],
+        pool=loaded["pool"],
+        prototypes=loaded.get("prototypes"),
+        logit_scale=order.logit_scale,
+        logit_bias=order.logit_bias,
         previous=previous,
-        seed=order["seed"],
+        seed=order.seed,
     )
 
 
-# -- images and what is found in them ------------------------------------------------------
+# -- images, embeddings and detections ------------------------------------------------------
 
 
 def encode_image(image: Image.Image) -> bytes:
-    """An image for the way: as it is, or nearly."""
+    """Return an image as PNG, or as JPEG of quality 95 when it is large."""
     buffer = io.BytesIO()
     if max(image.size) < LOSSLESS_BELOW_PIXELS:
-        image.save(buffer, "PNG")  # JPEG would show its blocks
+        image.save(buffer, "PNG")
     else:
         image.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     return buffer.getvalue()
 
 
 def decode_image(content: bytes) -> Image.Image:
-    """An image that came."""
+    """Return the RGB image that :func:`encode_image` encoded."""
     from PIL import Image
 
     with Image.open(io.BytesIO(content), formats=("JPEG", "PNG")) as image:
@@ -202,20 +313,20 @@ def decode_image(content: bytes) -> Image.Image:
 
 
 def encode_detections(detections: Sequence[Detections]) -> bytes:
-    """What was found in some images, as one file."""
+    """Return the detections of several images as one npz file."""
     buffer = io.BytesIO()
     np.savez(
         buffer,
-        counts=np.array([len(found) for found in detections], dtype=np.int64),
-        boxes=np.concatenate([f.boxes.reshape(-1, 4) for f in detections]).astype(np.float32),
-        confidence=np.concatenate([f.confidence for f in detections]).astype(np.float32),
-        labels=np.concatenate([f.labels for f in detections]).astype(np.int64),
+        counts=np.array([len(of_image) for of_image in detections], dtype=np.int64),
+        boxes=np.concatenate([d.boxes.reshape(-1, 4) for d in detections]).astype(np.float32),
+        confidence=np.concatenate([d.confidence for d in detections]).astype(np.float32),
+        labels=np.concatenate([d.labels for d in detections]).astype(np.int64),
     )
     return buffer.getvalue()
 
 
 def decode_detections(content: bytes) -> list[Detections]:
-    """What :func:`encode_detections` wrote."""
+    """Return the detections that :func:`encode_detections` encoded, one entry per image."""
     from backend.vision.detection.detections import Detections
 
     with np.load(io.BytesIO(content), allow_pickle=False) as archive:
@@ -225,12 +336,12 @@ def decode_detections(content: bytes) -> list[Detections]:
 
 
 def encode_vectors(vectors: Floats) -> bytes:
-    """Rows of float32, with their shape."""
+    """Return an (n, d) array as an npy file of float32."""
     buffer = io.BytesIO()
     np.save(buffer, vectors.astype(np.float32))
     return buffer.getvalue()
 
 
 def decode_vectors(content: bytes) -> Floats:
-    """What :func:`encode_vectors` wrote."""
+    """Return the array that :func:`encode_vectors` encoded."""
     return np.asarray(np.load(io.BytesIO(content), allow_pickle=False), dtype=np.float32)

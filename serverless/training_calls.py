@@ -1,7 +1,7 @@
-"""Trainings that were sent to Modal: which are under way, what they cost, and what is left there.
+"""Follow trainings on Modal: which calls are running, what they cost, which results can be removed.
 
-A note says of each what it is called there. It is kept until the training said its last word: who
-cannot reach Modal for a while, or ends in between, finds the same training again.
+A record of each running call is kept on disk until its result arrives. A process that loses its
+connection, or is restarted, so finds the same training again.
 """
 
 from __future__ import annotations
@@ -9,35 +9,37 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from backend import errors
-from backend.errors import PrelabelError, RoundCancelledError, RoundError
+from backend.callbacks import ProgressCallback
+from backend.errors import PrelabelError, RoundCancelledError, error_from_name
+from backend.store.captures import DAY_SECONDS
 from backend.store.files import read_json, write_json
 from serverless.container_image import TRAIN_TIMEOUT_SECONDS
-from serverless.modal_client import JobFailedError, ModalClient
+from serverless.jobs_volume import IMAGES_FOLDER, NETWORKS_FOLDER, ORDERS_FOLDER, WEIGHTS_FOLDER
+from serverless.modal_client import ModalClient
+from serverless.modal_errors import JobFailedError
+from serverless.serialization import TrainingResult
 
 log = logging.getLogger("prelabel")
 POLL_INTERVAL_SECONDS = 1.0
 MAX_TRAINING_SECONDS = 3 * TRAIN_TIMEOUT_SECONDS + 1800.0
-"""Seconds that no training is under way any more: three attempts, and their starts."""
-SECONDS_PER_DAY = 86_400.0
-RETENTION_DAYS = {"orders": 7, "networks": 30, "weights": 30, "pictures": 90}
-"""Days after which what nobody wrote anew is removed; it is sent again where it is wanted."""
+"""Three attempts and their cold starts; after that no training is running any more."""
+RETENTION_DAYS = {ORDERS_FOLDER: 7, NETWORKS_FOLDER: 30, WEIGHTS_FOLDER: 30, IMAGES_FOLDER: 90}
+"""Days without a write after which an entry is removed; it is uploaded again when needed."""
 REMOVAL_BATCH_SIZE = 300
-"""Things that are removed at one time: each is a question to Modal."""
+"""Entries removed at a time; each takes a request."""
 
 
 @dataclass(frozen=True)
 class CallRecord:
-    """A training under way.
+    """A running training.
 
     Attributes:
-        call: what Modal calls it.
-        at: when it was sent, seconds since 1970.
-        counted: seconds that are in the month's estimate already.
+        call: id of Modal's call.
+        at: when it was started, in seconds since 1970.
+        counted: seconds that the month's cost estimate already includes.
     """
 
     call: str
@@ -45,13 +47,26 @@ class CallRecord:
     counted: float = 0.0
 
 
+@dataclass(frozen=True)
+class DownloadState:
+    """What has been downloaded from the jobs volume.
+
+    Attributes:
+        read: ids of orders whose result was downloaded and not removed yet.
+        swept: when stale entries were last removed, in seconds since 1970.
+    """
+
+    read: list[str] = field(default_factory=list)
+    swept: float = 0.0
+
+
 class TrainingCalls:
-    """The trainings of one home folder.
+    """The trainings of one ``PRELABEL_HOME``.
 
     Args:
         home: the folder.
         client: the app.
-        record_usage: counts the seconds of a device; where nobody knows the device, it is empty.
+        record_usage: called with a device and its seconds; the device is empty when it is unknown.
         clock: seconds since 1970.
     """
 
@@ -72,144 +87,132 @@ class TrainingCalls:
         self,
         order_id: str,
         submit: Callable[[], str],
-        report: Callable[[int, int], None],
+        report: ProgressCallback,
         cancelled: Callable[[], bool],
-    ) -> dict[str, Any]:
-        """Follow an order to its end; a training of it that is under way is taken up.
+    ) -> TrainingResult:
+        """Wait for the result of an order; a call that is already running is resumed.
 
-        Its seconds are counted however this ends; those of an end that the training did not tell
-        are all since it was sent, rather too many.
+        The seconds are counted however the call ends. Without a result all seconds since its start
+        are counted, which rather overestimates the cost.
 
         Args:
-            order_id: of the order.
-            submit: sends it; the call's id.
-            report: told (done, of) of the training's steps.
-            cancelled: asked whether to end it.
-
-        Returns:
-            what ``serverless.jobs.train`` told of its files.
+            order_id: id of the order.
+            submit: starts the call and returns its id.
+            report: called with (done, total) training steps.
+            cancelled: whether to cancel the call.
 
         Raises:
-            RoundCancelledError: somebody wanted it to end, and it did.
-            Unreachable: Modal cannot be reached; the training goes on and is taken up later.
-            PrelabelError: it did not work out.
+            RoundCancelledError: ``cancelled`` returned True, and the call has ended.
+            ModalUnreachableError: Modal cannot be reached; the training continues and is resumed.
+            PrelabelError: the training failed.
         """
         self._settle_abandoned(order_id)
-        call_record = self._read_record(order_id)
-        if call_record is None:
-            call_record = CallRecord(submit(), self._clock())
-            self._write_record(order_id, call_record)
+        record = self._read_record(order_id)
+        if record is None:
+            record = CallRecord(submit(), self._clock())
+            self._write_record(order_id, record)
         try:
-            training_result = self._poll_result(order_id, call_record.call, report, cancelled)
+            result = self._poll_result(order_id, record.call, report, cancelled)
         except BaseException as error:
-            self._record_elapsed(order_id, call_record)
+            self._count_elapsed(order_id, record)
             if isinstance(error, JobFailedError | RoundCancelledError):
                 self._delete_record(order_id)
             raise
-        self._record_reported(call_record, training_result)
+        self._count_reported(record, result)
         self._delete_record(order_id)
-        if "error" in training_result:
-            raise _rebuild_error(training_result["error"])
-        return training_result
+        if result.error is not None:
+            raise error_from_name(result.error.kind, result.error.text)
+        return result
 
     def mark_downloaded(self, order_id: str) -> None:
-        """The result of an order is here. Those that were read before are removed there.
+        """Record that a result was downloaded, and remove the results downloaded before.
 
-        The last one stays until the next: who ends before it is a version asks for it again.
+        The last result stays: it is asked for again when this process ends before a version has
+        been made of it.
         """
-        download_state: dict[str, Any] = read_json(self._downloaded_file) or {
-            "read": [],
-            "swept": 0.0,
-        }
-        stale_ids = [stale_id for stale_id in download_state["read"] if stale_id != order_id]
+        state = DownloadState(**(read_json(self._downloaded_file) or {}))
+        old_ids, swept = [id for id in state.read if id != order_id], state.swept
         try:
-            for stale_id in stale_ids:
-                if self._read_record(stale_id) is None:
-                    self._client.remove(f"orders/{stale_id}")
-            stale_ids = []
-            if self._clock() - download_state["swept"] > SECONDS_PER_DAY:
+            for old_id in old_ids:
+                if self._read_record(old_id) is None:
+                    self._client.volume.remove(f"{ORDERS_FOLDER}/{old_id}")
+            old_ids = []
+            if self._clock() - swept > DAY_SECONDS:
                 for folder, days in RETENTION_DAYS.items():
-                    self._client.remove_stale(
-                        folder, self._clock() - days * SECONDS_PER_DAY, REMOVAL_BATCH_SIZE
-                    )
-                download_state["swept"] = self._clock()
+                    cutoff = self._clock() - days * DAY_SECONDS
+                    self._client.volume.remove_stale(folder, cutoff, REMOVAL_BATCH_SIZE)
+                swept = self._clock()
         except PrelabelError as error:
-            log.warning("what is left on Modal is removed another time: %s", error)
-        write_json(self._downloaded_file, {**download_state, "read": [*stale_ids, order_id]})
+            log.warning("Old files on Modal could not be removed; it is tried again: %s", error)
+        write_json(self._downloaded_file, asdict(DownloadState([*old_ids, order_id], swept)))
 
     def _poll_result(
         self,
         order_id: str,
         call_id: str,
-        report: Callable[[int, int], None],
+        report: ProgressCallback,
         cancelled: Callable[[], bool],
-    ) -> dict[str, Any]:
+    ) -> TrainingResult:
         last_progress = (-1, -1)
         while True:
-            training_result = self._client.training_result(call_id)
-            if training_result is not None:
-                return training_result
+            result = self._client.training_result(call_id)
+            if result is not None:
+                return result
             if cancelled():
                 self._client.cancel_call(call_id)
                 raise RoundCancelledError(
                     "The training on Modal was cancelled; the live version stays."
                 )
-            current_progress = self._client.training_progress(order_id)
-            if current_progress != last_progress and current_progress[0]:
-                report(*current_progress)
-            last_progress = current_progress
+            progress = self._client.training_progress(order_id)
+            if progress != last_progress and progress[0]:
+                report(*progress)
+            last_progress = progress
             time.sleep(POLL_INTERVAL_SECONDS)
 
-    # -- notes ------------------------------------------------------------------------------
+    # -- records of running calls -----------------------------------------------------------
 
     def _settle_abandoned(self, excluded_id: str) -> None:
-        """Count and forget what nobody followed to its end and has ended long since."""
+        """Count and delete the records of calls that ended long ago without being followed."""
         for file in self._folder.glob("*.json"):
-            call_record = self._read_record(file.stem)
-            if (
-                file.stem == excluded_id
-                or call_record is None
-                or self._clock() - call_record.at < MAX_TRAINING_SECONDS
-            ):
+            order_id, record = file.stem, self._read_record(file.stem)
+            if order_id == excluded_id or record is None:
+                continue
+            if self._clock() - record.at < MAX_TRAINING_SECONDS:
                 continue
             try:
-                training_result = self._client.training_result(call_record.call)
+                result = self._client.training_result(record.call)
             except JobFailedError:
-                training_result = None
+                result = None
             except PrelabelError:
-                continue  # it is asked another time
-            if training_result is not None:
-                self._record_reported(call_record, training_result)
-            self._delete_record(file.stem)
+                continue  # Modal cannot be reached: another time
+            if result is not None:
+                self._count_reported(record, result)
+            self._delete_record(order_id)
+
+    def _record_file(self, order_id: str) -> Path:
+        return self._folder / f"{order_id}.json"
 
     def _read_record(self, order_id: str) -> CallRecord | None:
-        stored = read_json(self._folder / f"{order_id}.json")
+        stored = read_json(self._record_file(order_id))
         return CallRecord(**{"at": self._clock(), **stored}) if stored else None
 
-    def _write_record(self, order_id: str, call_record: CallRecord) -> None:
-        write_json(self._folder / f"{order_id}.json", asdict(call_record))
+    def _write_record(self, order_id: str, record: CallRecord) -> None:
+        write_json(self._record_file(order_id), asdict(record))
 
     def _delete_record(self, order_id: str) -> None:
-        (self._folder / f"{order_id}.json").unlink(missing_ok=True)
+        self._record_file(order_id).unlink(missing_ok=True)
 
-    # -- what it costs ----------------------------------------------------------------------
+    # -- cost -------------------------------------------------------------------------------
 
-    def _record_elapsed(self, order_id: str, call_record: CallRecord) -> None:
-        """Count all seconds since it was sent, as far as they are not counted yet."""
-        seconds = min(max(0.0, self._clock() - call_record.at), MAX_TRAINING_SECONDS)
-        if seconds > call_record.counted:
-            self._record_usage("", seconds - call_record.counted)
-            self._write_record(order_id, replace(call_record, counted=seconds))
+    def _count_elapsed(self, order_id: str, record: CallRecord) -> None:
+        """Count the seconds since the start of a call that are not counted yet."""
+        seconds = min(max(0.0, self._clock() - record.at), MAX_TRAINING_SECONDS)
+        if seconds > record.counted:
+            self._record_usage("", seconds - record.counted)
+            self._write_record(order_id, replace(record, counted=seconds))
 
-    def _record_reported(self, call_record: CallRecord, training_result: dict[str, Any]) -> None:
-        """Count what the training says it took; nothing where another call did it."""
-        seconds = 0.0 if training_result.get("again") else float(training_result["seconds"])
-        if seconds > call_record.counted:
-            self._record_usage(training_result["device"], seconds - call_record.counted)
-
-
-def _rebuild_error(error_json: dict[str, str]) -> PrelabelError:
-    """What a training raised there."""
-    error_class = getattr(errors, error_json["kind"], None)
-    is_known = isinstance(error_class, type) and issubclass(error_class, PrelabelError)
-    return error_class(error_json["text"]) if is_known else RoundError(error_json["text"])  # type: ignore[misc]
+    def _count_reported(self, record: CallRecord, result: TrainingResult) -> None:
+        """Count the seconds that a result reports; none when an earlier call trained the order."""
+        seconds = 0.0 if result.again else result.seconds
+        if seconds > record.counted:
+            self._record_usage(result.device, seconds - record.counted)

@@ -1,45 +1,55 @@
-"""A home folder on one's own machine and the home volume: what goes up, and what comes back.
+"""Synchronize ``PRELABEL_HOME`` on this machine with the app's volumes on Modal.
 
-Live versions, keys and alert rules go up; images that the endpoint kept come back. Labels and
-tokens stay here.
+Live versions, API keys and alert rules are uploaded; images that the endpoint captured are
+downloaded. Labels and tokens stay on this machine.
 """
 
 from __future__ import annotations
 
-import contextlib
 import io
+import json
 import logging
 import os
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-from backend.endpoint.alert_rules import read_alert_rules
+from backend.endpoint.alert_rules import ALERT_RULES_FILENAME, read_alert_rules
 from backend.errors import UsageError
 from backend.store.captures import DAY_SECONDS, CaptureStore
 from backend.store.files import read_json, write_bytes, write_json
 from backend.store.projects import ProjectStore
 from backend.store.versions import VersionStore
-from serverless.deployments import read_deployments
-from serverless.modal_client import RUNNING_ON_MODAL, ModalErrorTranslator
+from serverless.modal_client import RUNNING_ON_MODAL
+from serverless.modal_errors import suppress_not_found, translate_modal_errors
 
 log = logging.getLogger("prelabel")
-ALERTS_FILENAME = "alerts.toml"
-SYNCED_FILENAMES = ("keys.json", ALERTS_FILENAME)
+DEPLOYMENTS_FILENAME = "modal-deployed.json"
+SYNCED_FILENAMES = ("keys.json", ALERT_RULES_FILENAME)
 OWNER_FILENAME = "publisher.json"
-"""In a project's folder on the volume: whose home it came from."""
+"""In a project's folder on the volume: id of the PRELABEL_HOME that uploaded it."""
 UNSHARED_FILENAMES = frozenset({"labels.json"})
-"""Files of a version that nobody needs to answer with."""
+"""Files of a version that are not needed for predictions."""
+
+
+def read_deployments(home: Path) -> dict[str, list[str]]:
+    """Return the apps deployed from a folder, each with the names of its endpoint's secrets."""
+    secrets_by_app: dict[str, list[str]] = read_json(home / DEPLOYMENTS_FILENAME) or {}
+    return secrets_by_app
+
+
+def record_deployment(home: Path, app: str, secret_names: Iterable[str]) -> None:
+    """Record that an app was deployed from a folder, with secrets for its endpoint."""
+    write_json(home / DEPLOYMENTS_FILENAME, {**read_deployments(home), app: sorted(secret_names)})
 
 
 class VolumeSync:
-    """One home folder and one app's volumes.
+    """One ``PRELABEL_HOME`` and the volumes of one app.
 
     Args:
         home: the folder.
-        app: the app's name.
+        app: name of the app.
     """
 
     def __init__(self, home: Path, app: str) -> None:
@@ -48,15 +58,17 @@ class VolumeSync:
         self._home = home
         self._app = app
         self._projects = ProjectStore(home)
-        names = (f"{app}-home", f"{app}-kept")
         self._home_volume, self._endpoint_volume = (
-            modal.Volume.from_name(name, create_if_missing=True, version=2) for name in names
+            modal.Volume.from_name(f"{app}-{name}", create_if_missing=True, version=2)
+            for name in ("home", "kept")
         )
 
-    def upload_live_versions(self) -> list[str]:
-        """Bring up what changed; the functions that the volume has from here.
+    # -- upload -----------------------------------------------------------------------------
 
-        A version's files go first and the pointer to it last, in one batch that appears whole.
+    def upload_live_versions(self) -> list[str]:
+        """Upload live versions, API keys and alert rules; return the ids of the projects.
+
+        A version's files precede the pointer to it, in one batch that appears at once.
 
         Raises:
             RoundError: Modal cannot be reached.
@@ -67,7 +79,7 @@ class VolumeSync:
             name: (self._home / name).read_bytes()
             for name in SYNCED_FILENAMES
             if (self._home / name).is_file()
-            and (name != ALERTS_FILENAME or self._has_valid_rules())
+            and (name != ALERT_RULES_FILENAME or self._has_valid_rules())
         }
         uploaded_ids = []
         for record in self._projects.all():
@@ -75,26 +87,91 @@ class VolumeSync:
             if live_version and self._is_owned(record.id):
                 files |= self._project_files(record.id, live_version)
                 uploaded_ids.append(record.id)
-        self._upload(files)
+        with translate_modal_errors(self._app), self._home_volume.batch_upload(force=True) as batch:
+            for path, content in files.items():
+                batch.put_file(io.BytesIO(content), f"/{path}")
         return uploaded_ids
 
     def upload_if_changed(self) -> None:
-        """Bring up what changed since the last time, if anything did; cheap where nothing did."""
+        """Upload when something has changed since the last upload; cheap when nothing has."""
         state_file = self._home / "modal-published.json"
-        last_states: dict[str, Any] = read_json(state_file) or {}
+        last_states: dict[str, object] = read_json(state_file) or {}
         current_state = self._upload_state()
         if RUNNING_ON_MODAL or last_states.get(self._app) == current_state:
             return
         uploaded_ids = self.upload_live_versions()
         write_json(state_file, {**last_states, self._app: current_state})
         log.info(
-            "Modal's endpoint has the live versions of %s", ", ".join(uploaded_ids) or "nothing"
+            "Uploaded the live versions of these projects to Modal: %s",
+            ", ".join(uploaded_ids) or "none",
         )
 
-    def download_captures(self) -> int:
-        """Fetch the images that the endpoint on Modal kept; how many were new.
+    def _upload_state(self) -> dict[str, Mapping[str, object]]:
+        """Return live versions and modification times: what changes when an upload is due."""
+        files = [self._home / name for name in SYNCED_FILENAMES]
+        live_by_project = {
+            record.id: VersionStore(self._projects.folder(record.id)).live()
+            for record in self._projects.all()
+        }
+        times = {file.name: file.stat().st_mtime for file in files if file.is_file()}
+        return {"live": live_by_project, "times": times}
 
-        What was fetched is known by its time and size there, as clocks differ.
+    def _has_valid_rules(self) -> bool:
+        """Whether the endpoint on Modal can read the alert rules with the secrets it has."""
+        secret_names = read_deployments(self._home).get(self._app)
+        environment = os.environ if secret_names is None else dict.fromkeys(secret_names, "set")
+        try:
+            read_alert_rules(self._home / ALERT_RULES_FILENAME, environment)
+        except UsageError as error:
+            log.warning(
+                "The endpoint on Modal keeps its previous alert rules: %s Upload new secrets with "
+                "`prelabel deploy`.",
+                error,
+            )
+            return False
+        return True
+
+    def _project_files(self, project_id: str, live_version: str) -> dict[str, bytes]:
+        folder = self._projects.folder(project_id)
+        version_files = {
+            str(file.relative_to(self._home)): file.read_bytes()
+            for file in sorted((folder / "versions" / live_version).rglob("*"))
+            if file.is_file() and file.name not in UNSHARED_FILENAMES
+        }
+        owner = json.dumps({"home": self._home_id()}).encode()
+        pointer_files = {
+            f"projects/{project_id}/{name}": (folder / name).read_bytes()
+            for name in ("project.json", "live.json")
+        }
+        return {**version_files, f"projects/{project_id}/{OWNER_FILENAME}": owner, **pointer_files}
+
+    def _is_owned(self, project_id: str) -> bool:
+        """Whether a project's folder on the volume is missing, or was uploaded from here."""
+        names = self._list_folder(f"projects/{project_id}")
+        if not names:
+            return True
+        if OWNER_FILENAME in names:
+            owner = json.loads(self._download(f"projects/{project_id}/{OWNER_FILENAME}"))
+            if owner.get("home") == self._home_id():
+                return True
+        log.warning("Project %s on Modal belongs to another backend and is skipped.", project_id)
+        return False
+
+    def _home_id(self) -> str:
+        """Return the random id of this ``PRELABEL_HOME``."""
+        file = self._home / "home-id.json"
+        id_record = read_json(file)
+        if id_record is None:
+            id_record = {"id": secrets.token_hex(8)}
+            write_json(file, id_record)
+        return str(id_record["id"])
+
+    # -- download ---------------------------------------------------------------------------
+
+    def download_captures(self) -> int:
+        """Download the images that the endpoint captured; return how many are new.
+
+        Files are compared by their modification time and size on the volume, since clocks differ.
 
         Raises:
             RoundError: Modal cannot be reached.
@@ -103,11 +180,30 @@ class VolumeSync:
             return 0
         return sum(self._download_project_captures(record.id) for record in self._projects.all())
 
+    def _download_project_captures(self, project_id: str) -> int:
+        stamp_file = self._projects.folder(project_id) / "fetched.json"
+        remote_stamps = self._list_folder(f"projects/{project_id}/captures")
+        previous_stamps: dict[str, list[float]] = read_json(stamp_file) or {}
+        stamps = {name: stamp for name, stamp in previous_stamps.items() if name in remote_stamps}
+        images_first = sorted(remote_stamps, key=lambda name: name.endswith(".json"))
+        new_count = 0
+        try:
+            for name in images_first:
+                if stamps.get(name) != remote_stamps[name]:
+                    content = self._download(f"projects/{project_id}/captures/{name}")
+                    write_bytes(self._projects.folder(project_id) / "captures" / name, content)
+                    new_count += name not in stamps and name.endswith(".json")
+                    stamps[name] = remote_stamps[name]
+        finally:
+            if stamps != previous_stamps:
+                write_json(stamp_file, stamps)
+        return new_count
+
     def remove_imported_captures(self, days: float) -> int:
-        """Remove images that came back and are tasks since; how many.
+        """Remove downloaded images that have become tasks; return how many.
 
         Args:
-            days: that they stay. One that waits to become a task stays longer.
+            days: age from which they are removed; images that are not tasks yet are kept.
         """
         removed_count = 0
         for record in self._projects.all():
@@ -121,125 +217,15 @@ class VolumeSync:
                     removed_count += 1
         return removed_count
 
-    def _download_project_captures(self, project_id: str) -> int:
-        """Fetch what one project's endpoint wrote since; how many images were new."""
-        stamp_file = self._projects.folder(project_id) / "fetched.json"
-        remote_stamps = self._list_folder(f"projects/{project_id}/captures")
-        previous_stamps: dict[str, list[float]] = read_json(stamp_file) or {}
-        fetched_stamps = {
-            name: stamp for name, stamp in previous_stamps.items() if name in remote_stamps
-        }
-        new_count = 0
-        try:
-            for name in sorted(
-                remote_stamps, key=lambda name: name.endswith(".json")
-            ):  # images first
-                if fetched_stamps.get(name) != remote_stamps[name]:
-                    content = self._download(f"projects/{project_id}/captures/{name}")
-                    write_bytes(self._projects.folder(project_id) / "captures" / name, content)
-                    new_count += name not in fetched_stamps and name.endswith(".json")
-                    fetched_stamps[name] = remote_stamps[name]
-        finally:
-            if fetched_stamps != previous_stamps:
-                write_json(stamp_file, fetched_stamps)
-        return new_count
-
-    def _has_valid_rules(self) -> bool:
-        """Whether the alert rules can be read where the endpoint is; else it keeps those it has."""
-        secret_names = read_deployments(self._home).get(self._app)
-        secret_values = os.environ if secret_names is None else dict.fromkeys(secret_names, "there")
-        try:
-            read_alert_rules(self._home / ALERTS_FILENAME, secret_values)
-        except UsageError as error:
-            log.warning(
-                "Modal's endpoint keeps the alert rules it has: %s A new secret gets there with "
-                "`prelabel deploy`.",
-                error,
-            )
-            return False
-        return True
-
-    def _project_files(self, project_id: str, live_version: str) -> dict[str, bytes]:
-        folder = self._projects.folder(project_id)
-        version_folder = folder / "versions" / live_version
-        version_files = {
-            str(file.relative_to(self._home)): file.read_bytes()
-            for file in sorted(version_folder.rglob("*"))
-            if file.is_file() and file.name not in UNSHARED_FILENAMES
-        }
-        owner_file = {
-            f"projects/{project_id}/{OWNER_FILENAME}": _encode_json({"home": self._home_id()})
-        }
-        pointers = ("project.json", "live.json")
-        pointer_files = {
-            f"projects/{project_id}/{name}": (folder / name).read_bytes() for name in pointers
-        }
-        return {**version_files, **owner_file, **pointer_files}
-
-    def _is_owned(self, project_id: str) -> bool:
-        """Whether a project's folder on the volume may be written: from here, or not there."""
-        names = self._list_folder(f"projects/{project_id}")
-        if not names:
-            return True
-        if OWNER_FILENAME in names:
-            import json
-
-            owner = json.loads(self._download(f"projects/{project_id}/{OWNER_FILENAME}"))
-            if owner.get("home") == self._home_id():
-                return True
-        log.warning("Project %s on Modal belongs to another backend: it is left alone.", project_id)
-        return False
-
-    def _home_id(self) -> str:
-        """Tells this home folder from all others."""
-        file = self._home / "home-id.json"
-        id_record = read_json(file)
-        if id_record is None:
-            id_record = {"id": secrets.token_hex(8)}
-            write_json(file, id_record)
-        return str(id_record["id"])
-
-    def _upload_state(self) -> dict[str, Any]:
-        """What is to be published, in a few numbers."""
-        modified_times = {
-            name: (self._home / name).stat().st_mtime
-            for name in SYNCED_FILENAMES
-            if (self._home / name).is_file()
-        }
-        live_by_project = {
-            record.id: VersionStore(self._projects.folder(record.id)).live()
-            for record in self._projects.all()
-        }
-        return {"live": live_by_project, "times": modified_times}
-
-    def _upload(self, files: Mapping[str, bytes]) -> None:
-        with ModalErrorTranslator(self._app), self._home_volume.batch_upload(force=True) as batch:
-            for path, content in files.items():
-                batch.put_file(io.BytesIO(content), f"/{path}")
-
     def _download(self, path: str) -> bytes:
         volume = self._endpoint_volume if "/captures/" in path else self._home_volume
-        with ModalErrorTranslator(self._app):
+        with translate_modal_errors(self._app):
             return b"".join(volume.read_file(path))
 
     def _list_folder(self, folder: str) -> dict[str, list[float]]:
-        """Names in a folder: when each was written there, seconds since 1970, and its bytes."""
+        """Return [modification time, size] of each entry of a folder by name."""
         volume = self._endpoint_volume if folder.endswith("/captures") else self._home_volume
-        with ModalErrorTranslator(self._app), _suppress_not_found():
+        with translate_modal_errors(self._app), suppress_not_found():
             entries = volume.listdir(f"/{folder}")
             return {PurePosixPath(e.path).name: [float(e.mtime), float(e.size)] for e in entries}
         return {}
-
-
-@contextlib.contextmanager
-def _suppress_not_found() -> Iterator[None]:
-    from modal.exception import NotFoundError
-
-    with contextlib.suppress(NotFoundError, FileNotFoundError):
-        yield
-
-
-def _encode_json(value: Any) -> bytes:
-    import json
-
-    return json.dumps(value).encode()

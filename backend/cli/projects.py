@@ -13,7 +13,7 @@ from backend.store import wake as waking
 from backend.store.projects import ProjectRecord, ProjectStore
 
 if TYPE_CHECKING:
-    from backend.loop.round import RoundOutcome, RoundRequest
+    from backend.records import RoundOutcome, RoundRequest
 
 
 def add_project_argument(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""Who may ask, how fast, and how much in a month."""
+"""Check API keys, rate limits and monthly quotas."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from backend.store.usage import UsageCounters
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-ANONYMOUS_KEY = ApiKey("", "anybody", "", rate=math.inf)
-"""Who asks where no key is wanted."""
+ANONYMOUS_KEY = ApiKey("", "anonymous", "", rate=math.inf)
+"""The key of requests that need none."""
 CHALLENGE_HEADERS = {"www-authenticate": "Bearer"}
 
 
 class AccessControl:
-    """Checks keys and counts. What somebody has left stands in ``request.state.left``, as headers
-    for whatever answer they get.
+    """Authenticates requests and limits their rate. The remaining limits are put as headers into
+    ``request.state.left``, for every response.
 
     Args:
-        keys: that are good.
+        keys: the API keys.
         usage: this month's counters.
-        allow_anonymous: nobody needs a key.
-        open_until_key: nobody needs a key as long as none was made; a revoked one was.
-        clock: seconds, monotonic.
+        allow_anonymous: requests need no API key.
+        open_until_key: requests need no API key until the first one is created; revoked keys count.
+        clock: monotonic clock in seconds.
     """
 
     def __init__(
@@ -50,16 +50,16 @@ class AccessControl:
 
     @property
     def is_open(self) -> bool:
-        """Whether nobody needs a key now; the first key that is made ends that for good."""
+        """Whether requests need no API key now; the first key ends that for good."""
         if self._open_until_key and self._keys.all():
             self._open_until_key = False
         return self._allow_anonymous or self._open_until_key
 
     def authenticate(self, request: Request) -> ApiKey:
-        """Whose key a request carries; whatever it gets tells what the key has left.
+        """Return the API key of a request.
 
         Raises:
-            ProblemError: it carries none that is good.
+            ProblemError: there is none, or it is invalid.
             StoreError: the file of keys is damaged.
         """
         if self.is_open:
@@ -67,61 +67,49 @@ class AccessControl:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         key = self._keys.authenticate(token.strip()) if scheme.lower() == "bearer" else None
         if key is None:
-            raise ProblemError(
-                401,
-                "no-key",
-                "Send a key as `Authorization: Bearer plk_…`; `prelabel keys create NAME` makes "
-                "one.",
-                CHALLENGE_HEADERS,
+            message = (
+                "Send an API key as `Authorization: Bearer plk_…`; create one with `prelabel keys "
+                "create NAME`."
             )
+            raise ProblemError(401, "no-key", message, CHALLENGE_HEADERS)
         request.state.left = self._limit_headers(key)
         return key
 
     def authorize(self, request: Request, function: str) -> ApiKey:
-        """Whose key a request carries, that may ask for a function.
+        """Return the API key of a request, if it may invoke a function.
 
         Raises:
-            ProblemError: no key, or not for this function.
+            ProblemError: there is no valid key, or it is for other functions.
         """
         key = self.authenticate(request)
         if not key.may_invoke(function):
-            raise ProblemError(
-                403, "not-this-function", f"This key is not for function {function}."
-            )
+            message = f"This API key is not valid for function {function}."
+            raise ProblemError(403, "not-this-function", message)
         return key
 
     def authorize_all(self, request: Request) -> None:
-        """Make sure that somebody may see what is told of all functions together.
+        """Check that the API key of a request may read the metrics of all functions.
 
         Raises:
-            ProblemError: no key, or one for some functions only.
+            ProblemError: there is no valid key, or it is limited to some functions.
         """
         if self.authenticate(request).functions:
-            message = (
-                "This key is for some functions: counters of all need a key without --function."
-            )
+            message = "Metrics need an API key that was created without --function."
             raise ProblemError(403, "not-this-function", message)
 
-    def check_admission(self, request: Request, function: str) -> ApiKey:
-        """Make sure that somebody may ask for an image now, before anything of it is read.
+    def check_admission(self, request: Request, function: str) -> None:
+        """Check that a request may invoke a function for one image now, before its body is read.
 
         Raises:
             ProblemError: see :meth:`admit`.
         """
-        key = self.authorize(request, function)
-        self._check_limits(request, key, 1)
-        return key
+        self._check_limits(request, self.authorize(request, function), 1)
 
     def admit(self, request: Request, function: str, images: int = 1) -> None:
-        """Let somebody ask for images, and count them; all at once, whoever asks beside.
-
-        Args:
-            request: with the key.
-            function: its id.
-            images: how many; each counts.
+        """Check that a request may invoke a function for some images now, and count them.
 
         Raises:
-            ProblemError: no key, not for this function, too fast, or the month's share is used.
+            ProblemError: no valid key, another function, rate limit exceeded or quota used up.
         """
         key = self.authorize(request, function)
         self._check_limits(request, key, images)
@@ -132,22 +120,25 @@ class AccessControl:
         request.state.left = self._limit_headers(key)
 
     def _check_limits(self, request: Request, key: ApiKey, images: int) -> None:
-        bucket = self._bucket_for(key)
-        remaining = key.quota - int(self._usage.current(f"key {key.id}"))
+        remaining = self._remaining_quota(key)
         if key.quota and images > remaining:
             raise _quota_problem(key, remaining)
+        bucket = self._bucket_for(key)
         delay_seconds = math.ceil(bucket.wait_seconds(images, self._clock())) if bucket else 0
         if delay_seconds:
             request.state.left["ratelimit-reset"] = str(delay_seconds)
             raise ProblemError(
                 429,
                 "too-fast",
-                f"This key may ask for {key.rate:g} images a second: wait, and ask again.",
+                f"This API key is limited to {key.rate:g} images a second: wait and try again.",
                 {"retry-after": str(delay_seconds)},
             )
 
+    def _remaining_quota(self, key: ApiKey) -> int:
+        return key.quota - int(self._usage.current(f"key {key.id}"))
+
     def _bucket_for(self, key: ApiKey) -> TokenBucket | None:
-        """Of a key, whatever it asks for; none where it has no rate."""
+        """Return the token bucket of a key; None without a rate limit."""
         if math.isinf(key.rate):
             return None
         if key.id not in self._buckets:
@@ -155,7 +146,7 @@ class AccessControl:
         return self._buckets[key.id]
 
     def _limit_headers(self, key: ApiKey) -> dict[str, str]:
-        """What a key has left, as headers (draft-ietf-httpapi-ratelimit-headers)."""
+        """Return a key's remaining limits as headers (draft-ietf-httpapi-ratelimit-headers)."""
         headers = {}
         bucket = self._bucket_for(key)
         if bucket:
@@ -164,21 +155,20 @@ class AccessControl:
             headers["ratelimit-remaining"] = str(max(0, int(level)))
             headers["ratelimit-reset"] = str(math.ceil((bucket.capacity - level) / bucket.rate))
         if key.quota:
-            remaining = key.quota - int(self._usage.current(f"key {key.id}"))
             headers["x-quota-limit"] = str(key.quota)
-            headers["x-quota-remaining"] = str(max(0, remaining))
+            headers["x-quota-remaining"] = str(max(0, self._remaining_quota(key)))
         return headers
 
 
 class TokenBucket:
-    """A token bucket: a second's images at once, and no more than the rate in the long run.
+    """A token bucket that holds one second's images.
 
-    More images than it can hold are let through when it is full; it then owes them, and nobody
-    is let through until it has made up for them.
+    A batch larger than the bucket is admitted when the bucket is full; its level is then negative,
+    and nothing is admitted until it has recovered.
 
     Args:
         rate: images a second, above 0.
-        now: seconds, monotonic.
+        now: monotonic clock in seconds.
     """
 
     def __init__(self, rate: float, now: float) -> None:
@@ -188,33 +178,29 @@ class TokenBucket:
         self._updated_at = now
 
     def level(self, now: float) -> float:
-        """Images that may be asked for; below 0 where it owes some."""
+        """Return how many images may be admitted; negative after a large batch."""
         return min(self.capacity, self._level + (now - self._updated_at) * self.rate)
 
     def wait_seconds(self, images: int, now: float) -> float:
-        """Seconds until so many may be asked for; 0: now."""
+        """Return the seconds until some images may be admitted."""
         deficit = min(float(images), self.capacity) - self.level(now)
         return max(0.0, deficit / self.rate) if deficit > 1e-9 else 0.0
 
     def consume(self, images: int, now: float) -> None:
-        """Ask for so many."""
+        """Take the tokens of admitted images."""
         self._level, self._updated_at = self.level(now) - images, now
 
 
 def _quota_problem(key: ApiKey, remaining: int) -> ProblemError:
-    """Why a key may not ask for so many; when again only where it may not ask for a single one."""
+    """Return the problem of an exceeded quota; without a retry time while some images remain."""
     if remaining > 0:
-        message = (
-            f"This key has {remaining} of its {key.quota} images of this month left: send fewer."
-        )
+        message = f"This API key has {remaining} of {key.quota} images left this month: send fewer."
         return ProblemError(429, "quota", message)
-    return ProblemError(
-        429,
-        "quota",
-        f"This key's {key.quota} images of this month are used: it goes on with the next month, "
-        "or with another key.",
-        {"retry-after": str(_seconds_left_this_month())},
+    message = (
+        f"The {key.quota} images of this API key are used up: wait for the next month, or use "
+        "another key."
     )
+    return ProblemError(429, "quota", message, {"retry-after": str(_seconds_left_this_month())})
 
 
 def _seconds_left_this_month() -> int:

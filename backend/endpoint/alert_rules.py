@@ -1,4 +1,4 @@
-"""The file of alert rules: read once, checked whole."""
+"""Read and validate alert rules: ``alerts.toml`` in ``PRELABEL_HOME``."""
 
 from __future__ import annotations
 
@@ -6,18 +6,25 @@ import base64
 import logging
 import os
 import tomllib
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from backend.errors import UsageError
 
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
 log = logging.getLogger("prelabel")
-SECRET_PREFIX = "whsec_"
+ALERT_RULES_FILENAME = "alerts.toml"
+SECRET_PREFIX = "whsec_"  # noqa: S105 - a prefix, not a secret
 KEY_SIZE_BYTES = (24, 64)
-"""Of a secret, as Standard Webhooks recommends."""
+"""Allowed sizes of a signing key, as Standard Webhooks recommends."""
 EXAMPLE_RULES = """\
 [[alert]]
 name = "wilting"
@@ -31,16 +38,16 @@ secret_env = "GREENHOUSE_SECRET"
 
 @dataclass(frozen=True)
 class AlertRule:
-    """When somebody is told.
+    """When to send an alert, and where to.
 
     Attributes:
         name: of the rule.
-        function: id of the function that answers.
-        label: that it has to give.
-        url: where to post to.
-        confidence: from which on, 0 to 1.
-        count: how many of them have to be found; of boxes and points.
-        secret: signs the posts.
+        function: id of the function whose predictions are checked.
+        label: the label to alert on.
+        url: receives the POST.
+        confidence: minimum confidence, 0 to 1.
+        count: minimum number of objects with that confidence, for boxes and points.
+        secret: signs the POST.
     """
 
     name: str
@@ -52,123 +59,149 @@ class AlertRule:
     secret: str = field(default="", repr=False)
 
 
+def _integer_to_text(value: object) -> object:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _check_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        is_valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_valid = False
+    if not is_valid or not url.isprintable() or " " in url:
+        raise PydanticCustomError("url", "Input should be an http or https URL")
+    return url
+
+
+Text = Annotated[str, Field(pattern=r"\S")]
+
+
+class AlertTable(BaseModel):
+    """A table ``[[alert]]`` of the file; ``secret_env`` names an environment variable."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    function: Annotated[Text, BeforeValidator(_integer_to_text)]
+    label: Text
+    url: Annotated[Text, AfterValidator(_check_url)]
+    name: Text | None = None
+    confidence: float = Field(default=0.5, ge=0, le=1)
+    count: int = Field(default=1, ge=1, le=100_000)
+    secret: str = ""
+    secret_env: str = ""
+
+
 def read_alert_rules(file: Path, environment: Mapping[str, str] | None = None) -> list[AlertRule]:
-    """Read the rules; none where there is no file.
+    """Read the rules; none when there is no file.
 
     Args:
-        file: TOML, a table ``[[alert]]`` a rule.
-        environment: where ``secret_env`` is looked up; the process's own when not given.
+        file: TOML with a table ``[[alert]]`` per rule.
+        environment: the variables that ``secret_env`` names; those of the process by default.
 
     Raises:
-        UsageError: something in it cannot be meant.
+        UsageError: the file or one of its rules is invalid.
     """
+    env = os.environ if environment is None else environment
+    rules: dict[str, AlertRule] = {}
+    for location, table in _read_tables(file):
+        rule = _parse_rule(table, location, env)
+        if rule.name in rules:
+            raise UsageError(f"{file} has several alerts named {rule.name!r}: rename one.")
+        rules[rule.name] = rule
+    return list(rules.values())
+
+
+def read_valid_rules(file: Path) -> list[AlertRule]:
+    """Read the valid rules and log the others.
+
+    For an unattended endpoint, which must start although a rule's secret is missing.
+    """
+    rules: dict[str, AlertRule] = {}
+    try:
+        for location, table in _read_tables(file):
+            try:
+                rule = _parse_rule(table, location, os.environ)
+                rules.setdefault(rule.name, rule)
+            except UsageError as error:
+                log.warning("An alert rule is ignored: %s", error)
+    except UsageError as error:
+        log.warning("The alert rules are ignored: %s", error)
+    return list(rules.values())
+
+
+def _read_tables(file: Path) -> Iterator[tuple[str, object]]:
+    """Yield each table with its location in words."""
     if not file.exists():
-        return []
+        return
     try:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"{file} cannot be read as TOML: {error}.") from error
-    unknown = content.keys() - {"alert"}
-    rows = content.get("alert", [])
-    if unknown or not isinstance(rows, list):
-        raise UsageError(f"{file} may hold tables [[alert]] only, such as:\n{EXAMPLE_RULES}")
-    env = os.environ if environment is None else environment
-    rules = [_parse_rule(row, f"{file}, alert {i}", env) for i, row in enumerate(rows, 1)]
-    names = [rule.name for rule in rules]
-    duplicate_names = {name for name in names if names.count(name) > 1}
-    if duplicate_names:
-        raise UsageError(
-            f"{file} has several alerts named {sorted(duplicate_names)[0]!r}: rename one."
-        )
-    return rules
+    tables = content.get("alert", [])
+    if content.keys() - {"alert"} or not isinstance(tables, list):
+        raise UsageError(f"{file} may only contain tables [[alert]], such as:\n{EXAMPLE_RULES}")
+    yield from ((f"{file}, alert {number}", table) for number, table in enumerate(tables, 1))
 
 
-def read_valid_rules(file: Path) -> list[AlertRule]:
-    """The rules that can be meant; the others are told of in the log.
-
-    Where nobody watches, answering goes on without a rule that waits for a secret.
-    """
+def _parse_rule(content: object, location: str, env: Mapping[str, str]) -> AlertRule:
     try:
-        return read_alert_rules(file)
-    except UsageError as error:
-        log.warning("Not all alert rules hold: %s", error)
-    try:
-        rows = tomllib.loads(file.read_text(encoding="utf-8")).get("alert", [])
-    except (OSError, ValueError):
-        return []
-    rules_by_name: dict[str, AlertRule] = {}
-    for number, row in enumerate(rows if isinstance(rows, list) else [], 1):
-        try:
-            rule = _parse_rule(row, f"{file}, alert {number}", os.environ)
-            rules_by_name.setdefault(rule.name, rule)
-        except UsageError as error:
-            log.warning("An alert rule is left out: %s", error)
-    return list(rules_by_name.values())
-
-
-def check_rule_labels(rules: list[AlertRule], function: str, labels: frozenset[str]) -> None:
-    """Make sure that a function can give what its rules wait for.
-
-    Raises:
-        UsageError: it has no such label.
-    """
-    for rule in rules:
-        if rule.function == function and rule.label not in labels:
-            known_labels = ", ".join(sorted(labels))
-            raise UsageError(
-                f"Alert {rule.name!r} waits for label {rule.label!r}, which function {function} "
-                f"does not have: {known_labels}."
-            )
-
-
-def check_rule_functions(rules: list[AlertRule], known_functions: Collection[str]) -> None:
-    """Make sure that the functions are there whose answers rules wait for.
-
-    Raises:
-        UsageError: one or several are not.
-    """
-    missing_rules = [
-        f"{r.name!r} for {r.function!r}" for r in rules if r.function not in known_functions
-    ]
-    if missing_rules:
-        available = (
-            f"there is: {', '.join(sorted(known_functions))}"
-            if known_functions
-            else "there is none yet"
-        )
-        message = f"Alerts wait for functions that do not answer ({', '.join(missing_rules)}); {available}."
-        raise UsageError(message)
-
-
-def _parse_rule(row: Any, location: str, env: Mapping[str, str]) -> AlertRule:
-    if not isinstance(row, dict):
-        raise UsageError(f"{location} is no table.")
-    allowed = {rule_field.name for rule_field in fields(AlertRule)} | {"secret_env"}
-    unknown = sorted(row.keys() - allowed)
-    missing = sorted({"function", "label", "url"} - row.keys())
-    if unknown:
-        raise UsageError(f"{location} has {unknown[0]!r}, which is none of {sorted(allowed)}.")
-    if missing:
-        raise UsageError(f"{location} needs {missing[0]!r}.")
-    function = row["function"]
-    if isinstance(function, int) and not isinstance(function, bool):
-        function = str(function)  # `function = 3` means what it says
+        table = AlertTable.model_validate(content)
+    except ValidationError as error:
+        raise UsageError(f"{location}: {_describe_error(error.errors()[0])}.") from None
     return AlertRule(
-        name=_parse_text(row.get("name", row["label"]), location, "name"),
-        function=_parse_text(function, location, "function"),
-        label=_parse_text(row["label"], location, "label"),
-        url=_parse_url(row["url"], location),
-        confidence=_parse_number(row.get("confidence", 0.5), location, "confidence", 0, 1),
-        count=_parse_count(row.get("count", 1), location),
-        secret=_parse_secret(row, location, env),
+        name=table.name or table.label,
+        function=table.function,
+        label=table.label,
+        url=table.url,
+        confidence=table.confidence,
+        count=table.count,
+        secret=_find_secret(table, location, env),
     )
 
 
+def _describe_error(error: ErrorDetails) -> str:
+    """Return what is wrong in a table; a wrong secret is not repeated."""
+    name = ".".join(map(str, error["loc"]))
+    if error["type"] == "missing":
+        return f"{name!r} is missing"
+    if error["type"] == "extra_forbidden":
+        return f"{name!r} is not one of {', '.join(AlertTable.model_fields)}"
+    shown_value = "" if name == "secret" else f", not {error['input']!r}"
+    return f"{name or 'the table'}: {error['msg']}{shown_value}"
+
+
+def _find_secret(table: AlertTable, location: str, env: Mapping[str, str]) -> str:
+    secret = table.secret
+    if not secret:
+        if not table.secret_env:
+            raise UsageError(
+                f"{location}: set 'secret_env' to the name of an environment variable with the "
+                "secret."
+            )
+        secret = env.get(table.secret_env, "")
+        if not secret:
+            raise UsageError(
+                f"{location}: the environment variable {table.secret_env} is not set: set it to "
+                "the secret."
+            )
+    try:
+        signing_key(secret)
+    except ValueError as error:
+        low, high = KEY_SIZE_BYTES
+        raise UsageError(
+            f"{location}: a secret that starts with {SECRET_PREFIX} must continue with {low} to "
+            f"{high} bytes in base64: make one with `echo {SECRET_PREFIX}$(openssl rand -base64 "
+            "32)`."
+        ) from error
+    return secret
+
+
 def signing_key(secret: str) -> bytes:
-    """What a secret signs with: the bytes behind ``whsec_``, in base64; or else its own.
+    """Return the signing key: the base64-decoded part after ``whsec_``, or the raw bytes.
 
     Raises:
-        ValueError: it begins with ``whsec_`` and does not go on as Standard Webhooks has it.
+        ValueError: the part after ``whsec_`` is not base64, or too short or too long.
     """
     if not secret.startswith(SECRET_PREFIX):
         return secret.encode()
@@ -178,56 +211,21 @@ def signing_key(secret: str) -> bytes:
     return key
 
 
-def _parse_secret(row: Mapping[str, Any], location: str, env: Mapping[str, str]) -> str:
-    secret, name = row.get("secret", ""), row.get("secret_env", "")
-    if not secret:
-        if not name:
-            raise UsageError(
-                f"{location} needs 'secret_env', the name of a variable with the secret."
+def log_unknown_labels(rules: Sequence[AlertRule], function: str, labels: Collection[str]) -> None:
+    """Log the rules for labels that their function does not have."""
+    for rule in rules:
+        if rule.function == function and rule.label not in labels:
+            log.error(
+                "Alert rule %r waits for label %r, which function %s does not have; it has: %s.",
+                *(rule.name, rule.label, function, ", ".join(sorted(labels))),
             )
-        name = _parse_text(name, location, "secret_env")
-        secret = env.get(name, "")
-        if not secret:
-            raise UsageError(f"{location}: the environment has no {name}; set it to the secret.")
-    secret = _parse_text(secret, location, "secret")
-    try:
-        signing_key(secret)
-    except ValueError as error:
-        raise UsageError(
-            f"{location}: a secret that begins with {SECRET_PREFIX} goes on with {KEY_SIZE_BYTES[0]} to "
-            f"{KEY_SIZE_BYTES[1]} bytes in base64: `echo {SECRET_PREFIX}$(openssl rand -base64 32)` makes one."
-        ) from error
-    return secret
 
 
-def _parse_url(value: Any, location: str) -> str:
-    text = _parse_text(value, location, "url")
-    try:
-        parts = urlsplit(text)
-        is_valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        is_valid = False
-    if not is_valid or not text.isprintable() or " " in text:
-        raise UsageError(f"{location}: url must be an http or https address, not {text!r}.")
-    return text
-
-
-def _parse_text(value: Any, location: str, name: str) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise UsageError(f"{location}: {name} must be a text, not {value!r}.")
-    return value
-
-
-def _parse_count(value: Any, location: str) -> int:
-    if not isinstance(value, int):
-        raise UsageError(f"{location}: count must be a whole number, not {value!r}.")
-    return int(_parse_number(value, location, "count", 1, 100_000))
-
-
-def _parse_number(value: Any, location: str, name: str, minimum: float, maximum: float) -> float:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or not minimum <= value <= maximum:
-        raise UsageError(
-            f"{location}: {name} must be a number from {minimum} to {maximum}, not {value!r}."
+def log_unknown_functions(rules: Sequence[AlertRule], functions: Collection[str]) -> None:
+    """Log the rules for functions that do not exist."""
+    unknown = [f"{r.function!r} (rule {r.name!r})" for r in rules if r.function not in functions]
+    if unknown:
+        log.error(
+            "Alert rules name functions that do not exist: %s. Functions: %s.",
+            *(", ".join(unknown), ", ".join(sorted(functions)) or "none yet"),
         )
-    return float(value)

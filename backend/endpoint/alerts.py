@@ -1,7 +1,7 @@
-"""Signed posts to whoever wants to know: with retries, and once per picture.
+"""Send alerts as signed webhooks, with retries, at most one per rule and image.
 
-The signature is that of Standard Webhooks (standardwebhooks.com, version 1.0): any of its
-libraries checks it. What is not delivered yet is on disk and goes on after a restart.
+They are signed as Standard Webhooks specifies (standardwebhooks.com, version 1.0), so any of its
+libraries can verify them. Undelivered alerts are on disk and survive a restart.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from backend.endpoint.alert_rules import AlertRule, signing_key
 from backend.errors import StoreError
@@ -32,34 +32,34 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("prelabel")
 RETRY_DELAYS_SECONDS = (5.0, 30.0, 120.0, 600.0, 3600.0, 6 * 3600.0, 12 * 3600.0)
-"""Seconds until each next try; after the last the alert is given up."""
+"""Delay before each retry; after the last one the alert is given up."""
 POST_TIMEOUT_SECONDS = 15.0
-"""That a post may take from its first byte to the last of its answer."""
+"""Time limit of a POST including its response."""
 CONCURRENT_POSTS = 4
-"""Posts of one rule under way at the same time."""
+"""Simultaneous POSTs per rule."""
 SCAN_INTERVAL_SECONDS = 0.02
-"""Between two looks at what is due, however often somebody wakes it."""
+"""Shortest time between two scans for due alerts, however often it is woken."""
 REMEMBERED_ALERT_LIMIT = 100_000
-"""Pictures that were told of; the file of them is cut when it has twice as many."""
+"""Alerts remembered so that they are not repeated; the file is cut at twice as many lines."""
 
 
 @dataclass(frozen=True)
 class Alert:
-    """A post on its way.
+    """An undelivered alert, as it is stored on disk.
 
     Attributes:
-        id: ``msg_…``, the same at each try.
+        id: ``msg_…``, the same in each attempt.
         rule: name of its rule.
-        data: what is told.
-        at: when it happened, UTC, ISO 8601.
-        tries: how often it was tried.
-        next: when it is tried again, seconds since 1970.
-        mark: of rule and picture, so that it is told of once.
+        data: payload.
+        at: time of the prediction, UTC, ISO 8601.
+        tries: failed attempts.
+        next: time of the next attempt, seconds since 1970.
+        mark: hash of rule and image, which prevents a second alert.
     """
 
     id: str
     rule: str
-    data: dict[str, Any]
+    data: dict[str, object]
     at: str
     tries: int = 0
     next: float = 0.0
@@ -67,14 +67,15 @@ class Alert:
 
 
 class AlertSender:
-    """Sends alerts.
+    """Creates the alerts of all functions and sends them.
 
     Args:
-        rules: when and where to.
-        folder: of what is on its way, and of what was sent.
-        http: sends; made when not given.
-        on_outcome: told (rule, outcome) of each: ``sent``, ``retry`` or ``given up``.
-        retry_delays: seconds between tries.
+        rules: the alert rules.
+        folder: stores undelivered alerts and the marks of all alerts.
+        http: HTTP client; made by default.
+        on_outcome: called with (rule, outcome) after each attempt: ``sent``, ``retry`` or
+            ``given up``.
+        retry_delays: seconds before each retry.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class AlertSender:
         self._rules = {rule.name: rule for rule in rules}
         self._folder = folder / "pending"
         self._history_file = folder / "told.txt"
-        # rules are limited, not the client: a slow one must not use up the connections of others
+        # limited per rule: a slow receiver must not use up the connections of others
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
         self._http = http or httpx.AsyncClient(
             timeout=POST_TIMEOUT_SECONDS, limits=limits, trust_env=False
@@ -105,11 +106,11 @@ class AlertSender:
         self._active_posts: dict[str, asyncio.Task[None]] = {}
 
     def start(self) -> None:
-        """Go on with what is on its way."""
+        """Start sending, beginning with the alerts on disk."""
         self._send_loop = asyncio.create_task(self._run_send_loop())
 
     async def stop(self) -> None:
-        """Stop; what is not delivered stays on disk."""
+        """Stop sending; undelivered alerts stay on disk."""
         tasks = [*([self._send_loop] if self._send_loop else []), *self._active_posts.values()]
         for task in tasks:
             task.cancel()
@@ -124,20 +125,21 @@ class AlertSender:
         external_id: str,
         prediction: ImagePrediction,
     ) -> int:
-        """Note the alerts of one answer; for one thread at a time.
+        """Create the alerts of a prediction; called by one thread at a time.
 
         Args:
-            function: that answered.
-            version: of it.
-            request_id: the request's id.
-            external_id: the caller's name for the picture: told of once per rule; may be empty.
-            prediction: the answer.
+            function: id of the function.
+            version: name of its version.
+            request_id: id of the request.
+            external_id: the caller's name for the image, which gets one alert per rule; may be
+                empty.
+            prediction: the prediction.
 
         Returns:
-            how many.
+            the number of alerts.
 
         Raises:
-            StoreError: they cannot be written.
+            StoreError: the disk cannot be written.
         """
         alert_count = 0
         for rule in self._rules.values():
@@ -165,22 +167,18 @@ class AlertSender:
                 "externalId": external_id or None,
                 "requestId": request_id,
             }
-            alert = Alert(
-                f"msg_{secrets.token_hex(12)}", rule.name, data, _utc_timestamp(), mark=mark
-            )
-            self._write(alert)
-            self._remember(
-                mark
-            )  # after it: a crash in between costs no alert, and its mark is there
+            id = f"msg_{secrets.token_hex(12)}"
+            self._write(Alert(id, rule.name, data, _utc_timestamp(), mark=mark))
+            self._remember(mark)  # second: a crash in between loses no alert, which has the mark
             alert_count += 1
         return alert_count
 
     def wake(self) -> None:
-        """Send what was noted; on the event loop."""
+        """Send new alerts; called on the event loop."""
         self._wake_event.set()
 
     async def _run_send_loop(self) -> None:
-        """Begin to send what is due; waits for none of it."""
+        """Start a task for each due alert, without waiting for it."""
         while True:
             self._wake_event.clear()
             now = time.time()
@@ -196,23 +194,21 @@ class AlertSender:
             await asyncio.sleep(SCAN_INTERVAL_SECONDS)
 
     def _sendable_alerts(self) -> list[Alert]:
-        """What is to be sent, and is not being sent now; alerts of a rule that was removed wait
-        until it comes back."""
-        pending = list(self._pending.values())
+        """Return the alerts that no task is sending; those of a removed rule are left out."""
         return [
-            pending_alert
-            for pending_alert in pending
-            if pending_alert.rule in self._rules and pending_alert.id not in self._active_posts
+            alert
+            for alert in list(self._pending.values())
+            if alert.rule in self._rules and alert.id not in self._active_posts
         ]
 
     async def _send(self, alert: Alert) -> None:
-        """Try to send one; whatever becomes of it costs no other alert."""
+        """Try to send an alert; a failure does not affect other alerts."""
         try:
             await self._attempt(alert)
         finally:
             del self._active_posts[alert.id]
             if alert.id in self._pending:
-                self._wake_event.set()  # for its next try
+                self._wake_event.set()  # schedules the retry
 
     async def _attempt(self, alert: Alert) -> None:
         rule = self._rules[alert.rule]
@@ -224,36 +220,35 @@ class AlertSender:
         try:
             await self._record_outcome(alert, problem)
         except (StoreError, OSError) as error:
-            log.error("alert %s: %s", rule.name, error)
+            log.error("Alert %s: %s", rule.name, error)
 
     async def _post(self, rule: AlertRule, alert: Alert) -> str:
-        """What went wrong; empty when it was taken."""
-        payload = {"rule": rule.name, **alert.data}
-        body = json.dumps(
-            {"type": "prelabel.alert", "timestamp": alert.at, "data": payload}
-        ).encode()
+        """Send a POST; return the problem, empty on success."""
+        data = {"rule": rule.name, **alert.data}
+        payload = {"type": "prelabel.alert", "timestamp": alert.at, "data": data}
+        body = json.dumps(payload).encode()
         headers = {"content-type": "application/json", **sign_webhook(rule.secret, alert.id, body)}
         response = await self._http.post(rule.url, content=body, headers=headers)
         return "" if response.is_success else f"status {response.status_code}"
 
     async def _record_outcome(self, alert: Alert, problem: str) -> None:
-        """Remember what became of a try: in memory first, so that a full disk sends nothing twice.
+        """Schedule a retry or end the alert, in memory first: a full disk must not repeat a POST.
 
         Raises:
-            StoreError: it cannot be written.
+            StoreError: the disk cannot be written.
         """
         if problem and alert.tries < len(self._retry_delays):
             delay = self._retry_delays[alert.tries]
             rescheduled = replace(alert, tries=alert.tries + 1, next=time.time() + delay)
             self._pending[alert.id] = rescheduled
             self._on_outcome(alert.rule, "retry")
-            log.warning("alert %s: %s; tried again in %.0f s", alert.rule, problem, delay)
+            log.warning("Alert %s: %s; next attempt in %.0f s", alert.rule, problem, delay)
             await asyncio.to_thread(self._write, rescheduled)
             return
         self._pending.pop(alert.id, None)
         self._on_outcome(alert.rule, "given up" if problem else "sent")
         if problem:
-            log.error("alert %s is given up after %s tries: %s", alert.rule, alert.tries, problem)
+            log.error("Alert %s is given up after %s retries: %s", alert.rule, alert.tries, problem)
         await asyncio.to_thread(self._alert_file(alert.id).unlink, missing_ok=True)
 
     def _write(self, alert: Alert) -> None:
@@ -264,21 +259,19 @@ class AlertSender:
         return self._folder / f"{id}.json"
 
     def _read_pending(self) -> dict[str, Alert]:
-        """What was on its way when the last process ended; read once, then kept in memory."""
+        """Read the undelivered alerts of the last process."""
         alerts_by_id = {}
         for file in sorted(self._folder.glob("*.json")):
             try:
-                row = read_json(file)
-                alert = Alert(**row)
-                alerts_by_id[alert.id] = replace(
-                    alert, next=float(alert.next), tries=int(alert.tries)
-                )
+                alert = Alert(**read_json(file))
+                alert = replace(alert, next=float(alert.next), tries=int(alert.tries))
+                alerts_by_id[alert.id] = alert
             except (StoreError, TypeError, ValueError) as error:
-                log.error("an alert cannot be read, and is left out: %s: %s", file, error)
+                log.error("An undelivered alert cannot be read and is skipped: %s: %s", file, error)
         return alerts_by_id
 
     def _read_history(self) -> dict[str, None]:
-        """What was told of, oldest first, the last REMEMBERED of it; also what is on its way."""
+        """Return the marks of the latest alerts, oldest first, including undelivered ones."""
         lines: list[str] = []
         if self._history_file.exists():
             lines = self._history_file.read_text(encoding="utf-8", errors="replace").split()
@@ -305,13 +298,13 @@ class AlertSender:
 
 
 def sign_webhook(secret: str, id: str, body: bytes, sent_at: int | None = None) -> dict[str, str]:
-    """The headers of a signed post.
+    """Return the headers that sign a webhook.
 
     Args:
         secret: see :func:`backend.endpoint.alert_rules.signing_key`.
-        id: of the post.
-        body: of the post.
-        sent_at: seconds since 1970; now when not given.
+        id: of the webhook.
+        body: of the webhook.
+        sent_at: seconds since 1970; now by default.
     """
     timestamp = str(int(time.time()) if sent_at is None else sent_at)
     content = f"{id}.{timestamp}.".encode() + body

@@ -1,7 +1,7 @@
-"""Requests that wait at the same time → one look of the model at all of their images.
+"""Batch the images of concurrent requests into one call of the model.
 
-Nobody waits for others to come: while the model is busy requests gather, and when it is free it
-takes them all. Alone, a request is answered at once.
+Requests queue while the model is busy, and are taken together when it is free. A request on its own
+is not delayed.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ MAX_QUEUED_ITEMS = 512
 
 
 class Batcher(Generic[BatchItem, BatchOutput]):
-    """Gathers.
+    """A queue of items that are processed in batches.
 
     Args:
-        process_batch: some questions → as many answers; called by one thread at a time.
-        max_batch_size: questions at once.
-        executor: where it is called.
-        max_queued: questions beyond which nobody else may wait.
-        concurrency: looks at the same time.
+        process_batch: returns one output per item; called in the executor.
+        max_batch_size: items per batch.
+        executor: runs the batches.
+        max_queued: queue length from which further items are refused.
+        concurrency: batches at the same time.
     """
 
     def __init__(
@@ -47,16 +47,15 @@ class Batcher(Generic[BatchItem, BatchOutput]):
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def submit(self, items: Sequence[BatchItem]) -> list[BatchOutput]:
-        """The answers to some questions, in their order.
+        """Return the outputs of some items in their order.
 
         Raises:
-            ProblemError: too many wait already.
-            Exception: what the answering raised.
+            ProblemError: too many items are queued.
+            Exception: raised by ``process_batch`` for one of the items.
         """
         if len(self._queue) + len(items) > self._max_queued:
-            raise ProblemError(
-                503, "busy", "Too many requests wait: ask again in a second.", {"retry-after": "1"}
-            )
+            message = "Too many requests are waiting: try again in a second."
+            raise ProblemError(503, "busy", message, {"retry-after": "1"})
         loop = asyncio.get_running_loop()
         futures = [loop.create_future() for _ in items]
         self._queue.extend(zip(items, futures, strict=True))
@@ -67,17 +66,17 @@ class Batcher(Generic[BatchItem, BatchOutput]):
     async def _drain_queue(self) -> None:
         try:
             while self._queue:
-                batch = [self._queue.popleft() for _ in range(self._next_batch_size())]
-                batch = [entry for entry in batch if not entry[1].done()]  # their callers went away
+                batch_size = min(self._max_batch_size, len(self._queue))
+                batch = [self._queue.popleft() for _ in range(batch_size)]
+                batch = [
+                    entry for entry in batch if not entry[1].done()
+                ]  # their callers disconnected
                 await self._run_batch(batch)
-        finally:  # at once, so that whoever asks now finds a free lane
+        finally:  # not in a done callback: the next submit must see the free slot
             self._tasks -= {task for task in self._tasks if task is asyncio.current_task()}
 
-    def _next_batch_size(self) -> int:
-        return min(self._max_batch_size, len(self._queue))
-
     async def _run_batch(self, batch: list[tuple[BatchItem, asyncio.Future[BatchOutput]]]) -> None:
-        """One look; where it fails each is tried alone, so that a bad one costs nobody else."""
+        """Process a batch; if it fails, process each item alone, so that only bad items fail."""
         if not batch:
             return
         loop = asyncio.get_running_loop()

@@ -1,20 +1,21 @@
-"""Which invocations are worth labeling: kept on disk, with what was said, for the backend to fetch.
+"""Choose which images of a function are worth labeling, and store them with their prediction.
 
-Called by one thread at a time, after the response has gone.
+The backend imports them into Label Studio. Called by one thread at a time.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from backend.domain import ImageSize
+from backend.endpoint.schemas import JsonObject
 from backend.inference.predict_image import to_task_prediction
 from backend.label_studio.task_results import format_prediction
 from backend.store.captures import DAY_SECONDS, Capture, CaptureStore
@@ -26,15 +27,16 @@ if TYPE_CHECKING:
     from backend.inference.predict_image import ImagePrediction
 
 log = logging.getLogger("prelabel")
-RegionFactory = Callable[[ImageSize], list[dict[str, Any]]]
+RegionFactory = Callable[[ImageSize], list[JsonObject]]
+"""Returns the regions of a correction for the size of the image."""
 MAX_HASH_DISTANCE = 4
-"""Bits of 64 in which the perceptual hashes of one picture, sent twice, may differ."""
+"""Bits of 64 in which the perceptual hashes of the same image may differ."""
 UNCERTAINTY_WINDOW_SIZE = 500
-"""Invocations that an uncertain one is compared with."""
+"""Recent images whose uncertainty an image is compared with."""
 UNCERTAIN_SHARE = 0.25
-"""Share of them that may count as uncertain."""
+"""Share of recent images that count as uncertain."""
 RARE_LABEL_RATIO = 0.2
-"""Share of the average number of examples below which a label is rare."""
+"""A label is rare below this share of the average number of training examples per label."""
 SUFFIX_BY_SIGNATURE = {
     b"\xff\xd8": ".jpg",
     b"\x89PNG": ".png",
@@ -42,18 +44,18 @@ SUFFIX_BY_SIGNATURE = {
     b"GIF8": ".gif",
     b"BM": ".bmp",
 }
-"""By what files of the formats that are read begin with."""
+"""File suffix by the first bytes of each supported format."""
 
 
 @dataclass(frozen=True)
 class CaptureRules:
-    """What is kept.
+    """Which images to capture.
 
     Attributes:
-        confidence_below: certainty of the whole answer below which it may be kept, 0 to 1.
-        random_share: of all others, kept at random, 0 to 1.
-        daily_limit: images a day and function.
-        retention_days: after which they are removed.
+        confidence_below: an image is uncertain below this confidence of its prediction, 0 to 1.
+        random_share: share of images to capture at random, 0 to 1.
+        daily_limit: images per day and function.
+        retention_days: age from which captures are removed.
     """
 
     confidence_below: float
@@ -64,15 +66,15 @@ class CaptureRules:
 
 @dataclass(frozen=True)
 class Invocation:
-    """An image that was answered.
+    """An image and its prediction.
 
     Attributes:
-        id: of the request, and of the image in it.
-        loaded: the version that answered.
-        prediction: what it said.
-        content: the image's bytes.
-        image: decoded.
-        external_id: the caller's name for it; may be empty.
+        id: id of the request, with a number for each image of a batch.
+        loaded: the version that made the prediction.
+        prediction: the prediction.
+        content: bytes of the file.
+        image: the decoded image.
+        external_id: the caller's name for the image; may be empty.
         invoked_at: seconds since 1970.
     """
 
@@ -86,12 +88,12 @@ class Invocation:
 
 
 class CaptureRecorder:
-    """Keeps images of one function.
+    """Captures images of one function.
 
     Args:
-        captures: where.
-        rules: which.
-        generator: generator.
+        captures: stores them.
+        rules: which images to capture.
+        generator: for the random sample.
         clock: seconds since 1970.
     """
 
@@ -113,41 +115,34 @@ class CaptureRecorder:
             self._index(capture)
 
     def supersede(self, external_id: str, id: str, image: Image.Image | None = None) -> None:
-        """The caller gave this name to an image; what had it before is not meant by it any more.
+        """Detach an external id from the image that had it, when another image now has it.
 
         Args:
-            external_id: the caller's name; may be empty.
-            id: of the request.
-            image: decoded; where it is the picture that had the name before, that one stays meant.
+            external_id: the caller's name for the image; may be empty.
+            id: id of the request.
+            image: the decoded image; when it is the same as before, nothing changes.
 
         Raises:
-            StoreError: it cannot be written.
+            StoreError: the disk cannot be written.
         """
-        previous = (
-            self._captures_by_id.get(self._id_by_external.get(external_id, ""))
-            if external_id
-            else None
-        )
+        previous = self._captures_by_id.get(self._id_by_external.get(external_id, ""))
         if previous is None or previous.id == id:
             return
-        if (
-            image is not None
-            and previous.look
-            and _is_same_image(_perceptual_hash(image), previous.look)
-        ):
+        look = previous.look
+        if image is not None and look and _is_same_image(_perceptual_hash(image), look):
             return
         del self._id_by_external[external_id]
         self._captures_by_id[previous.id] = replace(previous, superseded=True)
         self._captures.update(self._captures_by_id[previous.id])
 
     def consider(self, invocation: Invocation) -> str:
-        """Keep an image if it is worth it.
+        """Capture an image if it is worth labeling.
 
         Returns:
-            why it was kept; empty when it was not.
+            the reason; empty when it is not captured.
 
         Raises:
-            StoreError: it cannot be written.
+            StoreError: the disk cannot be written.
         """
         reason = self._capture_reason(invocation)
         if not reason or self._is_full():
@@ -159,7 +154,7 @@ class CaptureRecorder:
         return reason
 
     def store(self, invocation: Invocation, reason: str, image_hash: str = "") -> Capture:
-        """Keep an image, whatever it is like."""
+        """Capture an image for a given reason."""
         loaded = invocation.loaded
         self.supersede(invocation.external_id, invocation.id)
         controls = {control.name: control for control in loaded.controls}
@@ -183,42 +178,34 @@ class CaptureRecorder:
         return capture
 
     def correct(self, external_id: str, regions: RegionFactory) -> bool:
-        """Note a person's answer to an image that was kept.
+        """Store a person's answer to a captured image.
 
         Args:
-            external_id: the caller's name for it; the image that last had it is meant.
-            regions: gives the answer, for the image's size.
+            external_id: the caller's name for it; that of the latest image with this name.
+            regions: returns the answer for the image's size.
 
         Returns:
-            whether that was kept.
+            False when that image was not captured.
 
         Raises:
-            StoreError: it cannot be written.
+            StoreError: the disk cannot be written.
         """
         capture = self._captures_by_id.get(self._id_by_external.get(external_id, ""))
         if capture is None:
             return False
-        size = ImageSize(capture.width, capture.height)
-        corrected = replace(capture, annotation=regions(size))
+        annotation = regions(ImageSize(capture.width, capture.height))
+        corrected = replace(capture, annotation=annotation)
         self._captures.update(corrected)
         self._index(corrected)
         return True
 
-    def remove_expired(self) -> int:
-        """Remove what is too old; how many."""
-        cutoff = self._clock() - self._rules.retention_days * DAY_SECONDS
-        removed_count = self._captures.delete_before(cutoff)
-        self._captures_by_id = {
-            id: kept_capture
-            for id, kept_capture in self._captures_by_id.items()
-            if kept_capture.at >= cutoff
-        }
-        self._id_by_external = {
-            name_given: id
-            for name_given, id in self._id_by_external.items()
-            if id in self._captures_by_id
-        }
-        return removed_count
+    def remove_before(self, cutoff: float) -> None:
+        """Remove captures older than a cutoff in seconds since 1970."""
+        self._captures.delete_before(cutoff)
+        remaining = [c for c in self._captures_by_id.values() if c.at >= cutoff]
+        self._captures_by_id, self._id_by_external = {}, {}
+        for capture in remaining:
+            self._index(capture)
 
     def _index(self, capture: Capture) -> None:
         self._captures_by_id[capture.id] = capture
@@ -228,21 +215,18 @@ class CaptureRecorder:
     def _capture_reason(self, invocation: Invocation) -> str:
         prediction, rules = invocation.prediction, self._rules
         uncertainty = prediction.uncertainty
-        uncertainty_cutoff = (
-            float(np.quantile(self._recent_uncertainties, 1 - UNCERTAIN_SHARE))
-            if self._recent_uncertainties
-            else 0.0
-        )
+        recent = self._recent_uncertainties
+        cutoff = float(np.quantile(recent, 1 - UNCERTAIN_SHARE)) if recent else 0.0
         self._recent_uncertainties.append(uncertainty)
-        if self._random.random() < rules.random_share:  # first, so that it is a fair sample
+        if self._random.random() < rules.random_share:  # first: an unbiased sample
             return "random"
-        if prediction.confidence < rules.confidence_below and uncertainty >= uncertainty_cutoff:
+        if prediction.confidence < rules.confidence_below and uncertainty >= cutoff:
             return "uncertain"
-        examples = invocation.loaded.card.controls
+        card = invocation.loaded.card
         return (
             "rare"
             if any(
-                _is_rare(examples, control_name, label_name)
+                _is_rare(card.control(control_name).examples, label_name)
                 for control_name, label_name in _predicted_labels(prediction)
             )
             else ""
@@ -250,9 +234,8 @@ class CaptureRecorder:
 
     def _is_full(self) -> bool:
         day_start = self._clock() - DAY_SECONDS
-        return (
-            sum(c.at > day_start for c in self._captures_by_id.values()) >= self._rules.daily_limit
-        )
+        todays_count = sum(c.at > day_start for c in self._captures_by_id.values())
+        return todays_count >= self._rules.daily_limit
 
     def _is_duplicate(self, image_hash: str) -> bool:
         return any(
@@ -278,27 +261,26 @@ def _predicted_labels(prediction: ImagePrediction) -> set[tuple[str, str]]:
     return chosen_labels | detected_labels
 
 
-def _is_rare(controls: Mapping[str, Any], control: str, label: str) -> bool:
-    examples: Counter[str] = Counter(controls.get(control, {}).get("examples") or {})
-    average_count = examples.total() / max(1, len(examples))
-    return examples[label] < RARE_LABEL_RATIO * average_count
+def _is_rare(examples: Mapping[str, int], label: str) -> bool:
+    average_count = sum(examples.values()) / max(1, len(examples))
+    return examples.get(label, 0) < RARE_LABEL_RATIO * average_count
 
 
 def _is_same_image(first_hash: str, second_hash: str) -> bool:
-    """Whether two perceptual hashes are of one picture."""
+    """Whether two perceptual hashes belong to the same image."""
     return (int(first_hash, 16) ^ int(second_hash, 16)).bit_count() <= MAX_HASH_DISTANCE
 
 
 def _perceptual_hash(image: Image.Image) -> str:
-    """Perceptual hash: 64 bits that stay nearly the same when a picture is saved anew."""
+    """Return 64 bits in hexadecimal that hardly change when an image is saved again."""
     import imagehash
 
     return str(imagehash.dhash(image))
 
 
 def _image_suffix(content: bytes) -> str:
-    """Label Studio shows files by their suffix."""
-    suffixes = (
-        suffix for signature, suffix in SUFFIX_BY_SIGNATURE.items() if content.startswith(signature)
-    )
-    return next(suffixes, ".jpg")
+    """Return the suffix of an image file, by which Label Studio displays it."""
+    for signature, suffix in SUFFIX_BY_SIGNATURE.items():
+        if content.startswith(signature):
+            return suffix
+    return ".jpg"

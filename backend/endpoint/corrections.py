@@ -1,10 +1,6 @@
-"""A person's answer, sent by an application → regions as Label Studio takes them."""
+"""Convert corrections that applications send into Label Studio's regions."""
 
 from __future__ import annotations
-
-from typing import Annotated, Any
-
-from pydantic import BaseModel, ConfigDict, Field
 
 from backend.domain import (
     ChoicePrediction,
@@ -16,138 +12,81 @@ from backend.domain import (
 )
 from backend.endpoint.functions import LoadedVersion
 from backend.endpoint.problems import ProblemError
+from backend.endpoint.responses import to_region
+from backend.endpoint.schemas import CorrectedObject, Correction, JsonObject
 from backend.label_studio.task_results import format_prediction
-
-UnitFloat = Annotated[float, Field(ge=0, le=1)]
-LabelName = Annotated[str, Field(min_length=1, max_length=500)]
-
-
-class CorrectionPoint(BaseModel):
-    """0 to 1 from the top left corner."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    x: UnitFloat
-    y: UnitFloat
-
-
-class CorrectionBox(CorrectionPoint):
-    """0 to 1; x and y are those of the top left corner."""
-
-    width: UnitFloat
-    height: UnitFloat
-
-
-class CorrectedObject(BaseModel):
-    """An object: a box, or its centre."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    labelName: LabelName
-    boundingBox: CorrectionBox | None = None
-    center: CorrectionPoint | None = None
-
-
-class Correction(BaseModel):
-    """The right answer: one label, several, or all objects; what the function answers decides."""
-
-    model_config = ConfigDict(
-        extra="forbid", json_schema_extra={"examples": [{"labelName": "wilting"}]}
-    )
-
-    labelName: LabelName | None = None
-    labelNames: list[LabelName] | None = None
-    predictions: Annotated[list[CorrectedObject], Field(max_length=10_000)] | None = None
-    control: str = ""
-    data: str | None = Field(
-        default=None,
-        description="The image (base64 or data URI), where the endpoint did not keep it.",
-    )
 
 
 def correction_regions(
     loaded: LoadedVersion, correction: Correction, size: ImageSize
-) -> list[dict[str, Any]]:
-    """The regions of a correction.
+) -> list[JsonObject]:
+    """Return the regions of a correction, as an annotation's ``result`` has them.
 
     Args:
         loaded: the version whose controls are answered.
-        correction: the answer.
-        size: of the image, pixels.
+        correction: the correction.
+        size: size of the image in pixels.
 
     Raises:
-        ProblemError: it does not answer what the function asks.
+        ProblemError: the correction does not fit the function.
     """
-    controls_by_name = {control.name: control for control in loaded.controls}
-    control = controls_by_name.get(correction.control) if correction.control else loaded.controls[0]
-    if control is None:
-        raise ProblemError(
-            422, "no-control", f"There are these controls: {', '.join(controls_by_name)}."
-        )
+    control = _find_control(loaded, correction.control)
     if control.kind == "choices":
-        labels = _parse_labels(control, correction)
+        labels = _correction_labels(control, correction)
         choice = ChoicePrediction(control.name, dict.fromkeys(labels, 1.0), size)
         prediction = Prediction(0, (choice,), 1.0)
     else:
-        regions = tuple(
-            _object_region(control, corrected_object)
-            for corrected_object in _parse_objects(control, correction)
-        )
+        regions = _object_regions(control, correction)
         region_prediction = RegionPrediction(control.name, regions, (1.0,) * len(regions), size)
         prediction = Prediction(0, (), 1.0, (region_prediction,))
     result = format_prediction(prediction, {control.name: control}, "")["result"]
-    return [
-        {field_name: value for field_name, value in region.items() if field_name != "score"}
-        for region in result
-    ]
+    return [{name: value for name, value in row.items() if name != "score"} for row in result]
 
 
-def _parse_labels(control: Control, correction: Correction) -> list[str]:
+def _find_control(loaded: LoadedVersion, name: str) -> Control:
+    if not name:
+        return loaded.controls[0]
+    controls_by_name = {control.name: control for control in loaded.controls}
+    if name not in controls_by_name:
+        names = ", ".join(controls_by_name)
+        raise ProblemError(422, "no-control", f"This function has these controls: {names}.")
+    return controls_by_name[name]
+
+
+def _correction_labels(control: Control, correction: Correction) -> list[str]:
     labels = list(correction.labelNames or [])
     labels += [correction.labelName] if correction.labelName else []
     has_answer = correction.labelName or correction.labelNames is not None
     if not has_answer or (not control.multiple and len(labels) != 1):
-        expected_fields = "labelNames, a list" if control.multiple else "labelName, one label"
-        raise ProblemError(422, "no-answer", f"This function is answered with {expected_fields}.")
+        expected = "labelNames, a list" if control.multiple else "labelName, one label"
+        raise ProblemError(422, "no-answer", f"A correction of this function has {expected}.")
     for label in labels:
         _check_label(control, label)
     return labels
 
 
-def _parse_objects(control: Control, correction: Correction) -> list[CorrectedObject]:
+def _object_regions(control: Control, correction: Correction) -> tuple[Region, ...]:
+    geometry = "boundingBox" if control.kind == "boxes" else "center"
     if correction.predictions is None:
-        geometry_field = "boundingBox" if control.kind == "boxes" else "center"
         raise ProblemError(
             422,
             "no-answer",
-            f'This function is answered with predictions: [{{"labelName": …, "{geometry_field}": …}}], all '
-            "objects of the image.",
+            "A correction of this function has all objects of the image: predictions: "
+            f'[{{"labelName": …, "{geometry}": …}}].',
         )
-    return correction.predictions
+    return tuple(_object_region(control, item, geometry) for item in correction.predictions)
 
 
-def _object_region(control: Control, corrected_object: CorrectedObject) -> Region:
-    label = _check_label(control, corrected_object.labelName)
-    if control.kind == "points":
-        if corrected_object.center is None:
-            raise ProblemError(422, "no-answer", "Each object of this function needs its center.")
-        return Region(
-            label,
-            corrected_object.center.x,
-            corrected_object.center.y,
-            corrected_object.center.x,
-            corrected_object.center.y,
-        )
-    if corrected_object.boundingBox is None:
-        raise ProblemError(422, "no-answer", "Each object of this function needs its boundingBox.")
-    box = corrected_object.boundingBox
-    return Region(label, box.x, box.y, min(1.0, box.x + box.width), min(1.0, box.y + box.height))
+def _object_region(control: Control, item: CorrectedObject, geometry: str) -> Region:
+    _check_label(control, item.labelName)
+    box = item.boundingBox if control.kind == "boxes" else None
+    center = item.center if control.kind == "points" else None
+    if box is None and center is None:
+        raise ProblemError(422, "no-answer", f"Each object of this function needs its {geometry}.")
+    return to_region(item.labelName, box, center)
 
 
-def _check_label(control: Control, label: str) -> str:
+def _check_label(control: Control, label: str) -> None:
     if label not in control.label_names:
-        known_labels = ", ".join(control.label_names)
-        raise ProblemError(
-            422, "no-label", f"There is no label {label[:80]!r}; there is: {known_labels}."
-        )
-    return label
+        names = ", ".join(control.label_names)
+        raise ProblemError(422, "no-label", f"There is no label {label[:80]!r}; there is: {names}.")

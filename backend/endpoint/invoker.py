@@ -1,4 +1,4 @@
-"""One invocation from its bytes to its answer: read, decode, look, tell, note."""
+"""Serve one invocation after its body was read: decode, predict, respond, capture."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import time
 from collections.abc import Awaitable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
 
 from backend.domain import ImageSize
 from backend.endpoint.capture_recorder import Invocation
-from backend.endpoint.corrections import Correction, correction_regions
+from backend.endpoint.corrections import correction_regions
 from backend.endpoint.functions import FunctionRegistry, LoadedVersion
 from backend.endpoint.post_response import PostResponseTasks
 from backend.endpoint.problems import ProblemError, unreadable_image
-from backend.endpoint.responses import ResponseOptions, build_response
+from backend.endpoint.responses import DEFAULT_OPTIONS, ResponseOptions, build_response
+from backend.endpoint.schemas import Correction, JsonObject
 from backend.errors import ImageError
 from backend.inference.predict_image import ImagePrediction
 from backend.store.image_copies import shrink_to_limit
@@ -23,38 +23,43 @@ from backend.vision.images.decode import DecodedImage, decode_upright_image
 
 PLACEHOLDER_SIZE = ImageSize(100, 100)
 RESPONSE_TIMEOUT_SECONDS = 120.0
-"""That a caller waits for the model at most: a cold start elsewhere takes most of a minute."""
+"""Longest wait for the model; a cold start on Modal takes most of a minute."""
 
 
 @dataclass(frozen=True)
 class InvocationRequest:
-    """What a caller wants.
+    """The parameters of a request.
 
     Attributes:
         request_id: its id.
-        function: whose.
-        version: by name; the live one when empty.
-        external_id: the caller's name for the picture; may be empty.
-        capture: the picture may be kept.
-        options: what is told.
+        function: id of the function.
+        external_id: the caller's name for the image; may be empty.
+        version: name of the version; empty for the live one.
+        capture: whether the image may be kept.
+        options: of the response.
     """
 
     request_id: str
     function: str
-    version: str
-    external_id: str
-    capture: bool
-    options: ResponseOptions
+    external_id: str = ""
+    version: str = ""
+    capture: bool = True
+    options: ResponseOptions = DEFAULT_OPTIONS
+
+    def item(self, number: int) -> InvocationRequest:
+        """Return the parameters of one image of a batch."""
+        external_id = f"{self.external_id}-{number}" if self.external_id else ""
+        return replace(self, request_id=f"{self.request_id}-{number}", external_id=external_id)
 
 
 class Invoker:
-    """Answers.
+    """Serves invocations and corrections.
 
     Args:
-        functions: that answer.
-        post_response: told of each answer.
-        max_pixels: of an image.
-        thread_count: that decode.
+        functions: the functions.
+        post_response: receives every prediction.
+        max_pixels: largest image to decode.
+        thread_count: threads that decode.
     """
 
     def __init__(
@@ -74,127 +79,96 @@ class Invoker:
         self._decode_executor.shutdown(wait=False, cancel_futures=True)
 
     async def invoke(
-        self, invocation_request: InvocationRequest, content: bytes, started_at: float
-    ) -> dict[str, Any]:
-        """The answer to one image.
+        self, request: InvocationRequest, content: bytes, started_at: float
+    ) -> JsonObject:
+        """Return the response to one image.
 
         Args:
-            invocation_request: by whom and for what.
-            content: the image's bytes.
-            started_at: when the request came, on the performance counter.
+            request: its parameters.
+            content: bytes of the image.
+            started_at: when the request arrived, on the performance counter.
 
         Raises:
             ProblemError: the function, the version or the image cannot be used.
         """
-        read_at = time.perf_counter()
-        ready = await self.functions.find_version(
-            invocation_request.function, invocation_request.version
-        )
-        decoded_image = await self._decode(content, ready.loaded)
-        decoded_at = time.perf_counter()
-        (prediction,) = await _with_timeout(ready.batcher.submit([decoded_image]))
-        predicted_at = time.perf_counter()
-        response = build_response(ready.loaded, prediction, invocation_request.options)
-        self._submit_invocation(
-            invocation_request, ready.loaded, prediction, content, decoded_image
-        )
-        timing = {
-            "read": read_at - started_at,
-            "decode": decoded_at - read_at,
-            "predict": predicted_at - decoded_at,
-        }
-        return {
-            **response,
-            **_response_metadata(invocation_request, ready.loaded, timing, started_at),
-        }
+        timer = _StepTimer(started_at)
+        timer.finish("read")
+        ready = await self.functions.find_version(request.function, request.version)
+        image = await self._decode(content, ready.loaded)
+        timer.finish("decode")
+        (prediction,) = await _with_timeout(ready.batcher.submit([image]))
+        timer.finish("predict")
+        response = build_response(ready.loaded, prediction, request.options)
+        self._submit_capture(request, ready.loaded, prediction, content, image)
+        return {**response, **_response_metadata(request, ready.loaded, timer)}
 
     async def invoke_batch(
         self,
-        invocation_request: InvocationRequest,
+        request: InvocationRequest,
         contents: Sequence[bytes | ProblemError],
         started_at: float,
-    ) -> dict[str, Any]:
-        """The answers to several images; one that cannot be used costs no other.
+    ) -> JsonObject:
+        """Return the response to several images; an unreadable one gets an error of its own.
 
         Raises:
-            ProblemError: the function, the version, or none of the images can be used.
+            ProblemError: the function, the version or every image cannot be used.
         """
-        read_at = time.perf_counter()
-        ready = await self.functions.find_version(
-            invocation_request.function, invocation_request.version
+        timer = _StepTimer(started_at)
+        timer.finish("read")
+        ready = await self.functions.find_version(request.function, request.version)
+        images = await asyncio.gather(
+            *(self._decode_or_problem(content, ready.loaded) for content in contents)
         )
-        decoded_results = await asyncio.gather(
-            *(self._decode_or_problem(raw_content, ready.loaded) for raw_content in contents)
-        )
-        decoded_images = [item for item in decoded_results if isinstance(item, DecodedImage)]
-        if not decoded_images:
-            raise next(item for item in decoded_results if isinstance(item, ProblemError))
-        predict_started_at = time.perf_counter()
-        predictions = iter(await _with_timeout(ready.batcher.submit(decoded_images)))
-        predicted_at = time.perf_counter()
-        results = []
-        for number, (content, decoded_image) in enumerate(
-            zip(contents, decoded_results, strict=True)
-        ):
-            item = replace(
-                invocation_request,
-                request_id=f"{invocation_request.request_id}-{number}",
-                external_id=_numbered_external_id(invocation_request, number),
-            )
-            if isinstance(decoded_image, ProblemError) or isinstance(content, ProblemError):
-                problem = decoded_image if isinstance(decoded_image, ProblemError) else content
-                assert isinstance(problem, ProblemError)  # noqa: S101 - one of the two is
-                results.append({"error": problem.to_json(item.request_id)})
-                continue
-            prediction = next(predictions)
-            results.append(build_response(ready.loaded, prediction, invocation_request.options))
-            self._submit_invocation(item, ready.loaded, prediction, content, decoded_image)
-        timing = {
-            "read": read_at - started_at,
-            "decode": predict_started_at - read_at,
-            "predict": predicted_at - predict_started_at,
-        }
-        return {
-            "results": results,
-            **_response_metadata(invocation_request, ready.loaded, timing, started_at),
-        }
+        decoded = [image for image in images if isinstance(image, DecodedImage)]
+        if not decoded:
+            raise next(image for image in images if isinstance(image, ProblemError))
+        timer.finish("decode")
+        predictions = iter(await _with_timeout(ready.batcher.submit(decoded)))
+        timer.finish("predict")
+        results: list[JsonObject] = []
+        for number, (content, image) in enumerate(zip(contents, images, strict=True)):
+            item = request.item(number)
+            if isinstance(image, ProblemError):
+                results.append({"error": image.to_json(item.request_id)})
+            elif isinstance(content, bytes):
+                prediction = next(predictions)
+                results.append(build_response(ready.loaded, prediction, request.options))
+                self._submit_capture(item, ready.loaded, prediction, content, image)
+        return {"results": results, **_response_metadata(request, ready.loaded, timer)}
 
     async def correct(
-        self, invocation_request: InvocationRequest, correction: Correction, content: bytes | None
+        self, request: InvocationRequest, correction: Correction, content: bytes | None
     ) -> None:
-        """Note a person's answer to a picture.
+        """Store a person's answer to an image.
 
         Args:
-            invocation_request: with the caller's name for it.
+            request: parameters with the external id.
             correction: the answer.
-            content: the picture, where the caller sends it along.
+            content: bytes of the image, if the caller sent it.
 
         Raises:
-            ProblemError: the picture is not here, or the answer is none of the function's.
+            ProblemError: the image was not captured, or the answer does not fit the function.
         """
-        ready = await self.functions.find_version(invocation_request.function)
+        ready = await self.functions.find_version(request.function)
         loaded = ready.loaded
-        correction_regions(
-            loaded, correction, PLACEHOLDER_SIZE
-        )  # so that a wrong one is told of at once
-        region_factory = lambda size: correction_regions(loaded, correction, size)  # noqa: E731
-        if await self._post_response.correct(
-            loaded, invocation_request.external_id, region_factory
-        ):
+        correction_regions(loaded, correction, PLACEHOLDER_SIZE)  # rejects a wrong one at once
+
+        def make_regions(size: ImageSize) -> list[JsonObject]:
+            return correction_regions(loaded, correction, size)
+
+        if await self._post_response.correct(loaded, request.external_id, make_regions):
             return
         if content is None:
             raise ProblemError(
                 404,
                 "no-sample",
-                f"The last picture named {invocation_request.external_id[:80]!r} was not kept: send it along as "
-                "`data`.",
+                f"The last image named {request.external_id[:80]!r} was not kept: send it along "
+                "as `data`.",
             )
-        decoded_image = await self._decode(content, loaded)
-        (prediction,) = await ready.batcher.submit([decoded_image])
-        await self._post_response.store_corrected(
-            _build_invocation(invocation_request, loaded, prediction, content, decoded_image),
-            region_factory,
-        )
+        image = await self._decode(content, loaded)
+        (prediction,) = await ready.batcher.submit([image])
+        invocation = _build_invocation(request, loaded, prediction, content, image)
+        await self._post_response.store_corrected(invocation, make_regions)
 
     async def _decode_or_problem(
         self, content: bytes | ProblemError, loaded: LoadedVersion
@@ -207,51 +181,61 @@ class Invoker:
             return problem
 
     async def _decode(self, content: bytes, loaded: LoadedVersion) -> DecodedImage:
+        arguments = (content, self._max_pixels, loaded.min_pixels)
         loop = asyncio.get_running_loop()
         try:
-            return await loop.run_in_executor(
-                self._decode_executor, read_image, content, self._max_pixels, loaded.min_pixels
-            )
+            return await loop.run_in_executor(self._decode_executor, read_image, *arguments)
         except ImageError as error:
             raise unreadable_image(error) from error
 
-    def _submit_invocation(
+    def _submit_capture(
         self,
-        invocation_request: InvocationRequest,
+        request: InvocationRequest,
         loaded: LoadedVersion,
         prediction: ImagePrediction,
         content: bytes,
-        decoded_image: DecodedImage,
+        image: DecodedImage,
     ) -> None:
-        invocation = _build_invocation(
-            invocation_request, loaded, prediction, content, decoded_image
-        )
-        live = self.functions.live_version(invocation_request.function) is loaded
-        self._post_response.submit(invocation, capture=invocation_request.capture, live=live)
+        invocation = _build_invocation(request, loaded, prediction, content, image)
+        is_live = self.functions.live_version(request.function) is loaded
+        self._post_response.submit(invocation, capture=request.capture, live=is_live)
+
+
+class _StepTimer:
+    """Durations of the steps of a request, in milliseconds."""
+
+    def __init__(self, started_at: float) -> None:
+        self._started_at = self._step_started_at = started_at
+        self.milliseconds: dict[str, float] = {}
+
+    def finish(self, step: str) -> None:
+        now = time.perf_counter()
+        self.milliseconds[step] = round((now - self._step_started_at) * 1000, 2)
+        self._step_started_at = now
+
+    def total(self) -> float:
+        return round((time.perf_counter() - self._started_at) * 1000, 2)
 
 
 async def _with_timeout(predictions: Awaitable[list[ImagePrediction]]) -> list[ImagePrediction]:
-    """What was said; whoever waited too long is told so."""
     try:
         async with asyncio.timeout(RESPONSE_TIMEOUT_SECONDS):
             return await predictions
     except TimeoutError as error:
-        message = (
-            f"There was no answer within {RESPONSE_TIMEOUT_SECONDS:.0f} seconds: ask again later."
-        )
+        message = f"The model took longer than {RESPONSE_TIMEOUT_SECONDS:.0f} seconds: try again."
         raise ProblemError(503, "slow-answer", message, {"retry-after": "10"}) from error
 
 
 def read_image(content: bytes, max_pixels: int, min_pixels: int) -> DecodedImage:
-    """An image as versions look at it.
+    """Decode an image for a version.
 
     Args:
-        content: the file's bytes.
-        max_pixels: see ``decode_upright_image``.
-        min_pixels: what the version wants, see :class:`LoadedVersion`.
+        content: bytes of the file.
+        max_pixels: larger images are refused.
+        min_pixels: see :attr:`LoadedVersion.min_pixels`.
 
     Raises:
-        ImageError: it cannot be read.
+        ImageError: the image cannot be read.
     """
     return decode_upright_image(
         content, max_pixels=max_pixels, min_side=min_pixels, shrink=shrink_to_limit
@@ -259,39 +243,25 @@ def read_image(content: bytes, max_pixels: int, min_pixels: int) -> DecodedImage
 
 
 def _build_invocation(
-    invocation_request: InvocationRequest,
+    request: InvocationRequest,
     loaded: LoadedVersion,
     prediction: ImagePrediction,
     content: bytes,
-    decoded_image: DecodedImage,
+    image: DecodedImage,
 ) -> Invocation:
-    external_id = invocation_request.external_id
+    external_id, now = request.external_id, time.time()
     return Invocation(
-        invocation_request.request_id,
-        loaded,
-        prediction,
-        content,
-        decoded_image.image,
-        external_id,
-        time.time(),
+        request.request_id, loaded, prediction, content, image.image, external_id, now
     )
 
 
-def _numbered_external_id(invocation_request: InvocationRequest, number: int) -> str:
-    return f"{invocation_request.external_id}-{number}" if invocation_request.external_id else ""
-
-
 def _response_metadata(
-    invocation_request: InvocationRequest,
-    loaded: LoadedVersion,
-    timing: dict[str, float],
-    started_at: float,
-) -> dict[str, Any]:
-    timing = {**timing, "total": time.perf_counter() - started_at}
+    request: InvocationRequest, loaded: LoadedVersion, timer: _StepTimer
+) -> JsonObject:
     return {
-        "function": invocation_request.function,
+        "function": request.function,
         "version": loaded.card.version,
-        "requestId": invocation_request.request_id,
-        "externalId": invocation_request.external_id or None,
-        "milliseconds": {name: round(seconds * 1000, 2) for name, seconds in timing.items()},
+        "requestId": request.request_id,
+        "externalId": request.external_id or None,
+        "milliseconds": {**timer.milliseconds, "total": timer.total()},
     }

@@ -1,13 +1,16 @@
-"""What is counted, as Prometheus reads it; and whether production drifts away."""
+"""Prometheus metrics of the endpoint, and the drift of its requests from the audit set."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter, deque
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
+import prometheus_client
 
 from backend.learning.drift import (
     MIN_DRIFT_ANSWERS,
@@ -24,112 +27,108 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("prelabel")
 DRIFT_WINDOW_SIZE = 1000
-"""Answers that drift is told from."""
+"""Recent predictions that drift is computed from."""
 LATENCY_BUCKETS_SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)
 CONFIDENCE_BUCKETS = tuple(i / 10 for i in range(1, 11))
 UNKNOWN_FUNCTION = "unknown"
-"""Instead of function names that callers make up: each would be kept for ever."""
+"""Counted instead of ids that callers make up: Prometheus keeps every label value for ever."""
+
+
+@dataclass(frozen=True)
+class DriftFigures:
+    """How recent predictions differ from the audit set.
+
+    Attributes:
+        n: predictions compared.
+        labels: population stability index of the labels, the largest of all controls; None while
+            there are too few predictions.
+        images: share of images unlike the audit set, 0.05 by definition for the audit set itself;
+            None while there are too few predictions.
+        warnings: one sentence for each figure that is too high.
+    """
+
+    n: int
+    labels: float | None
+    images: float | None
+    warnings: tuple[str, ...] = ()
 
 
 class EndpointMetrics:
-    """The counters of one endpoint."""
+    """The metrics of one endpoint."""
 
     def __init__(self) -> None:
-        from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-
-        self._registry = registry = CollectorRegistry()
-        self._requests = Counter(
-            "prelabel_requests", "Requests", ["function", "status"], registry=registry
-        )
-        self._seconds = Histogram(
+        self._registry = prometheus_client.CollectorRegistry()
+        counter = partial(prometheus_client.Counter, registry=self._registry)
+        histogram = partial(prometheus_client.Histogram, registry=self._registry)
+        self._requests = counter("prelabel_requests", "Requests", ["function", "status"])
+        self._seconds = histogram(
             "prelabel_request_seconds",
-            "Seconds of answered requests",
+            "Duration of successful requests in seconds",
             ["function"],
             buckets=LATENCY_BUCKETS_SECONDS,
-            registry=registry,
         )
-        self._labels = Counter(
-            "prelabel_labels",
-            "Answers by label",
-            ["function", "label"],
-            registry=registry,
-        )
-        self._confidence = Histogram(
+        self._labels = counter("prelabel_labels", "Predicted labels", ["function", "label"])
+        self._confidence = histogram(
             "prelabel_confidence",
-            "Confidence of the whole answer",
+            "Confidence of the whole prediction",
             ["function"],
             buckets=CONFIDENCE_BUCKETS,
-            registry=registry,
         )
-        self._captured = Counter(
-            "prelabel_captured",
-            "Images kept to be labeled",
-            ["function", "why"],
-            registry=registry,
+        self._captured = counter("prelabel_captured", "Captured images", ["function", "why"])
+        self._alerts = counter("prelabel_alerts", "Alerts by outcome", ["rule", "outcome"])
+        self._dropped = counter(
+            "prelabel_not_considered", "Predictions neither captured nor checked for alerts"
         )
-        self._alerts = Counter(
-            "prelabel_alerts",
-            "Alerts by outcome",
-            ["rule", "outcome"],
-            registry=registry,
-        )
-        self._dropped = Counter(
-            "prelabel_not_considered",
-            "Answers not considered: too busy",
-            registry=registry,
-        )
-        self._drift = Gauge(
+        self._drift = prometheus_client.Gauge(
             "prelabel_drift",
-            "Drift against the audit slice",
+            "Drift from the audit set",
             ["function", "of"],
-            registry=registry,
+            registry=self._registry,
         )
 
     def count_request(self, function: str, status: int, seconds: float) -> None:
-        """A request was answered."""
+        """Count a request and its duration."""
         self._requests.labels(function, str(status)).inc()
         if status < 400:
             self._seconds.labels(function).observe(seconds)
 
     def count_prediction(self, function: str, prediction: ImagePrediction) -> None:
-        """What was said of an image."""
+        """Count the labels and the confidence of a prediction."""
         self._confidence.labels(function).observe(prediction.confidence)
         for label, count in count_labels(prediction).items():
             self._labels.labels(function, label).inc(count)
 
     def count_capture(self, function: str, reason: str) -> None:
-        """An image was kept."""
+        """Count a captured image."""
         self._captured.labels(function, reason).inc()
 
     def count_alert(self, rule: str, outcome: str) -> None:
-        """What became of an alert."""
+        """Count an attempt to send an alert."""
         self._alerts.labels(rule, outcome).inc()
 
     def count_dropped(self) -> None:
-        """An answer was neither kept nor looked at for alerts."""
+        """Count a prediction that was dropped because too many were waiting."""
         self._dropped.inc()
 
-    def set_drift(self, function: str, figures: dict[str, Any]) -> None:
-        """How far production is from the audit slice."""
-        for measure in ("labels", "images"):
-            if figures.get(measure) is None:
-                self._drift.remove(function, measure)  # of another version, or another time
+    def set_drift(self, function: str, figures: DriftFigures) -> None:
+        """Set the drift of a function; a figure that is unknown is removed."""
+        for measure, value in (("labels", figures.labels), ("images", figures.images)):
+            if value is None:
+                self._drift.remove(function, measure)  # it belonged to another version
             else:
-                self._drift.labels(function, measure).set(figures[measure])
+                self._drift.labels(function, measure).set(value)
 
     def render_text(self) -> bytes:
-        """As Prometheus reads it."""
-        from prometheus_client import generate_latest
-
-        return generate_latest(self._registry)
+        """Return all metrics in Prometheus' text format."""
+        return prometheus_client.generate_latest(self._registry)
 
 
 class DriftMonitor:
-    """Compares the latest answers of one version with its audit slice.
+    """Compares the recent predictions of one version with its audit set.
 
     Args:
-        function: for the log.
-        reference: the audit slice.
+        function: id for the log.
+        reference: the audit set.
     """
 
     def __init__(self, function: str, reference: DriftReference) -> None:
@@ -142,43 +141,31 @@ class DriftMonitor:
         self._warned_kinds: set[str] = set()
 
     def add_prediction(self, prediction: ImagePrediction) -> None:
-        """One more answer."""
+        """Add a prediction, replacing the oldest."""
         self._label_mixes.append(count_control_labels(prediction))
         if prediction.embedding is not None and len(self._reference.vectors) > 1:
             self._outlier_flags.append(
                 is_outlier(prediction.embedding, self._reference.vectors, self._typical_distance)
             )
 
-    def drift_figures(self) -> dict[str, Any]:
-        """How far production is away, as plain JSON.
-
-        Returns:
-            ``labels``: the population stability index of the label mix, the largest of all
-            controls; ``images``: the share of images unlike the audit slice, 0.05 by definition;
-            each None while too few are known; ``n``, and ``warnings``, a sentence each.
-        """
+    def drift_figures(self) -> DriftFigures:
+        """Return the current figures; log each new warning."""
         labels, images = self._label_shift(), None
         if len(self._outlier_flags) >= MIN_DRIFT_ANSWERS:
             images = round(float(np.mean(self._outlier_flags)), 4)
         warnings = {}
         if labels is not None and labels > MIN_SHIFT_INDEX:
             warnings["labels"] = (
-                f"The mix of labels is another one than in the audit slice (stability index "
+                f"The labels are distributed differently than in the audit set (stability index "
                 f"{labels:.2f}, above {MIN_SHIFT_INDEX}): label some of the captured images."
             )
         if images is not None and images > MIN_OUTLIER_SHARE:
             warnings["images"] = (
-                f"{images:.0%} of the images look unlike the audit slice (5% would be usual): "
-                "label some of the captured images."
+                f"{images:.0%} of the images are unlike the audit set (5% is usual): label some of "
+                "the captured images."
             )
-        self._warn(warnings)
-        messages = list(warnings.values())
-        return {
-            "n": len(self._label_mixes),
-            "labels": labels,
-            "images": images,
-            "warnings": messages,
-        }
+        self._log_new_warnings(warnings)
+        return DriftFigures(len(self._label_mixes), labels, images, tuple(warnings.values()))
 
     def _label_shift(self) -> float | None:
         if len(self._label_mixes) < MIN_DRIFT_ANSWERS:
@@ -194,10 +181,9 @@ class DriftMonitor:
         ]
         return round(max(shifts), 4) if shifts else None
 
-    def _warn(self, warnings: Mapping[str, str]) -> None:
-        """Tell the log once of each kind, and again when it comes back."""
+    def _log_new_warnings(self, warnings: Mapping[str, str]) -> None:
         for kind in warnings.keys() - self._warned_kinds:
-            log.warning("function %s: %s", self._function, warnings[kind])
+            log.warning("Function %s: %s", self._function, warnings[kind])
         self._warned_kinds = set(warnings)
 
 

@@ -1,4 +1,4 @@
-"""An ASGI layer around everything: a request's id, its seconds, its status."""
+"""ASGI middleware: give each request an id, measure its duration and count its status."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 class RequestMiddleware:
-    """Gives each request an id and counts it.
+    """Sets ``request.state.request`` (the id) and ``began``; adds the headers in ``left``.
 
     Args:
-        app: what is behind it.
-        metrics: counters.
-        is_known: whether there is a function of an id.
-        handle_error: the answer where something failed that should not.
+        app: the application.
+        metrics: counts the requests.
+        is_known: whether a function exists.
+        handle_error: returns the response to an unexpected exception.
     """
 
     def __init__(
@@ -37,10 +37,10 @@ class RequestMiddleware:
         self._handle_error = handle_error
         self._metrics = metrics
         self._is_known = is_known
-        self._id_generator = random.Random()  # noqa: S311 - asking the system each time costs more
+        self._id_generator = random.Random()  # noqa: S311 - faster than the system's, not a secret
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """Handle a request; everything but HTTP is passed through."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -54,11 +54,8 @@ class RequestMiddleware:
                 response_started = True
                 limit_headers = scope["state"].get("left", {}).items()
                 extra_headers = [(name.encode(), value.encode()) for name, value in limit_headers]
-                message["headers"] = [
-                    *message["headers"],
-                    *extra_headers,
-                    (b"x-request-id", id.encode()),
-                ]
+                id_header = (b"x-request-id", id.encode())
+                message["headers"] = [*message["headers"], *extra_headers, id_header]
                 self._count(scope, message["status"], time.perf_counter() - began)
             await send(message)
 
@@ -66,13 +63,12 @@ class RequestMiddleware:
             await self._app(scope, receive, send_with_headers)
         except Exception as error:
             response = await self._handle_error(Request(scope), error)
-            if response_started:  # half an answer: only a cut connection tells of it
+            if response_started:  # only closing the connection can signal an error now
                 raise
             await response(scope, receive, send_with_headers)
 
     def _count(self, scope: Scope, status: int, seconds: float) -> None:
         function = (scope.get("path_params") or {}).get("function")
         if function is not None:
-            self._metrics.count_request(
-                function if self._is_known(function) else UNKNOWN_FUNCTION, status, seconds
-            )
+            counted_function = function if self._is_known(function) else UNKNOWN_FUNCTION
+            self._metrics.count_request(counted_function, status, seconds)

@@ -1,4 +1,4 @@
-"""What is done with an answer after it was given: nobody waits for it."""
+"""Work that follows a response, which no caller waits for: captures, alerts, drift, counters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -21,8 +21,8 @@ from backend.endpoint.capture_recorder import (
     RegionFactory,
 )
 from backend.endpoint.functions import LoadedVersion
-from backend.endpoint.metrics import DriftMonitor, EndpointMetrics
-from backend.errors import PrelabelError
+from backend.endpoint.metrics import DriftFigures, DriftMonitor, EndpointMetrics
+from backend.errors import PrelabelError, error_text
 from backend.store.captures import DAY_SECONDS, CaptureStore
 from backend.store.drift_reference import load_reference
 from backend.store.projects import ProjectStore
@@ -34,29 +34,28 @@ if TYPE_CHECKING:
 log = logging.getLogger("prelabel")
 T = TypeVar("T")
 MAX_PENDING_RESPONSES = 1000
-"""Answers that may wait to be considered; more are counted and let go."""
+"""Predictions that may wait; further ones are counted and dropped."""
 MAX_PENDING_BYTES = 256_000_000
-"""Of the images of answers that wait."""
+"""Memory for the images of waiting predictions."""
 BYTES_PER_PIXEL = 4
-"""Bytes of a pixel in memory."""
 DRIFT_VERSION_LIMIT = 2
-"""Versions of a function whose drift is known: the live one, and the one before, to which answers
-may still belong that wait."""
+"""Versions per function with a drift monitor: the live one, and its predecessor, of which
+predictions may still wait."""
 FLUSH_INTERVAL_SECONDS = 5.0
 CLEANUP_INTERVAL_SECONDS = 3600.0
 
 
 class PostResponseTasks:
-    """Considers every answer: is it worth labeling, does somebody want to know, does it drift.
+    """Processes every prediction after its response, in a single thread.
 
     Args:
-        rules: of capturing.
-        alerts: of all functions.
+        rules: which images to capture.
+        alerts: sends the alerts of all functions.
         metrics: of the endpoint.
-        usage: counters to write now and then.
-        capture_home: the folder of what is kept.
-        commit: makes it last, now and then; nothing has to be done for that on one's own disk.
-        seed: of the random share.
+        usage: counters to save every few seconds.
+        capture_home: folder for captured images.
+        commit: makes written files durable; a local disk needs none.
+        seed: of the random sample.
     """
 
     def __init__(
@@ -70,7 +69,7 @@ class PostResponseTasks:
         seed: int | None = None,
     ) -> None:
         self._capture_projects = ProjectStore(capture_home)
-        self._commit = commit or (lambda: None)
+        self._commit = commit
         self._rules = rules
         self._alerts = alerts
         self._metrics = metrics
@@ -78,26 +77,24 @@ class PostResponseTasks:
         self._random = np.random.default_rng(seed)
         self._recorders: dict[str, CaptureRecorder] = {}
         self._drift_monitors: dict[tuple[str, str], DriftMonitor] = {}
-        self._executor = ThreadPoolExecutor(1, "desk")
+        self._executor = ThreadPoolExecutor(1, "post-response")
         self._count_lock = threading.Lock()
         self._pending_count = 0
         self._pending_bytes = 0
         self._periodic_tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
-        """Begin with the chores."""
+        """Start sending alerts, saving counters and removing old captures."""
         self._alerts.start()
         self._periodic_tasks = [
-            asyncio.create_task(self._run_every(FLUSH_INTERVAL_SECONDS, self._flush)),
+            asyncio.create_task(self._run_periodically(self._flush, FLUSH_INTERVAL_SECONDS, 1)),
             asyncio.create_task(
-                self._run_every(
-                    CLEANUP_INTERVAL_SECONDS, self._remove_expired, run_immediately=True
-                )
+                self._run_periodically(self._remove_expired, CLEANUP_INTERVAL_SECONDS, 0)
             ),
         ]
 
     async def stop(self) -> None:
-        """Consider what waits, and write what was counted."""
+        """Process what is waiting, and save the counters."""
         for task in self._periodic_tasks:
             task.cancel()
         await asyncio.gather(*self._periodic_tasks, return_exceptions=True)
@@ -106,32 +103,24 @@ class PostResponseTasks:
         await self._alerts.stop()
 
     def submit(self, invocation: Invocation, *, capture: bool, live: bool) -> None:
-        """Consider an answer soon.
+        """Queue a prediction.
 
         Args:
-            invocation: the answered image.
-            capture: it may be kept.
-            live: the live version gave it.
+            invocation: the image and its prediction.
+            capture: whether the image may be kept.
+            live: whether the live version made the prediction.
         """
-        loop = asyncio.get_running_loop()
-        size = (
-            len(invocation.content)
-            + BYTES_PER_PIXEL * invocation.image.width * invocation.image.height
-        )
-        if (
-            self._pending_count >= MAX_PENDING_RESPONSES
-            or self._pending_bytes + size > MAX_PENDING_BYTES
-        ):
+        image = invocation.image
+        size = len(invocation.content) + BYTES_PER_PIXEL * image.width * image.height
+        is_full = self._pending_count >= MAX_PENDING_RESPONSES
+        if is_full or self._pending_bytes + size > MAX_PENDING_BYTES:
             self._metrics.count_dropped()
-            if invocation.external_id:  # small, and no correction may go to the wrong image
-                loaded, external_id, request_id = (
-                    invocation.loaded,
-                    invocation.external_id,
-                    invocation.id,
-                )
-                self._executor.submit(self._supersede, loaded, external_id, request_id)
+            if invocation.external_id:  # else a correction could go to the previous image
+                identity = (invocation.loaded, invocation.external_id, invocation.id)
+                self._executor.submit(self._supersede, *identity)
             return
         self._change_pending(1, size)
+        loop = asyncio.get_running_loop()
         pending = self._executor.submit(self._process, invocation, capture, live, loop)
         pending.add_done_callback(lambda future: self._change_pending(-1, -size))
 
@@ -143,23 +132,22 @@ class PostResponseTasks:
     async def correct(
         self, loaded: LoadedVersion, external_id: str, regions: RegionFactory
     ) -> bool:
-        """Note a person's answer to an image that was kept; whether it was."""
+        """Store a person's answer to a captured image; False when it was not captured."""
         return await self._run_in_thread(
             lambda: self._recorder_for(loaded).correct(external_id, regions)
         )
 
     async def store_corrected(self, invocation: Invocation, regions: RegionFactory) -> None:
-        """Keep an image together with a person's answer."""
+        """Store an image together with a person's answer."""
         await self._run_in_thread(lambda: self._store_corrected(invocation, regions))
 
-    async def drift_figures(self, loaded: LoadedVersion) -> dict[str, Any]:
-        """How far production is from the audit slice of a version; see ``Drift.figures``."""
+    async def drift_figures(self, loaded: LoadedVersion) -> DriftFigures:
+        """Return the drift of a version, and set its metric."""
         figures = await self._run_in_thread(lambda: self._drift_monitor(loaded).drift_figures())
         self._metrics.set_drift(loaded.record.id, figures)
         return figures
 
     async def _run_in_thread(self, callback: Callable[[], T]) -> T:
-        """Everything of the desk is done by its one thread."""
         return await asyncio.get_running_loop().run_in_executor(self._executor, callback)
 
     def _process(
@@ -180,9 +168,9 @@ class PostResponseTasks:
             if self._alerts.consider(function, version, *request_ids, prediction):
                 loop.call_soon_threadsafe(self._alerts.wake)
         except PrelabelError as error:
-            log.error("function %s: %s", function, error)
-        except Exception:  # must not end the considering
-            log.exception("function %s", function)
+            log.error("Function %s: %s", function, error)
+        except Exception:  # must not end the thread
+            log.exception("Function %s: a prediction could not be processed", function)
 
     def _supersede(
         self,
@@ -195,7 +183,7 @@ class PostResponseTasks:
             if external_id:
                 self._recorder_for(loaded).supersede(external_id, request_id, image)
         except PrelabelError as error:
-            log.error("function %s: %s", loaded.record.id, error)
+            log.error("Function %s: %s", loaded.record.id, error)
 
     def _store_corrected(self, invocation: Invocation, regions: RegionFactory) -> None:
         recorder = self._recorder_for(invocation.loaded)
@@ -204,50 +192,47 @@ class PostResponseTasks:
         self._metrics.count_capture(invocation.loaded.record.id, "corrected")
 
     def _recorder_for(self, loaded: LoadedVersion) -> CaptureRecorder:
-        function_id = loaded.record.id
-        if function_id not in self._recorders:
-            captures = CaptureStore(self._capture_projects.folder(function_id))
-            self._recorders[function_id] = CaptureRecorder(captures, self._rules, self._random)
-        return self._recorders[function_id]
+        function = loaded.record.id
+        if function not in self._recorders:
+            captures = CaptureStore(self._capture_projects.folder(function))
+            self._recorders[function] = CaptureRecorder(captures, self._rules, self._random)
+        return self._recorders[function]
 
     def _drift_monitor(self, loaded: LoadedVersion) -> DriftMonitor:
-        key = (loaded.record.id, loaded.card.version)
+        function, version = key = (loaded.record.id, loaded.card.version)
         if key not in self._drift_monitors:
-            reference = load_reference(loaded.folder / "versions" / key[1])
-            function_keys = [
-                window_key for window_key in self._drift_monitors if window_key[0] == key[0]
-            ]
-            while len(function_keys) >= DRIFT_VERSION_LIMIT:
-                del self._drift_monitors[function_keys.pop(0)]
-            self._drift_monitors[key] = DriftMonitor(key[0], reference)
+            reference = load_reference(loaded.folder / "versions" / version)
+            older_keys = [older for older in self._drift_monitors if older[0] == function]
+            while len(older_keys) >= DRIFT_VERSION_LIMIT:
+                del self._drift_monitors[older_keys.pop(0)]
+            self._drift_monitors[key] = DriftMonitor(function, reference)
         return self._drift_monitors[key]
 
     def _flush(self) -> None:
         self._usage.flush()
-        self._commit()
+        if self._commit:
+            self._commit()
 
     def _remove_expired(self) -> None:
-        """Remove what is too old, of every function that ever was asked."""
+        """Remove old captures of all functions, including those without a recorder."""
         cutoff = time.time() - self._rules.retention_days * DAY_SECONDS
         for folder in self._capture_projects.home.glob("projects/*/captures"):
-            function_id = folder.parent.name
+            function = folder.parent.name
             try:
-                if function_id in self._recorders:
-                    self._recorders[function_id].remove_expired()
+                if function in self._recorders:
+                    self._recorders[function].remove_before(cutoff)
                 else:
                     CaptureStore(folder.parent).delete_before(cutoff)
             except PrelabelError as error:
-                log.error("function %s: %s", function_id, error)
+                log.error("Function %s: %s", function, error)
 
-    async def _run_every(
-        self, seconds: float, callback: Callable[[], None], *, run_immediately: bool = False
+    async def _run_periodically(
+        self, callback: Callable[[], None], seconds: float, first_delay_periods: int
     ) -> None:
-        loop = asyncio.get_running_loop()
+        await asyncio.sleep(seconds * first_delay_periods)
         while True:
-            if not run_immediately:
-                await asyncio.sleep(seconds)
-            run_immediately = False
             try:
-                await loop.run_in_executor(self._executor, callback)
-            except Exception as error:  # it is done again anyway
-                log.error("%s", str(error) or type(error).__name__)
+                await self._run_in_thread(callback)
+            except Exception as error:  # it is repeated anyway
+                log.error("%s", error_text(error))
+            await asyncio.sleep(seconds)

@@ -1,18 +1,16 @@
-"""A request's body → the bytes of its images: multipart, raw, base64, data URI or URL.
+"""Read the images of a request: multipart form, raw bytes, base64, data URI or URL.
 
-Nothing larger than the limit is ever in memory, and nobody may send for ever.
+No more than the size limit is held in memory, and a slow request is cut off.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import json
 from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
 
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
@@ -24,33 +22,31 @@ from backend.label_studio.image_fetcher import decode_data_uri
 from backend.web_fetcher import WebFetcher, redact_url
 
 MAX_BATCH_IMAGES = 64
-"""Images in one request at most."""
 BATCH_SIZE_MESSAGE = f"Send 1 to {MAX_BATCH_IMAGES} images"
 FETCH_THREAD_COUNT = 8
-"""Addresses that are fetched at the same time; threads of their own, so that slow ones hold up
-nobody who sends an image."""
+"""URLs fetched at the same time, in threads of their own: slow servers delay no other request."""
 FORM_FIELD = "data"
 MAX_JSON_VALUES = 200_000
-"""In the JSON of a request. The largest that is meant is a correction of 10,000 objects, each with
-a box and a centre: 10 commas and brackets each. Each value may take 100 bytes of memory."""
+"""Values in the JSON of a request. The largest valid one is a correction of 10,000 objects with a
+box and a center: 10 commas and brackets each. Each value may take 100 bytes of memory."""
 COUNT_CHUNK_BYTES = 1 << 20
-"""Bytes that are counted at once: of a body that is refused, no more than needed."""
+"""Bytes to count at a time, so that counting ends early for a body that is refused."""
 NO_IMAGE_MESSAGE = (
     "The request has no image: send its bytes as the body, as a file in multipart/form-data, or "
-    'as JSON {"data": "<base64, data URI or https address>"}.'
+    'as JSON {"data": "<base64, data URI or https URL>"}.'
 )
 
 
 @dataclass(frozen=True)
 class RequestReader:
-    """Reads requests.
+    """Reads the bodies of requests.
 
     Attributes:
-        max_request_bytes: bytes of a request.
-        max_image_bytes: bytes of one image.
-        timeout_seconds: that a body may take to arrive.
-        web: fetches addresses; None where that is off.
-        fetch_executor: the threads that do.
+        max_request_bytes: size limit of a request.
+        max_image_bytes: size limit of an image.
+        timeout_seconds: time limit for a body to arrive.
+        web: fetches URLs; None when that is disabled.
+        fetch_executor: its threads.
     """
 
     max_request_bytes: int
@@ -62,10 +58,10 @@ class RequestReader:
     )
 
     async def read_image(self, request: Request) -> bytes:
-        """The one image of a request.
+        """Return the image of a request.
 
         Raises:
-            ProblemError: there is none, or too much.
+            ProblemError: there is none, several, or too large a one.
         """
         sources = await self._parse_sources(request, require_list=False)
         if len(sources) != 1:
@@ -73,10 +69,10 @@ class RequestReader:
         return await self._load_source(sources[0])
 
     async def read_sources(self, request: Request) -> list[str | bytes]:
-        """The images of a request in their order, not fetched yet; see :meth:`load_images`.
+        """Return the images of a request in their order; texts are loaded by :meth:`load_images`.
 
         Raises:
-            ProblemError: there is none, or too much.
+            ProblemError: there are none or too many, or the request is too large.
         """
         sources = await self._parse_sources(request, require_list=True)
         if not 1 <= len(sources) <= MAX_BATCH_IMAGES:
@@ -84,26 +80,26 @@ class RequestReader:
         return sources
 
     async def load_images(self, sources: Sequence[str | bytes]) -> list[bytes | ProblemError]:
-        """The bytes of images in their order; why, where one cannot be had."""
+        """Return the bytes of each image, or the problem with it."""
         return list(await asyncio.gather(*(self._load_or_problem(source) for source in sources)))
 
     def stop(self) -> None:
         """Let the threads end."""
         self.fetch_executor.shutdown(wait=False, cancel_futures=True)
 
-    async def read_json(self, request: Request) -> Any:
-        """A body of JSON.
+    async def read_json(self, request: Request) -> object:
+        """Return the JSON of a request.
 
         Raises:
-            ProblemError: it is none.
+            ProblemError: the body is not JSON, or too large.
         """
         return _parse_json(await self._read_body(request))
 
     async def load_text(self, text: str) -> bytes:
-        """The image that a text is, or leads to.
+        """Return the image that is given as base64, data URI or URL.
 
         Raises:
-            ProblemError: it is none.
+            ProblemError: it cannot be loaded.
         """
         return await self._load_source(text)
 
@@ -114,7 +110,7 @@ class RequestReader:
             return problem
 
     async def _parse_sources(self, request: Request, *, require_list: bool) -> list[str | bytes]:
-        """The images; of JSON, ``require_list`` in an array, or one or several."""
+        """Return the images of a body; with ``require_list`` JSON must have them in an array."""
         content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if content_type == "multipart/form-data":
             return await self._parse_form(request)
@@ -142,22 +138,15 @@ class RequestReader:
         )
         try:
             form = await parser.parse()
-        except MultiPartException as error:
-            if error.message.startswith("Too many"):
+        except (MultiPartException, KeyError, ValueError, AttributeError) as error:
+            if isinstance(error, MultiPartException) and error.message.startswith("Too many"):
                 raise ProblemError(422, "batch-size", f"{BATCH_SIZE_MESSAGE}.") from error
             raise ProblemError(400, "damaged-form", "The multipart body is damaged.") from error
-        except (KeyError, ValueError, AttributeError) as error:
-            raise ProblemError(400, "damaged-form", "The multipart body is damaged.") from error
         try:
-            values = [value for _, value in form.multi_items()]
-            files = [value_item for value_item in values if isinstance(value_item, UploadFile)]
+            files = [value for _, value in form.multi_items() if isinstance(value, UploadFile)]
+            texts = [value for value in form.getlist(FORM_FIELD) if isinstance(value, str)]
             sources: list[str | bytes] = [await file.read() for file in files]
-            if not sources:
-                sources = [
-                    value_item
-                    for value_item in form.getlist(FORM_FIELD)
-                    if isinstance(value_item, str) and value_item
-                ]
+            sources = sources or [text for text in texts if text]
         finally:
             await form.close()
         if not sources:
@@ -171,7 +160,7 @@ class RequestReader:
         return bytes(body)
 
     async def _stream(self, request: Request) -> AsyncGenerator[bytes, None]:
-        """The body as it comes in, up to the limits."""
+        """Yield the body as it arrives, up to the size and time limits."""
         content_length = request.headers.get("content-length", "")
         if content_length.isdigit() and int(content_length) > self.max_request_bytes:
             raise self._too_large()
@@ -187,7 +176,7 @@ class RequestReader:
             raise ProblemError(
                 408,
                 "slow-request",
-                f"The request did not arrive within {self.timeout_seconds:g} seconds: send it again.",
+                f"The request took longer than {self.timeout_seconds:g} seconds: send it again.",
                 {"connection": "close"},
             ) from error
         except ClientDisconnect as error:
@@ -195,19 +184,17 @@ class RequestReader:
 
     async def _load_source(self, source: str | bytes) -> bytes:
         try:
-            content = (
-                source if isinstance(source, bytes) else await self._resolve_text(source.strip())
-            )
+            content = source if isinstance(source, bytes) else await self._load_text(source.strip())
+            if len(content) > self.max_image_bytes:
+                limit = f"over {self.max_image_bytes:,} bytes"
+                raise ImageError("image file is too large", limit)
         except ImageError as error:
             raise unreadable_image(error) from error
-        if len(content) > self.max_image_bytes:
-            limit = f"over {self.max_image_bytes:,} bytes"
-            raise unreadable_image(ImageError("image file is too large", limit))
         return content
 
-    async def _resolve_text(self, text: str) -> bytes:
-        if not text.isascii() and _has_surrogate(text):
-            raise ProblemError(422, "no-image", NO_IMAGE_MESSAGE)
+    async def _load_text(self, text: str) -> bytes:
+        if not text.isascii() and text != text.encode("utf-8", "replace").decode():
+            raise ProblemError(422, "no-image", NO_IMAGE_MESSAGE)  # JSON may have lone surrogates
         scheme = text[:8].lower()
         if scheme.startswith("data:"):
             return decode_data_uri(text, self.max_image_bytes)
@@ -216,23 +203,23 @@ class RequestReader:
                 raise ProblemError(
                     422,
                     "addresses-off",
-                    "Addresses are not fetched here: send the image itself, or let the operator "
-                    "set PRELABEL_FETCH_URLS=1.",
+                    "This endpoint does not fetch URLs: send the image itself, or ask the operator "
+                    "to set PRELABEL_FETCH_URLS=1.",
                 )
             return await self._fetch_image(self.web, text)
         try:
             return base64.b64decode("".join(text.split()), validate=True)
-        except (binascii.Error, ValueError) as error:
+        except ValueError as error:
             raise ProblemError(422, "no-image", NO_IMAGE_MESSAGE) from error
 
-    async def _fetch_image(self, web: WebFetcher, address: str) -> bytes:
-        """The image at an address; waits no longer than allowed, also for a look-up or a thread."""
+    async def _fetch_image(self, web: WebFetcher, url: str) -> bytes:
+        """Return the image at a URL; the time limit includes the wait for a thread."""
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self.timeout_seconds):
-                return await loop.run_in_executor(self.fetch_executor, web.fetch, address)
+                return await loop.run_in_executor(self.fetch_executor, web.fetch, url)
         except TimeoutError as error:
-            raise ImageError("image did not arrive in time", redact_url(address)) from error
+            raise ImageError("image did not arrive in time", redact_url(url)) from error
 
     def _too_large(self) -> ProblemError:
         return ProblemError(
@@ -243,35 +230,25 @@ class RequestReader:
         )
 
 
-def _has_surrogate(text: str) -> bool:
-    """Whether half a character is in it, which JSON can write and nothing else can."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return True
-    return False
-
-
-def _parse_json(body: bytes) -> Any:
+def _parse_json(body: bytes) -> object:
     _check_value_count(body)
     try:
-        return json.loads(body)
+        value: object = json.loads(body)
     except (ValueError, RecursionError) as error:
-        raise ProblemError(400, "no-json", "The body is no JSON.") from error
+        raise ProblemError(400, "no-json", "The body is not valid JSON.") from error
+    return value
 
 
 def _check_value_count(body: bytes) -> None:
-    """Count values without parsing them: each comes after a comma or a bracket that opens.
+    """Count the values of JSON without parsing it: each follows a comma or an opening bracket.
 
     Raises:
-        ProblemError: there are more than any request needs.
+        ProblemError: there are more than any valid request has.
     """
     count = 0
     for start in range(0, len(body), COUNT_CHUNK_BYTES):
-        count += sum(
-            body.count(delimiter, start, start + COUNT_CHUNK_BYTES)
-            for delimiter in (b",", b"[", b"{")
-        )
+        end = start + COUNT_CHUNK_BYTES
+        count += sum(body.count(delimiter, start, end) for delimiter in (b",", b"[", b"{"))
         if count > MAX_JSON_VALUES:
             raise ProblemError(
                 413,

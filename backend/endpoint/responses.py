@@ -1,31 +1,31 @@
-"""What a model said → the response, in the form that Nyckel's users know."""
+"""Convert a prediction into the response's JSON, in the form of Nyckel's API."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
 
-from backend.domain import Control
+from backend.domain import Control, Region
 from backend.endpoint.functions import LoadedVersion
 from backend.endpoint.problems import ProblemError
+from backend.endpoint.schemas import BoundingBox, ImagePoint, JsonObject
 from backend.inference.predict_image import ImagePrediction
 
 DEFAULT_LABEL_COUNT = 10
-"""Labels in ``labelConfidences`` where the request does not say how many."""
+"""Labels in ``labelConfidences`` by default."""
 MULTIPLE_LABEL_THRESHOLD = 0.5
-"""Confidence from which a label of several of many is given."""
+"""Default threshold of each label of a several-of-many control."""
 ROUNDING_DIGITS = 4
 
 
 @dataclass(frozen=True)
 class ResponseOptions:
-    """What a request wants to know.
+    """Options of a request.
 
     Attributes:
-        label_count: how many labels to list.
-        threshold: confidence from which an answer is given, 0 to 1; None: the version's own.
-        control: name of one control; empty: the first is the answer, the others stand beside it.
+        label_count: labels in ``labelConfidences``.
+        threshold: minimum confidence, 0 to 1; None for that of the version.
+        control: name of a control; empty for all, with the first at the top level.
     """
 
     label_count: int = DEFAULT_LABEL_COUNT
@@ -33,8 +33,11 @@ class ResponseOptions:
     control: str = ""
 
 
+DEFAULT_OPTIONS = ResponseOptions()
+
+
 def control_type(control: Control) -> str:
-    """What a control answers, in the API's words."""
+    """Return the API's name for the type of a control."""
     if control.kind != "choices":
         return control.kind
     return "several-of-many" if control.multiple else "one-of-many"
@@ -42,93 +45,90 @@ def control_type(control: Control) -> str:
 
 def build_response(
     loaded: LoadedVersion, prediction: ImagePrediction, options: ResponseOptions
-) -> dict[str, Any]:
-    """The response to one image.
+) -> JsonObject:
+    """Return the response to one image.
 
     Raises:
-        ProblemError: there is no control of that name, or nothing answers it yet.
+        ProblemError: the requested control does not exist, or nothing predicts it yet.
     """
-    available_controls = [
-        c
-        for c in loaded.controls
-        if c.name in prediction.label_probabilities or c.name in prediction.regions
-    ]
-    requested_controls = (
-        [c for c in available_controls if c.name == options.control]
-        if options.control
-        else available_controls
-    )
-    if not requested_controls:
-        names = ", ".join(c.name for c in available_controls) or "none yet"
-        raise ProblemError(404, "no-control", f"This version answers these controls: {names}.")
-    response = _control_response(requested_controls[0], prediction, options)
-    if len(requested_controls) > 1:
-        response["controls"] = {
-            control.name: _control_response(control, prediction, options)
-            for control in requested_controls
-        }
-    return response
+    predicted = prediction.label_probabilities.keys() | prediction.regions.keys()
+    controls = [control for control in loaded.controls if control.name in predicted]
+    requested = [c for c in controls if options.control in ("", c.name)]
+    if not requested:
+        names = ", ".join(control.name for control in controls) or "none yet"
+        raise ProblemError(404, "no-control", f"This version predicts these controls: {names}.")
+    responses = {c.name: _control_response(c, prediction, options) for c in requested}
+    first = responses[requested[0].name]
+    return {**first, "controls": responses} if len(responses) > 1 else first
 
 
 def _control_response(
     control: Control, prediction: ImagePrediction, options: ResponseOptions
-) -> dict[str, Any]:
+) -> JsonObject:
     if control.kind != "choices":
         return _regions_response(control, prediction, options)
     ranked = prediction.label_probabilities[control.name]
-    label_rows = [
-        _label_row(name, label_confidence)
-        for name, label_confidence in list(ranked.items())[: options.label_count]
-    ]
+    rows = [_label_row(name, confidence) for name, confidence in ranked.items()]
+    label_confidences = rows[: options.label_count]
     if control.multiple:
-        min_confidence = (
-            MULTIPLE_LABEL_THRESHOLD if options.threshold is None else options.threshold
-        )
-        labels = [
-            _label_row(name, label_confidence)
-            for name, label_confidence in ranked.items()
-            if label_confidence >= min_confidence
-        ]
-        return {"labels": labels, "labelConfidences": label_rows}
+        threshold = MULTIPLE_LABEL_THRESHOLD if options.threshold is None else options.threshold
+        above = [confidence >= threshold for confidence in ranked.values()]
+        labels = [row for row, is_given in zip(rows, above, strict=True) if is_given]
+        return {"labels": labels, "labelConfidences": label_confidences}
     name, confidence = next(iter(ranked.items()), (None, 0.0))
-    is_confident = confidence >= (options.threshold or 0.0)
     return {
-        "labelName": name if is_confident else None,
+        "labelName": name if confidence >= (options.threshold or 0.0) else None,
         "confidence": round(confidence, ROUNDING_DIGITS),
-        "labelConfidences": label_rows,
+        "labelConfidences": label_confidences,
     }
 
 
 def _regions_response(
     control: Control, prediction: ImagePrediction, options: ResponseOptions
-) -> dict[str, Any]:
-    min_confidence = (
-        prediction.thresholds[control.name] if options.threshold is None else options.threshold
-    )
-    visible_regions = [
+) -> JsonObject:
+    default_threshold = prediction.thresholds[control.name]
+    threshold = default_threshold if options.threshold is None else options.threshold
+    visible = [
         (region, confidence)
         for region, confidence in zip(*prediction.regions[control.name], strict=True)
-        if confidence >= min_confidence
+        if confidence >= threshold
     ]
-    object_rows = []
-    for region, confidence in visible_regions:
-        x, y = region.center
-        box = {
-            "x": round(region.x0, ROUNDING_DIGITS),
-            "y": round(region.y0, ROUNDING_DIGITS),
-            "width": round(region.x1 - region.x0, ROUNDING_DIGITS),
-            "height": round(region.y1 - region.y0, ROUNDING_DIGITS),
-        }
-        geometry: dict[str, Any] = {"boundingBox": box}
-        if control.kind == "points":
-            geometry = {"center": {"x": round(x, ROUNDING_DIGITS), "y": round(y, ROUNDING_DIGITS)}}
-        object_rows.append({**_label_row(region.label, confidence), **geometry})
-    counts = Counter(region.label for region, _ in visible_regions)
+    counts = Counter(region.label for region, _ in visible)
     return {
-        "predictions": object_rows,
+        "predictions": [
+            {**_label_row(region.label, confidence), **_geometry(control, region)}
+            for region, confidence in visible
+        ],
         "counts": {name: counts[name] for name in control.label_names},
     }
 
 
-def _label_row(name: str, confidence: float) -> dict[str, Any]:
+def _geometry(control: Control, region: Region) -> JsonObject:
+    if control.kind == "points":
+        x, y = region.center
+        return {"center": _rounded(x=x, y=y)}
+    width, height = region.x1 - region.x0, region.y1 - region.y0
+    return {"boundingBox": _rounded(x=region.x0, y=region.y0, width=width, height=height)}
+
+
+def _rounded(**values: float) -> dict[str, float]:
+    return {name: round(value, ROUNDING_DIGITS) for name, value in values.items()}
+
+
+def _label_row(name: str, confidence: float) -> JsonObject:
     return {"labelName": name, "confidence": round(confidence, ROUNDING_DIGITS)}
+
+
+def to_region(label: str, box: BoundingBox | None, center: ImagePoint | None) -> Region:
+    """Return the region of an object in the API's JSON, which has a box or a center.
+
+    Raises:
+        ValueError: it has neither.
+    """
+    if box is not None:
+        return Region(
+            label, box.x, box.y, min(1.0, box.x + box.width), min(1.0, box.y + box.height)
+        )
+    if center is None:
+        raise ValueError("an object needs a boundingBox or a center")
+    return Region(label, center.x, center.y, center.x, center.y)

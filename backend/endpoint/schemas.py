@@ -1,14 +1,50 @@
-"""The forms of the API, for its OpenAPI document; with examples."""
+"""JSON of the API as pydantic models: responses for its OpenAPI document, and corrections."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+JsonObject = dict[str, object]
+UnitFloat = Annotated[float, Field(ge=0, le=1)]
+LabelName = Annotated[str, Field(min_length=1, max_length=500)]
+INVOCATION_EXAMPLES: list[JsonValue] = [
+    {
+        "labelName": "wilting",
+        "confidence": 0.9312,
+        "labelConfidences": [
+            {"labelName": "wilting", "confidence": 0.9312},
+            {"labelName": "healthy", "confidence": 0.0688},
+        ],
+        "function": "3",
+        "version": "v4-1f0c77a2",
+        "requestId": "5b7f0c2e9a41d3c8",
+        "externalId": "bed-7/2026-11-23T08:00",
+        "milliseconds": {"read": 0.2, "decode": 3.1, "predict": 14.9, "total": 18.4},
+    },
+    {
+        "predictions": [
+            {
+                "labelName": "ripe",
+                "confidence": 0.8821,
+                "boundingBox": {"x": 0.41, "y": 0.22, "width": 0.06, "height": 0.08},
+            }
+        ],
+        "counts": {"ripe": 1, "unripe": 0},
+        "function": "5",
+        "version": "v2-77ab01c9",
+        "requestId": "0f3cd1a2b4e5f607",
+        "externalId": None,
+        "milliseconds": {"read": 0.2, "decode": 4.0, "predict": 21.3, "total": 25.7},
+    },
+]
+
+# -- responses ------------------------------------------------------------------------------
 
 
 class LabelConfidence(BaseModel):
-    """A label and how sure the model is of it."""
+    """A label and its confidence."""
 
     labelName: str
     confidence: float = Field(ge=0, le=1)
@@ -22,21 +58,40 @@ class ImagePoint(BaseModel):
 
 
 class BoundingBox(ImagePoint):
-    """The upper left corner and the extent, 0 to 1."""
+    """The top left corner and the size, 0 to 1."""
 
     width: float
     height: float
 
 
 class DetectedObject(LabelConfidence):
-    """An object: its box, or its centre where the function counts points."""
+    """An object: its bounding box, or its center when the function counts points."""
 
     boundingBox: BoundingBox | None = None
     center: ImagePoint | None = None
 
 
+class ControlResponse(BaseModel):
+    """The prediction for one control."""
+
+    labelName: str | None = Field(default=None, description="one-of-many: the best label")
+    confidence: float | None = Field(default=None, description="of the best label, 0 to 1")
+    labels: list[LabelConfidence] | None = Field(default=None, description="several-of-many")
+    labelConfidences: list[LabelConfidence] | None = Field(default=None, description="best first")
+    predictions: list[DetectedObject] | None = Field(default=None, description="boxes or points")
+    counts: dict[str, int] | None = Field(default=None, description="objects by label")
+
+
+class ImageResponse(ControlResponse):
+    """The prediction for an image."""
+
+    controls: dict[str, ControlResponse] | None = Field(
+        default=None, description="the prediction for every control, when there are several"
+    )
+
+
 class ResponseTimings(BaseModel):
-    """Where the time went."""
+    """Duration of each step in milliseconds."""
 
     read: float
     decode: float
@@ -44,19 +99,8 @@ class ResponseTimings(BaseModel):
     total: float
 
 
-class ControlResponse(BaseModel):
-    """The answer to one control."""
-
-    labelName: str | None = Field(default=None, description="one of many: the best label")
-    confidence: float | None = Field(default=None, description="of it, 0 to 1")
-    labels: list[LabelConfidence] | None = Field(default=None, description="several of many")
-    labelConfidences: list[LabelConfidence] | None = Field(default=None, description="best first")
-    predictions: list[DetectedObject] | None = Field(default=None, description="boxes or points")
-    counts: dict[str, int] | None = Field(default=None, description="objects by label")
-
-
 class ResponseMetadata(BaseModel):
-    """What is told with every answer."""
+    """Part of every prediction response."""
 
     function: str
     version: str
@@ -65,47 +109,10 @@ class ResponseMetadata(BaseModel):
     milliseconds: ResponseTimings
 
 
-class InvocationResponse(ControlResponse, ResponseMetadata):
-    """The answer to an image."""
+class InvocationResponse(ImageResponse, ResponseMetadata):
+    """The response to one image."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "labelName": "wilting",
-                    "confidence": 0.9312,
-                    "labelConfidences": [
-                        {"labelName": "wilting", "confidence": 0.9312},
-                        {"labelName": "healthy", "confidence": 0.0688},
-                    ],
-                    "function": "3",
-                    "version": "v4-1f0c77a2",
-                    "requestId": "5b7f0c2e9a41d3c8",
-                    "externalId": "bed-7/2026-11-23T08:00",
-                    "milliseconds": {"read": 0.2, "decode": 3.1, "predict": 14.9, "total": 18.4},
-                },
-                {
-                    "predictions": [
-                        {
-                            "labelName": "ripe",
-                            "confidence": 0.8821,
-                            "boundingBox": {"x": 0.41, "y": 0.22, "width": 0.06, "height": 0.08},
-                        }
-                    ],
-                    "counts": {"ripe": 1, "unripe": 0},
-                    "function": "5",
-                    "version": "v2-77ab01c9",
-                    "requestId": "0f3cd1a2b4e5f607",
-                    "externalId": None,
-                    "milliseconds": {"read": 0.2, "decode": 4.0, "predict": 21.3, "total": 25.7},
-                },
-            ]
-        }
-    )
-
-    controls: dict[str, ControlResponse] | None = Field(
-        default=None, description="every control's answer, where the function has several"
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": INVOCATION_EXAMPLES})
 
 
 class Problem(BaseModel):
@@ -114,25 +121,24 @@ class Problem(BaseModel):
     type: str = Field(examples=["urn:prelabel:unreadable-image"])
     title: str
     status: int
-    detail: str = Field(description="one sentence that says what to do")
+    detail: str = Field(description="what is wrong and how to fix it")
     requestId: str
 
 
-class BatchResult(ControlResponse):
-    """The answer to one of several images, or why there is none."""
+class BatchResult(ImageResponse):
+    """The prediction for one image of a batch, or its error."""
 
-    controls: dict[str, ControlResponse] | None = None
     error: Problem | None = None
 
 
 class BatchResponse(ResponseMetadata):
-    """The answers to several images, in their order."""
+    """The predictions for a batch of images, in their order."""
 
     results: list[BatchResult]
 
 
 class FunctionControl(BaseModel):
-    """What a function answers."""
+    """A control that a function predicts."""
 
     name: str
     type: str = Field(description="one-of-many, several-of-many, boxes or points")
@@ -140,7 +146,7 @@ class FunctionControl(BaseModel):
 
 
 class FunctionSummary(BaseModel):
-    """A function: a project of Label Studio with a live version."""
+    """A function: a Label Studio project with a live version."""
 
     id: str
     name: str
@@ -149,19 +155,78 @@ class FunctionSummary(BaseModel):
     controls: list[FunctionControl]
     version: str
     created: str
-    audit: dict[str, Any] = Field(description="accuracy or F1 on the audit slice, with interval")
+    audit: JsonObject = Field(description="accuracy or F1 on the audit set, with an interval")
+
+
+class DriftStatus(BaseModel):
+    """How recent requests differ from the audit set."""
+
+    n: int = Field(description="predictions compared")
+    labels: float | None = Field(description="population stability index of the labels")
+    images: float | None = Field(description="share of images unlike the audit set")
+    warnings: list[str]
 
 
 class FunctionDetails(FunctionSummary):
-    """Everything that is told of a function."""
+    """A function with its versions, training examples and drift."""
 
-    versions: list[str] = Field(description="that can be asked for by name, newest first")
-    examples: dict[str, Any] = Field(description="labels learned from, by control and label")
-    drift: dict[str, Any] = Field(description="of what was asked lately against the audit slice")
+    versions: list[str] = Field(description="names for the parameter version, newest first")
+    examples: JsonObject = Field(description="labels trained on, by control and label")
+    drift: DriftStatus = Field(description="recent requests compared with the audit set")
+
+
+# -- corrections ----------------------------------------------------------------------------
+
+
+class CorrectionPoint(ImagePoint):
+    """0 to 1 from the top left corner."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    x: UnitFloat
+    y: UnitFloat
+
+
+class CorrectionBox(BoundingBox):
+    """The top left corner and the size, 0 to 1."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    x: UnitFloat
+    y: UnitFloat
+    width: UnitFloat
+    height: UnitFloat
+
+
+class CorrectedObject(BaseModel):
+    """An object: its bounding box, or its center."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    labelName: LabelName
+    boundingBox: CorrectionBox | None = None
+    center: CorrectionPoint | None = None
+
+
+class Correction(BaseModel):
+    """The right answer: one label, several labels, or all objects, depending on the function."""
+
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"examples": [{"labelName": "wilting"}]}
+    )
+
+    labelName: LabelName | None = None
+    labelNames: list[LabelName] | None = None
+    predictions: Annotated[list[CorrectedObject], Field(max_length=10_000)] | None = None
+    control: str = ""
+    data: str | None = Field(
+        default=None,
+        description="The image (base64 or data URI), in case the endpoint has not captured it.",
+    )
 
 
 class CorrectionResponse(BaseModel):
-    """A correction was taken."""
+    """A correction was accepted."""
 
     function: str
     externalId: str

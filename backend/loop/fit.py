@@ -17,7 +17,7 @@ from backend.inference.images import ImageSource, ProjectImages
 from backend.inference.model import Model
 from backend.loop.label_table import choice_examples, label_table, stack_embeddings
 from backend.loop.observe import Observation
-from backend.runtime.compute import ComputeCost
+from backend.records import ComputeCost
 from backend.runtime.project_session import ProjectSession
 from backend.store.versions import VersionCard
 from backend.training.detector import DetectorTrainingJob
@@ -159,7 +159,7 @@ class ModelTrainer:
         """Whether a new head may start from the live one."""
         if previous is None or self._live is None:
             return False
-        same_encoder = self._live.encoder.get("id") == encoder.id
+        same_encoder = self._live.encoder.id == encoder.id
         same_kind = previous.multiple == control.multiple
         return same_encoder and same_kind and previous.labels == control.label_names
 
@@ -200,14 +200,9 @@ class ModelTrainer:
     def is_unchanged(self, control: Control) -> bool:
         """Whether the live finder saw these very labels."""
         live_card = self._live
-        if (
-            live_card is None
-            or live_card.detector.get("id") != self._session.resources.base_weights.id
-        ):
+        if live_card is None or live_card.detector.id != self._session.resources.base_weights.id:
             return False
-        if live_card.controls.get(control.name, {}).get("made_from") != self.detector_dependencies(
-            control
-        ):
+        if live_card.control(control.name).made_from != self.detector_dependencies(control):
             return False
         current_labels, live_labels = (
             label_table(self._observation),

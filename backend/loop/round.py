@@ -23,6 +23,7 @@ from backend.loop.publish.publish import Publisher, PublishResult
 from backend.loop.publish.queue_order import refresh_queue
 from backend.loop.publish.thumbnails import ThumbnailPublisher
 from backend.loop.train_version import VersionTrainer
+from backend.records import ControlStatus, HeldVersion, RoundOutcome, RoundRequest
 from backend.runtime.project_session import ProjectSession
 from backend.store.acceptance import AcceptanceStore
 from backend.store.versions import VersionCard
@@ -30,68 +31,6 @@ from backend.store.versions import VersionCard
 log = logging.getLogger("prelabel")
 TASK_UPDATE_DELAY = timedelta(minutes=1)
 """So long Label Studio may take from an annotation to the mark of its task."""
-
-
-@dataclass(frozen=True)
-class RoundRequest:
-    """Why a round is wanted.
-
-    Attributes:
-        forced: Start Training, or the command line: do not wait for more labels.
-        quiet: nobody labeled for a while: do not wait for more labels either.
-        hints: events since the last full look, which may be as many changed labels.
-        full: look at everything, whatever the pulse says.
-        held: somebody cancelled the last round: do not train unless forced.
-    """
-
-    forced: bool = False
-    quiet: bool = False
-    hints: int = 0
-    full: bool = False
-    held: bool = False
-
-
-@dataclass(frozen=True)
-class RoundOutcome:
-    """What a round found and did; the project as ``/api/projects`` shows it.
-
-    Attributes:
-        title: the project's.
-        version: the live version.
-        tasks: how many tasks.
-        labels: how many of them a person answered.
-        audit: the live version's figure on the audit slice.
-        controls: the served controls.
-        left_out: what is not used, counted by reason.
-        versions: all version names, newest first.
-        trained: the version that this round made; empty when none.
-        waiting: new or changed labels that no version has seen yet.
-        estimate: accuracy by cross-validation while the audit slice is small.
-        outlook: what more labels are expected to bring.
-        accepting: from which confidence on answers need no person.
-        accepted: tasks that were answered so.
-        held: the newest version and why it is not live; empty where it is, or once was. Without
-            a version: why none is trained.
-        cleanup: retired versions may have predictions left.
-    """
-
-    title: str
-    version: str
-    tasks: int
-    labels: int
-    audit: Mapping[str, Any]
-    controls: list[dict[str, Any]]
-    left_out: Mapping[str, int]
-    versions: list[str]
-    trained: str = ""
-    waiting: int = 0
-    estimate: Mapping[str, Any] = field(default_factory=dict)
-    outlook: Mapping[str, Any] = field(default_factory=dict)
-    accepting: Mapping[str, Any] = field(default_factory=dict)
-    accepted: int = 0
-    held: Mapping[str, str] = field(default_factory=dict)
-    cleanup: bool = False
-    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -262,7 +201,7 @@ class Round:
             observation, live_version, new_version, publish_result.unreadable_counts
         )
         if trainer.budget_message:
-            outcome = replace(outcome, held={"version": "", "reason": trainer.budget_message})
+            outcome = replace(outcome, held=HeldVersion(reason=trainer.budget_message))
         self.memory = RoundMemory(
             observation.fingerprint,
             live_version,
@@ -384,15 +323,11 @@ class Round:
                 "KeyPointLabels for an Image."
             )
 
-    def _held_back_version(self, newest: VersionCard | None, live_version: str) -> dict[str, str]:
-        """The newest version, where the gate keeps it from going live."""
-        if (
-            newest is None
-            or newest.version == live_version
-            or newest.promotion.get("promoted", True)
-        ):
-            return {}
-        return {"version": newest.version, "reason": str(newest.promotion["reason"])}
+    def _held_version(self, newest: VersionCard | None, live_version: str) -> HeldVersion | None:
+        """Return the newest version where the quality gate keeps it from going live."""
+        if newest is None or newest.version == live_version or not newest.is_held:
+            return None
+        return HeldVersion(newest.version, newest.promotion_reason)
 
     def _build_outcome(
         self,
@@ -411,18 +346,19 @@ class Round:
             tasks=len(observation.tasks),
             labels=len(observation.labeled),
             audit=card.audit,
-            controls=[
-                cards.control_summary(control, card) for control in observation.config.controls
-            ],
+            controls=tuple(
+                ControlStatus.of_control(control, card.control(control.name))
+                for control in observation.config.controls
+            ),
             left_out=dict(observation.left_out + unreadable),
-            versions=self._versions.names(),
+            versions=tuple(self._versions.names()),
             trained=new_version,
             waiting=waiting,
             estimate=card.estimate,
             outlook=card.outlook,
             accepting=AcceptanceStore(self._session.folder).read().describe(card.accepting),
             accepted=sum(task.auto_accepted for task in observation.tasks),
-            held=self._held_back_version(newest, live_version),
+            held=self._held_version(newest, live_version),
             cleanup=True,
             seconds=self._stopwatch.seconds(),
         )

@@ -19,6 +19,7 @@ from backend.loop.evaluate.drift_reference import build_reference
 from backend.loop.fit import RECIPE_VERSION, ModelTrainer
 from backend.loop.label_table import count_changes, label_table
 from backend.loop.observe import Observation
+from backend.records import ModelSource, Promotion
 from backend.runtime.project_session import ProjectSession
 from backend.store.drift_reference import save_reference
 from backend.store.versions import LabelSnapshot, VersionCard, content_hash
@@ -89,10 +90,11 @@ class VersionTrainer:
         """A version that passed goes live, where the disk was full or a crash came just then."""
         card = self._versions.promote_pending(PROMOTED_BY)
         if card is not None:
-            id = self._session.id
-            log.info(
-                "project %s: version %s is live (%s)", id, card.version, cards.version_summary(card)
-            )
+            self._log_live(card)
+
+    def _log_live(self, card: VersionCard) -> None:
+        summary = cards.version_summary(card)
+        log.info("project %s: version %s is live (%s)", self._session.id, card.version, summary)
 
     def _is_over_budget(self) -> bool:
         """Whether this month's money is spent: what is live goes on predicting."""
@@ -132,12 +134,9 @@ class VersionTrainer:
         current_labels = {
             control.name: list(control.label_names) for control in observation.config.controls
         }
-        trained_labels = {name: list(card["examples"]) for name, card in newest.controls.items()}
+        trained_labels = {name: list(card.examples) for name, card in newest.controls.items()}
         ids = (encoder.id if encoder else "", self._base_detector_id(observation))
-        return current_labels == trained_labels and ids == (
-            newest.encoder.get("id", ""),
-            newest.detector.get("id", ""),
-        )
+        return current_labels == trained_labels and ids == (newest.encoder.id, newest.detector.id)
 
     def _version_identity(
         self, observation: Observation, labels: LabelSnapshot, encoder: Encoder | None
@@ -203,22 +202,22 @@ class VersionTrainer:
             parent=trainer.live_card.version if trainer.live_card else live_version,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             labels=cards.split_sizes(observation),
-            audit=assessment.figure.to_json(),
+            audit=assessment.figure,
             controls=assessment.controls,
-            encoder=self._encoder_card(encoder),
+            encoder=self._encoder_source(encoder),
             seconds=self._stopwatch.seconds(),
             seed=self._settings.seed,
             packages=cards.package_versions(),
-            promotion={
-                "promoted": assessment.verdict.is_passed,
-                "reason": assessment.verdict.reason,
-                "evidence": assessment.verdict.evidence,
-            },
-            detector=self._detector_card(observation),
-            estimate=assessment.estimate.to_json() if assessment.estimate else {},
+            promotion=Promotion(
+                assessment.verdict.is_passed,
+                assessment.verdict.reason,
+                assessment.verdict.evidence,
+            ),
+            detector=self._detector_source(observation),
+            estimate=assessment.estimate,
             outlook=assessment.outlook,
             accepting=assessment.accepting,
-            compute=trainer.cost.json(),
+            compute=trainer.cost,
         )
         reference = build_reference(observation, trainer, model, embeddings)
 
@@ -230,22 +229,25 @@ class VersionTrainer:
         return name
 
     def _log_result(self, card: VersionCard) -> None:
-        reason, id = card.promotion["reason"], self._session.id
-        if card.promotion["promoted"]:
-            log.info(
-                "project %s: version %s is live (%s)", id, card.version, cards.version_summary(card)
+        if card.is_held:
+            log.warning(
+                "project %s: version %s is not live. %s",
+                self._session.id,
+                card.version,
+                card.promotion_reason,
             )
         else:
-            log.warning("project %s: version %s is not live. %s", id, card.version, reason)
+            self._log_live(card)
 
-    def _encoder_card(self, encoder: Encoder | None) -> dict[str, str]:
-        """With a spelling that leads to this very encoder again, also where ``auto`` chose it."""
+    def _encoder_source(self, encoder: Encoder | None) -> ModelSource:
+        """Return the encoder with a setting that loads it again, also when ``auto`` chose it."""
         if encoder is None:
-            return {}
+            return ModelSource()
         setting = self._settings.encoder
-        setting = encoder.name if setting == "auto" else setting
-        return {"setting": setting, "id": encoder.id, "name": encoder.name}
+        return ModelSource(encoder.name if setting == "auto" else setting, encoder.id, encoder.name)
 
-    def _detector_card(self, observation: Observation) -> dict[str, str]:
+    def _detector_source(self, observation: Observation) -> ModelSource:
         id = self._base_detector_id(observation)
-        return {"setting": self._session.resources.base_weights.setting, "id": id} if id else {}
+        return (
+            ModelSource(self._session.resources.base_weights.setting, id) if id else ModelSource()
+        )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 
-from backend.endpoint.remote_models import log
+from backend.errors import error_text
+
+log = logging.getLogger("prelabel")
 
 
 def log_errors(callback: Callable[[], None], failure_message: str) -> Callable[[], None]:
@@ -15,9 +18,7 @@ def log_errors(callback: Callable[[], None], failure_message: str) -> Callable[[
         try:
             callback()
         except Exception as error:
-            log.warning(
-                "%s: %s; it is tried again", failure_message, str(error) or type(error).__name__
-            )
+            log.warning("%s: %s; it is tried again", failure_message, error_text(error))
 
     return attempt
 

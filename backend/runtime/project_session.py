@@ -104,7 +104,7 @@ class ProjectSession:
         card = self.versions.live_card()
         configured = self.settings.encoder
         fallback = "builtin" if configured == "auto" else configured
-        return self.resources.encoder((card.encoder.get("setting") if card else "") or fallback)
+        return self.resources.encoder((card.encoder.setting if card else "") or fallback)
 
     def embedder(self, encoder: Encoder) -> Embedder:
         """Return the embedder of the project's images for an encoder."""

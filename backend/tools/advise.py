@@ -124,12 +124,11 @@ class Adviser:
 
     def _advise_choices(self, control: Control) -> Advice:
         card = self._session.versions.live_card()
-        figure = (card.controls.get(control.name, {}).get("audit") if card else None) or {}
-        has_value = figure.get("value") is not None
+        figure = card.control(control.name).audit if card else None
         current = (
-            f"Whole images are sorted in this project: {figure['value']:.0%} right "
-            f"({figure['low']:.0%} to {figure['high']:.0%}, on {figure['n']} audit images)."
-            if has_value
+            f"Whole images are sorted in this project: {figure.value:.0%} right "
+            f"({figure.low:.0%} to {figure.high:.0%}, on {figure.n} audit images)."
+            if figure and figure.value is not None
             else "Whole images are sorted in this project; how well is not known yet."
         )
         suggestion = (
@@ -138,7 +137,12 @@ class Adviser:
             f"{2 * MIN_LABELED_IMAGES} of the images in a project of their own (prelabel init FOLDER --new "
             "--goal find), and ask this of that project."
         )
-        return Advice(control.name, control.kind, {"audit": figure or None}, [current, suggestion])
+        return Advice(
+            control.name,
+            control.kind,
+            {"audit": figure.to_json() if figure else None},
+            [current, suggestion],
+        )
 
     # -- marks --------------------------------------------------------------------------------
 

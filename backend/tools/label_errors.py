@@ -170,7 +170,7 @@ class LabelErrorFinder:
         for card in versions.cards():
             if card.number > versions.card(self._live_version).number:
                 break
-            if card.controls.get(control.name, {}).get("kind") == FINE_TUNED_KIND:
+            if card.control(control.name).kind == FINE_TUNED_KIND:
                 labels = versions.labels(card.version)
                 version_tasks = {
                     int(task)

@@ -15,13 +15,14 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from backend.bootstrap import make_resources
 from backend.errors import PrelabelError
-from backend.loop.round import Round, RoundMemory, RoundRequest
+from backend.json_records import to_json
+from backend.loop.round import Round, RoundMemory
+from backend.records import RoundRequest
 from backend.runtime.project_session import ProjectSession
 from backend.runtime.resources import Resources
 from backend.scheduler import frames
@@ -96,7 +97,7 @@ class JobRunner:
                 session.forget_connection()
                 raise
             self._round_memories[session.id] = current_round.memory
-        return asdict(outcome)
+        return to_json(outcome)
 
     def _remove_predictions(self, header: frames.FrameHeader) -> int:
         from backend.loop.publish.retire import PredictionCleanup

@@ -107,7 +107,7 @@ def _predict(
     tasks: list[Task],
     next_tasks: list[Task],
 ) -> list[dict[str, Any]]:
-    encoder_setting = session.versions.card(live_version).encoder.get("setting", "")
+    encoder_setting = session.versions.card(live_version).encoder.setting
     model = session.model(live_version)
     choices = [control for control in controls if control.kind == "choices"]
     embeddings = EMPTY_EMBEDDINGS

@@ -40,10 +40,11 @@ from backend.vision.detection.network import SMALL_NETWORK_FILE, load_base_netwo
 from backend.vision.detection.trained_detector import TrainedDetector
 from backend.vision.encoders.builtin import BuiltinEncoder
 from serverless.container_image import REPOSITORY_ROOT
-from serverless.modal_client import JobFailedError, ModalClient, ModalUnreachableError
+from serverless.modal_client import ModalClient
 from serverless.modal_compute import ModalCompute
+from serverless.modal_errors import JobFailedError, ModalUnreachableError
 from serverless.monthly_budget import estimate_dollars
-from serverless.serialization import DamagedResultError
+from serverless.serialization import DamagedResultError, HeadOrder
 from serverless.volume_sync import VolumeSync
 from tests.support.drawings import make_drawing
 from tests.support.harness import make_png, wait_until
@@ -159,11 +160,17 @@ def test_importing_the_app_needs_no_token_and_no_network(tmp_path: Path) -> None
 
 def test_what_was_deployed_is_bounded_and_knows_no_more_than_it_must(plane: ControlPlane) -> None:
     functions = plane.functions()
-    assert set(functions) == {"train", "Eyes.*", "Answers.*", "endpoint", "backend"}
+    assert set(functions) == {
+        "train",
+        "BatchInference.*",
+        "EndpointModels.*",
+        "endpoint",
+        "backend",
+    }
     assert {name: (f.timeout, f.max_containers) for name, f in functions.items()} == {
         "train": (3600, 2),
-        "Eyes.*": (600, 8),
-        "Answers.*": (120, 10),
+        "BatchInference.*": (600, 8),
+        "EndpointModels.*": (120, 10),
         "endpoint": (180, 1),
         "backend": (600, 1),
     }
@@ -173,14 +180,14 @@ def test_what_was_deployed_is_bounded_and_knows_no_more_than_it_must(plane: Cont
         assert "/root/serverless/jobs.py" in function.files
         assert "/root/backend/vision/detection/small.yaml" in function.files
         assert not any("tests/" in file for file in function.files)
-    train, eyes, answers = (functions[n] for n in ("train", "Eyes.*", "Answers.*"))
-    assert train.gpus == eyes.gpus == ("L4", "T4")
+    train, batch, models = (functions[n] for n in ("train", "BatchInference.*", "EndpointModels.*"))
+    assert train.gpus == batch.gpus == ("L4", "T4")
     assert train.timeout == 3600
     assert train.retries == 2
-    assert eyes.memory_snapshot
-    assert answers.memory_snapshot
-    assert all(function.block_network for function in (train, eyes, answers))
-    for gpu in (train, eyes):
+    assert batch.memory_snapshot
+    assert models.memory_snapshot
+    assert all(function.block_network for function in (train, batch, models))
+    for gpu in (train, batch):
         assert gpu.min_containers == 0
         assert gpu.scaledown_window == 60
         assert gpu.secrets == ()
@@ -198,8 +205,8 @@ def test_what_was_deployed_is_bounded_and_knows_no_more_than_it_must(plane: Cont
     }
     assert mounts == {
         ("train", "/jobs"): ("prelabel-jobs", False),
-        ("Eyes", "/jobs"): ("prelabel-jobs", True),
-        ("Answers", "/data"): ("prelabel-home", True),
+        ("BatchInference", "/jobs"): ("prelabel-jobs", True),
+        ("EndpointModels", "/data"): ("prelabel-home", True),
         ("endpoint", "/data"): ("prelabel-home", True),
         ("endpoint", "/kept"): ("prelabel-kept", False),
         ("backend", "/data"): ("prelabel-home", False),
@@ -316,13 +323,13 @@ def test_a_finder_is_trained_there_with_progress_verified_and_told_of(
 def test_a_result_that_is_not_what_was_made_is_thrown_away(
     compute: ModalCompute, settings: Settings, plane: ControlPlane
 ) -> None:
-    reading = compute._client.download
+    download = compute._client.volume.download
 
     def tampered(path: str) -> bytes:
-        content = reading(path)
+        content = download(path)
         return content[:-1] + b"!" if path.endswith("finder.json") else content
 
-    compute._client.download = tampered  # type: ignore[method-assign]
+    compute._client.volume.download = tampered  # type: ignore[method-assign]
     with pytest.raises(DamagedResultError, match=r"finder\.json"):
         compute.train_detector(job(settings.home, images=6))
 
@@ -419,10 +426,13 @@ def test_a_training_that_breaks_is_tried_three_times_there_and_all_of_it_is_coun
     compute: ModalCompute, settings: Settings, plane: ControlPlane
 ) -> None:
     before = served(plane, "train")
-    with pytest.raises(JobFailedError, match="KeyError: 'base'"):
-        compute._run_order({"kind": "finder"}, {}, {}, lambda done, of: None, lambda: False)
+    order = HeadOrder(
+        control=COLOUR_CONTROL, tasks=(), answers=(), asked=(), logit_scale=1, logit_bias=0, seed=0
+    )
+    with pytest.raises(JobFailedError, match=r"FileNotFoundError: .*arrays\.npz"):
+        compute._run_order(order, {}, {})
     assert served(plane, "train") - before == 3
-    assert plane.container_logs("train").count("KeyError: 'base'") >= 3
+    assert plane.container_logs("train").count("FileNotFoundError: ") >= 3
     assert compute._budget.spent_this_month() >= estimate_dollars(
         "L4", 3.0
     )  # two waits and three attempts
@@ -476,14 +486,16 @@ def test_many_images_are_looked_at_by_several_containers_with_the_same_result(
     assert isinstance(finder, TrainedDetector)
     local = finder.load_runner(finder.network, DETECTOR_INPUT_SIZE, finder.key)
     far = compute.network_runner(finder.network, DETECTOR_INPUT_SIZE, finder.key, lambda: local)
-    compute._client.list_names("networks").add(
+    compute._client.volume.list_names("networks").add(
         finder.key
     )  # as if it had been removed there meanwhile
     found, expected = far.detect(images, 0.2), local.detect(images, 0.2)
 
     def shared() -> bool:  # one container may be through before the next one is up
         far.detect(images, 0.2)
-        return len([c for c in plane.containers if c.function == "Eyes.*" and c.served]) > 1
+        return (
+            len([c for c in plane.containers if c.function == "BatchInference.*" and c.served]) > 1
+        )
 
     wait_until("several containers at work", shared)
     assert [len(one) for one in found] == pytest.approx([len(one) for one in expected], abs=1)
@@ -500,7 +512,7 @@ def test_when_the_months_money_is_spent_nothing_is_trained(
     compute._budget.record_usage("L4", 3600 * 30)
     with pytest.raises(OverBudget, match="PRELABEL_MONTHLY_BUDGET is 20"):
         compute.train_detector(job(settings.home))
-    with pytest.raises(OverBudget, match="Predicting goes on"):
+    with pytest.raises(OverBudget, match="Predictions continue"):
         compute.check_budget()
 
 
@@ -595,7 +607,7 @@ def test_a_forgotten_local_source_is_caught(tmp_path: Path, variables: None) -> 
         )
     for name in PROJECT_FILES:
         shutil.copy(REPOSITORY_ROOT / name, tmp_path)
-    file = tmp_path / "serverless" / "image.py"
+    file = tmp_path / "serverless" / "container_image.py"
     file.write_text(file.read_text().replace('("backend", "serverless")', '("serverless",)'))
     with ControlPlane() as plane:
         plane.deploy("-m", "serverless.app", cwd=tmp_path)
@@ -639,7 +651,7 @@ def test_deploy_says_what_to_paste_where(tmp_path: Path, variables: None) -> Non
         done = prelabel("keys", "revoke", made["id"])
         assert done.returncode == 0, done.stderr
         assert "worthless from now on" in done.stdout
-        assert "keeps the alert rules it has" in done.stderr
+        assert "keeps its previous alert rules" in done.stderr
         assert json.loads((shared / "keys.json").read_text())[0]["revoked"]
         assert "GREENHOUSE_SECRET" in (shared / "alerts.toml").read_text()
         rules.unlink()
@@ -671,7 +683,7 @@ def test_without_a_token_the_sentence_says_how_to_get_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clean = {k: v for k, v in os.environ.items() if not k.startswith("MODAL_")}
-    code = "from serverless.modal_client import Cloud; Cloud('prelabel')"
+    code = "from serverless.modal_client import ModalClient; ModalClient('prelabel')"
     env = {**clean, "MODAL_CONFIG_PATH": str(tmp_path / "none"), "HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert UsageError.__name__ in done.stderr

@@ -18,6 +18,7 @@ from backend.loop.fit import ModelTrainer
 from backend.loop.label_table import label_table
 from backend.loop.observe import Observation, ProjectFingerprint
 from backend.loop.train_version import VersionTrainer
+from backend.records import ControlCard, ModelSource
 from backend.runtime.project_session import ProjectSession
 from backend.runtime.resources import Resources
 from backend.settings import Settings
@@ -53,13 +54,13 @@ class Home:
         resources = Resources(self.settings)
         fit = self.fit(observed(TASKS))
         controls = {
-            c.name: {"made_from": fit.detector_dependencies(c)}
+            c.name: ControlCard(made_from=fit.detector_dependencies(c))
             for c in observed(TASKS).config.controls
         }
         made = replace(
             make_card(0, 2),
             controls=controls,
-            detector={"setting": "builtin", "id": resources.base_weights.id},
+            detector=ModelSource("builtin", resources.base_weights.id),
         )
         versions = resources.versions(self.record)
         versions.save(made, label_table(observed(TASKS)), lambda to: save_model(Model({}), to))

@@ -1,4 +1,4 @@
-"""The gateway and models elsewhere: a version is tried before it takes over."""
+"""The gateway with models in other containers: a version is tested before it goes live."""
 
 from __future__ import annotations
 
@@ -14,51 +14,51 @@ from backend.runtime.resources import Resources
 from backend.settings import Settings
 from backend.vision.images.decode import DecodedImage
 from serverless import serialization
-from serverless.remote_inference import PredictionRow, encode_prediction, load_remote_version
+from serverless.remote_inference import PredictionJson, encode_prediction, load_remote_version
 from tests.support.published_models import make_image, publish_version, train_colour_model
 
 
-def ask(
+def predict_in_container(
     resources: Resources, id: str, version: str, images: list[bytes], sizes: list[list[int]]
-) -> list[PredictionRow]:
-    """As a container does, which has the same home."""
+) -> list[PredictionJson]:
+    """Predict as a container does that has the same home folder."""
     loaded = load_local_version(resources, resources.projects.get(id), version)
-    shown = [
-        DecodedImage(serialization.decode_image(i), *s) for i, s in zip(images, sizes, strict=True)
+    decoded = [
+        DecodedImage(serialization.decode_image(image), *size)
+        for image, size in zip(images, sizes, strict=True)
     ]
-    return [encode_prediction(said) for said in loaded.predict(shown)]
+    return [encode_prediction(prediction) for prediction in loaded.predict(decoded)]
 
 
-def test_a_version_whose_encoder_is_not_there_does_not_take_over(
+def test_a_version_whose_encoder_is_missing_does_not_go_live(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, logger="prelabel")
     resources = Resources(Settings(home=tmp_path))
-    functions = FunctionRegistry(
-        resources, load=partial(load_remote_version, partial(ask, resources))
-    )
+    load = partial(load_remote_version, partial(predict_in_container, resources))
+    functions = FunctionRegistry(resources, load=load)
     model, reference = train_colour_model()
 
-    async def live_after_a_look() -> str:
+    async def live_after_polling() -> str:
         await functions._refresh_versions()
         return functions.live_version("1").card.version
 
-    async def watch() -> None:
+    async def publish_three() -> None:
         first = publish_version(tmp_path, "1", model, reference)
-        assert await live_after_a_look() == first
+        assert await live_after_polling() == first
         second = publish_version(tmp_path, "1", model, reference, live=False)
         card = tmp_path / "projects" / "1" / "versions" / second / "card.json"
         card.write_text(card.read_text().replace('"builtin"', '"elsewhere"'))
         resources.versions(resources.projects.get("1")).promote(second, by="a test", reason="")
-        assert await live_after_a_look() == first
+        assert await live_after_polling() == first
         assert "does not answer on Modal (There is no encoder 'elsewhere'" in caplog.text
-        assert "`prelabel deploy` brings along" in caplog.text
+        assert "run `prelabel deploy`" in caplog.text
         image = make_image("red", 1)
-        ready = functions.live_version("1")
-        (said,) = ready.predict([DecodedImage(image, image.width, image.height)])
-        assert next(iter(said.label_probabilities["colour"])) == "red"
+        loaded = functions.live_version("1")
+        (prediction,) = loaded.predict([DecodedImage(image, image.width, image.height)])
+        assert next(iter(prediction.label_probabilities["colour"])) == "red"
         third = publish_version(tmp_path, "1", model, reference)
-        assert await live_after_a_look() == third
+        assert await live_after_polling() == third
         await functions.stop()
 
-    asyncio.run(watch())
+    asyncio.run(publish_three())

@@ -1,4 +1,4 @@
-"""What Modal costs: counted by month, and the limit."""
+"""The estimated cost of Modal, by month, and its limit."""
 
 from __future__ import annotations
 
@@ -8,12 +8,16 @@ from pathlib import Path
 import pytest
 
 from backend.errors import OverBudget
-from backend.runtime.compute import ComputeCost
+from backend.records import ComputeCost
 from backend.store.usage import UsageCounters, month_key
-from serverless.monthly_budget import UNKNOWN_DEVICE_PRICE, MonthlyBudget, estimate_dollars
+from serverless.monthly_budget import (
+    UNKNOWN_DEVICE_DOLLARS_PER_HOUR,
+    MonthlyBudget,
+    estimate_dollars,
+)
 
 
-def test_devices_are_known_by_the_names_that_torch_and_modal_give_them() -> None:
+def test_prices_are_found_by_the_device_names_of_torch_and_modal() -> None:
     assert estimate_dollars("NVIDIA L4", 3600) == estimate_dollars("L4", 3600) == pytest.approx(1.0)
     assert estimate_dollars("Tesla T4", 1800) == pytest.approx(0.395)
     assert estimate_dollars("NVIDIA A100-SXM4-80GB", 3600) == pytest.approx(2.7)
@@ -26,21 +30,21 @@ def test_devices_are_known_by_the_names_that_torch_and_modal_give_them() -> None
         == pytest.approx(4.15)
     )
     assert estimate_dollars("CPU", 3600) == pytest.approx(0.2)
-    assert estimate_dollars("a GPU of tomorrow", 3600) > UNKNOWN_DEVICE_PRICE
+    assert estimate_dollars("a future GPU", 3600) > UNKNOWN_DEVICE_DOLLARS_PER_HOUR
 
 
-def test_several_of_a_device_cost_several_times_as_much() -> None:
+def test_several_devices_cost_several_times_as_much() -> None:
     assert estimate_dollars("H100:2", 3600) == pytest.approx(2 * 3.95 + 0.2)
     assert estimate_dollars("a100-80gb:8", 3600) == pytest.approx(8 * 2.5 + 0.2)
     assert estimate_dollars("H100:", 3600) == estimate_dollars("H100", 3600)
 
 
-def test_the_limit_is_the_months_and_none_is_no_limit(tmp_path: Path) -> None:
-    spending = MonthlyBudget(tmp_path / "spending.json", 2.0)
-    spending.check_remaining()
-    spending.record_usage("L4", 3600)
-    spending.check_remaining()
-    spending.record_usage("L4", 3600)
+def test_the_budget_is_per_month_and_0_means_no_limit(tmp_path: Path) -> None:
+    budget = MonthlyBudget(tmp_path / "spending.json", 2.0)
+    budget.check_remaining()
+    budget.record_usage("L4", 3600)
+    budget.check_remaining()
+    budget.record_usage("L4", 3600)
     with pytest.raises(OverBudget, match=r"about 2\.00 \$"):
         MonthlyBudget(tmp_path / "spending.json", 2.0).check_remaining()
     MonthlyBudget(tmp_path / "spending.json", 0.0).check_remaining()
@@ -51,21 +55,21 @@ def test_the_limit_is_the_months_and_none_is_no_limit(tmp_path: Path) -> None:
     MonthlyBudget(tmp_path / "spending.json", 2.0).check_remaining()
 
 
-def test_what_was_spent_adds_up_and_is_named_after_the_machine_elsewhere() -> None:
-    whole = (
+def test_costs_add_up_under_the_name_of_the_remote_device() -> None:
+    total = (
         ComputeCost() + ComputeCost(seconds=2.0) + ComputeCost("modal", "NVIDIA L4", 60.0, 0.0167)
     )
-    assert whole == ComputeCost("modal", "NVIDIA L4", 62.0, 0.0167)
+    assert total == ComputeCost("modal", "NVIDIA L4", 62.0, 0.0167)
 
 
-def test_what_several_processes_spend_at_once_is_all_counted(tmp_path: Path) -> None:
+def test_costs_recorded_at_the_same_time_are_all_counted(tmp_path: Path) -> None:
     file = tmp_path / "new" / "spending.json"
 
-    def spend(_: int) -> None:
+    def record(_: int) -> None:
         for _ in range(10):
             MonthlyBudget(file, 2.0).record_usage("L4", 36.0)
 
     with ThreadPoolExecutor(4) as threads:
-        list(threads.map(spend, range(4)))
+        list(threads.map(record, range(4)))
     assert UsageCounters(file).current("seconds L4") == pytest.approx(40 * 36.0)
     assert MonthlyBudget(file, 2.0).spent_this_month() == pytest.approx(0.4)

@@ -74,9 +74,7 @@ class PastVersions:
     @cached_property
     def judged_lineage(self) -> Sequence[VersionCard]:
         """The line, back to the version that a person made live: what it saw has been judged."""
-        promoted_manually = {
-            e["version"] for e in self._versions.history() if e.get("by") != LOOP_ACTOR
-        }
+        promoted_manually = {e.version for e in self._versions.history() if e.by != LOOP_ACTOR}
         for index, card in enumerate(self.lineage):
             if card.version in promoted_manually:
                 return self.lineage[: index + 1]
@@ -90,7 +88,7 @@ class PastVersions:
 
     def head(self, card: VersionCard, control: Control) -> Head | None:
         """A version's head, where it looks through the live one's encoder and is of this kind."""
-        if card.encoder.get("id") != self.live.encoder.get("id"):
+        if card.encoder.id != self.live.encoder.id:
             return None
         if card.version not in self._heads_by_version:
             try:
@@ -104,7 +102,7 @@ class PastVersions:
     @property
     def has_same_encoder(self) -> bool:
         """Whether the new version sees images as the live one does."""
-        live_encoder_id = self.live.encoder.get("id", "")
+        live_encoder_id = self.live.encoder.id
         return not live_encoder_id or live_encoder_id == self._session.resources.encoder().id
 
     def examples(self, control: Control) -> ChoiceExamples | None:
@@ -120,10 +118,10 @@ class PastVersions:
         choices = [c for c in self._observation.config.controls if c.kind == "choices"]
         if not choices or self.has_same_encoder:
             return {c.name: self._fit.examples(c) for c in choices}
-        name = self.live.encoder.get("name", "")
+        name = self.live.encoder.name
         try:
-            encoder = self._session.resources.encoder(self.live.encoder.get("setting", ""))
-            if encoder.id != self.live.encoder["id"]:
+            encoder = self._session.resources.encoder(self.live.encoder.setting)
+            if encoder.id != self.live.encoder.id:
                 self.unavailable_reason = f"the encoder {name} is not what it was"
                 return {}
             embedder = self._session.embedder(encoder)

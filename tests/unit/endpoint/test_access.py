@@ -1,4 +1,4 @@
-"""Keys, rates, quotas, and what may not come in."""
+"""API keys, rate limits, quotas and requests that are refused."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ import pytest
 from backend.endpoint.access import TokenBucket
 from backend.errors import NotFoundError, UsageError
 from backend.store.api_keys import ApiKeyStore
+from tests.support.endpoint_client import EndpointClient, open_endpoint
 from tests.support.harness import make_png
-from tests.unit.endpoint.conftest import Caller, calling
 
 
 def bearer(text: str) -> dict[str, str]:
     return {"authorization": f"Bearer {text}"}
 
 
-def ask(call: Caller, key: str, function: str = "1") -> int:
+def ask(call: EndpointClient, key: str, function: str = "1") -> int:
     path = f"/v1/functions/{function}/invoke"
     return call("POST", path, content=make_png("red", 1), headers=bearer(key)).status_code
 
 
-def test_only_hashes_of_keys_are_kept_and_a_revoked_key_is_worthless(tmp_path: Path) -> None:
+def test_only_hashes_of_keys_are_stored_and_a_revoked_key_is_rejected(tmp_path: Path) -> None:
     keys = ApiKeyStore(tmp_path)
     key, text = keys.create("greenhouse", ("3",), rate=5, quota=10)
     assert text not in (tmp_path / "keys.json").read_text()
@@ -47,9 +47,9 @@ def test_only_hashes_of_keys_are_kept_and_a_revoked_key_is_worthless(tmp_path: P
         keys.create(" ")
 
 
-def test_without_a_good_key_nothing_is_told(home: Path) -> None:
+def test_without_a_valid_key_only_health_and_the_document_are_public(home: Path) -> None:
     _, text = ApiKeyStore(home).create("app", ("1",))
-    with calling(home, open=False) as call:
+    with open_endpoint(home, open=False) as call:
         assert call("GET", "/health").status_code == 200
         assert call("GET", "/openapi.json").status_code == 200
         for path in ("/v1/functions", "/v1/functions/1", "/metrics"):
@@ -68,10 +68,10 @@ def test_without_a_good_key_nothing_is_told(home: Path) -> None:
 def test_the_first_key_closes_the_endpoint_and_revoking_the_last_does_not_open_it(
     home: Path,
 ) -> None:
-    def asks(call: Caller, **headers: str) -> int:
+    def asks(call: EndpointClient, **headers: str) -> int:
         return call("GET", "/v1/functions", headers=headers).status_code
 
-    with calling(home, open=False, open_at_first=True) as call:
+    with open_endpoint(home, open=False, open_at_first=True) as call:
         assert asks(call) == 200
         key, text = ApiKeyStore(home).create("first")  # by another process
         assert asks(call) == 401
@@ -79,18 +79,18 @@ def test_the_first_key_closes_the_endpoint_and_revoking_the_last_does_not_open_i
         ApiKeyStore(home).revoke(key.id)
         assert asks(call) == 401
         (home / "keys.json").unlink()
-        assert asks(call) == 401, "what was closed once stays so"
+        assert asks(call) == 401, "once closed, it stays closed"
     ApiKeyStore(home).revoke(ApiKeyStore(home).create("revoked")[0].id)
-    with calling(home, open=False, open_at_first=True) as call:
+    with open_endpoint(home, open=False, open_at_first=True) as call:
         assert asks(call) == 401
-    with calling(home, open=True) as call:
+    with open_endpoint(home, open=True) as call:
         assert asks(call) == 200
 
 
-def test_a_key_may_ask_so_fast_and_so_much(home: Path) -> None:
+def test_rate_limit_and_quota_of_a_key_are_enforced(home: Path) -> None:
     _, slow_text = ApiKeyStore(home).create("slow", rate=2)
     _, few_text = ApiKeyStore(home).create("few", quota=3)
-    with calling(home, open=False) as call:
+    with open_endpoint(home, open=False) as call:
         path = "/v1/functions/1/invoke"
         headers = bearer(slow_text)
         answers = [
@@ -103,15 +103,15 @@ def test_a_key_may_ask_so_fast_and_so_much(home: Path) -> None:
         assert answers[0].headers["ratelimit-limit"] == "2"
         assert answers[0].headers["ratelimit-remaining"] == "1"
         assert [ask(call, few_text) for _ in range(4)] == [200, 200, 200, 429]
-    with calling(home, open=False) as call:  # what was used outlives a restart
+    with open_endpoint(home, open=False) as call:  # usage survives a restart
         assert ask(call, few_text) == 429
         answer = call("POST", path, content=make_png("red", 1), headers=bearer(few_text))
         assert "next month" in answer.json()["detail"]
         assert int(answer.headers["retry-after"]) > 0
 
 
-def test_a_bucket_is_one_whatever_is_asked_of_it() -> None:
-    """Rate 2: two at once; a batch of ten is let through when it is full, and is then owed."""
+def test_a_token_bucket_admits_a_large_batch_when_full_and_then_recovers() -> None:
+    """Rate 2: two at once; a batch of ten is admitted by a full bucket, which is then at -8."""
     bucket = TokenBucket(2.0, now=0.0)
     assert [bucket.wait_seconds(n, 0.0) for n in (1, 2, 10)] == [0, 0, 0]
     bucket.consume(10, 0.0)
@@ -126,12 +126,14 @@ def test_a_bucket_is_one_whatever_is_asked_of_it() -> None:
     assert slow.wait_seconds(1, 0.0) == 10
 
 
-def test_batches_of_all_sizes_share_one_rate_and_a_month_is_not_overrun(home: Path) -> None:
+def test_batches_of_all_sizes_share_one_rate_limit_and_the_quota_is_not_exceeded(
+    home: Path,
+) -> None:
     _, slow = ApiKeyStore(home).create("slow", rate=1)
     _, few = ApiKeyStore(home).create("few", quota=5)
     text = base64.b64encode(make_png("red", 1)).decode()
     path = "/v1/functions/1/invoke-batch"
-    with calling(home, open=False, fetch_urls=True) as call:
+    with open_endpoint(home, open=False, fetch_urls=True) as call:
         reader = call.app.state.parts.reader
         asked: list[str] = []
 
@@ -162,42 +164,40 @@ def test_batches_of_all_sizes_share_one_rate_and_a_month_is_not_overrun(home: Pa
         address = {"data": ["https://images.example/x.png"] * 3}
         for key in (slow, few):
             assert call("POST", path, json=address, headers=bearer(key)).status_code == 429
-        assert asked == [], "nothing is fetched for somebody who may not ask"
+        assert asked == [], "nothing is fetched for a request over its limits"
 
 
-def test_every_answer_tells_what_is_left_also_a_refusal(home: Path) -> None:
+def test_every_response_has_the_remaining_limits_also_an_error(home: Path) -> None:
     _, text = ApiKeyStore(home).create("app", rate=50, quota=100)
-    with calling(home, open=False) as call:
+    with open_endpoint(home, open=False) as call:
         path, headers = "/v1/functions/1/invoke", bearer(text)
         answers = [
             call("POST", path, content=content, headers=headers)
             for content in (make_png("red", 1), b"no image", b"")
         ]
-        looked = [
-            call("GET", f"/v1/functions{more}", headers=headers) for more in ("", "/1", "/no")
-        ]
-        looked.append(call("GET", "/metrics", headers=headers))
-    assert [answer.status_code for answer in looked] == [200, 200, 404, 200]
+        read = [call("GET", f"/v1/functions{more}", headers=headers) for more in ("", "/1", "/no")]
+        read.append(call("GET", "/metrics", headers=headers))
+    assert [answer.status_code for answer in read] == [200, 200, 404, 200]
     assert [answer.status_code for answer in answers] == [200, 415, 422]
-    for answer in answers + looked:
+    for answer in answers + read:
         assert answer.headers.get_list("ratelimit-limit") == ["50"]
         assert int(answer.headers["ratelimit-remaining"]) <= 49
     assert [answer.headers["x-quota-remaining"] for answer in answers] == ["99", "98", "97"]
 
 
-def test_counters_of_all_functions_are_not_for_the_key_of_one(home: Path) -> None:
+def test_metrics_need_a_key_for_all_functions(home: Path) -> None:
     _, scoped = ApiKeyStore(home).create("one", ("1",))
-    _, whole = ApiKeyStore(home).create("all")
-    with calling(home, open=False) as call:
+    _, unscoped = ApiKeyStore(home).create("all")
+    with open_endpoint(home, open=False) as call:
         assert call("GET", "/metrics", headers=bearer(scoped)).status_code == 403
-        assert call("GET", "/metrics", headers=bearer(whole)).status_code == 200
+        assert call("GET", "/metrics", headers=bearer(unscoped)).status_code == 200
 
 
-def test_processes_that_change_keys_at_the_same_time_undo_nothing(tmp_path: Path) -> None:
+def test_concurrent_processes_do_not_lose_each_others_key_changes(tmp_path: Path) -> None:
     revoked, _ = ApiKeyStore(tmp_path).create("revoked")
     code = (
-        "import sys; from pathlib import Path; from backend.store.api_keys import Keys\n"
-        "keys = Keys(Path(sys.argv[1]))\n"
+        "import sys; from pathlib import Path; from backend.store.api_keys import ApiKeyStore\n"
+        "keys = ApiKeyStore(Path(sys.argv[1]))\n"
         "[keys.create(f'{sys.argv[2]}-{n}') for n in range(20)]"
     )
     makers = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path), name]) for name in "abc"]
@@ -210,7 +210,7 @@ def test_processes_that_change_keys_at_the_same_time_undo_nothing(tmp_path: Path
 
 def test_each_image_of_a_batch_counts(home: Path) -> None:
     _, text = ApiKeyStore(home).create("few", quota=5)
-    with calling(home, open=False) as call:
+    with open_endpoint(home, open=False) as call:
         path, files = (
             "/v1/functions/1/invoke-batch",
             [("data", make_png("red", i)) for i in range(3)],
@@ -219,17 +219,17 @@ def test_each_image_of_a_batch_counts(home: Path) -> None:
         assert first.headers["x-quota-remaining"] == "2"
         over = call("POST", path, files=files, headers=bearer(text))
         assert over.status_code == 429
-        told = "This key has 2 of its 5 images of this month left: send fewer."
-        assert over.json()["detail"] == told
+        detail = "This API key has 2 of 5 images left this month: send fewer."
+        assert over.json()["detail"] == detail
         assert "retry-after" not in over.headers
         assert call("POST", path, files=files[:2], headers=bearer(text)).status_code == 200
         used = call("POST", path, files=files, headers=bearer(text))
-        assert "are used" in used.json()["detail"]
+        assert "are used up" in used.json()["detail"]
         assert int(used.headers["retry-after"]) > 0
 
 
-def test_what_is_too_large_is_refused_before_it_is_read(home: Path) -> None:
-    with calling(home, max_request_bytes=1000, max_image_bytes=500) as call:
+def test_a_request_that_is_too_large_is_refused_before_it_is_read(home: Path) -> None:
+    with open_endpoint(home, max_request_bytes=1000, max_image_bytes=500) as call:
         path = "/v1/functions/1/invoke"
         assert call("POST", path, content=b"x" * 1001).status_code == 413
 
@@ -243,7 +243,7 @@ def test_what_is_too_large_is_refused_before_it_is_read(home: Path) -> None:
         assert "500 bytes" in image.json()["detail"]
 
 
-def many(kind: str) -> bytes:
+def large_json(kind: str) -> bytes:
     """A body of 20 MB."""
     values = {"objects": b"{}", "lists": b"[]", "numbers": b"0", "nested": b"[" * 9 + b"]" * 9}
     value = values[kind]
@@ -252,32 +252,32 @@ def many(kind: str) -> bytes:
 
 @pytest.mark.parametrize("kind", ["objects", "lists", "numbers", "nested"])
 def test_json_of_more_values_than_a_request_needs_is_refused_before_it_is_parsed(
-    call: Caller, kind: str
+    call: EndpointClient, kind: str
 ) -> None:
     headers = {"content-type": "application/json"}
-    body = many(kind)
+    body = large_json(kind)
     for method, path in (("POST", "invoke-batch"), ("PUT", "samples/x/annotation")):
         tracemalloc.start()
         answer = call(method, f"/v1/functions/1/{path}", content=body, headers=headers)
-        most = tracemalloc.get_traced_memory()[1]
+        peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert answer.status_code == 413
         assert answer.json()["type"] == "urn:prelabel:too-many-values"
-        assert most < 3 * len(body)
+        assert peak < 3 * len(body)
 
 
-def test_a_correction_of_as_many_objects_as_there_may_be_is_read(call: Caller) -> None:
+def test_a_correction_of_the_largest_size_is_read(call: EndpointClient) -> None:
     corner = {"x": 0.1, "y": 0.1}
     one = {"labelName": "disc", "boundingBox": {**corner, "width": 0.1, "height": 0.1}}
-    most = {"predictions": [{**one, "center": corner}] * 10_000, "control": "", "data": "eA=="}
-    answer = call("PUT", "/v1/functions/3/samples/x/annotation", json=most)
-    assert answer.json()["type"] == "urn:prelabel:unreadable-image", "and nothing before it"
+    largest = {"predictions": [{**one, "center": corner}] * 10_000, "control": "", "data": "eA=="}
+    answer = call("PUT", "/v1/functions/3/samples/x/annotation", json=largest)
+    assert answer.json()["type"] == "urn:prelabel:unreadable-image", "the first check that fails"
 
 
-def test_a_newly_promoted_version_takes_over_and_the_old_one_answers_by_name(home: Path) -> None:
+def test_a_promoted_version_goes_live_and_the_old_one_is_available_by_name(home: Path) -> None:
     from tests.support.published_models import publish_version, train_colour_model
 
-    with calling(home) as call:
+    with open_endpoint(home) as call:
         before = call.invoke("1", make_png("red", 1)).json()["version"]
         after = publish_version(home, "1", *train_colour_model())
         call.wait(lambda: call_version(call) == after)
@@ -286,13 +286,13 @@ def test_a_newly_promoted_version_takes_over_and_the_old_one_answers_by_name(hom
         assert call.invoke("1", make_png("red", 1), version="live").json()["version"] == after
 
 
-def call_version(call: Caller) -> str:
-    """Without asking: the loop that would answer is the one that waits."""
+def call_version(call: EndpointClient) -> str:
+    """Read it directly: the event loop that would serve a request is the one that waits."""
     functions = call.app.state.parts.functions
     return str(functions.live_version("1").card.version)
 
 
-def test_one_damaged_project_costs_no_other_and_what_failed_is_tried_again(
+def test_a_damaged_project_affects_no_other_and_a_failed_version_is_loaded_again(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from backend.endpoint import functions
@@ -301,11 +301,11 @@ def test_one_damaged_project_costs_no_other_and_what_failed_is_tried_again(
     (home / "projects" / "2" / "live.json").write_text("{")
     (home / "projects" / "3" / "project.json").write_text("[]")
     (card,) = (home / "projects" / "4" / "versions").glob("*/card.json")
-    whole = card.read_text()
+    intact = card.read_text()
     card.write_text("{")
-    with calling(home) as call:
-        known = call.app.state.parts.functions._live_versions
-        assert set(known) == {"1", "5"}
+    with open_endpoint(home) as call:
+        loaded = call.app.state.parts.functions._live_versions
+        assert set(loaded) == {"1", "5"}
         assert call.invoke("4", make_png("red", 1)).status_code == 503
-        card.write_text(whole)
-        call.wait(lambda: "4" in known, 30)
+        card.write_text(intact)
+        call.wait(lambda: "4" in loaded, 30)

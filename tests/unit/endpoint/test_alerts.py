@@ -1,4 +1,4 @@
-"""Alerts: rules that are checked, posts that are signed, retried, and sent once per picture."""
+"""Alerts: validated rules, signed webhooks, retries, and one alert per rule and image."""
 
 from __future__ import annotations
 
@@ -23,16 +23,15 @@ from backend.endpoint.alert_rules import EXAMPLE_RULES, AlertRule, read_alert_ru
 from backend.endpoint.alerts import AlertSender, sign_webhook
 from backend.errors import StoreError, UsageError
 from backend.inference.predict_image import ImagePrediction
+from tests.support.endpoint_client import EndpointClient, open_endpoint
 from tests.support.harness import make_png
-from tests.unit.endpoint.conftest import Caller, calling
-from tests.unit.endpoint.test_capturing import finish
 
 SECRET = "greenhouse secret"
 GOOD = "[[alert]]\nfunction='1'\nlabel='a'\nsecret='s'\n"
 
 
 class Hook(BaseHTTPRequestHandler):
-    """Takes posts; fails as often as it is told to."""
+    """Receives webhooks; answers with the statuses in ``failures`` first."""
 
     got: ClassVar[list[tuple[dict[str, str], bytes]]] = []
     failures: ClassVar[list[int]] = []
@@ -49,7 +48,7 @@ class Hook(BaseHTTPRequestHandler):
         self.end_headers()
 
     def stall(self) -> None:
-        """Never come to an end: without a word, or with one now and then."""
+        """Never finish the response: stay silent, or send a header now and then."""
         if self.path == "/drips":
             self.send_response(200)
             self.flush_headers()
@@ -82,25 +81,25 @@ def rule_file(home: Path, hook: str, **more: Any) -> None:
     (home / "alerts.toml").write_text("[[alert]]\n" + "\n".join(lines))
 
 
-def quickly(call: Caller) -> None:
+def retry_quickly(call: EndpointClient) -> None:
     call.app.state.parts.post_response._alerts._retry_delays = (0.05, 0.05, 0.05)
 
 
-def test_an_alert_is_posted_signed_and_once_per_picture(home: Path, hook: str) -> None:
+def test_an_alert_is_signed_and_sent_once_per_image(home: Path, hook: str) -> None:
     rule_file(home, hook, name="ripe")
-    with calling(home) as call:
+    with open_endpoint(home) as call:
         answer = call.invoke("1", make_png("red", 1), externalId="bed-7").json()
         call.invoke("1", make_png("red", 2), externalId="bed-7")
         call.invoke("1", make_png("blue", 3), externalId="bed-8")
-        finish(call)
+        call.wait_for_post_response()
         call.wait(lambda: Hook.got)
-    with calling(home) as call:  # after a restart still once
+    with open_endpoint(home) as call:  # still once after a restart
         call.invoke("1", make_png("red", 1), externalId="bed-7")
-        finish(call)
+        call.wait_for_post_response()
     ((headers, body),) = Hook.got
-    told = json.loads(body)
-    assert told["type"] == "prelabel.alert"
-    assert told["data"] == {
+    payload = json.loads(body)
+    assert payload["type"] == "prelabel.alert"
+    assert payload["data"] == {
         "rule": "ripe",
         "function": "1",
         "version": answer["version"],
@@ -115,11 +114,11 @@ def test_an_alert_is_posted_signed_and_once_per_picture(home: Path, hook: str) -
     assert headers["webhook-signature"] == "v1," + base64.b64encode(mac).decode()
 
 
-def test_a_post_that_failed_is_tried_again_as_the_same_post(home: Path, hook: str) -> None:
+def test_a_failed_webhook_is_retried_with_the_same_id(home: Path, hook: str) -> None:
     rule_file(home, hook)
     Hook.failures[:] = [500, 503]
-    with calling(home) as call:
-        quickly(call)
+    with open_endpoint(home) as call:
+        retry_quickly(call)
         call.invoke("1", make_png("red", 1))
         call.wait(lambda: len(Hook.got) == 3)
         call.wait(lambda: not list((home / "alerts" / "pending").glob("*")))
@@ -129,40 +128,40 @@ def test_a_post_that_failed_is_tried_again_as_the_same_post(home: Path, hook: st
     assert 'prelabel_alerts_total{outcome="sent",rule="red"} 1.0' in text
 
 
-def test_what_is_not_delivered_goes_on_after_a_restart(home: Path, hook: str) -> None:
+def test_undelivered_alerts_are_sent_after_a_restart(home: Path, hook: str) -> None:
     rule_file(home, "http://127.0.0.1:9/nobody")
-    with calling(home) as call:
+    with open_endpoint(home) as call:
         call.app.state.parts.post_response._alerts._retry_delays = (0.0,) * 100
         call.invoke("1", make_png("red", 1))
-        finish(call)
+        call.wait_for_post_response()
         assert list((home / "alerts" / "pending").glob("*.json"))
     rule_file(home, hook)
-    with calling(home) as call:
+    with open_endpoint(home) as call:
         call.wait(lambda: Hook.got)
         call.wait(lambda: not list((home / "alerts" / "pending").glob("*")))
     assert len(Hook.got) == 1
 
 
-def told_of(folder: Path, rules: list[AlertRule], external: str) -> int:
-    """How many alerts an answer makes, in a process of its own."""
+def count_alerts(folder: Path, rules: list[AlertRule], external: str) -> int:
+    """Return how many alerts a prediction creates in a new process."""
     alerts = AlertSender(rules, folder)
-    said = ImagePrediction(ImageSize(1, 1), label_probabilities={"colour": {"red": 0.99}})
-    return alerts.consider("1", "v1", "r1", external, said)
+    prediction = ImagePrediction(ImageSize(1, 1), label_probabilities={"colour": {"red": 0.99}})
+    return alerts.consider("1", "v1", "r1", external, prediction)
 
 
-def test_a_crash_between_an_alert_and_its_note_loses_and_repeats_nothing(tmp_path: Path) -> None:
+def test_a_crash_between_an_alert_and_its_mark_loses_and_repeats_nothing(tmp_path: Path) -> None:
     rules = [AlertRule("red", "1", "red", "http://127.0.0.1:9/x", secret="s")]
     (tmp_path / "pending").write_text("in the way")
     with pytest.raises(StoreError):
-        told_of(tmp_path, rules, "bed-7")  # it could not be kept, so it was not told of
+        count_alerts(tmp_path, rules, "bed-7")  # neither stored nor marked
     (tmp_path / "pending").unlink()
-    assert told_of(tmp_path, rules, "bed-7") == 1
-    (tmp_path / "told.txt").unlink()  # as if it had ended before this was written
-    assert told_of(tmp_path, rules, "bed-7") == 0
-    assert told_of(tmp_path, rules, "bed-8") == 1
+    assert count_alerts(tmp_path, rules, "bed-7") == 1
+    (tmp_path / "told.txt").unlink()  # as after a crash before this was written
+    assert count_alerts(tmp_path, rules, "bed-7") == 0
+    assert count_alerts(tmp_path, rules, "bed-8") == 1
 
 
-def test_one_alert_that_cannot_be_sent_or_read_holds_up_no_other(home: Path, hook: str) -> None:
+def test_an_alert_that_cannot_be_sent_or_read_delays_no_other(home: Path, hook: str) -> None:
     rows = [f"[[alert]]\nfunction='1'\nlabel='red'\nsecret='s'\nname='{n}'\n" for n in "abc"]
     urls = ["http://127.0.0.1:9/nobody", "http://127.0.0.1:9/x", hook]
     text = "".join(f"{row}url='{url}'\n" for row, url in zip(rows, urls, strict=True))
@@ -171,70 +170,70 @@ def test_one_alert_that_cannot_be_sent_or_read_holds_up_no_other(home: Path, hoo
     pending.mkdir(parents=True)
     (pending / "msg_0.json").write_text("{")
     (pending / "msg_1.json").write_text('{"id": 3}')
-    with calling(home) as call:
+    with open_endpoint(home) as call:
         alerts = call.app.state.parts.post_response._alerts
-        alerts._rules["b"] = replace(alerts._rules["b"], secret="whsec_abc")  # never gets this far
+        alerts._rules["b"] = replace(
+            alerts._rules["b"], secret="whsec_abc"
+        )  # rejected when a rule is read
         call.invoke("1", make_png("red", 1))
         call.wait(lambda: Hook.got)
     assert json.loads(Hook.got[0][1])["data"]["rule"] == "c"
 
 
-def test_a_rule_for_a_function_that_is_not_there_is_told_of_once(
+def test_rules_for_unknown_functions_are_logged_once(
     home: Path, hook: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     row = f"[[alert]]\nlabel='red'\nsecret='s'\nurl='{hook}'\n"
     rows = [f"{row}name='{name}'\nfunction='{name}'\n" for name in ("1", "4", "roses", "9")]
     (home / "alerts.toml").write_text("".join(rows))
     (card,) = (home / "projects" / "4" / "versions").glob("*/card.json")
-    card.write_text("{")  # is there, and fails
-    with calling(home):
+    card.write_text("{")  # exists, but cannot be loaded
+    with open_endpoint(home):
         pass
-    told = [text for text in caplog.messages if "do not answer" in text]
-    assert told == [
-        "Alerts wait for functions that do not answer ('roses' for 'roses', '9' for '9'); "
-        "there is: 1, 2, 3, 4, 5."
+    messages = [text for text in caplog.messages if "do not exist" in text]
+    assert messages == [
+        "Alert rules name functions that do not exist: 'roses' (rule 'roses'), '9' (rule '9'). "
+        "Functions: 1, 2, 3, 4, 5."
     ]
 
 
 @pytest.mark.parametrize("slow", ["silent", "drips"])
-def test_a_receiver_that_takes_its_time_delays_no_alert_of_others(
-    home: Path, hook: str, slow: str
-) -> None:
-    def told(times: int) -> bool:
+def test_a_slow_receiver_delays_no_alert_of_other_rules(home: Path, hook: str, slow: str) -> None:
+    def has_received(times: int) -> bool:
         return len(Hook.got) == times
 
     row = "[[alert]]\nfunction='1'\nlabel='red'\nsecret='s'\n"
     urls = {"quick": hook, "slow": hook.replace("/hook", f"/{slow}")}
     rows = [f"{row}name='{name}'\nurl='{url}'\n" for name, url in urls.items()]
     (home / "alerts.toml").write_text("".join(rows))
-    with calling(home) as call:
-        for number in range(10):  # more than the slow one may have under way
+    with open_endpoint(home) as call:
+        for number in range(10):  # more than CONCURRENT_POSTS
             call.invoke("1", make_png("red", number), externalId=f"bed-{number}")
             began = time.monotonic()
-            call.wait(partial(told, number + 1), 12)
+            call.wait(partial(has_received, number + 1), 12)
             assert time.monotonic() - began < 5
         call.wait(lambda: len(list((home / "alerts" / "pending").glob("*.json"))) == 10)
-    assert len(Hook.got) == 10, "and each is sent once"
+    assert len(Hook.got) == 10, "each is sent once"
     pending = [json.loads(f.read_text()) for f in (home / "alerts" / "pending").glob("*.json")]
     assert {(alert["rule"], alert["tries"]) for alert in pending} == {("slow", 0)}
 
 
-def test_a_receiver_that_drips_is_given_up_in_time(
+def test_a_dripping_response_is_cut_off_by_the_time_limit(
     home: Path, hook: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(alerts_module, "POST_TIMEOUT_SECONDS", 0.4)
     rule_file(home, hook.replace("/hook", "/drips"))
-    with calling(home) as call:
+    with open_endpoint(home) as call:
         call.invoke("1", make_png("red", 1))
         pending = home / "alerts" / "pending"
         (file,) = call.wait(lambda: list(pending.glob("msg_*.json")))
         call.wait(lambda: json.loads(file.read_text())["tries"] == 1, 5)
 
 
-def test_what_waits_is_read_from_disk_once(home: Path, hook: str) -> None:
+def test_undelivered_alerts_are_read_from_disk_once(home: Path, hook: str) -> None:
     rule_file(home, hook)
     Hook.failures[:] = [500]
-    with calling(home) as call:
+    with open_endpoint(home) as call:
         call.app.state.parts.post_response._alerts._retry_delays = (0.3,)
         call.invoke("1", make_png("red", 1))
         call.wait(lambda: Hook.got)
@@ -243,17 +242,15 @@ def test_what_waits_is_read_from_disk_once(home: Path, hook: str) -> None:
         call.wait(lambda: len(Hook.got) == 2)
 
 
-def test_the_list_of_what_was_told_of_does_not_grow_for_ever(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_list_of_marks_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(alerts_module, "REMEMBERED_ALERT_LIMIT", 3)
     rules = [AlertRule("red", "1", "red", "http://127.0.0.1:9/x", secret="s")]
-    said = ImagePrediction(ImageSize(1, 1), label_probabilities={"colour": {"red": 0.99}})
+    prediction = ImagePrediction(ImageSize(1, 1), label_probabilities={"colour": {"red": 0.99}})
     alerts = AlertSender(rules, tmp_path)
     for number in range(30):
-        assert alerts.consider("1", "v1", f"r{number}", "", said) == 1
+        assert alerts.consider("1", "v1", f"r{number}", "", prediction) == 1
     assert len((tmp_path / "told.txt").read_text().split()) <= 6
-    assert alerts.consider("1", "v1", "r29", "", said) == 0
+    assert alerts.consider("1", "v1", "r29", "", prediction) == 0
     for file in (tmp_path / "pending").glob("*"):
         file.unlink()
     (tmp_path / "told.txt").write_text("x\n" * 40)
@@ -261,20 +258,20 @@ def test_the_list_of_what_was_told_of_does_not_grow_for_ever(
     assert len((tmp_path / "told.txt").read_text().split()) == 3
 
 
-def test_counts_can_be_waited_for(home: Path, hook: str) -> None:
+def test_a_rule_may_require_a_number_of_objects(home: Path, hook: str) -> None:
     from tests.support.drawings import make_drawing
-    from tests.unit.test_images import file_of
+    from tests.support.image_files import encode_image
 
     rule_file(home, hook, function="3", label="disc", confidence=0.03, count=2)
-    with calling(home) as call:
+    with open_endpoint(home) as call:
         for number in range(900, 906):
-            call.invoke("3", file_of(make_drawing(number, labels=("disc",)).image))
-        finish(call)
+            call.invoke("3", encode_image(make_drawing(number, labels=("disc",)).image))
+        call.wait_for_post_response()
         call.wait(lambda: Hook.got)
     assert all(json.loads(body)["data"]["count"] >= 2 for _, body in Hook.got)
 
 
-def test_the_signature_is_that_of_the_standard() -> None:
+def test_the_signature_follows_standard_webhooks() -> None:
     """The example of the specification, standardwebhooks.com."""
     headers = sign_webhook(
         "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
@@ -285,7 +282,7 @@ def test_the_signature_is_that_of_the_standard() -> None:
     assert headers["webhook-signature"] == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
 
 
-def test_the_example_of_a_rule_is_one(tmp_path: Path) -> None:
+def test_the_example_rule_is_valid(tmp_path: Path) -> None:
     (tmp_path / "alerts.toml").write_text(EXAMPLE_RULES)
     (rule,) = read_alert_rules(tmp_path / "alerts.toml", {"GREENHOUSE_SECRET": "x"})
     url = "https://example.com/hooks/greenhouse"
@@ -294,31 +291,46 @@ def test_the_example_of_a_rule_is_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "message"),
     [
         ("[[alert]", "TOML"),
-        ("[alert]\nx = 1", "may hold tables"),
-        ("[other]\nx = 1", "may hold tables"),
-        ("[[alert]]\nlabel = 'a'\nurl = 'https://x'", "needs 'function'"),
-        ("[[alert]]\nfunction='1'\nlabel='a'\nurl='https://x'\nlabels=1", "'labels'"),
+        ("[alert]\nx = 1", "may only contain tables"),
+        ("[other]\nx = 1", "may only contain tables"),
+        ("[[alert]]\nlabel = 'a'\nurl = 'https://x'", "'function' is missing"),
+        (
+            "[[alert]]\nfunction='1'\nlabel='a'\nurl='https://x'\nlabels=1",
+            "'labels' is not one of function, label, url",
+        ),
         ("[[alert]]\nfunction='1'\nlabel='a'\nurl='https://x'", "secret_env"),
-        ("[[alert]]\nfunction='1'\nlabel='a'\nurl='https://x'\nsecret_env='NO'", "has no NO"),
+        (
+            "[[alert]]\nfunction='1'\nlabel='a'\nurl='https://x'\nsecret_env='NO'",
+            "variable NO is not set",
+        ),
         ("[[alert]]\nfunction='1'\nlabel='a'\nurl='ftp://x'\nsecret='s'", "http or https"),
         (
             "[[alert]]\nfunction='1'\nlabel='a'\nurl='https://x'\nsecret='s'\nconfidence=80",
-            "from 0 to 1",
+            "confidence: Input should be less than or equal to 1, not 80",
         ),
         (f"{GOOD}url='http://[x'", "http or https"),
         (f"{GOOD}url='https://h:abc/'", "http or https"),
         (f"{GOOD}url='https://h:99999/'", "http or https"),
         (f"{GOOD}url='https://h/ x'", "http or https"),
-        (f"{GOOD}url=7", "url must be a text"),
-        (f"{GOOD}url='https://h/'\ncount=2.7", "whole number"),
-        (f"{GOOD}url='https://h/'\ncount=true", "from 1 to"),
-        (f"{GOOD}url='https://h/'\ncount=0", "from 1 to"),
-        (f"{GOOD}url='https://h/'\nname=''", "name must be a text"),
-        ("[[alert]]\nfunction=['1']\nlabel='a'\nsecret='s'\nurl='https://h/'", "function must"),
-        ("[[alert]]\nfunction='1'\nlabel='a'\nsecret=true\nurl='https://h/'", "secret must"),
+        (f"{GOOD}url=7", "url: Input should be a valid string, not 7"),
+        (f"{GOOD}url='https://h/'\ncount=2.7", "count: Input should be a valid integer, not 2.7"),
+        (f"{GOOD}url='https://h/'\ncount=true", "count: Input should be a valid integer, not True"),
+        (
+            f"{GOOD}url='https://h/'\ncount=0",
+            "count: Input should be greater than or equal to 1, not 0",
+        ),
+        (f"{GOOD}url='https://h/'\nname=''", "name: String should match pattern"),
+        (
+            "[[alert]]\nfunction=['1']\nlabel='a'\nsecret='s'\nurl='https://h/'",
+            "function: Input should be a valid string",
+        ),
+        (
+            "[[alert]]\nfunction='1'\nlabel='a'\nsecret=true\nurl='https://h/'",
+            "secret: Input should be a valid string",
+        ),
         ("[[alert]]\nfunction='1'\nlabel='a'\nsecret='whsec_abc'\nurl='https://h/'", "base64"),
         ("[[alert]]\nfunction='1'\nlabel='a'\nsecret='whsec_YWJj'\nurl='https://h/'", "24 to 64"),
         (
@@ -327,9 +339,7 @@ def test_the_example_of_a_rule_is_one(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_rule_that_cannot_be_meant_is_refused_at_load(
-    tmp_path: Path, text: str, says: str
-) -> None:
+def test_an_invalid_rule_is_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "alerts.toml").write_text(text)
-    with pytest.raises(UsageError, match=says):
+    with pytest.raises(UsageError, match=message):
         read_alert_rules(tmp_path / "alerts.toml", {})

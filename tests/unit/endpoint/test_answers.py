@@ -1,4 +1,4 @@
-"""What an application gets for its images, in every form of asking."""
+"""Responses to images, in every form of request."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from backend.settings import Settings
 from backend.vision.images.decode import DecodedImage
 from backend.web_fetcher import WebFetcher
 from tests.support.drawings import make_drawing
+from tests.support.endpoint_client import EndpointClient, open_endpoint
 from tests.support.harness import make_data_uri, make_png
-from tests.unit.endpoint.conftest import Caller
-from tests.unit.test_images import file_of
+from tests.support.image_files import encode_image
 
 INVOKE = "/v1/functions/1/invoke"
 
 
-def test_a_label_comes_with_its_confidence_and_that_of_the_others(call: Caller) -> None:
+def test_the_best_label_comes_with_the_confidence_of_every_label(call: EndpointClient) -> None:
     answer = call.invoke("1", make_png("red", 100)).json()
     assert answer["labelName"] == "red"
     assert answer["confidence"] > 0.8
     assert [row["labelName"] for row in answer["labelConfidences"]] == ["red", "blue"]
-    whole = sum(row["confidence"] for row in answer["labelConfidences"])
-    assert whole == pytest.approx(1, abs=2e-4)
+    total = sum(row["confidence"] for row in answer["labelConfidences"])
+    assert total == pytest.approx(1, abs=2e-4)
     assert answer["function"] == "1"
     assert answer["version"].startswith("v0-")
     assert set(answer["milliseconds"]) == {"read", "decode", "predict", "total"}
 
 
-def test_every_way_to_send_an_image_gives_the_same_answer(call: Caller) -> None:
+def test_every_way_to_send_an_image_gives_the_same_response(call: EndpointClient) -> None:
     content = make_png("blue", 101)
     text = base64.b64encode(content).decode()
     ways = [
@@ -57,46 +57,46 @@ def test_every_way_to_send_an_image_gives_the_same_answer(call: Caller) -> None:
     assert [way.headers["x-request-id"] for way in ways] == [a["requestId"] for a in answers]
 
 
-def test_fewer_labels_and_surer_ones_can_be_asked_for(call: Caller) -> None:
+def test_label_count_and_threshold_limit_the_labels(call: EndpointClient) -> None:
     answer = call.invoke("1", make_png("red", 102), labelCount=1, threshold=1.0).json()
     assert [row["labelName"] for row in answer["labelConfidences"]] == ["red"]
     assert answer["labelName"] is None
 
 
-def test_several_of_many_gives_every_label_that_is_likely(call: Caller) -> None:
+def test_several_of_many_gives_every_label_above_the_threshold(call: EndpointClient) -> None:
     answer = call.invoke("2", make_png("red", 103)).json()
     assert [row["labelName"] for row in answer["labels"]] == ["red"]
     everything = call.invoke("2", make_png("red", 103), threshold=0).json()
     assert {row["labelName"] for row in everything["labels"]} == {"red", "blue"}
 
 
-def test_boxes_are_those_that_the_model_finds(call: Caller, published: Path) -> None:
+def test_boxes_are_those_of_the_model(call: EndpointClient, published: Path) -> None:
     image = make_drawing(900, labels=("disc", "square")).image
-    answer = call.invoke("3", file_of(image)).json()
+    answer = call.invoke("3", encode_image(image)).json()
     resources = Resources(Settings(home=published))
     record = resources.projects.get("3")
     loaded = load_local_version(resources, record, answer["version"])
-    (said,) = loaded.predict([DecodedImage(image, *image.size)])
-    places, confidence = said.regions["things"]
-    wanted = [(p, c) for p, c in zip(places, confidence, strict=True) if c >= 0.2]
-    assert wanted
-    for place, c in wanted:  # the runtime is chosen at each load: 16 or 32 bits
-        near = [one for one in answer["predictions"] if _is_at(one["boundingBox"], place)]
+    (prediction,) = loaded.predict([DecodedImage(image, *image.size)])
+    regions, confidence = prediction.regions["things"]
+    expected = [(r, c) for r, c in zip(regions, confidence, strict=True) if c >= 0.2]
+    assert expected
+    for region, c in expected:  # the runtime is chosen at each load: 16 or 32 bits
+        near = [one for one in answer["predictions"] if _is_at(one["boundingBox"], region)]
         assert any(
-            one["labelName"] == place.label and abs(one["confidence"] - c) < 0.03 for one in near
-        ), (place, c, near)
+            one["labelName"] == region.label and abs(one["confidence"] - c) < 0.03 for one in near
+        ), (region, c, near)
     assert sum(answer["counts"].values()) == len(answer["predictions"])
-    assert call.invoke("3", file_of(image), threshold=1).json()["predictions"] == []
+    assert call.invoke("3", encode_image(image), threshold=1).json()["predictions"] == []
 
 
-def _is_at(box: dict[str, float], place: Region) -> bool:
+def _is_at(box: dict[str, float], region: Region) -> bool:
     corners = (box["x"], box["y"], box["x"] + box["width"], box["y"] + box["height"])
-    return corners == pytest.approx((place.x0, place.y0, place.x1, place.y1), abs=0.02)
+    return corners == pytest.approx((region.x0, region.y0, region.x1, region.y1), abs=0.02)
 
 
-def test_points_have_a_centre_and_are_counted(call: Caller) -> None:
+def test_points_have_a_center_and_are_counted(call: EndpointClient) -> None:
     image = make_drawing(901, labels=("disc", "square")).image
-    answer = call.invoke("4", file_of(image)).json()
+    answer = call.invoke("4", encode_image(image)).json()
     assert answer["predictions"]
     for one in answer["predictions"]:
         assert set(one) == {"labelName", "confidence", "center"}
@@ -105,7 +105,7 @@ def test_points_have_a_centre_and_are_counted(call: Caller) -> None:
     assert sum(answer["counts"].values()) == len(answer["predictions"])
 
 
-def test_a_function_of_several_controls_answers_all_of_them(call: Caller) -> None:
+def test_a_function_with_several_controls_predicts_all_of_them(call: EndpointClient) -> None:
     answer = call.invoke("5", make_png("red", 104)).json()
     assert answer["labelName"] == "red"
     assert set(answer["controls"]) == {"colour", "things"}
@@ -116,7 +116,7 @@ def test_a_function_of_several_controls_answers_all_of_them(call: Caller) -> Non
     assert call.invoke("5", make_png("red", 104), control="smell").status_code == 404
 
 
-def test_a_batch_answers_in_order_and_a_bad_image_costs_no_other(call: Caller) -> None:
+def test_a_batch_keeps_its_order_and_a_bad_image_affects_no_other(call: EndpointClient) -> None:
     files = [("data", make_png("red", 1)), ("data", b"<svg/>"), ("data", make_png("blue", 2))]
     answer = call("POST", "/v1/functions/1/invoke-batch", files=files).json()
     assert [row.get("labelName") for row in answer["results"]] == ["red", None, "blue"]
@@ -132,7 +132,7 @@ def test_a_batch_answers_in_order_and_a_bad_image_costs_no_other(call: Caller) -
         assert form.json()["type"] == "urn:prelabel:batch-size", count
 
 
-def test_functions_are_listed_with_what_they_answer(call: Caller) -> None:
+def test_functions_are_listed_with_type_labels_and_version(call: EndpointClient) -> None:
     listed = {row["id"]: row for row in call("GET", "/v1/functions").json()}
     assert {id: row["type"] for id, row in listed.items()} == {
         "1": "one-of-many",
@@ -150,7 +150,7 @@ def test_functions_are_listed_with_what_they_answer(call: Caller) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "more", "status", "says"),
+    ("path", "more", "status", "detail"),
     [
         ("/v1/functions/9/invoke", {"content": b"x"}, 404, "no function '9'"),
         ("/v1/functions/1/invoke?version=v7-00", {"content": b"x"}, 404, "There is no version"),
@@ -170,7 +170,7 @@ def test_functions_are_listed_with_what_they_answer(call: Caller) -> None:
             INVOKE,
             {"content": b"[" * 100_000, "headers": {"content-type": "application/json"}},
             400,
-            "no JSON",
+            "not valid JSON",
         ),
         (
             INVOKE,
@@ -182,19 +182,19 @@ def test_functions_are_listed_with_what_they_answer(call: Caller) -> None:
         ("/v1/functions", {"content": b""}, 405, "openapi.json"),
     ],
 )
-def test_a_wrong_request_is_told_what_to_do(
-    call: Caller, path: str, more: dict[str, object], status: int, says: str
+def test_a_wrong_request_gets_a_problem_that_names_the_mistake(
+    call: EndpointClient, path: str, more: dict[str, object], status: int, detail: str
 ) -> None:
     answer = call("POST", path, **more)
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     problem = answer.json()
-    assert says in problem["detail"]
+    assert detail in problem["detail"]
     assert problem["type"].startswith("urn:prelabel:")
     assert problem["requestId"] == answer.headers["x-request-id"]
 
 
-def test_half_a_character_is_refused_like_any_other_nonsense(call: Caller) -> None:
+def test_a_lone_surrogate_is_refused(call: EndpointClient) -> None:
     headers = {"content-type": "application/json"}
     path = "/v1/functions/1/samples/x/annotation"
     for text in ("https://\ud800.com/x.png", "\ud800", "data:image/png,\ud800"):
@@ -204,12 +204,12 @@ def test_half_a_character_is_refused_like_any_other_nonsense(call: Caller) -> No
     assert call("PUT", path, content=strange, headers=headers).status_code == 422
 
 
-def test_a_failure_of_ours_is_a_problem_with_a_number_and_is_counted(
+def test_an_unexpected_error_is_a_problem_with_the_request_id_and_is_counted(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tests.unit.endpoint.conftest import calling
+    from tests.support.endpoint_client import open_endpoint
 
-    with calling(home) as call:
+    with open_endpoint(home) as call:
         monkeypatch.setattr("backend.endpoint.invoker.decode_upright_image", lambda *a, **k: 1 / 0)
         answer = call.invoke("1", make_png("red", 1))
         text = call("GET", "/metrics").text
@@ -220,16 +220,16 @@ def test_a_failure_of_ours_is_a_problem_with_a_number_and_is_counted(
 
 
 def test_a_redirect_to_a_private_address_is_not_followed(home: Path) -> None:
-    from tests.unit.endpoint.conftest import calling
+    from tests.support.endpoint_client import open_endpoint
 
     listener = socket.create_server(("127.0.0.1", 0))
     listener.settimeout(0.2)
     private = f"https://127.0.0.1:{listener.getsockname()[1]}/x.png"
-    told = f"HTTP/1.1 302 Found\r\nlocation: {private}\r\ncontent-length: 0\r\n\r\n".encode()
-    with calling(home, fetch_urls=True, allowed_hosts=frozenset({"127.0.0.1"})) as call:
+    redirect = f"HTTP/1.1 302 Found\r\nlocation: {private}\r\ncontent-length: 0\r\n\r\n".encode()
+    with open_endpoint(home, fetch_urls=True, allowed_hosts=frozenset({"127.0.0.1"})) as call:
         reader = call.app.state.parts.reader
         limits = replace(reader.web._limits, schemes=frozenset({"http", "https"}))
-        network = httpcore.MockBackend([told])
+        network = httpcore.MockBackend([redirect])
         web = WebFetcher(
             limits, lambda host, port: [{"a.example": "93.184.216.34"}.get(host, host)], network
         )
@@ -243,22 +243,22 @@ def test_a_redirect_to_a_private_address_is_not_followed(home: Path) -> None:
         listener.accept()
 
 
-def test_a_version_of_old_says_how_to_make_it_new(home: Path) -> None:
-    from tests.unit.endpoint.conftest import calling
-
+def test_a_version_of_an_older_prelabel_is_refused_with_the_fix(home: Path) -> None:
     for file in (home / "projects" / "1" / "versions").glob("*/controls.json"):
         file.unlink()
-    with calling(home) as call:
+    with open_endpoint(home) as call:
         answer = call.invoke("1", make_png("red", 1))
     assert answer.status_code == 503
     assert "older Prelabel" in answer.json()["detail"]
 
 
-def test_who_waits_too_long_is_told_so(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_prediction_is_answered_with_503(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from backend.endpoint import invoker
-    from tests.unit.endpoint.conftest import calling
+    from tests.support.endpoint_client import open_endpoint
 
-    with calling(home) as call:
+    with open_endpoint(home) as call:
         monkeypatch.setattr(invoker, "RESPONSE_TIMEOUT_SECONDS", 0.0)
         answer = call.invoke("1", make_png("red", 1))
         assert answer.status_code == 503
@@ -267,17 +267,19 @@ def test_who_waits_too_long_is_told_so(home: Path, monkeypatch: pytest.MonkeyPat
         assert call.invoke("1", make_png("red", 1)).status_code == 200
 
 
-def test_what_fails_for_a_while_disturbs_nobody(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_periodic_task_that_fails_is_logged_and_repeated_later(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     from backend.runtime.periodic import log_errors, throttle
 
-    asked: list[int] = []
+    calls: list[int] = []
 
     def work() -> None:
-        asked.append(1)
+        calls.append(1)
         raise RuntimeError("files are open")
 
-    seldom = throttle(60.0, log_errors(work, "the volume cannot be seen"))
-    seldom()
-    seldom()
-    assert asked == [1]
-    assert "the volume cannot be seen: files are open" in caplog.text
+    throttled = throttle(60.0, log_errors(work, "The volume could not be read"))
+    throttled()
+    throttled()
+    assert calls == [1]
+    assert "The volume could not be read: files are open" in caplog.text

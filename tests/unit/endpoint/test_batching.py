@@ -1,4 +1,4 @@
-"""Requests that wait together are answered together, and a bad one costs no other."""
+"""Waiting requests are processed together, and a bad one affects no other."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from backend.endpoint.problems import ProblemError
 
 
 class Doubler:
-    """Doubles numbers, and remembers how many at a time; waits while it is held."""
+    """Doubles numbers after ``free`` is set, and records the batch sizes."""
 
     def __init__(self) -> None:
         self.sizes: list[int] = []
@@ -29,7 +29,7 @@ class Doubler:
 
 
 async def begun(doubler: Doubler) -> None:
-    """Wait until it looks."""
+    """Wait until the first batch is being processed."""
     for _ in range(5000):
         if doubler.sizes:
             return
@@ -37,7 +37,7 @@ async def begun(doubler: Doubler) -> None:
 
 
 async def held(doubler: Doubler, batcher: Batcher[int, int], *asked: int) -> list[object]:
-    """Ask one first, the others while it is looked at."""
+    """Submit one item, and the others while it is being processed."""
     tasks = [asyncio.create_task(batcher.submit([asked[0]]))]
     await begun(doubler)
     tasks += [asyncio.create_task(batcher.submit([number])) for number in asked[1:]]
@@ -46,7 +46,7 @@ async def held(doubler: Doubler, batcher: Batcher[int, int], *asked: int) -> lis
     return await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def test_who_comes_while_others_are_looked_at_waits_together() -> None:
+def test_items_submitted_during_a_batch_form_the_next_ones() -> None:
     doubler = Doubler()
     batcher = Batcher(doubler, 4, ThreadPoolExecutor(1))
     answers = asyncio.run(held(doubler, batcher, 1, 2, 3, 4, 5, 6))
@@ -54,7 +54,7 @@ def test_who_comes_while_others_are_looked_at_waits_together() -> None:
     assert doubler.sizes == [1, 4, 1]
 
 
-def test_a_question_that_fails_costs_no_other_its_answer() -> None:
+def test_an_item_that_fails_does_not_fail_the_others() -> None:
     doubler = Doubler()
     batcher = Batcher(doubler, 8, ThreadPoolExecutor(1))
     answers = asyncio.run(held(doubler, batcher, 1, 2, 13, 4))
@@ -63,7 +63,7 @@ def test_a_question_that_fails_costs_no_other_its_answer() -> None:
     assert answers[3] == [8]
 
 
-def test_too_many_are_told_to_come_back() -> None:
+def test_items_beyond_the_queue_limit_are_refused() -> None:
     doubler = Doubler()
     batcher = Batcher(doubler, 2, ThreadPoolExecutor(1), max_queued=3)
     answers = asyncio.run(held(doubler, batcher, 1, 2, 3, 4, 5, 6))
@@ -72,24 +72,24 @@ def test_too_many_are_told_to_come_back() -> None:
     assert refused[0].headers == {"retry-after": "1"}
 
 
-def test_several_lanes_look_at_the_same_time_and_none_is_forgotten() -> None:
+def test_batches_run_at_the_same_time_and_no_slot_is_lost() -> None:
     both = threading.Barrier(2, timeout=10)
 
     def together(numbers: list[int]) -> Sequence[int]:
-        both.wait()  # passes only when two look at once
+        both.wait()  # passes only with two batches at once
         return numbers
 
     async def ask() -> list[list[int]]:
         batcher = Batcher(together, 1, ThreadPoolExecutor(2), concurrency=2)
-        found: list[list[int]] = []
+        results: list[list[int]] = []
         for _ in range(50):
-            found += await asyncio.gather(batcher.submit([1]), batcher.submit([2]))
-        return found
+            results += await asyncio.gather(batcher.submit([1]), batcher.submit([2]))
+        return results
 
     assert asyncio.run(ask()) == [[1], [2]] * 50
 
 
-def test_who_went_away_is_not_looked_at() -> None:
+def test_cancelled_items_are_not_processed() -> None:
     doubler = Doubler()
     batcher = Batcher(doubler, 8, ThreadPoolExecutor(1))
 

@@ -1,4 +1,4 @@
-"""The client that people copy: against a real server, and alone in a folder."""
+"""The client for users to copy: with a real server, and alone in a folder."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FILE = Path(sys.modules[Client.__module__].__file__ or "")
 
 @contextmanager
 def serving(home: Path, **settings: Any) -> Iterator[str]:
-    """An endpoint under a real server; its address."""
+    """Run the endpoint under a real server; yield its URL."""
     app = create_endpoint(Settings(home=home, **settings))
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning"))
     thread = threading.Thread(target=server.run)
@@ -43,12 +43,12 @@ def serving(home: Path, **settings: Any) -> Iterator[str]:
 
 @pytest.fixture
 def served(home: Path) -> Iterator[str]:
-    """The endpoint with the usual settings."""
+    """The endpoint with default settings."""
     with serving(home) as address:
         yield address
 
 
-def test_it_asks_corrects_and_lists(served: str, home: Path, tmp_path: Path) -> None:
+def test_it_invokes_corrects_and_lists(served: str, home: Path, tmp_path: Path) -> None:
     _, key = ApiKeyStore(home).create("app")
     client = Client(served, key)
     file = tmp_path / "x.png"
@@ -60,11 +60,11 @@ def test_it_asks_corrects_and_lists(served: str, home: Path, tmp_path: Path) -> 
     with pytest.raises(EndpointError, match="was not kept") as caught:
         client.correct("1", "nobody's", labelName="blue")
     assert caught.value.status == 404
-    with pytest.raises(EndpointError, match="Send a key"):
+    with pytest.raises(EndpointError, match="Send an API key"):
         Client(served).functions()
 
 
-def test_it_waits_when_it_is_told_to(served: str, home: Path) -> None:
+def test_it_waits_as_long_as_the_endpoint_asks(served: str, home: Path) -> None:
     _, key = ApiKeyStore(home).create("slow", rate=1)
     client = Client(served, key)
     began = time.monotonic()
@@ -73,7 +73,7 @@ def test_it_waits_when_it_is_told_to(served: str, home: Path) -> None:
     assert time.monotonic() - began >= 1
 
 
-def test_it_does_not_wait_for_the_next_month(served: str, home: Path) -> None:
+def test_it_does_not_wait_for_an_exhausted_quota(served: str, home: Path) -> None:
     _, key = ApiKeyStore(home).create("few", quota=1)
     client = Client(served, key)
     client.invoke("1", make_png("red", 1))
@@ -84,7 +84,7 @@ def test_it_does_not_wait_for_the_next_month(served: str, home: Path) -> None:
     assert time.monotonic() - began < 5
 
 
-def test_what_is_too_large_is_refused_with_the_reason_and_once(home: Path) -> None:
+def test_a_request_that_is_too_large_is_refused_once_with_the_reason(home: Path) -> None:
     _, key = ApiKeyStore(home).create("large")
     with serving(home, max_request_bytes=1_000_000) as address:
         client = Client(address, key)
@@ -100,26 +100,26 @@ def test_what_is_too_large_is_refused_with_the_reason_and_once(home: Path) -> No
         assert client.invoke("1", make_png("red", 1))["labelName"] == "red"
 
 
-def test_a_batch_costs_the_bytes_of_its_images(home: Path) -> None:
+def test_a_batch_is_sent_without_the_overhead_of_base64(home: Path) -> None:
     _, key = ApiKeyStore(home).create("batch")
-    padded = make_png("red", 1) + bytes(450_000)  # twice that in base64 would be too large
+    padded = make_png("red", 1) + bytes(450_000)  # two of them would be too large in base64
     with serving(home, max_request_bytes=1_000_000) as address:
         rows = Client(address, key).invoke_batch("1", [padded, b"--\r\nnone", padded])["results"]
     assert [row.get("labelName") for row in rows] == ["red", None, "red"]
     assert "error" in rows[1]
 
 
-def test_no_image_at_all_is_refused_as_such(served: str, home: Path) -> None:
+def test_an_empty_batch_is_refused(served: str, home: Path) -> None:
     _, key = ApiKeyStore(home).create("none")
     with pytest.raises(EndpointError, match="has no image"):
         Client(served, key).invoke_batch("1", [])
 
 
-def test_a_client_that_is_printed_keeps_its_key() -> None:
+def test_printing_a_client_does_not_show_its_key() -> None:
     assert repr(Client("http://127.0.0.1:9", "plk_secret")).count("secret") == 0
 
 
-def test_it_needs_nothing_but_itself(tmp_path: Path) -> None:
+def test_it_needs_only_the_standard_library(tmp_path: Path) -> None:
     (tmp_path / "client.py").write_text(FILE.read_text())
     code = (
         "from client import Client, EndpointError\n"

@@ -1,4 +1,4 @@
-"""``prelabel endpoint`` as a process: whom it lets in, and what it says of that."""
+"""``prelabel endpoint`` as a process: who may send requests, and how it reports that."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.harness import EndpointServer
 
 @contextmanager
 def running(home: Path) -> Iterator[EndpointServer]:
-    """The command over a home."""
+    """Run the command over a home folder."""
     app = EndpointServer(home, {})
     try:
         yield app
@@ -34,7 +34,7 @@ def running(home: Path) -> Iterator[EndpointServer]:
         (3, 1, "2 keys may ask: ", 401),
     ],
 )
-def test_who_may_ask_is_as_it_says(
+def test_the_printed_access_rule_is_the_one_in_force(
     tmp_path: Path, made: int, revoked: int, says: str, status: int
 ) -> None:
     home = tmp_path / "home"
@@ -48,7 +48,7 @@ def test_who_may_ask_is_as_it_says(
         assert app.http.get("/v1/functions").status_code == 401
 
 
-def test_one_endpoint_serves_a_home_and_one_that_was_killed_leaves_it_to_the_next(
+def test_a_home_has_one_endpoint_and_a_killed_one_releases_it(
     tmp_path: Path,
 ) -> None:
     home = tmp_path / "home"
