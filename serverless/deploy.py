@@ -58,8 +58,8 @@ def check_deployable(settings: Settings) -> None:
         )
     if not settings.api_key or not is_public_url(settings.label_studio_url):
         raise UsageError(
-            "The backend on Modal needs LABEL_STUDIO_API_KEY, and a LABEL_STUDIO_URL that is "
-            f"reachable from the internet (now {settings.label_studio_url})."
+            "The backend on Modal needs LABEL_STUDIO_URL, an address that is reachable from the "
+            f"internet (now {settings.label_studio_url}), and LABEL_STUDIO_API_KEY."
         )
     check_train_timeout(settings)
     check_encoders_available(settings)
