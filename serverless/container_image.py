@@ -67,9 +67,9 @@ def find_live_encoders(home: Path) -> dict[str, str]:
     projects, descriptions = ProjectStore(home), dict[str, str]()
     for record in projects.all():
         card = VersionStore(projects.folder(record.id)).live_card()
-        if card and card.encoder.get("setting"):
+        if card and card.encoder.setting:
             description = f"the live version {card.version} of project {record.id}"
-            descriptions.setdefault(card.encoder["setting"], description)
+            descriptions.setdefault(card.encoder.setting, description)
     return dict(sorted(descriptions.items()))
 
 

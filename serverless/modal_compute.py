@@ -20,7 +20,8 @@ import numpy as np
 from backend.arrays import Floats
 from backend.callbacks import ProgressCallback
 from backend.errors import PrelabelError, RoundError, UsageError
-from backend.runtime.compute import ComputeCost, LocalCompute
+from backend.records import ComputeCost
+from backend.runtime.compute import LocalCompute
 from backend.runtime.periodic import log_errors, throttle
 from backend.settings import COMPUTE_MODAL, Settings
 from serverless import serialization

@@ -36,7 +36,7 @@ def promote_version(
 ) -> dict[str, Any]:
     """Flip the pointer, then let Label Studio follow."""
     from backend.cli.main import print_line
-    from backend.loop.round import RoundRequest
+    from backend.records import RoundRequest
 
     versions = VersionStore(known.project_folder(settings, record))
     previous = versions.live()

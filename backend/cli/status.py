@@ -1,32 +1,109 @@
-"""``prelabel status``: what is connected, how good it is, and what would help."""
+"""``prelabel status``: the connected projects, their accuracy, and what would improve it."""
 
 from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 from backend.cli import addresses
 from backend.cli import projects as known
-from backend.cli.versions import format_audit, format_metric
+from backend.cli.versions import format_audit, format_estimate
+from backend.estimate import IntervalEstimate
+from backend.json_records import JsonObject, from_json, to_json
+from backend.records import ControlCard, ProjectStatus, RoundStatus
 from backend.settings import Settings, read_settings
 from backend.store.acceptance import AcceptanceStore
-from backend.store.captures import CaptureStore
 from backend.store.files import read_json
-from backend.store.projects import ProjectRecord, ProjectStore
+from backend.store.projects import ProjectRecord, ProjectStore, read_outcome
 from backend.store.queue_front import LABEL_ERRORS_FILE
 from backend.store.versions import VersionCard, VersionStore
 
 HELP = "show the connected projects: labels, live version, how good it is, what would help"
 EXAMPLE = "prelabel status 3"
 LABEL_COLUMN_WIDTH = 24
-"""Letters of a label in the table."""
-StatusData = Mapping[str, Any]
+"""Width of the table's first column, in characters."""
+
+
+@dataclass(frozen=True)
+class ProjectReport:
+    """A project's status with what only the home folder has.
+
+    Attributes:
+        status: as the backend reports it, with the live version's current figures.
+        round: the state of its round; None where no backend answers.
+        card: the live version's; None before the first.
+        captures: reasons of the captured images.
+        imported: number of captured images that became tasks.
+        suspects: number of labels that may be wrong.
+    """
+
+    status: ProjectStatus
+    round: RoundStatus | None
+    card: VersionCard | None
+    captures: Counter[str]
+    imported: int
+    suspects: int
+
+    @property
+    def figure(self) -> str:
+        """The live version's accuracy or F1, in words."""
+        return format_audit(self.card) if self.card else "not known yet"
+
+    @property
+    def notes(self) -> list[str]:
+        """Explanations of the figures and what would improve them."""
+        status = self.status
+        notes = []
+        if status.held:
+            notes.append(f"{status.held.version} is not live. {status.held.reason}")
+        if status.estimate:
+            notes.append(f"{status.estimate.metric}: {format_estimate(status.estimate)}")
+        if status.outlook:
+            if status.outlook.sentence:
+                notes.append(status.outlook.sentence)
+            needs = [f"{need.count_text} more of {need.label}" for need in status.outlook.labels]
+            if needs:
+                notes.append(f"Would help most: {', '.join(needs)}.")
+            if status.outlook.stop:
+                notes.append("The next hundred labels are not expected to pay.")
+        if status.accepting:
+            notes.append(f"{status.accepted} accepted without a person. {status.accepting.reason}")
+        return notes
+
+    def to_json(self) -> JsonObject:
+        """Return the report as ``--json`` prints it."""
+        shared = to_json(self.status)
+        return {
+            **{key: shared[key] for key in ("id", "title", "server", "version")},
+            "created": self.card.created if self.card else None,
+            **{key: shared[key] for key in ("tasks", "labels", "waiting", "accepted")},
+            "audit": shared["audit"] if self.card else None,
+            "figure": self.figure,
+            **{key: shared[key] for key in ("estimate", "outlook", "accepting", "held")},
+            "controls": {name: _control_json(control) for name, control in self.controls.items()},
+            "captured": {
+                "images": self.captures.total(),
+                "tasks": self.imported,
+                "why": dict(self.captures),
+            },
+            "versions": shared["versions"],
+            "notes": self.notes,
+            "left_out": shared["left_out"],
+            "suspects": self.suspects,
+            "round": to_json(self.round) if self.round else None,
+        }
+
+    @property
+    def controls(self) -> dict[str, ControlCard]:
+        """The live version's record of each control."""
+        return dict(self.card.controls) if self.card else {}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Options of the command."""
+    """Add the command's options."""
     known.add_project_argument(parser)
     addresses.add_backend_option(parser)
 
@@ -41,183 +118,128 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     if options.project:
         records = [known.find_project(settings, options.project)]
     rounds = _current_rounds(settings, options.backend)
-    statuses = [
-        {**_project_status(settings, projects, record), "round": rounds.get(record.id)}
-        for record in records
-    ]
-    for status in statuses:
-        for line in _format_project(status):
+    reports = [_read_report(settings, projects, record, rounds) for record in records]
+    for report in reports:
+        for line in _format_report(report):
             print_line(line, options)
     for sentence in projects.damaged_messages():
         print_line(sentence, options)
-    if not statuses:
+    if not reports:
         print_line("No project is connected yet: `prelabel connect PROJECT`.", options)
-    return {"projects": statuses}
+    return {"projects": [report.to_json() for report in reports]}
 
 
-def _project_status(
-    settings: Settings, projects: ProjectStore, record: ProjectRecord
-) -> dict[str, Any]:
-    """The figures that ``/api/projects`` has, from the home folder."""
+def _read_report(
+    settings: Settings,
+    projects: ProjectStore,
+    record: ProjectRecord,
+    rounds: dict[str, RoundStatus],
+) -> ProjectReport:
+    """Read a project's status from the home folder."""
     folder = projects.folder(record.id)
-    summary = read_json(folder / "summary.json") or {}
     card = VersionStore(folder).live_card()
-    accepting = AcceptanceStore(folder).read().describe(card.accepting) if card else {}
-    return {
-        "id": int(record.id) if record.id.isdigit() else record.id,
-        "title": record.title,
-        "server": record.server or settings.label_studio_url,
-        "version": card.version if card else None,
-        "created": card.created if card else None,
-        "tasks": summary.get("tasks", 0),
-        "labels": summary.get("labels", 0),
-        "waiting": summary.get("waiting", 0),
-        "accepted": summary.get("accepted", 0),
-        "audit": card.audit if card else None,
-        "figure": format_audit(card) if card else "not known yet",
-        "estimate": card.estimate if card else {},
-        "outlook": card.outlook if card else {},
-        "accepting": accepting,
-        "held": summary.get("held") or {},
-        "controls": _control_status(card),
-        "captured": _count_captures(projects.captures(record.id)),
-        "versions": summary.get("versions", []),
-        "notes": _build_notes(summary, card, accepting),
-        "left_out": summary.get("left_out", {}),
-        "suspects": len((read_json(folder / LABEL_ERRORS_FILE) or {}).get("suspects", [])),
-    }
+    status = record.status(read_outcome(folder))
+    if card:
+        accepting = AcceptanceStore(folder).read().describe(card.accepting)
+        status = replace(card.update_status(status), accepting=accepting)
+    else:
+        status = replace(status, version=None, estimate=None, outlook=None, accepting=None)
+    captures = projects.captures(record.id)
+    all_captures = list(captures.all())
+    return ProjectReport(
+        status=replace(status, server=status.server or settings.label_studio_url),
+        round=rounds.get(record.id),
+        card=card,
+        captures=Counter(capture.why for capture in all_captures),
+        imported=sum(bool(captures.task_status(capture)[0]) for capture in all_captures),
+        suspects=len((read_json(folder / LABEL_ERRORS_FILE) or {}).get("suspects", [])),
+    )
 
 
-def _current_rounds(settings: Settings, backend: str) -> dict[str, StatusData]:
-    """What the rounds do now, by project, where the backend of this home folder answers."""
+def _current_rounds(settings: Settings, backend: str) -> dict[str, RoundStatus]:
+    """Return the state of each project's round, where the backend of this home folder answers."""
     from backend.onboarding.backend_connection import validate_backend_url
     from backend.onboarding.first_round import fetch_states
 
     return {
-        str(row["id"]): row["round"]
+        str(row["id"]): from_json(RoundStatus, row["round"])
         for row in fetch_states(settings, validate_backend_url(backend, settings))
     }
 
 
-def _control_status(card: VersionCard | None) -> dict[str, Any]:
-    """By control what answers it, and by label what is known."""
-    return {
-        name: {
-            "kind": control["kind"],
-            "audit": control.get("audit"),
-            "advice": control.get("advice", ""),
-            "labels": _label_status(control),
-        }
-        for name, control in (card.controls if card else {}).items()
-    }
+def _control_json(control: ControlCard) -> JsonObject:
+    labels = {}
+    for label, count in control.examples.items():
+        figures = control.label_figures(label)
+        labels[label] = {"examples": count, **to_json(figures)}
+    audit = control.audit.to_json() if control.audit else None
+    return {"kind": control.kind, "audit": audit, "advice": control.advice, "labels": labels}
 
 
-def _label_status(control: StatusData) -> dict[str, Any]:
-    label_metrics = (control.get("figures") or {}).get("labels") or {}
-    rows = {}
-    for label, examples in (control.get("examples") or {}).items():
-        metrics = label_metrics.get(label) or {}
-        metrics = metrics.get("intervals") or metrics
-        rows[label] = {"examples": examples, **{k: metrics.get(k) for k in ("precision", "recall")}}
-    return rows
+# -- text output ----------------------------------------------------------------------------
 
 
-def _count_captures(captures: CaptureStore) -> dict[str, Any]:
-    """What applications sent that is worth labeling."""
-    all_captures = list(captures.all())
-    return {
-        "images": len(all_captures),
-        "tasks": sum(bool(captures.task_status(capture)[0]) for capture in all_captures),
-        "why": dict(Counter(capture.why for capture in all_captures)),
-    }
-
-
-def _build_notes(summary: StatusData, card: VersionCard | None, accepting: StatusData) -> list[str]:
-    """What people should know beside the figures."""
-    rejected, outlook = summary.get("held") or {}, card.outlook if card else {}
-    estimate = card.estimate if card else {}
-    accepted_count = summary.get("accepted", 0)
-    needed_labels = [
-        f"{row.get('words') or 'about {more}'.format(**row)} more of {row['label']}"
-        for row in outlook.get("labels", [])
-    ]
-    return [
-        *([f"{rejected['version']} is not live. {rejected['reason']}"] if rejected else []),
-        *([f"{estimate['metric']}: {format_metric(estimate)}"] if estimate else []),
-        *([outlook["sentence"]] if outlook.get("sentence") else []),
-        *([f"Would help most: {', '.join(needed_labels)}."] if needed_labels else []),
-        *(["The next hundred labels are not expected to pay."] if outlook.get("stop") else []),
-        *(
-            [f"{accepted_count} accepted without a person. {accepting['reason']}"]
-            if accepting
-            else []
-        ),
-    ]
-
-
-# -- for people -----------------------------------------------------------------------------
-
-
-def _format_project(project: StatusData) -> Iterator[str]:
-    yield f"{project['id']}  {project['title']}  ({project['server']})"
-    waiting_count = project["waiting"]
-    waiting_text = f", {waiting_count} of them new since the last version" if waiting_count else ""
-    yield f"    {project['labels']} of {project['tasks']} tasks labeled{waiting_text}"
-    if project["version"]:
-        yield f"    live: {project['version']}, on the audit slice {project['figure']}"
+def _format_report(report: ProjectReport) -> Iterator[str]:
+    status = report.status
+    yield f"{status.id}  {status.title}  ({status.server})"
+    waiting_text = f", {status.waiting} of them new since the last version"
+    yield (
+        f"    {status.labels} of {status.tasks} tasks labeled{waiting_text * bool(status.waiting)}"
+    )
+    if status.version:
+        yield f"    live: {status.version}, on the audit slice {report.figure}"
     else:
         yield "    live: nothing yet; `prelabel serve` makes the first version"
-    yield from _format_round(project["round"])
-    for line in project["notes"]:
-        yield f"    {line}"
-    for name, control in project["controls"].items():
+    yield from _format_round(report.round)
+    for note in report.notes:
+        yield f"    {note}"
+    for name, control in report.controls.items():
         yield from _format_control(name, control)
-    captured = project["captured"]
-    if captured["images"]:
-        why = ", ".join(f"{count} {reason}" for reason, count in captured["why"].items())
+    if report.captures:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in report.captures.items())
+        images = report.captures.total()
         yield (
-            f"    captured by the endpoint: {captured['images']} "
-            f"image{'' if captured['images'] == 1 else 's'} ({why}), "
-            f"{captured['tasks']} of them tasks by now"
+            f"    captured by the endpoint: {images} image{'' if images == 1 else 's'} "
+            f"({reasons}), {report.imported} of them tasks by now"
         )
-    if project["suspects"]:
+    if report.suspects:
         yield (
-            f"    labels that may be wrong: {project['suspects']} "
-            f"(`prelabel label-errors {project['id']}`)"
+            f"    labels that may be wrong: {report.suspects} (`prelabel label-errors {status.id}`)"
         )
-    for reason, count in project["left_out"].items():
+    for reason, count in status.left_out.items():
         yield f"    left out: {count} × {reason}"
 
 
-def _format_round(round_state: StatusData | None) -> Iterator[str]:
-    """What the round does, where that is known and something is under way."""
+def _format_round(status: RoundStatus | None) -> Iterator[str]:
+    """Describe the round where one is in progress or failed."""
     from backend.dashboard.wording import ROUND_STATE_TEXTS
 
-    if round_state and round_state["error"]:
-        yield f"    the last round failed: {round_state['error']}"
-    elif round_state and round_state["state"] != "idle":
-        detail = f"  {round_state['detail']}" if round_state["detail"] else ""
-        yield f"    now: {ROUND_STATE_TEXTS.get(round_state['state'], round_state['state'])} {round_state['progress']:.0%}{detail}"
+    if status and status.error:
+        yield f"    the last round failed: {status.error}"
+    elif status and status.state != "idle":
+        state = ROUND_STATE_TEXTS.get(status.state, status.state)
+        detail = f"  {status.detail}" if status.detail else ""
+        yield f"    now: {state} {status.progress:.0%}{detail}"
 
 
-def _format_control(name: str, control: StatusData) -> Iterator[str]:
-    yield f"    {name} ({control['kind']})"
-    if control["advice"]:
-        yield f"      {control['advice']}"
-    if control["labels"]:
+def _format_control(name: str, control: ControlCard) -> Iterator[str]:
+    yield f"    {name} ({control.kind})"
+    if control.advice:
+        yield f"      {control.advice}"
+    if control.examples:
         header = f"      {'label':<{LABEL_COLUMN_WIDTH}} {'examples':>8}  "
         yield f"{header}{'right when given':<24}  found of all"
-    for label, row in control["labels"].items():
-        cells = f"      {_truncate(label):<{LABEL_COLUMN_WIDTH}} {row['examples']:>8}  "
-        yield f"{cells}{_format_metric(row['precision']):<24}  {_format_metric(row['recall'])}"
+    for label, count in control.examples.items():
+        figures = control.label_figures(label)
+        cells = f"      {_truncate(label):<{LABEL_COLUMN_WIDTH}} {count:>8}  "
+        yield f"{cells}{_format_cell(figures.precision):<24}  {_format_cell(figures.recall)}"
 
 
-def _format_metric(metric: StatusData | None) -> str:
-    """A figure with its interval, short enough for a table."""
-    if not metric or metric.get("value") is None:
+def _format_cell(estimate: IntervalEstimate | None) -> str:
+    """Format an estimate with its interval, short enough for a table."""
+    if estimate is None or estimate.value is None:
         return "–"
-    interval = f"{metric['low']:.0%} to {metric['high']:.0%}"
-    return f"{metric['value']:.0%} ({interval}, n = {metric['n']})"
+    return f"{estimate.value:.0%} ({estimate.low:.0%} to {estimate.high:.0%}, n = {estimate.n})"
 
 
 def _truncate(label: str) -> str:

@@ -6,10 +6,11 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from backend.cli import projects
+from backend.json_records import to_json
 from backend.settings import read_settings
 
 if TYPE_CHECKING:
-    from backend.loop.round import RoundOutcome
+    from backend.records import RoundOutcome
 
 HELP = "train now on all labels, promote, and push the predictions"
 EXAMPLE = "prelabel train 3"
@@ -23,7 +24,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """One round in the foreground."""
     from backend.cli.main import print_line
-    from backend.loop.round import RoundRequest
+    from backend.records import RoundRequest
 
     settings = read_settings()
     record = projects.find_project(settings, options.project)
@@ -32,22 +33,22 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "version": outcome.version,
         "trained": outcome.trained or None,
-        "held": dict(outcome.held) or None,
+        "held": to_json(outcome.held) if outcome.held else None,
         "labels": outcome.labels,
-        "audit": dict(outcome.audit),
+        "audit": outcome.audit.to_json(),
         "seconds": dict(outcome.seconds),
     }
 
 
 def _describe_outcome(outcome: RoundOutcome) -> str:
     """What came of the round, in a sentence or two."""
-    from backend.dashboard.wording import explain_held_back
+    from backend.dashboard.wording import explain_held_version
 
-    held_version = outcome.held.get("version", "")
-    if held_version and not outcome.trained:
-        return f"Nothing new to learn: {held_version} has seen all labels. {explain_held_back(outcome.held)}"
     if outcome.held:
-        return explain_held_back(outcome.held)
+        explanation, version = explain_held_version(outcome.held), outcome.held.version
+        if version and not outcome.trained:
+            return f"Nothing new to learn: {version} has seen all labels. {explanation}"
+        return explanation
     if not outcome.labels:
         return "Nothing is labeled yet: label a few images first."
     if outcome.trained:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 from backend.cli import projects
+from backend.estimate import IntervalEstimate
+from backend.json_records import to_json
 from backend.settings import read_settings
 from backend.store.versions import VersionCard, VersionStore
 
@@ -34,32 +34,30 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         options,
     )
     for card in cards:
-        is_held = not card.promotion.get("promoted", True)
-        mark = "live" if card.version == live else "held" if is_held else ""
-        train, audit = card.labels["train"], card.labels["audit"]
-        labels = f"{train} + {audit}"
+        mark = "live" if card.version == live else "held" if card.is_held else ""
+        labels = f"{card.labels.train} + {card.labels.audit}"
         line = f"{card.version:<16} {mark:<5} {labels:>14} {format_audit(card):<36}"
         print_line(f"{line} {card.created}", options)
-        if is_held:
-            print_line(f"    {card.promotion['reason']}", options)
+        if card.is_held:
+            print_line(f"    {card.promotion_reason}", options)
     return {
         "project": record.id,
         "live": live,
-        "versions": [asdict(card) for card in cards],
-        "history": versions.history(),
+        "versions": [to_json(card) for card in cards],
+        "history": [to_json(event) for event in versions.history()],
     }
 
 
 def format_audit(card: VersionCard) -> str:
-    """The figure on the audit slice with its interval, in words."""
-    audit = card.audit
+    """Describe the accuracy or F1 on the audit set."""
     return (
-        "not known yet" if audit["value"] is None else f"{audit['metric']} {format_metric(audit)}"
+        "not known yet"
+        if card.audit.value is None
+        else f"{card.audit.metric} {format_estimate(card.audit)}"
     )
 
 
-def format_metric(metric: Mapping[str, Any]) -> str:
-    """A figure with its interval, in words."""
-    interval = f"{metric['low']:.0%} to {metric['high']:.0%}"
-    images = f"{metric['n']} image{'' if metric['n'] == 1 else 's'}"
-    return f"{metric['value']:.0%} ({interval}, {images})"
+def format_estimate(estimate: IntervalEstimate) -> str:
+    """Describe a known estimate with its interval and number of images."""
+    images = f"{estimate.n} image{'' if estimate.n == 1 else 's'}"
+    return f"{estimate.value:.0%} ({estimate.low:.0%} to {estimate.high:.0%}, {images})"

@@ -6,7 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from backend.dashboard.values import LabelForecast, MetricView, VersionRow
+from backend.dashboard.values import VersionRow
+from backend.estimate import IntervalEstimate
+from backend.records import Outlook
 
 CHART_WIDTH, CHART_HEIGHT = 460, 270
 MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM = 44, 14, 14, 42
@@ -75,9 +77,7 @@ class LearningCurveChart:
     bottom: int = CHART_HEIGHT - MARGIN_BOTTOM
 
 
-def build_chart(
-    versions: Sequence[VersionRow], outlook: LabelForecast
-) -> LearningCurveChart | None:
+def build_chart(versions: Sequence[VersionRow], outlook: Outlook) -> LearningCurveChart | None:
     """The learning curve of a project.
 
     Args:
@@ -88,25 +88,25 @@ def build_chart(
         None with fewer than two versions that anything is known of.
     """
     is_audited = _is_audited(versions, outlook)
-    measured = [(row, row.figure if is_audited else row.estimate) for row in versions]
+    measured = [(row, row.card.audit if is_audited else row.estimate) for row in versions]
     measured = [(row, figure) for row, figure in measured if figure.value is not None][
         :MAX_CHART_VERSIONS
     ][::-1]
     if len(measured) < 2:
         return None
     is_f1 = measured[-1][1].metric == "F1"
-    curve = outlook.curve if outlook.audited == is_audited else ()
+    curve = outlook.curve if outlook.is_audited == is_audited else ()
     max_labels = max(
-        [row.card.labels["train"] for row, _ in measured] + [point[0] for point in curve]
+        [row.card.labels.train for row, _ in measured] + [point.labels for point in curve]
     )
-    lowest = min([figure.low for _, figure in measured] + [point[2] for point in curve])
+    lowest = min([figure.low for _, figure in measured] + [point.low for point in curve])
     scale = _ChartScale(max(max_labels, 1), math.floor(lowest * 5) / 5)
-    upper_points = [scale.point(labels, high) for labels, _, _, high in curve]
-    lower_points = [scale.point(labels, low) for labels, _, low, _ in curve]
+    upper_points = [scale.point(point.labels, point.high) for point in curve]
+    lower_points = [scale.point(point.labels, point.low) for point in curve]
     return LearningCurveChart(
         marks=[_version_mark(row, figure, scale) for row, figure in measured],
         band=" ".join([*upper_points, *reversed(lower_points)]),
-        line=" ".join(scale.point(labels, value) for labels, value, _, _ in curve),
+        line=" ".join(scale.point(point.labels, point.value) for point in curve),
         across=[
             AxisTick(scale.x(tick_value), f"{tick_value:,}")
             for tick_value in _label_ticks(scale.max_labels)
@@ -121,11 +121,11 @@ def build_chart(
     )
 
 
-def _is_audited(versions: Sequence[VersionRow], outlook: LabelForecast) -> bool:
+def _is_audited(versions: Sequence[VersionRow], outlook: Outlook) -> bool:
     """What the forecast rests on; without one, whatever more versions have."""
     if outlook.curve:
-        return outlook.audited
-    figures = sum(row.figure.value is not None for row in versions)
+        return outlook.is_audited
+    figures = sum(row.card.audit.value is not None for row in versions)
     estimates = sum(row.estimate.value is not None for row in versions)
     return figures >= max(2, estimates)
 
@@ -155,9 +155,9 @@ class _ChartScale:
         return f"{self.x(labels)},{self.y(max(value, self.min_value))}"
 
 
-def _version_mark(row: VersionRow, figure: MetricView, scale: _ChartScale) -> ChartMark:
+def _version_mark(row: VersionRow, figure: IntervalEstimate, scale: _ChartScale) -> ChartMark:
     value = figure.value or 0.0
-    labels = row.card.labels["train"]
+    labels = row.card.labels.train
     value_text = f"{_format_value(value, figure)} ({_format_value(figure.low, figure)} to {_format_value(figure.high, figure)})"
     return ChartMark(
         x=scale.x(labels),
@@ -169,7 +169,7 @@ def _version_mark(row: VersionRow, figure: MetricView, scale: _ChartScale) -> Ch
     )
 
 
-def _format_value(value: float, figure: MetricView) -> str:
+def _format_value(value: float, figure: IntervalEstimate) -> str:
     return f"{value:.2f}" if figure.metric == "F1" else f"{value:.0%}"
 
 
@@ -188,9 +188,9 @@ def _label_ticks(max_labels: int) -> list[int]:
     return list(range(0, max_labels + 1, step))
 
 
-def _chart_summary(measured: Sequence[tuple[VersionRow, MetricView]]) -> str:
+def _chart_summary(measured: Sequence[tuple[VersionRow, IntervalEstimate]]) -> str:
     (first, first_figure), (last, last_figure) = measured[0], measured[-1]
     return (
-        f"From {_format_value(first_figure.value or 0, first_figure)} with {first.card.labels['train']} labels to "
-        f"{_format_value(last_figure.value or 0, last_figure)} with {last.card.labels['train']} labels."
+        f"From {_format_value(first_figure.value or 0, first_figure)} with {first.card.labels.train} labels to "
+        f"{_format_value(last_figure.value or 0, last_figure)} with {last.card.labels.train} labels."
     )

@@ -15,25 +15,21 @@ from backend.dashboard.values import (
     ConfusionMatrix,
     ControlView,
     LabelErrorRow,
-    LabelForecast,
     LabelRow,
-    MetricView,
     ProjectPage,
     ProjectSummary,
-    PromotionEvent,
     QueueRow,
-    RoundStatus,
     VersionRow,
 )
-from backend.errors import StoreError
+from backend.errors import NotFoundError, StoreError
+from backend.estimate import IntervalEstimate
+from backend.records import ControlCard, ControlStatus, Outlook, ProjectStatus
 from backend.store.captures import Capture, CaptureStore
 from backend.store.files import read_json
 from backend.store.projects import ProjectStore
 from backend.store.queue_front import LABEL_ERRORS_FILE, QueueFront
 from backend.store.versions import VersionCard, VersionStore
 
-ProjectStatus = Mapping[str, Any]
-"""A project as ``/api/projects/{id}`` shows it."""
 LABEL_ERRORS_SHOWN = 12
 CAPTURES_SHOWN = 6
 EVENTS_SHOWN = 10
@@ -83,34 +79,33 @@ class DashboardReader:
         self._files = JsonFileCache()
 
     def summary(self, status: ProjectStatus) -> ProjectSummary:
-        """A project as the overview shows it; a damaged card is told on its own page."""
-        file = self._version_store(str(status["id"])).path(str(status["version"])) / "card.json"
+        """Return a project for the overview; a damaged card is reported on the project's page."""
         card = None
-        with contextlib.suppress(StoreError):
-            card = self._files.read(file)
-        return self._summary(status, VersionCard(**card) if card else None)
+        if status.version:
+            with contextlib.suppress(StoreError, NotFoundError):
+                card = self._version_store(str(status.id)).card(status.version)
+        return self._summary(status, card)
 
     def page(self, status: ProjectStatus) -> ProjectPage:
-        """A project as its own page shows it.
+        """Return everything that a project's own page shows.
 
         Raises:
-            StoreError: a file of it is damaged.
+            StoreError: one of the project's files is damaged.
         """
-        folder = self._projects.folder(str(status["id"]))
-        versions = self._version_store(str(status["id"]))
-        live_version = str(status["version"] or "")
-        events = list(versions.history())
-        rows = _version_rows(versions.cards(), live_version, versions.ever_live())
+        id = str(status.id)
+        folder, versions = self._projects.folder(id), self._version_store(id)
+        events = versions.history()
+        rows = _version_rows(versions.cards(), status.version or "", versions.ever_live())
         card = next((row.card for row in rows if row.live), None)
         summary = self._summary(status, card)
         queue_front = QueueFront(folder, self._files.read)
         suspects = (self._files.read(folder / LABEL_ERRORS_FILE) or {}).get("suspects", [])
-        captures = self._projects.captures(str(status["id"]))
+        captures = self._projects.captures(id)
         waiting, returned = captures.counts()
         return ProjectPage(
             summary=summary,
-            outlook=_read_outlook(card.outlook if card else {}),
-            controls=[_control_view(row, card) for row in status["controls"]],
+            outlook=(card.outlook if card else None) or Outlook(),
+            controls=[_control_view(control, card) for control in status.controls],
             queue=_queue_rows(summary, queue_front),
             suspects=[
                 _label_error_row(summary, queue_front, row) for row in suspects[:LABEL_ERRORS_SHOWN]
@@ -123,10 +118,10 @@ class DashboardReader:
             captures_waiting=waiting,
             captures_returned=returned,
             versions=rows,
-            history=[_read_event(event) for event in events[: -EVENTS_SHOWN - 1 : -1]],
+            history=events[: -EVENTS_SHOWN - 1 : -1],
             roll_back_to=_rollback_target(versions),
-            held=rows[0] if rows and rows[0].held and not rows[0].was_live else None,
-            left_out=status["left_out"],
+            held=rows[0] if rows and rows[0].card.is_held and not rows[0].was_live else None,
+            left_out=status.left_out,
         )
 
     def thumbnail_path(self, id: str, name: str) -> Path:
@@ -137,28 +132,8 @@ class DashboardReader:
         return VersionStore(self._projects.folder(id), self._files.read)
 
     def _summary(self, status: ProjectStatus, card: VersionCard | None) -> ProjectSummary:
-        round_status = status["round"]
-        return ProjectSummary(
-            id=str(status["id"]),
-            title=str(status["title"] or f"Project {status['number']}"),
-            link=_project_url(str(status["server"] or self._server), int(status["number"])),
-            version=str(status["version"] or ""),
-            figure=MetricView.from_card(card.audit if card else status["audit"]),
-            estimate=MetricView.from_card(card.estimate if card else status["estimate"]),
-            round=RoundStatus(
-                state=str(round_status["state"]),
-                progress=float(round_status["progress"]),
-                detail=str(round_status["detail"] or ""),
-                error=str(round_status["error"] or ""),
-            ),
-            tasks=int(status["tasks"]),
-            labels=int(status["labels"]),
-            waiting=int(status["waiting"]),
-            accepted=int(status["accepted"]),
-            accepting=str((status.get("accepting") or {}).get("reason", "")),
-            held=status["held"],
-            types=[str(row["type"]) for row in status["controls"]],
-        )
+        link = _project_url(status.server or self._server, status.number)
+        return ProjectSummary(card.update_status(status) if card else status, link)
 
 
 def _project_url(server: str, number: int) -> str:
@@ -168,16 +143,9 @@ def _project_url(server: str, number: int) -> str:
 
 
 def _version_rows(cards: Sequence[VersionCard], live: str, past_live: set[str]) -> list[VersionRow]:
-    """Newest first."""
+    """Return the rows of the versions table, newest first."""
     return [
-        VersionRow(
-            card=card,
-            live=card.version == live,
-            was_live=card.version in past_live or card.version == live,
-            figure=MetricView.from_card(card.audit),
-            estimate=MetricView.from_card(card.estimate),
-            reason=str(card.promotion.get("reason", "")),
-        )
+        VersionRow(card, card.version == live, card.version in past_live | {live})
         for card in reversed(cards)
     ]
 
@@ -189,52 +157,31 @@ def _rollback_target(versions: VersionStore) -> str:
         return ""
 
 
-def _read_outlook(card_outlook: Mapping[str, Any]) -> LabelForecast:
-    if not card_outlook:
-        return LabelForecast()
-    return LabelForecast(
-        sentence=str(card_outlook["sentence"]),
-        needy=[
-            (r["label"], r.get("words") or f"about {r['more']}") for r in card_outlook["labels"]
-        ],
-        stop=bool(card_outlook["stop"]),
-        curve=[
-            (r["labels"], r["value"], r["low"], r["high"]) for r in card_outlook.get("curve", [])
-        ],
-        audited=card_outlook.get("from") != "cross-validation",
-    )
-
-
-def _control_view(control_status: Mapping[str, Any], card: VersionCard | None) -> ControlView:
-    """A control of today's labeling config, with what the live version's card tells of it."""
-    card_control = card.controls.get(control_status["name"], {}) if card else {}
-    figures, examples = card_control.get("figures") or {}, card_control.get("examples") or {}
-    rows = figures.get("labels") or {}
+def _control_view(control: ControlStatus, card: VersionCard | None) -> ControlView:
+    """Combine a control of the present labeling config with the live version's record of it."""
+    recorded = card.control(control.name) if card else ControlCard()
     return ControlView(
-        name=str(control_status["name"]),
-        type=str(control_status["type"]),
-        kind=str(card_control.get("kind", "none yet")),
-        figure=MetricView.from_card(card_control.get("audit")),
-        labels=[
-            _label_row(name, rows.get(name) or {}, examples) for name in control_status["labels"]
-        ],
-        confusion=_read_confusion(figures.get("confusion") or {}, control_status["labels"]),
-        counting=MetricView.from_card(figures["counting"]) if figures.get("counting") else None,
-        advice=str(card_control.get("advice", "")),
+        name=control.name,
+        type=control.type,
+        kind=recorded.kind,
+        labels=[_label_row(name, recorded) for name in control.labels],
+        confusion=_confusion_matrix(recorded.confusion, control.labels),
+        counting=recorded.counting,
+        advice=recorded.advice,
     )
 
 
-def _label_row(name: str, row: Mapping[str, Any], examples: Mapping[str, int]) -> LabelRow:
-    figures = row.get("intervals", row)
+def _label_row(name: str, recorded: ControlCard) -> LabelRow:
+    figures = recorded.label_figures(name)
     return LabelRow(
         name=name,
-        precision=MetricView.from_card(figures.get("precision")),
-        recall=MetricView.from_card(figures.get("recall")),
-        examples=int(examples.get(name, 0)),
+        precision=figures.precision or IntervalEstimate(),
+        recall=figures.recall or IntervalEstimate(),
+        examples=recorded.examples.get(name, 0),
     )
 
 
-def _read_confusion(
+def _confusion_matrix(
     table: Mapping[str, Mapping[str, int]], labels: Sequence[str]
 ) -> ConfusionMatrix | None:
     if not table:
@@ -263,7 +210,7 @@ def _queue_rows(summary: ProjectSummary, front: QueueFront) -> list[QueueRow]:
             task=queued_task.task,
             why=wording.describe_reason(queued_task),
             kind=wording.reason_key(queued_task),
-            link=summary.task(queued_task.task),
+            link=summary.task_link(queued_task.task),
             picture=front.thumbnail_path(str(queued_task.task)).exists(),
         )
         for queued_task in front.tasks()
@@ -279,7 +226,7 @@ def _label_error_row(
         suggested=str(row["suggested"]),
         why=str(row["why"]),
         suspicion=1 - float(row["quality"]),
-        link=summary.task(int(row["task"])),
+        link=summary.task_link(int(row["task"])),
         picture=front.thumbnail_path(str(row["task"])).exists(),
     )
 
@@ -296,16 +243,6 @@ def _capture_row(
         version=capture.version,
         answered=capture.annotation is not None,
         task=task,
-        link=summary.task(task) if task else "",
+        link=summary.task_link(task) if task else "",
         picture=front.thumbnail_path(f"capture-{capture.id}").exists(),
-    )
-
-
-def _read_event(event: Mapping[str, Any]) -> PromotionEvent:
-    return PromotionEvent(
-        at=str(event.get("at", "")),
-        version=str(event["version"]),
-        before=str(event.get("from") or ""),
-        by=str(event.get("by", "")),
-        reason=str(event.get("reason", "")),
     )

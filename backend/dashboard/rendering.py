@@ -98,7 +98,7 @@ class PageRenderer:
             "overview.html",
             root="",
             projects=projects,
-            running=any(project.round.running for project in projects),
+            running=any(project.status.round.is_running for project in projects),
             notice=ACTION_NOTICES.get(notice, ""),
             address=address,
             secured=secured,

@@ -3,60 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
+from backend.estimate import IntervalEstimate
+from backend.records import Outlook, ProjectStatus, PromotionEvent
 from backend.store.versions import VersionCard
-
-
-@dataclass(frozen=True)
-class MetricView:
-    """A share with its 95 % interval; see ``backend.learning.classification_metrics.Figure``.
-
-    Attributes:
-        n: images it rests on.
-        value: 0 to 1; None where nothing is known.
-        low: lower end of the interval.
-        high: upper end of the interval.
-        metric: what was counted.
-    """
-
-    n: int = 0
-    value: float | None = None
-    low: float = 0.0
-    high: float = 1.0
-    metric: str = "accuracy"
-
-    @classmethod
-    def from_card(cls, card_figure: Mapping[str, Any] | None) -> MetricView:
-        """From a card; nothing known where there is none."""
-        return (
-            cls(**{k: card_figure[k] for k in ("n", "value", "low", "high", "metric")})
-            if card_figure
-            else cls()
-        )
-
-
-@dataclass(frozen=True)
-class RoundStatus:
-    """What the project's round does.
-
-    Attributes:
-        state: ``idle``, ``observing``, ``training``, ``evaluating``, ``pushing`` or ``failed``.
-        progress: of that, 0 to 1.
-        detail: of that, for people.
-        error: why the last round failed; empty when it did not.
-    """
-
-    state: str
-    progress: float
-    detail: str
-    error: str
-
-    @property
-    def running(self) -> bool:
-        """Something is under way."""
-        return self.state not in ("idle", "failed")
 
 
 @dataclass(frozen=True)
@@ -64,45 +15,36 @@ class ProjectSummary:
     """A project on the overview, and at the head of its page.
 
     Attributes:
-        id: of the project here.
-        title: in Label Studio.
-        link: to it in Label Studio; empty where its address is not one to link to.
-        version: the live one; empty before the first.
-        figure: of the live version on the audit slice.
-        estimate: by cross-validation, while the audit slice is small.
-        round: what is under way.
-        tasks: images.
-        labels: of them labeled by a person.
-        waiting: labels that no version has seen.
-        accepted: tasks that were answered without a person.
-        accepting: from which confidence on that happens, or why it does not; empty where it is off.
-        held: the newest version and why it is not live; without a version: why none is made.
-            Empty where nothing hinders.
-        types: of the controls, such as ``Choices``.
+        status: with the live version's figures.
+        link: the project's URL in Label Studio; empty when the server's URL cannot be linked.
     """
 
-    id: str
-    title: str
+    status: ProjectStatus
     link: str
-    version: str
-    figure: MetricView
-    estimate: MetricView
-    round: RoundStatus
-    tasks: int
-    labels: int
-    waiting: int
-    accepted: int
-    accepting: str = ""
-    held: Mapping[str, str] = field(default_factory=dict)
-    types: Sequence[str] = ()
 
     @property
-    def waits(self) -> str:
-        """Why no version is made although there are new labels; may be empty."""
-        return str(self.held.get("reason", "")) if not self.held.get("version") else ""
+    def title(self) -> str:
+        """Its title in Label Studio, or its number."""
+        return self.status.title or f"Project {self.status.number}"
 
-    def task(self, number: int) -> str:
-        """The address of a task in Label Studio; empty where there is none to link to."""
+    @property
+    def estimate(self) -> IntervalEstimate:
+        """Accuracy by cross-validation."""
+        return self.status.estimate or IntervalEstimate()
+
+    @property
+    def control_types(self) -> list[str]:
+        """Types of its controls, such as ``Choices``."""
+        return [control.type for control in self.status.controls]
+
+    @property
+    def waiting_reason(self) -> str:
+        """Why no version is trained although there are new labels; empty otherwise."""
+        held = self.status.held
+        return held.reason if held and not held.version else ""
+
+    def task_link(self, number: int) -> str:
+        """Return the URL of a task in Label Studio; empty when it cannot be linked."""
         return f"{self.link}/data?task={number}" if self.link else ""
 
 
@@ -118,8 +60,8 @@ class LabelRow:
     """
 
     name: str
-    precision: MetricView
-    recall: MetricView
+    precision: IntervalEstimate
+    recall: IntervalEstimate
     examples: int
 
 
@@ -151,7 +93,6 @@ class ControlView:
         name: of the tag.
         type: ``Choices``, ``RectangleLabels`` or ``KeyPointLabels``.
         kind: what answers it.
-        figure: on the audit slice.
         labels: one row each.
         confusion: of choices; None where nothing is known.
         counting: of boxes and points: the counting error.
@@ -161,10 +102,9 @@ class ControlView:
     name: str
     type: str
     kind: str
-    figure: MetricView
     labels: Sequence[LabelRow]
     confusion: ConfusionMatrix | None = None
-    counting: MetricView | None = None
+    counting: IntervalEstimate | None = None
     advice: str = ""
 
 
@@ -173,25 +113,19 @@ class VersionRow:
     """A version.
 
     Attributes:
-        card: everything that is told of it.
-        live: it is the live one.
-        was_live: it was, or is.
-        figure: on the audit slice.
-        estimate: by cross-validation.
-        reason: why it went live, or not.
+        card: its record.
+        live: it is the live version.
+        was_live: it is or was live.
     """
 
     card: VersionCard
     live: bool
     was_live: bool
-    figure: MetricView
-    estimate: MetricView
-    reason: str
 
     @property
-    def held(self) -> bool:
-        """The gate keeps it from going live."""
-        return not self.card.promotion.get("promoted", True)
+    def estimate(self) -> IntervalEstimate:
+        """Accuracy by cross-validation."""
+        return self.card.estimate or IntervalEstimate()
 
 
 @dataclass(frozen=True)
@@ -262,49 +196,11 @@ class CaptureRow:
 
 
 @dataclass(frozen=True)
-class PromotionEvent:
-    """A version went live.
-
-    Attributes:
-        at: UTC, ISO 8601.
-        version: that did.
-        before: that was live until then; may be empty.
-        by: who did it.
-        reason: why.
-    """
-
-    at: str
-    version: str
-    before: str
-    by: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class LabelForecast:
-    """What more labels are expected to bring.
-
-    Attributes:
-        sentence: in words; may be empty.
-        needy: labels that need more examples, and how many, in words.
-        stop: the next labels are not expected to pay.
-        curve: (labels, value, low, high) from today's labels on.
-        audited: it rests on the audit slice, not on cross-validation.
-    """
-
-    sentence: str = ""
-    needy: Sequence[tuple[str, str]] = ()
-    stop: bool = False
-    curve: Sequence[tuple[int, float, float, float]] = ()
-    audited: bool = True
-
-
-@dataclass(frozen=True)
 class ProjectPage:
     """Everything that a project's page shows."""
 
     summary: ProjectSummary
-    outlook: LabelForecast
+    outlook: Outlook
     controls: Sequence[ControlView]
     queue: Sequence[QueueRow]
     suspects: Sequence[LabelErrorRow]

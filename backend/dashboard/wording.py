@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from backend.dashboard.values import MetricView, ProjectSummary
+from backend.dashboard.values import ProjectSummary
+from backend.estimate import IntervalEstimate
 from backend.learning.first_labels import describe_first_labels
+from backend.records import HeldVersion
 from backend.store.queue_front import QueuedTask
 
 NO_LABEL_TEXT = "(nothing)"
@@ -68,19 +68,19 @@ def describe_reason(queued_task: QueuedTask) -> str:
     )
 
 
-def is_proportion(figure: MetricView) -> bool:
+def is_proportion(figure: IntervalEstimate) -> bool:
     """Whether it counts right answers; F1 and its like do not."""
     return figure.metric.startswith("accuracy")
 
 
-def format_headline(figure: MetricView) -> str:
+def format_headline(figure: IntervalEstimate) -> str:
     """A figure, large."""
     if figure.value is None:
         return "not known yet"
     return format_percent(figure.value) if is_proportion(figure) else f"F1 {figure.value:.2f}"
 
 
-def format_interval(figure: MetricView) -> str:
+def format_interval(figure: IntervalEstimate) -> str:
     """Its 95 % interval, short."""
     if figure.value is None:
         return ""
@@ -89,7 +89,7 @@ def format_interval(figure: MetricView) -> str:
     return f"{figure.low:.2f} to {figure.high:.2f}"
 
 
-def explain_figure(figure: MetricView) -> str:
+def explain_figure(figure: IntervalEstimate) -> str:
     """What a version's figure means, in a sentence or two; empty where nothing is known."""
     if figure.value is None:
         return ""
@@ -114,7 +114,7 @@ def explain_figure(figure: MetricView) -> str:
     )
 
 
-def explain_estimate(estimate: MetricView, audit_figure: MetricView) -> str:
+def explain_estimate(estimate: IntervalEstimate, audit_figure: IntervalEstimate) -> str:
     """What an estimate by cross-validation means; empty where there is none.
 
     Args:
@@ -132,42 +132,34 @@ def explain_estimate(estimate: MetricView, audit_figure: MetricView) -> str:
 
 
 def suggest_next_step(summary: ProjectSummary, retrain_after: int) -> str:
-    """What a person should do next, in a sentence."""
-    if summary.round.running:
+    """Return what a person should do next, in a sentence; empty while a round runs."""
+    status = summary.status
+    if status.round.is_running:
         return ""
-    if summary.round.state == "failed":
+    if status.round.state == "failed":
         return "Prelabel tries again by itself; Start Training tries at once."
-    if not summary.tasks:
+    if not status.tasks:
         return "Import images into the project in Label Studio; suggestions appear by themselves."
-    if not summary.labels:
-        return describe_first_labels(summary.types, retrain_after, "a pause in labeling")
-    if summary.waiting:
-        labels_left = max(0, retrain_after - summary.waiting)
+    if not status.labels:
+        return describe_first_labels(summary.control_types, retrain_after, "a pause in labeling")
+    if status.waiting:
+        labels_left = max(0, retrain_after - status.waiting)
         if labels_left:
             return (
-                f"It learns after {labels_left} more label{'s' if labels_left != 1 else ''}, after a pause in "
-                "labeling, or now if you press Start Training."
+                f"It learns after {labels_left} more label{'s' if labels_left != 1 else ''}, after "
+                "a pause in labeling, or now if you press Start Training."
             )
         return "Enough is new: it learns in a moment."
-    if summary.held.get("version"):
+    if status.held and status.held.version:
         return (
-            f"{summary.held['version']} has learned from all labels, and is held back. Go on "
+            f"{status.held.version} has learned from all labels, and is held back. Go on "
             "labeling: the next version may pass."
         )
-    if summary.labels < summary.tasks:
+    if status.labels < status.tasks:
         return "It knows all labels. Go on labeling: the next image is the one that teaches most."
     return "Every image is labeled, and it knows all labels."
 
 
-def explain_held_back(held_back: Mapping[str, str]) -> str:
-    """Why the newest version is not live, or none is made.
-
-    Args:
-        held_back: of a round's outcome; not empty.
-    """
-    version = held_back.get("version", "")
-    return (
-        f"Version {version} is not live. {held_back['reason']}"
-        if version
-        else str(held_back["reason"])
-    )
+def explain_held_version(held: HeldVersion) -> str:
+    """Return why the newest version is not live, or why none is trained."""
+    return f"Version {held.version} is not live. {held.reason}" if held.version else held.reason

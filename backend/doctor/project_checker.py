@@ -160,7 +160,7 @@ class ProjectChecker:
             self._report.run_check(
                 "weights", check_function, f"`prelabel train {record.id}`", SLOW_TIMEOUT_SECONDS
             )
-            live_encoder = resources.versions(record).card(live_version).encoder.get("setting", "")
+            live_encoder = resources.versions(record).card(live_version).encoder.setting
             is_auto = encoder_settings == ["auto"]  # finds something else where that cannot be had
             encoder_settings = (
                 [live_encoder or "auto"]

@@ -195,8 +195,7 @@ def _add_function_routes(app: FastAPI, parts: EndpointParts) -> None:
         loaded = parts.functions.live_version(function)
         versions = await asyncio.to_thread(parts.functions.version_names, loaded)
         examples = {
-            name: control_card.get("examples", {})
-            for name, control_card in loaded.card.controls.items()
+            name: control_card.examples for name, control_card in loaded.card.controls.items()
         }
         drift = asdict(await parts.post_response.drift_figures(loaded))
         details = {"versions": versions, "examples": examples, "drift": drift}

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -222,11 +222,11 @@ class CaptureRecorder:
             return "random"
         if prediction.confidence < rules.confidence_below and uncertainty >= cutoff:
             return "uncertain"
-        examples = invocation.loaded.card.controls
+        card = invocation.loaded.card
         return (
             "rare"
             if any(
-                _is_rare(examples, control_name, label_name)
+                _is_rare(card.control(control_name).examples, label_name)
                 for control_name, label_name in _predicted_labels(prediction)
             )
             else ""
@@ -261,10 +261,9 @@ def _predicted_labels(prediction: ImagePrediction) -> set[tuple[str, str]]:
     return chosen_labels | detected_labels
 
 
-def _is_rare(controls: Mapping[str, Any], control: str, label: str) -> bool:
-    examples: Counter[str] = Counter(controls.get(control, {}).get("examples") or {})
-    average_count = examples.total() / max(1, len(examples))
-    return examples[label] < RARE_LABEL_RATIO * average_count
+def _is_rare(examples: Mapping[str, int], label: str) -> bool:
+    average_count = sum(examples.values()) / max(1, len(examples))
+    return examples.get(label, 0) < RARE_LABEL_RATIO * average_count
 
 
 def _is_same_image(first_hash: str, second_hash: str) -> bool:

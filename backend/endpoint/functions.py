@@ -275,7 +275,7 @@ def load_local_version(resources: Resources, record: ProjectRecord, version: str
     folder = resources.versions(record).path(version)
     model = load_model(folder, _RunnerCache(resources).load, resources.open_vocabulary)
     check_version_controls(version, model.controls)
-    encoder_setting = card.encoder.get("setting", "")
+    encoder_setting = card.encoder.setting
     encoder = resources.encoder(encoder_setting) if encoder_setting and model.heads else None
     predict = partial(predict_images, model, encoder)
     predict([noise_image()])

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from backend.arrays import Floats
-from backend.inference.detections import MIN_DETECTION_CONFIDENCE
+from backend.vision.detection.detections import MIN_DETECTION_CONFIDENCE
 
 
 def choice_confidence(row: Floats, multiple: bool) -> float:

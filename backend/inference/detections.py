@@ -11,18 +11,16 @@ import numpy as np
 from backend.arrays import Floats
 from backend.domain import Control, ImageSize, Region, Regions
 from backend.learning.detection_metrics import DetectionSample
-from backend.vision.detection.detections import Detections
+from backend.vision.detection.detections import (
+    MIN_DETECTION_CONFIDENCE,
+    DetectionExample,
+    Detections,
+)
 from backend.vision.detection.pseudo_boxes import estimate_side, make_pseudo_boxes
 from backend.vision.detection.trained_detector import Detector
-from backend.vision.detection.training_example import DetectionExample
 
 if TYPE_CHECKING:
     from PIL import Image
-
-
-MIN_DETECTION_CONFIDENCE = 0.02
-"""Confidence below which a find is of no use to anything."""
-
 
 SAMPLE_BATCH_SIZE = 32
 

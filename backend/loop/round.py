@@ -23,76 +23,14 @@ from backend.loop.publish.publish import Publisher, PublishResult
 from backend.loop.publish.queue_order import refresh_queue
 from backend.loop.publish.thumbnails import ThumbnailPublisher
 from backend.loop.train_version import VersionTrainer
-from backend.runtime.resources import Resources
+from backend.records import ControlStatus, HeldVersion, RoundOutcome, RoundRequest
+from backend.runtime.project_session import ProjectSession
 from backend.store.acceptance import AcceptanceStore
-from backend.store.projects import ProjectRecord
 from backend.store.versions import VersionCard
 
 log = logging.getLogger("prelabel")
 TASK_UPDATE_DELAY = timedelta(minutes=1)
 """So long Label Studio may take from an annotation to the mark of its task."""
-
-
-@dataclass(frozen=True)
-class RoundRequest:
-    """Why a round is wanted.
-
-    Attributes:
-        forced: Start Training, or the command line: do not wait for more labels.
-        quiet: nobody labeled for a while: do not wait for more labels either.
-        hints: events since the last full look, which may be as many changed labels.
-        full: look at everything, whatever the pulse says.
-        held: somebody cancelled the last round: do not train unless forced.
-    """
-
-    forced: bool = False
-    quiet: bool = False
-    hints: int = 0
-    full: bool = False
-    held: bool = False
-
-
-@dataclass(frozen=True)
-class RoundOutcome:
-    """What a round found and did; the project as ``/api/projects`` shows it.
-
-    Attributes:
-        title: the project's.
-        version: the live version.
-        tasks: how many tasks.
-        labels: how many of them a person answered.
-        audit: the live version's figure on the audit slice.
-        controls: the served controls.
-        left_out: what is not used, counted by reason.
-        versions: all version names, newest first.
-        trained: the version that this round made; empty when none.
-        waiting: new or changed labels that no version has seen yet.
-        estimate: accuracy by cross-validation while the audit slice is small.
-        outlook: what more labels are expected to bring.
-        accepting: from which confidence on answers need no person.
-        accepted: tasks that were answered so.
-        held: the newest version and why it is not live; empty where it is, or once was. Without
-            a version: why none is trained.
-        cleanup: retired versions may have predictions left.
-    """
-
-    title: str
-    version: str
-    tasks: int
-    labels: int
-    audit: Mapping[str, Any]
-    controls: list[dict[str, Any]]
-    left_out: Mapping[str, int]
-    versions: list[str]
-    trained: str = ""
-    waiting: int = 0
-    estimate: Mapping[str, Any] = field(default_factory=dict)
-    outlook: Mapping[str, Any] = field(default_factory=dict)
-    accepting: Mapping[str, Any] = field(default_factory=dict)
-    accepted: int = 0
-    held: Mapping[str, str] = field(default_factory=dict)
-    cleanup: bool = False
-    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -207,8 +145,7 @@ class Round:
     """Runs rounds of one project.
 
     Args:
-        resources: of this process.
-        record: the project.
+        session: of the project.
         report: told the state's name, the progress, 0 to 1, and details of it.
         memory: of the last full look by this process.
         cancelled: asked often while training; true ends the round.
@@ -216,18 +153,16 @@ class Round:
 
     def __init__(
         self,
-        resources: Resources,
-        record: ProjectRecord,
+        session: ProjectSession,
         report: StateCallback,
         memory: RoundMemory | None,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._resources = resources
-        self._settings = resources.settings
-        self._record = record
+        self._settings = session.settings
+        self._session = session
         self._report = report
         self._cancelled = cancelled
-        self._versions = resources.versions(record)
+        self._versions = session.versions
         self._stopwatch = cards.Stopwatch()
         self.memory: RoundMemory | None = memory
 
@@ -238,26 +173,24 @@ class Round:
             PrelabelError: it cannot go on; the live version stays as it was.
         """
         self._report("observing", 0.0, "")
-        self._connection = self._resources.connection(self._record)
+        self._connection = self._session.connection
         fingerprint = fetch_fingerprint(self._connection)
         request = self.memory.adjust_request(request, fingerprint) if self.memory else request
         if self.memory and self._can_skip(self.memory, fingerprint, request):
             return self._reuse_outcome(self.memory, fingerprint)
         self._versions.remove_leftovers()
-        observation = observe(self._connection, self._resources.folder(self._record), fingerprint)
-        self._resources.projects.set_title(self._record.id, fingerprint.title)
+        observation = observe(self._connection, self._session.folder, fingerprint)
+        self._session.resources.projects.set_title(self._session.id, fingerprint.title)
         self._check_controls(observation)
         self._stopwatch.lap("observe")
-        trainer = VersionTrainer(
-            self._resources, self._record, self._report, self._cancelled, self._stopwatch
-        )
+        trainer = VersionTrainer(self._session, self._report, self._cancelled, self._stopwatch)
         new_version = trainer.train_if_needed(
             observation,
             force=request.forced or request.quiet,
             on_hold=request.held and not request.forced,
         )
         live_version = self._versions.live() or ""
-        publisher = Publisher(self._resources, self._record, self._connection, self._report)
+        publisher = Publisher(self._session, self._report)
         publish_result = publisher.publish(observation, live_version)
         rescored = (
             {} if new_version == live_version else self._update_queue(publish_result, live_version)
@@ -268,7 +201,7 @@ class Round:
             observation, live_version, new_version, publish_result.unreadable_counts
         )
         if trainer.budget_message:
-            outcome = replace(outcome, held={"version": "", "reason": trainer.budget_message})
+            outcome = replace(outcome, held=HeldVersion(reason=trainer.budget_message))
         self.memory = RoundMemory(
             observation.fingerprint,
             live_version,
@@ -278,7 +211,7 @@ class Round:
             over_budget=bool(trainer.budget_message),
         )
         if rescored:
-            client, project_number = self._connection.client, self._record.number
+            client, project_number = self._connection.client, self._session.number
             self.memory.ignore_own_changes(
                 client.iter_changed_tasks(project_number, self.memory.known_until), set(rescored)
             )
@@ -295,9 +228,9 @@ class Round:
     def _upload_live_version(self) -> None:
         """The endpoint elsewhere gets the live version; the next round tries again if not."""
         try:
-            self._resources.compute.sync_endpoint()
+            self._session.resources.compute.sync_endpoint()
         except PrelabelError as error:
-            log.warning("project %s: %s", self._record.id, error)
+            log.warning("project %s: %s", self._session.id, error)
 
     # -- deciding ---------------------------------------------------------------------------
 
@@ -331,7 +264,7 @@ class Round:
     def _is_over_budget(self) -> bool:
         """Whether training still waits for money, as it did at the last full look."""
         try:
-            self._resources.compute.check_budget()
+            self._session.resources.compute.check_budget()
         except OverBudget:
             return True
         return False
@@ -361,7 +294,7 @@ class Round:
 
     def _record_new_labels(self, memory: RoundMemory, live_version: str) -> None:
         """Learn which tasks people labeled or skipped, and let the queue know."""
-        client, project_number = self._connection.client, self._record.number
+        client, project_number = self._connection.client, self._session.number
         memory.record_changes(
             client.iter_changed_tasks(project_number, _subtract_delay(memory.known_until))
         )
@@ -370,7 +303,7 @@ class Round:
             refresh_queue(
                 order, self._connection, live_version, memory.annotated_tasks, memory.skipped_tasks
             )
-            ThumbnailPublisher(self._resources, self._record).publish_queue(order)
+            ThumbnailPublisher(self._session).publish_queue(order)
         latest_rows = list(
             client.iter_changed_tasks(project_number, _subtract_delay(memory.known_until))
         )
@@ -381,7 +314,7 @@ class Round:
 
     def _check_controls(self, observation: Observation) -> None:
         for name, reason in observation.config.unserved.items():
-            log.info("project %s: control %s is not served: %s", self._record.id, name, reason)
+            log.info("project %s: control %s is not served: %s", self._session.id, name, reason)
         if not observation.config.controls:
             reasons = "; ".join(f"{n}: {r}" for n, r in observation.config.unserved.items())
             raise ConfigError(
@@ -390,15 +323,11 @@ class Round:
                 "KeyPointLabels for an Image."
             )
 
-    def _held_back_version(self, newest: VersionCard | None, live_version: str) -> dict[str, str]:
-        """The newest version, where the gate keeps it from going live."""
-        if (
-            newest is None
-            or newest.version == live_version
-            or newest.promotion.get("promoted", True)
-        ):
-            return {}
-        return {"version": newest.version, "reason": str(newest.promotion["reason"])}
+    def _held_version(self, newest: VersionCard | None, live_version: str) -> HeldVersion | None:
+        """Return the newest version where the quality gate keeps it from going live."""
+        if newest is None or newest.version == live_version or not newest.is_held:
+            return None
+        return HeldVersion(newest.version, newest.promotion_reason)
 
     def _build_outcome(
         self,
@@ -417,20 +346,19 @@ class Round:
             tasks=len(observation.tasks),
             labels=len(observation.labeled),
             audit=card.audit,
-            controls=[
-                cards.control_summary(control, card) for control in observation.config.controls
-            ],
+            controls=tuple(
+                ControlStatus.of_control(control, card.control(control.name))
+                for control in observation.config.controls
+            ),
             left_out=dict(observation.left_out + unreadable),
-            versions=self._versions.names(),
+            versions=tuple(self._versions.names()),
             trained=new_version,
             waiting=waiting,
             estimate=card.estimate,
             outlook=card.outlook,
-            accepting=AcceptanceStore(self._resources.folder(self._record))
-            .read()
-            .describe(card.accepting),
+            accepting=AcceptanceStore(self._session.folder).read().describe(card.accepting),
             accepted=sum(task.auto_accepted for task in observation.tasks),
-            held=self._held_back_version(newest, live_version),
+            held=self._held_version(newest, live_version),
             cleanup=True,
             seconds=self._stopwatch.seconds(),
         )

@@ -19,9 +19,9 @@ from backend.loop.evaluate.drift_reference import build_reference
 from backend.loop.fit import RECIPE_VERSION, ModelTrainer
 from backend.loop.label_table import count_changes, label_table
 from backend.loop.observe import Observation
-from backend.runtime.resources import Resources
+from backend.records import ModelSource, Promotion
+from backend.runtime.project_session import ProjectSession
 from backend.store.drift_reference import save_reference
-from backend.store.projects import ProjectRecord
 from backend.store.versions import LabelSnapshot, VersionCard, content_hash
 from backend.vision.encoders.base import Encoder
 
@@ -33,8 +33,7 @@ class VersionTrainer:
     """Makes versions of one project.
 
     Args:
-        resources: of this process.
-        record: the project.
+        session: of the project.
         report: told state, progress and details.
         cancelled: asked often while training.
         stopwatch: of the round.
@@ -45,19 +44,17 @@ class VersionTrainer:
 
     def __init__(
         self,
-        resources: Resources,
-        record: ProjectRecord,
+        session: ProjectSession,
         report: StateCallback,
         cancelled: Callable[[], bool],
         stopwatch: cards.Stopwatch,
     ) -> None:
-        self._resources = resources
-        self._settings = resources.settings
-        self._record = record
+        self._settings = session.settings
+        self._session = session
         self._report = report
         self._cancelled = cancelled
         self._stopwatch = stopwatch
-        self._versions = resources.versions(record)
+        self._versions = session.versions
         self.budget_message = ""
 
     def train_if_needed(self, observation: Observation, *, force: bool, on_hold: bool) -> str:
@@ -93,17 +90,18 @@ class VersionTrainer:
         """A version that passed goes live, where the disk was full or a crash came just then."""
         card = self._versions.promote_pending(PROMOTED_BY)
         if card is not None:
-            id = self._record.id
-            log.info(
-                "project %s: version %s is live (%s)", id, card.version, cards.version_summary(card)
-            )
+            self._log_live(card)
+
+    def _log_live(self, card: VersionCard) -> None:
+        summary = cards.version_summary(card)
+        log.info("project %s: version %s is live (%s)", self._session.id, card.version, summary)
 
     def _is_over_budget(self) -> bool:
         """Whether this month's money is spent: what is live goes on predicting."""
         try:
-            self._resources.compute.check_budget()
+            self._session.resources.compute.check_budget()
         except OverBudget as error:
-            log.warning("project %s: %s", self._record.id, error)
+            log.warning("project %s: %s", self._session.id, error)
             self.budget_message = str(error)
         return bool(self.budget_message)
 
@@ -114,7 +112,7 @@ class VersionTrainer:
         if encoder is None:
             return EMPTY_EMBEDDINGS
         choices = [control for control in observation.config.controls if control.kind == "choices"]
-        embedder = self._resources.embedder(self._record, encoder)
+        embedder = self._session.embedder(encoder)
         return embedder.embed(
             image_sources(observation.tasks, choices),
             lambda done, total: self._report(state, done / total if total else 1.0, ""),
@@ -123,12 +121,12 @@ class VersionTrainer:
     def _load_encoder(self, observation: Observation) -> Encoder | None:
         """The encoder, where choices are asked for: nothing else needs it."""
         is_needed = any(control.kind == "choices" for control in observation.config.controls)
-        return self._resources.encoder() if is_needed else None
+        return self._session.resources.encoder() if is_needed else None
 
     def _base_detector_id(self, observation: Observation) -> str:
         """What detectors start from, where boxes or points are asked for."""
         is_needed = any(control.kind != "choices" for control in observation.config.controls)
-        return self._resources.base_weights().id if is_needed else ""
+        return self._session.resources.base_weights.id if is_needed else ""
 
     def _has_same_setup(
         self, observation: Observation, encoder: Encoder | None, newest: VersionCard
@@ -136,12 +134,9 @@ class VersionTrainer:
         current_labels = {
             control.name: list(control.label_names) for control in observation.config.controls
         }
-        trained_labels = {name: list(card["examples"]) for name, card in newest.controls.items()}
+        trained_labels = {name: list(card.examples) for name, card in newest.controls.items()}
         ids = (encoder.id if encoder else "", self._base_detector_id(observation))
-        return current_labels == trained_labels and ids == (
-            newest.encoder.get("id", ""),
-            newest.detector.get("id", ""),
-        )
+        return current_labels == trained_labels and ids == (newest.encoder.id, newest.detector.id)
 
     def _version_identity(
         self, observation: Observation, labels: LabelSnapshot, encoder: Encoder | None
@@ -159,7 +154,7 @@ class VersionTrainer:
             self._settings.detector_size,
             self._settings.precision,
             self._settings.accept_error,
-            self._resources.prompt_files() if self._base_detector_id(observation) else [],
+            self._session.resources.prompt_files() if self._base_detector_id(observation) else [],
         ]
         return content_hash(
             [
@@ -184,8 +179,7 @@ class VersionTrainer:
         self._stopwatch.lap("embed")
         live_version = self._versions.live()
         trainer = ModelTrainer(
-            self._resources,
-            self._record,
+            self._session,
             observation,
             encoder,
             embeddings,
@@ -195,7 +189,7 @@ class VersionTrainer:
         model = trainer.train_model()
         self._stopwatch.lap("train")
         self._report("evaluating", 0.0, "")
-        assessment = Assessor(self._resources, self._record, observation, trainer, model).assess()
+        assessment = Assessor(self._session, observation, trainer, model).assess()
         model = replace(
             model, thresholds=assessment.thresholds, controls=observation.config.controls
         )
@@ -208,22 +202,22 @@ class VersionTrainer:
             parent=trainer.live_card.version if trainer.live_card else live_version,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             labels=cards.split_sizes(observation),
-            audit=assessment.figure.to_json(),
+            audit=assessment.figure,
             controls=assessment.controls,
-            encoder=self._encoder_card(encoder),
+            encoder=self._encoder_source(encoder),
             seconds=self._stopwatch.seconds(),
             seed=self._settings.seed,
             packages=cards.package_versions(),
-            promotion={
-                "promoted": assessment.verdict.is_passed,
-                "reason": assessment.verdict.reason,
-                "evidence": assessment.verdict.evidence,
-            },
-            detector=self._detector_card(observation),
-            estimate=assessment.estimate.to_json() if assessment.estimate else {},
+            promotion=Promotion(
+                assessment.verdict.is_passed,
+                assessment.verdict.reason,
+                assessment.verdict.evidence,
+            ),
+            detector=self._detector_source(observation),
+            estimate=assessment.estimate,
             outlook=assessment.outlook,
             accepting=assessment.accepting,
-            compute=trainer.cost.json(),
+            compute=trainer.cost,
         )
         reference = build_reference(observation, trainer, model, embeddings)
 
@@ -235,22 +229,25 @@ class VersionTrainer:
         return name
 
     def _log_result(self, card: VersionCard) -> None:
-        reason, id = card.promotion["reason"], self._record.id
-        if card.promotion["promoted"]:
-            log.info(
-                "project %s: version %s is live (%s)", id, card.version, cards.version_summary(card)
+        if card.is_held:
+            log.warning(
+                "project %s: version %s is not live. %s",
+                self._session.id,
+                card.version,
+                card.promotion_reason,
             )
         else:
-            log.warning("project %s: version %s is not live. %s", id, card.version, reason)
+            self._log_live(card)
 
-    def _encoder_card(self, encoder: Encoder | None) -> dict[str, str]:
-        """With a spelling that leads to this very encoder again, also where ``auto`` chose it."""
+    def _encoder_source(self, encoder: Encoder | None) -> ModelSource:
+        """Return the encoder with a setting that loads it again, also when ``auto`` chose it."""
         if encoder is None:
-            return {}
+            return ModelSource()
         setting = self._settings.encoder
-        setting = encoder.name if setting == "auto" else setting
-        return {"setting": setting, "id": encoder.id, "name": encoder.name}
+        return ModelSource(encoder.name if setting == "auto" else setting, encoder.id, encoder.name)
 
-    def _detector_card(self, observation: Observation) -> dict[str, str]:
+    def _detector_source(self, observation: Observation) -> ModelSource:
         id = self._base_detector_id(observation)
-        return {"setting": self._resources.base_weights().setting, "id": id} if id else {}
+        return (
+            ModelSource(self._session.resources.base_weights.setting, id) if id else ModelSource()
+        )

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
+
+from backend.records import ComputeCost
 
 if TYPE_CHECKING:
     from backend.training.detector import DetectorTrainingJob
@@ -22,35 +23,6 @@ if TYPE_CHECKING:
 LOCAL_COMPUTE = "local"
 LOCAL_BATCH_SIZE = 32
 """Images that are read and looked at together on this machine: a fair use of its memory."""
-
-
-@dataclass(frozen=True)
-class ComputeCost:
-    """What a training took.
-
-    Attributes:
-        where: ``local`` or ``modal``.
-        device: its name, such as ``L4``; empty where nobody asked.
-        seconds: of the device.
-        dollars: an estimate, by list prices; 0 on one's own machine.
-    """
-
-    where: str = LOCAL_COMPUTE
-    device: str = ""
-    seconds: float = 0.0
-    dollars: float = 0.0
-
-    def json(self) -> dict[str, Any]:
-        """As a card shows it."""
-        return asdict(self)
-
-    def __add__(self, other: ComputeCost) -> ComputeCost:
-        """Both together; named after the one elsewhere."""
-        device_source = self if self.where != LOCAL_COMPUTE or not other.device else other
-        seconds, dollars = self.seconds + other.seconds, self.dollars + other.dollars
-        return ComputeCost(
-            device_source.where, device_source.device, round(seconds, 3), round(dollars, 6)
-        )
 
 
 class Compute(Protocol):

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 
 from backend.errors import PrelabelError
+from backend.records import CaptureCounts
 from backend.scheduler.worker_pool import WorkerPool
 from backend.store.captures import CaptureStore
 
@@ -39,17 +40,16 @@ class CaptureWatcher:
         self._worker_pool = worker_pool
         self._on_import = on_import
         self._checked_at = 0.0
-        self._counts = (0, 0)
+        self._counts = CaptureCounts()
         self._is_importing = False
 
     def is_due(self) -> bool:
         """Whether something may wait: the endpoint wrote since the last job. Cheap."""
         return not self._is_importing and self._captures.last_modified() > self._checked_at
 
-    def counts(self) -> dict[str, int]:
-        """How many wait, and how many became tasks."""
-        waiting, returned = self._counts
-        return {"waiting": waiting, "returned": returned}
+    def counts(self) -> CaptureCounts:
+        """Return the counts after the last import."""
+        return self._counts
 
     async def import_captures(self) -> None:
         """Bring back what waits; what cannot be brought now is tried again later."""
@@ -74,4 +74,4 @@ class CaptureWatcher:
             self._is_importing = False
 
     async def _update_counts(self) -> None:
-        self._counts = await asyncio.to_thread(self._captures.counts)
+        self._counts = CaptureCounts(*await asyncio.to_thread(self._captures.counts))

@@ -8,6 +8,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from backend.errors import PrelabelError, RoundInProgressError
+from backend.records import RoundOutcome
 from backend.scheduler.project_state import ProjectState
 from backend.scheduler.supervise import Supervisor
 from backend.scheduler.worker_pool import WorkerPool
@@ -46,7 +47,7 @@ class ProjectChores:
         await asyncio.gather(*running, return_exceptions=True)
 
     def start_after_round(
-        self, project_state: ProjectState, outcome: dict[str, Any], *, is_full_round: bool
+        self, project_state: ProjectState, outcome: RoundOutcome, *, is_full_round: bool
     ) -> None:
         """What a round leaves to be done.
 
@@ -55,12 +56,12 @@ class ProjectChores:
             outcome: the round's.
             is_full_round: it looked at everything: retired versions may have predictions left.
         """
-        if is_full_round and len(outcome["versions"]) > 1 and not project_state.is_cleaning:
+        if is_full_round and len(outcome.versions) > 1 and not project_state.is_cleaning:
             project_state.is_cleaning = True
             self._start(project_state, self._remove_old_predictions(project_state))
-        if outcome["trained"] and outcome["trained"] == project_state.live_version:
+        if outcome.trained and outcome.trained == project_state.live_version:
             self._start(project_state, self._find_label_errors(project_state))
-        has_smart_tools = any(control.get("smart") for control in outcome["controls"])
+        has_smart_tools = any(control.smart for control in outcome.controls)
         if has_smart_tools and project_state.warmed_version != project_state.live_version:
             project_state.warmed_version = project_state.live_version
             self._start(project_state, self._warm_smart_tools(project_state))

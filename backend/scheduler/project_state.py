@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
+from backend.records import ProjectStatus, RoundOutcome, RoundStatus
 from backend.scheduler.capture_watch import CaptureWatcher
 from backend.scheduler.worker_pool import WorkerProcess
 from backend.store.projects import ProjectRecord
@@ -20,7 +20,7 @@ class ProjectState:
     Attributes:
         record: who it is.
         live_version: its live version; empty before the first.
-        summary: the last round's outcome.
+        outcome: the last round's.
         state: what the round does now.
         progress: of that, 0 to 1.
         detail: of that, for people.
@@ -45,7 +45,7 @@ class ProjectState:
     record: ProjectRecord
     capture_watcher: CaptureWatcher
     live_version: str = ""
-    summary: dict[str, Any] = field(default_factory=dict)
+    outcome: RoundOutcome = RoundOutcome()
     state: str = "idle"
     progress: float = 0.0
     detail: str = ""
@@ -70,30 +70,12 @@ class ProjectState:
         """Whether one is under way, or about to be."""
         return self.wake_event.is_set() or self.state not in ("idle", "failed")
 
-    def json(self) -> dict[str, Any]:
-        """As ``/api/projects/{id}`` shows it; a plain number as id where it is one."""
-        summary = self.summary
-        return {
-            "id": int(self.record.id) if self.record.id.isdigit() else self.record.id,
-            "server": self.record.server,
-            "number": self.record.number,
-            "title": summary.get("title") or self.record.title,
-            "version": self.live_version or None,
-            "round": {
-                "state": self.state,
-                "progress": self.progress,
-                "detail": self.detail or None,
-                "error": self.error or None,
-            },
-            "tasks": summary.get("tasks", 0),
-            "labels": summary.get("labels", 0),
-            "waiting": self.waiting_labels,
-            "audit": summary.get("audit")
-            or {"n": 0, "value": None, "low": 0.0, "high": 1.0, "metric": "accuracy"},
-            "controls": summary.get("controls", []),
-            "left_out": summary.get("left_out", {}),
-            **{key: summary.get(key) or {} for key in ("estimate", "outlook", "accepting", "held")},
-            "accepted": summary.get("accepted", 0),
-            "captured": self.capture_watcher.counts(),
-            "versions": summary.get("versions", []),
-        }
+    def status(self) -> ProjectStatus:
+        """Return the project as ``/api/projects/{id}`` shows it."""
+        return replace(
+            self.record.status(self.outcome),
+            version=self.live_version or None,
+            waiting=self.waiting_labels,
+            round=RoundStatus(self.state, self.progress, self.detail or None, self.error or None),
+            captured=self.capture_watcher.counts(),
+        )

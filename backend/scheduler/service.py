@@ -11,7 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from dataclasses import asdict, replace
 from typing import Any
 
 from backend.errors import (
@@ -22,7 +22,9 @@ from backend.errors import (
     StoreError,
     UsageError,
 )
+from backend.json_records import from_json
 from backend.label_studio.ml_protocol import parse_project
+from backend.records import ProjectStatus, RoundOutcome, RoundRequest
 from backend.runtime.connection import is_server_reachable, parse_created_at
 from backend.scheduler.capture_watch import CaptureWatcher
 from backend.scheduler.chores import ProjectChores
@@ -37,8 +39,7 @@ from backend.scheduler.worker_pool import (
 )
 from backend.settings import Settings
 from backend.store import wake
-from backend.store.files import read_json, write_json
-from backend.store.projects import ProjectRecord, ProjectStore
+from backend.store.projects import ProjectRecord, ProjectStore, read_outcome, save_outcome
 from backend.store.servers import is_same_server
 from backend.store.versions import VersionStore
 
@@ -166,27 +167,25 @@ class Service:
 
     def versions(self) -> list[str]:
         """The versions of all projects, newest first; Label Studio does not say which it asks."""
-        return [
-            name for w in self._project_states.values() for name in w.summary.get("versions", [])
-        ]
+        return [name for state in self._project_states.values() for name in state.outcome.versions]
 
     # -- what people ask --------------------------------------------------------------------
 
-    def projects(self) -> list[dict[str, Any]]:
-        """All projects."""
-        return [project_state.json() for project_state in self._project_states.values()]
+    def projects(self) -> list[ProjectStatus]:
+        """Return the status of all projects."""
+        return [project_state.status() for project_state in self._project_states.values()]
 
-    def project(self, id: str) -> dict[str, Any]:
-        """One project.
+    def project(self, id: str) -> ProjectStatus:
+        """Return the status of a project.
 
         Raises:
             NotFoundError: no project has this id.
         """
         if id not in self._project_states:
             raise NotFoundError(f"No project {id!r} is connected to this backend.")
-        return self._project_states[id].json()
+        return self._project_states[id].status()
 
-    async def cancel(self, id: str) -> dict[str, Any]:
+    async def cancel(self, id: str) -> ProjectStatus:
         """Cancel the round of a project while it trains; its live version stays.
 
         Raises:
@@ -196,7 +195,7 @@ class Service:
         project_state = self._project_states[id]
         if project_state.worker is not None and project_state.state == "training":
             await project_state.worker.cancel()
-        return project_state.json()
+        return project_state.status()
 
     async def train(self, id: str) -> None:
         """Start Training, from here.
@@ -242,8 +241,7 @@ class Service:
             return existing
         project_state = ProjectState(record, self._capture_watcher(record))
         with contextlib.suppress(StoreError):  # the next round makes it anew
-            summary = read_json(self._summary_file(record))
-            project_state.summary = summary if isinstance(summary, dict) else {}
+            project_state.outcome = read_outcome(self._projects.folder(record.id))
         self._refresh_live(project_state)
         project_state.wake_event.set()
         self._project_states[record.id] = project_state
@@ -325,12 +323,13 @@ class Service:
     async def _run_round(self, project_state: ProjectState) -> None:
         if project_state.training_paused and not project_state.live_version:
             return  # without a version a round can only train, and that was cancelled
-        request = {
-            "forced": project_state.training_requested,
-            "quiet": self._clock() - project_state.last_labeled_at >= self.settings.quiet_seconds,
-            "hints": project_state.pending_events,
-            "held": project_state.training_paused,
-        }
+        quiet_time = self._clock() - project_state.last_labeled_at
+        request = RoundRequest(
+            forced=project_state.training_requested,
+            quiet=quiet_time >= self.settings.quiet_seconds,
+            hints=project_state.pending_events,
+            held=project_state.training_paused,
+        )
         project_state.training_requested = False
         if self._round_workers.is_full:
             project_state.state, project_state.progress, project_state.detail = (
@@ -341,8 +340,8 @@ class Service:
         try:
             async with project_state.round_lock:
                 outcome = await self._run_round_job(project_state, request)
-            self._finish_round(project_state, outcome, int(request["hints"]))
-            project_state.quiet_round_done = bool(request["quiet"])
+            self._finish_round(project_state, outcome, request.hints)
+            project_state.quiet_round_done = request.quiet
         except (
             RoundInProgressError
         ):  # the command line is at it, and wakes us after, unless it is killed
@@ -351,7 +350,7 @@ class Service:
                 "",
                 True,
             )
-            project_state.training_requested |= bool(request["forced"])
+            project_state.training_requested |= request.forced
         except RoundCancelledError as error:
             project_state.state, project_state.detail, project_state.training_paused = (
                 "idle",
@@ -359,19 +358,19 @@ class Service:
                 True,
             )
         except PrelabelError as error:
-            self._fail_round(project_state, str(error), forced=bool(request["forced"]))
+            self._fail_round(project_state, str(error), forced=request.forced)
         except Exception as error:  # a defect of ours must not end the loop
             log.exception("project %s", project_state.record.id)
             self._fail_round(
-                project_state, f"{type(error).__name__}: {error}", forced=bool(request["forced"])
+                project_state, f"{type(error).__name__}: {error}", forced=request.forced
             )
         finally:
             project_state.worker = None
         await asyncio.to_thread(self._commit_files)
 
     async def _run_round_job(
-        self, project_state: ProjectState, request: dict[str, Any]
-    ) -> dict[str, Any]:
+        self, project_state: ProjectState, request: RoundRequest
+    ) -> RoundOutcome:
         """A round in a working process, as soon as one is free; its outcome."""
 
         def report(state: str, progress: float, detail: str) -> None:
@@ -384,19 +383,16 @@ class Service:
             )
 
         project_state.locked_elsewhere = False
-        job = {"job": "round", "project": project_state.record.id, "ask": request}
+        job = {"job": "round", "project": project_state.record.id, "ask": asdict(request)}
         async with self._round_workers.acquire() as project_state.worker:
             outcome, _ = await project_state.worker.run(job, report=report)
-        result: dict[str, Any] = outcome
-        return result
+        return from_json(RoundOutcome, outcome)
 
-    def _finish_round(
-        self, project_state: ProjectState, outcome: dict[str, Any], hints: int
-    ) -> None:
-        is_full_round = bool(outcome.pop("cleanup"))
+    def _finish_round(self, project_state: ProjectState, outcome: RoundOutcome, hints: int) -> None:
+        is_full_round, outcome = outcome.cleanup, replace(outcome, cleanup=False)
         if is_full_round:
             project_state.pending_events -= hints  # more may have come meanwhile
-        project_state.waiting_labels = outcome["waiting"]
+        project_state.waiting_labels = outcome.waiting
         project_state.state, project_state.progress, project_state.error, project_state.failures = (
             "idle",
             1.0,
@@ -404,10 +400,10 @@ class Service:
             0,
         )
         project_state.detail = ""
-        if outcome != project_state.summary:
-            project_state.summary = outcome
+        if outcome != project_state.outcome:
+            project_state.outcome = outcome
             with contextlib.suppress(StoreError):  # only remembered for the next start
-                write_json(self._summary_file(project_state.record), outcome)
+                save_outcome(self._projects.folder(project_state.record.id), outcome)
         self._refresh_live(project_state)
         self._chores.start_after_round(project_state, outcome, is_full_round=is_full_round)
 
@@ -427,9 +423,6 @@ class Service:
             )
         if project_state.live_version:
             project_state.ready_event.set()
-
-    def _summary_file(self, record: ProjectRecord) -> Path:
-        return self._projects.folder(record.id) / "summary.json"
 
     def _check_server(self, server: str) -> str:
         allowed_servers = self.settings.allowed_servers

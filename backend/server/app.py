@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Any
 
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 
 from backend.errors import NotFoundError, PrelabelError, UsageError
+from backend.json_records import JsonObject, to_json
 from backend.label_studio.ml_protocol import MODEL_CLASS, SetupRequest, parse_event
 from backend.scheduler.service import Service
 from backend.server.cross_origin import is_cross_site
@@ -25,7 +25,6 @@ MAX_SETUP_BYTES = 4_000_000
 """Bytes of a /setup: a labeling config, which Label Studio shows in a browser."""
 MAX_PREDICT_BYTES = 256_000_000
 """Bytes of a /predict: Label Studio sends 100 tasks, whose images may stand in them."""
-JsonObject = dict[str, Any]
 
 
 def reject_cross_site(request: Request) -> None:
@@ -143,17 +142,17 @@ def _add_api_routes(app: FastAPI, service: Service) -> None:
     @app.get("/api/projects")
     async def projects() -> list[JsonObject]:
         """All connected projects."""
-        return service.projects()
+        return [to_json(project) for project in service.projects()]
 
     @app.get("/api/projects/{id}")
     async def project(id: str) -> JsonObject:
         """One project."""
-        return service.project(id)
+        return to_json(service.project(id))
 
     @app.post("/api/projects/{id}/cancel", dependencies=SAME_SITE_ONLY)
     async def cancel(id: str) -> JsonObject:
         """Cancel the training under way; the live version stays."""
-        return await service.cancel(id)
+        return to_json(await service.cancel(id))
 
 
 async def _read_body(request: Request, max_bytes: int) -> bytes:

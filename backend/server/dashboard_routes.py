@@ -81,7 +81,7 @@ class DashboardRoutes:
         except PrelabelError as error:
             return self._error_page(error, "../../")
         return _html_response(
-            self._pages.round_status(summary), {"X-Live-Version": summary.version}
+            self._pages.round_status(summary), {"X-Live-Version": summary.status.version or ""}
         )
 
     async def thumbnail(self, id: str, name: str) -> Response:

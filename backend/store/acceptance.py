@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from backend.records import AutoAcceptSection, AutoAcceptStatus
 from backend.store.files import read_json, write_json
 
 ACCEPTANCE_FILE = "acceptance.json"
@@ -80,26 +81,19 @@ class AcceptanceState:
             if answer.era == current_era and answer.right is not None
         ]
 
-    def is_suspended(self, card_section: Mapping[str, Any]) -> bool:
-        """Whether a version may not accept, whatever was proven of it before the suspension.
+    def is_suspended(self, section: AutoAcceptSection | None) -> bool:
+        """Return whether a version may not accept because its test predates the suspension."""
+        return section is not None and section.audit < self.min_audit_labels
 
-        Args:
-            card_section: of its card.
-        """
-        return bool(card_section) and int(card_section.get("audit", 0)) < self.min_audit_labels
-
-    def describe(self, card_section: Mapping[str, Any]) -> dict[str, Any]:
-        """What a card tells of accepting, with what became of it since; empty where it is off."""
-        if not card_section:
-            return {}
-        is_suspended = self.is_suspended(card_section)
-        suspension_reason = {"reason": self.suspensions[-1].reason} if is_suspended else {}
-        return {
-            **card_section,
-            **suspension_reason,
-            "suspended": is_suspended,
-            "checked": len(self.check_results),
-        }
+    def describe(self, section: AutoAcceptSection | None) -> AutoAcceptStatus | None:
+        """Add the results of spot checks to a card's section; None where auto-accept is off."""
+        if section is None:
+            return None
+        is_suspended = self.is_suspended(section)
+        recorded = asdict(section)
+        if is_suspended:
+            recorded["reason"] = self.suspensions[-1].reason
+        return AutoAcceptStatus(**recorded, suspended=is_suspended, checked=len(self.check_results))
 
 
 class AcceptanceStore:

@@ -9,9 +9,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from backend.errors import NotFoundError, StoreError
+from backend.json_records import from_json, to_json
+from backend.records import ProjectStatus, RoundOutcome
 from backend.store.captures import CaptureStore
 from backend.store.files import disk_errors, read_json, write_json, write_text
 from backend.store.servers import is_same_server
+
+OUTCOME_FILE = "summary.json"
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,30 @@ class ProjectRecord:
 
     @property
     def audit_identity(self) -> str:
-        """What the audit slice is drawn by: the same for ever, so that it stays unseen."""
+        """The seed of the audit set; it never changes, so that audit images stay unseen."""
         return self.drawn or f"{self.number}.{self.created}"
+
+    def status(self, outcome: RoundOutcome) -> ProjectStatus:
+        """Return the project's status after a round; the state of its round is not included."""
+        return ProjectStatus(
+            id=int(self.id) if self.id.isdigit() else self.id,
+            server=self.server,
+            number=self.number,
+            title=outcome.title or self.title,
+            version=outcome.version or None,
+            tasks=outcome.tasks,
+            labels=outcome.labels,
+            waiting=outcome.waiting,
+            audit=outcome.audit,
+            controls=outcome.controls,
+            left_out=outcome.left_out,
+            estimate=outcome.estimate,
+            outlook=outcome.outlook,
+            accepting=outcome.accepting,
+            held=outcome.held,
+            accepted=outcome.accepted,
+            versions=outcome.versions,
+        )
 
 
 class ProjectStore:
@@ -216,6 +242,27 @@ def _read_record(file: Path) -> ProjectRecord | None:
         return ProjectRecord(**row) if row else None
     except TypeError as error:
         raise StoreError(f"{file} is damaged ({error}); delete it to start anew.") from error
+
+
+def read_outcome(folder: Path) -> RoundOutcome:
+    """Read the outcome of a project's last round; an empty one before the first.
+
+    Raises:
+        StoreError: the file cannot be read.
+    """
+    try:
+        return from_json(RoundOutcome, read_json(folder / OUTCOME_FILE) or {})
+    except TypeError:
+        return RoundOutcome()
+
+
+def save_outcome(folder: Path, outcome: RoundOutcome) -> None:
+    """Save the outcome of a project's last round.
+
+    Raises:
+        StoreError: the file cannot be written.
+    """
+    write_json(folder / OUTCOME_FILE, to_json(outcome))
 
 
 def _is_safe_id(id: str) -> bool:

@@ -7,12 +7,25 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backend.errors import NotFoundError, StoreError
+from backend.estimate import IntervalEstimate
+from backend.json_records import from_json, json_field, to_json
+from backend.records import (
+    AutoAcceptSection,
+    ComputeCost,
+    ControlCard,
+    ModelSource,
+    Outlook,
+    ProjectStatus,
+    Promotion,
+    PromotionEvent,
+    SplitSizes,
+)
 from backend.store.files import (
     append_line,
     disk_errors,
@@ -38,27 +51,27 @@ LOCK_TIMEOUT_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class VersionCard:
-    """What is told of a version.
+    """The record of a version, stored as ``card.json``.
 
     Attributes:
-        version: its name, ``v<number>-<hash of what it was made from>``.
-        identity: the whole hash; the same labels, controls, encoder and seed give the same one.
-        number: counts up in the project.
-        parent: the version that it was compared with: the live one when it was trained.
+        version: its name, ``v<number>-<first 8 digits of the identity>``.
+        identity: hash of the labels, controls, encoder, settings and seed it was trained with.
+        number: 0 for the project's first version, then counting up.
+        parent: the version that it was compared with, the live one at the time.
         created: UTC, ISO 8601.
-        labels: how many tasks it was trained on (``train``) and judged on (``audit``).
-        audit: accuracy on the audit tasks: ``n, value, low, high, metric``.
-        controls: by control: what kind of head, labels seen, figures of its own.
-        encoder: ``setting``, ``id`` and ``name``; empty where no control has choices.
-        seconds: by step, and ``total``.
-        seed: of everything random in it.
-        packages: versions of what it was made with.
-        promotion: ``promoted`` (by the loop), the ``reason`` and the ``evidence``.
-        detector: ``setting`` and ``id`` of what was fine-tuned; empty where nothing is found.
-        estimate: accuracy by cross-validation while the audit slice is small.
-        outlook: what more labels are expected to bring.
-        accepting: from which confidence on answers need no person; empty: nobody asked for that.
-        compute: where it was trained, the device's seconds and an estimate of the cost.
+        labels: number of labeled tasks in the training and the audit set.
+        audit: accuracy or F1 on the audit set.
+        controls: by control name.
+        encoder: empty where no control has choices.
+        seconds: duration by step, and ``total``.
+        seed: seed of all random generators.
+        packages: versions of the packages it was trained with.
+        promotion: the quality gate's decision; None on old cards.
+        detector: the base detector; empty where no control has boxes or points.
+        estimate: accuracy by cross-validation while the audit set is small.
+        outlook: forecast of what more labels bring.
+        accepting: auto-accept threshold; None when it is off.
+        compute: where it was trained, and the cost.
     """
 
     version: str
@@ -66,19 +79,48 @@ class VersionCard:
     number: int
     parent: str | None
     created: str
-    labels: Mapping[str, int]
-    audit: Mapping[str, Any]
-    controls: Mapping[str, Any]
-    encoder: Mapping[str, str]
+    labels: SplitSizes
+    audit: IntervalEstimate
+    controls: Mapping[str, ControlCard]
+    encoder: ModelSource
     seconds: Mapping[str, float]
     seed: int
     packages: Mapping[str, str] = field(default_factory=dict)
-    promotion: Mapping[str, Any] = field(default_factory=dict)
-    detector: Mapping[str, str] = field(default_factory=dict)
-    estimate: Mapping[str, Any] = field(default_factory=dict)
-    outlook: Mapping[str, Any] = field(default_factory=dict)
-    accepting: Mapping[str, Any] = field(default_factory=dict)
-    compute: Mapping[str, Any] = field(default_factory=dict)
+    promotion: Promotion | None = json_field(None, none_as_empty=True)
+    detector: ModelSource = ModelSource()
+    estimate: IntervalEstimate | None = json_field(None, none_as_empty=True)
+    outlook: Outlook | None = json_field(None, none_as_empty=True)
+    accepting: AutoAcceptSection | None = json_field(None, none_as_empty=True)
+    compute: ComputeCost | None = json_field(None, none_as_empty=True)
+
+    def control(self, name: str) -> ControlCard:
+        """Return the record of a control; an empty one where the version has none."""
+        return self.controls.get(name, ControlCard())
+
+    def update_status(self, status: ProjectStatus) -> ProjectStatus:
+        """Return a project's status with the figures of this version."""
+        return replace(
+            status,
+            version=self.version,
+            audit=self.audit,
+            estimate=self.estimate,
+            outlook=self.outlook,
+        )
+
+    @property
+    def is_promoted(self) -> bool:
+        """Whether it passed the quality gate; False on old cards."""
+        return self.promotion is not None and self.promotion.promoted
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the quality gate kept it from going live."""
+        return self.promotion is not None and not self.promotion.promoted
+
+    @property
+    def promotion_reason(self) -> str:
+        """Why it was promoted or not; empty on old cards."""
+        return self.promotion.reason if self.promotion else ""
 
 
 def content_hash(value: Any) -> str:
@@ -160,7 +202,7 @@ class VersionStore:
         def write_all(folder: Path) -> None:
             fill(folder)
             write_json(folder / "labels.json", labels)
-            write_json(folder / "card.json", asdict(card))
+            write_json(folder / "card.json", to_json(card))
 
         write_folder(self.path(card.version), write_all)
 
@@ -172,7 +214,7 @@ class VersionStore:
     def live(self) -> str | None:
         """The name of the live version."""
         pointer = self._pointer()
-        return str(pointer["version"]) if pointer else None
+        return pointer.version if pointer else None
 
     def live_card(self) -> VersionCard | None:
         """The card of the live version."""
@@ -189,15 +231,10 @@ class VersionStore:
         self.card(version)
         with self.promotion_lock():
             self._repair_history()
-            event = {
-                "at": datetime.now(UTC).isoformat(timespec="seconds"),
-                "version": version,
-                "from": self.live(),
-                "by": by,
-                "reason": reason,
-            }
-            write_json(self._folder / "live.json", event)
-            append_line(self._folder / HISTORY_FILE, json.dumps(event, ensure_ascii=False))
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            event = PromotionEvent(now, version, self.live(), by, reason)
+            write_json(self._folder / "live.json", to_json(event))
+            self._append_event(event)
 
     def save_and_promote(
         self, card: VersionCard, labels: LabelSnapshot, fill: Callable[[Path], None], by: str
@@ -221,12 +258,13 @@ class VersionStore:
         """
         with self.promotion_lock():
             live = self.live()
-            if card.promotion.get("promoted") and live != card.parent:
+            if card.promotion and card.promotion.promoted and live != card.parent:
                 reason = OVERTAKEN_REASON.format(live=live, parent=card.parent)
-                card = replace(card, promotion={**card.promotion, **_held_back(reason)})
+                overtaken = replace(card.promotion, promoted=False, reason=reason)
+                card = replace(card, promotion=overtaken)
             self.save(card, labels, fill)
-            if card.promotion.get("promoted"):
-                self.promote(card.version, by, str(card.promotion["reason"]))
+            if card.is_promoted:
+                self.promote(card.version, by, card.promotion_reason)
         return card
 
     def promote_pending(self, by: str) -> VersionCard | None:
@@ -242,12 +280,14 @@ class VersionStore:
         with self.promotion_lock():
             card = self._pending_promotion()
             if card is not None:
-                self.promote(card.version, by, str(card.promotion.get("reason", "")))
+                self.promote(card.version, by, card.promotion_reason)
         return card
 
     def _pending_promotion(self) -> VersionCard | None:
         live = self.live()
-        promotable = [card for card in self.cards() if card.promotion.get("promoted", live is None)]
+        promotable = [
+            card for card in self.cards() if card.is_promoted or (live is None and not card.is_held)
+        ]
         newest = promotable[-1] if promotable else None
         if newest is None or (newest.parent != live and live is not None):
             return None
@@ -275,7 +315,7 @@ class VersionStore:
         finally:
             self._lock.release()
 
-    def history(self) -> list[Mapping[str, Any]]:
+    def history(self) -> list[PromotionEvent]:
         """Every promotion and roll-back, oldest first.
 
         The last one is told by the pointer as well: a crash may have come between the two files.
@@ -285,8 +325,8 @@ class VersionStore:
 
     def ever_live(self) -> set[str]:
         """The versions that are live or were."""
-        version_names = {event.get(key) for event in self.history() for key in ("version", "from")}
-        return {str(name) for name in version_names if name}
+        names = {name for event in self.history() for name in (event.version, event.previous)}
+        return {name for name in names if name}
 
     def rollback_target(self) -> str:
         """The version that a roll-back leads to: the newest older one that was live before.
@@ -306,38 +346,36 @@ class VersionStore:
         """Write down the last event, where a crash came before that: its pointer goes now."""
         events = self.history()
         if len(events) > len(self._recorded_events()):
-            append_line(self._folder / HISTORY_FILE, json.dumps(events[-1], ensure_ascii=False))
+            self._append_event(events[-1])
 
-    def _recorded_events(self) -> list[Mapping[str, Any]]:
+    def _append_event(self, event: PromotionEvent) -> None:
+        append_line(self._folder / HISTORY_FILE, json.dumps(to_json(event), ensure_ascii=False))
+
+    def _recorded_events(self) -> list[PromotionEvent]:
         file = self._folder / HISTORY_FILE
         with disk_errors(file):
             text = file.read_bytes().decode(errors="replace") if file.exists() else ""
         events = (_parse_event(line) for line in text.splitlines())
         return [event for event in events if event is not None]
 
-    def _pointer(self) -> Mapping[str, Any] | None:
+    def _pointer(self) -> PromotionEvent | None:
         file = self._folder / "live.json"
         pointer = self._read(file)
         if pointer is not None and not (isinstance(pointer, dict) and "version" in pointer):
             raise StoreError(f"{file} is damaged; delete it, or promote a version.")
-        return pointer
+        return from_json(PromotionEvent, pointer) if pointer else None
 
     def _read_card(self, file: Path) -> VersionCard | None:
         row = self._read(file)
         try:
-            return VersionCard(**row) if row else None
+            return from_json(VersionCard, row) if row else None
         except TypeError as error:
             raise StoreError(f"{file} is damaged ({error}); remove its folder.") from error
 
 
-def _held_back(reason: str) -> dict[str, Any]:
-    return {"promoted": False, "reason": reason}
-
-
-def _parse_event(line: str) -> dict[str, Any] | None:
-    """A line of the history; None where a crash cut it off."""
+def _parse_event(line: str) -> PromotionEvent | None:
+    """Parse a line of the history; None where a crash cut it off."""
     try:
-        event = json.loads(line)
-    except ValueError:
+        return from_json(PromotionEvent, json.loads(line))
+    except (ValueError, TypeError):
         return None
-    return event if isinstance(event, dict) else None

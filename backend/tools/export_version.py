@@ -13,6 +13,8 @@ from backend.domain import Control
 from backend.errors import EncoderError, PrelabelError, UsageError
 from backend.inference.detections import confidence_threshold
 from backend.inference.model import Model
+from backend.json_records import to_json
+from backend.runtime.project_session import ProjectSession
 from backend.runtime.resources import Resources
 from backend.settings import Settings
 from backend.store.files import write_folder, write_json, write_text
@@ -81,9 +83,10 @@ def export_version(
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UsageError(f"{folder} is not empty: choose another --output.")
     resources = Resources(settings)
-    card = resources.versions(record).card(version)
-    model = resources.model(record, version)
-    setting = card.encoder.get("setting", "")
+    session = ProjectSession(resources, record)
+    card = session.versions.card(version)
+    model = session.model(version)
+    setting = card.encoder.setting
     encoder = resources.encoder(setting) if setting and model.heads else None
     writer = _VersionWriter(card, record.title, model, encoder)
     if folder.exists():
@@ -210,20 +213,19 @@ class _VersionWriter:
             "title": self._title,
             "version": card.version,
             "created": card.created,
-            "labels": card.labels,
-            "audit": card.audit,
+            "labels": to_json(card.labels),
+            "audit": card.audit.to_json(),
             "image": image,
             "controls": controls,
         }
 
     def _render_readme(self, controls: list[dict[str, Any]], programs: Mapping[str, str]) -> str:
         audit = self._card.audit
-        has_figure = audit.get("value") is not None
         figure = "How good it is was not known when it was exported."
-        if has_figure:
+        if audit.value is not None:
             figure = (
-                f"On {_count_images(audit['n'])} that it never learned from its {audit['metric']} was "
-                f"{audit['value']:.0%} ({audit['low']:.0%} to {audit['high']:.0%})."
+                f"On {_count_images(audit.n)} that it never learned from its {audit.metric} was "
+                f"{audit.value:.0%} ({audit.low:.0%} to {audit.high:.0%})."
             )
         rows = [
             f"- `{control['file']}`: {control['name']}, {control['kind']}: {_shorten_labels(control['labels'])}"

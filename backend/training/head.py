@@ -15,7 +15,7 @@ from backend.arrays import Floats
 from backend.domain import Control, LabelSet
 
 if TYPE_CHECKING:
-    from backend.vision.heads.head import Head
+    from backend.vision.heads.head import Head, TextAnchors
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,15 @@ class HeadTrainingJob:
     previous: Head | None
     seed: int
 
+    @property
+    def text_anchors(self) -> TextAnchors | None:
+        """The prototypes with the encoder's logit scale and bias."""
+        from backend.vision.heads.head import TextAnchors
+
+        if self.prototypes is None:
+            return None
+        return TextAnchors(self.prototypes, self.logit_scale, self.logit_bias)
+
 
 def train_head(job: HeadTrainingJob) -> Head | None:
     """Fit a control's head on all labeled images but the audit slice.
@@ -79,23 +88,14 @@ def train_head(job: HeadTrainingJob) -> Head | None:
             target_matrix(job.control, job.examples)[rows],
             labels=names,
             multiple=job.control.multiple,
-            anchors=job.prototypes,
+            anchors=job.text_anchors,
             pool=job.pool,
-            logit_scale=job.logit_scale,
-            logit_bias=job.logit_bias,
             previous=job.previous,
             seed=job.seed,
         )
-    if job.prototypes is None:
+    if job.text_anchors is None:
         return None
-    return zero_shot_head(
-        names,
-        job.prototypes,
-        job.logit_scale,
-        job.logit_bias,
-        job.control.multiple,
-        pool=job.pool,
-    )
+    return zero_shot_head(names, job.text_anchors, job.control.multiple, pool=job.pool)
 
 
 def target_matrix(control: Control, examples: ChoiceExamples) -> Floats:
@@ -134,10 +134,8 @@ def cross_validate_head(job: HeadTrainingJob, head: Head) -> tuple[npt.NDArray[n
         head,
         job.examples.vectors[rows],
         target_matrix(job.control, job.examples)[rows],
-        anchors=job.prototypes,
+        anchors=job.text_anchors,
         pool=job.pool,
-        logit_scale=job.logit_scale,
-        logit_bias=job.logit_bias,
         seed=job.seed,
     )
     return rows, matrix

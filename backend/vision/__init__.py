@@ -1,1 +1,1 @@
-"""Models: encoders, the embedding cache, the classifier's head. No HTTP, no Label Studio."""
+"""Image models: decode images, compute embeddings, fit heads, and train and run detectors."""

@@ -1,6 +1,6 @@
-"""Whether published weights can be had: told at once, and without importing open_clip.
+"""Check quickly whether published weights are available, without importing open_clip.
 
-The hub's own client asks for minutes where there is no internet, even for what it holds already.
+The client of the hub retries for minutes without internet, even for files that are cached.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import threading
 from collections.abc import Sequence
 
 CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-"""What open_clip calls its weights in a repository, the one it prefers first."""
+"""File names of open_clip weights in a repository, the preferred one first."""
 CONNECT_TIMEOUT_SECONDS = 3.0
-"""A machine without internet shall not wait longer; looking up a name alone may take minutes."""
+"""Limit for machines without internet, where a DNS lookup alone may take minutes."""
 
 
 def find_cached_file(repository: str, names: Sequence[str] = CLIP_FILES) -> str | None:
-    """The path of the first of these files that is on this machine already."""
+    """Return the path of the first of these files that is cached on this machine."""
     from huggingface_hub import try_to_load_from_cache
 
     cached_paths = (try_to_load_from_cache(repository, name) for name in names)
@@ -24,7 +24,7 @@ def find_cached_file(repository: str, names: Sequence[str] = CLIP_FILES) -> str 
 
 
 def hub_unavailable_reason() -> str:
-    """Why the hub cannot be asked for weights; an empty text when it can."""
+    """Return why the hub cannot be reached, or an empty string if it can."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
@@ -33,7 +33,7 @@ def hub_unavailable_reason() -> str:
 
 
 def is_url_reachable(address: str) -> bool:
-    """Whether anything answers at an address, within ``CONNECT_TIMEOUT_SECONDS`` whatever happens."""
+    """Return within ``CONNECT_TIMEOUT_SECONDS`` whether a server responds at an address."""
     reply_queue: queue.SimpleQueue[bool] = queue.SimpleQueue()
     threading.Thread(target=lambda: reply_queue.put(_probe(address)), daemon=True).start()
     try:

@@ -15,13 +15,15 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from backend.bootstrap import make_resources
 from backend.errors import PrelabelError
-from backend.loop.round import Round, RoundMemory, RoundRequest
+from backend.json_records import to_json
+from backend.loop.round import Round, RoundMemory
+from backend.records import RoundRequest
+from backend.runtime.project_session import ProjectSession
 from backend.runtime.resources import Resources
 from backend.scheduler import frames
 from backend.settings import read_settings
@@ -75,57 +77,53 @@ class JobRunner:
                 return {}, b""
         raise ValueError(f"unknown job {header['job']!r}")
 
+    def _session(self, header: frames.FrameHeader) -> ProjectSession:
+        return ProjectSession(self._resources, self._resources.projects.get(header["project"]))
+
     def _run_round(self, header: frames.FrameHeader) -> Any:
-        record = self._resources.projects.get(header["project"])
+        session = self._session(header)
 
         def report(state: str, progress: float, detail: str) -> None:
             progress_fields = {"state": state, "progress": round(progress, 3), "detail": detail}
             self._send_header({"id": header["id"], **progress_fields})
 
-        with self._resources.round_lock(record):
-            memory = self._round_memories.pop(record.id, None)
+        with session.round_lock():
+            memory = self._round_memories.pop(session.id, None)
             job_id = header["id"]
-            current_round = Round(
-                self._resources,
-                record,
-                report,
-                memory,
-                lambda: job_id in self._cancelled_jobs,
-            )
+            current_round = Round(session, report, memory, lambda: job_id in self._cancelled_jobs)
             try:
                 outcome = current_round.run(RoundRequest(**header["ask"]))
             except PrelabelError:
-                self._resources.forget_connection(record)
+                session.forget_connection()
                 raise
-            self._round_memories[record.id] = current_round.memory
-        return asdict(outcome)
+            self._round_memories[session.id] = current_round.memory
+        return to_json(outcome)
 
     def _remove_predictions(self, header: frames.FrameHeader) -> int:
         from backend.loop.publish.retire import PredictionCleanup
 
-        record = self._resources.projects.get(header["project"])
-        with self._resources.round_lock(record):
-            versions = self._resources.versions(record)
-            connection = self._resources.connection(record)
-            cleanup = self._cleanups.pop(record.id, None)
-            cleanup = cleanup or PredictionCleanup(connection.client, record.number)
-            live_version, names = versions.live() or "", versions.names()
+        session = self._session(header)
+        with session.round_lock():
+            client = session.connection.client
+            cleanup = self._cleanups.pop(session.id, None)
+            cleanup = cleanup or PredictionCleanup(client, session.number)
+            live_version, names = session.versions.live() or "", session.versions.names()
             changed_tasks = cleanup.remove(live_version, names, header["seconds"])
-            memory = self._round_memories.get(record.id)
+            memory = self._round_memories.get(session.id)
             if memory is not None and changed_tasks:
-                changed = connection.client.iter_changed_tasks(record.number, memory.known_until)
+                changed = client.iter_changed_tasks(session.number, memory.known_until)
                 memory.ignore_own_changes(changed, changed_tasks)
         if cleanup.remaining:
-            self._cleanups[record.id] = cleanup
+            self._cleanups[session.id] = cleanup
         return cleanup.remaining
 
     def _find_label_errors(self, header: frames.FrameHeader) -> int:
         from backend.tools.label_errors import LabelErrorFinder
 
-        record = self._resources.projects.get(header["project"])
-        label_error_finder = LabelErrorFinder(self._resources, record)
+        session = self._session(header)
+        label_error_finder = LabelErrorFinder(session)
         suspects = label_error_finder.find_label_errors()
-        memory = self._round_memories.get(record.id)
+        memory = self._round_memories.get(session.id)
         if memory is not None:
             memory.known_until = label_error_finder.last_own_change(memory.known_until)
         return len(suspects)
@@ -133,17 +131,16 @@ class JobRunner:
     def _import_captures(self, header: frames.FrameHeader) -> int:
         from backend.loop.publish.capture_import import CaptureImporter
 
-        record = self._resources.projects.get(header["project"])
         deadline = time.monotonic() + header["seconds"]
-        importer = CaptureImporter(self._resources, record)
+        importer = CaptureImporter(self._session(header))
         return importer.import_waiting(should_stop=lambda: time.monotonic() >= deadline)
 
     def _warm_smart_tools(self, header: frames.FrameHeader) -> None:
         from backend.inference.smart_tools import warm_up
 
-        record, version = self._resources.projects.get(header["project"]), header["version"]
-        self._resources.project_images(record)  # Label Studio's SDK takes a while too
-        warm_up(self._resources.model(record, version) if version else None)
+        session, version = self._session(header), header["version"]
+        _ = session.images  # loads Label Studio's SDK, which takes a while too
+        warm_up(session.model(version) if version else None)
 
     def _predict_tasks(self, body: FrameBody) -> tuple[Any, FrameBody]:
         from backend.worker.live_predict import predict_tasks

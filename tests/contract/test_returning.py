@@ -16,7 +16,7 @@ from tests.support.harness import (
     predicted_choice,
     wait_until,
 )
-from tests.unit.endpoint.test_capturing import ambiguous_png
+from tests.support.published_models import make_ambiguous_png
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_captured_images_become_tasks_and_train_the_next_version(
         for number in range(300):
             hard = number % 20 == 7
             content = (
-                ambiguous_png(number)
+                make_ambiguous_png(number)
                 if hard
                 else make_png(("red", "blue")[number % 2], 500 + number)
             )
@@ -108,7 +108,7 @@ def test_corrections_arrive_and_no_image_is_imported_twice_or_lost(
     lab: LabelStudioUser, learned: int, backend: BackendServer
 ) -> None:
     with application(backend, PRELABEL_CAPTURE_SHARE="0.999") as app:
-        app.invoke(learned, ambiguous_png(900), externalId="early")
+        app.invoke(learned, make_ambiguous_png(900), externalId="early")
         early = wait_until("an image", lambda: came_back(lab, learned))
         path = f"/v1/functions/{learned}/samples/{{}}/annotation"
         late = app.http.put(path.format("early"), json={"labelName": "red"})
@@ -117,7 +117,7 @@ def test_corrections_arrive_and_no_image_is_imported_twice_or_lost(
         later = app.http.put(path.format("early"), json={"labelName": "blue"})
         assert later.status_code == 202, later.text
         wait_until("the later answer", lambda: _answers(lab, learned, "early") == ["blue"])
-        app.invoke(learned, ambiguous_png(899), externalId="gone")
+        app.invoke(learned, make_ambiguous_png(899), externalId="gone")
         gone = wait_until("another", lambda: _named(lab, learned, "gone"))
         lab.request("DELETE", f"/api/tasks/{gone[0]['id']}/")
         app.http.put(
@@ -125,8 +125,8 @@ def test_corrections_arrive_and_no_image_is_imported_twice_or_lost(
         )  # must not block the following ones
         backend.kill()
         for number in range(901, 925):
-            app.invoke(learned, ambiguous_png(number))
-        brought = {"labelName": "blue", "data": _text(ambiguous_png(950))}
+            app.invoke(learned, make_ambiguous_png(number))
+        brought = {"labelName": "blue", "data": _text(make_ambiguous_png(950))}
         assert app.http.put(path.format("other"), json=brought).status_code == 202
     backend.start()
     wait_until("some came back", lambda: len(came_back(lab, learned)) > 3)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from backend.json_records import from_json
+from backend.records import ProjectStatus
 from backend.store.captures import Capture, CaptureStore
 from backend.store.files import write_json
 from backend.store.projects import ProjectStore
@@ -25,9 +28,9 @@ def make_figure(
 UNKNOWN_FIGURE: Json = {"n": 0, "value": None, "low": 0.0, "high": 1.0, "metric": "accuracy"}
 
 
-def make_project_state(id: int = 1, **overrides: Any) -> Json:
-    """A project as the service shows it; nothing is known of it yet."""
-    return {
+def make_project_status(id: int = 1, **overrides: Any) -> ProjectStatus:
+    """Return the status of a project before its first round; overrides are JSON."""
+    row = {
         "id": id,
         "server": "http://label.example",
         "number": id,
@@ -48,25 +51,26 @@ def make_project_state(id: int = 1, **overrides: Any) -> Json:
         "versions": [],
         **overrides,
     }
+    return from_json(ProjectStatus, row)
 
 
-def make_card(number: int, labels: int, promoted: bool = True, **overrides: Any) -> VersionCard:
-    """A version whose figure grows with its labels."""
+def make_card_json(number: int, labels: int, promoted: bool = True) -> Json:
+    """Return the ``card.json`` of a version whose accuracy grows with its labels."""
     value = round(0.97 - 0.5 / (1 + labels / 20), 3)
     audit = max(1, labels // 8)
     half_width = 0.9 / audit**0.5
     correct, wrong = round(audit * value), audit - round(audit * value)
-    return VersionCard(
-        version=f"v{number}-0123abcd",
-        identity=f"0123abcd{number}",
-        number=number,
-        parent=f"v{number - 1}-0123abcd" if number else None,
-        created=f"2026-11-{1 + number % 28:02}T08:15:00+00:00",
-        labels={"train": labels, "audit": audit},
-        audit=make_figure(
+    return {
+        "version": f"v{number}-0123abcd",
+        "identity": f"0123abcd{number}",
+        "number": number,
+        "parent": f"v{number - 1}-0123abcd" if number else None,
+        "created": f"2026-11-{1 + number % 28:02}T08:15:00+00:00",
+        "labels": {"train": labels, "audit": audit},
+        "audit": make_figure(
             audit, value, max(0.0, value - half_width), min(1.0, value + half_width / 2)
         ),
-        controls={
+        "controls": {
             "plant": {
                 "kind": "linear head",
                 "examples": {"healthy": labels // 2, "wilting": labels // 3, "dead": 2},
@@ -111,20 +115,20 @@ def make_card(number: int, labels: int, promoted: bool = True, **overrides: Any)
                 },
             },
         },
-        encoder={"setting": "auto", "id": "x", "name": "ViT-B-32-256/datacomp_s34b_b86k"},
-        seconds={"train": 1.2, "total": 3.4},
-        seed=0,
-        packages={"prelabel": "0.1.0", "torch": "2.9.1"},
-        promotion={
+        "encoder": {"setting": "auto", "id": "x", "name": "ViT-B-32-256/datacomp_s34b_b86k"},
+        "seconds": {"train": 1.2, "total": 3.4},
+        "seed": 0,
+        "packages": {"prelabel": "0.1.0", "torch": "2.9.1"},
+        "promotion": {
             "promoted": promoted,
             "reason": "Not worse on 20 audit images." if promoted else "Held back: it is worse.",
             "evidence": {},
         },
-        detector={"setting": "builtin", "id": "y"},
-        estimate=make_figure(
+        "detector": {"setting": "builtin", "id": "y"},
+        "estimate": make_figure(
             labels, value - 0.05, value - 0.12, value, "accuracy by cross-validation"
         ),
-        outlook={
+        "outlook": {
             "sentence": "About 40 to 90 more labels are expected to bring the accuracy from 90% "
             "to 95%.",
             "labels": [{"label": "dead", "more": 12}],
@@ -141,8 +145,13 @@ def make_card(number: int, labels: int, promoted: bool = True, **overrides: Any)
             ],
             "from": "audit slice",
         },
-        **overrides,
-    )
+    }
+
+
+def make_card(number: int, labels: int, promoted: bool = True, **overrides: Any) -> VersionCard:
+    """Return a version whose accuracy grows with its labels."""
+    row = make_card_json(number, labels, promoted)
+    return replace(from_json(VersionCard, row), **overrides)
 
 
 CONTROL_DESCRIPTIONS = [
@@ -151,8 +160,10 @@ CONTROL_DESCRIPTIONS = [
 ]
 
 
-def make_full_home(home: Path, versions: int = 6, title: str = "Greenhouse", id: int = 1) -> Json:
-    """A project with everything in its folder; its state."""
+def make_full_home(
+    home: Path, versions: int = 6, title: str = "Greenhouse", id: int = 1
+) -> ProjectStatus:
+    """Make a project with every file in its folder, and return its status."""
     projects = ProjectStore(home)
     projects.register("http://label.example", id)
     folder = projects.folder(str(id))
@@ -190,7 +201,7 @@ def make_full_home(home: Path, versions: int = 6, title: str = "Greenhouse", id:
     captures.record_import(capture, 44, has_annotation=False)
     front.save_thumbnail("capture-req-0", make_jpeg(3))
     live_version = f"v{versions - 2}-0123abcd"
-    return make_project_state(
+    return make_project_status(
         id,
         title=title,
         version=live_version,

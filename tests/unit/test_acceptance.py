@@ -23,11 +23,13 @@ from backend.domain import (
     RegionPrediction,
     Task,
 )
+from backend.estimate import IntervalEstimate
 from backend.inference.detect import run_detectors
 from backend.inference.embed import EmbeddingResult
 from backend.inference.images import ProjectImages
 from backend.inference.model import Model
 from backend.inference.predict import build_predictions, task_confidences
+from backend.json_records import to_json
 from backend.label_studio.image_fetcher import TaskImageFetcher
 from backend.label_studio.labeling_config import LabelingConfig
 from backend.label_studio.task_results import full_result
@@ -36,6 +38,7 @@ from backend.learning.auto_accept import is_held_for_review
 from backend.learning.thresholds import UNREACHABLE_THRESHOLD
 from backend.loop.observe import Observation, ProjectFingerprint
 from backend.loop.publish import auto_accept
+from backend.records import AutoAcceptSection, AutoAcceptStatus, ModelSource, SplitSizes
 from backend.store.acceptance import AcceptanceState, AcceptanceStore
 from backend.store.image_copies import ImageCopies
 from backend.store.versions import VersionCard
@@ -54,11 +57,27 @@ OTHERS = [task for task in POOL if not is_held_for_review(NAME, task)]
 
 
 def card(number: int, audit: int, level: float | None = 0.8) -> VersionCard:
-    told = {"error": 0.05, "level": level, "audit": audit, "chance": 0.015, "reason": "It holds."}
+    section = AutoAcceptSection(0.05, level, "It holds.", audit=audit, chance=0.015)
     return VersionCard(
-        *(f"v{number}-x", "x", number, None, "", {}, {}, {}, {}, {}, 0),
-        accepting=told,
+        version=f"v{number}-x",
+        identity="x",
+        number=number,
+        parent=None,
+        created="",
+        labels=SplitSizes(),
+        audit=IntervalEstimate(),
+        controls={},
+        encoder=ModelSource(),
+        seconds={},
+        seed=0,
+        accepting=section,
     )
+
+
+def described(version: VersionCard, state: AcceptanceState) -> AutoAcceptStatus:
+    status = state.describe(version.accepting)
+    assert status is not None
+    return status
 
 
 def observed(*tasks: Task, control: Control = COLOUR) -> Observation:
@@ -247,12 +266,13 @@ def test_a_suspension_outlives_held_back_versions_and_roll_backs(tmp_path: Path)
         assert len(state.suspensions) == 1
         for old in (card(0, audit=85), live, held, card(3, audit=149)):
             assert chosen(old, state, seen) == []
-            assert state.describe(old.accepting)["suspended"]
-    assert "5 of 10" in state.describe(live.accepting)["reason"]
+            assert described(old, state).suspended
+    assert "5 of 10" in described(live, state).reason
     proven = card(4, audit=150)
     assert chosen(proven, state, seen) == OTHERS[:3]
-    assert state.describe(proven.accepting) | {"checked": 0} == {
-        **proven.accepting,
+    assert proven.accepting is not None
+    assert to_json(described(proven, state)) | {"checked": 0} == {
+        **to_json(proven.accepting),
         "suspended": False,
         "checked": 0,
     }

@@ -8,7 +8,6 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import httpx
 import numpy as np
@@ -17,11 +16,20 @@ import pytest
 from backend.dashboard.chart import build_chart
 from backend.dashboard.page_reader import DashboardReader, JsonFileCache
 from backend.dashboard.rendering import PageRenderer
-from backend.dashboard.values import LabelForecast, MetricView, VersionRow
+from backend.dashboard.values import VersionRow
 from backend.dashboard.wording import explain_figure, format_headline
 from backend.errors import StoreError
+from backend.estimate import IntervalEstimate
 from backend.learning.coverage import build_coverage
 from backend.loop.publish.queue_order import QueueOrder
+from backend.records import (
+    ControlStatus,
+    CurvePrediction,
+    HeldVersion,
+    Outlook,
+    ProjectStatus,
+    RoundStatus,
+)
 from backend.scheduler.service import Service
 from backend.server.app import create_app
 from backend.server.cross_origin import explain_form_refusal
@@ -33,14 +41,14 @@ from tests.support.dashboard_homes import (
     CONTROL_DESCRIPTIONS,
     make_card,
     make_full_home,
-    make_project_state,
+    make_project_status,
 )
 
 SERVER = "http://label.example"
 HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{ 7 * 7 }}"
 
 
-def page(home: Path, shown: dict[str, Any], notice: str = "") -> str:
+def page(home: Path, shown: ProjectStatus, notice: str = "") -> str:
     return PageRenderer(10).project(DashboardReader(home, SERVER).page(shown), notice)
 
 
@@ -87,24 +95,22 @@ def test_a_page_tells_everything_that_is_known(tmp_path: Path) -> None:
 
 def test_a_project_of_which_nothing_is_known_says_what_to_do_next(tmp_path: Path) -> None:
     assert "Import images into the project" in text(
-        page(tmp_path, make_project_state(title="Kiwis"))
+        page(tmp_path, make_project_status(title="Kiwis"))
     )
-    shown = make_project_state(tasks=30, version=None, controls=CONTROL_DESCRIPTIONS)
+    shown = make_project_status(tasks=30, version=None, controls=CONTROL_DESCRIPTIONS)
     told = text(page(tmp_path, shown))
     assert "Label a few images of each kind" in told
     assert "It learns after 10 labels, after a pause in labeling" in told
     failed = {"state": "failed", "progress": 0.0, "detail": None, "error": "No token: set one."}
-    told = text(page(tmp_path, make_project_state(round=failed)))
+    told = text(page(tmp_path, make_project_status(round=failed)))
     assert "No token: set one." in told
     assert "tries again by itself" in told
 
 
 def test_labels_of_a_version_that_is_held_back_are_not_called_known(tmp_path: Path) -> None:
-    held = {"version": "v5-0123abcd", "reason": "Held back: it is worse."}
-    still = {"state": "idle", "progress": 0.0, "detail": None, "error": None}
-    told = text(
-        page(tmp_path, make_full_home(tmp_path) | {"held": held, "waiting": 0, "round": still})
-    )
+    held = HeldVersion("v5-0123abcd", "Held back: it is worse.")
+    status = replace(make_full_home(tmp_path), held=held, waiting=0, round=RoundStatus())
+    told = text(page(tmp_path, status))
     assert "It knows all labels" not in told
     assert "v5-0123abcd has learned from all labels, and is held back." in told
 
@@ -119,16 +125,22 @@ def test_hostile_names_are_shown_and_do_nothing(tmp_path: Path) -> None:
     shown = make_full_home(tmp_path, title=HOSTILE)
     folder = tmp_path / "projects" / "1"
     hostile = make_card(9, 300)
-    told = hostile.controls["plant"] | {
-        "examples": {HOSTILE: 3},
-        "figures": {"confusion": {HOSTILE: {"healthy": 2}}, "labels": {}},
-        "advice": HOSTILE,
-    }
-    told = replace(hostile, controls={HOSTILE: told}, packages={HOSTILE: HOSTILE})
+    control = replace(
+        hostile.controls["plant"],
+        examples={HOSTILE: 3},
+        figures={"confusion": {HOSTILE: {"healthy": 2}}, "labels": {}},
+        advice=HOSTILE,
+    )
+    told = replace(hostile, controls={HOSTILE: control}, packages={HOSTILE: HOSTILE})
     VersionStore(folder).save(told, {}, lambda folder: None)
-    shown |= {"version": hostile.version, "left_out": {HOSTILE: 1}, "server": "javascript:alert(1)"}
-    shown["controls"] = [{"name": HOSTILE, "type": "Choices", "labels": [HOSTILE]}]
-    shown["round"] = {"state": "training", "progress": 0.1, "detail": HOSTILE, "error": HOSTILE}
+    shown = replace(
+        shown,
+        version=hostile.version,
+        left_out={HOSTILE: 1},
+        server="javascript:alert(1)",
+        controls=(ControlStatus(name=HOSTILE, type="Choices", labels=(HOSTILE,)),),
+        round=RoundStatus("training", 0.1, HOSTILE, HOSTILE),
+    )
     suspect = {"task": 1, "control": "x", "given": HOSTILE, "suggested": HOSTILE}
     write_json(folder / "suspects.json", {"suspects": [suspect | {"quality": 0, "why": HOSTILE}]})
     html = page(tmp_path, shown, HOSTILE)
@@ -165,7 +177,7 @@ def test_a_page_of_ten_times_as_many_versions_costs_less_than_ten_times_as_much(
 
 def test_a_damaged_card_breaks_one_page_and_says_which_file(tmp_path: Path) -> None:
     shown = make_full_home(tmp_path)
-    file = VersionStore(tmp_path / "projects" / "1").path(shown["version"]) / "card.json"
+    file = VersionStore(tmp_path / "projects" / "1").path(shown.version or "") / "card.json"
     file.write_text("{")
     reader = DashboardReader(tmp_path, SERVER)
     assert reader.summary(shown).title == "Greenhouse"
@@ -186,36 +198,42 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("figure", "head", "says"),
     [
-        (MetricView(), "not known yet", ""),
-        (MetricView(100, 0.87, 0.79, 0.92), "87%", "about 87 right; the true figure is between 79"),
-        (MetricView(20, 0.9, 0.7, 0.97), "90%", "rough figure"),
-        (MetricView(3, 1.0, 0.4, 1.0), "100%", "hardly anything yet"),
+        (IntervalEstimate(), "not known yet", ""),
         (
-            MetricView(50, 0.81, 0.7, 0.9, "F1"),
+            IntervalEstimate(100, 0.87, 0.79, 0.92),
+            "87%",
+            "about 87 right; the true figure is between 79",
+        ),
+        (IntervalEstimate(20, 0.9, 0.7, 0.97), "90%", "rough figure"),
+        (IntervalEstimate(3, 1.0, 0.4, 1.0), "100%", "hardly anything yet"),
+        (
+            IntervalEstimate(50, 0.81, 0.7, 0.9, "F1"),
             "F1 0.81",
             "finds everything and marks nothing else",
         ),
     ],
 )
-def test_figures_are_told_in_plain_words(figure: MetricView, head: str, says: str) -> None:
+def test_figures_are_told_in_plain_words(figure: IntervalEstimate, head: str, says: str) -> None:
     assert format_headline(figure) == head
     assert says in explain_figure(figure)
 
 
 def row(labels: int, n: int, value: float | None) -> VersionRow:
-    figure = MetricView(n, value, 0.5, 0.99)
-    return VersionRow(make_card(labels, labels), False, True, figure, MetricView(), "")
+    audit = IntervalEstimate(n, value, 0.5, 0.99)
+    return VersionRow(make_card(labels, labels, audit=audit, estimate=None), False, True)
 
 
 def test_the_curve_has_a_mark_per_known_version_and_rises_to_the_right() -> None:
-    assert build_chart([row(10, 0, None), row(5, 9, 0.7)], LabelForecast()) is None
-    chart = build_chart([row(40, 20, 0.9), row(20, 12, 0.8), row(10, 0, None)], LabelForecast())
+    assert build_chart([row(10, 0, None), row(5, 9, 0.7)], Outlook()) is None
+    chart = build_chart([row(40, 20, 0.9), row(20, 12, 0.8), row(10, 0, None)], Outlook())
     assert chart is not None
     first, second = chart.marks
     assert first.x < second.x
     assert first.y > second.y, "upwards is smaller"
     assert not chart.band
-    ahead = LabelForecast(curve=[(40, 0.9, 0.85, 0.93), (120, 0.94, 0.88, 0.97)])
+    ahead = Outlook(
+        curve=(CurvePrediction(40, 0.9, 0.85, 0.93), CurvePrediction(120, 0.94, 0.88, 0.97))
+    )
     forecast = build_chart([row(40, 20, 0.9), row(20, 12, 0.8)], ahead)
     assert forecast is not None
     assert len(forecast.band.split()) == 4
@@ -398,7 +416,7 @@ def test_forms_answer_with_a_redirect_and_record_who_did_it(tmp_path: Path) -> N
             refused = await client.post(f"/projects/1/{path}", headers=theirs)
             assert refused.status_code == 403
             assert (await client.get(f"/projects/1/{path}")).status_code in (404, 405)
-        assert versions.live() == shown["version"]
+        assert versions.live() == shown.version
         done = await client.post("/projects/1/rollback", headers=ours)
         assert (done.status_code, done.headers["location"]) == (303, "../1?done=rollback")
         done = await client.post("/projects/1/promote/v5-0123abcd", headers=ours)
@@ -412,7 +430,7 @@ def test_forms_answer_with_a_redirect_and_record_who_did_it(tmp_path: Path) -> N
         assert "no older version" in nowhere.text
 
     served(tmp_path, ask)
-    told = [(e["version"], e["by"], e["reason"]) for e in versions.history()[-3:]]
+    told = [(e.version, e.by, e.reason) for e in versions.history()[-3:]]
     assert told == [
         ("v3-0123abcd", "the dashboard", "rolled back by a person"),
         ("v5-0123abcd", "the dashboard", "promoted by a person"),

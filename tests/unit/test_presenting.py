@@ -23,6 +23,8 @@ from backend.learning.audit import is_audit
 from backend.learning.auto_accept import is_held_for_review
 from backend.loop.observe import Observation, ProjectFingerprint
 from backend.loop.publish.publish import Publisher
+from backend.records import AutoAcceptSection, ModelSource
+from backend.runtime.project_session import ProjectSession
 from backend.runtime.resources import Resources
 from backend.settings import Settings
 from tests.support import dashboard_homes
@@ -101,8 +103,8 @@ def settings(tmp_path: Path) -> Iterator[Settings]:
     found = Settings(tmp_path, label_studio_url=url, api_key="0" * 40, encoder="builtin")
     resources = Resources(found)
     versions = resources.versions(resources.projects.register(url, 1))
-    proven = {"error": 0.5, "level": 0.0, "audit": 100, "chance": 0.01, "reason": "It holds."}
-    card = replace(dashboard_homes.make_card(0, 10), encoder={}, accepting=proven)
+    proven = AutoAcceptSection(error=0.5, level=0.0, audit=100, chance=0.01, reason="It holds.")
+    card = replace(dashboard_homes.make_card(0, 10), encoder=ModelSource(), accepting=proven)
     versions.save(card, {}, lambda at: save_model(train_detector_model(CONTROL), at))
     versions.promote(card.version, by="the loop", reason="")
     yield found
@@ -127,10 +129,10 @@ def present(settings: Settings) -> None:
     """The end of a round, in a new process."""
     resources = Resources(settings)
     (record,) = resources.projects.all()
-    live = resources.versions(record).live()
+    session = ProjectSession(resources, record)
+    live = session.versions.live()
     assert live is not None
-    connection = resources.connection(record)
-    Publisher(resources, record, connection, lambda *given: None).publish(seen(), live)
+    Publisher(session, lambda *given: None).publish(seen(), live)
 
 
 def test_boxes_beyond_the_first_answers_of_a_version_are_accepted_by_later_rounds(

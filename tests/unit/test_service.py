@@ -26,6 +26,7 @@ from backend.errors import (
     StoreError,
     UsageError,
 )
+from backend.records import RoundOutcome, RoundStatus
 from backend.scheduler import frames, predict_queue
 from backend.scheduler.capture_watch import CaptureWatcher
 from backend.scheduler.chores import ProjectChores
@@ -225,7 +226,7 @@ def with_service(
 
 
 def in_state(service: Service, state: str) -> bool:
-    return round_of(service, "1")["state"] == state
+    return round_of(service, "1").state == state
 
 
 async def until(check: Callable[[], object]) -> None:
@@ -236,9 +237,8 @@ async def until(check: Callable[[], object]) -> None:
     raise AssertionError("not within 10 s")
 
 
-def round_of(service: Service, id: str) -> dict[str, str]:
-    found: dict[str, str] = service.project(id)["round"]
-    return found
+def round_of(service: Service, id: str) -> RoundStatus:
+    return service.project(id).round
 
 
 def test_what_comes_during_a_round_is_for_the_next_one(
@@ -290,7 +290,7 @@ def test_labels_that_go_on_waiting_do_not_keep_the_machine_busy(tmp_path: Path) 
         await until(partial(in_state, service, "training"))
         await until(partial(in_state, service, "idle"))
         await asyncio.sleep(1.5)
-        assert service.project("1")["waiting"] == 1
+        assert service.project("1").waiting == 1
 
     asks = with_service(tmp_path, [1], work)
     assert [ask["quiet"] for ask in asks] == [True]
@@ -317,12 +317,12 @@ def test_a_first_training_that_was_cancelled_waits_for_a_label(tmp_path: Path) -
 def test_a_project_that_waits_for_another_ones_round_says_so(tmp_path: Path) -> None:
     async def work(service: Service) -> None:
         states = {id: round_of(service, id) for id in ("1", "2")}
-        while not any(state["state"] == "training" for state in states.values()):
+        while not any(state.state == "training" for state in states.values()):
             await asyncio.sleep(0.01)
             states = {id: round_of(service, id) for id in ("1", "2")}
-        (waiting,) = [state for state in states.values() if state["state"] != "training"]
-        assert (waiting["state"], waiting["detail"]) == ("observing", WAITING_MESSAGE)
-        await until(lambda: all(round_of(service, id)["state"] == "idle" for id in states))
+        (waiting,) = [state for state in states.values() if state.state != "training"]
+        assert (waiting.state, waiting.detail) == ("observing", WAITING_MESSAGE)
+        await until(lambda: all(round_of(service, id).state == "idle" for id in states))
 
     assert len(with_service(tmp_path, [1, 2], work)) == 2
 
@@ -342,7 +342,7 @@ def test_labels_are_looked_through_after_a_round_that_is_under_way_just_then(
         home = CaptureWatcher(record.id, projects.captures(record.id), lane, lambda: None)
         watched = ProjectState(record, home, live_version="v1-x", state="observing")
         chores.start_after_round(
-            watched, {"versions": ["v1-x"], "trained": "v1-x", "controls": []}, is_full_round=False
+            watched, RoundOutcome(versions=("v1-x",), trained="v1-x"), is_full_round=False
         )
         await asyncio.sleep(0.3)
         assert not notes.exists(), "never beside a round"
@@ -404,7 +404,7 @@ def test_pages_of_other_sites_may_not_speak_as_label_studio(tmp_path: Path) -> N
                 assert answer.status_code == 403, path
         assert service.projects() == []
         assert (await client.post("/setup", json=body)).status_code == 200
-        assert [project["id"] for project in service.projects()] == [7]
+        assert [project.id for project in service.projects()] == [7]
         assert (await client.post("/webhook", json={})).status_code == 200
         assert (await client.post("/predict", content=b"[]")).status_code == 400
 
@@ -428,7 +428,7 @@ def test_a_label_studio_by_another_name_is_followed(tmp_path: Path) -> None:
         for host in ("http://127.0.0.1:9", "http://labels.example"):
             body = {"project": "7.100", "schema": "<View/>", "hostname": host}
             assert (await client.post("/setup", json=body)).status_code == 200
-        shown = [(project["id"], project["server"]) for project in service.projects()]
+        shown = [(project.id, project.server) for project in service.projects()]
         assert shown == [(7, "http://labels.example")]
 
     served(tmp_path, ask)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from backend.errors import OverBudget
-from backend.runtime.compute import ComputeCost
+from backend.records import ComputeCost
 from backend.store.usage import UsageCounters, month_key
 from serverless.monthly_budget import (
     UNKNOWN_DEVICE_DOLLARS_PER_HOUR,

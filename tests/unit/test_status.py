@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,14 @@ import pytest
 
 from backend.cli.main import main
 from backend.dashboard.page_reader import DashboardReader
+from backend.json_records import to_json
 from backend.settings import read_settings
 from backend.store.captures import Capture, CaptureStore
 from backend.store.files import write_json
 from backend.store.projects import ProjectStore
 from backend.store.versions import VersionStore
 from demo.label_studio import find_free_port
-from tests.support.dashboard_homes import make_project_state
+from tests.support.dashboard_homes import make_project_status
 from tests.support.published_models import publish_version, train_colour_model
 
 FIGURE = {"n": 20, "value": 0.9, "low": 0.7, "high": 0.97, "metric": "accuracy"}
@@ -30,12 +30,12 @@ def home(tmp_path: Path) -> Path:
     version = publish_version(tmp_path, "1", *train_colour_model(), title="leaves")
     folder = ProjectStore(tmp_path).folder("1")
     versions = VersionStore(folder)
-    card = replace(
-        versions.card(version),
-        audit=FIGURE,
-        estimate=FIGURE | {"metric": "accuracy by cross-validation"},
-        outlook={"sentence": "95% is out of sight.", "labels": [{"label": "blue", "more": 40}]},
-        controls={
+    card = {
+        **to_json(versions.card(version)),
+        "audit": FIGURE,
+        "estimate": FIGURE | {"metric": "accuracy by cross-validation"},
+        "outlook": {"sentence": "95% is out of sight.", "labels": [{"label": "blue", "more": 40}]},
+        "controls": {
             "colour": {
                 "kind": "linear head",
                 "audit": FIGURE,
@@ -48,8 +48,8 @@ def home(tmp_path: Path) -> Path:
                 },
             }
         },
-    )
-    write_json(versions.path(version) / "card.json", asdict(card))
+    }
+    write_json(versions.path(version) / "card.json", card)
     held = {"version": "v1-0badbad0", "reason": "Held back: it is worse."}
     counts = {"tasks": 60, "labels": 35, "waiting": 3, "held": held, "versions": [version]}
     write_json(folder / "summary.json", counts | {"left_out": {"rotated box": 2}})
@@ -134,7 +134,7 @@ def test_what_the_endpoint_kept_elsewhere_is_counted(
     settings = read_settings()
     page = DashboardReader(
         settings.home, settings.label_studio_url, settings.endpoint_data_dir
-    ).page(make_project_state(1))
+    ).page(make_project_status(1))
     assert page.captures_waiting == 1
 
 

@@ -11,6 +11,8 @@ from threading import Event, Thread
 import pytest
 
 from backend.errors import NotFoundError, StoreError
+from backend.estimate import IntervalEstimate
+from backend.records import ModelSource, Promotion, SplitSizes
 from backend.store import files, wake
 from backend.store.image_copies import ImageCopies
 from backend.store.projects import ProjectStore
@@ -24,10 +26,10 @@ CARD = VersionCard(
     number=0,
     parent=None,
     created="2026-01-01T00:00:00+00:00",
-    labels={"train": 1, "audit": 0},
-    audit={"n": 0, "value": None, "low": 0.0, "high": 1.0, "metric": "accuracy"},
+    labels=SplitSizes(1, 0),
+    audit=IntervalEstimate(),
     controls={},
-    encoder={"setting": "builtin", "id": "x", "name": "builtin"},
+    encoder=ModelSource("builtin", "x", "builtin"),
     seconds={"total": 1.0},
     seed=0,
 )
@@ -107,7 +109,7 @@ def test_promote_roll_back_and_their_record(tmp_path: Path) -> None:
     assert versions.next_name("c" * 64) == (3, "v3-cccccccc")
     with (tmp_path / "history.jsonl").open("a") as file:
         file.write('{"cut off by a cr')
-    assert [event["version"] for event in versions.history()] == ["v0-x", "v1-x", "v2-x", "v1-x"]
+    assert [event.version for event in versions.history()] == ["v0-x", "v1-x", "v2-x", "v1-x"]
     with pytest.raises(NotFoundError, match="v2-x, v1-x, v0-x"):
         versions.promote("v9", "a person", "")
     versions.promote("v0-x", "a person", "rolled back")
@@ -250,14 +252,13 @@ def test_the_webhook_secret_is_made_once_and_private(tmp_path: Path) -> None:
 
 def ready(number: int, parent: str | None) -> VersionCard:
     """A card of a version that passed."""
-    told = {"promoted": True, "reason": "not worse"}
     return replace(
         CARD,
         version=f"v{number}-x",
         identity=str(number) * 64,
         number=number,
         parent=parent,
-        promotion=told,
+        promotion=Promotion(True, "not worse"),
     )
 
 
@@ -276,7 +277,7 @@ def test_a_version_that_passed_goes_live_later_where_a_crash_came_just_then(
     assert versions.promote_pending("the loop") == ready(1, "v0-x")
     versions.promote("v0-x", "a person", "rolled back")
     assert versions.promote_pending("the loop") is None, "a person's choice stays"
-    versions.save(replace(ready(2, "v0-x"), promotion={"promoted": False}), {}, nothing)
+    versions.save(replace(ready(2, "v0-x"), promotion=Promotion(False)), {}, nothing)
     assert versions.promote_pending("the loop") is None, "what did not pass stays away"
     (tmp_path / "live.json").unlink()
     assert versions.promote_pending("the loop") == ready(1, "v0-x"), (
@@ -293,8 +294,8 @@ def test_the_loop_does_not_promote_over_what_somebody_made_live_meanwhile(tmp_pa
     kept = versions.save_and_promote(ready(2, "v1-x"), {}, nothing, "the loop")
     assert versions.live() == "v0-x"
     assert kept == versions.card("v2-x")
-    assert not kept.promotion["promoted"]
-    assert "v0-x was made live while this was trained" in kept.promotion["reason"]
+    assert kept.is_held
+    assert "v0-x was made live while this was trained" in kept.promotion_reason
     assert versions.promote_pending("the loop") is None
 
 
@@ -311,7 +312,7 @@ def test_nobody_makes_a_version_live_while_another_one_is_saved(tmp_path: Path) 
 
     versions.save_and_promote(ready(2, "v0-x"), {}, fill, "the loop")
     person.join(10)
-    assert [event["version"] for event in versions.history()] == ["v0-x", "v2-x", "v1-x"]
+    assert [event.version for event in versions.history()] == ["v0-x", "v2-x", "v1-x"]
 
 
 def test_an_event_that_a_crash_kept_from_the_history_is_not_lost(tmp_path: Path) -> None:
@@ -322,9 +323,9 @@ def test_an_event_that_a_crash_kept_from_the_history_is_not_lost(tmp_path: Path)
     written = (tmp_path / "history.jsonl").read_text()
     versions.promote("v1-x", "the loop", "second")
     (tmp_path / "history.jsonl").write_text(written)
-    assert [event["version"] for event in versions.history()] == ["v0-x", "v1-x"]
+    assert [event.version for event in versions.history()] == ["v0-x", "v1-x"]
     versions.promote("v2-x", "the loop", "third")
-    assert [event["version"] for event in versions.history()] == ["v0-x", "v1-x", "v2-x"]
+    assert [event.version for event in versions.history()] == ["v0-x", "v1-x", "v2-x"]
     (tmp_path / "history.jsonl").write_text(written)  # as homes of old may have it
     assert versions.rollback_target() == "v1-x"
 

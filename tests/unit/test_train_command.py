@@ -2,36 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import pytest
 
 from backend.cli.train import _describe_outcome
-from backend.loop.round import RoundOutcome
+from backend.records import HeldVersion, RoundOutcome
 
-HELD = {"version": "v2-0a", "reason": "Held back: it is worse."}
-WAITS = {"version": "", "reason": "This month's budget is spent."}
+HELD = HeldVersion("v2-0a", "Held back: it is worse.")
+OVER_BUDGET = HeldVersion(reason="This month's budget is spent.")
 
 
 @pytest.mark.parametrize(
     ("labels", "trained", "held", "told"),
     [
-        (0, "", {}, "Nothing is labeled yet: label a few images first."),
-        (0, "v0-00", {}, "Nothing is labeled yet: label a few images first."),
-        (1, "v1-0a", {}, "Version v1-0a is live; it has seen one label."),
-        (9, "v1-0a", {}, "Version v1-0a is live; it has seen 9 labels."),
-        (9, "", {}, "Nothing new to learn: v1-0a has seen all labels."),
+        (0, "", None, "Nothing is labeled yet: label a few images first."),
+        (0, "v0-00", None, "Nothing is labeled yet: label a few images first."),
+        (1, "v1-0a", None, "Version v1-0a is live; it has seen one label."),
+        (9, "v1-0a", None, "Version v1-0a is live; it has seen 9 labels."),
+        (9, "", None, "Nothing new to learn: v1-0a has seen all labels."),
         (9, "v2-0a", HELD, "Version v2-0a is not live. Held back: it is worse."),
         (
             *(9, "", HELD),
             "Nothing new to learn: v2-0a has seen all labels. Version v2-0a is not live. "
             "Held back: it is worse.",
         ),
-        (9, "", WAITS, "This month's budget is spent."),
+        (9, "", OVER_BUDGET, "This month's budget is spent."),
     ],
 )
 def test_the_outcome_of_a_round_in_words(
-    labels: int, trained: str, held: Mapping[str, str], told: str
+    labels: int, trained: str, held: HeldVersion | None, told: str
 ) -> None:
-    outcome = RoundOutcome("", "v1-0a", 20, labels, {}, [], {}, [], trained=trained, held=held)
+    outcome = RoundOutcome(version="v1-0a", tasks=20, labels=labels, trained=trained, held=held)
     assert _describe_outcome(outcome) == told

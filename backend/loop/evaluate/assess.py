@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from backend.domain import Control
+from backend.estimate import IntervalEstimate
 from backend.inference.model import Model, chosen_labels, predict_choice
 from backend.learning import learning_curve
-from backend.learning.classification_metrics import IntervalEstimate, proportion_estimate
+from backend.learning.intervals import proportion_estimate
 from backend.learning.learning_curve import CurvePoint, LabelMisses
 from backend.learning.quality_gate import GateVerdict
 from backend.loop.evaluate import metrics
@@ -21,10 +21,10 @@ from backend.loop.evaluate.metrics import ControlEvaluation
 from backend.loop.fit import ModelTrainer
 from backend.loop.observe import Observation
 from backend.loop.publish import auto_accept
-from backend.runtime.resources import Resources
+from backend.records import AutoAcceptSection, ControlCard, CurvePrediction, LabelNeed, Outlook
+from backend.runtime.project_session import ProjectSession
 from backend.settings import Settings
 from backend.store.acceptance import AcceptanceStore
-from backend.store.projects import ProjectRecord
 from backend.store.versions import VersionCard
 from backend.training.detector import undetectable_labels
 
@@ -48,19 +48,19 @@ class Assessment:
         controls: by control what its card tells.
         verdict: whether it goes live.
         estimate: accuracy by cross-validation while the audit slice is small; None else.
-        outlook: what more labels would bring, as plain JSON.
-        accepting: from which confidence on answers need no person, as plain JSON.
+        outlook: what more labels would bring.
+        accepting: from which confidence on answers need no person; None where nobody asked.
         thresholds: by control and label, the confidence from which it is shown. Of boxes and points
             only where the config wants a precision: a missing one costs as much as a wrong one, so
             that without it the confidence of the best F1 decides.
     """
 
     figure: IntervalEstimate
-    controls: dict[str, Any]
+    controls: dict[str, ControlCard]
     verdict: GateVerdict
     estimate: IntervalEstimate | None
-    outlook: dict[str, Any]
-    accepting: dict[str, Any]
+    outlook: Outlook | None
+    accepting: AutoAcceptSection | None
     thresholds: dict[str, dict[str, float]]
 
 
@@ -68,8 +68,7 @@ class Assessor:
     """Assesses a model that was just fitted.
 
     Args:
-        resources: of this process.
-        record: the project.
+        session: of the project.
         observation: the snapshot.
         fit: that made the model.
         model: what it made.
@@ -77,17 +76,15 @@ class Assessor:
 
     def __init__(
         self,
-        resources: Resources,
-        record: ProjectRecord,
+        session: ProjectSession,
         observation: Observation,
         fit: ModelTrainer,
         model: Model,
     ) -> None:
-        self._resources = resources
-        self._settings: Settings = resources.settings
-        self._record = record
-        self._versions = resources.versions(record)
-        self._folder = resources.folder(record)
+        self._settings: Settings = session.settings
+        self._session = session
+        self._versions = session.versions
+        self._folder = session.folder
         self._observation = observation
         self._fit = fit
         self._model = model
@@ -118,9 +115,7 @@ class Assessor:
         estimate = self._estimate_accuracy() if figure.n < MIN_AUDIT_IMAGES else None
         return Assessment(
             figure=figure,
-            controls={
-                c.name: self._control_summary(c, evaluations[c.name]) for c in self._controls
-            },
+            controls={c.name: self._control_card(c, evaluations[c.name]) for c in self._controls},
             verdict=self._verdict(evaluations),
             estimate=estimate,
             outlook=self._forecast(figure, estimate, evaluations),
@@ -157,29 +152,28 @@ class Assessor:
             detector, control, audit_samples, self._object_sizes[control.name]
         )
 
-    def _control_summary(self, control: Control, evaluation: ControlEvaluation) -> dict[str, Any]:
-        figures = {"audit": evaluation.figure.to_json(), "figures": evaluation.metrics}
+    def _control_card(self, control: Control, evaluation: ControlEvaluation) -> ControlCard:
         if control.kind == "choices":
             examples = self._fit.examples(control)
             kind = metrics.describe_head(self._model, control.name, examples)
-            return {
-                "kind": kind,
-                "examples": metrics.count_choice_labels(control, examples),
-                **figures,
-            }
+            counts = metrics.count_choice_labels(control, examples)
+            return ControlCard(kind, counts, evaluation.figure, evaluation.metrics)
         detector = self._model.detectors.get(control.name)
         counts = metrics.count_region_labels(control, self._fit.samples(control))
-        advice = self._resources.missing_label_advice(undetectable_labels(detector, control))
+        advice = self._session.resources.missing_label_advice(
+            undetectable_labels(detector, control)
+        )
         if advice:
             log.info("%s: %s", control.name, advice["advice"])
-        return {
-            "kind": metrics.describe_detector(detector),
-            "examples": counts,
-            **figures,
-            "shown": evaluation.metrics["shown"],
-            **advice,
-            "made_from": self._fit.detector_dependencies(control),
-        }
+        return ControlCard(
+            metrics.describe_detector(detector),
+            counts,
+            evaluation.figure,
+            evaluation.metrics,
+            shown=evaluation.metrics["shown"],
+            advice=advice.get("advice", ""),
+            made_from=self._fit.detector_dependencies(control),
+        )
 
     def _estimate_accuracy(self) -> IntervalEstimate | None:
         """Accuracy by cross-validation, on images that were chosen to be hard; so it is low."""
@@ -211,24 +205,24 @@ class Assessor:
         if self._fit.live_card is None:
             return GateVerdict(True, "The first version of the project.", {})
         gate = QualityGate(
-            self._resources,
-            self._record,
+            self._session,
             self._observation,
             self._fit,
             self._model,
             self._cross_validated,
             self._object_sizes,
-            self._settings.seed,
         )
         return gate.decide(evaluations)
 
     # -- what rests on the figures ------------------------------------------------------------
 
-    def _evaluate_acceptance(self, evaluations: dict[str, ControlEvaluation]) -> dict[str, Any]:
-        """The level for accepting without a person; empty where nobody asked for that."""
+    def _evaluate_acceptance(
+        self, evaluations: dict[str, ControlEvaluation]
+    ) -> AutoAcceptSection | None:
+        """The level for accepting without a person; None where nobody asked for that."""
         error_bound = auto_accept.accept_error_bound(self._controls, self._settings.accept_error)
         if not error_bound:
-            return {}
+            return None
         min_audit_labels = AcceptanceStore(self._folder).read().min_audit_labels
         return auto_accept.evaluate_acceptance(
             evaluations, error_bound, self._versions.cards(), min_audit_labels
@@ -239,11 +233,11 @@ class Assessor:
         figure: IntervalEstimate,
         estimate: IntervalEstimate | None,
         evaluations: dict[str, ControlEvaluation],
-    ) -> dict[str, Any]:
+    ) -> Outlook | None:
         is_audited = figure.n >= MIN_AUDIT_IMAGES or estimate is None
         current = figure if is_audited else estimate
         if current is None or current.value is None:
-            return {}
+            return None
         trained_count = sum(
             not self._observation.is_audit(task) for task in self._observation.labeled
         )
@@ -256,33 +250,28 @@ class Assessor:
         weakest_labels = learning_curve.rank_weakest_labels(
             curve, self._missed_by_label(evaluations), goal, rng
         )
-        return {
-            "sentence": learning_curve.describe_forecast(curve, goal),
-            "labels": [
-                {
-                    "label": name,
-                    "more": low,
-                    "most": high,
-                    "words": learning_curve.format_range(low, high),
-                }
+        return Outlook(
+            learning_curve.describe_forecast(curve, goal),
+            tuple(
+                LabelNeed(name, low, high, learning_curve.format_range(low, high))
                 for name, low, high in weakest_labels
-            ],
-            "stop": learning_curve.should_stop_labeling(curve, agreement),
-            "agreement": agreement,
-            "curve": _curve_json(curve),
-            "from": "audit slice" if is_audited else "cross-validation",
-        }
+            ),
+            stop=learning_curve.should_stop_labeling(curve, agreement),
+            agreement=agreement,
+            curve=_curve_predictions(curve),
+            source="audit slice" if is_audited else "cross-validation",
+        )
 
     def _curve_points(self, is_audited: bool, metric: str) -> list[CurvePoint]:
         curve_points = []
         for card in self._versions.cards():
             recorded = card.audit if is_audited else card.estimate
-            is_usable = recorded and recorded["metric"] == metric and recorded["value"] is not None
-            is_usable = is_usable and self._has_similar_sizes(card)
-            if is_usable and recorded["n"] >= MIN_FIGURE_IMAGES and card.labels["train"]:
-                curve_points.append(
-                    CurvePoint(card.labels["train"], 1 - recorded["value"], recorded["n"])
-                )
+            if recorded is None or recorded.value is None or recorded.metric != metric:
+                continue
+            if recorded.n < MIN_FIGURE_IMAGES or not card.labels.train:
+                continue
+            if self._has_similar_sizes(card):
+                curve_points.append(CurvePoint(card.labels.train, 1 - recorded.value, recorded.n))
         return curve_points
 
     def _has_similar_sizes(self, card: VersionCard) -> bool:
@@ -290,9 +279,7 @@ class Assessor:
         control = self._controls[0]
         if self._choice_controls or control.kind != "points":
             return True
-        previous_sizes = (card.controls.get(control.name, {}).get("figures") or {}).get(
-            "sizes"
-        ) or {}
+        previous_sizes = card.control(control.name).object_sizes
         current_sizes = self._object_sizes[control.name]
         return previous_sizes.keys() == current_sizes.keys() and all(
             max(previous_sizes[label], side) <= MAX_SIZE_RATIO * min(previous_sizes[label], side)
@@ -322,11 +309,11 @@ class Assessor:
         None where they look through different encoders.
         """
         label_strings: tuple[list[str], list[str]] = ([], [])
-        live_encoder_id = self._fit.live_card.encoder.get("id") if self._fit.live_card else None
+        live_encoder_id = self._fit.live_card.encoder.id if self._fit.live_card else ""
         if (
             self._choice_controls
             and live_encoder_id
-            and live_encoder_id != self._resources.encoder().id
+            and live_encoder_id != self._session.resources.encoder().id
         ):
             return None
         for control in self._choice_controls:
@@ -344,15 +331,17 @@ class Assessor:
         return learning_curve.cohen_kappa(*label_strings)
 
 
-def _curve_json(curve: learning_curve.LearningCurve | None) -> list[dict[str, float]]:
+def _curve_predictions(
+    curve: learning_curve.LearningCurve | None,
+) -> tuple[CurvePrediction, ...]:
     """The curve from today's labels on, as points with their band."""
     if curve is None:
-        return []
+        return ()
     steps = np.linspace(
         curve.label_count, learning_curve.MAX_EXTRAPOLATION_FACTOR * curve.label_count, 5
     )
     rows = [(round(float(step)), *curve.predict_error(float(step))) for step in steps]
-    return [
-        {"labels": n, "value": round(1 - m, 4), "low": round(1 - h, 4), "high": round(1 - low, 4)}
+    return tuple(
+        CurvePrediction(n, round(1 - m, 4), round(1 - h, 4), round(1 - low, 4))
         for n, m, low, h in rows
-    ]
+    )

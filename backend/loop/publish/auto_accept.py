@@ -24,6 +24,7 @@ from backend.loop.evaluate import metrics
 from backend.loop.evaluate.metrics import ControlEvaluation
 from backend.loop.label_table import region_rows
 from backend.loop.observe import RANDOM_CAPTURE, Observation
+from backend.records import AutoAcceptSection
 from backend.runtime.connection import Connection
 from backend.store.acceptance import AcceptanceState, AcceptedAnswer, Suspension
 from backend.store.versions import VersionCard
@@ -51,7 +52,7 @@ def evaluate_acceptance(
     error_bound: float,
     cards: Iterable[VersionCard],
     min_audit_labels: int,
-) -> dict[str, Any]:
+) -> AutoAcceptSection:
     """From which confidence on a version's answers are accepted, as its card tells it.
 
     Args:
@@ -61,11 +62,11 @@ def evaluate_acceptance(
         min_audit_labels: audit labels that are needed because accepting is suspended.
     """
     pairs = list(metrics.task_correctness(evaluations.values()).values())
-    summaries = [card.accepting for card in cards]
+    sections = [card.accepting for card in cards]
     previous_tests = [
-        ThresholdTest(t["audit"], t["chance"], t["level"] is not None)
-        for t in summaries
-        if t.get("chance")
+        ThresholdTest(section.audit, section.chance, section.level is not None)
+        for section in sections
+        if section and section.chance
     ]
     accept_level = find_budgeted_threshold(
         [confidence for confidence, _ in pairs],
@@ -75,16 +76,16 @@ def evaluate_acceptance(
         min_audit_labels,
     )
     log.info("%s", accept_level.reason)
-    return {
-        "error": error_bound,
-        "level": accept_level.value,
-        "reason": accept_level.reason,
-        "missing": accept_level.missing_labels,
-        "proven": accept_level.error_bound,
-        "images": accept_level.images,
-        "audit": len(pairs),
-        "chance": accept_level.alpha,
-    }
+    return AutoAcceptSection(
+        error=error_bound,
+        level=accept_level.value,
+        reason=accept_level.reason,
+        missing=accept_level.missing_labels,
+        proven=accept_level.error_bound,
+        images=accept_level.images,
+        audit=len(pairs),
+        chance=accept_level.alpha,
+    )
 
 
 def record_reviews(
@@ -125,7 +126,7 @@ def suspend_if_broken(
     if not reason:
         return state
     min_audit_labels = next_test_size(
-        max((int(card.accepting.get("audit", 0)) for card in cards), default=0)
+        max((card.accepting.audit for card in cards if card.accepting), default=0)
     )
     reason += (
         f" Nothing is accepted until the bound is proven anew, on {min_audit_labels} audit images."
@@ -158,13 +159,12 @@ def acceptable_tasks(
         model: the live version's.
         error_bound: the bound that the project wants now.
     """
-    min_confidence = card.accepting.get("level")
-    if (
-        min_confidence is None
-        or state.is_suspended(card.accepting)
-        or card.accepting["error"] > error_bound
-    ):
+    section = card.accepting
+    if section is None or section.level is None:
         return []
+    if state.is_suspended(section) or section.error > error_bound:
+        return []
+    min_confidence = section.level
     if not _same_controls(model.controls, observation.config.controls):
         log.info("Nothing is accepted until a version of the present labeling config is live.")
         return []

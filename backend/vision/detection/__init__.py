@@ -1,1 +1,1 @@
-"""Detection: images → boxes or centre points, learned with ultralytics, run by the runtime."""
+"""Detectors for boxes and centre points: train with ultralytics and run on the fastest runtime."""

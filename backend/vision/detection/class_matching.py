@@ -1,4 +1,4 @@
-"""The classes a pretrained network knows ↔ the labels of a project."""
+"""Match the classes of a pretrained network with the labels of a project by name."""
 
 from __future__ import annotations
 
@@ -10,17 +10,15 @@ from backend.vision.encoders.text_prototypes import humanize_name
 
 
 def match_classes(labels: Sequence[Label], classes: Sequence[str]) -> dict[int, int]:
-    """Which classes of a network mean a label of the project.
+    """Return class index → label index for the classes whose name matches a label.
 
     Args:
-        labels: of the control. Where a label has words of its own (``predicted_values``) they
-            count, and else its name; upper and lower case, spaces, joints and plurals do
-            not matter.
-        classes: names that the network was trained on, in its order.
+        labels: of the control. A label's own words (``predicted_values``) replace its name. Case,
+            spaces, hyphens and plurals are ignored.
+        classes: class names of the network, in its order.
 
     Returns:
-        class index → label index; classes that mean no label are absent, and a class that two
-        labels claim belongs to the first.
+        the matches; a class that matches two labels belongs to the first.
 
     Example:
         >>> labels = [Label("Apples"), Label("vehicle", words=("car", "bus"))]
@@ -33,7 +31,7 @@ def match_classes(labels: Sequence[Label], classes: Sequence[str]) -> dict[int, 
 
 
 def singularize(name: str) -> str:
-    """A name in lower case and singular, as far as rules of English go.
+    """Return a name in lower case and singular, by the rules of English.
 
     Example:
         >>> [singularize(n) for n in ("Strawberries", "wine_Glasses", "Buses", "people", "bus")]
@@ -54,34 +52,20 @@ def _labels_by_key(labels: Sequence[Label]) -> Mapping[str, int]:
 
 
 def _matching_key(name: str) -> str:
-    """Equal for "cell phones" and "Cellphone"."""
+    """Return a key that is equal for "cell phones" and "Cellphone"."""
     return singularize(name).replace(" ", "")
 
 
 PLURAL_PATTERN = re.compile(r"(?<=[A-Z]{2})s\b|\(e?s\)$|['’][sS]$")
 """The end of "TVs", "Cellphone(s)" and "TV's"."""
-IRREGULAR_PLURALS = {
-    "buses": "bus",
-    "busses": "bus",
-    "broccolis": "broccoli",
-    "tvs": "tv",
-    "skis": "ski",
-    "people": "person",
-    "persons": "person",
-    "men": "man",
-    "women": "woman",
-    "children": "child",
-    "mice": "mouse",
-    "geese": "goose",
-    "feet": "foot",
-    "teeth": "tooth",
-    "leaves": "leaf",
-    "knives": "knife",
-    "loaves": "loaf",
-    "wolves": "wolf",
-    "tomatoes": "tomato",
-    "potatoes": "potato",
-}
+IRREGULAR_PLURALS = dict(
+    pair.split(":")
+    for pair in (
+        "buses:bus busses:bus broccolis:broccoli tvs:tv skis:ski people:person persons:person "
+        "men:man women:woman children:child mice:mouse geese:goose feet:foot teeth:tooth "
+        "leaves:leaf knives:knife loaves:loaf wolves:wolf tomatoes:tomato potatoes:potato"
+    ).split()
+)
 SINGULAR_SUFFIXES = ("ss", "us", "is")
 
 

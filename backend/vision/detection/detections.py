@@ -1,19 +1,25 @@
-"""What a detector finds in one image, and how overlapping finds become one."""
+"""The boxes of one image, as detected or as drawn by a person, and non-maximum suppression."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from backend.arrays import Floats, Ints
+from backend.arrays import Bools, Floats, Ints
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MIN_DETECTION_CONFIDENCE = 0.02
+"""Detections below this confidence are discarded before any evaluation."""
 
 
 @dataclass(frozen=True)
 class Detections:
-    """Objects of one image, best first.
+    """Objects detected in one image, most confident first.
 
     Attributes:
         boxes: (n, 4) float32 x0 y0 x1 y1, 0 to 1 of the upright image.
@@ -28,8 +34,8 @@ class Detections:
     def __len__(self) -> int:
         return len(self.boxes)
 
-    def select(self, rows: npt.NDArray[Any]) -> Detections:
-        """Some of them, by mask or index."""
+    def select(self, rows: Ints | Bools) -> Detections:
+        """Return the rows of a mask or of an index array."""
         return Detections(self.boxes[rows], self.confidence[rows], self.labels[rows])
 
     @property
@@ -39,61 +45,51 @@ class Detections:
 
 
 NO_DETECTIONS = Detections(
-    np.zeros((0, 4), dtype=np.float32),
-    np.zeros(0, dtype=np.float32),
-    np.zeros(0, dtype=np.int64),
+    np.zeros((0, 4), dtype=np.float32), np.zeros(0, dtype=np.float32), np.zeros(0, dtype=np.int64)
 )
 
 
-def merge_detections(first: Detections, second: Detections) -> Detections:
-    """The objects of two detectors that look for different labels."""
-    confidence = np.concatenate([first.confidence, second.confidence])
-    merged = Detections(
-        np.concatenate([first.boxes, second.boxes]),
-        confidence,
-        np.concatenate([first.labels, second.labels]),
-    )
-    return merged.select(np.argsort(-confidence, kind="stable"))
+@dataclass(frozen=True)
+class DetectionExample:
+    """A fully labeled image to train on; without boxes it is a background image.
 
-
-def iou(box: Floats, other_boxes: Floats) -> Floats:
-    """Intersection over union.
-
-    Args:
-        box: (4,) x0 y0 x1 y1.
-        other_boxes: (n, 4), the same unit.
-
-    Returns:
-        (n,) 0 to 1; 0 where both are without area.
-
-    Example:
-        >>> iou(np.array([0, 0, 2, 2.]), np.array([[1, 0, 3, 2.]])).round(3).tolist()
-        [0.333]
+    Attributes:
+        read_image: returns the upright RGB image; called at every use.
+        width: pixels of the upright image. Only the ratio to ``height`` is used.
+        height: pixels.
+        boxes: (n, 4) float32 x0 y0 x1 y1, 0 to 1.
+        labels: (n,) int64, index into the label names.
     """
-    top_left = np.maximum(box[:2], other_boxes[:, :2])
-    bottom_right = np.minimum(box[2:], other_boxes[:, 2:])
-    overlap_area = np.clip(bottom_right - top_left, 0, None).prod(axis=1)
-    union_area = (
-        (box[2:] - box[:2]).prod()
-        + (other_boxes[:, 2:] - other_boxes[:, :2]).prod(axis=1)
-        - overlap_area
-    )
-    return np.asarray(overlap_area / np.maximum(union_area, 1e-12))
+
+    read_image: Callable[[], Image.Image]
+    width: int
+    height: int
+    boxes: Floats
+    labels: Ints
+
+
+def merge_detections(first: Detections, second: Detections) -> Detections:
+    """Merge the detections of two detectors with different labels."""
+    confidence = np.concatenate([first.confidence, second.confidence])
+    boxes = np.concatenate([first.boxes, second.boxes])
+    labels = np.concatenate([first.labels, second.labels])
+    order = np.argsort(-confidence, kind="stable")
+    return Detections(boxes, confidence, labels).select(order)
 
 
 def suppress_per_label(
     boxes: Floats, confidence: Floats, labels: Ints, iou_threshold: float
 ) -> Ints:
-    """Non-maximum suppression within each label.
+    """Apply non-maximum suppression within each label.
 
     Args:
         boxes: (n, 4) x0 y0 x1 y1.
         confidence: (n,).
         labels: (n,).
-        iou_threshold: overlap (IoU) above which the less certain of two is dropped.
+        iou_threshold: IoU above which the less confident of two boxes is dropped.
 
     Returns:
-        (k,) indices of those that stay, most certain first.
+        (k,) indices of the remaining boxes, most confident first.
     """
     if not len(boxes):
         return np.zeros(0, dtype=np.int64)
@@ -108,43 +104,42 @@ def greedy_nms(
     max_boxes: int,
     containment_threshold: float = 1.0,
 ) -> Ints:
-    """Greedy non-maximum suppression; torchvision has one too, but takes seconds to import.
+    """Apply greedy non-maximum suppression without importing torchvision, which takes seconds.
 
     Args:
         boxes: (n, 4) x0 y0 x1 y1.
         scores: (n,).
-        iou_threshold: IoU above which the lower of two boxes goes.
-        max_boxes: the most boxes that stay.
-        containment_threshold: it also goes where the smaller box has more than this share in common.
+        iou_threshold: IoU above which the lower-scored of two boxes is dropped.
+        max_boxes: maximum number of boxes to keep.
+        containment_threshold: a box is also dropped when the intersection exceeds this share of
+            the smaller box.
 
     Returns:
-        places of those that stay, best first.
+        indices of the remaining boxes, best first.
     """
     areas = np.maximum(boxes[:, 2:] - boxes[:, :2], 0).prod(axis=1)
-    remaining = np.argsort(-scores, kind="stable")
-    keep: list[int] = []
-    while len(remaining) and len(keep) < max_boxes:
-        best, remaining = remaining[0], remaining[1:]
-        keep.append(int(best))
-        top_left = np.maximum(boxes[best, :2], boxes[remaining, :2])
-        bottom_right = np.minimum(boxes[best, 2:], boxes[remaining, 2:])
+
+    def is_separate(best: int, others: Ints) -> Bools:
+        top_left = np.maximum(boxes[best, :2], boxes[others, :2])
+        bottom_right = np.minimum(boxes[best, 2:], boxes[others, 2:])
         intersection = np.maximum(bottom_right - top_left, 0).prod(axis=1)
-        union = areas[best] + areas[remaining] - intersection
-        smaller_areas = np.minimum(areas[best], areas[remaining])
-        remaining = remaining[
+        union = areas[best] + areas[others] - intersection
+        smaller_areas = np.minimum(areas[best], areas[others])
+        return np.asarray(
             (intersection <= iou_threshold * union)
             & (intersection <= containment_threshold * smaller_areas)
-        ]
-    return np.array(keep, dtype=np.int64)
+        )
+
+    return _suppress_greedily(scores, is_separate, max_boxes)
 
 
 def suppress_close_centres(
     centres: Floats, confidence: Floats, labels: Ints, min_distances: Floats
 ) -> Ints:
-    """Of centres that are too close, only the most certain stays.
+    """Keep only the most confident of the centres of one label that are too close to each other.
 
-    Boxes of one size s shifted by d overlap by (s − d) / (s + d), so the usual IoU of 0.7 would
-    merge only what is closer than 0.18 s; for points s / 2 is meant.
+    Boxes of one side s shifted by d have an IoU of (s − d) / (s + d), so the usual threshold of
+    0.7 merges only centres closer than 0.18 s. Points are merged below s / 2.
 
     Args:
         centres: (n, 2) x y, pixels.
@@ -153,15 +148,24 @@ def suppress_close_centres(
         min_distances: (n,) distance in pixels below which one of two is dropped.
 
     Returns:
-        (k,) indices of those that stay, most certain first.
+        (k,) indices of the remaining centres, most confident first.
     """
-    remaining = np.argsort(-confidence, kind="stable")
+
+    def is_separate(best: int, others: Ints) -> Bools:
+        distances = np.hypot(*(centres[others] - centres[best]).T)
+        return np.asarray((distances >= min_distances[others]) | (labels[others] != labels[best]))
+
+    return _suppress_greedily(confidence, is_separate, len(centres))
+
+
+def _suppress_greedily(
+    scores: Floats, is_separate: Callable[[int, Ints], Bools], max_count: int
+) -> Ints:
+    """Take the best remaining row, drop those that are not separate from it, and repeat."""
+    remaining = np.argsort(-scores, kind="stable")
     keep: list[int] = []
-    while len(remaining):
-        best, remaining = remaining[0], remaining[1:]
-        keep.append(int(best))
-        distances = np.hypot(*(centres[remaining] - centres[best]).T)
-        remaining = remaining[
-            (distances >= min_distances[remaining]) | (labels[remaining] != labels[best])
-        ]
+    while len(remaining) and len(keep) < max_count:
+        best, remaining = int(remaining[0]), remaining[1:]
+        keep.append(best)
+        remaining = remaining[is_separate(best, remaining)]
     return np.array(keep, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""Fine-tuning a detection network on few images, in a bounded time."""
+"""Fine-tune a detection network on few images within a time limit."""
 
 from __future__ import annotations
 
@@ -13,42 +13,42 @@ from typing import Any
 from backend.callbacks import ProgressCallback
 from backend.errors import DetectorError, RoundCancelledError
 from backend.vision.batching import detect_device
+from backend.vision.detection.detections import DetectionExample
 from backend.vision.detection.network import QUERY_FAMILY, DetectionNetwork
-from backend.vision.detection.training_example import DetectionExample
 from backend.vision.ultralytics_models import import_ultralytics
 
 BATCHES_PER_EPOCH = 10
-"""Batches an epoch: how often progress is told, and how fine the schedule is."""
+"""Progress is reported, and the schedule adjusted, once per epoch."""
 FREEZE_BELOW_IMAGES = 100
-"""Images below which the whole backbone stays as it is where it knows the labels by name."""
+"""Number of images below which the whole backbone is frozen if the weights know the labels."""
 FREEZE_IMAGES_PER_LABEL = 10
-"""The same for each label: with 71 of COCO's classes and 100 images mAP50 was 0.59, and 0.54 with
-less kept, which took 1.2 times as long."""
+"""The same limit per label. With 71 COCO classes and 100 images, mAP50 was 0.59 with the backbone
+frozen, and 0.54 with fewer frozen layers, which took 1.2 times as long."""
 BACKBONE_LAYER_COUNT, STEM_LAYER_COUNT = 11, 5
-"""Layers of YOLO11 and YOLO26 that stay as they are, counted from the image: the backbone, or what
-sees edges and textures. On three sets of 10 photos of playing cards, which COCO does not know,
-mAP50 after 150 steps was 0.28 with the latter kept and 0.23 with nothing, which took 1.4 times as
-long."""
+"""Frozen layers of YOLO11 and YOLO26, counted from the image: the backbone, or its first layers,
+which detect edges and textures. On three sets of 10 photos of playing cards, which COCO does not
+contain, mAP50 after 150 steps was 0.28 with the first layers frozen, and 0.23 with none, which
+took 1.4 times as long."""
 
 WEIGHT_INTERPOLATION = 0.5
-"""Of what was learned, where the weights know all labels by name: the rest stays as it was. With
-71 of COCO's classes mAP50 on other pictures was 0.67 after 50 images and after 100, and 0.63 and
-0.62 with all of it; with colours turned around, which the weights never saw, 0.48 and 0.44."""
+"""Share of the trained weights in the result if the initial weights know all labels. With 71 COCO
+classes, mAP50 on other images was 0.67 after 50 and after 100 images, and 0.63 and 0.62 without
+interpolation. With inverted colours, which the weights never saw, it was 0.48 and 0.44."""
 
 
 @dataclass(frozen=True)
 class TrainingRecipe:
-    """How long and how to train.
+    """Hyperparameters of one training run.
 
     Attributes:
         iterations: optimizer steps.
-        batch_size: images a step.
+        batch_size: images per step.
         image_size: pixels of the input's longer edge, a multiple of 32.
-        learning_rate: learning rate of AdamW.
-        frozen_layers: layers that stay as they are, counted from the image.
-        time_limit_seconds: that it may take; the schedule is shortened to fit.
-        seed: of everything random.
-        ignored_classes: classes that nothing is said about: they stay as the network knows them.
+        learning_rate: initial learning rate of AdamW.
+        frozen_layers: number of frozen layers, counted from the image.
+        time_limit_seconds: the schedule is shortened to fit.
+        seed: of all randomness.
+        ignored_classes: classes without a loss; the network keeps what it knows of them.
     """
 
     iterations: int
@@ -70,16 +70,16 @@ def choose_recipe(
     seed: int,
     knows_labels: bool = False,
 ) -> TrainingRecipe:
-    """The recipe for small data (docs of ultralytics and measurements in benchmarks/).
+    """Choose hyperparameters for few images (ultralytics' docs, and measurements in benchmarks/).
 
     Args:
-        network: to start from.
-        examples: to learn from.
+        network: initial weights.
+        examples: training images.
         image_size: of the input.
-        warm_start: the network has learned from most of these examples already.
-        time_limit_seconds: that it may take.
-        seed: of everything random.
-        knows_labels: the weights have seen all the labels before, by name.
+        warm_start: the network was already trained on most of these examples.
+        time_limit_seconds: of the training.
+        seed: of all randomness.
+        knows_labels: the initial weights were trained on all labels, by name.
     """
     count = len(examples)
     pretrained = network.spec.pretrained
@@ -96,10 +96,10 @@ def choose_recipe(
 
 
 def _learning_rate(network: DetectionNetwork) -> float:
-    """Of AdamW; for pretrained weights as ultralytics chooses it: the more classes, the gentler.
+    """Return the rate for AdamW; for pretrained weights ultralytics' rule, lower with more classes.
 
-    With 71 of COCO's classes, 10 images and a rate of 0.001 the labels that these images do not
-    show were forgotten: mAP50 0.19 instead of 0.71 before, and 0.66 with this rule.
+    With 71 COCO classes, 10 images and a rate of 0.001, labels missing from these images were
+    forgotten: mAP50 fell from 0.71 to 0.19, and to 0.66 with this rule.
     """
     if not network.spec.pretrained:
         return 0.005
@@ -123,59 +123,56 @@ def fine_tune(
     """Train a copy of a network.
 
     Args:
-        network: to start from; its classes are the labels.
+        network: initial weights; its classes are the labels.
         examples: at least one, with at least one box among them.
         hyperparameters: the recipe.
-        report: told (done, of) after each epoch.
-        cancelled: asked after each batch.
+        report: receives (done, total) after each epoch.
+        cancelled: called after each batch.
 
     Returns:
-        the averaged weights at the end.
+        the network with the averaged weights (EMA) at the end.
 
     Raises:
-        RoundCancelledError: it was.
-        DetectorError: it did not work out, such as for lack of memory.
+        RoundCancelledError: training was cancelled.
+        DetectorError: training failed, for example for lack of memory.
     """
     import_ultralytics()
-    from backend.vision.detection.ultralytics_trainer import TrainingLimits, make_trainer
+    from backend.vision.detection.ultralytics_trainer import (
+        TrainingInputs,
+        TrainingLimits,
+        make_trainer,
+    )
 
     limits = TrainingLimits(hyperparameters.time_limit_seconds, report, cancelled)
-    with (
-        preserve_thread_count(),
-        tempfile.TemporaryDirectory(prefix="prelabel-training-") as folder,
-    ):
-        trainer = make_trainer(
-            deepcopy(network.module),
-            network.spec.family == QUERY_FAMILY,
-            examples,
-            network.spec.classes,
-            hyperparameters.ignored_classes,
-            _ultralytics_arguments(hyperparameters, network),
-            BATCHES_PER_EPOCH,
-            Path(folder),
-        )
+    inputs = TrainingInputs(
+        examples, network.spec.classes, hyperparameters.ignored_classes, BATCHES_PER_EPOCH
+    )
+    arguments = _ultralytics_arguments(hyperparameters)
+    module, is_rtdetr = deepcopy(network.module), network.spec.family == QUERY_FAMILY
+    with preserve_thread_count(), tempfile.TemporaryDirectory(prefix="prelabel-training-") as temp:
+        trainer = make_trainer(module, is_rtdetr, inputs, arguments, Path(temp))
         limits.attach(trainer)
         try:
             trainer.train()
         except (RuntimeError, MemoryError) as error:
             raise DetectorError(
-                f"Training did not work out ({error}): set PRELABEL_DETECTOR to a smaller network."
+                f"Training failed ({error}): set PRELABEL_DETECTOR to a smaller network."
             ) from error
     if limits.was_cancelled:
-        raise RoundCancelledError("Training was cancelled; the live version stays as it was.")
+        raise RoundCancelledError("Training was cancelled. The live version is unchanged.")
     return _extract_network(trainer, network)
 
 
 def interpolate_weights(
     initial: DetectionNetwork, trained: DetectionNetwork, alpha: float
 ) -> DetectionNetwork:
-    """The weights between those before and after training (Wortsman et al., 2022: "Robust
+    """Interpolate between the weights before and after training (Wortsman et al. 2022, "Robust
     fine-tuning of zero-shot models").
 
     Args:
-        initial: what training began with, of the same layers and classes.
-        trained: what became of it.
-        alpha: of what was learned, 0 to 1.
+        initial: network before training, with the same layers and classes.
+        trained: network after training.
+        alpha: share of the trained weights, 0 to 1.
     """
     import torch
 
@@ -194,7 +191,7 @@ def interpolate_weights(
 
 @contextmanager
 def preserve_thread_count() -> Iterator[None]:
-    """As many threads afterwards as before; ultralytics leaves one processor free."""
+    """Restore torch's thread count on exit; ultralytics leaves one CPU free."""
     import torch
 
     threads = torch.get_num_threads()
@@ -207,17 +204,15 @@ def preserve_thread_count() -> Iterator[None]:
 def _extract_network(trainer: Any, network: DetectionNetwork) -> DetectionNetwork:
     module = trainer.ema.ema.float().cpu().eval()
     module.__dict__.pop("_predict_once", None)
-    for name in ("criterion", "args", "class_weights"):  # of no use outside training
+    for name in ("criterion", "args", "class_weights"):  # only used in training
         if hasattr(module, name):
             setattr(module, name, None)
     module.requires_grad_(False)
-    module.half().float()  # as it will be kept, so that what is judged is what is kept
+    module.half().float()  # as it will be stored, so that the stored weights are evaluated
     return DetectionNetwork(module, network.spec)
 
 
-def _ultralytics_arguments(
-    hyperparameters: TrainingRecipe, network: DetectionNetwork
-) -> dict[str, Any]:
+def _ultralytics_arguments(hyperparameters: TrainingRecipe) -> dict[str, object]:
     epochs = max(1, -(-hyperparameters.iterations // BATCHES_PER_EPOCH))
     device = detect_device()
     return {
@@ -238,8 +233,8 @@ def _ultralytics_arguments(
         "seed": hyperparameters.seed,
         "device": device,
         "workers": 4 if device != "cpu" else 0,
-        "amp": "bf16" if device != "cpu" else False,  # True would download a network to try
-        "deterministic": False,  # seeded all the same; switching it on takes 4 s of imports
+        "amp": "bf16" if device != "cpu" else False,  # True would download a network for a check
+        "deterministic": False,  # seeded anyway; True costs 4 s of imports
         "val": False,
         "save": False,
         "plots": False,

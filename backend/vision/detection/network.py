@@ -1,7 +1,7 @@
-"""Detection networks: read from published weights, made from nothing, kept on disk.
+"""Detection networks: load published weights, build untrained ones, save and load.
 
-What is kept is safetensors and JSON, no pickle. Of networks with two heads (YOLO26) the one that
-needs no suppression is left out: only one is used, and both cost time in training.
+Files are safetensors and JSON, never pickle. Of networks with two heads (YOLO26) only the one
+that needs non-maximum suppression is kept, because both together make training slower.
 """
 
 from __future__ import annotations
@@ -19,33 +19,36 @@ from backend.errors import DetectorError
 from backend.vision.ultralytics_models import (
     detection_model_class,
     download_checkpoint,
+    find_checkpoint,
     load_checkpoint,
     read_network_yaml,
 )
 
 DEFAULT_WEIGHTS = "yolo26n.pt"
 BUILTIN_SETTING = "builtin"
-"""The setting for a small network of our own that starts from nothing."""
+"""The setting for the small network of this project, which is trained from scratch."""
 SMALL_NETWORK_FILE = Path(__file__).with_name("small.yaml")
 GRID_FAMILY, QUERY_FAMILY = "grid", "queries"
 FAMILY_BY_HEAD = {"Detect": GRID_FAMILY, "v10Detect": GRID_FAMILY, "RTDETRDecoder": QUERY_FAMILY}
 NETWORK_SPEC_FILE, WEIGHTS_FILE = "network.json", "weights.safetensors"
 NO_CLASS_MAPPING: Mapping[int, int] = MappingProxyType({})
+NetworkYaml = Mapping[str, object]
+"""ultralytics' description of the layers of a network."""
 
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """How to build a network again.
+    """How to build a network.
 
     Attributes:
         yaml: ultralytics' description of the layers.
         family: ``grid`` (YOLO) or ``queries`` (RT-DETR).
-        classes: names in the order of its outputs.
-        base: what it was fine-tuned from: name and hash of the weights, or the yaml's.
-        pretrained: whether it started from somebody's weights.
+        classes: names in the order of the outputs.
+        base: name and hash of the weights or of the description that training started from.
+        pretrained: training started from pretrained weights.
     """
 
-    yaml: Mapping[str, Any]
+    yaml: NetworkYaml
     family: str
     classes: tuple[str, ...]
     base: str
@@ -54,7 +57,7 @@ class NetworkSpec:
 
 @dataclass(frozen=True, eq=False)
 class DetectionNetwork:
-    """A network and how it was built.
+    """A network with its specification.
 
     Attributes:
         module: torch module in float32, evaluation mode, on the CPU.
@@ -66,23 +69,23 @@ class DetectionNetwork:
 
     @property
     def stride(self) -> int:
-        """Pixels of the largest cell."""
+        """Pixels of a cell of the coarsest feature map."""
         return max(32, int(max(self.module.stride)))
 
 
 def load_base_network(path: Path) -> DetectionNetwork:
-    """Read a weights file or a description.
+    """Load a weights file, or build an untrained network from a description.
 
     Args:
-        path: ``.pt``, or ``.yaml`` to start from nothing.
+        path: ``.pt``, or ``.yaml`` to train from scratch.
 
     Raises:
-        DetectorError: it cannot be read safely, or does not detect.
+        DetectorError: it cannot be read safely, or is not a detection network.
     """
     if path.suffix in (".yaml", ".yml"):
         return _build_untrained(path)
     checkpoint = load_checkpoint(path, error_type=DetectorError)
-    family = _family_of(checkpoint.network.yaml, path)
+    family = _network_family(checkpoint.network.yaml, path)
     names = checkpoint.network.names
     classes = tuple(str(names[i]) for i in sorted(names))
     base = f"{path.name}:{_file_digest(path)}"
@@ -99,35 +102,29 @@ def adapt_classes(
     donor: DetectionNetwork | None = None,
     donor_classes: Mapping[int, int] = NO_CLASS_MAPPING,
 ) -> DetectionNetwork:
-    """The same network for other classes.
+    """Return the same network for other classes.
 
     Args:
-        base: where the weights come from.
+        base: source of the weights.
         classes: the new names.
-        class_sources: new class → the base's class whose weights it takes; by equal names when not given.
-        donor: another network of the same layers.
-        donor_classes: new class → the lender's class whose weights it takes instead.
+        class_sources: new class → class of ``base`` to copy weights from; by equal names if None.
+        donor: another network with the same layers.
+        donor_classes: new class → class of ``donor`` to copy weights from instead.
 
     Returns:
-        a network in which a class without such a source starts from nothing, the same each time.
+        a network in which a class without a source has random weights, the same each time.
     """
     spec = replace(base.spec, yaml={**base.spec.yaml, "nc": len(classes)}, classes=tuple(classes))
     module = _build_seeded(spec)
-    initial_weights = {
-        name: class_weight.clone() for name, class_weight in _class_weights(module).items()
-    }
+    initial_weights = {name: weight.clone() for name, weight in _class_weights(module).items()}
     module.load(deepcopy(base.module), verbose=False)
-    sources = [
-        (base, match_names(base.spec.classes, classes) if class_sources is None else class_sources)
-    ]
-    sources += [(donor, donor_classes)] if donor else []
+    if class_sources is None:
+        class_sources = match_names(base.spec.classes, classes)
+    sources = [(base, class_sources), *([(donor, donor_classes)] if donor else [])]
     for name, class_weight in _class_weights(module).items():
-        initial_weight = initial_weights[name]
-        class_weight.copy_(
-            initial_weight
-            if initial_weight.shape == class_weight.shape
-            else _random_weights_like(class_weight)
-        )
+        initial = initial_weights[name]
+        same_shape = initial.shape == class_weight.shape
+        class_weight.copy_(initial if same_shape else _random_weights_like(class_weight))
         for network, mapping in sources:
             source_weight = _class_weights(network.module)[name]
             if source_weight.shape[1:] == class_weight.shape[1:]:
@@ -137,9 +134,9 @@ def adapt_classes(
 
 
 def match_names(known_names: Sequence[str], requested_names: Sequence[str]) -> dict[int, int]:
-    """Wanted class → the first known one of the same name.
+    """Map each requested index to the first known one of the same name.
 
-    Upper and lower case matter only where both are known.
+    Case matters only where names that differ in case are both known.
 
     Example:
         >>> match_names(["Disc", "star", "disc"], ["disc", "STAR", "ring"])
@@ -156,13 +153,13 @@ def match_names(known_names: Sequence[str], requested_names: Sequence[str]) -> d
 
 
 def save_network(network: DetectionNetwork, folder: Path) -> None:
-    """Write a network into a folder, in half precision as ultralytics does."""
+    """Write a network to a folder, in half precision as ultralytics does."""
     import torch
     from safetensors.torch import save_file
 
     state = network.module.state_dict()
-    half_weights = {k: v.half() if v.dtype == torch.float32 else v for k, v in state.items()}
-    save_file({k: v.contiguous() for k, v in half_weights.items()}, folder / WEIGHTS_FILE)
+    half = {k: v.half() if v.dtype == torch.float32 else v for k, v in state.items()}
+    save_file({k: v.contiguous() for k, v in half.items()}, folder / WEIGHTS_FILE)
     (folder / NETWORK_SPEC_FILE).write_text(json.dumps(asdict(network.spec)), encoding="utf-8")
 
 
@@ -177,45 +174,48 @@ def load_network(folder: Path) -> DetectionNetwork:
     try:
         spec_data = json.loads((folder / NETWORK_SPEC_FILE).read_text(encoding="utf-8"))
         spec = NetworkSpec(**{**spec_data, "classes": tuple(spec_data["classes"])})
-        state = load((folder / WEIGHTS_FILE).read_bytes())  # no file stays open
+        state = load((folder / WEIGHTS_FILE).read_bytes())  # load_file would keep the file open
         module = _match_class_width(_build_module(spec), spec, state)
-        module.load_state_dict(
-            {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
-        )
+        single = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
+        module.load_state_dict(single)
     except Exception as error:  # safetensors, json and torch raise many kinds
-        raise DetectorError(
-            f"The detector in {folder} is damaged ({type(error).__name__}): roll back to another "
-            "version, or train again."
-        ) from error
+        raise damaged_detector_error(folder, error) from error
     return DetectionNetwork(module.eval(), spec)
 
 
+def damaged_detector_error(folder: Path, error: Exception) -> DetectorError:
+    """Build the error for a detector whose files are missing or damaged."""
+    return DetectorError(
+        f"The detector in {folder} is damaged ({type(error).__name__}): roll back to another "
+        "version, or train again."
+    )
+
+
 def find_base_weights(setting: str, weights_dir: Path, download: bool) -> Path | None:
-    """The file of a setting.
+    """Return the weights file of a setting.
 
     Args:
         setting: a path, the name of published weights, or of a published ``.yaml``.
-        weights_dir: where weights are kept.
-        download: fetch published weights that are not here.
+        weights_dir: folder of downloaded weights.
+        download: download published weights that are missing.
 
     Returns:
-        the file; None where it would have to be downloaded and may not.
+        the file; None if it would have to be downloaded and ``download`` is false.
 
     Raises:
-        DetectorError: there is no such file or name, or it cannot be downloaded.
+        DetectorError: there is no such file or name, or the download failed.
     """
     if setting == BUILTIN_SETTING:
         return SMALL_NETWORK_FILE
+    if file := find_checkpoint(setting, weights_dir):
+        return file
     path = Path(setting).expanduser()
-    for candidate in (path, weights_dir / setting):
-        if candidate.is_file():
-            return candidate
     if path.suffix in (".yaml", ".yml") and path.name == setting:
-        return path  # a description that ultralytics brings along
+        return path  # a description that is part of ultralytics
     if path.suffix != ".pt" or path.name != setting:
         raise DetectorError(
             f"There is no detector {setting!r}: PRELABEL_DETECTOR is auto, builtin, a weights "
-            f"file or name such as {DEFAULT_WEIGHTS}, or a .yaml to start from nothing."
+            f"file or name such as {DEFAULT_WEIGHTS}, or a .yaml to train from scratch."
         )
     return download_checkpoint(setting, weights_dir, error_type=DetectorError) if download else None
 
@@ -224,7 +224,7 @@ def _build_untrained(path: Path) -> DetectionNetwork:
     description = _without_end2end_head(read_network_yaml(path))
     base = f"{path.name}:{_description_digest(description)}"
     spec = NetworkSpec(
-        description, _family_of(description, path), ("object",), base, pretrained=False
+        description, _network_family(description, path), ("object",), base, pretrained=False
     )
     try:
         return DetectionNetwork(_build_seeded(spec), spec)
@@ -233,7 +233,7 @@ def _build_untrained(path: Path) -> DetectionNetwork:
 
 
 def _build_seeded(spec: NetworkSpec) -> Any:
-    """A module with random weights, the same each time."""
+    """Build a module with random weights, the same each time."""
     import torch
 
     with torch.random.fork_rng():
@@ -242,7 +242,7 @@ def _build_seeded(spec: NetworkSpec) -> Any:
 
 
 def _class_weights(module: Any) -> dict[str, Any]:
-    """The weights with a row per class, by name; they are the module's own, not copies."""
+    """Return the parameters with one row per class by name; they share memory with the module."""
     head = module.model[-1]
     if hasattr(head, "cv3"):
         layers = {f"cv3.{level}": branch[-1] for level, branch in enumerate(head.cv3)}
@@ -257,7 +257,7 @@ def _class_weights(module: Any) -> dict[str, Any]:
 
 
 def _random_weights_like(class_weight: Any) -> Any:
-    """Of a class branch that is wider than where nothing was learned: as torch starts it."""
+    """Return torch's initial weights for a class branch of another width than the new network's."""
     import torch
 
     with torch.random.fork_rng():
@@ -266,9 +266,8 @@ def _random_weights_like(class_weight: Any) -> Any:
         return layer.weight.data
 
 
-def _without_end2end_head(description: Mapping[str, Any]) -> dict[str, Any]:
-    copied: dict[str, Any] = json.loads(json.dumps(dict(description), default=str))
-    return {**copied, "end2end": False}
+def _without_end2end_head(description: NetworkYaml) -> dict[str, object]:
+    return {**json.loads(json.dumps(dict(description), default=str)), "end2end": False}
 
 
 def _build_with_weights(spec: NetworkSpec, weights: Any) -> DetectionNetwork:
@@ -285,7 +284,7 @@ def _build_module(spec: NetworkSpec) -> Any:
 
 
 def _match_class_width(module: Any, spec: NetworkSpec, state: Mapping[str, Any]) -> Any:
-    """The class branch is as wide as where its weights came from: as their number of classes."""
+    """Widen the class branch to that of the stored weights, which depends on their base classes."""
     head = module.model[-1]
     if spec.family == QUERY_FAMILY:
         return module
@@ -296,13 +295,13 @@ def _match_class_width(module: Any, spec: NetworkSpec, state: Mapping[str, Any])
     return module
 
 
-def _family_of(description: Mapping[str, Any], path: Path) -> str:
-    """``grid`` or ``queries``, by the last layer of a description."""
-    layers = description.get("head") or [[None, None, "nothing", None]]
-    last_layer = str(layers[-1][2])
+def _network_family(description: NetworkYaml, path: Path) -> str:
+    """Return ``grid`` or ``queries`` by the last layer of a description."""
+    layers = description.get("head")
+    last_layer = str(layers[-1][2]) if isinstance(layers, list) and layers else "nothing"
     if last_layer not in FAMILY_BY_HEAD:
         raise DetectorError(
-            f"{path} does not find boxes by itself (its last layer is {last_layer}): use weights for "
+            f"{path} is not a detection network (its last layer is {last_layer}): use weights for "
             "detection, such as yolo26n.pt, a YOLO11 or an RT-DETR."
         )
     return FAMILY_BY_HEAD[last_layer]
@@ -312,5 +311,5 @@ def _file_digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
-def _description_digest(description: Mapping[str, Any]) -> str:
+def _description_digest(description: NetworkYaml) -> str:
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]

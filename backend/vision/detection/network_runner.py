@@ -1,4 +1,4 @@
-"""Images → objects: a network behind the fastest runtime there is for it here."""
+"""Run a detection network on images with the fastest runtime."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from backend.arrays import Floats
+from backend.callbacks import LogCallback
 from backend.vision.detection.detections import NO_DETECTIONS, Detections, suppress_per_label
 from backend.vision.detection.letterbox import Letterbox, letterbox, stretch
 from backend.vision.detection.network import QUERY_FAMILY, DetectionNetwork
@@ -23,27 +24,26 @@ if TYPE_CHECKING:
     from backend.vision.runtime import Outputs, Runner
 
 MAX_CANDIDATES = 8000
-"""Candidates that are looked at closely: an object has several, and people count a thousand of
-them. Of 1,185 discs in a picture 1,000 candidates found 947, and 8,000 found 1,183; a photo of COCO
-has up to 50, so that it costs nothing there."""
+"""Candidates that are decoded, several per object. Of 1,185 discs in an image, 1,000 candidates
+found 947 and 8,000 found 1,183. A COCO photo has up to 50 candidates, so this is free."""
 NMS_IOU_THRESHOLD = 0.6
-"""IoU above which two boxes of one label are the same object."""
+"""IoU above which two boxes of one label count as the same object."""
 DETECTION_BATCH_SIZE = 32
-"""Images that are in memory at the network's size."""
+"""Images in memory at the network's input size."""
 COMPARED_BOX_COUNT = 100
-"""The most confident places of an example, whose boxes two runtimes must agree on."""
+"""Most confident boxes of an example that two runtimes must agree on."""
 MEDIAN_EDGE_TOLERANCE_PX, MAX_EDGE_TOLERANCE_PX, LOGIT_TOLERANCE_STDS = 20.0, 2000.0, 4.0
-"""What counts as much as a whole confidence; see :func:`apart`."""
+"""Errors that count as much as a difference in confidence of 1; see :func:`output_difference`."""
 RTDETR_INPUT_PX = 640
-"""Pixels of an RT-DETR's input, which answers in shares of it."""
+"""Pixels of an RT-DETR's input, to convert its relative boxes."""
 
 
 @dataclass
 class NetworkRunner:
-    """Finds the objects of a network's classes.
+    """A detection network on a runtime.
 
     Attributes:
-        network: what was learned.
+        network: the trained network.
         input_size: pixels of the input's longer edge.
         runner: runs the network.
     """
@@ -54,47 +54,45 @@ class NetworkRunner:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of what it finds."""
+        """Names of the network's classes."""
         return self.network.spec.classes
 
     def detect(
         self, images: Sequence[Image.Image], min_confidence: float = 0.05
     ) -> list[Detections]:
-        """Find objects.
+        """Return the detections of each image, labels as the network's classes.
 
         Args:
             images: RGB, upright, of any size.
-            min_confidence: confidence below which nothing is reported, 0 to 1.
-
-        Returns:
-            one entry an image.
+            min_confidence: lowest reported confidence, 0 to 1.
         """
         detections: list[Detections] = []
-        is_query_based = self.network.spec.family == QUERY_FAMILY
         for start in range(0, len(images), DETECTION_BATCH_SIZE):
             batch = images[start : start + DETECTION_BATCH_SIZE]
             inputs = [to_network_input(image, self.network, self.input_size) for image in batch]
             outputs = self.runner.run([pixels for pixels, _ in inputs])
-            decode = _decode_queries if is_query_based else _decode_grid
-            for (pixels, transform), output in zip(inputs, outputs, strict=True):
-                detections.append(
-                    decode(output, pixels.shape[2:], self.network, min_confidence, transform)
-                )
+            for (_, position), (boxes, scores) in zip(inputs, outputs, strict=True):
+                if self.network.spec.family == QUERY_FAMILY:
+                    found = _decode_queries(boxes[0], scores[0], min_confidence, position)
+                else:
+                    strides = tuple(int(stride) for stride in self.network.module.stride)
+                    found = _decode_grid(boxes[0], scores[0], strides, min_confidence, position)
+                detections.append(found)
         return detections
 
 
 def to_network_input(
     image: Image.Image, network: DetectionNetwork, size: int
 ) -> tuple[Floats, Letterbox]:
-    """An image as a network wants it, the same way in training and afterwards.
+    """Scale an image to the network's input, the same way in training and inference.
 
     Args:
         image: RGB, upright.
-        network: that looks at it.
+        network: its family decides between letterbox and stretch.
         size: pixels of the input's longer edge.
 
     Returns:
-        (1, 3, h, w) float32 RGB, 0 to 1, and how to get back.
+        (1, 3, h, w) float32 RGB, 0 to 1, and the position of the image in it.
     """
     if network.spec.family == QUERY_FAMILY:
         return stretch(image, size)
@@ -106,37 +104,35 @@ def load_network_runner(
     size: int,
     key: str,
     folder: Path | None,
-    say: Any = lambda line: None,
+    say: LogCallback = lambda line: None,
 ) -> NetworkRunner:
-    """A detector on the fastest runtime.
+    """Return a network on the fastest runtime.
 
     Args:
-        network: what was learned.
+        network: the trained network.
         size: pixels of the input's longer edge.
-        key: tells the weights from all others.
-        folder: where converted networks are kept.
-        say: told what was chosen, in a line.
+        key: identifies the weights.
+        folder: stores converted networks.
+        say: receives why a faster runtime is not used.
     """
     from backend.vision.detection.raw_network import build_raw_network
-    from backend.vision.runtime import select_fastest_runner
+    from backend.vision.runtime import RunnerSpec, select_fastest_runner
 
-    example = example_input(size)
-    runner = select_fastest_runner(
+    spec = RunnerSpec(
         build_raw_network(network),
-        example,
+        example_input(size),
         key=key,
         family=f"{_architecture_hash(network)}-{size}",
         folder=folder,
-        say=say,
         allow_bf16=True,
         measure_difference=partial(output_difference, network=network),
         dynamic_size=network.spec.family != QUERY_FAMILY,
     )
-    return NetworkRunner(network, size, runner)
+    return NetworkRunner(network, size, select_fastest_runner(spec, say))
 
 
 def example_input(size: int) -> Floats:
-    """A picture to try a network on: soft colours with some noise, as cameras make them."""
+    """Return a test image of soft colours with camera-like noise: (1, 3, size, size), 0 to 1."""
     from PIL import Image as Pillow
 
     random = np.random.default_rng(0)
@@ -149,7 +145,7 @@ def example_input(size: int) -> Floats:
 
 
 def output_difference(actual: Outputs, expected: Outputs, network: DetectionNetwork) -> float:
-    """How far two answers of a network are apart, by what becomes of them.
+    """Return how much two outputs of a network differ after decoding.
 
     Args:
         actual: of a runner.
@@ -157,30 +153,24 @@ def output_difference(actual: Outputs, expected: Outputs, network: DetectionNetw
         network: whose outputs they are.
 
     Returns:
-        the largest of several differences, each as a share of what may be 1 at most:
+        the largest of these errors, each divided by its tolerance:
 
-        - of a confidence, 0 to 1;
-        - of the edges of the most confident boxes, in the middle of them by ``MEDIAN_EDGE_TOLERANCE_PX`` pixels of
-          the input, of the worst by ``MAX_EDGE_TOLERANCE_PX``. Boxes far from any object mean nothing;
-        - of the logits, root mean square, by ``LOGIT_TOLERANCE_STDS`` of their spread: a network that finds
-          nothing at all would else equal one that finds next to nothing in the example.
+        - confidence, with a tolerance of 1;
+        - edges of the most confident boxes: the median by ``MEDIAN_EDGE_TOLERANCE_PX`` pixels of
+          the input, the maximum by ``MAX_EDGE_TOLERANCE_PX`` (boxes far from objects are random);
+        - root mean square of the logits by ``LOGIT_TOLERANCE_STDS`` standard deviations, for
+          networks that detect next to nothing in the example.
 
-        So 0.001, what is allowed in f32, is 0.02 pixels, and 0.05, of bfloat16, is 1. Measured for
-        YOLO11n and YOLO26n on three pictures: below 0.0001 in f32; in bfloat16 a confidence
-        differs by 0.02, edges by 0.4 pixels and 52 at worst, logits by 9 % of their spread.
+        So 0.001, the limit in f32, is 0.02 pixels, and 0.05, the limit in bfloat16, is 1 pixel.
+        Measured for YOLO11n and YOLO26n on three images: below 0.0001 in f32; in bfloat16 the
+        confidence differs by 0.02, edges by 0.4 and at most 52 pixels, and logits by 9 %.
     """
-    shapes = (
-        [actual_output.shape for actual_output in actual],
-        [expected_output.shape for expected_output in expected],
-    )
-    if shapes[0] != shapes[1] or not all(np.isfinite(output).all() for output in actual):
+    same_shapes = [output.shape for output in actual] == [output.shape for output in expected]
+    if not same_shapes or not all(np.isfinite(output).all() for output in actual):
         return float("inf")
     compare = _query_difference if network.spec.family == QUERY_FAMILY else _grid_difference
     images = zip(zip(*actual, strict=True), zip(*expected, strict=True), strict=True)
-    return max(
-        compare(actual_output, expected_output, network)
-        for actual_output, expected_output in images
-    )
+    return max(compare(*pair, network) for pair in images)
 
 
 def _grid_difference(actual: Outputs, expected: Outputs, network: DetectionNetwork) -> float:
@@ -195,31 +185,23 @@ def _grid_difference(actual: Outputs, expected: Outputs, network: DetectionNetwo
     )
     strides = _cell_strides(expected_logits.shape[1], tuple(int(s) for s in network.module.stride))
     edge_errors = np.abs((edges - expected_edges) * strides[top_cells, None])
-    return float(
-        max(
-            confidence_error,
-            logit_error / LOGIT_TOLERANCE_STDS,
-            np.median(edge_errors) / MEDIAN_EDGE_TOLERANCE_PX,
-            edge_errors.max() / MAX_EDGE_TOLERANCE_PX,
-        )
-    )
+    median_error = np.median(edge_errors) / MEDIAN_EDGE_TOLERANCE_PX
+    max_error = edge_errors.max() / MAX_EDGE_TOLERANCE_PX
+    return float(max(confidence_error, logit_error / LOGIT_TOLERANCE_STDS, median_error, max_error))
 
 
 def _cell_strides(cells: int, strides: tuple[int, ...]) -> Floats:
-    """Of each cell, (cells,): an input of whole largest cells has a fixed share of each kind."""
+    """Return the stride of each cell, (cells,), from the constant share of each stride."""
     densities = np.array([1 / stride**2 for stride in strides])
     counts = np.rint(cells * densities / densities.sum()).astype(int)
     return np.repeat(np.array(strides, dtype=np.float32), counts)
 
 
 def _query_difference(actual: Outputs, expected: Outputs, network: DetectionNetwork) -> float:
-    """Queries are ordered by numbers that may be nearly equal: each is compared with its like."""
+    """Compare each query with the nearest one, as the order of similar queries is unstable."""
     top_queries = np.argsort(-expected[1].max(axis=1), kind="stable")[:COMPARED_BOX_COUNT]
-    edge_errors = (
-        np.abs(expected[0][top_queries, None] - actual[0][None]).max(axis=2)
-        * RTDETR_INPUT_PX
-        / MEDIAN_EDGE_TOLERANCE_PX
-    )
+    edge_errors = np.abs(expected[0][top_queries, None] - actual[0][None]).max(axis=2)
+    edge_errors = edge_errors * RTDETR_INPUT_PX / MEDIAN_EDGE_TOLERANCE_PX
     confidence_error = np.abs(expected[1][top_queries, None] - actual[1][None]).max(axis=2)
     return float(np.maximum(edge_errors, confidence_error).min(axis=1).max())
 
@@ -230,63 +212,54 @@ def _architecture_hash(network: DetectionNetwork) -> str:
 
 
 def _decode_grid(
-    output: tuple[Floats, ...],
-    shape: tuple[int, ...],
-    network: DetectionNetwork,
+    distances: Floats,
+    logits: Floats,
+    strides: tuple[int, ...],
     min_confidence: float,
-    transform: Letterbox,
+    position: Letterbox,
 ) -> Detections:
-    """Distances of each cell's middle to the four edges, and a logit per class."""
-    distances, logits = output[0][0], output[1][0]
+    """Decode the distances of each cell's centre to the four edges, and a logit per class."""
     best_logits = logits.max(axis=0)
-    candidates = np.flatnonzero(best_logits > _logit(min_confidence))
+    min_logit = float(np.log(min_confidence / (1 - min_confidence)))
+    candidates = np.flatnonzero(best_logits > min_logit)
     if not len(candidates):
         return NO_DETECTIONS
     if len(candidates) > MAX_CANDIDATES:
-        candidates = candidates[
-            np.argpartition(-best_logits[candidates], MAX_CANDIDATES)[:MAX_CANDIDATES]
-        ]
-    centres, strides = _cell_centres(shape, tuple(int(s) for s in network.module.stride))
+        order = np.argpartition(-best_logits[candidates], MAX_CANDIDATES)
+        candidates = candidates[order[:MAX_CANDIDATES]]
+    centres, cell_strides = _cell_centres(position.input_size, strides)
     edges = _expected_distances(distances[:, candidates].astype(np.float32))
-    low = (centres[candidates] - edges[:, :2]) * strides[candidates, None]
-    high = (centres[candidates] + edges[:, 2:]) * strides[candidates, None]
+    low = (centres[candidates] - edges[:, :2]) * cell_strides[candidates, None]
+    high = (centres[candidates] + edges[:, 2:]) * cell_strides[candidates, None]
     labels = logits[:, candidates].argmax(axis=0).astype(np.int64)
     confidence = _sigmoid(best_logits[candidates])
     boxes = np.concatenate([low, high], axis=1).astype(np.float32)
     keep = suppress_per_label(boxes, confidence, labels, NMS_IOU_THRESHOLD)
-    return Detections(transform.to_image_boxes(boxes[keep]), confidence[keep], labels[keep])
+    return Detections(position.to_image_boxes(boxes[keep]), confidence[keep], labels[keep])
 
 
 def _decode_queries(
-    output: tuple[Floats, ...],
-    shape: tuple[int, ...],
-    network: DetectionNetwork,
-    min_confidence: float,
-    transform: Letterbox,
+    query_boxes: Floats, confidence: Floats, min_confidence: float, position: Letterbox
 ) -> Detections:
-    """Middle and size of each query, 0 to 1 of the input, and a logit per class."""
-    query_boxes, confidence = output[0][0], output[1][0]
+    """Decode centre and size of each query, 0 to 1 of the input, and a confidence per class."""
     best_confidence = confidence.max(axis=1)
     candidates = np.flatnonzero(best_confidence > min_confidence)
     candidates = candidates[np.argsort(-best_confidence[candidates], kind="stable")]
     if not len(candidates):
         return NO_DETECTIONS
-    half = query_boxes[candidates, 2:] / 2
-    corners = np.concatenate(
-        [query_boxes[candidates, :2] - half, query_boxes[candidates, :2] + half], axis=1
-    )
-    pixels = corners * np.array([shape[1], shape[0]] * 2, dtype=np.float32)
+    centre, half = query_boxes[candidates, :2], query_boxes[candidates, 2:] / 2
+    corners = np.concatenate([centre - half, centre + half], axis=1)
+    pixels = corners * np.array(position.input_size * 2, dtype=np.float32)
     labels = confidence[candidates].argmax(axis=1).astype(np.int64)
-    return Detections(
-        transform.to_image_boxes(pixels), best_confidence[candidates].astype(np.float32), labels
-    )
+    best = best_confidence[candidates].astype(np.float32)
+    return Detections(position.to_image_boxes(pixels), best, labels)
 
 
-def _cell_centres(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[Floats, Floats]:
-    """Middles of all cells in cells, (n, 2) x y, and their strides, (n,)."""
+def _cell_centres(size: tuple[int, int], strides: tuple[int, ...]) -> tuple[Floats, Floats]:
+    """Return the centres of all cells in units of cells, (n, 2) x y, and their strides, (n,)."""
     centres, stride_map = [], []
     for stride in strides:
-        h, w = shape[0] // stride, shape[1] // stride
+        w, h = size[0] // stride, size[1] // stride
         y, x = np.mgrid[0:h, 0:w].astype(np.float32) + 0.5
         centres.append(np.stack([x.ravel(), y.ravel()], axis=1))
         stride_map.append(np.full(h * w, stride, dtype=np.float32))
@@ -308,7 +281,3 @@ def _sigmoid(values: Floats) -> Floats:
     from scipy.special import expit
 
     return np.asarray(expit(values.astype(np.float32)), dtype=np.float32)
-
-
-def _logit(probability: float) -> float:
-    return float(np.log(probability / (1 - probability)))

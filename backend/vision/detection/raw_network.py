@@ -1,4 +1,4 @@
-"""A network without its last arithmetic, which is cheaper on the few candidates that matter."""
+"""Detection networks without their decoding layers, which are cheaper on the few candidates."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from backend.vision.detection.network import QUERY_FAMILY, DetectionNetwork
 
 
 def build_raw_network(network: DetectionNetwork) -> nn.Module:
-    """A module: (b, 3, h, w) float32, 0 to 1 → two tensors.
+    """Return a module: (b, 3, h, w) float32, 0 to 1 → two tensors.
 
-    For a grid: distances (b, 4 · bins, cells) and logits (b, classes, cells). For queries: places
-    (b, queries, 4) as middle and size, 0 to 1, and confidence (b, queries, classes).
+    For a grid: distances (b, 4 · bins, cells) and logits (b, classes, cells). For queries: boxes
+    (b, queries, 4) as centre and size, 0 to 1, and confidence (b, queries, classes).
     """
     network_class = RawQueryNetwork if network.spec.family == QUERY_FAMILY else RawGridNetwork
     return network_class(deepcopy(network.module).fuse(verbose=False)).eval()
 
 
 class _HeadlessNetwork(nn.Module):  # type: ignore[misc]
-    """Runs the layers up to the head."""
+    """Base that runs the layers up to the head."""
 
     def __init__(self, module: Any) -> None:
         super().__init__()
         self.module = module
 
     def feature_maps(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """What the head looks at."""
+        """Return the inputs of the head."""
         layer_outputs: list[Any] = []
         for layer in self.module.model[:-1]:
             x = layer(self._layer_input(layer, x, layer_outputs))
@@ -47,7 +47,7 @@ class _HeadlessNetwork(nn.Module):  # type: ignore[misc]
 
 
 class RawGridNetwork(_HeadlessNetwork):
-    """YOLO: the raw numbers of each cell."""
+    """YOLO with the raw values of each cell."""
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See :func:`build_raw_network`."""
@@ -59,7 +59,7 @@ class RawGridNetwork(_HeadlessNetwork):
 
 
 class RawQueryNetwork(_HeadlessNetwork):
-    """RT-DETR: the last decoder layer's answers."""
+    """RT-DETR with the outputs of the last decoder layer."""
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See :func:`build_raw_network`."""

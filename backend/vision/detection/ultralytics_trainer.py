@@ -1,6 +1,6 @@
-"""Ultralytics' trainer on our own examples: no data YAML, no label files, no validation, no report.
+"""The ultralytics trainer on in-memory examples, without data YAML, label files or validation.
 
-Imported only after :func:`backend.vision.ultralytics_models.quiet_ultralytics`.
+Import only after :func:`backend.vision.ultralytics_models.import_ultralytics`.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,23 +22,23 @@ from ultralytics.models.yolo.detect.train import DetectionTrainer
 from ultralytics.utils import LOGGER, callbacks
 
 from backend.vision.batching import supports_bf16
+from backend.vision.detection.detections import DetectionExample
 from backend.vision.detection.letterbox import resize_image
-from backend.vision.detection.training_example import DetectionExample
 
 IMAGE_CACHE_BYTES = 1_000_000_000
-"""Scaled images that are kept in memory while training; others are read again."""
+"""Scaled images cached in memory while training; further images are read again at each use."""
 
 LOGGER.disabled = True
 
 
 class InMemoryDataset(YOLODataset):  # type: ignore[misc]
-    """Our examples as ultralytics wants to see them.
+    """Examples in the format of ultralytics datasets.
 
     Args:
-        examples: what to learn from.
+        examples: training images.
         classes: names of the network's outputs.
-        args: of ultralytics.
-        stretched: images become squares, as an RT-DETR looks at them.
+        args: arguments of ultralytics.
+        stretched: scale images to squares, as an RT-DETR expects.
     """
 
     def __init__(
@@ -58,15 +59,15 @@ class InMemoryDataset(YOLODataset):  # type: ignore[misc]
             hyp=args,
             data={"names": dict(enumerate(classes)), "channels": 3},
         )
-        self.buffer = list(range(self.ni))  # mosaic picks among all
+        self.buffer = list(range(self.ni))  # mosaic picks from all images
         self.max_buffer_length = self.ni
 
     def get_img_files(self, img_path: Any) -> list[str]:
-        """One name an example; nothing is read from it."""
+        """Return one made-up name per example; no file is read."""
         return [f"{number}.jpg" for number in range(len(self.examples))]
 
     def get_labels(self) -> list[dict[str, Any]]:
-        """Boxes as middle and size, 0 to 1."""
+        """Return boxes as centre and size, 0 to 1."""
         return [
             _to_ultralytics_label(name, e)
             for name, e in zip(self.im_files, self.examples, strict=True)
@@ -75,7 +76,7 @@ class InMemoryDataset(YOLODataset):  # type: ignore[misc]
     def load_image(
         self, i: int, rect_mode: bool = True, resize_short: bool = False
     ) -> tuple[Any, tuple[int, int], tuple[int, int]]:
-        """BGR pixels at training size, and the size before and after."""
+        """Return BGR pixels at training size, and the size before and after scaling."""
         if i not in self._image_cache:
             pixels, original_size = self._read_scaled(i, keep_ratio=rect_mode and not self._stretch)
             if self._cached_bytes + pixels.nbytes > IMAGE_CACHE_BYTES:
@@ -92,14 +93,12 @@ class InMemoryDataset(YOLODataset):  # type: ignore[misc]
         size = (self.imgsz, self.imgsz)
         if keep_ratio:
             size = (max(1, round(width * resize_factor)), max(1, round(height * resize_factor)))
-        return np.ascontiguousarray(np.asarray(resize_image(image, size))[..., ::-1]), (
-            height,
-            width,
-        )
+        rgb = np.asarray(resize_image(image, size))
+        return np.ascontiguousarray(rgb[..., ::-1]), (height, width)
 
 
 class EndlessSampler(torch.utils.data.Sampler[int]):  # type: ignore[misc]
-    """Endlessly shuffled examples in "epochs" of a steady length, however few or many there are."""
+    """Sample shuffled examples endlessly, in epochs of a fixed length."""
 
     def __init__(self, count: int, length: int, seed: int) -> None:
         self._count, self._length = count, length
@@ -117,15 +116,15 @@ class EndlessSampler(torch.utils.data.Sampler[int]):  # type: ignore[misc]
 
 
 class TrainingLimits:
-    """Ends training in time, and tells how far it is.
+    """Report progress, and stop training at a time limit or on cancellation.
 
-    The schedule is shortened so that its end fits; where not even an epoch does, as on a machine
-    that many use, training stops after the batch that took too long.
+    The schedule is shortened so that it ends in time. Where not even one epoch fits, as on a busy
+    machine, training stops after the batch that exceeds the limit.
 
     Args:
-        seconds: that training may take.
-        report: told (done, of) after each epoch.
-        cancelled: asked after each batch.
+        seconds: time limit.
+        report: receives (done, total) after each epoch.
+        cancelled: called after each batch.
     """
 
     def __init__(
@@ -138,7 +137,7 @@ class TrainingLimits:
         self.was_cancelled = False
 
     def attach(self, trainer: Any) -> None:
-        """Listen to a trainer."""
+        """Register the callbacks of a trainer."""
         trainer.add_callback("on_train_start", self._on_train_start)
         trainer.add_callback("on_train_batch_end", self._on_batch_end)
         trainer.add_callback("on_train_epoch_end", self._on_epoch_end)
@@ -165,43 +164,39 @@ class TrainingLimits:
         self._report(len(self._epoch_seconds), trainer.epochs)
 
     def _affordable_epochs(self) -> int:
-        """Epochs that fit, by the usual one so far.
+        """Return the epochs that fit into the time limit, from the median duration so far.
 
-        The first takes longer than the others, and one that a busy machine held up says little:
-        the plan gets shorter and longer again, never longer than it was.
+        The first epoch takes longer than the others, and a busy machine delays some. The number
+        of epochs shrinks and grows, but never beyond the planned one.
         """
-        completed, remaining_seconds = (
-            len(self._epoch_seconds),
-            self._time_limit - sum(self._epoch_seconds),
-        )
+        completed = len(self._epoch_seconds)
+        remaining_seconds = self._time_limit - sum(self._epoch_seconds)
         if completed == 1 and remaining_seconds > self._time_limit / 2:
             return self._planned_epochs
         typical_seconds = float(np.median(self._epoch_seconds[1:] or self._epoch_seconds))
-        return min(
-            self._planned_epochs,
-            completed + max(0, int(remaining_seconds / max(typical_seconds, 1e-6))),
-        )
+        affordable = max(0, int(remaining_seconds / max(typical_seconds, 1e-6)))
+        return min(self._planned_epochs, completed + affordable)
 
 
 class ThreadCountTuner:
-    """One thread or all: whichever computes the first batches faster.
+    """Use one thread or all, whichever computes the first batches faster.
 
-    Threads of a small network wait for each other more than they compute, above all where other
-    programs run; measured on 2 cores for small.yaml at 160 pixels: 0.05 s a batch with one thread,
-    0.11 with two. YOLO26n at 640 pixels takes half as long with two.
+    Threads of a small network mostly wait for each other, above all where other programs run.
+    Measured on 2 cores for small.yaml at 160 pixels: 0.05 s a batch with one thread, 0.11 with two.
+    YOLO26n at 640 pixels takes half as long with two.
     """
 
     WARMUP_BATCHES, TRIAL_BATCHES = 2, 3
-    """Batches that do not count, and batches that each way is tried on."""
+    """Untimed and timed batches per thread count."""
 
-    def __init__(self, most: int) -> None:
-        self._thread_counts = [most, 1]
-        self._batch_seconds: dict[int, list[float]] = {most: [], 1: []}
+    def __init__(self, max_threads: int) -> None:
+        self._thread_counts = [max_threads, 1]
+        self._batch_seconds: dict[int, list[float]] = {max_threads: [], 1: []}
         self._batch_count = 0
         self._batch_start = 0.0
 
     def attach(self, trainer: Any) -> None:
-        """Listen to a trainer."""
+        """Register the callbacks of a trainer."""
         torch.set_num_threads(self._thread_counts[0])
         if self._thread_counts[0] > 1:
             trainer.add_callback("on_train_batch_start", self._on_batch_start)
@@ -211,56 +206,70 @@ class ThreadCountTuner:
         self._batch_start = time.monotonic()
 
     def _on_batch_end(self, trainer: Any) -> None:
-        trial, position = divmod(self._batch_count, self.WARMUP_BATCHES + self.TRIAL_BATCHES)
+        length = self.WARMUP_BATCHES + self.TRIAL_BATCHES
+        trial, position = divmod(self._batch_count, length)
         if trial >= len(self._thread_counts):
             return
         if position >= self.WARMUP_BATCHES:
-            self._batch_seconds[self._thread_counts[trial]].append(
-                time.monotonic() - self._batch_start
-            )
+            seconds = time.monotonic() - self._batch_start
+            self._batch_seconds[self._thread_counts[trial]].append(seconds)
         self._batch_count += 1
-        if self._batch_count == self.WARMUP_BATCHES + self.TRIAL_BATCHES:
+        if self._batch_count == length:
             torch.set_num_threads(self._thread_counts[1])
-        if self._batch_count == 2 * (self.WARMUP_BATCHES + self.TRIAL_BATCHES):
-            torch.set_num_threads(
-                min(self._thread_counts, key=lambda trial: min(self._batch_seconds[trial]))
-            )
+        if self._batch_count == 2 * length:
+            best = min(self._thread_counts, key=lambda count: min(self._batch_seconds[count]))
+            torch.set_num_threads(best)
 
 
-class InMemoryTrainerMixin:
-    """What both trainers do differently from ultralytics: data, and nothing written or judged."""
+@dataclass(frozen=True)
+class TrainingInputs:
+    """What a trainer learns from.
+
+    Attributes:
+        examples: training images.
+        classes: names of the network's outputs.
+        ignored_classes: classes without a loss; not supported for RT-DETR.
+        batches_per_epoch: number of batches in an epoch.
+    """
 
     examples: Sequence[DetectionExample]
     classes: Sequence[str]
-    left: Sequence[int]
-    per_epoch: int
+    ignored_classes: Sequence[int]
+    batches_per_epoch: int
+
+
+class InMemoryTrainerMixin:
+    """Train on in-memory examples; skip validation, checkpoints and reports."""
+
+    inputs: TrainingInputs
     stretched: bool = False
     train_loader: Any
 
     def get_dataset(self) -> dict[str, Any]:
-        """No YAML: it could download and run what it names."""
-        names = dict(enumerate(self.classes))
+        """Describe the data without a YAML file, which could download and run code."""
+        names = dict(enumerate(self.inputs.classes))
         return {"train": "", "val": "", "nc": len(names), "names": names, "channels": 3}
 
     def build_dataset(self, img_path: str, mode: str = "train", batch: int | None = None) -> Any:
-        """Our examples; nothing to validate on."""
+        """Return the dataset of the examples; there is none for validation."""
         args = self.args  # type: ignore[attr-defined]
-        return InMemoryDataset(self.examples, self.classes, args, self.stretched)
+        return InMemoryDataset(self.inputs.examples, self.inputs.classes, args, self.stretched)
 
     def get_dataloader(
         self, dataset_path: str, batch_size: int = 16, rank: int = 0, mode: str = "train"
     ) -> Any:
-        """Batches in epochs of a steady length."""
+        """Return batches in epochs of a fixed length."""
         args = self.args  # type: ignore[attr-defined]
         if mode != "train":
             return self.train_loader
         dataset = self.build_dataset(dataset_path)
+        length = self.inputs.batches_per_epoch * batch_size
         generator = torch.Generator()
         generator.manual_seed(args.seed)
         return InfiniteDataLoader(
             dataset,
             batch_size=batch_size,
-            sampler=EndlessSampler(len(self.examples), self.per_epoch * batch_size, args.seed),
+            sampler=EndlessSampler(len(self.inputs.examples), length, args.seed),
             num_workers=args.workers,
             collate_fn=dataset.collate_fn,
             worker_init_fn=seed_worker,
@@ -268,73 +277,57 @@ class InMemoryTrainerMixin:
         )
 
     def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Pixels beside their colours: convolutions on a CPU take half the time."""
+        """Store pixels channels-last, with which convolutions on a CPU take half the time."""
         batch = super().preprocess_batch(batch)  # type: ignore[misc]
         batch["img"] = batch["img"].contiguous(memory_format=torch.channels_last)
         return batch
 
     def set_class_weights(self) -> None:
-        """Images without a class that nobody marked yet do not teach that it is nowhere."""
-        weights = torch.ones(len(self.classes), device=self.device)  # type: ignore[attr-defined]
-        weights[list(self.left)] = 0.0
+        """Give ignored classes no loss, so that unlabeled objects do not count as background."""
+        count = len(self.inputs.classes)
+        weights = torch.ones(count, device=self.device)  # type: ignore[attr-defined]
+        weights[list(self.inputs.ignored_classes)] = 0.0
         self.model.class_weights = weights  # type: ignore[attr-defined]
 
     def validate(self) -> tuple[dict[str, float], float]:
-        """Judged elsewhere, on the audit slice."""
+        """Skip validation; the audit set is evaluated after training."""
         return {}, 0.0
 
     def final_eval(self) -> None:
-        """Judged elsewhere."""
+        """Skip the final validation."""
 
     def save_model(self) -> bool:
-        """Kept elsewhere."""
+        """Write no checkpoint."""
         return False
 
     def save_metrics(self, metrics: dict[str, float]) -> None:
-        """Told elsewhere."""
+        """Write no metrics."""
 
 
 class InMemoryYoloTrainer(InMemoryTrainerMixin, DetectionTrainer):  # type: ignore[misc]
-    """Trains YOLO."""
+    """Trainer of YOLO networks."""
 
 
 class InMemoryRtdetrTrainer(InMemoryTrainerMixin, RTDETRTrainer):  # type: ignore[misc]
-    """Trains RT-DETR."""
+    """Trainer of RT-DETR networks."""
 
     stretched = True
 
 
 def make_trainer(
-    module: Any,
-    is_rtdetr: bool,
-    examples: Sequence[DetectionExample],
-    classes: Sequence[str],
-    ignored_classes: Sequence[int],
-    arguments: dict[str, Any],
-    batches_per_epoch: int,
-    folder: Path,
+    module: Any, is_rtdetr: bool, inputs: TrainingInputs, arguments: dict[str, Any], folder: Path
 ) -> Any:
-    """A trainer that is ready to :meth:`train`.
+    """Return a trainer that is ready for ``train()``; it changes the module in place.
 
     Args:
-        module: the network; it is changed in place.
-        is_rtdetr: it is an RT-DETR.
-        examples: what to learn from.
-        classes: names of the network's outputs.
-        ignored_classes: those that stay as they are; an RT-DETR has no such means.
+        module: the network.
+        is_rtdetr: the network is an RT-DETR.
+        inputs: what to learn from.
         arguments: of ultralytics.
-        batches_per_epoch: batches an epoch.
-        folder: a temporary one, for what cannot be kept from being written.
+        folder: a temporary one, for files that ultralytics writes in any case.
     """
-    attributes = {
-        "examples": examples,
-        "classes": classes,
-        "left": ignored_classes,
-        "per_epoch": batches_per_epoch,
-    }
-    trainer_class = type(
-        "Trainer", (InMemoryRtdetrTrainer if is_rtdetr else InMemoryYoloTrainer,), attributes
-    )
+    base_class = InMemoryRtdetrTrainer if is_rtdetr else InMemoryYoloTrainer
+    trainer_class = type("Trainer", (base_class,), {"inputs": inputs})
     threads = torch.get_num_threads()
     trainer = trainer_class(
         overrides={**arguments, "project": str(folder), "name": "run", "model": "ours.yaml"},
@@ -363,7 +356,7 @@ def _to_ultralytics_label(name: str, example: DetectionExample) -> dict[str, Any
 
 
 def _forward_bf16(forward: Callable[..., Any], *inputs: Any) -> Any:
-    """The network in bfloat16, which takes half the time; ultralytics offers it on CUDA only."""
+    """Compute in bfloat16, which takes half the time; ultralytics supports it on CUDA only."""
     with torch.autocast("cpu", dtype=torch.bfloat16):
         return _to_float32(forward(*inputs))
 
@@ -373,6 +366,6 @@ def _to_float32(outputs: Any) -> Any:
         return outputs.float() if outputs.is_floating_point() else outputs
     if isinstance(outputs, dict):
         return {name: _to_float32(value) for name, value in outputs.items()}
-    if isinstance(outputs, (list, tuple)):
+    if isinstance(outputs, list | tuple):
         return type(outputs)(_to_float32(value) for value in outputs)
     return outputs

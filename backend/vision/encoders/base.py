@@ -1,32 +1,47 @@
-"""Three kinds of encoder behind one interface, and the choice between them."""
+"""The interface of image encoders, and what encoders that run a torch network share."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from collections.abc import Callable, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from backend.arrays import Floats
+from backend.arrays import Doubles, Floats
+from backend.callbacks import LogCallback
 from backend.errors import EncoderError
+from backend.vision.batching import detect_device, encode_in_batches
+from backend.vision.images.decode import crop_extreme_aspect
+from backend.vision.runtime import Runner, RunnerSpec, TorchRunner, select_fastest_runner
 
 if TYPE_CHECKING:
+    import torch
     from PIL import Image
 
-    from backend.vision.onnx.preprocessing import PortableEncoder
+    from backend.vision.onnx.preprocessing import PortableEncoder, Preprocessing
+
+DEFAULT_CLIP = "ViT-B-32-256/datacomp_s34b_b86k"
+DEFAULT_YOLO_CLS = "yolo11n-cls.pt"
+ENCODER_SETTING_HELP = (
+    "PRELABEL_ENCODER is auto, builtin, an open_clip model/weights such as "
+    f"{DEFAULT_CLIP} (the weights may be a file), or a classification checkpoint such as "
+    f"{DEFAULT_YOLO_CLS}."
+)
 
 
 class Encoder(Protocol):
-    """Images, and with some kinds texts, as points on the unit sphere.
+    """Embeds images, and with some families texts, as unit vectors of one space.
 
     Attributes:
-        id: family, model, weights and preprocessing; equal ids give equal vectors, after a
-            restart and on other machines too.
-        name: the setting that leads to this very encoder.
-        dim: length of a vector.
-        has_text: texts and images share the space.
+        id: family, model, weights and preprocessing. Equal ids give equal embeddings on every
+            machine.
+        name: the setting that loads this encoder again.
+        dim: length of an embedding.
+        has_text: texts can be embedded in the same space.
         logit_scale: factor of the cosine between text and image, as trained; 1 without text.
-        logit_bias: what is added to it (SigLIP); 0 otherwise.
+        logit_bias: bias added to the scaled cosine (SigLIP); 0 otherwise.
     """
 
     id: str
@@ -37,57 +52,121 @@ class Encoder(Protocol):
     logit_bias: float
 
     def encode_images(self, images: Sequence[Image.Image]) -> Floats:
-        """(n, dim) float32 of unit length, of upright RGB images of any size."""
+        """Embed upright RGB images of any size: (n, dim) float32 of unit length."""
         ...
 
     def encode_texts(self, texts: Sequence[str]) -> Floats:
-        """(n, dim) float32 of unit length.
+        """Embed texts: (n, dim) float32 of unit length.
 
         Raises:
-            EncoderError: this encoder knows no texts.
+            EncoderError: the encoder has no text side.
         """
         ...
 
 
 @runtime_checkable
 class SupportsExport(Protocol):
-    """An encoder whose image side others can run; all of ours are."""
+    """An encoder whose image side can be exported; every family here can."""
 
     def to_portable(self) -> PortableEncoder:
-        """Its image side as a network that others can run.
+        """Return the image side as a graph to export.
 
         Raises:
-            EncoderError: others could not prepare images as it wants them.
+            EncoderError: the preprocessing cannot be reproduced outside this project.
         """
         ...
 
 
+class ImageOnlyEncoder:
+    """Base of encoders without a text side."""
+
+    name: str
+    has_text = False
+    logit_scale = 1.0
+    logit_bias = 0.0
+
+    def encode_texts(self, texts: Sequence[str]) -> Floats:
+        """Raise EncoderError: this encoder has no text side."""
+        raise EncoderError(
+            f"{self.name} encodes images only: set PRELABEL_ENCODER to a CLIP model for texts."
+        )
+
+
+class NetworkEncoder:
+    """Base of encoders that run a torch network on preprocessed images.
+
+    Args:
+        network: torch module, (b, 3, h, w) → (b, dim).
+        preprocess: upright image → (3, h, w) float32 tensor.
+    """
+
+    id: str
+    dim: int
+
+    def __init__(self, network: Any, preprocess: Callable[[Image.Image], torch.Tensor]) -> None:
+        self._device = detect_device()
+        self._network = network
+        self._preprocess = preprocess
+        self._runner: Runner = TorchRunner(network, self._device)
+
+    def encode_images(self, images: Sequence[Image.Image]) -> Floats:
+        """Embed upright RGB images of any size: (n, dim) float32 of unit length."""
+        return encode_in_batches(self._encode_image_batch, images, self.dim, self._device)
+
+    def use_fastest_runner(self, folder: Path | None, say: LogCallback) -> None:
+        """Run the network on the fastest runtime of this machine.
+
+        Args:
+            folder: stores converted networks.
+            say: receives why a faster runtime is not used.
+        """
+        example = self._preprocess_batch([make_noise_image()])
+        spec = RunnerSpec(self._network, example, key=self.id, family=self.id, folder=folder)
+        self._runner = select_fastest_runner(spec, say)
+
+    def _export(
+        self, preprocessing: Preprocessing, mean: Sequence[float], std: Sequence[float]
+    ) -> PortableEncoder:
+        from backend.vision.onnx.preprocessing import PortableEncoder, build_encoder_graph
+
+        network = deepcopy(self._network).cpu().float()
+        graph = build_encoder_graph(network, preprocessing.side, mean, std)
+        return PortableEncoder(graph, preprocessing)
+
+    def _encode_image_batch(self, images: Sequence[Image.Image]) -> Floats:
+        return normalize_rows(self._runner(self._preprocess_batch(images))[0])
+
+    def _preprocess_batch(self, images: Sequence[Image.Image]) -> Floats:
+        import torch
+
+        batch = torch.stack([self._preprocess(crop_extreme_aspect(image)) for image in images])
+        return np.asarray(batch.numpy(), dtype=np.float32)
+
+
+def wrap_network(network: Any, forward: Callable[[Any, torch.Tensor], torch.Tensor]) -> Any:
+    """Return a torch module in evaluation mode that computes ``forward(network, images)``."""
+    import torch
+
+    class WrappedNetwork(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return forward(self.network, images)
+
+    return WrappedNetwork().eval()
+
+
 def make_noise_image() -> Image.Image:
-    """An image to try an encoder on."""
+    """Return a small random image to test an encoder with."""
     from PIL import Image
 
     pixels = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
 
 
-def normalize_rows(rows: Floats) -> Floats:
-    """Rows scaled to length 1; zeros stay."""
+def normalize_rows(rows: Floats | Doubles, epsilon: float = 1e-12) -> Floats:
+    """Scale rows to unit length; rows shorter than ``epsilon`` are divided by it."""
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.asarray(rows / np.maximum(lengths, 1e-12), dtype=np.float32)
-
-
-def text_unsupported_error(name: str) -> EncoderError:
-    """What an encoder of images alone raises when it is given texts."""
-    return EncoderError(f"{name} knows images only: set PRELABEL_ENCODER to a CLIP for texts.")
-
-
-DEFAULT_CLIP = "ViT-B-32-256/datacomp_s34b_b86k"
-
-
-DEFAULT_YOLO_CLS = "yolo11n-cls.pt"
-
-
-ENCODER_SETTING_HELP = (
-    "PRELABEL_ENCODER is auto, builtin, an open_clip model/weights such as "
-    f"{DEFAULT_CLIP} (the weights may be a file), or a classification checkpoint such as {DEFAULT_YOLO_CLS}."
-)
+    return np.asarray(rows / np.maximum(lengths, epsilon), dtype=np.float32)

@@ -1,7 +1,7 @@
-"""An encoder that needs no download: where edges run, which colours, and a thumbnail.
+"""An encoder that needs no download: edges by direction, colour histograms and a thumbnail.
 
-For the demo, for tests, and for closed networks. A pretrained encoder is far better on most
-photos; this one tells apart what shape, texture and colour tell apart.
+It serves the demo, tests and closed networks. A pretrained encoder is far better on most photos;
+this one separates images by shape, texture and colour.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.arrays import Floats
-from backend.vision.encoders.base import text_unsupported_error
+from backend.vision.encoders.base import ImageOnlyEncoder
 from backend.vision.encoders.builtin_layout import (
     BORDER_PX,
     CENTRE_SLICE,
@@ -37,14 +37,11 @@ if TYPE_CHECKING:
     from backend.vision.onnx.preprocessing import PortableEncoder
 
 
-class BuiltinEncoder:
-    """Images only; see :class:`backend.vision.encoders.base.Encoder`."""
+class BuiltinEncoder(ImageOnlyEncoder):
+    """Embeds images only; see :class:`backend.vision.encoders.base.Encoder`."""
 
     id = "builtin/2"
     name = "builtin"
-    has_text = False
-    logit_scale = 1.0
-    logit_bias = 0.0
     dim = (
         DIRECTION_COUNT * sum(grid**2 for grid in EDGE_GRID_CELLS)
         + 2 * COLOUR_BINS[0] * COLOUR_BINS[1] * COLOUR_BINS[2]
@@ -52,20 +49,12 @@ class BuiltinEncoder:
     )
 
     def encode_images(self, images: Sequence[Image.Image]) -> Floats:
-        """(n, dim) float32 of unit length."""
+        """See :meth:`Encoder.encode_images`."""
         rows = [extract_features(image) for image in images]
         return np.stack(rows) if rows else np.zeros((0, self.dim), dtype=np.float32)
 
-    def encode_texts(self, texts: Sequence[str]) -> Floats:
-        """Not with this kind.
-
-        Raises:
-            EncoderError: always.
-        """
-        raise text_unsupported_error(self.name)
-
     def to_portable(self) -> PortableEncoder:
-        """See :class:`backend.vision.encoders.base.Portable`."""
+        """See :meth:`SupportsExport.to_portable`."""
         from backend.vision.onnx.builtin_network import build_builtin_graph, builtin_preprocessing
         from backend.vision.onnx.preprocessing import PortableEncoder
 
@@ -73,17 +62,14 @@ class BuiltinEncoder:
 
 
 def extract_features(image: Image.Image) -> Floats:
-    """The numbers of one upright image of any size: (dim,) float32 of unit length."""
+    """Return the embedding of one upright image of any size: (dim,) float32 of unit length."""
     square = _resize_square(image.convert("RGB"), EDGE_SQUARE_SIDES_PX[0])
     grey = square.convert("L")
-    edges = [
-        _edge_features(_resize_square(grey, s), g)
-        for s, g in zip(EDGE_SQUARE_SIDES_PX, EDGE_GRID_CELLS, strict=True)
-    ]
+    levels = zip(EDGE_SQUARE_SIDES_PX, EDGE_GRID_CELLS, strict=True)
+    edges = [_edge_features(_resize_square(grey, side), grid) for side, grid in levels]
     colour = COLOUR_WEIGHT * _colour_features(square)
-    return _normalize(
-        np.concatenate([*edges, colour, THUMBNAIL_WEIGHT * _thumbnail_features(square)])
-    )
+    thumbnail = THUMBNAIL_WEIGHT * _thumbnail_features(square)
+    return _normalize(np.concatenate([*edges, colour, thumbnail]))
 
 
 def _resize_square(image: Image.Image, side: int) -> Image.Image:
@@ -93,7 +79,7 @@ def _resize_square(image: Image.Image, side: int) -> Image.Image:
 
 
 def _edge_features(grey: Image.Image, grid: int) -> Floats:
-    """How strong edges of each direction are in each cell: (DIRECTIONS · grid²,)."""
+    """Return the strength of edges by direction and cell: (directions · grid²,)."""
     from scipy import fft
 
     side = grey.width
@@ -105,34 +91,32 @@ def _edge_features(grey: Image.Image, grid: int) -> Floats:
 
 
 def _colour_features(square: Image.Image) -> Floats:
-    """Square roots of colour histograms, of the whole and of its centre (Hellinger's kernel)."""
+    """Return square roots of colour histograms of the image and its centre (Hellinger kernel)."""
     bins, low = np.array(COLOUR_BINS), np.array(COLOUR_LOW)
     relative_colour = (_to_lab(square, COLOUR_SIDE_PX) - low) / (np.array(COLOUR_HIGH) - low)
     bin_indices = np.clip(relative_colour * bins, 0, bins - 1).astype(np.intp)
     bin_numbers = np.ravel_multi_index(np.moveaxis(bin_indices, -1, 0), COLOUR_BINS)
     size = int(bins.prod())
     parts = (bin_numbers.ravel(), bin_numbers[CENTRE_SLICE, CENTRE_SLICE].ravel())
-    return _centre_and_normalize(
-        np.concatenate([np.sqrt(np.bincount(part, minlength=size) / part.size) for part in parts])
-    )
+    histograms = [np.sqrt(np.bincount(part, minlength=size) / part.size) for part in parts]
+    return _centre_and_normalize(np.concatenate(histograms))
 
 
 def _thumbnail_features(square: Image.Image) -> Floats:
-    """A few pixels, each channel around its usual middle: (3 · THUMBNAIL²,) of unit length."""
-    return _normalize(
-        (_to_lab(square, THUMBNAIL_SIDE_PX) - np.array((50.0, 0, 0))) / np.array((50.0, 25.0, 25.0))
-    )
+    """Return a few pixels, each channel centred and scaled: (3 · side²,) of unit length."""
+    lab = _to_lab(square, THUMBNAIL_SIDE_PX)
+    return _normalize((lab - np.array((50.0, 0, 0))) / np.array((50.0, 25.0, 25.0)))
 
 
 def _to_lab(square: Image.Image, side: int) -> npt.NDArray[np.floating]:
-    """CIELAB of a smaller square: (side, side, 3), lightness 0–100, the others around 0."""
+    """Return CIELAB values of a smaller square: (side, side, 3), L 0 to 100, a and b around 0."""
     from skimage.color import rgb2lab
 
     return np.asarray(rgb2lab(np.asarray(_resize_square(square, side), dtype=np.float32) / 255))
 
 
 def _centre_and_normalize(block: npt.ArrayLike) -> Floats:
-    """A block without its mean, which all images share, and of unit length."""
+    """Subtract the mean, which all images share, and scale to unit length."""
     values = np.asarray(block)
     return _normalize(values - values.mean())
 

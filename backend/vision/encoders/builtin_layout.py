@@ -1,4 +1,4 @@
-"""Layout of the builtin embedding: its squares, filters, colour bins and weights."""
+"""Layout of the builtin embedding: squares, filters, colour bins and weights."""
 
 from __future__ import annotations
 
@@ -9,58 +9,33 @@ import numpy as np
 from backend.arrays import Floats
 
 EDGE_SQUARE_SIDES_PX = (128, 64, 32, 16)
-"""Pixels of the squares that edges are looked for in: fine texture first, outline last."""
-
-
+"""Sides of the squares in which edges are measured: fine texture first, outlines last."""
 EDGE_GRID_CELLS = (8, 8, 6, 4)
-"""Cells along a side that edges are summed up in, for each of ``SIDES``."""
-
-
+"""Cells along a side in which edges are summed, for each of ``EDGE_SQUARE_SIDES_PX``."""
 DIRECTION_COUNT = 6
-
-
 EDGE_FREQUENCY = 0.28
-"""Of the edges looked for, in cycles per pixel; each smaller square sees the octave below."""
-
-
+"""Centre frequency of the filters in cycles per pixel; smaller squares cover lower octaves."""
 FILTER_BANDWIDTH_OCTAVES = 0.5
-"""Spread of a filter, in octaves."""
-
-
 FILTER_DIRECTION_SPREAD = 0.6
-"""Spread of a filter over directions, in steps from one direction to the next."""
-
-
+"""Spread of a filter over directions, in units of the angle between two directions."""
 BORDER_PX = 4
-"""Mirrored pixels around a square, so that its border is no edge."""
-
-
+"""Mirrored pixels around a square, so that its border does not count as an edge."""
 COLOUR_SIDE_PX = 64
-
-
 COLOUR_BINS = (3, 7, 7)
-"""Of lightness, green–red and blue–yellow (CIELAB)."""
-
-
+"""Histogram bins of lightness, green–red and blue–yellow (CIELAB)."""
 COLOUR_LOW, COLOUR_HIGH = (0.0, -50.0, -50.0), (100.0, 50.0, 50.0)
-
-
 CENTRE_SLICE = slice(12, 52)
-"""The middle of the square, whose colours count once more: most objects are there."""
-
-
+"""The centre of the colour square, which gets a second histogram as most objects are there."""
 THUMBNAIL_SIDE_PX = 6
-
-
 COLOUR_WEIGHT, THUMBNAIL_WEIGHT = 1.4, 0.7
 """Length of these blocks; each of the four edge blocks has length 1."""
 
 
 @lru_cache(maxsize=len(EDGE_SQUARE_SIDES_PX))
 def gabor_filters(side: int) -> Floats:
-    """Log-Gabor filters (Field 1987), by frequency: (DIRECTIONS, n, n), n with the border.
+    """Return log-Gabor filters (Field 1987) by frequency: (directions, n, n), n with the border.
 
-    Half of the plane is empty, so that the absolute value of an answer is the strength of an edge
+    Half of the plane is empty, so that the absolute value of a response is the strength of an edge,
     whether it is a line or a step.
     """
     frequencies = np.fft.fftfreq(side + 2 * BORDER_PX)
@@ -77,7 +52,7 @@ def gabor_filters(side: int) -> Floats:
 
 @lru_cache(maxsize=len(EDGE_SQUARE_SIDES_PX))
 def triangular_windows(grid: int, side: int) -> Floats:
-    """Overlapping triangular windows along a side: (grid, side), each of sum 1."""
+    """Return overlapping triangular windows along a side: (grid, side), each with sum 1."""
     step = side / grid
     centres = (np.arange(grid) + 0.5) * step - 0.5
     heights = np.maximum(0, 1 - np.abs(np.arange(side) - centres[:, None]) / step)

@@ -1,4 +1,4 @@
-"""The one owner of open_clip."""
+"""CLIP models of open_clip; the only module that imports open_clip."""
 
 from __future__ import annotations
 
@@ -7,20 +7,15 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Sequence
-from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from backend.arrays import Floats
 from backend.callbacks import LogCallback
 from backend.errors import EncoderError
-from backend.vision.batching import detect_device, encode_in_batches
-from backend.vision.encoders.base import ENCODER_SETTING_HELP, make_noise_image, normalize_rows
+from backend.vision.batching import encode_in_batches, to_array
+from backend.vision.encoders.base import ENCODER_SETTING_HELP, NetworkEncoder, wrap_network
 from backend.vision.hub import CLIP_FILES, find_cached_file, hub_unavailable_reason
-from backend.vision.images.aspect_ratio import crop_extreme_aspect
-from backend.vision.runtime import Runner, TorchRunner, select_fastest_runner
 
 if TYPE_CHECKING:
     import torch
@@ -32,15 +27,15 @@ RESEARCH_ONLY_PREFIX = "MobileCLIP"
 PREPROCESSING_KEYS = ("mean", "std", "interpolation", "resize_mode")
 
 
-class ClipEncoder:
-    """A CLIP model of open_clip; see :class:`backend.vision.encoders.base.Encoder`.
+class ClipEncoder(NetworkEncoder):
+    """A CLIP model; see :class:`backend.vision.encoders.base.Encoder`.
 
     Args:
-        model: as open_clip makes it.
-        preprocess: the one that open_clip returned with it.
+        model: of open_clip.
+        preprocess: the preprocessing that open_clip returned with the model.
         tokenizer: of the model.
         name: the setting.
-        id: the identity.
+        id: see :class:`Encoder`.
     """
 
     has_text = True
@@ -54,96 +49,46 @@ class ClipEncoder:
         id: str,
     ) -> None:
         self.name, self.id = name, id
-        self._device = detect_device()
-        self._model = model.eval().requires_grad_(False).to(self._device)
-        self._preprocess = preprocess
-        self._runner: Runner = TorchRunner(_image_tower(self._model), self._device)
+        self._model = model.eval().requires_grad_(False)
+        tower = wrap_network(self._model, lambda clip, images: clip.encode_image(images))
+        super().__init__(tower, preprocess)
         self._tokenizer = tokenizer
         self.logit_scale = float(model.logit_scale.exp())
         bias = getattr(model, "logit_bias", None)
         self.logit_bias = 0.0 if bias is None else float(bias)
         self.dim = int(self._encode_text_batch(["a photo"]).shape[1])
 
-    def encode_images(self, images: Sequence[Image.Image]) -> Floats:
-        """(n, dim) float32 of unit length."""
-        return encode_in_batches(self._encode_image_batch, images, self.dim, self._device)
-
     def encode_texts(self, texts: Sequence[str]) -> Floats:
-        """(n, dim) float32 of unit length."""
+        """See :meth:`Encoder.encode_texts`."""
         return encode_in_batches(self._encode_text_batch, texts, self.dim, self._device)
 
-    def use_fastest_runner(self, folder: Path | None, say: LogCallback) -> None:
-        """Run the image side the fastest way there is; see :func:`select_fastest_runner`.
-
-        Args:
-            folder: where converted networks are kept.
-            say: told why a faster way was not taken.
-        """
-        example = self._preprocess_batch([make_noise_image()])
-        tower = _image_tower(self._model)
-        self._runner = select_fastest_runner(
-            tower, example, key=self.id, family=self.id, folder=folder, say=say
-        )
-
     def to_portable(self) -> PortableEncoder:
-        """See :class:`backend.vision.encoders.base.Portable`."""
-        from backend.vision.onnx.preprocessing import (
-            PortableEncoder,
-            build_encoder_graph,
-            read_transforms,
-        )
+        """See :meth:`SupportsExport.to_portable`."""
+        from backend.vision.onnx.preprocessing import read_transforms
 
-        preprocessing, mean, std = read_transforms(self.name, self._preprocess)
-        tower = _image_tower(deepcopy(self._model).cpu().float())
-        return PortableEncoder(
-            build_encoder_graph(tower, preprocessing.side, mean, std), preprocessing
-        )
-
-    def _encode_image_batch(self, images: Sequence[Image.Image]) -> Floats:
-        return normalize_rows(self._runner(self._preprocess_batch(images))[0])
-
-    def _preprocess_batch(self, images: Sequence[Image.Image]) -> Floats:
-        import torch
-
-        batch = torch.stack([self._preprocess(crop_extreme_aspect(image)) for image in images])
-        return np.asarray(batch.numpy(), dtype=np.float32)
+        return self._export(*read_transforms(self.name, self._preprocess))
 
     def _encode_text_batch(self, texts: Sequence[str]) -> Floats:
         tokens = self._tokenizer(list(texts)).to(self._device)
-        return _to_float32(self._model.encode_text(tokens, normalize=True))
+        return to_array(self._model.encode_text(tokens, normalize=True))
 
 
 def tokenize(texts: list[str]) -> Any:
-    """Texts as CLIP's numbers, (n, 77) whole numbers; other networks split texts the same way."""
+    """Return CLIP's token ids, (n, 77); YOLOE tokenizes texts the same way."""
     import open_clip
 
     return open_clip.tokenize(texts)
 
 
-def _image_tower(model: Any) -> Any:
-    """The part of a model that turns images into vectors, as a module of its own."""
-    import torch
-
-    class ImageSide(torch.nn.Module):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return self.model.encode_image(images)
-
-    return ImageSide().eval()
-
-
 def load_clip(setting: str, say: LogCallback) -> ClipEncoder:
-    """Load ``model/weights``; the weights are a published tag or a file.
+    """Load ``model/weights``, where the weights are a published tag or a file.
 
     Args:
         setting: split at the first slash.
-        say: told of weights that are for research only.
+        say: receives a line if the weights are for research only.
 
     Raises:
-        EncoderError: open_clip does not know it, or the weights cannot be had.
+        EncoderError: open_clip has no such model, or the weights are not available.
     """
     model, _, weights = setting.partition("/")
     path = Path(weights).expanduser()
@@ -152,9 +97,8 @@ def load_clip(setting: str, say: LogCallback) -> ClipEncoder:
         say(f"Encoder: the weights of {model} are licensed for research only.")
     try:
         clip_model, preprocess, tokenizer = _create_model(model, weights, path)
-        return ClipEncoder(
-            clip_model, preprocess, tokenizer, setting, _encoder_id(clip_model, model, path)
-        )
+        encoder_id = _encoder_id(clip_model, model, path)
+        return ClipEncoder(clip_model, preprocess, tokenizer, setting, encoder_id)
     except EncoderError:
         raise
     except Exception as error:  # open_clip, the hub and torch raise many kinds
@@ -162,10 +106,10 @@ def load_clip(setting: str, say: LogCallback) -> ClipEncoder:
 
 
 def is_clip_local(setting: str) -> bool:
-    """Whether ``model/weights`` are on this machine.
+    """Return whether the weights of ``model/weights`` are on this machine.
 
     Raises:
-        EncoderError: open_clip does not know them.
+        EncoderError: open_clip has no such model or weights.
     """
     model, _, weights = setting.partition("/")
     path = Path(weights).expanduser()
@@ -178,35 +122,35 @@ def _validate_weights(model: str, weights: str, path: Path) -> None:
 
     if open_clip.get_model_config(model) is None:
         close_matches = difflib.get_close_matches(model, open_clip.list_models(), n=3)
-        hint = f" (near: {', '.join(close_matches)})" if close_matches else ""
+        hint = f" (similar: {', '.join(close_matches)})" if close_matches else ""
         raise EncoderError(f"open_clip has no model {model!r}{hint}. {ENCODER_SETTING_HELP}")
     tags = open_clip.list_pretrained_tags_by_model(model)
     if not path.is_file() and not open_clip.is_pretrained_cfg(model, weights):
-        known_tags = ", ".join(tags) or "a file only"
+        known_tags = ", ".join(tags) or "none are published"
         raise EncoderError(
-            f"{weights!r} is neither a file nor published weights of {model} ({known_tags}). {ENCODER_SETTING_HELP}"
+            f"{weights!r} is neither a file nor published weights of {model} ({known_tags}). "
+            f"{ENCODER_SETTING_HELP}"
         )
     _validate_activation(model, weights)
 
 
 def _validate_activation(model: str, weights: str) -> None:
-    """Weights that were trained with another activation give wrong vectors without a complaint."""
+    """Refuse a model whose activation differs from the weights', which open_clip loads silently."""
     import open_clip
 
-    trained_quick_gelu = bool(
-        (open_clip.get_pretrained_cfg(model, weights) or {}).get("quick_gelu")
-    )
-    other_model = f"{model}-quickgelu" if trained_quick_gelu else model.removesuffix("-quickgelu")
-    differs = trained_quick_gelu != bool(open_clip.get_model_config(model).get("quick_gelu"))
+    config = open_clip.get_pretrained_cfg(model, weights) or {}
+    uses_quick_gelu = bool(config.get("quick_gelu"))
+    other_model = f"{model}-quickgelu" if uses_quick_gelu else model.removesuffix("-quickgelu")
+    differs = uses_quick_gelu != bool(open_clip.get_model_config(model).get("quick_gelu"))
     if differs and other_model != model and open_clip.is_pretrained_cfg(other_model, weights):
         raise EncoderError(
-            f"{weights} was trained with another activation than {model} has: "
+            f"{weights} was trained with another activation than that of {model}: "
             f"set PRELABEL_ENCODER={other_model}/{weights}."
         )
 
 
 def _create_model(model: str, weights: str, path: Path) -> tuple[Any, Any, Any]:
-    """Model, preprocessing and tokenizer. Files are read as plain tensors, never as code."""
+    """Return model, preprocessing and tokenizer; weights are loaded as tensors, never as code."""
     import open_clip
 
     with warnings.catch_warnings():
@@ -220,7 +164,7 @@ def _create_model(model: str, weights: str, path: Path) -> tuple[Any, Any, Any]:
 
 
 def _fetch_weights(model: str, tag: str) -> str:
-    """The path of published weights: what is here already, or downloaded."""
+    """Return the path of published weights, downloading them if they are not cached."""
     import open_clip
 
     weights_config = open_clip.get_pretrained_cfg(model, tag)
@@ -233,7 +177,7 @@ def _fetch_weights(model: str, tag: str) -> str:
 
 
 def _cached_weights(model: str, tag: str) -> str | None:
-    """The path of published weights that are on this machine already."""
+    """Return the path of published weights if they are cached."""
     import open_clip
 
     weights_config = open_clip.get_pretrained_cfg(model, tag)
@@ -248,10 +192,10 @@ def _hub_repository(weights_config: dict[str, Any]) -> str:
 
 
 def _preprocessing_options(model: str, weights: str) -> dict[str, Any]:
-    """How images are prepared for weights that are read from a file.
+    """Return the preprocessing options for weights that are read from a file.
 
-    open_clip knows this by the name of published weights, and takes the first CLIP's means and
-    resizing for a file: wrong for SigLIP or PE. Where all published weights agree, so do we.
+    For a file, open_clip uses the mean and resizing of the first CLIP, which is wrong for SigLIP or
+    PE. The options of the published weights are used instead if all of them agree.
     """
     import open_clip
 
@@ -259,9 +203,7 @@ def _preprocessing_options(model: str, weights: str) -> dict[str, Any]:
     if not open_clip.is_pretrained_cfg(model, weights):
         tags = open_clip.list_pretrained_tags_by_model(model)
     weights_configs = [open_clip.get_pretrained_cfg(model, tag) for tag in tags]
-    options = [
-        {f"image_{key}": cfg.get(key) for key in PREPROCESSING_KEYS} for cfg in weights_configs
-    ]
+    options = [{f"image_{key}": c.get(key) for key in PREPROCESSING_KEYS} for c in weights_configs]
     return options[0] if options and all(other == options[0] for other in options) else {}
 
 
@@ -272,9 +214,8 @@ def _encoder_id(clip_model: Any, model: str, path: Path) -> str:
     if path.is_file():
         with path.open("rb") as file:
             weights = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    preprocess = json.dumps(
-        open_clip.get_model_preprocess_cfg(clip_model), sort_keys=True, default=str
-    )
+    config = open_clip.get_model_preprocess_cfg(clip_model)
+    preprocess = json.dumps(config, sort_keys=True, default=str)
     digest = hashlib.sha256(preprocess.encode()).hexdigest()[:8]
     return f"open_clip:{model}/{weights}/{digest}"
 
@@ -282,9 +223,7 @@ def _encoder_id(clip_model: Any, model: str, path: Path) -> str:
 def _load_error_message(model: str, weights: str, path: Path, error: Exception) -> str:
     reason = " ".join(str(error).split())[:160].rstrip(".") or type(error).__name__
     if isinstance(error, ImportError):
-        return (
-            f"{model} needs a package that is not installed ({reason}): install it, then try again."
-        )
+        return f"{model} needs a package that is not installed ({reason}): install it and retry."
     if path.is_file():
         return f"{path} cannot be read as weights of {model} ({reason}): check model and file."
     return _missing_weights_message(model, weights, reason)
@@ -293,9 +232,5 @@ def _load_error_message(model: str, weights: str, path: Path, error: Exception) 
 def _missing_weights_message(model: str, weights: str, reason: str) -> str:
     return (
         f"The weights {weights} of {model} are not on this machine and cannot be downloaded "
-        f"({reason}): get them on a machine with internet, or set PRELABEL_ENCODER=builtin."
+        f"({reason}): copy them from a machine with internet, or set PRELABEL_ENCODER=builtin."
     )
-
-
-def _to_float32(vectors: torch.Tensor) -> Floats:
-    return np.asarray(vectors.float().cpu().numpy(), dtype=np.float32)

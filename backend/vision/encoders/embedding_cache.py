@@ -1,7 +1,7 @@
-"""Embeddings that were made once: one SQLite file for all projects and processes.
+"""The embedding cache: one SQLite file for all projects and processes.
 
-SQLite's write-ahead log lets several processes read while one writes, and a process that is
-killed leaves the last whole transaction. A damaged file is set aside: it is only a cache.
+Write-ahead logging lets several processes read while one writes, and a killed process leaves the
+last complete transaction. A damaged file is renamed and replaced, as it is only a cache.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from backend.errors import StoreError
 T = TypeVar("T")
 log = logging.getLogger("prelabel")
 CACHE_LOCK_TIMEOUT_SECONDS = 30.0
-"""How long to wait for another process that writes."""
+"""Maximum wait for another process that is writing."""
 DATABASE_FILE_SUFFIXES = ("", "-wal", "-shm")
-"""The files of one database, by what follows its name."""
+"""Suffixes of the files of one database."""
 CREATE_TABLES_SQL = """
 CREATE TABLE IF NOT EXISTS vectors (
     encoder TEXT NOT NULL, digest TEXT NOT NULL, vector BLOB NOT NULL,
@@ -52,7 +52,7 @@ INSERT_IMAGES_SQL = "INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?)"
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """What is known of an image without fetching it again.
+    """Properties of an image that was fetched before.
 
     Attributes:
         digest: SHA-256 of its bytes, hexadecimal.
@@ -66,13 +66,13 @@ class ImageInfo:
 
 
 class EmbeddingCache:
-    """Vectors by encoder and content, and images by reference. Safe with several threads.
+    """Embeddings by encoder and image digest, and image properties by reference; thread-safe.
 
     Args:
-        path: the file; made when missing, set aside when it is damaged.
+        path: the file; created if missing, replaced if damaged.
 
     Raises:
-        StoreError: it cannot be read or written; so does every method.
+        StoreError: the file cannot be read or written; also raised by every method.
     """
 
     def __init__(self, path: Path) -> None:
@@ -83,44 +83,37 @@ class EmbeddingCache:
         self._execute(lambda database: None)
 
     def get_vectors(self, encoder_id: str, digests: Sequence[str]) -> dict[str, Floats]:
-        """The vectors that are known.
+        """Return the cached embeddings by digest: (d,) float32, read-only.
 
         Args:
-            encoder_id: who made them.
+            encoder_id: of the encoder that made them.
             digests: SHA-256 of images, hexadecimal.
-
-        Returns:
-            digest → (d,) float32, not writable; without those that are not known.
         """
-        rows = self._execute(
-            lambda d: d.execute(
-                SELECT_VECTORS_SQL, (encoder_id, json.dumps(list(digests)))
-            ).fetchall()
-        )
+        keys = (encoder_id, json.dumps(list(digests)))
+        rows = self._execute(lambda database: database.execute(SELECT_VECTORS_SQL, keys).fetchall())
         return {digest: np.frombuffer(blob, dtype="<f4") for digest, blob in rows}
 
     def put_vectors(self, encoder_id: str, digests: Sequence[str], vectors: npt.ArrayLike) -> None:
-        """Keep vectors, in one transaction; what is there already is replaced.
+        """Store embeddings in one transaction, replacing existing ones.
 
         Args:
-            encoder_id: who made them.
+            encoder_id: of the encoder that made them.
             digests: n times SHA-256, hexadecimal.
             vectors: (n, d) float32.
         """
         table = np.ascontiguousarray(vectors, dtype="<f4")
         pairs = zip(digests, table, strict=True)
-        self._insert_rows(
-            INSERT_VECTORS_SQL, [(encoder_id, digest, row.tobytes()) for digest, row in pairs]
-        )
+        rows = [(encoder_id, digest, row.tobytes()) for digest, row in pairs]
+        self._insert_rows(INSERT_VECTORS_SQL, rows)
 
     def get_image_info(self, references: Sequence[str]) -> dict[str, ImageInfo]:
-        """What is known of images, by reference; without those that are not known."""
+        """Return the cached properties of images by reference."""
         keys = (json.dumps(list(references)),)
         rows = self._execute(lambda database: database.execute(SELECT_IMAGES_SQL, keys).fetchall())
         return {row[0]: ImageInfo(*row[1:]) for row in rows}
 
     def put_image_info(self, infos: Mapping[str, ImageInfo]) -> None:
-        """Keep what is known of images, by reference, in one transaction."""
+        """Store properties of images by reference in one transaction."""
         rows = [(name, info.digest, info.width, info.height) for name, info in infos.items()]
         self._insert_rows(INSERT_IMAGES_SQL, rows)
 
@@ -139,7 +132,7 @@ class EmbeddingCache:
         self._execute(insert)
 
     def _execute(self, operation: Callable[[sqlite3.Connection], T]) -> T:
-        """Do something with the open file; once more with a new one if it turns out damaged."""
+        """Run an operation on the database, and again on a new one if the file is damaged."""
         with self._lock, self._translate_errors():
             try:
                 return operation(self._open())
@@ -160,28 +153,23 @@ class EmbeddingCache:
         return self._database
 
     def _quarantine(self, error: sqlite3.DatabaseError) -> None:
-        """Rename the damaged file, unless another process did so already."""
+        """Rename the damaged file, unless another process already did."""
         from filelock import FileLock
 
         self.close()
-        with FileLock(
-            self._path.with_name(f"{self._path.name}.lock"), timeout=CACHE_LOCK_TIMEOUT_SECONDS
-        ):
+        name, stamp = self._path.name, time.strftime("%Y%m%d-%H%M%S")
+        new_name = f"{name}.damaged-{stamp}-{os.getpid()}"
+        lock_file = self._path.with_name(f"{name}.lock")
+        with FileLock(lock_file, timeout=CACHE_LOCK_TIMEOUT_SECONDS):
             if not self._path.exists() or self._path.stat().st_ino != self._inode:
                 return
-            quarantine_name = (
-                f"{self._path.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-            )
             for suffix in DATABASE_FILE_SUFFIXES:
-                database_file = self._path.with_name(self._path.name + suffix)
-                if database_file.exists():
-                    database_file.rename(database_file.with_name(quarantine_name + suffix))
+                file = self._path.with_name(name + suffix)
+                if file.exists():
+                    file.rename(file.with_name(new_name + suffix))
         log.warning(
-            "The embedding cache %s was damaged (%s): it is set aside as %s, and images are "
-            "embedded anew.",
-            self._path,
-            error,
-            quarantine_name,
+            f"The embedding cache {self._path} was damaged ({error}) and is renamed to {new_name}. "
+            "Images are embedded again."
         )
 
     @contextmanager
@@ -190,8 +178,8 @@ class EmbeddingCache:
             yield
         except (sqlite3.Error, OSError) as error:
             raise StoreError(
-                f"The embedding cache {self._path} cannot be used ({error}): free some space, set "
-                "PRELABEL_HOME to a folder of your own, or delete the file."
+                f"The embedding cache {self._path} cannot be used ({error}): free disk space, set "
+                "PRELABEL_HOME to a folder that you can write to, or delete the file."
             ) from error
 
 
@@ -202,7 +190,7 @@ def _create_tables(database: sqlite3.Connection) -> None:
 
 
 def _retry_while_locked(operation: Callable[[], None]) -> None:
-    """Try again while another process opens the file: SQLite itself does not wait for that."""
+    """Retry while another process opens the file, for which SQLite itself does not wait."""
     deadline = time.monotonic() + CACHE_LOCK_TIMEOUT_SECONDS
     while True:
         try:

@@ -1,7 +1,12 @@
-"""Load the encoder that a setting names, and choose one for ``auto``."""
+"""Load the encoder of a setting, and choose one for ``auto``.
+
+To add a family, write one module with its encoder and add a row to ``FAMILIES``.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from backend.callbacks import LogCallback
@@ -11,10 +16,26 @@ from backend.vision.encoders.base import (
     DEFAULT_YOLO_CLS,
     ENCODER_SETTING_HELP,
     Encoder,
+    NetworkEncoder,
 )
 
 DEFAULT_REPOSITORY = "laion/CLIP-ViT-B-32-256x256-DataComp-s34B-b86K"
-"""Where the hub keeps these weights."""
+"""Repository of the default CLIP weights on the Hugging Face hub."""
+
+
+@dataclass(frozen=True)
+class EncoderFamily:
+    """How the encoders of one kind are loaded; the modules behind it are imported on use.
+
+    Attributes:
+        matches: whether a setting belongs to the family.
+        load: (setting, weights folder, log callback) → encoder.
+        is_local: (setting, weights folder) → whether it loads without a download.
+    """
+
+    matches: Callable[[str], bool]
+    load: Callable[[str, Path | None, LogCallback], Encoder]
+    is_local: Callable[[str, Path | None], bool]
 
 
 def load_encoder(setting: str, *, say: LogCallback, weights_dir: Path | None = None) -> Encoder:
@@ -22,106 +43,116 @@ def load_encoder(setting: str, *, say: LogCallback, weights_dir: Path | None = N
 
     Args:
         setting: ``PRELABEL_ENCODER``.
-        say: told in one line what ``auto`` took and why, and of licences that bind.
-        weights_dir: where named ultralytics weights are kept and looked for.
+        say: receives which encoder ``auto`` chose and why, and licence restrictions.
+        weights_dir: folder of ultralytics weights and of converted networks.
 
     Raises:
-        EncoderError: there is no such encoder, or its weights cannot be had.
+        EncoderError: there is no such encoder, or its weights are not available.
     """
     setting = setting.strip()
     if setting == "auto":
         return _load_best_encoder(say, weights_dir)
-    if setting == "builtin":
-        from backend.vision.encoders.builtin import BuiltinEncoder
-
-        return BuiltinEncoder()
-    if _is_checkpoint_setting(setting):
-        from backend.vision.encoders.yolo_cls import load_yolo_cls
-
-        yolo_encoder = load_yolo_cls(setting, weights_dir)
-        yolo_encoder.use_fastest_runner(_compiled_dir(weights_dir), say)
-        return yolo_encoder
-    if "/" in setting:
-        from backend.vision.encoders.clip import load_clip
-
-        clip_encoder = load_clip(setting, say)
-        clip_encoder.use_fastest_runner(_compiled_dir(weights_dir), say)
-        return clip_encoder
-    raise EncoderError(f"There is no encoder {setting!r}: {ENCODER_SETTING_HELP}")
+    encoder = _family_of(setting).load(setting, weights_dir, say)
+    if isinstance(encoder, NetworkEncoder):
+        encoder.use_fastest_runner(weights_dir / "compiled" if weights_dir else None, say)
+    return encoder
 
 
 def is_encoder_local(setting: str, weights_dir: Path | None = None) -> bool:
-    """Whether an encoder can be loaded without a download.
+    """Return whether an encoder can be loaded without a download.
 
     Args:
         setting: ``PRELABEL_ENCODER``.
-        weights_dir: where named weights are kept.
+        weights_dir: folder of ultralytics weights.
 
     Raises:
         EncoderError: there is no such encoder or file.
     """
-    from backend.vision.hub import find_cached_file
-
     setting = setting.strip()
     if setting == "auto":
+        from backend.vision.hub import find_cached_file
+
         return bool(find_cached_file(DEFAULT_REPOSITORY))
-    if _is_checkpoint_setting(setting):
-        path = Path(setting).expanduser()
-        if path.name != setting and not path.is_file():
-            raise EncoderError(f"There is no file {path}: check PRELABEL_ENCODER.")
-        return path.is_file() or bool(weights_dir and (weights_dir / setting).is_file())
-    if "/" in setting:
-        from backend.vision.encoders.clip import is_clip_local
-
-        return is_clip_local(setting)
-    if setting != "builtin":
-        raise EncoderError(f"There is no encoder {setting!r}: {ENCODER_SETTING_HELP}")
-    return True
+    return _family_of(setting).is_local(setting, weights_dir)
 
 
-def _compiled_dir(weights_dir: Path | None) -> Path | None:
-    return weights_dir / "compiled" if weights_dir else None
+def _load_builtin(setting: str, weights_dir: Path | None, say: LogCallback) -> Encoder:
+    from backend.vision.encoders.builtin import BuiltinEncoder
+
+    return BuiltinEncoder()
 
 
 def _is_checkpoint_setting(setting: str) -> bool:
-    """Whether a setting is a ``.pt`` of ultralytics; ``model/weights.pt`` is one of open_clip."""
+    """Return whether a setting is a ``.pt`` of ultralytics; ``model/weights.pt`` is open_clip's."""
     path = Path(setting).expanduser()
     if path.suffix != ".pt":
         return False
     return "-cls" in path.name or path.name == setting or path.is_absolute() or path.is_file()
 
 
+def _load_yolo_cls(setting: str, weights_dir: Path | None, say: LogCallback) -> Encoder:
+    from backend.vision.encoders.yolo_cls import load_yolo_cls
+
+    return load_yolo_cls(setting, weights_dir)
+
+
+def _is_yolo_cls_local(setting: str, weights_dir: Path | None) -> bool:
+    from backend.vision.encoders.yolo_cls import is_yolo_cls_local
+
+    return is_yolo_cls_local(setting, weights_dir)
+
+
+def _load_clip(setting: str, weights_dir: Path | None, say: LogCallback) -> Encoder:
+    from backend.vision.encoders.clip import load_clip
+
+    return load_clip(setting, say)
+
+
+def _is_clip_local(setting: str, weights_dir: Path | None) -> bool:
+    from backend.vision.encoders.clip import is_clip_local
+
+    return is_clip_local(setting)
+
+
+FAMILIES = (
+    EncoderFamily(lambda setting: setting == "builtin", _load_builtin, lambda *_: True),
+    EncoderFamily(_is_checkpoint_setting, _load_yolo_cls, _is_yolo_cls_local),
+    EncoderFamily(lambda setting: "/" in setting, _load_clip, _is_clip_local),
+)
+"""All families; the first that matches a setting loads it."""
+
+
+def _family_of(setting: str) -> EncoderFamily:
+    for family in FAMILIES:
+        if family.matches(setting):
+            return family
+    raise EncoderError(f"There is no encoder {setting!r}: {ENCODER_SETTING_HELP}")
+
+
 def _load_best_encoder(say: LogCallback, weights_dir: Path | None) -> Encoder:
-    """The best encoder that can be had here: CLIP, a small checkpoint, or the builtin one."""
+    """Load CLIP where its weights are available, else a local YOLO checkpoint, else builtin."""
     reason = _clip_unavailable_reason()
     if not reason:
         try:
             encoder = load_encoder(DEFAULT_CLIP, say=say, weights_dir=weights_dir)
-            say(f"Encoder: {encoder.name}, the best for most images; it knows labels by name.")
+            say(f"Encoder: {encoder.name}, the best for most images; it embeds label names too.")
             return encoder
         except EncoderError as error:
             reason = str(error).rstrip(".")
-    checkpoint_path = _find_yolo_cls(weights_dir)
-    if checkpoint_path is not None:
-        say(f"Encoder: {checkpoint_path}, found on disk ({reason}).")
-        return load_encoder(str(checkpoint_path), say=say, weights_dir=weights_dir)
+    folders = [*([weights_dir] if weights_dir else []), Path.cwd()]
+    for checkpoint in (folder / DEFAULT_YOLO_CLS for folder in folders):
+        if checkpoint.is_file():
+            say(f"Encoder: {checkpoint}, found on disk ({reason}).")
+            return load_encoder(str(checkpoint), say=say, weights_dir=weights_dir)
     say(f"Encoder: builtin, which needs no download ({reason}).")
     return load_encoder("builtin", say=say)
 
 
 def _clip_unavailable_reason() -> str:
-    """Why the default CLIP cannot be had; empty when it can. Does not import open_clip."""
+    """Return why the default CLIP is not available, or ""; does not import open_clip."""
     from backend.vision.hub import find_cached_file, hub_unavailable_reason
 
     if find_cached_file(DEFAULT_REPOSITORY):
         return ""
     reason = hub_unavailable_reason()
     return f"the CLIP weights are not on this machine, and {reason}" if reason else ""
-
-
-def _find_yolo_cls(weights_dir: Path | None) -> Path | None:
-    folders = [*([weights_dir] if weights_dir else []), Path.cwd()]
-    return next(
-        (folder / DEFAULT_YOLO_CLS for folder in folders if (folder / DEFAULT_YOLO_CLS).is_file()),
-        None,
-    )

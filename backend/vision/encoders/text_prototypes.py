@@ -1,4 +1,4 @@
-"""Label names → text prototypes: what a class looks like in words."""
+"""Text prototypes: an embedding of each label's name and hint."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ PROMPT_TEMPLATES = (
     "a dark photo of a {}.",
     "{}.",
 )
-"""A few of the templates of Radford et al. 2021 (CLIP), appendix A.4; their mean is what counts."""
+"""Some templates of Radford et al. 2021 (CLIP), appendix A.4; their embeddings are averaged."""
 HINT_WEIGHT = 1.0
-"""A hint, a sentence somebody wrote for this project, counts as much as all templates."""
+"""Weight of a hint, a sentence written for this project; all templates together weigh 1."""
 WORD_BOUNDARIES = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 WORD_SEPARATORS = re.compile(r"[_\s]+|(?<=\w)-+(?=\w)")
 
 
 @dataclass(frozen=True)
 class LabelPrompt:
-    """What is known of a label in words.
+    """The words that describe a label.
 
     Attributes:
         name: the label.
-        names: other words for it; used instead of the name where given.
+        names: other words, used instead of the name.
         hint: a sentence that describes it.
     """
 
@@ -47,34 +47,22 @@ class LabelPrompt:
     hint: str = ""
 
 
-def compute_text_prototypes(
-    encoder: Encoder, labels: Sequence[LabelPrompt]
-) -> npt.NDArray[np.float32]:
-    """A direction in the embedding space for each label.
-
-    Args:
-        encoder: one with text.
-        labels: K labels.
-
-    Returns:
-        (K, d) float32 of unit length: mean over words and templates, the hint added.
+def compute_text_prototypes(encoder: Encoder, labels: Sequence[LabelPrompt]) -> Floats:
+    """Return (K, d) float32 of unit length: the mean over words and templates plus the hint.
 
     Raises:
-        EncoderError: the encoder knows no texts.
+        EncoderError: the encoder has no text side.
     """
     if not labels:
         return np.zeros((0, encoder.dim), dtype=np.float32)
-    texts = list(
-        dict.fromkeys(
-            t for label in labels for t in (*_prompt_sentences(label), *_hint_sentences(label))
-        )
-    )
+    sentences = (t for label in labels for t in _prompt_sentences(label) + _hint_sentences(label))
+    texts = list(dict.fromkeys(sentences))
     embedding_by_text = dict(zip(texts, encoder.encode_texts(texts), strict=True))
     return np.stack([_mean_prototype(label, embedding_by_text) for label in labels])
 
 
 def humanize_name(name: str) -> str:
-    """A label name as a person would write it.
+    """Return a label name as natural words.
 
     Examples:
         >>> humanize_name("ripe_red-Tomato")
@@ -97,9 +85,8 @@ def _hint_sentences(label: LabelPrompt) -> list[str]:
 
 
 def _mean_prototype(label: LabelPrompt, embedding_by_text: Mapping[str, Floats]) -> Floats:
-    direction = _normalize(
-        np.mean([embedding_by_text[text] for text in _prompt_sentences(label)], axis=0)
-    )
+    embeddings = [embedding_by_text[text] for text in _prompt_sentences(label)]
+    direction = _normalize(np.mean(embeddings, axis=0))
     for text in _hint_sentences(label):
         direction = _normalize(direction + HINT_WEIGHT * embedding_by_text[text])
     return direction

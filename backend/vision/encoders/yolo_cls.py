@@ -1,23 +1,22 @@
-"""An ultralytics classification checkpoint as an encoder: the numbers before its last layer."""
+"""An ultralytics classification checkpoint as an encoder: the features before its last layer."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
-from copy import deepcopy
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from backend.arrays import Floats
-from backend.callbacks import LogCallback
 from backend.errors import EncoderError
-from backend.vision.batching import detect_device, encode_in_batches
-from backend.vision.encoders.base import make_noise_image, normalize_rows, text_unsupported_error
-from backend.vision.images.aspect_ratio import crop_extreme_aspect
-from backend.vision.runtime import Runner, TorchRunner, select_fastest_runner
-from backend.vision.ultralytics_models import Checkpoint, download_checkpoint, load_checkpoint
+from backend.vision.encoders.base import ImageOnlyEncoder, NetworkEncoder, wrap_network
+from backend.vision.ultralytics_models import (
+    Checkpoint,
+    download_checkpoint,
+    find_checkpoint,
+    load_checkpoint,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -26,25 +25,21 @@ if TYPE_CHECKING:
     from backend.vision.onnx.preprocessing import PortableEncoder
 
 DEFAULT_INPUT_PX = 224
-"""Pixels of the square that published classifiers are trained on."""
+"""Side of the square that published classifiers are trained with."""
 ALLOWED_INPUT_PX = range(32, 1025)
 
 
-class YoloClsEncoder:
-    """Images only; see :class:`backend.vision.encoders.base.Encoder`.
+class YoloClsEncoder(ImageOnlyEncoder, NetworkEncoder):
+    """Embeds images only; see :class:`backend.vision.encoders.base.Encoder`.
 
     Args:
-        checkpoint: of a classifier; its network loses its last layer.
+        checkpoint: of a classifier; its last layer is removed in place.
         name: the setting.
         digest: of the checkpoint's file.
 
     Raises:
-        EncoderError: it is no classifier.
+        EncoderError: it is not a classifier.
     """
-
-    has_text = False
-    logit_scale = 1.0
-    logit_bias = 0.0
 
     def __init__(self, checkpoint: Checkpoint, name: str, digest: str) -> None:
         import torch
@@ -54,120 +49,63 @@ class YoloClsEncoder:
             raise EncoderError(
                 f"{name} is for {checkpoint.task}, not for classification: use a …-cls.pt."
             )
-        side = _input_side(checkpoint)
+        size = checkpoint.image_size
+        side = size if size and size in ALLOWED_INPUT_PX else DEFAULT_INPUT_PX
         self.name, self.id = name, f"yolo-cls:sha256:{digest[:16]}/{side}"
         self.dim = int(head.linear.in_features)
         head.linear = torch.nn.Identity()
-        self._device = detect_device()
         self._side = side
         self._transforms = _checkpoint_transforms(checkpoint.network, side)
-        self._preprocess = _make_preprocess(self._transforms, side)
         network = checkpoint.network.fuse(verbose=False).requires_grad_(False)
-        self._network = _without_probabilities(network)
-        self._runner: Runner = TorchRunner(self._network, self._device)
-
-    def encode_images(self, images: Sequence[Image.Image]) -> Floats:
-        """(n, dim) float32 of unit length."""
-        return encode_in_batches(self._encode_batch, images, self.dim, self._device)
-
-    def encode_texts(self, texts: Sequence[str]) -> Floats:
-        """Not with this kind.
-
-        Raises:
-            EncoderError: always.
-        """
-        raise text_unsupported_error(self.name)
-
-    def use_fastest_runner(self, folder: Path | None, say: LogCallback) -> None:
-        """Run the network the fastest way there is; see :func:`select_fastest_runner`.
-
-        Args:
-            folder: where converted networks are kept.
-            say: told why a faster way was not taken.
-        """
-        example = self._preprocess_batch([make_noise_image()])
-        self._runner = select_fastest_runner(
-            self._network, example, key=self.id, family=self.id, folder=folder, say=say
-        )
+        embedding_network = wrap_network(network, lambda yolo, images: yolo(images)[1])
+        super().__init__(embedding_network, _make_preprocess(self._transforms, side))
 
     def to_portable(self) -> PortableEncoder:
-        """See :class:`backend.vision.encoders.base.Portable`."""
-        from backend.vision.onnx.preprocessing import (
-            PortableEncoder,
-            Preprocessing,
-            build_encoder_graph,
-            read_transforms,
-        )
+        """See :meth:`SupportsExport.to_portable`."""
+        from backend.vision.onnx.preprocessing import Preprocessing, read_transforms
 
-        preprocessing = Preprocessing(self._side, cut=True, filter="bilinear")
-        mean: Sequence[float] = (0.0, 0.0, 0.0)
-        std: Sequence[float] = (1.0, 1.0, 1.0)
         if self._transforms is not None:
-            preprocessing, mean, std = read_transforms(self.name, self._transforms)
-        network = deepcopy(self._network).cpu()
-        return PortableEncoder(build_encoder_graph(network, self._side, mean, std), preprocessing)
-
-    def _encode_batch(self, images: Sequence[Image.Image]) -> Floats:
-        return normalize_rows(self._runner(self._preprocess_batch(images))[0])
-
-    def _preprocess_batch(self, images: Sequence[Image.Image]) -> Floats:
-        import torch
-
-        batch = torch.stack([self._preprocess(crop_extreme_aspect(image)) for image in images])
-        return np.asarray(batch.numpy(), dtype=np.float32)
-
-
-def _without_probabilities(network: Any) -> Any:
-    """The network up to the last layer's output, without the probabilities."""
-    import torch
-
-    class LastNumbers(torch.nn.Module):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.network = network
-
-        def forward(self, images: torch.Tensor) -> torch.Tensor:
-            _, rows = self.network(images)
-            return rows
-
-    return LastNumbers().eval()
+            return self._export(*read_transforms(self.name, self._transforms))
+        preprocessing = Preprocessing(self._side, cut=True, filter="bilinear")
+        return self._export(preprocessing, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
 
 def load_yolo_cls(setting: str, weights_dir: Path | None) -> YoloClsEncoder:
-    """Load a checkpoint by path or, if it is published, by name.
+    """Load a checkpoint by path, or by name if it is published.
 
     Args:
         setting: a path, or the name of a file in ``weights_dir``.
-        weights_dir: where published weights are kept.
+        weights_dir: folder of published weights.
 
     Raises:
-        EncoderError: it cannot be had or read, or is no classifier.
+        EncoderError: it is not available, cannot be read, or is not a classifier.
     """
-    path = _find_checkpoint(setting, weights_dir)
+    path = find_checkpoint(setting, weights_dir)
+    if path is None:
+        if weights_dir is None or Path(setting).expanduser().name != setting:
+            raise EncoderError(f"There is no file {setting}: check PRELABEL_ENCODER.")
+        path = download_checkpoint(setting, weights_dir)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     folder = weights_dir / "ultralytics" if weights_dir else None
     return YoloClsEncoder(load_checkpoint(path, folder), setting, digest)
 
 
-def _find_checkpoint(setting: str, weights_dir: Path | None) -> Path:
-    given_path = Path(setting).expanduser()
-    candidate_paths = [given_path, weights_dir / setting] if weights_dir else [given_path]
-    for candidate_path in candidate_paths:
-        if candidate_path.is_file():
-            return candidate_path
-    if weights_dir is None or given_path.name != setting:
-        raise EncoderError(f"There is no file {given_path}: check PRELABEL_ENCODER.")
-    return download_checkpoint(setting, weights_dir)
+def is_yolo_cls_local(setting: str, weights_dir: Path | None) -> bool:
+    """Return whether a checkpoint can be loaded without a download.
 
-
-def _input_side(checkpoint: Checkpoint) -> int:
-    side = checkpoint.train_arguments.get("imgsz")
-    return side if isinstance(side, int) and side in ALLOWED_INPUT_PX else DEFAULT_INPUT_PX
+    Raises:
+        EncoderError: the setting is a path, and there is no such file.
+    """
+    is_local = find_checkpoint(setting, weights_dir) is not None
+    path = Path(setting).expanduser()
+    if not is_local and path.name != setting:
+        raise EncoderError(f"There is no file {path}: check PRELABEL_ENCODER.")
+    return is_local
 
 
 def _checkpoint_transforms(network: Any, side: int) -> Any:
-    """The checkpoint's transforms where they fit its size; None where there are none."""
+    """Return the checkpoint's own transforms if they match its input size, else None."""
     own_transforms = getattr(network, "transforms", None)
     steps = getattr(own_transforms, "transforms", None)
     fits_side = steps and getattr(steps[0], "size", None) in (side, (side, side))
@@ -175,21 +113,21 @@ def _checkpoint_transforms(network: Any, side: int) -> Any:
 
 
 def _make_preprocess(own_transforms: Any, side: int) -> Callable[[Image.Image], torch.Tensor]:
-    """What ultralytics' own predictor does."""
+    """Return the preprocessing of ultralytics' own predictor."""
     if own_transforms is not None:
         return lambda image: own_transforms(image.convert("RGB"))
     return lambda image: crop_centre_square(image, side)
 
 
 def crop_centre_square(image: Image.Image, side: int) -> torch.Tensor:
-    """``classify_transforms(side)`` without importing torchvision, which takes seconds.
+    """Compute ``classify_transforms(side)`` without importing torchvision, which takes seconds.
 
     Args:
         image: upright, of any size.
         side: pixels.
 
     Returns:
-        (3, side, side) float32 RGB in 0–1: the shorter edge scaled to ``side``, the centre cut.
+        (3, side, side) float32 RGB, 0 to 1: the shorter edge scaled to ``side``, centre-cropped.
     """
     import torch
     from PIL import Image as Pillow

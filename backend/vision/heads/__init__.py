@@ -1,1 +1,1 @@
-"""Heads: the trained layer on embeddings, its fit and its calibration."""
+"""Linear heads on embeddings: fitting, calibration and cross-validation."""

@@ -1,4 +1,4 @@
-"""How strongly to pull and how sure to be: the ridge and the temperature, from held-out rows."""
+"""Calibrate heads: choose ridge and temperature by the log-loss on held-out rows."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ from backend.arrays import Floats, Indices
 from backend.vision.heads.logistic_regression import IMPOSSIBLE_LOGIT
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
-"""Temperatures looked at."""
+"""Limits of the fitted temperature."""
 TRUSTED_ROW_COUNT = 50
-"""Held-out rows from which on a measured temperature stands alone (reference/learning.md)."""
+"""Held-out rows from which a measured temperature is used unshrunk (reference/learning.md)."""
 
 
 @dataclass(frozen=True)
 class HeldOutLogits:
-    """Held-out answers that can be judged.
+    """Logits of held-out rows, with their targets.
 
     Attributes:
-        logits: (n, K) float32; one of many: −1e4 for a label that was not asked or not known.
-        targets: (n, K) float32, 0 to 1; NaN entries are left out. Rows sum to 1 unless
-            ``multiple``.
+        logits: (n, K) float32; with one label per row −1e4 for a label that cannot be predicted.
+        targets: (n, K) float32, 0 to 1; NaN entries are ignored. Rows sum to 1 unless ``multiple``.
         multiple: K sigmoids instead of one softmax.
     """
 
@@ -34,15 +33,12 @@ class HeldOutLogits:
 
 
 def assign_folds(targets: Floats, count: int, rng: np.random.Generator) -> Indices:
-    """Deal rows into folds so that each label is spread evenly.
+    """Return the fold of each row, (n,) 0 to count − 1, stratified by label.
 
     Args:
         targets: (n, K) float32, 0 to 1 or NaN. A row counts for its rarest label.
         count: number of folds, at least 1.
-        rng: deals equal rows.
-
-    Returns:
-        (n) the fold of each row, 0 to count − 1.
+        rng: shuffles the rows.
     """
     chosen = np.nan_to_num(targets) > 0
     rarity = np.where(chosen, chosen.sum(0), np.inf)
@@ -55,10 +51,10 @@ def assign_folds(targets: Floats, count: int, rng: np.random.Generator) -> Indic
 
 
 def log_loss(held_out: HeldOutLogits, temperature: float = 1.0) -> float:
-    """Mean −log of the probability given to the truth, nats per row (per answer: ``multiple``).
+    """Return the mean −log probability of the targets in nats per row (per answer if ``multiple``).
 
     Example:
-        >>> even = HeldOutLogits(np.zeros((1, 2), np.float32), np.eye(2, dtype=np.float32)[:1], False)
+        >>> even = HeldOutLogits(np.zeros((1, 2), "f4"), np.eye(2, dtype="f4")[:1], False)
         >>> round(log_loss(even), 4)
         0.6931
     """
@@ -73,14 +69,11 @@ def log_loss(held_out: HeldOutLogits, temperature: float = 1.0) -> float:
 
 
 def fit_temperature(held_out: HeldOutLogits) -> float:
-    """The temperature of least log-loss (Guo et al. 2017), within COLDEST to HOTTEST.
+    """Return the temperature with the lowest log-loss (Guo et al. 2017), within the limits.
 
-    The loss is convex in 1 / temperature, so the root of its slope is found by bisection. The
-    truth is smoothed by one row of equal labels (after Platt 1999): no finite number of right
-    answers makes a model certain.
-
-    Returns:
-        above 1 where the logits were too sure, below 1 where they were not sure enough.
+    A temperature above 1 corrects overconfident logits. The loss is convex in 1 / temperature, so
+    the root of its slope is found by bisection. The targets are smoothed by one row of equal labels
+    (after Platt 1999), because no finite number of correct rows justifies certainty.
     """
     truth = _smooth_targets(held_out)
     low, high = math.log(1 / MAX_TEMPERATURE), math.log(1 / MIN_TEMPERATURE)
@@ -92,7 +85,7 @@ def fit_temperature(held_out: HeldOutLogits) -> float:
 
 
 def shrink_temperature(measured: float, rows: int, default_temperature: float) -> float:
-    """A temperature measured on few rows, drawn to the usual one in the logarithm.
+    """Shrink a temperature measured on few rows towards the default, in the logarithm.
 
     Example:
         >>> shrink_temperature(4.0, 25, 1.0), shrink_temperature(4.0, 500, 1.0)
@@ -103,7 +96,7 @@ def shrink_temperature(measured: float, rows: int, default_temperature: float) -
 
 
 def select_best_candidate(candidates: Sequence[HeldOutLogits]) -> tuple[int, float]:
-    """The candidate of least log-loss at its own temperature: its place and that temperature."""
+    """Return the index and temperature of the candidate with the lowest calibrated log-loss."""
     temperatures = [fit_temperature(held_out) for held_out in candidates]
     losses = [log_loss(j, t) for j, t in zip(candidates, temperatures, strict=True)]
     best_index = int(np.argmin(losses))
@@ -111,23 +104,22 @@ def select_best_candidate(candidates: Sequence[HeldOutLogits]) -> tuple[int, flo
 
 
 def _smooth_targets(held_out: HeldOutLogits) -> Floats:
-    """The targets, mixed with one row of equal labels."""
-    is_answerable = held_out.logits > IMPOSSIBLE_LOGIT / 2
-    uniform_targets = is_answerable / (
-        2 if held_out.multiple else np.maximum(1, is_answerable.sum(axis=1, keepdims=True))
-    )
+    """Mix the targets with one row of equal labels."""
+    possible = held_out.logits > IMPOSSIBLE_LOGIT / 2
+    counts = 2 if held_out.multiple else np.maximum(1, possible.sum(axis=1, keepdims=True))
     share = 1 / (len(held_out.targets) + 1)
-    return np.asarray((1 - share) * held_out.targets + share * uniform_targets, dtype=np.float32)
+    smoothed = (1 - share) * held_out.targets + share * (possible / counts)
+    return np.asarray(smoothed, dtype=np.float32)
 
 
 def _log_loss_slope(held_out: HeldOutLogits, truth: Floats, sharpness: float) -> float:
-    """Derivative of the summed log-loss by sharpness = 1 / temperature."""
+    """Return the derivative of the summed log-loss by sharpness = 1 / temperature."""
     confidence = to_probabilities(held_out.logits * np.float32(sharpness), held_out.multiple)
     return float(np.nansum((confidence - truth) * held_out.logits))
 
 
 def to_probabilities(logits: Floats, multiple: bool) -> Floats:
-    """Logits → confidence, (n, K) float32: a sigmoid each if ``multiple``, else rows sum to 1.
+    """Return (n, K) float32 probabilities, sigmoids if ``multiple`` and else a softmax.
 
     Example:
         >>> to_probabilities(np.array([[0.0, 0.0, -1e4]], dtype=np.float32), multiple=False)

@@ -1,21 +1,21 @@
-"""What a head says of labeled images that it did not see: by cross-validation."""
+"""Cross-validate a head on its labeled images."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
-from backend.arrays import Floats
+from backend.arrays import Bools, Floats, Indices
+from backend.vision.encoders.base import normalize_rows
 from backend.vision.heads.calibration import assign_folds
-from backend.vision.heads.head import Head, fit_head
+from backend.vision.heads.head import Head, TextAnchors, fit_head
 from backend.vision.heads.logistic_regression import IMPOSSIBLE_LOGIT
 
 FOLD_COUNT = 5
 NEAR_DUPLICATE_COSINE = 0.98
-"""Cosine of centred embeddings above which an image is a copy: a wrong label would be confirmed
-by it, were it learned from."""
+"""Cosine of centred embeddings above which two images are near-duplicates. A head that was trained
+on a near-duplicate would confirm its wrong label."""
 BLOCK_ROWS = 1024
 
 
@@ -24,28 +24,24 @@ def out_of_fold_probabilities(
     embeddings: Floats,
     targets: Floats,
     *,
-    anchors: Floats | None = None,
+    anchors: TextAnchors | None = None,
     pool: Floats | None = None,
-    logit_scale: float = 1.0,
-    logit_bias: float = 0.0,
     seed: int = 0,
 ) -> Floats:
-    """Confidence for every row, by a head that saw neither the row nor a copy of it.
+    """Return probabilities of each row by a head trained without it and its near-duplicates.
 
     Args:
-        head: fitted to all rows; its ridge is kept, and of many rows its temperature; its weights
-            are not used.
+        head: fitted to all rows. Its ridge is used, and with many rows its temperature; its weights
+            are not.
         embeddings: (n, d) float32 of unit length.
-        targets: (n, K) float32 as :func:`backend.vision.heads.head.fit_head` takes them.
+        targets: (n, K) float32 as for :func:`backend.vision.heads.head.fit_head`.
         anchors: as the head was fitted with.
         pool: as the head was fitted with.
-        logit_scale: as the head was fitted with.
-        logit_bias: as the head was fitted with.
         seed: of the folds.
 
     Returns:
-        (n, K) float32, 0 to 1, in the order of the head's labels. A label that a row's head had no
-        example of is 0 without text; a row whose head learned nothing has equal confidence.
+        (n, K) float32, 0 to 1, in the order of the head's labels. A label without training examples
+        in a fold is 0 without text. If a fold has no training rows at all, all labels are equal.
     """
     untrained_head = replace(head, bias=np.full_like(head.bias, IMPOSSIBLE_LOGIT))
     fold = _assign_grouped_folds(embeddings, targets, np.random.default_rng(seed))
@@ -60,8 +56,6 @@ def out_of_fold_probabilities(
             multiple=head.multiple,
             anchors=anchors,
             pool=embeddings if pool is None else pool,
-            logit_scale=logit_scale,
-            logit_bias=logit_bias,
             previous=untrained_head,
             seed=seed,
         )
@@ -69,25 +63,22 @@ def out_of_fold_probabilities(
     return probabilities
 
 
-def _assign_grouped_folds(
-    embeddings: Floats, targets: Floats, rng: np.random.Generator
-) -> npt.NDArray[np.intp]:
-    """The fold of each row; most copies share the one of the first of them.
+def _assign_grouped_folds(embeddings: Floats, targets: Floats, rng: np.random.Generator) -> Indices:
+    """Return the fold of each row; most near-duplicates share the fold of the first of them.
 
-    Not all: of a video each frame is a copy of the next, and the whole would be one fold. What
-    else is near a fold is left out when its head is fitted (:func:`_near_fold_mask`).
+    Not all do, as each frame of a video is a near-duplicate of the next, and the whole video would
+    be one fold. The others are left out of the training rows (:func:`_near_fold_mask`).
     """
     first_duplicate = _first_duplicates(embeddings)
     group_leaders = np.unique(first_duplicate)
     fold_of_row = np.zeros(len(embeddings), dtype=np.intp)
-    fold_of_row[group_leaders] = assign_folds(
-        targets[group_leaders], min(FOLD_COUNT, max(1, len(group_leaders))), rng
-    )
+    count = min(FOLD_COUNT, max(1, len(group_leaders)))
+    fold_of_row[group_leaders] = assign_folds(targets[group_leaders], count, rng)
     return np.asarray(fold_of_row[first_duplicate], dtype=np.intp)
 
 
-def _first_duplicates(embeddings: Floats) -> npt.NDArray[np.intp]:
-    """By row, the first row that it is a copy of; itself when it is none."""
+def _first_duplicates(embeddings: Floats) -> Indices:
+    """Return for each row the first row that it is a near-duplicate of, or itself."""
     centred = _centre_rows(embeddings)
     first_duplicate = np.arange(len(centred))
     for start in range(0, len(centred), BLOCK_ROWS):
@@ -99,23 +90,17 @@ def _first_duplicates(embeddings: Floats) -> npt.NDArray[np.intp]:
     return np.asarray(first_duplicate[first_duplicate], dtype=np.intp)
 
 
-def _near_fold_mask(embeddings: Floats, fold: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
-    """(n, folds) bool: the row is in the fold, or a copy of one that is."""
-    centred, is_member = (
-        _centre_rows(embeddings),
-        fold[:, None] == np.arange(fold.max(initial=0) + 1),
-    )
-    is_near = is_member.copy()
+def _near_fold_mask(embeddings: Floats, fold: Indices) -> Bools:
+    """Return (n, folds) bool: the row is in the fold, or a near-duplicate of one that is."""
+    centred = _centre_rows(embeddings)
+    is_member = fold[:, None] == np.arange(fold.max(initial=0) + 1)
+    is_near, members = is_member.copy(), is_member.astype(np.float32)
     for start in range(0, len(centred), BLOCK_ROWS):
         is_duplicate = centred[start : start + BLOCK_ROWS] @ centred.T > NEAR_DUPLICATE_COSINE
-        is_near[start : start + BLOCK_ROWS] |= (
-            is_duplicate.astype(np.float32) @ is_member.astype(np.float32) > 0
-        )
+        is_near[start : start + BLOCK_ROWS] |= is_duplicate.astype(np.float32) @ members > 0
     return np.asarray(is_near, dtype=np.bool_)
 
 
 def _centre_rows(embeddings: Floats) -> Floats:
-    """Of unit length again; one that lies at the centre stays there, and is no copy."""
-    centred = embeddings - embeddings.mean(axis=0)
-    length = np.linalg.norm(centred, axis=1, keepdims=True)
-    return np.asarray(centred / np.maximum(length, 1e-6), dtype=np.float32)
+    """Centre and normalize rows; the epsilon keeps a row at the centre from having duplicates."""
+    return normalize_rows(embeddings - embeddings.mean(axis=0), epsilon=1e-6)

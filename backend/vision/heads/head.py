@@ -1,8 +1,8 @@
-"""The trained layer on frozen embeddings: a linear head that starts from the labels' names.
+"""A linear head on frozen embeddings, anchored at the label names.
 
-Every label has a weight vector that starts at its anchor, the embedding of its name, and moves away
-from it only as far as the labeled images insist; an encoder without text starts from the mean of
-the label's images. Convex, so warm and cold starts end alike; one matrix product to predict.
+The weight vector of each label starts at its anchor, the embedding of its name, and the fit pulls
+it towards that anchor. Without text the anchor is the mean of the label's images. The problem is
+convex, so warm and cold starts end alike; prediction is one matrix product.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from backend.vision.heads.fit import HeadHyperparameters, LabeledRows, fit_weigh
 from backend.vision.heads.logistic_regression import IMPOSSIBLE_LOGIT
 
 MIN_KNOWN_ROW_SHARE = 0.9
-"""Share of today's rows that the previous head knew, above which its choices are kept."""
+"""Share of rows known to the previous head from which its hyperparameters are reused."""
 CENTRE_PRIOR_COUNT = 10.0
 """Images at the origin that the centre of the embeddings is averaged with, for tiny projects."""
 MIN_SPREAD = 1e-3
-"""Spread at least, for images that are all the same."""
+"""Minimum spread, for images that are all the same."""
 THRESHOLD_SAMPLE_SIZE = 2000
-"""Images at most from which thresholds are set."""
+"""Maximum number of images from which thresholds are set."""
 HEAD_WEIGHTS_FILE, HEAD_METADATA_FILE = "head.safetensors", "head.json"
 
 
@@ -39,13 +39,13 @@ class Head:
         labels: (K) names.
         multiple: several labels may be right at once: K sigmoids instead of one softmax.
         weight: (K, d) float32.
-        bias: (K) float32; −1e4 for a label nobody gave yet and no text describes.
+        bias: (K) float32; −1e4 for a label with neither an example nor a text anchor.
         temperature: t > 0.
-        ridge: strength of the pull towards the anchors; 0 where nothing was trained.
+        ridge: strength of the pull towards the anchors; 0 if nothing was trained.
         ridge_from: ``cross-validation``, ``previous``, ``default``, or ``none``.
         temperature_from: ``out-of-fold``, ``held-out``, ``previous``, or ``none``.
         anchored: to ``text`` or to ``class means``.
-        examples: labeled images it was trained on.
+        examples: number of labeled images it was trained on.
     """
 
     labels: tuple[str, ...]
@@ -60,61 +60,66 @@ class Head:
     examples: int
 
     def logits(self, embeddings: Floats) -> Floats:
-        """Calibrated logits, (n, K) float32, of (n, d) embeddings."""
+        """Return calibrated logits, (n, K) float32, of (n, d) embeddings."""
         raw = embeddings @ self.weight.T + self.bias
         return np.asarray(raw / np.float32(self.temperature), dtype=np.float32)
 
     def probabilities(self, embeddings: Floats) -> Floats:
-        """Calibrated confidence.
+        """Return calibrated probabilities, (n, K) float32; rows sum to 1 unless ``multiple``.
 
         Args:
             embeddings: (n, d) float32 of unit length.
-
-        Returns:
-            (n, K) float32, 0 to 1, in the order of ``labels``; rows sum to 1 unless ``multiple``.
         """
         return calibration.to_probabilities(self.logits(embeddings), self.multiple)
 
 
-def zero_shot_head(
-    labels: tuple[str, ...],
-    anchors: Floats,
-    logit_scale: float,
-    logit_bias: float,
-    multiple: bool,
-    *,
-    pool: Floats | None = None,
-) -> Head:
-    """The head before the first annotation: image against label name.
+@dataclass(frozen=True)
+class TextAnchors:
+    """The embedded label names of an encoder with text.
 
-    One of many is CLIP's softmax of scale · cosine. Several of many is SigLIP's sigmoid of
-    scale · cosine + bias where the encoder was trained with a bias. Plain CLIP has no threshold:
-    with a pool, each label's is set so that its mean confidence over the pool is 1 / (K + 1), as
-    if an image had one label or none; without a pool a label competes with the mean of all names,
-    at odds of 1 to K.
+    Attributes:
+        embeddings: (K, d) float32 of unit length, in the order of the labels.
+        logit_scale: factor of the cosine, as the encoder was trained.
+        logit_bias: bias added to it; 0 for plain CLIP.
+    """
+
+    embeddings: Floats
+    logit_scale: float = 1.0
+    logit_bias: float = 0.0
+
+
+def zero_shot_head(
+    labels: tuple[str, ...], anchors: TextAnchors, multiple: bool, *, pool: Floats | None = None
+) -> Head:
+    """Return the head before the first annotation, which compares images with label names.
+
+    With one label per image it is CLIP's softmax of scale · cosine. With several it is SigLIP's
+    sigmoid of scale · cosine + bias, where the encoder was trained with a bias. Plain CLIP has no
+    threshold. With a pool, the bias of each label is set so that its mean confidence over the pool
+    is 1 / (K + 1), as if an image had one label or none. Without a pool a label competes with the
+    mean of all names, at odds of 1 to K.
 
     Args:
         labels: (K) names.
-        anchors: (K, d) float32 text embeddings of unit length, in the order of ``labels``.
-        logit_scale: factor of the cosine, as the encoder was trained.
-        logit_bias: what the encoder adds to it; 0 for plain CLIP.
+        anchors: their embeddings.
         multiple: several labels may be right at once.
         pool: (m, d) float32, images of the project, or None.
 
     Raises:
-        ValueError: the shapes do not fit together.
+        ValueError: the shapes do not match.
     """
-    if anchors.ndim != 2 or len(anchors) != len(labels):
-        raise ValueError(f"{len(labels)} labels, but anchors of shape {anchors.shape}.")
-    weight = (logit_scale * anchors).astype(np.float32)
-    bias = np.full(len(labels), logit_bias, dtype=np.float32)
-    if multiple and logit_bias == 0:
+    embeddings = anchors.embeddings
+    if embeddings.ndim != 2 or len(embeddings) != len(labels):
+        raise ValueError(f"{len(labels)} labels, but anchors of shape {embeddings.shape}.")
+    weight = (anchors.logit_scale * embeddings).astype(np.float32)
+    bias = np.full(len(labels), anchors.logit_bias, dtype=np.float32)
+    if multiple and anchors.logit_bias == 0:
         weight, bias = _fit_sigmoid_biases(weight, pool)
     return Head(labels, multiple, weight, bias, 1.0, 0.0, "none", "none", "text", 0)
 
 
 def _fit_sigmoid_biases(weight: Floats, pool: Floats | None) -> tuple[Floats, Floats]:
-    """Weights and biases of sigmoids for an encoder that was trained without a threshold."""
+    """Return weights and biases of sigmoids for an encoder that was trained without a bias."""
     count = len(weight)
     if pool is None or not len(pool):
         uniform_bias = np.full(count, -math.log(count), dtype=np.float32)
@@ -134,43 +139,37 @@ def fit_head(
     *,
     labels: tuple[str, ...],
     multiple: bool,
-    anchors: Floats | None = None,
+    anchors: TextAnchors | None = None,
     pool: Floats | None = None,
-    logit_scale: float = 1.0,
-    logit_bias: float = 0.0,
     previous: Head | None = None,
     seed: int = 0,
 ) -> Head:
     """Train a head.
 
-    Minimises Σ losses + ridge / 2 · ‖W − anchors‖² (``heads.logistic.Problems``) on
-    embeddings that are centred and scaled to unit mean square length over the pool. The ridge is
-    chosen by cross-validated log-loss once every label was given 5 times, the temperature by
-    held-out log-loss; both are kept from ``previous`` while it knew nine tenths of the images.
+    Minimises Σ losses + ridge / 2 · ‖W − anchors‖² (:class:`LogisticProblems`) on embeddings that
+    are centred and scaled to unit mean square length over the pool. The ridge is chosen by
+    cross-validated log-loss once every label has 5 examples, the temperature by held-out log-loss.
+    Both are reused from ``previous`` while it was trained on nine tenths of the images.
 
     Args:
         embeddings: (n, d) float32 of unit length, n ≥ 0.
-        targets: (n, K) float32: 1 chosen, 0 not chosen, NaN nobody was asked. One of many:
-            a row without a choice is left out, one with several is shared between them.
+        targets: (n, K) float32: 1 chosen, 0 not chosen, NaN for a label that was not offered. With
+            one label per image, a row without a choice is ignored, and several choices share it.
         labels: (K) names.
         multiple: several labels may be right at once.
-        anchors: (K, d) float32 text embeddings; None for an encoder without text. Then a label
-            without an example cannot be predicted.
-        pool: (m, d) float32, all images of the project, labeled or not; the labeled when None.
-        logit_scale: of the encoder's text side.
-        logit_bias: of the encoder's text side.
+        anchors: embedded label names; None for an encoder without text. Then a label without an
+            example cannot be predicted.
+        pool: (m, d) float32, all images of the project, labeled or not; the labeled ones if None.
         previous: a head to start from; labels are matched by name.
         seed: of folds and subsets.
 
     Raises:
-        ValueError: the shapes do not fit together, or a number is not finite.
+        ValueError: the shapes do not match, or a number is not finite.
     """
     _validate_inputs(embeddings, targets, labels, anchors)
     embeddings, targets = embeddings.astype(np.float32), targets.astype(np.float32)
     labeled = _labeled_mask(targets, multiple)
-    text_head = None
-    if anchors is not None:
-        text_head = zero_shot_head(labels, anchors, logit_scale, logit_bias, multiple, pool=pool)
+    text_head = zero_shot_head(labels, anchors, multiple, pool=pool) if anchors else None
     if not labeled.any():
         return text_head or _untrained_head(labels, multiple, embeddings.shape[1])
     scaler = _FeatureScaler.from_pool(
@@ -187,22 +186,16 @@ def fit_head(
         rows, start_weights, hyperparameters, np.random.default_rng(seed)
     )
     weight, bias = scaler.to_embedding_weights(weights)
-    return Head(
-        labels,
-        multiple,
-        weight,
-        bias,
-        **asdict(hyperparameters),
-        anchored="class means" if text_head is None else "text",
-        examples=len(rows.features),
-    )
+    anchored, count = "class means" if text_head is None else "text", len(rows.features)
+    chosen = asdict(hyperparameters)
+    return Head(labels, multiple, weight, bias, **chosen, anchored=anchored, examples=count)
 
 
 def save_head(head: Head, folder: Path) -> None:
-    """Write a head as two files into an existing folder: arrays, and JSON for the rest.
+    """Write a head to two files in an existing folder: arrays, and JSON for the rest.
 
     Raises:
-        StoreError: the disk is full, or the folder cannot be written.
+        StoreError: the disk is full, or the folder is not writable.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
@@ -211,9 +204,8 @@ def save_head(head: Head, folder: Path) -> None:
     arrays = {name: np.ascontiguousarray(metadata.pop(name)) for name in ("weight", "bias")}
     try:
         save_file(arrays, folder / HEAD_WEIGHTS_FILE)
-        (folder / HEAD_METADATA_FILE).write_text(
-            json.dumps(metadata, ensure_ascii=False, indent=1), "utf-8"
-        )
+        text = json.dumps(metadata, ensure_ascii=False, indent=1)
+        (folder / HEAD_METADATA_FILE).write_text(text, "utf-8")
     except (OSError, SafetensorError) as error:
         raise StoreError(f"The model cannot be written to {folder} ({error}).") from error
 
@@ -235,57 +227,57 @@ def load_head(folder: Path) -> Head:
         _validate_head(head)
     except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
         raise StoreError(
-            f"The model in {folder} is damaged ({error}): train again, or roll back."
+            f"The model in {folder} is damaged ({error}): train again or roll back."
         ) from error
     return head
 
 
 def _validate_head(head: Head) -> None:
-    """Raises ValueError for a head that no fit could have made."""
+    """Raise ValueError for a head that no fit can produce."""
     count = len(head.labels)
     if not all(isinstance(label, str) for label in head.labels):
-        raise ValueError("labels that are no text")
+        raise ValueError("a label is not a string")
     if not isinstance(head.multiple, bool):
-        raise ValueError("neither one of many nor several")
+        raise ValueError("multiple is not a boolean")
     if head.weight.ndim != 2 or len(head.weight) != count or head.bias.shape != (count,):
-        raise ValueError("shapes that do not fit together")
+        raise ValueError("the shapes do not match")
     if head.weight.dtype != np.float32 or head.bias.dtype != np.float32:
-        raise ValueError("numbers that are not float32")
+        raise ValueError("the weights are not float32")
     if not (np.isfinite(head.weight).all() and np.isfinite(head.bias).all()):
-        raise ValueError("numbers that are not finite")
+        raise ValueError("a weight is not finite")
     if not (math.isfinite(head.temperature) and head.temperature > 0):
-        raise ValueError("a temperature that is not positive")
+        raise ValueError("the temperature is not positive")
 
 
 def _validate_inputs(
-    embeddings: Floats, targets: Floats, labels: tuple[str, ...], anchors: Floats | None
+    embeddings: Floats, targets: Floats, labels: tuple[str, ...], anchors: TextAnchors | None
 ) -> None:
-    """Raises ValueError for arguments that do not fit together."""
+    """Raise ValueError for arguments that do not match."""
     if embeddings.ndim != 2 or targets.shape != (len(embeddings), len(labels)):
         raise ValueError(
-            f"Embeddings {embeddings.shape} and targets {targets.shape} do not fit {labels}."
+            f"Embeddings {embeddings.shape} and targets {targets.shape} do not match {labels}."
         )
-    if anchors is not None and anchors.shape != (len(labels), embeddings.shape[1]):
-        raise ValueError(f"Anchors {anchors.shape} do not fit {len(labels)} labels.")
+    if anchors and anchors.embeddings.shape != (len(labels), embeddings.shape[1]):
+        raise ValueError(f"Anchors {anchors.embeddings.shape} do not match {len(labels)} labels.")
     if not np.isfinite(embeddings).all():
         raise ValueError("Embeddings must be finite.")
 
 
 def _labeled_mask(targets: Floats, multiple: bool) -> Bools:
-    """(n) rows that say anything: a label chosen, or with ``multiple`` one asked."""
+    """Return (n) rows with an answer: a chosen label, or with ``multiple`` an offered one."""
     is_answered = ~np.isnan(targets) if multiple else np.nan_to_num(targets) > 0
     return np.asarray(is_answered.any(axis=1))
 
 
 def _normalize_targets(targets: Floats, multiple: bool) -> Floats:
-    """One of many: labels given to one image together share it, so that rows sum to 1."""
+    """Scale rows to sum 1 unless ``multiple``, so that labels chosen together share an image."""
     if multiple:
         return targets
     return np.asarray(targets / np.nansum(targets, axis=1, keepdims=True), dtype=np.float32)
 
 
 def _untrained_head(labels: tuple[str, ...], multiple: bool, width: int) -> Head:
-    """The head of a project without a label, on an encoder without text: it knows nothing."""
+    """Return the head of a project without labels on an encoder without text."""
     weight = np.zeros((len(labels), width), dtype=np.float32)
     bias = np.full(len(labels), IMPOSSIBLE_LOGIT, dtype=np.float32)
     return Head(labels, multiple, weight, bias, 1.0, 0.0, "none", "none", "class means", 0)
@@ -293,7 +285,7 @@ def _untrained_head(labels: tuple[str, ...], multiple: bool, width: int) -> Head
 
 @dataclass(frozen=True)
 class _FeatureScaler:
-    """Where and how wide the embeddings of a project lie: z = ((x − centre) / spread, 1).
+    """Centre and scale of a project's embeddings: z = ((x − centre) / spread, 1).
 
     Attributes:
         centre: (d) float32.
@@ -305,7 +297,7 @@ class _FeatureScaler:
 
     @classmethod
     def from_pool(cls, pool: Floats) -> _FeatureScaler:
-        """Of (m, d) embeddings, m ≥ 1; few are drawn to the origin, so that one is not its own."""
+        """Fit to (m, d) embeddings, m ≥ 1; the centre of few is shrunk to the origin."""
         centre = pool.sum(0) / (len(pool) + CENTRE_PRIOR_COUNT)
         squares = float(np.linalg.norm(pool)) ** 2 / len(pool) + float(centre @ centre)
         spread = math.sqrt(max(0.0, squares - 2 * float(pool.mean(0) @ centre)))
@@ -318,14 +310,12 @@ class _FeatureScaler:
         return np.concatenate([scaled, ones], axis=1, dtype=np.float32)
 
     def to_feature_weights(self, weight: Floats, bias: Floats) -> Floats:
-        """Weights (K, d) and biases (K) on embeddings → (K, d + 1) on features."""
-        feature_bias = bias + weight @ self.centre
-        return np.concatenate(
-            [weight * np.float32(self.spread), feature_bias[:, None]], axis=1, dtype=np.float32
-        )
+        """Convert weights (K, d) and biases (K) on embeddings to (K, d + 1) on features."""
+        columns = [weight * np.float32(self.spread), (bias + weight @ self.centre)[:, None]]
+        return np.concatenate(columns, axis=1, dtype=np.float32)
 
     def to_embedding_weights(self, weights: Floats) -> tuple[Floats, Floats]:
-        """The inverse of :meth:`to_feature_weights`."""
+        """Invert :meth:`to_feature_weights`."""
         weight = weights[:, :-1] / np.float32(self.spread)
         bias = weights[:, -1] - weight @ self.centre
         return weight.astype(np.float32), bias.astype(np.float32)
@@ -334,20 +324,17 @@ class _FeatureScaler:
 def _warm_start(
     previous: Head | None, scaler: _FeatureScaler, labels: tuple[str, ...], rows: LabeledRows
 ) -> tuple[Floats | None, HeadHyperparameters | None]:
-    """Weights to start from, NaN for new labels; and the choices to keep if little changed."""
+    """Return initial weights, NaN for new labels, and the hyperparameters to reuse, if any."""
     same_width = previous is not None and previous.weight.shape[1] + 1 == rows.features.shape[1]
     if previous is None or not same_width or previous.multiple != rows.multiple:
         return None, None
     previous_weights = scaler.to_feature_weights(previous.weight, previous.bias)
     previous_weights[previous.bias <= IMPOSSIBLE_LOGIT / 2] = np.nan
-    index_by_label = {label: k for k, label in enumerate(previous.labels)}
+    row_by_label = dict(zip(previous.labels, previous_weights, strict=True))
     unset_row = np.full(previous_weights.shape[1], np.nan, dtype=np.float32)
-    start_weights = np.stack(
-        [previous_weights[index_by_label[n]] if n in index_by_label else unset_row for n in labels]
-    )
+    start_weights = np.stack([row_by_label.get(label, unset_row) for label in labels])
     mostly_known = previous.examples >= MIN_KNOWN_ROW_SHARE * len(rows.features)
     if not mostly_known or previous.labels != labels or previous.ridge_from == "none":
         return start_weights, None
-    return start_weights, HeadHyperparameters(
-        previous.ridge, previous.temperature, "previous", "previous"
-    )
+    reused = HeadHyperparameters(previous.ridge, previous.temperature, "previous", "previous")
+    return start_weights, reused

@@ -1,7 +1,7 @@
-"""Many small logistic regressions at once: the convex problem under a head, and its solver.
+"""Solve many small logistic regressions at once: the convex problem of a head.
 
-All problems share the rows and differ in which of them they see (folds), in how hard they are
-pulled to their prior (ridges) and in the prior itself, so one matrix product serves them all.
+All problems share the rows. They differ in the training rows (folds), the strength of the pull
+(ridges) and the prior, so one matrix product serves them all.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from backend.arrays import Floats
+from backend.arrays import Bools, Floats
 
 if TYPE_CHECKING:
     import torch
@@ -21,36 +20,36 @@ if TYPE_CHECKING:
     Oracle = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 IMPOSSIBLE_LOGIT = -1e4
-"""Logit of a label that cannot be: its probability is 0 in float32, and sums stay finite."""
+"""Logit of a label that cannot be predicted: probability 0 in float32, with finite sums."""
 ASSUMED_CURVATURE = 0.05
-"""Mean p(1 − p) that the preconditioner assumes: between the bound 1/4 and what a fit ends with."""
+"""Mean p(1 − p) assumed by the preconditioner, between the bound 1/4 and the value after a fit."""
 FINAL_TOLERANCE, COARSE_TOLERANCE = 3e-7, 2e-4
-"""How far from its optimum a fit may stop, in nats per row; ROUGH is for comparing ridges."""
+"""Distance from the optimum in nats per row; the coarse one is for comparing ridges."""
 MAX_ITERATIONS = 200
 LBFGS_HISTORY_SIZE = 10
 MIN_STEP_LENGTH = 1e-3
-"""A step that would have to be shorter is not taken."""
+"""Shorter steps are not taken."""
 ARMIJO_CONSTANT = 1e-4
-"""Share of the promised decrease that a step must keep (Armijo)."""
+"""Minimum share of the expected decrease that a step must reach (Armijo)."""
 FLOAT32_RELATIVE_ERROR, DIVISOR_EPSILON = 1e-7, 1e-20
-"""Relative rounding of a float32 sum; what stands in for 0 in a divisor."""
+"""Relative rounding error of a float32 sum; replacement for 0 in a divisor."""
 
 
 @dataclass(frozen=True)
 class LogisticProblems:
     """R ridges × F folds of one problem: Σ_rows loss + ridge / 2 · ‖W − prior‖².
 
-    The loss of a row is −Σ_k y_k log softmax(W z)_k over the labels that were asked, or with
-    ``multiple`` Σ_k log(1 + e^l_k) − y_k l_k, l = W z. The sum of the losses grows with the labels
-    and the pull does not, so the pull on a label falls as 1 / n_k, the rule of CLAP
-    (arXiv 2312.12730).
+    The loss of a row is −Σ_k y_k log softmax(W z)_k over the offered labels, or with ``multiple``
+    Σ_k log(1 + e^l_k) − y_k l_k, l = W z. The sum of the losses grows with the labels and the pull
+    does not, so the pull on a label falls as 1 / n_k, the rule of CLAP (arXiv 2312.12730).
 
     Attributes:
         features: (n, r) float32 rows z.
-        targets: (n, K) float32, 0 to 1, NaN where nobody was asked.
-        row_masks: (F, n) float32, 1 where a fold trains on a row, else 0.
-        prior: (F, K, r) float32 weights that the problems of a fold are pulled to.
-        excluded_labels: (F, K) bool, labels that a fold does not predict; their weights stay at the prior.
+        targets: (n, K) float32, 0 to 1, NaN for a label that the annotator was not offered.
+        row_masks: (F, n) float32, 1 for a training row of a fold, else 0.
+        prior: (F, K, r) float32 prior weights of each fold.
+        excluded_labels: (F, K) bool, labels that a fold does not predict; their weights stay at the
+            prior.
         ridges: (R) strength of the pull, > 0.
         multiple: K sigmoids instead of one softmax.
     """
@@ -59,7 +58,7 @@ class LogisticProblems:
     targets: Floats
     row_masks: Floats
     prior: Floats
-    excluded_labels: npt.NDArray[np.bool_]
+    excluded_labels: Bools
     ridges: tuple[float, ...]
     multiple: bool
 
@@ -67,26 +66,22 @@ class LogisticProblems:
 def solve_problems(
     problems: LogisticProblems, start: Floats | None = None, tolerance: float = FINAL_TOLERANCE
 ) -> Floats:
-    """Solve all problems together, by full-batch LBFGS.
+    """Solve all problems together by full-batch LBFGS: (R, F, K, r) float32 weights.
 
-    The variable is U with W = prior + U L⁻¹ and L Lᵀ = CURVATURE ZᵀZ + ridge · I, the geometric
-    mean of the ridges: a fixed curvature (after Böhning 1992) as preconditioner, with which some 20
-    steps do for any spectrum of Z.
+    The variable is U with W = prior + U L⁻¹ and L Lᵀ = c ZᵀZ + ridge · I, with the geometric mean
+    of the ridges and c = ``ASSUMED_CURVATURE``. With this fixed curvature (after Böhning 1992) as
+    preconditioner, about 20 steps suffice for any spectrum of Z.
 
     Args:
         problems: what to solve.
-        start: (K, r) float32 weights to start every problem from; the prior where NaN or None.
-        tolerance: about how far from its optimum a fit may stop, in nats per row.
-
-    Returns:
-        (R, F, K, r) float32 weights.
+        start: (K, r) float32 initial weights of every problem; the prior where NaN or None.
+        tolerance: approximate distance from the optimum in nats per row.
     """
     objective = _Objective(problems)
     limits = tolerance * objective.sizes.repeat(len(problems.ridges))
     step = _minimise(objective, objective.to_variable(start), limits)
-    return np.asarray(
-        (objective.prior + objective.to_weight_change(step)).numpy(), dtype=np.float32
-    )
+    weights = objective.prior + objective.to_weight_change(step)
+    return np.asarray(weights.numpy(), dtype=np.float32)
 
 
 class _Objective:
@@ -115,13 +110,10 @@ class _Objective:
         import torch
 
         identity = torch.eye(self.features.shape[1])
-        mean_ridge = self.ridges.log().mean().exp()
-        curvature_matrix = (
-            ASSUMED_CURVATURE * (self.features.T @ self.features) + mean_ridge * identity
-        )
-        return torch.linalg.solve_triangular(
-            torch.linalg.cholesky(curvature_matrix), identity, upper=False
-        )
+        ridge = self.ridges.log().mean().exp()
+        curvature = ASSUMED_CURVATURE * (self.features.T @ self.features) + ridge * identity
+        factor = torch.linalg.cholesky(curvature)
+        return torch.linalg.solve_triangular(factor, identity, upper=False)
 
     def to_weight_change(self, step: torch.Tensor) -> torch.Tensor:
         """U → W − prior, (R, F, K, r)."""
@@ -139,20 +131,19 @@ class _Objective:
         return solved.view(folds, labels, width).repeat(ridges, 1, 1)
 
     def __call__(self, step: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Values (R·F) and gradients (R·F, K, r) at U."""
+        """Return values (R·F) and gradients (R·F, K, r) at U."""
         weights = self.to_weight_change(step)
         flat = weights.flatten(0, 2)  # (RFK, r)
         logits = (self.features @ flat.T).view(-1, *self.shape[:3]) + self.offsets
         losses, logit_gradients = self._losses(logits)  # (R, F), (n, R, F, K)
         penalty = (self.ridges * weights.square()).sum((2, 3)) / 2
-        weight_gradient = (logit_gradients.flatten(1).T @ self.features).view(
-            self.shape
-        ) + self.ridges * weights
+        loss_gradient = (logit_gradients.flatten(1).T @ self.features).view(self.shape)
+        weight_gradient = loss_gradient + self.ridges * weights
         gradient = weight_gradient.flatten(0, 2) @ self.preconditioner.mT
         return (losses + penalty).flatten(), gradient.view_as(step)
 
     def _losses(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Sums of the rows' losses (R, F), and their slopes by logit (n, R, F, K)."""
+        """Return the summed losses (R, F) and their gradients by logit (n, R, F, K)."""
         import torch
 
         if self.multiple:
@@ -167,7 +158,7 @@ class _Objective:
 
 @dataclass(frozen=True)
 class _Iterate:
-    """Where B functions stand: points (B, K, r), values (B), gradients (B, K, r)."""
+    """The current points (B, K, r) of B functions, with values (B) and gradients (B, K, r)."""
 
     point: torch.Tensor
     value: torch.Tensor
@@ -175,13 +166,13 @@ class _Iterate:
 
 
 def _minimise(oracle: Oracle, start: torch.Tensor, limits: torch.Tensor) -> torch.Tensor:
-    """LBFGS (Liu and Nocedal 1989) on B separate convex functions in step.
+    """Minimise B separate convex functions together by LBFGS (Liu and Nocedal 1989).
 
     Args:
         oracle: points (B, K, r) → values (B) and gradients (B, K, r).
-        start: (B, K, r) first points.
-        limits: (B) a function is done when half its squared gradient is below: where the
-            curvature is about 1, that is what could still be gained.
+        start: (B, K, r) initial points.
+        limits: (B) a function is done when half its squared gradient is below this; at a curvature
+            of about 1 that is the remaining decrease.
 
     Returns:
         (B, K, r) points.
@@ -203,15 +194,14 @@ def _minimise(oracle: Oracle, start: torch.Tensor, limits: torch.Tensor) -> torc
 def _line_search(
     oracle: Oracle, current: _Iterate, direction: torch.Tensor, active: torch.Tensor
 ) -> _Iterate:
-    """Halve each step until its function decreases enough; idle functions stay where they are."""
+    """Halve each step until its function decreases enough; inactive functions do not move."""
     slope = _dot(current.gradient, direction)
     step_length = active.to(slope.dtype)
     while True:
         point = current.point + step_length[:, None, None] * direction
         candidate = _Iterate(point, *oracle(point))
-        armijo_bound = (
-            current.value * (1 + FLOAT32_RELATIVE_ERROR) + ARMIJO_CONSTANT * step_length * slope
-        )
+        rounded_value = current.value * (1 + FLOAT32_RELATIVE_ERROR)
+        armijo_bound = rounded_value + ARMIJO_CONSTANT * step_length * slope
         failed = ~(candidate.value <= armijo_bound) & (step_length > 0)
         if not failed.any():
             return candidate
@@ -220,7 +210,7 @@ def _line_search(
 
 @dataclass(frozen=True)
 class _CurvaturePair:
-    """One step's moves and changes of gradient (B, K, r); 1 / their product, 0 for no step (B)."""
+    """Step and change of gradient (B, K, r), and 1 / their product, 0 without a step (B)."""
 
     step: torch.Tensor
     gradient_change: torch.Tensor
@@ -228,16 +218,14 @@ class _CurvaturePair:
 
     @classmethod
     def from_iterates(cls, current: _Iterate, candidate: _Iterate) -> _CurvaturePair:
-        step_taken, gradient_delta = (
-            candidate.point - current.point,
-            candidate.gradient - current.gradient,
-        )
-        product = _dot(step_taken, gradient_delta)
-        return cls(step_taken, gradient_delta, (product > 0) / product.clamp(min=DIVISOR_EPSILON))
+        step = candidate.point - current.point
+        change = candidate.gradient - current.gradient
+        product = _dot(step, change)
+        return cls(step, change, (product > 0) / product.clamp(min=DIVISOR_EPSILON))
 
 
 def _lbfgs_direction(gradient: torch.Tensor, pairs: list[_CurvaturePair]) -> torch.Tensor:
-    """The two-loop recursion: −(approximate inverse Hessian) · gradient, function by function."""
+    """The two-loop recursion: −(approximate inverse Hessian) · gradient of each function."""
     direction, coefficients = -gradient, []
     for pair in reversed(pairs):
         coefficients.append(pair.inverse_product * _dot(pair.step, direction))
@@ -245,26 +233,18 @@ def _lbfgs_direction(gradient: torch.Tensor, pairs: list[_CurvaturePair]) -> tor
     if pairs:
         direction = direction * _initial_scale(pairs[-1])[:, None, None]
     for pair, coefficient in zip(pairs, reversed(coefficients), strict=True):
-        direction = (
-            direction
-            + (coefficient - pair.inverse_product * _dot(pair.gradient_change, direction))[
-                :, None, None
-            ]
-            * pair.step
-        )
+        other = pair.inverse_product * _dot(pair.gradient_change, direction)
+        direction = direction + (coefficient - other)[:, None, None] * pair.step
     return direction
 
 
 def _initial_scale(last: _CurvaturePair) -> torch.Tensor:
-    """The last step's inverse curvature (B); 1 where no step was taken."""
+    """Return the inverse curvature of the last step (B); 1 without a step."""
     import torch
 
     squared = _dot(last.gradient_change, last.gradient_change).clamp(min=DIVISOR_EPSILON)
-    return torch.where(
-        last.inverse_product > 0,
-        1 / (last.inverse_product * squared).clamp(min=DIVISOR_EPSILON),
-        1.0,
-    )
+    scale = 1 / (last.inverse_product * squared).clamp(min=DIVISOR_EPSILON)
+    return torch.where(last.inverse_product > 0, scale, 1.0)
 
 
 def _dot(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:

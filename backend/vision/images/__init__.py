@@ -1,1 +1,1 @@
-"""Images: decode bytes safely, read metadata, draw regions."""
+"""Images: decode untrusted bytes, read metadata and draw regions."""

@@ -1,4 +1,4 @@
-"""Bytes that somebody sent → an upright RGB image, or one clear reason why not."""
+"""Decode untrusted bytes to an upright RGB image, or raise an error with one reason."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from backend.vision.images.metadata import (
 )
 
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-"""Those that browsers show, too: what nobody sees nobody labels."""
+"""Formats that browsers display too, because annotators must see the image."""
 TRANSPOSE_BY_ORIENTATION = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -30,18 +30,20 @@ TRANSPOSE_BY_ORIENTATION = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What makes an image upright, by its EXIF orientation. XMP may give one as well: browsers do not
-look at it, and what people mark has to fit what models see."""
+"""Transposes that make an image upright by its EXIF orientation. An orientation in XMP is ignored,
+as browsers do, because annotated coordinates must match what models get."""
 DECODING_BYTES_PER_PIXEL = 8
-"""Bytes that a pixel takes while decoding: Pillow's four, once as stored and once as RGB."""
+"""Memory per pixel while decoding: Pillow's four bytes, once as stored and once as RGB."""
 PROGRESSIVE_EXTRA_BYTES = 6
-"""Bytes more in a JPEG of several passes, which is held whole however much it is reduced."""
+"""Additional bytes per pixel of a progressive JPEG for its coefficients at full size."""
 COMPOSITE_BAND_ROWS = 256
-"""Rows that are put on white at a time."""
+"""Rows that are composited on white at a time."""
 SWAPPING_TRANSPOSES = frozenset(
-    turn for read_orientation, turn in TRANSPOSE_BY_ORIENTATION.items() if read_orientation >= 5
+    transpose for orientation, transpose in TRANSPOSE_BY_ORIENTATION.items() if orientation >= 5
 )
-"""Those that exchange width and height."""
+"""Transposes that exchange width and height."""
+MAX_ASPECT_RATIO = 64
+"""Longer edge by shorter edge. Scaling a 1 × 50,000 image to 224 pixels would take 7 GB."""
 ImageTransform = Callable[[Image.Image], Image.Image]
 
 
@@ -50,10 +52,10 @@ class DecodedImage:
     """A decoded image.
 
     Attributes:
-        image: RGB, upright; reduced while decoding where ``at_least`` allowed it.
+        image: RGB, upright; reduced while decoding if ``min_side`` allowed it.
         width: pixels of the upright original.
         height: pixels of the upright original.
-        jpeg_bytes: a JPEG without metadata that holds exactly this image; empty where there is none.
+        jpeg_bytes: a JPEG without metadata of exactly this image; empty if there is none.
     """
 
     image: Image.Image
@@ -67,20 +69,17 @@ def decode_upright_image(
 ) -> DecodedImage:
     """Decode an image from an untrusted source.
 
-    Large images wait until there is memory for them, see ``decode_budget.DECODING_BUDGET``.
+    Large images wait for memory, see ``decode_memory.DECODING_BUDGET``.
 
     Args:
         content: the file's bytes.
-        max_pixels: width × height above which it is refused, before any pixel is decoded.
+        max_pixels: larger images are refused before any pixel is decoded.
         min_side: a JPEG may be reduced while decoding as long as both sides stay at least this
-            many pixels; 0: never.
-        shrink: makes the image smaller while its memory still counts.
-
-    Returns:
-        the upright RGB image and the original's size.
+            many pixels; 0 disables it.
+        shrink: called to reduce the image while its memory is still reserved.
 
     Raises:
-        ImageError: not an image, a format that is not read, too large, or damaged.
+        ImageError: not an image, an unsupported format, too large, or damaged.
     """
     try:
         with warnings.catch_warnings():
@@ -93,8 +92,8 @@ def decode_upright_image(
     except Image.DecompressionBombError as error:
         raise ImageError("too many pixels", str(error)) from error
     except MemoryError as error:
-        raise ImageError("too many pixels", "there is no memory for it") from error
-    except Exception as error:  # whatever a decoder makes of bytes that somebody sent
+        raise ImageError("too many pixels", "there is not enough memory") from error
+    except Exception as error:  # decoders raise many kinds for untrusted bytes
         raise ImageError("damaged image", str(error)) from error
 
 
@@ -115,12 +114,11 @@ def _decode_checked(
             raise ImageError("too many pixels", f"{width} × {height}, at most {max_pixels:,}")
         scan_count = count_jpeg_scans(content, width * height)
         if scan_count > MAX_JPEG_SCANS:
-            raise ImageError("too much work", "it is drawn over too often: save it anew")
+            raise ImageError("too much work", "too many progressive scans: save the image again")
         if min_side:
             file.draft("RGB", (min_side, min_side))
-        with DECODING_BUDGET.reserve(
-            _estimate_memory(file, width * height if scan_count > 1 else 0)
-        ):
+        coefficient_pixels = width * height if scan_count > 1 else 0
+        with DECODING_BUDGET.reserve(_estimate_memory(file, coefficient_pixels)):
             file.load()
             transpose = TRANSPOSE_BY_ORIENTATION.get(read_orientation(exif or _read_exif(file)))
             image = shrink(_to_rgb(file))
@@ -129,11 +127,8 @@ def _decode_checked(
             upright = image.transpose(transpose) if transpose is not None else image
         is_stored_form = file.format == "JPEG" and file.mode in ("RGB", "L") and transpose is None
         original_bytes = content if is_stored_form and upright.size == (width, height) else b""
-    return DecodedImage(
-        upright,
-        *((height, width) if transpose in SWAPPING_TRANSPOSES else (width, height)),
-        jpeg_bytes=original_bytes,
-    )
+    size = (height, width) if transpose in SWAPPING_TRANSPOSES else (width, height)
+    return DecodedImage(upright, *size, jpeg_bytes=original_bytes)
 
 
 def _return_unchanged(image: Image.Image) -> Image.Image:
@@ -141,26 +136,24 @@ def _return_unchanged(image: Image.Image) -> Image.Image:
 
 
 def _estimate_memory(file: ImageFile.ImageFile, coefficient_pixels: int) -> int:
-    """Bytes that decoding takes, about.
+    """Return the approximate number of bytes that decoding takes.
 
     Args:
-        file: opened, and reduced where it may be.
-        coefficient_pixels: pixels that are held as coefficients until the last pass.
+        file: opened, and reduced if allowed.
+        coefficient_pixels: pixels whose coefficients are in memory until the last scan.
     """
-    return (
-        DECODING_BYTES_PER_PIXEL * file.width * file.height
-        + PROGRESSIVE_EXTRA_BYTES * coefficient_pixels
-    )
+    pixel_bytes = DECODING_BYTES_PER_PIXEL * file.width * file.height
+    return pixel_bytes + PROGRESSIVE_EXTRA_BYTES * coefficient_pixels
 
 
 def _read_exif(file: ImageFile.ImageFile) -> bytes:
-    """The EXIF block of a PNG or WebP; such a one may stand after the pixels."""
+    """Return the EXIF block of a PNG or WebP, which may be after the pixels."""
     block = file.info.get("exif")
     return block if isinstance(block, bytes) else b""
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """RGB on white where it is transparent; 16-bit greys scaled, not cut off."""
+    """Convert to RGB: transparency on white, 16-bit greys scaled instead of clipped."""
     if image.mode.startswith("I"):
         image = image.convert("F").point(lambda value: value / 256).convert("L")
     if "A" in image.getbands() or "transparency" in image.info:
@@ -169,7 +162,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _composite_on_white(image: Image.Image) -> Image.Image:
-    """Without transparency: a band of rows at a time, as whole copies would take much memory."""
+    """Composite on white in bands of rows, because copies of the whole image take much memory."""
     opaque_image = Image.new("RGB", image.size)
     for top in range(0, image.height, COMPOSITE_BAND_ROWS):
         box = (0, top, image.width, min(top + COMPOSITE_BAND_ROWS, image.height))
@@ -178,3 +171,13 @@ def _composite_on_white(image: Image.Image) -> Image.Image:
         white.alpha_composite(layer)
         opaque_image.paste(white.convert("RGB"), box)
     return opaque_image
+
+
+def crop_extreme_aspect(image: Image.Image) -> Image.Image:
+    """Return the middle of an image that exceeds ``MAX_ASPECT_RATIO``, and any other unchanged."""
+    width, height = image.size
+    max_edge = MAX_ASPECT_RATIO * min(width, height)
+    if max(width, height) <= max_edge:
+        return image
+    left, top = max(0, width - max_edge) // 2, max(0, height - max_edge) // 2
+    return image.crop((left, top, left + min(width, max_edge), top + min(height, max_edge)))

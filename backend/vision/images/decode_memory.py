@@ -1,4 +1,4 @@
-"""Memory that all decoding of a process shares: large images wait for each other."""
+"""A memory budget for decoding, shared by all threads of the process."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 MIN_COUNTED_BYTES = 32_000_000
-"""Bytes from which an image counts: a few megapixels."""
+"""Size from which an image counts: a few megapixels."""
 MAX_DECODING_BYTES = 1_000_000_000
-"""Bytes of large images that are decoded at the same time; one larger than all that is alone."""
+"""Total of the large images decoded at the same time; a larger one is decoded alone."""
 
 
 class MemoryBudget:
-    """So many bytes at the same time, in the order of asking. Safe with several threads.
+    """Limits the bytes in use at the same time, first come, first served. Thread-safe.
 
     Args:
         limit: bytes.
-        min_counted: bytes below which nothing is counted, so that few wait for a large image.
+        min_counted: smaller sizes are not counted, so that few images wait for a large one.
     """
 
     def __init__(
@@ -31,16 +31,15 @@ class MemoryBudget:
 
     @contextmanager
     def reserve(self, size: int) -> Iterator[None]:
-        """Wait until there is room, and keep it inside.
+        """Wait until ``size`` bytes are free, and reserve them inside the context.
 
-        Args:
-            size: bytes; more than there ever are takes all of them.
+        A size above the limit reserves the whole budget.
         """
         if size < self._min_counted:
             yield
             return
         size = min(size, self._limit)
-        with self._turn_lock, self._freed:  # who waits longest goes first, however much it needs
+        with self._turn_lock, self._freed:  # first come, first served, for any size
             self._freed.wait_for(lambda: self._used + size <= self._limit)
             self._used += size
         try:
@@ -52,4 +51,4 @@ class MemoryBudget:
 
 
 DECODING_BUDGET = MemoryBudget()
-"""Of this process."""
+"""The budget of this process."""

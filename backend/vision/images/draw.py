@@ -1,4 +1,4 @@
-"""What a model says, drawn on the image so that people can judge it at a glance."""
+"""Draw predictions on an image for visual inspection."""
 
 from __future__ import annotations
 
@@ -7,36 +7,35 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from backend.domain import Region
 
 if TYPE_CHECKING:
-    from PIL import Image, ImageDraw
+    from PIL import Image, ImageDraw, ImageFont
 
 REGION_COLOURS = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
     *("#6A3D9A", "#B15928", "#1B7837", "#C51B7D"),
 )
-"""By label in the order of the config; the first can be told apart without red or green
-(Okabe and Ito 2008)."""
+"""Colours by label order; the first six suit colour-blind readers (Okabe and Ito 2008)."""
 LINE_WIDTH_SHARE = 1 / 300
-"""Width of lines, of the image's longer edge."""
+"""Line width as a fraction of the image's longer edge."""
 TEXT_HEIGHT_LINES = 5.0
-"""Height of letters, in widths of a line; at least 12 pixels."""
+"""Text height in line widths; at least 12 pixels."""
 MIN_EDGE_PX = 320
-"""Pixels of the longer edge that writing needs; smaller images are drawn larger."""
+"""Longer edge in pixels that text needs; smaller images are enlarged."""
 DARK_TEXT_COLOUR, LIGHT_TEXT_COLOUR = "#111111", "#ffffff"
 
 
 @dataclass(frozen=True)
 class RegionMark:
-    """Something to draw.
+    """A prediction to draw.
 
     Attributes:
-        label: names it, and gives it its colour.
+        label: text and colour.
         confidence: 0 to 1.
-        region: a box, or a point, which is a box without extent; None: of the whole image.
+        region: a box, or a point as a box without extent; None for a label of the whole image.
     """
 
     label: str
@@ -47,12 +46,12 @@ class RegionMark:
 def draw_marks(
     image: Image.Image, marks: Sequence[RegionMark], labels: Sequence[str]
 ) -> Image.Image:
-    """A copy with the marks on it.
+    """Return a copy of the image with the marks on it.
 
     Args:
         image: RGB, upright.
-        marks: the surest is drawn last, on top.
-        labels: all there are; the colour goes by the place among them.
+        marks: the most confident is drawn last, on top.
+        labels: all labels of the config, whose order decides the colours.
     """
     from PIL import Image as Pillow
     from PIL import ImageDraw
@@ -61,9 +60,8 @@ def draw_marks(
     factor = max(1, -(-MIN_EDGE_PX // longest))
     size = (image.width * factor, image.height * factor)
     canvas = image.resize(size, Pillow.Resampling.NEAREST) if factor > 1 else image.copy()
-    painter = _MarkPainter(
-        ImageDraw.Draw(canvas), canvas.size, {n: i for i, n in enumerate(labels)}
-    )
+    order = {name: index for index, name in enumerate(labels)}
+    painter = _MarkPainter(ImageDraw.Draw(canvas), canvas.size, order)
     for mark in sorted(marks, key=lambda one: one.confidence):
         if mark.region is not None:
             painter.draw_region(mark, mark.region)
@@ -82,28 +80,22 @@ class _MarkPainter:
         self._font = _load_font(max(12, round(self._line_width * TEXT_HEIGHT_LINES)))
 
     def draw_region(self, mark: RegionMark, region: Region) -> None:
-        """A box or a dot, and what it is."""
+        """Draw a box or a dot with its label."""
         width, height = self._size
-        x0, y0, x1, y1 = (
-            region.x0 * width,
-            region.y0 * height,
-            region.x1 * width,
-            region.y1 * height,
-        )
+        x0, x1 = region.x0 * width, region.x1 * width
+        y0, y1 = region.y0 * height, region.y1 * height
         colour = self._colour(mark.label)
         if (x0, y0) == (x1, y1):
-            dot_radius = self._line_width * 2
-            dot = (x0 - dot_radius, y0 - dot_radius, x0 + dot_radius, y0 + dot_radius)
-            self._draw.ellipse(
-                dot, fill=colour, outline=LIGHT_TEXT_COLOUR, width=max(1, self._line_width // 2)
-            )
-            self._draw_tag(_mark_text(mark), x0 + dot_radius, y0 - dot_radius, colour)
+            radius, outline = self._line_width * 2, max(1, self._line_width // 2)
+            dot = (x0 - radius, y0 - radius, x0 + radius, y0 + radius)
+            self._draw.ellipse(dot, fill=colour, outline=LIGHT_TEXT_COLOUR, width=outline)
+            self._draw_tag(_mark_text(mark), x0 + radius, y0 - radius, colour)
         else:
             self._draw.rectangle((x0, y0, x1, y1), outline=colour, width=self._line_width)
             self._draw_tag(_mark_text(mark), x0, y0, colour)
 
     def draw_image_labels(self, marks: Sequence[RegionMark]) -> None:
-        """Labels of the whole image, one below the other."""
+        """Draw the labels of the whole image below each other."""
         y = float(self._line_width)
         for mark in marks:
             text = _mark_text(mark)
@@ -112,7 +104,7 @@ class _MarkPainter:
             y += text_height + self._line_width
 
     def _draw_tag(self, text: str, x: float, bottom: float, colour: str) -> None:
-        """Writing on a background that ends at ``bottom``, kept inside the image."""
+        """Draw text on a background that ends at ``bottom``, inside the image."""
         text_width, text_height = self._text_size(text)
         x = max(0.0, min(x, self._size[0] - text_width))
         y = max(0.0, min(bottom - text_height, self._size[1] - text_height))
@@ -121,12 +113,10 @@ class _MarkPainter:
         self._draw.text(middle, text, fill=_text_colour(colour), font=self._font, anchor="mm")
 
     def _text_size(self, text: str) -> tuple[float, float]:
-        """Width and height with a rim."""
+        """Return width and height with padding."""
         ascent, descent = self._font.getmetrics()
-        text_padding = self._line_width
-        return self._draw.textlength(
-            text, font=self._font
-        ) + 2 * text_padding, ascent + descent + text_padding
+        text_width = self._draw.textlength(text, font=self._font)
+        return text_width + 2 * self._line_width, ascent + descent + self._line_width
 
     def _colour(self, label: str) -> str:
         return REGION_COLOURS[self._label_order.get(label, 0) % len(REGION_COLOURS)]
@@ -137,23 +127,26 @@ def _mark_text(mark: RegionMark) -> str:
 
 
 def _text_colour(colour: str) -> str:
-    """Black or white, whatever stands out (W3C's relative luminance, roughly)."""
+    """Return the colour with the higher contrast (W3C's relative luminance, approximated)."""
     red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
-    return (
-        DARK_TEXT_COLOUR
-        if 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2 > 0.3
-        else LIGHT_TEXT_COLOUR
-    )
+    luminance = 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2
+    return DARK_TEXT_COLOUR if luminance > 0.3 else LIGHT_TEXT_COLOUR
 
 
 @lru_cache(maxsize=8)
-def _load_font(height: int) -> Any:
-    """DejaVu, which knows most alphabets and comes with matplotlib; else Pillow's own."""
+def _load_font(height: int) -> ImageFont.FreeTypeFont:
+    """Load DejaVu Sans, which covers most alphabets, or else Pillow's default font."""
     from PIL import ImageFont
 
-    matplotlib_spec = importlib.util.find_spec("matplotlib")
-    if matplotlib_spec and matplotlib_spec.origin:
-        file = Path(matplotlib_spec.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
-        if file.is_file():
-            return ImageFont.truetype(str(file), height)
-    return ImageFont.load_default(height)
+    file = find_dejavu_font()
+    font = ImageFont.truetype(str(file), height) if file else ImageFont.load_default(height)
+    return cast("ImageFont.FreeTypeFont", font)
+
+
+def find_dejavu_font() -> Path | None:
+    """Return the file of DejaVu Sans that matplotlib brings along, without importing matplotlib."""
+    spec = importlib.util.find_spec("matplotlib")
+    if spec is None or spec.origin is None:
+        return None
+    file = Path(spec.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
+    return file if file.is_file() else None

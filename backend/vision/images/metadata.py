@@ -1,44 +1,47 @@
-"""What is read of an image file besides its pixels: how it is turned, and how much work it makes.
+"""Read the orientation of image files, and estimate how much work decoding takes.
 
-Cameras and programs write metadata that keep to no standard. Nothing here fails on them: what
-cannot be read is not there, and the image stays usable. A small file may also make work for
-minutes without having many pixels; such a one is told from what cameras and programs write.
+Metadata written by cameras and programs often violate the standards. Nothing here fails on them:
+unreadable metadata are ignored, and the image stays usable. A small file can also cost minutes of
+decoding without having many pixels; the limits are far above what cameras and programs write.
 """
 
 from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Iterator
+from itertools import islice
+from typing import NamedTuple
 
 EXIF_PREFIX = b"Exif\0\0"
 ORIENTATION_TAG = 0x0112
 TIFF_SHORT_TYPE = 3
-"""The type of the orientation in a TIFF directory: 16 bits."""
+"""Type of the orientation in a TIFF directory: 16 bits."""
 SCAN_MARKER, END_MARKER = 0xDA, 0xD9
 MARKERS_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xDA)})
-"""Markers of a JPEG without a length."""
+"""JPEG markers without a length."""
 REQUIRED_SEGMENTS = frozenset({0xE0, 0xEE})
-"""Application segments of a JPEG that pixels depend on: JFIF, and Adobe's, which tells CMYK."""
+"""Application segments of a JPEG that decoding needs: JFIF, and Adobe's, which marks CMYK."""
 NEXT_MARKER_PATTERN = re.compile(rb"\xff+[^\x00\xff]")
 SCAN_END_PATTERN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-"""A marker among the pixels of a JPEG: there 0xFF is followed by 0, or is a restart."""
+"""A marker after the pixels of a scan, in which 0xFF is followed by 0 or is a restart marker."""
 MAX_JPEG_SCANS = 100
-"""Passes over a progressive JPEG; programs write about ten."""
+"""Scans of a progressive JPEG; programs write about ten."""
 MAX_SCANNED_PIXELS = 2_500_000_000
-"""Pixels of all passes together: 25 over 100 megapixels."""
+"""Pixels of all scans together: 25 scans of 100 megapixels."""
 MAX_SEGMENTS = 20_000
 """Segments of a JPEG, or blocks before the first frame of a GIF."""
 MAX_PNG_CHUNKS = 100_000
-"""Of a PNG; programs write one for 8 kB or more."""
+"""Chunks of a PNG; programs write one for 8 kB or more."""
 MAX_RLE_BMP_BYTES = 1_000_000
-"""Bytes of a BMP that is compressed by run length, which is decoded slowly."""
+"""Bytes of a run-length encoded BMP, which is decoded slowly."""
 
 
 def read_orientation(exif: bytes) -> int:
-    """The orientation that an EXIF block gives, 1 to 8; 1 where it gives none.
+    """Return the orientation in an EXIF block, 1 to 8; 1 if there is none.
 
     Args:
-        exif: a TIFF directory, with or without ``Exif`` before it.
+        exif: a TIFF directory, with or without the prefix ``Exif``.
     """
     block = exif.removeprefix(EXIF_PREFIX)
     order = {b"II": "<", b"MM": ">"}.get(block[:2])
@@ -52,64 +55,74 @@ def read_orientation(exif: bytes) -> int:
             if tag == ORIENTATION_TAG:
                 (value,) = struct.unpack_from(f"{order}H", block, offset + 8)
                 return int(value) if kind == TIFF_SHORT_TYPE and 1 <= value <= 8 else 1
-    except struct.error:  # it points outside of itself
+    except struct.error:  # an offset beyond the block
         pass
     return 1
 
 
 def split_jpeg(content: bytes) -> tuple[bytes, bytes]:
-    """A JPEG without its metadata, and its EXIF block.
+    """Return a JPEG without the metadata that decoding does not need, and its EXIF block or b""."""
+    parts, exif, copied_until = [content[:2]], b"", 2
+    for segment in islice(_header_segments(content), MAX_SEGMENTS):
+        if 0xE1 <= segment.marker <= 0xEF and segment.marker not in REQUIRED_SEGMENTS:
+            body = content[segment.start + 2 : segment.end]
+            is_exif = segment.marker == 0xE1 and body.startswith(EXIF_PREFIX)
+            exif = exif or (body if is_exif else b"")
+            parts.append(content[copied_until : segment.offset])
+            copied_until = segment.end
+    stripped = b"".join([*parts, content[copied_until:]]) if len(parts) > 1 else content
+    return stripped, exif
 
-    Returns:
-        the file with all that its pixels need; the block, empty where there is none.
-    """
-    kept_parts, exif, copied_until, offset = [content[:2]], b"", 2, 2
-    for _ in range(MAX_SEGMENTS):
-        match = NEXT_MARKER_PATTERN.match(content, offset)
-        marker = content[match.end() - 1] if match else SCAN_MARKER
-        if not match or marker == SCAN_MARKER or marker in MARKERS_WITHOUT_LENGTH:
-            break
-        start = match.end()
+
+class _Segment(NamedTuple):
+    """A segment of a JPEG: its marker at ``offset``, its length and body in start:end."""
+
+    marker: int
+    offset: int
+    start: int
+    end: int
+
+
+def _header_segments(content: bytes) -> Iterator[_Segment]:
+    """Iterate over the segments before the first scan of a JPEG."""
+    offset = 2
+    while match := NEXT_MARKER_PATTERN.match(content, offset):
+        marker, start = content[match.end() - 1], match.end()
+        if marker == SCAN_MARKER or marker in MARKERS_WITHOUT_LENGTH:
+            return
         end = start + int.from_bytes(content[start : start + 2], "big")
-        if 0xE1 <= marker <= 0xEF and marker not in REQUIRED_SEGMENTS:
-            body = content[start + 2 : end]
-            exif = exif or (body if marker == 0xE1 and body.startswith(EXIF_PREFIX) else b"")
-            kept_parts.append(content[copied_until:offset])
-            copied_until = end
+        yield _Segment(marker, offset, start, end)
         offset = end
-    return (
-        b"".join([*kept_parts, content[copied_until:]]) if len(kept_parts) > 1 else content
-    ), exif
 
 
 def decoding_cost_reason(content: bytes) -> str:
-    """What makes a file work before its pixels are reached; empty where nothing does."""
+    """Return why a file takes too much work before its pixels are decoded, or ""."""
     if content.startswith(b"\xff\xd8"):
-        return f"over {MAX_SEGMENTS:,} segments" if _has_too_many_segments(content) else ""
+        segment_limit = islice(_header_segments(content), MAX_SEGMENTS - 1, None)
+        return f"over {MAX_SEGMENTS:,} segments" if any(segment_limit) else ""
     if content.startswith(b"\x89PNG"):
         return f"over {MAX_PNG_CHUNKS:,} chunks" if _has_too_many_chunks(content) else ""
     if content.startswith(b"GIF8"):
         return f"over {MAX_SEGMENTS:,} blocks" if _has_too_many_blocks(content) else ""
     if content.startswith(b"BM") and content[30:31] in (b"\1", b"\2"):
-        return (
-            "a large BMP of run lengths: save it anew" if len(content) > MAX_RLE_BMP_BYTES else ""
-        )
+        is_large = len(content) > MAX_RLE_BMP_BYTES
+        return "a large run-length encoded BMP: save the image again" if is_large else ""
     return ""
 
 
 def count_jpeg_scans(content: bytes, pixels: int) -> int:
-    """How often a JPEG is drawn over; 1 for all other files.
+    """Return the number of scans of a JPEG; 1 for all other files.
 
     Args:
         content: of the file.
         pixels: width × height.
 
     Returns:
-        at least as many as a decoder finds; over ``MAX_JPEG_SCANS`` where that is too much work.
+        an upper bound; above ``MAX_JPEG_SCANS`` if all scans together have too many pixels.
     """
     if not content.startswith(b"\xff\xd8"):
         return 1
-    count = content.count(b"\xff\xda")  # may stand elsewhere by chance, but never less often
+    count = content.count(b"\xff\xda")  # an upper bound: may also occur elsewhere by chance
     if count > 1 and (count > MAX_JPEG_SCANS or count * pixels > MAX_SCANNED_PIXELS):
         count = _parse_scan_count(content)
         if count > 1 and count * pixels > MAX_SCANNED_PIXELS:
@@ -134,16 +147,6 @@ def _parse_scan_count(content: bytes) -> int:
     return MAX_JPEG_SCANS + 1
 
 
-def _has_too_many_segments(content: bytes) -> bool:
-    offset = 2
-    for _ in range(MAX_SEGMENTS):
-        match = NEXT_MARKER_PATTERN.match(content, offset)
-        if match is None or content[match.end() - 1] in (SCAN_MARKER, *MARKERS_WITHOUT_LENGTH):
-            return False
-        offset = match.end() + int.from_bytes(content[match.end() : match.end() + 2], "big")
-    return True
-
-
 def _has_too_many_chunks(content: bytes) -> bool:
     offset = 8
     for _ in range(MAX_PNG_CHUNKS):
@@ -154,7 +157,7 @@ def _has_too_many_chunks(content: bytes) -> bool:
 
 
 def _has_too_many_blocks(content: bytes) -> bool:
-    """Before the first frame of a GIF; the blocks of its pixels are read quickly."""
+    """Count the blocks before the first frame of a GIF; its pixels are decoded quickly."""
     packed = content[10] if len(content) > 10 else 0
     offset, in_extension = 13 + (3 << ((packed & 7) + 1) if packed & 0x80 else 0), False
     for _ in range(MAX_SEGMENTS):

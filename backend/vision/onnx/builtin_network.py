@@ -1,6 +1,6 @@
-"""The builtin encoder as a network: the same arithmetic, without scipy and skimage.
+"""The builtin encoder as a torch network, with the same arithmetic but without scipy and skimage.
 
-Pillow's scaling rounds to whole numbers after each step, and so does this.
+Pillow's resizing rounds to integers after each step, and so does this network.
 """
 
 from __future__ import annotations
@@ -28,30 +28,29 @@ from backend.vision.encoders.builtin_layout import (
     triangular_windows,
 )
 from backend.vision.onnx.export import ExportGraph
-from backend.vision.onnx.preprocessing import Preprocessing
+from backend.vision.onnx.preprocessing import Preprocessing, normalize_tensor_rows
 
 GREY_WEIGHTS = (19595.0, 38470.0, 7471.0)
-"""Of 65536, as Pillow weighs red, green and blue."""
+"""Pillow's weights of red, green and blue, of 65536."""
 RGB_TO_XYZ = (
     (0.412453, 0.357580, 0.180423),
     (0.212671, 0.715160, 0.072169),
     (0.019334, 0.119193, 0.950227),
 )
 D65_WHITE = (0.95047, 1.0, 1.08883)
-"""D65, seen by the observer of 1931, as skimage takes it."""
+"""Illuminant D65 for the observer of 1931, as in skimage."""
 REDUCING_GAP = 2.0
 
 
 def build_builtin_graph() -> ExportGraph:
-    """The builtin encoder: (n, 3, 128, 128) float32, 0 to 1 → (n, dim) of unit length."""
-    example = np.random.default_rng(0).random(
-        (1, 3, *[EDGE_SQUARE_SIDES_PX[0]] * 2), dtype=np.float32
-    )
+    """Return the builtin encoder: (n, 3, 128, 128) float32, 0 to 1 → (n, dim) of unit length."""
+    side = EDGE_SQUARE_SIDES_PX[0]
+    example = np.random.default_rng(0).random((1, 3, side, side), dtype=np.float32)
     return ExportGraph(BuiltinNetwork(), example, "image", ["embedding"], {0: "images"})
 
 
 def builtin_preprocessing() -> Preprocessing:
-    """What it wants of an image."""
+    """Return the preprocessing of the builtin encoder."""
     return Preprocessing(EDGE_SQUARE_SIDES_PX[0], cut=False, filter="bilinear", gap=REDUCING_GAP)
 
 
@@ -75,18 +74,18 @@ class BuiltinNetwork(nn.Module):  # type: ignore[misc]
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """See :func:`build_builtin_graph`."""
         pixels = torch.floor(images * 255 + 0.5)
-        # every term is a whole number below 2²⁴: exact in float32
+        # every term is an integer below 2²⁴, which is exact in float32
         grey = torch.floor(((pixels * self.grey).sum(1) + 32768) / 65536)
         edges = [edge(square(grey)) for edge, square in zip(self.edges, self.squares, strict=True)]
         colours = self.histogram(self.lab(self.colour_square(pixels)))
         small = (self.lab(self.thumbnail_square(pixels)) - self.middle) / self.spread
-        thumbnail = normalize_tensor_rows(small.permute(0, 2, 3, 1).flatten(1))
+        thumbnail = normalize_tensor_rows(small.permute(0, 2, 3, 1).flatten(1), 1e-6)
         parts = [*edges, COLOUR_WEIGHT * colours, THUMBNAIL_WEIGHT * thumbnail]
-        return normalize_tensor_rows(torch.cat(parts, 1))
+        return normalize_tensor_rows(torch.cat(parts, 1), 1e-6)
 
 
 class SquareResize(nn.Module):  # type: ignore[misc]
-    """Pillow's ``resize`` of a square of whole numbers, bilinear, with its ``reducing_gap``."""
+    """Pillow's bilinear ``resize`` of an integer square, with its ``reducing_gap``."""
 
     def __init__(self, side: int, target_side: int) -> None:
         super().__init__()
@@ -94,14 +93,13 @@ class SquareResize(nn.Module):  # type: ignore[misc]
         factor = int(side / target_side / REDUCING_GAP) or 1
         cells = -(-side // factor)
         self.reduces = factor > 1
-        self.register_buffer(
-            "mean", torch.tensor(_box_mean_weights(side, factor), dtype=torch.float32)
-        )
+        mean = _box_mean_weights(side, factor)
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
         weights = _triangle_weights(cells, side / factor, target_side)
         self.register_buffer("weights", torch.tensor(weights, dtype=torch.float32))
 
     def forward(self, squares: torch.Tensor) -> torch.Tensor:
-        """(…, side, side) whole numbers → (…, to, to) whole numbers."""
+        """(…, side, side) → (…, to, to), both integers."""
         if self.is_identity:
             return squares
         if self.reduces:
@@ -111,7 +109,7 @@ class SquareResize(nn.Module):  # type: ignore[misc]
 
 
 class EdgeFeatures(nn.Module):  # type: ignore[misc]
-    """How strong edges of each direction are in each cell; Fourier transforms as products."""
+    """Strength of edges by direction and cell, with Fourier transforms as matrix products."""
 
     def __init__(self, side: int, grid: int) -> None:
         super().__init__()
@@ -138,7 +136,7 @@ class EdgeFeatures(nn.Module):  # type: ignore[misc]
     def _inverse_transform(
         self, real: torch.Tensor, imaginary: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
-        """The inverse transform along both axes, without its division."""
+        """Apply the inverse transform along both axes, without its division."""
         for axis in (0, 1):
             c, s = self.cos, self.sin
             if axis:
@@ -149,7 +147,7 @@ class EdgeFeatures(nn.Module):  # type: ignore[misc]
 
 
 class RgbToLab(nn.Module):  # type: ignore[misc]
-    """sRGB → CIELAB, as skimage does it."""
+    """sRGB → CIELAB, as in skimage."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -167,7 +165,7 @@ class RgbToLab(nn.Module):  # type: ignore[misc]
 
 
 class ColourHistogram(nn.Module):  # type: ignore[misc]
-    """Square roots of colour histograms, of the whole and of its centre."""
+    """Square roots of colour histograms of the image and its centre."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -184,23 +182,17 @@ class ColourHistogram(nn.Module):  # type: ignore[misc]
         bin_positions = torch.minimum(((lab - self.low) / self.width).clamp_min(0), self.last)
         bin_numbers = (torch.floor(bin_positions) * self.steps).sum(1)
         centre = bin_numbers[:, CENTRE_SLICE, CENTRE_SLICE]
-        return centre_and_normalize_rows(
-            torch.cat([self._root_frequencies(bin_numbers), self._root_frequencies(centre)], 1)
-        )
+        histograms = [self._root_frequencies(bin_numbers), self._root_frequencies(centre)]
+        return centre_and_normalize_rows(torch.cat(histograms, 1))
 
     def _root_frequencies(self, number: torch.Tensor) -> torch.Tensor:
         same = (number.flatten(1)[:, :, None] == self.numbers).to(torch.float32)
         return same.mean(1).sqrt()
 
 
-def normalize_tensor_rows(rows: torch.Tensor) -> torch.Tensor:
-    """(n, d) rows of length 1."""
-    return rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-6)
-
-
 def centre_and_normalize_rows(rows: torch.Tensor) -> torch.Tensor:
-    """(n, d) rows without their mean, of length 1."""
-    return normalize_tensor_rows(rows - rows.mean(1, keepdim=True))
+    """Subtract the mean of each row, (n, d), and scale it to unit length."""
+    return normalize_tensor_rows(rows - rows.mean(1, keepdim=True), 1e-6)
 
 
 def _lab_companding(part: torch.Tensor) -> torch.Tensor:
@@ -208,7 +200,7 @@ def _lab_companding(part: torch.Tensor) -> torch.Tensor:
 
 
 def _box_mean_weights(side: int, factor: int) -> Doubles:
-    """Pillow's ``reduce``: (cells, side), the mean of ``factor`` pixels; of fewer at the end."""
+    """Return Pillow's ``reduce`` as a matrix, (cells, side): means of ``factor`` pixels."""
     rows = np.zeros((-(-side // factor), side))
     for i in range(len(rows)):
         part = slice(i * factor, min(side, (i + 1) * factor))
@@ -217,7 +209,7 @@ def _box_mean_weights(side: int, factor: int) -> Doubles:
 
 
 def _triangle_weights(cells: int, length: float, target_side: int) -> Doubles:
-    """Pillow's bilinear weights: (to, cells), for the first ``length`` of the cells."""
+    """Return Pillow's bilinear weights: (to, cells), for the first ``length`` of the cells."""
     scale = length / target_side
     support = max(scale, 1.0)
     rows = np.zeros((target_side, cells))

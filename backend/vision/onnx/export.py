@@ -1,4 +1,4 @@
-"""A torch network → an ONNX file: quietly, and with nothing but torch and onnx."""
+"""Write a torch network to an ONNX file with only torch and onnx, without warnings."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from backend.arrays import Floats
 from backend.errors import PrelabelError
 
 ONNX_OPSET_VERSION = 17
-"""Of ONNX: the first with layer normalisation; every onnxruntime since 2022 reads it."""
+"""The first with layer normalisation; supported by every onnxruntime since 2022."""
 
 
 @dataclass(frozen=True)
 class ExportGraph:
-    """A network that can be written down.
+    """A network to export.
 
     Attributes:
-        module: torch module, on the CPU, in evaluation mode.
-        example: an input it is traced with.
-        input_name: the input's name.
-        output_names: the outputs' names.
-        dynamic_axes: axes of the input that may have any length, and what to call them.
+        module: torch module on the CPU.
+        example: an input for tracing.
+        input_name: name of the input.
+        output_names: names of the outputs.
+        dynamic_axes: axis of the input → name, for axes of any length.
     """
 
     module: Any
@@ -36,10 +36,10 @@ class ExportGraph:
 
 
 def write_onnx(graph: ExportGraph, file: Path) -> None:
-    """Write a network as one ONNX file.
+    """Write a network to one ONNX file.
 
     Raises:
-        PrelabelError: it computes something that ONNX cannot express.
+        PrelabelError: it uses an operation that ONNX does not support.
     """
     import torch
 
@@ -51,7 +51,7 @@ def write_onnx(graph: ExportGraph, file: Path) -> None:
                 graph.module.eval(),
                 (torch.from_numpy(graph.example),),
                 str(file),
-                dynamo=False,  # the other exporter needs one more package, and several gigabytes
+                dynamo=False,  # the other exporter needs another package and several gigabytes
                 opset_version=ONNX_OPSET_VERSION,
                 input_names=[graph.input_name],
                 output_names=list(graph.output_names),
@@ -59,16 +59,16 @@ def write_onnx(graph: ExportGraph, file: Path) -> None:
             )
     except OSError:
         raise
-    except Exception as error:  # torch raises many kinds, some with the whole network as text
+    except Exception as error:  # torch raises many kinds, some with the network in the message
         reason = " ".join(str(error).split())[-160:]
         raise PrelabelError(
-            f"{file.stem} cannot be expressed as ONNX ({reason}): use `prelabel endpoint` instead."
+            f"{file.stem} cannot be exported to ONNX ({reason}): use `prelabel endpoint` instead."
         ) from error
 
 
 @contextmanager
 def _disable_attention_fastpath() -> Iterator[None]:
-    """Torch's fast path for attention is one operation that ONNX does not know."""
+    """Disable torch's fast path for attention, an operation that ONNX does not support."""
     import torch
 
     was_enabled = torch.backends.mha.get_fastpath_enabled()

@@ -1,13 +1,12 @@
-"""What stands behind embeddings and detectors: heads and finders as networks."""
+"""Heads and detectors as networks to export."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from backend.vision.detection.detections import MIN_DETECTION_CONFIDENCE
 from backend.vision.detection.network import QUERY_FAMILY
 from backend.vision.detection.network_runner import NMS_IOU_THRESHOLD
 from backend.vision.detection.raw_network import build_raw_network
@@ -15,12 +14,9 @@ from backend.vision.detection.trained_detector import CROSS_CLASS_IOU_THRESHOLD,
 from backend.vision.heads.head import Head
 from backend.vision.onnx.export import ExportGraph
 
-MIN_CANDIDATE_CONFIDENCE = 0.02
-"""Confidence below which a candidate is not looked at; as in ``backend.training.detector``."""
-
 
 def build_head_graph(head: Head) -> ExportGraph:
-    """(n, d) embeddings of unit length → (n, K) calibrated confidence."""
+    """Return a head: (n, d) embeddings of unit length → (n, K) calibrated confidence."""
     example = np.zeros((1, head.weight.shape[1]), dtype=np.float32)
     return ExportGraph(
         ExportedHeadNetwork(head), example, "embedding", ["confidence"], {0: "images"}
@@ -43,11 +39,11 @@ class ExportedHeadNetwork(nn.Module):  # type: ignore[misc]
 
 
 def build_detector_graph(detector: TrainedDetector) -> ExportGraph:
-    """(1, 3, h, w) float32 RGB, 0 to 1 → objects, best first.
+    """Return a detector: (1, 3, h, w) float32 RGB, 0 to 1 → objects, most confident first.
 
-    Three outputs: ``boxes`` (n, 4) x0 y0 x1 y1 in pixels of the input, ``confidence`` (n),
-    ``label`` (n) index into the control's labels. Height and width are free, multiples of the
-    largest cell; an RT-DETR takes squares of its size alone.
+    The outputs are ``boxes`` (n, 4) x0 y0 x1 y1 in pixels of the input, ``confidence`` (n) and
+    ``label`` (n), an index into the control's labels. Height and width are any multiples of the
+    stride; an RT-DETR accepts only squares of its input size.
     """
     is_rtdetr = detector.network.spec.family == QUERY_FAMILY
     size = detector.class_mapping.size
@@ -64,7 +60,7 @@ class ExportedDetectorNetwork(nn.Module):  # type: ignore[misc]
     """See :func:`build_detector_graph`."""
 
     def __init__(self, detector: TrainedDetector, is_rtdetr: bool) -> None:
-        import torchvision  # noqa: F401 - now: what it does when imported must not be traced
+        import torchvision  # noqa: F401 - here, because its import must not be traced
 
         super().__init__()
         self.raw_network = build_raw_network(detector.network)
@@ -73,10 +69,9 @@ class ExportedDetectorNetwork(nn.Module):  # type: ignore[misc]
         classes = detector.class_mapping.classes
         class_labels = [classes.get(c, -1) for c in range(len(detector.network.spec.classes))]
         shares_labels = len(set(class_labels) - {-1}) < sum(one >= 0 for one in class_labels)
-        self.suppress_across_classes = (
-            shares_labels or is_rtdetr
-        ) and not detector.class_mapping.points
-        self.register_buffer("meant", torch.tensor(class_labels))
+        points = detector.class_mapping.points
+        self.suppress_across_classes = (shares_labels or is_rtdetr) and not points
+        self.register_buffer("class_labels", torch.tensor(class_labels))
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """See :func:`build_detector_graph`."""
@@ -84,27 +79,22 @@ class ExportedDetectorNetwork(nn.Module):  # type: ignore[misc]
         decode = self._decode_queries if self.is_query_based else self._decode_grid
         boxes, class_confidence = decode(image, first[0], second[0])
         best_confidence, classes = class_confidence.max(1)
-        rows = torch.nonzero(best_confidence > MIN_CANDIDATE_CONFIDENCE)[:, 0]
-        boxes, confidence, classes = boxes[rows], best_confidence[rows], classes[rows]
+        rows = torch.nonzero(best_confidence > MIN_DETECTION_CONFIDENCE)[:, 0]
+        found = boxes[rows], best_confidence[rows], classes[rows]
         if not self.is_query_based:
-            boxes, confidence, classes = _nms_per_label(
-                boxes, confidence, classes, NMS_IOU_THRESHOLD
-            )
-        label = self.meant[classes]
-        labeled_rows = torch.nonzero(label >= 0)[:, 0]
-        boxes, confidence, label = (
-            boxes[labeled_rows],
-            confidence[labeled_rows],
-            label[labeled_rows],
-        )
+            found = _nms_per_label(*found, NMS_IOU_THRESHOLD)
+        boxes, confidence, classes = found
+        label = self.class_labels[classes]
+        rows = torch.nonzero(label >= 0)[:, 0]
+        found = boxes[rows], confidence[rows], label[rows]
         if self.suppress_across_classes:
-            boxes, confidence, label = _nms_per_label(
-                boxes, confidence, label, CROSS_CLASS_IOU_THRESHOLD
-            )
-        return boxes, confidence, label
+            found = _nms_per_label(*found, CROSS_CLASS_IOU_THRESHOLD)
+        return found
 
-    def _decode_grid(self, image: Any, raw: Any, logits: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """(cells, 4) boxes and (cells, classes) confidence; raw are distances to the edges."""
+    def _decode_grid(
+        self, image: torch.Tensor, raw: torch.Tensor, logits: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Decode distances to the edges: (cells, 4) boxes and (cells, classes) confidence."""
         centre_list, strides = [], []
         for stride in self.strides:
             down = torch.arange(image.shape[2] // stride) + 0.5
@@ -115,29 +105,23 @@ class ExportedDetectorNetwork(nn.Module):  # type: ignore[misc]
             strides.append(torch.zeros_like(cells) + stride)
         cell_centres, stride = torch.cat(centre_list), torch.cat(strides)
         edges = _expected_distances(raw)
-        top_left, bottom_right = (
-            (cell_centres - edges[:, :2]) * stride,
-            (cell_centres + edges[:, 2:]) * stride,
-        )
+        top_left = (cell_centres - edges[:, :2]) * stride
+        bottom_right = (cell_centres + edges[:, 2:]) * stride
         return torch.cat([top_left, bottom_right], 1), logits.T.sigmoid()
 
     def _decode_queries(
-        self, image: Any, raw: Any, table: Any
+        self, image: torch.Tensor, raw: torch.Tensor, table: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(queries, 4) boxes, best first, and (queries, classes) confidence."""
+        """Return (queries, 4) boxes, most confident first, and (queries, classes) confidence."""
         order = table.max(1).values.argsort(descending=True)
-        raw, table = raw[order] * self.input_scale(image), table[order]
+        input_size = torch.tensor([image.shape[3], image.shape[2]] * 2, dtype=torch.float32)
+        raw, table = raw[order] * input_size, table[order]
         half = raw[:, 2:] / 2
         return torch.cat([raw[:, :2] - half, raw[:, :2] + half], 1), table
 
-    @staticmethod
-    def input_scale(image: torch.Tensor) -> torch.Tensor:
-        """Pixels of the input's width, height, width, height."""
-        return torch.tensor([image.shape[3], image.shape[2]] * 2, dtype=torch.float32)
-
 
 def _expected_distances(raw: torch.Tensor) -> torch.Tensor:
-    """(4 · bins, cells) → (cells, 4): the mean of each edge's distribution over distances."""
+    """(4 · bins, cells) → (cells, 4): the mean of each edge's distribution over distances (DFL)."""
     bins = raw.shape[0] // 4
     if bins == 1:
         return raw.T
@@ -148,7 +132,7 @@ def _expected_distances(raw: torch.Tensor) -> torch.Tensor:
 def _nms_per_label(
     boxes: torch.Tensor, confidence: torch.Tensor, labels: torch.Tensor, iou_threshold: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Of boxes of one label that overlap by more, only the most certain stays; best first."""
+    """Apply non-maximum suppression within each label; most confident first."""
     from torchvision.ops import nms
 
     label_offsets = labels.to(boxes.dtype)[:, None] * 10_000.0

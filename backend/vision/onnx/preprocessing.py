@@ -1,4 +1,4 @@
-"""What has to be done to an image before a network sees it, as far as others can do the same."""
+"""The preprocessing of exported encoders, as far as it can be reproduced elsewhere."""
 
 from __future__ import annotations
 
@@ -12,26 +12,19 @@ from torch import nn
 from backend.errors import EncoderError
 from backend.vision.onnx.export import ExportGraph
 
-FORMAT_ONLY_TRANSFORMS = (
-    "ToTensor",
-    "MaybeToTensor",
-    "MaybeConvertMode",
-    "PILToTensor",
-    "function",
-)
-"""Steps of torchvision and open_clip that only change how pixels are held."""
+FORMAT_ONLY_TRANSFORMS = "ToTensor MaybeToTensor MaybeConvertMode PILToTensor function".split()
+"""Steps of torchvision and open_clip that only change the format of the pixels."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """An image → (1, 3, side, side) float32 RGB, 0 to 1. What follows is part of the network.
+    """An image → (1, 3, side, side) float32 RGB, 0 to 1. Normalization is part of the network.
 
     Attributes:
         side: pixels of the square.
-        cut: the shorter edge is scaled to ``side`` and the middle cut out; else both edges are
-            scaled, whatever becomes of the shape.
-        filter: ``bilinear`` or ``bicubic``, as Pillow has them.
-        gap: Pillow's ``reducing_gap``; None: none.
+        cut: scale the shorter edge to ``side`` and crop the centre; else scale both edges.
+        filter: ``bilinear`` or ``bicubic``, as in Pillow.
+        gap: Pillow's ``reducing_gap``, or None.
     """
 
     side: int
@@ -42,7 +35,7 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class PortableEncoder:
-    """An encoder that others can run: images → embeddings of unit length."""
+    """An encoder to export: images → embeddings of unit length."""
 
     graph: ExportGraph
     preprocessing: Preprocessing
@@ -51,22 +44,21 @@ class PortableEncoder:
 def build_encoder_graph(
     network: Any, side: int, mean: Sequence[float], std: Sequence[float]
 ) -> ExportGraph:
-    """A network whose colours are shifted and scaled inside.
+    """Return a network with the normalization of colours included.
 
     Args:
         network: (n, 3, side, side) → (n, d).
         side: pixels.
-        mean: by channel, of the pixels as it was trained; RGB, 0 to 1.
-        std: the same, what the rest is divided by.
+        mean: by channel of RGB, 0 to 1, as in training.
+        std: by channel.
     """
     example = torch.full((1, 3, side, side), 0.5).numpy()
-    return ExportGraph(
-        NormalizedEncoderNetwork(network, mean, std), example, "image", ["embedding"], {0: "images"}
-    )
+    module = NormalizedEncoderNetwork(network, mean, std)
+    return ExportGraph(module, example, "image", ["embedding"], {0: "images"})
 
 
 class NormalizedEncoderNetwork(nn.Module):  # type: ignore[misc]
-    """Colours shifted and scaled, then the network, then rows of unit length."""
+    """Normalization of colours, the network, and rows scaled to unit length."""
 
     def __init__(self, network: Any, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
@@ -77,20 +69,25 @@ class NormalizedEncoderNetwork(nn.Module):  # type: ignore[misc]
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """(n, 3, side, side), 0 to 1 → (n, d)."""
         rows = self.network((images - self.mean) / self.std)
-        return rows / rows.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        return normalize_tensor_rows(rows, 1e-12)
+
+
+def normalize_tensor_rows(rows: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """Scale rows, (n, d), to unit length; those shorter than ``epsilon`` are divided by it."""
+    return rows / rows.norm(dim=1, keepdim=True).clamp_min(epsilon)
 
 
 def read_transforms(
     name: str, transform_pipeline: Any
 ) -> tuple[Preprocessing, Sequence[float], Sequence[float]]:
-    """The steps of torchvision that belong to an encoder: how to prepare, mean, std.
+    """Return the preprocessing, mean and std of an encoder's torchvision transforms.
 
     Args:
         name: of the encoder, for the error.
         transform_pipeline: a ``Compose``.
 
     Raises:
-        EncoderError: there is a step that others could not do the same way.
+        EncoderError: there is a step that cannot be reproduced elsewhere.
     """
     mean: Sequence[float] = (0.0, 0.0, 0.0)
     std: Sequence[float] = (1.0, 1.0, 1.0)
@@ -111,7 +108,7 @@ def read_transforms(
             side = 0
     if not side or resize_filter not in ("bilinear", "bicubic"):
         raise EncoderError(
-            f"How {name} prepares its images cannot be exported: use `prelabel endpoint`, or "
-            "train with another PRELABEL_ENCODER."
+            f"The preprocessing of {name} cannot be exported: use `prelabel endpoint`, or train "
+            "with another PRELABEL_ENCODER."
         )
     return Preprocessing(side, centre_crop, resize_filter), mean, std

@@ -1,4 +1,4 @@
-"""The only owner of OpenVINO: converting, running, and what is kept of it."""
+"""Run networks with OpenVINO: convert, compile, and cache converted networks on disk."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from backend.arrays import Floats
 from backend.vision.runtime.runner import Outputs, RunnerKind, torch_thread_count
 
 MAX_CACHED_NETWORKS = 24
-"""Converted networks that are kept; those not used for longest go first."""
+"""Converted networks in a folder; the least recently used are deleted."""
 _import_lock = threading.Lock()
 TELEMETRY_MODULE = "openvino_telemetry"
 
 
 class OpenVinoRunner:
-    """OpenVINO on a CPU: as many streams as threads, one thread each.
+    """OpenVINO on a CPU, with one stream per thread.
 
-    A thread that torch would give several processors, and that brings one input, gets them here
-    too, by one stream of all threads: else a single image would wait for one processor.
+    A thread with several torch threads that has a single input uses one stream of all threads
+    instead; otherwise a single image would be computed on one CPU.
 
     Args:
-        model: converted.
+        model: converted network.
         kind: ``openvino`` in float32, or ``openvino-bf16``.
-        threads: to use.
-        shape: of the input, -1 where it is free. One compiled network with free height and width
-            is as fast as one for each shape (measured: within 5 %), and is compiled once.
-        allow_second_copy: the weights may be held a second time, for single inputs.
+        threads: number of threads.
+        shape: of the input, -1 for a dynamic axis. A network with dynamic height and width is
+            compiled once and is within 5 % as fast as one per shape (measured).
+        allow_second_copy: the weights may be in memory twice, for single inputs.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class OpenVinoRunner:
         return (self._get_single_stream() if use_all_threads else self._multi_stream)(batch)
 
     def run_in_stream(self, batch: Floats) -> Outputs:
-        """One batch by one thread, whoever asks."""
+        """Compute one batch in one stream, whatever the calling thread."""
         return self._multi_stream(batch)
 
     def run(self, inputs: Sequence[Floats]) -> list[Outputs]:
@@ -72,7 +72,7 @@ class OpenVinoRunner:
             return list(pool.map(self._multi_stream, inputs))
 
     def _get_single_stream(self) -> _RequestPool:
-        """Compiled by who asks first: many runners never see a single input."""
+        """Compile at first use, as many runners never get a single input."""
         with self._compile_lock:
             if self._single_stream is None:
                 self._single_stream = _RequestPool(self._compile(1))
@@ -88,7 +88,7 @@ class OpenVinoRunner:
 
 
 class _RequestPool:
-    """A compiled network and its places to compute; each is used by one thread at a time."""
+    """A compiled network with a pool of inference requests, each used by one thread at a time."""
 
     def __init__(self, compiled: Any) -> None:
         self._compiled = compiled
@@ -107,10 +107,10 @@ class _RequestPool:
 
 
 def import_openvino() -> Any:
-    """OpenVINO without the package that reports its use.
+    """Import OpenVINO without its telemetry package.
 
-    That one comes along when pip installs OpenVINO; importing OpenVINO, and each conversion, would
-    send a line over the network. Without the package OpenVINO takes a stand-in of its own.
+    pip installs that package with OpenVINO, and it sends a message at each import and conversion.
+    Without it, OpenVINO uses a stub.
     """
     with _import_lock:
         telemetry_module = sys.modules.get(TELEMETRY_MODULE)
@@ -125,7 +125,7 @@ def import_openvino() -> Any:
 
 
 def convert_to_openvino(network: Any, example: Floats) -> Any:
-    """With weights of its own: who changes the network's later does not change the runner."""
+    """Convert a torch network; the result has its own copy of the weights."""
     import warnings
 
     import torch
@@ -142,25 +142,25 @@ def convert_to_openvino(network: Any, example: Floats) -> Any:
 
 
 def _clear_torch_traces() -> None:
-    """Torch keeps all it ever traced, weights too: 10 to 40 MB a round (as its own tests do it)."""
+    """Free the traces that torch keeps forever, 10 to 40 MB per round (as torch's own tests do)."""
     import torch
 
-    with suppress(AttributeError):  # none of it is promised
+    with suppress(AttributeError):  # private API of torch
         torch._C._jit_clear_class_registry()
         torch.jit._state._clear_class_state()
         torch.jit._recursive.concrete_type_store = torch.jit._recursive.ConcreteTypeStore()
 
 
 def read_converted(file: Path) -> Any:
-    """A converted network of ``save_converted``. OpenVINO's own errors, of many kinds, pass through."""
+    """Read what :func:`save_converted` wrote; errors of OpenVINO are not translated."""
     model = import_openvino().Core().read_model(file)
-    with suppress(OSError):  # its date tells when it was used last
+    with suppress(OSError):  # the modification time records the last use
         file.touch()
     return model
 
 
 def save_converted(model: Any, file: Path) -> None:
-    """Both files appear under temporary names first; the ``.xml``, which is looked for, last."""
+    """Write both files under temporary names; the ``.xml`` marks a complete pair and comes last."""
     temporary = file.with_name(f".{secrets.token_hex(4)}-{file.name}")
     weights = temporary.with_suffix(".bin")
     try:
@@ -169,14 +169,14 @@ def save_converted(model: Any, file: Path) -> None:
         weights.replace(file.with_suffix(".bin"))
         temporary.replace(file)
         _prune_cache(file.parent)
-    except (OSError, RuntimeError):  # a full disk costs the conversion at the next start, no more
+    except (OSError, RuntimeError):  # with a full disk, the next start converts again
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
             weights.unlink(missing_ok=True)
 
 
 def _prune_cache(folder: Path) -> None:
-    """Keep the pairs that were used last; what a killed process left half made goes with time."""
+    """Keep the most recently used pairs; remains of killed processes are deleted in time."""
     used: dict[str, float] = {}
     for path in folder.iterdir():
         if path.suffix in (".xml", ".bin"):

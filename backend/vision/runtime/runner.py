@@ -1,4 +1,4 @@
-"""What runs a network, and torch itself as one."""
+"""The interface of runners, and the runner of torch."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from backend.arrays import Floats
-from backend.vision.batching import single_thread_pool
+from backend.vision.batching import single_thread_pool, to_array
 
 Outputs = tuple[Floats, ...]
 RunnerKind = Literal["torch", "openvino", "openvino-bf16"]
 GPU_BATCH_SIZE = 16
-"""Images of one size that a GPU takes together."""
+"""Images of one size that a GPU computes together."""
 
 
 class Runner(Protocol):
     """Runs a network.
 
     Attributes:
-        kind: which way.
+        kind: the runtime.
     """
 
     kind: RunnerKind
 
     def __call__(self, batch: Floats) -> Outputs:
-        """(b, 3, h, w) float32 → the network's outputs; may be called from several threads."""
+        """Return the outputs of one batch, (b, 3, h, w) float32; thread-safe."""
         ...
 
     def run(self, inputs: Sequence[Floats]) -> list[Outputs]:
-        """Several batches, whose shapes may differ, as fast as the machine allows; in order."""
+        """Return the outputs of several batches of any shapes, computed in parallel."""
         ...
 
 
 class TorchRunner:
-    """Torch itself. On a CPU each batch is computed by one thread, several at once.
+    """Runs a network with torch. On a CPU, batches are computed in parallel with one thread each.
 
     Args:
         network: (b, 3, h, w) → a tensor or a tuple of tensors.
@@ -55,7 +55,7 @@ class TorchRunner:
         with torch.inference_mode():
             outputs = self._network(torch.from_numpy(batch).to(self._device))
         output_tuple = outputs if isinstance(outputs, tuple) else (outputs,)
-        return tuple(output.float().cpu().numpy() for output in output_tuple)
+        return tuple(to_array(output) for output in output_tuple)
 
     def run(self, inputs: Sequence[Floats]) -> list[Outputs]:
         """See :class:`Runner`."""
@@ -70,7 +70,7 @@ class TorchRunner:
             return list(pool.map(self, inputs))
 
     def _run_by_shape(self, inputs: Sequence[Floats]) -> list[Outputs]:
-        """On a GPU, batches of one shape together."""
+        """Compute batches of one shape together."""
         results: list[Outputs | None] = [None] * len(inputs)
         by_shape: dict[tuple[int, ...], list[int]] = {}
         for position, batch in enumerate(inputs):
@@ -87,7 +87,7 @@ class TorchRunner:
 
 
 def torch_thread_count() -> int:
-    """That torch uses in this thread."""
+    """Return the number of threads that torch uses in this thread."""
     import torch
 
     return int(torch.get_num_threads())

@@ -1,4 +1,4 @@
-"""Which runner was fastest on this machine: measured once, then remembered."""
+"""Measure which runner is fastest on this machine, and store the result."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TIMINGS_FILE = "fastest.json"
 
 
 def measure_seconds(runner: Runner, example: Floats) -> float:
-    """For as many inputs as there are threads, twice; the better of two."""
+    """Return the time for as many inputs as there are threads, the better of two measurements."""
     inputs = [example] * torch_thread_count()
     runner.run(inputs)
     measurements = []
@@ -30,13 +30,13 @@ def measure_seconds(runner: Runner, example: Floats) -> float:
 
 
 def load_fastest_kind(folder: Path | None, family: str) -> RunnerKind | None:
-    """The way that was fastest for this family, if it was measured on this machine."""
+    """Return the fastest kind for a family, if it was measured on this machine."""
     kind = _load_timings(folder).get(f"{_machine_id()} {family}") if folder else None
     return kind if kind in get_args(RunnerKind) else None
 
 
 def save_fastest_kind(folder: Path | None, family: str, kind: RunnerKind) -> None:
-    """Keep it; a folder that cannot be written costs the next start a measurement."""
+    """Store the fastest kind; if the folder is not writable, the next start measures again."""
     if folder is None:
         return
     file = folder / TIMINGS_FILE
@@ -46,12 +46,12 @@ def save_fastest_kind(folder: Path | None, family: str, kind: RunnerKind) -> Non
         temporary = file.with_name(f".{secrets.token_hex(4)}-{TIMINGS_FILE}")
         temporary.write_text(json.dumps(all_measurements, indent=1), encoding="utf-8")
         temporary.replace(file)
-    except OSError:  # timed again at the next start
+    except OSError:
         return
 
 
 def _load_timings(folder: Path) -> dict[str, Any]:
-    """What was measured before; nothing where the file is missing or damaged."""
+    """Return the stored measurements; none if the file is missing or damaged."""
     try:
         measurements = json.loads((folder / TIMINGS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -60,7 +60,7 @@ def _load_timings(folder: Path) -> dict[str, Any]:
 
 
 def _machine_id() -> str:
-    """What the times depend on besides the network."""
+    """Return what timings depend on besides the network."""
     names = [platform.machine(), _processor_id(), f"{torch_thread_count()} threads"]
     for package in ("torch", "openvino"):
         try:
@@ -71,15 +71,13 @@ def _machine_id() -> str:
 
 
 def _processor_id() -> str:
-    """Its name and a digest of what it can do; virtual machines of one name differ in that."""
+    """Return the CPU's name and a hash of its features, which differ between virtual machines."""
     try:
-        first_entry = (
-            Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").partition("\n\n")[0]
-        )
+        content = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:  # not Linux
         return platform.processor()
-    parts = (line.partition(":") for line in first_entry.splitlines())
-    cpu_fields = {name.strip(): value.strip() for name, _, value in parts}
-    cpu_flags = cpu_fields.get("flags") or cpu_fields.get("Features") or ""
-    digest = hashlib.sha256(cpu_flags.encode()).hexdigest()[:8]
-    return f"{cpu_fields.get('model name') or cpu_fields.get('CPU part') or platform.processor()} {digest}"
+    parts = (line.partition(":") for line in content.partition("\n\n")[0].splitlines())
+    cpu = {name.strip(): value.strip() for name, _, value in parts}
+    features = cpu.get("flags") or cpu.get("Features") or ""
+    name = cpu.get("model name") or cpu.get("CPU part") or platform.processor()
+    return f"{name} {hashlib.sha256(features.encode()).hexdigest()[:8]}"

@@ -23,9 +23,8 @@ from backend.endpoint.alert_rules import EXAMPLE_RULES, AlertRule, read_alert_ru
 from backend.endpoint.alerts import AlertSender, sign_webhook
 from backend.errors import StoreError, UsageError
 from backend.inference.predict_image import ImagePrediction
+from tests.support.endpoint_client import EndpointClient, open_endpoint
 from tests.support.harness import make_png
-from tests.unit.endpoint.conftest import Caller, calling
-from tests.unit.endpoint.test_capturing import finish
 
 SECRET = "greenhouse secret"
 GOOD = "[[alert]]\nfunction='1'\nlabel='a'\nsecret='s'\n"
@@ -82,21 +81,21 @@ def rule_file(home: Path, hook: str, **more: Any) -> None:
     (home / "alerts.toml").write_text("[[alert]]\n" + "\n".join(lines))
 
 
-def retry_quickly(call: Caller) -> None:
+def retry_quickly(call: EndpointClient) -> None:
     call.app.state.parts.post_response._alerts._retry_delays = (0.05, 0.05, 0.05)
 
 
 def test_an_alert_is_signed_and_sent_once_per_image(home: Path, hook: str) -> None:
     rule_file(home, hook, name="ripe")
-    with calling(home) as call:
+    with open_endpoint(home) as call:
         answer = call.invoke("1", make_png("red", 1), externalId="bed-7").json()
         call.invoke("1", make_png("red", 2), externalId="bed-7")
         call.invoke("1", make_png("blue", 3), externalId="bed-8")
-        finish(call)
+        call.wait_for_post_response()
         call.wait(lambda: Hook.got)
-    with calling(home) as call:  # still once after a restart
+    with open_endpoint(home) as call:  # still once after a restart
         call.invoke("1", make_png("red", 1), externalId="bed-7")
-        finish(call)
+        call.wait_for_post_response()
     ((headers, body),) = Hook.got
     payload = json.loads(body)
     assert payload["type"] == "prelabel.alert"
@@ -118,7 +117,7 @@ def test_an_alert_is_signed_and_sent_once_per_image(home: Path, hook: str) -> No
 def test_a_failed_webhook_is_retried_with_the_same_id(home: Path, hook: str) -> None:
     rule_file(home, hook)
     Hook.failures[:] = [500, 503]
-    with calling(home) as call:
+    with open_endpoint(home) as call:
         retry_quickly(call)
         call.invoke("1", make_png("red", 1))
         call.wait(lambda: len(Hook.got) == 3)
@@ -131,13 +130,13 @@ def test_a_failed_webhook_is_retried_with_the_same_id(home: Path, hook: str) -> 
 
 def test_undelivered_alerts_are_sent_after_a_restart(home: Path, hook: str) -> None:
     rule_file(home, "http://127.0.0.1:9/nobody")
-    with calling(home) as call:
+    with open_endpoint(home) as call:
         call.app.state.parts.post_response._alerts._retry_delays = (0.0,) * 100
         call.invoke("1", make_png("red", 1))
-        finish(call)
+        call.wait_for_post_response()
         assert list((home / "alerts" / "pending").glob("*.json"))
     rule_file(home, hook)
-    with calling(home) as call:
+    with open_endpoint(home) as call:
         call.wait(lambda: Hook.got)
         call.wait(lambda: not list((home / "alerts" / "pending").glob("*")))
     assert len(Hook.got) == 1
@@ -171,7 +170,7 @@ def test_an_alert_that_cannot_be_sent_or_read_delays_no_other(home: Path, hook: 
     pending.mkdir(parents=True)
     (pending / "msg_0.json").write_text("{")
     (pending / "msg_1.json").write_text('{"id": 3}')
-    with calling(home) as call:
+    with open_endpoint(home) as call:
         alerts = call.app.state.parts.post_response._alerts
         alerts._rules["b"] = replace(
             alerts._rules["b"], secret="whsec_abc"
@@ -189,7 +188,7 @@ def test_rules_for_unknown_functions_are_logged_once(
     (home / "alerts.toml").write_text("".join(rows))
     (card,) = (home / "projects" / "4" / "versions").glob("*/card.json")
     card.write_text("{")  # exists, but cannot be loaded
-    with calling(home):
+    with open_endpoint(home):
         pass
     messages = [text for text in caplog.messages if "do not exist" in text]
     assert messages == [
@@ -207,7 +206,7 @@ def test_a_slow_receiver_delays_no_alert_of_other_rules(home: Path, hook: str, s
     urls = {"quick": hook, "slow": hook.replace("/hook", f"/{slow}")}
     rows = [f"{row}name='{name}'\nurl='{url}'\n" for name, url in urls.items()]
     (home / "alerts.toml").write_text("".join(rows))
-    with calling(home) as call:
+    with open_endpoint(home) as call:
         for number in range(10):  # more than CONCURRENT_POSTS
             call.invoke("1", make_png("red", number), externalId=f"bed-{number}")
             began = time.monotonic()
@@ -224,7 +223,7 @@ def test_a_dripping_response_is_cut_off_by_the_time_limit(
 ) -> None:
     monkeypatch.setattr(alerts_module, "POST_TIMEOUT_SECONDS", 0.4)
     rule_file(home, hook.replace("/hook", "/drips"))
-    with calling(home) as call:
+    with open_endpoint(home) as call:
         call.invoke("1", make_png("red", 1))
         pending = home / "alerts" / "pending"
         (file,) = call.wait(lambda: list(pending.glob("msg_*.json")))
@@ -234,7 +233,7 @@ def test_a_dripping_response_is_cut_off_by_the_time_limit(
 def test_undelivered_alerts_are_read_from_disk_once(home: Path, hook: str) -> None:
     rule_file(home, hook)
     Hook.failures[:] = [500]
-    with calling(home) as call:
+    with open_endpoint(home) as call:
         call.app.state.parts.post_response._alerts._retry_delays = (0.3,)
         call.invoke("1", make_png("red", 1))
         call.wait(lambda: Hook.got)
@@ -261,13 +260,13 @@ def test_the_list_of_marks_is_limited(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_a_rule_may_require_a_number_of_objects(home: Path, hook: str) -> None:
     from tests.support.drawings import make_drawing
-    from tests.unit.test_images import file_of
+    from tests.support.image_files import encode_image
 
     rule_file(home, hook, function="3", label="disc", confidence=0.03, count=2)
-    with calling(home) as call:
+    with open_endpoint(home) as call:
         for number in range(900, 906):
-            call.invoke("3", file_of(make_drawing(number, labels=("disc",)).image))
-        finish(call)
+            call.invoke("3", encode_image(make_drawing(number, labels=("disc",)).image))
+        call.wait_for_post_response()
         call.wait(lambda: Hook.got)
     assert all(json.loads(body)["data"]["count"] >= 2 for _, body in Hook.got)
 

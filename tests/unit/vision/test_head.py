@@ -13,7 +13,7 @@ import pytest
 
 from backend.arrays import Floats
 from backend.vision.heads.fit import LabeledRows, class_mean_weights
-from backend.vision.heads.head import Head, fit_head, zero_shot_head
+from backend.vision.heads.head import Head, TextAnchors, fit_head, zero_shot_head
 
 SEEDS = range(6)
 LABELS = ("cat", "dog", "owl", "bee")
@@ -61,9 +61,8 @@ class World:
             self.targets[rows],
             labels=LABELS,
             multiple=False,
-            anchors=self.names if named else None,
+            anchors=TextAnchors(self.names, 20.0) if named else None,
             pool=self.images,
-            logit_scale=20.0,
             seed=seed,
         )
 
@@ -83,21 +82,22 @@ def mean_accuracy(train: Callable[[World], Head]) -> float:
 
 def test_zero_shot_is_the_softmax_of_scaled_cosines() -> None:
     names = np.eye(2, dtype=np.float32)
-    head = zero_shot_head(("a", "b"), names, math.log(3), 0.0, multiple=False)
+    head = zero_shot_head(("a", "b"), TextAnchors(names, math.log(3)), multiple=False)
     given = head.probabilities(np.array([[1, 0], [0, 1]], "f4"))
     np.testing.assert_allclose(given, [[0.75, 0.25], [0.25, 0.75]], atol=1e-6)
 
 
 def test_zero_shot_of_a_sigmoid_encoder_is_its_sigmoid() -> None:
     names = np.eye(2, dtype=np.float32)
-    head = zero_shot_head(("a", "b"), names, 10.0, -10 + math.log(3), multiple=True)
+    anchors = TextAnchors(names, 10.0, -10 + math.log(3))
+    head = zero_shot_head(("a", "b"), anchors, multiple=True)
     given = head.probabilities(np.array([[1, 0]], "f4"))
     np.testing.assert_allclose(given, [[0.75, 3 * math.exp(-10)]], atol=1e-4)
 
 
 def test_several_of_many_zero_shot_gives_as_many_labels_as_images_could_have() -> None:
     world = World.drawn(0)
-    head = zero_shot_head(LABELS, world.names, 20.0, 0.0, multiple=True, pool=world.images)
+    head = zero_shot_head(LABELS, TextAnchors(world.names, 20.0), multiple=True, pool=world.images)
     given = head.probabilities(world.images)
     np.testing.assert_allclose(given.mean(0), 1 / 5, atol=0.01)
     right, wrong = given[world.targets > 0].mean(), given[world.targets == 0].mean()
@@ -106,7 +106,7 @@ def test_several_of_many_zero_shot_gives_as_many_labels_as_images_could_have() -
 
 def test_without_a_pool_a_label_competes_with_the_mean_of_all_names() -> None:
     """Two names, an image at the first: half the scaled cosine, at odds of 1 to 2."""
-    head = zero_shot_head(("a", "b"), np.eye(2, dtype=np.float32), 4.0, 0.0, multiple=True)
+    head = zero_shot_head(("a", "b"), TextAnchors(np.eye(2, dtype="f4"), 4.0), multiple=True)
     expected = [1 / (1 + 2 * math.exp(-2)), 1 / (1 + 2 * math.exp(2))]
     np.testing.assert_allclose(head.probabilities(np.array([[1, 0]], "f4"))[0], expected, atol=1e-6)
 
@@ -204,8 +204,7 @@ def test_where_the_only_alternative_was_not_asked_there_is_nothing_to_learn() ->
         targets,
         labels=LABELS,
         multiple=False,
-        anchors=world.names,
-        logit_scale=20.0,
+        anchors=TextAnchors(world.names, 20.0),
     )
     np.testing.assert_allclose(head.weight, 20 * world.names, atol=1e-4)
 
@@ -236,8 +235,7 @@ def test_every_odd_project_gets_a_usable_head(case: str, named: bool, multiple: 
         np.array(targets, "f4"),
         labels=LABELS,
         multiple=multiple,
-        anchors=world.names if named else None,
-        logit_scale=20.0,
+        anchors=TextAnchors(world.names, 20.0) if named else None,
     )
     given = head.probabilities(world.images)
     assert given.shape == (40, 4)
@@ -253,7 +251,7 @@ def test_every_odd_project_gets_a_usable_head(case: str, named: bool, multiple: 
 def test_a_label_without_an_example_is_never_given_unless_it_has_a_name(multiple: bool) -> None:
     world = World.drawn(2)
     rows = np.flatnonzero(world.truth < 3)[:60]
-    for anchors in (None, world.names):
+    for anchors in (None, TextAnchors(world.names, 20.0)):
         head = fit_head(
             world.images[rows],
             world.targets[rows] if not multiple else np.where(world.targets == 1, 1, BLANK)[rows],
@@ -261,7 +259,6 @@ def test_a_label_without_an_example_is_never_given_unless_it_has_a_name(multiple
             multiple=multiple,
             anchors=anchors,
             pool=world.images,
-            logit_scale=20.0,
         )
         unseen = head.probabilities(world.images[world.truth == 3])[:, 3]
         assert unseen.max() == 0 if anchors is None else (unseen > 0.5).mean() > 0.1
@@ -292,13 +289,13 @@ def test_arguments_that_do_not_fit_together_are_refused(
     targets: npt.NDArray[np.floating],
     anchors: npt.NDArray[np.floating] | None,
 ) -> None:
-    with pytest.raises(ValueError, match=r"fit|finite"):
+    with pytest.raises(ValueError, match=r"match|finite"):
         fit_head(
             images.astype("f4"),
             targets.astype("f4"),
             labels=("a", "b"),
             multiple=False,
-            anchors=None if anchors is None else anchors.astype("f4"),
+            anchors=None if anchors is None else TextAnchors(anchors.astype("f4")),
         )
 
 

@@ -17,10 +17,11 @@ from backend.vision.heads.head import Head
 from backend.vision.onnx.export import write_onnx
 from backend.vision.onnx.networks import build_head_graph
 from backend.vision.onnx.preprocessing import Preprocessing, read_transforms
-from tests.unit.vision.conftest import picture
+from tests.support.tiny_networks import make_noise_image
 
 USUAL = [
-    picture(size, seed) for seed, size in enumerate(((40, 30), (64, 64), (30, 80), (200, 120)))
+    make_noise_image(size, seed)
+    for seed, size in enumerate(((40, 30), (64, 64), (30, 80), (200, 120)))
 ]
 
 
@@ -84,5 +85,5 @@ def test_images_that_others_could_not_prepare_alike_are_one_clear_sentence() -> 
     from torchvision import transforms
 
     padded = transforms.Compose([transforms.Resize(32), transforms.Pad(3)])
-    with pytest.raises(EncoderError, match="How odd prepares its images cannot be exported"):
+    with pytest.raises(EncoderError, match="The preprocessing of odd cannot be exported"):
         read_transforms("odd", padded)

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from backend.arrays import Floats
-from backend.vision.runtime import Outputs, Runner, TorchRunner, select_fastest_runner
+from backend.vision.runtime import Outputs, Runner, RunnerSpec, TorchRunner, select_fastest_runner
 from backend.vision.runtime.openvino_runner import convert_to_openvino
 from backend.vision.runtime.timings import TIMINGS_FILE
 
@@ -61,10 +61,9 @@ def noise(shape: tuple[int, ...], seed: int = 0) -> Floats:
 
 def make(network: Any, folder: Path | None, said: list[str], **named: Any) -> Runner:
     options: dict[str, Any] = {"key": "weights:1", "family": "tiny-32", "dynamic_size": True}
-    example = noise(SHAPES[0])
-    return select_fastest_runner(
-        network, example, folder=folder, say=said.append, **{**options, **named}
-    )
+    forced_kind = named.pop("forced_kind", None)
+    spec = RunnerSpec(network, noise(SHAPES[0]), folder=folder, **{**options, **named})
+    return select_fastest_runner(spec, said.append, forced_kind)
 
 
 def assert_close(found: Outputs, expected: Outputs) -> None:
@@ -247,9 +246,8 @@ for name in ("torch", "openvino", "ultralytics"):
     assert name not in sys.modules, name
 import torch
 example = np.ones((1, 3, 16, 16), dtype=np.float32)
-runner = runtime.fastest(
-    torch.nn.Conv2d(3, 2, 3), example, key="k", family="f", folder=None, say=print, forced_kind="openvino"
-)
+spec = runtime.RunnerSpec(torch.nn.Conv2d(3, 2, 3), example, key="k", family="f", folder=None)
+runner = runtime.select_fastest_runner(spec, print, forced_kind="openvino")
 assert runner.kind == "openvino"
 assert sys.modules.get("openvino_telemetry") is None
 assert not [name for name in sys.modules if name.startswith("openvino_telemetry.")]

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from backend.arrays import Floats
 from backend.vision.similar_objects import (
-    Boxes,
-    Points,
     SimilarObjects,
     find_similar_boxes,
     find_similar_points,
@@ -65,15 +64,15 @@ def star(image: Image.Image, place: tuple[float, float], radius: float, colour: 
     ImageDraw.Draw(image).polygon([(x, y) for x, y in corners.tolist()], fill=colour)
 
 
-def array(rows: list[list[float]]) -> Boxes:
+def array(rows: list[list[float]]) -> Floats:
     return np.array(rows, dtype=np.float32).reshape(-1, 4)
 
 
-def points_at(places: Sequence[tuple[int, int]]) -> Points:
+def points_at(places: Sequence[tuple[int, int]]) -> Floats:
     return np.array([(x / SIZE[0], y / SIZE[1]) for x, y in places], dtype=np.float32)
 
 
-def overlaps(found: Boxes, wanted: Boxes) -> Boxes:
+def overlaps(found: Floats, wanted: Floats) -> Floats:
     """IoU: (n, m)."""
     low = np.maximum(found[:, None, :2], wanted[None, :, :2])
     high = np.minimum(found[:, None, 2:], wanted[None, :, 2:])
@@ -83,7 +82,7 @@ def overlaps(found: Boxes, wanted: Boxes) -> Boxes:
     return np.asarray(common / (one[:, None] + other[None] - common))
 
 
-def sure(found: SimilarObjects) -> Boxes:
+def sure(found: SimilarObjects) -> Floats:
     return found.boxes[found.confidence >= 0.5]
 
 

@@ -23,7 +23,7 @@ def test_without_internet_the_small_network_is_taken_and_the_better_one_named(
     said: list[str] = []
     assert choose_base_weights("auto", tmp_path, said.append).path == SMALL_NETWORK_FILE
     (line,) = said
-    assert "starts from nothing" in line
+    assert "trained from scratch" in line
     assert f"curl -fL -o {tmp_path / DEFAULT_WEIGHTS} https://" in line, (
         "a page of errors is not kept"
     )
@@ -36,7 +36,7 @@ def test_what_is_fetched_is_said_before(tmp_path: Path, monkeypatch: pytest.Monk
     assert choose_base_weights("auto", tmp_path, said.append).path == SMALL_NETWORK_FILE
     before, after = said
     assert f"fetching {DEFAULT_WEIGHTS} once from https://github.com (5 MB" in before
-    assert "PRELABEL_DETECTOR=builtin does without" in before
+    assert "PRELABEL_DETECTOR=builtin needs no download" in before
     assert "cannot be downloaded" in after
 
 

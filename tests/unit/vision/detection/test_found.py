@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from backend.learning.matching import pairwise_iou
 from backend.vision.detection.detections import (
     NO_DETECTIONS,
     Detections,
     greedy_nms,
-    iou,
     suppress_close_centres,
     suppress_per_label,
 )
@@ -28,15 +28,13 @@ OVERLAPS = [
 
 @pytest.mark.parametrize(("other", "share"), OVERLAPS)
 def test_overlap_is_the_shared_area_by_the_whole(other: tuple[float, ...], share: float) -> None:
-    one = np.array([0, 0, 2, 2], dtype=np.float32)
-    many = np.array([other], dtype=np.float32)
-    assert iou(one, many)[0] == pytest.approx(share)
-    assert iou(many[0], one[None])[0] == pytest.approx(share)
+    one = (0, 0, 2, 2)
+    assert pairwise_iou([one], [other]) == pytest.approx(share)
+    assert pairwise_iou([other], [one]) == pytest.approx(share)
 
 
 def test_two_points_in_one_place_share_nothing() -> None:
-    point = np.ones(4, dtype=np.float32)
-    assert iou(point, point[None])[0] == 0
+    assert pairwise_iou(np.ones((1, 4)), np.ones((1, 4))) == 0
 
 
 def kept(

@@ -48,7 +48,7 @@ def test_boxes_come_back_to_half_a_pixel_of_the_input(size: tuple[int, int]) -> 
 def test_the_rest_is_grey_and_the_image_is_where_it_says(size: tuple[int, int]) -> None:
     pixels, box = letterbox(Image.new("RGB", size, (250, 0, 0)), 320, 32)
     left, top = box.offset
-    wide, high = (round(s * w) for s, w in zip(box.scale, size, strict=True))
+    wide, high = box.resized_size
     inside = np.zeros(pixels.shape[2:], dtype=bool)
     inside[top : top + high, left : left + wide] = True
     red = np.array([250, 0, 0]) / 255
