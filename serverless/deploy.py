@@ -56,10 +56,10 @@ def check_deployable(settings: Settings) -> None:
             "The backend on Modal has a public address: set PRELABEL_USER and PRELABEL_PASSWORD, "
             "with which Label Studio will authenticate."
         )
-    if not settings.api_key or not is_public_address(settings.label_studio_url):
+    if not settings.api_key or not is_public_url(settings.label_studio_url):
         raise UsageError(
-            "The backend on Modal needs LABEL_STUDIO_API_KEY, and a LABEL_STUDIO_URL that is "
-            f"reachable from the internet (now {settings.label_studio_url})."
+            "The backend on Modal needs LABEL_STUDIO_URL, an address that is reachable from the "
+            f"internet (now {settings.label_studio_url}), and LABEL_STUDIO_API_KEY."
         )
     check_train_timeout(settings)
     check_encoders_available(settings)
@@ -87,11 +87,11 @@ def check_encoders_available(settings: Settings) -> None:
             )
 
 
-def is_public_address(address: str) -> bool:
+def is_public_url(address: str) -> bool:
     """Whether a URL may be reachable from the internet; no request is made.
 
     >>> hosts = ("label.example.com", "localhost", "10.0.0.7")
-    >>> [is_public_address(f"https://{host}") for host in hosts]
+    >>> [is_public_url(f"https://{host}") for host in hosts]
     [True, False, False]
     """
     parts = urlsplit(address)

@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
@@ -236,17 +237,9 @@ def _train_detector(
 
 
 def _decode_sample(row: serialization.SampleRow, jobs_folder: Path) -> RegionSample:
-    from backend.domain import ImageSize
     from backend.inference.detections import RegionSample
 
-    return RegionSample(
-        task_id=row.task,
-        load_image=partial(_load_order_image, row.digest, jobs_folder),
-        size=ImageSize(*row.size),
-        regions=serialization.decode_regions(row.places),
-        other_boxes=serialization.decode_regions(row.boxes),
-        digest=row.digest,
-    )
+    return RegionSample(**vars(row), load_image=partial(_load_order_image, row.digest, jobs_folder))
 
 
 def _load_order_image(digest: str, jobs_folder: Path) -> Image.Image:
@@ -272,14 +265,8 @@ def run_timed(task: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> TimedR
 def encoder_properties(setting: str) -> EncoderProperties:
     """Return the properties of the encoder that a setting selects."""
     encoder = container_resources().encoder(setting)
-    return EncoderProperties(
-        encoder.id,
-        encoder.name,
-        encoder.dim,
-        encoder.has_text,
-        encoder.logit_scale,
-        encoder.logit_bias,
-    )
+    names = [field.name for field in fields(EncoderProperties)]
+    return EncoderProperties(**{name: getattr(encoder, name) for name in names})
 
 
 def encode_packed_images(setting: str, images: Sequence[bytes]) -> bytes:

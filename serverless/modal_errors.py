@@ -37,7 +37,7 @@ def translate_modal_errors(app: str) -> Iterator[None]:
         ) from error
     except exception.NotFoundError as error:
         raise RoundError(
-            f"Modal has no matching app {app!r}: deploy it with `prelabel deploy`."
+            f"Modal has no app {app!r} that fits this version: run `prelabel deploy`."
         ) from error
     except Exception as error:
         if _is_connection_error(error):

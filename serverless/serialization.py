@@ -18,13 +18,12 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from backend.arrays import Floats
-from backend.domain import Control, Region, Regions
+from backend.domain import Control, ImageSize, Regions
 from backend.errors import StoreError
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from backend.inference.detections import RegionSample
     from backend.training.detector import DetectorTrainingJob
     from backend.training.head import HeadTrainingJob
     from backend.vision.detection.detections import Detections
@@ -33,8 +32,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 FileContents = dict[str, bytes]
 """File contents by name."""
-RegionRow = tuple[str, float, float, float, float]
-"""Label, x0, y0, x1, y1."""
 JPEG_QUALITY = 95
 LOSSLESS_BELOW_PIXELS = 320
 """Images with a shorter longest edge are sent as PNG: JPEG would show its blocks."""
@@ -49,15 +46,15 @@ class DamagedResultError(StoreError):
 
 
 class SampleRow(BaseModel):
-    """A labeled image of an order; the image itself is uploaded under its digest."""
+    """The fields of a :class:`RegionSample`; its image is uploaded under the digest."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, from_attributes=True)
 
-    task: int
+    task_id: int
     digest: str
-    size: tuple[int, int]
-    places: tuple[RegionRow, ...]
-    boxes: tuple[RegionRow, ...]
+    size: ImageSize
+    regions: Regions
+    other_boxes: Regions
 
 
 class HeadOrder(BaseModel):
@@ -218,32 +215,12 @@ def encode_detector_job(job: DetectorTrainingJob, base_setting: str) -> Detector
     """
     return DetectorOrder(
         control=job.control,
-        samples=tuple(_encode_sample(sample) for sample in job.samples if not sample.is_audit),
+        samples=tuple(SampleRow.model_validate(s) for s in job.samples if not s.is_audit),
         base=base_setting,
         size=job.input_size,
         seconds=job.max_seconds,
         seed=job.seed,
     )
-
-
-def _encode_sample(sample: RegionSample) -> SampleRow:
-    return SampleRow(
-        task=sample.task_id,
-        digest=sample.digest,
-        size=(sample.size.width, sample.size.height),
-        places=tuple(map(encode_region, sample.regions)),
-        boxes=tuple(map(encode_region, sample.other_boxes)),
-    )
-
-
-def encode_region(region: Region) -> RegionRow:
-    """Return a region as a JSON row; see :func:`decode_regions`."""
-    return region.label, region.x0, region.y0, region.x1, region.y1
-
-
-def decode_regions(rows: Sequence[RegionRow]) -> Regions:
-    """Return the regions of rows that :func:`encode_region` made."""
-    return tuple(Region(str(row[0]), *map(float, row[1:])) for row in rows)
 
 
 def encode_head_job(job: HeadTrainingJob) -> tuple[HeadOrder, FileContents]:

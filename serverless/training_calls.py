@@ -147,11 +147,7 @@ class TrainingCalls:
         write_json(self._downloaded_file, asdict(DownloadState([*old_ids, order_id], swept)))
 
     def _poll_result(
-        self,
-        order_id: str,
-        call_id: str,
-        report: ProgressCallback,
-        cancelled: Callable[[], bool],
+        self, order_id: str, call_id: str, report: ProgressCallback, cancelled: Callable[[], bool]
     ) -> TrainingResult:
         last_progress = (-1, -1)
         while True:

@@ -9,11 +9,7 @@ from backend.endpoint.problems import MEDIA_TYPE
 from backend.endpoint.request_reader import MAX_BATCH_IMAGES
 from backend.endpoint.schemas import JsonObject, Problem
 
-IMAGE_SCHEMA: JsonObject = {
-    "type": "string",
-    "format": "binary",
-    "description": "an image file",
-}
+IMAGE_SCHEMA: JsonObject = {"type": "string", "format": "binary", "description": "an image file"}
 IMAGE_TEXT_SCHEMA: JsonObject = {
     "type": "string",
     "minLength": 1,

@@ -17,11 +17,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("prelabel")
 MEDIA_TYPE = "application/problem+json"
-STATUS_BY_REASON = {
-    "not an image": 415,
-    "too many pixels": 413,
-    "image file is too large": 413,
-}
+STATUS_BY_REASON = {"not an image": 415, "too many pixels": 413, "image file is too large": 413}
 """Status by the reason why an image cannot be read; 422 for all others."""
 
 

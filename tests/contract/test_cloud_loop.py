@@ -1,4 +1,4 @@
-"""The whole loop with a real Label Studio and the app on Modal, on a control plane of our own."""
+"""The whole loop: a real Label Studio, and the Modal app on a local control plane."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.support.harness import (
 )
 from tests.support.modal_plane import ControlPlane, read_tree
 
-QUIET = {
+ENVIRONMENT = {
     "PRELABEL_ENCODER": "builtin",
     "PRELABEL_DETECTOR": "builtin",
     "PRELABEL_RETRAIN_AFTER": "4",
@@ -41,10 +41,10 @@ QUIET = {
 
 @contextmanager
 def deployed(studio: LabelStudioServer) -> Iterator[ControlPlane]:
-    """The app, which knows the real Label Studio."""
-    known = {"LABEL_STUDIO_URL": studio.url, "LABEL_STUDIO_API_KEY": studio.token}
+    """Deploy the app with the address of the real Label Studio."""
+    label_studio = {"LABEL_STUDIO_URL": studio.url, "LABEL_STUDIO_API_KEY": studio.token}
     before = dict(os.environ)
-    os.environ.update({**QUIET, **known})
+    os.environ.update({**ENVIRONMENT, **label_studio})
     try:
         with ControlPlane(environment={"OMP_NUM_THREADS": "1"}) as plane:
             plane.deploy("-m", "serverless.app", cwd=REPOSITORY_ROOT)
@@ -55,7 +55,7 @@ def deployed(studio: LabelStudioServer) -> Iterator[ControlPlane]:
         os.environ.update(before)
 
 
-def test_everything_on_modal_pre_annotates_learns_and_answers_applications(
+def test_backend_and_endpoint_on_modal_pre_annotate_train_and_serve(
     studio: LabelStudioServer, lab: LabelStudioUser, tmp_path: Path
 ) -> None:
     with deployed(studio) as plane:
@@ -81,26 +81,26 @@ def test_everything_on_modal_pre_annotates_learns_and_answers_applications(
                 lab.submit_annotation(task)
             lab.start_training(made)
             second = str(wait_until("a version that learned", lambda: version(but=first)))
-        given = [p for p in lab.list_predictions(project) if p["model_version"] == second]
-        assert {p["task"] for p in given} == set(tasks[8:])
-        assert sum(predicted_choice(p) == lab.true_labels[p["task"]] for p in given) >= 7
+        predictions = [p for p in lab.list_predictions(project) if p["model_version"] == second]
+        assert {p["task"] for p in predictions} == set(tasks[8:])
+        assert sum(predicted_choice(p) == lab.true_labels[p["task"]] for p in predictions) >= 7
         headers = {"authorization": f"Bearer {key}"}
         path = f"/v1/functions/{project}/invoke"
         with httpx.Client(base_url=plane.web_url("endpoint"), timeout=60, trust_env=False) as http:
 
             def answer() -> str:
-                told = http.post(path, content=make_png("red", 77), headers=headers)
-                said = told.json() if told.status_code == 200 else {}
-                return str(said["labelName"]) if said.get("version") == second else ""
+                response = http.post(path, content=make_png("red", 77), headers=headers)
+                result = response.json() if response.status_code == 200 else {}
+                return str(result["labelName"]) if result.get("version") == second else ""
 
             assert wait_until("the endpoint answers with it", answer) == "red"
 
 
-def test_a_backend_here_trains_there_and_its_version_is_served_there(
+def test_a_local_backend_trains_on_modal_and_its_version_is_served_there(
     studio: LabelStudioServer, lab: LabelStudioUser, make_backend: MakeBackend
 ) -> None:
     with deployed(studio) as plane:
-        finder = make_backend(
+        detector_backend = make_backend(
             **plane.client_environment(),
             PRELABEL_COMPUTE="modal",
             PRELABEL_USER="",
@@ -110,14 +110,21 @@ def test_a_backend_here_trains_there_and_its_version_is_served_there(
             PRELABEL_TRAIN_SECONDS="20",
             PRELABEL_RETRAIN_AFTER="1000",
         )
-        project, drawings = create_drawing_project(lab, finder, BOXES_CONFIG)
-        before = finder.project(project)["version"]
+        project, drawings = create_drawing_project(lab, detector_backend, BOXES_CONFIG)
+        before = detector_backend.project(project)["version"]
         tasks = list(drawings)
         for task in tasks[:8]:
             lab.submit_regions(task, [make_box_region(thing) for thing in drawings[task].objects])
-        state = finder.train_and_wait(project, 8, version=before)
+        state = detector_backend.train_and_wait(project, 8, version=before)
         assert set(predicted_regions(lab, project, state["version"])) == set(tasks[8:])
-        card = finder.home / "projects" / str(project) / "versions" / state["version"] / "card.json"
+        card = (
+            detector_backend.home
+            / "projects"
+            / str(project)
+            / "versions"
+            / state["version"]
+            / "card.json"
+        )
         text = card.read_text()
         assert '"where": "modal"' in text
         assert '"dollars"' in text
@@ -129,17 +136,17 @@ def test_a_backend_here_trains_there_and_its_version_is_served_there(
                 state["version"] in name for name in read_tree(plane.volume_folder("prelabel-home"))
             ),
         )
-        _, key = ApiKeyStore(finder.home).create("app")
-        VolumeSync(finder.home, "prelabel").upload_live_versions()
+        _, key = ApiKeyStore(detector_backend.home).create("app")
+        VolumeSync(detector_backend.home, "prelabel").upload_live_versions()
         headers = {"authorization": f"Bearer {key}"}
         path = f"/v1/functions/{project}/invoke"
         content = drawings[tasks[0]].to_png()
         with httpx.Client(base_url=plane.web_url("endpoint"), timeout=60, trust_env=False) as http:
 
             def answer() -> object:
-                told = http.post(path, content=content, headers=headers)
-                return told.json() if told.status_code == 200 else None
+                response = http.post(path, content=content, headers=headers)
+                return response.json() if response.status_code == 200 else None
 
-            said = wait_until("the endpoint answers with it", answer)
-        assert said["version"] == state["version"]
-        assert set(said["counts"]) == {"disc", "square"}
+            result = wait_until("the endpoint answers with it", answer)
+        assert result["version"] == state["version"]
+        assert set(result["counts"]) == {"disc", "square"}

@@ -1,4 +1,4 @@
-"""The endpoint as a process under a real server: hostile callers, load, promotion, its document."""
+"""The endpoint under a real server: hostile requests, load, promotions and its OpenAPI document."""
 
 from __future__ import annotations
 
@@ -45,17 +45,17 @@ FORM = "multipart/form-data; boundary=x"
 RED = make_png("red", 1)
 PRIVATE = [
     "https://127.0.0.1:{port}/x.png",
-    "https://2130706433:{port}/x.png",  # the same as a number
-    "https://0x7f000001:{port}/x.png",  # in sixteens
-    "https://0177.0.0.1:{port}/x.png",  # in eights
-    "https://127.1:{port}/x.png",  # short
+    "https://2130706433:{port}/x.png",  # as a decimal number
+    "https://0x7f000001:{port}/x.png",  # hexadecimal
+    "https://0177.0.0.1:{port}/x.png",  # octal
+    "https://127.1:{port}/x.png",  # abbreviated
     "https://[::1]:{port}/x.png",
     "https://[::ffff:127.0.0.1]:{port}/x.png",
     "https://[::127.0.0.1]:{port}/x.png",
     "https://[::ffff:0:127.0.0.1]:{port}/x.png",
-    "https://[64:ff9b::7f00:1]:{port}/x.png",  # behind a translator
-    "https://[64:ff9b:1::7f00:1]:{port}/x.png",  # behind one's own
-    "https://[2002:7f00:1::]:{port}/x.png",  # through a tunnel
+    "https://[64:ff9b::7f00:1]:{port}/x.png",  # NAT64
+    "https://[64:ff9b:1::7f00:1]:{port}/x.png",  # local NAT64
+    "https://[2002:7f00:1::]:{port}/x.png",  # 6to4
     "https://0.0.0.0:{port}/x.png",
     "https://[::]:{port}/x.png",
     "https://localhost:{port}/x.png",
@@ -71,7 +71,7 @@ PRIVATE = [
 
 
 class Listener:
-    """Somebody on this machine whom nobody may reach; counts who came."""
+    """A server on this machine that must not be reached; counts its connections."""
 
     def __init__(self) -> None:
         self._four = socket.create_server(("127.0.0.1", 0))
@@ -81,7 +81,7 @@ class Listener:
             self._doors.append(socket.create_server(("::1", self.port), family=socket.AF_INET6))
 
     def visits(self) -> int:
-        """How many connections were made; the system accepts them without being asked."""
+        """Return how many connections were made; the system accepts them by itself."""
         ready, _, _ = select.select(self._doors, [], [], 0)
         for door in ready:
             door.accept()[0].close()
@@ -106,11 +106,11 @@ def home(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def app(home: Path) -> Iterator[EndpointServer]:
-    """An endpoint that fetches addresses, and does not wait long for requests."""
+    """An endpoint that fetches URLs, with a short time limit for requests."""
     environment = {
         "PRELABEL_FETCH_URLS": "1",
         "PRELABEL_REQUEST_SECONDS": "2",
-        "PRELABEL_ALLOWED_HOSTS": "localhost,127.0.0.1",  # of tasks: nobody may use them here
+        "PRELABEL_ALLOWED_HOSTS": "localhost,127.0.0.1",  # allowed for tasks, not for requests
     }
     app = EndpointServer(home, {**environment, "PRELABEL_CAPTURE_PER_DAY": "0"})
     for function in ("1", "3", "4"):
@@ -121,7 +121,7 @@ def app(home: Path) -> Iterator[EndpointServer]:
 
 @pytest.fixture(autouse=True)
 def still_up(app: EndpointServer) -> Iterator[None]:
-    """Whatever a test does to it, the endpoint answers afterwards."""
+    """Check after each test that the endpoint still answers."""
     yield
     assert app.invoke("1", RED)["labelName"] == "red"
 
@@ -213,7 +213,7 @@ def large_alpha() -> bytes:
         *("many passes", "tiff"),
     ],
 )
-def test_every_file_is_answered_or_clearly_refused(
+def test_every_file_is_predicted_or_refused_with_a_problem(
     app: EndpointServer, content: bytes, status: int
 ) -> None:
     before = memory(app)
@@ -223,10 +223,10 @@ def test_every_file_is_answered_or_clearly_refused(
         refused(answer)
     else:
         assert answer.json()["labelName"] in ("red", "blue")
-    assert memory(app) - before < 150e6, "what is left afterwards"
+    assert memory(app) - before < 150e6, "memory is released"
 
 
-def test_many_large_images_at_once_share_the_memory_for_them(app: EndpointServer) -> None:
+def test_simultaneous_large_images_stay_within_the_memory_budget(app: EndpointServer) -> None:
     """Eight images that take 290 MB each while they are decoded, of a budget of 1 GB."""
     content, most, done = large_alpha(), [memory(app)], threading.Event()
 
@@ -244,13 +244,13 @@ def test_many_large_images_at_once_share_the_memory_for_them(app: EndpointServer
     assert max(most) - most[0] < 1.3e9
 
 
-def test_colours_survive_what_files_do_to_them(app: EndpointServer) -> None:
+def test_cmyk_and_animated_files_keep_their_colours(app: EndpointServer) -> None:
     for content in (encode_image(make_image("red", 1).convert("CMYK"), "JPEG"), animated()):
         assert app.invoke("1", content)["labelName"] == "red"
 
 
 @pytest.mark.parametrize("announced", [True, False], ids=["announced", "chunked"])
-def test_a_body_of_a_gigabyte_is_refused_and_never_held(
+def test_a_body_of_a_gigabyte_is_refused_and_never_in_memory(
     app: EndpointServer, announced: bool
 ) -> None:
     before = memory(app)
@@ -259,40 +259,40 @@ def test_a_body_of_a_gigabyte_is_refused_and_never_held(
         length = "content-length: 1000000000" if announced else "transfer-encoding: chunked"
         line.sendall(f"POST {INVOKE} HTTP/1.1\r\nhost: x\r\n{length}\r\n\r\n".encode())
         part = bytes(1_000_000)
-        make_png_chunk = part if announced else b"f4240\r\n" + part + b"\r\n"
+        body_chunk = part if announced else b"f4240\r\n" + part + b"\r\n"
         reply, sent = b"", 0
-        with contextlib.suppress(OSError):  # it hangs up: that is the point
+        with contextlib.suppress(OSError):  # the endpoint is expected to close the connection
             for _ in range(1000):
-                line.sendall(make_png_chunk)
+                line.sendall(body_chunk)
                 sent += len(part)
                 most.append(memory(app))
         with contextlib.suppress(OSError):  # a reset may overtake the answer
             reply = line.recv(65_536)
     assert not reply or b" 413 " in reply
-    assert sent < 200e6, "it took no more than the limit, and what was on the way"
+    assert sent < 200e6, "no more than the limit and what was in transit"
     assert max(most) - before < 150e6
     assert app.invoke("1", RED)["labelName"] == "red"
 
 
-def test_the_refusal_of_a_large_body_is_seen_by_a_plain_client(app: EndpointServer) -> None:
+def test_an_ordinary_client_receives_the_refusal_of_a_large_body(app: EndpointServer) -> None:
     answer = app.http.post(INVOKE, content=bytes(65_000_000))
     assert answer.status_code == 413
     assert "64,000,000" in refused(answer)
 
 
-def test_the_listener_would_have_noticed(listener: Listener) -> None:
+def test_the_listener_counts_connections(listener: Listener) -> None:
     assert listener.visits() == 0
     socket.create_connection(("127.0.0.1", listener.port)).close()
     assert listener.visits() == 1
 
 
 @pytest.mark.parametrize("address", PRIVATE)
-def test_addresses_that_are_not_public_are_never_connected_to_in_any_disguise(
+def test_private_addresses_in_any_notation_are_never_connected_to(
     app: EndpointServer, listener: Listener, address: str
 ) -> None:
     answer = app.http.post(INVOKE, json={"data": address.format(port=listener.port)})
-    told = refused(answer)  # some are no names at all, and end before anybody looks them up
-    assert "image address is private: " in told or ": Invalid " in told
+    detail = refused(answer)  # some are not valid host names and are refused before a look-up
+    assert "image address is private: " in detail or ": Invalid " in detail
     assert "PRELABEL_ALLOWED_HOSTS" not in answer.text
     assert listener.visits() == 0
 
@@ -303,7 +303,7 @@ def test_only_https_is_fetched(app: EndpointServer, listener: Listener) -> None:
     assert listener.visits() == 0
 
 
-def test_a_slow_body_is_cut_off_and_silent_connections_stop_nobody(app: EndpointServer) -> None:
+def test_a_slow_body_is_cut_off_and_silent_connections_block_no_other(app: EndpointServer) -> None:
     silent = [socket.create_connection(("127.0.0.1", app.port)) for _ in range(200)]
     try:
         with socket.create_connection(("127.0.0.1", app.port), timeout=20) as line:
@@ -345,25 +345,25 @@ def test_a_slow_body_is_cut_off_and_silent_connections_stop_nobody(app: Endpoint
         ("POST", INVOKE, {"json": {"data": "data:;base64,"}}),
     ],
 )  # fmt: skip
-def test_wrong_requests_are_clearly_refused(
+def test_wrong_requests_are_refused_with_a_problem(
     app: EndpointServer, method: str, path: str, more: dict[str, Any]
 ) -> None:
     refused(app.http.request(method, path, **more))
 
 
-def test_garbage_and_callers_who_go_away_harm_nobody(app: EndpointServer) -> None:
+def test_garbage_and_closed_connections_do_no_harm(app: EndpointServer) -> None:
     for content in (b"\x16\x03\x01garbage", b"GET / HTTP/9.9\r\n\r\n", b"\r\n" * 1000):
         with socket.create_connection(("127.0.0.1", app.port), timeout=5) as line:
             line.sendall(content)
     for _ in range(20):
         with socket.create_connection(("127.0.0.1", app.port), timeout=5) as line:
             head = f"POST {INVOKE} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(RED)}\r\n\r\n"
-            line.sendall(head.encode() + RED)  # and nobody waits for the answer
+            line.sendall(head.encode() + RED)  # closed without waiting for the response
     headers = {f"x-{number}": "y" * 200 for number in range(500)}
     assert app.http.post(INVOKE, content=RED, headers=headers).status_code in (200, 400, 431)
 
 
-def test_many_at_once_are_all_answered_right(app: EndpointServer) -> None:
+def test_simultaneous_requests_all_get_the_right_response(app: EndpointServer) -> None:
     drawn = encode_image(make_drawing(900).image)
 
     def one(number: int) -> bool:
@@ -376,8 +376,8 @@ def test_many_at_once_are_all_answered_right(app: EndpointServer) -> None:
         assert all(pool.map(one, range(200)))
 
 
-def test_the_document_is_true(published: Path, tmp_path: Path) -> None:
-    """Schemathesis tries everything that it allows and forbids, but for calling noise an image."""
+def test_the_openapi_document_is_true(published: Path, tmp_path: Path) -> None:
+    """Schemathesis tries what the document allows and forbids, except noise as an image."""
     home = Path(shutil.copytree(published, tmp_path / "home"))
     _, key = ApiKeyStore(home).create("schemathesis", rate=100_000)
     locked = EndpointServer(home, {"PRELABEL_CAPTURE_PER_DAY": "0"})
@@ -404,7 +404,7 @@ def test_the_document_is_true(published: Path, tmp_path: Path) -> None:
 def test_a_promotion_under_load_fails_no_request(published: Path, tmp_path: Path) -> None:
     home = Path(shutil.copytree(published, tmp_path / "home"))
     app = EndpointServer(home, {"PRELABEL_CAPTURE_PER_DAY": "0"})
-    seen: dict[str, int] = {}
+    counts: dict[str, int] = {}
     stop = threading.Event()
 
     def ask() -> None:
@@ -412,7 +412,7 @@ def test_a_promotion_under_load_fails_no_request(published: Path, tmp_path: Path
             while not stop.is_set():
                 answer = http.post(INVOKE, content=RED)
                 version = answer.json().get("version", f"status {answer.status_code}")
-                seen[version] = seen.get(version, 0) + 1
+                counts[version] = counts.get(version, 0) + 1
 
     threads = [threading.Thread(target=ask) for _ in range(4)]
     try:
@@ -427,18 +427,20 @@ def test_a_promotion_under_load_fails_no_request(published: Path, tmp_path: Path
         after = done.stdout.strip()
         assert after, done.stderr
         deadline = time.monotonic() + 30
-        while after not in seen and time.monotonic() < deadline:
+        while after not in counts and time.monotonic() < deadline:
             time.sleep(0.1)
     finally:
         stop.set()
         for thread in threads:
             thread.join()
         app.stop()
-    assert len(seen) == 2, seen
-    assert after in seen
+    assert len(counts) == 2, counts
+    assert after in counts
 
 
-def test_who_asked_before_it_ends_is_answered(published: Path, tmp_path: Path) -> None:
+def test_requests_that_arrived_before_a_shutdown_are_answered(
+    published: Path, tmp_path: Path
+) -> None:
     home = Path(shutil.copytree(published, tmp_path / "home"))
     app = EndpointServer(home, {"PRELABEL_CAPTURE_PER_DAY": "0"})
     app.invoke("3", RED)
@@ -458,7 +460,7 @@ def test_who_asked_before_it_ends_is_answered(published: Path, tmp_path: Path) -
     app.stop()
 
 
-def test_the_command_says_what_is_missing(tmp_path: Path) -> None:
+def test_the_commands_report_what_is_missing(tmp_path: Path) -> None:
     environment = {**os.environ, "PRELABEL_HOME": str(tmp_path)}
 
     def run(*words: str) -> subprocess.CompletedProcess[str]:

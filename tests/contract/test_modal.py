@@ -1,5 +1,5 @@
-"""The app on Modal: the real client deploys it to a control plane of our own, which runs it in the
-real container entrypoint, with only what was mounted.
+"""The Modal app, deployed by the real client to a local imitation of Modal's control plane, which
+runs it in the real container entrypoint with only the files that were mounted.
 """
 
 from __future__ import annotations
@@ -74,14 +74,14 @@ label = "red"
 url = "https://example.com/hook"
 secret_env = "{secret}"
 """
-OFFERED = ("/root/prelabel-source/", "/root/label_config/")
-"""With the source, what the licence wants offered."""
-SOURCE = (".py", ".yaml", ".html", ".css", ".js", ".svg")
+LICENSE_FOLDERS = ("/root/prelabel-source/", "/root/label_config/")
+"""What the license requires to be offered beside the source."""
+SOURCE_SUFFIXES = (".py", ".yaml", ".html", ".css", ".js", ".svg")
 
 
 @pytest.fixture(scope="module")
 def variables() -> Iterator[None]:
-    """Of the machine that deploys."""
+    """The environment of the machine that deploys."""
     before = dict(os.environ)
     os.environ.update(ENVIRONMENT)
     yield
@@ -108,7 +108,7 @@ def compute(plane: ControlPlane, settings: Settings) -> ModalCompute:
 
 
 def job(home: Path, images: int = 8, seconds: float = 6.0, **more: Any) -> DetectorTrainingJob:
-    """Drawn discs and squares to learn from; their copies in a home, as a round has them."""
+    """Return a job with drawn discs and squares, and local copies of the images as in a round."""
     files = ImageCopies(home / "pictures")
     samples = []
     for number in range(images):
@@ -130,7 +130,7 @@ def job(home: Path, images: int = 8, seconds: float = 6.0, **more: Any) -> Detec
         input_size=DETECTOR_INPUT_SIZE,
         max_seconds=seconds,
         seed=0,
-        load_runner=lambda network, size, key: pytest.fail("nothing is looked at here"),
+        load_runner=lambda network, size, key: pytest.fail("no local inference is expected"),
         prompts=None,
         report=lambda done, of: None,
         cancelled=lambda: False,
@@ -140,13 +140,13 @@ def job(home: Path, images: int = 8, seconds: float = 6.0, **more: Any) -> Detec
 
 
 def orders(plane: ControlPlane) -> set[str]:
-    """The ids of the orders on the jobs' volume."""
+    """Return the ids of the orders on the jobs volume."""
     names = read_tree(plane.volume_folder("prelabel-jobs"))
     return {name.split("/")[1] for name in names if name.startswith("orders/")}
 
 
 def served(plane: ControlPlane, function: str) -> int:
-    """Inputs that containers of a function were given so far."""
+    """Return how many inputs the containers of a function have served."""
     return sum(c.served for c in plane.containers if c.function == function)
 
 
@@ -158,7 +158,9 @@ def test_importing_the_app_needs_no_token_and_no_network(tmp_path: Path) -> None
     assert done.stdout.strip() == "prelabel", done.stderr
 
 
-def test_what_was_deployed_is_bounded_and_knows_no_more_than_it_must(plane: ControlPlane) -> None:
+def test_deployed_functions_have_limits_and_only_the_mounts_and_secrets_they_need(
+    plane: ControlPlane,
+) -> None:
     functions = plane.functions()
     assert set(functions) == {
         "train",
@@ -214,7 +216,7 @@ def test_what_was_deployed_is_bounded_and_knows_no_more_than_it_must(plane: Cont
     }
 
 
-def test_every_functions_image_has_what_changes_often_last(plane: ControlPlane) -> None:
+def test_layers_that_change_often_come_last_in_every_image(plane: ControlPlane) -> None:
     for function in plane.functions().values():
         system, libraries, listed, packages, weights, variables = function.image
         assert system.commands[0].startswith("FROM python:3.11-slim")
@@ -236,12 +238,12 @@ def test_every_functions_image_has_what_changes_often_last(plane: ControlPlane) 
             "YOLO_OFFLINE": "true",
         }
         assert all(line.startswith("ENV ") for line in variables.commands[1:])
-        # the source is in no layer: it is mounted over all of them when a container starts
+        # the source is in no layer: it is mounted when a container starts
         copied = {file for layer in function.image for file in layer.copied_files}
         mounted = set(function.files) - copied
         assert {f"/root/prelabel-source/{name}" for name in PROJECT_FILES} <= mounted
         assert "/root/label_config/binary.xml" in mounted
-        assert all(f.endswith(SOURCE) or f.startswith(OFFERED) for f in mounted)
+        assert all(f.endswith(SOURCE_SUFFIXES) or f.startswith(LICENSE_FOLDERS) for f in mounted)
         for layer in function.image:
             text = " ".join(layer.commands)
             assert "a secret token" not in text
@@ -249,14 +251,14 @@ def test_every_functions_image_has_what_changes_often_last(plane: ControlPlane) 
             assert layer.secrets == ()
 
 
-def test_what_images_install_can_be_resolved(plane: ControlPlane, tmp_path: Path) -> None:
+def test_the_requirements_of_the_image_can_be_resolved(plane: ControlPlane, tmp_path: Path) -> None:
     from serverless.container_image import dependency_overrides
 
     listed = tmp_path / "overrides.txt"
     listed.write_text("\n".join(dependency_overrides()))
     layers = [layer for function in plane.functions().values() for layer in function.image]
     ours = {line for layer in layers for line in layer.installs if "--override" in line}
-    assert len(ours) == 1  # what one function installs, all do
+    assert len(ours) == 1  # all functions install the same
     words = shlex.split(ours.pop().partition("pip install")[2])
     packages = words[words.index("/overrides.txt") + 1 :]
     assert any(package.startswith("torch") for package in packages)
@@ -271,7 +273,7 @@ def test_what_images_install_can_be_resolved(plane: ControlPlane, tmp_path: Path
     assert done.returncode == 0, done.stderr
 
 
-def test_weights_are_baked_for_the_settings_that_need_them() -> None:
+def test_the_image_downloads_weights_for_the_settings_that_need_them() -> None:
     from serverless.container_image import weight_download_commands
 
     text = "\n".join(weight_download_commands("auto", "auto"))
@@ -281,19 +283,19 @@ def test_weights_are_baked_for_the_settings_that_need_them() -> None:
     assert "/weights/yolo11n-cls.pt" in weight_download_commands("yolo11n-cls.pt", "builtin")[-1]
 
 
-def test_a_finder_is_trained_there_with_progress_verified_and_told_of(
+def test_a_detector_is_trained_on_modal_with_progress_and_cost(
     compute: ModalCompute, settings: Settings, plane: ControlPlane
 ) -> None:
-    told: list[tuple[int, int]] = []
+    progress: list[tuple[int, int]] = []
     before = orders(plane)
-    finder, spent = compute.train_detector(
-        job(settings.home, report=lambda done, of: told.append((done, of)))
+    detector, spent = compute.train_detector(
+        job(settings.home, report=lambda done, of: progress.append((done, of)))
     )
-    assert isinstance(finder, TrainedDetector)
-    assert finder.class_mapping.labels == ("disc", "square")
-    assert finder.class_mapping.learned
-    assert told
-    assert told[-1][1] > 1
+    assert isinstance(detector, TrainedDetector)
+    assert detector.class_mapping.labels == ("disc", "square")
+    assert detector.class_mapping.learned
+    assert progress
+    assert progress[-1][1] > 1
     assert (spent.where, spent.device) == ("modal", "CPU")
     assert spent.seconds > 1
     assert spent.dollars > 0
@@ -303,24 +305,24 @@ def test_a_finder_is_trained_there_with_progress_verified_and_told_of(
     assert names == []
     kinds = [call.kind for call in plane.volume_calls if call.volume == "prelabel-jobs"]
     assert "commit" in kinds
-    # the same order again is not carried out again; going on from a finder is another order
+    # an equal order is not trained again; another detector to start from makes another order
     (order,) = orders(plane) - before
     again, same = compute.train_detector(job(settings.home))
     assert isinstance(again, TrainedDetector)
-    assert again.key == finder.key
+    assert again.key == detector.key
     assert same == spent
     assert compute._budget.spent_this_month() == spending
     assert order in orders(plane)
-    warm, _ = compute.train_detector(job(settings.home, previous=finder))
+    warm, _ = compute.train_detector(job(settings.home, previous=detector))
     assert isinstance(warm, TrainedDetector)
-    assert warm.key != finder.key
+    assert warm.key != detector.key
     assert compute._budget.spent_this_month() > spending
-    # what was read is removed as soon as there is something newer
+    # a downloaded result is removed after the next one
     assert order not in orders(plane)
     assert len(orders(plane) - before) == 1
 
 
-def test_a_result_that_is_not_what_was_made_is_thrown_away(
+def test_a_damaged_result_is_discarded(
     compute: ModalCompute, settings: Settings, plane: ControlPlane
 ) -> None:
     download = compute._client.volume.download
@@ -355,7 +357,7 @@ def test_a_training_can_be_cancelled(
     assert compute._budget.spent_this_month() > 0  # the seconds until then
 
 
-def test_a_container_that_dies_is_replaced_and_the_order_carried_out(
+def test_a_killed_container_is_replaced_and_the_order_trained(
     compute: ModalCompute, settings: Settings, plane: ControlPlane
 ) -> None:
     killed: list[float] = []
@@ -365,12 +367,12 @@ def test_a_container_that_dies_is_replaced_and_the_order_carried_out(
             killed.append(time.monotonic())
             plane.kill_containers("train")
 
-    finder, _ = compute.train_detector(job(settings.home, images=10, report=report))
+    detector, _ = compute.train_detector(job(settings.home, images=10, report=report))
     assert killed
-    assert isinstance(finder, TrainedDetector)
+    assert isinstance(detector, TrainedDetector)
 
 
-def test_a_call_that_outlives_its_caller_is_taken_up_again(
+def test_a_call_that_outlives_its_caller_is_resumed(
     compute: ModalCompute,
     settings: Settings,
     plane: ControlPlane,
@@ -400,16 +402,18 @@ def test_a_call_that_outlives_its_caller_is_taken_up_again(
         with pytest.raises(ModalUnreachableError, match="nothing is lost"):
             compute.train_detector(asked)
     assert json.loads(note.read_text())["call"] == call
-    finder, spent = compute.train_detector(asked)
-    assert isinstance(finder, TrainedDetector)
+    detector, spent = compute.train_detector(asked)
+    assert isinstance(detector, TrainedDetector)
     assert served(plane, "train") - before == 1
     assert not note.exists()
     usage = UsageCounters(settings.home / "spending.json")
     seconds = usage.current("seconds L4") + usage.current("seconds CPU")
-    assert spent.seconds - 0.1 <= seconds <= time.monotonic() - sent  # and none twice
+    assert (
+        spent.seconds - 0.1 <= seconds <= time.monotonic() - sent
+    )  # and no second is counted twice
 
 
-def test_a_training_that_cannot_work_says_why_is_not_tried_again_and_still_costs(
+def test_an_error_that_a_retry_would_repeat_is_reported_once_and_its_cost_counted(
     compute: ModalCompute, settings: Settings, plane: ControlPlane
 ) -> None:
     before = served(plane, "train")
@@ -422,7 +426,7 @@ def test_a_training_that_cannot_work_says_why_is_not_tried_again_and_still_costs
     assert list((settings.home / "modal-calls").glob("*")) == []
 
 
-def test_a_training_that_breaks_is_tried_three_times_there_and_all_of_it_is_counted(
+def test_a_failing_training_is_tried_three_times_and_all_its_cost_counted(
     compute: ModalCompute, settings: Settings, plane: ControlPlane
 ) -> None:
     before = served(plane, "train")
@@ -439,7 +443,7 @@ def test_a_training_that_breaks_is_tried_three_times_there_and_all_of_it_is_coun
     assert list((settings.home / "modal-calls").glob("*")) == []
 
 
-def test_a_head_of_many_images_is_fitted_there_and_equal_and_what_is_old_there_goes(
+def test_a_head_of_many_images_is_fitted_on_modal_and_stale_files_are_removed(
     compute: ModalCompute, plane: ControlPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import numpy as np
@@ -460,17 +464,19 @@ def test_a_head_of_many_images_is_fitted_there_and_equal_and_what_is_old_there_g
         (volume / name).parent.mkdir(parents=True, exist_ok=True)
         (volume / name).write_bytes(b"{}")
         os.utime(volume / name, (time.time() - days * 86_400,) * 2)
-    there, spent = compute.train_head(fit)
+    remote, spent = compute.train_head(fit)
     left = {name for name in aged if (volume / name).exists()}
     assert left == {"orders/b/order.json", "networks/d/done.json", "pictures/ff/ff2"}
-    here, _ = LocalCompute().train_head(fit)
-    assert there is not None
-    assert here is not None
+    local, _ = LocalCompute().train_head(fit)
+    assert remote is not None
+    assert local is not None
     assert spent.where == "modal"
-    np.testing.assert_allclose(there.probabilities(vectors), here.probabilities(vectors), atol=1e-4)
+    np.testing.assert_allclose(
+        remote.probabilities(vectors), local.probabilities(vectors), atol=1e-4
+    )
 
 
-def test_many_images_are_looked_at_by_several_containers_with_the_same_result(
+def test_inference_in_several_containers_gives_the_same_result_as_here(
     compute: ModalCompute, settings: Settings, plane: ControlPlane
 ) -> None:
     import numpy as np
@@ -482,17 +488,19 @@ def test_many_images_are_looked_at_by_several_containers_with_the_same_result(
     np.testing.assert_allclose(encoder.encode_images(images), here.encode_images(images), atol=1e-5)
     embedding = compute._budget.spent_this_month()
     assert embedding > 0
-    finder = train_detector_model(BOXES_CONTROL).detectors["things"]
-    assert isinstance(finder, TrainedDetector)
-    local = finder.load_runner(finder.network, DETECTOR_INPUT_SIZE, finder.key)
-    far = compute.network_runner(finder.network, DETECTOR_INPUT_SIZE, finder.key, lambda: local)
+    detector = train_detector_model(BOXES_CONTROL).detectors["things"]
+    assert isinstance(detector, TrainedDetector)
+    local = detector.load_runner(detector.network, DETECTOR_INPUT_SIZE, detector.key)
+    remote = compute.network_runner(
+        detector.network, DETECTOR_INPUT_SIZE, detector.key, lambda: local
+    )
     compute._client.volume.list_names("networks").add(
-        finder.key
-    )  # as if it had been removed there meanwhile
-    found, expected = far.detect(images, 0.2), local.detect(images, 0.2)
+        detector.key
+    )  # as if it had been removed from the volume since
+    found, expected = remote.detect(images, 0.2), local.detect(images, 0.2)
 
-    def shared() -> bool:  # one container may be through before the next one is up
-        far.detect(images, 0.2)
+    def shared() -> bool:  # one container may finish before the next has started
+        remote.detect(images, 0.2)
         return (
             len([c for c in plane.containers if c.function == "BatchInference.*" and c.served]) > 1
         )
@@ -502,11 +510,11 @@ def test_many_images_are_looked_at_by_several_containers_with_the_same_result(
     assert sum(map(len, found)) == pytest.approx(sum(map(len, expected)), rel=0.1)
     looking = compute._budget.spent_this_month()
     assert looking > embedding
-    assert far.detect(images[:3], 0.2)[0].boxes.tolist() == expected[0].boxes.tolist()
-    assert compute._budget.spent_this_month() == looking  # a few images are looked at here
+    assert remote.detect(images[:3], 0.2)[0].boxes.tolist() == expected[0].boxes.tolist()
+    assert compute._budget.spent_this_month() == looking  # inference for a few images is local
 
 
-def test_when_the_months_money_is_spent_nothing_is_trained(
+def test_nothing_is_trained_beyond_the_monthly_budget(
     compute: ModalCompute, settings: Settings
 ) -> None:
     compute._budget.record_usage("L4", 3600 * 30)
@@ -516,7 +524,7 @@ def test_when_the_months_money_is_spent_nothing_is_trained(
         compute.check_budget()
 
 
-def test_a_published_version_answers_through_the_gateway_and_what_it_keeps_comes_back(
+def test_the_gateway_serves_uploaded_versions_and_its_captures_are_downloaded(
     plane: ControlPlane, settings: Settings
 ) -> None:
     model, reference = train_colour_model()
@@ -537,19 +545,19 @@ def test_a_published_version_answers_through_the_gateway_and_what_it_keeps_comes
         assert [row["labelName"] for row in many["results"]] == ["blue"] * 40
         large = http.post(path, content=_large(), headers=headers)
         assert large.status_code == 200, large.text
-        # a version that is promoted later takes over, and no request fails meanwhile
+        # a version that is promoted later goes live, and no request fails meanwhile
         after = publish_version(settings.home, "1", *train_colour_model(images=16))
         sharing.upload_live_versions()
-        seen = set()
+        versions = set()
 
         def newest() -> bool:
-            told = http.post(path, content=make_png("red", 2), headers=headers)
-            assert told.status_code == 200, told.text
-            seen.add(told.json()["version"])
-            return after in seen
+            response = http.post(path, content=make_png("red", 2), headers=headers)
+            assert response.status_code == 200, response.text
+            versions.add(response.json()["version"])
+            return after in versions
 
         _until(newest, 60)
-        # corrected images are kept on a volume of their own, and fetched from there
+        # corrected images are stored on a volume of their own, and downloaded from it
         body = {"labelName": "blue", "data": texts[0]}
         path = "/v1/functions/1/samples/bed/annotation"
         put = http.put(path, json=body, headers=headers)
@@ -564,14 +572,14 @@ def test_a_published_version_answers_through_the_gateway_and_what_it_keeps_comes
         assert corrected.why == "corrected"
         assert captures.image_path(corrected).read_bytes() == make_png("blue", 0)
         assert sharing.download_captures() == 0
-        # an answer that is changed there comes too, also where this machine's clock is ahead
+        # a changed answer is downloaded too, even when this machine's clock is ahead
         file = captures.image_path(corrected).with_suffix(".json")
         ahead = time.time() + 3600
         os.utime(file, (ahead, ahead))
         put = http.put(path, json={**body, "labelName": "red"}, headers=headers)
         assert put.status_code == 202, put.text
         _until(lambda: came_back()[0].annotation != corrected.annotation, 60)
-    # what is a task is removed here after some days, and not fetched again; what waits stays
+    # a capture that is a task is removed after some days and not downloaded again
     (changed,) = came_back()
     assert sharing.remove_imported_captures(0.0) == 0
     captures.record_import(changed, 7, has_annotation=True)
@@ -583,7 +591,7 @@ def test_a_published_version_answers_through_the_gateway_and_what_it_keeps_comes
     assert "token" not in " ".join(read_tree(plane.volume_folder("prelabel-home")))
 
 
-def test_the_backend_there_speaks_the_protocol_to_those_who_may(plane: ControlPlane) -> None:
+def test_the_backend_on_modal_serves_label_studio_with_authentication(plane: ControlPlane) -> None:
     with httpx.Client(base_url=plane.web_url("backend"), timeout=60, trust_env=False) as http:
         assert http.get("/health").status_code == 401
         auth = ("team", "open sesame")
@@ -615,7 +623,7 @@ def test_a_forgotten_local_source_is_caught(tmp_path: Path, variables: None) -> 
             ModalClient("prelabel").encoder_properties("builtin")
 
 
-def test_deploy_says_what_to_paste_where(tmp_path: Path, variables: None) -> None:
+def test_deploy_prints_the_next_steps(tmp_path: Path, variables: None) -> None:
     publish_version(tmp_path, "1", train_colour_model()[0])
     rules = tmp_path / "alerts.toml"
     rules.write_text(ALERT.format(secret="GREENHOUSE_SECRET"))
@@ -625,8 +633,10 @@ def test_deploy_says_what_to_paste_where(tmp_path: Path, variables: None) -> Non
 
         def prelabel(*words: str, **changed: str) -> subprocess.CompletedProcess[str]:
             command = [sys.executable, "-m", "backend.cli", *words]
-            given = {**env, **changed}
-            done = subprocess.run(command, env=given, capture_output=True, text=True, timeout=120)
+            changed_env = {**env, **changed}
+            done = subprocess.run(
+                command, env=changed_env, capture_output=True, text=True, timeout=120
+            )
             assert "Traceback" not in done.stderr
             return done
 
@@ -638,12 +648,14 @@ def test_deploy_says_what_to_paste_where(tmp_path: Path, variables: None) -> Non
         assert [s.keys for s in plane.function("endpoint").secrets] == [("GREENHOUSE_SECRET",)]
         shared = plane.volume_folder("prelabel-home")
         assert any("projects/1/live.json" in name for name in read_tree(shared))
-        # keys of the home that was deployed from are known there, wherever trainings are done
+        # keys are uploaded even when trainings are local
         made = json.loads(prelabel("keys", "create", "app", "--json").stdout)
         assert made["shared"]
         (key,) = json.loads((shared / "keys.json").read_text())
         assert (key["id"], key["revoked"]) == (made["id"], "")
-        rules.write_text(ALERT.format(secret="NEW_SECRET"))  # not there before another deploy
+        rules.write_text(
+            ALERT.format(secret="NEW_SECRET")
+        )  # not on Modal before another deployment
         failed = prelabel("keys", "revoke", made["id"], MODAL_TOKEN_ID="")
         assert failed.returncode == 1
         assert "endpoint on Modal still accepts it" in failed.stderr
@@ -668,7 +680,7 @@ def test_deploy_says_what_to_paste_where(tmp_path: Path, variables: None) -> Non
             assert says in done.stderr
 
 
-def test_without_a_deployed_app_the_sentence_says_how_to_get_one(
+def test_a_missing_app_is_reported_with_the_command_that_deploys_it(
     variables: None, settings: Settings
 ) -> None:
     with (
@@ -679,7 +691,7 @@ def test_without_a_deployed_app_the_sentence_says_how_to_get_one(
         ModalClient("prelabel").encoder_properties("builtin")
 
 
-def test_without_a_token_the_sentence_says_how_to_get_one(
+def test_a_missing_token_is_reported_with_the_command_that_creates_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clean = {k: v for k, v in os.environ.items() if not k.startswith("MODAL_")}
@@ -696,7 +708,7 @@ def _until(check: Any, seconds: float = 30.0) -> Any:
         if found := check():
             return found
         time.sleep(0.3)
-    raise AssertionError("it never became so")
+    raise AssertionError("the check never became true")
 
 
 def _ended(plane: ControlPlane, container: str) -> bool:
@@ -704,7 +716,7 @@ def _ended(plane: ControlPlane, container: str) -> bool:
 
 
 def _large() -> bytes:
-    """A picture of 3 MB."""
+    """Return a PNG of 3 MB."""
     import io
 
     import numpy as np

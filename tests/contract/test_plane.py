@@ -1,4 +1,4 @@
-"""The local control plane: the real Modal client deploys a toy app to it and calls it for real."""
+"""The local control plane: the real Modal client deploys a small app to it and calls it."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def until(check: Any, seconds: float = 20) -> Any:
     return found
 
 
-def test_facts_of_a_deployment_are_what_the_code_says(plane: ControlPlane) -> None:
+def test_a_deployment_has_the_options_of_the_code(plane: ControlPlane) -> None:
     assert plane.unanswered == []
     assert plane.apps == ["toy"]
     assert set(plane.functions()) == {
@@ -126,10 +126,10 @@ def test_a_retry_runs_the_whole_function_again(work: Any, plane: ControlPlane) -
     assert read_tree(plane.volume_folder("toy-store"))["attempts"] == b"xxx"
 
 
-def test_a_cancelled_call_ends_and_its_container_serves_on(plane: ControlPlane, work: Any) -> None:
+def test_a_cancelled_call_ends_and_its_container_continues(plane: ControlPlane, work: Any) -> None:
     call = work.spawn("sleep", 60.0)
     until(lambda: running(plane, call))
-    time.sleep(2)  # it has its input, and now knows that it has: before, it heeds no cancelling
+    time.sleep(2)  # before it has registered its input, it ignores a cancellation
     started = time.monotonic()
     call.cancel()
     with pytest.raises(modal.exception.RemoteError, match="cancelled"):
@@ -163,7 +163,7 @@ def test_map_fans_out_and_keeps_the_order(work: Any, plane: ControlPlane) -> Non
     assert 1 <= len(live) <= 2
 
 
-def test_arguments_of_several_megabytes_travel_both_ways(work: Any) -> None:
+def test_arguments_and_results_may_have_several_megabytes(work: Any) -> None:
     assert work.remote("double", b"x" * 3_000_000) == b"x" * 6_000_000
     assert work.spawn("double", b"x" * 20_000).get() == b"x" * 40_000
 
@@ -194,7 +194,7 @@ def test_what_a_container_committed_is_read_by_a_client_and_by_another_container
 
 
 def test_a_write_is_seen_by_others_only_after_commit_and_reload(plane: ControlPlane) -> None:
-    """So an app that forgets one of them fails here as it would in the cloud."""
+    """An app that forgets one of them fails here as it would on Modal."""
     careless, read = function("careless"), function("read")
     assert careless.remote(leave="uncommitted", look_for="uncommitted")
     with pytest.raises(FileNotFoundError):
@@ -258,7 +258,7 @@ def test_a_dictionary_is_shared_and_put_only_once_when_wanted() -> None:
     assert dict(known.items()) == {}
 
 
-def test_a_web_function_takes_and_gives_megabytes(plane: ControlPlane) -> None:
+def test_a_web_function_receives_and_returns_megabytes(plane: ControlPlane) -> None:
     with httpx.Client(base_url=plane.web_url("site"), timeout=30, trust_env=False) as http:
         assert http.post("/size", content=b"x" * 3_500_000).json() == {"size": 3_500_000}
         answer = http.get("/big", params={"count": 5_000_000})
@@ -284,14 +284,14 @@ def test_requests_run_at_once_in_one_container(plane: ControlPlane) -> None:
     assert len([c for c in plane.containers if c.function == "site"]) == 1
 
 
-def test_proxy_authentication_is_asked_for(plane: ControlPlane) -> None:
+def test_proxy_authentication_is_required(plane: ControlPlane) -> None:
     url = plane.web_url("locked")
     assert httpx.get(url, timeout=30, trust_env=False).status_code == 401
     keys = dict(zip(("Modal-Key", "Modal-Secret"), PROXY_TOKEN, strict=True))
     assert httpx.get(url, headers=keys, timeout=30, trust_env=False).json() == "in"
 
 
-def test_a_container_idle_for_its_window_leaves_and_runs_its_exit_hooks(
+def test_an_idle_container_ends_after_its_window_and_runs_its_exit_hooks(
     plane: ControlPlane,
 ) -> None:
     modal.Cls.from_name("toy", "Greeter")(name="brief").greet.remote()
@@ -308,7 +308,7 @@ def test_a_batched_function_gets_several_inputs_at_once() -> None:
     assert list(function("together").map(range(3))) == [3, 3, 3]
 
 
-def test_a_function_over_its_time_is_ended() -> None:
+def test_a_function_over_its_time_limit_is_ended() -> None:
     with pytest.raises(modal.exception.FunctionTimeoutError, match="1s"):
         function("slow").remote()
 
@@ -397,7 +397,7 @@ def test_a_module_that_cannot_be_imported_fails_the_call_and_the_deployment(
             modal.Function.from_name("small", "imported").remote("os")
 
 
-def test_nothing_is_left_when_the_plane_is_closed(folder: Path) -> None:
+def test_closing_the_plane_leaves_no_process_behind(folder: Path) -> None:
     before = set(threading.enumerate())
     with ControlPlane() as plane:
         plane.deploy("toy.py", cwd=folder)

@@ -1,4 +1,4 @@
-"""An application asks, and what is hard comes back to be labeled: with a real Label Studio."""
+"""Captured images and corrections of an application become tasks of a real Label Studio."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.published_models import make_ambiguous_png
 
 @pytest.fixture
 def learned(lab: LabelStudioUser, backend: BackendServer) -> int:
-    """A project that tells red from blue."""
+    """A project with a model that separates red from blue."""
     project = lab.create_project(title="greenhouse")
     tasks = lab.import_colours(project, 6)
     lab.connect_backend(project, backend.url)
@@ -45,12 +45,12 @@ def came_back(lab: LabelStudioUser, project: int) -> list[Json]:
     return [task for task in lab.list_tasks(project) if "prelabel_captured" in task["data"]]
 
 
-def test_an_application_asks_and_the_next_version_has_learned_from_it(
+def test_captured_images_become_tasks_and_train_the_next_version(
     lab: LabelStudioUser, backend: BackendServer, learned: int
 ) -> None:
     before = backend.project(learned)["version"]
     with application(backend, PRELABEL_CAPTURE_BELOW="0.97") as app:
-        said = {}
+        responses = {}
         for number in range(300):
             hard = number % 20 == 7
             content = (
@@ -59,7 +59,7 @@ def test_an_application_asks_and_the_next_version_has_learned_from_it(
                 else make_png(("red", "blue")[number % 2], 500 + number)
             )
             answer = app.invoke(learned, content, externalId=f"picture-{number}")
-            said[answer["requestId"]] = answer
+            responses[answer["requestId"]] = answer
             assert answer["version"] == before
         waiting = wait_until("captured images", lambda: came_back(lab, learned))
         settled = wait_until(
@@ -75,7 +75,7 @@ def test_an_application_asks_and_the_next_version_has_learned_from_it(
         assert len(waiting) == settled["returned"]
         assert 3 <= len(waiting) <= 100
         for task in waiting:
-            answer = said[task["data"]["prelabel_request"]]
+            answer = responses[task["data"]["prelabel_request"]]
             assert task["data"]["prelabel_captured"] in ("uncertain", "rare")
             assert task["data"]["prelabel_external"] == answer["externalId"]
             first = min(task["predictions"], key=lambda p: p["id"])
@@ -84,14 +84,16 @@ def test_an_application_asks_and_the_next_version_has_learned_from_it(
             assert answer["confidence"] < 0.97
         image = lab.http.get(waiting[0]["data"]["image"])
         assert image.headers["content-type"] == "image/png"
-        # labeling them starts a round, and the promoted version answers the next question
-        for task in waiting:  # with the truth: a version that learned wrong ones may be held back
-            number = int(said[task["data"]["prelabel_request"]]["externalId"].split("-")[1])
+        # labeling them starts a round, and the promoted version answers the next request
+        for task in (
+            waiting
+        ):  # with true labels: the quality gate may reject a version trained on wrong ones
+            number = int(responses[task["data"]["prelabel_request"]]["externalId"].split("-")[1])
             lab.submit_annotation(task["id"], ("red", "blue")[number % 2])
         state = backend.train_and_wait(learned, 8 + len(waiting))
         audited = state["audit"]["n"]
         assert audited <= 3  # of the eight that were labeled first
-        # labels that came while a round ran start one more, so the live version is asked anew
+        # labels that arrive during a round start another, so the live version is read anew
         wait_until(
             "the new version answers",
             lambda: (
@@ -102,7 +104,7 @@ def test_an_application_asks_and_the_next_version_has_learned_from_it(
         )
 
 
-def test_corrections_arrive_and_no_image_comes_twice_or_is_lost(
+def test_corrections_arrive_and_no_image_is_imported_twice_or_lost(
     lab: LabelStudioUser, learned: int, backend: BackendServer
 ) -> None:
     with application(backend, PRELABEL_CAPTURE_SHARE="0.999") as app:
@@ -118,7 +120,9 @@ def test_corrections_arrive_and_no_image_comes_twice_or_is_lost(
         app.invoke(learned, make_ambiguous_png(899), externalId="gone")
         gone = wait_until("another", lambda: _named(lab, learned, "gone"))
         lab.request("DELETE", f"/api/tasks/{gone[0]['id']}/")
-        app.http.put(path.format("gone"), json={"labelName": "red"})  # holds up none of the next
+        app.http.put(
+            path.format("gone"), json={"labelName": "red"}
+        )  # must not block the following ones
         backend.kill()
         for number in range(901, 925):
             app.invoke(learned, make_ambiguous_png(number))
@@ -126,14 +130,14 @@ def test_corrections_arrive_and_no_image_comes_twice_or_is_lost(
         assert app.http.put(path.format("other"), json=brought).status_code == 202
     backend.start()
     wait_until("some came back", lambda: len(came_back(lab, learned)) > 3)
-    backend.kill()  # somewhere between an import and its note
+    backend.kill()  # between an import and its record
     backend.start()
 
-    def whole() -> bool:
+    def is_complete() -> bool:
         captured = (backend.project(learned) or {}).get("captured") or {}
         return bool(captured.get("returned")) and not captured.get("waiting")
 
-    wait_until("all came back", whole)
+    wait_until("all came back", is_complete)
     tasks = came_back(lab, learned)
     requests = [task["data"]["prelabel_request"] for task in tasks]
     assert len(requests) == len(set(requests))
@@ -142,8 +146,8 @@ def test_corrections_arrive_and_no_image_comes_twice_or_is_lost(
     wait_until("the other annotation", lambda: _annotated(lab, learned, "other"))
     assert _answers(lab, learned, "early") == ["blue"]
     assert by_name["early"]["id"] == early[0]["id"]
-    (given,) = _annotated(lab, learned, "other")
-    assert given["result"][0]["value"]["choices"] == ["blue"]
+    (annotation,) = _annotated(lab, learned, "other")
+    assert annotation["result"][0]["value"]["choices"] == ["blue"]
 
 
 def _named(lab: LabelStudioUser, project: int, external: str) -> list[Json]:
@@ -157,8 +161,8 @@ def _annotated(lab: LabelStudioUser, project: int, external: str) -> list[Json]:
 
 
 def _answers(lab: LabelStudioUser, project: int, external: str) -> list[str]:
-    given = _annotated(lab, project, external)
-    return [label for one in given for label in one["result"][0]["value"]["choices"]]
+    annotations = _annotated(lab, project, external)
+    return [label for one in annotations for label in one["result"][0]["value"]["choices"]]
 
 
 def _text(content: bytes) -> str:

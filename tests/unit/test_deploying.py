@@ -20,7 +20,7 @@ from serverless.container_image import (
     find_live_encoders,
     weight_download_commands,
 )
-from serverless.deploy import check_encoders_available, is_public_address
+from serverless.deploy import check_encoders_available, is_public_url
 from serverless.modal_compute import check_train_timeout
 from serverless.volume_sync import read_deployments, record_deployment
 from tests.support.published_models import publish_version, train_colour_model
@@ -60,7 +60,7 @@ secret_env = "NEW_SECRET"
     ],
 )
 def test_addresses_that_modal_cannot_reach_are_recognized(address: str, is_public: bool) -> None:
-    assert is_public_address(address) is is_public
+    assert is_public_url(address) is is_public
 
 
 def test_a_training_time_above_modals_limit_is_refused(tmp_path: Path) -> None:
