@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from backend.cli import addresses
-from backend.errors import UsageError
+from backend.errors import StoreError, UsageError
 from backend.settings import Settings, read_settings
 
 if TYPE_CHECKING:
@@ -41,10 +41,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     settings = read_settings()
     check_writable(settings.home)
     state_home = settings.endpoint_data_dir or settings.home
-    lock_message = (
+    busy = StoreError(
         f"Another endpoint serves {state_home}: stop it, or set PRELABEL_HOME to another home."
     )
-    with exclusive_lock(state_home / LOCK_FILE, lock_message, LOCK_TIMEOUT_SECONDS):
+    with exclusive_lock(state_home / LOCK_FILE, busy, LOCK_TIMEOUT_SECONDS):
         return _serve(settings, options)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from backend.runtime.compute import Compute, LocalCompute
 from backend.runtime.connection import Connection, connect
 from backend.settings import Settings
 from backend.store.captures import CaptureStore
-from backend.store.files import disk_errors
+from backend.store.files import exclusive_lock
 from backend.store.image_copies import ImageCopies
 from backend.store.projects import ProjectRecord, ProjectStore
 from backend.store.versions import VersionStore
@@ -251,29 +251,16 @@ class Resources:
         """What the endpoint kept for a project."""
         return self.projects.captures(record.id)
 
-    @contextmanager
-    def round_lock(self, record: ProjectRecord) -> Iterator[None]:
+    def round_lock(self, record: ProjectRecord) -> AbstractContextManager[None]:
         """One round at a time per project, across processes.
 
         Raises:
             RoundInProgressError: another process is at it.
         """
-        from filelock import FileLock, Timeout
-
-        folder = self.folder(record)
-        with disk_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(folder / "round.lock", timeout=self._lock_seconds)
-            try:
-                lock.acquire()
-            except Timeout as error:
-                raise RoundInProgressError(
-                    f"Another process runs a round of project {record.id}: try again after it."
-                ) from error
-        try:
-            yield
-        finally:
-            lock.release()
+        busy = RoundInProgressError(
+            f"Another process runs a round of project {record.id}: try again after it."
+        )
+        return exclusive_lock(self.folder(record) / "round.lock", busy, self._lock_seconds)
 
     @property
     def weights_folder(self) -> Path:

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from backend.loop.publish.publish import PublishResult
-from backend.loop.round import Round, RoundMemory
+from backend.loop.round import Round
+from backend.loop.round_memory import RoundMemory
 from backend.records import RoundOutcome, RoundRequest
 from backend.runtime.resources import Resources
 from backend.settings import Settings
