@@ -6,36 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
 from backend.domain import Control
+from backend.estimate import IntervalEstimate
 from backend.json_records import JsonObject, from_json, json_field
 
 TAG_BY_KIND = {"choices": "Choices", "boxes": "RectangleLabels", "points": "KeyPointLabels"}
-
-
-@dataclass(frozen=True)
-class IntervalEstimate:
-    """An estimate from 0 to 1 with its 95 % interval.
-
-    Attributes:
-        n: number of images or answers.
-        value: None when ``n`` is 0.
-        low: lower end of the interval, 0 when nothing is known.
-        high: upper end of the interval, 1 when nothing is known.
-        metric: name of the metric.
-    """
-
-    n: int = 0
-    value: float | None = None
-    low: float = 0.0
-    high: float = 1.0
-    metric: str = "accuracy"
-
-    def to_json(self) -> JsonObject:
-        """Return the estimate as a JSON object."""
-        return asdict(self)
 
 
 # -- a version ------------------------------------------------------------------------------

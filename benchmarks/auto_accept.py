@@ -1,14 +1,15 @@
-"""Is the promise of accepting without a person kept? In simulated projects.
+"""Measure how often auto-accept exceeds its error bound, in simulated projects.
 
     uv run python -m benchmarks.auto_accept [--projects 20] [--quick 200] [--plot FILE]
 
-Accepting: every project labels images in the order of the policy, one in ten an audit task, in
-rounds of 100. After each round the product's head is fitted anew, its level is proven on the
-labeled audit tasks as far as earlier looks left room for that, and the open answers above it are
-accepted for good, up to the share that goes to people. Of all that was accepted at most the bound
-may be wrong, in 19 of 20 projects. The quick simulation draws margins instead of fitting heads, for
-the rate itself; its last rows are of models that err a little more often than the bound allows,
-however sure they are.
+Each project labels images in the order of the policy, one in ten an audit task, in rounds of 100.
+After each round the product's head is trained, its threshold is tested on the labeled audit tasks
+within the budget of the project, and open predictions above it are accepted for good, except the
+share that people review. Quick projects draw margins instead of training heads, to measure the rate
+on many projects; the models of the last rows err a little more often than the bound, whatever their
+confidence.
+
+Goal: in at most 5 % of the projects, the error rate of all accepted predictions exceeds the bound.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from backend.learning import auto_accept, coverage
 from backend.learning.audit import hash_rank, is_audit
 from backend.learning.selection import uncertainty
 from backend.vision.heads.head import Head, fit_head
+from benchmarks.plots import saved_plot
 
 LABELS_PER_ROUND, MAX_LABELS = 100, 1100
 LABEL_NAMES = tuple(map(str, range(10)))
@@ -38,18 +40,19 @@ ERROR_BOUNDS = {
     "rare clouds": 0.05,
     "copies": 0.2,
 }
-"""Error bound by setting: near to what its surest answers are, where it is hardest to keep."""
+"""Error bound of each setting: near the error rate of its most confident predictions, where it is
+hardest to keep."""
 QUICK_PROJECTS = (
     *((0.6, 0.4, 0.05), (1.0, 0.7, 0.05), (0.4, 0.4, 0.1), (0.5, 0.6, 0.1)),
     *((0.0, 0.0, 0.05), (0.0, 0.0, 0.1)),
 )
-"""Quick projects: mean and spread of the margin of the best model, and the bound; without a margin
-the model errs a tenth too often, whatever its confidence."""
+"""Mean and spread of the margins of the best model, and the error bound. With a mean of 0 the model's
+error rate is 1.1 times the bound, whatever its confidence."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--projects", type=int, default=20, help="of each setting")
+    parser.add_argument("--projects", type=int, default=20, help="projects of each setting")
     parser.add_argument(
         "--settings", nargs="*", default=list(ERROR_BOUNDS), choices=list(ERROR_BOUNDS)
     )
@@ -69,9 +72,9 @@ class SimulatedProject:
     """One simulated project.
 
     Attributes:
-        accepted_answers: row → the answer that was accepted.
-        first_accepted_at: labels after which something was accepted first; 0: never.
-        audit_looks: at the audit slice, one a version at most.
+        accepted_answers: row → accepted prediction.
+        first_accepted_at: number of labels at the first acceptance; 0: never.
+        audit_looks: tests on the audit slice, at most one per version.
     """
 
     name: str
@@ -85,7 +88,7 @@ class SimulatedProject:
 
     @property
     def error_share(self) -> float:
-        """Share of wrong answers among the accepted."""
+        """Error rate of the accepted predictions."""
         return float(
             np.mean(
                 [self.true_labels[i] != answer for i, answer in self.accepted_answers.items()]
@@ -95,7 +98,7 @@ class SimulatedProject:
 
 
 def run_setting(setting: str, projects: int) -> list[float]:
-    """Play some projects; the share of wrong answers among the accepted of each."""
+    """Simulate projects; return the error rate of the accepted predictions of each."""
     error, finished_projects = ERROR_BOUNDS[setting], []
     print(f"\n{setting}, at most {error:.0%} errors, seeds 0 to {projects - 1}")
     print(f"{'seed':>4}{'first after':>12}{'labels':>8}{'accepted':>10}{'wrong':>8}")
@@ -103,11 +106,9 @@ def run_setting(setting: str, projects: int) -> list[float]:
         project = SimulatedProject(f"project {seed}", *make_dataset(setting, seed))
         run_rounds(project, error)
         label_count = len(project.learned_rows) + len(project.audited_rows)
-        print(
-            f"{seed:>4}{project.first_accepted_at or '-':>12}{label_count:>8}{len(project.accepted_answers):>10}"
-            f"{project.error_share:>8.1%}",
-            flush=True,
-        )
+        accepted = f"{len(project.accepted_answers):>10}{project.error_share:>8.1%}"
+        first = project.first_accepted_at or "-"
+        print(f"{seed:>4}{first:>12}{label_count:>8}{accepted}", flush=True)
         finished_projects.append(project)
     broken_count = sum(project.error_share > error for project in finished_projects)
     accepting_count = sum(bool(project.accepted_answers) for project in finished_projects)
@@ -116,7 +117,7 @@ def run_setting(setting: str, projects: int) -> list[float]:
 
 
 def make_dataset(setting: str, seed: int) -> tuple[Floats, Ints]:
-    """Embeddings (n, d) of unit length and labels (n,) of a setting, shuffled."""
+    """Return shuffled embeddings, (n, d) of unit length, and labels, (n,), of a setting."""
     from sklearn.datasets import load_digits
 
     rng = np.random.default_rng(seed)
@@ -136,7 +137,7 @@ def make_dataset(setting: str, seed: int) -> tuple[Floats, Ints]:
 
 
 def make_clouds(rng: np.random.Generator, setting: str) -> tuple[npt.NDArray[np.float64], Ints]:
-    """Six overlapping normal clouds of different weight in ten dimensions, 3,000 images."""
+    """Draw 3,000 points of six overlapping normal clouds of different weight, in 10 dimensions."""
     weight = rng.dirichlet(np.full(6, 5.0))
     if setting == "rare clouds":
         weight = 0.03 ** (np.arange(6) / 5)
@@ -145,7 +146,7 @@ def make_clouds(rng: np.random.Generator, setting: str) -> tuple[npt.NDArray[np.
 
 
 def run_rounds(project: SimulatedProject, error: float) -> None:
-    """Rounds of ROUND labels, until MOST or until nothing is open."""
+    """Run rounds until ``MAX_LABELS`` or two thirds of the images are labeled."""
     head: Head | None = None
     for label_count in range(
         LABELS_PER_ROUND, min(MAX_LABELS, len(project.embeddings) * 2 // 3) + 1, LABELS_PER_ROUND
@@ -176,7 +177,7 @@ def one_hot_targets(labels_given: Ints) -> Floats:
 
 
 def label_next_tasks(project: SimulatedProject, head: Head | None) -> None:
-    """People label the next ROUND tasks: a tenth of them audit tasks, in hash order."""
+    """Label the tasks of one round: a tenth of them audit tasks, in hash order."""
     rows = range(len(project.embeddings))
     audit = [i for i in rows if is_audit(project.name, i) and i not in project.audited_rows]
     audit.sort(key=lambda i: hash_rank(project.name, i))
@@ -195,7 +196,7 @@ def label_next_tasks(project: SimulatedProject, head: Head | None) -> None:
 def select_rows(
     x: Floats, open_rows: list[int], learned_rows: list[int], head: Head | None, count: int
 ) -> list[int]:
-    """The next rows in the order of the policy."""
+    """Return the next rows in the order of the policy."""
     uncertainties = np.ones(len(open_rows), dtype=np.float32)
     if head is not None:
         uncertainties = uncertainty(head.probabilities(x[open_rows]), multiple=False)
@@ -236,7 +237,7 @@ def test_level(
     error: float,
     audit_looks: list[auto_accept.ThresholdTest],
 ) -> auto_accept.AcceptThreshold:
-    """A version's level; a look at the audit slice is added to the looks."""
+    """Return a version's threshold; record the test on the audit slice, if one was made."""
     level_found = auto_accept.find_budgeted_threshold(confidences, correct, error, audit_looks)
     if level_found.alpha:
         audit_looks.append(
@@ -251,21 +252,20 @@ def test_level(
 
 
 def run_quick_projects(projects: int) -> None:
-    """The rate: models whose margins get better round by round and keep most of their mistakes."""
+    """Print how often the bound is exceeded by models that improve and keep most mistakes."""
     print(f"\nquick projects, seeds 0 to {projects - 1}")
     print(f"{'margin':>6}{'spread':>8}{'bound':>7}{'accepted in':>13}{'broken':>8}{'rate':>7}")
     for mean, spread, error in QUICK_PROJECTS:
         quick_results = [simulate_margins(seed, mean, spread, error) for seed in range(projects)]
         accepting_errors = [wrong for count, wrong in quick_results if count]
         broken_count = sum(wrong > error for wrong in accepting_errors)
-        print(
-            f"{mean:>6}{spread:>8}{error:>7.0%}{len(accepting_errors):>13}{broken_count:>8}{broken_count / projects:>7.1%}",
-            flush=True,
-        )
+        setting = f"{mean:>6}{spread:>8}{error:>7.0%}"
+        rate = f"{broken_count:>8}{broken_count / projects:>7.1%}"
+        print(f"{setting}{len(accepting_errors):>13}{rate}", flush=True)
 
 
 def simulate_margins(seed: int, mean: float, spread: float, error: float) -> tuple[int, float]:
-    """How many of 4,000 answers were accepted in 12 rounds of 200 labels, and the wrong share."""
+    """Return how many of 4,000 predictions were accepted in 12 rounds, and their error rate."""
     rng = np.random.default_rng(seed)
     best_margins, mistakes = rng.normal(mean, spread, 4000), rng.normal(0, 1, 4000)
     audit, open_mask = np.arange(400), np.arange(4000) >= 400
@@ -296,7 +296,7 @@ def simulate_margins(seed: int, mean: float, spread: float, error: float) -> tup
 def simulate_confidences(
     number: int, best_margins: npt.NDArray[Any], mistakes: npt.NDArray[Any]
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
-    """Confidence and rightness after a round: margins that come nearer to the best model's."""
+    """Return confidence and correctness after a round; margins approach those of the best model."""
     skill = number / (number + 2)
     margin = skill * best_margins + (1 - skill) * mistakes
     return 1 / (1 + np.exp(-6 * np.abs(margin))), margin > 0
@@ -305,28 +305,19 @@ def simulate_confidences(
 def simulate_uninformative(
     error: float, mistakes: npt.NDArray[Any], rng: np.random.Generator
 ) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
-    """A confidence that says nothing, of answers that are wrong a tenth too often."""
+    """Return a random confidence, and an error rate of 1.1 times the bound."""
     error_quantile = -NormalDist().inv_cdf(1.1 * error)
     return rng.random(len(mistakes)), mistakes < error_quantile
 
 
 def plot_errors(errors_by_setting: dict[str, list[float]], file: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(
-        1, max(1, len(errors_by_setting)), figsize=(3 * max(1, len(errors_by_setting)), 3)
-    )
-    axis_list: list[Any] = np.atleast_1d(axes).tolist()
-    for axis, (setting, error_shares) in zip(axis_list, errors_by_setting.items(), strict=False):
-        axis.bar(range(len(error_shares)), error_shares)
-        axis.axhline(ERROR_BOUNDS[setting], color="red")
-        axis.set(title=setting, xlabel="project", ylim=(0, None))
-    axis_list[0].set_ylabel("share wrong among the accepted")
-    figure.savefig(file, dpi=120, bbox_inches="tight")
-    print(f"plot: {file}")
+    columns = max(1, len(errors_by_setting))
+    with saved_plot(file, columns, (3 * columns, 3)) as axes:
+        for axis, (setting, error_shares) in zip(axes, errors_by_setting.items(), strict=False):
+            axis.bar(range(len(error_shares)), error_shares)
+            axis.axhline(ERROR_BOUNDS[setting], color="red")
+            axis.set(title=setting, xlabel="project", ylim=(0, None))
+        axes[0].set_ylabel("error rate of accepted predictions")
 
 
 if __name__ == "__main__":

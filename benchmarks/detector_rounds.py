@@ -1,10 +1,11 @@
-"""Memory and seconds of ten rounds of boxes on a real Label Studio.
+"""Measure time and memory of ten detector rounds with a real Label Studio.
 
     uv run python -m benchmarks.detector_rounds
     uv run python -m benchmarks.detector_rounds --weights yolo26n.pt --size 640
 
-Without weights a small network learns from nothing, in pictures of 160 pixels; with them, what
-people get by default: pretrained weights are fine-tuned at their own size.
+By default a small network is trained from scratch on images of 160 pixels. With weights, they are
+fine-tuned at their own size, as the product does by default. Goal: memory stops growing after the
+first rounds.
 """
 
 from __future__ import annotations
@@ -13,38 +14,36 @@ import argparse
 import time
 from pathlib import Path
 
-import psutil
-
-from benchmarks.servers import running_backend, running_studio
-from tests.contract.test_places import BOXES, box
-from tests.support.drawings import make_drawing
-from tests.support.harness import BackendServer, LabelStudioUser, make_data_uri
+from benchmarks.servers import backend_processes, running_loop
+from tests.support.drawings import DrawnObject, make_drawing
+from tests.support.harness import BackendServer, Json, LabelStudioUser, make_data_uri
 
 ROUND_COUNT, LABELS_PER_ROUND = 10, 4
+LABEL_CONFIG = (
+    '<View><Image name="image" value="$image"/><RectangleLabels name="box" toName="image">'
+    '<Label value="disc"/><Label value="square"/></RectangleLabels></View>'
+)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", default="builtin", help="PRELABEL_DETECTOR")
-    parser.add_argument("--size", type=int, default=160, help="pixels of pictures and of the input")
-    parser.add_argument("--seconds", type=float, default=120, help="that a round may train")
+    parser.add_argument(
+        "--size", type=int, default=160, help="pixels of the images and of the network's input"
+    )
+    parser.add_argument("--seconds", type=float, default=120, help="time limit of one training")
     options = parser.parse_args()
-    with (
-        running_studio() as (studio, folder),
-        running_backend(
-            studio,
-            folder / "home",
-            PRELABEL_DETECTOR=options.weights,
-            PRELABEL_DETECTOR_SIZE=str(options.size),
-            PRELABEL_TRAIN_SECONDS=str(options.seconds),
-            PRELABEL_RETRAIN_AFTER="1000",
-        ) as backend,
-    ):
-        run_detector_rounds(LabelStudioUser(studio.url, studio.token), backend, options.size)
+    with running_loop(
+        PRELABEL_DETECTOR=options.weights,
+        PRELABEL_DETECTOR_SIZE=str(options.size),
+        PRELABEL_TRAIN_SECONDS=str(options.seconds),
+        PRELABEL_RETRAIN_AFTER="1000",
+    ) as (studio, backend):
+        run_detector_rounds(studio.user, backend, options.size)
 
 
 def run_detector_rounds(user: LabelStudioUser, backend: BackendServer, size: int) -> None:
-    project = user.create_project(BOXES, title="ten rounds")
+    project = user.create_project(LABEL_CONFIG, title="ten rounds")
     scale = size / 160
     shape, radius = (size, size * 3 // 4), (7 * scale, 13 * scale)
     image_count = ROUND_COUNT * LABELS_PER_ROUND + 60
@@ -52,35 +51,38 @@ def run_detector_rounds(user: LabelStudioUser, backend: BackendServer, size: int
     tasks = user.import_images(project, [make_data_uri(d.to_png()) for d in drawings])
     user.connect_backend(project, backend.url)
     version = backend.wait_for_round(project)["version"]
-    print(f"{'round':>5}{'labels':>8}{'seconds':>9}{'MB':>7}{'most MB':>9}")
+    print(f"{'round':>5}{'labels':>8}{'seconds':>9}{'MB':>7}{'peak MB':>9}")
     for round_index in range(ROUND_COUNT):
-        labeled_numbers = range(
-            round_index * LABELS_PER_ROUND, (round_index + 1) * LABELS_PER_ROUND
-        )
-        for number in labeled_numbers:
-            result = [box(drawn_object) for drawn_object in drawings[number].objects]
+        labeled = (round_index + 1) * LABELS_PER_ROUND
+        for number in range(labeled - LABELS_PER_ROUND, labeled):
+            result = [make_box_region(drawn_object) for drawn_object in drawings[number].objects]
             body = {"result": result, "lead_time": 1.0}
             user.request("POST", f"/api/tasks/{tasks[number]}/annotations/", json=body)
         start = time.monotonic()
-        version = backend.train_and_wait(project, labeled_numbers.stop, version)["version"]
+        version = backend.train_and_wait(project, labeled, version)["version"]
         seconds = time.monotonic() - start
         current, peak = process_memory(backend)
-        print(
-            f"{round_index + 1:>5}{labeled_numbers.stop:>8}{seconds:>9.1f}{current:>7.0f}{peak:>9.0f}",
-            flush=True,
-        )
+        columns = f"{round_index + 1:>5}{labeled:>8}{seconds:>9.1f}{current:>7.0f}{peak:>9.0f}"
+        print(columns, flush=True)
+
+
+def make_box_region(drawn_object: DrawnObject) -> Json:
+    """Return a box as Label Studio's browser client sends it, in percent of the image."""
+    x0, y0, x1, y1 = (100 * value for value in drawn_object.box)
+    geometry = {"x": x0, "y": y0, "width": x1 - x0, "height": y1 - y0, "rotation": 0}
+    value = {**geometry, "rectanglelabels": [drawn_object.label]}
+    return {"from_name": "box", "to_name": "image", "type": "rectanglelabels", "value": value}
 
 
 def process_memory(backend: BackendServer) -> tuple[float, float]:
-    """MB of the server and its processes: now, and at most so far where Linux tells it."""
-    processes = [psutil.Process(backend.pid), *psutil.Process(backend.pid).children(True)]
+    """Return present and peak memory in MB of the backend's processes; peak is 0 off Linux."""
+    processes = backend_processes(backend)
     current = sum(process.memory_info().rss for process in processes)
     peak = sum(_peak_bytes(process.pid) for process in processes)
     return current / 1e6, peak / 1e6
 
 
 def _peak_bytes(pid: int) -> int:
-    """The most bytes a process ever had; 0 where nothing tells it."""
     try:
         text = Path(f"/proc/{pid}/status").read_text(encoding="utf-8")
     except OSError:

@@ -1,13 +1,12 @@
-"""The endpoint's speed beside its model alone, a promotion under load, and many requests.
+"""Measure the endpoint's throughput against its model alone, under a promotion, and over time.
 
     uv run python -m benchmarks.endpoint [--seconds 20] [--soak 100000]
 
-One home with a function of choices (builtin encoder) and one of boxes (the small builtin network at
-640 pixels), asked with drawn scenes as JPEG of 640 × 480. *Bare* is a loop in a process of its own
-that decodes the same bytes and asks the same loaded version, one image after another. The load
-comes from this process, over keep-alive connections on loopback: it takes its share of the
-processors. All are measured in turn, several times, as the machine is quicker at times: the ratios
-are of the same turn, and what is shown is the median.
+One function of choices (builtin encoder) and one of boxes (the small builtin network at 640 pixels)
+receive drawn scenes as JPEG of 640 × 480. *Bare* is a loop in a process of its own that decodes the
+same bytes and runs the same version, one image after another. Requests come from this process over
+keep-alive connections on loopback, and share the CPU. Everything is measured five times in turn,
+because the machine's speed varies; the tables show medians, and ratios compare the same turn.
 """
 
 from __future__ import annotations
@@ -26,6 +25,10 @@ from pathlib import Path
 
 import psutil
 
+from backend.bootstrap import make_resources
+from backend.endpoint.functions import load_local_version
+from backend.endpoint.invoker import read_image
+from backend.settings import Settings
 from tests.support.drawings import make_drawing
 from tests.support.harness import RGB_BY_COLOUR, EndpointServer, make_png
 from tests.support.published_models import (
@@ -39,36 +42,19 @@ CLIENT_COUNTS = (1, 8, 32)
 TURN_COUNT = 5
 FUNCTION_KINDS = {"1": "choices", "3": "boxes"}
 NO_CAPTURE_SETTINGS = {"PRELABEL_CAPTURE_PER_DAY": "0"}
-BARE_MODEL_SCRIPT = """
-import sys, time
-from pathlib import Path
-from backend.runtime.resources import Resources
-from backend.settings import Settings
-from backend.endpoint.functions import load_here
-from backend.endpoint.invoker import read_picture
-home, function, folder, seconds = sys.argv[1:]
-resources = Resources(Settings(home=Path(home)))
-record = resources.projects.get(function)
-loaded = load_here(resources, record, resources.versions(record).live())
-images = [file.read_bytes() for file in sorted(Path(folder).iterdir())]
-times, until = [], time.perf_counter() + float(seconds)
-while time.perf_counter() < until:
-    content = images[len(times) % len(images)]
-    start = time.perf_counter()
-    loaded.say([read_picture(content, 100_000_000, loaded.at_least)])
-    times.append(time.perf_counter() - start)
-times.sort()
-print(len(times) / float(seconds), times[len(times) // 2] * 1000)
-"""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=20.0, help="of each measurement")
-    parser.add_argument("--soak", type=int, default=0, help="requests in a row, with memory")
+    parser.add_argument("--soak", type=int, default=0, help="requests of the memory test")
+    parser.add_argument("--bare", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.bare:
+        time_bare_model(*options.bare)
+        return
     with tempfile.TemporaryDirectory() as folder:
-        home, image_folder = Path(folder) / "home", Path(folder) / "pictures"
+        home, image_folder = Path(folder) / "home", Path(folder) / "images"
         prepare_home(home, image_folder)
         images = [file.read_bytes() for file in sorted(image_folder.iterdir())]
         app = EndpointServer(home, NO_CAPTURE_SETTINGS)
@@ -86,7 +72,7 @@ def main() -> None:
 
 
 def prepare_home(home: Path, image_folder: Path) -> None:
-    """A home with two functions, and pictures to ask about."""
+    """Publish two functions, and draw the images of the requests."""
     publish_version(home, "1", *train_colour_model())
     detector_model = train_detector_model(BOXES_CONTROL)
     detector = detector_model.detectors["things"]
@@ -102,19 +88,30 @@ def prepare_home(home: Path, image_folder: Path) -> None:
 def measure_bare_model(
     home: Path, function: str, image_folder: Path, seconds: float
 ) -> tuple[float, float]:
-    """Images a second and the median in milliseconds, of the model alone."""
-    command = [
-        sys.executable,
-        "-c",
-        BARE_MODEL_SCRIPT,
-        str(home),
-        function,
-        str(image_folder),
-        str(seconds),
-    ]
+    """Return images per second and median milliseconds of the model in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.endpoint", "--bare"]
+    command += [str(home), function, str(image_folder), str(seconds)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    rate, median = map(float, done.stdout.split())
+    rate, median = map(float, done.stdout.splitlines()[-1].split())
     return rate, median
+
+
+def time_bare_model(home: str, function: str, image_folder: str, seconds: str) -> None:
+    """Decode and predict images one after another; print the rate and the median."""
+    resources = make_resources(Settings(home=Path(home)))
+    record = resources.projects.get(function)
+    version = resources.versions(record).live()
+    assert version is not None
+    loaded = load_local_version(resources, record, version)
+    images = [file.read_bytes() for file in sorted(Path(image_folder).iterdir())]
+    times: list[float] = []
+    end = time.perf_counter() + float(seconds)
+    while time.perf_counter() < end:
+        content = images[len(times) % len(images)]
+        start = time.perf_counter()
+        loaded.predict([read_image(content, 100_000_000, loaded.min_pixels)])
+        times.append(time.perf_counter() - start)
+    print(len(times) / float(seconds), statistics.median_high(times) * 1000)
 
 
 def measure_speeds(app: EndpointServer, home: Path, image_folder: Path, seconds: float) -> None:
@@ -139,7 +136,7 @@ def measure_speeds(app: EndpointServer, home: Path, image_folder: Path, seconds:
 
 
 def percentiles(times: list[float]) -> tuple[float, float]:
-    """The median and the 99th of 100, in milliseconds."""
+    """Return p50 and p99 in milliseconds."""
     times.sort()
     return times[len(times) // 2] * 1000, times[int(len(times) * 0.99)] * 1000
 
@@ -147,7 +144,7 @@ def percentiles(times: list[float]) -> tuple[float, float]:
 def measure_promotion(
     app: EndpointServer, home: Path, images: Sequence[bytes], seconds: float
 ) -> None:
-    """A version goes live while 8 clients ask."""
+    """Promote a version while 8 clients send requests."""
 
     async def load_and_promote() -> tuple[int, int]:
         load_task = asyncio.create_task(run_clients(app, "1", images, 8, seconds))
@@ -157,11 +154,11 @@ def measure_promotion(
         return len(times), failed
 
     answered, failed = asyncio.run(load_and_promote())
-    print(f"promotion under load: {answered} answered, {failed} failed", flush=True)
+    print(f"promotion under load: {answered} responses, {failed} failed", flush=True)
 
 
 def run_soak_test(app: EndpointServer, images: Sequence[bytes], requests: int) -> None:
-    """Many requests with small images, and the process's memory at every tenth."""
+    """Send many requests with small images; print the memory after each tenth."""
     process = psutil.Process(app.server_process.pid)
     memory_sizes = [process.memory_info().rss / 1e6]
     start = time.perf_counter()
@@ -184,7 +181,7 @@ async def run_clients(
     seconds: float,
     max_requests: int = 10**12,
 ) -> tuple[list[float], int]:
-    """Ask from several connections; the seconds of each answer, and how many failed."""
+    """Send requests over several connections; return their seconds and the number of failures."""
     times: list[float] = []
     failed = 0
     deadline = time.perf_counter() + seconds

@@ -1,15 +1,16 @@
-"""Do the 95 % intervals cover the truth? In simulated projects whose truth is known.
+"""Measure how often the 95 % intervals cover the truth, in simulated projects.
 
-    uv run python -m benchmarks.interval_coverage [--projects 500] [--plot FILE] [--only answers|finds]
+    uv run python -m benchmarks.interval_coverage [--projects 500] [--only answers|finds]
 
-Every project has its own number of labels, mix of classes and confusion, or its own difficulty of
-images, number of objects and rate of false finds (images differ in difficulty, so that objects of
-one image are right or wrong together), and an audit slice of 10 to 200 images. *Rare* projects have
-8 labels, from 1 down to 0.03, and 20 to 100 images: labels that nobody gave there are left out of
-macro F1 and of its truth. Precision and recall are those of all labels with an answer. Truths of
-ratios of finds are those of 20,000 images drawn alike, of mAP50 those of 3,000.
+Each project has its own number of labels, class shares and confusion matrix, and its own difficulty
+of images, number of objects and rate of false detections. Images differ in difficulty, so the
+objects of one image are right or wrong together. The audit slice has 10 to 200 images. *Rare*
+projects have 8 labels, from 1 down to 0.03, and 20 to 100 images; labels without an annotation are
+left out of macro F1 and of its true value. Precision and recall cover all labels that were
+annotated or predicted. True ratios of detections come from 20,000 more images, true mAP50 from
+3,000.
 
-It ends with 1 where fewer than 93 or more than 97 of 100 intervals hold the truth.
+Goal: 93 to 97 % of the intervals cover the truth; exit status 1 otherwise.
 """
 
 from __future__ import annotations
@@ -17,16 +18,23 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from backend.domain import Region
-from backend.learning import classification_metrics, detection_metrics
-from backend.learning.detection_metrics import DetectionCounts, DetectionSample
-from backend.records import IntervalEstimate
+from backend.estimate import IntervalEstimate
+from backend.learning.average_precision import average_precision_estimates
+from backend.learning.classification_metrics import accuracy_estimate, evaluate_classification
+from backend.learning.detection_metrics import (
+    DetectionCounts,
+    DetectionSample,
+    f1_estimate,
+    label_detections,
+)
+from backend.learning.intervals import counting_error_estimate, ratio_estimate
+from benchmarks.plots import saved_plot
 
 RATIO_TRUTH_IMAGES, MAP_TRUTH_IMAGES = 20_000, 3_000
 COVERAGE_LIMITS = (0.93, 0.97)
@@ -74,7 +82,7 @@ def main() -> None:
 
 
 def simulate_choices(rng: np.random.Generator) -> Iterator[tuple[str, IntervalEstimate, float]]:
-    """Figures of one project's answers, with their truth."""
+    """Yield the estimates of one classification project, with their true values."""
     count = int(rng.integers(2, 7))
     yield from _simulate_labels(
         rng, rng.dirichlet(np.full(count, 3.0)), int(rng.integers(10, 201)), ""
@@ -82,7 +90,7 @@ def simulate_choices(rng: np.random.Generator) -> Iterator[tuple[str, IntervalEs
 
 
 def simulate_rare_labels(rng: np.random.Generator) -> Iterator[tuple[str, IntervalEstimate, float]]:
-    """The same of a project whose labels become rarer and rarer."""
+    """Yield the same for a project in which each label is rarer than the one before."""
     shares = 0.03 ** (np.arange(RARE_LABEL_COUNT) / (RARE_LABEL_COUNT - 1))
     yield from _simulate_labels(rng, shares / shares.sum(), int(rng.integers(20, 101)), "rare, ")
 
@@ -96,24 +104,17 @@ def _simulate_labels(
     drawn = rng.choice(count * count, image_count, p=joint.ravel() / joint.sum())
     names = [str(k) for k in range(count)]
     pairs = [(frozenset(names[d % count]), frozenset(names[d // count])) for d in drawn]
-    yield (
-        f"{prefix}accuracy",
-        classification_metrics.accuracy_estimate(pairs),
-        float(np.trace(joint)),
-    )
-    label_figures = classification_metrics.classification_metrics(pairs, names)
+    yield f"{prefix}accuracy", accuracy_estimate(pairs), float(np.trace(joint))
+    metrics = evaluate_classification(pairs, names)
     f1 = 2 * np.diag(joint) / (joint.sum(axis=0) + joint.sum(axis=1))
     labels_present = [k for k, name in enumerate(names) if any(name in truth for _, truth in pairs)]
-    yield (
-        f"{prefix}macro F1",
-        IntervalEstimate(**label_figures["macro_f1"]),
-        float(f1[labels_present].mean()),
-    )
-    for label, (name, axis) in product(range(count), (("precision", 0), ("recall", 1))):
-        figure = IntervalEstimate(**label_figures["labels"][names[label]][name])
-        if figure.n:
-            truth = float(joint[label, label] / joint.sum(axis=axis)[label])
-            yield f"{prefix}{name}", figure, truth
+    yield f"{prefix}macro F1", metrics.macro_f1, float(f1[labels_present].mean())
+    for label, name in enumerate(names):
+        figures = (("precision", metrics.precision[name]), ("recall", metrics.recall[name]))
+        for axis, (metric, figure) in enumerate(figures):
+            if figure.n:
+                truth = float(joint[label, label] / joint.sum(axis=axis)[label])
+                yield f"{prefix}{metric}", figure, truth
 
 
 def _confusion_row(rng: np.random.Generator, count: int, true_label: int) -> Any:
@@ -126,7 +127,7 @@ def _confusion_row(rng: np.random.Generator, count: int, true_label: int) -> Any
 
 
 def simulate_detections(rng: np.random.Generator) -> Iterator[tuple[str, IntervalEstimate, float]]:
-    """Figures of one project's finds, with their truth."""
+    """Yield the estimates of one detection project, with their true values."""
     skill, beta_concentration = rng.uniform(0.5, 0.95), rng.uniform(3, 30)
     difficulty = (
         skill * beta_concentration,
@@ -142,29 +143,24 @@ def simulate_detections(rng: np.random.Generator) -> Iterator[tuple[str, Interva
         sum(column) for column in zip(*ratio_truth_rows, strict=True)
     )
     count_error = sum(abs(f - t) for _, f, t in ratio_truth_rows)
-    tally_list = [DetectionCounts(*row) for row in tallies]
-    precision = detection_metrics.ratio_figure(
-        [(t.true_positives, t.predicted) for t in tally_list], "precision"
+    counts = [DetectionCounts(*row) for row in tallies]
+    precision = ratio_estimate([(c.true_positives, c.predicted) for c in counts], "precision")
+    recall = ratio_estimate([(c.true_positives, c.actual) for c in counts], "recall")
+    counting_error = counting_error_estimate(
+        [abs(c.predicted - c.actual) for c in counts], [c.actual for c in counts]
     )
-    recall = detection_metrics.ratio_figure(
-        [(t.true_positives, t.actual) for t in tally_list], "recall"
-    )
-    truth = detection_metrics.average_precision_figures(map_truth_images, ["a"], rng, draws=2)[
-        1
-    ].value
-    yield "F1", detection_metrics.f1_figure(tally_list), 2 * correct / (predicted + true_objects)
+    true_map = _map50(map_truth_images, rng, draws=2).value or 0.0
+    yield "F1", f1_estimate(counts), 2 * correct / (predicted + true_objects)
     yield "box precision", precision, correct / predicted
     yield "box recall", recall, correct / true_objects
-    yield (
-        "counting error",
-        detection_metrics.counting_error_figure(tally_list),
-        count_error / true_objects,
-    )
-    yield (
-        "mAP50",
-        detection_metrics.average_precision_figures(images, ["a"], rng)[1],
-        float(truth or 0),
-    )
+    yield "counting error", counting_error, count_error / true_objects
+    yield "mAP50", _map50(images, rng), true_map
+
+
+def _map50(
+    images: list[DetectionSample], rng: np.random.Generator, draws: int = 100
+) -> IntervalEstimate:
+    return average_precision_estimates(label_detections(images, ["a"]), rng, draws)[1]
 
 
 def _simulate_images(
@@ -190,7 +186,7 @@ def _simulate_images(
 def _simulate_image(
     rng: np.random.Generator, object_count: int, correct: int, false_count: int
 ) -> DetectionSample:
-    """Objects in one row, false finds in another: overlaps are 1 or 0."""
+    """Return objects in one row and false detections in another, so that IoU is 1 or 0."""
     truth = tuple(Region("a", k / 99, 0.0, (k + 1) / 99, 0.1) for k in range(object_count))
     false_regions = tuple(Region("a", k / 99, 0.5, (k + 1) / 99, 0.6) for k in range(false_count))
     confidences = [*rng.beta(4, 2, correct).tolist(), *rng.beta(2, 3, false_count).tolist()]
@@ -208,20 +204,14 @@ def coverage_share(rows: list[tuple[int, float, IntervalEstimate]]) -> float:
 def plot_coverage(
     results_by_metric: dict[str, list[tuple[int, float, IntervalEstimate]]], file: Path
 ) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     count = max(map(len, results_by_metric.values()))
-    figure, axis = pyplot.subplots(figsize=(10, 4))
-    axis.set_title(f"95 % intervals, seeds 0 to {count - 1}")
-    axis.axhspan(0.93, 0.97, alpha=0.2)
-    axis.bar(list(results_by_metric), [coverage_share(rows) for rows in results_by_metric.values()])
-    axis.set(ylim=(0.85, 1), ylabel="share of projects covered")
-    axis.tick_params(axis="x", rotation=30)
-    figure.savefig(file, dpi=120, bbox_inches="tight")
-    print(f"plot: {file}")
+    with saved_plot(file, 1, (10, 4)) as (axis,):
+        axis.set_title(f"95 % intervals, seeds 0 to {count - 1}")
+        axis.axhspan(*COVERAGE_LIMITS, alpha=0.2)
+        shares = [coverage_share(rows) for rows in results_by_metric.values()]
+        axis.bar(list(results_by_metric), shares)
+        axis.set(ylim=(0.85, 1), ylabel="share of projects covered")
+        axis.tick_params(axis="x", rotation=30)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
-"""Do poisoned labels reach the live version? On scikit-learn's digits, by the product's own gate.
+"""Measure how many poisoned labels the quality gate stops, on scikit-learn's digits.
 
     uv run python -m benchmarks.label_poisoning [--seeds 20]
 
-A project grows by rounds of ten labels in the order of the policy, its heads fitted as the product
-does. Then labels come as they are, or with 30 % of them wrong: at random, or swapped between pairs
-of labels. *One round*: so many at once. *Rounds of ten*: one after another, each one that was not
-held back goes live and teaches the next head; the share of projects in which one was held back by
-then. *Rare* leaves fewer of each digit than of the one before, down to 0.03.
+A project grows by rounds of ten labels in the order of the policy, with the product's heads. Then
+labels arrive clean or with 30 % of them wrong: random, or swapped between pairs of labels. *One
+round* adds them all at once. *Rounds of ten* add them one round after the other; a round that is
+not held back goes live, and the table shows the share of projects in which one was held back by
+then. *Rare* makes each digit rarer than the one before, down to 0.03.
+
+Goal: hold back most poisoned rounds and few clean ones, without any audit label.
 """
 
 from __future__ import annotations
@@ -35,27 +37,27 @@ from benchmarks.auto_accept import fit_project_head, make_dataset, select_rows
 POISONED_SHARE = 0.3
 POISONING_KINDS = ("clean", "random", "swapped")
 LIVE_LABEL_COUNTS = (60, 100, 200)
-"""Labels of the live version."""
+"""Numbers of training labels of the live version."""
 ROUND_LABEL_COUNTS = (30, 60)
-"""Labels that come in one round."""
+"""Numbers of labels added in one round."""
 BATCH_SIZE, BATCH_COUNT = 10, 4
 AUDIT_IMAGE_COUNT = 60
-"""Images of each project that are never learned from."""
+"""Number of images that are never trained on."""
 ResultKey = tuple[int, str, str]
-"""Labels of the live version, what came, and in which of WAYS."""
+"""Labels of the live version, the kind of round, and one of ``POISONING_KINDS``."""
 
 
 @dataclass
 class LabelingHistory:
-    """A project: what was labeled in which order, and the versions of it.
+    """A simulated project: its labels in order, and its versions.
 
     Attributes:
         embeddings: (n, d) embeddings of all images.
-        true_labels: (n,) what they are.
+        true_labels: (n,) true label indices.
         labeled_rows: labeled images, in the order of their labels.
-        labels_given: what was answered.
-        heads: of each version, the live one last.
-        label_counts: labels that each version saw.
+        labels_given: annotated label of each labeled image.
+        heads: one per version, the live one last.
+        label_counts: number of training labels of each version.
     """
 
     embeddings: npt.NDArray[np.float32]
@@ -66,7 +68,7 @@ class LabelingHistory:
     label_counts: list[int] = field(default_factory=list)
 
     def fit_version(self) -> None:
-        """A new version, which goes live."""
+        """Train a new version, which goes live."""
         before = self.heads[-1] if self.heads else None
         self.heads.append(
             fit_project_head(
@@ -76,7 +78,7 @@ class LabelingHistory:
         self.label_counts.append(len(self.labeled_rows))
 
     def next_rows(self, count: int) -> list[int]:
-        """The images that the policy asks for."""
+        """Return the images that the policy selects."""
         open_rows = sorted(
             set(range(AUDIT_IMAGE_COUNT, len(self.embeddings))) - set(self.labeled_rows)
         )
@@ -97,7 +99,7 @@ class LabelingHistory:
         )
 
     def evaluate_gate(self, seed: int) -> quality_gate.GateVerdict:
-        """Return the gate's verdict on the latest labels, as the loop's gate asks for it."""
+        """Return the gate's verdict on the latest labels, with the windows that the loop uses."""
         contradictions: list[tuple[str, ContradictionResult]] = []
         last_count = 0
         for number in reversed(range(len(self.label_counts))):
@@ -157,7 +159,7 @@ def main() -> None:
 
 
 def print_held_back(setting: str, seeds: int) -> None:
-    """Shares of rounds or projects that were held back."""
+    """Print the share of rounds or projects that were held back."""
     held_back: dict[ResultKey, list[bool]] = defaultdict(list)
     for seed in range(1, seeds + 1):
         for key, is_held_back in run_project(setting, seed):
@@ -171,7 +173,7 @@ def print_held_back(setting: str, seeds: int) -> None:
 
 
 def run_project(setting: str, seed: int) -> Iterator[tuple[ResultKey, bool]]:
-    """One project; what was held back, and whether."""
+    """Simulate one project; yield each event and whether it was held back."""
     x, y = make_dataset(setting, seed)
     rng = np.random.default_rng(seed)
     first = rng.choice(np.arange(AUDIT_IMAGE_COUNT, len(x)), 2 * BATCH_SIZE, replace=False).tolist()
@@ -220,7 +222,7 @@ def test_round_series(
 
 
 def poison_labels(given: Ints, poisoning: str, rng: np.random.Generator) -> Ints:
-    """Answers with POISONED of them wrong: at random, or swapped between pairs of labels."""
+    """Return labels with ``POISONED_SHARE`` of them random or swapped between pairs."""
     new_labels, wrong_count = given.copy(), round(POISONED_SHARE * len(given))
     if poisoning == "random":
         poisoned_rows = rng.choice(len(new_labels), wrong_count, replace=False)

@@ -1,13 +1,13 @@
-"""How fast ``/predict`` answers for boxes, beside ``YOLO.predict`` image by image; and memory.
+"""Measure the throughput of /predict for boxes, and the backend's memory.
 
     uv run python -m benchmarks.predict_speed FOLDER --weights yolo26n.pt
 
-FOLDER holds ``images/`` of about 640 pixels, twice as many as are asked for at once. A real Label
-Studio serves the images to both. The rival is what backends for YOLO usually do: fetch an image,
-open it, ``model.predict`` in torch, make the regions. It has one process to itself, as ours has,
-and was warmed up. Two rows compare like with like: images that both see for the first time,
-which both fetch and decode; and images that both hold on disk, ours since it pushed predictions of
-them.
+FOLDER holds ``images/`` of about 640 pixels: 200, or fewer in smaller batches. A real Label Studio
+serves the images. The baseline is what YOLO backends usually do for each image: download it, open
+it, call ``model.predict`` in torch, build the regions. It is warmed up and has a process to itself,
+as the backend has. Two rows compare like with like: images that both download and decode for the
+first time, and images that both have on disk (the backend has pushed predictions for them).
+Goal: faster than the baseline in both rows, and constant memory.
 """
 
 from __future__ import annotations
@@ -18,15 +18,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-from benchmarks.servers import running_backend, running_studio
-from demo.annotator import SimulatedAnnotator
-from demo.label_studio import LabelStudioServer
+from benchmarks.servers import RunningStudio, backend_processes, running_loop
 from tests.support.harness import BackendServer, Json, LabelStudioUser
 
 BATCH_TASK_COUNT = 100
-"""That are asked for at once, where there are so many images."""
+"""Maximum number of tasks per request."""
 OBJECT_LABELS = "person car bicycle dog cat chair bottle cup book bus".split()
 LABEL_CONFIG = (
     '<View><Image name="image" value="$image"/><RectangleLabels name="box" toName="image">'
@@ -39,58 +35,50 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--weights", type=Path, required=True)
-    parser.add_argument("--predictions", type=int, default=1000, help="for the memory")
+    parser.add_argument(
+        "--predictions", type=int, default=1000, help="predictions of the memory measurement"
+    )
     options = parser.parse_args()
     files = sorted((options.folder / "images").iterdir())[: 2 * BATCH_TASK_COUNT]
     weights = str(options.weights.resolve())
-    with (
-        running_studio() as (studio, folder),
-        running_backend(studio, folder / "home", PRELABEL_DETECTOR=weights) as backend,
-    ):
+    with running_loop(PRELABEL_DETECTOR=weights) as (studio, backend):
         measure_throughput(studio, backend, files, options)
 
 
 def measure_throughput(
-    studio: LabelStudioServer, backend: BackendServer, files: list[Path], options: Any
+    studio: RunningStudio, backend: BackendServer, files: list[Path], options: Any
 ) -> None:
-    annotator, user = (
-        SimulatedAnnotator(studio.url, studio.token),
-        LabelStudioUser(studio.url, studio.token),
-    )
+    annotator, user, server = studio.annotator, studio.user, studio.server
     pushed_files, new_files = files[: len(files) // 2], files[len(files) // 2 :]
     project = annotator.create_project("predicting", LABEL_CONFIG)
     annotator.upload_images(project, pushed_files)
     annotator.connect_backend(project, backend.url)
     backend.wait_for_round(project)
     pushed_tasks = task_payloads(user, project)
-    second_project = annotator.create_project(
-        "never pushed", LABEL_CONFIG
-    )  # not connected: its images are new to ours
+    # Not connected to the backend, which therefore has never downloaded its images.
+    second_project = annotator.create_project("never pushed", LABEL_CONFIG)
     annotator.upload_images(second_project, new_files)
     new_tasks = task_payloads(user, second_project)
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as pool:
-        baseline_fetched = pool.apply(
-            time_baseline, (str(options.weights), studio.url, studio.token, new_tasks)
-        )
+        arguments = (str(options.weights), server.url, server.token, new_tasks)
+        baseline_fetched = pool.apply(time_baseline, arguments)
         baseline_on_disk = pool.apply(time_baseline_on_disk, (str(options.weights), pushed_files))
-    time_predict(backend, project, pushed_tasks)  # both are warmed up
+    time_predict(backend, project, pushed_tasks)  # warm up
     ours_new = time_predict(backend, project, new_tasks)
     ours_on_disk = min(time_predict(backend, project, pushed_tasks) for _ in range(3))
-    print(f"{'/predict, images a second':<44}{'rival':>8}{'ours':>8}{'ratio':>8}")
+    print(f"{'/predict, images a second':<44}{'baseline':>9}{'ours':>8}{'ratio':>8}")
     for name, count, baseline_seconds, our_seconds in (
-        ("images seen for the first time", len(new_tasks), baseline_fetched[0], ours_new),
-        ("images held on disk, best turn", len(pushed_tasks), min(baseline_on_disk), ours_on_disk),
+        ("images downloaded for the first time", len(new_tasks), baseline_fetched, ours_new),
+        ("images on disk, best of three", len(pushed_tasks), min(baseline_on_disk), ours_on_disk),
     ):
-        row = f"{count / baseline_seconds:>8.1f}{count / our_seconds:>8.1f}{baseline_seconds / our_seconds:>8.2f}"
-        print(f"{name:<44}{row}")
+        speeds = f"{count / baseline_seconds:>9.1f}{count / our_seconds:>8.1f}"
+        print(f"{name:<44}{speeds}{baseline_seconds / our_seconds:>8.2f}")
     print_memory(backend, project, pushed_tasks, options.predictions)
-    annotator.close()
-    user.close()
 
 
 def task_payloads(user: LabelStudioUser, project: int) -> list[Json]:
-    """Tasks as Label Studio sends them."""
+    """Return the tasks as Label Studio sends them to /predict."""
     return [{"id": task["id"], "data": task["data"]} for task in user.list_tasks(project)]
 
 
@@ -109,13 +97,12 @@ def print_memory(backend: BackendServer, project: int, tasks: list[Json], count:
         time_predict(backend, project, tasks)
         prediction_count += len(tasks)
         if prediction_count % (2 * len(tasks)) == 0:
-            processes = [psutil.Process(backend.pid), *psutil.Process(backend.pid).children(True)]
-            total_megabytes = sum(process.memory_info().rss for process in processes) / 1e6
-            print(f"{prediction_count:>11}{total_megabytes:>8.0f}", flush=True)
+            rss = sum(process.memory_info().rss for process in backend_processes(backend))
+            print(f"{prediction_count:>11}{rss / 1e6:>8.0f}", flush=True)
 
 
-def time_baseline(weights: str, url: str, token: str, tasks: list[Json]) -> list[float]:
-    """A backend as they are usually written; seconds of one turn over images on Label Studio."""
+def time_baseline(weights: str, url: str, token: str, tasks: list[Json]) -> float:
+    """Return the seconds of a usual backend for images that Label Studio serves."""
     import io
 
     import httpx
@@ -127,11 +114,11 @@ def time_baseline(weights: str, url: str, token: str, tasks: list[Json]) -> list
         for task in tasks:
             content = http.get(task["data"]["image"]).raise_for_status().content
             _predict_regions(model, Image.open(io.BytesIO(content)).convert("RGB"))
-        return [time.monotonic() - start]
+        return time.monotonic() - start
 
 
 def time_baseline_on_disk(weights: str, files: list[Path]) -> list[float]:
-    """The same with images that were fetched before; seconds of each of three turns."""
+    """Return the seconds of a usual backend for images on disk, three times."""
     from PIL import Image
 
     model = _load_warm_model(weights)

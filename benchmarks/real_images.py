@@ -1,11 +1,12 @@
-"""The loop on real pictures through a real Label Studio, beside logistic regression by hand.
+"""Measure the accuracy of the loop on real images, against logistic regression by hand.
 
     uv run python -m benchmarks.real_images FOLDER --encoder PATH-cls.pt --encoder builtin
 
-FOLDER holds ``images/`` and ``annotations.json`` (``{"images": [{"file", "labels": [one]}]}``). The
-annotator answers what /next serves; accuracy is that of the pushed predictions on all tasks that
-were never labeled. Beside it: scikit-learn's LogisticRegression (C=100, better than its default
-here) on the same embedding and as many random labels, mean of ten draws.
+FOLDER holds ``images/`` and ``annotations.json`` (``{"images": [{"file", "labels": [one]}]}``). A
+simulated annotator labels the tasks that a real Label Studio serves. Accuracy is that of the pushed
+predictions on all tasks without a label. The baseline is scikit-learn's LogisticRegression (C=100,
+better than its default here) on the same embeddings and as many random labels, mean of ten draws.
+Goal: more accurate than the baseline with the same number of labels.
 """
 
 from __future__ import annotations
@@ -14,16 +15,13 @@ import argparse
 import json
 import sys
 import time
-from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from backend.vision.encoders.load import load_encoder
-from benchmarks.servers import running_backend, running_studio
-from demo.annotator import SimulatedAnnotator
-from demo.label_studio import LabelStudioServer
+from benchmarks.servers import RunningStudio, running_backend, running_studio
 from tests.support.harness import BackendServer, Json, LabelStudioUser, predicted_choice, wait_until
 
 LABEL_COUNTS = (20, 60, 120)
@@ -39,43 +37,29 @@ def main() -> None:
     rows = json.loads((options.folder / "annotations.json").read_text())["images"]
     truth = {Path(row["file"]).stem: row["labels"][0] for row in rows}
     files = [options.folder / "images" / row["file"] for row in rows]
-    with running_studio() as (studio, folder):
+    with running_studio() as studio:
         print(f"{'encoder':<28}{'labels':>7}{'accuracy':>10}{'by hand':>9}{'seconds':>9}")
         for encoder in options.encoder:
             by_hand = baseline_accuracies(encoder, files, list(truth.values()))
-            home = folder / Path(encoder).stem
-            for labels, accuracy, seconds in measure_loop(
-                studio, home, encoder, files, truth, options.every
-            ):
-                name = Path(encoder).name
-                print(
-                    f"{name:<28}{labels:>7}{accuracy:>10.3f}{by_hand[labels]:>9.3f}{seconds:>9.1f}",
-                    flush=True,
-                )
+            results = measure_loop(studio, encoder, files, truth, options.every)
+            for labels, accuracy, seconds in results:
+                figures = f"{accuracy:>10.3f}{by_hand[labels]:>9.3f}{seconds:>9.1f}"
+                print(f"{Path(encoder).name:<28}{labels:>7}{figures}", flush=True)
 
 
 def measure_loop(
-    studio: LabelStudioServer,
-    home: Path,
+    studio: RunningStudio,
     encoder: str,
     files: list[Path],
     truth: dict[str, str],
     labels_per_round: int,
 ) -> list[tuple[int, float, float]]:
-    """Label up to the last stop; (labels, accuracy, seconds since the first label) at each."""
-    annotator, user = (
-        SimulatedAnnotator(studio.url, studio.token),
-        LabelStudioUser(studio.url, studio.token),
-    )
+    """Return (labels, accuracy, seconds since the first label) at each of ``LABEL_COUNTS``."""
+    annotator, user, name = studio.annotator, studio.user, Path(encoder).stem
+    settings = {"PRELABEL_ENCODER": encoder, "PRELABEL_RETRAIN_AFTER": str(labels_per_round)}
     results: list[tuple[int, float, float]] = []
-    with (
-        closing(annotator),
-        closing(user),
-        running_backend(
-            studio, home, PRELABEL_ENCODER=encoder, PRELABEL_RETRAIN_AFTER=str(labels_per_round)
-        ) as backend,
-    ):
-        project = annotator.create_project(f"real pictures {home.name}", make_label_config(truth))
+    with running_backend(studio, name, **settings) as backend:
+        project = annotator.create_project(f"real images {name}", make_label_config(truth))
         annotator.upload_images(project, files)
         annotator.connect_backend(project, backend.url)
         wait_for_labels(backend, project, 0)
@@ -144,7 +128,7 @@ def make_label_config(truth: dict[str, str]) -> str:
 
 
 def baseline_accuracies(encoder: str, files: list[Path], labels: list[str]) -> dict[int, float]:
-    """Accuracy by number of random labels, mean of ten draws."""
+    """Return the baseline's accuracy for each number of random labels."""
     from sklearn.linear_model import LogisticRegression
 
     loaded_encoder = load_encoder(encoder, say=print)

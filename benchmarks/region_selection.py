@@ -1,14 +1,15 @@
-"""Which image next for boxes: the policy beside random order, on drawn scenes.
+"""Compare the product's selection policy with random order for boxes, on drawn scenes.
 
     uv run python -m benchmarks.region_selection [--seeds 3] [--plot FILE] [--steps 150]
 
-Scenes of 160 pixels as they are in practice: most show nothing or one common object among noise and
-strangers, some are crowded, and of four kinds of objects two are rare. The builtin network learns
-from nothing, as the product trains it, after every 15 images; mAP50 on 150 other scenes.
-*Uniform* scenes all show three objects, all kinds alike: there is little to choose from. A training
-ends after a number of steps, not of seconds, so that other programs change nothing.
+*Practice* scenes of 160 pixels are like real projects: most show nothing or one common object
+between noise and distractors, some are crowded, and two of four labels are rare. *Uniform* scenes
+show three objects each, all labels equally often, which leaves little to select. The builtin
+network is trained from scratch after every 15 images, and mAP50 is measured on 150 other scenes.
+Training ends after a number of steps, so that results do not depend on the machine's speed.
 
-It ends with 1 where the scenes of practice need more than 0.77 of random's images.
+Goal: at most 0.77 of random order's images for the same mAP50 on practice scenes; exit status 1
+otherwise.
 """
 
 from __future__ import annotations
@@ -39,21 +40,22 @@ from backend.vision.detection.base_weights import choose_base_weights
 from backend.vision.detection.network import load_base_network
 from backend.vision.detection.network_runner import load_network_runner
 from backend.vision.encoders.builtin import BuiltinEncoder
+from benchmarks.plots import saved_plot
 
 SCENE_SIZE, POOL_IMAGE_COUNT, HELD_OUT_COUNT, BATCH_SIZE, BATCH_COUNT = 160, 300, 150, 15, 7
 OBJECT_LABELS = ("disc", "square", "triangle", "cross")
 EVEN_SHARES, RARE_SHARES = (0.25, 0.25, 0.25, 0.25), (0.6, 0.28, 0.08, 0.04)
 LEVEL_COUNT = 5
 UNLIMITED_SECONDS = 86_400.0
-"""Seconds that no training reaches: its steps end it."""
+"""Time limit that no training reaches; the number of steps ends it."""
 MAX_IMAGE_SHARE = 0.77
-"""Share of random's images for the same mAP50, at most."""
+"""Maximum share of random order's images for the same mAP50."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=150, help="limit of one training")
+    parser.add_argument("--steps", type=int, default=150, help="steps of one training")
     parser.add_argument("--scenes", nargs="+", default=["practice", "uniform"])
     parser.add_argument("--plot", type=Path, default=Path("selecting_places.png"))
     options = parser.parse_args()
@@ -76,7 +78,7 @@ def main() -> None:
 
 
 def detection_curve(scene_kind: str, policy: str, seed: int, steps: int) -> list[float]:
-    """mAP50 after each batch."""
+    """Return mAP50 after each batch of labels."""
     rng = np.random.default_rng([seed, len(scene_kind)])
     samples = [
         draw_scene_sample(rng, number, scene_kind)
@@ -98,10 +100,8 @@ def detection_curve(scene_kind: str, policy: str, seed: int, steps: int) -> list
         detector = train_on_samples(control, [pool[row] for row in learned_rows], detector, steps)
         judged = predict_samples(detector, control, held_out_samples)
         min_confidence = confidence_threshold(detector, control) if detector else 1.0
-        figures.append(
-            evaluate_detections(judged, OBJECT_LABELS, "boxes", {}, min_confidence)[1]["map50"]
-            or 0.0
-        )
+        metrics = evaluate_detections(judged, OBJECT_LABELS, "boxes", {}, min_confidence)
+        figures.append((metrics.map50 or metrics.f1).value or 0.0)
     return figures
 
 
@@ -119,7 +119,7 @@ def select_batch(
         return [int(row) for row in rng.permutation(open_rows)[:BATCH_SIZE]]
     uncertainties = np.ones(len(open_rows), dtype=np.float32)
     if detector is not None:
-        difficulty = detector.meaning.difficulty
+        difficulty = detector.class_mapping.difficulty
         detections = detect_regions(
             detector, control, [pool[row].load_image() for row in open_rows]
         )
@@ -178,7 +178,7 @@ def train_on_samples(
 
 
 def draw_scene_sample(rng: np.random.Generator, number: int, scene_kind: str) -> RegionSample:
-    """One scene: noise, strangers, and objects."""
+    """Draw one scene of noise, distractors and objects."""
     noise = rng.normal(120, 25, (SCENE_SIZE // 4, SCENE_SIZE // 4, 3)).clip(0, 255).astype(np.uint8)
     image = Image.fromarray(noise).resize((SCENE_SIZE, SCENE_SIZE), Image.Resampling.BICUBIC)
     pen = ImageDraw.Draw(image)
@@ -239,7 +239,7 @@ def print_map_table(scene_kind: str, curves: dict[str, Any], seeds: int) -> None
 
 
 def image_shares(curves: dict[str, Any]) -> list[float]:
-    """The policy's images over random's for the same mAP50, where both reach it."""
+    """Return the policy's share of random order's images at each mAP50 level that both reach."""
     return [share for share in (image_share_at(curves, v) for v in shared_levels(curves)) if share]
 
 
@@ -248,14 +248,14 @@ def mean_image_share(curves: dict[str, Any]) -> float:
 
 
 def shared_levels(curves: dict[str, Any]) -> Any:
-    """mAP50 that both reach, from where random starts to the lower end."""
+    """Return mAP50 levels that both reach, from the higher start to the lower end."""
     first = max(curves["random"][0], curves["policy"][0])
     last = min(max(curves["random"]), max(curves["policy"]))
     return np.linspace(first, last, LEVEL_COUNT + 1)[1:]
 
 
 def image_share_at(curves: dict[str, Any], level: float) -> float | None:
-    """Images of the policy over random's, interpolated where each first reaches a level."""
+    """Return the policy's share of random order's images, interpolated at one level."""
     images_by_policy = {name: images_to_reach(mean, level) for name, mean in curves.items()}
     return (
         images_by_policy["policy"] / images_by_policy["random"]
@@ -274,19 +274,13 @@ def images_to_reach(mean: Any, level: float) -> float:
 
 
 def plot_map_curves(curves: dict[str, dict[str, Any]], file: Path, seeds: int) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, len(curves), figsize=(5 * len(curves), 4), squeeze=False)
-    for axis, (scene_kind, policy_curves) in zip(axes[0], curves.items(), strict=True):
-        for name, mean in policy_curves.items():
-            axis.plot(BATCH_SIZE * np.arange(1, BATCH_COUNT + 1), mean, label=name)
-        axis.set(title=f"{scene_kind}, seeds 0 to {seeds - 1}", xlabel="images", ylabel="mAP50")
-        axis.legend()
-    figure.savefig(file, dpi=120, bbox_inches="tight")
-    print(f"plot: {file}")
+    with saved_plot(file, len(curves), (5 * len(curves), 4)) as axes:
+        for axis, (scene_kind, policy_curves) in zip(axes, curves.items(), strict=True):
+            for name, mean in policy_curves.items():
+                axis.plot(BATCH_SIZE * np.arange(1, BATCH_COUNT + 1), mean, label=name)
+            title = f"{scene_kind}, seeds 0 to {seeds - 1}"
+            axis.set(title=title, xlabel="images", ylabel="mAP50")
+            axis.legend()
 
 
 if __name__ == "__main__":

@@ -1,17 +1,18 @@
-"""Which image next: the policy beside random order and margin sampling, on scikit-learn's digits.
+"""Compare the product's selection policy with random order and margin sampling, on digits.
 
     uv run python -m benchmarks.selection [--seeds 12] [--plot FILE] [--only digits|sizes]
 
-Half of the 1,797 digits is the pool, the other half judges (balanced accuracy). A head is fitted
-anew every 10 labels on embeddings that are the pixels, of unit length: the product's, and scikit-
-learn's plain logistic regression (C = 10), which shows what the order alone is worth: with the
-product's head random order does better as well. *Rare* leaves fewer of each digit than of the one
-before, down to 0.03. *With audit* serves one task in ten at random as the product does, and does
-not learn from it. *Sizes* orders drawn embeddings in a process of its own, timed.
+Half of scikit-learn's 1,797 digits is the pool, the other half is the test set (balanced accuracy).
+Embeddings are the pixels, scaled to unit length. A head is trained after every 10 labels: the
+product's head, and scikit-learn's logistic regression (C=10, *plain*), which shows the effect of
+the order alone, since the product's head improves random order too. *Rare* makes each digit rarer
+than the one before, down to 0.03. *With audit* spends one label in ten on random images that are
+not trained on, as the product does. *Sizes* measures time and memory on random embeddings.
 
-It ends with 1 where a goal is missed: with the plain head 10 points above random order at 40 labels
-(balanced) and 15 (rare); with both heads random's accuracy at 160 labels with at most 80 (balanced)
-and 60 (rare), and a mean not below margin sampling's; 20,000 images in 5 seconds and 1 GB.
+Exit status 1 when a goal is missed. Goals: with the plain head, 10 points above random order at 40
+labels (balanced) and 15 (rare); with both heads, random order's accuracy at 160 labels with at most
+80 (balanced) and 60 (rare), and a mean not below margin sampling's; 20,000 images in 5 seconds and
+1 GB.
 """
 
 from __future__ import annotations
@@ -34,24 +35,25 @@ from backend.learning import coverage
 from backend.learning.selection import EXPLORATION_INTERVAL, search_interval, uncertainty
 from backend.loop.publish.queue_order import GREEDY_PICK_COUNT, QUEUE_HEAD_SIZE
 from backend.vision.heads.head import Head, fit_head
+from benchmarks.plots import saved_plot
 
 BATCH_SIZE, MAX_LABELS, CLASS_COUNT = 10, 160, 10
 TABLE_LABEL_COUNTS = (20, 40, 60, 80, 160)
 REQUIRED_LEAD, LEAD_LABEL_COUNT = {"balanced": 0.10, "rare": 0.15}, 40
-"""Points above random order after so many labels."""
+"""Accuracy above that of random order after ``LEAD_LABEL_COUNT`` labels."""
 MAX_LABELS_TO_MATCH = {"balanced": 80, "rare": 60}
-"""Labels at most for what random order reaches after MOST."""
+"""Maximum number of labels to reach random order's accuracy after ``MAX_LABELS``."""
 POOL_SIZES = ((20_000, 512), (1_000_000, 64))
 MAX_ORDER_SECONDS, MAX_ORDER_MEGABYTES = 5.0, 1000.0
-"""Limits of the first of them, which is ordered exactly."""
+"""Limits for the first pool size, which is ordered exactly."""
 SelectionPolicy = Callable[[Floats, "list[int]", "list[int]", Any, Any, np.random.Generator], Any]
 HeadTrainer = Callable[[Floats, Any, "list[int]", Any], Any]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=12, help="how many")
-    parser.add_argument("--first", type=int, default=0, help="the first of them")
+    parser.add_argument("--seeds", type=int, default=12, help="number of seeds")
+    parser.add_argument("--first", type=int, default=0, help="first seed")
     parser.add_argument("--plot", type=Path, default=Path("selection.png"))
     parser.add_argument("--only", choices=("digits", "sizes"))
     parser.add_argument("--alone", type=int, nargs=2, help=argparse.SUPPRESS)
@@ -72,7 +74,7 @@ def main() -> None:
 
 
 def compare_policies(seeds: range, file: Path) -> list[str]:
-    """All curves on digits, printed and drawn; the goals that they miss."""
+    """Print and plot all curves on digits; return the missed goals."""
     curves: dict[str, dict[str, Any]] = {}
     for head_name, mix in product(("product", "plain"), ("balanced", "rare")):
         title = f"{mix}, {head_name} head"
@@ -100,27 +102,25 @@ def compare_policies(seeds: range, file: Path) -> list[str]:
 
 
 def missed_goals(title: str, curves: dict[str, Any]) -> Iterator[str]:
-    """What one table was to show and does not."""
+    """Return the goals that one table misses."""
     mix, fit = title.split(", ")
     means = {name: runs.mean(axis=0) for name, runs in curves.items()}
-    lead = (
-        means["policy"][LEAD_LABEL_COUNT // BATCH_SIZE - 1]
-        - means["random"][LEAD_LABEL_COUNT // BATCH_SIZE - 1]
-    )
+    row = LEAD_LABEL_COUNT // BATCH_SIZE - 1
+    lead = means["policy"][row] - means["random"][row]
     if fit == "plain head" and lead < REQUIRED_LEAD[mix]:
         yield f"{title}: {100 * lead:.1f} points above random order at {LEAD_LABEL_COUNT} labels"
     reaching = np.flatnonzero(means["policy"] >= means["random"][-1])
     if not len(reaching) or (reaching[0] + 1) * BATCH_SIZE > MAX_LABELS_TO_MATCH[mix]:
-        yield f"{title}: random's accuracy at {MAX_LABELS} labels not with {MAX_LABELS_TO_MATCH[mix]}"
+        limit = MAX_LABELS_TO_MATCH[mix]
+        yield f"{title}: random's accuracy at {MAX_LABELS} labels not with {limit}"
     if means["policy"].mean() < means["margin"].mean():
         yield f"{title}: the mean of the curve is below margin sampling's"
 
 
 def check_order_cost() -> list[str]:
-    """How long an order takes and how much memory, each in a process of its own."""
-    print(
-        f"\n{'images':>9}{'numbers':>9}{'survey':>9}{f'first {GREEDY_PICK_COUNT}':>11}{'a label':>9}{'MB':>7}"
-    )
+    """Print the time and memory of an order, in a process of its own; return the missed goals."""
+    picks = f"first {GREEDY_PICK_COUNT}"
+    print(f"\n{'images':>9}{'numbers':>9}{'survey':>9}{picks:>11}{'a label':>9}{'MB':>7}")
     missed_goals_text = []
     for count, dim in POOL_SIZES:
         command = [sys.executable, "-m", "benchmarks.selection", "--alone", str(count), str(dim)]
@@ -142,7 +142,7 @@ def check_order_cost() -> list[str]:
 
 
 def measure_order_cost(count: int, dim: int) -> dict[str, float]:
-    """Seconds and memory for the order of so many embeddings, of which a tenth is labeled."""
+    """Return seconds and memory of ordering random embeddings, a tenth of them labeled."""
     rng = np.random.default_rng(0)
     cluster_centres = rng.standard_normal((500, dim), dtype=np.float32)
     x = cluster_centres[rng.integers(0, len(cluster_centres), count)]
@@ -171,7 +171,7 @@ def measure_order_cost(count: int, dim: int) -> dict[str, float]:
 def accuracy_curve(
     policy: SelectionPolicy, fit: HeadTrainer, mix: str, seed: int, audit: float
 ) -> list[float]:
-    """Balanced accuracy after 10, 20, … labels."""
+    """Return the balanced accuracy after 10, 20, … labels."""
     rng = np.random.default_rng(seed)
     (x, y), (test_embeddings, truth) = split_digits(mix, rng)
     open_rows = rng.permutation(len(x)).tolist()
@@ -183,7 +183,7 @@ def accuracy_curve(
         for row in policy(x, open_rows, learned_rows, head, y, rng)[: BATCH_SIZE - audit_count]:
             open_rows.remove(row)
             learned_rows.append(row)
-        del open_rows[:audit_count]  # these are random: the list is
+        del open_rows[:audit_count]  # random images, because the list is shuffled
         head = fit(x, y, learned_rows, head)
         answers = head.probabilities(test_embeddings).argmax(axis=1)
         accuracies.append(balanced_accuracy(answers, truth))
@@ -254,7 +254,7 @@ HEAD_TRAINERS: dict[str, HeadTrainer] = {"product": train_product_head, "plain":
 def split_digits(
     mix: str, rng: np.random.Generator
 ) -> tuple[tuple[Floats, Any], tuple[Floats, Any]]:
-    """Pool and judges, disjoint."""
+    """Return embeddings and labels of the pool and of the test set."""
     from sklearn.datasets import load_digits
 
     x, y = load_digits(return_X_y=True)
@@ -293,28 +293,22 @@ def print_accuracy_table(mix: str, curves: dict[str, Any], seeds: range) -> None
 
 
 def labels_to_reach(mean: Any, goal: float) -> str:
-    """Labels after which a curve reaches what random order reaches after 160."""
+    """Return after how many labels a curve reaches an accuracy."""
     reached = np.flatnonzero(mean >= goal)
     return str((int(reached[0]) + 1) * BATCH_SIZE) if len(reached) else "more"
 
 
 def plot_accuracy_curves(curves: dict[str, dict[str, Any]], seeds: range, file: Path) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, len(curves), figsize=(18, 4), sharey=True)
     labels = np.arange(BATCH_SIZE, MAX_LABELS + 1, BATCH_SIZE)
-    for axis, (mix, policy_curves) in zip(axes, curves.items(), strict=True):
-        for name, runs in policy_curves.items():
-            axis.plot(labels, runs.mean(axis=0), label=name)
-            axis.fill_between(labels, *np.quantile(runs, [0.1, 0.9], axis=0), alpha=0.1)
-        axis.set(title=f"{mix}, seeds {seeds[0]} to {seeds[-1]}", xlabel="labels")
-    axes[0].set(ylabel="balanced accuracy")
-    axes[0].legend()
-    figure.savefig(file, dpi=120, bbox_inches="tight")
-    print(f"\nplot: {file}")
+    with saved_plot(file, len(curves), (18, 4)) as axes:
+        for axis, (mix, policy_curves) in zip(axes, curves.items(), strict=True):
+            for name, runs in policy_curves.items():
+                axis.plot(labels, runs.mean(axis=0), label=name)
+                axis.fill_between(labels, *np.quantile(runs, [0.1, 0.9], axis=0), alpha=0.1)
+            axis.set(title=f"{mix}, seeds {seeds[0]} to {seeds[-1]}", xlabel="labels")
+            axis.sharey(axes[0])
+        axes[0].set(ylabel="balanced accuracy")
+        axes[0].legend()
 
 
 if __name__ == "__main__":

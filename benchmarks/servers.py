@@ -1,45 +1,84 @@
-"""What the benchmarks of the loop stand on: a real Label Studio, and a backend beside it."""
+"""Servers for the benchmarks: a real Label Studio, and a backend connected to it."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
+from demo.annotator import SimulatedAnnotator
 from demo.label_studio import LabelStudioServer, find_free_port
-from tests.support.harness import BackendServer
+from tests.support.harness import BackendServer, LabelStudioUser
+
+
+@dataclass(frozen=True)
+class RunningStudio:
+    """A Label Studio that is ready, and its users.
+
+    Attributes:
+        server: the process.
+        folder: temporary folder of the benchmark.
+        user: client for any request.
+        annotator: client that works as a browser does.
+    """
+
+    server: LabelStudioServer
+    folder: Path
+    user: LabelStudioUser
+    annotator: SimulatedAnnotator
 
 
 @contextmanager
-def running_studio() -> Iterator[tuple[LabelStudioServer, Path]]:
-    """A Label Studio that answers, and a folder to use; both are gone at the end."""
+def running_studio() -> Iterator[RunningStudio]:
+    """Start Label Studio in a temporary folder; stop it and delete the folder at the end."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        studio = LabelStudioServer(folder / "studio", find_free_port())
-        studio.start()
+        server = LabelStudioServer(folder / "studio", find_free_port())
+        server.start()
         try:
-            studio.wait_until_ready()
-            yield studio, folder
+            server.wait_until_ready()
+            with (
+                closing(LabelStudioUser(server.url, server.token)) as user,
+                closing(SimulatedAnnotator(server.url, server.token)) as annotator,
+            ):
+                yield RunningStudio(server, folder, user, annotator)
         finally:
-            studio.stop()
+            server.stop()
 
 
 @contextmanager
 def running_backend(
-    studio: LabelStudioServer, home: Path, **settings: str
+    studio: RunningStudio, home: str = "home", **settings: str
 ) -> Iterator[BackendServer]:
-    """A backend of a Label Studio, from its first answer on; ended at the end.
+    """Start a backend for a Label Studio; stop it at the end.
 
     Args:
         studio: Label Studio.
-        home: the backend's folder.
-        settings: ``PRELABEL_…``.
+        home: name of the backend's folder.
+        settings: environment variables, ``PRELABEL_…``.
     """
-    connection = {"LABEL_STUDIO_URL": studio.url, "LABEL_STUDIO_API_KEY": studio.token}
-    backend = BackendServer(home, {**connection, **settings})
+    server = studio.server
+    connection = {"LABEL_STUDIO_URL": server.url, "LABEL_STUDIO_API_KEY": server.token}
+    backend = BackendServer(studio.folder / home, {**connection, **settings})
     try:
         backend.start()
         yield backend
     finally:
         backend.stop()
+
+
+@contextmanager
+def running_loop(**settings: str) -> Iterator[tuple[RunningStudio, BackendServer]]:
+    """Start Label Studio and a backend with these settings; stop both at the end."""
+    with running_studio() as studio, running_backend(studio, **settings) as backend:
+        yield studio, backend
+
+
+def backend_processes(backend: BackendServer) -> list[psutil.Process]:
+    """Return the backend's server process and its worker processes."""
+    server = psutil.Process(backend.pid)
+    return [server, *server.children(recursive=True)]

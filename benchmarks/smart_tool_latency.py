@@ -1,9 +1,9 @@
-"""How long a smart tool waits for its suggestions, through a real Label Studio.
+"""Measure how long a smart tool waits for suggestions, through a real Label Studio.
 
     uv run python -m benchmarks.smart_tool_latency FOLDER --weights yolo26n.pt
 
-FOLDER as in ``benchmarks.detection``, of about 640 pixels. One true object an image is "drawn".
-The first answer is that of a server that has just started and has answered nothing yet.
+FOLDER has the format of ``benchmarks.detection``, with images of about 640 pixels. In each image
+one annotated object is "drawn". The first request is sent to a backend that has just restarted.
 """
 
 from __future__ import annotations
@@ -16,9 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.servers import running_backend, running_studio
-from demo.annotator import SimulatedAnnotator
-from demo.label_studio import LabelStudioServer
+from benchmarks.servers import RunningStudio, running_backend, running_studio
 from tests.support.harness import Json, LabelStudioUser
 
 TASK_COUNT = 40
@@ -31,34 +29,29 @@ def main() -> None:
     options = parser.parse_args()
     rows = json.loads((options.folder / "annotations.json").read_text())["images"]
     rows = [row for row in rows if row["boxes"]][:TASK_COUNT]
-    with running_studio() as (studio, folder):
-        print(f"{'smart tool':<12}{'first':>8}{'median':>8}{'p95':>8}{'most':>8}  ms")
+    with running_studio() as studio:
+        print(f"{'smart tool':<12}{'first':>8}{'median':>8}{'p95':>8}{'max':>8}  ms")
         for kind in ("rectangle", "keypoint"):
-            waits = measure_waits(studio, folder / kind, options, rows, kind)
+            waits = measure_waits(studio, options, rows, kind)
             first, others = waits[0], np.array(waits[1:])
             wait_statistics = (np.median(others), np.quantile(others, 0.95), others.max())
             print(f"{kind:<12}{first:>8.0f}" + "".join(f"{ms:>8.0f}" for ms in wait_statistics))
 
 
-def measure_waits(
-    studio: LabelStudioServer, home: Path, options: Any, rows: list[Json], kind: str
-) -> list[float]:
-    """Milliseconds by call."""
+def measure_waits(studio: RunningStudio, options: Any, rows: list[Json], kind: str) -> list[float]:
+    """Return the milliseconds of each request."""
     weights = options.weights
     detector = weights if weights == "builtin" else str(Path(weights).resolve())
-    annotator, user = (
-        SimulatedAnnotator(studio.url, studio.token),
-        LabelStudioUser(studio.url, studio.token),
-    )
+    annotator, user = studio.annotator, studio.user
     project = annotator.create_project(kind, make_tool_config(rows, kind))
     annotator.upload_images(project, [options.folder / "images" / row["file"] for row in rows])
-    with running_backend(studio, home, PRELABEL_DETECTOR=detector) as backend:
+    with running_backend(studio, kind, PRELABEL_DETECTOR=detector) as backend:
         connection = user.connect_backend(project, backend.url, is_interactive=True)
         backend.wait_for_round(project)
         backend.stop()
         backend.start()
         backend.wait_for_round(project)
-        time.sleep(20)  # an annotator opens the first task
+        time.sleep(20)  # as long as an annotator takes to open the first task
         tasks = {Path(task["data"]["image"]).name: task["id"] for task in user.list_tasks(project)}
         return [
             time_suggestion(user, connection, task, drawn_region(row, kind))
@@ -79,7 +72,7 @@ def make_tool_config(rows: list[Json], kind: str) -> str:
 
 
 def drawn_region(row: Json, kind: str) -> Json:
-    """A region as the labeling screen sends it: percent of the image."""
+    """Return the largest object as the labeling screen sends it, in percent of the image."""
     box = max(row["boxes"], key=lambda box: box["w"] * box["h"])
     x, y = 100 * box["x"] / row["width"], 100 * box["y"] / row["height"]
     width_percent, height_percent = 100 * box["w"] / row["width"], 100 * box["h"] / row["height"]

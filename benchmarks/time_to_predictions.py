@@ -1,11 +1,11 @@
-"""From a folder of 200 images to the first pre-annotation, with one command. One table.
+"""Measure the time from a folder of 200 images to pre-annotations, with one command.
 
     uv run python -m benchmarks.time_to_predictions
 
-A running Label Studio of one's own; the seconds count from the start of `prelabel init --serve`.
-Without internet the builtin encoder knows no words, so that somebody labels four images first. With
-CLIP's weights there everything is pre-annotated before: here a network of the default's size with
-random weights stands for it, so its seconds are true and its answers are not.
+Label Studio is running already; time starts with ``prelabel init --serve``. Without internet the
+builtin encoder cannot match label names, so four images are labeled first. With CLIP everything is
+pre-annotated without a label. A network of CLIP's size with random weights takes its place here, so
+its time is real and its predictions are not.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from pathlib import Path
 import httpx
 
 from backend.vision.encoders.base import DEFAULT_CLIP
-from benchmarks.servers import running_studio
-from demo.label_studio import LabelStudioServer, ServerProcess, find_free_port
+from benchmarks.servers import RunningStudio, running_studio
+from demo.label_studio import ServerProcess, find_free_port
 from demo.scenarios import PlantScenario
 from tests.support.harness import Json, LabelStudioUser, wait_until
 
@@ -34,14 +34,12 @@ INIT_LABELS = (
 
 
 def main() -> None:
-    with running_studio() as (studio, folder):
-        draw_image_folder(folder / "plants")
-        for case, encoder in (
-            ("no internet", "builtin"),
-            ("CLIP's weights", write_random_clip(folder)),
-        ):
-            for what, seconds in measure_init(studio, folder, case, encoder):
-                print(f"{case:<16} {what:<44} {seconds:>6.0f} s", flush=True)
+    with running_studio() as studio:
+        draw_image_folder(studio.folder / "plants")
+        clip = write_random_clip(studio.folder)
+        for case, encoder in (("no internet", "builtin"), ("CLIP weights", clip)):
+            for step, seconds in measure_init(studio, case, encoder):
+                print(f"{case:<16} {step:<44} {seconds:>6.0f} s", flush=True)
 
 
 def draw_image_folder(folder: Path) -> None:
@@ -52,7 +50,7 @@ def draw_image_folder(folder: Path) -> None:
 
 
 def write_random_clip(folder: Path) -> str:
-    """A setting that leads to weights of the default's size."""
+    """Write random weights of the default CLIP network; return the encoder setting."""
     import open_clip
     from safetensors.torch import save_file
 
@@ -61,39 +59,36 @@ def write_random_clip(folder: Path) -> str:
     return f"{model}/{folder / 'random.safetensors'}"
 
 
-def measure_init(
-    studio: LabelStudioServer, folder: Path, case: str, encoder: str
-) -> list[tuple[str, float]]:
-    """What happened when, in seconds."""
-    home = folder / case.replace("'", "")
+def measure_init(studio: RunningStudio, case: str, encoder: str) -> list[tuple[str, float]]:
+    """Return the steps and the seconds after which each was complete."""
+    folder, user = studio.folder, studio.user
+    home = folder / case
     home.mkdir()
     backend = f"http://127.0.0.1:{find_free_port()}"
     env = {
         "PRELABEL_HOME": str(home),
         "PRELABEL_ENCODER": encoder,
-        "LABEL_STUDIO_URL": studio.url,
-        "LABEL_STUDIO_API_KEY": studio.token,
+        "LABEL_STUDIO_URL": studio.server.url,
+        "LABEL_STUDIO_API_KEY": studio.server.token,
     }
     command = [sys.executable, "-m", "backend.cli", "init", str(folder / "plants"), *INIT_ANSWERS]
     command += ["--labels", INIT_LABELS, "--serve", "--backend", backend, "--json"]
-    user = LabelStudioUser(studio.url, studio.token)
     start = time.monotonic()
     program = ServerProcess(command, env, home / "log")
     try:
         project_state = wait_for_first_round(backend)
-        rows = [("images imported and looked at", time.monotonic() - start)]
+        rows = [("images imported and embedded", time.monotonic() - start)]
         if not is_fully_predicted(user, project_state):
             label_first_images(user, project_state["number"])
             rows.append((f"{FIRST_LABEL_COUNT} images labeled", time.monotonic() - start))
         wait_until(
-            "answers",
+            "predictions",
             lambda: is_fully_predicted(user, wait_for_first_round(backend)),
             TIMEOUT_SECONDS,
         )
         rows.append(("every open image is pre-annotated", time.monotonic() - start))
     finally:
         program.stop()
-        user.close()
     return rows
 
 
@@ -105,12 +100,12 @@ def wait_for_first_round(backend: str) -> Json:
             return {}
         return state if state.get("version") and state["round"]["state"] == "idle" else {}
 
-    project_state: Json = wait_until("a first look", poll_project, TIMEOUT_SECONDS)
+    project_state: Json = wait_until("the first round", poll_project, TIMEOUT_SECONDS)
     return project_state
 
 
 def label_first_images(user: LabelStudioUser, project: int) -> None:
-    """The first images of each label, as somebody who looks for them."""
+    """Label the first images of each label."""
     tasks = user.list_tasks(project)
     for name in ("healthy", "wilting"):
         matching_tasks: Sequence[Json] = [t for t in tasks if t["data"]["file"].startswith(name)]
@@ -120,7 +115,7 @@ def label_first_images(user: LabelStudioUser, project: int) -> None:
 
 
 def is_fully_predicted(user: LabelStudioUser, project_state: Json) -> bool:
-    """Every open image has an answer of the live version."""
+    """Return whether every open image has a prediction of the live version."""
     rows = user.request("GET", "/api/predictions/", params={"project": project_state["number"]})
     live_predictions = [
         r for r in rows if r["model_version"] == project_state["version"] and r["result"]

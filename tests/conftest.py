@@ -1,10 +1,10 @@
-"""Fixtures: a real Label Studio, started once and required; a real backend per test."""
+"""Shared fixtures: a real Label Studio for each test process, and a real backend for each test."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +13,7 @@ import pytest
 from filelock import FileLock
 
 from demo.label_studio import LabelStudioServer, find_free_port
-from tests.support.harness import BackendServer, LabelStudioUser
+from tests.support.harness import BackendServer, LabelStudioUser, MakeBackend, MakeStudio
 from tests.support.published_models import (
     BOXES_CONTROL,
     COLOUR_CONTROL,
@@ -24,19 +24,26 @@ from tests.support.published_models import (
     train_detector_model,
 )
 
-SCREENSHOT_FOLDER = os.environ.get("PRELABEL_SCREENSHOTS", "")
-"""Where browser tests leave pictures for people; beside their other files when it is not set."""
+MAX_WORKERS = 4
+"""Each worker runs a Label Studio and backends of its own, about 2.5 GB together."""
 for name in [name for name in os.environ if name.startswith(("PRELABEL_", "LABEL_STUDIO_"))]:
-    if name != "PRELABEL_SCREENSHOTS":  # those who test side by side read it after this one
+    if name != "PRELABEL_SCREENSHOTS":  # parallel workers read it after this process
         del os.environ[name]
+if "PYTEST_XDIST_WORKER" in os.environ:  # else torch starts a thread per core in every worker
+    threads = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, threads)))
 
-MakeStudio = Callable[..., LabelStudioServer]
-MakeBackend = Callable[..., BackendServer]
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Run tests of folders in parallel, and single files in this process, which starts faster."""
+    if all(Path(argument.partition("::")[0]).suffix == ".py" for argument in config.args):
+        return 0
+    return min(os.cpu_count() or 1, MAX_WORKERS)
 
 
 @contextmanager
 def shared_folder(factory: pytest.TempPathFactory, name: str) -> Iterator[tuple[Path, bool]]:
-    """A folder that all test processes share, and whether it is to be filled now."""
+    """Yield a folder that all test processes share, and whether it still has to be filled."""
     base_folder = factory.getbasetemp()
     base_folder = base_folder.parent if "PYTEST_XDIST_WORKER" in os.environ else base_folder
     with FileLock(base_folder / f"{name}.lock"):
@@ -48,7 +55,7 @@ def shared_folder(factory: pytest.TempPathFactory, name: str) -> Iterator[tuple[
 
 @pytest.fixture(scope="session")
 def migrated_studio(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data folder of Label Studio whose database is made: a copy of it starts in seconds."""
+    """A data folder of Label Studio with a migrated database; a copy of it starts in seconds."""
     with shared_folder(tmp_path_factory, "migrated") as (folder, is_new):
         if is_new:
             studio = LabelStudioServer(
@@ -66,7 +73,7 @@ def migrated_studio(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_studio(
     migrated_studio: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[MakeStudio]:
-    """Starts Label Studios; ends them."""
+    """Start Label Studio servers, and stop them at the end."""
     started: list[LabelStudioServer] = []
 
     def make(**environment: str) -> LabelStudioServer:
@@ -85,13 +92,13 @@ def make_studio(
 
 @pytest.fixture(scope="session")
 def studio(make_studio: MakeStudio) -> LabelStudioServer:
-    """The Label Studio that most tests share; each makes its own projects."""
+    """The Label Studio that most tests share; each test creates its own projects."""
     return make_studio()
 
 
 @pytest.fixture
 def lab(studio: LabelStudioServer) -> Iterator[LabelStudioUser]:
-    """Somebody who works in that Label Studio."""
+    """A user of that Label Studio."""
     lab = LabelStudioUser(studio.url, studio.token)
     yield lab
     lab.close()
@@ -99,7 +106,7 @@ def lab(studio: LabelStudioServer) -> Iterator[LabelStudioUser]:
 
 @pytest.fixture
 def make_backend(tmp_path: Path, studio: LabelStudioServer) -> Iterator[MakeBackend]:
-    """Starts backends; ends them."""
+    """Start backends, and stop them after the test."""
     started: list[BackendServer] = []
 
     def make(home: str = "home", **environment: str) -> BackendServer:
@@ -116,13 +123,13 @@ def make_backend(tmp_path: Path, studio: LabelStudioServer) -> Iterator[MakeBack
 
 @pytest.fixture
 def backend(make_backend: MakeBackend) -> BackendServer:
-    """A backend that knows the token of the shared Label Studio."""
+    """A backend with the token of the shared Label Studio."""
     return make_backend()
 
 
 @pytest.fixture(scope="session")
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """1: one of many; 2: several of many; 3: boxes; 4: points; 5: one of many and boxes."""
+    """A home with five projects: one or several choices, boxes, points, choices and boxes."""
     with shared_folder(tmp_path_factory, "published") as (home, is_new):
         if is_new:
             publish_functions(home)
@@ -130,7 +137,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def publish_functions(home: Path) -> None:
-    """Functions of every kind."""
+    """Publish a live version of every kind into a home."""
     model, reference = train_colour_model()
     publish_version(home, "1", model, reference, title="colours")
     publish_version(home, "2", *train_colour_model(TAGS_CONTROL))

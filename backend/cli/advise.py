@@ -32,13 +32,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """
     from backend.bootstrap import make_resources
     from backend.cli.main import print_line
+    from backend.runtime.project_session import ProjectSession
     from backend.tools.advise import Adviser
 
     settings = read_settings()
     record = projects.find_project(settings, options.project)
-    recommendations = Adviser(
-        make_resources(settings), record, options.seconds, terminal.show_progress
-    ).advise()
+    session = ProjectSession(make_resources(settings), record)
+    recommendations = Adviser(session, options.seconds, terminal.show_progress).advise()
     terminal.clear_progress()
     for advice in recommendations:
         for line in _format_metrics(advice.control, advice.figures):

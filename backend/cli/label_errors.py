@@ -23,11 +23,12 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Print a line per suspect; Label Studio shows the first of them in a tab."""
     from backend.bootstrap import make_resources
     from backend.cli.main import print_line
+    from backend.runtime.project_session import ProjectSession
     from backend.tools.label_errors import LABEL_ERRORS_TAB, LabelErrorFinder
 
     settings = read_settings()
     record = projects.find_project(settings, options.project)
-    inspector = LabelErrorFinder(make_resources(settings), record)
+    inspector = LabelErrorFinder(ProjectSession(make_resources(settings), record))
     suspects = inspector.find_label_errors()
     for suspect in suspects[: options.count]:
         labels = f"{suspect.given} → {suspect.suggested}"

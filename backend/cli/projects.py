@@ -72,10 +72,11 @@ def run_round(
     """
     from backend.bootstrap import make_resources
     from backend.loop.round import Round
+    from backend.runtime.project_session import ProjectSession
 
-    resources = make_resources(settings, lock_seconds=600)
-    with resources.round_lock(record):
-        outcome = Round(resources, record, _show_round_progress, None).run(round_request)
+    session = ProjectSession(make_resources(settings, lock_seconds=600), record)
+    with session.round_lock():
+        outcome = Round(session, _show_round_progress, None).run(round_request)
     terminal.clear_progress()
     wake_server(settings, record)
     return outcome

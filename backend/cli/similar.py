@@ -31,11 +31,12 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     """Print a line per image, the most similar first."""
     from backend.bootstrap import make_resources
     from backend.cli.main import print_line
+    from backend.runtime.project_session import ProjectSession
     from backend.tools.similar import SimilaritySearch
 
     settings = read_settings()
     record = projects.find_project(settings, options.project)
-    search = SimilaritySearch(make_resources(settings), record)
+    search = SimilaritySearch(ProjectSession(make_resources(settings), record))
     matches = search.find_similar(options.like, options.count)
     for match in matches:
         print_line(f"{match.similarity:5.2f}  {match.address}  {match.answer}", options)

@@ -11,8 +11,9 @@ from typing import Any
 from backend.cli import addresses
 from backend.cli import projects as known
 from backend.cli.versions import format_audit, format_estimate
+from backend.estimate import IntervalEstimate
 from backend.json_records import JsonObject, from_json, to_json
-from backend.records import ControlCard, IntervalEstimate, ProjectStatus, RoundStatus
+from backend.records import ControlCard, ProjectStatus, RoundStatus
 from backend.settings import Settings, read_settings
 from backend.store.acceptance import AcceptanceStore
 from backend.store.files import read_json

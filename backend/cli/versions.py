@@ -6,8 +6,8 @@ import argparse
 from typing import Any
 
 from backend.cli import projects
+from backend.estimate import IntervalEstimate
 from backend.json_records import to_json
-from backend.records import IntervalEstimate
 from backend.settings import read_settings
 from backend.store.versions import VersionCard, VersionStore
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from backend.dashboard.values import VersionRow
-from backend.records import IntervalEstimate, Outlook
+from backend.estimate import IntervalEstimate
+from backend.records import Outlook
 
 CHART_WIDTH, CHART_HEIGHT = 460, 270
 MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM = 44, 14, 14, 42

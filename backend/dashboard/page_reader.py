@@ -22,7 +22,8 @@ from backend.dashboard.values import (
     VersionRow,
 )
 from backend.errors import NotFoundError, StoreError
-from backend.records import ControlCard, ControlStatus, IntervalEstimate, Outlook, ProjectStatus
+from backend.estimate import IntervalEstimate
+from backend.records import ControlCard, ControlStatus, Outlook, ProjectStatus
 from backend.store.captures import Capture, CaptureStore
 from backend.store.files import read_json
 from backend.store.projects import ProjectStore

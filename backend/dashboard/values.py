@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from backend.records import IntervalEstimate, Outlook, ProjectStatus, PromotionEvent
+from backend.estimate import IntervalEstimate
+from backend.records import Outlook, ProjectStatus, PromotionEvent
 from backend.store.versions import VersionCard
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from backend.dashboard.values import ProjectSummary
+from backend.estimate import IntervalEstimate
 from backend.learning.first_labels import describe_first_labels
-from backend.records import HeldVersion, IntervalEstimate
+from backend.records import HeldVersion
 from backend.store.queue_front import QueuedTask
 
 NO_LABEL_TEXT = "(nothing)"

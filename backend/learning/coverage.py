@@ -1,11 +1,11 @@
-"""Uncertainty-weighted coverage: which images, labeled next, would tell most about all the others.
+"""Uncertainty-weighted coverage: which images represent the open images best when labeled next.
 
-Greedily maximises Σ_j u_j · max(0, K(j, i) − best_j) (UHerding, Bae et al. 2024, arXiv 2412.20644):
-an image is worth much when it is like many images that the model is unsure of and that no labeled
-image is like. Without labels u = 1, and this is coverage alone; where all is covered, the
-uncertainty decides. Gains only shrink as images are picked (the sum is submodular), so that a gain
-computed earlier is an upper bound and few have to be computed again (Minoux 1978); not more than
-MOST are, so that no collection of images makes a pick slow.
+Greedily maximises Σ_j u_j · max(0, K(j, i) − coverage_j) (UHerding, Bae et al. 2024, arXiv
+2412.20644): an image has a high gain when it is similar to many images that the model is uncertain
+about and that no labeled image resembles. Without labels all uncertainties are 1 and only coverage
+counts; once everything is covered, uncertainty decides. Gains only shrink while images are picked
+(the sum is submodular), so a gain computed earlier is an upper bound and few have to be recomputed
+(lazy greedy, Minoux 1978). ``MAX_GAIN_EVALUATIONS`` limits the time of a pick.
 """
 
 from __future__ import annotations
@@ -15,61 +15,59 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from backend.arrays import Floats, Indices
+from backend.arrays import Bools, Floats, Indices
 
 DUPLICATE_COSINE = 0.98
-"""Cosine of centred embeddings above which two images are as good as one."""
+"""Cosine of centred embeddings above which two images count as duplicates."""
 KERNEL_NEIGHBOUR_SHARE = 0.01
-"""Share of the images that count as near when the width of the kernel is chosen."""
+"""Share of the images that count as neighbours when the kernel width is chosen."""
 MIN_KERNEL_NEIGHBOURS = 3
-"""Images at least that count as near."""
 MAX_COMPARED_IMAGES = 20_000
-"""Images that are compared each with each; of more, a part is."""
+"""Number of images for which all pairs are compared; larger pools are sampled."""
 MATRIX_BLOCK_ROWS = 1024
 GAIN_BATCH_SIZE = 32
-"""Gains that are computed again at a time."""
 MAX_GAIN_EVALUATIONS = 128
-"""Gains that are computed again for one pick. Where images are all equally unlike each other the
-bounds tell little, and each pick would need every gain for an image that is hardly better."""
+"""Gains recomputed for one pick. When all images are equally dissimilar the bounds are loose, and
+an exact pick would need every gain for an image that is hardly better."""
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """What is known of n open images from those that were labeled or picked.
+    """How well n open images are covered by the labeled and picked ones.
 
     Attributes:
         vectors: (n, d) float32, centred embeddings of unit length.
-        uncertainties: (n,) float32, how unsure the model is of each, 0 to 1.
-        max_cosine: (n,) float32, cosine with the most similar labeled or picked image; −1 without any.
-        gain_bounds: (n,) float32, no gain is larger than this.
-        is_covered: (n,) bool, labeled or picked.
-        kernel_width: of the kernel, K = exp((cosine − 1) / width).
+        uncertainties: (n,) float32, 0 to 1.
+        max_cosine: (n,) float32, cosine with the most similar labeled or picked image, or −1.
+        gain_bounds: (n,) float32, upper bounds of the gains.
+        is_covered: (n,) bool, whether an image is labeled or picked itself.
+        kernel_width: width in K = exp((cosine − 1) / width).
     """
 
     vectors: Floats
     uncertainties: Floats
     max_cosine: Floats
     gain_bounds: Floats
-    is_covered: npt.NDArray[np.bool_]
+    is_covered: Bools
     kernel_width: float
 
     @property
     def coverage_levels(self) -> Floats:
-        """(n,) float32, how well each image is covered, 0 to 1."""
+        """How well each image is covered, (n,) float32, 0 to 1."""
         return _kernel(self.max_cosine, self.kernel_width)
 
 
 def build_coverage(vectors: Floats, uncertainties: Floats, labeled: Floats) -> Coverage:
-    """Look at all open images. O(n² d), in blocks.
+    """Compute the coverage of all open images, in blocks; O(n² d).
 
-    Embeddings are centred, because those of one project lie in a narrow cone where all cosines
-    are alike. The kernel's width is the squared distance, halved as in a Gaussian, to the
-    neighbour that a hundredth of the images is nearer than; the median over the images.
+    Embeddings are centred, because those of one project lie in a narrow cone. The kernel width is
+    half the squared distance, as in a Gaussian, to the neighbour at rank 1 % of the images; the
+    median over the images.
 
     Args:
-        vectors: (n, d) float32 embeddings of unit length of open images.
+        vectors: (n, d) float32 embeddings of the open images, of unit length.
         uncertainties: (n,) float32, 0 to 1.
-        labeled: (m, d) float32 embeddings of labeled images; (0, anything) when there are none.
+        labeled: (m, d) float32 embeddings of the labeled images; (0, any) without labels.
     """
     count = len(vectors)
     if not count:
@@ -89,7 +87,7 @@ def build_coverage(vectors: Floats, uncertainties: Floats, labeled: Floats) -> C
 
 
 def mark_covered(state: Coverage, rows: npt.ArrayLike) -> Coverage:
-    """Some images were labeled: what is like them is worth less. O(n d) an image."""
+    """Return the coverage after some images were labeled or picked; O(n d) per image."""
     rows = np.asarray(rows, dtype=np.intp)
     if not len(rows):
         return state
@@ -102,18 +100,20 @@ def mark_covered(state: Coverage, rows: npt.ArrayLike) -> Coverage:
 def pick_images(
     state: Coverage, count: int, explore_every: int = 0, picked_before: int = 0
 ) -> tuple[list[int], Coverage]:
-    """The images to label next, each chosen with those before it in mind.
+    """Pick the images to label next, each in view of those picked before it.
+
+    Near-duplicates of a labeled or picked image are not picked.
 
     Args:
         state: of the open images.
-        count: how many at most.
-        explore_every: one pick in so many is the image least like any other so far (farthest first,
-            Gonzalez 1985), which finds rare labels soonest; 0: none is.
-        picked_before: how many were picked and labeled before these, so that it goes on in the same turn.
+        count: maximum number of images.
+        explore_every: every so many picks, pick the image least similar to all others instead
+            (farthest first, Gonzalez 1985), which finds rare labels soonest; 0: never.
+        picked_before: number of images picked and labeled earlier, so that exploration keeps its
+            rhythm.
 
     Returns:
-        rows, first to last, and the state after them. Near-duplicates of a labeled or picked image
-        are not picked.
+        rows in order, and the coverage after them.
     """
     picked: list[int] = []
     while (
@@ -130,43 +130,33 @@ def pick_images(
 
 
 def is_last_in_cycle(position: int, cycle_length: int) -> bool:
-    """Whether a place, counted from 0, is the last of each ``cycle_length`` of them; of 0 none is.
+    """Return whether a position, counted from 0, ends a cycle; never with a cycle length of 0.
 
     Example:
-        >>> [place for place in range(10) if is_last_in_cycle(place, 4)]
+        >>> [position for position in range(10) if is_last_in_cycle(position, 4)]
         [3, 7]
     """
     return cycle_length > 0 and position % cycle_length == cycle_length - 1
 
 
 def order_by_gain(state: Coverage, picked: list[int]) -> list[int]:
-    """All rows, first to last: those that were picked, then the others by what is left of their
-    gain; near-duplicates of one before them come last, and after them those labeled before.
-    """
+    """Return all rows: picked ones, others by remaining gain, duplicates, then labeled ones."""
     remaining_gain = state.gain_bounds * (1 - state.coverage_levels)
     is_duplicate = state.max_cosine > DUPLICATE_COSINE
-    remaining_gain[picked] = np.inf
-    order = np.lexsort(
-        (
-            -remaining_gain,
-            is_duplicate & ~np.isinf(remaining_gain),
-            state.is_covered & ~np.isinf(remaining_gain),
-        )
-    )
-    other_rows = [int(row) for row in order if not np.isinf(remaining_gain[row])]
-    return [*picked, *other_rows]
+    order = np.lexsort((-remaining_gain, is_duplicate, state.is_covered))
+    return [*picked, *order[~np.isin(order, picked)].tolist()]
 
 
 def sample_candidates(uncertainties: Floats, count: int, rng: np.random.Generator) -> Indices:
-    """Of more images than can be compared each with each, those that are.
+    """Choose the rows of a large pool that are compared with each other.
 
-    Half are those the model is least sure of, half are random, so that the sum over them still
+    Half are the most uncertain images and half are random, so that the sum over them still
     estimates the sum over all.
 
     Args:
         uncertainties: (n,) float32, 0 to 1.
-        count: how many; all when there are no more.
-        rng: draws them.
+        count: maximum number of rows.
+        rng: random generator.
 
     Returns:
         rows, ascending.
@@ -177,32 +167,22 @@ def sample_candidates(uncertainties: Floats, count: int, rng: np.random.Generato
     uncertain_order = np.argsort(uncertainties[shuffled], kind="stable")[::-1]
     most_uncertain = shuffled[uncertain_order[: count // 2]]
     others = np.setdiff1d(shuffled, most_uncertain)
-    return np.sort(
-        np.concatenate(
-            [most_uncertain, rng.choice(others, count - len(most_uncertain), replace=False)]
-        )
-    )
+    random_rows = rng.choice(others, count - len(most_uncertain), replace=False)
+    return np.sort(np.concatenate([most_uncertain, random_rows]))
 
 
-def _pick_best_gain(state: Coverage, is_available: npt.NDArray[np.bool_]) -> tuple[int, Coverage]:
-    """The row of the largest gain among the free ones, and the bounds that were tightened.
-
-    Of more than MOST that may have it, those that promised most are compared.
-    """
+def _pick_best_gain(state: Coverage, is_available: Bools) -> tuple[int, Coverage]:
+    """Return the available row with the largest gain, and the coverage with tightened bounds."""
     gain_bounds = np.where(is_available, state.gain_bounds, -np.inf).astype(np.float32)
     is_current = ~is_available
     for evaluated in range(0, len(gain_bounds) + GAIN_BATCH_SIZE, GAIN_BATCH_SIZE):
         stale_bounds = np.where(is_current, -np.inf, gain_bounds)
         best_row = int(np.where(is_current, gain_bounds, -np.inf).argmax())
-        if not np.isfinite(stale_bounds.max()) or (
-            is_available[best_row] and gain_bounds[best_row] >= stale_bounds.max()
-        ):
+        is_best = is_available[best_row] and gain_bounds[best_row] >= stale_bounds.max()
+        if is_best or evaluated >= MAX_GAIN_EVALUATIONS or not np.isfinite(stale_bounds.max()):
             break
-        if evaluated >= MAX_GAIN_EVALUATIONS:
-            break
-        batch_rows = np.argpartition(-stale_bounds, min(GAIN_BATCH_SIZE, len(stale_bounds)) - 1)[
-            :GAIN_BATCH_SIZE
-        ]
+        batch_size = min(GAIN_BATCH_SIZE, len(stale_bounds))
+        batch_rows = np.argpartition(-stale_bounds, batch_size - 1)[:batch_size]
         batch_rows = batch_rows[np.isfinite(stale_bounds[batch_rows])]
         gain_bounds[batch_rows] = _compute_gains(state, batch_rows)
         is_current[batch_rows] = True
@@ -217,40 +197,32 @@ def _compute_gains(state: Coverage, rows: Indices) -> Floats:
 
 
 def _compute_all_gains(state: Coverage) -> Floats:
-    """The gains of all rows; each pair of blocks is multiplied once, for both."""
-    vectors, uncertainties, coverage_levels = (
-        state.vectors,
-        state.uncertainties,
-        state.coverage_levels,
-    )
+    """Return the gains of all rows; each pair of blocks is multiplied once, for both of them."""
+    vectors, uncertainties, levels = state.vectors, state.uncertainties, state.coverage_levels
     gains = np.zeros(len(vectors), dtype=np.float32)
     starts = range(0, len(vectors), MATRIX_BLOCK_ROWS)
-    for block in (slice(start, start + MATRIX_BLOCK_ROWS) for start in starts):
-        for other_block in (
-            slice(start, start + MATRIX_BLOCK_ROWS) for start in starts if start >= block.start
-        ):
-            kernel = _kernel(vectors[block] @ vectors[other_block].T, state.kernel_width)
-            gains[block] += (
-                np.maximum(kernel - coverage_levels[other_block], 0) @ uncertainties[other_block]
-            )
-            if other_block.start > block.start:
-                kernel -= coverage_levels[block, None]
-                gains[other_block] += uncertainties[block] @ np.maximum(kernel, 0, out=kernel)
+    blocks = [slice(start, start + MATRIX_BLOCK_ROWS) for start in starts]
+    for i, block in enumerate(blocks):
+        for other in blocks[i:]:
+            kernel = _kernel(vectors[block] @ vectors[other].T, state.kernel_width)
+            gains[block] += np.maximum(kernel - levels[other], 0) @ uncertainties[other]
+            if other != block:
+                kernel -= levels[block, None]
+                gains[other] += uncertainties[block] @ np.maximum(kernel, 0, out=kernel)
     return gains
 
 
 def _kernel(cosine: Floats, width: float) -> Floats:
-    """A Gaussian of the distance: |a − b|² = 2 − 2 cosine on the unit sphere."""
+    """Return a Gaussian kernel; on the unit sphere |a − b|² = 2 − 2 · cosine."""
     return np.asarray(np.exp((cosine - 1) / np.float32(width)), dtype=np.float32)
 
 
 def _max_cosine(vectors: Floats, others: Floats) -> Floats:
-    """Cosine with the most similar of the others, (n,); −1 without others."""
+    """Return the cosine with the most similar of ``others``, (n,); −1 without others."""
     max_cosine = np.full(len(vectors), -1, dtype=np.float32)
     for start in range(0, len(others), MATRIX_BLOCK_ROWS):
-        max_cosine = np.maximum(
-            max_cosine, (vectors @ others[start : start + MATRIX_BLOCK_ROWS].T).max(axis=1)
-        )
+        cosine = vectors @ others[start : start + MATRIX_BLOCK_ROWS].T
+        max_cosine = np.maximum(max_cosine, cosine.max(axis=1))
     return max_cosine
 
 
@@ -261,10 +233,8 @@ def _centre_vectors(vectors: Floats) -> Floats:
 
 
 def _kernel_width(vectors: Floats) -> float:
-    """1 − cosine with the neighbour that NEIGHBOURS of the images are nearer than; the median."""
-    sampled = vectors[:: max(1, len(vectors) // 500)]
-    cosines = np.sort(sampled @ vectors.T, axis=1)
-    neighbour_rank = min(
-        len(vectors) - 1, max(MIN_KERNEL_NEIGHBOURS, round(KERNEL_NEIGHBOUR_SHARE * len(vectors)))
-    )
-    return max(float(np.median(1 - cosines[:, -1 - neighbour_rank])), 1e-4)
+    """Return the median of 1 − cosine with the neighbour at rank ``KERNEL_NEIGHBOUR_SHARE``."""
+    count = len(vectors)
+    cosines = np.sort(vectors[:: max(1, count // 500)] @ vectors.T, axis=1)
+    rank = min(count - 1, max(MIN_KERNEL_NEIGHBOURS, round(KERNEL_NEIGHBOUR_SHARE * count)))
+    return max(float(np.median(1 - cosines[:, -1 - rank])), 1e-4)

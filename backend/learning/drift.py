@@ -1,4 +1,4 @@
-"""Whether what applications send still looks like what the model was judged on."""
+"""Drift between production images and the audit slice, in labels and in embeddings."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ import numpy as np
 from backend.arrays import Floats
 
 MIN_SHIFT_INDEX = 0.25
-"""Population stability index from which a mix counts as another one (the usual line)."""
+"""Population stability index from which label shares count as shifted (the usual limit)."""
 REFERENCE_OUTLIER_SHARE = 0.05
-"""Share of images that is unlike all others by definition."""
+"""Share of the audit slice that counts as outliers, by definition."""
 MIN_OUTLIER_SHARE = 0.15
-"""Share of them from which production counts as another place."""
+"""Share of outliers in production from which an alert is raised."""
 MIN_DRIFT_ANSWERS = 50
-"""Answers below which nothing is told."""
+"""Number of predictions below which no drift is reported."""
 
 
 def population_stability_index(
     reference_counts: Mapping[str, float], production_counts: Mapping[str, float]
 ) -> float:
-    """Population stability index of two mixes: Σ (q − p) · ln (q / p) over the labels.
+    """Return the population stability index Σ (q − p) · ln (q / p) of two label distributions.
 
-    Half a count is added to each label, so that one that was never seen tells a finite number.
+    Half a count is added to each label, so that the index stays finite for unseen labels.
 
     Args:
-        reference_counts: label → how often, of the audit slice.
-        production_counts: the same, of production.
+        reference_counts: label → count in the audit slice.
+        production_counts: label → count in production.
 
     Example:
         >>> population_stability_index({"a": 50, "b": 50}, {"a": 50, "b": 50})
@@ -38,21 +38,16 @@ def population_stability_index(
     labels = sorted(reference_counts.keys() | production_counts.keys())
     if not labels:
         return 0.0
-    reference_shares = np.array([reference_counts.get(label, 0.0) for label in labels]) + 0.5
-    production_shares = np.array([production_counts.get(label, 0.0) for label in labels]) + 0.5
-    reference_shares, production_shares = (
-        reference_shares / reference_shares.sum(),
-        production_shares / production_shares.sum(),
+    p, q = (
+        np.array([counts.get(label, 0.0) + 0.5 for label in labels])
+        for counts in (reference_counts, production_counts)
     )
-    return float(
-        (
-            (production_shares - reference_shares) * np.log(production_shares / reference_shares)
-        ).sum()
-    )
+    p, q = p / p.sum(), q / q.sum()
+    return float(((q - p) * np.log(q / p)).sum())
 
 
 def outlier_distance(vectors: Floats) -> float:
-    """The cosine distance to the nearest other that 95 of 100 images stay below.
+    """Return the 95 % quantile of the cosine distance to the nearest other image.
 
     Args:
         vectors: (n, d) float32 of unit length, n at least 2.
@@ -63,11 +58,11 @@ def outlier_distance(vectors: Floats) -> float:
 
 
 def is_outlier(vector: Floats, vectors: Floats, distance: float) -> bool:
-    """Whether an image is farther from all others than is usual among them.
+    """Return whether an image is farther from all reference images than ``outlier_distance``.
 
     Args:
-        vector: (d,) of unit length.
-        vectors: (n, d), of the audit slice.
-        distance: see :func:`outlier_distance`.
+        vector: (d,) float32 of unit length.
+        vectors: (n, d) float32 of unit length, of the audit slice.
+        distance: result of :func:`outlier_distance` for ``vectors``.
     """
     return float(1 - (vectors @ vector).max()) > distance

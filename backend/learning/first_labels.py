@@ -1,19 +1,19 @@
-"""What people do first, so that a project learns something: one statement for every place."""
+"""Instructions for a project without a model: what to label first."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
 MIN_DETECTOR_IMAGES = 3
-"""Images with objects from which on a detector is trained."""
+"""Number of images with objects from which a detector is trained."""
 
 
 def describe_first_labels(types: Collection[str], retrain_after: int, pause: str) -> str:
-    """What to label before the first model, and when it is made.
+    """Return what to label before the first model, and when training starts.
 
     Args:
-        types: of the project's controls, such as ``Choices`` or ``RectangleLabels``.
-        retrain_after: labels that start a round.
+        types: tags of the project's controls, such as ``Choices`` or ``RectangleLabels``.
+        retrain_after: number of labels that starts a round.
         pause: the pause in labeling that starts one as well, in words.
 
     Example:
@@ -26,6 +26,6 @@ seconds, or at once when you press Start Training.'
         steps.append(f"mark the things in {MIN_DETECTOR_IMAGES} images or more")
     instructions = " and ".join(steps)
     return (
-        f"{instructions[0].upper()}{instructions[1:]}. It learns after {retrain_after} labels, after {pause}, or "
-        "at once when you press Start Training."
+        f"{instructions[0].upper()}{instructions[1:]}. It learns after {retrain_after} labels, "
+        f"after {pause}, or at once when you press Start Training."
     )

@@ -1,7 +1,7 @@
-"""Sort whole images, or mark the things in them? Answered from what people marked so far.
+"""Advice whether to classify whole images or to annotate objects, from what is annotated so far.
 
-Two ways to tell from an image whether something is there, and how often: a classifier that sees the
-image as a whole, and a detector whose finds are counted. Both are compared on the same images.
+A classifier of whole images and a detector can both answer whether an object is present and how
+many there are. They are compared on the same images.
 """
 
 from __future__ import annotations
@@ -15,32 +15,36 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.arrays import Bools, Doubles, Ints
-from backend.learning.classification_metrics import proportion_estimate
-from backend.learning.detection_metrics import DetectionCounts, counting_error_figure
-from backend.learning.quality_gate import mid_p
-from backend.records import IntervalEstimate
+from backend.estimate import IntervalEstimate
+from backend.learning.intervals import (
+    counting_error_estimate,
+    mid_p,
+    proportion_estimate,
+    ratio_of_sums,
+    variance_from_residuals,
+)
 
 SMALL_OBJECT_SIDE = 0.1
-"""Side of a thing, as a share of the image's, below which it is a small part of the picture: after
-the usual reduction to 224 pixels that is less than two of a transformer's 16-pixel patches."""
+"""Side of an object, as a share of the image's side, below which it is small: in the usual input
+of 224 pixels it covers less than two 16-pixel patches of a vision transformer."""
 SIGNIFICANCE_LEVEL = 0.05
-"""Chance, were both ways equal, below which a difference counts."""
+"""p-value up to which a difference counts."""
 MAX_COUNT_BINS = 6
-"""Counts that a classifier of whole images tells apart at most; more are put together."""
+"""Maximum number of classes of a classifier of counts; more counts are merged."""
 MIN_IMAGES_PER_CLASS = 3
-"""Images with and without a thing below which nothing is said of telling them apart."""
+"""Number of images with and without a label below which presence is not compared."""
 
 
 @dataclass(frozen=True)
 class ObjectStatistics:
-    """What is marked in some images.
+    """Numbers and sizes of the annotated objects.
 
     Attributes:
-        images: how many were looked through.
-        empty_images: how many hold nothing.
-        counts_per_image: things in each image.
-        box_sides: of each box, the square root of its share of the image's area, 0 to 1; empty where
-            only points are marked.
+        images: number of labeled images.
+        empty_images: number of images without an object.
+        counts_per_image: (images,) objects in each image.
+        box_sides: for each box, the square root of its share of the image's area, 0 to 1; empty
+            for points.
     """
 
     images: int
@@ -49,7 +53,7 @@ class ObjectStatistics:
     box_sides: Doubles
 
     def to_json(self) -> dict[str, Any]:
-        """Middle and range of both; the range holds the middle 80 %."""
+        """Return the numbers, with the median and the 80 % range of counts and sides."""
         return {
             "images": self.images,
             "empty": self.empty_images,
@@ -61,11 +65,11 @@ class ObjectStatistics:
 
 @dataclass(frozen=True)
 class LabelingPredictions:
-    """What one way says of n images with K labels.
+    """Predictions of one approach for n images and K labels.
 
     Attributes:
-        is_present: (n, K) bool, the label is there.
-        counts: (n, K) whole numbers, how often.
+        is_present: (n, K) bool.
+        counts: (n, K) number of objects.
     """
 
     is_present: Bools
@@ -74,13 +78,14 @@ class LabelingPredictions:
 
 @dataclass(frozen=True)
 class LabelingComparison:
-    """Two ways on the same images.
+    """Comparison of both approaches on the same images.
 
     Attributes:
-        classification: the figure of classifying whole images, with its 95 % interval.
-        detection: the figure of a detector.
-        p_value: of a difference as large, were both equal, two-sided; None where nothing is known.
-        better: which one is shown to be better: ``classification``, ``detection``, or empty.
+        classification: figure of the classifier of whole images.
+        detection: figure of the detector.
+        p_value: two-sided p-value of the difference; None when it could not be tested.
+        better: ``sorting`` (classification) or ``finding`` (detection) when the difference is
+            significant, else empty.
     """
 
     classification: IntervalEstimate
@@ -89,7 +94,7 @@ class LabelingComparison:
     better: str
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON."""
+        """Return the comparison as JSON."""
         return {
             "sorting": self.classification.to_json(),
             "finding": self.detection.to_json(),
@@ -101,100 +106,91 @@ class LabelingComparison:
 def compare_presence_accuracy(
     classifier: LabelingPredictions, detector: LabelingPredictions, truth: Ints
 ) -> LabelingComparison:
-    """Is it there? The share of images in which every label is told right; McNemar's test, mid-p.
+    """Compare in how many images the presence of every label is right, by McNemar's test (mid-p).
 
     Args:
-        classifier: what the classifier says.
-        detector: what the detector says.
-        truth: (n, K) how often each label is there.
+        classifier: predictions of the classifier.
+        detector: predictions of the detector.
+        truth: (n, K) number of objects.
     """
-    classifier_correct = (classifier.is_present == (truth > 0)).all(axis=1)
-    detector_correct = (detector.is_present == (truth > 0)).all(axis=1)
-    n, metric = len(truth), "is it there"
-    figures = [
-        proportion_estimate(int(is_correct.sum()), n, metric)
+    classifier_correct, detector_correct = (
+        (predictions.is_present == (truth > 0)).all(axis=1)
+        for predictions in (classifier, detector)
+    )
+    classification, detection = (
+        proportion_estimate(int(is_correct.sum()), len(truth), "is it there")
         for is_correct in (classifier_correct, detector_correct)
-    ]
-    won, lost = (
-        int((classifier_correct & ~detector_correct).sum()),
-        int((detector_correct & ~classifier_correct).sum()),
     )
     if not has_both_classes(truth):
-        return LabelingComparison(figures[0], figures[1], None, "")
+        return LabelingComparison(classification, detection, None, "")
+    won = int((classifier_correct & ~detector_correct).sum())
+    lost = int((detector_correct & ~classifier_correct).sum())
     p_value = min(1.0, 2 * mid_p(max(won, lost), won + lost)) if won + lost else 1.0
     better = "" if p_value > SIGNIFICANCE_LEVEL else ("sorting" if won > lost else "finding")
-    return LabelingComparison(figures[0], figures[1], p_value, better)
+    return LabelingComparison(classification, detection, p_value, better)
 
 
 def compare_counting_errors(
     classifier: LabelingPredictions, detector: LabelingPredictions, truth: Ints
 ) -> LabelingComparison:
-    """How many? Σ |told − there| / Σ there, each with its interval; their difference by Student.
+    """Compare the counting errors Σ |predicted − true count| / Σ true count, by Student's test.
 
-    The difference is a ratio of sums over images whose denominators are the same, so that its
-    variance is that of its linearised terms (Cochran 1977, section 6.4).
+    Both ratios have the same denominators, so their difference is a ratio of sums too, with the
+    variance of its linearised residuals (Cochran 1977, section 6.4).
 
     Args:
-        classifier: what the classifier says.
-        detector: what the detector says.
-        truth: (n, K) how often each label is there.
+        classifier: predictions of the classifier.
+        detector: predictions of the detector.
+        truth: (n, K) number of objects.
     """
     from scipy.stats import t as student
 
     classifier_errors, detector_errors = (
         np.abs(predictions.counts - truth).sum(axis=1) for predictions in (classifier, detector)
     )
-    object_counts = truth.sum(axis=1)
-    figures = [
-        _count_figure(count_errors, object_counts)
-        for count_errors in (classifier_errors, detector_errors)
-    ]
-    n, total_objects = len(truth), float(object_counts.sum())
-    if n < 2 or not total_objects:
-        return LabelingComparison(figures[0], figures[1], None, "")
-    difference = float((classifier_errors - detector_errors).sum() / total_objects)
-    terms = (classifier_errors - detector_errors) - difference * object_counts
-    standard_error = math.sqrt(float((terms**2).sum()) * n / (n - 1)) / total_objects
+    n, object_counts = len(truth), truth.sum(axis=1)
+    classification, detection = (
+        counting_error_estimate(errors, object_counts)
+        for errors in (classifier_errors, detector_errors)
+    )
+    if n < 2 or not object_counts.sum():
+        return LabelingComparison(classification, detection, None, "")
+    ratio, residuals = ratio_of_sums(classifier_errors - detector_errors, object_counts)
+    difference, standard_error = float(ratio), math.sqrt(variance_from_residuals(residuals))
     p_value = (
         float(2 * student.sf(abs(difference) / standard_error, n - 1))
         if standard_error
         else float(difference == 0)
     )
     better = "" if p_value > SIGNIFICANCE_LEVEL else ("finding" if difference > 0 else "sorting")
-    return LabelingComparison(figures[0], figures[1], p_value, better)
+    return LabelingComparison(classification, detection, p_value, better)
 
 
 def has_both_classes(truth: Ints) -> bool:
-    """Whether some label is there in some images and absent in others, a few of each."""
-    images_with_label = (truth > 0).sum(axis=0)
-    return bool(
-        (
-            (images_with_label >= MIN_IMAGES_PER_CLASS)
-            & (len(truth) - images_with_label >= MIN_IMAGES_PER_CLASS)
-        ).any()
-    )
+    """Return whether a label is present in some images and absent in others, a few of each."""
+    present = (truth > 0).sum(axis=0)
+    return bool((np.minimum(present, len(truth) - present) >= MIN_IMAGES_PER_CLASS).any())
 
 
 def choose_count_bins(counts: npt.ArrayLike) -> list[int]:
-    """The numbers that a classifier of counts tells apart, ascending; others go to the next one.
+    """Choose the classes of a classifier of counts, ascending.
 
     Args:
-        counts: that occur in what it learns from.
+        counts: counts of the training images.
 
     Example:
         >>> choose_count_bins([0, 0, 1, 3]), choose_count_bins(range(20))
         ([0, 1, 3], [0, 4, 8, 11, 15, 19])
     """
-    distinct_counts = np.unique(np.asarray(counts, dtype=np.int64))
-    if len(distinct_counts) <= MAX_COUNT_BINS:
-        return [int(bin_count) for bin_count in distinct_counts]
-    quantile_levels = np.linspace(0, 1, MAX_COUNT_BINS)
-    bin_counts = np.quantile(np.asarray(counts), quantile_levels, method="nearest")
-    return [int(bin_count) for bin_count in np.unique(bin_counts)]
+    bins = np.unique(np.asarray(counts, dtype=np.int64))
+    if len(bins) > MAX_COUNT_BINS:
+        levels = np.linspace(0, 1, MAX_COUNT_BINS)
+        bins = np.unique(np.quantile(np.asarray(counts), levels, method="nearest"))
+    return [int(count) for count in bins]
 
 
 def nearest_bin(count: int, bins: Sequence[int]) -> int:
-    """The number of some bins that is next to a count; the lower of two.
+    """Return the class nearest to a count; the lower one of two.
 
     Example:
         >>> nearest_bin(5, [0, 4, 8]), nearest_bin(6, [0, 4, 8])
@@ -209,24 +205,24 @@ def recommend_labeling(
     counting: LabelingComparison,
     has_points: bool,
 ) -> list[str]:
-    """What the figures advise, as sentences in plain words.
+    """Return the advice in plain sentences.
 
     Args:
-        objects: what is marked.
-        presence: of the two ways, on "is it there?".
-        counting: of the two ways, on "how many?".
-        has_points: people click on middles; otherwise they draw boxes.
+        objects: the annotated objects.
+        presence: comparison of presence.
+        counting: comparison of counts.
+        has_points: whether people annotate points; otherwise boxes.
     """
-    return [
-        *_advise_object_size(objects),
-        _advise_presence(presence, has_points),
-        *(
-            [_advise_counting(counting)]
-            if float(objects.counts_per_image.max(initial=0)) > 1
-            else []
-        ),
-        *_advise_points(has_points),
-    ]
+    sentences = _advise_object_size(objects)
+    sentences.append(_advise_presence(presence, "clicks" if has_points else "boxes"))
+    if objects.counts_per_image.max(initial=0) > 1:
+        sentences.append(_advise_counting(counting))
+    if not has_points:
+        sentences.append(
+            "If you only count or locate objects and do not need their extent, clicks are quicker "
+            "than boxes."
+        )
+    return sentences
 
 
 def _advise_object_size(objects: ObjectStatistics) -> list[str]:
@@ -235,78 +231,61 @@ def _advise_object_size(objects: ObjectStatistics) -> list[str]:
     median_side = float(np.median(objects.box_sides))
     if median_side < SMALL_OBJECT_SIDE:
         return [
-            f"The things are small: half of them are narrower than {median_side:.0%} of the image, so "
-            "a model that sees the whole image sees mostly what surrounds them."
+            f"The objects are small: half of them are narrower than {median_side:.0%} of the image."
+            " A model of the whole image sees mostly the background."
         ]
-    return [
-        f"The things are no small part of the image: {median_side:.0%} of its side in the middle."
-    ]
+    return [f"The objects are not small: their median side is {median_side:.0%} of the image's."]
 
 
-def _advise_presence(comparison: LabelingComparison, has_points: bool) -> str:
-    mark_name = "clicks" if has_points else "boxes"
+def _advise_presence(comparison: LabelingComparison, mark_name: str) -> str:
+    figures = _describe_figures(comparison)
     if comparison.p_value is None:
         return (
-            "Whether sorting whole images would tell if something is there cannot be said: too "
-            "few of the labeled images are without it, or with it."
+            "Is it there? Too few images without the object, or with it, are labeled to compare "
+            "whole images with marks."
         )
-    figures_text = _describe_figures(comparison)
     if comparison.better == "finding":
-        return f"Is it there? Keep the {mark_name}: they tell it better than whole images ({figures_text})."
+        return f"Is it there? Keep the {mark_name}: they answer it better ({figures})."
     if comparison.better == "sorting":
         return (
-            f"Is it there? Sort whole images if that is all you want to know: it tells it better "
-            f"({figures_text}), and takes one key instead of {mark_name}."
+            f"Is it there? Sort whole images if that is all you want to know: they answer it "
+            f"better ({figures}), with one key instead of {mark_name}."
         )
     return (
-        f"Is it there? No difference is shown ({figures_text}). If that is all you want to know, sort "
+        f"Is it there? No difference is shown ({figures}). If that is all you want to know, sort "
         f"whole images: it takes one key instead of {mark_name}."
     )
 
 
 def _advise_counting(comparison: LabelingComparison) -> str:
+    figures = _describe_figures(comparison)
     if comparison.p_value is None:
-        return "How many? Too few images are labeled to say."
-    figures_text = _describe_figures(comparison)
+        return "How many? Too few images are labeled to compare."
     if comparison.better == "finding":
-        return f"How many? Only marks will do: sorting whole images counts worse ({figures_text})."
+        return f"How many? Keep marking: sorting whole images counts worse ({figures})."
     if comparison.better == "sorting":
-        return f"How many? So far whole images tell it better ({figures_text}); more labels may turn that."
-    return f"How many? No difference is shown yet ({figures_text}); label more, or mark: it shows where."
-
-
-def _advise_points(has_points: bool) -> list[str]:
-    if has_points:
-        return []
-    return ["If you only count or find, and need no extent: a click is quicker than a box."]
+        return (
+            f"How many? So far whole images count better ({figures}); more labels may change that."
+        )
+    return (
+        f"How many? No difference is shown yet ({figures}). Label more images, or keep marking: it "
+        "also shows where."
+    )
 
 
 def _describe_figures(comparison: LabelingComparison) -> str:
-    suffix = " wrong" if comparison.classification.metric == "counting error" else " right"
-    classification_text, detection_text = (
-        _format_figure(figure) for figure in (comparison.classification, comparison.detection)
+    figures = (comparison.classification, comparison.detection)
+    suffix = "wrong" if figures[0].metric == "counting error" else "right"
+    whole_images, marks = (
+        f"{f.value:.0%} ({f.low:.0%} to {f.high:.0%})" if f.value is not None else "unknown"
+        for f in figures
     )
-    return f"whole images {classification_text}{suffix}, marks {detection_text}{suffix}, on {comparison.classification.n} images"
-
-
-def _format_figure(figure: IntervalEstimate) -> str:
-    if figure.value is None:
-        return "unknown"
-    return f"{figure.value:.0%} ({figure.low:.0%} to {figure.high:.0%})"
-
-
-def _count_figure(count_errors: npt.ArrayLike, object_counts: npt.ArrayLike) -> IntervalEstimate:
-    """Of tallies that are so much off: two labels' errors do not cancel each other."""
-    rows = zip(np.asarray(count_errors).tolist(), np.asarray(object_counts).tolist(), strict=True)
-    return counting_error_figure([DetectionCounts(0, t + o, t) for o, t in rows])
+    return f"whole images {whole_images} {suffix}, marks {marks} {suffix}, on {figures[0].n} images"
 
 
 def _quantile_summary(values: Doubles) -> dict[str, float] | None:
     if not len(values):
         return None
-    low, median, high = np.quantile(values, (0.1, 0.5, 0.9))
-    return {
-        "low": round(float(low), 4),
-        "median": round(float(median), 4),
-        "high": round(float(high), 4),
-    }
+    quantiles = np.quantile(values, (0.1, 0.5, 0.9)).tolist()
+    names = ("low", "median", "high")
+    return {name: round(value, 4) for name, value in zip(names, quantiles, strict=True)}

@@ -1,7 +1,8 @@
-"""How good the model will be with more labels: the learning curve, drawn on."""
+"""The learning curve: how much better the model is expected to get with more labels."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,31 +11,30 @@ import numpy as np
 from backend.arrays import Doubles
 
 MIN_CURVE_POINTS = 3
-"""Points a curve needs at least."""
 MAX_EXTRAPOLATION_FACTOR = 3
-"""How many times today's labels the curve is drawn on at most (reference/learning.md)."""
+"""The curve is extrapolated to this many times today's labels (reference/learning.md)."""
 CURVE_DRAW_COUNT = 200
 STOP_HORIZON_LABELS = 100
-"""Labels that a stop hint looks ahead."""
+"""Number of labels that a stop hint looks ahead."""
 MIN_REQUESTED_EXAMPLES = 5
-"""Examples of a label that are asked for at least, where any are."""
+"""Smallest number of examples requested for a label."""
 MAX_FLAT_DRAW_SHARE = 0.975
-"""Share of the draws without any progress from which on the figures are held to get worse."""
+"""Share of flat fits above which the error counts as growing, so that no curve is returned."""
 MIN_USEFUL_GAIN = 0.005
-"""Gain of the next MORE labels from which on they are worth it."""
+"""Gain in accuracy from which the next ``STOP_HORIZON_LABELS`` are worth labeling."""
 MIN_VERSION_KAPPA = 0.95
-"""Kappa of two successive versions from which on they say the same."""
+"""Cohen's kappa of two successive versions from which their predictions count as stable."""
 EXPONENT_GRID = np.linspace(0.1, 1.0, 19)
 
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """One version's figure.
+    """The error rate of one version.
 
     Attributes:
-        label_count: it was trained on, at least 1.
-        error: share of wrong answers, 0 to 1.
-        answer_count: answers that rests on.
+        label_count: number of training labels, at least 1.
+        error: error rate, 0 to 1.
+        answer_count: number of images it was measured on.
     """
 
     label_count: int
@@ -44,12 +44,12 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class LabelMisses:
-    """What was missed of one label.
+    """How often one label is missed.
 
     Attributes:
-        missed: of its examples that were judged, those that were not found.
-        example_count: its examples that were judged, at least 1.
-        training_examples: that the model learned from.
+        missed: evaluated examples that were not predicted.
+        example_count: evaluated examples, at least 1.
+        training_examples: examples in the training set.
     """
 
     missed: int
@@ -58,115 +58,112 @@ class LabelMisses:
 
     @property
     def error(self) -> float:
-        """The share that was missed."""
+        """Share of the evaluated examples that were missed."""
         return self.missed / self.example_count
 
     def sample_error(self, count: int, rng: np.random.Generator) -> Doubles:
-        """The share as it may be in truth, (count,), drawn from Jeffreys' posterior."""
+        """Draw ``count`` error rates from Jeffreys' posterior."""
         return rng.beta(self.missed + 0.5, self.example_count - self.missed + 0.5, size=count)
 
 
 @dataclass(frozen=True)
 class LearningCurve:
-    """error(labels) = a + b · labels^(−c), as often as it was fitted to points drawn anew.
+    """The power law error(labels) = a + b · labels^(−c), fitted to many resampled sets of points.
 
     Attributes:
         fits: (draws, 3) a ≥ 0, b ≥ 0, 0 < c ≤ 1.
-        label_count: today's.
+        label_count: today's number of training labels.
     """
 
     fits: Doubles
     label_count: int
 
-    def predict_error(self, label_count: float) -> tuple[float, float, float]:
-        """Expected error with so many labels, and the band that holds 90 % of the fits.
+    @property
+    def max_labels(self) -> int:
+        """Number of labels up to which the curve may be extrapolated."""
+        return MAX_EXTRAPOLATION_FACTOR * self.label_count
 
-        Args:
-            label_count: up to REACH times today's.
-        """
-        a, b, c = self.fits.T
-        low, median_error, high = np.quantile(a + b * label_count**-c, [0.05, 0.5, 0.95])
-        return float(median_error), float(low), float(high)
+    def predict_error(self, label_count: float) -> tuple[float, float, float]:
+        """Return the expected error for a number of labels: median, 5 % and 95 % quantile."""
+        low, median, high = np.quantile(self._errors(label_count), [0.05, 0.5, 0.95])
+        return float(median), float(low), float(high)
 
     def label_multiplier(self, target_shares: Doubles) -> Doubles:
-        """How many times today's labels bring the error down to a share of today's.
+        """Return by which factor the labels must grow to reduce the error to a share of today's.
 
         Args:
             target_shares: (draws,) above 0, one for each fit.
 
         Returns:
-            (draws,) at least 1; infinite where no number of labels does.
+            (draws,) at least 1; infinite when no number of labels is enough.
         """
-        a, b, c = self.fits.T
-        current_error = a + b * self.label_count**-c
-        reducible_error = np.maximum(current_error * target_shares - a, 0)
-        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-            multipliers = np.where(
-                reducible_error > 0, (b / reducible_error) ** (1 / c) / self.label_count, np.inf
-            )
-        return np.asarray(np.where(target_shares >= 1, 1.0, np.maximum(multipliers, 1.0)))
+        targets = self._errors(self.label_count) * target_shares
+        multipliers = np.maximum(self._required_labels(targets) / self.label_count, 1.0)
+        return np.asarray(np.where(target_shares >= 1, 1.0, multipliers))
 
     def labels_needed(self, target_error: float) -> tuple[int, int | None] | None:
-        """How many more labels bring the error down to a value: fewest and most, by the band.
+        """Return how many more labels reduce the error to a target: 5 % and 95 % quantile.
 
         Returns:
-            None where that is out of sight, beyond REACH times today's labels; most is None where
-            only its end is.
+            None when the median is beyond ``max_labels``; the upper end is None when only that is.
         """
-        a, b, c = self.fits.T
-        reducible_error = np.maximum(target_error - a, 0)
-        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-            required_labels = np.where(
-                reducible_error > 0, (b / reducible_error) ** (1 / c), np.inf
-            )
-        low, median_labels, high = np.quantile(
-            np.maximum(required_labels, 1e-9), [0.05, 0.5, 0.95], method="nearest"
-        )
-        max_labels = MAX_EXTRAPOLATION_FACTOR * self.label_count
-        if median_labels > max_labels:
+        required = np.maximum(self._required_labels(target_error), 1e-9)
+        low, median, high = np.quantile(required, [0.05, 0.5, 0.95], method="nearest")
+        if median > self.max_labels:
             return None
-        additional_labels = [
-            max(0, round(float(value) - self.label_count)) if value <= max_labels else None
-            for value in (low, high)
-        ]
-        return additional_labels[0] or 0, additional_labels[1]
+        fewest, most = (
+            max(0, round(float(count) - self.label_count)) if count <= self.max_labels else None
+            for count in (low, high)
+        )
+        return fewest or 0, most
+
+    def expected_gain(self, more_labels: int) -> Doubles:
+        """Return by how much more labels reduce the error, (draws,)."""
+        _, b, c = self.fits.T
+        return np.asarray(b * (self.label_count**-c - (self.label_count + more_labels) ** -c))
+
+    def _errors(self, label_count: float) -> Doubles:
+        a, b, c = self.fits.T
+        return np.asarray(a + b * label_count**-c)
+
+    def _required_labels(self, target_error: Doubles | float) -> Doubles:
+        a, b, c = self.fits.T
+        reducible = np.maximum(target_error - a, 0)
+        with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+            return np.where(reducible > 0, (b / reducible) ** (1 / c), np.inf)
 
 
 def fit_learning_curve(
     points: Sequence[CurvePoint], rng: np.random.Generator
 ) -> LearningCurve | None:
-    """The power law that most learning curves follow (Viering and Loog 2021, arXiv 2103.10948).
+    """Fit a power law, which most learning curves follow (Viering and Loog 2021, arXiv 2103.10948).
 
-    Least squares, weighted by the binomial variance of each point; for the band the points are
-    drawn anew, each from Jeffreys' posterior of its share, so that no error in few answers is no
-    certainty. Where more labels have brought nothing so far the curve is flat, b = 0, and its band
-    says what they may bring all the same. Points that were judged on the same images rise
-    and fall together, which makes the band of the level a little too narrow and that of the slope
-    too wide: it errs on the careful side where it is asked what more labels bring.
+    Least squares, weighted by each point's binomial variance. For the band the points are
+    resampled from Jeffreys' posterior, so that no errors on few images do not count as certainty.
+    When more labels have brought nothing so far, the curve is flat (b = 0) and its band shows what
+    they may still bring. Points measured on the same images are correlated: the band of the level
+    is a little too narrow and that of the slope too wide, which is the cautious side for a
+    forecast.
 
     Args:
-        points: of versions, in any order; of equal labels the last one counts.
-        rng: draws.
+        points: of versions, in any order; the last one with the same number of labels counts.
+        rng: random generator.
 
     Returns:
-        None with fewer than FEWEST points, or where errors grow with the labels by more than
-        chance: no learning curve describes that.
+        None with fewer than ``MIN_CURVE_POINTS``, or when the error grows with the labels by more
+        than chance.
     """
-    sorted_points = sorted(
-        {p.label_count: p for p in points if p.label_count > 0 and p.answer_count > 0}.values(),
-        key=_label_count,
-    )
-    if len(sorted_points) < MIN_CURVE_POINTS:
+    usable = {p.label_count: p for p in points if p.label_count > 0 and p.answer_count > 0}
+    rows = [(count, p.answer_count, p.error) for count, p in sorted(usable.items())]
+    if len(rows) < MIN_CURVE_POINTS:
         return None
-    label_counts = np.array([p.label_count for p in sorted_points], dtype=float)
-    answer_counts = np.array([p.answer_count for p in sorted_points], dtype=float)
-    error = np.array([p.error for p in sorted_points])
+    label_counts, answer_counts, error = np.array(rows, dtype=float).T
     weights = answer_counts / np.maximum(error * (1 - error), 1 / (answer_counts + 2))
     wrong_counts = answer_counts * np.clip(error, 0, 1)
     error_draws = rng.beta(
         wrong_counts + 0.5,
         answer_counts - wrong_counts + 0.5,
-        size=(CURVE_DRAW_COUNT, len(sorted_points)),
+        size=(CURVE_DRAW_COUNT, len(rows)),
     )
     fits = _fit_power_law(label_counts, error_draws, weights)
     if np.mean(fits[:, 1] <= 0) > MAX_FLAT_DRAW_SHARE:
@@ -175,18 +172,15 @@ def fit_learning_curve(
 
 
 def describe_forecast(curve: LearningCurve | None, target_accuracy: float) -> str:
-    """What more labels are expected to bring, in a sentence; empty where nobody can say.
+    """Return a sentence on what more labels are expected to bring; empty without a forecast.
 
     Args:
         curve: of the project.
-        target_accuracy: accuracy that is wanted, 0 to 1.
+        target_accuracy: accuracy to reach, 0 to 1.
     """
     if curve is None:
         return ""
     accuracy = 1 - curve.predict_error(curve.label_count)[0]
-    future_labels = min(
-        curve.label_count + STOP_HORIZON_LABELS, MAX_EXTRAPOLATION_FACTOR * curve.label_count
-    )
     if accuracy >= target_accuracy:
         return ""
     additional_labels = curve.labels_needed(1 - target_accuracy)
@@ -194,10 +188,11 @@ def describe_forecast(curve: LearningCurve | None, target_accuracy: float) -> st
         label_range = format_range(*additional_labels)
         gain_text = f"the accuracy from {accuracy:.0%} to {target_accuracy:.0%}"
         return f"{label_range.capitalize()} more labels are expected to bring {gain_text}."
+    future_labels = min(curve.label_count + STOP_HORIZON_LABELS, curve.max_labels)
     median_error, low, high = curve.predict_error(future_labels)
     return (
-        f"{target_accuracy:.0%} is out of sight; {future_labels - curve.label_count} more labels are expected to bring "
-        f"{1 - median_error:.0%} ({1 - high:.0%} to {1 - low:.0%})."
+        f"{target_accuracy:.0%} is out of sight; {future_labels - curve.label_count} more labels "
+        f"are expected to bring {1 - median_error:.0%} ({1 - high:.0%} to {1 - low:.0%})."
     )
 
 
@@ -208,58 +203,47 @@ def rank_weakest_labels(
     rng: np.random.Generator,
     limit: int = 3,
 ) -> list[tuple[str, int, int | None]]:
-    """Which labels need more examples, and how many: fewest and most, by the band.
+    """Return which labels need more examples, and how many: 5 % and 95 % quantile.
 
-    A label's error is held to fall as that of the whole project does when its examples become so
-    many times as many; both are drawn anew, the label's own from Jeffreys' posterior of its share.
+    A label's error is assumed to fall with its examples as that of the whole project does with
+    all labels. Both are resampled, the label's error from Jeffreys' posterior.
 
     Args:
-        curve: of the project; without one nobody can say.
-        misses_by_label: by label, what was missed of it.
-        target_recall: share of its examples that should be found, 0 to 1.
-        rng: draws.
-        limit: how many labels are told at most.
+        curve: of the project; None gives an empty list.
+        misses_by_label: label → its misses.
+        target_recall: recall to reach, 0 to 1.
+        rng: random generator.
+        limit: maximum number of labels.
 
     Returns:
-        (label, fewest, most) more examples, the neediest label first; most is None where its end
-        is out of sight, beyond REACH times today's examples.
+        (label, low, high) additional examples, the label with the lowest recall first; high is
+        None beyond ``MAX_EXTRAPOLATION_FACTOR`` times today's examples.
 
     Example:
         >>> rng = np.random.default_rng(0)
-        >>> curve = LearningCurve(np.tile([0.0, 1.0, 0.5], (200, 1)), labels=100)
-        >>> rank_weakest_labels(curve, {"wilting": LabelMisses(200, 1000, 40), "fine": LabelMisses(1, 99, 9)}, 0.85, rng)
+        >>> curve = LearningCurve(np.tile([0.0, 1.0, 0.5], (200, 1)), label_count=100)
+        >>> misses = {"wilting": LabelMisses(200, 1000, 40), "fine": LabelMisses(1, 99, 9)}
+        >>> rank_weakest_labels(curve, misses, 0.85, rng)
         [('wilting', 19, 47)]
     """
     target_error = 1 - target_recall
-    weak_labels = {
-        name: label_misses
-        for name, label_misses in misses_by_label.items()
-        if label_misses.error > target_error
-    }
     if curve is None:
         return []
+    weak = [item for item in misses_by_label.items() if item[1].error > target_error]
     requests = []
-    for name in sorted(weak_labels, key=lambda name: -weak_labels[name].error)[:limit]:
-        label_misses = weak_labels[name]
-        multipliers = curve.label_multiplier(
-            target_error / label_misses.sample_error(len(curve.fits), rng)
-        )
-        multiplier_range = np.quantile(multipliers, [0.05, 0.95], method="nearest")
+    for name, misses in sorted(weak, key=lambda item: -item[1].error)[:limit]:
+        shares = target_error / misses.sample_error(len(curve.fits), rng)
+        factors = np.quantile(curve.label_multiplier(shares), [0.05, 0.95], method="nearest")
         low, high = (
-            max(
-                MIN_REQUESTED_EXAMPLES,
-                round((min(t, MAX_EXTRAPOLATION_FACTOR) - 1) * label_misses.training_examples),
-            )
-            for t in multiplier_range
+            max(MIN_REQUESTED_EXAMPLES, round((factor - 1) * misses.training_examples))
+            for factor in np.minimum(factors, MAX_EXTRAPOLATION_FACTOR).tolist()
         )
-        requests.append(
-            (name, low, high if multiplier_range[1] <= MAX_EXTRAPOLATION_FACTOR else None)
-        )
+        requests.append((name, low, high if factors[1] <= MAX_EXTRAPOLATION_FACTOR else None))
     return requests
 
 
 def format_range(minimum: int, maximum: int | None) -> str:
-    """A number that lies between two, in words.
+    """Return a range of numbers in words.
 
     Example:
         >>> format_range(20, 60), format_range(20, None), format_range(20, 20)
@@ -271,23 +255,22 @@ def format_range(minimum: int, maximum: int | None) -> str:
 
 
 def should_stop_labeling(curve: LearningCurve | None, version_kappa: float | None) -> bool:
-    """Whether the next MORE labels are not expected to pay; never beyond REACH.
+    """Return whether the next ``STOP_HORIZON_LABELS`` labels are not expected to pay off.
 
     Args:
         curve: of the project.
-        version_kappa: kappa of the last two versions' answers to the same images; None: not known.
+        version_kappa: kappa of the predictions of the last two versions on the same images; None
+            when unknown.
     """
     if curve is None or (version_kappa is not None and version_kappa < MIN_VERSION_KAPPA):
         return False
-    if curve.label_count + STOP_HORIZON_LABELS > MAX_EXTRAPOLATION_FACTOR * curve.label_count:
+    if curve.label_count + STOP_HORIZON_LABELS > curve.max_labels:
         return False
-    _, b, c = curve.fits.T
-    gain = b * (curve.label_count**-c - (curve.label_count + STOP_HORIZON_LABELS) ** -c)
-    return bool(np.quantile(gain, 0.95) < MIN_USEFUL_GAIN)
+    return bool(np.quantile(curve.expected_gain(STOP_HORIZON_LABELS), 0.95) < MIN_USEFUL_GAIN)
 
 
 def cohen_kappa(first_answers: Sequence[str], second_answers: Sequence[str]) -> float | None:
-    """Cohen's kappa: how far two raters agree beyond chance; None without answers.
+    """Return Cohen's kappa, the agreement of two raters beyond chance; None without answers.
 
     Example:
         >>> cohen_kappa(["a", "b", "a", "b"], ["a", "b", "a", "a"])
@@ -295,29 +278,15 @@ def cohen_kappa(first_answers: Sequence[str], second_answers: Sequence[str]) -> 
     """
     if not first_answers:
         return None
-    observed_agreement = float(
-        np.mean([a == b for a, b in zip(first_answers, second_answers, strict=True)])
-    )
-    chance_agreement = (
-        sum(
-            first_answers.count(x) * second_answers.count(x)
-            for x in set(first_answers) | set(second_answers)
-        )
-        / len(first_answers) ** 2
-    )
-    return (
-        1.0
-        if chance_agreement == 1
-        else round((observed_agreement - chance_agreement) / (1 - chance_agreement), 4)
-    )
-
-
-def _label_count(point: CurvePoint) -> int:
-    return point.label_count
+    count = len(first_answers)
+    observed = sum(a == b for a, b in zip(first_answers, second_answers, strict=True)) / count
+    first, second = Counter(first_answers), Counter(second_answers)
+    chance = sum(first[answer] * second[answer] for answer in first) / count**2
+    return 1.0 if chance == 1 else round((observed - chance) / (1 - chance), 4)
 
 
 def _fit_power_law(label_counts: Doubles, errors: Doubles, weights: Doubles) -> Doubles:
-    """The best a, b ≥ 0 for each exponent of a grid, and the best of those.
+    """Return the best fit of each draw: exact in a, b ≥ 0, on a grid of exponents.
 
     Args:
         label_counts: (n,).
@@ -327,21 +296,18 @@ def _fit_power_law(label_counts: Doubles, errors: Doubles, weights: Doubles) -> 
     Returns:
         (draws, 3) a, b, c.
     """
-    normalized_weights = weights / weights.sum()
-    mean_errors = errors @ normalized_weights
+    weights = weights / weights.sum()
+    mean_errors = errors @ weights
     best_fits, lowest_loss = np.zeros((len(errors), 3)), np.full(len(errors), np.inf)
     for c in EXPONENT_GRID:
         power = label_counts**-c
-        mean_power = float(power @ normalized_weights)
-        power_variance = float((power - mean_power) ** 2 @ normalized_weights)
-        slope = (
-            (errors - mean_errors[:, None])
-            @ ((power - mean_power) * normalized_weights)
-            / max(power_variance, 1e-12)
-        )
-        b = np.clip(slope, 0, mean_errors / mean_power)  # then a is not negative
+        mean_power = float(power @ weights)
+        deviation = power - mean_power
+        variance = max(float(deviation**2 @ weights), 1e-12)
+        slope = (errors - mean_errors[:, None]) @ (deviation * weights) / variance
+        b = np.clip(slope, 0, mean_errors / mean_power)  # so that a is not negative
         a = mean_errors - b * mean_power
-        loss = (errors - a[:, None] - b[:, None] * power) ** 2 @ normalized_weights
+        loss = (errors - a[:, None] - b[:, None] * power) ** 2 @ weights
         is_better = loss < lowest_loss
         lowest_loss = np.where(is_better, loss, lowest_loss)
         best_fits[is_better] = np.stack([a, b, np.full(len(b), c)], axis=1)[is_better]

@@ -1,49 +1,43 @@
-"""Which finds are which objects: the matching that all figures of detection rest on."""
+"""Matching of detections with annotated objects, on which all detection metrics rest."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 
-from backend.arrays import Doubles
+from backend.arrays import Bools, Doubles
 
-Pairs = list[tuple[int, int]]
+IndexPairs = list[tuple[int, int]]
+"""(index of a detection, index of its object), in the order of the detections."""
 UNMATCHABLE_COST = 1e6
 
 
 def match_boxes(
     detected: npt.ArrayLike, ground_truth: npt.ArrayLike, min_iou: float = 0.5
-) -> Pairs:
-    """Match boxes one to one so that as many as possible overlap enough.
+) -> IndexPairs:
+    """Match boxes one to one, as many as possible (Hungarian method).
 
     Args:
         detected: (n, 4) x0 y0 x1 y1.
-        ground_truth: (m, 4), the same unit.
-        min_iou: intersection over union from which two are the same, 0 to 1.
-
-    Returns:
-        (index in found, index in truth), in the order of ``detected``.
+        ground_truth: (m, 4), in the same unit.
+        min_iou: intersection over union from which two boxes can be matched, 0 to 1.
 
     Example:
         >>> match_boxes([[0, 0, 2, 2], [5, 5, 6, 6]], [[5, 5, 6, 6]])
         [(1, 0)]
     """
-    iou = pairwise_iou(detected, ground_truth)
-    return _solve_assignment(1 - iou, 1 - min_iou)
+    return _solve_assignment(1 - pairwise_iou(detected, ground_truth), 1 - min_iou)
 
 
 def match_points(
     detected: npt.ArrayLike, ground_truth: npt.ArrayLike, max_distance: float
-) -> Pairs:
-    """Match points one to one so that as many as possible are close enough (Hungarian method).
+) -> IndexPairs:
+    """Match points one to one, as many as possible (Hungarian method).
 
     Args:
         detected: (n, 2) x y.
-        ground_truth: (m, 2), the same unit, equal in both directions.
-        max_distance: distance up to which two are the same.
-
-    Returns:
-        (index in found, index in truth), in the order of ``detected``.
+        ground_truth: (m, 2), in the same unit, which is equal in both directions.
+        max_distance: distance up to which two points can be matched.
 
     Example:
         >>> match_points([[0, 0], [9, 9]], [[1, 0], [4, 4]], max_distance=2)
@@ -51,13 +45,12 @@ def match_points(
     """
     detected_points = np.asarray(detected, dtype=np.float64).reshape(-1, 1, 2)
     true_points = np.asarray(ground_truth, dtype=np.float64).reshape(1, -1, 2)
-    return _solve_assignment(
-        np.hypot(*np.moveaxis(detected_points - true_points, 2, 0)), max_distance
-    )
+    distance = np.hypot(*np.moveaxis(detected_points - true_points, 2, 0))
+    return _solve_assignment(distance, max_distance)
 
 
 def pairwise_iou(detected: npt.ArrayLike, ground_truth: npt.ArrayLike) -> Doubles:
-    """Intersection over union of each with each: (n, m), 0 to 1."""
+    """Return the IoU of each detection with each object, (n, m), 0 to 1."""
     detected_boxes = np.asarray(detected, dtype=np.float64).reshape(-1, 1, 4)
     true_boxes = np.asarray(ground_truth, dtype=np.float64).reshape(1, -1, 4)
     lower_corner = np.maximum(detected_boxes[..., :2], true_boxes[..., :2])
@@ -67,37 +60,12 @@ def pairwise_iou(detected: npt.ArrayLike, ground_truth: npt.ArrayLike) -> Double
     return np.asarray(intersection / np.maximum(areas[0] + areas[1] - intersection, 1e-12))
 
 
-def average_precision(
-    confidence: npt.ArrayLike, is_correct: npt.ArrayLike, object_count: int
-) -> float:
-    """Area under precision against recall, at 101 recalls (COCO's definition).
+def match_greedily(iou: Doubles, min_iou: float) -> Bools:
+    """Return which detections are correct when each takes the best object still unmatched.
 
     Args:
-        confidence: (n,) of all finds of one label in all images.
-        is_correct: (n,) bool, whether each is an object that no surer find is.
-        object_count: how many objects there are, at least 1.
-
-    Example:
-        >>> round(average_precision([0.9, 0.8, 0.7], [True, False, True], object_count=2), 3)
-        0.835
-    """
-    order = np.argsort(-np.asarray(confidence, dtype=np.float64), kind="stable")
-    true_positives = np.asarray(is_correct, dtype=bool)[order].cumsum()
-    if not len(true_positives):
-        return 0.0
-    recall = true_positives / object_count
-    precision = true_positives / np.arange(1, len(true_positives) + 1)
-    precision_envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    recall_indices = np.searchsorted(recall, np.linspace(0, 1, 101) - 1e-12)
-    return float(np.append(precision_envelope, 0.0)[recall_indices].mean())
-
-
-def match_greedily(iou: Doubles, min_iou: float) -> npt.NDArray[np.bool_]:
-    """Of finds in descending confidence, which are an object that no surer one is.
-
-    Args:
-        iou: (n, m) IoU of finds with objects.
-        min_iou: from which two are the same.
+        iou: (n, m) IoU of detections, in descending confidence, with objects.
+        min_iou: IoU from which a detection can be correct.
     """
     is_correct = np.zeros(len(iou), dtype=bool)
     is_unmatched = np.ones(iou.shape[1], dtype=bool)
@@ -109,7 +77,7 @@ def match_greedily(iou: Doubles, min_iou: float) -> npt.NDArray[np.bool_]:
     return is_correct
 
 
-def _solve_assignment(cost: Doubles, max_cost: float) -> Pairs:
+def _solve_assignment(cost: Doubles, max_cost: float) -> IndexPairs:
     from scipy.optimize import linear_sum_assignment
 
     if not cost.size:

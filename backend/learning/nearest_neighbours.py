@@ -1,4 +1,4 @@
-"""Which images look like some others, and which like a label that nobody has given yet."""
+"""Nearest-neighbour search in embeddings, by image or by the text of a label."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ SEARCH_BLOCK_ROWS = 65_536
 def find_nearest(
     vectors: Floats, queries: Floats, count: int, excluded: Sequence[int] = ()
 ) -> tuple[Indices, Floats]:
-    """The most similar rows for each query, exactly; memory for BLOCK rows by query at a time.
+    """Return the rows with the highest cosine for each query; exact, in blocks of rows.
 
     Args:
         vectors: (n, d) float32 of unit length.
         queries: (m, d) float32 of unit length.
-        count: how many; fewer where there are fewer rows.
-        excluded: rows that are not wanted, such as the queries' own.
+        count: number of rows; fewer are returned when there are fewer.
+        excluded: rows to leave out, such as the queries themselves.
 
     Returns:
         (m, count) rows, best first, and (m, count) float32 cosines.
 
     Example:
-        >>> rows, cosine = find_nearest(np.eye(3, dtype=np.float32), np.eye(3, dtype=np.float32)[:1], 2)
+        >>> vectors = np.eye(3, dtype=np.float32)
+        >>> rows, cosine = find_nearest(vectors, vectors[:1], 2)
         >>> rows.tolist(), cosine.tolist()
         ([[0, 1]], [[1.0, 0.0]])
     """
@@ -51,22 +52,23 @@ def find_nearest(
 def rank_by_label_text(
     vectors: Floats, prototypes: Floats, missing_labels: Sequence[int]
 ) -> list[int]:
-    """The rows that are most likely to show labels nobody has given yet, label by label in turn.
+    """Rank images by how likely they show a label without an example, label by label in turn.
 
-    A row speaks for a label by its cosine with the label's text less the highest with another
-    label's, each less its mean over the rows: all images lie in one cone that is nearer to some
-    texts than to others, and such a text would else be the rival of every label.
+    An image's score for a label is its cosine with the label's text minus the highest cosine with
+    another label's text. Each text's mean cosine over the images is subtracted first, because all
+    images lie in a cone that is nearer to some texts, which would outrank every other label.
 
     Args:
-        vectors: (n, d) float32 of unit length.
+        vectors: (n, d) float32 image embeddings of unit length.
         prototypes: (K, d) float32 text embeddings of all labels.
         missing_labels: indices of labels without an example.
 
     Returns:
-        all rows once, best first; none where no label is wanted.
+        all rows, best first; none when no label is missing.
 
     Example:
-        >>> rank_by_label_text(np.eye(3, dtype=np.float32), np.eye(3, dtype=np.float32), missing_labels=[2])[0]
+        >>> vectors = np.eye(3, dtype=np.float32)
+        >>> rank_by_label_text(vectors, vectors, missing_labels=[2])[0]
         2
     """
     cosine = vectors @ prototypes.T
@@ -75,12 +77,11 @@ def rank_by_label_text(
     for label in missing_labels:
         rival_cosine = np.delete(cosine, label, axis=1).max(axis=1, initial=-2.0)
         rows_by_label.append(np.argsort(rival_cosine - cosine[:, label], kind="stable").tolist())
-    interleaved_rows = (row for rows in zip(*rows_by_label, strict=True) for row in rows)
-    return list(dict.fromkeys(interleaved_rows))
+    return list(dict.fromkeys(row for rows in zip(*rows_by_label, strict=True) for row in rows))
 
 
 def _top_columns(rows: Indices, cosine: Floats, count: int) -> tuple[Indices, Floats]:
-    """The ``count`` highest of each line, in any order."""
+    """Return the ``count`` highest cosines of each query and their rows, in any order."""
     if cosine.shape[1] <= count:
         return rows, cosine
     top = np.argpartition(-cosine, count - 1, axis=1)[:, :count] if count else rows[:, :0]

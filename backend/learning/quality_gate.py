@@ -1,16 +1,15 @@
-"""Whether a new version may go live: not where it is shown to be worse than the live one.
+"""The quality gate: a new version is held back when it is shown to be worse than the live one.
 
-Two lines of evidence. The first is a paired comparison on the same audit images. It sees the loss
-of many images at once, never what a few wrong labels do; so a second one asks whether the labels
-that came lately contradict what was learned before them: people who suddenly answer differently, or
-at random.
+Two kinds of evidence are used. A paired comparison on the audit images detects a general loss of
+accuracy, but is too small to reveal a few wrong labels. So a second test checks whether the recent
+labels contradict a model trained on earlier ones, as random or swapped labels do.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import comb
 from typing import Any
 
 import numpy as np
@@ -18,27 +17,33 @@ import numpy.typing as npt
 
 from backend.arrays import Doubles
 from backend.learning.contradiction import ContradictionResult
+from backend.learning.intervals import (
+    mid_p,
+    ratio_of_sums,
+    student_quantile,
+    variance_from_residuals,
+)
 
 GATE_SIGNIFICANCE = 0.1
-"""Chance of such a difference between equal versions below which the new one counts as worse."""
+"""p-value up to which the new version counts as worse than the live one."""
 PAST_VERSION_SIGNIFICANCE = 0.02
-"""The same for a comparison with the best of many earlier versions, of which one was lucky."""
+"""The same for the best of many earlier versions, which was chosen for its good result."""
 MIN_DIFFERING_IMAGES = 3
-"""Images that tell two finders apart at least: two that both lose are chance (1 in 8, ties halved),
-whatever the spread over images that are all alike seems to say."""
+"""Number of images on which two detectors must differ: two losses happen by chance (1 in 8, ties
+counted half), however small the estimated variance is when all other images are alike."""
 CONTRADICTION_SIGNIFICANCE = 0.01
-"""Chance of so much contradiction among the latest labels up to which they are not trusted: low,
-because several windows are looked at and every round looks again."""
+"""p-value up to which recent labels are not trusted: low, because every round tests several
+windows of labels."""
 
 
 @dataclass(frozen=True)
 class GateVerdict:
-    """Whether a version goes live, and why.
+    """Whether a version may go live.
 
     Attributes:
-        is_passed: it does.
-        reason: a sentence for people.
-        evidence: the numbers behind it, as plain JSON.
+        is_passed: whether it may.
+        reason: explanation for people.
+        evidence: the numbers behind it, as JSON.
     """
 
     is_passed: bool
@@ -52,13 +57,13 @@ def compare_label_sets(
     live_name: str = "the live version",
     significance: float = GATE_SIGNIFICANCE,
 ) -> GateVerdict:
-    """McNemar's test on the images that only one of two versions gets right, one-sided, mid-p.
+    """Compare two classifiers on the audit images, by McNemar's test (one-sided, mid-p).
 
     Args:
-        live_correct: by audit image, whether the live version is right, or another that was live.
-        new_correct: the same of the new version, in the same order.
-        live_name: what the other one is called.
-        significance: chance between equal versions up to which the new one counts as worse.
+        live_correct: for each audit image, whether the live or an earlier version is right.
+        new_correct: the same for the new version.
+        live_name: name of the live or earlier version in the message.
+        significance: p-value up to which the new version counts as worse.
 
     Example:
         >>> compare_label_sets([True] * 9, [True] * 4 + [False] * 5).is_passed
@@ -66,26 +71,23 @@ def compare_label_sets(
         >>> compare_label_sets([True] * 9, [True] * 8 + [False]).is_passed
         True
     """
-    live_array, new_array = (
-        np.asarray(live_correct, dtype=bool),
-        np.asarray(new_correct, dtype=bool),
-    )
-    lost, won = int((live_array & ~new_array).sum()), int((new_array & ~live_array).sum())
+    live, new = np.asarray(live_correct, dtype=bool), np.asarray(new_correct, dtype=bool)
+    lost, won = int((live & ~new).sum()), int((new & ~live).sum())
     p_value = mid_p(lost, lost + won)
-    evidence = {"images": len(live_array), "lost": lost, "won": won, "chance": round(p_value, 4)}
-    if not len(live_array):
-        return GateVerdict(
-            True, "No audit image is labeled yet that could speak against it.", evidence
-        )
+    evidence = {"images": len(live), "lost": lost, "won": won, "chance": round(p_value, 4)}
+    if not len(live):
+        return GateVerdict(True, "No audit image is labeled yet to compare versions on.", evidence)
     comparison = (
-        f"on the same {len(live_array)} audit images it is right {int(new_array.sum())} times and {live_name} "
-        f"{int(live_array.sum())} times"
+        f"on the same {len(live)} audit images it is right {int(new.sum())} times and {live_name} "
+        f"{int(live.sum())} times"
     )
     if lost > won and p_value <= significance:
-        probability_text = (
-            f"were they equal, {lost} lost and {won} won would have a chance of {p_value:.0%}"
+        return GateVerdict(
+            False,
+            f"Held back: {comparison}; equal versions differ like that ({lost} lost, {won} won) "
+            f"with a probability of {p_value:.0%}.",
+            evidence,
         )
-        return GateVerdict(False, f"Held back: {comparison}; {probability_text}.", evidence)
     return GateVerdict(True, f"Not shown to be worse: {comparison}.", evidence)
 
 
@@ -95,58 +97,48 @@ def compare_detections(
     live_name: str = "the live version",
     image_noun: str = "audit images",
 ) -> GateVerdict:
-    """The difference of two F1 on the same images, by its linearised variance.
+    """Compare the F1 of two detectors on the same images.
 
-    F1 = 2 · right / (found + there) is a ratio of sums over images; the difference of two such
-    ratios has the variance of the differences of their linearised terms (Cochran 1977, 6.4). Few
-    images tell it badly, hence Student's quantile: the normal one held back 21 % of equal detectors
-    on two images and 13 % on five.
+    The difference of two ratios of sums has the variance of the difference of their linearised
+    residuals (Cochran 1977, section 6.4). Student's quantile is used because few images estimate
+    that variance badly: the normal one held back 21 % of equal detectors on two images and 13 % on
+    five.
 
     Args:
-        live_counts: (n, 3) by audit image: right, found, there; of the live version.
-        new_counts: the same of the new version.
-        live_name: what the live version is called.
-        image_noun: what they are called.
+        live_counts: (n, 3) for each image: true positives, detections and objects.
+        new_counts: the same for the new version.
+        live_name: name of the live version in the message.
+        image_noun: name of the images in the message.
     """
-    from scipy.stats import t as student
-
     live_f1, live_residuals = _f1_with_residuals(live_counts)
     new_f1, new_residuals = _f1_with_residuals(new_counts)
-    image_count = len(np.asarray(live_counts))
-    evidence: dict[str, Any] = {
-        "images": image_count,
-        "live": round(live_f1, 4),
-        "new": round(new_f1, 4),
-    }
-    if image_count < 2:
-        return GateVerdict(True, f"Too few {image_noun} are labeled to speak against it.", evidence)
-    standard_error = float(
-        np.sqrt(((new_residuals - live_residuals) ** 2).sum() * image_count / (image_count - 1))
-    )
+    n = len(live_residuals)
+    evidence: dict[str, Any] = {"images": n, "live": round(live_f1, 4), "new": round(new_f1, 4)}
+    if n < 2:
+        return GateVerdict(True, f"Too few {image_noun} are labeled to compare versions.", evidence)
+    standard_error = math.sqrt(variance_from_residuals(new_residuals - live_residuals))
     evidence["spread"] = round(standard_error, 4)
-    comparison = f"on the same {image_count} {image_noun} its F1 is {new_f1:.0%} and that of {live_name} {live_f1:.0%}"
+    comparison = (
+        f"on the same {n} {image_noun} its F1 is {new_f1:.0%} and that of {live_name} {live_f1:.0%}"
+    )
     differing_images = int((np.asarray(live_counts) != np.asarray(new_counts)).any(axis=1).sum())
-    if (
-        differing_images >= MIN_DIFFERING_IMAGES
-        and new_f1
-        < live_f1 - float(student.ppf(1 - GATE_SIGNIFICANCE, image_count - 1)) * standard_error
-    ):
-        margin = float(student.ppf(0.975, image_count - 1)) * standard_error
-        return GateVerdict(
-            False, f"Held back: {comparison} (the difference is known to ± {margin:.0%}).", evidence
-        )
+    limit = live_f1 - student_quantile(n - 1, 1 - GATE_SIGNIFICANCE) * standard_error
+    if differing_images >= MIN_DIFFERING_IMAGES and new_f1 < limit:
+        margin = student_quantile(n - 1) * standard_error
+        reason = f"Held back: {comparison} (the difference is known to ± {margin:.0%})."
+        return GateVerdict(False, reason, evidence)
     return GateVerdict(True, f"Not shown to be worse: {comparison}.", evidence)
 
 
 def check_recent_labels(
     windows: Sequence[tuple[str, ContradictionResult]], evidence_kind: str = "answers"
 ) -> GateVerdict:
-    """Whether the labels that came lately can be believed; by the most telling of some windows.
+    """Check whether recent labels can be trusted, by the window with the strongest contradiction.
 
     Args:
-        windows: each the labels that came since a version, and that version's name; the first is
-            the live one.
-        evidence_kind: contradicts, in words: answers, or finds that people deny.
+        windows: name of an earlier version, and the test of all labels since then; the live
+            version comes first.
+        evidence_kind: "answers" for classification, "finds" for rejected detections.
 
     Example:
         >>> check_recent_labels([("v4", ContradictionResult(30, 12, 3.1, 0.0005))]).is_passed
@@ -163,48 +155,36 @@ def check_recent_labels(
         "contradicting": strongest.contradicted,
         "expected": round(strongest.expected, 2),
         "chance": round(strongest.p_value, 4),
-        "windows": {name: round(window_result.p_value, 4) for name, window_result in windows},
+        "windows": {name: round(result.p_value, 4) for name, result in windows},
     }
     if strongest.p_value > CONTRADICTION_SIGNIFICANCE:
         return GateVerdict(True, "", evidence)
     explanation = (
-        f"{strongest.contradicted} of the {strongest.images} labels given since {since_version} contradict what it had "
-        f"learned before them, where about {strongest.expected:.0f} are to be expected"
+        f"{strongest.contradicted} of the {strongest.images} labels given since {since_version} "
+        "contradict what it had learned before them"
         if evidence_kind == "answers"
-        else f"on the {strongest.images} images labeled since {since_version} people deny {strongest.contradicted} of "
-        f"its finds, where about {strongest.expected:.0f} are to be expected"
+        else f"on the {strongest.images} images labeled since {since_version} people reject "
+        f"{strongest.contradicted} of its detections"
     )
-    return GateVerdict(
-        False,
-        f"Held back: {explanation}; look through them (prelabel label-errors), or promote it anyway.",
-        evidence,
+    reason = (
+        f"Held back: {explanation}, where about {strongest.expected:.0f} are to be expected. Check "
+        "them with prelabel label-errors, or promote the version anyway."
     )
+    return GateVerdict(False, reason, evidence)
 
 
 def combine_verdicts(verdicts: Sequence[GateVerdict]) -> GateVerdict:
-    """The verdict of several controls or lines of evidence: one that holds back is enough."""
+    """Return the verdict on a version from those of its controls: all must pass."""
     evidence = {str(i): verdict.evidence for i, verdict in enumerate(verdicts)}
     failing = [verdict for verdict in verdicts if not verdict.is_passed]
     reasons = [verdict.reason for verdict in failing or verdicts if verdict.reason]
     return GateVerdict(not failing, " ".join(reasons), evidence)
 
 
-def mid_p(lost: int, trials: int) -> float:
-    """The chance of at least so many losses when both were equally likely, ties counted half.
-
-    Example:
-        >>> mid_p(3, 3), mid_p(1, 2)
-        (0.0625, 0.5)
-    """
-    more_extreme = sum(comb(trials, k) for k in range(lost + 1, trials + 1))
-    return float((more_extreme + comb(trials, lost) / 2) / 2**trials)
-
-
 def _f1_with_residuals(counts: npt.ArrayLike) -> tuple[float, Doubles]:
-    """F1 of (n, 3) right, found, there; and what each image adds to its deviation, (n,)."""
-    rows = np.asarray(counts, dtype=np.float64).reshape(-1, 3)
-    numerators, denominators = 2 * rows[:, 0], rows[:, 1] + rows[:, 2]
-    if not denominators.sum():
-        return 1.0, np.zeros(len(rows))
-    f1_value = float(numerators.sum() / denominators.sum())
-    return f1_value, (numerators - f1_value * denominators) / denominators.sum()
+    """Return F1 and its linearised residuals, (n,); F1 is 1 when there is nothing to detect."""
+    correct, predicted, actual = np.asarray(counts, dtype=np.float64).reshape(-1, 3).T
+    if not (predicted + actual).sum():
+        return 1.0, np.zeros(len(correct))
+    value, residuals = ratio_of_sums(2 * correct, predicted + actual)
+    return float(value), residuals

@@ -1,7 +1,7 @@
-"""Do people deny what a finder finds in the images that they marked lately, which it never saw?
+"""A test for recent annotations that reject a detector's detections too often.
 
-As for answers (see ``contradiction``) hard images explain a part of it: what counts is what people
-deny beyond what the confidence of the finds makes likely.
+As in :mod:`backend.learning.contradiction`, hard images explain some of the rejections: only those
+beyond what the confidence of the detections predicts count as evidence.
 """
 
 from __future__ import annotations
@@ -10,122 +10,108 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from backend.arrays import Doubles
+from backend.arrays import Doubles, Indices
 from backend.learning.contradiction import ContradictionResult
 
 ImageDetections = Sequence[tuple[float, bool]]
-"""Of one image, the confidence of each find that is shown, and whether a person marked it."""
+"""Confidence of one image's displayed detections, and whether a person annotated each."""
 MIN_IMAGES_PER_GROUP = 5
-"""Images with finds on either side below which nothing is told."""
+"""Number of images with detections, in each group, below which nothing is tested."""
 PROBABILITY_EPSILON = 1e-4
+CONFIDENCE_PRIOR_MEAN, CONFIDENCE_PRIOR_SCALE = np.array([0.0, 1.0]), np.array([1.0, 0.3])
+"""Prior of intercept and slope: detections are right as often as their confidence says."""
 
 
 def measure_rejection(
     reference_images: Sequence[ImageDetections], recent_images: Sequence[ImageDetections]
 ) -> ContradictionResult:
-    """Whether people deny finds more often than their confidence explains.
+    """Test whether people reject detections more often than the confidence predicts.
 
-    What a confidence is worth is learned from images before (a logistic line); on hard images finds
-    are less certain, so that more wrong ones are expected there. The excess is counted image by
-    image, whose finds are wrong together, and compared by Welch's test.
+    A logistic regression on the reference images gives the error rate for each confidence.
+    Rejections beyond it are summed by image, because the detections of one image are wrong
+    together, and the means of both groups are compared by Welch's t-test.
 
     Args:
-        reference_images: images whose labels were judged in the same way and are trusted.
-        recent_images: images whose labels came after what found them.
+        reference_images: images with trusted annotations that the detector was not trained on.
+        recent_images: images annotated after the detector was trained.
 
     Example:
         >>> trusted = [[(0.9, True), (0.8, True), (0.6, k % 3 > 0)] for k in range(20)]
-        >>> denied = [[(0.9, False), (0.8, k % 2 > 0), (0.6, True)] for k in range(20)]
+        >>> rejected = [[(0.9, False), (0.8, k % 2 > 0), (0.6, True)] for k in range(20)]
         >>> measure_rejection(trusted, trusted).p_value > 0.1
         True
-        >>> measure_rejection(trusted, denied).p_value < 0.001
+        >>> measure_rejection(trusted, rejected).p_value < 0.001
         True
     """
     from scipy.stats import t as student
 
-    reference, recent = (
-        [image for image in group if image] for group in (reference_images, recent_images)
-    )
+    reference = [image for image in reference_images if image]
+    recent = [image for image in recent_images if image]
     if min(len(reference), len(recent)) < MIN_IMAGES_PER_GROUP:
         return ContradictionResult(len(recent), 0, 0.0, 1.0)
-    coefficients = _fit_logistic(reference)
-    reference_excess, recent_excess = (
-        np.array([_excess_rejections(image, coefficients) for image in group])
-        for group in (reference, recent)
-    )
-    detection_counts = np.array([float(len(image)) for image in recent])
-    scale = detection_counts.mean() / np.mean([len(image) for image in reference])
-    mean_difference = float(recent_excess.mean() - scale * reference_excess.mean())
-    rejected = sum(not is_correct for image in recent for _, is_correct in image)
-    expected = rejected - float(recent_excess.sum())
-    reference_variance = scale**2 * _variance(reference_excess) / len(reference)
-    recent_variance = max(
-        _variance(recent_excess), _binomial_variance(recent, coefficients) / len(recent)
-    ) / len(recent)
-    degrees_of_freedom = (reference_variance + recent_variance) ** 2 / max(
+    confidence, is_correct, rows = _flatten_images(reference)
+    coefficients = _fit_logistic(_log_odds(confidence), is_correct)
+    reference_excess = _excess_rejections(confidence, is_correct, rows, coefficients)
+    confidence, is_correct, rows = _flatten_images(recent)
+    recent_excess = _excess_rejections(confidence, is_correct, rows, coefficients)
+    error_rates = _error_probabilities(confidence, coefficients)
+    scale = (len(confidence) / len(recent)) / float(np.mean([len(image) for image in reference]))
+    difference = float(recent_excess.mean() - scale * reference_excess.mean())
+    rejected = int((1 - is_correct).sum())
+    reference_variance = scale**2 * float(np.var(reference_excess, ddof=1)) / len(reference)
+    # The excess of a few similar images can vary less than independent detections would.
+    min_variance = float((error_rates * (1 - error_rates)).sum()) / len(recent)
+    recent_variance = max(float(np.var(recent_excess, ddof=1)), min_variance) / len(recent)
+    variance = reference_variance + recent_variance
+    degrees_of_freedom = variance**2 / max(
         reference_variance**2 / (len(reference) - 1) + recent_variance**2 / (len(recent) - 1),
         PROBABILITY_EPSILON**2,
     )
-    p_value = float(
-        student.sf(
-            mean_difference
-            / np.sqrt(max(reference_variance + recent_variance, PROBABILITY_EPSILON)),
-            max(degrees_of_freedom, 1.0),
-        )
+    statistic = difference / np.sqrt(max(variance, PROBABILITY_EPSILON))
+    p_value = float(student.sf(statistic, max(degrees_of_freedom, 1.0)))
+    return ContradictionResult(
+        len(recent), rejected, rejected - float(recent_excess.sum()), p_value
     )
-    return ContradictionResult(len(recent), rejected, expected, p_value)
 
 
-def _fit_logistic(images: Sequence[ImageDetections]) -> tuple[float, float]:
-    """Intercept and slope of log odds that a find is right by those of its confidence.
+def _flatten_images(images: Sequence[ImageDetections]) -> tuple[Doubles, Doubles, Indices]:
+    """Return confidence, correctness (0 or 1) and image index of all detections, (n,) each."""
+    confidence, is_correct = np.array([pair for image in images for pair in image], dtype=float).T
+    return confidence, is_correct, np.repeat(np.arange(len(images)), [len(i) for i in images])
 
-    Priors: right as often as the confidence says, give or take one and 0.3 of log odds.
-    """
-    log_odds = np.array([_log_odds(confidence) for image in images for confidence, _ in image])
-    is_correct = np.array([float(is_hit) for image in images for _, is_hit in image])
+
+def _fit_logistic(log_odds: Doubles, is_correct: Doubles) -> Doubles:
+    """Return intercept and slope of P(correct) by confidence, by Newton's method with a prior."""
+    from scipy.special import expit
+
     design = np.stack([np.ones_like(log_odds), log_odds], axis=1)
-    prior_mean, prior_precision = np.array([0.0, 1.0]), np.diag([1.0, 1 / 0.3**2])
-    coefficients = prior_mean.copy()
+    prior_precision = np.diag(1 / CONFIDENCE_PRIOR_SCALE**2)
+    coefficients = CONFIDENCE_PRIOR_MEAN
     for _ in range(25):
-        probabilities = 1 / (1 + np.exp(-np.clip(design @ coefficients, -30, 30)))
-        gradient = design.T @ (is_correct - probabilities) - prior_precision @ (
-            coefficients - prior_mean
-        )
-        hessian = (
-            design.T @ (design * (probabilities * (1 - probabilities))[:, None]) + prior_precision
-        )
+        rates = expit(np.clip(design @ coefficients, -30, 30))
+        prior_gradient = prior_precision @ (coefficients - CONFIDENCE_PRIOR_MEAN)
+        gradient = design.T @ (is_correct - rates) - prior_gradient
+        hessian = design.T @ (design * (rates * (1 - rates))[:, None]) + prior_precision
         coefficients = coefficients + np.linalg.solve(hessian, gradient)
-    return float(coefficients[0]), float(coefficients[1])
+    return coefficients
 
 
-def _excess_rejections(image: ImageDetections, coefficients: tuple[float, float]) -> float:
-    """Denied finds of an image beyond the expected ones."""
-    return sum(
-        (not is_hit) - _error_probability(confidence, coefficients) for confidence, is_hit in image
-    )
+def _excess_rejections(
+    confidence: Doubles, is_correct: Doubles, image_rows: Indices, coefficients: Doubles
+) -> Doubles:
+    """Return each image's rejected detections minus the expected number."""
+    excess = (1 - is_correct) - _error_probabilities(confidence, coefficients)
+    return np.asarray(np.bincount(image_rows, weights=excess), dtype=np.float64)
 
 
-def _error_probability(confidence: float, coefficients: tuple[float, float]) -> float:
-    return float(
-        1
-        / (1 + np.exp(np.clip(coefficients[0] + coefficients[1] * _log_odds(confidence), -30, 30)))
-    )
+def _error_probabilities(confidence: Doubles, coefficients: Doubles) -> Doubles:
+    from scipy.special import expit
+
+    log_odds = coefficients[0] + coefficients[1] * _log_odds(confidence)
+    return np.asarray(expit(-np.clip(log_odds, -30, 30)))
 
 
-def _log_odds(confidence: float) -> float:
-    clipped = min(max(confidence, PROBABILITY_EPSILON), 1 - PROBABILITY_EPSILON)
-    return float(np.log(clipped / (1 - clipped)))
+def _log_odds(confidence: Doubles) -> Doubles:
+    from scipy.special import logit
 
-
-def _variance(values: Doubles) -> float:
-    return float(np.var(values, ddof=1)) if len(values) > 1 else 0.0
-
-
-def _binomial_variance(
-    images: Sequence[ImageDetections], coefficients: tuple[float, float]
-) -> float:
-    """Variance of the denied finds, were they independent: a few alike images hide theirs."""
-    error_probabilities = [
-        _error_probability(confidence, coefficients) for image in images for confidence, _ in image
-    ]
-    return sum(p * (1 - p) for p in error_probabilities)
+    return np.asarray(logit(np.clip(confidence, PROBABILITY_EPSILON, 1 - PROBABILITY_EPSILON)))

@@ -1,4 +1,4 @@
-"""Which task to label next, and the numbers by which Label Studio follows."""
+"""The queue order: which task to label next, and the scores that Label Studio sorts by."""
 
 from __future__ import annotations
 
@@ -12,30 +12,29 @@ from backend.learning.audit import hash_rank, interleave
 from backend.learning.coverage import is_last_in_cycle
 
 FRONT_SCORE_STEP = 1e-5
-"""Between the scores of tasks that are brought to the front."""
+"""Difference between the scores of successive tasks at the front of the queue."""
 RARE_LABEL_EXAMPLES = 3
-"""Examples below which a label is still looked for."""
+"""Number of examples below which a label counts as rare and is searched for."""
 RARE_LABEL_INTERVAL = 4
-"""One task in so many is, at first, one that most likely shows such a label by its text."""
+"""Initially one task in so many is chosen by the text of a label without an example."""
 EXPLORATION_INTERVAL = 8
-"""One pick in so many is, at first, the image least like any, which may show what nobody knows.
-More of them cost more than they find (benchmarks/selection.py)."""
+"""Initially one task in so many is the image least similar to all others. A smaller interval costs
+more than it gains (benchmarks/selection.py)."""
 PATIENCE_LABELS = 20
-"""Labels without one after which that happens half as often."""
+"""Number of labels without a new example after which the search interval doubles."""
 MAX_SEARCH_INTERVAL = 32
-"""When it would happen more seldom than once in so many, the search ends."""
+"""Interval above which the search ends."""
 
 
 def uncertainty(probabilities: Floats, multiple: bool) -> Floats:
-    """How unsure a model is of its answer to one control.
+    """Return the uncertainty of each prediction, (n,) float32, 0 (certain) to 1.
+
+    For single choice it is 1 − (best − second best), the margin; for multiple choice it is that of
+    the least certain label, 1 − min |2p − 1|.
 
     Args:
         probabilities: (n, K) float32, 0 to 1; rows sum to 1 unless ``multiple``.
-        multiple: several labels may be right at once.
-
-    Returns:
-        (n,) float32, 0 (certain) to 1. For one of many 1 − (best − second best), the margin; for
-        several of many how undecided the least decided label is, 1 − min |2p − 1|.
+        multiple: whether several labels may be right.
 
     Example:
         >>> uncertainty(np.array([[0.5, 0.5], [1.0, 0.0]], dtype=np.float32), multiple=False)
@@ -48,44 +47,40 @@ def uncertainty(probabilities: Floats, multiple: bool) -> Floats:
 
 
 def detection_uncertainty(detections: Sequence[tuple[float, float]], fallback_rank: float) -> float:
-    """How much a detector would learn from an image.
+    """Return the uncertainty of a detector about an image, 0 to 1.
 
-    The sum of the ten largest entropies of its finds, each weighted by the difficulty of its
-    label (after PPAL, arXiv 2211.11612), brought to 0 to 1 by x / (1 + x). Where nothing is found
-    nobody knows: such images take any place in the less uncertain half, so that a steady share of
-    them is looked through.
+    It is x / (1 + x) for the sum x of the ten largest entropies, each weighted by the difficulty
+    of its label (after PPAL, arXiv 2211.11612). Images without detections get a random value in
+    the lower half, so that a steady share of them is labeled.
 
     Args:
-        detections: everything found, shown or not: confidence, 0 to 1, and its label's difficulty.
-        fallback_rank: a number of the image's own, 0 to 1, that places it where nothing is found.
+        detections: confidence and label difficulty of all detections, displayed or not.
+        fallback_rank: fixed random number of the image, 0 to 1.
 
     Example:
         >>> round(detection_uncertainty([(0.5, 1.0), (0.99, 1.0)], fallback_rank=0.0), 2)
         0.52
     """
-    detection_table = np.asarray(detections, dtype=np.float64).reshape(-1, 2)
-    confidences = np.clip(detection_table[:, 0], 1e-6, 1 - 1e-6)
-    weighted_entropies = (
-        -(confidences * np.log2(confidences) + (1 - confidences) * np.log2(1 - confidences))
-        * detection_table[:, 1]
-    )
-    total_entropy = float(np.sort(weighted_entropies)[-10:].sum())
-    return max(
-        total_entropy / (1 + total_entropy), fallback_rank / 2 if not len(confidences) else 0.0
-    )
+    if not detections:
+        return fallback_rank / 2
+    confidences, difficulties = np.asarray(detections, dtype=np.float64).T
+    p = np.clip(confidences, 1e-6, 1 - 1e-6)
+    entropies = -(p * np.log2(p) + (1 - p) * np.log2(1 - p)) * difficulties
+    total = float(np.sort(entropies)[-10:].sum())
+    return total / (1 + total)
 
 
 def order_queue(
     project: str, ranked: Sequence[int], audit: Iterable[int], labeled: int, audit_labeled: int
 ) -> list[int]:
-    """The order in which tasks are asked for: the policy's, with the audit slice mixed in.
+    """Return the queue order: the ranked tasks with the audit slice mixed in.
 
     Args:
-        project: its identity, see :func:`backend.learning.audit.is_audit`.
-        ranked: open tasks of the pool, the most useful first.
+        project: identity of the project, see :func:`backend.learning.audit.is_audit`.
+        ranked: other open tasks, most useful first.
         audit: open tasks of the audit slice.
-        labeled: tasks labeled so far, the audit ones among them.
-        audit_labeled: audit tasks labeled so far.
+        labeled: number of tasks labeled so far, including audit tasks.
+        audit_labeled: number of audit tasks labeled so far.
     """
     audit_order = sorted(audit, key=lambda task: hash_rank(project, task))
     return interleave(ranked, audit_order, labeled, audit_labeled)
@@ -94,15 +89,16 @@ def order_queue(
 def search_interval(
     label_counts: Iterable[tuple[int, int]], initial_interval: int = RARE_LABEL_INTERVAL
 ) -> int:
-    """How often a task is asked for in the hope that it shows a label that has hardly an example.
+    """Return how often to serve a task that was chosen to find examples of rare labels.
 
-    One in ``initial_interval`` at first; half as often after each PATIENCE labels that did not show one, and
-    not at all in the end: a label that never turns up costs about 2 · PATIENCE / first tasks,
-    however long people label. Each example that was found lends patience for the next one.
+    The interval starts at ``initial_interval`` and doubles after each ``PATIENCE_LABELS`` labels
+    without a new example; each example found adds patience for the next one. The search ends above
+    ``MAX_SEARCH_INTERVAL``, so a label that never occurs costs about 2 · ``PATIENCE_LABELS`` /
+    ``initial_interval`` tasks in all.
 
     Args:
-        label_counts: of each label: in how many images it was given, and in how many it was asked for.
-        initial_interval: SEEK or UNLIKE.
+        label_counts: for each label, the images that have it and the images it was searched in.
+        initial_interval: ``RARE_LABEL_INTERVAL`` or ``EXPLORATION_INTERVAL``.
 
     Returns:
         one task in so many; 0: none.
@@ -111,23 +107,14 @@ def search_interval(
         >>> [search_interval([pair]) for pair in [(40, 50), (0, 15), (0, 25), (1, 25), (0, 999)]]
         [0, 4, 8, 4, 0]
     """
-    rare_labels = [
-        (example_count, request_count)
-        for example_count, request_count in label_counts
+    doublings = [
+        searched_count // (PATIENCE_LABELS * (example_count + 1))
+        for example_count, searched_count in label_counts
         if example_count < RARE_LABEL_EXAMPLES
     ]
-    halvings = min(
-        (
-            request_count // (PATIENCE_LABELS * (example_count + 1))
-            for example_count, request_count in rare_labels
-        ),
-        default=None,
-    )
-    interval = (
-        0
-        if halvings is None
-        else initial_interval << min(halvings, MAX_SEARCH_INTERVAL.bit_length())
-    )
+    if not doublings:
+        return 0
+    interval = initial_interval << min(*doublings, MAX_SEARCH_INTERVAL.bit_length())
     return interval if interval <= MAX_SEARCH_INTERVAL else 0
 
 
@@ -137,13 +124,13 @@ def interleave_candidates(
     interval: int = RARE_LABEL_INTERVAL,
     position_offset: int = 0,
 ) -> list[int]:
-    """An order with every fourth place given to tasks that are looked for.
+    """Return an order in which every so many positions are given to candidates.
 
     Args:
         ranked: tasks, first to last.
-        candidates: some of them, those that most likely show what is looked for first.
-        interval: one place in so many is theirs, while there are any; 0: none is.
-        position_offset: places before the first, so that labels between two orders change no turn.
+        candidates: tasks likely to show a rare label, best first; some of ``ranked``.
+        interval: one position in so many goes to a candidate; 0: none.
+        position_offset: number of tasks labeled before, so that a new order keeps the rhythm.
 
     Example:
         >>> interleave_candidates([1, 2, 3, 4, 5, 6, 7], [6, 2])
@@ -152,31 +139,27 @@ def interleave_candidates(
         [6, 1, 2, 3, 4, 5, 7]
     """
     candidate_queue, ranked_queue = deque(candidates), deque(ranked)
-    order: list[int] = []
-    placed: set[int] = set()
+    order: dict[int, None] = {}
     while ranked_queue or candidate_queue:
         is_candidate_turn = candidate_queue and (
             is_last_in_cycle(position_offset + len(order), interval) or not ranked_queue
         )
         task = (candidate_queue if is_candidate_turn else ranked_queue).popleft()
-        if task not in placed:
-            placed.add(task)
-            order.append(task)
-    return order
+        order.setdefault(task)
+    return list(order)
 
 
 def rank_scores(order: Sequence[int], unpredicted: Iterable[int] = ()) -> dict[int, float]:
-    """The numbers that Label Studio sorts open tasks by, ascending.
+    """Return the scores that Label Studio sorts open tasks by, ascending.
 
-    They are shares of the whole order, so that tasks which are ranked later, among others, find a
-    place of about the same rank.
+    A score is a share of the whole order, so that tasks ranked later get a similar position.
 
     Args:
         order: open tasks, first to last.
-        unpredicted: open tasks without a prediction (unreadable images); they come last.
+        unpredicted: open tasks without a prediction (unreadable images), which come last.
 
     Returns:
-        by task, above 0 (ask first) to 1.
+        task → score, above 0 (first) to 1.
 
     Example:
         >>> rank_scores([7, 5, 9], unpredicted=[4])
@@ -193,62 +176,53 @@ def front_score_changes(
     scores: Mapping[int, float],
     tail: Sequence[int] = (),
 ) -> dict[int, float]:
-    """The fewest new scores we know of that bring some tasks to the front, in their order.
+    """Return few new scores that bring some tasks to the front of the queue, in their order.
 
-    Tasks that stood in front and no longer belong there go back to their rank, those that shall be
-    last behind all others; then, from the last to the first of the head, whoever is not yet in
-    front of the next one is put there. They are written from the first to the last: who asks
-    meanwhile is given the first one already.
+    First, tasks at the front that are not of the head return to their rank, and the tail moves
+    behind all others. Then the head is processed from last to first, and each task that is not yet
+    before its successor gets a lower score. Of these, the first task is written first, so that
+    Label Studio serves the right task even before all changes are written.
 
     Args:
-        head: open tasks, in the order in which they shall be served before all others.
-        ranks: by task, the score that its place in the whole new order would give it.
-        scores: by open task, its score now; tasks without a rank stay as they are.
-        tail: tasks that shall be served after all others, where they are not of the head.
+        head: open tasks to serve first, in order.
+        ranks: task → its score in the whole new order.
+        scores: open task → its present score; tasks without a rank keep theirs.
+        tail: tasks to serve last, unless they belong to the head.
 
     Returns:
-        the scores to change, in the order in which to change them.
+        task → new score, in the order of writing.
 
     Example:
         >>> front_score_changes([3, 2], {1: 0.75, 2: 0.5, 3: 0.25}, {1: 0.25, 2: 0.5, 3: 0.75})
         {1: 0.75, 3: 0.49999}
-        >>> front_score_changes([2], {2: 0.25, 3: 0.5, 1: 0.75}, {1: 0.25, 2: 0.5, 3: 0.75}, tail=[1])
+        >>> ranks, scores = {2: 0.25, 3: 0.5, 1: 0.75}, {1: 0.25, 2: 0.5, 3: 0.75}
+        >>> front_score_changes([2], ranks, scores, tail=[1])
         {1: 0.75001}
     """
-    ranked_scores = {task: score for task, score in scores.items() if task in ranks}
-    current_front, head_set = (
-        sorted(ranked_scores, key=lambda t: ranked_scores[t])[: len(head)],
-        frozenset(head),
-    )
-    tail_tasks = [task for task in tail if task in ranked_scores and task not in head_set]
-    moved_back = {t: ranks[t] for t in current_front if t not in head_set and t not in tail_tasks}
-    other_scores = {
-        t: moved_back.get(t, s)
-        for t, s in ranked_scores.items()
-        if t not in head_set and t not in tail_tasks
-    }
-    moved_back |= _scores_behind(tail_tasks, ranked_scores, max(other_scores.values(), default=0.0))
-    ceiling = min(
-        [*other_scores.values(), *(moved_back.get(t, ranked_scores[t]) for t in tail_tasks)],
-        default=1.0,
-    )
+    ranked = {task: score for task, score in scores.items() if task in ranks}
+    head_set = frozenset(head)
+    tail_tasks = [task for task in tail if task in ranked and task not in head_set]
+    fixed_tasks = head_set.union(tail_tasks)
+    front = sorted(ranked, key=lambda task: ranked[task])[: len(head)]
+    changes = {task: ranks[task] for task in front if task not in fixed_tasks}
+    others = [changes.get(t, score) for t, score in ranked.items() if t not in fixed_tasks]
+    changes |= _scores_behind(tail_tasks, ranked, max(others, default=0.0))
+    ceiling = min([*others, *(changes.get(t, ranked[t]) for t in tail_tasks)], default=1.0)
     moved_forward: dict[int, float] = {}
     for task in reversed(head):
         if scores[task] < ceiling:
             ceiling = scores[task]
         else:
             moved_forward[task] = ceiling = round(ceiling - FRONT_SCORE_STEP, 9)
-    return moved_back | dict(reversed(moved_forward.items()))
+    return changes | dict(reversed(moved_forward.items()))
 
 
 def _scores_behind(
     tasks: Sequence[int], scores: Mapping[int, float], highest_score: float
 ) -> dict[int, float]:
-    """New scores of those tasks that do not stand behind the highest score of all others."""
-    new_scores: dict[int, float] = {}
-    for task in tasks:
-        if scores[task] <= highest_score:
-            new_scores[task] = min(
-                1.0, round(highest_score + FRONT_SCORE_STEP * (len(new_scores) + 1), 9)
-            )
-    return new_scores
+    """Return new scores for those tasks that are not yet behind the highest score of the others."""
+    moved = [task for task in tasks if scores[task] <= highest_score]
+    return {
+        task: min(1.0, round(highest_score + FRONT_SCORE_STEP * i, 9))
+        for i, task in enumerate(moved, start=1)
+    }

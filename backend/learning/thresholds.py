@@ -1,90 +1,82 @@
-"""From which confidence on a label is shown, so that those shown are right often enough."""
+"""Confidence thresholds from which predictions are shown: by precision or by F1."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from backend.arrays import Doubles
+from backend.learning.detection_metrics import DetectionSample, match_outcomes
+from backend.learning.intervals import clopper_pearson_bounds
 
 MIN_THRESHOLD_PREDICTIONS = 10
-"""Accepted predictions that a threshold rests on at least (reference/learning.md)."""
+"""Minimum number of predictions above a threshold (reference/learning.md)."""
 UNREACHABLE_THRESHOLD = 1.1
-"""Threshold of a label whose surest predictions are proven to be wrong too often."""
-BOUND_CONFIDENCE = 0.95
-"""Confidence of the bounds, one-sided."""
+"""Threshold of a label whose most confident predictions are too often wrong; hides all of them."""
 
 
 def precision_threshold(
     confidence: npt.ArrayLike, correct: npt.ArrayLike, min_precision: float
 ) -> float:
-    """The confidence from which on a label's predictions reach a precision.
+    """Return the lowest confidence from which a label's precision is proven.
 
-    The smallest one from which the lower bound of the share of right ones (Clopper and Pearson
-    1934, one-sided, 95 %) reaches it. It is the best of many thresholds on the same images, so
-    the promise is a little weaker than a single bound's; accepting without a person does not rest
-    on it.
+    Precision counts as proven when its one-sided 95 % lower bound (Clopper and Pearson 1934)
+    reaches ``min_precision``. The best of many thresholds is chosen on the same images, so this
+    guarantee is a little weaker than that of a single bound; auto-accept does not rely on it.
 
     Args:
-        confidence: (n,) 0 to 1, of predictions of this label on images it never learned from.
-        correct: (n,) bool, whether each was right.
-        min_precision: precision, 0 to 1.
+        confidence: (n,) of the label's predictions on images it was not trained on, 0 to 1.
+        correct: (n,) bool.
+        min_precision: 0 to 1.
 
     Returns:
-        the threshold; 0 where nothing is known yet, so that all are shown; NEVER where even the
-        surest predictions are proven to be too often wrong.
+        the threshold; 0 when too little is known, so that all predictions are shown;
+        ``UNREACHABLE_THRESHOLD`` when even the most confident ones are proven to be too often
+        wrong.
 
     Example:
-        >>> precision_threshold([0.9] * 40 + [0.6] * 10, [True] * 40 + [False] * 10, min_precision=0.9)
+        >>> right = [True] * 40 + [False] * 10
+        >>> precision_threshold([0.9] * 40 + [0.6] * 10, right, min_precision=0.9)
         0.9
         >>> precision_threshold([0.9] * 5, [True] * 5, min_precision=0.9)
         0.0
     """
     order = np.argsort(-np.asarray(confidence, dtype=np.float64), kind="stable")
-    sorted_confidence, is_correct = (
-        np.asarray(confidence, dtype=np.float64)[order],
-        np.asarray(correct)[order],
-    )
-    is_last_of_ties = np.append(
-        sorted_confidence[1:] != sorted_confidence[:-1], True
-    )  # equal confidences stand together
+    sorted_confidence = np.asarray(confidence, dtype=np.float64)[order]
     counts = np.arange(1, len(order) + 1)
-    is_candidate = (
-        is_last_of_ties & (counts >= MIN_THRESHOLD_PREDICTIONS)
-        if len(order)
-        else is_last_of_ties[:0]
-    )
+    is_last_of_ties = np.diff(sorted_confidence, append=-1.0) != 0
+    is_candidate = is_last_of_ties & (counts >= MIN_THRESHOLD_PREDICTIONS)
     if not is_candidate.any():
         return 0.0
-    correct_counts, prediction_counts = is_correct.cumsum()[is_candidate], counts[is_candidate]
-    is_reached = lower_bound(correct_counts, prediction_counts) >= min_precision
-    if is_reached.any():
-        return round(float(sorted_confidence[is_candidate][is_reached][-1]), 6)
-    return (
-        UNREACHABLE_THRESHOLD
-        if (upper_bound(correct_counts, prediction_counts) < min_precision).all()
-        else 0.0
-    )
+    correct_counts = np.asarray(correct)[order].cumsum()[is_candidate]
+    low, high = clopper_pearson_bounds(correct_counts, counts[is_candidate])
+    is_proven = low >= min_precision
+    if is_proven.any():
+        return round(float(sorted_confidence[is_candidate][is_proven][-1]), 6)
+    return UNREACHABLE_THRESHOLD if (high < min_precision).all() else 0.0
 
 
-def lower_bound(correct: npt.ArrayLike, total: npt.ArrayLike) -> Doubles:
-    """Lower end of Clopper and Pearson's one-sided 95 % interval of a share; 0 where right is 0."""
-    from scipy.stats import beta
+def best_f1_threshold(
+    images: Sequence[DetectionSample], labels: Sequence[str], min_threshold: float = 0.05
+) -> float:
+    """Return the confidence threshold with the best F1, with matches by IoU.
 
-    correct, total = np.asarray(correct, dtype=np.float64), np.asarray(total, dtype=np.float64)
-    bound = beta.ppf(1 - BOUND_CONFIDENCE, np.maximum(correct, 0.5), total - correct + 1)
-    return np.asarray(np.where(correct > 0, bound, 0.0))
-
-
-def upper_bound(correct: npt.ArrayLike, total: npt.ArrayLike) -> Doubles:
-    """Upper end of the same; 1 where all are right.
-
-    Example:
-        >>> float(upper_bound(0, 59).round(4))
-        0.0495
+    Args:
+        images: with detections of any confidence.
+        labels: label names.
+        min_threshold: lower limit of the result.
     """
-    from scipy.stats import beta
-
-    correct, total = np.asarray(correct, dtype=np.float64), np.asarray(total, dtype=np.float64)
-    bound = beta.ppf(BOUND_CONFIDENCE, correct + 1, np.maximum(total - correct, 0.5))
-    return np.asarray(np.where(correct < total, bound, 1.0))
+    pairs = [
+        pair
+        for image in images
+        for label in labels
+        for pair in match_outcomes(image, label, "boxes", {})
+    ]
+    object_count = sum(len(image.ground_truth) for image in images)
+    if not pairs or not object_count:
+        return min_threshold
+    pairs.sort(key=lambda pair: -pair[0])
+    true_positives = np.cumsum([is_correct for _, is_correct in pairs])
+    f1 = 2 * true_positives / (np.arange(1, len(pairs) + 1) + object_count)
+    return max(min_threshold, pairs[int(f1.argmax())][0])

@@ -18,8 +18,7 @@ from backend.inference.model import Model
 from backend.loop.label_table import choice_examples, label_table, stack_embeddings
 from backend.loop.observe import Observation
 from backend.records import ComputeCost
-from backend.runtime.resources import Resources
-from backend.store.projects import ProjectRecord
+from backend.runtime.project_session import ProjectSession
 from backend.store.versions import VersionCard
 from backend.training.detector import DetectorTrainingJob
 from backend.training.head import ChoiceExamples, HeadTrainingJob, cross_validate_head
@@ -36,8 +35,7 @@ class ModelTrainer:
     """Fits a model to what was observed.
 
     Args:
-        resources: of this process.
-        record: the project.
+        session: of the project.
         observation: the snapshot.
         encoder: of choices; None where there are none.
         embeddings: the images, by that encoder.
@@ -47,25 +45,23 @@ class ModelTrainer:
 
     def __init__(
         self,
-        resources: Resources,
-        record: ProjectRecord,
+        session: ProjectSession,
         observation: Observation,
         encoder: Encoder | None,
         embeddings: EmbeddingResult,
-        report: StateCallback,
-        cancelled: Callable[[], bool],
+        report: StateCallback = lambda state, progress, detail: None,
+        cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._resources = resources
-        self._settings = resources.settings
-        self._record = record
+        self._settings = session.settings
+        self._session = session
         self._observation = observation
         self._encoder = encoder
         self._embeddings = embeddings
         self._report = report
         self._cancelled = cancelled
-        self._versions = resources.versions(record)
+        self._versions = session.versions
         self._live = self._read_live_card()
-        self._live_model = resources.model(record, self._live.version) if self._live else Model({})
+        self._live_model = session.model(self._live.version) if self._live else Model({})
         self._examples: dict[str, ChoiceExamples] = {
             c.name: choice_examples(observation, c, embeddings)
             for c in self._controls_of("choices")
@@ -123,7 +119,7 @@ class ModelTrainer:
         dependencies = [
             RECIPE_VERSION,
             self._settings.detector_size,
-            self._resources.prompt_files(),
+            self._session.resources.prompt_files(),
         ]
         return [control.kind, labels, *dependencies]
 
@@ -140,7 +136,7 @@ class ModelTrainer:
     # -- choices ----------------------------------------------------------------------------
 
     def _train_head(self, control: Control) -> Head | None:
-        head, cost = self._resources.compute.train_head(self._head_job(control))
+        head, cost = self._session.resources.compute.train_head(self._head_job(control))
         self.cost += cost
         return head
 
@@ -152,7 +148,7 @@ class ModelTrainer:
             control=control,
             examples=self._examples[control.name],
             pool=stack_embeddings(self._observation, control, self._embeddings, encoder.dim),
-            prototypes=self._resources.prototypes(encoder, control),
+            prototypes=self._session.resources.prototypes(encoder, control),
             logit_scale=encoder.logit_scale,
             logit_bias=encoder.logit_bias,
             previous=previous if self._can_warm_start(previous, control, encoder) else None,
@@ -182,20 +178,20 @@ class ModelTrainer:
             )
             self._report("training", done / total, detail)
 
-        detector, cost = self._resources.compute.train_detector(
+        detector, cost = self._session.resources.compute.train_detector(
             DetectorTrainingJob(
                 control=control,
                 samples=samples,
-                base_network=self._resources.base_network(),
+                base_network=self._session.resources.base_network,
                 previous=self._live_model.detectors.get(control.name),
                 input_size=self._settings.detector_size,
                 max_seconds=seconds,
                 seed=self._settings.seed,
-                load_runner=self._resources.load_network_runner,
-                prompts=self._resources.prompts(self._record),
+                load_runner=self._session.resources.load_network_runner,
+                prompts=self._session.prompts(),
                 report=report_epoch,
                 cancelled=self._cancelled,
-                base_setting=self._resources.base_weights().setting,
+                base_setting=self._session.resources.base_weights.setting,
             )
         )
         self.cost += cost
@@ -204,7 +200,7 @@ class ModelTrainer:
     def is_unchanged(self, control: Control) -> bool:
         """Whether the live finder saw these very labels."""
         live_card = self._live
-        if live_card is None or live_card.detector.id != self._resources.base_weights().id:
+        if live_card is None or live_card.detector.id != self._session.resources.base_weights.id:
             return False
         if live_card.control(control.name).made_from != self.detector_dependencies(control):
             return False
@@ -225,7 +221,7 @@ class ModelTrainer:
             for task in self._observation.labeled
             if control.name in (task.regions or {}) and control.image_key in task.images
         ]
-        images = self._resources.project_images(self._record)
+        images = self._session.images
         sizes: dict[str, ImageSize] = {}
         sources = [ImageSource(task.images[control.image_key], task.id) for task in labeled_tasks]
         for batch in images.iter_batches(sources):

@@ -23,9 +23,8 @@ from backend.loop.publish.thumbnails import ThumbnailPublisher
 from backend.loop.round_memory import RoundMemory, subtract_update_delay
 from backend.loop.train_version import VersionTrainer
 from backend.records import ControlStatus, HeldVersion, RoundOutcome, RoundRequest
-from backend.runtime.resources import Resources
+from backend.runtime.project_session import ProjectSession
 from backend.store.acceptance import AcceptanceStore
-from backend.store.projects import ProjectRecord
 from backend.store.versions import VersionCard
 
 log = logging.getLogger("prelabel")
@@ -35,8 +34,7 @@ class Round:
     """Runs rounds of one project.
 
     Args:
-        resources: of this process.
-        record: the project.
+        session: of the project.
         report: told the state's name, the progress, 0 to 1, and details of it.
         memory: of the last full look by this process.
         cancelled: asked often while training; true ends the round.
@@ -44,18 +42,16 @@ class Round:
 
     def __init__(
         self,
-        resources: Resources,
-        record: ProjectRecord,
+        session: ProjectSession,
         report: StateCallback,
         memory: RoundMemory | None,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> None:
-        self._resources = resources
-        self._settings = resources.settings
-        self._record = record
+        self._settings = session.settings
+        self._session = session
         self._report = report
         self._cancelled = cancelled
-        self._versions = resources.versions(record)
+        self._versions = session.versions
         self._stopwatch = cards.Stopwatch()
         self.memory: RoundMemory | None = memory
 
@@ -66,26 +62,24 @@ class Round:
             PrelabelError: it cannot go on; the live version stays as it was.
         """
         self._report("observing", 0.0, "")
-        self._connection = self._resources.connection(self._record)
+        self._connection = self._session.connection
         fingerprint = fetch_fingerprint(self._connection)
         request = self.memory.adjust_request(request, fingerprint) if self.memory else request
         if self.memory and self._can_skip(self.memory, fingerprint, request):
             return self._reuse_outcome(self.memory, fingerprint)
         self._versions.remove_leftovers()
-        observation = observe(self._connection, self._resources.folder(self._record), fingerprint)
-        self._resources.projects.set_title(self._record.id, fingerprint.title)
+        observation = observe(self._connection, self._session.folder, fingerprint)
+        self._session.resources.projects.set_title(self._session.id, fingerprint.title)
         self._check_controls(observation)
         self._stopwatch.lap("observe")
-        trainer = VersionTrainer(
-            self._resources, self._record, self._report, self._cancelled, self._stopwatch
-        )
+        trainer = VersionTrainer(self._session, self._report, self._cancelled, self._stopwatch)
         new_version = trainer.train_if_needed(
             observation,
             force=request.forced or request.quiet,
             on_hold=request.held and not request.forced,
         )
         live_version = self._versions.live() or ""
-        publisher = Publisher(self._resources, self._record, self._connection, self._report)
+        publisher = Publisher(self._session, self._report)
         publish_result = publisher.publish(observation, live_version)
         rescored = (
             {} if new_version == live_version else self._update_queue(publish_result, live_version)
@@ -106,7 +100,7 @@ class Round:
             over_budget=bool(trainer.budget_message),
         )
         if rescored:
-            client, project_number = self._connection.client, self._record.number
+            client, project_number = self._connection.client, self._session.number
             self.memory.ignore_own_changes(
                 client.iter_changed_tasks(project_number, self.memory.known_until), set(rescored)
             )
@@ -123,9 +117,9 @@ class Round:
     def _upload_live_version(self) -> None:
         """The endpoint elsewhere gets the live version; the next round tries again if not."""
         try:
-            self._resources.compute.sync_endpoint()
+            self._session.resources.compute.sync_endpoint()
         except PrelabelError as error:
-            log.warning("project %s: %s", self._record.id, error)
+            log.warning("project %s: %s", self._session.id, error)
 
     # -- deciding ---------------------------------------------------------------------------
 
@@ -159,7 +153,7 @@ class Round:
     def _is_over_budget(self) -> bool:
         """Whether training still waits for money, as it did at the last full look."""
         try:
-            self._resources.compute.check_budget()
+            self._session.resources.compute.check_budget()
         except OverBudget:
             return True
         return False
@@ -189,7 +183,7 @@ class Round:
 
     def _record_new_labels(self, memory: RoundMemory, live_version: str) -> None:
         """Learn which tasks people labeled or skipped, and let the queue know."""
-        client, project_number = self._connection.client, self._record.number
+        client, project_number = self._connection.client, self._session.number
         memory.record_changes(
             client.iter_changed_tasks(project_number, subtract_update_delay(memory.known_until))
         )
@@ -198,7 +192,7 @@ class Round:
             refresh_queue(
                 order, self._connection, live_version, memory.annotated_tasks, memory.skipped_tasks
             )
-            ThumbnailPublisher(self._resources, self._record).publish_queue(order)
+            ThumbnailPublisher(self._session).publish_queue(order)
         latest_rows = list(
             client.iter_changed_tasks(project_number, subtract_update_delay(memory.known_until))
         )
@@ -209,7 +203,7 @@ class Round:
 
     def _check_controls(self, observation: Observation) -> None:
         for name, reason in observation.config.unserved.items():
-            log.info("project %s: control %s is not served: %s", self._record.id, name, reason)
+            log.info("project %s: control %s is not served: %s", self._session.id, name, reason)
         if not observation.config.controls:
             reasons = "; ".join(f"{n}: {r}" for n, r in observation.config.unserved.items())
             raise ConfigError(
@@ -251,9 +245,7 @@ class Round:
             waiting=waiting,
             estimate=card.estimate,
             outlook=card.outlook,
-            accepting=AcceptanceStore(self._resources.folder(self._record))
-            .read()
-            .describe(card.accepting),
+            accepting=AcceptanceStore(self._session.folder).read().describe(card.accepting),
             accepted=sum(task.auto_accepted for task in observation.tasks),
             held=self._held_version(newest, live_version),
             cleanup=True,

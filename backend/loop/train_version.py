@@ -20,9 +20,8 @@ from backend.loop.fit import RECIPE_VERSION, ModelTrainer
 from backend.loop.label_table import count_changes, label_table
 from backend.loop.observe import Observation
 from backend.records import ModelSource, Promotion
-from backend.runtime.resources import Resources
+from backend.runtime.project_session import ProjectSession
 from backend.store.drift_reference import save_reference
-from backend.store.projects import ProjectRecord
 from backend.store.versions import LabelSnapshot, VersionCard, content_hash
 from backend.vision.encoders.base import Encoder
 
@@ -34,8 +33,7 @@ class VersionTrainer:
     """Makes versions of one project.
 
     Args:
-        resources: of this process.
-        record: the project.
+        session: of the project.
         report: told state, progress and details.
         cancelled: asked often while training.
         stopwatch: of the round.
@@ -46,19 +44,17 @@ class VersionTrainer:
 
     def __init__(
         self,
-        resources: Resources,
-        record: ProjectRecord,
+        session: ProjectSession,
         report: StateCallback,
         cancelled: Callable[[], bool],
         stopwatch: cards.Stopwatch,
     ) -> None:
-        self._resources = resources
-        self._settings = resources.settings
-        self._record = record
+        self._settings = session.settings
+        self._session = session
         self._report = report
         self._cancelled = cancelled
         self._stopwatch = stopwatch
-        self._versions = resources.versions(record)
+        self._versions = session.versions
         self.budget_message = ""
 
     def train_if_needed(self, observation: Observation, *, force: bool, on_hold: bool) -> str:
@@ -98,14 +94,14 @@ class VersionTrainer:
 
     def _log_live(self, card: VersionCard) -> None:
         summary = cards.version_summary(card)
-        log.info("project %s: version %s is live (%s)", self._record.id, card.version, summary)
+        log.info("project %s: version %s is live (%s)", self._session.id, card.version, summary)
 
     def _is_over_budget(self) -> bool:
         """Whether this month's money is spent: what is live goes on predicting."""
         try:
-            self._resources.compute.check_budget()
+            self._session.resources.compute.check_budget()
         except OverBudget as error:
-            log.warning("project %s: %s", self._record.id, error)
+            log.warning("project %s: %s", self._session.id, error)
             self.budget_message = str(error)
         return bool(self.budget_message)
 
@@ -116,7 +112,7 @@ class VersionTrainer:
         if encoder is None:
             return EMPTY_EMBEDDINGS
         choices = [control for control in observation.config.controls if control.kind == "choices"]
-        embedder = self._resources.embedder(self._record, encoder)
+        embedder = self._session.embedder(encoder)
         return embedder.embed(
             image_sources(observation.tasks, choices),
             lambda done, total: self._report(state, done / total if total else 1.0, ""),
@@ -125,12 +121,12 @@ class VersionTrainer:
     def _load_encoder(self, observation: Observation) -> Encoder | None:
         """The encoder, where choices are asked for: nothing else needs it."""
         is_needed = any(control.kind == "choices" for control in observation.config.controls)
-        return self._resources.encoder() if is_needed else None
+        return self._session.resources.encoder() if is_needed else None
 
     def _base_detector_id(self, observation: Observation) -> str:
         """What detectors start from, where boxes or points are asked for."""
         is_needed = any(control.kind != "choices" for control in observation.config.controls)
-        return self._resources.base_weights().id if is_needed else ""
+        return self._session.resources.base_weights.id if is_needed else ""
 
     def _has_same_setup(
         self, observation: Observation, encoder: Encoder | None, newest: VersionCard
@@ -158,7 +154,7 @@ class VersionTrainer:
             self._settings.detector_size,
             self._settings.precision,
             self._settings.accept_error,
-            self._resources.prompt_files() if self._base_detector_id(observation) else [],
+            self._session.resources.prompt_files() if self._base_detector_id(observation) else [],
         ]
         return content_hash(
             [
@@ -183,8 +179,7 @@ class VersionTrainer:
         self._stopwatch.lap("embed")
         live_version = self._versions.live()
         trainer = ModelTrainer(
-            self._resources,
-            self._record,
+            self._session,
             observation,
             encoder,
             embeddings,
@@ -194,7 +189,7 @@ class VersionTrainer:
         model = trainer.train_model()
         self._stopwatch.lap("train")
         self._report("evaluating", 0.0, "")
-        assessment = Assessor(self._resources, self._record, observation, trainer, model).assess()
+        assessment = Assessor(self._session, observation, trainer, model).assess()
         model = replace(
             model, thresholds=assessment.thresholds, controls=observation.config.controls
         )
@@ -237,7 +232,7 @@ class VersionTrainer:
         if card.is_held:
             log.warning(
                 "project %s: version %s is not live. %s",
-                self._record.id,
+                self._session.id,
                 card.version,
                 card.promotion_reason,
             )
@@ -253,4 +248,6 @@ class VersionTrainer:
 
     def _detector_source(self, observation: Observation) -> ModelSource:
         id = self._base_detector_id(observation)
-        return ModelSource(self._resources.base_weights().setting, id) if id else ModelSource()
+        return (
+            ModelSource(self._session.resources.base_weights.setting, id) if id else ModelSource()
+        )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 
-from backend.endpoint.remote_models import log
+log = logging.getLogger("prelabel")
 
 
 def log_errors(callback: Callable[[], None], failure_message: str) -> Callable[[], None]:

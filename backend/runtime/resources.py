@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from backend.errors import RoundInProgressError
 from backend.inference.embed import Embedder
 from backend.inference.images import ProjectImages
 from backend.inference.model import Model, load_model
 from backend.runtime.compute import Compute, LocalCompute
-from backend.runtime.connection import Connection, connect
+from backend.runtime.connection import Connection
 from backend.settings import Settings
-from backend.store.captures import CaptureStore
-from backend.store.files import exclusive_lock
 from backend.store.image_copies import ImageCopies
 from backend.store.projects import ProjectRecord, ProjectStore
 from backend.store.versions import VersionStore
@@ -28,7 +24,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from backend.domain import Control
-    from backend.inference.prompts import YoloePrompts
     from backend.vision.detection.base_weights import BaseWeights
     from backend.vision.detection.network import DetectionNetwork
     from backend.vision.detection.network_runner import NetworkRunner
@@ -57,21 +52,16 @@ class Resources:
     def __init__(
         self, settings: Settings, compute: Compute | None = None, lock_seconds: float = 0.0
     ) -> None:
-        self._lock_seconds = lock_seconds
+        self.lock_seconds = lock_seconds
         self.compute = compute or LocalCompute()
         self.settings = settings
         self.projects = ProjectStore(settings.home, settings.endpoint_data_dir)
         self._encoders: dict[str, Encoder] = {}
-        self._connections: dict[str, tuple[str, Connection]] = {}
-        self._embedders: dict[tuple[str, str], Embedder] = {}
+        self.open_projects: dict[str, OpenProject] = {}
         self._models: dict[tuple[str, str], Model] = {}
         self._prototypes: dict[tuple[str, tuple[object, ...]], npt.NDArray[np.float32]] = {}
-        self._project_images: dict[str, ProjectImages] = {}
         self._runners: dict[tuple[str, int], NetworkRunner] = {}
         self._open_vocabularies: dict[str, OpenVocabulary] = {}
-        self._base_weights: BaseWeights | None = None
-        self._base_network: DetectionNetwork | None = None
-        self._cache: EmbeddingCache | None = None
         self.image_copies = ImageCopies(settings.home / "pictures")
 
     def folder(self, record: ProjectRecord) -> Path:
@@ -92,33 +82,19 @@ class Resources:
             self._encoders[setting] = self.compute.encoder(setting, load)
         return self._encoders[setting]
 
-    def live_encoder(self, record: ProjectRecord) -> Encoder:
-        """What images of a project are compared by: the live version's encoder.
-
-        Where no control has choices nothing is downloaded for it.
-        """
-        card = self.versions(record).live_card()
-        configured = self.settings.encoder
-        fallback = "builtin" if configured == "auto" else configured
-        return self.encoder((card.encoder.setting if card else "") or fallback)
-
+    @cached_property
     def base_weights(self) -> BaseWeights:
-        """The file that fine-tuning of detectors starts from."""
+        """The weights file that fine-tuning of detectors starts from."""
         from backend.vision.detection.base_weights import choose_base_weights
 
-        if self._base_weights is None:
-            self._base_weights = choose_base_weights(
-                self.settings.detector, self.weights_folder, log.info
-            )
-        return self._base_weights
+        return choose_base_weights(self.settings.detector, self.weights_folder, log.info)
 
+    @cached_property
     def base_network(self) -> DetectionNetwork:
         """The network that fine-tuning of detectors starts from."""
         from backend.vision.detection.network import load_base_network
 
-        if self._base_network is None:
-            self._base_network = load_base_network(self.base_weights().path)
-        return self._base_network
+        return load_base_network(self.base_weights.path)
 
     def load_network_runner(self, network: DetectionNetwork, size: int, key: str) -> NetworkRunner:
         """A network on the fastest runtime; the last few are kept."""
@@ -133,17 +109,6 @@ class Resources:
         while len(self._runners) > RUNNER_CACHE_SIZE:
             self._runners.pop(next(iter(self._runners)))
         return runner
-
-    def prompts(self, record: ProjectRecord) -> YoloePrompts | None:
-        """Finding by words or drawn boxes; None where its weights are not there."""
-        from backend.inference.prompts import YoloePrompts
-        from backend.vision.detection.yoloe import find_yoloe_weights, prompt_files
-
-        weights = find_yoloe_weights(self.weights_folder)
-        if weights is None:
-            return None
-        files = prompt_files(self.weights_folder)
-        return YoloePrompts(weights.name, self.open_vocabulary, self.folder(record), files)
 
     def open_vocabulary(self, weights: str) -> OpenVocabulary:
         """The network that takes prompts, by file name; words are split as open_clip does."""
@@ -185,46 +150,6 @@ class Resources:
         )
         return {"advice": f"Nothing finds {', '.join(labels)} yet. {hint}"}
 
-    def project_images(self, record: ProjectRecord) -> ProjectImages:
-        """The images of a project."""
-        connection = self.connection(record)
-        if record.id not in self._project_images:
-            self._project_images[record.id] = ProjectImages(
-                record.server or connection.client.server,
-                connection.images,
-                self._embedding_cache(),
-                self.image_copies,
-                self.settings.max_image_pixels,
-                batch_size=self.compute.batch_size,
-            )
-        return self._project_images[record.id]
-
-    def connection(self, record: ProjectRecord) -> Connection:
-        """A project within reach; tried anew after a new token or :meth:`forget_connection`."""
-        token = self.projects.token(record.id)
-        cached = self._connections.get(record.id)
-        if cached and cached[0] == token and _same_except_title(cached[1].record, record):
-            return cached[1]
-        connected = connect(record, token, self.settings)
-        self._connections[record.id] = (token, connected)
-        self._embedders = {
-            key: embedder for key, embedder in self._embedders.items() if key[0] != record.id
-        }
-        self._project_images.pop(record.id, None)
-        return connected
-
-    def forget_connection(self, record: ProjectRecord) -> None:
-        """Find the way to a project anew next time."""
-        self._connections.pop(record.id, None)
-
-    def embedder(self, record: ProjectRecord, encoder: Encoder) -> Embedder:
-        """Embeds a project's images."""
-        images = self.project_images(record)
-        key = (record.id, encoder.id)
-        if key not in self._embedders:
-            self._embedders[key] = Embedder(images, encoder, self._embedding_cache())
-        return self._embedders[key]
-
     def model(self, record: ProjectRecord, version: str) -> Model:
         """A version's artifact."""
         key = (record.id, version)
@@ -247,34 +172,35 @@ class Resources:
             self._prototypes[key] = compute_text_prototypes(encoder, texts)
         return self._prototypes[key]
 
-    def captures(self, record: ProjectRecord) -> CaptureStore:
-        """What the endpoint kept for a project."""
-        return self.projects.captures(record.id)
-
-    def round_lock(self, record: ProjectRecord) -> AbstractContextManager[None]:
-        """One round at a time per project, across processes.
-
-        Raises:
-            RoundInProgressError: another process is at it.
-        """
-        busy = RoundInProgressError(
-            f"Another process runs a round of project {record.id}: try again after it."
-        )
-        return exclusive_lock(self.folder(record) / "round.lock", busy, self._lock_seconds)
-
     @property
     def weights_folder(self) -> Path:
         """Where published weights are kept."""
         return self.settings.weights_dir or self.settings.home / "weights"
 
-    def _embedding_cache(self) -> EmbeddingCache:
+    @cached_property
+    def embedding_cache(self) -> EmbeddingCache:
+        """The cache of embeddings and image facts of all projects."""
         from backend.vision.encoders.embedding_cache import EmbeddingCache
 
-        if self._cache is None:
-            self._cache = EmbeddingCache(self.settings.home / "embeddings.sqlite")
-        return self._cache
+        return EmbeddingCache(self.settings.home / "embeddings.sqlite")
 
 
-def _same_except_title(one: ProjectRecord, other: ProjectRecord) -> bool:
-    """Whether two records say the same of a project but for its title."""
-    return replace(one, title="") == replace(other, title="")
+@dataclass
+class OpenProject:
+    """What a process has opened for a project, until its token or record changes.
+
+    Attributes:
+        token: the token that the connection was opened with.
+        connection: to Label Studio.
+        images: the project's images; None until they are needed.
+        embedders: by encoder id.
+    """
+
+    token: str
+    connection: Connection
+    images: ProjectImages | None = None
+    embedders: dict[str, Embedder] = field(default_factory=dict)
+
+    def is_current(self, record: ProjectRecord, token: str) -> bool:
+        """Whether the connection still fits; a new title needs no new connection."""
+        return token == self.token and replace(self.connection.record, title=record.title) == record

@@ -58,7 +58,8 @@ class WarmUpJob:
     version: str
 
 
-Job = RoundJob | CleanupJob | LabelCheckJob | CaptureImportJob | PredictJob | WarmUpJob
+ProjectJob = RoundJob | CleanupJob | LabelCheckJob | CaptureImportJob | WarmUpJob
+Job = ProjectJob | PredictJob
 JOB_TYPES: dict[str, type[Job]] = {
     "round": RoundJob,
     "cleanup": CleanupJob,

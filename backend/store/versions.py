@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from backend.errors import NotFoundError, StoreError
+from backend.estimate import IntervalEstimate
 from backend.json_records import from_json, json_field, to_json
 from backend.records import (
     AutoAcceptSection,
     ComputeCost,
     ControlCard,
-    IntervalEstimate,
     ModelSource,
     Outlook,
     ProjectStatus,

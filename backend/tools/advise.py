@@ -25,8 +25,7 @@ from backend.learning.labeling_advice import (
 )
 from backend.loop.fit import ModelTrainer
 from backend.loop.observe import Observation, fetch_fingerprint, observe
-from backend.runtime.resources import Resources
-from backend.store.projects import ProjectRecord
+from backend.runtime.project_session import ProjectSession
 from backend.training.detector import DetectorTrainingJob
 from backend.training.head import ChoiceExamples, HeadTrainingJob, train_head
 from backend.vision.detection.trained_detector import Detector
@@ -74,17 +73,13 @@ class Adviser:
     """Advises on one project; changes nothing of it.
 
     Args:
-        resources: of this process.
-        record: the project.
+        session: of the project.
         seconds: that training for the comparison may take in all.
         report: told what it does now.
     """
 
-    def __init__(
-        self, resources: Resources, record: ProjectRecord, seconds: float, report: LogCallback
-    ) -> None:
-        self._resources = resources
-        self._record = record
+    def __init__(self, session: ProjectSession, seconds: float, report: LogCallback) -> None:
+        self._session = session
         self._time_budget = seconds
         self._report = report
 
@@ -95,8 +90,8 @@ class Adviser:
             RoundError: nothing is labeled yet.
             PrelabelError: Label Studio or an image cannot be reached.
         """
-        connection = self._resources.connection(self._record)
-        folder = self._resources.folder(self._record)
+        connection = self._session.connection
+        folder = self._session.folder
         observation = observe(connection, folder, fetch_fingerprint(connection))
         if not observation.labeled:
             raise RoundError(
@@ -105,16 +100,14 @@ class Adviser:
         region_controls = [c for c in observation.config.controls if c.kind != "choices"]
         if not region_controls:
             return [self._advise_choices(control) for control in observation.config.controls]
-        encoder = self._resources.live_encoder(self._record)
+        encoder = self._session.live_encoder()
         embeddings = self._embed(observation, encoder)
         fit = ModelTrainer(
-            self._resources,
-            self._record,
+            self._session,
             observation,
             encoder,
             embeddings,
             lambda state, progress, detail: self._report(detail or state),
-            lambda: False,
         )
         return [
             self._advise_regions(control, fit, observation, encoder, embeddings)
@@ -122,7 +115,7 @@ class Adviser:
         ]
 
     def _embed(self, observation: Observation, encoder: Encoder) -> EmbeddingResult:
-        return self._resources.embedder(self._record, encoder).embed(
+        return self._session.embedder(encoder).embed(
             image_sources(observation.tasks, observation.config.controls),
             lambda done, total: self._report(f"looking at images: {done} of {total}"),
         )
@@ -130,7 +123,7 @@ class Adviser:
     # -- whole images -------------------------------------------------------------------------
 
     def _advise_choices(self, control: Control) -> Advice:
-        card = self._resources.versions(self._record).live_card()
+        card = self._session.versions.live_card()
         figure = card.control(control.name).audit if card else None
         current = (
             f"Whole images are sorted in this project: {figure.value:.0%} right "
@@ -177,9 +170,7 @@ class Adviser:
                 for name in control.label_names
             },
         }
-        comparison = _ApproachComparison(
-            self._resources, self._record, control, fit, encoder, self._report
-        )
+        comparison = _ApproachComparison(self._session, control, fit, encoder, self._report)
         vectors = np.array(
             [vector_by_address[address_by_task[s.task_id]] for s in samples], dtype=np.float32
         )
@@ -196,7 +187,7 @@ class Adviser:
         if comparison.hit_time_limit:
             sentences.append(
                 f"The detectors of this comparison had {self._time_budget / CROSS_VALIDATION_FOLDS:.0f} seconds of "
-                f"training each, a round has {self._resources.settings.train_seconds:.0f}: marks "
+                f"training each, a round has {self._session.settings.train_seconds:.0f}: marks "
                 f"may do better than they look here. Give them more with --seconds."
             )
         figures["cut_short"] = comparison.hit_time_limit
@@ -212,15 +203,13 @@ class _ApproachComparison:
 
     def __init__(
         self,
-        resources: Resources,
-        record: ProjectRecord,
+        session: ProjectSession,
         control: Control,
         fit: ModelTrainer,
         encoder: Encoder,
         report: LogCallback,
     ) -> None:
-        self._resources = resources
-        self._record = record
+        self._session = session
         self._control = control
         self._live_detector: Detector | None = fit.live_model.detectors.get(control.name)
         self._encoder = encoder
@@ -276,7 +265,7 @@ class _ApproachComparison:
         fold_of = assign_folds(
             (truth > 0).astype(np.float32),
             CROSS_VALIDATION_FOLDS,
-            np.random.default_rng(self._resources.settings.seed),
+            np.random.default_rng(self._session.settings.seed),
         )
         classification, detection = _empty_result(truth.shape), _empty_result(truth.shape)
         for fold in range(CROSS_VALIDATION_FOLDS):
@@ -303,7 +292,7 @@ class _ApproachComparison:
     def _train_detector(
         self, samples: Sequence[RegionSample], seconds: float, fold: int
     ) -> Detector | None:
-        resources, name = self._resources, self._control.name
+        resources, name = self._session.resources, self._control.name
 
         def report_epoch(done: int, total: int) -> None:
             self._report(
@@ -315,16 +304,16 @@ class _ApproachComparison:
             DetectorTrainingJob(
                 control=self._control,
                 samples=samples,
-                base_network=resources.base_network(),
+                base_network=resources.base_network,
                 previous=None,  # the live one has seen what is held out
-                input_size=resources.settings.detector_size,
+                input_size=self._session.settings.detector_size,
                 max_seconds=seconds,
-                seed=resources.settings.seed,
+                seed=self._session.settings.seed,
                 load_runner=resources.load_network_runner,
-                prompts=resources.prompts(self._record),
+                prompts=self._session.prompts(),
                 report=report_epoch,
                 cancelled=lambda: False,
-                base_setting=resources.base_weights().setting,
+                base_setting=resources.base_weights.setting,
             )
         )
         self.hit_time_limit |= time.monotonic() - started_at >= TIME_LIMIT_SHARE * seconds
@@ -398,11 +387,13 @@ class _ApproachComparison:
                     audit_mask=np.zeros(len(rows), dtype=bool),
                 ),
                 pool=vectors,
-                prototypes=self._resources.prototypes(self._encoder, control) if use_text else None,
+                prototypes=self._session.resources.prototypes(self._encoder, control)
+                if use_text
+                else None,
                 logit_scale=self._encoder.logit_scale,
                 logit_bias=self._encoder.logit_bias,
                 previous=None,
-                seed=self._resources.settings.seed,
+                seed=self._session.settings.seed,
             )
         )
         assert head is not None  # noqa: S101 - there are labeled images

@@ -14,6 +14,7 @@ from backend.errors import EncoderError, PrelabelError, UsageError
 from backend.inference.detections import confidence_threshold
 from backend.inference.model import Model
 from backend.json_records import to_json
+from backend.runtime.project_session import ProjectSession
 from backend.runtime.resources import Resources
 from backend.settings import Settings
 from backend.store.files import write_folder, write_json, write_text
@@ -82,8 +83,9 @@ def export_version(
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UsageError(f"{folder} is not empty: choose another --output.")
     resources = Resources(settings)
-    card = resources.versions(record).card(version)
-    model = resources.model(record, version)
+    session = ProjectSession(resources, record)
+    card = session.versions.card(version)
+    model = session.model(version)
     setting = card.encoder.setting
     encoder = resources.encoder(setting) if setting and model.heads else None
     writer = _VersionWriter(card, record.title, model, encoder)

@@ -24,9 +24,8 @@ from backend.loop.observe import Observation, fetch_fingerprint, observe
 from backend.loop.publish.thumbnails import MAX_SUSPECTS as PICTURED
 from backend.loop.publish.thumbnails import ThumbnailPublisher, first_image_addresses
 from backend.runtime.connection import Connection
-from backend.runtime.resources import Resources
+from backend.runtime.project_session import ProjectSession
 from backend.store.files import write_json
-from backend.store.projects import ProjectRecord
 from backend.store.queue_front import LABEL_ERRORS_FILE
 from backend.training.head import target_matrix
 from backend.vision.detection.trained_detector import Detector
@@ -40,8 +39,7 @@ class LabelErrorFinder:
     """Looks through the labels of one project. Never changes one.
 
     Args:
-        resources: of this process.
-        record: the project.
+        session: of the project.
 
     Attributes:
         labeled_count: tasks with a person's answer, at the last look.
@@ -49,31 +47,22 @@ class LabelErrorFinder:
 
     labeled_count = 0
 
-    def __init__(self, resources: Resources, record: ProjectRecord) -> None:
-        self._resources = resources
-        self._record = record
-        self._connection: Connection = resources.connection(record)
-        self._live_version = resources.versions(record).live() or ""
+    def __init__(self, session: ProjectSession) -> None:
+        self._session = session
+        self._connection: Connection = session.connection
+        self._live_version = session.versions.live() or ""
         self._changed_tasks: set[int] = set()
 
     def find_label_errors(self) -> list[LabelErrorCandidate]:
         """All suspects, the most suspicious first; Label Studio shows the first of them."""
-        folder = self._resources.folder(self._record)
+        folder = self._session.folder
         observation = observe(self._connection, folder, fetch_fingerprint(self._connection))
         self.labeled_count = len(observation.labeled)
-        encoder = self._resources.live_encoder(self._record)
-        embeddings = self._resources.embedder(self._record, encoder).embed(
+        encoder = self._session.live_encoder()
+        embeddings = self._session.embedder(encoder).embed(
             image_sources(observation.tasks, observation.config.controls), lambda done, total: None
         )
-        fit = ModelTrainer(
-            self._resources,
-            self._record,
-            observation,
-            encoder,
-            embeddings,
-            lambda state, progress, detail: None,
-            lambda: False,
-        )
+        fit = ModelTrainer(self._session, observation, encoder, embeddings)
         label_errors = [
             s
             for control in observation.config.controls
@@ -86,7 +75,7 @@ class LabelErrorFinder:
         )
         self._publish(label_errors[:MAX_SHOWN_SUSPECTS], observation, fit.live_model, embeddings)
         thumbnail_tasks = {suspect.task for suspect in label_errors[:PICTURED]}
-        ThumbnailPublisher(self._resources, self._record).save_thumbnails(
+        ThumbnailPublisher(self._session).save_thumbnails(
             first_image_addresses(task for task in observation.tasks if task.id in thumbnail_tasks)
         )
         return label_errors
@@ -96,7 +85,7 @@ class LabelErrorFinder:
 
         Label Studio counts what is told of a task as a change of the task.
         """
-        rows = list(self._connection.client.iter_changed_tasks(self._record.number, since))
+        rows = list(self._connection.client.iter_changed_tasks(self._session.number, since))
         if not all(row["id"] in self._changed_tasks for row in rows):
             return since
         return max((str(row["updated_at"]) for row in rows), default=since)
@@ -166,9 +155,7 @@ class LabelErrorFinder:
             control,
             samples,
             tasks_by_version,
-            lambda version: self._resources.model(self._record, version).detectors.get(
-                control.name
-            ),
+            lambda version: self._session.model(version).detectors.get(control.name),
         )
         return label_errors.find_region_errors(
             tasks, control.name, control.label_names, evaluated_images
@@ -178,7 +165,7 @@ class LabelErrorFinder:
         self, control: Control, audit_tasks: Set[int]
     ) -> list[tuple[str, set[int]]]:
         """The versions up to the live one whose finder was trained, and what each learned from."""
-        versions = self._resources.versions(self._record)
+        versions = self._session.versions
         training_tasks = []
         for card in versions.cards():
             if card.number > versions.card(self._live_version).number:
@@ -196,7 +183,7 @@ class LabelErrorFinder:
     def _relabeled_tasks(self, control: Control, observation: Observation) -> set[int]:
         """Tasks whose places are others than those that the live version learned."""
         live_labels, current_labels = (
-            self._resources.versions(self._record).labels(self._live_version),
+            self._session.versions.labels(self._live_version),
             label_table(observation),
         )
         return {
@@ -221,10 +208,10 @@ class LabelErrorFinder:
         tasks = [task for task in observation.tasks if task.id in worst_by_task]
         if not tasks:
             return
-        client, number = self._connection.client, self._record.number
+        client, number = self._connection.client, self._session.number
         existing = client.queue_scores(number, self._live_version)
         controls = observation.config.controls
-        images = self._resources.project_images(self._record)
+        images = self._session.images
         inference = (
             run_detectors(model, controls, tasks, images, lambda done, total: None)
             if model.detectors

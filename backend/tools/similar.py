@@ -15,8 +15,7 @@ from backend.inference.embed import task_vectors
 from backend.inference.predict import image_sources
 from backend.learning.nearest_neighbours import find_nearest
 from backend.loop.observe import fetch_fingerprint, observe
-from backend.runtime.resources import Resources
-from backend.store.projects import ProjectRecord
+from backend.runtime.project_session import ProjectSession
 from backend.vision.encoders.base import Encoder, normalize_rows
 from backend.vision.images.decode import decode_upright_image
 
@@ -44,14 +43,12 @@ class SimilaritySearch:
     """Looks through one project.
 
     Args:
-        resources: of this process.
-        record: the project.
+        session: of the project.
     """
 
-    def __init__(self, resources: Resources, record: ProjectRecord) -> None:
-        self._resources = resources
-        self._record = record
-        self._connection = resources.connection(record)
+    def __init__(self, session: ProjectSession) -> None:
+        self._session = session
+        self._connection = session.connection
 
     def find_similar(self, query_text: str, count: int) -> list[SimilarTask]:
         """The most similar images, best first.
@@ -66,11 +63,11 @@ class SimilaritySearch:
         """
         observation = observe(
             self._connection,
-            self._resources.folder(self._record),
+            self._session.folder,
             fetch_fingerprint(self._connection),
         )
-        encoder = self._resources.live_encoder(self._record)
-        embedder = self._resources.embedder(self._record, encoder)
+        encoder = self._session.live_encoder()
+        embedder = self._session.embedder(encoder)
         requested_images = image_sources(observation.tasks, observation.config.controls)
         vectors = task_vectors(
             observation.tasks, embedder.embed(requested_images, lambda done, total: None)
@@ -98,7 +95,7 @@ class SimilaritySearch:
         ids = [match.task for match in matches]
         items = [{"filter": "filter:tasks:id", "operator": "in_list", "type": "List", "value": ids}]
         view = {"ordering": [], "filters": {"conjunction": "and", "items": items}}
-        self._connection.client.ensure_tab(self._record.number, SIMILAR_TAB_TITLE, view)
+        self._connection.client.ensure_tab(self._session.number, SIMILAR_TAB_TITLE, view)
         return SIMILAR_TAB_TITLE
 
     def _query_vector(
@@ -108,11 +105,11 @@ class SimilaritySearch:
         if query_text.isdigit():
             if int(query_text) not in vectors:
                 raise NotFoundError(
-                    f"Project {self._record.id} has no task {query_text} with a readable image."
+                    f"Project {self._session.id} has no task {query_text} with a readable image."
                 )
             return vectors[int(query_text)]
         if Path(query_text).is_file():
-            limit = self._resources.settings.max_image_pixels
+            limit = self._session.settings.max_image_pixels
             decoded = decode_upright_image(
                 Path(query_text).read_bytes(), max_pixels=limit, min_side=512
             )
@@ -128,7 +125,7 @@ class SimilaritySearch:
 
     def _task_url(self, task: int) -> str:
         server = self._connection.client.server
-        return f"{server}/projects/{self._record.number}/data?task={task}"
+        return f"{server}/projects/{self._session.number}/data?task={task}"
 
 
 def _label_text(task: Task) -> str:

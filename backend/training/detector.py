@@ -20,8 +20,9 @@ from backend.inference.detections import (
     points_to_boxes,
     predict_samples,
 )
-from backend.learning.detection_metrics import best_f1_threshold, label_difficulty
+from backend.learning.detection_metrics import label_difficulty
 from backend.learning.first_labels import MIN_DETECTOR_IMAGES
+from backend.learning.thresholds import best_f1_threshold
 from backend.vision.detection.class_matching import match_classes
 from backend.vision.detection.prompted_detector import PromptedDetector
 from backend.vision.detection.trained_detector import (

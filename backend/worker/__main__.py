@@ -23,6 +23,7 @@ from backend.errors import PrelabelError
 from backend.json_records import JsonObject, to_json
 from backend.loop.round import Round
 from backend.loop.round_memory import RoundMemory
+from backend.runtime.project_session import ProjectSession
 from backend.runtime.resources import Resources
 from backend.scheduler import frames
 from backend.scheduler.jobs import (
@@ -31,6 +32,7 @@ from backend.scheduler.jobs import (
     Job,
     LabelCheckJob,
     PredictJob,
+    ProjectJob,
     RoundJob,
     WarmUpJob,
     job_from_json,
@@ -85,51 +87,53 @@ class JobRunner:
                 self._warm_smart_tools(job)
                 return None, b""
 
+    def _session(self, job: ProjectJob) -> ProjectSession:
+        return ProjectSession(self._resources, self._resources.projects.get(job.project))
+
     def _run_round(self, job_id: int, job: RoundJob) -> JsonObject:
-        record = self._resources.projects.get(job.project)
+        session = self._session(job)
 
         def report(state: str, progress: float, detail: str) -> None:
             fields = {"state": state, "progress": round(progress, 3), "detail": detail}
             self._send_header({"id": job_id, **fields})
 
-        with self._resources.round_lock(record):
-            memory = self._round_memories.pop(record.id, None)
+        with session.round_lock():
+            memory = self._round_memories.pop(session.id, None)
             is_cancelled = partial(self._cancelled_jobs.__contains__, job_id)
-            current_round = Round(self._resources, record, report, memory, is_cancelled)
+            current_round = Round(session, report, memory, is_cancelled)
             try:
                 outcome = current_round.run(job.request)
             except PrelabelError:
-                self._resources.forget_connection(record)
+                session.forget_connection()
                 raise
-            self._round_memories[record.id] = current_round.memory
+            self._round_memories[session.id] = current_round.memory
         return to_json(outcome)
 
     def _remove_predictions(self, job: CleanupJob) -> int:
         from backend.loop.publish.retire import PredictionCleanup
 
-        record = self._resources.projects.get(job.project)
-        with self._resources.round_lock(record):
-            versions = self._resources.versions(record)
-            connection = self._resources.connection(record)
-            cleanup = self._cleanups.pop(record.id, None)
-            cleanup = cleanup or PredictionCleanup(connection.client, record.number)
-            live_version, names = versions.live() or "", versions.names()
+        session = self._session(job)
+        with session.round_lock():
+            client = session.connection.client
+            cleanup = self._cleanups.pop(session.id, None)
+            cleanup = cleanup or PredictionCleanup(client, session.number)
+            live_version, names = session.versions.live() or "", session.versions.names()
             changed_tasks = cleanup.remove(live_version, names, job.seconds)
-            memory = self._round_memories.get(record.id)
+            memory = self._round_memories.get(session.id)
             if memory is not None and changed_tasks:
-                changed = connection.client.iter_changed_tasks(record.number, memory.known_until)
+                changed = client.iter_changed_tasks(session.number, memory.known_until)
                 memory.ignore_own_changes(changed, changed_tasks)
         if cleanup.remaining:
-            self._cleanups[record.id] = cleanup
+            self._cleanups[session.id] = cleanup
         return cleanup.remaining
 
     def _find_label_errors(self, job: LabelCheckJob) -> int:
         from backend.tools.label_errors import LabelErrorFinder
 
-        record = self._resources.projects.get(job.project)
-        label_error_finder = LabelErrorFinder(self._resources, record)
+        session = self._session(job)
+        label_error_finder = LabelErrorFinder(session)
         suspects = label_error_finder.find_label_errors()
-        memory = self._round_memories.get(record.id)
+        memory = self._round_memories.get(session.id)
         if memory is not None:
             memory.known_until = label_error_finder.last_own_change(memory.known_until)
         return len(suspects)
@@ -137,17 +141,16 @@ class JobRunner:
     def _import_captures(self, job: CaptureImportJob) -> int:
         from backend.loop.publish.capture_import import CaptureImporter
 
-        record = self._resources.projects.get(job.project)
         deadline = time.monotonic() + job.seconds
-        importer = CaptureImporter(self._resources, record)
+        importer = CaptureImporter(self._session(job))
         return importer.import_waiting(should_stop=lambda: time.monotonic() >= deadline)
 
     def _warm_smart_tools(self, job: WarmUpJob) -> None:
         from backend.inference.smart_tools import warm_up
 
-        record = self._resources.projects.get(job.project)
-        self._resources.project_images(record)  # importing Label Studio's SDK is slow too
-        warm_up(self._resources.model(record, job.version) if job.version else None)
+        session = self._session(job)
+        _ = session.images  # loads Label Studio's SDK, which takes a while too
+        warm_up(session.model(job.version) if job.version else None)
 
     def _predict_tasks(self, body: bytes) -> tuple[JsonObject, bytes]:
         from backend.worker.live_predict import predict_tasks

@@ -22,6 +22,7 @@ from backend.inference.smart_tools import drawn_by_control, suggest
 from backend.label_studio.labeling_config import read_config
 from backend.label_studio.ml_protocol import parse_project
 from backend.label_studio.task_results import format_prediction, parse_task
+from backend.runtime.project_session import ProjectSession
 from backend.runtime.resources import Resources
 from backend.store.projects import ProjectRecord
 
@@ -45,11 +46,12 @@ def predict_tasks(resources: Resources, request: dict[str, Any]) -> dict[str, An
     record = _find_project(resources, request, tasks)
     if record is None:
         return None
-    live_version = resources.versions(record).live()
+    session = ProjectSession(resources, record)
+    live_version = session.versions.live()
     context = (request.get("params") or {}).get("context") or {}
     if live_version is None and not context.get("result"):
         return None
-    config = read_config(str(request.get("label_config") or _fetch_config(resources, record)))
+    config = read_config(str(request.get("label_config") or _fetch_config(session)))
     parsed_tasks, next_tasks = (
         [parse_task(row, config.controls, {}, Counter()) for row in rows]
         for rows in (tasks, request.get("ahead") or [])
@@ -57,29 +59,28 @@ def predict_tasks(resources: Resources, request: dict[str, Any]) -> dict[str, An
     drawn_regions = drawn_by_control(context, config.controls)
     if live_version is None or drawn_regions:
         results = [
-            _suggest_regions(resources, record, live_version, config.controls, t, drawn_regions)
+            _suggest_regions(session, live_version, config.controls, t, drawn_regions)
             for t in parsed_tasks
         ]
         return {"results": results, "model_version": live_version or SUGGESTION_VERSION}
-    results = _predict(resources, record, live_version, config.controls, parsed_tasks, next_tasks)
+    results = _predict(session, live_version, config.controls, parsed_tasks, next_tasks)
     return {"results": results, "model_version": live_version}
 
 
 def _suggest_regions(
-    resources: Resources,
-    record: ProjectRecord,
+    session: ProjectSession,
     live_version: str | None,
     controls: tuple[Control, ...],
     task: Task,
     drawn_regions: dict[str, Regions],
 ) -> dict[str, Any]:
     """What a smart tool gets; nothing where the image cannot be read."""
-    model = resources.model(record, live_version) if live_version else None
+    model = session.model(live_version) if live_version else None
     regions: list[dict[str, Any]] = []
     try:
-        regions = suggest(model, controls, task, drawn_regions, resources.project_images(record))
+        regions = suggest(model, controls, task, drawn_regions, session.images)
     except ImageError as error:
-        log.warning("project %s: no suggestion for task %s: %s", record.id, task.id, error)
+        log.warning("project %s: no suggestion for task %s: %s", session.id, task.id, error)
     score = max((region["score"] for region in regions), default=0.0)
     return {"result": regions, "score": score, "model_version": live_version or SUGGESTION_VERSION}
 
@@ -94,34 +95,33 @@ def _find_project(
     return records[0] if records else None
 
 
-def _fetch_config(resources: Resources, record: ProjectRecord) -> str:
-    project = resources.connection(record).client.get_project(record.number)
+def _fetch_config(session: ProjectSession) -> str:
+    project = session.connection.client.get_project(session.number)
     return str(project.get("label_config") or "")
 
 
 def _predict(
-    resources: Resources,
-    record: ProjectRecord,
+    session: ProjectSession,
     live_version: str,
     controls: tuple[Any, ...],
     tasks: list[Task],
     next_tasks: list[Task],
 ) -> list[dict[str, Any]]:
-    encoder_setting = resources.versions(record).card(live_version).encoder.setting
-    model = resources.model(record, live_version)
+    encoder_setting = session.versions.card(live_version).encoder.setting
+    model = session.model(live_version)
     choices = [control for control in controls if control.kind == "choices"]
     embeddings = EMPTY_EMBEDDINGS
     if encoder_setting and choices:
-        embedder = resources.embedder(record, resources.encoder(encoder_setting))
+        embedder = session.embedder(session.resources.encoder(encoder_setting))
         embeddings = embedder.embed(image_sources(tasks, choices), lambda done, total: None)
-    images = resources.project_images(record)
+    images = session.images
     inference = run_detectors(model, controls, tasks, images, lambda done, total: None, next_tasks)
     errors = {**inference.errors, **embeddings.errors}
     for reason, count in count_unreadable(tasks, controls, errors).items():
-        log.warning("project %s: %s without prediction: %s", record.id, count, reason)
+        log.warning("project %s: %s without prediction: %s", session.id, count, reason)
     probabilities = predict_probabilities(model, controls, tasks, embeddings)
     uncertainties = choice_uncertainties(controls, probabilities)
-    for task, value in region_uncertainties(record.id, inference).items():
+    for task, value in region_uncertainties(session.id, inference).items():
         uncertainties[task] = max(uncertainties.get(task, 0.0), value)
     scores = {task.id: 1 - uncertainties[task.id] for task in tasks if task.id in uncertainties}
     task_predictions = build_predictions(

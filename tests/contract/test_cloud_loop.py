@@ -13,9 +13,19 @@ from backend.store.api_keys import ApiKeyStore
 from demo.label_studio import LabelStudioServer
 from serverless.container_image import REPOSITORY_ROOT
 from serverless.volume_sync import VolumeSync
-from tests.conftest import MakeBackend
-from tests.contract.test_places import BOXES, annotate, box, predicted, start
-from tests.support.harness import LabelStudioUser, make_png, predicted_choice, wait_until
+from tests.support.detection_projects import (
+    BOXES_CONFIG,
+    create_drawing_project,
+    make_box_region,
+    predicted_regions,
+)
+from tests.support.harness import (
+    LabelStudioUser,
+    MakeBackend,
+    make_png,
+    predicted_choice,
+    wait_until,
+)
 from tests.support.modal_plane import ControlPlane, read_tree
 
 QUIET = {
@@ -100,13 +110,13 @@ def test_a_backend_here_trains_there_and_its_version_is_served_there(
             PRELABEL_TRAIN_SECONDS="20",
             PRELABEL_RETRAIN_AFTER="1000",
         )
-        project, drawings = start(lab, finder, BOXES)
+        project, drawings = create_drawing_project(lab, finder, BOXES_CONFIG)
         before = finder.project(project)["version"]
         tasks = list(drawings)
         for task in tasks[:8]:
-            annotate(lab, task, [box(thing) for thing in drawings[task].objects])
+            lab.submit_regions(task, [make_box_region(thing) for thing in drawings[task].objects])
         state = finder.train_and_wait(project, 8, version=before)
-        assert set(predicted(lab, project, state["version"])) == set(tasks[8:])
+        assert set(predicted_regions(lab, project, state["version"])) == set(tasks[8:])
         card = finder.home / "projects" / str(project) / "versions" / state["version"] / "card.json"
         text = card.read_text()
         assert '"where": "modal"' in text

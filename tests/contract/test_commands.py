@@ -2,33 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from demo.label_studio import LabelStudioServer, find_free_port
+from tests.support.cli import json_output, run_prelabel
 from tests.support.harness import BackendServer, LabelStudioUser, wait_until
-
-
-def prelabel(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "backend.cli", *arguments],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-
-
-def figures(done: subprocess.CompletedProcess[str]) -> Any:
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def test_connect_status_versions_rollback_promote_train(
@@ -37,12 +18,14 @@ def test_connect_status_versions_rollback_promote_train(
     project = lab.create_project(title="by hand")
     tasks = lab.import_colours(project, 10)
     env = backend.environment
-    assert figures(prelabel("connect", "by hand", "--backend", backend.url, "--json", **env)) == {
+    assert json_output(
+        run_prelabel("connect", "by hand", "--backend", backend.url, "--json", **env)
+    ) == {
         "project": project,
         "url": backend.url,
         "connected": "now",
     }
-    again = prelabel("connect", str(project), "--backend", backend.url, **env)
+    again = run_prelabel("connect", str(project), "--backend", backend.url, **env)
     assert "connected to" in again.stdout
     assert "already" in again.stdout
     backend.wait_for_round(project)
@@ -50,7 +33,7 @@ def test_connect_status_versions_rollback_promote_train(
         for task in tasks[start : start + 4]:
             lab.submit_annotation(task)
         backend.wait_for_round(project, start + 4)
-    listed = figures(prelabel("versions", str(project), "--json", **env))
+    listed = json_output(run_prelabel("versions", str(project), "--json", **env))
     names = [card["version"] for card in listed["versions"]]
     assert [name.split("-")[0] for name in names] == ["v2", "v1", "v0"]
     assert listed["live"] == names[0]
@@ -60,34 +43,34 @@ def test_connect_status_versions_rollback_promote_train(
     assert card["encoder"]["setting"] == "builtin"
     assert {"torch", "numpy"} <= set(card["packages"])
 
-    assert figures(prelabel("rollback", str(project), "--json", **env)) == {
+    assert json_output(run_prelabel("rollback", str(project), "--json", **env)) == {
         "version": names[1],
         "was": names[0],
     }
     wait_until("the queue follows", lambda: lab.fetch_project(project)["model_version"] == names[1])
     assert backend.wait_for_round(project, version=names[0])["version"] == names[1]
-    back = figures(prelabel("promote", names[0], str(project), "--json", **env))
+    back = json_output(run_prelabel("promote", names[0], str(project), "--json", **env))
     assert back["version"] == names[0]
     wait_until("the queue follows", lambda: lab.fetch_project(project)["model_version"] == names[0])
-    history = figures(prelabel("versions", "--json", **env))["history"]
+    history = json_output(run_prelabel("versions", "--json", **env))["history"]
     assert [event["by"] for event in history[-2:]] == ["a person", "a person"]
 
-    still = prelabel("train", "--json", **env)
-    assert figures(still)["trained"] is None
+    still = run_prelabel("train", "--json", **env)
+    assert json_output(still)["trained"] is None
     assert "\x1b" not in still.stderr
     lab.submit_annotation(tasks[8])
-    trained = figures(prelabel("train", "--json", **env))
+    trained = json_output(run_prelabel("train", "--json", **env))
     assert (trained["labels"], trained["version"].split("-")[0]) == (9, "v3")
     wait_until("the server noticed", lambda: noticed(backend, project, trained["version"]))
-    same_figures(prelabel("status", "--json", "--backend", backend.url, **env), backend)
-    told = prelabel("status", **env)
+    same_figures(run_prelabel("status", "--json", "--backend", backend.url, **env), backend)
+    told = run_prelabel("status", **env)
     assert "9 of 20 tasks labeled" in told.stdout
     assert trained["version"] in told.stdout
 
 
 def same_figures(done: subprocess.CompletedProcess[str], backend: BackendServer) -> None:
     """What the terminal tells is what the API and the dashboard's page tell."""
-    (told,) = figures(done)["projects"]
+    (told,) = json_output(done)["projects"]
     state = backend.project(told["id"])
     same = ("id", "title", "version", "tasks", "labels", "waiting", "accepted", "audit", "estimate")
     for name in (*same, "outlook", "held", "accepting", "left_out", "versions", "round"):
@@ -155,7 +138,7 @@ def test_bad_input_is_one_clear_sentence(
         "LABEL_STUDIO_API_KEY": studio.token,
         **{name: value.format(studio=studio.url) for name, value in change.items()},
     }
-    done = prelabel(*arguments, **given)
+    done = run_prelabel(*arguments, **given)
     assert done.returncode == status, done.stderr
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
@@ -167,7 +150,7 @@ def test_a_backend_that_label_studio_cannot_reach_is_explained(
 ) -> None:
     project = lab.create_project()
     nowhere = f"http://127.0.0.1:{find_free_port()}"
-    done = prelabel(
+    done = run_prelabel(
         "connect",
         str(project),
         "--backend",
@@ -188,13 +171,13 @@ def test_the_address_of_a_prelabel_is_not_taken_for_label_studios(
 ) -> None:
     there = {"LABEL_STUDIO_URL": backend.url, "PRELABEL_HOME": str(tmp_path)}
     for named in ("by hand", "3"):
-        done = prelabel("connect", named, **backend.environment | there)
+        done = run_prelabel("connect", named, **backend.environment | there)
         assert done.returncode == 1
         assert "Traceback" not in done.stderr
         assert "does not answer like Label Studio" in done.stderr or "has no project" in done.stderr
 
 
 def test_a_taken_port_is_one_clear_sentence(backend: BackendServer, tmp_path: Path) -> None:
-    done = prelabel("serve", "--port", str(backend.port), PRELABEL_HOME=str(tmp_path))
+    done = run_prelabel("serve", "--port", str(backend.port), PRELABEL_HOME=str(tmp_path))
     assert done.returncode == 1
     assert "choose another --port" in done.stderr

@@ -1,7 +1,8 @@
-"""The documentation does what it says: every block of code is run, every message and link is there.
+"""The documentation is correct: code blocks run, quoted messages exist, links lead to files.
 
-A comment in front of a block, ``<!-- test: … -->``, tells what else than "run it" is to be done.
-What is typed is changed as little as the place demands, see ``SAID``, ``MORE`` and ``ENDLESS``.
+A comment in front of a block, ``<!-- test: … -->``, names a check other than running the block.
+Commands run as written, except for ``COMMAND_REPLACEMENTS``, ``EXTRA_OPTIONS`` and
+``SERVER_OPTIONS``.
 """
 
 from __future__ import annotations
@@ -30,45 +31,52 @@ from backend.cli.main import COMMAND_NAMES, _parser
 from backend.endpoint.alert_rules import read_alert_rules
 from backend.label_studio.labeling_config import read_config
 from demo.label_studio import find_free_port
-from tests.conftest import MakeStudio
-from tests.contract.test_init import Terminal
 from tests.support.harness import (
     CHOICES_CONFIG,
     BackendServer,
     EndpointServer,
     LabelStudioUser,
+    MakeStudio,
     make_png,
     wait_until,
 )
 from tests.support.json_examples import find_missing_keys, parse_elided_json, parse_last_json
 from tests.support.modal_plane import ControlPlane
+from tests.support.room_imports import ARCHITECTURE_PAGE
+from tests.support.terminal import Terminal
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "label_config" / "README.md", *sorted(ROOT.glob("docs/*.md"))]
-FENCE = re.compile(r"(?:<!-- test: ([\w ]+) -->\n)?^( *)```(\w*)\n(.*?)^ *```$", re.M | re.S)
-SAID = {"uv run ": "", "pip install uv": "uv --version", "curl -s": "curl -s --fail-with-body"}
-"""Programs of this environment, and a failed request is a failure."""
-MORE = {
+FENCE = re.compile(
+    r"(?:<!-- test: ([\w ]+) -->\n)?^( *)```(\w*)(?: (\w+))?\n(.*?)^ *```$", re.M | re.S
+)
+COMMAND_REPLACEMENTS = {
+    "uv run ": "",
+    "pip install uv": "uv --version",
+    "curl -s": "curl -s --fail-with-body",
+}
+"""Use the programs of this environment, and let a failed request fail the block."""
+EXTRA_OPTIONS = {
     "prelabel demo": "--labels 10",
     "prelabel connect": "--backend {backend}",
     "prelabel doctor": "--backend {backend}",
-    "pytest": f"--collect-only -q --rootdir {ROOT} -c {ROOT}/pyproject.toml",
+    "pytest": f"{ROOT}/tests --collect-only -q --rootdir {ROOT} -c {ROOT}/pyproject.toml",
 }
-"""Options for what takes long, and for what would look for the backend at its usual port."""
-ENDLESS = {
+"""Options that shorten a command or replace the default port of the backend."""
+SERVER_OPTIONS = {
     "prelabel serve": "--port {port}",
     "prelabel endpoint": "--port {port}",
     "prelabel init": "--job binary --labels red,blue --no-browser --backend http://127.0.0.1:{port}",
     "label-studio start": "--port {port} --no-browser --data-dir {folder}/studio",
 }
-"""What goes on until it is ended: it must listen, and answer at /health."""
-APART = {"prelabel endpoint": "PRELABEL_KEPT={folder}/kept "}
-"""One endpoint serves the home already."""
+"""Servers, which run until they are stopped; each must answer at /health."""
+SERVER_VARIABLES = {"prelabel endpoint": "PRELABEL_KEPT={folder}/kept "}
+"""A second endpoint on the same home needs a folder of its own."""
 PHOTO_BYTES = 400_000
-"""A camera's photo is larger than what a command line takes as one argument."""
-PLANTS = {"red": "wilting", "blue": "healthy"}
-UNTIL_IT_ANSWERS = """
-endless() {
+"""Larger than the longest argument of a command line, as photos of cameras are."""
+LABEL_BY_COLOUR = {"red": "wilting", "blue": "healthy"}
+RUN_SERVER_FUNCTION = """
+run_server() {
     local port=$1; shift
     "$@" & local child=$!
     for attempt in $(seq 900); do
@@ -77,15 +85,20 @@ endless() {
         sleep 0.1
     done
     curl -so /dev/null "http://127.0.0.1:$port/health"
-    kill -TERM $child  # a shell makes what it starts beside itself deaf to INT
+    kill -TERM $child  # background processes of a shell ignore INT
     wait $child || true
 }
 """
 
 
 @dataclass(frozen=True)
-class Block:
-    """A block of code: its page and line, what a comment says of it, its language, its text."""
+class CodeBlock:
+    """A block of code on a page.
+
+    Attributes:
+        line: of its fence, from 1.
+        note: the text of its ``<!-- test: … -->`` comment, or the word after its language.
+    """
 
     page: Path
     line: int
@@ -97,32 +110,32 @@ class Block:
         return f"{self.page.relative_to(ROOT)}:{self.line}"
 
 
-def blocks() -> list[Block]:
+def code_blocks() -> list[CodeBlock]:
     found = []
     for page in PAGES:
         text = page.read_text()
         assert text.count("```") == 2 * len(FENCE.findall(text)), page
         for match in FENCE.finditer(text):
             line = text[: match.start()].count("\n") + 1
-            body = re.sub(f"^{match[2]}", "", match[4], flags=re.M)
-            found.append(Block(page, line, match[1] or "", match[3], body))
+            body = re.sub(f"^{match[2]}", "", match[5], flags=re.M)
+            found.append(CodeBlock(page, line, match[1] or match[4] or "", match[3], body))
     return found
 
 
 @dataclass
-class Place:
-    """Where blocks are run: project 3 of a Label Studio has learned, its function answers."""
+class DocsServers:
+    """Servers for the blocks: Label Studio, whose project 3 has a version, and two of ours."""
 
     folder: Path
     environment: dict[str, str]
     addresses: dict[str, str]
-    printed: str = ""
-    demo: str = ""
+    last_output: str = ""
+    demo_output: str = ""
 
     def run(self, script: str, **more: str) -> str:
-        """Run a script; what it printed."""
+        """Run a script and return its output."""
         done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", UNTIL_IT_ANSWERS + script],
+            ["bash", "-euo", "pipefail", "-c", RUN_SERVER_FUNCTION + script],
             cwd=self.folder,
             env={**self.environment, **more},
             capture_output=True,
@@ -135,7 +148,9 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def place(make_studio: MakeStudio, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def servers(
+    make_studio: MakeStudio, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[DocsServers]:
     folder = tmp_path_factory.mktemp("docs")
     photos = folder / "photos"
     photos.mkdir()
@@ -146,7 +161,7 @@ def place(make_studio: MakeStudio, tmp_path_factory: pytest.TempPathFactory) -> 
     studio = make_studio()
     lab = LabelStudioUser(studio.url, studio.token)
     config = CHOICES_CONFIG.format(choice="single")
-    for colour, plant in PLANTS.items():
+    for colour, plant in LABEL_BY_COLOUR.items():
         config = config.replace(colour, plant)
     project = [lab.create_project(config) for _ in range(3)][-1]
     assert project == 3
@@ -157,7 +172,7 @@ def place(make_studio: MakeStudio, tmp_path_factory: pytest.TempPathFactory) -> 
     lab.connect_backend(project, backend.url)
     backend.wait_for_round(project)
     for task in tasks:
-        lab.submit_annotation(task, PLANTS[lab.true_labels[task]])
+        lab.submit_annotation(task, LABEL_BY_COLOUR[lab.true_labels[task]])
     backend.train_and_wait(project, len(tasks))
     environment = {
         **os.environ,
@@ -165,7 +180,7 @@ def place(make_studio: MakeStudio, tmp_path_factory: pytest.TempPathFactory) -> 
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "HOME": str(folder),
     }
-    made = Place(folder, environment, {"8080": studio.url, "9090": backend.url})
+    made = DocsServers(folder, environment, {"8080": studio.url, "9090": backend.url})
     environment["KEY"] = json.loads(made.run("prelabel keys create tests --json"))["key"]
     app = EndpointServer(backend.home, {"PRELABEL_CAPTURE_SHARE": "0.999"})
     made.addresses["9091"] = app.url
@@ -175,37 +190,45 @@ def place(make_studio: MakeStudio, tmp_path_factory: pytest.TempPathFactory) -> 
     lab.close()
 
 
-@pytest.mark.parametrize("block", blocks(), ids=str)
-def test_what_stands_there_works(
-    block: Block, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("block", code_blocks(), ids=str)
+def test_a_code_block_works_as_written(
+    block: CodeBlock, servers: DocsServers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     match block.language, block.note:
         case "sh", "" if "docker " in block.text:
             check_containers(block.text)
         case "sh", "":
-            place.printed = place.run(script(block.text, place))
+            servers.last_output = servers.run(prepare_script(block.text, servers))
             if "prelabel demo" in block.text:
-                place.demo = place.printed
+                servers.demo_output = servers.last_output
         case "sh", "on Modal":
             with ControlPlane() as plane:
                 home = {"PRELABEL_HOME": str(tmp_path)}
-                place.run(script(block.text, place), **plane.client_environment(), **home)
+                servers.run(
+                    prepare_script(block.text, servers), **plane.client_environment(), **home
+                )
         case "sh", "refused":
-            place.printed = place.run(script(block.text, place).replace("--fail-with-body", ""))
+            servers.last_output = servers.run(
+                prepare_script(block.text, servers).replace("--fail-with-body", "")
+            )
         case "json", "shows that":
             assert (
-                find_missing_keys(parse_elided_json(block.text), parse_last_json(place.printed))
+                find_missing_keys(
+                    parse_elided_json(block.text), parse_last_json(servers.last_output)
+                )
                 == []
             )
         case "yaml", "":
             check_yaml(block.text, tmp_path)
         case "python", "":
-            code = addressed(block.text, place)
-            place.run(f"{sys.executable} -c {shlex.quote(code)}", PYTHONPATH=f"{ROOT}/serverless")
+            code = replace_addresses(block.text, servers)
+            servers.run(f"{sys.executable} -c {shlex.quote(code)}", PYTHONPATH=f"{ROOT}/serverless")
         case "text", "printed by the demo":
-            assert block.text.splitlines()[0] in place.demo
+            assert block.text.splitlines()[0] in servers.demo_output
+        case "text", "imports":
+            assert block.page == ARCHITECTURE_PAGE  # test_architecture.py compares the text
         case "json", "like the answer above":
-            assert alike(json.loads(block.text), json.loads(place.printed))
+            assert has_same_fields(json.loads(block.text), json.loads(servers.last_output))
         case "json", "":
             assert set(json.loads(block.text)) == {"type", "title", "status", "detail", "requestId"}
         case "toml", "":
@@ -215,33 +238,33 @@ def test_what_stands_there_works(
         case "xml", "":
             assert read_config(block.text).controls
         case unknown:
-            pytest.fail(f"{block}: nobody runs {unknown}")
+            pytest.fail(f"{block}: no check for {unknown}")
 
 
-def script(text: str, place: Place) -> str:
-    """A block as it is run here."""
-    text = addressed(text, place).replace("=…", "=${LABEL_STUDIO_API_KEY:-secret}")
-    for old, new in SAID.items():
+def prepare_script(text: str, servers: DocsServers) -> str:
+    """Return a block's commands with the addresses and options of this test."""
+    text = replace_addresses(text, servers).replace("=…", "=${LABEL_STUDIO_API_KEY:-secret}")
+    for old, new in COMMAND_REPLACEMENTS.items():
         text = text.replace(old, new)
     text = text.replace("tests/", f"{ROOT}/tests/")
-    return "\n".join(whole(line, place) for line in text.splitlines())
+    return "\n".join(prepare_line(line, servers) for line in text.splitlines())
 
 
-def whole(line: str, place: Place) -> str:
-    for start, more in MORE.items():
+def prepare_line(line: str, servers: DocsServers) -> str:
+    for start, more in EXTRA_OPTIONS.items():
         if line.startswith(start):
-            line = f"{line} {more.format(backend=place.addresses['9090'])}"
-    for start, more in ENDLESS.items():
+            line = f"{line} {more.format(backend=servers.addresses['9090'])}"
+    for start, more in SERVER_OPTIONS.items():
         if start in line and (start != "prelabel init" or "--serve" in line):
             port = find_free_port()
-            before = APART.get(start, "").format(folder=place.folder)
-            line = line.replace(start, f"{before}endless {port} {start}")
-            line = f"{line} {more.format(port=port, folder=place.folder)}"
+            before = SERVER_VARIABLES.get(start, "").format(folder=servers.folder)
+            line = line.replace(start, f"{before}run_server {port} {start}")
+            line = f"{line} {more.format(port=port, folder=servers.folder)}"
     return line
 
 
-def addressed(text: str, place: Place) -> str:
-    for port, url in place.addresses.items():
+def replace_addresses(text: str, servers: DocsServers) -> str:
+    for port, url in servers.addresses.items():
         text = text.replace(f"http://localhost:{port}", url)
     return text
 
@@ -254,11 +277,11 @@ OPTIONS = {
     "compose run": {"--rm": 0, "-v": 1},
     "compose exec": {},
 }
-"""Of Docker, with how many words follow."""
+"""Options of docker commands, and how many values each takes."""
 
 
 def check_containers(text: str) -> None:
-    """What test_container proves by steps: here, that files, services and commands are those."""
+    """Check that files, services and commands exist; test_container.py runs them."""
     for line in text.splitlines():
         words = shlex.split(line)
         if words[0] == "cp":
@@ -269,7 +292,7 @@ def check_containers(text: str) -> None:
             check_compose(words[1:])
             continue
         command, *rest = words
-        given, rest = split(rest, OPTIONS[command])
+        given, rest = split_options(rest, OPTIONS[command])
         for argument in given.get("--build-arg", []):
             assert f"ARG {argument.partition('=')[0]}" in (ROOT / "Dockerfile").read_text()
         assert rest == {"build": ["."], "run": ["prelabel"]}[command]
@@ -277,22 +300,24 @@ def check_containers(text: str) -> None:
 
 def check_compose(words: list[str]) -> None:
     services = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
-    before, (command, *rest) = split(words, OPTIONS["compose"])
+    before, (command, *rest) = split_options(words, OPTIONS["compose"])
     profiles = [name for service in services.values() for name in service.get("profiles", [])]
     assert set(before.get("--profile", [])) <= set(profiles)
-    _, rest = split(rest, OPTIONS[f"compose {command}"])
+    _, rest = split_options(rest, OPTIONS[f"compose {command}"])
     if command == "up":
         assert rest == []
         return
     service, *ours = rest
     assert service in services
-    if command == "exec":  # after the program's name; what is run comes after the entry point
+    if command == "exec":  # exec does not use the entry point
         assert ours.pop(0) == "prelabel"
     _parser().parse_args(ours)
 
 
-def split(words: list[str], known: dict[str, int]) -> tuple[dict[str, list[str]], list[str]]:
-    """The options at the beginning with their values, and what follows."""
+def split_options(
+    words: list[str], known: dict[str, int]
+) -> tuple[dict[str, list[str]], list[str]]:
+    """Split leading options with their values from the words that follow."""
     given: dict[str, list[str]] = {}
     rest = list(words)
     while rest and rest[0].startswith("-"):
@@ -315,23 +340,25 @@ def check_yaml(text: str, folder: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
-def alike(one: Any, other: Any) -> bool:
-    """Two answers have the same fields, however deep."""
+def has_same_fields(one: Any, other: Any) -> bool:
+    """Return whether two responses have the same fields at every depth."""
     if isinstance(one, dict) and isinstance(other, dict):
-        return one.keys() == other.keys() and all(alike(one[key], other[key]) for key in one)
+        return one.keys() == other.keys() and all(
+            has_same_fields(one[key], other[key]) for key in one
+        )
     if isinstance(one, list) and isinstance(other, list):
-        return bool(one) == bool(other) and (not one or alike(one[0], other[0]))
+        return bool(one) == bool(other) and (not one or has_same_fields(one[0], other[0]))
     return type(one) is type(other)
 
 
-def test_the_questions_that_the_readme_promises_are_asked_and_lead_to_a_project(
-    place: Place, tmp_path: Path
+def test_the_questions_in_the_readme_are_asked_and_lead_to_a_project(
+    servers: DocsServers, tmp_path: Path
 ) -> None:
     (typed,) = re.findall(r"^uv run prelabel (init .*)$", (ROOT / "README.md").read_text(), re.M)
-    command = shlex.split(typed.replace("~", str(place.folder)))
+    command = shlex.split(typed.replace("~", str(servers.folder)))
     nobody = ["--backend", f"http://127.0.0.1:{find_free_port()}", "--no-browser"]
     home = {"PRELABEL_HOME": str(tmp_path)}
-    seat = Terminal([*command, *nobody], {**place.environment, **home})
+    seat = Terminal([*command, *nobody], {**servers.environment, **home})
     for question, answer in (
         ("What shall be done", "sort"),
         ("how many there are?", "no"),
@@ -348,102 +375,109 @@ def test_the_questions_that_the_readme_promises_are_asked_and_lead_to_a_project(
     assert seat.ends() == 130
 
 
-# -- what is said ---------------------------------------------------------------------------
+# -- messages, commands, links ---------------------------------------------------------------
 
 
 @cache
-def sentences() -> str:
-    """Every text of the program; what is put in when it runs is left open."""
-    return texts([f for folder in ("backend", "serverless") for f in (ROOT / folder).rglob("*.py")])
+def product_texts() -> str:
+    """Return every string of the product, with ``\\0`` for values that are filled in."""
+    folders = ("backend", "serverless", "demo")
+    return python_texts([file for folder in folders for file in (ROOT / folder).rglob("*.py")])
 
 
-def texts(files: list[Path]) -> str:
-    """Every text in some files of Python."""
+def python_texts(files: list[Path]) -> str:
+    """Return every string of some Python files, one per line."""
     found = []
     for file in files:
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.JoinedStr):
-                found.append("".join(_part(value) for value in node.values))
+                found.append("".join(_text_part(value) for value in node.values))
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 found.append(node.value)
     return "\n".join(found)
 
 
-def _part(value: ast.expr) -> str:
+def _text_part(value: ast.expr) -> str:
     return str(value.value) if isinstance(value, ast.Constant) else "\0"
 
 
-def test_every_message_of_the_troubleshooting_page_is_one_of_ours() -> None:
+def test_messages_under_prelabel_on_the_troubleshooting_page_exist() -> None:
     page = (ROOT / "docs" / "troubleshooting.md").read_text()
-    told = messages(page[page.index("## Prelabel says") : page.index("## What looks wrong")])
-    assert len(told) >= 30
-    assert [message for message in told if message not in sentences()] == []
+    messages = quoted_messages(
+        page[page.index("## Prelabel says") : page.index("## What looks wrong")]
+    )
+    assert len(messages) >= 30
+    assert [message for message in messages if message not in product_texts()] == []
 
 
-def test_every_message_of_label_studio_is_one_of_its_own() -> None:
+def test_messages_under_label_studio_on_the_troubleshooting_page_exist() -> None:
     page = (ROOT / "docs" / "troubleshooting.md").read_text()
-    told = messages(page[page.index("## Label Studio says") : page.index("## Prelabel says")])
-    assert len(told) >= 8
-    code = sources("label_studio", "ml", "jwt_auth", "core")
-    assert [message for message in told if message not in code] == []
+    messages = quoted_messages(
+        page[page.index("## Label Studio says") : page.index("## Prelabel says")]
+    )
+    assert len(messages) >= 8
+    code = package_texts("label_studio", "ml", "jwt_auth", "core")
+    assert [message for message in messages if message not in code] == []
 
 
-def messages(part: str) -> list[str]:
-    """What the first columns of tables quote."""
+def quoted_messages(part: str) -> list[str]:
+    """Return the code quoted in the first columns of tables."""
     rows = [line.split(" | ")[0] for line in part.splitlines() if line.startswith("|")]
     return [message for row in rows for message in re.findall(r"`([^`]+)`", row)]
 
 
 @cache
-def sources(package: str, *rooms: str) -> str:
-    """The texts in another package's code, each in one line."""
+def package_texts(package: str, *rooms: str) -> str:
+    """Return every string in folders of an installed package, one per line."""
     spec = importlib.util.find_spec(package)
     assert spec
     root = Path(str(spec.origin)).parent
     files = [file for room in rooms for file in (root / room).rglob("*.py")]
-    return texts([file for file in files if "tests" not in file.parts])
+    return python_texts([file for file in files if "tests" not in file.parts])
 
 
-def test_what_reads_the_pages_works_as_its_examples_say() -> None:
+def test_the_examples_in_json_examples_run() -> None:
     found = doctest.testmod(tests.support.json_examples)
     assert found.attempted
     assert not found.failed
 
 
-def named() -> dict[str, Path]:
-    """The commands of ours that sentences name, without the program's name."""
+def commands_in_sentences() -> dict[str, Path]:
+    """Return the `prelabel` commands quoted in sentences, with the page of each."""
     code = re.compile(r"`(?:uv run )?prelabel ([a-z][^`…]*)`")
     return {one: page for page in PAGES for one in code.findall(FENCE.sub("", page.read_text()))}
 
 
-@pytest.mark.parametrize("command", named())
-def test_a_command_that_a_sentence_names_exists(command: str) -> None:
+@pytest.mark.parametrize("command", commands_in_sentences())
+def test_a_command_quoted_in_a_sentence_is_valid(command: str) -> None:
     words = shlex.split(command)
-    if words not in [[name] for name in COMMAND_NAMES]:  # else only named, without what it needs
-        _parser().parse_args(words)  # exits where it cannot be meant
+    if words not in [[name] for name in COMMAND_NAMES]:  # a bare name may lack required arguments
+        _parser().parse_args(words)  # exits if it is invalid
 
 
-def test_every_route_is_told_of_with_a_request(place: Place) -> None:
-    told = (ROOT / "docs" / "api.md").read_text()
+def test_every_route_has_an_example_request(servers: DocsServers) -> None:
+    page_text = (ROOT / "docs" / "api.md").read_text()
     for port in ("9090", "9091"):
-        document = httpx.get(f"{place.addresses[port]}/openapi.json", trust_env=False).json()
+        document = httpx.get(f"{servers.addresses[port]}/openapi.json", trust_env=False).json()
         for path in document["paths"]:
             like = re.sub(r"\\{[^}]*\\}", "[^/ ]+", re.escape(path))
-            assert re.search(rf"curl.*http://localhost:{port}{like}(?:[\s?\"]|$)", told, re.M), path
+            assert re.search(
+                rf"curl.*http://localhost:{port}{like}(?:[\s?\"]|$)", page_text, re.M
+            ), path
 
 
-def test_every_kind_of_problem_is_told_of() -> None:
-    told, kinds = (ROOT / "docs" / "api.md").read_text(), set()
-    for file in (ROOT / "serverless" / "endpoint").glob("*.py"):
+def test_every_problem_type_is_documented() -> None:
+    page_text, kinds = (ROOT / "docs" / "api.md").read_text(), set()
+    for file in (ROOT / "backend" / "endpoint").glob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             match node:
-                case ast.Call(ast.Name("Problem"), [_, ast.Constant(str(kind)), *_]):
+                case ast.Call(ast.Name("ProblemError"), [_, ast.Constant(str(kind)), *_]):
                     kinds.add(kind)
     assert len(kinds) > 15
-    assert {kind for kind in kinds if f"`{kind}`" not in told} == set()
+    assert {kind for kind in kinds if f"`{kind}`" not in page_text} == set()
 
 
-def test_every_setting_is_told_of() -> None:
+def test_every_setting_is_documented() -> None:
     code = (ROOT / "backend" / "settings.py").read_text()
     names = set(re.findall(r'"((?:PRELABEL|LABEL_STUDIO)_[A-Z_]+)"', code))
     page = (ROOT / "docs" / "settings.md").read_text()
@@ -452,10 +486,22 @@ def test_every_setting_is_told_of() -> None:
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "benchmarks" / "README.md"], ids=lambda p: p.name)
-def test_every_link_leads_somewhere(page: Path) -> None:
-    links = re.findall(r"\]\(([^)#\s]+)", page.read_text())
-    near = [link for link in links if not link.startswith("http")]
-    assert [link for link in near if not (page.parent / link).exists()] == []
+def test_every_link_leads_to_a_file_or_a_heading(page: Path) -> None:
+    links = re.findall(r"\]\(((?!https?:)[^)\s]+)\)", page.read_text())
+    targets = [(link, page.parent / link.partition("#")[0]) for link in links]
+    broken = [link for link, file in targets if "#" not in link and not file.exists()]
+    for link, file in targets:
+        name, _, anchor = link.partition("#")
+        target = file if name else page
+        if anchor and (not target.exists() or anchor not in heading_anchors(target.read_text())):
+            broken.append(link)
+    assert broken == []
+
+
+def heading_anchors(text: str) -> set[str]:
+    """Return the anchors that GitHub gives to the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", FENCE.sub("", text), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def test_every_command_is_in_the_readme() -> None:
@@ -463,9 +509,8 @@ def test_every_command_is_in_the_readme() -> None:
     assert [name for name in COMMAND_NAMES if f"prelabel {name}" not in page] == []
 
 
-def test_it_is_never_left_running(place: Place) -> None:
-    """What blocks started is gone with them."""
-    here = str(place.folder)
+def test_no_server_of_a_block_is_still_running(servers: DocsServers) -> None:
+    here = str(servers.folder)
     wait_until("ended", lambda: not _running(here))
 
 

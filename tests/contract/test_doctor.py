@@ -23,13 +23,13 @@ from backend.settings import read_settings
 from backend.store.versions import VersionStore
 from backend.store.webhook_secret import load_webhook_secret
 from demo.label_studio import LabelStudioServer, find_free_port
-from tests.conftest import MakeStudio
-from tests.contract.test_commands import prelabel
-from tests.contract.test_servers import personal_token
+from tests.support.cli import run_prelabel
 from tests.support.harness import (
     BackendServer,
     Json,
     LabelStudioUser,
+    MakeStudio,
+    create_personal_token,
     make_data_uri,
     make_png,
     wait_until,
@@ -499,7 +499,7 @@ def _(bench: Bench) -> Iterator[Change]:
 def guarded_studio(bench: Bench) -> tuple[LabelStudioServer, str]:
     """It calls no private addresses and takes personal access tokens only; and one of these."""
     studio = bench.make_studio(**dict.fromkeys(SWITCHES, "true"))
-    return studio, personal_token(studio)
+    return studio, create_personal_token(studio)
 
 
 def test_both_switches_against_private_addresses_are_named(
@@ -578,13 +578,13 @@ def test_what_is_broken_is_named_with_what_mends_it(bench: Bench, broken: Case) 
 
 def test_the_command_tells_line_by_line_and_by_its_exit_status(bench: Bench) -> None:
     asked = ("doctor", str(bench.project), "--backend", bench.backend.url)
-    well = prelabel(*asked, "--json", **bench.environment)
+    well = run_prelabel(*asked, "--json", **bench.environment)
     assert well.returncode == 0, well.stderr
     figures = json.loads(well.stdout)
     assert figures["ok"] is True
     assert {line["state"] for line in figures["lines"]} <= {"good", "open"}
     with deaf(bench):
-        ill = prelabel(*asked, **bench.environment)
+        ill = run_prelabel(*asked, **bench.environment)
     assert ill.returncode == 1
     assert f"✗ [{bench.project}] webhook: it is turned off" in ill.stdout
     assert "    → in Label Studio, project → Settings → Webhooks" in ill.stdout
@@ -595,7 +595,7 @@ def test_the_command_tells_line_by_line_and_by_its_exit_status(bench: Bench) -> 
 
 def test_the_command_that_is_told_mends_the_sampling_and_the_version(bench: Bench) -> None:
     with changed(bench, sampling="Sequential sampling", model_version=""):
-        done = prelabel("train", str(bench.project), **bench.environment)
+        done = run_prelabel("train", str(bench.project), **bench.environment)
         assert done.returncode == 0, done.stderr
         failed = {line.check for line in examine(bench, {}) if line.state == "bad"}
         assert failed == {"webhook"}

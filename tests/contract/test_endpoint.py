@@ -29,16 +29,16 @@ from PIL import Image
 from backend.store.api_keys import ApiKeyStore
 from tests.support.drawings import make_drawing
 from tests.support.harness import EndpointServer, make_png
-from tests.support.published_models import make_image
-from tests.unit.test_images import (
-    FIELDS,
-    TURNED,
-    chunk,
-    drawn_over,
-    exif_with,
-    file_of,
-    jpeg_with,
+from tests.support.image_files import (
+    MALFORMED_EXIF_FIELDS,
+    ROTATED_EXIF_FIELD,
+    encode_image,
+    make_exif_segment,
+    make_jpeg_with_repeated_scans,
+    make_jpeg_with_segments,
+    make_png_chunk,
 )
+from tests.support.published_models import make_image
 
 INVOKE = "/v1/functions/1/invoke"
 FORM = "multipart/form-data; boundary=x"
@@ -142,13 +142,13 @@ def bomb() -> bytes:
 
     header = struct.pack(">IIBBBBB", 50_000, 50_000, 1, 0, 0, 0, 0)
     rows = zlib.compress(bytes(6251) * 100, 9)
-    png_ = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows)
-    return png_ + chunk(b"IEND", b"")
+    png_ = b"\x89PNG\r\n\x1a\n" + make_png_chunk(b"IHDR", header) + make_png_chunk(b"IDAT", rows)
+    return png_ + make_png_chunk(b"IEND", b"")
 
 
 def huge_exif() -> bytes:
     """A JPEG with 10 MB of application data before its pixels."""
-    content = file_of(make_image("red", 1), "JPEG")
+    content = encode_image(make_image("red", 1), "JPEG")
     segment = b"\xff\xe1" + struct.pack(">H", 65_535) + b"Exif\0\0" + bytes(65_527)
     return content[:2] + segment * 160 + content[2:]
 
@@ -162,15 +162,20 @@ def animated() -> bytes:
 
 def sixteen_bits() -> bytes:
     pixels = np.asarray(make_image("red", 1).convert("L"), dtype=np.uint16) * 256
-    return file_of(Image.fromarray(pixels))
+    return encode_image(Image.fromarray(pixels))
 
 
 def large_alpha() -> bytes:
     """A PNG of 6,000 × 6,000 pixels with transparency, 16 bits each."""
     rows = zlib.compressobj(1)
     pixels = b"".join(rows.compress(bytes(6000 * 8 + 1)) for _ in range(6000)) + rows.flush()
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 6000, 6000, 16, 6, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    header = make_png_chunk(b"IHDR", struct.pack(">IIBBBBB", 6000, 6000, 16, 6, 0, 0, 0))
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + header
+        + make_png_chunk(b"IDAT", pixels)
+        + make_png_chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.parametrize(
@@ -179,18 +184,28 @@ def large_alpha() -> bytes:
         (bomb(), 413),
         (b"", 422),
         (b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'/>", 415),
-        (file_of(make_image("red", 1), "JPEG")[:-300], 422),
+        (encode_image(make_image("red", 1), "JPEG")[:-300], 422),
         (b"\x00" * 5000, 415),
         (b"GIF89a", 415),
         (b"%PDF-1.7", 415),
         (huge_exif(), 200),
-        (file_of(make_image("red", 1).convert("CMYK"), "JPEG"), 200),
+        (encode_image(make_image("red", 1).convert("CMYK"), "JPEG"), 200),
         (sixteen_bits(), 200),
         (animated(), 200),
-        (jpeg_with(exif_with(TURNED, FIELDS[0])), 200),
-        (jpeg_with(exif_with(TURNED, FIELDS[1])), 200),
-        (drawn_over(64, 500), 422),
-        (file_of(make_image("red", 1), "TIFF"), 415),
+        (
+            make_jpeg_with_segments(
+                make_exif_segment(ROTATED_EXIF_FIELD, MALFORMED_EXIF_FIELDS[0])
+            ),
+            200,
+        ),
+        (
+            make_jpeg_with_segments(
+                make_exif_segment(ROTATED_EXIF_FIELD, MALFORMED_EXIF_FIELDS[1])
+            ),
+            200,
+        ),
+        (make_jpeg_with_repeated_scans(64, 500), 422),
+        (encode_image(make_image("red", 1), "TIFF"), 415),
     ],
     ids=[
         *("bomb", "nothing", "svg", "truncated", "zeros", "gif head", "pdf"),
@@ -230,7 +245,7 @@ def test_many_large_images_at_once_share_the_memory_for_them(app: EndpointServer
 
 
 def test_colours_survive_what_files_do_to_them(app: EndpointServer) -> None:
-    for content in (file_of(make_image("red", 1).convert("CMYK"), "JPEG"), animated()):
+    for content in (encode_image(make_image("red", 1).convert("CMYK"), "JPEG"), animated()):
         assert app.invoke("1", content)["labelName"] == "red"
 
 
@@ -244,11 +259,11 @@ def test_a_body_of_a_gigabyte_is_refused_and_never_held(
         length = "content-length: 1000000000" if announced else "transfer-encoding: chunked"
         line.sendall(f"POST {INVOKE} HTTP/1.1\r\nhost: x\r\n{length}\r\n\r\n".encode())
         part = bytes(1_000_000)
-        chunk = part if announced else b"f4240\r\n" + part + b"\r\n"
+        make_png_chunk = part if announced else b"f4240\r\n" + part + b"\r\n"
         reply, sent = b"", 0
         with contextlib.suppress(OSError):  # it hangs up: that is the point
             for _ in range(1000):
-                line.sendall(chunk)
+                line.sendall(make_png_chunk)
                 sent += len(part)
                 most.append(memory(app))
         with contextlib.suppress(OSError):  # a reset may overtake the answer
@@ -349,7 +364,7 @@ def test_garbage_and_callers_who_go_away_harm_nobody(app: EndpointServer) -> Non
 
 
 def test_many_at_once_are_all_answered_right(app: EndpointServer) -> None:
-    drawn = file_of(make_drawing(900).image)
+    drawn = encode_image(make_drawing(900).image)
 
     def one(number: int) -> bool:
         colour = ("red", "blue")[number % 2]

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import MakeBackend
-from tests.support.harness import BackendServer, Json, LabelStudioUser, wait_until
+from tests.support.harness import BackendServer, Json, LabelStudioUser, MakeBackend, wait_until
 
 
 @pytest.fixture

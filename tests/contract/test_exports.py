@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from demo.label_studio import LabelStudioServer
-from tests.contract.test_commands import figures, prelabel
+from tests.support.cli import json_output, run_prelabel
 from tests.support.harness import Json, LabelStudioUser, make_data_uri, make_png
 
 BOXES = """<View><Image name="image" value="$image"/>
@@ -44,13 +44,13 @@ def project(lab: LabelStudioUser) -> int:
 
 def test_labels_come_as_coco(project: int, environment: dict[str, str], tmp_path: Path) -> None:
     asked = ("export", str(project), "--data", "coco", "--output", str(tmp_path / "coco"))
-    told = figures(prelabel(*asked, "--json", **environment))
+    told = json_output(run_prelabel(*asked, "--json", **environment))
     assert (told["project"], told["labels"], told["files"]) == (project, 1, ["result.json"])
     coco: Json = json.loads((tmp_path / "coco" / "result.json").read_text())
     assert [category["name"] for category in coco["categories"]] == ["disc", "square"]
     (annotation,) = coco["annotations"]
     assert (annotation["bbox"], annotation["category_id"]) == ([10.0, 20.0, 30.0, 40.0], 1)
-    again = prelabel(*asked, **environment)
+    again = run_prelabel(*asked, **environment)
     assert again.returncode == 2
     assert "is not empty" in again.stderr
 
@@ -59,7 +59,7 @@ def test_labels_come_as_yolo_with_their_images(
     project: int, environment: dict[str, str], tmp_path: Path
 ) -> None:
     asked = ("export", str(project), "--data", "yolo", "--images", "--output", str(tmp_path / "y"))
-    figures(prelabel(*asked, "--json", **environment))
+    json_output(run_prelabel(*asked, "--json", **environment))
     assert (tmp_path / "y" / "classes.txt").read_text().split() == ["disc", "square"]
     (labels,) = (tmp_path / "y" / "labels").iterdir()
     assert labels.read_text().split() == ["1", "0.25", "0.4", "0.3", "0.4"]
@@ -75,7 +75,7 @@ def test_what_the_formats_cannot_hold_is_one_sentence(
     lab.import_images(project, [make_data_uri(make_png("red", 1))])
     folder = tmp_path / "none"
     asked = ("export", str(project), "--data", "coco", "--output", str(folder))
-    done = prelabel(*asked, **environment)
+    done = run_prelabel(*asked, **environment)
     assert done.returncode == 1
     assert f"Label Studio cannot write project {project} as COCO" in done.stderr
     assert "JSON" in done.stderr

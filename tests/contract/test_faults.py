@@ -8,10 +8,10 @@ import time
 
 import psutil
 
-from tests.conftest import MakeBackend
 from tests.support.harness import (
     BackendServer,
     LabelStudioUser,
+    MakeBackend,
     make_data_uri,
     make_png,
     predicted_choice,

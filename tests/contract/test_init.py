@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import os
-import pty
-import select
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -21,23 +18,25 @@ from backend.learning.audit import is_audit
 from backend.onboarding.config_writer import write_config
 from backend.onboarding.label_input import parse_labels
 from backend.onboarding.labeling_job import LabelingJob
+from backend.runtime.project_session import ProjectSession
 from backend.runtime.resources import Resources
 from backend.settings import read_settings
 from backend.store.projects import ProjectStore
 from backend.tools.advise import Adviser
 from demo.label_studio import LabelStudioServer
-from tests.conftest import MakeBackend
-from tests.contract.test_commands import figures, prelabel
-from tests.contract.test_places import box
+from tests.support.cli import json_output, run_prelabel
+from tests.support.detection_projects import make_box_region
 from tests.support.drawings import make_drawing
 from tests.support.harness import (
     BackendServer,
     Json,
     LabelStudioUser,
+    MakeBackend,
     make_data_uri,
     make_png,
     wait_until,
 )
+from tests.support.terminal import Terminal
 
 ROOT = Path(__file__).parents[2]
 SORTED = ("--goal", "sort", "--place", "no", "--small", "no", "--several", "no")
@@ -94,7 +93,9 @@ def test_a_folder_becomes_a_project_that_is_pre_annotated_after_a_few_labels(
     there = len(lab.list_tasks(number))
     assert 7 < there < 60, "it was killed in the middle"
 
-    again = figures(prelabel("init", str(photos), "--backend", backend.url, "--json", **env))
+    again = json_output(
+        run_prelabel("init", str(photos), "--backend", backend.url, "--json", **env)
+    )
     assert again["project"] == number
     assert again["imported"] + there == 60
     assert again["passed"].pop("in the project already") in (there, there + 1)
@@ -140,7 +141,7 @@ def test_without_a_backend_the_next_serve_connects_the_project(
     home = tmp_path / "later"
     backend = BackendServer(home, environment(studio, home))
     home.mkdir()
-    done = prelabel(
+    done = run_prelabel(
         *(
             "init",
             str(photos),
@@ -155,12 +156,12 @@ def test_without_a_backend_the_next_serve_connects_the_project(
         *("--backend", backend.url),
         **backend.environment,
     )
-    told = figures(done)
+    told = json_output(done)
     assert (told["title"], told["connected"]) == ("Später", False)
     assert f"prelabel serve --port {backend.port}" in done.stderr
     assert "Job: points. Labels: a \"b\" (says 'c')" in done.stderr
     other = ("init", str(photos), "--job", "boxes", "--backend", backend.url)
-    refused = prelabel(*other, **backend.environment)
+    refused = run_prelabel(*other, **backend.environment)
     assert (refused.returncode, "another labeling config" in refused.stderr) == (2, True)
     backend.start()
     try:
@@ -189,53 +190,6 @@ def test_a_prelabel_with_another_home_is_not_joined_unless_it_is_named(
     with pytest.raises(PrelabelError, match="Another Prelabel"):
         main(asked)
     assert lab.request("GET", "/api/projects/")["count"] == before
-
-
-class Terminal:
-    """The command with a person before it: what is shown, and what is typed."""
-
-    def __init__(self, arguments: Sequence[str], env: Mapping[str, str]) -> None:
-        self._shown = ""
-        self._pid, self._end = pty.fork()
-        if not self._pid:  # the command itself; whoever tests may be deaf to Ctrl-C
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-            command = [sys.executable, "-m", "backend.cli", *arguments]
-            os.execve(sys.executable, command, {**os.environ, **env})  # noqa: S606
-
-    def sees(self, text: str, seconds: float = 90) -> str:
-        """Wait until something is shown that was not shown before; what came before it."""
-        deadline = time.monotonic() + seconds
-        while text not in self._shown:
-            if time.monotonic() > deadline or not self._more():
-                raise AssertionError(f"{text!r} is not shown: {self._shown}")
-        before, _, self._shown = self._shown.partition(text)
-        return before
-
-    @property
-    def unseen(self) -> str:
-        """What is shown and was not waited for."""
-        return self._shown
-
-    def types(self, text: str) -> None:
-        """As on the keyboard."""
-        os.write(self._end, text.encode())
-
-    def ends(self) -> int:
-        """Wait for its end; the exit status."""
-        while self._more():
-            pass
-        os.close(self._end)
-        return os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
-
-    def _more(self) -> bool:
-        if not select.select([self._end], [], [], 1)[0]:
-            return True
-        try:
-            got = os.read(self._end, 4096)
-        except OSError:  # how Linux tells that the other end is closed
-            return False
-        self._shown += got.decode(errors="replace")
-        return bool(got)
 
 
 def test_a_person_is_asked_until_the_answers_fit_and_one_command_does_it_all(
@@ -312,7 +266,7 @@ def test_what_is_missing_or_wrong_is_said_before_anything_is_made(
 ) -> None:
     before = lab.request("GET", "/api/projects/")["count"]
     given = [one.format(studio=studio.url) for one in arguments]
-    done = prelabel("init", str(photos), *given, **environment(studio, tmp_path / "home"))
+    done = run_prelabel("init", str(photos), *given, **environment(studio, tmp_path / "home"))
     assert (done.returncode, "Traceback" in done.stderr) == (status, False), done.stderr
     assert sentence in done.stderr
     assert lab.request("GET", "/api/projects/")["count"] == before
@@ -347,14 +301,15 @@ def test_advice_is_measured_on_few_boxes(
     )
     tasks = lab.import_images(project, [make_data_uri(picture.to_png()) for picture in pictures])
     record = ProjectStore(home).register(studio.url, project)
+    session = ProjectSession(Resources(read_settings(env)), record)
     with pytest.raises(RoundError, match="Nothing is labeled yet: label about 12 images"):
-        Adviser(Resources(read_settings(env)), record, 24, lambda line: None).advise()
+        Adviser(session, 24, lambda line: None).advise()
     for task, picture in zip(tasks, pictures, strict=True):
-        result = [{**box(thing), "from_name": "label"} for thing in picture.objects]
+        result = [{**make_box_region(thing), "from_name": "label"} for thing in picture.objects]
         lab.request("POST", f"/api/tasks/{task}/annotations/", json={"result": result})
 
-    done = prelabel("advise", str(project), "--seconds", "24", "--json", **env)
-    (told,) = figures(done)["controls"]
+    done = run_prelabel("advise", str(project), "--seconds", "24", "--json", **env)
+    (told,) = json_output(done)["controls"]
     things = [len(picture.objects) for picture in pictures]
     assert told["things"]["things"] == sum(things)
     assert told["things"]["empty"] == things.count(0)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 
-from tests.conftest import MakeBackend
 from tests.support.harness import (
     BackendServer,
     LabelStudioUser,
+    MakeBackend,
     make_data_uri,
     make_png,
     predicted_choice,

@@ -15,17 +15,22 @@ from PIL import Image
 
 from backend.scheduler.worker_pool import PREDICTION_NICENESS
 from backend.vision.detection.training_example import DetectionExample
-from tests.conftest import MakeBackend
+from tests.support.detection_projects import (
+    BOXES_CONFIG,
+    create_drawing_project,
+    make_box_region,
+    predicted_regions,
+)
 from tests.support.drawings import Drawing, DrawnObject, make_drawing
-from tests.support.harness import BackendServer, Json, LabelStudioUser, make_data_uri, wait_until
+from tests.support.harness import (
+    BackendServer,
+    Json,
+    LabelStudioUser,
+    MakeBackend,
+    make_data_uri,
+    wait_until,
+)
 
-BOXES = """
-<View>
-  <Image name="image" value="$image"/>
-  <RectangleLabels name="box" toName="image"><Label value="disc"/><Label value="square"/>
-  </RectangleLabels>
-</View>
-"""
 POINTS = """
 <View>
   <Image name="image" value="$image"/>
@@ -40,7 +45,6 @@ ALL = """
   <KeyPointLabels name="dot" toName="image"><Label value="disc"/></KeyPointLabels>
 </View>
 """
-POOL = 26
 
 
 @pytest.fixture
@@ -54,44 +58,11 @@ def finder(make_backend: MakeBackend) -> BackendServer:
     )
 
 
-def start(
-    lab: LabelStudioUser, backend: BackendServer, config: str, **how: object
-) -> tuple[int, dict[int, Drawing]]:
-    """A connected project of drawings, by task."""
-    project = lab.create_project(config, title="drawn things")
-    drawings = [make_drawing(number, **how) for number in range(POOL)]  # type: ignore[arg-type]
-    tasks = lab.import_images(project, [make_data_uri(d.to_png()) for d in drawings])
-    lab.connect_backend(project, backend.url)
-    backend.wait_for_round(project)
-    return project, dict(zip(tasks, drawings, strict=True))
-
-
-def box(thing: DrawnObject) -> Json:
-    """A box as the browser sends it."""
-    x0, y0, x1, y1 = (100 * v for v in thing.box)
-    value = {"x": x0, "y": y0, "width": x1 - x0, "height": y1 - y0, "rotation": 0}
-    labeled = {**value, "rectanglelabels": [thing.label]}
-    return {"from_name": "box", "to_name": "image", "type": "rectanglelabels", "value": labeled}
-
-
 def dot(thing: DrawnObject) -> Json:
     """A point as the browser sends it."""
     x, y = thing.center
     value = {"x": 100 * x, "y": 100 * y, "width": 0.5, "keypointlabels": [thing.label]}
     return {"from_name": "dot", "to_name": "image", "type": "keypointlabels", "value": value}
-
-
-def annotate(lab: LabelStudioUser, task: int, result: list[Json]) -> None:
-    lab.request(
-        "POST", f"/api/tasks/{task}/annotations/", json={"result": result, "lead_time": 1.0}
-    )
-
-
-def predicted(lab: LabelStudioUser, project: int, version: str) -> dict[int, list[Json]]:
-    """Regions by task, of the pushed predictions."""
-    of = [p for p in lab.list_predictions(project) if p["model_version"] == version]
-    assert len(of) == len({p["task"] for p in of})
-    return {p["task"]: p["result"] for p in of}
 
 
 def overlap(region: Json, thing: DrawnObject) -> float:
@@ -143,9 +114,9 @@ def test_boxes_are_learned_land_where_the_objects_are_and_get_better(
 ) -> None:
     """Also in pictures that cameras hold sideways: the file is turned, a note in it says how, and
     people and boxes see it upright."""
-    project, drawings = start(lab, finder, BOXES)
+    project, drawings = create_drawing_project(lab, finder, BOXES_CONFIG)
     before = finder.project(project)["version"]
-    assert all(not regions for regions in predicted(lab, project, before).values())
+    assert all(not regions for regions in predicted_regions(lab, project, before).values())
     tasks = list(drawings)
     turned = [make_drawing(number) for number in range(100, 112)]
     new = lab.import_images(project, [make_data_uri(sideways(d.image), "jpeg") for d in turned])
@@ -153,9 +124,9 @@ def test_boxes_are_learned_land_where_the_objects_are_and_get_better(
     shares = []
     for labeled, part in ((6, tasks[:6]), (18, tasks[6:18])):
         for task in part:
-            annotate(lab, task, [box(thing) for thing in drawings[task].objects])
+            lab.submit_regions(task, [make_box_region(thing) for thing in drawings[task].objects])
         state = finder.train_and_wait(project, labeled, finder.project(project)["version"])
-        regions = predicted(lab, project, state["version"])
+        regions = predicted_regions(lab, project, state["version"])
         assert set(regions) == {*tasks[labeled:], *new}
         shares.append(share(regions, rest))
     print("boxes, F1 after 6 and 18 pictures:", shares)
@@ -177,17 +148,17 @@ def test_points_are_learned_from_points_alone_and_improve(
     lab: LabelStudioUser, finder: BackendServer
 ) -> None:
     how = {"labels": ("disc",), "most": 8, "radius": (6, 9)}
-    project, drawings = start(lab, finder, POINTS, **how)
+    project, drawings = create_drawing_project(lab, finder, POINTS, **how)
     tasks = list(drawings)
     shares = []
     for few in (tasks[:3], tasks[3:14]):
         for task in few:
-            annotate(lab, task, [dot(thing) for thing in drawings[task].objects])
+            lab.submit_regions(task, [dot(thing) for thing in drawings[task].objects])
         before = finder.project(project)["version"]
         state = finder.train_and_wait(
             project, len(lab_done := tasks[: tasks.index(few[-1]) + 1]), before
         )
-        regions = predicted(lab, project, state["version"])
+        regions = predicted_regions(lab, project, state["version"])
         shares.append(share(regions, {task: drawings[task] for task in tasks[14:]}))
         assert len(lab_done) == state["labels"]
     print("points, F1 after 3 and 14 pictures:", shares)
@@ -200,15 +171,15 @@ def test_points_are_learned_from_points_alone_and_improve(
 def test_choices_boxes_and_points_of_one_config_share_a_prediction_and_a_round(
     lab: LabelStudioUser, finder: BackendServer
 ) -> None:
-    project, drawings = start(lab, finder, ALL)
+    project, drawings = create_drawing_project(lab, finder, ALL)
     tasks = list(drawings)
     for task in tasks[:12]:
         things = drawings[task].objects
         word = "full" if len(things) > 2 else "empty"
         result = [{**lab.make_choice_region([word], "busy")}]
-        result += [box(t) for t in things if t.label == "square"]
+        result += [make_box_region(t) for t in things if t.label == "square"]
         result += [dot(t) for t in things if t.label == "disc"]
-        annotate(lab, task, result)
+        lab.submit_regions(task, result)
     before = finder.project(project)["version"]
     state = finder.train_and_wait(project, 12, version=before)
     assert [c["type"] for c in state["controls"]] == [
@@ -216,7 +187,7 @@ def test_choices_boxes_and_points_of_one_config_share_a_prediction_and_a_round(
         "RectangleLabels",
         "KeyPointLabels",
     ]
-    regions = predicted(lab, project, state["version"])
+    regions = predicted_regions(lab, project, state["version"])
     for kind, label, found in (
         ("rectanglelabels", "square", lambda of, d, t: found_boxes(of, t)),
         ("keypointlabels", "disc", found_dots),
@@ -236,12 +207,12 @@ def test_choices_boxes_and_points_of_one_config_share_a_prediction_and_a_round(
 def test_an_image_annotated_as_empty_counts_and_strange_regions_are_counted(
     lab: LabelStudioUser, finder: BackendServer
 ) -> None:
-    project, drawings = start(lab, finder, BOXES)
+    project, drawings = create_drawing_project(lab, finder, BOXES_CONFIG)
     tasks = list(drawings)
-    annotate(lab, tasks[0], [])
-    turned = box(drawings[next(t for t in tasks if drawings[t].objects)].objects[0])
+    lab.submit_regions(tasks[0], [])
+    turned = make_box_region(drawings[next(t for t in tasks if drawings[t].objects)].objects[0])
     turned["value"]["rotation"] = 30
-    annotate(lab, tasks[1], [turned])
+    lab.submit_regions(tasks[1], [turned])
     lab.skip_task(tasks[2])
     before = finder.project(project)["version"]
     state = finder.train_and_wait(project, 1, version=before)
@@ -260,10 +231,10 @@ def test_training_tells_its_progress_and_can_be_cancelled(
         PRELABEL_TRAIN_SECONDS="300",
         PRELABEL_RETRAIN_AFTER="6",
     )
-    project, drawings = start(lab, backend, BOXES)
+    project, drawings = create_drawing_project(lab, backend, BOXES_CONFIG)
     before = backend.project(project)["version"]
     for task in list(drawings)[:8]:
-        annotate(lab, task, [box(thing) for thing in drawings[task].objects])
+        lab.submit_regions(task, [make_box_region(thing) for thing in drawings[task].objects])
 
     def epoch() -> bool:
         doing = backend.project(project)["round"]
@@ -286,7 +257,7 @@ def interactive(lab: LabelStudioUser, connection: Json, task: int, region: Json)
     return found
 
 
-@pytest.mark.parametrize(("config", "shape"), [(BOXES, box), (POINTS, dot)])
+@pytest.mark.parametrize(("config", "shape"), [(BOXES_CONFIG, make_box_region), (POINTS, dot)])
 def test_one_drawn_object_brings_the_similar_ones_before_anything_is_learned(
     lab: LabelStudioUser, finder: BackendServer, config: str, shape: Callable[[DrawnObject], Json]
 ) -> None:
@@ -302,10 +273,18 @@ def test_one_drawn_object_brings_the_similar_ones_before_anything_is_learned(
     first, *others = busy.objects
     regions = interactive(lab, connection, task, shape(first))
     assert regions
-    hits = found_boxes(regions, others) if shape is box else found_dots(regions, busy, others)
+    hits = (
+        found_boxes(regions, others)
+        if shape is make_box_region
+        else found_dots(regions, busy, others)
+    )
     assert hits >= len(others) / 2
     assert len(regions) - hits <= 2
-    again = found_boxes(regions, [first]) if shape is box else found_dots(regions, busy, [first])
+    again = (
+        found_boxes(regions, [first])
+        if shape is make_box_region
+        else found_dots(regions, busy, [first])
+    )
     assert again == 0, "the drawn one does not come back"
     (kind,) = {region["type"] for region in regions}
     assert kind == shape(first)["type"]
@@ -382,11 +361,11 @@ def test_what_pretrained_weights_know_by_name_is_found_before_any_label(
     lab: LabelStudioUser, make_backend: MakeBackend, pretrained: Path
 ) -> None:
     backend = make_backend(PRELABEL_DETECTOR=str(pretrained), PRELABEL_DETECTOR_SIZE="160")
-    project, drawings = start(lab, backend, KNOWN)
+    project, drawings = create_drawing_project(lab, backend, KNOWN)
     state = backend.project(project)
     (control,) = state["controls"]
     assert control["kind"] == "zero-shot from the class names"
-    regions = predicted(lab, project, state["version"])
+    regions = predicted_regions(lab, project, state["version"])
     called = {"disc": "Discs", "square": "tile"}
     things = {
         task: [DrawnObject(called[t.label], t.box) for t in picture.objects]
@@ -399,7 +378,7 @@ def test_what_pretrained_weights_know_by_name_is_found_before_any_label(
 def test_what_would_help_before_the_first_label_is_named_with_its_command(
     lab: LabelStudioUser, finder: BackendServer
 ) -> None:
-    project, _ = start(lab, finder, BOXES)
+    project, _ = create_drawing_project(lab, finder, BOXES_CONFIG)
     (control,) = finder.project(project)["controls"]
     assert control["kind"] == "none yet"
     assert "curl -fL -o" in control["advice"]

@@ -10,8 +10,13 @@ from PIL import Image
 from backend.learning.audit import is_audit
 from backend.loop.publish.publish import QUEUE_TAB_TITLE
 from backend.loop.publish.queue_order import QUEUE_HEAD_SIZE
-from tests.conftest import MakeBackend
-from tests.support.harness import BackendServer, LabelStudioUser, make_data_uri, wait_until
+from tests.support.harness import (
+    BackendServer,
+    LabelStudioUser,
+    MakeBackend,
+    make_data_uri,
+    wait_until,
+)
 
 LATER = {"PRELABEL_RETRAIN_AFTER": "1000", "PRELABEL_POLL": "5"}
 """No round while people label; an event that a busy Label Studio never sent is made up for."""

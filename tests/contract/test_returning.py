@@ -16,7 +16,7 @@ from tests.support.harness import (
     predicted_choice,
     wait_until,
 )
-from tests.unit.endpoint.test_capturing import doubtful
+from tests.support.published_models import make_ambiguous_png
 
 
 @pytest.fixture
@@ -54,7 +54,9 @@ def test_an_application_asks_and_the_next_version_has_learned_from_it(
         for number in range(300):
             hard = number % 20 == 7
             content = (
-                doubtful(number) if hard else make_png(("red", "blue")[number % 2], 500 + number)
+                make_ambiguous_png(number)
+                if hard
+                else make_png(("red", "blue")[number % 2], 500 + number)
             )
             answer = app.invoke(learned, content, externalId=f"picture-{number}")
             said[answer["requestId"]] = answer
@@ -104,7 +106,7 @@ def test_corrections_arrive_and_no_image_comes_twice_or_is_lost(
     lab: LabelStudioUser, learned: int, backend: BackendServer
 ) -> None:
     with application(backend, PRELABEL_CAPTURE_SHARE="0.999") as app:
-        app.invoke(learned, doubtful(900), externalId="early")
+        app.invoke(learned, make_ambiguous_png(900), externalId="early")
         early = wait_until("an image", lambda: came_back(lab, learned))
         path = f"/v1/functions/{learned}/samples/{{}}/annotation"
         late = app.http.put(path.format("early"), json={"labelName": "red"})
@@ -113,14 +115,14 @@ def test_corrections_arrive_and_no_image_comes_twice_or_is_lost(
         later = app.http.put(path.format("early"), json={"labelName": "blue"})
         assert later.status_code == 202, later.text
         wait_until("the later answer", lambda: _answers(lab, learned, "early") == ["blue"])
-        app.invoke(learned, doubtful(899), externalId="gone")
+        app.invoke(learned, make_ambiguous_png(899), externalId="gone")
         gone = wait_until("another", lambda: _named(lab, learned, "gone"))
         lab.request("DELETE", f"/api/tasks/{gone[0]['id']}/")
         app.http.put(path.format("gone"), json={"labelName": "red"})  # holds up none of the next
         backend.kill()
         for number in range(901, 925):
-            app.invoke(learned, doubtful(number))
-        brought = {"labelName": "blue", "data": _text(doubtful(950))}
+            app.invoke(learned, make_ambiguous_png(number))
+        brought = {"labelName": "blue", "data": _text(make_ambiguous_png(950))}
         assert app.http.put(path.format("other"), json=brought).status_code == 202
     backend.start()
     wait_until("some came back", lambda: len(came_back(lab, learned)) > 3)

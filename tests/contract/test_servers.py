@@ -12,8 +12,15 @@ import httpx
 import pytest
 
 from demo.label_studio import LabelStudioServer, ServerProcess, find_free_port
-from tests.conftest import MakeBackend, MakeStudio
-from tests.support.harness import BackendServer, LabelStudioUser, predicted_choice, wait_until
+from tests.support.harness import (
+    BackendServer,
+    LabelStudioUser,
+    MakeBackend,
+    MakeStudio,
+    create_personal_token,
+    predicted_choice,
+    wait_until,
+)
 
 STOCK = str(Path(sys.executable).parent / "label-studio-ml")
 
@@ -24,30 +31,10 @@ def second(make_studio: MakeStudio) -> LabelStudioServer:
     return make_studio()
 
 
-def personal_token(studio: LabelStudioServer) -> str:
-    """A personal access token, made as the account page makes it; legacy tokens are turned off."""
-    from demo.label_studio import DEMO_EMAIL
-
-    with httpx.Client(base_url=studio.url, trust_env=False, timeout=60) as browser:
-        browser.get("/user/login/")
-        csrf = browser.cookies["csrftoken"]
-        form = {"email": DEMO_EMAIL, "password": studio.password, "csrfmiddlewaretoken": csrf}
-        headers = {"Referer": studio.url}
-        answer = browser.post("/user/login/", data=form, headers=headers)
-        assert answer.status_code == 302, answer.text[:300]
-        headers["X-CSRFToken"] = browser.cookies["csrftoken"]
-        made = browser.post("/api/token/", json={}, headers=headers)
-        assert made.status_code == 201, made.text
-        switch = {"api_tokens_enabled": True, "legacy_api_tokens_enabled": False}
-        done = browser.post("/api/jwt/settings", json=switch, headers=headers)
-        assert done.status_code < 300, done.text
-        return str(made.json()["token"])
-
-
 @pytest.fixture(scope="module")
 def personal(second: LabelStudioServer) -> str:
     """The one personal access token that a user may have."""
-    return personal_token(second)
+    return create_personal_token(second)
 
 
 def access_token(studio: LabelStudioServer, personal: str) -> str:

@@ -19,14 +19,14 @@ from backend.runtime.connection import Connection, connect, parse_created_at
 from backend.settings import read_settings
 from backend.store.projects import ProjectRecord
 from backend.tools.label_errors import LABEL_ERRORS_TAB
-from tests.conftest import MakeBackend
-from tests.contract.test_commands import figures, prelabel
+from tests.support.cli import json_output, run_prelabel
 from tests.support.harness import (
     CHOICES_CONFIG,
     RGB_BY_COLOUR,
     BackendServer,
     Json,
     LabelStudioUser,
+    MakeBackend,
     predicted_choice,
     wait_until,
 )
@@ -65,15 +65,15 @@ def test_poisoned_labels_do_not_reach_the_live_version_until_a_person_says_so(
     assert state["held"]["reason"].startswith("Held back: ")
     assert lab.fetch_project(project)["model_version"] == good
     env = environment(backend)
-    cards = figures(prelabel("versions", str(project), "--json", **env))["versions"]
+    cards = json_output(run_prelabel("versions", str(project), "--json", **env))["versions"]
     assert cards[0]["promotion"]["promoted"] is False
-    assert "Held back" in prelabel("versions", str(project), **env).stdout
+    assert "Held back" in run_prelabel("versions", str(project), **env).stdout
     held = state["held"]["version"]
-    prelabel("promote", held, str(project), **env)
+    run_prelabel("promote", held, str(project), **env)
     wait_until("promoted against the gate", lambda: backend.project(project)["version"] == held)
-    back = figures(prelabel("rollback", str(project), "--json", **env))
+    back = json_output(run_prelabel("rollback", str(project), "--json", **env))
     assert back["version"] == good
-    history = figures(prelabel("versions", str(project), "--json", **env))["history"]
+    history = json_output(run_prelabel("versions", str(project), "--json", **env))["history"]
     assert [(event["version"], event["by"]) for event in history[-2:]] == [
         (held, "a person"),
         (good, "a person"),
@@ -145,7 +145,7 @@ def test_sure_answers_are_accepted_where_their_error_is_proven_until_people_find
     corrected = re.match(r"People corrected (\d+) of \1 answers", state["accepting"]["reason"])
     assert corrected, state["accepting"]
     assert 5 < int(corrected[1]) <= len(waiting) + 5
-    told = figures(prelabel("status", "--json", **environment(backend)))["projects"]
+    told = json_output(run_prelabel("status", "--json", **environment(backend)))["projects"]
     assert [p["accepting"]["suspended"] for p in told if p["id"] == project] == [True]
     new = lab.import_colours(project, 10, start=500)
     backend.train_and_wait(project, labels)
@@ -218,7 +218,7 @@ def test_wrong_labels_are_found_shown_as_a_tab_and_never_changed(
     backend.http.post("/webhook", json={"action": "PROJECT_UPDATED", "project": {"id": project}})
     wait_until("nothing waits", lambda: backend.wait_for_round(project)["waiting"] == 0)
     env = environment(backend)
-    told = figures(prelabel("label-errors", str(project), "--json", **env))
+    told = json_output(run_prelabel("label-errors", str(project), "--json", **env))
     named = [row["task"] for row in told["suspects"]]
     assert len(set(named) & set(wrong)) >= len(wrong) - 1
     assert len(set(named) - set(wrong)) <= 2
@@ -243,8 +243,8 @@ def test_images_like_a_task_and_words_without_a_text_encoder(
     lab.connect_backend(project, backend.url)
     backend.wait_for_round(project)
     env = environment(backend)
-    told = figures(
-        prelabel("similar", str(tasks[0]), str(project), "--count", "7", "--json", **env)
+    told = json_output(
+        run_prelabel("similar", str(tasks[0]), str(project), "--count", "7", "--json", **env)
     )
     found = [row["task"] for row in told["matches"]]
     assert len(found) == 7
@@ -253,6 +253,6 @@ def test_images_like_a_task_and_words_without_a_text_encoder(
     assert found[0] == told["matches"][0]["task"]
     similarity = [row["similarity"] for row in told["matches"]]
     assert similarity == sorted(similarity, reverse=True)
-    words = prelabel("similar", "something red", str(project), **env)
+    words = run_prelabel("similar", "something red", str(project), **env)
     assert words.returncode == 2
     assert "knows no words" in words.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,6 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from demo.label_studio import LabelStudioServer
-from tests.conftest import SCREENSHOT_FOLDER
 from tests.support.browser import BROWSER_TIMEOUT_MS, log_in, open_chromium
 
 
@@ -42,4 +42,5 @@ def page(annotator: BrowserContext) -> Iterator[Page]:
 @pytest.fixture
 def shots(tmp_path: Path) -> Path:
     """Where screenshots are saved: PRELABEL_SCREENSHOTS, else beside the test's other files."""
-    return Path(SCREENSHOT_FOLDER) if SCREENSHOT_FOLDER else tmp_path
+    folder = os.environ.get("PRELABEL_SCREENSHOTS", "")
+    return Path(folder) if folder else tmp_path

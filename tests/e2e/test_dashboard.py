@@ -14,11 +14,16 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 from backend.learning.audit import is_audit
 from backend.store.versions import VersionStore
 from demo.label_studio import LabelStudioServer
-from tests.conftest import MakeBackend
-from tests.contract.test_places import BOXES, annotate, box
 from tests.support.browser import BROWSER_TIMEOUT_MS, horizontal_overflow, save_screenshot
+from tests.support.detection_projects import BOXES_CONFIG, make_box_region
 from tests.support.drawings import make_drawing
-from tests.support.harness import BackendServer, LabelStudioUser, make_data_uri, wait_until
+from tests.support.harness import (
+    BackendServer,
+    LabelStudioUser,
+    MakeBackend,
+    make_data_uri,
+    wait_until,
+)
 
 SLOW = 240_000.0
 """Milliseconds that a training may take."""
@@ -152,13 +157,13 @@ def test_start_training_in_label_studio_shows_as_a_running_round_that_can_be_can
     backend = make_backend(
         PRELABEL_DETECTOR="builtin", PRELABEL_DETECTOR_SIZE="320", PRELABEL_RETRAIN_AFTER="1000"
     )
-    project = lab.create_project(BOXES, title="drawn things")
+    project = lab.create_project(BOXES_CONFIG, title="drawn things")
     drawings = [make_drawing(n) for n in range(14)]
     tasks = lab.import_images(project, [make_data_uri(d.to_png()) for d in drawings])
     lab.connect_backend(project, backend.url)
     before = backend.wait_for_round(project)["version"]
     for task, drawn in zip(tasks[:12], drawings, strict=False):
-        annotate(lab, task, [box(thing) for thing in drawn.objects])
+        lab.submit_regions(task, [make_box_region(thing) for thing in drawn.objects])
     board = annotator.new_page()
     board.set_default_timeout(SLOW)
     board.goto(backend.url)

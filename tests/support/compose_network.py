@@ -1,6 +1,6 @@
 """Services beside each other as a compose file has them, each with a network of its own.
 
-See ``tests/support/container_engine.py``: that makes the images and rooms, this connects what runs in them.
+``container_engine.py`` builds the images and their root folders. This module connects them.
 """
 
 from __future__ import annotations

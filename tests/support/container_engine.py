@@ -2,8 +2,8 @@
 
 Where no Docker is at hand this proves a Dockerfile and a compose file all the same. A step runs in
 a root folder of its own, with what came before and nothing else; a service in that root, as its
-user, without capabilities, with a read-only root where that is wanted. ``tests/support/compose_network.py`` gives
-every service a network of its own with one address, on one bridge, found by name.
+user, without capabilities, with a read-only root where that is wanted. ``compose_network.py``
+gives every service a network of its own with one address, on one bridge, found by name.
 
 From this machine comes what images of others bring: the operating system, Python at /usr/local
 (``FROM python``), uv (``FROM …/uv``), and uv's cache. Packages are links into that cache, and

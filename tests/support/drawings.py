@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -74,3 +75,11 @@ def make_drawing(
         corners = (x - r, y - r, x + r + 1, y + r + 1)
         objects.append(DrawnObject(label, tuple(c / size[i % 2] for i, c in enumerate(corners))))  # type: ignore[arg-type]
     return Drawing(image, tuple(objects))
+
+
+SHAPE_LABELS = ("disc", "square")
+
+
+def make_drawings(count: int, start: int, *labels: str, **named: Any) -> list[Drawing]:
+    """Some, of one or both labels."""
+    return [make_drawing(i, labels=labels, **named) for i in range(start, start + count)]

@@ -17,7 +17,7 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from demo.label_studio import ServerProcess, find_free_port
+from demo.label_studio import LabelStudioServer, ServerProcess, find_free_port
 
 Json = dict[str, Any]
 WAIT_SECONDS = 90.0
@@ -32,6 +32,7 @@ CHOICES_CONFIG = """
 </View>
 """
 RGB_BY_COLOUR = {"red": (200, 40, 40), "blue": (40, 60, 200)}
+MakeStudio = Callable[..., LabelStudioServer]
 
 
 def make_png(colour: str, number: int, size: int = 48) -> bytes:
@@ -136,6 +137,9 @@ class BackendServer:
             return (self.project(number).get("round") or {}).get("error") or ""
 
         return str(wait_until("a failed round", check))
+
+
+MakeBackend = Callable[..., BackendServer]
 
 
 class EndpointServer:
@@ -260,7 +264,11 @@ class LabelStudioUser:
     def submit_annotation(self, task: int, *labels: str, control: str = "colour") -> Json:
         """Submit an annotation; the true label when none is given."""
         choices = list(labels) or [self.true_labels[task]]
-        body = {"result": [self.make_choice_region(choices, control)], "lead_time": 1.0}
+        return self.submit_regions(task, [self.make_choice_region(choices, control)])
+
+    def submit_regions(self, task: int, regions: Sequence[Json]) -> Json:
+        """Submit an annotation of these regions."""
+        body = {"result": list(regions), "lead_time": 1.0}
         annotation: Json = self.request("POST", f"/api/tasks/{task}/annotations/", json=body)
         return annotation
 
@@ -291,3 +299,23 @@ def predicted_choice(prediction: Json) -> str:
     (region,) = prediction["result"]
     (choice,) = region["value"]["choices"]
     return str(choice)
+
+
+def create_personal_token(studio: LabelStudioServer) -> str:
+    """A personal access token, made as the account page makes it; legacy tokens are turned off."""
+    from demo.label_studio import DEMO_EMAIL
+
+    with httpx.Client(base_url=studio.url, trust_env=False, timeout=60) as browser:
+        browser.get("/user/login/")
+        csrf = browser.cookies["csrftoken"]
+        form = {"email": DEMO_EMAIL, "password": studio.password, "csrfmiddlewaretoken": csrf}
+        headers = {"Referer": studio.url}
+        answer = browser.post("/user/login/", data=form, headers=headers)
+        assert answer.status_code == 302, answer.text[:300]
+        headers["X-CSRFToken"] = browser.cookies["csrftoken"]
+        made = browser.post("/api/token/", json={}, headers=headers)
+        assert made.status_code == 201, made.text
+        switch = {"api_tokens_enabled": True, "legacy_api_tokens_enabled": False}
+        done = browser.post("/api/jwt/settings", json=switch, headers=headers)
+        assert done.status_code < 300, done.text
+        return str(made.json()["token"])

@@ -8,11 +8,12 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from backend.domain import Control, Label
+from backend.estimate import IntervalEstimate
 from backend.inference.model import Model, save_model
-from backend.records import ControlCard, IntervalEstimate, ModelSource, SplitSizes
+from backend.records import ControlCard, ModelSource, SplitSizes
 from backend.store.drift_reference import DriftReference, save_reference
 from backend.store.projects import ProjectStore
 from backend.store.versions import VersionCard, VersionStore, content_hash
@@ -98,15 +99,20 @@ def _train_network():  # type: ignore[no-untyped-def]
         load_base_network,
     )
     from backend.vision.detection.trained_detector import hash_network
-    from tests.unit.vision.detection.conftest import BOTH, drawings, examples, quick
+    from tests.support.drawings import SHAPE_LABELS, make_drawings
+    from tests.support.tiny_networks import make_examples, short_recipe
 
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        start = adapt_classes(load_base_network(SMALL_NETWORK_FILE), BOTH)
-        training_drawings = drawings(16, 0, *BOTH)
+        start = adapt_classes(load_base_network(SMALL_NETWORK_FILE), SHAPE_LABELS)
+        training_drawings = make_drawings(16, 0, *SHAPE_LABELS)
         network = fine_tune(
-            start, examples(training_drawings, BOTH), quick(120), lambda *a: None, lambda: False
+            start,
+            make_examples(training_drawings, SHAPE_LABELS),
+            short_recipe(120),
+            lambda *a: None,
+            lambda: False,
         )
     finally:
         torch.set_num_threads(threads)
@@ -158,3 +164,18 @@ def publish_version(
 
 def _control_summaries(controls: Sequence[Control]) -> dict[str, ControlCard]:
     return {c.name: ControlCard("test", dict.fromkeys(c.label_names, 12)) for c in controls}
+
+
+def make_ambiguous_png(number: int) -> bytes:
+    """Half red, half blue; each number is another drawing."""
+    random = np.random.default_rng(number)
+    image = Image.new("RGB", (64, 64), (150, 40, 40))
+    pen = ImageDraw.Draw(image)
+    for _ in range(6):
+        x, y, w, h = random.integers(0, 50, 4)
+        colour = tuple(random.integers(0, 255, 3).tolist())
+        pen.rectangle((x, y, x + w // 2 + 4, y + h // 2 + 4), fill=colour)
+    pen.rectangle((32, 0, 64, 64), fill=(40, 40, 150))
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()

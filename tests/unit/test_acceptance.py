@@ -23,6 +23,7 @@ from backend.domain import (
     RegionPrediction,
     Task,
 )
+from backend.estimate import IntervalEstimate
 from backend.inference.detect import run_detectors
 from backend.inference.embed import EmbeddingResult
 from backend.inference.images import ProjectImages
@@ -37,13 +38,7 @@ from backend.learning.auto_accept import is_held_for_review
 from backend.learning.thresholds import UNREACHABLE_THRESHOLD
 from backend.loop.observe import Observation, ProjectFingerprint
 from backend.loop.publish import auto_accept
-from backend.records import (
-    AutoAcceptSection,
-    AutoAcceptStatus,
-    IntervalEstimate,
-    ModelSource,
-    SplitSizes,
-)
+from backend.records import AutoAcceptSection, AutoAcceptStatus, ModelSource, SplitSizes
 from backend.store.acceptance import AcceptanceState, AcceptanceStore
 from backend.store.image_copies import ImageCopies
 from backend.store.versions import VersionCard

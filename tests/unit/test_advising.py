@@ -9,7 +9,7 @@ from backend.arrays import Ints
 from backend.domain import Control, ImageSize, Label, Region
 from backend.inference.detections import RegionSample
 from backend.learning import labeling_advice
-from backend.learning.classification_metrics import proportion_estimate
+from backend.learning.intervals import proportion_estimate
 from backend.learning.labeling_advice import (
     LabelingComparison,
     LabelingPredictions,
@@ -111,7 +111,7 @@ def compared(
         ("finding", 0.01, "Keep the boxes"),
         ("sorting", 0.01, "Sort whole images"),
         ("", 0.4, "No difference is shown"),
-        ("", None, "cannot be said"),
+        ("", None, "Too few images without the object"),
     ],
 )
 def test_the_recommendation_follows_the_figures(
@@ -122,9 +122,9 @@ def test_the_recommendation_follows_the_figures(
         things(0.05), compared(better, chance), count, has_points=False
     )
     assert words in " ".join(told)
-    assert "The things are small" in told[0]
+    assert "The objects are small" in told[0]
     assert "whole images 50% (30% to 70%)" in " ".join(told)
-    assert "quicker than a box" in told[-1]
+    assert "clicks are quicker" in told[-1]
 
 
 def test_counts_are_not_spoken_of_where_there_is_never_more_than_one() -> None:

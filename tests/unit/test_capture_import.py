@@ -9,15 +9,17 @@ from collections.abc import Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from backend.errors import LabelStudioError
-from backend.label_studio.client import LabelStudioClient
 from backend.loop.publish.capture_import import CaptureImporter
+from backend.runtime.project_session import ProjectSession
+from backend.runtime.resources import Resources
+from backend.settings import Settings
 from backend.store.captures import Capture, CaptureStore
+from backend.store.projects import ProjectRecord
 
 CONFIG = (
     '<View><Image name="i" value="$i"/>'
@@ -30,8 +32,9 @@ NONE: list[dict[str, Any]] = []
 class Tiny(ThreadingHTTPServer):
     """As much of Label Studio as this needs, and it fails as it is told to."""
 
-    def __init__(self) -> None:
+    def __init__(self, home: Path) -> None:
         super().__init__(("127.0.0.1", 0), Call)
+        self.home = home
         self.tasks: dict[int, dict[str, Any]] = {}
         self.annotations: dict[int, list[dict[str, Any]]] = {}
         self.imports: list[tuple[int, bool]] = []
@@ -89,8 +92,8 @@ class Call(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def lab() -> Iterator[Tiny]:
-    server = Tiny()
+def lab(tmp_path: Path) -> Iterator[Tiny]:
+    server = Tiny(tmp_path)
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     yield server
     server.shutdown()
@@ -102,15 +105,11 @@ def captures(tmp_path: Path) -> CaptureStore:
     return CaptureStore(tmp_path / "projects" / "1")
 
 
-def bring(lab: Tiny, captures: CaptureStore) -> int:
-    client = LabelStudioClient(f"http://127.0.0.1:{lab.server_port}", "token", timeout=5)
-    resources: Any = SimpleNamespace(
-        captures=lambda record: captures,
-        settings=SimpleNamespace(capture_days=30),
-        connection=lambda record: SimpleNamespace(client=client),
-    )
-    record: Any = SimpleNamespace(id="1", number=1)
-    return CaptureImporter(resources, record).import_waiting()
+def bring(lab: Tiny) -> int:
+    url = f"http://127.0.0.1:{lab.server_port}"
+    settings = Settings(lab.home, label_studio_url=url, api_key="0" * 40)
+    session = ProjectSession(Resources(settings), ProjectRecord("1", url, 1))
+    return CaptureImporter(session).import_waiting()
 
 
 def kept(captures: CaptureStore, id: str, at: float, **more: Any) -> Capture:
@@ -124,7 +123,7 @@ def test_a_task_that_was_deleted_holds_up_no_newer_image(lab: Tiny, captures: Ca
     captures.record_import(replace(gone, annotation=None), 55, False)
     for number, id in enumerate("bcd"):
         kept(captures, id, 2.0 + number)
-    assert bring(lab, captures) == 4
+    assert bring(lab) == 4
     assert [data["prelabel_request"] for data in lab.tasks.values()] == ["b", "c", "d"]
     assert list(captures.pending()) == []
 
@@ -135,9 +134,9 @@ def test_an_image_that_label_studio_refuses_waits_and_costs_no_other(
     lab.imports = [(400, False), (400, False)]  # with the prediction, and without
     for number, id in enumerate("ab"):
         kept(captures, id, float(number), external="bed\x007")
-    assert bring(lab, captures) == 1
+    assert bring(lab) == 1
     assert [capture.id for capture in captures.pending()] == ["a"]
-    assert bring(lab, captures) == 1
+    assert bring(lab) == 1
     assert [data["prelabel_external"] for data in lab.tasks.values()] == ["bed7", "bed7"]
 
 
@@ -147,8 +146,8 @@ def test_a_task_that_was_made_without_saying_so_is_not_made_again(
     lab.imports = [(504, True)]  # a proxy gave up, Label Studio did not
     kept(captures, "a", 1.0)
     with pytest.raises(LabelStudioError):
-        bring(lab, captures)
-    assert bring(lab, captures) == 1
+        bring(lab)
+    assert bring(lab) == 1
     assert len(lab.tasks) == 1
 
 
@@ -156,13 +155,13 @@ def test_a_later_correction_takes_the_place_of_the_one_that_was_delivered(
     lab: Tiny, captures: CaptureStore, tmp_path: Path
 ) -> None:
     capture = kept(captures, "a", 1.0, annotation=NONE)
-    assert bring(lab, captures) == 1
-    assert bring(lab, captures) == 0
+    assert bring(lab) == 1
+    assert bring(lab) == 0
     captures.update(replace(capture, annotation=RED))
-    assert bring(lab, captures) == 1
+    assert bring(lab) == 1
     (given,) = lab.annotations[1]
     assert given["result"] == RED
     (note,) = (tmp_path / "projects" / "1" / "returned").glob("*.json")
     note.unlink()  # a crash between the answer and its note
-    assert bring(lab, captures) == 1
+    assert bring(lab) == 1
     assert len(lab.annotations[1]) == 1

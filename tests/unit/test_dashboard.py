@@ -19,13 +19,13 @@ from backend.dashboard.rendering import PageRenderer
 from backend.dashboard.values import VersionRow
 from backend.dashboard.wording import explain_figure, format_headline
 from backend.errors import StoreError
+from backend.estimate import IntervalEstimate
 from backend.learning.coverage import build_coverage
 from backend.loop.publish.queue_order import QueueOrder
 from backend.records import (
     ControlStatus,
     CurvePrediction,
     HeldVersion,
-    IntervalEstimate,
     Outlook,
     ProjectStatus,
     RoundStatus,

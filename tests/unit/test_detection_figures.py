@@ -6,17 +6,19 @@ import numpy as np
 import pytest
 
 from backend.domain import Region
+from backend.estimate import IntervalEstimate
+from backend.learning.average_precision import average_precision, average_precision_estimates
 from backend.learning.detection_metrics import (
     DetectionCounts,
     DetectionSample,
-    average_precision_figures,
-    best_f1_threshold,
     evaluate_detections,
-    f1_figure,
+    f1_estimate,
+    label_detections,
     label_difficulty,
 )
-from backend.learning.matching import average_precision, match_boxes, match_points
+from backend.learning.matching import match_boxes, match_points
 from backend.learning.selection import detection_uncertainty
+from backend.learning.thresholds import best_f1_threshold
 
 
 def at(x: float, y: float, label: str = "a", side: float = 0.1) -> Region:
@@ -65,8 +67,9 @@ def test_boxes_are_judged_by_label_and_counted() -> None:
         confidence=(0.9, 0.8, 0.7),
         ground_truth=(at(0.2, 0.2), at(0.5, 0.5, "a"), at(0.5, 0.5, "b")),
     )
-    figure, told = evaluate_detections([image], ["a", "b"], "boxes", {}, display_threshold=0.3)
-    # a: one right of two found and two there; b: all right
+    metrics = evaluate_detections([image], ["a", "b"], "boxes", {}, display_threshold=0.3)
+    figure, told = metrics.f1, metrics.to_json()
+    # a: one of two detections is right, one of two objects is missed; b: all right
     intervals = told["labels"]["a"].pop("intervals")
     assert intervals["precision"]["value"] == intervals["recall"]["value"] == 0.5
     assert told["labels"]["a"] == {
@@ -85,8 +88,10 @@ def test_boxes_are_judged_by_label_and_counted() -> None:
 
 def test_a_find_below_what_is_shown_counts_for_map_alone() -> None:
     image = DetectionSample((at(0.2, 0.2),), (0.2,), (at(0.2, 0.2),))
-    figure, told = evaluate_detections([image], ["a"], "boxes", {}, display_threshold=0.3)
-    assert (figure.value, told["map50"], told["precision"]) == (0.0, 1.0, None)
+    metrics = evaluate_detections([image], ["a"], "boxes", {}, display_threshold=0.3)
+    assert metrics.map50 is not None
+    precision = metrics.overall.estimates["precision"]
+    assert (metrics.f1.value, metrics.map50.value, precision.value) == (0.0, 1.0, None)
 
 
 @pytest.mark.parametrize(
@@ -97,11 +102,10 @@ def test_points_are_right_within_half_the_objects_size_in_units_of_the_longer_ed
     ratio: float, right: float
 ) -> None:
     image = DetectionSample((at(0.5, 0.54),), (0.9,), (at(0.5, 0.5),), ratio)
-    figure, told = evaluate_detections(
-        [image], ["a"], "points", {"a": 0.06 if ratio < 1 else 0.1}, display_threshold=0.3
-    )
-    assert figure.value == right
-    assert told["f1_close"] == 0.0
+    extents = {"a": 0.06 if ratio < 1 else 0.1}
+    metrics = evaluate_detections([image], ["a"], "points", extents, display_threshold=0.3)
+    assert metrics.f1.value == right
+    assert metrics.overall.estimates["f1_close"].value == 0.0
 
 
 def test_the_counting_error_is_the_mean_miscount_by_what_is_there() -> None:
@@ -109,13 +113,14 @@ def test_the_counting_error_is_the_mean_miscount_by_what_is_there() -> None:
         DetectionSample((at(0.1, 0.1),) * 3, (0.9,) * 3, (at(0.1, 0.1),) * 4),
         DetectionSample((at(0.1, 0.1),) * 5, (0.9,) * 5, (at(0.1, 0.1),) * 4),
     ]
-    _, told = evaluate_detections(images, ["a"], "points", {"a": 0.1}, display_threshold=0.3)
-    assert told["counting_error"] == 0.25, "one missing and one too many do not cancel out"
+    metrics = evaluate_detections(images, ["a"], "points", {"a": 0.1}, display_threshold=0.3)
+    counting_error = metrics.overall.estimates["counting_error"].value
+    assert counting_error == 0.25, "one missing and one too many do not cancel out"
 
 
 def test_an_interval_narrows_with_images_and_holds_the_value() -> None:
-    few = f1_figure([DetectionCounts(3, 4, 4), DetectionCounts(4, 4, 4)])
-    many = f1_figure([DetectionCounts(3, 4, 4), DetectionCounts(4, 4, 4)] * 20)
+    few = f1_estimate([DetectionCounts(3, 4, 4), DetectionCounts(4, 4, 4)])
+    many = f1_estimate([DetectionCounts(3, 4, 4), DetectionCounts(4, 4, 4)] * 20)
     assert few.value == many.value == 0.875
     assert few.low < many.low < 0.875 < many.high < few.high
 
@@ -124,7 +129,7 @@ def test_an_interval_narrows_with_images_and_holds_the_value() -> None:
     "tallies", [[], [DetectionCounts(0, 0, 0)], [DetectionCounts(0, 0, 0)] * 9]
 )
 def test_without_objects_nothing_is_known_of_the_interval(tallies: list[DetectionCounts]) -> None:
-    figure = f1_figure(tallies)
+    figure = f1_estimate(tallies)
     assert (figure.low, figure.high) == (0.0, 1.0)
     assert figure.value == (1.0 if tallies else None)
 
@@ -139,7 +144,7 @@ def test_intervals_hold_the_truth_of_simulated_projects() -> None:
             there = int(random.integers(1, 12))
             right = int(random.binomial(there, random.beta(8, 2)))
             tallies.append(DetectionCounts(right, there, there))
-        figure = f1_figure(tallies)
+        figure = f1_estimate(tallies)
         held += figure.low <= 0.8 <= figure.high
     assert held >= 180
 
@@ -177,13 +182,14 @@ def test_every_figure_of_boxes_and_points_has_an_interval_around_it() -> None:
         for _ in range(10)
     ]
     for kind, own in (("boxes", "ap50"), ("points", "f1")):
-        figure, told = evaluate_detections(
+        metrics = evaluate_detections(
             images,
             ["a", "b"],
             kind,  # type: ignore[arg-type]
             {"a": 0.1},
             display_threshold=0.3,
         )
+        told = metrics.to_json()
         row = told["labels"]["a"]
         for name in ("f1", "counting_error", "precision", "recall", own):
             interval = row["intervals"][name]
@@ -192,7 +198,7 @@ def test_every_figure_of_boxes_and_points_has_an_interval_around_it() -> None:
             interval = told["intervals"][name]
             assert interval["low"] <= interval["value"] == told[name] <= interval["high"], name
         assert told["labels"]["b"]["intervals"]["f1"]["value"] is None, "nothing is known of it"
-        assert figure.value == told["f1"]
+        assert metrics.f1.value == told["f1"]
 
 
 def test_intervals_of_a_labels_average_precision_hold_what_more_images_show() -> None:
@@ -214,9 +220,14 @@ def test_intervals_of_a_labels_average_precision_hold_what_more_images_show() ->
         return found
 
     random = np.random.default_rng(0)
-    truth = average_precision_figures(seen(random, 3000), ["a"], random, draws=2)[0]["a"].value
+
+    def estimate(images: list[DetectionSample], draws: int) -> IntervalEstimate:
+        detections = label_detections(images, ["a"])
+        return average_precision_estimates(detections, random, draws)[0]["a"]
+
+    truth = estimate(seen(random, 3000), draws=2).value
     inside = 0
     for _ in range(60):
-        figure = average_precision_figures(seen(random, 25), ["a"], random, draws=60)[0]["a"]
+        figure = estimate(seen(random, 25), draws=60)
         inside += figure.low <= (truth or 0) <= figure.high
     assert inside >= 0.9 * 60

@@ -19,6 +19,7 @@ from backend.loop.label_table import label_table
 from backend.loop.observe import Observation, ProjectFingerprint
 from backend.loop.train_version import VersionTrainer
 from backend.records import ControlCard, ModelSource
+from backend.runtime.project_session import ProjectSession
 from backend.runtime.resources import Resources
 from backend.settings import Settings
 from backend.store.projects import ProjectRecord
@@ -59,27 +60,22 @@ class Home:
         made = replace(
             make_card(0, 2),
             controls=controls,
-            detector=ModelSource("builtin", resources.base_weights().id),
+            detector=ModelSource("builtin", resources.base_weights.id),
         )
         versions = resources.versions(self.record)
         versions.save(made, label_table(observed(TASKS)), lambda to: save_model(Model({}), to))
         versions.promote(made.version, by="the loop", reason="The first.")
 
     def fit(self, seen: Observation) -> ModelTrainer:
-        resources = Resources(self.settings)
-        return ModelTrainer(
-            *(resources, self.record, seen, None, EMPTY_EMBEDDINGS),
-            *(lambda *given: None, lambda: False),
-        )
+        session = ProjectSession(Resources(self.settings), self.record)
+        return ModelTrainer(session, seen, None, EMPTY_EMBEDDINGS)
 
     def unchanged(self, seen: Observation, control: str = "box") -> bool:
         return self.fit(seen).is_unchanged(seen.controls[control])
 
     def identity(self, seen: Observation) -> str:
-        resources = Resources(self.settings)
-        maker = VersionTrainer(
-            resources, self.record, lambda *given: None, lambda: False, Stopwatch()
-        )
+        session = ProjectSession(Resources(self.settings), self.record)
+        maker = VersionTrainer(session, lambda *given: None, lambda: False, Stopwatch())
         return maker._version_identity(seen, label_table(seen), None)
 
 

@@ -297,7 +297,7 @@ def test_few_images_deny_nothing() -> None:
     assert measure_rejection(known[:4], denied * 5).p_value == 1.0
     assert measure_rejection(known, denied * 5).p_value < 0.01
     assert (
-        "people deny 20 of its finds"
+        "people reject 20 of its detections"
         in quality_gate.check_recent_labels(
             [("v1", measure_rejection(known, denied * 5))], "finds"
         ).reason

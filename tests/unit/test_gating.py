@@ -7,12 +7,10 @@ server stand for Label Studio, which a round asks only whether the project is st
 from __future__ import annotations
 
 import base64
-import http.server
 import io
 import shutil
-import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -28,42 +26,19 @@ from backend.learning.audit import is_audit
 from backend.loop.card import Stopwatch
 from backend.loop.observe import Observation, ProjectFingerprint
 from backend.loop.train_version import VersionTrainer
+from backend.runtime.project_session import ProjectSession
 from backend.runtime.resources import Resources
 from backend.settings import Settings
 from backend.store.projects import ProjectRecord
 from backend.store.versions import VersionCard, VersionStore
-from tests.unit.vision.conftest import tiny_yolo  # noqa: F401 - a second encoder, real and small
+from tests.support.fake_label_studio import PROJECT_IDENTITY
 
 KINDS = 6
 CONTROL = Control("digit", "image", "image", tuple(Label(str(k)) for k in range(KINDS)))
-NAME = "p"
 
 
-class Studio(http.server.BaseHTTPRequestHandler):
-    """Says that the project is there."""
-
-    def do_GET(self) -> None:
-        body = b'{"id": 1, "title": "digits", "label_config": "<View/>"}'
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Quiet."""
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Studio)
-    threading.Thread(target=web.serve_forever, args=(0.01,), daemon=True).start()
-    yield f"http://127.0.0.1:{web.server_port}"
-    web.shutdown()
-
-
-AUDIT = [task for task in range(900) if is_audit(NAME, task)][:52]
-POOL = [task for task in range(130) if not is_audit(NAME, task)][:100]
+AUDIT = [task for task in range(900) if is_audit(PROJECT_IDENTITY, task)][:52]
+POOL = [task for task in range(130) if not is_audit(PROJECT_IDENTITY, task)][:100]
 
 
 @cache
@@ -87,12 +62,12 @@ def address(pixels: object) -> str:
 class Project:
     """One project; rounds are made of what is in ``given``."""
 
-    def __init__(self, home: Path, server: str, encoder: str = "builtin") -> None:
+    def __init__(self, home: Path, project_server: str, encoder: str = "builtin") -> None:
         self.settings = Settings(
-            home=home, label_studio_url=server, api_key="0" * 40, encoder=encoder
+            home=home, label_studio_url=project_server, api_key="0" * 40, encoder=encoder
         )
         self.resources = Resources(self.settings)
-        self.record: ProjectRecord = self.resources.projects.register(server, 1)
+        self.record: ProjectRecord = self.resources.projects.register(project_server, 1)
         self.given: dict[int, int] = {}
 
     def label(self, tasks: list[int], wrong: Callable[[int, int], int] | None = None) -> None:
@@ -116,13 +91,14 @@ class Project:
             for task, (image, _) in drawn().items()
         )
         pulse = ProjectFingerprint("", 0, 0, "", "", "", "", "")
-        return Observation(pulse, NAME, LabelingConfig((CONTROL,), {}), tasks, Counter())
+        return Observation(
+            pulse, PROJECT_IDENTITY, LabelingConfig((CONTROL,), {}), tasks, Counter()
+        )
 
     def round(self, seen: Observation | None = None) -> VersionCard:
         """The version that a round makes, of what is in ``given`` or of something else."""
-        maker = VersionTrainer(
-            self.resources, self.record, lambda *_: None, lambda: False, Stopwatch()
-        )
+        session = ProjectSession(self.resources, self.record)
+        maker = VersionTrainer(session, lambda *_: None, lambda: False, Stopwatch())
         name = maker.train_if_needed(seen or self.seen(), force=True, on_hold=False)
         return self.versions.card(name)
 
@@ -153,9 +129,9 @@ def swapped(place: int, truth: int) -> int:
 
 
 @pytest.fixture(scope="module")
-def grown(tmp_path_factory: pytest.TempPathFactory, server: str) -> Project:
+def grown(tmp_path_factory: pytest.TempPathFactory, project_server: str) -> Project:
     """Five rounds of ten true labels each; all audit images are labeled."""
-    project = Project(tmp_path_factory.mktemp("home"), server)
+    project = Project(tmp_path_factory.mktemp("home"), project_server)
     project.label(AUDIT)
     for start in range(0, 50, 10):
         project.label(POOL[start : start + 10])
@@ -227,7 +203,7 @@ def test_losses_that_each_went_unnoticed_do_not_add_up(project: Project) -> None
 
 def test_the_live_version_is_judged_through_the_encoder_that_it_was_made_with(
     project: Project,
-    tiny_yolo: Path,  # noqa: F811 - the fixture
+    tiny_yolo: Path,
 ) -> None:
     before = project.live
     right = project.versions.live_card().audit  # type: ignore[union-attr]
@@ -244,12 +220,12 @@ def test_the_live_version_is_judged_through_the_encoder_that_it_was_made_with(
 
 def test_a_version_whose_encoder_is_gone_is_compared_with_nothing_and_its_card_says_so(
     tmp_path: Path,
-    server: str,
-    tiny_yolo: Path,  # noqa: F811 - the fixture
+    project_server: str,
+    tiny_yolo: Path,
 ) -> None:
     weights = tmp_path / "mine-cls.pt"
     shutil.copy(tiny_yolo, weights)
-    first = Project(tmp_path / "home", server, str(weights))
+    first = Project(tmp_path / "home", project_server, str(weights))
     first.label([*AUDIT[:4], *POOL[:10]])
     old = first.round()
     weights.unlink()
@@ -281,7 +257,7 @@ def without_their_images(seen: Observation) -> Observation:
 @pytest.mark.parametrize("encoder", ["", "another"])
 def test_a_control_that_loses_all_its_labels_has_a_new_version_all_the_same(
     project: Project,
-    tiny_yolo: Path,  # noqa: F811 - the fixture
+    tiny_yolo: Path,
     lost: Callable[[Observation], Observation],
     encoder: str,
 ) -> None:

@@ -21,19 +21,19 @@ from backend.loop.fit import ModelTrainer
 from backend.loop.label_table import label_table
 from backend.loop.observe import Observation, ProjectFingerprint
 from backend.records import ModelSource
+from backend.runtime.project_session import ProjectSession
 from backend.runtime.resources import Resources
 from backend.settings import Settings
 from backend.vision.detection.trained_detector import TrainedDetector
 from tests.support import dashboard_homes
 from tests.support.drawings import Drawing, make_drawing
+from tests.support.fake_label_studio import PROJECT_IDENTITY
 from tests.support.harness import make_data_uri
 from tests.support.published_models import train_detector_model
-from tests.unit.test_gating import NAME, server
 
-__all__ = ["server"]
 OTHER = {"disc": "square", "square": "disc"}
-POOL = [task for task in range(200) if not is_audit(NAME, task)]
-AUDIT = [task for task in range(200) if is_audit(NAME, task)][:12]
+POOL = [task for task in range(200) if not is_audit(PROJECT_IDENTITY, task)]
+AUDIT = [task for task in range(200) if is_audit(PROJECT_IDENTITY, task)][:12]
 
 
 @cache
@@ -54,20 +54,20 @@ def marked(task: int, kind: ControlKind, *, wrong: bool) -> Regions:
 class Project:
     """One whose live version saw AUDIT and some images, after which others are marked."""
 
-    def __init__(self, home: Path, server: str, weights: Path, kind: ControlKind) -> None:
+    def __init__(self, home: Path, project_server: str, weights: Path, kind: ControlKind) -> None:
         self.control = Control(
             "what", "image", "image", (Label("disc"), Label("square")), kind=kind
         )
         settings = Settings(
             home,
-            label_studio_url=server,
+            label_studio_url=project_server,
             api_key="0" * 40,
             encoder="builtin",
             detector="builtin",
             weights_dir=weights,
         )
         self.resources = Resources(settings)
-        self.record = self.resources.projects.register(server, 1)
+        self.record = self.resources.projects.register(project_server, 1)
         self.places = {task: marked(task, kind, wrong=False) for task in [*AUDIT, *POOL[:10]]}
         self.model: Model = train_detector_model(self.control)
         self.live(0)
@@ -99,15 +99,15 @@ class Project:
             for task, places in self.places.items()
         )
         pulse = ProjectFingerprint("", 0, 0, "", "", "", "", "")
-        return Observation(pulse, NAME, LabelingConfig((self.control,), {}), tasks, Counter())
+        return Observation(
+            pulse, PROJECT_IDENTITY, LabelingConfig((self.control,), {}), tasks, Counter()
+        )
 
     def verdict(self) -> GateVerdict:
         """Of a new version that is as good as the live one."""
         seen = self.seen()
-        fit = ModelTrainer(
-            *(self.resources, self.record, seen, None, EMPTY_EMBEDDINGS),
-            *(lambda *given: None, lambda: False),
-        )
+        session = ProjectSession(self.resources, self.record)
+        fit = ModelTrainer(session, seen, None, EMPTY_EMBEDDINGS)
         control, live = self.control, fit.live_model.detectors["what"]
         assert isinstance(live, TrainedDetector)
         finder = replace(live)
@@ -115,10 +115,7 @@ class Project:
         sizes = metrics.object_sizes(control, samples, [finder])
         held = [sample for sample in samples if sample.is_audit]
         new = metrics.evaluate_regions(finder, control, held, sizes)
-        gate = QualityGate(
-            *(self.resources, self.record, seen, fit, Model({}, {"what": finder})),
-            *({}, {"what": sizes}, 0),
-        )
+        gate = QualityGate(session, seen, fit, Model({}, {"what": finder}), {}, {"what": sizes})
         return gate.decide({"what": new})
 
 
@@ -130,20 +127,20 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("kind", ["boxes", "points"])
 def test_marks_that_contradict_the_live_finder_hold_a_version_back_and_true_ones_do_not(
-    tmp_path: Path, server: str, weights: Path, kind: ControlKind
+    tmp_path: Path, project_server: str, weights: Path, kind: ControlKind
 ) -> None:
     for wrong in (0, 4):
-        project = Project(tmp_path / str(wrong), server, weights, kind)
+        project = Project(tmp_path / str(wrong), project_server, weights, kind)
         project.mark(POOL[10:40], wrong)
         verdict = project.verdict()
         assert verdict.is_passed is not bool(wrong), verdict
-    assert "images labeled since v0-0123abcd people deny" in verdict.reason
+    assert "images labeled since v0-0123abcd people reject" in verdict.reason
 
 
 def test_batches_of_ten_that_each_went_unnoticed_are_counted_together(
-    tmp_path: Path, server: str, weights: Path
+    tmp_path: Path, project_server: str, weights: Path
 ) -> None:
-    project = Project(tmp_path, server, weights, "boxes")
+    project = Project(tmp_path, project_server, weights, "boxes")
     for number in (1, 2):
         project.mark(POOL[10 * number : 10 * number + 10], wrong=4)
         project.live(number)

@@ -6,12 +6,10 @@ import base64
 import contextlib
 import gzip
 import http.server
-import io
 import socketserver
 import struct
 import threading
 import time
-import zlib
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -25,14 +23,17 @@ from backend.label_studio.image_fetcher import TaskImageFetcher
 from backend.vision.images.decode import decode_upright_image
 from backend.vision.images.decode_memory import MemoryBudget
 from backend.web_fetcher import FetchLimits, WebFetcher, is_public_address
+from tests.support.image_files import (
+    MALFORMED_EXIF_FIELDS,
+    ROTATED_EXIF_FIELD,
+    encode_image,
+    make_exif_segment,
+    make_jpeg_with_repeated_scans,
+    make_jpeg_with_segments,
+    make_png_chunk,
+)
 
 PIXELS = 10_000_000
-
-
-def file_of(image: Image.Image, kind: str = "PNG", **more: object) -> bytes:
-    out = io.BytesIO()
-    image.save(out, kind, **more)
-    return out.getvalue()
 
 
 class Site(http.server.BaseHTTPRequestHandler):
@@ -272,7 +273,9 @@ def test_every_exif_orientation_comes_out_upright(orientation: int) -> None:
     image.paste((255, 0, 0), (0, 0, 8, 8))
     exif = Image.Exif()
     exif[0x0112] = orientation
-    picture = decode_upright_image(file_of(image, "JPEG", exif=exif, quality=95), max_pixels=PIXELS)
+    picture = decode_upright_image(
+        encode_image(image, "JPEG", exif=exif, quality=95), max_pixels=PIXELS
+    )
     turned = orientation >= 5
     assert (
         picture.image.size == (picture.width, picture.height) == ((20, 40) if turned else (40, 20))
@@ -291,7 +294,7 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
         image = Image.fromarray(np.full((4, 6), 40_000, dtype=np.uint16))
     else:
         image = Image.new("RGB", (6, 4), (200, 200, 200)).convert(mode)
-    picture = decode_upright_image(file_of(image, kind), max_pixels=PIXELS)
+    picture = decode_upright_image(encode_image(image, kind), max_pixels=PIXELS)
     assert (picture.image.mode, picture.image.size) == ("RGB", (6, 4))
     if mode == "I;16":
         assert picture.image.getpixel((0, 0)) == (156, 156, 156)  # 40,000 of 65,535
@@ -299,13 +302,13 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
 
 def test_transparency_becomes_white() -> None:
     picture = decode_upright_image(
-        file_of(Image.new("RGBA", (3, 3), (0, 0, 0, 0))), max_pixels=PIXELS
+        encode_image(Image.new("RGBA", (3, 3), (0, 0, 0, 0))), max_pixels=PIXELS
     )
     assert picture.image.getpixel((1, 1)) == (255, 255, 255)
 
 
 def test_a_large_jpeg_is_reduced_while_decoding_and_keeps_its_true_size() -> None:
-    content = file_of(Image.new("RGB", (4000, 3000), "green"), "JPEG")
+    content = encode_image(Image.new("RGB", (4000, 3000), "green"), "JPEG")
     picture = decode_upright_image(content, max_pixels=20_000_000, min_side=512)
     assert (picture.width, picture.height) == (4000, 3000)
     assert 512 <= min(picture.image.size) < 1200
@@ -317,8 +320,8 @@ def test_a_large_jpeg_is_reduced_while_decoding_and_keeps_its_true_size() -> Non
         (b"", "empty file"),
         (b"not an image at all", "not an image"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image"),
-        (file_of(Image.new("RGB", (64, 64), "red"))[:90], "damaged image"),
-        (file_of(Image.new("L", (4000, 3000))), "too many pixels"),
+        (encode_image(Image.new("RGB", (64, 64), "red"))[:90], "damaged image"),
+        (encode_image(Image.new("L", (4000, 3000))), "too many pixels"),
     ],
 )
 def test_what_cannot_be_decoded_has_a_countable_reason(content: bytes, reason: str) -> None:
@@ -361,52 +364,24 @@ def test_public_addresses_are_told_from_all_others(address: str, expected: bool)
     assert is_public_address(address) is expected
 
 
-def jpeg_with(*segments: bytes) -> bytes:
-    """A JPEG, 64 × 48, with application segments (marker and body) before all else."""
-    content = file_of(Image.new("RGB", (64, 48), "teal"), "JPEG")
-    parts = [one[:2] + struct.pack(">H", len(one)) + one[2:] for one in segments]
-    return content[:2] + b"".join(parts) + content[2:]
-
-
-def exif_with(*entries: tuple[int, int, int, bytes], order: str = "<") -> bytes:
-    """An EXIF segment with a directory of (tag, type, count, four bytes)."""
-    rows = b"".join(struct.pack(f"{order}HHI", *entry[:3]) + entry[3] for entry in sorted(entries))
-    head = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HI", 42, 8)
-    directory = struct.pack(f"{order}H", len(entries)) + rows + bytes(4)
-    return b"\xff\xe1Exif\0\0" + head + directory
-
-
-TURNED = (0x0112, 3, 1, struct.pack("<HH", 6, 0))
-FIELDS = [
-    (0x011A, 3, 1, struct.pack("<HH", 72, 0)),  # a resolution that is no fraction
-    (0x010F, 3, 1, struct.pack("<HH", 72, 0)),  # a maker that is a number
-    (0x0100, 2, 4, b"64\0\0"),  # a width that is a text
-    (0x9000, 2, 4, b"0220"),
-    (0x0131, 9, 1, struct.pack("<i", 5)),
-    (0x0213, 2, 2, b"1\0\0\0"),
-    (0x0128, 2, 2, b"2\0\0\0"),
-    (0x8825, 4, 1, struct.pack("<I", 9999)),  # directories that lie outside
-    (0x8769, 4, 1, struct.pack("<I", 9999)),
-    (0x0201, 4, 1, struct.pack("<I", 5)),
-    (0x0132, 5, 1, struct.pack("<I", 70_000)),
-    (0x9286, 7, 0xFFFFFFFF, b"xxxx"),
-]
-
-
-@pytest.mark.parametrize("field", FIELDS, ids=[hex(field[0]) for field in FIELDS])
+@pytest.mark.parametrize(
+    "field", MALFORMED_EXIF_FIELDS, ids=[hex(field[0]) for field in MALFORMED_EXIF_FIELDS]
+)
 def test_a_camera_that_writes_odd_metadata_costs_no_image(
     field: tuple[int, int, int, bytes],
 ) -> None:
-    picture = decode_upright_image(jpeg_with(exif_with(TURNED, field)), max_pixels=PIXELS)
+    picture = decode_upright_image(
+        make_jpeg_with_segments(make_exif_segment(ROTATED_EXIF_FIELD, field)), max_pixels=PIXELS
+    )
     assert picture.image.size == (picture.width, picture.height) == (48, 64), "and it is upright"
 
 
 @pytest.mark.parametrize(
     ("segment", "size"),
     [
-        (exif_with((0x0112, 3, 1, struct.pack(">HH", 6, 0)), order=">"), (48, 64)),
-        (exif_with((0x0112, 3, 1, struct.pack("<HH", 9, 0))), (64, 48)),  # there is no ninth
-        (exif_with((0x0112, 2, 1, b"6\0\0\0")), (64, 48)),  # a text
+        (make_exif_segment((0x0112, 3, 1, struct.pack(">HH", 6, 0)), order=">"), (48, 64)),
+        (make_exif_segment((0x0112, 3, 1, struct.pack("<HH", 9, 0))), (64, 48)),  # undefined
+        (make_exif_segment((0x0112, 2, 1, b"6\0\0\0")), (64, 48)),  # a text
         (b"\xff\xe1Exif\0\0", (64, 48)),
         (b"\xff\xe1Exif\0\0II*\0\xff\xff\xff\xff", (64, 48)),
         (b"\xff\xe1Exif\0\0MM\0*\0\0\0\x08\xff\xff", (64, 48)),
@@ -415,7 +390,9 @@ def test_a_camera_that_writes_odd_metadata_costs_no_image(
     ],
 )  # fmt: skip
 def test_metadata_that_cannot_be_read_are_not_there(segment: bytes, size: tuple[int, int]) -> None:
-    assert decode_upright_image(jpeg_with(segment), max_pixels=PIXELS).image.size == size
+    assert (
+        decode_upright_image(make_jpeg_with_segments(segment), max_pixels=PIXELS).image.size == size
+    )
 
 
 def test_only_exif_turns_an_image_as_browsers_look_at_nothing_else() -> None:
@@ -425,7 +402,7 @@ def test_only_exif_turns_an_image_as_browsers_look_at_nothing_else() -> None:
         b'xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'
     )
     for kind in ("JPEG", "WEBP"):
-        content = file_of(Image.new("RGB", (64, 48)), kind, xmp=packet)
+        content = encode_image(Image.new("RGB", (64, 48)), kind, xmp=packet)
         assert decode_upright_image(content, max_pixels=PIXELS).image.size == (64, 48), kind
 
 
@@ -434,8 +411,10 @@ def test_bytes_that_were_changed_anywhere_give_an_image_or_a_reason() -> None:
     exif[0x0112], exif[0x010F], exif[0x011A] = 6, "maker", 72.0
     random = np.random.default_rng(5)
     noise = Image.fromarray(random.integers(0, 255, (24, 32, 3), dtype=np.uint8))
-    seeds = [file_of(noise, kind, exif=exif) for kind in ("JPEG", "PNG", "WEBP")]
-    seeds += [file_of(noise.convert(mode), "GIF") for mode in ("P", "L")] + [file_of(noise, "BMP")]
+    seeds = [encode_image(noise, kind, exif=exif) for kind in ("JPEG", "PNG", "WEBP")]
+    seeds += [encode_image(noise.convert(mode), "GIF") for mode in ("P", "L")] + [
+        encode_image(noise, "BMP")
+    ]
     for number in range(1500):
         content = bytearray(seeds[number % len(seeds)])
         for at in random.integers(0, min(len(content), 300), random.integers(1, 5)):
@@ -444,24 +423,13 @@ def test_bytes_that_were_changed_anywhere_give_an_image_or_a_reason() -> None:
             decode_upright_image(bytes(content), max_pixels=PIXELS)
 
 
-def drawn_over(side: int, times: int) -> bytes:
-    """A progressive JPEG whose last pass is there again and again."""
-    content = file_of(Image.new("L", (side, side), 128), "JPEG", progressive=True)
-    last = content[content.rfind(b"\xff\xda") : -2]
-    return content[:-2] + last * times + b"\xff\xd9"
-
-
-def chunk(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-
-SMALL = file_of(Image.new("RGB", (8, 8)))
+SMALL = encode_image(Image.new("RGB", (8, 8)))
 RUNS = b"BM" + bytes(24) + struct.pack("<HHI", 1, 8, 1)
 LABORIOUS = {
-    "passes": drawn_over(64, 101),
-    "passes over many pixels": drawn_over(3000, 300),
-    "segments": jpeg_with(*[b"\xff\xfe"] * 20_001),
-    "chunks": SMALL[:33] + chunk(b"teSt", b"") * 100_001 + SMALL[33:],
+    "passes": make_jpeg_with_repeated_scans(64, 101),
+    "passes over many pixels": make_jpeg_with_repeated_scans(3000, 300),
+    "segments": make_jpeg_with_segments(*[b"\xff\xfe"] * 20_001),
+    "chunks": SMALL[:33] + make_png_chunk(b"teSt", b"") * 100_001 + SMALL[33:],
     "blocks": b"GIF89a" + bytes(7) + b"!\xfe" + b"\x01x" * 20_001 + b"\0,",
     "runs": RUNS + bytes(1_000_001),
 }
@@ -477,9 +445,16 @@ def test_a_file_that_makes_work_without_having_pixels_is_refused_at_once(name: s
 
 
 def test_what_programs_write_is_no_such_work() -> None:
-    assert decode_upright_image(drawn_over(64, 20), max_pixels=PIXELS).image.size == (64, 64)
-    thumbnail = drawn_over(64, 101)  # inside of a segment, where nobody draws it
-    assert decode_upright_image(jpeg_with(b"\xff\xe5" + thumbnail), max_pixels=PIXELS).width == 64
+    assert decode_upright_image(
+        make_jpeg_with_repeated_scans(64, 20), max_pixels=PIXELS
+    ).image.size == (64, 64)
+    thumbnail = make_jpeg_with_repeated_scans(64, 101)  # inside of a segment, where nobody draws it
+    assert (
+        decode_upright_image(
+            make_jpeg_with_segments(b"\xff\xe5" + thumbnail), max_pixels=PIXELS
+        ).width
+        == 64
+    )
 
 
 def test_large_images_wait_for_each_other_and_small_ones_for_nobody() -> None:
@@ -517,7 +492,7 @@ def test_an_image_is_made_small_while_its_memory_still_counts() -> None:
         return image.resize((8, 8))
 
     picture = decode_upright_image(
-        file_of(Image.new("L", (3000, 2500))), max_pixels=PIXELS, shrink=shrink
+        encode_image(Image.new("L", (3000, 2500))), max_pixels=PIXELS, shrink=shrink
     )
     assert (picture.image.size, picture.width, picture.height) == ((8, 8), 3000, 2500)
     assert held == [3000 * 2500 * 8]

@@ -15,7 +15,7 @@ from backend.domain import ChoicePrediction, Control, ImageSize, Label, Region
 from backend.inference.confidence import choice_confidence, detection_confidence
 from backend.inference.detections import RegionSample
 from backend.inference.model import Model, apply_thresholds
-from backend.learning.classification_metrics import proportion_estimate
+from backend.learning.intervals import proportion_estimate
 from backend.loop.evaluate import metrics
 from backend.loop.evaluate.metrics import ControlEvaluation
 from backend.training.head import ChoiceExamples

@@ -7,11 +7,11 @@ import doctest
 import numpy as np
 import pytest
 
-from backend.learning import audit, classification_metrics, selection
-from backend.records import IntervalEstimate
+from backend.estimate import IntervalEstimate
+from backend.learning import audit, classification_metrics, intervals, selection
 
 
-@pytest.mark.parametrize("module", [audit, classification_metrics, selection])
+@pytest.mark.parametrize("module", [audit, intervals, selection])
 def test_the_examples_in_the_docstrings_hold(module: object) -> None:
     found = doctest.testmod(module)  # type: ignore[arg-type]
     assert found.attempted
@@ -174,7 +174,7 @@ def test_uncertainty(row: list[float], multiple: bool, expected: float) -> None:
     ],
 )
 def test_a_share_with_its_interval(right: int, n: int, low: float, high: float) -> None:
-    figure = classification_metrics.proportion_estimate(right, n)
+    figure = intervals.proportion_estimate(right, n)
     assert (figure.low, figure.high) == pytest.approx((low, high), abs=2e-4)
     assert figure.value == (right / n if n else None)
 

@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 
+from backend.bootstrap import make_resources
 from backend.loop.publish.publish import PublishResult
 from backend.loop.round import Round
 from backend.loop.round_memory import RoundMemory
 from backend.records import RoundOutcome, RoundRequest
-from backend.runtime.resources import Resources
+from backend.runtime.project_session import ProjectSession
 from backend.settings import Settings
 from serverless.monthly_budget import MonthlyBudget
-from tests.unit.test_ordering import PULSE, ordered
+from tests.support.observations import EMPTY_FINGERPRINT, make_queue_order
 
 LOOK = "2026-01-01T10:00:00.000000Z"
 SOON = "2026-01-01T10:00:00.500000Z"
@@ -24,10 +25,12 @@ LATER = "2026-01-01T10:00:05.000000Z"
 
 
 def memory(labeled: dict[int, str] | None = None, skipped: list[int] | None = None) -> RoundMemory:
-    order = ordered(20, labeled or {})
+    order = make_queue_order(20, labeled or {})
     order.mark_skipped(skipped or [])
     outcome = RoundOutcome(version="v1", tasks=20)
-    return RoundMemory(PULSE, "v1", outcome, PublishResult(True, Counter(), order), LOOK)
+    return RoundMemory(
+        EMPTY_FINGERPRINT, "v1", outcome, PublishResult(True, Counter(), order), LOOK
+    )
 
 
 def row(task: int, at: str, labeled: bool = False, skips: int = 0) -> dict[str, Any]:
@@ -42,9 +45,9 @@ def row(task: int, at: str, labeled: bool = False, skips: int = 0) -> dict[str, 
 
 def deciding(home: Path, **settings: Any) -> Round:
     """A round of a project, which looks at nothing yet."""
-    resources = Resources(Settings(home=home, **settings))
+    resources = make_resources(Settings(home=home, **settings))
     record = resources.projects.register("http://127.0.0.1:9", 1)
-    return Round(resources, record, lambda state, progress, detail: None, None)
+    return Round(ProjectSession(resources, record), lambda state, progress, detail: None, None)
 
 
 def test_a_label_and_a_skip_are_noticed_once() -> None:
@@ -96,10 +99,10 @@ def test_a_round_is_not_quiet_while_the_counts_move() -> None:
     known = memory()
     quiet, one, two = (
         RoundRequest(quiet=True),
-        replace(PULSE, annotation_count=1),
-        replace(PULSE, annotation_count=2),
+        replace(EMPTY_FINGERPRINT, annotation_count=1),
+        replace(EMPTY_FINGERPRINT, annotation_count=2),
     )
-    assert known.adjust_request(quiet, PULSE).quiet
+    assert known.adjust_request(quiet, EMPTY_FINGERPRINT).quiet
     assert [known.adjust_request(quiet, pulse).quiet for pulse in (one, two, two)] == [
         False,
         False,
@@ -115,7 +118,7 @@ def test_while_the_months_money_is_spent_waiting_labels_ask_for_no_full_look(
     for name in ("MODAL_TOKEN_ID", "MODAL_TOKEN_SECRET"):
         monkeypatch.setenv(name, "none")
     known, quiet = memory(), RoundRequest(quiet=True)
-    known.live_version, known.fingerprint = "", replace(PULSE, last_change=LOOK)
+    known.live_version, known.fingerprint = "", replace(EMPTY_FINGERPRINT, last_change=LOOK)
     known.outcome, known.over_budget = replace(known.outcome, waiting=3), True
     poor = deciding(tmp_path, compute="modal", monthly_budget=1.0)
     MonthlyBudget(tmp_path / "spending.json", 1.0).record_usage("H100", 3600.0)
@@ -129,7 +132,7 @@ def test_what_changes_no_count_is_looked_at_when_people_pause(tmp_path: Path) ->
     """An edit of one of several answers, and a skip that became an answer: no list shows them."""
     known, deciding_round = memory(), deciding(tmp_path)
     known.live_version = ""
-    same = replace(PULSE, last_change=LOOK)
+    same = replace(EMPTY_FINGERPRINT, last_change=LOOK)
     known.fingerprint, quiet = same, RoundRequest(quiet=True)
     assert deciding_round._can_skip(known, same, quiet)
     assert not deciding_round._can_skip(known, same, replace(quiet, hints=1))

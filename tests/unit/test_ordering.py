@@ -5,56 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
-import numpy as np
-
-from backend.arrays import Floats
-from backend.domain import Control, Label, Task
-from backend.label_studio.labeling_config import LabelingConfig
 from backend.learning.audit import is_audit
-from backend.loop.observe import Observation, ProjectFingerprint
 from backend.loop.publish.queue_order import (
     QUEUE_HEAD_SIZE,
     QueueOrder,
     build_queue_order,
     count_examples,
 )
-
-CONTROL = Control("colour", "image", "image", (Label("red"), Label("blue")))
-PULSE = ProjectFingerprint("", 0, 0, "", "", "", "", "")
-
-
-def seen(count: int, labeled: dict[int, str], skipped: frozenset[int] = frozenset()) -> Observation:
-    tasks = tuple(
-        Task(
-            id=i,
-            images={"image": f"{i}.png"},
-            open=i not in labeled,
-            choices={"colour": frozenset({labeled[i]})} if i in labeled else None,
-            skipped=i in skipped,
-        )
-        for i in range(count)
-    )
-    return Observation(PULSE, "p", LabelingConfig((CONTROL,), {}), tasks, Counter())
-
-
-def vectors(count: int) -> dict[int, Floats]:
-    """Task i looks like all others with the same i modulo 10."""
-    random = np.random.default_rng(0)
-    kinds = random.standard_normal((10, 16))
-    found = kinds[np.arange(count) % 10] + 0.3 * random.standard_normal((count, 16))
-    found /= np.linalg.norm(found, axis=1, keepdims=True)
-    return dict(enumerate(found.astype(np.float32)))
-
-
-def ordered(
-    count: int = 100, labeled: dict[int, str] | None = None, **more: list[int]
-) -> QueueOrder:
-    sought = more.get("sought", [])
-    return build_queue_order(seen(count, labeled or {}), vectors(count), {}, sought, seed=0)
+from tests.support.observations import make_embeddings, make_observation, make_queue_order
 
 
 def test_every_open_task_is_ranked_once_and_the_audit_slice_stands_between() -> None:
-    order = ordered()
+    order = make_queue_order()
     tasks = order.ranked_tasks()
     assert sorted(tasks) == list(range(100))
     audit = [task for task in range(100) if is_audit("p", task)]
@@ -62,12 +24,12 @@ def test_every_open_task_is_ranked_once_and_the_audit_slice_stands_between() -> 
 
 
 def test_the_first_tasks_are_of_different_kinds() -> None:
-    pool = [task for task in ordered().ranked_tasks() if not is_audit("p", task)]
+    pool = [task for task in make_queue_order().ranked_tasks() if not is_audit("p", task)]
     assert len({task % 10 for task in pool[:7]}) == 7
 
 
 def test_a_labeled_task_leaves_and_its_kind_falls_back() -> None:
-    order = ordered()
+    order = make_queue_order()
     first = next(task for task in order.ranked_tasks() if not is_audit("p", task))
     order.mark_labeled([first, 10**6])
     after = [task for task in order.ranked_tasks() if not is_audit("p", task)]
@@ -79,7 +41,7 @@ def test_a_labeled_task_leaves_and_its_kind_falls_back() -> None:
 
 
 def test_an_audit_label_is_counted_and_teaches_nothing() -> None:
-    order = ordered()
+    order = make_queue_order()
     near = order.coverage.max_cosine.copy()
     audit = next(iter(order.audit_tasks))
     order.mark_labeled([audit])
@@ -90,7 +52,7 @@ def test_an_audit_label_is_counted_and_teaches_nothing() -> None:
 
 def test_skipped_tasks_go_to_the_back_at_once_and_in_the_next_round() -> None:
     """They stay open: Label Studio may still serve them to others."""
-    order = ordered()
+    order = make_queue_order()
     head = order.ranked_tasks()[:QUEUE_HEAD_SIZE]
     drawn = [task for task in head if is_audit("p", task)]
     assert drawn, "tasks of the audit slice are skipped too"
@@ -100,14 +62,16 @@ def test_skipped_tasks_go_to_the_back_at_once_and_in_the_next_round() -> None:
     assert set(after[-QUEUE_HEAD_SIZE:]) == set(head)
     assert sum(is_audit("p", task) for task in after[:10]) == 1, "others of the slice are asked for"
     assert (order.labeled_count, order.audit_labeled_count) == (0, 0)
-    again = build_queue_order(seen(100, {}, frozenset(head)), vectors(100), {}, [], seed=0)
+    again = build_queue_order(
+        make_observation(100, {}, frozenset(head)), make_embeddings(100), {}, [], seed=0
+    )
     assert set(again.ranked_tasks()[-QUEUE_HEAD_SIZE:]) == set(head)
     order.mark_labeled(head[:1])
     assert head[0] not in order.ranked_tasks(), "somebody else labeled it"
 
 
 def test_what_is_like_a_skipped_task_falls_back() -> None:
-    order = ordered()
+    order = make_queue_order()
     first = next(task for task in order.ranked_tasks() if not is_audit("p", task))
     order.mark_skipped([first])
     pool = [task for task in order.ranked_tasks() if not is_audit("p", task)]
@@ -126,7 +90,7 @@ def reasons(order: QueueOrder, count: int) -> Counter[str]:
 
 def test_a_label_is_sought_also_where_every_label_makes_the_order_anew() -> None:
     pool = [task for task in range(200) if not is_audit("p", task)]
-    found = reasons(ordered(200, {pool[0]: "red"}, sought=pool[100:110]), 20)
+    found = reasons(make_queue_order(200, {pool[0]: "red"}, sought=pool[100:110]), 20)
     assert found["sought"] >= 4
     assert found["unlike"] >= 1
 
@@ -137,7 +101,9 @@ def test_a_label_that_never_turns_up_costs_little_and_in_the_end_nothing() -> No
     labeled: dict[int, str] = {}
     costs = []
     for _ in range(14):
-        order = ordered(400, labeled, sought=[t for t in pool[::-1] if t not in labeled][:10])
+        order = make_queue_order(
+            400, labeled, sought=[t for t in pool[::-1] if t not in labeled][:10]
+        )
         asked = order.first_tasks(10)
         costs.append(sum(one.why in ("sought", "unlike") for one in asked))
         labeled |= {one.task: "red" for one in asked}
@@ -149,26 +115,29 @@ def test_a_label_that_never_turns_up_costs_little_and_in_the_end_nothing() -> No
 def test_a_label_that_came_later_is_sought_however_many_labels_there_are() -> None:
     pool = [task for task in range(400) if not is_audit("p", task)]
     labeled = dict.fromkeys(pool[:200], "red")
-    old = seen(400, labeled)
+    old = make_observation(400, labeled)
     asked = {"colour": frozenset({"red"})}
     new = replace(old, tasks=tuple(replace(task, available_labels=asked) for task in old.tasks))
     for observed, why in ((old, 0), (new, 4)):
         assert (
-            build_queue_order(observed, vectors(400), {}, pool[300:], seed=0).search_interval == why
+            build_queue_order(
+                observed, make_embeddings(400), {}, pool[300:], seed=0
+            ).search_interval
+            == why
         )
 
 
 def test_tasks_that_may_show_a_label_without_an_example_get_every_fourth_place() -> None:
     pool = [task for task in range(100) if not is_audit("p", task)]
-    order = ordered(labeled={pool[0]: "red"}, sought=[pool[70], pool[80]])
+    order = make_queue_order(labeled={pool[0]: "red"}, sought=[pool[70], pool[80]])
     front = [task for task in order.ranked_tasks()[:12] if not is_audit("p", task)]
     assert {pool[70], pool[80]} <= set(front)
 
 
 def test_a_task_whose_image_cannot_be_read_is_open_and_not_ranked() -> None:
-    known = vectors(50)
+    known = make_embeddings(50)
     del known[7]
-    order = build_queue_order(seen(50, {}), known, {}, [], seed=0)
+    order = build_queue_order(make_observation(50, {}), known, {}, [], seed=0)
     assert 7 in order.open_tasks
     assert 7 not in order.ranked_tasks()
 
@@ -177,4 +146,4 @@ def test_examples_are_counted_by_image_without_the_audit_slice() -> None:
     audit = [task for task in range(100) if is_audit("p", task)]
     pool = [task for task in range(100) if not is_audit("p", task)]
     labeled = {audit[0]: "blue", pool[0]: "red", pool[1]: "red", pool[2]: "gone"}
-    assert count_examples(seen(100, labeled)) == {"colour": {"red": 2, "blue": 0}}
+    assert count_examples(make_observation(100, labeled)) == {"colour": {"red": 2, "blue": 0}}

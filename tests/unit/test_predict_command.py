@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,35 +11,12 @@ from PIL import Image
 
 from backend.cli.main import main
 from backend.inference.model import Model
+from tests.support.drawings import SHAPE_LABELS, make_drawings
 from tests.support.published_models import (
-    BOXES_CONTROL,
     COLOUR_CONTROL,
-    POINTS_CONTROL,
-    TAGS_CONTROL,
     make_image,
     publish_version,
-    train_colour_model,
-    train_detector_model,
 )
-from tests.unit.vision.detection.conftest import BOTH, drawings
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """1: one of many; 2: several of many; 3: boxes; 4: points; 5: one of many and boxes."""
-    home = tmp_path_factory.mktemp("published")
-    model, reference = train_colour_model()
-    publish_version(home, "1", model, reference, title="colours")
-    publish_version(home, "2", *train_colour_model(TAGS_CONTROL))
-    publish_version(home, "3", train_detector_model(BOXES_CONTROL))
-    publish_version(home, "4", train_detector_model(POINTS_CONTROL))
-    both = replace(
-        model,
-        detectors=train_detector_model(BOXES_CONTROL).detectors,
-        controls=(COLOUR_CONTROL, BOXES_CONTROL),
-    )
-    publish_version(home, "5", both, reference)
-    return home
 
 
 @pytest.fixture
@@ -48,16 +24,18 @@ def images(tmp_path: Path) -> list[Path]:
     """Two coloured images, and two with things drawn on them."""
     files = [tmp_path / f"{name}.png" for name in ("red", "blue", "things", "more")]
     shown = [make_image("red", 900, 200), make_image("blue", 901, 90)]
-    shown += [one.image for one in drawings(2, 77, *BOTH)]
+    shown += [one.image for one in make_drawings(2, 77, *SHAPE_LABELS)]
     for file, image in zip(files, shown, strict=True):
         image.save(file)
     return files
 
 
 @pytest.fixture
-def predict(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+def predict(
+    published_home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Any:
     """Runs the command; exit status, figures (with --json) or text, and errors."""
-    monkeypatch.setenv("PRELABEL_HOME", str(home))
+    monkeypatch.setenv("PRELABEL_HOME", str(published_home))
 
     def run(*arguments: str | Path) -> tuple[int, Any, str]:
         status = main(["predict", *map(str, arguments)])
@@ -97,7 +75,7 @@ def test_files_of_one_name_do_not_overwrite_each_other(
 
 @pytest.mark.parametrize("project", ["1", "2", "3", "4", "5"])
 def test_the_answers_are_those_of_the_endpoint(
-    predict: Any, images: list[Path], home: Path, project: str
+    predict: Any, images: list[Path], published_home: Path, project: str
 ) -> None:
     from fastapi.testclient import TestClient
 
@@ -105,7 +83,7 @@ def test_the_answers_are_those_of_the_endpoint(
     from backend.settings import Settings
 
     _, told, _ = predict(*images, "--function", project, "--json")
-    with TestClient(create_endpoint(Settings(home), allow_anonymous=True)) as http:
+    with TestClient(create_endpoint(Settings(published_home), allow_anonymous=True)) as http:
         for file, result in zip(images, told["results"], strict=True):
             path = f"/v1/functions/{project}/invoke"
             answer = http.post(path, content=file.read_bytes()).json()

@@ -24,6 +24,7 @@ from backend.learning.auto_accept import is_held_for_review
 from backend.loop.observe import Observation, ProjectFingerprint
 from backend.loop.publish.publish import Publisher
 from backend.records import AutoAcceptSection, ModelSource
+from backend.runtime.project_session import ProjectSession
 from backend.runtime.resources import Resources
 from backend.settings import Settings
 from tests.support import dashboard_homes
@@ -128,10 +129,10 @@ def present(settings: Settings) -> None:
     """The end of a round, in a new process."""
     resources = Resources(settings)
     (record,) = resources.projects.all()
-    live = resources.versions(record).live()
+    session = ProjectSession(resources, record)
+    live = session.versions.live()
     assert live is not None
-    connection = resources.connection(record)
-    Publisher(resources, record, connection, lambda *given: None).publish(seen(), live)
+    Publisher(session, lambda *given: None).publish(seen(), live)
 
 
 def test_boxes_beyond_the_first_answers_of_a_version_are_accepted_by_later_rounds(

@@ -21,9 +21,8 @@ from backend.vision.detection.trained_detector import ClassMapping, Detector
 from backend.vision.detection.yoloe import OpenVocabulary
 from backend.vision.encoders.clip import tokenize
 from backend.vision.runtime import TorchRunner
-from tests.unit.vision.conftest import picture
-from tests.unit.vision.detection.test_network import pretrained
-from tests.unit.vision.test_yoloe import SIDE, save
+from tests.support.tiny_networks import make_noise_image, save_pretrained_network
+from tests.support.yoloe_weights import YOLOE_SIDE, save_yoloe
 
 WEIGHTS = "yoloe-26n-seg.pt"
 SQUARES = Label("Red Squares", ("square", "red square"))
@@ -34,7 +33,7 @@ POINTS = Control("c", "image", "image", (Label("disc"),), "points")
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("weights")
-    save("26/yoloe-26-seg.yaml", folder / WEIGHTS)
+    save_yoloe("26/yoloe-26-seg.yaml", folder / WEIGHTS)
     return folder
 
 
@@ -42,18 +41,18 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def prompts(weights: Path, tmp_path: Path) -> YoloePrompts:
     @cache
     def load(name: str) -> OpenVocabulary:
-        return OpenVocabulary(weights / name, tokenize=tokenize, side=SIDE)
+        return OpenVocabulary(weights / name, tokenize=tokenize, side=YOLOE_SIDE)
 
     return YoloePrompts(WEIGHTS, load, tmp_path / "project")
 
 
 def meaning(control: Control) -> ClassMapping:
     points = control.kind == "points"
-    return ClassMapping(points, control.label_names, {}, {}, SIDE, shown=0.0, learned=False)
+    return ClassMapping(points, control.label_names, {}, {}, YOLOE_SIDE, shown=0.0, learned=False)
 
 
 def sample(*places: Region) -> RegionSample:
-    image = picture((120, 90), 1)
+    image = make_noise_image((120, 90), 1)
     return RegionSample(1, lambda: image, ImageSize(120, 90), places)
 
 
@@ -98,10 +97,10 @@ def test_what_nothing_describes_is_still_found_by_its_name(
     prompts: YoloePrompts, tmp_path: Path
 ) -> None:
     """The first drawn box describes one label; the other one is known to the base by name."""
-    known = pretrained(("square", "cat"), tmp_path / "two.pt")
-    detector = NetworkRunner(known, SIDE, TorchRunner(build_raw_network(known), "cpu"))
+    known = save_pretrained_network(("square", "cat"), tmp_path / "two.pt")
+    detector = NetworkRunner(known, YOLOE_SIDE, TorchRunner(build_raw_network(known), "cpu"))
     job = DetectorTrainingJob(
-        *(BOXES, [sample(Region("disc", 0.2, 0.2, 0.6, 0.7))], known, None, SIDE, 60, 0),
+        *(BOXES, [sample(Region("disc", 0.2, 0.2, 0.6, 0.7))], known, None, YOLOE_SIDE, 60, 0),
         *(lambda *given: detector, prompts, lambda done, of: None, lambda: False),
     )
     finder = train_detector(job)
@@ -120,7 +119,7 @@ def test_what_nothing_describes_is_still_found_by_its_name(
 
 def found_labels(finder: Detector) -> set[str]:
     ((places, confidence),) = detect_regions(
-        finder, BOXES, [picture((120, 90), 1)], min_confidence=1e-6
+        finder, BOXES, [make_noise_image((120, 90), 1)], min_confidence=1e-6
     )
     assert list(confidence) == sorted(confidence, reverse=True)
     return {place.label for place in places}

@@ -11,7 +11,8 @@ from threading import Event, Thread
 import pytest
 
 from backend.errors import NotFoundError, StoreError
-from backend.records import IntervalEstimate, ModelSource, Promotion, SplitSizes
+from backend.estimate import IntervalEstimate
+from backend.records import ModelSource, Promotion, SplitSizes
 from backend.store import files, wake
 from backend.store.image_copies import ImageCopies
 from backend.store.projects import ProjectStore

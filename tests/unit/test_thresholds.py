@@ -7,7 +7,7 @@ import doctest
 import numpy as np
 import pytest
 
-from backend.learning import auto_accept, quality_gate, thresholds
+from backend.learning import auto_accept, intervals, quality_gate, thresholds
 
 
 @pytest.mark.parametrize("module", [auto_accept, quality_gate, thresholds])
@@ -29,8 +29,8 @@ def test_the_examples_in_the_docstrings_hold(module: object) -> None:
 def test_the_bounds_are_those_of_clopper_and_pearson(
     right: int, n: int, low: float, high: float
 ) -> None:
-    assert float(thresholds.lower_bound(right, n)) == pytest.approx(low, abs=2e-3)
-    assert float(thresholds.upper_bound(right, n)) == pytest.approx(high, abs=2e-3)
+    bounds = intervals.clopper_pearson_bounds(right, n)
+    assert [float(bound) for bound in bounds] == pytest.approx([low, high], abs=2e-3)
 
 
 def test_uncertain_predictions_of_a_label_are_left_out_once_that_is_known_to_help() -> None:

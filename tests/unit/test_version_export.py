@@ -17,9 +17,8 @@ from PIL import Image
 from backend.cli.main import main
 from backend.store.projects import ProjectStore
 from backend.store.versions import VersionStore
+from tests.support.drawings import SHAPE_LABELS, make_drawings
 from tests.support.published_models import make_image
-from tests.unit.test_predict_command import home  # noqa: F401 - a fixture
-from tests.unit.vision.detection.conftest import BOTH, drawings
 
 SURE = 0.02
 """Confidence may differ so much: the project's own runtime may compute in half precision."""
@@ -53,7 +52,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Of several shapes; one lies on its side by EXIF, one is large."""
     folder = tmp_path_factory.mktemp("images")
     shown = [make_image("red", 900, 200), make_image("blue", 901, 90)]
-    shown += [one.image for one in drawings(3, 77, *BOTH)]
+    shown += [one.image for one in make_drawings(3, 77, *SHAPE_LABELS)]
     shown += [shown[2].resize((1800, 1350)), shown[3].resize((90, 160))]
     files = [folder / f"{number}.png" for number in range(len(shown))]
     for file, image in zip(files, shown, strict=True):
@@ -65,9 +64,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [*files, turned]
 
 
-def prelabel(home: Path, *arguments: str | Path, capsys: Any) -> Any:  # noqa: F811
+def prelabel(published_home: Path, *arguments: str | Path, capsys: Any) -> Any:
     """The command's figures."""
-    os.environ["PRELABEL_HOME"] = str(home)
+    os.environ["PRELABEL_HOME"] = str(published_home)
     try:
         status = main([*map(str, arguments), "--json"])
     finally:
@@ -77,8 +76,8 @@ def prelabel(home: Path, *arguments: str | Path, capsys: Any) -> Any:  # noqa: F
     return json.loads(told.out.splitlines()[-1])
 
 
-def live(home: Path, project: str) -> str:  # noqa: F811
-    return str(VersionStore(ProjectStore(home).folder(project)).live())
+def live(published_home: Path, project: str) -> str:
+    return str(VersionStore(ProjectStore(published_home).folder(project)).live())
 
 
 def run_alone(program: Path, alone: Path, images: list[Path], folder: Path) -> list[Any]:
@@ -99,7 +98,7 @@ def run_alone(program: Path, alone: Path, images: list[Path], folder: Path) -> l
 
 @pytest.mark.parametrize(("project", "name"), [("1", "colour"), ("2", "tags"), ("5", "colour")])
 def test_the_example_gives_the_labels_that_predict_gives(
-    home: Path,  # noqa: F811
+    published_home: Path,
     alone: Path,
     images: list[Path],
     tmp_path: Path,
@@ -108,9 +107,13 @@ def test_the_example_gives_the_labels_that_predict_gives(
     name: str,
 ) -> None:
     folder = tmp_path / "model"
-    told = prelabel(home, "export", live(home, project), "--output", folder, capsys=capsys)
+    told = prelabel(
+        published_home, "export", live(published_home, project), "--output", folder, capsys=capsys
+    )
     assert {"README.md", "encoder.onnx", "example.py", "model.json"} <= set(told["files"])
-    ours = prelabel(home, "predict", *images, "--project", project, capsys=capsys)["results"]
+    ours = prelabel(published_home, "predict", *images, "--project", project, capsys=capsys)[
+        "results"
+    ]
     theirs = run_alone(folder / "example.py", alone, images, tmp_path / "empty")
     for mine, other in zip(ours, theirs, strict=True):
         mine = mine.get("controls", {}).get(name, mine)
@@ -122,14 +125,14 @@ def test_the_example_gives_the_labels_that_predict_gives(
 
 
 def test_the_example_leaves_out_what_is_not_certain_enough_to_be_shown(
-    home: Path,  # noqa: F811
+    published_home: Path,
     alone: Path,
     images: list[Path],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder = tmp_path / "model"
-    prelabel(home, "export", live(home, "1"), "--output", folder, capsys=capsys)
+    prelabel(published_home, "export", live(published_home, "1"), "--output", folder, capsys=capsys)
     facts = json.loads((folder / "model.json").read_text())
     assert facts["controls"][0]["shown"] == {"red": 0.0, "blue": 0.0}
     facts["controls"][0]["shown"] = {"red": 1.01, "blue": 0.0}
@@ -147,7 +150,7 @@ def test_the_example_leaves_out_what_is_not_certain_enough_to_be_shown(
     ],
 )
 def test_the_example_finds_what_predict_finds(
-    home: Path,  # noqa: F811
+    published_home: Path,
     alone: Path,
     images: list[Path],
     tmp_path: Path,
@@ -157,8 +160,12 @@ def test_the_example_finds_what_predict_finds(
     program: str,
 ) -> None:
     folder = tmp_path / "model"
-    prelabel(home, "export", live(home, project), "--output", folder, capsys=capsys)
-    ours = prelabel(home, "predict", *images, "--project", project, capsys=capsys)["results"]
+    prelabel(
+        published_home, "export", live(published_home, project), "--output", folder, capsys=capsys
+    )
+    ours = prelabel(published_home, "predict", *images, "--project", project, capsys=capsys)[
+        "results"
+    ]
     theirs = run_alone(folder / program, alone, images, tmp_path / "empty")
     for mine, other in zip(ours, theirs, strict=True):
         mine = mine.get("controls", {}).get(name, mine)
@@ -189,13 +196,13 @@ def _near(row: Any, label: str, confidence: float, place: list[float]) -> bool:
 
 
 def test_the_facts_are_those_of_the_version(
-    home: Path,  # noqa: F811
+    published_home: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder = tmp_path / "model"
-    version = live(home, "5")
-    prelabel(home, "export", version, "--output", folder, capsys=capsys)
+    version = live(published_home, "5")
+    prelabel(published_home, "export", version, "--output", folder, capsys=capsys)
     facts = json.loads((folder / "model.json").read_text())
     assert (facts["version"], facts["labels"]) == (version, {"train": 24, "audit": 0})
     colour, things = facts["controls"]
@@ -205,19 +212,19 @@ def test_the_facts_are_those_of_the_version(
     assert version in readme
     assert "python example.py IMAGE..." in readme
     assert "python example_places.py IMAGE..." in readme
-    assert str(home) not in readme + json.dumps(facts)
+    assert str(published_home) not in readme + json.dumps(facts)
 
 
 def test_what_is_in_the_way_is_one_sentence(
-    home: Path,  # noqa: F811
+    published_home: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("PRELABEL_HOME", str(home))
+    monkeypatch.setenv("PRELABEL_HOME", str(published_home))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("mine")
-    assert main(["export", live(home, "1"), "--output", str(tmp_path / "full")]) == 2
+    assert main(["export", live(published_home, "1"), "--output", str(tmp_path / "full")]) == 2
     assert "is not empty" in capsys.readouterr().err
     assert main(["export", "v9-nothing", "--output", str(tmp_path / "new")]) == 1
     assert "There is no version 'v9-nothing'. Live are: colours: v0-" in capsys.readouterr().err

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from backend.domain import Control
+from backend.estimate import IntervalEstimate
 from backend.inference.model import Model, chosen_labels, predict_choice
 from backend.learning import learning_curve
-from backend.learning.classification_metrics import proportion_estimate
+from backend.learning.intervals import proportion_estimate
 from backend.learning.learning_curve import CurvePoint, LabelMisses
 from backend.learning.quality_gate import GateVerdict
 from backend.loop.evaluate import metrics
@@ -20,18 +21,10 @@ from backend.loop.evaluate.metrics import ControlEvaluation
 from backend.loop.fit import ModelTrainer
 from backend.loop.observe import Observation
 from backend.loop.publish import auto_accept
-from backend.records import (
-    AutoAcceptSection,
-    ControlCard,
-    CurvePrediction,
-    IntervalEstimate,
-    LabelNeed,
-    Outlook,
-)
-from backend.runtime.resources import Resources
+from backend.records import AutoAcceptSection, ControlCard, CurvePrediction, LabelNeed, Outlook
+from backend.runtime.project_session import ProjectSession
 from backend.settings import Settings
 from backend.store.acceptance import AcceptanceStore
-from backend.store.projects import ProjectRecord
 from backend.store.versions import VersionCard
 from backend.training.detector import undetectable_labels
 
@@ -75,8 +68,7 @@ class Assessor:
     """Assesses a model that was just fitted.
 
     Args:
-        resources: of this process.
-        record: the project.
+        session: of the project.
         observation: the snapshot.
         fit: that made the model.
         model: what it made.
@@ -84,17 +76,15 @@ class Assessor:
 
     def __init__(
         self,
-        resources: Resources,
-        record: ProjectRecord,
+        session: ProjectSession,
         observation: Observation,
         fit: ModelTrainer,
         model: Model,
     ) -> None:
-        self._resources = resources
-        self._settings: Settings = resources.settings
-        self._record = record
-        self._versions = resources.versions(record)
-        self._folder = resources.folder(record)
+        self._settings: Settings = session.settings
+        self._session = session
+        self._versions = session.versions
+        self._folder = session.folder
         self._observation = observation
         self._fit = fit
         self._model = model
@@ -170,7 +160,9 @@ class Assessor:
             return ControlCard(kind, counts, evaluation.figure, evaluation.metrics)
         detector = self._model.detectors.get(control.name)
         counts = metrics.count_region_labels(control, self._fit.samples(control))
-        advice = self._resources.missing_label_advice(undetectable_labels(detector, control))
+        advice = self._session.resources.missing_label_advice(
+            undetectable_labels(detector, control)
+        )
         if advice:
             log.info("%s: %s", control.name, advice["advice"])
         return ControlCard(
@@ -213,14 +205,12 @@ class Assessor:
         if self._fit.live_card is None:
             return GateVerdict(True, "The first version of the project.", {})
         gate = QualityGate(
-            self._resources,
-            self._record,
+            self._session,
             self._observation,
             self._fit,
             self._model,
             self._cross_validated,
             self._object_sizes,
-            self._settings.seed,
         )
         return gate.decide(evaluations)
 
@@ -323,7 +313,7 @@ class Assessor:
         if (
             self._choice_controls
             and live_encoder_id
-            and live_encoder_id != self._resources.encoder().id
+            and live_encoder_id != self._session.resources.encoder().id
         ):
             return None
         for control in self._choice_controls:

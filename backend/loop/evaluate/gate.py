@@ -38,8 +38,7 @@ from backend.loop.evaluate.metrics import ControlEvaluation
 from backend.loop.evaluate.past_versions import PastVersions, align_probabilities
 from backend.loop.fit import ModelTrainer
 from backend.loop.observe import Observation
-from backend.runtime.resources import Resources
-from backend.store.projects import ProjectRecord
+from backend.runtime.project_session import ProjectSession
 from backend.store.versions import VersionCard
 from backend.vision.detection.trained_detector import Detector
 
@@ -62,36 +61,30 @@ class QualityGate:
     """Compares one fitted model with what was live before.
 
     Args:
-        resources: of this process.
-        record: the project.
+        session: of the project.
         observation: the snapshot.
         fit: that made the model; there is a live version.
         model: what it made.
         cross_validated: what is said of its labels out of fold.
         object_sizes: by control of points, how large its objects are, for both sides alike.
-        seed: of everything random.
     """
 
     def __init__(
         self,
-        resources: Resources,
-        record: ProjectRecord,
+        session: ProjectSession,
         observation: Observation,
         fit: ModelTrainer,
         model: Model,
         cross_validated: CrossValidated,
         object_sizes: Mapping[str, Mapping[str, float]],
-        seed: int,
     ) -> None:
-        self._resources = resources
-        self._record = record
+        self._session = session
         self._observation = observation
         self._fit = fit
         self._model = model
         self._cross_validated = cross_validated
         self._object_sizes = object_sizes
-        self._seed = seed
-        self._past_versions = PastVersions(resources, record, observation, fit)
+        self._past_versions = PastVersions(session, observation, fit)
         self._live_name = f"the live version {self._past_versions.live.version}"
 
     def decide(self, evaluations: Mapping[str, ControlEvaluation]) -> GateVerdict:
@@ -185,7 +178,7 @@ class QualityGate:
                 window_size = len(rows)
                 earlier = self._past_versions.earlier_probabilities(card, control, TRUST_IMAGES)
                 trust = ProbabilityCalibration.fit(earlier) if earlier else ProbabilityCalibration()
-                rng = np.random.default_rng(self._seed)
+                rng = np.random.default_rng(self._session.settings.seed)
                 merged = AnsweredQuestions.concatenate(nonempty_parts)
                 label_windows.append((card.version, measure_contradiction(merged, trust, rng)))
         return label_windows
@@ -351,9 +344,9 @@ class QualityGate:
     def _version_detector(self, card: VersionCard, control: Control) -> Detector | None:
         """A version's finder; None where it has none, or its files are damaged."""
         try:
-            model = self._resources.model(self._record, card.version)
+            model = self._session.model(card.version)
         except PrelabelError as error:
-            log.warning("project %s: %s", self._record.id, error)
+            log.warning("project %s: %s", self._session.id, error)
             return None
         return model.detectors.get(control.name)
 

@@ -10,14 +10,11 @@ import numpy as np
 
 from backend.arrays import Floats
 from backend.domain import Control, ImageSize, LabelSet
+from backend.estimate import IntervalEstimate
 from backend.inference.confidence import choice_confidence, detection_confidence
 from backend.inference.detections import RegionSample, confidence_threshold, predict_samples
 from backend.inference.model import Model, chosen_labels, predict_choice
-from backend.learning.classification_metrics import (
-    accuracy_estimate,
-    classification_metrics,
-    proportion_estimate,
-)
+from backend.learning.classification_metrics import accuracy_estimate, evaluate_classification
 from backend.learning.detection_metrics import (
     DetectionCounts,
     DetectionSample,
@@ -26,8 +23,8 @@ from backend.learning.detection_metrics import (
     evaluate_detections,
     match_outcomes,
 )
+from backend.learning.intervals import proportion_estimate
 from backend.learning.thresholds import precision_threshold
-from backend.records import IntervalEstimate
 from backend.training.head import ChoiceExamples
 from backend.vision.detection.trained_detector import Detector, TrainedDetector
 
@@ -92,7 +89,7 @@ def evaluate_choices(
     pairs = list(zip(predicted, truths, strict=True))
     return ControlEvaluation(
         accuracy_estimate(pairs),
-        classification_metrics(pairs, control.label_names),
+        evaluate_classification(pairs, control.label_names).to_json(),
         {task: prediction == truth for task, (prediction, truth) in zip(tasks, pairs, strict=True)},
         {
             task: choice_confidence(row, control.multiple)
@@ -158,16 +155,16 @@ def evaluate_regions(
     kind: RegionKind = "points" if control.kind == "points" else "boxes"
     min_confidence = confidence_threshold(detector, control) if detector else 1.0
     extents = object_sizes(control, samples, [detector]) if sizes is None else dict(sizes)
-    figure, metrics = evaluate_detections(
-        judged, control.label_names, kind, extents, min_confidence
-    )
+    evaluated = evaluate_detections(judged, control.label_names, kind, extents, min_confidence)
     tallies = [
         count_matches(image, control.label_names, kind, extents, min_confidence) for image in judged
     ]
     tasks = [sample.task_id for sample in samples]
     return ControlEvaluation(
-        figure,
-        metrics | {"shown": min_confidence} | ({"sizes": extents} if kind == "points" else {}),
+        evaluated.f1,
+        evaluated.to_json()
+        | {"shown": min_confidence}
+        | ({"sizes": extents} if kind == "points" else {}),
         {
             task: t.true_positives == t.predicted == t.actual
             for task, t in zip(tasks, tallies, strict=True)

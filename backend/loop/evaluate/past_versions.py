@@ -18,8 +18,7 @@ from backend.learning.contradiction import AnsweredQuestions
 from backend.loop.fit import ModelTrainer
 from backend.loop.label_table import choice_examples, label_table
 from backend.loop.observe import Observation
-from backend.runtime.resources import Resources
-from backend.store.projects import ProjectRecord
+from backend.runtime.project_session import ProjectSession
 from backend.store.versions import LabelSnapshot, VersionCard
 from backend.training.head import ChoiceExamples, target_matrix
 from backend.vision.heads.head import Head
@@ -37,25 +36,22 @@ class PastVersions:
     """Looks back from a snapshot of labels.
 
     Args:
-        resources: of this process.
-        record: the project.
+        session: of the project.
         observation: the snapshot.
         fit: to it; there is a live version.
     """
 
     def __init__(
         self,
-        resources: Resources,
-        record: ProjectRecord,
+        session: ProjectSession,
         observation: Observation,
         fit: ModelTrainer,
     ) -> None:
         assert fit.live_card is not None  # noqa: S101 - there is nothing to look back at
         self.live: VersionCard = fit.live_card
         self.unavailable_reason = ""
-        self._resources = resources
-        self._record = record
-        self._versions = resources.versions(record)
+        self._session = session
+        self._versions = session.versions
         self._observation = observation
         self._fit = fit
         self._current_labels = label_table(observation)
@@ -98,7 +94,7 @@ class PastVersions:
             try:
                 self._heads_by_version[card.version] = load_heads(self._versions.path(card.version))
             except PrelabelError as error:
-                log.warning("project %s: %s", self._record.id, error)
+                log.warning("project %s: %s", self._session.id, error)
                 self._heads_by_version[card.version] = {}
         head = self._heads_by_version[card.version].get(control.name)
         return head if head is not None and head.multiple == control.multiple else None
@@ -107,7 +103,7 @@ class PastVersions:
     def has_same_encoder(self) -> bool:
         """Whether the new version sees images as the live one does."""
         live_encoder_id = self.live.encoder.id
-        return not live_encoder_id or live_encoder_id == self._resources.encoder().id
+        return not live_encoder_id or live_encoder_id == self._session.resources.encoder().id
 
     def examples(self, control: Control) -> ChoiceExamples | None:
         """The labeled images of a control of choices, as the live version's encoder sees them.
@@ -124,11 +120,11 @@ class PastVersions:
             return {c.name: self._fit.examples(c) for c in choices}
         name = self.live.encoder.name
         try:
-            encoder = self._resources.encoder(self.live.encoder.setting)
+            encoder = self._session.resources.encoder(self.live.encoder.setting)
             if encoder.id != self.live.encoder.id:
                 self.unavailable_reason = f"the encoder {name} is not what it was"
                 return {}
-            embedder = self._resources.embedder(self._record, encoder)
+            embedder = self._session.embedder(encoder)
             embeddings = embedder.embed(
                 image_sources(self._observation.labeled, choices), lambda done, total: None
             )

@@ -16,9 +16,8 @@ from typing import Any
 from backend.errors import LabelStudioError, NotFoundError
 from backend.label_studio.labeling_config import read_config
 from backend.label_studio.task_results import CAPTURE_REASON_FIELD
-from backend.runtime.resources import Resources
+from backend.runtime.project_session import ProjectSession
 from backend.store.captures import DAY_SECONDS, Capture
-from backend.store.projects import ProjectRecord
 
 log = logging.getLogger("prelabel")
 REQUEST_ID_KEY, EXTERNAL_ID_KEY = "prelabel_request", "prelabel_external"
@@ -33,15 +32,13 @@ class CaptureImporter:
     """Brings back the captures of one project.
 
     Args:
-        resources: of this process.
-        record: the project.
+        session: of the project.
     """
 
-    def __init__(self, resources: Resources, record: ProjectRecord) -> None:
-        self._resources = resources
-        self._record = record
-        self._captures = resources.captures(record)
-        self._connection = resources.connection(record)
+    def __init__(self, session: ProjectSession) -> None:
+        self._session = session
+        self._captures = session.captures
+        self._connection = session.connection
 
     def import_waiting(self, should_stop: Callable[[], bool] = lambda: False) -> int:
         """Bring back what waits.
@@ -59,7 +56,7 @@ class CaptureImporter:
         if not waiting:
             return 0
         tasks_by_request = self._connection.client.tasks_by_field(
-            self._record.number, REQUEST_ID_KEY
+            self._session.number, REQUEST_ID_KEY
         )
         imported_count = 0
         for start in range(0, len(waiting), IMPORT_BATCH_SIZE):
@@ -67,11 +64,11 @@ class CaptureImporter:
                 imported_count += self._import_or_defer(capture, tasks_by_request)
             if should_stop():
                 break
-        retention_days = self._resources.settings.capture_retention_days
+        retention_days = self._session.settings.capture_retention_days
         self._captures.delete_stale_imports(time.time() - retention_days * DAY_SECONDS)
         if imported_count:
             log.info(
-                "project %s: %s images came back to be labeled", self._record.id, imported_count
+                "project %s: %s images came back to be labeled", self._session.id, imported_count
             )
         return imported_count
 
@@ -82,7 +79,7 @@ class CaptureImporter:
         except LabelStudioError as error:
             if not _is_rejected(error):
                 raise
-            log.warning("project %s: image %s waits: %s", self._record.id, capture.id, error)
+            log.warning("project %s: image %s waits: %s", self._session.id, capture.id, error)
             return False
 
     def _import_capture(self, capture: Capture, tasks_by_request: dict[str, int]) -> bool:
@@ -103,9 +100,9 @@ class CaptureImporter:
                     task, capture.annotation, import_state.annotation_id
                 )
             except NotFoundError:
-                self._connection.client.get_project(self._record.number)  # or all of it is gone
+                self._connection.client.get_project(self._session.number)  # or all of it is gone
                 log.info(
-                    "project %s: task %s was deleted, its answer with it", self._record.id, task
+                    "project %s: task %s was deleted, its answer with it", self._session.id, task
                 )
         has_annotation = capture.annotation is not None
         self._captures.record_import(
@@ -139,7 +136,7 @@ class CaptureImporter:
         return client.create_annotation(task, result)
 
     def _create_task(self, capture: Capture, content: bytes) -> int:
-        client, project_number = self._connection.client, self._record.number
+        client, project_number = self._connection.client, self._session.number
         (address,) = client.upload_images(
             project_number, [(f"{capture.id}{capture.suffix}", content)]
         )
@@ -163,7 +160,7 @@ class CaptureImporter:
 
     @cached_property
     def _image_keys(self) -> Iterable[str]:
-        project = self._connection.client.get_project(self._record.number)
+        project = self._connection.client.get_project(self._session.number)
         config = read_config(str(project.get("label_config") or ""))
         return sorted({control.image_key for control in config.controls})
 

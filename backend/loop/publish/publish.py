@@ -30,11 +30,9 @@ from backend.loop.publish import auto_accept
 from backend.loop.publish import push as pushing
 from backend.loop.publish.queue_order import QueueOrder, build_queue_order, count_examples
 from backend.loop.publish.thumbnails import ThumbnailPublisher
-from backend.runtime.connection import Connection
-from backend.runtime.resources import Resources
+from backend.runtime.project_session import ProjectSession
 from backend.store.acceptance import AcceptanceStore
 from backend.store.files import read_json, write_json
-from backend.store.projects import ProjectRecord
 
 QUEUE_TAB_TITLE = "Prelabel: ask next"
 """The Data Manager's tab in this order, for projects that several people work in."""
@@ -76,22 +74,17 @@ class Publisher:
     """Presents the live version of one project.
 
     Args:
-        resources: of this process.
-        record: the project.
-        connection: to its Label Studio.
+        session: of the project.
         report: told state, progress and details.
     """
 
     def __init__(
         self,
-        resources: Resources,
-        record: ProjectRecord,
-        connection: Connection,
+        session: ProjectSession,
         report: StateCallback,
     ) -> None:
-        self._resources = resources
-        self._record = record
-        self._connection = connection
+        self._session = session
+        self._connection = session.connection
         self._report = report
 
     def publish(self, observation: Observation, live_version: str) -> PublishResult:
@@ -103,7 +96,7 @@ class Publisher:
         existing, missing_ids = pushing.missing_predictions(
             self._connection, live_version, (task.id for task in open_tasks)
         )
-        model = self._resources.model(self._record, live_version)
+        model = self._session.model(live_version)
         new = [task for task in open_tasks if task.id in missing_ids]
         inference = self._run_detectors(observation, model, new)
         probabilities = predict_probabilities(model, controls, open_tasks, embeddings)
@@ -115,7 +108,7 @@ class Publisher:
             observation, {t.id: vectors[t.id] for t in open_tasks if t.id in vectors}
         )
         order = build_queue_order(
-            observation, vectors, uncertainties, missing_label_tasks, self._resources.settings.seed
+            observation, vectors, uncertainties, missing_label_tasks, self._session.settings.seed
         )
         to_accept = self._select_auto_accepts(
             observation, live_version, model, probabilities, embeddings, inference, order
@@ -138,16 +131,16 @@ class Publisher:
         order.open_tasks -= auto_accept.auto_accept(
             self._connection, observation.controls, to_accept
         )
-        ThumbnailPublisher(self._resources, self._record).publish_round(order, open_tasks)
-        errors = {**self._resources.project_images(self._record).errors, **embeddings.errors}
+        ThumbnailPublisher(self._session).publish_round(order, open_tasks)
+        errors = {**self._session.images.errors, **embeddings.errors}
         return PublishResult(
             bool(existing or new), count_unreadable(observation.tasks, controls, errors), order
         )
 
     def _embed(self, observation: Observation) -> EmbeddingResult:
         """All images, by the live version's encoder."""
-        encoder = self._resources.live_encoder(self._record)
-        return self._resources.embedder(self._record, encoder).embed(
+        encoder = self._session.live_encoder()
+        return self._session.embedder(encoder).embed(
             image_sources(observation.tasks, observation.config.controls),
             lambda done, total: self._report("pushing", done / total if total else 1.0, ""),
         )
@@ -156,7 +149,7 @@ class Publisher:
         self, observation: Observation, vectors: Mapping[int, Floats]
     ) -> list[int]:
         """The tasks that most likely show a label without an example, by the label's text."""
-        encoder = self._resources.live_encoder(self._record)
+        encoder = self._session.live_encoder()
         candidates: list[int] = []
         example_counts = count_examples(observation)
         for control in observation.config.controls:
@@ -168,7 +161,9 @@ class Publisher:
                 0 < len(missing_labels) < len(names)
             )  # before any label nothing is rarer than others
             prototypes = (
-                self._resources.prototypes(encoder, control) if is_partial and vectors else None
+                self._session.resources.prototypes(encoder, control)
+                if is_partial and vectors
+                else None
             )
             if prototypes is not None:
                 tasks, matrix = list(vectors), np.stack(list(vectors.values()))
@@ -188,7 +183,7 @@ class Publisher:
         How sure those were is kept beside it, and given back: a version looks only once.
         """
         uncertainties = choice_uncertainties(observation.config.controls, probabilities)
-        file = self._resources.folder(self._record) / "unsure.json"
+        file = self._session.folder / "unsure.json"
         stored = read_json(file) or {}
         stored = stored if stored.get("version") == live_version else {}
         region_values, confidence = (
@@ -217,10 +212,10 @@ class Publisher:
             model,
             observation.config.controls,
             tasks,
-            self._resources.project_images(self._record),
+            self._session.images,
             lambda done, total: self._report("pushing", done / total, f"image {done} of {total}"),
         )
-        self._resources.image_copies.trim()
+        self._session.resources.image_copies.trim()
         return inference
 
     def _select_auto_accepts(
@@ -239,13 +234,11 @@ class Publisher:
         get their places in the order.
         """
         controls = observation.config.controls
-        error_bound = auto_accept.accept_error_bound(
-            controls, self._resources.settings.accept_error
-        )
+        error_bound = auto_accept.accept_error_bound(controls, self._session.settings.accept_error)
         if not error_bound:
             return []
-        versions = self._resources.versions(self._record)
-        store = AcceptanceStore(self._resources.folder(self._record))
+        versions = self._session.versions
+        store = AcceptanceStore(self._session.folder)
         previous = store.read()
         state = auto_accept.record_reviews(previous, observation, model)
         state = auto_accept.suspend_if_broken(state, error_bound, versions.cards())
@@ -301,7 +294,7 @@ class Publisher:
         """Several people may prefer to pick from a list: the same order as a tab."""
         client = self._connection.client
         if client.count_users() > 1:
-            client.ensure_tab(self._record.number, QUEUE_TAB_TITLE, QUEUE_TAB_VIEW)
+            client.ensure_tab(self._session.number, QUEUE_TAB_TITLE, QUEUE_TAB_VIEW)
 
     def _report_push(self, done: int, total: int) -> None:
         self._report("pushing", done / total, "")

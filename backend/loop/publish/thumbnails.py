@@ -14,8 +14,7 @@ from backend.domain import Task
 from backend.errors import ImageError, StoreError
 from backend.inference.images import ImageSource
 from backend.loop.publish.queue_order import QUEUE_HEAD_SIZE, QueueOrder
-from backend.runtime.resources import Resources
-from backend.store.projects import ProjectRecord
+from backend.runtime.project_session import ProjectSession
 from backend.store.queue_front import QueueFront
 from backend.vision.images.decode import DecodedImage, decode_upright_image
 
@@ -35,14 +34,12 @@ class ThumbnailPublisher:
     """Leaves what people look at in one project's folder.
 
     Args:
-        resources: of this process.
-        record: the project.
+        session: of the project.
     """
 
-    def __init__(self, resources: Resources, record: ProjectRecord) -> None:
-        self._resources = resources
-        self._record = record
-        self._front = QueueFront(resources.folder(record))
+    def __init__(self, session: ProjectSession) -> None:
+        self._session = session
+        self._front = QueueFront(session.folder)
 
     def publish_round(self, order: QueueOrder, tasks: Iterable[Task]) -> None:
         """After a round: the front of the queue, and the latest captured images."""
@@ -60,7 +57,7 @@ class ThumbnailPublisher:
         try:
             self._front.save_tasks(entries)
         except StoreError as error:
-            log.warning("project %s: the queue is not shown: %s", self._record.id, error)
+            log.warning("project %s: the queue is not shown: %s", self._session.id, error)
         queued_tasks = {entry.task for entry in entries}
         self.save_thumbnails(
             {
@@ -78,21 +75,21 @@ class ThumbnailPublisher:
         if not missing:
             return
         sources = [ImageSource(address, task) for task, address in missing.items()]
-        fetched, _ = self._resources.project_images(self._record).fetch(sources, THUMBNAIL_PIXELS)
+        fetched, _ = self._session.images.fetch(sources, THUMBNAIL_PIXELS)
         decoded_images = {fetched_image.address: fetched_image.decoded for fetched_image in fetched}
         for task, address in missing.items():
             if address in decoded_images:
                 self._save_thumbnail(str(task), decoded_images[address])
 
     def _save_capture_thumbnails(self) -> None:
-        captures = self._resources.captures(self._record)
+        captures = self._session.captures
         for capture in captures.latest(MAX_CAPTURES):
             name = f"capture-{capture.id}"
             if self._front.thumbnail_path(name).exists():
                 continue
             try:
                 content = captures.image_path(capture).read_bytes()
-                max_pixels = self._resources.settings.max_image_pixels
+                max_pixels = self._session.settings.max_image_pixels
                 self._save_thumbnail(
                     name,
                     decode_upright_image(content, max_pixels=max_pixels, min_side=THUMBNAIL_PIXELS),
@@ -108,7 +105,7 @@ class ThumbnailPublisher:
         try:
             self._front.save_thumbnail(name, buffer.getvalue())
         except StoreError as error:
-            log.warning("project %s: a small picture is missing: %s", self._record.id, error)
+            log.warning("project %s: a small picture is missing: %s", self._session.id, error)
 
 
 def first_image_addresses(tasks: Iterable[Task]) -> dict[int, str]:

@@ -63,9 +63,11 @@ class DeployError(AssertionError):
 class ControlPlane:
     """Modal's service on this machine, enough of it for the real client and the real containers.
 
-    ``client_environment`` is what containers find besides what image and secrets set; ``visible_folders`` are
-    folders of this machine that containers see; ``max_containers`` is the most that one function gets;
-    ``namespaces=False`` runs containers in the host's own file system.
+    Args:
+        environment: variables of every container, besides those of its image and secrets.
+        visible_folders: folders of this machine that containers can read.
+        max_containers: upper limit of containers per function.
+        namespaces: False runs containers in the host's own file system.
     """
 
     def __init__(

@@ -18,7 +18,10 @@ FOLDER_STAMP: FileStamp = (-1, -1)
 
 @dataclass
 class VolumeView:
-    """``volume_folder`` is the volume's folder, ``mounted_folder`` what is mounted; the same one when shared."""
+    """A volume's own folder and the folder mounted into one container.
+
+    Both are the same folder where namespaces are not available.
+    """
 
     volume_id: str
     volume_folder: Path

@@ -16,15 +16,15 @@ import pytest
 from backend.endpoint.access import TokenBucket
 from backend.errors import NotFoundError, UsageError
 from backend.store.api_keys import ApiKeyStore
+from tests.support.endpoint_client import EndpointClient, open_endpoint
 from tests.support.harness import make_png
-from tests.unit.endpoint.conftest import Caller, calling
 
 
 def bearer(text: str) -> dict[str, str]:
     return {"authorization": f"Bearer {text}"}
 
 
-def ask(call: Caller, key: str, function: str = "1") -> int:
+def ask(call: EndpointClient, key: str, function: str = "1") -> int:
     path = f"/v1/functions/{function}/invoke"
     return call("POST", path, content=make_png("red", 1), headers=bearer(key)).status_code
 
@@ -49,7 +49,7 @@ def test_only_hashes_of_keys_are_kept_and_a_revoked_key_is_worthless(tmp_path: P
 
 def test_without_a_good_key_nothing_is_told(home: Path) -> None:
     _, text = ApiKeyStore(home).create("app", ("1",))
-    with calling(home, open=False) as call:
+    with open_endpoint(home, open=False) as call:
         assert call("GET", "/health").status_code == 200
         assert call("GET", "/openapi.json").status_code == 200
         for path in ("/v1/functions", "/v1/functions/1", "/metrics"):
@@ -68,10 +68,10 @@ def test_without_a_good_key_nothing_is_told(home: Path) -> None:
 def test_the_first_key_closes_the_endpoint_and_revoking_the_last_does_not_open_it(
     home: Path,
 ) -> None:
-    def asks(call: Caller, **headers: str) -> int:
+    def asks(call: EndpointClient, **headers: str) -> int:
         return call("GET", "/v1/functions", headers=headers).status_code
 
-    with calling(home, open=False, open_at_first=True) as call:
+    with open_endpoint(home, open=False, open_at_first=True) as call:
         assert asks(call) == 200
         key, text = ApiKeyStore(home).create("first")  # by another process
         assert asks(call) == 401
@@ -81,16 +81,16 @@ def test_the_first_key_closes_the_endpoint_and_revoking_the_last_does_not_open_i
         (home / "keys.json").unlink()
         assert asks(call) == 401, "what was closed once stays so"
     ApiKeyStore(home).revoke(ApiKeyStore(home).create("revoked")[0].id)
-    with calling(home, open=False, open_at_first=True) as call:
+    with open_endpoint(home, open=False, open_at_first=True) as call:
         assert asks(call) == 401
-    with calling(home, open=True) as call:
+    with open_endpoint(home, open=True) as call:
         assert asks(call) == 200
 
 
 def test_a_key_may_ask_so_fast_and_so_much(home: Path) -> None:
     _, slow_text = ApiKeyStore(home).create("slow", rate=2)
     _, few_text = ApiKeyStore(home).create("few", quota=3)
-    with calling(home, open=False) as call:
+    with open_endpoint(home, open=False) as call:
         path = "/v1/functions/1/invoke"
         headers = bearer(slow_text)
         answers = [
@@ -103,7 +103,7 @@ def test_a_key_may_ask_so_fast_and_so_much(home: Path) -> None:
         assert answers[0].headers["ratelimit-limit"] == "2"
         assert answers[0].headers["ratelimit-remaining"] == "1"
         assert [ask(call, few_text) for _ in range(4)] == [200, 200, 200, 429]
-    with calling(home, open=False) as call:  # what was used outlives a restart
+    with open_endpoint(home, open=False) as call:  # what was used outlives a restart
         assert ask(call, few_text) == 429
         answer = call("POST", path, content=make_png("red", 1), headers=bearer(few_text))
         assert "next month" in answer.json()["detail"]
@@ -131,7 +131,7 @@ def test_batches_of_all_sizes_share_one_rate_and_a_month_is_not_overrun(home: Pa
     _, few = ApiKeyStore(home).create("few", quota=5)
     text = base64.b64encode(make_png("red", 1)).decode()
     path = "/v1/functions/1/invoke-batch"
-    with calling(home, open=False, fetch_urls=True) as call:
+    with open_endpoint(home, open=False, fetch_urls=True) as call:
         reader = call.app.state.parts.reader
         asked: list[str] = []
 
@@ -167,7 +167,7 @@ def test_batches_of_all_sizes_share_one_rate_and_a_month_is_not_overrun(home: Pa
 
 def test_every_answer_tells_what_is_left_also_a_refusal(home: Path) -> None:
     _, text = ApiKeyStore(home).create("app", rate=50, quota=100)
-    with calling(home, open=False) as call:
+    with open_endpoint(home, open=False) as call:
         path, headers = "/v1/functions/1/invoke", bearer(text)
         answers = [
             call("POST", path, content=content, headers=headers)
@@ -188,7 +188,7 @@ def test_every_answer_tells_what_is_left_also_a_refusal(home: Path) -> None:
 def test_counters_of_all_functions_are_not_for_the_key_of_one(home: Path) -> None:
     _, scoped = ApiKeyStore(home).create("one", ("1",))
     _, whole = ApiKeyStore(home).create("all")
-    with calling(home, open=False) as call:
+    with open_endpoint(home, open=False) as call:
         assert call("GET", "/metrics", headers=bearer(scoped)).status_code == 403
         assert call("GET", "/metrics", headers=bearer(whole)).status_code == 200
 
@@ -210,7 +210,7 @@ def test_processes_that_change_keys_at_the_same_time_undo_nothing(tmp_path: Path
 
 def test_each_image_of_a_batch_counts(home: Path) -> None:
     _, text = ApiKeyStore(home).create("few", quota=5)
-    with calling(home, open=False) as call:
+    with open_endpoint(home, open=False) as call:
         path, files = (
             "/v1/functions/1/invoke-batch",
             [("data", make_png("red", i)) for i in range(3)],
@@ -229,7 +229,7 @@ def test_each_image_of_a_batch_counts(home: Path) -> None:
 
 
 def test_what_is_too_large_is_refused_before_it_is_read(home: Path) -> None:
-    with calling(home, max_request_bytes=1000, max_image_bytes=500) as call:
+    with open_endpoint(home, max_request_bytes=1000, max_image_bytes=500) as call:
         path = "/v1/functions/1/invoke"
         assert call("POST", path, content=b"x" * 1001).status_code == 413
 
@@ -252,7 +252,7 @@ def many(kind: str) -> bytes:
 
 @pytest.mark.parametrize("kind", ["objects", "lists", "numbers", "nested"])
 def test_json_of_more_values_than_a_request_needs_is_refused_before_it_is_parsed(
-    call: Caller, kind: str
+    call: EndpointClient, kind: str
 ) -> None:
     headers = {"content-type": "application/json"}
     body = many(kind)
@@ -266,7 +266,7 @@ def test_json_of_more_values_than_a_request_needs_is_refused_before_it_is_parsed
         assert most < 3 * len(body)
 
 
-def test_a_correction_of_as_many_objects_as_there_may_be_is_read(call: Caller) -> None:
+def test_a_correction_of_as_many_objects_as_there_may_be_is_read(call: EndpointClient) -> None:
     corner = {"x": 0.1, "y": 0.1}
     one = {"labelName": "disc", "boundingBox": {**corner, "width": 0.1, "height": 0.1}}
     most = {"predictions": [{**one, "center": corner}] * 10_000, "control": "", "data": "eA=="}
@@ -277,7 +277,7 @@ def test_a_correction_of_as_many_objects_as_there_may_be_is_read(call: Caller) -
 def test_a_newly_promoted_version_takes_over_and_the_old_one_answers_by_name(home: Path) -> None:
     from tests.support.published_models import publish_version, train_colour_model
 
-    with calling(home) as call:
+    with open_endpoint(home) as call:
         before = call.invoke("1", make_png("red", 1)).json()["version"]
         after = publish_version(home, "1", *train_colour_model())
         call.wait(lambda: call_version(call) == after)
@@ -286,7 +286,7 @@ def test_a_newly_promoted_version_takes_over_and_the_old_one_answers_by_name(hom
         assert call.invoke("1", make_png("red", 1), version="live").json()["version"] == after
 
 
-def call_version(call: Caller) -> str:
+def call_version(call: EndpointClient) -> str:
     """Without asking: the loop that would answer is the one that waits."""
     functions = call.app.state.parts.functions
     return str(functions.live_version("1").card.version)
@@ -303,7 +303,7 @@ def test_one_damaged_project_costs_no_other_and_what_failed_is_tried_again(
     (card,) = (home / "projects" / "4" / "versions").glob("*/card.json")
     whole = card.read_text()
     card.write_text("{")
-    with calling(home) as call:
+    with open_endpoint(home) as call:
         known = call.app.state.parts.functions._live_versions
         assert set(known) == {"1", "5"}
         assert call.invoke("4", make_png("red", 1)).status_code == 503

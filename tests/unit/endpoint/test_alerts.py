@@ -23,9 +23,8 @@ from backend.endpoint.alert_rules import EXAMPLE_RULES, AlertRule, read_alert_ru
 from backend.endpoint.alerts import AlertSender, sign_webhook
 from backend.errors import StoreError, UsageError
 from backend.inference.predict_image import ImagePrediction
+from tests.support.endpoint_client import EndpointClient, open_endpoint
 from tests.support.harness import make_png
-from tests.unit.endpoint.conftest import Caller, calling
-from tests.unit.endpoint.test_capturing import finish
 
 SECRET = "greenhouse secret"
 GOOD = "[[alert]]\nfunction='1'\nlabel='a'\nsecret='s'\n"
@@ -82,21 +81,21 @@ def rule_file(home: Path, hook: str, **more: Any) -> None:
     (home / "alerts.toml").write_text("[[alert]]\n" + "\n".join(lines))
 
 
-def quickly(call: Caller) -> None:
+def quickly(call: EndpointClient) -> None:
     call.app.state.parts.post_response._alerts._retry_delays = (0.05, 0.05, 0.05)
 
 
 def test_an_alert_is_posted_signed_and_once_per_picture(home: Path, hook: str) -> None:
     rule_file(home, hook, name="ripe")
-    with calling(home) as call:
+    with open_endpoint(home) as call:
         answer = call.invoke("1", make_png("red", 1), externalId="bed-7").json()
         call.invoke("1", make_png("red", 2), externalId="bed-7")
         call.invoke("1", make_png("blue", 3), externalId="bed-8")
-        finish(call)
+        call.wait_for_post_response()
         call.wait(lambda: Hook.got)
-    with calling(home) as call:  # after a restart still once
+    with open_endpoint(home) as call:  # after a restart still once
         call.invoke("1", make_png("red", 1), externalId="bed-7")
-        finish(call)
+        call.wait_for_post_response()
     ((headers, body),) = Hook.got
     told = json.loads(body)
     assert told["type"] == "prelabel.alert"
@@ -118,7 +117,7 @@ def test_an_alert_is_posted_signed_and_once_per_picture(home: Path, hook: str) -
 def test_a_post_that_failed_is_tried_again_as_the_same_post(home: Path, hook: str) -> None:
     rule_file(home, hook)
     Hook.failures[:] = [500, 503]
-    with calling(home) as call:
+    with open_endpoint(home) as call:
         quickly(call)
         call.invoke("1", make_png("red", 1))
         call.wait(lambda: len(Hook.got) == 3)
@@ -131,13 +130,13 @@ def test_a_post_that_failed_is_tried_again_as_the_same_post(home: Path, hook: st
 
 def test_what_is_not_delivered_goes_on_after_a_restart(home: Path, hook: str) -> None:
     rule_file(home, "http://127.0.0.1:9/nobody")
-    with calling(home) as call:
+    with open_endpoint(home) as call:
         call.app.state.parts.post_response._alerts._retry_delays = (0.0,) * 100
         call.invoke("1", make_png("red", 1))
-        finish(call)
+        call.wait_for_post_response()
         assert list((home / "alerts" / "pending").glob("*.json"))
     rule_file(home, hook)
-    with calling(home) as call:
+    with open_endpoint(home) as call:
         call.wait(lambda: Hook.got)
         call.wait(lambda: not list((home / "alerts" / "pending").glob("*")))
     assert len(Hook.got) == 1
@@ -171,7 +170,7 @@ def test_one_alert_that_cannot_be_sent_or_read_holds_up_no_other(home: Path, hoo
     pending.mkdir(parents=True)
     (pending / "msg_0.json").write_text("{")
     (pending / "msg_1.json").write_text('{"id": 3}')
-    with calling(home) as call:
+    with open_endpoint(home) as call:
         alerts = call.app.state.parts.post_response._alerts
         alerts._rules["b"] = replace(alerts._rules["b"], secret="whsec_abc")  # never gets this far
         call.invoke("1", make_png("red", 1))
@@ -187,7 +186,7 @@ def test_a_rule_for_a_function_that_is_not_there_is_told_of_once(
     (home / "alerts.toml").write_text("".join(rows))
     (card,) = (home / "projects" / "4" / "versions").glob("*/card.json")
     card.write_text("{")  # is there, and fails
-    with calling(home):
+    with open_endpoint(home):
         pass
     told = [text for text in caplog.messages if "do not answer" in text]
     assert told == [
@@ -207,7 +206,7 @@ def test_a_receiver_that_takes_its_time_delays_no_alert_of_others(
     urls = {"quick": hook, "slow": hook.replace("/hook", f"/{slow}")}
     rows = [f"{row}name='{name}'\nurl='{url}'\n" for name, url in urls.items()]
     (home / "alerts.toml").write_text("".join(rows))
-    with calling(home) as call:
+    with open_endpoint(home) as call:
         for number in range(10):  # more than the slow one may have under way
             call.invoke("1", make_png("red", number), externalId=f"bed-{number}")
             began = time.monotonic()
@@ -224,7 +223,7 @@ def test_a_receiver_that_drips_is_given_up_in_time(
 ) -> None:
     monkeypatch.setattr(alerts_module, "POST_TIMEOUT_SECONDS", 0.4)
     rule_file(home, hook.replace("/hook", "/drips"))
-    with calling(home) as call:
+    with open_endpoint(home) as call:
         call.invoke("1", make_png("red", 1))
         pending = home / "alerts" / "pending"
         (file,) = call.wait(lambda: list(pending.glob("msg_*.json")))
@@ -234,7 +233,7 @@ def test_a_receiver_that_drips_is_given_up_in_time(
 def test_what_waits_is_read_from_disk_once(home: Path, hook: str) -> None:
     rule_file(home, hook)
     Hook.failures[:] = [500]
-    with calling(home) as call:
+    with open_endpoint(home) as call:
         call.app.state.parts.post_response._alerts._retry_delays = (0.3,)
         call.invoke("1", make_png("red", 1))
         call.wait(lambda: Hook.got)
@@ -263,13 +262,13 @@ def test_the_list_of_what_was_told_of_does_not_grow_for_ever(
 
 def test_counts_can_be_waited_for(home: Path, hook: str) -> None:
     from tests.support.drawings import make_drawing
-    from tests.unit.test_images import file_of
+    from tests.support.image_files import encode_image
 
     rule_file(home, hook, function="3", label="disc", confidence=0.03, count=2)
-    with calling(home) as call:
+    with open_endpoint(home) as call:
         for number in range(900, 906):
-            call.invoke("3", file_of(make_drawing(number, labels=("disc",)).image))
-        finish(call)
+            call.invoke("3", encode_image(make_drawing(number, labels=("disc",)).image))
+        call.wait_for_post_response()
         call.wait(lambda: Hook.got)
     assert all(json.loads(body)["data"]["count"] >= 2 for _, body in Hook.got)
 

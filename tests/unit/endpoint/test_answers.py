@@ -18,14 +18,14 @@ from backend.settings import Settings
 from backend.vision.images.decode import DecodedImage
 from backend.web_fetcher import WebFetcher
 from tests.support.drawings import make_drawing
+from tests.support.endpoint_client import EndpointClient
 from tests.support.harness import make_data_uri, make_png
-from tests.unit.endpoint.conftest import Caller
-from tests.unit.test_images import file_of
+from tests.support.image_files import encode_image
 
 INVOKE = "/v1/functions/1/invoke"
 
 
-def test_a_label_comes_with_its_confidence_and_that_of_the_others(call: Caller) -> None:
+def test_a_label_comes_with_its_confidence_and_that_of_the_others(call: EndpointClient) -> None:
     answer = call.invoke("1", make_png("red", 100)).json()
     assert answer["labelName"] == "red"
     assert answer["confidence"] > 0.8
@@ -37,7 +37,7 @@ def test_a_label_comes_with_its_confidence_and_that_of_the_others(call: Caller) 
     assert set(answer["milliseconds"]) == {"read", "decode", "predict", "total"}
 
 
-def test_every_way_to_send_an_image_gives_the_same_answer(call: Caller) -> None:
+def test_every_way_to_send_an_image_gives_the_same_answer(call: EndpointClient) -> None:
     content = make_png("blue", 101)
     text = base64.b64encode(content).decode()
     ways = [
@@ -57,22 +57,22 @@ def test_every_way_to_send_an_image_gives_the_same_answer(call: Caller) -> None:
     assert [way.headers["x-request-id"] for way in ways] == [a["requestId"] for a in answers]
 
 
-def test_fewer_labels_and_surer_ones_can_be_asked_for(call: Caller) -> None:
+def test_fewer_labels_and_surer_ones_can_be_asked_for(call: EndpointClient) -> None:
     answer = call.invoke("1", make_png("red", 102), labelCount=1, threshold=1.0).json()
     assert [row["labelName"] for row in answer["labelConfidences"]] == ["red"]
     assert answer["labelName"] is None
 
 
-def test_several_of_many_gives_every_label_that_is_likely(call: Caller) -> None:
+def test_several_of_many_gives_every_label_that_is_likely(call: EndpointClient) -> None:
     answer = call.invoke("2", make_png("red", 103)).json()
     assert [row["labelName"] for row in answer["labels"]] == ["red"]
     everything = call.invoke("2", make_png("red", 103), threshold=0).json()
     assert {row["labelName"] for row in everything["labels"]} == {"red", "blue"}
 
 
-def test_boxes_are_those_that_the_model_finds(call: Caller, published: Path) -> None:
+def test_boxes_are_those_that_the_model_finds(call: EndpointClient, published: Path) -> None:
     image = make_drawing(900, labels=("disc", "square")).image
-    answer = call.invoke("3", file_of(image)).json()
+    answer = call.invoke("3", encode_image(image)).json()
     resources = Resources(Settings(home=published))
     record = resources.projects.get("3")
     loaded = load_local_version(resources, record, answer["version"])
@@ -86,7 +86,7 @@ def test_boxes_are_those_that_the_model_finds(call: Caller, published: Path) -> 
             one["labelName"] == place.label and abs(one["confidence"] - c) < 0.03 for one in near
         ), (place, c, near)
     assert sum(answer["counts"].values()) == len(answer["predictions"])
-    assert call.invoke("3", file_of(image), threshold=1).json()["predictions"] == []
+    assert call.invoke("3", encode_image(image), threshold=1).json()["predictions"] == []
 
 
 def _is_at(box: dict[str, float], place: Region) -> bool:
@@ -94,9 +94,9 @@ def _is_at(box: dict[str, float], place: Region) -> bool:
     return corners == pytest.approx((place.x0, place.y0, place.x1, place.y1), abs=0.02)
 
 
-def test_points_have_a_centre_and_are_counted(call: Caller) -> None:
+def test_points_have_a_centre_and_are_counted(call: EndpointClient) -> None:
     image = make_drawing(901, labels=("disc", "square")).image
-    answer = call.invoke("4", file_of(image)).json()
+    answer = call.invoke("4", encode_image(image)).json()
     assert answer["predictions"]
     for one in answer["predictions"]:
         assert set(one) == {"labelName", "confidence", "center"}
@@ -105,7 +105,7 @@ def test_points_have_a_centre_and_are_counted(call: Caller) -> None:
     assert sum(answer["counts"].values()) == len(answer["predictions"])
 
 
-def test_a_function_of_several_controls_answers_all_of_them(call: Caller) -> None:
+def test_a_function_of_several_controls_answers_all_of_them(call: EndpointClient) -> None:
     answer = call.invoke("5", make_png("red", 104)).json()
     assert answer["labelName"] == "red"
     assert set(answer["controls"]) == {"colour", "things"}
@@ -116,7 +116,7 @@ def test_a_function_of_several_controls_answers_all_of_them(call: Caller) -> Non
     assert call.invoke("5", make_png("red", 104), control="smell").status_code == 404
 
 
-def test_a_batch_answers_in_order_and_a_bad_image_costs_no_other(call: Caller) -> None:
+def test_a_batch_answers_in_order_and_a_bad_image_costs_no_other(call: EndpointClient) -> None:
     files = [("data", make_png("red", 1)), ("data", b"<svg/>"), ("data", make_png("blue", 2))]
     answer = call("POST", "/v1/functions/1/invoke-batch", files=files).json()
     assert [row.get("labelName") for row in answer["results"]] == ["red", None, "blue"]
@@ -132,7 +132,7 @@ def test_a_batch_answers_in_order_and_a_bad_image_costs_no_other(call: Caller) -
         assert form.json()["type"] == "urn:prelabel:batch-size", count
 
 
-def test_functions_are_listed_with_what_they_answer(call: Caller) -> None:
+def test_functions_are_listed_with_what_they_answer(call: EndpointClient) -> None:
     listed = {row["id"]: row for row in call("GET", "/v1/functions").json()}
     assert {id: row["type"] for id, row in listed.items()} == {
         "1": "one-of-many",
@@ -183,7 +183,7 @@ def test_functions_are_listed_with_what_they_answer(call: Caller) -> None:
     ],
 )
 def test_a_wrong_request_is_told_what_to_do(
-    call: Caller, path: str, more: dict[str, object], status: int, says: str
+    call: EndpointClient, path: str, more: dict[str, object], status: int, says: str
 ) -> None:
     answer = call("POST", path, **more)
     assert answer.status_code == status, answer.text
@@ -194,7 +194,7 @@ def test_a_wrong_request_is_told_what_to_do(
     assert problem["requestId"] == answer.headers["x-request-id"]
 
 
-def test_half_a_character_is_refused_like_any_other_nonsense(call: Caller) -> None:
+def test_half_a_character_is_refused_like_any_other_nonsense(call: EndpointClient) -> None:
     headers = {"content-type": "application/json"}
     path = "/v1/functions/1/samples/x/annotation"
     for text in ("https://\ud800.com/x.png", "\ud800", "data:image/png,\ud800"):
@@ -207,9 +207,9 @@ def test_half_a_character_is_refused_like_any_other_nonsense(call: Caller) -> No
 def test_a_failure_of_ours_is_a_problem_with_a_number_and_is_counted(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tests.unit.endpoint.conftest import calling
+    from tests.support.endpoint_client import open_endpoint
 
-    with calling(home) as call:
+    with open_endpoint(home) as call:
         monkeypatch.setattr("backend.endpoint.invoker.decode_upright_image", lambda *a, **k: 1 / 0)
         answer = call.invoke("1", make_png("red", 1))
         text = call("GET", "/metrics").text
@@ -220,13 +220,13 @@ def test_a_failure_of_ours_is_a_problem_with_a_number_and_is_counted(
 
 
 def test_a_redirect_to_a_private_address_is_not_followed(home: Path) -> None:
-    from tests.unit.endpoint.conftest import calling
+    from tests.support.endpoint_client import open_endpoint
 
     listener = socket.create_server(("127.0.0.1", 0))
     listener.settimeout(0.2)
     private = f"https://127.0.0.1:{listener.getsockname()[1]}/x.png"
     told = f"HTTP/1.1 302 Found\r\nlocation: {private}\r\ncontent-length: 0\r\n\r\n".encode()
-    with calling(home, fetch_urls=True, allowed_hosts=frozenset({"127.0.0.1"})) as call:
+    with open_endpoint(home, fetch_urls=True, allowed_hosts=frozenset({"127.0.0.1"})) as call:
         reader = call.app.state.parts.reader
         limits = replace(reader.web._limits, schemes=frozenset({"http", "https"}))
         network = httpcore.MockBackend([told])
@@ -244,11 +244,11 @@ def test_a_redirect_to_a_private_address_is_not_followed(home: Path) -> None:
 
 
 def test_a_version_of_old_says_how_to_make_it_new(home: Path) -> None:
-    from tests.unit.endpoint.conftest import calling
+    from tests.support.endpoint_client import open_endpoint
 
     for file in (home / "projects" / "1" / "versions").glob("*/controls.json"):
         file.unlink()
-    with calling(home) as call:
+    with open_endpoint(home) as call:
         answer = call.invoke("1", make_png("red", 1))
     assert answer.status_code == 503
     assert "older Prelabel" in answer.json()["detail"]
@@ -256,9 +256,9 @@ def test_a_version_of_old_says_how_to_make_it_new(home: Path) -> None:
 
 def test_who_waits_too_long_is_told_so(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from backend.endpoint import invoker
-    from tests.unit.endpoint.conftest import calling
+    from tests.support.endpoint_client import open_endpoint
 
-    with calling(home) as call:
+    with open_endpoint(home) as call:
         monkeypatch.setattr(invoker, "RESPONSE_TIMEOUT_SECONDS", 0.0)
         answer = call.invoke("1", make_png("red", 1))
         assert answer.status_code == 503

@@ -8,45 +8,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from backend.endpoint.capture_recorder import _image_suffix
 from backend.endpoint.metrics import DriftMonitor, EndpointMetrics
 from backend.store.captures import Capture, CaptureStore
 from backend.store.drift_reference import DriftReference
 from tests.support.drawings import make_drawing
+from tests.support.endpoint_client import open_endpoint
 from tests.support.harness import make_png
-from tests.unit.endpoint.conftest import Caller, calling
+from tests.support.published_models import make_ambiguous_png
 
 
 def kept(home: Path, function: str = "1") -> list[tuple[str, str]]:
     return [(c.why, c.external) for c in CaptureStore(home / "projects" / function).all()]
 
 
-def doubtful(number: int) -> bytes:
-    """Half red, half blue; each number is another drawing."""
-    random = np.random.default_rng(number)
-    image = Image.new("RGB", (64, 64), (150, 40, 40))
-    pen = ImageDraw.Draw(image)
-    for _ in range(6):
-        x, y, w, h = random.integers(0, 50, 4)
-        colour = tuple(random.integers(0, 255, 3).tolist())
-        pen.rectangle((x, y, x + w // 2 + 4, y + h // 2 + 4), fill=colour)
-    pen.rectangle((32, 0, 64, 64), fill=(40, 40, 150))
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()
-
-
-def finish(call: Caller) -> None:
-    """Let the desk do all that was noted."""
-    call.wait(lambda: call.app.state.parts.post_response._pending_count == 0)
-
-
 def test_uncertain_images_are_kept_with_what_was_said_of_them(home: Path) -> None:
-    with calling(home, capture_below=0.999999, capture_fraction=0.0) as call:
-        answer = call.invoke("1", doubtful(1), externalId="bed-7").json()
-        finish(call)
+    with open_endpoint(home, capture_below=0.999999, capture_fraction=0.0) as call:
+        answer = call.invoke("1", make_ambiguous_png(1), externalId="bed-7").json()
+        call.wait_for_post_response()
         (capture,) = CaptureStore(home / "projects" / "1").all()
     assert (capture.why, capture.external, capture.id) == (
         "uncertain",
@@ -57,41 +38,48 @@ def test_uncertain_images_are_kept_with_what_was_said_of_them(home: Path) -> Non
     (region,) = capture.said["result"]
     assert region["value"]["choices"] == [answer["labelName"]]
     assert (capture.width, capture.height) == (64, 64)
-    assert CaptureStore(home / "projects" / "1").image_path(capture).read_bytes() == doubtful(1)
+    assert CaptureStore(home / "projects" / "1").image_path(
+        capture
+    ).read_bytes() == make_ambiguous_png(1)
     assert capture.suffix == ".png"
 
 
 def test_certain_images_are_not_kept_but_for_a_random_share(home: Path) -> None:
-    with calling(home, capture_below=0.0, capture_fraction=0.0) as call:
-        call.invoke("1", doubtful(2))
-        finish(call)
+    with open_endpoint(home, capture_below=0.0, capture_fraction=0.0) as call:
+        call.invoke("1", make_ambiguous_png(2))
+        call.wait_for_post_response()
     assert kept(home) == []
-    with calling(home, capture_below=0.0, capture_fraction=0.999) as call:
-        call.invoke("1", doubtful(3))
-        call.invoke("1", doubtful(4), capture=False)
-        finish(call)
+    with open_endpoint(home, capture_below=0.0, capture_fraction=0.999) as call:
+        call.invoke("1", make_ambiguous_png(3))
+        call.invoke("1", make_ambiguous_png(4), capture=False)
+        call.wait_for_post_response()
     assert kept(home) == [("random", "")]
 
 
 def test_the_same_picture_is_kept_once_also_when_it_is_saved_anew(home: Path) -> None:
     anew = io.BytesIO()
-    Image.open(io.BytesIO(doubtful(5))).save(anew, "JPEG", quality=80)
-    with calling(home, capture_fraction=0.999) as call:
-        for content in (doubtful(5), doubtful(5), anew.getvalue(), doubtful(6)):
+    Image.open(io.BytesIO(make_ambiguous_png(5))).save(anew, "JPEG", quality=80)
+    with open_endpoint(home, capture_fraction=0.999) as call:
+        for content in (
+            make_ambiguous_png(5),
+            make_ambiguous_png(5),
+            anew.getvalue(),
+            make_ambiguous_png(6),
+        ):
             call.invoke("1", content)
-        finish(call)
+        call.wait_for_post_response()
     assert len(kept(home)) == 2
-    with calling(home, capture_fraction=0.999) as call:  # after a restart too
-        call.invoke("1", doubtful(5))
-        finish(call)
+    with open_endpoint(home, capture_fraction=0.999) as call:  # after a restart too
+        call.invoke("1", make_ambiguous_png(5))
+        call.wait_for_post_response()
     assert len(kept(home)) == 2
 
 
 def test_not_more_than_so_many_a_day_and_nothing_for_ever(home: Path) -> None:
-    with calling(home, capture_fraction=0.999, capture_per_day=2) as call:
+    with open_endpoint(home, capture_fraction=0.999, capture_per_day=2) as call:
         for number in range(10, 14):
-            call.invoke("1", doubtful(number))
-        finish(call)
+            call.invoke("1", make_ambiguous_png(number))
+        call.wait_for_post_response()
     assert len(kept(home)) == 2
     captures = CaptureStore(home / "projects" / "1")
     (first, _) = captures.all()
@@ -107,18 +95,18 @@ def test_a_label_with_hardly_an_example_makes_an_image_worth_keeping(home: Path)
     told = json.loads(card.read_text())
     told["controls"]["colour"]["examples"] = {"red": 1, "blue": 40}
     card.write_text(json.dumps(told))
-    with calling(home, capture_below=0.0, capture_fraction=0.0) as call:
+    with open_endpoint(home, capture_below=0.0, capture_fraction=0.0) as call:
         call.invoke("1", make_png("red", 1))
         call.invoke("1", make_png("blue", 1))
-        finish(call)
+        call.wait_for_post_response()
     assert kept(home) == [("rare", "")]
 
 
 def test_a_correction_goes_to_the_kept_image_or_brings_its_own(home: Path) -> None:
     path = "/v1/functions/1/samples/{}/annotation"
-    with calling(home, capture_fraction=0.999) as call:
-        call.invoke("1", doubtful(20), externalId="a/b 1")
-        finish(call)
+    with open_endpoint(home, capture_fraction=0.999) as call:
+        call.invoke("1", make_ambiguous_png(20), externalId="a/b 1")
+        call.wait_for_post_response()
         there = call("PUT", path.format("a%2Fb%201"), json={"labelName": "blue"})
         gone = call("PUT", path.format("other"), json={"labelName": "blue"})
         wrong = call("PUT", path.format("other"), json={"labelName": "green"})
@@ -126,7 +114,7 @@ def test_a_correction_goes_to_the_kept_image_or_brings_its_own(home: Path) -> No
         strange = call("PUT", path.format("other"), json={"label": "blue"})
         import base64
 
-        text = base64.b64encode(doubtful(21)).decode()
+        text = base64.b64encode(make_ambiguous_png(21)).decode()
         brought = call("PUT", path.format("other"), json={"labelName": "red", "data": text})
     assert (there.status_code, brought.status_code) == (202, 202), there.text + brought.text
     assert gone.status_code == 404
@@ -146,9 +134,9 @@ def test_boxes_are_corrected_by_all_objects_of_the_image(home: Path) -> None:
     path = "/v1/functions/3/samples/x/annotation"
     box = {"x": 0.5, "y": 0.25, "width": 0.25, "height": 0.5}
     objects = [{"labelName": "disc", "boundingBox": box}]
-    with calling(home, capture_fraction=0.999) as call:
-        call.invoke("3", doubtful(30), externalId="x")
-        finish(call)
+    with open_endpoint(home, capture_fraction=0.999) as call:
+        call.invoke("3", make_ambiguous_png(30), externalId="x")
+        call.wait_for_post_response()
         assert call("PUT", path, json={"predictions": objects}).status_code == 202
         assert call("PUT", path, json={"labelName": "disc"}).status_code == 422
         no_box = [{"labelName": "disc", "center": {"x": 0.5, "y": 0.5}}]
@@ -162,15 +150,15 @@ def test_boxes_are_corrected_by_all_objects_of_the_image(home: Path) -> None:
 
 
 def test_drift_is_told_when_production_looks_different(home: Path) -> None:
-    with calling(home) as call:
+    with open_endpoint(home) as call:
         for number in range(30):
             for colour in ("red", "blue"):
                 call.invoke("1", make_png(colour, number), capture=False)
-        finish(call)
+        call.wait_for_post_response()
         same = call("GET", "/v1/functions/1").json()["drift"]
         for number in range(120):
             call.invoke("1", make_drawing(number).to_png(), capture=False)
-        finish(call)
+        call.wait_for_post_response()
         other = call("GET", "/v1/functions/1").json()["drift"]
         text = call("GET", "/metrics").text
     assert same["n"] == 60
@@ -186,7 +174,7 @@ def test_drift_is_told_when_production_looks_different(home: Path) -> None:
 
 
 def test_names_that_callers_make_up_are_not_counted_one_by_one(home: Path) -> None:
-    with calling(home) as call:
+    with open_endpoint(home) as call:
         for number in range(5):
             call.invoke(f"made-up-{number}", b"x")
         text = call("GET", "/metrics").text
@@ -199,14 +187,14 @@ ANNOTATION = "/v1/functions/1/samples/{}/annotation"
 
 def test_a_correction_never_lands_on_an_older_picture_of_that_name(home: Path) -> None:
     path = ANNOTATION.format("bed-7")
-    with calling(home, capture_fraction=0.999) as call:
-        call.invoke("1", doubtful(71), externalId="bed-7")
+    with open_endpoint(home, capture_fraction=0.999) as call:
+        call.invoke("1", make_ambiguous_png(71), externalId="bed-7")
         assert call("PUT", path, json={"labelName": "red"}).status_code == 202
         call.invoke("1", make_png("blue", 72), externalId="bed-7", capture=False)
         assert call("PUT", path, json={"labelName": "blue"}).status_code == 404
-    with calling(home, capture_fraction=0.999) as call:  # after a restart neither
+    with open_endpoint(home, capture_fraction=0.999) as call:  # after a restart neither
         assert call("PUT", path, json={"labelName": "blue"}).status_code == 404
-        call.invoke("1", doubtful(73), externalId="bed-7")
+        call.invoke("1", make_ambiguous_png(73), externalId="bed-7")
         assert call("PUT", path, json={"labelName": "blue"}).status_code == 202
     first, last = CaptureStore(home / "projects" / "1").all()
     assert first.annotation is not None
@@ -216,9 +204,9 @@ def test_a_correction_never_lands_on_an_older_picture_of_that_name(home: Path) -
 
 
 def test_a_picture_that_is_sent_again_is_still_the_one_that_was_kept(home: Path) -> None:
-    with calling(home, capture_fraction=0.999) as call:
+    with open_endpoint(home, capture_fraction=0.999) as call:
         for _ in range(2):
-            call.invoke("1", doubtful(71), externalId="bed-7")
+            call.invoke("1", make_ambiguous_png(71), externalId="bed-7")
         path = ANNOTATION.format("bed-7")
         assert call("PUT", path, json={"labelName": "red"}).status_code == 202
     (capture,) = CaptureStore(home / "projects" / "1").all()
@@ -226,9 +214,9 @@ def test_a_picture_that_is_sent_again_is_still_the_one_that_was_kept(home: Path)
 
 
 def test_names_of_pictures_have_no_control_characters(home: Path) -> None:
-    with calling(home, capture_fraction=0.999) as call:
-        answer = call.invoke("1", doubtful(75), externalId="bed\x00\n7")
-        finish(call)
+    with open_endpoint(home, capture_fraction=0.999) as call:
+        answer = call.invoke("1", make_ambiguous_png(75), externalId="bed\x00\n7")
+        call.wait_for_post_response()
         path = ANNOTATION.format("bed%007")
         assert call("PUT", path, json={"labelName": "blue"}).status_code == 202
     assert answer.json()["externalId"] == "bed7"
@@ -240,13 +228,13 @@ def test_what_is_too_old_goes_when_the_endpoint_starts_whoever_asks(home: Path) 
     captures.add(Capture("old", 1.0, "random", "v1"), b"image")
     captures.add(Capture("new", time.time(), "random", "v1"), b"image")
     (home / "projects" / "2" / "captures" / "bad.json").write_text('{"id": 7')
-    with calling(home, capture_retention_days=1.0) as call:
+    with open_endpoint(home, capture_retention_days=1.0) as call:
         call.wait(lambda: [c.id for c in captures.all()] == ["new"])
     assert not (home / "projects" / "2" / "captures" / "old.jpg").exists()
 
 
 def test_files_are_kept_with_the_suffix_of_what_they_are(home: Path) -> None:
-    image = Image.open(io.BytesIO(doubtful(76))).convert("RGB")
+    image = Image.open(io.BytesIO(make_ambiguous_png(76))).convert("RGB")
     suffixes = {}
     for number, kind in enumerate(("JPEG", "PNG", "WEBP", "GIF", "BMP")):
         file = io.BytesIO()
@@ -264,17 +252,17 @@ def test_files_are_kept_with_the_suffix_of_what_they_are(home: Path) -> None:
 def test_drift_is_of_the_live_version_whoever_asks_an_older_one(home: Path) -> None:
     from tests.support.published_models import publish_version, train_colour_model
 
-    with calling(home) as call:
+    with open_endpoint(home) as call:
         old = call.invoke("1", make_png("red", 1)).json()["version"]
         new = publish_version(home, "1", *train_colour_model())
         functions = call.app.state.parts.functions
         call.wait(lambda: functions.live_version("1").card.version == new)
         for number in range(60):
             call.invoke("1", make_png("red", number), capture=False)
-        finish(call)
+        call.wait_for_post_response()
         before = call("GET", "/v1/functions/1").json()["drift"]
         call.invoke("1", make_png("red", 1), version=old)
-        finish(call)
+        call.wait_for_post_response()
         after = call("GET", "/v1/functions/1").json()["drift"]
     assert before["n"] == 60
     assert before["labels"] is not None
@@ -308,8 +296,8 @@ def test_answers_that_wait_are_bounded_in_bytes(
     from backend.endpoint import post_response
 
     monkeypatch.setattr(post_response, "MAX_PENDING_BYTES", 1000)
-    with calling(home, capture_fraction=0.999) as call:
-        call.invoke("1", doubtful(77))
-        finish(call)
+    with open_endpoint(home, capture_fraction=0.999) as call:
+        call.invoke("1", make_ambiguous_png(77))
+        call.wait_for_post_response()
         assert "prelabel_not_considered_total 1.0" in call("GET", "/metrics").text
     assert kept(home) == []

@@ -17,7 +17,7 @@ from backend.errors import EncoderError
 from backend.vision import hub
 from backend.vision.encoders.base import DEFAULT_CLIP, DEFAULT_YOLO_CLS
 from backend.vision.encoders.load import DEFAULT_REPOSITORY, load_encoder
-from tests.unit.vision.conftest import TINY
+from tests.support.tiny_networks import TINY_CLIP_CONFIG
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -109,7 +109,7 @@ def test_weights_on_this_machine_need_no_hub(
     """The default model in small, for its real weights have 600 MB."""
     from open_clip import factory
 
-    monkeypatch.setitem(factory._MODEL_CONFIGS, DEFAULT_CLIP.partition("/")[0], TINY)
+    monkeypatch.setitem(factory._MODEL_CONFIGS, DEFAULT_CLIP.partition("/")[0], TINY_CLIP_CONFIG)
     keep(tmp_path, Path(tiny_clip.partition("/")[2]).read_bytes())
     said: list[str] = []
     encoder = load_encoder("auto", say=said.append)

@@ -17,10 +17,11 @@ from backend.vision.heads.head import Head
 from backend.vision.onnx.export import write_onnx
 from backend.vision.onnx.networks import build_head_graph
 from backend.vision.onnx.preprocessing import Preprocessing, read_transforms
-from tests.unit.vision.conftest import picture
+from tests.support.tiny_networks import make_noise_image
 
 USUAL = [
-    picture(size, seed) for seed, size in enumerate(((40, 30), (64, 64), (30, 80), (200, 120)))
+    make_noise_image(size, seed)
+    for seed, size in enumerate(((40, 30), (64, 64), (30, 80), (200, 120)))
 ]
 
 

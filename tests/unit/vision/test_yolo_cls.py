@@ -18,7 +18,7 @@ from backend.vision.encoders.base import Encoder
 from backend.vision.encoders.load import load_encoder
 from backend.vision.encoders.yolo_cls import crop_centre_square
 from backend.vision.ultralytics_models import load_checkpoint
-from tests.unit.vision.conftest import YOLO_SIDE
+from tests.support.tiny_networks import YOLO_CLS_SIDE
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def test_vectors_are_what_enters_the_last_layer(
     network = load_checkpoint(tiny_yolo).network
     entered: list[Any] = []
     network.model[-1].linear.register_forward_pre_hook(lambda _, given: entered.append(given[0]))
-    transform = classify_transforms(YOLO_SIDE)
+    transform = classify_transforms(YOLO_CLS_SIDE)
     with torch.no_grad():
         network(torch.stack([transform(image) for image in usual]))
     by_hand = entered[0].numpy() / np.linalg.norm(entered[0].numpy(), axis=1, keepdims=True)
@@ -48,7 +48,7 @@ def test_vectors_are_what_enters_the_last_layer(
 def test_images_are_prepared_as_ultralytics_does(usual: list[Image.Image]) -> None:
     from ultralytics.data.augment import classify_transforms
 
-    for side in (YOLO_SIDE, 224):
+    for side in (YOLO_CLS_SIDE, 224):
         for image in usual:
             theirs = classify_transforms(side)(image).numpy()
             np.testing.assert_allclose(crop_centre_square(image, side).numpy(), theirs, atol=1e-6)
@@ -61,9 +61,11 @@ def test_the_preparation_in_the_checkpoint_is_used(
     from ultralytics.data.augment import classify_transforms
 
     network = load_checkpoint(tiny_yolo).network
-    network.transforms = classify_transforms(YOLO_SIDE, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
+    network.transforms = classify_transforms(
+        YOLO_CLS_SIDE, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2)
+    )
     path = tmp_path / "own-cls.pt"
-    torch.save({"model": network, "train_args": {"imgsz": YOLO_SIDE}}, path)
+    torch.save({"model": network, "train_args": {"imgsz": YOLO_CLS_SIDE}}, path)
     own = load_encoder(str(path), say=pytest.fail)
     assert np.abs(own.encode_images(usual) - encoder.encode_images(usual)).max() > 0.01
 

@@ -27,11 +27,8 @@ from backend.vision.detection.yoloe import (
     find_yoloe_weights,
     missing_prompt_files,
 )
-from tests.unit.vision.conftest import picture
-
-SIDE = 96
-SMALL = {"n": [0.33, 0.0625, 256]}
-"""Depth, width, most channels: a network of 2 million numbers, most of them in its head."""
+from tests.support.tiny_networks import make_noise_image
+from tests.support.yoloe_weights import YOLOE_SIDE, save_yoloe
 
 
 @pytest.fixture(autouse=True)
@@ -47,41 +44,16 @@ def closed(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(subprocess, name, refuse)
 
 
-def save(config: str, path: Path) -> Path:
-    """A checkpoint as ultralytics writes it, of a small network with random weights."""
-    import torch
-
-    from backend.vision.ultralytics_models import import_ultralytics
-
-    package = Path(import_ultralytics(path.parent).__file__).parent
-    from ultralytics.nn.tasks import YOLOEModel, YOLOESegModel
-    from ultralytics.utils import YAML
-
-    plan = YAML.load(package / "cfg" / "models" / config) | {"scales": SMALL, "scale": "n"}
-    torch.manual_seed(0)
-    kind = YOLOESegModel if "-seg" in config else YOLOEModel
-    network = kind(plan, verbose=False)
-    network.task = "segment" if "-seg" in config else "detect"
-    for norm in (part for part in network.modules() if isinstance(part, torch.nn.BatchNorm2d)):
-        torch.nn.init.uniform_(norm.weight, 0.5, 2.0)  # else all answers are nearly the same
-        torch.nn.init.normal_(norm.bias)
-    for name, values in network.named_parameters():
-        if name.endswith(("cv4.0.bias", "cv4.1.bias", "cv4.2.bias")):
-            values.data.fill_(-1)  # as trained networks are, not 1 object in 10,000 places
-    torch.save({"model": network.half(), "train_args": {"imgsz": SIDE}}, path)
-    return path
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("yoloe")
-    save("26/yoloe-26-seg.yaml", made / "yoloe-26n-seg.pt")
+    save_yoloe("26/yoloe-26-seg.yaml", made / "yoloe-26n-seg.pt")
     return made
 
 
 @pytest.fixture(scope="module")
 def finder(folder: Path) -> OpenVocabulary:
-    return OpenVocabulary(folder / "yoloe-26n-seg.pt", side=SIDE)
+    return OpenVocabulary(folder / "yoloe-26n-seg.pt", side=YOLOE_SIDE)
 
 
 @pytest.fixture
@@ -115,7 +87,7 @@ BOX = np.array([[0.1, 0.2, 0.5, 0.7]], dtype=np.float32)
 
 
 def test_visual_prompts_become_one_row_per_label(finder: OpenVocabulary) -> None:
-    images = [picture((120, 80), 1), picture((60, 90), 2)]
+    images = [make_noise_image((120, 80), 1), make_noise_image((60, 90), 2)]
     boxes = [np.array([[0.1, 0.1, 0.4, 0.5], [0.5, 0.5, 0.9, 0.9]], dtype=np.float32), BOX]
     rows = finder.visual_embeddings(images, boxes, [[0, 1], [0]])
     assert rows.shape == (2, finder.dim) == (2, 512)
@@ -134,8 +106,10 @@ def test_visual_prompts_are_what_ultralytics_computes(folder: Path) -> None:
 
     from backend.vision.ultralytics_models import load_checkpoint
 
-    image, (wide, high) = picture((128, 64), 3), (128, 64)  # scaled by 3 / 4 exactly
-    pixels = LetterBox((SIDE, SIDE), auto=True)(image=np.asarray(image.resize((96, 48))))
+    image, (wide, high) = make_noise_image((128, 64), 3), (128, 64)  # scaled by 3 / 4 exactly
+    pixels = LetterBox((YOLOE_SIDE, YOLOE_SIDE), auto=True)(
+        image=np.asarray(image.resize((96, 48)))
+    )
     network = load_checkpoint(folder / "yoloe-26n-seg.pt").network
     inside = BOX * np.array([wide, high] * 2, dtype=np.float32) * 0.75
     inside += np.array([0, 8, 0, 8], dtype=np.float32)  # 48 pixels are padded to 64
@@ -143,15 +117,15 @@ def test_visual_prompts_are_what_ultralytics_computes(folder: Path) -> None:
     batch = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)[None].float() / 255
     with torch.no_grad():
         theirs = network(batch, vpe=visual[None], return_vpe=True)[0].numpy()
-    finder = OpenVocabulary(folder / "yoloe-26n-seg.pt", side=SIDE)
-    frame = PromptLetterbox(wide, high, SIDE)
+    finder = OpenVocabulary(folder / "yoloe-26n-seg.pt", side=YOLOE_SIDE)
+    frame = PromptLetterbox(wide, high, YOLOE_SIDE)
     np.testing.assert_array_equal(frame.to_mask(BOX), visual[0].numpy())
     ours = finder.visual_embeddings([image], [BOX], [[0]])
     assert float((ours * theirs).sum()) > 0.999  # Pillow scales by other weights than OpenCV
 
 
 def test_a_label_without_a_box_is_zeros_and_never_found(finder: OpenVocabulary) -> None:
-    image = picture((80, 60), 1)
+    image = make_noise_image((80, 60), 1)
     rows = finder.visual_embeddings([image], [BOX], [[2]])
     assert rows.shape == (3, finder.dim)
     assert not rows[:2].any()
@@ -160,13 +134,13 @@ def test_a_label_without_a_box_is_zeros_and_never_found(finder: OpenVocabulary) 
 
 
 def test_boxes_smaller_than_a_cell_and_outside_still_show_something() -> None:
-    frame = PromptLetterbox(100, 50, SIDE)
+    frame = PromptLetterbox(100, 50, YOLOE_SIDE)
     for box in ([0.5, 0.5, 0.501, 0.501], [0.999, 0.999, 1, 1], [0, 0, 0.01, 0.01], [2, 2, 3, 3]):
         assert frame.to_mask(np.array([box], dtype=np.float32)).sum() >= 1
 
 
 def test_what_does_not_match_is_refused(finder: OpenVocabulary) -> None:
-    image = picture((80, 60), 1)
+    image = make_noise_image((80, 60), 1)
     for labels in ([[0, 1]], [[-1]], [[0], [0]]):
         with pytest.raises(ValueError, match=r"label|argument"):
             finder.visual_embeddings([image], [BOX], labels)
@@ -175,7 +149,7 @@ def test_what_does_not_match_is_refused(finder: OpenVocabulary) -> None:
 
 
 def test_the_prompts_decide_what_is_found(finder: OpenVocabulary) -> None:
-    images = [picture((120, 80), 1), picture((60, 90), 2)]
+    images = [make_noise_image((120, 80), 1), make_noise_image((60, 90), 2)]
     two, five = prompts(2, finder.dim), prompts(5, finder.dim, seed=1)
     for rows in (two, five, two):
         for found in finder.detect(images, rows, 0.0):
@@ -191,7 +165,7 @@ def test_the_prompts_decide_what_is_found(finder: OpenVocabulary) -> None:
 
 
 def test_confidence_is_a_lower_bound(finder: OpenVocabulary) -> None:
-    image, rows = picture((120, 80), 1), prompts(3, finder.dim)
+    image, rows = make_noise_image((120, 80), 1), prompts(3, finder.dim)
     everything = finder.detect([image], rows, 0.0)[0]
     bound = float(np.median(everything.confidence))
     some = finder.detect([image], rows, bound)[0]
@@ -202,15 +176,15 @@ def test_confidence_is_a_lower_bound(finder: OpenVocabulary) -> None:
 
 @pytest.mark.parametrize("size", [(120, 40), (40, 120), (1, 1), (3, 900), (640, 480)])
 def test_boxes_come_back_to_the_image(finder: OpenVocabulary, size: tuple[int, int]) -> None:
-    frame = PromptLetterbox(*size, SIDE)
+    frame = PromptLetterbox(*size, YOLOE_SIDE)
     assert all(edge % 32 == 0 for edge in frame.padded_size)
-    assert max(frame.padded_size) == SIDE
+    assert max(frame.padded_size) == YOLOE_SIDE
     inner = np.array([[0, 0, 1, 1], [0.25, 0.5, 0.75, 0.9]], dtype=np.float32)
     offset = np.array([frame.left, frame.top] * 2)
     np.testing.assert_allclose(
         frame.to_image_boxes(inner * (frame.resized_size * 2) + offset), inner, atol=1e-6
     )
-    found = finder.detect([picture(size, 4)], prompts(2, finder.dim), 0.0)[0]
+    found = finder.detect([make_noise_image(size, 4)], prompts(2, finder.dim), 0.0)[0]
     assert np.all((found.boxes >= 0) & (found.boxes <= 1))
 
 
@@ -220,15 +194,17 @@ def test_boxes_are_those_of_ultralytics(tmp_path: Path, free: bool) -> None:
     import torch
     from ultralytics import YOLOE
 
-    image = picture((SIDE, 64), 5)
-    path = save("26/yoloe-26.yaml", tmp_path / "yoloe-26n.pt")  # without masks, by which it chooses
-    finder = OpenVocabulary(path, side=SIDE)
+    image = make_noise_image((YOLOE_SIDE, 64), 5)
+    path = save_yoloe(
+        "26/yoloe-26.yaml", tmp_path / "yoloe-26n.pt"
+    )  # without masks, by which it chooses
+    finder = OpenVocabulary(path, side=YOLOE_SIDE)
     rows = prompts(3, finder.dim)
     finder._network.end2end = free
     ours = finder.detect([image], rows, 0.001)[0]
     theirs = YOLOE(str(path))
     theirs.set_classes(["a", "b", "c"], torch.from_numpy(rows)[None])
-    given: dict[str, Any] = {"imgsz": SIDE, "conf": 0.001, "iou": 0.7, "verbose": False}
+    given: dict[str, Any] = {"imgsz": YOLOE_SIDE, "conf": 0.001, "iou": 0.7, "verbose": False}
     given |= {"device": "cpu", "save": False, "nms": False if free else None}
     result = theirs.predict(image, **given)[0].boxes
     count = min(len(ours.boxes), len(result.conf), 10)
@@ -240,8 +216,8 @@ def test_boxes_are_those_of_ultralytics(tmp_path: Path, free: bool) -> None:
 
 @pytest.mark.parametrize("config", ["26/yoloe-26.yaml", "11/yoloe-11-seg.yaml"])
 def test_other_networks_of_the_family(config: str, tmp_path: Path) -> None:
-    finder = OpenVocabulary(save(config, tmp_path / "yoloe-other.pt"), side=SIDE)
-    image = picture((90, 60), 6)
+    finder = OpenVocabulary(save_yoloe(config, tmp_path / "yoloe-other.pt"), side=YOLOE_SIDE)
+    image = make_noise_image((90, 60), 6)
     rows = finder.visual_embeddings([image], [BOX], [[0]])
     assert len(finder.detect([image], rows, 0.0)[0].boxes) > 0
 
@@ -250,7 +226,7 @@ def test_text_prompts_with_a_tokenizer_that_is_given(folder: Path, encoder_file:
     import open_clip
 
     finder = OpenVocabulary(
-        find_yoloe_weights(folder) or folder, tokenize=open_clip.tokenize, side=SIDE
+        find_yoloe_weights(folder) or folder, tokenize=open_clip.tokenize, side=YOLOE_SIDE
     )
     rows = finder.text_embeddings(["apple", "ripe strawberry", "apple"])
     assert rows.shape == (3, 512)
@@ -259,16 +235,18 @@ def test_text_prompts_with_a_tokenizer_that_is_given(folder: Path, encoder_file:
     np.testing.assert_array_equal(rows[0], rows[2])
     assert np.abs(rows[0] - rows[1]).max() > 0.001
     assert finder.text_embeddings([]).shape == (0, 512)
-    seen = finder.visual_embeddings([picture((90, 60), 6)], [BOX], [[0]])
+    seen = finder.visual_embeddings([make_noise_image((90, 60), 6)], [BOX], [[0]])
     both = np.concatenate([rows[:2], seen])
-    assert set(finder.detect([picture((90, 60), 6)], both, 0.0)[0].labels) <= {0, 1, 2}
+    assert set(finder.detect([make_noise_image((90, 60), 6)], both, 0.0)[0].labels) <= {0, 1, 2}
     assert missing_prompt_files(folder, tokenizer=True) == ""
 
 
 def test_without_a_text_encoder_one_sentence_says_what_to_fetch(folder: Path) -> None:
     import open_clip
 
-    finder = OpenVocabulary(folder / "yoloe-26n-seg.pt", tokenize=open_clip.tokenize, side=SIDE)
+    finder = OpenVocabulary(
+        folder / "yoloe-26n-seg.pt", tokenize=open_clip.tokenize, side=YOLOE_SIDE
+    )
     with pytest.raises(EncoderError, match=r"need mobileclip2_b\.ts: curl -fL -o .*mobileclip2_b"):
         finder.text_embeddings(["apple"])
 
@@ -285,7 +263,9 @@ def test_a_file_that_is_no_text_encoder_is_refused(folder: Path, encoder_file: P
     import open_clip
 
     encoder_file.write_bytes(b"no archive")
-    finder = OpenVocabulary(folder / "yoloe-26n-seg.pt", tokenize=open_clip.tokenize, side=SIDE)
+    finder = OpenVocabulary(
+        folder / "yoloe-26n-seg.pt", tokenize=open_clip.tokenize, side=YOLOE_SIDE
+    )
     with pytest.raises(EncoderError, match="no text encoder"):
         finder.text_embeddings(["apple"])
 
@@ -340,7 +320,10 @@ def test_the_names_are_those_that_ultralytics_publishes() -> None:
 
 
 def test_several_threads_may_detect_at_once(finder: OpenVocabulary) -> None:
-    images, rows = [picture((120, 80), 1), picture((60, 90), 2)], prompts(2, finder.dim)
+    images, rows = (
+        [make_noise_image((120, 80), 1), make_noise_image((60, 90), 2)],
+        prompts(2, finder.dim),
+    )
     expected = [found.confidence for found in finder.detect(images, rows, 0.0)]
     got: list[Any] = []
     threads = [

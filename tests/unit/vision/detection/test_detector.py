@@ -22,8 +22,8 @@ from backend.vision.detection.network_runner import (
 from backend.vision.detection.raw_network import build_raw_network
 from backend.vision.runtime import TorchRunner
 from backend.vision.runtime.fastest_runner import MAX_DIFFERENCE_BY_KIND
-from tests.support.drawings import Drawing, make_drawing
-from tests.unit.vision.detection.conftest import BOTH, SIDE, drawings, on_torch
+from tests.support.drawings import SHAPE_LABELS, Drawing, make_drawing, make_drawings
+from tests.support.tiny_networks import DETECTOR_SIDE, make_torch_runner
 
 SURE = 0.35
 
@@ -39,9 +39,9 @@ def theirs(
     ultralytics = import_ultralytics()
     module = deepcopy(network.module)
     module.task = "detect"
-    torch.save({"model": module, "train_args": {"imgsz": SIDE, "task": "detect"}}, path)
+    torch.save({"model": module, "train_args": {"imgsz": DETECTOR_SIDE, "task": "detect"}}, path)
     model = getattr(ultralytics, kind)(str(path))
-    options = {"imgsz": SIDE, "conf": 0.01, "iou": 0.6, "device": "cpu", "verbose": False}
+    options = {"imgsz": DETECTOR_SIDE, "conf": 0.01, "iou": 0.6, "device": "cpu", "verbose": False}
     results = [model.predict(image, save=False, **options)[0] for image in images]
     return [result.boxes.data.numpy() for result in results]
 
@@ -76,7 +76,7 @@ def test_a_grid_finds_what_ultralytics_finds(
     drawn = [make_drawing(300 + i, size, network.spec.classes) for i, size in enumerate(sizes)]
     images = [one.image for one in drawn]
     expected = theirs(network, tmp_path / "made.pt", images, "YOLO")
-    found = on_torch(network).detect(images, 0.01)
+    found = make_torch_runner(network).detect(images, 0.01)
     counts = [
         same(f, image, e, pixel=1.5, share=0.02)
         for f, image, e in zip(found, images, expected, strict=True)
@@ -90,12 +90,12 @@ def test_a_grid_finds_what_ultralytics_finds(
 def test_queries_find_what_ultralytics_finds(rtdetr: DetectionNetwork, tmp_path: Path) -> None:
     """Which stretches an image to a square, and scales it a little differently: of random weights
     some queries look elsewhere then."""
-    sizes = ((SIDE, SIDE), (160, 90), (70, 160), (320, 200))
+    sizes = ((DETECTOR_SIDE, DETECTOR_SIDE), (160, 90), (70, 160), (320, 200))
     images = [make_drawing(310 + i, size).image for i, size in enumerate(sizes)]
     expected = theirs(rtdetr, tmp_path / "rtdetr-made.pt", images, "RTDETR")
     shares = []
     for found, image, rows in zip(
-        on_torch(rtdetr).detect(images, 0.01), images, expected, strict=True
+        make_torch_runner(rtdetr).detect(images, 0.01), images, expected, strict=True
     ):
         ours = pixels(found, image)
         listed = np.flatnonzero(found.confidence > rows[:, 4].min() + 1e-3)
@@ -116,9 +116,9 @@ def test_queries_find_what_ultralytics_finds(rtdetr: DetectionNetwork, tmp_path:
 
 def test_places_are_shares_of_the_upright_image(yolo26_like: DetectionNetwork) -> None:
     """Twice as large a picture gives the same places."""
-    drawn = make_drawing(321, (SIDE, 120), ("disc",))
+    drawn = make_drawing(321, (DETECTOR_SIDE, 120), ("disc",))
     twice = drawn.image.resize((320, 240), Image.Resampling.NEAREST)
-    small, large = on_torch(yolo26_like).detect([drawn.image, twice], 0.3)
+    small, large = make_torch_runner(yolo26_like).detect([drawn.image, twice], 0.3)
     assert len(drawn.objects) == len(small) == len(large)
     for thing in drawn.objects:
         for found in (small, large):
@@ -126,8 +126,8 @@ def test_places_are_shares_of_the_upright_image(yolo26_like: DetectionNetwork) -
 
 
 def test_the_least_confidence_holds_and_nothing_is_nothing(yolo26_like: DetectionNetwork) -> None:
-    detector = on_torch(yolo26_like)
-    image = make_drawing(321, (SIDE, 120), ("disc",)).image
+    detector = make_torch_runner(yolo26_like)
+    image = make_drawing(321, (DETECTOR_SIDE, 120), ("disc",)).image
     many, few = (detector.detect([image], least)[0] for least in (0.001, 0.5))
     assert few.confidence.min() >= 0.5
     assert len(many) > len(few) > 0
@@ -141,7 +141,7 @@ def test_odd_sizes_are_looked_at_too(
 ) -> None:
     sizes = ((1, 1), (3, 700), (700, 3), (33, 31))
     for network in (yolo26_like, rtdetr):
-        found = on_torch(network).detect([Image.new("RGB", size) for size in sizes], 0.001)
+        found = make_torch_runner(network).detect([Image.new("RGB", size) for size in sizes], 0.001)
         assert len(found) == len(sizes)
         assert all(np.isfinite(one.boxes).all() for one in found)
 
@@ -150,8 +150,8 @@ def test_many_images_come_back_in_order(
     yolo26_like: DetectionNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("backend.vision.detection.network_runner.DETECTION_BATCH_SIZE", 3)
-    drawn: list[Drawing] = drawings(8, 330, "disc")
-    detector = on_torch(yolo26_like)
+    drawn: list[Drawing] = make_drawings(8, 330, "disc")
+    detector = make_torch_runner(yolo26_like)
     together = detector.detect([one.image for one in drawn], 0.3)
     for one, found in zip(drawn, together, strict=True):
         (alone,) = detector.detect([one.image], 0.3)
@@ -175,28 +175,30 @@ def test_the_fastest_runner_finds_the_same(
         lambda *given, **named: fastest(*given, **{**named, "only": "openvino"}),
     )
     images = [
-        make_drawing(340, (SIDE, 120), ("disc",)).image,
+        make_drawing(340, (DETECTOR_SIDE, 120), ("disc",)).image,
         make_drawing(341, (90, 160), ("disc",)).image,
     ]
     for network in (yolo26_like, rtdetr):
         quick: NetworkRunner = load_network_runner(
-            network, SIDE, "key", tmp_path / network.spec.family, said.append
+            network, DETECTOR_SIDE, "key", tmp_path / network.spec.family, said.append
         )
         assert (quick.runner.kind, said) == ("openvino", [])
         least = 0.3 if network is yolo26_like else 0.0001
         for one, other in zip(
-            quick.detect(images, least), on_torch(network).detect(images, least), strict=True
+            quick.detect(images, least),
+            make_torch_runner(network).detect(images, least),
+            strict=True,
         ):
             assert len(one) == len(other) > 0
             if network is yolo26_like:
                 np.testing.assert_allclose(one.boxes, other.boxes, atol=1e-4)
                 np.testing.assert_allclose(one.confidence, other.confidence, atol=1e-4)
-    assert quick.classes == BOTH
+    assert quick.classes == SHAPE_LABELS
 
 
 def raw(network: DetectionNetwork) -> tuple[Floats, ...]:
     """What torch answers to the picture that networks are tried on."""
-    return TorchRunner(build_raw_network(network), "cpu")(example_input(SIDE))
+    return TorchRunner(build_raw_network(network), "cpu")(example_input(DETECTOR_SIDE))
 
 
 @pytest.mark.parametrize("which", ["yolo26_like", "yolo11_like"])

@@ -38,16 +38,14 @@ from backend.vision.detection.network import (
 )
 from backend.vision.detection.trained_detector import TrainedDetector
 from backend.vision.detection.training_example import DetectionExample
-from tests.support.drawings import Drawing
-from tests.unit.vision.detection.conftest import (
-    BOTH,
-    SIDE,
-    SIZE,
-    drawings,
-    examples,
-    judged,
-    on_torch,
-    quick,
+from tests.support.drawings import SHAPE_LABELS, Drawing, make_drawings
+from tests.support.tiny_networks import (
+    DETECTOR_SIDE,
+    DRAWING_SIZE,
+    make_detection_samples,
+    make_examples,
+    make_torch_runner,
+    short_recipe,
 )
 
 DISC = ("disc",)
@@ -101,9 +99,10 @@ def weights(network: DetectionNetwork) -> dict[str, Any]:
 
 
 def test_twelve_images_of_discs_teach_what_discs_are(yolo26_like: DetectionNetwork) -> None:
-    others = drawings(40, 100, *DISC)
-    found = on_torch(yolo26_like).detect([one.image for one in others], 0.02)
-    _, figures = evaluate_detections(judged(others, found, DISC), DISC, "boxes", {}, 0.25)
+    others = make_drawings(40, 100, *DISC)
+    found = make_torch_runner(yolo26_like).detect([one.image for one in others], 0.02)
+    samples = make_detection_samples(others, found, DISC)
+    figures = evaluate_detections(samples, DISC, "boxes", {}, 0.25).to_json()
     print("12 images, boxes:", figures)
     assert figures["map50"] >= 0.7
     assert not yolo26_like.module.training
@@ -112,10 +111,10 @@ def test_twelve_images_of_discs_teach_what_discs_are(yolo26_like: DetectionNetwo
 
 def test_an_image_marked_as_empty_teaches_what_is_not_meant(yolo26_like: DetectionNetwork) -> None:
     """Squares that nobody calls a disc are no longer taken for one; discs are found as before."""
-    discs = examples(drawings(8, 400, *DISC), BOTH)
-    empty = [unmarked(one) for one in examples(drawings(8, 420, "square"), BOTH)]
+    discs = make_examples(make_drawings(8, 400, *DISC), SHAPE_LABELS)
+    empty = [unmarked(one) for one in make_examples(make_drawings(8, 420, "square"), SHAPE_LABELS)]
     alone, beside = (
-        fine_tune(yolo26_like, some, quick(40), quiet) for some in (discs, discs + empty)
+        fine_tune(yolo26_like, some, short_recipe(40), quiet) for some in (discs, discs + empty)
     )
     assert surest(beside, "square") < 0.5 * surest(alone, "square")
     assert surest(beside, "disc") > 0.5
@@ -127,8 +126,8 @@ def unmarked(one: DetectionExample) -> DetectionExample:
 
 def surest(network: DetectionNetwork, label: str) -> float:
     """The mean confidence of the surest disc in other pictures, which show things of a label."""
-    shown = [one for one in drawings(30, 500, label) if one.objects]
-    found = on_torch(network).detect([one.image for one in shown], 0.001)
+    shown = [one for one in make_drawings(30, 500, label) if one.objects]
+    found = make_torch_runner(network).detect([one.image for one in shown], 0.001)
     return float(np.mean([max(f.confidence, default=0.0) for f in found]))
 
 
@@ -136,11 +135,11 @@ def surest(network: DetectionNetwork, label: str) -> float:
 def test_images_without_a_label_that_is_left_teach_nothing_of_it(
     kind: str, request: pytest.FixtureRequest
 ) -> None:
-    builtin = adapt_classes(load_base_network(SMALL_NETWORK_FILE), BOTH)
+    builtin = adapt_classes(load_base_network(SMALL_NETWORK_FILE), SHAPE_LABELS)
     known = builtin if kind == "builtin" else request.getfixturevalue(kind)
-    only_discs = examples(drawings(8, 300, *DISC), BOTH)
+    only_discs = make_examples(make_drawings(8, 300, *DISC), SHAPE_LABELS)
     left, taught = (
-        fine_tune(known, only_discs, replace(quick(20), ignored_classes=classes), quiet)
+        fine_tune(known, only_discs, replace(short_recipe(20), ignored_classes=classes), quiet)
         for classes in ((1,), ())
     )
     assert moved(known, left, 1) < 1e-3
@@ -171,7 +170,9 @@ def test_training_leaves_the_machine_as_it_was(
         raise AssertionError("a program or a connection was started")
 
     import_ultralytics()
-    fine_tune(start, examples(drawings(2, 0, *DISC), DISC), quick(1), quiet)  # all imports are done
+    fine_tune(
+        start, make_examples(make_drawings(2, 0, *DISC), DISC), short_recipe(1), quiet
+    )  # all imports are done
     (tmp_path / "temporary").mkdir()
     (tmp_path / "here").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
@@ -186,7 +187,7 @@ def test_training_leaves_the_machine_as_it_was(
     started = weights(start)
     started = {name: value.copy() for name, value in started.items()}
     with watched() as watch:
-        fine_tune(start, examples(drawings(4, 0, *DISC), DISC), quick(10), quiet)
+        fine_tune(start, make_examples(make_drawings(4, 0, *DISC), DISC), short_recipe(10), quiet)
     after = (
         dict(os.environ),
         torch.get_num_threads(),
@@ -204,12 +205,12 @@ def test_training_leaves_the_machine_as_it_was(
 
 def test_equal_seeds_give_equal_networks_and_progress_is_told(start: DetectionNetwork) -> None:
     """Some of the images have no boxes."""
-    marked = examples(drawings(5, 0, *DISC), DISC)
+    marked = make_examples(make_drawings(5, 0, *DISC), DISC)
     nothing = np.zeros((0, 4), dtype=np.float32), np.zeros(0, dtype=np.int64)
     marked += [DetectionExample(e.read_image, e.width, e.height, *nothing) for e in marked[:2]]
     told: list[tuple[int, int]] = []
     one, same, other = (
-        weights(fine_tune(start, marked, quick(20, seed), lambda *tick: told.append(tick)))
+        weights(fine_tune(start, marked, short_recipe(20, seed), lambda *tick: told.append(tick)))
         for seed in (4, 4, 5)
     )
     assert told == [(1, 2), (2, 2)] * 3
@@ -227,9 +228,9 @@ def test_who_cancels_is_obeyed_after_the_batch(start: DetectionNetwork) -> None:
         asked.append(time.monotonic())
         return len(asked) >= 3
 
-    marked = examples(drawings(4, 0, *DISC), DISC)
+    marked = make_examples(make_drawings(4, 0, *DISC), DISC)
     with pytest.raises(RoundCancelledError, match="stays as it was"):
-        fine_tune(start, marked, quick(5000), quiet, cancelled)
+        fine_tune(start, marked, short_recipe(5000), quiet, cancelled)
     assert len(asked) == 3
     assert time.monotonic() - asked[-1] < 5
 
@@ -240,7 +241,13 @@ def test_the_number_of_threads_stays(start: DetectionNetwork) -> None:
     torch.set_num_threads(3)
     try:
         with pytest.raises(RoundCancelledError):
-            fine_tune(start, examples(drawings(2, 0, *DISC), DISC), quick(10), quiet, lambda: True)
+            fine_tune(
+                start,
+                make_examples(make_drawings(2, 0, *DISC), DISC),
+                short_recipe(10),
+                quiet,
+                lambda: True,
+            )
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(1)
@@ -248,10 +255,12 @@ def test_the_number_of_threads_stays(start: DetectionNetwork) -> None:
 
 def test_the_time_limit_holds(start: DetectionNetwork) -> None:
     told: list[tuple[int, int]] = []
-    marked = examples(drawings(4, 0, *DISC), DISC)
-    fine_tune(start, marked, quick(1), quiet)  # all imports are done
+    marked = make_examples(make_drawings(4, 0, *DISC), DISC)
+    fine_tune(start, marked, short_recipe(1), quiet)  # all imports are done
     begun = time.monotonic()
-    network = fine_tune(start, marked, quick(4000, seconds=3), lambda *tick: told.append(tick))
+    network = fine_tune(
+        start, marked, short_recipe(4000, seconds=3), lambda *tick: told.append(tick)
+    )
     took = time.monotonic() - begun
     print(f"a limit of 3 s took {took:.1f} s, {told[-1]}")
     assert took < 15
@@ -272,9 +281,11 @@ def test_the_time_limit_holds_where_not_even_an_epoch_fits(start: DetectionNetwo
 
         return replace(example, read_image=picture)
 
-    marked = [slowly(one) for one in examples(drawings(60, 0, *DISC), DISC)]
+    marked = [slowly(one) for one in make_examples(make_drawings(60, 0, *DISC), DISC)]
     told: list[tuple[int, int]] = []
-    network = fine_tune(start, marked, quick(4000, seconds=1), lambda *tick: told.append(tick))
+    network = fine_tune(
+        start, marked, short_recipe(4000, seconds=1), lambda *tick: told.append(tick)
+    )
     assert told == [(1, 1)]
     assert len(read) < 45
     assert all(np.isfinite(value).all() for value in weights(network).values())
@@ -292,16 +303,16 @@ def test_images_that_are_slow_to_read_do_not_shorten_what_comes_after(
 
         return replace(example, read_image=read)
 
-    marked = [slowly(one) for one in examples(drawings(4, 0, *DISC), DISC)]
+    marked = [slowly(one) for one in make_examples(make_drawings(4, 0, *DISC), DISC)]
     told: list[tuple[int, int]] = []
-    fine_tune(start, marked, quick(80, seconds=30), lambda *tick: told.append(tick))
+    fine_tune(start, marked, short_recipe(80, seconds=30), lambda *tick: told.append(tick))
     assert told[-1] == (8, 8)
 
 
 def test_an_rtdetr_learns_without_failing(rtdetr: DetectionNetwork) -> None:
-    marked = examples(drawings(6, 0, "disc", "square"), ("disc", "square"))
+    marked = make_examples(make_drawings(6, 0, "disc", "square"), ("disc", "square"))
     told: list[tuple[int, int]] = []
-    network = fine_tune(rtdetr, marked, quick(20), lambda *tick: told.append(tick))
+    network = fine_tune(rtdetr, marked, short_recipe(20), lambda *tick: told.append(tick))
     assert told[-1] == (2, 2)
     before, after = weights(rtdetr), weights(network)
     assert any(np.abs(before[name] - after[name]).max() > 1e-3 for name in before)
@@ -309,7 +320,7 @@ def test_an_rtdetr_learns_without_failing(rtdetr: DetectionNetwork) -> None:
 
 
 def test_recipes_grow_with_the_images_and_halve_when_warm(start: DetectionNetwork) -> None:
-    few, many = (examples(drawings(1, 0, *DISC), DISC) * count for count in (10, 200))
+    few, many = (make_examples(make_drawings(1, 0, *DISC), DISC) * count for count in (10, 200))
     cold = choose_recipe(start, many, 320, warm_start=False, time_limit_seconds=60, seed=1)
     assert (
         choose_recipe(start, few, 320, warm_start=False, time_limit_seconds=60, seed=1).iterations
@@ -322,7 +333,7 @@ def test_recipes_grow_with_the_images_and_halve_when_warm(start: DetectionNetwor
 
 def test_the_more_classes_pretrained_weights_tell_apart_the_gentler_they_are_changed() -> None:
     base = load_base_network(SMALL_NETWORK_FILE)
-    marked = examples(drawings(1, 0, *DISC), DISC)
+    marked = make_examples(make_drawings(1, 0, *DISC), DISC)
 
     def rate(classes: int) -> float:
         network = adapt_classes(base, [f"class {i}" for i in range(classes)])
@@ -340,7 +351,7 @@ def test_pretrained_weights_keep_what_they_know(
 ) -> None:
     def kept(network: DetectionNetwork, count: int, known: bool, warm: bool = False) -> int:
         given = DetectionNetwork(network.module, replace(network.spec, pretrained=True))
-        marked = examples(drawings(1, 0, *DISC), DISC) * count
+        marked = make_examples(make_drawings(1, 0, *DISC), DISC) * count
         return choose_recipe(
             given, marked, 320, warm, time_limit_seconds=60, seed=1, knows_labels=known
         ).frozen_layers
@@ -359,30 +370,38 @@ def test_pretrained_weights_keep_what_they_know(
 
 def test_fifty_images_of_points_find_and_count_discs(monkeypatch: pytest.MonkeyPatch) -> None:
     """By all that a round does: sides from the gaps, tuned threshold, and back to points."""
-    crowded: dict[str, Any] = {"size": SIZE, "most": 8, "radius": (6, 9)}
-    marked, others = (drawings(n, i, *DISC, **crowded) for n, i in ((50, 0), (60, 500)))
+    crowded: dict[str, Any] = {"size": DRAWING_SIZE, "most": 8, "radius": (6, 9)}
+    marked, others = (make_drawings(n, i, *DISC, **crowded) for n, i in ((50, 0), (60, 500)))
     control = Control("dot", "image", "image", (Label("disc"),), "points")
     samples = [
-        RegionSample(number, lambda image=one.image: image, ImageSize(*SIZE), dots(one))  # type: ignore[misc]
+        RegionSample(number, lambda image=one.image: image, ImageSize(*DRAWING_SIZE), dots(one))  # type: ignore[misc]
         for number, one in enumerate(marked)
     ]
     monkeypatch.setattr(
-        "backend.vision.detection.fine_tune.choose_recipe", lambda *given: quick(200)
+        "backend.vision.detection.fine_tune.choose_recipe", lambda *given: short_recipe(200)
     )  # a third of what 50 images get
     finder = train_detector(
         DetectorTrainingJob(
-            *(control, samples, load_base_network(SMALL_NETWORK_FILE), None, SIDE, 60, 0),
-            *(lambda network, size, key: on_torch(network, size), None, quiet, lambda: False),
+            *(control, samples, load_base_network(SMALL_NETWORK_FILE), None, DETECTOR_SIDE, 60, 0),
+            *(
+                lambda network, size, key: make_torch_runner(network, size),
+                None,
+                quiet,
+                lambda: False,
+            ),
         )
     )
     assert finder is not None
     assert finder.class_mapping.learned
     found = finder.detect([one.image for one in others], 0.02)
-    least, size = confidence_threshold(finder, control), 15 / SIDE  # of the discs, in the mean
-    figure, figures = evaluate_detections(
-        judged(others, found, DISC), DISC, "points", {"disc": size}, least
-    )
-    side = finder.class_mapping.sides["disc"] * SIDE
+    least, size = (
+        confidence_threshold(finder, control),
+        15 / DETECTOR_SIDE,
+    )  # of the discs, in the mean
+    judged = make_detection_samples(others, found, DISC)
+    metrics = evaluate_detections(judged, DISC, "points", {"disc": size}, least)
+    figure, figures = metrics.f1, metrics.to_json()
+    side = finder.class_mapping.sides["disc"] * DETECTOR_SIDE
     print(f"50 images, points: side {side:.1f} pixels, from {least}: F1 {figure}, {figures}")
     assert all(tuple(box[:2]) == tuple(box[2:]) for one in found for box in one.boxes)
     assert figures["f1"] >= 0.95
@@ -416,7 +435,10 @@ def on(network: DetectionNetwork) -> Any:
 
     from backend.vision.detection.raw_network import build_raw_network
 
-    picture = np.asarray(drawings(1, 700, *DISC)[0].image.resize((SIDE, SIDE)), dtype=np.float32)
+    picture = np.asarray(
+        make_drawings(1, 700, *DISC)[0].image.resize((DETECTOR_SIDE, DETECTOR_SIDE)),
+        dtype=np.float32,
+    )
     with torch.no_grad():
         return build_raw_network(network)(torch.tensor(picture.transpose(2, 0, 1))[None] / 255)[
             1
@@ -432,10 +454,15 @@ def test_half_of_what_was_learned_is_taken_where_the_weights_know_all_labels(
         """How far training went from where it began."""
         monkeypatch.setattr("backend.vision.detection.fine_tune.WEIGHT_INTERPOLATION", share)
         control = Control("box", "image", "image", tuple(map(Label, names)), "boxes")
-        samples = [boxed(number, one) for number, one in enumerate(drawings(12, 800, *DISC))]
+        samples = [boxed(number, one) for number, one in enumerate(make_drawings(12, 800, *DISC))]
         job = DetectorTrainingJob(
-            *(control, samples, base, None, SIDE, 60, 0),
-            *(lambda network, size, key: on_torch(network, size), None, quiet, lambda: False),
+            *(control, samples, base, None, DETECTOR_SIDE, 60, 0),
+            *(
+                lambda network, size, key: make_torch_runner(network, size),
+                None,
+                quiet,
+                lambda: False,
+            ),
             max_steps=20,
         )
         finder = train_detector(job)
@@ -456,4 +483,4 @@ def numbers(network: DetectionNetwork) -> Any:
 
 def boxed(number: int, drawn: Drawing) -> RegionSample:
     places = tuple(Region(thing.label, *thing.box) for thing in drawn.objects)
-    return RegionSample(number, lambda: drawn.image, ImageSize(*SIZE), places)
+    return RegionSample(number, lambda: drawn.image, ImageSize(*DRAWING_SIZE), places)

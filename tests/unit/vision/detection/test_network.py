@@ -26,33 +26,8 @@ from backend.vision.detection.network import (
     load_network,
     save_network,
 )
-from backend.vision.detection.raw_network import build_raw_network
-from tests.unit.vision.detection.conftest import BOTH
-
-
-def outputs(network: DetectionNetwork, side: int = 96) -> list[Any]:
-    import torch
-
-    image = np.random.default_rng(5).random((1, 3, side, side), dtype=np.float32)
-    with torch.no_grad():
-        return [output.numpy() for output in build_raw_network(network)(torch.from_numpy(image))]
-
-
-def pretrained(classes: tuple[str, ...], path: Path) -> DetectionNetwork:
-    """A checkpoint as ultralytics writes it, of a small network that knows these classes."""
-    import torch
-
-    from backend.vision.ultralytics_models import detection_model_class, read_network_yaml
-
-    torch.manual_seed(1)
-    made = detection_model_class(is_rtdetr=False)(
-        read_network_yaml(SMALL_NETWORK_FILE), nc=len(classes), verbose=False
-    )
-    made.names = dict(enumerate(classes))
-    for parameter in made.model[-1].cv3.parameters():
-        torch.nn.init.normal_(parameter, 0, 0.3)  # so that classes differ
-    torch.save({"model": made.half(), "train_args": {"imgsz": 96}}, path)
-    return load_base_network(path)
+from tests.support.drawings import SHAPE_LABELS
+from tests.support.tiny_networks import raw_outputs, save_pretrained_network
 
 
 @pytest.mark.parametrize(("name", "bins"), [("yolo26n.yaml", 1), ("yolo11n.yaml", 16)])
@@ -65,7 +40,7 @@ def test_published_descriptions_are_built_by_name(name: str, bins: int, tmp_path
         False,
         32,
     )
-    distances, logits = outputs(network)
+    distances, logits = raw_outputs(network)
     cells = 12 * 12 + 6 * 6 + 3 * 3
     assert distances.shape == (1, 4 * bins, cells)
     assert logits.shape == (1, 1, cells)
@@ -82,7 +57,7 @@ def test_a_network_from_nothing_is_the_same_each_time_and_leaves_chance_alone() 
     torch.manual_seed(11)
     assert torch.equal(torch.rand(1), drawn)
     for one, other in zip(
-        outputs(first), outputs(load_base_network(SMALL_NETWORK_FILE)), strict=True
+        raw_outputs(first), raw_outputs(load_base_network(SMALL_NETWORK_FILE)), strict=True
     ):
         np.testing.assert_array_equal(one, other)
 
@@ -97,9 +72,9 @@ def test_an_rtdetr_answers_per_query_a_place_and_a_confidence_for_each_class(
     rtdetr: DetectionNetwork,
 ) -> None:
     assert rtdetr.spec.family == QUERY_FAMILY
-    places, confidence = outputs(rtdetr)
+    places, confidence = raw_outputs(rtdetr)
     assert places.shape == (1, 20, 4)
-    assert confidence.shape == (1, 20, len(BOTH))
+    assert confidence.shape == (1, 20, len(SHAPE_LABELS))
     for values in (places, confidence):
         assert values.min() >= 0
         assert values.max() <= 1
@@ -115,17 +90,17 @@ def test_what_is_kept_answers_the_same(
         again = load_network(folder)
         assert again.spec == network.spec
         assert sorted(path.name for path in folder.iterdir()) == [NETWORK_SPEC_FILE, WEIGHTS_FILE]
-        for one, other in zip(outputs(again), outputs(network), strict=True):
+        for one, other in zip(raw_outputs(again), raw_outputs(network), strict=True):
             assert np.abs(one - other).max() < 0.005 * np.abs(other).max()
 
 
 def test_what_is_known_of_a_class_stays_with_its_name(tmp_path: Path) -> None:
-    base = pretrained(("star", "Disc", "square"), tmp_path / "three.pt")
+    base = save_pretrained_network(("star", "Disc", "square"), tmp_path / "three.pt")
     assert base.spec.classes == ("star", "Disc", "square")
     assert base.spec.pretrained
-    before = outputs(base)
+    before = raw_outputs(base)
     for classes in (("disc", "ring"), ("ring", "square", "disc"), ("square", "disc", "a", "b")):
-        after = outputs(adapt_classes(base, classes))
+        after = raw_outputs(adapt_classes(base, classes))
         np.testing.assert_allclose(after[0], before[0], atol=1e-4)
         for row, name in enumerate(classes):
             known = {"disc": 1, "square": 2}.get(name)
@@ -137,28 +112,28 @@ def test_a_class_of_another_name_starts_from_nothing_and_the_same_each_time(tmp_
     """Also where there are as many classes as before."""
     import torch
 
-    base = pretrained(("cat", "dog"), tmp_path / "two.pt")
-    before = outputs(base)[1][0]
+    base = save_pretrained_network(("cat", "dog"), tmp_path / "two.pt")
+    before = raw_outputs(base)[1][0]
     torch.manual_seed(1)
-    renamed = outputs(adapt_classes(base, ("bird", "cow")))[1][0]
+    renamed = raw_outputs(adapt_classes(base, ("bird", "cow")))[1][0]
     torch.manual_seed(2)
-    np.testing.assert_array_equal(renamed, outputs(adapt_classes(base, ("bird", "cow")))[1][0])
+    np.testing.assert_array_equal(renamed, raw_outputs(adapt_classes(base, ("bird", "cow")))[1][0])
     for row in renamed:
         assert min(np.abs(row - old).max() for old in before) > 0.1
 
 
 def test_classes_that_are_called_by_numbers_keep_what_is_known_of_them(tmp_path: Path) -> None:
-    base = pretrained(("0", "1"), tmp_path / "two.pt")
-    before = outputs(base)[1][0]
-    after = outputs(adapt_classes(base, ("1", "0", "2")))[1][0]
+    base = save_pretrained_network(("0", "1"), tmp_path / "two.pt")
+    before = raw_outputs(base)[1][0]
+    after = raw_outputs(adapt_classes(base, ("1", "0", "2")))[1][0]
     np.testing.assert_allclose(after[:2], before[::-1], atol=1e-4)
 
 
 def test_a_row_can_be_lent_by_another_network(tmp_path: Path) -> None:
-    base = pretrained(("cat", "dog", "cow"), tmp_path / "three.pt")
+    base = save_pretrained_network(("cat", "dog", "cow"), tmp_path / "three.pt")
     fitted = adapt_classes(base, ("cat",))
     more = adapt_classes(fitted, ("Dogs", "cat", "ring"), donor=base, donor_classes={0: 1})
-    before, after = outputs(base)[1][0], outputs(more)[1][0]
+    before, after = raw_outputs(base)[1][0], raw_outputs(more)[1][0]
     np.testing.assert_allclose(after[0], before[1], atol=1e-4)
     np.testing.assert_allclose(after[1], before[0], atol=1e-4)
     assert more.spec.classes == ("Dogs", "cat", "ring")
@@ -166,23 +141,25 @@ def test_a_row_can_be_lent_by_another_network(tmp_path: Path) -> None:
 
 def test_an_rtdetr_keeps_what_it_knows_of_a_name_too(rtdetr: DetectionNetwork) -> None:
     swapped = adapt_classes(rtdetr, ("square", "disc"))
-    before, after = outputs(rtdetr), outputs(swapped)
+    before, after = raw_outputs(rtdetr), raw_outputs(swapped)
     np.testing.assert_allclose(after[0], before[0], atol=1e-4)
     np.testing.assert_allclose(after[1][..., ::-1], before[1], atol=1e-4)
 
 
 def test_few_classes_on_weights_of_many_can_be_kept(tmp_path: Path) -> None:
     """Ultralytics' class branch is as wide as the number of classes was: 80, else 64 here."""
-    base = pretrained(tuple(f"class {number}" for number in range(80)), tmp_path / "many.pt")
+    base = save_pretrained_network(
+        tuple(f"class {number}" for number in range(80)), tmp_path / "many.pt"
+    )
     fitted = adapt_classes(base, ("class 7", "other"))
     assert fitted.module.model[-1].cv3[0][-1].in_channels == 80
     save_network(fitted, tmp_path)
-    for one, other in zip(outputs(load_network(tmp_path)), outputs(fitted), strict=True):
+    for one, other in zip(raw_outputs(load_network(tmp_path)), raw_outputs(fitted), strict=True):
         assert np.abs(one - other).max() < 0.005 * np.abs(other).max()
 
 
 def test_the_rest_of_the_plan_stays_when_classes_change(tmp_path: Path) -> None:
-    base = pretrained(("a", "b"), tmp_path / "two.pt")
+    base = save_pretrained_network(("a", "b"), tmp_path / "two.pt")
     other = adapt_classes(base, ("c",))
     assert other.spec == replace(base.spec, classes=("c",), yaml=other.spec.yaml)
     assert base.spec.classes == ("a", "b")

@@ -14,14 +14,15 @@ from backend.vision.detection.network_runner import to_network_input
 from backend.vision.detection.trained_detector import ClassMapping, TrainedDetector
 from backend.vision.onnx.export import write_onnx
 from backend.vision.onnx.networks import build_detector_graph
-from tests.unit.vision.detection.conftest import BOTH, SIDE, drawings, on_torch
+from tests.support.drawings import SHAPE_LABELS, make_drawings
+from tests.support.tiny_networks import DETECTOR_SIDE, make_torch_runner
 
 
 def finder(
     network: DetectionNetwork, classes: dict[int, int], labels: tuple[str, ...]
 ) -> TrainedDetector:
-    detector = on_torch(network)
-    meaning = ClassMapping(False, labels, classes, {}, SIDE)
+    detector = make_torch_runner(network)
+    meaning = ClassMapping(False, labels, classes, {}, DETECTOR_SIDE)
     return TrainedDetector(network, meaning, "key", lambda *given: detector)
 
 
@@ -31,14 +32,14 @@ def exported(finder: TrainedDetector, file: Path) -> list[Detections]:
     session = onnxruntime.InferenceSession(file)
     found = []
     for image in images():
-        batch, box = to_network_input(image, finder.network, SIDE)
+        batch, box = to_network_input(image, finder.network, DETECTOR_SIDE)
         boxes, confidence, label = session.run(None, {"image": batch})
         found.append(Detections(np.clip(box.to_image_boxes(boxes), 0, 1), confidence, label))
     return found
 
 
 def images() -> list:  # type: ignore[type-arg]
-    drawn = [one.image for one in drawings(4, 50, *BOTH)]
+    drawn = [one.image for one in make_drawings(4, 50, *SHAPE_LABELS)]
     return [*drawn, drawn[0].resize((90, 150)), drawn[1].resize((300, 60))]
 
 
@@ -88,7 +89,7 @@ def test_classes_that_mean_nothing_are_left_out(
     yolo11_like: DetectionNetwork, tmp_path: Path
 ) -> None:
     made = finder(yolo11_like, {1: 0}, ("square",))
-    everything = finder(yolo11_like, {0: 0, 1: 1}, BOTH)
+    everything = finder(yolo11_like, {0: 0, 1: 1}, SHAPE_LABELS)
     pairs = zip(
         exported(made, tmp_path / "one.onnx"), everything.detect(images(), 0.05), strict=True
     )

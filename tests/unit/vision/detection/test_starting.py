@@ -19,14 +19,14 @@ from backend.vision.detection.network import (
     load_base_network,
 )
 from backend.vision.detection.trained_detector import ClassMapping, TrainedDetector
-from tests.unit.vision.detection.test_network import outputs, pretrained
+from tests.support.tiny_networks import raw_outputs, save_pretrained_network
 
 CLASSES = ("cat", "dog", "bird")
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> DetectionNetwork:
-    return pretrained(CLASSES, tmp_path_factory.mktemp("weights") / "three.pt")
+    return save_pretrained_network(CLASSES, tmp_path_factory.mktemp("weights") / "three.pt")
 
 
 def job(base: DetectionNetwork, *labels: str, marked: tuple[str, ...] = ()) -> DetectorTrainingJob:
@@ -50,7 +50,7 @@ def learned(base: DetectionNetwork, rows: Mapping[str, float]) -> TrainedDetecto
 
 
 def logits(network: DetectionNetwork) -> Any:
-    return outputs(network)[1][0]
+    return raw_outputs(network)[1][0]
 
 
 def test_without_a_live_version_the_base_is_asked_by_name(base: DetectionNetwork) -> None:

@@ -12,7 +12,7 @@ from backend.label_studio.region_results import Json
 from backend.vision.detection.network import DetectionNetwork
 from backend.vision.detection.trained_detector import ClassMapping, TrainedDetector
 from tests.support.drawings import Drawing, make_drawing
-from tests.unit.vision.detection.conftest import SIDE, on_torch
+from tests.support.tiny_networks import DETECTOR_SIDE, make_torch_runner
 
 DOT = Control("dot", "image", "image", (Label("disc"),), "points", smart=True)
 
@@ -46,8 +46,8 @@ def test_a_click_beside_the_middle_still_asks_the_learned_network(
 ) -> None:
     """What merely looks alike has no confidence of the network."""
     busy: Drawing = max((make_drawing(i, labels=("disc",)) for i in range(20)), key=_count)
-    meaning = ClassMapping(True, ("disc",), {0: 0}, {"disc": 18 / SIDE}, SIDE)
-    detector = on_torch(yolo26_like)
+    meaning = ClassMapping(True, ("disc",), {0: 0}, {"disc": 18 / DETECTOR_SIDE}, DETECTOR_SIDE)
+    detector = make_torch_runner(yolo26_like)
     model = Model(
         {}, {"dot": TrainedDetector(yolo26_like, meaning, "key", lambda *given: detector)}
     )

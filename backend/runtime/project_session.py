@@ -1,0 +1,148 @@
+"""One project inside a process: its record together with everything opened for it."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from backend.errors import RoundInProgressError
+from backend.inference.embed import Embedder
+from backend.inference.images import ProjectImages
+from backend.inference.model import Model
+from backend.runtime.connection import Connection, connect
+from backend.runtime.resources import OpenProject, Resources
+from backend.settings import Settings
+from backend.store.captures import CaptureStore
+from backend.store.files import exclusive_lock
+from backend.store.projects import ProjectRecord
+from backend.store.versions import VersionStore
+
+if TYPE_CHECKING:
+    from backend.inference.prompts import YoloePrompts
+    from backend.vision.encoders.base import Encoder
+
+
+class ProjectSession:
+    """A project as one job sees it; cheap to create, because caches live in the resources.
+
+    Args:
+        resources: of this process.
+        record: the project.
+    """
+
+    def __init__(self, resources: Resources, record: ProjectRecord) -> None:
+        self.resources = resources
+        self.record = record
+
+    @property
+    def id(self) -> str:
+        """The project's id in this installation, for log lines and messages."""
+        return self.record.id
+
+    @property
+    def number(self) -> int:
+        """The project's number in Label Studio."""
+        return self.record.number
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of this backend."""
+        return self.resources.settings
+
+    @property
+    def folder(self) -> Path:
+        """The folder that holds all files of the project."""
+        return self.resources.folder(self.record)
+
+    @cached_property
+    def versions(self) -> VersionStore:
+        """The versions of the project."""
+        return self.resources.versions(self.record)
+
+    @property
+    def captures(self) -> CaptureStore:
+        """The images that the predict endpoint captured for the project."""
+        return self.resources.projects.captures(self.id)
+
+    @property
+    def connection(self) -> Connection:
+        """The connection to Label Studio; reopened after a new token or `forget_connection`.
+
+        Raises:
+            LabelStudioError: Label Studio cannot be reached or refuses the token.
+        """
+        return self._open_project().connection
+
+    def forget_connection(self) -> None:
+        """Drop the cached connection, so that the next use opens a new one."""
+        self.resources.open_projects.pop(self.id, None)
+
+    @property
+    def images(self) -> ProjectImages:
+        """The images of the project's tasks."""
+        opened = self._open_project()
+        if opened.images is None:
+            opened.images = ProjectImages(
+                self.record.server or opened.connection.client.server,
+                opened.connection.images,
+                self.resources.embedding_cache,
+                self.resources.image_copies,
+                self.settings.max_image_pixels,
+                batch_size=self.resources.compute.batch_size,
+            )
+        return opened.images
+
+    def live_encoder(self) -> Encoder:
+        """Load the live version's encoder, by which images of the project are compared.
+
+        A version without choices has none. Then ``auto`` means ``builtin``, so that nothing is
+        downloaded.
+        """
+        card = self.versions.live_card()
+        configured = self.settings.encoder
+        fallback = "builtin" if configured == "auto" else configured
+        return self.resources.encoder((card.encoder.setting if card else "") or fallback)
+
+    def embedder(self, encoder: Encoder) -> Embedder:
+        """Return the embedder of the project's images for an encoder."""
+        images, embedders = self.images, self._open_project().embedders
+        if encoder.id not in embedders:
+            embedders[encoder.id] = Embedder(images, encoder, self.resources.embedding_cache)
+        return embedders[encoder.id]
+
+    def model(self, version: str) -> Model:
+        """Load the model of a version, through the process's cache."""
+        return self.resources.model(self.record, version)
+
+    def prompts(self) -> YoloePrompts | None:
+        """Return the detector factory for text and box prompts; None without its weights."""
+        from backend.inference.prompts import YoloePrompts
+        from backend.vision.detection.yoloe import find_yoloe_weights, prompt_files
+
+        weights_folder = self.resources.weights_folder
+        weights = find_yoloe_weights(weights_folder)
+        if weights is None:
+            return None
+        files = prompt_files(weights_folder)
+        return YoloePrompts(weights.name, self.resources.open_vocabulary, self.folder, files)
+
+    def round_lock(self) -> AbstractContextManager[None]:
+        """Hold the lock that allows one round of a project at a time, across processes.
+
+        Raises:
+            RoundInProgressError: another process holds it.
+        """
+        busy = RoundInProgressError(
+            f"Another process is running a round of project {self.id}: try again later."
+        )
+        return exclusive_lock(self.folder / "round.lock", busy, self.resources.lock_seconds)
+
+    def _open_project(self) -> OpenProject:
+        token = self.resources.projects.token(self.id)
+        opened = self.resources.open_projects.get(self.id)
+        if opened is None or not opened.is_current(self.record, token):
+            opened = OpenProject(token, connect(self.record, token, self.settings))
+            self.resources.open_projects[self.id] = opened
+        return opened

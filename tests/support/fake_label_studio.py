@@ -1,0 +1,22 @@
+"""An HTTP server that answers only the request for a project."""
+
+from __future__ import annotations
+
+import http.server
+
+PROJECT_IDENTITY = "p"
+
+
+class ProjectRequestHandler(http.server.BaseHTTPRequestHandler):
+    """Says that the project is there."""
+
+    def do_GET(self) -> None:
+        body = b'{"id": 1, "title": "digits", "label_config": "<View/>"}'
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Quiet."""
