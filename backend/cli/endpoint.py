@@ -10,7 +10,7 @@ from backend.cli import arguments
 from backend.cli.command import Command, CommandResult
 from backend.cli.serve import serve_app
 from backend.cli.terminal import print_line
-from backend.errors import UsageError
+from backend.errors import StoreError, UsageError
 
 if TYPE_CHECKING:
     from backend.store.api_keys import ApiKey
@@ -36,7 +36,7 @@ def _run(options: argparse.Namespace) -> CommandResult:
     settings = read_settings()
     check_writable(settings.home)
     state_home = settings.endpoint_data_dir or settings.home
-    lock_message = (
+    busy_error = StoreError(
         f"Another endpoint serves {state_home}: stop it, or set PRELABEL_HOME to another folder."
     )
     keys, is_local = ApiKeyStore(settings.home).all(), options.host in LOCAL_HOSTS
@@ -52,7 +52,7 @@ def _run(options: argparse.Namespace) -> CommandResult:
         access = _describe_access(keys, open=options.open)
         print_line(f"{access} {address}/v1/functions lists the functions.", options)
 
-    with exclusive_lock(state_home / LOCK_FILE, lock_message, SHUTDOWN_TIMEOUT_SECONDS):
+    with exclusive_lock(state_home / LOCK_FILE, busy_error, SHUTDOWN_TIMEOUT_SECONDS):
         app = create_endpoint(settings, allow_anonymous=options.open, open_until_key=is_local)
         port = serve_app(app, options.host, options.port, announce)
     return {"address": arguments.listen_url(options.host, port)}

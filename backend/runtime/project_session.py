@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ from backend.runtime.connection import Connection, connect
 from backend.runtime.resources import OpenProject, Resources
 from backend.settings import Settings
 from backend.store.captures import CaptureStore
-from backend.store.files import disk_errors
+from backend.store.files import exclusive_lock
 from backend.store.projects import ProjectRecord
 from backend.store.versions import VersionStore
 
@@ -129,28 +128,16 @@ class ProjectSession:
         files = prompt_files(weights_folder)
         return YoloePrompts(weights.name, self.resources.open_vocabulary, self.folder, files)
 
-    @contextmanager
-    def round_lock(self) -> Iterator[None]:
+    def round_lock(self) -> AbstractContextManager[None]:
         """Hold the lock that allows one round of a project at a time, across processes.
 
         Raises:
             RoundInProgressError: another process holds it.
         """
-        from filelock import FileLock, Timeout
-
-        with disk_errors(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.folder / "round.lock", timeout=self.resources.lock_seconds)
-            try:
-                lock.acquire()
-            except Timeout as error:
-                raise RoundInProgressError(
-                    f"Another process is running a round of project {self.id}: try again later."
-                ) from error
-        try:
-            yield
-        finally:
-            lock.release()
+        busy = RoundInProgressError(
+            f"Another process is running a round of project {self.id}: try again later."
+        )
+        return exclusive_lock(self.folder / "round.lock", busy, self.resources.lock_seconds)
 
     def _open_project(self) -> OpenProject:
         token = self.resources.projects.token(self.id)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from backend.errors import PrelabelError
 from backend.records import CaptureCounts
+from backend.scheduler.jobs import CaptureImportJob
 from backend.scheduler.worker_pool import WorkerPool
 from backend.store.captures import CaptureStore
 
@@ -58,7 +59,7 @@ class CaptureWatcher:
         self._is_importing = True
         changed_at = self._captures.last_modified()
         try:
-            job = {"job": "return", "project": self._project, "seconds": IMPORT_JOB_SECONDS}
+            job = CaptureImportJob(self._project, IMPORT_JOB_SECONDS)
             while True:
                 async with self._worker_pool.acquire() as worker:
                     imported_count, _ = await worker.run(job)

@@ -9,6 +9,7 @@ from typing import Any
 
 from backend.errors import PrelabelError, RoundInProgressError
 from backend.records import RoundOutcome
+from backend.scheduler.jobs import CleanupJob, Job, LabelCheckJob, WarmUpJob
 from backend.scheduler.project_state import ProjectState
 from backend.scheduler.supervise import Supervisor
 from backend.scheduler.worker_pool import WorkerPool
@@ -85,25 +86,21 @@ class ProjectChores:
 
         Rounds go first, and half of the time belongs to the annotators.
         """
-        job = {"job": "cleanup", "seconds": CLEANUP_TURN_SECONDS}
         remaining = 1
         try:
             while remaining:
                 if not project_state.wants_round:
                     async with project_state.round_lock:  # a round may be waiting already
-                        remaining = await self._remove_some_predictions(
-                            project_state, job, remaining
-                        )
+                        remaining = await self._remove_some_predictions(project_state, remaining)
                 await asyncio.sleep(CLEANUP_TURN_SECONDS if remaining else 0)
         finally:
             project_state.is_cleaning = False
 
-    async def _remove_some_predictions(
-        self, project_state: ProjectState, job: dict[str, Any], remaining: int
-    ) -> int:
+    async def _remove_some_predictions(self, project_state: ProjectState, remaining: int) -> int:
         """Predictions that are left; as many as before while the command line is at work."""
         try:
-            return int(await self._run_job(self._round_workers, project_state, job))
+            job = CleanupJob(project_state.record.id, CLEANUP_TURN_SECONDS)
+            return int(await self._run_job(self._round_workers, job))
         except RoundInProgressError:
             return remaining
         except PrelabelError as error:
@@ -123,7 +120,7 @@ class ProjectChores:
         if project_state.live_version != version or project_state.state != "idle":
             return  # the next version's labels are looked through instead
         try:
-            await self._run_job(self._round_workers, project_state, {"job": "inspect"})
+            await self._run_job(self._round_workers, LabelCheckJob(project_state.record.id))
         except PrelabelError as error:
             log.warning(
                 "project %s: labels are not looked through: %s", project_state.record.id, error
@@ -132,17 +129,12 @@ class ProjectChores:
     async def _warm_smart_tools(self, project_state: ProjectState) -> None:
         """Load what smart tools need; the first click else waits for a process and its models."""
         try:
-            await self._run_job(
-                self._prediction_workers,
-                project_state,
-                {"job": "warm", "version": project_state.live_version},
-            )
+            job = WarmUpJob(project_state.record.id, project_state.live_version)
+            await self._run_job(self._prediction_workers, job)
         except PrelabelError as error:
             log.warning("project %s: smart tools start slowly: %s", project_state.record.id, error)
 
-    async def _run_job(
-        self, worker_pool: WorkerPool, project_state: ProjectState, job: dict[str, Any]
-    ) -> Any:
+    async def _run_job(self, worker_pool: WorkerPool, job: Job) -> Any:
         async with worker_pool.acquire() as worker:
-            result, _ = await worker.run({**job, "project": project_state.record.id})
+            result, _ = await worker.run(job)
         return result

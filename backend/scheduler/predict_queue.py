@@ -14,6 +14,7 @@ from typing import Any
 
 from backend.errors import UsageError
 from backend.label_studio.ml_protocol import empty_response
+from backend.scheduler.jobs import PredictJob
 from backend.scheduler.project_state import ProjectState
 from backend.scheduler.worker_pool import WorkerPool
 
@@ -88,7 +89,7 @@ class PredictQueue:
                 if self._clock() - started_at > REQUEST_TIMEOUT_SECONDS:
                     log.warning("A /predict was not answered: Label Studio has given it up.")
                     return None
-                result, answer = await worker.run({"job": "predict"}, chunk)
+                result, answer = await worker.run(PredictJob(), chunk)
             remaining_seconds = started_at + FIRST_VERSION_SECONDS - self._clock()
             if result["ready"]:
                 return answer

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from backend.errors import (
@@ -28,6 +28,7 @@ from backend.records import ProjectStatus, RoundOutcome, RoundRequest
 from backend.runtime.connection import is_server_reachable, parse_created_at
 from backend.scheduler.capture_watch import CaptureWatcher
 from backend.scheduler.chores import ProjectChores
+from backend.scheduler.jobs import RoundJob
 from backend.scheduler.predict_queue import NO_VERSION, PredictQueue
 from backend.scheduler.project_state import ProjectState
 from backend.scheduler.supervise import Supervisor
@@ -383,7 +384,7 @@ class Service:
             )
 
         project_state.locked_elsewhere = False
-        job = {"job": "round", "project": project_state.record.id, "ask": asdict(request)}
+        job = RoundJob(project_state.record.id, request)
         async with self._round_workers.acquire() as project_state.worker:
             outcome, _ = await project_state.worker.run(job, report=report)
         return from_json(RoundOutcome, outcome)

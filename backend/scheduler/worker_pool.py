@@ -8,12 +8,14 @@ import itertools
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from backend.callbacks import StateCallback
 from backend.errors import RoundError, error_from_name
+from backend.json_records import JsonObject
 from backend.scheduler import frames
+from backend.scheduler.jobs import Job, job_to_json
 
 log = logging.getLogger("prelabel")
 WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "MALLOC_ARENA_MAX": "2"}
@@ -46,7 +48,7 @@ class WorkerProcess:
         self._running_job: int | None = None
 
     async def run(
-        self, job: Mapping[str, Any], body: bytes = b"", report: StateCallback = _ignore_progress
+        self, job: Job, body: bytes = b"", report: StateCallback = _ignore_progress
     ) -> tuple[Any, bytes]:
         """Run a job.
 
@@ -61,7 +63,9 @@ class WorkerProcess:
         process = await self._ensure_started()
         job_id = self._running_job = next(self._job_ids)
         try:
-            await self._send_frame(process, frames.pack_frame({"id": job_id, **job}, body))
+            await self._send_frame(
+                process, frames.pack_frame({"id": job_id, **job_to_json(job)}, body)
+            )
             header, answer = await self._read_answer(process, job_id, report)
         except BaseException:
             await self.stop()  # its next answer would be taken for another job's
@@ -107,7 +111,7 @@ class WorkerProcess:
 
     async def _read_answer(
         self, process: asyncio.subprocess.Process, job_id: int, report: StateCallback
-    ) -> tuple[frames.FrameHeader, bytes]:
+    ) -> tuple[JsonObject, bytes]:
         assert process.stdout is not None  # noqa: S101 - it was opened with a pipe
         while (frame := await frames.receive_frame(process.stdout)) is not None:
             header, body = frame
@@ -153,7 +157,7 @@ class WorkerPool:
             await worker.stop()
 
 
-def _read_result(header: frames.FrameHeader) -> Any:
+def _read_result(header: JsonObject) -> Any:
     if "failed" in header:
         raise error_from_name(header["failed"]["kind"], header["failed"]["text"])
     return header["done"]

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from backend.errors import NotFoundError, UsageError
+from backend.errors import NotFoundError, StoreError, UsageError
 from backend.store.files import exclusive_lock, read_json, write_json
 
 KEY_PREFIX = "plk"
@@ -126,7 +126,7 @@ class ApiKeyStore:
         """
         file = self._file.with_name(f"{self._file.name}.lock")
         with exclusive_lock(
-            file, "Another process changes the keys: try again.", LOCK_TIMEOUT_SECONDS
+            file, StoreError("Another process changes the keys: try again."), LOCK_TIMEOUT_SECONDS
         ):
             self._file_signature = None
             yield

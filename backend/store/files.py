@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from backend.errors import StoreError
+from backend.errors import PrelabelError, StoreError
 
 
 @contextlib.contextmanager
@@ -147,26 +147,29 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
 
 
 @contextlib.contextmanager
-def exclusive_lock(file: Path, busy_message: str, timeout_seconds: float) -> Iterator[None]:
-    """Hold a lock that no other process holds; the system lets it go however a process ends.
+def exclusive_lock(
+    file: Path, busy_error: PrelabelError, timeout_seconds: float, *, reentrant: bool = False
+) -> Iterator[None]:
+    """Hold a lock across threads and processes; it is released however a process ends.
 
     Args:
-        file: of the lock; its folder is made when missing.
-        busy_message: what is said where another process holds it.
-        timeout_seconds: to wait for it.
+        file: lock file; its folder is created when missing.
+        busy_error: raised when another process holds the lock for too long.
+        timeout_seconds: how long to wait.
+        reentrant: a thread that holds the lock may take it again.
 
     Raises:
-        StoreError: another process does not let it go, or the folder cannot be written.
+        PrelabelError: ``busy_error``, or the folder cannot be written.
     """
     from filelock import FileLock, Timeout
 
     with disk_errors(file):
         file.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(file, timeout=timeout_seconds)
+        lock = FileLock(file, timeout=timeout_seconds, is_singleton=reentrant)
         try:
             lock.acquire()
         except Timeout as error:
-            raise StoreError(busy_message) from error
+            raise busy_error from error
     try:
         yield
     finally:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from backend.errors import NotFoundError, StoreError
 from backend.estimate import IntervalEstimate
@@ -29,14 +29,12 @@ from backend.records import (
 from backend.store.files import (
     append_line,
     disk_errors,
+    exclusive_lock,
     read_json,
     remove_leftovers,
     write_folder,
     write_json,
 )
-
-if TYPE_CHECKING:
-    from filelock import FileLock
 
 LabelSnapshot = Mapping[str, Mapping[str, list[Any]]]
 """What a version saw: task → control → labels, or rows ``[label, x0, y0, x1, y1]``; sorted."""
@@ -145,7 +143,6 @@ class VersionStore:
         self._folder = folder
         self._root = folder / "versions"
         self._read = read
-        self._lock: FileLock | None = None
 
     def path(self, version: str) -> Path:
         """The folder of a version's artifact."""
@@ -293,27 +290,11 @@ class VersionStore:
             return None
         return newest if live is None or newest.version not in self.ever_live() else None
 
-    @contextmanager
-    def promotion_lock(self) -> Iterator[None]:
-        """Nobody else makes a version live meanwhile, in this process or another one.
-
-        Raises:
-            StoreError: the folder cannot be written, or somebody takes very long.
-        """
-        from filelock import FileLock, Timeout
-
+    def promotion_lock(self) -> AbstractContextManager[None]:
+        """Keep other threads and processes from promoting a version; a thread may nest it."""
         file = self._folder / "live.lock"
-        with disk_errors(file):
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._lock = self._lock or FileLock(file, timeout=LOCK_TIMEOUT_SECONDS)
-            try:
-                self._lock.acquire()
-            except Timeout as error:
-                raise StoreError(f"{file} is held by another process: try again.") from error
-        try:
-            yield
-        finally:
-            self._lock.release()
+        busy = StoreError(f"{file} is held by another process: try again.")
+        return exclusive_lock(file, busy, LOCK_TIMEOUT_SECONDS, reentrant=True)
 
     def history(self) -> list[PromotionEvent]:
         """Every promotion and roll-back, oldest first.

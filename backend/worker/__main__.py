@@ -1,7 +1,7 @@
-"""A working process: takes jobs from its standard input, one after another.
+"""The worker process: runs jobs from its standard input, one after another.
 
-Everything heavy happens here (models, training, lists from Label Studio), so that the server
-answers while it does. It ends with the server, however that ended: its standard input closes.
+Models, training and lists from Label Studio are handled here, so that the server stays responsive.
+The process ends when its standard input closes, however the server ended.
 """
 
 from __future__ import annotations
@@ -16,35 +16,46 @@ import time
 import traceback
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from backend.bootstrap import make_resources
 from backend.errors import PrelabelError
-from backend.json_records import to_json
-from backend.loop.round import Round, RoundMemory
-from backend.records import RoundRequest
+from backend.json_records import JsonObject, to_json
+from backend.loop.round import Round
+from backend.loop.round_memory import RoundMemory
 from backend.runtime.project_session import ProjectSession
 from backend.runtime.resources import Resources
 from backend.scheduler import frames
+from backend.scheduler.jobs import (
+    CaptureImportJob,
+    CleanupJob,
+    Job,
+    LabelCheckJob,
+    PredictJob,
+    ProjectJob,
+    RoundJob,
+    WarmUpJob,
+    job_from_json,
+)
 from backend.settings import read_settings
 
 if TYPE_CHECKING:
     from backend.loop.publish.retire import PredictionCleanup
 
 log = logging.getLogger("prelabel")
-FrameBody = bytes
-HeaderCallback = Callable[[frames.FrameHeader], None]
+JobResult = JsonObject | int | None
+SendHeader = Callable[[JsonObject], None]
 
 
 class JobRunner:
-    """Runs jobs.
+    """Run jobs, and keep what the next job can reuse.
 
     Args:
-        resources: kept between jobs.
-        send_header: sends a header to the server: progress.
+        resources: shared by all jobs.
+        send_header: sends a progress header to the server.
     """
 
-    def __init__(self, resources: Resources, send_header: HeaderCallback) -> None:
+    def __init__(self, resources: Resources, send_header: SendHeader) -> None:
         self._resources = resources
         self._send_header = send_header
         self._round_memories: dict[str, RoundMemory | None] = {}
@@ -55,60 +66,59 @@ class JobRunner:
         """Let a job end as soon as it can; called from another thread."""
         self._cancelled_jobs.add(job_id)
 
-    def run(self, header: frames.FrameHeader, body: FrameBody) -> tuple[Any, FrameBody]:
-        """One job: its result and bytes.
+    def run(self, job_id: int, job: Job, body: bytes) -> tuple[JobResult, bytes]:
+        """Run a job and return its result and body.
 
         Raises:
             PrelabelError: it failed for a reason that a person can act on.
         """
-        match header["job"]:
-            case "round":
-                return self._run_round(header), b""
-            case "cleanup":
-                return self._remove_predictions(header), b""
-            case "inspect":
-                return self._find_label_errors(header), b""
-            case "return":
-                return self._import_captures(header), b""
-            case "predict":
+        match job:
+            case RoundJob():
+                return self._run_round(job_id, job), b""
+            case CleanupJob():
+                return self._remove_predictions(job), b""
+            case LabelCheckJob():
+                return self._find_label_errors(job), b""
+            case CaptureImportJob():
+                return self._import_captures(job), b""
+            case PredictJob():
                 return self._predict_tasks(body)
-            case "warm":
-                self._warm_smart_tools(header)
-                return {}, b""
-        raise ValueError(f"unknown job {header['job']!r}")
+            case WarmUpJob():
+                self._warm_smart_tools(job)
+                return None, b""
 
-    def _session(self, header: frames.FrameHeader) -> ProjectSession:
-        return ProjectSession(self._resources, self._resources.projects.get(header["project"]))
+    def _session(self, job: ProjectJob) -> ProjectSession:
+        return ProjectSession(self._resources, self._resources.projects.get(job.project))
 
-    def _run_round(self, header: frames.FrameHeader) -> Any:
-        session = self._session(header)
+    def _run_round(self, job_id: int, job: RoundJob) -> JsonObject:
+        session = self._session(job)
 
         def report(state: str, progress: float, detail: str) -> None:
-            progress_fields = {"state": state, "progress": round(progress, 3), "detail": detail}
-            self._send_header({"id": header["id"], **progress_fields})
+            fields = {"state": state, "progress": round(progress, 3), "detail": detail}
+            self._send_header({"id": job_id, **fields})
 
         with session.round_lock():
             memory = self._round_memories.pop(session.id, None)
-            job_id = header["id"]
-            current_round = Round(session, report, memory, lambda: job_id in self._cancelled_jobs)
+            is_cancelled = partial(self._cancelled_jobs.__contains__, job_id)
+            current_round = Round(session, report, memory, is_cancelled)
             try:
-                outcome = current_round.run(RoundRequest(**header["ask"]))
+                outcome = current_round.run(job.request)
             except PrelabelError:
                 session.forget_connection()
                 raise
             self._round_memories[session.id] = current_round.memory
         return to_json(outcome)
 
-    def _remove_predictions(self, header: frames.FrameHeader) -> int:
+    def _remove_predictions(self, job: CleanupJob) -> int:
         from backend.loop.publish.retire import PredictionCleanup
 
-        session = self._session(header)
+        session = self._session(job)
         with session.round_lock():
             client = session.connection.client
             cleanup = self._cleanups.pop(session.id, None)
             cleanup = cleanup or PredictionCleanup(client, session.number)
             live_version, names = session.versions.live() or "", session.versions.names()
-            changed_tasks = cleanup.remove(live_version, names, header["seconds"])
+            changed_tasks = cleanup.remove(live_version, names, job.seconds)
             memory = self._round_memories.get(session.id)
             if memory is not None and changed_tasks:
                 changed = client.iter_changed_tasks(session.number, memory.known_until)
@@ -117,10 +127,10 @@ class JobRunner:
             self._cleanups[session.id] = cleanup
         return cleanup.remaining
 
-    def _find_label_errors(self, header: frames.FrameHeader) -> int:
+    def _find_label_errors(self, job: LabelCheckJob) -> int:
         from backend.tools.label_errors import LabelErrorFinder
 
-        session = self._session(header)
+        session = self._session(job)
         label_error_finder = LabelErrorFinder(session)
         suspects = label_error_finder.find_label_errors()
         memory = self._round_memories.get(session.id)
@@ -128,21 +138,21 @@ class JobRunner:
             memory.known_until = label_error_finder.last_own_change(memory.known_until)
         return len(suspects)
 
-    def _import_captures(self, header: frames.FrameHeader) -> int:
+    def _import_captures(self, job: CaptureImportJob) -> int:
         from backend.loop.publish.capture_import import CaptureImporter
 
-        deadline = time.monotonic() + header["seconds"]
-        importer = CaptureImporter(self._session(header))
+        deadline = time.monotonic() + job.seconds
+        importer = CaptureImporter(self._session(job))
         return importer.import_waiting(should_stop=lambda: time.monotonic() >= deadline)
 
-    def _warm_smart_tools(self, header: frames.FrameHeader) -> None:
+    def _warm_smart_tools(self, job: WarmUpJob) -> None:
         from backend.inference.smart_tools import warm_up
 
-        session, version = self._session(header), header["version"]
+        session = self._session(job)
         _ = session.images  # loads Label Studio's SDK, which takes a while too
-        warm_up(session.model(version) if version else None)
+        warm_up(session.model(job.version) if job.version else None)
 
-    def _predict_tasks(self, body: FrameBody) -> tuple[Any, FrameBody]:
+    def _predict_tasks(self, body: bytes) -> tuple[JsonObject, bytes]:
         from backend.worker.live_predict import predict_tasks
 
         predictions = predict_tasks(self._resources, json.loads(body))
@@ -150,67 +160,61 @@ class JobRunner:
 
 
 def main() -> None:
-    """Read jobs until the server is gone."""
+    """Read jobs until the server closes the pipe."""
     output = _redirect_stdout()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for logger_name in ("httpx", "httpcore"):
         logging.getLogger(logger_name).setLevel(logging.WARNING)
     os.nice(int(sys.argv[1]))
-    jobs: queue.SimpleQueue[tuple[frames.FrameHeader, FrameBody]] = queue.SimpleQueue()
-    worker = JobRunner(make_resources(read_settings()), partial(_send_frame, output))
-    threading.Thread(target=_serve_jobs, args=(worker, jobs, output), daemon=True).start()
+    jobs: queue.SimpleQueue[tuple[JsonObject, bytes]] = queue.SimpleQueue()
+    runner = JobRunner(make_resources(read_settings()), partial(_send_frame, output))
+    threading.Thread(target=_serve_jobs, args=(runner, jobs, output), daemon=True).start()
     while (frame := frames.read_frame(sys.stdin.buffer)) is not None:
         if "cancel" in frame[0]:
-            worker.cancel(frame[0]["cancel"])
+            runner.cancel(frame[0]["cancel"])
         else:
             jobs.put(frame)
     os._exit(0)
 
 
 def _redirect_stdout() -> BinaryIO:
-    """The pipe to the server; whatever a library prints goes to standard error instead."""
+    """Return the pipe to the server, and send what libraries print to standard error instead."""
     pipe = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     return pipe
 
 
 def _serve_jobs(
-    worker: JobRunner,
-    jobs: queue.SimpleQueue[tuple[frames.FrameHeader, FrameBody]],
-    output: BinaryIO,
+    runner: JobRunner, jobs: queue.SimpleQueue[tuple[JsonObject, bytes]], output: BinaryIO
 ) -> None:
     try:
         while True:
             header, body = jobs.get()
-            _send_frame(output, *_run_job(worker, header, body))
+            _send_frame(output, *_run_job(runner, header, body))
     except BrokenPipeError:  # the server is gone
         os._exit(0)
     finally:
-        # without this thread nobody would ever answer: the server starts another process
+        # without this thread no job would ever be answered: the server starts another process
         traceback.print_exc()
         os._exit(1)
 
 
-def _send_frame(output: BinaryIO, header: frames.FrameHeader, body: FrameBody = b"") -> None:
+def _send_frame(output: BinaryIO, header: JsonObject, body: bytes = b"") -> None:
     output.write(frames.pack_frame(header, body))
     output.flush()
 
 
-def _run_job(
-    worker: JobRunner, header: frames.FrameHeader, body: FrameBody
-) -> tuple[frames.FrameHeader, FrameBody]:
+def _run_job(runner: JobRunner, header: JsonObject, body: bytes) -> tuple[JsonObject, bytes]:
+    job_id = header["id"]
     try:
-        result, answer = worker.run(header, body)
-        return {"id": header["id"], "done": result}, answer
+        result, answer = runner.run(job_id, job_from_json(header), body)
+        return {"id": job_id, "done": result}, answer
     except PrelabelError as error:
-        return _failure_header(header, type(error).__name__, str(error)), b""
-    except Exception as error:  # a defect of ours: told, and the process goes on
+        kind, text = type(error).__name__, str(error)
+    except Exception as error:  # a bug: reported, and the process goes on
         log.error("%s", traceback.format_exc())
-        return _failure_header(header, "Defect", f"{type(error).__name__}: {error}"), b""
-
-
-def _failure_header(header: frames.FrameHeader, kind: str, text: str) -> frames.FrameHeader:
-    return {"id": header["id"], "failed": {"kind": kind, "text": text}}
+        kind, text = "Defect", f"{type(error).__name__}: {error}"
+    return {"id": job_id, "failed": {"kind": kind, "text": text}}, b""
 
 
 if __name__ == "__main__":

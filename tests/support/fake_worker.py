@@ -1,9 +1,10 @@
-"""A working process without models: answers with the tasks' own numbers, and notes what was asked,
-of an inspection the project's.
+"""A worker process without models: predicts the tasks' own numbers, and notes its requests.
 
-A round takes two epochs of such seconds; it is barred while a file ``busy`` lies beside the notes,
-cancelled while ``cancelled`` does, and leaves a label waiting while ``waiting`` does.
-Arguments: the file to note in, seconds that a task takes, and the niceness.
+Of a label check it notes the project. A warm-up of version ``die`` ends the process, and one of
+another version fails with the error of that name. A round takes two epochs of some seconds. It
+fails as in progress elsewhere while a file ``busy`` exists beside the notes, is cancelled while
+``cancelled`` does, and leaves one label waiting while ``waiting`` does.
+Arguments: the file for the notes, seconds per task or epoch, and the niceness.
 """
 
 from __future__ import annotations
@@ -13,28 +14,33 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
+from backend.json_records import JsonObject, to_json
+from backend.records import RoundOutcome
 from backend.scheduler import frames
+from backend.scheduler.jobs import LabelCheckJob, RoundJob, WarmUpJob, job_from_json
 
 
 def main() -> None:
     notes_file, seconds = Path(sys.argv[1]), float(sys.argv[2])
     while (frame := frames.read_frame(sys.stdin.buffer)) is not None:
         header, body = frame
-        if header["job"] == "die":
-            os._exit(3)
-        if header["job"] == "fail":
-            failure: dict[str, Any] = {"failed": {"kind": header["kind"], "text": "It failed."}}
-            send_frame({"id": header["id"], **failure}, b"")
-            continue
-        if header["job"] == "inspect":
-            append_note(notes_file, [int(header["project"])])
-            send_frame({"id": header["id"], "done": 0}, b"")
-            continue
-        if header["job"] == "round":
-            send_frame({"id": header["id"], **run_round(header, notes_file, seconds)}, b"")
-            continue
+        job = job_from_json(header)
+        match job:
+            case WarmUpJob(version="die"):
+                os._exit(3)
+            case WarmUpJob():
+                failure: JsonObject = {"failed": {"kind": job.version, "text": "It failed."}}
+                send_frame({"id": header["id"], **failure}, b"")
+                continue
+            case LabelCheckJob():
+                append_note(notes_file, [int(job.project)])
+                send_frame({"id": header["id"], "done": 0}, b"")
+                continue
+            case RoundJob():
+                result = run_round(header["id"], job, notes_file, seconds)
+                send_frame({"id": header["id"], **result}, b"")
+                continue
         tasks = [task["id"] for task in json.loads(body)["tasks"]]
         append_note(notes_file, tasks)
         time.sleep(seconds * len(tasks))
@@ -42,25 +48,18 @@ def main() -> None:
         send_frame({"id": header["id"], "done": {"ready": True}}, json.dumps(answer).encode())
 
 
-def run_round(header: frames.FrameHeader, notes_file: Path, seconds: float) -> dict[str, Any]:
-    append_note(notes_file, header["ask"])
+def run_round(id: int, job: RoundJob, notes_file: Path, seconds: float) -> JsonObject:
+    append_note(notes_file, to_json(job.request))
     for epoch in (1, 2, 2):
         detail = {"progress": epoch / 2, "detail": f"things: epoch {epoch} of 2"}
-        send_frame({"id": header["id"], "state": "training", **detail}, b"")
+        send_frame({"id": id, "state": "training", **detail}, b"")
         time.sleep(seconds)
     if (notes_file.parent / "busy").exists():
         return {"failed": {"kind": "RoundInProgressError", "text": "Another process is at it."}}
     if (notes_file.parent / "cancelled").exists():
         return {"failed": {"kind": "RoundCancelledError", "text": "Training was cancelled."}}
     waiting = int((notes_file.parent / "waiting").exists())
-    round_outcome = {
-        "waiting": waiting,
-        "versions": [],
-        "trained": "",
-        "controls": [],
-        "cleanup": True,
-    }
-    return {"done": round_outcome}
+    return {"done": to_json(RoundOutcome(waiting=waiting, cleanup=True))}
 
 
 def append_note(notes_file: Path, value: object) -> None:
@@ -68,7 +67,7 @@ def append_note(notes_file: Path, value: object) -> None:
         file.write(json.dumps(value) + "\n")
 
 
-def send_frame(header: frames.FrameHeader, body: bytes) -> None:
+def send_frame(header: JsonObject, body: bytes) -> None:
     sys.stdout.buffer.write(frames.pack_frame(header, body))
     sys.stdout.buffer.flush()
 

@@ -11,7 +11,8 @@ import pytest
 
 from backend.bootstrap import make_resources
 from backend.loop.publish.publish import PublishResult
-from backend.loop.round import Round, RoundMemory
+from backend.loop.round import Round
+from backend.loop.round_memory import RoundMemory
 from backend.records import RoundOutcome, RoundRequest
 from backend.runtime.project_session import ProjectSession
 from backend.settings import Settings

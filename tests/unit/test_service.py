@@ -30,6 +30,7 @@ from backend.records import RoundOutcome, RoundStatus
 from backend.scheduler import frames, predict_queue
 from backend.scheduler.capture_watch import CaptureWatcher
 from backend.scheduler.chores import ProjectChores
+from backend.scheduler.jobs import PredictJob, WarmUpJob
 from backend.scheduler.predict_queue import (
     CHUNK_SIZE,
     NO_VERSION,
@@ -131,8 +132,9 @@ def test_a_predict_that_cannot_be_read_is_named(body: bytes) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "raised"),
-    [("Busy", RoundInProgressError), ("Cancelled", RoundCancelledError), ("StoreError", StoreError), ("Defect", RoundError),
-     ("OverBudget", OverBudget), ("SystemExit", RoundError)],
+    [("RoundInProgressError", RoundInProgressError), ("RoundCancelledError", RoundCancelledError),
+     ("StoreError", StoreError), ("Defect", RoundError), ("OverBudget", OverBudget),
+     ("SystemExit", RoundError)],
 )  # fmt: skip
 def test_a_job_fails_with_the_error_of_its_process_which_goes_on(
     tmp_path: Path, kind: str, raised: type[PrelabelError]
@@ -140,9 +142,9 @@ def test_a_job_fails_with_the_error_of_its_process_which_goes_on(
     async def work(lane: WorkerPool) -> None:
         async with lane.acquire() as worker:
             with pytest.raises(PrelabelError, match=r"It failed\.") as failed:
-                await worker.run({"job": "fail", "kind": kind})
+                await worker.run(WarmUpJob("1", kind))
             assert type(failed.value) is raised
-            await worker.run({"job": "predict"}, request(1))
+            await worker.run(PredictJob(), request(1))
 
     assert with_lane(tmp_path / "notes", work) == [[1]]
 
@@ -151,8 +153,8 @@ def test_a_process_that_died_is_replaced(tmp_path: Path) -> None:
     async def work(lane: WorkerPool) -> None:
         async with lane.acquire() as worker:
             with pytest.raises(RoundError, match="working process died"):
-                await worker.run({"job": "die"})
-            await worker.run({"job": "predict"}, request(1))
+                await worker.run(WarmUpJob("1", "die"))
+            await worker.run(PredictJob(), request(1))
 
     assert with_lane(tmp_path / "notes", work) == [[1]]
 
