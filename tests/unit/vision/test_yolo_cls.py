@@ -158,7 +158,7 @@ socket.getaddrinfo = socket.socket.connect = no_network
 os.environ["ULTRALYTICS_API_KEY"] = "secret"
 os.environ.pop("OMP_NUM_THREADS", None)
 opener = Image.open
-from backend.vision.encoders.base import load_encoder
+from backend.vision.encoders.load import load_encoder
 
 encoder = load_encoder(sys.argv[1], say=print, weights_dir=Path(sys.argv[2]))
 encoder.encode_images([Image.new("RGB", (50, 40), "red")])
