@@ -359,7 +359,7 @@ def test_pretrained_weights_keep_what_they_know(
 
 def test_fifty_images_of_points_find_and_count_discs(monkeypatch: pytest.MonkeyPatch) -> None:
     """By all that a round does: sides from the gaps, tuned threshold, and back to points."""
-    crowded: dict[str, Any] = {"size": SIZE, "most": 8, "radius": (6, 9)}
+    crowded: dict[str, Any] = {"size": SIZE, "max_objects": 8, "radius": (6, 9)}
     marked, others = (drawings(n, i, *DISC, **crowded) for n, i in ((50, 0), (60, 500)))
     control = Control("dot", "image", "image", (Label("disc"),), "points")
     samples = [
