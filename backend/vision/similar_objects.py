@@ -73,8 +73,7 @@ class SimilarObjects:
         boxes: (n, 4) float32 x0 y0 x1 y1, 0 to 1 of the upright image.
         confidence: (n,) float32, 0 to 1; suggest from 0.5 on. Of those, with one example and at an
             IoU of 0.3, 80 to 85 % were right on drawn fruit and shapes, all on playing cards, and
-            20 % in crowded photos of everyday things, whose appearance varies too much for this
-            method.
+            20 % in crowded photos of everyday things, which vary too much in appearance.
     """
 
     boxes: Floats
