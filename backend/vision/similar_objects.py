@@ -105,7 +105,6 @@ def find_similar_boxes(image: Image.Image, examples: Floats, *, limit: int = 100
         image: upright, of any size.
         examples: (m, 4) x0 y0 x1 y1, 0 to 1; m at least 1, boxes of one label. The last
             ``MAX_EXAMPLES`` are used, and none of them is returned.
-        limit: maximum number of boxes.
 
     Raises:
         ValueError: there is no example, or one without area.
@@ -134,7 +133,6 @@ def find_similar_points(
         image: upright, of any size.
         points: (m, 2) x y, 0 to 1; m at least 1.
         side: of the objects, 0 to 1 of the image's longer edge; estimated if None.
-        limit: maximum number of boxes.
 
     Returns:
         boxes centred at the objects, square in pixels before clipping. The estimated size is good
