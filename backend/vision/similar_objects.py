@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from backend.arrays import Floats
+from backend.arrays import Doubles, Floats, Indices
 from backend.vision.detection.detections import greedy_nms
 
 if TYPE_CHECKING:
@@ -73,8 +73,7 @@ class SimilarObjects:
         boxes: (n, 4) float32 x0 y0 x1 y1, 0 to 1 of the upright image.
         confidence: (n,) float32, 0 to 1; suggest from 0.5 on. Of those, with one example and at an
             IoU of 0.3, 80 to 85 % were right on drawn fruit and shapes, all on playing cards, and
-            20 % in crowded photos of everyday things, whose appearance varies too much for this
-            method.
+            20 % in crowded photos of everyday things, which vary too much in appearance.
     """
 
     boxes: Floats
@@ -89,7 +88,6 @@ class SimilarityPeaks:
         boxes: (n, 4) as in :class:`SimilarObjects`.
         similarity: (n,) -1 to 1.
         scale_exponents: (n,) powers of ``SCALE_STEP``.
-        median_similarity: of all positions.
         similarity_spread: from the median to the upper sixth of all positions.
     """
 
@@ -107,7 +105,6 @@ def find_similar_boxes(image: Image.Image, examples: Floats, *, limit: int = 100
         image: upright, of any size.
         examples: (m, 4) x0 y0 x1 y1, 0 to 1; m at least 1, boxes of one label. The last
             ``MAX_EXAMPLES`` are used, and none of them is returned.
-        limit: maximum number of boxes.
 
     Raises:
         ValueError: there is no example, or one without area.
@@ -118,12 +115,10 @@ def find_similar_boxes(image: Image.Image, examples: Floats, *, limit: int = 100
     boxes = np.concatenate([examples, peaks.boxes])
     scores = np.full(len(boxes), np.inf, dtype=np.float32)
     scores[count:] = peaks.similarity - SCALE_STEP_PENALTY * np.abs(peaks.scale_exponents)
-    thresholds = {
-        "iou_threshold": SIMILAR_IOU_THRESHOLD,
-        "containment_threshold": SIMILAR_CONTAINMENT_THRESHOLD,
-    }
-    keep = greedy_nms(boxes, scores, max_boxes=limit + count, **thresholds) - count
-    keep = keep[keep >= 0][:limit]
+    keep = greedy_nms(
+        boxes, scores, SIMILAR_IOU_THRESHOLD, limit + count, SIMILAR_CONTAINMENT_THRESHOLD
+    )
+    keep = keep[keep >= count][:limit] - count
     confidence = _confidence(peaks, keep)
     best = np.argsort(-confidence, kind="stable")
     return SimilarObjects(peaks.boxes[keep[best]], confidence[best])
@@ -138,7 +133,6 @@ def find_similar_points(
         image: upright, of any size.
         points: (m, 2) x y, 0 to 1; m at least 1.
         side: of the objects, 0 to 1 of the image's longer edge; estimated if None.
-        limit: maximum number of boxes.
 
     Returns:
         boxes centred at the objects, square in pixels before clipping. The estimated size is good
@@ -161,8 +155,7 @@ def find_similar_points(
 def estimate_side_around(image: Image.Image, points: Floats) -> float:
     """Return the side of the objects around points, 0 to 1 of the image's longer edge.
 
-    It is the diameter of the disc whose colours differ most from the surrounding ring, in units of
-    their spread (Fisher's criterion).
+    The colours of a disc of that size differ most from the surrounding ring (Fisher's criterion).
     """
     lab = _to_lab(image)
     height, width = lab.shape[:2]
@@ -177,7 +170,7 @@ def estimate_side_around(image: Image.Image, points: Floats) -> float:
 def _validate_examples(examples: Floats) -> Floats:
     boxes = np.clip(np.asarray(examples, dtype=np.float32).reshape(-1, 4), 0, 1)
     if len(boxes) == 0 or not np.all(boxes[:, 2:] > boxes[:, :2]):
-        raise ValueError("At least one box is needed, and every box needs an area in the picture.")
+        raise ValueError("At least one box is needed, and every box needs an area in the image.")
     return boxes
 
 
@@ -221,12 +214,9 @@ def _find_peaks(lab: Floats, examples: Floats) -> SimilarityPeaks:
 
 @dataclass(frozen=True)
 class PyramidLevel:
-    """The image at one scale.
+    """The image at one scale, for objects of the example's size · SCALE_STEP^scale_exponent.
 
-    Attributes:
-        scale_exponent: power of ``SCALE_STEP``: the size of the objects matched at this level.
-        size: width and height, pixels.
-        cells: (height, width, channels) float32.
+    ``size`` is (width, height) in pixels, ``cells`` (height, width, channels) float32.
     """
 
     scale_exponent: int
@@ -234,12 +224,10 @@ class PyramidLevel:
     cells: Floats
 
 
-def _image_pyramid(lab: Floats, zoom: npt.NDArray[np.float64]) -> Iterator[PyramidLevel]:
+def _image_pyramid(lab: Floats, zoom: Doubles) -> Iterator[PyramidLevel]:
     """Yield the image at every scale for matching objects of a fixed size.
 
-    Args:
-        lab: the image.
-        zoom: horizontal and vertical factors that scale the example to its size in cells.
+    ``zoom`` contains the x and y factors that scale the example to its size in cells.
     """
     height, width = lab.shape[:2]
     for step in SCALE_EXPONENTS:
@@ -330,12 +318,8 @@ def _mirror_pattern(pattern: Floats) -> Floats:
 def _similarity_map(cells: npt.NDArray[np.floating], patterns: Floats) -> Floats:
     """Return the highest cosine of any pattern at each position, -1 to 1.
 
-    Args:
-        cells: (height, width, channels), whitened.
-        patterns: (k, h, w, channels), whitened.
-
-    Returns:
-        (height, width), 1 larger where h or w is even. The image is padded with its border.
+    Whitened cells (height, width, channels) and patterns (k, h, w, channels) give (height, width),
+    1 larger where h or w is even. The image is padded with its border.
     """
     from scipy import fft
 
@@ -365,10 +349,7 @@ def _window_sums(values: Floats, height: int, width: int) -> Floats:
 
 
 def _find_level_peaks(
-    level: PyramidLevel,
-    similarity_map: Floats,
-    pattern: tuple[int, int],
-    side: npt.NDArray[np.float64],
+    level: PyramidLevel, similarity_map: Floats, pattern: tuple[int, int], side: Doubles
 ) -> tuple[Floats, Floats, Floats]:
     """Return boxes, similarity and scale exponents of the local maxima of a similarity map."""
     from scipy.ndimage import maximum_filter
@@ -383,7 +364,7 @@ def _find_level_peaks(
     return boxes.astype(np.float32), similarity_map[rows, columns], steps
 
 
-def _confidence(peaks: SimilarityPeaks, peak_indices: npt.NDArray[np.intp]) -> Floats:
+def _confidence(peaks: SimilarityPeaks, peak_indices: Indices) -> Floats:
     """Return the probability that each of k peaks is such an object: (k,) float32.
 
     A logistic regression on the rarity of the similarity in the image, on the scale difference, and

@@ -147,7 +147,7 @@ def test_boxes_are_learned_land_where_the_objects_are_and_get_better(
 def test_points_are_learned_from_points_alone_and_improve(
     lab: LabelStudioUser, finder: BackendServer
 ) -> None:
-    how = {"labels": ("disc",), "most": 8, "radius": (6, 9)}
+    how = {"labels": ("disc",), "max_objects": 8, "radius": (6, 9)}
     project, drawings = create_drawing_project(lab, finder, POINTS, **how)
     tasks = list(drawings)
     shares = []

@@ -132,7 +132,7 @@ class Street(httpcore.NetworkBackend):
         return httpcore.SyncBackend().connect_tcp("127.0.0.1", self.port, *rest, **more)
 
 
-def test_a_name_that_turns_private_later_gets_nowhere_near(site: str) -> None:
+def test_a_host_that_resolves_to_a_private_address_later_is_refused(site: str) -> None:
     street = Street(int(site.rpartition(":")[2]))
     answers = iter([["93.184.216.34"], ["127.0.0.1"]])
     web = WebFetcher(FetchLimits(10), lambda host, port: next(answers), street)
@@ -144,7 +144,7 @@ def test_a_name_that_turns_private_later_gets_nowhere_near(site: str) -> None:
     web.close()
 
 
-def test_hosts_at_one_address_share_no_connection(site: str) -> None:
+def test_hosts_at_one_address_do_not_share_connections(site: str) -> None:
     street = Street(int(site.rpartition(":")[2]))
     web = WebFetcher(FetchLimits(10), lambda host, port: ["93.184.216.34"], street)
     for host in ("one.example", "other.example"):
@@ -174,7 +174,7 @@ def raw(*lines: bytes, pause: float = 0.0) -> Iterator[str]:
 LOCAL = frozenset({"localhost"})
 
 
-def test_headers_that_come_drop_by_drop_hold_nobody_longer_than_allowed() -> None:
+def test_slow_headers_time_out() -> None:
     drops = (b"HTTP/1.1 200 OK\r\n", *(b"x-%d: y\r\n" % n for n in range(100)))
     for address in raw(*drops, pause=0.05):
         began = time.monotonic()
@@ -183,7 +183,7 @@ def test_headers_that_come_drop_by_drop_hold_nobody_longer_than_allowed() -> Non
         assert time.monotonic() - began < 1
 
 
-def test_what_is_compressed_on_the_way_is_not_unpacked() -> None:
+def test_compressed_responses_are_not_decompressed() -> None:
     bomb = gzip.compress(bytes(10_000_000))
     head = b"HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: %d\r\n\r\n" % len(bomb)
     for address in raw(head, bomb):
@@ -202,14 +202,14 @@ def test_what_is_compressed_on_the_way_is_not_unpacked() -> None:
         (b"", "cannot be fetched"),
     ],
 )
-def test_whatever_a_server_answers_there_is_an_image_or_a_reason(answer: bytes, says: str) -> None:
+def test_every_response_gives_an_image_or_a_reason(answer: bytes, says: str) -> None:
     for address in raw(answer):
         with pytest.raises(ImageError, match=says):
             WebFetcher(FetchLimits(1000, LOCAL, timeout_seconds=2)).fetch(address)
 
 
 @pytest.mark.parametrize("host", ["\ud800.com", "a" * 300, "xn--a", "[::1", "a b", "%00"])
-def test_whatever_a_name_is_made_of_there_is_a_reason_that_can_be_told(host: str) -> None:
+def test_every_odd_host_name_gives_a_printable_reason(host: str) -> None:
     with pytest.raises(ImageError) as caught:
         WebFetcher(FetchLimits(1000, timeout_seconds=2), lambda host, port: []).fetch(
             f"https://{host}/x.png"
@@ -217,7 +217,7 @@ def test_whatever_a_name_is_made_of_there_is_a_reason_that_can_be_told(host: str
     str(caught.value).encode()
 
 
-def test_no_host_is_allowed_where_anybody_may_ask() -> None:
+def test_no_host_is_allowed_for_public_requests() -> None:
     with pytest.raises(ImageError) as caught:
         WebFetcher(FetchLimits(1000, None)).fetch("http://localhost/x.png")
     assert str(caught.value) == "image address is private: localhost"
@@ -235,7 +235,7 @@ def test_no_host_is_allowed_where_anybody_may_ask() -> None:
         ("/gone.png", "image is not there"),
     ],
 )
-def test_what_cannot_be_fetched_has_a_countable_reason(
+def test_a_failed_fetch_has_a_countable_reason(
     images: TaskImageFetcher, address: str, reason: str
 ) -> None:
     with pytest.raises(ImageError) as caught:
@@ -258,7 +258,7 @@ def test_endless_redirects_end(site: str) -> None:
     images.close()
 
 
-def test_data_uris(images: TaskImageFetcher) -> None:
+def test_data_uris_are_decoded_or_refused(images: TaskImageFetcher) -> None:
     assert images.fetch("data:image/png;base64," + base64.b64encode(b"abc").decode(), 1) == b"abc"
     assert images.fetch("data:,a%20b", 1) == b"a b"
 
@@ -324,7 +324,7 @@ def test_a_large_jpeg_is_reduced_while_decoding_and_keeps_its_true_size() -> Non
         (encode_image(Image.new("L", (4000, 3000))), "too many pixels"),
     ],
 )
-def test_what_cannot_be_decoded_has_a_countable_reason(content: bytes, reason: str) -> None:
+def test_a_failed_decoding_has_a_countable_reason(content: bytes, reason: str) -> None:
     with pytest.raises(ImageError) as caught:
         decode_upright_image(content, max_pixels=PIXELS)
     assert caught.value.reason == reason
@@ -360,14 +360,14 @@ def test_what_cannot_be_decoded_has_a_countable_reason(content: bytes, reason: s
         ("192.88.99.1", False),
     ],
 )
-def test_public_addresses_are_told_from_all_others(address: str, expected: bool) -> None:
+def test_only_public_addresses_are_public(address: str, expected: bool) -> None:
     assert is_public_address(address) is expected
 
 
 @pytest.mark.parametrize(
     "field", MALFORMED_EXIF_FIELDS, ids=[hex(field[0]) for field in MALFORMED_EXIF_FIELDS]
 )
-def test_a_camera_that_writes_odd_metadata_costs_no_image(
+def test_odd_camera_metadata_do_not_prevent_decoding(
     field: tuple[int, int, int, bytes],
 ) -> None:
     picture = decode_upright_image(
@@ -389,13 +389,13 @@ def test_a_camera_that_writes_odd_metadata_costs_no_image(
         (b"\xff\xedPhotoshop 3.0\x008BIM\x03", (64, 48)),
     ],
 )  # fmt: skip
-def test_metadata_that_cannot_be_read_are_not_there(segment: bytes, size: tuple[int, int]) -> None:
+def test_unreadable_metadata_are_ignored(segment: bytes, size: tuple[int, int]) -> None:
     assert (
         decode_upright_image(make_jpeg_with_segments(segment), max_pixels=PIXELS).image.size == size
     )
 
 
-def test_only_exif_turns_an_image_as_browsers_look_at_nothing_else() -> None:
+def test_only_exif_rotates_an_image_as_in_browsers() -> None:
     packet = (
         b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF '
         b'xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:Description '
@@ -406,7 +406,7 @@ def test_only_exif_turns_an_image_as_browsers_look_at_nothing_else() -> None:
         assert decode_upright_image(content, max_pixels=PIXELS).image.size == (64, 48), kind
 
 
-def test_bytes_that_were_changed_anywhere_give_an_image_or_a_reason() -> None:
+def test_corrupted_bytes_give_an_image_or_a_reason() -> None:
     exif = Image.Exif()
     exif[0x0112], exif[0x010F], exif[0x011A] = 6, "maker", 72.0
     random = np.random.default_rng(5)
@@ -436,7 +436,7 @@ LABORIOUS = {
 
 
 @pytest.mark.parametrize("name", list(LABORIOUS))
-def test_a_file_that_makes_work_without_having_pixels_is_refused_at_once(name: str) -> None:
+def test_a_small_file_with_a_high_decoding_cost_is_refused_at_once(name: str) -> None:
     began = time.process_time()
     with pytest.raises(ImageError) as caught:
         decode_upright_image(LABORIOUS[name], max_pixels=PIXELS)
@@ -444,7 +444,7 @@ def test_a_file_that_makes_work_without_having_pixels_is_refused_at_once(name: s
     assert time.process_time() - began < 0.5
 
 
-def test_what_programs_write_is_no_such_work() -> None:
+def test_files_of_common_programs_are_below_the_cost_limits() -> None:
     assert decode_upright_image(
         make_jpeg_with_repeated_scans(64, 20), max_pixels=PIXELS
     ).image.size == (64, 64)
@@ -457,7 +457,7 @@ def test_what_programs_write_is_no_such_work() -> None:
     )
 
 
-def test_large_images_wait_for_each_other_and_small_ones_for_nobody() -> None:
+def test_large_images_wait_for_memory_and_small_ones_do_not() -> None:
     budget, together, most = MemoryBudget(100, min_counted=10), [0], [0]
     full, go = threading.Event(), threading.Event()
 
@@ -482,7 +482,7 @@ def test_large_images_wait_for_each_other_and_small_ones_for_nobody() -> None:
     assert together[0] == 0
 
 
-def test_an_image_is_made_small_while_its_memory_still_counts() -> None:
+def test_an_image_is_reduced_while_its_memory_is_reserved() -> None:
     from backend.vision.images.decode_memory import DECODING_BUDGET
 
     held: list[int] = []

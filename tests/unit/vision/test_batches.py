@@ -18,13 +18,13 @@ def doubled(items: Sequence[int]) -> npt.NDArray[np.float32]:
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 15, 16, 17, 100])
-def test_rows_stand_in_the_order_of_the_items(count: int) -> None:
+def test_rows_are_in_the_order_of_the_items(count: int) -> None:
     found = encode_in_batches(doubled, range(count), 2, "cpu")
     assert found.shape == (count, 2)
     np.testing.assert_array_equal(found[:, 0], np.arange(count) * 2)
 
 
-def test_several_parts_are_computed_by_one_thread_each() -> None:
+def test_batches_are_computed_by_one_thread_each() -> None:
     import torch
 
     before, seen = torch.get_num_threads(), set()
@@ -41,7 +41,7 @@ def test_several_parts_are_computed_by_one_thread_each() -> None:
     assert torch.get_num_threads() == before
 
 
-def test_a_failure_in_a_part_is_the_callers() -> None:
+def test_an_error_in_a_batch_reaches_the_caller() -> None:
     def fail(items: Sequence[int]) -> npt.NDArray[np.float32]:
         raise ValueError("no")
 

@@ -17,22 +17,22 @@ GREEN, BROWN = (70, 130, 60), (150, 120, 60)
 
 
 @pytest.mark.parametrize("colour", ["black", "white", "grey", "red"])
-def test_an_empty_image_has_a_vector_too(colour: str) -> None:
+def test_a_uniform_image_has_an_embedding(colour: str) -> None:
     found = BuiltinEncoder().encode_images([Image.new("RGB", (90, 60), colour)])
     assert np.isfinite(found).all()
     assert np.linalg.norm(found) == pytest.approx(1, abs=1e-5)
 
 
-def test_a_grey_image_is_as_good_as_its_colour_twin(pictures: list[Image.Image]) -> None:
+def test_a_grey_image_has_the_embedding_of_its_rgb_copy(pictures: list[Image.Image]) -> None:
     grey = pictures[3].convert("L")
     one, two = BuiltinEncoder().encode_images([grey, grey.convert("RGB")])
     np.testing.assert_array_equal(one, two)
 
 
-def test_another_process_finds_the_same_vector(pictures: list[Image.Image]) -> None:
+def test_another_process_computes_the_same_embedding(pictures: list[Image.Image]) -> None:
     program = (
         "import numpy as np, sys; from PIL import Image;"
-        "from backend.vision.encoders.base import load_encoder;"
+        "from backend.vision.encoders.load import load_encoder;"
         "image = Image.linear_gradient('L').rotate(30).convert('RGB');"
         "vector = load_encoder('builtin', say=print).encode_images([image]);"
         "sys.stdout.buffer.write(vector.tobytes()); assert 'torch' not in sys.modules"
@@ -43,18 +43,18 @@ def test_another_process_finds_the_same_vector(pictures: list[Image.Image]) -> N
     np.testing.assert_allclose(np.frombuffer(other, np.float32), ours[0], atol=1e-6)
 
 
-def test_colour_tells_apart_what_has_the_same_shapes() -> None:
+def test_colour_separates_equal_shapes() -> None:
     assert _told_apart(lambda pen, box, two: pen.ellipse(box, fill=BROWN if two else GREEN)) > 0.9
 
 
-def test_shape_tells_apart_what_has_the_same_colour() -> None:
+def test_shape_separates_equal_colours() -> None:
     def draw(pen: Draw, box: tuple[float, float, float, float], two: bool) -> None:
         (pen.ellipse if two else pen.rectangle)(box, fill=GREEN)
 
     assert _told_apart(draw) > 0.9
 
 
-def test_texture_tells_apart_what_has_the_same_outline() -> None:
+def test_texture_separates_equal_outlines() -> None:
     def draw(pen: Draw, box: tuple[float, float, float, float], two: bool) -> None:
         pen.rectangle(box, fill=GREEN)
         x0, y0, x1, y1 = box

@@ -56,7 +56,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "home" / "embeddings.sqlite"
 
 
-def test_what_was_put_is_got_to_the_last_bit(path: Path) -> None:
+def test_stored_vectors_are_returned_exactly(path: Path) -> None:
     keys, table = digests(5), vectors(5)
     EmbeddingCache(path).put_vectors("e", keys, table)
     found = EmbeddingCache(path).get_vectors("e", [*keys, "0" * 64])
@@ -66,7 +66,7 @@ def test_what_was_put_is_got_to_the_last_bit(path: Path) -> None:
         assert found[key].dtype == np.float32
 
 
-def test_encoders_do_not_see_each_other(path: Path) -> None:
+def test_vectors_of_encoders_are_separate(path: Path) -> None:
     cache, keys = EmbeddingCache(path), digests(3)
     cache.put_vectors("one", keys, vectors(3, seed=1))
     cache.put_vectors("two", keys[:1], vectors(1, dim=5, seed=2))
@@ -82,7 +82,7 @@ def test_the_same_key_twice_keeps_the_last(path: Path) -> None:
     np.testing.assert_array_equal(cache.get_vectors("e", keys)[keys[0]], [3, 4])
 
 
-def test_nothing_asked_is_nothing_answered(path: Path) -> None:
+def test_an_empty_request_returns_nothing(path: Path) -> None:
     cache = EmbeddingCache(path)
     cache.put_vectors("e", [], np.zeros((0, 4), dtype=np.float32))
     cache.put_image_info({})
@@ -90,14 +90,14 @@ def test_nothing_asked_is_nothing_answered(path: Path) -> None:
     assert cache.get_image_info([]) == {}
 
 
-def test_a_vector_too_many_is_not_put(path: Path) -> None:
+def test_more_vectors_than_digests_are_refused(path: Path) -> None:
     cache = EmbeddingCache(path)
     with pytest.raises(ValueError, match="longer"):
         cache.put_vectors("e", digests(2), vectors(3))
     assert cache.get_vectors("e", digests(2)) == {}
 
 
-def test_images_are_remembered_by_reference(path: Path) -> None:
+def test_image_properties_are_stored_by_reference(path: Path) -> None:
     facts = {"https://a/1.jpg": ImageInfo("d1", 640, 480), "ü '%_": ImageInfo("d2", 1, 2)}
     cache = EmbeddingCache(path)
     cache.put_image_info(facts)
@@ -153,7 +153,7 @@ def test_processes_write_while_another_reads_and_nothing_is_lost(path: Path) -> 
     assert len(cache.get_vectors("e", wanted)) == len(cache.get_image_info(wanted)) == len(wanted)
 
 
-def test_processes_may_make_the_file_at_once(path: Path) -> None:
+def test_processes_can_create_the_file_at_once(path: Path) -> None:
     started = [writer(path, name, 1) for name in "abcdef"]
     for process in started:
         process.communicate(timeout=60)
@@ -178,7 +178,7 @@ def test_a_killed_writer_leaves_whole_transactions(path: Path) -> None:
     assert not list(path.parent.glob("*damaged*"))
 
 
-def test_a_file_that_is_no_database_is_set_aside(
+def test_a_file_that_is_not_a_database_is_renamed(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path.parent.mkdir(parents=True)
@@ -216,7 +216,7 @@ def filled(path: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("damage", [garble, truncate])
-def test_damage_that_shows_later_is_set_aside_as_well(
+def test_damage_found_later_is_renamed_too(
     path: Path,
     filled: list[str],
     damage: Callable[[Path], None],
@@ -244,14 +244,14 @@ def test_a_second_user_of_a_damaged_file_follows_to_the_new_one(
     assert set(EmbeddingCache(path).get_vectors("e", filled)) == set(filled[:2])
 
 
-def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_writable_raises_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="PRELABEL_HOME") as caught:
         EmbeddingCache(tmp_path / "file" / "embeddings.sqlite")
     assert "\n" not in str(caught.value)
 
 
-def test_a_full_disk_is_one_sentence_and_costs_nothing_else(path: Path) -> None:
+def test_a_full_disk_raises_one_sentence_and_loses_nothing(path: Path) -> None:
     cache = EmbeddingCache(path)
     cache.put_vectors("e", digests(2), vectors(2))
     cache._open().execute("PRAGMA max_page_count = 20")

@@ -64,7 +64,7 @@ def test_log_loss_by_hand(
     assert log_loss(judged) == pytest.approx(loss, rel=1e-4)
 
 
-def test_three_right_of_four_at_equal_logits_ask_for_the_logit_of_three_to_one() -> None:
+def test_three_of_four_correct_at_equal_logits_calibrate_to_odds_of_three_to_one() -> None:
     """Logits ±2 right in 75 % of many rows: confidence 3/4 needs 4 / t = log 3."""
     logits = np.tile(np.array([[2, -2]], "f4"), (4000, 1))
     targets = np.tile(np.array([[1, 0]], "f4"), (4000, 1))
@@ -74,7 +74,7 @@ def test_three_right_of_four_at_equal_logits_ask_for_the_logit_of_three_to_one()
     )
 
 
-def test_one_right_answer_does_not_make_certain() -> None:
+def test_one_correct_row_does_not_justify_certainty() -> None:
     """One row smoothed by one row of equal labels: the truth is 3/4, so 2 / t = log 3."""
     judged = HeldOutLogits(np.array([[1, -1]], "f4"), np.array([[1, 0]], "f4"), False)
     assert fit_temperature(judged) == pytest.approx(2 / math.log(3), rel=0.01)
@@ -82,7 +82,7 @@ def test_one_right_answer_does_not_make_certain() -> None:
 
 @pytest.mark.parametrize("multiple", [False, True])
 @pytest.mark.parametrize("true", [0.4, 1.0, 3.0])
-def test_the_temperature_of_answers_drawn_at_it_is_found(multiple: bool, true: float) -> None:
+def test_the_temperature_of_sampled_targets_is_recovered(multiple: bool, true: float) -> None:
     found = []
     for seed in range(3):
         rng = np.random.default_rng(seed)
@@ -111,7 +111,7 @@ def test_the_best_candidate_is_compared_at_its_own_temperature() -> None:
     assert found > 10
 
 
-def test_nothing_to_judge_is_no_reason_to_fail() -> None:
+def test_no_held_out_rows_do_not_fail() -> None:
     empty = HeldOutLogits(np.zeros((0, 3), "f4"), np.zeros((0, 3), "f4"), False)
     assert math.isfinite(fit_temperature(empty))
     assert log_loss(empty) == 0

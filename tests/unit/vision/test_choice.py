@@ -58,7 +58,7 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
     server.server_close()
 
 
-def test_auto_takes_the_builtin_one_where_nothing_else_can_be_had(tmp_path: Path) -> None:
+def test_auto_falls_back_to_the_builtin_encoder(tmp_path: Path) -> None:
     said: list[str] = []
     assert load_encoder("auto", say=said.append, weights_dir=tmp_path).name == "builtin"
     assert len(said) == 1
@@ -66,7 +66,7 @@ def test_auto_takes_the_builtin_one_where_nothing_else_can_be_had(tmp_path: Path
     assert "does not answer" in said[0]
 
 
-def test_auto_takes_a_checkpoint_that_is_there(
+def test_auto_uses_a_local_checkpoint(
     tmp_path: Path, tiny_yolo: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copy(tiny_yolo, tmp_path / DEFAULT_YOLO_CLS)
@@ -80,7 +80,7 @@ def test_auto_takes_a_checkpoint_that_is_there(
     assert load_encoder(kept.name, say=pytest.fail).id == kept.id  # the name is a setting
 
 
-def test_a_hub_that_is_forbidden_is_not_asked(
+def test_an_offline_setting_prevents_hub_requests(
     endpoint: type[Hub], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from huggingface_hub import constants
@@ -89,7 +89,9 @@ def test_a_hub_that_is_forbidden_is_not_asked(
     assert "HF_HUB_OFFLINE" in hub.hub_unavailable_reason()
 
 
-def test_a_hub_that_answers_is_enough(endpoint: type[Hub], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_responding_hub_is_available(
+    endpoint: type[Hub], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert hub.hub_unavailable_reason() == ""
     monkeypatch.setattr(Hub, "status", 503)
     assert "does not answer" in hub.hub_unavailable_reason()
@@ -120,21 +122,21 @@ def test_weights_on_this_machine_need_no_hub(
     assert DEFAULT_CLIP in said[0]
 
 
-def test_auto_goes_on_where_the_kept_weights_are_damaged(tmp_path: Path) -> None:
+def test_auto_falls_back_where_cached_weights_are_damaged(tmp_path: Path) -> None:
     keep(tmp_path, b"no weights")
     said: list[str] = []
     assert load_encoder("auto", say=said.append).name == "builtin"
     assert len(said) == 1
 
 
-def test_weights_that_cannot_be_had_are_known_at_once() -> None:
+def test_unavailable_weights_fail_fast() -> None:
     start = time.monotonic()
     with pytest.raises(EncoderError, match=r"not on this machine.*does not answer"):
         load_encoder(DEFAULT_CLIP, say=pytest.fail)
     assert time.monotonic() - start < 20
 
 
-def test_a_hub_that_keeps_silent_costs_seconds_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unresponsive_hub_times_out_in_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(hub, "CONNECT_TIMEOUT_SECONDS", 0.3)
@@ -146,7 +148,7 @@ def test_a_hub_that_keeps_silent_costs_seconds_only(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("setting", ["", "clip", "CLIP ViT", "auto2", "resnet"])
-def test_a_setting_that_means_nothing_is_answered_with_the_spellings(setting: str) -> None:
+def test_an_unknown_setting_raises_an_error_with_the_valid_ones(setting: str) -> None:
     with pytest.raises(EncoderError, match=r"builtin, an open_clip model/weights") as caught:
         load_encoder(setting, say=pytest.fail)
     assert "\n" not in str(caught.value)

@@ -54,7 +54,7 @@ def test_texts_are_embedded_as_open_clip_does(encoder: Encoder, tiny_clip: str) 
     assert encoder.logit_bias == 0.0
 
 
-def test_zero_shot_is_what_open_clip_would_answer(
+def test_zero_shot_equals_open_clip(
     encoder: Encoder, tiny_clip: str, usual: list[Image.Image]
 ) -> None:
     import open_clip
@@ -72,7 +72,7 @@ def test_zero_shot_is_what_open_clip_would_answer(
     np.testing.assert_allclose(odds / odds.sum(axis=1, keepdims=True), by_hand, atol=1e-4)
 
 
-def test_the_identity_follows_the_weights_not_the_place(
+def test_the_id_depends_on_the_weights_not_the_path(
     encoder: Encoder, tiny_clip: str, tmp_path: Path
 ) -> None:
     from safetensors.torch import load_file, save_file
@@ -112,7 +112,7 @@ def test_weights_that_carry_code_are_refused_and_do_not_run(tiny_clip: str, tmp_
         ("tiny/", "neither a file nor published"),
     ],
 )
-def test_a_wrong_name_is_answered_with_the_right_ones(
+def test_a_wrong_name_raises_an_error_with_similar_ones(
     tiny_clip: str, setting: str, advice: str
 ) -> None:
     with pytest.raises(EncoderError, match=advice):
@@ -124,14 +124,14 @@ def test_weights_of_another_model_are_refused(tiny_clip: str) -> None:
         load_encoder(f"ViT-B-32-256/{tiny_clip.partition('/')[2]}", say=pytest.fail)
 
 
-def test_research_only_weights_are_called_so(tiny_clip: str) -> None:
+def test_research_only_weights_are_logged(tiny_clip: str) -> None:
     said: list[str] = []
     load_encoder(tiny_clip.replace("tiny", "MobileCLIP-tiny", 1), say=said.append)
     assert len(said) == 1
     assert "research" in said[0]
 
 
-def test_a_file_is_prepared_as_the_published_weights_of_its_model(tiny_clip: str) -> None:
+def test_a_weights_file_uses_the_preprocessing_of_the_published_weights(tiny_clip: str) -> None:
     from backend.vision.encoders.clip import _preprocessing_options
 
     assert _preprocessing_options("ViT-B-16-SigLIP2-256", "my.safetensors")["image_mean"] == (
@@ -153,14 +153,14 @@ def test_weights_of_another_activation_are_refused(tiny_clip: str) -> None:
         load_encoder("ViT-B-32/openai", say=pytest.fail)
 
 
-def test_a_package_that_is_missing_is_named(tiny_clip: str) -> None:
+def test_a_missing_package_is_named(tiny_clip: str) -> None:
     if importlib.util.find_spec("transformers"):
         pytest.skip("transformers is installed here")
     with pytest.raises(EncoderError, match=r"is not installed .*transformers"):
         load_encoder("ViT-B-16-SigLIP2-256/webli", say=pytest.fail)
 
 
-def test_the_default_is_known_to_open_clip_and_where_the_hub_is_asked(tiny_clip: str) -> None:
+def test_the_default_clip_is_published_in_the_default_repository(tiny_clip: str) -> None:
     import open_clip
 
     published = open_clip.get_pretrained_cfg(*DEFAULT_CLIP.split("/"))

@@ -38,7 +38,7 @@ def crossed(x: Floats, targets: Floats, multiple: bool = False) -> Floats:
     return out_of_fold_probabilities(head, x, targets, pool=x)
 
 
-def test_images_are_told_apart_by_heads_that_did_not_see_them() -> None:
+def test_out_of_fold_heads_classify_held_out_images() -> None:
     x, targets = clusters(90, seed=0)
     found = crossed(x, targets)
     assert found.shape == (90, 3)
@@ -47,7 +47,7 @@ def test_images_are_told_apart_by_heads_that_did_not_see_them() -> None:
     assert (found.argmax(1) == targets.argmax(1)).mean() > 0.95
 
 
-def test_a_wrong_label_is_not_confirmed_by_the_head_that_judges_it() -> None:
+def test_a_wrong_label_is_not_confirmed_out_of_fold() -> None:
     for seed in range(3):
         x, targets = clusters(90, seed)
         truth = targets.argmax(1)
@@ -58,7 +58,9 @@ def test_a_wrong_label_is_not_confirmed_by_the_head_that_judges_it() -> None:
 
 @pytest.mark.parametrize("shuffled", [False, True])
 @pytest.mark.parametrize("length", [2, 10])
-def test_no_row_is_judged_by_a_head_that_learned_a_copy(shuffled: bool, length: int) -> None:
+def test_no_row_is_scored_by_a_head_trained_on_a_near_duplicate(
+    shuffled: bool, length: int
+) -> None:
     x = bursts(100 // length, length, seed=0)
     x = np.random.default_rng(1).permutation(x) if shuffled else x
     fold = cross_validation._assign_grouped_folds(
@@ -72,7 +74,7 @@ def test_no_row_is_judged_by_a_head_that_learned_a_copy(shuffled: bool, length: 
     assert not any((copies[i] & learned[:, fold[i]]).any() for i in range(100))
 
 
-def test_near_rows_are_found_also_across_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_near_duplicates_are_found_across_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     x = bursts(10, 5, seed=2)
     fold = np.random.default_rng(3).integers(0, 5, 50)
     whole = cross_validation._near_fold_mask(x, fold)
@@ -80,7 +82,7 @@ def test_near_rows_are_found_also_across_blocks(monkeypatch: pytest.MonkeyPatch)
     assert (cross_validation._near_fold_mask(x, fold) == whole).all()
 
 
-def test_a_label_with_one_example_breaks_nothing_and_is_not_known_to_its_judge() -> None:
+def test_a_label_with_one_example_is_unknown_in_its_own_fold() -> None:
     x, targets = clusters(40, seed=0, labels=2)
     targets = np.concatenate([targets, np.zeros((40, 1), np.float32)], axis=1)
     targets[7] = [0, 0, 1]
@@ -90,12 +92,12 @@ def test_a_label_with_one_example_breaks_nothing_and_is_not_known_to_its_judge()
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_few_rows_are_answered(count: int) -> None:
+def test_few_rows_get_probabilities(count: int) -> None:
     x, targets = clusters(count, seed=0)
     assert np.isfinite(crossed(x, targets)).all()
 
 
-def test_labels_that_nobody_was_asked_about_are_answered_too() -> None:
+def test_unasked_labels_get_probabilities() -> None:
     x, targets = clusters(60, seed=0)
     targets[30:, 2] = np.nan
     found = crossed(x, targets, multiple=True)

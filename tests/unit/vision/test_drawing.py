@@ -20,14 +20,14 @@ def colour(label: int) -> tuple[int, ...]:
     return ImageColor.getrgb(REGION_COLOURS[label])
 
 
-def test_a_box_stands_at_its_place_in_its_colour() -> None:
+def test_a_box_is_drawn_at_its_coordinates_in_its_colour() -> None:
     image = drawn((800, 600), RegionMark("dog", 0.9, Region("dog", 0.25, 0.5, 0.75, 0.9)))
     assert image.getpixel((400, 300)) == colour(1)
     assert image.getpixel((200, 500)) == colour(1)
     assert image.getpixel((400, 450)) == GREY, "inside it is free"
 
 
-def test_a_point_is_a_dot_at_its_place() -> None:
+def test_a_point_is_drawn_as_a_dot() -> None:
     image = drawn((800, 600), RegionMark("cat", 0.5, Region("cat", 0.5, 0.5, 0.5, 0.5)))
     assert image.getpixel((400, 300)) == colour(0)
     assert image.getpixel((400, 330)) == GREY
@@ -42,7 +42,7 @@ def test_lines_and_letters_grow_with_the_image(size: tuple[int, int]) -> None:
     assert rows.sum() >= max(14, max(image.size) / 80)
 
 
-def test_writing_stays_inside_the_image() -> None:
+def test_text_stays_inside_the_image() -> None:
     marks = [
         RegionMark(
             "a label with a long name", 1.0, Region("", x, y, min(1, x + 0.1), min(1, y + 0.1))
@@ -56,7 +56,7 @@ def test_writing_stays_inside_the_image() -> None:
         assert corner.sum() > 300, "each tag is whole"
 
 
-def test_the_image_itself_is_left_as_it_is() -> None:
+def test_drawing_does_not_change_the_image() -> None:
     image = Image.new("RGB", (400, 300), GREY)
     draw_marks(image, [RegionMark("cat", 1.0)], ["cat"])
     assert image.getcolors() == [(400 * 300, GREY)]

@@ -41,14 +41,14 @@ def test_every_kind_gives_the_same_vector_alone_and_in_a_batch(
     np.testing.assert_allclose(together, np.tile(alone, (5, 1)), atol=1e-4)
 
 
-def test_every_kind_has_the_same_id_after_a_restart_and_its_name_leads_back(
+def test_every_kind_can_be_loaded_again_by_name_with_the_same_id(
     encoder: Encoder,
 ) -> None:
     again = load_encoder(encoder.name, say=pytest.fail)
     assert (again.id, again.name, again.dim) == (encoder.id, encoder.name, encoder.dim)
 
 
-def test_texts_are_embedded_or_refused_as_the_kind_says(encoder: Encoder) -> None:
+def test_texts_are_embedded_or_refused_according_to_has_text(encoder: Encoder) -> None:
     if encoder.has_text:
         found = encoder.encode_texts(["a photo of a cat", ""])
         np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-4)
@@ -62,7 +62,7 @@ def test_texts_are_embedded_or_refused_as_the_kind_says(encoder: Encoder) -> Non
 @pytest.mark.parametrize(
     "setting", ["resnet", "no-such-model/weights", "ViT-B-32/no-such-tag", "/nowhere/x-cls.pt"]
 )
-def test_a_wrong_setting_is_one_sentence_with_the_way_out(setting: str, tmp_path: Path) -> None:
+def test_a_wrong_setting_raises_one_sentence_with_the_fix(setting: str, tmp_path: Path) -> None:
     with pytest.raises(EncoderError, match="PRELABEL_ENCODER") as caught:
         load_encoder(setting, say=pytest.fail, weights_dir=tmp_path)
     assert "\n" not in str(caught.value)

@@ -95,7 +95,7 @@ def test_zero_shot_of_a_sigmoid_encoder_is_its_sigmoid() -> None:
     np.testing.assert_allclose(given, [[0.75, 3 * math.exp(-10)]], atol=1e-4)
 
 
-def test_several_of_many_zero_shot_gives_as_many_labels_as_images_could_have() -> None:
+def test_multi_label_zero_shot_has_a_mean_confidence_of_one_in_k_plus_one() -> None:
     world = World.drawn(0)
     head = zero_shot_head(LABELS, TextAnchors(world.names, 20.0), multiple=True, pool=world.images)
     given = head.probabilities(world.images)
@@ -121,7 +121,7 @@ def test_a_fit_without_labels_is_the_zero_shot_head() -> None:
 # --- learning -----------------------------------------------------------------------------------
 
 
-def test_labels_never_leave_it_clearly_behind_its_names_and_many_lift_it_far_above() -> None:
+def test_labels_do_not_reduce_accuracy_below_zero_shot_and_many_raise_it_far_above() -> None:
     zero = mean_accuracy(lambda w: w.head(np.arange(0), named=True))
     curve = [mean_accuracy(lambda w, k=k: w.head(w.per_class(k), named=True)) for k in (1, 4, 16)]  # type: ignore[misc]
     assert curve[0] > zero - 0.01
@@ -129,7 +129,7 @@ def test_labels_never_leave_it_clearly_behind_its_names_and_many_lift_it_far_abo
     assert curve[-1] > zero + 0.08
 
 
-def test_with_few_labels_names_are_worth_much_and_with_many_they_cost_nothing() -> None:
+def test_text_anchors_help_with_few_labels_and_do_no_harm_with_many() -> None:
     def gain(count: int) -> float:
         named = mean_accuracy(lambda w: w.head(w.per_class(count), named=True))
         return named - mean_accuracy(lambda w: w.head(w.per_class(count)))
@@ -151,7 +151,7 @@ def test_the_head_beats_plain_logistic_regression_at_few_labels() -> None:
     assert np.mean(ours) > np.mean(plain) + 0.05
 
 
-def test_confidence_is_the_share_of_right_answers() -> None:
+def test_confidence_equals_accuracy() -> None:
     """Expected calibration error of ten equally filled bins, at 100 labels, on unseen images."""
     for named in (False, True):
         errors = []
@@ -163,7 +163,7 @@ def test_confidence_is_the_share_of_right_answers() -> None:
         assert np.mean(errors) < 0.1
 
 
-def test_several_of_many_is_learnt_label_by_label() -> None:
+def test_multi_label_heads_learn_each_label_separately() -> None:
     errors, base = [], []
     for seed in SEEDS:
         rng = np.random.default_rng(seed)
@@ -179,7 +179,7 @@ def test_several_of_many_is_learnt_label_by_label() -> None:
     assert np.mean(errors) < np.mean(base) / 2
 
 
-def test_what_nobody_was_asked_is_not_a_no() -> None:
+def test_an_unasked_label_is_not_a_negative() -> None:
     """A label that came late: rows before it are blank; taken as no, they would drown it."""
     masked: list[float] = []
     denied: list[float] = []
@@ -195,7 +195,7 @@ def test_what_nobody_was_asked_is_not_a_no() -> None:
     assert np.mean(masked) > np.mean(denied) + 0.15
 
 
-def test_where_the_only_alternative_was_not_asked_there_is_nothing_to_learn() -> None:
+def test_a_row_without_an_offered_alternative_trains_nothing() -> None:
     world = World.drawn(0)
     rows = world.truth == 0
     targets = np.where(world.targets == 1, 1, BLANK)[rows]
@@ -227,7 +227,7 @@ ODD = {
 @pytest.mark.parametrize("multiple", [False, True])
 @pytest.mark.parametrize("named", [False, True])
 @pytest.mark.parametrize("case", ODD)
-def test_every_odd_project_gets_a_usable_head(case: str, named: bool, multiple: bool) -> None:
+def test_every_unusual_project_gets_a_usable_head(case: str, named: bool, multiple: bool) -> None:
     world = World.drawn(1, n=40)
     rows, targets = ODD[case]
     head = fit_head(
@@ -248,7 +248,7 @@ def test_every_odd_project_gets_a_usable_head(case: str, named: bool, multiple: 
 
 
 @pytest.mark.parametrize("multiple", [False, True])
-def test_a_label_without_an_example_is_never_given_unless_it_has_a_name(multiple: bool) -> None:
+def test_a_label_without_an_example_is_predicted_only_with_a_text_anchor(multiple: bool) -> None:
     world = World.drawn(2)
     rows = np.flatnonzero(world.truth < 3)[:60]
     for anchors in (None, TextAnchors(world.names, 20.0)):
@@ -264,7 +264,7 @@ def test_a_label_without_an_example_is_never_given_unless_it_has_a_name(multiple
         assert unseen.max() == 0 if anchors is None else (unseen > 0.5).mean() > 0.1
 
 
-def test_contradicting_answers_end_in_doubt() -> None:
+def test_contradicting_labels_give_equal_confidence() -> None:
     image = unit(np.ones((1, 8)))
     head = fit_head(
         np.repeat(image, 40, axis=0),
@@ -284,7 +284,7 @@ def test_contradicting_answers_end_in_doubt() -> None:
         (np.full((3, 4), np.inf), np.ones((3, 2)), None),
     ],
 )
-def test_arguments_that_do_not_fit_together_are_refused(
+def test_arguments_that_do_not_match_are_refused(
     images: npt.NDArray[np.floating],
     targets: npt.NDArray[np.floating],
     anchors: npt.NDArray[np.floating] | None,
@@ -319,7 +319,7 @@ def test_class_means_by_hand() -> None:
 
 @pytest.mark.parametrize("named", [False, True])
 @pytest.mark.parametrize("count", [30, 400])
-def test_the_same_seed_gives_the_same_head_to_the_last_bit(count: int, named: bool) -> None:
+def test_the_same_seed_gives_exactly_the_same_head(count: int, named: bool) -> None:
     world = World.drawn(3)
     one, other = (world.head(np.arange(count), named=named, seed=5) for _ in range(2))
     np.testing.assert_array_equal(one.weight, other.weight)
@@ -342,7 +342,7 @@ def test_a_warm_start_ends_where_a_cold_one_does(count: int, multiple: bool) -> 
     assert gap.max() < 0.05
 
 
-def test_a_few_more_labels_keep_the_choices_and_many_more_make_them_anew() -> None:
+def test_hyperparameters_are_reused_after_few_new_labels_and_chosen_again_after_many() -> None:
     world = World.drawn(5)
     before = world.head(np.arange(200))
     assert before.ridge_from == "cross-validation"
@@ -358,7 +358,7 @@ def test_a_few_more_labels_keep_the_choices_and_many_more_make_them_anew() -> No
         assert after.ridge_from == source
 
 
-def test_a_previous_head_of_other_labels_or_another_encoder_does_no_harm() -> None:
+def test_a_previous_head_of_other_labels_or_another_encoder_is_harmless() -> None:
     world, wider = World.drawn(6), World.drawn(6, d=64)
     cold = world.head(np.arange(100))
     renamed = replace(wider.head(np.arange(50)), labels=("a", "b", "c", "d"))

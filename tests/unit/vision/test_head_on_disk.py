@@ -34,7 +34,7 @@ def saved(folder: Path) -> Head:
     return head
 
 
-def test_a_saved_head_comes_back_whole(tmp_path: Path) -> None:
+def test_a_saved_head_loads_unchanged(tmp_path: Path) -> None:
     head, back = saved(tmp_path), load_head(tmp_path)
     for field in dataclasses.fields(head):
         np.testing.assert_array_equal(getattr(back, field.name), getattr(head, field.name))
@@ -86,7 +86,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_head_is_one_sentence(damage: str, tmp_path: Path) -> None:
+def test_a_damaged_head_raises_one_sentence(damage: str, tmp_path: Path) -> None:
     saved(tmp_path)
     DAMAGES[damage](tmp_path)
     with pytest.raises(StoreError) as caught:
@@ -97,7 +97,7 @@ def test_a_damaged_head_is_one_sentence(damage: str, tmp_path: Path) -> None:
     assert "\n" not in text
 
 
-def test_a_folder_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
+def test_a_missing_folder_raises_one_sentence(tmp_path: Path) -> None:
     head = saved(tmp_path)
     with pytest.raises(StoreError, match="cannot be written"):
         save_head(head, tmp_path / "missing")

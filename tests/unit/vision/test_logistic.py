@@ -70,7 +70,7 @@ def test_without_rows_the_weights_stay_at_their_prior() -> None:
     np.testing.assert_array_equal(weights[0], prior)
 
 
-def test_the_optimum_is_scikit_learns() -> None:
+def test_the_optimum_equals_that_of_scikit_learn() -> None:
     from sklearn.linear_model import LogisticRegression
 
     features, targets = cloud(300, 20, 4, seed=1)
@@ -80,7 +80,7 @@ def test_the_optimum_is_scikit_learns() -> None:
     np.testing.assert_allclose(ours, theirs.coef_, atol=0.01)
 
 
-def test_every_sigmoid_is_a_regression_of_its_own() -> None:
+def test_every_sigmoid_is_a_separate_regression() -> None:
     from sklearn.linear_model import LogisticRegression
 
     features, _ = cloud(300, 10, 3, seed=2)
@@ -94,7 +94,7 @@ def test_every_sigmoid_is_a_regression_of_its_own() -> None:
         np.testing.assert_allclose(ours[k], theirs.coef_[0], atol=0.01)
 
 
-def test_problems_solved_together_end_as_when_solved_alone() -> None:
+def test_problems_solved_together_have_the_solutions_of_separate_ones() -> None:
     features, targets = cloud(120, 30, 3, seed=3)
     rows = np.ones((3, 120), np.float32)
     for fold in range(3):
@@ -109,7 +109,7 @@ def test_problems_solved_together_end_as_when_solved_alone() -> None:
             np.testing.assert_allclose(together[r, f], alone[0, 0], atol=0.02)
 
 
-def test_a_closed_label_is_as_if_it_were_not_there() -> None:
+def test_an_excluded_label_does_not_affect_the_others() -> None:
     features, targets = cloud(60, 8, 2, seed=4)
     wider = np.concatenate([targets, np.zeros((60, 1), np.float32)], axis=1)
     closed = solve_problems(problems(features, wider, closed=(2,)), tolerance=1e-8)[0, 0]
@@ -118,7 +118,7 @@ def test_a_closed_label_is_as_if_it_were_not_there() -> None:
     np.testing.assert_array_equal(closed[2], 0)
 
 
-def test_the_start_changes_nothing_but_the_way() -> None:
+def test_the_start_does_not_change_the_solution() -> None:
     features, targets = cloud(200, 40, 5, seed=5)
     case = problems(features, targets, (0.05,))
     cold = solve_problems(case, tolerance=1e-8)[0, 0]
@@ -133,7 +133,7 @@ def test_the_start_changes_nothing_but_the_way() -> None:
     np.testing.assert_array_equal(solve_problems(case, blank)[0, 0], solve_problems(case)[0, 0])
 
 
-def test_a_hopeless_scale_still_ends() -> None:
+def test_an_extreme_scale_still_terminates() -> None:
     features, targets = cloud(50, 5, 2, seed=6)
     weights = solve_problems(problems(features * 1e4, targets, (1e-4,)))
     assert np.isfinite(weights).all()

@@ -81,7 +81,7 @@ def test_an_exported_head_gives_the_same_confidence(multiple: bool, tmp_path: Pa
     np.testing.assert_allclose(found, head.probabilities(rows), atol=1e-6)
 
 
-def test_images_that_others_could_not_prepare_alike_are_one_clear_sentence() -> None:
+def test_preprocessing_that_cannot_be_exported_raises_one_sentence() -> None:
     from torchvision import transforms
 
     padded = transforms.Compose([transforms.Resize(32), transforms.Pad(3)])

@@ -44,7 +44,7 @@ def test_the_examples_in_the_docstrings_hold() -> None:
     ("name", "text"),
     [("RedApple", "red apple"), ("over_ripe-fruit", "over ripe fruit"), ("  a  b ", "a b")],
 )
-def test_label_names_become_words(name: str, text: str) -> None:
+def test_label_names_become_natural_words(name: str, text: str) -> None:
     assert text_prototypes.humanize_name(name) == text
 
 
@@ -56,7 +56,7 @@ def test_a_prototype_is_the_mean_over_the_templates() -> None:
     np.testing.assert_allclose(found[0], mean / np.linalg.norm(mean), atol=1e-6)
 
 
-def test_other_words_replace_the_name_and_all_count() -> None:
+def test_other_words_replace_the_name_and_are_averaged() -> None:
     one, other, both = compute_text_prototypes(
         Letters(),
         [LabelPrompt("fig"), LabelPrompt("pear"), LabelPrompt("class_7", ("fig", "pear"))],
@@ -76,11 +76,11 @@ def test_a_hint_pulls_the_prototype_towards_its_sentence() -> None:
     np.testing.assert_allclose(hinted @ sentence, hinted @ plain, atol=1e-5)  # weight 1: half way
 
 
-def test_names_with_braces_are_only_names() -> None:
+def test_names_with_braces_are_not_format_strings() -> None:
     assert compute_text_prototypes(Letters(), [LabelPrompt("{x} {0}")]).shape == (1, 27)
     assert compute_text_prototypes(Letters(), []).shape == (0, 27)
 
 
-def test_an_encoder_of_images_alone_says_so() -> None:
+def test_an_image_only_encoder_refuses_texts() -> None:
     with pytest.raises(EncoderError, match="images only"):
         compute_text_prototypes(BuiltinEncoder(), [LabelPrompt("fig")])

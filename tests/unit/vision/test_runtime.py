@@ -85,7 +85,7 @@ def forget(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.jit, "trace", refuse)
 
 
-def test_openvino_gives_what_torch_gives_in_any_size() -> None:
+def test_openvino_outputs_equal_torch_for_any_size() -> None:
     said: list[str] = []
     runner = make(Tiny(), None, said, forced_kind="openvino")
     assert (runner.kind, said) == ("openvino", [])
@@ -113,7 +113,7 @@ def test_many_inputs_come_back_in_order(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["openvino", "torch"])
-def test_several_threads_may_ask_at_once_and_keep_their_answers(kind: Any) -> None:
+def test_concurrent_threads_get_their_own_outputs(kind: Any) -> None:
     runner = make(Tiny(), None, [], forced_kind=kind)
     found: dict[int, Outputs] = {}
 
@@ -129,7 +129,7 @@ def test_several_threads_may_ask_at_once_and_keep_their_answers(kind: Any) -> No
         assert_close(found[number], plain(Tiny(), noise((1, 3, 32, 32), number)))
 
 
-def test_a_network_that_openvino_computes_differently_stays_with_torch() -> None:
+def test_a_network_with_different_openvino_outputs_uses_torch() -> None:
     said: list[str] = []
     runner = make(Random(), None, said)
     assert runner.kind == "torch"
@@ -137,7 +137,7 @@ def test_a_network_that_openvino_computes_differently_stays_with_torch() -> None
     assert "differs from torch by" in said[0]
 
 
-def test_a_network_that_cannot_be_converted_stays_with_torch() -> None:
+def test_a_network_that_cannot_be_converted_uses_torch() -> None:
     said: list[str] = []
     runner = make(Unusual(), None, said)
     assert runner.kind == "torch"
@@ -149,7 +149,9 @@ def test_a_network_that_cannot_be_converted_stays_with_torch() -> None:
     )
 
 
-def test_the_second_time_the_file_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_converted_network_is_read_from_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said: list[str] = []
     make(Tiny(), tmp_path, said, forced_kind="openvino")
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".bin", ".xml"]
@@ -160,7 +162,7 @@ def test_the_second_time_the_file_is_read(tmp_path: Path, monkeypatch: pytest.Mo
     assert_close(runner(noise(SHAPES[1])), plain(Tiny(), noise(SHAPES[1])))
 
 
-def test_other_weights_are_other_files(tmp_path: Path) -> None:
+def test_other_weights_are_stored_in_other_files(tmp_path: Path) -> None:
     make(Tiny(), tmp_path, [], forced_kind="openvino")
     runner = make(Tiny(1), tmp_path, [], key="weights:2", forced_kind="openvino")
     assert_close(runner(noise(SHAPES[0])), plain(Tiny(1), noise(SHAPES[0])))
@@ -187,7 +189,7 @@ def spoil(path: Path, how: str) -> None:
         (".bin", "gone"),
     ],
 )
-def test_a_damaged_file_is_made_anew(
+def test_a_damaged_file_is_converted_again(
     suffix: str, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
@@ -202,7 +204,7 @@ def test_a_damaged_file_is_made_anew(
     assert_close(kept(noise(SHAPES[0])), plain(Tiny(), noise(SHAPES[0])))
 
 
-def test_numbers_that_changed_in_the_file_are_never_used(tmp_path: Path) -> None:
+def test_a_file_with_changed_weights_is_never_used(tmp_path: Path) -> None:
     said: list[str] = []
     make(Tiny(), tmp_path, said, forced_kind="openvino")
     (file,) = tmp_path.glob("*.bin")
@@ -212,7 +214,9 @@ def test_numbers_that_changed_in_the_file_are_never_used(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "3", '{"other": "torch"}'])
-def test_times_are_kept_and_damaged_ones_are_measured_anew(content: str, tmp_path: Path) -> None:
+def test_timings_are_stored_and_damaged_ones_are_measured_again(
+    content: str, tmp_path: Path
+) -> None:
     (tmp_path / TIMINGS_FILE).write_text(content, encoding="utf-8")
     chosen = make(Tiny(), tmp_path, [])
     known = json.loads((tmp_path / TIMINGS_FILE).read_text(encoding="utf-8"))
@@ -224,7 +228,7 @@ def test_times_are_kept_and_damaged_ones_are_measured_anew(content: str, tmp_pat
         assert make(Tiny(), tmp_path, []).kind == kind
 
 
-def test_a_folder_that_cannot_be_written_costs_nothing_but_time(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_writable_does_not_fail(tmp_path: Path) -> None:
     blocked = tmp_path / "file"
     blocked.touch()
     said: list[str] = []
@@ -255,14 +259,14 @@ print("done")
 """
 
 
-def test_importing_costs_nothing_and_converting_reports_to_nobody() -> None:
+def test_imports_are_lazy_and_conversion_sends_no_telemetry() -> None:
     done = subprocess.run(
         [sys.executable, "-c", CONVERTED], capture_output=True, text=True, check=False
     )
     assert done.stdout.strip() == "done", done.stderr
 
 
-def test_converted_networks_are_not_kept_by_torch() -> None:
+def test_torch_does_not_keep_converted_networks() -> None:
     """Torch's tracer would keep each one's weights for ever."""
     convert_to_openvino(Tiny(), noise(SHAPES[0]))
     before = kept_classes()

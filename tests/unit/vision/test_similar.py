@@ -95,7 +95,7 @@ def well_formed(found: SimilarObjects) -> None:
 
 
 @pytest.mark.parametrize("draw", [disc, square, star])
-def test_all_of_a_kind_are_found_and_nothing_else(draw: Draw) -> None:
+def test_all_objects_of_a_kind_are_found_and_no_others(draw: Draw) -> None:
     image = ground()
     for place in PLACES:
         draw(image, place, 26, RED)
@@ -117,7 +117,7 @@ def test_sizes_between_two_thirds_and_one_and_a_half_are_found() -> None:
     assert len(share) == len(PLACES) - 1
 
 
-def test_other_colours_and_other_shapes_come_after_the_right_ones() -> None:
+def test_other_colours_and_shapes_rank_below_the_right_objects() -> None:
     image = ground()
     for place in PLACES[:4]:
         disc(image, place, 26, RED)
@@ -143,7 +143,7 @@ def test_several_examples_find_both_kinds() -> None:
     assert np.all(share.max(axis=0) > 0.6)
 
 
-def test_next_to_nothing_is_suggested_where_there_is_only_the_one_object() -> None:
+def test_few_suggestions_are_made_if_the_example_is_the_only_object() -> None:
     wrong = []
     for seed, draw in enumerate((disc, square, star) * 2):
         image, place = ground(seed=seed), PLACES[seed]
@@ -152,14 +152,14 @@ def test_next_to_nothing_is_suggested_where_there_is_only_the_one_object() -> No
     assert sum(wrong) <= 1
 
 
-def test_an_even_picture_gives_nothing() -> None:
+def test_a_uniform_image_gives_no_suggestions() -> None:
     for colour in ("white", "black", (90, 90, 90)):
         found = find_similar_boxes(Image.new("RGB", SIZE, colour), array([[0.2, 0.2, 0.3, 0.3]]))
         well_formed(found)
         assert len(sure(found)) == 0
 
 
-def test_examples_do_not_come_back() -> None:
+def test_examples_are_not_returned() -> None:
     image = ground()
     for place in PLACES:
         disc(image, place, 26, RED)
@@ -182,7 +182,7 @@ def test_objects_at_the_border_are_found_and_may_be_examples() -> None:
     assert overlaps(from_border.boxes[:5], truth[4:]).max() > 0.3
 
 
-def test_the_limit_holds_and_the_best_stay() -> None:
+def test_the_limit_keeps_the_best() -> None:
     image = ground()
     for place in PLACES:
         disc(image, place, 26, RED)
@@ -197,14 +197,14 @@ def test_the_limit_holds_and_the_best_stay() -> None:
 @pytest.mark.parametrize(
     "size", [(1, 1), (2, 2), (9, 5), (3, 700), (700, 3), (20, 2000), (2400, 160), (1500, 1100)]
 )
-def test_pictures_of_every_shape(size: tuple[int, int]) -> None:
+def test_images_of_every_aspect_ratio_are_supported(size: tuple[int, int]) -> None:
     image = ground(size)
     for box in ([0.1, 0.1, 0.4, 0.3], [0.0, 0.0, 1.0, 1.0], [0.5, 0.5, 0.51, 0.505]):
         well_formed(find_similar_boxes(image, array([box])))
     well_formed(find_similar_points(image, np.array([[0.5, 0.4]], dtype=np.float32)))
 
 
-def test_a_large_picture_finds_the_same_places() -> None:
+def test_a_large_image_gives_the_same_boxes() -> None:
     small = ground()
     for place in PLACES:
         disc(small, place, 26, RED)
@@ -216,7 +216,7 @@ def test_a_large_picture_finds_the_same_places() -> None:
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1"])
-def test_pictures_of_every_mode(mode: str) -> None:
+def test_images_of_every_mode_are_supported(mode: str) -> None:
     image = ground()
     for place in PLACES:
         disc(image, place, 26, (250, 250, 250))
@@ -235,7 +235,7 @@ def test_a_box_without_area_is_refused(examples: list[list[float]]) -> None:
 
 
 @pytest.mark.parametrize("radius", [10, 20, 40])
-def test_a_point_finds_the_size_of_what_is_there(radius: int) -> None:
+def test_the_object_size_is_estimated_around_a_point(radius: int) -> None:
     image = ground()
     for place in PLACES:
         disc(image, place, radius, RED)
@@ -246,7 +246,7 @@ def test_a_point_finds_the_size_of_what_is_there(radius: int) -> None:
     assert len(share) == len(PLACES) - 1
 
 
-def test_a_side_that_is_known_is_used() -> None:
+def test_a_given_side_is_used() -> None:
     image = ground()
     for place in PLACES:
         disc(image, place, 20, RED)
@@ -256,7 +256,7 @@ def test_a_side_that_is_known_is_used() -> None:
     assert np.all(overlaps(found.boxes[:6], truth).max(axis=0) > 0.6)
 
 
-def test_points_that_cannot_be_used_are_refused() -> None:
+def test_invalid_points_are_refused() -> None:
     with pytest.raises(ValueError, match="At least one point"):
         find_similar_points(ground(), np.zeros((0, 2), dtype=np.float32))
     with pytest.raises(ValueError, match="above 0"):

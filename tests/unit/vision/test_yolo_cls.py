@@ -26,7 +26,7 @@ def encoder(tiny_yolo: Path) -> Encoder:
     return load_encoder(str(tiny_yolo), say=pytest.fail)
 
 
-def test_vectors_are_what_enters_the_last_layer(
+def test_embeddings_are_the_inputs_of_the_last_layer(
     encoder: Encoder, tiny_yolo: Path, usual: list[Image.Image]
 ) -> None:
     import torch
@@ -45,7 +45,7 @@ def test_vectors_are_what_enters_the_last_layer(
     np.testing.assert_allclose(ours, by_hand, atol=1e-4)
 
 
-def test_images_are_prepared_as_ultralytics_does(usual: list[Image.Image]) -> None:
+def test_preprocessing_equals_that_of_ultralytics(usual: list[Image.Image]) -> None:
     from ultralytics.data.augment import classify_transforms
 
     for side in (YOLO_CLS_SIDE, 224):
@@ -54,7 +54,7 @@ def test_images_are_prepared_as_ultralytics_does(usual: list[Image.Image]) -> No
             np.testing.assert_allclose(crop_centre_square(image, side).numpy(), theirs, atol=1e-6)
 
 
-def test_the_preparation_in_the_checkpoint_is_used(
+def test_the_transforms_of_the_checkpoint_are_used(
     encoder: Encoder, tiny_yolo: Path, tmp_path: Path, usual: list[Image.Image]
 ) -> None:
     import torch
@@ -70,7 +70,7 @@ def test_the_preparation_in_the_checkpoint_is_used(
     assert np.abs(own.encode_images(usual) - encoder.encode_images(usual)).max() > 0.01
 
 
-def test_several_threads_may_encode_at_once(encoder: Encoder, pictures: list[Image.Image]) -> None:
+def test_threads_can_encode_at_once(encoder: Encoder, pictures: list[Image.Image]) -> None:
     expected = encoder.encode_images(pictures)
     found: list[Any] = []
     threads = [
@@ -86,7 +86,7 @@ def test_several_threads_may_encode_at_once(encoder: Encoder, pictures: list[Ima
         np.testing.assert_allclose(vectors, expected, atol=1e-4)
 
 
-def test_the_identity_follows_the_file_not_its_name(
+def test_the_id_depends_on_the_content_not_the_file_name(
     encoder: Encoder, tiny_yolo: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "other-cls.pt").write_bytes(tiny_yolo.read_bytes())
@@ -115,7 +115,7 @@ def test_a_checkpoint_that_carries_code_is_refused_and_does_not_run(tmp_path: Pa
     assert trace.exists()
 
 
-def test_what_is_no_classifier_is_refused(tmp_path: Path, tiny_yolo: Path) -> None:
+def test_a_checkpoint_without_a_classifier_is_refused(tmp_path: Path, tiny_yolo: Path) -> None:
     import torch
     from ultralytics.nn.tasks import DetectionModel
 
@@ -137,7 +137,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         load_encoder("gone-cls.pt", say=pytest.fail)
 
 
-def test_published_weights_that_cannot_be_fetched_are_one_sentence(
+def test_a_failed_download_raises_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
@@ -160,7 +160,7 @@ socket.getaddrinfo = socket.socket.connect = no_network
 os.environ["ULTRALYTICS_API_KEY"] = "secret"
 os.environ.pop("OMP_NUM_THREADS", None)
 opener = Image.open
-from backend.vision.encoders.base import load_encoder
+from backend.vision.encoders.load import load_encoder
 
 encoder = load_encoder(sys.argv[1], say=print, weights_dir=Path(sys.argv[2]))
 encoder.encode_images([Image.new("RGB", (50, 40), "red")])
@@ -177,7 +177,9 @@ assert all(Path(check_font(name)).is_file() for name in ("Arial.ttf", "Arial.Uni
 """
 
 
-def test_a_process_is_left_as_it_was_and_nothing_is_sent(tiny_yolo: Path, tmp_path: Path) -> None:
+def test_importing_ultralytics_changes_no_process_state_and_sends_nothing(
+    tiny_yolo: Path, tmp_path: Path
+) -> None:
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path / "home")}
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", ALONE, str(tiny_yolo), str(tmp_path)],

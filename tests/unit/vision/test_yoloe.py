@@ -102,7 +102,7 @@ def test_visual_prompts_become_one_row_per_label(finder: OpenVocabulary) -> None
     np.testing.assert_allclose(rows[1], parts[0][1], atol=1e-5)
 
 
-def test_visual_prompts_are_what_ultralytics_computes(folder: Path) -> None:
+def test_visual_prompts_equal_those_of_ultralytics(folder: Path) -> None:
     import torch
     from ultralytics.data.augment import LetterBox, LoadVisualPrompt
 
@@ -126,7 +126,7 @@ def test_visual_prompts_are_what_ultralytics_computes(folder: Path) -> None:
     assert float((ours * theirs).sum()) > 0.999  # Pillow scales by other weights than OpenCV
 
 
-def test_a_label_without_a_box_is_zeros_and_never_found(finder: OpenVocabulary) -> None:
+def test_a_label_without_a_box_is_zeros_and_never_detected(finder: OpenVocabulary) -> None:
     image = make_noise_image((80, 60), 1)
     rows = finder.visual_embeddings([image], [BOX], [[2]])
     assert rows.shape == (3, finder.dim)
@@ -135,13 +135,13 @@ def test_a_label_without_a_box_is_zeros_and_never_found(finder: OpenVocabulary) 
     assert len(finder.detect([image], rows[:2], 0.0)[0].boxes) == 0
 
 
-def test_boxes_smaller_than_a_cell_and_outside_still_show_something() -> None:
+def test_boxes_smaller_than_a_cell_or_outside_have_a_nonempty_mask() -> None:
     frame = letterbox(Image.new("RGB", (100, 50)), YOLOE_SIDE, 32)[1]
     for box in ([0.5, 0.5, 0.501, 0.501], [0.999, 0.999, 1, 1], [0, 0, 0.01, 0.01], [2, 2, 3, 3]):
         assert box_mask(np.array([box], dtype=np.float32), frame).sum() >= 1
 
 
-def test_what_does_not_match_is_refused(finder: OpenVocabulary) -> None:
+def test_mismatched_arguments_are_refused(finder: OpenVocabulary) -> None:
     image = make_noise_image((80, 60), 1)
     for labels in ([[0, 1]], [[-1]], [[0], [0]]):
         with pytest.raises(ValueError, match=r"label|argument"):
@@ -150,7 +150,7 @@ def test_what_does_not_match_is_refused(finder: OpenVocabulary) -> None:
         finder.detect([image], np.ones((2, 7), dtype=np.float32))
 
 
-def test_the_prompts_decide_what_is_found(finder: OpenVocabulary) -> None:
+def test_detections_depend_on_the_prompts(finder: OpenVocabulary) -> None:
     images = [make_noise_image((120, 80), 1), make_noise_image((60, 90), 2)]
     two, five = prompts(2, finder.dim), prompts(5, finder.dim, seed=1)
     for rows in (two, five, two):
@@ -177,7 +177,7 @@ def test_confidence_is_a_lower_bound(finder: OpenVocabulary) -> None:
 
 
 @pytest.mark.parametrize("size", [(120, 40), (40, 120), (1, 1), (3, 900), (640, 480)])
-def test_boxes_come_back_to_the_image(finder: OpenVocabulary, size: tuple[int, int]) -> None:
+def test_prompt_boxes_map_back_to_the_image(finder: OpenVocabulary, size: tuple[int, int]) -> None:
     _, frame = finder._letterbox(Image.new("RGB", size))
     assert all(edge % 32 == 0 for edge in frame.input_size)
     assert max(frame.input_size) == YOLOE_SIDE
@@ -191,7 +191,7 @@ def test_boxes_come_back_to_the_image(finder: OpenVocabulary, size: tuple[int, i
 
 
 @pytest.mark.parametrize("free", [False, True])
-def test_boxes_are_those_of_ultralytics(tmp_path: Path, free: bool) -> None:
+def test_prompted_boxes_equal_those_of_ultralytics(tmp_path: Path, free: bool) -> None:
     """Its own predictor, on an image that needs no scaling; with and without suppression."""
     import torch
     from ultralytics import YOLOE
@@ -217,14 +217,14 @@ def test_boxes_are_those_of_ultralytics(tmp_path: Path, free: bool) -> None:
 
 
 @pytest.mark.parametrize("config", ["26/yoloe-26.yaml", "11/yoloe-11-seg.yaml"])
-def test_other_networks_of_the_family(config: str, tmp_path: Path) -> None:
+def test_other_networks_of_the_family_are_supported(config: str, tmp_path: Path) -> None:
     finder = OpenVocabulary(save_yoloe(config, tmp_path / "yoloe-other.pt"), side=YOLOE_SIDE)
     image = make_noise_image((90, 60), 6)
     rows = finder.visual_embeddings([image], [BOX], [[0]])
     assert len(finder.detect([image], rows, 0.0)[0].boxes) > 0
 
 
-def test_text_prompts_with_a_tokenizer_that_is_given(folder: Path, encoder_file: Path) -> None:
+def test_text_prompts_use_a_given_tokenizer(folder: Path, encoder_file: Path) -> None:
     import open_clip
 
     finder = OpenVocabulary(
@@ -243,7 +243,7 @@ def test_text_prompts_with_a_tokenizer_that_is_given(folder: Path, encoder_file:
     assert missing_prompt_files(folder, tokenizer=True) == ""
 
 
-def test_without_a_text_encoder_one_sentence_says_what_to_fetch(folder: Path) -> None:
+def test_a_missing_text_encoder_raises_an_error_with_the_command(folder: Path) -> None:
     import open_clip
 
     finder = OpenVocabulary(
@@ -253,7 +253,7 @@ def test_without_a_text_encoder_one_sentence_says_what_to_fetch(folder: Path) ->
         finder.text_embeddings(["apple"])
 
 
-def test_without_a_tokenizer_nothing_is_installed(
+def test_a_missing_tokenizer_is_not_installed_automatically(
     finder: OpenVocabulary, encoder_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "clip", None)
@@ -261,7 +261,7 @@ def test_without_a_tokenizer_nothing_is_installed(
         finder.text_embeddings(["apple"])
 
 
-def test_a_file_that_is_no_text_encoder_is_refused(folder: Path, encoder_file: Path) -> None:
+def test_a_file_that_is_not_a_text_encoder_is_refused(folder: Path, encoder_file: Path) -> None:
     import open_clip
 
     encoder_file.write_bytes(b"no archive")
@@ -272,14 +272,14 @@ def test_a_file_that_is_no_text_encoder_is_refused(folder: Path, encoder_file: P
         finder.text_embeddings(["apple"])
 
 
-def test_what_takes_no_prompts_is_refused(tmp_path: Path, tiny_yolo: Path) -> None:
+def test_a_network_without_prompts_is_refused(tmp_path: Path, tiny_yolo: Path) -> None:
     with pytest.raises(EncoderError, match="takes no prompts"):
         OpenVocabulary(tiny_yolo)
     with pytest.raises(EncoderError, match="no file"):
         OpenVocabulary(tmp_path / "yoloe-26s-seg.pt")
 
 
-def test_the_newest_and_smallest_weights_are_taken(tmp_path: Path) -> None:
+def test_the_newest_and_smallest_weights_are_chosen(tmp_path: Path) -> None:
     assert find_yoloe_weights(tmp_path) is None
     assert find_yoloe_weights(tmp_path / "absent") is None
     for size, name in enumerate(
@@ -290,7 +290,7 @@ def test_the_newest_and_smallest_weights_are_taken(tmp_path: Path) -> None:
     assert find_yoloe_weights(tmp_path) == tmp_path / "yoloe-26s-seg.pt"
 
 
-def test_what_is_missing_is_one_line_with_commands(
+def test_missing_files_are_listed_in_one_line_with_commands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "clip", None)
@@ -309,7 +309,7 @@ def test_what_is_missing_is_one_line_with_commands(
     assert missing_prompt_files(place, tokenizer=True) == ""
 
 
-def test_the_names_are_those_that_ultralytics_publishes() -> None:
+def test_file_names_are_published_by_ultralytics() -> None:
     from backend.vision.detection import yoloe
     from backend.vision.ultralytics_models import import_ultralytics
 
@@ -321,7 +321,7 @@ def test_the_names_are_those_that_ultralytics_publishes() -> None:
     assert f"https://github.com/{defaults[0]}/releases/download/{defaults[1]}" == yoloe.RELEASE_URL
 
 
-def test_several_threads_may_detect_at_once(finder: OpenVocabulary) -> None:
+def test_threads_can_detect_at_once(finder: OpenVocabulary) -> None:
     images, rows = (
         [make_noise_image((120, 80), 1), make_noise_image((60, 90), 2)],
         prompts(2, finder.dim),

@@ -10,14 +10,14 @@ from backend.vision.detection.base_weights import choose_base_weights
 from backend.vision.detection.network import DEFAULT_WEIGHTS, SMALL_NETWORK_FILE
 
 
-def test_what_is_on_disk_is_taken_and_nothing_is_fetched(tmp_path: Path) -> None:
+def test_weights_on_disk_are_used_without_a_download(tmp_path: Path) -> None:
     (tmp_path / DEFAULT_WEIGHTS).touch()
     said: list[str] = []
     assert choose_base_weights("auto", tmp_path, said.append).path == tmp_path / DEFAULT_WEIGHTS
     assert said == [f"Detector: {tmp_path / DEFAULT_WEIGHTS}, found on disk."]
 
 
-def test_without_internet_the_small_network_is_taken_and_the_better_one_named(
+def test_without_internet_the_small_network_is_used_and_the_log_explains_the_download(
     tmp_path: Path,
 ) -> None:
     said: list[str] = []
@@ -29,18 +29,20 @@ def test_without_internet_the_small_network_is_taken_and_the_better_one_named(
     )
 
 
-def test_what_is_fetched_is_said_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_download_is_logged_before_it_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Something answers at the address, and then the file cannot be had after all."""
     monkeypatch.setattr("backend.vision.hub.is_url_reachable", lambda address: True)
     said: list[str] = []
     assert choose_base_weights("auto", tmp_path, said.append).path == SMALL_NETWORK_FILE
     before, after = said
-    assert f"fetching {DEFAULT_WEIGHTS} once from https://github.com (5 MB" in before
+    assert f"downloading {DEFAULT_WEIGHTS} once from https://github.com (5 MB" in before
     assert "PRELABEL_DETECTOR=builtin needs no download" in before
     assert "cannot be downloaded" in after
 
 
-def test_nothing_is_fetched_for_the_builtin_network(tmp_path: Path) -> None:
+def test_the_builtin_network_needs_no_download(tmp_path: Path) -> None:
     said: list[str] = []
     assert choose_base_weights("builtin", tmp_path, said.append).path == SMALL_NETWORK_FILE
     assert said == []

@@ -68,7 +68,7 @@ def same(found: Detections, image: Image.Image, expected: Any, pixel: float, sha
 
 
 @pytest.mark.parametrize("which", ["yolo11_like", "yolo26_like"])
-def test_a_grid_finds_what_ultralytics_finds(
+def test_grid_detections_equal_those_of_ultralytics(
     which: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     network: DetectionNetwork = request.getfixturevalue(which)
@@ -87,7 +87,9 @@ def test_a_grid_finds_what_ultralytics_finds(
         assert one.boxes.dtype == one.confidence.dtype == np.float32
 
 
-def test_queries_find_what_ultralytics_finds(rtdetr: DetectionNetwork, tmp_path: Path) -> None:
+def test_query_detections_equal_those_of_ultralytics(
+    rtdetr: DetectionNetwork, tmp_path: Path
+) -> None:
     """Which stretches an image to a square, and scales it a little differently: of random weights
     some queries look elsewhere then."""
     sizes = ((DETECTOR_SIDE, DETECTOR_SIDE), (160, 90), (70, 160), (320, 200))
@@ -114,7 +116,7 @@ def test_queries_find_what_ultralytics_finds(rtdetr: DetectionNetwork, tmp_path:
     assert min(shares) >= 0.75
 
 
-def test_places_are_shares_of_the_upright_image(yolo26_like: DetectionNetwork) -> None:
+def test_boxes_are_fractions_of_the_upright_image(yolo26_like: DetectionNetwork) -> None:
     """Twice as large a picture gives the same places."""
     drawn = make_drawing(321, (DETECTOR_SIDE, 120), ("disc",))
     twice = drawn.image.resize((320, 240), Image.Resampling.NEAREST)
@@ -125,7 +127,9 @@ def test_places_are_shares_of_the_upright_image(yolo26_like: DetectionNetwork) -
             assert np.abs(found.boxes - np.array(thing.box)).max(axis=1).min() < 0.03
 
 
-def test_the_least_confidence_holds_and_nothing_is_nothing(yolo26_like: DetectionNetwork) -> None:
+def test_the_minimum_confidence_holds_and_an_empty_image_has_no_detections(
+    yolo26_like: DetectionNetwork,
+) -> None:
     detector = make_torch_runner(yolo26_like)
     image = make_drawing(321, (DETECTOR_SIDE, 120), ("disc",)).image
     many, few = (detector.detect([image], least)[0] for least in (0.001, 0.5))
@@ -136,7 +140,7 @@ def test_the_least_confidence_holds_and_nothing_is_nothing(yolo26_like: Detectio
     assert detector.detect([]) == []
 
 
-def test_odd_sizes_are_looked_at_too(
+def test_odd_image_sizes_are_detected_too(
     yolo26_like: DetectionNetwork, rtdetr: DetectionNetwork
 ) -> None:
     sizes = ((1, 1), (3, 700), (700, 3), (33, 31))
@@ -158,7 +162,7 @@ def test_many_images_come_back_in_order(
         np.testing.assert_allclose(found.boxes, alone.boxes, atol=1e-5)
 
 
-def test_the_fastest_runner_finds_the_same(
+def test_the_fastest_runner_has_the_same_detections(
     yolo26_like: DetectionNetwork,
     rtdetr: DetectionNetwork,
     tmp_path: Path,
@@ -202,7 +206,7 @@ def raw(network: DetectionNetwork) -> tuple[Floats, ...]:
 
 
 @pytest.mark.parametrize("which", ["yolo26_like", "yolo11_like"])
-def test_a_runner_that_sees_nothing_or_boxes_elsewhere_is_no_equal(
+def test_a_runner_with_missing_or_shifted_boxes_differs(
     which: str, request: pytest.FixtureRequest
 ) -> None:
     """The example shows next to nothing, so that confidence alone would not tell."""
@@ -219,7 +223,7 @@ def test_a_runner_that_sees_nothing_or_boxes_elsewhere_is_no_equal(
     assert output_difference(nearly, (boxes, logits), network) < MAX_DIFFERENCE_BY_KIND["openvino"]
 
 
-def test_queries_in_another_order_are_the_same_answer(rtdetr: DetectionNetwork) -> None:
+def test_queries_in_another_order_do_not_differ(rtdetr: DetectionNetwork) -> None:
     places, confidence = raw(rtdetr)
     turned = places[:, ::-1], confidence[:, ::-1]
     assert output_difference(turned, (places, confidence), rtdetr) == 0.0

@@ -27,13 +27,15 @@ OVERLAPS = [
 
 
 @pytest.mark.parametrize(("other", "share"), OVERLAPS)
-def test_overlap_is_the_shared_area_by_the_whole(other: tuple[float, ...], share: float) -> None:
+def test_iou_is_the_intersection_divided_by_the_union(
+    other: tuple[float, ...], share: float
+) -> None:
     one = (0, 0, 2, 2)
     assert pairwise_iou([one], [other]) == pytest.approx(share)
     assert pairwise_iou([other], [one]) == pytest.approx(share)
 
 
-def test_two_points_in_one_place_share_nothing() -> None:
+def test_two_equal_points_have_no_iou() -> None:
     assert pairwise_iou(np.ones((1, 4)), np.ones((1, 4))) == 0
 
 
@@ -65,7 +67,7 @@ A, SHIFTED, APART = [0, 0, 10, 10], [2, 0, 12, 10], [30, 0, 40, 10]  # A and SHI
         # 6 of 14 = 0.43 for neighbours: the middle goes, and what it would have dropped stays
     ],
 )
-def test_of_overlapping_boxes_of_a_label_the_surest_stays(
+def test_nms_keeps_the_most_confident_of_overlapping_boxes_of_a_label(
     boxes: list[list[float]],
     confidence: list[float],
     labels: list[int],
@@ -75,7 +77,7 @@ def test_of_overlapping_boxes_of_a_label_the_surest_stays(
     assert kept(boxes, confidence, labels, most) == expected
 
 
-def test_labels_stay_apart_in_units_of_the_image_and_beyond_its_edge() -> None:
+def test_labels_are_suppressed_separately_in_any_unit_and_beyond_the_edge() -> None:
     boxes = [[-0.2, -0.1, 0.5, 0.5], [-0.2, -0.1, 0.5, 0.5], [0.5, 0.5, 1.2, 1.1]]
     assert kept(boxes, [0.9, 0.8, 0.7], [79, 78, 0], 0.5) == [0, 1, 2]
 
@@ -115,12 +117,12 @@ def test_a_chain_of_centres_keeps_every_other() -> None:
     assert rows.tolist() == [0, 2]
 
 
-def test_no_centres_are_no_centres() -> None:
+def test_suppressing_no_centres_returns_none() -> None:
     none = np.zeros(0, dtype=np.float32)
     assert not len(suppress_close_centres(none.reshape(0, 2), none, NO_DETECTIONS.labels, none))
 
 
-def test_finds_can_be_picked_by_mask_and_by_index() -> None:
+def test_detections_can_be_selected_by_mask_and_by_index() -> None:
     found = Detections(
         np.array([[0, 0, 0.5, 1], [0.5, 0.5, 1, 1]], dtype=np.float32),
         np.array([0.9, 0.8], dtype=np.float32),
@@ -132,7 +134,7 @@ def test_finds_can_be_picked_by_mask_and_by_index() -> None:
     assert (len(found), len(NO_DETECTIONS)) == (2, 0)
 
 
-def test_of_boxes_on_each_other_the_best_stays() -> None:
+def test_greedy_nms_keeps_the_best_of_nested_boxes() -> None:
     boxes = np.array(
         [[0, 0, 10, 10], [1, 1, 11, 11], [20, 0, 30, 10], [2, 2, 6, 6], [0, 0, 0, 0]],
         dtype=np.float32,

@@ -98,7 +98,7 @@ def weights(network: DetectionNetwork) -> dict[str, Any]:
     return {name: value.numpy() for name, value in network.module.state_dict().items()}
 
 
-def test_twelve_images_of_discs_teach_what_discs_are(yolo26_like: DetectionNetwork) -> None:
+def test_twelve_images_are_enough_to_detect_discs(yolo26_like: DetectionNetwork) -> None:
     others = make_drawings(40, 100, *DISC)
     found = make_torch_runner(yolo26_like).detect([one.image for one in others], 0.02)
     samples = make_detection_samples(others, found, DISC)
@@ -109,7 +109,7 @@ def test_twelve_images_of_discs_teach_what_discs_are(yolo26_like: DetectionNetwo
     assert not any(p.requires_grad for p in yolo26_like.module.parameters())
 
 
-def test_an_image_marked_as_empty_teaches_what_is_not_meant(yolo26_like: DetectionNetwork) -> None:
+def test_an_empty_image_trains_the_background(yolo26_like: DetectionNetwork) -> None:
     """Squares that nobody calls a disc are no longer taken for one; discs are found as before."""
     discs = make_examples(make_drawings(8, 400, *DISC), SHAPE_LABELS)
     empty = [unmarked(one) for one in make_examples(make_drawings(8, 420, "square"), SHAPE_LABELS)]
@@ -132,7 +132,7 @@ def surest(network: DetectionNetwork, label: str) -> float:
 
 
 @pytest.mark.parametrize("kind", ["yolo11_like", "builtin"])
-def test_images_without_a_label_that_is_left_teach_nothing_of_it(
+def test_images_without_an_ignored_label_do_not_train_it_as_background(
     kind: str, request: pytest.FixtureRequest
 ) -> None:
     builtin = adapt_classes(load_base_network(SMALL_NETWORK_FILE), SHAPE_LABELS)
@@ -203,7 +203,7 @@ def test_training_leaves_the_machine_as_it_was(
         np.testing.assert_array_equal(value, started[name])
 
 
-def test_equal_seeds_give_equal_networks_and_progress_is_told(start: DetectionNetwork) -> None:
+def test_equal_seeds_give_equal_networks_and_progress_is_reported(start: DetectionNetwork) -> None:
     """Some of the images have no boxes."""
     marked = make_examples(make_drawings(5, 0, *DISC), DISC)
     nothing = np.zeros((0, 4), dtype=np.float32), np.zeros(0, dtype=np.int64)
@@ -221,7 +221,7 @@ def test_equal_seeds_give_equal_networks_and_progress_is_told(start: DetectionNe
     assert far < 0.01 * farther
 
 
-def test_who_cancels_is_obeyed_after_the_batch(start: DetectionNetwork) -> None:
+def test_training_is_cancelled_after_the_current_batch(start: DetectionNetwork) -> None:
     asked: list[float] = []
 
     def cancelled() -> bool:
@@ -235,7 +235,7 @@ def test_who_cancels_is_obeyed_after_the_batch(start: DetectionNetwork) -> None:
     assert time.monotonic() - asked[-1] < 5
 
 
-def test_the_number_of_threads_stays(start: DetectionNetwork) -> None:
+def test_training_restores_the_number_of_threads(start: DetectionNetwork) -> None:
     import torch
 
     torch.set_num_threads(3)
@@ -291,7 +291,7 @@ def test_the_time_limit_holds_where_not_even_an_epoch_fits(start: DetectionNetwo
     assert all(np.isfinite(value).all() for value in weights(network).values())
 
 
-def test_images_that_are_slow_to_read_do_not_shorten_what_comes_after(
+def test_slow_reads_in_the_first_epoch_do_not_shorten_the_schedule(
     start: DetectionNetwork,
 ) -> None:
     """They are read once: one slow epoch is no measure for the others."""
@@ -331,7 +331,7 @@ def test_recipes_grow_with_the_images_and_halve_when_warm(start: DetectionNetwor
     assert cold.frozen_layers == 0  # what starts from nothing has nothing to keep
 
 
-def test_the_more_classes_pretrained_weights_tell_apart_the_gentler_they_are_changed() -> None:
+def test_the_learning_rate_of_pretrained_weights_falls_with_the_class_count() -> None:
     base = load_base_network(SMALL_NETWORK_FILE)
     marked = make_examples(make_drawings(1, 0, *DISC), DISC)
 
@@ -370,7 +370,7 @@ def test_pretrained_weights_keep_what_they_know(
 
 def test_fifty_images_of_points_find_and_count_discs(monkeypatch: pytest.MonkeyPatch) -> None:
     """By all that a round does: sides from the gaps, tuned threshold, and back to points."""
-    crowded: dict[str, Any] = {"size": DRAWING_SIZE, "most": 8, "radius": (6, 9)}
+    crowded: dict[str, Any] = {"size": DRAWING_SIZE, "max_objects": 8, "radius": (6, 9)}
     marked, others = (make_drawings(n, i, *DISC, **crowded) for n, i in ((50, 0), (60, 500)))
     control = Control("dot", "image", "image", (Label("disc"),), "points")
     samples = [
@@ -416,7 +416,7 @@ def dots(drawn: Drawing) -> Regions:
 # -- weights that know the labels ------------------------------------------------------------
 
 
-def test_between_lies_between_what_was_before_and_what_was_learned(
+def test_interpolated_weights_lie_between_initial_and_trained_weights(
     yolo26_like: DetectionNetwork,
 ) -> None:
     start = adapt_classes(load_base_network(SMALL_NETWORK_FILE), DISC)
@@ -445,7 +445,7 @@ def on(network: DetectionNetwork) -> Any:
         ].numpy()
 
 
-def test_half_of_what_was_learned_is_taken_where_the_weights_know_all_labels(
+def test_weights_are_interpolated_if_the_base_knows_all_labels(
     yolo26_like: DetectionNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = replace(yolo26_like, spec=replace(yolo26_like.spec, pretrained=True))

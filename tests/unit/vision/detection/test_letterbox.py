@@ -21,7 +21,7 @@ BOXES = np.array([[0, 0, 1, 1], [0.1, 0.2, 0.45, 0.9], [0.97, 0.5, 1, 0.53]], dt
 
 
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
-def test_what_is_stretched_comes_back_and_fills_the_square(size: tuple[int, int]) -> None:
+def test_a_stretched_image_fills_the_square_and_boxes_map_back(size: tuple[int, int]) -> None:
     pixels, box = stretch(Image.new("RGB", size, (250, 0, 0)), 320)
     assert pixels.shape == (1, 3, 320, 320)
     assert (pixels[0, 0].min(), pixels[0, 1:].max()) == (pytest.approx(250 / 255), 0)
@@ -29,7 +29,7 @@ def test_what_is_stretched_comes_back_and_fills_the_square(size: tuple[int, int]
 
 
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
-def test_boxes_come_back_to_half_a_pixel_of_the_input(size: tuple[int, int]) -> None:
+def test_boxes_map_back_to_half_a_pixel_of_the_input(size: tuple[int, int]) -> None:
     pixels, box = letterbox(Image.new("RGB", size, (250, 0, 0)), 320, 32)
     _, _, height, width = pixels.shape
     assert pixels.dtype == np.float32
@@ -45,7 +45,7 @@ def test_boxes_come_back_to_half_a_pixel_of_the_input(size: tuple[int, int]) -> 
 
 
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
-def test_the_rest_is_grey_and_the_image_is_where_it_says(size: tuple[int, int]) -> None:
+def test_the_padding_is_grey_and_the_image_is_at_its_offset(size: tuple[int, int]) -> None:
     pixels, box = letterbox(Image.new("RGB", size, (250, 0, 0)), 320, 32)
     left, top = box.offset
     wide, high = box.resized_size
@@ -67,6 +67,6 @@ def test_the_corners_of_the_image_are_the_corners_of_the_result() -> None:
     np.testing.assert_allclose(box.to_image_boxes(beyond), [[-0.1, -0.1, 1.1, 1.1]], atol=1e-6)
 
 
-def test_a_cell_of_64_pixels_makes_multiples_of_64() -> None:
+def test_a_stride_of_64_pads_to_multiples_of_64() -> None:
     pixels, _ = letterbox(Image.new("RGB", (500, 130)), 640, 64)
     assert pixels.shape == (1, 3, 192, 640)

@@ -70,11 +70,11 @@ COCO = ["person", "bus", "wine glass", "apple", "sports ball", "potted plant", "
         ((Label("plant"),), {}),  # part of a name is another name
     ],
 )
-def test_classes_are_known_by_the_names_of_labels(
+def test_classes_are_matched_by_label_names(
     labels: tuple[Label, ...], known: dict[int, int]
 ) -> None:
     assert match_classes(labels, COCO) == known
 
 
-def test_two_classes_of_one_name_both_mean_the_label() -> None:
+def test_two_classes_of_one_name_both_match_the_label() -> None:
     assert match_classes((Label("mouse"),), ["mouse", "Mice"]) == {0: 0, 1: 0}

@@ -48,7 +48,7 @@ def test_published_descriptions_are_built_by_name(name: str, bins: int, tmp_path
     assert not any("one2one" in part for part, _ in network.module.named_modules())
 
 
-def test_a_network_from_nothing_is_the_same_each_time_and_leaves_chance_alone() -> None:
+def test_an_untrained_network_is_reproducible_and_keeps_the_random_state() -> None:
     import torch
 
     torch.manual_seed(11)
@@ -62,13 +62,13 @@ def test_a_network_from_nothing_is_the_same_each_time_and_leaves_chance_alone() 
         np.testing.assert_array_equal(one, other)
 
 
-def test_our_own_small_network_sees_cells_of_8_and_16_pixels() -> None:
+def test_the_small_network_has_strides_8_and_16() -> None:
     network = load_base_network(SMALL_NETWORK_FILE)
     assert network.module.stride.tolist() == [8, 16]
     assert sum(p.numel() for p in network.module.parameters()) < 600_000
 
 
-def test_an_rtdetr_answers_per_query_a_place_and_a_confidence_for_each_class(
+def test_an_rtdetr_returns_a_box_and_class_confidences_per_query(
     rtdetr: DetectionNetwork,
 ) -> None:
     assert rtdetr.spec.family == QUERY_FAMILY
@@ -80,7 +80,7 @@ def test_an_rtdetr_answers_per_query_a_place_and_a_confidence_for_each_class(
         assert values.max() <= 1
 
 
-def test_what_is_kept_answers_the_same(
+def test_a_saved_network_has_the_same_outputs(
     rtdetr: DetectionNetwork, yolo26_like: DetectionNetwork, tmp_path: Path
 ) -> None:
     for number, network in enumerate((rtdetr, yolo26_like)):
@@ -94,7 +94,7 @@ def test_what_is_kept_answers_the_same(
             assert np.abs(one - other).max() < 0.005 * np.abs(other).max()
 
 
-def test_what_is_known_of_a_class_stays_with_its_name(tmp_path: Path) -> None:
+def test_class_weights_follow_the_class_name(tmp_path: Path) -> None:
     base = save_pretrained_network(("star", "Disc", "square"), tmp_path / "three.pt")
     assert base.spec.classes == ("star", "Disc", "square")
     assert base.spec.pretrained
@@ -108,7 +108,7 @@ def test_what_is_known_of_a_class_stays_with_its_name(tmp_path: Path) -> None:
                 np.testing.assert_allclose(after[1][0, row], before[1][0, known], atol=1e-4)
 
 
-def test_a_class_of_another_name_starts_from_nothing_and_the_same_each_time(tmp_path: Path) -> None:
+def test_a_new_class_starts_from_the_same_random_weights_each_time(tmp_path: Path) -> None:
     """Also where there are as many classes as before."""
     import torch
 
@@ -122,14 +122,14 @@ def test_a_class_of_another_name_starts_from_nothing_and_the_same_each_time(tmp_
         assert min(np.abs(row - old).max() for old in before) > 0.1
 
 
-def test_classes_that_are_called_by_numbers_keep_what_is_known_of_them(tmp_path: Path) -> None:
+def test_numeric_class_names_keep_their_weights(tmp_path: Path) -> None:
     base = save_pretrained_network(("0", "1"), tmp_path / "two.pt")
     before = raw_outputs(base)[1][0]
     after = raw_outputs(adapt_classes(base, ("1", "0", "2")))[1][0]
     np.testing.assert_allclose(after[:2], before[::-1], atol=1e-4)
 
 
-def test_a_row_can_be_lent_by_another_network(tmp_path: Path) -> None:
+def test_class_weights_can_come_from_a_donor_network(tmp_path: Path) -> None:
     base = save_pretrained_network(("cat", "dog", "cow"), tmp_path / "three.pt")
     fitted = adapt_classes(base, ("cat",))
     more = adapt_classes(fitted, ("Dogs", "cat", "ring"), donor=base, donor_classes={0: 1})
@@ -139,14 +139,14 @@ def test_a_row_can_be_lent_by_another_network(tmp_path: Path) -> None:
     assert more.spec.classes == ("Dogs", "cat", "ring")
 
 
-def test_an_rtdetr_keeps_what_it_knows_of_a_name_too(rtdetr: DetectionNetwork) -> None:
+def test_class_weights_of_an_rtdetr_follow_the_class_name(rtdetr: DetectionNetwork) -> None:
     swapped = adapt_classes(rtdetr, ("square", "disc"))
     before, after = raw_outputs(rtdetr), raw_outputs(swapped)
     np.testing.assert_allclose(after[0], before[0], atol=1e-4)
     np.testing.assert_allclose(after[1][..., ::-1], before[1], atol=1e-4)
 
 
-def test_few_classes_on_weights_of_many_can_be_kept(tmp_path: Path) -> None:
+def test_a_network_with_fewer_classes_than_its_base_can_be_saved(tmp_path: Path) -> None:
     """Ultralytics' class branch is as wide as the number of classes was: 80, else 64 here."""
     base = save_pretrained_network(
         tuple(f"class {number}" for number in range(80)), tmp_path / "many.pt"
@@ -158,7 +158,7 @@ def test_few_classes_on_weights_of_many_can_be_kept(tmp_path: Path) -> None:
         assert np.abs(one - other).max() < 0.005 * np.abs(other).max()
 
 
-def test_the_rest_of_the_plan_stays_when_classes_change(tmp_path: Path) -> None:
+def test_the_other_layers_are_unchanged_when_classes_change(tmp_path: Path) -> None:
     base = save_pretrained_network(("a", "b"), tmp_path / "two.pt")
     other = adapt_classes(base, ("c",))
     assert other.spec == replace(base.spec, classes=("c",), yaml=other.spec.yaml)
@@ -191,10 +191,10 @@ def refused(path: Path) -> str:
 
 
 def test_a_classifier_is_refused(tiny_yolo: Path) -> None:
-    assert "does not find boxes" in refused(tiny_yolo)
+    assert "is not a detection network" in refused(tiny_yolo)
 
 
-def test_files_that_are_no_weights_are_refused(tmp_path: Path) -> None:
+def test_files_that_are_not_weights_are_refused(tmp_path: Path) -> None:
     text = tmp_path / "text.pt"
     text.write_text("not weights", encoding="utf-8")
     empty = tmp_path / "empty.pt"
@@ -220,7 +220,7 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path: Path) -> None:
     "text",
     ["", "nc: 3\n", "[1, 2]", "backbone: [\n", "nc: 1\nbackbone: []\nhead: []\n"],
 )
-def test_descriptions_of_no_network_are_refused(text: str, tmp_path: Path) -> None:
+def test_descriptions_without_a_network_are_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "odd.yaml"
     path.write_text(text, encoding="utf-8")
     refused(path)
@@ -234,7 +234,7 @@ def test_a_description_with_an_unknown_layer_is_refused(tmp_path: Path) -> None:
     refused(path)
 
 
-def test_settings_that_name_nothing_are_refused(tmp_path: Path) -> None:
+def test_unknown_settings_are_refused(tmp_path: Path) -> None:
     for setting in ("yolo", "nowhere/yolo26n.pt", "weights.onnx", "nowhere/yolo26n.yaml"):
         with pytest.raises(DetectorError, match="There is no detector"):
             find_base_weights(setting, tmp_path, download=False)
@@ -267,7 +267,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
-def test_a_damaged_folder_is_told(damage: Any, tmp_path: Path) -> None:
+def test_a_damaged_folder_raises_a_clear_error(damage: Any, tmp_path: Path) -> None:
     save_network(adapt_classes(load_base_network(SMALL_NETWORK_FILE), ("object",)), tmp_path)
     damage(tmp_path)
     with pytest.raises(DetectorError, match=r"is damaged .*train again"):

@@ -39,14 +39,14 @@ def real(*sides: tuple[float, float]) -> Floats:
         ([row(5)], [real((2, 4))], 0.0, 3),  # neither is what was drawn
     ],
 )
-def test_the_side_comes_from_boxes_then_words_then_gaps(
+def test_the_side_comes_from_boxes_then_the_config_then_gaps(
     points: list[Floats], boxes: list[Floats], told: float, pixels: float
 ) -> None:
     assert estimate_side(points, boxes, told, SIZE) * SIZE == pytest.approx(pixels, rel=1e-4)
 
 
 @pytest.mark.parametrize("ratio", [1.0, 1.5, 0.4])
-def test_a_box_has_the_wanted_side_in_both_directions(ratio: float) -> None:
+def test_a_pseudo_box_has_the_requested_side_in_both_directions(ratio: float) -> None:
     points = np.array([[0.5, 0.5], [0.3, 0.6]], dtype=np.float32)
     boxes = make_pseudo_boxes(points, np.array([0.1, 0.04], dtype=np.float32), ratio)
     edges = np.array([min(ratio, 1), min(1 / ratio, 1)])  # in units of the longer edge
@@ -73,7 +73,7 @@ def test_a_point_on_the_edge_keeps_a_quarter_of_its_side_each_way() -> None:
     np.testing.assert_allclose(boxes, expected, atol=1e-6)
 
 
-def test_no_points_are_no_boxes() -> None:
+def test_no_points_make_no_boxes() -> None:
     assert make_pseudo_boxes(NONE, np.zeros(0, dtype=np.float32), 2.0).shape == (0, 4)
 
 
@@ -87,7 +87,7 @@ def finds(*rows: tuple[float, float, float, int], half: float = 0.05) -> Detecti
     )
 
 
-def test_centres_outside_the_image_are_dropped_even_if_surest() -> None:
+def test_centres_outside_the_image_are_dropped_even_if_most_confident() -> None:
     found = finds((-0.01, 0.5, 0.9, 0), (0.01, 0.5, 0.8, 0), (0.5, 1.001, 0.7, 0), (1, 1, 0.6, 0))
     kept = to_centre_points(found, {0: 0.1}, 1.0)
     expected = [(0.01, 0.5, 0.01, 0.5), (1.0, 1.0, 1.0, 1.0)]
@@ -107,7 +107,7 @@ def test_centres_outside_the_image_are_dropped_even_if_surest() -> None:
         (0.5, (0.102, 0.0), 2),
     ],
 )
-def test_closeness_is_measured_in_pixels_not_in_shares_of_each_edge(
+def test_distance_is_measured_in_units_of_the_longer_edge(
     ratio: float, apart: tuple[float, float], count: int
 ) -> None:
     found = finds((0.5, 0.5, 0.9, 0), (0.5 + apart[0], 0.5 + apart[1], 0.8, 0))
@@ -120,7 +120,7 @@ def test_each_label_has_its_own_side() -> None:
     assert kept.labels.tolist() == [0, 1, 1]
 
 
-def test_around_and_back_gives_the_points() -> None:
+def test_pseudo_boxes_convert_back_to_the_points() -> None:
     random = np.random.default_rng(1)
     points = random.random((40, 2)).astype(np.float32)
     boxes = make_pseudo_boxes(points, np.full(40, 0.02, dtype=np.float32), 1.6)

@@ -44,7 +44,9 @@ def images() -> list:  # type: ignore[type-arg]
 
 
 @pytest.mark.parametrize("kind", ["yolo26_like", "yolo11_like", "rtdetr"])
-def test_it_finds_the_same(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+def test_an_exported_detector_has_the_same_detections(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
     """Nearly, of an RT-DETR's random boxes: they are compared before they end at the edge."""
     network: DetectionNetwork = request.getfixturevalue(kind)
     names = network.spec.classes
@@ -73,7 +75,7 @@ def _shared(one: Detections, other: Detections) -> int:
     return int((near & sure & label).any(axis=1).sum())
 
 
-def test_classes_that_mean_one_label_find_an_object_once(
+def test_classes_of_one_label_detect_an_object_once(
     yolo11_like: DetectionNetwork, tmp_path: Path
 ) -> None:
     made = finder(yolo11_like, {0: 0, 1: 0}, ("thing",))
@@ -85,7 +87,7 @@ def test_classes_that_mean_one_label_find_an_object_once(
         assert rows.sum() == len(ours)
 
 
-def test_classes_that_mean_nothing_are_left_out(
+def test_classes_without_a_label_are_left_out(
     yolo11_like: DetectionNetwork, tmp_path: Path
 ) -> None:
     made = finder(yolo11_like, {1: 0}, ("square",))

@@ -53,14 +53,16 @@ def logits(network: DetectionNetwork) -> Any:
     return raw_outputs(network)[1][0]
 
 
-def test_without_a_live_version_the_base_is_asked_by_name(base: DetectionNetwork) -> None:
+def test_without_a_live_version_classes_are_matched_with_the_base_by_name(
+    base: DetectionNetwork,
+) -> None:
     start = build_start_network(job(base, "Dogs", "rust", "Cats"), None, ())
     known, found = logits(base), logits(start)
     np.testing.assert_allclose(found[[0, 2]], known[[1, 0]], atol=1e-4)
     assert start.spec.classes == ("Dogs", "rust", "Cats")
 
 
-def test_a_label_that_came_later_starts_from_what_the_base_knows_of_it(
+def test_a_new_label_starts_from_the_weights_of_the_base(
     base: DetectionNetwork,
 ) -> None:
     """It would stay at random numbers: nobody marked it, so training says nothing about it."""
@@ -72,7 +74,9 @@ def test_a_label_that_came_later_starts_from_what_the_base_knows_of_it(
         np.testing.assert_allclose(found[labels.index("Dogs")], known[1], atol=1e-4)
 
 
-def test_a_label_in_the_place_of_another_does_not_inherit_from_it(base: DetectionNetwork) -> None:
+def test_a_label_at_the_index_of_another_does_not_inherit_its_weights(
+    base: DetectionNetwork,
+) -> None:
     live = learned(base, {"Cats": 0.5})
     found = logits(build_start_network(job(base, "Dogs"), live, ()))
     np.testing.assert_allclose(found[0], logits(base)[1], atol=1e-4)
@@ -80,13 +84,13 @@ def test_a_label_in_the_place_of_another_does_not_inherit_from_it(base: Detectio
     assert np.abs(unknown - logits(base)[0] - 0.5).max() > 0.1
 
 
-def test_what_nobody_marked_goes_on_as_the_base_knows_it(base: DetectionNetwork) -> None:
+def test_unlabeled_classes_keep_the_weights_of_the_base(base: DetectionNetwork) -> None:
     live = learned(base, {"Cats": 0.5, "Dogs": 3.0})
     found = logits(build_start_network(job(base, "Cats", "Dogs"), live, (1,)))
     np.testing.assert_allclose(found[1], logits(base)[1], atol=1e-4)
 
 
-def test_a_network_from_nothing_lends_nothing() -> None:
+def test_an_untrained_network_is_no_donor() -> None:
     nothing = load_base_network(SMALL_NETWORK_FILE)
     live = learned(nothing, {"object": 0.5})
     found = logits(build_start_network(job(nothing, "ring", "object"), live, ()))

@@ -23,7 +23,7 @@ def point(x: float, y: float, size: tuple[int, int]) -> Region:
 
 
 @pytest.mark.parametrize("off", [0, 8, 14, 30, 60, 79])
-def test_a_click_anywhere_on_an_object_means_that_object(off: int) -> None:
+def test_a_click_anywhere_on_an_object_selects_that_object(off: int) -> None:
     """160 pixels wide, whatever the share of the image that is."""
     size = (640, 480)
     for way in ((off, 0), (0, off)):
@@ -33,7 +33,7 @@ def test_a_click_anywhere_on_an_object_means_that_object(off: int) -> None:
         assert not drawn.contains(point(450, 150, size))
 
 
-def test_neighbours_of_a_small_object_are_others() -> None:
+def test_neighbours_of_a_small_object_are_separate_suggestions() -> None:
     """Seven, 10 pixels wide, 12 pixels apart."""
     size = (1280, 960)
     row = [point(600 + 12 * number, 480, size) for number in range(7)]
@@ -41,7 +41,7 @@ def test_neighbours_of_a_small_object_are_others() -> None:
     assert [drawn.contains(place) for place in row] == [False] * 3 + [True] + [False] * 3
 
 
-def test_a_click_beside_the_middle_still_asks_the_learned_network(
+def test_a_click_off_centre_still_uses_the_trained_network(
     yolo26_like: DetectionNetwork,
 ) -> None:
     """What merely looks alike has no confidence of the network."""
@@ -64,7 +64,7 @@ def _count(drawn: Drawing) -> int:
     return len(drawn.objects)
 
 
-def test_a_click_on_what_is_not_meant_is_no_example() -> None:
+def test_a_click_on_the_background_is_not_an_example() -> None:
     value = {"x": 5, "y": 5, "width": 1, "keypointlabels": ["disc"]}
     region: Json = {"from_name": "dot", "type": "keypointlabels", "value": value}
     assert drawn_by_control({"result": [{**region, "is_positive": False}]}, [DOT]) == {}
