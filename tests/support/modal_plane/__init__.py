@@ -25,10 +25,8 @@ from tests.support.modal_plane.deployment_facts import (
     VolumeMount,
     read_tree,
 )
-from tests.support.modal_plane.web_endpoints import PROXY_TOKEN
 
 __all__ = [
-    "PROXY_TOKEN",
     "ContainerFacts",
     "ControlPlane",
     "DeployError",

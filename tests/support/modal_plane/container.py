@@ -49,7 +49,6 @@ class Container:
     started: float = field(default_factory=time.time)
     running_inputs: dict[str, CallInput] = field(default_factory=dict)
     cancelled_inputs: list[str] = field(default_factory=list)
-    events: list[str] = field(default_factory=list)
     served_count: int = 0
     is_ready: bool = False
     is_stopping: bool = False
@@ -64,9 +63,7 @@ class Container:
     def free_slots(self) -> int:
         """How many more inputs it can take."""
         message = self.function.message
-        capacity = max(message.max_concurrent_inputs, message.batch_max_size, 1)
-        if message.single_use_containers and self.served_count:
-            return 0
+        capacity = max(message.max_concurrent_inputs, 1)
         return 0 if self.is_stopping or self.has_ended else capacity - len(self.running_inputs)
 
     def kill(self) -> None:
@@ -111,7 +108,7 @@ def prepare_container(
     for path, file in state.mounted_files(function.message).items():
         sandbox.add_file(path, state.content_path(file.sha256_hex), file.mode)
     for mount in sorted(function.message.volume_mounts, key=lambda each: each.mount_path):
-        volume_folder = state.find_volume(mount.volume_id).path(mount.sub_path)
+        volume_folder = state.find_volume(mount.volume_id).folder
         own_folder = folder / "volumes" / str(len(container.volume_views))
         visible_folder = own_folder if sandbox.has_namespace else volume_folder
         container.volume_views.append(
@@ -154,7 +151,6 @@ def _make_arguments(
         function_id=function.id,
         app_id=function.app,
         function_def=definition,
-        serialized_params=function.class_parameters,
         environment_name=settings.environment_name,
         checkpoint_id=f"ch-{container.id}" if definition.checkpointing_enabled else None,
         app_layout=state.app_layout(state.apps[function.app]),
@@ -170,7 +166,7 @@ def _make_environment(
     for layer in state.image_layers(message.image_id):
         variables |= _parse_env_lines(layer.dockerfile_commands)
     for secret in message.secret_ids:
-        variables |= state.secrets[secret].values
+        variables |= state.secrets[secret]
     variables |= {
         "MODAL_SERVER_URL": settings.url,
         "MODAL_IS_REMOTE": "1",

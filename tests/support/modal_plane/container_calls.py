@@ -30,7 +30,6 @@ class ContainerServicer:
         return self._scheduler.containers[name]
 
     async def ContainerHello(self, request: Empty) -> Empty:
-        self._find_container().events.append("hello")
         return Empty()
 
     async def ContainerHeartbeat(
@@ -47,7 +46,6 @@ class ContainerServicer:
     async def ContainerCheckpoint(self, request: api_pb2.ContainerCheckpointRequest) -> Empty:
         """Nothing is frozen: the container is told at once that it was restored."""
         container = self._find_container()
-        container.events.append("checkpoint")
         state = json.dumps({"task_id": container.id})
         container.sandbox.host_path(RESTORE_STATE_PATH).write_text(state)
         return Empty()
@@ -61,7 +59,6 @@ class ContainerServicer:
 
     async def TaskResult(self, request: api_pb2.TaskResultRequest) -> Empty:
         container = self._find_container()
-        container.events.append(f"failed: {request.result.exception}")
         if not container.is_ready:
             self._scheduler.fail_waiting_inputs(container, request.result)
         return Empty()
@@ -70,17 +67,13 @@ class ContainerServicer:
         self, request: api_pb2.FunctionGetInputsRequest
     ) -> api_pb2.FunctionGetInputsResponse:
         container = self._find_container()
-        if not container.is_ready:
-            container.is_ready = True
-            container.events.append("ready")
-        linger = request.batch_linger_ms / 1000
-        call_inputs = await self._scheduler.take_inputs(container, request.batch_max_size, linger)
-        if call_inputs is None:
-            end = api_pb2.FunctionGetInputsItem(kill_switch=True)
-            return api_pb2.FunctionGetInputsResponse(inputs=[end])
-        return api_pb2.FunctionGetInputsResponse(
-            inputs=[_input_item(call_input) for call_input in call_inputs]
-        )
+        container.is_ready = True
+        call_input = await self._scheduler.take_input(container)
+        if call_input is None:
+            return api_pb2.FunctionGetInputsResponse(
+                inputs=[api_pb2.FunctionGetInputsItem(kill_switch=True)]
+            )
+        return api_pb2.FunctionGetInputsResponse(inputs=[_input_item(call_input)])
 
     async def FunctionPutOutputs(self, request: api_pb2.FunctionPutOutputsRequest) -> Empty:
         for item in request.outputs:

@@ -37,7 +37,7 @@ from tests.support.modal_plane.deployment_facts import (
 from tests.support.modal_plane.function_calls import FunctionCallServicer
 from tests.support.modal_plane.grpc_service import GrpcService
 from tests.support.modal_plane.scheduler import ContainerScheduler
-from tests.support.modal_plane.state import App, PlaneState, Secret, Volume, VolumeCall
+from tests.support.modal_plane.state import PlaneState, VolumeCall
 from tests.support.modal_plane.storage import (
     BlobServicer,
     DictServicer,
@@ -197,17 +197,7 @@ class ControlPlane:
             raise DeployError(f"{output}\nnot answered: {self._grpc_service.unimplemented_calls}")
         return output
 
-    def add_secret(self, name: str, **values: str) -> None:
-        """A secret that an app may look up by its name."""
-        number = self._state.new_id("st")
-        self._state.secrets[number] = Secret(number, name, values)
-
     # facts
-
-    @property
-    def calls(self) -> list[str]:
-        """The names of all gRPC calls so far."""
-        return list(self._grpc_service.calls)
 
     @property
     def unanswered(self) -> list[str]:
@@ -218,17 +208,17 @@ class ControlPlane:
     def apps(self) -> list[str]:
         return [app.name for app in self._state.apps.values() if app.published]
 
-    def _app(self, app: str) -> App:
-        return self._state.find_app(app or self.apps[-1])
+    @property
+    def _function_ids(self) -> dict[str, str]:
+        return self._state.find_app(self.apps[-1]).functions
 
-    def functions(self, app: str = "") -> dict[str, FunctionFacts]:
-        """The functions of an app, the last one when not named; a class is ``Name.*``."""
-        function_ids = self._app(app).functions.items()
-        functions = {name: self._state.find_function(number) for name, number in function_ids}
+    def functions(self) -> dict[str, FunctionFacts]:
+        """Return the functions of the app that was deployed last; a class is ``Name.*``."""
+        functions = {n: self._state.find_function(i) for n, i in self._function_ids.items()}
         return {name: describe_function(self._state, each) for name, each in functions.items()}
 
-    def function(self, name: str, app: str = "") -> FunctionFacts:
-        return self.functions(app)[name]
+    def function(self, name: str) -> FunctionFacts:
+        return self.functions()[name]
 
     @property
     def containers(self) -> list[ContainerFacts]:
@@ -254,23 +244,9 @@ class ControlPlane:
 
         return self._run_in_loop(kill())
 
-    def stop_containers(self) -> None:
-        """Let every container leave as after its scaledown window, and wait until they have."""
-
-        async def stop() -> None:
-            for container in self._scheduler.live_containers():
-                container.is_stopping = True
-            self._state.changes.notify()
-            await self._state.changes.wait_until(lambda: not self._scheduler.live_containers(), 30)
-
-        self._run_in_loop(stop())
-
     def volume_folder(self, name: str) -> Path:
         """The folder of a volume."""
-        return self._volume(name).folder
-
-    def _volume(self, name: str) -> Volume:
-        return next(v for v in self._state.volumes.values() if v.name == name)
+        return next(v.folder for v in self._state.volumes.values() if v.name == name)
 
     @property
     def volume_calls(self) -> list[VolumeCall]:
@@ -279,7 +255,6 @@ class ControlPlane:
 
     # the web
 
-    def web_url(self, function: str, method: str = "", app: str = "") -> str:
-        """The address of a web function, or of a method of a class."""
-        number = self._app(app).functions[f"{function}.*" if method else function]
-        return self._web_endpoints.urls[number, method]
+    def web_url(self, function: str) -> str:
+        """Return the address of a web function."""
+        return self._web_endpoints.urls[self._function_ids[function]]

@@ -19,7 +19,7 @@ SUCCESS_STATUS = api_pb2.GenericResult.GENERIC_STATUS_SUCCESS
 
 
 class AppServicer:
-    """Apps come, are published, and go."""
+    """Create, publish and look up apps."""
 
     def __init__(self, state: PlaneState, scheduler: ContainerScheduler) -> None:
         self._state = state
@@ -48,7 +48,6 @@ class AppServicer:
 
     async def AppCreate(self, request: api_pb2.AppCreateRequest) -> api_pb2.AppCreateResponse:
         app = App(self._state.new_id("ap"), request.description)
-        app.ephemeral = request.app_state != api_pb2.APP_STATE_INITIALIZING
         self._state.apps[app.id] = app
         return api_pb2.AppCreateResponse(app_id=app.id, app_page_url=f"local://{app.id}")
 
@@ -81,34 +80,12 @@ class AppServicer:
             self._scheduler.scale_up(self._state.find_function(name))
         return api_pb2.AppPublishResponse(url=f"local://{app.id}", deployed_at=time.time())
 
-    async def AppClientDisconnect(self, request: api_pb2.AppClientDisconnectRequest) -> Empty:
-        """The end of a ``modal run``; a deployed app stays."""
-        app = self._state.apps.get(request.app_id)
-        if app is not None and app.ephemeral:
-            app.published = False
-            self._scheduler.stop_app(app.id)
-        return Empty()
-
-    async def AppGetLogs(
-        self, request: api_pb2.AppGetLogsRequest
-    ) -> AsyncIterator[api_pb2.TaskLogsBatch]:
-        """No logs are streamed, only the end of an app; a container's log is in its facts."""
-        app = self._state.apps[request.app_id]
-        await self._state.changes.wait_until(lambda: not app.published, request.timeout)
-        if not app.published:
-            yield api_pb2.TaskLogsBatch(app_done=True)
-
-    async def AppStop(self, request: api_pb2.AppStopRequest) -> Empty:
-        self._state.apps[request.app_id].published = False
-        self._scheduler.stop_app(request.app_id)
-        return Empty()
-
 
 class FunctionServicer:
-    """Functions and classes are defined, found by name, and varied by parameters."""
+    """Define functions and classes, and look them up by name."""
 
     def __init__(
-        self, state: PlaneState, open_web_endpoint: Callable[[str, str], Awaitable[str]]
+        self, state: PlaneState, open_web_endpoint: Callable[[str], Awaitable[str]]
     ) -> None:
         self._state = state
         self._open_web_endpoint = open_web_endpoint
@@ -127,11 +104,9 @@ class FunctionServicer:
             definition_id=self._state.new_id("de"),
         )
         if request.webhook_config.type:
-            handle.web_url = await self._open_web_endpoint(name, "")
+            handle.web_url = await self._open_web_endpoint(name)
         for method, definition in request.method_definitions.items():
-            webhook_type = definition.webhook_config.type
-            url = await self._open_web_endpoint(name, method) if webhook_type else ""
-            handle.method_handle_metadata[method].CopyFrom(_method_handle(method, definition, url))
+            handle.method_handle_metadata[method].CopyFrom(_method_handle(method, definition))
         existing = self._state.functions.get(name)
         ranks = existing.gpu_variants if existing is not None else []
         self._state.functions[name] = DeployedFunction(name, request.app_id, handle, ranks)
@@ -144,14 +119,8 @@ class FunctionServicer:
         ranks = [each.function for each in ranked] or [request.function]
         function = self._state.find_function(request.existing_function_id)
         function.gpu_variants = ranks
-        function.handle.class_parameter_info.CopyFrom(ranks[0].class_parameter_info)
         for rank in ranks:
             rank.web_url = function.handle.web_url
-            for method, known in function.handle.method_handle_metadata.items():
-                rank.method_definitions[method].web_url = known.web_url
-        for varied in self._state.functions.values():
-            if varied.base_id == function.id:
-                varied.gpu_variants = [_apply_options(rank, varied.options) for rank in ranks]
         return api_pb2.FunctionCreateResponse(
             function_id=function.id,
             function=ranks[0],
@@ -175,24 +144,6 @@ class FunctionServicer:
         return api_pb2.FunctionGetResponse(
             function_id=name, handle_metadata=function.handle, function=_function_data(function)
         )
-
-    async def FunctionBindParams(
-        self, request: api_pb2.FunctionBindParamsRequest
-    ) -> api_pb2.FunctionBindParamsResponse:
-        base = self._state.find_function(request.function_id)
-        digest = hashlib.sha256(request.SerializeToString(deterministic=True)).hexdigest()[:16]
-        name = f"fu-{digest}"
-        if name not in self._state.functions:
-            handle = api_pb2.FunctionHandleMetadata()
-            handle.CopyFrom(base.handle)
-            handle.base_function_id = base.id
-            options = request.function_options
-            ranks = [_apply_options(rank, options) for rank in base.gpu_variants]
-            self._state.functions[name] = DeployedFunction(
-                name, base.app, handle, ranks, base.id, request.serialized_params, options
-            )
-        handle = self._state.functions[name].handle
-        return api_pb2.FunctionBindParamsResponse(bound_function_id=name, handle_metadata=handle)
 
     async def ClassCreate(self, request: api_pb2.ClassCreateRequest) -> api_pb2.ClassCreateResponse:
         name = request.existing_class_id or self._state.new_id("cs")
@@ -271,7 +222,7 @@ class ImageServicer:
 
 
 def _method_handle(
-    name: str, definition: api_pb2.MethodDefinition, url: str
+    name: str, definition: api_pb2.MethodDefinition
 ) -> api_pb2.FunctionHandleMetadata:
     return api_pb2.FunctionHandleMetadata(
         function_name=definition.function_name,
@@ -281,7 +232,6 @@ def _method_handle(
         supported_output_formats=definition.supported_output_formats,
         is_method=True,
         use_method_name=name,
-        web_url=url,
     )
 
 
@@ -299,37 +249,8 @@ def _function_data(function: DeployedFunction) -> api_pb2.FunctionData:
         method_definitions=message.method_definitions,
         is_class=message.is_class,
         is_method=message.is_method,
-        class_parameter_info=message.class_parameter_info,
         autoscaler_settings=message.autoscaler_settings,
-        schedule=message.schedule,
     )
     for rank, each in enumerate(function.gpu_variants):
         data.ranked_functions.add(rank=rank, function=each)
     return data
-
-
-def _apply_options(
-    function: api_pb2.Function, options: api_pb2.FunctionOptions
-) -> api_pb2.Function:
-    """A copy of a function as ``with_options`` or ``with_concurrency`` vary it."""
-    varied = api_pb2.Function()
-    varied.CopyFrom(function)
-    if options.HasField("resources"):
-        varied.resources.MergeFrom(options.resources)
-    if options.HasField("retry_policy"):
-        varied.retry_policy.CopyFrom(options.retry_policy)
-    if options.replace_secret_ids:
-        varied.ClearField("secret_ids")
-    varied.secret_ids.extend(options.secret_ids)
-    if options.replace_volume_mounts:
-        varied.ClearField("volume_mounts")
-    varied.volume_mounts.extend(options.volume_mounts)
-    for name in ("timeout_secs", "max_concurrent_inputs", "target_concurrent_inputs"):
-        if options.HasField(name):
-            setattr(varied, name, getattr(options, name))
-    scaling = varied.autoscaler_settings
-    if options.HasField("concurrency_limit"):
-        scaling.max_containers = options.concurrency_limit
-    if options.HasField("task_idle_timeout_secs"):
-        scaling.scaledown_window = options.task_idle_timeout_secs
-    return varied

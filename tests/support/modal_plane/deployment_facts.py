@@ -1,4 +1,4 @@
-"""What a deployment says of its functions, as plain values to assert."""
+"""Plain values to assert: what was deployed, and what ran."""
 
 from __future__ import annotations
 
@@ -11,13 +11,7 @@ from modal_proto import api_pb2
 from tests.support.modal_plane.container import Container
 from tests.support.modal_plane.state import DeployedFunction, PlaneState
 
-WEBHOOK_NAMES = {
-    api_pb2.WEBHOOK_TYPE_UNSPECIFIED: "",
-    api_pb2.WEBHOOK_TYPE_ASGI_APP: "asgi",
-    api_pb2.WEBHOOK_TYPE_WSGI_APP: "wsgi",
-    api_pb2.WEBHOOK_TYPE_FUNCTION: "function",
-    api_pb2.WEBHOOK_TYPE_WEB_SERVER: "server",
-}
+WEBHOOK_NAMES = {api_pb2.WEBHOOK_TYPE_UNSPECIFIED: "", api_pb2.WEBHOOK_TYPE_ASGI_APP: "asgi"}
 
 
 @dataclass(frozen=True)
@@ -26,16 +20,13 @@ class VolumeMount:
 
     path: str
     name: str
-    version: int
     read_only: bool
-    sub_path: str
 
 
 @dataclass(frozen=True)
 class SecretFacts:
-    """A secret: its name, empty when made from a dictionary, and the names it sets."""
+    """The names that a secret sets."""
 
-    name: str
     keys: tuple[str, ...]
 
 
@@ -44,10 +35,8 @@ class ImageLayer:
     """One layer of an image."""
 
     commands: tuple[str, ...]
-    context_files: tuple[str, ...]
     copied_files: tuple[str, ...]
     secrets: tuple[str, ...]
-    build_function: bool
 
     @property
     def installs(self) -> tuple[str, ...]:
@@ -57,40 +46,24 @@ class ImageLayer:
 
 @dataclass(frozen=True)
 class FunctionFacts:
-    """A function as it was deployed; a time is in seconds, memory in MiB, 0 means not given."""
+    """A function as it was deployed. Times are in seconds; 0 means not given."""
 
     name: str
-    id: str
     web_url: str
     gpus: tuple[str, ...]
-    cpu: float
-    memory: int
     timeout: int
     startup_timeout: int
     min_containers: int
     max_containers: int
-    buffer_containers: int
     scaledown_window: int
     max_inputs: int
-    target_inputs: int
-    batch: tuple[int, int]
     retries: int
-    retry_delay: float
-    single_use: bool
     memory_snapshot: bool
-    experimental: dict[str, str]
     block_network: bool
-    restrict_modal_access: bool
-    regions: tuple[str, ...]
-    cloud: str
     files: tuple[str, ...]
     volumes: tuple[VolumeMount, ...]
     secrets: tuple[SecretFacts, ...]
     web: str
-    requires_proxy_auth: bool
-    schedule: str
-    methods: tuple[str, ...]
-    parameters: tuple[str, ...]
     image: tuple[ImageLayer, ...]
 
 
@@ -100,8 +73,6 @@ class ContainerFacts:
 
     id: str
     function: str
-    parameters: bytes
-    events: tuple[str, ...]
     served: int
     running: tuple[str, ...]
     exit_code: int | None
@@ -112,40 +83,25 @@ def describe_function(state: PlaneState, function: DeployedFunction) -> Function
     """All facts of a function."""
     message = function.message
     scaling = message.autoscaler_settings
-    web = _webhook_config(message)
     return FunctionFacts(
         name=message.function_name,
-        id=function.id,
         web_url=function.handle.web_url,
         gpus=tuple(filter(None, map(_gpu_name, function.gpu_variants))),
-        cpu=message.resources.milli_cpu / 1000,
-        memory=message.resources.memory_mb,
         timeout=message.timeout_secs,
         startup_timeout=message.startup_timeout_secs,
         min_containers=scaling.min_containers,
         max_containers=scaling.max_containers,
-        buffer_containers=scaling.buffer_containers,
         scaledown_window=scaling.scaledown_window,
         max_inputs=message.max_concurrent_inputs,
-        target_inputs=message.target_concurrent_inputs,
-        batch=(message.batch_max_size, message.batch_linger_ms),
         retries=message.retry_policy.retries,
-        retry_delay=message.retry_policy.initial_delay_ms / 1000,
-        single_use=message.single_use_containers,
         memory_snapshot=message.checkpointing_enabled,
-        experimental=dict(message.experimental_options),
         block_network=message.block_network,
-        restrict_modal_access=message.untrusted,
-        regions=tuple(message.scheduler_placement.regions),
-        cloud=message.cloud_provider_str,
         files=tuple(sorted(state.mounted_files(message))),
         volumes=tuple(_describe_volume(state, mount) for mount in message.volume_mounts),
-        secrets=tuple(_describe_secret(state, name) for name in message.secret_ids),
-        web=WEBHOOK_NAMES[web.type],
-        requires_proxy_auth=web.requires_proxy_auth,
-        schedule=_describe_schedule(message.schedule),
-        methods=tuple(sorted(message.method_definitions)),
-        parameters=tuple(each.name for each in message.class_parameter_info.schema),
+        secrets=tuple(
+            SecretFacts(tuple(sorted(state.secrets[name]))) for name in message.secret_ids
+        ),
+        web=WEBHOOK_NAMES[message.webhook_config.type],
         image=tuple(
             _describe_layer(state, layer) for layer in state.image_layers(message.image_id)
         ),
@@ -158,20 +114,11 @@ def describe_container(container: Container) -> ContainerFacts:
     return ContainerFacts(
         id=container.id,
         function=container.function.message.function_name,
-        parameters=container.function.class_parameters,
-        events=tuple(container.events),
         served=container.served_count,
         running=tuple(job.call.id for job in container.running_inputs.values()),
         exit_code=container.exit_code,
         log=log,
     )
-
-
-def _webhook_config(message: api_pb2.Function) -> api_pb2.WebhookConfig:
-    """How a function, or the first such method of a class, is called over HTTP."""
-    definitions = message.method_definitions.values()
-    methods = [each.webhook_config for each in definitions if each.webhook_config.type]
-    return methods[0] if methods else message.webhook_config
 
 
 def _gpu_name(function: api_pb2.Function) -> str:
@@ -181,35 +128,15 @@ def _gpu_name(function: api_pb2.Function) -> str:
 
 def _describe_volume(state: PlaneState, mount: api_pb2.VolumeMount) -> VolumeMount:
     volume = state.find_volume(mount.volume_id)
-    return VolumeMount(
-        mount.mount_path, volume.name, volume.version, mount.read_only, mount.sub_path
-    )
-
-
-def _describe_secret(state: PlaneState, name: str) -> SecretFacts:
-    secret = state.secrets[name]
-    return SecretFacts(secret.name, tuple(sorted(secret.values)))
-
-
-def _describe_schedule(schedule: api_pb2.Schedule) -> str:
-    """``0 3 * * * UTC`` or ``days=1 hours=2``; empty when it runs only when called."""
-    kind = schedule.WhichOneof("schedule_oneof")
-    if kind == "cron":
-        return f"{schedule.cron.cron_string} {schedule.cron.timezone}"
-    if kind == "period":
-        fields = schedule.period.ListFields()
-        return " ".join(f"{field.name}={value:g}" for field, value in fields)
-    return ""
+    return VolumeMount(mount.mount_path, volume.name, mount.read_only)
 
 
 def _describe_layer(state: PlaneState, layer: api_pb2.Image) -> ImageLayer:
     copied = state.mounts.get(layer.context_mount_id, [])
     return ImageLayer(
         commands=tuple(layer.dockerfile_commands),
-        context_files=tuple(file.filename for file in layer.context_files),
         copied_files=tuple(sorted(file.filename for file in copied)),
-        secrets=tuple(state.secrets[name].name for name in layer.secret_ids),
-        build_function=layer.HasField("build_function"),
+        secrets=tuple(layer.secret_ids),
     )
 
 

@@ -108,13 +108,6 @@ class FunctionCallServicer:
             self._scheduler.cancel_input(call_input, request.terminate_containers)
         return Empty()
 
-    async def FunctionCallGetDataOut(
-        self, request: api_pb2.FunctionCallGetDataRequest
-    ) -> AsyncIterator[api_pb2.DataChunk]:
-        call = self._state.find_call(request.function_call_id)
-        async for chunk in self.stream_chunks(call, call.outgoing, request.last_index):
-            yield chunk
-
     async def FunctionCallGetDataIn(
         self, request: api_pb2.FunctionCallGetDataRequest
     ) -> AsyncIterator[api_pb2.DataChunk]:
@@ -151,9 +144,3 @@ class FunctionCallServicer:
         chunk = api_pb2.DataChunk(data_format=api_pb2.DATA_FORMAT_ASGI, data=data, index=index)
         call.incoming.append(chunk)
         self._state.changes.notify()
-
-    async def TaskList(self, request: api_pb2.TaskListRequest) -> api_pb2.TaskListResponse:
-        response = api_pb2.TaskListResponse()
-        for container in self._scheduler.live_containers():
-            response.tasks.add(task_id=container.id, enqueued_at=container.started, app_id="")
-        return response

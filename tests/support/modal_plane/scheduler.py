@@ -114,10 +114,8 @@ class ContainerScheduler:
             status = Result.GENERIC_STATUS_INTERNAL_FAILURE
             self.finish_input(call_input, Result(status=status, exception=reason))
 
-    async def take_inputs(
-        self, container: Container, size: int, linger: float
-    ) -> list[CallInput] | None:
-        """The next inputs for a container; ``None`` when it should end."""
+    async def take_input(self, container: Container) -> CallInput | None:
+        """The next input for a container; ``None`` when it should end."""
         queue = self._state.queues.setdefault(container.function.id, deque())
         scaling = container.function.message.autoscaler_settings
         window = scaling.scaledown_window or SCALEDOWN_SECONDS
@@ -131,15 +129,10 @@ class ContainerScheduler:
         is_awake = await self._state.changes.wait_until(
             has_work, 3600 if is_min_container else window
         )
-        if not container.is_stopping and queue and size > 1:
-            await self._state.changes.wait_until(lambda: len(queue) >= size, linger)
         if container.is_stopping or (not is_awake and not container.running_inputs):
             container.is_stopping = True
             return None
-        return [
-            self._assign_input(container, queue.popleft())
-            for _ in range(min(size or 1, len(queue)))
-        ]
+        return self._assign_input(container, queue.popleft())
 
     def _assign_input(self, container: Container, call_input: CallInput) -> CallInput:
         call_input.container = container.id

@@ -26,23 +26,16 @@ class App:
     functions: dict[str, str] = field(default_factory=dict)
     classes: dict[str, str] = field(default_factory=dict)
     published: bool = False
-    ephemeral: bool = False
 
 
 @dataclass
 class DeployedFunction:
-    """A function as the client defined it, once per GPU type it may fall back to.
-
-    A variant, made by class parameters or ``with_options``, knows the function it varies.
-    """
+    """A function as the client defined it, once per GPU type it may fall back to."""
 
     id: str
     app: str
     handle: api_pb2.FunctionHandleMetadata
     gpu_variants: list[api_pb2.Function] = field(default_factory=list)
-    base_id: str = ""
-    class_parameters: bytes = b""
-    options: api_pb2.FunctionOptions = field(default_factory=api_pb2.FunctionOptions)
 
     @property
     def message(self) -> api_pb2.Function:
@@ -59,7 +52,6 @@ class Volume:
 
     id: str
     name: str
-    version: int
     folder: Path
 
     def path(self, inside: str) -> Path:
@@ -68,15 +60,6 @@ class Volume:
         if ".." in pure.parts:
             raise make_grpc_error(Status.INVALID_ARGUMENT, f"{inside} leaves the volume")
         return self.folder.joinpath(*pure.parts[1:])
-
-
-@dataclass
-class Secret:
-    """A secret's name (empty when made from a dictionary) and what it sets."""
-
-    id: str
-    name: str
-    values: dict[str, str]
 
 
 @dataclass
@@ -135,7 +118,7 @@ class PlaneState:
         self.named_mounts: dict[str, str] = {}
         self.images: dict[str, api_pb2.Image] = {}
         self.volumes: dict[str, Volume] = {}
-        self.secrets: dict[str, Secret] = {}
+        self.secrets: dict[str, dict[str, str]] = {}
         self.calls: dict[str, Call] = {}
         self.inputs: dict[str, CallInput] = {}
         self.queues: dict[str, deque[CallInput]] = {}
@@ -229,9 +212,7 @@ class PlaneState:
 
 
 def make_volume_metadata(volume: Volume) -> api_pb2.VolumeMetadata:
-    is_version_2 = volume.version == 2
-    version = api_pb2.VOLUME_FS_VERSION_V2 if is_version_2 else api_pb2.VOLUME_FS_VERSION_V1
-    return api_pb2.VolumeMetadata(version=version, name=volume.name)
+    return api_pb2.VolumeMetadata(version=api_pb2.VOLUME_FS_VERSION_V2, name=volume.name)
 
 
 def _copy_targets(layer: api_pb2.Image) -> list[PurePosixPath]:

@@ -18,7 +18,6 @@ from tests.support.modal_plane.grpc_service import (
 )
 from tests.support.modal_plane.state import (
     PlaneState,
-    Secret,
     Volume,
     VolumeCall,
     make_volume_metadata,
@@ -34,7 +33,7 @@ CREATION_TYPES = (
 
 
 class VolumeServicer:
-    """Volumes of both versions; commits and reloads are remembered."""
+    """Volumes of version 2; commits and reloads are recorded."""
 
     def __init__(self, state: PlaneState, containers: Mapping[str, Container]) -> None:
         self._state = state
@@ -56,15 +55,13 @@ class VolumeServicer:
         self, request: api_pb2.VolumeGetOrCreateRequest
     ) -> api_pb2.VolumeGetOrCreateResponse:
         volumes = [v for v in self._state.volumes.values() if v.name == request.deployment_name]
-        ephemeral = request.object_creation_type == api_pb2.OBJECT_CREATION_TYPE_EPHEMERAL
-        if not (volumes or ephemeral or request.object_creation_type in CREATION_TYPES):
+        if not (volumes or request.object_creation_type in CREATION_TYPES):
             raise make_not_found_error("Volume", request.deployment_name)
-        if ephemeral or not volumes:
+        if not volumes:
             name = self._state.new_id("vo")
-            version = 2 if request.version == api_pb2.VOLUME_FS_VERSION_V2 else 1
             folder = self._state.folder / "volumes" / name
             folder.mkdir()
-            volumes = [Volume(name, request.deployment_name, version, folder)]
+            volumes = [Volume(name, request.deployment_name, folder)]
             self._state.volumes[name] = volumes[0]
         metadata = make_volume_metadata(volumes[0])
         return api_pb2.VolumeGetOrCreateResponse(
@@ -80,11 +77,6 @@ class VolumeServicer:
         )
 
     async def VolumeHeartbeat(self, request: api_pb2.VolumeHeartbeatRequest) -> Empty:
-        return Empty()
-
-    async def VolumeDelete(self, request: api_pb2.VolumeDeleteRequest) -> Empty:
-        shutil.rmtree(self._state.find_volume(request.volume_id).folder)
-        del self._state.volumes[request.volume_id]
         return Empty()
 
     async def VolumeCommit(
@@ -106,16 +98,6 @@ class VolumeServicer:
         for view in self._views(volume.id):
             view.reload()
         self._record_call("reload", volume)
-        return Empty()
-
-    async def VolumePutFiles(self, request: api_pb2.VolumePutFilesRequest) -> Empty:
-        volume = self._state.find_volume(request.volume_id)
-        for file in request.files:
-            target = _prepare_target(
-                volume, file.filename, request.disallow_overwrite_existing_files
-            )
-            shutil.copyfile(self._state.content_path(file.sha256_hex), target)
-        self._record_call("write", volume)
         return Empty()
 
     async def VolumePutFiles2(
@@ -149,14 +131,6 @@ class VolumeServicer:
                 )
             out.truncate(file.size)
 
-    async def VolumeListFiles(
-        self, request: api_pb2.VolumeListFilesRequest
-    ) -> AsyncIterator[api_pb2.VolumeListFilesResponse]:
-        volume = self._state.find_volume(request.volume_id)
-        yield api_pb2.VolumeListFilesResponse(
-            entries=_list_entries(volume, request.path, request.recursive)
-        )
-
     async def VolumeListFiles2(
         self, request: api_pb2.VolumeListFiles2Request
     ) -> AsyncIterator[api_pb2.VolumeListFiles2Response]:
@@ -183,43 +157,18 @@ class VolumeServicer:
             get_urls=urls, size=size, start=request.start, len=end - request.start
         )
 
-    async def VolumeRemoveFile(self, request: api_pb2.VolumeRemoveFileRequest) -> Empty:
-        return self._remove(request.volume_id, request.path, request.recursive)
-
     async def VolumeRemoveFile2(self, request: api_pb2.VolumeRemoveFile2Request) -> Empty:
-        return self._remove(request.volume_id, request.path, request.recursive)
-
-    def _remove(self, name: str, inside: str, recursive: bool) -> Empty:
-        volume = self._state.find_volume(name)
-        path = volume.path(inside)
+        volume = self._state.find_volume(request.volume_id)
+        path = volume.path(request.path)
         if not path.exists():
-            raise make_not_found_error("File", inside)
-        if path.is_dir() and not recursive:
-            raise make_grpc_error(Status.INVALID_ARGUMENT, f"{inside} is a directory")
+            raise make_not_found_error("File", request.path)
+        if path.is_dir() and not request.recursive:
+            raise make_grpc_error(Status.INVALID_ARGUMENT, f"{request.path} is a directory")
         if path.is_dir():
             shutil.rmtree(path)
         else:
             path.unlink()
         self._record_call("remove", volume)
-        return Empty()
-
-    async def VolumeCopyFiles(self, request: api_pb2.VolumeCopyFilesRequest) -> Empty:
-        return self._copy(request.volume_id, list(request.src_paths), request.dst_path)
-
-    async def VolumeCopyFiles2(self, request: api_pb2.VolumeCopyFiles2Request) -> Empty:
-        return self._copy(request.volume_id, list(request.src_paths), request.dst_path)
-
-    def _copy(self, name: str, sources: list[str], target: str) -> Empty:
-        volume = self._state.find_volume(name)
-        destination = volume.path(target)
-        for source in map(volume.path, sources):
-            target_path = destination / source.name if destination.is_dir() else destination
-            if source.is_dir():
-                shutil.copytree(source, target_path, dirs_exist_ok=True)
-            else:
-                target_path.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(source, target_path)
-        self._record_call("write", volume)
         return Empty()
 
 
@@ -250,7 +199,7 @@ def _file_entry(volume: Volume, path: Path) -> api_pb2.FileEntry:
 
 
 class SecretServicer:
-    """Secrets: made from a dictionary with a deployment, or known by name beforehand."""
+    """Secrets, made from a dictionary with a deployment."""
 
     def __init__(self, state: PlaneState) -> None:
         self._state = state
@@ -258,21 +207,10 @@ class SecretServicer:
     async def SecretGetOrCreate(
         self, request: api_pb2.SecretGetOrCreateRequest
     ) -> api_pb2.SecretGetOrCreateResponse:
-        secret = self._find_secret(request.deployment_name)
-        if secret is None:
-            if request.deployment_name and request.object_creation_type not in CREATION_TYPES:
-                raise make_not_found_error("Secret", request.deployment_name)
-            values = dict(request.env_dict)
-            secret = Secret(self._state.new_id("st"), request.deployment_name, values)
-            self._state.secrets[secret.id] = secret
-        missing = [key for key in request.required_keys if key not in secret.values]
-        if missing:
-            raise make_grpc_error(Status.FAILED_PRECONDITION, f"secret lacks {', '.join(missing)}")
-        metadata = api_pb2.SecretMetadata(name=secret.name, keys=secret.values)
-        return api_pb2.SecretGetOrCreateResponse(secret_id=secret.id, metadata=metadata)
-
-    def _find_secret(self, name: str) -> Secret | None:
-        return next((s for s in self._state.secrets.values() if name and s.name == name), None)
+        name = self._state.new_id("st")
+        self._state.secrets[name] = dict(request.env_dict)
+        metadata = api_pb2.SecretMetadata(keys=request.env_dict)
+        return api_pb2.SecretGetOrCreateResponse(secret_id=name, metadata=metadata)
 
 
 class DictServicer:
@@ -288,14 +226,11 @@ class DictServicer:
     ) -> api_pb2.DictGetOrCreateResponse:
         deployment_name = request.deployment_name
         name = self._ids_by_name.get(deployment_name, "")
-        ephemeral = request.object_creation_type == api_pb2.OBJECT_CREATION_TYPE_EPHEMERAL
         if not name:
-            if not ephemeral and request.object_creation_type not in CREATION_TYPES:
+            if request.object_creation_type not in CREATION_TYPES:
                 raise make_not_found_error("Dict", deployment_name)
-            name = self._state.new_id("di")
+            name = self._ids_by_name[deployment_name] = self._state.new_id("di")
             self._dicts[name] = {entry.key: entry.value for entry in request.data}
-            if deployment_name:
-                self._ids_by_name[deployment_name] = name
         metadata = api_pb2.DictMetadata(name=deployment_name)
         return api_pb2.DictGetOrCreateResponse(dict_id=name, metadata=metadata)
 
@@ -318,26 +253,6 @@ class DictServicer:
     async def DictPop(self, request: api_pb2.DictPopRequest) -> api_pb2.DictPopResponse:
         value = self._dicts[request.dict_id].pop(request.key, None)
         return api_pb2.DictPopResponse(found=value is not None, value=value)
-
-    async def DictContains(
-        self, request: api_pb2.DictContainsRequest
-    ) -> api_pb2.DictContainsResponse:
-        return api_pb2.DictContainsResponse(found=request.key in self._dicts[request.dict_id])
-
-    async def DictLen(self, request: api_pb2.DictLenRequest) -> api_pb2.DictLenResponse:
-        return api_pb2.DictLenResponse(len=len(self._dicts[request.dict_id]))
-
-    async def DictClear(self, request: api_pb2.DictClearRequest) -> Empty:
-        self._dicts[request.dict_id].clear()
-        return Empty()
-
-    async def DictContents(
-        self, request: api_pb2.DictContentsRequest
-    ) -> AsyncIterator[api_pb2.DictEntry]:
-        for key, value in list(self._dicts[request.dict_id].items()):
-            yield api_pb2.DictEntry(
-                key=key if request.keys else b"", value=value if request.values else b""
-            )
 
 
 class BlobServicer:

@@ -1,7 +1,6 @@
-"""A toy app that uses what the plane must be able to do; deployed by the plane's tests.
+"""A small app that uses every feature of Modal that the plane imitates."""
 
-Without ``from __future__ import annotations``: ``modal.parameter`` needs real types.
-"""
+from __future__ import annotations
 
 import os
 import time
@@ -28,11 +27,9 @@ shared = modal.Dict.from_name("toy-dict", create_if_missing=True)
     retries=modal.Retries(max_retries=2, initial_delay=0.0),
     max_containers=2,
     scaledown_window=30,
-    cpu=2.0,
-    memory=1024,
 )
 def work(order: str, value: Any = None) -> Any:
-    """Do what it is told."""
+    """Carry out an order."""
     import toylib  # type: ignore[import-not-found]
 
     if order == "double":
@@ -81,13 +78,13 @@ def read(name: str, keep_open: bool = False) -> bytes:
 
 @app.function(image=image, volumes={"/vol": volume.with_mount_options(read_only=True)})
 def vandal() -> None:
-    """Try to write where it may not."""
+    """Try to write to a read-only volume."""
     Path("/vol/vandal").write_text("was here")
 
 
 @app.function(image=image, volumes={"/vol": volume}, max_containers=1)
 def careless(leave: str = "", look_for: str = "", reload: bool = False) -> bool:
-    """Write without a commit, look without a reload."""
+    """Write without a commit, and read without a reload."""
     if leave:
         Path("/vol", leave).write_text("left")
     if reload:
@@ -97,9 +94,7 @@ def careless(leave: str = "", look_for: str = "", reload: bool = False) -> bool:
 
 @app.cls(image=image, enable_memory_snapshot=True)
 class Greeter:
-    """A class with a parameter and both kinds of enter."""
-
-    name: str = modal.parameter(default="nobody")
+    """A class with both kinds of enter."""
 
     @modal.enter(snap=True)
     def load(self) -> None:
@@ -110,27 +105,15 @@ class Greeter:
         self.steps.append("restored")
 
     @modal.method()
-    def greet(self) -> tuple[str, list[str]]:
-        return f"hello {self.name}", self.steps
-
-    @modal.asgi_app()
-    def page(self) -> Any:
-        from fastapi import FastAPI
-
-        web = FastAPI()
-        web.add_api_route("/", lambda: self.steps)
-        return web
-
-    @modal.exit()
-    def leave(self) -> None:
-        print("left", self.name)
+    def greet(self) -> list[str]:
+        return self.steps
 
 
 @app.function(image=image, max_containers=1)
 @modal.concurrent(max_inputs=4)
 @modal.asgi_app()
 def site() -> Any:
-    """An app that counts bytes and waits for company."""
+    """An app that counts bytes and waits for concurrent requests."""
     import asyncio
 
     from fastapi import FastAPI, Request
@@ -165,32 +148,7 @@ def site() -> Any:
     return web
 
 
-@app.function(image=image)
-@modal.fastapi_endpoint(requires_proxy_auth=True)
-def locked() -> str:
-    """Only with a key of the workspace."""
-    return "in"
-
-
-@app.function(image=image)
-def numbers(count: int) -> Any:
-    """One after the other."""
-    yield from range(count)
-
-
-@app.function(image=image)
-@modal.batched(max_batch_size=3, wait_ms=2000)
-def together(values: list[int]) -> list[int]:
-    """How many came at once."""
-    return [len(values) for _ in values]
-
-
 @app.function(image=image, timeout=1)
 def slow() -> None:
-    """Longer than it may."""
+    """Run longer than the timeout."""
     time.sleep(60)
-
-
-@app.function(image=image, schedule=modal.Cron("0 3 * * *"))
-def nightly() -> None:
-    """Something for the night."""

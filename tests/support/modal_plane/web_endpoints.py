@@ -21,7 +21,6 @@ from tests.support.modal_plane.state import Call, PlaneState
 
 CHUNK_BYTES = 1024 * 1024
 LOOPBACK_HOST = "127.0.0.1"
-PROXY_TOKEN = ("wk-local", "ws-local")
 RequestHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -71,34 +70,26 @@ class WebEndpoints:
         self._state = state
         self._call_servicer = call_servicer
         self._runners: list[web.AppRunner] = []
-        self.urls: dict[tuple[str, str], str] = {}
+        self.urls: dict[str, str] = {}
 
-    async def open_endpoint(self, function: str, method: str) -> str:
-        """The address of a web function; the same one after another deployment."""
-        if (function, method) not in self.urls:
+    async def open_endpoint(self, function: str) -> str:
+        """Return the address of a web function, which stays the same across deployments."""
+        if function not in self.urls:
 
             async def handle_request(request: web.Request) -> web.StreamResponse:
-                return await self._handle_request(function, method, request)
+                return await self._handle_request(function, request)
 
             app = web.Application()
             app.router.add_route("*", "/{path:.*}", handle_request)
             runner, url = await serve_app(app)
             self._runners.append(runner)
-            self.urls[function, method] = url
-        return self.urls[function, method]
+            self.urls[function] = url
+        return self.urls[function]
 
     async def close(self) -> None:
         await asyncio.gather(*(runner.cleanup() for runner in self._runners))
 
-    async def _handle_request(
-        self, function: str, method: str, request: web.Request
-    ) -> web.StreamResponse:
-        message = self._state.find_function(function).message
-        config = message.method_definitions[method].webhook_config if method else None
-        if (config or message.webhook_config).requires_proxy_auth:
-            request_keys = request.headers.get("Modal-Key"), request.headers.get("Modal-Secret")
-            if request_keys != PROXY_TOKEN:
-                return web.Response(status=401, text="modal-http: missing credentials\n")
+    async def _handle_request(self, function: str, request: web.Request) -> web.StreamResponse:
         unary, sync = api_pb2.FUNCTION_CALL_TYPE_UNARY, api_pb2.FUNCTION_CALL_INVOCATION_TYPE_SYNC
         call = self._call_servicer.open_call(function, unary, sync)
         self._call_servicer.put_input(
@@ -106,7 +97,6 @@ class WebEndpoints:
             api_pb2.FunctionInput(
                 args=pickle.dumps(((_asgi_scope(request),), {})),
                 data_format=api_pb2.DATA_FORMAT_PICKLE,
-                method_name=method,
             ),
         )
         body_task = asyncio.create_task(self._stream_request_body(call, request))
