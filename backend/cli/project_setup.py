@@ -51,7 +51,7 @@ LABELS_QUESTION = (
     "ripe = a red fruit, unripe = a green fruit. With semicolons between labels, descriptions may "
     "contain commas."
 )
-NO_IMAGES_MESSAGE = "{folder} contains no image that browsers can show."
+NO_IMAGES_MESSAGE = "There is no image in {folder} that browsers can show."
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ class ProjectSetup:
             UsageError: the folder contains no image, or an answer is missing.
         """
         if not files:
-            raise UsageError(f"{folder} contains no file: name the folder of the images.")
+            raise UsageError(f"There is no file in {folder}: name the folder of the images.")
         skipped = summarize_if_empty(read_images(folder, files, frozenset(), self._image_limits))
         if skipped:
             self._log_skipped(skipped)

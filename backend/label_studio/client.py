@@ -128,9 +128,7 @@ class LabelStudioClient(ApiSession):
         numbers = [project["id"] for project in projects if project["title"] == name]
         if len(numbers) != 1:
             titles = ", ".join(f"{p['id']} ({p['title']})" for p in projects) or "none"
-            raise NotFoundError(
-                f"{self.server} has {len(numbers)} projects {name!r}. Its projects: {titles}."
-            )
+            raise NotFoundError(f"Which project is {name!r}? {self.server} has: {titles}.")
         return numbers[0]
 
     def create_project(self, fields: Json) -> ProjectDetails:

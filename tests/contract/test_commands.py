@@ -110,7 +110,7 @@ def test_version_names_are_the_same_after_a_restart_and_on_another_machine(
         (("connect", "987654"), {}, 1, "has no project 987654"),
         (("export", "987654", "--data", "coco"), {}, 1, "has no project 987654"),
         (("connect", "1"), {"LABEL_STUDIO_URL": "{studio}/projects/3"}, 1, "without the path"),
-        (("connect", "1", "--backend", "http://[::1"), {}, 2, "is no address of a backend"),
+        (("connect", "1", "--backend", "http://[::1"), {}, 2, "is not a valid backend address"),
         (("serve", "--port", "99999"), {}, 2, "a whole number from 0 to 65535"),
         (("endpoint", "--port", "-5"), {}, 2, "a whole number from 0 to 65535"),
         (("serve", "--host", "nonsense.invalid"), {}, 1, "--host takes an address"),

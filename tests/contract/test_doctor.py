@@ -191,12 +191,12 @@ def _(bench: Bench) -> Iterator[Change]:
     yield {"LABEL_STUDIO_API_KEY": "a" * 40}
 
 
-@case("no token at all", "token", "has not the form of a token", "Access Token")
+@case("no token at all", "token", "it is no token of Label Studio", "Access Token")
 def _(bench: Bench) -> Iterator[Change]:
     yield {"LABEL_STUDIO_API_KEY": "copied from somewhere else"}
 
 
-@case("a token that ended", "token", "ended on 2020-09-13", "expired")
+@case("a token that ended", "token", "expired on 2020-09-13", "Access Token")
 def _(bench: Bench) -> Iterator[Change]:
     ended = web_token({"exp": 1_600_000_000, "token_type": "refresh"})
     bench.secrets.append(ended)
@@ -250,7 +250,7 @@ def _(bench: Bench) -> Iterator[Change]:
     yield {"project": str(project)}
 
 
-@case("a second backend is gone", "connection", "a second one leads to", "Delete", ("webhook",))
+@case("a second backend is gone", "connection", "a second ML backend at", "Delete", ("webhook",))
 def _(bench: Bench) -> Iterator[Change]:
     project = bench.lab.create_project()
     bench.lab.import_colours(project, 1)
@@ -272,7 +272,7 @@ def _(bench: Bench) -> Iterator[Change]:
     bench.lab.request("DELETE", f"/api/webhooks/{hook['id']}/")
 
 
-@case("the webhook is gone", "webhook", "none goes to", "Add Webhook")
+@case("the webhook is gone", "webhook", "there is none to", "Add Webhook")
 def _(bench: Bench) -> Iterator[Change]:
     hook = the_webhook(bench)
     bench.lab.request("DELETE", f"/api/webhooks/{hook['id']}/")
@@ -287,7 +287,7 @@ def _(bench: Bench) -> Iterator[Change]:
         yield {}
 
 
-@case("the webhook tells of nothing", "webhook", "does not tell of labels", "send all events")
+@case("the webhook tells of nothing", "webhook", "does not send label events", "send all events")
 def _(bench: Bench) -> Iterator[Change]:
     hook = f"/api/webhooks/{the_webhook(bench)['id']}/"
     few = {"send_for_all_actions": False, "actions": ["PROJECT_UPDATED"]}
@@ -296,7 +296,7 @@ def _(bench: Bench) -> Iterator[Change]:
     bench.lab.request("PATCH", hook, json={"send_for_all_actions": True, "actions": []})
 
 
-@case("a name without a dot is connected", "webhook", "none goes to", "a name with a dot")
+@case("a name without a dot is connected", "webhook", "there is none to", "a name with a dot")
 def _(bench: Bench) -> Iterator[Change]:
     project = bench.lab.create_project()
     bench.lab.import_colours(project, 1)
@@ -472,7 +472,7 @@ def _(bench: Bench) -> Iterator[Change]:
     yield {"PRELABEL_ENCODER": "ViT-B-32/nonsens"}
 
 
-@case("another home folder", "model version", "does not know the project", "set PRELABEL_HOME")
+@case("another home folder", "model version", "does not contain the project", "set PRELABEL_HOME")
 def _(bench: Bench) -> Iterator[Change]:
     yield bench.empty_home()
 

@@ -69,8 +69,8 @@ def environment(studio: LabelStudioServer, home: Path) -> dict[str, str]:
 def killed_in_the_middle(arguments: list[str], env: Mapping[str, str], lab: LabelStudioUser) -> int:
     """Start it, and kill it as soon as some images are there; the project's number."""
     before = {p["id"] for p in lab.request("GET", "/api/projects/")["results"]}
-    batch = "import backend.onboarding.image_import as i; i.BATCH = 7; "
-    code = batch + f"import backend.cli as c; c.main({arguments!r})"
+    batch = "import backend.onboarding.image_import as i; i.IMPORT_BATCH_SIZE = 7; "
+    code = batch + f"import backend.cli.main as c; c.main({arguments!r})"
     process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, **env})
 
     def some() -> int:
@@ -182,7 +182,7 @@ def test_a_prelabel_with_another_home_is_not_joined_unless_it_is_named(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(backend_setup, "BACKEND", backend.url)
+    monkeypatch.setattr(backend_setup, "DEFAULT_BACKEND_URL", backend.url)
     for name, value in {**backend.environment, "PRELABEL_HOME": str(tmp_path / "mine")}.items():
         monkeypatch.setenv(name, value)
     before = lab.request("GET", "/api/projects/")["count"]
@@ -223,14 +223,14 @@ def test_a_person_is_asked_until_the_answers_fit_and_one_command_does_it_all(
     seat.types("y\n")
     seat.sees("Label here: " + studio.url)
     assert "Connect it" not in seat.sees("is connected."), "it connects itself"
-    seat.sees("All 60 images are looked at.")
+    seat.sees("All 60 images are embedded.")
     seat.types("\x03")
     assert seat.ends() == 130
     assert "Traceback" not in seat.unseen
     assert "died" not in seat.unseen
 
     again = Terminal(["init", str(photos), *there], backend.environment)
-    again.sees("was made from this folder before: go on with it?")
+    again.sees("was made from this folder before. Use it again?")
     again.types("\n")
     again.sees("0 images imported")
     again.sees("Start it here")
@@ -250,9 +250,9 @@ def test_a_person_is_asked_until_the_answers_fit_and_one_command_does_it_all(
         (("--job", "boxes", "--labels", "$price"), 2, "begins with $"),
         (("--job", "binary", "--labels", "a,b,c"), 2, "take --job one-of-many"),
         (("--title", "x"), 2, "3 to 50 characters"),
-        (("--backend", "http://prelabel:9090"), 2, "a name without a dot"),
+        (("--backend", "http://prelabel:9090"), 2, "a host name without a dot"),
         (("--backend", "127.0.0.1:9191"), 2, "needs http://"),
-        (("--job", "points", "--labels", "a", "--backend", "{studio}"), 1, "Something else"),
+        (("--job", "points", "--labels", "a", "--backend", "{studio}"), 1, "Another service than Prelabel"),
     ],
 )
 def test_what_is_missing_or_wrong_is_said_before_anything_is_made(
@@ -320,6 +320,6 @@ def test_advice_is_measured_on_few_boxes(
             figure = told[asked][way]
             assert figure["low"] <= figure["value"] <= figure["high"]
             assert figure["n"] == told["presence"]["sorting"]["n"] >= 18
-    assert "both ways compared on cross-validation" in done.stderr
+    assert "both jobs compared by cross-validation" in done.stderr
     assert any("How many?" in sentence for sentence in told["advice"])
     assert told["cut_short"] == any("--seconds" in sentence for sentence in told["advice"])
