@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -68,7 +70,8 @@ def test_boxes_are_judged_by_label_and_counted() -> None:
         ground_truth=(at(0.2, 0.2), at(0.5, 0.5, "a"), at(0.5, 0.5, "b")),
     )
     metrics = evaluate_detections([image], ["a", "b"], "boxes", {}, display_threshold=0.3)
-    figure, told = metrics.f1, metrics.to_json()
+    figure = metrics.f1
+    told: dict[str, Any] = metrics.to_json()
     # a: one of two detections is right, one of two objects is missed; b: all right
     intervals = told["labels"]["a"].pop("intervals")
     assert intervals["precision"]["value"] == intervals["recall"]["value"] == 0.5
@@ -189,7 +192,7 @@ def test_every_figure_of_boxes_and_points_has_an_interval_around_it() -> None:
             {"a": 0.1},
             display_threshold=0.3,
         )
-        told = metrics.to_json()
+        told: dict[str, Any] = metrics.to_json()
         row = told["labels"]["a"]
         for name in ("f1", "counting_error", "precision", "recall", own):
             interval = row["intervals"][name]

@@ -299,6 +299,6 @@ def test_few_images_deny_nothing() -> None:
     assert (
         "people reject 20 of its detections"
         in quality_gate.check_recent_labels(
-            [("v1", measure_rejection(known, denied * 5))], "finds"
+            [("v1", measure_rejection(known, denied * 5))], "detections"
         ).reason
     )

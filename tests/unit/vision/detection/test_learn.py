@@ -104,7 +104,7 @@ def test_twelve_images_of_discs_teach_what_discs_are(yolo26_like: DetectionNetwo
     others = drawings(40, 100, *DISC)
     found = on_torch(yolo26_like).detect([one.image for one in others], 0.02)
     metrics = evaluate_detections(judged(others, found, DISC), DISC, "boxes", {}, 0.25)
-    figures = metrics.to_json()
+    figures: dict[str, Any] = metrics.to_json()
     print("12 images, boxes:", figures)
     assert figures["map50"] >= 0.7
     assert not yolo26_like.module.training
@@ -383,7 +383,8 @@ def test_fifty_images_of_points_find_and_count_discs(monkeypatch: pytest.MonkeyP
     metrics = evaluate_detections(
         judged(others, found, DISC), DISC, "points", {"disc": size}, least
     )
-    figure, figures = metrics.f1, metrics.to_json()
+    figure = metrics.f1
+    figures: dict[str, Any] = metrics.to_json()
     side = finder.class_mapping.sides["disc"] * SIDE
     print(f"50 images, points: side {side:.1f} pixels, from {least}: F1 {figure}, {figures}")
     assert all(tuple(box[:2]) == tuple(box[2:]) for one in found for box in one.boxes)
