@@ -43,6 +43,6 @@ class IntervalEstimate:
         names = ("n", "value", "low", "high", "metric")
         return cls(**{name: stored[name] for name in names}) if stored else cls.unknown()
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return the estimate as it is stored in version cards and sent in responses."""
         return asdict(self)

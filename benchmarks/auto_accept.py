@@ -46,8 +46,8 @@ QUICK_PROJECTS = (
     *((0.6, 0.4, 0.05), (1.0, 0.7, 0.05), (0.4, 0.4, 0.1), (0.5, 0.6, 0.1)),
     *((0.0, 0.0, 0.05), (0.0, 0.0, 0.1)),
 )
-"""Mean and spread of the margins of the best model, and the error bound. With a mean of 0 the model's
-error rate is 1.1 times the bound, whatever its confidence."""
+"""Mean and spread of the margins of the best model, and the error bound. With a mean of 0 the error
+rate is 1.1 times the bound, whatever the confidence."""
 
 
 def main() -> None:

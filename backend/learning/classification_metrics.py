@@ -6,7 +6,6 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -45,7 +44,7 @@ class ClassificationMetrics:
     recall: dict[str, IntervalEstimate]
     confusion: dict[str, dict[str, int]]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return the metrics as they are stored in version cards."""
         return {
             "macro_f1": self.macro_f1.to_json(),

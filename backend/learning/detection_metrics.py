@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -98,7 +98,7 @@ class RegionMetrics:
     object_count: int
     estimates: dict[str, IntervalEstimate]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return values and intervals as they are stored in version cards."""
         values = {name: estimate.value for name, estimate in self.estimates.items()}
         intervals = {name: estimate.to_json() for name, estimate in self.estimates.items()}
@@ -121,7 +121,7 @@ class DetectionMetrics:
     labels: dict[str, RegionMetrics]
     map50: IntervalEstimate | None = None
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return the metrics as they are stored in version cards."""
         mean = {"map50": self.map50.value, "map": self.map50.to_json()} if self.map50 else {}
         return {

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -200,7 +199,7 @@ def assign_judging_versions(
     return {version: assigned for version, assigned in assignments.items() if assigned}
 
 
-def _cleanlab_annotation(image: DetectionSample, labels: Sequence[str]) -> dict[str, Any]:
+def _cleanlab_annotation(image: DetectionSample, labels: Sequence[str]) -> dict[str, object]:
     label_indices = np.array([labels.index(p.label) for p in image.ground_truth], dtype=int)
     return {"bboxes": _scaled_corners(image.ground_truth), "labels": label_indices}
 
@@ -217,7 +216,7 @@ def _cleanlab_prediction(image: DetectionSample, labels: Sequence[str]) -> npt.N
 
 
 def _floor_overlooked_scores(
-    predictions: Sequence[npt.NDArray[np.object_]], scores: Sequence[Any]
+    predictions: Sequence[npt.NDArray[np.object_]], scores: Sequence[npt.ArrayLike]
 ) -> list[Floats]:
     """Return the quality of unmatched detections, at least 1 − confidence.
 

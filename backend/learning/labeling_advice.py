@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -52,7 +51,7 @@ class ObjectStatistics:
     counts_per_image: Doubles
     box_sides: Doubles
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return the numbers, with the median and the 80 % range of counts and sides."""
         return {
             "images": self.images,
@@ -93,7 +92,7 @@ class LabelingComparison:
     p_value: float | None
     better: str
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return the comparison as JSON."""
         return {
             "sorting": self.classification.to_json(),

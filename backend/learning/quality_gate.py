@@ -8,9 +8,9 @@ labels contradict a model trained on earlier ones, as random or swapped labels d
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -48,7 +48,7 @@ class GateVerdict:
 
     is_passed: bool
     reason: str
-    evidence: dict[str, Any]
+    evidence: Mapping[str, object]
 
 
 def compare_label_sets(
@@ -113,7 +113,7 @@ def compare_detections(
     live_f1, live_residuals = _f1_with_residuals(live_counts)
     new_f1, new_residuals = _f1_with_residuals(new_counts)
     n = len(live_residuals)
-    evidence: dict[str, Any] = {"images": n, "live": round(live_f1, 4), "new": round(new_f1, 4)}
+    evidence: dict[str, object] = {"images": n, "live": round(live_f1, 4), "new": round(new_f1, 4)}
     if n < 2:
         return GateVerdict(True, f"Too few {image_noun} are labeled to compare versions.", evidence)
     standard_error = math.sqrt(variance_from_residuals(new_residuals - live_residuals))
@@ -131,14 +131,15 @@ def compare_detections(
 
 
 def check_recent_labels(
-    windows: Sequence[tuple[str, ContradictionResult]], evidence_kind: str = "answers"
+    windows: Sequence[tuple[str, ContradictionResult]],
+    evidence_kind: Literal["answers", "detections"] = "answers",
 ) -> GateVerdict:
     """Check whether recent labels can be trusted, by the window with the strongest contradiction.
 
     Args:
         windows: name of an earlier version, and the test of all labels since then; the live
             version comes first.
-        evidence_kind: "answers" for classification, "finds" for rejected detections.
+        evidence_kind: what contradicts the version: answers, or rejected detections.
 
     Example:
         >>> check_recent_labels([("v4", ContradictionResult(30, 12, 3.1, 0.0005))]).is_passed
@@ -149,7 +150,7 @@ def check_recent_labels(
     if not windows:
         return GateVerdict(True, "", {})
     since_version, strongest = min(windows, key=lambda window: window[1].p_value)
-    evidence: dict[str, Any] = {
+    evidence: dict[str, object] = {
         "since": since_version,
         "labels": strongest.images,
         "contradicting": strongest.contradicted,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -147,7 +149,7 @@ def test_sizes_and_numbers_are_taken_from_what_is_marked() -> None:
 
     samples = [RegionSample(1, read, size, places), RegionSample(2, read, size, ())]  # type: ignore[arg-type]
     assert region_label_counts(samples, control).tolist() == [[2, 1], [0, 0]]
-    found = object_statistics(samples, control, "a").to_json()
+    found: dict[str, Any] = object_statistics(samples, control, "a").to_json()
     assert (found["things"], found["empty"], found["per_image"]["median"]) == (2, 1, 1.0)
     assert found["side"]["median"] == pytest.approx(0.35)  # of 0.5 and √0.04
     points = Control("p", "image", "image", labels, "points")

@@ -1,4 +1,4 @@
-"""Which images tell most about the others: against slow and obvious writings of the same."""
+"""Uncertainty-weighted coverage, compared with slow and direct implementations."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from backend.learning import coverage
 from backend.learning.coverage import Coverage
 
 
-def points(count: int, seed: int, groups: int = 6, dim: int = 16) -> Floats:
-    """Embeddings in a few groups, of unit length."""
+def make_vectors(count: int, seed: int, groups: int = 6, dim: int = 16) -> Floats:
+    """Return embeddings of unit length in a few clusters."""
     random = np.random.default_rng(seed)
     middles = random.standard_normal((groups, dim))
     found = middles[random.integers(0, groups, count)] + 0.4 * random.standard_normal((count, dim))
     return np.asarray(found / np.linalg.norm(found, axis=1, keepdims=True), dtype=np.float32)
 
 
-def surveyed(count: int = 90, seed: int = 0, labeled: int = 5) -> Coverage:
+def make_coverage(count: int = 90, seed: int = 0, labeled: int = 5) -> Coverage:
     random = np.random.default_rng(seed)
-    both = points(count + labeled, seed)
+    both = make_vectors(count + labeled, seed)
     weights = random.random(count).astype(np.float32)
     return coverage.build_coverage(both[:count], weights, both[count:])
 
 
 def slow_gains(state: Coverage) -> Floats:
-    """The definition, image by image."""
+    """Compute the gains by their definition, image by image."""
     kernel = np.exp((state.vectors @ state.vectors.T - 1) / state.kernel_width)
     return np.array(
         [
@@ -54,14 +54,14 @@ def test_picks_are_those_of_the_plain_greedy_algorithm(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(coverage, "MATRIX_BLOCK_ROWS", 32)  # several blocks
-    monkeypatch.setattr(coverage, "GAIN_BATCH_SIZE", 4)  # and several looks a pick
-    state = surveyed(seed=seed)
+    monkeypatch.setattr(coverage, "GAIN_BATCH_SIZE", 4)  # several batches per pick
+    state = make_coverage(seed=seed)
     assert state.gain_bounds == pytest.approx(slow_gains(state), abs=1e-4)
     assert coverage.pick_images(state, 20, explore_every=0)[0] == slow_picks(state, 20)
 
 
-def test_where_all_images_are_equally_unlike_picks_are_quick_and_hardly_worse() -> None:
-    unlike = points(700, seed=1, groups=700, dim=64)
+def test_limited_gain_evaluations_hardly_lower_the_coverage() -> None:
+    unlike = make_vectors(700, seed=1, groups=700, dim=64)
     weights = np.random.default_rng(0).random(700).astype(np.float32)
     state = coverage.build_coverage(unlike, weights, unlike[:0])
     quick, _ = coverage.pick_images(state, 30, explore_every=0)
@@ -72,17 +72,16 @@ def test_where_all_images_are_equally_unlike_picks_are_quick_and_hardly_worse() 
     assert reached > 0.99 * best
 
 
-def test_picks_after_a_label_are_those_of_a_new_survey() -> None:
-    """A label between rounds costs no survey, and the order is exactly that of one."""
-    state = surveyed()
+def test_picks_after_a_label_equal_those_of_coverage_computed_anew() -> None:
+    state = make_coverage()
     first = coverage.pick_images(state, 1, explore_every=0)[0]
     before = coverage.mark_covered(state, first)
     anew = replace(before, gain_bounds=slow_gains(before))
     assert coverage.pick_images(before, 12, 0)[0] == coverage.pick_images(anew, 12, 0)[0]
 
 
-def test_a_label_lowers_the_value_of_its_neighbours_and_of_nobody_else() -> None:
-    state = surveyed()
+def test_a_label_lowers_the_gains_of_its_neighbours_only() -> None:
+    state = make_coverage()
     after = coverage.mark_covered(state, [3])
     near = state.vectors @ state.vectors[3] > 0.8
     fallen = slow_gains(after) < slow_gains(state) - 1e-4
@@ -92,8 +91,8 @@ def test_a_label_lowers_the_value_of_its_neighbours_and_of_nobody_else() -> None
     assert not fallen[far].any()
 
 
-def test_without_weights_each_group_is_asked_for_once_first() -> None:
-    vectors = points(120, seed=1, groups=6)
+def test_without_uncertainties_the_first_picks_cover_every_cluster() -> None:
+    vectors = make_vectors(120, seed=1, groups=6)
     group = (vectors @ vectors.T > 0.5).argmax(axis=1)
     state = coverage.build_coverage(
         vectors, np.ones(120, dtype=np.float32), np.zeros((0, 0), np.float32)
@@ -102,19 +101,19 @@ def test_without_weights_each_group_is_asked_for_once_first() -> None:
     assert len({group[row] for row in picked}) == 6
 
 
-def test_what_is_certain_is_asked_for_last() -> None:
-    vectors = points(60, seed=2)
+def test_picks_lie_among_the_uncertain_images() -> None:
+    vectors = make_vectors(60, seed=2)
     weights = np.zeros(60, dtype=np.float32)
     weights[:20] = 1
     state = coverage.build_coverage(vectors, weights, vectors[:0])
     picked, after = coverage.pick_images(state, 5, explore_every=0)
     near = (vectors[picked] @ vectors[:20].T).max(axis=1)
-    assert (near > 0.5).all(), "in the midst of those that are not certain"
+    assert (near > 0.5).all()
     assert sorted(coverage.order_by_gain(after, picked)) == list(range(60))
 
 
-def test_near_duplicates_are_asked_for_once_and_the_others_come_last() -> None:
-    vectors = points(40, seed=3)
+def test_of_near_duplicates_one_is_picked_and_the_others_come_last() -> None:
+    vectors = make_vectors(40, seed=3)
     random = np.random.default_rng(0)
     copies = vectors + 0.002 * random.standard_normal(vectors.shape).astype(np.float32)
     both = np.concatenate([vectors, copies])
@@ -126,50 +125,52 @@ def test_near_duplicates_are_asked_for_once_and_the_others_come_last() -> None:
     assert sorted(order) == list(range(80))
 
 
-def test_seeking_finds_the_one_strange_image_early() -> None:
-    found = {4: 0, 0: 0}
+def test_exploration_picks_an_outlier_early() -> None:
+    picks_of_outlier = {4: 0, 0: 0}
     for seed in range(10):
-        vectors = points(200, seed, groups=3)
-        strange = np.zeros(16, dtype=np.float32)
-        strange[seed] = -1
-        both = np.concatenate([vectors, strange[None]])
+        vectors = make_vectors(200, seed, groups=3)
+        outlier = np.zeros(16, dtype=np.float32)
+        outlier[seed] = -1
+        both = np.concatenate([vectors, outlier[None]])
         state = coverage.build_coverage(both, np.ones(201, dtype=np.float32), vectors[:3])
-        for seeking in found:
-            found[seeking] += 200 in coverage.pick_images(state, 8, seeking)[0]
-    assert found[4] >= 9
-    assert found[4] > found[0]
+        for explore_every in picks_of_outlier:
+            picks_of_outlier[explore_every] += (
+                200 in coverage.pick_images(state, 8, explore_every)[0]
+            )
+    assert picks_of_outlier[4] >= 9
+    assert picks_of_outlier[4] > picks_of_outlier[0]
 
 
-def test_labels_between_two_picks_change_no_turn() -> None:
-    """One is labeled, and the rest is picked anew: the strange image comes when it was due."""
-    state = surveyed()
-    whole, _ = coverage.pick_images(state, 12, explore_every=4)
+def test_labels_between_picks_keep_the_rhythm_of_exploration() -> None:
+    """After each label the remaining picks are chosen again and stay the same."""
+    state = make_coverage()
+    all_picks, _ = coverage.pick_images(state, 12, explore_every=4)
     for done in range(1, 9):
-        after = coverage.mark_covered(state, whole[:done])
-        assert coverage.pick_images(after, 12 - done, 4, picked_before=done)[0] == whole[done:]
+        after = coverage.mark_covered(state, all_picks[:done])
+        assert coverage.pick_images(after, 12 - done, 4, picked_before=done)[0] == all_picks[done:]
 
 
-def test_nothing_open_and_everything_alike_are_no_trouble() -> None:
+def test_no_images_and_identical_images_are_ordered() -> None:
     empty = coverage.build_coverage(
-        *(np.zeros((0, 0), np.float32), np.zeros(0, np.float32)), points(3, 0)
+        *(np.zeros((0, 0), np.float32), np.zeros(0, np.float32)), make_vectors(3, 0)
     )
     assert coverage.pick_images(empty, 5, explore_every=4)[0] == []
     assert coverage.order_by_gain(empty, []) == []
-    same = np.repeat(points(1, 0), 9, axis=0)
-    state = coverage.build_coverage(same, np.ones(9, dtype=np.float32), same[:0])
+    identical = np.repeat(make_vectors(1, 0), 9, axis=0)
+    state = coverage.build_coverage(identical, np.ones(9, dtype=np.float32), identical[:0])
     picked, after = coverage.pick_images(state, 5, explore_every=4)
     assert sorted(coverage.order_by_gain(after, picked)) == list(range(9))
 
 
-def test_many_copies_of_a_few_images_are_no_trouble() -> None:
-    same = np.repeat(points(3, 0, groups=3), 300, axis=0)
-    state = coverage.build_coverage(same, np.ones(900, dtype=np.float32), same[:0])
+def test_of_many_copies_of_three_images_each_is_picked() -> None:
+    identical = np.repeat(make_vectors(3, 0, groups=3), 300, axis=0)
+    state = coverage.build_coverage(identical, np.ones(900, dtype=np.float32), identical[:0])
     picked, after = coverage.pick_images(state, 50, explore_every=0)
     assert {row // 300 for row in picked} == {0, 1, 2}
     assert sorted(coverage.order_by_gain(after, picked)) == list(range(900))
 
 
-def test_of_very_many_images_the_least_certain_and_a_random_part_are_compared() -> None:
+def test_a_large_pool_is_sampled_by_uncertainty_and_at_random() -> None:
     weights = np.linspace(0, 1, 1000, dtype=np.float32)
     rows = coverage.sample_candidates(weights, 100, np.random.default_rng(0))
     assert len(set(rows.tolist())) == 100

@@ -1,4 +1,4 @@
-"""Whether production still looks like the audit slice, by hand-computable cases."""
+"""Drift between production and the audit slice, on cases worked out by hand."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from backend.learning.drift import (
         ({"a": 50, "b": 50}, {"a": 500, "b": 500}, False),  # ten times as many of the same
         ({"a": 50, "b": 50}, {"a": 40, "b": 60}, False),
         ({"a": 50, "b": 50}, {"a": 95, "b": 5}, True),
-        ({"a": 100}, {"b": 100}, True),  # a label that was never seen tells a finite number
+        ({"a": 100}, {"b": 100}, True),  # the index is finite for an unseen label
         ({}, {}, False),
     ],
 )
-def test_a_mix_that_is_another_one_is_told_from_chance(
+def test_only_large_changes_of_label_shares_exceed_the_limit(
     before: dict[str, int], now: dict[str, int], shifted: bool
 ) -> None:
     value = population_stability_index(before, now)
@@ -31,18 +31,18 @@ def test_a_mix_that_is_another_one_is_told_from_chance(
     assert (value > MIN_SHIFT_INDEX) is shifted
 
 
-def test_an_image_is_unlike_where_it_is_farther_than_others_are_from_each_other() -> None:
+def test_an_outlier_is_farther_than_reference_images_are_from_each_other() -> None:
     angles = np.radians(np.arange(0, 41, 2, dtype=np.float32))  # two degrees from each other
     vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1)
-    usual = outlier_distance(vectors)
-    assert usual == pytest.approx(1 - np.cos(np.radians(2)), rel=1e-3)
+    limit = outlier_distance(vectors)
+    assert limit == pytest.approx(1 - np.cos(np.radians(2)), rel=1e-3)
 
     def at(degrees: float) -> np.ndarray:
         return np.array(
             [np.cos(np.radians(degrees)), np.sin(np.radians(degrees))], dtype=np.float32
         )
 
-    assert not is_outlier(at(21), vectors, usual)
-    assert not is_outlier(at(41.5), vectors, usual)
-    assert is_outlier(at(43), vectors, usual)
-    assert is_outlier(at(180), vectors, usual)
+    assert not is_outlier(at(21), vectors, limit)
+    assert not is_outlier(at(41.5), vectors, limit)
+    assert is_outlier(at(43), vectors, limit)
+    assert is_outlier(at(180), vectors, limit)

@@ -1,4 +1,4 @@
-"""The learning curve, drawn on: known curves are found again, and careful words are used."""
+"""The learning curve: known curves are recovered and extrapolated within their band."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ def test_the_examples_in_the_docstrings_hold() -> None:
     assert not found.failed
 
 
-def test_the_band_holds_what_comes_with_twice_the_labels() -> None:
-    held = known = 0
+def test_the_band_covers_the_error_with_twice_the_labels() -> None:
+    covered = known = 0
     for seed in range(60):
         found = curve(seed)
         if isinstance(found, learning_curve.LearningCurve):
             known += 1
             _, low, high = found.predict_error(200)
-            held += low <= 0.05 + 1.5 * 200**-0.5 <= high
+            covered += low <= 0.05 + 1.5 * 200**-0.5 <= high
     assert known >= 50
-    assert held >= 0.8 * known
+    assert covered >= 0.8 * known
 
 
-def test_how_many_more_labels_are_needed_is_about_right() -> None:
+def test_the_number_of_labels_needed_covers_the_true_number() -> None:
     """0.05 + 1.5 / √n = 0.15 at n = 225: 125 more than 100."""
-    told = []
+    covers_truth = []
     for seed in range(40):
         found = curve(seed, n=2000)
         assert isinstance(found, learning_curve.LearningCurve)
         more = found.labels_needed(0.15)
         if more:
-            told.append(more[0] <= 125 <= (more[1] or 10**6))
-    assert len(told) >= 20
-    assert np.mean(told) >= 0.8
+            covers_truth.append(more[0] <= 125 <= (more[1] or 10**6))
+    assert len(covers_truth) >= 20
+    assert np.mean(covers_truth) >= 0.8
 
 
 def test_too_few_points_and_errors_that_grow_give_no_forecast() -> None:
@@ -65,14 +65,14 @@ def test_too_few_points_and_errors_that_grow_give_no_forecast() -> None:
 def plateau(
     seed: int, error: float, n: int, labels: Sequence[int]
 ) -> learning_curve.LearningCurve | None:
-    """A project whose labels have brought nothing for a long time."""
+    """Fit the curve of a project whose error does not change with its labels."""
     rng = np.random.default_rng(seed)
     return learning_curve.fit_learning_curve(
         [CurvePoint(k, rng.binomial(n, error) / n, n) for k in labels], rng
     )
 
 
-def test_a_plateau_is_a_flat_curve_with_a_band_and_says_enough() -> None:
+def test_a_plateau_gives_a_flat_curve_with_a_band_and_a_stop_hint() -> None:
     found = [plateau(seed, 0.03, 150, range(200, 601, 100)) for seed in range(60)]
     known = [curve for curve in found if curve is not None]
     assert len(known) >= 57
@@ -86,51 +86,51 @@ def test_a_plateau_is_a_flat_curve_with_a_band_and_says_enough() -> None:
     assert "out of sight" in learning_curve.describe_forecast(exact, 0.99)
 
 
-def test_no_error_in_few_answers_is_no_certainty() -> None:
+def test_no_error_on_few_images_is_not_certainty() -> None:
     curve = plateau(0, 0.0, 20, (20, 40, 60))
     assert curve is not None
     assert curve.predict_error(60)[2] > 0.02
     assert not learning_curve.should_stop_labeling(plateau(0, 0.0, 20, (10, 20, 30)), None), (
-        "130 labels are far away"
+        "130 labels are beyond three times 30"
     )
 
 
-def test_a_steep_curve_and_versions_that_disagree_say_go_on() -> None:
+def test_no_stop_hint_on_a_steep_curve_or_unstable_versions() -> None:
     rng = np.random.default_rng(0)
     falling = [CurvePoint(k, 0.05 + 1.5 / k, 3000) for k in (50, 100, 200, 400, 800)]
     found = learning_curve.fit_learning_curve(falling, rng)
     assert learning_curve.should_stop_labeling(found, 0.99)
-    assert not learning_curve.should_stop_labeling(found, 0.8), "the versions still disagree"
+    assert not learning_curve.should_stop_labeling(found, 0.8), "the versions still differ"
     steep = curve(0, n=2000)
     assert isinstance(steep, learning_curve.LearningCurve)
     assert not learning_curve.should_stop_labeling(steep, 0.99)
 
 
-def test_the_sentence_names_labels_and_both_accuracies() -> None:
+def test_the_forecast_names_labels_and_target_accuracy() -> None:
     found = curve(1, n=5000)
     assert isinstance(found, learning_curve.LearningCurve)
-    said = learning_curve.describe_forecast(found, 0.85)
-    assert "more labels" in said
-    assert "85%" in said
+    sentence = learning_curve.describe_forecast(found, 0.85)
+    assert "more labels" in sentence
+    assert "85%" in sentence
     assert "out of sight" in learning_curve.describe_forecast(found, 0.99)
 
 
 def project(c: float) -> learning_curve.LearningCurve:
-    """A curve without doubt: error = labels^−c."""
+    """Return a curve without uncertainty: error = labels^−c."""
     return learning_curve.LearningCurve(np.tile([0.0, 1.0, c], (200, 1)), label_count=100)
 
 
-def test_how_many_more_of_a_label_follows_from_the_exponent_of_the_curve() -> None:
+def test_the_examples_a_label_needs_follow_from_the_exponent_of_the_curve() -> None:
     """Half the error takes 2^(1/c) times the examples: 2 with c = 1, 4 with c = 0.5."""
     rng = np.random.default_rng(0)
     errors = {"wilting": LabelMisses(2000, 10_000, 40)}
     (steep,) = learning_curve.rank_weakest_labels(project(1.0), errors, 0.9, rng)
     assert steep[1] <= 40 <= (steep[2] or 0)
     (slow,) = learning_curve.rank_weakest_labels(project(0.5), errors, 0.9, rng)
-    assert slow == ("wilting", 80, None), "beyond three times today's examples nobody promises"
+    assert slow == ("wilting", 80, None), "no upper end beyond three times today's examples"
 
 
-def test_of_a_label_that_was_rarely_judged_the_band_is_wider() -> None:
+def test_the_band_is_wider_for_a_label_with_few_evaluated_examples() -> None:
     rng = np.random.default_rng(0)
     few, many = (
         learning_curve.rank_weakest_labels(
@@ -142,7 +142,7 @@ def test_of_a_label_that_was_rarely_judged_the_band_is_wider() -> None:
     assert few[2] is None or few[2] > (many[2] or 0)
 
 
-def test_the_neediest_labels_come_first_and_without_a_curve_no_number_is_told() -> None:
+def test_labels_with_the_lowest_recall_come_first_and_none_without_a_curve() -> None:
     rng = np.random.default_rng(0)
     errors = {
         name: LabelMisses(w, 100, 50) for name, w in zip("abcde", (12, 40, 30, 5, 20), strict=True)

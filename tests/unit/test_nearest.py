@@ -1,4 +1,4 @@
-"""Similar images, and images of labels that nobody has given yet."""
+"""Nearest-neighbour search, by image and by the text of a label."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ def test_the_examples_in_the_docstrings_hold() -> None:
     assert not found.failed
 
 
-def test_the_nearest_are_those_of_a_full_sort_also_in_blocks(
+def test_the_nearest_rows_in_blocks_are_those_of_a_full_sort(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     vectors, queries = unit(50, 0), unit(3, 1)
     monkeypatch.setattr(nearest_neighbours, "SEARCH_BLOCK_ROWS", 16)
     rows, cosine = nearest_neighbours.find_nearest(vectors, queries, 7)
     for query, found, values in zip(queries, rows, cosine, strict=True):
-        wanted = sorted(range(50), key=lambda i: -float(vectors[i] @ query))[:7]
-        assert found.tolist() == wanted
-        assert values == pytest.approx(vectors[wanted] @ query)
+        expected = sorted(range(50), key=lambda i: -float(vectors[i] @ query))[:7]
+        assert found.tolist() == expected
+        assert values == pytest.approx(vectors[expected] @ query)
     assert nearest_neighbours.find_nearest(vectors[:2], queries, 7)[0].shape == (3, 2)
     assert nearest_neighbours.find_nearest(vectors[:0], queries, 7)[0].shape == (3, 0)
 
 
-def test_a_label_without_examples_is_looked_for_by_its_text_against_the_others() -> None:
+def test_images_are_ranked_by_the_text_of_a_label_against_the_other_labels() -> None:
     text = np.eye(8, dtype=np.float32)[:3]
     cone = np.full(8, 0.5, dtype=np.float32)
     images = np.stack([text[0] + cone, text[1] + cone, text[2] + cone, text[1] + 2 * cone])
@@ -54,7 +54,7 @@ def test_a_label_without_examples_is_looked_for_by_its_text_against_the_others()
     ]
 
 
-def test_excluded_rows_are_not_returned_also_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_excluded_rows_are_not_returned_in_any_block(monkeypatch: pytest.MonkeyPatch) -> None:
     vectors, queries = unit(50, 0), unit(3, 1)
     monkeypatch.setattr(nearest_neighbours, "SEARCH_BLOCK_ROWS", 16)
     out = [0, 3, *range(16, 32), 49]
@@ -69,8 +69,8 @@ def test_excluded_rows_are_not_returned_also_in_blocks(monkeypatch: pytest.Monke
     assert nearest_neighbours.find_nearest(vectors, queries, 0)[0].shape == (3, 0)
 
 
-def test_a_text_that_is_near_to_every_image_is_no_rival() -> None:
-    """Ten labels, one rare; texts lie at different heights above the cone of the images."""
+def test_a_text_near_to_every_image_does_not_outrank_the_others() -> None:
+    """Ten labels, one rare; texts differ in their mean cosine with the images."""
     shares = []
     for seed in range(5):
         rng = np.random.default_rng(seed)
@@ -87,7 +87,7 @@ def test_a_text_that_is_near_to_every_image_is_no_rival() -> None:
     assert np.mean(shares) > 0.9
 
 
-def test_the_only_label_is_looked_for_by_its_text_alone() -> None:
+def test_with_a_single_label_its_own_text_decides() -> None:
     images = np.eye(3, dtype=np.float32)
     assert nearest_neighbours.rank_by_label_text(images, images[1:2], missing_labels=[0])[0] == 1
     assert nearest_neighbours.rank_by_label_text(images, images, missing_labels=[]) == []

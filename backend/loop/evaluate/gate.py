@@ -225,7 +225,9 @@ class QualityGate:
                 self._live_name,
             ),
             self._check_retention(control, live_detector, new_detector),
-            check_recent_labels(self._detector_contradictions(control, live_detector), "finds"),
+            check_recent_labels(
+                self._detector_contradictions(control, live_detector), "detections"
+            ),
         ]
 
     def _evaluate_detector(
