@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from backend.arrays import Floats
-from backend.domain import Control, ImageSize, Region, Regions
+from backend.domain import Control, ImageSize, Region, RegionPrediction, Regions
 from backend.learning.detection_metrics import DetectionSample
 from backend.vision.detection.detections import Detections
 from backend.vision.detection.pseudo_boxes import estimate_side, make_pseudo_boxes
@@ -21,10 +21,20 @@ if TYPE_CHECKING:
 
 
 MIN_DETECTION_CONFIDENCE = 0.02
-"""Confidence below which a find is of no use to anything."""
-
-
+"""Confidence below which detections are dropped."""
 SAMPLE_BATCH_SIZE = 32
+
+
+class ScoredRegions(NamedTuple):
+    """The detections of one control in one image, most confident first.
+
+    Attributes:
+        regions: boxes or points.
+        confidence: of each, 0 to 1.
+    """
+
+    regions: Regions
+    confidence: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -60,8 +70,8 @@ def detect_regions(
     control: Control,
     images: Sequence[Image.Image],
     min_confidence: float = MIN_DETECTION_CONFIDENCE,
-) -> list[tuple[Regions, tuple[float, ...]]]:
-    """Places and confidence by image, most certain first.
+) -> list[ScoredRegions]:
+    """Run a detector on images.
 
     Args:
         detector: of the control.
@@ -74,6 +84,33 @@ def detect_regions(
     return [
         _to_regions(raw, names, current_labels) for raw in detector.detect(images, min_confidence)
     ]
+
+
+def filter_regions(
+    control: str,
+    scored: ScoredRegions,
+    minimum: float,
+    size: ImageSize,
+    label_minimums: Mapping[str, float] | None = None,
+) -> RegionPrediction:
+    """Return the detections from a confidence on, as a prediction.
+
+    Args:
+        control: the control's name.
+        scored: its detections.
+        minimum: confidence from which a region stays.
+        size: of the image.
+        label_minimums: label → another minimum.
+    """
+    minimums = label_minimums or {}
+    visible = [
+        (region, value)
+        for region, value in zip(*scored, strict=True)
+        if value >= minimums.get(region.label, minimum)
+    ]
+    return RegionPrediction(
+        control, tuple(r for r, _ in visible), tuple(v for _, v in visible), size
+    )
 
 
 def confidence_threshold(detector: Detector, control: Control) -> float:
@@ -90,7 +127,9 @@ def predict_samples(
         batch = samples[start : start + SAMPLE_BATCH_SIZE]
         images = [sample.load_image() for sample in batch] if detector else []
         detections = (
-            detect_regions(detector, control, images) if detector else [((), ())] * len(batch)
+            detect_regions(detector, control, images)
+            if detector
+            else [ScoredRegions((), ())] * len(batch)
         )
         judged += [
             DetectionSample(regions, confidence, sample.regions, sample.aspect_ratio)
@@ -126,20 +165,23 @@ def _to_squares(
 def example_from_sample(
     sample: RegionSample, control: Control, box_sizes: Mapping[str, float]
 ) -> DetectionExample:
-    """A sample as boxes: its own, or pseudo-boxes around its points."""
-    return _build_example(sample, control, box_sizes)
+    """Return a sample as training example: its boxes, or pseudo-boxes around its points."""
+    names = control.label_names
+    labels = np.array([names.index(p.label) for p in sample.regions], dtype=np.int64)
+    corners = [(p.x0, p.y0, p.x1, p.y1) for p in sample.regions]
+    boxes = np.array(corners, dtype=np.float32).reshape(-1, 4)
+    if control.kind == "points":
+        widths = np.array([box_sizes[p.label] for p in sample.regions], dtype=np.float32)
+        boxes = make_pseudo_boxes(boxes[:, :2], widths, sample.aspect_ratio)
+    return DetectionExample(sample.load_image, sample.size.width, sample.size.height, boxes, labels)
 
 
 def point_box_sizes(
     control: Control, samples: Sequence[RegionSample], size: int
 ) -> dict[str, float]:
-    """By label of a control of points, the side of its pseudo-boxes; see ``estimate_side``."""
-    return _label_box_sizes(control, samples, size) if control.kind == "points" else {}
-
-
-def _label_box_sizes(
-    control: Control, samples: Sequence[RegionSample], size: int
-) -> dict[str, float]:
+    """Return label → side of its pseudo-boxes for a control of points, see `estimate_side`."""
+    if control.kind != "points":
+        return {}
     return {
         label.name: estimate_side(
             [_scaled_boxes(s, s.regions, label.name)[:, :2] for s in samples],
@@ -167,26 +209,13 @@ def _box_extents(sample: RegionSample, label: str) -> Floats:
     return boxes[:, 2:] - boxes[:, :2]
 
 
-def _build_example(
-    sample: RegionSample, control: Control, box_sizes: Mapping[str, float]
-) -> DetectionExample:
-    names = control.label_names
-    labels = np.array([names.index(p.label) for p in sample.regions], dtype=np.int64)
-    corners = [(p.x0, p.y0, p.x1, p.y1) for p in sample.regions]
-    boxes = np.array(corners, dtype=np.float32).reshape(-1, 4)
-    if control.kind == "points":
-        widths = np.array([box_sizes[p.label] for p in sample.regions], dtype=np.float32)
-        boxes = make_pseudo_boxes(boxes[:, :2], widths, sample.aspect_ratio)
-    return DetectionExample(sample.load_image, sample.size.width, sample.size.height, boxes, labels)
-
-
 def _to_regions(
     raw: Detections, names: Sequence[str], current_labels: frozenset[str]
-) -> tuple[Regions, tuple[float, ...]]:
+) -> ScoredRegions:
     rows = [
         (Region(names[label], *map(float, box)), float(confidence))
         for box, confidence, label in zip(raw.boxes, raw.confidence, raw.labels, strict=True)
         if names[label] in current_labels
     ]
     rows.sort(key=lambda row: -row[1])
-    return tuple(region for region, _ in rows), tuple(value for _, value in rows)
+    return ScoredRegions(tuple(region for region, _ in rows), tuple(value for _, value in rows))

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from backend.domain import ImageSize
+from backend.domain import Control, ImageSize, Task
 from backend.errors import ImageError
 from backend.label_studio.image_fetcher import TaskImageFetcher
 from backend.store.image_copies import MAX_EDGE_PIXELS, ImageCopies, shrink_to_limit
@@ -243,6 +243,16 @@ class ImageBatch:
 
 
 EMPTY_BATCH = ImageBatch({}, {}, {})
+
+
+def image_sources(tasks: Iterable[Task], controls: Iterable[Control]) -> list[ImageSource]:
+    """Return the images of tasks that the given controls refer to."""
+    keys = {control.image_key for control in controls}
+    return [
+        ImageSource(task.images[key], task.id)
+        for task in tasks
+        for key in keys & task.images.keys()
+    ]
 
 
 def _unique_sources(sources: Iterable[ImageSource]) -> list[ImageSource]:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from backend.vision.heads.head import Head
 
 CONTROLS_FILE = "controls.json"
+MULTIPLE_LABEL_THRESHOLD = 0.5
+"""Probability from which a label of a several-of-many control is given."""
 
 
 @dataclass(frozen=True)
@@ -54,19 +56,32 @@ class Model:
         return self.heads[control].labels
 
 
+def choose_labels(ranked: Mapping[str, float], min_probability: float | None) -> dict[str, float]:
+    """Return the labels that a head gives: all from a probability on, or the best one.
+
+    Args:
+        ranked: label → probability, best first.
+        min_probability: probability from which a label counts; None: only the best label counts.
+    """
+    if min_probability is None:
+        return dict(list(ranked.items())[:1])
+    return {label: value for label, value in ranked.items() if value >= min_probability}
+
+
 def predict_choice(
     control: Control, labels: tuple[str, ...], probabilities: Floats, size: ImageSize
 ) -> ChoicePrediction:
-    """A row of confidences as the model's answer.
+    """Return the answer to a control of choices.
 
     Args:
-        control: as it stands in the config now; labels it no longer has are never chosen.
+        control: as it is in the config now; labels it no longer has are never chosen.
         labels: (K) names of the row's columns.
-        probabilities: (K,) float32 confidence, 0 to 1.
+        probabilities: (K,) float32, 0 to 1.
         size: of the image.
 
     Returns:
-        the best label for one of many; every label from 0.5 on for several of many.
+        the best label for one of many; all labels from ``MULTIPLE_LABEL_THRESHOLD`` on for
+        several of many.
     """
     current_labels = frozenset(control.label_names)
     ranked = sorted(
@@ -77,8 +92,8 @@ def predict_choice(
         ),
         key=lambda pair: -pair[1],
     )
-    chosen = [pair for pair in ranked if pair[1] >= 0.5] if control.multiple else ranked[:1]
-    return ChoicePrediction(control.name, dict(chosen), size)
+    minimum = MULTIPLE_LABEL_THRESHOLD if control.multiple else None
+    return ChoicePrediction(control.name, choose_labels(dict(ranked), minimum), size)
 
 
 def apply_thresholds(choice: ChoicePrediction, thresholds: Mapping[str, float]) -> ChoicePrediction:

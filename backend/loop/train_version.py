@@ -11,8 +11,8 @@ from pathlib import Path
 from backend.callbacks import StateCallback
 from backend.errors import OverBudget
 from backend.inference.embed import EMPTY_EMBEDDINGS, EmbeddingResult
+from backend.inference.images import image_sources
 from backend.inference.model import save_model
-from backend.inference.predict import image_sources
 from backend.loop import card as cards
 from backend.loop.evaluate.assess import Assessor
 from backend.loop.evaluate.drift_reference import build_reference

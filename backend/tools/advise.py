@@ -16,7 +16,7 @@ from backend.domain import Control, Label, Regions
 from backend.errors import RoundError
 from backend.inference.detections import RegionSample, confidence_threshold, predict_samples
 from backend.inference.embed import EmbeddingResult
-from backend.inference.predict import image_sources
+from backend.inference.images import image_sources
 from backend.learning import labeling_advice
 from backend.learning.labeling_advice import (
     LabelingComparison,

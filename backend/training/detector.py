@@ -15,7 +15,7 @@ from backend.callbacks import ProgressCallback
 from backend.domain import Control
 from backend.inference.detections import (
     RegionSample,
-    _build_example,
+    example_from_sample,
     point_box_sizes,
     points_to_boxes,
     predict_samples,
@@ -190,7 +190,7 @@ def _fine_tune(job: DetectorTrainingJob, samples: Sequence[RegionSample]) -> Tra
 
     size = job.input_size or _choose_input_size(samples)
     box_sizes = point_box_sizes(job.control, samples, size)
-    examples = [_build_example(sample, job.control, box_sizes) for sample in samples]
+    examples = [example_from_sample(sample, job.control, box_sizes) for sample in samples]
     warm_detector = _warm_start_detector(job)
     unmarked_labels = _labels_without_example(job, samples)
     start_network = build_start_network(job, warm_detector, unmarked_labels)

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from backend.bootstrap import make_resources
 from backend.loop.publish.publish import PublishResult
 from backend.loop.round import Round, RoundMemory, RoundOutcome, RoundRequest
 from backend.runtime.project_session import ProjectSession
-from backend.runtime.resources import Resources
 from backend.settings import Settings
 from serverless.monthly_budget import MonthlyBudget
 from tests.unit.test_ordering import PULSE, ordered
@@ -41,7 +41,7 @@ def row(task: int, at: str, labeled: bool = False, skips: int = 0) -> dict[str, 
 
 def deciding(home: Path, **settings: Any) -> Round:
     """A round of a project, which looks at nothing yet."""
-    resources = Resources(Settings(home=home, **settings))
+    resources = make_resources(Settings(home=home, **settings))
     record = resources.projects.register("http://127.0.0.1:9", 1)
     return Round(ProjectSession(resources, record), lambda state, progress, detail: None, None)
 

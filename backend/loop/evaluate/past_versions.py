@@ -12,8 +12,8 @@ import numpy as np
 from backend.arrays import Floats
 from backend.domain import Control
 from backend.errors import PrelabelError
+from backend.inference.images import image_sources
 from backend.inference.model import load_heads
-from backend.inference.predict import image_sources
 from backend.learning.contradiction import AnsweredQuestions
 from backend.loop.fit import ModelTrainer
 from backend.loop.label_table import choice_examples, label_table
