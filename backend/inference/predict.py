@@ -98,7 +98,7 @@ class InferenceResult:
         """
         per_control: list[Mapping[int, float]] = []
         for control in self.controls:
-            if control.kind == "choices":
+            if control.is_choices:
                 rows = self.probabilities.get(control.name, {})
                 per_control.append(
                     {task: choice_confidence(row, control.multiple) for task, row in rows.items()}

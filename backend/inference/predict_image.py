@@ -83,7 +83,7 @@ def labels_of(
 
 def min_decode_size(controls: Sequence[Control]) -> int:
     """Return the pixels that a JPEG must keep while decoding, see `decode_upright_image`."""
-    has_detectors = any(control.kind != "choices" for control in controls)
+    has_detectors = any(not control.is_choices for control in controls)
     return DETECTOR_IMAGE_SIZE if has_detectors else ENCODER_IMAGE_SIZE
 
 

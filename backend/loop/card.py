@@ -55,7 +55,7 @@ def control_summary(control: Control, card: VersionCard) -> dict[str, Any]:
 
 def is_choices(control: Control) -> bool:
     """Whether a control is answered for the whole image."""
-    return control.kind == "choices"
+    return control.is_choices
 
 
 def package_versions() -> dict[str, str]:

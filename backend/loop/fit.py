@@ -142,7 +142,7 @@ class ModelTrainer:
 
     def _head_job(self, control: Control) -> HeadTrainingJob:
         encoder = self._encoder
-        assert encoder is not None  # noqa: S101 - there is a control of choices
+        assert encoder is not None
         previous = self._live_model.heads.get(control.name)
         return HeadTrainingJob(
             control=control,

@@ -109,7 +109,7 @@ class VersionTrainer:
         """The images of all choices, by an encoder; none without one."""
         if encoder is None:
             return EMPTY_EMBEDDINGS
-        choices = [control for control in observation.config.controls if control.kind == "choices"]
+        choices = [control for control in observation.config.controls if control.is_choices]
         embedder = self._session.embedder(encoder)
         return embedder.embed(
             image_sources(observation.tasks, choices),
@@ -118,12 +118,12 @@ class VersionTrainer:
 
     def _load_encoder(self, observation: Observation) -> Encoder | None:
         """The encoder, where choices are asked for: nothing else needs it."""
-        is_needed = any(control.kind == "choices" for control in observation.config.controls)
+        is_needed = any(control.is_choices for control in observation.config.controls)
         return self._session.resources.encoder() if is_needed else None
 
     def _base_detector_id(self, observation: Observation) -> str:
         """What detectors start from, where boxes or points are asked for."""
-        is_needed = any(control.kind != "choices" for control in observation.config.controls)
+        is_needed = any(not control.is_choices for control in observation.config.controls)
         return self._session.resources.base_weights.id if is_needed else ""
 
     def _has_same_setup(

@@ -97,7 +97,7 @@ class Adviser:
             raise RoundError(
                 f"Nothing is labeled yet: label about {MIN_LABELED_IMAGES} images, then ask again."
             )
-        region_controls = [c for c in observation.config.controls if c.kind != "choices"]
+        region_controls = [c for c in observation.config.controls if not c.is_choices]
         if not region_controls:
             return [self._advise_choices(control) for control in observation.config.controls]
         encoder = self._session.live_encoder()
@@ -158,7 +158,7 @@ class Adviser:
             s for s in fit.samples(control) if address_by_task[s.task_id] in vector_by_address
         ]
         objects = object_statistics(samples, control)
-        points = control.kind == "points"
+        points = control.is_points
         figures: dict[str, Any] = {
             "things": objects.to_json(),
             "labels": {
@@ -392,7 +392,7 @@ class _ApproachComparison:
                 seed=self._session.settings.seed,
             )
         )
-        assert head is not None  # noqa: S101 - there are labeled images
+        assert head is not None
         return head.probabilities(vectors[held_out])
 
     def _detect(

@@ -94,7 +94,7 @@ class LabelErrorFinder:
     def _control_suspects(
         self, control: Control, fit: ModelTrainer, observation: Observation
     ) -> list[LabelErrorCandidate]:
-        if control.kind == "choices":
+        if control.is_choices:
             return self._choice_suspects(control, fit)
         return self._region_suspects(control, fit, observation)
 
@@ -263,7 +263,7 @@ def detect_out_of_sample(
         if detector is None or not set(control.label_names) <= set(detector.class_mapping.labels):
             continue
         version_images = predict_samples(detector, control, version_samples)
-        if control.kind == "points":
+        if control.is_points:
             version_images = [
                 points_to_boxes(evaluated_image, detector.class_mapping.sides)
                 for evaluated_image in version_images

@@ -213,7 +213,7 @@ def _fine_tune(job: DetectorTrainingJob, samples: Sequence[RegionSample]) -> Tra
         network = interpolate_weights(start_network, network, WEIGHT_INTERPOLATION)
     names = job.control.label_names
     meaning = ClassMapping(
-        points=job.control.kind == "points",
+        points=job.control.is_points,
         labels=names,
         classes={i: i for i in range(len(names))},
         sides=box_sizes,
@@ -275,9 +275,7 @@ def _warm_start_detector(job: DetectorTrainingJob) -> TrainedDetector | None:
         return None
     same_base = previous.network.spec.base == job.base_network.spec.base
     return (
-        previous
-        if same_base and previous.class_mapping.points == (job.control.kind == "points")
-        else None
+        previous if same_base and previous.class_mapping.points == (job.control.is_points) else None
     )
 
 
@@ -289,7 +287,7 @@ def _tune_threshold(
     """
     tuning_samples = [sample for sample in samples if sample.regions][-TUNING_IMAGE_COUNT:]
     judged = predict_samples(detector, control, tuning_samples)
-    if control.kind == "points":
+    if control.is_points:
         judged = [points_to_boxes(item, detector.class_mapping.sides) for item in judged]
     labels = control.label_names
     threshold = round(min(DEFAULT_CONFIDENCE_THRESHOLD, best_f1_threshold(judged, labels)), 4)
@@ -301,7 +299,7 @@ def _tune_threshold(
 def _zero_shot_meaning(job: DetectorTrainingJob, known_classes: Mapping[int, int]) -> ClassMapping:
     size = job.input_size or MAX_INPUT_SIZE
     return ClassMapping(
-        points=job.control.kind == "points",
+        points=job.control.is_points,
         labels=job.control.label_names,
         classes=known_classes,
         sides={},

@@ -104,7 +104,7 @@ def _predict(
 ) -> list[dict[str, Any]]:
     encoder_setting = session.versions.card(live_version).encoder.get("setting", "")
     model = session.model(live_version)
-    choices = [control for control in controls if control.kind == "choices"]
+    choices = [control for control in controls if control.is_choices]
     embeddings = EMPTY_EMBEDDINGS
     if encoder_setting and choices:
         embedder = session.embedder(session.resources.encoder(encoder_setting))

@@ -35,7 +35,7 @@ def _count_labels(
     control: Control, fit: ModelTrainer, model: Model, vectors: Floats
 ) -> Counter[str]:
     counts: Counter[str] = Counter()
-    if control.kind != "choices":
+    if not control.is_choices:
         for sample in fit.samples(control):
             counts.update(region.label for region in sample.regions if sample.is_audit)
     elif control.name in model.heads and len(vectors):

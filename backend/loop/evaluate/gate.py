@@ -95,7 +95,7 @@ class QualityGate:
         """
         verdicts: list[GateVerdict] = []
         for control in self._observation.config.controls:
-            if control.kind == "choices":
+            if control.is_choices:
                 verdicts += self._choice_verdicts(control, evaluations[control.name])
             elif control.name in self._fit.live_model.detectors:
                 verdicts += self._region_verdicts(control, evaluations[control.name])

@@ -47,7 +47,7 @@ class PastVersions:
         observation: Observation,
         fit: ModelTrainer,
     ) -> None:
-        assert fit.live_card is not None  # noqa: S101 - there is nothing to look back at
+        assert fit.live_card is not None
         self.live: VersionCard = fit.live_card
         self.unavailable_reason = ""
         self._session = session
@@ -117,7 +117,7 @@ class PastVersions:
 
     @cached_property
     def _examples(self) -> Mapping[str, ChoiceExamples]:
-        choices = [c for c in self._observation.config.controls if c.kind == "choices"]
+        choices = [c for c in self._observation.config.controls if c.is_choices]
         if not choices or self.has_same_encoder:
             return {c.name: self._fit.examples(c) for c in choices}
         name = self.live.encoder.get("name", "")
