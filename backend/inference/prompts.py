@@ -53,7 +53,7 @@ class YoloePrompts:
         self._file_keys = [f"{name} {size}" for name, size in files] or [weights]
 
     def detector(
-        self, control: Control, samples: Sequence[RegionSample], meaning: ClassMapping
+        self, control: Control, samples: Sequence[RegionSample], mapping: ClassMapping
     ) -> PromptedDetector | None:
         """Build a detector from drawn boxes, and from text for labels without boxes."""
         try:
@@ -62,7 +62,7 @@ class YoloePrompts:
             log.warning("Text and box prompts are unavailable: %s", error)
             return None
         prompt_samples = [sample for sample in samples if sample.regions][:MAX_PROMPT_IMAGES]
-        sides = point_box_sizes(control, prompt_samples, meaning.size) if prompt_samples else {}
+        sides = point_box_sizes(control, prompt_samples, mapping.size) if prompt_samples else {}
         embeddings = _embed_drawn_boxes(network, control, prompt_samples, sides)
         unprompted = [i for i, embedding in enumerate(embeddings) if not embedding.any()]
         for i, embedding in self._text_embeddings(network, control, unprompted).items():
@@ -71,7 +71,7 @@ class YoloePrompts:
         if not classes:
             return None
         return PromptedDetector(
-            embeddings, replace(meaning, classes=classes, sides=sides), self._weights, self._load
+            embeddings, replace(mapping, classes=classes, sides=sides), self._weights, self._load
         )
 
     def _text_embeddings(

@@ -17,8 +17,7 @@ from backend.loop import card as cards
 from backend.loop.evaluate.assess import Assessor
 from backend.loop.evaluate.drift_reference import build_reference
 from backend.loop.fit import RECIPE_VERSION, ModelTrainer
-from backend.loop.label_table import count_changes, label_table
-from backend.loop.observe import Observation
+from backend.loop.observe import Observation, count_changes, label_table
 from backend.runtime.project_session import ProjectSession
 from backend.store.drift_reference import save_reference
 from backend.store.versions import LabelSnapshot, VersionCard, content_hash

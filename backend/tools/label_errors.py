@@ -20,8 +20,7 @@ from backend.learning.detection_metrics import DetectionSample
 from backend.learning.label_errors import LabelErrorCandidate
 from backend.loop.evaluate.metrics import FINE_TUNED_KIND
 from backend.loop.fit import ModelTrainer
-from backend.loop.label_table import label_table
-from backend.loop.observe import Observation, fetch_fingerprint, observe
+from backend.loop.observe import Observation, fetch_fingerprint, label_table, observe
 from backend.loop.publish.thumbnails import MAX_SUSPECTS as PICTURED
 from backend.loop.publish.thumbnails import ThumbnailPublisher, first_image_addresses
 from backend.runtime.connection import Connection

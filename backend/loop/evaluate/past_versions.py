@@ -15,9 +15,8 @@ from backend.errors import PrelabelError
 from backend.inference.images import image_sources
 from backend.inference.model import load_heads
 from backend.learning.contradiction import AnsweredQuestions
-from backend.loop.fit import ModelTrainer
-from backend.loop.label_table import choice_examples, label_table
-from backend.loop.observe import Observation
+from backend.loop.fit import ModelTrainer, choice_examples
+from backend.loop.observe import Observation, label_table
 from backend.runtime.project_session import ProjectSession
 from backend.store.versions import LabelSnapshot, VersionCard
 from backend.training.head import ChoiceExamples, target_matrix

@@ -22,8 +22,7 @@ from backend.learning.auto_accept import (
 from backend.learning.detection_metrics import DetectionSample, RegionKind, count_matches
 from backend.loop.evaluate import metrics
 from backend.loop.evaluate.metrics import ControlEvaluation
-from backend.loop.label_table import region_rows
-from backend.loop.observe import RANDOM_CAPTURE, Observation
+from backend.loop.observe import RANDOM_CAPTURE, Observation, region_rows
 from backend.runtime.connection import Connection
 from backend.store.acceptance import AcceptanceState, AcceptedAnswer, Suspension
 from backend.store.versions import VersionCard
