@@ -93,6 +93,16 @@ class Control:
     smart: bool = False
 
     @property
+    def is_choices(self) -> bool:
+        """Whether the control classifies the whole image."""
+        return self.kind == "choices"
+
+    @property
+    def is_points(self) -> bool:
+        """Whether the control marks centre points."""
+        return self.kind == "points"
+
+    @property
     def label_names(self) -> tuple[str, ...]:
         """The label names in the order of the config."""
         return tuple(label.name for label in self.labels)

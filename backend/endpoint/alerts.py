@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 
 from backend.endpoint.alert_rules import AlertRule, signing_key
 from backend.errors import StoreError
+from backend.inference.predict_image import labels_of
 from backend.store.files import append_line, read_json, write_json, write_text
 
 if TYPE_CHECKING:
@@ -143,14 +144,13 @@ class AlertSender:
         """
         alert_count = 0
         for rule in self._rules.values():
-            label_confidences = (
-                _label_confidences(prediction, rule.label) if rule.function == function else []
-            )
+            if rule.function != function:
+                continue
             confident = sorted(
                 (
-                    label_confidence
-                    for label_confidence in label_confidences
-                    if label_confidence >= rule.confidence
+                    given.confidence
+                    for given in labels_of(prediction, rule.confidence)
+                    if given.label == rule.label
                 ),
                 reverse=True,
             )
@@ -314,20 +314,6 @@ def sign_webhook(secret: str, id: str, body: bytes, sent_at: int | None = None) 
         "webhook-timestamp": timestamp,
         "webhook-signature": "v1," + base64.b64encode(signature).decode(),
     }
-
-
-def _label_confidences(prediction: ImagePrediction, label: str) -> list[float]:
-    """Confidence of each time that a label was given."""
-    chosen_confidences = [
-        ranked[label] for ranked in prediction.label_probabilities.values() if label in ranked
-    ]
-    detected_confidences = [
-        confidence_value
-        for regions, confidence in prediction.regions.values()
-        for region, confidence_value in zip(regions, confidence, strict=True)
-        if region.label == label
-    ]
-    return chosen_confidences + detected_confidences
 
 
 def _utc_timestamp() -> str:

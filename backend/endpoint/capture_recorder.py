@@ -16,7 +16,7 @@ import numpy as np
 
 from backend.domain import ImageSize
 from backend.endpoint.schemas import JsonObject
-from backend.inference.predict_image import to_task_prediction
+from backend.inference.predict_image import labels_of, to_task_prediction
 from backend.label_studio.task_results import format_prediction
 from backend.store.captures import DAY_SECONDS, Capture, CaptureStore
 
@@ -226,8 +226,8 @@ class CaptureRecorder:
         return (
             "rare"
             if any(
-                _is_rare(card.control(control_name).examples, label_name)
-                for control_name, label_name in _predicted_labels(prediction)
+                _is_rare(card.control(given.control).examples, given.label)
+                for given in labels_of(prediction)
             )
             else ""
         )
@@ -243,22 +243,6 @@ class CaptureRecorder:
             for capture in self._captures_by_id.values()
             if capture.look
         )
-
-
-def _predicted_labels(prediction: ImagePrediction) -> set[tuple[str, str]]:
-    """(control, label) of what was answered."""
-    chosen_labels = {
-        (name, next(iter(ranked)))
-        for name, ranked in prediction.label_probabilities.items()
-        if ranked
-    }
-    detected_labels = {
-        (name, region.label)
-        for name, (detected_regions, confidence) in prediction.regions.items()
-        for region, c in zip(detected_regions, confidence, strict=True)
-        if c >= prediction.thresholds[name]
-    }
-    return chosen_labels | detected_labels
 
 
 def _is_rare(examples: Mapping[str, int], label: str) -> bool:

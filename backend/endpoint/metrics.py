@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import prometheus_client
 
+from backend.inference.predict_image import labels_of
 from backend.learning.drift import (
     MIN_DRIFT_ANSWERS,
     MIN_OUTLIER_SHARE,
@@ -141,8 +142,10 @@ class DriftMonitor:
         self._warned_kinds: set[str] = set()
 
     def add_prediction(self, prediction: ImagePrediction) -> None:
-        """Add a prediction, replacing the oldest."""
-        self._label_mixes.append(count_control_labels(prediction))
+        """One more answer."""
+        self._label_mixes.append(
+            Counter((given.control, given.label) for given in labels_of(prediction))
+        )
         if prediction.embedding is not None and len(self._reference.vectors) > 1:
             self._outlier_flags.append(
                 is_outlier(prediction.embedding, self._reference.vectors, self._typical_distance)
@@ -187,22 +190,6 @@ class DriftMonitor:
         self._warned_kinds = set(warnings)
 
 
-def count_control_labels(prediction: ImagePrediction) -> dict[tuple[str, str], int]:
-    """How often each label of each control was given."""
-    label_counts: Counter[tuple[str, str]] = Counter()
-    for name, ranked in prediction.label_probabilities.items():
-        label_counts.update((name, label) for label in list(ranked)[:1])
-    for name, (regions, confidence) in prediction.regions.items():
-        pairs = zip(regions, confidence, strict=True)
-        label_counts.update(
-            (name, region.label) for region, c in pairs if c >= prediction.thresholds[name]
-        )
-    return dict(label_counts)
-
-
 def count_labels(prediction: ImagePrediction) -> Counter[str]:
     """How often each label was given."""
-    label_counts: Counter[str] = Counter()
-    for (_, label), count in count_control_labels(prediction).items():
-        label_counts[label] += count
-    return label_counts
+    return Counter(given.label for given in labels_of(prediction))

@@ -1,4 +1,4 @@
-"""Confidence of a whole answer."""
+"""Confidence that a whole prediction is right."""
 
 from __future__ import annotations
 
@@ -11,18 +11,25 @@ from backend.vision.detection.detections import MIN_DETECTION_CONFIDENCE
 
 
 def choice_confidence(row: Floats, multiple: bool) -> float:
-    """Confidence of a whole answer: of the best label, or of the least decided of several."""
+    """Return the confidence of the best label, or of the least certain label of several.
+
+    Args:
+        row: (K,) probabilities, 0 to 1.
+        multiple: several labels may be right at once.
+    """
     if not len(row):
         return 0.0
     return float(np.maximum(row, 1 - row).min() if multiple else row.max())
 
 
 def detection_confidence(confidence: Sequence[float], min_confidence: float) -> float:
-    """Confidence that all finds are right and nothing is missing: of the least decided find.
+    """Return the confidence that all regions are right and none is missing.
+
+    It is the confidence of the least certain region.
 
     Args:
-        confidence: of everything found, shown or not.
-        min_confidence: from which a find counts.
+        confidence: of all detections, 0 to 1.
+        min_confidence: confidence from which a detection counts.
     """
     return min(
         (c if c >= min_confidence else 1 - c for c in confidence),

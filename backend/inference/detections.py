@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from backend.arrays import Floats
-from backend.domain import Control, ImageSize, Region, Regions
+from backend.domain import Control, ImageSize, Region, RegionPrediction, Regions
 from backend.learning.detection_metrics import DetectionSample
 from backend.vision.detection.detections import (
     MIN_DETECTION_CONFIDENCE,
@@ -25,18 +25,30 @@ if TYPE_CHECKING:
 SAMPLE_BATCH_SIZE = 32
 
 
-@dataclass(frozen=True)
-class RegionSample:
-    """An image that a person looked through.
+class ScoredRegions(NamedTuple):
+    """The detections of one control in one image, most confident first.
 
     Attributes:
-        task_id: the task's number.
-        load_image: gives the upright RGB image.
+        regions: boxes or points.
+        confidence: of each, 0 to 1.
+    """
+
+    regions: Regions
+    confidence: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class RegionSample:
+    """A labeled image of a control of boxes or points.
+
+    Attributes:
+        task_id: of its task.
+        load_image: loads the upright RGB image.
         size: of the original, pixels.
         regions: all objects of the control.
-        other_boxes: real boxes of the same labels, of other controls; for the size of points.
-        is_audit: belongs to the audit slice: judged on, never trained on.
-        digest: hash of the image's bytes, by which its copy is kept; empty where there is none.
+        other_boxes: boxes of other controls of the same image, for the size of points.
+        is_audit: the task belongs to the audit set and is never trained on.
+        digest: SHA-256 of the image's bytes; empty when unknown.
     """
 
     task_id: int
@@ -58,14 +70,14 @@ def detect_regions(
     control: Control,
     images: Sequence[Image.Image],
     min_confidence: float = MIN_DETECTION_CONFIDENCE,
-) -> list[tuple[Regions, tuple[float, ...]]]:
-    """Places and confidence by image, most certain first.
+) -> list[ScoredRegions]:
+    """Run a detector on images.
 
     Args:
         detector: of the control.
-        control: as it stands in the config now; labels it no longer has are never found.
+        control: as it is in the config now; detections of removed labels are dropped.
         images: RGB, upright.
-        min_confidence: confidence below which nothing is reported.
+        min_confidence: confidence below which detections are dropped.
     """
     current_labels = frozenset(control.label_names)
     names = detector.class_mapping.labels
@@ -74,31 +86,65 @@ def detect_regions(
     ]
 
 
+def filter_regions(
+    control: str,
+    scored: ScoredRegions,
+    minimum: float,
+    size: ImageSize,
+    label_minimums: Mapping[str, float] | None = None,
+) -> RegionPrediction:
+    """Return the detections from a confidence on, as a prediction.
+
+    Args:
+        control: the control's name.
+        scored: its detections.
+        minimum: confidence from which a region stays.
+        size: of the image.
+        label_minimums: label → another minimum.
+    """
+    minimums = label_minimums or {}
+    visible = [
+        (region, value)
+        for region, value in zip(*scored, strict=True)
+        if value >= minimums.get(region.label, minimum)
+    ]
+    return RegionPrediction(
+        control, tuple(r for r, _ in visible), tuple(v for _, v in visible), size
+    )
+
+
 def confidence_threshold(detector: Detector, control: Control) -> float:
-    """The confidence from which a find is shown: the config's, else the finder's own."""
+    """Return the confidence from which a region is published: the config's, else the tuned one."""
     return control.threshold or detector.class_mapping.shown
 
 
 def predict_samples(
     detector: Detector | None, control: Control, samples: Sequence[RegionSample]
 ) -> list[DetectionSample]:
-    """What a finder finds in images whose truth is known."""
-    judged: list[DetectionSample] = []
+    """Run a detector on labeled images; without a detector nothing is detected."""
+    evaluated: list[DetectionSample] = []
     for start in range(0, len(samples), SAMPLE_BATCH_SIZE):
         batch = samples[start : start + SAMPLE_BATCH_SIZE]
         images = [sample.load_image() for sample in batch] if detector else []
         detections = (
-            detect_regions(detector, control, images) if detector else [((), ())] * len(batch)
+            detect_regions(detector, control, images)
+            if detector
+            else [ScoredRegions((), ())] * len(batch)
         )
-        judged += [
+        evaluated += [
             DetectionSample(regions, confidence, sample.regions, sample.aspect_ratio)
             for sample, (regions, confidence) in zip(batch, detections, strict=True)
         ]
-    return judged
+    return evaluated
 
 
 def points_to_boxes(image: DetectionSample, box_sizes: Mapping[str, float]) -> DetectionSample:
-    """Points as squares of their label's size, in units of the longer edge."""
+    """Return points as squares.
+
+    Args:
+        image: detections and ground truth of an image.
+        box_sizes: label → side, 0 to 1 of the longer edge.
+    """
     return replace(
         image,
         detections=_to_squares(image.detections, box_sizes, image),
@@ -110,12 +156,10 @@ def _to_squares(
     regions: Regions, box_sizes: Mapping[str, float], image: DetectionSample
 ) -> Regions:
     squares = []
+    x_scale, y_scale = edge_scale(image.aspect_ratio)
     for region in regions:
         half_side = box_sizes[region.label] / 2
-        w, h = (
-            half_side / min(image.aspect_ratio, 1.0),
-            half_side / min(1 / image.aspect_ratio, 1.0),
-        )
+        w, h = half_side / x_scale, half_side / y_scale
         x, y = region.center
         squares.append(Region(region.label, x - w, y - h, x + w, y + h))
     return tuple(squares)
@@ -124,20 +168,33 @@ def _to_squares(
 def example_from_sample(
     sample: RegionSample, control: Control, box_sizes: Mapping[str, float]
 ) -> DetectionExample:
-    """A sample as boxes: its own, or pseudo-boxes around its points."""
-    return _build_example(sample, control, box_sizes)
+    """Return a sample as training example: its boxes, or pseudo-boxes around its points."""
+    names = control.label_names
+    labels = np.array([names.index(p.label) for p in sample.regions], dtype=np.int64)
+    boxes = as_boxes(sample.regions)
+    if control.is_points:
+        widths = np.array([box_sizes[p.label] for p in sample.regions], dtype=np.float32)
+        boxes = make_pseudo_boxes(boxes[:, :2], widths, sample.aspect_ratio)
+    return DetectionExample(sample.load_image, sample.size.width, sample.size.height, boxes, labels)
+
+
+def as_boxes(regions: Iterable[Region]) -> Floats:
+    """Return the corners of regions, (n, 4) float32 as x0 y0 x1 y1."""
+    corners = [(region.x0, region.y0, region.x1, region.y1) for region in regions]
+    return np.array(corners, dtype=np.float32).reshape(-1, 4)
+
+
+def edge_scale(aspect_ratio: float) -> tuple[float, float]:
+    """Return (x, y) factors from 0 to 1 of each edge to 0 to 1 of the longer edge."""
+    return min(aspect_ratio, 1.0), min(1 / aspect_ratio, 1.0)
 
 
 def point_box_sizes(
     control: Control, samples: Sequence[RegionSample], size: int
 ) -> dict[str, float]:
-    """By label of a control of points, the side of its pseudo-boxes; see ``estimate_side``."""
-    return _label_box_sizes(control, samples, size) if control.kind == "points" else {}
-
-
-def _label_box_sizes(
-    control: Control, samples: Sequence[RegionSample], size: int
-) -> dict[str, float]:
+    """Return label → side of its pseudo-boxes for a control of points, see `estimate_side`."""
+    if not control.is_points:
+        return {}
     return {
         label.name: estimate_side(
             [_scaled_boxes(s, s.regions, label.name)[:, :2] for s in samples],
@@ -150,14 +207,9 @@ def _label_box_sizes(
 
 
 def _scaled_boxes(sample: RegionSample, regions: Regions, label: str) -> Floats:
-    """(n, 4) of one label, in units of the longer edge."""
-    x_scale, y_scale = min(sample.aspect_ratio, 1.0), min(1 / sample.aspect_ratio, 1.0)
-    rows = [
-        (p.x0 * x_scale, p.y0 * y_scale, p.x1 * x_scale, p.y1 * y_scale)
-        for p in regions
-        if p.label == label
-    ]
-    return np.array(rows, dtype=np.float32).reshape(-1, 4)
+    """Return the boxes of one label, (n, 4) in units of the longer edge."""
+    boxes = as_boxes(region for region in regions if region.label == label)
+    return boxes * np.tile(np.array(edge_scale(sample.aspect_ratio), dtype=np.float32), 2)
 
 
 def _box_extents(sample: RegionSample, label: str) -> Floats:
@@ -165,26 +217,13 @@ def _box_extents(sample: RegionSample, label: str) -> Floats:
     return boxes[:, 2:] - boxes[:, :2]
 
 
-def _build_example(
-    sample: RegionSample, control: Control, box_sizes: Mapping[str, float]
-) -> DetectionExample:
-    names = control.label_names
-    labels = np.array([names.index(p.label) for p in sample.regions], dtype=np.int64)
-    corners = [(p.x0, p.y0, p.x1, p.y1) for p in sample.regions]
-    boxes = np.array(corners, dtype=np.float32).reshape(-1, 4)
-    if control.kind == "points":
-        widths = np.array([box_sizes[p.label] for p in sample.regions], dtype=np.float32)
-        boxes = make_pseudo_boxes(boxes[:, :2], widths, sample.aspect_ratio)
-    return DetectionExample(sample.load_image, sample.size.width, sample.size.height, boxes, labels)
-
-
 def _to_regions(
     raw: Detections, names: Sequence[str], current_labels: frozenset[str]
-) -> tuple[Regions, tuple[float, ...]]:
+) -> ScoredRegions:
     rows = [
         (Region(names[label], *map(float, box)), float(confidence))
         for box, confidence, label in zip(raw.boxes, raw.confidence, raw.labels, strict=True)
         if names[label] in current_labels
     ]
     rows.sort(key=lambda row: -row[1])
-    return tuple(region for region, _ in rows), tuple(value for _, value in rows)
+    return ScoredRegions(tuple(region for region, _ in rows), tuple(value for _, value in rows))

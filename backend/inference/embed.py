@@ -1,4 +1,4 @@
-"""Images of tasks → embeddings, through the cache: only what is new is fetched and encoded."""
+"""Embed the images of tasks; only new images are fetched and encoded."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from backend.vision.encoders.base import Encoder
 from backend.vision.encoders.embedding_cache import EmbeddingCache
 
 MIN_DECODE_SIZE = 512
-"""Pixels a JPEG's shorter side keeps while decoding: every encoder reduces further."""
+"""Pixels that a JPEG's shorter side keeps while decoding; every encoder reduces further."""
 
 
 @dataclass(frozen=True)
 class EmbeddingResult:
-    """What became of a set of images, by address.
+    """Embeddings of images, by address.
 
     Attributes:
         vectors: address → (d,) float32 of unit length.
         sizes: address → pixels of the upright image.
-        errors: address → why it could not be read.
+        errors: address → why the image could not be read.
     """
 
     vectors: Mapping[str, Floats]
@@ -40,33 +40,33 @@ class Embedder:
 
     Args:
         images: of the project.
-        encoder: turns them into vectors.
-        cache: keeps the vectors.
+        encoder: image → vector.
+        cache: of vectors, by content hash and encoder.
     """
 
     def __init__(self, images: ProjectImages, encoder: Encoder, cache: EmbeddingCache) -> None:
-        self._pictures = images
+        self._images = images
         self._encoder = encoder
         self._cache = cache
 
     def embed(self, sources: Iterable[ImageSource], progress: ProgressCallback) -> EmbeddingResult:
-        """Embed images, reading those from the cache that were seen before.
+        """Embed images, from the cache where possible.
 
         Args:
-            sources: the images; the same address twice is one image.
-            progress: told (done, of) after each batch of new images.
+            sources: the images; repeated addresses are embedded once.
+            progress: called with (done, total) after each batch of new images.
         """
         unique_sources = {source.address: source for source in sources}
-        facts = self._pictures.cached_facts(unique_sources)
+        facts = self._images.cached_facts(unique_sources)
         digests = {address: fact.digest for address, fact in facts.items()}
         sizes = {address: ImageSize(fact.width, fact.height) for address, fact in facts.items()}
         vectors = self._cache.get_vectors(self._encoder.id, list(digests.values()))
         missing = [s for a, s in unique_sources.items() if digests.get(a) not in vectors]
         all_errors: dict[str, ImageError] = {}
         progress(0, len(missing))
-        batch_size = self._pictures.batch_size
+        batch_size = self._images.batch_size
         for start in range(0, len(missing), batch_size):
-            fetched, errors = self._pictures.fetch(
+            fetched, errors = self._images.fetch(
                 missing[start : start + batch_size], MIN_DECODE_SIZE
             )
             all_errors |= errors
@@ -94,7 +94,7 @@ class Embedder:
 
 
 def task_vectors(tasks: Iterable[Task], embeddings: EmbeddingResult) -> dict[int, Floats]:
-    """By task, what its first image that could be read looks like."""
+    """Return task → embedding of its first readable image."""
     vectors = {}
     for task in tasks:
         candidates = (embeddings.vectors.get(address) for address in task.images.values())

@@ -1,4 +1,4 @@
-"""Images of tasks: fetched once, a bad one remembered, a copy kept where detectors need it."""
+"""Fetch the images of tasks, remember unreadable ones, and store copies for detectors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from backend.domain import ImageSize
+from backend.domain import Control, ImageSize, Task
 from backend.errors import ImageError
 from backend.label_studio.image_fetcher import TaskImageFetcher
 from backend.store.image_copies import MAX_EDGE_PIXELS, ImageCopies, shrink_to_limit
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 FETCH_THREADS = 8
 IMAGE_BATCH_SIZE = 32
 RETRY_SECONDS = 300.0
+"""Seconds before an unreadable image is fetched again."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,8 @@ class ImageSource:
     """An image of a task.
 
     Attributes:
-        address: as it stands in the task's data.
-        task_id: the number of a task that shows it.
+        address: as stored in the task's data.
+        task_id: a task that contains it.
     """
 
     address: str
@@ -39,12 +40,12 @@ class ImageSource:
 
 @dataclass(frozen=True)
 class FetchedImage:
-    """An image that was read.
+    """An image that was fetched.
 
     Attributes:
-        address: as it stands in the task's data.
+        address: as stored in the task's data.
         digest: SHA-256 of its bytes, hexadecimal.
-        decoded: decoded.
+        decoded: the pixels.
     """
 
     address: str
@@ -56,13 +57,13 @@ class ProjectImages:
     """The images of one project.
 
     Args:
-        server: tells equal addresses of different servers apart.
-        fetcher: fetches them.
-        cache: remembers what an address held.
-        copies: copies for detectors.
-        max_pixels: see :func:`backend.vision.images.decode.decode_upright_image`.
-        clock: seconds; an unreadable image is not asked for again before RETRY_SECONDS.
-        batch_size: images that are in memory together.
+        server: part of the cache key, because servers share relative addresses.
+        fetcher: downloads them.
+        cache: of content hash and size by address.
+        copies: reduced copies for detectors.
+        max_pixels: see `decode_upright_image`.
+        clock: seconds.
+        batch_size: images held in memory together.
     """
 
     def __init__(
@@ -83,31 +84,31 @@ class ProjectImages:
         self._max_pixels = max_pixels
         self._clock = clock
         self._failures: dict[str, tuple[ImageError, float]] = {}
-        self._prefetch_pool = ThreadPoolExecutor(1, "fetching ahead")
+        self._prefetch_pool = ThreadPoolExecutor(1, "image-prefetch")
         self._prefetched: Future[ImageBatch] | None = None
 
     @property
     def errors(self) -> dict[str, ImageError]:
-        """Images that could not be read when they were last asked for, by address."""
+        """Images that could not be read at the last attempt, by address."""
         return {address: error for address, (error, _) in self._failures.items()}
 
     def cached_facts(self, addresses: Iterable[str]) -> dict[str, ImageInfo]:
-        """What is known of addresses without asking for them again."""
+        """Return content hash and size of the addresses that were fetched before."""
         keys = {self._key(address): address for address in addresses}
         return {keys[key]: fact for key, fact in self._cache.get_image_info(list(keys)).items()}
 
     def fetch(
         self, sources: Sequence[ImageSource], min_size: int
     ) -> tuple[list[FetchedImage], dict[str, ImageError]]:
-        """Read images, several at a time.
+        """Fetch images in parallel.
 
         Args:
             sources: the images.
-            min_size: pixels a JPEG's shorter side keeps while decoding.
+            min_size: pixels that a JPEG's shorter side keeps while decoding.
 
         Returns:
-            those that could be read, their longer edge at most ``MAX_EDGE_PIXELS`` pixels; and by address
-            why the others could not.
+            the readable images, their longer edge at most ``MAX_EDGE_PIXELS``, and the errors of
+            the others by address.
         """
         fetched: list[FetchedImage] = []
         errors: dict[str, ImageError] = {}
@@ -124,11 +125,11 @@ class ProjectImages:
     def iter_batches(
         self, sources: Iterable[ImageSource], next_sources: Iterable[ImageSource] = ()
     ) -> Iterator[ImageBatch]:
-        """Images as detectors look at them, part by part, from the copies where they are there.
+        """Yield images for detectors in batches, from the stored copies where possible.
 
         Args:
-            sources: the images; the same address twice is one image.
-            next_sources: what the next call will ask for, a few: fetched while the last part is looked at.
+            sources: the images; repeated addresses are yielded once.
+            next_sources: images of the next call, prefetched while the last batch is in use.
         """
         unique = _unique_sources(sources)
         prefetched = self._take_prefetched()
@@ -147,7 +148,7 @@ class ProjectImages:
             )
 
     def _take_prefetched(self) -> ImageBatch:
-        """What was fetched ahead; nothing where that failed: it is then asked for again."""
+        """Return the prefetched batch; an empty one when prefetching failed."""
         future, self._prefetched = self._prefetched, None
         if future is None:
             return EMPTY_BATCH
@@ -155,14 +156,14 @@ class ProjectImages:
         return EMPTY_BATCH if future.exception() else future.result()
 
     def digests(self, addresses: Iterable[str]) -> dict[str, str]:
-        """By address, the hash of the bytes that it held; of those that were read before."""
+        """Return address → content hash of the images that were fetched before."""
         return {address: fact.digest for address, fact in self.cached_facts(addresses).items()}
 
     def load_copy(self, source: ImageSource) -> Image.Image:
-        """One image as detectors look at it.
+        """Load one image at the size for detectors.
 
         Raises:
-            ImageError: it cannot be read.
+            ImageError: the image cannot be read.
         """
         batch = next(self.iter_batches([source]))
         if source.address in batch.errors:
@@ -203,7 +204,7 @@ class ProjectImages:
         return hashlib.sha256(f"{self._server} {address}".encode()).hexdigest()
 
     def _fetch_one(self, source: ImageSource, min_size: int) -> FetchedImage | ImageError:
-        """One image, or why not: a bad one costs one prediction, never the batch."""
+        """Return the image or its error, so that a bad image does not fail the batch."""
         error, failed_at = self._failures.get(source.address, (None, 0.0))
         if error and self._clock() - failed_at < RETRY_SECONDS:
             return error
@@ -218,7 +219,7 @@ class ProjectImages:
         try:
             content = self._fetcher.fetch(source.address, source.task_id)
             max_pixels = self._max_pixels
-            # reduced now, and not when 31 others of 50 megapixels are in memory as well
+            # reduce at once: a batch of 32 images of 50 megapixels would take 4.8 GB
             decoded = decode_upright_image(
                 content, max_pixels=max_pixels, min_side=min_size, shrink=shrink_to_limit
             )
@@ -229,7 +230,7 @@ class ProjectImages:
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """Some images, by address.
+    """A batch of images, by address.
 
     Attributes:
         images: RGB, upright, the longer edge at most ``MAX_EDGE_PIXELS`` pixels.
@@ -243,6 +244,16 @@ class ImageBatch:
 
 
 EMPTY_BATCH = ImageBatch({}, {}, {})
+
+
+def image_sources(tasks: Iterable[Task], controls: Iterable[Control]) -> list[ImageSource]:
+    """Return the images of tasks that the given controls refer to."""
+    keys = {control.image_key for control in controls}
+    return [
+        ImageSource(task.images[key], task.id)
+        for task in tasks
+        for key in keys & task.images.keys()
+    ]
 
 
 def _unique_sources(sources: Iterable[ImageSource]) -> list[ImageSource]:

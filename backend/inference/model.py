@@ -1,4 +1,4 @@
-"""A version's artifact: a head per control of choices, a finder per control of boxes or points."""
+"""The model of a version: a head per control of choices, a detector per control of regions."""
 
 from __future__ import annotations
 
@@ -21,18 +21,20 @@ if TYPE_CHECKING:
     from backend.vision.heads.head import Head
 
 CONTROLS_FILE = "controls.json"
+MULTIPLE_LABEL_THRESHOLD = 0.5
+"""Probability from which a label of a several-of-many control is given."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """What answers the controls of a project.
+    """The heads and detectors of a version.
 
     Attributes:
-        heads: by control name; a control that cannot be answered yet has none.
-        detectors: the same of controls of boxes and points.
-        thresholds: by control and label, the confidence from which it is shown; 0 without.
-        controls: as they stood in the labeling config that it was made for; who serves it without
-            Label Studio knows by them what it answers. Empty in versions of old.
+        heads: by control of choices; a control without labels may have none.
+        detectors: by control of boxes or points; likewise.
+        thresholds: control → label → confidence from which it is published; 0 when missing.
+        controls: of the labeling config that the version was trained for, so that it can be served
+            without Label Studio. Empty in versions of early releases.
     """
 
     heads: Mapping[str, Head]
@@ -41,32 +43,45 @@ class Model:
     controls: tuple[Control, ...] = ()
 
     def probabilities(self, control: str, vectors: Floats) -> Floats:
-        """Calibrated confidence, (n, K) float32 in the order of the head's labels.
+        """Return calibrated probabilities, (n, K) float32 in the order of the head's labels.
 
         Args:
-            control: the name of a control that has a head.
+            control: name of a control with a head.
             vectors: (n, d) float32 of unit length.
         """
         return np.asarray(self.heads[control].probabilities(vectors), dtype=np.float32)
 
     def labels(self, control: str) -> tuple[str, ...]:
-        """The label names of a control's head."""
+        """Return the label names of a control's head."""
         return self.heads[control].labels
+
+
+def choose_labels(ranked: Mapping[str, float], min_probability: float | None) -> dict[str, float]:
+    """Return the labels that a head gives: all from a probability on, or the best one.
+
+    Args:
+        ranked: label → probability, best first.
+        min_probability: probability from which a label counts; None: only the best label counts.
+    """
+    if min_probability is None:
+        return dict(list(ranked.items())[:1])
+    return {label: value for label, value in ranked.items() if value >= min_probability}
 
 
 def predict_choice(
     control: Control, labels: tuple[str, ...], probabilities: Floats, size: ImageSize
 ) -> ChoicePrediction:
-    """A row of confidences as the model's answer.
+    """Return the answer to a control of choices.
 
     Args:
-        control: as it stands in the config now; labels it no longer has are never chosen.
+        control: as it is in the config now; labels it no longer has are never chosen.
         labels: (K) names of the row's columns.
-        probabilities: (K,) float32 confidence, 0 to 1.
+        probabilities: (K,) float32, 0 to 1.
         size: of the image.
 
     Returns:
-        the best label for one of many; every label from 0.5 on for several of many.
+        the best label for one of many; all labels from ``MULTIPLE_LABEL_THRESHOLD`` on for
+        several of many.
     """
     current_labels = frozenset(control.label_names)
     ranked = sorted(
@@ -77,23 +92,23 @@ def predict_choice(
         ),
         key=lambda pair: -pair[1],
     )
-    chosen = [pair for pair in ranked if pair[1] >= 0.5] if control.multiple else ranked[:1]
-    return ChoicePrediction(control.name, dict(chosen), size)
+    minimum = MULTIPLE_LABEL_THRESHOLD if control.multiple else None
+    return ChoicePrediction(control.name, choose_labels(dict(ranked), minimum), size)
 
 
 def apply_thresholds(choice: ChoicePrediction, thresholds: Mapping[str, float]) -> ChoicePrediction:
-    """The labels of an answer that are certain enough to be shown."""
+    """Drop the labels below their thresholds."""
     labels = {n: p for n, p in choice.labels.items() if p >= thresholds.get(n, 0.0)}
     return replace(choice, labels=labels)
 
 
 def chosen_labels(choice: ChoicePrediction) -> LabelSet:
-    """The labels of a choice, to be compared with a person's."""
+    """Return the labels of a choice, to compare them with a person's."""
     return frozenset(choice.labels)
 
 
 def save_model(model: Model, folder: Path) -> None:
-    """Write a model into an empty folder: a folder a head or finder, numbered, and their names."""
+    """Write a model into an empty folder: numbered subfolders and files with their names."""
     for kind, names, save in _saved_parts(model):
         for index, name in enumerate(names):
             (folder / f"{kind}-{index}").mkdir()
@@ -108,12 +123,12 @@ def load_model(
     load_runner: Callable[[DetectionNetwork, int, str], NetworkRunner],
     load_prompt_network: Callable[[str], OpenVocabulary],
 ) -> Model:
-    """Read a model.
+    """Load a model.
 
     Args:
-        folder: that :func:`save_model` wrote.
-        load_runner: makes the detectors.
-        load_prompt_network: gives the network that takes prompts, by file name.
+        folder: written by `save_model`.
+        load_runner: loads the runner of a detection network.
+        load_prompt_network: loads the open-vocabulary network, by file name.
 
     Raises:
         PrelabelError: a file is missing or damaged.
@@ -136,7 +151,7 @@ def load_model(
 
 
 def load_heads(folder: Path) -> dict[str, Head]:
-    """The heads of a model alone, by control: a few kilobytes, where a network is megabytes.
+    """Load only the heads of a model, by control; a head takes kilobytes, a detector megabytes.
 
     Raises:
         PrelabelError: a file is missing or damaged.
@@ -148,12 +163,12 @@ def load_heads(folder: Path) -> dict[str, Head]:
 
 
 def load_controls(folder: Path) -> tuple[Control, ...]:
-    """The controls that a model was made for; none of a version of old."""
+    """Load the controls that a model was trained for; none in early releases."""
     return tuple(control_from_json(row) for row in read_json(folder / CONTROLS_FILE) or [])
 
 
 def control_from_json(row: Mapping[str, Any]) -> Control:
-    """A control that was written as JSON (``asdict``)."""
+    """Build a control from the JSON of ``asdict``."""
     labels = tuple(
         Label(**{**label_row, "words": tuple(label_row["words"])}) for label_row in row["labels"]
     )

@@ -1,44 +1,240 @@
-"""A model and tasks → predictions: the same for what is pushed and for what is asked live."""
+"""Run a model on tasks or images: the only way from images to predictions.
+
+Publishing, live ``/predict``, label errors, the predict endpoint and ``prelabel predict`` all call
+`infer`. What differs is where the embeddings and the images come from.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from backend.arrays import Floats
-from backend.domain import Control, ImageSize, Prediction, Task
+from backend.callbacks import ProgressCallback
+from backend.domain import Control, Prediction, RegionPrediction, Task
 from backend.errors import ImageError
-from backend.inference.confidence import choice_confidence
-from backend.inference.detect import InferenceResult
-from backend.inference.embed import EmbeddingResult
-from backend.inference.images import ImageSource
+from backend.inference.confidence import choice_confidence, detection_confidence
+from backend.inference.detections import (
+    ScoredRegions,
+    confidence_threshold,
+    detect_regions,
+    filter_regions,
+)
+from backend.inference.embed import EMPTY_EMBEDDINGS, EmbeddingResult
+from backend.inference.images import ImageBatch, ProjectImages, image_sources
 from backend.inference.model import Model, apply_thresholds, predict_choice
-from backend.learning.audit import hash_rank
 from backend.learning.selection import detection_uncertainty, uncertainty
 
+if TYPE_CHECKING:
+    from PIL import Image
 
-def image_sources(tasks: Iterable[Task], controls: Iterable[Control]) -> list[ImageSource]:
-    """The images of tasks that some controls are about."""
-    keys = {control.image_key for control in controls}
-    return [
-        ImageSource(task.images[key], task.id)
-        for task in tasks
-        for key in keys & task.images.keys()
-    ]
+
+@dataclass
+class InferenceResult:
+    """What a model infers about some tasks.
+
+    Attributes:
+        model: the model.
+        controls: of the labeling config.
+        embeddings: the images as the model's heads read them.
+        probabilities: control → task → (K,) float32; a task whose image is unreadable is absent.
+        detections: task → control → all regions above the detector's floor. Filled on request,
+            because it holds about 50 regions an image.
+        regions: task → the regions to publish, an entry per control that has a detector.
+        unfiltered: task → the same without thresholds of single labels; used for evaluation and
+            auto-accept.
+        weighted_confidences: task → (confidence, difficulty of the label) of all regions.
+        confidence: task → confidence that the regions of all controls are right and complete.
+        errors: image address → why the image could not be read.
+    """
+
+    model: Model
+    controls: Sequence[Control]
+    embeddings: EmbeddingResult = EMPTY_EMBEDDINGS
+    probabilities: dict[str, dict[int, Floats]] = field(default_factory=dict)
+    detections: dict[int, dict[str, ScoredRegions]] = field(default_factory=dict)
+    regions: dict[int, tuple[RegionPrediction, ...]] = field(default_factory=dict)
+    unfiltered: dict[int, tuple[RegionPrediction, ...]] = field(default_factory=dict)
+    weighted_confidences: dict[int, tuple[tuple[float, float], ...]] = field(default_factory=dict)
+    confidence: dict[int, float] = field(default_factory=dict)
+    errors: dict[str, ImageError] = field(default_factory=dict)
+
+    def choice_uncertainties(self) -> dict[int, float]:
+        """Return the uncertainty of each classified task, 0 to 1: its least certain control's."""
+        uncertainties: dict[int, float] = {}
+        for control in self.controls:
+            rows = self.probabilities.get(control.name, {})
+            if rows and (control.multiple or len(self.model.labels(control.name)) > 1):
+                values = uncertainty(np.stack(list(rows.values())), control.multiple)
+                for task, value in zip(rows, values, strict=True):
+                    uncertainties[task] = max(uncertainties.get(task, 0.0), float(value))
+        return uncertainties
+
+    def region_uncertainties(self, fallback_rank: Callable[[int], float]) -> dict[int, float]:
+        """Return the uncertainty of each task that the detectors ran on, 0 to 1.
+
+        Args:
+            fallback_rank: task → 0 to 1, which places a task without any detection.
+        """
+        return {
+            task: detection_uncertainty(pairs, fallback_rank(task))
+            for task, pairs in self.weighted_confidences.items()
+        }
+
+    def uncertainties(
+        self, fallback_rank: Callable[[int], float] = lambda task: 0.0
+    ) -> dict[int, float]:
+        """Return the uncertainty of each task, 0 to 1: the larger of choices and regions."""
+        return merge_max(self.choice_uncertainties(), self.region_uncertainties(fallback_rank))
+
+    def confidences(self) -> dict[int, float]:
+        """Return the confidence, 0 to 1, that all answers to a task are right.
+
+        A task that some control could not answer is absent.
+        """
+        per_control: list[Mapping[int, float]] = []
+        for control in self.controls:
+            if control.is_choices:
+                rows = self.probabilities.get(control.name, {})
+                per_control.append(
+                    {task: choice_confidence(row, control.multiple) for task, row in rows.items()}
+                )
+            else:
+                answered = control.name in self.model.detectors
+                per_control.append(self.confidence if answered else {})
+        tasks = set.intersection(*map(set, per_control)) if per_control else set()
+        return {task: min(by_task[task] for by_task in per_control) for task in tasks}
+
+    def predictions(
+        self, tasks: Iterable[Task], scores: Mapping[int, float], unfiltered: bool = False
+    ) -> list[Prediction]:
+        """Return one prediction per task in their order, empty where the model has no answer.
+
+        Args:
+            tasks: of this result.
+            scores: task → the score that Label Studio sorts by; 1 when missing.
+            unfiltered: keep labels and regions below the model's per-label thresholds.
+        """
+        regions = self.unfiltered if unfiltered else self.regions
+        thresholds = {} if unfiltered else self.model.thresholds
+        return [
+            Prediction(
+                task.id,
+                tuple(
+                    apply_thresholds(
+                        predict_choice(
+                            control,
+                            self.model.labels(control.name),
+                            row,
+                            self.embeddings.sizes[task.images[control.image_key]],
+                        ),
+                        thresholds.get(control.name, {}),
+                    )
+                    for control in self.controls
+                    if (row := self.probabilities.get(control.name, {}).get(task.id)) is not None
+                ),
+                scores.get(task.id, 1.0),
+                regions.get(task.id, ()),
+            )
+            for task in tasks
+        ]
+
+
+def infer_tasks(
+    model: Model,
+    controls: Sequence[Control],
+    tasks: Sequence[Task],
+    embeddings: EmbeddingResult,
+    images: ProjectImages,
+    *,
+    detector_tasks: Sequence[Task] | None = None,
+    next_tasks: Sequence[Task] = (),
+    progress: ProgressCallback = lambda done, total: None,
+) -> InferenceResult:
+    """Run a model on the tasks of a project.
+
+    Args:
+        model: of a version.
+        controls: of the labeling config as it is now.
+        tasks: to classify.
+        embeddings: of their images; empty when no control has choices.
+        images: of the project, for the detectors; read in batches, so that memory stays flat.
+        detector_tasks: tasks that the detectors run on; all tasks when not given.
+        next_tasks: tasks of the next call, whose images are fetched during the last batch.
+        progress: called with (done, total) images of the detectors.
+    """
+    detected = [control for control in controls if control.name in model.detectors]
+    detector_tasks = tasks if detector_tasks is None else detector_tasks
+    sources = image_sources(detector_tasks, detected)
+    batches = images.iter_batches(sources, image_sources(next_tasks, detected)) if detected else ()
+    total = len({source.address for source in sources})
+    return infer(
+        model,
+        controls,
+        tasks,
+        embeddings,
+        batches,
+        detector_tasks,
+        progress=lambda done: progress(done, total),
+    )
+
+
+def infer(
+    model: Model,
+    controls: Sequence[Control],
+    tasks: Sequence[Task],
+    embeddings: EmbeddingResult,
+    batches: Iterable[ImageBatch],
+    detector_tasks: Sequence[Task],
+    *,
+    progress: Callable[[int], None] = lambda done: None,
+    keep_detections: bool = False,
+) -> InferenceResult:
+    """Run a model on embeddings and batches of images.
+
+    Args:
+        model: heads run on the embeddings, detectors on the images.
+        controls: to answer.
+        tasks: to classify.
+        embeddings: of their images.
+        batches: images of ``detector_tasks``, by address.
+        detector_tasks: to run the detectors on.
+        progress: called with the number of images after each batch.
+        keep_detections: fill ``detections`` of the result.
+    """
+    result = InferenceResult(model, controls, embeddings)
+    result.probabilities = predict_probabilities(model, controls, tasks, embeddings)
+    detected = [control for control in controls if control.name in model.detectors]
+    tasks_by_address: dict[str, list[tuple[Task, str]]] = {}
+    for task in detector_tasks:
+        for key in {control.image_key for control in detected} & task.images.keys():
+            tasks_by_address.setdefault(task.images[key], []).append((task, key))
+    done = 0
+    for batch in batches:
+        result.errors |= batch.errors
+        for control in detected:
+            _run_detector(control, batch, tasks_by_address, result, keep_detections)
+        done += len(batch.images) + len(batch.errors)
+        progress(done)
+    complete = {t for t, found in result.unfiltered.items() if len(found) == len(detected)}
+    result.confidence = {t: value for t, value in result.confidence.items() if t in complete}
+    return result
 
 
 def predict_probabilities(
     model: Model, controls: Iterable[Control], tasks: Sequence[Task], embeddings: EmbeddingResult
 ) -> dict[str, dict[int, Floats]]:
-    """What the model believes: control → task → (K,) confidence.
+    """Return control → task → (K,) probabilities in the order of the head's labels.
 
     A control without a head, and a task whose image could not be read, is absent.
     """
     probabilities: dict[str, dict[int, Floats]] = {}
+    vectors = embeddings.vectors
     for control in controls:
-        vectors = embeddings.vectors
         readable_tasks = [t for t in tasks if t.images.get(control.image_key) in vectors]
         if control.name in model.heads and readable_tasks:
             matrix = np.stack([vectors[task.images[control.image_key]] for task in readable_tasks])
@@ -49,91 +245,15 @@ def predict_probabilities(
     return probabilities
 
 
-def choice_uncertainties(
-    controls: Iterable[Control], probabilities: Mapping[str, Mapping[int, Floats]]
-) -> dict[int, float]:
-    """The uncertainty of each task, 0 to 1: that of its least certain control."""
-    uncertainties: dict[int, float] = {}
-    for control in controls:
-        rows = probabilities.get(control.name, {})
-        if rows:
-            values = uncertainty(np.stack(list(rows.values())), control.multiple)
-            for task, value in zip(rows, values, strict=True):
-                uncertainties[task] = max(uncertainties.get(task, 0.0), float(value))
-    return uncertainties
-
-
-def task_confidences(
-    model: Model,
-    controls: Sequence[Control],
-    probabilities: Mapping[str, Mapping[int, Floats]],
-    inference: InferenceResult,
-) -> dict[int, float]:
-    """Confidence of the whole answer to each task that every control was answered of, 0 to 1."""
-    per_control: list[Mapping[int, float]] = []
-    for control in controls:
-        rows = probabilities.get(control.name, {})
-        if control.kind == "choices":
-            per_control.append(
-                {task: choice_confidence(row, control.multiple) for task, row in rows.items()}
-            )
-        else:
-            per_control.append(inference.confidence if control.name in model.detectors else {})
-    tasks = set.intersection(*map(set, per_control)) if per_control else set()
-    return {task: min(by_task[task] for by_task in per_control) for task in tasks}
-
-
-def region_uncertainties(project: str, inference: InferenceResult) -> dict[int, float]:
-    """The uncertainty of each task that a finder looked at, 0 to 1."""
-    return {
-        task: detection_uncertainty(probabilities, hash_rank(project, task))
-        for task, probabilities in inference.weighted_confidences.items()
-    }
-
-
-def build_predictions(
-    model: Model,
-    controls: Sequence[Control],
-    tasks: Sequence[Task],
-    probabilities: Mapping[str, Mapping[int, Floats]],
-    scores: Mapping[int, float],
-    embeddings: EmbeddingResult,
-    inference: InferenceResult,
-    unfiltered: bool = False,
-) -> list[Prediction]:
-    """One prediction per task, in their order; an empty one where the model has no answer.
-
-    What is less certain than the model's thresholds is left out, unless the whole answer is wanted.
-    """
-    thresholds: Mapping[str, Mapping[str, float]] = {} if unfiltered else model.thresholds
-    regions = inference.unfiltered if unfiltered else inference.regions
-    return [
-        Prediction(
-            task.id,
-            tuple(
-                apply_thresholds(
-                    predict_choice(
-                        control,
-                        model.labels(control.name),
-                        row,
-                        _image_size(task, control, embeddings),
-                    ),
-                    thresholds.get(control.name, {}),
-                )
-                for control in controls
-                if (row := probabilities.get(control.name, {}).get(task.id)) is not None
-            ),
-            scores.get(task.id, 1.0),
-            regions.get(task.id, ()),
-        )
-        for task in tasks
-    ]
+def merge_max(first: Mapping[int, float], second: Mapping[int, float]) -> dict[int, float]:
+    """Return the larger value of each key."""
+    return dict(first) | {key: max(value, first.get(key, 0.0)) for key, value in second.items()}
 
 
 def count_unreadable(
     tasks: Iterable[Task], controls: Iterable[Control], errors_by_address: Mapping[str, ImageError]
 ) -> Counter[str]:
-    """How many images of tasks could not be read, by reason."""
+    """Count the images of tasks that could not be read, by reason."""
     counts: Counter[str] = Counter()
     keys = {control.image_key for control in controls}
     for task in tasks:
@@ -143,5 +263,43 @@ def count_unreadable(
     return counts
 
 
-def _image_size(task: Task, control: Control, embeddings: EmbeddingResult) -> ImageSize:
-    return embeddings.sizes[task.images[control.image_key]]
+def _run_detector(
+    control: Control,
+    batch: ImageBatch,
+    tasks_by_address: Mapping[str, Sequence[tuple[Task, str]]],
+    result: InferenceResult,
+    keep_detections: bool,
+) -> None:
+    """Add the detections of one control in one batch to the result."""
+    detector = result.model.detectors[control.name]
+    tasks_of = {
+        address: [
+            task.id for task, key in tasks_by_address.get(address, ()) if key == control.image_key
+        ]
+        for address in batch.images
+    }
+    images: dict[str, Image.Image] = {a: batch.images[a] for a, tasks in tasks_of.items() if tasks}
+    minimum = confidence_threshold(detector, control)
+    label_thresholds = {
+        label: max(minimum, threshold)
+        for label, threshold in result.model.thresholds.get(control.name, {}).items()
+    }
+    detections = detect_regions(detector, control, list(images.values()))
+    for address, scored in zip(images, detections, strict=True):
+        size = batch.sizes[address]
+        published = filter_regions(control.name, scored, minimum, size, label_thresholds)
+        unfiltered = filter_regions(control.name, scored, minimum, size)
+        difficulty = detector.class_mapping.difficulty
+        weighted = tuple(
+            (value, difficulty.get(region.label, 1.0))
+            for region, value in zip(scored.regions, scored.confidence, strict=True)
+        )
+        confidence = detection_confidence(scored.confidence, minimum)
+        for task in tasks_of[address]:
+            result.regions[task] = (*result.regions.get(task, ()), published)
+            result.unfiltered[task] = (*result.unfiltered.get(task, ()), unfiltered)
+            weights = result.weighted_confidences
+            weights[task] = (*weights.get(task, ()), *weighted)
+            result.confidence[task] = min(confidence, result.confidence.get(task, 1.0))
+            if keep_detections:
+                result.detections.setdefault(task, {})[control.name] = scored

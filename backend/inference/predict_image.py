@@ -1,40 +1,42 @@
-"""A model and images → what it says of each: without tasks, and without Label Studio."""
+"""Run a model on images that belong to no task: the predict endpoint and ``prelabel predict``."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from backend.arrays import Floats
-from backend.domain import Control, ImageSize, Prediction, RegionPrediction, Regions
-from backend.inference.confidence import choice_confidence, detection_confidence
-from backend.inference.detections import confidence_threshold, detect_regions
-from backend.inference.model import Model, predict_choice
-from backend.learning.selection import detection_uncertainty, uncertainty
+from backend.domain import ChoicePrediction, Control, ImageSize, Prediction, Regions, Task
+from backend.inference.detections import ScoredRegions, confidence_threshold, filter_regions
+from backend.inference.embed import EMPTY_EMBEDDINGS, EmbeddingResult
+from backend.inference.images import ImageBatch
+from backend.inference.model import MULTIPLE_LABEL_THRESHOLD, Model, choose_labels
+from backend.inference.predict import InferenceResult, infer
 from backend.vision.images.decode import DecodedImage
 
 if TYPE_CHECKING:
     from backend.vision.encoders.base import Encoder
 
 DETECTOR_IMAGE_SIZE, ENCODER_IMAGE_SIZE = 1280, 512
-"""Pixels that an image keeps for finders (its longer edge), and for encoders (its shorter one)."""
+"""Pixels that an image keeps for detectors (longer edge) and for encoders (shorter edge)."""
 
 
 @dataclass(frozen=True)
 class ImagePrediction:
-    """What a model says of one image.
+    """What a model predicts for one image.
 
     Attributes:
         size: of the upright original.
-        label_probabilities: by control of choices, every label's confidence, 0 to 1, best first.
-        regions: by control of boxes or points, places and the confidence of each, best first.
-        thresholds: by control of boxes or points, the confidence from which a find counts.
-        uncertainty: how much the model would learn from it, 0 to 1.
-        confidence: confidence that the whole answer is right, 0 to 1.
-        embedding: (d,) float32 of unit length; None where no control has choices.
+        label_probabilities: control of choices → all labels and their probability, best first.
+        regions: control of boxes or points → regions and their confidence, best first.
+        thresholds: control → confidence from which a label or region counts. A one-of-many control
+            has none, because its best label counts.
+        uncertainty: how much the model would learn from the image's label, 0 to 1.
+        confidence: confidence that the whole prediction is right, 0 to 1.
+        embedding: (d,) float32 of unit length; None when no control has choices.
     """
 
     size: ImageSize
@@ -46,119 +48,119 @@ class ImagePrediction:
     embedding: Floats | None = None
 
 
+class PredictedLabel(NamedTuple):
+    """A label that a model gives, for the whole image or for one region."""
+
+    control: str
+    label: str
+    confidence: float
+
+
+def labels_of(
+    prediction: ImagePrediction, min_confidence: float | None = None
+) -> list[PredictedLabel]:
+    """Return the labels that a prediction gives, one entry per region.
+
+    Args:
+        prediction: of an image.
+        min_confidence: return everything from this confidence on. By default the prediction's own
+            thresholds apply, and a one-of-many control gives its best label.
+    """
+    given: list[PredictedLabel] = []
+    for control, ranked in prediction.label_probabilities.items():
+        minimum = prediction.thresholds.get(control) if min_confidence is None else min_confidence
+        chosen = choose_labels(ranked, minimum)
+        given += [PredictedLabel(control, label, value) for label, value in chosen.items()]
+    for control, (regions, confidence) in prediction.regions.items():
+        minimum = prediction.thresholds[control] if min_confidence is None else min_confidence
+        given += [
+            PredictedLabel(control, region.label, value)
+            for region, value in zip(regions, confidence, strict=True)
+            if value >= minimum
+        ]
+    return given
+
+
 def min_decode_size(controls: Sequence[Control]) -> int:
-    """Pixels that a JPEG must keep while decoding, see ``backend.vision.images.decode.decode``."""
-    has_detectors = any(control.kind != "choices" for control in controls)
+    """Return the pixels that a JPEG must keep while decoding, see `decode_upright_image`."""
+    has_detectors = any(not control.is_choices for control in controls)
     return DETECTOR_IMAGE_SIZE if has_detectors else ENCODER_IMAGE_SIZE
 
 
 def predict_images(
     model: Model, encoder: Encoder | None, decoded_images: Sequence[DecodedImage]
 ) -> list[ImagePrediction]:
-    """Let a model look at images.
+    """Run a model on images.
 
     Args:
-        model: with its controls; one that cannot be answered yet is left out.
-        encoder: of the model's heads; None where it has none.
-        decoded_images: decoded.
+        model: with its controls; those without a head or detector are left out.
+        encoder: of the model's heads; None when it has none.
+        decoded_images: the images.
     """
-    rgb_images = [decoded.image for decoded in decoded_images]
-    vectors = encoder.encode_images(rgb_images) if encoder and model.heads else None
-    probabilities: dict[str, Floats] = {}
-    detections: dict[str, list[tuple[Regions, tuple[float, ...]]]] = {}
-    for control in model.controls:
-        if control.name in model.heads and vectors is not None:
-            probabilities[control.name] = model.probabilities(control.name, vectors)
-        elif control.name in model.detectors:
-            detections[control.name] = detect_regions(
-                model.detectors[control.name], control, rgb_images
-            )
-    return [
-        _build_prediction(
-            model,
-            decoded,
-            {name: matrix[i] for name, matrix in probabilities.items()},
-            {name: rows[i] for name, rows in detections.items()},
-            None if vectors is None else vectors[i],
-        )
-        for i, decoded in enumerate(decoded_images)
-    ]
-
-
-def _build_prediction(
-    model: Model,
-    decoded: DecodedImage,
-    probability_rows: Mapping[str, Floats],
-    detections: Mapping[str, tuple[Regions, tuple[float, ...]]],
-    vector: Floats | None,
-) -> ImagePrediction:
-    controls = {control.name: control for control in model.controls}
-    thresholds = {
-        name: confidence_threshold(model.detectors[name], controls[name]) for name in detections
+    addresses = [str(index) for index in range(len(decoded_images))]
+    keys = {control.image_key for control in model.controls}
+    tasks = [Task(int(address), dict.fromkeys(keys, address)) for address in addresses]
+    images = {a: decoded.image for a, decoded in zip(addresses, decoded_images, strict=True)}
+    sizes = {
+        a: ImageSize(decoded.width, decoded.height)
+        for a, decoded in zip(addresses, decoded_images, strict=True)
     }
-    uncertainties = [
-        float(uncertainty(row[None], controls[name].multiple)[0])
-        for name, row in probability_rows.items()
-        if len(row) > 1 or controls[name].multiple
+    embeddings = EMPTY_EMBEDDINGS
+    if encoder and model.heads:
+        vectors = encoder.encode_images(list(images.values()))
+        embeddings = EmbeddingResult(dict(zip(addresses, vectors, strict=True)), sizes, {})
+    heads = model.heads if embeddings.vectors else {}
+    answered = [c for c in model.controls if c.name in heads or c.name in model.detectors]
+    batch = ImageBatch(images, sizes, {})
+    result = infer(model, answered, tasks, embeddings, [batch], tasks, keep_detections=True)
+    uncertainties, confidences = result.uncertainties(), result.confidences()
+    return [
+        ImagePrediction(
+            size=sizes[str(task.id)],
+            label_probabilities={
+                name: _rank_labels(model.labels(name), rows[task.id])
+                for name, rows in result.probabilities.items()
+            },
+            regions=dict(result.detections.get(task.id, {})),
+            thresholds=_thresholds(result),
+            uncertainty=uncertainties.get(task.id, 0.0),
+            confidence=confidences.get(task.id, 1.0),
+            embedding=embeddings.vectors.get(str(task.id)),
+        )
+        for task in tasks
     ]
-    uncertainties += [
-        _detector_uncertainty(model, name, *detection) for name, detection in detections.items()
-    ]
-    confidences = [
-        choice_confidence(row, controls[name].multiple) for name, row in probability_rows.items()
-    ]
-    confidences += [
-        detection_confidence(detection[1], thresholds[name])
-        for name, detection in detections.items()
-    ]
-    return ImagePrediction(
-        size=ImageSize(decoded.width, decoded.height),
-        label_probabilities={
-            name: _rank_labels(model.labels(name), row) for name, row in probability_rows.items()
-        },
-        regions=dict(detections),
-        thresholds=thresholds,
-        uncertainty=max(uncertainties, default=0.0),
-        confidence=min(confidences, default=1.0),
-        embedding=vector,
-    )
-
-
-def _detector_uncertainty(
-    model: Model, name: str, regions: Regions, confidence: Sequence[float]
-) -> float:
-    difficulty = model.detectors[name].class_mapping.difficulty
-    rows = [(c, difficulty.get(p.label, 1.0)) for p, c in zip(regions, confidence, strict=True)]
-    return detection_uncertainty(rows, fallback_rank=0.0)
-
-
-def _rank_labels(labels: Sequence[str], row: Floats) -> dict[str, float]:
-    ranking = np.argsort(-row, kind="stable")
-    return {labels[i]: round(float(row[i]), 6) for i in ranking}
 
 
 def to_task_prediction(
     prediction: ImagePrediction, controls: Sequence[Control], task_id: int = 0
 ) -> Prediction:
-    """What was said as a prediction for Label Studio."""
-    controls_by_name = {control.name: control for control in controls}
-    rows = (
-        (controls_by_name[name], tuple(ranked), np.array(list(ranked.values()), dtype=np.float32))
-        for name, ranked in prediction.label_probabilities.items()
-    )
+    """Return the prediction of an image in the form of a prediction of a task."""
+    names = {control.name for control in controls}
     choices = tuple(
-        predict_choice(control, labels, row, prediction.size) for control, labels, row in rows
-    )
-    region_predictions = []
-    for name, (regions, confidence) in prediction.regions.items():
-        pairs = zip(regions, confidence, strict=True)
-        visible = [(region, c) for region, c in pairs if c >= prediction.thresholds[name]]
-        visible_confidence = tuple(c for _, c in visible)
-        region_predictions.append(
-            RegionPrediction(
-                name, tuple(p for p, _ in visible), visible_confidence, prediction.size
-            )
+        ChoicePrediction(
+            name, choose_labels(ranked, prediction.thresholds.get(name)), prediction.size
         )
-    return Prediction(
-        task_id, choices, round(1 - prediction.uncertainty, 6), tuple(region_predictions)
+        for name, ranked in prediction.label_probabilities.items()
+        if name in names
     )
+    regions = tuple(
+        filter_regions(name, ScoredRegions(*scored), prediction.thresholds[name], prediction.size)
+        for name, scored in prediction.regions.items()
+    )
+    return Prediction(task_id, choices, round(1 - prediction.uncertainty, 6), regions)
+
+
+def _thresholds(result: InferenceResult) -> dict[str, float]:
+    detectors = result.model.detectors
+    return {
+        control.name: confidence_threshold(detectors[control.name], control)
+        if control.name in detectors
+        else MULTIPLE_LABEL_THRESHOLD
+        for control in result.controls
+        if control.name in detectors or control.multiple
+    }
+
+
+def _rank_labels(labels: Sequence[str], row: Floats) -> dict[str, float]:
+    ranking = np.argsort(-row, kind="stable")
+    return {labels[i]: round(float(row[i]), 6) for i in ranking}

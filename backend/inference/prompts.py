@@ -1,4 +1,4 @@
-"""Finding before anything is learned: by words, or by the first boxes that somebody drew."""
+"""Detection before training: by text prompts, or by the first boxes that somebody drew."""
 
 from __future__ import annotations
 
@@ -25,20 +25,19 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("prelabel")
 MAX_PROMPT_IMAGES = 24
-"""Marked images that are shown to the network."""
+"""Labeled images that serve as visual prompts."""
 UNIT_NORM_TOLERANCE = 1e-3
-"""How far the length of a kept row may be from 1."""
+"""Largest deviation of a stored embedding's length from 1."""
 
 
 class YoloePrompts:
-    """Prompts of one project; see :class:`backend.training.detector.Prompts`.
+    """The prompts of one project, a `PromptedDetectorFactory`.
 
     Args:
-        weights: file name of the network.
-        load: gives it.
-        folder: of the project, where embeddings of words are kept.
-        files: names and sizes of the network and its text encoder: with other ones, words are
-            embedded anew.
+        weights: file name of the open-vocabulary network.
+        load: loads it.
+        folder: of the project, where text embeddings are cached.
+        files: names and sizes of the network and its text encoder, part of the cache key.
     """
 
     def __init__(
@@ -54,16 +53,16 @@ class YoloePrompts:
         self._file_keys = [f"{name} {size}" for name, size in files] or [weights]
 
     def detector(
-        self, control: Control, samples: Sequence[RegionSample], meaning: ClassMapping
+        self, control: Control, samples: Sequence[RegionSample], mapping: ClassMapping
     ) -> PromptedDetector | None:
-        """Drawn boxes describe a label, and words where there are none."""
+        """Build a detector from drawn boxes, and from text for labels without boxes."""
         try:
             network = self._load(self._weights)
         except PrelabelError as error:
-            log.warning("Nothing is found by words or drawn boxes: %s", error)
+            log.warning("Text and box prompts are unavailable: %s", error)
             return None
         prompt_samples = [sample for sample in samples if sample.regions][:MAX_PROMPT_IMAGES]
-        sides = point_box_sizes(control, prompt_samples, meaning.size) if prompt_samples else {}
+        sides = point_box_sizes(control, prompt_samples, mapping.size) if prompt_samples else {}
         embeddings = _embed_drawn_boxes(network, control, prompt_samples, sides)
         unprompted = [i for i, embedding in enumerate(embeddings) if not embedding.any()]
         for i, embedding in self._text_embeddings(network, control, unprompted).items():
@@ -72,13 +71,13 @@ class YoloePrompts:
         if not classes:
             return None
         return PromptedDetector(
-            embeddings, replace(meaning, classes=classes, sides=sides), self._weights, self._load
+            embeddings, replace(mapping, classes=classes, sides=sides), self._weights, self._load
         )
 
     def _text_embeddings(
         self, network: OpenVocabulary, control: Control, labels: Sequence[int]
     ) -> dict[int, Floats]:
-        """Embeddings of labels' words, from the project's folder where they were made before."""
+        """Return label → embedding of its words, through the cache in the project's folder."""
         embedding_by_label = {
             i: self._load_embedding(control.labels[i], network.dim) for i in labels
         }
@@ -93,14 +92,14 @@ class YoloePrompts:
         }
 
     def embedding_path(self, label: Label) -> Path:
-        """Where the embedding of a label's words is kept."""
+        """Return the cache file of a label's text embedding."""
         key = hashlib.sha256(
             "/".join([*self._file_keys, *_label_words(label)]).encode()
         ).hexdigest()
         return self._folder / "prompts" / f"{key[:24]}.f32"
 
     def _load_embedding(self, label: Label, dim: int) -> Floats | None:
-        """(dim,) of unit length; None where it was never made, or the file is damaged."""
+        """Load a (dim,) embedding of unit length; None when the file is missing or damaged."""
         try:
             embedding = np.frombuffer(self.embedding_path(label).read_bytes(), dtype=np.float32)
         except (OSError, ValueError):
@@ -125,7 +124,7 @@ def _embed_drawn_boxes(
     samples: Sequence[RegionSample],
     sides: dict[str, float],
 ) -> Floats:
-    """What drawn boxes say of the labels: (K, dim), zeros where there are none."""
+    """Return visual embeddings of the labels, (K, dim); zeros for labels without boxes."""
     embeddings = np.zeros((len(control.labels), network.dim), dtype=np.float32)
     if samples:
         prompt_examples = [example_from_sample(sample, control, sides) for sample in samples]

@@ -1,4 +1,4 @@
-"""Smart tools: somebody drew one object, and gets the similar ones of the same image."""
+"""Smart tools: suggest the objects of an image that are similar to the ones just drawn."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from backend.domain import Control, ImageSize, Region, RegionPrediction, Regions, Task
-from backend.inference.detections import confidence_threshold, detect_regions
+from backend.inference.detections import as_boxes, confidence_threshold, detect_regions
 from backend.inference.images import ImageSource, ProjectImages
 from backend.inference.model import Model
 from backend.label_studio.region_results import drawn_regions, format_regions
+from backend.learning.matching import pairwise_iou
 
 if TYPE_CHECKING:
     from PIL import Image
 
 MAX_SUGGESTIONS = 100
-"""Suggestions at most."""
-MIN_CONFIDENCE = 0.5
-"""Confidence from which something merely similar is suggested."""
+MIN_SIMILAR_CONFIDENCE = 0.5
+"""Confidence from which a merely similar object is suggested."""
 SAME_OBJECT_IOU = 0.3
-"""Overlap from which a find is the drawn object itself."""
+"""IoU from which a detection is the drawn object itself."""
 
 
 def drawn_by_control(context: Mapping[str, Any], controls: Sequence[Control]) -> dict[str, Regions]:
-    """What somebody has just drawn, by control of boxes or points."""
+    """Return the regions that somebody has just drawn, by control of boxes or points."""
     result = context.get("result") or []
-    regions_by_control = {c.name: drawn_regions(result, c) for c in controls if c.kind != "choices"}
+    regions_by_control = {c.name: drawn_regions(result, c) for c in controls if not c.is_choices}
     return {name: regions for name, regions in regions_by_control.items() if regions}
 
 
@@ -39,13 +39,13 @@ def suggest(
     drawn: Mapping[str, Regions],
     images: ProjectImages,
 ) -> list[dict[str, Any]]:
-    """The regions of objects like the drawn ones, without those.
+    """Return objects similar to the drawn ones as Label Studio regions, without the drawn ones.
 
     Args:
-        model: the live version's, where there is one.
+        model: of the live version, if any.
         controls: of the project.
-        task: whose image is shown.
-        drawn: by control.
+        task: that is being labeled.
+        drawn: regions by control.
         images: of the project.
 
     Raises:
@@ -66,11 +66,7 @@ def suggest(
 
 
 def warm_up(model: Model | None) -> None:
-    """Load all that the first suggestion needs, so that it comes as quickly as the others.
-
-    Args:
-        model: the live version's, where there is one.
-    """
+    """Load everything that the first suggestion needs, so that it is as fast as later ones."""
     from PIL import Image
 
     from backend.vision.similar_objects import find_similar_boxes
@@ -78,7 +74,7 @@ def warm_up(model: Model | None) -> None:
     rng = np.random.default_rng(0)
     image = Image.fromarray(rng.integers(0, 256, (640, 640, 3), dtype=np.uint8))
     for detector in model.detectors.values() if model else ():
-        detector.detect([image], MIN_CONFIDENCE)
+        detector.detect([image], MIN_SIMILAR_CONFIDENCE)
     find_similar_boxes(
         image, np.array([[0.4, 0.4, 0.5, 0.5]], dtype=np.float32), limit=MAX_SUGGESTIONS
     )
@@ -87,7 +83,7 @@ def warm_up(model: Model | None) -> None:
 def _find_similar(
     model: Model | None, control: Control, image: Image.Image, drawn: Regions, size: ImageSize
 ) -> RegionPrediction:
-    """What the model finds, if it finds a drawn object too; else what looks like it."""
+    """Return the model's detections if they include a drawn object, else similar objects."""
     rows: list[tuple[Region, float]] = []
     for label in dict.fromkeys(region.label for region in drawn):
         examples = tuple(region for region in drawn if region.label == label)
@@ -110,9 +106,9 @@ class DrawnObjects:
 
     Attributes:
         control: that they were drawn with.
-        image: in which.
-        examples: at least one.
-        side: of the objects, 0 to 1 of the image's longer edge; of points only.
+        image: that they were drawn in.
+        examples: at least one region.
+        side: of the objects behind points, 0 to 1 of the image's longer edge; else 0.
     """
 
     control: Control
@@ -122,16 +118,18 @@ class DrawnObjects:
 
     @property
     def label(self) -> str:
-        """Of all of them."""
+        """The label of the examples."""
         return self.examples[0].label
 
     def contains(self, region: Region) -> bool:
-        """Whether a place is one of the drawn objects."""
-        is_same = self._is_near if self.control.kind == "points" else _overlaps
-        return any(is_same(region, example) for example in self.examples)
+        """Whether a region is one of the drawn objects."""
+        if self.control.is_points:
+            return any(self._is_near(region, example) for example in self.examples)
+        overlaps = pairwise_iou(as_boxes([region]), as_boxes(self.examples))
+        return bool((overlaps >= SAME_OBJECT_IOU).any())
 
     def _is_near(self, point: Region, example: Region) -> bool:
-        """Whether a point lies within half an object's side: the same object has no other."""
+        """Whether a point lies within half an object's side of a drawn point."""
         longest = max(self.image.size)
         dx, dy = (
             (a - b) * edge / longest
@@ -143,10 +141,10 @@ class DrawnObjects:
 def _object_side(
     model: Model | None, control: Control, image: Image.Image, examples: Sequence[Region]
 ) -> float:
-    """The side of objects that were drawn as points: learned, told, or seen around them."""
+    """Return the side of objects drawn as points: learned, configured, or estimated."""
     from backend.vision.similar_objects import estimate_side_around
 
-    if control.kind != "points":
+    if not control.is_points:
         return 0.0
     detector = model.detectors.get(control.name) if model else None
     label = examples[0].label
@@ -157,7 +155,7 @@ def _object_side(
 
 
 def _detect_known(model: Model | None, drawn: DrawnObjects) -> list[tuple[Region, float]] | None:
-    """What the model finds of the label; None where it does not know the drawn objects."""
+    """Return the detections of the label; None when they miss the drawn objects."""
     detector = model.detectors.get(drawn.control.name) if model else None
     if detector is None:
         return None
@@ -174,11 +172,11 @@ def _detect_known(model: Model | None, drawn: DrawnObjects) -> list[tuple[Region
 
 
 def _find_lookalikes(drawn: DrawnObjects) -> list[tuple[Region, float]]:
-    """What looks like the drawn objects."""
+    """Return objects that look like the drawn ones."""
     from backend.vision.similar_objects import find_similar_boxes, find_similar_points
 
-    corners = np.array([(p.x0, p.y0, p.x1, p.y1) for p in drawn.examples], dtype=np.float32)
-    points = drawn.control.kind == "points"
+    corners = as_boxes(drawn.examples)
+    points = drawn.control.is_points
     similar_regions = (
         find_similar_points(drawn.image, corners[:, :2], drawn.side, limit=MAX_SUGGESTIONS)
         if points
@@ -191,14 +189,6 @@ def _find_lookalikes(drawn: DrawnObjects) -> list[tuple[Region, float]]:
         if points:
             x0 = x1 = (x0 + x1) / 2
             y0 = y1 = (y0 + y1) / 2
-        if probability >= MIN_CONFIDENCE:
+        if probability >= MIN_SIMILAR_CONFIDENCE:
             rows.append((Region(drawn.label, x0, y0, x1, y1), probability))
     return rows
-
-
-def _overlaps(first: Region, second: Region) -> bool:
-    width = min(first.x1, second.x1) - max(first.x0, second.x0)
-    height = min(first.y1, second.y1) - max(first.y0, second.y0)
-    intersection = max(width, 0) * max(height, 0)
-    areas = sum((p.x1 - p.x0) * (p.y1 - p.y0) for p in (first, second))
-    return intersection / max(areas - intersection, 1e-12) >= SAME_OBJECT_IOU

@@ -1,4 +1,4 @@
-"""A model from a snapshot of labels: a head or a finder per control."""
+"""Fit a model to a snapshot of labels: a head or a detector per control."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
+from backend.arrays import Floats, Indices
 from backend.callbacks import StateCallback
 from backend.domain import Control, ImageSize
 from backend.errors import ImageError, NotFoundError, RoundError
@@ -15,8 +19,7 @@ from backend.inference.detections import RegionSample
 from backend.inference.embed import EmbeddingResult
 from backend.inference.images import ImageSource, ProjectImages
 from backend.inference.model import Model
-from backend.loop.label_table import choice_examples, label_table, stack_embeddings
-from backend.loop.observe import Observation
+from backend.loop.observe import Observation, label_table
 from backend.records import ComputeCost
 from backend.runtime.project_session import ProjectSession
 from backend.store.versions import VersionCard
@@ -28,19 +31,24 @@ from backend.vision.heads.head import Head
 
 log = logging.getLogger("prelabel")
 RECIPE_VERSION = 5
-"""Counts up when the way a version is made changes, so that the next start makes it anew."""
+"""Increase it when training changes, so that the next round trains a new version."""
 
 
 class ModelTrainer:
-    """Fits a model to what was observed.
+    """Fits a model to an observation.
 
     Args:
         session: of the project.
         observation: the snapshot.
         encoder: of choices; None where there are none.
-        embeddings: the images, by that encoder.
-        report: told state, progress and details.
-        cancelled: asked often.
+        embeddings: of the images, by that encoder.
+        report: called with state, progress and detail.
+        cancelled: polled during training; true stops it.
+
+    Attributes:
+        live_card: card of the live version, which the new one is compared with; None without one.
+        live_model: its model; an empty one without.
+        cost: of the training so far.
     """
 
     def __init__(
@@ -60,8 +68,8 @@ class ModelTrainer:
         self._report = report
         self._cancelled = cancelled
         self._versions = session.versions
-        self._live = self._read_live_card()
-        self._live_model = session.model(self._live.version) if self._live else Model({})
+        self.live_card = self._read_live_card()
+        self.live_model = session.model(self.live_card.version) if self.live_card else Model({})
         self._examples: dict[str, ChoiceExamples] = {
             c.name: choice_examples(observation, c, embeddings)
             for c in self._controls_of("choices")
@@ -70,11 +78,11 @@ class ModelTrainer:
         self.cost = ComputeCost()
 
     def train_model(self) -> Model:
-        """Train what changed; the rest is taken from the live version.
+        """Train the controls that changed, and take the others from the live version.
 
         Raises:
-            Cancelled: somebody cancelled it.
-            PrelabelError: it did not work out.
+            RoundCancelledError: training was cancelled.
+            PrelabelError: training failed.
         """
         heads = {c.name: self._train_head(c) for c in self._controls_of("choices")}
         controls = self._controls_of("boxes", "points")
@@ -85,36 +93,26 @@ class ModelTrainer:
             {name: detector for name, detector in detectors.items() if detector is not None},
         )
 
-    @property
-    def live_card(self) -> VersionCard | None:
-        """The card of the live version, which the new one is compared with."""
-        return self._live
-
-    @property
-    def live_model(self) -> Model:
-        """The live version's model; an empty one where there is none."""
-        return self._live_model
-
     def examples(self, control: Control) -> ChoiceExamples:
-        """The labeled images of a control of choices."""
+        """Return the labeled images of a control of choices."""
         return self._examples[control.name]
 
     def samples(self, control: Control) -> list[RegionSample]:
-        """The marked images of a control of boxes or points."""
+        """Return the labeled images of a control of boxes or points."""
         if control.name not in self._samples:
             self._samples[control.name] = self._read_samples(control)
         return self._samples[control.name]
 
-    def embedding_pool(self, control: Control) -> Any:
-        """The embeddings of all images of a control of choices, labeled or not: (m, d)."""
+    def embedding_pool(self, control: Control) -> Floats:
+        """Return the embeddings of all images of a control, labeled or not: (m, d)."""
         return self._head_job(control).pool
 
-    def cross_validate(self, control: Control, head: Head) -> tuple[Any, Any]:
-        """What a head says of labeled images that it did not see; see ``training.cross_validate``."""
+    def cross_validate(self, control: Control, head: Head) -> tuple[Indices, Floats]:
+        """Return out-of-fold probabilities of a head, see `cross_validate_head`."""
         return cross_validate_head(self._head_job(control), head)
 
     def detector_dependencies(self, control: Control) -> list[Any]:
-        """What a finder depends on besides labels and weights, as plain JSON."""
+        """Return what a detector depends on besides labels and weights, as JSON."""
         labels = [[x.name, list(x.words), x.extent] for x in control.labels]
         dependencies = [
             RECIPE_VERSION,
@@ -124,7 +122,7 @@ class ModelTrainer:
         return [control.kind, labels, *dependencies]
 
     def _read_live_card(self) -> VersionCard | None:
-        """The live version's; None where somebody removed it: training starts anew."""
+        """Return the live version's card; None if its folder was removed."""
         try:
             return self._versions.live_card()
         except NotFoundError:
@@ -142,8 +140,8 @@ class ModelTrainer:
 
     def _head_job(self, control: Control) -> HeadTrainingJob:
         encoder = self._encoder
-        assert encoder is not None  # noqa: S101 - there is a control of choices
-        previous = self._live_model.heads.get(control.name)
+        assert encoder is not None
+        previous = self.live_model.heads.get(control.name)
         return HeadTrainingJob(
             control=control,
             examples=self._examples[control.name],
@@ -156,10 +154,10 @@ class ModelTrainer:
         )
 
     def _can_warm_start(self, previous: Head | None, control: Control, encoder: Encoder) -> bool:
-        """Whether a new head may start from the live one."""
-        if previous is None or self._live is None:
+        """Whether training can warm-start from the live head."""
+        if previous is None or self.live_card is None:
             return False
-        same_encoder = self._live.encoder.id == encoder.id
+        same_encoder = self.live_card.encoder.id == encoder.id
         same_kind = previous.multiple == control.multiple
         return same_encoder and same_kind and previous.labels == control.label_names
 
@@ -168,7 +166,7 @@ class ModelTrainer:
     def _train_detector(self, control: Control, seconds: float) -> Detector | None:
         samples = self.samples(control)
         if self.is_unchanged(control):
-            return self._live_model.detectors.get(control.name)
+            return self.live_model.detectors.get(control.name)
         started_at = time.monotonic()
 
         def report_epoch(done: int, total: int) -> None:
@@ -183,7 +181,7 @@ class ModelTrainer:
                 control=control,
                 samples=samples,
                 base_network=self._session.resources.base_network,
-                previous=self._live_model.detectors.get(control.name),
+                previous=self.live_model.detectors.get(control.name),
                 input_size=self._settings.detector_size,
                 max_seconds=seconds,
                 seed=self._settings.seed,
@@ -198,8 +196,8 @@ class ModelTrainer:
         return detector
 
     def is_unchanged(self, control: Control) -> bool:
-        """Whether the live finder saw these very labels."""
-        live_card = self._live
+        """Whether the live detector was trained on exactly these labels."""
+        live_card = self.live_card
         if live_card is None or live_card.detector.id != self._session.resources.base_weights.id:
             return False
         if live_card.control(control.name).made_from != self.detector_dependencies(control):
@@ -215,7 +213,7 @@ class ModelTrainer:
         )
 
     def _read_samples(self, control: Control) -> list[RegionSample]:
-        """The marked images that can be read, in the order of their tasks."""
+        """Return the readable labeled images, in the order of their tasks."""
         labeled_tasks = [
             task
             for task in self._observation.labeled
@@ -251,8 +249,44 @@ class ModelTrainer:
         ]
 
 
-def _read_image(images: ProjectImages, source: ImageSource) -> Any:
+def choice_examples(
+    observation: Observation, control: Control, embeddings: EmbeddingResult
+) -> ChoiceExamples:
+    """Return the readable labeled images of a control, in the order of their tasks."""
+    readable_tasks = [
+        task
+        for task in observation.labeled
+        if control.name in (task.choices or {})
+        and task.images.get(control.image_key) in embeddings.vectors
+    ]
+    vectors = [embeddings.vectors[task.images[control.image_key]] for task in readable_tasks]
+    return ChoiceExamples(
+        task_ids=tuple(task.id for task in readable_tasks),
+        vectors=np.stack(vectors) if vectors else np.zeros((0, 0), dtype=np.float32),
+        answers=tuple((task.choices or {})[control.name] for task in readable_tasks),
+        available_labels=tuple(
+            (task.available_labels or {})[control.name] for task in readable_tasks
+        ),
+        audit_mask=np.array([observation.is_audit(task) for task in readable_tasks], dtype=bool),
+    )
+
+
+def stack_embeddings(
+    observation: Observation, control: Control, embeddings: EmbeddingResult, dim: int
+) -> Floats:
+    """Return the embeddings of all images of a control, labeled or not: (m, d) float32."""
+    vectors = [
+        embeddings.vectors[task.images[control.image_key]]
+        for task in observation.tasks
+        if task.images.get(control.image_key) in embeddings.vectors
+    ]
+    return np.stack(vectors) if vectors else np.zeros((0, dim), dtype=np.float32)
+
+
+def _read_image(images: ProjectImages, source: ImageSource) -> Image.Image:
     try:
         return images.load_copy(source)
     except ImageError as error:
-        raise RoundError(f"The image of task {source.task_id} went away: {error}.") from error
+        raise RoundError(
+            f"The image of task {source.task_id} is no longer readable: {error}."
+        ) from error

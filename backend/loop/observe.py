@@ -1,4 +1,4 @@
-"""What Label Studio holds right now: a cheap pulse, and the whole."""
+"""Observe a project: a cheap fingerprint, and a full snapshot of tasks and labels."""
 
 from __future__ import annotations
 
@@ -8,32 +8,35 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from backend.domain import Control, Task
+from backend.domain import Control, Regions, Task
 from backend.label_studio import Json
 from backend.label_studio.labeling_config import LabelingConfig, read_config
 from backend.label_studio.task_results import parse_task
 from backend.learning.audit import is_audit
 from backend.runtime.connection import Connection
 from backend.store.files import read_json, write_json
+from backend.store.versions import LabelSnapshot
 
 RANDOM_CAPTURE = "random"
-"""Why the endpoint kept an image that it kept for no other reason."""
+"""Capture reason of images that the endpoint sampled at random."""
 
 
 @dataclass(frozen=True)
 class ProjectFingerprint:
-    """A few numbers that are equal as long as nothing changed. Three quick calls.
+    """A few numbers that change when the project changes; it takes three quick API calls.
 
     Attributes:
         config_hash: hash of the labeling config.
-        task_count: how many tasks.
-        annotation_count: how many annotations, skipped ones too.
-        last_change: when a task or annotation was last touched.
+        task_count: number of tasks.
+        annotation_count: number of annotations, including skips.
+        last_change: when a task or annotation was last updated, ISO 8601.
         model_version: the version that the project's queue follows.
-        sampling: how the project picks the next task.
-        title: the project's.
-        skip_count: how many of the annotations say that somebody skipped a task.
+        sampling: the project's task sampling setting.
+        title: of the project.
+        config_xml: the labeling config.
+        skip_count: number of skips.
     """
 
     config_hash: str
@@ -49,14 +52,14 @@ class ProjectFingerprint:
 
 @dataclass(frozen=True)
 class Observation:
-    """Everything a round needs to know of a project.
+    """A snapshot of a project.
 
     Attributes:
-        fingerprint: as the lists show it, so that what changes meanwhile is seen next time.
-        identity: tells the project from all others, for ever.
-        config: the served controls and the reasons for the others.
+        fingerprint: computed from the listed tasks, so that later changes are noticed next time.
+        identity: stable id of the project, the seed of its audit set.
+        config: the served controls, and why others are not served.
         tasks: all tasks.
-        left_out: what is not used, counted by reason.
+        left_out: number of things that are not used, by reason.
     """
 
     fingerprint: ProjectFingerprint
@@ -72,19 +75,19 @@ class Observation:
 
     @property
     def labeled(self) -> tuple[Task, ...]:
-        """The tasks that a person answered."""
+        """The tasks that a person labeled."""
         return tuple(task for task in self.tasks if task.labeled)
 
     def is_audit(self, task: Task) -> bool:
-        """Whether a task belongs to the audit slice.
+        """Whether a task belongs to the audit set.
 
-        What the endpoint kept because it was hard or rare is no fair sample of anything.
+        Images captured because they are hard or rare would bias it.
         """
         return task.capture_reason in ("", RANDOM_CAPTURE) and is_audit(self.identity, task.id)
 
 
 def fetch_fingerprint(connection: Connection) -> ProjectFingerprint:
-    """Ask Label Studio for the few numbers that tell whether anything changed."""
+    """Fetch the numbers that show whether a project changed."""
     project = connection.client.get_project(connection.project_number)
     counts = connection.client.get_counters(connection.project_number)
     xml = str(project.get("label_config") or "")
@@ -103,16 +106,16 @@ def fetch_fingerprint(connection: Connection) -> ProjectFingerprint:
 
 
 def observe(connection: Connection, folder: Path, fingerprint: ProjectFingerprint) -> Observation:
-    """List everything.
+    """Fetch all tasks and labels of a project.
 
     Args:
-        connection: the project.
-        folder: the project's, where it is kept when labels came into the config.
-        fingerprint: just taken.
+        connection: to the project.
+        folder: of the project; stores when each label came into the config.
+        fingerprint: of a moment ago.
 
     Raises:
-        ConfigError: the labeling config is no XML.
-        LabelStudioError: Label Studio refused or went away.
+        ConfigError: the labeling config is not XML.
+        LabelStudioError: Label Studio refused a request or cannot be reached.
     """
     config = read_config(fingerprint.config_xml)
     label_times = _label_first_seen(folder, config)
@@ -121,9 +124,8 @@ def observe(connection: Connection, folder: Path, fingerprint: ProjectFingerprin
     )
     rows = list(connection.client.iter_tasks(connection.project_number))
     annotations = connection.client.annotations_by_task(connection.project_number)
-    machine_user = (
-        connection.client.find_machine_user()
-    )  # by its address: a lost home loses nothing
+    # found by its email address, so that it survives the loss of the home folder
+    machine_user = connection.client.find_machine_user()
     tasks = tuple(
         _parse_task(row, annotations, config, label_times, left_out, machine_user) for row in rows
     )
@@ -136,7 +138,7 @@ def observe(connection: Connection, folder: Path, fingerprint: ProjectFingerprin
 def _fingerprint_from_rows(
     fingerprint: ProjectFingerprint, rows: Sequence[Json], annotations: Mapping[int, Sequence[Json]]
 ) -> ProjectFingerprint:
-    """The pulse of what was listed: tasks first, so that a later edit is newer than all of them."""
+    """Return the fingerprint of the listed rows; a later edit is newer than all of them."""
     return replace(
         fingerprint,
         task_count=len(rows),
@@ -159,9 +161,9 @@ def _parse_task(
 
 
 def _label_first_seen(folder: Path, config: LabelingConfig) -> dict[str, dict[str, str]]:
-    """When each label was first seen in the config; empty for those of the project's first sight.
+    """Return when each label came into the config; empty for labels of the first observation.
 
-    An answer that is older than a label says nothing about that label.
+    An annotation older than a label gives no information about that label.
     """
     file = folder / "label_times.json"
     stored: dict[str, dict[str, str]] = read_json(file) or {}
@@ -175,3 +177,23 @@ def _label_first_seen(folder: Path, config: LabelingConfig) -> dict[str, dict[st
     if times != stored:
         write_json(file, times)
     return times
+
+
+def label_table(observation: Observation) -> dict[str, dict[str, list[Any]]]:
+    """Return the labels of a project as JSON, which versions store and compare: task → control."""
+    return {
+        str(task.id): {name: sorted(answer) for name, answer in (task.choices or {}).items()}
+        | {name: region_rows(regions) for name, regions in (task.regions or {}).items()}
+        for task in observation.labeled
+    }
+
+
+def region_rows(regions: Regions) -> list[list[Any]]:
+    """Return sorted rows of ``[label, x0, y0, x1, y1]``, so that drawing order does not matter."""
+    rows = [[p.label, *(round(v, 6) for v in (p.x0, p.y0, p.x1, p.y1))] for p in regions]
+    return sorted(rows)
+
+
+def count_changes(previous: LabelSnapshot, current: LabelSnapshot) -> int:
+    """Count the tasks whose label was added, changed or removed."""
+    return sum(previous.get(task) != current.get(task) for task in previous.keys() | current.keys())

@@ -14,8 +14,14 @@ from dataclasses import replace
 from backend.callbacks import StateCallback
 from backend.errors import ConfigError, OverBudget, PrelabelError
 from backend.loop import card as cards
-from backend.loop.label_table import count_changes, label_table
-from backend.loop.observe import Observation, ProjectFingerprint, fetch_fingerprint, observe
+from backend.loop.observe import (
+    Observation,
+    ProjectFingerprint,
+    count_changes,
+    fetch_fingerprint,
+    label_table,
+    observe,
+)
 from backend.loop.publish import push as pushing
 from backend.loop.publish.publish import Publisher, PublishResult
 from backend.loop.publish.queue_order import refresh_queue

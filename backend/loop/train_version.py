@@ -11,14 +11,13 @@ from pathlib import Path
 from backend.callbacks import StateCallback
 from backend.errors import OverBudget
 from backend.inference.embed import EMPTY_EMBEDDINGS, EmbeddingResult
+from backend.inference.images import image_sources
 from backend.inference.model import save_model
-from backend.inference.predict import image_sources
 from backend.loop import card as cards
 from backend.loop.evaluate.assess import Assessor
 from backend.loop.evaluate.drift_reference import build_reference
 from backend.loop.fit import RECIPE_VERSION, ModelTrainer
-from backend.loop.label_table import count_changes, label_table
-from backend.loop.observe import Observation
+from backend.loop.observe import Observation, count_changes, label_table
 from backend.records import ModelSource, Promotion
 from backend.runtime.project_session import ProjectSession
 from backend.store.drift_reference import save_reference
@@ -111,7 +110,7 @@ class VersionTrainer:
         """The images of all choices, by an encoder; none without one."""
         if encoder is None:
             return EMPTY_EMBEDDINGS
-        choices = [control for control in observation.config.controls if control.kind == "choices"]
+        choices = [control for control in observation.config.controls if control.is_choices]
         embedder = self._session.embedder(encoder)
         return embedder.embed(
             image_sources(observation.tasks, choices),
@@ -120,12 +119,12 @@ class VersionTrainer:
 
     def _load_encoder(self, observation: Observation) -> Encoder | None:
         """The encoder, where choices are asked for: nothing else needs it."""
-        is_needed = any(control.kind == "choices" for control in observation.config.controls)
+        is_needed = any(control.is_choices for control in observation.config.controls)
         return self._session.resources.encoder() if is_needed else None
 
     def _base_detector_id(self, observation: Observation) -> str:
         """What detectors start from, where boxes or points are asked for."""
-        is_needed = any(control.kind != "choices" for control in observation.config.controls)
+        is_needed = any(not control.is_choices for control in observation.config.controls)
         return self._session.resources.base_weights.id if is_needed else ""
 
     def _has_same_setup(

@@ -16,7 +16,7 @@ from backend.domain import Control, Label, Regions
 from backend.errors import RoundError
 from backend.inference.detections import RegionSample, confidence_threshold, predict_samples
 from backend.inference.embed import EmbeddingResult
-from backend.inference.predict import image_sources
+from backend.inference.images import image_sources
 from backend.learning import labeling_advice
 from backend.learning.labeling_advice import (
     LabelingComparison,
@@ -97,7 +97,7 @@ class Adviser:
             raise RoundError(
                 f"Nothing is labeled yet: label about {MIN_LABELED_IMAGES} images, then ask again."
             )
-        region_controls = [c for c in observation.config.controls if c.kind != "choices"]
+        region_controls = [c for c in observation.config.controls if not c.is_choices]
         if not region_controls:
             return [self._advise_choices(control) for control in observation.config.controls]
         encoder = self._session.live_encoder()
@@ -162,7 +162,7 @@ class Adviser:
             s for s in fit.samples(control) if address_by_task[s.task_id] in vector_by_address
         ]
         objects = object_statistics(samples, control)
-        points = control.kind == "points"
+        points = control.is_points
         figures: dict[str, Any] = {
             "things": objects.to_json(),
             "labels": {
@@ -396,7 +396,7 @@ class _ApproachComparison:
                 seed=self._session.settings.seed,
             )
         )
-        assert head is not None  # noqa: S101 - there are labeled images
+        assert head is not None
         return head.probabilities(vectors[held_out])
 
     def _detect(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from backend.domain import Control
 from backend.errors import EncoderError, PrelabelError, UsageError
 from backend.inference.detections import confidence_threshold
-from backend.inference.model import Model
+from backend.inference.model import MULTIPLE_LABEL_THRESHOLD, Model
 from backend.json_records import to_json
 from backend.runtime.project_session import ProjectSession
 from backend.runtime.resources import Resources
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from backend.vision.encoders.base import Encoder
 
 ENCODER_FILE = "encoder.onnx"
-DEFAULT_CHOICE_THRESHOLD = 0.5
-"""Confidence from which a label of several of many is given; see ``model.choose``."""
 PROGRAMS_FOLDER = Path(__file__).with_name("exported")
 README_TEMPLATE = """# {title}, version {version}
 
@@ -178,7 +176,7 @@ class _VersionWriter:
     def _label_thresholds(self, control: Control, labels: Sequence[str]) -> dict[str, float]:
         """The confidence from which each label is shown to people."""
         thresholds_by_label = self._model.thresholds.get(control.name, {})
-        default_threshold = DEFAULT_CHOICE_THRESHOLD if control.multiple else 0.0
+        default_threshold = MULTIPLE_LABEL_THRESHOLD if control.multiple else 0.0
         return {name: max(thresholds_by_label.get(name, 0.0), default_threshold) for name in labels}
 
     def _write_detector(self, folder: Path, control: Control, file: str) -> dict[str, Any]:

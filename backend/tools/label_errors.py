@@ -8,19 +8,19 @@ from dataclasses import asdict
 import numpy as np
 
 from backend.domain import Control, Prediction
-from backend.inference.detect import InferenceResult, run_detectors
 from backend.inference.detections import RegionSample, points_to_boxes, predict_samples
 from backend.inference.embed import EmbeddingResult
+from backend.inference.images import image_sources
 from backend.inference.model import Model
-from backend.inference.predict import build_predictions, image_sources, predict_probabilities
+from backend.inference.predict import infer_tasks
+from backend.label_studio.tab_views import task_list_view
 from backend.label_studio.task_results import format_prediction
 from backend.learning import label_errors
 from backend.learning.detection_metrics import DetectionSample
 from backend.learning.label_errors import LabelErrorCandidate
 from backend.loop.evaluate.metrics import FINE_TUNED_KIND
 from backend.loop.fit import ModelTrainer
-from backend.loop.label_table import label_table
-from backend.loop.observe import Observation, fetch_fingerprint, observe
+from backend.loop.observe import Observation, fetch_fingerprint, label_table, observe
 from backend.loop.publish.thumbnails import MAX_SUSPECTS as PICTURED
 from backend.loop.publish.thumbnails import ThumbnailPublisher, first_image_addresses
 from backend.runtime.connection import Connection
@@ -93,7 +93,7 @@ class LabelErrorFinder:
     def _control_suspects(
         self, control: Control, fit: ModelTrainer, observation: Observation
     ) -> list[LabelErrorCandidate]:
-        if control.kind == "choices":
+        if control.is_choices:
             return self._choice_suspects(control, fit)
         return self._region_suspects(control, fit, observation)
 
@@ -211,22 +211,16 @@ class LabelErrorFinder:
         client, number = self._connection.client, self._session.number
         existing = client.queue_scores(number, self._live_version)
         controls = observation.config.controls
-        images = self._session.images
-        inference = (
-            run_detectors(model, controls, tasks, images, lambda done, total: None)
-            if model.detectors
-            else InferenceResult()
-        )
-        confidence_by_task = predict_probabilities(model, controls, tasks, embeddings)
+        inference = infer_tasks(model, controls, tasks, embeddings, self._session.images)
         quality = {task: suspect.quality for task, suspect in worst_by_task.items()}
-        for prediction in build_predictions(
-            model, controls, tasks, confidence_by_task, quality, embeddings, inference
-        ):
+        for prediction in inference.predictions(tasks, quality):
             self._changed_tasks.add(prediction.task_id)
             self._write_prediction(
                 prediction, worst_by_task[prediction.task_id], observation.controls, existing
             )
-        client.ensure_tab(number, LABEL_ERRORS_TAB, _tab_view(sorted(worst_by_task)))
+        client.ensure_tab(
+            number, LABEL_ERRORS_TAB, task_list_view(sorted(worst_by_task), by_score=True)
+        )
 
     def _write_prediction(
         self,
@@ -268,7 +262,7 @@ def detect_out_of_sample(
         if detector is None or not set(control.label_names) <= set(detector.class_mapping.labels):
             continue
         version_images = predict_samples(detector, control, version_samples)
-        if control.kind == "points":
+        if control.is_points:
             version_images = [
                 points_to_boxes(evaluated_image, detector.class_mapping.sides)
                 for evaluated_image in version_images
@@ -276,9 +270,3 @@ def detect_out_of_sample(
         tasks += [sample.task_id for sample in version_samples]
         evaluated_images += version_images
     return tasks, evaluated_images
-
-
-def _tab_view(tasks: Sequence[int]) -> dict[str, object]:
-    item = {"filter": "filter:tasks:id", "operator": "in_list", "type": "List", "value": tasks}
-    filters = {"conjunction": "and", "items": [item]}
-    return {"ordering": ["tasks:predictions_score"], "filters": filters}

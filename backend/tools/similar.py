@@ -12,7 +12,8 @@ from backend.arrays import Floats
 from backend.domain import Task
 from backend.errors import NotFoundError, UsageError
 from backend.inference.embed import task_vectors
-from backend.inference.predict import image_sources
+from backend.inference.images import image_sources
+from backend.label_studio.tab_views import task_list_view
 from backend.learning.nearest_neighbours import find_nearest
 from backend.loop.observe import fetch_fingerprint, observe
 from backend.runtime.project_session import ProjectSession
@@ -92,9 +93,7 @@ class SimilaritySearch:
 
     def show_tab(self, matches: Sequence[SimilarTask]) -> str:
         """A tab of the Data Manager with these tasks; its title."""
-        ids = [match.task for match in matches]
-        items = [{"filter": "filter:tasks:id", "operator": "in_list", "type": "List", "value": ids}]
-        view = {"ordering": [], "filters": {"conjunction": "and", "items": items}}
+        view = task_list_view(match.task for match in matches)
         self._connection.client.ensure_tab(self._session.number, SIMILAR_TAB_TITLE, view)
         return SIMILAR_TAB_TITLE
 

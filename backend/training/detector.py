@@ -1,7 +1,4 @@
-"""Marked images → a finder: the compute seam of boxes and points.
-
-Nothing here knows where it runs: in a process of this machine, or elsewhere.
-"""
+"""Train the detector of a control of boxes or points, on this machine or on Modal."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from backend.callbacks import ProgressCallback
 from backend.domain import Control
 from backend.inference.detections import (
     RegionSample,
-    _build_example,
+    example_from_sample,
     point_box_sizes,
     points_to_boxes,
     predict_samples,
@@ -38,31 +35,31 @@ if TYPE_CHECKING:
     from backend.vision.detection.network_runner import NetworkRunner
 
 MIN_SAMPLES_PRETRAINED = 10
-"""The same where the network knows some of the labels from before."""
+"""Labeled images from which a network is fine-tuned that already detects some of the labels."""
 MIN_INPUT_SIZE, MAX_INPUT_SIZE = 320, 640
-"""Pixels of the network's input where nobody set it."""
+"""Range in pixels of the network's input when it is chosen by the images."""
 TUNING_IMAGE_COUNT = 40
-"""Images that the shown confidence is tuned on."""
+"""Images that the confidence threshold is tuned on."""
 
 
 @dataclass(frozen=True)
 class DetectorTrainingJob:
-    """Everything that one control's finder is made from.
+    """Everything that the detector of one control is trained from.
 
     Attributes:
         control: of boxes or points.
-        samples: its marked images.
+        samples: its labeled images.
         base_network: the network to start from.
-        previous: the live version's finder.
-        input_size: pixels of the network's input; 0: by the images.
-        max_seconds: that training may take.
-        seed: of everything random.
-        load_runner: makes detectors.
-        prompts: finds by words or drawn boxes, where its files are there.
-        report: told (done, of) after each epoch.
-        cancelled: asked often.
-        base_setting: what leads to the base, on any machine.
-        max_steps: optimizer steps at most; 0: as the images ask for.
+        previous: the live version's detector, for a warm start.
+        input_size: pixels of the network's input; 0: chosen by the images.
+        max_seconds: time limit of training.
+        seed: of the random generators.
+        load_runner: loads the runner of a network.
+        prompts: builds detectors from text and box prompts; None without its weights.
+        report: called with (done, total) after each epoch.
+        cancelled: polled during training; true stops it.
+        base_setting: ``PRELABEL_DETECTOR`` that leads to the same base on another machine.
+        max_steps: limit of optimizer steps; 0: chosen by the images.
     """
 
     control: Control
@@ -81,94 +78,76 @@ class DetectorTrainingJob:
 
 
 class PromptedDetectorFactory(Protocol):
-    """Finds without training, by words or by a few drawn boxes."""
+    """Builds detectors without training, from text or a few drawn boxes."""
 
     def detector(
-        self, control: Control, samples: Sequence[RegionSample], meaning: ClassMapping
+        self, control: Control, samples: Sequence[RegionSample], mapping: ClassMapping
     ) -> PromptedDetector | None:
-        """A finder of the control; None where nothing describes any of its labels."""
+        """Return a detector of the control; None when no label has a prompt."""
         ...
 
 
 def will_fine_tune(job: DetectorTrainingJob) -> bool:
-    """Whether training would learn from the images, and not only know the labels' names."""
+    """Whether `train_detector` would fine-tune a network, rather than build a zero-shot detector."""
     marked_count = sum(bool(sample.regions) and not sample.is_audit for sample in job.samples)
-    known_classes = (
-        match_classes(job.control.labels, job.base_network.spec.classes)
-        if _is_pretrained(job.base_network)
-        else {}
-    )
-    if marked_count >= (
-        MIN_SAMPLES_PRETRAINED if known_classes or job.prompts else MIN_DETECTOR_IMAGES
-    ):
+    known_classes = _classes_by_name(job)
+    if marked_count >= _min_samples(job, known_classes):
         return True
     return marked_count >= MIN_DETECTOR_IMAGES and not known_classes and job.prompts is None
 
 
 def train_detector(job: DetectorTrainingJob) -> Detector | None:
-    """Fine-tune on all marked images but the audit slice.
+    """Fine-tune a detector on all labeled images outside the audit set.
 
     Returns:
-        the finder; while there are too few marked images one that knows all labels by the names
-        of the base's classes, or by words or drawn boxes, or some of them by name; None where
-        nothing is known of any.
+        the detector. With too few labeled images it is zero-shot: by the names of the base
+        network's classes when they cover all labels, else by text and box prompts, else by the
+        names that match. None when no label is covered.
 
     Raises:
-        Cancelled: it was.
-        DetectorError: training did not work out.
+        RoundCancelledError: training was cancelled.
+        DetectorError: training failed.
     """
     training_samples = [sample for sample in job.samples if not sample.is_audit]
     marked_count = sum(bool(sample.regions) for sample in training_samples)
-    known_classes = (
-        match_classes(job.control.labels, job.base_network.spec.classes)
-        if _is_pretrained(job.base_network)
-        else {}
-    )
-    if marked_count >= (
-        MIN_SAMPLES_PRETRAINED if known_classes or job.prompts else MIN_DETECTOR_IMAGES
-    ):
+    known_classes = _classes_by_name(job)
+    if marked_count >= _min_samples(job, known_classes):
         return _fine_tune(job, training_samples)
     if job.prompts and len(set(known_classes.values())) < len(job.control.labels):
-        prompted = job.prompts.detector(job.control, training_samples, _zero_shot_meaning(job, {}))
+        prompted = job.prompts.detector(job.control, training_samples, _zero_shot_mapping(job, {}))
         if prompted is not None:
-            return replace(
-                prompted, pretrained_detector=_detector_by_name(job, known_classes, prompted)
-            )
+            described = set(prompted.class_mapping.classes.values())
+            remaining = {row: i for row, i in known_classes.items() if i not in described}
+            return replace(prompted, pretrained_detector=_zero_shot_detector(job, remaining))
     if marked_count >= MIN_DETECTOR_IMAGES and not known_classes:
         return _fine_tune(job, training_samples)
-    if not known_classes:
-        return None
-    return TrainedDetector(
-        job.base_network,
-        _zero_shot_meaning(job, known_classes),
-        hash_network(job.base_network),
-        job.load_runner,
-    )
+    return _zero_shot_detector(job, known_classes)
 
 
-def _detector_by_name(
-    job: DetectorTrainingJob, known_classes: Mapping[int, int], prompted: PromptedDetector
+def _min_samples(job: DetectorTrainingJob, known_classes: Mapping[int, int]) -> int:
+    return MIN_SAMPLES_PRETRAINED if known_classes or job.prompts else MIN_DETECTOR_IMAGES
+
+
+def _classes_by_name(job: DetectorTrainingJob) -> dict[int, int]:
+    """Return class of the pretrained base → label index; empty when the base is untrained."""
+    if not job.base_network.spec.pretrained:
+        return {}
+    return dict(match_classes(job.control.labels, job.base_network.spec.classes))
+
+
+def _zero_shot_detector(
+    job: DetectorTrainingJob, classes: Mapping[int, int]
 ) -> TrainedDetector | None:
-    """What the base knows by name of the labels that no words and no boxes describe."""
-    described = set(prompted.class_mapping.classes.values())
-    remaining = {row: label for row, label in known_classes.items() if label not in described}
-    if not remaining:
+    """Return the base network for the labels whose class it knows by name."""
+    if not classes:
         return None
-    return TrainedDetector(
-        job.base_network,
-        _zero_shot_meaning(job, remaining),
-        hash_network(job.base_network),
-        job.load_runner,
-    )
+    network = job.base_network
+    mapping = _zero_shot_mapping(job, classes)
+    return TrainedDetector(network, mapping, hash_network(network), job.load_runner)
 
 
 def undetectable_labels(detector: Detector | None, control: Control) -> tuple[str, ...]:
-    """The labels of a control that nothing finds, before any network has learned them.
-
-    Args:
-        detector: of the control; None finds nothing.
-        control: of boxes or points.
-    """
+    """Return the labels of a control that its detector cannot detect yet."""
     names = control.label_names
     if detector is None:
         return names
@@ -191,11 +170,11 @@ def _fine_tune(job: DetectorTrainingJob, samples: Sequence[RegionSample]) -> Tra
 
     size = job.input_size or _choose_input_size(samples)
     box_sizes = point_box_sizes(job.control, samples, size)
-    examples = [_build_example(sample, job.control, box_sizes) for sample in samples]
+    examples = [example_from_sample(sample, job.control, box_sizes) for sample in samples]
     warm_detector = _warm_start_detector(job)
     unmarked_labels = _labels_without_example(job, samples)
     start_network = build_start_network(job, warm_detector, unmarked_labels)
-    knows_labels = _is_pretrained(job.base_network) and len(_class_by_label(job)) == len(
+    knows_labels = job.base_network.spec.pretrained and len(_class_by_label(job)) == len(
         job.control.labels
     )
     training_recipe = choose_recipe(
@@ -213,14 +192,14 @@ def _fine_tune(job: DetectorTrainingJob, samples: Sequence[RegionSample]) -> Tra
     if knows_labels and warm_detector is None:
         network = interpolate_weights(start_network, network, WEIGHT_INTERPOLATION)
     names = job.control.label_names
-    meaning = ClassMapping(
-        points=job.control.kind == "points",
+    mapping = ClassMapping(
+        points=job.control.is_points,
         labels=names,
         classes={i: i for i in range(len(names))},
         sides=box_sizes,
         size=size,
     )
-    detector = TrainedDetector(network, meaning, hash_network(network), job.load_runner)
+    detector = TrainedDetector(network, mapping, hash_network(network), job.load_runner)
     detector.class_mapping = _tune_threshold(detector, job.control, samples)
     return detector
 
@@ -228,11 +207,10 @@ def _fine_tune(job: DetectorTrainingJob, samples: Sequence[RegionSample]) -> Tra
 def build_start_network(
     job: DetectorTrainingJob, warm_detector: TrainedDetector | None, unmarked_labels: Sequence[int]
 ) -> DetectionNetwork:
-    """The network to start from, whose classes are the labels.
+    """Return the network to start from, with the labels as its classes.
 
-    What the base knows of a label by name is kept, also of one that came into the config since the
-    live version was trained, and of one that nobody marked: training says nothing about those, so
-    that they would stay at whatever they start from.
+    The base's weights of a class with a label's name are used for labels that the live version did
+    not learn and for labels without examples. Training does not improve those.
     """
     from backend.vision.detection.network import adapt_classes, match_names
 
@@ -247,22 +225,22 @@ def build_start_network(
         names,
         learned,
         job.base_network,
-        borrowed if _is_pretrained(job.base_network) else {},
+        borrowed if job.base_network.spec.pretrained else {},
     )
 
 
 def _labels_without_example(
     job: DetectorTrainingJob, samples: Sequence[RegionSample]
 ) -> tuple[int, ...]:
-    """Labels that the base knows by name and nobody marked yet: they go on being found."""
+    """Return the labels without examples that the base detects by name; they stay detectable."""
     marked_count = {region.label for sample in samples for region in sample.regions}
     names = job.control.label_names
-    class_by_label = _class_by_label(job) if _is_pretrained(job.base_network) else {}
+    class_by_label = _class_by_label(job) if job.base_network.spec.pretrained else {}
     return tuple(i for i in class_by_label if names[i] not in marked_count)
 
 
 def _class_by_label(job: DetectorTrainingJob) -> dict[int, int]:
-    """By label index, the class of the base that means it; the first where several do."""
+    """Return label index → class of the base with that meaning, the first of several."""
     known_classes = match_classes(job.control.labels, job.base_network.spec.classes)
     return {
         label_index: class_index for class_index, label_index in reversed(known_classes.items())
@@ -270,49 +248,41 @@ def _class_by_label(job: DetectorTrainingJob) -> dict[int, int]:
 
 
 def _warm_start_detector(job: DetectorTrainingJob) -> TrainedDetector | None:
-    """The live version's finder where training can go on from it."""
+    """Return the live version's detector if training can continue from it."""
     previous = job.previous
     if not isinstance(previous, TrainedDetector) or not previous.class_mapping.learned:
         return None
     same_base = previous.network.spec.base == job.base_network.spec.base
     return (
-        previous
-        if same_base and previous.class_mapping.points == (job.control.kind == "points")
-        else None
+        previous if same_base and previous.class_mapping.points == (job.control.is_points) else None
     )
 
 
 def _tune_threshold(
     detector: TrainedDetector, control: Control, samples: Sequence[RegionSample]
 ) -> ClassMapping:
-    """The confidence from which finds are shown, by the F1 on images it learned from, and how
-    hard each label is there.
-    """
+    """Set the threshold with the best F1 on training images, and the difficulty of each label."""
     tuning_samples = [sample for sample in samples if sample.regions][-TUNING_IMAGE_COUNT:]
-    judged = predict_samples(detector, control, tuning_samples)
-    if control.kind == "points":
-        judged = [points_to_boxes(item, detector.class_mapping.sides) for item in judged]
+    evaluated = predict_samples(detector, control, tuning_samples)
+    if control.is_points:
+        evaluated = [points_to_boxes(s, detector.class_mapping.sides) for s in evaluated]
     labels = control.label_names
-    threshold = round(min(DEFAULT_CONFIDENCE_THRESHOLD, best_f1_threshold(judged, labels)), 4)
+    threshold = round(min(DEFAULT_CONFIDENCE_THRESHOLD, best_f1_threshold(evaluated, labels)), 4)
     return replace(
-        detector.class_mapping, shown=threshold, difficulty=label_difficulty(judged, labels)
+        detector.class_mapping, shown=threshold, difficulty=label_difficulty(evaluated, labels)
     )
 
 
-def _zero_shot_meaning(job: DetectorTrainingJob, known_classes: Mapping[int, int]) -> ClassMapping:
+def _zero_shot_mapping(job: DetectorTrainingJob, known_classes: Mapping[int, int]) -> ClassMapping:
     size = job.input_size or MAX_INPUT_SIZE
     return ClassMapping(
-        points=job.control.kind == "points",
+        points=job.control.is_points,
         labels=job.control.label_names,
         classes=known_classes,
         sides={},
         size=size,
         learned=False,
     )
-
-
-def _is_pretrained(base: DetectionNetwork) -> bool:
-    return base.spec.pretrained
 
 
 def _choose_input_size(samples: Sequence[RegionSample]) -> int:

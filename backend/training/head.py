@@ -1,7 +1,4 @@
-"""Answers and embeddings → a head. Arrays in, arrays out: the compute seam.
-
-Nothing here knows where it runs: in a process of this machine, or elsewhere.
-"""
+"""Train the head of a control of choices from embeddings, on this machine or on Modal."""
 
 from __future__ import annotations
 
@@ -9,9 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from backend.arrays import Floats
+from backend.arrays import Bools, Floats, Indices
 from backend.domain import Control, LabelSet
 
 if TYPE_CHECKING:
@@ -25,31 +21,31 @@ class ChoiceExamples:
     Attributes:
         task_ids: (n) task numbers.
         vectors: (n, d) float32 of unit length.
-        answers: (n) what a person answered.
-        available_labels: (n) the labels that existed when they did.
-        audit_mask: (n) bool, belongs to the audit slice: judged on, never trained on.
+        answers: (n) the labels that a person chose.
+        available_labels: (n) the labels of the config when they chose.
+        audit_mask: (n) bool, true in the audit set, which is never trained on.
     """
 
     task_ids: tuple[int, ...]
     vectors: Floats
     answers: tuple[LabelSet, ...]
     available_labels: tuple[frozenset[str], ...]
-    audit_mask: npt.NDArray[np.bool_]
+    audit_mask: Bools
 
 
 @dataclass(frozen=True)
 class HeadTrainingJob:
-    """Everything that one control's head is made from.
+    """Everything that the head of one control is trained from.
 
     Attributes:
-        control: the control.
+        control: of choices.
         examples: its labeled images.
         pool: (m, d) float32, all images of the project, for the statistics of the features.
         prototypes: (K, d) float32 text embeddings of its labels; None without a text encoder.
         logit_scale: of the encoder's text side.
         logit_bias: of the encoder's text side.
-        previous: the live version's head, to start from.
-        seed: of everything random.
+        previous: the live version's head, for a warm start.
+        seed: of the random generators.
     """
 
     control: Control
@@ -72,11 +68,11 @@ class HeadTrainingJob:
 
 
 def train_head(job: HeadTrainingJob) -> Head | None:
-    """Fit a control's head on all labeled images but the audit slice.
+    """Train a head on all labeled images outside the audit set.
 
     Returns:
-        the head; from the text prototypes alone where nothing is labeled; None where there is
-        neither a label nor a prototype.
+        the head; a zero-shot head of the text prototypes without labels; None without labels and
+        prototypes.
     """
     from backend.vision.heads.head import fit_head, zero_shot_head
 
@@ -99,9 +95,10 @@ def train_head(job: HeadTrainingJob) -> Head | None:
 
 
 def target_matrix(control: Control, examples: ChoiceExamples) -> Floats:
-    """What to learn: (n, K) float32, 1 chosen, 0 not chosen, NaN nobody was asked.
+    """Return the training targets, (n, K) float32: 1 chosen, 0 not chosen, NaN unknown.
 
-    One of many: choosing one label answers all.
+    A label that came into the config after the answer is unknown for several of many. For one of
+    many it counts as not chosen.
     """
     names = control.label_names
     matrix = np.zeros((len(examples.task_ids), len(names)), dtype=np.float32)
@@ -114,16 +111,16 @@ def target_matrix(control: Control, examples: ChoiceExamples) -> Floats:
     return matrix
 
 
-def cross_validate_head(job: HeadTrainingJob, head: Head) -> tuple[npt.NDArray[np.intp], Floats]:
-    """What a head like this one says of the labeled images that it did not see.
+def cross_validate_head(job: HeadTrainingJob, head: Head) -> tuple[Indices, Floats]:
+    """Return out-of-fold probabilities of the training images.
 
     Args:
         job: that the head was trained by.
         head: of the job.
 
     Returns:
-        rows of the examples that were learned from, and (rows, K) float32 confidence for them;
-        none where there are fewer than two.
+        rows of the training examples, and their (rows, K) float32 probabilities; empty with fewer
+        than two.
     """
     from backend.vision.heads.cross_validation import out_of_fold_probabilities
 

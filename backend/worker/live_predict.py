@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from functools import partial
 from typing import Any
 
 from backend.domain import Control, Regions, Task
 from backend.errors import ImageError
-from backend.inference.detect import run_detectors
 from backend.inference.embed import EMPTY_EMBEDDINGS
-from backend.inference.predict import (
-    build_predictions,
-    choice_uncertainties,
-    count_unreadable,
-    image_sources,
-    predict_probabilities,
-    region_uncertainties,
-)
+from backend.inference.images import image_sources
+from backend.inference.predict import count_unreadable, infer_tasks
 from backend.inference.smart_tools import drawn_by_control, suggest
 from backend.label_studio.labeling_config import read_config
 from backend.label_studio.ml_protocol import parse_project
 from backend.label_studio.task_results import format_prediction, parse_task
+from backend.learning.audit import hash_rank
 from backend.runtime.project_session import ProjectSession
 from backend.runtime.resources import Resources
 from backend.store.projects import ProjectRecord
@@ -109,26 +104,21 @@ def _predict(
 ) -> list[dict[str, Any]]:
     encoder_setting = session.versions.card(live_version).encoder.setting
     model = session.model(live_version)
-    choices = [control for control in controls if control.kind == "choices"]
+    choices = [control for control in controls if control.is_choices]
     embeddings = EMPTY_EMBEDDINGS
     if encoder_setting and choices:
         embedder = session.embedder(session.resources.encoder(encoder_setting))
         embeddings = embedder.embed(image_sources(tasks, choices), lambda done, total: None)
-    images = session.images
-    inference = run_detectors(model, controls, tasks, images, lambda done, total: None, next_tasks)
+    inference = infer_tasks(
+        model, controls, tasks, embeddings, session.images, next_tasks=next_tasks
+    )
     errors = {**inference.errors, **embeddings.errors}
     for reason, count in count_unreadable(tasks, controls, errors).items():
         log.warning("project %s: %s without prediction: %s", session.id, count, reason)
-    probabilities = predict_probabilities(model, controls, tasks, embeddings)
-    uncertainties = choice_uncertainties(controls, probabilities)
-    for task, value in region_uncertainties(session.id, inference).items():
-        uncertainties[task] = max(uncertainties.get(task, 0.0), value)
-    scores = {task.id: 1 - uncertainties[task.id] for task in tasks if task.id in uncertainties}
-    task_predictions = build_predictions(
-        model, controls, tasks, probabilities, scores, embeddings, inference
-    )
+    uncertainties = inference.uncertainties(partial(hash_rank, session.id))
+    scores = {task: 1 - value for task, value in uncertainties.items()}
     controls_by_name = {control.name: control for control in controls}
     return [
         format_prediction(prediction, controls_by_name, live_version)
-        for prediction in task_predictions
+        for prediction in inference.predictions(tasks, scores)
     ]

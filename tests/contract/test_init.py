@@ -252,7 +252,11 @@ def test_a_person_is_asked_until_the_answers_fit_and_one_command_does_it_all(
         (("--title", "x"), 2, "3 to 50 characters"),
         (("--backend", "http://prelabel:9090"), 2, "a host name without a dot"),
         (("--backend", "127.0.0.1:9191"), 2, "needs http://"),
-        (("--job", "points", "--labels", "a", "--backend", "{studio}"), 1, "Another service than Prelabel"),
+        (
+            ("--job", "points", "--labels", "a", "--backend", "{studio}"),
+            1,
+            "Another service than Prelabel",
+        ),
     ],
 )
 def test_what_is_missing_or_wrong_is_said_before_anything_is_made(

@@ -24,11 +24,10 @@ from backend.domain import (
     Task,
 )
 from backend.estimate import IntervalEstimate
-from backend.inference.detect import run_detectors
-from backend.inference.embed import EmbeddingResult
+from backend.inference.embed import EMPTY_EMBEDDINGS
 from backend.inference.images import ProjectImages
 from backend.inference.model import Model
-from backend.inference.predict import build_predictions, task_confidences
+from backend.inference.predict import infer_tasks
 from backend.json_records import to_json
 from backend.label_studio.image_fetcher import TaskImageFetcher
 from backend.label_studio.labeling_config import LabelingConfig
@@ -100,7 +99,7 @@ def red(tasks: Sequence[int]) -> list[Prediction]:
 
 def chosen(live: VersionCard, state: AcceptanceState, seen: Observation, **more: Any) -> list[int]:
     sure = {task.id: 0.85 for task in seen.tasks}
-    given = {"model": MODEL, "error": 0.05, **more}
+    given = {"model": MODEL, "error_bound": 0.05, **more}
     return [t.id for t in auto_accept.acceptable_tasks(live, state, seen, sure, **given)]
 
 
@@ -179,10 +178,8 @@ def test_nobody_is_sure_of_a_task_with_an_image_that_cannot_be_read(tmp_path: Pa
     whole = Task(1, {"left": square(), "right": square()})
     half = Task(2, {"left": square(), "right": "data:image/png;base64,AAAA"})
     model = Model({}, {control.name: Dark() for control in controls})
-    looked = run_detectors(
-        model, controls, [whole, half], pictures(tmp_path), lambda done, of: None
-    )
-    assert task_confidences(model, controls, {}, looked) == {1: np.float32(0.9)}
+    result = infer_tasks(model, controls, [whole, half], EMPTY_EMBEDDINGS, pictures(tmp_path))
+    assert result.confidences() == {1: np.float32(0.9)}
 
 
 def test_a_box_that_is_not_shown_is_accepted_with_the_rest_as_it_was_judged(tmp_path: Path) -> None:
@@ -190,21 +187,11 @@ def test_a_box_that_is_not_shown_is_accepted_with_the_rest_as_it_was_judged(tmp_
     control = Control("box", "image", "image", (Label("thing"),), "boxes", precision=0.95)
     task = Task(1, {"image": square()})
     model = Model({}, {"box": Dark()}, {"box": {"thing": UNREACHABLE_THRESHOLD}})
-    looked = run_detectors(model, [control], [task], pictures(tmp_path), lambda done, of: None)
-    sure = task_confidences(model, [control], {}, looked)
+    result = infer_tasks(model, [control], [task], EMPTY_EMBEDDINGS, pictures(tmp_path))
+    sure = result.confidences()
     assert sure == {1: np.float32(0.9)}
     shown, answer = (
-        build_predictions(
-            model,
-            [control],
-            [task],
-            {},
-            sure,
-            EmbeddingResult({}, {}, {}),
-            looked,
-            unfiltered=whole,
-        )[0]
-        for whole in (False, True)
+        result.predictions([task], sure, unfiltered=whole)[0] for whole in (False, True)
     )
     assert [len(found.regions) for found in shown.regions] == [0]
     (region,) = full_result(answer, {"box": control})
@@ -231,7 +218,7 @@ def test_nothing_is_accepted_by_what_was_judged_for_another_config_or_bound() ->
     assert chosen(live, AcceptanceState(), observed(*tasks, control=smart)) == OTHERS[:2]
     wider = replace(COLOUR, labels=(*COLOUR.labels, Label("green")))
     assert chosen(live, AcceptanceState(), observed(*tasks, control=wider)) == []
-    assert chosen(live, AcceptanceState(), observed(*tasks), error=0.02) == []
+    assert chosen(live, AcceptanceState(), observed(*tasks), error_bound=0.02) == []
 
 
 def test_a_check_is_counted_once_however_often_a_round_looks() -> None:

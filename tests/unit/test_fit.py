@@ -15,8 +15,7 @@ from backend.inference.model import Model, save_model
 from backend.label_studio.labeling_config import read_config
 from backend.loop.card import Stopwatch
 from backend.loop.fit import ModelTrainer
-from backend.loop.label_table import label_table
-from backend.loop.observe import Observation, ProjectFingerprint
+from backend.loop.observe import Observation, ProjectFingerprint, label_table
 from backend.loop.train_version import VersionTrainer
 from backend.records import ControlCard, ModelSource
 from backend.runtime.project_session import ProjectSession

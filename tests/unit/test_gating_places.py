@@ -18,8 +18,7 @@ from backend.learning.quality_gate import GateVerdict
 from backend.loop.evaluate import metrics
 from backend.loop.evaluate.gate import QualityGate
 from backend.loop.fit import ModelTrainer
-from backend.loop.label_table import label_table
-from backend.loop.observe import Observation, ProjectFingerprint
+from backend.loop.observe import Observation, ProjectFingerprint, label_table
 from backend.records import ModelSource
 from backend.runtime.project_session import ProjectSession
 from backend.runtime.resources import Resources

@@ -99,7 +99,7 @@ class Assessor:
                 c, fit.samples(c), [model_detectors.get(c.name) for model_detectors in detectors]
             )
             for c in self._controls
-            if c.kind != "choices"
+            if not c.is_choices
         }
 
     def assess(self) -> Assessment:
@@ -123,7 +123,7 @@ class Assessor:
             thresholds={
                 c.name: evaluations[c.name].thresholds(self._target_precision(c))
                 for c in self._controls
-                if not c.threshold and (c.kind == "choices" or c.precision is not None)
+                if not c.threshold and (c.is_choices or c.precision is not None)
             },
         )
 
@@ -133,7 +133,7 @@ class Assessor:
 
     @property
     def _choice_controls(self) -> list[Control]:
-        return [control for control in self._controls if control.kind == "choices"]
+        return [control for control in self._controls if control.is_choices]
 
     def _target_precision(self, control: Control) -> float:
         return self._settings.precision if control.precision is None else control.precision
@@ -141,7 +141,7 @@ class Assessor:
     # -- figures ----------------------------------------------------------------------------
 
     def _evaluate(self, control: Control) -> ControlEvaluation:
-        if control.kind == "choices":
+        if control.is_choices:
             examples = self._fit.examples(control)
             return metrics.evaluate_choices(
                 self._model, control, examples, np.flatnonzero(examples.audit_mask).tolist()
@@ -153,7 +153,7 @@ class Assessor:
         )
 
     def _control_card(self, control: Control, evaluation: ControlEvaluation) -> ControlCard:
-        if control.kind == "choices":
+        if control.is_choices:
             examples = self._fit.examples(control)
             kind = metrics.describe_head(self._model, control.name, examples)
             counts = metrics.count_choice_labels(control, examples)
@@ -277,7 +277,7 @@ class Assessor:
     def _has_similar_sizes(self, card: VersionCard) -> bool:
         """Whether points were judged by about the same sizes then; versions of old do not tell."""
         control = self._controls[0]
-        if self._choice_controls or control.kind != "points":
+        if self._choice_controls or not control.is_points:
             return True
         previous_sizes = card.control(control.name).object_sizes
         current_sizes = self._object_sizes[control.name]
@@ -299,7 +299,7 @@ class Assessor:
         return missed
 
     def _label_counts(self, control: Control) -> dict[str, int]:
-        if control.kind == "choices":
+        if control.is_choices:
             return metrics.count_choice_labels(control, self._fit.examples(control))
         return metrics.count_region_labels(control, self._fit.samples(control))
 

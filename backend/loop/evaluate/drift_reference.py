@@ -1,4 +1,4 @@
-"""What the audit slice of a version looks like, to compare production with."""
+"""The audit set of a version as reference for drift in production."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections import Counter
 
 import numpy as np
 
+from backend.arrays import Floats
 from backend.domain import Control
 from backend.inference.embed import EmbeddingResult, task_vectors
 from backend.inference.model import Model, predict_choice
@@ -18,29 +19,27 @@ from backend.store.drift_reference import DriftReference
 def build_reference(
     observation: Observation, fit: ModelTrainer, model: Model, embeddings: EmbeddingResult
 ) -> DriftReference:
-    """The audit slice, labeled or not.
+    """Return the label counts and embeddings of the audit set, labeled or not.
 
-    Of choices the mix is what the model says of all its images, of boxes and points what people
-    marked in it: production is answered by the model, and neither is looked at twice.
+    The counts of choices are the model's own, counted as `labels_of` counts them in production.
+    Those of boxes and points are people's, so that the detectors need not run again.
     """
     audit_tasks = [task for task in observation.tasks if observation.is_audit(task)]
     vectors = task_vectors(audit_tasks, embeddings)
     rows = np.stack(list(vectors.values())) if vectors else np.zeros((0, 0), dtype=np.float32)
-    label_mix = {c.name: _count_labels(c, fit, model, rows) for c in observation.config.controls}
-    return DriftReference({name: dict(counts) for name, counts in label_mix.items()}, rows)
+    counts = {c.name: _count_labels(c, fit, model, rows) for c in observation.config.controls}
+    return DriftReference({name: dict(count) for name, count in counts.items()}, rows)
 
 
 def _count_labels(
-    control: Control, fit: ModelTrainer, model: Model, embedding_rows: object
+    control: Control, fit: ModelTrainer, model: Model, vectors: Floats
 ) -> Counter[str]:
-    label_counts: Counter[str] = Counter()
-    if control.kind != "choices":
+    counts: Counter[str] = Counter()
+    if not control.is_choices:
         for sample in fit.samples(control):
-            label_counts.update(region.label for region in sample.regions if sample.is_audit)
-    elif control.name in model.heads and len(np.asarray(embedding_rows)):
+            counts.update(region.label for region in sample.regions if sample.is_audit)
+    elif control.name in model.heads and len(vectors):
         labels = model.labels(control.name)
-        for probabilities in model.probabilities(control.name, np.asarray(embedding_rows)):
-            label_counts.update(
-                predict_choice(control, labels, probabilities, UNKNOWN_IMAGE_SIZE).labels
-            )
-    return label_counts
+        for row in model.probabilities(control.name, vectors):
+            counts.update(list(predict_choice(control, labels, row, UNKNOWN_IMAGE_SIZE).labels))
+    return counts

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from backend.arrays import Floats
+from backend.arrays import Floats, Indices
 from backend.domain import Control
 from backend.errors import PrelabelError
 from backend.inference.detections import RegionSample
@@ -53,7 +53,7 @@ TRUST_IMAGES = 150
 """Images from which it is learned how far a belief can be trusted."""
 MAX_CHECKED_IMAGES = 100
 """Images that a finder of old looks at at most."""
-CrossValidated = Mapping[str, tuple[Sequence[int], Floats]]
+CrossValidated = Mapping[str, tuple[Indices, Floats]]
 """By control: rows of its examples, and what heads that did not see them say, (rows, K)."""
 
 
@@ -95,7 +95,7 @@ class QualityGate:
         """
         verdicts: list[GateVerdict] = []
         for control in self._observation.config.controls:
-            if control.kind == "choices":
+            if control.is_choices:
                 verdicts += self._choice_verdicts(control, evaluations[control.name])
             elif control.name in self._fit.live_model.detectors:
                 verdicts += self._region_verdicts(control, evaluations[control.name])

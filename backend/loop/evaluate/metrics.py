@@ -12,7 +12,12 @@ from backend.arrays import Floats
 from backend.domain import Control, ImageSize, LabelSet
 from backend.estimate import IntervalEstimate
 from backend.inference.confidence import choice_confidence, detection_confidence
-from backend.inference.detections import RegionSample, confidence_threshold, predict_samples
+from backend.inference.detections import (
+    RegionSample,
+    confidence_threshold,
+    edge_scale,
+    predict_samples,
+)
 from backend.inference.model import Model, chosen_labels, predict_choice
 from backend.learning.classification_metrics import accuracy_estimate, evaluate_classification
 from backend.learning.detection_metrics import (
@@ -117,7 +122,7 @@ def object_sizes(
     Returns:
         label → 0 to 1 of the image's longer edge; nothing of boxes.
     """
-    if control.kind != "points":
+    if not control.is_points:
         return {}
     sizes: dict[str, float] = {}
     for detector in reversed([item for item in detectors if item is not None]):
@@ -130,7 +135,7 @@ def _median_box_sizes(samples: Sequence[RegionSample]) -> dict[str, float]:
     """By label that real boxes show, the median of their mean side."""
     sides: dict[str, list[float]] = {}
     for sample in samples:
-        x_scale, y_scale = min(sample.aspect_ratio, 1.0), min(1 / sample.aspect_ratio, 1.0)
+        x_scale, y_scale = edge_scale(sample.aspect_ratio)
         for box in sample.other_boxes:
             side = ((box.x1 - box.x0) * x_scale + (box.y1 - box.y0) * y_scale) / 2
             sides.setdefault(box.label, []).append(side)
@@ -152,7 +157,7 @@ def evaluate_regions(
         sizes: of points, as :func:`object_sizes` tells them; by the finder's own when not given.
     """
     judged = predict_samples(detector, control, samples)
-    kind: RegionKind = "points" if control.kind == "points" else "boxes"
+    kind: RegionKind = "points" if control.is_points else "boxes"
     min_confidence = confidence_threshold(detector, control) if detector else 1.0
     extents = object_sizes(control, samples, [detector]) if sizes is None else dict(sizes)
     evaluated = evaluate_detections(judged, control.label_names, kind, extents, min_confidence)
@@ -192,7 +197,7 @@ def correctness_by_image(
         samples: images that the finder did not learn from.
         sizes: of points; see :func:`object_sizes`.
     """
-    kind: RegionKind = "points" if control.kind == "points" else "boxes"
+    kind: RegionKind = "points" if control.is_points else "boxes"
     min_confidence = confidence_threshold(detector, control)
     return [
         [

@@ -12,12 +12,11 @@ import numpy as np
 from backend.arrays import Floats
 from backend.domain import Control
 from backend.errors import PrelabelError
+from backend.inference.images import image_sources
 from backend.inference.model import load_heads
-from backend.inference.predict import image_sources
 from backend.learning.contradiction import AnsweredQuestions
-from backend.loop.fit import ModelTrainer
-from backend.loop.label_table import choice_examples, label_table
-from backend.loop.observe import Observation
+from backend.loop.fit import ModelTrainer, choice_examples
+from backend.loop.observe import Observation, label_table
 from backend.runtime.project_session import ProjectSession
 from backend.store.versions import LabelSnapshot, VersionCard
 from backend.training.head import ChoiceExamples, target_matrix
@@ -47,7 +46,7 @@ class PastVersions:
         observation: Observation,
         fit: ModelTrainer,
     ) -> None:
-        assert fit.live_card is not None  # noqa: S101 - there is nothing to look back at
+        assert fit.live_card is not None
         self.live: VersionCard = fit.live_card
         self.unavailable_reason = ""
         self._session = session
@@ -115,7 +114,7 @@ class PastVersions:
 
     @cached_property
     def _examples(self) -> Mapping[str, ChoiceExamples]:
-        choices = [c for c in self._observation.config.controls if c.kind == "choices"]
+        choices = [c for c in self._observation.config.controls if c.is_choices]
         if not choices or self.has_same_encoder:
             return {c.name: self._fit.examples(c) for c in choices}
         name = self.live.encoder.name

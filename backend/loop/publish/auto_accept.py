@@ -22,8 +22,7 @@ from backend.learning.auto_accept import (
 from backend.learning.detection_metrics import DetectionSample, RegionKind, count_matches
 from backend.loop.evaluate import metrics
 from backend.loop.evaluate.metrics import ControlEvaluation
-from backend.loop.label_table import region_rows
-from backend.loop.observe import RANDOM_CAPTURE, Observation
+from backend.loop.observe import RANDOM_CAPTURE, Observation, region_rows
 from backend.records import AutoAcceptSection
 from backend.runtime.connection import Connection
 from backend.store.acceptance import AcceptanceState, AcceptedAnswer, Suspension
@@ -337,9 +336,9 @@ def _matches_annotation(
     choices, regions = task.choices or {}, task.regions or {}
     correct = True
     for control in (c for c in controls if c.name in record.answer):
-        if control.name not in (choices if control.kind == "choices" else regions):
+        if control.name not in (choices if control.is_choices else regions):
             return None
-        if control.kind == "choices":
+        if control.is_choices:
             correct &= choices[control.name] == frozenset(record.answer[control.name])
         else:
             correct &= _matches_regions(control, record, regions[control.name], model)
@@ -353,7 +352,7 @@ def _matches_regions(
     predicted = tuple(Region(*row) for row in record.answer[control.name])
     detector = model.detectors.get(control.name)
     extents = dict(detector.class_mapping.sides) if detector else {}
-    kind: RegionKind = "points" if control.kind == "points" else "boxes"
+    kind: RegionKind = "points" if control.is_points else "boxes"
     evaluated_image = DetectionSample(
         predicted, (1.0,) * len(predicted), truth, record.ratios.get(control.name, 1.0)
     )

@@ -1,28 +1,23 @@
-"""The live version's answers to all open tasks, in the order in which people shall see them."""
+"""Publish the live version: infer → rank → accept → push → follow → thumbnails."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from backend.arrays import Floats
 from backend.callbacks import StateCallback
 from backend.domain import Prediction, Task
-from backend.inference.detect import InferenceResult, run_detectors
 from backend.inference.embed import EmbeddingResult, task_vectors
+from backend.inference.images import image_sources
 from backend.inference.model import Model
-from backend.inference.predict import (
-    build_predictions,
-    choice_uncertainties,
-    count_unreadable,
-    image_sources,
-    predict_probabilities,
-    region_uncertainties,
-    task_confidences,
-)
+from backend.inference.predict import InferenceResult, count_unreadable, infer_tasks, merge_max
+from backend.label_studio.tab_views import unlabeled_view
+from backend.learning.audit import hash_rank
 from backend.learning.nearest_neighbours import rank_by_label_text
 from backend.learning.selection import rank_scores
 from backend.loop.observe import Observation
@@ -35,29 +30,15 @@ from backend.store.acceptance import AcceptanceStore
 from backend.store.files import read_json, write_json
 
 QUEUE_TAB_TITLE = "Prelabel: ask next"
-"""The Data Manager's tab in this order, for projects that several people work in."""
-
+"""Data Manager tab in the order of the queue, for projects with several annotators."""
 TASKS_PER_LABEL = 10
-"""Tasks that are put forward for each label without an example."""
-QUEUE_TAB_VIEW = {
-    "ordering": ["tasks:predictions_score"],
-    "filters": {
-        "conjunction": "and",
-        "items": [
-            {
-                "filter": "filter:tasks:total_annotations",
-                "operator": "equal",
-                "type": "Number",
-                "value": 0,
-            }
-        ],
-    },
-}
+"""Tasks that are moved to the front for each label without an example."""
+REGION_UNCERTAINTY_FILE = "unsure.json"
 
 
 @dataclass(frozen=True)
 class PublishResult:
-    """What became of a push.
+    """What was published.
 
     Attributes:
         has_predictions: Label Studio has a prediction of the live version.
@@ -71,59 +52,35 @@ class PublishResult:
 
 
 class Publisher:
-    """Presents the live version of one project.
+    """Publishes the live version of one project.
 
     Args:
         session: of the project.
-        report: told state, progress and details.
+        report: called with state, progress and detail.
     """
 
-    def __init__(
-        self,
-        session: ProjectSession,
-        report: StateCallback,
-    ) -> None:
+    def __init__(self, session: ProjectSession, report: StateCallback) -> None:
         self._session = session
         self._connection = session.connection
         self._report = report
 
     def publish(self, observation: Observation, live_version: str) -> PublishResult:
-        """Every open task has one prediction of the live version, and the queue follows it."""
+        """Give every open task a prediction of the live version, and order the queue by it."""
         self._report("pushing", 0.0, "")
-        controls = observation.config.controls
-        embeddings = self._embed(observation)
         open_tasks = [task for task in observation.tasks if task.open]
         existing, missing_ids = pushing.missing_predictions(
             self._connection, live_version, (task.id for task in open_tasks)
         )
-        model = self._session.model(live_version)
         new = [task for task in open_tasks if task.id in missing_ids]
-        inference = self._run_detectors(observation, model, new)
-        probabilities = predict_probabilities(model, controls, open_tasks, embeddings)
-        uncertainties = self._open_uncertainties(
-            observation, live_version, probabilities, inference
-        )
-        vectors = task_vectors(observation.tasks, embeddings)
-        missing_label_tasks = self._find_missing_labels(
-            observation, {t.id: vectors[t.id] for t in open_tasks if t.id in vectors}
-        )
-        order = build_queue_order(
-            observation, vectors, uncertainties, missing_label_tasks, self._session.settings.seed
-        )
-        to_accept = self._select_auto_accepts(
-            observation, live_version, model, probabilities, embeddings, inference, order
-        )
+        model = self._session.model(live_version)
+        embeddings = self._embed(observation)
+        inference = self._infer(observation, model, embeddings, open_tasks, new)
+        order = self._rank(observation, live_version, inference)
+        to_accept = self._select_auto_accepts(observation, live_version, inference, order)
         if new:
-            scores = rank_scores(order.ranked_tasks())
-            new_predictions = build_predictions(
-                model, controls, new, probabilities, scores, embeddings, inference
-            )
+            predictions = inference.predictions(new, rank_scores(order.ranked_tasks()))
             pushing.push_predictions(
-                self._connection,
-                live_version,
-                new_predictions,
-                observation.controls,
-                self._report_push,
+                self._connection, live_version, predictions, observation.controls, self._report_push
             )
         if existing or new:
             pushing.follow_version(self._connection, live_version, observation.fingerprint)
@@ -133,22 +90,90 @@ class Publisher:
         )
         ThumbnailPublisher(self._session).publish_round(order, open_tasks)
         errors = {**self._session.images.errors, **embeddings.errors}
-        return PublishResult(
-            bool(existing or new), count_unreadable(observation.tasks, controls, errors), order
-        )
+        unreadable_counts = count_unreadable(observation.tasks, observation.config.controls, errors)
+        return PublishResult(bool(existing or new), unreadable_counts, order)
+
+    # -- infer ------------------------------------------------------------------------------
 
     def _embed(self, observation: Observation) -> EmbeddingResult:
-        """All images, by the live version's encoder."""
-        encoder = self._session.live_encoder()
-        return self._session.embedder(encoder).embed(
+        """Embed all images with the live version's encoder."""
+        return self._session.embedder(self._session.live_encoder()).embed(
             image_sources(observation.tasks, observation.config.controls),
             lambda done, total: self._report("pushing", done / total if total else 1.0, ""),
         )
 
+    def _infer(
+        self,
+        observation: Observation,
+        model: Model,
+        embeddings: EmbeddingResult,
+        tasks: Sequence[Task],
+        detector_tasks: Sequence[Task],
+    ) -> InferenceResult:
+        inference = infer_tasks(
+            model,
+            observation.config.controls,
+            tasks,
+            embeddings,
+            self._session.images,
+            detector_tasks=detector_tasks,
+            progress=lambda done, total: self._report(
+                "pushing", done / total, f"image {done} of {total}"
+            ),
+        )
+        if model.detectors:
+            self._session.resources.image_copies.trim()
+        return inference
+
+    # -- rank -------------------------------------------------------------------------------
+
+    def _rank(
+        self, observation: Observation, live_version: str, inference: InferenceResult
+    ) -> QueueOrder:
+        uncertainties = merge_max(
+            inference.choice_uncertainties(),
+            self._region_uncertainties(observation, live_version, inference),
+        )
+        vectors = task_vectors(observation.tasks, inference.embeddings)
+        open_vectors = {
+            t.id: vectors[t.id] for t in observation.tasks if t.open and t.id in vectors
+        }
+        return build_queue_order(
+            observation,
+            vectors,
+            uncertainties,
+            self._find_missing_labels(observation, open_vectors),
+            self._session.settings.seed,
+        )
+
+    def _region_uncertainties(
+        self, observation: Observation, live_version: str, inference: InferenceResult
+    ) -> dict[int, float]:
+        """Return the uncertainty of regions, with that of earlier rounds for the same version.
+
+        A version's detectors run once per image. So its uncertainty is stored, and so is its
+        confidence, which this restores in ``inference.confidence``.
+        """
+        file = self._session.folder / REGION_UNCERTAINTY_FILE
+        stored = read_json(file) or {}
+        stored = stored if stored.get("version") == live_version else {}
+        uncertainties, confidence = (
+            {int(t): v for t, v in stored.get(key, {}).items()} for key in ("tasks", "sure")
+        )
+        new = inference.region_uncertainties(partial(hash_rank, observation.identity))
+        uncertainties |= new
+        inference.confidence = confidence | {t: float(v) for t, v in inference.confidence.items()}
+        if new:
+            write_json(
+                file,
+                {"version": live_version, "tasks": uncertainties, "sure": inference.confidence},
+            )
+        return uncertainties
+
     def _find_missing_labels(
         self, observation: Observation, vectors: Mapping[int, Floats]
     ) -> list[int]:
-        """The tasks that most likely show a label without an example, by the label's text."""
+        """Return the tasks closest to the text of the labels that have no example yet."""
         encoder = self._session.live_encoder()
         candidates: list[int] = []
         example_counts = count_examples(observation)
@@ -157,9 +182,8 @@ class Publisher:
             missing_labels = [
                 index for index, name in enumerate(names) if not example_counts[control.name][name]
             ]
-            is_partial = (
-                0 < len(missing_labels) < len(names)
-            )  # before any label nothing is rarer than others
+            # before the first label no label is rarer than the others
+            is_partial = 0 < len(missing_labels) < len(names)
             prototypes = (
                 self._session.resources.prototypes(encoder, control)
                 if is_partial and vectors
@@ -171,73 +195,26 @@ class Publisher:
                 candidates += [tasks[row] for row in rows[: TASKS_PER_LABEL * len(missing_labels)]]
         return candidates
 
-    def _open_uncertainties(
-        self,
-        observation: Observation,
-        live_version: str,
-        probabilities: Mapping[str, Mapping[int, Floats]],
-        inference: InferenceResult,
-    ) -> dict[int, float]:
-        """How much each open task would teach; of finds as they were when they were made.
-
-        How sure those were is kept beside it, and given back: a version looks only once.
-        """
-        uncertainties = choice_uncertainties(observation.config.controls, probabilities)
-        file = self._session.folder / "unsure.json"
-        stored = read_json(file) or {}
-        stored = stored if stored.get("version") == live_version else {}
-        region_values, confidence = (
-            {int(t): v for t, v in stored.get(key, {}).items()} for key in ("tasks", "sure")
-        )
-        new_values = region_uncertainties(observation.identity, inference)
-        region_values |= new_values
-        inference.confidence = confidence | {
-            task: float(value) for task, value in inference.confidence.items()
-        }
-        if new_values:
-            write_json(
-                file,
-                {"version": live_version, "tasks": region_values, "sure": inference.confidence},
-            )
-        for task, value in region_values.items():
-            uncertainties[task] = max(uncertainties.get(task, 0.0), value)
-        return uncertainties
-
-    def _run_detectors(
-        self, observation: Observation, model: Model, tasks: Sequence[Task]
-    ) -> InferenceResult:
-        if not model.detectors:
-            return InferenceResult()
-        inference = run_detectors(
-            model,
-            observation.config.controls,
-            tasks,
-            self._session.images,
-            lambda done, total: self._report("pushing", done / total, f"image {done} of {total}"),
-        )
-        self._session.resources.image_copies.trim()
-        return inference
+    # -- accept -----------------------------------------------------------------------------
 
     def _select_auto_accepts(
         self,
         observation: Observation,
         live_version: str,
-        model: Model,
-        probabilities: Mapping[str, Mapping[int, Floats]],
-        embeddings: EmbeddingResult,
         inference: InferenceResult,
         order: QueueOrder,
     ) -> Sequence[Prediction]:
-        """Answers to be given without a person, where the project wants that.
+        """Return the predictions to accept without a person, where the project allows it.
 
-        What people found of those given before counts first; those that go to people all the same
-        get their places in the order.
+        Reviews of earlier accepted answers are counted first. Spot checks get their place in the
+        order.
         """
-        controls = observation.config.controls
-        error_bound = auto_accept.accept_error_bound(controls, self._session.settings.accept_error)
+        error_bound = auto_accept.accept_error_bound(
+            observation.config.controls, self._session.settings.accept_error
+        )
         if not error_bound:
             return []
-        versions = self._session.versions
+        versions, model = self._session.versions, inference.model
         store = AcceptanceStore(self._session.folder)
         previous = store.read()
         state = auto_accept.record_reviews(previous, observation, model)
@@ -245,26 +222,17 @@ class Publisher:
         card = versions.card(live_version)
 
         def predict_selected(is_selected: Callable[[int], bool]) -> list[Prediction]:
-            confidence = task_confidences(model, controls, probabilities, inference)
+            confidence = inference.confidences()
             tasks = auto_accept.acceptable_tasks(
                 card, state, observation, confidence, model, error_bound
             )
             tasks = [task for task in tasks if is_selected(task.id)]
-            return build_predictions(
-                model,
-                controls,
-                tasks,
-                probabilities,
-                confidence,
-                embeddings,
-                inference,
-                unfiltered=True,
-            )
+            return inference.predictions(tasks, confidence, unfiltered=True)
 
         due_tasks = auto_accept.tasks_needing_predictions(
             state, observation, predict_selected(lambda task: True)
         )
-        self._detect_missing(observation, model, due_tasks, inference)
+        self._detect_missing(observation, due_tasks, inference)
         state, to_accept = auto_accept.plan_acceptance(
             state, observation, live_version, predict_selected(due_tasks.__contains__)
         )
@@ -274,27 +242,24 @@ class Publisher:
         return to_accept
 
     def _detect_missing(
-        self,
-        observation: Observation,
-        model: Model,
-        due_tasks: Set[int],
-        inference: InferenceResult,
+        self, observation: Observation, due_tasks: Set[int], inference: InferenceResult
     ) -> None:
-        """At what is answered now and was looked at by an earlier round, which kept no places."""
-        missing_tasks = [
-            task for task in observation.tasks if task.id in due_tasks - inference.unfiltered.keys()
-        ]
-        new_inference = self._run_detectors(observation, model, missing_tasks)
-        for task in missing_tasks:
+        """Run the detectors on due tasks that an earlier round predicted without storing regions."""
+        missing_ids = due_tasks - inference.unfiltered.keys()
+        missing = [task for task in observation.tasks if task.id in missing_ids]
+        new = self._infer(observation, inference.model, inference.embeddings, missing, missing)
+        for task in missing:
             inference.confidence.pop(task.id, None)  # its image may be gone
-        inference.confidence |= new_inference.confidence
-        inference.unfiltered |= new_inference.unfiltered
+        inference.confidence |= new.confidence
+        inference.unfiltered |= new.unfiltered
+
+    # -- push -------------------------------------------------------------------------------
 
     def _update_tab(self) -> None:
-        """Several people may prefer to pick from a list: the same order as a tab."""
+        """Keep a tab in the order of the queue, for several annotators who pick from a list."""
         client = self._connection.client
         if client.count_users() > 1:
-            client.ensure_tab(self._session.number, QUEUE_TAB_TITLE, QUEUE_TAB_VIEW)
+            client.ensure_tab(self._session.number, QUEUE_TAB_TITLE, unlabeled_view())
 
     def _report_push(self, done: int, total: int) -> None:
         self._report("pushing", done / total, "")
