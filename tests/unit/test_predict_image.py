@@ -89,7 +89,7 @@ def test_production_and_drift_reference_count_the_same_labels_of_several_of_many
     monitor = DriftMonitor("colors", reference)
     for prediction in predictions:
         monitor.add_prediction(prediction)
-    assert monitor.drift_figures()["labels"] == 0
+    assert monitor.drift_figures().labels == 0
 
 
 def test_labels_count_from_their_threshold_or_from_the_one_that_is_asked_for() -> None:

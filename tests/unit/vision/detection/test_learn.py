@@ -102,7 +102,7 @@ def test_twelve_images_are_enough_to_detect_discs(yolo26_like: DetectionNetwork)
     others = make_drawings(40, 100, *DISC)
     found = make_torch_runner(yolo26_like).detect([one.image for one in others], 0.02)
     samples = make_detection_samples(others, found, DISC)
-    figures = evaluate_detections(samples, DISC, "boxes", {}, 0.25).to_json()
+    figures: dict[str, Any] = evaluate_detections(samples, DISC, "boxes", {}, 0.25).to_json()
     print("12 images, boxes:", figures)
     assert figures["map50"] >= 0.7
     assert not yolo26_like.module.training
@@ -400,7 +400,8 @@ def test_fifty_images_of_points_find_and_count_discs(monkeypatch: pytest.MonkeyP
     )  # of the discs, in the mean
     judged = make_detection_samples(others, found, DISC)
     metrics = evaluate_detections(judged, DISC, "points", {"disc": size}, least)
-    figure, figures = metrics.f1, metrics.to_json()
+    figure = metrics.f1
+    figures: dict[str, Any] = metrics.to_json()
     side = finder.class_mapping.sides["disc"] * DETECTOR_SIDE
     print(f"50 images, points: side {side:.1f} pixels, from {least}: F1 {figure}, {figures}")
     assert all(tuple(box[:2]) == tuple(box[2:]) for one in found for box in one.boxes)
