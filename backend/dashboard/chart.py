@@ -158,7 +158,8 @@ class _ChartScale:
 def _version_mark(row: VersionRow, figure: IntervalEstimate, scale: _ChartScale) -> ChartMark:
     value = figure.value or 0.0
     labels = row.card.labels.train
-    value_text = f"{_format_value(value, figure)} ({_format_value(figure.low, figure)} to {_format_value(figure.high, figure)})"
+    low, high = _format_value(figure.low, figure), _format_value(figure.high, figure)
+    value_text = f"{_format_value(value, figure)} ({low} to {high})"
     return ChartMark(
         x=scale.x(labels),
         y=scale.y(value),
@@ -191,6 +192,8 @@ def _label_ticks(max_labels: int) -> list[int]:
 def _chart_summary(measured: Sequence[tuple[VersionRow, IntervalEstimate]]) -> str:
     (first, first_figure), (last, last_figure) = measured[0], measured[-1]
     return (
-        f"From {_format_value(first_figure.value or 0, first_figure)} with {first.card.labels.train} labels to "
-        f"{_format_value(last_figure.value or 0, last_figure)} with {last.card.labels.train} labels."
+        f"From {_format_value(first_figure.value or 0, first_figure)} "
+        f"with {first.card.labels.train} labels to "
+        f"{_format_value(last_figure.value or 0, last_figure)} "
+        f"with {last.card.labels.train} labels."
     )

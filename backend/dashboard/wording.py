@@ -53,7 +53,7 @@ def format_percent(value: float) -> str:
 
 
 def reason_key(queued_task: QueuedTask) -> str:
-    """The reason for a task, as people are told it: a key of ``QUEUE_REASON_TEXTS`` and ``QUEUE_REASON_TAGS``."""
+    """Return the key of a task's reason in ``QUEUE_REASON_TEXTS`` and ``QUEUE_REASON_TAGS``."""
     return (
         "telling"
         if queued_task.why == "uncertain" and queued_task.unsure < MIN_SHOWN_UNCERTAINTY
@@ -108,7 +108,8 @@ def explain_figure(figure: IntervalEstimate) -> str:
         round(100 * bound) for bound in (figure.value, figure.low, figure.high)
     )
     return (
-        f"Of 100 images it gets about {correct_percent} right; the true figure is between {low_percent} and {high_percent} "
+        f"Of 100 images it gets about {correct_percent} right; "
+        f"the true figure is between {low_percent} and {high_percent} "
         f"with 95 % confidence. Measured on {images} drawn by lot, which the model never learned "
         f"from.{caveat}"
     )
@@ -125,7 +126,8 @@ def explain_estimate(estimate: IntervalEstimate, audit_figure: IntervalEstimate)
         return ""
     timing = "until then" if audit_figure.value is None else "beside it, while those are few"
     return (
-        f"An estimate {timing}: {format_percent(estimate.value)} ({format_interval(estimate)}), by asking models "
+        f"An estimate {timing}: {format_percent(estimate.value)} "
+        f"({format_interval(estimate)}), by asking models "
         f"that had not seen them about {estimate.n} labeled images. Those were chosen because they "
         "are hard, so it is likely too low."
     )

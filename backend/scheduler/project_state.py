@@ -25,7 +25,7 @@ class ProjectState:
         progress: of that, 0 to 1.
         detail: of that, for people.
         worker: the process that runs the round.
-        training_paused: somebody cancelled a round: the next waits for a new label, or for Start Training.
+        training_paused: after a cancelled round, until a new label or Start Training.
         error: why the last round failed; empty when it did not.
         training_requested: somebody pressed Start Training.
         pending_events: events since the last look.

@@ -62,7 +62,7 @@ class Service:
     Args:
         settings: of this backend.
         clock: monotonic seconds.
-        commit_files: makes what was written last; nothing has to be done for that on one's own disk.
+        commit_files: persists written files; not needed on a local disk.
         reload_files: sees what others wrote; the same.
         worker_command: of the working processes.
     """

@@ -70,7 +70,7 @@ class ImportRecord:
 
     Attributes:
         task_id: its number in Label Studio; 0 while it is none.
-        annotation_hash: the answer that is there, see :attr:`Capture.annotation_hash`; empty while none is.
+        annotation_hash: see :attr:`Capture.annotation_hash`; empty without an annotation.
         annotation_id: the number of the annotation with it; 0 where it is not known.
     """
 
