@@ -63,7 +63,7 @@ class DemoResult:
     Attributes:
         curve: after each round: labels, accuracy, audit, version; and ``random``, the accuracy
             after as many labels in random order, where that was asked for.
-        correct_suggestions: for every annotated task, whether its pre-annotation needed no correction;
+        correct_suggestions: for every annotated task, whether it needed no correction;
             None where it had none.
     """
 
