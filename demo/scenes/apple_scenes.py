@@ -4,28 +4,36 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from backend.arrays import Doubles
 from demo.scenes import plant_items
-from demo.scenes.camera import simulate_camera
+from demo.scenes.drawing import (
+    Outline,
+    Pen,
+    Rgb,
+    Sunlight,
+    blend_colours,
+    flatten_points,
+    sample_colour,
+    to_rgb,
+    transform_points,
+)
 from demo.scenes.fruit_scene import (
     CANVAS_HEIGHT,
     CANVAS_WIDTH,
     SCENE_HEIGHT,
     SCENE_WIDTH,
     FruitScene,
-    Outline,
     SceneItem,
+    draw_fruit_scene,
     drop_hidden_fruits,
-    locate_fruits,
-    render_items,
 )
-from demo.scenes.greenhouse import SKY_COLOURS, Pen, sample_colour, to_rgb
-from demo.scenes.leaf_geometry import Floats, Sunlight, blend_colours
-from demo.scenes.plant_items import flatten_points, transform_points
-from demo.scenes.species import Rgb, ValueRange
+from demo.scenes.greenhouse import SKY_COLOURS
+from demo.scenes.species import ValueRange
 
 APPLE_LABEL = "apple"
 EMPTY_SCENE_SHARE = 1 / 12
@@ -64,11 +72,13 @@ def apple_scenes(count: int, seed: int) -> Iterator[FruitScene]:
             0 if rng.random() < EMPTY_SCENE_SHARE else int(rng.integers(MIN_APPLES, MAX_APPLES + 1))
         )
         light = plant_items.sample_sunlight(rng)
-        items = _make_tree(apple_count, light, rng)
-        while sum(bool(item.label) for item in items) < min(apple_count, MIN_APPLES):
-            items = _make_tree(apple_count, light, rng)
-        image = simulate_camera(render_items(_draw_background(rng), items), rng)
-        yield FruitScene(f"apples-{index:04d}", image, locate_fruits(items))
+        yield draw_fruit_scene(
+            f"apples-{index:04d}",
+            partial(_make_tree, apple_count, light, rng),
+            min(apple_count, MIN_APPLES),
+            partial(_draw_background, rng),
+            rng,
+        )
 
 
 def _draw_background(rng: np.random.Generator) -> Image.Image:
@@ -112,7 +122,7 @@ def _make_tree(apple_count: int, light: Sunlight, rng: np.random.Generator) -> l
     return drop_hidden_fruits([*far_leaves, *branch_items, *middle_leaves, *fruits, *near_leaves])
 
 
-def _sample_branch(rng: np.random.Generator) -> tuple[Floats, Floats]:
+def _sample_branch(rng: np.random.Generator) -> tuple[Doubles, Doubles]:
     """Where a branch enters the picture and where it ends."""
     side = rng.choice([-0.05, 1.05])
     start = np.array([side * CANVAS_WIDTH, rng.uniform(0.1, 1.0) * CANVAS_HEIGHT])
@@ -121,8 +131,8 @@ def _sample_branch(rng: np.random.Generator) -> tuple[Floats, Floats]:
 
 
 def _positions_near_branches(
-    count: int, branches: list[tuple[Floats, Floats]], spread: float, rng: np.random.Generator
-) -> Floats:
+    count: int, branches: list[tuple[Doubles, Doubles]], spread: float, rng: np.random.Generator
+) -> Doubles:
     """Places ``(n, 2)`` around the branches, and a third of them anywhere."""
     branch_ends = np.array(branches)[rng.integers(len(branches), size=count)]
     shares = rng.random((count, 1))
@@ -137,8 +147,8 @@ def _positions_near_branches(
 
 def _make_leaves(
     count: int,
-    branches: list[tuple[Floats, Floats]],
-    green: Floats,
+    branches: list[tuple[Doubles, Doubles]],
+    green: Doubles,
     light: Sunlight,
     rng: np.random.Generator,
 ) -> list[SceneItem]:
@@ -160,11 +170,11 @@ def _make_leaves(
 
 
 def _apple_positions(
-    count: int, branches: list[tuple[Floats, Floats]], rng: np.random.Generator
-) -> list[Floats]:
+    count: int, branches: list[tuple[Doubles, Doubles]], rng: np.random.Generator
+) -> list[Doubles]:
     """Places for so many apples, in bunches, never one right over another."""
     margin = np.array([0.02 * CANVAS_WIDTH, 0.03 * CANVAS_HEIGHT])
-    positions: list[Floats] = []
+    positions: list[Doubles] = []
     candidates = iter(_positions_near_branches(count * 60, branches, 75, rng))
     while len(positions) < count and (position := next(candidates, None)) is not None:
         is_inside = (position > margin).all() and (
@@ -176,9 +186,9 @@ def _apple_positions(
 
 
 def _make_hanging_apple(
-    position: Floats,
+    position: Doubles,
     variety: AppleVariety,
-    green: Floats,
+    green: Doubles,
     light: Sunlight,
     rng: np.random.Generator,
 ) -> list[SceneItem]:
@@ -196,7 +206,7 @@ def _make_hanging_apple(
 
 
 def make_apple(
-    position: Floats,
+    position: Doubles,
     variety: AppleVariety,
     light: Sunlight,
     rng: np.random.Generator,
@@ -234,8 +244,8 @@ def make_apple(
 
 
 def _draw_skin(
-    outline: Floats,
-    middle: Floats,
+    outline: Doubles,
+    middle: Doubles,
     radius: float,
     stem_angle: float,
     variety: AppleVariety,
@@ -255,12 +265,12 @@ def _draw_skin(
 
 
 def _stem_outlines(
-    position: Floats, radius: float, stem_angle: float, rng: np.random.Generator
+    position: Doubles, radius: float, stem_angle: float, rng: np.random.Generator
 ) -> tuple[Outline, Outline]:
     """The hollow where the stalk sits, and the stalk."""
     angles = np.linspace(0, 2 * np.pi, 10, endpoint=False)
     unit_hollow = np.stack([0.66 + 0.12 * np.cos(angles), 0.3 * np.sin(angles)], -1)
     stem = np.array([[0.64, 0.0], [0.9, 0.04], [1.0, rng.normal(0, 0.12)]])
-    return flatten_points(
-        transform_points(unit_hollow, position, stem_angle, radius)
-    ), flatten_points(transform_points(stem, position, stem_angle, radius * 0.95))
+    hollow = transform_points(unit_hollow, position, stem_angle, radius)
+    placed_stem = transform_points(stem, position, stem_angle, radius * 0.95)
+    return flatten_points(hollow), flatten_points(placed_stem)

@@ -8,7 +8,8 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageFilter
 
-from demo.scenes.greenhouse import Pixels, smooth_noise
+from backend.arrays import Floats
+from demo.scenes.greenhouse import smooth_noise
 
 LIGHT_GAINS = {
     "daylight": (1.0, 1.0, 1.0),
@@ -61,7 +62,7 @@ def _sample_colour_matrix(rng: np.random.Generator) -> tuple[float, ...]:
     return tuple(matrix.ravel().tolist())
 
 
-def _illumination(size: Size, rng: np.random.Generator) -> Pixels:
+def _illumination(size: Size, rng: np.random.Generator) -> Floats:
     """Gain ``(rows, columns)``: patches of sun, and the lens's dark corners."""
     patches = 1 + _random_crop(_sunlight_patches(), size, rng) * np.float32(
         rng.choice([0.03, 0.06, 0.14])
@@ -71,7 +72,7 @@ def _illumination(size: Size, rng: np.random.Generator) -> Pixels:
     return np.asarray(patches * (1 - np.float32(rng.uniform(0.02, 0.2)) * (across + down)))
 
 
-def _window_haze(size: Size, rng: np.random.Generator) -> Pixels:
+def _window_haze(size: Size, rng: np.random.Generator) -> Floats:
     """Haze ``(rows, columns)`` that spreads from a window at one side."""
     across = np.linspace(0, 1, size[0], dtype=np.float32)[None]
     down = np.linspace(1, 0, size[1], dtype=np.float32)[:, None]
@@ -80,24 +81,24 @@ def _window_haze(size: Size, rng: np.random.Generator) -> Pixels:
     return np.asarray(strength * (across * 0.6 + down * 0.4) ** 2)
 
 
-def _sensor_noise(size: Size, rng: np.random.Generator) -> Pixels:
+def _sensor_noise(size: Size, rng: np.random.Generator) -> Floats:
     """Sensor noise ``(rows, columns)``, in grey levels."""
     return np.asarray(_random_crop(_noise_tile(), size, rng) * np.float32(rng.uniform(1.0, 6)))
 
 
-def _random_crop(tile: Pixels, size: Size, rng: np.random.Generator) -> Pixels:
+def _random_crop(tile: Floats, size: Size, rng: np.random.Generator) -> Floats:
     """A piece of a 512 by 512 tile, as large as the picture."""
     x, y = int(rng.integers(0, 512 - size[0])), int(rng.integers(0, 512 - size[1]))
     return tile[y : y + size[1], x : x + size[0]]
 
 
 @cache
-def _noise_tile() -> Pixels:
+def _noise_tile() -> Floats:
     return np.random.default_rng(1).normal(0, 1, (512, 512)).astype(np.float32)
 
 
 @cache
-def _sunlight_patches() -> Pixels:
+def _sunlight_patches() -> Floats:
     """Lumps of light of two sizes, mean 0 and spread about 1."""
     rng = np.random.default_rng(2)
     return np.asarray(0.8 * smooth_noise(5, 5, rng) + 0.5 * smooth_noise(16, 16, rng))

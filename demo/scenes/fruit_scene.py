@@ -7,13 +7,14 @@ a map that says which fruit each pixel belongs to, so the truth is exact.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw
 from scipy import ndimage
 
-from demo.scenes.greenhouse import Pen
+from demo.scenes.camera import simulate_camera
+from demo.scenes.drawing import Outline, Pen
 
 SCENE_WIDTH, SCENE_HEIGHT = 320, 240
 SUPERSAMPLING = 2
@@ -23,9 +24,6 @@ CANVAS_WIDTH, CANVAS_HEIGHT = SCENE_WIDTH * SUPERSAMPLING, SCENE_HEIGHT * SUPERS
 
 MIN_VISIBLE_SHARE = 0.42
 """The least share of a fruit that must be visible; one more hidden is taken off the picture."""
-
-Outline = list[float]
-"""A polygon as x, y, x, y, … in pixels of the large drawing."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +80,21 @@ class SceneItem:
     label: str = ""
 
 
+def draw_fruit_scene(
+    name: str,
+    make_items: Callable[[], Sequence[SceneItem]],
+    min_fruits: int,
+    draw_background: Callable[[], Image.Image],
+    rng: np.random.Generator,
+) -> FruitScene:
+    """Draw and photograph one scene; items are made anew until enough fruits are visible."""
+    items = make_items()
+    while sum(bool(item.label) for item in items) < min_fruits:
+        items = make_items()
+    image = simulate_camera(render_items(draw_background(), items), rng)
+    return FruitScene(name, image, locate_fruits(items))
+
+
 def drop_hidden_fruits(items: Sequence[SceneItem]) -> list[SceneItem]:
     """The items without the fruits that others hide too much.
 
@@ -101,15 +114,10 @@ def locate_fruits(items: Sequence[SceneItem]) -> tuple[Fruit, ...]:
     """The fruits among the items with their boxes; all of them must be visible."""
     labels = [item.label for item in items if item.label]
     slices = ndimage.find_objects(np.asarray(_draw_ownership_map(items)), max_label=len(labels))
+    width, height = CANVAS_WIDTH, CANVAS_HEIGHT
     return tuple(
-        Fruit(
-            label,
-            columns.start / CANVAS_WIDTH,
-            rows.start / CANVAS_HEIGHT,
-            columns.stop / CANVAS_WIDTH,
-            rows.stop / CANVAS_HEIGHT,
-        )
-        for label, (rows, columns) in zip(labels, slices, strict=True)
+        Fruit(label, x.start / width, y.start / height, x.stop / width, y.stop / height)
+        for label, (y, x) in zip(labels, slices, strict=True)
     )
 
 
@@ -119,11 +127,6 @@ def render_items(background: Image.Image, items: Sequence[SceneItem]) -> Image.I
     for item in items:
         item.draw(background, pen)
     return background.reduce(SUPERSAMPLING)
-
-
-def without_label(item: SceneItem) -> SceneItem:
-    """The same thing as a decoy."""
-    return replace(item, label="")
 
 
 def _draw_ownership_map(items: Sequence[SceneItem]) -> Image.Image:

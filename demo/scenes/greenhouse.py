@@ -6,13 +6,10 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from demo.scenes.leaf_geometry import Floats
-
-Pen = ImageDraw.ImageDraw
-Pixels = NDArray[np.float32]
+from backend.arrays import Doubles, Floats
+from demo.scenes.drawing import Pen, draw_ellipse, sample_colour, to_rgb
 
 SKY_COLOURS = ((226, 234, 238), (198, 214, 226), (236, 226, 202), (170, 186, 178), (120, 134, 140))
 FRAME_COLOURS = ((238, 240, 238), (120, 126, 124), (70, 82, 74), (150, 118, 84))
@@ -72,24 +69,10 @@ class SceneFrame:
     camera_pitch: float
 
 
-def sample_colour(rng: np.random.Generator, colours: tuple[tuple[int, int, int], ...]) -> Floats:
-    """One of these colours, a little lighter or darker, as ``(3,)`` of 0 to 255."""
-    colour = np.array(colours[int(rng.integers(len(colours)))], float)
-    return np.clip(colour * rng.uniform(0.8, 1.15) + rng.normal(0, 6, 3), 0, 255)
-
-
-def to_rgb(colour: Floats, brightness: float = 1.0) -> tuple[int, int, int]:
-    """A colour the pen takes."""
-    red, green, blue = (min(max(int(channel * brightness), 0), 255) for channel in colour.tolist())
-    return red, green, blue
-
-
 def draw_backdrop(frame: SceneFrame, rng: np.random.Generator) -> Image.Image:
     """The greenhouse down to the bench, sharp: glass or a wall, far rows of plants, things."""
-    top, bottom = (
-        _sample_background_colour(rng),
-        _sample_background_colour(rng) * rng.uniform(0.45, 0.9),
-    )
+    top = _sample_background_colour(rng)
+    bottom = _sample_background_colour(rng) * rng.uniform(0.45, 0.9)
     backdrop_height = int(frame.bench_row) + 8
     gradient = np.linspace(0, 1, backdrop_height)[:, None, None] ** rng.uniform(0.6, 1.6)
     rows = (top + (bottom - top) * gradient).astype(np.uint8)
@@ -103,7 +86,7 @@ def draw_backdrop(frame: SceneFrame, rng: np.random.Generator) -> Image.Image:
     return image
 
 
-def _sample_background_colour(rng: np.random.Generator) -> Floats:
+def _sample_background_colour(rng: np.random.Generator) -> Doubles:
     return sample_colour(rng, SKY_COLOURS if rng.random() < 0.6 else WALL_COLOURS)
 
 
@@ -129,13 +112,8 @@ def _draw_far_plants(pen: Pen, frame: SceneFrame, rng: np.random.Generator) -> N
         for _ in range(2):
             clump_x, clump_y = rng.normal(x, size * 0.4), rng.normal(y, size * 0.35)
             half_width, half_height = size * rng.uniform(0.2, 0.75, 2)
-            box = (
-                clump_x - half_width,
-                clump_y - half_height,
-                clump_x + half_width,
-                clump_y + half_height,
-            )
-            pen.ellipse(box, fill=to_rgb(green, rng.uniform(0.6, 1.25)))
+            fill = to_rgb(green, rng.uniform(0.6, 1.25))
+            draw_ellipse(pen, clump_x, clump_y, half_width, half_height, fill)
 
 
 def _draw_background_prop(pen: Pen, frame: SceneFrame, rng: np.random.Generator) -> None:
@@ -179,7 +157,9 @@ def draw_bench(image: Image.Image, frame: SceneFrame, rng: np.random.Generator) 
     _draw_litter(pen, frame, rng)
 
 
-def _draw_board_gaps(pen: Pen, frame: SceneFrame, colour: Floats, rng: np.random.Generator) -> None:
+def _draw_board_gaps(
+    pen: Pen, frame: SceneFrame, colour: Doubles, rng: np.random.Generator
+) -> None:
     """The gaps between boards, running away from the camera."""
     vanishing_x, board_width = frame.width * rng.uniform(-0.2, 1.2), rng.uniform(18, 60)
     for x in np.arange(-2 * frame.width, 3 * frame.width, board_width * 1.8).tolist():
@@ -194,14 +174,11 @@ def _draw_litter(pen: Pen, frame: SceneFrame, rng: np.random.Generator) -> None:
         x, y = rng.uniform(0, frame.width), rng.uniform(frame.bench_row + 3, frame.height)
         size = rng.uniform(0.8, 4.5)
         crumb_colour = np.array([(70, 50, 36), (150, 110, 50), (60, 90, 40)][int(rng.integers(3))])
-        pen.ellipse(
-            (x - size * 1.5, y - size * 0.6, x + size * 1.5, y + size * 0.6),
-            fill=to_rgb(crumb_colour),
-        )
+        draw_ellipse(pen, x, y, size * 1.5, size * 0.6, to_rgb(crumb_colour))
 
 
 @cache
-def _surface_texture(kind: str) -> Pixels:
+def _surface_texture(kind: str) -> Floats:
     """Brightness ``(512, 512)`` around 1 of a surface; always the same for a kind."""
     rng = np.random.default_rng(sorted(SURFACE_COLOURS).index(kind))
     lumps_by_kind = {"wood": (6, 170), "gravel": (190, 250), "soil": (200, 260), "metal": (3, 300)}
@@ -211,7 +188,7 @@ def _surface_texture(kind: str) -> Pixels:
     return np.asarray(1 + np.float32(contrast) * grain + np.float32(0.08) * lumps)
 
 
-def smooth_noise(across: int, down: int, rng: np.random.Generator) -> Pixels:
+def smooth_noise(across: int, down: int, rng: np.random.Generator) -> Floats:
     """Smooth noise ``(512, 512)`` of mean 0 and spread 1 with this many lumps each way."""
     lumps = Image.fromarray(rng.normal(0, 1, (down, across)).astype(np.float32))
     smooth = np.asarray(lumps.resize((512, 512), Image.Resampling.BICUBIC))
@@ -235,12 +212,8 @@ def draw_pot_shadow(pen: Pen, pot: Pot, opacity: int) -> None:
     for step in range(5):
         half_width = pot.rim_half_width * (1.6 - 0.16 * step)
         half_height = half_width * max(pot.rim_aspect_ratio, 0.12) * 0.9
-        box = (
-            pot.x - half_width * 0.8,
-            pot_bottom - half_height,
-            pot.x + half_width * 1.15,
-            pot_bottom + half_height * 0.9,
-        )
+        left, right = pot.x - half_width * 0.8, pot.x + half_width * 1.15
+        box = (left, pot_bottom - half_height, right, pot_bottom + half_height * 0.9)
         pen.ellipse(box, fill=(10, 10, 12, opacity))
 
 
@@ -255,13 +228,8 @@ def draw_pot(pen: Pen, pot: Pot, rng: np.random.Generator) -> None:
     rim_half_height = rim_radius * pot.rim_aspect_ratio
     lip_height = pot.pot_height * rng.uniform(0.1, 0.22)
     for y_offset, brightness in ((lip_height, 0.85), (0.0, 1.1)):
-        box = (
-            pot.x - rim_radius,
-            pot.y - rim_half_height + y_offset,
-            pot.x + rim_radius,
-            pot.y + rim_half_height + y_offset,
-        )
-        pen.ellipse(box, fill=to_rgb(colour, brightness))
+        y = pot.y + y_offset
+        draw_ellipse(pen, pot.x, y, rim_radius, rim_half_height, to_rgb(colour, brightness))
     draw_soil(pen, pot, rng)
 
 
@@ -273,24 +241,20 @@ def _wall_strip(
     def place(across: float, is_bottom: bool) -> tuple[float, float]:
         curve_offset = pot.rim_half_width * pot.rim_aspect_ratio * (1 - across * across) ** 0.5
         width = pot.rim_half_width * (bottom_ratio if is_bottom else 1.0)
-        return pot.x + across * width, pot.y + curve_offset * (
-            bottom_ratio if is_bottom else 1.0
-        ) + pot.pot_height * is_bottom
+        curve_share = bottom_ratio if is_bottom else 1.0
+        return pot.x + across * width, pot.y + curve_offset * curve_share + (
+            pot.pot_height * is_bottom
+        )
 
     return [place(left, False), place(right, False), place(right, True), place(left, True)]
 
 
 def draw_soil(pen: Pen, pot: Pot, rng: np.random.Generator) -> None:
     """The soil in a pot, with crumbs."""
-    half_width, half_height = (
-        pot.rim_half_width * 0.95,
-        pot.rim_half_width * 0.95 * pot.rim_aspect_ratio,
-    )
+    half_width = pot.rim_half_width * 0.95
+    half_height = half_width * pot.rim_aspect_ratio
     soil_colour = sample_colour(rng, SURFACE_COLOURS["soil"])
-    pen.ellipse(
-        (pot.x - half_width, pot.y - half_height, pot.x + half_width, pot.y + half_height),
-        fill=to_rgb(soil_colour, 0.8),
-    )
+    draw_ellipse(pen, pot.x, pot.y, half_width, half_height, to_rgb(soil_colour, 0.8))
     angles, radii = rng.uniform(0, 6.28, 26), np.sqrt(rng.random(26)) * 0.92
     size = np.maximum(rng.uniform(0.02, 0.07, 26) * pot.rim_half_width, 1)
     light = rng.uniform(0.5, 1.6, 26)
@@ -299,4 +263,4 @@ def draw_soil(pen: Pen, pot: Pot, rng: np.random.Generator) -> None:
         1,
     )
     for (x, y), r, brightness in zip(spots.tolist(), size.tolist(), light.tolist(), strict=True):
-        pen.ellipse((x - r, y - r * 0.7, x + r, y + r * 0.7), fill=to_rgb(soil_colour, brightness))
+        draw_ellipse(pen, x, y, r, r * 0.7, to_rgb(soil_colour, brightness))

@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from backend.arrays import Doubles
+from demo.scenes.drawing import Sunlight, blend_colours, normalize_vectors
 
 LIMP_TIP_ELEVATION = np.radians(-86.0)
 """The elevation at which a wholly limp leaf tip hangs."""
@@ -36,29 +36,16 @@ class CameraView:
     scale: float
     camera_pitch: float
 
-    def project(self, points: Floats) -> Floats:
+    def project(self, points: Doubles) -> Doubles:
         """Pixels ``(..., 2)`` of points in space ``(..., 3)``."""
         rows = points[..., 2] * np.cos(self.camera_pitch) - points[..., 1] * np.sin(
             self.camera_pitch
         )
         return np.stack([self.x + self.scale * points[..., 0], self.y - self.scale * rows], -1)
 
-    def camera_direction(self) -> Floats:
+    def camera_direction(self) -> Doubles:
         """The unit vector ``(3,)`` from the plant to the camera."""
         return np.array([0.0, np.cos(self.camera_pitch), np.sin(self.camera_pitch)])
-
-
-@dataclass(frozen=True)
-class Sunlight:
-    """Where the light comes from.
-
-    Attributes:
-        direction: Unit vector ``(3,)`` from the plant to the light.
-        ambient: Share of the light that comes from everywhere, 0 to 1.
-    """
-
-    direction: Floats
-    ambient: float
 
 
 @dataclass(frozen=True)
@@ -78,26 +65,26 @@ class Leaves:
         variegation: ``(n,)`` how cream the margin is: 0 plain, 1 strongly variegated.
     """
 
-    base: Floats
-    azimuth: Floats
-    elevation: Floats
-    droop: Floats
-    length: Floats
-    width: Floats
-    fold: Floats
-    colour: Floats
-    decay: Floats
-    variegation: Floats
+    base: Doubles
+    azimuth: Doubles
+    elevation: Doubles
+    droop: Doubles
+    length: Doubles
+    width: Doubles
+    fold: Doubles
+    colour: Doubles
+    decay: Doubles
+    variegation: Doubles
 
 
 def trace_midribs(
-    base: Floats,
-    azimuth: Floats,
-    base_elevation: Floats,
-    droop_shares: Floats,
-    length: Floats,
+    base: Doubles,
+    azimuth: Doubles,
+    base_elevation: Doubles,
+    droop_shares: Doubles,
+    length: Doubles,
     steps: int,
-) -> Floats:
+) -> Doubles:
     """Midribs ``(n, steps + 1, 3)`` of leaves or stems that start upward and bow to gravity."""
     positions = (np.arange(steps) + 0.5) / steps
     elevation = (
@@ -117,13 +104,7 @@ def trace_midribs(
     return np.asarray(np.concatenate([base[:, None], base[:, None] + offsets], axis=1))
 
 
-def normalize_vectors(vectors: Floats) -> Floats:
-    """The vectors ``(..., 3)`` at length one."""
-    lengths = np.sqrt((vectors * vectors).sum(-1, keepdims=True))
-    return np.asarray(vectors / np.maximum(lengths, 1e-9))
-
-
-def compute_leaf_surfaces(leaves: Leaves, profile: Floats) -> tuple[Floats, Floats, Floats]:
+def compute_leaf_surfaces(leaves: Leaves, profile: Doubles) -> tuple[Doubles, Doubles, Doubles]:
     """The surface of every leaf.
 
     Args:
@@ -158,8 +139,8 @@ def compute_leaf_surfaces(leaves: Leaves, profile: Floats) -> tuple[Floats, Floa
 
 
 def compute_lighting(
-    normals: Floats, sun: Sunlight, to_camera: Floats, gloss: float
-) -> tuple[Floats, Floats]:
+    normals: Doubles, sun: Sunlight, to_camera: Doubles, gloss: float
+) -> tuple[Doubles, Doubles]:
     """Brightness and shine ``(n, 2, steps)`` of surfaces with these unit normals."""
     facing = normals @ sun.direction
     diffuse = np.where(facing > 0, facing, -0.5 * facing)
@@ -168,7 +149,7 @@ def compute_lighting(
     return np.asarray(sun.ambient + (1 - sun.ambient) * diffuse), np.asarray(shine)
 
 
-def colour_leaves(leaves: Leaves, steps: int, rng: np.random.Generator) -> Floats:
+def colour_leaves(leaves: Leaves, steps: int, rng: np.random.Generator) -> Doubles:
     """The unlit RGB ``(n, 2, steps, 3)`` of every piece: fresh, variegated, yellow, brown."""
     shape = (len(leaves.length), 2, steps)
     positions = (np.arange(steps) + 1) / steps
@@ -182,8 +163,3 @@ def colour_leaves(leaves: Leaves, steps: int, rng: np.random.Generator) -> Float
     )
     colours_by_piece = blend_colours(colours_by_piece, STRAW_RGB, np.clip(dryness * 1.3, 0, 0.92))
     return blend_colours(colours_by_piece, BROWN_RGB, np.clip(dryness * 2.2 - 1.25, 0, 0.9))
-
-
-def blend_colours(colours: Floats, target: tuple[float, float, float], fraction: Floats) -> Floats:
-    """RGB ``(..., 3)`` moved towards another colour by a share ``(...)`` of 0 to 1."""
-    return np.asarray(colours + (np.asarray(target) - colours) * fraction[..., None])

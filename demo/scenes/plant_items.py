@@ -8,9 +8,16 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageDraw
 
-from demo.scenes.fruit_scene import Outline, SceneItem
-from demo.scenes.greenhouse import Pen, Pixels, to_rgb
-from demo.scenes.leaf_geometry import Floats, Sunlight, normalize_vectors
+from backend.arrays import Doubles, Floats
+from demo.scenes.drawing import (
+    Pen,
+    Sunlight,
+    flatten_points,
+    normalize_vectors,
+    to_rgb,
+    transform_points,
+)
+from demo.scenes.fruit_scene import SceneItem
 
 LEAF_WIDTH_EXPONENT = 0.8
 """Where a leaf is widest: the lower, the nearer to its stalk."""
@@ -28,22 +35,8 @@ def sample_sunlight(rng: np.random.Generator) -> Sunlight:
     return Sunlight(normalize_vectors(direction), rng.uniform(0.35, 0.6))
 
 
-def transform_points(
-    points: Floats, position: Floats, angle: float, size: float, y_scale: float = 1.0
-) -> Floats:
-    """Points ``(..., 2)`` squashed along y, turned, scaled and moved to a place."""
-    cos, sin = math.cos(angle) * size, math.sin(angle) * size
-    return np.asarray(points @ np.array([[cos, sin], [-sin * y_scale, cos * y_scale]]) + position)
-
-
-def flatten_points(points: Floats) -> Outline:
-    """Points ``(n, 2)`` as x, y, x, y, …"""
-    coordinates: Outline = points.ravel().tolist()
-    return coordinates
-
-
 @cache
-def _leaf_outline(half_width_ratio: float, teeth: int) -> tuple[Floats, int]:
+def _leaf_outline(half_width_ratio: float, teeth: int) -> tuple[Doubles, int]:
     """A leaf one long, along x, as points ``(n, 2)``, and how many points there are on an edge.
 
     The points are those of the midrib and of one edge from stalk to tip, then of the other edge
@@ -64,10 +57,10 @@ def _leaf_outline(half_width_ratio: float, teeth: int) -> tuple[Floats, int]:
 
 
 def make_leaf(
-    position: Floats,
+    position: Doubles,
     length: float,
     angle: float,
-    colour: Floats,
+    colour: Doubles,
     light: Sunlight,
     rng: np.random.Generator,
     half_width_ratio: float,
@@ -115,7 +108,7 @@ def make_leaf(
     return SceneItem((left + right,), paint)
 
 
-def make_stalk(start: Floats, end: Floats, colour: Floats, line_width: int) -> SceneItem:
+def make_stalk(start: Doubles, end: Doubles, colour: Doubles, line_width: int) -> SceneItem:
     """A thin stalk or a branch that arches between two places; too thin to hide anything."""
     path = start + (end - start) * STALK_ARCH_POINTS[:, :1]
     path[:, 1] -= math.dist(start, end) * STALK_ARCH_POINTS[:, 1]
@@ -128,7 +121,7 @@ def make_stalk(start: Floats, end: Floats, colour: Floats, line_width: int) -> S
 
 
 def make_flower(
-    position: Floats, size: float, colour: Floats, petals: int, rng: np.random.Generator
+    position: Doubles, size: float, colour: Doubles, petals: int, rng: np.random.Generator
 ) -> SceneItem:
     """A flower with round petals and a yellow middle; its size is from side to side."""
     first_angle, y_scale = rng.uniform(0, 6.28), rng.uniform(0.6, 1.0)
@@ -154,7 +147,7 @@ def make_flower(
 
 
 def shade_sphere(
-    outline: Floats, middle: Floats, radius: float, colours: Floats, sun: Sunlight
+    outline: Doubles, middle: Doubles, radius: float, colours: Doubles, sun: Sunlight
 ) -> Image.Image:
     """A round body lit by the sun, as an RGBA patch as large as its outline needs.
 
@@ -182,8 +175,8 @@ def shade_sphere(
 
 
 def axis_coordinates(
-    rows: int, columns: int, axis_origin: Floats, angle: float
-) -> tuple[Pixels, Pixels]:
+    rows: int, columns: int, axis_origin: Doubles, angle: float
+) -> tuple[Floats, Floats]:
     """How far each pixel of a patch lies along and across an axis through a place, in pixels."""
     x = np.arange(columns, dtype=np.float32)[None] - np.float32(axis_origin[0])
     y = np.arange(rows, dtype=np.float32)[:, None] - np.float32(axis_origin[1])

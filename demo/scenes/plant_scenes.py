@@ -10,8 +10,9 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from demo.scenes import greenhouse, plant_drawing, plants, props
 from demo.scenes.camera import simulate_camera
+from demo.scenes.drawing import Sunlight, normalize_vectors
 from demo.scenes.greenhouse import Pot, SceneFrame
-from demo.scenes.leaf_geometry import CameraView, Sunlight, normalize_vectors
+from demo.scenes.leaf_geometry import CameraView
 from demo.scenes.species import SPECIES, Species
 
 IMAGE_SIZES = ((320, 240), (320, 240), (320, 214), (304, 228), (336, 252), (240, 304), (288, 272))

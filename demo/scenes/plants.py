@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from demo.scenes.leaf_geometry import Floats, Leaves, trace_midribs
+from backend.arrays import Doubles
+from demo.scenes.leaf_geometry import Leaves, trace_midribs
 from demo.scenes.species import Species, sample_leaf_colour
 
 LEAF_ANGLE_RADIANS = np.radians(137.5)
@@ -47,10 +48,10 @@ class Plant:
 
     species: Species
     condition: Condition
-    stems: Floats
+    stems: Doubles
     leaves: Leaves
-    flower_positions: Floats
-    fruit_positions: Floats
+    flower_positions: Doubles
+    fruit_positions: Doubles
 
 
 def sample_healthy(rng: np.random.Generator) -> Condition:
@@ -87,7 +88,7 @@ def grow_plant(species: Species, condition: Condition, rng: np.random.Generator)
     return Plant(species, condition, stems, leaves, flower_positions, fruit_positions)
 
 
-def _grow_stems(species: Species, condition: Condition, rng: np.random.Generator) -> Floats:
+def _grow_stems(species: Species, condition: Condition, rng: np.random.Generator) -> Doubles:
     """Stems ``(m, steps, 3)``, bowed by their own weight and by the plant's limpness."""
     count = int(rng.integers(species.stem_count[0], species.stem_count[1] + 1))
     azimuth = np.arange(count) * (2 * np.pi / count) + rng.normal(0, 0.5, count)
@@ -100,7 +101,7 @@ def _grow_stems(species: Species, condition: Condition, rng: np.random.Generator
 
 
 def _grow_leaves(
-    species: Species, condition: Condition, stems: Floats, rng: np.random.Generator
+    species: Species, condition: Condition, stems: Doubles, rng: np.random.Generator
 ) -> Leaves:
     """The leaves along all stems."""
     count = int(rng.integers(species.leaves_per_stem[0], species.leaves_per_stem[1] + 1))
@@ -120,10 +121,10 @@ def _grow_leaves(
 def _pose_leaves(
     species: Species,
     condition: Condition,
-    base: Floats,
-    azimuth: Floats,
-    age: Floats,
-    length: Floats,
+    base: Doubles,
+    azimuth: Doubles,
+    age: Doubles,
+    length: Doubles,
     rng: np.random.Generator,
 ) -> Leaves:
     """Leaves of these ages and lengths with the posture and the colour of the plant's condition."""
@@ -166,13 +167,13 @@ def _pose_leaves(
     )
 
 
-def _desaturate(colour: Floats, condition: Condition) -> Floats:
+def _desaturate(colour: Doubles, condition: Condition) -> Doubles:
     """The colour with less life in it, as a limp leaf has."""
     grey = colour.mean() * np.array([0.98, 0.92, 0.74])
     return np.asarray(colour + (grey - colour) * 0.34 * condition.droop)
 
 
-def _points_along(path: Floats, shares: Floats) -> Floats:
+def _points_along(path: Doubles, shares: Doubles) -> Doubles:
     """Points ``(n, 3)`` at shares 0 to 1 of a path ``(steps, 3)``."""
     path_shares = np.linspace(0, 1, len(path))
     return np.stack([np.interp(shares, path_shares, path[:, axis]) for axis in range(3)], -1)
@@ -180,7 +181,7 @@ def _points_along(path: Floats, shares: Floats) -> Floats:
 
 def _grow_leaflets(
     species: Species, condition: Condition, compound_leaves: Leaves, rng: np.random.Generator
-) -> tuple[Floats, Leaves]:
+) -> tuple[Doubles, Leaves]:
     """The stalks ``(n, steps, 3)`` of compound leaves, and the leaflets on them."""
     stalks = trace_midribs(
         compound_leaves.base,

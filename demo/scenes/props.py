@@ -7,7 +7,8 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from demo.scenes.greenhouse import FOLIAGE_COLOURS, PROP_COLOURS, Pen, sample_colour, to_rgb
+from demo.scenes.drawing import Pen, draw_ellipse, sample_colour, to_rgb
+from demo.scenes.greenhouse import FOLIAGE_COLOURS, PROP_COLOURS
 
 
 def draw_cane(
@@ -128,21 +129,13 @@ def draw_hand(
     pen.line(
         (*cuff, *elbow), fill=to_rgb(sample_colour(rng, PROP_COLOURS)), width=round(size * 1.1)
     )
-    _draw_disc(pen, (x, y), size * 0.55, to_rgb(skin_colour))
+    draw_ellipse(pen, x, y, size * 0.55, size * 0.55, to_rgb(skin_colour))
     for finger, finger_length in enumerate((0.9, 1.2, 1.25, 1.1, 0.85)):
         row = y + size * (finger - 2.2) * 0.24
         tip = (x - side * size * finger_length, row + size * (finger - 2) * 0.12)
         fill, finger_radius = to_rgb(skin_colour, 0.82 + 0.09 * (finger % 3)), size * 0.13
         pen.line((x, row, *tip), fill=fill, width=max(2, round(finger_radius * 2)))
-        _draw_disc(pen, tip, finger_radius, fill)
-
-
-def _draw_disc(
-    pen: Pen, position: tuple[float, float], size: float, fill: tuple[int, int, int]
-) -> None:
-    pen.ellipse(
-        (position[0] - size, position[1] - size, position[0] + size, position[1] + size), fill=fill
-    )
+        draw_ellipse(pen, *tip, finger_radius, finger_radius, fill)
 
 
 HAND_COLOURS = ((224, 172, 138), (150, 100, 72), (92, 62, 46), (70, 110, 170), (220, 190, 80))
@@ -161,10 +154,8 @@ def add_foreground_blur(image: Image.Image, rng: np.random.Generator) -> Image.I
     mask = Image.new("L", image.size)
     pen = ImageDraw.Draw(mask)
     image_width, image_height = image.size
-    x, y = (
-        float(rng.choice([0.0, image_width])),
-        float(rng.choice([rng.uniform(0, image_height), image_height])),
-    )
+    x = float(rng.choice([0.0, image_width]))
+    y = float(rng.choice([rng.uniform(0, image_height), image_height]))
     for _ in range(int(rng.integers(1, 4))):
         leaf_length, angle = image_height * rng.uniform(0.2, 0.45), rng.uniform(0, 6.28)
         leaf_axis = np.array([np.cos(angle), np.sin(angle)]) * leaf_length

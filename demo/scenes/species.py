@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from demo.scenes.leaf_geometry import Floats
+from backend.arrays import Doubles
+from demo.scenes.drawing import Rgb
 
-Rgb = tuple[int, int, int]
 ValueRange = tuple[float, float]
 """The lowest and the highest value of something drawn at random."""
 
@@ -71,7 +71,7 @@ class Species:
         """Whether its leaves are long and narrow."""
         return self.half_width_ratio < 0.05
 
-    def half_width_profile(self, steps: int) -> Floats:
+    def half_width_profile(self, steps: int) -> Doubles:
         """Half widths ``(steps + 1,)`` along a leaf, 0 to 1, the stalk first."""
         positions = np.linspace(0, 1, steps + 1)
         blade_positions = np.clip((positions - self.petiole) / (1 - self.petiole), 0, 1)
@@ -130,7 +130,7 @@ LEAF_COLOURS: tuple[tuple[Rgb, Rgb, float], ...] = (
 """Dark and light RGB of every leaf colour a healthy plant may have, and how common it is."""
 
 
-def sample_leaf_colour(rng: np.random.Generator) -> Floats:
+def sample_leaf_colour(rng: np.random.Generator) -> Doubles:
     """The leaf colour ``(3,)`` of one plant, RGB 0 to 255."""
     weights = np.array([weight for *_, weight in LEAF_COLOURS])
     dark, light, _ = LEAF_COLOURS[rng.choice(len(LEAF_COLOURS), p=weights / weights.sum())]

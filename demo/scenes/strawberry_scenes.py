@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 from PIL import Image, ImageFilter
 
+from backend.arrays import Doubles
 from demo.scenes import greenhouse, plant_items
-from demo.scenes.camera import simulate_camera
+from demo.scenes.drawing import (
+    Pen,
+    Sunlight,
+    blend_colours,
+    flatten_points,
+    to_rgb,
+    transform_points,
+)
 from demo.scenes.fruit_scene import (
     CANVAS_HEIGHT,
     CANVAS_WIDTH,
@@ -17,14 +26,10 @@ from demo.scenes.fruit_scene import (
     SCENE_WIDTH,
     FruitScene,
     SceneItem,
+    draw_fruit_scene,
     drop_hidden_fruits,
-    locate_fruits,
-    render_items,
-    without_label,
 )
-from demo.scenes.greenhouse import Pen, SceneFrame, to_rgb
-from demo.scenes.leaf_geometry import Floats, Sunlight, blend_colours
-from demo.scenes.plant_items import flatten_points, transform_points
+from demo.scenes.greenhouse import SceneFrame
 
 STRAWBERRY_LABEL = "strawberry"
 EMPTY_SCENE_SHARE = 0.1
@@ -60,11 +65,13 @@ def strawberry_scenes(count: int, seed: int) -> Iterator[FruitScene]:
             0 if rng.random() < EMPTY_SCENE_SHARE else int(rng.integers(1, MAX_BERRIES + 1))
         )
         light = plant_items.sample_sunlight(rng)
-        items = _make_bed(ripe_count, light, rng)
-        while ripe_count and not any(item.label for item in items):
-            items = _make_bed(ripe_count, light, rng)
-        image = simulate_camera(render_items(_draw_background(rng), items), rng)
-        yield FruitScene(f"strawberries-{index:04d}", image, locate_fruits(items))
+        yield draw_fruit_scene(
+            f"strawberries-{index:04d}",
+            partial(_make_bed, ripe_count, light, rng),
+            min(ripe_count, 1),
+            partial(_draw_background, rng),
+            rng,
+        )
 
 
 def _draw_background(rng: np.random.Generator) -> Image.Image:
@@ -102,7 +109,7 @@ def _make_bed(ripe_count: int, light: Sunlight, rng: np.random.Generator) -> lis
     return drop_hidden_fruits([*low_leaves, *berries, *flowers, *high_leaves])
 
 
-def _sample_gradient(colours: Floats, rng: np.random.Generator) -> Floats:
+def _sample_gradient(colours: Doubles, rng: np.random.Generator) -> Doubles:
     """A colour ``(3,)`` between two of these rows."""
     gradient_position = rng.uniform(0, len(colours) - 1)
     lower_index = int(gradient_position)
@@ -112,9 +119,9 @@ def _sample_gradient(colours: Floats, rng: np.random.Generator) -> Floats:
     )
 
 
-def _berry_positions(count: int, rng: np.random.Generator) -> Floats:
+def _berry_positions(count: int, rng: np.random.Generator) -> Doubles:
     """Places ``(n, 2)`` for at most so many berries, not right on top of each other."""
-    positions: list[Floats] = []
+    positions: list[Doubles] = []
     for position in rng.uniform((0.04, 0.06), (0.96, 0.94), (count * 2, 2)) * (
         CANVAS_WIDTH,
         CANVAS_HEIGHT,
@@ -125,7 +132,7 @@ def _berry_positions(count: int, rng: np.random.Generator) -> Floats:
 
 
 def _make_crown_leaves(
-    crown: Floats, stems: int, green: Floats, light: Sunlight, rng: np.random.Generator
+    crown: Doubles, stems: int, green: Doubles, light: Sunlight, rng: np.random.Generator
 ) -> list[SceneItem]:
     """Leaves of three around the heart of a plant."""
     leaves: list[SceneItem] = []
@@ -142,10 +149,10 @@ def _make_crown_leaves(
 
 
 def _make_trefoil(
-    leaf_base: Floats,
+    leaf_base: Doubles,
     heading: float,
     length: float,
-    green: Floats,
+    green: Doubles,
     light: Sunlight,
     rng: np.random.Generator,
 ) -> list[SceneItem]:
@@ -157,16 +164,9 @@ def _make_trefoil(
     leaflet_angles = (-1.15, 1.15, 0.0)
     return [
         plant_items.make_leaf(
-            leaf_base,
-            length,
-            heading + leaflet_angle + rng.normal(0, 0.1),
-            colour,
-            light,
-            rng,
-            0.4,
-            6,
+            leaf_base, length, heading + angle + rng.normal(0, 0.1), colour, light, rng, 0.4, 6
         )
-        for leaflet_angle in leaflet_angles
+        for angle in leaflet_angles
     ]
 
 
@@ -179,7 +179,7 @@ def _make_flower(rng: np.random.Generator) -> SceneItem:
 
 
 def _make_hanging_berry(
-    position: Floats, crowns: Floats, is_ripe: bool, light: Sunlight, rng: np.random.Generator
+    position: Doubles, crowns: Doubles, is_ripe: bool, light: Sunlight, rng: np.random.Generator
 ) -> list[SceneItem]:
     """A berry on its stalk, often with a leaf over a part of it."""
     size = (
@@ -208,7 +208,7 @@ def _make_hanging_berry(
 
 
 def make_berry(
-    position: Floats,
+    position: Doubles,
     size: float,
     angle: float,
     is_ripe: bool,
@@ -263,16 +263,16 @@ def make_berry(
         for sepal_index, sepal in enumerate(sepals):
             pen.polygon(sepal, fill=to_rgb(green, 0.75 + 0.09 * (sepal_index % 4)))
 
-    item = SceneItem((flatten_points(outline), *sepals), draw, STRAWBERRY_LABEL)
-    return item if is_ripe else without_label(item)
+    label = STRAWBERRY_LABEL if is_ripe else ""
+    return SceneItem((flatten_points(outline), *sepals), draw, label)
 
 
 def _draw_flesh(
-    outline: Floats,
-    middle: Floats,
+    outline: Doubles,
+    middle: Doubles,
     size: float,
     angle: float,
-    skin: Floats,
+    skin: Doubles,
     light: Sunlight,
     rng: np.random.Generator,
 ) -> Image.Image:
@@ -286,7 +286,7 @@ def _draw_flesh(
 
 
 def _sepal_outlines(
-    position: Floats, size: float, angle: float, length_ratio: float, rng: np.random.Generator
+    position: Doubles, size: float, angle: float, length_ratio: float, rng: np.random.Generator
 ) -> tuple[list[float], ...]:
     """The small leaves ``x, y, …`` at a berry's stalk."""
     unit_sepal = np.array([[0, 0], [0.12, 0.055], [0.28, 0.0], [0.12, -0.055]])
@@ -299,7 +299,7 @@ def _sepal_outlines(
     )
 
 
-def _seed_positions(width_ratio: float, taper: float, length_ratio: float) -> Floats:
+def _seed_positions(width_ratio: float, taper: float, length_ratio: float) -> Doubles:
     """Where the seeds sit ``(n, 2)``, in rows that are shifted against each other."""
     along, across = np.meshgrid(np.arange(-0.28, 0.44, 0.13), np.arange(-0.45, 0.5, 0.16))
     across = across + 0.08 * (np.round((along + 0.28) / 0.13) % 2)
