@@ -1,4 +1,4 @@
-"""Apple trees with apples to count, half hidden in the leaves and by each other."""
+"""Draw apple trees, with apples that leaves and other apples partly hide."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ from demo.scenes.species import ValueRange
 
 APPLE_LABEL = "apple"
 EMPTY_SCENE_SHARE = 1 / 12
-"""Share of the pictures without an apple."""
+"""Share of the images without an apple."""
 
 MIN_APPLES, MAX_APPLES = 2, 25
 MIN_APPLE_WIDTH, MAX_APPLE_WIDTH = 0.042, 0.078
-"""Width of an apple, by the picture's width."""
+"""Width of an apple as a share of the width of the image."""
 
 AppleVariety = tuple[Rgb, Rgb, ValueRange]
 APPLE_VARIETIES: tuple[AppleVariety, ...] = (
@@ -49,7 +49,7 @@ APPLE_VARIETIES: tuple[AppleVariety, ...] = (
     ((206, 192, 84), (204, 62, 40), (0.1, 0.8)),  # red cheeks on yellow
     ((158, 190, 62), (206, 190, 80), (0.0, 0.7)),  # green
 )
-"""RGB of the skin in the shade and in the sun, and how far an apple has coloured."""
+"""RGB of the skin in the shade and in the sun, and the range of ripeness."""
 
 GREEN_LEAF_COLOURS = ((52, 88, 38), (74, 116, 48), (96, 134, 58))
 AUTUMN_LEAF_COLOURS = ((150, 52, 36), (176, 96, 44), (132, 44, 46))
@@ -57,15 +57,7 @@ BARK_COLOURS = ((92, 72, 56), (118, 100, 84), (76, 64, 56))
 
 
 def apple_scenes(count: int, seed: int) -> Iterator[FruitScene]:
-    """Draw scenes one by one; the same seed draws the same scenes, however many are asked for.
-
-    Args:
-        count: How many.
-        seed: Which series.
-
-    Yields:
-        Scenes with no apple or 2 to 25 of them.
-    """
+    """Draw the first scenes of a seed, with no apple or 2 to 25 of them."""
     for index in range(count):
         rng = np.random.default_rng([seed, index, 3])
         apple_count = (
@@ -82,7 +74,7 @@ def apple_scenes(count: int, seed: int) -> Iterator[FruitScene]:
 
 
 def _draw_background(rng: np.random.Generator) -> Image.Image:
-    """Sky and far trees out of focus, seen through the crown."""
+    """Draw the sky and distant trees out of focus."""
     sky = Image.new(
         "RGB", (CANVAS_WIDTH // 8, CANVAS_HEIGHT // 8), to_rgb(sample_colour(rng, SKY_COLOURS))
     )
@@ -102,7 +94,7 @@ def _draw_background(rng: np.random.Generator) -> Image.Image:
 
 
 def _make_tree(apple_count: int, light: Sunlight, rng: np.random.Generator) -> list[SceneItem]:
-    """One piece of a crown, back to front: branches, leaves, apples, more leaves."""
+    """Make the items of one tree, back to front: leaves, branches, apples, leaves."""
     leaf_colour = sample_colour(rng, GREEN_LEAF_COLOURS)
     branches = [_sample_branch(rng) for _ in range(int(rng.integers(2, 5)))]
     branch_items = [
@@ -123,7 +115,7 @@ def _make_tree(apple_count: int, light: Sunlight, rng: np.random.Generator) -> l
 
 
 def _sample_branch(rng: np.random.Generator) -> tuple[Doubles, Doubles]:
-    """Where a branch enters the picture and where it ends."""
+    """Sample where a branch enters the image and where it ends."""
     side = rng.choice([-0.05, 1.05])
     start = np.array([side * CANVAS_WIDTH, rng.uniform(0.1, 1.0) * CANVAS_HEIGHT])
     end = np.array([rng.uniform(0.2, 0.8), rng.uniform(0.05, 0.8)]) * (CANVAS_WIDTH, CANVAS_HEIGHT)
@@ -133,7 +125,7 @@ def _sample_branch(rng: np.random.Generator) -> tuple[Doubles, Doubles]:
 def _positions_near_branches(
     count: int, branches: list[tuple[Doubles, Doubles]], spread: float, rng: np.random.Generator
 ) -> Doubles:
-    """Places ``(n, 2)`` around the branches, and a third of them anywhere."""
+    """Sample positions ``(n, 2)``, two thirds near branches and a third anywhere."""
     branch_ends = np.array(branches)[rng.integers(len(branches), size=count)]
     shares = rng.random((count, 1))
     positions = (
@@ -152,7 +144,7 @@ def _make_leaves(
     light: Sunlight,
     rng: np.random.Generator,
 ) -> list[SceneItem]:
-    """Leaves that hang this way and that; a few have turned."""
+    """Make hanging leaves; a few have autumn colours."""
     leaves: list[SceneItem] = []
     for position in _positions_near_branches(count, branches, 62, rng):
         colour = (
@@ -172,7 +164,7 @@ def _make_leaves(
 def _apple_positions(
     count: int, branches: list[tuple[Doubles, Doubles]], rng: np.random.Generator
 ) -> list[Doubles]:
-    """Places for so many apples, in bunches, never one right over another."""
+    """Sample positions of apples in bunches, at least 26 pixels apart."""
     margin = np.array([0.02 * CANVAS_WIDTH, 0.03 * CANVAS_HEIGHT])
     positions: list[Doubles] = []
     candidates = iter(_positions_near_branches(count * 60, branches, 75, rng))
@@ -192,7 +184,7 @@ def _make_hanging_apple(
     light: Sunlight,
     rng: np.random.Generator,
 ) -> list[SceneItem]:
-    """An apple, and often a leaf that hangs over a part of it."""
+    """Make an apple, and often a leaf that covers a part of it."""
     apple_item = make_apple(position, variety, light, rng)
     if rng.random() < 0.55:
         return [apple_item]
@@ -211,14 +203,7 @@ def make_apple(
     light: Sunlight,
     rng: np.random.Generator,
 ) -> SceneItem:
-    """An apple with its hollow and its stalk.
-
-    Args:
-        position: ``(2,)`` its middle.
-        variety: What its tree bears.
-        light: The light.
-        rng: For its form and colour.
-    """
+    """Draw an apple with its hollow and its stalk; ``position`` ``(2,)`` is its center."""
     radius = CANVAS_WIDTH * rng.uniform(MIN_APPLE_WIDTH, MAX_APPLE_WIDTH) / 2
     stem_angle = -np.pi / 2 + rng.normal(0, 0.35)
     angles = np.linspace(0, 2 * np.pi, 30, endpoint=False)
@@ -252,7 +237,7 @@ def _draw_skin(
     light: Sunlight,
     rng: np.random.Generator,
 ) -> Image.Image:
-    """The skin: coloured towards the sun, in fine stripes from the hollow down."""
+    """Draw the skin with fine stripes, redder on the side of the sun."""
     shade_colour, sun_colour, ripeness = variety
     columns, rows = (np.ceil(outline.max(0)) + 2).astype(int).tolist()
     along, across = plant_items.axis_coordinates(rows, columns, middle, stem_angle)
@@ -267,7 +252,7 @@ def _draw_skin(
 def _stem_outlines(
     position: Doubles, radius: float, stem_angle: float, rng: np.random.Generator
 ) -> tuple[Outline, Outline]:
-    """The hollow where the stalk sits, and the stalk."""
+    """Return the outlines of the hollow and of the stalk."""
     angles = np.linspace(0, 2 * np.pi, 10, endpoint=False)
     unit_hollow = np.stack([0.66 + 0.12 * np.cos(angles), 0.3 * np.sin(angles)], -1)
     stem = np.array([[0.64, 0.0], [0.9, 0.04], [1.0, rng.normal(0, 0.12)]])

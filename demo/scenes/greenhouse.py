@@ -1,4 +1,4 @@
-"""What stands around a plant: the greenhouse behind it, the bench under it, its pot."""
+"""Draw what surrounds a plant: the greenhouse, the bench and the pot."""
 
 from __future__ import annotations
 
@@ -54,14 +54,7 @@ POT_COLOURS = (
 
 @dataclass(frozen=True)
 class SceneFrame:
-    """The frame of one picture.
-
-    Attributes:
-        width: Columns, in pixels of the finished picture.
-        height: Rows.
-        bench_row: The row where the bench ends and the background begins.
-        camera_pitch: How far the camera looks down, in radians.
-    """
+    """Size of an image in pixels, row of the far edge of the bench, camera pitch in radians."""
 
     width: int
     height: int
@@ -70,7 +63,7 @@ class SceneFrame:
 
 
 def draw_backdrop(frame: SceneFrame, rng: np.random.Generator) -> Image.Image:
-    """The greenhouse down to the bench, sharp: glass or a wall, far rows of plants, things."""
+    """Draw the greenhouse above the bench: glass or a wall, distant plants, tools."""
     top = _sample_background_colour(rng)
     bottom = _sample_background_colour(rng) * rng.uniform(0.45, 0.9)
     backdrop_height = int(frame.bench_row) + 8
@@ -91,7 +84,7 @@ def _sample_background_colour(rng: np.random.Generator) -> Doubles:
 
 
 def _draw_window_frames(pen: Pen, frame: SceneFrame, rng: np.random.Generator) -> None:
-    """Mullions and rafters of the glass."""
+    """Draw the frames of the windows."""
     fill, line_width = to_rgb(sample_colour(rng, FRAME_COLOURS)), int(rng.integers(2, 7))
     slant, spacing = rng.normal(0, 25), rng.uniform(35, 120)
     for x in np.arange(rng.uniform(-60, 0), frame.width + 60, spacing).tolist():
@@ -102,7 +95,7 @@ def _draw_window_frames(pen: Pen, frame: SceneFrame, rng: np.random.Generator) -
 
 
 def _draw_far_plants(pen: Pen, frame: SceneFrame, rng: np.random.Generator) -> None:
-    """A row of leafy clumps on a bench far behind."""
+    """Draw a row of plants on a distant bench."""
     y, green = frame.bench_row * rng.uniform(0.55, 1.05), sample_colour(rng, FOLIAGE_COLOURS)
     size = frame.height * rng.uniform(0.03, 0.11)
     board_colour = to_rgb(sample_colour(rng, FRAME_COLOURS))
@@ -117,7 +110,7 @@ def _draw_far_plants(pen: Pen, frame: SceneFrame, rng: np.random.Generator) -> N
 
 
 def _draw_background_prop(pen: Pen, frame: SceneFrame, rng: np.random.Generator) -> None:
-    """Something of the trade, far enough to be a mere shape: a lamp, a bag, a barrel."""
+    """Draw a distant lamp, bag or barrel as a plain shape."""
     half_width, half_height = frame.height * rng.uniform(0.03, 0.16, 2)
     x, y = rng.uniform(0, frame.width), frame.bench_row * rng.uniform(0.1, 1.1)
     fill = to_rgb(sample_colour(rng, PROP_COLOURS if rng.random() < 0.7 else FOLIAGE_COLOURS))
@@ -137,7 +130,7 @@ def _draw_background_prop(pen: Pen, frame: SceneFrame, rng: np.random.Generator)
 
 
 def draw_bench(image: Image.Image, frame: SceneFrame, rng: np.random.Generator) -> None:
-    """Lay the bench, bed or floor over the lower part of a picture."""
+    """Draw the bench, bed or floor over the lower part of an image."""
     kind = list(SURFACE_COLOURS)[int(rng.integers(len(SURFACE_COLOURS)))]
     colour = sample_colour(rng, SURFACE_COLOURS[kind])
     top = int(np.clip(frame.bench_row, 0, frame.height - 4))
@@ -160,7 +153,7 @@ def draw_bench(image: Image.Image, frame: SceneFrame, rng: np.random.Generator) 
 def _draw_board_gaps(
     pen: Pen, frame: SceneFrame, colour: Doubles, rng: np.random.Generator
 ) -> None:
-    """The gaps between boards, running away from the camera."""
+    """Draw the gaps between boards in perspective."""
     vanishing_x, board_width = frame.width * rng.uniform(-0.2, 1.2), rng.uniform(18, 60)
     for x in np.arange(-2 * frame.width, 3 * frame.width, board_width * 1.8).tolist():
         near = (x, frame.height)
@@ -169,7 +162,7 @@ def _draw_board_gaps(
 
 
 def _draw_litter(pen: Pen, frame: SceneFrame, rng: np.random.Generator) -> None:
-    """Crumbs of soil and old leaves that lie on every bench."""
+    """Draw crumbs of soil and old leaves."""
     for _ in range(int(rng.integers(0, 14))):
         x, y = rng.uniform(0, frame.width), rng.uniform(frame.bench_row + 3, frame.height)
         size = rng.uniform(0.8, 4.5)
@@ -179,7 +172,7 @@ def _draw_litter(pen: Pen, frame: SceneFrame, rng: np.random.Generator) -> None:
 
 @cache
 def _surface_texture(kind: str) -> Floats:
-    """Brightness ``(512, 512)`` around 1 of a surface; always the same for a kind."""
+    """Return the brightness ``(512, 512)`` around 1 of a kind of surface."""
     rng = np.random.default_rng(sorted(SURFACE_COLOURS).index(kind))
     lumps_by_kind = {"wood": (6, 170), "gravel": (190, 250), "soil": (200, 260), "metal": (3, 300)}
     across, down = lumps_by_kind.get(kind, (256, 256))
@@ -189,7 +182,7 @@ def _surface_texture(kind: str) -> Floats:
 
 
 def smooth_noise(across: int, down: int, rng: np.random.Generator) -> Floats:
-    """Smooth noise ``(512, 512)`` of mean 0 and spread 1 with this many lumps each way."""
+    """Sample smooth noise ``(512, 512)`` with mean 0, deviation 1 and so many lumps each way."""
     lumps = Image.fromarray(rng.normal(0, 1, (down, across)).astype(np.float32))
     smooth = np.asarray(lumps.resize((512, 512), Image.Resampling.BICUBIC))
     return np.asarray((smooth - smooth.mean()) / smooth.std(), np.float32)
@@ -197,7 +190,7 @@ def smooth_noise(across: int, down: int, rng: np.random.Generator) -> Floats:
 
 @dataclass(frozen=True)
 class Pot:
-    """A pot in pixels: middle and half width of its rim, its height, how round the rim is."""
+    """A pot in pixels: center and half width of its rim, height, aspect ratio of the rim."""
 
     x: float
     y: float
@@ -207,7 +200,7 @@ class Pot:
 
 
 def draw_pot_shadow(pen: Pen, pot: Pot, opacity: int) -> None:
-    """The soft dark the pot throws on the bench."""
+    """Draw the soft shadow of a pot on the bench."""
     pot_bottom = pot.y + pot.pot_height
     for step in range(5):
         half_width = pot.rim_half_width * (1.6 - 0.16 * step)
@@ -218,7 +211,7 @@ def draw_pot_shadow(pen: Pen, pot: Pot, opacity: int) -> None:
 
 
 def draw_pot(pen: Pen, pot: Pot, rng: np.random.Generator) -> None:
-    """A pot with soil in it, lit from the left."""
+    """Draw a pot with soil, lit from the left."""
     colour, bottom_ratio = sample_colour(rng, POT_COLOURS), rng.uniform(0.62, 0.92)
     strips = np.linspace(-1, 1, 13)
     for left, right in zip(strips[:-1].tolist(), strips[1:].tolist(), strict=True):
@@ -236,7 +229,7 @@ def draw_pot(pen: Pen, pot: Pot, rng: np.random.Generator) -> None:
 def _wall_strip(
     pot: Pot, left: float, right: float, bottom_ratio: float
 ) -> list[tuple[float, float]]:
-    """One strip of the pot's wall."""
+    """Return the corners of one strip of the wall."""
 
     def place(across: float, is_bottom: bool) -> tuple[float, float]:
         curve_offset = pot.rim_half_width * pot.rim_aspect_ratio * (1 - across * across) ** 0.5
@@ -250,7 +243,7 @@ def _wall_strip(
 
 
 def draw_soil(pen: Pen, pot: Pot, rng: np.random.Generator) -> None:
-    """The soil in a pot, with crumbs."""
+    """Draw the soil in a pot."""
     half_width = pot.rim_half_width * 0.95
     half_height = half_width * pot.rim_aspect_ratio
     soil_colour = sample_colour(rng, SURFACE_COLOURS["soil"])

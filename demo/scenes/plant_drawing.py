@@ -1,4 +1,4 @@
-"""Drawing one grown plant with a pen: leaves by their distance, stems, fruits, flowers."""
+"""Draw a plant: leaves by distance, stems, fruits, flowers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PETAL_COLOURS = (
     (120, 90, 200),
 )
 VARIEGATED_MARGIN_SHARE = 0.68
-"""Where on a variegated leaf, from the midrib to the edge, the green ends and the cream begins."""
+"""Position of the border between green and cream, from the midrib (0) to the edge (1)."""
 
 
 def draw_plant(
@@ -31,13 +31,7 @@ def draw_plant(
 ) -> None:
     """Draw a plant back to front: far leaves, stems, near leaves, fruits, flowers.
 
-    Args:
-        plant: What to draw.
-        pen: Draws in RGBA mode on an RGB picture.
-        view: The camera.
-        sun: The light.
-        steps: Pieces along a leaf; more for a plant that is near.
-        rng: For small differences in colour and form.
+    The pen draws in RGBA mode on an RGB image, in ``steps`` pieces along a leaf.
     """
     shapes, depth = _make_leaf_shapes(plant, view, sun, steps, rng)
     order = np.argsort(depth)
@@ -53,17 +47,9 @@ def draw_plant(
 
 @dataclass(frozen=True)
 class _LeafShape:
-    """One leaf as flat coloured pieces; every list of points is x, y, x, y, … in pixels.
+    """One leaf as flat coloured pieces; lists of points are x, y, x, y, … in pixels.
 
-    Attributes:
-        shadow: What lies under it.
-        quads: Quadrilaterals from midrib to edge.
-        quad_colours: Their colours.
-        centre: The green middle of a variegated leaf, or nothing.
-        veins: Midrib and side veins; few on a narrow leaf.
-        centre_colour: The colour of the heart.
-        vein_colour: The colour of the veins.
-        vein_width: Thickness of a vein.
+    ``quads`` reach from the midrib to an edge; ``centre`` is the green part of a variegated leaf.
     """
 
     shadow: list[float]
@@ -89,7 +75,7 @@ def _draw_leaf(shape: _LeafShape, pen: Pen) -> None:
 def _make_leaf_shapes(
     plant: Plant, view: CameraView, sun: Sunlight, steps: int, rng: np.random.Generator
 ) -> tuple[list[_LeafShape], Doubles]:
-    """All leaves as shapes, and how near ``(n,)`` each is to the camera."""
+    """Return the shapes of all leaves, and the position ``(n,)`` towards the camera."""
     midribs, edges, normals = foliage.compute_leaf_surfaces(
         plant.leaves, plant.species.half_width_profile(steps)
     )
@@ -123,7 +109,7 @@ def _leaf_colours(
     view: CameraView,
     rng: np.random.Generator,
 ) -> tuple[Doubles, Doubles]:
-    """Lit RGB of every piece ``(n, 2, steps, 3)``, and of the hearts ``(n, 3)``."""
+    """Compute the lit RGB of all pieces ``(n, 2, steps, 3)`` and of the centres ``(n, 3)``."""
     light, specular = foliage.compute_lighting(
         normals, sun, view.camera_direction(), plant.condition.gloss
     )
@@ -139,25 +125,25 @@ def _leaf_colours(
 
 
 def _ambient_occlusion(midribs: Doubles) -> Doubles:
-    """How much light ``(n,)`` gets through to each leaf: less deep inside and low down."""
+    """Compute the light ``(n,)`` that reaches each leaf: less inside the plant and low down."""
     centres = midribs[:, midribs.shape[1] // 2]
     outwardness = np.hypot(centres[:, 0], centres[:, 1]) * 1.2 + np.maximum(centres[:, 2], 0) * 0.6
     return np.asarray(np.clip(0.5 + outwardness * 0.75, 0.5, 1.05))
 
 
 def _point_lists(outlines: Doubles) -> list[list[float]]:
-    """Outlines ``(n, k, 2)`` as x, y, x, y, …"""
+    """Return outlines ``(n, k, 2)`` as lists x, y, x, y, …"""
     point_lists: list[list[float]] = outlines.reshape(len(outlines), -1).tolist()
     return point_lists
 
 
 def _leaf_outlines(edges: Doubles) -> Doubles:
-    """Outlines ``(n, 2 k, 2)`` up one edge of a leaf and down the other, of ``(n, 2, k, 2)``."""
+    """Join both edges ``(n, 2, k, 2)`` to outlines ``(n, 2 k, 2)``."""
     return np.concatenate([edges[:, 0], edges[:, 1, ::-1]], 1)
 
 
 def _leaf_quads(midribs: Doubles, edges: Doubles) -> list[list[list[float]]]:
-    """The pieces between the midrib and both edges."""
+    """Return the pieces between the midrib and both edges."""
     ribs = np.stack([midribs, midribs], 1)
     corners = (ribs[:, :, :-1], edges[:, :, :-1], edges[:, :, 1:], ribs[:, :, 1:])
     quads: list[list[list[float]]] = np.stack(corners, 3).reshape(len(midribs), -1, 8).tolist()
@@ -165,7 +151,7 @@ def _leaf_quads(midribs: Doubles, edges: Doubles) -> list[list[list[float]]]:
 
 
 def _leaf_veins(plant: Plant, midribs: Doubles, edges: Doubles) -> list[list[list[float]]]:
-    """The midrib and, on a broad leaf, pairs of side veins."""
+    """Return the midrib and, on broad leaves, pairs of side veins."""
     midrib_lines = [[line] for line in _point_lists(midribs)]
     if plant.species.half_width_ratio < 0.18 or plant.species.leaflet_pairs or midribs.shape[1] < 8:
         return midrib_lines
@@ -180,7 +166,7 @@ def _leaf_veins(plant: Plant, midribs: Doubles, edges: Doubles) -> list[list[lis
 
 
 def _rgb_lists(colours: Doubles) -> list[Any]:
-    """RGB ``(n, …, 3)`` as one colour, or one list of colours, for each leaf."""
+    """Return RGB ``(n, …, 3)`` as one colour or list of colours for each leaf."""
     rgb = np.clip(colours, 0, 255).astype(int)
     if rgb.ndim == 2:
         return [tuple(row) for row in rgb.tolist()]
@@ -203,7 +189,7 @@ def _draw_fruits(plant: Plant, pen: Pen, view: CameraView, rng: np.random.Genera
 
 
 def _draw_ball(pen: Pen, x: float, y: float, size: float, colour: Doubles) -> None:
-    """A round fruit, lit from the upper left."""
+    """Draw a round fruit, lit from the upper left."""
     for radius_ratio, brightness in ((1.0, 0.55), (0.85, 0.85), (0.6, 1.0)):
         left, top = x - size * (1 - radius_ratio) * 0.4, y - size * (1 - radius_ratio) * 0.5
         _draw_disc(pen, left, top, size * radius_ratio, colour * brightness)

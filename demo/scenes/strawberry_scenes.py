@@ -1,4 +1,4 @@
-"""Strawberry beds with ripe berries to box, among unripe ones, flowers and turned leaves."""
+"""Draw strawberry beds: ripe berries among unripe ones, flowers and red leaves."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from demo.scenes.greenhouse import SceneFrame
 
 STRAWBERRY_LABEL = "strawberry"
 EMPTY_SCENE_SHARE = 0.1
-"""Share of the pictures without a ripe berry."""
+"""Share of the images without a ripe berry."""
 
 MAX_BERRIES = 8
 MIN_BERRY_LENGTH, MAX_BERRY_LENGTH = 0.055, 0.13
-"""Length of a berry, by the picture's width."""
+"""Length of a berry as a share of the width of the image."""
 
 RIPE_COLOURS = np.array([[222, 58, 40], [206, 32, 34], [150, 14, 26]], float)
 UNRIPE_COLOURS = np.array([[128, 160, 66], [172, 190, 104], [222, 220, 172]], float)
@@ -50,15 +50,7 @@ PETAL_COLOURS = np.array([[240, 238, 228], [244, 232, 232], [206, 44, 60], [226,
 
 
 def strawberry_scenes(count: int, seed: int) -> Iterator[FruitScene]:
-    """Draw scenes one by one; the same seed draws the same scenes, however many are asked for.
-
-    Args:
-        count: How many.
-        seed: Which series.
-
-    Yields:
-        Scenes with 0 to 8 ripe strawberries each.
-    """
+    """Draw the first scenes of a seed, with 0 to 8 ripe strawberries each."""
     for index in range(count):
         rng = np.random.default_rng([seed, index, 2])
         ripe_count = (
@@ -75,7 +67,7 @@ def strawberry_scenes(count: int, seed: int) -> Iterator[FruitScene]:
 
 
 def _draw_background(rng: np.random.Generator) -> Image.Image:
-    """Soil, mulch or matting seen from above, in the shade of the leaves."""
+    """Draw soil, mulch or matting seen from above."""
     image = Image.new("RGB", (SCENE_WIDTH, SCENE_HEIGHT))
     greenhouse.draw_bench(image, SceneFrame(SCENE_WIDTH, SCENE_HEIGHT, 0, 1.2), rng)
     if rng.random() < 0.4:
@@ -86,7 +78,7 @@ def _draw_background(rng: np.random.Generator) -> Image.Image:
 
 
 def _make_bed(ripe_count: int, light: Sunlight, rng: np.random.Generator) -> list[SceneItem]:
-    """Everything that grows in one picture, back to front."""
+    """Make all items of one bed, back to front."""
     crowns = rng.uniform(0.05, 0.95, (int(rng.integers(2, 5)), 2)) * (CANVAS_WIDTH, CANVAS_HEIGHT)
     leaf_colour = _sample_gradient(GREEN_LEAF_COLOURS, rng)
     low_leaves = [
@@ -110,7 +102,7 @@ def _make_bed(ripe_count: int, light: Sunlight, rng: np.random.Generator) -> lis
 
 
 def _sample_gradient(colours: Doubles, rng: np.random.Generator) -> Doubles:
-    """A colour ``(3,)`` between two of these rows."""
+    """Sample a colour ``(3,)`` between two neighbouring rows."""
     gradient_position = rng.uniform(0, len(colours) - 1)
     lower_index = int(gradient_position)
     return np.asarray(
@@ -120,7 +112,7 @@ def _sample_gradient(colours: Doubles, rng: np.random.Generator) -> Doubles:
 
 
 def _berry_positions(count: int, rng: np.random.Generator) -> Doubles:
-    """Places ``(n, 2)`` for at most so many berries, not right on top of each other."""
+    """Sample at most ``count`` positions ``(n, 2)``, more than 46 pixels apart."""
     positions: list[Doubles] = []
     for position in rng.uniform((0.04, 0.06), (0.96, 0.94), (count * 2, 2)) * (
         CANVAS_WIDTH,
@@ -134,7 +126,7 @@ def _berry_positions(count: int, rng: np.random.Generator) -> Doubles:
 def _make_crown_leaves(
     crown: Doubles, stems: int, green: Doubles, light: Sunlight, rng: np.random.Generator
 ) -> list[SceneItem]:
-    """Leaves of three around the heart of a plant."""
+    """Make trefoil leaves around the center of a plant."""
     leaves: list[SceneItem] = []
     for heading in rng.uniform(0, 2 * np.pi, stems):
         stem_length = rng.uniform(20, 190)
@@ -181,7 +173,7 @@ def _make_flower(rng: np.random.Generator) -> SceneItem:
 def _make_hanging_berry(
     position: Doubles, crowns: Doubles, is_ripe: bool, light: Sunlight, rng: np.random.Generator
 ) -> list[SceneItem]:
-    """A berry on its stalk, often with a leaf over a part of it."""
+    """Make a berry on its stalk, and often a leaf that covers a part of it."""
     size = (
         CANVAS_WIDTH * rng.uniform(MIN_BERRY_LENGTH, MAX_BERRY_LENGTH) * (1.0 if is_ripe else 0.85)
     )
@@ -215,15 +207,9 @@ def make_berry(
     light: Sunlight,
     rng: np.random.Generator,
 ) -> SceneItem:
-    """A strawberry with its seeds and its green leaves; only a ripe one has a label.
+    """Draw a strawberry with seeds and sepals; only a ripe one has a label.
 
-    Args:
-        position: ``(2,)`` its middle.
-        size: Its length when seen from the side.
-        angle: The way its tip points.
-        is_ripe: Ripe or still green.
-        light: The light.
-        rng: For its form and colour.
+    ``position`` ``(2,)`` is its center, ``size`` its length and ``angle`` the direction of its tip.
     """
     angles = np.linspace(0, 2 * np.pi, 28, endpoint=False)
     width_ratio, taper = rng.uniform(0.36, 0.47), rng.uniform(0.15, 0.4)
@@ -276,7 +262,7 @@ def _draw_flesh(
     light: Sunlight,
     rng: np.random.Generator,
 ) -> Image.Image:
-    """The flesh, paler at the shoulders."""
+    """Draw the flesh, paler near the stalk."""
     columns, rows = (np.ceil(outline.max(0)) + 2).astype(int).tolist()
     along, _ = plant_items.axis_coordinates(rows, columns, middle, angle)
     paleness = np.clip(-along / size * 2.4 - rng.uniform(0.5, 0.95), 0, 0.8)
@@ -288,7 +274,7 @@ def _draw_flesh(
 def _sepal_outlines(
     position: Doubles, size: float, angle: float, length_ratio: float, rng: np.random.Generator
 ) -> tuple[list[float], ...]:
-    """The small leaves ``x, y, …`` at a berry's stalk."""
+    """Return the outlines of the sepals."""
     unit_sepal = np.array([[0, 0], [0.12, 0.055], [0.28, 0.0], [0.12, -0.055]])
     sepal_base = transform_points(np.array([-0.44 * length_ratio, 0.0]), position, angle, size)
     sepal_angles = angle + np.linspace(-2.2, 2.2, 7) + rng.normal(0, 0.15, 7)
@@ -300,7 +286,7 @@ def _sepal_outlines(
 
 
 def _seed_positions(width_ratio: float, taper: float, length_ratio: float) -> Doubles:
-    """Where the seeds sit ``(n, 2)``, in rows that are shifted against each other."""
+    """Return the positions of seeds ``(n, 2)`` in staggered rows."""
     along, across = np.meshgrid(np.arange(-0.28, 0.44, 0.13), np.arange(-0.45, 0.5, 0.16))
     across = across + 0.08 * (np.round((along + 0.28) / 0.13) % 2)
     half_widths = width_ratio * np.sqrt(np.clip(1 - 4 * along**2, 0, 1)) * (1 - taper * 2 * along)
