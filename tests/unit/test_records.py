@@ -41,8 +41,8 @@ REGION_CONTROL = {
 }
 EMPTY_CARD = {
     **make_card_json(0, 0),
-    **dict.fromkeys(("encoder", "detector", "promotion", "estimate", "outlook"), {}),
-    **dict.fromkeys(("accepting", "compute", "packages", "controls"), {}),
+    **{key: {} for key in ("encoder", "detector", "promotion", "estimate", "outlook")},
+    **{key: {} for key in ("accepting", "compute", "packages", "controls")},
     "audit": UNKNOWN_FIGURE,
     "parent": None,
 }
