@@ -63,7 +63,7 @@ class DemoResult:
     Attributes:
         curve: after each round: labels, accuracy, audit, version; and ``random``, the accuracy
             after as many labels in random order, where that was asked for.
-        correct_suggestions: of every task the annotator did, whether its pre-annotation needed no correction;
+        correct_suggestions: for every annotated task, whether it needed no correction;
             None where it had none.
     """
 
@@ -230,7 +230,8 @@ class Demo:
         demo_result = DemoResult()
         random_header = f"{'random order':>14}" if random_project else ""
         self._report(
-            f"{'labels':>6}  {'against the truth':>17}{random_header}  {'audit slice':<28} no correction"
+            f"{'labels':>6}  {'against the truth':>17}{random_header}  "
+            f"{'audit slice':<28} no correction"
         )
         self._measure_round(annotator, project, scenes, demo_result, random_project)
         while len(demo_result.correct_suggestions) < self._label_budget:
@@ -293,7 +294,8 @@ class Demo:
         uncorrected_text = f"{sum(map(bool, recent))} of {len(recent)}" if recent else ""
         self._show_progress("")
         self._report(
-            f"{labels:>6}  {accuracy:>17.0%}{random_column}  {_format_interval(audit):<28} {uncorrected_text}"
+            f"{labels:>6}  {accuracy:>17.0%}{random_column}  "
+            f"{_format_interval(audit):<28} {uncorrected_text}"
         )
 
     def _wait_for_round(
@@ -358,8 +360,10 @@ class Demo:
     def _report_result(self, demo_result: DemoResult, seconds: float) -> None:
         last_point = demo_result.curve[-1]
         self._report(
-            f"\n{demo_result.suggested_count} of {len(demo_result.correct_suggestions)} images came with a pre-annotation; "
-            f"{demo_result.correct_count} needed no correction. The model now reaches {self._scenario.metric} "
+            f"\n{demo_result.suggested_count} of {len(demo_result.correct_suggestions)} images "
+            "came with a pre-annotation; "
+            f"{demo_result.correct_count} needed no correction. "
+            f"The model now reaches {self._scenario.metric} "
             f"{last_point['accuracy']:.0%} on images it has never seen. {seconds:.0f} s in all."
         )
         if self._keep_running:
@@ -368,7 +372,8 @@ class Demo:
     def _report_addresses(self) -> None:
         addresses = self._addresses()
         self._report(
-            f"\nStill running: Label Studio at {addresses['label_studio']} (log in as {addresses['user']} "
+            f"\nStill running: Label Studio at {addresses['label_studio']} "
+            f"(log in as {addresses['user']} "
             f"with {addresses['password']}), the backend at {addresses['backend']}."
         )
         self._report(

@@ -38,7 +38,7 @@ class VersionTrainer:
         stopwatch: of the round.
 
     Attributes:
-        budget_message: why nothing was trained although it was worth it; empty where nothing hinders.
+        budget_message: why the budget prevents training; empty if it does not.
     """
 
     def __init__(

@@ -76,7 +76,7 @@ def is_server_reachable(server: str) -> bool:
 
 
 def parse_created_at(text: str) -> int:
-    """Label Studio's ``parse_created_at`` in whole seconds since 1970, as /setup has it; 0 if none."""
+    """Return the creation time in whole seconds since 1970, as /setup has it; 0 if none."""
     try:
         return int(datetime.fromisoformat(text).timestamp())
     except ValueError:

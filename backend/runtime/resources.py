@@ -136,7 +136,7 @@ class Resources:
             labels: their names.
 
         Returns:
-            ``missing_label_advice``: with the command that gets what is missing; nothing where all are found.
+            ``advice``: with the command that installs what is missing; empty if nothing is.
         """
         from backend.vision.detection.yoloe import missing_prompt_files
 

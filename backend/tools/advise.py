@@ -134,7 +134,8 @@ class Adviser:
         suggestion = (
             "Nothing is marked in it, so whether marks would do better cannot be measured here. "
             "Where place or number matters, or what decides is a small part of the picture, mark "
-            f"{2 * MIN_LABELED_IMAGES} of the images in a project of their own (prelabel init FOLDER --new "
+            f"{2 * MIN_LABELED_IMAGES} of the images in a project of their own "
+            "(prelabel init FOLDER --new "
             "--goal find), and ask this of that project."
         )
         return Advice(
@@ -186,7 +187,8 @@ class Adviser:
         sentences = labeling_advice.recommend_labeling(objects, presence, count, points)
         if comparison.hit_time_limit:
             sentences.append(
-                f"The detectors of this comparison had {self._time_budget / CROSS_VALIDATION_FOLDS:.0f} seconds of "
+                "The detectors of this comparison had "
+                f"{self._time_budget / CROSS_VALIDATION_FOLDS:.0f} seconds of "
                 f"training each, a round has {self._session.settings.train_seconds:.0f}: marks "
                 f"may do better than they look here. Give them more with --seconds."
             )
@@ -296,7 +298,8 @@ class _ApproachComparison:
 
         def report_epoch(done: int, total: int) -> None:
             self._report(
-                f"comparing: part {fold + 1} of {CROSS_VALIDATION_FOLDS}, {name} epoch {done} of {total}"
+                f"comparing: part {fold + 1} of {CROSS_VALIDATION_FOLDS}, "
+                f"{name} epoch {done} of {total}"
             )
 
         started_at = time.monotonic()
@@ -396,7 +399,7 @@ class _ApproachComparison:
                 seed=self._session.settings.seed,
             )
         )
-        assert head is not None
+        assert head is not None  # noqa: S101 - the caller checked
         return head.probabilities(vectors[held_out])
 
     def _detect(

@@ -226,7 +226,8 @@ class _VersionWriter:
                 f"{audit.value:.0%} ({audit.low:.0%} to {audit.high:.0%})."
             )
         rows = [
-            f"- `{control['file']}`: {control['name']}, {control['kind']}: {_shorten_labels(control['labels'])}"
+            f"- `{control['file']}`: {control['name']}, {control['kind']}: "
+            f"{_shorten_labels(control['labels'])}"
             for control in controls
         ]
         if any(control["kind"] == "choices" for control in controls):

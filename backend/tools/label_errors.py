@@ -249,7 +249,7 @@ def detect_out_of_sample(
         control: of boxes or points.
         samples: its marked images.
         tasks_by_version: by version, the tasks whose images it has to look at.
-        detector_of: a version's finder of the control; one that lacks a label of today is not asked.
+        detector_of: returns a version's detector; skipped if it lacks a current label.
 
     Returns:
         the tasks, and what was found and is there, points as boxes.

@@ -116,7 +116,8 @@ class SimilaritySearch:
             return embedding
         if not encoder.has_text:
             raise UsageError(
-                f"{query_text!r} is neither a task's number nor a file, and the encoder {encoder.name} "
+                f"{query_text!r} is neither a task's number nor a file, and the encoder "
+                f"{encoder.name} "
                 "knows no words: set PRELABEL_ENCODER to a CLIP to search by words."
             )
         embedding = normalize_rows(encoder.encode_texts([f"a photo of {query_text}"]))[0]

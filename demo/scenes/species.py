@@ -23,7 +23,7 @@ class Species:
         stem_elevation: Elevation of a stem at the soil.
         stem_length: Length of a stem; next to nothing for a rosette.
         stem_bend: How far a healthy stem bows, 0 to 1.
-        stem_droop_factor: How much of a plant's limpness its stems show; 0 for a vine tied to a cane.
+        stem_droop_factor: How much of a plant's limpness its stems show; 0 if tied to a cane.
         leaves_per_stem: Leaves on a stem.
         first_leaf_position: Where on the stem the first leaf sits, 0 to 1.
         leaf_elevation: Elevation of the lowest and of the topmost leaf.
@@ -32,7 +32,7 @@ class Species:
         half_width_ratio: Half width of a leaf by its length.
         taper: Size of the topmost leaf by the lowest.
         petiole: Share of the leaf that is stalk.
-        width_exponent: Where the blade is widest: below 1 towards the base, above 1 towards the tip.
+        width_exponent: Where the blade is widest; below 1 near the base, above 1 near the tip.
         lobes: Number of lobes on a side; 0 for a smooth edge.
         leaflet_pairs: Pairs of leaflets on a compound leaf; 0 for a simple leaf.
         flower_probability: Chance of flowers.
@@ -88,9 +88,11 @@ SPECIES = (
     Species("basil", (5, 8), (55, 85), (0.5, 0.8), 0.08, 0.75, (7, 10), 0.25, (5, 55), 0.2,
             (0.22, 0.3), 0.3, 0.6, 0.15, 0.8),
     Species("pepper", (3, 5), (58, 85), (0.6, 0.85), 0.08, 0.75, (7, 11), 0.3, (0, 50), 0.28,
-            (0.26, 0.34), 0.24, 0.6, 0.22, 0.75, flower_probability=0.1, fruit_probability=0.55, cane_probability=0.4),
+            (0.26, 0.34), 0.24, 0.6, 0.22, 0.75,
+             flower_probability=0.1, fruit_probability=0.55, cane_probability=0.4),
     Species("tomato", (2, 3), (78, 90), (0.8, 0.95), 0.05, 0.6, (7, 10), 0.15, (12, 50), 0.25,
-            (0.4, 0.52), 0.22, 0.6, 0.2, 0.8, leaflet_pairs=3, flower_probability=0.2, fruit_probability=0.6, cane_probability=0.8),
+            (0.4, 0.52), 0.22, 0.6, 0.2, 0.8, leaflet_pairs=3,
+             flower_probability=0.2, fruit_probability=0.6, cane_probability=0.8),
     Species("lettuce", (1, 1), (90, 90), (0.02, 0.05), 0.0, 0.0, (16, 24), 0.0, (22, 80), 0.22,
             (0.5, 0.68), 0.34, 0.65, 0.04, 1.35, lobes=3),
     Species("primrose", (1, 1), (90, 90), (0.03, 0.08), 0.0, 0.0, (18, 26), 0.0, (18, 70), 0.25,
@@ -100,7 +102,8 @@ SPECIES = (
     Species("spider plant", (1, 1), (90, 90), (0.02, 0.05), 0.0, 0.0, (18, 30), 0.0, (40, 86), 0.42,
             (0.7, 1.0), 0.035, 0.8, 0.0, 0.6),
     Species("cucumber", (1, 1), (86, 92), (0.9, 1.0), 0.02, 0.0, (10, 14), 0.08, (15, 45), 0.3,
-            (0.32, 0.42), 0.42, 0.55, 0.4, 0.75, lobes=2, flower_probability=0.35, fruit_probability=0.35, cane_probability=1.0),
+            (0.32, 0.42), 0.42, 0.55, 0.4, 0.75, lobes=2,
+             flower_probability=0.35, fruit_probability=0.35, cane_probability=1.0),
     Species("geranium", (6, 9), (45, 82), (0.4, 0.6), 0.1, 0.75, (4, 6), 0.3, (15, 60), 0.18,
             (0.26, 0.36), 0.36, 0.7, 0.45, 0.8, lobes=2, flower_probability=0.7),
     Species("begonia", (5, 8), (45, 80), (0.3, 0.5), 0.1, 0.75, (4, 6), 0.2, (5, 50), 0.25,

@@ -107,7 +107,8 @@ class QualityGate:
         self, control: Control, evaluation: ControlEvaluation
     ) -> list[GateVerdict]:
         if self._past_versions.examples(control) is None:
-            message = f"Not compared with {self._live_name}: {self._past_versions.unavailable_reason.rstrip('.')}."
+            reason = self._past_versions.unavailable_reason.rstrip(".")
+            message = f"Not compared with {self._live_name}: {reason}."
             return [GateVerdict(True, message, {"blind": self._past_versions.unavailable_reason})]
         windows = self._label_windows(control)
         return [

@@ -46,7 +46,7 @@ class PastVersions:
         observation: Observation,
         fit: ModelTrainer,
     ) -> None:
-        assert fit.live_card is not None
+        assert fit.live_card is not None  # noqa: S101 - the caller checked
         self.live: VersionCard = fit.live_card
         self.unavailable_reason = ""
         self._session = session

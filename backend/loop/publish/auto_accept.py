@@ -207,7 +207,7 @@ def plan_acceptance(
         state: of the project.
         observation: what Label Studio holds.
         version: the live one.
-        predictions: of acceptable tasks, everything that the version would answer. Those that choose
+        predictions: complete predictions of the acceptable tasks. Those that choose
             nothing were not judged and are left out.
 
     Returns:

@@ -48,7 +48,8 @@ def push_predictions(
         created = connection.client.import_predictions(connection.project_number, rows)
         if created != len(rows):
             raise RoundError(
-                f"Label Studio took {created} of {len(rows)} predictions: the labeling config or the "
+                f"Label Studio took {created} of {len(rows)} predictions: "
+                "the labeling config or the "
                 "tasks changed meanwhile; the next round starts from what is there now."
             )
         progress(start + len(batch), len(predictions))

@@ -46,13 +46,15 @@ class QueueOrder:
         audit_tasks: open tasks of the audit slice.
         labeled_count: tasks labeled so far, the audit ones among them.
         audit_labeled_count: audit tasks labeled so far.
-        diversity_interval: one pick in so many is the image least like any, because some label has hardly an
+        diversity_interval: one pick in so many is the image least like any, because some label
+            has hardly an
             example; 0: none is.
-        search_interval: one task in so many is a sought one, while some label has no example; 0: none.
-        overflow_tasks: tasks of a pool that is too large to compare each with each, least certain first.
+        search_interval: one task in so many comes from a search by label name, while some label
+            has no example; 0: none.
+        overflow_tasks: tasks of a pool too large to compare all pairs, most uncertain first.
         missing_label_tasks: tasks that most likely show a label without an example, best first.
-        skipped_tasks: open tasks that somebody skipped: they may be served to others, after all others.
-        prediction_scores: task → its prediction in Label Studio, its score; asked for when first needed.
+        skipped_tasks: open tasks that somebody skipped; they come last in the queue.
+        prediction_scores: task → its prediction in Label Studio and its score, loaded lazily.
         is_trained: the model has learned something, so that being unsure means something.
         image_addresses: by task near the front, its image's address.
         checks: tasks that could have been accepted and go to people.
@@ -188,7 +190,7 @@ def build_queue_order(
     Args:
         observation: the project.
         vectors: by task, (d,) float32 of unit length; of labeled tasks too.
-        uncertainties: by open task, how much its label would teach, 0 to 1; empty before anything is
+        uncertainties: by open task, its uncertainty, 0 to 1; empty before anything is
             learned: then all count alike.
         missing_label_tasks: tasks that most likely show a label without an example, best first.
         seed: of everything random.
