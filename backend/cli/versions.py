@@ -1,4 +1,4 @@
-"""``prelabel versions``: the cards of a project's versions."""
+"""``prelabel versions``: list the versions of a project."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> dict[str, Any]:
-    """Print a line per version; its labels: learned from, and of the audit slice."""
+    """Print a line per version, with the numbers of training and audit labels."""
     from backend.cli.terminal import print_line
     from backend.settings import read_settings
 

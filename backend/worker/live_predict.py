@@ -1,4 +1,4 @@
-"""A live ``/predict``: exactly one result per task, whatever happens to its image."""
+"""Answer ``/predict`` with exactly one result per task, even for unreadable images."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from backend.store.projects import ProjectRecord
 
 log = logging.getLogger("prelabel")
 SUGGESTION_VERSION = "suggestion"
-"""Version of suggestions before the first version."""
+"""Version name of smart tools' results before the first version."""
 
 
 def predict_tasks(resources: Resources, request: dict[str, Any]) -> dict[str, Any] | None:
-    """The answer to a ``/predict`` request.
+    """Answer a ``/predict`` request.
 
     Args:
-        resources: of this process.
-        request: Label Studio's body: ``tasks, project, label_config``; and, where it is one piece
-            of a longer list, ``next_tasks``: the tasks of the next.
+        resources: resources of this process.
+        request: Label Studio's body with ``tasks``, ``project`` and ``label_config``; a chunk of a
+            longer list also has the next chunk's tasks as ``ahead``, so that they are prefetched.
 
     Returns:
         ``{"results": [one per task], "model_version"}``; None while the project has no version.
@@ -69,7 +69,7 @@ def _suggest_regions(
     task: Task,
     drawn_regions: dict[str, Regions],
 ) -> dict[str, Any]:
-    """What a smart tool gets; nothing where the image cannot be read."""
+    """Return the suggestions of a smart tool; none if the image cannot be read."""
     model = session.model(live_version) if live_version else None
     regions: list[dict[str, Any]] = []
     try:
@@ -85,7 +85,9 @@ def _find_project(
 ) -> ProjectRecord | None:
     records = resources.projects.find_by_number(*parse_project(request))
     if len(records) > 1:
-        log.warning("several servers have project %s: connect them anew", records[0].number)
+        log.warning(
+            "project %s exists on several servers: connect these projects again", records[0].number
+        )
         return None
     return records[0] if records else None
 
