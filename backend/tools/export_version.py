@@ -256,8 +256,8 @@ def _file_name(control: Control, index: int) -> str:
 def _example_programs(kinds: set[bool]) -> dict[str, str]:
     """File names of the programs, and what they are copied from."""
     if kinds == {True, False}:
-        return {"example.py": "choices.py", "example_places.py": "places.py"}
-    return {"example.py": "choices.py" if True in kinds else "places.py"}
+        return {"example.py": "choices.py", "example_places.py": "regions.py"}
+    return {"example.py": "choices.py" if True in kinds else "regions.py"}
 
 
 def _count_images(count: int) -> str:
