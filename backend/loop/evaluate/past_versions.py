@@ -75,7 +75,10 @@ class PastVersions:
 
     @cached_property
     def judged_lineage(self) -> Sequence[VersionCard]:
-        """The lineage back to the last version that a person promoted, who vouched for its labels."""
+        """The lineage back to the last version that a person promoted.
+
+        That person vouched for the labels it was trained on.
+        """
         promoted_manually = {e.version for e in self._versions.history() if e.by != LOOP_ACTOR}
         for index, card in enumerate(self.lineage):
             if card.version in promoted_manually:
