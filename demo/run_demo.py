@@ -147,16 +147,16 @@ class Demo:
             return f"{len(images.truth_by_name)} of {self._image_count} images drawn"
 
         def show_start(elapsed_seconds: float) -> None:
-            show_progress(f"Starting Label Studio … {elapsed_seconds:3.0f} s, {drawn_text()}")
+            show_transient_line(f"Starting Label Studio … {elapsed_seconds:3.0f} s, {drawn_text()}")
 
         with ThreadPoolExecutor(1) as pool:
             drawing: Future[None] = pool.submit(self._draw, images)
             self._label_studio.wait_until_ready(show_start)
             while not drawing.done():
-                show_progress(f"Drawing … {drawn_text()}")
+                show_transient_line(f"Drawing … {drawn_text()}")
                 time.sleep(PROGRESS_INTERVAL_SECONDS)
             drawing.result()
-        show_progress("")
+        show_transient_line("")
         self._report(f"Label Studio runs at {self._label_studio.url}.")
         return images
 
@@ -288,7 +288,7 @@ class LabelingRun:
             batch_size = min(LABELS_PER_ROUND, label_budget - len(self.outcomes))
             for _ in range(batch_size):
                 self._label_next_task()
-                show_progress(f"{len(self.outcomes):>6}  labeling …")
+                show_transient_line(f"{len(self.outcomes):>6}  labeling …")
             for task in self._random_tasks[:batch_size]:
                 self._submit_truth(task)
             del self._random_tasks[:batch_size]
@@ -322,7 +322,7 @@ class LabelingRun:
         self.curve.append(point)
         recent = self.outcomes[-LABELS_PER_ROUND:]
         correct_text = f"{sum(map(bool, recent))} of {len(recent)}" if recent else ""
-        show_progress("")
+        show_transient_line("")
         columns = f"{labels:>6}  {accuracy:>17.0%}{random_column}  {_format_interval(audit):<28}"
         self._report(f"{columns} {correct_text}")
 
@@ -344,7 +344,7 @@ class LabelingRun:
             if round_state["error"]:
                 raise PrelabelError(f"The round failed: {round_state['error']}")
             progress = f"{round_state['state']} {round_state['progress']:.0%}"
-            show_progress(f"{labels:>6}  {progress} {round_state['detail'] or ''}")
+            show_transient_line(f"{labels:>6}  {progress} {round_state['detail'] or ''}")
             time.sleep(PROGRESS_INTERVAL_SECONDS)
         raise StalledRoundError(
             f"The round made no progress for {STALLED_ROUND_SECONDS:.0f} s; check the backend."
@@ -366,7 +366,7 @@ class LabelingRun:
         return round(self._scenario.compute_metric(predicted, truths), 4)
 
 
-def show_progress(line: str) -> None:
+def show_transient_line(line: str) -> None:
     """Show a line that the next one overwrites, if a terminal is there."""
     if sys.stderr.isatty():
         print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
