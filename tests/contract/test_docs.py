@@ -358,7 +358,7 @@ def test_the_questions_in_the_readme_are_asked_and_lead_to_a_project(
     command = shlex.split(typed.replace("~", str(servers.folder)))
     nobody = ["--backend", f"http://127.0.0.1:{find_free_port()}", "--no-browser"]
     home = {"PRELABEL_HOME": str(tmp_path)}
-    seat = Terminal([*command, *nobody], {**servers.environment, **home})
+    terminal = Terminal([*command, *nobody], {**servers.environment, **home})
     for question, answer in (
         ("What shall be done", "sort"),
         ("how many there are?", "no"),
@@ -366,13 +366,13 @@ def test_the_questions_in_the_readme_are_asked_and_lead_to_a_project(
         ("Can several labels be right", "no"),
         ("Which labels?", "wilting = brown, hanging leaves; healthy"),
     ):
-        seat.sees(question)
-        seat.types(f"{answer}\n")
-    seat.sees("Labels: wilting (brown, hanging leaves), healthy.")
-    seat.sees("4 images imported")
-    seat.sees("Label a few images of each kind.")
-    seat.types("\x03")
-    assert seat.ends() == 130
+        terminal.wait_for(question)
+        terminal.type(f"{answer}\n")
+    terminal.wait_for("Labels: wilting (brown, hanging leaves), healthy.")
+    terminal.wait_for("4 images imported")
+    terminal.wait_for("Label a few images of each kind.")
+    terminal.type("\x03")
+    assert terminal.wait_for_exit() == 130
 
 
 # -- messages, commands, links ---------------------------------------------------------------

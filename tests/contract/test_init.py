@@ -197,46 +197,46 @@ def test_a_person_is_asked_until_the_answers_fit_and_one_command_does_it_all(
 ) -> None:
     backend = BackendServer(tmp_path / "home", environment(studio, tmp_path / "home"))
     there = ["--backend", backend.url, "--no-browser"]
-    seat = Terminal(["init", *there], backend.environment)
-    seat.sees("In which folder")
-    seat.types(f"{photos}\n")
-    seat.sees("64 files")
-    seat.sees("What shall be done with the images?")
-    seat.types("buckets\n")
-    seat.sees("1 to 2:")
-    seat.types("9\n")
-    seat.sees("1 to 2:")
-    seat.types("1\n")
-    seat.sees("how many there are?")
-    seat.types("n\n")
-    seat.sees("small part of a busy picture")
-    seat.types("no\n")
-    seat.sees("Can several labels be right")
-    seat.types("2\n")
-    seat.sees("Labels for whole images are enough")
-    seat.sees("[blue, red]")  # the subfolders are labels already
-    seat.types("\n")
-    seat.sees("Job: binary. Labels: blue, red.")
-    seat.sees("60 images imported")
-    seat.sees("1 × HEIC")
-    seat.sees(f"No backend runs at {backend.url}. Start it here")
-    seat.types("y\n")
-    seat.sees("Label here: " + studio.url)
-    assert "Connect it" not in seat.sees("is connected."), "it connects itself"
-    seat.sees("All 60 images are embedded.")
-    seat.types("\x03")
-    assert seat.ends() == 130
-    assert "Traceback" not in seat.unseen
-    assert "died" not in seat.unseen
+    terminal = Terminal(["init", *there], backend.environment)
+    terminal.wait_for("In which folder")
+    terminal.type(f"{photos}\n")
+    terminal.wait_for("64 files")
+    terminal.wait_for("What shall be done with the images?")
+    terminal.type("buckets\n")
+    terminal.wait_for("1 to 2:")
+    terminal.type("9\n")
+    terminal.wait_for("1 to 2:")
+    terminal.type("1\n")
+    terminal.wait_for("how many there are?")
+    terminal.type("n\n")
+    terminal.wait_for("small part of a busy picture")
+    terminal.type("no\n")
+    terminal.wait_for("Can several labels be right")
+    terminal.type("2\n")
+    terminal.wait_for("Labels for whole images are enough")
+    terminal.wait_for("[blue, red]")  # the subfolders are labels already
+    terminal.type("\n")
+    terminal.wait_for("Job: binary. Labels: blue, red.")
+    terminal.wait_for("60 images imported")
+    terminal.wait_for("1 × HEIC")
+    terminal.wait_for(f"No backend runs at {backend.url}. Start it here")
+    terminal.type("y\n")
+    terminal.wait_for("Label here: " + studio.url)
+    assert "Connect it" not in terminal.wait_for("is connected."), "it connects itself"
+    terminal.wait_for("All 60 images are embedded.")
+    terminal.type("\x03")
+    assert terminal.wait_for_exit() == 130
+    assert "Traceback" not in terminal.unread_output
+    assert "died" not in terminal.unread_output
 
     again = Terminal(["init", str(photos), *there], backend.environment)
-    again.sees("was made from this folder before. Use it again?")
-    again.types("\n")
-    again.sees("0 images imported")
-    again.sees("Start it here")
-    again.types("n\n")
-    again.sees(f"where nothing answers: start prelabel serve --port {backend.port}")
-    assert again.ends() == 0
+    again.wait_for("was made from this folder before. Use it again?")
+    again.type("\n")
+    again.wait_for("0 images imported")
+    again.wait_for("Start it here")
+    again.type("n\n")
+    again.wait_for(f"where nothing answers: start prelabel serve --port {backend.port}")
+    assert again.wait_for_exit() == 0
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Fixtures: a real browser, and where its pictures go."""
+"""Fixtures: a real browser, and a folder for screenshots."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.browser import BROWSER_TIMEOUT_MS, log_in, open_chromium
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Chromium; an error where it is missing, never a skipped test."""
+    """Chromium; a missing browser is an error, never a skipped test."""
     expect.set_options(timeout=BROWSER_TIMEOUT_MS)
     with open_chromium() as browser:
         yield browser
@@ -23,7 +23,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def annotator(browser: Browser, studio: LabelStudioServer) -> Iterator[BrowserContext]:
-    """Somebody who logged in to Label Studio."""
+    """A browser session of a user who is logged in to Label Studio."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     context.set_default_timeout(BROWSER_TIMEOUT_MS)
     log_in(context.new_page(), studio)
@@ -33,7 +33,7 @@ def annotator(browser: Browser, studio: LabelStudioServer) -> Iterator[BrowserCo
 
 @pytest.fixture
 def page(annotator: BrowserContext) -> Iterator[Page]:
-    """A tab of theirs."""
+    """A tab of that session."""
     page = annotator.new_page()
     yield page
     page.close()
@@ -41,6 +41,6 @@ def page(annotator: BrowserContext) -> Iterator[Page]:
 
 @pytest.fixture
 def shots(tmp_path: Path) -> Path:
-    """Where screenshots are saved: PRELABEL_SCREENSHOTS, else beside the test's other files."""
+    """The folder for screenshots: PRELABEL_SCREENSHOTS, or a temporary one."""
     folder = os.environ.get("PRELABEL_SCREENSHOTS", "")
     return Path(folder) if folder else tmp_path

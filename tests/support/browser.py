@@ -1,4 +1,4 @@
-"""Debian's Chromium, headless, driven for real: what a person sees and presses."""
+"""Control a real headless Chromium, as a person would."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ CHROMIUM_FLAGS = (
     "--disable-sync",
 )
 BROWSER_TIMEOUT_MS = 30_000.0
-"""Milliseconds that a thing may take to appear where other programs run as well."""
+"""Time limit for things to appear, in milliseconds, on a busy machine."""
 
 
 @contextmanager
 def open_chromium() -> Iterator[Browser]:
-    """A browser with a new, empty profile. Each of its contexts is somebody else's.
+    """Start a browser with an empty profile; each context is another person.
 
     While it runs this thread has a running event loop: no ``asyncio.run`` meanwhile.
 
@@ -48,7 +48,7 @@ def open_chromium() -> Iterator[Browser]:
 
 
 def log_in(page: Page, studio: LabelStudioServer) -> None:
-    """Through Label Studio's own login page."""
+    """Log in on Label Studio's login page."""
     page.goto(f"{studio.url}/user/login/")
     page.fill("input[name=email]", DEMO_EMAIL)
     page.fill("input[name=password]", studio.password)
@@ -57,11 +57,11 @@ def log_in(page: Page, studio: LabelStudioServer) -> None:
 
 
 def save_screenshot(page: Page, folder: Path, name: str) -> None:
-    """A picture of the whole page, for people to look at."""
+    """Save a screenshot of the whole page."""
     folder.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=folder / f"{name}.png", full_page=True)
 
 
 def horizontal_overflow(page: Page) -> int:
-    """Pixels by which a page is wider than its window."""
+    """Return by how many pixels a page is wider than its window."""
     return int(page.evaluate("document.documentElement.scrollWidth - window.innerWidth"))

@@ -1,4 +1,4 @@
-"""Services beside each other as a compose file has them, each with a network of its own.
+"""Run the services of a compose file, each in a network of its own.
 
 ``container_engine.py`` builds the images and their root folders. This module connects them.
 """
@@ -33,7 +33,7 @@ CLONE_NEWNET_FLAG = 0x40000000
 
 
 class ServiceNetwork:
-    """A bridge, and the networks of services on it; all end with :meth:`close`.
+    """A bridge and the networks of services on it, until :meth:`close`.
 
     Args:
         services: as a compose file has them.
@@ -66,11 +66,11 @@ class ServiceNetwork:
         self._bridge_thread = ThreadPoolExecutor(1, initializer=self._enter_bridge_namespace)
 
     def call_on_bridge(self, work: Callable[[], T]) -> T:
-        """Do something as a machine of the street."""
+        """Call a function from a machine on the bridge."""
         return self._bridge_thread.submit(work).result()
 
     def start(self, service: str, command: Sequence[str], log: Path, **options: Any) -> None:
-        """Start a service's program."""
+        """Start the program of a service."""
         with log.open("ab") as file:
             self._running.append(
                 subprocess.Popen(
@@ -96,7 +96,7 @@ class ServiceNetwork:
         )
 
     def close(self) -> None:
-        """End everything."""
+        """Stop everything."""
         self._bridge_thread.shutdown()
         for process in [*self._running, *self._namespace_holders.values(), self._bridge]:
             _terminate(process)
@@ -105,7 +105,7 @@ class ServiceNetwork:
         return ["nsenter", "--target", str(self._namespace_holders[service].pid), "--net"]
 
     def _enter_bridge_namespace(self) -> None:
-        """Bring this thread, and no other, into the street's network."""
+        """Move only this thread into the network of the bridge."""
         with Path(f"/proc/{self._bridge.pid}/ns/net").open() as namespace_file:
             assert (
                 ctypes.CDLL(None, use_errno=True).setns(namespace_file.fileno(), CLONE_NEWNET_FLAG)
@@ -114,7 +114,7 @@ class ServiceNetwork:
 
     @staticmethod
     def _start_namespace_holder() -> subprocess.Popen[bytes]:
-        """A process that does nothing but have a network."""
+        """Start a process that only holds a network namespace."""
         own_namespace = Path("/proc/self/ns/net").readlink()
         command = ["setpriv", "--pdeathsig", "KILL", "unshare", "--net", "sleep", "infinity"]
         holder = subprocess.Popen(command, start_new_session=True)
@@ -130,7 +130,7 @@ class ServiceNetwork:
 
 
 def _terminate(process: subprocess.Popen[bytes]) -> None:
-    """End a process and its group."""
+    """Stop a process and its group."""
     for signal_number in (15, 9):
         try:
             os.killpg(process.pid, signal_number)
@@ -145,7 +145,7 @@ def _terminate(process: subprocess.Popen[bytes]) -> None:
 
 
 def missing_capability() -> str:
-    """Why rooms and streets cannot be had here; empty where they can."""
+    """Return why namespaces are not available here; empty if they are."""
     for tool in ("unshare", "nsenter", "setpriv", "chroot", "ip", "git"):
         if shutil.which(tool) is None:
             return f"{tool} is not installed"
@@ -167,7 +167,7 @@ def missing_capability() -> str:
 
 
 def read_compose(text: str, variables: Mapping[str, str]) -> dict[str, Any]:
-    """A compose file with its variables filled in.
+    """Read a compose file and fill in its variables.
 
     Raises:
         KeyError: a variable that must be there is missing or empty.
@@ -193,7 +193,7 @@ def read_compose(text: str, variables: Mapping[str, str]) -> dict[str, Any]:
 
 
 def read_env(text: str) -> dict[str, str]:
-    """A ``.env`` file; the last line of a name counts."""
+    """Read a ``.env`` file; the last line of a name counts."""
     lines = [line.strip() for line in text.splitlines()]
     pairs = (line.partition("=") for line in lines if line and not line.startswith("#"))
     return {name: value for name, _, value in pairs}
@@ -206,7 +206,7 @@ def make_service_sandbox(
     hosts: Mapping[str, str],
     cache: Path,
 ) -> ChrootSandbox:
-    """The room that compose would run a service of an image in.
+    """Return the sandbox in which compose would run a service of an image.
 
     Args:
         image: of the service.

@@ -37,7 +37,7 @@ NETWORK_VARIABLE_PREFIXES = (
     "no_",
     "CURL_CA_",
 )
-"""How variables begin that say how this machine reaches package indexes."""
+"""Prefixes of variables that configure access to package indexes."""
 UV_CACHE_FOLDER = "/root/.cache/uv"
 BYTECODE_FOLDER = "/var/bytecode"
 DEFAULT_PATH = "/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -57,7 +57,7 @@ class DockerfileStep:
 
 
 def parse_dockerfile(dockerfile: str) -> list[DockerfileStep]:
-    """The instructions of a Dockerfile, without comments, each in one line."""
+    """Parse the instructions of a Dockerfile, without comments."""
     lines = [line for line in dockerfile.splitlines() if not line.lstrip().startswith("#")]
     joined = re.sub(r"\\\n\s*", " ", "\n".join(lines))
     split = [line.split(maxsplit=1) for line in joined.splitlines() if line.strip()]
@@ -90,7 +90,7 @@ class BuiltImage:
 
 
 def list_build_context(context: Path, ignore: str) -> list[Path]:
-    """The files of a folder that a ``.dockerignore`` lets through, relative to it."""
+    """List the files of a folder that ``.dockerignore`` includes, relative to it."""
     rules = [line.strip() for line in ignore.splitlines()]
     patterns = [
         (line.startswith("!"), re.compile(_ignore_pattern(line.lstrip("!"))))
@@ -146,10 +146,10 @@ class ImageBuilder:
         self._global_arguments: dict[str, str] = {}
         self._stages: dict[str, BuiltImage] = {}
         self.run_commands: list[str] = []
-        """Every command that was run."""
+        """All commands that were run."""
 
     def build(self, dockerfile: str) -> BuiltImage:
-        """The last stage's image."""
+        """The image of the last stage."""
         image: BuiltImage | None = None
         for step in parse_dockerfile(dockerfile):
             if step.instruction == "FROM":
@@ -259,7 +259,7 @@ class ImageBuilder:
 
 
 def make_root_filesystem(root: Path) -> None:
-    """A file system with an operating system that nobody has used."""
+    """Create a root folder with the operating system of this machine."""
     for name in ("root", "tmp", "var/tmp", "run", "home"):
         (root / name).mkdir(parents=True)
     (root / "tmp").chmod(0o1777)
@@ -281,12 +281,12 @@ def _user_id(row: str) -> int:
 
 
 def host_path(image: BuiltImage, path: str) -> Path:
-    """Where a path of an image is on this machine."""
+    """Return the path on this machine of a path in an image."""
     return image.root / path.lstrip("/")
 
 
 def _substitute_variables(text: str, variables: Mapping[str, str]) -> str:
-    """``$NAME`` and ``${NAME}`` replaced where they are known."""
+    """Replace ``$NAME`` and ``${NAME}`` of known variables."""
     return re.sub(r"\$\{?(\w+)\}?", lambda found: variables.get(found[1], found[0]), text)
 
 
@@ -313,7 +313,7 @@ class ChrootSandbox:
     host_addresses: Mapping[str, str] = field(default_factory=dict)
 
     def wrap_command(self, inner_command: Sequence[str]) -> list[str]:
-        """The command line that runs another one in the room."""
+        """Return the command line that runs another one in the root folder."""
         root = shlex.quote(str(self.root))
         lines = ["set -e", f"mount --bind {root} {root}"]
         for name in SYSTEM_FOLDERS:
@@ -362,6 +362,6 @@ class ChrootSandbox:
 
 
 def render_hosts_file(host_addresses: Mapping[str, str]) -> str:
-    """``/etc/hosts``."""
+    """Return the text of ``/etc/hosts``."""
     rows = {"localhost": "127.0.0.1", **host_addresses}
     return "".join(f"{address} {name}\n" for name, address in rows.items())

@@ -1,4 +1,4 @@
-"""Drawn objects whose place is known: what tests of detection look at."""
+"""Draw objects at known positions, as test data for detection."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class DrawnObject:
 
     @property
     def center(self) -> tuple[float, float]:
-        """x y, 0 to 1."""
+        """Center x, y, 0 to 1."""
         return (self.box[0] + self.box[2]) / 2, (self.box[1] + self.box[3]) / 2
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A picture and what is in it."""
+    """An image and its objects."""
 
     image: Image.Image
     objects: tuple[DrawnObject, ...]
@@ -50,7 +50,7 @@ def make_drawing(
     max_objects: int = 5,
     radius: tuple[float, float] = (7, 13),
 ) -> Drawing:
-    """Discs and squares that do not touch, in noise; every number is another picture."""
+    """Draw discs and squares that do not touch, on noise; each number gives another image."""
     rng = np.random.default_rng([7, number])
     noise = rng.normal(0, 22, (size[1], size[0], 3)) + rng.normal(120, 12, 3)
     image = Image.fromarray(np.clip(noise, 0, 255).astype(np.uint8)).filter(
@@ -81,5 +81,5 @@ SHAPE_LABELS = ("disc", "square")
 
 
 def make_drawings(count: int, start: int, *labels: str, **named: Any) -> list[Drawing]:
-    """Some, of one or both labels."""
+    """Draw several images with these labels."""
     return [make_drawing(i, labels=labels, **named) for i in range(start, start + count)]

@@ -15,7 +15,7 @@ from backend.settings import Settings
 
 
 class EndpointClient:
-    """Calls the application in this process; each call is whole before the next."""
+    """Call the application in this process, one request at a time."""
 
     def __init__(self, app: Any, loop: asyncio.AbstractEventLoop) -> None:
         self.app = app
@@ -30,7 +30,7 @@ class EndpointClient:
         return self("POST", f"/v1/functions/{function}/invoke", content=content, params=params)
 
     def wait(self, check: Callable[[], Any], seconds: float = 10.0) -> Any:
-        """Let the endpoint work until something is so."""
+        """Run the endpoint's event loop until a check is true."""
 
         async def until() -> Any:
             for _ in range(int(seconds / 0.02)):
@@ -51,7 +51,7 @@ class EndpointClient:
 def open_endpoint(
     home: Path, *, open: bool = True, open_at_first: bool = False, **settings: Any
 ) -> Iterator[EndpointClient]:
-    """The endpoint over a home, as long as it is needed."""
+    """Open the endpoint on a home folder."""
     loop = asyncio.new_event_loop()
     try:
         given = Settings(home=home, **settings)

@@ -8,7 +8,7 @@ PROJECT_IDENTITY = "p"
 
 
 class ProjectRequestHandler(http.server.BaseHTTPRequestHandler):
-    """Says that the project is there."""
+    """Answers every request with one project."""
 
     def do_GET(self) -> None:
         body = b'{"id": 1, "title": "digits", "label_config": "<View/>"}'
@@ -19,4 +19,4 @@ class ProjectRequestHandler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Quiet."""
+        """Log nothing."""

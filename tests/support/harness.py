@@ -1,4 +1,4 @@
-"""What tests do by hand otherwise: start a backend, work in Label Studio, draw small images."""
+"""Test helpers: start a backend, work in Label Studio, draw small images."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from demo.label_studio import LabelStudioServer, ServerProcess, find_free_port
 Json = dict[str, Any]
 WAIT_SECONDS = 90.0
 ROUND_SECONDS = 300.0
-"""A round that trains a detector takes a minute or two where other programs run."""
+"""Training a detector takes up to two minutes on a busy machine."""
 CHOICES_CONFIG = """
 <View>
   <Image name="image" value="$image"/>
@@ -36,7 +36,7 @@ MakeStudio = Callable[..., LabelStudioServer]
 
 
 def make_png(colour: str, number: int, size: int = 48) -> bytes:
-    """A noisy square of a colour; every number makes another one."""
+    """Draw a noisy square of a colour; each number gives another one."""
     rng = np.random.default_rng([number, len(colour)])
     noise = rng.normal(0, 25, (size, size, 3)) + rng.normal(0, 25, 3)
     pixels = np.clip(np.array(RGB_BY_COLOUR[colour]) + noise, 0, 255).astype(np.uint8)
@@ -46,12 +46,12 @@ def make_png(colour: str, number: int, size: int = 48) -> bytes:
 
 
 def make_data_uri(content: bytes, kind: str = "png") -> str:
-    """An image as it may stand in a task."""
+    """Return an image as a data URI."""
     return f"data:image/{kind};base64," + base64.b64encode(content).decode()
 
 
 def wait_until(description: str, check: Callable[[], Any], seconds: float = WAIT_SECONDS) -> Any:
-    """Wait until a check is true; what it returned."""
+    """Wait until a check is true, and return what it returned."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         result = check()
@@ -62,7 +62,7 @@ def wait_until(description: str, check: Callable[[], Any], seconds: float = WAIT
 
 
 class BackendServer:
-    """``prelabel serve`` in a process, with a home of its own."""
+    """``prelabel serve`` in a process, with its own home folder."""
 
     def __init__(self, home: Path, environment: Mapping[str, str]) -> None:
         self.home = home
@@ -81,37 +81,37 @@ class BackendServer:
         self._server_process: ServerProcess | None = None
 
     def start(self) -> None:
-        """Start it and wait for its first answer."""
+        """Start the backend and wait until it answers."""
         command = [sys.executable, "-m", "backend.cli", "serve", "--port", str(self.port)]
         self._server_process = ServerProcess(command, self.environment, self.log)
         self._server_process.wait_until_ready(f"{self.url}/health", 60)
 
     def stop(self, signal_number: int = signal.SIGTERM) -> None:
-        """End it."""
+        """Stop the backend."""
         if self._server_process is not None:
             self._server_process.stop(signal_number)
             self._server_process = None
 
     @property
     def pid(self) -> int:
-        """The server's process."""
+        """Process id of the server."""
         assert self._server_process is not None
         return self._server_process.pid
 
     def kill(self) -> None:
-        """End it without a word; its working processes are left to notice."""
+        """Kill the server process only, as a crash would."""
         assert self._server_process is not None
         os.kill(self._server_process.pid, signal.SIGKILL)
         self._server_process.release()
         self._server_process = None
 
     def project(self, number: int) -> Json:
-        """The project as the backend shows it."""
+        """Return the status of a project; empty if unknown."""
         answer = self.http.get(f"/api/projects/{number}")
         return answer.json() if answer.status_code == 200 else {}
 
     def wait_for_round(self, number: int, labels: int = 0, version: str = "") -> Json:
-        """Wait until the project's round is done and has seen so many labels."""
+        """Wait until a round with so many labels has finished, and return the status."""
 
         def check() -> Json:
             state = self.project(number)
@@ -126,12 +126,12 @@ class BackendServer:
         return project_state
 
     def train_and_wait(self, number: int, labels: int, version: str = "") -> Json:
-        """Ask for a round and wait until it has seen so many labels."""
+        """Start training, and wait for a round with this many labels."""
         self.http.post("/webhook", json={"action": "START_TRAINING", "project": {"id": number}})
         return self.wait_for_round(number, labels, version)
 
     def wait_for_failure(self, number: int) -> str:
-        """Wait until a round failed; why."""
+        """Wait until a round fails, and return the error."""
 
         def check() -> str:
             return (self.project(number).get("round") or {}).get("error") or ""
@@ -143,7 +143,7 @@ MakeBackend = Callable[..., BackendServer]
 
 
 class EndpointServer:
-    """``prelabel endpoint`` in a process, over a home, and an application that asks it."""
+    """``prelabel endpoint`` in a process, with a client."""
 
     def __init__(self, home: Path, environment: Mapping[str, str]) -> None:
         self.port = find_free_port()
@@ -157,7 +157,7 @@ class EndpointServer:
         self.server_process.wait_until_ready(f"{self.url}/health", 60)
 
     def invoke(self, function: int | str, content: bytes, **parameters: Any) -> Json:
-        """One invocation."""
+        """Invoke a function and return the response."""
         path = f"/v1/functions/{function}/invoke"
         answer = self.http.post(path, content=content, params=parameters)
         assert answer.status_code == 200, answer.text
@@ -165,13 +165,13 @@ class EndpointServer:
         return response_body
 
     def stop(self, signal_number: int = signal.SIGTERM) -> None:
-        """End it."""
+        """Stop the endpoint."""
         self.http.close()
         self.server_process.stop(signal_number)
 
 
 class LabelStudioUser:
-    """A person in Label Studio, by its API."""
+    """A user of Label Studio, through its API."""
 
     def __init__(self, url: str, token: str, scheme: str = "Token") -> None:
         headers = {"Authorization": f"{scheme} {token}"}
@@ -183,7 +183,7 @@ class LabelStudioUser:
         self.http.close()
 
     def join_by_invitation(self, email: str) -> LabelStudioUser:
-        """Somebody else, who followed an invitation and works in the browser."""
+        """Create another user through an invitation, with a browser session."""
         member = LabelStudioUser(self.url, "")
         del member.http.headers["Authorization"]
         page = self.request("GET", "/api/invite")["invite_url"]
@@ -210,7 +210,7 @@ class LabelStudioUser:
     def create_project(
         self, config: str = CHOICES_CONFIG.format(choice="single"), title: str = "colours"
     ) -> int:
-        """A new project; its number."""
+        """Create a project and return its number."""
         return int(
             self.request("POST", "/api/projects/", json={"title": title, "label_config": config})[
                 "id"
@@ -218,7 +218,7 @@ class LabelStudioUser:
         )
 
     def import_colours(self, project: int, per_colour: int, start: int = 0) -> list[int]:
-        """Import images, half red, half blue; their task numbers, in turn."""
+        """Import images, red and blue in turn, and return their task ids."""
         numbers = range(start, start + per_colour)
         colour_numbers = [(colour, number) for number in numbers for colour in RGB_BY_COLOUR]
         before = {task["id"] for task in self.list_tasks(project)}
@@ -229,40 +229,40 @@ class LabelStudioUser:
         return new_tasks
 
     def import_images(self, project: int, images: Sequence[str]) -> list[int]:
-        """Import image addresses as they are; their task numbers."""
+        """Import image addresses and return their task ids."""
         before = {task["id"] for task in self.list_tasks(project)}
         self.request("POST", f"/api/projects/{project}/import", json=[{"image": i} for i in images])
         return sorted({task["id"] for task in self.list_tasks(project)} - before)
 
     def connect_backend(self, project: int, url: str, **auth: Any) -> Json:
-        """What the page Connect Model does."""
+        """Connect a model, as the page Connect Model does."""
         body = {"project": project, "url": url, "title": "Prelabel", **auth}
         connection: Json = self.request("POST", "/api/ml/", json=body)
         return connection
 
     def list_tasks(self, project: int) -> list[Json]:
-        """All tasks with predictions and annotations."""
+        """Return all tasks with predictions and annotations."""
         parameters: Json = {"project": project, "fields": "all", "page_size": 1000}
         found: list[Json] = self.request("GET", "/api/tasks/", params=parameters)["tasks"]
         return found
 
     def list_predictions(self, project: int) -> list[Json]:
-        """All predictions of a project."""
+        """Return all predictions of a project."""
         found: list[Json] = self.request("GET", "/api/predictions/", params={"project": project})
         return found
 
     def fetch_project(self, project: int) -> Json:
-        """The project itself."""
+        """Return a project."""
         found: Json = self.request("GET", f"/api/projects/{project}/")
         return found
 
     def audit_identity(self, project: int) -> str:
-        """What the audit slice is drawn by."""
+        """Return the identity from which the audit set is drawn."""
         created = datetime.fromisoformat(self.fetch_project(project)["created_at"])
         return f"{project}.{int(created.timestamp())}"
 
     def submit_annotation(self, task: int, *labels: str, control: str = "colour") -> Json:
-        """Submit an annotation; the true label when none is given."""
+        """Submit an annotation; by default the true label."""
         choices = list(labels) or [self.true_labels[task]]
         return self.submit_regions(task, [self.make_choice_region(choices, control)])
 
@@ -280,12 +280,12 @@ class LabelStudioUser:
 
     @staticmethod
     def make_choice_region(choices: Sequence[str], control: str = "colour") -> Json:
-        """A choice as the browser sends it."""
+        """Return a choice as the browser sends it."""
         value = {"choices": list(choices)}
         return {"from_name": control, "to_name": "image", "type": "choices", "value": value}
 
     def next_task(self, project: int) -> Json:
-        """The task that is served next."""
+        """Return the task that is served next."""
         found: Json = self.request("GET", f"/api/projects/{project}/next/")
         return found
 
@@ -295,14 +295,14 @@ class LabelStudioUser:
 
 
 def predicted_choice(prediction: Json) -> str:
-    """The one choice of a prediction."""
+    """Return the only choice of a prediction."""
     (region,) = prediction["result"]
     (choice,) = region["value"]["choices"]
     return str(choice)
 
 
 def create_personal_token(studio: LabelStudioServer) -> str:
-    """A personal access token, made as the account page makes it; legacy tokens are turned off."""
+    """Create a personal access token, and turn legacy tokens off."""
     from demo.label_studio import DEMO_EMAIL
 
     with httpx.Client(base_url=studio.url, trust_env=False, timeout=60) as browser:

@@ -1,4 +1,4 @@
-"""Image files, well-formed and malformed, as bytes."""
+"""Well-formed and malformed image files as bytes."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def encode_image(image: Image.Image, kind: str = "PNG", **more: object) -> bytes
 
 
 def make_jpeg_with_segments(*segments: bytes) -> bytes:
-    """A JPEG, 64 × 48, with application segments (marker and body) before all else."""
+    """Return a JPEG of 64 × 48 pixels with application segments at the start."""
     content = encode_image(Image.new("RGB", (64, 48), "teal"), "JPEG")
     parts = [one[:2] + struct.pack(">H", len(one)) + one[2:] for one in segments]
     return content[:2] + b"".join(parts) + content[2:]
 
 
 def make_exif_segment(*entries: tuple[int, int, int, bytes], order: str = "<") -> bytes:
-    """An EXIF segment with a directory of (tag, type, count, four bytes)."""
+    """Return an EXIF segment with these entries: tag, type, count, four bytes."""
     rows = b"".join(struct.pack(f"{order}HHI", *entry[:3]) + entry[3] for entry in sorted(entries))
     head = (b"II" if order == "<" else b"MM") + struct.pack(f"{order}HI", 42, 8)
     directory = struct.pack(f"{order}H", len(entries)) + rows + bytes(4)
@@ -50,7 +50,7 @@ MALFORMED_EXIF_FIELDS = [
 
 
 def make_jpeg_with_repeated_scans(side: int, times: int) -> bytes:
-    """A progressive JPEG whose last pass is there again and again."""
+    """Return a progressive JPEG whose last scan is repeated."""
     content = encode_image(Image.new("L", (side, side), 128), "JPEG", progressive=True)
     last = content[content.rfind(b"\xff\xda") : -2]
     return content[:-2] + last * times + b"\xff\xd9"

@@ -1,4 +1,4 @@
-"""What documents show of an answer, against the answer: more may come, less may not."""
+"""Compare JSON examples in documents with real responses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 
 def parse_elided_json(text: str) -> Any:
-    """JSON in which an ellipsis stands for more of the same.
+    """Parse JSON in which an ellipsis stands for more entries.
 
     Example:
         >>> parse_elided_json('{"a": [1, …], "b": {…}, "c": …, …}')
@@ -20,7 +20,7 @@ def parse_elided_json(text: str) -> Any:
 
 
 def find_missing_keys(documented: Any, actual: Any, path: str = "") -> list[str]:
-    """What a document shows and the program does not say: keys, and kinds of values.
+    """Return the keys and types of an example that a response lacks.
 
     Example:
         >>> find_missing_keys({"a": 1, "b": {"c": "x"}}, {"a": 2.5, "b": {}})
@@ -57,7 +57,7 @@ def find_missing_keys(documented: Any, actual: Any, path: str = "") -> list[str]
 
 
 def parse_last_json(output: str) -> Any:
-    """The last value of JSON that a shell printed, each at the beginning of a line."""
+    """Parse the last JSON value that a shell printed."""
     decoder, value, position = json.JSONDecoder(), None, 0
     while position < len(output):
         start = next((i for i in range(position, len(output)) if output[i] in "{["), len(output))

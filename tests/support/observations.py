@@ -37,7 +37,7 @@ def make_observation(
 
 
 def make_embeddings(count: int) -> dict[int, Floats]:
-    """Task i looks like all others with the same i modulo 10."""
+    """Return embeddings in which tasks with the same number modulo 10 are similar."""
     random = np.random.default_rng(0)
     kinds = random.standard_normal((10, 16))
     found = kinds[np.arange(count) % 10] + 0.3 * random.standard_normal((count, 16))

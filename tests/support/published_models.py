@@ -1,4 +1,4 @@
-"""Homes with live versions, made without Label Studio: what the endpoint finds when it starts."""
+"""Create home folders with live versions, without Label Studio."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ DETECTOR_INPUT_SIZE = 160
 
 
 def make_image(colour: str, number: int, size: int = 64) -> Image.Image:
-    """A coloured image."""
+    """Draw a coloured image."""
     return Image.open(io.BytesIO(make_png(colour, number, size))).convert("RGB")
 
 
 def train_colour_model(
     control: Control = COLOUR_CONTROL, images: int = 24
 ) -> tuple[Model, DriftReference]:
-    """Knows red from blue, by the builtin encoder; and what its audit slice looks like."""
+    """Train a head that separates red from blue, with its drift reference."""
     from backend.vision.encoders.builtin import BuiltinEncoder
 
     encoder = BuiltinEncoder()
@@ -63,7 +63,7 @@ def train_colour_model(
 
 
 def train_detector_model(*controls: Control) -> Model:
-    """Finds drawn discs and squares, more or less: a small network trained for seconds."""
+    """Train a small network for some seconds to detect drawn discs and squares."""
     from backend.inference.model import Model
     from backend.vision.detection.network_runner import NetworkRunner
     from backend.vision.detection.raw_network import build_raw_network
@@ -129,7 +129,7 @@ def publish_version(
     server: str = "",
     title: str = "",
 ) -> str:
-    """Put a version into a home, and make it live; its name."""
+    """Save a version in a home folder, make it live, and return its name."""
     number = int(id)
     projects = ProjectStore(home)
     if not (projects.folder(id) / "project.json").exists():
@@ -167,7 +167,7 @@ def _control_summaries(controls: Sequence[Control]) -> dict[str, ControlCard]:
 
 
 def make_ambiguous_png(number: int) -> bytes:
-    """Half red, half blue; each number is another drawing."""
+    """Draw an image, half red and half blue; each number gives another one."""
     random = np.random.default_rng(number)
     image = Image.new("RGB", (64, 64), (150, 40, 40))
     pen = ImageDraw.Draw(image)

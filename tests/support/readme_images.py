@@ -1,4 +1,4 @@
-"""The pictures of the README: a demo is played, and a real browser looks at what it made.
+"""Make the screenshots of the README from a demo in a real browser.
 
     uv run python -m tests.support.readme_images [FOLDER]
 
@@ -26,7 +26,7 @@ from tests.support.browser import BROWSER_TIMEOUT_MS, open_chromium
 IMAGE_FOLDER = Path(__file__).parents[2] / "docs" / "pictures"
 WINDOW_SIZE = (1280, 860)
 PALETTE_SIZE = 128
-"""Of a picture; as many as one cannot tell from all."""
+"""Colours of a screenshot."""
 
 
 def main() -> None:
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def run_demo() -> dict[str, Any]:
-    """Strawberries are found; Label Studio and the backend stay."""
+    """Run the demo for boxes and leave its servers running."""
     command = [sys.executable, "-m", "backend.cli", "demo", "--task", "boxes", "--keep", "--json"]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     demo_result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -75,7 +75,7 @@ def take_screenshots(demo_result: dict[str, Any], folder: Path) -> None:
 
 
 def task_with_most_regions(studio: str, project: dict[str, Any], page: Page) -> int:
-    """The open task for which most is suggested."""
+    """Return the open task with the most predicted regions."""
     rows = page.request.get(
         f"{studio}/api/predictions/", params={"project": str(project["number"])}
     ).json()
@@ -84,7 +84,7 @@ def task_with_most_regions(studio: str, project: dict[str, Any], page: Page) -> 
 
 
 def save_screenshot_image(page: Page, file: Path) -> None:
-    """What the window shows, small enough to lie in a repository."""
+    """Save a screenshot, reduced in size for the repository."""
     page.screenshot(path=file)
     with Image.open(file) as image:
         image.convert("RGB").quantize(PALETTE_SIZE).save(file, optimize=True)

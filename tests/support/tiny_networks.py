@@ -1,4 +1,4 @@
-"""Tiny real networks and what is needed to train and run them."""
+"""Tiny real networks, and helpers to train and run them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ head:
 
 
 def make_examples(drawn: Sequence[Drawing], labels: Sequence[str]) -> list[DetectionExample]:
-    """What a person would have marked there."""
+    """Return training examples with the drawn objects as boxes."""
     return [_make_example(one, labels) for one in drawn]
 
 
@@ -55,12 +55,12 @@ def _make_example(drawn: Drawing, labels: Sequence[str]) -> DetectionExample:
 
 
 def short_recipe(iterations: int, seed: int = 0, seconds: float = 120.0) -> TrainingRecipe:
-    """The recipe for networks that start from nothing, but short."""
+    """Return a short recipe for training from scratch."""
     return TrainingRecipe(iterations, 4, DETECTOR_SIDE, 0.005, 0, seconds, seed)
 
 
 def make_torch_runner(network: DetectionNetwork, side: int = DETECTOR_SIDE) -> NetworkRunner:
-    """A detector without OpenVINO, which takes seconds to convert."""
+    """Return a runner without OpenVINO, whose conversion takes seconds."""
     from backend.vision.detection.raw_network import build_raw_network
     from backend.vision.runtime import TorchRunner
 
@@ -70,7 +70,7 @@ def make_torch_runner(network: DetectionNetwork, side: int = DETECTOR_SIDE) -> N
 def make_detection_samples(
     drawn: Sequence[Drawing], found: Sequence[Detections], labels: Sequence[str]
 ) -> list[DetectionSample]:
-    """Finds beside what was drawn."""
+    """Pair detections with the drawn objects."""
     return [
         DetectionSample(
             tuple(
@@ -94,7 +94,7 @@ def raw_outputs(network: DetectionNetwork, side: int = 96) -> list[Any]:
 
 
 def save_pretrained_network(classes: tuple[str, ...], path: Path) -> DetectionNetwork:
-    """A checkpoint as ultralytics writes it, of a small network that knows these classes."""
+    """Save a checkpoint as ultralytics does, of a small network with these classes."""
     import torch
 
     from backend.vision.ultralytics_models import detection_model_class, read_network_yaml
@@ -121,7 +121,7 @@ YOLO_CLS_SIDE = 64
 
 
 def make_noise_image(size: tuple[int, int], seed: int) -> Image.Image:
-    """Soft random colours, so that scaling matters."""
+    """Draw smooth random colours, so that resizing matters."""
     rng = np.random.default_rng(seed)
     few = rng.integers(0, 256, (5, 7, 3), dtype=np.uint8)
     return Image.fromarray(few).resize(size, Image.Resampling.BICUBIC)

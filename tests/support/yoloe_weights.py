@@ -8,11 +8,11 @@ YOLOE_SIDE = 96
 
 
 SMALL_SCALE = {"n": [0.33, 0.0625, 256]}
-"""Depth, width, most channels: a network of 2 million numbers, most of them in its head."""
+"""Depth, width, largest number of channels: 2 million parameters, most of them in the head."""
 
 
 def save_yoloe(config: str, path: Path) -> Path:
-    """A checkpoint as ultralytics writes it, of a small network with random weights."""
+    """Save a checkpoint as ultralytics does, of a small network with random weights."""
     import torch
 
     from backend.vision.ultralytics_models import import_ultralytics

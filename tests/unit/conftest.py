@@ -22,7 +22,7 @@ def published_home(published: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="module")
 def project_server() -> Iterator[str]:
-    """The address of a server that answers as Label Studio does for one project."""
+    """The address of a server that answers like Label Studio for one project."""
     web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), ProjectRequestHandler)
     threading.Thread(target=web.serve_forever, args=(0.01,), daemon=True).start()
     yield f"http://127.0.0.1:{web.server_port}"
@@ -31,7 +31,7 @@ def project_server() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def tiny_yolo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint as ultralytics writes it, of a classifier with random weights."""
+    """A checkpoint as ultralytics saves it, of a classifier with random weights."""
     import torch
 
     from backend.vision.ultralytics_models import import_ultralytics

@@ -19,7 +19,7 @@ def home(published: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="package")
 def call(published: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[EndpointClient]:
-    """An endpoint that is open to everybody; nothing it keeps is looked at."""
+    """An endpoint without authentication, shared by all tests here."""
     home = Path(shutil.copytree(published, tmp_path_factory.mktemp("shared") / "home"))
     with open_endpoint(home) as caller:
         yield caller

@@ -1,4 +1,4 @@
-"""Tiny real models with random weights: what is tested is how they are read and called."""
+"""Fixtures: tiny real models with random weights, and images."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ SIZES = ((40, 30), (64, 64), (30, 80), (200, 120), (1, 1), (500, 3), (2, 700))
 
 @pytest.fixture(scope="session")
 def pictures() -> list[Image.Image]:
-    """Usual and odd sizes."""
+    """Images of usual and of extreme sizes."""
     return [make_noise_image(size, seed) for seed, size in enumerate(SIZES)]
 
 
 @pytest.fixture(scope="session")
 def usual(pictures: list[Image.Image]) -> list[Image.Image]:
-    """Those that are not too slim for a model's own preprocessing."""
+    """Images that the preprocessing of every model accepts."""
     return pictures[:5]
 
 
@@ -44,7 +44,7 @@ def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who connects fails."""
+    """Let every connection fail."""
 
     def refuse(*given: object, **named: object) -> None:
         raise AssertionError(f"a connection to {given[1:]}")

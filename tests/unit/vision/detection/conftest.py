@@ -1,4 +1,4 @@
-"""Small networks, drawings to look at, and no way out of this machine."""
+"""Fixtures: small detection networks, without network access."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from tests.support.tiny_networks import RTDETR_YAML, make_examples, short_recipe
 
 @pytest.fixture(autouse=True)
 def always_offline(offline: None) -> None:
-    """No test here connects."""
+    """Let every connection fail in all tests here."""
 
 
 @pytest.fixture(autouse=True, scope="package")
 def one_thread() -> Iterator[None]:
-    """Two threads on busy processors wait for each other, up to ten times as long."""
+    """Use one torch thread: two threads on busy cores take up to ten times as long."""
     import torch
 
     threads = torch.get_num_threads()
@@ -37,7 +37,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="package")
 def rtdetr(tmp_path_factory: pytest.TempPathFactory) -> DetectionNetwork:
-    """With random weights, whose answers differ from query to query."""
+    """A tiny RT-DETR with random weights, whose output differs by query."""
     import torch
 
     path: Path = tmp_path_factory.mktemp("rtdetr") / "tiny-rtdetr.yaml"
@@ -52,7 +52,7 @@ def rtdetr(tmp_path_factory: pytest.TempPathFactory) -> DetectionNetwork:
 
 @pytest.fixture(scope="package")
 def yolo11_like(one_thread: None) -> DetectionNetwork:
-    """With a distribution over distances, as YOLO8 to YOLO13 have it; knows discs and squares."""
+    """A network with distance distributions, as YOLOv8 to YOLO13, trained on discs and squares."""
     start = load_base_network(SMALL_NETWORK_FILE)
     described = {name: value for name, value in start.spec.yaml.items() if name != "reg_max"}
     start = adapt_classes(replace(start, spec=replace(start.spec, yaml=described)), SHAPE_LABELS)
@@ -66,7 +66,7 @@ def yolo11_like(one_thread: None) -> DetectionNetwork:
 
 @pytest.fixture(scope="package")
 def yolo26_like(one_thread: None) -> DetectionNetwork:
-    """With plain distances, as YOLO26 has it: the builtin network, which learned 12 images."""
+    """A network with plain distances, as YOLO26: the built-in one, trained on 12 images."""
     start = adapt_classes(load_base_network(SMALL_NETWORK_FILE), ("disc",))
     marked = make_examples(make_drawings(12, 0, "disc"), ("disc",))
     return fine_tune(start, marked, short_recipe(150), lambda done, of: None)
