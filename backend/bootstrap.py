@@ -1,4 +1,4 @@
-"""The composition root: choose where compute runs, and build what a process needs."""
+"""Composition root: choose where compute runs, and build the resources of a process."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from backend.settings import COMPUTE_MODAL, Settings
 
 
 def choose_compute(settings: Settings) -> Compute:
-    """Where the settings want it.
+    """Return the compute that the settings choose.
 
     Raises:
-        UsageError: Modal is wanted, and its token is missing.
+        UsageError: the settings choose Modal, and its token is missing.
     """
     if settings.compute == COMPUTE_MODAL:
         from serverless.modal_compute import ModalCompute
@@ -21,25 +21,23 @@ def choose_compute(settings: Settings) -> Compute:
 
 
 def make_resources(settings: Settings, lock_seconds: float = 0.0) -> Resources:
-    """Build the resources of a process, with the compute that the settings name.
+    """Build the resources of a process, with the compute that the settings choose.
 
     Args:
         settings: of this backend.
-        lock_seconds: how long to wait for another process's round of a project.
+        lock_seconds: time to wait for another process's round of the same project.
     """
     return Resources(settings, choose_compute(settings), lock_seconds)
 
 
 def publish_to_endpoints(settings: Settings) -> list[str]:
-    """Let the endpoints on Modal know what is live here and who may ask: all that there may be.
-
-    Those are the ones that were deployed from this home folder, wherever trainings are done.
+    """Upload live versions and API keys to all endpoints deployed from this home folder.
 
     Returns:
-        the apps that know it now; none where nothing was ever deployed.
+        the names of the Modal apps; empty when nothing was deployed.
 
     Raises:
-        PrelabelError: one cannot be reached.
+        PrelabelError: an app cannot be reached.
     """
     from serverless.volume_sync import VolumeSync, read_deployments
 
@@ -53,11 +51,11 @@ def publish_to_endpoints(settings: Settings) -> list[str]:
 
 
 def check_modal_access(settings: Settings) -> None:
-    """Ask Modal whether it lets us in and has the app.
+    """Check that Modal accepts the token and has the app.
 
     Raises:
-        UsageError: there is no token, or Modal does not take it.
-        RoundError: the app is not there, or Modal cannot be reached.
+        UsageError: the token is missing or rejected.
+        RoundError: the app is not deployed, or Modal cannot be reached.
     """
     from serverless.modal_client import ModalClient
 

@@ -9,7 +9,6 @@ from backend.cli import projects
 from backend.cli.arguments import add_project_argument
 from backend.cli.command import Command
 from backend.json_records import to_json
-from backend.settings import read_settings
 
 if TYPE_CHECKING:
     from backend.records import RoundOutcome
@@ -23,6 +22,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     """Run a round in this process."""
     from backend.cli.terminal import print_line
     from backend.records import RoundRequest
+    from backend.settings import read_settings
 
     settings = read_settings()
     record = projects.find_project(settings, options.project)

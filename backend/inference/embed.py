@@ -49,7 +49,11 @@ class Embedder:
         self._encoder = encoder
         self._cache = cache
 
-    def embed(self, sources: Iterable[ImageSource], progress: ProgressCallback) -> EmbeddingResult:
+    def embed(
+        self,
+        sources: Iterable[ImageSource],
+        progress: ProgressCallback = lambda done, total: None,
+    ) -> EmbeddingResult:
         """Embed images, from the cache where possible.
 
         Args:

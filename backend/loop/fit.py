@@ -140,7 +140,7 @@ class ModelTrainer:
 
     def _head_job(self, control: Control) -> HeadTrainingJob:
         encoder = self._encoder
-        assert encoder is not None  # noqa: S101 - the caller checked
+        assert encoder is not None  # noqa: S101
         previous = self.live_model.heads.get(control.name)
         return HeadTrainingJob(
             control=control,

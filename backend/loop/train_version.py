@@ -1,4 +1,4 @@
-"""What was observed → a version: trained, judged, compared with the live one, kept."""
+"""Train a version when labels changed: fit → evaluate → gate → save."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from backend.inference.model import save_model
 from backend.loop import card as cards
 from backend.loop.evaluate.assess import Assessor
 from backend.loop.evaluate.drift_reference import build_reference
+from backend.loop.evaluate.past_versions import LOOP_ACTOR
 from backend.loop.fit import RECIPE_VERSION, ModelTrainer
 from backend.loop.observe import Observation, count_changes, label_table
 from backend.records import ModelSource, Promotion
@@ -25,20 +26,19 @@ from backend.store.versions import LabelSnapshot, VersionCard, content_hash
 from backend.vision.encoders.base import Encoder
 
 log = logging.getLogger("prelabel")
-PROMOTED_BY = "the loop"
 
 
 class VersionTrainer:
-    """Makes versions of one project.
+    """Trains versions of one project.
 
     Args:
         session: of the project.
-        report: told state, progress and details.
-        cancelled: asked often while training.
+        report: called with state, progress and detail.
+        cancelled: polled during training; true stops it.
         stopwatch: of the round.
 
     Attributes:
-        budget_message: why the budget prevents training; empty if it does not.
+        budget_message: why training waits for the monthly budget; empty otherwise.
     """
 
     def __init__(
@@ -57,18 +57,18 @@ class VersionTrainer:
         self.budget_message = ""
 
     def train_if_needed(self, observation: Observation, *, force: bool, on_hold: bool) -> str:
-        """Train when something changed that is worth it.
+        """Train a version if enough labels or the setup changed.
 
         Args:
-            observation: what Label Studio holds.
-            force: few changes are worth it as well.
-            on_hold: somebody cancelled the last round: nothing is.
+            observation: the current tasks and labels.
+            force: train after any change.
+            on_hold: somebody cancelled the last round; do not train.
 
         Returns:
-            the new version's name, whether it went live or not; empty when there is none.
+            the name of the new version, live or not; empty when none was trained.
 
         Raises:
-            PrelabelError: it cannot go on; the live version stays as it was.
+            PrelabelError: training failed; the live version stays.
         """
         self._finish_promotion()
         encoder = self._load_encoder(observation)
@@ -86,8 +86,8 @@ class VersionTrainer:
         return self._train_version(observation, encoder, labels, identity)
 
     def _finish_promotion(self) -> None:
-        """A version that passed goes live, where the disk was full or a crash came just then."""
-        card = self._versions.promote_pending(PROMOTED_BY)
+        """Promote a version that passed the gate before a crash or a full disk."""
+        card = self._versions.promote_pending(LOOP_ACTOR)
         if card is not None:
             self._log_live(card)
 
@@ -96,7 +96,7 @@ class VersionTrainer:
         log.info("project %s: version %s is live (%s)", self._session.id, card.version, summary)
 
     def _is_over_budget(self) -> bool:
-        """Whether this month's money is spent: what is live goes on predicting."""
+        """Whether the monthly budget is spent; the live version keeps predicting."""
         try:
             self._session.resources.compute.check_budget()
         except OverBudget as error:
@@ -107,7 +107,7 @@ class VersionTrainer:
     def _embed_images(
         self, observation: Observation, encoder: Encoder | None, state: str
     ) -> EmbeddingResult:
-        """The images of all choices, by an encoder; none without one."""
+        """Embed the images of all controls of choices; nothing without an encoder."""
         if encoder is None:
             return EMPTY_EMBEDDINGS
         choices = [control for control in observation.config.controls if control.is_choices]
@@ -118,12 +118,12 @@ class VersionTrainer:
         )
 
     def _load_encoder(self, observation: Observation) -> Encoder | None:
-        """The encoder, where choices are asked for: nothing else needs it."""
+        """Load the encoder if a control has choices."""
         is_needed = any(control.is_choices for control in observation.config.controls)
         return self._session.resources.encoder() if is_needed else None
 
     def _base_detector_id(self, observation: Observation) -> str:
-        """What detectors start from, where boxes or points are asked for."""
+        """Return the id of the detectors' base weights if a control has boxes or points."""
         is_needed = any(not control.is_choices for control in observation.config.controls)
         return self._session.resources.base_weights.id if is_needed else ""
 
@@ -178,12 +178,7 @@ class VersionTrainer:
         self._stopwatch.lap("embed")
         live_version = self._versions.live()
         trainer = ModelTrainer(
-            self._session,
-            observation,
-            encoder,
-            embeddings,
-            self._report,
-            self._cancelled,
+            self._session, observation, encoder, embeddings, self._report, self._cancelled
         )
         model = trainer.train_model()
         self._stopwatch.lap("train")
@@ -224,7 +219,7 @@ class VersionTrainer:
             save_model(model, folder)
             save_reference(reference, folder)
 
-        self._log_result(self._versions.save_and_promote(card, labels, write_files, PROMOTED_BY))
+        self._log_result(self._versions.save_and_promote(card, labels, write_files, LOOP_ACTOR))
         return name
 
     def _log_result(self, card: VersionCard) -> None:

@@ -1,6 +1,6 @@
-"""The compute seam: what is slow is done in this process, or on Modal.
+"""Where training and batch inference run: in this process, or on Modal.
 
-The only place where backend names the room serverless, and only when the settings say so.
+The Modal implementation is `serverless.modal_compute.ModalCompute`; `backend.bootstrap` chooses.
 """
 
 from __future__ import annotations
@@ -22,103 +22,103 @@ if TYPE_CHECKING:
 
 LOCAL_COMPUTE = "local"
 LOCAL_BATCH_SIZE = 32
-"""Images that are read and looked at together on this machine: a fair use of its memory."""
+"""Images of a batch on this machine, so that a batch fits into memory."""
 
 
 class Compute(Protocol):
-    """Where what is slow is done.
+    """A place for training and batch inference.
 
     Attributes:
-        batch_size: images that are read and looked at together.
+        batch_size: images that are loaded and processed together.
     """
 
     batch_size: int
 
     def check_budget(self) -> None:
-        """Make sure that training may begin.
+        """Check that training fits into the monthly budget.
 
         Raises:
-            OverBudget: what may be spent this month is spent.
+            OverBudget: the budget of this month is spent.
         """
         ...
 
     def train_head(self, job: HeadTrainingJob) -> tuple[Head | None, ComputeCost]:
-        """See ``backend.training.head.train``."""
+        """Run `backend.training.head.train_head`, and return its cost as well."""
         ...
 
     def train_detector(self, job: DetectorTrainingJob) -> tuple[Detector | None, ComputeCost]:
-        """See ``backend.training.detector.train_finder``."""
+        """Run `backend.training.detector.train_detector`, and return its cost as well."""
         ...
 
     def sync_endpoint(self) -> None:
-        """Let the endpoint there have what is live here, where there is one.
+        """Upload the live versions to the deployed endpoint, if there is one.
 
         Raises:
-            PrelabelError: it cannot be reached.
+            PrelabelError: the endpoint cannot be reached.
         """
         ...
 
     def fetch_captures(self) -> None:
-        """Fetch what the endpoint there kept, now and then."""
+        """Download the images that the deployed endpoint captured; rate-limited."""
         ...
 
     def encoder(self, setting: str, load: Callable[[], Encoder]) -> Encoder:
-        """The encoder of a setting.
+        """Return the encoder of a setting.
 
         Args:
-            setting: ``PRELABEL_ENCODER``.
-            load: gives one that runs in this process.
+            setting: value of ``PRELABEL_ENCODER``.
+            load: loads the encoder in this process.
         """
         ...
 
     def network_runner(
         self, network: DetectionNetwork, size: int, key: str, load: Callable[[], NetworkRunner]
     ) -> NetworkRunner:
-        """A network, to look at many images.
+        """Return a runner of a detection network for many images.
 
         Args:
-            network: what was learned.
-            size: pixels of its input.
-            key: tells the weights from all others.
-            load: gives one that runs in this process.
+            network: the weights.
+            size: pixels of the network's input.
+            key: hash of the weights.
+            load: loads a runner in this process.
         """
         ...
 
 
 class LocalCompute:
-    """Everything is done here."""
+    """Runs everything in this process."""
 
     batch_size = LOCAL_BATCH_SIZE
 
     def check_budget(self) -> None:
-        """One's own machine costs nothing."""
+        """Do nothing: this machine costs nothing."""
 
     def sync_endpoint(self) -> None:
-        """The endpoint here reads the same folder."""
+        """Do nothing: the local endpoint reads the same folder."""
 
     def fetch_captures(self) -> None:
-        """The endpoint here writes into the same folder."""
+        """Do nothing: the local endpoint writes into the same folder."""
 
     def train_head(self, job: HeadTrainingJob) -> tuple[Head | None, ComputeCost]:
-        """Fit it."""
+        """Train a head and time it."""
         from backend.training.head import train_head
 
         start = time.monotonic()
         return train_head(job), ComputeCost(seconds=round(time.monotonic() - start, 3))
 
     def train_detector(self, job: DetectorTrainingJob) -> tuple[Detector | None, ComputeCost]:
-        """Fine-tune it."""
+        """Train a detector and time it."""
         from backend.training.detector import train_detector
 
         start = time.monotonic()
         return train_detector(job), ComputeCost(seconds=round(time.monotonic() - start, 3))
 
     def encoder(self, setting: str, load: Callable[[], Encoder]) -> Encoder:
-        """Load it."""
+        """Load the encoder."""
         return load()
 
     def network_runner(
         self, network: DetectionNetwork, size: int, key: str, load: Callable[[], NetworkRunner]
     ) -> NetworkRunner:
-        """Load it."""
+        """Load the runner."""
         return load()

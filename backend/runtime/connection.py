@@ -1,4 +1,4 @@
-"""Which address and which token lead to a project: tried once, then remembered."""
+"""Connect to a project: find the address and token that reach it."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from backend.store.servers import is_same_server
 from backend.web_fetcher import FetchLimits
 
 PING_TIMEOUT_SECONDS = 1.0
-"""That a server may take to say that it is there; Label Studio waits 3 s for /setup."""
+"""Timeout of a reachability check; Label Studio itself waits 3 s for ``/setup``."""
 
 
 @dataclass(frozen=True)
 class Connection:
-    """A project within reach.
+    """A working connection to a project.
 
     Attributes:
         record: the project.
-        client: Label Studio's API with a token that works.
-        images: fetches the images of its tasks.
+        client: of Label Studio's API, with a valid token.
+        images: downloads the images of its tasks.
     """
 
     record: ProjectRecord
@@ -38,19 +38,19 @@ class Connection:
 
 
 def connect(record: ProjectRecord, token: str, settings: Settings) -> Connection:
-    """Reach a project, by the ways that may lead there.
+    """Connect to a project, trying all known addresses and tokens.
 
-    The token of the settings is only ever sent to the address of the settings. Where that is
-    another address than the one Label Studio called itself (inside and outside of a container),
-    the project's time of creation proves that it is the same Label Studio.
+    The token of the settings is only sent to the address of the settings. Label Studio may call
+    itself by another address, for example inside a container. Then the project's creation time
+    must match.
 
     Args:
         record: the project.
-        token: what /setup brought along; may be empty.
-        settings: the address and the token of the settings.
+        token: from ``/setup``; may be empty.
+        settings: with the configured address and token.
 
     Raises:
-        LabelStudioError: no way leads there; the first way's failure.
+        LabelStudioError: every attempt failed; the error of the first one.
     """
     failures: list[LabelStudioError] = []
     for server, candidate_token in _connection_candidates(record, token, settings):
@@ -65,7 +65,7 @@ def connect(record: ProjectRecord, token: str, settings: Settings) -> Connection
 
 
 def is_server_reachable(server: str) -> bool:
-    """Whether anything answers at an address, whatever it says."""
+    """Whether an HTTP server answers at an address, with any status."""
     import httpx
 
     try:
@@ -76,7 +76,7 @@ def is_server_reachable(server: str) -> bool:
 
 
 def parse_created_at(text: str) -> int:
-    """Return the creation time in whole seconds since 1970, as /setup has it; 0 if none."""
+    """Return Label Studio's ``created_at`` as whole seconds since 1970; 0 if it is missing."""
     try:
         return int(datetime.fromisoformat(text).timestamp())
     except ValueError:
@@ -97,6 +97,6 @@ def _check_same_project(client: LabelStudioClient, record: ProjectRecord) -> Non
     created = parse_created_at(str(client.get_project(record.number).get("created_at", "")))
     if record.created and created and record.created != created:
         raise LabelStudioNotFoundError(
-            f"Project {record.number} of {client.server} is another one than the one that was "
-            "connected: connect it again in Label Studio."
+            f"Project {record.number} of {client.server} is not the project that was connected: "
+            "connect it again in Label Studio."
         )

@@ -1,4 +1,4 @@
-"""Repeat work: rate-limited, or logged and retried when it fails."""
+"""Callbacks of periodic work: log failures, limit the rate."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ log = logging.getLogger("prelabel")
 
 
 def log_errors(callback: Callable[[], None], failure_message: str) -> Callable[[], None]:
-    """Does something that may fail for a while, such as over a network; it is done again anyway."""
+    """Return the callback with failures logged instead of raised, because it runs again anyway."""
 
     def attempt() -> None:
         try:
             callback()
         except Exception as error:
-            log.warning("%s: %s; it is tried again", failure_message, error_text(error))
+            log.warning("%s: %s; retrying later", failure_message, error_text(error))
 
     return attempt
 
 
 def throttle(seconds: float, callback: Callable[[], None]) -> Callable[[], None]:
-    """Does something no more often than that, however often it is asked for."""
+    """Return the callback limited to one call per number of seconds; other calls do nothing."""
     last_run = [-seconds]
 
     def run_if_due() -> None:

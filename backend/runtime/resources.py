@@ -1,4 +1,4 @@
-"""What a working process keeps between jobs: encoders, models, connections, the cache."""
+"""What a worker process keeps between jobs: encoders, models, connections, caches."""
 
 from __future__ import annotations
 
@@ -35,18 +35,18 @@ log = logging.getLogger("prelabel")
 MODEL_CACHE_SIZE = 8
 RUNNER_CACHE_SIZE = 3
 PROMPTS_HINT = (
-    "Optional: with a network that knows words, things are suggested by your label names before "
-    "the first label."
+    "Optional: an open-vocabulary network suggests objects by your label names before the first "
+    "label."
 )
 
 
 class Resources:
-    """Made once per process; everything in it is made at first use.
+    """The resources of a process; everything is loaded on first use.
 
     Args:
         settings: of this backend.
         compute: where training and batch inference run; this process when not given.
-        lock_seconds: how long to wait for another process's round of a project.
+        lock_seconds: time to wait for another process's round of the same project.
     """
 
     def __init__(
@@ -65,15 +65,15 @@ class Resources:
         self.image_copies = ImageCopies(settings.home / "pictures")
 
     def folder(self, record: ProjectRecord) -> Path:
-        """Everything of one project."""
+        """Return the folder that holds all files of a project."""
         return self.projects.folder(record.id)
 
     def versions(self, record: ProjectRecord) -> VersionStore:
-        """The versions of one project."""
+        """Return the version store of a project."""
         return VersionStore(self.folder(record))
 
     def encoder(self, setting: str = "") -> Encoder:
-        """The encoder of a setting; the one of the settings when not given."""
+        """Return the encoder of a setting; by default that of ``PRELABEL_ENCODER``."""
         from backend.vision.encoders.load import load_encoder
 
         setting = setting or self.settings.encoder
@@ -97,7 +97,7 @@ class Resources:
         return load_base_network(self.base_weights.path)
 
     def load_network_runner(self, network: DetectionNetwork, size: int, key: str) -> NetworkRunner:
-        """A network on the fastest runtime; the last few are kept."""
+        """Return a runner of a network on the fastest runtime; the last few are cached."""
         from backend.vision.detection.network_runner import load_network_runner
 
         runner = self._runners.pop((key, size), None)
@@ -111,7 +111,7 @@ class Resources:
         return runner
 
     def open_vocabulary(self, weights: str) -> OpenVocabulary:
-        """The network that takes prompts, by file name; words are split as open_clip does."""
+        """Return the open-vocabulary network of a weights file, with open_clip's tokenizer."""
         from backend.vision.detection.yoloe import OpenVocabulary
 
         if weights not in self._open_vocabularies:
@@ -124,20 +124,13 @@ class Resources:
         return self._open_vocabularies[weights]
 
     def prompt_files(self) -> list[list[object]]:
-        """Name and size of what finding by words or drawn boxes rests on, as plain JSON."""
+        """Return name and size of the weights behind text and box prompts, as JSON."""
         from backend.vision.detection.yoloe import prompt_files
 
         return [[name, size] for name, size in prompt_files(self.weights_folder)]
 
     def missing_label_advice(self, labels: Sequence[str]) -> dict[str, str]:
-        """What would help to find labels that nothing finds yet, as a card tells it.
-
-        Args:
-            labels: their names.
-
-        Returns:
-            ``advice``: with the command that installs what is missing; empty if nothing is.
-        """
+        """Return ``{"advice": …}`` for labels that no detector finds yet; empty without labels."""
         from backend.vision.detection.yoloe import missing_prompt_files
 
         if not labels:
@@ -146,22 +139,24 @@ class Resources:
         hint = (
             f"{PROMPTS_HINT} {missing_files}"
             if missing_files
-            else "Draw some, so that they are learned."
+            else "Draw a few, so that a detector is trained."
         )
-        return {"advice": f"Nothing finds {', '.join(labels)} yet. {hint}"}
+        return {"advice": f"No detector finds {', '.join(labels)} yet. {hint}"}
 
     def model(self, record: ProjectRecord, version: str) -> Model:
-        """A version's artifact."""
+        """Load the model of a version; the last used are cached."""
         key = (record.id, version)
-        if key not in self._models:
-            while len(self._models) >= MODEL_CACHE_SIZE:
-                self._models.pop(next(iter(self._models)))
+        model = self._models.pop(key, None)
+        if model is None:
             folder = self.versions(record).path(version)
-            self._models[key] = load_model(folder, self.load_network_runner, self.open_vocabulary)
-        return self._models[key]
+            model = load_model(folder, self.load_network_runner, self.open_vocabulary)
+        self._models[key] = model
+        while len(self._models) > MODEL_CACHE_SIZE:
+            self._models.pop(next(iter(self._models)))
+        return model
 
     def prototypes(self, encoder: Encoder, control: Control) -> npt.NDArray[np.float32] | None:
-        """The text prototypes of a control's labels, (K, d); None for an image-only encoder."""
+        """Return the text embeddings of a control's labels, (K, d); None without a text encoder."""
         from backend.vision.encoders.text_prototypes import LabelPrompt, compute_text_prototypes
 
         if not encoder.has_text:
@@ -174,7 +169,7 @@ class Resources:
 
     @property
     def weights_folder(self) -> Path:
-        """Where published weights are kept."""
+        """The folder of published weights."""
         return self.settings.weights_dir or self.settings.home / "weights"
 
     @cached_property

@@ -10,7 +10,7 @@ from backend.scheduler.capture_watch import CaptureWatcher
 from backend.scheduler.worker_pool import WorkerProcess
 from backend.store.projects import ProjectRecord
 
-NEVER = float("-inf")
+NEVER_LABELED = float("-inf")
 
 
 @dataclass
@@ -54,7 +54,7 @@ class ProjectState:
     error: str = ""
     training_requested: bool = False
     pending_events: int = 0
-    last_labeled_at: float = NEVER
+    last_labeled_at: float = NEVER_LABELED
     quiet_round_done: bool = False
     waiting_labels: int = 0
     failures: int = 0

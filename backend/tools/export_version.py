@@ -1,4 +1,4 @@
-"""A version as a folder that others can run: ONNX, facts, and a small program that shows how."""
+"""Export a version as a folder that runs without Prelabel: ONNX files and an example program."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backend.domain import Control
-from backend.errors import EncoderError, PrelabelError, UsageError
+from backend.errors import EncoderError, PrelabelError
 from backend.inference.detections import confidence_threshold
 from backend.inference.model import MULTIPLE_LABEL_THRESHOLD, Model
 from backend.json_records import to_json
@@ -20,6 +20,7 @@ from backend.settings import Settings
 from backend.store.files import write_folder, write_json, write_text
 from backend.store.projects import ProjectRecord
 from backend.store.versions import VersionCard
+from backend.tools.output_folder import check_empty_folder, list_written_files
 
 if TYPE_CHECKING:
     from backend.vision.encoders.base import Encoder
@@ -28,7 +29,7 @@ ENCODER_FILE = "encoder.onnx"
 PROGRAMS_FOLDER = Path(__file__).with_name("exported")
 README_TEMPLATE = """# {title}, version {version}
 
-Exported from Prelabel. Nothing but `numpy`, `pillow` and `onnxruntime` is needed:
+Exported from Prelabel. It needs only `numpy`, `pillow` and `onnxruntime`:
 
 ```sh
 pip install numpy pillow onnxruntime
@@ -39,19 +40,19 @@ pip install numpy pillow onnxruntime
 
 {figure}
 
-`model.json` holds the labels, the confidence from which each is shown, and how an image is made
-ready. Images are upright (EXIF), RGB, 0 to 1, channels first. The answers are those of Prelabel's
-own endpoint; a network that runs faster there in lower precision differs in the third digit.
+`model.json` holds the labels, the confidence threshold of each, and the preprocessing of images.
+Images are upright (EXIF), RGB, 0 to 1, channels first. Predictions equal those of Prelabel's
+endpoint; a network that runs there in lower precision differs in the third digit.
 {left_out}"""
 
 
 @dataclass(frozen=True)
 class ExportedVersion:
-    """What was written.
+    """The exported files.
 
     Attributes:
-        folder: where.
-        files: its files, relative.
+        folder: that contains the files.
+        files: relative paths.
         left_out: control → why it could not be exported.
     """
 
@@ -63,23 +64,22 @@ class ExportedVersion:
 def export_version(
     settings: Settings, record: ProjectRecord, version: str, folder: Path
 ) -> ExportedVersion:
-    """Write a version as ONNX.
+    """Export a version as ONNX, in this process.
 
     Args:
-        settings: with the home folder; everything is read by this process, never on Modal.
+        settings: with the home folder.
         record: the project.
         version: its name.
-        folder: that is made; it must not be there, or be empty.
+        folder: new or empty.
 
     Raises:
-        UsageError: there is something in the folder.
-        NotThere: there is no such version.
-        PrelabelError: nothing of the version can be exported.
+        UsageError: the folder is not empty.
+        NotFoundError: the version does not exist.
+        PrelabelError: no control of the version can be exported.
         StoreError: the folder cannot be written.
     """
     folder = folder.expanduser()
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise UsageError(f"{folder} is not empty: choose another --output.")
+    check_empty_folder(folder)
     resources = Resources(settings)
     session = ProjectSession(resources, record)
     card = session.versions.card(version)
@@ -90,8 +90,7 @@ def export_version(
     if folder.exists():
         folder.rmdir()
     write_folder(folder, writer.write_files)
-    files = sorted(str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file())
-    return ExportedVersion(folder, tuple(files), writer.left_out)
+    return ExportedVersion(folder, list_written_files(folder), writer.left_out)
 
 
 class _VersionWriter:
@@ -105,7 +104,7 @@ class _VersionWriter:
         self.left_out: dict[str, str] = {}
 
     def write_files(self, folder: Path) -> None:
-        """Write everything."""
+        """Write the ONNX files, ``model.json``, example programs and README."""
         image = self._write_encoder(folder)
         controls = []
         for index, control in enumerate(self._model.controls):
@@ -117,7 +116,7 @@ class _VersionWriter:
                 self.left_out[control.name] = str(error)
         if not controls:
             reasons = " ".join(self.left_out.values())
-            raise PrelabelError(f"Nothing of {self._card.version} can be exported. {reasons}")
+            raise PrelabelError(f"No control of {self._card.version} can be exported. {reasons}")
         kinds = {control["kind"] == "choices" for control in controls}
         write_json(
             folder / "model.json", self._model_facts(controls, image if True in kinds else {})
@@ -128,7 +127,7 @@ class _VersionWriter:
         write_text(folder / "README.md", self._render_readme(controls, programs))
 
     def _write_encoder(self, folder: Path) -> dict[str, Any]:
-        """The encoder, and how images are made ready for it; empty without."""
+        """Write the encoder, and return its file and preprocessing; empty without one."""
         from backend.vision.encoders.base import SupportsExport
         from backend.vision.onnx.export import write_onnx
 
@@ -156,7 +155,7 @@ class _VersionWriter:
             return self._write_head(folder, control, file)
         if control.name in self._model.detectors:
             return self._write_detector(folder, control, file)
-        raise PrelabelError(self.left_out.get(control.name, "It is not answered yet."))
+        raise PrelabelError(self.left_out.get(control.name, "It has no trained model yet."))
 
     def _write_head(self, folder: Path, control: Control, file: str) -> dict[str, Any]:
         from backend.vision.onnx.export import write_onnx
@@ -174,7 +173,7 @@ class _VersionWriter:
         }
 
     def _label_thresholds(self, control: Control, labels: Sequence[str]) -> dict[str, float]:
-        """The confidence from which each label is shown to people."""
+        """Return label → confidence from which it is published."""
         thresholds_by_label = self._model.thresholds.get(control.name, {})
         default_threshold = MULTIPLE_LABEL_THRESHOLD if control.multiple else 0.0
         return {name: max(thresholds_by_label.get(name, 0.0), default_threshold) for name in labels}
@@ -188,8 +187,8 @@ class _VersionWriter:
         detector = self._model.detectors[control.name]
         if not isinstance(detector, TrainedDetector):
             raise PrelabelError(
-                f"{control.name} is answered by a network that takes prompts (YOLOE), which is no "
-                "part of the version: label a few images, so that one of its own is trained."
+                f"{control.name} uses an open-vocabulary network (YOLOE), which is not part of the "
+                "version: label a few images, so that a detector is trained."
             )
         meaning = detector.class_mapping
         write_onnx(build_detector_graph(detector), folder / file)
@@ -219,10 +218,10 @@ class _VersionWriter:
 
     def _render_readme(self, controls: list[dict[str, Any]], programs: Mapping[str, str]) -> str:
         audit = self._card.audit
-        figure = "How good it is was not known when it was exported."
+        figure = "Its accuracy was unknown at the time of the export."
         if audit.value is not None:
             figure = (
-                f"On {_count_images(audit.n)} that it never learned from its {audit.metric} was "
+                f"On {_count_images(audit.n)} outside the training data, its {audit.metric} was "
                 f"{audit.value:.0%} ({audit.low:.0%} to {audit.high:.0%})."
             )
         rows = [
@@ -243,22 +242,22 @@ class _VersionWriter:
         )
 
     def _encoder_name(self) -> str:
-        """Without the folders of the machine that it was trained on."""
+        """Return the encoder's name without folders of the training machine."""
         name = self._encoder.name if self._encoder else ""
         return Path(name).name if name.endswith((".pt", ".safetensors", ".bin")) else name
 
 
 def _file_name(control: Control, index: int) -> str:
-    """A file name that every system can have."""
+    """Return a portable file name for a control."""
     safe_name = re.sub(r"[^A-Za-z0-9_-]+", "-", control.name).strip("-")
     return f"{safe_name or 'control'}-{index}.onnx"
 
 
 def _example_programs(kinds: set[bool]) -> dict[str, str]:
-    """File names of the programs, and what they are copied from."""
+    """Return exported file name → source file of the example programs."""
     if kinds == {True, False}:
-        return {"example.py": "choices.py", "example_places.py": "places.py"}
-    return {"example.py": "choices.py" if True in kinds else "places.py"}
+        return {"example.py": "choices.py", "example_places.py": "regions.py"}
+    return {"example.py": "choices.py" if True in kinds else "regions.py"}
 
 
 def _count_images(count: int) -> str:

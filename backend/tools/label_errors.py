@@ -1,4 +1,4 @@
-"""Labels that are probably wrong: found, kept for people to see, and shown in Label Studio."""
+"""Find labels that are probably wrong, store them, and show them in Label Studio."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ from backend.learning.label_errors import LabelErrorCandidate
 from backend.loop.evaluate.metrics import FINE_TUNED_KIND
 from backend.loop.fit import ModelTrainer
 from backend.loop.observe import Observation, fetch_fingerprint, label_table, observe
-from backend.loop.publish.thumbnails import MAX_SUSPECTS as PICTURED
-from backend.loop.publish.thumbnails import ThumbnailPublisher, first_image_addresses
+from backend.loop.publish.thumbnails import MAX_SUSPECTS, ThumbnailPublisher, first_image_addresses
 from backend.runtime.connection import Connection
 from backend.runtime.project_session import ProjectSession
 from backend.store.files import write_json
@@ -32,17 +31,17 @@ from backend.vision.detection.trained_detector import Detector
 
 LABEL_ERRORS_TAB = "Prelabel: check labels"
 MAX_SHOWN_SUSPECTS = 50
-"""Suspects that Label Studio shows; each is a call of its own."""
+"""Label errors shown in Label Studio; each takes one API call."""
 
 
 class LabelErrorFinder:
-    """Looks through the labels of one project. Never changes one.
+    """Finds probable label errors of one project; never changes a label.
 
     Args:
         session: of the project.
 
     Attributes:
-        labeled_count: tasks with a person's answer, at the last look.
+        labeled_count: labeled tasks at the last search.
     """
 
     labeled_count = 0
@@ -54,13 +53,13 @@ class LabelErrorFinder:
         self._changed_tasks: set[int] = set()
 
     def find_label_errors(self) -> list[LabelErrorCandidate]:
-        """All suspects, the most suspicious first; Label Studio shows the first of them."""
+        """Return all probable label errors, worst first, and show the first in Label Studio."""
         folder = self._session.folder
         observation = observe(self._connection, folder, fetch_fingerprint(self._connection))
         self.labeled_count = len(observation.labeled)
         encoder = self._session.live_encoder()
         embeddings = self._session.embedder(encoder).embed(
-            image_sources(observation.tasks, observation.config.controls), lambda done, total: None
+            image_sources(observation.tasks, observation.config.controls)
         )
         fit = ModelTrainer(self._session, observation, encoder, embeddings)
         label_errors = [
@@ -74,16 +73,16 @@ class LabelErrorFinder:
             {"version": self._live_version, "suspects": [asdict(s) for s in label_errors]},
         )
         self._publish(label_errors[:MAX_SHOWN_SUSPECTS], observation, fit.live_model, embeddings)
-        thumbnail_tasks = {suspect.task for suspect in label_errors[:PICTURED]}
+        thumbnail_tasks = {suspect.task for suspect in label_errors[:MAX_SUSPECTS]}
         ThumbnailPublisher(self._session).save_thumbnails(
             first_image_addresses(task for task in observation.tasks if task.id in thumbnail_tasks)
         )
         return label_errors
 
     def last_own_change(self, since: str) -> str:
-        """The moment up to which nobody but this inspection changed a task, at least ``since``.
+        """Return the time up to which only this search changed tasks, at least ``since``.
 
-        Label Studio counts what is told of a task as a change of the task.
+        Label Studio marks a task as updated when its predictions change.
         """
         rows = list(self._connection.client.iter_changed_tasks(self._session.number, since))
         if not all(row["id"] in self._changed_tasks for row in rows):
@@ -98,7 +97,7 @@ class LabelErrorFinder:
         return self._region_suspects(control, fit, observation)
 
     def _choice_suspects(self, control: Control, fit: ModelTrainer) -> list[LabelErrorCandidate]:
-        """By cross-validation: every labeled image but the audit slice, which nobody learned."""
+        """Check labels by cross-validation, and audit labels by the live head."""
         head = fit.live_model.heads.get(control.name)
         if head is None or head.labels != control.label_names:
             return []
@@ -128,10 +127,10 @@ class LabelErrorFinder:
     def _region_suspects(
         self, control: Control, fit: ModelTrainer, observation: Observation
     ) -> list[LabelErrorCandidate]:
-        """Each image by the newest finder that did not learn from it.
+        """Check each image by the newest detector that was not trained on it.
 
-        That is the live one for the audit slice and for what is new, and an older one for what the
-        live one learned from; only what the first one learned from is judged by none.
+        That is the live one for audit and new images, and an older one for its training images.
+        The training images of the first detector cannot be checked.
         """
         detector = fit.live_model.detectors.get(control.name)
         if detector is None or not detector.class_mapping.learned:
@@ -164,7 +163,7 @@ class LabelErrorFinder:
     def _training_tasks(
         self, control: Control, audit_tasks: Set[int]
     ) -> list[tuple[str, set[int]]]:
-        """The versions up to the live one whose finder was trained, and what each learned from."""
+        """Return version → training tasks of its detector, up to the live version."""
         versions = self._session.versions
         training_tasks = []
         for card in versions.cards():
@@ -181,7 +180,7 @@ class LabelErrorFinder:
         return training_tasks
 
     def _relabeled_tasks(self, control: Control, observation: Observation) -> set[int]:
-        """Tasks whose places are others than those that the live version learned."""
+        """Return the tasks whose regions changed since the live version was trained."""
         live_labels, current_labels = (
             self._session.versions.labels(self._live_version),
             label_table(observation),
@@ -201,7 +200,7 @@ class LabelErrorFinder:
         model: Model,
         embeddings: EmbeddingResult,
     ) -> None:
-        """The model's answer beside the person's, with how suspicious that is, and a tab."""
+        """Write the model's predictions with their label quality to the tasks, and keep a tab."""
         worst_by_task: dict[int, LabelErrorCandidate] = {}
         for suspect in label_errors:
             worst_by_task.setdefault(suspect.task, suspect)
@@ -243,16 +242,16 @@ def detect_out_of_sample(
     tasks_by_version: Mapping[str, Sequence[int]],
     detector_of: Callable[[str], Detector | None],
 ) -> tuple[list[int], list[DetectionSample]]:
-    """What finders find in images that they did not learn from.
+    """Run detectors of past versions on images that they were not trained on.
 
     Args:
         control: of boxes or points.
-        samples: its marked images.
-        tasks_by_version: by version, the tasks whose images it has to look at.
-        detector_of: returns a version's detector; skipped if it lacks a current label.
+        samples: its labeled images.
+        tasks_by_version: version → tasks to run its detector on.
+        detector_of: version → its detector; one that lacks a current label is skipped.
 
     Returns:
-        the tasks, and what was found and is there, points as boxes.
+        the tasks, and their detections and labels, points as boxes.
     """
     tasks: list[int] = []
     evaluated_images: list[DetectionSample] = []

@@ -1,4 +1,4 @@
-"""Images like a task, like a file, or like some words, among all images of a project."""
+"""Find the images of a project that are similar to a task, a file, or a text."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ SIMILAR_TAB_TITLE = "Prelabel: similar"
 
 @dataclass(frozen=True)
 class SimilarTask:
-    """A task that shows something similar.
+    """A task with a similar image.
 
     Attributes:
-        task: its number.
-        similarity: cosine of the embeddings, −1 to 1.
+        task: its id.
+        similarity: cosine similarity of the embeddings, −1 to 1.
         address: of its page in Label Studio.
-        answer: what a person answered, for people; empty where nobody did.
+        answer: a person's labels, comma-separated; empty without any.
     """
 
     task: int
@@ -41,7 +41,7 @@ class SimilarTask:
 
 
 class SimilaritySearch:
-    """Looks through one project.
+    """Searches the images of one project.
 
     Args:
         session: of the project.
@@ -52,15 +52,15 @@ class SimilaritySearch:
         self._connection = session.connection
 
     def find_similar(self, query_text: str, count: int) -> list[SimilarTask]:
-        """The most similar images, best first.
+        """Return the most similar images, best first.
 
         Args:
-            query_text: a task's number, an image file, or words.
-            count: how many.
+            query_text: a task id, an image file, or a text.
+            count: number of images.
 
         Raises:
-            PrelabelError: there is no such task, the image cannot be read, or the encoder knows
-                no words.
+            PrelabelError: the task does not exist, the image is unreadable, or the encoder has no
+                text side.
         """
         observation = observe(
             self._connection,
@@ -70,9 +70,7 @@ class SimilaritySearch:
         encoder = self._session.live_encoder()
         embedder = self._session.embedder(encoder)
         requested_images = image_sources(observation.tasks, observation.config.controls)
-        vectors = task_vectors(
-            observation.tasks, embedder.embed(requested_images, lambda done, total: None)
-        )
+        vectors = task_vectors(observation.tasks, embedder.embed(requested_images))
         task = int(query_text) if query_text.isdigit() else None
         query = self._query_vector(query_text, encoder, vectors)
         task_ids = [task_id for task_id in vectors if task_id != task]
@@ -92,7 +90,7 @@ class SimilaritySearch:
         ]
 
     def show_tab(self, matches: Sequence[SimilarTask]) -> str:
-        """A tab of the Data Manager with these tasks; its title."""
+        """Show the tasks as a tab of the Data Manager, and return the tab's title."""
         view = task_list_view(match.task for match in matches)
         self._connection.client.ensure_tab(self._session.number, SIMILAR_TAB_TITLE, view)
         return SIMILAR_TAB_TITLE
@@ -116,9 +114,8 @@ class SimilaritySearch:
             return embedding
         if not encoder.has_text:
             raise UsageError(
-                f"{query_text!r} is neither a task's number nor a file, and the encoder "
-                f"{encoder.name} "
-                "knows no words: set PRELABEL_ENCODER to a CLIP to search by words."
+                f"{query_text!r} is neither a task id nor a file, and the encoder {encoder.name} "
+                "has no text side: set PRELABEL_ENCODER to a CLIP model to search by text."
             )
         embedding = normalize_rows(encoder.encode_texts([f"a photo of {query_text}"]))[0]
         return embedding

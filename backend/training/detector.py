@@ -88,7 +88,7 @@ class PromptedDetectorFactory(Protocol):
 
 
 def will_fine_tune(job: DetectorTrainingJob) -> bool:
-    """Whether `train_detector` would fine-tune a network instead of a zero-shot detector."""
+    """Whether `train_detector` would fine-tune a network, not build a zero-shot detector."""
     marked_count = sum(bool(sample.regions) and not sample.is_audit for sample in job.samples)
     known_classes = _classes_by_name(job)
     if marked_count >= _min_samples(job, known_classes):

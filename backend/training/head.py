@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,17 @@ class ChoiceExamples:
     answers: tuple[LabelSet, ...]
     available_labels: tuple[frozenset[str], ...]
     audit_mask: Bools
+
+    def take(self, rows: Sequence[int]) -> ChoiceExamples:
+        """Return the examples of some rows."""
+        selected = list(rows)
+        return ChoiceExamples(
+            tuple(self.task_ids[row] for row in selected),
+            self.vectors[selected],
+            tuple(self.answers[row] for row in selected),
+            tuple(self.available_labels[row] for row in selected),
+            self.audit_mask[selected],
+        )
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,10 @@
-"""Answer ``/predict`` with exactly one result per task, even for unreadable images."""
+"""Answer a live ``/predict`` request: one result per task, even if an image is unreadable."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
 from functools import partial
-from typing import Any
 
 from backend.domain import Control, Regions, Task
 from backend.errors import ImageError
@@ -13,6 +12,7 @@ from backend.inference.embed import EMPTY_EMBEDDINGS
 from backend.inference.images import image_sources
 from backend.inference.predict import count_unreadable, infer_tasks
 from backend.inference.smart_tools import drawn_by_control, suggest
+from backend.label_studio import Json
 from backend.label_studio.labeling_config import read_config
 from backend.label_studio.ml_protocol import parse_project
 from backend.label_studio.task_results import format_prediction, parse_task
@@ -23,22 +23,22 @@ from backend.store.projects import ProjectRecord
 
 log = logging.getLogger("prelabel")
 SUGGESTION_VERSION = "suggestion"
-"""Version name of smart tools' results before the first version."""
+"""``model_version`` of smart-tool suggestions before the first version."""
 
 
-def predict_tasks(resources: Resources, request: dict[str, Any]) -> dict[str, Any] | None:
+def predict_tasks(resources: Resources, request: Json) -> Json | None:
     """Answer a ``/predict`` request.
 
     Args:
-        resources: resources of this process.
-        request: Label Studio's body with ``tasks``, ``project`` and ``label_config``; a chunk of a
-            longer list also has the next chunk's tasks as ``ahead``, so that they are prefetched.
+        resources: of this process.
+        request: Label Studio's body with ``tasks``, ``project`` and ``label_config``. The server
+            adds ``ahead``, the tasks of the next piece of a longer list.
 
     Returns:
         ``{"results": [one per task], "model_version"}``; None while the project has no version.
     """
     tasks = request.get("tasks") or []
-    record = _find_project(resources, request, tasks)
+    record = _find_project(resources, request)
     if record is None:
         return None
     session = ProjectSession(resources, record)
@@ -68,10 +68,10 @@ def _suggest_regions(
     controls: tuple[Control, ...],
     task: Task,
     drawn_regions: dict[str, Regions],
-) -> dict[str, Any]:
-    """Return the suggestions of a smart tool; none if the image cannot be read."""
+) -> Json:
+    """Return the suggestions of a smart tool; none when the image is unreadable."""
     model = session.model(live_version) if live_version else None
-    regions: list[dict[str, Any]] = []
+    regions: list[Json] = []
     try:
         regions = suggest(model, controls, task, drawn_regions, session.images)
     except ImageError as error:
@@ -80,13 +80,12 @@ def _suggest_regions(
     return {"result": regions, "score": score, "model_version": live_version or SUGGESTION_VERSION}
 
 
-def _find_project(
-    resources: Resources, request: dict[str, Any], tasks: list[Any]
-) -> ProjectRecord | None:
+def _find_project(resources: Resources, request: Json) -> ProjectRecord | None:
     records = resources.projects.find_by_number(*parse_project(request))
     if len(records) > 1:
         log.warning(
-            "project %s exists on several servers: connect these projects again", records[0].number
+            "several Label Studio servers have a project %s: connect each of them again",
+            records[0].number,
         )
         return None
     return records[0] if records else None
@@ -100,10 +99,10 @@ def _fetch_config(session: ProjectSession) -> str:
 def _predict(
     session: ProjectSession,
     live_version: str,
-    controls: tuple[Any, ...],
+    controls: tuple[Control, ...],
     tasks: list[Task],
     next_tasks: list[Task],
-) -> list[dict[str, Any]]:
+) -> list[Json]:
     encoder_setting = session.versions.card(live_version).encoder.setting
     model = session.model(live_version)
     choices = [control for control in controls if control.is_choices]

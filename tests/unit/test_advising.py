@@ -17,7 +17,8 @@ from backend.learning.labeling_advice import (
     LabelingPredictions,
     ObjectStatistics,
 )
-from backend.tools.advise import object_statistics, region_label_counts
+from backend.tools.advise import object_statistics
+from backend.tools.labeling_trial import region_label_counts
 
 
 def way(*counts: int) -> LabelingPredictions:

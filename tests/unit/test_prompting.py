@@ -134,7 +134,7 @@ def test_a_damaged_network_costs_a_line_and_no_round(
     broken = YoloePrompts(WEIGHTS, lambda name: OpenVocabulary(tmp_path / name), tmp_path)
     assert broken.detector(BOXES, [], meaning(BOXES)) is None
     (line,) = caplog.messages
-    assert line.startswith("Nothing is found by words or drawn boxes: ")
+    assert line.startswith("Text and box prompts are unavailable: ")
     assert str(file) in line
 
 

@@ -1,4 +1,4 @@
-"""A fitted model: how good it is, whether it may go live, and what more labels would bring."""
+"""Assess a fitted model: metrics, the verdict of the quality gate, and a forecast."""
 
 from __future__ import annotations
 
@@ -30,29 +30,29 @@ from backend.training.detector import undetectable_labels
 
 log = logging.getLogger("prelabel")
 MIN_AUDIT_IMAGES = 20
-"""Audit images below which an estimate by cross-validation is told as well."""
+"""Audit images below which accuracy is also estimated by cross-validation."""
 MIN_FIGURE_IMAGES = 10
-"""Audit images that a version's figure rests on at least to be a point of the learning curve."""
+"""Audit images from which a version's metric becomes a point of the learning curve."""
 MAX_SIZE_RATIO = 1.25
-"""Sizes of a point's object up to so many times apart judge alike enough for one curve."""
+"""Largest ratio of two object sizes whose point metrics may share a learning curve."""
 ACCURACY_GOALS = (0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
-"""The forecast looks to the next of these."""
+"""The forecast is for the next goal above the current accuracy."""
 
 
 @dataclass(frozen=True)
 class Assessment:
-    """What is known of a model before anybody sees it.
+    """The assessment of a model before it goes live.
 
     Attributes:
-        figure: of the whole version, on the audit slice.
-        controls: by control what its card tells.
-        verdict: whether it goes live.
-        estimate: accuracy by cross-validation while the audit slice is small; None else.
-        outlook: what more labels would bring.
-        accepting: from which confidence on answers need no person; None where nobody asked.
-        thresholds: by control and label, the confidence from which it is shown. Of boxes and points
-            only where the config wants a precision: a missing one costs as much as a wrong one, so
-            that without it the confidence of the best F1 decides.
+        figure: metric of the whole version on the audit set.
+        controls: control → its section of the version card.
+        verdict: of the quality gate.
+        estimate: accuracy by cross-validation while the audit set is small; else None.
+        outlook: forecast of what more labels would bring.
+        accepting: the auto-accept threshold; None when auto-accept is off.
+        thresholds: control → label → confidence from which it is published. Boxes and points have
+            them only when the config sets a precision. Otherwise one threshold of the best F1
+            applies, because a missed object costs as much as a wrong one.
     """
 
     figure: IntervalEstimate
@@ -65,13 +65,13 @@ class Assessment:
 
 
 class Assessor:
-    """Assesses a model that was just fitted.
+    """Assesses a fitted model.
 
     Args:
         session: of the project.
-        observation: the snapshot.
-        fit: that made the model.
-        model: what it made.
+        observation: that the model was fitted to.
+        fit: the trainer of the model.
+        model: the model.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Assessor:
         }
 
     def assess(self) -> Assessment:
-        """Everything."""
+        """Evaluate the model on the audit set, compare it with the live version, and forecast."""
         evaluations = {c.name: self._evaluate(c) for c in self._controls}
         region_control = self._controls[0] if not self._choice_controls else None
         choice_evaluations = {c.name: evaluations[c.name] for c in self._choice_controls}
@@ -176,7 +176,10 @@ class Assessor:
         )
 
     def _estimate_accuracy(self) -> IntervalEstimate | None:
-        """Accuracy by cross-validation, on images that were chosen to be hard; so it is low."""
+        """Estimate accuracy by cross-validation.
+
+        It is too low, because active learning picks hard images.
+        """
         correct: dict[int, bool] = {}
         for control in self._choice_controls:
             for task, is_correct in self._cross_validated_correct(control).items():
@@ -185,7 +188,7 @@ class Assessor:
         return replace(figure, metric="accuracy by cross-validation") if correct else None
 
     def _cross_validated_correct(self, control: Control) -> dict[int, bool]:
-        """By task that was learned from, whether a head that did not see it says the same."""
+        """Return training task → whether the out-of-fold prediction is right."""
         if control.name not in self._cross_validated:
             return {}
         rows, probabilities = self._cross_validated[control.name]
@@ -214,12 +217,12 @@ class Assessor:
         )
         return gate.decide(evaluations)
 
-    # -- what rests on the figures ------------------------------------------------------------
+    # -- auto-accept and forecast -----------------------------------------------------------
 
     def _evaluate_acceptance(
         self, evaluations: dict[str, ControlEvaluation]
     ) -> AutoAcceptSection | None:
-        """The level for accepting without a person; None where nobody asked for that."""
+        """Return the auto-accept threshold; None when auto-accept is off."""
         error_bound = auto_accept.accept_error_bound(self._controls, self._settings.accept_error)
         if not error_bound:
             return None
@@ -275,7 +278,7 @@ class Assessor:
         return curve_points
 
     def _has_similar_sizes(self, card: VersionCard) -> bool:
-        """Whether points were judged by about the same sizes then; versions of old do not tell."""
+        """Whether a version's points were evaluated with similar object sizes."""
         control = self._controls[0]
         if self._choice_controls or not control.is_points:
             return True
@@ -287,7 +290,7 @@ class Assessor:
         )
 
     def _missed_by_label(self, evaluations: dict[str, ControlEvaluation]) -> dict[str, LabelMisses]:
-        """By label, what was missed on the audit slice where it has SEEN examples there."""
+        """Return label → misses on the audit set, for labels with enough examples there."""
         missed = {}
         for control in self._controls:
             counts = self._label_counts(control)
@@ -304,9 +307,9 @@ class Assessor:
         return metrics.count_region_labels(control, self._fit.samples(control))
 
     def _agreement_with_live(self) -> float | None:
-        """Kappa of this version's and the live one's answers to all images; of choices only.
+        """Return Cohen's kappa between this version and the live one on all images; choices only.
 
-        None where they look through different encoders.
+        None when their encoders differ.
         """
         label_strings: tuple[list[str], list[str]] = ([], [])
         live_encoder_id = self._fit.live_card.encoder.id if self._fit.live_card else ""
@@ -334,7 +337,7 @@ class Assessor:
 def _curve_predictions(
     curve: learning_curve.LearningCurve | None,
 ) -> tuple[CurvePrediction, ...]:
-    """The curve from today's labels on, as points with their band."""
+    """Return the curve from the current number of labels on, as points with their band."""
     if curve is None:
         return ()
     steps = np.linspace(

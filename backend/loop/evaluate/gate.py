@@ -1,8 +1,8 @@
-"""A fitted model beside the live version: may it go live?
+"""Quality gate: decide whether a fitted model may replace the live version.
 
-Compared on the same audit images, with the live version and with the best one before it, so that
-small losses do not add up; and the labels that it learned last are doubted, by what the live
-version and those before it said of them.
+The model is compared on the audit set with the live version and with the best one before it, so
+that small losses do not add up. The labels it learned last are checked for contradictions with
+the predictions of the live version and its ancestors.
 """
 
 from __future__ import annotations
@@ -44,29 +44,29 @@ from backend.vision.detection.trained_detector import Detector
 
 log = logging.getLogger("prelabel")
 RETENTION_IMAGES = 40
-"""Images that a new finder learned from and has to know at least as well as the live one."""
+"""Latest training images on which a new detector must not be worse than the live one."""
 MAX_WINDOW_LABELS = 60
-"""Labels that are looked at together at most, where they came in more than one round."""
+"""Most labels of several rounds that are checked together."""
 WINDOW_GROWTH = 1.5
-"""How much longer each window of labels is than the one before."""
+"""Factor by which each window of labels is longer than the one before."""
 TRUST_IMAGES = 150
-"""Images from which it is learned how far a belief can be trusted."""
+"""Images that the calibration of past predictions is fitted on."""
 MAX_CHECKED_IMAGES = 100
-"""Images that a finder of old looks at at most."""
+"""Most images that the detector of a past version is run on."""
 CrossValidated = Mapping[str, tuple[Indices, Floats]]
-"""By control: rows of its examples, and what heads that did not see them say, (rows, K)."""
+"""Control → rows of its examples and their out-of-fold probabilities, (rows, K)."""
 
 
 class QualityGate:
-    """Compares one fitted model with what was live before.
+    """Compares a fitted model with the live version and its ancestors.
 
     Args:
         session: of the project.
-        observation: the snapshot.
-        fit: that made the model; there is a live version.
-        model: what it made.
-        cross_validated: what is said of its labels out of fold.
-        object_sizes: by control of points, how large its objects are, for both sides alike.
+        observation: that the model was fitted to.
+        fit: the trainer of the model; there is a live version.
+        model: the model.
+        cross_validated: out-of-fold probabilities of its training images.
+        object_sizes: control of points → label → object size, the same for both versions.
     """
 
     def __init__(
@@ -88,10 +88,10 @@ class QualityGate:
         self._live_name = f"the live version {self._past_versions.live.version}"
 
     def decide(self, evaluations: Mapping[str, ControlEvaluation]) -> GateVerdict:
-        """Whether the model goes live.
+        """Decide whether the model goes live.
 
         Args:
-            evaluations: by control, how it does on the audit slice.
+            evaluations: control → evaluation on the audit set.
         """
         verdicts: list[GateVerdict] = []
         for control in self._observation.config.controls:
@@ -107,9 +107,9 @@ class QualityGate:
         self, control: Control, evaluation: ControlEvaluation
     ) -> list[GateVerdict]:
         if self._past_versions.examples(control) is None:
-            reason = self._past_versions.unavailable_reason.rstrip(".")
-            message = f"Not compared with {self._live_name}: {reason}."
-            return [GateVerdict(True, message, {"blind": self._past_versions.unavailable_reason})]
+            reason = self._past_versions.unavailable_reason
+            message = f"Not compared with {self._live_name}: {reason.rstrip('.')}."
+            return [GateVerdict(True, message, {"blind": reason})]
         windows = self._label_windows(control)
         return [
             self._compare_with_live(self._fit.live_model, control, evaluation),
@@ -129,7 +129,7 @@ class QualityGate:
         )
 
     def _compare_with_best(self, control: Control, evaluation: ControlEvaluation) -> GateVerdict:
-        """The best of the versions before the live one, on the same audit images."""
+        """Compare with the best version before the live one, on the same audit images."""
         best_correct: dict[int, bool] = {}
         best_version = ""
         for card in self._past_versions.judged_lineage[1:]:
@@ -152,7 +152,7 @@ class QualityGate:
         return verdict if not verdict.is_passed else GateVerdict(True, "", verdict.evidence)
 
     def _correct_by_task(self, model: Model, control: Control) -> dict[int, bool]:
-        """By audit task, whether a model of the live encoder is right."""
+        """Return audit task → whether a model of the live encoder is right."""
         examples = self._past_versions.examples(control)
         if examples is None:
             return {}
@@ -160,7 +160,7 @@ class QualityGate:
         return metrics.evaluate_choices(model, control, examples, rows).correct
 
     def _label_windows(self, control: Control) -> list[tuple[str, ContradictionResult]]:
-        """The labels that came since the live version; and with those before, up to WINDOW."""
+        """Check the labels since the live version, and longer windows since its ancestors."""
         label_windows: list[tuple[str, ContradictionResult]] = []
         window_size = 0
         for card in self._past_versions.judged_lineage:
@@ -185,9 +185,9 @@ class QualityGate:
         return label_windows
 
     def _changed_labels(self, control: Control) -> AnsweredQuestions | None:
-        """Answers that somebody changed since the live version, which learned from the old ones.
+        """Return labels changed since the live version, with out-of-fold probabilities.
 
-        Heads that saw neither answer are asked; a corrected mistake agrees with them.
+        The live version learned the old labels. Out-of-fold heads agree with corrected mistakes.
         """
         if control.name not in self._cross_validated or control.name not in self._model.heads:
             return None
@@ -241,10 +241,10 @@ class QualityGate:
     def _check_retention(
         self, control: Control, live_detector: Detector, new_detector: Detector | None
     ) -> GateVerdict:
-        """Whether a new finder is worse on the very images it learned from.
+        """Check that a new detector is not worse on its latest training images.
 
-        The live one did not learn from the latest of them, so that this can only err in favour of
-        the new one; a training that was cut too short is noticed without any audit image.
+        This reveals training that stopped too early, without audit images. It can only err in
+        favour of the new detector, because the live one did not train on the latest images.
         """
         samples = [s for s in self._fit.samples(control) if not s.is_audit][-RETENTION_IMAGES:]
         if not samples:
@@ -265,7 +265,7 @@ class QualityGate:
     def _detector_contradictions(
         self, control: Control, live_detector: Detector
     ) -> list[tuple[str, ContradictionResult]]:
-        """What people deny of the live finder's finds; and of an older one's, since it came."""
+        """Measure how many detections of the live version, and of an older one, people rejected."""
         contradictions = [
             (
                 self._past_versions.live.version,
@@ -293,10 +293,10 @@ class QualityGate:
     def _contradiction_since(
         self, card: VersionCard, detector: Detector, control: Control
     ) -> ContradictionResult:
-        """What came since a version, beside what was trusted when it was made.
+        """Compare rejections since a version with those that were accepted when it was trained.
 
-        Trusted are the audit images that it was judged on, and what it learned from and the one
-        before it had not seen, as that one's finder found it.
+        The latter come from its audit images, and from its training images that were new to its
+        parent, as the parent's detector saw them.
         """
         past_versions, samples = self._past_versions, self._fit.samples(control)
         unchanged = [
@@ -325,7 +325,7 @@ class QualityGate:
         return measure_rejection(trusted_detections, new_detections)
 
     def _unseen_samples(self, card: VersionCard, control: Control) -> list[RegionSample]:
-        """Images that a version's finder neither learned from nor was judged on as they are."""
+        """Return the images whose labels a version was neither trained nor evaluated on."""
         return [
             sample
             for sample in self._fit.samples(control)
@@ -339,13 +339,13 @@ class QualityGate:
     def _scored_detections(
         self, detector: Detector, control: Control, samples: Sequence[RegionSample]
     ) -> list[list[tuple[float, bool]]]:
-        """By image, the confidence of each find that is shown and whether it is right."""
+        """Return for each image the confidence and correctness of each published region."""
         return metrics.correctness_by_image(
             detector, control, samples, self._object_sizes.get(control.name, {})
         )
 
     def _version_detector(self, card: VersionCard, control: Control) -> Detector | None:
-        """A version's finder; None where it has none, or its files are damaged."""
+        """Load a version's detector; None without one, or when its files are damaged."""
         try:
             model = self._session.model(card.version)
         except PrelabelError as error:

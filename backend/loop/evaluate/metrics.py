@@ -1,4 +1,4 @@
-"""How good a model's answers are where a person's are known: figures, and what rests on them."""
+"""Evaluate a model's predictions against people's labels."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from backend.arrays import Floats
-from backend.domain import Control, ImageSize, LabelSet
+from backend.domain import ChoicePrediction, Control, ImageSize, LabelSet
 from backend.estimate import IntervalEstimate
 from backend.inference.confidence import choice_confidence, detection_confidence
 from backend.inference.detections import (
@@ -40,16 +39,16 @@ LabelEvidence = dict[str, tuple[list[float], list[bool]]]
 
 @dataclass(frozen=True)
 class ControlEvaluation:
-    """How one control was answered.
+    """The evaluation of one control.
 
     Attributes:
-        figure: the share of right answers, or F1.
-        metrics: all other figures, as plain JSON.
-        correct: task → whether the whole answer was right.
-        confidence: task → confidence of the whole answer, 0 to 1.
-        tallies: of boxes and points: task → what was right, found, there.
-        evidence: label → confidence of its predictions, and whether each was right.
-        unanswered_tasks: tasks of which no label was chosen.
+        figure: accuracy, or F1 for boxes and points.
+        metrics: all other metrics, as JSON.
+        correct: task → whether the whole prediction is right.
+        confidence: task → confidence of the whole prediction, 0 to 1.
+        tallies: task → true positives, predicted and actual regions; boxes and points only.
+        evidence: label → confidence of its predictions, and whether each is right.
+        unanswered_tasks: tasks without a predicted label.
     """
 
     figure: IntervalEstimate
@@ -61,7 +60,7 @@ class ControlEvaluation:
     unanswered_tasks: frozenset[int] = frozenset()
 
     def thresholds(self, target_precision: float) -> dict[str, float]:
-        """By label, the confidence from which on it is shown; see ``precision_threshold``."""
+        """Return label → confidence from which its predictions reach a precision."""
         return {
             label: precision_threshold(*rows, target_precision)
             for label, rows in self.evidence.items()
@@ -71,26 +70,26 @@ class ControlEvaluation:
 def evaluate_choices(
     model: Model, control: Control, examples: ChoiceExamples, rows: Iterable[int]
 ) -> ControlEvaluation:
-    """Judge the answers to a control of choices.
+    """Evaluate a model on a control of choices.
 
     Args:
-        model: whose answers; without a head for the control all are wrong.
+        model: without a head for the control, all predictions count as wrong.
         control: of choices.
-        examples: with what a person answered.
-        rows: of the examples, that the head did not learn from.
+        examples: with people's answers.
+        rows: of examples that the head was not trained on.
     """
     indices = list(rows)
     tasks, truths = [examples.task_ids[i] for i in indices], [examples.answers[i] for i in indices]
-    if control.name not in model.heads or not indices:
-        predicted: list[LabelSet | None] = [None] * len(indices)
-        probabilities = np.zeros((len(indices), 0), dtype=np.float32)
-    else:
+    choices: list[ChoicePrediction] = []
+    predicted: list[LabelSet | None] = [None] * len(indices)
+    probabilities = np.zeros((len(indices), 0), dtype=np.float32)
+    if control.name in model.heads and indices:
         probabilities = model.probabilities(control.name, examples.vectors[indices])
         labels = model.labels(control.name)
-        predicted = [
-            chosen_labels(predict_choice(control, labels, row, UNKNOWN_IMAGE_SIZE))
-            for row in probabilities
+        choices = [
+            predict_choice(control, labels, row, UNKNOWN_IMAGE_SIZE) for row in probabilities
         ]
+        predicted = [chosen_labels(choice) for choice in choices]
     pairs = list(zip(predicted, truths, strict=True))
     return ControlEvaluation(
         accuracy_estimate(pairs),
@@ -100,7 +99,7 @@ def evaluate_choices(
             task: choice_confidence(row, control.multiple)
             for task, row in zip(tasks, probabilities, strict=True)
         },
-        evidence=_choice_evidence(model, control, probabilities, truths),
+        evidence=_choice_evidence(choices, truths),
         unanswered_tasks=frozenset(
             task for task, prediction in zip(tasks, predicted, strict=True) if not prediction
         ),
@@ -110,17 +109,17 @@ def evaluate_choices(
 def object_sizes(
     control: Control, samples: Sequence[RegionSample], detectors: Iterable[Detector | None]
 ) -> dict[str, float]:
-    """How large a label's objects are, by which it is judged whether a point is near enough.
+    """Return the object size of each label, within which a point matches.
 
-    Who compares finders judges all by the same sizes: a finder's own say how it was trained.
+    Detectors must be compared with the same sizes; a detector's own sizes reflect its training.
 
     Args:
         control: of boxes or points.
-        samples: its images, whose real boxes tell best.
-        detectors: whose own sizes count where nothing better is known, the first that has one.
+        samples: its images; boxes of the same labels take precedence.
+        detectors: whose own sizes are the last resort, the first detector's first.
 
     Returns:
-        label → 0 to 1 of the image's longer edge; nothing of boxes.
+        label → size, 0 to 1 of the image's longer edge; empty for boxes.
     """
     if not control.is_points:
         return {}
@@ -132,7 +131,7 @@ def object_sizes(
 
 
 def _median_box_sizes(samples: Sequence[RegionSample]) -> dict[str, float]:
-    """By label that real boxes show, the median of their mean side."""
+    """Return label → median of the mean side of its boxes."""
     sides: dict[str, list[float]] = {}
     for sample in samples:
         x_scale, y_scale = edge_scale(sample.aspect_ratio)
@@ -148,21 +147,22 @@ def evaluate_regions(
     samples: Sequence[RegionSample],
     sizes: Mapping[str, float] | None = None,
 ) -> ControlEvaluation:
-    """Judge what a finder finds.
+    """Evaluate a detector on labeled images.
 
     Args:
-        detector: None finds nothing.
+        detector: None detects nothing.
         control: of boxes or points.
-        samples: images that the finder did not learn from.
-        sizes: of points, as :func:`object_sizes` tells them; by the finder's own when not given.
+        samples: images that the detector was not trained on.
+        sizes: see `object_sizes`; the detector's own when not given.
     """
-    judged = predict_samples(detector, control, samples)
-    kind: RegionKind = "points" if control.is_points else "boxes"
+    predicted = predict_samples(detector, control, samples)
+    kind = region_kind(control)
     min_confidence = confidence_threshold(detector, control) if detector else 1.0
     extents = object_sizes(control, samples, [detector]) if sizes is None else dict(sizes)
-    evaluated = evaluate_detections(judged, control.label_names, kind, extents, min_confidence)
+    evaluated = evaluate_detections(predicted, control.label_names, kind, extents, min_confidence)
     tallies = [
-        count_matches(image, control.label_names, kind, extents, min_confidence) for image in judged
+        count_matches(image, control.label_names, kind, extents, min_confidence)
+        for image in predicted
     ]
     tasks = [sample.task_id for sample in samples]
     return ControlEvaluation(
@@ -176,11 +176,16 @@ def evaluate_regions(
         },
         {
             t: detection_confidence(i.confidence, min_confidence)
-            for t, i in zip(tasks, judged, strict=True)
+            for t, i in zip(tasks, predicted, strict=True)
         },
         dict(zip(tasks, tallies, strict=True)),
-        _region_evidence(judged, control.label_names, kind, extents, min_confidence),
+        _region_evidence(predicted, control.label_names, kind, extents, min_confidence),
     )
+
+
+def region_kind(control: Control) -> RegionKind:
+    """Return how regions of a control are matched: as points or as boxes."""
+    return "points" if control.is_points else "boxes"
 
 
 def correctness_by_image(
@@ -189,15 +194,15 @@ def correctness_by_image(
     samples: Sequence[RegionSample],
     sizes: Mapping[str, float],
 ) -> list[list[tuple[float, bool]]]:
-    """By image, the confidence of each find that is shown and whether a person marked it.
+    """Return for each image the confidence of each published region, and whether it is right.
 
     Args:
         detector: of the control.
         control: of boxes or points.
-        samples: images that the finder did not learn from.
-        sizes: of points; see :func:`object_sizes`.
+        samples: images that the detector was not trained on.
+        sizes: see `object_sizes`.
     """
-    kind: RegionKind = "points" if control.is_points else "boxes"
+    kind = region_kind(control)
     min_confidence = confidence_threshold(detector, control)
     return [
         [
@@ -211,7 +216,7 @@ def correctness_by_image(
 
 
 def exact_match_accuracy(evaluations: Mapping[str, ControlEvaluation]) -> IntervalEstimate:
-    """The share of tasks whose every answered control of choices is right."""
+    """Return the share of tasks with right predictions for all answered controls of choices."""
     correct: dict[int, bool] = {}
     for evaluation in evaluations.values():
         for task, is_correct in evaluation.correct.items():
@@ -220,9 +225,9 @@ def exact_match_accuracy(evaluations: Mapping[str, ControlEvaluation]) -> Interv
 
 
 def task_correctness(evaluations: Iterable[ControlEvaluation]) -> dict[int, tuple[float, bool]]:
-    """Tasks that every control was answered of: confidence, and whether all is right.
+    """Return task → confidence and correctness, for tasks with predictions of all controls.
 
-    Not those where no label was chosen: nobody would know whether that is an answer.
+    Tasks without a predicted label are left out, because an empty answer is ambiguous.
     """
     per_control = list(evaluations)
     tasks = (
@@ -245,14 +250,14 @@ def task_correctness(evaluations: Iterable[ControlEvaluation]) -> dict[int, tupl
 
 
 def describe_head(model: Model, control: str, examples: ChoiceExamples) -> str:
-    """What answers a control of choices, in words."""
+    """Describe the head of a control of choices."""
     if control not in model.heads:
         return "none yet"
     return "linear head" if (~examples.audit_mask).any() else "zero-shot from the label names"
 
 
 def describe_detector(detector: Detector | None) -> str:
-    """What answers a control of boxes or points, in words."""
+    """Describe the detector of a control of boxes or points."""
     if detector is None:
         return "none yet"
     if detector.class_mapping.learned:
@@ -262,7 +267,7 @@ def describe_detector(detector: Detector | None) -> str:
 
 
 def count_choice_labels(control: Control, examples: ChoiceExamples) -> dict[str, int]:
-    """How often each label was given among what is learned from."""
+    """Count each label in the training images."""
     rows = zip(examples.answers, examples.audit_mask, strict=True)
     training_answers = [answer for answer, audit in rows if not audit]
     return {
@@ -271,7 +276,7 @@ def count_choice_labels(control: Control, examples: ChoiceExamples) -> dict[str,
 
 
 def count_region_labels(control: Control, samples: Sequence[RegionSample]) -> dict[str, int]:
-    """How many places of each label there are among what is learned from."""
+    """Count the regions of each label in the training images."""
     counts = dict.fromkeys(control.label_names, 0)
     for sample in samples:
         for region in sample.regions if not sample.is_audit else ():
@@ -280,16 +285,11 @@ def count_region_labels(control: Control, samples: Sequence[RegionSample]) -> di
 
 
 def _choice_evidence(
-    model: Model, control: Control, probabilities: Floats, truths: Sequence[LabelSet]
+    choices: Sequence[ChoicePrediction], truths: Sequence[LabelSet]
 ) -> LabelEvidence:
     evidence: LabelEvidence = {}
-    for row, truth in zip(probabilities, truths, strict=True):
-        choice = (
-            predict_choice(control, model.labels(control.name), row, UNKNOWN_IMAGE_SIZE)
-            if len(row)
-            else None
-        )
-        for label, confidence in (choice.labels if choice else {}).items():
+    for choice, truth in zip(choices, truths, strict=False):
+        for label, confidence in choice.labels.items():
             confidences, correct = evidence.setdefault(label, ([], []))
             confidences.append(confidence)
             correct.append(label in truth)

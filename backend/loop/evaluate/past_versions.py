@@ -1,11 +1,10 @@
-"""The live version and those before it: what each saw, and what it says of what it did not see."""
+"""The live version and its ancestors: their labels, and predictions of labels added later."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -24,20 +23,24 @@ from backend.vision.heads.head import Head
 
 log = logging.getLogger("prelabel")
 LOOP_ACTOR = "the loop"
-"""Who promotes what the gate lets through."""
+"""``by`` of promotions that the quality gate allowed."""
 MAX_ANCESTORS = 40
-"""Versions that are looked back at most."""
+"""Longest lineage that is searched."""
 MIN_HEAD_EXAMPLES = 20
-"""Labels that a head learned from at least for its belief to speak against people."""
+"""Training labels from which a head's predictions can contradict people."""
 
 
 class PastVersions:
-    """Looks back from a snapshot of labels.
+    """The live version and its ancestors, seen from the current labels.
 
     Args:
         session: of the project.
-        observation: the snapshot.
-        fit: to it; there is a live version.
+        observation: the current tasks and labels.
+        fit: trainer of the new version; there is a live version.
+
+    Attributes:
+        live: card of the live version.
+        unavailable_reason: why `examples` returns None.
     """
 
     def __init__(
@@ -46,7 +49,7 @@ class PastVersions:
         observation: Observation,
         fit: ModelTrainer,
     ) -> None:
-        assert fit.live_card is not None  # noqa: S101 - the caller checked
+        assert fit.live_card is not None  # noqa: S101
         self.live: VersionCard = fit.live_card
         self.unavailable_reason = ""
         self._session = session
@@ -60,7 +63,7 @@ class PastVersions:
 
     @cached_property
     def lineage(self) -> Sequence[VersionCard]:
-        """The live version, the one that was live when it was made, and so on."""
+        """The live version, its parent, and so on."""
         cards = {card.version: card for card in self._versions.cards()}
         ancestors = [self.live]
         while len(ancestors) < MAX_ANCESTORS:
@@ -72,7 +75,10 @@ class PastVersions:
 
     @cached_property
     def judged_lineage(self) -> Sequence[VersionCard]:
-        """The line, back to the version that a person made live: what it saw has been judged."""
+        """The lineage back to the last version that a person promoted.
+
+        That person vouched for the labels it was trained on.
+        """
         promoted_manually = {e.version for e in self._versions.history() if e.by != LOOP_ACTOR}
         for index, card in enumerate(self.lineage):
             if card.version in promoted_manually:
@@ -80,13 +86,13 @@ class PastVersions:
         return self.lineage
 
     def labels(self, card: VersionCard) -> LabelSnapshot:
-        """What a version saw."""
+        """Return the labels that a version was trained on."""
         if card.version not in self._labels_by_version:
             self._labels_by_version[card.version] = self._versions.labels(card.version)
         return self._labels_by_version[card.version]
 
     def head(self, card: VersionCard, control: Control) -> Head | None:
-        """A version's head, where it looks through the live one's encoder and is of this kind."""
+        """Return a version's head if it has the live encoder and the control's kind, else None."""
         if card.encoder.id != self.live.encoder.id:
             return None
         if card.version not in self._heads_by_version:
@@ -100,15 +106,15 @@ class PastVersions:
 
     @property
     def has_same_encoder(self) -> bool:
-        """Whether the new version sees images as the live one does."""
+        """Whether the new version uses the live version's encoder."""
         live_encoder_id = self.live.encoder.id
         return not live_encoder_id or live_encoder_id == self._session.resources.encoder().id
 
     def examples(self, control: Control) -> ChoiceExamples | None:
-        """The labeled images of a control of choices, as the live version's encoder sees them.
+        """Return the labeled images of a control, embedded by the live version's encoder.
 
         Returns:
-            None where it cannot be had any more; ``unavailable_reason`` says why.
+            None when that encoder is unavailable; ``unavailable_reason`` has the cause.
         """
         return self._examples.get(control.name)
 
@@ -121,37 +127,38 @@ class PastVersions:
         try:
             encoder = self._session.resources.encoder(self.live.encoder.setting)
             if encoder.id != self.live.encoder.id:
-                self.unavailable_reason = f"the encoder {name} is not what it was"
+                self.unavailable_reason = f"the weights of its encoder {name} have changed"
                 return {}
             embedder = self._session.embedder(encoder)
-            embeddings = embedder.embed(
-                image_sources(self._observation.labeled, choices), lambda done, total: None
-            )
+            embeddings = embedder.embed(image_sources(self._observation.labeled, choices))
         except PrelabelError as error:
-            self.unavailable_reason = f"its encoder {name} cannot be had: {error}"
+            self.unavailable_reason = f"its encoder {name} is unavailable: {error}"
             return {}
         return {c.name: choice_examples(self._observation, c, embeddings) for c in choices}
 
-    # -- labels that a version did not see -----------------------------------------------------
+    # -- labels added after a version ---------------------------------------------------------
 
     def is_new_since(self, card: VersionCard, control: Control, task: int) -> bool:
-        """Whether a task was answered after a version, for the first time."""
+        """Whether a task got its first label after a version."""
         return control.name not in self.labels(card).get(str(task), {})
 
     def is_changed_since(self, card: VersionCard, control: Control, task: int) -> bool:
-        """Whether a task's answer came after a version, for the first time or anew."""
+        """Whether a task's label was added or changed after a version."""
         previous_labels = self.labels(card).get(str(task), {}).get(control.name)
         return bool(previous_labels != self._current_labels.get(str(task), {}).get(control.name))
 
     def label_probabilities(
         self, card: VersionCard, control: Control, rows: Sequence[int]
     ) -> AnsweredQuestions | None:
-        """What a version believes of labeled images; None of no image, or learned from too few.
+        """Return a version's probabilities of labeled images.
 
         Args:
-            card: the version's.
+            card: of the version.
             control: of choices.
-            rows: of :meth:`examples`.
+            rows: of `examples`.
+
+        Returns:
+            None without rows, or when the head was trained on too few labels.
         """
         head, examples = self.head(card, control), self.examples(control)
         if head is None or examples is None or head.examples < MIN_HEAD_EXAMPLES or not len(rows):
@@ -160,9 +167,9 @@ class PastVersions:
         return align_probabilities(control, head.labels, probabilities, examples, rows)
 
     def new_rows_since(self, card: VersionCard, control: Control) -> list[int]:
-        """Rows of the images that were answered after a version, for the first time.
+        """Return the rows of images first labeled after a version.
 
-        And of audit images whose answer changed: no version learned from it.
+        Audit images whose label changed are included, because no version trains on them.
         """
         key = (card.version, control.name)
         examples = self.examples(control)
@@ -181,12 +188,12 @@ class PastVersions:
     def earlier_probabilities(
         self, card: VersionCard, control: Control, max_images: int
     ) -> AnsweredQuestions | None:
-        """Labels that a version saw first, as each version before it believed those of the next.
+        """Return each ancestor's probabilities of the labels that its successor learned first.
 
         Args:
-            card: the version's.
+            card: of the version to start from.
             control: of choices.
-            max_images: images after which it ends, the latest first.
+            max_images: images after which to stop, the latest first.
         """
         parts: list[AnsweredQuestions] = []
         start = list(self.lineage).index(card)
@@ -215,13 +222,13 @@ def align_probabilities(
     examples: ChoiceExamples,
     rows: Sequence[int],
 ) -> AnsweredQuestions:
-    """Confidences and answers, in the order of the control's labels.
+    """Align probabilities with the current labels of a control, and pair them with the answers.
 
     Args:
         control: of choices.
-        labels: (K) of the table's columns.
-        probabilities: (rows, K) confidence, 0 to 1.
-        examples: whose answers.
+        labels: (K) names of the columns.
+        probabilities: (rows, K), 0 to 1.
+        examples: with the answers.
         rows: of the examples.
     """
     selected_rows = list(rows)
@@ -231,23 +238,15 @@ def align_probabilities(
     aligned[:, has_column] = np.asarray(probabilities)[
         :, [column_by_label[n] for n in control.label_names if n in column_by_label]
     ]
-    selected_examples = ChoiceExamples(
-        tuple(examples.task_ids[row] for row in selected_rows),
-        examples.vectors[selected_rows],
-        tuple(examples.answers[row] for row in selected_rows),
-        tuple(examples.available_labels[row] for row in selected_rows),
-        examples.audit_mask[selected_rows],
-    )
-    target_table: Any = target_matrix(control, selected_examples)
+    selected_examples = examples.take(selected_rows)
+    targets = target_matrix(control, selected_examples)
     if control.multiple:
-        return AnsweredQuestions.from_multi_labels(
-            aligned, target_table, selected_examples.task_ids
-        )
+        return AnsweredQuestions.from_multi_labels(aligned, targets, selected_examples.task_ids)
     sums = aligned.sum(axis=1, keepdims=True)
-    is_single_label = (np.asarray(target_table).sum(axis=1) == 1) & (sums[:, 0] > 0)
+    is_single_label = (targets.sum(axis=1) == 1) & (sums[:, 0] > 0)
     normalized = (aligned / np.maximum(sums, 1e-9))[is_single_label]
     return AnsweredQuestions.from_single_labels(
         normalized,
-        np.asarray(target_table)[is_single_label].argmax(axis=1),
+        targets[is_single_label].argmax(axis=1),
         np.array(selected_examples.task_ids)[is_single_label],
     )

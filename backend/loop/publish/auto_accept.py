@@ -1,4 +1,4 @@
-"""Answers that need no person: given in the machine's name, checked by people now and then."""
+"""Auto-accept: submit confident predictions as annotations, with spot checks by people."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from backend.learning.auto_accept import (
     is_held_for_review,
     next_test_size,
 )
-from backend.learning.detection_metrics import DetectionSample, RegionKind, count_matches
+from backend.learning.detection_metrics import DetectionSample, count_matches
 from backend.loop.evaluate import metrics
 from backend.loop.evaluate.metrics import ControlEvaluation
 from backend.loop.observe import RANDOM_CAPTURE, Observation, region_rows
@@ -30,17 +30,17 @@ from backend.store.versions import VersionCard
 
 log = logging.getLogger("prelabel")
 MAX_ACCEPTED_PER_ROUND = 500
-"""Answers that one round gives: 50 ms each, and Label Studio is busy meanwhile."""
+"""Most annotations that a round submits; each takes Label Studio 50 ms."""
 SKIP_CHECK_INTERVAL = 50
-"""Answers that are given between two looks at what people skipped."""
+"""Annotations between two requests for the tasks that people skipped."""
 
 
 def accept_error_bound(controls: Iterable[Control], default_error: float) -> float:
-    """The error bound of a project, the smallest of its controls'; 0: nothing is accepted.
+    """Return the allowed error of a project, the smallest of its controls'; 0: auto-accept is off.
 
     Args:
-        controls: all of them; one that allows nothing allows nothing of the whole task.
-        default_error: of those that do not say.
+        controls: all controls.
+        default_error: of controls without their own.
     """
     bounds = [default_error if c.accept_error is None else c.accept_error for c in controls]
     return min(bounds, default=0.0)
@@ -52,13 +52,13 @@ def evaluate_acceptance(
     cards: Iterable[VersionCard],
     min_audit_labels: int,
 ) -> AutoAcceptSection:
-    """From which confidence on a version's answers are accepted, as its card tells it.
+    """Find the confidence from which a version's predictions are accepted.
 
     Args:
-        evaluations: of all controls on the audit slice.
-        error_bound: the bound.
-        cards: of the versions before, oldest first; each tells whether it was a look.
-        min_audit_labels: audit labels that are needed because accepting is suspended.
+        evaluations: of all controls on the audit set.
+        error_bound: allowed share of errors.
+        cards: of earlier versions, oldest first, whose tests use up significance.
+        min_audit_labels: audit labels required after a suspension.
     """
     pairs = list(metrics.task_correctness(evaluations.values()).values())
     sections = [card.accepting for card in cards]
@@ -90,14 +90,12 @@ def evaluate_acceptance(
 def record_reviews(
     state: AcceptanceState, observation: Observation, model: Model
 ) -> AcceptanceState:
-    """The state with what people answered by now, where something was given before.
-
-    Nothing is counted twice: each answer that was given is right, wrong, or not looked at.
+    """Return the state with people's reviews of predictions.
 
     Args:
-        state: as it was kept.
-        observation: what Label Studio holds.
-        model: whose points' extents tell when two points are one.
+        state: of the project.
+        observation: the current tasks and labels.
+        model: whose object sizes decide when two points match.
     """
     records = dict(state.given)
     for task in observation.labeled:
@@ -112,13 +110,13 @@ def record_reviews(
 def suspend_if_broken(
     state: AcceptanceState, error_bound: float, cards: Iterable[VersionCard]
 ) -> AcceptanceState:
-    """The state, with a suspension more where people found too many errors.
+    """Suspend auto-accept if reviews show too many errors.
 
-    It ends when a version is proven on half as many audit labels again as any version saw.
+    The suspension ends when a version passes on 1.5 times as many audit labels as any before.
 
     Args:
-        state: just reviewed.
-        error_bound: the bound that the project wants.
+        state: with the latest reviews.
+        error_bound: allowed share of errors.
         cards: of all versions.
     """
     reason = explain_bound_violation(state.check_results, error_bound)
@@ -128,7 +126,7 @@ def suspend_if_broken(
         max((card.accepting.audit for card in cards if card.accepting), default=0)
     )
     reason += (
-        f" Nothing is accepted until the bound is proven anew, on {min_audit_labels} audit images."
+        f" Auto-accept is suspended until a version passes on {min_audit_labels} audit images."
     )
     log.warning("%s", reason)
     now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -145,18 +143,18 @@ def acceptable_tasks(
     model: Model,
     error_bound: float,
 ) -> list[Task]:
-    """The open tasks whose answers need no person, those among them that go to people all the same.
+    """Return the open tasks above the auto-accept threshold, including those for spot checks.
 
-    Only what the audit slice is a fair sample of: not what was captured because it was hard.
-    Only by what was judged: not after the labeling config or the wanted bound changed.
+    Images captured because they were hard are left out, because the audit set does not represent
+    them. Nothing is returned after the labeling config or a lower error bound came into force.
 
     Args:
         card: of the live version.
         state: of the project.
-        observation: what Label Studio holds.
-        confidences: by task, confidence of the live version's whole answer.
-        model: the live version's.
-        error_bound: the bound that the project wants now.
+        observation: the current tasks and labels.
+        confidences: task → confidence of the whole prediction.
+        model: of the live version.
+        error_bound: allowed share of errors.
     """
     section = card.accepting
     if section is None or section.level is None:
@@ -165,7 +163,7 @@ def acceptable_tasks(
         return []
     min_confidence = section.level
     if not _same_controls(model.controls, observation.config.controls):
-        log.info("Nothing is accepted until a version of the present labeling config is live.")
+        log.info("Auto-accept waits for a version of the current labeling config.")
         return []
     return [
         task
@@ -182,12 +180,12 @@ def acceptable_tasks(
 def tasks_needing_predictions(
     state: AcceptanceState, observation: Observation, predictions: Sequence[Prediction]
 ) -> set[int]:
-    """The tasks of which :func:`plan_acceptance` needs to know the whole answer.
+    """Return the tasks whose complete predictions `plan_acceptance` needs.
 
     Args:
         state: of the project.
-        observation: what Label Studio holds.
-        predictions: of acceptable tasks; their boxes and points may be missing.
+        observation: the current tasks and labels.
+        predictions: of acceptable tasks; boxes and points may be missing.
     """
     for_review, to_accept = _split_for_review(observation, predictions)
     return {
@@ -201,43 +199,36 @@ def plan_acceptance(
     version: str,
     predictions: Sequence[Prediction],
 ) -> tuple[AcceptanceState, list[Prediction]]:
-    """Decide which answers are given and which tasks go to people, and remember both.
+    """Choose the predictions to accept and those to spot-check, and record both.
 
     Args:
         state: of the project.
-        observation: what Label Studio holds.
-        version: the live one.
-        predictions: complete predictions of the acceptable tasks. Those that choose
-            nothing were not judged and are left out.
+        observation: the current tasks and labels.
+        version: the live version.
+        predictions: complete predictions of acceptable tasks. Those without a chosen label are
+            left out.
 
     Returns:
-        the state, to be kept before anything is given; and at most AT_ONCE answers to give.
+        the state, to store before submitting; and at most ``MAX_ACCEPTED_PER_ROUND`` predictions.
     """
     for_review, to_accept = _split_for_review(observation, predictions)
     records, suspension_count = dict(state.given), len(state.suspensions)
-    for prediction in for_review:
-        if _needs_record(state, prediction.task_id):
+    due_reviews = [p for p in for_review if _needs_record(state, p.task_id)]
+    for selected, to_people in ((due_reviews, True), (to_accept, False)):
+        for prediction in selected:
             records[prediction.task_id] = AcceptedAnswer(
                 version,
                 _stored_labels(prediction),
-                True,
+                to_people,
                 suspension_count,
                 ratios=_aspect_ratios(prediction),
             )
-    for prediction in to_accept:
-        records[prediction.task_id] = AcceptedAnswer(
-            version,
-            _stored_labels(prediction),
-            False,
-            suspension_count,
-            ratios=_aspect_ratios(prediction),
-        )
     initial_label_count = state.since if state.given else len(observation.labeled)
     return replace(state, given=records, since=initial_label_count), to_accept
 
 
 def spot_checks(state: AcceptanceState, observation: Observation) -> SpotChecks:
-    """Which open tasks go to people although they could have been accepted."""
+    """Return the open tasks that people review although they could have been accepted."""
     check_tasks = {task for task, record in state.given.items() if record.to_people}
     return SpotChecks(
         project=observation.identity,
@@ -250,18 +241,17 @@ def spot_checks(state: AcceptanceState, observation: Observation) -> SpotChecks:
 def auto_accept(
     connection: Connection, controls: Mapping[str, Control], predictions: Sequence[Prediction]
 ) -> set[int]:
-    """Give answers in the machine's name.
+    """Submit predictions as annotations of the machine user.
 
-    Training and pushing take a while, and so does this; who labeled or skipped a task meanwhile has
-    the last word.
+    Tasks that somebody labeled or skipped in the meantime are left alone.
 
     Args:
-        connection: the project.
+        connection: to the project.
         controls: by name.
-        predictions: of tasks that were open, everything that the model would answer.
+        predictions: complete predictions of open tasks.
 
     Returns:
-        the tasks that were answered.
+        the annotated tasks.
     """
     if not predictions:
         return set()
@@ -278,38 +268,34 @@ def auto_accept(
                 prediction.task_id, full_result(prediction, controls), machine_user
             )
             accepted_tasks.add(prediction.task_id)
-    log.info("%s answers were accepted without a person.", len(accepted_tasks))
+    log.info("%s predictions were accepted as annotations.", len(accepted_tasks))
     return accepted_tasks
 
 
 def _split_for_review(
     observation: Observation, predictions: Sequence[Prediction]
 ) -> tuple[list[Prediction], list[Prediction]]:
-    """Answers whose tasks go to people, and those to give; none that chooses nothing."""
+    """Return the predictions for review and those to accept, without empty choices."""
     predictions = [
         prediction
         for prediction in predictions
         if all(choice.labels for choice in prediction.choices)
     ]
-    for_review = [
-        prediction
-        for prediction in predictions
-        if is_held_for_review(observation.identity, prediction.task_id)
-    ]
-    return for_review, [
-        prediction
-        for prediction in predictions
-        if not is_held_for_review(observation.identity, prediction.task_id)
-    ][:MAX_ACCEPTED_PER_ROUND]
+    for_review: list[Prediction] = []
+    to_accept: list[Prediction] = []
+    for prediction in predictions:
+        held = is_held_for_review(observation.identity, prediction.task_id)
+        (for_review if held else to_accept).append(prediction)
+    return for_review, to_accept[:MAX_ACCEPTED_PER_ROUND]
 
 
 def _needs_record(state: AcceptanceState, task: int) -> bool:
-    """Whether no answer to a task that goes to people is remembered since the last suspension."""
+    """Whether a reviewed task has no record since the last suspension."""
     return task not in state.given or state.given[task].era < len(state.suspensions)
 
 
 def _same_controls(evaluated: Sequence[Control], current: Sequence[Control]) -> bool:
-    """Whether answers mean and show the same; who draws with which tool does not matter."""
+    """Whether two labeling configs give predictions the same meaning; smart tools do not count."""
     first, second = (
         [replace(control, smart=False) for control in each] for each in (evaluated, current)
     )
@@ -317,7 +303,7 @@ def _same_controls(evaluated: Sequence[Control], current: Sequence[Control]) -> 
 
 
 def _stored_labels(prediction: Prediction) -> dict[str, list[Any]]:
-    """As a version remembers labels."""
+    """Return the labels of a prediction in the format of label snapshots."""
     choices = {choice.control: sorted(choice.labels) for choice in prediction.choices}
     return choices | {
         detections.control: region_rows(detections.regions) for detections in prediction.regions
@@ -332,7 +318,7 @@ def _aspect_ratios(prediction: Prediction) -> dict[str, float]:
 def _matches_annotation(
     task: Task, record: AcceptedAnswer, controls: Iterable[Control], model: Model
 ) -> bool | None:
-    """Whether a person answered the same; None where they left a control unanswered."""
+    """Whether a person's labels match the prediction; None when a control is unlabeled."""
     choices, regions = task.choices or {}, task.regions or {}
     correct = True
     for control in (c for c in controls if c.name in record.answer):
@@ -348,13 +334,14 @@ def _matches_annotation(
 def _matches_regions(
     control: Control, record: AcceptedAnswer, truth: Regions, model: Model
 ) -> bool:
-    """Whether all was found and nothing else, as the audit slice is judged."""
+    """Whether the predicted regions match a person's exactly, as on the audit set."""
     predicted = tuple(Region(*row) for row in record.answer[control.name])
     detector = model.detectors.get(control.name)
     extents = dict(detector.class_mapping.sides) if detector else {}
-    kind: RegionKind = "points" if control.is_points else "boxes"
     evaluated_image = DetectionSample(
         predicted, (1.0,) * len(predicted), truth, record.ratios.get(control.name, 1.0)
     )
-    count = count_matches(evaluated_image, control.label_names, kind, extents, 0.0)
+    count = count_matches(
+        evaluated_image, control.label_names, metrics.region_kind(control), extents, 0.0
+    )
     return count.true_positives == count.predicted == count.actual

@@ -1,7 +1,7 @@
-"""Images that applications asked about become tasks, with what was said of them.
+"""Import images captured by the endpoint as tasks, with their predictions.
 
-Each image becomes one task, also when this process is killed in between: whoever goes on finds
-the task by the request's id in its data.
+Each image becomes exactly one task, even if the process is killed in between: the next import
+finds the task by the request id in its data.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from backend.store.captures import DAY_SECONDS, Capture
 
 log = logging.getLogger("prelabel")
 REQUEST_ID_KEY, EXTERNAL_ID_KEY = "prelabel_request", "prelabel_external"
-"""In the data of a task that came back: the request's id, and the caller's name for the image."""
+"""Fields of an imported task's data: the request id, and the caller's name for the image."""
 RETRYABLE_STATUSES = frozenset({401, 403, 408, 429})
-"""Refusals that are not about what was sent."""
+"""4xx statuses that a retry may cure; others reject the request itself."""
 IMPORT_BATCH_SIZE = 16
-"""Images between two looks at whether there is something better to do."""
+"""Images that are imported before ``should_stop`` is called again."""
 
 
 class CaptureImporter:
-    """Brings back the captures of one project.
+    """Imports the captured images of one project.
 
     Args:
         session: of the project.
@@ -41,16 +41,16 @@ class CaptureImporter:
         self._connection = session.connection
 
     def import_waiting(self, should_stop: Callable[[], bool] = lambda: False) -> int:
-        """Bring back what waits.
+        """Import the pending captures.
 
         Args:
-            should_stop: asked after every few images; what is left waits for the next time.
+            should_stop: called after each batch; true leaves the rest for the next import.
 
         Returns:
-            how many became tasks or got their annotation.
+            the number of captures that became tasks or got their annotation.
 
         Raises:
-            LabelStudioError: Label Studio went away, or refused the token; nothing is lost.
+            LabelStudioError: Label Studio cannot be reached or refused the token; nothing is lost.
         """
         waiting = list(self._captures.pending())
         if not waiting:
@@ -67,19 +67,22 @@ class CaptureImporter:
         retention_days = self._session.settings.capture_retention_days
         self._captures.delete_stale_imports(time.time() - retention_days * DAY_SECONDS)
         if imported_count:
-            log.info(
-                "project %s: %s images came back to be labeled", self._session.id, imported_count
-            )
+            log.info("project %s: imported %s captured images", self._session.id, imported_count)
         return imported_count
 
     def _import_or_defer(self, capture: Capture, tasks_by_request: dict[str, int]) -> bool:
-        """Bring back one; where Label Studio does not want it, it waits, and costs no other."""
+        """Import one capture; if Label Studio rejects it, it stays pending and the others go on."""
         try:
             return self._import_capture(capture, tasks_by_request)
         except LabelStudioError as error:
             if not _is_rejected(error):
                 raise
-            log.warning("project %s: image %s waits: %s", self._session.id, capture.id, error)
+            log.warning(
+                "project %s: captured image %s was rejected and stays pending: %s",
+                self._session.id,
+                capture.id,
+                error,
+            )
             return False
 
     def _import_capture(self, capture: Capture, tasks_by_request: dict[str, int]) -> bool:
@@ -88,7 +91,7 @@ class CaptureImporter:
         if not task:
             content = self._captures.read_image(capture)
             if content is None:
-                return False  # too old, and removed meanwhile
+                return False  # removed meanwhile, because it is too old
             task = self._create_task(capture, content)
         annotation_id = 0
         if (
@@ -100,9 +103,13 @@ class CaptureImporter:
                     task, capture.annotation, import_state.annotation_id
                 )
             except NotFoundError:
-                self._connection.client.get_project(self._session.number)  # or all of it is gone
+                self._connection.client.get_project(
+                    self._session.number
+                )  # raises if the project is gone
                 log.info(
-                    "project %s: task %s was deleted, its answer with it", self._session.id, task
+                    "project %s: task %s was deleted, so its annotation is dropped",
+                    self._session.id,
+                    task,
                 )
         has_annotation = capture.annotation is not None
         self._captures.record_import(
@@ -111,15 +118,15 @@ class CaptureImporter:
         return True
 
     def _write_annotation(self, task: int, result: list[dict[str, Any]], previous_id: int) -> int:
-        """Give a task an answer, in place of the one that was given before.
+        """Create or replace the annotation of a task.
 
         Args:
-            task: its number.
-            result: the answer.
-            previous_id: the number of the annotation with the earlier answer; 0: not known.
+            task: its id.
+            result: of the annotation.
+            previous_id: id of the earlier annotation; 0: unknown.
 
         Returns:
-            the number of the annotation.
+            the id of the annotation.
 
         Raises:
             NotFoundError: the task was deleted.
@@ -129,7 +136,7 @@ class CaptureImporter:
             if _comparable_result(annotation.get("result")) == _comparable_result(
                 result
             ) and not annotation.get("was_cancelled"):
-                return int(annotation["id"])  # it was given, and the note of it was lost
+                return int(annotation["id"])  # written before, but not recorded
             if annotation["id"] == previous_id:
                 client.update_annotation(previous_id, result)
                 return previous_id
@@ -152,10 +159,12 @@ class CaptureImporter:
                 project_number, [{"data": data, "predictions": [prediction]}]
             )[0]
         except LabelStudioError as error:
-            if not _is_rejected(error):  # it may have made the task: the next look finds it, or not
+            if not _is_rejected(error):  # the task may exist; the next import checks
                 raise
-            # the config may have lost a label that was said; the next round says something new
-            log.warning("project %s: an image comes without prediction: %s", project_number, error)
+            # the config may have lost a predicted label; the next round predicts again
+            log.warning(
+                "project %s: imported an image without its prediction: %s", project_number, error
+            )
             return client.import_tasks(project_number, [{"data": data}])[0]
 
     @cached_property
@@ -166,11 +175,11 @@ class CaptureImporter:
 
 
 def _is_rejected(error: LabelStudioError) -> bool:
-    """Whether Label Studio does not want this one thing, and has done nothing."""
+    """Whether Label Studio rejected this request for good, without any effect."""
     return 400 <= error.status < 500 and error.status not in RETRYABLE_STATUSES
 
 
 def _comparable_result(result: Any) -> list[Any]:
-    """What a result says, without what Label Studio adds: numbers of its own, and where from."""
+    """Return the parts of a result that Label Studio does not add itself."""
     rows = result if isinstance(result, list) else []
     return [[row.get(key) for key in ("from_name", "to_name", "type", "value")] for row in rows]

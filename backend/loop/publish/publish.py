@@ -244,7 +244,7 @@ class Publisher:
     def _detect_missing(
         self, observation: Observation, due_tasks: Set[int], inference: InferenceResult
     ) -> None:
-        """Run the detectors on due tasks whose regions an earlier round did not store."""
+        """Run the detectors on due tasks of earlier rounds, whose regions were not stored."""
         missing_ids = due_tasks - inference.unfiltered.keys()
         missing = [task for task in observation.tasks if task.id in missing_ids]
         new = self._infer(observation, inference.model, inference.embeddings, missing, missing)

@@ -1,4 +1,4 @@
-"""The live version's predictions into Label Studio, so that its queue follows the model."""
+"""Push the live version's predictions to Label Studio, so that its queue follows the model."""
 
 from __future__ import annotations
 
@@ -18,10 +18,9 @@ UNCERTAINTY_SAMPLING = "Uncertainty sampling"
 def missing_predictions(
     connection: Connection, version: str, open_tasks: Iterable[int]
 ) -> tuple[int, set[int]]:
-    """How many predictions of a version are there, and the open tasks that have none.
+    """Return the number of a version's predictions, and the open tasks without one.
 
-    Asked of Label Studio itself, so that a push that was cut off goes on where it stopped and
-    nothing is ever there twice.
+    Label Studio is the source, so that an interrupted push continues without duplicates.
     """
     existing = connection.client.prediction_counts(connection.project_number).get(version, 0)
     if not existing:
@@ -37,10 +36,10 @@ def push_predictions(
     controls: Mapping[str, Control],
     progress: ProgressCallback,
 ) -> None:
-    """Add predictions in bulk and check that all of them were made.
+    """Import predictions in bulk, and check that all were created.
 
     Raises:
-        RoundError: Label Studio made fewer: the labeling config or the tasks changed meanwhile.
+        RoundError: Label Studio created fewer, because the project changed in the meantime.
     """
     for start in range(0, len(predictions), PREDICTION_BATCH_SIZE):
         batch = predictions[start : start + PREDICTION_BATCH_SIZE]
@@ -48,20 +47,13 @@ def push_predictions(
         created = connection.client.import_predictions(connection.project_number, rows)
         if created != len(rows):
             raise RoundError(
-                f"Label Studio took {created} of {len(rows)} predictions: "
-                "the labeling config or the "
-                "tasks changed meanwhile; the next round starts from what is there now."
+                f"Label Studio accepted {created} of {len(rows)} predictions, because the labeling "
+                "config or the tasks changed in the meantime. The next round tries again."
             )
         progress(start + len(batch), len(predictions))
 
 
-def follow_version(connection: Connection, version: str, fingerprint: ProjectFingerprint) -> bool:
-    """Let the project's queue follow a version, unless it does already.
-
-    Returns:
-        whether anything had to be changed.
-    """
-    if (fingerprint.model_version, fingerprint.sampling) == (version, UNCERTAINTY_SAMPLING):
-        return False
-    connection.client.set_model_version(connection.project_number, version)
-    return True
+def follow_version(connection: Connection, version: str, fingerprint: ProjectFingerprint) -> None:
+    """Make the project's queue follow a version, unless it does already."""
+    if (fingerprint.model_version, fingerprint.sampling) != (version, UNCERTAINTY_SAMPLING):
+        connection.client.set_model_version(connection.project_number, version)

@@ -1,7 +1,7 @@
-"""Which open task is asked for next: the whole order after a round, the front of it after a label.
+"""Order of the labeling queue: all open tasks after a round, the front after each label.
 
-Label Studio serves the lowest score first, so the order is written into the scores. A label that
-comes between rounds lowers the value of similar images at once, without training.
+Label Studio serves the lowest prediction score first, so the order is written into the scores. A
+label between rounds moves similar images back at once, without training.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from backend.runtime.connection import Connection
 from backend.store.queue_front import QueuedTask, QueueReason
 
 QUEUE_HEAD_SIZE = 12
-"""Tasks at the front that are kept in order between rounds."""
+"""Tasks at the front that are reordered between rounds."""
 GREEDY_PICK_COUNT = 100
-"""Tasks that are chosen one by one, each with those before it in mind; the rest by their gain."""
+"""Tasks picked greedily, each given the picks before it; the rest are sorted by gain."""
 
 
 @dataclass
@@ -39,25 +39,23 @@ class QueueOrder:
     """The order of a project's open tasks.
 
     Attributes:
-        project_identity: its identity.
-        pool_tasks: the tasks of the pool, by row of the coverage; those labeled since too.
-        coverage: what the labeled images already show of the others.
-        open_tasks: every open task, also those that cannot be ranked.
-        audit_tasks: open tasks of the audit slice.
-        labeled_count: tasks labeled so far, the audit ones among them.
-        audit_labeled_count: audit tasks labeled so far.
-        diversity_interval: one pick in so many is the image least like any, because some label
-            has hardly an
-            example; 0: none is.
-        search_interval: one task in so many comes from a search by label name, while some label
-            has no example; 0: none.
-        overflow_tasks: tasks of a pool too large to compare all pairs, most uncertain first.
-        missing_label_tasks: tasks that most likely show a label without an example, best first.
-        skipped_tasks: open tasks that somebody skipped; they come last in the queue.
-        prediction_scores: task → its prediction in Label Studio and its score, loaded lazily.
-        is_trained: the model has learned something, so that being unsure means something.
-        image_addresses: by task near the front, its image's address.
-        checks: tasks that could have been accepted and go to people.
+        project_identity: stable id of the project.
+        pool_tasks: task of each row of ``coverage``, including those labeled since.
+        coverage: how well labeled images cover the others.
+        open_tasks: all open tasks, including those that cannot be ranked.
+        audit_tasks: open tasks of the audit set.
+        labeled_count: labeled tasks, including audit tasks.
+        audit_labeled_count: labeled audit tasks.
+        diversity_interval: interval of picks that are least similar to all images, while a label
+            is rare; 0: never.
+        search_interval: interval of missing-label candidates; 0: never.
+        overflow_tasks: tasks beyond the limit of pairwise comparison, most uncertain first.
+        missing_label_tasks: tasks most likely to show a label without an example, best first.
+        skipped_tasks: open tasks that somebody skipped; they come last.
+        prediction_scores: task → id and score of its prediction; fetched on first use.
+        is_trained: the model was trained, so that its uncertainty is meaningful.
+        image_addresses: task near the front → address of its image.
+        checks: spot checks of auto-accept.
     """
 
     project_identity: str
@@ -78,26 +76,26 @@ class QueueOrder:
     checks: SpotChecks = field(default_factory=SpotChecks)
 
     def ranked_tasks(self, pick_count: int = GREEDY_PICK_COUNT) -> list[int]:
-        """All open tasks that can be ranked, first to last.
+        """Return all rankable open tasks, first to last.
 
         Args:
-            pick_count: how many are chosen with those before them in mind.
+            pick_count: number of tasks picked greedily.
         """
         return self._full_order(*self._pick(pick_count))
 
     @property
     def _labeled_pool_count(self) -> int:
-        """Tasks of the pool that were labeled."""
+        """Labeled tasks outside the audit set."""
         return self.labeled_count - self.audit_labeled_count
 
     @property
     def _active_search_interval(self) -> int:
-        """One place of the pool in so many is a sought task's."""
+        """Interval at which a missing-label candidate takes a turn; 0: never."""
         return self.search_interval if self.missing_label_tasks else 0
 
     @property
     def _picked_count(self) -> int:
-        """How many of the labeled ones were picked, and not sought."""
+        """Labeled pool tasks that were regular picks, not missing-label candidates."""
         return self._labeled_pool_count - (
             self._labeled_pool_count // self._active_search_interval
             if self._active_search_interval
@@ -110,7 +108,7 @@ class QueueOrder:
         )
 
     def _full_order(self, picked_rows: list[int], updated_coverage: Coverage) -> list[int]:
-        """The order that begins with rows that were picked, and ends with what was skipped."""
+        """Return the order that begins with the picked rows and ends with skipped tasks."""
         ranked = [
             self.pool_tasks[row] for row in coverage.order_by_gain(updated_coverage, picked_rows)
         ]
@@ -127,7 +125,7 @@ class QueueOrder:
         return [*self.checks.interleave_into(queued), *self.skipped_tasks]
 
     def first_tasks(self, count: int) -> list[QueuedTask]:
-        """The first tasks, and why each of them is there."""
+        """Return the first tasks, each with the reason for its position."""
         picked_rows, updated_coverage = self._pick(count)
         turns = range(self._picked_count, self._picked_count + count)
         outliers = {
@@ -157,7 +155,7 @@ class QueueOrder:
         return "uncertain" if self.is_trained else "typical"
 
     def mark_labeled(self, tasks: Iterable[int]) -> None:
-        """Somebody labeled tasks: what is like them is worth less now."""
+        """Update the order after tasks were labeled; similar images lose value."""
         newly_labeled = set(tasks) & self.open_tasks
         self._mark_covered(newly_labeled)
         self.labeled_count += len(newly_labeled)
@@ -168,7 +166,7 @@ class QueueOrder:
         self.skipped_tasks = [task for task in self.skipped_tasks if task in self.open_tasks]
 
     def mark_skipped(self, tasks: Iterable[int]) -> None:
-        """Somebody skipped tasks: they, and what is like them, are not put before people again."""
+        """Move skipped tasks to the end; similar images lose value."""
         newly_skipped = (set(tasks) & self.open_tasks).difference(self.skipped_tasks)
         self._mark_covered(newly_skipped)
         self.skipped_tasks += sorted(newly_skipped)
@@ -185,15 +183,15 @@ def build_queue_order(
     missing_label_tasks: Sequence[int],
     seed: int,
 ) -> QueueOrder:
-    """The order of a project's open tasks.
+    """Build the order of a project's open tasks.
 
     Args:
-        observation: the project.
-        vectors: by task, (d,) float32 of unit length; of labeled tasks too.
-        uncertainties: by open task, its uncertainty, 0 to 1; empty before anything is
-            learned: then all count alike.
-        missing_label_tasks: tasks that most likely show a label without an example, best first.
-        seed: of everything random.
+        observation: the current tasks and labels.
+        vectors: task → (d,) float32 of unit length, for labeled tasks too.
+        uncertainties: open task → uncertainty, 0 to 1; empty before the first training, when all
+            tasks count the same.
+        missing_label_tasks: tasks most likely to show a label without an example, best first.
+        seed: of the random generators.
     """
     open_tasks = [task for task in observation.tasks if task.open]
     readable_tasks = [task for task in open_tasks if task.id in vectors]
@@ -242,17 +240,17 @@ def refresh_queue(
     labeled: Iterable[int] = (),
     skipped: Iterable[int] = (),
 ) -> dict[int, float]:
-    """Bring the front of the queue up to date with labels that came since.
+    """Reorder the front of the queue after labels or skips; other predictions keep their score.
 
     Args:
-        order: as it stands in Label Studio; is changed.
-        connection: the project.
-        version: the live one, whose predictions carry the scores.
-        labeled: tasks that were labeled.
-        skipped: tasks that were skipped.
+        order: as in Label Studio; updated in place.
+        connection: to the project.
+        version: the live version, whose predictions carry the scores.
+        labeled: newly labeled tasks.
+        skipped: newly skipped tasks.
 
     Returns:
-        the scores that were changed, by task.
+        task → its new score, where it changed.
     """
     client, project_number = connection.client, connection.project_number
     order.mark_labeled(labeled)
@@ -276,7 +274,7 @@ def refresh_queue(
 
 
 def _label_frequencies(observation: Observation) -> list[tuple[int, int]]:
-    """Of each label: in how many images that are learned from it was given, and was asked for."""
+    """Return for each label the training images that have it, and those where it was available."""
     example_counts = count_examples(observation)
     available_counts = {name: dict.fromkeys(counts, 0) for name, counts in example_counts.items()}
     for task in observation.labeled:
@@ -293,7 +291,7 @@ def _label_frequencies(observation: Observation) -> list[tuple[int, int]]:
 
 
 def count_examples(observation: Observation) -> dict[str, dict[str, int]]:
-    """By control and label, in how many images that are learned from it was given."""
+    """Return control → label → number of training images that have it."""
     counts = {c.name: dict.fromkeys(c.label_names, 0) for c in observation.config.controls}
     for task in observation.labeled:
         if not observation.is_audit(task):
@@ -304,7 +302,7 @@ def count_examples(observation: Observation) -> dict[str, dict[str, int]]:
 
 
 def _labels_by_control(task: Task) -> dict[str, frozenset[str]]:
-    """By control, the labels that a person gave."""
+    """Return control → labels that a person gave."""
     region_labels = {
         c: frozenset(p.label for p in regions) for c, regions in (task.regions or {}).items()
     }

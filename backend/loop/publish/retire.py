@@ -1,4 +1,4 @@
-"""Predictions of versions that are no longer live leave Label Studio, one by one."""
+"""Delete the predictions of retired versions from Label Studio, one by one."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from typing import Protocol
 
 
 class PredictionClient(Protocol):
-    """What Label Studio's client does with predictions."""
+    """The calls of Label Studio's client that the cleanup needs."""
 
     def prediction_counts(self, number: int) -> dict[str, int]:
-        """How many a project has, by version."""
+        """Return version → number of predictions in a project."""
         ...
 
     def prediction_tasks(self, number: int, *versions: str) -> dict[int, int]:
-        """Those of some versions: their number → the task's."""
+        """Return prediction id → task id of some versions."""
         ...
 
     def delete_prediction(self, id: int) -> None:
-        """Delete one, unless it is gone."""
+        """Delete a prediction; nothing happens if it is gone."""
         ...
 
 
 class PredictionCleanup:
-    """What is still to be removed of a project, from one short turn to the next.
+    """Deletes retired predictions of a project in short turns.
 
-    Listing predictions may take longer than a turn, and Label Studio can only list all of them:
-    so it is done once for all turns.
+    The predictions are listed once for all turns, because Label Studio can only list all of them
+    and that may take longer than a turn.
 
     Args:
         client: of Label Studio.
-        number: of the project there.
+        number: of the project in Label Studio.
     """
 
     def __init__(self, client: PredictionClient, number: int) -> None:
@@ -42,23 +42,23 @@ class PredictionCleanup:
 
     @property
     def remaining(self) -> int:
-        """Predictions that wait to be removed."""
+        """The number of predictions still to delete."""
         return len(self._pending)
 
     def remove(self, live: str, own_versions: Iterable[str], seconds: float) -> set[int]:
-        """Remove some predictions of our retired versions, at least one; nobody else's.
+        """Delete some predictions of our retired versions, at least one.
 
-        One by one, with a rest after each: Label Studio can delete a version in one call, but on
-        SQLite nobody can submit a label meanwhile, and after 5 s their clicks fail. Call it under
-        the lock of the project's rounds: what goes live is pushed by one.
+        They are deleted one by one with a pause after each. Label Studio can delete a version in
+        one call, but on SQLite that blocks annotators, whose submits fail after 5 s. Call it under
+        the round lock, so that no round promotes a version meanwhile.
 
         Args:
             live: the version whose predictions stay.
             own_versions: all versions of the project.
-            seconds: when to stop for now; listing is not counted.
+            seconds: time limit of the turn, without the listing.
 
         Returns:
-            the tasks of those that went: Label Studio takes that for a change of the task.
+            the tasks of the deleted predictions, which Label Studio marks as updated.
         """
         if not self._pending or live != self._live:
             self._live = live
@@ -75,7 +75,7 @@ class PredictionCleanup:
         return changed_tasks
 
     def _retired_predictions(self, own_versions: Iterable[str]) -> dict[int, int]:
-        """The predictions of retired versions: their number → the task's."""
+        """Return prediction id → task id of the retired versions."""
         counts = self._client.prediction_counts(self._number)
         retired_versions = [
             version for version in own_versions if version != self._live and counts.get(version)

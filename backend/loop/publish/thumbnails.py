@@ -1,7 +1,7 @@
-"""What the dashboard shows of a project's images: the front of the queue, with small pictures.
+"""Save the front of the queue and thumbnails for the dashboard.
 
-Made in the working process, where the images are at hand: a page is read from files, fetches
-nothing, and can only show what was put there.
+The worker writes them as files. So the dashboard fetches nothing from Label Studio and can only
+show what was saved.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from backend.vision.images.decode import DecodedImage, decode_upright_image
 
 log = logging.getLogger("prelabel")
 THUMBNAIL_PIXELS = 240
-"""Pixels of a small picture's longer edge: twice what a page shows, for dense screens."""
+"""Longer edge of a thumbnail: twice its size on the page, for high-resolution screens."""
 JPEG_QUALITY = 80
 MAX_CAPTURES = 6
-"""Captured images that are shown."""
+"""Captured images with a thumbnail."""
 MAX_SUSPECTS = 12
-"""Suspects that are shown with a picture."""
+"""Label errors with a thumbnail."""
 THUMBNAIL_TASKS = 60
-"""Tasks from which the front may be refilled before the next round."""
+"""Tasks with a stored image address, from which the front is refilled between rounds."""
 
 
 class ThumbnailPublisher:
-    """Leaves what people look at in one project's folder.
+    """Saves the queue and thumbnails of one project.
 
     Args:
         session: of the project.
@@ -42,7 +42,7 @@ class ThumbnailPublisher:
         self._front = QueueFront(session.folder)
 
     def publish_round(self, order: QueueOrder, tasks: Iterable[Task]) -> None:
-        """After a round: the front of the queue, and the latest captured images."""
+        """Save the front of the queue and the latest captured images after a round."""
         upcoming_tasks = set(order.ranked_tasks(QUEUE_HEAD_SIZE)[:THUMBNAIL_TASKS])
         order.image_addresses = first_image_addresses(
             task for task in tasks if task.id in upcoming_tasks
@@ -52,12 +52,14 @@ class ThumbnailPublisher:
         self._front.trim_thumbnails()
 
     def publish_queue(self, order: QueueOrder) -> None:
-        """The front of the queue as it stands now."""
+        """Save the current front of the queue."""
         entries = order.first_tasks(QUEUE_HEAD_SIZE)
         try:
             self._front.save_tasks(entries)
         except StoreError as error:
-            log.warning("project %s: the queue is not shown: %s", self._session.id, error)
+            log.warning(
+                "project %s: the dashboard's queue could not be saved: %s", self._session.id, error
+            )
         queued_tasks = {entry.task for entry in entries}
         self.save_thumbnails(
             {
@@ -68,7 +70,7 @@ class ThumbnailPublisher:
         )
 
     def save_thumbnails(self, images: Mapping[int, str]) -> None:
-        """Small pictures of tasks that have none yet; one that cannot be read stays without."""
+        """Save missing thumbnails of tasks; unreadable images are left out."""
         missing = {
             t: a for t, a in images.items() if not self._front.thumbnail_path(str(t)).exists()
         }
@@ -95,7 +97,7 @@ class ThumbnailPublisher:
                     decode_upright_image(content, max_pixels=max_pixels, min_side=THUMBNAIL_PIXELS),
                 )
             except (ImageError, OSError) as error:
-                log.info("capture %s is shown without its image: %s", capture.id, error)
+                log.info("captured image %s has no thumbnail: %s", capture.id, error)
 
     def _save_thumbnail(self, name: str, decoded: DecodedImage) -> None:
         image = decoded.image
@@ -105,9 +107,9 @@ class ThumbnailPublisher:
         try:
             self._front.save_thumbnail(name, buffer.getvalue())
         except StoreError as error:
-            log.warning("project %s: a small picture is missing: %s", self._session.id, error)
+            log.warning("project %s: a thumbnail could not be saved: %s", self._session.id, error)
 
 
 def first_image_addresses(tasks: Iterable[Task]) -> dict[int, str]:
-    """By task, the address of its first image."""
+    """Return task → address of its first image."""
     return {task.id: next(iter(task.images.values())) for task in tasks if task.images}
