@@ -1,7 +1,7 @@
-"""The words that every room shares: controls, tasks, answers, places, predictions.
+"""The shared types: controls, tasks, labels, regions and predictions.
 
-Frozen values without behaviour of their own. Coordinates are 0 to 1 of the upright image, from its
-top left corner; percent and pixels exist only where they come in and go out.
+Coordinates are 0 to 1 of the upright image, from its top left corner. Only the converters of
+inputs and outputs use percent and pixels.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 LabelSet = frozenset[str]
-"""What a control was answered with: the chosen label names; empty means "none of them"."""
-
+"""The labels chosen for an image; empty means that none applies."""
 
 ControlKind = Literal["choices", "boxes", "points"]
-"""What a control is answered with: labels of the whole image, boxes, or centre points."""
+"""Labels of the whole image, bounding boxes, or centre points."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +37,12 @@ class Region:
 
     @property
     def center(self) -> tuple[float, float]:
-        """Its middle, (x, y)."""
+        """Centre (x, y)."""
         return (self.x0 + self.x1) / 2, (self.y0 + self.y1) / 2
 
 
 Regions = tuple[Region, ...]
-"""All objects of an image that a control was asked for; empty means "there is none"."""
+"""All objects of an image for one control; empty means that there are none."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +50,10 @@ class Label:
     """One class of a control.
 
     Attributes:
-        name: what regions carry (the ``alias`` where the config gives one, else the ``value``).
-        words: other words for it, from ``predicted_values``; used for text prompts.
-        hint: a sentence that describes it, from ``hint``; used for text prompts.
-        extent: of points: the object's usual size, 0 to 1 of the image's longer edge; 0: unknown.
+        name: the ``alias`` in the config if there is one, else the ``value``.
+        words: synonyms from ``predicted_values``, for text prompts.
+        hint: description from ``hint``, for text prompts.
+        extent: typical object size of a point, 0 to 1 of the image's longer edge; 0 if unknown.
     """
 
     name: str
@@ -69,16 +68,16 @@ class Control:
 
     Attributes:
         name: the tag's name, ``from_name`` of its regions.
-        to_name: the image tag it belongs to.
-        image_key: the field of the task's data that holds the image's address.
+        to_name: name of its image tag.
+        image_key: field of the task's data with the image's URL.
         labels: its classes in the order of the config.
-        kind: what it is answered with.
-        multiple: several labels may be right at once.
-        threshold: confidence below which a label is left out of the result, 0 to 1.
-        precision: share of right answers wanted of those that are shown; None: the setting's.
-        accept_error: share of wrong answers allowed among those accepted without a person; 0:
-            none are accepted; None: the setting's.
-        smart: its smart tool asks for suggestions while somebody draws.
+        kind: type of its labels.
+        multiple: several labels may apply at once.
+        threshold: minimum confidence of a label in the result, 0 to 1.
+        precision: target precision of shown predictions; None for the setting's.
+        accept_error: allowed share of wrong auto-accepted answers; 0 turns auto-accept off; None
+            for the setting's.
+        smart: its smart tool requests suggestions while somebody draws.
     """
 
     name: str
@@ -104,24 +103,25 @@ class Control:
 
     @property
     def label_names(self) -> tuple[str, ...]:
-        """The label names in the order of the config."""
+        """Label names in the order of the config."""
         return tuple(label.name for label in self.labels)
 
 
 @dataclass(frozen=True)
 class Task:
-    """One task of Label Studio, as far as Prelabel needs it.
+    """A task of Label Studio.
 
     Attributes:
-        id: Label Studio's number.
-        images: image address as stored in the task, by ``image_key``.
-        open: nobody has finished it: it still wants a pre-annotation.
-        choices: by control of choices, what a person chose; a control nobody was asked is absent.
-        regions: by control of boxes or points, what a person marked; absent where nobody looked.
-        available_labels: by control name, labels that existed when the answer was given.
-        auto_accepted: Prelabel itself answered it, and nobody changed that: it teaches nothing.
-        capture_reason: why the endpoint kept it; empty where it did not come from there.
-        skipped: somebody skipped it. Label Studio may serve it to others, and counts it as open.
+        id: Label Studio's id.
+        images: image URL as stored in the task, by ``image_key``.
+        open: it is not labeled yet and needs a pre-annotation.
+        choices: labels chosen by a person, by control; controls without an annotation are absent.
+        regions: regions drawn by a person, by control; controls without an annotation are absent.
+        available_labels: by control, the labels in the config at the time of the annotation.
+        auto_accepted: Prelabel accepted its prediction and nobody changed it; not used for
+            training.
+        capture_reason: why the endpoint captured the image; empty for other tasks.
+        skipped: somebody skipped it; Label Studio still counts it as open.
     """
 
     id: int
@@ -136,7 +136,7 @@ class Task:
 
     @property
     def labeled(self) -> bool:
-        """A person answered at least one control."""
+        """Whether a person labeled at least one control."""
         return bool(self.choices) or bool(self.regions)
 
 
@@ -150,12 +150,12 @@ class ImageSize:
 
 @dataclass(frozen=True)
 class ChoicePrediction:
-    """A model's answer to one control of one task.
+    """A model's choice for one control of a task.
 
     Attributes:
-        control: the control's name.
-        labels: label → confidence, 0 to 1, of those the model would choose, best first.
-        size: the image's size, for the region.
+        control: name of the control.
+        labels: confidence, 0 to 1, by chosen label; highest first.
+        size: size of the image.
     """
 
     control: str
@@ -165,13 +165,13 @@ class ChoicePrediction:
 
 @dataclass(frozen=True)
 class RegionPrediction:
-    """What a model finds for one control of one task.
+    """A model's regions for one control of a task.
 
     Attributes:
-        control: the control's name.
-        regions: objects, most certain first.
-        confidence: belief in each, 0 to 1.
-        size: the image's size, for the regions.
+        control: name of the control.
+        regions: the regions, highest confidence first.
+        confidence: confidence of each region, 0 to 1.
+        size: size of the image.
     """
 
     control: str
@@ -180,7 +180,7 @@ class RegionPrediction:
     size: ImageSize
 
     def label_counts(self) -> dict[str, int]:
-        """How many of each label."""
+        """Return the number of regions by label."""
         counts: dict[str, int] = {}
         for region in self.regions:
             counts[region.label] = counts.get(region.label, 0) + 1
@@ -189,13 +189,13 @@ class RegionPrediction:
 
 @dataclass(frozen=True)
 class Prediction:
-    """All a model says about one task.
+    """A model's predictions for a task.
 
     Attributes:
-        task_id: the task's number.
-        choices: one entry per control of choices that could be answered.
-        score: Label Studio sorts by it, ascending: low is asked first. 0 to 1.
-        regions: one entry per control of boxes or points that could be answered.
+        task_id: id of the task.
+        choices: one entry per predicted control of choices.
+        score: 0 to 1; Label Studio sorts by it in ascending order, so low scores come first.
+        regions: one entry per predicted control of boxes or points.
     """
 
     task_id: int

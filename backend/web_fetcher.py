@@ -87,7 +87,7 @@ class WebFetcher:
 
         Args:
             url: untrusted.
-            trusted_headers: gives the headers for a server that is trusted whatever its address is; None for
+            trusted_headers: returns headers for a server that is trusted at any address; None for
                 all others, which get no headers.
 
         Raises:

@@ -1,4 +1,4 @@
-"""A simulated annotator: asks Label Studio what is next, looks at the truth, submits."""
+"""A simulated annotator, who works through Label Studio's API."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 import httpx
 
 from backend.errors import LabelStudioError
+from backend.label_studio import Json
 
-UPLOAD_BATCH = 50
-Json = dict[str, Any]
+UPLOAD_BATCH_SIZE = 50
 
 
 class SimulatedAnnotator:
-    """Works in one project through Label Studio's API, as a browser does.
+    """A client of Label Studio with the requests that an annotator's browser makes.
 
     Args:
-        url: Label Studio's address.
-        token: a legacy token.
+        url: address of Label Studio.
+        token: legacy token.
     """
 
     def __init__(self, url: str, token: str) -> None:
@@ -26,40 +26,40 @@ class SimulatedAnnotator:
         self._http = httpx.Client(base_url=url, headers=headers, timeout=120, trust_env=False)
 
     def create_project(self, title: str, config: str) -> int:
-        """Make a project; its number."""
+        """Create a project and return its number."""
         body = {"title": title, "label_config": config}
         return int(self._request("POST", "/api/projects/", json=body)["id"])
 
     def upload_images(self, project: int, files: list[Path]) -> None:
-        """Import images as a person who drops them on the page."""
-        for start in range(0, len(files), UPLOAD_BATCH):
-            batch = files[start : start + UPLOAD_BATCH]
+        """Upload image files as tasks."""
+        for start in range(0, len(files), UPLOAD_BATCH_SIZE):
+            batch = files[start : start + UPLOAD_BATCH_SIZE]
             parts = [(file.name, (file.name, file.read_bytes(), "image/jpeg")) for file in batch]
             self._request("POST", f"/api/projects/{project}/import", files=parts)
 
     def connect_backend(self, project: int, backend: str) -> None:
-        """What the page Settings → Model → Connect Model does."""
+        """Connect a model, as the page Settings → Model does."""
         self._request(
             "POST", "/api/ml/", json={"project": project, "url": backend, "title": "Prelabel"}
         )
 
     def live_version(self, project: int) -> str:
-        """The version that the project's queue follows."""
+        """Return the model version that the queue of a project follows."""
         return str(self._request("GET", f"/api/projects/{project}/").get("model_version") or "")
 
     def list_tasks(self, project: int) -> list[Json]:
-        """All tasks of a project."""
+        """Return the id and data of all tasks."""
         query = {"project": project, "page_size": 1000, "include": "id,data"}
         tasks: list[Json] = self._request("GET", "/api/tasks/", params=query)["tasks"]
         return tasks
 
     def next_task(self, project: int) -> Json:
-        """The task that Label Studio serves next."""
+        """Return the task that Label Studio serves next."""
         task: Json = self._request("GET", f"/api/projects/{project}/next/")
         return task
 
     def submit_annotation(self, task: Json, result: list[Json]) -> None:
-        """Submit the regions for a task that :meth:`next_task` served."""
+        """Submit regions as an annotation."""
         body = {"result": result, "lead_time": 1.0}
         self._request("POST", f"/api/tasks/{task['id']}/annotations/", json=body)
 
@@ -81,6 +81,6 @@ class SimulatedAnnotator:
 
 
 def suggested_regions(task: Json) -> list[Json] | None:
-    """The regions that the newest prediction of a task suggests; None where there is none."""
+    """Return the regions of the newest prediction of a task; None without one."""
     predictions = task.get("predictions") or []
     return list(predictions[-1].get("result") or []) if predictions else None

@@ -1,4 +1,4 @@
-"""A real Label Studio of one's own: SQLite, in a folder, on loopback."""
+"""Start a private Label Studio with SQLite in a folder, on the loopback address."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ DEMO_EMAIL = "demo@example.com"
 
 
 class ServerProcess:
-    """A program that runs beside this one, in a process group of its own, with a log.
+    """A server in a child process with its own process group.
 
     Args:
-        command: what to run.
-        environment: added to this process's.
-        log: where its output goes.
+        command: program and arguments.
+        environment: variables in addition to those of this process.
+        log: file for its output.
     """
 
     def __init__(self, command: list[str], environment: Mapping[str, str], log: Path) -> None:
@@ -47,27 +47,27 @@ class ServerProcess:
 
     @property
     def pid(self) -> int:
-        """The process's number, and its group's."""
+        """Process and process group id."""
         return self._process.pid
 
-    def wait_until_ready(self, url: str, seconds: float, report: Callable[[float], None]) -> None:
+    def wait_until_ready(
+        self, url: str, seconds: float, report: Callable[[float], None] = lambda waited: None
+    ) -> None:
         """Wait until an address answers.
 
         Args:
-            url: asked again and again.
-            seconds: how long.
-            report: told the seconds waited so far.
+            url: address to poll.
+            seconds: time limit.
+            report: receives the seconds waited so far.
 
         Raises:
-            PrelabelError: it ended, or did not answer in time; with the end of its log.
+            PrelabelError: the server stopped, or did not answer in time.
         """
         start = time.monotonic()
         while (elapsed_seconds := time.monotonic() - start) < seconds:
             report(elapsed_seconds)
             if self._process.poll() is not None:
-                raise PrelabelError(
-                    f"{self._program_name()} ended at once: {self._last_log_line()}"
-                )
+                raise PrelabelError(f"{self._program_name()} ended at once: {self.last_log_line()}")
             with contextlib.suppress(httpx.HTTPError):
                 if httpx.get(url, timeout=5, trust_env=False).status_code < 500:
                     return
@@ -77,7 +77,7 @@ class ServerProcess:
         )
 
     def stop(self, signal_number: int = signal.SIGTERM) -> None:
-        """End it and everything it started."""
+        """Stop the server and all processes that it started."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal_number)
         try:
@@ -88,14 +88,15 @@ class ServerProcess:
         self._file.close()
 
     def release(self) -> None:
-        """It was ended by somebody else: only let go of it."""
+        """Clean up after a server that was stopped from outside."""
         self._process.wait()
         self._file.close()
 
     def _program_name(self) -> str:
         return Path(str(self._process.args[0])).name  # type: ignore[index]
 
-    def _last_log_line(self) -> str:
+    def last_log_line(self) -> str:
+        """Return the last line of the log."""
         lines = self.log.read_text(errors="replace").strip().splitlines()
         return lines[-1] if lines else f"see {self.log}"
 
@@ -104,11 +105,11 @@ class LabelStudioServer:
     """A Label Studio with one user and a legacy token.
 
     Args:
-        folder: its own; kept between starts.
-        port: on loopback.
-        token: 40 hexadecimal digits; made when not given.
-        password: of the user ``DEMO_EMAIL``; made when not given.
-        environment: more settings of Label Studio.
+        folder: data folder, reused by later starts.
+        port: port on the loopback address.
+        token: 40 hexadecimal digits; random by default.
+        password: password of the user ``DEMO_EMAIL``; random by default.
+        environment: further settings of Label Studio.
     """
 
     def __init__(
@@ -128,31 +129,30 @@ class LabelStudioServer:
         self._server_process: ServerProcess | None = None
 
     def start(self) -> None:
-        """Start it; :meth:`wait_until_ready` until it answers.
+        """Start the server, without waiting.
 
         Raises:
             PrelabelError: Label Studio is not installed.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._server_process = ServerProcess(
-            self._command(), self._environment(), self.folder / "studio.log"
-        )
+        log = self.folder / "studio.log"
+        self._server_process = ServerProcess(self._command(), self._environment(), log)
 
     def wait_until_ready(
         self, report: Callable[[float], None] = lambda elapsed_seconds: None
     ) -> None:
-        """Wait until it answers; the first start makes its database, which takes 20 to 60 s."""
+        """Wait until it answers; the first start creates the database, which takes 20 to 60 s."""
         self._require_process().wait_until_ready(f"{self.url}/health", FIRST_START_SECONDS, report)
 
     def stop(self) -> None:
-        """End it."""
+        """Stop the server."""
         if self._server_process is not None:
             self._server_process.stop()
             self._server_process = None
 
     @property
     def pid(self) -> int:
-        """The process's number."""
+        """Process id."""
         return self._require_process().pid
 
     def _require_process(self) -> ServerProcess:
@@ -168,15 +168,8 @@ class LabelStudioServer:
                 "Label Studio is not installed beside Prelabel: run this with `uv run prelabel "
                 "demo`, or `pip install label-studio`."
             )
-        address_options = [
-            "--port",
-            str(self._port),
-            "--internal-host",
-            "127.0.0.1",
-            "--host",
-            self.url,
-        ]
-        return [program, "start", "--no-browser", *address_options]
+        options = f"--no-browser --port {self._port} --internal-host 127.0.0.1 --host {self.url}"
+        return [program, "start", *options.split()]
 
     def _environment(self) -> dict[str, str]:
         return {
@@ -190,7 +183,7 @@ class LabelStudioServer:
             "COLLECT_ANALYTICS": "false",
             "SENTRY_DSN": "",
             "FRONTEND_SENTRY_DSN": "",
-            # the backend has a private address: both are needed
+            # the backend has a private address, which both settings would block
             "ML_BLOCK_LOCAL_IP": "false",
             "SSRF_PROTECTION_ENABLED": "false",
             **self._extra_environment,
@@ -198,7 +191,7 @@ class LabelStudioServer:
 
 
 def find_free_port(preferred: int = 0) -> int:
-    """A port of loopback that nobody listens at: the wanted one if it is free."""
+    """Return a free port of the loopback address, the preferred one if possible."""
     for port in (preferred, 0):
         with contextlib.suppress(OSError), socket.socket() as probe:
             probe.bind(("127.0.0.1", port))

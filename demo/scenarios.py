@@ -1,4 +1,4 @@
-"""What the demo plays: pictures with known truth, what a person answers, and who was right."""
+"""The three jobs of the demo: drawn images with known truth, and who labels and scores them."""
 
 from __future__ import annotations
 
@@ -7,74 +7,70 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import ClassVar, Generic, TypeVar
 
 from PIL import Image
 
+from backend.label_studio import Json
 from backend.learning.matching import match_boxes, match_points
+from demo.scenes.fruit_scene import Fruit, FruitScene
 
-Json = dict[str, Any]
 LABEL_CONFIG_FOLDER = Path(__file__).parents[1] / "label_config"
+Truth = TypeVar("Truth")
 
 
 @dataclass(frozen=True)
-class DemoImage:
-    """One drawn picture.
-
-    Attributes:
-        name: file name stem.
-        image: RGB.
-        truth: what a person would answer; its script knows its kind.
-    """
+class DemoImage(Generic[Truth]):
+    """One drawn image: its file name stem, RGB pixels, and correct answer."""
 
     name: str
     image: Image.Image
-    truth: Any
+    truth: Truth
 
 
-class DemoScenario(Protocol):
-    """One job to play.
+class DemoScenario(ABC, Generic[Truth]):
+    """One job.
 
     Attributes:
-        task: as ``--task`` names it.
-        title: of the project.
+        task: value of ``--task``.
+        title: title of the project.
         config_file: file in ``label_config/``.
-        metric: what ``accuracy`` is.
+        metric: name of the figure that :meth:`compute_metric` returns.
         pool_size: images in the project.
-        held_out_size: images that are in no project: for the figure against the truth.
-        label_budget: how many tasks are labeled unless told otherwise.
-        settings: of the backend.
-        compare_random: the same images are labeled in random order as well, unless told otherwise.
+        held_out_size: images in no project, for the figure against the truth.
+        label_budget: default number of tasks to label.
+        settings: environment variables of the backend.
+        compare_random: default for labeling the same images in random order as well.
     """
 
-    task: str
-    title: str
-    config_file: str
-    metric: str
-    pool_size: int
-    held_out_size: int
-    label_budget: int
-    settings: Mapping[str, str]
-    compare_random: bool
+    task: ClassVar[str]
+    title: ClassVar[str]
+    config_file: ClassVar[str]
+    metric: ClassVar[str]
+    pool_size: ClassVar[int]
+    held_out_size: ClassVar[int]
+    label_budget: ClassVar[int]
+    settings: ClassVar[Mapping[str, str]]
+    compare_random: ClassVar[bool]
 
-    def draw_images(self, count: int, seed: int) -> Iterator[DemoImage]:
-        """The first pictures of a seed."""
-        ...
+    @abstractmethod
+    def draw_images(self, count: int, seed: int) -> Iterator[DemoImage[Truth]]:
+        """Draw the first images of a seed."""
 
-    def make_annotation(self, truth: Any) -> list[Json]:
-        """The regions that a person submits."""
-        ...
+    @abstractmethod
+    def make_annotation(self, truth: Truth) -> list[Json]:
+        """Return the regions that a person would submit."""
 
-    def compute_metric(self, predicted: Sequence[Sequence[Json]], truths: Sequence[Any]) -> float:
-        """How good predicted regions are, 0 to 1."""
-        ...
+    @abstractmethod
+    def compute_metric(self, predicted: Sequence[Sequence[Json]], truths: Sequence[Truth]) -> float:
+        """Compute the figure of predicted regions, 0 to 1."""
 
-    def is_correct(self, predicted: Sequence[Json], truth: Any) -> bool:
-        """Whether predicted regions need no correction."""
-        ...
+    @abstractmethod
+    def is_correct(self, predicted: Sequence[Json], truth: Truth) -> bool:
+        """Return whether predicted regions need no correction."""
 
 
-class PlantScenario:
+class PlantScenario(DemoScenario[str]):
     """Healthy or wilting: one label for the whole image."""
 
     task = "classification"
@@ -82,49 +78,44 @@ class PlantScenario:
     config_file = "plants.xml"
     metric = "accuracy"
     pool_size, held_out_size, label_budget = 600, 200, 60
-    settings: Mapping[str, str] = {"PRELABEL_ENCODER": "builtin"}
+    settings: ClassVar[Mapping[str, str]] = {"PRELABEL_ENCODER": "builtin"}
     compare_random = True
 
-    def draw_images(self, count: int, seed: int) -> Iterator[DemoImage]:
-        """See :class:`DemoScenario`."""
+    def draw_images(self, count: int, seed: int) -> Iterator[DemoImage[str]]:
+        """Draw greenhouse plants."""
         from demo.scenes.plant_scenes import plant_scenes
 
         for scene in plant_scenes(count, seed):
             yield DemoImage(scene.name, scene.image, scene.label)
 
     def make_annotation(self, truth: str) -> list[Json]:
-        """See :class:`DemoScenario`."""
+        """Return the choice."""
         value = {"choices": [truth]}
         return [{"from_name": "plant", "to_name": "image", "type": "choices", "value": value}]
 
     def compute_metric(self, predicted: Sequence[Sequence[Json]], truths: Sequence[str]) -> float:
-        """The share of right answers."""
+        """Compute the accuracy."""
         pairs = zip(predicted, truths, strict=True)
         return sum(self.is_correct(regions, truth) for regions, truth in pairs) / len(truths)
 
     def is_correct(self, predicted: Sequence[Json], truth: str) -> bool:
-        """The one choice is the true one."""
+        """Return whether the true choice is the only one."""
         return [region["value"]["choices"] for region in predicted] == [[truth]]
 
 
 @dataclass(frozen=True)
 class FruitTruth:
-    """Truth of a picture with objects.
+    """The fruits of an image, and its width divided by its height."""
 
-    Attributes:
-        objects: (label, x0, y0, x1, y1), 0 to 1.
-        aspect_ratio: width divided by height.
-    """
-
-    objects: tuple[tuple[str, float, float, float, float], ...]
+    fruits: tuple[Fruit, ...]
     aspect_ratio: float
 
 
-class _RegionScenario(ABC):
-    """What boxes and points have in common; F1 = 2 · right / (given + there)."""
+class _FruitScenario(DemoScenario[FruitTruth]):
+    """Boxes or points; F1 = 2 · correct / (predicted + true)."""
 
     pool_size, held_out_size, label_budget = 240, 80, 40
-    settings: Mapping[str, str] = {
+    settings: ClassVar[Mapping[str, str]] = {
         "PRELABEL_ENCODER": "builtin",
         "PRELABEL_DETECTOR": "builtin",
         "PRELABEL_TRAIN_SECONDS": "35",
@@ -132,38 +123,33 @@ class _RegionScenario(ABC):
     metric = "F1"
     compare_random = False
 
-    def draw_images(self, count: int, seed: int) -> Iterator[DemoImage]:
-        """See :class:`DemoScenario`."""
+    def draw_images(self, count: int, seed: int) -> Iterator[DemoImage[FruitTruth]]:
+        """Draw plants with fruits."""
         for scene in self._draw_scenes(count, seed):
-            objects = tuple(
-                (fruit.label, fruit.x0, fruit.y0, fruit.x1, fruit.y1) for fruit in scene.objects
-            )
             ratio = scene.image.width / scene.image.height
-            yield DemoImage(scene.name, scene.image, FruitTruth(objects, ratio))
+            yield DemoImage(scene.name, scene.image, FruitTruth(scene.objects, ratio))
 
     def compute_metric(
         self, predicted: Sequence[Sequence[Json]], truths: Sequence[FruitTruth]
     ) -> float:
-        """F1 over all pictures."""
+        """Compute F1 over all images."""
         pairs = list(zip(predicted, truths, strict=True))
         correct = sum(self._count_correct(regions, truth) for regions, truth in pairs)
-        total = sum(len(regions) + len(truth.objects) for regions, truth in pairs)
+        total = sum(len(regions) + len(truth.fruits) for regions, truth in pairs)
         return 2 * correct / total if total else 1.0
 
     def is_correct(self, predicted: Sequence[Json], truth: FruitTruth) -> bool:
-        """Everything is found, and nothing else."""
-        return len(predicted) == len(truth.objects) == self._count_correct(predicted, truth)
+        """Return whether every fruit has a region, and nothing else has one."""
+        return len(predicted) == len(truth.fruits) == self._count_correct(predicted, truth)
 
     @abstractmethod
-    def _draw_scenes(self, count: int, seed: int) -> Iterator[Any]:
-        """Drawn scenes with their objects."""
+    def _draw_scenes(self, count: int, seed: int) -> Iterator[FruitScene]: ...
 
     @abstractmethod
-    def _count_correct(self, predicted: Sequence[Json], truth: FruitTruth) -> int:
-        """How many of the given regions are right."""
+    def _count_correct(self, predicted: Sequence[Json], truth: FruitTruth) -> int: ...
 
 
-class StrawberryScenario(_RegionScenario):
+class StrawberryScenario(_FruitScenario):
     """Ripe strawberries among leaves: a box around each."""
 
     task = "boxes"
@@ -171,77 +157,63 @@ class StrawberryScenario(_RegionScenario):
     config_file = "strawberries.xml"
 
     def make_annotation(self, truth: FruitTruth) -> list[Json]:
-        """See :class:`DemoScenario`."""
+        """Return a box around each berry."""
         return [
-            _make_region("fruit", "rectanglelabels", label, x0, y0, x1 - x0, y1 - y0)
-            for label, x0, y0, x1, y1 in truth.objects
+            _make_region("rectanglelabels", f.label, f.x0, f.y0, f.x1 - f.x0, f.y1 - f.y0)
+            for f in truth.fruits
         ]
 
-    def _draw_scenes(self, count: int, seed: int) -> Iterator[Any]:
+    def _draw_scenes(self, count: int, seed: int) -> Iterator[FruitScene]:
         from demo.scenes.strawberry_scenes import strawberry_scenes
 
-        return iter(strawberry_scenes(count, seed))
+        return strawberry_scenes(count, seed)
 
     def _count_correct(self, predicted: Sequence[Json], truth: FruitTruth) -> int:
-        """Right from half an overlap on (IoU 0.5)."""
+        """Count boxes with an IoU of at least 0.5."""
         boxes = [_box_corners(region["value"]) for region in predicted]
-        return len(match_boxes(boxes, [corners for _, *corners in truth.objects], 0.5))
+        return len(match_boxes(boxes, [(f.x0, f.y0, f.x1, f.y1) for f in truth.fruits], 0.5))
 
 
-class AppleScenario(_RegionScenario):
-    """Apples to count: a click on the middle of each."""
+class AppleScenario(_FruitScenario):
+    """Apples to count: a click on the center of each."""
 
     task = "points"
     title = "Apples: how many are there?"
     config_file = "apples.xml"
 
     def make_annotation(self, truth: FruitTruth) -> list[Json]:
-        """See :class:`DemoScenario`."""
-        return [
-            _make_region("fruit", "keypointlabels", label, (x0 + x1) / 2, (y0 + y1) / 2)
-            for label, x0, y0, x1, y1 in truth.objects
-        ]
+        """Return a point on each apple."""
+        return [_make_region("keypointlabels", f.label, *f.center) for f in truth.fruits]
 
-    def _draw_scenes(self, count: int, seed: int) -> Iterator[Any]:
+    def _draw_scenes(self, count: int, seed: int) -> Iterator[FruitScene]:
         from demo.scenes.apple_scenes import apple_scenes
 
-        return iter(apple_scenes(count, seed))
+        return apple_scenes(count, seed)
 
     def _count_correct(self, predicted: Sequence[Json], truth: FruitTruth) -> int:
-        """Right within half the object's size."""
-        predicted_points = [
-            (r["value"]["x"] / 100 * truth.aspect_ratio, r["value"]["y"] / 100) for r in predicted
-        ]
-        true_points = [
-            ((x0 + x1) / 2 * truth.aspect_ratio, (y0 + y1) / 2)
-            for _, x0, y0, x1, y1 in truth.objects
-        ]
-        object_sizes = [
-            math.sqrt((x1 - x0) * truth.aspect_ratio * (y1 - y0))
-            for _, x0, y0, x1, y1 in truth.objects
-        ]
-        pairs = match_points(predicted_points, true_points, max(object_sizes, default=0.0) / 2)
-        return sum(
-            math.dist(predicted_points[i], true_points[j]) <= object_sizes[j] / 2 for i, j in pairs
-        )
+        """Count points within half the size of an apple."""
+        ratio = truth.aspect_ratio
+        found = [(r["value"]["x"] / 100 * ratio, r["value"]["y"] / 100) for r in predicted]
+        centers = [(f.center[0] * ratio, f.center[1]) for f in truth.fruits]
+        sizes = [math.sqrt((f.x1 - f.x0) * ratio * (f.y1 - f.y0)) for f in truth.fruits]
+        pairs = match_points(found, centers, max(sizes, default=0.0) / 2)
+        return sum(math.dist(found[i], centers[j]) <= sizes[j] / 2 for i, j in pairs)
 
 
-SCENARIOS: Mapping[str, type[DemoScenario]] = {
+SCENARIOS: Mapping[str, type[DemoScenario[str]] | type[DemoScenario[FruitTruth]]] = {
     "classification": PlantScenario,
     "boxes": StrawberryScenario,
     "points": AppleScenario,
 }
 
 
-def _make_region(
-    control: str, region_type: str, label: str, x: float, y: float, *extent: float
-) -> Json:
+def _make_region(region_type: str, label: str, x: float, y: float, *extent: float) -> Json:
     value: Json = {"x": 100 * x, "y": 100 * y, region_type: [label]}
     if extent:
         value |= {"width": 100 * extent[0], "height": 100 * extent[1], "rotation": 0}
     else:
         value["width"] = 0.5
-    return {"from_name": control, "to_name": "image", "type": region_type, "value": value}
+    return {"from_name": "fruit", "to_name": "image", "type": region_type, "value": value}
 
 
 def _box_corners(value: Json) -> tuple[float, float, float, float]:

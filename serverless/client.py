@@ -19,10 +19,10 @@ from uuid import uuid4
 
 Image = bytes | str | Path
 """Bytes of an image, or the path of its file."""
-TRIES = 4
-LATER = (429, 503)
+MAX_ATTEMPTS = 4
+RETRY_STATUSES = (429, 503)
 QUOTA = "urn:prelabel:quota"
-LONGEST_WAIT = 30.0
+MAX_WAIT_SECONDS = 30.0
 
 
 class EndpointError(Exception):
@@ -113,7 +113,7 @@ class Client:
         """Return the JSON of a response; retry on status 429 or 503 and broken connections."""
         if self.key:
             headers = {**headers, "authorization": f"Bearer {self.key}"}
-        for tries_left in reversed(range(TRIES)):
+        for tries_left in reversed(range(MAX_ATTEMPTS)):
             try:
                 response, content = self._send(method, path, body, headers)
             except (OSError, HTTPException) as error:
@@ -126,10 +126,10 @@ class Client:
                 return json.loads(content)
             problem = _parse_problem(content)
             quota_exceeded = problem.get("type") == QUOTA  # would have to wait for the next month
-            if response.status not in LATER or quota_exceeded or not tries_left:
+            if response.status not in RETRY_STATUSES or quota_exceeded or not tries_left:
                 raise EndpointError(response.status, problem)
             wait = response.headers.get("retry-after", "1")
-            time.sleep(min(float(wait) if wait.isdigit() else 1.0, LONGEST_WAIT))
+            time.sleep(min(float(wait) if wait.isdigit() else 1.0, MAX_WAIT_SECONDS))
         raise AssertionError("the last try returned or raised")
 
     def _send(

@@ -23,7 +23,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> dict[str, Any]:
-    """Promote a version, whatever the loop thinks of it."""
+    """Promote a version, overriding the quality gate."""
     from backend.settings import read_settings
 
     settings = read_settings()
@@ -38,7 +38,7 @@ def promote_version(
     reason: str,
     options: argparse.Namespace,
 ) -> dict[str, Any]:
-    """Flip the pointer, then let Label Studio follow."""
+    """Promote a version, and push its predictions in a round."""
     from backend.cli.terminal import print_line
     from backend.records import RoundRequest
 
@@ -46,7 +46,7 @@ def promote_version(
     previous = versions.live()
     versions.promote(version, by="a person", reason=reason)
     outcome = known.run_round(settings, record, RoundRequest(full=True))
-    print_line(f"{outcome.version} is live, {previous} was.", options)
+    print_line(f"{outcome.version} is live; before it was {previous}.", options)
     return {"version": outcome.version, "was": previous}
 
 

@@ -1,4 +1,4 @@
-"""``prelabel rollback``: the version before the live one goes live again."""
+"""``prelabel rollback``: make the previous version live again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> dict[str, Any]:
-    """Roll back by one version."""
+    """Promote the previous version."""
     from backend.settings import read_settings
 
     settings = read_settings()

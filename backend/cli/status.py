@@ -69,7 +69,7 @@ class ProjectReport:
             if needs:
                 notes.append(f"Would help most: {', '.join(needs)}.")
             if status.outlook.stop:
-                notes.append("The next hundred labels are not expected to pay.")
+                notes.append("The next hundred labels are not expected to improve it noticeably.")
         if status.accepting:
             notes.append(f"{status.accepted} accepted without a person. {status.accepting.reason}")
         return notes

@@ -1,4 +1,4 @@
-"""``prelabel train``: a round now, without waiting for more labels."""
+"""``prelabel train``: train now, without waiting for more labels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from backend.cli import projects
 from backend.cli.arguments import add_project_argument
 from backend.cli.command import Command
 from backend.json_records import to_json
-from backend.settings import read_settings
 
 if TYPE_CHECKING:
     from backend.records import RoundOutcome
@@ -20,9 +19,10 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> dict[str, Any]:
-    """One round in the foreground."""
+    """Run a round in this process."""
     from backend.cli.terminal import print_line
     from backend.records import RoundRequest
+    from backend.settings import read_settings
 
     settings = read_settings()
     record = projects.find_project(settings, options.project)
@@ -39,20 +39,20 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _describe_outcome(outcome: RoundOutcome) -> str:
-    """What came of the round, in a sentence or two."""
+    """Describe the outcome of the round."""
     from backend.dashboard.wording import explain_held_version
 
     if outcome.held:
         explanation, version = explain_held_version(outcome.held), outcome.held.version
         if version and not outcome.trained:
-            return f"Nothing new to learn: {version} has seen all labels. {explanation}"
+            return f"Nothing new to learn: {version} was trained on all labels. {explanation}"
         return explanation
     if not outcome.labels:
         return "Nothing is labeled yet: label a few images first."
     if outcome.trained:
         labels = "one label" if outcome.labels == 1 else f"{outcome.labels} labels"
-        return f"Version {outcome.trained} is live; it has seen {labels}."
-    return f"Nothing new to learn: {outcome.version} has seen all labels."
+        return f"Version {outcome.trained} is live; it was trained on {labels}."
+    return f"Nothing new to learn: {outcome.version} was trained on all labels."
 
 
 COMMAND = Command(

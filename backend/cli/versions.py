@@ -1,4 +1,4 @@
-"""``prelabel versions``: the cards of a project's versions."""
+"""``prelabel versions``: list the versions of a project."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from backend.cli.arguments import add_project_argument
 from backend.cli.command import Command
 from backend.estimate import IntervalEstimate
 from backend.json_records import to_json
-from backend.settings import read_settings
 from backend.store.versions import VersionCard, VersionStore
 
 
@@ -19,8 +18,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> dict[str, Any]:
-    """Print a line per version; its labels: learned from, and of the audit slice."""
+    """Print a line per version, with the numbers of training and audit labels."""
     from backend.cli.terminal import print_line
+    from backend.settings import read_settings
 
     settings = read_settings()
     record = projects.find_project(settings, options.project)

@@ -1,4 +1,4 @@
-"""The learning curve as a drawing: what stands where, in the units of its own frame."""
+"""The learning curve as a chart, in SVG coordinates."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from backend.records import Outlook
 CHART_WIDTH, CHART_HEIGHT = 460, 270
 MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM = 44, 14, 14, 42
 MAX_CHART_VERSIONS = 120
-"""Versions that are drawn."""
+"""Maximum number of versions in the chart."""
 TICK_STEPS = (1, 2, 5)
 
 
 @dataclass(frozen=True)
 class ChartMark:
-    """A version's figure.
+    """A version's figure in the chart.
 
     Attributes:
-        x: of its labels.
-        y: of its value.
+        x: x of its number of labels.
+        y: y of its value.
         low: y of the interval's lower end.
         high: y of the interval's upper end.
         kind: ``live``, ``was``, or ``held``.
-        title: in words.
+        title: tooltip.
     """
 
     x: float
@@ -40,7 +40,7 @@ class ChartMark:
 
 @dataclass(frozen=True)
 class AxisTick:
-    """A number at an axis."""
+    """A tick of an axis."""
 
     at: float
     text: str
@@ -52,13 +52,13 @@ class LearningCurveChart:
 
     Attributes:
         marks: the versions, oldest first.
-        band: points of the forecast's band, ``x,y`` pairs; empty where there is no forecast.
-        line: points of the forecast's middle.
-        across: ticks of the labels.
-        up: ticks of the figure.
-        metric: what is drawn upwards.
-        audited: from the audit slice, not from cross-validation.
-        summary: the drawing in a sentence, for those who cannot see it.
+        band: points of the forecast's interval, ``x,y`` pairs; empty without a forecast.
+        line: points of the forecast.
+        across: ticks of the x axis, number of labels.
+        up: ticks of the y axis.
+        metric: metric of the y axis.
+        audited: measured on the audit set, not by cross-validation.
+        summary: description for screen readers.
     """
 
     marks: Sequence[ChartMark]
@@ -78,14 +78,14 @@ class LearningCurveChart:
 
 
 def build_chart(versions: Sequence[VersionRow], outlook: Outlook) -> LearningCurveChart | None:
-    """The learning curve of a project.
+    """Build the learning curve of a project.
 
     Args:
         versions: newest first.
-        outlook: with the forecast.
+        outlook: the forecast.
 
     Returns:
-        None with fewer than two versions that anything is known of.
+        None with fewer than two measured versions.
     """
     is_audited = _is_audited(versions, outlook)
     measured = [(row, row.card.audit if is_audited else row.estimate) for row in versions]
@@ -122,7 +122,7 @@ def build_chart(versions: Sequence[VersionRow], outlook: Outlook) -> LearningCur
 
 
 def _is_audited(versions: Sequence[VersionRow], outlook: Outlook) -> bool:
-    """What the forecast rests on; without one, whatever more versions have."""
+    """Return whether to draw audit figures: those of the forecast, else the more frequent ones."""
     if outlook.curve:
         return outlook.is_audited
     figures = sum(row.card.audit.value is not None for row in versions)
@@ -131,7 +131,7 @@ def _is_audited(versions: Sequence[VersionRow], outlook: Outlook) -> bool:
 
 
 class _ChartScale:
-    """Labels and shares → places in the drawing."""
+    """Converts labels and shares to chart coordinates."""
 
     def __init__(self, max_labels: int, min_value: float) -> None:
         self.max_labels = max_labels
@@ -158,14 +158,14 @@ class _ChartScale:
 def _version_mark(row: VersionRow, figure: IntervalEstimate, scale: _ChartScale) -> ChartMark:
     value = figure.value or 0.0
     labels = row.card.labels.train
-    value_text = f"{_format_value(value, figure)} ({_format_value(figure.low, figure)} to {_format_value(figure.high, figure)})"
+    shown, low, high = (_format_value(v, figure) for v in (value, figure.low, figure.high))
     return ChartMark(
         x=scale.x(labels),
         y=scale.y(value),
         low=scale.y(max(figure.low, scale.min_value)),
         high=scale.y(figure.high),
         kind="live" if row.live else "was" if row.was_live else "held",
-        title=f"{row.card.version}: {value_text} with {labels} labels",
+        title=f"{row.card.version}: {shown} ({low} to {high}) with {labels} labels",
     )
 
 
@@ -174,12 +174,12 @@ def _format_value(value: float, figure: IntervalEstimate) -> str:
 
 
 def _value_ticks(min_value: float) -> list[float]:
-    """Every fifth, from the least on."""
+    """Return multiples of 0.2 from the minimum to 1."""
     return [n / 5 for n in range(round(min_value * 5), 6)]
 
 
 def _label_ticks(max_labels: int) -> list[int]:
-    """About five round numbers from 0 on."""
+    """Return about five round numbers from 0 on."""
     rough_step = max_labels / 5
     power_of_ten = 10 ** max(0, math.floor(math.log10(max(rough_step, 1))))
     step = next(
@@ -190,7 +190,8 @@ def _label_ticks(max_labels: int) -> list[int]:
 
 def _chart_summary(measured: Sequence[tuple[VersionRow, IntervalEstimate]]) -> str:
     (first, first_figure), (last, last_figure) = measured[0], measured[-1]
+    start, end = (_format_value(f.value or 0, f) for f in (first_figure, last_figure))
     return (
-        f"From {_format_value(first_figure.value or 0, first_figure)} with {first.card.labels.train} labels to "
-        f"{_format_value(last_figure.value or 0, last_figure)} with {last.card.labels.train} labels."
+        f"From {start} with {first.card.labels.train} labels to {end} with "
+        f"{last.card.labels.train} labels."
     )

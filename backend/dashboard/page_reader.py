@@ -1,4 +1,4 @@
-"""A project as its page shows it, from the service's memory and the home folder's small files."""
+"""Collect a page's values from the scheduler's status and the project's files."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ LABEL_ERRORS_SHOWN = 12
 CAPTURES_SHOWN = 6
 EVENTS_SHOWN = 10
 MAX_MATRIX_CLASSES = 20
-"""Classes up to which a confusion matrix is drawn; of more, the mix-ups are listed."""
+"""Number of classes up to which a confusion matrix is shown."""
 CONFUSED_PAIRS_SHOWN = 8
 
 
 class JsonFileCache:
-    """Reads JSON files, and parses each only once as long as it stays the same."""
+    """Reads JSON files, and parses each again only after it changed."""
 
     def __init__(self) -> None:
         self._cache: dict[Path, tuple[tuple[int, int, int], Any]] = {}
         self._lock = threading.Lock()
 
     def read(self, path: Path) -> Any:
-        """The value in a file, not to be changed; None where there is no such file.
+        """Return the value in a file, which must not be modified; None without a file.
 
         Raises:
-            StoreError: the file is there and cannot be read or is no JSON.
+            StoreError: the file cannot be read or is not JSON.
         """
         try:
             stat = path.stat()
@@ -65,12 +65,12 @@ class JsonFileCache:
 
 
 class DashboardReader:
-    """Reads projects.
+    """Collects the values of pages.
 
     Args:
-        home: the one folder for everything that lasts.
-        server: Label Studio's address, for projects that came without one.
-        endpoint_home: the home folder that the endpoint writes to, where that is another one.
+        home: the home folder.
+        server: Label Studio's address, for projects without one.
+        endpoint_home: home folder that the endpoint writes to, when it is another one.
     """
 
     def __init__(self, home: Path, server: str, endpoint_home: Path | None = None) -> None:
@@ -125,7 +125,7 @@ class DashboardReader:
         )
 
     def thumbnail_path(self, id: str, name: str) -> Path:
-        """Where a small picture of a project is, or would be; both names are checked already."""
+        """Return the path of a thumbnail, which may not exist; callers validate both names."""
         return QueueFront(self._projects.folder(id)).thumbnail_path(name)
 
     def _version_store(self, id: str) -> VersionStore:
@@ -137,7 +137,7 @@ class DashboardReader:
 
 
 def _project_url(server: str, number: int) -> str:
-    """A project's address; none where /setup brought something else than a web address."""
+    """Return a project's URL; empty when the server's address is not a web address."""
     is_web_address = server.lower().startswith(("http://", "https://"))
     return f"{server.rstrip('/')}/projects/{number}" if is_web_address else ""
 

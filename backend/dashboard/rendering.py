@@ -1,4 +1,4 @@
-"""Pages as HTML. Everything that comes from Label Studio is escaped."""
+"""Render pages as HTML; all values are escaped."""
 
 from __future__ import annotations
 
@@ -21,36 +21,29 @@ ASSET_TYPES = {
     "icon.svg": "image/svg+xml",
 }
 LISTED_VERSIONS = 10
-"""Versions that are shown without being asked for."""
+"""Number of versions in the table; older ones are collapsed."""
 ACTION_NOTICES = {
-    "train": "A round was asked for. It learns if there is something new, and tells here how far "
-    "it is.",
-    "promote": "That version is live. Its suggestions are being written into Label Studio.",
-    "rollback": "The earlier version is live again. Its suggestions are being written into Label "
-    "Studio.",
-    "cancel": "The training is being cancelled; the live version stays.",
+    "train": "A round was requested. It trains if there are new labels; its progress appears here.",
+    "promote": "That version is live. Its predictions are being written to Label Studio.",
+    "rollback": "The earlier version is live. Its predictions are being written to Label Studio.",
+    "cancel": "Training is being cancelled; the live version stays.",
 }
-"""What is said after an action, by the name that the address carries: no text comes from there."""
+"""Notices after an action; the URL carries their name, never a text."""
 
 
 @dataclass(frozen=True)
 class StaticAsset:
-    """A file that pages need.
-
-    Attributes:
-        content: its bytes.
-        type: its media type.
-    """
+    """A static file with its media type."""
 
     content: bytes
     type: str
 
 
 class PageRenderer:
-    """Renders pages.
+    """Renders the dashboard's pages.
 
     Args:
-        retrain_after: new labels that start a round.
+        retrain_after: number of new labels that starts training.
     """
 
     def __init__(self, retrain_after: int) -> None:
@@ -80,19 +73,19 @@ class PageRenderer:
         )
 
     def asset(self, name: str) -> StaticAsset | None:
-        """A file that pages need; None where there is none of this name."""
+        """Return a static file; None for an unknown name."""
         return self._assets.get(name)
 
     def overview(
         self, projects: Sequence[ProjectSummary], *, notice: str, address: str, secured: bool
     ) -> str:
-        """All projects.
+        """Render the overview of all projects.
 
         Args:
-            projects: of this backend.
-            notice: the name of what was just done; may be empty.
-            address: that this page was asked for at.
-            secured: basic auth is on.
+            projects: the backend's projects.
+            notice: name of the last action; may be empty.
+            address: URL of the page.
+            secured: basic authentication is on.
         """
         return self._render(
             "overview.html",
@@ -105,11 +98,11 @@ class PageRenderer:
         )
 
     def cards(self, projects: Sequence[ProjectSummary]) -> str:
-        """The part of the overview that changes."""
+        """Render the part of the overview that is refreshed."""
         return self._render("cards.html", root="", projects=projects)
 
     def project(self, page: ProjectPage, notice: str) -> str:
-        """One project; ``notice`` as for the overview."""
+        """Render a project's page; ``notice`` as for the overview."""
         return self._render(
             "project.html",
             root="../",
@@ -120,11 +113,11 @@ class PageRenderer:
         )
 
     def round_status(self, summary: ProjectSummary) -> str:
-        """The part of a project's page that changes while a round runs."""
+        """Render the part of a project's page that is refreshed."""
         return self._render("now.html", root="../", **self._status_values(summary))
 
     def error(self, heading: str, sentence: str, root: str) -> str:
-        """A failure, in one sentence; ``root`` leads from the page's address to the overview."""
+        """Render an error page; ``root`` is the relative URL of the overview."""
         return self._render("error.html", root=root, heading=heading, sentence=sentence, notice="")
 
     def _status_values(self, summary: ProjectSummary) -> Mapping[str, Any]:

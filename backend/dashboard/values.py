@@ -1,4 +1,4 @@
-"""What a page shows, as typed values: the templates see nothing else."""
+"""The values of pages, which the templates render."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ class ProjectSummary:
 
 @dataclass(frozen=True)
 class LabelRow:
-    """One label.
+    """A row of the table of labels.
 
     Attributes:
-        name: of the label.
-        precision: share of right ones among those the model says it of.
-        recall: share that it finds of those that are there.
-        examples: learned from.
+        name: name of the label.
+        precision: share of correct predictions of the label.
+        recall: share of its occurrences that are predicted.
+        examples: number of training examples.
     """
 
     name: str
@@ -67,12 +67,12 @@ class LabelRow:
 
 @dataclass(frozen=True)
 class ConfusionMatrix:
-    """Truth against answer on the audit slice.
+    """Counts of true and predicted labels on the audit set.
 
     Attributes:
-        names: of the rows (truth) and the columns (answer).
+        names: names of the rows (truth) and the columns (prediction).
         rows: counts.
-        mixed_up: (truth, answer, how often), the most frequent first.
+        mixed_up: confused pairs (truth, prediction, count), the most frequent first.
     """
 
     names: Sequence[str]
@@ -80,23 +80,23 @@ class ConfusionMatrix:
     mixed_up: Sequence[tuple[str, str, int]]
 
     def share(self, row: int, column: int) -> int:
-        """How much of a row lies in a column, in tenths, for its colour."""
+        """Return the share of a row in a column in tenths, for the cell's colour."""
         row_total = sum(self.rows[row])
         return round(10 * self.rows[row][column] / row_total) if row_total else 0
 
 
 @dataclass(frozen=True)
 class ControlView:
-    """One tag of the labeling config.
+    """A control of the labeling config.
 
     Attributes:
-        name: of the tag.
+        name: name of the tag.
         type: ``Choices``, ``RectangleLabels`` or ``KeyPointLabels``.
-        kind: what answers it.
-        labels: one row each.
-        confusion: of choices; None where nothing is known.
-        counting: of boxes and points: the counting error.
-        advice: what would help before anything is learned.
+        kind: the model that predicts it.
+        labels: one row per label.
+        confusion: confusion matrix of choices; None when unknown.
+        counting: counting error of boxes and points.
+        advice: how to get predictions before anything is learned.
     """
 
     name: str
@@ -133,11 +133,11 @@ class QueueRow:
     """An image of the queue.
 
     Attributes:
-        task: its number.
-        why: in words.
-        kind: the reason's name, for its sign.
-        link: to the task; may be empty.
-        picture: whether there is a small picture.
+        task: id of the task.
+        why: the reason in words.
+        kind: name of the reason.
+        link: URL of the task; may be empty.
+        picture: it has a thumbnail.
     """
 
     task: int
@@ -149,16 +149,16 @@ class QueueRow:
 
 @dataclass(frozen=True)
 class LabelErrorRow:
-    """A label that is probably wrong; see ``backend.learning.label_errors.Suspect``.
+    """A probable label error; see ``backend.learning.label_errors``.
 
     Attributes:
-        task: its number.
-        given: what a person answered.
-        suggested: what the model believes.
+        task: id of the task.
+        given: the annotated label.
+        suggested: the predicted label.
         why: ``wrong label``, ``overlooked``, ``badly placed`` or ``swapped label``.
         suspicion: 0 to 1.
-        link: to the task; may be empty.
-        picture: whether there is a small picture.
+        link: URL of the task; may be empty.
+        picture: it has a thumbnail.
     """
 
     task: int
@@ -172,17 +172,17 @@ class LabelErrorRow:
 
 @dataclass(frozen=True)
 class CaptureRow:
-    """An image that an application asked about.
+    """An image captured by the endpoint.
 
     Attributes:
-        id: of the request.
+        id: id of the request.
         why: ``uncertain``, ``rare`` or ``random``.
-        at: when, UTC.
-        version: that answered.
-        answered: a person's answer came back with it.
-        task: its number; 0 while it is none.
-        link: to the task; may be empty.
-        picture: whether there is a small picture.
+        at: time of the request, UTC.
+        version: the version that predicted.
+        answered: it came with a person's correction.
+        task: id of its task; 0 before the import.
+        link: URL of the task; may be empty.
+        picture: it has a thumbnail.
     """
 
     id: str
@@ -197,7 +197,7 @@ class CaptureRow:
 
 @dataclass(frozen=True)
 class ProjectPage:
-    """Everything that a project's page shows."""
+    """All values of a project's page."""
 
     summary: ProjectSummary
     outlook: Outlook

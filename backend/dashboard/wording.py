@@ -1,4 +1,4 @@
-"""Figures and reasons in the words of people who know nothing of machine learning."""
+"""Texts of the dashboard, for readers without knowledge of machine learning."""
 
 from __future__ import annotations
 
@@ -10,50 +10,50 @@ from backend.store.queue_front import QueuedTask
 
 NO_LABEL_TEXT = "(nothing)"
 ROUGH_FIGURE_IMAGES, MIN_FIGURE_IMAGES = 30, 10
-"""Audit images below which a figure is called rough, and below which it hardly says anything."""
+"""Numbers of audit images below which a figure is called rough, or too early to use."""
 ROUND_STATE_TEXTS = {
-    "idle": "Nothing under way",
-    "observing": "Looking at the labels",
-    "training": "Learning",
-    "evaluating": "Checking what was learned",
-    "pushing": "Writing suggestions into Label Studio",
+    "idle": "Idle",
+    "observing": "Reading labels",
+    "training": "Training",
+    "evaluating": "Evaluating the new version",
+    "pushing": "Writing predictions to Label Studio",
     "failed": "The last round failed",
 }
 QUEUE_REASON_TEXTS = {
-    "audit": "Drawn by lot to measure the model. It never learns from this one.",
-    "check": "The model is sure enough to need nobody. Drawn by lot to check that.",
-    "sought": "May show a label that has hardly an example yet.",
-    "unlike": "Unlike anything that was labeled so far.",
-    "uncertain": "The model is unsure of it, and of others like it ({unsure} unsure).",
-    "telling": "The model is fairly sure of all that are left ({unsure} unsure of this one); it "
-    "tells most about the others.",
-    "typical": "Nothing is learned yet, and many images are like this one.",
+    "audit": "Drawn at random to measure the model, which is never trained on it.",
+    "check": "Confident enough to be accepted without a person. Drawn at random as a spot check.",
+    "sought": "May show a label that has few examples.",
+    "unlike": "Unlike all images labeled so far.",
+    "uncertain": "The model is uncertain about it and about similar images (uncertainty {unsure}).",
+    "telling": "The model is fairly confident about all remaining images (uncertainty here "
+    "{unsure}); this one represents the most of them.",
+    "typical": "Similar to many other images; nothing is learned yet.",
 }
 QUEUE_REASON_TAGS = {
     "audit": "audit",
     "check": "check",
-    "sought": "sought",
-    "unlike": "unlike others",
+    "sought": "rare label",
+    "unlike": "different",
     "uncertain": "uncertain",
-    "telling": "most telling",
+    "telling": "representative",
     "typical": "typical",
 }
 MIN_SHOWN_UNCERTAINTY = 0.2
-"""From which on a model is called unsure, 0 to 1."""
+"""Uncertainty from which a model is called uncertain, 0 to 1."""
 CAPTURE_REASON_TEXTS = {
-    "uncertain": "the model was unsure",
-    "rare": "a rare label",
-    "random": "drawn by lot",
+    "uncertain": "uncertain prediction",
+    "rare": "rare label",
+    "random": "random sample",
 }
 
 
 def format_percent(value: float) -> str:
-    """A share as people read it."""
+    """Format a share as a percentage."""
     return f"{value:.0%}"
 
 
 def reason_key(queued_task: QueuedTask) -> str:
-    """The reason for a task, as people are told it: a key of ``QUEUE_REASON_TEXTS`` and ``QUEUE_REASON_TAGS``."""
+    """Return the key of a task's reason in ``QUEUE_REASON_TEXTS`` and ``QUEUE_REASON_TAGS``."""
     return (
         "telling"
         if queued_task.why == "uncertain" and queued_task.unsure < MIN_SHOWN_UNCERTAINTY
@@ -62,26 +62,26 @@ def reason_key(queued_task: QueuedTask) -> str:
 
 
 def describe_reason(queued_task: QueuedTask) -> str:
-    """Why a task comes next."""
+    """Return why a task comes next."""
     return QUEUE_REASON_TEXTS[reason_key(queued_task)].format(
         unsure=format_percent(queued_task.unsure)
     )
 
 
 def is_proportion(figure: IntervalEstimate) -> bool:
-    """Whether it counts right answers; F1 and its like do not."""
+    """Return whether a figure is a share of images, unlike F1."""
     return figure.metric.startswith("accuracy")
 
 
 def format_headline(figure: IntervalEstimate) -> str:
-    """A figure, large."""
+    """Format a figure for a headline."""
     if figure.value is None:
         return "not known yet"
     return format_percent(figure.value) if is_proportion(figure) else f"F1 {figure.value:.2f}"
 
 
 def format_interval(figure: IntervalEstimate) -> str:
-    """Its 95 % interval, short."""
+    """Format a figure's 95 % interval."""
     if figure.value is None:
         return ""
     if is_proportion(figure):
@@ -90,44 +90,46 @@ def format_interval(figure: IntervalEstimate) -> str:
 
 
 def explain_figure(figure: IntervalEstimate) -> str:
-    """What a version's figure means, in a sentence or two; empty where nothing is known."""
+    """Explain a version's figure; empty when it is unknown."""
     if figure.value is None:
         return ""
-    caveat = " That is few: take it as a rough figure." if figure.n < ROUGH_FIGURE_IMAGES else ""
+    caveat = " With so few images it is a rough figure." if figure.n < ROUGH_FIGURE_IMAGES else ""
     caveat = (
-        " So few say hardly anything yet: label on." if figure.n < MIN_FIGURE_IMAGES else caveat
+        " So few images say hardly anything yet: keep labeling."
+        if figure.n < MIN_FIGURE_IMAGES
+        else caveat
     )
     images = f"{figure.n} image{'s' if figure.n != 1 else ''}"
     if not is_proportion(figure):
         return (
             "1 would mean that it finds everything and marks nothing else. The true figure is "
             f"between {figure.low:.2f} and {figure.high:.2f} with 95 % confidence. "
-            f"Measured on {images} drawn by lot, which the model never learned from.{caveat}"
+            f"Measured on {images} drawn at random and never used for training.{caveat}"
         )
     correct_percent, low_percent, high_percent = (
         round(100 * bound) for bound in (figure.value, figure.low, figure.high)
     )
     return (
-        f"Of 100 images it gets about {correct_percent} right; the true figure is between {low_percent} and {high_percent} "
-        f"with 95 % confidence. Measured on {images} drawn by lot, which the model never learned "
-        f"from.{caveat}"
+        f"Of 100 images it gets about {correct_percent} right; the true figure is between "
+        f"{low_percent} and {high_percent} with 95 % confidence. Measured on {images} drawn at "
+        f"random and never used for training.{caveat}"
     )
 
 
 def explain_estimate(estimate: IntervalEstimate, audit_figure: IntervalEstimate) -> str:
-    """What an estimate by cross-validation means; empty where there is none.
+    """Explain an estimate by cross-validation; empty when there is none.
 
     Args:
-        estimate: by cross-validation.
-        audit_figure: the figure beside it, on the audit slice.
+        estimate: the estimate.
+        audit_figure: the figure on the audit set beside it.
     """
     if estimate.value is None:
         return ""
-    timing = "until then" if audit_figure.value is None else "beside it, while those are few"
+    prefix = "Until then estimated" if audit_figure.value is None else "Estimated"
     return (
-        f"An estimate {timing}: {format_percent(estimate.value)} ({format_interval(estimate)}), by asking models "
-        f"that had not seen them about {estimate.n} labeled images. Those were chosen because they "
-        "are hard, so it is likely too low."
+        f"{prefix} by cross-validation: {format_percent(estimate.value)} "
+        f"({format_interval(estimate)}), on {estimate.n} labeled images. They were chosen because "
+        "they are hard, so the estimate is likely too low."
     )
 
 
@@ -137,27 +139,27 @@ def suggest_next_step(summary: ProjectSummary, retrain_after: int) -> str:
     if status.round.is_running:
         return ""
     if status.round.state == "failed":
-        return "Prelabel tries again by itself; Start Training tries at once."
+        return "Prelabel retries automatically. Start training retries now."
     if not status.tasks:
-        return "Import images into the project in Label Studio; suggestions appear by themselves."
+        return "Import images into the project in Label Studio; predictions appear automatically."
     if not status.labels:
         return describe_first_labels(summary.control_types, retrain_after, "a pause in labeling")
     if status.waiting:
         labels_left = max(0, retrain_after - status.waiting)
         if labels_left:
             return (
-                f"It learns after {labels_left} more label{'s' if labels_left != 1 else ''}, after "
-                "a pause in labeling, or now if you press Start Training."
+                f"Training starts after {labels_left} more label{'s' if labels_left != 1 else ''}, "
+                "after a pause in labeling, or now if you press Start training."
             )
-        return "Enough is new: it learns in a moment."
+        return "There are enough new labels: training starts in a moment."
     if status.held and status.held.version:
         return (
-            f"{status.held.version} has learned from all labels, and is held back. Go on "
-            "labeling: the next version may pass."
+            f"{status.held.version} has learned from all labels, and is held back. Keep labeling: "
+            "the next version may pass."
         )
     if status.labels < status.tasks:
-        return "It knows all labels. Go on labeling: the next image is the one that teaches most."
-    return "Every image is labeled, and it knows all labels."
+        return "All labels are learned. Keep labeling: the most useful image comes next."
+    return "Every image is labeled, and all labels are learned."
 
 
 def explain_held_version(held: HeldVersion) -> str:

@@ -86,7 +86,8 @@ def parse_task(
     Args:
         row: with ``id``, ``data``, ``is_labeled`` and, where a person answered, ``annotations``.
         controls: the served controls.
-        label_added_at: by control and label, when the label came into the config (ISO 8601); a label from
+        label_added_at: by control and label, when the label was added to the config (ISO 8601).
+            A label from
             the start is absent. An answer older than a label says nothing about it.
         skipped_counts: counts what is left out, by reason.
         machine_user: the user that accepted predictions are signed by; 0: there is none.

@@ -1,7 +1,7 @@
-"""One round: observe, decide, train, evaluate, promote, push, point.
+"""One round: observe, train, evaluate, promote, and publish predictions.
 
-Level-triggered: a round compares what Label Studio holds with what the newest version saw and
-acts on the difference. What woke it carries nothing; a round that dies is simply done again.
+Rounds are level-triggered: a round compares Label Studio's labels with those of the newest version
+and acts on the difference, whatever woke it. A round that fails is repeated.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ log = logging.getLogger("prelabel")
 
 
 class Round:
-    """Runs rounds of one project.
+    """A round of a project.
 
     Args:
-        session: of the project.
-        report: told the state's name, the progress, 0 to 1, and details of it.
-        memory: of the last full look by this process.
-        cancelled: asked often while training; true ends the round.
+        session: the project's session.
+        report: receives the progress.
+        memory: state of this process's last full round.
+        cancelled: polled while training; the round ends when it returns True.
     """
 
     def __init__(
@@ -62,10 +62,10 @@ class Round:
         self.memory: RoundMemory | None = memory
 
     def run(self, request: RoundRequest) -> RoundOutcome:
-        """One turn of the loop.
+        """Run the round.
 
         Raises:
-            PrelabelError: it cannot go on; the live version stays as it was.
+            PrelabelError: it failed; the live version stays as it was.
         """
         self._report("observing", 0.0, "")
         self._connection = self._session.connection
@@ -113,7 +113,7 @@ class Round:
         return outcome
 
     def _update_queue(self, publish_result: PublishResult, live_version: str) -> dict[int, float]:
-        """Predictions that are not new stand where they stood before: the front is brought up."""
+        """Reorder the front of the queue; unchanged predictions keep their score."""
         return (
             refresh_queue(publish_result.order, self._connection, live_version)
             if publish_result.has_predictions
@@ -121,18 +121,18 @@ class Round:
         )
 
     def _upload_live_version(self) -> None:
-        """The endpoint elsewhere gets the live version; the next round tries again if not."""
+        """Upload the live version to a remote endpoint; the next round retries a failure."""
         try:
             self._session.resources.compute.sync_endpoint()
         except PrelabelError as error:
             log.warning("project %s: %s", self._session.id, error)
 
-    # -- deciding ---------------------------------------------------------------------------
+    # -- skipping unneeded work -------------------------------------------------------------
 
     def _can_skip(
         self, memory: RoundMemory, fingerprint: ProjectFingerprint, request: RoundRequest
     ) -> bool:
-        """Whether the pulse shows that a full look would find nothing worth a round."""
+        """Return whether the fingerprint shows that a full round is not needed."""
         if request.full or request.forced or memory.live_version != (self._versions.live() or ""):
             return False
         previous = memory.fingerprint
@@ -157,7 +157,7 @@ class Round:
         )
 
     def _is_over_budget(self) -> bool:
-        """Whether training still waits for money, as it did at the last full look."""
+        """Return whether this month's budget is still spent."""
         try:
             self._session.resources.compute.check_budget()
         except OverBudget:
@@ -165,9 +165,9 @@ class Round:
         return False
 
     def _reuse_outcome(self, memory: RoundMemory, fingerprint: ProjectFingerprint) -> RoundOutcome:
-        """The last outcome, with the labels that came since counted as waiting.
+        """Return the last outcome with new labels counted as waiting, and update the queue.
 
-        Their neighbours are asked for later: the front of the queue is brought up to date.
+        Images that are similar to the new labels move back in the queue.
         """
         previous = memory.outcome
         if memory.publish_result.has_predictions:
@@ -188,7 +188,7 @@ class Round:
         )
 
     def _record_new_labels(self, memory: RoundMemory, live_version: str) -> None:
-        """Learn which tasks people labeled or skipped, and let the queue know."""
+        """Read which tasks people labeled or skipped, and reorder the queue."""
         client, project_number = self._connection.client, self._session.number
         memory.record_changes(
             client.iter_changed_tasks(project_number, subtract_update_delay(memory.known_until))
@@ -202,7 +202,7 @@ class Round:
         latest_rows = list(
             client.iter_changed_tasks(project_number, subtract_update_delay(memory.known_until))
         )
-        if memory.is_up_to_date(latest_rows):  # what came meanwhile is for the next look
+        if memory.is_up_to_date(latest_rows):  # later changes are read in the next round
             memory.known_until = max(
                 (str(row["updated_at"]) for row in latest_rows), default=memory.known_until
             )

@@ -1,4 +1,4 @@
-"""What a worker process keeps of a project's last full round, to skip work in the next one."""
+"""State of a project's last full round, which lets the next round skip work."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from backend.loop.publish.publish import PublishResult
 from backend.records import RoundOutcome, RoundRequest
 
 TASK_UPDATE_DELAY = timedelta(minutes=1)
-"""So long Label Studio may take from an annotation to the mark of its task."""
+"""Maximum time that Label Studio takes to mark a task as labeled after its annotation."""
 
 
 @dataclass
 class RoundMemory:
-    """What a process remembers of a project, to answer the next wake-up cheaply.
+    """A project's state after its last full round.
 
     Attributes:
-        fingerprint: as the lists showed it.
-        live_version: the live version then.
-        outcome: of that look.
-        publish_result: what Label Studio shows of the live version, and in which order.
-        known_until: the moment up to which changes are known, ISO 8601.
-        annotated_tasks: tasks that people labeled, or whose labels they changed, since the look.
-        skipped_tasks: tasks that people skipped since the look.
-        newly_answered: those among both that were open and not skipped before.
-        own_changes: tasks that we changed since then, and when; a later change is somebody else's.
-        over_budget: training waits for next month's money.
+        fingerprint: counts and dates of the project at that round.
+        live_version: the live version at that round.
+        outcome: its outcome.
+        publish_result: the published predictions and their order.
+        known_until: time up to which changes are known, ISO 8601.
+        annotated_tasks: tasks that people labeled or relabeled since then.
+        skipped_tasks: tasks that people skipped since then.
+        newly_answered: tasks of both sets that were open and not skipped before.
+        own_changes: time of Prelabel's own last change, by task; later changes are by people.
+        over_budget: training waits for the next month's budget.
         annotation_counts: annotations and skips at the last wake-up.
     """
 
@@ -51,9 +51,9 @@ class RoundMemory:
     def adjust_request(
         self, request: RoundRequest, fingerprint: ProjectFingerprint
     ) -> RoundRequest:
-        """Why a round is wanted, now that the counts are known.
+        """Return the request, no longer quiet if annotations were added since the last wake-up.
 
-        Where Label Studio's events do not arrive nothing else tells that somebody is labeling.
+        Without webhooks the counts are the only sign that somebody is labeling.
         """
         previous_counts, self.annotation_counts = (
             self.annotation_counts,
@@ -62,10 +62,10 @@ class RoundMemory:
         return replace(request, quiet=request.quiet and self.annotation_counts == previous_counts)
 
     def record_changes(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """People labeled or skipped some tasks.
+        """Record tasks that people labeled or skipped.
 
         Args:
-            rows: tasks of the list that changed lately; those known already do no harm.
+            rows: recently changed tasks; known ones are ignored.
         """
         for row in rows:
             if self._is_annotated(row):
@@ -76,7 +76,7 @@ class RoundMemory:
                 self.newly_answered.add(row["id"])
 
     def is_up_to_date(self, rows: Iterable[Mapping[str, Any]]) -> bool:
-        """Whether nobody labeled or skipped a task that was not noticed."""
+        """Return whether all labeled and skipped tasks of the list are recorded."""
         known_tasks = self.annotated_tasks | self.skipped_tasks
         return all(
             row["id"] in known_tasks
@@ -85,11 +85,11 @@ class RoundMemory:
         )
 
     def ignore_own_changes(self, rows: Iterable[Mapping[str, Any]], own_tasks: set[int]) -> None:
-        """We touched some tasks: that is not for us to look at.
+        """Record Prelabel's own changes, so that they do not count as labels.
 
         Args:
             rows: all tasks that changed after ``known_until``.
-            own_tasks: those among them that we touched.
+            own_tasks: the ids of those that Prelabel changed.
         """
         changed_rows = list(rows)
         self.own_changes |= {
@@ -101,22 +101,22 @@ class RoundMemory:
             )
 
     def is_foreign_change(self, row: Mapping[str, Any]) -> bool:
-        """Whether somebody else was the last to change a task."""
+        """Return whether the last change of a task was not Prelabel's own."""
         return self.own_changes.get(row["id"]) != str(row["updated_at"])
 
     @property
     def _open_tasks(self) -> set[int]:
-        """Tasks that nobody had labeled when the queue was last brought up to date."""
+        """Tasks without a label at the last update of the queue."""
         return self.publish_result.order.open_tasks
 
     def _is_annotated(self, row: Mapping[str, Any]) -> bool:
-        """Whether a person labeled an open task, or changed one that was labeled before."""
+        """Return whether a person labeled an open task or changed a labeled one."""
         edited = str(row["updated_at"]) > self.known_until and self.is_foreign_change(row)
         labeled = row["is_labeled"] and row["total_annotations"]
         return bool(labeled) and (row["id"] in self._open_tasks or edited)
 
     def _is_newly_skipped(self, row: Mapping[str, Any]) -> bool:
-        """Whether somebody skipped an open task that nobody had skipped before."""
+        """Return whether a person skipped an open task for the first time."""
         already_skipped = self.publish_result.order.skipped_tasks
         return (
             _was_skipped(row) and row["id"] in self._open_tasks and row["id"] not in already_skipped
@@ -124,10 +124,10 @@ class RoundMemory:
 
 
 def subtract_update_delay(timestamp: str) -> str:
-    """A little before a moment of Label Studio's, ISO 8601.
+    """Return a time of Label Studio minus ``TASK_UPDATE_DELAY``, ISO 8601.
 
-    Label Studio dates a task when its annotation comes, and marks it as labeled or skipped a moment
-    later without a new date: what changed shortly before is worth another look.
+    Label Studio sets a task's date when its annotation arrives, and marks it as labeled or skipped
+    a moment later without a new date. So recent changes have to be read again.
     """
     if not timestamp:
         return timestamp
@@ -137,7 +137,7 @@ def subtract_update_delay(timestamp: str) -> str:
 
 
 def _was_skipped(row: Mapping[str, Any]) -> bool:
-    """Whether somebody skipped a task of the list that has no answer, or too few.
+    """Return whether a task was skipped and has too few annotations.
 
     A project that ignores skipped tasks marks them as labeled.
     """

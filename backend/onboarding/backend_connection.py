@@ -22,10 +22,11 @@ NOT_RUNNING_MESSAGE = (
     "Nothing answers at {url}: start `prelabel serve --port {port}`, then connect again."
 )
 UNREACHABLE_MESSAGE = (
-    "{error} The backend answers at {url} on this machine, and Label Studio must reach it too: give "
+    "{error} The backend answers at {url} on this machine, and Label Studio must reach it too: "
+    "give "
     "--backend the address at which Label Studio's machine reaches it."
 )
-PASSWORD_MESSAGE = (
+CREDENTIALS_MESSAGE = (
     "The backend at {url} requires a password: set PRELABEL_USER, PRELABEL_PASSWORD and "
     "PRELABEL_HOME to the values that it was started with."
 )
@@ -165,7 +166,7 @@ def find_running_backend(settings: Settings, backend: str) -> RunningBackend | N
         return None
     if service.description == MODEL_CLASS:
         return RunningBackend(service.home_id)
-    message = PASSWORD_MESSAGE if service.needs_auth else OTHER_SERVICE_MESSAGE
+    message = CREDENTIALS_MESSAGE if service.needs_auth else OTHER_SERVICE_MESSAGE
     raise PrelabelError(message.format(url=redact_secret(backend)))
 
 

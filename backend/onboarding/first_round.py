@@ -32,7 +32,7 @@ class RoundProgress(TypedDict, total=False):
     error: str
 
 
-class ControlStatus(TypedDict):
+class FirstRoundControl(TypedDict):
     """What answers a control, as ``/api/projects`` reports it."""
 
     kind: str
@@ -49,7 +49,7 @@ class BackendProject(TypedDict, total=False):
     version: str | None
     tasks: int
     round: RoundProgress
-    controls: Sequence[ControlStatus]
+    controls: Sequence[FirstRoundControl]
 
 
 def wait_for_first_round(

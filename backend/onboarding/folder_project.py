@@ -100,7 +100,8 @@ def validate_title(title: str) -> None:
     """
     if not MIN_TITLE_LENGTH <= len(title) <= MAX_TITLE_LENGTH:
         raise UsageError(
-            f"A project's title has {MIN_TITLE_LENGTH} to {MAX_TITLE_LENGTH} characters in Label Studio, not "
+            f"A project's title has {MIN_TITLE_LENGTH} to {MAX_TITLE_LENGTH} characters "
+            "in Label Studio, not "
             f"{len(title)}: give another --title."
         )
 

@@ -47,7 +47,8 @@ def describe_job(job: LabelingJob, labels: Sequence[Label]) -> str:
     """The job and its labels as they were understood.
 
     Example:
-        >>> describe_job(LabelingJob.SINGLE_CHOICE, parse_labels("ripe = a red fruit, unripe, rotten"))
+        >>> labels = parse_labels("ripe = a red fruit, unripe, rotten")
+        >>> describe_job(LabelingJob.SINGLE_CHOICE, labels)
         'Job: one of many. Labels: ripe (a red fruit), unripe, rotten.'
     """
     described_labels = [
@@ -58,7 +59,8 @@ def describe_job(job: LabelingJob, labels: Sequence[Label]) -> str:
         if len(described_labels) > MAX_LISTED_LABELS
         else ""
     )
-    return f"Job: {job.value.replace('-', ' ')}. Labels: {', '.join(described_labels[:MAX_LISTED_LABELS])}{remainder}."
+    listed_labels = ", ".join(described_labels[:MAX_LISTED_LABELS])
+    return f"Job: {job.value.replace('-', ' ')}. Labels: {listed_labels}{remainder}."
 
 
 def _split_hints(segment: str, *, is_only_segment: bool) -> list[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""When captured images are fetched: soon after they appear, one job at a time, beside rounds."""
+"""Start import jobs soon after the endpoint captured images, one at a time."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from backend.store.captures import CaptureStore
 
 log = logging.getLogger("prelabel")
 IMPORT_JOB_SECONDS = 5.0
-"""That a job may take before others get their turn."""
+"""Time limit of one import job, so that other jobs get their turn."""
 RETRY_DELAY_SECONDS = 15.0
-"""Seconds until Label Studio is asked again after it refused."""
+"""Delay until a failed import is retried."""
 
 
 class CaptureWatcher:
-    """The captures of one project, as the server sees them.
+    """Imports the captured images of a project when there are new ones.
 
     Args:
-        project: its id.
-        captures: of it.
-        worker_pool: processes that do the work.
-        on_import: told when tasks were made.
+        project: id of the project.
+        captures: the project's captures.
+        worker_pool: runs the import jobs.
+        on_import: called after new tasks were created.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class CaptureWatcher:
         self._is_importing = False
 
     def is_due(self) -> bool:
-        """Whether something may wait: the endpoint wrote since the last job. Cheap."""
+        """Return whether the endpoint wrote something since the last import."""
         return not self._is_importing and self._captures.last_modified() > self._checked_at
 
     def counts(self) -> CaptureCounts:
@@ -53,7 +53,7 @@ class CaptureWatcher:
         return self._counts
 
     async def import_captures(self) -> None:
-        """Bring back what waits; what cannot be brought now is tried again later."""
+        """Import all waiting captures; a failed import is retried later."""
         if self._is_importing:
             return
         self._is_importing = True

@@ -1,4 +1,4 @@
-"""What is done beside rounds: removing, looking through, warming up, bringing home."""
+"""Work beside rounds: remove old predictions, check labels, warm up, import captures."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from backend.scheduler.worker_pool import WorkerPool
 
 log = logging.getLogger("prelabel")
 CLEANUP_TURN_SECONDS = 0.5
-"""How long old predictions are removed before others get their turn."""
+"""Time limit of one cleanup job, so that other jobs get their turn."""
 LABEL_CHECK_DELAY_SECONDS = 20.0
-"""Seconds after a round until labels are looked through, if nothing newer has come meanwhile."""
+"""Delay of the label check after a round; a newer version restarts it."""
 LABEL_CHECK_RETRY_SECONDS, LABEL_CHECK_RETRIES = 3.0, 200
-"""Seconds until that is tried again where a round is under way, as at each label, and how often."""
+"""Interval and number of retries of the label check while rounds are running."""
 
 
 class ProjectChores:
-    """Starts them; each ends by itself, or with the service.
+    """Starts the work beside rounds.
 
     Args:
-        round_workers: processes that run rounds.
-        prediction_workers: processes that answer.
-        supervisor: is told what nobody foresaw.
+        round_workers: worker processes for rounds.
+        prediction_workers: worker processes for predictions.
+        supervisor: logs unexpected errors.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class ProjectChores:
         self._running_tasks: set[asyncio.Task[None]] = set()
 
     async def stop(self) -> None:
-        """End all that are under way."""
+        """Cancel everything that is running."""
         running = list(self._running_tasks)
         for task in running:
             task.cancel()
@@ -50,12 +50,12 @@ class ProjectChores:
     def start_after_round(
         self, project_state: ProjectState, outcome: RoundOutcome, *, is_full_round: bool
     ) -> None:
-        """What a round leaves to be done.
+        """Start the work that follows a round.
 
         Args:
             project_state: the project.
-            outcome: the round's.
-            is_full_round: it looked at everything: retired versions may have predictions left.
+            outcome: the round's outcome.
+            is_full_round: all tasks were compared, so retired versions may have predictions left.
         """
         if is_full_round and len(outcome.versions) > 1 and not project_state.is_cleaning:
             project_state.is_cleaning = True
@@ -68,7 +68,7 @@ class ProjectChores:
             self._start(project_state, self._warm_smart_tools(project_state))
 
     def start_capture_import(self, project_state: ProjectState) -> None:
-        """Captured images, where some may wait."""
+        """Import captured images when there are new ones."""
         if project_state.live_version and project_state.capture_watcher.is_due():
             self._start(project_state, project_state.capture_watcher.import_captures())
 
@@ -82,9 +82,9 @@ class ProjectChores:
         task.add_done_callback(self._running_tasks.discard)
 
     async def _remove_old_predictions(self, project_state: ProjectState) -> None:
-        """Remove what retired versions left in Label Studio, a little at a time.
+        """Remove predictions of retired versions from Label Studio in short jobs.
 
-        Rounds go first, and half of the time belongs to the annotators.
+        Rounds go first, and the pauses keep Label Studio responsive for annotators.
         """
         remaining = 1
         try:
@@ -97,7 +97,7 @@ class ProjectChores:
             project_state.is_cleaning = False
 
     async def _remove_some_predictions(self, project_state: ProjectState, remaining: int) -> int:
-        """Predictions that are left; as many as before while the command line is at work."""
+        """Return the number of predictions left; unchanged while another process runs a round."""
         try:
             job = CleanupJob(project_state.record.id, CLEANUP_TURN_SECONDS)
             return int(await self._run_job(self._round_workers, job))
@@ -105,12 +105,14 @@ class ProjectChores:
             return remaining
         except PrelabelError as error:
             log.warning(
-                "project %s: old predictions stay for now: %s", project_state.record.id, error
+                "project %s: old predictions are not removed yet: %s",
+                project_state.record.id,
+                error,
             )
             return 0
 
     async def _find_label_errors(self, project_state: ProjectState) -> None:
-        """Look for wrong labels among those that the new version learned from."""
+        """Check the labels that the new version was trained on."""
         version = project_state.live_version
         await asyncio.sleep(LABEL_CHECK_DELAY_SECONDS)
         for _ in range(LABEL_CHECK_RETRIES):
@@ -118,21 +120,23 @@ class ProjectChores:
                 break
             await asyncio.sleep(LABEL_CHECK_RETRY_SECONDS)
         if project_state.live_version != version or project_state.state != "idle":
-            return  # the next version's labels are looked through instead
+            return  # the next version starts a check of its own
         try:
             await self._run_job(self._round_workers, LabelCheckJob(project_state.record.id))
         except PrelabelError as error:
-            log.warning(
-                "project %s: labels are not looked through: %s", project_state.record.id, error
-            )
+            log.warning("project %s: the label check failed: %s", project_state.record.id, error)
 
     async def _warm_smart_tools(self, project_state: ProjectState) -> None:
-        """Load what smart tools need; the first click else waits for a process and its models."""
+        """Load the models of smart tools, so that the first click does not wait for them."""
         try:
             job = WarmUpJob(project_state.record.id, project_state.live_version)
             await self._run_job(self._prediction_workers, job)
         except PrelabelError as error:
-            log.warning("project %s: smart tools start slowly: %s", project_state.record.id, error)
+            log.warning(
+                "project %s: the smart tools' models could not be loaded in advance: %s",
+                project_state.record.id,
+                error,
+            )
 
     async def _run_job(self, worker_pool: WorkerPool, job: Job) -> Any:
         async with worker_pool.acquire() as worker:

@@ -1,7 +1,7 @@
-"""A live ``/predict`` on its way to a process that answers: in pieces, so that clicks get between.
+"""The queue of ``/predict`` requests for the prediction worker.
 
-One process answers, because each has its models in memory. Whoever waits for it is served in the
-order of asking, and a long list queues up again after every few tasks.
+A single process predicts, because each one holds its models in memory. Requests are served in
+order; a long list is split into chunks, so that a smart tool's request runs between them.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from backend.scheduler.worker_pool import WorkerPool
 
 log = logging.getLogger("prelabel")
 FIRST_VERSION_SECONDS = 60.0
-"""Seconds that a /predict waits for a project's first version."""
+"""How long a ``/predict`` waits for a project's first version."""
 REQUEST_TIMEOUT_SECONDS = 95.0
-"""Seconds after which nobody reads the answer: Label Studio hangs up at 100."""
+"""Time after which a request is dropped: Label Studio disconnects after 100 seconds."""
 CHUNK_SIZE = 10
-"""Tasks that are answered before others get their turn."""
+"""Tasks per chunk."""
 NO_VERSION = "unready"
 
 
 class PredictQueue:
-    """Gets answers.
+    """Runs ``/predict`` requests on the prediction worker.
 
     Args:
-        worker_pool: processes that answer.
-        clock: monotonic seconds.
-        unready_projects: the projects without a version.
+        worker_pool: the prediction worker.
+        clock: monotonic clock in seconds.
+        unready_projects: returns the projects without a version.
     """
 
     def __init__(
@@ -48,16 +48,13 @@ class PredictQueue:
         self._unready_projects = unready_projects
 
     async def predict(self, body: bytes) -> bytes:
-        """The answer to a ``/predict``: exactly one result per task.
+        """Answer a ``/predict`` request with exactly one result per task.
 
-        Waits for a project's first version, so that the first ask is not answered with nothing.
-
-        Args:
-            body: Label Studio's request.
+        Waits for a project's first version, so that the first request gets predictions.
 
         Raises:
-            UsageError: it cannot be read.
-            PrelabelError: it cannot be answered.
+            UsageError: the body cannot be read.
+            PrelabelError: prediction failed.
         """
         started_at = self._clock()
         request = await asyncio.to_thread(parse_predict_request, body)
@@ -82,12 +79,12 @@ class PredictQueue:
         return answers[0] if len(answers) == 1 else await asyncio.to_thread(_join_answers, answers)
 
     async def _predict_chunk(self, chunk: bytes, started_at: float) -> bytes | None:
-        """The answer to a few tasks; None where there is none in time."""
+        """Return the answer to a chunk; None after a timeout."""
         while True:
             unready_projects = self._unready_projects()
             async with self._worker_pool.acquire() as worker:
                 if self._clock() - started_at > REQUEST_TIMEOUT_SECONDS:
-                    log.warning("A /predict was not answered: Label Studio has given it up.")
+                    log.warning("A /predict request was dropped: Label Studio has disconnected.")
                     return None
                 result, answer = await worker.run(PredictJob(), chunk)
             remaining_seconds = started_at + FIRST_VERSION_SECONDS - self._clock()
@@ -99,10 +96,10 @@ class PredictQueue:
 
 
 def parse_predict_request(body: bytes) -> dict[str, Any]:
-    """A ``/predict`` request; ``tasks`` is a list, maybe an empty one.
+    """Parse a ``/predict`` request; its ``tasks`` may be empty.
 
     Raises:
-        UsageError: it is no JSON object, or its tasks are no list of objects.
+        UsageError: it is not a JSON object, or its tasks are not a list of objects.
     """
     try:
         request = json.loads(body)
@@ -119,14 +116,14 @@ def _encode_json(value: Any) -> bytes:
 
 
 def _join_answers(answers: list[bytes]) -> bytes:
-    """One answer; a version that went live meanwhile stands at its own results."""
+    """Merge the answers of chunks; each result keeps its own version."""
     decoded = [json.loads(answer) for answer in answers]
     results = [result for answer in decoded for result in answer["results"]]
     return _encode_json({**decoded[0], "results": results})
 
 
 async def _wait_for_first(project_states: list[ProjectState], timeout_seconds: float) -> None:
-    """Wait until one of them has its first version."""
+    """Wait until one of the projects has its first version."""
     waiters = [
         asyncio.create_task(project_state.ready_event.wait()) for project_state in project_states
     ]

@@ -1,4 +1,4 @@
-"""What the server remembers of a project."""
+"""The scheduler's state of a project."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ from backend.scheduler.capture_watch import CaptureWatcher
 from backend.scheduler.worker_pool import WorkerProcess
 from backend.store.projects import ProjectRecord
 
-NEVER = float("-inf")
+NEVER_LABELED = float("-inf")
 
 
 @dataclass
 class ProjectState:
-    """A project as the server knows it.
+    """A project in the scheduler's memory.
 
     Attributes:
-        record: who it is.
-        live_version: its live version; empty before the first.
-        outcome: the last round's.
-        state: what the round does now.
-        progress: of that, 0 to 1.
-        detail: of that, for people.
+        record: the project's record.
+        live_version: the live version; empty before the first.
+        outcome: outcome of the last round.
+        state: state of the current round.
+        progress: progress of this state, 0 to 1.
+        detail: progress message.
         worker: the process that runs the round.
-        training_paused: somebody cancelled a round: the next waits for a new label, or for Start Training.
+        training_paused: a round was cancelled: train after a new label or Start Training only.
         error: why the last round failed; empty when it did not.
-        training_requested: somebody pressed Start Training.
-        pending_events: events since the last look.
-        last_labeled_at: when somebody last labeled, on the monotonic clock.
-        quiet_round_done: the last look was already one that waits for no more labels.
-        waiting_labels: labels that no version has seen.
-        failures: rounds that failed in a row.
+        training_requested: Start Training was pressed.
+        pending_events: number of events since the last full round.
+        last_labeled_at: time of the last label, on the monotonic clock.
+        quiet_round_done: the last round already trained without waiting for more labels.
+        waiting_labels: labels that no version was trained on.
+        failures: number of consecutive failed rounds.
         locked_elsewhere: another process runs a round of the project.
         is_cleaning: predictions of retired versions are being removed.
-        warmed_version: what smart tools were made ready for; None before that.
-        capture_watcher: brings captured images back.
-        wake_event: set by whatever wakes it.
+        warmed_version: version whose smart tools' models were loaded; None before that.
+        capture_watcher: imports captured images.
+        wake_event: set to start a round.
         ready_event: set once there is a version.
-        round_lock: held by a round, and by what must not be done beside one.
+        round_lock: held by a round, and by work that must not run beside one.
     """
 
     record: ProjectRecord
@@ -54,7 +54,7 @@ class ProjectState:
     error: str = ""
     training_requested: bool = False
     pending_events: int = 0
-    last_labeled_at: float = NEVER
+    last_labeled_at: float = NEVER_LABELED
     quiet_round_done: bool = False
     waiting_labels: int = 0
     failures: int = 0
@@ -67,7 +67,7 @@ class ProjectState:
 
     @property
     def wants_round(self) -> bool:
-        """Whether one is under way, or about to be."""
+        """Whether a round is running or about to start."""
         return self.wake_event.is_set() or self.state not in ("idle", "failed")
 
     def status(self) -> ProjectStatus:

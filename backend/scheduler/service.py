@@ -1,7 +1,7 @@
-"""The part that never waits: knows all projects from memory, and lets rounds run elsewhere.
+"""The scheduler: answers requests from memory and runs rounds in worker processes.
 
-Everything here is quick and runs on one event loop. Webhooks, buttons, timers and files only
-*wake* a project; a round in a working process then compares and acts.
+It runs on one event loop and never blocks it. Webhooks, buttons, timers and files only *wake* a
+project; a round in a worker process then compares Label Studio with the newest version and acts.
 """
 
 from __future__ import annotations
@@ -46,25 +46,25 @@ from backend.store.versions import VersionStore
 
 log = logging.getLogger("prelabel")
 DEBOUNCE_SECONDS = 0.2
-"""Seconds in which wake-ups gather before a round looks."""
+"""Time in which further wake-ups are merged before a round starts."""
 RETRY_MIN_SECONDS, RETRY_MAX_SECONDS = 5.0, 300.0
-"""Seconds until a failed round is tried again; doubled each time."""
+"""Delay until a failed round is retried; doubled after each failure."""
 LOCKED_RETRY_SECONDS = 5.0
-"""Seconds until a round is tried again that another process kept from running."""
+"""Delay until a round is retried after another process held the project's lock."""
 HOME_POLL_SECONDS = 1.0
-"""How often the home folder is looked at for what other processes left there."""
+"""Polling interval of the home folder, for requests of other processes."""
 WAITING_MESSAGE = "It waits until something else that is under way is done."
 
 
 class Service:
-    """All projects of one backend.
+    """Schedules the rounds of all projects.
 
     Args:
-        settings: of this backend.
-        clock: monotonic seconds.
-        commit_files: makes what was written last; nothing has to be done for that on one's own disk.
-        reload_files: sees what others wrote; the same.
-        worker_command: of the working processes.
+        settings: the backend's settings.
+        clock: monotonic clock in seconds.
+        commit_files: makes written files visible to other machines; not needed on a local disk.
+        reload_files: makes files of other machines visible; not needed on a local disk.
+        worker_command: command of the worker processes.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Service:
         self._poll_task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Know the projects of the home folder, and look at each."""
+        """Load the projects of the home folder and start a round of each."""
         name = "the home folder"
         with self._supervisor.log_errors(name):
             self._scan_home()
@@ -100,7 +100,7 @@ class Service:
         self._poll_task = asyncio.create_task(polling)
 
     async def stop(self) -> None:
-        """End everything; what was under way is done again at the next start."""
+        """Stop all work; an interrupted round is repeated at the next start."""
         running_tasks = [*self._loop_tasks.values()]
         running_tasks += [self._poll_task] if self._poll_task else []
         for task in running_tasks:
@@ -110,21 +110,21 @@ class Service:
         await self._round_workers.stop()
         await self._prediction_workers.stop()
 
-    # -- what the protocol asks -------------------------------------------------------------
+    # -- the ML backend protocol ------------------------------------------------------------
 
     async def setup(self, project: str, server: str, token: str) -> str:
-        """Label Studio names a project: it is known from now on.
+        """Connect a project.
 
         Args:
-            project: ``"<number>.<seconds since 1970>"``.
-            server: the address Label Studio calls itself; may be empty.
-            token: its creator's token; may be empty.
+            project: ``"<number>.<time of creation, seconds since 1970>"``.
+            server: Label Studio's address as it reports it; may be empty.
+            token: token of the project's creator; may be empty.
 
         Returns:
             the live version's name, or a placeholder before the first one.
 
         Raises:
-            UsageError: no project is named, or its server may not be used.
+            UsageError: the project is missing, or its server is not allowed.
         """
         number, created = parse_project({"project": project})
         if not number:
@@ -134,19 +134,19 @@ class Service:
             self._projects.register, server, number, created, token, is_server_reachable
         )
         project_state = self._add_project(record)
-        if project_state.error:  # a token may have come that works
+        if project_state.error:  # the new token may work
             project_state.wake_event.set()
         return project_state.live_version or NO_VERSION
 
     def wake(
         self, project: Mapping[str, Any] | None, *, forced: bool = False, labels: int = 0
     ) -> list[str]:
-        """Something happened; what it says is only a hint.
+        """Start rounds because something may have changed.
 
         Args:
-            project: Label Studio's project JSON (``id``, ``parse_created_at``); None: any.
-            forced: Start Training.
-            labels: annotations that may have changed.
+            project: Label Studio's project JSON with ``id`` and ``created_at``; None for all.
+            forced: train, as Start Training does.
+            labels: number of annotations that may have changed.
 
         Returns:
             the ids of the woken projects.
@@ -163,14 +163,14 @@ class Service:
         return [project_state.record.id for project_state in woken]
 
     async def predict(self, body: bytes) -> bytes:
-        """The answer to ``/predict``; see :meth:`Asker.answer`."""
+        """Answer a ``/predict`` request; see :meth:`PredictQueue.predict`."""
         return await self._predict_queue.predict(body)
 
     def versions(self) -> list[str]:
-        """The versions of all projects, newest first; Label Studio does not say which it asks."""
+        """Return the versions of all projects, because the request names none."""
         return [name for state in self._project_states.values() for name in state.outcome.versions]
 
-    # -- what people ask --------------------------------------------------------------------
+    # -- the dashboard and the API ----------------------------------------------------------
 
     def projects(self) -> list[ProjectStatus]:
         """Return the status of all projects."""
@@ -199,7 +199,7 @@ class Service:
         return project_state.status()
 
     async def train(self, id: str) -> None:
-        """Start Training, from here.
+        """Start training, however few labels are new.
 
         Raises:
             NotFoundError: no project has this id.
@@ -208,7 +208,7 @@ class Service:
         self._wake_project(self._project_states[id], forced=True)
 
     async def promote(self, id: str, version: str, by: str, reason: str) -> None:
-        """Make a version live, whatever the loop thinks of it; a round then pushes its answers.
+        """Make a version live, overriding the quality gate, and push its predictions.
 
         Raises:
             NotFoundError: there is no such project, or version.
@@ -235,13 +235,13 @@ class Service:
     # -- waking -----------------------------------------------------------------------------
 
     def _add_project(self, record: ProjectRecord) -> ProjectState:
-        """The project as the server knows it, from now on."""
+        """Start scheduling a project, or update the record of a scheduled one."""
         existing = self._project_states.get(record.id)
         if existing is not None:
-            existing.record = record  # its server may go by another name now
+            existing.record = record  # its server may have a new address
             return existing
         project_state = ProjectState(record, self._capture_watcher(record))
-        with contextlib.suppress(StoreError):  # the next round makes it anew
+        with contextlib.suppress(StoreError):  # the next round writes it again
             project_state.outcome = read_outcome(self._projects.folder(record.id))
         self._refresh_live(project_state)
         project_state.wake_event.set()
@@ -262,7 +262,7 @@ class Service:
     ) -> None:
         project_state.training_requested |= forced
         project_state.pending_events += labels
-        if forced or labels:  # what else happens does not make up for a cancelled training
+        if forced or labels:  # other events do not resume a cancelled training
             project_state.training_paused = project_state.quiet_round_done = False
             project_state.last_labeled_at = self._clock()
         project_state.wake_event.set()
@@ -271,12 +271,12 @@ class Service:
         return [w for w in self._project_states.values() if not w.ready_event.is_set()]
 
     async def _poll_home(self) -> None:
-        with self._supervisor.log_errors("files of others"):
+        with self._supervisor.log_errors("the files of other processes"):
             await asyncio.to_thread(self._reload_files)
         self._scan_home()
 
     def _scan_home(self) -> None:
-        """Notice what other processes left: new projects, a promotion, a request for a round."""
+        """Read new projects, promotions and requests that other processes wrote."""
         records, damaged = self._projects.read_all()
         for id, message in damaged.items():
             self._supervisor.report_once(f"project {id} is left out", message)
@@ -305,7 +305,7 @@ class Service:
                 await self._run_round(project_state)
 
     def _wait_seconds(self, project_state: ProjectState) -> float:
-        """Seconds until the project is looked at although nothing woke it."""
+        """Return the seconds until the next round if nothing wakes the project."""
         if project_state.locked_elsewhere:
             return LOCKED_RETRY_SECONDS
         if project_state.failures:
@@ -323,7 +323,7 @@ class Service:
 
     async def _run_round(self, project_state: ProjectState) -> None:
         if project_state.training_paused and not project_state.live_version:
-            return  # without a version a round can only train, and that was cancelled
+            return  # without a version a round can only train, which was cancelled
         quiet_time = self._clock() - project_state.last_labeled_at
         request = RoundRequest(
             forced=project_state.training_requested,
@@ -360,7 +360,7 @@ class Service:
             )
         except PrelabelError as error:
             self._fail_round(project_state, str(error), forced=request.forced)
-        except Exception as error:  # a defect of ours must not end the loop
+        except Exception as error:  # a bug must not end the loop
             log.exception("project %s", project_state.record.id)
             self._fail_round(
                 project_state, f"{type(error).__name__}: {error}", forced=request.forced
@@ -372,7 +372,7 @@ class Service:
     async def _run_round_job(
         self, project_state: ProjectState, request: RoundRequest
     ) -> RoundOutcome:
-        """A round in a working process, as soon as one is free; its outcome."""
+        """Run a round in a worker process, as soon as one is free."""
 
         def report(state: str, progress: float, detail: str) -> None:
             if state == "training" and detail and detail != project_state.detail:
@@ -392,7 +392,7 @@ class Service:
     def _finish_round(self, project_state: ProjectState, outcome: RoundOutcome, hints: int) -> None:
         is_full_round, outcome = outcome.cleanup, replace(outcome, cleanup=False)
         if is_full_round:
-            project_state.pending_events -= hints  # more may have come meanwhile
+            project_state.pending_events -= hints  # more events may have arrived during the round
         project_state.waiting_labels = outcome.waiting
         project_state.state, project_state.progress, project_state.error, project_state.failures = (
             "idle",
@@ -403,7 +403,7 @@ class Service:
         project_state.detail = ""
         if outcome != project_state.outcome:
             project_state.outcome = outcome
-            with contextlib.suppress(StoreError):  # only remembered for the next start
+            with contextlib.suppress(StoreError):  # only needed at the next start
                 save_outcome(self._projects.folder(project_state.record.id), outcome)
         self._refresh_live(project_state)
         self._chores.start_after_round(project_state, outcome, is_full_round=is_full_round)
@@ -417,7 +417,7 @@ class Service:
         self._refresh_live(project_state)
 
     def _refresh_live(self, project_state: ProjectState) -> None:
-        """The live version as the store has it: a round that failed may have made one."""
+        """Read the live version; a failed round may have promoted one."""
         with contextlib.suppress(StoreError):
             project_state.live_version = (
                 VersionStore(self._projects.folder(project_state.record.id)).live() or ""

@@ -1,4 +1,4 @@
-"""Work in the background that goes on whatever fails: one error must not end it in silence."""
+"""Background work that continues after errors."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ log = logging.getLogger("prelabel")
 
 
 class Supervisor:
-    """Bears errors and tells them: once, until another one comes or it works again."""
+    """Logs errors and continues; a repeated error is logged once."""
 
     def __init__(self) -> None:
         self._last_messages: dict[str, str] = {}
 
     @contextmanager
     def log_errors(self, name: str) -> Iterator[None]:
-        """What is done inside may fail.
+        """Log exceptions of the block, and continue.
 
         Args:
-            name: of what is done, as people are told it.
+            name: the work's name in log messages.
         """
         try:
             yield
         except PrelabelError as error:
             self.report_once(name, str(error))
-        except Exception as error:  # a defect of ours, or a file that nobody expected
+        except Exception as error:  # a bug, or an unexpected file
             if self.report_once(name, f"{type(error).__name__}: {error}"):
                 log.info("%s", name, exc_info=True)
         else:
             self._last_messages.pop(name, None)
 
     def report_once(self, name: str, message: str) -> bool:
-        """Say what is wrong, unless that was said last; whether it was new."""
+        """Log a message unless it repeats the last one of this name; return whether it was new."""
         is_new = self._last_messages.get(name) != message
         if is_new:
             log.error("%s: %s", name, message)
@@ -46,12 +46,12 @@ class Supervisor:
     async def run_forever(
         self, interval_seconds: float, name: str, action: Callable[[], Awaitable[None]]
     ) -> None:
-        """Do something again and again.
+        """Repeat an action, and log its errors.
 
         Args:
-            interval_seconds: between two times.
-            name: of it, as people are told it.
-            action: what is done.
+            interval_seconds: pause before each run.
+            name: the action's name in log messages.
+            action: called without arguments.
         """
         while True:
             await asyncio.sleep(interval_seconds)

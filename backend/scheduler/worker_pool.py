@@ -1,4 +1,4 @@
-"""The working processes as the server sees them: started at first use, replaced when they die."""
+"""Worker processes: started at first use, and replaced when they die."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from backend.scheduler.jobs import Job, job_to_json
 
 log = logging.getLogger("prelabel")
 WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "MALLOC_ARENA_MAX": "2"}
-"""Threads that wait for each other sleep: spinning, two busy processes slow each other manifold.
-What threads gave back is used again: else each round's new threads took 10 MB more, for ever."""
+"""OpenMP threads sleep while they wait: with spinning, two busy processes slow each other down
+severalfold. Few malloc arenas: with the default, each round's threads kept 10 MB more memory."""
 WORKER_COMMAND = (sys.executable, "-m", "backend.worker")
 TRAINING_NICENESS, PREDICTION_NICENESS = 10, 5
-"""How far processes stand back (``nice``): a click never waits for training."""
+"""``nice`` values: predictions have priority over training."""
 
 
 def _ignore_progress(state: str, progress: float, detail: str) -> None:
-    """Nobody wants to know."""
+    """Default callback: ignore progress."""
 
 
 class WorkerProcess:
-    """One process; one job at a time. It reads its settings from the same environment.
+    """A worker process, which runs one job at a time.
 
     Args:
-        niceness: how far it stands back behind others.
-        command: that takes jobs, given the niceness as last argument.
+        niceness: its ``nice`` value.
+        command: command line; the niceness is added as the last argument.
     """
 
     def __init__(
@@ -50,15 +50,15 @@ class WorkerProcess:
     async def run(
         self, job: Job, body: bytes = b"", report: StateCallback = _ignore_progress
     ) -> tuple[Any, bytes]:
-        """Run a job.
+        """Run a job and return its result and body.
 
         Args:
-            job: ``job`` and its arguments.
-            body: bytes that belong to it.
-            report: told the state, the progress, 0 to 1, and details.
+            job: the job.
+            body: body of the frame.
+            report: receives the progress.
 
         Raises:
-            PrelabelError: the job failed, with the error that it told, or its process died.
+            PrelabelError: the job's own error, or the process died.
         """
         process = await self._ensure_started()
         job_id = self._running_job = next(self._job_ids)
@@ -68,21 +68,21 @@ class WorkerProcess:
             )
             header, answer = await self._read_answer(process, job_id, report)
         except BaseException:
-            await self.stop()  # its next answer would be taken for another job's
+            await self.stop()  # a late answer would be taken for the next job's
             raise
         finally:
             self._running_job = None
         return _read_result(header), answer
 
     async def cancel(self) -> None:
-        """Ask the job under way to end; it fails with ``Cancelled`` if it can."""
+        """Cancel the running job; it fails with ``RoundCancelledError`` when it supports that."""
         if self._process is not None and self._running_job is not None:
             await self._send_frame(
                 self._process, frames.pack_frame({"cancel": self._running_job}, b"")
             )
 
     async def stop(self) -> None:
-        """End the process, whatever it does."""
+        """Kill the process."""
         process, self._process = self._process, None
         if process is not None and process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
@@ -97,7 +97,7 @@ class WorkerProcess:
                 env={**os.environ, **WORKER_ENVIRONMENT},
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
-                start_new_session=True,  # Ctrl-C is for the server, which ends this one
+                start_new_session=True,  # Ctrl-C goes to the server, which stops this process
             )
         return self._process
 
@@ -123,12 +123,12 @@ class WorkerProcess:
 
 
 class WorkerPool:
-    """A few processes that share the jobs of one kind.
+    """A pool of equal worker processes.
 
     Args:
-        count: how many run at the same time.
-        niceness: how far they stand back behind others.
-        command: that takes jobs.
+        count: number of processes.
+        niceness: their ``nice`` value.
+        command: their command line.
     """
 
     def __init__(self, count: int, niceness: int, command: Sequence[str] = WORKER_COMMAND) -> None:
@@ -139,12 +139,12 @@ class WorkerPool:
 
     @property
     def is_full(self) -> bool:
-        """Whether whoever wants a process now has to wait for one."""
+        """Whether all processes are busy."""
         return self._free_workers.empty()
 
     @contextlib.asynccontextmanager
     async def acquire(self) -> AsyncIterator[WorkerProcess]:
-        """A process of one's own, for a while."""
+        """Reserve a process, waiting for a free one."""
         worker = await self._free_workers.get()
         try:
             yield worker
@@ -152,7 +152,7 @@ class WorkerPool:
             self._free_workers.put_nowait(worker)
 
     async def stop(self) -> None:
-        """End all processes."""
+        """Kill all processes."""
         for worker in self._workers:
             await worker.stop()
 

@@ -1,4 +1,4 @@
-"""The HTTP server: the ML protocol at the root, and what people and programs may look at."""
+"""The HTTP server: Label Studio's ML backend protocol, the API and the dashboard."""
 
 from __future__ import annotations
 
@@ -20,20 +20,18 @@ from backend.server.source_archive import zip_source
 from backend.store.webhook_secret import home_fingerprint
 
 MAX_EVENT_BYTES = 8_000_000
-"""Bytes of a webhook that are read; a larger one wakes every project instead."""
+"""Maximum size of a webhook's body; a larger one wakes every project instead."""
 MAX_SETUP_BYTES = 4_000_000
-"""Bytes of a /setup: a labeling config, which Label Studio shows in a browser."""
+"""Maximum size of a ``/setup`` body, which holds a labeling config."""
 MAX_PREDICT_BYTES = 256_000_000
-"""Bytes of a /predict: Label Studio sends 100 tasks, whose images may stand in them."""
+"""Maximum size of a ``/predict`` body: up to 100 tasks, possibly with embedded images."""
 
 
 def reject_cross_site(request: Request) -> None:
-    """Programs may ask, Label Studio among them, and our own pages; no page of another site.
-
-    A browser on this machine reaches a backend that nobody else can reach.
+    """Reject requests that a page of another site sent through the user's browser.
 
     Raises:
-        HTTPException: a page of another site sent the request.
+        HTTPException: the request is cross-site.
     """
     if is_cross_site(request.headers):
         raise HTTPException(403, "A page of another site may not do that.")
@@ -43,11 +41,7 @@ SAME_SITE_ONLY = (Depends(reject_cross_site),)
 
 
 def create_app(service: Service) -> FastAPI:
-    """The application over a service.
-
-    Args:
-        service: started and stopped with the application.
-    """
+    """Create the application; it starts and stops the service."""
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -63,18 +57,17 @@ def create_app(service: Service) -> FastAPI:
 
 
 def _add_ml_routes(app: FastAPI, service: Service) -> None:
-    """What Label Studio calls."""
-
+    """Add the ML backend protocol."""
     fingerprint = home_fingerprint(service.settings.home)
 
     @app.get("/health")
     async def health() -> JsonObject:
-        """Alive; answered from memory. Another sign of the home means another backend."""
+        """Return the state of the server; ``home`` identifies its home folder."""
         return {"status": "UP", "model_class": MODEL_CLASS, "home": fingerprint}
 
     @app.post("/setup", dependencies=SAME_SITE_ONLY)
     async def setup(request: Request) -> JsonObject:
-        """Label Studio names a project."""
+        """Connect a project."""
         try:
             setup_request = SetupRequest.model_validate_json(
                 await _read_body(request, MAX_SETUP_BYTES)
@@ -89,13 +82,13 @@ def _add_ml_routes(app: FastAPI, service: Service) -> None:
 
     @app.post("/predict", dependencies=SAME_SITE_ONLY)
     async def predict(request: Request) -> Response:
-        """Exactly one result per task."""
+        """Return exactly one result per task."""
         result_body = await service.predict(await _read_body(request, MAX_PREDICT_BYTES))
         return Response(result_body, media_type="application/json")
 
     @app.post("/webhook", dependencies=SAME_SITE_ONLY)
     async def webhook(request: Request) -> JsonObject:
-        """Something may have changed."""
+        """Start rounds of the projects that may have changed."""
         event = parse_event(await _read_event_body(request))
         woken_projects = service.wake(
             event.project, forced=event.is_training_requested, labels=event.annotation_count
@@ -104,17 +97,17 @@ def _add_ml_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/versions")
     async def versions() -> JsonObject:
-        """All versions, newest first."""
+        """Return all versions, newest first."""
         return {"versions": service.versions()}
 
 
 def _add_api_routes(app: FastAPI, service: Service) -> None:
-    """What people and programs ask."""
+    """Add the dashboard and the API."""
     dashboard = add_dashboard(app, service)
 
     @app.get("/")
     async def root(request: Request) -> Response:
-        """The dashboard; for programs what this is, and where its source is."""
+        """Return the dashboard to browsers, and a description of the server to programs."""
         if accepts_html(request):
             return await dashboard.overview(request)
         about = {
@@ -127,39 +120,39 @@ def _add_api_routes(app: FastAPI, service: Service) -> None:
 
     @app.exception_handler(404)
     async def unknown(request: Request, error: Exception) -> Response:
-        """A page for people, a sentence for programs."""
+        """Return a page to browsers, and JSON to programs."""
         if accepts_html(request):
             return dashboard.not_found(request.url.path)
         return JSONResponse({"detail": getattr(error, "detail", "Not Found")}, 404)
 
     @app.get("/source")
     async def source() -> Response:
-        """The source of what is running here, as its licence (AGPL-3.0-or-later) promises."""
+        """Return the source of the running program, as its AGPL-3.0-or-later licence requires."""
         headers = {"content-disposition": 'attachment; filename="prelabel-source.zip"'}
         archive = await asyncio.to_thread(zip_source)
         return Response(archive, media_type="application/zip", headers=headers)
 
     @app.get("/api/projects")
     async def projects() -> list[JsonObject]:
-        """All connected projects."""
+        """Return all connected projects."""
         return [to_json(project) for project in service.projects()]
 
     @app.get("/api/projects/{id}")
     async def project(id: str) -> JsonObject:
-        """One project."""
+        """Return a project."""
         return to_json(service.project(id))
 
     @app.post("/api/projects/{id}/cancel", dependencies=SAME_SITE_ONLY)
     async def cancel(id: str) -> JsonObject:
-        """Cancel the training under way; the live version stays."""
+        """Cancel the running training; the live version stays."""
         return to_json(await service.cancel(id))
 
 
 async def _read_body(request: Request, max_bytes: int) -> bytes:
-    """The body.
+    """Read the body.
 
     Raises:
-        HTTPException: it is larger than that many bytes.
+        HTTPException: it is larger than ``max_bytes``.
     """
     body = bytearray()
     async for chunk in request.stream():
@@ -170,7 +163,7 @@ async def _read_body(request: Request, max_bytes: int) -> bytes:
 
 
 async def _read_event_body(request: Request) -> bytes:
-    """The body, unless it is too large to be worth reading."""
+    """Read the body; return an empty one when it is too large."""
     body = bytearray()
     async for chunk in request.stream():
         if len(body) <= MAX_EVENT_BYTES:
@@ -179,7 +172,7 @@ async def _read_event_body(request: Request) -> bytes:
 
 
 async def _error_response(request: Request, error: Exception) -> Response:
-    """A failure as one sentence."""
+    """Return an error as JSON."""
     status = (
         404 if isinstance(error, NotFoundError) else 400 if isinstance(error, UsageError) else 500
     )

@@ -1,4 +1,4 @@
-"""Who may call: basic auth for everything, a secret path for webhooks, which come without it."""
+"""Basic authentication, and a secret path for webhooks, which Label Studio sends without it."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ UNAUTHORIZED_BODY = (
 
 
 class BasicAuthMiddleware:
-    """An ASGI layer that lets callers in.
+    """ASGI middleware for basic authentication.
 
-    Below ``/<secret>`` everything is served as at the root; there, and only there, ``/webhook``
-    needs no auth. Without a user nothing needs any.
+    ``/<secret>/...`` serves the same routes as the root. Only there ``/webhook`` needs no
+    authentication.
 
     Args:
-        app: what is behind it.
-        user: the name; empty: no auth.
-        password: the password.
-        secret: the first part of the path that webhooks come with.
+        app: the application.
+        user: user name; without one no request needs authentication.
+        password: the user's password.
+        secret: first part of the webhook's path.
     """
 
     def __init__(self, app: ASGIApp, user: str, password: str, secret: str) -> None:
@@ -34,7 +34,7 @@ class BasicAuthMiddleware:
         self._prefix = f"/{secret}"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """Authenticate a request and pass it on."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -46,7 +46,7 @@ class BasicAuthMiddleware:
         await self._app({**scope, "path": path, "raw_path": path.encode()}, receive, send)
 
     def _strip_secret(self, path: str) -> tuple[str, bool]:
-        """The path without the secret, and whether it had it."""
+        """Return the path without the secret, and whether it contained the secret."""
         path_prefix = path[: len(self._prefix)].encode()
         inner_path = path[len(self._prefix) :]
         matches = secrets.compare_digest(path_prefix, self._prefix.encode())

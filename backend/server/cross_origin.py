@@ -1,16 +1,16 @@
-"""Who sent a form: a page of this very server, or somebody else's.
+"""Protection against cross-site request forgery (CSRF).
 
-A browser sends the credentials of basic auth along with any request to this server, also from a
-page of another site; a form of ours must come from a page of ours. No token is needed for that,
-browsers say where a form comes from (Go's ``net/http.CrossOriginProtection`` does the same):
+A browser adds basic auth credentials to every request to this server, also from pages of other
+sites. Forms are accepted from this server's own pages only, as two headers show (the method of
+Go's ``net/http.CrossOriginProtection``):
 
-- ``Sec-Fetch-Site``, which no page can forge: ``same-origin``, or ``none`` (a person's own doing);
-- where a browser does not send it (plain http to another machine), ``Origin``, which must be the
-  address that the request came to. It is ``null`` in a sandbox, and then it is refused.
+- ``Sec-Fetch-Site``, which pages cannot forge: ``same-origin``, or ``none`` for the user's own
+  navigation;
+- ``Origin``, where a browser does not send the first one (plain HTTP to another machine). It must
+  equal the address of the request; in a sandbox it is ``null``, and the form is refused.
 
-What sends neither is no browser, or one from before 2020: refused as well, programs have the API.
-A cookie would prove less: cookies of one host are shared by all its ports, and Label Studio's
-pages are often on another port of the same host.
+A request with neither header is refused too; programs use the API. A cookie would protect less:
+all ports of a host share cookies, and Label Studio often runs on another port of the same host.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ PRIVATE_NAME_SUFFIXES = (
     "home.arpa",
     "test",
 )
-"""Last parts of names that nobody can register, so that no stranger's page is there."""
+"""Top-level names that cannot be registered, so that no other site can use them."""
 
 
 def explain_form_refusal(headers: Mapping[str, str], *, has_auth: bool) -> str:
-    """Why a form is not accepted, in one sentence; empty where it is.
+    """Return why a form is refused, in a sentence; empty if it is accepted.
 
     Args:
-        headers: of the request, by lower-case name.
-        has_auth: basic auth was asked for and given.
+        headers: the request's headers by lower-case name.
+        has_auth: the request was authenticated.
     """
     site, origin, host = (headers.get(n, "") for n in ("sec-fetch-site", "origin", "host"))
     if site:
@@ -51,14 +51,14 @@ def explain_form_refusal(headers: Mapping[str, str], *, has_auth: bool) -> str:
         )
     if not has_auth and not origin.startswith("https:") and not _is_private_host(host):
         return (
-            "Under a public name buttons work with a password only, because any site could be "
-            "behind that name: set PRELABEL_USER and PRELABEL_PASSWORD, or use the IP address."
+            "Under a public name buttons work with a password only, because another site could "
+            "use that name: set PRELABEL_USER and PRELABEL_PASSWORD, or use the IP address."
         )
     return ""
 
 
 def is_cross_site(headers: Mapping[str, str]) -> bool:
-    """Whether a page of another site sent a request; programs send neither of the two headers."""
+    """Return whether a page of another site sent a request; programs send neither header."""
     site, origin, host = (headers.get(n, "") for n in ("sec-fetch-site", "origin", "host"))
     if site:
         return site not in ("same-origin", "none")
@@ -66,7 +66,7 @@ def is_cross_site(headers: Mapping[str, str]) -> bool:
 
 
 def _is_same_origin(origin: str, host: str) -> bool:
-    """Whether an origin names the server that was asked."""
+    """Return whether an origin is the address of the request."""
     try:
         parts, requested = urlsplit(origin), urlsplit(f"//{host}")
         default_port = DEFAULT_PORTS.get(parts.scheme)
@@ -79,7 +79,7 @@ def _is_same_origin(origin: str, host: str) -> bool:
 
 
 def _is_private_host(host: str) -> bool:
-    """Whether a host's name cannot be a stranger's, whose name server may say any address."""
+    """Return whether a host is an IP address or a name that cannot be registered publicly."""
     try:
         name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
         ipaddress.ip_address(name)

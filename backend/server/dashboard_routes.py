@@ -1,4 +1,4 @@
-"""The dashboard's routes: pages for people, and the forms on them."""
+"""Routes of the dashboard's pages and forms."""
 
 from __future__ import annotations
 
@@ -34,11 +34,7 @@ FormAction = Callable[[str], Awaitable[object]]
 
 
 class DashboardRoutes:
-    """Answers for the pages of one service.
-
-    Args:
-        service: that knows the projects.
-    """
+    """Renders the dashboard's responses."""
 
     def __init__(self, service: Service) -> None:
         settings = service.settings
@@ -50,7 +46,7 @@ class DashboardRoutes:
         self._pages = PageRenderer(settings.retrain_after)
 
     async def overview(self, request: Request) -> Response:
-        """All projects."""
+        """Return the overview of all projects."""
         page_values = {
             "notice": request.query_params.get("done", ""),
             "address": str(request.base_url).rstrip("/"),
@@ -59,11 +55,11 @@ class DashboardRoutes:
         return _html_response(self._pages.overview(projects, **page_values, secured=self._has_auth))
 
     async def cards(self, request: Request) -> Response:
-        """The part of the overview that changes."""
+        """Return the part of the overview that is refreshed."""
         return _html_response(self._pages.cards(await self._summaries()))
 
     async def project(self, request: Request, id: str) -> Response:
-        """One project."""
+        """Return a project's page."""
         notice = request.query_params.get("done", "")
         try:
             state = self._service.project(id)
@@ -75,7 +71,7 @@ class DashboardRoutes:
         return _html_response(page)
 
     async def round_status(self, request: Request, id: str) -> Response:
-        """The part of a project's page that changes, and the version it belongs to."""
+        """Return the part of a project's page that is refreshed; a header has the live version."""
         try:
             summary = await asyncio.to_thread(self._reader.summary, self._service.project(id))
         except PrelabelError as error:
@@ -85,7 +81,7 @@ class DashboardRoutes:
         )
 
     async def thumbnail(self, id: str, name: str) -> Response:
-        """A small picture that the loop put into the project's folder."""
+        """Return a thumbnail from the project's folder."""
         try:
             self._service.project(id)
         except NotFoundError:
@@ -102,7 +98,7 @@ class DashboardRoutes:
         )
 
     async def asset(self, name: str) -> Response:
-        """Style, script and sign."""
+        """Return a style sheet, script or icon."""
         asset = self._pages.asset(name)
         if asset is None:
             return _not_found()
@@ -113,14 +109,14 @@ class DashboardRoutes:
     async def submit_form(
         self, request: Request, id: str, name: str, parent_path: str, run_action: FormAction
     ) -> Response:
-        """Do what a form asks for, and send the browser back to the project's page.
+        """Run a form's action, and redirect the browser to the project's page.
 
         Args:
-            request: the form.
-            id: the project's.
-            name: of the action.
-            parent_path: leads from the form's address to the folder of the project's page.
-            run_action: does it, given the project's id.
+            request: the form's request.
+            id: id of the project.
+            name: name of the action, shown as a notice.
+            parent_path: relative path from the form's URL to the folder of the project's page.
+            run_action: called with the project's id.
         """
         refusal_reason = explain_form_refusal(request.headers, has_auth=self._has_auth)
         if refusal_reason:
@@ -135,7 +131,7 @@ class DashboardRoutes:
         )
 
     def not_found(self, path: str) -> Response:
-        """There is no such page."""
+        """Return the error page for an unknown path."""
         return self._error_page(
             NotFoundError("There is no such page."), "../" * (path.count("/") - 1)
         )
@@ -146,13 +142,13 @@ class DashboardRoutes:
 
     def _error_page(self, error: PrelabelError, root: str) -> Response:
         is_missing = isinstance(error, NotFoundError)
-        heading, status = ("Not there", 404) if is_missing else ("That did not work", 409)
+        heading, status = ("Not found", 404) if is_missing else ("That did not work", 409)
         page = self._pages.error(heading, str(error), root)
         return HTMLResponse(page, status, {**SECURITY_HEADERS, **NO_CACHE_HEADERS})
 
 
 def add_dashboard(app: FastAPI, service: Service) -> DashboardRoutes:
-    """Add the dashboard to the server; its overview is for the root to serve."""
+    """Add the dashboard's routes except the overview, which the root route serves."""
     routes = DashboardRoutes(service)
     _add_page_routes(app, routes)
     _add_form_routes(app, routes, service)
@@ -160,12 +156,12 @@ def add_dashboard(app: FastAPI, service: Service) -> DashboardRoutes:
 
 
 def accepts_html(request: Request) -> bool:
-    """Whether a browser asks: programs do not name HTML."""
+    """Return whether the client is a browser, which accepts HTML."""
     return "text/html" in request.headers.get("accept", "")
 
 
 def _add_page_routes(app: FastAPI, routes: DashboardRoutes) -> None:
-    """What is looked at."""
+    """Add the routes of pages."""
 
     @app.get("/now", include_in_schema=False)
     async def cards(request: Request) -> Response:
@@ -189,7 +185,7 @@ def _add_page_routes(app: FastAPI, routes: DashboardRoutes) -> None:
 
 
 def _add_form_routes(app: FastAPI, routes: DashboardRoutes, service: Service) -> None:
-    """What is done."""
+    """Add the routes of forms."""
 
     @app.post("/projects/{id}/train", include_in_schema=False)
     async def train(request: Request, id: str) -> Response:

@@ -1,4 +1,4 @@
-"""A port to listen at, or one sentence why not."""
+"""Open listening sockets."""
 
 from __future__ import annotations
 
@@ -11,17 +11,13 @@ SOCKET_BACKLOG = 2048
 
 
 def open_listening_socket(host: str, port: int) -> socket.socket:
-    """A listening socket.
-
-    Args:
-        host: name or address.
-        port: 0 takes a free one.
+    """Open a listening socket; port 0 selects a free one.
 
     Raises:
         PrelabelError: the port is taken, or the address is not this machine's.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # named as TCP, or asyncio does not turn Nagle's delay off: every answer would take 40 ms
+    # asyncio disables Nagle's algorithm for IPPROTO_TCP only; with it responses take 40 ms longer
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

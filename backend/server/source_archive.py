@@ -1,4 +1,4 @@
-"""The source of the running program, for whoever it serves."""
+"""The source archive of the running program."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 REPOSITORY_ROOT = Path(__file__).resolve().parents[2]
 SOURCE_FOLDERS = ("backend", "demo", "serverless", "label_config")
 PROJECT_FILES = ("LICENSE", "README.md", "pyproject.toml", "Dockerfile", "compose.yaml")
-"""What else the program is made of."""
+"""Further files of the program."""
 INSTALLED_SOURCE_FOLDER = REPOSITORY_ROOT / "prelabel-source"
-"""Where an installed program has these: its folder is full of other packages."""
+"""Folder of these files in an installed program, beside other packages."""
 
 
 def zip_source() -> bytes:
-    """A zip file of the program as it lies on this machine: code, licence, and how it is built."""
+    """Return a zip archive with the code, the licence and the build files."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, file in sorted(_source_files()):
@@ -25,7 +25,7 @@ def zip_source() -> bytes:
 
 
 def _source_files() -> Iterator[tuple[str, Path]]:
-    """Name in the zip file, and file."""
+    """Yield the name in the archive and the path of each file."""
     for source_folder in SOURCE_FOLDERS:
         for file in (REPOSITORY_ROOT / source_folder).rglob("*"):
             if file.is_file() and "__pycache__" not in file.parts:

@@ -1,9 +1,8 @@
-"""For people who run the stock ``label-studio-ml`` server: the same service behind its class.
+"""An adapter for the ``label-studio-ml`` server.
 
 ``label-studio-ml init DIR --script model.py`` with a ``model.py`` of one line,
 ``from backend.server.stock import Prelabel``, and ``label-studio-ml start DIR`` serve Prelabel.
-Written for 1.0.9 (PyPI) and for the 2.x line of its repository; where they differ, both forms of a
-call are taken.
+It supports version 1.0.9 (PyPI) and the 2.x line of its repository, including both forms of calls.
 """
 
 from __future__ import annotations
@@ -27,15 +26,16 @@ from backend.store.projects import ProjectStore
 
 T = TypeVar("T")
 RESULT_TIMEOUT_SECONDS = 95.0
-"""Label Studio gives up on /predict after 100 s."""
+"""Label Studio disconnects from ``/predict`` after 100 seconds."""
 
 
 class Prelabel(LabelStudioMLBase):  # type: ignore[misc]
-    """A thin adapter: knows nothing itself, asks the service of its process.
+    """Forwards calls to the service of this process.
 
     Args:
-        label_config: 1.0.9 gives it first, 2.x second, both may give it by name.
-        extra: ``hostname``, ``access_token`` (1.0.9), ``project_id`` (2.x).
+        project_id: given by 2.x.
+        label_config: the first positional argument in 1.0.9, the second in 2.x.
+        extra: ``hostname`` and ``access_token`` (1.0.9).
     """
 
     TRAIN_EVENTS = (
@@ -65,13 +65,13 @@ class Prelabel(LabelStudioMLBase):  # type: ignore[misc]
 
     @property
     def model_version(self) -> str:
-        """The newest version of all projects."""
+        """Return the newest version of all projects."""
         return next(iter(_service_thread().service.versions()), NO_VERSION)
 
     def predict(
         self, tasks: Sequence[dict[str, Any]], context: Any = None, **extra: Any
     ) -> list[dict[str, Any]]:
-        """One result per task."""
+        """Return one result per task."""
         request = {"tasks": list(tasks), "project": self._project_id}
         if self._config_xml:
             request["label_config"] = self._config_xml
@@ -86,9 +86,9 @@ class Prelabel(LabelStudioMLBase):  # type: ignore[misc]
         return results
 
     def fit(self, tasks: Any = (), *extra_positional: Any, **extra: Any) -> dict[str, Any]:
-        """Wake the loop; what is to be learned is asked of Label Studio.
+        """Request a round, which reads the labels from Label Studio.
 
-        1.0.9 calls this in a process of its own, so the wake-up is a file in the home folder.
+        1.0.9 calls this in another process, so the request is a file in the home folder.
         """
         event = str(extra.get("event") or (tasks if isinstance(tasks, str) else ""))
         payload = extra.get("data") or (extra_positional[0] if extra_positional else {})
@@ -116,7 +116,7 @@ class Prelabel(LabelStudioMLBase):  # type: ignore[misc]
 
 
 class ServiceThread:
-    """The service on an event loop in a thread of its own."""
+    """Runs the service on an event loop in a thread."""
 
     def __init__(self) -> None:
         self.service = Service(read_settings())
@@ -125,7 +125,7 @@ class ServiceThread:
         self.run_coroutine(self.service.start())
 
     def run_coroutine(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run something on the service's loop."""
+        """Run a coroutine on the service's loop and return its result."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(
             RESULT_TIMEOUT_SECONDS
         )
@@ -136,7 +136,7 @@ _creation_lock = threading.Lock()
 
 
 def _service_thread() -> ServiceThread:
-    """The one host of this process; a forked child has none of its parent's threads."""
+    """Return the service thread of this process; a forked child starts its own."""
     with _creation_lock:
         if os.getpid() not in _service_threads:
             _service_threads.clear()

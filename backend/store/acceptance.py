@@ -1,6 +1,6 @@
-"""What was answered without a person, what people found of it, and whether that is suspended.
+"""The auto-accepted answers of a project, their spot checks, and suspensions.
 
-One file of a project, so that neither a roll-back nor a version that is held back forgets it.
+The file belongs to the project, so that it survives roll-backs and held versions.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ ACCEPTANCE_FILE = "acceptance.json"
 
 @dataclass(frozen=True)
 class AcceptedAnswer:
-    """An answer that was accepted, or would have been had its task not gone to people.
+    """An accepted answer, or one that is held out for a spot check.
 
     Attributes:
-        version: that gave it; the first one that would have, as an accepted answer stays.
-        answer: by control, as a version remembers labels.
-        to_people: its task goes to people all the same.
-        era: suspensions before it.
-        right: whether a person answered the same; None: nobody answered yet.
-        ratios: by control of boxes or points, width divided by height of its image.
+        version: the first version that would accept it.
+        answer: labels by control, in the form of :data:`backend.store.versions.LabelSnapshot`.
+        to_people: the task is left for people, as a spot check.
+        era: number of suspensions before it.
+        right: whether a person gave the same answer; None before that.
+        ratios: width divided by height of the image, by control of boxes or points.
     """
 
     version: str
@@ -39,12 +39,12 @@ class AcceptedAnswer:
 
 @dataclass(frozen=True)
 class Suspension:
-    """Too many answers were wrong.
+    """A suspension of auto-accept, because too many answers were wrong.
 
     Attributes:
         at: UTC, ISO 8601.
-        reason: a sentence for people.
-        until: labeled audit images on which a version has to be proven anew to lift it.
+        reason: explanation in a sentence.
+        until: labeled audit images that a version's test needs to end the suspension.
     """
 
     at: str
@@ -54,12 +54,12 @@ class Suspension:
 
 @dataclass(frozen=True)
 class AcceptanceState:
-    """The state of a project.
+    """The auto-accept state of a project.
 
     Attributes:
-        given: by task.
+        given: accepted answers by task id, in the order of acceptance.
         suspensions: oldest first.
-        since: labels of the project when the first answer was given.
+        since: number of labels when the first answer was accepted.
     """
 
     given: Mapping[int, AcceptedAnswer] = field(default_factory=dict)
@@ -68,12 +68,12 @@ class AcceptanceState:
 
     @property
     def min_audit_labels(self) -> int:
-        """Labeled audit images that a version has to be proven on at least."""
+        """Labeled audit images that a version's test needs after the last suspension."""
         return self.suspensions[-1].until if self.suspensions else 0
 
     @property
     def check_results(self) -> list[bool]:
-        """Whether answers of this era were right where people looked, in the order of giving."""
+        """Results of the spot checks since the last suspension, in the order of acceptance."""
         current_era = len(self.suspensions)
         return [
             answer.right
@@ -97,11 +97,11 @@ class AcceptanceState:
 
 
 class AcceptanceStore:
-    """The state in one project's folder.
+    """Stores the auto-accept state in a project's folder.
 
     Args:
-        folder: the project's.
-        read: reads a JSON file; None where there is none.
+        folder: the project's folder.
+        read: reads a JSON file; None when it does not exist.
     """
 
     def __init__(self, folder: Path, read: Callable[[Path], Any] = read_json) -> None:
@@ -109,7 +109,7 @@ class AcceptanceStore:
         self._read = read
 
     def read(self) -> AcceptanceState:
-        """The state; an empty one where nothing was ever accepted."""
+        """Read the state; an empty one before the first accepted answer."""
         stored = self._read(self._file) or {}
         return AcceptanceState(
             {int(task): AcceptedAnswer(**row) for task, row in (stored.get("given") or {}).items()},
@@ -118,7 +118,7 @@ class AcceptanceStore:
         )
 
     def write(self, state: AcceptanceState) -> None:
-        """Keep the state.
+        """Save the state.
 
         Raises:
             StoreError: it cannot be written.

@@ -1,4 +1,4 @@
-"""API keys: only their hashes are kept, and what each may do."""
+"""API keys of the endpoint: hashes of their secrets, and their limits."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from backend.errors import NotFoundError, StoreError, UsageError
 from backend.store.files import exclusive_lock, read_json, write_json
 
 KEY_PREFIX = "plk"
-"""Keys are ``plk_<id>_<secret>``: a scanner for lost secrets recognises them."""
+"""Keys are ``plk_<id>_<secret>``, so that secret scanners can recognize them."""
 DEFAULT_IMAGES_PER_SECOND = 100.0
 LOCK_TIMEOUT_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
 class ApiKey:
-    """Who may ask, and how much.
+    """An API key without its secret.
 
     Attributes:
-        id: not secret; names the key in lists and logs.
-        name: what people call it.
-        hash: SHA-256 of the secret, hexadecimal. The secret has 256 random bits, so that a slow
-            hash would add nothing.
-        functions: ids that it may invoke; empty: all.
-        rate: images a second.
-        quota: images a month; 0: no limit.
+        id: identifies the key in lists and logs; not secret.
+        name: display name.
+        hash: SHA-256 of the secret, hexadecimal. The secret has 256 random bits, so a slow hash
+            is not needed.
+        functions: ids of the functions that it may invoke; empty for all.
+        rate: images per second.
+        quota: images per month; 0 for no limit.
         created: UTC, ISO 8601.
-        revoked: the same; empty while it is good.
+        revoked: UTC, ISO 8601; empty while the key is valid.
     """
 
     id: str
@@ -46,12 +46,12 @@ class ApiKey:
     revoked: str = ""
 
     def may_invoke(self, function: str) -> bool:
-        """Whether it may invoke a function."""
+        """Return whether the key may invoke a function."""
         return not self.functions or function in self.functions
 
 
 class ApiKeyStore:
-    """The keys of one home folder; what another process changes is seen at the next use."""
+    """The keys of a home folder; changes by other processes are read at the next use."""
 
     def __init__(self, home: Path) -> None:
         self._file = home / "keys.json"
@@ -59,7 +59,7 @@ class ApiKeyStore:
         self._keys_by_id: dict[str, ApiKey] = {}
 
     def all(self) -> list[ApiKey]:
-        """Every key, revoked ones too, oldest first.
+        """Return all keys including revoked ones, oldest first.
 
         Raises:
             StoreError: the file is damaged.
@@ -74,10 +74,10 @@ class ApiKeyStore:
         rate: float = DEFAULT_IMAGES_PER_SECOND,
         quota: int = 0,
     ) -> tuple[ApiKey, str]:
-        """Make a key.
+        """Create a key.
 
         Returns:
-            the key, and the text that proves it: shown once, kept nowhere.
+            the key, and the text that applications send, which is not stored.
 
         Raises:
             UsageError: the name is empty.
@@ -93,10 +93,10 @@ class ApiKeyStore:
         return key, f"{KEY_PREFIX}_{id}_{secret}"
 
     def revoke(self, id: str) -> ApiKey:
-        """Make a key worthless.
+        """Revoke a key.
 
         Raises:
-            NotFoundError: there is none.
+            NotFoundError: there is no key with this id.
         """
         with self._exclusive():
             keys = {key.id: key for key in self.all()}
@@ -109,7 +109,7 @@ class ApiKeyStore:
             return keys[id]
 
     def authenticate(self, key_text: str) -> ApiKey | None:
-        """The key that a text proves; None where it proves none that is good."""
+        """Return the key that a text belongs to; None when it is unknown or revoked."""
         prefix, _, key_body = key_text.partition("_")
         id, _, secret = key_body.partition("_")
         self._read()
@@ -119,11 +119,7 @@ class ApiKeyStore:
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
-        """No other process changes the keys meanwhile; what one wrote before is read anew.
-
-        Raises:
-            StoreError: another process does not come to an end, or the folder cannot be written.
-        """
+        """Lock the keys against changes by other processes, and read them again."""
         file = self._file.with_name(f"{self._file.name}.lock")
         with exclusive_lock(
             file, StoreError("Another process changes the keys: try again."), LOCK_TIMEOUT_SECONDS

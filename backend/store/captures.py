@@ -1,7 +1,7 @@
-"""Images that applications asked about and that are worth labeling, until they are tasks.
+"""Images that the endpoint captured for labeling, and the tasks they became.
 
-Two writers that never write the same file: the endpoint keeps an image with what was said of it
-(``captures/``), and the backend notes the task that became of it (``returned/``).
+The endpoint writes an image and its prediction to ``captures/``; the backend records the imported
+task in ``returned/``. No file has two writers.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ DAY_SECONDS = 86_400.0
 
 @dataclass(frozen=True)
 class Capture:
-    """An image that comes back.
+    """A captured image with its prediction.
 
     Attributes:
-        id: the request's.
-        at: when, seconds since 1970.
+        id: id of the request.
+        at: time of the request, seconds since 1970.
         why: ``uncertain``, ``rare`` or ``random``.
-        version: that answered.
-        external: the caller's name for it; may be empty.
+        version: the version that predicted.
+        external: the caller's id for the image; may be empty.
         look: perceptual hash, hexadecimal.
-        said: the prediction, as Label Studio takes it: ``result`` and ``score``.
-        suffix: of the image's file.
-        width: pixels of the upright image.
-        height: the same.
-        annotation: a person's answer, in the same form; None while there is none.
-        superseded: the caller asked again by the same name, about another image.
+        said: the prediction in Label Studio's form: ``result`` and ``score``.
+        suffix: suffix of the image file.
+        width: width of the upright image in pixels.
+        height: its height in pixels.
+        annotation: a person's correction, in the form of ``result``; None without one.
+        superseded: a later request had the same external id and another image.
     """
 
     id: str
@@ -57,7 +57,7 @@ class Capture:
 
     @property
     def annotation_hash(self) -> str:
-        """Which answer of a person this is, as a hash; empty while there is none."""
+        """Hash of the correction; empty without one."""
         if self.annotation is None:
             return ""
         text = json.dumps(self.annotation, sort_keys=True, ensure_ascii=False)
@@ -66,12 +66,12 @@ class Capture:
 
 @dataclass(frozen=True)
 class ImportRecord:
-    """What became of a capture.
+    """The task that a capture became.
 
     Attributes:
-        task_id: its number in Label Studio; 0 while it is none.
-        annotation_hash: the answer that is there, see :attr:`Capture.annotation_hash`; empty while none is.
-        annotation_id: the number of the annotation with it; 0 where it is not known.
+        task_id: its id in Label Studio; 0 before the import.
+        annotation_hash: :attr:`Capture.annotation_hash` of the imported correction; may be empty.
+        annotation_id: id of the imported annotation; 0 when unknown.
     """
 
     task_id: int = 0
@@ -83,8 +83,8 @@ class CaptureStore:
     """The captures of one project.
 
     Args:
-        folder: the project's.
-        endpoint_home: the home folder that the endpoint writes to, where that is another one.
+        folder: the project's folder.
+        endpoint_home: home folder that the endpoint writes to, when it is another one.
     """
 
     def __init__(self, folder: Path, endpoint_home: Path | None = None) -> None:
@@ -92,10 +92,10 @@ class CaptureStore:
         self._captures_folder = capture_root / "captures"
         self._imports_folder = folder / "returned"
 
-    # -- what the endpoint writes -----------------------------------------------------------
+    # -- written by the endpoint ------------------------------------------------------------
 
     def add(self, capture: Capture, content: bytes) -> None:
-        """Keep an image and what was said of it; the image first, so that none is without.
+        """Save an image and its record; the image first, so that no record is without one.
 
         Raises:
             StoreError: it cannot be written.
@@ -104,11 +104,11 @@ class CaptureStore:
         self.update(capture)
 
     def update(self, capture: Capture) -> None:
-        """Write what is known of an image anew: an answer came in."""
+        """Save a changed record, such as one with a correction."""
         write_json(self._captures_folder / f"{capture.id}.json", asdict(capture))
 
     def delete_before(self, cutoff: float) -> int:
-        """Remove what is older than a moment, seconds since 1970; how many."""
+        """Remove captures from before ``cutoff``, seconds since 1970, and return their number."""
         deleted = 0
         for capture in list(self.all()):
             if capture.at < cutoff:
@@ -117,18 +117,18 @@ class CaptureStore:
                 deleted += 1
         return deleted
 
-    # -- what the backend writes ------------------------------------------------------------
+    # -- written by the backend -------------------------------------------------------------
 
     def record_import(
         self, capture: Capture, task: int, has_annotation: bool, annotation_id: int = 0
     ) -> None:
-        """A capture is a task of Label Studio now.
+        """Record that a capture was imported.
 
         Args:
-            capture: which.
-            task_status: its number there.
-            has_annotation: its answer is there as well, as it stands in ``capture``.
-            annotation_id: the number of that, where it is known.
+            capture: the capture.
+            task: id of its task.
+            has_annotation: the correction in ``capture`` was imported too.
+            annotation_id: id of that annotation; 0 when unknown.
         """
         answer_hash = capture.annotation_hash if has_annotation else ""
         record = {
@@ -140,7 +140,7 @@ class CaptureStore:
         write_json(self._imports_folder / f"{capture.id}.json", {**record, "at": time.time()})
 
     def delete_stale_imports(self, cutoff: float) -> int:
-        """Remove notes older than a moment, seconds since 1970, whose image is gone; how many."""
+        """Remove import records from before ``cutoff`` without a capture; return their number."""
         deleted = 0
         for file in self._imports_folder.glob("*.json"):
             has_capture = (self._captures_folder / file.name).exists()
@@ -150,59 +150,59 @@ class CaptureStore:
         return deleted
 
     def pending(self) -> Iterator[Capture]:
-        """What is no task yet, or whose latest answer is not there yet; oldest first."""
+        """Yield captures that are not imported, or whose correction is not; oldest first."""
         for capture in self.all():
             record = self.import_record(capture)
             if not record.task_id or record.annotation_hash != capture.annotation_hash:
                 yield capture
 
     def last_modified(self) -> float:
-        """When the endpoint last wrote something, seconds since 1970; 0: never. Cheap."""
+        """Return when the endpoint last wrote, seconds since 1970; 0 for never."""
         try:
             return self._captures_folder.stat().st_mtime
         except OSError:
             return 0.0
 
     def counts(self) -> tuple[int, int]:
-        """How many wait, and how many became tasks."""
+        """Return the numbers of waiting and of imported captures."""
         imported_ids = {file.stem for file in self._imports_folder.glob("*.json")}
         captured_ids = {file.stem for file in self._captures_folder.glob("*.json")}
         return len(captured_ids - imported_ids), len(imported_ids)
 
-    # -- what both read ---------------------------------------------------------------------
+    # -- read by both -----------------------------------------------------------------------
 
     def all(self) -> Iterator[Capture]:
-        """Everything that is kept, oldest first; what is damaged costs nothing else."""
+        """Yield all captures, oldest first; damaged ones are skipped."""
         loaded = [_read_capture(file) for file in self._captures_folder.glob("*.json")]
         yield from sorted((entry for entry in loaded if entry), key=lambda capture: capture.at)
 
     def latest(self, count: int) -> list[Capture]:
-        """The last few that were kept or answered, newest first; only these are read."""
+        """Return the captures written last, newest first; no other is read."""
         files = heapq.nlargest(count, self._captures_folder.glob("*.json"), key=_modified_at)
         loaded = [_read_capture(file) for file in files]
         return sorted((entry for entry in loaded if entry), key=lambda capture: -capture.at)
 
     def read_image(self, capture: Capture) -> bytes | None:
-        """The image's bytes; None where it was removed."""
+        """Read the image file; None when it was removed."""
         try:
             return self.image_path(capture).read_bytes()
         except FileNotFoundError:
             return None
 
     def image_path(self, capture: Capture) -> Path:
-        """The image's file."""
+        """Return the path of the image file."""
         return self._captures_folder / f"{capture.id}{capture.suffix}"
 
     def task_status(self, capture: Capture) -> tuple[int, bool]:
-        """The number of its task, 0 while there is none, and whether its annotation is there."""
+        """Return the id of its task, 0 before the import, and whether its correction is there."""
         record = self.import_record(capture)
         return record.task_id, bool(record.annotation_hash)
 
     def import_record(self, capture: Capture) -> ImportRecord:
-        """What became of it."""
+        """Read the import record of a capture."""
         record = read_json(self._imports_folder / f"{capture.id}.json") or {}
         answer_hash = record.get("answer")
-        if answer_hash is None:  # noted by a Prelabel that knew of one answer only
+        if answer_hash is None:  # written before several corrections were supported
             answer_hash = capture.annotation_hash if record.get("annotated") else ""
         return ImportRecord(
             int(record.get("task", 0)), str(answer_hash), int(record.get("annotation", 0))
@@ -210,17 +210,17 @@ class CaptureStore:
 
 
 def _read_capture(file: Path) -> Capture | None:
-    """A capture; None where it went away, or is damaged."""
+    """Read a capture; None when it was removed or is damaged."""
     try:
         row = read_json(file)
         return Capture(**row) if row else None
     except (StoreError, TypeError) as error:
-        log.warning("a captured image is left out: %s: %s", file, error)
+        log.warning("Skipping a damaged captured image: %s: %s", file, error)
         return None
 
 
 def _modified_at(file: Path) -> float:
-    """When a file was last written; 0 where it went away meanwhile."""
+    """Return when a file was last written; 0 when it was removed."""
     try:
         return file.stat().st_mtime
     except OSError:

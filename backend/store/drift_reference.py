@@ -1,4 +1,4 @@
-"""What a version's audit slice looks like, kept beside it: production is compared with it."""
+"""The label counts and embeddings of a version's audit set, as the reference for drift."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from backend.errors import StoreError
 from backend.store.files import disk_errors, read_json, write_json
 
 MAX_REFERENCE_VECTORS = 2000
-"""Vectors that are kept."""
+"""Maximum number of stored embeddings."""
 LABEL_MIX_FILE, AUDIT_VECTORS_FILE = "mix.json", "audit.npz"
 
 
 @dataclass(frozen=True)
 class DriftReference:
-    """The audit slice of a version.
+    """The audit set of a version.
 
     Attributes:
-        label_counts: by control, label → how often.
+        label_counts: by control, then by label.
         vectors: (n, d) float32 of unit length; n is 0 where no control has choices.
     """
 
@@ -34,7 +34,7 @@ EMPTY_REFERENCE = DriftReference({}, np.zeros((0, 0), dtype=np.float32))
 
 
 def save_reference(reference: DriftReference, folder: Path) -> None:
-    """Write it into a version's folder."""
+    """Save a reference in a version's folder."""
     write_json(folder / LABEL_MIX_FILE, reference.label_counts)
     with disk_errors(folder):
         np.savez_compressed(
@@ -44,7 +44,7 @@ def save_reference(reference: DriftReference, folder: Path) -> None:
 
 
 def load_reference(folder: Path) -> DriftReference:
-    """Read it; an empty one where a version of old has none.
+    """Load the reference of a version; an empty one for versions of old releases.
 
     Raises:
         StoreError: a file is damaged.

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: the one owner of writing to disk."""
+"""Atomic writes and locks for files; all other modules write through this one."""
 
 from __future__ import annotations
 
@@ -17,11 +17,7 @@ from backend.errors import PrelabelError, StoreError
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn an operating system's error about ``path`` into one sentence.
-
-    Raises:
-        StoreError: whatever was done inside failed for a reason of the disk.
-    """
+    """Convert an ``OSError`` about ``path`` into a :class:`StoreError` that says what to do."""
     try:
         yield
     except OSError as error:
@@ -34,13 +30,13 @@ def write_text(path: Path, text: str, *, private: bool = False) -> None:
 
 
 def write_bytes(path: Path, content: bytes, *, private: bool = False, durable: bool = True) -> None:
-    """Write a file so that a reader sees the old content or the new one, never a part.
+    """Write a file atomically: a reader sees the old content or the new one, never a part.
 
     Args:
-        path: where; its folder is made when missing.
-        content: what.
-        private: readable by the owner alone, for tokens.
-        durable: it must outlive a power failure; what can be made again need not.
+        path: file; its folder is created when missing.
+        content: the whole content.
+        private: only the owner may read it, for tokens.
+        durable: sync to disk, so that it survives a power failure.
 
     Raises:
         StoreError: the disk is full, or the folder cannot be written.
@@ -67,10 +63,10 @@ def write_json(path: Path, value: Any, *, private: bool = False) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file, None where there is no such file.
+    """Read a JSON file; None when it does not exist.
 
     Raises:
-        StoreError: the file is there and cannot be read or is no JSON.
+        StoreError: it cannot be read or is not JSON.
     """
     try:
         with disk_errors(path):
@@ -84,10 +80,10 @@ def read_json(path: Path) -> Any:
 
 
 def remove_file(path: Path) -> bool:
-    """Remove a file; whether there was one.
+    """Remove a file, and return whether it existed.
 
     Raises:
-        StoreError: it is there and cannot be removed.
+        StoreError: it cannot be removed.
     """
     with disk_errors(path):
         try:
@@ -98,7 +94,7 @@ def remove_file(path: Path) -> bool:
 
 
 def stat_files(files: Iterable[Path]) -> list[tuple[os.stat_result, Path]]:
-    """Files with what the system tells of them; without those that went away meanwhile."""
+    """Return the files that exist, each with its ``stat``."""
     stat_pairs = []
     for file in files:
         with contextlib.suppress(FileNotFoundError):  # another process removed or renamed it
@@ -107,7 +103,7 @@ def stat_files(files: Iterable[Path]) -> list[tuple[os.stat_result, Path]]:
 
 
 def append_line(path: Path, text: str) -> None:
-    """Add one line to a file that only grows; a line that a crash cut off stays one of its own.
+    """Append a line to a log file, on a new line even when a crash cut off the last one.
 
     Raises:
         StoreError: the disk is full, or the folder cannot be written.
@@ -124,14 +120,14 @@ def append_line(path: Path, text: str) -> None:
 
 
 def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
-    """Make a folder that appears whole, by filling a temporary one and renaming it.
+    """Create a folder atomically, by filling a temporary one and renaming it.
 
     Args:
-        path: where the folder shall appear; when it is there already it stays as it is.
-        fill: writes the contents into the folder it is given.
+        path: the new folder; an existing one stays as it is.
+        fill: writes the contents into the folder that it is given.
 
     Raises:
-        StoreError: the disk is full, or the folder cannot be written; nothing is left behind.
+        StoreError: the disk is full, or the folder cannot be written; no partial folder remains.
     """
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -177,16 +173,16 @@ def exclusive_lock(
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a killed process left half made in a folder. Call it under the folder's lock."""
+    """Remove partial folders that a killed process left; call it under the folder's lock."""
     for leftover in folder.glob(".making-*"):
         shutil.rmtree(leftover, ignore_errors=True)
 
 
 def check_writable(folder: Path) -> None:
-    """Make sure that a folder exists and can be written to.
+    """Create a folder when missing, and check that it is writable.
 
     Raises:
-        StoreError: it cannot.
+        StoreError: it is not.
     """
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Copies of images at the size that detectors look at: read in milliseconds, from no network."""
+"""A disk cache of downscaled images, at the input size of detectors."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MAX_EDGE_PIXELS = 1280
-"""Pixels of a copy's longer edge at most."""
+"""Maximum length of a copy's longer edge."""
 JPEG_QUALITY = 95
 MAX_TOTAL_BYTES = 8_000_000_000
-"""What all copies may take together; the ones used longest ago go first."""
+"""Maximum size of the cache; the least recently used copies are removed first."""
 
 
 class ImageCopies:
-    """Upright images by the hash of their original bytes.
+    """Upright images, keyed by the hash of their original bytes.
 
     Args:
-        folder: made when missing.
+        folder: created when missing.
         max_bytes: see :meth:`trim`.
     """
 
@@ -31,11 +31,11 @@ class ImageCopies:
         self._max_bytes = max_bytes
 
     def has(self, digest: str) -> bool:
-        """Whether there is a copy."""
+        """Return whether there is a copy."""
         return self._path(digest).exists()
 
     def get(self, digest: str) -> Image.Image | None:
-        """The copy, RGB; None where there is none, or a damaged one."""
+        """Read a copy as RGB; None when there is none or it is damaged."""
         from PIL import Image
 
         file = self._path(digest)
@@ -50,15 +50,15 @@ class ImageCopies:
             return None
 
     def put(self, digest: str, image: Image.Image, jpeg: bytes = b"") -> Image.Image:
-        """Keep a copy.
+        """Save a copy.
 
         Args:
-            digest: of the original's bytes.
+            digest: hash of the original bytes.
             image: RGB, upright, of any size.
-            jpeg: a JPEG without metadata of exactly this image, where there is one.
+            jpeg: the same image as JPEG without metadata; may be empty.
 
         Returns:
-            the image as :meth:`get` will give it.
+            the image as :meth:`get` returns it.
 
         Raises:
             StoreError: it cannot be written.
@@ -71,7 +71,7 @@ class ImageCopies:
         resized = shrink_to_limit(image)
         buffer = io.BytesIO()
         if max(resized.size) < MAX_EDGE_PIXELS // 4:
-            resized.save(buffer, "PNG")  # JPEG would show its blocks
+            resized.save(buffer, "PNG")  # JPEG artifacts are visible at this size
         else:
             resized.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
         path = self._path(digest)
@@ -79,7 +79,7 @@ class ImageCopies:
         return self.get(digest) or resized
 
     def trim(self) -> int:
-        """Remove the copies used longest ago until the rest fits; how many went."""
+        """Remove the least recently used copies until the rest fits; return their number."""
         stat_pairs = stat_files(self._folder.glob("*/*"))
         files = [(stat.st_mtime, stat.st_size, file) for stat, file in stat_pairs]
         total_bytes, removed = sum(size for _, size, _ in files), 0
@@ -95,7 +95,7 @@ class ImageCopies:
 
 
 def shrink_to_limit(image: Image.Image) -> Image.Image:
-    """An image whose longer edge is at most ``MAX_EDGE_PIXELS``; never enlarged."""
+    """Downscale an image whose longer edge exceeds ``MAX_EDGE_PIXELS``."""
     from PIL import Image as Pillow
 
     scale = MAX_EDGE_PIXELS / max(image.size)

@@ -1,4 +1,4 @@
-"""The projects this backend knows: who named them, and where their files are."""
+"""The connected projects, and the folders of their files."""
 
 from __future__ import annotations
 
@@ -20,18 +20,17 @@ OUTCOME_FILE = "summary.json"
 
 @dataclass(frozen=True)
 class ProjectRecord:
-    """A project of one Label Studio.
+    """A connected project.
 
     Attributes:
-        id: what people and addresses call it: Label Studio's number, with the server added where
-            another server's project already has that number.
-        server: Label Studio's address as it named itself; empty: the one of the settings.
-        number: Label Studio's project number.
-        created: when it was created, in whole seconds since 1970; 0 when unknown. Tells a
+        id: the project's number in Label Studio; with the server's address where another server's
+            project has the same number.
+        server: Label Studio's address as it reported it; empty for the one of the settings.
+        number: the project's number in Label Studio.
+        created: time of creation, whole seconds since 1970; 0 when unknown. Distinguishes a
             project from a later one with the same number.
-        title: as last seen.
-        drawn: what the audit slice was drawn by before the time of creation was known; empty
-            where it always was.
+        title: its last known title.
+        drawn: seed of an audit set that was drawn before the time of creation was known.
     """
 
     id: str
@@ -70,11 +69,11 @@ class ProjectRecord:
 
 
 class ProjectStore:
-    """All projects below one home folder. Safe with several threads of one process.
+    """The projects of a home folder; thread-safe.
 
     Args:
         home: the home folder.
-        endpoint_home: the home folder that the endpoint writes to, where that is another one.
+        endpoint_home: home folder that the endpoint writes to, when it is another one.
     """
 
     def __init__(self, home: Path, endpoint_home: Path | None = None) -> None:
@@ -84,15 +83,15 @@ class ProjectStore:
         self._lock = threading.Lock()
 
     def all(self) -> list[ProjectRecord]:
-        """Every known project, by folder name; without those whose record is damaged."""
+        """Return all projects by folder name, without damaged records."""
         return self.read_all()[0]
 
     def damaged_messages(self) -> list[str]:
-        """A sentence for every project whose record cannot be read: the others go on."""
+        """Return an error message for each damaged record."""
         return list(self.read_all()[1].values())
 
     def read_all(self) -> tuple[list[ProjectRecord], dict[str, str]]:
-        """Every known project, by folder name; and what is wrong with the others, by id."""
+        """Return all projects by folder name, and the errors of damaged records by id."""
         records: list[ProjectRecord] = []
         errors_by_id: dict[str, str] = {}
         for file in sorted(self._root.glob("*/project.json")):
@@ -105,7 +104,7 @@ class ProjectStore:
         return records, errors_by_id
 
     def get(self, id: str) -> ProjectRecord:
-        """One project.
+        """Return a project.
 
         Raises:
             NotFoundError: no project has this id.
@@ -119,15 +118,15 @@ class ProjectStore:
         return record
 
     def folder(self, id: str) -> Path:
-        """Where everything of one project is kept."""
+        """Return the folder of a project's files."""
         return self._root / id
 
     def captures(self, id: str) -> CaptureStore:
-        """What the endpoint kept for one project, wherever it writes."""
+        """Return the captured images of a project."""
         return CaptureStore(self.folder(id), self._endpoint_home)
 
     def find_by_number(self, number: int, created: int = 0) -> list[ProjectRecord]:
-        """The projects with Label Studio's number, and its time of creation where both know it."""
+        """Return the projects with a number, and with a time of creation where it is known."""
         return [
             record
             for record in self.all()
@@ -142,18 +141,17 @@ class ProjectStore:
         token: str = "",
         is_server_alive: Callable[[str], bool] = lambda server: True,
     ) -> ProjectRecord:
-        """Make a project known, or find it again; keeps the newest token that came with it.
+        """Add a project or return the existing one, and store its newest token.
 
-        A Label Studio that calls itself by another name than before brings no new projects: one
-        with the same number and time of creation is the old one where nobody answers at the old
-        name any more. Where somebody does, it is another Label Studio's.
+        When Label Studio reports a new address, its projects keep their records: one with the same
+        number and time of creation is the same project if no server answers at the old address.
 
         Args:
-            server: Label Studio's address as it names itself; may be empty.
-            number: of the project there.
-            created: in seconds since 1970; 0 when unknown.
+            server: Label Studio's address as it reports it; may be empty.
+            number: the project's number there.
+            created: seconds since 1970; 0 when unknown.
             token: may be empty.
-            is_server_alive: asked about the server of a project that this one may be.
+            is_server_alive: returns whether a server answers at an address.
 
         Raises:
             StoreError: the home folder cannot be written.
@@ -169,14 +167,14 @@ class ProjectStore:
         return record
 
     def set_title(self, id: str, title: str) -> None:
-        """Remember a project's title."""
+        """Save a project's title."""
         with self._lock:
             record = self.get(id)
             if record.title != title:
                 self._write(replace(record, title=title))
 
     def token(self, id: str) -> str:
-        """The token that Label Studio handed over at /setup; empty when there was none."""
+        """Return the token that Label Studio sent to ``/setup``; empty when there was none."""
         file = self._token_file(id)
         try:
             with disk_errors(file):
@@ -192,7 +190,7 @@ class ProjectStore:
         return self.folder(id) / "token"
 
     def _find_by_server(self, server: str, number: int, created: int) -> ProjectRecord | None:
-        """The record of a server by any of its names."""
+        """Find the record of a project by any name of its server."""
         for record in self.find_by_number(number, created):
             if is_same_server(record.server, server):
                 return self._set_creation_time(record, created)
@@ -205,14 +203,14 @@ class ProjectStore:
     def _find_moved(
         self, server: str, number: int, created: int, is_server_alive: Callable[[str], bool]
     ) -> ProjectRecord | None:
-        """The record of a server that goes by another name now."""
+        """Find the record of a project whose server has a new address."""
         for record in self.find_by_number(number, created):
             if created and record.created == created and not is_server_alive(record.server):
                 return self._write(replace(record, server=server))
         return None
 
     def _set_creation_time(self, record: ProjectRecord, created: int) -> ProjectRecord:
-        """With its time of creation; versions that were made without go on as they were."""
+        """Add the time of creation; an audit set that was drawn without it keeps its seed."""
         if not created or record.created:
             return record
         has_versions = any(self.folder(record.id).glob("versions/v*"))
@@ -232,11 +230,7 @@ class ProjectStore:
 
 
 def _read_record(file: Path) -> ProjectRecord | None:
-    """A record; None where there is none.
-
-    Raises:
-        StoreError: it is damaged.
-    """
+    """Read a record; None when there is none."""
     row = read_json(file)
     try:
         return ProjectRecord(**row) if row else None
@@ -266,5 +260,5 @@ def save_outcome(folder: Path, outcome: RoundOutcome) -> None:
 
 
 def _is_safe_id(id: str) -> bool:
-    """No way out of the projects' folder."""
+    """Return whether an id stays inside the projects' folder."""
     return bool(id) and Path(id).name == id and not id.startswith(".")

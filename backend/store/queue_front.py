@@ -1,7 +1,4 @@
-"""What the loop leaves for people to look at: the front of the queue, and small pictures.
-
-The loop writes, the dashboard reads; both live in one home folder.
-"""
+"""The front of the queue and thumbnails, written by the loop and read by the dashboard."""
 
 from __future__ import annotations
 
@@ -14,9 +11,9 @@ from backend.store.files import read_json, stat_files, write_bytes, write_json
 
 QueueReason = Literal["audit", "check", "sought", "unlike", "uncertain", "typical"]
 LABEL_ERRORS_FILE = "suspects.json"
-"""Labels that are probably wrong: ``version`` and ``suspects``, the most suspicious first."""
+"""JSON with ``version`` and ``suspects``: probable label errors, the most likely first."""
 MAX_THUMBNAILS = 500
-"""Small pictures that are kept; the oldest go first."""
+"""Maximum number of stored thumbnails; the oldest are removed first."""
 
 
 @dataclass(frozen=True)
@@ -24,13 +21,12 @@ class QueuedTask:
     """A task at the front of the queue.
 
     Attributes:
-        task: its number.
-        why: ``audit``: drawn by lot to measure the model; ``check``: drawn by lot from what
-            could have been accepted without a person; ``sought``: most likely shows a label that
-            has hardly an example; ``unlike``: least like all that was seen; ``uncertain``:
-            the model is unsure of it and of many like it; ``typical``: nothing is learned yet, and
-            many are like it.
-        unsure: how unsure the model is of it, 0 to 1; 0 where that does not matter.
+        task: id of the task.
+        why: ``audit``: drawn at random for the audit set; ``check``: drawn at random as a spot
+            check of auto-accept; ``sought``: likely shows a label with few examples; ``unlike``:
+            least similar to all labeled images; ``uncertain``: the model is uncertain about it and
+            many similar images; ``typical``: similar to many images, before anything is learned.
+        unsure: uncertainty of the model, 0 to 1; 0 where it did not decide.
     """
 
     task: int
@@ -39,11 +35,11 @@ class QueuedTask:
 
 
 class QueueFront:
-    """The front of one project's queue.
+    """The front of a project's queue.
 
     Args:
-        folder: the project's.
-        read: reads a JSON file; None where there is none.
+        folder: the project's folder.
+        read: reads a JSON file; None when it does not exist.
     """
 
     def __init__(self, folder: Path, read: Callable[[Path], Any] = read_json) -> None:
@@ -52,7 +48,7 @@ class QueueFront:
         self._read = read
 
     def save_tasks(self, queued: Sequence[QueuedTask]) -> None:
-        """Remember which tasks come next.
+        """Save the tasks that come next.
 
         Raises:
             StoreError: it cannot be written.
@@ -60,19 +56,19 @@ class QueueFront:
         write_json(self._file, [asdict(queued_task) for queued_task in queued])
 
     def tasks(self) -> list[QueuedTask]:
-        """The tasks that come next, first to last."""
+        """Read the tasks that come next, in order."""
         return [QueuedTask(**row) for row in self._read(self._file) or []]
 
     def thumbnail_path(self, name: str) -> Path:
-        """Where the small picture of a task or a captured image is, or would be.
+        """Return the path of a thumbnail, which may not exist.
 
         Args:
-            name: a task's number, or ``capture-<id>``; checked by whoever takes it from outside.
+            name: a task id or ``capture-<id>``; callers validate names from requests.
         """
         return self._thumbnails_folder / f"{name}.jpg"
 
     def save_thumbnail(self, name: str, jpeg: bytes) -> None:
-        """Keep a small picture.
+        """Save a thumbnail.
 
         Raises:
             StoreError: it cannot be written.
@@ -80,7 +76,7 @@ class QueueFront:
         write_bytes(self.thumbnail_path(name), jpeg, durable=False)
 
     def trim_thumbnails(self) -> None:
-        """Remove the oldest pictures beyond KEPT."""
+        """Remove the oldest thumbnails beyond ``MAX_THUMBNAILS``."""
         stat_pairs = stat_files(self._thumbnails_folder.glob("*.jpg"))
         stat_pairs.sort(key=lambda stat_pair: stat_pair[0].st_mtime)
         for _, file in stat_pairs[:-MAX_THUMBNAILS]:

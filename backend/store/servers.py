@@ -1,4 +1,4 @@
-"""When two addresses are one Label Studio."""
+"""Compare addresses of Label Studio servers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 def is_same_server(first_address: str, second_address: str) -> bool:
-    """Whether two addresses name one server: loopback has several names.
+    """Return whether two addresses name one server; all loopback names are equal.
 
     Example:
         >>> is_same_server("http://localhost:8080", "http://127.0.0.1:8080/")

@@ -1,4 +1,4 @@
-"""How much was used in a month, and by whom: counters that outlive a restart."""
+"""Monthly usage counters that survive a restart."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from backend.store.files import read_json, write_json
 
 
 def month_key(now: datetime | None = None) -> str:
-    """``2026-11``, by UTC."""
+    """Return the month in UTC, such as ``2026-11``."""
     return (now or datetime.now(UTC)).strftime("%Y-%m")
 
 
 class UsageCounters:
-    """Counters by month and name. One process writes them; safe with its threads.
+    """Counters by month and name, for one process; thread-safe.
 
     Args:
-        file: where they are kept; made when missing.
+        file: JSON file; created when missing.
     """
 
     def __init__(self, file: Path) -> None:
@@ -30,7 +30,7 @@ class UsageCounters:
         self._dirty = False
 
     def increment(self, name: str, amount: float = 1.0) -> float:
-        """Count; what the counter shows this month now. :meth:`flush` writes it."""
+        """Increase a counter and return its value of this month; :meth:`flush` saves it."""
         with self._lock:
             month_counts = self._counts[month_key()]
             month_counts[name] = round(month_counts.get(name, 0.0) + amount, 6)
@@ -38,15 +38,15 @@ class UsageCounters:
             return month_counts[name]
 
     def current(self, name: str) -> float:
-        """What a counter shows this month."""
+        """Return a counter's value of this month."""
         with self._lock:
             return self._counts.get(month_key(), {}).get(name, 0.0)
 
     def flush(self) -> None:
-        """Write what was counted since the last time.
+        """Save the counters if they changed.
 
         Raises:
-            StoreError: it cannot be written; it stays counted.
+            StoreError: they cannot be written; the values are kept in memory.
         """
         with self._lock:
             if not self._dirty:

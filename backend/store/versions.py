@@ -1,4 +1,4 @@
-"""The versions of one project: immutable folders, and one small file that says which is live."""
+"""The versions of a project: immutable folders, and a pointer to the live one."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ from backend.store.files import (
 )
 
 LabelSnapshot = Mapping[str, Mapping[str, list[Any]]]
-"""What a version saw: task → control → labels, or rows ``[label, x0, y0, x1, y1]``; sorted."""
+"""Labels by task and control: label names, or rows ``[label, x0, y0, x1, y1]``; sorted."""
 HISTORY_FILE = "history.jsonl"
 OVERTAKEN_REASON = (
     "{live} was made live while this was trained, which was compared with {parent}: promote it if "
     "you want it."
 )
 LOCK_TIMEOUT_SECONDS = 60.0
-"""How long saving a version may keep others from making one live."""
+"""Time limit for another process that saves or promotes a version."""
 
 
 @dataclass(frozen=True)
@@ -122,21 +122,21 @@ class VersionCard:
 
 
 def content_hash(value: Any) -> str:
-    """A hash that is the same for the same JSON value on every machine and after every restart."""
+    """Return a hash of a JSON value that is the same on every machine."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 VERSION_NAME_PATTERN = re.compile(r"v[\w-]+")
-"""Names of versions; none leads out of its folder."""
+"""Names of versions; a matching name stays inside the versions' folder."""
 
 
 class VersionStore:
-    """The versions in one project's folder.
+    """The versions of a project.
 
     Args:
-        folder: the project's.
-        read: reads a JSON file; None where there is none.
+        folder: the project's folder.
+        read: reads a JSON file; None when it does not exist.
     """
 
     def __init__(self, folder: Path, read: Callable[[Path], Any] = read_json) -> None:
@@ -145,20 +145,20 @@ class VersionStore:
         self._read = read
 
     def path(self, version: str) -> Path:
-        """The folder of a version's artifact."""
+        """Return the folder of a version."""
         return self._root / version
 
     def cards(self) -> list[VersionCard]:
-        """All cards, oldest first."""
+        """Return all cards, oldest first."""
         loaded = (self._read_card(file) for file in self._root.glob("v*/card.json"))
         return sorted((card for card in loaded if card), key=lambda card: card.number)
 
     def names(self) -> list[str]:
-        """All version names, newest first."""
+        """Return all version names, newest first."""
         return [card.version for card in reversed(self.cards())]
 
     def card(self, version: str) -> VersionCard:
-        """One card.
+        """Return the card of a version.
 
         Raises:
             NotFoundError: there is no such version.
@@ -174,26 +174,26 @@ class VersionStore:
         return card
 
     def newest(self) -> VersionCard | None:
-        """The version trained last, live or not."""
+        """Return the version that was trained last, live or not."""
         cards = self.cards()
         return cards[-1] if cards else None
 
     def next_name(self, identity: str) -> tuple[int, str]:
-        """Number and name of the version to come."""
+        """Return the number and name of the next version."""
         newest = self.newest()
         number = newest.number + 1 if newest else 0
         return number, f"v{number}-{identity[:8]}"
 
     def labels(self, version: str) -> LabelSnapshot:
-        """The labels that a version saw."""
+        """Return the labels that a version was trained on."""
         snapshot: LabelSnapshot = read_json(self.path(version) / "labels.json") or {}
         return snapshot
 
     def save(self, card: VersionCard, labels: LabelSnapshot, fill: Callable[[Path], None]) -> None:
-        """Keep a version: its folder appears whole or not at all.
+        """Save a version atomically.
 
         Raises:
-            StoreError: it cannot be written; nothing is left behind.
+            StoreError: it cannot be written; no partial folder remains.
         """
 
         def write_all(folder: Path) -> None:
@@ -204,22 +204,22 @@ class VersionStore:
         write_folder(self.path(card.version), write_all)
 
     def remove_leftovers(self) -> None:
-        """Remove what a killed round left half made."""
+        """Remove partial versions of rounds that were killed."""
         if self._root.is_dir():
             remove_leftovers(self._root)
 
     def live(self) -> str | None:
-        """The name of the live version."""
+        """Return the name of the live version; None before the first."""
         pointer = self._pointer()
         return pointer.version if pointer else None
 
     def live_card(self) -> VersionCard | None:
-        """The card of the live version."""
+        """Return the card of the live version; None before the first."""
         live = self.live()
         return self.card(live) if live else None
 
     def promote(self, version: str, by: str, reason: str) -> None:
-        """Make a version live, and record who did it and why.
+        """Make a version live, and add the promotion to the history.
 
         Raises:
             NotFoundError: there is no such version.
@@ -236,19 +236,19 @@ class VersionStore:
     def save_and_promote(
         self, card: VersionCard, labels: LabelSnapshot, fill: Callable[[Path], None], by: str
     ) -> VersionCard:
-        """Save a version, and make it live if it was decided so and its parent is live still.
+        """Save a version, and promote it if it passed the gate and its parent is still live.
 
-        Somebody may have made another version live since it was compared with its parent; then
-        it waits, and its card says why.
+        If another version was promoted since the comparison, the version is held, and its card
+        records the reason.
 
         Args:
-            card: of the version, with what was decided.
-            labels: that it saw.
-            fill: writes its artifact.
-            by: who decided.
+            card: the version's, with the gate's decision.
+            labels: the labels it was trained on.
+            fill: writes the model into the version's folder.
+            by: recorded in the history.
 
         Returns:
-            the card as it was saved.
+            the saved card.
 
         Raises:
             StoreError: it cannot be written; the live version stays.
@@ -265,12 +265,12 @@ class VersionStore:
         return card
 
     def promote_pending(self, by: str) -> VersionCard | None:
-        """Make the newest version live that should be and never was: something came between.
+        """Promote the newest version that passed the gate but never went live, after a crash.
 
-        Where nothing is live although there are versions, it is the newest that may be.
+        Without a live version it is the newest one that was not held.
 
         Returns:
-            its card; None where all is as it should be.
+            its card; None when no promotion is pending.
         """
         if not (card := self._pending_promotion()):
             return None
@@ -297,20 +297,20 @@ class VersionStore:
         return exclusive_lock(file, busy, LOCK_TIMEOUT_SECONDS, reentrant=True)
 
     def history(self) -> list[PromotionEvent]:
-        """Every promotion and roll-back, oldest first.
+        """Return every promotion and roll-back, oldest first.
 
-        The last one is told by the pointer as well: a crash may have come between the two files.
+        The last one is read from the pointer if a crash kept it from the history file.
         """
         pointer, events = self._pointer(), self._recorded_events()
         return [*events, pointer] if pointer and events[-1:] != [pointer] else events
 
     def ever_live(self) -> set[str]:
-        """The versions that are live or were."""
+        """Return the versions that are or were live."""
         names = {name for event in self.history() for name in (event.version, event.previous)}
         return {name for name in names if name}
 
     def rollback_target(self) -> str:
-        """The version that a roll-back leads to: the newest older one that was live before.
+        """Return the newest version before the live one that was live.
 
         Raises:
             StoreError: there is none.
@@ -324,7 +324,7 @@ class VersionStore:
         return candidates[-1]
 
     def _repair_history(self) -> None:
-        """Write down the last event, where a crash came before that: its pointer goes now."""
+        """Add the last event to the history file, if a crash prevented that."""
         events = self.history()
         if len(events) > len(self._recorded_events()):
             self._append_event(events[-1])

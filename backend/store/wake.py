@@ -1,7 +1,7 @@
-"""How other processes wake the server: an empty file in the project's folder.
+"""Requests of other processes to the server: empty files in a project's folder.
 
-What is wished stands in the file's name. So there is nothing to read that another process may be
-writing, and a wish that comes while the last one is taken is a new file.
+The file's name is the request. No reader meets a partial file, and a request that arrives while
+the last one is consumed is a new file.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ WAKE_FILE, TRAIN_FILE = "wake", "wake-train"
 
 
 def request_wake(folder: Path, *, train: bool = False) -> None:
-    """Let a running server look at a project.
+    """Request a round from a running server.
 
     Args:
-        folder: the project's.
-        train: and train, however few labels are new.
+        folder: the project's folder.
+        train: train, however few labels are new.
 
     Raises:
         StoreError: the folder cannot be written.
@@ -27,10 +27,10 @@ def request_wake(folder: Path, *, train: bool = False) -> None:
 
 
 def consume_wake(folder: Path) -> tuple[bool, bool]:
-    """Whether somebody asked since the last time, and whether it was to train.
+    """Remove the pending requests; return whether there was one, and one to train.
 
     Raises:
-        StoreError: the wish is there and cannot be removed.
+        StoreError: a request cannot be removed.
     """
     train, is_woken = remove_file(folder / TRAIN_FILE), remove_file(folder / WAKE_FILE)
     return train or is_woken, train

@@ -1,4 +1,4 @@
-"""The secret in the address that Label Studio's webhooks come to; it sends them without auth."""
+"""The secret in the webhook URL; Label Studio sends webhooks without authentication."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from backend.store.files import disk_errors, write_text
 
 
 def load_webhook_secret(home: Path) -> str:
-    """The secret of this home folder, made at first use and kept.
+    """Load the secret of a home folder; it is created at first use.
 
     Raises:
         StoreError: the home folder cannot be written.
@@ -23,7 +23,7 @@ def load_webhook_secret(home: Path) -> str:
 
 
 def home_fingerprint(home: Path) -> str:
-    """What a home folder is told apart by from others; tells nothing of the secret it comes from.
+    """Return a public id of a home folder, derived from its secret.
 
     Raises:
         StoreError: the home folder cannot be written.

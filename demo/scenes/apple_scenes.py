@@ -1,39 +1,47 @@
-"""Apple trees with apples to count, half hidden in the leaves and by each other."""
+"""Draw apple trees, with apples that leaves and other apples partly hide."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from backend.arrays import Doubles
 from demo.scenes import plant_items
-from demo.scenes.camera import simulate_camera
+from demo.scenes.drawing import (
+    Outline,
+    Pen,
+    Rgb,
+    Sunlight,
+    blend_colours,
+    flatten_points,
+    sample_colour,
+    to_rgb,
+    transform_points,
+)
 from demo.scenes.fruit_scene import (
     CANVAS_HEIGHT,
     CANVAS_WIDTH,
     SCENE_HEIGHT,
     SCENE_WIDTH,
     FruitScene,
-    Outline,
     SceneItem,
+    draw_fruit_scene,
     drop_hidden_fruits,
-    locate_fruits,
-    render_items,
 )
-from demo.scenes.greenhouse import SKY_COLOURS, Pen, sample_colour, to_rgb
-from demo.scenes.leaf_geometry import Floats, Sunlight, blend_colours
-from demo.scenes.plant_items import flatten_points, transform_points
-from demo.scenes.species import Rgb, ValueRange
+from demo.scenes.greenhouse import SKY_COLOURS
+from demo.scenes.species import ValueRange
 
 APPLE_LABEL = "apple"
 EMPTY_SCENE_SHARE = 1 / 12
-"""Share of the pictures without an apple."""
+"""Share of the images without an apple."""
 
 MIN_APPLES, MAX_APPLES = 2, 25
 MIN_APPLE_WIDTH, MAX_APPLE_WIDTH = 0.042, 0.078
-"""Width of an apple, by the picture's width."""
+"""Width of an apple as a share of the width of the image."""
 
 AppleVariety = tuple[Rgb, Rgb, ValueRange]
 APPLE_VARIETIES: tuple[AppleVariety, ...] = (
@@ -41,7 +49,7 @@ APPLE_VARIETIES: tuple[AppleVariety, ...] = (
     ((206, 192, 84), (204, 62, 40), (0.1, 0.8)),  # red cheeks on yellow
     ((158, 190, 62), (206, 190, 80), (0.0, 0.7)),  # green
 )
-"""RGB of the skin in the shade and in the sun, and how far an apple has coloured."""
+"""RGB of the skin in the shade and in the sun, and the range of ripeness."""
 
 GREEN_LEAF_COLOURS = ((52, 88, 38), (74, 116, 48), (96, 134, 58))
 AUTUMN_LEAF_COLOURS = ((150, 52, 36), (176, 96, 44), (132, 44, 46))
@@ -49,30 +57,24 @@ BARK_COLOURS = ((92, 72, 56), (118, 100, 84), (76, 64, 56))
 
 
 def apple_scenes(count: int, seed: int) -> Iterator[FruitScene]:
-    """Draw scenes one by one; the same seed draws the same scenes, however many are asked for.
-
-    Args:
-        count: How many.
-        seed: Which series.
-
-    Yields:
-        Scenes with no apple or 2 to 25 of them.
-    """
+    """Draw the first scenes of a seed, with no apple or 2 to 25 of them."""
     for index in range(count):
         rng = np.random.default_rng([seed, index, 3])
         apple_count = (
             0 if rng.random() < EMPTY_SCENE_SHARE else int(rng.integers(MIN_APPLES, MAX_APPLES + 1))
         )
         light = plant_items.sample_sunlight(rng)
-        items = _make_tree(apple_count, light, rng)
-        while sum(bool(item.label) for item in items) < min(apple_count, MIN_APPLES):
-            items = _make_tree(apple_count, light, rng)
-        image = simulate_camera(render_items(_draw_background(rng), items), rng)
-        yield FruitScene(f"apples-{index:04d}", image, locate_fruits(items))
+        yield draw_fruit_scene(
+            f"apples-{index:04d}",
+            partial(_make_tree, apple_count, light, rng),
+            min(apple_count, MIN_APPLES),
+            partial(_draw_background, rng),
+            rng,
+        )
 
 
 def _draw_background(rng: np.random.Generator) -> Image.Image:
-    """Sky and far trees out of focus, seen through the crown."""
+    """Draw the sky and distant trees out of focus."""
     sky = Image.new(
         "RGB", (CANVAS_WIDTH // 8, CANVAS_HEIGHT // 8), to_rgb(sample_colour(rng, SKY_COLOURS))
     )
@@ -92,7 +94,7 @@ def _draw_background(rng: np.random.Generator) -> Image.Image:
 
 
 def _make_tree(apple_count: int, light: Sunlight, rng: np.random.Generator) -> list[SceneItem]:
-    """One piece of a crown, back to front: branches, leaves, apples, more leaves."""
+    """Make the items of one tree, back to front: leaves, branches, apples, leaves."""
     leaf_colour = sample_colour(rng, GREEN_LEAF_COLOURS)
     branches = [_sample_branch(rng) for _ in range(int(rng.integers(2, 5)))]
     branch_items = [
@@ -112,8 +114,8 @@ def _make_tree(apple_count: int, light: Sunlight, rng: np.random.Generator) -> l
     return drop_hidden_fruits([*far_leaves, *branch_items, *middle_leaves, *fruits, *near_leaves])
 
 
-def _sample_branch(rng: np.random.Generator) -> tuple[Floats, Floats]:
-    """Where a branch enters the picture and where it ends."""
+def _sample_branch(rng: np.random.Generator) -> tuple[Doubles, Doubles]:
+    """Sample where a branch enters the image and where it ends."""
     side = rng.choice([-0.05, 1.05])
     start = np.array([side * CANVAS_WIDTH, rng.uniform(0.1, 1.0) * CANVAS_HEIGHT])
     end = np.array([rng.uniform(0.2, 0.8), rng.uniform(0.05, 0.8)]) * (CANVAS_WIDTH, CANVAS_HEIGHT)
@@ -121,9 +123,9 @@ def _sample_branch(rng: np.random.Generator) -> tuple[Floats, Floats]:
 
 
 def _positions_near_branches(
-    count: int, branches: list[tuple[Floats, Floats]], spread: float, rng: np.random.Generator
-) -> Floats:
-    """Places ``(n, 2)`` around the branches, and a third of them anywhere."""
+    count: int, branches: list[tuple[Doubles, Doubles]], spread: float, rng: np.random.Generator
+) -> Doubles:
+    """Sample positions ``(n, 2)``, two thirds near branches and a third anywhere."""
     branch_ends = np.array(branches)[rng.integers(len(branches), size=count)]
     shares = rng.random((count, 1))
     positions = (
@@ -137,12 +139,12 @@ def _positions_near_branches(
 
 def _make_leaves(
     count: int,
-    branches: list[tuple[Floats, Floats]],
-    green: Floats,
+    branches: list[tuple[Doubles, Doubles]],
+    green: Doubles,
     light: Sunlight,
     rng: np.random.Generator,
 ) -> list[SceneItem]:
-    """Leaves that hang this way and that; a few have turned."""
+    """Make hanging leaves; a few have autumn colours."""
     leaves: list[SceneItem] = []
     for position in _positions_near_branches(count, branches, 62, rng):
         colour = (
@@ -160,11 +162,11 @@ def _make_leaves(
 
 
 def _apple_positions(
-    count: int, branches: list[tuple[Floats, Floats]], rng: np.random.Generator
-) -> list[Floats]:
-    """Places for so many apples, in bunches, never one right over another."""
+    count: int, branches: list[tuple[Doubles, Doubles]], rng: np.random.Generator
+) -> list[Doubles]:
+    """Sample positions of apples in bunches, at least 26 pixels apart."""
     margin = np.array([0.02 * CANVAS_WIDTH, 0.03 * CANVAS_HEIGHT])
-    positions: list[Floats] = []
+    positions: list[Doubles] = []
     candidates = iter(_positions_near_branches(count * 60, branches, 75, rng))
     while len(positions) < count and (position := next(candidates, None)) is not None:
         is_inside = (position > margin).all() and (
@@ -176,13 +178,13 @@ def _apple_positions(
 
 
 def _make_hanging_apple(
-    position: Floats,
+    position: Doubles,
     variety: AppleVariety,
-    green: Floats,
+    green: Doubles,
     light: Sunlight,
     rng: np.random.Generator,
 ) -> list[SceneItem]:
-    """An apple, and often a leaf that hangs over a part of it."""
+    """Make an apple, and often a leaf that covers a part of it."""
     apple_item = make_apple(position, variety, light, rng)
     if rng.random() < 0.55:
         return [apple_item]
@@ -196,19 +198,12 @@ def _make_hanging_apple(
 
 
 def make_apple(
-    position: Floats,
+    position: Doubles,
     variety: AppleVariety,
     light: Sunlight,
     rng: np.random.Generator,
 ) -> SceneItem:
-    """An apple with its hollow and its stalk.
-
-    Args:
-        position: ``(2,)`` its middle.
-        variety: What its tree bears.
-        light: The light.
-        rng: For its form and colour.
-    """
+    """Draw an apple with its hollow and its stalk; ``position`` ``(2,)`` is its center."""
     radius = CANVAS_WIDTH * rng.uniform(MIN_APPLE_WIDTH, MAX_APPLE_WIDTH) / 2
     stem_angle = -np.pi / 2 + rng.normal(0, 0.35)
     angles = np.linspace(0, 2 * np.pi, 30, endpoint=False)
@@ -234,15 +229,15 @@ def make_apple(
 
 
 def _draw_skin(
-    outline: Floats,
-    middle: Floats,
+    outline: Doubles,
+    middle: Doubles,
     radius: float,
     stem_angle: float,
     variety: AppleVariety,
     light: Sunlight,
     rng: np.random.Generator,
 ) -> Image.Image:
-    """The skin: coloured towards the sun, in fine stripes from the hollow down."""
+    """Draw the skin with fine stripes, redder on the side of the sun."""
     shade_colour, sun_colour, ripeness = variety
     columns, rows = (np.ceil(outline.max(0)) + 2).astype(int).tolist()
     along, across = plant_items.axis_coordinates(rows, columns, middle, stem_angle)
@@ -255,12 +250,12 @@ def _draw_skin(
 
 
 def _stem_outlines(
-    position: Floats, radius: float, stem_angle: float, rng: np.random.Generator
+    position: Doubles, radius: float, stem_angle: float, rng: np.random.Generator
 ) -> tuple[Outline, Outline]:
-    """The hollow where the stalk sits, and the stalk."""
+    """Return the outlines of the hollow and of the stalk."""
     angles = np.linspace(0, 2 * np.pi, 10, endpoint=False)
     unit_hollow = np.stack([0.66 + 0.12 * np.cos(angles), 0.3 * np.sin(angles)], -1)
     stem = np.array([[0.64, 0.0], [0.9, 0.04], [1.0, rng.normal(0, 0.12)]])
-    return flatten_points(
-        transform_points(unit_hollow, position, stem_angle, radius)
-    ), flatten_points(transform_points(stem, position, stem_angle, radius * 0.95))
+    hollow = transform_points(unit_hollow, position, stem_angle, radius)
+    placed_stem = transform_points(stem, position, stem_angle, radius * 0.95)
+    return flatten_points(hollow), flatten_points(placed_stem)

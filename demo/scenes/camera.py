@@ -1,4 +1,4 @@
-"""The camera and the light: what turns a drawing into something like a photo."""
+"""Simulate the light and the camera, so that a drawing resembles a photo."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageFilter
 
-from demo.scenes.greenhouse import Pixels, smooth_noise
+from backend.arrays import Floats
+from demo.scenes.greenhouse import smooth_noise
 
 LIGHT_GAINS = {
     "daylight": (1.0, 1.0, 1.0),
@@ -18,16 +19,16 @@ LIGHT_GAINS = {
     "grow lamp": (1.12, 0.86, 1.12),
     "under leaves": (0.92, 1.06, 0.86),
 }
-"""Gain on red, green and blue under each light of a greenhouse."""
+"""Gain on red, green and blue for each kind of light."""
 
 LIGHT_PROBABILITIES = (0.3, 0.2, 0.14, 0.16, 0.06, 0.14)
-"""How common each light is."""
+"""Probability of each kind of light."""
 
 BLURRED_SHARE = 0.5
-"""Share of the photos whose focus is not perfect."""
+"""Share of the photos that are slightly out of focus."""
 
 RECOMPRESSED_SHARE = 0.3
-"""Share of the photos that were sent by a messenger, and compressed harder on the way."""
+"""Share of the photos that were compressed a second time, as by a messenger."""
 
 Size = tuple[int, int]
 
@@ -48,7 +49,7 @@ def simulate_camera(image: Image.Image, rng: np.random.Generator) -> Image.Image
 
 
 def _sample_colour_matrix(rng: np.random.Generator) -> tuple[float, ...]:
-    """The light's colour and the camera's taste as a matrix: 3 rows of gains and an offset."""
+    """Sample the white balance, contrast and saturation as a 3 by 4 colour matrix."""
     light_gain = np.array(
         list(LIGHT_GAINS.values())[int(rng.choice(len(LIGHT_GAINS), p=LIGHT_PROBABILITIES))]
     )
@@ -61,8 +62,8 @@ def _sample_colour_matrix(rng: np.random.Generator) -> tuple[float, ...]:
     return tuple(matrix.ravel().tolist())
 
 
-def _illumination(size: Size, rng: np.random.Generator) -> Pixels:
-    """Gain ``(rows, columns)``: patches of sun, and the lens's dark corners."""
+def _illumination(size: Size, rng: np.random.Generator) -> Floats:
+    """Sample the gain ``(rows, columns)``: patches of sun, and vignetting."""
     patches = 1 + _random_crop(_sunlight_patches(), size, rng) * np.float32(
         rng.choice([0.03, 0.06, 0.14])
     )
@@ -71,8 +72,8 @@ def _illumination(size: Size, rng: np.random.Generator) -> Pixels:
     return np.asarray(patches * (1 - np.float32(rng.uniform(0.02, 0.2)) * (across + down)))
 
 
-def _window_haze(size: Size, rng: np.random.Generator) -> Pixels:
-    """Haze ``(rows, columns)`` that spreads from a window at one side."""
+def _window_haze(size: Size, rng: np.random.Generator) -> Floats:
+    """Sample the haze ``(rows, columns)`` from a window at one side."""
     across = np.linspace(0, 1, size[0], dtype=np.float32)[None]
     down = np.linspace(1, 0, size[1], dtype=np.float32)[:, None]
     across = across if rng.random() < 0.5 else 1 - across
@@ -80,25 +81,25 @@ def _window_haze(size: Size, rng: np.random.Generator) -> Pixels:
     return np.asarray(strength * (across * 0.6 + down * 0.4) ** 2)
 
 
-def _sensor_noise(size: Size, rng: np.random.Generator) -> Pixels:
-    """Sensor noise ``(rows, columns)``, in grey levels."""
+def _sensor_noise(size: Size, rng: np.random.Generator) -> Floats:
+    """Sample the sensor noise ``(rows, columns)``, in grey levels."""
     return np.asarray(_random_crop(_noise_tile(), size, rng) * np.float32(rng.uniform(1.0, 6)))
 
 
-def _random_crop(tile: Pixels, size: Size, rng: np.random.Generator) -> Pixels:
-    """A piece of a 512 by 512 tile, as large as the picture."""
+def _random_crop(tile: Floats, size: Size, rng: np.random.Generator) -> Floats:
+    """Crop a 512 by 512 tile to the size of the image at a random place."""
     x, y = int(rng.integers(0, 512 - size[0])), int(rng.integers(0, 512 - size[1]))
     return tile[y : y + size[1], x : x + size[0]]
 
 
 @cache
-def _noise_tile() -> Pixels:
+def _noise_tile() -> Floats:
     return np.random.default_rng(1).normal(0, 1, (512, 512)).astype(np.float32)
 
 
 @cache
-def _sunlight_patches() -> Pixels:
-    """Lumps of light of two sizes, mean 0 and spread about 1."""
+def _sunlight_patches() -> Floats:
+    """Return patches of light of two sizes, with mean 0 and standard deviation about 1."""
     rng = np.random.default_rng(2)
     return np.asarray(0.8 * smooth_noise(5, 5, rng) + 0.5 * smooth_noise(16, 16, rng))
 

@@ -1,4 +1,4 @@
-"""What stands around a plant: the greenhouse behind it, the bench under it, its pot."""
+"""Draw what surrounds a plant: the greenhouse, the bench and the pot."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from demo.scenes.leaf_geometry import Floats
-
-Pen = ImageDraw.ImageDraw
-Pixels = NDArray[np.float32]
+from backend.arrays import Doubles, Floats
+from demo.scenes.drawing import Pen, draw_ellipse, sample_colour, to_rgb
 
 SKY_COLOURS = ((226, 234, 238), (198, 214, 226), (236, 226, 202), (170, 186, 178), (120, 134, 140))
 FRAME_COLOURS = ((238, 240, 238), (120, 126, 124), (70, 82, 74), (150, 118, 84))
@@ -57,14 +54,7 @@ POT_COLOURS = (
 
 @dataclass(frozen=True)
 class SceneFrame:
-    """The frame of one picture.
-
-    Attributes:
-        width: Columns, in pixels of the finished picture.
-        height: Rows.
-        bench_row: The row where the bench ends and the background begins.
-        camera_pitch: How far the camera looks down, in radians.
-    """
+    """Size of an image in pixels, row of the far edge of the bench, camera pitch in radians."""
 
     width: int
     height: int
@@ -72,24 +62,10 @@ class SceneFrame:
     camera_pitch: float
 
 
-def sample_colour(rng: np.random.Generator, colours: tuple[tuple[int, int, int], ...]) -> Floats:
-    """One of these colours, a little lighter or darker, as ``(3,)`` of 0 to 255."""
-    colour = np.array(colours[int(rng.integers(len(colours)))], float)
-    return np.clip(colour * rng.uniform(0.8, 1.15) + rng.normal(0, 6, 3), 0, 255)
-
-
-def to_rgb(colour: Floats, brightness: float = 1.0) -> tuple[int, int, int]:
-    """A colour the pen takes."""
-    red, green, blue = (min(max(int(channel * brightness), 0), 255) for channel in colour.tolist())
-    return red, green, blue
-
-
 def draw_backdrop(frame: SceneFrame, rng: np.random.Generator) -> Image.Image:
-    """The greenhouse down to the bench, sharp: glass or a wall, far rows of plants, things."""
-    top, bottom = (
-        _sample_background_colour(rng),
-        _sample_background_colour(rng) * rng.uniform(0.45, 0.9),
-    )
+    """Draw the greenhouse above the bench: glass or a wall, distant plants, tools."""
+    top = _sample_background_colour(rng)
+    bottom = _sample_background_colour(rng) * rng.uniform(0.45, 0.9)
     backdrop_height = int(frame.bench_row) + 8
     gradient = np.linspace(0, 1, backdrop_height)[:, None, None] ** rng.uniform(0.6, 1.6)
     rows = (top + (bottom - top) * gradient).astype(np.uint8)
@@ -103,12 +79,12 @@ def draw_backdrop(frame: SceneFrame, rng: np.random.Generator) -> Image.Image:
     return image
 
 
-def _sample_background_colour(rng: np.random.Generator) -> Floats:
+def _sample_background_colour(rng: np.random.Generator) -> Doubles:
     return sample_colour(rng, SKY_COLOURS if rng.random() < 0.6 else WALL_COLOURS)
 
 
 def _draw_window_frames(pen: Pen, frame: SceneFrame, rng: np.random.Generator) -> None:
-    """Mullions and rafters of the glass."""
+    """Draw the frames of the windows."""
     fill, line_width = to_rgb(sample_colour(rng, FRAME_COLOURS)), int(rng.integers(2, 7))
     slant, spacing = rng.normal(0, 25), rng.uniform(35, 120)
     for x in np.arange(rng.uniform(-60, 0), frame.width + 60, spacing).tolist():
@@ -119,7 +95,7 @@ def _draw_window_frames(pen: Pen, frame: SceneFrame, rng: np.random.Generator) -
 
 
 def _draw_far_plants(pen: Pen, frame: SceneFrame, rng: np.random.Generator) -> None:
-    """A row of leafy clumps on a bench far behind."""
+    """Draw a row of plants on a distant bench."""
     y, green = frame.bench_row * rng.uniform(0.55, 1.05), sample_colour(rng, FOLIAGE_COLOURS)
     size = frame.height * rng.uniform(0.03, 0.11)
     board_colour = to_rgb(sample_colour(rng, FRAME_COLOURS))
@@ -129,17 +105,12 @@ def _draw_far_plants(pen: Pen, frame: SceneFrame, rng: np.random.Generator) -> N
         for _ in range(2):
             clump_x, clump_y = rng.normal(x, size * 0.4), rng.normal(y, size * 0.35)
             half_width, half_height = size * rng.uniform(0.2, 0.75, 2)
-            box = (
-                clump_x - half_width,
-                clump_y - half_height,
-                clump_x + half_width,
-                clump_y + half_height,
-            )
-            pen.ellipse(box, fill=to_rgb(green, rng.uniform(0.6, 1.25)))
+            fill = to_rgb(green, rng.uniform(0.6, 1.25))
+            draw_ellipse(pen, clump_x, clump_y, half_width, half_height, fill)
 
 
 def _draw_background_prop(pen: Pen, frame: SceneFrame, rng: np.random.Generator) -> None:
-    """Something of the trade, far enough to be a mere shape: a lamp, a bag, a barrel."""
+    """Draw a distant lamp, bag or barrel as a plain shape."""
     half_width, half_height = frame.height * rng.uniform(0.03, 0.16, 2)
     x, y = rng.uniform(0, frame.width), frame.bench_row * rng.uniform(0.1, 1.1)
     fill = to_rgb(sample_colour(rng, PROP_COLOURS if rng.random() < 0.7 else FOLIAGE_COLOURS))
@@ -159,7 +130,7 @@ def _draw_background_prop(pen: Pen, frame: SceneFrame, rng: np.random.Generator)
 
 
 def draw_bench(image: Image.Image, frame: SceneFrame, rng: np.random.Generator) -> None:
-    """Lay the bench, bed or floor over the lower part of a picture."""
+    """Draw the bench, bed or floor over the lower part of an image."""
     kind = list(SURFACE_COLOURS)[int(rng.integers(len(SURFACE_COLOURS)))]
     colour = sample_colour(rng, SURFACE_COLOURS[kind])
     top = int(np.clip(frame.bench_row, 0, frame.height - 4))
@@ -179,8 +150,10 @@ def draw_bench(image: Image.Image, frame: SceneFrame, rng: np.random.Generator) 
     _draw_litter(pen, frame, rng)
 
 
-def _draw_board_gaps(pen: Pen, frame: SceneFrame, colour: Floats, rng: np.random.Generator) -> None:
-    """The gaps between boards, running away from the camera."""
+def _draw_board_gaps(
+    pen: Pen, frame: SceneFrame, colour: Doubles, rng: np.random.Generator
+) -> None:
+    """Draw the gaps between boards in perspective."""
     vanishing_x, board_width = frame.width * rng.uniform(-0.2, 1.2), rng.uniform(18, 60)
     for x in np.arange(-2 * frame.width, 3 * frame.width, board_width * 1.8).tolist():
         near = (x, frame.height)
@@ -189,20 +162,17 @@ def _draw_board_gaps(pen: Pen, frame: SceneFrame, colour: Floats, rng: np.random
 
 
 def _draw_litter(pen: Pen, frame: SceneFrame, rng: np.random.Generator) -> None:
-    """Crumbs of soil and old leaves that lie on every bench."""
+    """Draw crumbs of soil and old leaves."""
     for _ in range(int(rng.integers(0, 14))):
         x, y = rng.uniform(0, frame.width), rng.uniform(frame.bench_row + 3, frame.height)
         size = rng.uniform(0.8, 4.5)
         crumb_colour = np.array([(70, 50, 36), (150, 110, 50), (60, 90, 40)][int(rng.integers(3))])
-        pen.ellipse(
-            (x - size * 1.5, y - size * 0.6, x + size * 1.5, y + size * 0.6),
-            fill=to_rgb(crumb_colour),
-        )
+        draw_ellipse(pen, x, y, size * 1.5, size * 0.6, to_rgb(crumb_colour))
 
 
 @cache
-def _surface_texture(kind: str) -> Pixels:
-    """Brightness ``(512, 512)`` around 1 of a surface; always the same for a kind."""
+def _surface_texture(kind: str) -> Floats:
+    """Return the brightness ``(512, 512)`` around 1 of a kind of surface."""
     rng = np.random.default_rng(sorted(SURFACE_COLOURS).index(kind))
     lumps_by_kind = {"wood": (6, 170), "gravel": (190, 250), "soil": (200, 260), "metal": (3, 300)}
     across, down = lumps_by_kind.get(kind, (256, 256))
@@ -211,8 +181,8 @@ def _surface_texture(kind: str) -> Pixels:
     return np.asarray(1 + np.float32(contrast) * grain + np.float32(0.08) * lumps)
 
 
-def smooth_noise(across: int, down: int, rng: np.random.Generator) -> Pixels:
-    """Smooth noise ``(512, 512)`` of mean 0 and spread 1 with this many lumps each way."""
+def smooth_noise(across: int, down: int, rng: np.random.Generator) -> Floats:
+    """Sample smooth noise ``(512, 512)`` with mean 0, deviation 1 and so many lumps each way."""
     lumps = Image.fromarray(rng.normal(0, 1, (down, across)).astype(np.float32))
     smooth = np.asarray(lumps.resize((512, 512), Image.Resampling.BICUBIC))
     return np.asarray((smooth - smooth.mean()) / smooth.std(), np.float32)
@@ -220,7 +190,7 @@ def smooth_noise(across: int, down: int, rng: np.random.Generator) -> Pixels:
 
 @dataclass(frozen=True)
 class Pot:
-    """A pot in pixels: middle and half width of its rim, its height, how round the rim is."""
+    """A pot in pixels: center and half width of its rim, height, aspect ratio of the rim."""
 
     x: float
     y: float
@@ -230,22 +200,18 @@ class Pot:
 
 
 def draw_pot_shadow(pen: Pen, pot: Pot, opacity: int) -> None:
-    """The soft dark the pot throws on the bench."""
+    """Draw the soft shadow of a pot on the bench."""
     pot_bottom = pot.y + pot.pot_height
     for step in range(5):
         half_width = pot.rim_half_width * (1.6 - 0.16 * step)
         half_height = half_width * max(pot.rim_aspect_ratio, 0.12) * 0.9
-        box = (
-            pot.x - half_width * 0.8,
-            pot_bottom - half_height,
-            pot.x + half_width * 1.15,
-            pot_bottom + half_height * 0.9,
-        )
+        left, right = pot.x - half_width * 0.8, pot.x + half_width * 1.15
+        box = (left, pot_bottom - half_height, right, pot_bottom + half_height * 0.9)
         pen.ellipse(box, fill=(10, 10, 12, opacity))
 
 
 def draw_pot(pen: Pen, pot: Pot, rng: np.random.Generator) -> None:
-    """A pot with soil in it, lit from the left."""
+    """Draw a pot with soil, lit from the left."""
     colour, bottom_ratio = sample_colour(rng, POT_COLOURS), rng.uniform(0.62, 0.92)
     strips = np.linspace(-1, 1, 13)
     for left, right in zip(strips[:-1].tolist(), strips[1:].tolist(), strict=True):
@@ -255,42 +221,33 @@ def draw_pot(pen: Pen, pot: Pot, rng: np.random.Generator) -> None:
     rim_half_height = rim_radius * pot.rim_aspect_ratio
     lip_height = pot.pot_height * rng.uniform(0.1, 0.22)
     for y_offset, brightness in ((lip_height, 0.85), (0.0, 1.1)):
-        box = (
-            pot.x - rim_radius,
-            pot.y - rim_half_height + y_offset,
-            pot.x + rim_radius,
-            pot.y + rim_half_height + y_offset,
-        )
-        pen.ellipse(box, fill=to_rgb(colour, brightness))
+        y = pot.y + y_offset
+        draw_ellipse(pen, pot.x, y, rim_radius, rim_half_height, to_rgb(colour, brightness))
     draw_soil(pen, pot, rng)
 
 
 def _wall_strip(
     pot: Pot, left: float, right: float, bottom_ratio: float
 ) -> list[tuple[float, float]]:
-    """One strip of the pot's wall."""
+    """Return the corners of one strip of the wall."""
 
     def place(across: float, is_bottom: bool) -> tuple[float, float]:
         curve_offset = pot.rim_half_width * pot.rim_aspect_ratio * (1 - across * across) ** 0.5
         width = pot.rim_half_width * (bottom_ratio if is_bottom else 1.0)
-        return pot.x + across * width, pot.y + curve_offset * (
-            bottom_ratio if is_bottom else 1.0
-        ) + pot.pot_height * is_bottom
+        curve_share = bottom_ratio if is_bottom else 1.0
+        return pot.x + across * width, pot.y + curve_offset * curve_share + (
+            pot.pot_height * is_bottom
+        )
 
     return [place(left, False), place(right, False), place(right, True), place(left, True)]
 
 
 def draw_soil(pen: Pen, pot: Pot, rng: np.random.Generator) -> None:
-    """The soil in a pot, with crumbs."""
-    half_width, half_height = (
-        pot.rim_half_width * 0.95,
-        pot.rim_half_width * 0.95 * pot.rim_aspect_ratio,
-    )
+    """Draw the soil in a pot."""
+    half_width = pot.rim_half_width * 0.95
+    half_height = half_width * pot.rim_aspect_ratio
     soil_colour = sample_colour(rng, SURFACE_COLOURS["soil"])
-    pen.ellipse(
-        (pot.x - half_width, pot.y - half_height, pot.x + half_width, pot.y + half_height),
-        fill=to_rgb(soil_colour, 0.8),
-    )
+    draw_ellipse(pen, pot.x, pot.y, half_width, half_height, to_rgb(soil_colour, 0.8))
     angles, radii = rng.uniform(0, 6.28, 26), np.sqrt(rng.random(26)) * 0.92
     size = np.maximum(rng.uniform(0.02, 0.07, 26) * pot.rim_half_width, 1)
     light = rng.uniform(0.5, 1.6, 26)
@@ -299,4 +256,4 @@ def draw_soil(pen: Pen, pot: Pot, rng: np.random.Generator) -> None:
         1,
     )
     for (x, y), r, brightness in zip(spots.tolist(), size.tolist(), light.tolist(), strict=True):
-        pen.ellipse((x - r, y - r * 0.7, x + r, y + r * 0.7), fill=to_rgb(soil_colour, brightness))
+        draw_ellipse(pen, x, y, r, r * 0.7, to_rgb(soil_colour, brightness))

@@ -1,6 +1,6 @@
-"""Leaves as bent surfaces in space: where they hang, how light falls on them, how they dry.
+"""Compute leaves as bent surfaces: their shape, lighting and colour.
 
-Space is measured in plant heights: x to the right, y towards the camera, z up. Angles are radians.
+Lengths are in plant heights: x to the right, y towards the camera, z up. Angles are in radians.
 """
 
 from __future__ import annotations
@@ -8,12 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from backend.arrays import Doubles
+from demo.scenes.drawing import Sunlight, blend_colours, normalize_vectors
 
 LIMP_TIP_ELEVATION = np.radians(-86.0)
-"""The elevation at which a wholly limp leaf tip hangs."""
+"""Elevation of the tip of a completely limp leaf."""
 
 CREAM_RGB = (222.0, 218.0, 168.0)
 STRAW_RGB = (186.0, 160.0, 78.0)
@@ -22,43 +22,23 @@ BROWN_RGB = (104.0, 72.0, 42.0)
 
 @dataclass(frozen=True)
 class CameraView:
-    """The camera as one plant sees it.
-
-    Attributes:
-        x: Column of the plant's foot, in pixels.
-        y: Row of the plant's foot, in pixels.
-        scale: Pixels in one plant height.
-        camera_pitch: How far the camera looks down, in radians.
-    """
+    """Projection of one plant: pixel of its foot, pixels per plant height, camera pitch."""
 
     x: float
     y: float
     scale: float
     camera_pitch: float
 
-    def project(self, points: Floats) -> Floats:
-        """Pixels ``(..., 2)`` of points in space ``(..., 3)``."""
+    def project(self, points: Doubles) -> Doubles:
+        """Project points ``(..., 3)`` to pixels ``(..., 2)``."""
         rows = points[..., 2] * np.cos(self.camera_pitch) - points[..., 1] * np.sin(
             self.camera_pitch
         )
         return np.stack([self.x + self.scale * points[..., 0], self.y - self.scale * rows], -1)
 
-    def camera_direction(self) -> Floats:
-        """The unit vector ``(3,)`` from the plant to the camera."""
+    def camera_direction(self) -> Doubles:
+        """Return the unit vector ``(3,)`` from the plant to the camera."""
         return np.array([0.0, np.cos(self.camera_pitch), np.sin(self.camera_pitch)])
-
-
-@dataclass(frozen=True)
-class Sunlight:
-    """Where the light comes from.
-
-    Attributes:
-        direction: Unit vector ``(3,)`` from the plant to the light.
-        ambient: Share of the light that comes from everywhere, 0 to 1.
-    """
-
-    direction: Floats
-    ambient: float
 
 
 @dataclass(frozen=True)
@@ -66,39 +46,39 @@ class Leaves:
     """n leaves, one row each; all arrays are float64.
 
     Attributes:
-        base: ``(n, 3)`` where each leaf starts.
-        azimuth: ``(n,)`` the way it points, seen from above.
+        base: ``(n, 3)`` start of each leaf.
+        azimuth: ``(n,)`` direction seen from above.
         elevation: ``(n,)`` elevation at the base.
-        droop: ``(n,)`` 0 keeps its elevation, 1 hangs straight down at the tip.
+        droop: ``(n,)`` 0: straight; 1: the tip hangs straight down.
         length: ``(n,)`` along the midrib.
-        width: ``(n,)`` of the widest half, before it folds.
-        fold: ``(n,)`` how far the halves turn up (positive) or hang (negative) from the midrib.
-        colour: ``(n, 3)`` RGB of the living leaf, 0 to 255.
-        decay: ``(n,)`` 0 fresh, 1 dry from tip to base.
-        variegation: ``(n,)`` how cream the margin is: 0 plain, 1 strongly variegated.
+        width: ``(n,)`` largest half width, before folding.
+        fold: ``(n,)`` angle of the halves, up if positive.
+        colour: ``(n, 3)`` RGB of the fresh leaf, 0 to 255.
+        decay: ``(n,)`` 0: fresh; 1: dry.
+        variegation: ``(n,)`` share of cream in the margin.
     """
 
-    base: Floats
-    azimuth: Floats
-    elevation: Floats
-    droop: Floats
-    length: Floats
-    width: Floats
-    fold: Floats
-    colour: Floats
-    decay: Floats
-    variegation: Floats
+    base: Doubles
+    azimuth: Doubles
+    elevation: Doubles
+    droop: Doubles
+    length: Doubles
+    width: Doubles
+    fold: Doubles
+    colour: Doubles
+    decay: Doubles
+    variegation: Doubles
 
 
 def trace_midribs(
-    base: Floats,
-    azimuth: Floats,
-    base_elevation: Floats,
-    droop_shares: Floats,
-    length: Floats,
+    base: Doubles,
+    azimuth: Doubles,
+    base_elevation: Doubles,
+    droop_shares: Doubles,
+    length: Doubles,
     steps: int,
-) -> Floats:
-    """Midribs ``(n, steps + 1, 3)`` of leaves or stems that start upward and bow to gravity."""
+) -> Doubles:
+    """Trace midribs ``(n, steps + 1, 3)`` of leaves or stems that bend under gravity."""
     positions = (np.arange(steps) + 0.5) / steps
     elevation = (
         base_elevation[:, None]
@@ -117,22 +97,12 @@ def trace_midribs(
     return np.asarray(np.concatenate([base[:, None], base[:, None] + offsets], axis=1))
 
 
-def normalize_vectors(vectors: Floats) -> Floats:
-    """The vectors ``(..., 3)`` at length one."""
-    lengths = np.sqrt((vectors * vectors).sum(-1, keepdims=True))
-    return np.asarray(vectors / np.maximum(lengths, 1e-9))
-
-
-def compute_leaf_surfaces(leaves: Leaves, profile: Floats) -> tuple[Floats, Floats, Floats]:
-    """The surface of every leaf.
-
-    Args:
-        leaves: n leaves.
-        profile: ``(steps + 1,)`` half width along the midrib, 0 to 1.
+def compute_leaf_surfaces(leaves: Leaves, profile: Doubles) -> tuple[Doubles, Doubles, Doubles]:
+    """Compute the surfaces of n leaves from half widths ``(steps + 1,)`` along the midrib.
 
     Returns:
-        The midribs ``(n, steps + 1, 3)``, the edges ``(n, 2, steps + 1, 3)`` and the unit normals
-        ``(n, 2, steps, 3)`` of the two halves.
+        midribs ``(n, steps + 1, 3)``, the edges ``(n, 2, steps + 1, 3)`` and the unit normals
+        ``(n, 2, steps, 3)`` of both halves.
     """
     spine_arguments = (leaves.base, leaves.azimuth, leaves.elevation, leaves.droop, leaves.length)
     midribs = trace_midribs(*spine_arguments, len(profile) - 1)
@@ -158,9 +128,9 @@ def compute_leaf_surfaces(leaves: Leaves, profile: Floats) -> tuple[Floats, Floa
 
 
 def compute_lighting(
-    normals: Floats, sun: Sunlight, to_camera: Floats, gloss: float
-) -> tuple[Floats, Floats]:
-    """Brightness and shine ``(n, 2, steps)`` of surfaces with these unit normals."""
+    normals: Doubles, sun: Sunlight, to_camera: Doubles, gloss: float
+) -> tuple[Doubles, Doubles]:
+    """Compute the brightness and shine ``(n, 2, steps)`` of surfaces from unit normals."""
     facing = normals @ sun.direction
     diffuse = np.where(facing > 0, facing, -0.5 * facing)
     half_vector = normalize_vectors(sun.direction + to_camera)
@@ -168,8 +138,8 @@ def compute_lighting(
     return np.asarray(sun.ambient + (1 - sun.ambient) * diffuse), np.asarray(shine)
 
 
-def colour_leaves(leaves: Leaves, steps: int, rng: np.random.Generator) -> Floats:
-    """The unlit RGB ``(n, 2, steps, 3)`` of every piece: fresh, variegated, yellow, brown."""
+def colour_leaves(leaves: Leaves, steps: int, rng: np.random.Generator) -> Doubles:
+    """Compute the unlit RGB ``(n, 2, steps, 3)`` of all pieces, from fresh to brown."""
     shape = (len(leaves.length), 2, steps)
     positions = (np.arange(steps) + 1) / steps
     colours_by_piece = leaves.colour[:, None, None] * rng.normal(1.0, 0.03, shape)[..., None]
@@ -182,8 +152,3 @@ def colour_leaves(leaves: Leaves, steps: int, rng: np.random.Generator) -> Float
     )
     colours_by_piece = blend_colours(colours_by_piece, STRAW_RGB, np.clip(dryness * 1.3, 0, 0.92))
     return blend_colours(colours_by_piece, BROWN_RGB, np.clip(dryness * 2.2 - 1.25, 0, 0.9))
-
-
-def blend_colours(colours: Floats, target: tuple[float, float, float], fraction: Floats) -> Floats:
-    """RGB ``(..., 3)`` moved towards another colour by a share ``(...)`` of 0 to 1."""
-    return np.asarray(colours + (np.asarray(target) - colours) * fraction[..., None])

@@ -1,4 +1,4 @@
-"""Drawing one grown plant with a pen: leaves by their distance, stems, fruits, flowers."""
+"""Draw a plant: leaves by distance, stems, fruits, flowers."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from backend.arrays import Doubles
 from demo.scenes import leaf_geometry as foliage
-from demo.scenes.greenhouse import Pen, to_rgb
-from demo.scenes.leaf_geometry import CameraView, Floats, Sunlight
+from demo.scenes.drawing import Pen, Rgb, Sunlight, blend_colours, draw_ellipse, to_rgb
+from demo.scenes.leaf_geometry import CameraView
 from demo.scenes.plants import Plant
 
 FRUIT_COLOURS = ((196, 44, 30), (222, 130, 30), (70, 120, 40), (214, 188, 50))
@@ -22,9 +23,7 @@ PETAL_COLOURS = (
     (120, 90, 200),
 )
 VARIEGATED_MARGIN_SHARE = 0.68
-"""Where on a variegated leaf, from the midrib to the edge, the green ends and the cream begins."""
-
-RgbColour = tuple[int, int, int]
+"""Position of the border between green and cream, from the midrib (0) to the edge (1)."""
 
 
 def draw_plant(
@@ -32,13 +31,7 @@ def draw_plant(
 ) -> None:
     """Draw a plant back to front: far leaves, stems, near leaves, fruits, flowers.
 
-    Args:
-        plant: What to draw.
-        pen: Draws in RGBA mode on an RGB picture.
-        view: The camera.
-        sun: The light.
-        steps: Pieces along a leaf; more for a plant that is near.
-        rng: For small differences in colour and form.
+    The pen draws in RGBA mode on an RGB image, in ``steps`` pieces along a leaf.
     """
     shapes, depth = _make_leaf_shapes(plant, view, sun, steps, rng)
     order = np.argsort(depth)
@@ -54,26 +47,18 @@ def draw_plant(
 
 @dataclass(frozen=True)
 class _LeafShape:
-    """One leaf as flat coloured pieces; every list of points is x, y, x, y, … in pixels.
+    """One leaf as flat coloured pieces; lists of points are x, y, x, y, … in pixels.
 
-    Attributes:
-        shadow: What lies under it.
-        quads: Quadrilaterals from midrib to edge.
-        quad_colours: Their colours.
-        centre: The green middle of a variegated leaf, or nothing.
-        veins: Midrib and side veins; few on a narrow leaf.
-        centre_colour: The colour of the heart.
-        vein_colour: The colour of the veins.
-        vein_width: Thickness of a vein.
+    ``quads`` reach from the midrib to an edge; ``centre`` is the green part of a variegated leaf.
     """
 
     shadow: list[float]
     quads: list[list[float]]
-    quad_colours: list[RgbColour]
+    quad_colours: list[Rgb]
     centre: list[float]
     veins: list[list[float]]
-    centre_colour: RgbColour
-    vein_colour: RgbColour
+    centre_colour: Rgb
+    vein_colour: Rgb
     vein_width: int
 
 
@@ -89,8 +74,8 @@ def _draw_leaf(shape: _LeafShape, pen: Pen) -> None:
 
 def _make_leaf_shapes(
     plant: Plant, view: CameraView, sun: Sunlight, steps: int, rng: np.random.Generator
-) -> tuple[list[_LeafShape], Floats]:
-    """All leaves as shapes, and how near ``(n,)`` each is to the camera."""
+) -> tuple[list[_LeafShape], Doubles]:
+    """Return the shapes of all leaves, and the position ``(n,)`` towards the camera."""
     midribs, edges, normals = foliage.compute_leaf_surfaces(
         plant.leaves, plant.species.half_width_profile(steps)
     )
@@ -118,13 +103,13 @@ def _make_leaf_shapes(
 
 def _leaf_colours(
     plant: Plant,
-    midribs: Floats,
-    normals: Floats,
+    midribs: Doubles,
+    normals: Doubles,
     sun: Sunlight,
     view: CameraView,
     rng: np.random.Generator,
-) -> tuple[Floats, Floats]:
-    """Lit RGB of every piece ``(n, 2, steps, 3)``, and of the hearts ``(n, 3)``."""
+) -> tuple[Doubles, Doubles]:
+    """Compute the lit RGB of all pieces ``(n, 2, steps, 3)`` and of the centres ``(n, 3)``."""
     light, specular = foliage.compute_lighting(
         normals, sun, view.camera_direction(), plant.condition.gloss
     )
@@ -134,39 +119,39 @@ def _leaf_colours(
         * (light * occlusion * 1.3)[..., None]
     )
     dryness = np.clip(plant.leaves.decay * 1.2, 0, 0.9)
-    centre_colours = foliage.blend_colours(plant.leaves.colour, foliage.STRAW_RGB, dryness)
+    centre_colours = blend_colours(plant.leaves.colour, foliage.STRAW_RGB, dryness)
     centre_colours = centre_colours * (light * occlusion).mean((1, 2))[:, None] * 1.25
     return lit_colours + (specular * occlusion * 150)[..., None], centre_colours
 
 
-def _ambient_occlusion(midribs: Floats) -> Floats:
-    """How much light ``(n,)`` gets through to each leaf: less deep inside and low down."""
+def _ambient_occlusion(midribs: Doubles) -> Doubles:
+    """Compute the light ``(n,)`` that reaches each leaf: less inside the plant and low down."""
     centres = midribs[:, midribs.shape[1] // 2]
     outwardness = np.hypot(centres[:, 0], centres[:, 1]) * 1.2 + np.maximum(centres[:, 2], 0) * 0.6
     return np.asarray(np.clip(0.5 + outwardness * 0.75, 0.5, 1.05))
 
 
-def _point_lists(outlines: Floats) -> list[list[float]]:
-    """Outlines ``(n, k, 2)`` as x, y, x, y, …"""
+def _point_lists(outlines: Doubles) -> list[list[float]]:
+    """Return outlines ``(n, k, 2)`` as lists x, y, x, y, …"""
     point_lists: list[list[float]] = outlines.reshape(len(outlines), -1).tolist()
     return point_lists
 
 
-def _leaf_outlines(edges: Floats) -> Floats:
-    """Outlines ``(n, 2 k, 2)`` up one edge of a leaf and down the other, of ``(n, 2, k, 2)``."""
+def _leaf_outlines(edges: Doubles) -> Doubles:
+    """Join both edges ``(n, 2, k, 2)`` to outlines ``(n, 2 k, 2)``."""
     return np.concatenate([edges[:, 0], edges[:, 1, ::-1]], 1)
 
 
-def _leaf_quads(midribs: Floats, edges: Floats) -> list[list[list[float]]]:
-    """The pieces between the midrib and both edges."""
+def _leaf_quads(midribs: Doubles, edges: Doubles) -> list[list[list[float]]]:
+    """Return the pieces between the midrib and both edges."""
     ribs = np.stack([midribs, midribs], 1)
     corners = (ribs[:, :, :-1], edges[:, :, :-1], edges[:, :, 1:], ribs[:, :, 1:])
     quads: list[list[list[float]]] = np.stack(corners, 3).reshape(len(midribs), -1, 8).tolist()
     return quads
 
 
-def _leaf_veins(plant: Plant, midribs: Floats, edges: Floats) -> list[list[list[float]]]:
-    """The midrib and, on a broad leaf, pairs of side veins."""
+def _leaf_veins(plant: Plant, midribs: Doubles, edges: Doubles) -> list[list[list[float]]]:
+    """Return the midrib and, on broad leaves, pairs of side veins."""
     midrib_lines = [[line] for line in _point_lists(midribs)]
     if plant.species.half_width_ratio < 0.18 or plant.species.leaflet_pairs or midribs.shape[1] < 8:
         return midrib_lines
@@ -180,8 +165,8 @@ def _leaf_veins(plant: Plant, midribs: Floats, edges: Floats) -> list[list[list[
     ]
 
 
-def _rgb_lists(colours: Floats) -> list[Any]:
-    """RGB ``(n, …, 3)`` as one colour, or one list of colours, for each leaf."""
+def _rgb_lists(colours: Doubles) -> list[Any]:
+    """Return RGB ``(n, …, 3)`` as one colour or list of colours for each leaf."""
     rgb = np.clip(colours, 0, 255).astype(int)
     if rgb.ndim == 2:
         return [tuple(row) for row in rgb.tolist()]
@@ -203,8 +188,8 @@ def _draw_fruits(plant: Plant, pen: Pen, view: CameraView, rng: np.random.Genera
         _draw_ball(pen, x, y + size * 2, size, colour)
 
 
-def _draw_ball(pen: Pen, x: float, y: float, size: float, colour: Floats) -> None:
-    """A round fruit, lit from the upper left."""
+def _draw_ball(pen: Pen, x: float, y: float, size: float, colour: Doubles) -> None:
+    """Draw a round fruit, lit from the upper left."""
     for radius_ratio, brightness in ((1.0, 0.55), (0.85, 0.85), (0.6, 1.0)):
         left, top = x - size * (1 - radius_ratio) * 0.4, y - size * (1 - radius_ratio) * 0.5
         _draw_disc(pen, left, top, size * radius_ratio, colour * brightness)
@@ -214,14 +199,14 @@ def _draw_ball(pen: Pen, x: float, y: float, size: float, colour: Floats) -> Non
 def _draw_flowers(plant: Plant, pen: Pen, view: CameraView, rng: np.random.Generator) -> None:
     petal_colour = np.array(PETAL_COLOURS[int(rng.integers(len(PETAL_COLOURS)))], float)
     wilt_share = plant.condition.droop * rng.uniform(0.2, 0.9)
-    colour = foliage.blend_colours(petal_colour, foliage.BROWN_RGB, np.array(wilt_share * 0.6))
+    colour = blend_colours(petal_colour, foliage.BROWN_RGB, np.array(wilt_share * 0.6))
     full_size = view.scale * (1 - 0.4 * wilt_share)
     for x, y in view.project(plant.flower_positions).tolist():
         _draw_flower(pen, x, y, full_size * rng.uniform(0.045, 0.075), colour, rng)
 
 
 def _draw_flower(
-    pen: Pen, x: float, y: float, size: float, colour: Floats, rng: np.random.Generator
+    pen: Pen, x: float, y: float, size: float, colour: Doubles, rng: np.random.Generator
 ) -> None:
     petals = int(rng.integers(5, 9))
     for petal_angle in rng.uniform(0, 6.28) + np.arange(petals) * 2 * np.pi / petals:
@@ -230,5 +215,5 @@ def _draw_flower(
     _draw_disc(pen, x, y, size * 0.28, np.array([206.0, 160.0, 50.0]))
 
 
-def _draw_disc(pen: Pen, x: float, y: float, size: float, colour: Floats) -> None:
-    pen.ellipse((x - size, y - size, x + size, y + size), fill=to_rgb(colour))
+def _draw_disc(pen: Pen, x: float, y: float, size: float, colour: Doubles) -> None:
+    draw_ellipse(pen, x, y, size, size, to_rgb(colour))

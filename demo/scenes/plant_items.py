@@ -1,4 +1,4 @@
-"""Leaves, flowers, stalks and round bodies seen flat, as items of a picture of fruits."""
+"""Make leaves, flowers, stalks and round fruits as items of a scene."""
 
 from __future__ import annotations
 
@@ -8,46 +8,38 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageDraw
 
-from demo.scenes.fruit_scene import Outline, SceneItem
-from demo.scenes.greenhouse import Pen, Pixels, to_rgb
-from demo.scenes.leaf_geometry import Floats, Sunlight, normalize_vectors
+from backend.arrays import Doubles, Floats
+from demo.scenes.drawing import (
+    Pen,
+    Sunlight,
+    flatten_points,
+    normalize_vectors,
+    to_rgb,
+    transform_points,
+)
+from demo.scenes.fruit_scene import SceneItem
 
 LEAF_WIDTH_EXPONENT = 0.8
-"""Where a leaf is widest: the lower, the nearer to its stalk."""
+"""Exponent of the position along a leaf; lower values move the widest part to the stalk."""
 
 LEAF_SHADOW_OFFSET = np.array([0.02, 0.06])
-"""Where a leaf's shadow falls, by its length."""
+"""Offset of the shadow of a leaf, in leaf lengths."""
 
 STALK_ARCH_POINTS = np.array([[n / 6, 0.15 * math.sin(math.pi * n / 6)] for n in range(7)])
-"""Places along a stalk and how far each lies above the straight line, by its length."""
+"""Positions along a stalk and their height above the straight line, in stalk lengths."""
 
 
 def sample_sunlight(rng: np.random.Generator) -> Sunlight:
-    """Daylight from above, more or less from one side; y points to the camera."""
+    """Sample daylight from above; y points to the camera."""
     direction = np.array([rng.normal(0, 0.6), rng.uniform(0.5, 1.0), rng.uniform(0.3, 0.9)])
     return Sunlight(normalize_vectors(direction), rng.uniform(0.35, 0.6))
 
 
-def transform_points(
-    points: Floats, position: Floats, angle: float, size: float, y_scale: float = 1.0
-) -> Floats:
-    """Points ``(..., 2)`` squashed along y, turned, scaled and moved to a place."""
-    cos, sin = math.cos(angle) * size, math.sin(angle) * size
-    return np.asarray(points @ np.array([[cos, sin], [-sin * y_scale, cos * y_scale]]) + position)
-
-
-def flatten_points(points: Floats) -> Outline:
-    """Points ``(n, 2)`` as x, y, x, y, …"""
-    coordinates: Outline = points.ravel().tolist()
-    return coordinates
-
-
 @cache
-def _leaf_outline(half_width_ratio: float, teeth: int) -> tuple[Floats, int]:
-    """A leaf one long, along x, as points ``(n, 2)``, and how many points there are on an edge.
+def _leaf_outline(half_width_ratio: float, teeth: int) -> tuple[Doubles, int]:
+    """Return the points ``(n, 2)`` of a leaf of length 1 along x, and the points per edge.
 
-    The points are those of the midrib and of one edge from stalk to tip, then of the other edge
-    and of the midrib back to the stalk, then a stroke through all side veins.
+    The order is midrib, one edge, the other edge reversed, midrib reversed, side veins.
     """
     positions = np.linspace(0, 1, 4 * teeth + 1)
     half_widths = half_width_ratio * np.sin(np.pi * positions**LEAF_WIDTH_EXPONENT) ** 0.75
@@ -64,26 +56,26 @@ def _leaf_outline(half_width_ratio: float, teeth: int) -> tuple[Floats, int]:
 
 
 def make_leaf(
-    position: Floats,
+    position: Doubles,
     length: float,
     angle: float,
-    colour: Floats,
+    colour: Doubles,
     light: Sunlight,
     rng: np.random.Generator,
     half_width_ratio: float,
     teeth: int,
 ) -> SceneItem:
-    """A leaf, folded along its midrib.
+    """Make a leaf that is folded along its midrib.
 
     Args:
-        position: ``(2,)`` where it starts.
-        length: How long it is.
-        angle: The way it points.
+        position: ``(2,)`` its base.
+        length: in pixels.
+        angle: direction in radians.
         colour: ``(3,)`` RGB.
-        light: The light.
-        rng: For its bend and its tilt.
-        half_width_ratio: Half its width by its length.
-        teeth: Half the number of teeth on either side.
+        light: the sunlight.
+        rng: samples its bend and tilt.
+        half_width_ratio: half width divided by length.
+        teeth: half the number of teeth on each side.
     """
     blade, points_per_edge = _leaf_outline(half_width_ratio, teeth)
     bent_outline = blade.copy()
@@ -99,10 +91,8 @@ def make_leaf(
     )
     light_across = -math.sin(angle) * light.direction[0] - math.cos(angle) * light.direction[2]
     brightness, fold = rng.uniform(0.85, 1.1), 0.3 * (1 - light.ambient) * float(light_across)
-    left_colour, right_colour = (
-        to_rgb(colour, brightness * (1 + fold)),
-        to_rgb(colour, brightness * (1 - fold)),
-    )
+    left_colour = to_rgb(colour, brightness * (1 + fold))
+    right_colour = to_rgb(colour, brightness * (1 - fold))
     vein_colour, midrib_width = to_rgb(colour * 1.1 + 14, brightness), 2 if length > 50 else 1
 
     def paint(image: Image.Image, pen: Pen) -> None:
@@ -115,8 +105,8 @@ def make_leaf(
     return SceneItem((left + right,), paint)
 
 
-def make_stalk(start: Floats, end: Floats, colour: Floats, line_width: int) -> SceneItem:
-    """A thin stalk or a branch that arches between two places; too thin to hide anything."""
+def make_stalk(start: Doubles, end: Doubles, colour: Doubles, line_width: int) -> SceneItem:
+    """Make an arched stalk or branch, which is too thin to hide anything."""
     path = start + (end - start) * STALK_ARCH_POINTS[:, :1]
     path[:, 1] -= math.dist(start, end) * STALK_ARCH_POINTS[:, 1]
 
@@ -128,9 +118,9 @@ def make_stalk(start: Floats, end: Floats, colour: Floats, line_width: int) -> S
 
 
 def make_flower(
-    position: Floats, size: float, colour: Floats, petals: int, rng: np.random.Generator
+    position: Doubles, size: float, colour: Doubles, petals: int, rng: np.random.Generator
 ) -> SceneItem:
-    """A flower with round petals and a yellow middle; its size is from side to side."""
+    """Make a flower with round petals and a yellow center; ``size`` is its width."""
     first_angle, y_scale = rng.uniform(0, 6.28), rng.uniform(0.6, 1.0)
     ring = np.linspace(0, 2 * np.pi, 12, endpoint=False)
     petal = np.stack([0.3 + 0.2 * np.cos(ring), 0.19 * np.sin(ring)], -1)
@@ -154,16 +144,16 @@ def make_flower(
 
 
 def shade_sphere(
-    outline: Floats, middle: Floats, radius: float, colours: Floats, sun: Sunlight
+    outline: Doubles, middle: Doubles, radius: float, colours: Doubles, sun: Sunlight
 ) -> Image.Image:
-    """A round body lit by the sun, as an RGBA patch as large as its outline needs.
+    """Draw a round body in sunlight, as an RGBA patch of the size of its outline.
 
     Args:
         outline: ``(n, 2)`` in pixels from the patch's upper left corner.
-        middle: ``(2,)`` of the body.
-        radius: Its half width.
+        middle: ``(2,)`` center of the body.
+        radius: half width of the body.
         colours: ``(rows, columns, 3)`` unlit RGB.
-        sample_sunlight: The light.
+        sun: the sunlight.
     """
     rows, columns = colours.shape[:2]
     u = ((np.arange(columns, dtype=np.float32) - middle[0]) / radius)[None]
@@ -182,9 +172,9 @@ def shade_sphere(
 
 
 def axis_coordinates(
-    rows: int, columns: int, axis_origin: Floats, angle: float
-) -> tuple[Pixels, Pixels]:
-    """How far each pixel of a patch lies along and across an axis through a place, in pixels."""
+    rows: int, columns: int, axis_origin: Doubles, angle: float
+) -> tuple[Floats, Floats]:
+    """Return the coordinates of each pixel along and across an axis, in pixels."""
     x = np.arange(columns, dtype=np.float32)[None] - np.float32(axis_origin[0])
     y = np.arange(rows, dtype=np.float32)[:, None] - np.float32(axis_origin[1])
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))

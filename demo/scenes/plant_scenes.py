@@ -1,4 +1,4 @@
-"""Photo-like scenes of greenhouse plants, healthy or wilting, drawn with known truth."""
+"""Draw photo-like scenes of greenhouse plants, healthy or wilting."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from demo.scenes import greenhouse, plant_drawing, plants, props
 from demo.scenes.camera import simulate_camera
+from demo.scenes.drawing import Sunlight, normalize_vectors
 from demo.scenes.greenhouse import Pot, SceneFrame
-from demo.scenes.leaf_geometry import CameraView, Sunlight, normalize_vectors
+from demo.scenes.leaf_geometry import CameraView
 from demo.scenes.species import SPECIES, Species
 
 IMAGE_SIZES = ((320, 240), (320, 240), (320, 214), (304, 228), (336, 252), (240, 304), (288, 272))
@@ -19,21 +20,15 @@ LABEL_BLOCK = ("healthy",) * 11 + ("wilting",) * 9
 """The labels of every 20 scenes, before they are shuffled."""
 
 HAZE_COLOURS = ((150, 156, 156), (176, 184, 182), (206, 210, 206), (190, 186, 172), (122, 130, 124))
-"""RGB of the bright damp air between the camera and the background."""
+"""RGB of the haze between the camera and the background."""
 
 SUPERSAMPLING = 2
-"""The main plant is drawn this many times larger, then shrunk to smooth its edges."""
+"""Factor by which the main plant is drawn larger, to smooth its edges."""
 
 
 @dataclass(frozen=True)
 class PlantScene:
-    """One drawn photo.
-
-    Attributes:
-        name: File name stem, which does not give the label away.
-        label: The truth, ``healthy`` or ``wilting``.
-        image: RGB, about 320 by 240 pixels.
-    """
+    """One drawn photo: file name stem, true label, and RGB image of about 320 by 240 pixels."""
 
     name: str
     label: str
@@ -41,15 +36,7 @@ class PlantScene:
 
 
 def plant_scenes(count: int, seed: int) -> Iterator[PlantScene]:
-    """Draw scenes one by one; the same seed draws the same scenes, however many are asked for.
-
-    Args:
-        count: How many.
-        seed: Which series.
-
-    Yields:
-        Scenes, 11 healthy and 9 wilting in every 20, in random order.
-    """
+    """Draw the first scenes of a seed: of every 20, 11 are healthy and 9 wilting."""
     for index in range(count):
         label = _sample_label(index, seed)
         rng = np.random.default_rng([seed, index, 1])
@@ -62,7 +49,7 @@ def _sample_label(index: int, seed: int) -> str:
 
 
 def _draw_scene(label: str, rng: np.random.Generator) -> Image.Image:
-    """One photo: the surroundings out of focus, the plant in focus, things in front, the camera."""
+    """Draw one photo: blurred surroundings, the plant in focus, things in front of it."""
     frame, sun = _sample_frame(rng), _sample_sunlight(rng)
     image = _draw_background(frame, sun, rng)
     image = image.resize(
@@ -86,7 +73,7 @@ def _sample_sunlight(rng: np.random.Generator) -> Sunlight:
 
 
 def _draw_background(frame: SceneFrame, sun: Sunlight, rng: np.random.Generator) -> Image.Image:
-    """The greenhouse, the bench and the neighbours, the farther the softer."""
+    """Draw the greenhouse, the bench and other plants, blurred by distance."""
     background = Image.new("RGB", (frame.width, frame.height))
     background.paste(
         greenhouse.draw_backdrop(frame, rng).filter(ImageFilter.BoxBlur(rng.uniform(3, 8)))
@@ -103,7 +90,7 @@ def _draw_background(frame: SceneFrame, sun: Sunlight, rng: np.random.Generator)
 
 
 def _focus_mask(frame: SceneFrame) -> Image.Image:
-    """How sharp each row is, 0 to 255: the bench comes into focus towards the plant."""
+    """Return the sharpness of each row, 0 to 255: it grows towards the plant."""
     rows = np.clip(
         (np.arange(frame.height) - frame.bench_row) / (frame.height - frame.bench_row), 0, 1
     )
@@ -114,15 +101,13 @@ def _focus_mask(frame: SceneFrame) -> Image.Image:
 def _draw_neighbour(
     image: Image.Image, frame: SceneFrame, sun: Sunlight, depth: float, rng: np.random.Generator
 ) -> None:
-    """Another plant on the bench, behind; how it does says nothing about the main one."""
+    """Draw another plant in the background, in a condition of its own."""
     pot_row = frame.bench_row + depth * (frame.height - frame.bench_row) * 0.6
     plant_height = frame.height * (0.2 + 0.25 * depth) * rng.uniform(0.7, 1.2)
     pot = _sample_pot(rng.uniform(0, frame.width), pot_row, plant_height, frame, rng)
     condition = plants.sample_wilting(rng) if rng.random() < 0.2 else plants.sample_healthy(rng)
-    plant, view = (
-        plants.grow_plant(_sample_species(rng), condition, rng),
-        CameraView(pot.x, pot.y, plant_height, frame.camera_pitch),
-    )
+    plant = plants.grow_plant(_sample_species(rng), condition, rng)
+    view = CameraView(pot.x, pot.y, plant_height, frame.camera_pitch)
     _draw_potted_plant(image, plant, pot, view, sun, 3, rng)
 
 
@@ -151,7 +136,7 @@ def _draw_potted_plant(
     steps: int,
     rng: np.random.Generator,
 ) -> None:
-    """A plant in its pot, with the cane it may be tied to."""
+    """Draw a plant in its pot, perhaps with a cane."""
     pen = ImageDraw.Draw(image, "RGBA")
     greenhouse.draw_pot_shadow(pen, pot, int(rng.integers(14, 40)))
     greenhouse.draw_pot(pen, pot, rng)
@@ -163,7 +148,7 @@ def _draw_potted_plant(
 def _draw_main_plant(
     image: Image.Image, frame: SceneFrame, sun: Sunlight, label: str, rng: np.random.Generator
 ) -> None:
-    """The plant the photo is about, and what stands beside and in front of it."""
+    """Draw the main plant, and what stands beside and in front of it."""
     image_width, image_height = image.size
     x, y = image_width * rng.uniform(0.42, 0.58), image_height * rng.uniform(0.8, 0.93)
     condition = plants.sample_healthy(rng) if label == "healthy" else plants.sample_wilting(rng)
@@ -172,15 +157,8 @@ def _draw_main_plant(
     pot = _sample_pot(x, y, plant_height, frame, rng)
     if rng.random() < 0.3:
         _draw_prop(image, x, y, rng)
-    _draw_potted_plant(
-        image,
-        plant,
-        pot,
-        CameraView(x, y, plant_height, frame.camera_pitch),
-        sun,
-        _leaf_steps(plant),
-        rng,
-    )
+    view = CameraView(x, y, plant_height, frame.camera_pitch)
+    _draw_potted_plant(image, plant, pot, view, sun, _leaf_steps(plant), rng)
     if rng.random() < 0.3:
         _draw_label_card(image, pot, rng)
     if rng.random() < 0.25:
@@ -188,19 +166,19 @@ def _draw_main_plant(
 
 
 def _zoom_factor(plant: plants.Plant) -> float:
-    """How much nearer one goes to photograph a plant that is low or has slumped."""
+    """Return how much closer the camera is to a low or limp plant."""
     return (1.2 if plant.species.is_rosette else 1.0) * (1 + 0.2 * plant.condition.droop)
 
 
 def _leaf_steps(plant: plants.Plant) -> int:
-    """Pieces along a leaf: many where leaves are few and broad."""
+    """Return the number of pieces along a leaf: more where leaves are few and broad."""
     if plant.species.lobes:
         return 11
     return 9 if len(plant.leaves.length) < 70 else 6
 
 
 def _draw_label_card(image: Image.Image, pot: Pot, rng: np.random.Generator) -> None:
-    """A label at the pot's rim."""
+    """Draw a plant label at the rim of the pot."""
     side = float(rng.choice([-1.0, 1.0])) * rng.uniform(0.5, 0.95)
     position = (
         pot.x + side * pot.rim_half_width,
@@ -212,7 +190,7 @@ def _draw_label_card(image: Image.Image, pot: Pot, rng: np.random.Generator) -> 
 
 
 def _draw_prop(image: Image.Image, x: float, y: float, rng: np.random.Generator) -> None:
-    """A thing beside the plant, partly before it."""
+    """Draw a tool beside the plant, partly in front of it."""
     draw_prop = props.STANDING_PROPS[int(rng.integers(len(props.STANDING_PROPS)))]
     x_offset = float(rng.choice([-1.0, 1.0])) * image.width * rng.uniform(0.12, 0.4)
     size = image.height * rng.uniform(0.12, 0.26)

@@ -1,4 +1,4 @@
-"""Growing one plant from its species and condition."""
+"""Grow a plant from its species and condition."""
 
 from __future__ import annotations
 
@@ -6,24 +6,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from demo.scenes.leaf_geometry import Floats, Leaves, trace_midribs
+from backend.arrays import Doubles
+from demo.scenes.leaf_geometry import Leaves, trace_midribs
 from demo.scenes.species import Species, sample_leaf_colour
 
 LEAF_ANGLE_RADIANS = np.radians(137.5)
-"""The angle between one leaf and the next on a stem."""
+"""Angle between successive leaves on a stem."""
 
 
 @dataclass(frozen=True)
 class Condition:
-    """How a plant is doing; every value 0 to 1.
-
-    Attributes:
-        droop: How far leaves and stems have lost their tension.
-        decay: How far leaves have turned yellow and brown.
-        curl_share: How far blades have rolled up.
-        gloss: How much the leaves shine.
-        old_leaf_share: Share of leaves that are old and yellow whatever the plant's health.
-    """
+    """Health of a plant, 0 to 1: limpness, dryness, curl and gloss, and the share of old leaves."""
 
     droop: float
     decay: float
@@ -34,33 +27,30 @@ class Condition:
 
 @dataclass(frozen=True)
 class Plant:
-    """One grown plant, in plant heights.
+    """One plant, in plant heights.
 
     Attributes:
-        species: What it is.
-        condition: How it is doing.
-        stems: ``(m, steps, 3)`` stems and stalks of compound leaves.
-        leaves: Its leaves.
-        flower_positions: ``(k, 3)`` where flowers sit.
-        fruit_positions: ``(f, 3)`` where fruits hang.
+        stems: ``(m, steps, 3)`` stems, and stalks of compound leaves.
+        flower_positions: ``(k, 3)``.
+        fruit_positions: ``(f, 3)``.
     """
 
     species: Species
     condition: Condition
-    stems: Floats
+    stems: Doubles
     leaves: Leaves
-    flower_positions: Floats
-    fruit_positions: Floats
+    flower_positions: Doubles
+    fruit_positions: Doubles
 
 
 def sample_healthy(rng: np.random.Generator) -> Condition:
-    """A plant that stands: at worst a few old leaves have turned."""
+    """Sample a healthy plant, perhaps with a few old leaves."""
     old_leaf_share = rng.uniform(0.06, 0.3) if rng.random() < 0.35 else 0.0
     return Condition(rng.uniform(0.0, 0.08), 0.0, 0.0, rng.uniform(0.1, 0.5), old_leaf_share)
 
 
 def sample_wilting(rng: np.random.Generator) -> Condition:
-    """A plant that hangs: one that is still green hangs a lot, one that has dried perhaps less."""
+    """Sample a wilting plant: green and very limp, or dry and limp."""
     is_green = rng.random() < 0.25
     decay = rng.uniform(0.0, 0.1) if is_green else rng.uniform(0.25, 0.8)
     droop = rng.uniform(0.78, 1.0) if is_green else rng.uniform(0.6, 1.0)
@@ -69,7 +59,7 @@ def sample_wilting(rng: np.random.Generator) -> Condition:
 
 
 def grow_plant(species: Species, condition: Condition, rng: np.random.Generator) -> Plant:
-    """One plant of a species in a condition, different every time."""
+    """Grow a random plant of a species and condition."""
     stems = _grow_stems(species, condition, rng)
     leaves = _grow_leaves(species, condition, stems, rng)
     if species.leaflet_pairs:
@@ -87,8 +77,8 @@ def grow_plant(species: Species, condition: Condition, rng: np.random.Generator)
     return Plant(species, condition, stems, leaves, flower_positions, fruit_positions)
 
 
-def _grow_stems(species: Species, condition: Condition, rng: np.random.Generator) -> Floats:
-    """Stems ``(m, steps, 3)``, bowed by their own weight and by the plant's limpness."""
+def _grow_stems(species: Species, condition: Condition, rng: np.random.Generator) -> Doubles:
+    """Grow stems ``(m, steps, 3)`` that bend under their weight."""
     count = int(rng.integers(species.stem_count[0], species.stem_count[1] + 1))
     azimuth = np.arange(count) * (2 * np.pi / count) + rng.normal(0, 0.5, count)
     elevation = np.radians(rng.uniform(*species.stem_elevation, count))
@@ -100,9 +90,9 @@ def _grow_stems(species: Species, condition: Condition, rng: np.random.Generator
 
 
 def _grow_leaves(
-    species: Species, condition: Condition, stems: Floats, rng: np.random.Generator
+    species: Species, condition: Condition, stems: Doubles, rng: np.random.Generator
 ) -> Leaves:
-    """The leaves along all stems."""
+    """Grow leaves along all stems."""
     count = int(rng.integers(species.leaves_per_stem[0], species.leaves_per_stem[1] + 1))
     positions = np.linspace(species.first_leaf_position, 1.0, count)
     base = np.concatenate([_points_along(stem, positions) for stem in stems])
@@ -120,16 +110,16 @@ def _grow_leaves(
 def _pose_leaves(
     species: Species,
     condition: Condition,
-    base: Floats,
-    azimuth: Floats,
-    age: Floats,
-    length: Floats,
+    base: Doubles,
+    azimuth: Doubles,
+    age: Doubles,
+    length: Doubles,
     rng: np.random.Generator,
 ) -> Leaves:
-    """Leaves of these ages and lengths with the posture and the colour of the plant's condition."""
+    """Pose and colour leaves of these ages and lengths by the condition of the plant."""
     n = len(age)
     droop = np.clip(condition.droop * rng.uniform(0.65, 1.2, n), 0, 1)
-    droop_rate = rng.uniform(0.7, 1.4, n) + 0.6 * species.is_grassy  # a blade of grass goes flat
+    droop_rate = rng.uniform(0.7, 1.4, n) + 0.6 * species.is_grassy  # grass bends more
     lowest_elevation, highest_elevation = np.radians(species.leaf_elevation)
     elevation = (
         highest_elevation
@@ -149,47 +139,30 @@ def _pose_leaves(
     variegation = np.full(n, rng.uniform(0.4, 0.9) if rng.random() < 0.12 else 0.0)
     colour = _desaturate(sample_leaf_colour(rng), condition) * rng.normal(1, 0.07, n)[:, None]
     bend = np.clip(species.leaf_bend + (1 - species.leaf_bend) * droop, 0, 1)
-    min_elevation = np.clip(
-        -0.1 - base[:, 2] * 8, -1.4, 0
-    )  # a leaf at the soil lies on the pot's rim
-    return Leaves(
-        base,
-        azimuth,
-        np.maximum(elevation, min_elevation),
-        bend,
-        length,
-        width,
-        fold,
-        colour,
-        decay,
-        variegation,
-    )
+    # leaves near the soil rest on the rim of the pot
+    elevation = np.maximum(elevation, np.clip(-0.1 - base[:, 2] * 8, -1.4, 0))
+    shape = (base, azimuth, elevation, bend, length, width, fold)
+    return Leaves(*shape, colour, decay, variegation)
 
 
-def _desaturate(colour: Floats, condition: Condition) -> Floats:
-    """The colour with less life in it, as a limp leaf has."""
+def _desaturate(colour: Doubles, condition: Condition) -> Doubles:
+    """Return a colour with the lower saturation of limp leaves."""
     grey = colour.mean() * np.array([0.98, 0.92, 0.74])
     return np.asarray(colour + (grey - colour) * 0.34 * condition.droop)
 
 
-def _points_along(path: Floats, shares: Floats) -> Floats:
-    """Points ``(n, 3)`` at shares 0 to 1 of a path ``(steps, 3)``."""
+def _points_along(path: Doubles, shares: Doubles) -> Doubles:
+    """Interpolate points ``(n, 3)`` at shares 0 to 1 of a path ``(steps, 3)``."""
     path_shares = np.linspace(0, 1, len(path))
     return np.stack([np.interp(shares, path_shares, path[:, axis]) for axis in range(3)], -1)
 
 
 def _grow_leaflets(
     species: Species, condition: Condition, compound_leaves: Leaves, rng: np.random.Generator
-) -> tuple[Floats, Leaves]:
-    """The stalks ``(n, steps, 3)`` of compound leaves, and the leaflets on them."""
-    stalks = trace_midribs(
-        compound_leaves.base,
-        compound_leaves.azimuth,
-        compound_leaves.elevation,
-        compound_leaves.droop,
-        compound_leaves.length,
-        8,
-    )
+) -> tuple[Doubles, Leaves]:
+    """Grow the stalks ``(n, steps, 3)`` of compound leaves, and their leaflets."""
+    c = compound_leaves
+    stalks = trace_midribs(c.base, c.azimuth, c.elevation, c.droop, c.length, 8)
     pairs = species.leaflet_pairs
     positions = np.append(np.repeat(np.linspace(0.4, 0.9, pairs), 2), 1.0)
     azimuth_offsets = np.append(np.tile([1.0, -1.0], pairs), 0.0) * 1.05

@@ -1,4 +1,4 @@
-"""Things that get in the way: labels, canes, cans, tools, a hand, a leaf close to the lens."""
+"""Draw things around a plant: labels, canes, tools, a hand, leaves close to the lens."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Callable
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from demo.scenes.greenhouse import FOLIAGE_COLOURS, PROP_COLOURS, Pen, sample_colour, to_rgb
+from demo.scenes.drawing import Pen, draw_ellipse, sample_colour, to_rgb
+from demo.scenes.greenhouse import FOLIAGE_COLOURS, PROP_COLOURS
 
 
 def draw_cane(
     pen: Pen, cane_base: tuple[float, float], plant_height: float, rng: np.random.Generator
 ) -> None:
-    """A bamboo cane with a clip or two, up from the pot."""
+    """Draw a bamboo cane in the pot."""
     (x, y), line_width = cane_base, max(2, round(plant_height * 0.016))
     x += rng.normal(0, plant_height * 0.02)
     top = (x + rng.normal(0, plant_height * 0.05), y - plant_height * rng.uniform(0.8, 1.15))
@@ -25,23 +26,16 @@ def draw_cane(
 def draw_plant_label(
     pen: Pen, position: tuple[float, float], size: float, rng: np.random.Generator
 ) -> None:
-    """A plant label stuck into the soil, with writing on it."""
+    """Draw a plant label with writing on it."""
     x, y = position
     half_width, slant = size * 0.28, rng.normal(0, size * 0.15)
     card_colour = sample_colour(
         rng, ((240, 238, 228), (238, 214, 70), (206, 170, 120), (220, 80, 60))
     )
     top = y - size
-    pen.polygon(
-        [
-            (x - half_width, top),
-            (x + half_width, top),
-            (x + half_width + slant, y - size * 0.3),
-            (x + slant, y),
-            (x - half_width + slant, y - size * 0.3),
-        ],
-        fill=to_rgb(card_colour),
-    )
+    upper, shoulder = [(x - half_width, top), (x + half_width, top)], y - size * 0.3
+    lower = [(x + half_width + slant, shoulder), (x + slant, y), (x - half_width + slant, shoulder)]
+    pen.polygon([*upper, *lower], fill=to_rgb(card_colour))
     for line in range(1, 4):
         row = top + line * size * 0.15
         pen.line(
@@ -53,7 +47,7 @@ def draw_plant_label(
 def draw_watering_can(
     pen: Pen, position: tuple[float, float], size: float, rng: np.random.Generator
 ) -> None:
-    """A can with spout and handle, standing in front or beside."""
+    """Draw a watering can."""
     (x, y), can_colour = position, sample_colour(rng, PROP_COLOURS)
     side = -1 if rng.random() < 0.5 else 1
     line_width = max(2, round(size * 0.09))
@@ -76,7 +70,7 @@ def draw_watering_can(
 def draw_bottle(
     pen: Pen, position: tuple[float, float], size: float, rng: np.random.Generator
 ) -> None:
-    """A spray bottle."""
+    """Draw a spray bottle."""
     (x, y), bottle_colour = position, sample_colour(rng, PROP_COLOURS)
     half_width = size * 0.24
     for strip, brightness in zip((-1.0, -0.5, 0.0, 0.5), (0.75, 1.05, 0.95, 0.7), strict=True):
@@ -99,7 +93,7 @@ def draw_bottle(
 def draw_trowel(
     pen: Pen, position: tuple[float, float], size: float, rng: np.random.Generator
 ) -> None:
-    """A trowel stuck in the ground."""
+    """Draw a trowel stuck in the ground."""
     (x, y), grip_colour = position, sample_colour(rng, PROP_COLOURS)
     slant = rng.normal(0, 0.35)
 
@@ -118,7 +112,7 @@ def draw_trowel(
 def draw_hand(
     pen: Pen, position: tuple[float, float], size: float, rng: np.random.Generator
 ) -> None:
-    """A hand or a glove reaching in from the side, fingers towards the plant."""
+    """Draw a hand or a glove that reaches in from the side."""
     (x, y), side = position, -1.0 if rng.random() < 0.5 else 1.0
     size *= 0.7
     skin_colour = sample_colour(rng, HAND_COLOURS)
@@ -128,21 +122,13 @@ def draw_hand(
     pen.line(
         (*cuff, *elbow), fill=to_rgb(sample_colour(rng, PROP_COLOURS)), width=round(size * 1.1)
     )
-    _draw_disc(pen, (x, y), size * 0.55, to_rgb(skin_colour))
+    draw_ellipse(pen, x, y, size * 0.55, size * 0.55, to_rgb(skin_colour))
     for finger, finger_length in enumerate((0.9, 1.2, 1.25, 1.1, 0.85)):
         row = y + size * (finger - 2.2) * 0.24
         tip = (x - side * size * finger_length, row + size * (finger - 2) * 0.12)
         fill, finger_radius = to_rgb(skin_colour, 0.82 + 0.09 * (finger % 3)), size * 0.13
         pen.line((x, row, *tip), fill=fill, width=max(2, round(finger_radius * 2)))
-        _draw_disc(pen, tip, finger_radius, fill)
-
-
-def _draw_disc(
-    pen: Pen, position: tuple[float, float], size: float, fill: tuple[int, int, int]
-) -> None:
-    pen.ellipse(
-        (position[0] - size, position[1] - size, position[0] + size, position[1] + size), fill=fill
-    )
+        draw_ellipse(pen, *tip, finger_radius, finger_radius, fill)
 
 
 HAND_COLOURS = ((224, 172, 138), (150, 100, 72), (92, 62, 46), (70, 110, 170), (220, 190, 80))
@@ -157,24 +143,17 @@ STANDING_PROPS: tuple[DrawProp, ...] = (
 
 
 def add_foreground_blur(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Something close to the lens and out of focus, over one corner of the picture."""
+    """Draw blurred leaves close to the lens over one corner of an image."""
     mask = Image.new("L", image.size)
     pen = ImageDraw.Draw(mask)
     image_width, image_height = image.size
-    x, y = (
-        float(rng.choice([0.0, image_width])),
-        float(rng.choice([rng.uniform(0, image_height), image_height])),
-    )
+    x = float(rng.choice([0.0, image_width]))
+    y = float(rng.choice([rng.uniform(0, image_height), image_height]))
     for _ in range(int(rng.integers(1, 4))):
         leaf_length, angle = image_height * rng.uniform(0.2, 0.45), rng.uniform(0, 6.28)
         leaf_axis = np.array([np.cos(angle), np.sin(angle)]) * leaf_length
         bend = np.array([-leaf_axis[1], leaf_axis[0]]) * 0.28
-        points = [
-            (0.0, 0.0),
-            *(leaf_axis * 0.5 + bend).reshape(1, 2),
-            leaf_axis,
-            leaf_axis * 0.5 - bend,
-        ]
+        points = [np.zeros(2), leaf_axis * 0.5 + bend, leaf_axis, leaf_axis * 0.5 - bend]
         pen.polygon([(x + float(p[0]), y + float(p[1])) for p in points], fill=230)
     soft_mask = mask.filter(ImageFilter.BoxBlur(image_height * rng.uniform(0.012, 0.03)))
     colour = sample_colour(rng, FOLIAGE_COLOURS if rng.random() < 0.75 else PROP_COLOURS)

@@ -1,4 +1,4 @@
-"""The plants a greenhouse grows: how each is built, and the colours its leaves come in."""
+"""Species of plants: how each grows, and the colours of leaves."""
 
 from __future__ import annotations
 
@@ -6,38 +6,30 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from demo.scenes.leaf_geometry import Floats
+from backend.arrays import Doubles
+from demo.scenes.drawing import Rgb
 
-Rgb = tuple[int, int, int]
 ValueRange = tuple[float, float]
-"""The lowest and the highest value of something drawn at random."""
+"""Lowest and highest value of a random quantity."""
 
 
 @dataclass(frozen=True)
 class Species:
-    """How one kind of plant grows when it is well. Angles in degrees, lengths in plant heights.
+    """How one kind of plant grows when healthy. Angles in degrees, lengths in plant heights.
 
     Attributes:
-        name: What a gardener calls it.
-        stem_count: Number of stems.
-        stem_elevation: Elevation of a stem at the soil.
-        stem_length: Length of a stem; next to nothing for a rosette.
-        stem_bend: How far a healthy stem bows, 0 to 1.
-        stem_droop_factor: How much of a plant's limpness its stems show; 0 for a vine tied to a cane.
-        leaves_per_stem: Leaves on a stem.
-        first_leaf_position: Where on the stem the first leaf sits, 0 to 1.
-        leaf_elevation: Elevation of the lowest and of the topmost leaf.
-        leaf_bend: How far a healthy leaf bows, 0 to 1.
-        leaf_length: Length of a leaf.
-        half_width_ratio: Half width of a leaf by its length.
-        taper: Size of the topmost leaf by the lowest.
-        petiole: Share of the leaf that is stalk.
-        width_exponent: Where the blade is widest: below 1 towards the base, above 1 towards the tip.
-        lobes: Number of lobes on a side; 0 for a smooth edge.
-        leaflet_pairs: Pairs of leaflets on a compound leaf; 0 for a simple leaf.
-        flower_probability: Chance of flowers.
-        fruit_probability: Chance of fruits.
-        cane_probability: Chance of a cane it is tied to.
+        stem_length: length of a stem; close to 0 for a rosette.
+        stem_bend: bend of a healthy stem, 0 to 1.
+        stem_droop_factor: limpness of the stems relative to the plant; 0 for a vine on a cane.
+        first_leaf_position: position of the first leaf on a stem, 0 to 1.
+        leaf_elevation: elevation of the lowest and of the highest leaf.
+        leaf_bend: bend of a healthy leaf, 0 to 1.
+        half_width_ratio: half width of a leaf divided by its length.
+        taper: size of the highest leaf divided by that of the lowest.
+        petiole: share of the leaf that is stalk.
+        width_exponent: below 1 the blade is widest near the base, above 1 near the tip.
+        lobes: lobes per side; 0 for a smooth edge.
+        leaflet_pairs: pairs of leaflets of a compound leaf; 0 for a simple leaf.
     """
 
     name: str
@@ -63,16 +55,16 @@ class Species:
 
     @property
     def is_rosette(self) -> bool:
-        """Whether all leaves start at the soil, so that the plant stays low."""
+        """Whether all leaves start at the soil."""
         return self.stem_length[1] < 0.1
 
     @property
     def is_grassy(self) -> bool:
-        """Whether its leaves are long and narrow."""
+        """Whether the leaves are long and narrow."""
         return self.half_width_ratio < 0.05
 
-    def half_width_profile(self, steps: int) -> Floats:
-        """Half widths ``(steps + 1,)`` along a leaf, 0 to 1, the stalk first."""
+    def half_width_profile(self, steps: int) -> Doubles:
+        """Return half widths ``(steps + 1,)`` along a leaf, 0 to 1, from the stalk on."""
         positions = np.linspace(0, 1, steps + 1)
         blade_positions = np.clip((positions - self.petiole) / (1 - self.petiole), 0, 1)
         half_widths = np.sin(np.pi * blade_positions**self.width_exponent) ** 0.8
@@ -88,9 +80,11 @@ SPECIES = (
     Species("basil", (5, 8), (55, 85), (0.5, 0.8), 0.08, 0.75, (7, 10), 0.25, (5, 55), 0.2,
             (0.22, 0.3), 0.3, 0.6, 0.15, 0.8),
     Species("pepper", (3, 5), (58, 85), (0.6, 0.85), 0.08, 0.75, (7, 11), 0.3, (0, 50), 0.28,
-            (0.26, 0.34), 0.24, 0.6, 0.22, 0.75, flower_probability=0.1, fruit_probability=0.55, cane_probability=0.4),
+            (0.26, 0.34), 0.24, 0.6, 0.22, 0.75, flower_probability=0.1,
+            fruit_probability=0.55, cane_probability=0.4),
     Species("tomato", (2, 3), (78, 90), (0.8, 0.95), 0.05, 0.6, (7, 10), 0.15, (12, 50), 0.25,
-            (0.4, 0.52), 0.22, 0.6, 0.2, 0.8, leaflet_pairs=3, flower_probability=0.2, fruit_probability=0.6, cane_probability=0.8),
+            (0.4, 0.52), 0.22, 0.6, 0.2, 0.8, leaflet_pairs=3,
+            flower_probability=0.2, fruit_probability=0.6, cane_probability=0.8),
     Species("lettuce", (1, 1), (90, 90), (0.02, 0.05), 0.0, 0.0, (16, 24), 0.0, (22, 80), 0.22,
             (0.5, 0.68), 0.34, 0.65, 0.04, 1.35, lobes=3),
     Species("primrose", (1, 1), (90, 90), (0.03, 0.08), 0.0, 0.0, (18, 26), 0.0, (18, 70), 0.25,
@@ -100,7 +94,8 @@ SPECIES = (
     Species("spider plant", (1, 1), (90, 90), (0.02, 0.05), 0.0, 0.0, (18, 30), 0.0, (40, 86), 0.42,
             (0.7, 1.0), 0.035, 0.8, 0.0, 0.6),
     Species("cucumber", (1, 1), (86, 92), (0.9, 1.0), 0.02, 0.0, (10, 14), 0.08, (15, 45), 0.3,
-            (0.32, 0.42), 0.42, 0.55, 0.4, 0.75, lobes=2, flower_probability=0.35, fruit_probability=0.35, cane_probability=1.0),
+            (0.32, 0.42), 0.42, 0.55, 0.4, 0.75, lobes=2,
+            flower_probability=0.35, fruit_probability=0.35, cane_probability=1.0),
     Species("geranium", (6, 9), (45, 82), (0.4, 0.6), 0.1, 0.75, (4, 6), 0.3, (15, 60), 0.18,
             (0.26, 0.36), 0.36, 0.7, 0.45, 0.8, lobes=2, flower_probability=0.7),
     Species("begonia", (5, 8), (45, 80), (0.3, 0.5), 0.1, 0.75, (4, 6), 0.2, (5, 50), 0.25,
@@ -127,11 +122,11 @@ LEAF_COLOURS: tuple[tuple[Rgb, Rgb, float], ...] = (
     ((70, 36, 66), (122, 62, 108), 0.5),  # purple
     ((112, 146, 122), (146, 180, 156), 0.5),  # silver
 )
-"""Dark and light RGB of every leaf colour a healthy plant may have, and how common it is."""
+"""Dark and light RGB of the leaf colours of healthy plants, and their weights."""
 
 
-def sample_leaf_colour(rng: np.random.Generator) -> Floats:
-    """The leaf colour ``(3,)`` of one plant, RGB 0 to 255."""
+def sample_leaf_colour(rng: np.random.Generator) -> Doubles:
+    """Sample the leaf colour ``(3,)`` of one plant, RGB 0 to 255."""
     weights = np.array([weight for *_, weight in LEAF_COLOURS])
     dark, light, _ = LEAF_COLOURS[rng.choice(len(LEAF_COLOURS), p=weights / weights.sum())]
     dark_rgb, light_rgb = np.array(dark), np.array(light)

@@ -1,15 +1,24 @@
-"""Strawberry beds with ripe berries to box, among unripe ones, flowers and turned leaves."""
+"""Draw strawberry beds: ripe berries among unripe ones, flowers and red leaves."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 from PIL import Image, ImageFilter
 
+from backend.arrays import Doubles
 from demo.scenes import greenhouse, plant_items
-from demo.scenes.camera import simulate_camera
+from demo.scenes.drawing import (
+    Pen,
+    Sunlight,
+    blend_colours,
+    flatten_points,
+    to_rgb,
+    transform_points,
+)
 from demo.scenes.fruit_scene import (
     CANVAS_HEIGHT,
     CANVAS_WIDTH,
@@ -17,22 +26,18 @@ from demo.scenes.fruit_scene import (
     SCENE_WIDTH,
     FruitScene,
     SceneItem,
+    draw_fruit_scene,
     drop_hidden_fruits,
-    locate_fruits,
-    render_items,
-    without_label,
 )
-from demo.scenes.greenhouse import Pen, SceneFrame, to_rgb
-from demo.scenes.leaf_geometry import Floats, Sunlight, blend_colours
-from demo.scenes.plant_items import flatten_points, transform_points
+from demo.scenes.greenhouse import SceneFrame
 
 STRAWBERRY_LABEL = "strawberry"
 EMPTY_SCENE_SHARE = 0.1
-"""Share of the pictures without a ripe berry."""
+"""Share of the images without a ripe berry."""
 
 MAX_BERRIES = 8
 MIN_BERRY_LENGTH, MAX_BERRY_LENGTH = 0.055, 0.13
-"""Length of a berry, by the picture's width."""
+"""Length of a berry as a share of the width of the image."""
 
 RIPE_COLOURS = np.array([[222, 58, 40], [206, 32, 34], [150, 14, 26]], float)
 UNRIPE_COLOURS = np.array([[128, 160, 66], [172, 190, 104], [222, 220, 172]], float)
@@ -45,30 +50,24 @@ PETAL_COLOURS = np.array([[240, 238, 228], [244, 232, 232], [206, 44, 60], [226,
 
 
 def strawberry_scenes(count: int, seed: int) -> Iterator[FruitScene]:
-    """Draw scenes one by one; the same seed draws the same scenes, however many are asked for.
-
-    Args:
-        count: How many.
-        seed: Which series.
-
-    Yields:
-        Scenes with 0 to 8 ripe strawberries each.
-    """
+    """Draw the first scenes of a seed, with 0 to 8 ripe strawberries each."""
     for index in range(count):
         rng = np.random.default_rng([seed, index, 2])
         ripe_count = (
             0 if rng.random() < EMPTY_SCENE_SHARE else int(rng.integers(1, MAX_BERRIES + 1))
         )
         light = plant_items.sample_sunlight(rng)
-        items = _make_bed(ripe_count, light, rng)
-        while ripe_count and not any(item.label for item in items):
-            items = _make_bed(ripe_count, light, rng)
-        image = simulate_camera(render_items(_draw_background(rng), items), rng)
-        yield FruitScene(f"strawberries-{index:04d}", image, locate_fruits(items))
+        yield draw_fruit_scene(
+            f"strawberries-{index:04d}",
+            partial(_make_bed, ripe_count, light, rng),
+            min(ripe_count, 1),
+            partial(_draw_background, rng),
+            rng,
+        )
 
 
 def _draw_background(rng: np.random.Generator) -> Image.Image:
-    """Soil, mulch or matting seen from above, in the shade of the leaves."""
+    """Draw soil, mulch or matting seen from above."""
     image = Image.new("RGB", (SCENE_WIDTH, SCENE_HEIGHT))
     greenhouse.draw_bench(image, SceneFrame(SCENE_WIDTH, SCENE_HEIGHT, 0, 1.2), rng)
     if rng.random() < 0.4:
@@ -79,7 +78,7 @@ def _draw_background(rng: np.random.Generator) -> Image.Image:
 
 
 def _make_bed(ripe_count: int, light: Sunlight, rng: np.random.Generator) -> list[SceneItem]:
-    """Everything that grows in one picture, back to front."""
+    """Make all items of one bed, back to front."""
     crowns = rng.uniform(0.05, 0.95, (int(rng.integers(2, 5)), 2)) * (CANVAS_WIDTH, CANVAS_HEIGHT)
     leaf_colour = _sample_gradient(GREEN_LEAF_COLOURS, rng)
     low_leaves = [
@@ -102,8 +101,8 @@ def _make_bed(ripe_count: int, light: Sunlight, rng: np.random.Generator) -> lis
     return drop_hidden_fruits([*low_leaves, *berries, *flowers, *high_leaves])
 
 
-def _sample_gradient(colours: Floats, rng: np.random.Generator) -> Floats:
-    """A colour ``(3,)`` between two of these rows."""
+def _sample_gradient(colours: Doubles, rng: np.random.Generator) -> Doubles:
+    """Sample a colour ``(3,)`` between two neighbouring rows."""
     gradient_position = rng.uniform(0, len(colours) - 1)
     lower_index = int(gradient_position)
     return np.asarray(
@@ -112,9 +111,9 @@ def _sample_gradient(colours: Floats, rng: np.random.Generator) -> Floats:
     )
 
 
-def _berry_positions(count: int, rng: np.random.Generator) -> Floats:
-    """Places ``(n, 2)`` for at most so many berries, not right on top of each other."""
-    positions: list[Floats] = []
+def _berry_positions(count: int, rng: np.random.Generator) -> Doubles:
+    """Sample at most ``count`` positions ``(n, 2)``, more than 46 pixels apart."""
+    positions: list[Doubles] = []
     for position in rng.uniform((0.04, 0.06), (0.96, 0.94), (count * 2, 2)) * (
         CANVAS_WIDTH,
         CANVAS_HEIGHT,
@@ -125,9 +124,9 @@ def _berry_positions(count: int, rng: np.random.Generator) -> Floats:
 
 
 def _make_crown_leaves(
-    crown: Floats, stems: int, green: Floats, light: Sunlight, rng: np.random.Generator
+    crown: Doubles, stems: int, green: Doubles, light: Sunlight, rng: np.random.Generator
 ) -> list[SceneItem]:
-    """Leaves of three around the heart of a plant."""
+    """Make trefoil leaves around the center of a plant."""
     leaves: list[SceneItem] = []
     for heading in rng.uniform(0, 2 * np.pi, stems):
         stem_length = rng.uniform(20, 190)
@@ -142,10 +141,10 @@ def _make_crown_leaves(
 
 
 def _make_trefoil(
-    leaf_base: Floats,
+    leaf_base: Doubles,
     heading: float,
     length: float,
-    green: Floats,
+    green: Doubles,
     light: Sunlight,
     rng: np.random.Generator,
 ) -> list[SceneItem]:
@@ -157,16 +156,9 @@ def _make_trefoil(
     leaflet_angles = (-1.15, 1.15, 0.0)
     return [
         plant_items.make_leaf(
-            leaf_base,
-            length,
-            heading + leaflet_angle + rng.normal(0, 0.1),
-            colour,
-            light,
-            rng,
-            0.4,
-            6,
+            leaf_base, length, heading + angle + rng.normal(0, 0.1), colour, light, rng, 0.4, 6
         )
-        for leaflet_angle in leaflet_angles
+        for angle in leaflet_angles
     ]
 
 
@@ -179,9 +171,9 @@ def _make_flower(rng: np.random.Generator) -> SceneItem:
 
 
 def _make_hanging_berry(
-    position: Floats, crowns: Floats, is_ripe: bool, light: Sunlight, rng: np.random.Generator
+    position: Doubles, crowns: Doubles, is_ripe: bool, light: Sunlight, rng: np.random.Generator
 ) -> list[SceneItem]:
-    """A berry on its stalk, often with a leaf over a part of it."""
+    """Make a berry on its stalk, and often a leaf that covers a part of it."""
     size = (
         CANVAS_WIDTH * rng.uniform(MIN_BERRY_LENGTH, MAX_BERRY_LENGTH) * (1.0 if is_ripe else 0.85)
     )
@@ -208,22 +200,16 @@ def _make_hanging_berry(
 
 
 def make_berry(
-    position: Floats,
+    position: Doubles,
     size: float,
     angle: float,
     is_ripe: bool,
     light: Sunlight,
     rng: np.random.Generator,
 ) -> SceneItem:
-    """A strawberry with its seeds and its green leaves; only a ripe one has a label.
+    """Draw a strawberry with seeds and sepals; only a ripe one has a label.
 
-    Args:
-        position: ``(2,)`` its middle.
-        size: Its length when seen from the side.
-        angle: The way its tip points.
-        is_ripe: Ripe or still green.
-        light: The light.
-        rng: For its form and colour.
+    ``position`` ``(2,)`` is its center, ``size`` its length and ``angle`` the direction of its tip.
     """
     angles = np.linspace(0, 2 * np.pi, 28, endpoint=False)
     width_ratio, taper = rng.uniform(0.36, 0.47), rng.uniform(0.15, 0.4)
@@ -263,20 +249,20 @@ def make_berry(
         for sepal_index, sepal in enumerate(sepals):
             pen.polygon(sepal, fill=to_rgb(green, 0.75 + 0.09 * (sepal_index % 4)))
 
-    item = SceneItem((flatten_points(outline), *sepals), draw, STRAWBERRY_LABEL)
-    return item if is_ripe else without_label(item)
+    label = STRAWBERRY_LABEL if is_ripe else ""
+    return SceneItem((flatten_points(outline), *sepals), draw, label)
 
 
 def _draw_flesh(
-    outline: Floats,
-    middle: Floats,
+    outline: Doubles,
+    middle: Doubles,
     size: float,
     angle: float,
-    skin: Floats,
+    skin: Doubles,
     light: Sunlight,
     rng: np.random.Generator,
 ) -> Image.Image:
-    """The flesh, paler at the shoulders."""
+    """Draw the flesh, paler near the stalk."""
     columns, rows = (np.ceil(outline.max(0)) + 2).astype(int).tolist()
     along, _ = plant_items.axis_coordinates(rows, columns, middle, angle)
     paleness = np.clip(-along / size * 2.4 - rng.uniform(0.5, 0.95), 0, 0.8)
@@ -286,9 +272,9 @@ def _draw_flesh(
 
 
 def _sepal_outlines(
-    position: Floats, size: float, angle: float, length_ratio: float, rng: np.random.Generator
+    position: Doubles, size: float, angle: float, length_ratio: float, rng: np.random.Generator
 ) -> tuple[list[float], ...]:
-    """The small leaves ``x, y, …`` at a berry's stalk."""
+    """Return the outlines of the sepals."""
     unit_sepal = np.array([[0, 0], [0.12, 0.055], [0.28, 0.0], [0.12, -0.055]])
     sepal_base = transform_points(np.array([-0.44 * length_ratio, 0.0]), position, angle, size)
     sepal_angles = angle + np.linspace(-2.2, 2.2, 7) + rng.normal(0, 0.15, 7)
@@ -299,8 +285,8 @@ def _sepal_outlines(
     )
 
 
-def _seed_positions(width_ratio: float, taper: float, length_ratio: float) -> Floats:
-    """Where the seeds sit ``(n, 2)``, in rows that are shifted against each other."""
+def _seed_positions(width_ratio: float, taper: float, length_ratio: float) -> Doubles:
+    """Return the positions of seeds ``(n, 2)`` in staggered rows."""
     along, across = np.meshgrid(np.arange(-0.28, 0.44, 0.13), np.arange(-0.45, 0.5, 0.16))
     across = across + 0.08 * (np.round((along + 0.28) / 0.13) % 2)
     half_widths = width_ratio * np.sqrt(np.clip(1 - 4 * along**2, 0, 1)) * (1 - taper * 2 * along)

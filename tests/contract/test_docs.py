@@ -485,7 +485,11 @@ def test_every_setting_is_documented() -> None:
     assert {name for name in names if f"`{name}`" not in page} == set()
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "benchmarks" / "README.md"], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "page",
+    [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md"],
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
 def test_every_link_leads_to_a_file_or_a_heading(page: Path) -> None:
     links = re.findall(r"\]\(((?!https?:)[^)\s]+)\)", page.read_text())
     targets = [(link, page.parent / link.partition("#")[0]) for link in links]

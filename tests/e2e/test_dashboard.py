@@ -142,7 +142,7 @@ def test_roll_back_and_promotion_by_the_buttons_reach_label_studio_and_are_recor
         (first, "the dashboard"),
         (newest, "the dashboard"),
     ]
-    page.get_by_text("What went live when").click()
+    page.get_by_text("History of promotions").click()
     expect(page.locator(".history li").first).to_contain_text("by the dashboard")
     save_screenshot(page, shots, "dashboard-promoted")
 
@@ -173,13 +173,13 @@ def test_start_training_in_label_studio_shows_as_a_running_round_that_can_be_can
     page.get_by_text("Start Training", exact=True).click()
     save_screenshot(page, shots, "label-studio-start-training")
     page.get_by_role("button", name="Start Training").click()
-    expect(board.locator("#now .state")).to_contain_text("Learning", timeout=SLOW)
+    expect(board.locator("#now .state")).to_contain_text("Training", timeout=SLOW)
     expect(board.locator("#now")).to_contain_text("epoch", timeout=SLOW)
     expect(board.locator("#now progress")).to_be_visible()
     save_screenshot(board, shots, "dashboard-training")
     board.get_by_role("button", name="Cancel training").click()
     expect(board.locator(".notice")).to_contain_text("cancelled")
-    expect(board.locator("#now .state")).to_contain_text("Nothing under way", timeout=SLOW)
+    expect(board.locator("#now .state")).to_contain_text("Idle", timeout=SLOW)
     assert backend.project(project)["version"] == before
     board.close()
 
@@ -216,7 +216,7 @@ def test_it_is_readable_and_works_without_javascript_and_with_the_keyboard(
     expect(page.locator(":focus")).to_have_text("Skip to content")
     page.get_by_role("button", name="Start training").focus()
     page.keyboard.press("Enter")
-    expect(page.locator(".notice")).to_contain_text("A round was asked for")
+    expect(page.locator(".notice")).to_contain_text("A round was requested")
     assert page.url.endswith(f"/projects/{garden.project}?done=train")
     context.close()
 
@@ -262,5 +262,5 @@ def test_with_a_password_nothing_is_shown_without_it_and_buttons_work_with_it(
     page.goto(f"{backend.url}/{secret}")
     page.get_by_role("link", name="behind a password").click()
     page.get_by_role("button", name="Start training").click()
-    expect(page.locator(".notice")).to_contain_text("A round was asked for")
+    expect(page.locator(".notice")).to_contain_text("A round was requested")
     context.close()

@@ -84,7 +84,7 @@ class BackendServer:
         """Start it and wait for its first answer."""
         command = [sys.executable, "-m", "backend.cli", "serve", "--port", str(self.port)]
         self._server_process = ServerProcess(command, self.environment, self.log)
-        self._server_process.wait_until_ready(f"{self.url}/health", 60, lambda waited: None)
+        self._server_process.wait_until_ready(f"{self.url}/health", 60)
 
     def stop(self, signal_number: int = signal.SIGTERM) -> None:
         """End it."""
@@ -154,7 +154,7 @@ class EndpointServer:
         self.server_process = ServerProcess(
             command, {"PRELABEL_HOME": str(home), **environment}, self.log
         )
-        self.server_process.wait_until_ready(f"{self.url}/health", 60, lambda waited: None)
+        self.server_process.wait_until_ready(f"{self.url}/health", 60)
 
     def invoke(self, function: int | str, content: bytes, **parameters: Any) -> Json:
         """One invocation."""

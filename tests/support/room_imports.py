@@ -18,7 +18,10 @@ REPOSITORY_ROOT = Path(__file__).parents[2]
 ARCHITECTURE_PAGE = REPOSITORY_ROOT / "docs" / "architecture.md"
 PACKAGES = ("backend", "serverless", "demo")
 SHARED_ROOMS = frozenset(
-    f"backend/{name}" for name in ("arrays", "callbacks", "domain", "errors", "estimate")
+    f"backend/{name}"
+    for name in (
+        *("arrays", "callbacks", "domain", "errors", "estimate", "json_records", "records"),
+    )
 )
 """Files that every room may import; they import nothing but each other."""
 IMPORT_LIST = re.compile(r"(?<=^```text imports\n).*?(?=^```$)", re.DOTALL | re.MULTILINE)

@@ -69,19 +69,19 @@ def test_a_page_tells_everything_that_is_known(tmp_path: Path) -> None:
         "Of 100 images it gets about 92 right",
         "epoch 4 of 10",
         "180 of 600",
-        "Answered without a person 12",
-        "Without a person: Stopped: people corrected 4 of 20 accepted answers.",
+        "Auto-accepted 12",
+        "Auto-accept: Stopped: people corrected 4 of 20 accepted answers.",
         "About 40 to 90 more labels",
         "about 12 more of dead",
-        "Drawn by lot to measure the model",
-        "Unlike anything that was labeled so far",
-        "(83% unsure)",
-        "healthy was called wilting",
+        "Drawn at random to measure the model",
+        "Unlike all images labeled so far",
+        "(uncertainty 83%)",
+        "healthy predicted as wilting",
         "(nothing)",
-        "Counts are off by 12% (5% to 19%)",
+        "Counting error 12% (5% to 19%)",
         "wrong label: healthy , perhaps wilting (92%)",
-        "2 wait to become tasks, 1 did.",
-        "v5-0123abcd was made after it and is not live. Held back: it is worse.",
+        "2 waiting for import, 1 imported as tasks.",
+        "v5-0123abcd is newer and not live. Held back: it is worse.",
         "Roll back to v3-0123abcd",
         "by the loop",
         "3 × rotated box",
@@ -104,14 +104,14 @@ def test_a_project_of_which_nothing_is_known_says_what_to_do_next(tmp_path: Path
     failed = {"state": "failed", "progress": 0.0, "detail": None, "error": "No token: set one."}
     told = text(page(tmp_path, make_project_status(round=failed)))
     assert "No token: set one." in told
-    assert "tries again by itself" in told
+    assert "retries automatically" in told
 
 
 def test_labels_of_a_version_that_is_held_back_are_not_called_known(tmp_path: Path) -> None:
     held = HeldVersion("v5-0123abcd", "Held back: it is worse.")
     status = replace(make_full_home(tmp_path), held=held, waiting=0, round=RoundStatus())
     told = text(page(tmp_path, status))
-    assert "It knows all labels" not in told
+    assert "All labels are learned" not in told
     assert "v5-0123abcd has learned from all labels, and is held back." in told
 
 

@@ -41,8 +41,8 @@ REGION_CONTROL = {
 }
 EMPTY_CARD = {
     **make_card_json(0, 0),
-    **dict.fromkeys(("encoder", "detector", "promotion", "estimate", "outlook"), {}),
-    **dict.fromkeys(("accepting", "compute", "packages", "controls"), {}),
+    **{name: {} for name in ("encoder", "detector", "promotion", "estimate", "outlook")},
+    **{name: {} for name in ("accepting", "compute", "packages", "controls")},
     "audit": UNKNOWN_FIGURE,
     "parent": None,
 }

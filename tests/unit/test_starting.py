@@ -26,7 +26,7 @@ from backend.onboarding import (
     label_input,
 )
 from backend.onboarding import image_folder as reading
-from backend.onboarding.first_round import BackendProject, ControlStatus
+from backend.onboarding.first_round import BackendProject, FirstRoundControl
 from backend.onboarding.folder_project import default_title, matches_options, validate_title
 from backend.onboarding.image_folder import FolderImage, ImageLimits, SkippedFile
 from backend.onboarding.label_input import adjust_job, complete_labels, parse_labels
@@ -226,7 +226,7 @@ def test_a_secret_of_another_home_is_not_told(tmp_path: Path) -> None:
 )
 def test_what_to_do_first_is_true_of_the_job(types: list[str], wanted: str) -> None:
     settings = Settings(home=Path("/nowhere"))
-    controls = [ControlStatus(kind="none yet", type=one, advice="") for one in types]
+    controls = [FirstRoundControl(kind="none yet", type=one, advice="") for one in types]
     (told,) = first_round.describe_first_round({"tasks": 7, "controls": controls}, settings)
     assert wanted in told
     assert "after 10 labels, after a pause of 30 seconds" in told

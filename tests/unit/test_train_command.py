@@ -1,4 +1,4 @@
-"""``prelabel train`` says what came of the round, and never that all is known where it is not."""
+"""``prelabel train`` reports the outcome of the round."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ OVER_BUDGET = HeldVersion(reason="This month's budget is spent.")
 
 
 @pytest.mark.parametrize(
-    ("labels", "trained", "held", "told"),
+    ("labels", "trained", "held", "expected"),
     [
         (0, "", None, "Nothing is labeled yet: label a few images first."),
         (0, "v0-00", None, "Nothing is labeled yet: label a few images first."),
-        (1, "v1-0a", None, "Version v1-0a is live; it has seen one label."),
-        (9, "v1-0a", None, "Version v1-0a is live; it has seen 9 labels."),
-        (9, "", None, "Nothing new to learn: v1-0a has seen all labels."),
+        (1, "v1-0a", None, "Version v1-0a is live; it was trained on one label."),
+        (9, "v1-0a", None, "Version v1-0a is live; it was trained on 9 labels."),
+        (9, "", None, "Nothing new to learn: v1-0a was trained on all labels."),
         (9, "v2-0a", HELD, "Version v2-0a is not live. Held back: it is worse."),
         (
             *(9, "", HELD),
-            "Nothing new to learn: v2-0a has seen all labels. Version v2-0a is not live. "
+            "Nothing new to learn: v2-0a was trained on all labels. Version v2-0a is not live. "
             "Held back: it is worse.",
         ),
         (9, "", OVER_BUDGET, "This month's budget is spent."),
     ],
 )
-def test_the_outcome_of_a_round_in_words(
-    labels: int, trained: str, held: HeldVersion | None, told: str
+def test_the_outcome_of_a_round_is_described(
+    labels: int, trained: str, held: HeldVersion | None, expected: str
 ) -> None:
     outcome = RoundOutcome(version="v1-0a", tasks=20, labels=labels, trained=trained, held=held)
-    assert _describe_outcome(outcome) == told
+    assert _describe_outcome(outcome) == expected

@@ -1,6 +1,8 @@
-"""A small app that uses every feature of Modal that the plane imitates."""
+"""A small app that uses every feature of Modal that the plane imitates.
 
-from __future__ import annotations
+It has no ``from __future__ import annotations``: FastAPI cannot resolve names that are imported in
+the function around a route.
+"""
 
 import os
 import time
