@@ -44,13 +44,7 @@ class ModelSource:
 
 @dataclass(frozen=True)
 class Promotion:
-    """The quality gate's decision.
-
-    Attributes:
-        promoted: the version passed the gate.
-        reason: explanation in a sentence.
-        evidence: test statistics.
-    """
+    """The quality gate's decision, with its reason and the test statistics."""
 
     promoted: bool
     reason: str = ""
@@ -235,15 +229,7 @@ class ComputeCost:
 
 @dataclass(frozen=True)
 class PromotionEvent:
-    """A promotion or roll-back.
-
-    Attributes:
-        at: UTC, ISO 8601.
-        version: the version that went live.
-        previous: the version that was live before.
-        by: who promoted it.
-        reason: explanation in a sentence.
-    """
+    """A promotion or roll-back, with the version that was live before; ``at`` is UTC."""
 
     at: str = ""
     version: str = ""
@@ -276,12 +262,7 @@ class RoundRequest:
 
 @dataclass(frozen=True)
 class HeldVersion:
-    """Why the newest version is not live, or why none is trained.
-
-    Attributes:
-        version: its name; empty when none is trained.
-        reason: explanation in a sentence.
-    """
+    """Why the newest version is not live; with an empty version why none is trained."""
 
     version: str = ""
     reason: str = ""
@@ -292,11 +273,9 @@ class ControlStatus(ControlCard):
     """A control of the labeling config with the live version's record of it.
 
     Attributes:
-        name: name of the tag.
         to_name: name of the image tag.
         type: the tag, such as ``Choices``.
         choice: ``single`` or ``multiple``; empty for boxes and points.
-        labels: its labels, in the order of the config.
         smart: its smart tool requests suggestions; None for choices.
     """
 
@@ -324,44 +303,53 @@ class ControlStatus(ControlCard):
 
 
 @dataclass(frozen=True)
-class RoundOutcome:
-    """The result of a round.
+class ProjectFigures:
+    """What a round's outcome and a project's status have in common.
 
     Attributes:
         title: the project's title.
-        version: the live version.
         tasks: number of tasks.
         labels: number of tasks with an annotation.
+        waiting: new or changed labels that no version was trained on.
         audit: the live version's accuracy or F1 on the audit set.
         controls: the served controls.
         left_out: unused tasks, regions and images, counted by reason.
-        versions: all version names, newest first.
-        trained: the version trained in this round; empty when none was.
-        waiting: new or changed labels that no version was trained on.
         estimate: accuracy by cross-validation while the audit set is small.
         outlook: forecast of what more labels bring.
         accepting: auto-accept status; None when it is off.
-        accepted: number of auto-accepted tasks.
         held: why the newest version is not live, or why none is trained; None otherwise.
+        accepted: number of auto-accepted tasks.
+        versions: all version names, newest first.
+    """
+
+    title: str = ""
+    tasks: int = 0
+    labels: int = 0
+    waiting: int = 0
+    audit: IntervalEstimate = IntervalEstimate()
+    controls: tuple[ControlStatus, ...] = ()
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    estimate: IntervalEstimate | None = json_field(None, none_as_empty=True)
+    outlook: Outlook | None = json_field(None, none_as_empty=True)
+    accepting: AutoAcceptStatus | None = json_field(None, none_as_empty=True)
+    held: HeldVersion | None = json_field(None, none_as_empty=True)
+    accepted: int = 0
+    versions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RoundOutcome(ProjectFigures):
+    """The result of a round.
+
+    Attributes:
+        version: the live version.
+        trained: the version trained in this round; empty when none was.
         cleanup: retired versions may have predictions left in Label Studio.
         seconds: duration by step, and ``total``.
     """
 
-    title: str = ""
     version: str = ""
-    tasks: int = 0
-    labels: int = 0
-    audit: IntervalEstimate = IntervalEstimate()
-    controls: tuple[ControlStatus, ...] = ()
-    left_out: Mapping[str, int] = field(default_factory=dict)
-    versions: tuple[str, ...] = ()
     trained: str = ""
-    waiting: int = 0
-    estimate: IntervalEstimate | None = json_field(None, none_as_empty=True)
-    outlook: Outlook | None = json_field(None, none_as_empty=True)
-    accepting: AutoAcceptStatus | None = json_field(None, none_as_empty=True)
-    accepted: int = 0
-    held: HeldVersion | None = json_field(None, none_as_empty=True)
     cleanup: bool = json_field(False, optional=True)
     seconds: Mapping[str, float] = field(default_factory=dict)
 
@@ -400,36 +388,12 @@ class CaptureCounts:
 
 
 @dataclass(frozen=True)
-class ProjectStatus:
-    """A project as ``/api/projects`` returns it.
+class ProjectStatus(ProjectFigures):
+    """A project as ``/api/projects`` returns it; ``id`` is a number where the id is one."""
 
-    Attributes:
-        id: a number where the id is one.
-        server: Label Studio's URL.
-        number: the project's number in Label Studio.
-        version: the live version; None before the first.
-        round: the current state of its round.
-        captured: captured images.
-
-    The other fields are those of :class:`RoundOutcome`.
-    """
-
-    id: int | str
+    id: int | str = ""
     server: str = ""
     number: int = 0
-    title: str = ""
     version: str | None = None
     round: RoundStatus = RoundStatus()
-    tasks: int = 0
-    labels: int = 0
-    waiting: int = 0
-    audit: IntervalEstimate = IntervalEstimate()
-    controls: tuple[ControlStatus, ...] = ()
-    left_out: Mapping[str, int] = field(default_factory=dict)
-    estimate: IntervalEstimate | None = json_field(None, none_as_empty=True)
-    outlook: Outlook | None = json_field(None, none_as_empty=True)
-    accepting: AutoAcceptStatus | None = json_field(None, none_as_empty=True)
-    held: HeldVersion | None = json_field(None, none_as_empty=True)
-    accepted: int = 0
     captured: CaptureCounts = CaptureCounts()
-    versions: tuple[str, ...] = ()

@@ -70,6 +70,11 @@ class ProjectState:
         """Whether a round is running or about to start."""
         return self.wake_event.is_set() or self.state not in ("idle", "failed")
 
+    def set_state(self, state: str, detail: str = "", progress: float | None = None) -> None:
+        """Set the state of the current round; None keeps the progress."""
+        self.state, self.detail = state, detail
+        self.progress = self.progress if progress is None else progress
+
     def status(self) -> ProjectStatus:
         """Return the project as ``/api/projects/{id}`` shows it."""
         return replace(

@@ -156,7 +156,7 @@ class Service:
         woken = [
             w
             for w in self._project_states.values()
-            if number is None or _matches_project(w, number, created)
+            if number is None or w.record.matches(number, created)
         ]
         for project_state in woken:
             self._wake_project(project_state, forced, labels)
@@ -182,9 +182,7 @@ class Service:
         Raises:
             NotFoundError: no project has this id.
         """
-        if id not in self._project_states:
-            raise NotFoundError(f"No project {id!r} is connected to this backend.")
-        return self._project_states[id].status()
+        return self._project_state(id).status()
 
     async def cancel(self, id: str) -> ProjectStatus:
         """Cancel the round of a project while it trains; its live version stays.
@@ -192,8 +190,7 @@ class Service:
         Raises:
             NotFoundError: no project has this id.
         """
-        self.project(id)
-        project_state = self._project_states[id]
+        project_state = self._project_state(id)
         if project_state.worker is not None and project_state.state == "training":
             await project_state.worker.cancel()
         return project_state.status()
@@ -204,8 +201,7 @@ class Service:
         Raises:
             NotFoundError: no project has this id.
         """
-        self.project(id)
-        self._wake_project(self._project_states[id], forced=True)
+        self._wake_project(self._project_state(id), forced=True)
 
     async def promote(self, id: str, version: str, by: str, reason: str) -> None:
         """Make a version live, overriding the quality gate, and push its predictions.
@@ -213,8 +209,7 @@ class Service:
         Raises:
             NotFoundError: there is no such project, or version.
         """
-        self.project(id)
-        project_state = self._project_states[id]
+        project_state = self._project_state(id)
         versions = VersionStore(self._projects.folder(id))
         await asyncio.to_thread(versions.promote, version, by, reason)
         self._refresh_live(project_state)
@@ -227,12 +222,17 @@ class Service:
             NotFoundError: no project has this id.
             StoreError: there is no older version.
         """
-        self.project(id)
+        self._project_state(id)
         versions = VersionStore(self._projects.folder(id))
         previous = await asyncio.to_thread(versions.rollback_target)
         await self.promote(id, previous, by, "rolled back by a person")
 
     # -- waking -----------------------------------------------------------------------------
+
+    def _project_state(self, id: str) -> ProjectState:
+        if id not in self._project_states:
+            raise NotFoundError(f"No project {id!r} is connected to this backend.")
+        return self._project_states[id]
 
     def _add_project(self, record: ProjectRecord) -> ProjectState:
         """Start scheduling a project, or update the record of a scheduled one."""
@@ -240,14 +240,14 @@ class Service:
         if existing is not None:
             existing.record = record  # its server may have a new address
             return existing
-        project_state = ProjectState(record, self._capture_watcher(record))
+        project = ProjectState(record, self._capture_watcher(record))
         with contextlib.suppress(StoreError):  # the next round writes it again
-            project_state.outcome = read_outcome(self._projects.folder(record.id))
-        self._refresh_live(project_state)
-        project_state.wake_event.set()
-        self._project_states[record.id] = project_state
-        self._loop_tasks[record.id] = asyncio.create_task(self._run_loop(project_state))
-        return project_state
+            project.outcome = read_outcome(self._projects.folder(record.id))
+        self._refresh_live(project)
+        project.wake_event.set()
+        self._project_states[record.id] = project
+        self._loop_tasks[record.id] = asyncio.create_task(self._run_loop(project))
+        return project
 
     def _capture_watcher(self, record: ProjectRecord) -> CaptureWatcher:
         captures = self._projects.captures(record.id)
@@ -257,15 +257,13 @@ class Service:
 
         return CaptureWatcher(record.id, captures, self._round_workers, on_import)
 
-    def _wake_project(
-        self, project_state: ProjectState, forced: bool = False, labels: int = 0
-    ) -> None:
-        project_state.training_requested |= forced
-        project_state.pending_events += labels
+    def _wake_project(self, project: ProjectState, forced: bool = False, labels: int = 0) -> None:
+        project.training_requested |= forced
+        project.pending_events += labels
         if forced or labels:  # other events do not resume a cancelled training
-            project_state.training_paused = project_state.quiet_round_done = False
-            project_state.last_labeled_at = self._clock()
-        project_state.wake_event.set()
+            project.training_paused = project.quiet_round_done = False
+            project.last_labeled_at = self._clock()
+        project.wake_event.set()
 
     def _unready_projects(self) -> list[ProjectState]:
         return [w for w in self._project_states.values() if not w.ready_event.is_set()]
@@ -284,160 +282,119 @@ class Service:
             with self._supervisor.log_errors(f"files of project {record.id}"):
                 self._check_wake_file(self._add_project(record))
 
-    def _check_wake_file(self, project_state: ProjectState) -> None:
-        is_requested, is_forced = wake.consume_wake(self._projects.folder(project_state.record.id))
+    def _check_wake_file(self, project: ProjectState) -> None:
+        is_requested, is_forced = wake.consume_wake(self._projects.folder(project.record.id))
         if is_requested:
-            self._refresh_live(project_state)
-            self._wake_project(project_state, is_forced)
-        self._chores.start_capture_import(project_state)
+            self._refresh_live(project)
+            self._wake_project(project, is_forced)
+        self._chores.start_capture_import(project)
 
     # -- the loop of one project ------------------------------------------------------------
 
-    async def _run_loop(self, project_state: ProjectState) -> None:
+    async def _run_loop(self, project: ProjectState) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(
-                    project_state.wake_event.wait(), self._wait_seconds(project_state)
-                )
+                await asyncio.wait_for(project.wake_event.wait(), self._wait_seconds(project))
             await asyncio.sleep(DEBOUNCE_SECONDS)
-            project_state.wake_event.clear()
-            with self._supervisor.log_errors(f"the loop of project {project_state.record.id}"):
-                await self._run_round(project_state)
+            project.wake_event.clear()
+            with self._supervisor.log_errors(f"the loop of project {project.record.id}"):
+                await self._run_round(project)
 
-    def _wait_seconds(self, project_state: ProjectState) -> float:
+    def _wait_seconds(self, project: ProjectState) -> float:
         """Return the seconds until the next round if nothing wakes the project."""
-        if project_state.locked_elsewhere:
+        if project.locked_elsewhere:
             return LOCKED_RETRY_SECONDS
-        if project_state.failures:
-            return min(RETRY_MAX_SECONDS, RETRY_MIN_SECONDS * 2.0 ** (project_state.failures - 1))
-        if (
-            project_state.waiting_labels
-            and not project_state.training_paused
-            and not project_state.quiet_round_done
-        ):
+        if project.failures:
+            return min(RETRY_MAX_SECONDS, RETRY_MIN_SECONDS * 2.0 ** (project.failures - 1))
+        if project.waiting_labels and not project.training_paused and not project.quiet_round_done:
             remaining_seconds = (
-                project_state.last_labeled_at + self.settings.quiet_seconds - self._clock()
+                project.last_labeled_at + self.settings.quiet_seconds - self._clock()
             )
             return min(max(remaining_seconds, 0.0), self.settings.poll_seconds)
         return self.settings.poll_seconds
 
-    async def _run_round(self, project_state: ProjectState) -> None:
-        if project_state.training_paused and not project_state.live_version:
+    async def _run_round(self, project: ProjectState) -> None:
+        if project.training_paused and not project.live_version:
             return  # without a version a round can only train, which was cancelled
-        quiet_time = self._clock() - project_state.last_labeled_at
+        quiet_time = self._clock() - project.last_labeled_at
         request = RoundRequest(
-            forced=project_state.training_requested,
+            forced=project.training_requested,
             quiet=quiet_time >= self.settings.quiet_seconds,
-            hints=project_state.pending_events,
-            held=project_state.training_paused,
+            hints=project.pending_events,
+            held=project.training_paused,
         )
-        project_state.training_requested = False
+        project.training_requested = False
         if self._round_workers.is_full:
-            project_state.state, project_state.progress, project_state.detail = (
-                "observing",
-                0.0,
-                WAITING_MESSAGE,
-            )
+            project.set_state("observing", WAITING_MESSAGE, 0.0)
         try:
-            async with project_state.round_lock:
-                outcome = await self._run_round_job(project_state, request)
-            self._finish_round(project_state, outcome, request.hints)
-            project_state.quiet_round_done = request.quiet
-        except (
-            RoundInProgressError
-        ):  # the command line is at it, and wakes us after, unless it is killed
-            project_state.state, project_state.detail, project_state.locked_elsewhere = (
-                "idle",
-                "",
-                True,
-            )
-            project_state.training_requested |= request.forced
+            async with project.round_lock:
+                outcome = await self._run_round_job(project, request)
+            self._finish_round(project, outcome, request.hints)
+            project.quiet_round_done = request.quiet
+        except RoundInProgressError:  # of the command line, which wakes the project afterwards
+            project.set_state("idle")
+            project.locked_elsewhere = True
+            project.training_requested |= request.forced
         except RoundCancelledError as error:
-            project_state.state, project_state.detail, project_state.training_paused = (
-                "idle",
-                str(error),
-                True,
-            )
+            project.set_state("idle", str(error))
+            project.training_paused = True
         except PrelabelError as error:
-            self._fail_round(project_state, str(error), forced=request.forced)
+            self._fail_round(project, str(error), forced=request.forced)
         except Exception as error:  # a bug must not end the loop
-            log.exception("project %s", project_state.record.id)
-            self._fail_round(
-                project_state, f"{type(error).__name__}: {error}", forced=request.forced
-            )
+            log.exception("project %s", project.record.id)
+            self._fail_round(project, f"{type(error).__name__}: {error}", forced=request.forced)
         finally:
-            project_state.worker = None
+            project.worker = None
         await asyncio.to_thread(self._commit_files)
 
-    async def _run_round_job(
-        self, project_state: ProjectState, request: RoundRequest
-    ) -> RoundOutcome:
+    async def _run_round_job(self, project: ProjectState, request: RoundRequest) -> RoundOutcome:
         """Run a round in a worker process, as soon as one is free."""
 
         def report(state: str, progress: float, detail: str) -> None:
-            if state == "training" and detail and detail != project_state.detail:
-                log.info("project %s: %s", project_state.record.id, detail)
-            project_state.state, project_state.progress, project_state.detail = (
-                state,
-                progress,
-                detail,
-            )
+            if state == "training" and detail and detail != project.detail:
+                log.info("project %s: %s", project.record.id, detail)
+            project.set_state(state, detail, progress)
 
-        project_state.locked_elsewhere = False
-        job = RoundJob(project_state.record.id, request)
-        async with self._round_workers.acquire() as project_state.worker:
-            outcome, _ = await project_state.worker.run(job, report=report)
+        project.locked_elsewhere = False
+        job = RoundJob(project.record.id, request)
+        async with self._round_workers.acquire() as project.worker:
+            outcome, _ = await project.worker.run(job, report=report)
         return from_json(RoundOutcome, outcome)
 
-    def _finish_round(self, project_state: ProjectState, outcome: RoundOutcome, hints: int) -> None:
+    def _finish_round(self, project: ProjectState, outcome: RoundOutcome, hints: int) -> None:
         is_full_round, outcome = outcome.cleanup, replace(outcome, cleanup=False)
         if is_full_round:
-            project_state.pending_events -= hints  # more events may have arrived during the round
-        project_state.waiting_labels = outcome.waiting
-        project_state.state, project_state.progress, project_state.error, project_state.failures = (
-            "idle",
-            1.0,
-            "",
-            0,
-        )
-        project_state.detail = ""
-        if outcome != project_state.outcome:
-            project_state.outcome = outcome
+            project.pending_events -= hints  # more events may have arrived during the round
+        project.waiting_labels = outcome.waiting
+        project.set_state("idle", progress=1.0)
+        project.error, project.failures = "", 0
+        if outcome != project.outcome:
+            project.outcome = outcome
             with contextlib.suppress(StoreError):  # only needed at the next start
-                save_outcome(self._projects.folder(project_state.record.id), outcome)
-        self._refresh_live(project_state)
-        self._chores.start_after_round(project_state, outcome, is_full_round=is_full_round)
+                save_outcome(self._projects.folder(project.record.id), outcome)
+        self._refresh_live(project)
+        self._chores.start_after_round(project, outcome, is_full_round=is_full_round)
 
-    def _fail_round(self, project_state: ProjectState, error: str, forced: bool) -> None:
-        if error != project_state.error:
-            log.error("project %s: %s", project_state.record.id, error)
-        project_state.state, project_state.detail, project_state.error = "failed", "", error
-        project_state.failures += 1
-        project_state.training_requested |= forced
-        self._refresh_live(project_state)
+    def _fail_round(self, project: ProjectState, error: str, forced: bool) -> None:
+        if error != project.error:
+            log.error("project %s: %s", project.record.id, error)
+        project.set_state("failed")
+        project.error = error
+        project.failures += 1
+        project.training_requested |= forced
+        self._refresh_live(project)
 
-    def _refresh_live(self, project_state: ProjectState) -> None:
+    def _refresh_live(self, project: ProjectState) -> None:
         """Read the live version; a failed round may have promoted one."""
         with contextlib.suppress(StoreError):
-            project_state.live_version = (
-                VersionStore(self._projects.folder(project_state.record.id)).live() or ""
+            project.live_version = (
+                VersionStore(self._projects.folder(project.record.id)).live() or ""
             )
-        if project_state.live_version:
-            project_state.ready_event.set()
+        if project.live_version:
+            project.ready_event.set()
 
     def _check_server(self, server: str) -> str:
-        allowed_servers = self.settings.allowed_servers
-        if (
-            server
-            and allowed_servers
-            and not any(
-                is_same_server(server, allowed_server) for allowed_server in allowed_servers
-            )
-        ):
+        allowed = self.settings.allowed_servers
+        if server and allowed and not any(is_same_server(server, other) for other in allowed):
             raise UsageError(f"{server} is not in PRELABEL_ALLOWED_SERVERS; add it to connect it.")
         return server
-
-
-def _matches_project(project_state: ProjectState, number: Any, created: int) -> bool:
-    record = project_state.record
-    return str(record.number) == str(number) and (not created or record.created in (0, created))

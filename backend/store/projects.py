@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from backend.errors import NotFoundError, StoreError
 from backend.json_records import from_json, to_json
-from backend.records import ProjectStatus, RoundOutcome
+from backend.records import ProjectFigures, ProjectStatus, RoundOutcome
 from backend.store.captures import CaptureStore
 from backend.store.files import disk_errors, read_json, write_json, write_text
 from backend.store.servers import is_same_server
@@ -45,26 +45,20 @@ class ProjectRecord:
         """The seed of the audit set; it never changes, so that audit images stay unseen."""
         return self.drawn or f"{self.number}.{self.created}"
 
+    def matches(self, number: object, created: int) -> bool:
+        """Return whether the record has a number, and a time of creation where it is known."""
+        is_same_time = not created or self.created in (0, created)
+        return str(self.number) == str(number) and is_same_time
+
     def status(self, outcome: RoundOutcome) -> ProjectStatus:
         """Return the project's status after a round; the state of its round is not included."""
+        figures = {item.name: getattr(outcome, item.name) for item in fields(ProjectFigures)}
         return ProjectStatus(
+            **figures | {"title": outcome.title or self.title},
             id=int(self.id) if self.id.isdigit() else self.id,
             server=self.server,
             number=self.number,
-            title=outcome.title or self.title,
             version=outcome.version or None,
-            tasks=outcome.tasks,
-            labels=outcome.labels,
-            waiting=outcome.waiting,
-            audit=outcome.audit,
-            controls=outcome.controls,
-            left_out=outcome.left_out,
-            estimate=outcome.estimate,
-            outlook=outcome.outlook,
-            accepting=outcome.accepting,
-            held=outcome.held,
-            accepted=outcome.accepted,
-            versions=outcome.versions,
         )
 
 
@@ -127,11 +121,7 @@ class ProjectStore:
 
     def find_by_number(self, number: int, created: int = 0) -> list[ProjectRecord]:
         """Return the projects with a number, and with a time of creation where it is known."""
-        return [
-            record
-            for record in self.all()
-            if record.number == number and (not created or record.created in (0, created))
-        ]
+        return [record for record in self.all() if record.matches(number, created)]
 
     def register(
         self,

@@ -108,6 +108,7 @@ def test_the_build_sees_the_source_and_nothing_else(tmp_path: Path) -> None:
         "README.md",
         "pyproject.toml",
         "backend",
+        "demo",
         "label_config",
         "serverless",
     }

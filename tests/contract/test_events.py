@@ -112,7 +112,7 @@ def test_start_training(
     assert backend.wait_for_round(project, 1, version=before)["labels"] == 1
 
 
-def test_a_webhook_is_not_believed(
+def test_a_webhooks_content_is_not_trusted(
     lab: LabelStudioUser, backend: BackendServer, started: tuple[int, list[int], Json]
 ) -> None:
     project, tasks, _ = started
@@ -133,7 +133,7 @@ def test_a_webhook_is_not_believed(
     assert backend.project(project)["version"] == before["version"]
 
 
-def test_webhooks_come_through_where_basic_auth_is_on(
+def test_webhooks_arrive_with_basic_auth_on(
     lab: LabelStudioUser, make_backend: MakeBackend
 ) -> None:
     backend = make_backend(PRELABEL_USER="label-studio", PRELABEL_PASSWORD="open sesame")

@@ -19,7 +19,7 @@ from tests.support.harness import (
 )
 
 
-def test_labels_given_while_the_backend_is_down_are_learned_once_it_is_up(
+def test_labels_made_while_the_backend_is_down_are_learned_after_its_start(
     lab: LabelStudioUser, backend: BackendServer
 ) -> None:
     project = lab.create_project()
@@ -37,9 +37,7 @@ def test_labels_given_while_the_backend_is_down_are_learned_once_it_is_up(
     assert backend.wait_for_round(project, 6)["versions"] == state["versions"], "retrained once"
 
 
-def test_kill_9_in_the_middle_of_a_round_loses_nothing(
-    lab: LabelStudioUser, backend: BackendServer
-) -> None:
+def test_a_killed_round_loses_nothing(lab: LabelStudioUser, backend: BackendServer) -> None:
     project = lab.create_project()
     tasks = lab.import_colours(project, 60)
     connection = lab.connect_backend(project, backend.url)
@@ -72,7 +70,7 @@ def test_kill_9_in_the_middle_of_a_round_loses_nothing(
     wait_until("every open task has its prediction", once_each)
 
 
-def test_a_killed_working_process_is_replaced(lab: LabelStudioUser, backend: BackendServer) -> None:
+def test_a_killed_worker_is_replaced(lab: LabelStudioUser, backend: BackendServer) -> None:
     project = lab.create_project()
     tasks = lab.import_colours(project, 4)
     lab.connect_backend(project, backend.url)
@@ -105,7 +103,7 @@ def test_two_projects_with_opposite_labels_do_not_mix(
         assert sum(predicted_choice(p) == lab.true_labels[p["task"]] for p in of) >= len(of) - 1
 
 
-def test_an_unreadable_image_costs_its_own_prediction_only(
+def test_an_unreadable_image_loses_only_its_own_prediction(
     lab: LabelStudioUser, backend: BackendServer
 ) -> None:
     project = lab.create_project()
@@ -144,7 +142,7 @@ def test_an_unreadable_image_costs_its_own_prediction_only(
     assert sum(bool(result["result"]) for result in answer["results"]) == 12
 
 
-def test_a_wrong_token_is_named_and_a_right_one_heals(
+def test_a_wrong_token_is_reported_and_a_valid_one_fixes_it(
     lab: LabelStudioUser, make_backend: MakeBackend
 ) -> None:
     backend = make_backend(LABEL_STUDIO_API_KEY="f" * 40, LABEL_STUDIO_URL="http://127.0.0.1:9")
@@ -169,7 +167,7 @@ def test_a_wrong_token_is_named_and_a_right_one_heals(
     )
 
 
-def test_a_config_without_a_served_control_is_one_sentence(
+def test_a_config_without_a_served_control_is_reported(
     lab: LabelStudioUser, backend: BackendServer
 ) -> None:
     config = '<View><Image name="i" value="$image"/><TextArea name="t" toName="i"/></View>'

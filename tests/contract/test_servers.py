@@ -101,7 +101,7 @@ def learned(backend: BackendServer, server: str, labels: int) -> bool:
     return state["labels"] == labels and not state["waiting"]
 
 
-def test_without_a_usable_token_the_settings_page_is_named(
+def test_without_a_valid_token_the_settings_page_is_mentioned(
     second: LabelStudioServer, personal: str, make_backend: MakeBackend
 ) -> None:
     """Legacy tokens are off, so the one that /setup brings is refused."""

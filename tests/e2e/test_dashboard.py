@@ -84,7 +84,7 @@ def number(page: Page, id: str) -> int:
     return int(found.group())
 
 
-def test_a_task_opens_pre_annotated_and_its_correction_moves_the_dashboard(
+def test_a_task_opens_pre_annotated_and_its_correction_updates_the_dashboard(
     garden: Garden, annotator: BrowserContext, page: Page, studio: LabelStudioServer, shots: Path
 ) -> None:
     board = annotator.new_page()
@@ -120,7 +120,7 @@ def test_the_front_of_the_queue_is_what_label_studio_serves_next_with_its_image(
     assert garden.lab.http.headers["Authorization"].split()[1] not in page.content()
 
 
-def test_roll_back_and_promotion_by_the_buttons_reach_label_studio_and_are_recorded(
+def test_roll_back_and_promote_buttons_reach_label_studio_and_are_recorded(
     garden: Garden, page: Page, shots: Path
 ) -> None:
     names = garden.versions.names()
@@ -205,7 +205,7 @@ def test_a_phone_never_scrolls_sideways_in_light_and_dark(
     context.close()
 
 
-def test_it_is_readable_and_works_without_javascript_and_with_the_keyboard(
+def test_the_page_works_without_javascript_and_with_the_keyboard(
     garden: Garden, browser: Browser
 ) -> None:
     context = browser.new_context(java_script_enabled=False)
@@ -240,7 +240,7 @@ def test_another_sites_form_is_refused_and_changes_nothing(
     context.close()
 
 
-def test_with_a_password_nothing_is_shown_without_it_and_buttons_work_with_it(
+def test_with_a_password_pages_need_it_and_buttons_work_with_it(
     make_backend: MakeBackend, lab: LabelStudioUser, browser: Browser
 ) -> None:
     backend = make_backend(PRELABEL_USER="anna", PRELABEL_PASSWORD="open sesame")

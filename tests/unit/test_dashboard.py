@@ -1,4 +1,4 @@
-"""The dashboard's pages: everything shown, nothing known, hostile names, and who may press."""
+"""The dashboard's pages: full and empty projects, hostile names, and cross-site protection."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ def page(home: Path, shown: ProjectStatus, notice: str = "") -> str:
 
 
 def text(html: str) -> str:
-    """What a person reads."""
+    """Return the text without tags."""
     return " ".join(re.sub(r"<[^>]+>", " ", html).split())
 
 
-# -- what is shown ----------------------------------------------------------------------------
+# -- pages -----------------------------------------------------------------------------------
 
 
-def test_a_page_tells_everything_that_is_known(tmp_path: Path) -> None:
+def test_a_page_shows_all_sections(tmp_path: Path) -> None:
     shown = make_full_home(tmp_path)
     html = page(tmp_path, shown, "promote")
     told = text(html)
@@ -93,7 +93,7 @@ def test_a_page_tells_everything_that_is_known(tmp_path: Path) -> None:
     assert html.count("<tr") == html.count("</tr>")
 
 
-def test_a_project_of_which_nothing_is_known_says_what_to_do_next(tmp_path: Path) -> None:
+def test_a_new_project_shows_what_to_do_next(tmp_path: Path) -> None:
     assert "Import images into the project" in text(
         page(tmp_path, make_project_status(title="Kiwis"))
     )
@@ -107,7 +107,7 @@ def test_a_project_of_which_nothing_is_known_says_what_to_do_next(tmp_path: Path
     assert "retries automatically" in told
 
 
-def test_labels_of_a_version_that_is_held_back_are_not_called_known(tmp_path: Path) -> None:
+def test_a_held_version_is_not_reported_as_up_to_date(tmp_path: Path) -> None:
     held = HeldVersion("v5-0123abcd", "Held back: it is worse.")
     status = replace(make_full_home(tmp_path), held=held, waiting=0, round=RoundStatus())
     told = text(page(tmp_path, status))
@@ -115,13 +115,13 @@ def test_labels_of_a_version_that_is_held_back_are_not_called_known(tmp_path: Pa
     assert "v5-0123abcd has learned from all labels, and is held back." in told
 
 
-def test_without_a_project_the_overview_says_how_to_connect_one() -> None:
+def test_an_empty_overview_explains_how_to_connect_a_project() -> None:
     html = PageRenderer(10).overview([], notice="", address="http://127.0.0.1:9090", secured=False)
     assert "Paste http://127.0.0.1:9090" in text(html)
     assert "Connect Model" in html
 
 
-def test_hostile_names_are_shown_and_do_nothing(tmp_path: Path) -> None:
+def test_hostile_names_are_escaped(tmp_path: Path) -> None:
     shown = make_full_home(tmp_path, title=HOSTILE)
     folder = tmp_path / "projects" / "1"
     hostile = make_card(9, 300)
@@ -153,7 +153,7 @@ def test_hostile_names_are_shown_and_do_nothing(tmp_path: Path) -> None:
     assert "<script>alert" not in cards
 
 
-def test_a_page_of_ten_times_as_many_versions_costs_less_than_ten_times_as_much(
+def test_rendering_time_grows_less_than_the_number_of_versions(
     tmp_path: Path,
 ) -> None:
     few, many = (
@@ -175,7 +175,7 @@ def test_a_page_of_ten_times_as_many_versions_costs_less_than_ten_times_as_much(
     assert min(seconds[1]) < 8 * min(seconds[0]), seconds
 
 
-def test_a_damaged_card_breaks_one_page_and_says_which_file(tmp_path: Path) -> None:
+def test_a_damaged_card_breaks_only_its_projects_page(tmp_path: Path) -> None:
     shown = make_full_home(tmp_path)
     file = VersionStore(tmp_path / "projects" / "1").path(shown.version or "") / "card.json"
     file.write_text("{")
@@ -213,7 +213,9 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_figures_are_told_in_plain_words(figure: IntervalEstimate, head: str, says: str) -> None:
+def test_figures_are_explained_in_plain_words(
+    figure: IntervalEstimate, head: str, says: str
+) -> None:
     assert format_headline(figure) == head
     assert says in explain_figure(figure)
 
@@ -223,7 +225,7 @@ def row(labels: int, n: int, value: float | None) -> VersionRow:
     return VersionRow(make_card(labels, labels, audit=audit, estimate=None), False, True)
 
 
-def test_the_curve_has_a_mark_per_known_version_and_rises_to_the_right() -> None:
+def test_the_curve_has_a_mark_per_measured_version_in_label_order() -> None:
     assert build_chart([row(10, 0, None), row(5, 9, 0.7)], Outlook()) is None
     chart = build_chart([row(40, 20, 0.9), row(20, 12, 0.8), row(10, 0, None)], Outlook())
     assert chart is not None
@@ -240,7 +242,7 @@ def test_the_curve_has_a_mark_per_known_version_and_rises_to_the_right() -> None
     assert forecast.across[-1].text == "100"
 
 
-def test_the_front_of_the_queue_says_why() -> None:
+def test_the_front_of_the_queue_has_reasons() -> None:
     rng = np.random.default_rng(0)
     vectors = rng.normal(size=(40, 8)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -286,7 +288,7 @@ def _light(colour: str) -> float:
 
 
 @pytest.mark.parametrize("scheme", [0, 1])
-def test_texts_stand_out_from_their_ground_in_light_and_dark(scheme: int) -> None:
+def test_text_contrast_is_sufficient_in_light_and_dark(scheme: int) -> None:
     sheet = PageRenderer(10).asset("style.css")
     assert sheet is not None
     block = re.findall(r":root \{(.*?)\}", sheet.content.decode(), re.S)[scheme]
@@ -299,7 +301,7 @@ def test_texts_stand_out_from_their_ground_in_light_and_dark(scheme: int) -> Non
         assert (light + 0.05) / (dark + 0.05) >= 4.5, (ink, on)
 
 
-# -- who may press ----------------------------------------------------------------------------
+# -- forms ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -327,7 +329,7 @@ def test_texts_stand_out_from_their_ground_in_light_and_dark(scheme: int) -> Non
         ({"host": "[::1]:9090", "origin": "http://[::1]:9090"}, False, ""),
     ],
 )  # fmt: skip
-def test_only_forms_of_our_own_pages_are_accepted(
+def test_only_forms_of_the_dashboards_own_pages_are_accepted(
     headers: dict[str, str], secured: bool, refused: str
 ) -> None:
     reason = explain_form_refusal({"host": "localhost:9090", **headers}, has_auth=secured)
@@ -377,7 +379,7 @@ def test_browsers_get_pages_and_programs_get_json(tmp_path: Path) -> None:
     served(tmp_path, ask)
 
 
-def test_programs_may_cancel_and_pages_of_other_sites_may_not(tmp_path: Path) -> None:
+def test_programs_can_cancel_and_cross_site_pages_cannot(tmp_path: Path) -> None:
     make_full_home(tmp_path)
 
     async def ask(client: httpx.AsyncClient) -> None:
@@ -390,7 +392,7 @@ def test_programs_may_cancel_and_pages_of_other_sites_may_not(tmp_path: Path) ->
     served(tmp_path, ask)
 
 
-def test_only_small_pictures_of_a_known_project_are_served(tmp_path: Path) -> None:
+def test_only_thumbnails_of_connected_projects_are_served(tmp_path: Path) -> None:
     make_full_home(tmp_path)
     (tmp_path / "projects" / "1" / "token.jpg").write_text("secret")
 
@@ -406,7 +408,7 @@ def test_only_small_pictures_of_a_known_project_are_served(tmp_path: Path) -> No
     served(tmp_path, ask)
 
 
-def test_forms_answer_with_a_redirect_and_record_who_did_it(tmp_path: Path) -> None:
+def test_forms_redirect_and_record_the_actor(tmp_path: Path) -> None:
     shown = make_full_home(tmp_path)
     ours, theirs = {"origin": "http://127.0.0.1"}, {"origin": "http://evil.example"}
     versions = VersionStore(tmp_path / "projects" / "1")

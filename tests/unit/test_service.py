@@ -48,11 +48,11 @@ from backend.store import wake
 from backend.store.projects import ProjectStore
 
 ROOT = Path(__file__).parents[2]
-Work = Callable[[WorkerPool], Awaitable[None]]
+PoolWork = Callable[[WorkerPool], Awaitable[None]]
 
 
-def with_lane(notes: Path, work: Work, seconds: float = 0.0) -> list[list[int]]:
-    """Do something with one small working process; what it was asked, in order."""
+def with_pool(notes: Path, work: PoolWork, seconds: float = 0.0) -> list[list[int]]:
+    """Run work with a pool of one fake worker, and return the requests it noted, in order."""
 
     async def run() -> None:
         program = (
@@ -61,18 +61,18 @@ def with_lane(notes: Path, work: Work, seconds: float = 0.0) -> list[list[int]]:
             str(notes),
             str(seconds),
         )
-        lane = WorkerPool(1, 0, program)
+        pool = WorkerPool(1, 0, program)
         try:
-            await work(lane)
+            await work(pool)
         finally:
-            await lane.stop()
+            await pool.stop()
 
     asyncio.run(run())
     return [json.loads(line) for line in notes.read_text().splitlines()] if notes.exists() else []
 
 
 def request(*tasks: int) -> bytes:
-    """The body of a /predict."""
+    """Return the body of a ``/predict`` request."""
     return json.dumps({"tasks": [{"id": task} for task in tasks], "project": "1.1"}).encode()
 
 
@@ -80,17 +80,17 @@ def results(answer: bytes) -> list[int]:
     return [result["result"] for result in json.loads(answer)["results"]]
 
 
-def asker(lane: WorkerPool, clock: Callable[[], float] = time.monotonic) -> PredictQueue:
-    return PredictQueue(lane, clock, list)
+def make_queue(pool: WorkerPool, clock: Callable[[], float] = time.monotonic) -> PredictQueue:
+    return PredictQueue(pool, clock, list)
 
 
-def test_a_click_gets_between_the_tasks_of_a_long_list(tmp_path: Path) -> None:
-    """One process answers; whoever asks for one task waits for a few, not for a hundred."""
+def test_a_smart_tool_request_runs_between_the_chunks_of_a_long_list(tmp_path: Path) -> None:
+    """A single worker predicts, so a click waits for one chunk, not for the whole list."""
     many = range(3 * CHUNK_SIZE)
     answered: list[str] = []
 
-    async def work(lane: WorkerPool) -> None:
-        ask = asker(lane)
+    async def work(pool: WorkerPool) -> None:
+        ask = make_queue(pool)
 
         async def long() -> None:
             assert results(await ask.predict(request(*many))) == list(many)
@@ -103,29 +103,29 @@ def test_a_click_gets_between_the_tasks_of_a_long_list(tmp_path: Path) -> None:
 
         await asyncio.gather(long(), click())
 
-    asked = with_lane(tmp_path / "notes", work, seconds=0.03)
+    asked = with_pool(tmp_path / "notes", work, seconds=0.03)
     assert answered == ["click", "list"]
     assert asked.index([999]) < len(asked) - 1
     assert all(len(piece) <= CHUNK_SIZE for piece in asked)
 
 
-def test_what_label_studio_has_given_up_is_not_computed(tmp_path: Path) -> None:
+def test_requests_that_label_studio_abandoned_are_dropped(tmp_path: Path) -> None:
     now = [0.0]
 
-    async def work(lane: WorkerPool) -> None:
-        async with lane.acquire():
-            waiting = asyncio.create_task(asker(lane, lambda: now[0]).predict(request(1, 2)))
+    async def work(pool: WorkerPool) -> None:
+        async with pool.acquire():
+            waiting = asyncio.create_task(make_queue(pool, lambda: now[0]).predict(request(1, 2)))
             await asyncio.sleep(0.05)
             now[0] = REQUEST_TIMEOUT_SECONDS + 1
         answer = json.loads(await waiting)
         assert answer["model_version"] == NO_VERSION
         assert [result["result"] for result in answer["results"]] == [[], []]
 
-    assert with_lane(tmp_path / "notes", work) == []
+    assert with_pool(tmp_path / "notes", work) == []
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"7", b'{"tasks": 3}', b'{"tasks": [1]}', b"\xff"])
-def test_a_predict_that_cannot_be_read_is_named(body: bytes) -> None:
+def test_an_unreadable_predict_request_raises_a_usage_error(body: bytes) -> None:
     with pytest.raises(UsageError, match="/predict cannot be read"):
         predict_queue.parse_predict_request(body)
 
@@ -136,31 +136,31 @@ def test_a_predict_that_cannot_be_read_is_named(body: bytes) -> None:
      ("StoreError", StoreError), ("Defect", RoundError), ("OverBudget", OverBudget),
      ("SystemExit", RoundError)],
 )  # fmt: skip
-def test_a_job_fails_with_the_error_of_its_process_which_goes_on(
+def test_a_job_raises_its_error_and_the_worker_continues(
     tmp_path: Path, kind: str, raised: type[PrelabelError]
 ) -> None:
-    async def work(lane: WorkerPool) -> None:
-        async with lane.acquire() as worker:
+    async def work(pool: WorkerPool) -> None:
+        async with pool.acquire() as worker:
             with pytest.raises(PrelabelError, match=r"It failed\.") as failed:
                 await worker.run(WarmUpJob("1", kind))
             assert type(failed.value) is raised
             await worker.run(PredictJob(), request(1))
 
-    assert with_lane(tmp_path / "notes", work) == [[1]]
+    assert with_pool(tmp_path / "notes", work) == [[1]]
 
 
-def test_a_process_that_died_is_replaced(tmp_path: Path) -> None:
-    async def work(lane: WorkerPool) -> None:
-        async with lane.acquire() as worker:
+def test_a_worker_that_died_is_replaced(tmp_path: Path) -> None:
+    async def work(pool: WorkerPool) -> None:
+        async with pool.acquire() as worker:
             with pytest.raises(RoundError, match="working process died"):
                 await worker.run(WarmUpJob("1", "die"))
             await worker.run(PredictJob(), request(1))
 
-    assert with_lane(tmp_path / "notes", work) == [[1]]
+    assert with_pool(tmp_path / "notes", work) == [[1]]
 
 
-def test_a_working_process_ends_when_its_thread_does(tmp_path: Path) -> None:
-    """Else the server would wait for its answer for ever: here to a job without a number."""
+def test_a_worker_exits_when_its_job_thread_fails(tmp_path: Path) -> None:
+    """Otherwise the server would wait for an answer forever. The job here has no id."""
     process = subprocess.Popen(
         [sys.executable, "-m", "backend.worker", "0"],
         cwd=ROOT,
@@ -179,7 +179,7 @@ def test_a_working_process_ends_when_its_thread_does(tmp_path: Path) -> None:
         process.communicate()
 
 
-def test_background_work_goes_on_after_any_error_and_tells_it_once(
+def test_background_work_continues_after_errors_and_logs_each_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.ERROR)
@@ -203,7 +203,7 @@ def test_background_work_goes_on_after_any_error_and_tells_it_once(
 def with_service(
     tmp_path: Path, numbers: list[int], work: Callable[[Service], Awaitable[None]]
 ) -> list[dict[str, object]]:
-    """Do something with a service whose rounds take 0.3 s and train nothing; why they ran."""
+    """Run work with a service whose rounds take 0.3 s, and return the rounds' requests."""
     notes = tmp_path / "notes"
 
     async def run() -> None:
@@ -243,7 +243,7 @@ def round_of(service: Service, id: str) -> RoundStatus:
     return service.project(id).round
 
 
-def test_what_comes_during_a_round_is_for_the_next_one(
+def test_events_during_a_round_start_another_round(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -263,7 +263,7 @@ def test_what_comes_during_a_round_is_for_the_next_one(
     assert told == 2 * lines, "each epoch once"
 
 
-def test_start_training_survives_another_process_that_is_at_it(
+def test_start_training_is_kept_while_another_process_runs_a_round(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may be killed and never wake the server: the round is tried again all the same."""
@@ -284,7 +284,7 @@ def test_start_training_survives_another_process_that_is_at_it(
     assert [ask["forced"] for ask in asks] == [False, True, True]
 
 
-def test_labels_that_go_on_waiting_do_not_keep_the_machine_busy(tmp_path: Path) -> None:
+def test_waiting_labels_do_not_start_rounds_continuously(tmp_path: Path) -> None:
     """This month's money is spent, say: looking again at once would change nothing."""
     (tmp_path / "waiting").touch()
 
@@ -298,7 +298,7 @@ def test_labels_that_go_on_waiting_do_not_keep_the_machine_busy(tmp_path: Path) 
     assert [ask["quiet"] for ask in asks] == [True]
 
 
-def test_a_first_training_that_was_cancelled_waits_for_a_label(tmp_path: Path) -> None:
+def test_a_cancelled_first_training_waits_for_a_label(tmp_path: Path) -> None:
     cancelled = tmp_path / "cancelled"
     cancelled.touch()
 
@@ -316,7 +316,7 @@ def test_a_first_training_that_was_cancelled_waits_for_a_label(tmp_path: Path) -
     assert [ask["hints"] for ask in asks] == [0, 1]
 
 
-def test_a_project_that_waits_for_another_ones_round_says_so(tmp_path: Path) -> None:
+def test_a_project_reports_that_it_waits_for_another_round(tmp_path: Path) -> None:
     async def work(service: Service) -> None:
         states = {id: round_of(service, id) for id in ("1", "2")}
         while not any(state.state == "training" for state in states.values()):
@@ -330,7 +330,7 @@ def test_a_project_that_waits_for_another_ones_round_says_so(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("live", "inspected"), [("v1-x", [[1]]), ("v2-x", [])])
-def test_labels_are_looked_through_after_a_round_that_is_under_way_just_then(
+def test_the_label_check_runs_after_the_current_round(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, live: str, inspected: list[list[int]]
 ) -> None:
     """Each label has a quick one of its own; only another version ends the wait."""
@@ -339,9 +339,9 @@ def test_labels_are_looked_through_after_a_round_that_is_under_way_just_then(
     projects, notes = ProjectStore(tmp_path), tmp_path / "notes"
     record = projects.register("http://127.0.0.1:9", 1)
 
-    async def work(lane: WorkerPool) -> None:
-        chores = ProjectChores(lane, lane, Supervisor())
-        home = CaptureWatcher(record.id, projects.captures(record.id), lane, lambda: None)
+    async def work(pool: WorkerPool) -> None:
+        chores = ProjectChores(pool, pool, Supervisor())
+        home = CaptureWatcher(record.id, projects.captures(record.id), pool, lambda: None)
         watched = ProjectState(record, home, live_version="v1-x", state="observing")
         chores.start_after_round(
             watched, RoundOutcome(versions=("v1-x",), trained="v1-x"), is_full_round=False
@@ -352,7 +352,7 @@ def test_labels_are_looked_through_after_a_round_that_is_under_way_just_then(
         await (until(notes.exists) if inspected else asyncio.sleep(0.3))
         await chores.stop()
 
-    assert with_lane(notes, work) == inspected
+    assert with_pool(notes, work) == inspected
 
 
 Asking = Callable[[httpx.AsyncClient, Service], Awaitable[None]]
@@ -373,7 +373,7 @@ def served(home: Path, ask: Asking) -> None:
     asyncio.run(run())
 
 
-def test_damaged_files_of_one_project_stop_no_other(
+def test_damaged_files_of_one_project_do_not_stop_the_others(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     projects = ProjectStore(tmp_path)
@@ -395,8 +395,8 @@ def test_damaged_files_of_one_project_stop_no_other(
     assert any("project 1 is left out" in record.message for record in caplog.records)
 
 
-def test_pages_of_other_sites_may_not_speak_as_label_studio(tmp_path: Path) -> None:
-    """A browser on the machine could name a hostile Label Studio to a backend at 127.0.0.1."""
+def test_cross_site_requests_to_the_ml_protocol_are_refused(tmp_path: Path) -> None:
+    """A page in a local browser could connect a hostile Label Studio to a backend at 127.0.0.1."""
     body = {"project": "7.1", "schema": "<View/>", "hostname": "http://evil.example"}
 
     async def ask(client: httpx.AsyncClient, service: Service) -> None:
@@ -423,8 +423,8 @@ def test_a_setup_that_is_too_large_is_refused(tmp_path: Path) -> None:
     served(tmp_path, ask)
 
 
-def test_a_label_studio_by_another_name_is_followed(tmp_path: Path) -> None:
-    """At its old name, here port 9, nobody answers any more."""
+def test_a_new_address_of_label_studio_is_adopted(tmp_path: Path) -> None:
+    """No server answers at the old address, port 9, any more."""
 
     async def ask(client: httpx.AsyncClient, service: Service) -> None:
         for host in ("http://127.0.0.1:9", "http://labels.example"):
@@ -436,7 +436,7 @@ def test_a_label_studio_by_another_name_is_followed(tmp_path: Path) -> None:
     served(tmp_path, ask)
 
 
-def test_the_source_that_is_served_is_the_whole_program(tmp_path: Path) -> None:
+def test_the_source_archive_holds_the_whole_program(tmp_path: Path) -> None:
     with zipfile.ZipFile(io.BytesIO(zip_source())) as packed:
         names = set(packed.namelist())
         licence = packed.read("LICENSE").decode()

@@ -1,4 +1,4 @@
-"""``prelabel status`` tells what the project's API tells, without a server."""
+"""``prelabel status`` reports the API's figures without a server."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NOTHING = {"n": 0, "value": None, "low": 0.0, "high": 1.0, "metric": "recall"}
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """A project with a live version, a held one, an outlook, and captured images."""
+    """A project with a live version, a held one, a forecast, and captured images."""
     version = publish_version(tmp_path, "1", *train_colour_model(), title="leaves")
     folder = ProjectStore(tmp_path).folder("1")
     versions = VersionStore(folder)
@@ -87,7 +87,7 @@ left out: 2 × rotated box
 """
 
 
-def test_people_read_it_in_a_terminal(
+def test_status_is_readable_in_a_terminal(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     told = status(home, monkeypatch, capsys)
@@ -95,7 +95,7 @@ def test_people_read_it_in_a_terminal(
     assert max(map(len, told.splitlines())) <= 100
 
 
-def test_programs_read_the_same(
+def test_json_output_has_the_same_figures(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (project,) = json.loads(status(home, monkeypatch, capsys, "--json"))["projects"]
@@ -115,17 +115,17 @@ def test_programs_read_the_same(
     }
 
 
-def test_a_project_without_a_version_says_how_it_gets_one(
+def test_a_project_without_a_version_shows_how_to_get_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ProjectStore(tmp_path).register("http://localhost:8080", 7)
     assert "live: nothing yet; `prelabel serve`" in status(tmp_path, monkeypatch, capsys)
 
 
-def test_what_the_endpoint_kept_elsewhere_is_counted(
+def test_captures_in_another_home_folder_are_counted(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Where it may not write to the home, as on Modal."""
+    """The endpoint may write to another home folder, as on Modal."""
     kept = tmp_path / "kept"
     monkeypatch.setenv("PRELABEL_KEPT", str(kept))
     ProjectStore(home, kept).captures("1").add(Capture("c", 1.0, "rare", "v0-x"), b"image")
@@ -138,7 +138,7 @@ def test_what_the_endpoint_kept_elsewhere_is_counted(
     assert page.captures_waiting == 1
 
 
-def test_a_damaged_project_is_named_beside_the_others(
+def test_a_damaged_project_is_reported_beside_the_others(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = ProjectStore(home).register("http://localhost:8080", 7)

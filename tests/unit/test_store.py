@@ -1,4 +1,4 @@
-"""What lasts: whole or not there."""
+"""Files, versions, projects and requests in the home folder."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CARD = VersionCard(
 )
 
 
-def test_a_file_is_replaced_as_a_whole_and_tokens_are_private(tmp_path: Path) -> None:
+def test_files_are_replaced_atomically_and_tokens_are_private(tmp_path: Path) -> None:
     file = tmp_path / "deep" / "f.json"
     files.write_json(file, {"a": "ä"})
     assert files.read_json(file) == {"a": "ä"}
@@ -47,15 +47,15 @@ def test_a_file_is_replaced_as_a_whole_and_tokens_are_private(tmp_path: Path) ->
     assert sorted(p.name for p in tmp_path.rglob("*") if p.is_file()) == ["f.json", "token"]
 
 
-def test_a_damaged_file_is_one_sentence_and_a_missing_one_is_none(tmp_path: Path) -> None:
+def test_a_damaged_file_raises_an_error_and_a_missing_one_is_none(tmp_path: Path) -> None:
     (tmp_path / "bad.json").write_text('{"a": ')
     assert files.read_json(tmp_path / "none.json") is None
     with pytest.raises(StoreError, match=r"bad\.json is damaged"):
         files.read_json(tmp_path / "bad.json")
 
 
-def test_a_full_disk_leaves_nothing_behind_and_is_named(tmp_path: Path) -> None:
-    """/dev/full refuses every write with the system's own error."""
+def test_a_full_disk_leaves_no_partial_folder(tmp_path: Path) -> None:
+    """Every write to /dev/full fails with ENOSPC."""
 
     def fill(folder: Path) -> None:
         (folder / "part").write_text("written")
@@ -82,7 +82,7 @@ def test_a_failed_save_keeps_the_live_version(tmp_path: Path) -> None:
     assert versions.names() == [CARD.version]
 
 
-def test_what_a_killed_process_left_half_made_is_swept(tmp_path: Path) -> None:
+def test_partial_versions_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     versions = VersionStore(tmp_path)
     versions.save(CARD, {"1": {"c": ["a"]}}, lambda folder: None)
     half = tmp_path / "versions" / ".making-v1-b-1234"
@@ -94,7 +94,7 @@ def test_what_a_killed_process_left_half_made_is_swept(tmp_path: Path) -> None:
     assert versions.labels(CARD.version) == {"1": {"c": ["a"]}}
 
 
-def test_promote_roll_back_and_their_record(tmp_path: Path) -> None:
+def test_promotions_and_roll_backs_are_recorded(tmp_path: Path) -> None:
     versions = VersionStore(tmp_path)
     assert versions.live() is None
     for number in range(3):
@@ -117,12 +117,12 @@ def test_promote_roll_back_and_their_record(tmp_path: Path) -> None:
         versions.rollback_target()
 
 
-def test_an_identity_depends_on_the_value_alone() -> None:
+def test_a_content_hash_depends_on_the_value_only() -> None:
     assert content_hash({"a": 1, "b": [2]}) == content_hash(json.loads('{"b": [2], "a": 1}'))
     assert content_hash([1, 2]) != content_hash([2, 1])
 
 
-def test_projects_with_one_number_on_two_servers_are_two(tmp_path: Path) -> None:
+def test_equal_project_numbers_on_two_servers_are_two_projects(tmp_path: Path) -> None:
     projects = ProjectStore(tmp_path)
     first = projects.register("http://one:8080", 3, 100, token="t1")
     second = projects.register("http://two:8080/ls", 3, 100, token="t2")
@@ -136,11 +136,13 @@ def test_projects_with_one_number_on_two_servers_are_two(tmp_path: Path) -> None
     assert len(ProjectStore(tmp_path).all()) == 3
 
 
-def test_a_server_by_another_name_brings_no_second_project(tmp_path: Path) -> None:
-    """Two records of one project would train and push against each other."""
+def test_a_new_server_address_does_not_add_a_second_project(tmp_path: Path) -> None:
+    """Two records of a project would overwrite each other's predictions."""
     projects = ProjectStore(tmp_path)
     first = projects.register("http://localhost:8080", 3, 100)
-    assert projects.register("http://127.0.0.1:8080/", 3, 100) == first, "loopback has many names"
+    assert projects.register("http://127.0.0.1:8080/", 3, 100) == first, (
+        "loopback has several names"
+    )
     asked: list[str] = []
 
     def silent(server: str) -> bool:
@@ -153,7 +155,7 @@ def test_a_server_by_another_name_brings_no_second_project(tmp_path: Path) -> No
     assert projects.all() == [moved]
     assert projects.token(first.id) == "token"
     other = projects.register("http://two", 3, 100, is_server_alive=lambda server: True)
-    assert other.id != first.id, "both answer, so they are two"
+    assert other.id != first.id, "both servers answer, so the projects differ"
     assert projects.register("http://two", 3, 200, is_server_alive=silent).id not in (
         first.id,
         other.id,
@@ -164,10 +166,10 @@ def test_a_server_by_another_name_brings_no_second_project(tmp_path: Path) -> No
     assert projects.register("", 4, 100) == named
 
 
-def test_the_audit_slice_is_not_drawn_anew_when_the_time_of_creation_becomes_known(
+def test_the_audit_set_is_kept_when_the_time_of_creation_becomes_known(
     tmp_path: Path,
 ) -> None:
-    """What was trained on would be measured on."""
+    """A new audit set would contain training images."""
     projects = ProjectStore(tmp_path)
     for number in (3, 4):
         projects.register("http://one", number)
@@ -178,7 +180,7 @@ def test_the_audit_slice_is_not_drawn_anew_when_the_time_of_creation_becomes_kno
     assert projects.get("3") == trained
 
 
-def test_one_damaged_record_hides_no_other_project(tmp_path: Path) -> None:
+def test_a_damaged_record_does_not_hide_other_projects(tmp_path: Path) -> None:
     projects = ProjectStore(tmp_path)
     for number in (3, 4, 5):
         projects.register("http://one", number)
@@ -190,7 +192,7 @@ def test_one_damaged_record_hides_no_other_project(tmp_path: Path) -> None:
     assert "4/project.json is damaged" in second
 
 
-def test_a_wish_is_taken_once_and_a_look_does_not_replace_start_training(tmp_path: Path) -> None:
+def test_requests_are_consumed_once_and_a_wake_does_not_replace_training(tmp_path: Path) -> None:
     assert wake.consume_wake(tmp_path / "away") == (False, False)
     wake.request_wake(tmp_path, train=True)
     wake.request_wake(tmp_path)
@@ -200,28 +202,28 @@ def test_a_wish_is_taken_once_and_a_look_does_not_replace_start_training(tmp_pat
     assert wake.consume_wake(tmp_path) == (True, False)
 
 
-def test_no_wish_is_lost_while_others_are_taken(tmp_path: Path) -> None:
-    wishes = 60
-    taken, done = [], Event()
+def test_no_request_is_lost_while_others_are_consumed(tmp_path: Path) -> None:
+    request_count = 60
+    consumed, done = [], Event()
 
     def ask() -> None:
-        for _ in range(wishes):
+        for _ in range(request_count):
             wake.request_wake(tmp_path, train=True)
-            wait_until_taken(tmp_path)
+            wait_until_consumed(tmp_path)
         done.set()
 
-    def wait_until_taken(folder: Path) -> None:
+    def wait_until_consumed(folder: Path) -> None:
         while (folder / wake.TRAIN_FILE).exists():
             pass
 
-    asking = Thread(target=ask)
-    asking.start()
+    requesting = Thread(target=ask)
+    requesting.start()
     while not done.is_set():
-        taken.append(wake.consume_wake(tmp_path))
-    assert sum(train for _, train in taken) == wishes
+        consumed.append(wake.consume_wake(tmp_path))
+    assert sum(train for _, train in consumed) == request_count
 
 
-def test_files_that_go_away_while_they_are_listed_cost_nothing(tmp_path: Path) -> None:
+def test_files_that_disappear_while_listed_are_skipped(tmp_path: Path) -> None:
     """Another process trims the same folder."""
     kept = tmp_path / "kept.jpg"
     kept.write_bytes(b"")
@@ -238,20 +240,20 @@ def test_files_that_go_away_while_they_are_listed_cost_nothing(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("id", ["", "..", "../3", ".hidden", "a/b", "9"])
-def test_an_id_never_leads_out_of_the_home_folder(tmp_path: Path, id: str) -> None:
+def test_a_project_id_cannot_leave_the_home_folder(tmp_path: Path, id: str) -> None:
     with pytest.raises(NotFoundError):
         ProjectStore(tmp_path).get(id)
 
 
-def test_the_webhook_secret_is_made_once_and_private(tmp_path: Path) -> None:
+def test_the_webhook_secret_is_created_once_and_private(tmp_path: Path) -> None:
     secret = load_webhook_secret(tmp_path)
     assert len(secret) >= 32
     assert load_webhook_secret(tmp_path) == secret
     assert stat.S_IMODE((tmp_path / "webhook_secret").stat().st_mode) == 0o600
 
 
-def ready(number: int, parent: str | None) -> VersionCard:
-    """A card of a version that passed."""
+def passed_card(number: int, parent: str | None) -> VersionCard:
+    """Return the card of a version that passed the gate."""
     return replace(
         CARD,
         version=f"v{number}-x",
@@ -262,36 +264,38 @@ def ready(number: int, parent: str | None) -> VersionCard:
     )
 
 
-def nothing(folder: Path) -> None:
-    """No artifact."""
+def write_nothing(folder: Path) -> None:
+    """Write no model."""
 
 
-def test_a_version_that_passed_goes_live_later_where_a_crash_came_just_then(
+def test_a_promotion_that_a_crash_prevented_is_completed_later(
     tmp_path: Path,
 ) -> None:
     versions = VersionStore(tmp_path)
-    versions.save(ready(0, None), {}, nothing)
-    assert (versions.live(), versions.promote_pending("the loop")) == (None, ready(0, None))
+    versions.save(passed_card(0, None), {}, write_nothing)
+    assert (versions.live(), versions.promote_pending("the loop")) == (None, passed_card(0, None))
     assert (versions.live(), versions.promote_pending("the loop")) == ("v0-x", None)
-    versions.save(ready(1, "v0-x"), {}, nothing)
-    assert versions.promote_pending("the loop") == ready(1, "v0-x")
+    versions.save(passed_card(1, "v0-x"), {}, write_nothing)
+    assert versions.promote_pending("the loop") == passed_card(1, "v0-x")
     versions.promote("v0-x", "a person", "rolled back")
-    assert versions.promote_pending("the loop") is None, "a person's choice stays"
-    versions.save(replace(ready(2, "v0-x"), promotion=Promotion(False)), {}, nothing)
-    assert versions.promote_pending("the loop") is None, "what did not pass stays away"
+    assert versions.promote_pending("the loop") is None, "a person's choice is kept"
+    versions.save(replace(passed_card(2, "v0-x"), promotion=Promotion(False)), {}, write_nothing)
+    assert versions.promote_pending("the loop") is None, "a held version is not promoted"
     (tmp_path / "live.json").unlink()
-    assert versions.promote_pending("the loop") == ready(1, "v0-x"), (
-        "anything is better than nothing"
+    assert versions.promote_pending("the loop") == passed_card(1, "v0-x"), (
+        "any version is better than none"
     )
 
 
-def test_the_loop_does_not_promote_over_what_somebody_made_live_meanwhile(tmp_path: Path) -> None:
+def test_a_promotion_by_a_person_during_training_wins(tmp_path: Path) -> None:
     versions = VersionStore(tmp_path)
     for number in range(2):
-        versions.save_and_promote(ready(number, versions.live()), {}, nothing, "the loop")
+        versions.save_and_promote(
+            passed_card(number, versions.live()), {}, write_nothing, "the loop"
+        )
     assert versions.live() == "v1-x"
     VersionStore(tmp_path).promote("v0-x", "a person", "rolled back")
-    kept = versions.save_and_promote(ready(2, "v1-x"), {}, nothing, "the loop")
+    kept = versions.save_and_promote(passed_card(2, "v1-x"), {}, write_nothing, "the loop")
     assert versions.live() == "v0-x"
     assert kept == versions.card("v2-x")
     assert kept.is_held
@@ -299,26 +303,26 @@ def test_the_loop_does_not_promote_over_what_somebody_made_live_meanwhile(tmp_pa
     assert versions.promote_pending("the loop") is None
 
 
-def test_nobody_makes_a_version_live_while_another_one_is_saved(tmp_path: Path) -> None:
+def test_promotions_wait_while_a_version_is_saved(tmp_path: Path) -> None:
     versions = VersionStore(tmp_path)
-    versions.save_and_promote(ready(0, None), {}, nothing, "the loop")
-    versions.save(ready(1, "v0-x"), {}, nothing)
+    versions.save_and_promote(passed_card(0, None), {}, write_nothing, "the loop")
+    versions.save(passed_card(1, "v0-x"), {}, write_nothing)
     person = Thread(target=VersionStore(tmp_path).promote, args=("v1-x", "a person", ""))
 
     def fill(folder: Path) -> None:
         person.start()
         person.join(0.2)
-        assert person.is_alive(), "it waits"
+        assert person.is_alive(), "the promotion waits"
 
-    versions.save_and_promote(ready(2, "v0-x"), {}, fill, "the loop")
+    versions.save_and_promote(passed_card(2, "v0-x"), {}, fill, "the loop")
     person.join(10)
     assert [event.version for event in versions.history()] == ["v0-x", "v2-x", "v1-x"]
 
 
-def test_an_event_that_a_crash_kept_from_the_history_is_not_lost(tmp_path: Path) -> None:
+def test_an_event_missing_from_the_history_after_a_crash_is_restored(tmp_path: Path) -> None:
     versions = VersionStore(tmp_path)
     for number in range(3):
-        versions.save(ready(number, None), {}, nothing)
+        versions.save(passed_card(number, None), {}, write_nothing)
     versions.promote("v0-x", "the loop", "first")
     written = (tmp_path / "history.jsonl").read_text()
     versions.promote("v1-x", "the loop", "second")
@@ -326,18 +330,18 @@ def test_an_event_that_a_crash_kept_from_the_history_is_not_lost(tmp_path: Path)
     assert [event.version for event in versions.history()] == ["v0-x", "v1-x"]
     versions.promote("v2-x", "the loop", "third")
     assert [event.version for event in versions.history()] == ["v0-x", "v1-x", "v2-x"]
-    (tmp_path / "history.jsonl").write_text(written)  # as homes of old may have it
+    (tmp_path / "history.jsonl").write_text(written)  # as in home folders of old releases
     assert versions.rollback_target() == "v1-x"
 
 
-def test_one_damaged_card_or_pointer_is_one_sentence(tmp_path: Path) -> None:
+def test_a_damaged_card_or_pointer_raises_an_error_with_its_path(tmp_path: Path) -> None:
     versions = VersionStore(tmp_path)
-    versions.save_and_promote(ready(0, None), {}, nothing, "the loop")
-    versions.save(ready(1, "v0-x"), {}, nothing)
+    versions.save_and_promote(passed_card(0, None), {}, write_nothing, "the loop")
+    versions.save(passed_card(1, "v0-x"), {}, write_nothing)
     with pytest.raises(NotFoundError):
         versions.card("v0-x/../v0-x")
     (versions.path("v1-x") / "card.json").write_text('{"a": 1}')
-    assert versions.card("v0-x") == ready(0, None), "only the card asked for is read"
+    assert versions.card("v0-x") == passed_card(0, None), "only the requested card is read"
     with pytest.raises(StoreError, match=r"card\.json is damaged"):
         versions.cards()
     (tmp_path / "live.json").write_text("[]")

@@ -215,7 +215,7 @@ class QualityGate:
         live_detector = self._fit.live_model.detectors[control.name]
         new_detector = self._model.detectors.get(control.name)
         if live_detector is new_detector:
-            return [GateVerdict(True, "Nothing changed about what it finds.", {})]
+            return [GateVerdict(True, "The detector is unchanged.", {})]
         audit_samples = [sample for sample in self._fit.samples(control) if sample.is_audit]
         live_evaluation = self._evaluate_detector(live_detector, control, audit_samples)
         tasks = list(evaluation.tallies)
