@@ -433,7 +433,7 @@ def package_texts(package: str, *rooms: str) -> str:
     assert spec
     root = Path(str(spec.origin)).parent
     files = [file for room in rooms for file in (root / room).rglob("*.py")]
-    return python_texts([file for file in files if "tests" not in file.parts])
+    return python_texts([file for file in files if "tests" not in file.relative_to(root).parts])
 
 
 def test_the_examples_in_json_examples_run() -> None:

@@ -662,7 +662,7 @@ def test_deploy_prints_the_next_steps(tmp_path: Path, variables: None) -> None:
         assert not json.loads((shared / "keys.json").read_text())[0]["revoked"]
         done = prelabel("keys", "revoke", made["id"])
         assert done.returncode == 0, done.stderr
-        assert "worthless from now on" in done.stdout
+        assert "is revoked." in done.stdout
         assert "keeps its previous alert rules" in done.stderr
         assert json.loads((shared / "keys.json").read_text())[0]["revoked"]
         assert "GREENHOUSE_SECRET" in (shared / "alerts.toml").read_text()
