@@ -77,6 +77,6 @@ def test_what_the_formats_cannot_hold_is_one_sentence(
     asked = ("export", str(project), "--data", "coco", "--output", str(folder))
     done = run_prelabel(*asked, **environment)
     assert done.returncode == 1
-    assert f"Label Studio cannot write project {project} as COCO" in done.stderr
+    assert f"Label Studio cannot export project {project} as COCO" in done.stderr
     assert "JSON" in done.stderr
     assert not folder.exists()
