@@ -199,8 +199,6 @@ class SpotChecks:
         pending_tasks = [task for task in order if task in self.pending]
         pending_tasks.sort(key=lambda task: hash_rank(f"{self.project}/check", task))
         other_tasks = [task for task in order if task not in self.pending]
-        if not pending_tasks:
-            return other_tasks
         return interleave(other_tasks, pending_tasks, self.labeled, self.completed)
 
     def record_labeled(self, tasks: Collection[int]) -> None:

@@ -69,9 +69,8 @@ def measure_rejection(
     )
     statistic = difference / np.sqrt(max(variance, PROBABILITY_EPSILON))
     p_value = float(student.sf(statistic, max(degrees_of_freedom, 1.0)))
-    return ContradictionResult(
-        len(recent), rejected, rejected - float(recent_excess.sum()), p_value
-    )
+    expected = rejected - float(recent_excess.sum())
+    return ContradictionResult(len(recent), rejected, expected, p_value)
 
 
 def _flatten_images(images: Sequence[ImageDetections]) -> tuple[Doubles, Doubles, Indices]:
