@@ -263,7 +263,7 @@ def test_one_drawn_object_brings_the_similar_ones_before_anything_is_learned(
 ) -> None:
     smart = config.replace('toName="image"', 'toName="image" smart="true"')
     project = lab.create_project(smart, title="smart tools")
-    how: dict[str, Any] = {"labels": ("disc",), "most": 9, "radius": (18, 26)}
+    how: dict[str, Any] = {"labels": ("disc",), "max_objects": 9, "radius": (18, 26)}
     pictures = [make_drawing(number, (640, 480), **how) for number in range(12)]
     busy = max(pictures, key=lambda picture: len(picture.objects))
     (task,) = lab.import_images(project, [make_data_uri(busy.to_png())])
