@@ -131,7 +131,7 @@ def test_roll_back_and_promote_buttons_reach_label_studio_and_are_recorded(
 
     page.goto(garden.url)
     page.get_by_role("button", name=f"Roll back to {first}").click()
-    expect(page.locator(".notice")).to_contain_text("live again")
+    expect(page.locator(".notice")).to_contain_text("The earlier version is live")
     expect(page.locator("#version")).to_have_text(first)
     wait_until("Label Studio follows the roll-back", lambda: follows(first))
     page.get_by_role("button", name=f"Make {newest} live").click()
