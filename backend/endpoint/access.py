@@ -16,19 +16,21 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 ANONYMOUS_KEY = ApiKey("", "anonymous", "", rate=math.inf)
-"""The key of requests that need none."""
+"""Stands for the API key of a request that does not need one."""
 CHALLENGE_HEADERS = {"www-authenticate": "Bearer"}
 
 
 class AccessControl:
-    """Authenticates requests and limits their rate. The remaining limits are put as headers into
-    ``request.state.left``, for every response.
+    """Authenticate requests, and enforce rate limits and monthly quotas.
+
+    The remaining limits are stored as response headers in ``request.state.limit_headers``.
 
     Args:
         keys: the API keys.
         usage: this month's counters.
-        allow_anonymous: requests need no API key.
-        open_until_key: requests need no API key until the first one is created; revoked keys count.
+        allow_anonymous: accept requests without an API key.
+        open_until_key: accept requests without an API key until the first one is created, even if
+            it was revoked since.
         clock: monotonic clock in seconds.
     """
 
@@ -50,7 +52,7 @@ class AccessControl:
 
     @property
     def is_open(self) -> bool:
-        """Whether requests need no API key now; the first key ends that for good."""
+        """Whether requests are accepted without an API key."""
         if self._open_until_key and self._keys.all():
             self._open_until_key = False
         return self._allow_anonymous or self._open_until_key
@@ -59,8 +61,8 @@ class AccessControl:
         """Return the API key of a request.
 
         Raises:
-            ProblemError: there is none, or it is invalid.
-            StoreError: the file of keys is damaged.
+            ProblemError: the key is missing or invalid.
+            StoreError: the key file is damaged.
         """
         if self.is_open:
             return ANONYMOUS_KEY
@@ -72,14 +74,14 @@ class AccessControl:
                 "create NAME`."
             )
             raise ProblemError(401, "no-key", message, CHALLENGE_HEADERS)
-        request.state.left = self._limit_headers(key)
+        request.state.limit_headers = self._limit_headers(key)
         return key
 
     def authorize(self, request: Request, function: str) -> ApiKey:
-        """Return the API key of a request, if it may invoke a function.
+        """Return the API key of a request, and check that it may invoke a function.
 
         Raises:
-            ProblemError: there is no valid key, or it is for other functions.
+            ProblemError: the key is missing, invalid, or limited to other functions.
         """
         key = self.authenticate(request)
         if not key.may_invoke(function):
@@ -91,14 +93,14 @@ class AccessControl:
         """Check that the API key of a request may read the metrics of all functions.
 
         Raises:
-            ProblemError: there is no valid key, or it is limited to some functions.
+            ProblemError: the key is missing, invalid, or limited to some functions.
         """
         if self.authenticate(request).functions:
             message = "Metrics need an API key that was created without --function."
             raise ProblemError(403, "not-this-function", message)
 
     def check_admission(self, request: Request, function: str) -> None:
-        """Check that a request may invoke a function for one image now, before its body is read.
+        """Check the API key, rate limit and quota for one image, before the body is read.
 
         Raises:
             ProblemError: see :meth:`admit`.
@@ -106,10 +108,11 @@ class AccessControl:
         self._check_limits(request, self.authorize(request, function), 1)
 
     def admit(self, request: Request, function: str, images: int = 1) -> None:
-        """Check that a request may invoke a function for some images now, and count them.
+        """Check the API key, rate limit and quota for a number of images, and count the images.
 
         Raises:
-            ProblemError: no valid key, another function, rate limit exceeded or quota used up.
+            ProblemError: the key is missing, invalid, or limited to other functions; the rate limit
+                is exceeded, or the quota is used up.
         """
         key = self.authorize(request, function)
         self._check_limits(request, key, images)
@@ -117,7 +120,7 @@ class AccessControl:
             self._usage.increment(f"key {key.id}", images)
         if key.id in self._buckets:
             self._buckets[key.id].consume(images, self._clock())
-        request.state.left = self._limit_headers(key)
+        request.state.limit_headers = self._limit_headers(key)
 
     def _check_limits(self, request: Request, key: ApiKey, images: int) -> None:
         remaining = self._remaining_quota(key)
@@ -126,11 +129,11 @@ class AccessControl:
         bucket = self._bucket_for(key)
         delay_seconds = math.ceil(bucket.wait_seconds(images, self._clock())) if bucket else 0
         if delay_seconds:
-            request.state.left["ratelimit-reset"] = str(delay_seconds)
+            request.state.limit_headers["ratelimit-reset"] = str(delay_seconds)
             raise ProblemError(
                 429,
                 "too-fast",
-                f"This API key is limited to {key.rate:g} images a second: wait and try again.",
+                f"This API key is limited to {key.rate:g} images a second: retry later.",
                 {"retry-after": str(delay_seconds)},
             )
 
@@ -138,7 +141,7 @@ class AccessControl:
         return key.quota - int(self._usage.current(f"key {key.id}"))
 
     def _bucket_for(self, key: ApiKey) -> TokenBucket | None:
-        """Return the token bucket of a key; None without a rate limit."""
+        """Return the token bucket of a key; None if the key has no rate limit."""
         if math.isinf(key.rate):
             return None
         if key.id not in self._buckets:
@@ -161,13 +164,13 @@ class AccessControl:
 
 
 class TokenBucket:
-    """A token bucket that holds one second's images.
+    """Token bucket with a capacity of one second's images.
 
-    A batch larger than the bucket is admitted when the bucket is full; its level is then negative,
-    and nothing is admitted until it has recovered.
+    A batch larger than the capacity is admitted when the bucket is full. The level then is
+    negative, and further requests are rejected until it is refilled.
 
     Args:
-        rate: images a second, above 0.
+        rate: images per second, above 0.
         now: monotonic clock in seconds.
     """
 
@@ -178,21 +181,21 @@ class TokenBucket:
         self._updated_at = now
 
     def level(self, now: float) -> float:
-        """Return how many images may be admitted; negative after a large batch."""
+        """Return the number of available tokens; negative after a large batch."""
         return min(self.capacity, self._level + (now - self._updated_at) * self.rate)
 
     def wait_seconds(self, images: int, now: float) -> float:
-        """Return the seconds until some images may be admitted."""
+        """Return the seconds until a number of images is admitted; 0 if they are now."""
         deficit = min(float(images), self.capacity) - self.level(now)
         return max(0.0, deficit / self.rate) if deficit > 1e-9 else 0.0
 
     def consume(self, images: int, now: float) -> None:
-        """Take the tokens of admitted images."""
+        """Remove one token per admitted image."""
         self._level, self._updated_at = self.level(now) - images, now
 
 
 def _quota_problem(key: ApiKey, remaining: int) -> ProblemError:
-    """Return the problem of an exceeded quota; without a retry time while some images remain."""
+    """Return the error for an exceeded quota; with ``Retry-After`` only if no image is left."""
     if remaining > 0:
         message = f"This API key has {remaining} of {key.quota} images left this month: send fewer."
         return ProblemError(429, "quota", message)

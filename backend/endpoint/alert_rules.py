@@ -38,16 +38,16 @@ secret_env = "GREENHOUSE_SECRET"
 
 @dataclass(frozen=True)
 class AlertRule:
-    """When to send an alert, and where to.
+    """The condition for an alert, and the webhook that receives it.
 
     Attributes:
-        name: of the rule.
+        name: name of the rule.
         function: id of the function whose predictions are checked.
         label: the label to alert on.
-        url: receives the POST.
+        url: URL of the webhook.
         confidence: minimum confidence, 0 to 1.
         count: minimum number of objects with that confidence, for boxes and points.
-        secret: signs the POST.
+        secret: signing secret of the webhook.
     """
 
     name: str
@@ -78,7 +78,7 @@ Text = Annotated[str, Field(pattern=r"\S")]
 
 
 class AlertTable(BaseModel):
-    """A table ``[[alert]]`` of the file; ``secret_env`` names an environment variable."""
+    """An ``[[alert]]`` table; the environment variable ``secret_env`` may hold the secret."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -93,11 +93,11 @@ class AlertTable(BaseModel):
 
 
 def read_alert_rules(file: Path, environment: Mapping[str, str] | None = None) -> list[AlertRule]:
-    """Read the rules; none when there is no file.
+    """Return the alert rules of a file; an empty list if the file does not exist.
 
     Args:
-        file: TOML with a table ``[[alert]]`` per rule.
-        environment: the variables that ``secret_env`` names; those of the process by default.
+        file: TOML file with an ``[[alert]]`` table per rule.
+        environment: environment variables with the secrets; ``os.environ`` by default.
 
     Raises:
         UsageError: the file or one of its rules is invalid.
@@ -113,9 +113,9 @@ def read_alert_rules(file: Path, environment: Mapping[str, str] | None = None) -
 
 
 def read_valid_rules(file: Path) -> list[AlertRule]:
-    """Read the valid rules and log the others.
+    """Return the valid alert rules of a file, and log the invalid ones.
 
-    For an unattended endpoint, which must start although a rule's secret is missing.
+    On Modal the endpoint must start even if the secret of a rule is missing.
     """
     rules: dict[str, AlertRule] = {}
     try:
@@ -124,14 +124,14 @@ def read_valid_rules(file: Path) -> list[AlertRule]:
                 rule = _parse_rule(table, location, os.environ)
                 rules.setdefault(rule.name, rule)
             except UsageError as error:
-                log.warning("An alert rule is ignored: %s", error)
+                log.warning("Ignoring an invalid alert rule: %s", error)
     except UsageError as error:
-        log.warning("The alert rules are ignored: %s", error)
+        log.warning("Ignoring all alert rules: %s", error)
     return list(rules.values())
 
 
 def _read_tables(file: Path) -> Iterator[tuple[str, object]]:
-    """Yield each table with its location in words."""
+    """Yield the location (for error messages) and the content of each table."""
     if not file.exists():
         return
     try:
@@ -161,7 +161,7 @@ def _parse_rule(content: object, location: str, env: Mapping[str, str]) -> Alert
 
 
 def _describe_error(error: ErrorDetails) -> str:
-    """Return what is wrong in a table; a wrong secret is not repeated."""
+    """Return a description of a validation error; it does not contain the secret."""
     name = ".".join(map(str, error["loc"]))
     if error["type"] == "missing":
         return f"{name!r} is missing"
@@ -212,12 +212,12 @@ def signing_key(secret: str) -> bytes:
 
 
 def log_unknown_labels(rules: Sequence[AlertRule], function: str, labels: Collection[str]) -> None:
-    """Log the rules for labels that their function does not have."""
+    """Log the rules of a function whose label the function cannot predict."""
     for rule in rules:
         if rule.function == function and rule.label not in labels:
             log.error(
-                "Alert rule %r waits for label %r, which function %s does not have; it has: %s.",
-                *(rule.name, rule.label, function, ", ".join(sorted(labels))),
+                "Alert rule %r: function %s has no label %r; its labels are: %s.",
+                *(rule.name, function, rule.label, ", ".join(sorted(labels))),
             )
 
 
@@ -226,6 +226,6 @@ def log_unknown_functions(rules: Sequence[AlertRule], functions: Collection[str]
     unknown = [f"{r.function!r} (rule {r.name!r})" for r in rules if r.function not in functions]
     if unknown:
         log.error(
-            "Alert rules name functions that do not exist: %s. Functions: %s.",
+            "Alert rules refer to functions that do not exist: %s. Functions: %s.",
             *(", ".join(unknown), ", ".join(sorted(functions)) or "none yet"),
         )

@@ -1,7 +1,7 @@
 """Send alerts as signed webhooks, with retries, at most one per rule and image.
 
-They are signed as Standard Webhooks specifies (standardwebhooks.com, version 1.0), so any of its
-libraries can verify them. Undelivered alerts are on disk and survive a restart.
+The signatures follow Standard Webhooks 1.0 (standardwebhooks.com), so its libraries can verify
+them. Undelivered alerts are stored on disk and survive a restart.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("prelabel")
 RETRY_DELAYS_SECONDS = (5.0, 30.0, 120.0, 600.0, 3600.0, 6 * 3600.0, 12 * 3600.0)
-"""Delay before each retry; after the last one the alert is given up."""
+"""Delay before each retry; after the last retry the alert is discarded."""
 POST_TIMEOUT_SECONDS = 15.0
 """Time limit of a POST including its response."""
 CONCURRENT_POSTS = 4
-"""Simultaneous POSTs per rule."""
+"""Maximum number of simultaneous POSTs per rule."""
 SCAN_INTERVAL_SECONDS = 0.02
-"""Shortest time between two scans for due alerts, however often it is woken."""
-REMEMBERED_ALERT_LIMIT = 100_000
-"""Alerts remembered so that they are not repeated; the file is cut at twice as many lines."""
+"""Minimum interval between two scans for due alerts."""
+HISTORY_SIZE = 100_000
+"""Number of recent alerts that are deduplicated; the file is truncated at twice as many lines."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Alert:
         at: time of the prediction, UTC, ISO 8601.
         tries: failed attempts.
         next: time of the next attempt, seconds since 1970.
-        mark: hash of rule and image, which prevents a second alert.
+        mark: hash of rule and image, for deduplication.
     """
 
     id: str
@@ -68,12 +68,12 @@ class Alert:
 
 
 class AlertSender:
-    """Creates the alerts of all functions and sends them.
+    """Create and send the alerts of all functions.
 
     Args:
         rules: the alert rules.
-        folder: stores undelivered alerts and the marks of all alerts.
-        http: HTTP client; made by default.
+        folder: stores undelivered alerts and the history for deduplication.
+        http: HTTP client; a new one by default.
         on_outcome: called with (rule, outcome) after each attempt: ``sent``, ``retry`` or
             ``given up``.
         retry_delays: seconds before each retry.
@@ -92,7 +92,7 @@ class AlertSender:
         self._rules = {rule.name: rule for rule in rules}
         self._folder = folder / "pending"
         self._history_file = folder / "told.txt"
-        # limited per rule: a slow receiver must not use up the connections of others
+        # no global limit: a slow receiver must not use up the connections of other rules
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
         self._http = http or httpx.AsyncClient(
             timeout=POST_TIMEOUT_SECONDS, limits=limits, trust_env=False
@@ -100,7 +100,7 @@ class AlertSender:
         self._on_outcome = on_outcome
         self._retry_delays = retry_delays
         self._pending = self._read_pending()
-        self._remembered = self._read_history()
+        self._history = self._read_history()
         self._semaphores = {rule.name: asyncio.Semaphore(CONCURRENT_POSTS) for rule in rules}
         self._wake_event = asyncio.Event()
         self._send_loop: asyncio.Task[None] | None = None
@@ -118,7 +118,7 @@ class AlertSender:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._http.aclose()
 
-    def consider(
+    def create_alerts(
         self,
         function: str,
         version: str,
@@ -126,14 +126,14 @@ class AlertSender:
         external_id: str,
         prediction: ImagePrediction,
     ) -> int:
-        """Create the alerts of a prediction; called by one thread at a time.
+        """Create the alerts of a prediction. Not thread-safe.
 
         Args:
             function: id of the function.
             version: name of its version.
             request_id: id of the request.
-            external_id: the caller's name for the image, which gets one alert per rule; may be
-                empty.
+            external_id: the caller's id for the image; may be empty. Images with the same id get
+                one alert per rule.
             prediction: the prediction.
 
         Returns:
@@ -146,39 +146,33 @@ class AlertSender:
         for rule in self._rules.values():
             if rule.function != function:
                 continue
-            confident = sorted(
-                (
-                    given.confidence
-                    for given in labels_of(prediction, rule.confidence)
-                    if given.label == rule.label
-                ),
-                reverse=True,
-            )
+            predicted = labels_of(prediction, rule.confidence)
+            confidences = [p.confidence for p in predicted if p.label == rule.label]
             mark_source = f"{rule.name} {function} {external_id or request_id}"
             mark = hashlib.sha256(mark_source.encode()).hexdigest()[:32]
-            if len(confident) < rule.count or mark in self._remembered:
+            if len(confidences) < rule.count or mark in self._history:
                 continue
             data = {
                 "function": function,
                 "version": version,
                 "label": rule.label,
-                "confidence": round(confident[0], 4),
-                "count": len(confident),
+                "confidence": round(max(confidences), 4),
+                "count": len(confidences),
                 "externalId": external_id or None,
                 "requestId": request_id,
             }
             id = f"msg_{secrets.token_hex(12)}"
             self._write(Alert(id, rule.name, data, _utc_timestamp(), mark=mark))
-            self._remember(mark)  # second: a crash in between loses no alert, which has the mark
+            self._add_to_history(mark)  # after the alert, so that a crash in between loses nothing
             alert_count += 1
         return alert_count
 
     def wake(self) -> None:
-        """Send new alerts; called on the event loop."""
+        """Wake the send loop for new alerts; call it on the event loop."""
         self._wake_event.set()
 
     async def _run_send_loop(self) -> None:
-        """Start a task for each due alert, without waiting for it."""
+        """Start a task for each due alert; do not wait for the tasks."""
         while True:
             self._wake_event.clear()
             now = time.time()
@@ -194,7 +188,7 @@ class AlertSender:
             await asyncio.sleep(SCAN_INTERVAL_SECONDS)
 
     def _sendable_alerts(self) -> list[Alert]:
-        """Return the alerts that no task is sending; those of a removed rule are left out."""
+        """Return the alerts that are not being sent, except those of removed rules."""
         return [
             alert
             for alert in list(self._pending.values())
@@ -232,7 +226,9 @@ class AlertSender:
         return "" if response.is_success else f"status {response.status_code}"
 
     async def _record_outcome(self, alert: Alert, problem: str) -> None:
-        """Schedule a retry or end the alert, in memory first: a full disk must not repeat a POST.
+        """Schedule a retry, or remove the alert.
+
+        Memory is updated before the disk, so that a full disk does not repeat a POST.
 
         Raises:
             StoreError: the disk cannot be written.
@@ -259,7 +255,7 @@ class AlertSender:
         return self._folder / f"{id}.json"
 
     def _read_pending(self) -> dict[str, Alert]:
-        """Read the undelivered alerts of the last process."""
+        """Return the undelivered alerts on disk by id."""
         alerts_by_id = {}
         for file in sorted(self._folder.glob("*.json")):
             try:
@@ -271,39 +267,39 @@ class AlertSender:
         return alerts_by_id
 
     def _read_history(self) -> dict[str, None]:
-        """Return the marks of the latest alerts, oldest first, including undelivered ones."""
+        """Return the marks of the latest alerts, including undelivered ones; oldest first."""
         lines: list[str] = []
         if self._history_file.exists():
             lines = self._history_file.read_text(encoding="utf-8", errors="replace").split()
-        if len(lines) > 2 * REMEMBERED_ALERT_LIMIT:
-            lines = lines[-REMEMBERED_ALERT_LIMIT:]
+        if len(lines) > 2 * HISTORY_SIZE:
+            lines = lines[-HISTORY_SIZE:]
             write_text(self._history_file, "\n".join(lines) + "\n")
-        history = dict.fromkeys(lines[-REMEMBERED_ALERT_LIMIT:])
+        history = dict.fromkeys(lines[-HISTORY_SIZE:])
         for alert in self._pending.values():
             if alert.mark and alert.mark not in history:
                 append_line(self._history_file, alert.mark)
                 history[alert.mark] = None
-        self._history_length = len(lines)
+        self._history_line_count = len(lines)
         return history
 
-    def _remember(self, mark: str) -> None:
+    def _add_to_history(self, mark: str) -> None:
         append_line(self._history_file, mark)
-        self._remembered[mark] = None
-        self._history_length += 1
-        while len(self._remembered) > REMEMBERED_ALERT_LIMIT:
-            self._remembered.pop(next(iter(self._remembered)))
-        if self._history_length > 2 * REMEMBERED_ALERT_LIMIT:
-            write_text(self._history_file, "\n".join(self._remembered) + "\n")
-            self._history_length = len(self._remembered)
+        self._history[mark] = None
+        self._history_line_count += 1
+        while len(self._history) > HISTORY_SIZE:
+            self._history.pop(next(iter(self._history)))
+        if self._history_line_count > 2 * HISTORY_SIZE:
+            write_text(self._history_file, "\n".join(self._history) + "\n")
+            self._history_line_count = len(self._history)
 
 
 def sign_webhook(secret: str, id: str, body: bytes, sent_at: int | None = None) -> dict[str, str]:
-    """Return the headers that sign a webhook.
+    """Return the signature headers of a webhook.
 
     Args:
         secret: see :func:`backend.endpoint.alert_rules.signing_key`.
-        id: of the webhook.
-        body: of the webhook.
+        id: id of the message.
+        body: the request body.
         sent_at: seconds since 1970; now by default.
     """
     timestamp = str(int(time.time()) if sent_at is None else sent_at)

@@ -1,4 +1,4 @@
-"""The endpoint's routes. A request is read here; the invoker decodes, predicts and responds."""
+"""The endpoint's routes; :class:`Invoker` decodes images, predicts and builds the responses."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from backend.endpoint.metrics import EndpointMetrics
 from backend.endpoint.middleware import RequestMiddleware
 from backend.endpoint.openapi import (
     BEARER_SECURITY,
-    READ_PROBLEM_STATUSES,
+    BODY_ERROR_STATUSES,
     add_security_scheme,
     image_body,
     json_body,
@@ -43,7 +43,7 @@ image. Errors are problem JSON (RFC 9457).
 
 @dataclass(frozen=True)
 class EndpointParts:
-    """The objects that the endpoint is composed of."""
+    """The objects behind the endpoint's routes."""
 
     functions: FunctionRegistry
     access: AccessControl
@@ -60,12 +60,12 @@ Threshold = Annotated[float | None, Query(ge=0, le=1, description="minimum confi
 VersionName = Annotated[
     str, Query(max_length=100, description="a version; by default the live one")
 ]
-ExternalName = Annotated[str, Query(max_length=200, description="your name for the image")]
-CaptureFlag = Annotated[bool, Query(description="whether the image may be kept for labeling")]
+ExternalName = Annotated[str, Query(max_length=200, description="your own id for the image")]
+CaptureFlag = Annotated[bool, Query(description="whether the image may be stored for labeling")]
 ControlName = Annotated[str, Query(max_length=200, description="a control; by default all")]
 
 
-async def _invocation_request(  # async, since FastAPI runs a plain function in a thread
+async def _invocation_request(  # async, because FastAPI runs other functions in a thread pool
     request: Request,
     function: FunctionId,
     labelCount: LabelCount = DEFAULT_LABEL_COUNT,
@@ -79,7 +79,7 @@ async def _invocation_request(  # async, since FastAPI runs a plain function in 
     options = ResponseOptions(labelCount, threshold, control)
     external_id = _strip_control_characters(externalId)
     return InvocationRequest(
-        request.state.request, function, external_id, version, capture, options
+        request.state.request_id, function, external_id, version, capture, options
     )
 
 
@@ -135,7 +135,7 @@ def create_endpoint_app(parts: EndpointParts) -> FastAPI:
 def _add_operator_routes(app: FastAPI, parts: EndpointParts) -> None:
     @app.get("/", include_in_schema=False)
     async def root() -> dict[str, str]:
-        """Return where the functions and the source code are (AGPL-3.0-or-later)."""
+        """Return the paths of the functions and of the source code (AGPL-3.0-or-later)."""
         return {"name": "Prelabel", "functions": "/v1/functions", "source": "/source"}
 
     @app.get("/source", include_in_schema=False)
@@ -149,7 +149,7 @@ def _add_operator_routes(app: FastAPI, parts: EndpointParts) -> None:
 
     @app.get("/health", response_model=JsonObject)
     async def health() -> JsonObject:
-        """Report that the endpoint is up, and how many functions it serves."""
+        """Return the status of the endpoint and its number of functions."""
         return {"status": "UP", "functions": len(parts.functions.live_versions())}
 
     @app.get(
@@ -207,7 +207,7 @@ def _add_invocation_routes(app: FastAPI, parts: EndpointParts) -> None:
         "/v1/functions/{function}/invoke",
         response_model=schemas.InvocationResponse,
         response_model_exclude_none=True,
-        responses=problem_responses(*READ_PROBLEM_STATUSES),
+        responses=problem_responses(*BODY_ERROR_STATUSES),
         openapi_extra=image_body(several=False),
     )
     async def invoke(request: Request, parameters: InvocationParameters) -> Response:
@@ -216,14 +216,14 @@ def _add_invocation_routes(app: FastAPI, parts: EndpointParts) -> None:
         parts.functions.live_version(parameters.function)
         parts.access.admit(request, parameters.function)
         content = await parts.reader.read_image(request)
-        started_at = request.state.began
+        started_at = request.state.started_at
         return JSONResponse(await parts.invoker.invoke(parameters, content, started_at))
 
     @app.post(
         "/v1/functions/{function}/invoke-batch",
         response_model=schemas.BatchResponse,
         response_model_exclude_none=True,
-        responses=problem_responses(*READ_PROBLEM_STATUSES),
+        responses=problem_responses(*BODY_ERROR_STATUSES),
         openapi_extra=image_body(several=True),
     )
     async def invoke_batch(request: Request, parameters: InvocationParameters) -> Response:
@@ -234,7 +234,7 @@ def _add_invocation_routes(app: FastAPI, parts: EndpointParts) -> None:
         sources = await parts.reader.read_sources(request)
         parts.access.admit(request, parameters.function, len(sources))
         contents = await parts.reader.load_images(sources)
-        started_at = request.state.began
+        started_at = request.state.started_at
         return JSONResponse(await parts.invoker.invoke_batch(parameters, contents, started_at))
 
 
@@ -243,11 +243,11 @@ def _add_correction_route(app: FastAPI, parts: EndpointParts) -> None:
         "/v1/functions/{function}/samples/{externalId:path}/annotation",
         response_model=schemas.CorrectionResponse,
         status_code=202,
-        responses=problem_responses(*READ_PROBLEM_STATUSES),
+        responses=problem_responses(*BODY_ERROR_STATUSES),
         openapi_extra=json_body(Correction),
     )
     async def correct(request: Request, function: FunctionId, externalId: ExternalId) -> Response:
-        """Send the right answer for an image; it becomes an annotation in Label Studio."""
+        """Correct the prediction for an image; the correction becomes an annotation."""
         parts.access.authorize(request, function)
         parts.functions.live_version(function)
         parts.access.admit(request, function)
@@ -258,7 +258,7 @@ def _add_correction_route(app: FastAPI, parts: EndpointParts) -> None:
             raise invalid_value(error.errors()[0], "no-answer") from error
         data = correction.data
         content = None if data is None else await parts.reader.load_text(data)
-        request_id, external_id = request.state.request, _strip_control_characters(externalId)
+        request_id, external_id = request.state.request_id, _strip_control_characters(externalId)
         parameters = InvocationRequest(request_id, function, external_id)
         await parts.invoker.correct(parameters, correction, content)
         response = schemas.CorrectionResponse(

@@ -1,7 +1,7 @@
 """Batch the images of concurrent requests into one call of the model.
 
-Requests queue while the model is busy, and are taken together when it is free. A request on its own
-is not delayed.
+Requests that arrive while the model is busy are queued and processed as one batch. A request that
+arrives while it is idle is processed at once.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class Batcher(Generic[BatchItem, BatchOutput]):
 
     Args:
         process_batch: returns one output per item; called in the executor.
-        max_batch_size: items per batch.
+        max_batch_size: maximum number of items per batch.
         executor: runs the batches.
-        max_queued: queue length from which further items are refused.
-        concurrency: batches at the same time.
+        max_queued: maximum queue length; further items are rejected.
+        concurrency: number of concurrent batches.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Batcher(Generic[BatchItem, BatchOutput]):
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def submit(self, items: Sequence[BatchItem]) -> list[BatchOutput]:
-        """Return the outputs of some items in their order.
+        """Return the outputs of items, in the same order.
 
         Raises:
             ProblemError: too many items are queued.
@@ -68,10 +68,8 @@ class Batcher(Generic[BatchItem, BatchOutput]):
             while self._queue:
                 batch_size = min(self._max_batch_size, len(self._queue))
                 batch = [self._queue.popleft() for _ in range(batch_size)]
-                batch = [
-                    entry for entry in batch if not entry[1].done()
-                ]  # their callers disconnected
-                await self._run_batch(batch)
+                # the future of a caller that disconnected is cancelled, and so done
+                await self._run_batch([entry for entry in batch if not entry[1].done()])
         finally:  # not in a done callback: the next submit must see the free slot
             self._tasks -= {task for task in self._tasks if task is asyncio.current_task()}
 

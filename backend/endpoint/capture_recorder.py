@@ -1,6 +1,6 @@
-"""Choose which images of a function are worth labeling, and store them with their prediction.
+"""Select images of a function that are worth labeling, and store them with their predictions.
 
-The backend imports them into Label Studio. Called by one thread at a time.
+The backend imports them into Label Studio. Not thread-safe.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ log = logging.getLogger("prelabel")
 RegionFactory = Callable[[ImageSize], list[JsonObject]]
 """Returns the regions of a correction for the size of the image."""
 MAX_HASH_DISTANCE = 4
-"""Bits of 64 in which the perceptual hashes of the same image may differ."""
+"""Maximum Hamming distance of the 64-bit perceptual hashes of duplicates."""
 UNCERTAINTY_WINDOW_SIZE = 500
-"""Recent images whose uncertainty an image is compared with."""
+"""Number of recent images from which the uncertainty cutoff is computed."""
 UNCERTAIN_SHARE = 0.25
-"""Share of recent images that count as uncertain."""
+"""Share of recent images above the uncertainty cutoff."""
 RARE_LABEL_RATIO = 0.2
 """A label is rare below this share of the average number of training examples per label."""
 SUFFIX_BY_SIGNATURE = {
@@ -52,10 +52,10 @@ class CaptureRules:
     """Which images to capture.
 
     Attributes:
-        confidence_below: an image is uncertain below this confidence of its prediction, 0 to 1.
+        confidence_below: confidence below which an image may be uncertain, 0 to 1.
         random_share: share of images to capture at random, 0 to 1.
-        daily_limit: images per day and function.
-        retention_days: age from which captures are removed.
+        daily_limit: maximum number of captures per function in 24 hours.
+        retention_days: age at which captures are removed.
     """
 
     confidence_below: float
@@ -69,12 +69,12 @@ class Invocation:
     """An image and its prediction.
 
     Attributes:
-        id: id of the request, with a number for each image of a batch.
+        id: id of the request; in a batch followed by the number of the image.
         loaded: the version that made the prediction.
         prediction: the prediction.
         content: bytes of the file.
         image: the decoded image.
-        external_id: the caller's name for the image; may be empty.
+        external_id: the caller's id for the image; may be empty.
         invoked_at: seconds since 1970.
     """
 
@@ -88,12 +88,12 @@ class Invocation:
 
 
 class CaptureRecorder:
-    """Captures images of one function.
+    """Capture images of one function.
 
     Args:
-        captures: stores them.
+        captures: stores the captured images.
         rules: which images to capture.
-        generator: for the random sample.
+        generator: selects the random sample.
         clock: seconds since 1970.
     """
 
@@ -115,12 +115,12 @@ class CaptureRecorder:
             self._index(capture)
 
     def supersede(self, external_id: str, id: str, image: Image.Image | None = None) -> None:
-        """Detach an external id from the image that had it, when another image now has it.
+        """Unlink an external id from its captured image when it is reused for another image.
 
         Args:
-            external_id: the caller's name for the image; may be empty.
+            external_id: the caller's id for the image; may be empty.
             id: id of the request.
-            image: the decoded image; when it is the same as before, nothing changes.
+            image: the decoded image; if it is a duplicate, the external id stays linked.
 
         Raises:
             StoreError: the disk cannot be written.
@@ -128,18 +128,18 @@ class CaptureRecorder:
         previous = self._captures_by_id.get(self._id_by_external.get(external_id, ""))
         if previous is None or previous.id == id:
             return
-        look = previous.look
-        if image is not None and look and _is_same_image(_perceptual_hash(image), look):
+        old_hash = previous.look
+        if image is not None and old_hash and _is_same_image(_perceptual_hash(image), old_hash):
             return
         del self._id_by_external[external_id]
         self._captures_by_id[previous.id] = replace(previous, superseded=True)
         self._captures.update(self._captures_by_id[previous.id])
 
-    def consider(self, invocation: Invocation) -> str:
+    def capture_if_useful(self, invocation: Invocation) -> str:
         """Capture an image if it is worth labeling.
 
         Returns:
-            the reason; empty when it is not captured.
+            the reason: ``random``, ``uncertain`` or ``rare``; empty if it is not captured.
 
         Raises:
             StoreError: the disk cannot be written.
@@ -154,7 +154,7 @@ class CaptureRecorder:
         return reason
 
     def store(self, invocation: Invocation, reason: str, image_hash: str = "") -> Capture:
-        """Capture an image for a given reason."""
+        """Capture an image, for a reason such as ``uncertain``."""
         loaded = invocation.loaded
         self.supersede(invocation.external_id, invocation.id)
         controls = {control.name: control for control in loaded.controls}
@@ -178,14 +178,14 @@ class CaptureRecorder:
         return capture
 
     def correct(self, external_id: str, regions: RegionFactory) -> bool:
-        """Store a person's answer to a captured image.
+        """Store a correction with the latest image that has an external id.
 
         Args:
-            external_id: the caller's name for it; that of the latest image with this name.
-            regions: returns the answer for the image's size.
+            external_id: the caller's id for the image.
+            regions: returns the corrected regions for the size of the image.
 
         Returns:
-            False when that image was not captured.
+            False if that image was not captured.
 
         Raises:
             StoreError: the disk cannot be written.
@@ -218,19 +218,16 @@ class CaptureRecorder:
         recent = self._recent_uncertainties
         cutoff = float(np.quantile(recent, 1 - UNCERTAIN_SHARE)) if recent else 0.0
         self._recent_uncertainties.append(uncertainty)
-        if self._random.random() < rules.random_share:  # first: an unbiased sample
+        if self._random.random() < rules.random_share:  # checked first: an unbiased sample
             return "random"
         if prediction.confidence < rules.confidence_below and uncertainty >= cutoff:
             return "uncertain"
         card = invocation.loaded.card
-        return (
-            "rare"
-            if any(
-                _is_rare(card.control(given.control).examples, given.label)
-                for given in labels_of(prediction)
-            )
-            else ""
+        has_rare_label = any(
+            _is_rare(card.control(predicted.control).examples, predicted.label)
+            for predicted in labels_of(prediction)
         )
+        return "rare" if has_rare_label else ""
 
     def _is_full(self) -> bool:
         day_start = self._clock() - DAY_SECONDS
@@ -256,14 +253,14 @@ def _is_same_image(first_hash: str, second_hash: str) -> bool:
 
 
 def _perceptual_hash(image: Image.Image) -> str:
-    """Return 64 bits in hexadecimal that hardly change when an image is saved again."""
+    """Return the 64-bit difference hash in hexadecimal; re-encoding hardly changes it."""
     import imagehash
 
     return str(imagehash.dhash(image))
 
 
 def _image_suffix(content: bytes) -> str:
-    """Return the suffix of an image file, by which Label Studio displays it."""
+    """Return the file suffix of an image, which Label Studio needs to display it."""
     for signature, suffix in SUFFIX_BY_SIGNATURE.items():
         if content.startswith(signature):
             return suffix

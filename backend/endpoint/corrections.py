@@ -20,10 +20,10 @@ from backend.label_studio.task_results import format_prediction
 def correction_regions(
     loaded: LoadedVersion, correction: Correction, size: ImageSize
 ) -> list[JsonObject]:
-    """Return the regions of a correction, as an annotation's ``result`` has them.
+    """Return the regions of a correction in the format of an annotation's ``result``.
 
     Args:
-        loaded: the version whose controls are answered.
+        loaded: a version of the function, which defines the controls.
         correction: the correction.
         size: size of the image in pixels.
 
@@ -56,10 +56,10 @@ def _find_control(loaded: LoadedVersion, name: str) -> Control:
 def _correction_labels(control: Control, correction: Correction) -> list[str]:
     labels = list(correction.labelNames or [])
     labels += [correction.labelName] if correction.labelName else []
-    has_answer = correction.labelName or correction.labelNames is not None
-    if not has_answer or (not control.multiple and len(labels) != 1):
+    has_labels = correction.labelName or correction.labelNames is not None
+    if not has_labels or (not control.multiple and len(labels) != 1):
         expected = "labelNames, a list" if control.multiple else "labelName, one label"
-        raise ProblemError(422, "no-answer", f"A correction of this function has {expected}.")
+        raise ProblemError(422, "no-answer", f"A correction of this function needs {expected}.")
     for label in labels:
         _check_label(control, label)
     return labels
@@ -71,7 +71,7 @@ def _object_regions(control: Control, correction: Correction) -> tuple[Region, .
         raise ProblemError(
             422,
             "no-answer",
-            "A correction of this function has all objects of the image: predictions: "
+            "A correction of this function needs all objects of the image: predictions: "
             f'[{{"labelName": …, "{geometry}": …}}].',
         )
     return tuple(_object_region(control, item, geometry) for item in correction.predictions)
@@ -89,4 +89,5 @@ def _object_region(control: Control, item: CorrectedObject, geometry: str) -> Re
 def _check_label(control: Control, label: str) -> None:
     if label not in control.label_names:
         names = ", ".join(control.label_names)
-        raise ProblemError(422, "no-label", f"There is no label {label[:80]!r}; there is: {names}.")
+        message = f"There is no label {label[:80]!r}; the labels are: {names}."
+        raise ProblemError(422, "no-label", message)

@@ -1,6 +1,6 @@
-"""Load what can be invoked: the live version of every project, and older versions by name.
+"""Load the functions of the endpoint: each project's live version, and older versions on request.
 
-The endpoint calls a project a function. Versions are loaded in the background; a newly promoted
+The endpoint calls a project a function. Versions are loaded in the background. A newly promoted
 version replaces the old one between two batches, so that no request fails or mixes versions.
 """
 
@@ -37,13 +37,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("prelabel")
 MAX_BATCH_SIZE = 16
-"""Images per batch of a model."""
+"""Maximum number of images per batch of a model."""
 VERSION_POLL_SECONDS = 1.0
 RELOAD_DELAY_SECONDS = 30.0
-"""Delay before a version that failed to load is tried again, in case the disk or network was at
-fault."""
+"""Delay before loading a failed version again, since the disk or network may have been at fault."""
 OLD_VERSION_LIMIT = 4
-"""Versions that stay loaded without being live, because requests named them."""
+"""Maximum number of versions to keep loaded for requests that name an older version."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +50,9 @@ class LoadedVersion:
     """A version in memory.
 
     Attributes:
-        record: its project.
-        card: its card.
-        controls: the controls it predicts.
+        record: the project.
+        card: the version's card.
+        controls: the controls that the version predicts.
         folder: folder of the project.
         predict: returns one prediction per image.
     """
@@ -66,7 +65,7 @@ class LoadedVersion:
 
     @property
     def min_pixels(self) -> int:
-        """Return the size in pixels that decoded images must keep."""
+        """The side length in pixels that a JPEG must keep while it is decoded."""
         return min_decode_size(self.controls)
 
 
@@ -83,7 +82,7 @@ class ReadyVersion:
 
 @dataclass(frozen=True)
 class LoadFailure:
-    """A version that could not be loaded; it is tried again at ``retry_at`` (monotonic clock)."""
+    """A version that could not be loaded; loading is retried at ``retry_at`` (monotonic clock)."""
 
     version: str
     error: PrelabelError
@@ -94,11 +93,11 @@ class FunctionRegistry:
     """The functions of one ``PRELABEL_HOME``.
 
     Args:
-        resources: of this process.
+        resources: resources of this process.
         rules: alert rules; those for unknown functions or labels are logged.
         load: loads a version; :func:`load_local_version` by default.
-        concurrency: batches at the same time.
-        refresh: brings the folder up to date before each poll.
+        concurrency: number of concurrent batches.
+        refresh: called before each poll, to update the folder.
     """
 
     def __init__(
@@ -156,7 +155,7 @@ class FunctionRegistry:
         return self._resources.versions(loaded.record).names()
 
     async def find_version(self, function: str, version: str = "") -> ReadyVersion:
-        """Return a version that is ready for requests, loading it if necessary.
+        """Return a loaded version; load it if necessary.
 
         Args:
             function: id of the function.
@@ -203,11 +202,11 @@ class FunctionRegistry:
             await asyncio.sleep(VERSION_POLL_SECONDS)
             try:
                 await self._refresh_versions()
-            except Exception:  # a damaged file must not end the polling
+            except Exception:  # a damaged file must not stop polling
                 log.exception("The endpoint could not check for new versions")
 
     async def _refresh_versions(self) -> None:
-        """Load newly promoted versions, and retry those that failed a while ago."""
+        """Load newly promoted versions, and retry failed ones after a delay."""
         loop = asyncio.get_running_loop()
         for record, version in await loop.run_in_executor(self._load_executor, self._live_pointers):
             ready, failure = self._live_versions.get(record.id), self._failures.get(record.id)
@@ -266,7 +265,7 @@ class FunctionRegistry:
 
 
 def load_local_version(resources: Resources, record: ProjectRecord, version: str) -> LoadedVersion:
-    """Load a version into this process, with a test prediction so that the first request is fast.
+    """Load a version into this process, and warm it up with a test prediction.
 
     Raises:
         PrelabelError: the version is missing, damaged or too old.
@@ -286,7 +285,7 @@ def check_version_controls(version: str, controls: Sequence[Control]) -> None:
     """Check that a version lists its controls.
 
     Raises:
-        PrelabelError: it was made by an older Prelabel, which did not record them.
+        PrelabelError: an older Prelabel made the version and did not save its controls.
     """
     if not controls:
         raise PrelabelError(
@@ -296,7 +295,7 @@ def check_version_controls(version: str, controls: Sequence[Control]) -> None:
 
 
 class _RunnerCache:
-    """The runners of one version; they stay loaded as long as the version does."""
+    """Cache of a version's network runners; they stay loaded as long as the version."""
 
     def __init__(self, resources: Resources) -> None:
         self._resources = resources

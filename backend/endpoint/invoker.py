@@ -1,4 +1,4 @@
-"""Serve one invocation after its body was read: decode, predict, respond, capture."""
+"""Process an invocation after its body is read: decode, predict, build the response, capture."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from backend.vision.images.decode import DecodedImage, decode_upright_image
 
 PLACEHOLDER_SIZE = ImageSize(100, 100)
 RESPONSE_TIMEOUT_SECONDS = 120.0
-"""Longest wait for the model; a cold start on Modal takes most of a minute."""
+"""Time limit of a prediction; a cold start on Modal takes up to a minute."""
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,12 @@ class InvocationRequest:
     """The parameters of a request.
 
     Attributes:
-        request_id: its id.
+        request_id: id of the request.
         function: id of the function.
-        external_id: the caller's name for the image; may be empty.
+        external_id: the caller's id for the image; may be empty.
         version: name of the version; empty for the live one.
-        capture: whether the image may be kept.
-        options: of the response.
+        capture: whether the image may be stored for labeling.
+        options: options of the response.
     """
 
     request_id: str
@@ -53,13 +53,13 @@ class InvocationRequest:
 
 
 class Invoker:
-    """Serves invocations and corrections.
+    """Process invocations and corrections.
 
     Args:
-        functions: the functions.
+        functions: the registry of functions.
         post_response: receives every prediction.
-        max_pixels: largest image to decode.
-        thread_count: threads that decode.
+        max_pixels: maximum number of pixels of an image.
+        thread_count: number of threads that decode images.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Invoker:
         self._decode_executor = ThreadPoolExecutor(thread_count, "decoding")
 
     def stop(self) -> None:
-        """Let the threads end."""
+        """Shut down the decoding threads."""
         self._decode_executor.shutdown(wait=False, cancel_futures=True)
 
     async def invoke(
@@ -84,12 +84,12 @@ class Invoker:
         """Return the response to one image.
 
         Args:
-            request: its parameters.
+            request: parameters of the request.
             content: bytes of the image.
-            started_at: when the request arrived, on the performance counter.
+            started_at: ``time.perf_counter()`` at the arrival of the request.
 
         Raises:
-            ProblemError: the function, the version or the image cannot be used.
+            ProblemError: the function, version or image cannot be used.
         """
         timer = _StepTimer(started_at)
         timer.finish("read")
@@ -108,10 +108,10 @@ class Invoker:
         contents: Sequence[bytes | ProblemError],
         started_at: float,
     ) -> JsonObject:
-        """Return the response to several images; an unreadable one gets an error of its own.
+        """Return the response to several images, with an error for each unreadable one.
 
         Raises:
-            ProblemError: the function, the version or every image cannot be used.
+            ProblemError: the function or version cannot be used, or all images are unreadable.
         """
         timer = _StepTimer(started_at)
         timer.finish("read")
@@ -139,19 +139,19 @@ class Invoker:
     async def correct(
         self, request: InvocationRequest, correction: Correction, content: bytes | None
     ) -> None:
-        """Store a person's answer to an image.
+        """Store the correction of an image.
 
         Args:
             request: parameters with the external id.
-            correction: the answer.
+            correction: the correction.
             content: bytes of the image, if the caller sent it.
 
         Raises:
-            ProblemError: the image was not captured, or the answer does not fit the function.
+            ProblemError: the image was not captured, or the correction does not fit the function.
         """
         ready = await self.functions.find_version(request.function)
         loaded = ready.loaded
-        correction_regions(loaded, correction, PLACEHOLDER_SIZE)  # rejects a wrong one at once
+        correction_regions(loaded, correction, PLACEHOLDER_SIZE)  # reject an invalid one early
 
         def make_regions(size: ImageSize) -> list[JsonObject]:
             return correction_regions(loaded, correction, size)
@@ -162,8 +162,8 @@ class Invoker:
             raise ProblemError(
                 404,
                 "no-sample",
-                f"The last image named {request.external_id[:80]!r} was not kept: send it along "
-                "as `data`.",
+                f"The last image with the external id {request.external_id[:80]!r} was not "
+                "captured: send it as `data`.",
             )
         image = await self._decode(content, loaded)
         (prediction,) = await ready.batcher.submit([image])
@@ -231,7 +231,7 @@ def read_image(content: bytes, max_pixels: int, min_pixels: int) -> DecodedImage
 
     Args:
         content: bytes of the file.
-        max_pixels: larger images are refused.
+        max_pixels: maximum number of pixels; larger images are rejected.
         min_pixels: see :attr:`LoadedVersion.min_pixels`.
 
     Raises:

@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("prelabel")
 DRIFT_WINDOW_SIZE = 1000
-"""Recent predictions that drift is computed from."""
+"""Number of recent predictions that drift is computed from."""
 LATENCY_BUCKETS_SECONDS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0)
 CONFIDENCE_BUCKETS = tuple(i / 10 for i in range(1, 11))
 UNKNOWN_FUNCTION = "unknown"
-"""Counted instead of ids that callers make up: Prometheus keeps every label value for ever."""
+"""Label value for ids of unknown functions: Prometheus would keep each of them forever."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,8 @@ class DriftFigures:
         n: predictions compared.
         labels: population stability index of the labels, the largest of all controls; None while
             there are too few predictions.
-        images: share of images unlike the audit set, 0.05 by definition for the audit set itself;
-            None while there are too few predictions.
+        images: share of images that are outliers of the audit set (0.05 in the audit set itself, by
+            definition); None while there are too few predictions.
         warnings: one sentence for each figure that is too high.
     """
 
@@ -112,10 +112,10 @@ class EndpointMetrics:
         self._dropped.inc()
 
     def set_drift(self, function: str, figures: DriftFigures) -> None:
-        """Set the drift of a function; a figure that is unknown is removed."""
+        """Set the drift gauges of a function; remove those without a figure."""
         for measure, value in (("labels", figures.labels), ("images", figures.images)):
             if value is None:
-                self._drift.remove(function, measure)  # it belonged to another version
+                self._drift.remove(function, measure)  # a previous version's figure
             else:
                 self._drift.labels(function, measure).set(value)
 
@@ -125,11 +125,11 @@ class EndpointMetrics:
 
 
 class DriftMonitor:
-    """Compares the recent predictions of one version with its audit set.
+    """Compare the recent predictions of one version with its audit set.
 
     Args:
-        function: id for the log.
-        reference: the audit set.
+        function: id of the function, for log messages.
+        reference: labels and embeddings of the audit set.
     """
 
     def __init__(self, function: str, reference: DriftReference) -> None:
@@ -142,10 +142,8 @@ class DriftMonitor:
         self._warned_kinds: set[str] = set()
 
     def add_prediction(self, prediction: ImagePrediction) -> None:
-        """One more answer."""
-        self._label_mixes.append(
-            Counter((given.control, given.label) for given in labels_of(prediction))
-        )
+        """Add a prediction to the window of recent ones."""
+        self._label_mixes.append(Counter((p.control, p.label) for p in labels_of(prediction)))
         if prediction.embedding is not None and len(self._reference.vectors) > 1:
             self._outlier_flags.append(
                 is_outlier(prediction.embedding, self._reference.vectors, self._typical_distance)
@@ -159,7 +157,7 @@ class DriftMonitor:
         warnings = {}
         if labels is not None and labels > MIN_SHIFT_INDEX:
             warnings["labels"] = (
-                f"The labels are distributed differently than in the audit set (stability index "
+                "The label distribution differs from the audit set (population stability index "
                 f"{labels:.2f}, above {MIN_SHIFT_INDEX}): label some of the captured images."
             )
         if images is not None and images > MIN_OUTLIER_SHARE:
@@ -191,5 +189,5 @@ class DriftMonitor:
 
 
 def count_labels(prediction: ImagePrediction) -> Counter[str]:
-    """How often each label was given."""
-    return Counter(given.label for given in labels_of(prediction))
+    """Return the number of regions or choices of a prediction by label."""
+    return Counter(predicted.label for predicted in labels_of(prediction))

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 class RequestMiddleware:
-    """Sets ``request.state.request`` (the id) and ``began``; adds the headers in ``left``.
+    """Set ``request_id`` and ``started_at`` in ``request.state``; send its ``limit_headers``.
 
     Args:
         app: the application.
         metrics: counts the requests.
-        is_known: whether a function exists.
+        is_known: returns whether a function exists.
         handle_error: returns the response to an unexpected exception.
     """
 
@@ -44,26 +44,26 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began, id = time.perf_counter(), f"{self._id_generator.getrandbits(64):016x}"
+        started_at, id = time.perf_counter(), f"{self._id_generator.getrandbits(64):016x}"
         response_started = False
-        scope.setdefault("state", {}).update(request=id, began=began)
+        scope.setdefault("state", {}).update(request_id=id, started_at=started_at)
 
         async def send_with_headers(message: Message) -> None:
             nonlocal response_started
             if message["type"] == "http.response.start":
                 response_started = True
-                limit_headers = scope["state"].get("left", {}).items()
+                limit_headers = scope["state"].get("limit_headers", {}).items()
                 extra_headers = [(name.encode(), value.encode()) for name, value in limit_headers]
                 id_header = (b"x-request-id", id.encode())
                 message["headers"] = [*message["headers"], *extra_headers, id_header]
-                self._count(scope, message["status"], time.perf_counter() - began)
+                self._count(scope, message["status"], time.perf_counter() - started_at)
             await send(message)
 
         try:
             await self._app(scope, receive, send_with_headers)
         except Exception as error:
             response = await self._handle_error(Request(scope), error)
-            if response_started:  # only closing the connection can signal an error now
+            if response_started:  # too late for an error response: raising closes the connection
                 raise
             await response(scope, receive, send_with_headers)
 

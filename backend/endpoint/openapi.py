@@ -18,8 +18,8 @@ IMAGE_TEXT_SCHEMA: JsonObject = {
                  "2mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="],
 }  # fmt: skip
 BEARER_SECURITY: JsonObject = {"security": [{"bearer": []}]}
-READ_PROBLEM_STATUSES = (400, 401, 403, 404, 408, 413, 415, 422, 429, 503)
-"""Of a route that reads a body."""
+BODY_ERROR_STATUSES = (400, 401, 403, 404, 408, 413, 415, 422, 429, 503)
+"""Error statuses of a route that reads a body."""
 
 
 def add_security_scheme(app: FastAPI) -> None:
@@ -65,7 +65,7 @@ def json_body(model: type[BaseModel]) -> JsonObject:
 
 
 def _inline(part: object, definitions: dict[str, object]) -> object:
-    """Return a schema with its references replaced by what they refer to."""
+    """Return a schema with each ``$ref`` replaced by its definition."""
     if isinstance(part, list):
         return [_inline(value, definitions) for value in part]
     if not isinstance(part, dict):

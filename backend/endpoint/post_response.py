@@ -1,4 +1,4 @@
-"""Work that follows a response, which no caller waits for: captures, alerts, drift, counters."""
+"""Background work after a response: captures, alerts, drift and counters."""
 
 from __future__ import annotations
 
@@ -34,28 +34,28 @@ if TYPE_CHECKING:
 log = logging.getLogger("prelabel")
 T = TypeVar("T")
 MAX_PENDING_RESPONSES = 1000
-"""Predictions that may wait; further ones are counted and dropped."""
+"""Maximum queue length; further predictions are counted and dropped."""
 MAX_PENDING_BYTES = 256_000_000
-"""Memory for the images of waiting predictions."""
+"""Maximum memory of the images in the queue."""
 BYTES_PER_PIXEL = 4
 DRIFT_VERSION_LIMIT = 2
-"""Versions per function with a drift monitor: the live one, and its predecessor, of which
-predictions may still wait."""
+"""Drift monitors per function: one for the live version, and one for the previous version, whose
+predictions may still be in the queue."""
 FLUSH_INTERVAL_SECONDS = 5.0
 CLEANUP_INTERVAL_SECONDS = 3600.0
 
 
 class PostResponseTasks:
-    """Processes every prediction after its response, in a single thread.
+    """Process every prediction after its response, in a single thread.
 
     Args:
         rules: which images to capture.
         alerts: sends the alerts of all functions.
-        metrics: of the endpoint.
-        usage: counters to save every few seconds.
+        metrics: metrics of the endpoint.
+        usage: counters, which are saved every few seconds.
         capture_home: folder for captured images.
-        commit: makes written files durable; a local disk needs none.
-        seed: of the random sample.
+        commit: makes written files durable; not needed on a local disk.
+        seed: random seed for captures.
     """
 
     def __init__(
@@ -87,14 +87,15 @@ class PostResponseTasks:
         """Start sending alerts, saving counters and removing old captures."""
         self._alerts.start()
         self._periodic_tasks = [
-            asyncio.create_task(self._run_periodically(self._flush, FLUSH_INTERVAL_SECONDS, 1)),
-            asyncio.create_task(
-                self._run_periodically(self._remove_expired, CLEANUP_INTERVAL_SECONDS, 0)
-            ),
+            asyncio.create_task(self._run_periodically(*arguments))
+            for arguments in (
+                (self._flush, FLUSH_INTERVAL_SECONDS, FLUSH_INTERVAL_SECONDS),
+                (self._remove_expired, CLEANUP_INTERVAL_SECONDS, 0.0),
+            )
         ]
 
     async def stop(self) -> None:
-        """Process what is waiting, and save the counters."""
+        """Process the queued predictions, and save the counters."""
         for task in self._periodic_tasks:
             task.cancel()
         await asyncio.gather(*self._periodic_tasks, return_exceptions=True)
@@ -107,7 +108,7 @@ class PostResponseTasks:
 
         Args:
             invocation: the image and its prediction.
-            capture: whether the image may be kept.
+            capture: whether the image may be stored for labeling.
             live: whether the live version made the prediction.
         """
         image = invocation.image
@@ -115,7 +116,7 @@ class PostResponseTasks:
         is_full = self._pending_count >= MAX_PENDING_RESPONSES
         if is_full or self._pending_bytes + size > MAX_PENDING_BYTES:
             self._metrics.count_dropped()
-            if invocation.external_id:  # else a correction could go to the previous image
+            if invocation.external_id:  # or a correction would apply to the previous image
                 identity = (invocation.loaded, invocation.external_id, invocation.id)
                 self._executor.submit(self._supersede, *identity)
             return
@@ -132,17 +133,17 @@ class PostResponseTasks:
     async def correct(
         self, loaded: LoadedVersion, external_id: str, regions: RegionFactory
     ) -> bool:
-        """Store a person's answer to a captured image; False when it was not captured."""
+        """Store the correction of a captured image; return False if it was not captured."""
         return await self._run_in_thread(
             lambda: self._recorder_for(loaded).correct(external_id, regions)
         )
 
     async def store_corrected(self, invocation: Invocation, regions: RegionFactory) -> None:
-        """Store an image together with a person's answer."""
+        """Store an image together with its correction."""
         await self._run_in_thread(lambda: self._store_corrected(invocation, regions))
 
     async def drift_figures(self, loaded: LoadedVersion) -> DriftFigures:
-        """Return the drift of a version, and set its metric."""
+        """Return the drift figures of a version, and set the metric."""
         figures = await self._run_in_thread(lambda: self._drift_monitor(loaded).drift_figures())
         self._metrics.set_drift(loaded.record.id, figures)
         return figures
@@ -160,12 +161,13 @@ class PostResponseTasks:
             self._metrics.count_prediction(function, prediction)
             if live:
                 self._drift_monitor(loaded).add_prediction(prediction)
-            reason = self._recorder_for(loaded).consider(invocation) if capture and live else ""
-            if reason:
-                self._metrics.count_capture(function, reason)
+            if capture and live:
+                reason = self._recorder_for(loaded).capture_if_useful(invocation)
+                if reason:
+                    self._metrics.count_capture(function, reason)
             version = loaded.card.version
             request_ids = (invocation.id, invocation.external_id)
-            if self._alerts.consider(function, version, *request_ids, prediction):
+            if self._alerts.create_alerts(function, version, *request_ids, prediction):
                 loop.call_soon_threadsafe(self._alerts.wake)
         except PrelabelError as error:
             log.error("Function %s: %s", function, error)
@@ -214,7 +216,7 @@ class PostResponseTasks:
             self._commit()
 
     def _remove_expired(self) -> None:
-        """Remove old captures of all functions, including those without a recorder."""
+        """Remove old captures of all functions, including those that were not invoked."""
         cutoff = time.time() - self._rules.retention_days * DAY_SECONDS
         for folder in self._capture_projects.home.glob("projects/*/captures"):
             function = folder.parent.name
@@ -227,12 +229,12 @@ class PostResponseTasks:
                 log.error("Function %s: %s", function, error)
 
     async def _run_periodically(
-        self, callback: Callable[[], None], seconds: float, first_delay_periods: int
+        self, callback: Callable[[], None], interval_seconds: float, initial_delay_seconds: float
     ) -> None:
-        await asyncio.sleep(seconds * first_delay_periods)
+        await asyncio.sleep(initial_delay_seconds)
         while True:
             try:
                 await self._run_in_thread(callback)
-            except Exception as error:  # it is repeated anyway
+            except Exception as error:  # retried in the next period
                 log.error("%s", error_text(error))
-            await asyncio.sleep(seconds)
+            await asyncio.sleep(interval_seconds)

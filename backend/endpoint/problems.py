@@ -1,4 +1,4 @@
-"""Errors as problem JSON (RFC 9457), with a detail that helps the caller and no internals."""
+"""Error responses as problem JSON (RFC 9457), without internal details."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 log = logging.getLogger("prelabel")
 MEDIA_TYPE = "application/problem+json"
 STATUS_BY_REASON = {"not an image": 415, "too many pixels": 413, "image file is too large": 413}
-"""Status by the reason why an image cannot be read; 422 for all others."""
+"""HTTP status by ``ImageError.reason``; 422 for other reasons."""
 
 
 class ProblemError(Exception):
-    """A request that is answered with an error.
+    """An error response.
 
     Attributes:
-        status: of the response.
+        status: HTTP status.
         kind: short name of the error, the last part of its ``type``.
         detail: what is wrong and how to fix it, in one sentence.
-        headers: of the response.
+        headers: additional response headers.
     """
 
     def __init__(
@@ -53,20 +53,20 @@ class ProblemError(Exception):
 
 
 def unreadable_image(error: ImageError) -> ProblemError:
-    """Return the problem of an image that cannot be read."""
+    """Return the error response for an image that cannot be read."""
     status = STATUS_BY_REASON.get(error.reason, 422)
     detail = str(error).removesuffix(".")
     return ProblemError(status, "unreadable-image", f"The image cannot be used: {detail}.")
 
 
 def invalid_value(error: ErrorDetails, kind: str) -> ProblemError:
-    """Return the problem of a parameter or a body that pydantic rejects."""
+    """Return the error response for a parameter or body that pydantic rejects."""
     location = ".".join(str(p) for p in error["loc"] if p not in ("query", "path", "body"))
     return ProblemError(422, kind, f"{location or 'The body'}: {error['msg']}.")
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    """Answer all errors of an application with problem JSON."""
+    """Register handlers that return all errors of an application as problem JSON."""
     from fastapi.exceptions import RequestValidationError
     from starlette.exceptions import HTTPException
 
@@ -78,7 +78,7 @@ async def handle_error(request: Request, error: Exception) -> Response:
     """Return the response to a request that raised an error."""
     from starlette.responses import JSONResponse
 
-    request_id = str(request.state.request)
+    request_id = str(request.state.request_id)
     problem = _to_problem(error, request_id)
     body = problem.to_json(request_id)
     return JSONResponse(body, problem.status, headers=problem.headers, media_type=MEDIA_TYPE)
@@ -98,5 +98,5 @@ def _to_problem(error: Exception, request_id: str) -> ProblemError:
         detail = f"{error.detail}: see /openapi.json."
         return ProblemError(error.status_code, kind, detail, error.headers)
     log.error("Request %s failed", request_id, exc_info=error)
-    message = f"The request failed; the operator finds the cause in the log as {request_id}."
+    message = f"Internal error: the operator can find it in the log as request {request_id}."
     return ProblemError(500, "failure", message)

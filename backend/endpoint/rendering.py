@@ -1,4 +1,4 @@
-"""Show a response to people: marks to draw on the image, and a one-line summary."""
+"""Render a response: marks to draw on the image, and a one-line summary."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EndpointResult:
-    """The response to an image.
+    """An image with the endpoint's response.
 
     Attributes:
-        response: JSON as the endpoint returns it.
+        response: JSON of the response.
         decoded_image: the image.
         labels: all labels of the version.
     """
@@ -37,7 +37,7 @@ class EndpointResult:
 
 
 def invoke_locally(loaded: LoadedVersion, content: bytes, max_pixels: int) -> EndpointResult:
-    """Predict an image in this process, as the endpoint would.
+    """Predict an image in this process, with the response that the endpoint would return.
 
     Raises:
         ImageError: the image cannot be read.
@@ -67,7 +67,7 @@ def _control_marks(response: ControlResponse) -> Iterator[RegionMark]:
 
 
 def summarize_response(response: JsonObject) -> str:
-    """Return a response to one image in one line.
+    """Return a one-line summary of the response to one image.
 
     Example:
         >>> summarize_response({"labelName": "red", "confidence": 0.981})

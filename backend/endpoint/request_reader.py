@@ -1,6 +1,6 @@
 """Read the images of a request: multipart form, raw bytes, base64, data URI or URL.
 
-No more than the size limit is held in memory, and a slow request is cut off.
+A request that exceeds the size limit or the time limit is aborted.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from backend.web_fetcher import WebFetcher, redact_url
 MAX_BATCH_IMAGES = 64
 BATCH_SIZE_MESSAGE = f"Send 1 to {MAX_BATCH_IMAGES} images"
 FETCH_THREAD_COUNT = 8
-"""URLs fetched at the same time, in threads of their own: slow servers delay no other request."""
+"""Maximum number of concurrent URL fetches; they have their own threads, so that slow servers do
+not delay other requests."""
 FORM_FIELD = "data"
 MAX_JSON_VALUES = 200_000
-"""Values in the JSON of a request. The largest valid one is a correction of 10,000 objects with a
-box and a center: 10 commas and brackets each. Each value may take 100 bytes of memory."""
+"""Maximum number of values in a JSON body. The largest valid body is a correction of 10,000 objects
+with a box and a center: 10 commas and brackets each. A value may take 100 bytes of memory."""
 COUNT_CHUNK_BYTES = 1 << 20
-"""Bytes to count at a time, so that counting ends early for a body that is refused."""
+"""Chunk size for counting values; counting stops at the first chunk over the limit."""
 NO_IMAGE_MESSAGE = (
     "The request has no image: send its bytes as the body, as a file in multipart/form-data, or "
     'as JSON {"data": "<base64, data URI or https URL>"}.'
@@ -39,14 +40,14 @@ NO_IMAGE_MESSAGE = (
 
 @dataclass(frozen=True)
 class RequestReader:
-    """Reads the bodies of requests.
+    """Read the bodies of requests.
 
     Attributes:
         max_request_bytes: size limit of a request.
         max_image_bytes: size limit of an image.
-        timeout_seconds: time limit for a body to arrive.
-        web: fetches URLs; None when that is disabled.
-        fetch_executor: its threads.
+        timeout_seconds: time limit for receiving a body or fetching a URL.
+        web: fetches URLs; None to reject them.
+        fetch_executor: threads that fetch URLs.
     """
 
     max_request_bytes: int
@@ -61,7 +62,7 @@ class RequestReader:
         """Return the image of a request.
 
         Raises:
-            ProblemError: there is none, several, or too large a one.
+            ProblemError: the request has no image or several, or it is too large.
         """
         sources = await self._parse_sources(request, require_list=False)
         if len(sources) != 1:
@@ -69,10 +70,10 @@ class RequestReader:
         return await self._load_source(sources[0])
 
     async def read_sources(self, request: Request) -> list[str | bytes]:
-        """Return the images of a request in their order; texts are loaded by :meth:`load_images`.
+        """Return the images of a request in order, as bytes or as base64, data URI or URL.
 
         Raises:
-            ProblemError: there are none or too many, or the request is too large.
+            ProblemError: the request has no image or too many, or it is too large.
         """
         sources = await self._parse_sources(request, require_list=True)
         if not 1 <= len(sources) <= MAX_BATCH_IMAGES:
@@ -80,11 +81,11 @@ class RequestReader:
         return sources
 
     async def load_images(self, sources: Sequence[str | bytes]) -> list[bytes | ProblemError]:
-        """Return the bytes of each image, or the problem with it."""
+        """Return the bytes of each image, or the error why it cannot be loaded."""
         return list(await asyncio.gather(*(self._load_or_problem(source) for source in sources)))
 
     def stop(self) -> None:
-        """Let the threads end."""
+        """Shut down the threads that fetch URLs."""
         self.fetch_executor.shutdown(wait=False, cancel_futures=True)
 
     async def read_json(self, request: Request) -> object:
@@ -96,10 +97,10 @@ class RequestReader:
         return _parse_json(await self._read_body(request))
 
     async def load_text(self, text: str) -> bytes:
-        """Return the image that is given as base64, data URI or URL.
+        """Return the bytes of an image that is given as base64, data URI or URL.
 
         Raises:
-            ProblemError: it cannot be loaded.
+            ProblemError: the image cannot be loaded.
         """
         return await self._load_source(text)
 
@@ -110,7 +111,7 @@ class RequestReader:
             return problem
 
     async def _parse_sources(self, request: Request, *, require_list: bool) -> list[str | bytes]:
-        """Return the images of a body; with ``require_list`` JSON must have them in an array."""
+        """Return the images of a body; with ``require_list`` they must be an array in JSON."""
         content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if content_type == "multipart/form-data":
             return await self._parse_form(request)
@@ -180,7 +181,7 @@ class RequestReader:
                 {"connection": "close"},
             ) from error
         except ClientDisconnect as error:
-            raise ProblemError(400, "gone", "The request was cut off: send it again.") from error
+            raise ProblemError(400, "gone", "The request was incomplete: send it again.") from error
 
     async def _load_source(self, source: str | bytes) -> bytes:
         try:
@@ -225,7 +226,8 @@ class RequestReader:
         return ProblemError(
             413,
             "too-large",
-            f"A request may have {self.max_request_bytes:,} bytes: send fewer or smaller images.",
+            f"A request may have at most {self.max_request_bytes:,} bytes: send fewer or smaller "
+            "images.",
             {"connection": "close"},
         )
 
@@ -240,10 +242,10 @@ def _parse_json(body: bytes) -> object:
 
 
 def _check_value_count(body: bytes) -> None:
-    """Count the values of JSON without parsing it: each follows a comma or an opening bracket.
+    """Check the number of values in JSON without parsing it, by counting commas and brackets.
 
     Raises:
-        ProblemError: there are more than any valid request has.
+        ProblemError: it exceeds ``MAX_JSON_VALUES``.
     """
     count = 0
     for start in range(0, len(body), COUNT_CHUNK_BYTES):
@@ -253,6 +255,6 @@ def _check_value_count(body: bytes) -> None:
             raise ProblemError(
                 413,
                 "too-many-values",
-                f"The JSON of a request may have {MAX_JSON_VALUES:,} values: send images as base64 "
-                "text, not as lists of numbers.",
+                f"A JSON body may have at most {MAX_JSON_VALUES:,} values: send images as base64, "
+                "not as lists of numbers.",
             )

@@ -1,4 +1,4 @@
-"""Convert a prediction into the response's JSON, in the form of Nyckel's API."""
+"""Convert a prediction into response JSON, in the format of Nyckel's API."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from backend.endpoint.schemas import BoundingBox, ImagePoint, JsonObject
 from backend.inference.predict_image import ImagePrediction
 
 DEFAULT_LABEL_COUNT = 10
-"""Labels in ``labelConfidences`` by default."""
+"""Default number of labels in ``labelConfidences``."""
 MULTIPLE_LABEL_THRESHOLD = 0.5
 """Default threshold of each label of a several-of-many control."""
 ROUNDING_DIGITS = 4
@@ -23,8 +23,8 @@ class ResponseOptions:
     """Options of a request.
 
     Attributes:
-        label_count: labels in ``labelConfidences``.
-        threshold: minimum confidence, 0 to 1; None for that of the version.
+        label_count: maximum number of labels in ``labelConfidences``.
+        threshold: minimum confidence, 0 to 1; None for the version's threshold.
         control: name of a control; empty for all, with the first at the top level.
     """
 
@@ -49,7 +49,7 @@ def build_response(
     """Return the response to one image.
 
     Raises:
-        ProblemError: the requested control does not exist, or nothing predicts it yet.
+        ProblemError: the requested control does not exist, or has no model yet.
     """
     predicted = prediction.label_probabilities.keys() | prediction.regions.keys()
     controls = [control for control in loaded.controls if control.name in predicted]
@@ -73,7 +73,7 @@ def _control_response(
     if control.multiple:
         threshold = MULTIPLE_LABEL_THRESHOLD if options.threshold is None else options.threshold
         above = [confidence >= threshold for confidence in ranked.values()]
-        labels = [row for row, is_given in zip(rows, above, strict=True) if is_given]
+        labels = [row for row, is_above in zip(rows, above, strict=True) if is_above]
         return {"labels": labels, "labelConfidences": label_confidences}
     name, confidence = next(iter(ranked.items()), (None, 0.0))
     return {
@@ -120,7 +120,7 @@ def _label_row(name: str, confidence: float) -> JsonObject:
 
 
 def to_region(label: str, box: BoundingBox | None, center: ImagePoint | None) -> Region:
-    """Return the region of an object in the API's JSON, which has a box or a center.
+    """Return an object of the API's JSON, which has a box or a center, as a region.
 
     Raises:
         ValueError: it has neither.

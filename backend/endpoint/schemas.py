@@ -1,4 +1,4 @@
-"""JSON of the API as pydantic models: responses for its OpenAPI document, and corrections."""
+"""Pydantic models of the API: responses (for the OpenAPI document) and corrections."""
 
 from __future__ import annotations
 
@@ -51,21 +51,21 @@ class LabelConfidence(BaseModel):
 
 
 class ImagePoint(BaseModel):
-    """0 to 1 from the top left corner of the upright image."""
+    """A point; coordinates are 0 to 1 from the top left corner of the upright image."""
 
     x: float
     y: float
 
 
 class BoundingBox(ImagePoint):
-    """The top left corner and the size, 0 to 1."""
+    """A bounding box: its top left corner and its size, 0 to 1."""
 
     width: float
     height: float
 
 
 class DetectedObject(LabelConfidence):
-    """An object: its bounding box, or its center when the function counts points."""
+    """An object with its bounding box, or with its center if the function predicts points."""
 
     boundingBox: BoundingBox | None = None
     center: ImagePoint | None = None
@@ -100,7 +100,7 @@ class ResponseTimings(BaseModel):
 
 
 class ResponseMetadata(BaseModel):
-    """Part of every prediction response."""
+    """The fields that every prediction response has."""
 
     function: str
     version: str
@@ -150,18 +150,18 @@ class FunctionSummary(BaseModel):
 
     id: str
     name: str
-    type: str = Field(description="of its first control")
+    type: str = Field(description="type of the first control")
     labels: list[str]
     controls: list[FunctionControl]
     version: str
     created: str
-    audit: JsonObject = Field(description="accuracy or F1 on the audit set, with an interval")
+    audit: JsonObject = Field(description="accuracy or F1 on the audit set, with its interval")
 
 
 class DriftStatus(BaseModel):
-    """How recent requests differ from the audit set."""
+    """Drift of recent requests from the audit set."""
 
-    n: int = Field(description="predictions compared")
+    n: int = Field(description="number of predictions compared")
     labels: float | None = Field(description="population stability index of the labels")
     images: float | None = Field(description="share of images unlike the audit set")
     warnings: list[str]
@@ -171,7 +171,7 @@ class FunctionDetails(FunctionSummary):
     """A function with its versions, training examples and drift."""
 
     versions: list[str] = Field(description="names for the parameter version, newest first")
-    examples: JsonObject = Field(description="labels trained on, by control and label")
+    examples: JsonObject = Field(description="number of training examples by control and label")
     drift: DriftStatus = Field(description="recent requests compared with the audit set")
 
 
@@ -179,7 +179,7 @@ class FunctionDetails(FunctionSummary):
 
 
 class CorrectionPoint(ImagePoint):
-    """0 to 1 from the top left corner."""
+    """A point; coordinates are 0 to 1 from the top left corner of the upright image."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -188,7 +188,7 @@ class CorrectionPoint(ImagePoint):
 
 
 class CorrectionBox(BoundingBox):
-    """The top left corner and the size, 0 to 1."""
+    """A bounding box: its top left corner and its size, 0 to 1."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -199,7 +199,7 @@ class CorrectionBox(BoundingBox):
 
 
 class CorrectedObject(BaseModel):
-    """An object: its bounding box, or its center."""
+    """An object with its bounding box or its center."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -209,7 +209,7 @@ class CorrectedObject(BaseModel):
 
 
 class Correction(BaseModel):
-    """The right answer: one label, several labels, or all objects, depending on the function."""
+    """A correction: one label, several labels, or all objects, depending on the function."""
 
     model_config = ConfigDict(
         extra="forbid", json_schema_extra={"examples": [{"labelName": "wilting"}]}
@@ -221,12 +221,12 @@ class Correction(BaseModel):
     control: str = ""
     data: str | None = Field(
         default=None,
-        description="The image (base64 or data URI), in case the endpoint has not captured it.",
+        description="The image (base64 or data URI), if the endpoint has not captured it.",
     )
 
 
 class CorrectionResponse(BaseModel):
-    """A correction was accepted."""
+    """The response to a correction."""
 
     function: str
     externalId: str

@@ -146,7 +146,7 @@ def count_alerts(folder: Path, rules: list[AlertRule], external: str) -> int:
     """Return how many alerts a prediction creates in a new process."""
     alerts = AlertSender(rules, folder)
     prediction = ImagePrediction(ImageSize(1, 1), label_probabilities={"colour": {"red": 0.99}})
-    return alerts.consider("1", "v1", "r1", external, prediction)
+    return alerts.create_alerts("1", "v1", "r1", external, prediction)
 
 
 def test_a_crash_between_an_alert_and_its_mark_loses_and_repeats_nothing(tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_rules_for_unknown_functions_are_logged_once(
         pass
     messages = [text for text in caplog.messages if "do not exist" in text]
     assert messages == [
-        "Alert rules name functions that do not exist: 'roses' (rule 'roses'), '9' (rule '9'). "
+        "Alert rules refer to functions that do not exist: 'roses' (rule 'roses'), '9' (rule '9'). "
         "Functions: 1, 2, 3, 4, 5."
     ]
 
@@ -243,14 +243,14 @@ def test_undelivered_alerts_are_read_from_disk_once(home: Path, hook: str) -> No
 
 
 def test_the_list_of_marks_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(alerts_module, "REMEMBERED_ALERT_LIMIT", 3)
+    monkeypatch.setattr(alerts_module, "HISTORY_SIZE", 3)
     rules = [AlertRule("red", "1", "red", "http://127.0.0.1:9/x", secret="s")]
     prediction = ImagePrediction(ImageSize(1, 1), label_probabilities={"colour": {"red": 0.99}})
     alerts = AlertSender(rules, tmp_path)
     for number in range(30):
-        assert alerts.consider("1", "v1", f"r{number}", "", prediction) == 1
+        assert alerts.create_alerts("1", "v1", f"r{number}", "", prediction) == 1
     assert len((tmp_path / "told.txt").read_text().split()) <= 6
-    assert alerts.consider("1", "v1", "r29", "", prediction) == 0
+    assert alerts.create_alerts("1", "v1", "r29", "", prediction) == 0
     for file in (tmp_path / "pending").glob("*"):
         file.unlink()
     (tmp_path / "told.txt").write_text("x\n" * 40)

@@ -120,7 +120,7 @@ def test_a_correction_applies_to_the_captured_image_or_sends_its_own(home: Path)
     assert gone.status_code == 404
     assert "as `data`" in gone.json()["detail"]
     assert wrong.status_code == unclear.status_code == strange.status_code == 422
-    assert "there is: red, blue" in wrong.json()["detail"]
+    assert "the labels are: red, blue" in wrong.json()["detail"]
     by_name = {c.external: c for c in CaptureStore(home / "projects" / "1").all()}
     assert by_name["other"].why == "corrected"
     for name, label in (("a/b 1", "blue"), ("other", "red")):

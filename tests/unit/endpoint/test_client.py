@@ -57,7 +57,7 @@ def test_it_invokes_corrects_and_lists(served: str, home: Path, tmp_path: Path) 
     many = client.invoke_batch("1", [make_png("blue", 1), file], capture=False)
     assert [row["labelName"] for row in many["results"]] == ["blue", "red"]
     assert [f["id"] for f in client.functions()] == ["1", "2", "3", "4", "5"]
-    with pytest.raises(EndpointError, match="was not kept") as caught:
+    with pytest.raises(EndpointError, match="was not captured") as caught:
         client.correct("1", "nobody's", labelName="blue")
     assert caught.value.status == 404
     with pytest.raises(EndpointError, match="Send an API key"):
@@ -93,7 +93,7 @@ def test_a_request_that_is_too_large_is_refused_once_with_the_reason(home: Path)
             partial(client.invoke_batch, "1", [bytes(30_000_000)] * 2),
         ):
             began = time.monotonic()
-            with pytest.raises(EndpointError, match="may have 1,000,000 bytes") as caught:
+            with pytest.raises(EndpointError, match="may have at most 1,000,000 bytes") as caught:
                 send()
             assert caught.value.status == 413
             assert time.monotonic() - began < 5
