@@ -1,1 +1,1 @@
-"""When rounds run: projects, webhooks, polling, worker processes."""
+"""Scheduling of rounds: webhooks, polling and worker processes."""

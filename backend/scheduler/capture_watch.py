@@ -1,4 +1,4 @@
-"""Start import jobs soon after the endpoint captured images, one at a time."""
+"""Import captured images into Label Studio soon after the endpoint stored them."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from backend.store.captures import CaptureStore
 
 log = logging.getLogger("prelabel")
 IMPORT_JOB_SECONDS = 5.0
-"""Time limit of one import job, so that other jobs get their turn."""
+"""Time limit of one import job, so that other jobs are not blocked."""
 RETRY_DELAY_SECONDS = 15.0
-"""Delay until a failed import is retried."""
+"""Delay before a failed import is retried."""
 
 
 class CaptureWatcher:
-    """Imports the captured images of a project when there are new ones.
+    """Import the new captured images of a project.
 
     Args:
         project: id of the project.
         captures: the project's captures.
         worker_pool: runs the import jobs.
-        on_import: called after new tasks were created.
+        on_import: called after an import has created tasks.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class CaptureWatcher:
         self._is_importing = False
 
     def is_due(self) -> bool:
-        """Return whether the endpoint wrote something since the last import."""
+        """Return whether the captures have changed since the last import."""
         return not self._is_importing and self._captures.last_modified() > self._checked_at
 
     def counts(self) -> CaptureCounts:
@@ -53,7 +53,7 @@ class CaptureWatcher:
         return self._counts
 
     async def import_captures(self) -> None:
-        """Import all waiting captures; a failed import is retried later."""
+        """Import all new captures, in several jobs if necessary; a failed import is retried."""
         if self._is_importing:
             return
         self._is_importing = True
@@ -69,7 +69,7 @@ class CaptureWatcher:
                 self._on_import()
             self._checked_at = changed_at
         except PrelabelError as error:
-            log.warning("project %s: captured images wait: %s", self._project, error)
+            log.warning("project %s: captures could not be imported: %s", self._project, error)
             await asyncio.sleep(RETRY_DELAY_SECONDS)
         finally:
             self._is_importing = False

@@ -1,4 +1,4 @@
-"""Work beside rounds: remove old predictions, check labels, warm up, import captures."""
+"""Maintenance between rounds: remove old predictions, check labels, warm up, import captures."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from backend.scheduler.supervise import Supervisor
 from backend.scheduler.worker_pool import WorkerPool
 
 log = logging.getLogger("prelabel")
-CLEANUP_TURN_SECONDS = 0.5
-"""Time limit of one cleanup job, so that other jobs get their turn."""
+CLEANUP_JOB_SECONDS = 0.5
+"""Time limit of one cleanup job, and pause between two, so that other jobs are not blocked."""
 LABEL_CHECK_DELAY_SECONDS = 20.0
 """Delay of the label check after a round; a newer version restarts it."""
 LABEL_CHECK_RETRY_SECONDS, LABEL_CHECK_RETRIES = 3.0, 200
@@ -24,7 +24,7 @@ LABEL_CHECK_RETRY_SECONDS, LABEL_CHECK_RETRIES = 3.0, 200
 
 
 class ProjectChores:
-    """Starts the work beside rounds.
+    """Start the maintenance jobs of projects.
 
     Args:
         round_workers: worker processes for rounds.
@@ -41,7 +41,7 @@ class ProjectChores:
         self._running_tasks: set[asyncio.Task[None]] = set()
 
     async def stop(self) -> None:
-        """Cancel everything that is running."""
+        """Cancel all running jobs."""
         running = list(self._running_tasks)
         for task in running:
             task.cancel()
@@ -50,12 +50,13 @@ class ProjectChores:
     def start_after_round(
         self, project_state: ProjectState, outcome: RoundOutcome, *, is_full_round: bool
     ) -> None:
-        """Start the work that follows a round.
+        """Start the maintenance jobs after a round.
 
         Args:
             project_state: the project.
             outcome: the round's outcome.
-            is_full_round: all tasks were compared, so retired versions may have predictions left.
+            is_full_round: whether the round compared all tasks; predictions of retired versions are
+                removed only then.
         """
         if is_full_round and len(outcome.versions) > 1 and not project_state.is_cleaning:
             project_state.is_cleaning = True
@@ -68,7 +69,7 @@ class ProjectChores:
             self._start(project_state, self._warm_smart_tools(project_state))
 
     def start_capture_import(self, project_state: ProjectState) -> None:
-        """Import captured images when there are new ones."""
+        """Import captured images if there are new ones."""
         if project_state.live_version and project_state.capture_watcher.is_due():
             self._start(project_state, project_state.capture_watcher.import_captures())
 
@@ -84,31 +85,28 @@ class ProjectChores:
     async def _remove_old_predictions(self, project_state: ProjectState) -> None:
         """Remove predictions of retired versions from Label Studio in short jobs.
 
-        Rounds go first, and the pauses keep Label Studio responsive for annotators.
+        Rounds have priority, and pauses keep Label Studio responsive for annotators.
         """
         remaining = 1
         try:
             while remaining:
-                if not project_state.wants_round:
-                    async with project_state.round_lock:  # a round may be waiting already
+                if not project_state.is_busy:
+                    async with project_state.round_lock:  # a round may hold it by now
                         remaining = await self._remove_some_predictions(project_state, remaining)
-                await asyncio.sleep(CLEANUP_TURN_SECONDS if remaining else 0)
+                await asyncio.sleep(CLEANUP_JOB_SECONDS if remaining else 0)
         finally:
             project_state.is_cleaning = False
 
     async def _remove_some_predictions(self, project_state: ProjectState, remaining: int) -> int:
-        """Return the number of predictions left; unchanged while another process runs a round."""
+        """Return the number of predictions left; unchanged if another process runs a round."""
         try:
-            job = CleanupJob(project_state.record.id, CLEANUP_TURN_SECONDS)
+            job = CleanupJob(project_state.record.id, CLEANUP_JOB_SECONDS)
             return int(await self._run_job(self._round_workers, job))
         except RoundInProgressError:
             return remaining
         except PrelabelError as error:
-            log.warning(
-                "project %s: old predictions are not removed yet: %s",
-                project_state.record.id,
-                error,
-            )
+            message = "project %s: old predictions could not be removed: %s"
+            log.warning(message, project_state.record.id, error)
             return 0
 
     async def _find_label_errors(self, project_state: ProjectState) -> None:
@@ -120,23 +118,20 @@ class ProjectChores:
                 break
             await asyncio.sleep(LABEL_CHECK_RETRY_SECONDS)
         if project_state.live_version != version or project_state.state != "idle":
-            return  # the next version starts a check of its own
+            return  # a newer version starts its own check
         try:
             await self._run_job(self._round_workers, LabelCheckJob(project_state.record.id))
         except PrelabelError as error:
             log.warning("project %s: the label check failed: %s", project_state.record.id, error)
 
     async def _warm_smart_tools(self, project_state: ProjectState) -> None:
-        """Load the models of smart tools, so that the first click does not wait for them."""
+        """Load the models of smart tools, so that the first click is not slowed down."""
         try:
             job = WarmUpJob(project_state.record.id, project_state.live_version)
             await self._run_job(self._prediction_workers, job)
         except PrelabelError as error:
-            log.warning(
-                "project %s: the smart tools' models could not be loaded in advance: %s",
-                project_state.record.id,
-                error,
-            )
+            message = "project %s: the models of smart tools could not be preloaded: %s"
+            log.warning(message, project_state.record.id, error)
 
     async def _run_job(self, worker_pool: WorkerPool, job: Job) -> Any:
         async with worker_pool.acquire() as worker:

@@ -1,6 +1,7 @@
 """Frames that the server and its worker processes exchange over a pipe, without pickle.
 
-A frame is a JSON header and a body of bytes, after two big-endian 32-bit lengths of both.
+A frame consists of the lengths of header and body as big-endian 32-bit integers, a JSON header, and
+a body of bytes.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ LENGTHS_STRUCT = struct.Struct(">II")
 
 
 def pack_frame(header: JsonObject, body: bytes = b"") -> bytes:
-    """Encode a frame."""
+    """Return a frame as bytes."""
     text = json.dumps(header).encode()
     return LENGTHS_STRUCT.pack(len(text), len(body)) + text + body
 
 
 def read_frame(stream: BinaryIO) -> tuple[JsonObject, bytes] | None:
-    """Read the next frame; None at the end of the stream."""
+    """Return the header and body of the next frame; None at the end of the stream."""
     lengths = stream.read(LENGTHS_STRUCT.size)
     if len(lengths) < LENGTHS_STRUCT.size:
         return None
@@ -31,7 +32,7 @@ def read_frame(stream: BinaryIO) -> tuple[JsonObject, bytes] | None:
 
 
 async def receive_frame(stream: asyncio.StreamReader) -> tuple[JsonObject, bytes] | None:
-    """Read the next frame; None at the end of the stream."""
+    """Return the header and body of the next frame; None at the end of the stream."""
     try:
         lengths = await stream.readexactly(LENGTHS_STRUCT.size)
         header_size, body_size = LENGTHS_STRUCT.unpack(lengths)

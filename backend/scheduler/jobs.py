@@ -23,7 +23,7 @@ class CleanupJob:
 
     Attributes:
         project: id of the project.
-        seconds: time limit, so that other jobs get their turn.
+        seconds: time limit, so that other jobs are not blocked.
     """
 
     project: str
@@ -32,14 +32,14 @@ class CleanupJob:
 
 @dataclass(frozen=True)
 class LabelCheckJob:
-    """Search the labels for errors. Result: number of suspects."""
+    """Search for label errors. Result: number of suspected errors."""
 
     project: str
 
 
 @dataclass(frozen=True)
 class CaptureImportJob:
-    """Import captured images as tasks. Result: number of new tasks; ``seconds`` as above."""
+    """Import captured images as tasks, for ``seconds`` at most. Result: number of new tasks."""
 
     project: str
     seconds: float
@@ -47,7 +47,8 @@ class CaptureImportJob:
 
 @dataclass(frozen=True)
 class PredictJob:
-    """Answer the ``/predict`` request in the frame's body. Result: whether a version is ready."""
+    """Process the ``/predict`` request in the frame's body. Result: ``ready``, whether there is a
+    version; the frame's body is the response."""
 
 
 @dataclass(frozen=True)
@@ -68,15 +69,15 @@ JOB_TYPES: dict[str, type[Job]] = {
     "predict": PredictJob,
     "warm_up": WarmUpJob,
 }
-"""By the name that a frame's header carries."""
+"""Job types by their name in a frame's header."""
 
 
 def job_to_json(job: Job) -> JsonObject:
-    """Return a job as part of a frame's header."""
+    """Return a job as fields of a frame's header."""
     name = next(name for name, kind in JOB_TYPES.items() if isinstance(job, kind))
     return {"job": name, **to_json(job)}
 
 
 def job_from_json(header: dict[str, Any]) -> Job:
-    """Read the job from a frame's header."""
+    """Return the job in a frame's header."""
     return from_json(JOB_TYPES[header["job"]], header)

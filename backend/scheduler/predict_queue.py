@@ -1,7 +1,8 @@
 """The queue of ``/predict`` requests for the prediction worker.
 
-A single process predicts, because each one holds its models in memory. Requests are served in
-order; a long list is split into chunks, so that a smart tool's request runs between them.
+A single process predicts, because each process needs its own copy of the models in memory. Requests
+are processed in order. A long list of tasks is split into chunks, so that the request of a smart
+tool can run between them.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from backend.scheduler.project_state import ProjectState
 from backend.scheduler.worker_pool import WorkerPool
 
 log = logging.getLogger("prelabel")
-FIRST_VERSION_SECONDS = 60.0
-"""How long a ``/predict`` waits for a project's first version."""
+FIRST_VERSION_TIMEOUT_SECONDS = 60.0
+"""Maximum time that a ``/predict`` request waits for a project's first version."""
 REQUEST_TIMEOUT_SECONDS = 95.0
-"""Time after which a request is dropped: Label Studio disconnects after 100 seconds."""
+"""Time after which a request is dropped, since Label Studio disconnects after 100 seconds."""
 CHUNK_SIZE = 10
 """Tasks per chunk."""
 NO_VERSION = "unready"
@@ -48,9 +49,9 @@ class PredictQueue:
         self._unready_projects = unready_projects
 
     async def predict(self, body: bytes) -> bytes:
-        """Answer a ``/predict`` request with exactly one result per task.
+        """Return the response to a ``/predict`` request, with exactly one result per task.
 
-        Waits for a project's first version, so that the first request gets predictions.
+        Wait for a project's first version, so that the first request gets predictions.
 
         Raises:
             UsageError: the body cannot be read.
@@ -62,11 +63,8 @@ class PredictQueue:
         answers: list[bytes] = []
         for start in range(0, max(1, len(tasks)), CHUNK_SIZE):
             next_tasks = tasks[start + CHUNK_SIZE : start + 2 * CHUNK_SIZE]
-            chunk_request = {
-                **request,
-                "tasks": tasks[start : start + CHUNK_SIZE],
-                "ahead": next_tasks,
-            }
+            chunk_tasks = tasks[start : start + CHUNK_SIZE]
+            chunk_request = {**request, "tasks": chunk_tasks, "ahead": next_tasks}
             chunk = (
                 body
                 if len(tasks) <= CHUNK_SIZE
@@ -79,7 +77,7 @@ class PredictQueue:
         return answers[0] if len(answers) == 1 else await asyncio.to_thread(_join_answers, answers)
 
     async def _predict_chunk(self, chunk: bytes, started_at: float) -> bytes | None:
-        """Return the answer to a chunk; None after a timeout."""
+        """Return the response to a chunk; None after a timeout."""
         while True:
             unready_projects = self._unready_projects()
             async with self._worker_pool.acquire() as worker:
@@ -87,7 +85,7 @@ class PredictQueue:
                     log.warning("A /predict request was dropped: Label Studio has disconnected.")
                     return None
                 result, answer = await worker.run(PredictJob(), chunk)
-            remaining_seconds = started_at + FIRST_VERSION_SECONDS - self._clock()
+            remaining_seconds = started_at + FIRST_VERSION_TIMEOUT_SECONDS - self._clock()
             if result["ready"]:
                 return answer
             if not unready_projects or remaining_seconds <= 0:
@@ -116,7 +114,7 @@ def _encode_json(value: Any) -> bytes:
 
 
 def _join_answers(answers: list[bytes]) -> bytes:
-    """Merge the answers of chunks; each result keeps its own version."""
+    """Merge the responses to chunks; each result keeps its own version."""
     decoded = [json.loads(answer) for answer in answers]
     results = [result for answer in decoded for result in answer["results"]]
     return _encode_json({**decoded[0], "results": results})
@@ -124,9 +122,7 @@ def _join_answers(answers: list[bytes]) -> bytes:
 
 async def _wait_for_first(project_states: list[ProjectState], timeout_seconds: float) -> None:
     """Wait until one of the projects has its first version."""
-    waiters = [
-        asyncio.create_task(project_state.ready_event.wait()) for project_state in project_states
-    ]
+    waiters = [asyncio.create_task(state.ready_event.wait()) for state in project_states]
     try:
         await asyncio.wait(waiters, timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED)
     finally:

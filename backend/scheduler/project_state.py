@@ -25,21 +25,21 @@ class ProjectState:
         progress: progress of this state, 0 to 1.
         detail: progress message.
         worker: the process that runs the round.
-        training_paused: a round was cancelled: train after a new label or Start Training only.
-        error: why the last round failed; empty when it did not.
+        training_paused: a training was cancelled; a new label or Start Training resumes training.
+        error: error message of the last round; empty if it succeeded.
         training_requested: Start Training was pressed.
         pending_events: number of events since the last full round.
         last_labeled_at: time of the last label, on the monotonic clock.
-        quiet_round_done: the last round already trained without waiting for more labels.
-        waiting_labels: labels that no version was trained on.
+        quiet_round_done: the last round ran after the quiet period, and did not wait for labels.
+        waiting_labels: number of labels that no version was trained on.
         failures: number of consecutive failed rounds.
         locked_elsewhere: another process runs a round of the project.
         is_cleaning: predictions of retired versions are being removed.
-        warmed_version: version whose smart tools' models were loaded; None before that.
+        warmed_version: version whose models of smart tools were preloaded; None if none was.
         capture_watcher: imports captured images.
         wake_event: set to start a round.
         ready_event: set once there is a version.
-        round_lock: held by a round, and by work that must not run beside one.
+        round_lock: held by a round, and by jobs that must not run at the same time.
     """
 
     record: ProjectRecord
@@ -66,7 +66,7 @@ class ProjectState:
     round_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
-    def wants_round(self) -> bool:
+    def is_busy(self) -> bool:
         """Whether a round is running or about to start."""
         return self.wake_event.is_set() or self.state not in ("idle", "failed")
 
@@ -76,7 +76,7 @@ class ProjectState:
         self.progress = self.progress if progress is None else progress
 
     def status(self) -> ProjectStatus:
-        """Return the project as ``/api/projects/{id}`` shows it."""
+        """Return the status of the project, as ``/api/projects/{id}`` returns it."""
         return replace(
             self.record.status(self.outcome),
             version=self.live_version or None,

@@ -1,7 +1,8 @@
-"""The scheduler: answers requests from memory and runs rounds in worker processes.
+"""The scheduler: return the state of projects from memory, and run rounds in worker processes.
 
 It runs on one event loop and never blocks it. Webhooks, buttons, timers and files only *wake* a
-project; a round in a worker process then compares Label Studio with the newest version and acts.
+project. A round in a worker process then compares Label Studio with the newest version, and trains
+and predicts if necessary.
 """
 
 from __future__ import annotations
@@ -46,24 +47,24 @@ from backend.store.versions import VersionStore
 
 log = logging.getLogger("prelabel")
 DEBOUNCE_SECONDS = 0.2
-"""Time in which further wake-ups are merged before a round starts."""
+"""Delay before a round starts, to debounce wake-ups."""
 RETRY_MIN_SECONDS, RETRY_MAX_SECONDS = 5.0, 300.0
-"""Delay until a failed round is retried; doubled after each failure."""
+"""Delay before a failed round is retried; doubled after each failure."""
 LOCKED_RETRY_SECONDS = 5.0
-"""Delay until a round is retried after another process held the project's lock."""
+"""Delay before a round is retried if another process holds the project's lock."""
 HOME_POLL_SECONDS = 1.0
 """Polling interval of the home folder, for requests of other processes."""
-WAITING_MESSAGE = "It waits until something else that is under way is done."
+WAITING_MESSAGE = "Waiting for another round or job to finish."
 
 
 class Service:
-    """Schedules the rounds of all projects.
+    """Schedule the rounds of all projects.
 
     Args:
-        settings: the backend's settings.
+        settings: the settings.
         clock: monotonic clock in seconds.
         commit_files: makes written files visible to other machines; not needed on a local disk.
-        reload_files: makes files of other machines visible; not needed on a local disk.
+        reload_files: makes the files of other machines visible; not needed on a local disk.
         worker_command: command of the worker processes.
     """
 
@@ -100,7 +101,7 @@ class Service:
         self._poll_task = asyncio.create_task(polling)
 
     async def stop(self) -> None:
-        """Stop all work; an interrupted round is repeated at the next start."""
+        """Stop all jobs; an interrupted round is repeated at the next start."""
         running_tasks = [*self._loop_tasks.values()]
         running_tasks += [self._poll_task] if self._poll_task else []
         for task in running_tasks:
@@ -117,18 +118,18 @@ class Service:
 
         Args:
             project: ``"<number>.<time of creation, seconds since 1970>"``.
-            server: Label Studio's address as it reports it; may be empty.
-            token: token of the project's creator; may be empty.
+            server: URL of Label Studio, as it reports it; may be empty.
+            token: access token of the project's creator; may be empty.
 
         Returns:
-            the live version's name, or a placeholder before the first one.
+            the name of the live version, or ``NO_VERSION`` before the first one.
 
         Raises:
             UsageError: the project is missing, or its server is not allowed.
         """
         number, created = parse_project({"project": project})
         if not number:
-            raise UsageError(f"/setup names no project: {project[:40]!r}.")
+            raise UsageError(f"/setup needs a project, not {project[:40]!r}.")
         server = self._check_server(server.rstrip("/"))
         record = await asyncio.to_thread(
             self._projects.register, server, number, created, token, is_server_reachable
@@ -141,11 +142,11 @@ class Service:
     def wake(
         self, project: Mapping[str, Any] | None, *, forced: bool = False, labels: int = 0
     ) -> list[str]:
-        """Start rounds because something may have changed.
+        """Start rounds of projects that may have changed.
 
         Args:
             project: Label Studio's project JSON with ``id`` and ``created_at``; None for all.
-            forced: train, as Start Training does.
+            forced: train regardless of the number of new labels, as Start Training does.
             labels: number of annotations that may have changed.
 
         Returns:
@@ -154,20 +155,20 @@ class Service:
         number = (project or {}).get("id")
         created = parse_created_at(str((project or {}).get("created_at") or ""))
         woken = [
-            w
-            for w in self._project_states.values()
-            if number is None or w.record.matches(number, created)
+            state
+            for state in self._project_states.values()
+            if number is None or state.record.matches(number, created)
         ]
         for project_state in woken:
             self._wake_project(project_state, forced, labels)
         return [project_state.record.id for project_state in woken]
 
     async def predict(self, body: bytes) -> bytes:
-        """Answer a ``/predict`` request; see :meth:`PredictQueue.predict`."""
+        """Return the response to a ``/predict`` request; see :meth:`PredictQueue.predict`."""
         return await self._predict_queue.predict(body)
 
     def versions(self) -> list[str]:
-        """Return the versions of all projects, because the request names none."""
+        """Return the versions of all projects, since the request does not specify one."""
         return [name for state in self._project_states.values() for name in state.outcome.versions]
 
     # -- the dashboard and the API ----------------------------------------------------------
@@ -185,7 +186,7 @@ class Service:
         return self._project_state(id).status()
 
     async def cancel(self, id: str) -> ProjectStatus:
-        """Cancel the round of a project while it trains; its live version stays.
+        """Cancel the training of a project, if one is running; the live version stays.
 
         Raises:
             NotFoundError: no project has this id.
@@ -196,7 +197,7 @@ class Service:
         return project_state.status()
 
     async def train(self, id: str) -> None:
-        """Start training, however few labels are new.
+        """Start training, regardless of the number of new labels.
 
         Raises:
             NotFoundError: no project has this id.
@@ -266,7 +267,7 @@ class Service:
         project.wake_event.set()
 
     def _unready_projects(self) -> list[ProjectState]:
-        return [w for w in self._project_states.values() if not w.ready_event.is_set()]
+        return [s for s in self._project_states.values() if not s.ready_event.is_set()]
 
     async def _poll_home(self) -> None:
         with self._supervisor.log_errors("the files of other processes"):
@@ -277,7 +278,7 @@ class Service:
         """Read new projects, promotions and requests that other processes wrote."""
         records, damaged = self._projects.read_all()
         for id, message in damaged.items():
-            self._supervisor.report_once(f"project {id} is left out", message)
+            self._supervisor.report_once(f"project {id} is skipped", message)
         for record in records:
             with self._supervisor.log_errors(f"files of project {record.id}"):
                 self._check_wake_file(self._add_project(record))
@@ -301,7 +302,7 @@ class Service:
                 await self._run_round(project)
 
     def _wait_seconds(self, project: ProjectState) -> float:
-        """Return the seconds until the next round if nothing wakes the project."""
+        """Return the seconds until the next round, unless the project is woken before."""
         if project.locked_elsewhere:
             return LOCKED_RETRY_SECONDS
         if project.failures:
@@ -315,7 +316,7 @@ class Service:
 
     async def _run_round(self, project: ProjectState) -> None:
         if project.training_paused and not project.live_version:
-            return  # without a version a round can only train, which was cancelled
+            return  # without a version a round could only train, and the training was cancelled
         quiet_time = self._clock() - project.last_labeled_at
         request = RoundRequest(
             forced=project.training_requested,
@@ -331,7 +332,7 @@ class Service:
                 outcome = await self._run_round_job(project, request)
             self._finish_round(project, outcome, request.hints)
             project.quiet_round_done = request.quiet
-        except RoundInProgressError:  # of the command line, which wakes the project afterwards
+        except RoundInProgressError:  # in a command, which wakes the project afterwards
             project.set_state("idle")
             project.locked_elsewhere = True
             project.training_requested |= request.forced
@@ -370,7 +371,7 @@ class Service:
         project.error, project.failures = "", 0
         if outcome != project.outcome:
             project.outcome = outcome
-            with contextlib.suppress(StoreError):  # only needed at the next start
+            with contextlib.suppress(StoreError):  # the file is only needed at the next start
                 save_outcome(self._projects.folder(project.record.id), outcome)
         self._refresh_live(project)
         self._chores.start_after_round(project, outcome, is_full_round=is_full_round)

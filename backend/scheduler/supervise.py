@@ -1,4 +1,4 @@
-"""Background work that continues after errors."""
+"""Background jobs that continue after errors."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ log = logging.getLogger("prelabel")
 
 
 class Supervisor:
-    """Logs errors and continues; a repeated error is logged once."""
+    """Log errors of background jobs and continue; a repeated error is logged once."""
 
     def __init__(self) -> None:
         self._last_messages: dict[str, str] = {}
 
     @contextmanager
     def log_errors(self, name: str) -> Iterator[None]:
-        """Log exceptions of the block, and continue.
+        """Log and suppress exceptions of the block.
 
         Args:
-            name: the work's name in log messages.
+            name: name of the job in log messages.
         """
         try:
             yield
@@ -36,7 +36,7 @@ class Supervisor:
             self._last_messages.pop(name, None)
 
     def report_once(self, name: str, message: str) -> bool:
-        """Log a message unless it repeats the last one of this name; return whether it was new."""
+        """Log a message unless it repeats the last one for a name; return whether it was logged."""
         is_new = self._last_messages.get(name) != message
         if is_new:
             log.error("%s: %s", name, message)
@@ -50,7 +50,7 @@ class Supervisor:
 
         Args:
             interval_seconds: pause before each run.
-            name: the action's name in log messages.
+            name: name of the action in log messages.
             action: called without arguments.
         """
         while True:

@@ -1,4 +1,4 @@
-"""Worker processes: started at first use, and replaced when they die."""
+"""Worker processes; they are started at first use and restarted after a crash."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from backend.scheduler.jobs import Job, job_to_json
 
 log = logging.getLogger("prelabel")
 WORKER_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "MALLOC_ARENA_MAX": "2"}
-"""OpenMP threads sleep while they wait: with spinning, two busy processes slow each other down
-severalfold. Few malloc arenas: with the default, each round's threads kept 10 MB more memory."""
+"""OpenMP threads sleep while they wait, because spinning threads of two busy processes slow each
+other down severalfold. With the default number of malloc arenas, the threads of each round kept
+10 MB more memory."""
 WORKER_COMMAND = (sys.executable, "-m", "backend.worker")
 TRAINING_NICENESS, PREDICTION_NICENESS = 10, 5
 """``nice`` values: predictions have priority over training."""
@@ -34,8 +35,8 @@ class WorkerProcess:
     """A worker process, which runs one job at a time.
 
     Args:
-        niceness: its ``nice`` value.
-        command: command line; the niceness is added as the last argument.
+        niceness: ``nice`` value of the process.
+        command: command line; the niceness is appended as the last argument.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class WorkerProcess:
             report: receives the progress.
 
         Raises:
-            PrelabelError: the job's own error, or the process died.
+            PrelabelError: the job failed, or the process died.
         """
         process = await self._ensure_started()
         job_id = self._running_job = next(self._job_ids)
@@ -68,14 +69,14 @@ class WorkerProcess:
             )
             header, answer = await self._read_answer(process, job_id, report)
         except BaseException:
-            await self.stop()  # a late answer would be taken for the next job's
+            await self.stop()  # or a late response would be read as that of the next job
             raise
         finally:
             self._running_job = None
         return _read_result(header), answer
 
     async def cancel(self) -> None:
-        """Cancel the running job; it fails with ``RoundCancelledError`` when it supports that."""
+        """Cancel the running job; a training then fails with ``RoundCancelledError``."""
         if self._process is not None and self._running_job is not None:
             await self._send_frame(
                 self._process, frames.pack_frame({"cancel": self._running_job}, b"")
@@ -123,12 +124,12 @@ class WorkerProcess:
 
 
 class WorkerPool:
-    """A pool of equal worker processes.
+    """A pool of identical worker processes.
 
     Args:
         count: number of processes.
-        niceness: their ``nice`` value.
-        command: their command line.
+        niceness: ``nice`` value of the processes.
+        command: command line of the processes.
     """
 
     def __init__(self, count: int, niceness: int, command: Sequence[str] = WORKER_COMMAND) -> None:
@@ -144,7 +145,7 @@ class WorkerPool:
 
     @contextlib.asynccontextmanager
     async def acquire(self) -> AsyncIterator[WorkerProcess]:
-        """Reserve a process, waiting for a free one."""
+        """Reserve a process; wait until one is free."""
         worker = await self._free_workers.get()
         try:
             yield worker
@@ -165,5 +166,5 @@ def _read_result(header: JsonObject) -> Any:
 
 def _worker_died() -> RoundError:
     return RoundError(
-        "The working process died (out of memory?); it is started again, and nothing is lost."
+        "The worker process died (out of memory?). It is restarted, and no data is lost."
     )

@@ -1,1 +1,1 @@
-"""What answers HTTP: the ML protocol server, and the adapter for the stock one."""
+"""The HTTP server for Label Studio, and the adapter for the ``label-studio-ml`` server."""

@@ -28,13 +28,13 @@ MAX_PREDICT_BYTES = 256_000_000
 
 
 def reject_cross_site(request: Request) -> None:
-    """Reject requests that a page of another site sent through the user's browser.
+    """Reject a request that a page of another site sent through the user's browser.
 
     Raises:
         HTTPException: the request is cross-site.
     """
     if is_cross_site(request.headers):
-        raise HTTPException(403, "A page of another site may not do that.")
+        raise HTTPException(403, "Cross-site requests are not allowed.")
 
 
 SAME_SITE_ONLY = (Depends(reject_cross_site),)
@@ -149,21 +149,21 @@ def _add_api_routes(app: FastAPI, service: Service) -> None:
 
 
 async def _read_body(request: Request, max_bytes: int) -> bytes:
-    """Read the body.
+    """Return the body.
 
     Raises:
-        HTTPException: it is larger than ``max_bytes``.
+        HTTPException: the body is larger than ``max_bytes``.
     """
     body = bytearray()
     async for chunk in request.stream():
         if len(body) + len(chunk) > max_bytes:
-            raise HTTPException(413, f"That is larger than {max_bytes // 1_000_000} MB.")
+            raise HTTPException(413, f"The body is larger than {max_bytes // 1_000_000} MB.")
         body += chunk
     return bytes(body)
 
 
 async def _read_event_body(request: Request) -> bytes:
-    """Read the body; return an empty one when it is too large."""
+    """Return the body of a webhook; empty if it is larger than ``MAX_EVENT_BYTES``."""
     body = bytearray()
     async for chunk in request.stream():
         if len(body) <= MAX_EVENT_BYTES:

@@ -1,4 +1,4 @@
-"""Basic authentication, and a secret path for webhooks, which Label Studio sends without it."""
+"""Basic authentication, and a secret path for Label Studio's webhooks, which lack credentials."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 UNAUTHORIZED_BODY = (
-    b'{"detail":"This backend wants basic auth: PRELABEL_USER and PRELABEL_PASSWORD."}'
+    b'{"detail":"This backend needs basic auth: PRELABEL_USER and PRELABEL_PASSWORD."}'
 )
 
 
 class BasicAuthMiddleware:
     """ASGI middleware for basic authentication.
 
-    ``/<secret>/...`` serves the same routes as the root. Only there ``/webhook`` needs no
+    All routes are also available under ``/<secret>``. There, and only there, ``/webhook`` needs no
     authentication.
 
     Args:
         app: the application.
-        user: user name; without one no request needs authentication.
+        user: user name; empty to disable authentication.
         password: the user's password.
-        secret: first part of the webhook's path.
+        secret: first segment of the webhook's path.
     """
 
     def __init__(self, app: ASGIApp, user: str, password: str, secret: str) -> None:
@@ -46,7 +46,7 @@ class BasicAuthMiddleware:
         await self._app({**scope, "path": path, "raw_path": path.encode()}, receive, send)
 
     def _strip_secret(self, path: str) -> tuple[str, bool]:
-        """Return the path without the secret, and whether it contained the secret."""
+        """Return the path without the secret, and whether it started with the secret."""
         path_prefix = path[: len(self._prefix)].encode()
         inner_path = path[len(self._prefix) :]
         matches = secrets.compare_digest(path_prefix, self._prefix.encode())

@@ -1,15 +1,15 @@
 """Protection against cross-site request forgery (CSRF).
 
-A browser adds basic auth credentials to every request to this server, also from pages of other
-sites. Forms are accepted from this server's own pages only, as two headers show (the method of
-Go's ``net/http.CrossOriginProtection``):
+A browser adds basic auth credentials to every request to this server, even from pages of other
+sites. Forms are accepted from this server's own pages only. Two headers are checked, as in Go's
+``net/http.CrossOriginProtection``:
 
-- ``Sec-Fetch-Site``, which pages cannot forge: ``same-origin``, or ``none`` for the user's own
-  navigation;
-- ``Origin``, where a browser does not send the first one (plain HTTP to another machine). It must
-  equal the address of the request; in a sandbox it is ``null``, and the form is refused.
+- ``Sec-Fetch-Site``, which pages cannot forge, must be ``same-origin``, or ``none`` for the user's
+  own navigation.
+- ``Origin`` is checked if the browser does not send the first one (plain HTTP to another machine).
+  It must equal the address of the request. In a sandbox it is ``null``, and the form is refused.
 
-A request with neither header is refused too; programs use the API. A cookie would protect less:
+A form with neither header is refused too; programs use the API. A CSRF cookie would protect less:
 all ports of a host share cookies, and Label Studio often runs on another port of the same host.
 """
 
@@ -20,45 +20,38 @@ from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
-PRIVATE_NAME_SUFFIXES = (
-    "localhost",
-    "local",
-    "lan",
-    "home",
-    "internal",
-    "intranet",
-    "home.arpa",
-    "test",
+PRIVATE_HOST_SUFFIXES = (
+    *(".localhost", ".local", ".lan", ".home", ".internal", ".intranet", ".home.arpa", ".test"),
 )
-"""Top-level names that cannot be registered, so that no other site can use them."""
+"""Suffixes of host names that cannot be registered, so no other site can use them."""
 
 
 def explain_form_refusal(headers: Mapping[str, str], *, has_auth: bool) -> str:
-    """Return why a form is refused, in a sentence; empty if it is accepted.
+    """Return a sentence that explains why a form is refused; empty if it is accepted.
 
     Args:
         headers: the request's headers by lower-case name.
-        has_auth: the request was authenticated.
+        has_auth: whether the request was authenticated.
     """
     site, origin, host = (headers.get(n, "") for n in ("sec-fetch-site", "origin", "host"))
     if site:
         if site not in ("same-origin", "none"):
-            return "This form was sent by a page of another site: use the dashboard's own buttons."
+            return "This form was sent by a page of another site: use the buttons of the dashboard."
     elif not _is_same_origin(origin, host):
         return (
-            "This form does not come from the dashboard's own page: open the dashboard and use its "
-            "buttons. Behind a proxy, let it pass the Host header on unchanged."
+            "This form was not sent by the dashboard: open the dashboard and use its buttons. A "
+            "reverse proxy must forward the Host header unchanged."
         )
     if not has_auth and not origin.startswith("https:") and not _is_private_host(host):
         return (
-            "Under a public name buttons work with a password only, because another site could "
-            "use that name: set PRELABEL_USER and PRELABEL_PASSWORD, or use the IP address."
+            "With a public host name the buttons need a password, because another site could use "
+            "that name: set PRELABEL_USER and PRELABEL_PASSWORD, or open the IP address."
         )
     return ""
 
 
 def is_cross_site(headers: Mapping[str, str]) -> bool:
-    """Return whether a page of another site sent a request; programs send neither header."""
+    """Return whether a page of another site sent a request; False if both headers are missing."""
     site, origin, host = (headers.get(n, "") for n in ("sec-fetch-site", "origin", "host"))
     if site:
         return site not in ("same-origin", "none")
@@ -84,7 +77,5 @@ def _is_private_host(host: str) -> bool:
         name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
         ipaddress.ip_address(name)
     except ValueError:
-        return "." not in name or name.endswith(
-            tuple(f".{suffix}" for suffix in PRIVATE_NAME_SUFFIXES)
-        )
+        return "." not in name or name.endswith(PRIVATE_HOST_SUFFIXES)
     return True

@@ -34,7 +34,7 @@ FormAction = Callable[[str], Awaitable[object]]
 
 
 class DashboardRoutes:
-    """Renders the dashboard's responses."""
+    """Render the dashboard's responses."""
 
     def __init__(self, service: Service) -> None:
         settings = service.settings
@@ -55,7 +55,7 @@ class DashboardRoutes:
         return _html_response(self._pages.overview(projects, **page_values, secured=self._has_auth))
 
     async def cards(self, request: Request) -> Response:
-        """Return the part of the overview that is refreshed."""
+        """Return the refreshed part of the overview."""
         return _html_response(self._pages.cards(await self._summaries()))
 
     async def project(self, request: Request, id: str) -> Response:
@@ -71,7 +71,7 @@ class DashboardRoutes:
         return _html_response(page)
 
     async def round_status(self, request: Request, id: str) -> Response:
-        """Return the part of a project's page that is refreshed; a header has the live version."""
+        """Return the refreshed part of a project's page, with the live version in a header."""
         try:
             summary = await asyncio.to_thread(self._reader.summary, self._service.project(id))
         except PrelabelError as error:
@@ -142,7 +142,7 @@ class DashboardRoutes:
 
     def _error_page(self, error: PrelabelError, root: str) -> Response:
         is_missing = isinstance(error, NotFoundError)
-        heading, status = ("Not found", 404) if is_missing else ("That did not work", 409)
+        heading, status = ("Not found", 404) if is_missing else ("Action failed", 409)
         page = self._pages.error(heading, str(error), root)
         return HTMLResponse(page, status, {**SECURITY_HEADERS, **NO_CACHE_HEADERS})
 

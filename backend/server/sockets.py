@@ -14,7 +14,7 @@ def open_listening_socket(host: str, port: int) -> socket.socket:
     """Open a listening socket; port 0 selects a free one.
 
     Raises:
-        PrelabelError: the port is taken, or the address is not this machine's.
+        PrelabelError: the port is in use, or the address does not belong to this machine.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # asyncio disables Nagle's algorithm for IPPROTO_TCP only; with it responses take 40 ms longer

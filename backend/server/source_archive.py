@@ -10,13 +10,13 @@ from pathlib import Path
 REPOSITORY_ROOT = Path(__file__).resolve().parents[2]
 SOURCE_FOLDERS = ("backend", "demo", "serverless", "label_config")
 PROJECT_FILES = ("LICENSE", "README.md", "pyproject.toml", "Dockerfile", "compose.yaml")
-"""Further files of the program."""
+"""Files in the repository root."""
 INSTALLED_SOURCE_FOLDER = REPOSITORY_ROOT / "prelabel-source"
-"""Folder of these files in an installed program, beside other packages."""
+"""Folder of these files when the package is installed."""
 
 
 def zip_source() -> bytes:
-    """Return a zip archive with the code, the licence and the build files."""
+    """Return a zip archive with the code, the license and the build files."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, file in sorted(_source_files()):

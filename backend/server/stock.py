@@ -1,8 +1,8 @@
 """An adapter for the ``label-studio-ml`` server.
 
-``label-studio-ml init DIR --script model.py`` with a ``model.py`` of one line,
-``from backend.server.stock import Prelabel``, and ``label-studio-ml start DIR`` serve Prelabel.
-It supports version 1.0.9 (PyPI) and the 2.x line of its repository, including both forms of calls.
+Create a ``model.py`` with the line ``from backend.server.stock import Prelabel``. Then run
+``label-studio-ml init DIR --script model.py`` and ``label-studio-ml start DIR``. Version 1.0.9
+(PyPI) and 2.x (its repository) are supported, although they pass different arguments.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ RESULT_TIMEOUT_SECONDS = 95.0
 
 
 class Prelabel(LabelStudioMLBase):  # type: ignore[misc]
-    """Forwards calls to the service of this process.
+    """Forward calls to the service of this process.
 
     Args:
-        project_id: given by 2.x.
-        label_config: the first positional argument in 1.0.9, the second in 2.x.
+        project_id: id of the project (2.x).
+        label_config: the labeling config, as first positional argument (1.0.9) or second (2.x).
         extra: ``hostname`` and ``access_token`` (1.0.9).
     """
 
@@ -53,7 +53,7 @@ class Prelabel(LabelStudioMLBase):  # type: ignore[misc]
     def __init__(
         self, project_id: str | None = None, label_config: str | None = None, **extra: Any
     ) -> None:
-        if project_id and project_id.lstrip().startswith("<"):  # 1.0.9 called by position
+        if project_id and project_id.lstrip().startswith("<"):  # positional argument of 1.0.9
             project_id, label_config = None, project_id
         self._project_id = project_id or ""
         self._config_xml = label_config or ""
@@ -88,7 +88,7 @@ class Prelabel(LabelStudioMLBase):  # type: ignore[misc]
     def fit(self, tasks: Any = (), *extra_positional: Any, **extra: Any) -> dict[str, Any]:
         """Request a round, which reads the labels from Label Studio.
 
-        1.0.9 calls this in another process, so the request is a file in the home folder.
+        1.0.9 calls this in another process, so the request is written to the home folder.
         """
         event = str(extra.get("event") or (tasks if isinstance(tasks, str) else ""))
         payload = extra.get("data") or (extra_positional[0] if extra_positional else {})
@@ -116,7 +116,7 @@ class Prelabel(LabelStudioMLBase):  # type: ignore[misc]
 
 
 class ServiceThread:
-    """Runs the service on an event loop in a thread."""
+    """Run the service on an event loop in a thread."""
 
     def __init__(self) -> None:
         self.service = Service(read_settings())

@@ -1,1 +1,1 @@
-"""The worker process: takes jobs from the scheduler and runs them, one after another."""
+"""The worker process, which runs the scheduler's jobs one after another."""

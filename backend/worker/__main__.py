@@ -1,7 +1,7 @@
-"""The worker process: runs jobs from its standard input, one after another.
+"""The worker process, which runs jobs from its standard input one after another.
 
-Models, training and lists from Label Studio are handled here, so that the server stays responsive.
-The process ends when its standard input closes, however the server ended.
+Inference, training and large responses from Label Studio are processed here, so that the server
+stays responsive. The process ends when its standard input closes, even if the server was killed.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ SendHeader = Callable[[JsonObject], None]
 
 
 class JobRunner:
-    """Run jobs, and keep what the next job can reuse.
+    """Run jobs, and cache results for later jobs.
 
     Args:
         resources: shared by all jobs.
@@ -63,14 +63,14 @@ class JobRunner:
         self._cancelled_jobs: set[int] = set()
 
     def cancel(self, job_id: int) -> None:
-        """Let a job end as soon as it can; called from another thread."""
+        """Request the cancellation of a job; may be called from another thread."""
         self._cancelled_jobs.add(job_id)
 
     def run(self, job_id: int, job: Job, body: bytes) -> tuple[JobResult, bytes]:
         """Run a job and return its result and body.
 
         Raises:
-            PrelabelError: it failed for a reason that a person can act on.
+            PrelabelError: the job failed for a reason that the user can fix.
         """
         match job:
             case RoundJob():
@@ -149,7 +149,7 @@ class JobRunner:
         from backend.inference.smart_tools import warm_up
 
         session = self._session(job)
-        _ = session.images  # loads Label Studio's SDK, which takes a while too
+        _ = session.images  # imports Label Studio's SDK, which is slow too
         warm_up(session.model(job.version) if job.version else None)
 
     def _predict_tasks(self, body: bytes) -> tuple[JsonObject, bytes]:
@@ -178,7 +178,7 @@ def main() -> None:
 
 
 def _redirect_stdout() -> BinaryIO:
-    """Return the pipe to the server, and send what libraries print to standard error instead."""
+    """Return the pipe to the server, and redirect the output of libraries to standard error."""
     pipe = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     return pipe
@@ -194,7 +194,7 @@ def _serve_jobs(
     except BrokenPipeError:  # the server is gone
         os._exit(0)
     finally:
-        # without this thread no job would ever be answered: the server starts another process
+        # no job can run without this thread: end the process, and the server starts another one
         traceback.print_exc()
         os._exit(1)
 
@@ -211,7 +211,7 @@ def _run_job(runner: JobRunner, header: JsonObject, body: bytes) -> tuple[JsonOb
         return {"id": job_id, "done": result}, answer
     except PrelabelError as error:
         kind, text = type(error).__name__, str(error)
-    except Exception as error:  # a bug: reported, and the process goes on
+    except Exception as error:  # a bug: report it and continue
         log.error("%s", traceback.format_exc())
         kind, text = "Defect", f"{type(error).__name__}: {error}"
     return {"id": job_id, "failed": {"kind": kind, "text": text}}, b""

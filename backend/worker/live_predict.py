@@ -1,4 +1,4 @@
-"""Answer a live ``/predict`` request: one result per task, even if an image is unreadable."""
+"""Process a ``/predict`` request: one result per task, even if an image is unreadable."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ SUGGESTION_VERSION = "suggestion"
 
 
 def predict_tasks(resources: Resources, request: Json) -> Json | None:
-    """Answer a ``/predict`` request.
+    """Return the response to a ``/predict`` request.
 
     Args:
-        resources: of this process.
+        resources: resources of this process.
         request: Label Studio's body with ``tasks``, ``project`` and ``label_config``. The server
-            adds ``ahead``, the tasks of the next piece of a longer list.
+            adds ``ahead``, the tasks of the next chunk, whose images are prefetched.
 
     Returns:
         ``{"results": [one per task], "model_version"}``; None while the project has no version.
@@ -69,7 +69,7 @@ def _suggest_regions(
     task: Task,
     drawn_regions: dict[str, Regions],
 ) -> Json:
-    """Return the suggestions of a smart tool; none when the image is unreadable."""
+    """Return the suggestions of a smart tool; no regions if the image is unreadable."""
     model = session.model(live_version) if live_version else None
     regions: list[Json] = []
     try:

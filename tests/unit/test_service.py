@@ -152,7 +152,7 @@ def test_a_job_raises_its_error_and_the_worker_continues(
 def test_a_worker_that_died_is_replaced(tmp_path: Path) -> None:
     async def work(pool: WorkerPool) -> None:
         async with pool.acquire() as worker:
-            with pytest.raises(RoundError, match="working process died"):
+            with pytest.raises(RoundError, match="worker process died"):
                 await worker.run(WarmUpJob("1", "die"))
             await worker.run(PredictJob(), request(1))
 
@@ -392,7 +392,7 @@ def test_damaged_files_of_one_project_do_not_stop_the_others(
 
     served(tmp_path, ask)
     assert not (projects.folder("4") / wake.TRAIN_FILE).exists(), "the wish was noticed"
-    assert any("project 1 is left out" in record.message for record in caplog.records)
+    assert any("project 1 is skipped" in record.message for record in caplog.records)
 
 
 def test_cross_site_requests_to_the_ml_protocol_are_refused(tmp_path: Path) -> None:
@@ -417,7 +417,10 @@ def test_a_setup_that_is_too_large_is_refused(tmp_path: Path) -> None:
     async def ask(client: httpx.AsyncClient, service: Service) -> None:
         body = {"project": "7.1", "schema": "x" * MAX_SETUP_BYTES}
         answer = await client.post("/setup", json=body)
-        assert (answer.status_code, answer.json()["detail"]) == (413, "That is larger than 4 MB.")
+        assert (answer.status_code, answer.json()["detail"]) == (
+            413,
+            "The body is larger than 4 MB.",
+        )
         assert service.projects() == []
 
     served(tmp_path, ask)
