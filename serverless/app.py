@@ -1,7 +1,7 @@
-"""The Modal app: its functions, their machines and limits. Deployed with ``prelabel deploy``.
+"""The Modal app: functions with their hardware and limits. Deployed with ``prelabel deploy``.
 
-The bodies are a few lines over plain functions of other modules. They import lazily, because this
-file is imported wherever the app is named.
+The function bodies call plain functions of other modules. They import those lazily, because every
+container of the app imports this file.
 """
 
 import os
@@ -48,7 +48,7 @@ endpoint_secrets = images.endpoint_secrets(local_environment, settings.home / AL
     block_network=True,
 )
 def train(order_id: str) -> dict[str, object]:
-    """Train an order of the jobs volume; see :func:`serverless.jobs.run_training_order`."""
+    """Run a training order; see :func:`serverless.jobs.run_training_order`."""
     from serverless.jobs import run_training_order
 
     jobs_volume.reload()
@@ -71,7 +71,7 @@ def train(order_id: str) -> dict[str, object]:
     block_network=True,
 )
 class BatchInference:
-    """Batch inference for whole projects: embeddings and detections, with the seconds they took."""
+    """Batch inference for whole projects: embeddings and detections, with device and duration."""
 
     @modal.enter(snap=True)
     def preload(self) -> None:
@@ -177,7 +177,7 @@ def endpoint() -> "ASGIApp":
     memory=4096,
     timeout=10 * MINUTES,
     startup_timeout=10 * MINUTES,
-    min_containers=1,  # Label Studio waits 3 seconds for an answer to /setup
+    min_containers=1,  # Label Studio's timeout for /setup is 3 seconds
     max_containers=1,  # a single process polls the projects
     scaledown_window=20 * MINUTES,
     volumes={
@@ -189,14 +189,14 @@ def endpoint() -> "ASGIApp":
 @modal.concurrent(max_inputs=100)
 @modal.asgi_app()
 def backend() -> "ASGIApp":
-    """Serve the ML backend, ``prelabel serve``: always warm, while GPUs scale to zero."""
+    """Serve the ML backend, as ``prelabel serve`` does; it stays warm while GPUs scale to zero."""
     from serverless.asgi_apps import modal_backend_app
 
     return modal_backend_app(home_volume.commit, endpoint_volume.reload)
 
 
 def progress_writer(order_id: str) -> Callable[[int, int], None]:
-    """Return a callback that writes the progress of a training where the client reads it."""
+    """Return a callback that writes the progress of a training for the client."""
 
     def write_progress(done: int, total: int) -> None:
         progress_dict[order_id] = (done, total)

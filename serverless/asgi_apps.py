@@ -1,4 +1,4 @@
-"""Build the applications of Modal's two web functions over their volumes."""
+"""Build the ASGI applications of the two web functions on Modal."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 def modal_backend_app(commit: Callable[[], None], reload_captures: Callable[[], None]) -> ASGIApp:
-    """Return the ML backend over the home volume.
+    """Return the ML backend's application; its ``PRELABEL_HOME`` is the home volume.
 
     Args:
-        commit: makes what a round wrote durable, and visible to the endpoint.
-        reload_captures: makes what the endpoint captured visible.
+        commit: makes written files durable, and visible to the endpoint.
+        reload_captures: makes newly captured images visible.
 
     Raises:
-        UsageError: there is no user name and password for it.
+        UsageError: there is no user name and password.
     """
     from backend.errors import UsageError
     from backend.scheduler.service import Service
@@ -50,10 +50,10 @@ def modal_backend_app(commit: Callable[[], None], reload_captures: Callable[[], 
 def modal_endpoint_app(
     remote_predict: RemotePredict, refresh: Callable[[], None], commit: Callable[[], None]
 ) -> FastAPI:
-    """Return the predict endpoint over the home volume, with its models in other containers.
+    """Return the predict endpoint's application, with its models in other containers.
 
     Args:
-        remote_predict: calls the models.
+        remote_predict: predicts in another container.
         refresh: makes newly uploaded versions visible.
         commit: makes captured images durable.
     """

@@ -1,4 +1,4 @@
-"""A client for the predict endpoint in one file. Copy it; it needs only the standard library.
+"""A client for the predict endpoint. Copy this file; it needs only the standard library.
 
 client = Client("http://localhost:9091", key="plk_…")
 answer = client.invoke("3", "plant.jpg", externalId="bed-7")
@@ -21,15 +21,15 @@ Image = bytes | str | Path
 """Bytes of an image, or the path of its file."""
 MAX_ATTEMPTS = 4
 RETRY_STATUSES = (429, 503)
-QUOTA = "urn:prelabel:quota"
+QUOTA_PROBLEM_TYPE = "urn:prelabel:quota"
 MAX_WAIT_SECONDS = 30.0
 
 
 class EndpointError(Exception):
-    """A request failed; ``str(error)`` is the cause and, where there is one, the fix.
+    """A request failed; ``str(error)`` states the cause and, if there is one, the fix.
 
     Attributes:
-        status: status of the response; 0 without a response.
+        status: HTTP status; 0 if there was no response.
         problem: the response's problem JSON (RFC 9457).
     """
 
@@ -45,7 +45,7 @@ class Client:
 
     Attributes:
         address: URL of the endpoint, such as ``https://….modal.run``.
-        key: API key, ``plk_…``; empty if the endpoint needs none.
+        key: API key, ``plk_…``; empty if the endpoint does not need one.
         seconds: timeout of a request.
     """
 
@@ -76,7 +76,7 @@ class Client:
     ) -> dict[str, Any]:
         """Predict up to 64 images; ``results`` has a prediction or an ``error`` for each.
 
-        All images together may have 64 MB, unless the operator has set another limit.
+        The images may have 64 MB in total, unless the operator has set another limit.
 
         Raises:
             EndpointError: the request failed.
@@ -87,27 +87,24 @@ class Client:
         return answer
 
     def correct(self, function: str, externalId: str, **answer: Any) -> None:
-        """Send the right answer for an image that was predicted before.
+        """Correct the prediction for an image.
 
         Args:
             function: id of the function.
-            externalId: your name for the image.
+            externalId: your own id for the image, as in the invocation.
             **answer: ``labelName``, ``labelNames`` or ``predictions``.
 
         Raises:
             EndpointError: the request failed.
         """
         path = f"/v1/functions/{quote(function, safe='')}/samples/{quote(externalId)}/annotation"
-        self._send_json("PUT", path, answer)
+        content_headers = {"content-type": "application/json"}
+        self._request("PUT", path, json.dumps(answer).encode(), content_headers)
 
     def functions(self) -> list[dict[str, Any]]:
         """List the functions that the API key may invoke."""
         listing: list[dict[str, Any]] = self._request("GET", "/v1/functions", b"", {})
         return listing
-
-    def _send_json(self, method: str, path: str, body: Any) -> Any:
-        content_headers = {"content-type": "application/json"}
-        return self._request(method, path, json.dumps(body).encode(), content_headers)
 
     def _request(self, method: str, path: str, body: bytes, headers: dict[str, str]) -> Any:
         """Return the JSON of a response; retry on status 429 or 503 and broken connections."""
@@ -125,8 +122,8 @@ class Client:
             if response.status < 400:
                 return json.loads(content)
             problem = _parse_problem(content)
-            quota_exceeded = problem.get("type") == QUOTA  # would have to wait for the next month
-            if response.status not in RETRY_STATUSES or quota_exceeded or not tries_left:
+            is_over_quota = problem.get("type") == QUOTA_PROBLEM_TYPE  # until the next month
+            if response.status not in RETRY_STATUSES or is_over_quota or not tries_left:
                 raise EndpointError(response.status, problem)
             wait = response.headers.get("retry-after", "1")
             time.sleep(min(float(wait) if wait.isdigit() else 1.0, MAX_WAIT_SECONDS))
@@ -147,9 +144,9 @@ class Client:
         return response, response.read()
 
     def _read_early_response(self, error: OSError) -> tuple[HTTPResponse, bytes]:
-        """Return a response that arrived while the request was still being sent.
+        """Return a response that arrived before the whole request was sent, or raise ``error``.
 
-        The endpoint refuses a large request early. Without a response ``error`` is raised.
+        The endpoint rejects a request that is too large without reading all of it.
         """
         connection, self._connection = self._connection, None
         if connection is None or connection.sock is None:  # not connected
@@ -168,7 +165,7 @@ def _read_image(image: Image) -> bytes:
 
 
 def _encode_multipart(images: Sequence[bytes]) -> tuple[bytes, str]:
-    """Return images as a multipart form, and its content type."""
+    """Return images as the body of a multipart form, and its content type."""
     boundary = uuid4().hex
     part_header = (
         f'--{boundary}\r\ncontent-disposition: form-data; name="data"; filename="image"\r\n\r\n'

@@ -1,4 +1,4 @@
-"""Build the container image: dependencies, weights, settings, and the source code last."""
+"""Build the container image: dependencies, weights, settings and source code, in this order."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 REPOSITORY_ROOT = Path(__file__).parents[1]
 PYTHON_VERSION = "3.11"
 EXCLUDED_DEPENDENCIES = frozenset({"label-studio-ml", "redis", "rq", "modal"})
-"""Dependencies that no code in the cloud imports; modal is installed there anyway."""
+"""Dependencies that the containers do not need; Modal installs its own client."""
 SOURCE_PACKAGES = ("backend", "serverless")
-"""Packages copied with all their files, such as the description of a network."""
+"""Packages to copy, including their data files."""
 CONTAINER_SOURCE_FOLDER = "/root"
-"""Where Modal puts the source code."""
+"""Folder in which Modal installs the source code."""
 HOME_MOUNT, ENDPOINT_MOUNT, JOBS_MOUNT, WEIGHTS_FOLDER = "/data", "/kept", "/jobs", "/weights"
-"""Where the volumes are mounted, and where the image has its weights."""
+"""Mount points of the volumes, and the image's folder of weights."""
 TRAIN_TIMEOUT_SECONDS = 3600
-"""After which Modal ends a training call."""
+"""Time limit of a training call on Modal."""
 BACKEND_SECRET_NAMES = ("LABEL_STUDIO_API_KEY", "PRELABEL_USER", "PRELABEL_PASSWORD")
 UNFORWARDED_SETTINGS = frozenset(
     {
@@ -35,16 +35,16 @@ UNFORWARDED_SETTINGS = frozenset(
         *BACKEND_SECRET_NAMES,
     }
 )
-"""Settings with another value in the containers, and settings that are secrets."""
+"""Settings that have other values in the containers, and secrets."""
 
 
 def read_pyproject() -> dict[str, Any]:
-    """Return the content of the project's pyproject.toml."""
+    """Return the parsed pyproject.toml."""
     return tomllib.loads((REPOSITORY_ROOT / "pyproject.toml").read_text("utf-8"))
 
 
 def container_dependencies() -> list[str]:
-    """Return the requirements to install, as pyproject.toml states them."""
+    """Return the requirements of pyproject.toml that the containers need."""
     requirements = read_pyproject()["project"]["dependencies"]
     return [
         line
@@ -54,13 +54,13 @@ def container_dependencies() -> list[str]:
 
 
 def dependency_overrides() -> list[str]:
-    """Return the requirements that override those of dependencies, from uv's settings."""
+    """Return uv's dependency overrides from pyproject.toml."""
     override_lines: list[str] = read_pyproject()["tool"]["uv"]["override-dependencies"]
     return override_lines
 
 
 def find_live_encoders(home: Path) -> dict[str, str]:
-    """Return the encoders of live versions, each with a phrase that names one such version."""
+    """Return the encoder settings of live versions, each with a description of one version."""
     from backend.store.projects import ProjectStore
     from backend.store.versions import VersionStore
 
@@ -74,13 +74,13 @@ def find_live_encoders(home: Path) -> dict[str, str]:
 
 
 def is_local_file(encoder: str) -> bool:
-    """Whether an encoder setting names a file that only this machine has.
+    """Whether an encoder setting selects weights that are a file on this machine.
 
-    >>> [is_local_file(one) for one in ("ViT-B-32//home/me/w.pt", "ViT-B-32/openai", "auto")]
+    >>> [is_local_file(name) for name in ("ViT-B-32//home/me/w.pt", "ViT-B-32/openai", "auto")]
     [True, False, False]
     """
     if Path(encoder).suffix == ".pt" and "/" not in encoder:
-        return False  # published under that name, and downloaded
+        return False  # the name of published weights, which are downloaded
     weights = encoder.partition("/")[2]
     paths = [Path(text).expanduser() for text in (encoder, weights) if text]
     return "/" in weights or any(path.is_absolute() or path.is_file() for path in paths)
@@ -89,12 +89,12 @@ def is_local_file(encoder: str) -> bool:
 def weight_download_commands(
     encoder: str, detector: str, live_settings: Iterable[str] = ()
 ) -> list[str]:
-    """Return shell commands that download weights into the image, one per file.
+    """Return the shell commands that download weights into the image, one per file.
 
     Args:
         encoder: ``PRELABEL_ENCODER``.
         detector: ``PRELABEL_DETECTOR``.
-        live_settings: encoders of live versions.
+        live_settings: encoder settings of live versions.
     """
     from backend.vision.detection.network import DEFAULT_WEIGHTS
     from backend.vision.encoders.base import DEFAULT_CLIP
@@ -119,7 +119,7 @@ def container_environment(env: Mapping[str, str]) -> dict[str, str]:
     """Return the environment variables of the containers, without secrets.
 
     Args:
-        env: environment of the machine that deploys.
+        env: environment variables of the deploying machine.
     """
     names = set(setting_variables().values()) - UNFORWARDED_SETTINGS
     forwarded = {name: env[name] for name in sorted(names) if env.get(name)}
@@ -135,15 +135,15 @@ def container_environment(env: Mapping[str, str]) -> dict[str, str]:
 
 
 def backend_secrets(env: Mapping[str, str]) -> dict[str, str | None]:
-    """Return the backend's secrets: Label Studio's token, and the backend's user and password."""
+    """Return the backend's secrets: Label Studio's API key, and its own user and password."""
     return {name: env[name] for name in BACKEND_SECRET_NAMES if env.get(name)}
 
 
 def endpoint_secrets(env: Mapping[str, str], rules_file: Path) -> dict[str, str | None]:
-    """Return the endpoint's secrets: those that sign its alerts.
+    """Return the endpoint's secrets, which sign its alerts.
 
     Args:
-        env: environment of the machine that deploys; empty in a container.
+        env: environment variables of the deploying machine; empty in a container.
         rules_file: the file of alert rules, which may be invalid.
     """
     if not env or not rules_file.is_file():
@@ -157,7 +157,7 @@ def endpoint_secrets(env: Mapping[str, str], rules_file: Path) -> dict[str, str 
 
 
 def build_container_image() -> modal.Image:
-    """Return the image of all functions; layers that change often come last."""
+    """Return the image of all functions; its most frequently changed layers come last."""
     import modal
 
     base = modal.Image.debian_slim(python_version=PYTHON_VERSION)

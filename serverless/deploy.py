@@ -26,15 +26,15 @@ from serverless.modal_compute import check_train_timeout
 from serverless.volume_sync import VolumeSync, record_deployment
 
 LOCAL_DOMAIN_SUFFIXES = (".localhost", ".local", ".internal", ".lan", ".home.arpa")
-"""Suffixes of host names that only a private network resolves."""
+"""Suffixes of host names in private networks."""
 
 
 @dataclass(frozen=True)
 class DeploymentResult:
-    """A deployment.
+    """The result of a deployment.
 
     Attributes:
-        backend: URL to connect in Label Studio.
+        backend: URL of the ML backend, to connect in Label Studio.
         endpoint: URL of the predict endpoint.
         functions: ids of the uploaded functions.
     """
@@ -45,21 +45,21 @@ class DeploymentResult:
 
 
 def check_deployable(settings: Settings) -> None:
-    """Check that a deployment would work, before anything is uploaded.
+    """Check the settings for a deployment before anything is uploaded.
 
     Raises:
-        UsageError: something is missing or wrong.
+        UsageError: a setting is missing or invalid.
     """
     ModalClient(settings.modal_app)  # raises without a token
     if not settings.user:
         raise UsageError(
-            "The backend on Modal has a public address: set PRELABEL_USER and PRELABEL_PASSWORD, "
-            "with which Label Studio will authenticate."
+            "The backend on Modal has a public URL: set PRELABEL_USER and PRELABEL_PASSWORD, with "
+            "which Label Studio authenticates."
         )
     if not settings.api_key or not is_public_url(settings.label_studio_url):
         raise UsageError(
-            "The backend on Modal needs LABEL_STUDIO_URL, an address that is reachable from the "
-            f"internet (now {settings.label_studio_url}), and LABEL_STUDIO_API_KEY."
+            "The backend on Modal needs LABEL_STUDIO_URL, reachable from the internet "
+            f"(now {settings.label_studio_url}), and LABEL_STUDIO_API_KEY."
         )
     check_train_timeout(settings)
     check_encoders_available(settings)
@@ -72,16 +72,16 @@ def check_deployable(settings: Settings) -> None:
 
 
 def check_encoders_available(settings: Settings) -> None:
-    """Check that the encoders of the setting and of live versions can be downloaded on Modal.
+    """Check that the containers can download the encoders of the settings and of live versions.
 
     Raises:
-        UsageError: one is a file of this machine.
+        UsageError: the weights of an encoder are a file on this machine.
     """
     encoder_sources = {settings.encoder: "PRELABEL_ENCODER"} | find_live_encoders(settings.home)
     for encoder, source in encoder_sources.items():
         if is_local_file(encoder):
             raise UsageError(
-                f"The encoder of {source}, {encoder}, is a file of this machine, which Modal "
+                f"The encoder of {source}, {encoder}, is a file on this machine, which Modal "
                 f"cannot download: set PRELABEL_ENCODER to published weights, such as "
                 f"{DEFAULT_CLIP}, train a version with them, then deploy."
             )
@@ -108,8 +108,8 @@ def deploy(settings: Settings, report: LogCallback) -> DeploymentResult:
     """Deploy the app and upload the live versions.
 
     Args:
-        settings: of this machine; nearly all apply on Modal too.
-        report: receives a line per step.
+        settings: settings of this machine; most of them apply on Modal too.
+        report: called with a line of text per step.
 
     Raises:
         PrelabelError: the deployment failed.
@@ -125,7 +125,7 @@ def deploy(settings: Settings, report: LogCallback) -> DeploymentResult:
 
 
 def next_steps(deployment: DeploymentResult, settings: Settings) -> list[str]:
-    """Return the lines that tell a person what to do after a deployment."""
+    """Return the instructions to print after a deployment, as lines."""
     has_key = any(not key.revoked for key in ApiKeyStore(settings.home).all())
     key_hint = "" if has_key else " (create an API key first: `prelabel keys create NAME`)"
     return [

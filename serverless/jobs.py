@@ -1,6 +1,6 @@
-"""The bodies of Modal's functions, as plain functions over a folder; they do not import modal.
+"""The jobs that run on Modal, as plain functions that do not import modal.
 
-The folder is the jobs volume; see :mod:`serverless.jobs_volume` for its layout.
+``jobs_folder`` is the mounted jobs volume; see :mod:`serverless.jobs_volume` for its layout.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ PRELOADED_MODULES = ("numpy", "torch", "open_clip", "backend.runtime.resources",
 
 
 def preload_modules() -> None:
-    """Import the slow modules, for a memory snapshot; it must hold no secret, socket or GPU."""
+    """Import the slow modules before a memory snapshot, which must not contain secrets, sockets or
+    GPU state."""
     for name in PRELOADED_MODULES:
         importlib.import_module(name)
     from backend.vision.ultralytics_models import import_ultralytics
@@ -58,7 +59,7 @@ def preload_modules() -> None:
 
 @cache
 def container_resources() -> Resources:
-    """Return the resources of this container, made from its environment variables."""
+    """Return the resources of this container, configured by its environment variables."""
     from backend.runtime.resources import Resources
 
     return Resources(read_settings())
@@ -74,7 +75,7 @@ def run_training_order(
     commit: Callable[[], None],
     call_id: str = "",
 ) -> TrainingResult:
-    """Train an order, unless it has been trained already.
+    """Run a training order and save its result; return the saved result if there is one.
 
     The result is written under a temporary name, committed, renamed, and marked as done last, so
     that a retry finds either the whole result or none.
@@ -84,10 +85,10 @@ def run_training_order(
         jobs_folder: root of the jobs volume.
         report_progress: called with (done, total) training steps.
         commit: makes written files durable and visible to other containers.
-        call_id: id of the Modal call; attempts of one call share it.
+        call_id: id of the Modal call; its retries have the same id.
 
     Raises:
-        RuntimeError: the training failed for a reason that another attempt may not meet.
+        RuntimeError: the training failed with an error that a retry may fix.
     """
     folder = jobs_folder / ORDERS_FOLDER / order_id
     completed = _read_completion(folder)
@@ -100,7 +101,7 @@ def run_training_order(
         files = _train_order(folder, jobs_folder, _ignore_progress_errors(report_progress))
     except PrelabelError as raised:
         error = serialization.RemoteError(kind=type(raised).__name__, text=str(raised))
-    except Exception as raised:  # its class may not exist where the result is read
+    except Exception as raised:  # the client may not have its class
         raise RuntimeError(f"{type(raised).__name__}: {raised}") from raised
     result = TrainingResult(
         device=_device_name(),
@@ -144,7 +145,7 @@ def _save_result(
 
 
 def _read_completion(folder: Path) -> TrainingResult | None:
-    """Return the result of a trained order; None when there is none, or its files are damaged."""
+    """Return the saved result of an order; None if it is missing or its files are damaged."""
     try:
         result = TrainingResult.model_validate_json((folder / COMPLETION_FILENAME).read_bytes())
         serialization.verify_files(serialization.read_files(folder / RESULT_FOLDER), result.files)
@@ -154,7 +155,7 @@ def _read_completion(folder: Path) -> TrainingResult | None:
 
 
 def _start_time(folder: Path, call_id: str, commit: Callable[[], None]) -> float:
-    """Return when the first attempt of a call started, in seconds since 1970."""
+    """Return the start time of a call's first attempt, in seconds since 1970."""
     file = folder / "begun.json"
     with contextlib.suppress(OSError, ValueError):
         start_record = json.loads(file.read_text(encoding="utf-8"))
@@ -256,14 +257,14 @@ def _load_order_image(digest: str, jobs_folder: Path) -> Image.Image:
 
 
 def run_timed(task: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> TimedResult[T]:
-    """Call one of the functions below; return its value with the device and the seconds it used."""
+    """Call a function; return its value with the device and the duration."""
     start = time.monotonic()
     value = task(*args, **kwargs)
     return TimedResult(value, _device_name(), round(time.monotonic() - start, 3))
 
 
 def encoder_properties(setting: str) -> EncoderProperties:
-    """Return the properties of the encoder that a setting selects."""
+    """Return the properties of an encoder."""
     encoder = container_resources().encoder(setting)
     names = [field.name for field in fields(EncoderProperties)]
     return EncoderProperties(**{name: getattr(encoder, name) for name in names})
@@ -299,11 +300,11 @@ def detect_packed_images(
         size: input size in pixels.
         jobs_folder: root of the jobs volume.
         images: encoded images.
-        min_confidence: detections below it are left out, 0 to 1.
-        reload: makes files visible that other machines have written since.
+        min_confidence: minimum confidence of the returned detections, 0 to 1.
+        reload: makes the files of other machines visible.
 
     Returns:
-        the encoded detections; None when the volume has no such network.
+        the encoded detections; None if the volume does not have the network.
     """
     folder = jobs_folder / NETWORKS_FOLDER / network_key
     if not (folder / COMPLETION_FILENAME).exists():

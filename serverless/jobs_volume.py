@@ -1,8 +1,8 @@
-"""The jobs volume on Modal: its layout, and how its files are uploaded, listed and removed.
+"""The jobs volume on Modal: upload, list and remove its files.
 
-``pictures/<2 hex digits>/<digest>`` holds images, ``weights/<digest>/<file>`` base weights,
-``networks/<key>/`` networks for batch inference, and ``orders/<id>/`` a training order with its
-input files and, once it is trained, ``result/``.
+Layout: ``pictures/<2 hex digits>/<digest>`` are images, ``weights/<digest>/<file>`` base weights,
+``networks/<key>/`` networks for batch inference, and ``orders/<id>/`` training orders with their
+input files and, after the training, ``result/``.
 """
 
 from __future__ import annotations
@@ -17,16 +17,15 @@ from serverless.modal_errors import JobFailedError, suppress_not_found, translat
 if TYPE_CHECKING:
     from modal.types import FileEntry
 
-ORDERS_FOLDER, IMAGES_FOLDER, WEIGHTS_FOLDER, NETWORKS_FOLDER = (
-    *("orders", "pictures", "weights", "networks"),
-)
+ORDERS_FOLDER, IMAGES_FOLDER = "orders", "pictures"
+WEIGHTS_FOLDER, NETWORKS_FOLDER = "weights", "networks"
 ORDER_FILENAME, COMPLETION_FILENAME = "order.json", "done.json"
 PREVIOUS_FOLDER, RESULT_FOLDER = "previous", "result"
-"""Folders of an order: the model to start from, and the trained model."""
+"""Folders of an order: the model to fine-tune, and the trained model."""
 
 
 def image_path(digest: str) -> str:
-    """Return the path of an image: that of a copy in ``PRELABEL_HOME``."""
+    """Return the path of an image, which is also the path of its copy in ``PRELABEL_HOME``."""
     return f"{IMAGES_FOLDER}/{digest[:2]}/{digest}"
 
 
@@ -45,7 +44,7 @@ class JobsVolume:
         self._name_cache: dict[str, set[str]] = {}
 
     def upload(self, files: Mapping[str, bytes | Path]) -> None:
-        """Upload contents or local files by path; Modal skips contents that it has already."""
+        """Upload contents or local files by path; Modal deduplicates them."""
         with translate_modal_errors(self._app), self._volume.batch_upload(force=True) as batch:
             for path, content in files.items():
                 source = io.BytesIO(content) if isinstance(content, bytes) else content
@@ -58,16 +57,16 @@ class JobsVolume:
         """Return the content of a file.
 
         Raises:
-            JobFailedError: there is no such file.
+            JobFailedError: the file does not exist.
             ModalUnreachableError: Modal cannot be reached.
         """
         with translate_modal_errors(self._app):
             with suppress_not_found():
                 return b"".join(self._volume.read_file(path))
-            raise JobFailedError("The training result is gone from Modal: train again.")
+            raise JobFailedError("The training result is no longer on Modal: train again.")
 
     def remove(self, path: str) -> None:
-        """Remove a file, or a folder with its content, if it exists."""
+        """Remove a file or folder, if it exists."""
         with translate_modal_errors(self._app), suppress_not_found():
             self._volume.remove_file(f"/{path}", recursive=True)
 
@@ -76,11 +75,11 @@ class JobsVolume:
 
         Args:
             folder: a top-level folder.
-            cutoff: seconds since 1970; an entry with a file written later is kept whole.
-            max_removed: the most entries to remove in this call.
+            cutoff: seconds since 1970; an entry is kept if any of its files was written later.
+            max_removed: maximum number of entries to remove.
 
         Returns:
-            how many entries were removed.
+            the number of removed entries.
         """
         last_written: dict[str, float] = {}
         for file in self._list_entries(folder):
@@ -94,7 +93,7 @@ class JobsVolume:
         return len(stale[:max_removed])
 
     def list_names(self, folder: str) -> set[str]:
-        """Return the names of a folder's entries: digests of images, or names of subfolders."""
+        """Return the names of a top-level folder's images or subfolders; they are cached."""
         if folder not in self._name_cache:
             is_images = folder == IMAGES_FOLDER
             entry_type = "FILE" if is_images else "DIRECTORY"
@@ -105,7 +104,7 @@ class JobsVolume:
         return self._name_cache[folder]
 
     def clear_name_cache(self) -> None:
-        """List the names anew next time, after an entry turned out to be missing."""
+        """Clear the cache of :meth:`list_names`, because an entry was removed from the volume."""
         self._name_cache.clear()
 
     def _list_entries(self, folder: str, *, recursive: bool = True) -> list[FileEntry]:
@@ -116,6 +115,6 @@ class JobsVolume:
 
 
 def _entry_path(path: str) -> str:
-    """Return the path of the entry that a file belongs to: an image itself, or its subfolder."""
+    """Return the path of a file's entry: of the image itself, or of its subfolder."""
     parts = path.split("/")
     return "/".join(parts if parts[0] == IMAGES_FOLDER else parts[:2])

@@ -1,4 +1,4 @@
-"""Call the deployed app. Only this module, ``app.py`` and the volumes' modules use modal."""
+"""Call the deployed app."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ if TYPE_CHECKING:
     import modal
 
 RUNNING_ON_MODAL = bool(os.environ.get("MODAL_TASK_ID"))
-"""Whether this process runs in a container on Modal, where the home folder is the volume itself."""
+"""Whether this process runs in a container on Modal, where ``PRELABEL_HOME`` is the volume."""
 
 
 class ModalClient:
-    """The deployed app of a name, in the environment that Modal's own settings select.
+    """Client for the deployed app, in the Modal environment that Modal's configuration selects.
 
     Args:
         app: name of the app.
 
     Attributes:
         volume: the jobs volume of the app.
-        record_usage: called with the device and the seconds of each batch inference call; the
-            device is empty when it is unknown.
+        record_usage: called with (device, seconds) after each batch inference call; the device is
+            empty if it is unknown.
 
     Raises:
-        UsageError: this machine has no token for Modal.
+        UsageError: Modal has no token on this machine.
     """
 
     def __init__(self, app: str) -> None:
@@ -69,11 +69,11 @@ class ModalClient:
             return str(self._train_function().spawn(order_id).object_id)
 
     def training_result(self, call_id: str) -> TrainingResult | None:
-        """Return the result of a training call; None while it runs.
+        """Return the result of a training call; None while it is running.
 
         Raises:
-            JobFailedError: it failed, was cancelled, or Modal no longer has its result.
-            ModalUnreachableError: Modal cannot be reached now; the training continues.
+            JobFailedError: the call failed or was cancelled, or Modal no longer has its result.
+            ModalUnreachableError: Modal cannot be reached; the training continues.
         """
         import modal
         from modal.exception import NotFoundError
@@ -88,7 +88,7 @@ class ModalClient:
             return TrainingResult.model_validate(result)
 
     def training_progress(self, order_id: str) -> tuple[int, int]:
-        """Return (done, total) training steps; (0, 0) while they are unknown."""
+        """Return (done, total) training steps; (0, 0) if they are unknown."""
         with translate_modal_errors(self._app):
             done, total = self._progress.get(order_id, (0, 0))
         return int(done), int(total)
@@ -108,7 +108,7 @@ class ModalClient:
         return EncoderProperties(**properties)  # type: ignore[arg-type]
 
     def encode(self, setting: str, image_batches: Sequence[list[bytes]]) -> list[bytes]:
-        """Embed batches of encoded images, each in a container of its own."""
+        """Embed batches of encoded images, each batch in its own container."""
         return self._call_inference("encode_images", [(setting, batch) for batch in image_batches])  # type: ignore[return-value]
 
     def encode_texts(self, setting: str, texts: Sequence[str]) -> bytes:
@@ -122,12 +122,12 @@ class ModalClient:
         image_batches: Iterable[list[bytes]],
         min_confidence: float,
     ) -> list[bytes | None]:
-        """Run an uploaded network on batches of encoded images, each in a container of its own."""
+        """Run an uploaded network on batches of encoded images, each batch in its own container."""
         arguments = [(network_key, size, batch, min_confidence) for batch in image_batches]
         return self._call_inference("detect", arguments)  # type: ignore[return-value]
 
     def _call_inference(self, method: str, arguments: Sequence[tuple[object, ...]]) -> list[object]:
-        """Call a method of the inference class once per row of arguments, and record its usage."""
+        """Call a method of ``BatchInference`` once per row of arguments, and record the usage."""
         import modal
 
         start = time.monotonic()

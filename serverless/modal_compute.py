@@ -1,7 +1,7 @@
-"""Compute on Modal: upload training orders, follow them, and download their verified results.
+"""Compute on Modal: upload training orders, wait for them, and download their results.
 
-A training continues when this process ends. The same order, submitted again, resumes its call or
-returns its result.
+A training continues if this process ends. Submitting the same order again resumes the running call
+or returns the saved result.
 """
 
 from __future__ import annotations
@@ -58,23 +58,24 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 log = logging.getLogger("prelabel")
 UPLOAD_BATCH_SIZE = 128
-"""Images read together, for several containers."""
+"""Images that are loaded and uploaded together; several containers share them."""
 CONTAINER_BATCH_SIZE = 16
 """Images per call of a container."""
 MIN_REMOTE_IMAGES = 64
-"""Images below which inference is faster on this machine than a cold start."""
+"""Minimum number of images for remote inference; for fewer, a cold start takes longer than local
+inference."""
 MIN_REMOTE_SAMPLES = 5000
-"""Labeled images below which fitting a head takes less time than uploading its data."""
+"""Minimum number of labeled images to fit a head remotely; for fewer, uploading takes longer."""
 CAPTURE_DOWNLOAD_SECONDS, CAPTURE_CLEANUP_SECONDS = 60.0, 3600.0
 TRAINING_OVERHEAD_SECONDS = 300
-"""Seconds of a training call for the cold start, reading and writing."""
+"""Seconds of a training call that the cold start, reading and writing may take."""
 
 
 def check_train_timeout(settings: Settings) -> None:
-    """Check that trainings end before Modal's time limit.
+    """Check that a training ends within Modal's time limit.
 
     Raises:
-        UsageError: they may take longer.
+        UsageError: ``PRELABEL_TRAIN_SECONDS`` exceeds it.
     """
     max_seconds = TRAIN_TIMEOUT_SECONDS - TRAINING_OVERHEAD_SECONDS
     if settings.train_seconds > max_seconds:
@@ -85,14 +86,14 @@ def check_train_timeout(settings: Settings) -> None:
 
 
 class ModalCompute:
-    """Train on Modal, and run inference for many images there; see ``backend.runtime.compute``.
+    """Train and run batch inference on Modal; see ``backend.runtime.compute``.
 
     Args:
-        settings: of this backend.
-        client: the deployed app; made from the settings by default.
+        settings: the settings.
+        client: client for the deployed app; by default for the app of the settings.
 
     Raises:
-        UsageError: trainings may exceed Modal's time limit, or there is no token.
+        UsageError: a training may exceed Modal's time limit, or there is no token.
     """
 
     batch_size = UPLOAD_BATCH_SIZE
@@ -118,7 +119,7 @@ class ModalCompute:
         VolumeSync(self._settings.home, self._settings.modal_app).upload_if_changed()
 
     def fetch_captures(self) -> None:
-        """See ``Compute.fetch_captures``; called every second, downloads once a minute."""
+        """See ``Compute.fetch_captures``; throttled, as it is called every second."""
         self._download_captures()
 
     def train_head(self, job: HeadTrainingJob) -> tuple[Head | None, ComputeCost]:
@@ -171,7 +172,7 @@ class ModalCompute:
             log.info("Downloaded %s captured images from the endpoint on Modal", new_count)
 
     def _record_usage(self, device: str, seconds: float) -> None:
-        """Count the cost of a device; an unknown one as the preferred GPU."""
+        """Add the cost of a call; an unknown device counts as the preferred GPU."""
         self._budget.record_usage(device or self._settings.gpus[0], seconds)
 
     # -- training orders --------------------------------------------------------------------
@@ -184,7 +185,7 @@ class ModalCompute:
         report: ProgressCallback = lambda done, total: None,
         cancelled: Callable[[], bool] = lambda: False,
     ) -> tuple[FileContents, ComputeCost]:
-        """Train an order; return the verified files of its result, and its cost."""
+        """Run a training order; return the verified files of its result, and its cost."""
         self._budget.check_remaining()
         files = files | {f"{PREVIOUS_FOLDER}/{name}": text for name, text in previous.items()}
         order_id = serialization.compute_order_id(order, files)
@@ -215,17 +216,17 @@ class ModalCompute:
         self._client.volume.upload({f"{folder}/{name}": text for name, text in files.items()})
 
     def _upload_images(self, job: DetectorTrainingJob) -> None:
-        """Upload the copies of the job's images that the volume does not have yet."""
+        """Upload the job's images that are not on the volume yet."""
         samples_by_digest = {sample.digest: sample for sample in job.samples if not sample.is_audit}
         missing = samples_by_digest.keys() - self._client.volume.list_names(IMAGES_FOLDER)
         for digests in _split_batches(sorted(missing), UPLOAD_BATCH_SIZE):
             for digest in digests:
-                samples_by_digest[digest].load_image()  # makes the local copy if there is none
+                samples_by_digest[digest].load_image()  # creates the local copy if it is missing
             paths = map(image_path, digests)
             self._client.volume.upload({path: self._settings.home / path for path in paths})
 
     def _upload_base(self, setting: str) -> str:
-        """Upload base weights that are a local file; return the setting that selects them there."""
+        """Upload base weights if they are a local file; return their setting on Modal."""
         file = Path(setting).expanduser()
         if not file.is_file():
             return setting
@@ -239,7 +240,7 @@ class ModalCompute:
 class RemoteEncoder(EncoderProperties):
     """An encoder that runs on Modal; see :class:`backend.vision.encoders.base.Encoder`.
 
-    Large images travel as JPEG of quality 95, so their embeddings differ slightly.
+    Large images are sent as JPEG of quality 95, so their embeddings differ slightly.
     """
 
     def __init__(self, setting: str, client: ModalClient) -> None:
@@ -248,7 +249,7 @@ class RemoteEncoder(EncoderProperties):
         self._client = client
 
     def encode_images(self, images: Sequence[Image.Image]) -> Floats:
-        """Embed images in several containers at once."""
+        """Embed images in parallel containers."""
         encoded_batches = self._client.encode(self._setting, _encode_batches(images))
         vector_arrays = map(serialization.decode_vectors, encoded_batches)
         return np.concatenate([np.zeros((0, self.dim), dtype=np.float32), *vector_arrays])
@@ -265,20 +266,20 @@ def make_remote_runner(
     load: Callable[[], NetworkRunner],
     client: ModalClient,
 ) -> NetworkRunner:
-    """Return a runner that detects on Modal in many images, and on this machine in a few.
+    """Return a runner that runs on Modal for many images, and on this machine for a few.
 
     Args:
         network: the network.
         size: input size in pixels.
         key: identifies the network's weights.
-        load: loads a runner on this machine.
-        client: the app.
+        load: loads a local runner.
+        client: client for the deployed app.
     """
     from backend.vision.detection.network import save_network
     from backend.vision.detection.network_runner import NetworkRunner
 
     class RemoteRunner(NetworkRunner):
-        """Runs on this machine when that is faster than a cold start."""
+        """Run locally if that is faster than a cold start."""
 
         local_runner: NetworkRunner | None = None
 

@@ -1,4 +1,4 @@
-"""The errors of the package modal, translated into the project's own."""
+"""Convert the exceptions of the package modal into the project's own."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from backend.errors import PrelabelError, RoundError, UsageError, error_text
 
 
 class ModalUnreachableError(RoundError):
-    """Modal cannot be reached now; what runs there continues."""
+    """Modal cannot be reached; jobs that run there continue."""
 
 
 class JobFailedError(RoundError):
-    """A job has failed, was cancelled, or its result is gone; asking again will not change that."""
+    """A job failed or was cancelled, or its result is gone; polling it again does not help."""
 
 
 @contextlib.contextmanager
 def translate_modal_errors(app: str) -> Iterator[None]:
-    """Raise a PrelabelError of one sentence instead of what modal and its transport raise.
+    """Convert exceptions of modal and its transport into a PrelabelError of one sentence.
 
     Args:
         app: name of the app.
@@ -37,21 +37,21 @@ def translate_modal_errors(app: str) -> Iterator[None]:
         ) from error
     except exception.NotFoundError as error:
         raise RoundError(
-            f"Modal has no app {app!r} that fits this version: run `prelabel deploy`."
+            f"Modal has no app {app!r} for this version: run `prelabel deploy`."
         ) from error
     except Exception as error:
         if _is_connection_error(error):
             raise ModalUnreachableError(
-                "Modal cannot be reached; it is tried again, and nothing is lost."
+                "Modal cannot be reached. The request is retried, and no data is lost."
             ) from error
         if isinstance(error, GRPCError | exception.VersionError | exception.InvalidError):
-            raise RoundError(f"Modal refuses the request: {_summary(error)}") from error
+            raise RoundError(f"Modal rejects the request: {_summary(error)}") from error
         raise JobFailedError(f"The job on Modal failed: {_summary(error)}") from error
 
 
 @contextlib.contextmanager
 def suppress_not_found() -> Iterator[None]:
-    """Ignore that a file or folder of a volume does not exist."""
+    """Suppress the error for a missing file or folder of a volume."""
     from modal.exception import NotFoundError
 
     with contextlib.suppress(NotFoundError, FileNotFoundError):
@@ -75,7 +75,7 @@ def _is_connection_error(error: Exception) -> bool:
     connection_errors = (
         *(exception.ConnectionError, exception.ServiceError, exception.InternalError),
         *(exception.ResourceExhaustedError, exception.ClientClosed),
-        *(ConnectionError, socket.gaierror, TimeoutError),  # a slow line's, not Modal's own
+        *(ConnectionError, socket.gaierror, TimeoutError),  # the built-in ones, not Modal's
     )
     transport_packages = ("aiohttp", "grpclib")
     return isinstance(error, connection_errors) or type(error).__module__.startswith(

@@ -1,11 +1,11 @@
-"""Estimate what Modal costs from list prices, and enforce the monthly budget."""
+"""Estimate the cost of Modal from list prices, and enforce the monthly budget."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from backend.errors import OverBudget
-from backend.store.files import disk_errors
+from backend.errors import OverBudget, StoreError
+from backend.store.files import exclusive_lock
 from backend.store.usage import UsageCounters
 
 SECONDS_PER_HOUR = 3600.0
@@ -13,18 +13,19 @@ DOLLARS_PER_HOUR = {
     **{"T4": 0.59, "L4": 0.80, "A10": 1.10, "A10G": 1.10, "L40S": 1.95, "A100": 2.50},
     **{"H100": 3.95, "H200": 4.54, "B200": 6.25, "CPU": 0.20},
 }
-"""List prices of 2026, from a third party; ``CPU`` stands for a container's cores and memory.
+"""List prices of 2026, from a third party. ``CPU`` is the price of a container's cores and memory.
 Modal's A10 reports itself as A10G."""
 UNKNOWN_DEVICE_DOLLARS_PER_HOUR = 4.0
-"""Rather too much, for devices that are not listed."""
+"""A conservative price for devices that are not listed."""
+LOCK_TIMEOUT_SECONDS = 60.0
 
 
 def estimate_dollars(device: str, seconds: float) -> float:
-    """Estimate the cost of holding a device.
+    """Return the estimated cost of using a device, in dollars.
 
     Args:
-        device: as torch or Modal names it, such as ``NVIDIA L4``, ``A100-80GB`` or ``H100:2``.
-        seconds: how long it was held.
+        device: name in torch or Modal, such as ``NVIDIA L4``, ``A100-80GB`` or ``H100:2``.
+        seconds: duration of the use.
     """
     kind, _, count = device.partition(":")
     words = kind.upper().rstrip("!").replace("-", " ").split()
@@ -36,7 +37,7 @@ def estimate_dollars(device: str, seconds: float) -> float:
 
 
 class MonthlyBudget:
-    """This month's estimated cost, in a file.
+    """The monthly budget, and the estimated cost of the current month in a file.
 
     Args:
         file: the file of counters.
@@ -48,14 +49,14 @@ class MonthlyBudget:
         self._budget = budget
 
     def spent_this_month(self) -> float:
-        """Return the dollars of this month."""
+        """Return the estimated cost of this month in dollars."""
         return UsageCounters(self._file).current("dollars")
 
     def check_remaining(self) -> None:
-        """Check that the month's budget is not used up.
+        """Check that the budget of this month is not used up.
 
         Raises:
-            OverBudget: it is.
+            OverBudget: the estimated cost has reached the budget.
         """
         spent = self.spent_this_month()
         if self._budget and spent >= self._budget:
@@ -66,17 +67,15 @@ class MonthlyBudget:
             )
 
     def record_usage(self, device: str, seconds: float) -> None:
-        """Add the cost of a device; safe to call from several processes.
+        """Add the cost of using a device; safe to call from several processes.
 
         Raises:
             StoreError: the file cannot be written.
         """
-        from filelock import FileLock
-
-        with disk_errors(self._file):
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(self._file.with_name(f"{self._file.name}.lock")):
-                usage = UsageCounters(self._file)
-                usage.increment(f"seconds {device}", seconds)
-                usage.increment("dollars", estimate_dollars(device, seconds))
-                usage.flush()
+        lock_file = self._file.with_name(f"{self._file.name}.lock")
+        busy_error = StoreError(f"Another process holds {lock_file}: the cost is not recorded.")
+        with exclusive_lock(lock_file, busy_error, LOCK_TIMEOUT_SECONDS):
+            usage = UsageCounters(self._file)
+            usage.increment(f"seconds {device}", seconds)
+            usage.increment("dollars", estimate_dollars(device, seconds))
+            usage.flush()

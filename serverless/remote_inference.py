@@ -1,4 +1,4 @@
-"""Run the endpoint's models in other containers: the gateway's side and theirs."""
+"""Run the endpoint's models in other containers: code for the gateway and for the containers."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from serverless.jobs import container_resources
 
 PredictionJson = dict[str, object]
 RemotePredict = Callable[[str, str, list[bytes], list[list[int]]], list[PredictionJson]]
-"""Function, version, encoded images and the original sizes → one prediction per image."""
+"""Called with function, version, encoded images and original sizes; one prediction per image."""
 UNAVAILABLE_MESSAGE = (
-    "Version {version} does not answer on Modal ({reason}): run `prelabel deploy`, which uploads "
-    "what live versions need."
+    "Version {version} is not available on Modal ({reason}): run `prelabel deploy`, which uploads "
+    "the files of live versions."
 )
 LOADED_VERSION_LIMIT = 8
-"""Versions that a container keeps in memory."""
+"""Maximum number of versions that a container keeps in memory."""
 
 
 class PredictionRow(BaseModel):
@@ -57,7 +57,7 @@ def predict_packed_images(
     """Return the predictions of a version for encoded images.
 
     Raises:
-        NotFoundError: the version is not on this machine (yet).
+        NotFoundError: the version is not on the home volume (yet).
     """
     loaded = _load_cached_version(function, version)
     decoded_images = [
@@ -68,7 +68,7 @@ def predict_packed_images(
 
 
 def has_version(function: str, version: str) -> bool:
-    """Whether a version is on this machine."""
+    """Whether a version is on the home volume."""
     resources = container_resources()
     try:
         resources.versions(resources.projects.get(function)).card(version)
@@ -97,10 +97,10 @@ def encode_prediction(prediction: ImagePrediction) -> PredictionJson:
 def load_remote_version(
     remote_predict: RemotePredict, resources: Resources, record: ProjectRecord, version: str
 ) -> LoadedVersion:
-    """Return a version whose models run in other containers, after a test prediction.
+    """Return a version whose models run in other containers; check it with a test prediction.
 
     Raises:
-        PrelabelError: the version is missing, too old, or its containers do not answer.
+        PrelabelError: the version is missing or too old, or the test prediction failed.
     """
     versions = resources.versions(record)
     card, controls = versions.card(version), load_controls(versions.path(version))
@@ -108,7 +108,7 @@ def load_remote_version(
     predict = partial(_predict_remotely, remote_predict, record.id, version)
     try:
         predict([noise_image()])
-    except Exception as error:  # from the models there, or from the connection to them
+    except Exception as error:  # from the remote models, or from the connection
         reason = error_text(error).rstrip(".")
         raise PrelabelError(UNAVAILABLE_MESSAGE.format(version=version, reason=reason)) from error
     return LoadedVersion(record, card, controls, resources.folder(record), predict)

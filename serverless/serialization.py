@@ -1,6 +1,7 @@
-"""Encode what travels between this machine and Modal: training orders, results, images, arrays.
+"""Serialize the data that is exchanged with Modal: training orders, results, images and arrays.
 
-Orders and results are JSON, arrays are npz, images are PNG or JPEG. Nothing is pickled here.
+A training order is a serialized training job. Orders and results are JSON, arrays are npz, images
+are PNG or JPEG; nothing is pickled.
 """
 
 from __future__ import annotations
@@ -34,19 +35,19 @@ FileContents = dict[str, bytes]
 """File contents by name."""
 JPEG_QUALITY = 95
 LOSSLESS_BELOW_PIXELS = 320
-"""Images with a shorter longest edge are sent as PNG: JPEG would show its blocks."""
+"""Images whose longest edge is shorter are sent as PNG, because JPEG artifacts would be visible."""
 ARRAYS_FILENAME = "arrays.npz"
 
 
 class DamagedResultError(StoreError):
-    """A downloaded training result differs from the uploaded one."""
+    """A downloaded training result does not match its hashes."""
 
 
 # -- orders and results ---------------------------------------------------------------------
 
 
 class SampleRow(BaseModel):
-    """The fields of a :class:`RegionSample`; its image is uploaded under the digest."""
+    """The fields of a :class:`RegionSample`; its image is uploaded separately, by digest."""
 
     model_config = ConfigDict(frozen=True, from_attributes=True)
 
@@ -58,7 +59,7 @@ class SampleRow(BaseModel):
 
 
 class HeadOrder(BaseModel):
-    """An order to fit the head of one control; its arrays travel as a file of their own."""
+    """An order to fit the head of one control; its arrays are in a separate file."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -76,8 +77,8 @@ class DetectorOrder(BaseModel):
     """An order to fine-tune the detector of one control.
 
     Attributes:
-        base: the setting that selects the network to start from, on the training machine.
-        size: input size of the network in pixels; 0 chooses it by the images.
+        base: setting of the network to fine-tune, on the training machine.
+        size: input size of the network in pixels; 0 to choose it from the images.
         seconds: time limit of the training.
     """
 
@@ -99,22 +100,22 @@ ORDER_ADAPTER: TypeAdapter[TrainingOrder] = TypeAdapter(
 
 
 class RemoteError(BaseModel):
-    """An error that the training raised: the name of its class, and its message."""
+    """An error of the training: the name of its class, and its message."""
 
     kind: str
     text: str
 
 
 class TrainingResult(BaseModel):
-    """What a training call on Modal returns.
+    """The result of a training call on Modal.
 
     Attributes:
         device: name of the GPU, or ``CPU``.
         seconds: duration of all attempts of the call.
-        files: SHA-256 of each result file by name; empty when there was nothing to train.
-        call: id of the Modal call that trained.
-        again: an earlier call had already trained this order.
-        error: set when every further attempt would fail in the same way.
+        files: SHA-256 of each result file by name; empty if there was nothing to train.
+        call: id of the Modal call that ran the training.
+        again: whether an earlier call had already run this order.
+        error: an error that a retry cannot fix.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -129,7 +130,7 @@ class TrainingResult(BaseModel):
 
 @dataclass(frozen=True)
 class TimedResult(Generic[T]):
-    """The result of a batch inference call: its value, and the device and seconds it used."""
+    """The result of a batch inference call, with the device and the duration."""
 
     value: T
     device: str
@@ -149,7 +150,7 @@ class EncoderProperties:
 
 
 def compute_order_id(order: TrainingOrder, files: Mapping[str, bytes]) -> str:
-    """Return an id derived from an order's content, so that equal orders are trained once."""
+    """Return the hash of an order's content, so that equal orders are trained once."""
     text = json.dumps([order.model_dump(mode="json"), file_hashes(files)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -198,8 +199,8 @@ def verify_files(files: Mapping[str, bytes], expected_hashes: Mapping[str, str])
     damaged = [name for name in names if hashes.get(name) != expected_hashes.get(name)]
     if damaged:
         raise DamagedResultError(
-            f"The training result was damaged on its way ({', '.join(damaged)}) and is discarded: "
-            "train again."
+            f"The training result was damaged during transfer ({', '.join(damaged)}) and is "
+            "discarded: train again."
         )
 
 
@@ -211,7 +212,7 @@ def encode_detector_job(job: DetectorTrainingJob, base_setting: str) -> Detector
 
     Args:
         job: the job.
-        base_setting: the setting that selects the network to start from, on the training machine.
+        base_setting: setting of the network to fine-tune, on the training machine.
     """
     return DetectorOrder(
         control=job.control,
@@ -272,7 +273,7 @@ def decode_head_job(order: HeadOrder, arrays: bytes, previous: Head | None) -> H
 
 
 def encode_image(image: Image.Image) -> bytes:
-    """Return an image as PNG, or as JPEG of quality 95 when it is large."""
+    """Return an image as PNG, or as JPEG of quality 95 if it is large."""
     buffer = io.BytesIO()
     if max(image.size) < LOSSLESS_BELOW_PIXELS:
         image.save(buffer, "PNG")

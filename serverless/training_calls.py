@@ -1,7 +1,7 @@
-"""Follow trainings on Modal: which calls are running, what they cost, which results can be removed.
+"""Track training calls on Modal: wait for results, record the cost, remove old files.
 
-A record of each running call is kept on disk until its result arrives. A process that loses its
-connection, or is restarted, so finds the same training again.
+A record of each running call is kept on disk until its result arrives, so that a call is resumed
+after a lost connection or a restart.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from serverless.serialization import TrainingResult
 log = logging.getLogger("prelabel")
 POLL_INTERVAL_SECONDS = 1.0
 MAX_TRAINING_SECONDS = 3 * TRAIN_TIMEOUT_SECONDS + 1800.0
-"""Three attempts and their cold starts; after that no training is running any more."""
+"""Maximum duration of a call: three attempts and their cold starts."""
 RETENTION_DAYS = {ORDERS_FOLDER: 7, NETWORKS_FOLDER: 30, WEIGHTS_FOLDER: 30, IMAGES_FOLDER: 90}
 """Days without a write after which an entry is removed; it is uploaded again when needed."""
 REMOVAL_BATCH_SIZE = 300
-"""Entries removed at a time; each takes a request."""
+"""Maximum number of entries removed at a time, since each takes a request."""
 
 
 @dataclass(frozen=True)
 class CallRecord:
-    """A running training.
+    """A running training call.
 
     Attributes:
-        call: id of Modal's call.
-        at: when it was started, in seconds since 1970.
-        counted: seconds that the month's cost estimate already includes.
+        call: id of the Modal call.
+        at: start time in seconds since 1970.
+        counted: seconds that were already added to the cost.
     """
 
     call: str
@@ -49,11 +49,11 @@ class CallRecord:
 
 @dataclass(frozen=True)
 class DownloadState:
-    """What has been downloaded from the jobs volume.
+    """Downloaded results, and the last cleanup of the jobs volume.
 
     Attributes:
-        read: ids of orders whose result was downloaded and not removed yet.
-        swept: when stale entries were last removed, in seconds since 1970.
+        read: ids of orders whose result was downloaded but not removed yet.
+        swept: time of the last removal of stale entries, in seconds since 1970.
     """
 
     read: list[str] = field(default_factory=list)
@@ -61,12 +61,12 @@ class DownloadState:
 
 
 class TrainingCalls:
-    """The trainings of one ``PRELABEL_HOME``.
+    """The training calls of one ``PRELABEL_HOME``.
 
     Args:
         home: the folder.
-        client: the app.
-        record_usage: called with a device and its seconds; the device is empty when it is unknown.
+        client: client for the deployed app.
+        record_usage: called with (device, seconds); the device is empty if it is unknown.
         clock: seconds since 1970.
     """
 
@@ -90,20 +90,21 @@ class TrainingCalls:
         report: ProgressCallback,
         cancelled: Callable[[], bool],
     ) -> TrainingResult:
-        """Wait for the result of an order; a call that is already running is resumed.
+        """Wait for the result of an order; resume its call if one is already running.
 
-        The seconds are counted however the call ends. Without a result all seconds since its start
-        are counted, which rather overestimates the cost.
+        The duration is added to the cost even if the call fails. Without a result, it is the time
+        since the start, which overestimates the cost.
 
         Args:
             order_id: id of the order.
             submit: starts the call and returns its id.
             report: called with (done, total) training steps.
-            cancelled: whether to cancel the call.
+            cancelled: returns whether to cancel the call.
 
         Raises:
-            RoundCancelledError: ``cancelled`` returned True, and the call has ended.
-            ModalUnreachableError: Modal cannot be reached; the training continues and is resumed.
+            RoundCancelledError: ``cancelled`` returned True, and the call was cancelled.
+            ModalUnreachableError: Modal cannot be reached; the training continues, and the next
+                call with this order resumes it.
             PrelabelError: the training failed.
         """
         self._settle_abandoned(order_id)
@@ -125,10 +126,10 @@ class TrainingCalls:
         return result
 
     def mark_downloaded(self, order_id: str) -> None:
-        """Record that a result was downloaded, and remove the results downloaded before.
+        """Record the download of a result, and remove the results that were downloaded before.
 
-        The last result stays: it is asked for again when this process ends before a version has
-        been made of it.
+        The latest result is kept, because it is downloaded again if this process ends before it
+        has saved the version.
         """
         state = DownloadState(**(read_json(self._downloaded_file) or {}))
         old_ids, swept = [id for id in state.read if id != order_id], state.swept
@@ -143,7 +144,7 @@ class TrainingCalls:
                     self._client.volume.remove_stale(folder, cutoff, REMOVAL_BATCH_SIZE)
                 swept = self._clock()
         except PrelabelError as error:
-            log.warning("Old files on Modal could not be removed; it is tried again: %s", error)
+            log.warning("Old files on Modal could not be removed and are kept for now: %s", error)
         write_json(self._downloaded_file, asdict(DownloadState([*old_ids, order_id], swept)))
 
     def _poll_result(
@@ -168,7 +169,7 @@ class TrainingCalls:
     # -- records of running calls -----------------------------------------------------------
 
     def _settle_abandoned(self, excluded_id: str) -> None:
-        """Count and delete the records of calls that ended long ago without being followed."""
+        """Add the cost of calls that ended without being waited for, and delete their records."""
         for file in self._folder.glob("*.json"):
             order_id, record = file.stem, self._read_record(file.stem)
             if order_id == excluded_id or record is None:
@@ -180,7 +181,7 @@ class TrainingCalls:
             except JobFailedError:
                 result = None
             except PrelabelError:
-                continue  # Modal cannot be reached: another time
+                continue  # Modal cannot be reached: retry at the next call
             if result is not None:
                 self._count_reported(record, result)
             self._delete_record(order_id)
@@ -201,14 +202,14 @@ class TrainingCalls:
     # -- cost -------------------------------------------------------------------------------
 
     def _count_elapsed(self, order_id: str, record: CallRecord) -> None:
-        """Count the seconds since the start of a call that are not counted yet."""
+        """Add the time since the start of a call to the cost, as far as it was not added yet."""
         seconds = min(max(0.0, self._clock() - record.at), MAX_TRAINING_SECONDS)
         if seconds > record.counted:
             self._record_usage("", seconds - record.counted)
             self._write_record(order_id, replace(record, counted=seconds))
 
     def _count_reported(self, record: CallRecord, result: TrainingResult) -> None:
-        """Count the seconds that a result reports; none when an earlier call trained the order."""
+        """Add the duration of a result to the cost; 0 if an earlier call had run the order."""
         seconds = 0.0 if result.again else result.seconds
         if seconds > record.counted:
             self._record_usage(result.device, seconds - record.counted)

@@ -1,7 +1,7 @@
 """Synchronize ``PRELABEL_HOME`` on this machine with the app's volumes on Modal.
 
-Live versions, API keys and alert rules are uploaded; images that the endpoint captured are
-downloaded. Labels and tokens stay on this machine.
+Live versions, API keys and alert rules are uploaded. Captured images are downloaded. Labels and
+tokens stay on this machine.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ log = logging.getLogger("prelabel")
 DEPLOYMENTS_FILENAME = "modal-deployed.json"
 SYNCED_FILENAMES = ("keys.json", ALERT_RULES_FILENAME)
 OWNER_FILENAME = "publisher.json"
-"""In a project's folder on the volume: id of the PRELABEL_HOME that uploaded it."""
+"""File in a project's folder on the volume, with the id of the PRELABEL_HOME that uploaded it."""
 UNSHARED_FILENAMES = frozenset({"labels.json"})
 """Files of a version that are not needed for predictions."""
 
 
 def read_deployments(home: Path) -> dict[str, list[str]]:
-    """Return the apps deployed from a folder, each with the names of its endpoint's secrets."""
+    """Return the apps deployed from a folder, with the names of each endpoint's secrets."""
     secrets_by_app: dict[str, list[str]] = read_json(home / DEPLOYMENTS_FILENAME) or {}
     return secrets_by_app
 
 
 def record_deployment(home: Path, app: str, secret_names: Iterable[str]) -> None:
-    """Record that an app was deployed from a folder, with secrets for its endpoint."""
+    """Record the deployment of an app from a folder, and the names of its endpoint's secrets."""
     write_json(home / DEPLOYMENTS_FILENAME, {**read_deployments(home), app: sorted(secret_names)})
 
 
 class VolumeSync:
-    """One ``PRELABEL_HOME`` and the volumes of one app.
+    """Synchronize one ``PRELABEL_HOME`` with the volumes of one app.
 
     Args:
         home: the folder.
@@ -68,7 +68,7 @@ class VolumeSync:
     def upload_live_versions(self) -> list[str]:
         """Upload live versions, API keys and alert rules; return the ids of the projects.
 
-        A version's files precede the pointer to it, in one batch that appears at once.
+        They are uploaded as one atomic batch, in which a version's files precede its pointer.
 
         Raises:
             RoundError: Modal cannot be reached.
@@ -93,7 +93,7 @@ class VolumeSync:
         return uploaded_ids
 
     def upload_if_changed(self) -> None:
-        """Upload when something has changed since the last upload; cheap when nothing has."""
+        """Upload if something has changed since the last upload; otherwise make no request."""
         state_file = self._home / "modal-published.json"
         last_states: dict[str, object] = read_json(state_file) or {}
         current_state = self._upload_state()
@@ -107,7 +107,7 @@ class VolumeSync:
         )
 
     def _upload_state(self) -> dict[str, Mapping[str, object]]:
-        """Return live versions and modification times: what changes when an upload is due."""
+        """Return the live versions and the modification times, which determine an upload."""
         files = [self._home / name for name in SYNCED_FILENAMES]
         live_by_project = {
             record.id: VersionStore(self._projects.folder(record.id)).live()
@@ -117,7 +117,7 @@ class VolumeSync:
         return {"live": live_by_project, "times": times}
 
     def _has_valid_rules(self) -> bool:
-        """Whether the endpoint on Modal can read the alert rules with the secrets it has."""
+        """Whether the alert rules are valid with the deployed secrets of the endpoint."""
         secret_names = read_deployments(self._home).get(self._app)
         environment = os.environ if secret_names is None else dict.fromkeys(secret_names, "set")
         try:
@@ -146,7 +146,7 @@ class VolumeSync:
         return {**version_files, f"projects/{project_id}/{OWNER_FILENAME}": owner, **pointer_files}
 
     def _is_owned(self, project_id: str) -> bool:
-        """Whether a project's folder on the volume is missing, or was uploaded from here."""
+        """Whether this ``PRELABEL_HOME`` uploaded the project's folder on the volume, if any."""
         names = self._list_folder(f"projects/{project_id}")
         if not names:
             return True
@@ -158,7 +158,7 @@ class VolumeSync:
         return False
 
     def _home_id(self) -> str:
-        """Return the random id of this ``PRELABEL_HOME``."""
+        """Return the random id of this ``PRELABEL_HOME``; create it if it is missing."""
         file = self._home / "home-id.json"
         id_record = read_json(file)
         if id_record is None:
@@ -169,9 +169,9 @@ class VolumeSync:
     # -- download ---------------------------------------------------------------------------
 
     def download_captures(self) -> int:
-        """Download the images that the endpoint captured; return how many are new.
+        """Download the endpoint's captured images; return the number of new ones.
 
-        Files are compared by their modification time and size on the volume, since clocks differ.
+        Changes are detected by modification time and size on the volume, since clocks differ.
 
         Raises:
             RoundError: Modal cannot be reached.
@@ -200,10 +200,10 @@ class VolumeSync:
         return new_count
 
     def remove_imported_captures(self, days: float) -> int:
-        """Remove downloaded images that have become tasks; return how many.
+        """Remove old captured images that were imported as tasks; return their number.
 
         Args:
-            days: age from which they are removed; images that are not tasks yet are kept.
+            days: minimum age of the removed images; those not imported yet are kept.
         """
         removed_count = 0
         for record in self._projects.all():

@@ -399,7 +399,7 @@ def test_a_call_that_outlives_its_caller_is_resumed(
             raise modal.exception.ConnectionError("no way there")
 
         cut_off.setattr(modal.FunctionCall, "from_id", unreachable)
-        with pytest.raises(ModalUnreachableError, match="nothing is lost"):
+        with pytest.raises(ModalUnreachableError, match="no data is lost"):
             compute.train_detector(asked)
     assert json.loads(note.read_text())["call"] == call
     detector, spent = compute.train_detector(asked)

@@ -316,12 +316,12 @@ def test_text_contrast_is_sufficient_in_light_and_dark(scheme: int) -> None:
         # plain http to another machine: no Sec-Fetch-Site
         ({"host": "10.0.0.5:9090", "origin": "http://10.0.0.5:9090"}, False, ""),
         ({"host": "10.0.0.5", "origin": "http://10.0.0.5:80"}, False, ""),
-        ({"host": "10.0.0.5:9090", "origin": "http://10.0.0.5:8080"}, True, "own page"),
-        ({"host": "10.0.0.5:9090", "origin": "null"}, True, "own page"),
-        ({"host": "10.0.0.5:9090", "origin": "http://[bad"}, True, "own page"),
-        ({"host": "10.0.0.5:9090"}, True, "own page"),
+        ({"host": "10.0.0.5:9090", "origin": "http://10.0.0.5:8080"}, True, "not sent by"),
+        ({"host": "10.0.0.5:9090", "origin": "null"}, True, "not sent by"),
+        ({"host": "10.0.0.5:9090", "origin": "http://[bad"}, True, "not sent by"),
+        ({"host": "10.0.0.5:9090"}, True, "not sent by"),
         # a stranger's name that now says our address
-        ({"host": "evil.example", "origin": "http://evil.example"}, False, "public name"),
+        ({"host": "evil.example", "origin": "http://evil.example"}, False, "public host name"),
         ({"host": "evil.example", "origin": "http://evil.example"}, True, ""),
         ({"host": "labels.example", "sec-fetch-site": "same-origin",
           "origin": "https://labels.example"}, False, ""),

@@ -74,7 +74,7 @@ def test_a_training_time_above_modals_limit_is_refused(tmp_path: Path) -> None:
 )
 def test_an_encoder_from_a_local_file_is_refused(tmp_path: Path, encoder: str) -> None:
     with pytest.raises(
-        UsageError, match=r"of PRELABEL_ENCODER, .* a file of this machine"
+        UsageError, match=r"of PRELABEL_ENCODER, .* a file on this machine"
     ) as raised:
         check_encoders_available(Settings(home=tmp_path, encoder=encoder))
     assert encoder in str(raised.value)

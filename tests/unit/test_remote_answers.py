@@ -51,7 +51,7 @@ def test_a_version_whose_encoder_is_missing_does_not_go_live(
         card.write_text(card.read_text().replace('"builtin"', '"elsewhere"'))
         resources.versions(resources.projects.get("1")).promote(second, by="a test", reason="")
         assert await live_after_polling() == first
-        assert "does not answer on Modal (There is no encoder 'elsewhere'" in caplog.text
+        assert "is not available on Modal (There is no encoder 'elsewhere'" in caplog.text
         assert "run `prelabel deploy`" in caplog.text
         image = make_image("red", 1)
         loaded = functions.live_version("1")
