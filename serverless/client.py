@@ -122,7 +122,7 @@ class Client:
             if response.status < 400:
                 return json.loads(content)
             problem = _parse_problem(content)
-            is_over_quota = problem.get("type") == QUOTA_PROBLEM_TYPE  # until the next month
+            is_over_quota = problem.get("type") == QUOTA_PROBLEM_TYPE  # no retry helps this month
             if response.status not in RETRY_STATUSES or is_over_quota or not tries_left:
                 raise EndpointError(response.status, problem)
             wait = response.headers.get("retry-after", "1")

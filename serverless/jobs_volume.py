@@ -115,6 +115,6 @@ class JobsVolume:
 
 
 def _entry_path(path: str) -> str:
-    """Return the path of a file's entry: of the image itself, or of its subfolder."""
+    """Return the path of the entry that a file belongs to: the image itself, or a subfolder."""
     parts = path.split("/")
     return "/".join(parts if parts[0] == IMAGES_FOLDER else parts[:2])

@@ -107,7 +107,7 @@ class TrainingCalls:
                 call with this order resumes it.
             PrelabelError: the training failed.
         """
-        self._settle_abandoned(order_id)
+        self._settle_abandoned_calls(order_id)
         record = self._read_record(order_id)
         if record is None:
             record = CallRecord(submit(), self._clock())
@@ -115,11 +115,11 @@ class TrainingCalls:
         try:
             result = self._poll_result(order_id, record.call, report, cancelled)
         except BaseException as error:
-            self._count_elapsed(order_id, record)
+            self._add_elapsed_cost(order_id, record)
             if isinstance(error, JobFailedError | RoundCancelledError):
                 self._delete_record(order_id)
             raise
-        self._count_reported(record, result)
+        self._add_reported_cost(record, result)
         self._delete_record(order_id)
         if result.error is not None:
             raise error_from_name(result.error.kind, result.error.text)
@@ -168,7 +168,7 @@ class TrainingCalls:
 
     # -- records of running calls -----------------------------------------------------------
 
-    def _settle_abandoned(self, excluded_id: str) -> None:
+    def _settle_abandoned_calls(self, excluded_id: str) -> None:
         """Add the cost of calls that ended without being waited for, and delete their records."""
         for file in self._folder.glob("*.json"):
             order_id, record = file.stem, self._read_record(file.stem)
@@ -183,7 +183,7 @@ class TrainingCalls:
             except PrelabelError:
                 continue  # Modal cannot be reached: retry at the next call
             if result is not None:
-                self._count_reported(record, result)
+                self._add_reported_cost(record, result)
             self._delete_record(order_id)
 
     def _record_file(self, order_id: str) -> Path:
@@ -201,14 +201,14 @@ class TrainingCalls:
 
     # -- cost -------------------------------------------------------------------------------
 
-    def _count_elapsed(self, order_id: str, record: CallRecord) -> None:
-        """Add the time since the start of a call to the cost, as far as it was not added yet."""
+    def _add_elapsed_cost(self, order_id: str, record: CallRecord) -> None:
+        """Add the time since the start of a call to the cost, less the time already added."""
         seconds = min(max(0.0, self._clock() - record.at), MAX_TRAINING_SECONDS)
         if seconds > record.counted:
             self._record_usage("", seconds - record.counted)
             self._write_record(order_id, replace(record, counted=seconds))
 
-    def _count_reported(self, record: CallRecord, result: TrainingResult) -> None:
+    def _add_reported_cost(self, record: CallRecord, result: TrainingResult) -> None:
         """Add the duration of a result to the cost; 0 if an earlier call had run the order."""
         seconds = 0.0 if result.again else result.seconds
         if seconds > record.counted:

@@ -146,7 +146,7 @@ class VolumeSync:
         return {**version_files, f"projects/{project_id}/{OWNER_FILENAME}": owner, **pointer_files}
 
     def _is_owned(self, project_id: str) -> bool:
-        """Whether this ``PRELABEL_HOME`` uploaded the project's folder on the volume, if any."""
+        """Whether the project's folder is not on the volume, or this home folder uploaded it."""
         names = self._list_folder(f"projects/{project_id}")
         if not names:
             return True

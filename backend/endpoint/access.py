@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 ANONYMOUS_KEY = ApiKey("", "anonymous", "", rate=math.inf)
-"""Stands for the API key of a request that does not need one."""
+"""Used for requests that do not need an API key."""
 CHALLENGE_HEADERS = {"www-authenticate": "Bearer"}
 
 

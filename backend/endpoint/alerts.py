@@ -217,7 +217,7 @@ class AlertSender:
             log.error("Alert %s: %s", rule.name, error)
 
     async def _post(self, rule: AlertRule, alert: Alert) -> str:
-        """Send a POST; return the problem, empty on success."""
+        """Send a POST; return an error description, empty on success."""
         data = {"rule": rule.name, **alert.data}
         payload = {"type": "prelabel.alert", "timestamp": alert.at, "data": data}
         body = json.dumps(payload).encode()

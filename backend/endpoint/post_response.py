@@ -116,7 +116,7 @@ class PostResponseTasks:
         is_full = self._pending_count >= MAX_PENDING_RESPONSES
         if is_full or self._pending_bytes + size > MAX_PENDING_BYTES:
             self._metrics.count_dropped()
-            if invocation.external_id:  # or a correction would apply to the previous image
+            if invocation.external_id:  # otherwise a correction would apply to the previous image
                 identity = (invocation.loaded, invocation.external_id, invocation.id)
                 self._executor.submit(self._supersede, *identity)
             return

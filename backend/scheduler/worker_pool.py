@@ -69,7 +69,7 @@ class WorkerProcess:
             )
             header, answer = await self._read_answer(process, job_id, report)
         except BaseException:
-            await self.stop()  # or a late response would be read as that of the next job
+            await self.stop()  # otherwise a late response would be taken for the next job's
             raise
         finally:
             self._running_job = None

@@ -127,7 +127,7 @@ def _add_api_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/source")
     async def source() -> Response:
-        """Return the source of the running program, as its AGPL-3.0-or-later licence requires."""
+        """Return the source of the running program, as its AGPL-3.0-or-later license requires."""
         headers = {"content-disposition": 'attachment; filename="prelabel-source.zip"'}
         archive = await asyncio.to_thread(zip_source)
         return Response(archive, media_type="application/zip", headers=headers)

@@ -48,7 +48,7 @@ SendHeader = Callable[[JsonObject], None]
 
 
 class JobRunner:
-    """Run jobs, and cache results for later jobs.
+    """Run jobs, and keep the state that later jobs reuse.
 
     Args:
         resources: shared by all jobs.
