@@ -70,7 +70,7 @@ def is_server_reachable(server: str) -> bool:
 
     try:
         httpx.get(f"{server}/version", timeout=PING_TIMEOUT_SECONDS, trust_env=False)
-    except (httpx.HTTPError, httpx.InvalidURL):
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError):
         return False
     return True
 
@@ -79,7 +79,7 @@ def parse_created_at(text: str) -> int:
     """Return Label Studio's ``created_at`` as whole seconds since 1970; 0 if it is missing."""
     try:
         return int(datetime.fromisoformat(text).timestamp())
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0
 
 

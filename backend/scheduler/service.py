@@ -128,8 +128,8 @@ class Service:
         """
         number, created = parse_project({"project": project})
         if not number:
-            raise UsageError(f"/setup names no project: {project[:40]!r}.")
-        server = self._check_server(server.rstrip("/"))
+            raise UsageError(f"/setup names no project: {project[:40]!a}.")
+        server = self._check_server(server)
         record = await asyncio.to_thread(
             self._projects.register, server, number, created, token, is_server_reachable
         )

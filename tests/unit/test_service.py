@@ -26,8 +26,9 @@ from backend.errors import (
     StoreError,
     UsageError,
 )
+from backend.label_studio.ml_protocol import parse_predict_request
 from backend.records import RoundOutcome, RoundStatus
-from backend.scheduler import frames, predict_queue
+from backend.scheduler import frames
 from backend.scheduler.capture_watch import CaptureWatcher
 from backend.scheduler.chores import ProjectChores
 from backend.scheduler.jobs import PredictJob, WarmUpJob
@@ -127,7 +128,7 @@ def test_requests_that_label_studio_abandoned_are_dropped(tmp_path: Path) -> Non
 @pytest.mark.parametrize("body", [b"", b"[]", b"7", b'{"tasks": 3}', b'{"tasks": [1]}', b"\xff"])
 def test_an_unreadable_predict_request_raises_a_usage_error(body: bytes) -> None:
     with pytest.raises(UsageError, match="/predict cannot be read"):
-        predict_queue.parse_predict_request(body)
+        parse_predict_request(body)
 
 
 @pytest.mark.parametrize(
