@@ -75,6 +75,18 @@ def is_server_reachable(server: str) -> bool:
     return True
 
 
+def is_token_valid(server: str, number: int, token: str) -> bool:
+    """Return whether a Label Studio lets a legacy token read a project."""
+    import httpx
+
+    url, headers = f"{server}/api/projects/{number}/", {"Authorization": f"Token {token}"}
+    try:
+        response = httpx.get(url, headers=headers, timeout=PING_TIMEOUT_SECONDS, trust_env=False)
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError):
+        return False
+    return response.status_code == 200
+
+
 def parse_created_at(text: str) -> int:
     """Return Label Studio's ``created_at`` as whole seconds since 1970; 0 if it is missing."""
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
@@ -153,8 +154,25 @@ class ProjectStore:
                 or self._create_record(server, number, created)
             )
             if token and token != self.token(record.id):
-                write_text(self._token_file(record.id), token, private=True)
+                self.save_token(record.id, token)
         return record
+
+    def save_token(self, id: str, token: str) -> None:
+        """Save the token that Label Studio sent."""
+        write_text(self._token_file(id), token, private=True)
+
+    def forget(self, id: str) -> None:
+        """Remove everything that is stored of a project.
+
+        Raises:
+            NotFoundError: no project has this id.
+            StoreError: its folder cannot be removed.
+        """
+        folder = self.folder(self.get(id).id)
+        with self._lock, disk_errors(folder):
+            # the record goes first, so that an interrupted removal leaves no half project
+            (folder / "project.json").unlink()
+            shutil.rmtree(folder)
 
     def set_title(self, id: str, title: str) -> None:
         """Save a project's title."""
