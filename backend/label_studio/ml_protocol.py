@@ -20,6 +20,9 @@ from backend.server_url import normalize_server_url
 START_TRAINING = "START_TRAINING"
 LABEL_EVENT_PREFIXES = ("ANNOTATION_", "ANNOTATIONS_")
 MODEL_CLASS = "Prelabel"
+NO_VERSION, SUGGESTION_VERSION = "unready", "suggestion"
+"""``model_version`` of answers without a version: empty ones, and those of smart tools."""
+PLACEHOLDER_VERSIONS = (NO_VERSION, SUGGESTION_VERSION)
 MAX_ID = 2**63 - 1
 """Largest id that Label Studio's databases can hold."""
 

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from backend.label_studio.ml_protocol import empty_response, parse_predict_request
+from backend.label_studio.ml_protocol import NO_VERSION, empty_response, parse_predict_request
 from backend.scheduler.jobs import PredictJob
 from backend.scheduler.project_state import ProjectState
 from backend.scheduler.worker_pool import WorkerPool
@@ -24,7 +24,6 @@ REQUEST_TIMEOUT_SECONDS = 95.0
 """Time after which a request is dropped: Label Studio disconnects after 100 seconds."""
 CHUNK_SIZE = 10
 """Tasks per chunk."""
-NO_VERSION = "unready"
 
 
 class PredictQueue:

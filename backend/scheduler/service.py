@@ -26,7 +26,7 @@ from backend.errors import (
     UsageError,
 )
 from backend.json_records import JsonObject, from_json
-from backend.label_studio.ml_protocol import parse_project
+from backend.label_studio.ml_protocol import NO_VERSION, parse_project
 from backend.records import ProjectStatus, RoundOutcome, RoundRequest
 from backend.runtime.connection import (
     is_server_reachable,
@@ -36,7 +36,7 @@ from backend.runtime.connection import (
 from backend.scheduler.capture_watch import CaptureWatcher
 from backend.scheduler.chores import ProjectChores
 from backend.scheduler.jobs import RoundJob
-from backend.scheduler.predict_queue import NO_VERSION, PredictQueue
+from backend.scheduler.predict_queue import PredictQueue
 from backend.scheduler.project_state import ProjectState
 from backend.scheduler.supervise import Supervisor
 from backend.scheduler.worker_pool import (

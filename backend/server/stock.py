@@ -16,9 +16,8 @@ from typing import Any, TypeVar
 
 from label_studio_ml.model import LabelStudioMLBase
 
-from backend.label_studio.ml_protocol import START_TRAINING, parse_id, parse_project
+from backend.label_studio.ml_protocol import NO_VERSION, START_TRAINING, parse_id, parse_project
 from backend.runtime.connection import parse_created_at
-from backend.scheduler.predict_queue import NO_VERSION
 from backend.scheduler.service import Service
 from backend.server_url import strip_credentials
 from backend.settings import read_settings

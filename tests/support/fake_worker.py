@@ -19,7 +19,7 @@ from pathlib import Path
 from backend.json_records import JsonObject, to_json
 from backend.records import RoundOutcome
 from backend.scheduler import frames
-from backend.scheduler.jobs import LabelCheckJob, RoundJob, WarmUpJob, job_from_json
+from backend.scheduler.jobs import CleanupJob, LabelCheckJob, RoundJob, WarmUpJob, job_from_json
 
 
 def main() -> None:
@@ -33,6 +33,9 @@ def main() -> None:
             case WarmUpJob():
                 failure: JsonObject = {"failed": {"kind": job.version, "text": "It failed."}}
                 send_frame({"id": header["id"], **failure}, b"")
+                continue
+            case CleanupJob():
+                send_frame({"id": header["id"], "done": 0}, b"")
                 continue
             case LabelCheckJob():
                 append_note(notes_file, [int(job.project)])

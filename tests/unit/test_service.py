@@ -26,7 +26,7 @@ from backend.errors import (
     StoreError,
     UsageError,
 )
-from backend.label_studio.ml_protocol import parse_predict_request
+from backend.label_studio.ml_protocol import NO_VERSION, parse_predict_request
 from backend.records import RoundOutcome, RoundStatus
 from backend.scheduler import frames
 from backend.scheduler.capture_watch import CaptureWatcher
@@ -34,7 +34,6 @@ from backend.scheduler.chores import ProjectChores
 from backend.scheduler.jobs import PredictJob, WarmUpJob
 from backend.scheduler.predict_queue import (
     CHUNK_SIZE,
-    NO_VERSION,
     REQUEST_TIMEOUT_SECONDS,
     PredictQueue,
 )
