@@ -12,3 +12,13 @@ ProgressCallback = Callable[[int, int], None]
 
 StateCallback = Callable[[str, float, str], None]
 """Receives (state, progress from 0 to 1, detail)."""
+
+
+def time_left(seconds: float) -> str:
+    """Return the rest of a long step in words, in whole minutes.
+
+    Example:
+        >>> time_left(230), time_left(40)
+        ('about 4 min left', 'less than a minute left')
+    """
+    return f"about {round(seconds / 60)} min left" if seconds >= 60 else "less than a minute left"

@@ -14,6 +14,7 @@ PrelabelError            every failure a person can act on; its text is one sent
 ├── StoreError           the home folder cannot be written or read
 └── RoundError           a round that cannot go on
     ├── Busy             another process runs a round of the project
+    ├── LongRoundError   a quick worker met a training that takes minutes
     └── Cancelled        somebody cancelled it
 """
 
@@ -86,6 +87,10 @@ class RoundError(PrelabelError):
 
 class RoundInProgressError(RoundError):
     """Another process runs a round of the project."""
+
+
+class LongRoundError(RoundError):
+    """A quick worker met a training that takes minutes; another one repeats the round."""
 
 
 class RoundCancelledError(RoundError):

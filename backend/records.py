@@ -251,6 +251,7 @@ class RoundRequest:
         hints: number of events since the last full round, each of which may be a changed label.
         full: compare all labels even where nothing seems to have changed.
         held: the last round was cancelled: do not train unless forced.
+        quick: it runs on a worker for quick work, which trains no detector.
     """
 
     forced: bool = False
@@ -258,6 +259,7 @@ class RoundRequest:
     hints: int = 0
     full: bool = False
     held: bool = False
+    quick: bool = False
 
 
 @dataclass(frozen=True)
@@ -366,12 +368,14 @@ class RoundStatus:
         progress: of this state, 0 to 1.
         detail: progress message; may be None.
         error: why the last round failed; None when it did not.
+        waiting: it waits for another project's round, which ``detail`` names.
     """
 
     state: str = "idle"
     progress: float = 0.0
     detail: str | None = None
     error: str | None = None
+    waiting: bool = json_field(False, optional=True)
 
     @property
     def is_running(self) -> bool:

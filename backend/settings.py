@@ -18,6 +18,7 @@ from pydantic_settings import (
 from pydantic_settings.sources.utils import parse_env_vars
 
 from backend.errors import UsageError
+from backend.server_url import normalize_server_url
 
 MILLION = 1_000_000
 PLAIN_TERMS = {
@@ -31,10 +32,6 @@ PLAIN_TERMS = {
 """Words of pydantic's error messages and what :class:`UsageError` calls them."""
 COMPUTE_LOCAL: Literal["local"] = "local"
 COMPUTE_MODAL: Literal["modal"] = "modal"
-
-
-def _strip_slash(url: str) -> str:
-    return url.rstrip("/")
 
 
 def _split_commas(value: object) -> object:
@@ -52,9 +49,11 @@ def _lower(value: object) -> object:
 
 
 Text = Annotated[str, AfterValidator(str.strip)]
-Url = Annotated[str, AfterValidator(_strip_slash)]
+Url = Annotated[str, AfterValidator(normalize_server_url)]
 Names = Annotated[frozenset[str], NoDecode, BeforeValidator(_split_commas)]
-Servers = Annotated[Names, AfterValidator(lambda servers: frozenset(map(_strip_slash, servers)))]
+Servers = Annotated[
+    Names, AfterValidator(lambda servers: frozenset(map(normalize_server_url, servers)))
+]
 FilePath = Annotated[Path, AfterValidator(Path.expanduser)]
 Millions = Annotated[int, BeforeValidator(_from_millions), Field(ge=1)]
 """Bytes or pixels; the environment variable counts millions of them."""

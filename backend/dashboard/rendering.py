@@ -66,7 +66,7 @@ class PageRenderer:
             meaning=wording.explain_figure,
             guessed=wording.explain_estimate,
             percent=wording.format_percent,
-            states=wording.ROUND_STATE_TEXTS,
+            round_text=wording.round_text,
             short=wording.QUEUE_REASON_TAGS,
             newest=LISTED_VERSIONS,
             stamp=hashlib.sha256(all_content).hexdigest()[:8],

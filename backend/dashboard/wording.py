@@ -5,7 +5,7 @@ from __future__ import annotations
 from backend.dashboard.values import ProjectSummary
 from backend.estimate import IntervalEstimate
 from backend.learning.first_labels import describe_first_labels
-from backend.records import HeldVersion
+from backend.records import HeldVersion, RoundStatus
 from backend.store.queue_front import QueuedTask
 
 NO_LABEL_TEXT = "(nothing)"
@@ -131,6 +131,13 @@ def explain_estimate(estimate: IntervalEstimate, audit_figure: IntervalEstimate)
         f"({format_interval(estimate)}), on {estimate.n} labeled images. They were chosen because "
         "they are hard, so the estimate is likely too low."
     )
+
+
+def round_text(round_status: RoundStatus) -> str:
+    """Return what a round does, in a few words; what it waits for when another one runs."""
+    if round_status.waiting and round_status.detail:
+        return round_status.detail
+    return ROUND_STATE_TEXTS.get(round_status.state, round_status.state)
 
 
 def suggest_next_step(summary: ProjectSummary, retrain_after: int) -> str:

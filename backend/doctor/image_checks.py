@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, replace
 from itertools import islice
-from urllib.parse import urlsplit
 
 from backend.doctor.check import CheckResult, failed, passed, unchecked
 from backend.doctor.contexts import CheckedProject, ImageSample
@@ -21,8 +20,10 @@ from backend.domain import (
 from backend.errors import ImageError
 from backend.label_studio import Json
 from backend.label_studio.image_fetcher import TaskImageFetcher
+from backend.label_studio.json_values import read_field, read_object
 from backend.label_studio.region_results import complete_regions
 from backend.label_studio.task_results import format_prediction
+from backend.server_url import split_url
 from backend.vision.images.decode import decode_upright_image
 from backend.web_fetcher import FetchLimits, redact_url
 
@@ -58,7 +59,7 @@ def storage_of(address: str) -> str:
         >>> storage_of("/data/upload/3/a.jpg"), storage_of("s3://bucket/a.jpg")
         ('upload', 's3')
     """
-    scheme = urlsplit(address.strip()).scheme.lower()
+    scheme = split_url(address.strip()).scheme.lower()
     if "/data/local-files" in address and not scheme:
         return "local files"
     if address.startswith("/"):
@@ -75,7 +76,14 @@ def check_images(project: CheckedProject) -> Iterator[CheckResult]:
     if not project.controls:
         return
     samples = _sample_images(project)
-    if not samples:
+    task_count = int(project.details.get("task_number") or 0)
+    if not samples and task_count:
+        fields = " or ".join(sorted({f"${control.image_key}" for control in project.controls}))
+        fix = f"name the field that holds the image in the labeling config instead of {fields}"
+        yield failed(
+            "image", f"none of the {task_count} tasks has an image address in {fields}", fix
+        )
+    elif not samples:
         yield unchecked("image", "the project has no image yet: import some")
     settings = project.setup.settings
     limits = FetchLimits(
@@ -104,7 +112,7 @@ def _sample_images(project: CheckedProject) -> list[ImageSample]:
     samples: dict[str, ImageSample] = {}
     for row in islice(project.client.iter_tasks(project.number), MAX_SAMPLED_TASKS):
         for key in keys:
-            address = (row.get("data") or {}).get(key)
+            address = read_field(read_object(row, "data"), key)
             if isinstance(address, str) and address:
                 storage = storage_of(address)
                 samples.setdefault(storage, ImageSample(int(row["id"]), address, storage))
@@ -166,7 +174,7 @@ def _is_close(first: Region, second: Region) -> bool:
 
 def _suggest_fix(sample: ImageSample, error: ImageError) -> str:
     if error.reason == "image address is private":
-        host = urlsplit(sample.address).hostname
+        host = split_url(sample.address).hostname
         return f"to allow images from {host}, set PRELABEL_ALLOWED_HOSTS={host}"
     if error.reason in ("not an image", "damaged image", "empty file", "too many pixels"):
         return f"replace the image, or delete task {sample.task}"

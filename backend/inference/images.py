@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -19,6 +20,7 @@ from backend.vision.images.decode import DecodedImage, decode_upright_image
 if TYPE_CHECKING:
     from PIL import Image
 
+log = logging.getLogger("prelabel")
 FETCH_THREADS = 8
 IMAGE_BATCH_SIZE = 32
 RETRY_SECONDS = 300.0
@@ -201,7 +203,9 @@ class ProjectImages:
             self._cache.put_image_info(facts)
 
     def _key(self, address: str) -> str:
-        return hashlib.sha256(f"{self._server} {address}".encode()).hexdigest()
+        return hashlib.sha256(
+            f"{self._server} {address}".encode(errors="surrogatepass")
+        ).hexdigest()
 
     def _fetch_one(self, source: ImageSource, min_size: int) -> FetchedImage | ImageError:
         """Return the image or its error, so that a bad image does not fail the batch."""
@@ -226,6 +230,9 @@ class ProjectImages:
             return FetchedImage(source.address, hashlib.sha256(content).hexdigest(), decoded)
         except ImageError as error:
             return error
+        except Exception as error:  # a bug; it costs this image, not the project's round
+            log.exception("An image of task %s cannot be read.", source.task_id)
+            return ImageError("image cannot be read", type(error).__name__)
 
 
 @dataclass(frozen=True)

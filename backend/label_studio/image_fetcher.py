@@ -57,6 +57,8 @@ class TaskImageFetcher:
             return self._web.fetch(self._fetch_url(address, task), self._trusted_headers)
         except LabelStudioError as error:
             raise ImageError("Label Studio refused the token", str(error)) from error
+        except ValueError as error:  # unmatched brackets, an impossible port, lone surrogates
+            raise ImageError("image address is invalid", redact_url(address)) from error
 
     def close(self) -> None:
         """Close the connections."""

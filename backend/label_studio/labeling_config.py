@@ -196,7 +196,7 @@ def _parse_number(text: str) -> float:
 
 
 def _image_key(image: Element) -> str:
-    match = re.fullmatch(r"\$([\w.\- ]+)", image.get("value", "").strip())
+    match = re.fullmatch(r"\$([\w.\- \[\]]+)", image.get("value", "").strip())
     return match.group(1) if match else ""
 
 

@@ -7,15 +7,24 @@ and, if it can be read, where.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from backend.errors import UsageError
+from backend.server_url import normalize_server_url
 
 START_TRAINING = "START_TRAINING"
 LABEL_EVENT_PREFIXES = ("ANNOTATION_", "ANNOTATIONS_")
 MODEL_CLASS = "Prelabel"
+NO_VERSION, SUGGESTION_VERSION = "unready", "suggestion"
+"""``model_version`` of answers without a version: empty ones, and those of smart tools."""
+PLACEHOLDER_VERSIONS = (NO_VERSION, SUGGESTION_VERSION)
+MAX_ID = 2**63 - 1
+"""Largest id that Label Studio's databases can hold."""
 
 
 class SetupRequest(BaseModel):
@@ -24,9 +33,37 @@ class SetupRequest(BaseModel):
     model_config = ConfigDict(extra="ignore", coerce_numbers_to_str=True)
 
     project: str
-    hostname: str = ""
-    access_token: str = ""
+    hostname: Annotated[str, AfterValidator(normalize_server_url)] = ""
+    access_token: str = Field(default="", pattern=r"^[!-~]*$")
     label_config: str = Field(default="", alias="schema")
+
+
+class PredictedTask(BaseModel):
+    """A task of a ``/predict`` request."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: int = Field(ge=0, le=MAX_ID, strict=True)
+    data: dict[str, object] | None = None
+
+
+class PredictParams(BaseModel):
+    """The parameters of a ``/predict`` request; ``context`` holds what a smart tool drew."""
+
+    model_config = ConfigDict(extra="allow")
+
+    context: dict[str, object] | None = None
+
+
+class PredictRequest(BaseModel):
+    """The body of ``/predict``; other fields are kept."""
+
+    model_config = ConfigDict(extra="allow", coerce_numbers_to_str=True)
+
+    tasks: list[PredictedTask] | None = None
+    project: str | None = None
+    label_config: str | None = None
+    params: PredictParams | None = None
 
 
 @dataclass(frozen=True)
@@ -48,7 +85,7 @@ def parse_event(body: bytes) -> WebhookEvent:
     """A webhook's body; one that cannot be read may mean anything anywhere."""
     try:
         payload = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         payload = None
     if not isinstance(payload, dict):
         return WebhookEvent(None, is_training_requested=False, annotation_count=0)
@@ -63,6 +100,42 @@ def parse_event(body: bytes) -> WebhookEvent:
     )
 
 
+def parse_setup(body: bytes) -> SetupRequest:
+    """Parse the body of ``/setup``.
+
+    Raises:
+        UsageError: it cannot be read, or its server's address is invalid.
+    """
+    try:
+        return SetupRequest.model_validate_json(body)
+    except ValidationError as error:
+        raise UsageError(f"/setup cannot be read: {_first_message(error)}.") from error
+
+
+def parse_predict_request(body: bytes) -> dict[str, Any]:
+    """Parse the body of ``/predict``; ``tasks`` of the result is a list, which may be empty.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
+    try:
+        request: dict[str, Any] = json.loads(body)
+        PredictRequest.model_validate(request)
+    except ValidationError as error:
+        raise UsageError(f"/predict cannot be read: {_first_message(error)}.") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"/predict cannot be read: {error}.") from error
+    return {**request, "tasks": request.get("tasks") or []}
+
+
+def _first_message(error: ValidationError) -> str:
+    """Return what is wrong with the first invalid field, without its value."""
+    first = error.errors()[0]
+    path = ".".join(map(str, first["loc"]))
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{path}: {message}" if path else message
+
+
 def parse_project(request: dict[str, Any]) -> tuple[int, int]:
     """Label Studio's number and time of creation of a request's project, 0 where it says nothing.
 
@@ -74,12 +147,18 @@ def parse_project(request: dict[str, Any]) -> tuple[int, int]:
     """
     number, _, created = str(request.get("project") or "").partition(".")
     tasks = request.get("tasks") or [{}]
-    if not number.isdigit():
-        number = str(tasks[0].get("project") or "")
-    return (
-        int(number) if number.isdigit() else 0,
-        int(created) if created.isdigit() else 0,
-    )
+    return parse_id(number) or parse_id(str(tasks[0].get("project") or "")), parse_id(created)
+
+
+def parse_id(text: str) -> int:
+    """Return an id or another number of Label Studio's; 0 if the text is none.
+
+    Example:
+        >>> parse_id("7"), parse_id("²"), parse_id("9" * 5000)
+        (7, 0, 0)
+    """
+    number = int(text) if re.fullmatch("[0-9]{1,19}", text) else 0
+    return number if number <= MAX_ID else 0
 
 
 def empty_response(tasks: Sequence[Any], version: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from backend.domain import Control, Region, RegionPrediction, Regions
 from backend.label_studio import Json
+from backend.label_studio.json_values import read_object, read_strings
 
 RESULT_TYPES = {"boxes": "rectanglelabels", "points": "keypointlabels"}
 POINT_WIDTH_PERCENT = 0.5
@@ -99,7 +100,7 @@ def count_unserved(
     served_names = frozenset(served)
     for item in result:
         result_type = str(item.get("type") or "")
-        if "from_name" in item and item["from_name"] not in served_names and result_type:
+        if "from_name" in item and str(item["from_name"]) not in served_names and result_type:
             skipped_counts[f"region of type {result_type}, which is not served"] += 1
 
 
@@ -116,7 +117,7 @@ def _has_unserved_object(result: Sequence[Json], control: Control, served: Colle
     unserved_items = (
         item
         for item in result
-        if item.get("from_name") not in served_names
+        if str(item.get("from_name")) not in served_names
         and item.get("to_name") in (None, control.to_name)
         and str(item.get("type") or "").removesuffix("labels") in UNSERVED_SHAPES
     )
@@ -129,30 +130,24 @@ def _item_labels(item: Json, result: Sequence[Json]) -> Iterator[str]:
     for linked_item in (
         candidate for candidate in result if candidate is item or (id and candidate.get("id") == id)
     ):
-        for key, names in _item_value(linked_item).items():
+        for key, names in read_object(linked_item, "value").items():
             if key.endswith(("labels", "choices")) and isinstance(names, list):
                 yield from map(str, names)
 
 
 def _parse_regions(item: Json, control: Control, skipped_counts: Counter[str]) -> Iterator[Region]:
-    value = _item_value(item)
+    value = read_object(item, "value")
     corners = _parse_corners(value, control)
-    label_list = value.get(RESULT_TYPES[control.kind])
-    labels = label_list if isinstance(label_list, list) else []
+    labels = read_strings(value, RESULT_TYPES[control.kind])
     reason = _unusable_reason(item, value, corners, control) or ("" if labels else NO_LABEL_REASON)
     if reason:
         skipped_counts[reason] += 1
         return
     for label in labels:
         if label in control.label_names:
-            yield Region(str(label), *corners)
+            yield Region(label, *corners)
         else:
             skipped_counts[REMOVED_LABEL_REASON] += 1
-
-
-def _item_value(item: Json) -> Json:
-    value = item.get("value")
-    return value if isinstance(value, dict) else {}
 
 
 def _unusable_reason(
@@ -179,7 +174,7 @@ def _rotation_degrees(rotation: Any) -> float:
     """How far something is turned either way, 0 to 180; NaN where that cannot be read."""
     try:
         angle = float(rotation or 0) % 360
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         return math.nan
     return min(angle, 360 - angle)
 
@@ -199,7 +194,7 @@ def _parse_corners(value: Json, control: Control) -> tuple[float, float, float, 
 def _parse_fraction(value: Mapping[str, Any], name: str) -> float:
     try:
         return float(value[name]) / 100
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, OverflowError, TypeError, ValueError):
         return math.nan
 
 

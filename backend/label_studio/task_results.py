@@ -10,6 +10,12 @@ from datetime import datetime
 
 from backend.domain import ChoicePrediction, Control, LabelSet, Prediction, Region, Regions, Task
 from backend.label_studio import Json
+from backend.label_studio.json_values import (
+    read_field,
+    read_object,
+    read_objects,
+    read_strings,
+)
 from backend.label_studio.region_results import complete_regions, count_unserved, format_regions
 
 CAPTURE_REASON_FIELD = "prelabel_captured"
@@ -95,7 +101,8 @@ def parse_task(
     Returns:
         the task with the answer that stands for each control.
     """
-    all_annotations = row.get("annotations") or []
+    data = read_object(row, "data")
+    all_annotations = read_objects(row, "annotations")
     accepted_annotations = [
         a for a in all_annotations if machine_user and _is_unchanged(a, machine_user)
     ]
@@ -105,7 +112,9 @@ def parse_task(
         if a not in accepted_annotations and not _is_skipped(a, skipped_counts)
     ]
     for annotation in annotations:
-        count_unserved(annotation.get("result") or [], (c.name for c in controls), skipped_counts)
+        count_unserved(
+            read_objects(annotation, "result"), (c.name for c in controls), skipped_counts
+        )
     label_sets: dict[str, LabelSet] = {}
     asked: dict[str, frozenset[str]] = {}
     for control in (c for c in controls if c.kind == "choices"):
@@ -117,13 +126,13 @@ def parse_task(
             )
     return Task(
         id=row["id"],
-        images=_image_addresses(row.get("data") or {}, controls),
+        images=_image_addresses(data, controls),
         open=not row.get("is_labeled"),
         choices=label_sets or None,
         regions=_parse_all_regions(annotations, controls, label_added_at, skipped_counts) or None,
         available_labels=asked or None,
         auto_accepted=bool(accepted_annotations) and not annotations,
-        capture_reason=str((row.get("data") or {}).get(CAPTURE_REASON_FIELD) or ""),
+        capture_reason=str(data.get(CAPTURE_REASON_FIELD) or ""),
         skipped=any(a.get("was_cancelled") for a in all_annotations),
     )
 
@@ -132,10 +141,13 @@ def _is_unchanged(annotation: Json, machine_user: int) -> bool:
     """Whether it is an accepted prediction that no person has submitted since."""
     if annotation.get("completed_by") != machine_user:
         return False
-    created_at, updated_at = (
-        datetime.fromisoformat(str(annotation.get(key))) for key in ("created_at", "updated_at")
-    )
-    return (updated_at - created_at).total_seconds() < SAVE_DELAY_SECONDS
+    try:
+        created_at, updated_at = (
+            datetime.fromisoformat(str(annotation.get(key))) for key in ("created_at", "updated_at")
+        )
+        return (updated_at - created_at).total_seconds() < SAVE_DELAY_SECONDS
+    except (TypeError, ValueError):  # a missing time, or only one with a time zone
+        return False
 
 
 def _parse_all_regions(
@@ -192,7 +204,7 @@ def _annotated_regions(
     for annotation in annotations:
         updated_at = str(annotation.get("updated_at") or "")
         regions = complete_regions(
-            annotation.get("result") or [], control, skipped_counts, served_names
+            read_objects(annotation, "result"), control, skipped_counts, served_names
         )
         if regions or not updated_at or control_added_at <= updated_at:
             candidates.append((bool(annotation.get("ground_truth")), updated_at, regions))
@@ -245,7 +257,7 @@ def _is_skipped(annotation: Json, skipped_counts: Counter[str]) -> bool:
 
 
 def _image_addresses(data: Json, controls: Iterable[Control]) -> dict[str, str]:
-    addresses = {control.image_key: data.get(control.image_key) for control in controls}
+    addresses = {control.image_key: read_field(data, control.image_key) for control in controls}
     return {key: value for key, value in addresses.items() if isinstance(value, str) and value}
 
 
@@ -259,7 +271,7 @@ def _select_label_set(
     candidates = [
         (bool(a.get("ground_truth")), str(a.get("updated_at") or ""), label_set)
         for a in annotations
-        if (label_set := _parse_label_set(a.get("result") or [], control, skipped_counts))
+        if (label_set := _parse_label_set(read_objects(a, "result"), control, skipped_counts))
         is not None
     ]
     if not candidates:
@@ -280,7 +292,7 @@ def _parse_label_set(
     chosen_labels: list[str] = []
     for item in result:
         if item.get("from_name") == control.name and item.get("type") == "choices":
-            chosen_labels += item.get("value", {}).get("choices") or []
+            chosen_labels += read_strings(read_object(item, "value"), "choices")
     known_labels = frozenset(chosen_labels) & frozenset(control.label_names)
     if len(known_labels) < len(set(chosen_labels)):
         skipped_counts["label no longer in the labeling config"] += 1

@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image
 
 from backend.arrays import Floats, Indices
-from backend.callbacks import StateCallback
+from backend.callbacks import StateCallback, time_left
 from backend.domain import Control, ImageSize
-from backend.errors import ImageError, NotFoundError, RoundError
+from backend.errors import ImageError, LongRoundError, NotFoundError, RoundError
 from backend.inference.detections import RegionSample
 from backend.inference.embed import EmbeddingResult
 from backend.inference.images import ImageSource, ProjectImages
@@ -44,6 +44,7 @@ class ModelTrainer:
         embeddings: of the images, by that encoder.
         report: called with state, progress and detail.
         cancelled: polled during training; true stops it.
+        quick: raise :class:`LongRoundError` instead of training a detector.
 
     Attributes:
         live_card: card of the live version, which the new one is compared with; None without one.
@@ -59,9 +60,11 @@ class ModelTrainer:
         embeddings: EmbeddingResult,
         report: StateCallback = lambda state, progress, detail: None,
         cancelled: Callable[[], bool] = lambda: False,
+        quick: bool = False,
     ) -> None:
         self._settings = session.settings
         self._session = session
+        self._quick = quick
         self._observation = observation
         self._encoder = encoder
         self._embeddings = embeddings
@@ -81,6 +84,7 @@ class ModelTrainer:
         """Train the controls that changed, and take the others from the live version.
 
         Raises:
+            LongRoundError: a detector must be trained, which takes minutes.
             RoundCancelledError: training was cancelled.
             PrelabelError: training failed.
         """
@@ -167,13 +171,13 @@ class ModelTrainer:
         samples = self.samples(control)
         if self.is_unchanged(control):
             return self.live_model.detectors.get(control.name)
+        if self._quick and samples:
+            raise LongRoundError(f"{control.name} needs a training that takes minutes.")
         started_at = time.monotonic()
 
         def report_epoch(done: int, total: int) -> None:
             remaining_seconds = (time.monotonic() - started_at) / done * (total - done)
-            detail = (
-                f"{control.name}: epoch {done} of {total}, about {remaining_seconds:.0f} s left"
-            )
+            detail = f"{control.name}: epoch {done} of {total}, {time_left(remaining_seconds)}"
             self._report("training", done / total, detail)
 
         detector, cost = self._session.resources.compute.train_detector(

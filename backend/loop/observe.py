@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ from backend.runtime.connection import Connection
 from backend.store.files import read_json, write_json
 from backend.store.versions import LabelSnapshot
 
+log = logging.getLogger("prelabel")
 RANDOM_CAPTURE = "random"
 """Capture reason of images that the endpoint sampled at random."""
 
@@ -157,7 +159,12 @@ def _parse_task(
     machine_user: int,
 ) -> Task:
     row = {**row, "annotations": annotations.get(row["id"], [])}
-    return parse_task(row, config.controls, label_times, left_out, machine_user)
+    try:
+        return parse_task(row, config.controls, label_times, left_out, machine_user)
+    except Exception:  # a bug; it must not stop the project for the sake of one task
+        log.exception("Task %s cannot be read; please report this.", row["id"])
+        left_out["task that Prelabel cannot read"] += 1
+        return Task(row["id"], {}, open=not row.get("is_labeled"))
 
 
 def _label_first_seen(folder: Path, config: LabelingConfig) -> dict[str, dict[str, str]]:

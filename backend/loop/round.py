@@ -78,7 +78,9 @@ class Round:
         self._session.resources.projects.set_title(self._session.id, fingerprint.title)
         self._check_controls(observation)
         self._stopwatch.lap("observe")
-        trainer = VersionTrainer(self._session, self._report, self._cancelled, self._stopwatch)
+        trainer = VersionTrainer(
+            self._session, self._report, self._cancelled, self._stopwatch, request.quick
+        )
         new_version = trainer.train_if_needed(
             observation,
             force=request.forced or request.quiet,

@@ -36,6 +36,7 @@ class VersionTrainer:
         report: called with state, progress and detail.
         cancelled: polled during training; true stops it.
         stopwatch: of the round.
+        quick: train no detector, see :class:`ModelTrainer`.
 
     Attributes:
         budget_message: why training waits for the monthly budget; empty otherwise.
@@ -47,12 +48,14 @@ class VersionTrainer:
         report: StateCallback,
         cancelled: Callable[[], bool],
         stopwatch: cards.Stopwatch,
+        quick: bool = False,
     ) -> None:
         self._settings = session.settings
         self._session = session
         self._report = report
         self._cancelled = cancelled
         self._stopwatch = stopwatch
+        self._quick = quick
         self._versions = session.versions
         self.budget_message = ""
 
@@ -178,7 +181,13 @@ class VersionTrainer:
         self._stopwatch.lap("embed")
         live_version = self._versions.live()
         trainer = ModelTrainer(
-            self._session, observation, encoder, embeddings, self._report, self._cancelled
+            self._session,
+            observation,
+            encoder,
+            embeddings,
+            self._report,
+            self._cancelled,
+            self._quick,
         )
         model = trainer.train_model()
         self._stopwatch.lap("train")

@@ -70,16 +70,28 @@ def is_server_reachable(server: str) -> bool:
 
     try:
         httpx.get(f"{server}/version", timeout=PING_TIMEOUT_SECONDS, trust_env=False)
-    except (httpx.HTTPError, httpx.InvalidURL):
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError):
         return False
     return True
+
+
+def is_token_valid(server: str, number: int, token: str) -> bool:
+    """Return whether a Label Studio lets a legacy token read a project."""
+    import httpx
+
+    url, headers = f"{server}/api/projects/{number}/", {"Authorization": f"Token {token}"}
+    try:
+        response = httpx.get(url, headers=headers, timeout=PING_TIMEOUT_SECONDS, trust_env=False)
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError):
+        return False
+    return response.status_code == 200
 
 
 def parse_created_at(text: str) -> int:
     """Return Label Studio's ``created_at`` as whole seconds since 1970; 0 if it is missing."""
     try:
         return int(datetime.fromisoformat(text).timestamp())
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0
 
 

@@ -58,7 +58,7 @@ class ProjectChores:
             is_full_round: whether the round compared all tasks; predictions of retired versions are
                 removed only then.
         """
-        if is_full_round and len(outcome.versions) > 1 and not project_state.is_cleaning:
+        if is_full_round and not project_state.is_cleaning:
             project_state.is_cleaning = True
             self._start(project_state, self._remove_old_predictions(project_state))
         if outcome.trained and outcome.trained == project_state.live_version:

@@ -13,8 +13,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from backend.errors import UsageError
-from backend.label_studio.ml_protocol import empty_response
+from backend.label_studio.ml_protocol import NO_VERSION, empty_response, parse_predict_request
 from backend.scheduler.jobs import PredictJob
 from backend.scheduler.project_state import ProjectState
 from backend.scheduler.worker_pool import WorkerPool
@@ -26,7 +25,6 @@ REQUEST_TIMEOUT_SECONDS = 95.0
 """Time after which a request is dropped, since Label Studio disconnects after 100 seconds."""
 CHUNK_SIZE = 10
 """Tasks per chunk."""
-NO_VERSION = "unready"
 
 
 class PredictQueue:
@@ -91,22 +89,6 @@ class PredictQueue:
             if not unready_projects or remaining_seconds <= 0:
                 return None
             await _wait_for_first(unready_projects, remaining_seconds)
-
-
-def parse_predict_request(body: bytes) -> dict[str, Any]:
-    """Parse a ``/predict`` request; its ``tasks`` may be empty.
-
-    Raises:
-        UsageError: it is not a JSON object, or its tasks are not a list of objects.
-    """
-    try:
-        request = json.loads(body)
-    except ValueError as error:
-        raise UsageError(f"/predict cannot be read: {error}.") from error
-    tasks = (request.get("tasks") or []) if isinstance(request, dict) else None
-    if not isinstance(tasks, list) or not all(isinstance(task, dict) for task in tasks):
-        raise UsageError("/predict cannot be read: it has no list of tasks.")
-    return {**request, "tasks": tasks}
 
 
 def _encode_json(value: Any) -> bytes:

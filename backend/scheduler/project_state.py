@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from backend.records import ProjectStatus, RoundOutcome, RoundStatus
 from backend.scheduler.capture_watch import CaptureWatcher
-from backend.scheduler.worker_pool import WorkerProcess
+from backend.scheduler.worker_pool import Turn, WorkerProcess
 from backend.store.projects import ProjectRecord
 
 NEVER_LABELED = float("-inf")
@@ -25,6 +25,7 @@ class ProjectState:
         progress: progress of this state, 0 to 1.
         detail: progress message.
         worker: the process that runs the round.
+        is_waiting: the round waits for a free process.
         training_paused: a training was cancelled; a new label or Start Training resumes training.
         error: error message of the last round; empty if it succeeded.
         training_requested: Start Training was pressed.
@@ -50,6 +51,7 @@ class ProjectState:
     progress: float = 0.0
     detail: str = ""
     worker: WorkerProcess | None = None
+    is_waiting: bool = False
     training_paused: bool = False
     error: str = ""
     training_requested: bool = False
@@ -75,12 +77,31 @@ class ProjectState:
         self.state, self.detail = state, detail
         self.progress = self.progress if progress is None else progress
 
-    def status(self) -> ProjectStatus:
-        """Return the status of the project, as ``/api/projects/{id}`` returns it."""
+    @property
+    def is_unknown(self) -> bool:
+        """Whether Label Studio never answered for the project: its title is not known."""
+        return not self.record.title
+
+    @property
+    def turn(self) -> Turn:
+        """The project's turn for a worker process."""
+        return Turn(self.record.id, self.record.server, self.is_unknown)
+
+    def status(self, waiting_detail: str = "") -> ProjectStatus:
+        """Return the status of the project, as ``/api/projects/{id}`` returns it.
+
+        Args:
+            waiting_detail: what the project waits for; empty when it does not wait.
+        """
+        round_status = (
+            RoundStatus("observing", 0.0, waiting_detail, waiting=True)
+            if waiting_detail
+            else RoundStatus(self.state, self.progress, self.detail or None, self.error or None)
+        )
         return replace(
             self.record.status(self.outcome),
             version=self.live_version or None,
             waiting=self.waiting_labels,
-            round=RoundStatus(self.state, self.progress, self.detail or None, self.error or None),
+            round=round_status,
             captured=self.capture_watcher.counts(),
         )

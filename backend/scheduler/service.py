@@ -15,7 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from backend.callbacks import StateCallback
 from backend.errors import (
+    LabelStudioError,
+    LongRoundError,
     NotFoundError,
     PrelabelError,
     RoundCancelledError,
@@ -23,14 +26,18 @@ from backend.errors import (
     StoreError,
     UsageError,
 )
-from backend.json_records import from_json
-from backend.label_studio.ml_protocol import parse_project
+from backend.json_records import JsonObject, from_json
+from backend.label_studio.ml_protocol import NO_VERSION, parse_project
 from backend.records import ProjectStatus, RoundOutcome, RoundRequest
-from backend.runtime.connection import is_server_reachable, parse_created_at
+from backend.runtime.connection import (
+    is_server_reachable,
+    is_token_valid,
+    parse_created_at,
+)
 from backend.scheduler.capture_watch import CaptureWatcher
 from backend.scheduler.chores import ProjectChores
 from backend.scheduler.jobs import RoundJob
-from backend.scheduler.predict_queue import NO_VERSION, PredictQueue
+from backend.scheduler.predict_queue import PredictQueue
 from backend.scheduler.project_state import ProjectState
 from backend.scheduler.supervise import Supervisor
 from backend.scheduler.worker_pool import (
@@ -54,7 +61,14 @@ LOCKED_RETRY_SECONDS = 5.0
 """Delay before a round is retried if another process holds the project's lock."""
 HOME_POLL_SECONDS = 1.0
 """Polling interval of the home folder, for requests of other processes."""
-WAITING_MESSAGE = "Waiting for another round or job to finish."
+WAITING_MESSAGE = "Waiting for {others}"
+QUICK_WORKERS = 1
+"""Worker processes for rounds without a long training, so that one never blocks all projects."""
+PARALLEL_CHECKS = 4
+"""Servers of unknown projects that are checked at the same time."""
+MAX_UNKNOWN_PROJECTS = 100
+"""Connected projects that never answered; beyond these the oldest are forgotten, as anybody may
+send ``/setup``."""
 
 
 class Service:
@@ -83,13 +97,16 @@ class Service:
         self._projects = ProjectStore(settings.home, settings.endpoint_data_dir)
         self._project_states: dict[str, ProjectState] = {}
         self._loop_tasks: dict[str, asyncio.Task[None]] = {}
-        self._round_workers = WorkerPool(settings.workers, TRAINING_NICENESS, worker_command)
+        self._round_workers = WorkerPool(
+            settings.workers, TRAINING_NICENESS, worker_command, QUICK_WORKERS
+        )
         self._prediction_workers = WorkerPool(1, PREDICTION_NICENESS, worker_command)
         self._supervisor = Supervisor()
         self._chores = ProjectChores(
             self._round_workers, self._prediction_workers, self._supervisor
         )
         self._predict_queue = PredictQueue(self._prediction_workers, clock, self._unready_projects)
+        self._unknown_checks = asyncio.Semaphore(PARALLEL_CHECKS)
         self._poll_task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -129,15 +146,50 @@ class Service:
         """
         number, created = parse_project({"project": project})
         if not number:
-            raise UsageError(f"/setup needs a project, not {project[:40]!r}.")
-        server = self._check_server(server.rstrip("/"))
-        record = await asyncio.to_thread(
-            self._projects.register, server, number, created, token, is_server_reachable
-        )
+            raise UsageError(f"/setup needs a project, not {project[:40]!a}.")
+        server = self._check_server(server)
+        record = await asyncio.to_thread(self._register, server, number, created, token)
+        await self._forget_unknown(keep=record.id)
         project_state = self._add_project(record)
         if project_state.error:  # the new token may work
             project_state.wake_event.set()
         return project_state.live_version or NO_VERSION
+
+    def _register(self, server: str, number: int, created: int, token: str) -> ProjectRecord:
+        """Add a project or update its record.
+
+        Anybody may send ``/setup``. So a known token is replaced by a valid one only, and is never
+        sent to another address than the one it was given for.
+        """
+        servers = {known.id: known.server for known in self._projects.find_by_number(number)}
+        record = self._projects.register(
+            server, number, created, is_server_alive=is_server_reachable
+        )
+        known_token = self._projects.token(record.id)
+        has_moved = not is_same_server(servers.get(record.id, record.server), record.server)
+        if has_moved or (token and token != known_token):
+            candidates = {server, self.settings.label_studio_url} - {""}
+            if (
+                not known_token
+                or has_moved
+                or any(is_token_valid(candidate, number, token) for candidate in candidates)
+            ):
+                self._projects.save_token(record.id, token)
+        return record
+
+    async def _forget_unknown(self, keep: str) -> None:
+        """Forget the oldest projects that never answered, when there are too many."""
+        unknown = [
+            state
+            for id, state in self._project_states.items()
+            if state.is_unknown and not state.live_version and id != keep
+        ]
+        for state in unknown[: max(0, len(unknown) + 1 - MAX_UNKNOWN_PROJECTS)]:
+            id = state.record.id
+            log.warning("project %s is forgotten: its Label Studio never answered", id)
+            del self._project_states[id]
+            self._loop_tasks.pop(id).cancel()
+            await asyncio.to_thread(self._projects.forget, id)
 
     def wake(
         self, project: Mapping[str, Any] | None, *, forced: bool = False, labels: int = 0
@@ -175,7 +227,7 @@ class Service:
 
     def projects(self) -> list[ProjectStatus]:
         """Return the status of all projects."""
-        return [project_state.status() for project_state in self._project_states.values()]
+        return [self._status(project_state) for project_state in self._project_states.values()]
 
     def project(self, id: str) -> ProjectStatus:
         """Return the status of a project.
@@ -183,7 +235,7 @@ class Service:
         Raises:
             NotFoundError: no project has this id.
         """
-        return self._project_state(id).status()
+        return self._status(self._project_state(id))
 
     async def cancel(self, id: str) -> ProjectStatus:
         """Cancel the training of a project, if one is running; the live version stays.
@@ -194,7 +246,7 @@ class Service:
         project_state = self._project_state(id)
         if project_state.worker is not None and project_state.state == "training":
             await project_state.worker.cancel()
-        return project_state.status()
+        return self._status(project_state)
 
     async def train(self, id: str) -> None:
         """Start training, regardless of the number of new labels.
@@ -325,9 +377,8 @@ class Service:
             held=project.training_paused,
         )
         project.training_requested = False
-        if self._round_workers.is_full:
-            project.set_state("observing", WAITING_MESSAGE, 0.0)
         try:
+            await self._check_unknown(project)
             async with project.round_lock:
                 outcome = await self._run_round_job(project, request)
             self._finish_round(project, outcome, request.hints)
@@ -357,10 +408,60 @@ class Service:
             project.set_state(state, detail, progress)
 
         project.locked_elsewhere = False
-        job = RoundJob(project.record.id, request)
-        async with self._round_workers.acquire() as project.worker:
-            outcome, _ = await project.worker.run(job, report=report)
+        try:
+            outcome = await self._run_on_worker(project, request, report, accepts_quick=True)
+        except LongRoundError:
+            outcome = await self._run_on_worker(project, request, report, accepts_quick=False)
         return from_json(RoundOutcome, outcome)
+
+    async def _run_on_worker(
+        self,
+        project: ProjectState,
+        request: RoundRequest,
+        report: StateCallback,
+        *,
+        accepts_quick: bool,
+    ) -> JsonObject:
+        project.is_waiting = True
+        turn = project.turn
+        try:
+            async with self._round_workers.acquire(turn, accepts_quick=accepts_quick) as worker:
+                project.worker, project.is_waiting = worker, False
+                quick = self._round_workers.is_quick(worker)
+                job = RoundJob(project.record.id, replace(request, quick=quick))
+                outcome, _ = await worker.run(job, report=report)
+        finally:
+            project.is_waiting = False
+        result: JsonObject = outcome
+        return result
+
+    async def _check_unknown(self, project: ProjectState) -> None:
+        """Check that a project's server answers, before a worker process spends time on it.
+
+        Raises:
+            LabelStudioError: it does not, and the project never answered before.
+        """
+        server = project.record.server
+        if project.is_unknown and server and not self._is_configured(server):
+            async with self._unknown_checks:
+                if not await asyncio.to_thread(is_server_reachable, server):
+                    raise LabelStudioError(f"Label Studio cannot be reached at {server}.")
+
+    def _is_configured(self, server: str) -> bool:
+        return is_same_server(server, self.settings.label_studio_url)
+
+    def _waiting_detail(self, project: ProjectState) -> str:
+        """Return what a waiting project waits for."""
+        others = [
+            f"“{other.record.title or other.record.id}”"
+            + (f" ({other.detail})" if other.detail else "")
+            for other in self._project_states.values()
+            if other.worker is not None and other is not project
+        ]
+        return WAITING_MESSAGE.format(others=", ".join(others) or "other work to finish")
+
+    def _status(self, project: ProjectState) -> ProjectStatus:
+        return project.status(self._waiting_detail(project) if project.is_waiting else "")
 
     def _finish_round(self, project: ProjectState, outcome: RoundOutcome, hints: int) -> None:
         is_full_round, outcome = outcome.cleanup, replace(outcome, cleanup=False)

@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from backend.callbacks import StateCallback
@@ -123,39 +124,129 @@ class WorkerProcess:
         raise _worker_died()
 
 
+@dataclass(frozen=True)
+class Turn:
+    """Who waits for a worker process.
+
+    Attributes:
+        project: id of the project; empty for work of no project.
+        server: address of its Label Studio.
+        is_unknown: the project never answered; those that did go first.
+    """
+
+    project: str = ""
+    server: str = ""
+    is_unknown: bool = False
+
+
+NO_TURN = Turn()
+
+
+@dataclass(eq=False)
+class _Waiter:
+    turn: Turn
+    accepts_quick: bool
+    worker: asyncio.Future[WorkerProcess]
+
+
 class WorkerPool:
-    """A pool of identical worker processes.
+    """A pool of identical worker processes, shared fairly.
+
+    Among the waiting, the projects of the server that was served longest ago go first, and among
+    these the project that was served longest ago.
 
     Args:
         count: number of processes.
-        niceness: ``nice`` value of the processes.
-        command: command line of the processes.
+        niceness: their ``nice`` value.
+        command: their command line.
+        quick_count: further processes for quick work only. One is started when the others are
+            busy, and stopped when they are free again.
     """
 
-    def __init__(self, count: int, niceness: int, command: Sequence[str] = WORKER_COMMAND) -> None:
-        self._workers = [WorkerProcess(niceness, command) for _ in range(count)]
-        self._free_workers: asyncio.LifoQueue[WorkerProcess] = asyncio.LifoQueue()
-        for worker in self._workers:
-            self._free_workers.put_nowait(worker)
+    def __init__(
+        self,
+        count: int,
+        niceness: int,
+        command: Sequence[str] = WORKER_COMMAND,
+        quick_count: int = 0,
+    ) -> None:
+        workers = [WorkerProcess(niceness, command) for _ in range(count + quick_count)]
+        self._quick_workers = workers[count:]
+        self._workers = workers
+        self._free_workers = list(workers[:count])
+        self._free_quick_workers = list(self._quick_workers)
+        self._waiters: list[_Waiter] = []
+        self._served_at: dict[str, int] = {}
+        self._served_count = 0
 
-    @property
-    def is_full(self) -> bool:
-        """Whether all processes are busy."""
-        return self._free_workers.empty()
+    def is_quick(self, worker: WorkerProcess) -> bool:
+        """Whether a process is for quick work only."""
+        return worker in self._quick_workers
 
     @contextlib.asynccontextmanager
-    async def acquire(self) -> AsyncIterator[WorkerProcess]:
-        """Reserve a process; wait until one is free."""
-        worker = await self._free_workers.get()
+    async def acquire(
+        self, turn: Turn = NO_TURN, *, accepts_quick: bool = False
+    ) -> AsyncIterator[WorkerProcess]:
+        """Reserve a process; wait until one is free.
+
+        Args:
+            turn: who waits.
+            accepts_quick: a process for quick work will do.
+        """
+        waiter = _Waiter(turn, accepts_quick, asyncio.get_running_loop().create_future())
+        self._waiters.append(waiter)
+        self._assign_workers()
+        try:
+            worker = await waiter.worker
+        except asyncio.CancelledError:
+            await self._abandon(waiter)
+            raise
         try:
             yield worker
         finally:
-            self._free_workers.put_nowait(worker)
+            await self._release(worker)
 
     async def stop(self) -> None:
         """Kill all processes."""
         for worker in self._workers:
             await worker.stop()
+
+    def _assign_workers(self) -> None:
+        for free in (self._free_workers, self._free_quick_workers):
+            is_quick = free is self._free_quick_workers
+            while free and (waiter := self._next_waiter(is_quick)):
+                self._waiters.remove(waiter)
+                self._served_count += 1
+                for name in (waiter.turn.server, f"project {waiter.turn.project}"):
+                    self._served_at[name] = self._served_count
+                waiter.worker.set_result(free.pop())
+
+    def _next_waiter(self, is_quick: bool) -> _Waiter | None:
+        candidates = [w for w in self._waiters if w.accepts_quick or not is_quick]
+        return min(candidates, key=self._rank, default=None)
+
+    def _rank(self, waiter: _Waiter) -> tuple[bool, int, int]:
+        turn = waiter.turn
+        return (
+            turn.is_unknown,
+            self._served_at.get(turn.server, 0),
+            self._served_at.get(f"project {turn.project}", 0),
+        )
+
+    async def _abandon(self, waiter: _Waiter) -> None:
+        """Take back a request that was cancelled, or the process that it got meanwhile."""
+        if waiter in self._waiters:
+            self._waiters.remove(waiter)
+        elif waiter.worker.done() and not waiter.worker.cancelled():
+            await self._release(waiter.worker.result())
+
+    async def _release(self, worker: WorkerProcess) -> None:
+        free = self._free_quick_workers if self.is_quick(worker) else self._free_workers
+        free.append(worker)
+        self._assign_workers()
+        if self._free_workers:  # nothing waits: give back the memory of the others
+            for idle in self._free_quick_workers:
+                await idle.stop()
 
 
 def _read_result(header: JsonObject) -> Any:

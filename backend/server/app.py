@@ -8,11 +8,10 @@ from collections.abc import AsyncIterator
 
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import ValidationError
 
 from backend.errors import NotFoundError, PrelabelError, UsageError
 from backend.json_records import JsonObject, to_json
-from backend.label_studio.ml_protocol import MODEL_CLASS, SetupRequest, parse_event
+from backend.label_studio.ml_protocol import MODEL_CLASS, parse_event, parse_setup
 from backend.scheduler.service import Service
 from backend.server.cross_origin import is_cross_site
 from backend.server.dashboard_routes import accepts_html, add_dashboard
@@ -68,12 +67,7 @@ def _add_ml_routes(app: FastAPI, service: Service) -> None:
     @app.post("/setup", dependencies=SAME_SITE_ONLY)
     async def setup(request: Request) -> JsonObject:
         """Connect a project."""
-        try:
-            setup_request = SetupRequest.model_validate_json(
-                await _read_body(request, MAX_SETUP_BYTES)
-            )
-        except ValidationError as error:
-            raise UsageError(f"/setup cannot be read: {error.errors()[0]['msg']}.") from error
+        setup_request = parse_setup(await _read_body(request, MAX_SETUP_BYTES))
         return {
             "model_version": await service.setup(
                 setup_request.project, setup_request.hostname, setup_request.access_token

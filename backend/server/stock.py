@@ -16,10 +16,10 @@ from typing import Any, TypeVar
 
 from label_studio_ml.model import LabelStudioMLBase
 
-from backend.label_studio.ml_protocol import START_TRAINING, parse_project
+from backend.label_studio.ml_protocol import NO_VERSION, START_TRAINING, parse_id, parse_project
 from backend.runtime.connection import parse_created_at
-from backend.scheduler.predict_queue import NO_VERSION
 from backend.scheduler.service import Service
+from backend.server_url import strip_credentials
 from backend.settings import read_settings
 from backend.store import wake
 from backend.store.projects import ProjectStore
@@ -57,7 +57,7 @@ class Prelabel(LabelStudioMLBase):  # type: ignore[misc]
             project_id, label_config = None, project_id
         self._project_id = project_id or ""
         self._config_xml = label_config or ""
-        self._hostname = str(extra.get("hostname") or "")
+        self._hostname = strip_credentials(str(extra.get("hostname") or ""))
         self._token = str(extra.get("access_token") or "")
         self.label_config = self._config_xml
         self.hostname, self.access_token = self._hostname, self._token
@@ -93,14 +93,12 @@ class Prelabel(LabelStudioMLBase):  # type: ignore[misc]
         event = str(extra.get("event") or (tasks if isinstance(tasks, str) else ""))
         payload = extra.get("data") or (extra_positional[0] if extra_positional else {})
         project = payload.get("project") if isinstance(payload, dict) else None
-        number = str((project or {}).get("id") or "")
+        number = parse_id(str((project or {}).get("id") or ""))
         created = parse_created_at(str((project or {}).get("created_at") or ""))
         projects = ProjectStore(read_settings().home)
-        if number.isdigit() and not projects.find_by_number(int(number), created):
-            projects.register(self._hostname, int(number), created, self._token)
-        woken_projects = (
-            projects.find_by_number(int(number), created) if number.isdigit() else projects.all()
-        )
+        if number and not projects.find_by_number(number, created):
+            projects.register(self._hostname, number, created, self._token)
+        woken_projects = projects.find_by_number(number, created) if number else projects.all()
         for record in woken_projects:
             wake.request_wake(projects.folder(record.id), train=event == START_TRAINING)
         return {"status": "woken", "projects": [record.id for record in woken_projects]}

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from backend.errors import NotFoundError, StoreError
 from backend.json_records import from_json, to_json
 from backend.records import ProjectFigures, ProjectStatus, RoundOutcome
+from backend.server_url import split_url, strip_credentials
 from backend.store.captures import CaptureStore
 from backend.store.files import disk_errors, read_json, write_json, write_text
 from backend.store.servers import is_same_server
@@ -153,8 +154,25 @@ class ProjectStore:
                 or self._create_record(server, number, created)
             )
             if token and token != self.token(record.id):
-                write_text(self._token_file(record.id), token, private=True)
+                self.save_token(record.id, token)
         return record
+
+    def save_token(self, id: str, token: str) -> None:
+        """Save the token that Label Studio sent."""
+        write_text(self._token_file(id), token, private=True)
+
+    def forget(self, id: str) -> None:
+        """Remove everything that is stored of a project.
+
+        Raises:
+            NotFoundError: no project has this id.
+            StoreError: its folder cannot be removed.
+        """
+        folder = self.folder(self.get(id).id)
+        with self._lock, disk_errors(folder):
+            # the record goes first, so that an interrupted removal leaves no half project
+            (folder / "project.json").unlink()
+            shutil.rmtree(folder)
 
     def set_title(self, id: str, title: str) -> None:
         """Save a project's title."""
@@ -208,7 +226,7 @@ class ProjectStore:
         return self._write(replace(record, created=created, drawn=audit_seed))
 
     def _create_record(self, server: str, number: int, created: int) -> ProjectRecord:
-        url = urlsplit(server)
+        url = split_url(server)
         server_slug = f"{number}-{url.netloc}{url.path}".replace(":", "-").replace("/", "-")
         names = (str(number), server_slug, f"{server_slug}-{created}")
         id = next(name for name in names if not self.folder(name).exists())
@@ -223,8 +241,9 @@ def _read_record(file: Path) -> ProjectRecord | None:
     """Read a record; None when there is none."""
     row = read_json(file)
     try:
-        return ProjectRecord(**row) if row else None
-    except TypeError as error:
+        record = ProjectRecord(**row) if row else None
+        return record and replace(record, server=strip_credentials(record.server))
+    except (AttributeError, TypeError) as error:
         raise StoreError(f"{file} is damaged ({error}); delete it to start anew.") from error
 
 

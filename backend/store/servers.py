@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
+from backend.server_url import split_url
 
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -18,7 +18,7 @@ def is_same_server(first_address: str, second_address: str) -> bool:
 
 
 def _normalized_address(address: str) -> tuple[str, int, str]:
-    parts = urlsplit(address)
+    parts = split_url(address)
     host = parts.hostname or ""
     port = parts.port or (443 if parts.scheme == "https" else 80)
     return ("localhost" if host in LOOPBACK_HOSTS else host, port, parts.path.rstrip("/"))

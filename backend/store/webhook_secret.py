@@ -17,9 +17,11 @@ def load_webhook_secret(home: Path) -> str:
     """
     file = home / "webhook_secret"
     with disk_errors(file):
-        if not file.exists():
-            write_text(file, secrets.token_urlsafe(24), private=True)
-        return file.read_text(encoding="utf-8").strip()
+        secret = file.read_text(encoding="utf-8").strip() if file.exists() else ""
+        if not secret:  # an empty secret would let everybody in
+            secret = secrets.token_urlsafe(24)
+            write_text(file, secret, private=True)
+        return secret
 
 
 def home_fingerprint(home: Path) -> str:

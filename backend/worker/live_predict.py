@@ -14,7 +14,7 @@ from backend.inference.predict import count_unreadable, infer_tasks
 from backend.inference.smart_tools import drawn_by_control, suggest
 from backend.label_studio import Json
 from backend.label_studio.labeling_config import read_config
-from backend.label_studio.ml_protocol import parse_project
+from backend.label_studio.ml_protocol import SUGGESTION_VERSION, parse_project
 from backend.label_studio.task_results import format_prediction, parse_task
 from backend.learning.audit import hash_rank
 from backend.runtime.project_session import ProjectSession
@@ -22,8 +22,6 @@ from backend.runtime.resources import Resources
 from backend.store.projects import ProjectRecord
 
 log = logging.getLogger("prelabel")
-SUGGESTION_VERSION = "suggestion"
-"""``model_version`` of smart-tool suggestions before the first version."""
 
 
 def predict_tasks(resources: Resources, request: Json) -> Json | None:

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import time
 
+from backend.domain import ChoicePrediction, ImageSize, Prediction
+from backend.label_studio.labeling_config import read_config
+from backend.loop.publish.push import push_predictions
+from backend.runtime.connection import connect
+from backend.settings import Settings
+from backend.store.projects import ProjectRecord
 from tests.support.harness import (
     BackendServer,
     LabelStudioUser,
@@ -139,15 +145,35 @@ def test_tasks_that_come_later_are_pre_annotated_under_the_same_version(
 ) -> None:
     project = labeled_project(lab, backend)
     version = backend.project(project)["version"]
+    open_tasks = [task["id"] for task in lab.list_tasks(project) if not task["is_labeled"]]
+    for task, stored_version in ((open_tasks[0], version), (open_tasks[1], "unready")):
+        # what Label Studio stores when somebody opens a task during a push, or before a version
+        row = {"task": task, "result": [], "score": 0.5, "model_version": stored_version}
+        lab.request("POST", "/api/predictions/", json=row)
     new = lab.import_colours(project, 4, start=100)
 
-    def predicted() -> bool:
-        of = [p for p in lab.list_predictions(project) if p["model_version"] == version]
-        assert len(of) == len({p["task"] for p in of}), "never twice for one version"
-        return set(new) <= {p["task"] for p in of}
+    def is_predicted_once() -> bool:
+        predictions = lab.list_predictions(project)
+        tasks = sorted(p["task"] for p in predictions if p["model_version"] == version)
+        return tasks == sorted({*tasks, *open_tasks, *new}) and len(tasks) == len(predictions)
 
-    wait_until("new tasks have predictions", predicted)
+    wait_until("each open task has exactly one prediction", is_predicted_once)
     assert backend.wait_for_round(project)["version"] == version
+
+
+def test_predictions_of_deleted_tasks_are_skipped(lab: LabelStudioUser) -> None:
+    project = lab.create_project()
+    tasks = lab.import_colours(project, 3)
+    lab.request("DELETE", f"/api/tasks/{tasks[0]}/")
+    settings = Settings(label_studio_url=lab.url, api_key=lab.token)
+    record = ProjectRecord(id="1", server=lab.url, number=project)
+    connection = connect(record, "", settings)
+    config = read_config(lab.fetch_project(project)["label_config"])
+    controls = {control.name: control for control in config.controls}
+    choice = ChoicePrediction("colour", {"red": 0.9}, ImageSize(48, 48))
+    predictions = [Prediction(task, (choice,), 0.5) for task in tasks]
+    push_predictions(connection, "v0-x", predictions, controls, lambda done, total: None)
+    assert sorted(p["task"] for p in lab.list_predictions(project)) == tasks[1:]
 
 
 def test_an_answer_that_is_taken_back_is_forgotten(

@@ -3,7 +3,8 @@
 Of a label check it notes the project. A warm-up of version ``die`` ends the process, and one of
 another version fails with the error of that name. A round takes two epochs of some seconds. It
 fails as in progress elsewhere while a file ``busy`` exists beside the notes, is cancelled while
-``cancelled`` does, and leaves one label waiting while ``waiting`` does.
+``cancelled`` does, and leaves one label waiting while ``waiting`` does. While ``long`` exists, a
+worker for quick work refuses the round. While ``hold-<project>`` exists, the round goes on.
 Arguments: the file for the notes, seconds per task or epoch, and the niceness.
 """
 
@@ -18,7 +19,7 @@ from pathlib import Path
 from backend.json_records import JsonObject, to_json
 from backend.records import RoundOutcome
 from backend.scheduler import frames
-from backend.scheduler.jobs import LabelCheckJob, RoundJob, WarmUpJob, job_from_json
+from backend.scheduler.jobs import CleanupJob, LabelCheckJob, RoundJob, WarmUpJob, job_from_json
 
 
 def main() -> None:
@@ -32,6 +33,9 @@ def main() -> None:
             case WarmUpJob():
                 failure: JsonObject = {"failed": {"kind": job.version, "text": "It failed."}}
                 send_frame({"id": header["id"], **failure}, b"")
+                continue
+            case CleanupJob():
+                send_frame({"id": header["id"], "done": 0}, b"")
                 continue
             case LabelCheckJob():
                 append_note(notes_file, [int(job.project)])
@@ -49,16 +53,21 @@ def main() -> None:
 
 
 def run_round(id: int, job: RoundJob, notes_file: Path, seconds: float) -> JsonObject:
-    append_note(notes_file, to_json(job.request))
+    folder = notes_file.parent
+    if job.request.quick and (folder / "long").exists():
+        return {"failed": {"kind": "LongRoundError", "text": "It takes minutes."}}
+    append_note(notes_file, to_json(job.request) | {"project": job.project})
     for epoch in (1, 2, 2):
         detail = {"progress": epoch / 2, "detail": f"things: epoch {epoch} of 2"}
         send_frame({"id": id, "state": "training", **detail}, b"")
         time.sleep(seconds)
-    if (notes_file.parent / "busy").exists():
+    while (folder / f"hold-{job.project}").exists():
+        time.sleep(0.01)
+    if (folder / "busy").exists():
         return {"failed": {"kind": "RoundInProgressError", "text": "Another process is at it."}}
-    if (notes_file.parent / "cancelled").exists():
+    if (folder / "cancelled").exists():
         return {"failed": {"kind": "RoundCancelledError", "text": "Training was cancelled."}}
-    waiting = int((notes_file.parent / "waiting").exists())
+    waiting = int((folder / "waiting").exists())
     return {"done": to_json(RoundOutcome(waiting=waiting, cleanup=True))}
 
 

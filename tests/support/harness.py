@@ -175,7 +175,7 @@ class LabelStudioUser:
 
     def __init__(self, url: str, token: str, scheme: str = "Token") -> None:
         headers = {"Authorization": f"{scheme} {token}"}
-        self.url = url
+        self.url, self.token = url, token
         self.http = httpx.Client(base_url=url, headers=headers, timeout=100, trust_env=False)
         self.true_labels: dict[int, str] = {}
 

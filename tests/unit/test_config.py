@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from backend.domain import Label
 from backend.errors import ConfigError
 from backend.label_studio.labeling_config import read_config
+from backend.label_studio.task_results import parse_task
 
 IMAGE = '<Image name="image" value="$photo"/>'
 TWO = '<Choice value="a"/><Choice value="b"/>'
@@ -150,3 +153,21 @@ def test_an_error_bound_that_every_answer_keeps_is_refused(share: str) -> None:
 def test_an_error_bound_below_one_is_read(share: str) -> None:
     body = f'<Choices name="c" toName="image" model_accept_error="{share}">{TWO}</Choices>'
     assert read_config(view(IMAGE + body)).controls[0].accept_error == float(share)
+
+
+@pytest.mark.parametrize(
+    ("value", "data"),
+    [
+        ("$meta.image", {"meta": {"image": "/a.jpg"}}),
+        ("$meta.image", {"meta.image": "/a.jpg", "meta": {"image": "/b.jpg"}}),
+        ("$imgs[0]", {"imgs": ["/a.jpg", "/b.jpg"]}),
+        ("$pages[1].url", {"pages": [{}, {"url": "/a.jpg"}]}),
+    ],
+)
+def test_an_image_in_a_nested_field_is_read(value: str, data: dict[str, object]) -> None:
+    image = f'<Image name="image" value="{value}"/>'
+    xml = view(image + f'<Choices name="c" toName="image">{TWO}</Choices>')
+    controls = read_config(xml).controls
+    task = parse_task({"id": 1, "data": data}, controls, {}, Counter())
+    assert list(task.images.values()) == ["/a.jpg"]
+    assert not parse_task({"id": 1, "data": {"imgs": "x"}}, controls, {}, Counter()).images

@@ -26,21 +26,21 @@ from backend.errors import (
     StoreError,
     UsageError,
 )
+from backend.label_studio.ml_protocol import NO_VERSION, parse_predict_request
 from backend.records import RoundOutcome, RoundStatus
-from backend.scheduler import frames, predict_queue
+from backend.scheduler import frames
 from backend.scheduler.capture_watch import CaptureWatcher
 from backend.scheduler.chores import ProjectChores
 from backend.scheduler.jobs import PredictJob, WarmUpJob
 from backend.scheduler.predict_queue import (
     CHUNK_SIZE,
-    NO_VERSION,
     REQUEST_TIMEOUT_SECONDS,
     PredictQueue,
 )
 from backend.scheduler.project_state import ProjectState
-from backend.scheduler.service import WAITING_MESSAGE, Service
+from backend.scheduler.service import Service
 from backend.scheduler.supervise import Supervisor
-from backend.scheduler.worker_pool import WorkerPool
+from backend.scheduler.worker_pool import Turn, WorkerPool
 from backend.server.app import MAX_SETUP_BYTES, create_app
 from backend.server.source_archive import zip_source
 from backend.settings import Settings
@@ -127,7 +127,7 @@ def test_requests_that_label_studio_abandoned_are_dropped(tmp_path: Path) -> Non
 @pytest.mark.parametrize("body", [b"", b"[]", b"7", b'{"tasks": 3}', b'{"tasks": [1]}', b"\xff"])
 def test_an_unreadable_predict_request_raises_a_usage_error(body: bytes) -> None:
     with pytest.raises(UsageError, match="/predict cannot be read"):
-        predict_queue.parse_predict_request(body)
+        parse_predict_request(body)
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,9 @@ def with_service(
     async def run() -> None:
         settings = Settings(home=tmp_path / "home", poll_seconds=3600)
         for number in numbers:
-            ProjectStore(settings.home).register("http://127.0.0.1:9", number)
+            projects = ProjectStore(settings.home)
+            record = projects.register(f"http://127.0.0.1:{number}", number)
+            projects.set_title(record.id, f"Project {number}")
         program = (
             sys.executable,
             str(ROOT / "tests" / "support" / "fake_worker.py"),
@@ -227,8 +229,9 @@ def with_service(
     return [json.loads(line) for line in notes.read_text().splitlines()]
 
 
-def in_state(service: Service, state: str) -> bool:
-    return round_of(service, "1").state == state
+def in_state(service: Service, state: str, id: str = "1") -> bool:
+    current = round_of(service, id)
+    return current.state == state and not current.waiting
 
 
 async def until(check: Callable[[], object]) -> None:
@@ -316,17 +319,106 @@ def test_a_cancelled_first_training_waits_for_a_label(tmp_path: Path) -> None:
     assert [ask["hints"] for ask in asks] == [0, 1]
 
 
-def test_a_project_reports_that_it_waits_for_another_round(tmp_path: Path) -> None:
-    async def work(service: Service) -> None:
-        states = {id: round_of(service, id) for id in ("1", "2")}
-        while not any(state.state == "training" for state in states.values()):
-            await asyncio.sleep(0.01)
-            states = {id: round_of(service, id) for id in ("1", "2")}
-        (waiting,) = [state for state in states.values() if state.state != "training"]
-        assert (waiting.state, waiting.detail) == ("observing", WAITING_MESSAGE)
-        await until(lambda: all(round_of(service, id).state == "idle" for id in states))
+def test_a_waiting_project_reports_what_it_waits_for(tmp_path: Path) -> None:
+    for name in ("long", "hold-1", "hold-2"):
+        (tmp_path / name).touch()
 
-    assert len(with_service(tmp_path, [1, 2], work)) == 2
+    async def work(service: Service) -> None:
+        await until(lambda: any(in_state(service, "training", id) for id in ("1", "2")))
+        await until(lambda: any(round_of(service, id).waiting for id in ("1", "2")))
+        (waiting,) = [id for id in ("1", "2") if round_of(service, id).waiting]
+        other = {"1": "2", "2": "1"}[waiting]
+        await until(lambda: "epoch 2" in (round_of(service, waiting).detail or ""))
+        shown = round_of(service, waiting)
+        assert shown.detail == f"Waiting for “Project {other}” (things: epoch 2 of 2)"
+        assert (shown.state, shown.is_running) == ("observing", True)
+        (tmp_path / f"hold-{other}").unlink()
+        await until(partial(in_state, service, "training", waiting))
+        (tmp_path / f"hold-{waiting}").unlink()
+        await until(lambda: all(in_state(service, "idle", id) for id in ("1", "2")))
+
+    assert [ask["quick"] for ask in with_service(tmp_path, [1, 2], work)] == [False, False]
+
+
+def test_a_quick_round_does_not_wait_for_a_long_one(tmp_path: Path) -> None:
+    """A project that needs no long training is served while another one trains for minutes."""
+    (tmp_path / "hold-1").touch()
+
+    async def work(service: Service) -> None:
+        await until(partial(in_state, service, "training"))
+        service.wake({"id": 2}, labels=1)
+        await until(partial(in_state, service, "training", "2"))
+        await until(partial(in_state, service, "idle", "2"))
+        assert in_state(service, "training")
+        (tmp_path / "hold-1").unlink()
+        await until(partial(in_state, service, "idle"))
+
+    asked = with_service(tmp_path, [1, 2], work)
+    assert {ask["project"]: ask["quick"] for ask in asked}.keys() == {"1", "2"}
+    assert True in [ask["quick"] for ask in asked]
+
+
+def test_servers_and_projects_take_turns_and_unknown_ones_go_last(tmp_path: Path) -> None:
+    async def work(pool: WorkerPool) -> None:
+        served: list[str] = []
+
+        async def one(turn: Turn) -> None:
+            async with pool.acquire(turn):
+                served.append(turn.project)
+
+        async with pool.acquire():
+            busy = [Turn(f"a{number % 3}", "a") for number in range(6)]
+            turns = [Turn("stranger", "x", is_unknown=True), *busy, Turn("b1", "b")]
+            waiting = [asyncio.create_task(one(turn)) for turn in turns]
+            await asyncio.sleep(0)
+            waiting[2].cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        assert served == ["a0", "b1", "a2", "a1", "a0", "a2", "stranger"]
+
+    with_pool(tmp_path / "notes", work)
+
+
+def test_invented_projects_neither_grow_without_bound_nor_hold_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("backend.scheduler.service.MAX_UNKNOWN_PROJECTS", 5)
+
+    async def work(service: Service) -> None:
+        for number in range(100, 120):
+            await service.setup(f"{number}.1", f"http://127.0.0.1:{number % 9 + 1}", "x")
+        service.wake({"id": 1}, labels=1)
+        await until(partial(in_state, service, "training"))
+        await until(partial(in_state, service, "idle"))
+        ids = {str(status.id) for status in service.projects()}
+        assert ids == {"1", *map(str, range(115, 120))}
+        assert {record.id for record in ProjectStore(tmp_path / "home").all()} == ids
+        await until(lambda: "cannot be reached" in (round_of(service, "119").error or ""))
+
+    asks = with_service(tmp_path, [1], work)
+    assert {ask["project"] for ask in asks} == {"1"}
+
+
+def test_a_stranger_neither_replaces_a_working_token_nor_gets_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    valid = {("http://127.0.0.1:1", "good"), ("http://127.0.0.1:1", "newer")}
+    monkeypatch.setattr(
+        "backend.scheduler.service.is_token_valid", lambda server, number, t: (server, t) in valid
+    )
+    projects = ProjectStore(tmp_path / "home")
+
+    async def work(service: Service) -> None:
+        server = "http://127.0.0.1:1"
+        await until((tmp_path / "notes").exists)
+        for token, stored in (("good", "good"), ("bogus", "good"), ("newer", "newer")):
+            await service.setup("1.5", server, token)
+            assert projects.token("1") == stored
+        await service.setup("1.5", "http://elsewhere.invalid", "evil")  # the old one is down
+        assert projects.get("1").server == "http://elsewhere.invalid"
+        assert projects.token("1") == "evil", "the old server's token stays at home"
+        await until((tmp_path / "notes").exists)
+
+    with_service(tmp_path, [1], work)
 
 
 @pytest.mark.parametrize(("live", "inspected"), [("v1-x", [[1]]), ("v2-x", [])])

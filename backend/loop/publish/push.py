@@ -6,13 +6,15 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from backend.callbacks import ProgressCallback
 from backend.domain import Control, Prediction
-from backend.errors import RoundError
+from backend.errors import LabelStudioError, RoundError
+from backend.label_studio import Json
 from backend.label_studio.client import PREDICTION_BATCH_SIZE
 from backend.label_studio.task_results import format_prediction
 from backend.loop.observe import ProjectFingerprint
 from backend.runtime.connection import Connection
 
 UNCERTAINTY_SAMPLING = "Uncertainty sampling"
+BAD_REQUEST_STATUS = 400
 
 
 def missing_predictions(
@@ -26,6 +28,7 @@ def missing_predictions(
     if not existing:
         return 0, set(open_tasks)
     predicted = connection.client.prediction_tasks(connection.project_number, version)
+    _remove_duplicates(connection, predicted)
     return existing, set(open_tasks) - set(predicted.values())
 
 
@@ -36,21 +39,57 @@ def push_predictions(
     controls: Mapping[str, Control],
     progress: ProgressCallback,
 ) -> None:
-    """Import predictions in bulk, and check that all were created.
+    """Import predictions in bulk, and check that each task has exactly one afterwards.
+
+    Label Studio asks for a prediction itself when somebody opens a task during the import, and
+    stores it beside the imported one.
 
     Raises:
         RoundError: Label Studio created fewer, because the project changed in the meantime.
     """
+    client, number = connection.client, connection.project_number
+    expected_count = client.prediction_counts(number).get(version, 0)
     for start in range(0, len(predictions), PREDICTION_BATCH_SIZE):
         batch = predictions[start : start + PREDICTION_BATCH_SIZE]
         rows = [format_prediction(p, controls, version) for p in batch]
-        created = connection.client.import_predictions(connection.project_number, rows)
-        if created != len(rows):
-            raise RoundError(
-                f"Label Studio accepted {created} of {len(rows)} predictions, because the labeling "
-                "config or the tasks changed in the meantime. The next round tries again."
-            )
+        expected_count += _import_batch(connection, rows)
         progress(start + len(batch), len(predictions))
+    if client.prediction_counts(number).get(version, 0) > expected_count:
+        _remove_duplicates(connection, client.prediction_tasks(number, version))
+
+
+def _import_batch(connection: Connection, rows: Sequence[Json]) -> int:
+    """Import predictions without those of deleted tasks, and return their number."""
+    client, number = connection.client, connection.project_number
+    try:
+        created = client.import_predictions(number, rows)
+    except LabelStudioError as error:
+        existing_ids = {row["id"] for row in client.iter_tasks(number)}
+        remaining = [row for row in rows if row["task"] in existing_ids]
+        if error.status != BAD_REQUEST_STATUS or len(remaining) == len(rows):
+            raise
+        rows = remaining
+        created = client.import_predictions(number, rows) if rows else 0
+    if created != len(rows):
+        raise RoundError(
+            f"Label Studio accepted {created} of {len(rows)} predictions, because the labeling "
+            "config or the tasks changed in the meantime. The next round tries again."
+        )
+    return created
+
+
+def _remove_duplicates(connection: Connection, predictions: Mapping[int, int]) -> None:
+    """Delete all but the oldest prediction of each task.
+
+    Args:
+        connection: to the project.
+        predictions: of one version, prediction id → task.
+    """
+    kept_tasks: set[int] = set()
+    for id, task in sorted(predictions.items()):
+        if task in kept_tasks:
+            connection.client.delete_prediction(id)
+        kept_tasks.add(task)
 
 
 def follow_version(connection: Connection, version: str, fingerprint: ProjectFingerprint) -> None:

@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterable
 from typing import Protocol
 
+from backend.label_studio.ml_protocol import PLACEHOLDER_VERSIONS
+
 
 class PredictionClient(Protocol):
     """The calls of Label Studio's client that the cleanup needs."""
@@ -78,7 +80,9 @@ class PredictionCleanup:
         """Return prediction id → task id of the retired versions."""
         counts = self._client.prediction_counts(self._number)
         retired_versions = [
-            version for version in own_versions if version != self._live and counts.get(version)
+            version
+            for version in (*own_versions, *PLACEHOLDER_VERSIONS)
+            if version != self._live and counts.get(version)
         ]
         return (
             self._client.prediction_tasks(self._number, *retired_versions)
