@@ -12,33 +12,23 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
-from backend.callbacks import StateCallback
 from backend.errors import (
-    LabelStudioError,
-    LongRoundError,
     NotFoundError,
-    PrelabelError,
-    RoundCancelledError,
-    RoundInProgressError,
     StoreError,
-    UsageError,
 )
-from backend.json_records import JsonObject, from_json
-from backend.label_studio.ml_protocol import NO_VERSION, parse_project
-from backend.records import ProjectStatus, RoundOutcome, RoundRequest
+from backend.label_studio.ml_protocol import NO_VERSION
+from backend.records import ProjectStatus
 from backend.runtime.connection import (
-    is_server_reachable,
-    is_token_valid,
     parse_created_at,
 )
 from backend.scheduler.capture_watch import CaptureWatcher
 from backend.scheduler.chores import ProjectChores
-from backend.scheduler.jobs import RoundJob
 from backend.scheduler.predict_queue import PredictQueue
 from backend.scheduler.project_state import ProjectState
+from backend.scheduler.registration import Registration
+from backend.scheduler.round_runner import RoundRunner
 from backend.scheduler.supervise import Supervisor
 from backend.scheduler.worker_pool import (
     PREDICTION_NICENESS,
@@ -48,24 +38,15 @@ from backend.scheduler.worker_pool import (
 )
 from backend.settings import Settings
 from backend.store import wake
-from backend.store.projects import ProjectRecord, ProjectStore, read_outcome, save_outcome
-from backend.store.servers import is_same_server
+from backend.store.projects import ProjectRecord, ProjectStore, read_outcome
 from backend.store.versions import VersionStore
 
 log = logging.getLogger("prelabel")
-DEBOUNCE_SECONDS = 0.2
-"""Delay before a round starts, to debounce wake-ups."""
-RETRY_MIN_SECONDS, RETRY_MAX_SECONDS = 5.0, 300.0
-"""Delay before a failed round is retried; doubled after each failure."""
-LOCKED_RETRY_SECONDS = 5.0
-"""Delay before a round is retried if another process holds the project's lock."""
 HOME_POLL_SECONDS = 1.0
 """Polling interval of the home folder, for requests of other processes."""
 WAITING_MESSAGE = "Waiting for {others}"
 QUICK_WORKERS = 1
 """Worker processes for rounds without a long training, so that one never blocks all projects."""
-PARALLEL_CHECKS = 4
-"""Servers of unknown projects that are checked at the same time."""
 MAX_UNKNOWN_PROJECTS = 100
 """Connected projects that never answered; beyond these the oldest are forgotten, as anybody may
 send ``/setup``."""
@@ -92,7 +73,6 @@ class Service:
     ) -> None:
         self.settings = settings
         self._clock = clock
-        self._commit_files = commit_files
         self._reload_files = reload_files
         self._projects = ProjectStore(settings.home, settings.endpoint_data_dir)
         self._project_states: dict[str, ProjectState] = {}
@@ -106,7 +86,17 @@ class Service:
             self._round_workers, self._prediction_workers, self._supervisor
         )
         self._predict_queue = PredictQueue(self._prediction_workers, clock, self._unready_projects)
-        self._unknown_checks = asyncio.Semaphore(PARALLEL_CHECKS)
+        self._registration = Registration(settings, self._projects)
+        self._round_runner = RoundRunner(
+            settings,
+            clock,
+            self._projects,
+            self._registration,
+            self._round_workers,
+            self._chores,
+            self._supervisor,
+            commit_files,
+        )
         self._poll_task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -144,38 +134,12 @@ class Service:
         Raises:
             UsageError: the project is missing, or its server is not allowed.
         """
-        number, created = parse_project({"project": project})
-        if not number:
-            raise UsageError(f"/setup needs a project, not {project[:40]!a}.")
-        server = self._check_server(server)
-        record = await asyncio.to_thread(self._register, server, number, created, token)
+        record = await self._registration.register(project, server, token)
         await self._forget_unknown(keep=record.id)
         project_state = self._add_project(record)
         if project_state.error:  # the new token may work
             project_state.wake_event.set()
         return project_state.live_version or NO_VERSION
-
-    def _register(self, server: str, number: int, created: int, token: str) -> ProjectRecord:
-        """Add a project or update its record.
-
-        Anybody may send ``/setup``. So a known token is replaced by a valid one only, and is never
-        sent to another address than the one it was given for.
-        """
-        servers = {known.id: known.server for known in self._projects.find_by_number(number)}
-        record = self._projects.register(
-            server, number, created, is_server_alive=is_server_reachable
-        )
-        known_token = self._projects.token(record.id)
-        has_moved = not is_same_server(servers.get(record.id, record.server), record.server)
-        if has_moved or (token and token != known_token):
-            candidates = {server, self.settings.label_studio_url} - {""}
-            if (
-                not known_token
-                or has_moved
-                or any(is_token_valid(candidate, number, token) for candidate in candidates)
-            ):
-                self._projects.save_token(record.id, token)
-        return record
 
     async def _forget_unknown(self, keep: str) -> None:
         """Forget the oldest projects that never answered, when there are too many."""
@@ -265,7 +229,7 @@ class Service:
         project_state = self._project_state(id)
         versions = VersionStore(self._projects.folder(id))
         await asyncio.to_thread(versions.promote, version, by, reason)
-        self._refresh_live(project_state)
+        self._round_runner.refresh_live(project_state)
         self._wake_project(project_state)
 
     async def roll_back(self, id: str, by: str) -> None:
@@ -296,10 +260,10 @@ class Service:
         project = ProjectState(record, self._capture_watcher(record))
         with contextlib.suppress(StoreError):  # the next round writes it again
             project.outcome = read_outcome(self._projects.folder(record.id))
-        self._refresh_live(project)
+        self._round_runner.refresh_live(project)
         project.wake_event.set()
         self._project_states[record.id] = project
-        self._loop_tasks[record.id] = asyncio.create_task(self._run_loop(project))
+        self._loop_tasks[record.id] = asyncio.create_task(self._round_runner.run_forever(project))
         return project
 
     def _capture_watcher(self, record: ProjectRecord) -> CaptureWatcher:
@@ -338,117 +302,9 @@ class Service:
     def _check_wake_file(self, project: ProjectState) -> None:
         is_requested, is_forced = wake.consume_wake(self._projects.folder(project.record.id))
         if is_requested:
-            self._refresh_live(project)
+            self._round_runner.refresh_live(project)
             self._wake_project(project, is_forced)
         self._chores.start_capture_import(project)
-
-    # -- the loop of one project ------------------------------------------------------------
-
-    async def _run_loop(self, project: ProjectState) -> None:
-        while True:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(project.wake_event.wait(), self._wait_seconds(project))
-            await asyncio.sleep(DEBOUNCE_SECONDS)
-            project.wake_event.clear()
-            with self._supervisor.log_errors(f"the loop of project {project.record.id}"):
-                await self._run_round(project)
-
-    def _wait_seconds(self, project: ProjectState) -> float:
-        """Return the seconds until the next round, unless the project is woken before."""
-        if project.locked_elsewhere:
-            return LOCKED_RETRY_SECONDS
-        if project.failures:
-            return min(RETRY_MAX_SECONDS, RETRY_MIN_SECONDS * 2.0 ** (project.failures - 1))
-        if project.waiting_labels and not project.training_paused and not project.quiet_round_done:
-            remaining_seconds = (
-                project.last_labeled_at + self.settings.quiet_seconds - self._clock()
-            )
-            return min(max(remaining_seconds, 0.0), self.settings.poll_seconds)
-        return self.settings.poll_seconds
-
-    async def _run_round(self, project: ProjectState) -> None:
-        if project.training_paused and not project.live_version:
-            return  # without a version a round could only train, and the training was cancelled
-        quiet_time = self._clock() - project.last_labeled_at
-        request = RoundRequest(
-            forced=project.training_requested,
-            quiet=quiet_time >= self.settings.quiet_seconds,
-            hints=project.pending_events,
-            held=project.training_paused,
-        )
-        project.training_requested = False
-        try:
-            await self._check_unknown(project)
-            async with project.round_lock:
-                outcome = await self._run_round_job(project, request)
-            self._finish_round(project, outcome, request.hints)
-            project.quiet_round_done = request.quiet
-        except RoundInProgressError:  # in a command, which wakes the project afterwards
-            project.set_state("idle")
-            project.locked_elsewhere = True
-            project.training_requested |= request.forced
-        except RoundCancelledError as error:
-            project.set_state("idle", str(error))
-            project.training_paused = True
-        except PrelabelError as error:
-            self._fail_round(project, str(error), forced=request.forced)
-        except Exception as error:  # a bug must not end the loop
-            log.exception("project %s", project.record.id)
-            self._fail_round(project, f"{type(error).__name__}: {error}", forced=request.forced)
-        finally:
-            project.worker = None
-        await asyncio.to_thread(self._commit_files)
-
-    async def _run_round_job(self, project: ProjectState, request: RoundRequest) -> RoundOutcome:
-        """Run a round in a worker process, as soon as one is free."""
-
-        def report(state: str, progress: float, detail: str) -> None:
-            if state == "training" and detail and detail != project.detail:
-                log.info("project %s: %s", project.record.id, detail)
-            project.set_state(state, detail, progress)
-
-        project.locked_elsewhere = False
-        try:
-            outcome = await self._run_on_worker(project, request, report, accepts_quick=True)
-        except LongRoundError:
-            outcome = await self._run_on_worker(project, request, report, accepts_quick=False)
-        return from_json(RoundOutcome, outcome)
-
-    async def _run_on_worker(
-        self,
-        project: ProjectState,
-        request: RoundRequest,
-        report: StateCallback,
-        *,
-        accepts_quick: bool,
-    ) -> JsonObject:
-        project.is_waiting = True
-        turn = project.turn
-        try:
-            async with self._round_workers.acquire(turn, accepts_quick=accepts_quick) as worker:
-                project.worker, project.is_waiting = worker, False
-                quick = self._round_workers.is_quick(worker)
-                job = RoundJob(project.record.id, replace(request, quick=quick))
-                outcome, _ = await worker.run(job, report=report)
-        finally:
-            project.is_waiting = False
-        result: JsonObject = outcome
-        return result
-
-    async def _check_unknown(self, project: ProjectState) -> None:
-        """Check that a project's server answers, before a worker process spends time on it.
-
-        Raises:
-            LabelStudioError: it does not, and the project never answered before.
-        """
-        server = project.record.server
-        if project.is_unknown and server and not self._is_configured(server):
-            async with self._unknown_checks:
-                if not await asyncio.to_thread(is_server_reachable, server):
-                    raise LabelStudioError(f"Label Studio cannot be reached at {server}.")
-
-    def _is_configured(self, server: str) -> bool:
-        return is_same_server(server, self.settings.label_studio_url)
 
     def _waiting_detail(self, project: ProjectState) -> str:
         """Return what a waiting project waits for."""
@@ -462,41 +318,3 @@ class Service:
 
     def _status(self, project: ProjectState) -> ProjectStatus:
         return project.status(self._waiting_detail(project) if project.is_waiting else "")
-
-    def _finish_round(self, project: ProjectState, outcome: RoundOutcome, hints: int) -> None:
-        is_full_round, outcome = outcome.cleanup, replace(outcome, cleanup=False)
-        if is_full_round:
-            project.pending_events -= hints  # more events may have arrived during the round
-        project.waiting_labels = outcome.waiting
-        project.set_state("idle", progress=1.0)
-        project.error, project.failures = "", 0
-        if outcome != project.outcome:
-            project.outcome = outcome
-            with contextlib.suppress(StoreError):  # the file is only needed at the next start
-                save_outcome(self._projects.folder(project.record.id), outcome)
-        self._refresh_live(project)
-        self._chores.start_after_round(project, outcome, is_full_round=is_full_round)
-
-    def _fail_round(self, project: ProjectState, error: str, forced: bool) -> None:
-        if error != project.error:
-            log.error("project %s: %s", project.record.id, error)
-        project.set_state("failed")
-        project.error = error
-        project.failures += 1
-        project.training_requested |= forced
-        self._refresh_live(project)
-
-    def _refresh_live(self, project: ProjectState) -> None:
-        """Read the live version; a failed round may have promoted one."""
-        with contextlib.suppress(StoreError):
-            project.live_version = (
-                VersionStore(self._projects.folder(project.record.id)).live() or ""
-            )
-        if project.live_version:
-            project.ready_event.set()
-
-    def _check_server(self, server: str) -> str:
-        allowed = self.settings.allowed_servers
-        if server and allowed and not any(is_same_server(server, other) for other in allowed):
-            raise UsageError(f"{server} is not in PRELABEL_ALLOWED_SERVERS; add it to connect it.")
-        return server

@@ -270,7 +270,7 @@ def test_start_training_is_kept_while_another_process_runs_a_round(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may be killed and never wake the server: the round is tried again all the same."""
-    monkeypatch.setattr("backend.scheduler.service.LOCKED_RETRY_SECONDS", 0.1)
+    monkeypatch.setattr("backend.scheduler.round_runner.LOCKED_RETRY_SECONDS", 0.1)
     busy = tmp_path / "busy"
     busy.touch()
 
@@ -403,7 +403,8 @@ def test_a_stranger_neither_replaces_a_working_token_nor_gets_it(
 ) -> None:
     valid = {("http://127.0.0.1:1", "good"), ("http://127.0.0.1:1", "newer")}
     monkeypatch.setattr(
-        "backend.scheduler.service.is_token_valid", lambda server, number, t: (server, t) in valid
+        "backend.scheduler.registration.is_token_valid",
+        lambda server, number, t: (server, t) in valid,
     )
     projects = ProjectStore(tmp_path / "home")
 
@@ -441,7 +442,11 @@ def test_the_label_check_runs_after_the_current_round(
         await asyncio.sleep(0.3)
         assert not notes.exists(), "never beside a round"
         watched.live_version, watched.state = live, "idle"
-        await (until(notes.exists) if inspected else asyncio.sleep(0.3))
+        await (
+            until(lambda: notes.exists() and notes.stat().st_size)
+            if inspected
+            else asyncio.sleep(0.3)
+        )
         await chores.stop()
 
     assert with_pool(notes, work) == inspected

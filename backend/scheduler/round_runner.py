@@ -1,0 +1,184 @@
+"""Run the rounds of each project: wait, run a round on a worker process, record its outcome."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from backend.callbacks import StateCallback
+from backend.errors import (
+    LongRoundError,
+    PrelabelError,
+    RoundCancelledError,
+    RoundInProgressError,
+    StoreError,
+)
+from backend.json_records import JsonObject, from_json
+from backend.records import RoundOutcome, RoundRequest
+from backend.scheduler.chores import ProjectChores
+from backend.scheduler.jobs import RoundJob
+from backend.scheduler.project_state import ProjectState
+from backend.scheduler.registration import Registration
+from backend.scheduler.supervise import Supervisor
+from backend.scheduler.worker_pool import WorkerPool
+from backend.settings import Settings
+from backend.store.projects import ProjectStore, save_outcome
+from backend.store.versions import VersionStore
+
+log = logging.getLogger("prelabel")
+DEBOUNCE_SECONDS = 0.2
+"""Delay before a round starts, to debounce wake-ups."""
+RETRY_MIN_SECONDS, RETRY_MAX_SECONDS = 5.0, 300.0
+"""Delay before a failed round is retried; doubled after each failure."""
+LOCKED_RETRY_SECONDS = 5.0
+"""Delay before a round is retried if another process holds the project's lock."""
+
+
+@dataclass(frozen=True)
+class RoundRunner:
+    """Run the rounds of projects.
+
+    Attributes:
+        settings: the settings.
+        clock: monotonic clock in seconds.
+        projects: the project store.
+        registration: checks projects that never answered.
+        workers: worker processes for rounds.
+        chores: maintenance after rounds.
+        supervisor: logs unexpected errors.
+        commit_files: makes written files visible to other machines.
+    """
+
+    settings: Settings
+    clock: Callable[[], float]
+    projects: ProjectStore
+    registration: Registration
+    workers: WorkerPool
+    chores: ProjectChores
+    supervisor: Supervisor
+    commit_files: Callable[[], None]
+
+    async def run_forever(self, project: ProjectState) -> None:
+        """Run a round whenever something wakes the project, or after the polling interval."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(project.wake_event.wait(), self._wait_seconds(project))
+            await asyncio.sleep(DEBOUNCE_SECONDS)
+            project.wake_event.clear()
+            with self.supervisor.log_errors(f"the loop of project {project.record.id}"):
+                await self._run_round(project)
+
+    def _wait_seconds(self, project: ProjectState) -> float:
+        """Return the seconds until the next round, unless the project is woken before."""
+        if project.locked_elsewhere:
+            return LOCKED_RETRY_SECONDS
+        if project.failures:
+            return min(RETRY_MAX_SECONDS, RETRY_MIN_SECONDS * 2.0 ** (project.failures - 1))
+        if project.waiting_labels and not project.training_paused and not project.quiet_round_done:
+            remaining_seconds = project.last_labeled_at + self.settings.quiet_seconds - self.clock()
+            return min(max(remaining_seconds, 0.0), self.settings.poll_seconds)
+        return self.settings.poll_seconds
+
+    async def _run_round(self, project: ProjectState) -> None:
+        if project.training_paused and not project.live_version:
+            return  # without a version a round could only train, and the training was cancelled
+        quiet_time = self.clock() - project.last_labeled_at
+        request = RoundRequest(
+            forced=project.training_requested,
+            quiet=quiet_time >= self.settings.quiet_seconds,
+            hints=project.pending_events,
+            held=project.training_paused,
+        )
+        project.training_requested = False
+        try:
+            await self.registration.check_reachable(project)
+            async with project.round_lock:
+                outcome = await self._run_round_job(project, request)
+            self._finish_round(project, outcome, request.hints)
+            project.quiet_round_done = request.quiet
+        except RoundInProgressError:  # in a command, which wakes the project afterwards
+            project.set_state("idle")
+            project.locked_elsewhere = True
+            project.training_requested |= request.forced
+        except RoundCancelledError as error:
+            project.set_state("idle", str(error))
+            project.training_paused = True
+        except PrelabelError as error:
+            self._fail_round(project, str(error), forced=request.forced)
+        except Exception as error:  # a bug must not end the loop
+            log.exception("project %s", project.record.id)
+            self._fail_round(project, f"{type(error).__name__}: {error}", forced=request.forced)
+        finally:
+            project.worker = None
+        await asyncio.to_thread(self.commit_files)
+
+    async def _run_round_job(self, project: ProjectState, request: RoundRequest) -> RoundOutcome:
+        """Run a round in a worker process, as soon as one is free."""
+
+        def report(state: str, progress: float, detail: str) -> None:
+            if state == "training" and detail and detail != project.detail:
+                log.info("project %s: %s", project.record.id, detail)
+            project.set_state(state, detail, progress)
+
+        project.locked_elsewhere = False
+        try:
+            outcome = await self._run_on_worker(project, request, report, accepts_quick=True)
+        except LongRoundError:
+            outcome = await self._run_on_worker(project, request, report, accepts_quick=False)
+        return from_json(RoundOutcome, outcome)
+
+    async def _run_on_worker(
+        self,
+        project: ProjectState,
+        request: RoundRequest,
+        report: StateCallback,
+        *,
+        accepts_quick: bool,
+    ) -> JsonObject:
+        project.is_waiting = True
+        turn = project.turn
+        try:
+            async with self.workers.acquire(turn, accepts_quick=accepts_quick) as worker:
+                project.worker, project.is_waiting = worker, False
+                quick = self.workers.is_quick(worker)
+                job = RoundJob(project.record.id, replace(request, quick=quick))
+                outcome, _ = await worker.run(job, report=report)
+        finally:
+            project.is_waiting = False
+        result: JsonObject = outcome
+        return result
+
+    def _finish_round(self, project: ProjectState, outcome: RoundOutcome, hints: int) -> None:
+        is_full_round, outcome = outcome.cleanup, replace(outcome, cleanup=False)
+        if is_full_round:
+            project.pending_events -= hints  # more events may have arrived during the round
+        project.waiting_labels = outcome.waiting
+        project.set_state("idle", progress=1.0)
+        project.error, project.failures = "", 0
+        if outcome != project.outcome:
+            project.outcome = outcome
+            with contextlib.suppress(StoreError):  # the file is only needed at the next start
+                save_outcome(self.projects.folder(project.record.id), outcome)
+        self.refresh_live(project)
+        self.chores.start_after_round(project, outcome, is_full_round=is_full_round)
+
+    def _fail_round(self, project: ProjectState, error: str, forced: bool) -> None:
+        if error != project.error:
+            log.error("project %s: %s", project.record.id, error)
+        project.set_state("failed")
+        project.error = error
+        project.failures += 1
+        project.training_requested |= forced
+        self.refresh_live(project)
+
+    def refresh_live(self, project: ProjectState) -> None:
+        """Read the live version; a failed round may have promoted one."""
+        with contextlib.suppress(StoreError):
+            project.live_version = (
+                VersionStore(self.projects.folder(project.record.id)).live() or ""
+            )
+        if project.live_version:
+            project.ready_event.set()
