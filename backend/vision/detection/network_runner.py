@@ -104,7 +104,7 @@ def load_network_runner(
     size: int,
     key: str,
     folder: Path | None,
-    say: LogCallback = lambda line: None,
+    log: LogCallback = lambda line: None,
 ) -> NetworkRunner:
     """Return a network on the fastest runtime.
 
@@ -113,7 +113,7 @@ def load_network_runner(
         size: pixels of the input's longer edge.
         key: identifies the weights.
         folder: stores converted networks.
-        say: receives why a faster runtime is not used.
+        log: receives why a faster runtime is not used.
     """
     from backend.vision.detection.raw_network import build_raw_network
     from backend.vision.runtime import RunnerSpec, select_fastest_runner
@@ -128,7 +128,7 @@ def load_network_runner(
         measure_difference=partial(output_difference, network=network),
         dynamic_size=network.spec.family != QUERY_FAMILY,
     )
-    return NetworkRunner(network, size, select_fastest_runner(spec, say))
+    return NetworkRunner(network, size, select_fastest_runner(spec, log))
 
 
 def example_input(size: int) -> Floats:
