@@ -1,4 +1,4 @@
-"""Choose the weights that fine-tuning starts from."""
+"""Choose the base weights for fine-tuning detectors."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from backend.vision.detection.network import (
 )
 
 ULTRALYTICS_URL = "https://github.com"
-"""Host of the published weights of ultralytics."""
+"""Host of ultralytics' published weights."""
 
 
 @dataclass(frozen=True)
 class BaseWeights:
-    """A weights file.
+    """The base weights of detectors.
 
     Attributes:
-        setting: the setting that leads to exactly this file.
-        path: the file, or the name of a description that is part of ultralytics.
+        setting: ``PRELABEL_DETECTOR`` setting that selects this file.
+        path: weights file or model YAML; may be the name of a YAML bundled with ultralytics.
     """
 
     setting: str
@@ -40,12 +40,12 @@ class BaseWeights:
 
 
 def choose_base_weights(setting: str, weights_dir: Path, log: LogCallback) -> BaseWeights:
-    """Return the weights of ``PRELABEL_DETECTOR``, downloading them if necessary.
+    """Resolve ``PRELABEL_DETECTOR`` to base weights, downloading them if necessary.
 
     Args:
         setting: ``auto``, ``builtin``, a weights file or name, or a ``.yaml``.
         weights_dir: folder of downloaded weights.
-        log: receives what ``auto`` chose and why, before a download starts.
+        log: receives the choice of ``auto``, before a download starts.
 
     Raises:
         DetectorError: there is no such file or name, or the download failed.
