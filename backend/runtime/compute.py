@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from backend.vision.encoders.base import Encoder
     from backend.vision.heads.head import Head
 
-LOCAL_COMPUTE = "local"
 LOCAL_BATCH_SIZE = 32
 """Images loaded and processed together on this machine; limits peak memory."""
 

@@ -97,7 +97,7 @@ def load_checkpoint(
         task = "classify" if isinstance(network.model[-1], Classify) else str(network.task)
         size = (content.get("train_args") or {}).get("imgsz")
         return Checkpoint(network, task, size if isinstance(size, int) else None)
-    except Exception as error:  # torch, pickle and ultralytics raise many types
+    except Exception as error:  # torch, pickle and ultralytics raise many exception types
         raise error_type(
             f"{path} cannot be read safely as an ultralytics checkpoint "
             f"({_short_message(error)}): use a file published by or trained with ultralytics."
@@ -163,7 +163,7 @@ def read_network_yaml(path: Path) -> dict[str, object]:
 
     try:
         description: dict[str, object] = yaml_model_load(str(path))
-    except Exception as error:  # yaml and ultralytics raise many types
+    except Exception as error:  # yaml and ultralytics raise many exception types
         reason = _short_message(error)
         raise DetectorError(f"{path} cannot be read as a network ({reason}).") from error
     if not description.get("backbone") or not description.get("head"):

@@ -29,10 +29,10 @@ BACKBONE_LAYER_COUNT, STEM_LAYER_COUNT = 11, 5
 three sets of 10 photos of playing cards, which COCO does not contain, mAP50 after 150 steps was
 0.28 with a frozen stem and 0.23 without, which took 1.4 times as long."""
 WEIGHT_INTERPOLATION = 0.5
-"""Fraction of the fine-tuned weights in the interpolation with the base weights, which is applied if
-the base classes cover all labels. With 71 COCO classes, mAP50 on test images after 50 and 100
-training images was 0.67 and 0.67, and 0.63 and 0.62 without interpolation. On 50 images with
-inverted colours, a domain shift, it was 0.48, and 0.44 without interpolation."""
+"""Fraction of the fine-tuned weights when interpolating with the base weights, applied if the base
+classes cover all labels. With 71 COCO classes, mAP50 on test images after 50 and 100 training
+images was 0.67 and 0.67, and 0.63 and 0.62 without interpolation. After 50 images with inverted
+colours, a domain shift, it was 0.48, and 0.44 without interpolation."""
 
 
 @dataclass(frozen=True)

@@ -178,7 +178,7 @@ def load_network(folder: Path) -> DetectionNetwork:
         module = _match_class_width(_build_module(spec), spec, state)
         single = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
         module.load_state_dict(single)
-    except Exception as error:  # safetensors, json and torch raise many types
+    except Exception as error:  # safetensors, json and torch raise many exception types
         raise damaged_detector_error(folder, error) from error
     return DetectionNetwork(module.eval(), spec)
 
@@ -228,7 +228,7 @@ def _build_untrained(path: Path) -> DetectionNetwork:
     )
     try:
         return DetectionNetwork(_build_seeded(spec), spec)
-    except Exception as error:  # ultralytics raises many types
+    except Exception as error:  # ultralytics raises many exception types
         raise DetectorError(f"{path} does not describe a network ({error}).") from error
 
 

@@ -101,7 +101,7 @@ def load_clip(setting: str, log: LogCallback) -> ClipEncoder:
         return ClipEncoder(clip_model, preprocess, tokenizer, setting, encoder_id)
     except EncoderError:
         raise
-    except Exception as error:  # open_clip, huggingface_hub and torch raise many types
+    except Exception as error:  # open_clip, huggingface_hub and torch raise many exception types
         raise EncoderError(_load_error_message(model, weights, path, error)) from error
 
 

@@ -246,6 +246,6 @@ def _initial_scale(last: _CurvaturePair) -> torch.Tensor:
     return torch.where(last.inverse_product > 0, scale, 1.0)
 
 
-def _dot(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+def _dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Return the dot products of two (B, K, r) batches: (B)."""
-    return (one * other).sum((1, 2))
+    return (a * b).sum((1, 2))

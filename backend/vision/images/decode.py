@@ -94,7 +94,7 @@ def decode_upright_image(
         raise ImageError("too many pixels", str(error)) from error
     except MemoryError as error:
         raise ImageError("too many pixels", "there is not enough memory") from error
-    except Exception as error:  # decoders raise many types
+    except Exception as error:  # decoders raise many exception types
         raise ImageError("damaged image", str(error)) from error
 
 

@@ -59,7 +59,7 @@ def write_onnx(graph: ExportGraph, file: Path) -> None:
             )
     except OSError:
         raise
-    except Exception as error:  # torch raises many types, some with the network in the message
+    except Exception as error:  # torch raises many types, some include the network
         reason = " ".join(str(error).split())[-160:]
         raise PrelabelError(
             f"{file.stem} cannot be exported to ONNX ({reason}): use `prelabel endpoint` instead."

@@ -109,7 +109,7 @@ def _verified_runners(
             verified.append(trial.runner(kind))
         except _OutputMismatchError as error:
             log(f"{kind} is not used: {error}.")
-        except Exception as error:  # OpenVINO raises many types
+        except Exception as error:  # OpenVINO raises many exception types
             reason = " ".join(str(error).split())[:160].rstrip(".")
             log(f"OpenVINO is not used: {type(error).__name__}: {reason}.")
             break
