@@ -131,7 +131,7 @@ def baseline_accuracies(encoder: str, files: list[Path], labels: list[str]) -> d
     """Return the baseline's accuracy for each number of random labels."""
     from sklearn.linear_model import LogisticRegression
 
-    loaded_encoder = load_encoder(encoder, say=print)
+    loaded_encoder = load_encoder(encoder, log=print)
     vectors = loaded_encoder.encode_images([Image.open(file).convert("RGB") for file in files])
     truth = np.array(labels)
     accuracy_by_count: dict[int, float] = {}

@@ -1,1 +1,1 @@
-"""What a process holds open: settings, connections, models, caches, and where compute runs."""
+"""Resources of a process: settings, connections, models and caches; local or remote compute."""

@@ -20,34 +20,33 @@ if TYPE_CHECKING:
     from backend.vision.encoders.base import Encoder
     from backend.vision.heads.head import Head
 
-LOCAL_COMPUTE = "local"
 LOCAL_BATCH_SIZE = 32
-"""Images of a batch on this machine, so that a batch fits into memory."""
+"""Images loaded and processed together on this machine; limits peak memory."""
 
 
 class Compute(Protocol):
-    """A place for training and batch inference.
+    """Interface of compute backends: training and batch inference.
 
     Attributes:
-        batch_size: images that are loaded and processed together.
+        batch_size: number of images that are loaded and processed together.
     """
 
     batch_size: int
 
     def check_budget(self) -> None:
-        """Check that training fits into the monthly budget.
+        """Check that the monthly budget is not exhausted.
 
         Raises:
-            OverBudget: the budget of this month is spent.
+            OverBudget: this month's budget is exhausted.
         """
         ...
 
     def train_head(self, job: HeadTrainingJob) -> tuple[Head | None, ComputeCost]:
-        """Run `backend.training.head.train_head`, and return its cost as well."""
+        """Run `backend.training.head.train_head` and return the result with its cost."""
         ...
 
     def train_detector(self, job: DetectorTrainingJob) -> tuple[Detector | None, ComputeCost]:
-        """Run `backend.training.detector.train_detector`, and return its cost as well."""
+        """Run `backend.training.detector.train_detector` and return the result with its cost."""
         ...
 
     def sync_endpoint(self) -> None:
@@ -59,14 +58,14 @@ class Compute(Protocol):
         ...
 
     def fetch_captures(self) -> None:
-        """Download the images that the deployed endpoint captured; rate-limited."""
+        """Download new captures from the deployed endpoint; calls are rate-limited."""
         ...
 
     def encoder(self, setting: str, load: Callable[[], Encoder]) -> Encoder:
-        """Return the encoder of a setting.
+        """Return the encoder for a ``PRELABEL_ENCODER`` setting, running locally or remotely.
 
         Args:
-            setting: value of ``PRELABEL_ENCODER``.
+            setting: the setting, for example ``auto``.
             load: loads the encoder in this process.
         """
         ...
@@ -74,11 +73,11 @@ class Compute(Protocol):
     def network_runner(
         self, network: DetectionNetwork, size: int, key: str, load: Callable[[], NetworkRunner]
     ) -> NetworkRunner:
-        """Return a runner of a detection network for many images.
+        """Return a runner for batch inference with a detection network.
 
         Args:
-            network: the weights.
-            size: pixels of the network's input.
+            network: the network.
+            size: longer edge of the network input in pixels.
             key: hash of the weights.
             load: loads a runner in this process.
         """
@@ -86,28 +85,28 @@ class Compute(Protocol):
 
 
 class LocalCompute:
-    """Runs everything in this process."""
+    """Run training and inference in this process."""
 
     batch_size = LOCAL_BATCH_SIZE
 
     def check_budget(self) -> None:
-        """Do nothing: this machine costs nothing."""
+        """Do nothing: local compute has no budget."""
 
     def sync_endpoint(self) -> None:
-        """Do nothing: the local endpoint reads the same folder."""
+        """Do nothing: the local endpoint reads the same version folder."""
 
     def fetch_captures(self) -> None:
-        """Do nothing: the local endpoint writes into the same folder."""
+        """Do nothing: the local endpoint writes captures to the same folder."""
 
     def train_head(self, job: HeadTrainingJob) -> tuple[Head | None, ComputeCost]:
-        """Train a head and time it."""
+        """Train a head and measure the duration."""
         from backend.training.head import train_head
 
         start = time.monotonic()
         return train_head(job), ComputeCost(seconds=round(time.monotonic() - start, 3))
 
     def train_detector(self, job: DetectorTrainingJob) -> tuple[Detector | None, ComputeCost]:
-        """Train a detector and time it."""
+        """Train a detector and measure the duration."""
         from backend.training.detector import train_detector
 
         start = time.monotonic()

@@ -1,4 +1,4 @@
-"""Connect to a project: find the address and token that reach it."""
+"""Connect to a Label Studio project, trying the known addresses and tokens."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Connection:
 
     Attributes:
         record: the project.
-        client: of Label Studio's API, with a valid token.
-        images: downloads the images of its tasks.
+        client: Label Studio API client with a valid token.
+        images: downloads task images.
     """
 
     record: ProjectRecord
@@ -40,17 +40,17 @@ class Connection:
 def connect(record: ProjectRecord, token: str, settings: Settings) -> Connection:
     """Connect to a project, trying all known addresses and tokens.
 
-    The token of the settings is only sent to the address of the settings. Label Studio may call
-    itself by another address, for example inside a container. Then the project's creation time
-    must match.
+    ``settings.api_key`` is only sent to ``settings.label_studio_url``. Label Studio may announce a
+    different address, for example from inside a container, so the creation time of the project
+    must match too.
 
     Args:
         record: the project.
-        token: from ``/setup``; may be empty.
-        settings: with the configured address and token.
+        token: token received with ``/setup``; may be empty.
+        settings: settings with the configured address and API key.
 
     Raises:
-        LabelStudioError: every attempt failed; the error of the first one.
+        LabelStudioError: every attempt failed; the first error is raised.
     """
     failures: list[LabelStudioError] = []
     for server, candidate_token in _connection_candidates(record, token, settings):
@@ -65,7 +65,7 @@ def connect(record: ProjectRecord, token: str, settings: Settings) -> Connection
 
 
 def is_server_reachable(server: str) -> bool:
-    """Whether an HTTP server answers at an address, with any status."""
+    """Return whether an HTTP server responds at an address, with any status code."""
     import httpx
 
     try:
@@ -88,7 +88,7 @@ def is_token_valid(server: str, number: int, token: str) -> bool:
 
 
 def parse_created_at(text: str) -> int:
-    """Return Label Studio's ``created_at`` as whole seconds since 1970; 0 if it is missing."""
+    """Parse Label Studio's ``created_at`` to a Unix timestamp in seconds; 0 if invalid."""
     try:
         return int(datetime.fromisoformat(text).timestamp())
     except (ValueError, OverflowError):

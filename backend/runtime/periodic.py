@@ -1,4 +1,4 @@
-"""Callbacks of periodic work: log failures, limit the rate."""
+"""Wrappers for periodic callbacks: log errors and throttle calls."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ log = logging.getLogger("prelabel")
 
 
 def log_errors(callback: Callable[[], None], failure_message: str) -> Callable[[], None]:
-    """Return the callback with failures logged instead of raised, because it runs again anyway."""
+    """Return a callback that logs exceptions instead of raising; the next period retries."""
 
     def attempt() -> None:
         try:
@@ -24,7 +24,7 @@ def log_errors(callback: Callable[[], None], failure_message: str) -> Callable[[
 
 
 def throttle(seconds: float, callback: Callable[[], None]) -> Callable[[], None]:
-    """Return the callback limited to one call per number of seconds; other calls do nothing."""
+    """Return a callback that runs at most once every ``seconds``; calls in between do nothing."""
     last_run = [-seconds]
 
     def run_if_due() -> None:

@@ -1,4 +1,4 @@
-"""One project inside a process: its record together with everything opened for it."""
+"""A project with lazy access to its connection, images, models and versions."""
 
 from __future__ import annotations
 
@@ -25,10 +25,12 @@ if TYPE_CHECKING:
 
 
 class ProjectSession:
-    """A project as one job sees it; cheap to create, because caches live in the resources.
+    """Access to one project for the duration of a job.
+
+    A session is cheap to create because all caches are in the resources.
 
     Args:
-        resources: of this process.
+        resources: resources of this process.
         record: the project.
     """
 
@@ -38,7 +40,7 @@ class ProjectSession:
 
     @property
     def id(self) -> str:
-        """The project's id in this installation, for log lines and messages."""
+        """The id of the project in this installation, for messages and logs."""
         return self.record.id
 
     @property
@@ -63,12 +65,13 @@ class ProjectSession:
 
     @property
     def captures(self) -> CaptureStore:
-        """The images that the predict endpoint captured for the project."""
+        """The captures of the predict endpoint for this project."""
         return self.resources.projects.captures(self.id)
 
     @property
     def connection(self) -> Connection:
-        """The connection to Label Studio; reopened after a new token or `forget_connection`.
+        """The connection to Label Studio, reopened when the token changes or after
+        `forget_connection`.
 
         Raises:
             LabelStudioError: Label Studio cannot be reached or refuses the token.
@@ -76,7 +79,7 @@ class ProjectSession:
         return self._open_project().connection
 
     def forget_connection(self) -> None:
-        """Drop the cached connection, so that the next use opens a new one."""
+        """Drop the cached connection; the next access reconnects."""
         self.resources.open_projects.pop(self.id, None)
 
     @property
@@ -95,10 +98,10 @@ class ProjectSession:
         return opened.images
 
     def live_encoder(self) -> Encoder:
-        """Load the live version's encoder, by which images of the project are compared.
+        """Load the encoder of the live version, used to compare images of the project.
 
-        A version without choices has none. Then ``auto`` means ``builtin``, so that nothing is
-        downloaded.
+        A version without choice controls has no encoder. The configured encoder is used then, with
+        ``builtin`` for ``auto`` so that nothing is downloaded.
         """
         card = self.versions.live_card()
         configured = self.settings.encoder
@@ -106,18 +109,18 @@ class ProjectSession:
         return self.resources.encoder((card.encoder.setting if card else "") or fallback)
 
     def embedder(self, encoder: Encoder) -> Embedder:
-        """Return the embedder of the project's images for an encoder."""
+        """Return the cached embedder of project images for an encoder."""
         images, embedders = self.images, self._open_project().embedders
         if encoder.id not in embedders:
             embedders[encoder.id] = Embedder(images, encoder, self.resources.embedding_cache)
         return embedders[encoder.id]
 
     def model(self, version: str) -> Model:
-        """Load the model of a version, through the process's cache."""
+        """Load the model of a version, cached in the process."""
         return self.resources.model(self.record, version)
 
     def prompts(self) -> YoloePrompts | None:
-        """Return the detector factory for text and box prompts; None without its weights."""
+        """Return the factory of text- and box-prompted detectors; None without YOLOE weights."""
         from backend.inference.prompts import YoloePrompts
         from backend.vision.detection.yoloe import find_yoloe_weights, prompt_files
 
@@ -129,10 +132,10 @@ class ProjectSession:
         return YoloePrompts(weights.name, self.resources.open_vocabulary, self.folder, files)
 
     def round_lock(self) -> AbstractContextManager[None]:
-        """Hold the lock that allows one round of a project at a time, across processes.
+        """Return the lock, shared by all processes, that allows one round of a project at a time.
 
         Raises:
-            RoundInProgressError: another process holds it.
+            RoundInProgressError: another process holds the lock.
         """
         busy = RoundInProgressError(
             f"Another process is running a round of project {self.id}: try again later."

@@ -1,4 +1,4 @@
-"""What a worker process keeps between jobs: encoders, models, connections, caches."""
+"""Resources that a process shares between jobs: encoders, models, connections and caches."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ PROMPTS_HINT = (
 
 
 class Resources:
-    """The resources of a process; everything is loaded on first use.
+    """Shared resources of a process, loaded on first use.
 
     Args:
-        settings: of this backend.
-        compute: where training and batch inference run; this process when not given.
-        lock_seconds: time to wait for another process's round of the same project.
+        settings: settings of this backend.
+        compute: backend for training and batch inference; local by default.
+        lock_seconds: how long to wait while another process runs a round of the same project.
     """
 
     def __init__(
@@ -73,31 +73,31 @@ class Resources:
         return VersionStore(self.folder(record))
 
     def encoder(self, setting: str = "") -> Encoder:
-        """Return the encoder of a setting; by default that of ``PRELABEL_ENCODER``."""
+        """Return the encoder for a setting, by default ``PRELABEL_ENCODER``."""
         from backend.vision.encoders.load import load_encoder
 
         setting = setting or self.settings.encoder
         if setting not in self._encoders:
-            load = partial(load_encoder, setting, say=log.info, weights_dir=self.weights_folder)
+            load = partial(load_encoder, setting, log=log.info, weights_dir=self.weights_folder)
             self._encoders[setting] = self.compute.encoder(setting, load)
         return self._encoders[setting]
 
     @cached_property
     def base_weights(self) -> BaseWeights:
-        """The weights file that fine-tuning of detectors starts from."""
+        """The weights file from which detectors are fine-tuned."""
         from backend.vision.detection.base_weights import choose_base_weights
 
         return choose_base_weights(self.settings.detector, self.weights_folder, log.info)
 
     @cached_property
     def base_network(self) -> DetectionNetwork:
-        """The network that fine-tuning of detectors starts from."""
+        """The network from which detectors are fine-tuned."""
         from backend.vision.detection.network import load_base_network
 
         return load_base_network(self.base_weights.path)
 
     def load_network_runner(self, network: DetectionNetwork, size: int, key: str) -> NetworkRunner:
-        """Return a runner of a network on the fastest runtime; the last few are cached."""
+        """Return a runner on the fastest runtime; the most recently used runners are cached."""
         from backend.vision.detection.network_runner import load_network_runner
 
         runner = self._runners.pop((key, size), None)
@@ -111,7 +111,7 @@ class Resources:
         return runner
 
     def open_vocabulary(self, weights: str) -> OpenVocabulary:
-        """Return the open-vocabulary network of a weights file, with open_clip's tokenizer."""
+        """Load an open-vocabulary network (YOLOE) from a weights file; cached."""
         from backend.vision.detection.yoloe import OpenVocabulary
 
         if weights not in self._open_vocabularies:
@@ -124,13 +124,13 @@ class Resources:
         return self._open_vocabularies[weights]
 
     def prompt_files(self) -> list[list[object]]:
-        """Return name and size of the weights behind text and box prompts, as JSON."""
+        """Return ``[name, size in bytes]`` of each file used for prompts, as JSON."""
         from backend.vision.detection.yoloe import prompt_files
 
         return [[name, size] for name, size in prompt_files(self.weights_folder)]
 
     def missing_label_advice(self, labels: Sequence[str]) -> dict[str, str]:
-        """Return ``{"advice": …}`` for labels that no detector finds yet; empty without labels."""
+        """Return ``{"advice": …}`` for labels that no detector covers yet; empty without labels."""
         from backend.vision.detection.yoloe import missing_prompt_files
 
         if not labels:
@@ -144,7 +144,7 @@ class Resources:
         return {"advice": f"No detector finds {', '.join(labels)} yet. {hint}"}
 
     def model(self, record: ProjectRecord, version: str) -> Model:
-        """Load the model of a version; the last used are cached."""
+        """Load the model of a version; the most recently used models are cached."""
         key = (record.id, version)
         model = self._models.pop(key, None)
         if model is None:
@@ -156,7 +156,7 @@ class Resources:
         return model
 
     def prototypes(self, encoder: Encoder, control: Control) -> npt.NDArray[np.float32] | None:
-        """Return the text embeddings of a control's labels, (K, d); None without a text encoder."""
+        """Return the (K, d) text embeddings of a control's labels; None without a text encoder."""
         from backend.vision.encoders.text_prototypes import LabelPrompt, compute_text_prototypes
 
         if not encoder.has_text:
@@ -169,12 +169,12 @@ class Resources:
 
     @property
     def weights_folder(self) -> Path:
-        """The folder of published weights."""
+        """The folder of downloaded weights."""
         return self.settings.weights_dir or self.settings.home / "weights"
 
     @cached_property
     def embedding_cache(self) -> EmbeddingCache:
-        """The cache of embeddings and image facts of all projects."""
+        """The cache of embeddings and image sizes, shared by all projects."""
         from backend.vision.encoders.embedding_cache import EmbeddingCache
 
         return EmbeddingCache(self.settings.home / "embeddings.sqlite")
@@ -182,13 +182,13 @@ class Resources:
 
 @dataclass
 class OpenProject:
-    """What a process has opened for a project, until its token or record changes.
+    """Cached connection, images and embedders of a project, until its token or record changes.
 
     Attributes:
-        token: the token that the connection was opened with.
-        connection: to Label Studio.
-        images: the project's images; None until they are needed.
-        embedders: by encoder id.
+        token: token of the connection.
+        connection: connection to Label Studio.
+        images: images of the project; None until first used.
+        embedders: embedders by encoder id.
     """
 
     token: str
@@ -197,5 +197,5 @@ class OpenProject:
     embedders: dict[str, Embedder] = field(default_factory=dict)
 
     def is_current(self, record: ProjectRecord, token: str) -> bool:
-        """Whether the connection still fits; a new title needs no new connection."""
+        """Return whether token and record are unchanged, ignoring the project title."""
         return token == self.token and replace(self.connection.record, title=record.title) == record

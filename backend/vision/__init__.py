@@ -1,1 +1,1 @@
-"""Image models: decode images, compute embeddings, fit heads, and train and run detectors."""
+"""Computer vision: image decoding, encoders, heads and detectors."""

@@ -1,4 +1,4 @@
-"""Run many items through a network in batches, on all CPU threads or on the GPU."""
+"""Run a network on batches of items, using all CPU threads or the GPU."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 CPU_BATCH_SIZE, GPU_BATCH_LIMIT = 16, 64
-"""Items per batch. Larger batches gain little on a CPU, and every item takes memory."""
+"""Maximum items per batch. Larger batches are hardly faster on a CPU and take more memory."""
 
 
 def detect_device() -> str:
@@ -29,7 +29,7 @@ def detect_device() -> str:
 
 
 def supports_bf16() -> bool:
-    """Return whether the CPU computes bfloat16 natively; emulated, it is slower than float32."""
+    """Return whether the CPU supports bfloat16 natively; emulation is slower than float32."""
     import torch
 
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
@@ -40,19 +40,18 @@ def encode_in_batches(
 ) -> Floats:
     """Encode items in batches.
 
-    On a CPU, each batch is computed by one thread and several batches run in parallel. With all
-    threads on one batch, they wait for each other many times per image: measured on 2 cores with
-    another busy process, 11 to 58 images a second instead of 124 to 160 (yolo11n-cls).
+    On a CPU, batches run in parallel with one thread each. Splitting one batch over all threads
+    synchronizes them many times per image: yolo11n-cls on 2 cores, next to another busy process,
+    encoded 11 to 58 images per second instead of 124 to 160.
 
     Args:
-        encode: k items → (k, dim); called from several threads.
-        items: n of them.
-        dim: length of a vector.
-        device: device of ``encode``.
+        encode: k items → (k, dim); must be thread-safe.
+        items: n items.
+        dim: embedding dimension.
+        device: device of the network, ``cpu`` or ``cuda``.
 
     Returns:
-        (n, dim) float32, computed in full float32 on every device so that equal weights give equal
-        vectors.
+        (n, dim) float32. TF32 is disabled on a GPU so that embeddings agree with those of a CPU.
     """
     import torch
 
@@ -71,23 +70,23 @@ def encode_in_batches(
 
 
 def single_thread_pool(count: int) -> ThreadPoolExecutor:
-    """Return a pool of ``count`` threads in each of which torch uses one thread.
+    """Return a pool of ``count`` threads, each limited to one torch thread.
 
-    ``torch.set_num_threads`` applies to the calling thread and to all threads that start later.
-    Without the restore, later threads of a server would train and convert on one CPU.
+    ``torch.set_num_threads`` also changes the default of threads that start later. The default is
+    restored, otherwise the server would later train on a single CPU.
 
     Args:
-        count: ``torch.get_num_threads()`` of the caller, restored for threads that start later.
+        count: number of threads, and the default to restore (``torch.get_num_threads()``).
     """
     return ThreadPoolExecutor(count, initializer=partial(_use_one_thread, count))
 
 
-def _use_one_thread(other_threads: int) -> None:
+def _use_one_thread(default_threads: int) -> None:
     import torch
 
-    torch.get_num_threads()  # otherwise the first operation resets the number
+    torch.get_num_threads()  # initializes torch, which would otherwise reset the number
     torch.set_num_threads(1)
-    restoring_thread = threading.Thread(target=torch.set_num_threads, args=(other_threads,))
+    restoring_thread = threading.Thread(target=torch.set_num_threads, args=(default_threads,))
     restoring_thread.start()
     restoring_thread.join()
 
@@ -104,7 +103,7 @@ def _encode_batch(
 
 
 def _full_precision(device: str) -> Callable[[], AbstractContextManager[object]]:
-    """Disable TF32, which convolutions on a GPU use by default."""
+    """Return a context manager that disables TF32, the default of convolutions on a GPU."""
     import torch
 
     if device == "cpu":
@@ -113,5 +112,5 @@ def _full_precision(device: str) -> Callable[[], AbstractContextManager[object]]
 
 
 def to_array(tensor: torch.Tensor) -> Floats:
-    """Copy a tensor of any device to a float32 array."""
+    """Convert a tensor on any device to a float32 array."""
     return np.asarray(tensor.float().cpu().numpy(), dtype=np.float32)

@@ -1,6 +1,6 @@
-"""Check quickly whether published weights are available, without importing open_clip.
+"""Check within seconds whether published weights are available, without importing open_clip.
 
-The client of the hub retries for minutes without internet, even for files that are cached.
+Without internet, the Hugging Face client retries for minutes, even for cached files.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import threading
 from collections.abc import Sequence
 
 CLIP_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-"""File names of open_clip weights in a repository, the preferred one first."""
+"""File names of open_clip weights in a Hugging Face repository, in order of preference."""
 CONNECT_TIMEOUT_SECONDS = 3.0
-"""Limit for machines without internet, where a DNS lookup alone may take minutes."""
+"""Timeout including the DNS lookup, which alone may take minutes without internet."""
 
 
 def find_cached_file(repository: str, names: Sequence[str] = CLIP_FILES) -> str | None:
-    """Return the path of the first of these files that is cached on this machine."""
+    """Return the path of the first of the files in the local Hugging Face cache, or None."""
     from huggingface_hub import try_to_load_from_cache
 
     cached_paths = (try_to_load_from_cache(repository, name) for name in names)
@@ -24,7 +24,7 @@ def find_cached_file(repository: str, names: Sequence[str] = CLIP_FILES) -> str 
 
 
 def hub_unavailable_reason() -> str:
-    """Return why the hub cannot be reached, or an empty string if it can."""
+    """Return why the Hugging Face hub is unreachable; empty if it is reachable."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
@@ -33,7 +33,7 @@ def hub_unavailable_reason() -> str:
 
 
 def is_url_reachable(address: str) -> bool:
-    """Return within ``CONNECT_TIMEOUT_SECONDS`` whether a server responds at an address."""
+    """Return whether a server responds at an address within ``CONNECT_TIMEOUT_SECONDS``."""
     reply_queue: queue.SimpleQueue[bool] = queue.SimpleQueue()
     threading.Thread(target=lambda: reply_queue.put(_probe(address)), daemon=True).start()
     try:

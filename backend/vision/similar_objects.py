@@ -1,10 +1,9 @@
-"""Find objects similar to drawn examples in the same image, without a model or weights.
+"""Find objects similar to drawn examples in the same image by template matching, without weights.
 
-Example and image are described by cells with edge directions and colours. The description is
-whitened by the statistics of the image, so that frequent patterns count little (Hariharan, Malik
-and Ramanan 2012, "Discriminative decorrelation for clustering and classification"). The whitened
-example is matched at every position and at several scales by normalised cross-correlation in the
-Fourier domain (Lewis 1995).
+Features are edge orientations and colours of cells, whitened with the statistics of the image to
+reduce the weight of frequent patterns (Hariharan, Malik and Ramanan 2012, "Discriminative
+decorrelation for clustering and classification"). Examples are matched at all positions and several
+scales by normalized cross-correlation in the Fourier domain (Lewis 1995).
 """
 
 from __future__ import annotations
@@ -24,56 +23,56 @@ if TYPE_CHECKING:
 
 
 MAX_EDGE_PX = 640
-"""Longer edge in pixels that larger images are scaled down to."""
+"""Maximum longer edge in pixels; larger images are downscaled."""
 MAX_ENLARGED_EDGE_PX = 1000
-"""Longer edge in pixels up to which an image is enlarged for small objects."""
+"""Maximum longer edge in pixels when upscaling an image to match small objects."""
 CELL_PX = 4
 TARGET_EXAMPLE_PX = 32
-"""Side in pixels that an example is scaled to, so that run time is independent of its size."""
+"""Side in pixels to which larger examples are downscaled, to limit run time."""
 MIN_EXAMPLE_CELLS, MAX_EXAMPLE_CELLS = 2, 12
-"""Limits along a side of the example."""
+"""Bounds of the cells per side of an example."""
 CONTEXT_CELLS = 1
-"""Cells around the example that are part of its description."""
+"""Cells around the example that are included in the template."""
 SCALE_STEP = 2**0.25
 SCALE_EXPONENTS = range(-4, 5)
-"""Matched sizes are the example's times powers of ``SCALE_STEP``: half to twice."""
+"""Powers of ``SCALE_STEP``: object sizes from half to twice that of the example."""
 MIN_EXAMPLE_PX = 6
-"""A smaller example is described together with its surroundings."""
+"""Minimum side of an example; smaller examples are extended into their surroundings."""
 EDGE_DIRECTION_COUNT = 8
 NEIGHBOUR_WEIGHTS = (0.2, 0.6, 0.2)
-"""Smoothing weights of the previous, the same and the next cell, for edges."""
+"""Kernel that smooths edge features over adjacent cells."""
 MIN_EDGE_STRENGTH = 2.0
-"""Edges below this (CIELAB lightness per pixel) are treated as noise."""
+"""Edge strength, in CIELAB lightness per pixel, below which edges are attenuated as noise."""
 COLOUR_WEIGHTS = (0.02, 0.05, 0.05)
-"""Weights of lightness, green–red and blue–yellow relative to edges of strength 0 to 1."""
+"""Weights of the CIELAB channels L, a and b relative to edge features, which are 0 to 1."""
 EDGE_STRENGTH_WEIGHT = 0.2
-"""Weight of the logarithm of all edges of a cell."""
+"""Weight of the log of the total edge strength of a cell."""
 COVARIANCE_SHRINKAGE = 0.1
-"""Share of the mean variance that is added to each variance before whitening."""
+"""Fraction of the mean variance that is added to each variance before whitening."""
 MIN_SIMILARITY = 0.15
-"""Similarity below which a position is ignored, -1 to 1."""
+"""Similarity, -1 to 1, below which a position is ignored."""
 SIMILAR_IOU_THRESHOLD, SIMILAR_CONTAINMENT_THRESHOLD = 0.3, 0.6
-"""IoU, and share of the smaller box, above which two boxes are one object."""
+"""IoU, and intersection / smaller area, above which the less similar of two boxes is dropped."""
 SCALE_STEP_PENALTY = 0.02
-"""Similarity penalty per scale step when two boxes compete."""
+"""Penalty per scale step that is subtracted from the similarity in NMS."""
 MIN_BEST_SIMILARITY = 0.6
-"""Expected similarity of the best match; if it has less, all confidences are lower."""
+"""Minimum reference for relative similarity; a weaker best match lowers all confidences."""
 MAX_EXAMPLES = 8
 RARITY_WEIGHT, SCALE_WEIGHT, RELATIVE_SIMILARITY_WEIGHT, INTERCEPT = 0.53, -0.33, 8.2, -8.7
 """Coefficients of a logistic regression, see :func:`_confidence`."""
 CANDIDATE_SIDES_PX = np.geomspace(10, 320, 16)
-"""Object sizes in pixels that are tried around a point."""
+"""Candidate object sizes in pixels around a point."""
 
 
 @dataclass(frozen=True)
 class SimilarObjects:
-    """Objects similar to the examples, most confident first, without the examples.
+    """Objects similar to the examples, which are excluded; most confident first.
 
     Attributes:
         boxes: (n, 4) float32 x0 y0 x1 y1, 0 to 1 of the upright image.
-        confidence: (n,) float32, 0 to 1; suggest from 0.5 on. Of those, with one example and at an
-            IoU of 0.3, 80 to 85 % were right on drawn fruit and shapes, all on playing cards, and
-            20 % in crowded photos of everyday things, which vary too much in appearance.
+        confidence: (n,) float32, 0 to 1. At a threshold of 0.5, with one example and an IoU of 0.3,
+            precision was 80 to 85 % on drawn fruit and shapes, 100 % on playing cards, and 20 % on
+            crowded photos of everyday objects, whose appearance varies too much.
     """
 
     boxes: Floats
@@ -82,13 +81,14 @@ class SimilarObjects:
 
 @dataclass(frozen=True)
 class SimilarityPeaks:
-    """Positions most similar to the examples, several per object.
+    """Local maxima of the similarity, several per object.
 
     Attributes:
         boxes: (n, 4) as in :class:`SimilarObjects`.
         similarity: (n,) -1 to 1.
-        scale_exponents: (n,) powers of ``SCALE_STEP``.
-        similarity_spread: from the median to the upper sixth of all positions.
+        scale_exponents: (n,) exponents of ``SCALE_STEP``.
+        median_similarity: median over all positions and scales.
+        similarity_spread: 5/6 quantile minus median, at least 0.01.
     """
 
     boxes: Floats
@@ -99,15 +99,16 @@ class SimilarityPeaks:
 
 
 def find_similar_boxes(image: Image.Image, examples: Floats, *, limit: int = 100) -> SimilarObjects:
-    """Find objects similar to the content of the example boxes.
+    """Find objects similar to example boxes.
 
     Args:
         image: upright, of any size.
-        examples: (m, 4) x0 y0 x1 y1, 0 to 1; m at least 1, boxes of one label. The last
-            ``MAX_EXAMPLES`` are used, and none of them is returned.
+        examples: (m, 4) x0 y0 x1 y1, 0 to 1, boxes of one label, m ≥ 1; only the last
+            ``MAX_EXAMPLES`` are matched.
+        limit: maximum number of objects.
 
     Raises:
-        ValueError: there is no example, or one without area.
+        ValueError: there is no example, or an example has no area.
     """
     examples = _validate_examples(examples)
     peaks = _find_peaks(_to_lab(image), examples[-MAX_EXAMPLES:])
@@ -127,17 +128,18 @@ def find_similar_boxes(image: Image.Image, examples: Floats, *, limit: int = 100
 def find_similar_points(
     image: Image.Image, points: Floats, side: float | None = None, *, limit: int = 100
 ) -> SimilarObjects:
-    """Find objects similar to the surroundings of the example points.
+    """Find objects similar to those at example points.
 
     Args:
         image: upright, of any size.
-        points: (m, 2) x y, 0 to 1; m at least 1.
-        side: of the objects, 0 to 1 of the image's longer edge; estimated if None.
+        points: (m, 2) x y, 0 to 1; m ≥ 1.
+        side: object size, 0 to 1 of the image's longer edge; None to estimate it, which works if
+            objects differ in colour from their surroundings, but not for large patterned objects
+            such as playing cards.
+        limit: maximum number of objects.
 
     Returns:
-        boxes centred at the objects, square in pixels before clipping. The estimated size is good
-        where the colours of the objects differ from their surroundings, and bad for large patterned
-        objects such as playing cards.
+        boxes that are square in pixels before clipping.
 
     Raises:
         ValueError: there is no point, or ``side`` is not above 0.
@@ -153,9 +155,9 @@ def find_similar_points(
 
 
 def estimate_side_around(image: Image.Image, points: Floats) -> float:
-    """Return the side of the objects around points, 0 to 1 of the image's longer edge.
+    """Estimate the size of the objects at points, 0 to 1 of the image's longer edge.
 
-    The colours of a disc of that size differ most from the surrounding ring (Fisher's criterion).
+    Maximizes the colour contrast of a disc with the surrounding ring (Fisher's criterion).
     """
     lab = _to_lab(image)
     height, width = lab.shape[:2]
@@ -175,7 +177,7 @@ def _validate_examples(examples: Floats) -> Floats:
 
 
 def _to_lab(image: Image.Image) -> Floats:
-    """Return (height, width, 3) CIELAB, scaled down to a longer edge of at most ``MAX_EDGE_PX``."""
+    """Convert to CIELAB, (height, width, 3), with a longer edge of at most ``MAX_EDGE_PX``."""
     from PIL import Image as Pillow
     from skimage.color import rgb2lab
 
@@ -188,7 +190,7 @@ def _to_lab(image: Image.Image) -> Floats:
 
 
 def _find_peaks(lab: Floats, examples: Floats) -> SimilarityPeaks:
-    """Return the positions and scales at which the image is most similar to the examples."""
+    """Match the examples at all positions and scales, and return the local maxima."""
     height, width = lab.shape[:2]
     pixels = examples * np.array([width, height] * 2, dtype=np.float32)
     side = np.median(pixels[:, 2:] - pixels[:, :2], axis=0)
@@ -198,14 +200,14 @@ def _find_peaks(lab: Floats, examples: Floats) -> SimilarityPeaks:
     cells = np.clip(cells, MIN_EXAMPLE_CELLS, MAX_EXAMPLE_CELLS).astype(int)
     levels = list(_image_pyramid(lab, cells * CELL_PX / example_size))
     mean, whiten = _fit_whitening([level.cells for level in levels])
-    patterns = np.concatenate([_example_templates(lab, box, cells) for box in pixels])
-    whitened = np.asarray((patterns - mean) @ whiten, dtype=np.float32)
+    templates = np.concatenate([_example_templates(lab, box, cells) for box in pixels])
+    whitened = np.asarray((templates - mean) @ whiten, dtype=np.float32)
     maps = [_similarity_map((level.cells - mean) @ whiten, whitened) for level in levels]
     all_similarities = np.concatenate([similarity_map.ravel() for similarity_map in maps])
     median, upper_quantile = np.quantile(all_similarities, [0.5, 5 / 6])
     spread = float(max(upper_quantile - median, 0.01))
     rows = [
-        _find_level_peaks(level, similarity_map, patterns.shape[1:3], side / (width, height))
+        _find_level_peaks(level, similarity_map, templates.shape[1:3], side / (width, height))
         for level, similarity_map in zip(levels, maps, strict=True)
     ]
     boxes, peak_similarity, steps = (np.concatenate(column) for column in zip(*rows, strict=True))
@@ -214,9 +216,9 @@ def _find_peaks(lab: Floats, examples: Floats) -> SimilarityPeaks:
 
 @dataclass(frozen=True)
 class PyramidLevel:
-    """The image at one scale, for objects of the example's size · SCALE_STEP^scale_exponent.
+    """The image at one scale, to match objects of the example's size · SCALE_STEP^scale_exponent.
 
-    ``size`` is (width, height) in pixels, ``cells`` (height, width, channels) float32.
+    ``size`` is (width, height) in pixels; ``cells`` are (height, width, channels) float32 features.
     """
 
     scale_exponent: int
@@ -225,10 +227,7 @@ class PyramidLevel:
 
 
 def _image_pyramid(lab: Floats, zoom: Doubles) -> Iterator[PyramidLevel]:
-    """Yield the image at every scale for matching objects of a fixed size.
-
-    ``zoom`` contains the x and y factors that scale the example to its size in cells.
-    """
+    """Yield the image at every scale; ``zoom`` is the x and y scale at exponent 0."""
     height, width = lab.shape[:2]
     for step in SCALE_EXPONENTS:
         across, down = zoom / SCALE_STEP**step
@@ -241,7 +240,7 @@ def _image_pyramid(lab: Floats, zoom: Doubles) -> Iterator[PyramidLevel]:
 def _resize_planes(
     lab: Floats, box: tuple[float, float, float, float], size: tuple[int, int]
 ) -> Floats:
-    """Resize a part of an image, x0 y0 x1 y1 in pixels, to a width and height."""
+    """Resize the region ``box``, x0 y0 x1 y1 in pixels, to (width, height)."""
     from PIL import Image as Pillow
 
     planes = [
@@ -252,7 +251,7 @@ def _resize_planes(
 
 
 def _describe_cells(lab: Floats) -> Floats:
-    """Describe cells by edges, colour and edge strength: (height, width, channels)."""
+    """Compute edge, colour and edge-strength features of cells: (height, width, channels)."""
     from scipy.ndimage import convolve1d, uniform_filter
 
     down, across = np.gradient(lab[..., 0])
@@ -265,7 +264,7 @@ def _describe_cells(lab: Floats) -> Floats:
         index = (index % EDGE_DIRECTION_COUNT)[..., None]
         np.put_along_axis(edges, index, strength[..., None] * share, axis=2)
     edges = _average_cells(edges)
-    for axis in (0, 1):  # an edge near the border of a cell counts for both cells
+    for axis in (0, 1):  # tolerate edges that shift to the next cell
         edges = convolve1d(edges, NEIGHBOUR_WEIGHTS, axis)
     total = edges.sum(axis=2, keepdims=True)
     energy = np.sqrt(np.maximum(uniform_filter(total**2, (5, 5, 1)), 0)) + MIN_EDGE_STRENGTH
@@ -275,14 +274,14 @@ def _describe_cells(lab: Floats) -> Floats:
 
 
 def _average_cells(pixels: Floats) -> Floats:
-    """Average cells; incomplete ones at the right and bottom are left out."""
+    """Average pixels over cells; incomplete cells at the right and bottom are dropped."""
     height, width = (edge // CELL_PX for edge in pixels.shape[:2])
     cropped_pixels = pixels[: height * CELL_PX, : width * CELL_PX]
     return np.asarray(cropped_pixels.reshape(height, CELL_PX, width, CELL_PX, -1).mean(axis=(1, 3)))
 
 
 def _fit_whitening(levels: list[Floats]) -> tuple[Floats, Floats]:
-    """Return the mean (channels,) of all cells, and the matrix that decorrelates them."""
+    """Return the mean (channels,) of all cells and the whitening matrix (channels, channels)."""
     rows = np.concatenate([level.reshape(-1, level.shape[2]) for level in levels])
     mean = rows.mean(axis=0, dtype=np.float64)
     centred = rows - mean
@@ -294,8 +293,8 @@ def _fit_whitening(levels: list[Floats]) -> tuple[Floats, Floats]:
 
 
 def _example_templates(lab: Floats, box: Floats, cells: npt.NDArray[np.int_]) -> Floats:
-    """Return the example with its context, and its mirror image: (2, height, width, channels)."""
-    margin = CONTEXT_CELLS + 2  # cells; the outer two only serve to compute edges at the border
+    """Return templates of the example and its mirror image: (2, height, width, channels)."""
+    margin = CONTEXT_CELLS + 2  # cells; the outer two are cropped after the edge filters
     centre = (box[:2] + box[2:]) / 2
     side = np.maximum(box[2:] - box[:2], MIN_EXAMPLE_PX)
     half = side / 2 * (1 + 2 * margin / cells)
@@ -304,42 +303,42 @@ def _example_templates(lab: Floats, box: Floats, cells: npt.NDArray[np.int_]) ->
     (left, top), (right, bottom) = centre - half + padding, centre + half + padding
     across, down = ((cells + 2 * margin) * CELL_PX).tolist()
     resized = _resize_planes(padded, (left, top, right, bottom), (across, down))
-    pattern = _describe_cells(resized)[2:-2, 2:-2]
-    return np.stack([pattern, _mirror_pattern(pattern)])
+    template = _describe_cells(resized)[2:-2, 2:-2]
+    return np.stack([template, _mirror_template(template)])
 
 
-def _mirror_pattern(pattern: Floats) -> Floats:
-    """Flip a pattern horizontally; an edge of direction k becomes one of direction -k."""
-    channels = np.arange(pattern.shape[2])
+def _mirror_template(template: Floats) -> Floats:
+    """Flip a template horizontally, which maps edge orientation k to -k."""
+    channels = np.arange(template.shape[2])
     channels[:EDGE_DIRECTION_COUNT] = -channels[:EDGE_DIRECTION_COUNT] % EDGE_DIRECTION_COUNT
-    return pattern[:, ::-1, channels]
+    return template[:, ::-1, channels]
 
 
-def _similarity_map(cells: npt.NDArray[np.floating], patterns: Floats) -> Floats:
-    """Return the highest cosine of any pattern at each position, -1 to 1.
+def _similarity_map(cells: npt.NDArray[np.floating], templates: Floats) -> Floats:
+    """Return the maximum cosine similarity over all templates at each position, -1 to 1.
 
-    Whitened cells (height, width, channels) and patterns (k, h, w, channels) give (height, width),
-    1 larger where h or w is even. The image is padded with its border.
+    The whitened cells are (height, width, channels), the whitened templates (k, h, w, channels),
+    and the result is (height, width), one larger along an axis where h or w is even.
     """
     from scipy import fft
 
-    height, width = patterns.shape[1:3]
+    height, width = templates.shape[1:3]
     cells = np.pad(cells, ((height // 2,) * 2, (width // 2,) * 2, (0, 0)), mode="edge")
     rows, columns = cells.shape[0] - height + 1, cells.shape[1] - width + 1
     size = [fft.next_fast_len(edge, real=True) for edge in cells.shape[:2]]
     image_spectrum = fft.rfft2(cells, size, axes=(0, 1))
-    template_spectra = fft.rfft2(patterns, size, axes=(1, 2)).conj()
+    template_spectra = fft.rfft2(templates, size, axes=(1, 2)).conj()
     product = np.einsum("yxc,kyxc->kyx", image_spectrum, template_spectra)
     correlation = fft.irfft2(product, size, axes=(1, 2))[:, :rows, :columns]
     energy = _window_sums(np.square(cells).sum(axis=2), height, width)
     min_energy = 1e-3 * height * width * cells.shape[2]  # uniform areas match nothing
-    template_norms = np.sqrt(np.maximum(np.square(patterns).sum(axis=(1, 2, 3)), min_energy))
+    template_norms = np.sqrt(np.maximum(np.square(templates).sum(axis=(1, 2, 3)), min_energy))
     best = (correlation / template_norms[:, None, None]).max(axis=0)
     return np.asarray(best / np.sqrt(np.maximum(energy, min_energy)), dtype=np.float32)
 
 
 def _window_sums(values: Floats, height: int, width: int) -> Floats:
-    """Return the sums over all windows of a size."""
+    """Return the sums over all windows of (height, width)."""
     from scipy.ndimage import uniform_filter
 
     means = uniform_filter(values, (height, width), mode="nearest")
@@ -349,15 +348,16 @@ def _window_sums(values: Floats, height: int, width: int) -> Floats:
 
 
 def _find_level_peaks(
-    level: PyramidLevel, similarity_map: Floats, pattern: tuple[int, int], side: Doubles
+    level: PyramidLevel, similarity_map: Floats, template_shape: tuple[int, int], side: Doubles
 ) -> tuple[Floats, Floats, Floats]:
     """Return boxes, similarity and scale exponents of the local maxima of a similarity map."""
     from scipy.ndimage import maximum_filter
 
     is_peak = similarity_map == maximum_filter(similarity_map, 3)
     rows, columns = np.nonzero(is_peak & (similarity_map > MIN_SIMILARITY))
-    corner = np.stack([columns, rows], axis=1) - np.array([pattern[1] // 2, pattern[0] // 2])
-    centre = (corner + np.array([pattern[1] / 2, pattern[0] / 2])) * CELL_PX / np.array(level.size)
+    height, width = template_shape
+    corner = np.stack([columns, rows], axis=1) - np.array([width // 2, height // 2])
+    centre = (corner + np.array([width / 2, height / 2])) * CELL_PX / np.array(level.size)
     half = side * SCALE_STEP**level.scale_exponent / 2
     boxes = np.clip(np.concatenate([centre - half, centre + half], axis=1), 0, 1)
     steps = np.full(len(rows), level.scale_exponent, dtype=np.float32)
@@ -365,11 +365,11 @@ def _find_level_peaks(
 
 
 def _confidence(peaks: SimilarityPeaks, peak_indices: Indices) -> Floats:
-    """Return the probability that each of k peaks is such an object: (k,) float32.
+    """Return the probability that each peak is a similar object: (k,) float32.
 
-    A logistic regression on the rarity of the similarity in the image, on the scale difference, and
-    on the similarity relative to the best peak. It is fitted to drawn fruit and shapes and to
-    photos. The intercept is lower than fitted, as a wrong suggestion is worse than a missing one.
+    This is a logistic regression on the standardized similarity, the scale difference and the
+    similarity relative to the best peak, fitted on drawn fruit and shapes and on photos. The
+    intercept is lower than fitted, because a false positive is worse than a false negative.
     """
     from scipy.special import expit
 

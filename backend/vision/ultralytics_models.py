@@ -1,7 +1,7 @@
-"""Import ultralytics quietly and safely; only the modules of detection use it besides.
+"""Import ultralytics without side effects, and load its checkpoints safely.
 
-Its network calls, reports, automatic installs and changes to the process are disabled. A checkpoint
-is a pickle; one that carries code is refused, and the code does not run.
+Network requests, telemetry, automatic installs and changes to global state are disabled.
+Checkpoints are pickles; those that would execute code are rejected.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ CONFIG_DIR_VARIABLE = "YOLO_CONFIG_DIR"
 REPORTING_SETTINGS = "sync clearml comet dvc mlflow raytune vscode_msg openvino_msg".split()
 FOLDER_SETTINGS = ("datasets_dir", "weights_dir", "runs_dir")
 FONT_FILES = ("Arial.ttf", "Arial.Unicode.ttf")
-"""Fonts that ultralytics would download to draw on images."""
+"""Fonts that ultralytics downloads if they are missing."""
 _import_lock = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A network that was loaded without running code from its file.
+    """A network loaded from a ``.pt`` file.
 
     Attributes:
-        network: in float32 and evaluation mode, on the CPU.
-        task: ``classify``, ``detect``, …
-        image_size: input size in training, from the file's own metadata; not checked.
+        network: torch module in float32 and evaluation mode, on the CPU.
+        task: ultralytics task: ``classify``, ``detect``, …
+        image_size: training input size in pixels from the file, unvalidated; None if missing.
     """
 
     network: Any
@@ -56,13 +56,13 @@ def import_ultralytics(folder: Path | None = None) -> Any:
     """Import ultralytics with its side effects disabled.
 
     Args:
-        folder: where it may store its settings; by default a temporary one. The first call of a
-            process decides.
+        folder: config folder of ultralytics, temporary by default. Only the first call in a process
+            has an effect.
     """
     with _import_lock:
         _set_environment(folder)
         with _preserve_process_state():
-            import torch  # noqa: F401 - before ultralytics limits the threads that torch counts
+            import torch  # noqa: F401 - before ultralytics sets OMP_NUM_THREADS
             import ultralytics
             from ultralytics.nn import tasks
         tasks.SAFE_LOAD = True  # even if ultralytics was imported before
@@ -78,10 +78,10 @@ def load_checkpoint(
     Args:
         path: the file.
         folder: see :func:`import_ultralytics`.
-        error_type: the error to raise.
+        error_type: exception type to raise.
 
     Raises:
-        EncoderError: or ``error_type``: it is not a checkpoint of ultralytics, or carries code.
+        EncoderError: (or ``error_type``) it is not an ultralytics checkpoint, or it contains code.
     """
     path = path.expanduser().resolve()
     if not path.is_file():
@@ -97,15 +97,15 @@ def load_checkpoint(
         task = "classify" if isinstance(network.model[-1], Classify) else str(network.task)
         size = (content.get("train_args") or {}).get("imgsz")
         return Checkpoint(network, task, size if isinstance(size, int) else None)
-    except Exception as error:  # torch, pickle and ultralytics raise many kinds
+    except Exception as error:  # torch, pickle and ultralytics raise many exception types
         raise error_type(
-            f"{path} cannot be read safely as a checkpoint of ultralytics "
-            f"({_short_message(error)}): use one that was published by or trained with ultralytics."
+            f"{path} cannot be read safely as an ultralytics checkpoint "
+            f"({_short_message(error)}): use a file published by or trained with ultralytics."
         ) from error
 
 
 def find_checkpoint(setting: str, weights_dir: Path | None) -> Path | None:
-    """Return the file of a setting: a path, or the name of a file in the weights folder."""
+    """Find a checkpoint by path or by name in the weights folder; None if there is no file."""
     path = Path(setting).expanduser()
     candidates = (path, weights_dir / setting) if weights_dir else (path,)
     return next((candidate for candidate in candidates if candidate.is_file()), None)
@@ -114,25 +114,25 @@ def find_checkpoint(setting: str, weights_dir: Path | None) -> Path | None:
 def download_checkpoint(
     name: str, folder: Path, error_type: type[PrelabelError] = EncoderError
 ) -> Path:
-    """Download published weights that the user asked for by name.
+    """Download weights published by ultralytics.
 
     Args:
-        name: such as ``yolo11n-cls.pt``.
-        folder: destination.
-        error_type: the error to raise.
+        name: file name such as ``yolo11n-cls.pt``.
+        folder: destination folder.
+        error_type: exception type to raise.
 
     Raises:
-        EncoderError: or ``error_type``: there are no such weights, or the download failed.
+        EncoderError: (or ``error_type``) no such weights are published, or the download failed.
     """
     import_ultralytics(folder / "ultralytics")
     from ultralytics.utils.downloads import GITHUB_ASSETS_NAMES, attempt_download_asset
 
     if name not in GITHUB_ASSETS_NAMES:
-        raise error_type(f"ultralytics has no published weights {name!r}: use a file's path.")
+        raise error_type(f"ultralytics has no published weights {name!r}: use the path of a file.")
     target = folder.expanduser().resolve() / name
     try:
         attempt_download_asset(target, progress=False, retry=1)
-    except Exception as error:  # whatever the network raises
+    except Exception as error:  # network errors of many types
         setting = "PRELABEL_ENCODER" if error_type is EncoderError else "PRELABEL_DETECTOR"
         raise error_type(
             f"{name} is not on this machine and cannot be downloaded ({_short_message(error)}): "
@@ -142,7 +142,7 @@ def download_checkpoint(
 
 
 def detection_model_class(*, is_rtdetr: bool) -> Any:
-    """Return the class of detection networks: YOLO's or RT-DETR's."""
+    """Return ultralytics' model class for YOLO or RT-DETR."""
     import_ultralytics()
     from ultralytics.nn.tasks import DetectionModel, RTDETRDetectionModel
 
@@ -150,20 +150,20 @@ def detection_model_class(*, is_rtdetr: bool) -> Any:
 
 
 def read_network_yaml(path: Path) -> dict[str, object]:
-    """Read the layers of a network from a ``.yaml``, also from one that is part of ultralytics.
+    """Load a model YAML from a file or from those bundled with ultralytics.
 
     Args:
-        path: such as ``yolo26n.yaml``; the letter after the number is the scale.
+        path: file such as ``yolo26n.yaml``; the letter after the number is the scale.
 
     Raises:
-        DetectorError: there is no such file, or it does not describe a network.
+        DetectorError: there is no such file, or it is not a model YAML.
     """
     import_ultralytics()
     from ultralytics.nn.tasks import yaml_model_load
 
     try:
         description: dict[str, object] = yaml_model_load(str(path))
-    except Exception as error:  # yaml and ultralytics raise many kinds
+    except Exception as error:  # yaml and ultralytics raise many exception types
         reason = _short_message(error)
         raise DetectorError(f"{path} cannot be read as a network ({reason}).") from error
     if not description.get("backbone") or not description.get("head"):
@@ -187,10 +187,10 @@ def _temporary_config_dir() -> Path:
 
 @contextmanager
 def _preserve_process_state() -> Iterator[None]:
-    """Undo the changes to the process that importing ultralytics makes.
+    """Undo the global changes made by importing ultralytics.
 
-    It sets OMP_NUM_THREADS=1, which child processes inherit, replaces ``PIL.Image.open`` by a
-    function that installs a package for files it cannot read, and changes how numpy prints numbers.
+    The import sets OMP_NUM_THREADS=1, which child processes inherit, patches ``PIL.Image.open`` to
+    install packages for unsupported formats, and changes numpy's print options.
     """
     thread_setting, original_open = os.environ.get("OMP_NUM_THREADS"), Image.open
     print_options: dict[str, Any] = dict(np.get_printoptions())
@@ -204,11 +204,11 @@ def _preserve_process_state() -> Iterator[None]:
 
 
 def _apply_settings(settings: Any) -> None:
-    """Disable reports, restrict its folders, and install fonts so that none is downloaded."""
+    """Disable telemetry, move all folders into the config folder, and install fonts."""
     folder = Path(settings.file).parent
-    wanted: dict[str, object] = dict.fromkeys(REPORTING_SETTINGS, False)
-    wanted |= {name: str(folder / name) for name in FOLDER_SETTINGS}
-    changed = {k: v for k, v in wanted.items() if k in settings and settings[k] != v}
+    required: dict[str, object] = dict.fromkeys(REPORTING_SETTINGS, False)
+    required |= {name: str(folder / name) for name in FOLDER_SETTINGS}
+    changed = {k: v for k, v in required.items() if k in settings and settings[k] != v}
     if changed:
         settings.update(changed)
     with suppress(OSError):

@@ -1,1 +1,1 @@
-"""Detectors for boxes and centre points: train with ultralytics and run on the fastest runtime."""
+"""Detectors of boxes and centre points: training with ultralytics, and inference."""

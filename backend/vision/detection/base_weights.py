@@ -1,4 +1,4 @@
-"""Choose the weights that fine-tuning starts from."""
+"""Choose the base weights for fine-tuning detectors."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from backend.vision.detection.network import (
 )
 
 ULTRALYTICS_URL = "https://github.com"
-"""Host of the published weights of ultralytics."""
+"""Host of ultralytics' published weights."""
 
 
 @dataclass(frozen=True)
 class BaseWeights:
-    """A weights file.
+    """The base weights of detectors.
 
     Attributes:
-        setting: the setting that leads to exactly this file.
-        path: the file, or the name of a description that is part of ultralytics.
+        setting: ``PRELABEL_DETECTOR`` setting that selects this file.
+        path: weights file or model YAML; may be the name of a YAML bundled with ultralytics.
     """
 
     setting: str
@@ -39,13 +39,13 @@ class BaseWeights:
         return f"{self.path.name}:{hashlib.sha256(content).hexdigest()[:16]}"
 
 
-def choose_base_weights(setting: str, weights_dir: Path, say: LogCallback) -> BaseWeights:
-    """Return the weights of ``PRELABEL_DETECTOR``, downloading them if necessary.
+def choose_base_weights(setting: str, weights_dir: Path, log: LogCallback) -> BaseWeights:
+    """Resolve ``PRELABEL_DETECTOR`` to base weights, downloading them if necessary.
 
     Args:
         setting: ``auto``, ``builtin``, a weights file or name, or a ``.yaml``.
         weights_dir: folder of downloaded weights.
-        say: receives what ``auto`` chose and why, before a download starts.
+        log: receives the choice of ``auto``, before a download starts.
 
     Raises:
         DetectorError: there is no such file or name, or the download failed.
@@ -56,17 +56,17 @@ def choose_base_weights(setting: str, weights_dir: Path, say: LogCallback) -> Ba
         return BaseWeights(setting, path)
     path = find_base_weights(DEFAULT_WEIGHTS, weights_dir, download=False)
     if path is None:
-        return _download_base_weights(weights_dir, say)
-    say(f"Detector: {path}, found on disk.")
+        return _download_base_weights(weights_dir, log)
+    log(f"Detector: {path}, found on disk.")
     return BaseWeights(str(path), path)
 
 
-def _download_base_weights(weights_dir: Path, say: LogCallback) -> BaseWeights:
+def _download_base_weights(weights_dir: Path, log: LogCallback) -> BaseWeights:
     from backend.vision.hub import is_url_reachable
 
     reason = "" if is_url_reachable(ULTRALYTICS_URL) else f"{ULTRALYTICS_URL} does not answer"
     if not reason:
-        say(
+        log(
             f"Detector: downloading {DEFAULT_WEIGHTS} once from {ULTRALYTICS_URL} (5 MB, trained "
             f"on COCO) into {weights_dir}. PRELABEL_DETECTOR=builtin needs no download."
         )
@@ -76,7 +76,7 @@ def _download_base_weights(weights_dir: Path, say: LogCallback) -> BaseWeights:
             return BaseWeights(str(path), path)
         except DetectorError as error:
             reason = str(error).rstrip(".")
-    say(
+    log(
         f"Detector: a small network that is trained from scratch ({reason}). For better results, "
         f"put {DEFAULT_WEIGHTS} into {weights_dir}: "
         f"curl -fL -o {quote(str(weights_dir / DEFAULT_WEIGHTS))} "

@@ -1,4 +1,4 @@
-"""Match the classes of a pretrained network with the labels of a project by name."""
+"""Match the classes of a pretrained network to the labels of a project by name."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from backend.vision.encoders.text_prototypes import humanize_name
 
 
 def match_classes(labels: Sequence[Label], classes: Sequence[str]) -> dict[int, int]:
-    """Return class index → label index for the classes whose name matches a label.
+    """Match class names to label names, ignoring case, spaces, hyphens and plurals.
 
     Args:
-        labels: of the control. A label's own words (``predicted_values``) replace its name. Case,
-            spaces, hyphens and plurals are ignored.
-        classes: class names of the network, in its order.
+        labels: labels of the control; ``Label.words`` (``predicted_values``) replace the name.
+        classes: class names of the network.
 
     Returns:
-        the matches; a class that matches two labels belongs to the first.
+        class index → label index; a class that matches several labels is mapped to the first.
 
     Example:
         >>> labels = [Label("Apples"), Label("vehicle", words=("car", "bus"))]
@@ -31,7 +30,7 @@ def match_classes(labels: Sequence[Label], classes: Sequence[str]) -> dict[int, 
 
 
 def singularize(name: str) -> str:
-    """Return a name in lower case and singular, by the rules of English.
+    """Convert an English name to lower-case singular words.
 
     Example:
         >>> [singularize(n) for n in ("Strawberries", "wine_Glasses", "Buses", "people", "bus")]
@@ -57,7 +56,7 @@ def _matching_key(name: str) -> str:
 
 
 PLURAL_PATTERN = re.compile(r"(?<=[A-Z]{2})s\b|\(e?s\)$|['’][sS]$")
-"""The end of "TVs", "Cellphone(s)" and "TV's"."""
+"""Matches the plural suffix of "TVs", "Cellphone(s)" and "TV's"."""
 IRREGULAR_PLURALS = dict(
     pair.split(":")
     for pair in (

@@ -1,4 +1,4 @@
-"""The boxes of one image, as detected or as drawn by a person, and non-maximum suppression."""
+"""Detections and labeled boxes of an image, and non-maximum suppression (NMS)."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from PIL import Image
 
 MIN_DETECTION_CONFIDENCE = 0.02
-"""Detections below this confidence are discarded before any evaluation."""
+"""Confidence below which detections are discarded, in evaluation and export too."""
 
 
 @dataclass(frozen=True)
 class Detections:
-    """Objects detected in one image, most confident first.
+    """Detections in one image, most confident first.
 
     Attributes:
         boxes: (n, 4) float32 x0 y0 x1 y1, 0 to 1 of the upright image.
         confidence: (n,) float32, 0 to 1, descending.
-        labels: (n,) int64, index into the detector's label names.
+        labels: (n,) int64 indices into the detector's label names.
     """
 
     boxes: Floats
@@ -35,12 +35,12 @@ class Detections:
         return len(self.boxes)
 
     def select(self, rows: Ints | Bools) -> Detections:
-        """Return the rows of a mask or of an index array."""
+        """Return the detections selected by a mask or index array."""
         return Detections(self.boxes[rows], self.confidence[rows], self.labels[rows])
 
     @property
     def centres(self) -> Floats:
-        """(n, 2) float32 x y, 0 to 1."""
+        """Box centres: (n, 2) float32 x y, 0 to 1."""
         return np.asarray((self.boxes[:, :2] + self.boxes[:, 2:]) / 2, dtype=np.float32)
 
 
@@ -51,14 +51,14 @@ NO_DETECTIONS = Detections(
 
 @dataclass(frozen=True)
 class DetectionExample:
-    """A fully labeled image to train on; without boxes it is a background image.
+    """A fully labeled training image; without boxes it is a background image.
 
     Attributes:
-        read_image: returns the upright RGB image; called at every use.
-        width: pixels of the upright image. Only the ratio to ``height`` is used.
-        height: pixels.
+        read_image: loads the upright RGB image; called at each use.
+        width: width of the upright image; only width / height is used.
+        height: height of the upright image.
         boxes: (n, 4) float32 x0 y0 x1 y1, 0 to 1.
-        labels: (n,) int64, index into the label names.
+        labels: (n,) int64 indices into the label names.
     """
 
     read_image: Callable[[], Image.Image]
@@ -69,7 +69,7 @@ class DetectionExample:
 
 
 def merge_detections(first: Detections, second: Detections) -> Detections:
-    """Merge the detections of two detectors with different labels."""
+    """Merge the detections of two detectors with disjoint labels, without NMS."""
     confidence = np.concatenate([first.confidence, second.confidence])
     boxes = np.concatenate([first.boxes, second.boxes])
     labels = np.concatenate([first.labels, second.labels])
@@ -80,7 +80,7 @@ def merge_detections(first: Detections, second: Detections) -> Detections:
 def suppress_per_label(
     boxes: Floats, confidence: Floats, labels: Ints, iou_threshold: float
 ) -> Ints:
-    """Apply non-maximum suppression within each label.
+    """Apply NMS per label.
 
     Args:
         boxes: (n, 4) x0 y0 x1 y1.
@@ -89,7 +89,7 @@ def suppress_per_label(
         iou_threshold: IoU above which the less confident of two boxes is dropped.
 
     Returns:
-        (k,) indices of the remaining boxes, most confident first.
+        (k,) indices of the kept boxes, most confident first.
     """
     if not len(boxes):
         return np.zeros(0, dtype=np.int64)
@@ -104,18 +104,17 @@ def greedy_nms(
     max_boxes: int,
     containment_threshold: float = 1.0,
 ) -> Ints:
-    """Apply greedy non-maximum suppression without importing torchvision, which takes seconds.
+    """Apply greedy NMS without importing torchvision, which takes seconds.
 
     Args:
         boxes: (n, 4) x0 y0 x1 y1.
         scores: (n,).
         iou_threshold: IoU above which the lower-scored of two boxes is dropped.
-        max_boxes: maximum number of boxes to keep.
-        containment_threshold: a box is also dropped when the intersection exceeds this share of
-            the smaller box.
+        max_boxes: maximum number of kept boxes.
+        containment_threshold: intersection / smaller area above which it is dropped too.
 
     Returns:
-        indices of the remaining boxes, best first.
+        (k,) indices of the kept boxes, highest score first.
     """
     areas = np.maximum(boxes[:, 2:] - boxes[:, :2], 0).prod(axis=1)
 
@@ -136,19 +135,20 @@ def greedy_nms(
 def suppress_close_centres(
     centres: Floats, confidence: Floats, labels: Ints, min_distances: Floats
 ) -> Ints:
-    """Keep only the most confident of the centres of one label that are too close to each other.
+    """Apply NMS per label by the distance between centres instead of IoU.
 
-    Boxes of one side s shifted by d have an IoU of (s − d) / (s + d), so the usual threshold of
-    0.7 merges only centres closer than 0.18 s. Points are merged below s / 2.
+    Two boxes of side s at distance d have an IoU of (s − d) / (s + d), so NMS at the usual
+    threshold of 0.7 would only merge points closer than 0.18 s.
 
     Args:
-        centres: (n, 2) x y, pixels.
+        centres: (n, 2) x y.
         confidence: (n,).
-        labels: (n,); only equal labels suppress each other.
-        min_distances: (n,) distance in pixels below which one of two is dropped.
+        labels: (n,).
+        min_distances: (n,) minimum distance to more confident centres of the same label, in the
+            units of ``centres``.
 
     Returns:
-        (k,) indices of the remaining centres, most confident first.
+        (k,) indices of the kept centres, most confident first.
     """
 
     def is_separate(best: int, others: Ints) -> Bools:
@@ -161,7 +161,7 @@ def suppress_close_centres(
 def _suppress_greedily(
     scores: Floats, is_separate: Callable[[int, Ints], Bools], max_count: int
 ) -> Ints:
-    """Take the best remaining row, drop those that are not separate from it, and repeat."""
+    """Repeatedly keep the highest-scored row and drop the rows not separate from it."""
     remaining = np.argsort(-scores, kind="stable")
     keep: list[int] = []
     while len(remaining) and len(keep) < max_count:

@@ -1,4 +1,4 @@
-"""Fine-tune a detection network on few images within a time limit."""
+"""Fine-tune detection networks on few images within a time limit."""
 
 from __future__ import annotations
 
@@ -18,22 +18,21 @@ from backend.vision.detection.network import QUERY_FAMILY, DetectionNetwork
 from backend.vision.ultralytics_models import import_ultralytics
 
 BATCHES_PER_EPOCH = 10
-"""Progress is reported, and the schedule adjusted, once per epoch."""
+"""Batches per epoch; progress is reported and the schedule is adjusted after each epoch."""
 FREEZE_BELOW_IMAGES = 100
-"""Number of images below which the whole backbone is frozen if the weights know the labels."""
+"""Number of images below which the backbone is frozen if the base classes cover all labels."""
 FREEZE_IMAGES_PER_LABEL = 10
-"""The same limit per label. With 71 COCO classes and 100 images, mAP50 was 0.59 with the backbone
-frozen, and 0.54 with fewer frozen layers, which took 1.2 times as long."""
+"""The same limit per label; the larger one applies. With 71 COCO classes and 100 images, mAP50 was
+0.59 with a frozen backbone and 0.54 with only the stem frozen, which took 1.2 times as long."""
 BACKBONE_LAYER_COUNT, STEM_LAYER_COUNT = 11, 5
-"""Frozen layers of YOLO11 and YOLO26, counted from the image: the backbone, or its first layers,
-which detect edges and textures. On three sets of 10 photos of playing cards, which COCO does not
-contain, mAP50 after 150 steps was 0.28 with the first layers frozen, and 0.23 with none, which
-took 1.4 times as long."""
-
+"""Frozen layers of YOLO11 and YOLO26, counted from the input: the backbone, or only its stem. On
+three sets of 10 photos of playing cards, which COCO does not contain, mAP50 after 150 steps was
+0.28 with a frozen stem and 0.23 without, which took 1.4 times as long."""
 WEIGHT_INTERPOLATION = 0.5
-"""Share of the trained weights in the result if the initial weights know all labels. With 71 COCO
-classes, mAP50 on other images was 0.67 after 50 and after 100 images, and 0.63 and 0.62 without
-interpolation. With inverted colours, which the weights never saw, it was 0.48 and 0.44."""
+"""Fraction of the fine-tuned weights when interpolating with the base weights, applied if the base
+classes cover all labels. With 71 COCO classes, mAP50 on test images after 50 and 100 training
+images was 0.67 and 0.67, and 0.63 and 0.62 without interpolation. After 50 images with inverted
+colours, a domain shift, it was 0.48, and 0.44 without interpolation."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +40,14 @@ class TrainingRecipe:
     """Hyperparameters of one training run.
 
     Attributes:
-        iterations: optimizer steps.
+        iterations: number of optimizer steps.
         batch_size: images per step.
-        image_size: pixels of the input's longer edge, a multiple of 32.
+        image_size: longer edge of the input in pixels, a multiple of 32.
         learning_rate: initial learning rate of AdamW.
-        frozen_layers: number of frozen layers, counted from the image.
-        time_limit_seconds: the schedule is shortened to fit.
-        seed: of all randomness.
-        ignored_classes: classes without a loss; the network keeps what it knows of them.
+        frozen_layers: number of frozen layers, counted from the input.
+        time_limit_seconds: training time to which the schedule is shortened.
+        seed: random seed.
+        ignored_classes: classes that are excluded from the loss and not forgotten.
     """
 
     iterations: int
@@ -68,18 +67,18 @@ def choose_recipe(
     warm_start: bool,
     time_limit_seconds: float,
     seed: int,
-    knows_labels: bool = False,
+    covers_labels: bool = False,
 ) -> TrainingRecipe:
-    """Choose hyperparameters for few images (ultralytics' docs, and measurements in benchmarks/).
+    """Choose hyperparameters for few images, based on ultralytics' docs and benchmarks/.
 
     Args:
-        network: initial weights.
+        network: initial network.
         examples: training images.
-        image_size: of the input.
-        warm_start: the network was already trained on most of these examples.
-        time_limit_seconds: of the training.
-        seed: of all randomness.
-        knows_labels: the initial weights were trained on all labels, by name.
+        image_size: longer edge of the input in pixels.
+        warm_start: the network was already trained on most of the examples.
+        time_limit_seconds: limit of the training time.
+        seed: random seed.
+        covers_labels: the base network was pretrained on classes with the names of all labels.
     """
     count = len(examples)
     pretrained = network.spec.pretrained
@@ -89,48 +88,48 @@ def choose_recipe(
         batch_size=8 if pretrained else 4,
         image_size=image_size,
         learning_rate=_learning_rate(network) * (0.5 if warm_start else 1.0),
-        frozen_layers=_frozen_layer_count(network, count, knows_labels and not warm_start),
+        frozen_layers=_frozen_layer_count(network, count, covers_labels and not warm_start),
         time_limit_seconds=time_limit_seconds,
         seed=seed,
     )
 
 
 def _learning_rate(network: DetectionNetwork) -> float:
-    """Return the rate for AdamW; for pretrained weights ultralytics' rule, lower with more classes.
+    """Return the learning rate of AdamW; for pretrained weights by ultralytics' rule.
 
-    With 71 COCO classes, 10 images and a rate of 0.001, labels missing from these images were
-    forgotten: mAP50 fell from 0.71 to 0.19, and to 0.66 with this rule.
+    A constant rate of 0.001 caused forgetting: with 71 COCO classes and 10 images, mAP50 of the
+    labels missing from these images fell from 0.71 to 0.19, and to 0.66 with this rule.
     """
     if not network.spec.pretrained:
         return 0.005
     return min(0.001, 0.01 / (4 + len(network.spec.classes)))
 
 
-def _frozen_layer_count(network: DetectionNetwork, count: int, knows_labels: bool) -> int:
+def _frozen_layer_count(network: DetectionNetwork, count: int, covers_labels: bool) -> int:
     if not network.spec.pretrained or network.spec.family == QUERY_FAMILY:
         return 0
     image_limit = max(FREEZE_BELOW_IMAGES, FREEZE_IMAGES_PER_LABEL * len(network.spec.classes))
-    return BACKBONE_LAYER_COUNT if knows_labels and count < image_limit else STEM_LAYER_COUNT
+    return BACKBONE_LAYER_COUNT if covers_labels and count < image_limit else STEM_LAYER_COUNT
 
 
 def fine_tune(
     network: DetectionNetwork,
     examples: Sequence[DetectionExample],
-    hyperparameters: TrainingRecipe,
+    recipe: TrainingRecipe,
     report: ProgressCallback,
     cancelled: Callable[[], bool] = lambda: False,
 ) -> DetectionNetwork:
     """Train a copy of a network.
 
     Args:
-        network: initial weights; its classes are the labels.
-        examples: at least one, with at least one box among them.
-        hyperparameters: the recipe.
-        report: receives (done, total) after each epoch.
-        cancelled: called after each batch.
+        network: initial network; its classes are the labels.
+        examples: training images with at least one box in total.
+        recipe: hyperparameters of the run.
+        report: receives (done, total) epochs after each epoch.
+        cancelled: polled after each batch.
 
     Returns:
-        the network with the averaged weights (EMA) at the end.
+        the network with the final EMA weights.
 
     Raises:
         RoundCancelledError: training was cancelled.
@@ -143,11 +142,11 @@ def fine_tune(
         make_trainer,
     )
 
-    limits = TrainingLimits(hyperparameters.time_limit_seconds, report, cancelled)
+    limits = TrainingLimits(recipe.time_limit_seconds, report, cancelled)
     inputs = TrainingInputs(
-        examples, network.spec.classes, hyperparameters.ignored_classes, BATCHES_PER_EPOCH
+        examples, network.spec.classes, recipe.ignored_classes, BATCHES_PER_EPOCH
     )
-    arguments = _ultralytics_arguments(hyperparameters)
+    arguments = _ultralytics_arguments(recipe)
     module, is_rtdetr = deepcopy(network.module), network.spec.family == QUERY_FAMILY
     with preserve_thread_count(), tempfile.TemporaryDirectory(prefix="prelabel-training-") as temp:
         trainer = make_trainer(module, is_rtdetr, inputs, arguments, Path(temp))
@@ -166,13 +165,12 @@ def fine_tune(
 def interpolate_weights(
     initial: DetectionNetwork, trained: DetectionNetwork, alpha: float
 ) -> DetectionNetwork:
-    """Interpolate between the weights before and after training (Wortsman et al. 2022, "Robust
-    fine-tuning of zero-shot models").
+    """Interpolate weights before and after fine-tuning (WiSE-FT, Wortsman et al. 2022).
 
     Args:
-        initial: network before training, with the same layers and classes.
-        trained: network after training.
-        alpha: share of the trained weights, 0 to 1.
+        initial: network before training.
+        trained: network after training, with the same layers and classes.
+        alpha: fraction of the trained weights, 0 to 1.
     """
     import torch
 
@@ -191,7 +189,7 @@ def interpolate_weights(
 
 @contextmanager
 def preserve_thread_count() -> Iterator[None]:
-    """Restore torch's thread count on exit; ultralytics leaves one CPU free."""
+    """Restore torch's thread count on exit, which ultralytics reduces."""
     import torch
 
     threads = torch.get_num_threads()
@@ -208,33 +206,35 @@ def _extract_network(trainer: Any, network: DetectionNetwork) -> DetectionNetwor
         if hasattr(module, name):
             setattr(module, name, None)
     module.requires_grad_(False)
-    module.half().float()  # as it will be stored, so that the stored weights are evaluated
+    module.half().float()  # evaluate with the precision in which weights are stored
     return DetectionNetwork(module, network.spec)
 
 
-def _ultralytics_arguments(hyperparameters: TrainingRecipe) -> dict[str, object]:
-    epochs = max(1, -(-hyperparameters.iterations // BATCHES_PER_EPOCH))
+def _ultralytics_arguments(recipe: TrainingRecipe) -> dict[str, object]:
+    epochs = max(1, -(-recipe.iterations // BATCHES_PER_EPOCH))
     device = detect_device()
     return {
         "task": "detect",
         "epochs": epochs,
-        "batch": hyperparameters.batch_size,
-        "nbs": hyperparameters.batch_size,
-        "imgsz": hyperparameters.image_size,
+        "batch": recipe.batch_size,
+        "nbs": recipe.batch_size,
+        "imgsz": recipe.image_size,
         "optimizer": "AdamW",
-        "lr0": hyperparameters.learning_rate,
+        "lr0": recipe.learning_rate,
         "lrf": 0.02,
         "cos_lr": True,
         "momentum": 0.9,
         "warmup_epochs": min(3.0, epochs / 10),
         "warmup_bias_lr": 0.0,
         "close_mosaic": max(1, epochs // 5),
-        "freeze": hyperparameters.frozen_layers,
-        "seed": hyperparameters.seed,
+        "freeze": recipe.frozen_layers,
+        "seed": recipe.seed,
         "device": device,
         "workers": 4 if device != "cpu" else 0,
-        "amp": "bf16" if device != "cpu" else False,  # True would download a network for a check
-        "deterministic": False,  # seeded anyway; True costs 4 s of imports
+        "amp": "bf16"
+        if device != "cpu"
+        else False,  # True would download a network for the AMP check
+        "deterministic": False,  # seeded in any case; True imports for 4 s
         "val": False,
         "save": False,
         "plots": False,

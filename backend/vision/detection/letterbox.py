@@ -1,4 +1,4 @@
-"""Scale an image of any size to a network's input, and map boxes between the two."""
+"""Resize images to a network's input size, and convert boxes between image and input."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from PIL import Image
 
 PADDING_GREY = 114
-"""Padding value of ultralytics, in training too."""
+"""Padding value of ultralytics in training and inference."""
 
 
 @dataclass(frozen=True)
 class Letterbox:
-    """Position of a scaled image in the network's input.
+    """Position of a resized image in the padded network input.
 
     Attributes:
-        resized_size: (width, height) of the scaled image, pixels of the input.
-        input_size: (width, height) of the input, pixels.
+        resized_size: (width, height) of the resized image in pixels.
+        input_size: (width, height) of the padded input in pixels.
     """
 
     resized_size: tuple[int, int]
@@ -31,34 +31,34 @@ class Letterbox:
 
     @property
     def offset(self) -> tuple[int, int]:
-        """(x, y) of the image's top left corner in the input, pixels."""
+        """(x, y) of the top left corner of the image in the input, in pixels."""
         width, height = self.resized_size
         return (self.input_size[0] - width) // 2, (self.input_size[1] - height) // 2
 
     def to_image_boxes(self, boxes: Floats) -> Floats:
-        """Convert boxes from pixels of the input to 0 to 1 of the image.
+        """Convert boxes from input pixels to image coordinates, 0 to 1, without clipping.
 
         Args:
-            boxes: (n, 4) float32 x0 y0 x1 y1; may reach beyond the image, as may the result.
+            boxes: (n, 4) float32 x0 y0 x1 y1 in pixels of the input.
         """
         offset = np.array(self.offset * 2, dtype=np.float32)
         return np.asarray((boxes - offset) / np.array(self.resized_size * 2), dtype=np.float32)
 
     def to_input_boxes(self, boxes: Floats) -> Doubles:
-        """Convert boxes from 0 to 1 of the image to pixels of the input."""
+        """Convert boxes from image coordinates, 0 to 1, to input pixels."""
         return np.asarray(boxes * np.array(self.resized_size * 2) + np.array(self.offset * 2))
 
 
 def letterbox(
     image: Image.Image, longest_edge: int, stride: int, min_edge: int = 1
 ) -> tuple[Floats, Letterbox]:
-    """Scale an image so that its longer edge fits, and pad both edges to multiples of ``stride``.
+    """Resize an image to a longer edge and pad both edges to multiples of ``stride``.
 
     Args:
         image: RGB, upright.
-        longest_edge: pixels of the input's longer edge, a multiple of ``stride``.
-        stride: pixels of a cell of the coarsest feature map.
-        min_edge: minimum pixels of the scaled shorter edge.
+        longest_edge: longer edge of the input in pixels, a multiple of ``stride``.
+        stride: maximum stride of the network in pixels.
+        min_edge: minimum shorter edge of the resized image in pixels.
 
     Returns:
         (1, 3, h, w) float32 RGB, 0 to 1, and the position of the image in it.
@@ -75,11 +75,11 @@ def letterbox(
 
 
 def stretch(image: Image.Image, input_side: int) -> tuple[Floats, Letterbox]:
-    """Scale an image to a square regardless of its aspect ratio, as RT-DETR is trained.
+    """Resize an image to a square, ignoring its aspect ratio, as RT-DETR requires.
 
     Args:
         image: RGB, upright.
-        input_side: pixels of the input.
+        input_side: side of the input in pixels.
 
     Returns:
         (1, 3, side, side) float32 RGB, 0 to 1, and the position of the image in it.
@@ -95,7 +95,7 @@ def _to_batch(pixels: npt.NDArray[np.uint8]) -> Floats:
 
 
 def resize_image(image: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Resize an image with the filter used in training and inference."""
+    """Resize an image to (width, height) with the filter used in training and inference."""
     from PIL import Image as Pillow
 
     return image if image.size == size else image.resize(size, Pillow.Resampling.BILINEAR)

@@ -1,7 +1,7 @@
-"""Detection networks: load published weights, build untrained ones, save and load.
+"""Build, load and save detection networks.
 
-Files are safetensors and JSON, never pickle. Of networks with two heads (YOLO26) only the one
-that needs non-maximum suppression is kept, because both together make training slower.
+Networks are saved as safetensors and JSON, never as pickle. Of the two heads of YOLO26, only the
+one-to-many head, which needs NMS, is kept, because training both is slower.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ from backend.vision.ultralytics_models import (
 
 DEFAULT_WEIGHTS = "yolo26n.pt"
 BUILTIN_SETTING = "builtin"
-"""The setting for the small network of this project, which is trained from scratch."""
+"""The setting for this project's small network, which is trained from scratch."""
 SMALL_NETWORK_FILE = Path(__file__).with_name("small.yaml")
 GRID_FAMILY, QUERY_FAMILY = "grid", "queries"
 FAMILY_BY_HEAD = {"Detect": GRID_FAMILY, "v10Detect": GRID_FAMILY, "RTDETRDecoder": QUERY_FAMILY}
 NETWORK_SPEC_FILE, WEIGHTS_FILE = "network.json", "weights.safetensors"
 NO_CLASS_MAPPING: Mapping[int, int] = MappingProxyType({})
 NetworkYaml = Mapping[str, object]
-"""ultralytics' description of the layers of a network."""
+"""Content of an ultralytics model YAML."""
 
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """How to build a network.
+    """Specification of a network, without weights.
 
     Attributes:
-        yaml: ultralytics' description of the layers.
+        yaml: ultralytics model YAML.
         family: ``grid`` (YOLO) or ``queries`` (RT-DETR).
-        classes: names in the order of the outputs.
-        base: name and hash of the weights or of the description that training started from.
-        pretrained: training started from pretrained weights.
+        classes: class names in the order of the outputs.
+        base: name and hash of the base weights or model YAML.
+        pretrained: the base weights are pretrained.
     """
 
     yaml: NetworkYaml
@@ -60,8 +60,8 @@ class DetectionNetwork:
     """A network with its specification.
 
     Attributes:
-        module: torch module in float32, evaluation mode, on the CPU.
-        spec: how to build it.
+        module: torch module in float32 and evaluation mode, on the CPU.
+        spec: the specification.
     """
 
     module: Any
@@ -69,18 +69,18 @@ class DetectionNetwork:
 
     @property
     def stride(self) -> int:
-        """Pixels of a cell of the coarsest feature map."""
+        """Maximum stride in pixels, at least 32."""
         return max(32, int(max(self.module.stride)))
 
 
 def load_base_network(path: Path) -> DetectionNetwork:
-    """Load a weights file, or build an untrained network from a description.
+    """Load a network from weights, or build an untrained network from a model YAML.
 
     Args:
-        path: ``.pt``, or ``.yaml`` to train from scratch.
+        path: ``.pt`` or ``.yaml`` file.
 
     Raises:
-        DetectorError: it cannot be read safely, or is not a detection network.
+        DetectorError: the file cannot be read safely, or is not a detection network.
     """
     if path.suffix in (".yaml", ".yml"):
         return _build_untrained(path)
@@ -102,17 +102,17 @@ def adapt_classes(
     donor: DetectionNetwork | None = None,
     donor_classes: Mapping[int, int] = NO_CLASS_MAPPING,
 ) -> DetectionNetwork:
-    """Return the same network for other classes.
+    """Copy a network with other classes.
+
+    Weights of the class layers are copied per class; classes without a source are initialized
+    randomly with a fixed seed.
 
     Args:
-        base: source of the weights.
-        classes: the new names.
-        class_sources: new class → class of ``base`` to copy weights from; by equal names if None.
-        donor: another network with the same layers.
-        donor_classes: new class → class of ``donor`` to copy weights from instead.
-
-    Returns:
-        a network in which a class without a source has random weights, the same each time.
+        base: source of all other weights.
+        classes: new class names.
+        class_sources: new class → class of ``base`` to copy; default by equal names.
+        donor: second network with the same layers, or None.
+        donor_classes: new class → class of ``donor`` to copy, overriding ``class_sources``.
     """
     spec = replace(base.spec, yaml={**base.spec.yaml, "nc": len(classes)}, classes=tuple(classes))
     module = _build_seeded(spec)
@@ -134,9 +134,9 @@ def adapt_classes(
 
 
 def match_names(known_names: Sequence[str], requested_names: Sequence[str]) -> dict[int, int]:
-    """Map each requested index to the first known one of the same name.
+    """Map each requested index to the index of the first known name that is equal.
 
-    Case matters only where names that differ in case are both known.
+    An exact match is preferred; otherwise case is ignored.
 
     Example:
         >>> match_names(["Disc", "star", "disc"], ["disc", "STAR", "ring"])
@@ -153,7 +153,7 @@ def match_names(known_names: Sequence[str], requested_names: Sequence[str]) -> d
 
 
 def save_network(network: DetectionNetwork, folder: Path) -> None:
-    """Write a network to a folder, in half precision as ultralytics does."""
+    """Save a network to a folder in half precision, as ultralytics does."""
     import torch
     from safetensors.torch import save_file
 
@@ -164,7 +164,7 @@ def save_network(network: DetectionNetwork, folder: Path) -> None:
 
 
 def load_network(folder: Path) -> DetectionNetwork:
-    """Read what :func:`save_network` wrote.
+    """Load a network saved by :func:`save_network`.
 
     Raises:
         DetectorError: a file is missing or damaged.
@@ -178,13 +178,13 @@ def load_network(folder: Path) -> DetectionNetwork:
         module = _match_class_width(_build_module(spec), spec, state)
         single = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
         module.load_state_dict(single)
-    except Exception as error:  # safetensors, json and torch raise many kinds
+    except Exception as error:  # safetensors, json and torch raise many exception types
         raise damaged_detector_error(folder, error) from error
     return DetectionNetwork(module.eval(), spec)
 
 
 def damaged_detector_error(folder: Path, error: Exception) -> DetectorError:
-    """Build the error for a detector whose files are missing or damaged."""
+    """Return the error for a detector whose files are missing or damaged."""
     return DetectorError(
         f"The detector in {folder} is damaged ({type(error).__name__}): roll back to another "
         "version, or train again."
@@ -192,15 +192,15 @@ def damaged_detector_error(folder: Path, error: Exception) -> DetectorError:
 
 
 def find_base_weights(setting: str, weights_dir: Path, download: bool) -> Path | None:
-    """Return the weights file of a setting.
+    """Return the weights file or model YAML for a setting.
 
     Args:
-        setting: a path, the name of published weights, or of a published ``.yaml``.
+        setting: ``builtin``, a path, or the name of published weights or a published ``.yaml``.
         weights_dir: folder of downloaded weights.
-        download: download published weights that are missing.
+        download: download published weights if they are missing.
 
     Returns:
-        the file; None if it would have to be downloaded and ``download`` is false.
+        the file; None if it is missing and ``download`` is false.
 
     Raises:
         DetectorError: there is no such file or name, or the download failed.
@@ -211,7 +211,7 @@ def find_base_weights(setting: str, weights_dir: Path, download: bool) -> Path |
         return file
     path = Path(setting).expanduser()
     if path.suffix in (".yaml", ".yml") and path.name == setting:
-        return path  # a description that is part of ultralytics
+        return path  # bundled with ultralytics
     if path.suffix != ".pt" or path.name != setting:
         raise DetectorError(
             f"There is no detector {setting!r}: PRELABEL_DETECTOR is auto, builtin, a weights "
@@ -228,12 +228,12 @@ def _build_untrained(path: Path) -> DetectionNetwork:
     )
     try:
         return DetectionNetwork(_build_seeded(spec), spec)
-    except Exception as error:  # ultralytics raises many kinds
+    except Exception as error:  # ultralytics raises many exception types
         raise DetectorError(f"{path} does not describe a network ({error}).") from error
 
 
 def _build_seeded(spec: NetworkSpec) -> Any:
-    """Build a module with random weights, the same each time."""
+    """Build a module with random weights from a fixed seed."""
     import torch
 
     with torch.random.fork_rng():
@@ -242,7 +242,7 @@ def _build_seeded(spec: NetworkSpec) -> Any:
 
 
 def _class_weights(module: Any) -> dict[str, Any]:
-    """Return the parameters with one row per class by name; they share memory with the module."""
+    """Return views of the per-class parameters of the head, (classes, …), by name."""
     head = module.model[-1]
     if hasattr(head, "cv3"):
         layers = {f"cv3.{level}": branch[-1] for level, branch in enumerate(head.cv3)}
@@ -257,7 +257,7 @@ def _class_weights(module: Any) -> dict[str, Any]:
 
 
 def _random_weights_like(class_weight: Any) -> Any:
-    """Return torch's initial weights for a class branch of another width than the new network's."""
+    """Return default-initialized weights of the same shape, from a fixed seed."""
     import torch
 
     with torch.random.fork_rng():
@@ -284,7 +284,7 @@ def _build_module(spec: NetworkSpec) -> Any:
 
 
 def _match_class_width(module: Any, spec: NetworkSpec, state: Mapping[str, Any]) -> Any:
-    """Widen the class branch to that of the stored weights, which depends on their base classes."""
+    """Widen the class branch to the stored weights; its width depends on the base's class count."""
     head = module.model[-1]
     if spec.family == QUERY_FAMILY:
         return module
@@ -296,7 +296,7 @@ def _match_class_width(module: Any, spec: NetworkSpec, state: Mapping[str, Any])
 
 
 def _network_family(description: NetworkYaml, path: Path) -> str:
-    """Return ``grid`` or ``queries`` by the last layer of a description."""
+    """Return ``grid`` or ``queries`` by the last layer of a model YAML."""
     layers = description.get("head")
     last_layer = str(layers[-1][2]) if isinstance(layers, list) and layers else "nothing"
     if last_layer not in FAMILY_BY_HEAD:

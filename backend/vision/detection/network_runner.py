@@ -1,4 +1,4 @@
-"""Run a detection network on images with the fastest runtime."""
+"""Run detection networks on images: preprocess, run on the fastest runtime, decode."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ if TYPE_CHECKING:
     from backend.vision.runtime import Outputs, Runner
 
 MAX_CANDIDATES = 8000
-"""Candidates that are decoded, several per object. Of 1,185 discs in an image, 1,000 candidates
-found 947 and 8,000 found 1,183. A COCO photo has up to 50 candidates, so this is free."""
+"""Maximum candidates before NMS, several per object. In an image of 1,185 discs, 1,000 candidates
+detected 947 and 8,000 detected 1,183. COCO photos have up to 50, so the limit costs no time."""
 NMS_IOU_THRESHOLD = 0.6
-"""IoU above which two boxes of one label count as the same object."""
+"""IoU above which the less confident of two boxes of a class is dropped."""
 DETECTION_BATCH_SIZE = 32
-"""Images in memory at the network's input size."""
+"""Images that are preprocessed and held in memory at a time."""
 COMPARED_BOX_COUNT = 100
-"""Most confident boxes of an example that two runtimes must agree on."""
+"""Number of most confident boxes that are compared between two runtimes."""
 MEDIAN_EDGE_TOLERANCE_PX, MAX_EDGE_TOLERANCE_PX, LOGIT_TOLERANCE_STDS = 20.0, 2000.0, 4.0
-"""Errors that count as much as a difference in confidence of 1; see :func:`output_difference`."""
+"""Errors equivalent to a confidence error of 1, see :func:`output_difference`."""
 RTDETR_INPUT_PX = 640
-"""Pixels of an RT-DETR's input, to convert its relative boxes."""
+"""Input size of RT-DETR in pixels, to convert errors of its relative boxes."""
 
 
 @dataclass
 class NetworkRunner:
-    """A detection network on a runtime.
+    """A detection network with its runtime.
 
     Attributes:
-        network: the trained network.
-        input_size: pixels of the input's longer edge.
-        runner: runs the network.
+        network: the network.
+        input_size: longer edge of the input in pixels.
+        runner: the runner of the network without its decoding layers.
     """
 
     network: DetectionNetwork
@@ -54,17 +54,17 @@ class NetworkRunner:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the network's classes."""
+        """Class names of the network."""
         return self.network.spec.classes
 
     def detect(
         self, images: Sequence[Image.Image], min_confidence: float = 0.05
     ) -> list[Detections]:
-        """Return the detections of each image, labels as the network's classes.
+        """Detect objects; labels are class indices of the network.
 
         Args:
             images: RGB, upright, of any size.
-            min_confidence: lowest reported confidence, 0 to 1.
+            min_confidence: confidence threshold, 0 to 1.
         """
         detections: list[Detections] = []
         for start in range(0, len(images), DETECTION_BATCH_SIZE):
@@ -73,23 +73,23 @@ class NetworkRunner:
             outputs = self.runner.run([pixels for pixels, _ in inputs])
             for (_, position), (boxes, scores) in zip(inputs, outputs, strict=True):
                 if self.network.spec.family == QUERY_FAMILY:
-                    found = _decode_queries(boxes[0], scores[0], min_confidence, position)
+                    decoded = _decode_queries(boxes[0], scores[0], min_confidence, position)
                 else:
                     strides = tuple(int(stride) for stride in self.network.module.stride)
-                    found = _decode_grid(boxes[0], scores[0], strides, min_confidence, position)
-                detections.append(found)
+                    decoded = _decode_grid(boxes[0], scores[0], strides, min_confidence, position)
+                detections.append(decoded)
         return detections
 
 
 def to_network_input(
     image: Image.Image, network: DetectionNetwork, size: int
 ) -> tuple[Floats, Letterbox]:
-    """Scale an image to the network's input, the same way in training and inference.
+    """Resize an image to the network input, as in training: letterbox, or stretch for RT-DETR.
 
     Args:
         image: RGB, upright.
-        network: its family decides between letterbox and stretch.
-        size: pixels of the input's longer edge.
+        network: the network.
+        size: longer edge of the input in pixels.
 
     Returns:
         (1, 3, h, w) float32 RGB, 0 to 1, and the position of the image in it.
@@ -104,16 +104,16 @@ def load_network_runner(
     size: int,
     key: str,
     folder: Path | None,
-    say: LogCallback = lambda line: None,
+    log: LogCallback = lambda line: None,
 ) -> NetworkRunner:
-    """Return a network on the fastest runtime.
+    """Return a runner of a network on the fastest runtime.
 
     Args:
-        network: the trained network.
-        size: pixels of the input's longer edge.
+        network: the network.
+        size: longer edge of the input in pixels.
         key: identifies the weights.
-        folder: stores converted networks.
-        say: receives why a faster runtime is not used.
+        folder: cache folder of converted networks; None disables caching.
+        log: receives the reason when OpenVINO is rejected.
     """
     from backend.vision.detection.raw_network import build_raw_network
     from backend.vision.runtime import RunnerSpec, select_fastest_runner
@@ -128,11 +128,11 @@ def load_network_runner(
         measure_difference=partial(output_difference, network=network),
         dynamic_size=network.spec.family != QUERY_FAMILY,
     )
-    return NetworkRunner(network, size, select_fastest_runner(spec, say))
+    return NetworkRunner(network, size, select_fastest_runner(spec, log))
 
 
 def example_input(size: int) -> Floats:
-    """Return a test image of soft colours with camera-like noise: (1, 3, size, size), 0 to 1."""
+    """Return a smooth random image with noise as an example input: (1, 3, size, size), 0 to 1."""
     from PIL import Image as Pillow
 
     random = np.random.default_rng(0)
@@ -145,25 +145,24 @@ def example_input(size: int) -> Floats:
 
 
 def output_difference(actual: Outputs, expected: Outputs, network: DetectionNetwork) -> float:
-    """Return how much two outputs of a network differ after decoding.
+    """Return the largest error between two outputs of a network, in units of its tolerance.
+
+    - Confidence: maximum error, with a tolerance of 1.
+    - Box edges of the most confident boxes: median error with a tolerance of
+      ``MEDIAN_EDGE_TOLERANCE_PX``, and maximum error with ``MAX_EDGE_TOLERANCE_PX``, which is large
+      because boxes far from objects are random.
+    - Logits: root mean square error with a tolerance of ``LOGIT_TOLERANCE_STDS`` standard
+      deviations, for networks with few detections in the example.
+
+    The limit of 0.001 in float32 is thus a median edge error of 0.02 pixels, and the limit of 0.05
+    in bfloat16 is 1 pixel. For YOLO11n and YOLO26n on three images, the result was below 0.0001 in
+    float32. In bfloat16, the confidence error was 0.02, the edge error 0.4 pixels (median) and 52
+    pixels (maximum), and the logit error 9 %.
 
     Args:
-        actual: of a runner.
-        expected: of torch.
-        network: whose outputs they are.
-
-    Returns:
-        the largest of these errors, each divided by its tolerance:
-
-        - confidence, with a tolerance of 1;
-        - edges of the most confident boxes: the median by ``MEDIAN_EDGE_TOLERANCE_PX`` pixels of
-          the input, the maximum by ``MAX_EDGE_TOLERANCE_PX`` (boxes far from objects are random);
-        - root mean square of the logits by ``LOGIT_TOLERANCE_STDS`` standard deviations, for
-          networks that detect next to nothing in the example.
-
-        So 0.001, the limit in f32, is 0.02 pixels, and 0.05, the limit in bfloat16, is 1 pixel.
-        Measured for YOLO11n and YOLO26n on three images: below 0.0001 in f32; in bfloat16 the
-        confidence differs by 0.02, edges by 0.4 and at most 52 pixels, and logits by 9 %.
+        actual: output of a runner.
+        expected: output of torch.
+        network: the network.
     """
     same_shapes = [output.shape for output in actual] == [output.shape for output in expected]
     if not same_shapes or not all(np.isfinite(output).all() for output in actual):
@@ -191,14 +190,14 @@ def _grid_difference(actual: Outputs, expected: Outputs, network: DetectionNetwo
 
 
 def _cell_strides(cells: int, strides: tuple[int, ...]) -> Floats:
-    """Return the stride of each cell, (cells,), from the constant share of each stride."""
+    """Return the stride of each cell, (cells,); cell counts are proportional to 1 / stride²."""
     densities = np.array([1 / stride**2 for stride in strides])
     counts = np.rint(cells * densities / densities.sum()).astype(int)
     return np.repeat(np.array(strides, dtype=np.float32), counts)
 
 
 def _query_difference(actual: Outputs, expected: Outputs, network: DetectionNetwork) -> float:
-    """Compare each query with the nearest one, as the order of similar queries is unstable."""
+    """Compare each query with the nearest one, because the order of queries is unstable."""
     top_queries = np.argsort(-expected[1].max(axis=1), kind="stable")[:COMPARED_BOX_COUNT]
     edge_errors = np.abs(expected[0][top_queries, None] - actual[0][None]).max(axis=2)
     edge_errors = edge_errors * RTDETR_INPUT_PX / MEDIAN_EDGE_TOLERANCE_PX
@@ -218,7 +217,7 @@ def _decode_grid(
     min_confidence: float,
     position: Letterbox,
 ) -> Detections:
-    """Decode the distances of each cell's centre to the four edges, and a logit per class."""
+    """Decode YOLO's outputs: distances from cell centres to box edges, and class logits."""
     best_logits = logits.max(axis=0)
     min_logit = float(np.log(min_confidence / (1 - min_confidence)))
     candidates = np.flatnonzero(best_logits > min_logit)
@@ -241,7 +240,7 @@ def _decode_grid(
 def _decode_queries(
     query_boxes: Floats, confidence: Floats, min_confidence: float, position: Letterbox
 ) -> Detections:
-    """Decode centre and size of each query, 0 to 1 of the input, and a confidence per class."""
+    """Decode RT-DETR's outputs: centre and size, 0 to 1 of the input, and class confidence."""
     best_confidence = confidence.max(axis=1)
     candidates = np.flatnonzero(best_confidence > min_confidence)
     candidates = candidates[np.argsort(-best_confidence[candidates], kind="stable")]
@@ -256,7 +255,7 @@ def _decode_queries(
 
 
 def _cell_centres(size: tuple[int, int], strides: tuple[int, ...]) -> tuple[Floats, Floats]:
-    """Return the centres of all cells in units of cells, (n, 2) x y, and their strides, (n,)."""
+    """Return cell centres in units of the stride, (n, 2) x y, and the stride of each cell, (n,)."""
     centres, stride_map = [], []
     for stride in strides:
         w, h = size[0] // stride, size[1] // stride
@@ -267,7 +266,7 @@ def _cell_centres(size: tuple[int, int], strides: tuple[int, ...]) -> tuple[Floa
 
 
 def _expected_distances(raw: Floats) -> Floats:
-    """(4 · bins, n) → (n, 4): the mean of each edge's distribution over distances (DFL)."""
+    """Return the expected distance to each edge, (4 · bins, n) → (n, 4) (DFL)."""
     bins = raw.shape[0] // 4
     if bins == 1:
         return raw.T

@@ -1,4 +1,4 @@
-"""A detector for text or visual prompts (YOLOE), which needs no training."""
+"""Open-vocabulary detectors: YOLOE with text or visual prompts, without training."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ PRETRAINED_DETECTOR_DIR = "named"
 
 @dataclass
 class PromptedDetector:
-    """Detects the objects of one control by prompt embeddings.
+    """An open-vocabulary detector of one control.
 
     Attributes:
-        embeddings: (K, d) float32, a row per label; zeros for a label without a prompt.
-        class_mapping: of the rows.
-        weights_name: file name of the YOLOE network.
-        load_open_vocabulary: returns the network of a file name; called at first use.
-        pretrained_detector: detects the labels without a prompt that it knows by name.
+        embeddings: (K, d) float32 prompt embeddings; zeros for labels without a prompt.
+        class_mapping: maps rows of ``embeddings`` to labels.
+        weights_name: file name of the YOLOE weights.
+        load_open_vocabulary: loads the YOLOE network by file name; called at first use.
+        pretrained_detector: closed-set detector for labels without a prompt, or None.
     """
 
     embeddings: Floats
@@ -55,8 +55,8 @@ class PromptedDetector:
             images, self.embeddings, min_confidence
         )
         prompted = [
-            map_to_labels(one, self.class_mapping, image)
-            for one, image in zip(raw_detections, images, strict=True)
+            map_to_labels(raw, self.class_mapping, image)
+            for raw, image in zip(raw_detections, images, strict=True)
         ]
         if self.pretrained_detector is None:
             return prompted
@@ -64,7 +64,7 @@ class PromptedDetector:
         return [merge_detections(*pair) for pair in zip(prompted, pretrained, strict=True)]
 
     def save(self, folder: Path) -> None:
-        """Write the detector to an empty folder, without the YOLOE network."""
+        """Save the detector to an empty folder, without the YOLOE weights."""
         np.savez(folder / PROMPT_EMBEDDINGS_FILE, embeddings=self.embeddings)
         write_class_mapping(self.class_mapping, folder, prompted=self.weights_name)
         if self.pretrained_detector is not None:
@@ -77,12 +77,12 @@ def load_prompted_detector(
     load_open_vocabulary: Callable[[str], OpenVocabulary],
     load_runner: RunnerLoader,
 ) -> PromptedDetector:
-    """Read what :meth:`PromptedDetector.save` wrote.
+    """Load a detector saved by :meth:`PromptedDetector.save`.
 
     Args:
-        folder: of the detector.
-        load_open_vocabulary: returns the YOLOE network of a file name.
-        load_runner: returns the runner of the pretrained network.
+        folder: folder of the detector.
+        load_open_vocabulary: loads the YOLOE network by file name.
+        load_runner: returns a runner of the pretrained network.
 
     Raises:
         DetectorError: a file is missing or damaged.
@@ -102,5 +102,5 @@ def load_prompted_detector(
 
 
 def is_prompted(folder: Path) -> bool:
-    """Return whether a folder contains prompts instead of a network."""
+    """Return whether a folder contains a :class:`PromptedDetector`."""
     return (folder / PROMPT_EMBEDDINGS_FILE).is_file()

@@ -1,6 +1,6 @@
-"""Detect centre points as the centres of pseudo-boxes of an estimated size.
+"""Convert between centre points and pseudo-boxes, with which point detectors are trained.
 
-All lengths are fractions of the image's longer edge, so that they are independent of image size.
+Lengths are fractions of the image's longer edge.
 """
 
 from __future__ import annotations
@@ -13,33 +13,33 @@ from backend.arrays import Doubles, Floats
 from backend.vision.detection.detections import NO_DETECTIONS, Detections, suppress_close_centres
 
 MIN_PSEUDO_BOX_PX, MAX_PSEUDO_BOX_PX = 12, 64
-"""Limits for the side of pseudo-boxes in pixels of the network's input."""
+"""Bounds of the side of pseudo-boxes in pixels of the network's input."""
 SIDE_TO_GAP_RATIO = 0.6
-"""Side divided by the first quartile of the distances to the nearest neighbour."""
+"""Side / first quartile of nearest-neighbour distances."""
 DEFAULT_PSEUDO_BOX_PX = 32
-"""Side in pixels if no image has two points of a label."""
+"""Side in pixels if no image has two points of the label."""
 NO_DISTANCES = np.zeros(0, dtype=np.float32)
 MIN_EDGE_SHARE = 0.25
-"""Minimum share of its side that a box at the image's edge keeps."""
+"""Minimum fraction of its side to which a box at the image border is shrunk."""
 
 
 def estimate_side(
     points: Sequence[Floats], boxes: Sequence[Floats], configured_side: float, input_size: int
 ) -> float:
-    """Return the side of a label's pseudo-boxes, 0 to 1.
+    """Estimate the side of a label's pseudo-boxes, 0 to 1.
 
-    It is the median side of real boxes, else the configured one, else derived from the distances
-    between points.
+    Use the median side of annotated boxes, else the configured side, else an estimate from
+    nearest-neighbour distances.
 
     Args:
-        points: by image, (n, 2) x y in units of the longer edge.
-        boxes: by image, (n, 2) width and height of real boxes of the label, the same unit.
-        configured_side: from the labeling config, 0 to 1; 0 if not set.
-        input_size: pixels of the network's input.
+        points: for each image (n, 2) x y of the label.
+        boxes: for each image (n, 2) width and height of annotated boxes of the label.
+        configured_side: side from the labeling config, 0 to 1; 0 if not set.
+        input_size: longer edge of the network's input in pixels.
     """
-    real_sides = [float(side) for image in boxes for side in image.mean(axis=1)]
-    if real_sides:
-        return float(np.median(real_sides))
+    box_sides = [float(side) for image in boxes for side in image.mean(axis=1)]
+    if box_sides:
+        return float(np.median(box_sides))
     if configured_side:
         return configured_side
     gaps = np.concatenate([NO_DISTANCES, *(_neighbour_distances(image) for image in points)])
@@ -52,13 +52,12 @@ def estimate_side(
 def make_pseudo_boxes(points: Floats, sides: Floats, aspect_ratio: float) -> Floats:
     """Return square boxes centred at points: (n, 4) float32 x0 y0 x1 y1, 0 to 1.
 
-    A box that would reach beyond the image shrinks around its point, because cutting off one side
-    would move its centre.
+    Boxes at the image border are shrunk symmetrically, because clipping would shift their centre.
 
     Args:
-        points: (n, 2) x y, 0 to 1.
+        points: (n, 2) x y, 0 to 1 of the image.
         sides: (n,) in units of the longer edge.
-        aspect_ratio: width divided by height of the image.
+        aspect_ratio: image width / height.
     """
     points = points.reshape(-1, 2)
     half = sides[:, None] / 2 / edge_lengths(aspect_ratio)
@@ -76,20 +75,20 @@ def edge_lengths(aspect_ratio: float) -> Doubles:
 def to_centre_points(
     detections: Detections, sides: Mapping[int, float], aspect_ratio: float
 ) -> Detections:
-    """Return detections as points, and of two closer than half a side only the more confident one.
+    """Convert detected pseudo-boxes to points, with NMS at a distance of half a side.
 
     Args:
         detections: pseudo-boxes.
-        sides: by label index, in units of the longer edge.
-        aspect_ratio: width divided by height of the image.
+        sides: label index → side in units of the longer edge.
+        aspect_ratio: image width / height.
 
     Returns:
-        boxes without extent.
+        the points as zero-size boxes.
     """
     if not len(detections):
         return NO_DETECTIONS
     in_image = ((detections.centres >= 0) & (detections.centres <= 1)).all(axis=1)
-    detections = detections.select(np.flatnonzero(in_image))  # the others are in the padding
+    detections = detections.select(np.flatnonzero(in_image))  # drop centres in the padding
     centres, labels = detections.centres, detections.labels
     units = centres * edge_lengths(aspect_ratio).astype(np.float32)
     distances = np.array([sides[int(label)] / 2 for label in labels], dtype=np.float32)
@@ -99,7 +98,7 @@ def to_centre_points(
 
 
 def _neighbour_distances(points: Floats) -> Floats:
-    """Return the distance of each point to its nearest neighbour, (n,), or none for one point."""
+    """Return nearest-neighbour distances, (n,); empty for fewer than two points."""
     from scipy.spatial import cKDTree
 
     if len(points) < 2:

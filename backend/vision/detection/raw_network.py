@@ -1,4 +1,4 @@
-"""Detection networks without their decoding layers, which are cheaper on the few candidates."""
+"""Detection networks without decoding layers; decoding only the candidates is cheaper."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from backend.vision.detection.network import QUERY_FAMILY, DetectionNetwork
 
 
 def build_raw_network(network: DetectionNetwork) -> nn.Module:
-    """Return a module: (b, 3, h, w) float32, 0 to 1 → two tensors.
+    """Return a module that maps (b, 3, h, w) float32, 0 to 1, to undecoded outputs.
 
-    For a grid: distances (b, 4 · bins, cells) and logits (b, classes, cells). For queries: boxes
+    YOLO: distance logits (b, 4 · bins, cells) and class logits (b, classes, cells). RT-DETR: boxes
     (b, queries, 4) as centre and size, 0 to 1, and confidence (b, queries, classes).
     """
     network_class = RawQueryNetwork if network.spec.family == QUERY_FAMILY else RawGridNetwork
@@ -22,14 +22,14 @@ def build_raw_network(network: DetectionNetwork) -> nn.Module:
 
 
 class _HeadlessNetwork(nn.Module):  # type: ignore[misc]
-    """Base that runs the layers up to the head."""
+    """Base class that runs the layers before the head."""
 
     def __init__(self, module: Any) -> None:
         super().__init__()
         self.module = module
 
     def feature_maps(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Return the inputs of the head."""
+        """Return the input feature maps of the head."""
         layer_outputs: list[Any] = []
         for layer in self.module.model[:-1]:
             x = layer(self._layer_input(layer, x, layer_outputs))
@@ -47,7 +47,7 @@ class _HeadlessNetwork(nn.Module):  # type: ignore[misc]
 
 
 class RawGridNetwork(_HeadlessNetwork):
-    """YOLO with the raw values of each cell."""
+    """YOLO with the undecoded outputs of its head."""
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See :func:`build_raw_network`."""
@@ -59,7 +59,7 @@ class RawGridNetwork(_HeadlessNetwork):
 
 
 class RawQueryNetwork(_HeadlessNetwork):
-    """RT-DETR with the outputs of the last decoder layer."""
+    """RT-DETR with the outputs of its last decoder layer."""
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See :func:`build_raw_network`."""

@@ -1,4 +1,4 @@
-"""The detector of one control: a network and the labels that its classes stand for."""
+"""The detector of a control: a network and the mapping from its classes to labels."""
 
 from __future__ import annotations
 
@@ -25,27 +25,27 @@ if TYPE_CHECKING:
     from PIL import Image
 
 RunnerLoader = Callable[[DetectionNetwork, int, str], NetworkRunner]
-"""(network, input size, key of the weights) → a runner, possibly a shared one."""
+"""(network, input size in pixels, hash of the weights) → a runner, which may be shared."""
 CLASS_MAPPING_FILE = "finder.json"
 CROSS_CLASS_IOU_THRESHOLD = 0.7
-"""IoU above which detections of two classes of one label count as the same object."""
+"""IoU above which the less confident of two boxes is dropped if their classes map to one label."""
 DEFAULT_CONFIDENCE_THRESHOLD = 0.25
 """Default confidence threshold for predictions, as in ultralytics."""
 
 
 @dataclass(frozen=True)
 class ClassMapping:
-    """How the detections of a network become regions of a control.
+    """How to convert detections of a network to regions of a control.
 
     Attributes:
         points: regions are centre points instead of boxes.
-        labels: the control's label names.
-        classes: class of the network → index in ``labels``; other classes are ignored.
-        sides: by label, the object's size in units of the longer edge; for points only.
-        size: pixels of the network's input.
+        labels: label names of the control.
+        classes: class index → label index; other classes are ignored.
+        sides: label name → object size in units of the longer edge; for points only.
+        size: longer edge of the network's input in pixels.
         shown: confidence threshold for predictions, 0 to 1.
-        learned: trained on the project's labels; else the network is used as pretrained.
-        difficulty: by label, weight of an uncertain detection, 1 to 2; 1 if absent.
+        learned: the network was trained on the project's labels, not only pretrained.
+        difficulty: label name → weight of an uncertain detection, 1 to 2; default 1.
     """
 
     points: bool
@@ -59,7 +59,7 @@ class ClassMapping:
 
 
 class Detector(Protocol):
-    """Detects the objects of one control."""
+    """Interface of detectors of one control."""
 
     class_mapping: ClassMapping
 
@@ -68,18 +68,18 @@ class Detector(Protocol):
         ...
 
     def save(self, folder: Path) -> None:
-        """Write the detector to an empty folder."""
+        """Save the detector to an empty folder."""
         ...
 
 
 @dataclass
 class TrainedDetector:
-    """A detector with a network of its own.
+    """A detector with its own network, fine-tuned or pretrained.
 
     Attributes:
         network: the network.
-        class_mapping: of its classes.
-        key: hash of the weights; detectors with equal keys share one runner.
+        class_mapping: maps its classes to labels.
+        key: hash of the weights; detectors with equal keys share a runner.
         load_runner: returns the runner.
     """
 
@@ -89,36 +89,36 @@ class TrainedDetector:
     load_runner: RunnerLoader
 
     def detect(self, images: Sequence[Image.Image], min_confidence: float) -> list[Detections]:
-        """Return the detections of each image.
+        """Detect objects; labels are indices into ``class_mapping.labels``.
 
         Args:
             images: RGB, upright.
-            min_confidence: lowest reported confidence, 0 to 1.
+            min_confidence: confidence threshold, 0 to 1.
 
         Returns:
-            one entry per image, as from :func:`map_to_labels`.
+            for each image the result of :func:`map_to_labels`.
         """
         runner = self.load_runner(self.network, self.class_mapping.size, self.key)
         pairs = zip(runner.detect(images, min_confidence), images, strict=True)
-        return [map_to_labels(found, self.class_mapping, image) for found, image in pairs]
+        return [map_to_labels(raw, self.class_mapping, image) for raw, image in pairs]
 
     def save(self, folder: Path) -> None:
-        """Write the detector to an empty folder."""
+        """Save the detector to an empty folder."""
         save_network(self.network, folder)
         write_class_mapping(self.class_mapping, folder, key=self.key)
 
 
 def map_to_labels(detections: Detections, mapping: ClassMapping, image: Image.Image) -> Detections:
-    """Convert a network's detections to the control's labels.
+    """Convert class indices to label indices, and pseudo-boxes to points.
 
     Args:
-        detections: labels are the network's classes; boxes may reach beyond the image.
-        mapping: of the classes.
-        image: the image they were detected in.
+        detections: detections of a network; boxes may exceed the image.
+        mapping: the class mapping.
+        image: the image, for its aspect ratio.
 
     Returns:
-        labels are indices into ``mapping.labels``. Boxes are clipped to the image; points are boxes
-        without extent.
+        detections whose labels are indices into ``mapping.labels``. Boxes are clipped to the image;
+        points are zero-size boxes.
     """
     detections = detections.select(np.isin(detections.labels, list(mapping.classes)))
     if not len(detections):
@@ -138,7 +138,7 @@ def map_to_labels(detections: Detections, mapping: ClassMapping, image: Image.Im
 def _label_sides(
     detections: Detections, mapping: ClassMapping, aspect_ratio: float
 ) -> dict[int, float]:
-    """Return the side by label; where none is known, the median of the detected boxes."""
+    """Return label index → side, by default the median side of the detected boxes."""
     sides = (detections.boxes[:, 2:] - detections.boxes[:, :2]) * edge_lengths(aspect_ratio)
     median_side = float(np.median(sides.min(axis=1)))
     labels = set(detections.labels.tolist())
@@ -146,7 +146,7 @@ def _label_sides(
 
 
 def load_trained_detector(folder: Path, load_runner: RunnerLoader) -> TrainedDetector:
-    """Read what :meth:`TrainedDetector.save` wrote.
+    """Load a detector saved by :meth:`TrainedDetector.save`.
 
     Raises:
         DetectorError: a file is missing or damaged.
@@ -157,13 +157,13 @@ def load_trained_detector(folder: Path, load_runner: RunnerLoader) -> TrainedDet
 
 
 def write_class_mapping(mapping: ClassMapping, folder: Path, **extra: str) -> None:
-    """Write a class mapping and further entries of the detector to ``finder.json``."""
+    """Save a class mapping and additional entries to ``finder.json``."""
     stored = {**asdict(mapping), "classes": list(mapping.classes.items()), **extra}
     (folder / CLASS_MAPPING_FILE).write_text(json.dumps(stored), encoding="utf-8")
 
 
 def read_class_mapping(folder: Path) -> tuple[ClassMapping, dict[str, str]]:
-    """Read what :func:`write_class_mapping` wrote.
+    """Load a class mapping and the additional entries saved by :func:`write_class_mapping`.
 
     Raises:
         DetectorError: the file is missing or damaged.
@@ -171,16 +171,14 @@ def read_class_mapping(folder: Path) -> tuple[ClassMapping, dict[str, str]]:
     try:
         stored = json.loads((folder / CLASS_MAPPING_FILE).read_text(encoding="utf-8"))
         stored["labels"], stored["classes"] = tuple(stored["labels"]), dict(stored["classes"])
-        known = {
-            one.name: stored.pop(one.name) for one in fields(ClassMapping) if one.name in stored
-        }
+        known = {f.name: stored.pop(f.name) for f in fields(ClassMapping) if f.name in stored}
         return ClassMapping(**known), {k: str(v) for k, v in stored.items() if v}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise damaged_detector_error(folder, error) from error
 
 
 def hash_network(network: DetectionNetwork) -> str:
-    """Return a hash of a network's layers and weights."""
+    """Return a hash of a network's specification and weights."""
     digest = hashlib.sha256(json.dumps(asdict(network.spec), sort_keys=True).encode())
     for name, value in sorted(network.module.state_dict().items()):
         digest.update(name.encode() + value.contiguous().numpy().tobytes())

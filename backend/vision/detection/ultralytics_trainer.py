@@ -1,4 +1,4 @@
-"""The ultralytics trainer on in-memory examples, without data YAML, label files or validation.
+"""Ultralytics trainers for in-memory examples, without data YAML, label files or validation.
 
 Import only after :func:`backend.vision.ultralytics_models.import_ultralytics`.
 """
@@ -26,19 +26,19 @@ from backend.vision.detection.detections import DetectionExample
 from backend.vision.detection.letterbox import resize_image
 
 IMAGE_CACHE_BYTES = 1_000_000_000
-"""Scaled images cached in memory while training; further images are read again at each use."""
+"""Maximum size of resized images cached in memory; further images are reread at each use."""
 
 LOGGER.disabled = True
 
 
 class InMemoryDataset(YOLODataset):  # type: ignore[misc]
-    """Examples in the format of ultralytics datasets.
+    """An ultralytics dataset of in-memory examples.
 
     Args:
         examples: training images.
-        classes: names of the network's outputs.
-        args: arguments of ultralytics.
-        stretched: scale images to squares, as an RT-DETR expects.
+        classes: class names of the network.
+        args: ultralytics training arguments.
+        stretched: resize images to squares, as RT-DETR requires.
     """
 
     def __init__(
@@ -59,15 +59,15 @@ class InMemoryDataset(YOLODataset):  # type: ignore[misc]
             hyp=args,
             data={"names": dict(enumerate(classes)), "channels": 3},
         )
-        self.buffer = list(range(self.ni))  # mosaic picks from all images
+        self.buffer = list(range(self.ni))  # images that mosaic samples from
         self.max_buffer_length = self.ni
 
     def get_img_files(self, img_path: Any) -> list[str]:
-        """Return one made-up name per example; no file is read."""
+        """Return a placeholder file name per example; no file is read."""
         return [f"{number}.jpg" for number in range(len(self.examples))]
 
     def get_labels(self) -> list[dict[str, Any]]:
-        """Return boxes as centre and size, 0 to 1."""
+        """Return the labels of all examples in ultralytics' format."""
         return [
             _to_ultralytics_label(name, e)
             for name, e in zip(self.im_files, self.examples, strict=True)
@@ -76,7 +76,7 @@ class InMemoryDataset(YOLODataset):  # type: ignore[misc]
     def load_image(
         self, i: int, rect_mode: bool = True, resize_short: bool = False
     ) -> tuple[Any, tuple[int, int], tuple[int, int]]:
-        """Return BGR pixels at training size, and the size before and after scaling."""
+        """Return BGR pixels at training size, and (height, width) before and after resizing."""
         if i not in self._image_cache:
             pixels, original_size = self._read_scaled(i, keep_ratio=rect_mode and not self._stretch)
             if self._cached_bytes + pixels.nbytes > IMAGE_CACHE_BYTES:
@@ -98,7 +98,7 @@ class InMemoryDataset(YOLODataset):  # type: ignore[misc]
 
 
 class EndlessSampler(torch.utils.data.Sampler[int]):  # type: ignore[misc]
-    """Sample shuffled examples endlessly, in epochs of a fixed length."""
+    """Sample examples without replacement, reshuffling when exhausted, in fixed-length epochs."""
 
     def __init__(self, count: int, length: int, seed: int) -> None:
         self._count, self._length = count, length
@@ -116,15 +116,15 @@ class EndlessSampler(torch.utils.data.Sampler[int]):  # type: ignore[misc]
 
 
 class TrainingLimits:
-    """Report progress, and stop training at a time limit or on cancellation.
+    """Callbacks that report progress, enforce a time limit and stop training on cancellation.
 
-    The schedule is shortened so that it ends in time. Where not even one epoch fits, as on a busy
-    machine, training stops after the batch that exceeds the limit.
+    The number of epochs is reduced to fit the time limit. If not even one epoch fits, training
+    stops after the batch that exceeds the limit.
 
     Args:
         seconds: time limit.
-        report: receives (done, total) after each epoch.
-        cancelled: called after each batch.
+        report: receives (done, total) epochs after each epoch.
+        cancelled: polled after each batch.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class TrainingLimits:
         self.was_cancelled = False
 
     def attach(self, trainer: Any) -> None:
-        """Register the callbacks of a trainer."""
+        """Register the callbacks with a trainer."""
         trainer.add_callback("on_train_start", self._on_train_start)
         trainer.add_callback("on_train_batch_end", self._on_batch_end)
         trainer.add_callback("on_train_epoch_end", self._on_epoch_end)
@@ -164,10 +164,10 @@ class TrainingLimits:
         self._report(len(self._epoch_seconds), trainer.epochs)
 
     def _affordable_epochs(self) -> int:
-        """Return the epochs that fit into the time limit, from the median duration so far.
+        """Return the number of epochs that fit into the time limit, at most the planned number.
 
-        The first epoch takes longer than the others, and a busy machine delays some. The number
-        of epochs shrinks and grows, but never beyond the planned one.
+        The estimate uses the median duration without the first epoch, which is slower, and may
+        shrink and grow from epoch to epoch.
         """
         completed = len(self._epoch_seconds)
         remaining_seconds = self._time_limit - sum(self._epoch_seconds)
@@ -179,15 +179,15 @@ class TrainingLimits:
 
 
 class ThreadCountTuner:
-    """Use one thread or all, whichever computes the first batches faster.
+    """Callbacks that time the first batches and select one thread or all, whichever is faster.
 
-    Threads of a small network mostly wait for each other, above all where other programs run.
-    Measured on 2 cores for small.yaml at 160 pixels: 0.05 s a batch with one thread, 0.11 with two.
-    YOLO26n at 640 pixels takes half as long with two.
+    On small networks, synchronization of threads outweighs their gain, especially next to other
+    processes. On 2 cores, small.yaml at 160 pixels took 0.05 s per batch with one thread and 0.11 s
+    with two; YOLO26n at 640 pixels took half as long with two.
     """
 
     WARMUP_BATCHES, TRIAL_BATCHES = 2, 3
-    """Untimed and timed batches per thread count."""
+    """Untimed, then timed batches per thread count."""
 
     def __init__(self, max_threads: int) -> None:
         self._thread_counts = [max_threads, 1]
@@ -196,7 +196,7 @@ class ThreadCountTuner:
         self._batch_start = 0.0
 
     def attach(self, trainer: Any) -> None:
-        """Register the callbacks of a trainer."""
+        """Register the callbacks with a trainer."""
         torch.set_num_threads(self._thread_counts[0])
         if self._thread_counts[0] > 1:
             trainer.add_callback("on_train_batch_start", self._on_batch_start)
@@ -223,13 +223,13 @@ class ThreadCountTuner:
 
 @dataclass(frozen=True)
 class TrainingInputs:
-    """What a trainer learns from.
+    """Training data of a trainer.
 
     Attributes:
         examples: training images.
-        classes: names of the network's outputs.
-        ignored_classes: classes without a loss; not supported for RT-DETR.
-        batches_per_epoch: number of batches in an epoch.
+        classes: class names of the network.
+        ignored_classes: classes excluded from the loss; not supported for RT-DETR.
+        batches_per_epoch: number of batches per epoch.
     """
 
     examples: Sequence[DetectionExample]
@@ -239,26 +239,26 @@ class TrainingInputs:
 
 
 class InMemoryTrainerMixin:
-    """Train on in-memory examples; skip validation, checkpoints and reports."""
+    """Train on in-memory examples; skip validation, checkpoints and metrics files."""
 
     inputs: TrainingInputs
     stretched: bool = False
     train_loader: Any
 
     def get_dataset(self) -> dict[str, Any]:
-        """Describe the data without a YAML file, which could download and run code."""
+        """Return the data configuration without a YAML file, which could download and run code."""
         names = dict(enumerate(self.inputs.classes))
         return {"train": "", "val": "", "nc": len(names), "names": names, "channels": 3}
 
     def build_dataset(self, img_path: str, mode: str = "train", batch: int | None = None) -> Any:
-        """Return the dataset of the examples; there is none for validation."""
+        """Return the training dataset, regardless of ``mode``."""
         args = self.args  # type: ignore[attr-defined]
         return InMemoryDataset(self.inputs.examples, self.inputs.classes, args, self.stretched)
 
     def get_dataloader(
         self, dataset_path: str, batch_size: int = 16, rank: int = 0, mode: str = "train"
     ) -> Any:
-        """Return batches in epochs of a fixed length."""
+        """Return a loader with epochs of a fixed length."""
         args = self.args  # type: ignore[attr-defined]
         if mode != "train":
             return self.train_loader
@@ -277,31 +277,31 @@ class InMemoryTrainerMixin:
         )
 
     def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Store pixels channels-last, with which convolutions on a CPU take half the time."""
+        """Convert images to channels-last, which halves the time of convolutions on a CPU."""
         batch = super().preprocess_batch(batch)  # type: ignore[misc]
         batch["img"] = batch["img"].contiguous(memory_format=torch.channels_last)
         return batch
 
     def set_class_weights(self) -> None:
-        """Give ignored classes no loss, so that unlabeled objects do not count as background."""
+        """Exclude ignored classes from the loss; their unlabeled objects are not background."""
         count = len(self.inputs.classes)
         weights = torch.ones(count, device=self.device)  # type: ignore[attr-defined]
         weights[list(self.inputs.ignored_classes)] = 0.0
         self.model.class_weights = weights  # type: ignore[attr-defined]
 
     def validate(self) -> tuple[dict[str, float], float]:
-        """Skip validation; the audit set is evaluated after training."""
+        """Skip validation; the version is evaluated after training."""
         return {}, 0.0
 
     def final_eval(self) -> None:
         """Skip the final validation."""
 
     def save_model(self) -> bool:
-        """Write no checkpoint."""
+        """Skip checkpoints."""
         return False
 
     def save_metrics(self, metrics: dict[str, float]) -> None:
-        """Write no metrics."""
+        """Skip the metrics file."""
 
 
 class InMemoryYoloTrainer(InMemoryTrainerMixin, DetectionTrainer):  # type: ignore[misc]
@@ -317,14 +317,14 @@ class InMemoryRtdetrTrainer(InMemoryTrainerMixin, RTDETRTrainer):  # type: ignor
 def make_trainer(
     module: Any, is_rtdetr: bool, inputs: TrainingInputs, arguments: dict[str, Any], folder: Path
 ) -> Any:
-    """Return a trainer that is ready for ``train()``; it changes the module in place.
+    """Return a trainer that trains ``module`` in place.
 
     Args:
         module: the network.
         is_rtdetr: the network is an RT-DETR.
-        inputs: what to learn from.
-        arguments: of ultralytics.
-        folder: a temporary one, for files that ultralytics writes in any case.
+        inputs: training data.
+        arguments: ultralytics training arguments.
+        folder: temporary folder for files that ultralytics always writes.
     """
     base_class = InMemoryRtdetrTrainer if is_rtdetr else InMemoryYoloTrainer
     trainer_class = type("Trainer", (base_class,), {"inputs": inputs})
@@ -356,7 +356,7 @@ def _to_ultralytics_label(name: str, example: DetectionExample) -> dict[str, Any
 
 
 def _forward_bf16(forward: Callable[..., Any], *inputs: Any) -> Any:
-    """Compute in bfloat16, which takes half the time; ultralytics supports it on CUDA only."""
+    """Run a forward pass in bfloat16, twice as fast; ultralytics supports it on CUDA only."""
     with torch.autocast("cpu", dtype=torch.bfloat16):
         return _to_float32(forward(*inputs))
 

@@ -1,8 +1,7 @@
-"""Open-vocabulary detection with text or visual prompts: YOLOE of ultralytics.
+"""Open-vocabulary detection with ultralytics' YOLOE, from text or visual prompts.
 
-Text prompts need a text encoder, which is a second file. Visual prompts (drawn boxes) need only
-the network. Both become prompt embeddings that are stored with the project. Nothing is installed
-or downloaded here; :func:`missing_prompt_files` returns the commands for that.
+Text prompts need a text encoder in a separate file; visual prompts (drawn boxes) do not. Nothing is
+installed or downloaded here; :func:`missing_prompt_files` returns the commands.
 """
 
 from __future__ import annotations
@@ -33,41 +32,41 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Tokenizer = Callable[[list[str]], Any]
-"""Texts → (n, 77) token ids of CLIP, as from ``open_clip.tokenize`` or ``clip.tokenize``."""
+"""Texts → (n, 77) CLIP token ids, for example ``open_clip.tokenize`` or ``clip.tokenize``."""
 DEFAULT_LONGEST_EDGE_PX = 640
-"""Longer edge in pixels that published networks are trained with."""
+"""Longer edge of the input of published networks in pixels."""
 STRIDE_PX = 32
-"""Input edges are padded to a multiple of this, the cell size of the coarsest feature map."""
+"""Maximum stride of the network; input edges are padded to multiples of it."""
 MASK_CELL_PX = 8
-"""Cell size of the finest feature map, which is the resolution of visual prompts."""
+"""Cell size of visual-prompt masks: the stride of the finest feature map."""
 PROMPT_IOU_THRESHOLD = 0.7
 """IoU above which the less confident of two boxes is dropped, as in ultralytics."""
 MAX_BOXES = 300
 MAX_NMS_CANDIDATES = 3000
 RECOMMENDED_WEIGHTS = "yoloe-26s-seg.pt"
 MODEL_FAMILIES = ("yoloe-26", "yoloe-11", "yoloe-v8")
-"""Best first."""
+"""Prefixes of weights files, best first."""
 TEXT_ENCODER_FILES = {"mobileclip2": "mobileclip2_b.ts", "mobileclip": "mobileclip_blt.ts"}
-"""File of the text encoder by the start of the name that a network refers to."""
+"""File name of each text encoder."""
 RELEASE_URL = "https://github.com/ultralytics/assets/releases/download/v8.4.0"
-"""Source of both files in ultralytics 8.4.190 (``utils/downloads.py``)."""
+"""URL of both files in ultralytics 8.4.190 (``utils/downloads.py``)."""
 MISSING_CLIP_MESSAGE = (
     "Text prompts need the package clip: uv pip install git+https://github.com/ultralytics/CLIP.git"
 )
 
 
 def find_yoloe_weights(folder: Path) -> Path | None:
-    """Return the best network in a folder: newest family, then smallest, never ``-pf``."""
+    """Return the best promptable weights in a folder: newest family, then smallest file."""
     files = [file for file in folder.glob("yoloe-*.pt") if "-pf" not in file.name]
     return min(files, key=_weights_rank, default=None)
 
 
 def missing_prompt_files(folder: Path, *, tokenizer: bool = False) -> str:
-    """Return which files are missing and the commands to get them, in one line, or "".
+    """Return the missing files with the commands to get them, on one line; empty if complete.
 
     Args:
-        folder: of the weights.
-        tokenizer: the caller provides one, see :class:`OpenVocabulary`.
+        folder: weights folder.
+        tokenizer: the caller provides a tokenizer, so that the package ``clip`` is not needed.
     """
     weights = find_yoloe_weights(folder)
     name = weights.name if weights else RECOMMENDED_WEIGHTS
@@ -85,7 +84,7 @@ def missing_prompt_files(folder: Path, *, tokenizer: bool = False) -> str:
 
 
 def prompt_files(folder: Path) -> list[tuple[str, int]]:
-    """Return name and size in bytes of the files used for prompts; empty without a network."""
+    """Return name and size in bytes of the files used for prompts; empty without YOLOE weights."""
     weights = find_yoloe_weights(folder)
     if weights is None:
         return []
@@ -94,16 +93,16 @@ def prompt_files(folder: Path) -> list[tuple[str, int]]:
 
 
 class OpenVocabulary:
-    """A YOLOE network. Threads can share it; calls are serialized.
+    """A YOLOE network; thread-safe, calls are serialized.
 
     Args:
-        weights: the ``.pt`` file, with the text encoder in the same folder.
-        folder: where ultralytics may store its settings.
-        tokenize: for text prompts; by default the package ``clip``.
-        side: pixels of the longer edge that images are scaled to.
+        weights: ``.pt`` file; the text encoder is in the same folder.
+        folder: config folder of ultralytics.
+        tokenize: tokenizer for text prompts; default from the package ``clip``.
+        side: longer edge of the input in pixels.
 
     Raises:
-        EncoderError: the file is not a YOLOE network, or one without prompts.
+        EncoderError: the file is not a YOLOE network, or a prompt-free one.
     """
 
     def __init__(
@@ -120,7 +119,7 @@ class OpenVocabulary:
             raise EncoderError(
                 f"{weights.name} takes no prompts: use a yoloe-…-seg.pt without -pf."
             )
-        self._head.agnostic_nms = True  # the NMS-free head gives an object one label as well
+        self._head.agnostic_nms = True  # one label per object with the NMS-free head too
         self._device = detect_device()
         self._network = network.requires_grad_(False).to(self._device)
         self._tokenize, self._longest_edge = tokenize, max(STRIDE_PX, side // STRIDE_PX * STRIDE_PX)
@@ -131,10 +130,10 @@ class OpenVocabulary:
         self.dim = int(self._head.embed)
 
     def text_embeddings(self, names: Sequence[str]) -> Floats:
-        """Embed names: (K, dim) float32 rows of unit length.
+        """Embed label names: (K, dim) float32 rows of unit length.
 
         Raises:
-            EncoderError: the text encoder or the tokenizer is missing or cannot be read.
+            EncoderError: the text encoder or tokenizer is missing, or the file is damaged.
         """
         import torch
 
@@ -151,19 +150,19 @@ class OpenVocabulary:
         boxes: Sequence[Floats],
         labels: Sequence[Sequence[int]],
     ) -> Floats:
-        """Embed labels by drawn boxes; no text encoder is needed.
+        """Embed labels by drawn boxes (visual prompts).
 
-        As in training, all boxes of a label in one image make one row. A label's rows are averaged
-        over its images.
+        As in training, all boxes of a label in one image are embedded together. Embeddings are
+        averaged over images.
 
         Args:
             images: n upright images.
             boxes: for each image (m, 4) x0 y0 x1 y1, 0 to 1.
-            labels: for each image m numbers from 0.
+            labels: for each image m label indices.
 
         Returns:
-            (K, dim) float32, K the largest label plus 1, of unit length, or zeros for a label
-            without a box; :meth:`detect` ignores such rows.
+            (K, dim) float32 of unit length, K = largest label index + 1. Rows of labels without a
+            box are zero and ignored by :meth:`detect`.
 
         Raises:
             ValueError: images, boxes and labels do not match.
@@ -184,28 +183,28 @@ class OpenVocabulary:
     def detect(
         self, images: Sequence[Image.Image], embeddings: Floats, confidence: float = 0.25
     ) -> list[Detections]:
-        """Return the detections of each image, labels as rows of ``embeddings``.
+        """Detect objects; labels are row indices of ``embeddings``.
 
         Args:
             images: n upright images.
-            embeddings: (K, dim) from texts or boxes, also mixed.
-            confidence: lowest reported confidence, 0 to 1.
+            embeddings: (K, dim) from text or visual prompts, or both.
+            confidence: confidence threshold, 0 to 1.
 
         Raises:
-            ValueError: the embeddings belong to another network.
+            ValueError: the shape of the embeddings does not match the network.
         """
         if embeddings.ndim != 2 or embeddings.shape[1] != self.dim:
             raise ValueError(f"Embeddings of shape (K, {self.dim}) are needed.")
-        described_rows = np.flatnonzero(np.any(embeddings != 0, axis=1))
-        if len(described_rows) == 0:
+        prompted_rows = np.flatnonzero(np.any(embeddings != 0, axis=1))
+        if len(prompted_rows) == 0:
             return [NO_DETECTIONS for _ in images]
         return [
-            self._detect_one(image, embeddings[described_rows], described_rows, confidence)
+            self._detect_one(image, embeddings[prompted_rows], prompted_rows, confidence)
             for image in images
         ]
 
     def _embed_boxes(self, image: Image.Image, boxes: Floats, labels: Ints) -> Floats:
-        """Return a row for each of the sorted distinct labels."""
+        """Return one row per distinct label, in ascending order."""
         import torch
 
         pixels, position = self._letterbox(image)
@@ -217,7 +216,9 @@ class OpenVocabulary:
     def _letterbox(self, image: Image.Image) -> tuple[torch.Tensor, Letterbox]:
         import torch
 
-        min_edge = -(-self._longest_edge // MAX_ASPECT_RATIO)  # slimmer images are stretched
+        min_edge = -(
+            -self._longest_edge // MAX_ASPECT_RATIO
+        )  # more extreme aspect ratios are stretched
         pixels, position = letterbox(image.convert("RGB"), self._longest_edge, STRIDE_PX, min_edge)
         return torch.from_numpy(pixels).to(self._device), position
 
@@ -231,14 +232,14 @@ class OpenVocabulary:
             prompts = torch.from_numpy(np.ascontiguousarray(rows))[None].to(self._device)
             output = self._network(pixels, vpe=prompts)
             is_nms_free = bool(self._network.end2end)
-        while not hasattr(output, "shape"):  # boxes come first, then masks and raw values
+        while not hasattr(output, "shape"):  # nested: boxes come first, then masks and raw outputs
             output = output[0]
         boxes, scores, labels = _decode_candidates(
             to_array(output[0]), len(rows), is_nms_free, confidence
         )
-        if is_nms_free:  # this head returns every object once
+        if is_nms_free:  # no duplicates
             keep = np.argsort(-scores, kind="stable")[:MAX_BOXES]
-        else:  # across labels, as ultralytics does for YOLOE: an object has one label
+        else:  # class-agnostic NMS, as in ultralytics' YOLOE
             keep = greedy_nms(boxes, scores, PROMPT_IOU_THRESHOLD, MAX_BOXES)
         image_boxes = np.clip(position.to_image_boxes(boxes[keep]), 0, 1)
         return Detections(image_boxes, scores[keep], label_indices[labels[keep]])
@@ -252,7 +253,9 @@ class OpenVocabulary:
             raise EncoderError(f"Text prompts need {name}: {_curl_command(name, folder)}")
         if self._encoder is None:
             try:  # TorchScript contains tensors and operations, no Python code
-                with warnings.catch_warnings():  # deprecated, but there is no other format
+                with (
+                    warnings.catch_warnings()
+                ):  # torch.jit is deprecated, but the only published format
                     warnings.simplefilter("ignore")
                     file = str(self._encoder_file)
                     self._encoder = torch.jit.load(file, map_location=self._device)
@@ -264,17 +267,20 @@ class OpenVocabulary:
 
 
 def box_mask(boxes: Floats, position: Letterbox) -> Floats:
-    """Return the cells inside any box: (height / cell, width / cell) float32, 0 or 1, never all 0.
+    """Return the visual-prompt mask: 1 in cells that are inside any box, at least one cell per box.
 
     Args:
-        boxes: (m, 4) x0 y0 x1 y1, 0 to 1 of the image, m at least 1.
-        position: of the image in the input.
+        boxes: (m, 4) x0 y0 x1 y1, 0 to 1 of the image, m ≥ 1.
+        position: position of the image in the input.
+
+    Returns:
+        (height / MASK_CELL_PX, width / MASK_CELL_PX) float32, 0 or 1.
     """
     width, height = (edge // MASK_CELL_PX for edge in position.input_size)
     mask = np.zeros((height, width), dtype=np.float32)
     cells = np.asarray(position.to_input_boxes(np.clip(boxes, 0, 1)) / MASK_CELL_PX, np.float32)
     for x0, y0, x1, y1 in cells:
-        # As LoadVisualPrompt of ultralytics, except that a box between two cells gets one cell.
+        # As in ultralytics' LoadVisualPrompt, but a box between two cells is not dropped.
         left = min(int(np.ceil(x0)), int((x0 + x1) / 2), width - 1)
         top = min(int(np.ceil(y0)), int((y0 + y1) / 2), height - 1)
         bottom, right = max(top + 1, int(np.ceil(y1))), max(left + 1, int(np.ceil(x1)))
@@ -285,14 +291,14 @@ def box_mask(boxes: Floats, position: Letterbox) -> Floats:
 def _decode_candidates(
     rows: Floats, count: int, is_nms_free: bool, confidence: float
 ) -> tuple[Floats, Floats, Ints]:
-    """Return boxes in pixels, confidence and the best label of each.
+    """Return boxes in pixels, confidence and label of each candidate.
 
     Args:
-        rows: the network's output for one image. With the NMS-free head (n, 6+) x0 y0 x1 y1
-            confidence label; else (4 + count +, n) centre, width and height, confidence per label.
+        rows: network output for one image. NMS-free head: (n, ≥ 6) x0 y0 x1 y1 confidence label.
+            Otherwise (≥ 4 + count, n): centre, width, height, then confidence per label.
         count: number of labels.
-        is_nms_free: the NMS-free head is used.
-        confidence: lowest reported confidence, 0 to 1.
+        is_nms_free: the output is of the NMS-free head.
+        confidence: confidence threshold, 0 to 1.
     """
     if is_nms_free:
         rows = rows[rows[:, 4] >= confidence]
@@ -312,7 +318,7 @@ def _weights_rank(file: Path) -> tuple[int, int, str]:
 
 
 def _text_encoder_file(name: str) -> str:
-    """Return the file of the text encoder by the network's file name or its ``text_model``."""
+    """Return the text encoder's file for a network's file name or its ``text_model`` attribute."""
     is_newer = name.startswith(("yoloe-26", "mobileclip2"))
     return TEXT_ENCODER_FILES["mobileclip2" if is_newer else "mobileclip"]
 

@@ -1,1 +1,1 @@
-"""Encoders: images and texts to embeddings, and the cache of embeddings."""
+"""Encoders of images and texts, and the embedding cache."""

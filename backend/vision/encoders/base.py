@@ -1,4 +1,4 @@
-"""The interface of image encoders, and what encoders that run a torch network share."""
+"""The encoder interface and base classes of encoders."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ ENCODER_SETTING_HELP = (
 
 
 class Encoder(Protocol):
-    """Embeds images, and with some families texts, as unit vectors of one space.
+    """Interface of encoders: embed images, and texts if supported, in one space.
 
     Attributes:
-        id: family, model, weights and preprocessing. Equal ids give equal embeddings on every
-            machine.
-        name: the setting that loads this encoder again.
-        dim: length of an embedding.
-        has_text: texts can be embedded in the same space.
-        logit_scale: factor of the cosine between text and image, as trained; 1 without text.
-        logit_bias: bias added to the scaled cosine (SigLIP); 0 otherwise.
+        id: identifies family, model, weights and preprocessing; encoders with equal ids compute
+            equal embeddings on every machine.
+        name: ``PRELABEL_ENCODER`` setting that loads this encoder.
+        dim: embedding dimension.
+        has_text: the encoder has a text encoder.
+        logit_scale: trained scale of the cosine similarity of text and image; 1 without text.
+        logit_bias: trained bias added to the scaled cosine (SigLIP); 0 otherwise.
     """
 
     id: str
@@ -59,26 +59,26 @@ class Encoder(Protocol):
         """Embed texts: (n, dim) float32 of unit length.
 
         Raises:
-            EncoderError: the encoder has no text side.
+            EncoderError: there is no text encoder.
         """
         ...
 
 
 @runtime_checkable
 class SupportsExport(Protocol):
-    """An encoder whose image side can be exported; every family here can."""
+    """Interface of encoders that can be exported to ONNX; all families support it."""
 
     def to_portable(self) -> PortableEncoder:
-        """Return the image side as a graph to export.
+        """Return the image encoder for ONNX export.
 
         Raises:
-            EncoderError: the preprocessing cannot be reproduced outside this project.
+            EncoderError: the preprocessing is not supported outside this project.
         """
         ...
 
 
 class ImageOnlyEncoder:
-    """Base of encoders without a text side."""
+    """Base class of encoders without a text encoder."""
 
     name: str
     has_text = False
@@ -86,14 +86,14 @@ class ImageOnlyEncoder:
     logit_bias = 0.0
 
     def encode_texts(self, texts: Sequence[str]) -> Floats:
-        """Raise EncoderError: this encoder has no text side."""
+        """Raise EncoderError because there is no text encoder."""
         raise EncoderError(
             f"{self.name} encodes images only: set PRELABEL_ENCODER to a CLIP model for texts."
         )
 
 
 class NetworkEncoder:
-    """Base of encoders that run a torch network on preprocessed images.
+    """Base class of encoders that run a torch network on preprocessed images.
 
     Args:
         network: torch module, (b, 3, h, w) → (b, dim).
@@ -110,19 +110,19 @@ class NetworkEncoder:
         self._runner: Runner = TorchRunner(network, self._device)
 
     def encode_images(self, images: Sequence[Image.Image]) -> Floats:
-        """Embed upright RGB images of any size: (n, dim) float32 of unit length."""
+        """See :meth:`Encoder.encode_images`."""
         return encode_in_batches(self._encode_image_batch, images, self.dim, self._device)
 
-    def use_fastest_runner(self, folder: Path | None, say: LogCallback) -> None:
-        """Run the network on the fastest runtime of this machine.
+    def use_fastest_runner(self, folder: Path | None, log: LogCallback) -> None:
+        """Switch to the fastest runtime on this machine.
 
         Args:
-            folder: stores converted networks.
-            say: receives why a faster runtime is not used.
+            folder: cache folder of converted networks; None disables caching.
+            log: receives the reason when OpenVINO is rejected.
         """
         example = self._preprocess_batch([make_noise_image()])
         spec = RunnerSpec(self._network, example, key=self.id, family=self.id, folder=folder)
-        self._runner = select_fastest_runner(spec, say)
+        self._runner = select_fastest_runner(spec, log)
 
     def _export(
         self, preprocessing: Preprocessing, mean: Sequence[float], std: Sequence[float]
@@ -144,7 +144,7 @@ class NetworkEncoder:
 
 
 def wrap_network(network: Any, forward: Callable[[Any, torch.Tensor], torch.Tensor]) -> Any:
-    """Return a torch module in evaluation mode that computes ``forward(network, images)``."""
+    """Return a torch module, in evaluation mode, that calls ``forward(network, images)``."""
     import torch
 
     class WrappedNetwork(torch.nn.Module):  # type: ignore[misc]
@@ -159,7 +159,7 @@ def wrap_network(network: Any, forward: Callable[[Any, torch.Tensor], torch.Tens
 
 
 def make_noise_image() -> Image.Image:
-    """Return a small random image to test an encoder with."""
+    """Return a small random image as an example input."""
     from PIL import Image
 
     pixels = np.random.default_rng(0).integers(0, 256, (96, 128, 3), dtype=np.uint8)
@@ -167,6 +167,6 @@ def make_noise_image() -> Image.Image:
 
 
 def normalize_rows(rows: Floats | Doubles, epsilon: float = 1e-12) -> Floats:
-    """Scale rows to unit length; rows shorter than ``epsilon`` are divided by it."""
+    """Scale rows to unit length; norms are clamped to at least ``epsilon``."""
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.asarray(rows / np.maximum(lengths, epsilon), dtype=np.float32)

@@ -1,7 +1,7 @@
-"""An encoder that needs no download: edges by direction, colour histograms and a thumbnail.
+"""The builtin encoder: hand-crafted edge, colour and thumbnail features, without a download.
 
-It serves the demo, tests and closed networks. A pretrained encoder is far better on most photos;
-this one separates images by shape, texture and colour.
+It is meant for the demo, tests and machines without internet. It separates images by shape, texture
+and colour; a pretrained encoder is far better on most photos.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 class BuiltinEncoder(ImageOnlyEncoder):
-    """Embeds images only; see :class:`backend.vision.encoders.base.Encoder`."""
+    """Image-only encoder; see :class:`backend.vision.encoders.base.Encoder`."""
 
     id = "builtin/2"
     name = "builtin"
@@ -62,7 +62,7 @@ class BuiltinEncoder(ImageOnlyEncoder):
 
 
 def extract_features(image: Image.Image) -> Floats:
-    """Return the embedding of one upright image of any size: (dim,) float32 of unit length."""
+    """Embed one upright image of any size: (dim,) float32 of unit length."""
     square = _resize_square(image.convert("RGB"), EDGE_SQUARE_SIDES_PX[0])
     grey = square.convert("L")
     levels = zip(EDGE_SQUARE_SIDES_PX, EDGE_GRID_CELLS, strict=True)
@@ -79,7 +79,7 @@ def _resize_square(image: Image.Image, side: int) -> Image.Image:
 
 
 def _edge_features(grey: Image.Image, grid: int) -> Floats:
-    """Return the strength of edges by direction and cell: (directions · grid²,)."""
+    """Return the edge strength per direction and cell: (directions · grid²,)."""
     from scipy import fft
 
     side = grey.width
@@ -91,7 +91,7 @@ def _edge_features(grey: Image.Image, grid: int) -> Floats:
 
 
 def _colour_features(square: Image.Image) -> Floats:
-    """Return square roots of colour histograms of the image and its centre (Hellinger kernel)."""
+    """Return colour histograms of the image and its centre, square-rooted (Hellinger kernel)."""
     bins, low = np.array(COLOUR_BINS), np.array(COLOUR_LOW)
     relative_colour = (_to_lab(square, COLOUR_SIDE_PX) - low) / (np.array(COLOUR_HIGH) - low)
     bin_indices = np.clip(relative_colour * bins, 0, bins - 1).astype(np.intp)
@@ -103,20 +103,20 @@ def _colour_features(square: Image.Image) -> Floats:
 
 
 def _thumbnail_features(square: Image.Image) -> Floats:
-    """Return a few pixels, each channel centred and scaled: (3 · side²,) of unit length."""
+    """Return a CIELAB thumbnail, standardized per channel: (3 · side²,) of unit length."""
     lab = _to_lab(square, THUMBNAIL_SIDE_PX)
     return _normalize((lab - np.array((50.0, 0, 0))) / np.array((50.0, 25.0, 25.0)))
 
 
 def _to_lab(square: Image.Image, side: int) -> npt.NDArray[np.floating]:
-    """Return CIELAB values of a smaller square: (side, side, 3), L 0 to 100, a and b around 0."""
+    """Resize and convert to CIELAB: (side, side, 3), L 0 to 100, a and b around 0."""
     from skimage.color import rgb2lab
 
     return np.asarray(rgb2lab(np.asarray(_resize_square(square, side), dtype=np.float32) / 255))
 
 
 def _centre_and_normalize(block: npt.ArrayLike) -> Floats:
-    """Subtract the mean, which all images share, and scale to unit length."""
+    """Subtract the mean of the block and scale it to unit length."""
     values = np.asarray(block)
     return _normalize(values - values.mean())
 

@@ -1,4 +1,4 @@
-"""CLIP models of open_clip; the only module that imports open_clip."""
+"""CLIP encoders, loaded with open_clip; the only module that imports open_clip."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class ClipEncoder(NetworkEncoder):
     """A CLIP model; see :class:`backend.vision.encoders.base.Encoder`.
 
     Args:
-        model: of open_clip.
-        preprocess: the preprocessing that open_clip returned with the model.
-        tokenizer: of the model.
-        name: the setting.
+        model: open_clip model.
+        preprocess: image transform of the model.
+        tokenizer: tokenizer of the model.
+        name: the ``PRELABEL_ENCODER`` setting.
         id: see :class:`Encoder`.
     """
 
@@ -74,18 +74,18 @@ class ClipEncoder(NetworkEncoder):
 
 
 def tokenize(texts: list[str]) -> Any:
-    """Return CLIP's token ids, (n, 77); YOLOE tokenizes texts the same way."""
+    """Return CLIP token ids, (n, 77), which YOLOE uses too."""
     import open_clip
 
     return open_clip.tokenize(texts)
 
 
-def load_clip(setting: str, say: LogCallback) -> ClipEncoder:
-    """Load ``model/weights``, where the weights are a published tag or a file.
+def load_clip(setting: str, log: LogCallback) -> ClipEncoder:
+    """Load an open_clip model.
 
     Args:
-        setting: split at the first slash.
-        say: receives a line if the weights are for research only.
+        setting: ``model/weights``; the weights are a published tag or a file.
+        log: receives a warning if the weights are licensed for research only.
 
     Raises:
         EncoderError: open_clip has no such model, or the weights are not available.
@@ -94,19 +94,19 @@ def load_clip(setting: str, say: LogCallback) -> ClipEncoder:
     path = Path(weights).expanduser()
     _validate_weights(model, weights, path)
     if model.startswith(RESEARCH_ONLY_PREFIX):
-        say(f"Encoder: the weights of {model} are licensed for research only.")
+        log(f"Encoder: the weights of {model} are licensed for research only.")
     try:
         clip_model, preprocess, tokenizer = _create_model(model, weights, path)
         encoder_id = _encoder_id(clip_model, model, path)
         return ClipEncoder(clip_model, preprocess, tokenizer, setting, encoder_id)
     except EncoderError:
         raise
-    except Exception as error:  # open_clip, the hub and torch raise many kinds
+    except Exception as error:  # open_clip, huggingface_hub and torch raise many exception types
         raise EncoderError(_load_error_message(model, weights, path, error)) from error
 
 
 def is_clip_local(setting: str) -> bool:
-    """Return whether the weights of ``model/weights`` are on this machine.
+    """Return whether ``model/weights`` can be loaded without a download.
 
     Raises:
         EncoderError: open_clip has no such model or weights.
@@ -135,7 +135,7 @@ def _validate_weights(model: str, weights: str, path: Path) -> None:
 
 
 def _validate_activation(model: str, weights: str) -> None:
-    """Refuse a model whose activation differs from the weights', which open_clip loads silently."""
+    """Raise EncoderError for weights trained with another GELU, which open_clip does not check."""
     import open_clip
 
     config = open_clip.get_pretrained_cfg(model, weights) or {}
@@ -150,7 +150,7 @@ def _validate_activation(model: str, weights: str) -> None:
 
 
 def _create_model(model: str, weights: str, path: Path) -> tuple[Any, Any, Any]:
-    """Return model, preprocessing and tokenizer; weights are loaded as tensors, never as code."""
+    """Return model, image transform and tokenizer; unpickling is limited to tensors."""
     import open_clip
 
     with warnings.catch_warnings():
@@ -192,10 +192,10 @@ def _hub_repository(weights_config: dict[str, Any]) -> str:
 
 
 def _preprocessing_options(model: str, weights: str) -> dict[str, Any]:
-    """Return the preprocessing options for weights that are read from a file.
+    """Return preprocessing options for a model whose weights are loaded from a file.
 
-    For a file, open_clip uses the mean and resizing of the first CLIP, which is wrong for SigLIP or
-    PE. The options of the published weights are used instead if all of them agree.
+    For files, open_clip defaults to the mean and resizing of OpenAI's CLIP, which is wrong for
+    SigLIP and PE. The options of the published weights are used if they agree, else the default.
     """
     import open_clip
 

@@ -1,7 +1,7 @@
 """The embedding cache: one SQLite file for all projects and processes.
 
-Write-ahead logging lets several processes read while one writes, and a killed process leaves the
-last complete transaction. A damaged file is renamed and replaced, as it is only a cache.
+Write-ahead logging allows concurrent reads while one process writes. A damaged file is renamed and
+replaced by an empty cache.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from backend.errors import StoreError
 T = TypeVar("T")
 log = logging.getLogger("prelabel")
 CACHE_LOCK_TIMEOUT_SECONDS = 30.0
-"""Maximum wait for another process that is writing."""
+"""How long to wait for a lock held by another process."""
 DATABASE_FILE_SUFFIXES = ("", "-wal", "-shm")
-"""Suffixes of the files of one database."""
+"""Suffixes of the files that form one SQLite database."""
 CREATE_TABLES_SQL = """
 CREATE TABLE IF NOT EXISTS vectors (
     encoder TEXT NOT NULL, digest TEXT NOT NULL, vector BLOB NOT NULL,
@@ -52,12 +52,12 @@ INSERT_IMAGES_SQL = "INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?)"
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """Properties of an image that was fetched before.
+    """Digest and size of an image that was fetched before.
 
     Attributes:
-        digest: SHA-256 of its bytes, hexadecimal.
-        width: pixels of the upright image.
-        height: pixels of the upright image.
+        digest: SHA-256 of the file, hexadecimal.
+        width: width of the upright image in pixels.
+        height: height of the upright image in pixels.
     """
 
     digest: str
@@ -66,13 +66,13 @@ class ImageInfo:
 
 
 class EmbeddingCache:
-    """Embeddings by encoder and image digest, and image properties by reference; thread-safe.
+    """Store embeddings by encoder and image digest, and image info by reference; thread-safe.
 
     Args:
-        path: the file; created if missing, replaced if damaged.
+        path: the database file; created if missing, replaced if damaged.
 
     Raises:
-        StoreError: the file cannot be read or written; also raised by every method.
+        StoreError: the file cannot be read or written; any method may raise it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -86,8 +86,8 @@ class EmbeddingCache:
         """Return the cached embeddings by digest: (d,) float32, read-only.
 
         Args:
-            encoder_id: of the encoder that made them.
-            digests: SHA-256 of images, hexadecimal.
+            encoder_id: ``Encoder.id``.
+            digests: SHA-256 of the image files, hexadecimal.
         """
         keys = (encoder_id, json.dumps(list(digests)))
         rows = self._execute(lambda database: database.execute(SELECT_VECTORS_SQL, keys).fetchall())
@@ -97,23 +97,22 @@ class EmbeddingCache:
         """Store embeddings in one transaction, replacing existing ones.
 
         Args:
-            encoder_id: of the encoder that made them.
-            digests: n times SHA-256, hexadecimal.
+            encoder_id: ``Encoder.id``.
+            digests: SHA-256 of the n image files, hexadecimal.
             vectors: (n, d) float32.
         """
-        table = np.ascontiguousarray(vectors, dtype="<f4")
-        pairs = zip(digests, table, strict=True)
-        rows = [(encoder_id, digest, row.tobytes()) for digest, row in pairs]
+        pairs = zip(digests, np.ascontiguousarray(vectors, dtype="<f4"), strict=True)
+        rows = [(encoder_id, digest, vector.tobytes()) for digest, vector in pairs]
         self._insert_rows(INSERT_VECTORS_SQL, rows)
 
     def get_image_info(self, references: Sequence[str]) -> dict[str, ImageInfo]:
-        """Return the cached properties of images by reference."""
+        """Return the cached image info by reference, without the missing ones."""
         keys = (json.dumps(list(references)),)
         rows = self._execute(lambda database: database.execute(SELECT_IMAGES_SQL, keys).fetchall())
         return {row[0]: ImageInfo(*row[1:]) for row in rows}
 
     def put_image_info(self, infos: Mapping[str, ImageInfo]) -> None:
-        """Store properties of images by reference in one transaction."""
+        """Store image info by reference in one transaction, replacing existing entries."""
         rows = [(name, info.digest, info.width, info.height) for name, info in infos.items()]
         self._insert_rows(INSERT_IMAGES_SQL, rows)
 
@@ -132,11 +131,11 @@ class EmbeddingCache:
         self._execute(insert)
 
     def _execute(self, operation: Callable[[sqlite3.Connection], T]) -> T:
-        """Run an operation on the database, and again on a new one if the file is damaged."""
+        """Run an operation on the database; if the file is damaged, replace it and retry."""
         with self._lock, self._translate_errors():
             try:
                 return operation(self._open())
-            except sqlite3.OperationalError:  # locked, full, not allowed
+            except sqlite3.OperationalError:  # locked, disk full, no permission
                 raise
             except sqlite3.DatabaseError as error:
                 self._quarantine(error)
@@ -153,7 +152,7 @@ class EmbeddingCache:
         return self._database
 
     def _quarantine(self, error: sqlite3.DatabaseError) -> None:
-        """Rename the damaged file, unless another process already did."""
+        """Rename the damaged files, unless another process already did."""
         from filelock import FileLock
 
         self.close()
@@ -168,8 +167,8 @@ class EmbeddingCache:
                 if file.exists():
                     file.rename(file.with_name(new_name + suffix))
         log.warning(
-            f"The embedding cache {self._path} was damaged ({error}) and is renamed to {new_name}. "
-            "Images are embedded again."
+            f"The embedding cache {self._path} was damaged ({error}) and renamed to {new_name}. "
+            "Embeddings are recomputed."
         )
 
     @contextmanager
@@ -190,7 +189,7 @@ def _create_tables(database: sqlite3.Connection) -> None:
 
 
 def _retry_while_locked(operation: Callable[[], None]) -> None:
-    """Retry while another process opens the file, for which SQLite itself does not wait."""
+    """Retry while another process enables WAL, for which SQLite's own timeout does not apply."""
     deadline = time.monotonic() + CACHE_LOCK_TIMEOUT_SECONDS
     while True:
         try:

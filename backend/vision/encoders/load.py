@@ -1,6 +1,6 @@
-"""Load the encoder of a setting, and choose one for ``auto``.
+"""Load the encoder for a ``PRELABEL_ENCODER`` setting.
 
-To add a family, write one module with its encoder and add a row to ``FAMILIES``.
+To add a family, write one module with its encoder and add an entry to ``FAMILIES``.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ DEFAULT_REPOSITORY = "laion/CLIP-ViT-B-32-256x256-DataComp-s34B-b86K"
 
 @dataclass(frozen=True)
 class EncoderFamily:
-    """How the encoders of one kind are loaded; the modules behind it are imported on use.
+    """Loader of one family of encoders; imports its modules on first use.
 
     Attributes:
-        matches: whether a setting belongs to the family.
+        matches: returns whether a setting belongs to the family.
         load: (setting, weights folder, log callback) → encoder.
-        is_local: (setting, weights folder) → whether it loads without a download.
+        is_local: (setting, weights folder) → whether the encoder loads without a download.
     """
 
     matches: Callable[[str], bool]
@@ -38,23 +38,23 @@ class EncoderFamily:
     is_local: Callable[[str, Path | None], bool]
 
 
-def load_encoder(setting: str, *, say: LogCallback, weights_dir: Path | None = None) -> Encoder:
-    """Load the encoder of a setting.
+def load_encoder(setting: str, *, log: LogCallback, weights_dir: Path | None = None) -> Encoder:
+    """Load the encoder for a setting.
 
     Args:
         setting: ``PRELABEL_ENCODER``.
-        say: receives which encoder ``auto`` chose and why, and licence restrictions.
-        weights_dir: folder of ultralytics weights and of converted networks.
+        log: receives the choice of ``auto`` and licence restrictions.
+        weights_dir: folder of ultralytics weights and converted networks.
 
     Raises:
         EncoderError: there is no such encoder, or its weights are not available.
     """
     setting = setting.strip()
     if setting == "auto":
-        return _load_best_encoder(say, weights_dir)
-    encoder = _family_of(setting).load(setting, weights_dir, say)
+        return _load_best_encoder(log, weights_dir)
+    encoder = _family_of(setting).load(setting, weights_dir, log)
     if isinstance(encoder, NetworkEncoder):
-        encoder.use_fastest_runner(weights_dir / "compiled" if weights_dir else None, say)
+        encoder.use_fastest_runner(weights_dir / "compiled" if weights_dir else None, log)
     return encoder
 
 
@@ -76,21 +76,21 @@ def is_encoder_local(setting: str, weights_dir: Path | None = None) -> bool:
     return _family_of(setting).is_local(setting, weights_dir)
 
 
-def _load_builtin(setting: str, weights_dir: Path | None, say: LogCallback) -> Encoder:
+def _load_builtin(setting: str, weights_dir: Path | None, log: LogCallback) -> Encoder:
     from backend.vision.encoders.builtin import BuiltinEncoder
 
     return BuiltinEncoder()
 
 
 def _is_checkpoint_setting(setting: str) -> bool:
-    """Return whether a setting is a ``.pt`` of ultralytics; ``model/weights.pt`` is open_clip's."""
+    """Return whether a setting is an ultralytics ``.pt``, not open_clip's ``model/weights.pt``."""
     path = Path(setting).expanduser()
     if path.suffix != ".pt":
         return False
     return "-cls" in path.name or path.name == setting or path.is_absolute() or path.is_file()
 
 
-def _load_yolo_cls(setting: str, weights_dir: Path | None, say: LogCallback) -> Encoder:
+def _load_yolo_cls(setting: str, weights_dir: Path | None, log: LogCallback) -> Encoder:
     from backend.vision.encoders.yolo_cls import load_yolo_cls
 
     return load_yolo_cls(setting, weights_dir)
@@ -102,10 +102,10 @@ def _is_yolo_cls_local(setting: str, weights_dir: Path | None) -> bool:
     return is_yolo_cls_local(setting, weights_dir)
 
 
-def _load_clip(setting: str, weights_dir: Path | None, say: LogCallback) -> Encoder:
+def _load_clip(setting: str, weights_dir: Path | None, log: LogCallback) -> Encoder:
     from backend.vision.encoders.clip import load_clip
 
-    return load_clip(setting, say)
+    return load_clip(setting, log)
 
 
 def _is_clip_local(setting: str, weights_dir: Path | None) -> bool:
@@ -119,7 +119,7 @@ FAMILIES = (
     EncoderFamily(_is_checkpoint_setting, _load_yolo_cls, _is_yolo_cls_local),
     EncoderFamily(lambda setting: "/" in setting, _load_clip, _is_clip_local),
 )
-"""All families; the first that matches a setting loads it."""
+"""All families in order of precedence."""
 
 
 def _family_of(setting: str) -> EncoderFamily:
@@ -129,27 +129,27 @@ def _family_of(setting: str) -> EncoderFamily:
     raise EncoderError(f"There is no encoder {setting!r}: {ENCODER_SETTING_HELP}")
 
 
-def _load_best_encoder(say: LogCallback, weights_dir: Path | None) -> Encoder:
-    """Load CLIP where its weights are available, else a local YOLO checkpoint, else builtin."""
+def _load_best_encoder(log: LogCallback, weights_dir: Path | None) -> Encoder:
+    """Load CLIP; fall back to a YOLO classifier on disk, then to the builtin encoder."""
     reason = _clip_unavailable_reason()
     if not reason:
         try:
-            encoder = load_encoder(DEFAULT_CLIP, say=say, weights_dir=weights_dir)
-            say(f"Encoder: {encoder.name}, the best for most images; it embeds label names too.")
+            encoder = load_encoder(DEFAULT_CLIP, log=log, weights_dir=weights_dir)
+            log(f"Encoder: {encoder.name}, the best for most images; it embeds label names too.")
             return encoder
         except EncoderError as error:
             reason = str(error).rstrip(".")
     folders = [*([weights_dir] if weights_dir else []), Path.cwd()]
     for checkpoint in (folder / DEFAULT_YOLO_CLS for folder in folders):
         if checkpoint.is_file():
-            say(f"Encoder: {checkpoint}, found on disk ({reason}).")
-            return load_encoder(str(checkpoint), say=say, weights_dir=weights_dir)
-    say(f"Encoder: builtin, which needs no download ({reason}).")
-    return load_encoder("builtin", say=say)
+            log(f"Encoder: {checkpoint}, found on disk ({reason}).")
+            return load_encoder(str(checkpoint), log=log, weights_dir=weights_dir)
+    log(f"Encoder: builtin, which needs no download ({reason}).")
+    return load_encoder("builtin", log=log)
 
 
 def _clip_unavailable_reason() -> str:
-    """Return why the default CLIP is not available, or ""; does not import open_clip."""
+    """Return why the default CLIP weights are unavailable; empty if available."""
     from backend.vision.hub import find_cached_file, hub_unavailable_reason
 
     if find_cached_file(DEFAULT_REPOSITORY):

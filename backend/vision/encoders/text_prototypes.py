@@ -1,4 +1,4 @@
-"""Text prototypes: an embedding of each label's name and hint."""
+"""Text prototypes: embed each label by its name and hint."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ PROMPT_TEMPLATES = (
     "a dark photo of a {}.",
     "{}.",
 )
-"""Some templates of Radford et al. 2021 (CLIP), appendix A.4; their embeddings are averaged."""
+"""Prompt templates from Radford et al. 2021 (CLIP), appendix A.4; embeddings are averaged."""
 HINT_WEIGHT = 1.0
-"""Weight of a hint, a sentence written for this project; all templates together weigh 1."""
+"""Weight of the hint's embedding relative to the mean embedding of the templates."""
 WORD_BOUNDARIES = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 WORD_SEPARATORS = re.compile(r"[_\s]+|(?<=\w)-+(?=\w)")
 
 
 @dataclass(frozen=True)
 class LabelPrompt:
-    """The words that describe a label.
+    """The texts from which a label is embedded.
 
     Attributes:
-        name: the label.
-        names: other words, used instead of the name.
-        hint: a sentence that describes it.
+        name: label name.
+        names: synonyms that replace the name, if any.
+        hint: a sentence that describes the label; may be empty.
     """
 
     name: str
@@ -48,10 +48,10 @@ class LabelPrompt:
 
 
 def compute_text_prototypes(encoder: Encoder, labels: Sequence[LabelPrompt]) -> Floats:
-    """Return (K, d) float32 of unit length: the mean over words and templates plus the hint.
+    """Return (K, d) float32 of unit length: the mean over names and templates, plus the hint.
 
     Raises:
-        EncoderError: the encoder has no text side.
+        EncoderError: there is no text encoder.
     """
     if not labels:
         return np.zeros((0, encoder.dim), dtype=np.float32)
@@ -62,7 +62,7 @@ def compute_text_prototypes(encoder: Encoder, labels: Sequence[LabelPrompt]) -> 
 
 
 def humanize_name(name: str) -> str:
-    """Return a label name as natural words.
+    """Convert a label name to lower-case words.
 
     Examples:
         >>> humanize_name("ripe_red-Tomato")

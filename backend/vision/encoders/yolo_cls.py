@@ -1,4 +1,4 @@
-"""An ultralytics classification checkpoint as an encoder: the features before its last layer."""
+"""Ultralytics classifiers as encoders: the features before the last layer."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
     from backend.vision.onnx.preprocessing import PortableEncoder
 
 DEFAULT_INPUT_PX = 224
-"""Side of the square that published classifiers are trained with."""
+"""Input size of published classifiers."""
 ALLOWED_INPUT_PX = range(32, 1025)
 
 
 class YoloClsEncoder(ImageOnlyEncoder, NetworkEncoder):
-    """Embeds images only; see :class:`backend.vision.encoders.base.Encoder`.
+    """Image-only encoder; see :class:`backend.vision.encoders.base.Encoder`.
 
     Args:
-        checkpoint: of a classifier; its last layer is removed in place.
-        name: the setting.
-        digest: of the checkpoint's file.
+        checkpoint: classification checkpoint; its last layer is removed in place.
+        name: the ``PRELABEL_ENCODER`` setting.
+        digest: SHA-256 of the file, hexadecimal.
 
     Raises:
-        EncoderError: it is not a classifier.
+        EncoderError: the checkpoint is not a classifier.
     """
 
     def __init__(self, checkpoint: Checkpoint, name: str, digest: str) -> None:
@@ -71,11 +71,11 @@ class YoloClsEncoder(ImageOnlyEncoder, NetworkEncoder):
 
 
 def load_yolo_cls(setting: str, weights_dir: Path | None) -> YoloClsEncoder:
-    """Load a checkpoint by path, or by name if it is published.
+    """Load a classification checkpoint by path or name, downloading published weights if needed.
 
     Args:
         setting: a path, or the name of a file in ``weights_dir``.
-        weights_dir: folder of published weights.
+        weights_dir: folder of downloaded weights; None disables downloads.
 
     Raises:
         EncoderError: it is not available, cannot be read, or is not a classifier.
@@ -95,7 +95,7 @@ def is_yolo_cls_local(setting: str, weights_dir: Path | None) -> bool:
     """Return whether a checkpoint can be loaded without a download.
 
     Raises:
-        EncoderError: the setting is a path, and there is no such file.
+        EncoderError: the setting is a path that does not exist.
     """
     is_local = find_checkpoint(setting, weights_dir) is not None
     path = Path(setting).expanduser()
@@ -105,29 +105,32 @@ def is_yolo_cls_local(setting: str, weights_dir: Path | None) -> bool:
 
 
 def _checkpoint_transforms(network: Any, side: int) -> Any:
-    """Return the checkpoint's own transforms if they match its input size, else None."""
-    own_transforms = getattr(network, "transforms", None)
-    steps = getattr(own_transforms, "transforms", None)
+    """Return the transforms stored in the checkpoint if they match the input size, else None."""
+    stored_transforms = getattr(network, "transforms", None)
+    steps = getattr(stored_transforms, "transforms", None)
     fits_side = steps and getattr(steps[0], "size", None) in (side, (side, side))
-    return own_transforms if fits_side else None
+    return stored_transforms if fits_side else None
 
 
-def _make_preprocess(own_transforms: Any, side: int) -> Callable[[Image.Image], torch.Tensor]:
+def _make_preprocess(stored_transforms: Any, side: int) -> Callable[[Image.Image], torch.Tensor]:
     """Return the preprocessing of ultralytics' own predictor."""
-    if own_transforms is not None:
-        return lambda image: own_transforms(image.convert("RGB"))
+    if stored_transforms is not None:
+        return lambda image: stored_transforms(image.convert("RGB"))
     return lambda image: crop_centre_square(image, side)
 
 
 def crop_centre_square(image: Image.Image, side: int) -> torch.Tensor:
-    """Compute ``classify_transforms(side)`` without importing torchvision, which takes seconds.
+    """Resize the shorter edge to ``side`` and centre-crop.
+
+    Equals ultralytics' ``classify_transforms(side)`` without importing torchvision, which takes
+    seconds.
 
     Args:
         image: upright, of any size.
-        side: pixels.
+        side: output size in pixels.
 
     Returns:
-        (3, side, side) float32 RGB, 0 to 1: the shorter edge scaled to ``side``, centre-cropped.
+        (3, side, side) float32 RGB, 0 to 1.
     """
     import torch
     from PIL import Image as Pillow

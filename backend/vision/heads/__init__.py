@@ -1,1 +1,1 @@
-"""Linear heads on embeddings: fitting, calibration and cross-validation."""
+"""Linear heads on frozen embeddings: fitting, calibration and cross-validation."""

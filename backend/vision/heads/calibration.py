@@ -1,4 +1,4 @@
-"""Calibrate heads: choose ridge and temperature by the log-loss on held-out rows."""
+"""Calibrate heads: select ridge and temperature by held-out log-loss."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from backend.arrays import Floats, Indices
 from backend.vision.heads.logistic_regression import IMPOSSIBLE_LOGIT
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
-"""Limits of the fitted temperature."""
+"""Bounds of the fitted temperature."""
 TRUSTED_ROW_COUNT = 50
-"""Held-out rows from which a measured temperature is used unshrunk (reference/learning.md)."""
+"""Held-out rows from which a fitted temperature is not shrunk (reference/learning.md)."""
 
 
 @dataclass(frozen=True)
 class HeldOutLogits:
-    """Logits of held-out rows, with their targets.
+    """Logits and targets of held-out rows.
 
     Attributes:
-        logits: (n, K) float32; with one label per row −1e4 for a label that cannot be predicted.
-        targets: (n, K) float32, 0 to 1; NaN entries are ignored. Rows sum to 1 unless ``multiple``.
-        multiple: K sigmoids instead of one softmax.
+        logits: (n, K) float32; unless ``multiple``, −1e4 for labels that cannot be predicted.
+        targets: (n, K) float32, 0 to 1; NaN is ignored. Rows sum to 1 unless ``multiple``.
+        multiple: multi-label: K sigmoids instead of one softmax.
     """
 
     logits: Floats
@@ -33,12 +33,15 @@ class HeldOutLogits:
 
 
 def assign_folds(targets: Floats, count: int, rng: np.random.Generator) -> Indices:
-    """Return the fold of each row, (n,) 0 to count − 1, stratified by label.
+    """Assign rows to folds, stratified by the rarest label of each row.
 
     Args:
-        targets: (n, K) float32, 0 to 1 or NaN. A row counts for its rarest label.
+        targets: (n, K) float32, 0 to 1 or NaN.
         count: number of folds, at least 1.
-        rng: shuffles the rows.
+        rng: random generator for shuffling.
+
+    Returns:
+        (n,) fold indices, 0 to count − 1.
     """
     chosen = np.nan_to_num(targets) > 0
     rarity = np.where(chosen, chosen.sum(0), np.inf)
@@ -51,11 +54,11 @@ def assign_folds(targets: Floats, count: int, rng: np.random.Generator) -> Indic
 
 
 def log_loss(held_out: HeldOutLogits, temperature: float = 1.0) -> float:
-    """Return the mean −log probability of the targets in nats per row (per answer if ``multiple``).
+    """Return the mean cross-entropy in nats per row, or per non-NaN target if ``multiple``.
 
     Example:
-        >>> even = HeldOutLogits(np.zeros((1, 2), "f4"), np.eye(2, dtype="f4")[:1], False)
-        >>> round(log_loss(even), 4)
+        >>> uniform = HeldOutLogits(np.zeros((1, 2), "f4"), np.eye(2, dtype="f4")[:1], False)
+        >>> round(log_loss(uniform), 4)
         0.6931
     """
     logits = held_out.logits / temperature
@@ -69,11 +72,14 @@ def log_loss(held_out: HeldOutLogits, temperature: float = 1.0) -> float:
 
 
 def fit_temperature(held_out: HeldOutLogits) -> float:
-    """Return the temperature with the lowest log-loss (Guo et al. 2017), within the limits.
+    """Fit the temperature by minimizing the log-loss (Guo et al. 2017).
 
-    A temperature above 1 corrects overconfident logits. The loss is convex in 1 / temperature, so
-    the root of its slope is found by bisection. The targets are smoothed by one row of equal labels
-    (after Platt 1999), because no finite number of correct rows justifies certainty.
+    The log-loss is convex in 1 / temperature, so its minimum is found by bisection on the slope.
+    Targets are smoothed (after Platt 1999); otherwise the temperature would tend to 0 where all
+    rows are classified correctly.
+
+    Returns:
+        ``MIN_TEMPERATURE`` to ``MAX_TEMPERATURE``; above 1 for overconfident logits.
     """
     truth = _smooth_targets(held_out)
     low, high = math.log(1 / MAX_TEMPERATURE), math.log(1 / MIN_TEMPERATURE)
@@ -84,27 +90,27 @@ def fit_temperature(held_out: HeldOutLogits) -> float:
     return math.exp(-(low + high) / 2)
 
 
-def shrink_temperature(measured: float, rows: int, default_temperature: float) -> float:
-    """Shrink a temperature measured on few rows towards the default, in the logarithm.
+def shrink_temperature(fitted: float, rows: int, default_temperature: float) -> float:
+    """Shrink a temperature fitted on few rows towards the default, on a log scale.
 
     Example:
         >>> shrink_temperature(4.0, 25, 1.0), shrink_temperature(4.0, 500, 1.0)
         (2.0, 4.0)
     """
-    measured_weight = min(1.0, rows / TRUSTED_ROW_COUNT)
-    return float(measured**measured_weight * default_temperature ** (1 - measured_weight))
+    weight = min(1.0, rows / TRUSTED_ROW_COUNT)
+    return float(fitted**weight * default_temperature ** (1 - weight))
 
 
 def select_best_candidate(candidates: Sequence[HeldOutLogits]) -> tuple[int, float]:
-    """Return the index and temperature of the candidate with the lowest calibrated log-loss."""
+    """Return index and temperature of the candidate with the lowest log-loss after calibration."""
     temperatures = [fit_temperature(held_out) for held_out in candidates]
-    losses = [log_loss(j, t) for j, t in zip(candidates, temperatures, strict=True)]
+    losses = [log_loss(c, t) for c, t in zip(candidates, temperatures, strict=True)]
     best_index = int(np.argmin(losses))
     return best_index, temperatures[best_index]
 
 
 def _smooth_targets(held_out: HeldOutLogits) -> Floats:
-    """Mix the targets with one row of equal labels."""
+    """Smooth targets with a uniform distribution, as if by one additional row."""
     possible = held_out.logits > IMPOSSIBLE_LOGIT / 2
     counts = 2 if held_out.multiple else np.maximum(1, possible.sum(axis=1, keepdims=True))
     share = 1 / (len(held_out.targets) + 1)
@@ -112,14 +118,16 @@ def _smooth_targets(held_out: HeldOutLogits) -> Floats:
     return np.asarray(smoothed, dtype=np.float32)
 
 
-def _log_loss_slope(held_out: HeldOutLogits, truth: Floats, sharpness: float) -> float:
-    """Return the derivative of the summed log-loss by sharpness = 1 / temperature."""
-    confidence = to_probabilities(held_out.logits * np.float32(sharpness), held_out.multiple)
+def _log_loss_slope(held_out: HeldOutLogits, truth: Floats, inverse_temperature: float) -> float:
+    """Return the derivative of the summed log-loss with respect to 1 / temperature."""
+    confidence = to_probabilities(
+        held_out.logits * np.float32(inverse_temperature), held_out.multiple
+    )
     return float(np.nansum((confidence - truth) * held_out.logits))
 
 
 def to_probabilities(logits: Floats, multiple: bool) -> Floats:
-    """Return (n, K) float32 probabilities, sigmoids if ``multiple`` and else a softmax.
+    """Apply sigmoids if ``multiple``, else a softmax: (n, K) float32.
 
     Example:
         >>> to_probabilities(np.array([[0.0, 0.0, -1e4]], dtype=np.float32), multiple=False)

@@ -1,4 +1,4 @@
-"""Cross-validate a head on its labeled images."""
+"""Compute out-of-fold probabilities of a head on its labeled images."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from backend.vision.heads.logistic_regression import IMPOSSIBLE_LOGIT
 
 FOLD_COUNT = 5
 NEAR_DUPLICATE_COSINE = 0.98
-"""Cosine of centred embeddings above which two images are near-duplicates. A head that was trained
-on a near-duplicate would confirm its wrong label."""
+"""Cosine of centred embeddings above which two images are near-duplicates. A head trained on a
+near-duplicate with the same label error would not reveal the error."""
 BLOCK_ROWS = 1024
 
 
@@ -28,20 +28,21 @@ def out_of_fold_probabilities(
     pool: Floats | None = None,
     seed: int = 0,
 ) -> Floats:
-    """Return probabilities of each row by a head trained without it and its near-duplicates.
+    """Predict each row with a head trained on neither the row nor its near-duplicates.
 
     Args:
-        head: fitted to all rows. Its ridge is used, and with many rows its temperature; its weights
-            are not.
+        head: head fitted to all rows; provides the ridge and, with many rows, the temperature, but
+            no weights.
         embeddings: (n, d) float32 of unit length.
         targets: (n, K) float32 as for :func:`backend.vision.heads.head.fit_head`.
-        anchors: as the head was fitted with.
-        pool: as the head was fitted with.
-        seed: of the folds.
+        anchors: the anchors with which the head was fitted.
+        pool: the pool with which the head was fitted.
+        seed: random seed of the folds.
 
     Returns:
-        (n, K) float32, 0 to 1, in the order of the head's labels. A label without training examples
-        in a fold is 0 without text. If a fold has no training rows at all, all labels are equal.
+        (n, K) float32 probabilities in the order of ``head.labels``. Without text anchors, a label
+        without training examples in a fold has probability 0, and probabilities are uniform if a
+        fold has no training rows.
     """
     untrained_head = replace(head, bias=np.full_like(head.bias, IMPOSSIBLE_LOGIT))
     fold = _assign_grouped_folds(embeddings, targets, np.random.default_rng(seed))
@@ -64,10 +65,11 @@ def out_of_fold_probabilities(
 
 
 def _assign_grouped_folds(embeddings: Floats, targets: Floats, rng: np.random.Generator) -> Indices:
-    """Return the fold of each row; most near-duplicates share the fold of the first of them.
+    """Assign rows to folds; most near-duplicates are in the same fold.
 
-    Not all do, as each frame of a video is a near-duplicate of the next, and the whole video would
-    be one fold. The others are left out of the training rows (:func:`_near_fold_mask`).
+    Only direct duplicates of a group's first row are grouped. A transitive grouping would put all
+    frames of a video into one fold. Near-duplicates in other folds are excluded from training by
+    :func:`_near_fold_mask`.
     """
     first_duplicate = _first_duplicates(embeddings)
     group_leaders = np.unique(first_duplicate)
@@ -78,7 +80,7 @@ def _assign_grouped_folds(embeddings: Floats, targets: Floats, rng: np.random.Ge
 
 
 def _first_duplicates(embeddings: Floats) -> Indices:
-    """Return for each row the first row that it is a near-duplicate of, or itself."""
+    """Return for each row the index of its first near-duplicate, possibly itself."""
     centred = _centre_rows(embeddings)
     first_duplicate = np.arange(len(centred))
     for start in range(0, len(centred), BLOCK_ROWS):
@@ -91,7 +93,7 @@ def _first_duplicates(embeddings: Floats) -> Indices:
 
 
 def _near_fold_mask(embeddings: Floats, fold: Indices) -> Bools:
-    """Return (n, folds) bool: the row is in the fold, or a near-duplicate of one that is."""
+    """Return an (n, folds) mask: the row or one of its near-duplicates is in the fold."""
     centred = _centre_rows(embeddings)
     is_member = fold[:, None] == np.arange(fold.max(initial=0) + 1)
     is_near, members = is_member.copy(), is_member.astype(np.float32)
@@ -102,5 +104,5 @@ def _near_fold_mask(embeddings: Floats, fold: Indices) -> Bools:
 
 
 def _centre_rows(embeddings: Floats) -> Floats:
-    """Centre and normalize rows; the epsilon keeps a row at the centre from having duplicates."""
+    """Centre and normalize rows; rows near the mean stay short, so they have no duplicates."""
     return normalize_rows(embeddings - embeddings.mean(axis=0), epsilon=1e-6)

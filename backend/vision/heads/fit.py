@@ -1,4 +1,4 @@
-"""Fit the weights of a head to labeled rows, and choose ridge and temperature."""
+"""Select hyperparameters and fit the weights of a head."""
 
 from __future__ import annotations
 
@@ -22,29 +22,30 @@ from backend.vision.heads.logistic_regression import (
 )
 
 RIDGE_CANDIDATES = (0.5, 0.07, 0.01)
-"""Ridges that are compared, for features of unit mean square length."""
+"""Candidates for cross-validation, for features of unit mean squared norm."""
 TEXT_ANCHOR_RIDGE, CLASS_MEAN_RIDGE = 2.0, 0.05
-"""Ridge while there are too few labels for a comparison, see :func:`_default_ridge`."""
+"""Ridge with too few labels for cross-validation, see :func:`_default_ridge`."""
 CLASS_MEAN_LOGIT_SCALE = 20.0
-"""Logits per unit along a class mean: 1 / the assumed variance of a class in one direction."""
+"""Inverse of the assumed variance of each class along one feature."""
 TEXT_ANCHOR_TEMPERATURE, CLASS_MEAN_TEMPERATURE = 1.0, 1.5
-"""Default temperature for few labels; heads on the means of few images are overconfident."""
+"""Default temperature with few labels; heads anchored at class means are overconfident."""
 MIN_EXAMPLES_PER_LABEL = 5
-"""Examples of each label from which ridges are compared (reference/learning.md)."""
+"""Minimum examples of each label for cross-validating the ridge (reference/learning.md)."""
 MIN_CALIBRATION_ROWS = 10
-"""Rows from which rows are held out for calibration."""
+"""Minimum rows for fitting the temperature."""
 MAX_SUBSET_ROWS = 1000
-"""Maximum rows for comparing ridges, and maximum held-out rows beyond that."""
+"""Maximum rows for cross-validation. With more rows, the ridge is cross-validated on a subset of
+this size, and the temperature is fitted on at most as many held-out rows."""
 FIVE_FOLD_ROW_LIMIT = 300
-"""Rows below which there are five folds; from there on three."""
+"""Number of rows below which there are five folds instead of three."""
 
 
 @dataclass(frozen=True)
 class HeadHyperparameters:
-    """The hyperparameters of a fit, and how they were chosen.
+    """The hyperparameters of a head and how they were chosen.
 
     Attributes:
-        ridge: strength of the pull towards the anchors.
+        ridge: L2 penalty on the distance of the weights from their anchors.
         temperature: divisor of the logits.
         ridge_from: ``cross-validation``, ``previous`` or ``default``.
         temperature_from: ``out-of-fold``, ``held-out``, ``previous`` or ``default``.
@@ -58,13 +59,13 @@ class HeadHyperparameters:
 
 @dataclass(frozen=True)
 class LabeledRows:
-    """Labeled rows, and the anchors of the weights.
+    """Training data of a head and the anchors of its weights.
 
     Attributes:
-        features: (n, r) float32, the last column 1.
-        targets: (n, K) float32, 0 to 1, NaN for a label that the annotator was not offered.
-        multiple: K sigmoids instead of one softmax.
-        text_weights: (K, r) float32 weights from the label names; None anchors at class means.
+        features: (n, r) float32; the last column is 1.
+        targets: (n, K) float32, 0 to 1, NaN for labels that the annotator was not offered.
+        multiple: multi-label: K sigmoids instead of one softmax.
+        text_weights: (K, r) float32 anchors from label names; None to anchor at class means.
     """
 
     features: Floats
@@ -73,11 +74,16 @@ class LabeledRows:
     text_weights: Floats | None
 
     def subset(self, rows: Indices) -> LabeledRows:
-        """Return some of the rows."""
+        """Return the rows at the given indices."""
         return replace(self, features=self.features[rows], targets=self.targets[rows])
 
     def build_problems(self, masks: Floats, ridges: tuple[float, ...]) -> LogisticProblems:
-        """Build the problems of folds, (F, n) float32 with 1 for a training row."""
+        """Build the problems for all folds and ridges.
+
+        Args:
+            masks: (F, n) float32, 1 for the training rows of each fold.
+            ridges: ridge values.
+        """
         positive_counts = masks @ np.nan_to_num(self.targets)  # (F, K)
         if self.text_weights is None:
             prior, excluded_labels = class_mean_weights(self, masks), positive_counts == 0
@@ -90,16 +96,16 @@ class LabeledRows:
 
 
 def class_mean_weights(rows: LabeledRows, masks: Floats) -> Floats:
-    """Return the weights of a nearest-mean classifier, the anchor without text: (F, K, r) float32.
+    """Return the weights of a nearest-mean classifier, the anchors without text: (F, K, r) float32.
 
-    Labels are Gaussians of equal, round spread (linear discriminant analysis with covariance I / s,
-    s = ``CLASS_MEAN_LOGIT_SCALE``): w_k = s · m_k and b_k = −s/2 · ‖m_k‖². Means are shrunk to the
-    centre of the pool as by one more image there. With ``multiple`` a label is compared with its
-    absence, with the log-odds of its frequency.
+    This is linear discriminant analysis with covariance I / s, s = ``CLASS_MEAN_LOGIT_SCALE``:
+    w_k = s · m_k and b_k = −s/2 · ‖m_k‖². Means are shrunk towards the origin by one pseudo-image.
+    With ``multiple``, each label is discriminated from its absence, and the bias includes the
+    log-odds of its frequency.
 
     Args:
         rows: n labeled rows.
-        masks: (F, n) float32, 1 for a row that counts.
+        masks: (F, n) float32, 1 for the training rows of each fold.
     """
     positive_counts, means = _label_means(rows, masks, np.nan_to_num(rows.targets))
     bias = _mean_biases(means)
@@ -113,7 +119,7 @@ def class_mean_weights(rows: LabeledRows, masks: Floats) -> Floats:
 
 
 def _label_means(rows: LabeledRows, masks: Floats, shares: Floats) -> tuple[Floats, Floats]:
-    """Return the count (F, K) and mean (F, K, r − 1) of each label."""
+    """Return weighted counts (F, K) and shrunk means (F, K, r − 1) of each label."""
     weights = masks[:, :, None] * shares  # (F, n, K)
     counts = weights.sum(1)
     sums = weights.transpose(0, 2, 1) @ rows.features[:, :-1]
@@ -121,7 +127,7 @@ def _label_means(rows: LabeledRows, masks: Floats, shares: Floats) -> tuple[Floa
 
 
 def _mean_biases(means: Floats) -> Floats:
-    """−s/2 · ‖m‖², (F, K)."""
+    """Return −s/2 · ‖m‖², (F, K)."""
     return np.asarray(-CLASS_MEAN_LOGIT_SCALE / 2 * (means**2).sum(-1), dtype=np.float32)
 
 
@@ -131,17 +137,17 @@ def fit_weights(
     previous: HeadHyperparameters | None,
     rng: np.random.Generator,
 ) -> tuple[Floats, HeadHyperparameters]:
-    """Choose ridge and temperature, then fit all rows.
+    """Choose ridge and temperature, then fit the weights to all rows.
 
     Args:
         rows: n ≥ 1 labeled rows.
         start: (K, r) float32 initial weights, or None.
-        previous: hyperparameters of a head trained on nearly all of these rows, to reuse; or None.
-        rng: assigns folds.
+        previous: hyperparameters to reuse from a head trained on nearly the same rows, or None.
+        rng: random generator for folds and subsets.
 
     Returns:
-        (K, r) float32 weights, their last column −1e4 for a label that cannot be predicted; and the
-        hyperparameters.
+        (K, r) float32 weights, with a bias (last column) of −1e4 for labels that cannot be
+        predicted; and the hyperparameters.
     """
     projected_rows, basis = _project_rows(rows)
     start = None if start is None else _project_onto_basis(start, basis)
@@ -155,9 +161,9 @@ def fit_weights(
 
 
 def _project_rows(rows: LabeledRows) -> tuple[LabeledRows, Floats | None]:
-    """Project the rows onto a basis of their span, if that is much smaller than the space.
+    """Project the features onto their span if n is less than half of r; return its basis.
 
-    The loss depends on the weights only through the rows, so the fitted change lies in their span.
+    By the representer theorem, the difference between fitted weights and anchors is in this span.
     """
     count, width = rows.features.shape
     if 2 * count >= width:
@@ -168,15 +174,15 @@ def _project_rows(rows: LabeledRows) -> tuple[LabeledRows, Floats | None]:
     return replace(rows, features=features, text_weights=text), basis
 
 
-def _project_onto_basis(table: Floats, basis: Floats | None) -> Floats:
-    """(·, r) → (·, n + 1), the last column unchanged."""
+def _project_onto_basis(matrix: Floats, basis: Floats | None) -> Floats:
+    """Convert (·, r) to (·, n + 1); the last column is unchanged."""
     if basis is None:
-        return table
-    return np.concatenate([table[:, :-1] @ basis, table[:, -1:]], axis=1)
+        return matrix
+    return np.concatenate([matrix[:, :-1] @ basis, matrix[:, -1:]], axis=1)
 
 
 def _unproject(weights: Floats, text: Floats | None, basis: Floats | None) -> Floats:
-    """(K, n + 1) → (K, r): outside the span the weights stay at their anchors."""
+    """Convert weights (K, n + 1) to (K, r); outside the span they equal the anchors."""
     if basis is None:
         return weights
     span_weights = np.concatenate([weights[:, :-1] @ basis.T, weights[:, -1:]], axis=1)
@@ -192,17 +198,17 @@ def _choose_hyperparameters(
     previous: HeadHyperparameters | None,
     rng: np.random.Generator,
 ) -> tuple[HeadHyperparameters, Floats | None]:
-    """Return ridge and temperature, and initial weights for the final fit."""
+    """Return hyperparameters, and initial weights for the final fit."""
     count = len(rows.features)
     default = CLASS_MEAN_TEMPERATURE if rows.text_weights is None else TEXT_ANCHOR_TEMPERATURE
-    ridges, source = _ridges_to_compare(rows, previous)
+    ridges, source = _candidate_ridges(rows, previous)
     if count < MIN_CALIBRATION_ROWS:
         return HeadHyperparameters(ridges[0], default, source), start
     if count > MAX_SUBSET_ROWS:
         return _choose_on_subset(rows, start, previous, rng)
     held_out = _held_out_by_ridge(rows, ridges, rng)
-    best, measured = select_best_candidate(held_out)
-    temperature = shrink_temperature(measured, len(held_out[best].targets), default)
+    best, fitted = select_best_candidate(held_out)
+    temperature = shrink_temperature(fitted, len(held_out[best].targets), default)
     return HeadHyperparameters(ridges[best], temperature, source, "out-of-fold"), start
 
 
@@ -212,11 +218,11 @@ def _choose_on_subset(
     previous: HeadHyperparameters | None,
     rng: np.random.Generator,
 ) -> tuple[HeadHyperparameters, Floats | None]:
-    """Choose for many rows: the ridge on a subset, the temperature on held-out rows."""
+    """Choose the ridge on a subset and the temperature on held-out rows, for many rows."""
     if previous is not None:
         return replace(previous, ridge_from="previous", temperature_from="previous"), start
     order = rng.permutation(len(rows.features))
-    ridges, source = _ridges_to_compare(rows, previous)
+    ridges, source = _candidate_ridges(rows, previous)
     best = 0
     if len(ridges) > 1:
         subset = rows.subset(order[:MAX_SUBSET_ROWS])
@@ -229,34 +235,35 @@ def _choose_on_subset(
     excluded_labels = np.repeat(problems.excluded_labels, len(held_out), axis=0)
     logits = rows.features[held_out] @ weights.T
     temperature = fit_temperature(
-        _answerable_logits(logits, rows.subset(held_out), excluded_labels)
+        _predictable_logits(logits, rows.subset(held_out), excluded_labels)
     )
     return HeadHyperparameters(ridges[best], temperature, source, "held-out"), weights
 
 
-def _ridges_to_compare(
+def _candidate_ridges(
     rows: LabeledRows, previous: HeadHyperparameters | None
 ) -> tuple[tuple[float, ...], str]:
-    """Return the ridges to compare, the first being the default, and the source of the choice."""
+    """Return the candidate ridges, the default first, and the value of ``ridge_from``."""
     if previous is not None:
         return (previous.ridge,), "previous"
-    if not _can_compare_ridges(rows):
+    if not _can_cross_validate(rows):
         return (_default_ridge(rows),), "default"
     return RIDGE_CANDIDATES, "cross-validation"
 
 
 def _default_ridge(rows: LabeledRows) -> float:
-    """Return a low ridge for class means, and for text one that falls with the mean label count."""
+    """Return the default ridge; with text anchors it falls with the mean label count."""
     if rows.text_weights is None:
         return CLASS_MEAN_RIDGE
     return TEXT_ANCHOR_RIDGE / (1 + float(np.nan_to_num(rows.targets).sum(0).mean()))
 
 
-def _can_compare_ridges(rows: LabeledRows) -> bool:
-    """Return whether every label has enough examples, and with ``multiple`` counterexamples.
+def _can_cross_validate(rows: LabeledRows) -> bool:
+    """Return whether all labels have enough positive rows, and negative rows if ``multiple``.
 
-    A label without examples cannot be predicted and does not count, unless it has a text anchor: a
-    comparison would not notice that a low ridge makes the model forget it.
+    Labels without examples are ignored if they have no text anchor, since they cannot be predicted.
+    With text anchors they prevent cross-validation: it cannot detect that a low ridge degrades
+    labels that are absent from the held-out rows.
     """
     positive_counts = np.nan_to_num(rows.targets).sum(0)
     has_enough = positive_counts >= MIN_EXAMPLES_PER_LABEL
@@ -269,27 +276,27 @@ def _can_compare_ridges(rows: LabeledRows) -> bool:
 def _held_out_by_ridge(
     rows: LabeledRows, ridges: tuple[float, ...], rng: np.random.Generator
 ) -> list[HeldOutLogits]:
-    """Return for each ridge the logits of every row by a model that was not trained on it."""
+    """Return the out-of-fold logits of all rows for each ridge."""
     count = len(rows.features)
     fold_of_row = assign_folds(rows.targets, 5 if count < FIVE_FOLD_ROW_LIMIT else 3, rng)
     masks = (fold_of_row != np.arange(fold_of_row.max() + 1)[:, None]).astype(np.float32)
     problems = rows.build_problems(masks, ridges)
     weights = solve_problems(problems, tolerance=COARSE_TOLERANCE)  # (R, F, K, r)
     logits = np.einsum("nr,pfkr->pfnk", rows.features, weights, optimize=True)
-    own_fold_logits = logits[:, fold_of_row, np.arange(count)]  # (R, n, K)
+    out_of_fold_logits = logits[:, fold_of_row, np.arange(count)]  # (R, n, K)
     return [
-        _answerable_logits(table, rows, problems.excluded_labels[fold_of_row])
-        for table in own_fold_logits
+        _predictable_logits(ridge_logits, rows, problems.excluded_labels[fold_of_row])
+        for ridge_logits in out_of_fold_logits
     ]
 
 
-def _answerable_logits(logits: Floats, rows: LabeledRows, excluded_labels: Bools) -> HeldOutLogits:
-    """Exclude labels for which the model had no training example."""
+def _predictable_logits(logits: Floats, rows: LabeledRows, excluded_labels: Bools) -> HeldOutLogits:
+    """Mask labels without training examples, and drop rows whose target is such a label."""
     if rows.multiple:
         known_targets = np.where(excluded_labels, np.nan, rows.targets).astype(np.float32)
         return HeldOutLogits(logits, known_targets, True)
     truth = np.nan_to_num(rows.targets)
     impossible = excluded_labels | np.isnan(rows.targets)
     masked_logits = np.where(impossible, np.float32(IMPOSSIBLE_LOGIT), logits)
-    is_answerable = (truth * excluded_labels).sum(1) == 0
-    return HeldOutLogits(masked_logits[is_answerable], truth[is_answerable], False)
+    is_predictable = (truth * excluded_labels).sum(1) == 0
+    return HeldOutLogits(masked_logits[is_predictable], truth[is_predictable], False)

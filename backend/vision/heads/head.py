@@ -1,8 +1,8 @@
-"""A linear head on frozen embeddings, anchored at the label names.
+"""A linear head on frozen embeddings, regularized towards the label names.
 
-The weight vector of each label starts at its anchor, the embedding of its name, and the fit pulls
-it towards that anchor. Without text the anchor is the mean of the label's images. The problem is
-convex, so warm and cold starts end alike; prediction is one matrix product.
+The weights of each label are initialized at an anchor, and the L2 penalty is on the distance from
+the anchor. The anchor is the text embedding of the label name or, without a text encoder, the mean
+embedding of the label's images. The problem is convex, so a warm start does not change the result.
 """
 
 from __future__ import annotations
@@ -21,31 +21,31 @@ from backend.vision.heads.fit import HeadHyperparameters, LabeledRows, fit_weigh
 from backend.vision.heads.logistic_regression import IMPOSSIBLE_LOGIT
 
 MIN_KNOWN_ROW_SHARE = 0.9
-"""Share of rows known to the previous head from which its hyperparameters are reused."""
+"""Hyperparameters are reused if the previous head was trained on at least this share of rows."""
 CENTRE_PRIOR_COUNT = 10.0
-"""Images at the origin that the centre of the embeddings is averaged with, for tiny projects."""
+"""Number of pseudo-embeddings at the origin that shrink the centre of small pools."""
 MIN_SPREAD = 1e-3
-"""Minimum spread, for images that are all the same."""
+"""Minimum spread, used for identical images."""
 THRESHOLD_SAMPLE_SIZE = 2000
-"""Maximum number of images from which thresholds are set."""
+"""Maximum number of pool images from which sigmoid biases are fitted."""
 HEAD_WEIGHTS_FILE, HEAD_METADATA_FILE = "head.safetensors", "head.json"
 
 
 @dataclass(frozen=True)
 class Head:
-    """A linear classifier on embeddings: confidence = softmax or sigmoid of (x Wᵀ + b) / t.
+    """A linear classifier on embeddings: probabilities = softmax or sigmoid of (x Wᵀ + b) / t.
 
     Attributes:
-        labels: (K) names.
-        multiple: several labels may be right at once: K sigmoids instead of one softmax.
+        labels: K label names.
+        multiple: multi-label: K sigmoids instead of one softmax.
         weight: (K, d) float32.
-        bias: (K) float32; −1e4 for a label with neither an example nor a text anchor.
+        bias: (K,) float32; −1e4 for a label with neither an example nor a text anchor.
         temperature: t > 0.
-        ridge: strength of the pull towards the anchors; 0 if nothing was trained.
+        ridge: L2 penalty on the distance from the anchors; 0 for an untrained head.
         ridge_from: ``cross-validation``, ``previous``, ``default``, or ``none``.
-        temperature_from: ``out-of-fold``, ``held-out``, ``previous``, or ``none``.
-        anchored: to ``text`` or to ``class means``.
-        examples: number of labeled images it was trained on.
+        temperature_from: ``out-of-fold``, ``held-out``, ``previous``, ``default``, or ``none``.
+        anchored: type of the anchors: ``text`` or ``class means``.
+        examples: number of labeled training images.
     """
 
     labels: tuple[str, ...]
@@ -60,12 +60,12 @@ class Head:
     examples: int
 
     def logits(self, embeddings: Floats) -> Floats:
-        """Return calibrated logits, (n, K) float32, of (n, d) embeddings."""
+        """Return the calibrated logits of (n, d) embeddings: (n, K) float32."""
         raw = embeddings @ self.weight.T + self.bias
         return np.asarray(raw / np.float32(self.temperature), dtype=np.float32)
 
     def probabilities(self, embeddings: Floats) -> Floats:
-        """Return calibrated probabilities, (n, K) float32; rows sum to 1 unless ``multiple``.
+        """Return calibrated probabilities: (n, K) float32; rows sum to 1 unless ``multiple``.
 
         Args:
             embeddings: (n, d) float32 of unit length.
@@ -75,12 +75,12 @@ class Head:
 
 @dataclass(frozen=True)
 class TextAnchors:
-    """The embedded label names of an encoder with text.
+    """Text embeddings of the labels.
 
     Attributes:
         embeddings: (K, d) float32 of unit length, in the order of the labels.
-        logit_scale: factor of the cosine, as the encoder was trained.
-        logit_bias: bias added to it; 0 for plain CLIP.
+        logit_scale: ``Encoder.logit_scale``.
+        logit_bias: ``Encoder.logit_bias``; 0 for CLIP.
     """
 
     embeddings: Floats
@@ -91,19 +91,18 @@ class TextAnchors:
 def zero_shot_head(
     labels: tuple[str, ...], anchors: TextAnchors, multiple: bool, *, pool: Floats | None = None
 ) -> Head:
-    """Return the head before the first annotation, which compares images with label names.
+    """Return a zero-shot head, which compares images with label names.
 
-    With one label per image it is CLIP's softmax of scale · cosine. With several it is SigLIP's
-    sigmoid of scale · cosine + bias, where the encoder was trained with a bias. Plain CLIP has no
-    threshold. With a pool, the bias of each label is set so that its mean confidence over the pool
-    is 1 / (K + 1), as if an image had one label or none. Without a pool a label competes with the
-    mean of all names, at odds of 1 to K.
+    A single-label head is CLIP's softmax of scale · cosine. A multi-label head is SigLIP's sigmoid
+    of scale · cosine + bias if the encoder was trained with a bias. CLIP was not, so its biases are
+    fitted: with a pool, such that the mean probability of each label over the pool is 1 / (K + 1).
+    Without a pool, the logit is relative to the mean over all label names, minus log K.
 
     Args:
-        labels: (K) names.
-        anchors: their embeddings.
-        multiple: several labels may be right at once.
-        pool: (m, d) float32, images of the project, or None.
+        labels: K label names.
+        anchors: text embeddings of the labels.
+        multiple: multi-label.
+        pool: (m, d) float32 embeddings of project images, or None.
 
     Raises:
         ValueError: the shapes do not match.
@@ -119,7 +118,7 @@ def zero_shot_head(
 
 
 def _fit_sigmoid_biases(weight: Floats, pool: Floats | None) -> tuple[Floats, Floats]:
-    """Return weights and biases of sigmoids for an encoder that was trained without a bias."""
+    """Return weights and biases of a multi-label head for an encoder without a logit bias."""
     count = len(weight)
     if pool is None or not len(pool):
         uniform_bias = np.full(count, -math.log(count), dtype=np.float32)
@@ -146,25 +145,25 @@ def fit_head(
 ) -> Head:
     """Train a head.
 
-    Minimises Σ losses + ridge / 2 · ‖W − anchors‖² (:class:`LogisticProblems`) on embeddings that
-    are centred and scaled to unit mean square length over the pool. The ridge is chosen by
+    Minimizes Σ losses + ridge / 2 · ‖W − anchors‖² (:class:`LogisticProblems`) on embeddings that
+    are centred and scaled to unit mean squared norm over the pool. The ridge is chosen by
     cross-validated log-loss once every label has 5 examples, the temperature by held-out log-loss.
-    Both are reused from ``previous`` while it was trained on nine tenths of the images.
+    Both are reused from ``previous`` if it was trained on at least 90 % as many images.
 
     Args:
         embeddings: (n, d) float32 of unit length, n ≥ 0.
-        targets: (n, K) float32: 1 chosen, 0 not chosen, NaN for a label that was not offered. With
-            one label per image, a row without a choice is ignored, and several choices share it.
-        labels: (K) names.
-        multiple: several labels may be right at once.
-        anchors: embedded label names; None for an encoder without text. Then a label without an
-            example cannot be predicted.
-        pool: (m, d) float32, all images of the project, labeled or not; the labeled ones if None.
-        previous: a head to start from; labels are matched by name.
-        seed: of folds and subsets.
+        targets: (n, K) float32: 1 chosen, 0 not chosen, NaN not offered. Unless ``multiple``, rows
+            without a choice are ignored, and several choices share the weight of a row.
+        labels: K label names.
+        multiple: multi-label: K sigmoids instead of one softmax.
+        anchors: text embeddings of the labels; None without a text encoder. Labels without examples
+            cannot be predicted then.
+        pool: (m, d) float32 embeddings of all project images; default the labeled ones.
+        previous: head for a warm start; labels are matched by name.
+        seed: random seed of folds and subsets.
 
     Raises:
-        ValueError: the shapes do not match, or a number is not finite.
+        ValueError: shapes do not match, or an embedding is not finite.
     """
     _validate_inputs(embeddings, targets, labels, anchors)
     embeddings, targets = embeddings.astype(np.float32), targets.astype(np.float32)
@@ -192,10 +191,10 @@ def fit_head(
 
 
 def save_head(head: Head, folder: Path) -> None:
-    """Write a head to two files in an existing folder: arrays, and JSON for the rest.
+    """Save a head to an existing folder as safetensors and JSON.
 
     Raises:
-        StoreError: the disk is full, or the folder is not writable.
+        StoreError: the files cannot be written.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
@@ -211,7 +210,7 @@ def save_head(head: Head, folder: Path) -> None:
 
 
 def load_head(folder: Path) -> Head:
-    """Read what :func:`save_head` wrote.
+    """Load a head saved by :func:`save_head`.
 
     Raises:
         StoreError: a file is missing or damaged.
@@ -233,7 +232,7 @@ def load_head(folder: Path) -> Head:
 
 
 def _validate_head(head: Head) -> None:
-    """Raise ValueError for a head that no fit can produce."""
+    """Raise ValueError if a loaded head is inconsistent."""
     count = len(head.labels)
     if not all(isinstance(label, str) for label in head.labels):
         raise ValueError("a label is not a string")
@@ -252,7 +251,7 @@ def _validate_head(head: Head) -> None:
 def _validate_inputs(
     embeddings: Floats, targets: Floats, labels: tuple[str, ...], anchors: TextAnchors | None
 ) -> None:
-    """Raise ValueError for arguments that do not match."""
+    """Raise ValueError if shapes do not match or embeddings are not finite."""
     if embeddings.ndim != 2 or targets.shape != (len(embeddings), len(labels)):
         raise ValueError(
             f"Embeddings {embeddings.shape} and targets {targets.shape} do not match {labels}."
@@ -264,20 +263,20 @@ def _validate_inputs(
 
 
 def _labeled_mask(targets: Floats, multiple: bool) -> Bools:
-    """Return (n) rows with an answer: a chosen label, or with ``multiple`` an offered one."""
+    """Return an (n,) mask of rows with a chosen label, or with an offered one if ``multiple``."""
     is_answered = ~np.isnan(targets) if multiple else np.nan_to_num(targets) > 0
     return np.asarray(is_answered.any(axis=1))
 
 
 def _normalize_targets(targets: Floats, multiple: bool) -> Floats:
-    """Scale rows to sum 1 unless ``multiple``, so that labels chosen together share an image."""
+    """Scale rows to sum to 1 unless ``multiple``."""
     if multiple:
         return targets
     return np.asarray(targets / np.nansum(targets, axis=1, keepdims=True), dtype=np.float32)
 
 
 def _untrained_head(labels: tuple[str, ...], multiple: bool, width: int) -> Head:
-    """Return the head of a project without labels on an encoder without text."""
+    """Return a head that predicts all labels equally, used without labeled images and text."""
     weight = np.zeros((len(labels), width), dtype=np.float32)
     bias = np.full(len(labels), IMPOSSIBLE_LOGIT, dtype=np.float32)
     return Head(labels, multiple, weight, bias, 1.0, 0.0, "none", "none", "class means", 0)
@@ -285,11 +284,11 @@ def _untrained_head(labels: tuple[str, ...], multiple: bool, width: int) -> Head
 
 @dataclass(frozen=True)
 class _FeatureScaler:
-    """Centre and scale of a project's embeddings: z = ((x − centre) / spread, 1).
+    """Converts embeddings x to features z = ((x − centre) / spread, 1).
 
     Attributes:
-        centre: (d) float32.
-        spread: root mean square distance from it, > 0.
+        centre: (d,) float32.
+        spread: root mean square distance from the centre, > 0.
     """
 
     centre: Floats
@@ -297,20 +296,20 @@ class _FeatureScaler:
 
     @classmethod
     def from_pool(cls, pool: Floats) -> _FeatureScaler:
-        """Fit to (m, d) embeddings, m ≥ 1; the centre of few is shrunk to the origin."""
+        """Fit to (m, d) embeddings, m ≥ 1; the centre of small pools is shrunk to the origin."""
         centre = pool.sum(0) / (len(pool) + CENTRE_PRIOR_COUNT)
         squares = float(np.linalg.norm(pool)) ** 2 / len(pool) + float(centre @ centre)
         spread = math.sqrt(max(0.0, squares - 2 * float(pool.mean(0) @ centre)))
         return cls(centre.astype(np.float32), max(spread, MIN_SPREAD))
 
     def transform(self, embeddings: Floats) -> Floats:
-        """(n, d) → (n, d + 1), the last column 1."""
+        """Convert (n, d) embeddings to (n, d + 1) features; the last column is 1."""
         scaled = (embeddings - self.centre) / np.float32(self.spread)
         ones = np.ones((len(embeddings), 1), dtype=np.float32)
         return np.concatenate([scaled, ones], axis=1, dtype=np.float32)
 
     def to_feature_weights(self, weight: Floats, bias: Floats) -> Floats:
-        """Convert weights (K, d) and biases (K) on embeddings to (K, d + 1) on features."""
+        """Convert weights (K, d) and biases (K,) on embeddings to (K, d + 1) on features."""
         columns = [weight * np.float32(self.spread), (bias + weight @ self.centre)[:, None]]
         return np.concatenate(columns, axis=1, dtype=np.float32)
 
@@ -324,7 +323,7 @@ class _FeatureScaler:
 def _warm_start(
     previous: Head | None, scaler: _FeatureScaler, labels: tuple[str, ...], rows: LabeledRows
 ) -> tuple[Floats | None, HeadHyperparameters | None]:
-    """Return initial weights, NaN for new labels, and the hyperparameters to reuse, if any."""
+    """Return initial weights (NaN for new labels) and hyperparameters to reuse, or None."""
     same_width = previous is not None and previous.weight.shape[1] + 1 == rows.features.shape[1]
     if previous is None or not same_width or previous.multiple != rows.multiple:
         return None, None
@@ -333,8 +332,8 @@ def _warm_start(
     row_by_label = dict(zip(previous.labels, previous_weights, strict=True))
     unset_row = np.full(previous_weights.shape[1], np.nan, dtype=np.float32)
     start_weights = np.stack([row_by_label.get(label, unset_row) for label in labels])
-    mostly_known = previous.examples >= MIN_KNOWN_ROW_SHARE * len(rows.features)
-    if not mostly_known or previous.labels != labels or previous.ridge_from == "none":
+    has_most_rows = previous.examples >= MIN_KNOWN_ROW_SHARE * len(rows.features)
+    if not has_most_rows or previous.labels != labels or previous.ridge_from == "none":
         return start_weights, None
     reused = HeadHyperparameters(previous.ridge, previous.temperature, "previous", "previous")
     return start_weights, reused

@@ -1,7 +1,7 @@
-"""Solve many small logistic regressions at once: the convex problem of a head.
+"""Solve many small regularized logistic regressions in one batch.
 
-All problems share the rows. They differ in the training rows (folds), the strength of the pull
-(ridges) and the prior, so one matrix product serves them all.
+The problems share the features and differ in training rows (folds), ridge and prior, so that one
+matrix product evaluates all of them.
 """
 
 from __future__ import annotations
@@ -20,38 +20,37 @@ if TYPE_CHECKING:
     Oracle = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 IMPOSSIBLE_LOGIT = -1e4
-"""Logit of a label that cannot be predicted: probability 0 in float32, with finite sums."""
+"""Logit of a label that cannot be predicted: finite, with probability 0 in float32."""
 ASSUMED_CURVATURE = 0.05
-"""Mean p(1 − p) assumed by the preconditioner, between the bound 1/4 and the value after a fit."""
+"""Mean p(1 − p) assumed by the preconditioner: less than the bound 1/4, more than after a fit."""
 FINAL_TOLERANCE, COARSE_TOLERANCE = 3e-7, 2e-4
-"""Distance from the optimum in nats per row; the coarse one is for comparing ridges."""
+"""Distance from the optimum in nats per row, for the final fit and for cross-validation."""
 MAX_ITERATIONS = 200
 LBFGS_HISTORY_SIZE = 10
 MIN_STEP_LENGTH = 1e-3
-"""Shorter steps are not taken."""
+"""Step length below which the line search gives up."""
 ARMIJO_CONSTANT = 1e-4
-"""Minimum share of the expected decrease that a step must reach (Armijo)."""
+"""Constant of the sufficient-decrease condition (Armijo)."""
 FLOAT32_RELATIVE_ERROR, DIVISOR_EPSILON = 1e-7, 1e-20
-"""Relative rounding error of a float32 sum; replacement for 0 in a divisor."""
+"""Relative rounding error of a float32 sum; minimum of a divisor."""
 
 
 @dataclass(frozen=True)
 class LogisticProblems:
-    """R ridges × F folds of one problem: Σ_rows loss + ridge / 2 · ‖W − prior‖².
+    """Minimize Σ_rows loss + ridge / 2 · ‖W − prior‖² for R ridges × F folds.
 
     The loss of a row is −Σ_k y_k log softmax(W z)_k over the offered labels, or with ``multiple``
-    Σ_k log(1 + e^l_k) − y_k l_k, l = W z. The sum of the losses grows with the labels and the pull
-    does not, so the pull on a label falls as 1 / n_k, the rule of CLAP (arXiv 2312.12730).
+    Σ_k log(1 + e^l_k) − y_k l_k, l = W z. The losses are summed, so the relative weight of the
+    penalty on a label falls as 1 / n_k, as in CLAP (arXiv 2312.12730).
 
     Attributes:
         features: (n, r) float32 rows z.
-        targets: (n, K) float32, 0 to 1, NaN for a label that the annotator was not offered.
-        row_masks: (F, n) float32, 1 for a training row of a fold, else 0.
-        prior: (F, K, r) float32 prior weights of each fold.
-        excluded_labels: (F, K) bool, labels that a fold does not predict; their weights stay at the
-            prior.
-        ridges: (R) strength of the pull, > 0.
-        multiple: K sigmoids instead of one softmax.
+        targets: (n, K) float32, 0 to 1, NaN for labels that the annotator was not offered.
+        row_masks: (F, n) float32, 1 for the training rows of each fold.
+        prior: (F, K, r) float32 prior weights.
+        excluded_labels: (F, K) bool, labels excluded from the loss; their weights equal the prior.
+        ridges: R regularization strengths > 0.
+        multiple: multi-label: K sigmoids instead of one softmax.
     """
 
     features: Floats
@@ -66,26 +65,26 @@ class LogisticProblems:
 def solve_problems(
     problems: LogisticProblems, start: Floats | None = None, tolerance: float = FINAL_TOLERANCE
 ) -> Floats:
-    """Solve all problems together by full-batch LBFGS: (R, F, K, r) float32 weights.
+    """Solve all problems together by full-batch L-BFGS: (R, F, K, r) float32 weights.
 
-    The variable is U with W = prior + U L⁻¹ and L Lᵀ = c ZᵀZ + ridge · I, with the geometric mean
-    of the ridges and c = ``ASSUMED_CURVATURE``. With this fixed curvature (after Böhning 1992) as
-    preconditioner, about 20 steps suffice for any spectrum of Z.
+    The optimization variable is U, W = prior + U L⁻¹, with the preconditioner L Lᵀ = c ZᵀZ +
+    ridge · I, the geometric mean of the ridges and c = ``ASSUMED_CURVATURE`` (after Böhning 1992).
+    About 20 steps suffice, however the eigenvalues of ZᵀZ are distributed.
 
     Args:
-        problems: what to solve.
-        start: (K, r) float32 initial weights of every problem; the prior where NaN or None.
+        problems: the problems.
+        start: (K, r) float32 initial weights of all problems; the prior where NaN or None.
         tolerance: approximate distance from the optimum in nats per row.
     """
     objective = _Objective(problems)
     limits = tolerance * objective.sizes.repeat(len(problems.ridges))
-    step = _minimise(objective, objective.to_variable(start), limits)
+    step = _minimize(objective, objective.to_variable(start), limits)
     weights = objective.prior + objective.to_weight_change(step)
     return np.asarray(weights.numpy(), dtype=np.float32)
 
 
 class _Objective:
-    """The objectives as functions of the preconditioned variable U, (R·F, K, r)."""
+    """The objectives of all problems as functions of U, (R·F, K, r)."""
 
     def __init__(self, problems: LogisticProblems) -> None:
         import torch
@@ -97,16 +96,16 @@ class _Objective:
         self.shape = (len(problems.ridges), *self.prior.shape)  # R, F, K, r
         rows = torch.from_numpy(problems.row_masks)  # (F, n)
         self.sizes = rows.sum(1).clamp(min=1)  # (F)
-        is_asked = torch.from_numpy(~np.isnan(problems.targets))  # (n, K)
-        is_used = is_asked[:, None] & torch.from_numpy(~problems.excluded_labels)  # (n, F, K)
+        is_offered = torch.from_numpy(~np.isnan(problems.targets))  # (n, K)
+        is_used = is_offered[:, None] & torch.from_numpy(~problems.excluded_labels)  # (n, F, K)
         self.weights = (is_used * rows.T[..., None])[:, None]  # (n, 1, F, K)
         self.targets = torch.from_numpy(np.nan_to_num(problems.targets))[:, None, None]
         self.offsets = torch.einsum("nr,fkr->nfk", self.features, self.prior)[:, None]
         if not self.multiple:
             self.offsets = self.offsets.masked_fill(~is_used[:, None], IMPOSSIBLE_LOGIT)
-        self.preconditioner = self._inverse()  # (r, r), L⁻¹
+        self.preconditioner = self._inverse_cholesky()  # (r, r), L⁻¹
 
-    def _inverse(self) -> torch.Tensor:
+    def _inverse_cholesky(self) -> torch.Tensor:
         import torch
 
         identity = torch.eye(self.features.shape[1])
@@ -116,22 +115,22 @@ class _Objective:
         return torch.linalg.solve_triangular(factor, identity, upper=False)
 
     def to_weight_change(self, step: torch.Tensor) -> torch.Tensor:
-        """U → W − prior, (R, F, K, r)."""
+        """Convert U to W − prior, (R, F, K, r)."""
         return (step.flatten(0, 1) @ self.preconditioner).view(self.shape)
 
     def to_variable(self, start: Floats | None) -> torch.Tensor:
-        """W → U."""
+        """Convert initial weights W to U."""
         import torch
 
         ridges, folds, labels, width = self.shape
         if start is None:
             return torch.zeros((ridges * folds, labels, width))
-        gap = (torch.from_numpy(start) - self.prior).nan_to_num().flatten(0, 1)
-        solved = torch.linalg.solve_triangular(self.preconditioner, gap, upper=False, left=False)
+        change = (torch.from_numpy(start) - self.prior).nan_to_num().flatten(0, 1)
+        solved = torch.linalg.solve_triangular(self.preconditioner, change, upper=False, left=False)
         return solved.view(folds, labels, width).repeat(ridges, 1, 1)
 
     def __call__(self, step: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return values (R·F) and gradients (R·F, K, r) at U."""
+        """Return objective values (R·F) and gradients (R·F, K, r) at U."""
         weights = self.to_weight_change(step)
         flat = weights.flatten(0, 2)  # (RFK, r)
         logits = (self.features @ flat.T).view(-1, *self.shape[:3]) + self.offsets
@@ -143,7 +142,7 @@ class _Objective:
         return (losses + penalty).flatten(), gradient.view_as(step)
 
     def _losses(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the summed losses (R, F) and their gradients by logit (n, R, F, K)."""
+        """Return the summed losses (R, F) and their logit gradients (n, R, F, K)."""
         import torch
 
         if self.multiple:
@@ -158,24 +157,24 @@ class _Objective:
 
 @dataclass(frozen=True)
 class _Iterate:
-    """The current points (B, K, r) of B functions, with values (B) and gradients (B, K, r)."""
+    """Points (B, K, r) of B objectives, with their values (B) and gradients (B, K, r)."""
 
     point: torch.Tensor
     value: torch.Tensor
     gradient: torch.Tensor
 
 
-def _minimise(oracle: Oracle, start: torch.Tensor, limits: torch.Tensor) -> torch.Tensor:
-    """Minimise B separate convex functions together by LBFGS (Liu and Nocedal 1989).
+def _minimize(oracle: Oracle, start: torch.Tensor, limits: torch.Tensor) -> torch.Tensor:
+    """Minimize B independent convex functions in one batch by L-BFGS (Liu and Nocedal 1989).
 
     Args:
         oracle: points (B, K, r) → values (B) and gradients (B, K, r).
         start: (B, K, r) initial points.
-        limits: (B) a function is done when half its squared gradient is below this; at a curvature
-            of about 1 that is the remaining decrease.
+        limits: (B) a function has converged when half its squared gradient norm is below this,
+            which is the remaining decrease at a curvature of 1.
 
     Returns:
-        (B, K, r) points.
+        (B, K, r) minimizers.
     """
     current = _Iterate(start, *oracle(start))
     pairs: list[_CurvaturePair] = []
@@ -194,7 +193,7 @@ def _minimise(oracle: Oracle, start: torch.Tensor, limits: torch.Tensor) -> torc
 def _line_search(
     oracle: Oracle, current: _Iterate, direction: torch.Tensor, active: torch.Tensor
 ) -> _Iterate:
-    """Halve each step until its function decreases enough; inactive functions do not move."""
+    """Backtrack each active function until the Armijo condition holds; others keep their point."""
     slope = _dot(current.gradient, direction)
     step_length = active.to(slope.dtype)
     while True:
@@ -210,7 +209,7 @@ def _line_search(
 
 @dataclass(frozen=True)
 class _CurvaturePair:
-    """Step and change of gradient (B, K, r), and 1 / their product, 0 without a step (B)."""
+    """Step s and gradient change y (B, K, r), and 1 / (s · y) (B); 0 if s · y ≤ 0."""
 
     step: torch.Tensor
     gradient_change: torch.Tensor
@@ -225,7 +224,7 @@ class _CurvaturePair:
 
 
 def _lbfgs_direction(gradient: torch.Tensor, pairs: list[_CurvaturePair]) -> torch.Tensor:
-    """The two-loop recursion: −(approximate inverse Hessian) · gradient of each function."""
+    """Return −(approximate inverse Hessian) · gradient by the L-BFGS two-loop recursion."""
     direction, coefficients = -gradient, []
     for pair in reversed(pairs):
         coefficients.append(pair.inverse_product * _dot(pair.step, direction))
@@ -239,7 +238,7 @@ def _lbfgs_direction(gradient: torch.Tensor, pairs: list[_CurvaturePair]) -> tor
 
 
 def _initial_scale(last: _CurvaturePair) -> torch.Tensor:
-    """Return the inverse curvature of the last step (B); 1 without a step."""
+    """Return (s · y) / (y · y) of the last step (B), which scales the initial Hessian; else 1."""
     import torch
 
     squared = _dot(last.gradient_change, last.gradient_change).clamp(min=DIVISOR_EPSILON)
@@ -247,6 +246,6 @@ def _initial_scale(last: _CurvaturePair) -> torch.Tensor:
     return torch.where(last.inverse_product > 0, scale, 1.0)
 
 
-def _dot(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """(B, K, r), (B, K, r) → (B)."""
-    return (one * other).sum((1, 2))
+def _dot(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Return the dot products of two (B, K, r) batches: (B)."""
+    return (a * b).sum((1, 2))

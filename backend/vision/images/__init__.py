@@ -1,1 +1,1 @@
-"""Images: decode untrusted bytes, read metadata and draw regions."""
+"""Images: decode untrusted files, read metadata and draw predictions."""

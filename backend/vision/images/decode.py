@@ -1,4 +1,4 @@
-"""Decode untrusted bytes to an upright RGB image, or raise an error with one reason."""
+"""Decode untrusted image files to upright RGB images."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from backend.vision.images.decode_memory import DECODING_BUDGET
 from backend.vision.images.metadata import (
     MAX_JPEG_SCANS,
     count_jpeg_scans,
-    decoding_cost_reason,
+    header_cost_error,
     read_orientation,
     split_jpeg,
 )
 
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-"""Formats that browsers display too, because annotators must see the image."""
+"""Supported formats: those that browsers display, so that annotators can see every image."""
 TRANSPOSE_BY_ORIENTATION = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -30,20 +30,21 @@ TRANSPOSE_BY_ORIENTATION = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""Transposes that make an image upright by its EXIF orientation. An orientation in XMP is ignored,
-as browsers do, because annotated coordinates must match what models get."""
+"""Transposes by EXIF orientation. The orientation in XMP is ignored, as browsers do, so that the
+model input matches the image on which annotators drew."""
 DECODING_BYTES_PER_PIXEL = 8
-"""Memory per pixel while decoding: Pillow's four bytes, once as stored and once as RGB."""
+"""Peak memory per pixel: Pillow uses 4 bytes each for the decoded and the RGB image."""
 PROGRESSIVE_EXTRA_BYTES = 6
-"""Additional bytes per pixel of a progressive JPEG for its coefficients at full size."""
+"""Additional bytes per full-size pixel of a progressive JPEG, for its DCT coefficients."""
 COMPOSITE_BAND_ROWS = 256
-"""Rows that are composited on white at a time."""
+"""Rows per band when compositing on white."""
 SWAPPING_TRANSPOSES = frozenset(
     transpose for orientation, transpose in TRANSPOSE_BY_ORIENTATION.items() if orientation >= 5
 )
-"""Transposes that exchange width and height."""
+"""Transposes that swap width and height."""
 MAX_ASPECT_RATIO = 64
-"""Longer edge by shorter edge. Scaling a 1 × 50,000 image to 224 pixels would take 7 GB."""
+"""Maximum longer edge / shorter edge. Resizing the shorter edge of a 1 × 50,000 image to 224 pixels
+would take 7 GB."""
 ImageTransform = Callable[[Image.Image], Image.Image]
 
 
@@ -52,10 +53,10 @@ class DecodedImage:
     """A decoded image.
 
     Attributes:
-        image: RGB, upright; reduced while decoding if ``min_side`` allowed it.
-        width: pixels of the upright original.
-        height: pixels of the upright original.
-        jpeg_bytes: a JPEG without metadata of exactly this image; empty if there is none.
+        image: RGB, upright; may be smaller than the original, see ``min_side``.
+        width: width of the upright original in pixels.
+        height: height of the upright original in pixels.
+        jpeg_bytes: the original JPEG without metadata if its pixels equal ``image``; else empty.
     """
 
     image: Image.Image
@@ -69,14 +70,14 @@ def decode_upright_image(
 ) -> DecodedImage:
     """Decode an image from an untrusted source.
 
-    Large images wait for memory, see ``decode_memory.DECODING_BUDGET``.
+    Blocks until ``decode_memory.DECODING_BUDGET`` has enough memory.
 
     Args:
-        content: the file's bytes.
-        max_pixels: larger images are refused before any pixel is decoded.
-        min_side: a JPEG may be reduced while decoding as long as both sides stay at least this
-            many pixels; 0 disables it.
-        shrink: called to reduce the image while its memory is still reserved.
+        content: content of the file.
+        max_pixels: maximum width × height, checked before pixels are decoded.
+        min_side: allow downscaled JPEG decoding (Pillow's ``draft``) that keeps both sides at least
+            this many pixels; 0 decodes at full size.
+        shrink: downscales the decoded image while the memory for the original is reserved.
 
     Raises:
         ImageError: not an image, an unsupported format, too large, or damaged.
@@ -93,7 +94,7 @@ def decode_upright_image(
         raise ImageError("too many pixels", str(error)) from error
     except MemoryError as error:
         raise ImageError("too many pixels", "there is not enough memory") from error
-    except Exception as error:  # decoders raise many kinds for untrusted bytes
+    except Exception as error:  # decoders raise many exception types
         raise ImageError("damaged image", str(error)) from error
 
 
@@ -105,9 +106,9 @@ def _decode_checked(
     exif = b""
     if content.startswith(b"\xff\xd8"):
         content, exif = split_jpeg(content)
-    cost_reason = decoding_cost_reason(content)
-    if cost_reason:
-        raise ImageError("too much work", cost_reason)
+    cost_error = header_cost_error(content)
+    if cost_error:
+        raise ImageError("too much work", cost_error)
     with Image.open(io.BytesIO(content), formats=IMAGE_FORMATS) as file:
         width, height = file.size
         if width * height > max_pixels:
@@ -125,8 +126,8 @@ def _decode_checked(
             image = image.copy() if image is file else image
             image.info = {}
             upright = image.transpose(transpose) if transpose is not None else image
-        is_stored_form = file.format == "JPEG" and file.mode in ("RGB", "L") and transpose is None
-        original_bytes = content if is_stored_form and upright.size == (width, height) else b""
+        is_unmodified = file.format == "JPEG" and file.mode in ("RGB", "L") and transpose is None
+        original_bytes = content if is_unmodified and upright.size == (width, height) else b""
     size = (height, width) if transpose in SWAPPING_TRANSPOSES else (width, height)
     return DecodedImage(upright, *size, jpeg_bytes=original_bytes)
 
@@ -139,21 +140,21 @@ def _estimate_memory(file: ImageFile.ImageFile, coefficient_pixels: int) -> int:
     """Return the approximate number of bytes that decoding takes.
 
     Args:
-        file: opened, and reduced if allowed.
-        coefficient_pixels: pixels whose coefficients are in memory until the last scan.
+        file: the opened file, after ``draft``.
+        coefficient_pixels: full-size pixels of a progressive JPEG; 0 for other files.
     """
     pixel_bytes = DECODING_BYTES_PER_PIXEL * file.width * file.height
     return pixel_bytes + PROGRESSIVE_EXTRA_BYTES * coefficient_pixels
 
 
 def _read_exif(file: ImageFile.ImageFile) -> bytes:
-    """Return the EXIF block of a PNG or WebP, which may be after the pixels."""
+    """Return the EXIF block of a loaded PNG or WebP, where it may follow the pixel data."""
     block = file.info.get("exif")
     return block if isinstance(block, bytes) else b""
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Convert to RGB: transparency on white, 16-bit greys scaled instead of clipped."""
+    """Convert to RGB, compositing transparency on white and scaling 16-bit grey to 8 bits."""
     if image.mode.startswith("I"):
         image = image.convert("F").point(lambda value: value / 256).convert("L")
     if "A" in image.getbands() or "transparency" in image.info:
@@ -162,7 +163,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _composite_on_white(image: Image.Image) -> Image.Image:
-    """Composite on white in bands of rows, because copies of the whole image take much memory."""
+    """Composite an image on white, in bands of rows to save memory."""
     opaque_image = Image.new("RGB", image.size)
     for top in range(0, image.height, COMPOSITE_BAND_ROWS):
         box = (0, top, image.width, min(top + COMPOSITE_BAND_ROWS, image.height))
@@ -174,7 +175,7 @@ def _composite_on_white(image: Image.Image) -> Image.Image:
 
 
 def crop_extreme_aspect(image: Image.Image) -> Image.Image:
-    """Return the middle of an image that exceeds ``MAX_ASPECT_RATIO``, and any other unchanged."""
+    """Centre-crop an image to ``MAX_ASPECT_RATIO``; return other images unchanged."""
     width, height = image.size
     max_edge = MAX_ASPECT_RATIO * min(width, height)
     if max(width, height) <= max_edge:

@@ -1,4 +1,4 @@
-"""A memory budget for decoding, shared by all threads of the process."""
+"""Limit the memory of concurrent image decoding."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 MIN_COUNTED_BYTES = 32_000_000
-"""Size from which an image counts: a few megapixels."""
+"""Decoded size from which an image counts towards the budget: a few megapixels."""
 MAX_DECODING_BYTES = 1_000_000_000
-"""Total of the large images decoded at the same time; a larger one is decoded alone."""
+"""Maximum total size of images decoded concurrently; a larger image is decoded alone."""
 
 
 class MemoryBudget:
-    """Limits the bytes in use at the same time, first come, first served. Thread-safe.
+    """A thread-safe memory limit; requests are granted in order of arrival.
 
     Args:
-        limit: bytes.
-        min_counted: smaller sizes are not counted, so that few images wait for a large one.
+        limit: total bytes that can be reserved.
+        min_counted: smaller requests in bytes are always granted, without waiting for large ones.
     """
 
     def __init__(
@@ -31,15 +31,15 @@ class MemoryBudget:
 
     @contextmanager
     def reserve(self, size: int) -> Iterator[None]:
-        """Wait until ``size`` bytes are free, and reserve them inside the context.
+        """Wait until ``size`` bytes are available and reserve them within the context.
 
-        A size above the limit reserves the whole budget.
+        A request above the limit reserves the whole budget.
         """
         if size < self._min_counted:
             yield
             return
         size = min(size, self._limit)
-        with self._turn_lock, self._freed:  # first come, first served, for any size
+        with self._turn_lock, self._freed:  # in order of arrival
             self._freed.wait_for(lambda: self._used + size <= self._limit)
             self._used += size
         try:
@@ -51,4 +51,4 @@ class MemoryBudget:
 
 
 DECODING_BUDGET = MemoryBudget()
-"""The budget of this process."""
+"""The budget shared by all threads of this process."""

@@ -18,13 +18,13 @@ REGION_COLOURS = (
     *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
     *("#6A3D9A", "#B15928", "#1B7837", "#C51B7D"),
 )
-"""Colours by label order; the first six suit colour-blind readers (Okabe and Ito 2008)."""
-LINE_WIDTH_SHARE = 1 / 300
+"""Colours in label order; the first six are colour-blind safe (Okabe and Ito 2008)."""
+RELATIVE_LINE_WIDTH = 1 / 300
 """Line width as a fraction of the image's longer edge."""
 TEXT_HEIGHT_LINES = 5.0
-"""Text height in line widths; at least 12 pixels."""
+"""Text height as a multiple of the line width; at least 12 pixels."""
 MIN_EDGE_PX = 320
-"""Longer edge in pixels that text needs; smaller images are enlarged."""
+"""Minimum longer edge in pixels for readable text; smaller images are upscaled."""
 DARK_TEXT_COLOUR, LIGHT_TEXT_COLOUR = "#111111", "#ffffff"
 
 
@@ -33,9 +33,9 @@ class RegionMark:
     """A prediction to draw.
 
     Attributes:
-        label: text and colour.
+        label: label name; decides text and colour.
         confidence: 0 to 1.
-        region: a box, or a point as a box without extent; None for a label of the whole image.
+        region: box, or zero-size box for a point; None for an image-level label.
     """
 
     label: str
@@ -46,12 +46,12 @@ class RegionMark:
 def draw_marks(
     image: Image.Image, marks: Sequence[RegionMark], labels: Sequence[str]
 ) -> Image.Image:
-    """Return a copy of the image with the marks on it.
+    """Return a copy of the image with predictions drawn on it.
 
     Args:
         image: RGB, upright.
-        marks: the most confident is drawn last, on top.
-        labels: all labels of the config, whose order decides the colours.
+        marks: predictions, drawn in ascending confidence.
+        labels: all label names of the control; their order decides the colours.
     """
     from PIL import Image as Pillow
     from PIL import ImageDraw
@@ -62,7 +62,7 @@ def draw_marks(
     canvas = image.resize(size, Pillow.Resampling.NEAREST) if factor > 1 else image.copy()
     order = {name: index for index, name in enumerate(labels)}
     painter = _MarkPainter(ImageDraw.Draw(canvas), canvas.size, order)
-    for mark in sorted(marks, key=lambda one: one.confidence):
+    for mark in sorted(marks, key=lambda mark: mark.confidence):
         if mark.region is not None:
             painter.draw_region(mark, mark.region)
     painter.draw_image_labels([mark for mark in marks if mark.region is None])
@@ -76,11 +76,11 @@ class _MarkPainter:
         self._draw = draw_context
         self._size = size
         self._label_order = order
-        self._line_width = max(2, round(max(size) * LINE_WIDTH_SHARE))
+        self._line_width = max(2, round(max(size) * RELATIVE_LINE_WIDTH))
         self._font = _load_font(max(12, round(self._line_width * TEXT_HEIGHT_LINES)))
 
     def draw_region(self, mark: RegionMark, region: Region) -> None:
-        """Draw a box or a dot with its label."""
+        """Draw a box, or a dot for a point, with its label."""
         width, height = self._size
         x0, x1 = region.x0 * width, region.x1 * width
         y0, y1 = region.y0 * height, region.y1 * height
@@ -95,7 +95,7 @@ class _MarkPainter:
             self._draw_tag(_mark_text(mark), x0, y0, colour)
 
     def draw_image_labels(self, marks: Sequence[RegionMark]) -> None:
-        """Draw the labels of the whole image below each other."""
+        """Draw image-level labels in a column at the top left."""
         y = float(self._line_width)
         for mark in marks:
             text = _mark_text(mark)
@@ -104,7 +104,7 @@ class _MarkPainter:
             y += text_height + self._line_width
 
     def _draw_tag(self, text: str, x: float, bottom: float, colour: str) -> None:
-        """Draw text on a background that ends at ``bottom``, inside the image."""
+        """Draw text on a filled background that ends at ``bottom``, shifted into the image."""
         text_width, text_height = self._text_size(text)
         x = max(0.0, min(x, self._size[0] - text_width))
         y = max(0.0, min(bottom - text_height, self._size[1] - text_height))
@@ -113,7 +113,7 @@ class _MarkPainter:
         self._draw.text(middle, text, fill=_text_colour(colour), font=self._font, anchor="mm")
 
     def _text_size(self, text: str) -> tuple[float, float]:
-        """Return width and height with padding."""
+        """Return width and height in pixels, including padding."""
         ascent, descent = self._font.getmetrics()
         text_width = self._draw.textlength(text, font=self._font)
         return text_width + 2 * self._line_width, ascent + descent + self._line_width
@@ -127,7 +127,7 @@ def _mark_text(mark: RegionMark) -> str:
 
 
 def _text_colour(colour: str) -> str:
-    """Return the colour with the higher contrast (W3C's relative luminance, approximated)."""
+    """Return the text colour for a background (W3C's relative luminance, approximated)."""
     red, green, blue = (int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
     luminance = 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2
     return DARK_TEXT_COLOUR if luminance > 0.3 else LIGHT_TEXT_COLOUR
@@ -135,7 +135,7 @@ def _text_colour(colour: str) -> str:
 
 @lru_cache(maxsize=8)
 def _load_font(height: int) -> ImageFont.FreeTypeFont:
-    """Load DejaVu Sans, which covers most alphabets, or else Pillow's default font."""
+    """Load DejaVu Sans, which covers most alphabets; fall back to Pillow's default font."""
     from PIL import ImageFont
 
     file = find_dejavu_font()
@@ -144,7 +144,7 @@ def _load_font(height: int) -> ImageFont.FreeTypeFont:
 
 
 def find_dejavu_font() -> Path | None:
-    """Return the file of DejaVu Sans that matplotlib brings along, without importing matplotlib."""
+    """Return the path of the DejaVu Sans bundled with matplotlib, without importing matplotlib."""
     spec = importlib.util.find_spec("matplotlib")
     if spec is None or spec.origin is None:
         return None

@@ -1,8 +1,8 @@
-"""Read the orientation of image files, and estimate how much work decoding takes.
+"""Read the EXIF orientation of image files and reject files that are too expensive to decode.
 
-Metadata written by cameras and programs often violate the standards. Nothing here fails on them:
-unreadable metadata are ignored, and the image stays usable. A small file can also cost minutes of
-decoding without having many pixels; the limits are far above what cameras and programs write.
+Metadata often violate the standards, so unreadable metadata are ignored instead of rejecting the
+image. A small file with few pixels can still take minutes to decode; the limits are far above what
+cameras and image editors write.
 """
 
 from __future__ import annotations
@@ -16,32 +16,32 @@ from typing import NamedTuple
 EXIF_PREFIX = b"Exif\0\0"
 ORIENTATION_TAG = 0x0112
 TIFF_SHORT_TYPE = 3
-"""Type of the orientation in a TIFF directory: 16 bits."""
+"""Type of the orientation entry in a TIFF directory: unsigned 16-bit integer."""
 SCAN_MARKER, END_MARKER = 0xDA, 0xD9
 MARKERS_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xDA)})
-"""JPEG markers without a length."""
+"""JPEG markers that are not followed by a length."""
 REQUIRED_SEGMENTS = frozenset({0xE0, 0xEE})
-"""Application segments of a JPEG that decoding needs: JFIF, and Adobe's, which marks CMYK."""
+"""JPEG application segments required for decoding: APP0 (JFIF) and APP14 (Adobe, marks CMYK)."""
 NEXT_MARKER_PATTERN = re.compile(rb"\xff+[^\x00\xff]")
 SCAN_END_PATTERN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
-"""A marker after the pixels of a scan, in which 0xFF is followed by 0 or is a restart marker."""
+"""The marker that ends the data of a scan, where 0xFF is stuffed with 0 or a restart marker."""
 MAX_JPEG_SCANS = 100
-"""Scans of a progressive JPEG; programs write about ten."""
+"""Maximum scans of a progressive JPEG; encoders write about ten."""
 MAX_SCANNED_PIXELS = 2_500_000_000
-"""Pixels of all scans together: 25 scans of 100 megapixels."""
+"""Maximum scans × pixels of a JPEG, for example 25 scans of 100 megapixels."""
 MAX_SEGMENTS = 20_000
-"""Segments of a JPEG, or blocks before the first frame of a GIF."""
+"""Maximum segments of a JPEG, or blocks before the first frame of a GIF."""
 MAX_PNG_CHUNKS = 100_000
-"""Chunks of a PNG; programs write one for 8 kB or more."""
+"""Maximum chunks of a PNG; encoders write chunks of at least 8 kB."""
 MAX_RLE_BMP_BYTES = 1_000_000
-"""Bytes of a run-length encoded BMP, which is decoded slowly."""
+"""Maximum file size of a run-length encoded BMP, which Pillow decodes slowly."""
 
 
 def read_orientation(exif: bytes) -> int:
-    """Return the orientation in an EXIF block, 1 to 8; 1 if there is none.
+    """Return the EXIF orientation, 1 to 8; 1 if missing or invalid.
 
     Args:
-        exif: a TIFF directory, with or without the prefix ``Exif``.
+        exif: EXIF block, with or without the prefix ``Exif``.
     """
     block = exif.removeprefix(EXIF_PREFIX)
     order = {b"II": "<", b"MM": ">"}.get(block[:2])
@@ -61,7 +61,7 @@ def read_orientation(exif: bytes) -> int:
 
 
 def split_jpeg(content: bytes) -> tuple[bytes, bytes]:
-    """Return a JPEG without the metadata that decoding does not need, and its EXIF block or b""."""
+    """Return a JPEG without metadata, and its EXIF block (empty if there is none)."""
     parts, exif, copied_until = [content[:2]], b"", 2
     for segment in islice(_header_segments(content), MAX_SEGMENTS):
         if 0xE1 <= segment.marker <= 0xEF and segment.marker not in REQUIRED_SEGMENTS:
@@ -75,7 +75,7 @@ def split_jpeg(content: bytes) -> tuple[bytes, bytes]:
 
 
 class _Segment(NamedTuple):
-    """A segment of a JPEG: its marker at ``offset``, its length and body in start:end."""
+    """A JPEG segment: the marker starts at ``offset``; length and body are in ``start:end``."""
 
     marker: int
     offset: int
@@ -84,7 +84,7 @@ class _Segment(NamedTuple):
 
 
 def _header_segments(content: bytes) -> Iterator[_Segment]:
-    """Iterate over the segments before the first scan of a JPEG."""
+    """Yield the segments of a JPEG before its first scan."""
     offset = 2
     while match := NEXT_MARKER_PATTERN.match(content, offset):
         marker, start = content[match.end() - 1], match.end()
@@ -95,8 +95,8 @@ def _header_segments(content: bytes) -> Iterator[_Segment]:
         offset = end
 
 
-def decoding_cost_reason(content: bytes) -> str:
-    """Return why a file takes too much work before its pixels are decoded, or ""."""
+def header_cost_error(content: bytes) -> str:
+    """Return why a file is too expensive to parse, before any pixel is decoded; empty if not."""
     if content.startswith(b"\xff\xd8"):
         segment_limit = islice(_header_segments(content), MAX_SEGMENTS - 1, None)
         return f"over {MAX_SEGMENTS:,} segments" if any(segment_limit) else ""
@@ -111,18 +111,18 @@ def decoding_cost_reason(content: bytes) -> str:
 
 
 def count_jpeg_scans(content: bytes, pixels: int) -> int:
-    """Return the number of scans of a JPEG; 1 for all other files.
+    """Return an upper bound of the number of scans of a JPEG; 1 for other formats.
 
     Args:
-        content: of the file.
+        content: content of the file.
         pixels: width × height.
 
     Returns:
-        an upper bound; above ``MAX_JPEG_SCANS`` if all scans together have too many pixels.
+        the bound; above ``MAX_JPEG_SCANS`` if scans × pixels exceeds ``MAX_SCANNED_PIXELS``.
     """
     if not content.startswith(b"\xff\xd8"):
         return 1
-    count = content.count(b"\xff\xda")  # an upper bound: may also occur elsewhere by chance
+    count = content.count(b"\xff\xda")  # may also occur in other data
     if count > 1 and (count > MAX_JPEG_SCANS or count * pixels > MAX_SCANNED_PIXELS):
         count = _parse_scan_count(content)
         if count > 1 and count * pixels > MAX_SCANNED_PIXELS:
@@ -157,7 +157,7 @@ def _has_too_many_chunks(content: bytes) -> bool:
 
 
 def _has_too_many_blocks(content: bytes) -> bool:
-    """Count the blocks before the first frame of a GIF; its pixels are decoded quickly."""
+    """Return whether a GIF has more than ``MAX_SEGMENTS`` blocks before its first frame."""
     packed = content[10] if len(content) > 10 else 0
     offset, in_extension = 13 + (3 << ((packed & 7) + 1) if packed & 0x80 else 0), False
     for _ in range(MAX_SEGMENTS):

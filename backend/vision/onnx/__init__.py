@@ -1,1 +1,1 @@
-"""ONNX export of encoders, heads and detectors, to run a version without this project."""
+"""ONNX export of encoders, heads and detectors."""

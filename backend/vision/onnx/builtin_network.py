@@ -1,6 +1,7 @@
-"""The builtin encoder as a torch network, with the same arithmetic but without scipy and skimage.
+"""The builtin encoder as a torch network, for export to ONNX.
 
-Pillow's resizing rounds to integers after each step, and so does this network.
+It reproduces the arithmetic of Pillow, scipy and skimage; Pillow's resize rounds to integers after
+each pass.
 """
 
 from __future__ import annotations
@@ -31,19 +32,19 @@ from backend.vision.onnx.export import ExportGraph
 from backend.vision.onnx.preprocessing import Preprocessing, normalize_tensor_rows
 
 GREY_WEIGHTS = (19595.0, 38470.0, 7471.0)
-"""Pillow's weights of red, green and blue, of 65536."""
+"""Pillow's RGB-to-grey weights, in units of 1 / 65536."""
 RGB_TO_XYZ = (
     (0.412453, 0.357580, 0.180423),
     (0.212671, 0.715160, 0.072169),
     (0.019334, 0.119193, 0.950227),
 )
 D65_WHITE = (0.95047, 1.0, 1.08883)
-"""Illuminant D65 for the observer of 1931, as in skimage."""
+"""White point of illuminant D65, CIE 1931 2° observer, as in skimage."""
 REDUCING_GAP = 2.0
 
 
 def build_builtin_graph() -> ExportGraph:
-    """Return the builtin encoder: (n, 3, 128, 128) float32, 0 to 1 → (n, dim) of unit length."""
+    """Return the graph (n, 3, 128, 128) float32, 0 to 1 → (n, dim) embeddings of unit length."""
     side = EDGE_SQUARE_SIDES_PX[0]
     example = np.random.default_rng(0).random((1, 3, side, side), dtype=np.float32)
     return ExportGraph(BuiltinNetwork(), example, "image", ["embedding"], {0: "images"})
@@ -85,7 +86,7 @@ class BuiltinNetwork(nn.Module):  # type: ignore[misc]
 
 
 class SquareResize(nn.Module):  # type: ignore[misc]
-    """Pillow's bilinear ``resize`` of an integer square, with its ``reducing_gap``."""
+    """Pillow's bilinear ``resize`` of a square 8-bit image with ``reducing_gap``."""
 
     def __init__(self, side: int, target_side: int) -> None:
         super().__init__()
@@ -99,7 +100,7 @@ class SquareResize(nn.Module):  # type: ignore[misc]
         self.register_buffer("weights", torch.tensor(weights, dtype=torch.float32))
 
     def forward(self, squares: torch.Tensor) -> torch.Tensor:
-        """(…, side, side) → (…, to, to), both integers."""
+        """Resize (…, side, side) to (…, target_side, target_side); integer values, 0 to 255."""
         if self.is_identity:
             return squares
         if self.reduces:
@@ -109,7 +110,7 @@ class SquareResize(nn.Module):  # type: ignore[misc]
 
 
 class EdgeFeatures(nn.Module):  # type: ignore[misc]
-    """Strength of edges by direction and cell, with Fourier transforms as matrix products."""
+    """Edge strength per direction and cell; Fourier transforms are matrix products."""
 
     def __init__(self, side: int, grid: int) -> None:
         super().__init__()
@@ -123,11 +124,11 @@ class EdgeFeatures(nn.Module):  # type: ignore[misc]
         self.pad = nn.ReflectionPad2d(BORDER_PX)
 
     def forward(self, grey: torch.Tensor) -> torch.Tensor:
-        """(n, side, side), 0 to 255 → (n, directions · grid²)."""
+        """Convert grey (n, side, side), 0 to 255, to features (n, directions · grid²)."""
         pixels = self.pad(grey / 255)
-        wave, turned = self.cos @ pixels, self.sin @ pixels
-        real = (wave @ self.cos - turned @ self.sin)[:, None] * self.filters
-        imaginary = -(wave @ self.sin + turned @ self.cos)[:, None] * self.filters
+        cosine, sine = self.cos @ pixels, self.sin @ pixels
+        real = (cosine @ self.cos - sine @ self.sin)[:, None] * self.filters
+        imaginary = -(cosine @ self.sin + sine @ self.cos)[:, None] * self.filters
         real, imaginary = self._inverse_transform(real, imaginary)
         edge = BORDER_PX
         strength = (real**2 + imaginary**2).sqrt()[:, :, edge:-edge, edge:-edge]
@@ -136,7 +137,7 @@ class EdgeFeatures(nn.Module):  # type: ignore[misc]
     def _inverse_transform(
         self, real: torch.Tensor, imaginary: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
-        """Apply the inverse transform along both axes, without its division."""
+        """Apply the inverse Fourier transform along both axes, without normalization."""
         for axis in (0, 1):
             c, s = self.cos, self.sin
             if axis:
@@ -147,7 +148,7 @@ class EdgeFeatures(nn.Module):  # type: ignore[misc]
 
 
 class RgbToLab(nn.Module):  # type: ignore[misc]
-    """sRGB → CIELAB, as in skimage."""
+    """Convert sRGB to CIELAB, as skimage does."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -155,7 +156,7 @@ class RgbToLab(nn.Module):  # type: ignore[misc]
         self.register_buffer("rows", torch.tensor(rows, dtype=torch.float32))
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(n, 3, h, w), 0 to 255 → (n, 3, h, w)."""
+        """Convert (n, 3, h, w), 0 to 255, to CIELAB (n, 3, h, w)."""
         colour = pixels / 255
         linear = torch.where(colour > 0.04045, ((colour + 0.055) / 1.055) ** 2.4, colour / 12.92)
         r, g, b = linear[:, 0], linear[:, 1], linear[:, 2]
@@ -165,7 +166,7 @@ class RgbToLab(nn.Module):  # type: ignore[misc]
 
 
 class ColourHistogram(nn.Module):  # type: ignore[misc]
-    """Square roots of colour histograms of the image and its centre."""
+    """Square-rooted colour histograms of the image and its centre."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -178,20 +179,20 @@ class ColourHistogram(nn.Module):  # type: ignore[misc]
         self.register_buffer("numbers", torch.arange(int(bins.prod()), dtype=torch.float32))
 
     def forward(self, lab: torch.Tensor) -> torch.Tensor:
-        """(n, 3, h, w) → (n, 2 · bins)."""
+        """Convert CIELAB (n, 3, h, w) to features (n, 2 · bins)."""
         bin_positions = torch.minimum(((lab - self.low) / self.width).clamp_min(0), self.last)
         bin_numbers = (torch.floor(bin_positions) * self.steps).sum(1)
         centre = bin_numbers[:, CENTRE_SLICE, CENTRE_SLICE]
         histograms = [self._root_frequencies(bin_numbers), self._root_frequencies(centre)]
         return centre_and_normalize_rows(torch.cat(histograms, 1))
 
-    def _root_frequencies(self, number: torch.Tensor) -> torch.Tensor:
-        same = (number.flatten(1)[:, :, None] == self.numbers).to(torch.float32)
-        return same.mean(1).sqrt()
+    def _root_frequencies(self, bin_numbers: torch.Tensor) -> torch.Tensor:
+        one_hot = (bin_numbers.flatten(1)[:, :, None] == self.numbers).to(torch.float32)
+        return one_hot.mean(1).sqrt()
 
 
 def centre_and_normalize_rows(rows: torch.Tensor) -> torch.Tensor:
-    """Subtract the mean of each row, (n, d), and scale it to unit length."""
+    """Subtract the mean of each row of (n, d) and scale rows to unit length."""
     return normalize_tensor_rows(rows - rows.mean(1, keepdim=True), 1e-6)
 
 
@@ -200,7 +201,7 @@ def _lab_companding(part: torch.Tensor) -> torch.Tensor:
 
 
 def _box_mean_weights(side: int, factor: int) -> Doubles:
-    """Return Pillow's ``reduce`` as a matrix, (cells, side): means of ``factor`` pixels."""
+    """Return the matrix of Pillow's ``reduce`` along one axis, (cells, side)."""
     rows = np.zeros((-(-side // factor), side))
     for i in range(len(rows)):
         part = slice(i * factor, min(side, (i + 1) * factor))
@@ -209,7 +210,8 @@ def _box_mean_weights(side: int, factor: int) -> Doubles:
 
 
 def _triangle_weights(cells: int, length: float, target_side: int) -> Doubles:
-    """Return Pillow's bilinear weights: (to, cells), for the first ``length`` of the cells."""
+    """Return the matrix of Pillow's bilinear resize of the first ``length`` cells to
+    ``target_side`` pixels: (target_side, cells)."""
     scale = length / target_side
     support = max(scale, 1.0)
     rows = np.zeros((target_side, cells))

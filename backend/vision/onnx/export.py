@@ -1,4 +1,4 @@
-"""Write a torch network to an ONNX file with only torch and onnx, without warnings."""
+"""Export a torch network to an ONNX file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from backend.arrays import Floats
 from backend.errors import PrelabelError
 
 ONNX_OPSET_VERSION = 17
-"""The first with layer normalisation; supported by every onnxruntime since 2022."""
+"""The first opset with LayerNormalization; supported by onnxruntime since 2022."""
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,10 @@ class ExportGraph:
 
     Attributes:
         module: torch module on the CPU.
-        example: an input for tracing.
+        example: example input for tracing.
         input_name: name of the input.
         output_names: names of the outputs.
-        dynamic_axes: axis of the input → name, for axes of any length.
+        dynamic_axes: dynamic axis of the input → its name.
     """
 
     module: Any
@@ -36,10 +36,10 @@ class ExportGraph:
 
 
 def write_onnx(graph: ExportGraph, file: Path) -> None:
-    """Write a network to one ONNX file.
+    """Export a network to one ONNX file.
 
     Raises:
-        PrelabelError: it uses an operation that ONNX does not support.
+        PrelabelError: the network uses an operation that ONNX does not support.
     """
     import torch
 
@@ -51,7 +51,7 @@ def write_onnx(graph: ExportGraph, file: Path) -> None:
                 graph.module.eval(),
                 (torch.from_numpy(graph.example),),
                 str(file),
-                dynamo=False,  # the other exporter needs another package and several gigabytes
+                dynamo=False,  # the dynamo exporter needs onnxscript and several gigabytes
                 opset_version=ONNX_OPSET_VERSION,
                 input_names=[graph.input_name],
                 output_names=list(graph.output_names),
@@ -59,7 +59,7 @@ def write_onnx(graph: ExportGraph, file: Path) -> None:
             )
     except OSError:
         raise
-    except Exception as error:  # torch raises many kinds, some with the network in the message
+    except Exception as error:  # torch raises many types, some include the network
         reason = " ".join(str(error).split())[-160:]
         raise PrelabelError(
             f"{file.stem} cannot be exported to ONNX ({reason}): use `prelabel endpoint` instead."
@@ -68,7 +68,7 @@ def write_onnx(graph: ExportGraph, file: Path) -> None:
 
 @contextmanager
 def _disable_attention_fastpath() -> Iterator[None]:
-    """Disable torch's fast path for attention, an operation that ONNX does not support."""
+    """Disable torch's attention fast path, a fused operation that ONNX does not support."""
     import torch
 
     was_enabled = torch.backends.mha.get_fastpath_enabled()

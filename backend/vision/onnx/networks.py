@@ -1,4 +1,4 @@
-"""Heads and detectors as networks to export."""
+"""Heads and detectors as torch networks with post-processing, for export to ONNX."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from backend.vision.onnx.export import ExportGraph
 
 
 def build_head_graph(head: Head) -> ExportGraph:
-    """Return a head: (n, d) embeddings of unit length → (n, K) calibrated confidence."""
+    """Return the graph (n, d) embeddings of unit length → (n, K) calibrated confidence."""
     example = np.zeros((1, head.weight.shape[1]), dtype=np.float32)
     return ExportGraph(
         ExportedHeadNetwork(head), example, "embedding", ["confidence"], {0: "images"}
@@ -39,11 +39,11 @@ class ExportedHeadNetwork(nn.Module):  # type: ignore[misc]
 
 
 def build_detector_graph(detector: TrainedDetector) -> ExportGraph:
-    """Return a detector: (1, 3, h, w) float32 RGB, 0 to 1 → objects, most confident first.
+    """Return the graph (1, 3, h, w) float32 RGB, 0 to 1 → detections, most confident first.
 
-    The outputs are ``boxes`` (n, 4) x0 y0 x1 y1 in pixels of the input, ``confidence`` (n) and
-    ``label`` (n), an index into the control's labels. Height and width are any multiples of the
-    stride; an RT-DETR accepts only squares of its input size.
+    The outputs are ``boxes`` (n, 4) x0 y0 x1 y1 in pixels of the input, ``confidence`` (n,) and
+    ``label`` (n,), an index into the control's labels. Height and width are multiples of the
+    stride; RT-DETR accepts only squares of its input size.
     """
     is_rtdetr = detector.network.spec.family == QUERY_FAMILY
     size = detector.class_mapping.size
@@ -60,7 +60,7 @@ class ExportedDetectorNetwork(nn.Module):  # type: ignore[misc]
     """See :func:`build_detector_graph`."""
 
     def __init__(self, detector: TrainedDetector, is_rtdetr: bool) -> None:
-        import torchvision  # noqa: F401 - here, because its import must not be traced
+        import torchvision  # noqa: F401 - imported here so that the import is not traced
 
         super().__init__()
         self.raw_network = build_raw_network(detector.network)
@@ -68,7 +68,7 @@ class ExportedDetectorNetwork(nn.Module):  # type: ignore[misc]
         self.strides = [int(s) for s in detector.network.module.stride] if not is_rtdetr else []
         classes = detector.class_mapping.classes
         class_labels = [classes.get(c, -1) for c in range(len(detector.network.spec.classes))]
-        shares_labels = len(set(class_labels) - {-1}) < sum(one >= 0 for one in class_labels)
+        shares_labels = len(set(class_labels) - {-1}) < sum(label >= 0 for label in class_labels)
         points = detector.class_mapping.points
         self.suppress_across_classes = (shares_labels or is_rtdetr) and not points
         self.register_buffer("class_labels", torch.tensor(class_labels))
@@ -80,59 +80,59 @@ class ExportedDetectorNetwork(nn.Module):  # type: ignore[misc]
         boxes, class_confidence = decode(image, first[0], second[0])
         best_confidence, classes = class_confidence.max(1)
         rows = torch.nonzero(best_confidence > MIN_DETECTION_CONFIDENCE)[:, 0]
-        found = boxes[rows], best_confidence[rows], classes[rows]
+        detections = boxes[rows], best_confidence[rows], classes[rows]
         if not self.is_query_based:
-            found = _nms_per_label(*found, NMS_IOU_THRESHOLD)
-        boxes, confidence, classes = found
+            detections = _nms_per_label(*detections, NMS_IOU_THRESHOLD)
+        boxes, confidence, classes = detections
         label = self.class_labels[classes]
         rows = torch.nonzero(label >= 0)[:, 0]
-        found = boxes[rows], confidence[rows], label[rows]
+        detections = boxes[rows], confidence[rows], label[rows]
         if self.suppress_across_classes:
-            found = _nms_per_label(*found, CROSS_CLASS_IOU_THRESHOLD)
-        return found
+            detections = _nms_per_label(*detections, CROSS_CLASS_IOU_THRESHOLD)
+        return detections
 
     def _decode_grid(
         self, image: torch.Tensor, raw: torch.Tensor, logits: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Decode distances to the edges: (cells, 4) boxes and (cells, classes) confidence."""
-        centre_list, strides = [], []
+        """Decode YOLO's edge distances: (cells, 4) boxes and (cells, classes) confidence."""
+        level_centres, strides = [], []
         for stride in self.strides:
             down = torch.arange(image.shape[2] // stride) + 0.5
             across = torch.arange(image.shape[3] // stride) + 0.5
             y, x = torch.meshgrid(down, across, indexing="ij")
             cells = torch.stack([x.flatten(), y.flatten()], 1)
-            centre_list.append(cells)
+            level_centres.append(cells)
             strides.append(torch.zeros_like(cells) + stride)
-        cell_centres, stride = torch.cat(centre_list), torch.cat(strides)
+        cell_centres, stride = torch.cat(level_centres), torch.cat(strides)
         edges = _expected_distances(raw)
         top_left = (cell_centres - edges[:, :2]) * stride
         bottom_right = (cell_centres + edges[:, 2:]) * stride
         return torch.cat([top_left, bottom_right], 1), logits.T.sigmoid()
 
     def _decode_queries(
-        self, image: torch.Tensor, raw: torch.Tensor, table: torch.Tensor
+        self, image: torch.Tensor, raw: torch.Tensor, confidence: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return (queries, 4) boxes, most confident first, and (queries, classes) confidence."""
-        order = table.max(1).values.argsort(descending=True)
+        """Decode RT-DETR's queries, most confident first: (queries, 4) boxes and confidence."""
+        order = confidence.max(1).values.argsort(descending=True)
         input_size = torch.tensor([image.shape[3], image.shape[2]] * 2, dtype=torch.float32)
-        raw, table = raw[order] * input_size, table[order]
+        raw, confidence = raw[order] * input_size, confidence[order]
         half = raw[:, 2:] / 2
-        return torch.cat([raw[:, :2] - half, raw[:, :2] + half], 1), table
+        return torch.cat([raw[:, :2] - half, raw[:, :2] + half], 1), confidence
 
 
 def _expected_distances(raw: torch.Tensor) -> torch.Tensor:
-    """(4 · bins, cells) → (cells, 4): the mean of each edge's distribution over distances (DFL)."""
+    """Return the expected distance to each edge, (4 · bins, cells) → (cells, 4) (DFL)."""
     bins = raw.shape[0] // 4
     if bins == 1:
         return raw.T
-    shares = raw.view(4, bins, -1).softmax(1)
-    return (shares * torch.arange(bins, dtype=torch.float32)[:, None]).sum(1).T
+    weights = raw.view(4, bins, -1).softmax(1)
+    return (weights * torch.arange(bins, dtype=torch.float32)[:, None]).sum(1).T
 
 
 def _nms_per_label(
     boxes: torch.Tensor, confidence: torch.Tensor, labels: torch.Tensor, iou_threshold: float
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Apply non-maximum suppression within each label; most confident first."""
+    """Apply non-maximum suppression per label and sort by descending confidence."""
     from torchvision.ops import nms
 
     label_offsets = labels.to(boxes.dtype)[:, None] * 10_000.0

@@ -1,4 +1,4 @@
-"""The preprocessing of exported encoders, as far as it can be reproduced elsewhere."""
+"""The preprocessing of exported encoders, and networks that include the normalization."""
 
 from __future__ import annotations
 
@@ -13,17 +13,19 @@ from backend.errors import EncoderError
 from backend.vision.onnx.export import ExportGraph
 
 FORMAT_ONLY_TRANSFORMS = "ToTensor MaybeToTensor MaybeConvertMode PILToTensor function".split()
-"""Steps of torchvision and open_clip that only change the format of the pixels."""
+"""Transforms of torchvision and open_clip that only convert the pixel format."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """An image → (1, 3, side, side) float32 RGB, 0 to 1. Normalization is part of the network.
+    """How to convert an image to the network input (1, 3, side, side) float32 RGB, 0 to 1.
+
+    Colour normalization is part of the exported network.
 
     Attributes:
-        side: pixels of the square.
-        cut: scale the shorter edge to ``side`` and crop the centre; else scale both edges.
-        filter: ``bilinear`` or ``bicubic``, as in Pillow.
+        side: input size in pixels.
+        cut: resize the shorter edge to ``side`` and centre-crop; else stretch to a square.
+        filter: Pillow's resampling filter, ``bilinear`` or ``bicubic``.
         gap: Pillow's ``reducing_gap``, or None.
     """
 
@@ -35,7 +37,7 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class PortableEncoder:
-    """An encoder to export: images → embeddings of unit length."""
+    """An encoder for ONNX export: preprocessed images → embeddings of unit length."""
 
     graph: ExportGraph
     preprocessing: Preprocessing
@@ -44,13 +46,13 @@ class PortableEncoder:
 def build_encoder_graph(
     network: Any, side: int, mean: Sequence[float], std: Sequence[float]
 ) -> ExportGraph:
-    """Return a network with the normalization of colours included.
+    """Return the graph of a network with colour normalization and unit-length output.
 
     Args:
         network: (n, 3, side, side) → (n, d).
-        side: pixels.
-        mean: by channel of RGB, 0 to 1, as in training.
-        std: by channel.
+        side: input size in pixels.
+        mean: training mean per RGB channel, 0 to 1.
+        std: training standard deviation per channel.
     """
     example = torch.full((1, 3, side, side), 0.5).numpy()
     module = NormalizedEncoderNetwork(network, mean, std)
@@ -58,7 +60,7 @@ def build_encoder_graph(
 
 
 class NormalizedEncoderNetwork(nn.Module):  # type: ignore[misc]
-    """Normalization of colours, the network, and rows scaled to unit length."""
+    """A network between colour normalization and L2 normalization."""
 
     def __init__(self, network: Any, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
@@ -67,27 +69,27 @@ class NormalizedEncoderNetwork(nn.Module):  # type: ignore[misc]
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """(n, 3, side, side), 0 to 1 → (n, d)."""
+        """Convert images (n, 3, side, side), 0 to 1, to embeddings (n, d)."""
         rows = self.network((images - self.mean) / self.std)
         return normalize_tensor_rows(rows, 1e-12)
 
 
 def normalize_tensor_rows(rows: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """Scale rows, (n, d), to unit length; those shorter than ``epsilon`` are divided by it."""
+    """Scale the rows of (n, d) to unit length; norms are clamped to at least ``epsilon``."""
     return rows / rows.norm(dim=1, keepdim=True).clamp_min(epsilon)
 
 
 def read_transforms(
     name: str, transform_pipeline: Any
 ) -> tuple[Preprocessing, Sequence[float], Sequence[float]]:
-    """Return the preprocessing, mean and std of an encoder's torchvision transforms.
+    """Convert torchvision transforms to preprocessing, mean and std.
 
     Args:
-        name: of the encoder, for the error.
+        name: name of the encoder, for the error message.
         transform_pipeline: a ``Compose``.
 
     Raises:
-        EncoderError: there is a step that cannot be reproduced elsewhere.
+        EncoderError: a transform is not supported.
     """
     mean: Sequence[float] = (0.0, 0.0, 0.0)
     std: Sequence[float] = (1.0, 1.0, 1.0)

@@ -1,4 +1,4 @@
-"""Run networks on the fastest runtime of this machine, with the same outputs as torch."""
+"""Run networks on torch or OpenVINO, whichever is faster on this machine."""
 
 from backend.vision.runtime.fastest_runner import RunnerSpec, select_fastest_runner
 from backend.vision.runtime.runner import Outputs, Runner, RunnerKind, TorchRunner

@@ -1,4 +1,4 @@
-"""Select the fastest runtime for a network by measurement, with the same outputs as torch."""
+"""Benchmark the runtimes for a network and select the fastest whose outputs match torch's."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ MAX_DIFFERENCE_BY_KIND: dict[RunnerKind, float] = {
     "openvino": 1e-3,
     "openvino-bf16": 0.05,
 }
-"""Largest accepted difference from torch, by the caller's measure. In f32 only the order of
-additions differs (1e-6 to 1e-4 is usual); bfloat16 has eight bits."""
+"""Maximum difference from torch, as computed by ``RunnerSpec.measure_difference``. In float32 only
+the order of additions differs (typically 1e-6 to 1e-4); bfloat16 has 8 bits of precision."""
 MAX_DUPLICATED_BYTES = 256 * 2**20
-"""Size of the weights up to which a second copy is acceptable for faster single inputs."""
+"""Maximum size of weights that are kept in memory twice to speed up single inputs."""
 
 
 @dataclass(frozen=True)
 class RunnerSpec:
-    """A network to run, and how its outputs are compared with torch's.
+    """A network to run and how to compare its outputs with torch's.
 
     Attributes:
         network: torch module, float32: (b, 3, h, w) → a tensor or a tuple of tensors.
-        example: (b, 3, h, w) float32. Outputs are compared on it and on an input derived from it.
+        example: (b, 3, h, w) float32 input for conversion, benchmark and comparison.
         key: identifies the weights.
-        family: identifies the layers and the input size. Networks of one family are equally fast,
-            so one of them is timed per machine.
-        folder: stores converted networks and timings; None stores nothing.
-        allow_bf16: bfloat16 is acceptable where the processor computes it natively.
-        dynamic_size: height and width may differ from the example's.
-        measure_difference: distance of two outputs; by default the largest difference relative to
-            the largest number of each output.
+        family: identifies the architecture and the input size. Networks of one family are equally
+            fast, so the benchmark runs once per family and machine.
+        folder: cache folder of converted networks and timings; None disables caching.
+        allow_bf16: allow bfloat16 on CPUs that support it natively.
+        dynamic_size: inputs may differ from the example in height and width.
+        measure_difference: (actual, expected) → difference; by default the maximum absolute
+            difference divided by the maximum absolute expected value, over all outputs.
     """
 
     network: Any
@@ -62,17 +62,17 @@ class RunnerSpec:
 
 
 def select_fastest_runner(
-    spec: RunnerSpec, say: LogCallback, forced_kind: RunnerKind | None = None
+    spec: RunnerSpec, log: LogCallback, forced_kind: RunnerKind | None = None
 ) -> Runner:
-    """Return the fastest runner whose outputs equal torch's within ``MAX_DIFFERENCE_BY_KIND``.
+    """Return the fastest runner whose outputs match torch's within ``MAX_DIFFERENCE_BY_KIND``.
 
     Args:
         spec: the network.
-        say: receives why a faster runtime is not used.
-        forced_kind: use this runtime without timing it.
+        log: receives the reason when OpenVINO is rejected.
+        forced_kind: use this runtime without a benchmark.
 
     Returns:
-        the runner; torch on a GPU and wherever the others fail or differ.
+        the runner; torch on a GPU, or if no other runtime works and matches.
     """
     if detect_device() != "cpu":
         return TorchRunner(spec.network, "cuda")
@@ -82,14 +82,14 @@ def select_fastest_runner(
         return torch_runner
     trial = _RunnerTrial(spec, torch_runner)
     kinds = [known_kind] if known_kind else _candidate_kinds(spec.allow_bf16)
-    verified = _verified_runners(trial, kinds, say)
+    verified = _verified_runners(trial, kinds, log)
     if known_kind and verified:
         return verified[0]
     if forced_kind:
         return torch_runner
-    if known_kind:  # these weights differ from torch although others of the family did not
+    if known_kind:  # outputs of these weights mismatch, unlike those benchmarked before
         kinds = [kind for kind in _candidate_kinds(spec.allow_bf16) if kind != known_kind]
-        verified = _verified_runners(trial, kinds, say)
+        verified = _verified_runners(trial, kinds, log)
     selected = min(
         [torch_runner, *verified],
         key=lambda runner: timings.measure_seconds(runner, spec.example),
@@ -100,28 +100,28 @@ def select_fastest_runner(
 
 
 def _verified_runners(
-    trial: _RunnerTrial, kinds: Sequence[RunnerKind], say: LogCallback
+    trial: _RunnerTrial, kinds: Sequence[RunnerKind], log: LogCallback
 ) -> list[Runner]:
-    """Return the runners with torch's outputs, and log why the others are not used."""
+    """Return the runners whose outputs match torch's; log the reason for the others."""
     verified: list[Runner] = []
     for kind in kinds:
         try:
             verified.append(trial.runner(kind))
         except _OutputMismatchError as error:
-            say(f"{kind} is not used: {error}.")
-        except Exception as error:  # openvino raises many kinds; torch runs every network
+            log(f"{kind} is not used: {error}.")
+        except Exception as error:  # OpenVINO raises many exception types
             reason = " ".join(str(error).split())[:160].rstrip(".")
-            say(f"OpenVINO is not used: {type(error).__name__}: {reason}.")
+            log(f"OpenVINO is not used: {type(error).__name__}: {reason}.")
             break
     return verified
 
 
 class _OutputMismatchError(Exception):
-    """A runner's outputs differ from torch's."""
+    """The outputs of a runner do not match torch's."""
 
 
 class _RunnerTrial:
-    """Converts a network to OpenVINO and compares its outputs with torch's."""
+    """Convert a network to OpenVINO and compare its outputs with torch's."""
 
     def __init__(self, spec: RunnerSpec, reference_runner: Runner) -> None:
         self._spec, self._reference_runner = spec, reference_runner
@@ -131,17 +131,17 @@ class _RunnerTrial:
         self._model: Any = None
 
     def runner(self, kind: RunnerKind) -> Runner:
-        """Return a verified runner, from the stored conversion where it is usable.
+        """Return a verified runner, using the cached conversion if possible.
 
         Raises:
-            _OutputMismatchError: its outputs differ from torch's.
-            Exception: of many kinds: OpenVINO is missing or does not support the network.
+            _OutputMismatchError: the outputs do not match torch's.
+            Exception: OpenVINO is missing or does not support the network.
         """
         openvino_runner.import_openvino()
         name = f"{_safe_file_name(self._spec.key)}-{version('openvino')}.xml"
         file = self._spec.folder / name if self._spec.folder else None
         if self._model is None and file and file.is_file():
-            with suppress(Exception):  # damaged, or of another network: converted again
+            with suppress(Exception):  # damaged or outdated: convert again
                 return self._verify(openvino_runner.read_converted(file), kind)
         if self._model is None:
             self._model = openvino_runner.convert_to_openvino(self._spec.network, self._inputs[0])
@@ -162,18 +162,18 @@ class _RunnerTrial:
         compare = spec.measure_difference or _relative_difference
         for batch, expected in zip(self._inputs, self._expected_outputs, strict=True):
             output_error = compare(runner.run_in_stream(batch), expected)
-            if not output_error <= MAX_DIFFERENCE_BY_KIND[kind]:  # also refuses NaN
+            if not output_error <= MAX_DIFFERENCE_BY_KIND[kind]:  # also true for NaN
                 raise _OutputMismatchError(f"it differs from torch by {output_error:.2g}")
         return runner
 
 
 def _widen(example: Floats) -> Floats:
-    """Return an input of another size, for networks that accept multiples of 32."""
+    """Return the input widened by 32 pixels, to test that the converted size is dynamic."""
     return np.concatenate([example, example[..., :32]], axis=3)
 
 
 def _duplicate_flipped(example: Floats) -> Floats:
-    """Return more images, to detect a batch size that was fixed by the conversion."""
+    """Return the input with a mirrored copy, to test that the converted batch size is dynamic."""
     return np.concatenate([example, example[..., ::-1]])
 
 
@@ -182,14 +182,14 @@ def _candidate_kinds(allow_bf16: bool) -> list[RunnerKind]:
 
 
 def _relative_difference(actual: Outputs, expected: Outputs) -> float:
-    """Return the largest difference relative to the largest number of each output."""
+    """Return the maximum absolute error of any output relative to its maximum absolute value."""
     if [a.shape for a in actual] != [a.shape for a in expected]:
         return float("inf")
     relative_errors = [
         float(np.abs(a - b).max() / max(float(np.abs(b).max()), 1e-9))
         for a, b in zip(actual, expected, strict=True)
     ]
-    return max((s if np.isfinite(s) else float("inf") for s in relative_errors), default=0.0)
+    return max((e if np.isfinite(e) else float("inf") for e in relative_errors), default=0.0)
 
 
 def _safe_file_name(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Run networks with OpenVINO: convert, compile, and cache converted networks on disk."""
+"""Convert, compile and run networks with OpenVINO; cache converted networks on disk."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from backend.arrays import Floats
 from backend.vision.runtime.runner import Outputs, RunnerKind, torch_thread_count
 
 MAX_CACHED_NETWORKS = 24
-"""Converted networks in a folder; the least recently used are deleted."""
+"""Maximum converted networks in the cache folder; the least recently used are deleted."""
 _import_lock = threading.Lock()
 TELEMETRY_MODULE = "openvino_telemetry"
 
 
 class OpenVinoRunner:
-    """OpenVINO on a CPU, with one stream per thread.
+    """Run a network with OpenVINO on a CPU, with one inference stream per thread.
 
-    A thread with several torch threads that has a single input uses one stream of all threads
-    instead; otherwise a single image would be computed on one CPU.
+    A stream runs on one thread. Single inputs therefore use a second compiled model, whose only
+    stream runs on all threads, unless the calling thread is limited to one torch thread.
 
     Args:
         model: converted network.
-        kind: ``openvino`` in float32, or ``openvino-bf16``.
+        kind: ``openvino`` (float32) or ``openvino-bf16``.
         threads: number of threads.
-        shape: of the input, -1 for a dynamic axis. A network with dynamic height and width is
-            compiled once and is within 5 % as fast as one per shape (measured).
-        allow_second_copy: the weights may be in memory twice, for single inputs.
+        shape: input shape, -1 for dynamic axes. A network with dynamic height and width is at most
+            5 % slower than one compiled for each shape (measured).
+        allow_second_copy: allow the second model for single inputs, with its copy of the weights.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class OpenVinoRunner:
         return (self._get_single_stream() if use_all_threads else self._multi_stream)(batch)
 
     def run_in_stream(self, batch: Floats) -> Outputs:
-        """Compute one batch in one stream, whatever the calling thread."""
+        """Run one batch in one stream, that is on one thread."""
         return self._multi_stream(batch)
 
     def run(self, inputs: Sequence[Floats]) -> list[Outputs]:
@@ -72,7 +72,7 @@ class OpenVinoRunner:
             return list(pool.map(self._multi_stream, inputs))
 
     def _get_single_stream(self) -> _RequestPool:
-        """Compile at first use, as many runners never get a single input."""
+        """Compile the single-stream model at first use; many runners never need it."""
         with self._compile_lock:
             if self._single_stream is None:
                 self._single_stream = _RequestPool(self._compile(1))
@@ -88,7 +88,7 @@ class OpenVinoRunner:
 
 
 class _RequestPool:
-    """A compiled network with a pool of inference requests, each used by one thread at a time."""
+    """A compiled network with a thread-safe pool of inference requests."""
 
     def __init__(self, compiled: Any) -> None:
         self._compiled = compiled
@@ -107,10 +107,10 @@ class _RequestPool:
 
 
 def import_openvino() -> Any:
-    """Import OpenVINO without its telemetry package.
+    """Import OpenVINO with telemetry disabled.
 
-    pip installs that package with OpenVINO, and it sends a message at each import and conversion.
-    Without it, OpenVINO uses a stub.
+    ``openvino_telemetry``, a dependency of OpenVINO, sends a message at each import and conversion.
+    OpenVINO uses a stub if that package cannot be imported.
     """
     with _import_lock:
         telemetry_module = sys.modules.get(TELEMETRY_MODULE)
@@ -125,7 +125,7 @@ def import_openvino() -> Any:
 
 
 def convert_to_openvino(network: Any, example: Floats) -> Any:
-    """Convert a torch network; the result has its own copy of the weights."""
+    """Convert a torch network; the result does not share its weights."""
     import warnings
 
     import torch
@@ -142,7 +142,7 @@ def convert_to_openvino(network: Any, example: Floats) -> Any:
 
 
 def _clear_torch_traces() -> None:
-    """Free the traces that torch keeps forever, 10 to 40 MB per round (as torch's own tests do)."""
+    """Free the traces that torch caches forever, 10 to 40 MB per round, as torch's own tests do."""
     import torch
 
     with suppress(AttributeError):  # private API of torch
@@ -152,7 +152,7 @@ def _clear_torch_traces() -> None:
 
 
 def read_converted(file: Path) -> Any:
-    """Read what :func:`save_converted` wrote; errors of OpenVINO are not translated."""
+    """Load a network written by :func:`save_converted`; raises OpenVINO's errors."""
     model = import_openvino().Core().read_model(file)
     with suppress(OSError):  # the modification time records the last use
         file.touch()
@@ -160,7 +160,7 @@ def read_converted(file: Path) -> Any:
 
 
 def save_converted(model: Any, file: Path) -> None:
-    """Write both files under temporary names; the ``.xml`` marks a complete pair and comes last."""
+    """Save ``.bin`` and ``.xml`` atomically; the ``.xml`` is renamed last, so it implies both."""
     temporary = file.with_name(f".{secrets.token_hex(4)}-{file.name}")
     weights = temporary.with_suffix(".bin")
     try:
@@ -169,14 +169,14 @@ def save_converted(model: Any, file: Path) -> None:
         weights.replace(file.with_suffix(".bin"))
         temporary.replace(file)
         _prune_cache(file.parent)
-    except (OSError, RuntimeError):  # with a full disk, the next start converts again
+    except (OSError, RuntimeError):  # disk full, for example: not cached
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
             weights.unlink(missing_ok=True)
 
 
 def _prune_cache(folder: Path) -> None:
-    """Keep the most recently used pairs; remains of killed processes are deleted in time."""
+    """Delete the least recently used pairs, which include temporary files of killed processes."""
     used: dict[str, float] = {}
     for path in folder.iterdir():
         if path.suffix in (".xml", ".bin"):

@@ -1,4 +1,4 @@
-"""The interface of runners, and the runner of torch."""
+"""The interface of network runners, and the torch implementation."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from backend.vision.batching import single_thread_pool, to_array
 Outputs = tuple[Floats, ...]
 RunnerKind = Literal["torch", "openvino", "openvino-bf16"]
 GPU_BATCH_SIZE = 16
-"""Images of one size that a GPU computes together."""
+"""Maximum images per batch on a GPU."""
 
 
 class Runner(Protocol):
-    """Runs a network.
+    """Interface for running a network.
 
     Attributes:
         kind: the runtime.
@@ -26,16 +26,16 @@ class Runner(Protocol):
     kind: RunnerKind
 
     def __call__(self, batch: Floats) -> Outputs:
-        """Return the outputs of one batch, (b, 3, h, w) float32; thread-safe."""
+        """Run one batch, (b, 3, h, w) float32; thread-safe."""
         ...
 
     def run(self, inputs: Sequence[Floats]) -> list[Outputs]:
-        """Return the outputs of several batches of any shapes, computed in parallel."""
+        """Run several batches, which may differ in shape, in parallel."""
         ...
 
 
 class TorchRunner:
-    """Runs a network with torch. On a CPU, batches are computed in parallel with one thread each.
+    """Run a network with torch; on a CPU, batches run in parallel with one thread each.
 
     Args:
         network: (b, 3, h, w) → a tensor or a tuple of tensors.
@@ -70,7 +70,7 @@ class TorchRunner:
             return list(pool.map(self, inputs))
 
     def _run_by_shape(self, inputs: Sequence[Floats]) -> list[Outputs]:
-        """Compute batches of one shape together."""
+        """Concatenate batches of equal shape, up to ``GPU_BATCH_SIZE`` images."""
         results: list[Outputs | None] = [None] * len(inputs)
         by_shape: dict[tuple[int, ...], list[int]] = {}
         for position, batch in enumerate(inputs):
@@ -87,7 +87,7 @@ class TorchRunner:
 
 
 def torch_thread_count() -> int:
-    """Return the number of threads that torch uses in this thread."""
+    """Return torch's intra-op thread count in the calling thread."""
     import torch
 
     return int(torch.get_num_threads())

@@ -1,4 +1,4 @@
-"""Measure which runner is fastest on this machine, and store the result."""
+"""Benchmark runners on this machine and store which kind is fastest."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TIMINGS_FILE = "fastest.json"
 
 
 def measure_seconds(runner: Runner, example: Floats) -> float:
-    """Return the time for as many inputs as there are threads, the better of two measurements."""
+    """Return the seconds to run one input per thread: the minimum of two runs after a warm-up."""
     inputs = [example] * torch_thread_count()
     runner.run(inputs)
     measurements = []
@@ -30,28 +30,28 @@ def measure_seconds(runner: Runner, example: Floats) -> float:
 
 
 def load_fastest_kind(folder: Path | None, family: str) -> RunnerKind | None:
-    """Return the fastest kind for a family, if it was measured on this machine."""
+    """Return the stored fastest kind for a family on this machine; None if never measured."""
     kind = _load_timings(folder).get(f"{_machine_id()} {family}") if folder else None
     return kind if kind in get_args(RunnerKind) else None
 
 
 def save_fastest_kind(folder: Path | None, family: str, kind: RunnerKind) -> None:
-    """Store the fastest kind; if the folder is not writable, the next start measures again."""
+    """Store the fastest kind; ignored if the folder is not writable."""
     if folder is None:
         return
     file = folder / TIMINGS_FILE
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        all_measurements = {**_load_timings(folder), f"{_machine_id()} {family}": kind}
+        fastest_kinds = {**_load_timings(folder), f"{_machine_id()} {family}": kind}
         temporary = file.with_name(f".{secrets.token_hex(4)}-{TIMINGS_FILE}")
-        temporary.write_text(json.dumps(all_measurements, indent=1), encoding="utf-8")
+        temporary.write_text(json.dumps(fastest_kinds, indent=1), encoding="utf-8")
         temporary.replace(file)
     except OSError:
         return
 
 
 def _load_timings(folder: Path) -> dict[str, Any]:
-    """Return the stored measurements; none if the file is missing or damaged."""
+    """Return the stored kinds; empty if the file is missing or damaged."""
     try:
         measurements = json.loads((folder / TIMINGS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -60,7 +60,7 @@ def _load_timings(folder: Path) -> dict[str, Any]:
 
 
 def _machine_id() -> str:
-    """Return what timings depend on besides the network."""
+    """Return an id of the CPU, thread count and package versions, on which timings depend."""
     names = [platform.machine(), _processor_id(), f"{torch_thread_count()} threads"]
     for package in ("torch", "openvino"):
         try:
@@ -71,7 +71,7 @@ def _machine_id() -> str:
 
 
 def _processor_id() -> str:
-    """Return the CPU's name and a hash of its features, which differ between virtual machines."""
+    """Return the CPU name and a hash of its feature flags, which virtual machines may mask."""
     try:
         content = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:  # not Linux

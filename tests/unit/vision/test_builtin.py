@@ -34,12 +34,12 @@ def test_another_process_computes_the_same_embedding(pictures: list[Image.Image]
         "import numpy as np, sys; from PIL import Image;"
         "from backend.vision.encoders.load import load_encoder;"
         "image = Image.linear_gradient('L').rotate(30).convert('RGB');"
-        "vector = load_encoder('builtin', say=print).encode_images([image]);"
+        "vector = load_encoder('builtin', log=print).encode_images([image]);"
         "sys.stdout.buffer.write(vector.tobytes()); assert 'torch' not in sys.modules"
     )
     other = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True).stdout
     image = Image.linear_gradient("L").rotate(30).convert("RGB")
-    ours = load_encoder("builtin", say=pytest.fail).encode_images([image])
+    ours = load_encoder("builtin", log=pytest.fail).encode_images([image])
     np.testing.assert_allclose(np.frombuffer(other, np.float32), ours[0], atol=1e-6)
 
 

@@ -60,7 +60,7 @@ def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Hub]]:
 
 def test_auto_falls_back_to_the_builtin_encoder(tmp_path: Path) -> None:
     said: list[str] = []
-    assert load_encoder("auto", say=said.append, weights_dir=tmp_path).name == "builtin"
+    assert load_encoder("auto", log=said.append, weights_dir=tmp_path).name == "builtin"
     assert len(said) == 1
     assert "builtin" in said[0]
     assert "does not answer" in said[0]
@@ -71,13 +71,13 @@ def test_auto_uses_a_local_checkpoint(
 ) -> None:
     shutil.copy(tiny_yolo, tmp_path / DEFAULT_YOLO_CLS)
     said: list[str] = []
-    kept = load_encoder("auto", say=said.append, weights_dir=tmp_path)
+    kept = load_encoder("auto", log=said.append, weights_dir=tmp_path)
     monkeypatch.chdir(tmp_path)
-    here = load_encoder("auto", say=said.append)
+    here = load_encoder("auto", log=said.append)
     assert kept.id == here.id
     assert len(said) == 2
     assert all(DEFAULT_YOLO_CLS in line and "does not answer" in line for line in said)
-    assert load_encoder(kept.name, say=pytest.fail).id == kept.id  # the name is a setting
+    assert load_encoder(kept.name, log=pytest.fail).id == kept.id  # the name is a setting
 
 
 def test_an_offline_setting_prevents_hub_requests(
@@ -114,7 +114,7 @@ def test_weights_on_this_machine_need_no_hub(
     monkeypatch.setitem(factory._MODEL_CONFIGS, DEFAULT_CLIP.partition("/")[0], TINY_CLIP_CONFIG)
     keep(tmp_path, Path(tiny_clip.partition("/")[2]).read_bytes())
     said: list[str] = []
-    encoder = load_encoder("auto", say=said.append)
+    encoder = load_encoder("auto", log=said.append)
     assert encoder.name == DEFAULT_CLIP
     assert encoder.id.startswith(f"open_clip:{DEFAULT_CLIP}/")
     assert encoder.encode_images([Image.new("RGB", (30, 20))]).shape == (1, 32)
@@ -125,14 +125,14 @@ def test_weights_on_this_machine_need_no_hub(
 def test_auto_falls_back_where_cached_weights_are_damaged(tmp_path: Path) -> None:
     keep(tmp_path, b"no weights")
     said: list[str] = []
-    assert load_encoder("auto", say=said.append).name == "builtin"
+    assert load_encoder("auto", log=said.append).name == "builtin"
     assert len(said) == 1
 
 
 def test_unavailable_weights_fail_fast() -> None:
     start = time.monotonic()
     with pytest.raises(EncoderError, match=r"not on this machine.*does not answer"):
-        load_encoder(DEFAULT_CLIP, say=pytest.fail)
+        load_encoder(DEFAULT_CLIP, log=pytest.fail)
     assert time.monotonic() - start < 20
 
 
@@ -150,5 +150,5 @@ def test_an_unresponsive_hub_times_out_in_seconds(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("setting", ["", "clip", "CLIP ViT", "auto2", "resnet"])
 def test_an_unknown_setting_raises_an_error_with_the_valid_ones(setting: str) -> None:
     with pytest.raises(EncoderError, match=r"builtin, an open_clip model/weights") as caught:
-        load_encoder(setting, say=pytest.fail)
+        load_encoder(setting, log=pytest.fail)
     assert "\n" not in str(caught.value)

@@ -21,7 +21,7 @@ TEXTS = ["a photo of a cat.", "a photo of a wilting plant.", ""]
 
 @pytest.fixture(scope="module")
 def encoder(tiny_clip: str) -> Encoder:
-    return load_encoder(tiny_clip, say=pytest.fail)
+    return load_encoder(tiny_clip, log=pytest.fail)
 
 
 def test_images_are_embedded_as_open_clip_does(
@@ -80,11 +80,11 @@ def test_the_id_depends_on_the_weights_not_the_path(
     original = Path(tiny_clip.partition("/")[2])
     copy = tmp_path / "elsewhere.safetensors"
     copy.write_bytes(original.read_bytes())
-    assert load_encoder(f"tiny/{copy}", say=pytest.fail).id == encoder.id
+    assert load_encoder(f"tiny/{copy}", log=pytest.fail).id == encoder.id
     weights = load_file(original)
     weights["visual.proj"] += 0.01
     save_file(weights, copy)
-    assert load_encoder(f"tiny/{copy}", say=pytest.fail).id != encoder.id
+    assert load_encoder(f"tiny/{copy}", log=pytest.fail).id != encoder.id
 
 
 def test_weights_that_carry_code_are_refused_and_do_not_run(tiny_clip: str, tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_weights_that_carry_code_are_refused_and_do_not_run(tiny_clip: str, tmp_
     evil = tmp_path / "weights.pt"
     evil.write_bytes(pickle.dumps({"state_dict": Code()}))
     with pytest.raises(EncoderError, match=r"cannot be read as weights of tiny"):
-        load_encoder(f"tiny/{evil}", say=pytest.fail)
+        load_encoder(f"tiny/{evil}", log=pytest.fail)
     assert not trace.exists()
     pickle.loads(evil.read_bytes())  # noqa: S301 - the file does what it says when trusted
     assert trace.exists()
@@ -116,17 +116,17 @@ def test_a_wrong_name_raises_an_error_with_similar_ones(
     tiny_clip: str, setting: str, advice: str
 ) -> None:
     with pytest.raises(EncoderError, match=advice):
-        load_encoder(setting, say=pytest.fail)
+        load_encoder(setting, log=pytest.fail)
 
 
 def test_weights_of_another_model_are_refused(tiny_clip: str) -> None:
     with pytest.raises(EncoderError, match="cannot be read as weights of ViT-B-32-256"):
-        load_encoder(f"ViT-B-32-256/{tiny_clip.partition('/')[2]}", say=pytest.fail)
+        load_encoder(f"ViT-B-32-256/{tiny_clip.partition('/')[2]}", log=pytest.fail)
 
 
 def test_research_only_weights_are_logged(tiny_clip: str) -> None:
     said: list[str] = []
-    load_encoder(tiny_clip.replace("tiny", "MobileCLIP-tiny", 1), say=said.append)
+    load_encoder(tiny_clip.replace("tiny", "MobileCLIP-tiny", 1), log=said.append)
     assert len(said) == 1
     assert "research" in said[0]
 
@@ -150,14 +150,14 @@ def test_a_weights_file_uses_the_preprocessing_of_the_published_weights(tiny_cli
 
 def test_weights_of_another_activation_are_refused(tiny_clip: str) -> None:
     with pytest.raises(EncoderError, match=r"set PRELABEL_ENCODER=ViT-B-32-quickgelu/openai"):
-        load_encoder("ViT-B-32/openai", say=pytest.fail)
+        load_encoder("ViT-B-32/openai", log=pytest.fail)
 
 
 def test_a_missing_package_is_named(tiny_clip: str) -> None:
     if importlib.util.find_spec("transformers"):
         pytest.skip("transformers is installed here")
     with pytest.raises(EncoderError, match=r"is not installed .*transformers"):
-        load_encoder("ViT-B-16-SigLIP2-256/webli", say=pytest.fail)
+        load_encoder("ViT-B-16-SigLIP2-256/webli", log=pytest.fail)
 
 
 def test_the_default_clip_is_published_in_the_default_repository(tiny_clip: str) -> None:

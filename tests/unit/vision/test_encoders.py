@@ -19,7 +19,7 @@ def encoder(request: pytest.FixtureRequest) -> Encoder:
     setting = request.param
     if setting != "builtin":
         setting = str(request.getfixturevalue(setting))
-    return load_encoder(setting, say=pytest.fail)
+    return load_encoder(setting, log=pytest.fail)
 
 
 def test_every_kind_gives_finite_unit_vectors_for_any_size(
@@ -44,7 +44,7 @@ def test_every_kind_gives_the_same_vector_alone_and_in_a_batch(
 def test_every_kind_can_be_loaded_again_by_name_with_the_same_id(
     encoder: Encoder,
 ) -> None:
-    again = load_encoder(encoder.name, say=pytest.fail)
+    again = load_encoder(encoder.name, log=pytest.fail)
     assert (again.id, again.name, again.dim) == (encoder.id, encoder.name, encoder.dim)
 
 
@@ -64,5 +64,5 @@ def test_texts_are_embedded_or_refused_according_to_has_text(encoder: Encoder) -
 )
 def test_a_wrong_setting_raises_one_sentence_with_the_fix(setting: str, tmp_path: Path) -> None:
     with pytest.raises(EncoderError, match="PRELABEL_ENCODER") as caught:
-        load_encoder(setting, say=pytest.fail, weights_dir=tmp_path)
+        load_encoder(setting, log=pytest.fail, weights_dir=tmp_path)
     assert "\n" not in str(caught.value)

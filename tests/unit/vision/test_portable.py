@@ -51,7 +51,7 @@ def test_an_exported_encoder_gives_the_same_embeddings(
 ) -> None:
     """Not to the last digit: Pillow scales in whole numbers, and a pixel may fall otherwise."""
     setting = {"builtin": "builtin", "clip": tiny_clip, "yolo": str(tiny_yolo)}[kind]
-    encoder = load_encoder(setting, say=lambda line: None)
+    encoder = load_encoder(setting, log=lambda line: None)
     found, ours = run(encoder, USUAL, tmp_path / "encoder.onnx"), encoder.encode_images(USUAL)
     assert found.shape == ours.shape
     assert (found * ours).sum(axis=1).min() > 0.9998

@@ -23,7 +23,7 @@ from tests.support.tiny_networks import YOLO_CLS_SIDE
 
 @pytest.fixture(scope="module")
 def encoder(tiny_yolo: Path) -> Encoder:
-    return load_encoder(str(tiny_yolo), say=pytest.fail)
+    return load_encoder(str(tiny_yolo), log=pytest.fail)
 
 
 def test_embeddings_are_the_inputs_of_the_last_layer(
@@ -66,7 +66,7 @@ def test_the_transforms_of_the_checkpoint_are_used(
     )
     path = tmp_path / "own-cls.pt"
     torch.save({"model": network, "train_args": {"imgsz": YOLO_CLS_SIDE}}, path)
-    own = load_encoder(str(path), say=pytest.fail)
+    own = load_encoder(str(path), log=pytest.fail)
     assert np.abs(own.encode_images(usual) - encoder.encode_images(usual)).max() > 0.01
 
 
@@ -90,7 +90,7 @@ def test_the_id_depends_on_the_content_not_the_file_name(
     encoder: Encoder, tiny_yolo: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "other-cls.pt").write_bytes(tiny_yolo.read_bytes())
-    by_name = load_encoder("other-cls.pt", say=pytest.fail, weights_dir=tmp_path)
+    by_name = load_encoder("other-cls.pt", log=pytest.fail, weights_dir=tmp_path)
     assert by_name.id == encoder.id
     assert by_name.name == "other-cls.pt"
 
@@ -109,7 +109,7 @@ def test_a_checkpoint_that_carries_code_is_refused_and_does_not_run(tmp_path: Pa
     bare.write_bytes(pickle.dumps({"model": Code()}))
     for path in (zipped, bare):
         with pytest.raises(EncoderError, match="cannot be read safely"):
-            load_encoder(str(path), say=pytest.fail)
+            load_encoder(str(path), log=pytest.fail)
         assert not trace.exists()
     pickle.loads(bare.read_bytes())  # noqa: S301 - the file does what it says when trusted
     assert trace.exists()
@@ -122,19 +122,19 @@ def test_a_checkpoint_without_a_classifier_is_refused(tmp_path: Path, tiny_yolo:
     path = tmp_path / "boxes-cls.pt"
     torch.save({"model": DetectionModel("yolo11n.yaml", nc=2, verbose=False)}, path)
     with pytest.raises(EncoderError, match=r"for detect, not for classification"):
-        load_encoder(str(path), say=pytest.fail)
+        load_encoder(str(path), log=pytest.fail)
     (tmp_path / "text-cls.pt").write_text("no checkpoint")
     with pytest.raises(EncoderError, match="cannot be read safely"):
-        load_encoder(str(tmp_path / "text-cls.pt"), say=pytest.fail)
+        load_encoder(str(tmp_path / "text-cls.pt"), log=pytest.fail)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(EncoderError, match=r"no file .*gone-cls\.pt"):
-        load_encoder(str(tmp_path / "gone-cls.pt"), say=pytest.fail, weights_dir=tmp_path)
+        load_encoder(str(tmp_path / "gone-cls.pt"), log=pytest.fail, weights_dir=tmp_path)
     with pytest.raises(EncoderError, match=r"has no published weights 'gone-cls\.pt'"):
-        load_encoder("gone-cls.pt", say=pytest.fail, weights_dir=tmp_path)
+        load_encoder("gone-cls.pt", log=pytest.fail, weights_dir=tmp_path)
     with pytest.raises(EncoderError, match=r"no file gone-cls\.pt"):
-        load_encoder("gone-cls.pt", say=pytest.fail)
+        load_encoder("gone-cls.pt", log=pytest.fail)
 
 
 def test_a_failed_download_raises_one_sentence(
@@ -143,7 +143,7 @@ def test_a_failed_download_raises_one_sentence(
     for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     with pytest.raises(EncoderError, match="cannot be downloaded") as caught:
-        load_encoder("yolo11s-cls.pt", say=pytest.fail, weights_dir=tmp_path)
+        load_encoder("yolo11s-cls.pt", log=pytest.fail, weights_dir=tmp_path)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.glob("*.pt"))
 
@@ -162,7 +162,7 @@ os.environ.pop("OMP_NUM_THREADS", None)
 opener = Image.open
 from backend.vision.encoders.load import load_encoder
 
-encoder = load_encoder(sys.argv[1], say=print, weights_dir=Path(sys.argv[2]))
+encoder = load_encoder(sys.argv[1], log=print, weights_dir=Path(sys.argv[2]))
 encoder.encode_images([Image.new("RGB", (50, 40), "red")])
 assert Image.open is opener
 assert "OMP_NUM_THREADS" not in os.environ and "ULTRALYTICS_API_KEY" not in os.environ

@@ -353,7 +353,7 @@ def test_pretrained_weights_keep_what_they_know(
         given = DetectionNetwork(network.module, replace(network.spec, pretrained=True))
         marked = make_examples(make_drawings(1, 0, *DISC), DISC) * count
         return choose_recipe(
-            given, marked, 320, warm, time_limit_seconds=60, seed=1, knows_labels=known
+            given, marked, 320, warm, time_limit_seconds=60, seed=1, covers_labels=known
         ).frozen_layers
 
     assert kept(start, 10, known=True) == BACKBONE_LAYER_COUNT
