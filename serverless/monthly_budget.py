@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from backend.errors import OverBudget
+from backend.errors import OverBudgetError
 from backend.store.files import disk_errors
 from backend.store.usage import UsageCounters
 
@@ -55,11 +55,11 @@ class MonthlyBudget:
         """Check that the month's budget is not used up.
 
         Raises:
-            OverBudget: it is.
+            OverBudgetError: it is.
         """
         spent = self.spent_this_month()
         if self._budget and spent >= self._budget:
-            raise OverBudget(
+            raise OverBudgetError(
                 f"Training is paused: Modal has cost about {spent:.2f} $ this month, and "
                 f"PRELABEL_MONTHLY_BUDGET is {self._budget:g} $. Predictions continue; training "
                 "resumes next month, or with a higher budget."

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from backend.callbacks import StateCallback
-from backend.errors import ConfigError, OverBudget, PrelabelError
+from backend.errors import ConfigError, OverBudgetError, PrelabelError
 from backend.loop import card as cards
 from backend.loop.observe import (
     Observation,
@@ -160,7 +160,7 @@ class Round:
         """Return whether this month's budget is still spent."""
         try:
             self._session.resources.compute.check_budget()
-        except OverBudget:
+        except OverBudgetError:
             return True
         return False
 

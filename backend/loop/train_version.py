@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from backend.callbacks import StateCallback
-from backend.errors import OverBudget
+from backend.errors import OverBudgetError
 from backend.inference.embed import EMPTY_EMBEDDINGS, EmbeddingResult
 from backend.inference.images import image_sources
 from backend.inference.model import save_model
@@ -99,7 +99,7 @@ class VersionTrainer:
         """Whether the monthly budget is spent; the live version keeps predicting."""
         try:
             self._session.resources.compute.check_budget()
-        except OverBudget as error:
+        except OverBudgetError as error:
             log.warning("project %s: %s", self._session.id, error)
             self.budget_message = str(error)
         return bool(self.budget_message)

@@ -38,7 +38,7 @@ class Compute(Protocol):
         """Check that training fits into the monthly budget.
 
         Raises:
-            OverBudget: the budget of this month is spent.
+            OverBudgetError: the budget of this month is spent.
         """
         ...
 
