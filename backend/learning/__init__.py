@@ -1,1 +1,1 @@
-"""Decisions: the audit slice, what to label next, how good a version is. No HTTP, no files."""
+"""Decisions: the audit set, what to label next, how good a version is. No HTTP, no files."""

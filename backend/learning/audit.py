@@ -1,4 +1,4 @@
-"""The audit slice: a fixed random tenth of a project's tasks, chosen by hash.
+"""The audit set: a fixed random tenth of a project's tasks, chosen by hash.
 
 It is the only unbiased sample of a project whose queue the model orders: its tasks are never
 ranked by the model and never used for training, and they are served at a steady rate.
@@ -24,7 +24,7 @@ def hash_rank(project: str, task: int) -> float:
 
 
 def is_audit(project: str, task: int) -> bool:
-    """Return whether a task belongs to the audit slice.
+    """Return whether a task belongs to the audit set.
 
     Args:
         project: identity of the project: its number and creation time.

@@ -1,6 +1,6 @@
 """Auto-accept: predictions that become annotations without a person, within a proven error bound.
 
-The proof uses the audit slice alone: it is a random sample, and no version was trained on it.
+The proof uses the audit set alone: it is a random sample, and no version was trained on it.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from backend.learning.intervals import BOUND_CONFIDENCE, clopper_pearson_bounds
 REVIEW_SHARE = 0.1
 """Share of the acceptable tasks that people label all the same."""
 SEQUENTIAL_STEP_COUNT = 20
-"""Number of steps in which the less confident half of the audit slice is added."""
+"""Number of steps in which the less confident half of the audit set is added."""
 TOTAL_ALPHA = 1 - BOUND_CONFIDENCE
 """Probability that a project's error bound is ever exceeded, over all its versions."""
 ALPHA_SPENDING_RATE = 0.3
-"""Share of the remaining alpha that one test on the audit slice may spend."""
+"""Share of the remaining alpha that one test on the audit set may spend."""
 RETEST_GROWTH_FACTOR = 1.5
-"""Growth of the audit slice after which a bound that was not proven is tested again."""
+"""Growth of the audit set after which a bound that was not proven is tested again."""
 CHECK_WINDOW_SIZE = 60
 """Number of latest spot checks that count; earlier ones belong to earlier versions."""
 ALTERNATIVE_ERROR_FACTOR = 4.0
@@ -34,7 +34,7 @@ ALTERNATIVE_ERROR_FACTOR = 4.0
 
 @dataclass(frozen=True)
 class ThresholdTest:
-    """One version's test on the audit slice.
+    """One version's test on the audit set.
 
     Attributes:
         audit_labels: number of labeled audit images.
@@ -96,7 +96,7 @@ def find_budgeted_threshold(
     Accepted predictions stay, so each version is one more chance to exceed the bound for good. All
     tests of a project therefore share ``TOTAL_ALPHA`` (online fallback, Tian and Ramdas 2021, arXiv
     1910.04900): each may spend ``ALPHA_SPENDING_RATE`` of what is left. A passed test gives its
-    alpha back; after a failed one the audit slice must grow by half before the next test.
+    alpha back; after a failed one the audit set must grow by half before the next test.
 
     Args:
         confidence: (n,) of the version's predictions of the labeled audit tasks, 0 to 1.
@@ -133,7 +133,7 @@ def find_accept_threshold(
     """Return the lowest confidence above which the error rate is proven to be within a bound.
 
     Fixed sequence testing (Learn then Test, Angelopoulos et al. 2021, arXiv 2110.01052): the most
-    confident half of the audit slice is tested first, then the rest is added in steps until a test
+    confident half of the audit set is tested first, then the rest is added in steps until a test
     fails. The sizes of the steps do not depend on the answers, so P(error rate > ``error``) ≤
     ``alpha`` although the threshold is chosen on the same images. Predictions of equal confidence
     are added together, because a threshold accepts all of them.

@@ -1,4 +1,4 @@
-"""Drift between production images and the audit slice, in labels and in embeddings."""
+"""Drift between production images and the audit set, in labels and in embeddings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from backend.arrays import Floats
 MIN_SHIFT_INDEX = 0.25
 """Population stability index from which label shares count as shifted (the usual limit)."""
 REFERENCE_OUTLIER_SHARE = 0.05
-"""Share of the audit slice that counts as outliers, by definition."""
+"""Share of the audit set that counts as outliers, by definition."""
 MIN_OUTLIER_SHARE = 0.15
 """Share of outliers in production from which an alert is raised."""
 MIN_DRIFT_ANSWERS = 50
@@ -26,7 +26,7 @@ def population_stability_index(
     Half a count is added to each label, so that the index stays finite for unseen labels.
 
     Args:
-        reference_counts: label → count in the audit slice.
+        reference_counts: label → count in the audit set.
         production_counts: label → count in production.
 
     Example:
@@ -62,7 +62,7 @@ def is_outlier(vector: Floats, vectors: Floats, distance: float) -> bool:
 
     Args:
         vector: (d,) float32 of unit length.
-        vectors: (n, d) float32 of unit length, of the audit slice.
+        vectors: (n, d) float32 of unit length, of the audit set.
         distance: result of :func:`outlier_distance` for ``vectors``.
     """
     return float(1 - (vectors @ vector).max()) > distance

@@ -73,12 +73,12 @@ def detection_uncertainty(detections: Sequence[tuple[float, float]], fallback_ra
 def order_queue(
     project: str, ranked: Sequence[int], audit: Iterable[int], labeled: int, audit_labeled: int
 ) -> list[int]:
-    """Return the queue order: the ranked tasks with the audit slice mixed in.
+    """Return the queue order: the ranked tasks with the audit set mixed in.
 
     Args:
         project: identity of the project, see :func:`backend.learning.audit.is_audit`.
         ranked: other open tasks, most useful first.
-        audit: open tasks of the audit slice.
+        audit: open tasks of the audit set.
         labeled: number of tasks labeled so far, including audit tasks.
         audit_labeled: number of audit tasks labeled so far.
     """

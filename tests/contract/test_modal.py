@@ -24,7 +24,13 @@ import modal.exception
 import pytest
 
 from backend.domain import ImageSize, Region
-from backend.errors import DetectorError, OverBudgetError, RoundCancelledError, RoundError, UsageError
+from backend.errors import (
+    DetectorError,
+    OverBudgetError,
+    RoundCancelledError,
+    RoundError,
+    UsageError,
+)
 from backend.inference.detections import RegionSample
 from backend.runtime.compute import LocalCompute
 from backend.server.source_archive import PROJECT_FILES, SOURCE_FOLDERS

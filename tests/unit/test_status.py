@@ -72,7 +72,7 @@ def status(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, *more: str)
 READ = """
 1 leaves (http://localhost:8080)
 35 of 60 tasks labeled, 3 of them new since the last version
-live: v0-b447b15e, on the audit slice accuracy 90% (70% to 97%, 20 images)
+live: v0-b447b15e, on the audit set accuracy 90% (70% to 97%, 20 images)
 v1-0badbad0 is not live. Held back: it is worse.
 accuracy by cross-validation: 90% (70% to 97%, 20 images)
 95% is out of sight.

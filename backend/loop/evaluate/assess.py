@@ -262,7 +262,7 @@ class Assessor:
             stop=learning_curve.should_stop_labeling(curve, agreement),
             agreement=agreement,
             curve=_curve_predictions(curve),
-            source="audit slice" if is_audited else "cross-validation",
+            source="audit set" if is_audited else "cross-validation",
         )
 
     def _curve_points(self, is_audited: bool, metric: str) -> list[CurvePoint]:

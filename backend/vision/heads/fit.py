@@ -128,7 +128,7 @@ def _mean_biases(means: Floats) -> Floats:
 def fit_weights(
     rows: LabeledRows,
     start: Floats | None,
-    previous: HeadHyperparameters | None,
+    reused: HeadHyperparameters | None,
     rng: np.random.Generator,
 ) -> tuple[Floats, HeadHyperparameters]:
     """Choose ridge and temperature, then fit all rows.
@@ -136,7 +136,7 @@ def fit_weights(
     Args:
         rows: n ≥ 1 labeled rows.
         start: (K, r) float32 initial weights, or None.
-        previous: hyperparameters of a head trained on nearly all of these rows, to reuse; or None.
+        reused: hyperparameters of a head trained on nearly all of these rows; None to choose them.
         rng: assigns folds.
 
     Returns:
@@ -145,7 +145,7 @@ def fit_weights(
     """
     projected_rows, basis = _project_rows(rows)
     start = None if start is None else _project_onto_basis(start, basis)
-    chosen, start = _choose_hyperparameters(projected_rows, start, previous, rng)
+    chosen, start = _choose_hyperparameters(projected_rows, start, reused, rng)
     all_rows = np.ones((1, len(rows.features)), np.float32)
     problems = projected_rows.build_problems(all_rows, (chosen.ridge,))
     weights = _unproject(solve_problems(problems, start)[0, 0], rows.text_weights, basis)
@@ -189,17 +189,17 @@ def _unproject(weights: Floats, text: Floats | None, basis: Floats | None) -> Fl
 def _choose_hyperparameters(
     rows: LabeledRows,
     start: Floats | None,
-    previous: HeadHyperparameters | None,
+    reused: HeadHyperparameters | None,
     rng: np.random.Generator,
 ) -> tuple[HeadHyperparameters, Floats | None]:
     """Return ridge and temperature, and initial weights for the final fit."""
     count = len(rows.features)
     default = CLASS_MEAN_TEMPERATURE if rows.text_weights is None else TEXT_ANCHOR_TEMPERATURE
-    ridges, source = _ridges_to_compare(rows, previous)
+    ridges, source = _ridges_to_compare(rows, reused)
     if count < MIN_CALIBRATION_ROWS:
         return HeadHyperparameters(ridges[0], default, source), start
     if count > MAX_SUBSET_ROWS:
-        return _choose_on_subset(rows, start, previous, rng)
+        return _choose_on_subset(rows, start, reused, rng)
     held_out = _held_out_by_ridge(rows, ridges, rng)
     best, measured = select_best_candidate(held_out)
     temperature = shrink_temperature(measured, len(held_out[best].targets), default)
@@ -209,14 +209,14 @@ def _choose_hyperparameters(
 def _choose_on_subset(
     rows: LabeledRows,
     start: Floats | None,
-    previous: HeadHyperparameters | None,
+    reused: HeadHyperparameters | None,
     rng: np.random.Generator,
 ) -> tuple[HeadHyperparameters, Floats | None]:
     """Choose for many rows: the ridge on a subset, the temperature on held-out rows."""
-    if previous is not None:
-        return replace(previous, ridge_from="previous", temperature_from="previous"), start
+    if reused is not None:
+        return replace(reused, ridge_from="previous", temperature_from="previous"), start
     order = rng.permutation(len(rows.features))
-    ridges, source = _ridges_to_compare(rows, previous)
+    ridges, source = _ridges_to_compare(rows, reused)
     best = 0
     if len(ridges) > 1:
         subset = rows.subset(order[:MAX_SUBSET_ROWS])
@@ -235,11 +235,11 @@ def _choose_on_subset(
 
 
 def _ridges_to_compare(
-    rows: LabeledRows, previous: HeadHyperparameters | None
+    rows: LabeledRows, reused: HeadHyperparameters | None
 ) -> tuple[tuple[float, ...], str]:
     """Return the ridges to compare, the first being the default, and the source of the choice."""
-    if previous is not None:
-        return (previous.ridge,), "previous"
+    if reused is not None:
+        return (reused.ridge,), "previous"
     if not _can_compare_ridges(rows):
         return (_default_ridge(rows),), "default"
     return RIDGE_CANDIDATES, "cross-validation"
