@@ -261,7 +261,7 @@ def test_the_window_with_the_lowest_p_value_decides_and_gives_the_numbers() -> N
     ]
     verdict = quality_gate.check_recent_labels(windows)
     assert verdict.reason.startswith("Held back: 12 of the 30 labels given since v4-b contradict")
-    assert "about 3 are to be expected" in verdict.reason
+    assert "about 3 are expected" in verdict.reason
     assert verdict.evidence["windows"] == {"v5-a": 0.2, "v4-b": 0.0005}
     assert quality_gate.check_recent_labels(windows[:1]).is_passed
     assert quality_gate.check_recent_labels([]).is_passed, "no label came since"
