@@ -87,9 +87,9 @@ def test_a_detector_that_detects_no_training_objects_is_held_back() -> None:
     there = np.array([3.0, 4, 2, 5, 3, 4])
     live = np.stack([there - 1, there, there], axis=1)
     nothing = np.stack([0 * there, 0 * there, there], axis=1)
-    verdict = quality_gate.compare_detections(live, nothing, "v1", "latest images it learned from")
+    verdict = quality_gate.compare_detections(live, nothing, "v1", "latest training images")
     assert not verdict.is_passed
-    assert "6 latest images it learned from" in verdict.reason
+    assert "6 latest training images" in verdict.reason
     assert quality_gate.compare_detections(nothing, nothing).is_passed
 
 

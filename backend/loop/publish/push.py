@@ -1,4 +1,4 @@
-"""Push the live version's predictions to Label Studio, so that its queue follows the model."""
+"""Push the live version's predictions to Label Studio, and order its queue by their scores."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def missing_predictions(
 ) -> tuple[int, set[int]]:
     """Return the number of a version's predictions, and the open tasks without one.
 
-    Label Studio is the source, so that an interrupted push continues without duplicates.
+    Both are read from Label Studio, so that an interrupted push resumes without duplicates.
     """
     existing = connection.client.prediction_counts(connection.project_number).get(version, 0)
     if not existing:
@@ -36,7 +36,7 @@ def push_predictions(
     controls: Mapping[str, Control],
     progress: ProgressCallback,
 ) -> None:
-    """Import predictions in bulk, and check that all were created.
+    """Import predictions in batches, and check that all were created.
 
     Raises:
         RoundError: Label Studio created fewer, because the project changed in the meantime.
@@ -48,12 +48,12 @@ def push_predictions(
         if created != len(rows):
             raise RoundError(
                 f"Label Studio accepted {created} of {len(rows)} predictions, because the labeling "
-                "config or the tasks changed in the meantime. The next round tries again."
+                "config or the tasks changed in the meantime. The next round retries."
             )
         progress(start + len(batch), len(predictions))
 
 
 def follow_version(connection: Connection, version: str, fingerprint: ProjectFingerprint) -> None:
-    """Make the project's queue follow a version, unless it does already."""
+    """Set the project's model version and uncertainty sampling, unless they are set already."""
     if (fingerprint.model_version, fingerprint.sampling) != (version, UNCERTAINTY_SAMPLING):
         connection.client.set_model_version(connection.project_number, version)
