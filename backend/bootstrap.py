@@ -1,4 +1,4 @@
-"""Composition root: choose where compute runs, and build the resources of a process."""
+"""Composition root: choose local or remote compute and build the resources of a process."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from backend.settings import COMPUTE_MODAL, Settings
 
 
 def choose_compute(settings: Settings) -> Compute:
-    """Return the compute that the settings choose.
+    """Return local or Modal compute, as configured.
 
     Raises:
-        UsageError: the settings choose Modal, and its token is missing.
+        UsageError: Modal is configured, but its token is missing.
     """
     if settings.compute == COMPUTE_MODAL:
         from serverless.modal_compute import ModalCompute
@@ -21,11 +21,11 @@ def choose_compute(settings: Settings) -> Compute:
 
 
 def make_resources(settings: Settings, lock_seconds: float = 0.0) -> Resources:
-    """Build the resources of a process, with the compute that the settings choose.
+    """Build the resources of a process.
 
     Args:
-        settings: of this backend.
-        lock_seconds: time to wait for another process's round of the same project.
+        settings: the settings.
+        lock_seconds: seconds to wait while another process runs a round of the same project.
     """
     return Resources(settings, choose_compute(settings), lock_seconds)
 
@@ -34,7 +34,7 @@ def publish_to_endpoints(settings: Settings) -> list[str]:
     """Upload live versions and API keys to all endpoints deployed from this home folder.
 
     Returns:
-        the names of the Modal apps; empty when nothing was deployed.
+        the names of the Modal apps; empty if nothing is deployed.
 
     Raises:
         PrelabelError: an app cannot be reached.
@@ -51,7 +51,7 @@ def publish_to_endpoints(settings: Settings) -> list[str]:
 
 
 def check_modal_access(settings: Settings) -> None:
-    """Check that Modal accepts the token and has the app.
+    """Check that Modal accepts the token and that the app is deployed.
 
     Raises:
         UsageError: the token is missing or rejected.

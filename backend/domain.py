@@ -1,7 +1,7 @@
 """The shared types: controls, tasks, labels, regions and predictions.
 
-Coordinates are 0 to 1 of the upright image, from its top left corner. Only the converters of
-inputs and outputs use percent and pixels.
+Coordinates are fractions (0 to 1) of the upright image, with the origin in its top left corner.
+Only the converters at the edges use percent and pixels.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 LabelSet = frozenset[str]
-"""The labels chosen for an image; empty means that none applies."""
+"""The labels chosen for an image; empty if none applies."""
 
 ControlKind = Literal["choices", "boxes", "points"]
-"""Labels of the whole image, bounding boxes, or centre points."""
+"""Image classification, bounding boxes, or object centres."""
 
 
 @dataclass(frozen=True)
 class Region:
-    """An object of an image: a box, or a point, which is a box without extent.
+    """An object in an image: a bounding box, or a point stored as a box of size 0.
 
     Attributes:
-        label: its class.
+        label: name of its label.
         x0: left edge, 0 to 1 of the width.
         y0: upper edge, 0 to 1 of the height.
         x1: right edge, at least ``x0``.
@@ -42,12 +42,12 @@ class Region:
 
 
 Regions = tuple[Region, ...]
-"""All objects of an image for one control; empty means that there are none."""
+"""All objects of an image for one control; empty if it shows none."""
 
 
 @dataclass(frozen=True)
 class Label:
-    """One class of a control.
+    """One label (class) of a control.
 
     Attributes:
         name: the ``alias`` in the config if there is one, else the ``value``.
@@ -64,20 +64,20 @@ class Label:
 
 @dataclass(frozen=True)
 class Control:
-    """One tag of the labeling config that Prelabel serves.
+    """A control tag of the labeling config that Prelabel serves.
 
     Attributes:
-        name: the tag's name, ``from_name`` of its regions.
+        name: name of the tag, ``from_name`` in results.
         to_name: name of its image tag.
-        image_key: field of the task's data with the image's URL.
-        labels: its classes in the order of the config.
-        kind: type of its labels.
-        multiple: several labels may apply at once.
+        image_key: field of the task data that holds the image URL.
+        labels: its labels in the order of the config.
+        kind: what is annotated.
+        multiple: multi-label classification: several choices may apply to one image.
         threshold: minimum confidence of a label in the result, 0 to 1.
-        precision: target precision of shown predictions; None for the setting's.
-        accept_error: allowed share of wrong auto-accepted answers; 0 turns auto-accept off; None
-            for the setting's.
-        smart: its smart tool requests suggestions while somebody draws.
+        precision: target precision of displayed predictions; None uses the setting.
+        accept_error: maximum error rate of auto-accepted predictions; 0 turns auto-accept off;
+            None uses the setting.
+        smart: it is a smart tool, which requests predictions while a person draws.
     """
 
     name: str
@@ -98,7 +98,7 @@ class Control:
 
     @property
     def is_points(self) -> bool:
-        """Whether the control marks centre points."""
+        """Whether the control marks the centres of objects."""
         return self.kind == "points"
 
     @property
@@ -112,16 +112,16 @@ class Task:
     """A task of Label Studio.
 
     Attributes:
-        id: Label Studio's id.
-        images: image URL as stored in the task, by ``image_key``.
+        id: id in Label Studio.
+        images: image URLs as stored in the task, by ``image_key``.
         open: it is not labeled yet and needs a pre-annotation.
         choices: labels chosen by a person, by control; controls without an annotation are absent.
         regions: regions drawn by a person, by control; controls without an annotation are absent.
-        available_labels: by control, the labels in the config at the time of the annotation.
-        auto_accepted: Prelabel accepted its prediction and nobody changed it; not used for
-            training.
+        available_labels: by control, the labels that the config had when the task was annotated.
+        auto_accepted: its annotation is an auto-accepted prediction that no person changed; it is
+            not used for training.
         capture_reason: why the endpoint captured the image; empty for other tasks.
-        skipped: somebody skipped it; Label Studio still counts it as open.
+        skipped: a person skipped it; Label Studio still counts it as open.
     """
 
     id: int
@@ -142,7 +142,7 @@ class Task:
 
 @dataclass(frozen=True)
 class ImageSize:
-    """Width and height in pixels of the upright image."""
+    """Width and height of the upright image in pixels."""
 
     width: int
     height: int
@@ -150,11 +150,11 @@ class ImageSize:
 
 @dataclass(frozen=True)
 class ChoicePrediction:
-    """A model's choice for one control of a task.
+    """The predicted labels of one choices control of a task.
 
     Attributes:
         control: name of the control.
-        labels: confidence, 0 to 1, by chosen label; highest first.
+        labels: predicted label → confidence, 0 to 1; highest first.
         size: size of the image.
     """
 
@@ -165,11 +165,11 @@ class ChoicePrediction:
 
 @dataclass(frozen=True)
 class RegionPrediction:
-    """A model's regions for one control of a task.
+    """The predicted regions of one box or point control of a task.
 
     Attributes:
         control: name of the control.
-        regions: the regions, highest confidence first.
+        regions: predicted regions, highest confidence first.
         confidence: confidence of each region, 0 to 1.
         size: size of the image.
     """
@@ -189,13 +189,13 @@ class RegionPrediction:
 
 @dataclass(frozen=True)
 class Prediction:
-    """A model's predictions for a task.
+    """The predictions for a task.
 
     Attributes:
         task_id: id of the task.
-        choices: one entry per predicted control of choices.
+        choices: one entry per predicted choices control.
         score: 0 to 1; Label Studio sorts by it in ascending order, so low scores come first.
-        regions: one entry per predicted control of boxes or points.
+        regions: one entry per predicted box or point control.
     """
 
     task_id: int

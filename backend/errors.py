@@ -1,21 +1,22 @@
-"""The one exception tree.
+"""The exception tree. The message of each error is one sentence that says what to do.
 
-PrelabelError            every failure a person can act on; its text is one sentence
-├── UsageError           the command line or a setting is wrong (exit status 2)
-├── NotThere             the project, version or key asked for does not exist
-│   └── NotInLabelStudio … in Label Studio; a LabelStudioError as well
-├── LabelStudioError     Label Studio refused, or cannot be reached
-│   ├── NotAllowed       the token is wrong, expired, or may not do this
-│   └── AddressRefused   Label Studio calls no private addresses
-├── ConfigError          a labeling config that cannot be served
-├── ImageError           one image that cannot be read; costs one prediction
-├── EncoderError         an encoder or its weights cannot be had
-├── DetectorError        a detector or its weights cannot be had
-├── StoreError           the home folder cannot be written or read
-└── RoundError           a round that cannot go on
-    ├── Busy             another process runs a round of the project
-    ├── LongRoundError   a quick worker met a training that takes minutes
-    └── Cancelled        somebody cancelled it
+PrelabelError                       base class of all errors that a user can fix
+├── UsageError                      invalid command line or setting (exit status 2)
+├── NotFoundError                   no such project, version or API key
+│   └── LabelStudioNotFoundError    … in Label Studio; also a LabelStudioError
+├── LabelStudioError                Label Studio rejected a request or is unreachable
+│   ├── AccessDeniedError           the token is invalid, expired, or lacks permission
+│   └── PrivateAddressError         Label Studio blocks requests to private addresses
+├── ConfigError                     the labeling config cannot be served
+├── ImageError                      one image cannot be read; only its prediction is missing
+├── EncoderError                    an encoder or its weights are unavailable
+├── DetectorError                   a detector or its weights are unavailable
+├── StoreError                      the home folder cannot be read or written
+└── RoundError                      a round failed
+    ├── RoundInProgressError        another process runs a round of the project
+    ├── LongRoundError              a quick worker met a training that takes minutes
+    ├── RoundCancelledError         the round was cancelled
+    └── OverBudgetError             the monthly budget is spent
 """
 
 from __future__ import annotations
@@ -24,45 +25,46 @@ from collections.abc import Iterator
 
 
 class PrelabelError(Exception):
-    """A failure a person can act on; ``str(error)`` is one sentence that says what to do."""
+    """An error that a user can fix; ``str(error)`` is one sentence that says how."""
 
 
 class UsageError(PrelabelError):
-    """The command line or a setting is wrong."""
+    """The command line or a setting is invalid."""
 
 
 class NotFoundError(PrelabelError):
-    """The project, version or key asked for does not exist."""
+    """There is no such project, version or API key."""
 
 
 class LabelStudioError(PrelabelError):
-    """Label Studio refused a call, or cannot be reached.
+    """Label Studio rejected a request or is unreachable.
 
     Attributes:
-        status: of its answer; 0 where there was none, so that nobody knows what it did.
+        status: HTTP status of the response; 0 without a response, when it is unknown whether the
+            request took effect.
     """
 
     status = 0
 
 
 class AccessDeniedError(LabelStudioError):
-    """The token is wrong, expired, or may not do this."""
+    """The token is invalid, expired, or lacks permission."""
 
 
 class PrivateAddressError(LabelStudioError):
-    """Label Studio calls no private addresses (its protection against SSRF)."""
+    """Label Studio blocks requests to private addresses (SSRF protection)."""
 
 
 class LabelStudioNotFoundError(LabelStudioError, NotFoundError):
-    """Label Studio has no such project or task."""
+    """There is no such project or task in Label Studio."""
 
 
 class ConfigError(PrelabelError):
-    """A labeling config that cannot be served."""
+    """The labeling config cannot be served."""
 
 
 class ImageError(PrelabelError):
-    """One image that cannot be read. ``reason`` is a short, countable phrase."""
+    """One image cannot be read; ``reason`` is a short phrase by which such images are counted."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(f"{reason}: {detail}" if detail else reason)
@@ -70,19 +72,19 @@ class ImageError(PrelabelError):
 
 
 class EncoderError(PrelabelError):
-    """An encoder or its weights cannot be had."""
+    """An encoder or its weights are unavailable."""
 
 
 class DetectorError(PrelabelError):
-    """A detector or its weights cannot be had."""
+    """A detector or its weights are unavailable."""
 
 
 class StoreError(PrelabelError):
-    """The home folder cannot be written or read."""
+    """The home folder cannot be read or written."""
 
 
 class RoundError(PrelabelError):
-    """A round that cannot go on."""
+    """A round failed."""
 
 
 class RoundInProgressError(RoundError):
@@ -94,13 +96,17 @@ class LongRoundError(RoundError):
 
 
 class RoundCancelledError(RoundError):
-    """Somebody cancelled the round; the live version stays."""
+    """The round was cancelled; the live version stays."""
+
+
+class OverBudgetError(RoundError):
+    """The monthly budget is spent: training waits, predictions continue."""
 
 
 def error_from_name(name: str, message: str) -> PrelabelError:
-    """An error that another process raised, from the name of its class and its text.
+    """Rebuild an error of another process from its class name and message.
 
-    A class that this process does not know is told as a failed round.
+    An unknown class becomes a :class:`RoundError`.
     """
     classes = {
         error_class.__name__: error_class for error_class in _iter_error_classes(PrelabelError)
@@ -112,10 +118,6 @@ def _iter_error_classes(root: type[PrelabelError]) -> Iterator[type[PrelabelErro
     yield root
     for subclass in root.__subclasses__():
         yield from _iter_error_classes(subclass)
-
-
-class OverBudget(RoundError):
-    """What may be spent this month is spent: nothing is trained, and predicting goes on."""
 
 
 def error_text(error: BaseException) -> str:

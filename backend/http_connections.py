@@ -1,4 +1,4 @@
-"""Connections that end in time and lead where they may: below :mod:`backend.web_fetcher`."""
+"""HTTP connections with a total deadline and checked IP addresses, for the web fetcher."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import Any
 import httpcore
 
 MAX_CONNECTIONS = 16
-"""Connections at the same time, and kept for the next request to the same host."""
+"""Maximum number of open connections, including idle ones kept for reuse."""
 DEFAULT_HEADERS = {"user-agent": "prelabel", "accept": "*/*", "accept-encoding": "identity"}
 AddressLookup = Callable[[str, int], list[str]]
 
 
 class ConnectionPool:
-    """Makes requests.
+    """Sends GET requests to the addresses that a lookup permits.
 
     Args:
-        lookup: host and port → the IP addresses that may be connected to.
-        network: makes connections to IP addresses; the system's when not given.
+        lookup: host and port → the IP addresses that connections are allowed to.
+        network: opens TCP connections; uses sockets by default.
     """
 
     def __init__(
@@ -43,16 +43,16 @@ class ConnectionPool:
     def get(
         self, url: str, headers: Mapping[str, str], deadline: float
     ) -> Iterator[httpcore.Response]:
-        """A response, whose body is still to come.
+        """Open a streaming response; the caller reads the body.
 
         Args:
-            url: absolute.
-            headers: of the request.
-            deadline: on the monotonic clock; nothing is waited for any longer.
+            url: absolute URL.
+            headers: request headers besides ``DEFAULT_HEADERS``.
+            deadline: time on the monotonic clock by which the body must be complete.
 
         Raises:
-            httpcore.TimeoutException: it was not there in time.
-            httpx.InvalidURL: the address is none.
+            httpcore.TimeoutException: the deadline passed.
+            httpx.InvalidURL: the URL is invalid.
         """
         import httpx
 
@@ -76,20 +76,20 @@ class ConnectionPool:
 
 
 class _Deadline(threading.local):
-    """When the request of this thread has to be done, on the monotonic clock."""
+    """The deadline of this thread's request, on the monotonic clock."""
 
     time = 0.0
 
     def remaining(self, timeout: float | None) -> float:
-        """Seconds that one step may take."""
+        """Return the seconds left for the next operation, at most ``timeout``."""
         remaining_seconds = self.time - time.monotonic()
         if remaining_seconds <= 0:
-            raise httpcore.ReadTimeout("there is no time left")
+            raise httpcore.ReadTimeout("the deadline has passed")
         return remaining_seconds if timeout is None else min(remaining_seconds, timeout)
 
 
 class _CheckedNetwork(httpcore.NetworkBackend):
-    """Connects to addresses that may be connected to."""
+    """Connects only to the IP addresses that the lookup returns."""
 
     def __init__(
         self, lookup: AddressLookup, network: httpcore.NetworkBackend, deadline: _Deadline
@@ -106,8 +106,8 @@ class _CheckedNetwork(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
-        """A connection to the first address that takes it."""
-        last_error: Exception = httpcore.ConnectError("it has no address")
+        """Connect to the first address that accepts the connection."""
+        last_error: Exception = httpcore.ConnectError("the host has no address")
         for address in self._lookup(host.strip("[]"), port):
             try:
                 remaining = self._deadline.remaining(timeout)
@@ -121,22 +121,22 @@ class _CheckedNetwork(httpcore.NetworkBackend):
 
 
 class _DeadlineStream(httpcore.NetworkStream):
-    """Ends in time, however little comes at a time."""
+    """A stream whose operations share one deadline, so that a slow server cannot prolong it."""
 
     def __init__(self, stream: httpcore.NetworkStream, deadline: _Deadline) -> None:
         self._stream = stream
         self._deadline = deadline
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        """Some bytes."""
+        """Read up to ``max_bytes`` before the deadline."""
         return self._stream.read(max_bytes, self._deadline.remaining(timeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        """Send some bytes."""
+        """Write the buffer before the deadline."""
         self._stream.write(buffer, self._deadline.remaining(timeout))
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the stream."""
         self._stream.close()
 
     def start_tls(
@@ -145,12 +145,12 @@ class _DeadlineStream(httpcore.NetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,
     ) -> httpcore.NetworkStream:
-        """The same, encrypted."""
+        """Return the stream upgraded to TLS, with the same deadline."""
         remaining = self._deadline.remaining(timeout)
         return _DeadlineStream(
             self._stream.start_tls(ssl_context, server_hostname, remaining), self._deadline
         )
 
     def get_extra_info(self, info: str) -> Any:
-        """What is known of the connection."""
+        """Return a property of the underlying stream."""
         return self._stream.get_extra_info(info)

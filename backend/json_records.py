@@ -19,12 +19,12 @@ RecordT = TypeVar("RecordT")
 def json_field(
     default: Any = MISSING, *, key: str = "", optional: bool = False, none_as_empty: bool = False
 ) -> Any:
-    """Declare a dataclass field whose JSON differs from its value.
+    """Declare a dataclass field with its own JSON representation.
 
     Args:
         default: the field's default.
-        key: the key in JSON, where it is not the field's name.
-        optional: leave the key out where the value equals the default.
+        key: the key in JSON if it is not the name of the field.
+        optional: omit the key if the value equals the default.
         none_as_empty: write ``{}`` for None.
     """
     metadata = {"key": key, "optional": optional, "none_as_empty": none_as_empty}

@@ -1,6 +1,6 @@
-"""Records of versions, rounds and projects: the content of JSON files and HTTP answers.
+"""Records of versions, rounds and projects, stored as JSON files and sent in HTTP responses.
 
-``backend.json_records`` converts them to JSON and back.
+:mod:`backend.json_records` converts them to JSON and back.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class ModelSource:
     """The encoder or the base detector that a version was trained with.
 
     Attributes:
-        setting: a setting that loads the same model again; empty without one.
+        setting: value of PRELABEL_ENCODER or PRELABEL_DETECTOR that loads the same model; may be
+            empty.
         id: hash of its weights and preprocessing.
         name: name of the encoder.
     """
@@ -53,13 +54,13 @@ class Promotion:
 
 @dataclass(frozen=True)
 class LabelNeed:
-    """More examples that a label needs to reach the next accuracy goal.
+    """Additional examples that a label needs to reach the next accuracy goal.
 
     Attributes:
         label: name of the label.
-        more: lower end of the expected number.
-        most: upper end.
-        words: the number in words; empty on old cards.
+        more: lower end of the estimated number.
+        most: upper end; None when it is beyond the forecast.
+        words: the range as text, such as ``about 20 to 60``; empty on old cards.
     """
 
     label: str
@@ -69,13 +70,13 @@ class LabelNeed:
 
     @property
     def count_text(self) -> str:
-        """The number of examples in words."""
+        """The range as text."""
         return self.words or f"about {self.more}"
 
 
 @dataclass(frozen=True)
 class CurvePrediction:
-    """Predicted accuracy at a number of labels, with its interval."""
+    """Predicted accuracy for a number of labels, with its interval."""
 
     labels: int
     value: float
@@ -85,15 +86,15 @@ class CurvePrediction:
 
 @dataclass(frozen=True)
 class Outlook:
-    """Forecast of what more labels bring.
+    """Forecast of the accuracy with more labels.
 
     Attributes:
-        sentence: the forecast in words; may be empty.
-        labels: the labels that need more examples, the most urgent first.
-        stop: the next hundred labels are not expected to help.
-        agreement: Cohen's kappa with the live version on all images; None when unknown.
-        curve: predictions from today's number of labels on; empty without a forecast.
-        source: ``audit slice`` or ``cross-validation``.
+        sentence: the forecast as text; may be empty.
+        labels: labels that need more examples, lowest recall first.
+        stop: the next 100 labels are not expected to improve the accuracy.
+        agreement: Cohen's kappa with the live version on all images; None if unknown.
+        curve: points from the current number of labels on; empty without a forecast.
+        source: ``audit set`` or ``cross-validation``.
     """
 
     sentence: str = ""
@@ -101,11 +102,11 @@ class Outlook:
     stop: bool = False
     agreement: float | None = None
     curve: tuple[CurvePrediction, ...] = ()
-    source: str = json_field("audit slice", key="from")
+    source: str = json_field("audit set", key="from")
 
     @property
     def is_audited(self) -> bool:
-        """Whether the forecast rests on the audit set, not on cross-validation."""
+        """Whether the forecast is based on the audit set instead of cross-validation."""
         return self.source != "cross-validation"
 
 
@@ -114,14 +115,14 @@ class AutoAcceptSection:
     """The confidence threshold for accepting predictions without review.
 
     Attributes:
-        error: allowed share of wrong answers.
-        level: the threshold; None when the bound could not be proven.
-        reason: explanation in a sentence.
-        missing: labeled audit images that are still needed.
-        proven: upper bound of the share of wrong answers; None when unproven.
-        images: audit images above the threshold.
-        audit: labeled audit images.
-        chance: significance level spent on the test; None on old cards.
+        error: maximum error rate of accepted predictions.
+        level: the threshold; None if the maximum error rate could not be proven.
+        reason: explanation for people.
+        missing: number of audit images that still have to be labeled before a test.
+        proven: proven upper bound of the error rate; None if unproven.
+        images: number of audit images above the threshold.
+        audit: number of labeled audit images.
+        chance: significance level (alpha) spent on the test; None on old cards.
     """
 
     error: float = 0.0
@@ -136,10 +137,10 @@ class AutoAcceptSection:
 
 @dataclass(frozen=True)
 class AutoAcceptStatus(AutoAcceptSection):
-    """A version's auto-accept threshold with the results of spot checks.
+    """The auto-accept threshold of a version, with the results of spot checks.
 
     Attributes:
-        suspended: auto-accept is suspended because of errors that people found.
+        suspended: auto-accept is suspended because spot checks found too many errors.
         checked: number of spot-checked answers.
     """
 
@@ -149,7 +150,7 @@ class AutoAcceptStatus(AutoAcceptSection):
 
 @dataclass(frozen=True)
 class LabelFigures:
-    """Precision and recall of one label; None when not measured."""
+    """Precision and recall of one label; None if not measured."""
 
     precision: IntervalEstimate | None = None
     recall: IntervalEstimate | None = None
@@ -157,16 +158,17 @@ class LabelFigures:
 
 @dataclass(frozen=True)
 class ControlCard:
-    """What a version records of one control.
+    """The section of a version card on one control.
 
     Attributes:
-        kind: the model that predicts it, in words.
+        kind: type of its model, such as ``linear head``.
         examples: training examples by label.
         audit: accuracy or F1 on the audit set.
         figures: all other metrics, as JSON.
-        shown: confidence threshold of regions.
-        advice: how to get predictions before anything is learned.
-        made_from: dependencies of the detector's training; equal ones give an equal detector.
+        shown: confidence from which regions are published.
+        advice: how to get predictions for labels that the detector cannot detect yet.
+        made_from: inputs of the training besides labels and weights; while they are unchanged,
+            the detector is reused.
     """
 
     kind: str = "none yet"
@@ -189,13 +191,13 @@ class ControlCard:
 
     @property
     def counting(self) -> IntervalEstimate | None:
-        """Relative counting error of boxes and points."""
+        """Relative counting error; boxes and points only."""
         row = self._figure("counting")
         return from_json(IntervalEstimate, row) if row else None
 
     @property
     def object_sizes(self) -> Mapping[str, float]:
-        """Object size by label, of points, as a share of the longer edge."""
+        """Object size by label, 0 to 1 of the image's longer edge; points only."""
         return self._figure("sizes")
 
     def _figure(self, name: str) -> Mapping[str, Any]:
@@ -208,9 +210,9 @@ class ComputeCost:
 
     Attributes:
         where: ``local`` or ``modal``.
-        device: its name, such as ``L4``; empty when unknown.
+        device: name of the device, such as ``L4``; empty if unknown.
         seconds: device time.
-        dollars: estimate by list prices; 0 for local training.
+        dollars: cost estimated from list prices; 0 for local training.
     """
 
     where: str = "local"
@@ -246,11 +248,11 @@ class RoundRequest:
     """Why a round is requested.
 
     Attributes:
-        forced: Start Training or the command line: train without waiting for more labels.
-        quiet: nobody has labeled for a while: train without waiting for more labels.
-        hints: number of events since the last full round, each of which may be a changed label.
-        full: compare all labels even where nothing seems to have changed.
-        held: the last round was cancelled: do not train unless forced.
+        forced: requested by Start Training or the command line; train after any change.
+        quiet: no label arrived for ``PRELABEL_RETRAIN_QUIET`` seconds; train after any change.
+        hints: number of events since the last full round; each may be a changed label.
+        full: compare all labels even if nothing seems to have changed.
+        held: the last round was cancelled; do not train unless forced.
         quick: it runs on a worker for quick work, which trains no detector.
     """
 
@@ -264,7 +266,7 @@ class RoundRequest:
 
 @dataclass(frozen=True)
 class HeldVersion:
-    """Why the newest version is not live; with an empty version why none is trained."""
+    """Why the newest version is not live; if ``version`` is empty, why none was trained."""
 
     version: str = ""
     reason: str = ""
@@ -272,13 +274,13 @@ class HeldVersion:
 
 @dataclass(frozen=True)
 class ControlStatus(ControlCard):
-    """A control of the labeling config with the live version's record of it.
+    """A control of the labeling config, with its section of the live version's card.
 
     Attributes:
         to_name: name of the image tag.
         type: the tag, such as ``Choices``.
         choice: ``single`` or ``multiple``; empty for boxes and points.
-        smart: its smart tool requests suggestions; None for choices.
+        smart: it is a smart tool; None for choices.
     """
 
     name: str = ""
@@ -306,20 +308,20 @@ class ControlStatus(ControlCard):
 
 @dataclass(frozen=True)
 class ProjectFigures:
-    """What a round's outcome and a project's status have in common.
+    """The fields that round outcomes and project statuses share.
 
     Attributes:
         title: the project's title.
         tasks: number of tasks.
         labels: number of tasks with an annotation.
-        waiting: new or changed labels that no version was trained on.
+        waiting: number of new or changed labels that no version was trained on.
         audit: the live version's accuracy or F1 on the audit set.
         controls: the served controls.
         left_out: unused tasks, regions and images, counted by reason.
         estimate: accuracy by cross-validation while the audit set is small.
-        outlook: forecast of what more labels bring.
-        accepting: auto-accept status; None when it is off.
-        held: why the newest version is not live, or why none is trained; None otherwise.
+        outlook: forecast of the accuracy with more labels.
+        accepting: auto-accept status; None if it is off.
+        held: why the newest version is not live, or why none was trained; None otherwise.
         accepted: number of auto-accepted tasks.
         versions: all version names, newest first.
     """
@@ -345,7 +347,7 @@ class RoundOutcome(ProjectFigures):
 
     Attributes:
         version: the live version.
-        trained: the version trained in this round; empty when none was.
+        trained: the version trained in this round; empty if none was.
         cleanup: retired versions may have predictions left in Label Studio.
         seconds: duration by step, and ``total``.
     """
@@ -365,9 +367,9 @@ class RoundStatus:
 
     Attributes:
         state: ``idle``, ``observing``, ``training``, ``evaluating``, ``pushing`` or ``failed``.
-        progress: of this state, 0 to 1.
+        progress: progress of this state, 0 to 1.
         detail: progress message; may be None.
-        error: why the last round failed; None when it did not.
+        error: why the last round failed; None if it did not.
         waiting: it waits for another project's round, which ``detail`` names.
     """
 
@@ -385,7 +387,7 @@ class RoundStatus:
 
 @dataclass(frozen=True)
 class CaptureCounts:
-    """Captured images that wait to become tasks, and those that did."""
+    """Numbers of captured images that wait for import, and of imported ones."""
 
     waiting: int = 0
     returned: int = 0
@@ -393,7 +395,7 @@ class CaptureCounts:
 
 @dataclass(frozen=True)
 class ProjectStatus(ProjectFigures):
-    """A project as ``/api/projects`` returns it; ``id`` is a number where the id is one."""
+    """A project in the response of ``/api/projects``; a numeric ``id`` is an integer."""
 
     id: int | str = ""
     server: str = ""

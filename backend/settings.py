@@ -29,7 +29,7 @@ PLAIN_TERMS = {
     "less than or equal to": "at most",
     "'local' or 'modal'": "local or modal",
 }
-"""Words of pydantic's error messages and what :class:`UsageError` calls them."""
+"""Phrases of pydantic's error messages and their replacements in :class:`UsageError`."""
 COMPUTE_LOCAL: Literal["local"] = "local"
 COMPUTE_MODAL: Literal["modal"] = "modal"
 
@@ -56,7 +56,7 @@ Servers = Annotated[
 ]
 FilePath = Annotated[Path, AfterValidator(Path.expanduser)]
 Millions = Annotated[int, BeforeValidator(_from_millions), Field(ge=1)]
-"""Bytes or pixels; the environment variable counts millions of them."""
+"""Bytes or pixels; the environment variable is in millions."""
 Number = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 
@@ -88,20 +88,20 @@ class Settings(BaseSettings):
         default_factory=lambda values: values["label_studio_url"],
         validation_alias="LABEL_STUDIO_HOST",
         json_schema_extra={"default": "`LABEL_STUDIO_URL`"},
-        description="Address of Label Studio in people's browsers, where it differs.",
+        description="Address of Label Studio in browsers, if it differs.",
     )
     home: FilePath = Field(
         default=Path("~/.prelabel"),
         validate_default=True,
         validation_alias="PRELABEL_HOME",
-        description="Folder for everything that lasts: versions, cards, embeddings, reduced "
-        "copies of images (8 GB at most), weights.",
+        description="Folder for persistent data: versions, cards, embeddings, downscaled copies of "
+        "images (8 GB at most), weights.",
     )
     encoder: Text = Field(
         default="auto",
         validation_alias="PRELABEL_ENCODER",
         description="`auto`: CLIP if its weights can be downloaded (600 MB, once), else an "
-        "encoder that is on this machine. Or an open_clip `model/weights` such as "
+        "encoder that is installed locally. Or an open_clip `model/weights` such as "
         "`ViT-B-32-256/datacomp_s34b_b86k` (the weights may be a file), an ultralytics "
         "`…-cls.pt`, or `builtin`.",
     )
@@ -119,8 +119,8 @@ class Settings(BaseSettings):
         le=1280,
         multiple_of=32,
         validation_alias="PRELABEL_DETECTOR_SIZE",
-        description="Input size of a detector in pixels, a multiple of 32. Larger inputs show "
-        "smaller objects and take longer. 0: chosen by the images.",
+        description="Input size of a detector in pixels, a multiple of 32. Larger inputs detect "
+        "smaller objects and are slower. 0: chosen from the image sizes.",
     )
     train_seconds: float = Field(
         default=600.0,
@@ -139,7 +139,7 @@ class Settings(BaseSettings):
     quiet_seconds: Number = Field(
         default=30.0,
         validation_alias="PRELABEL_RETRAIN_QUIET",
-        description="Seconds without a new label after which fewer new labels start a round too.",
+        description="Pause in labeling, in seconds, after which a single new label starts a round.",
     )
     poll_seconds: float = Field(
         default=60.0,
@@ -153,7 +153,7 @@ class Settings(BaseSettings):
         validation_alias="PRELABEL_PRECISION",
         description="Target precision of the pre-annotations that people see. Less confident "
         "ones are hidden as soon as the audit set proves that this helps. 0 shows all. Boxes and "
-        "points are shown from the confidence with the best F1 unless `model_precision` is set.",
+        "points use the threshold with the best F1 unless `model_precision` is set.",
     )
     accept_error: Fraction = Field(
         default=0.0,
@@ -165,14 +165,14 @@ class Settings(BaseSettings):
         default=1,
         ge=1,
         validation_alias="PRELABEL_WORKERS",
-        description="Number of projects that may have a round at the same time. Each takes about "
+        description="Number of worker processes. Each runs one round at a time and takes about "
         "600 MB of memory.",
     )
     user: str = Field(
         default="",
         validation_alias="PRELABEL_USER",
-        description="User name for basic auth. `prelabel serve` then prints the address to "
-        "connect, which ends in a secret, because Label Studio sends webhooks without auth.",
+        description="User name for basic auth. `prelabel serve` then prints the URL to connect, "
+        "which ends in a secret, because Label Studio sends webhooks without authentication.",
     )
     password: str = Field(
         default="",
@@ -183,30 +183,30 @@ class Settings(BaseSettings):
     allowed_hosts: Names = Field(
         default=frozenset(),
         validation_alias="PRELABEL_ALLOWED_HOSTS",
-        description="Hosts on private addresses that images may be fetched from, separated by "
+        description="Hosts with private addresses that images may be fetched from, separated by "
         "commas.",
     )
     allowed_servers: Servers = Field(
         default=frozenset(),
         validation_alias="PRELABEL_ALLOWED_SERVERS",
         json_schema_extra={"default": "any"},
-        description="Addresses of the Label Studios that may connect, separated by commas. "
-        "Without any, every Label Studio may.",
+        description="Addresses of the Label Studio servers that may connect, separated by commas.",
     )
     max_image_bytes: Millions = Field(
         default=64 * MILLION,
         validation_alias="PRELABEL_MAX_IMAGE_MB",
-        description="Larger image files are left out and counted (megabytes).",
+        description="Maximum size of an image file (megabytes). Larger ones are skipped and "
+        "counted.",
     )
     max_image_pixels: Millions = Field(
         default=100 * MILLION,
         validation_alias="PRELABEL_MAX_IMAGE_MEGAPIXELS",
-        description="Images with more pixels are left out and counted (megapixels).",
+        description="Maximum size of an image (megapixels). Larger ones are skipped and counted.",
     )
     capture_below: Fraction = Field(
         default=0.8,
         validation_alias="PRELABEL_CAPTURE_BELOW",
-        description="The endpoint captures images whose answer has less confidence than this.",
+        description="The endpoint captures images whose prediction has a lower confidence.",
     )
     capture_fraction: Fraction = Field(
         default=0.01,
@@ -227,7 +227,7 @@ class Settings(BaseSettings):
     fetch_urls: bool = Field(
         default=False,
         validation_alias="PRELABEL_FETCH_URLS",
-        description="1: the endpoint fetches images by https address, from public addresses only.",
+        description="1: requests to the endpoint may contain https URLs of images on public hosts.",
     )
     max_request_bytes: Millions = Field(
         default=64 * MILLION,
@@ -239,7 +239,7 @@ class Settings(BaseSettings):
         ge=0.1,
         allow_inf_nan=False,
         validation_alias="PRELABEL_REQUEST_SECONDS",
-        description="Seconds that a request to the endpoint may take to arrive.",
+        description="Time limit for receiving a request to the endpoint (seconds).",
     )
     compute: Annotated[Literal["local", "modal"], BeforeValidator(_lower)] = Field(
         default=COMPUTE_LOCAL,
@@ -254,13 +254,14 @@ class Settings(BaseSettings):
     monthly_budget: Number = Field(
         default=20.0,
         validation_alias="PRELABEL_MONTHLY_BUDGET",
-        description="Dollars per month on Modal after which training waits. 0: no limit.",
+        description="Monthly budget for Modal in dollars; training pauses when it is spent. 0: no "
+        "limit.",
     )
     modal_app: Text = Field(
         default="prelabel",
         validation_alias="PRELABEL_MODAL_APP",
-        description="Name of the app on Modal and prefix of its volumes' names. Another name is "
-        "another installation.",
+        description="Name of the app on Modal and prefix of its volumes' names. Each name is "
+        "a separate installation.",
     )
     weights_dir: FilePath | None = Field(
         default=None,
@@ -303,7 +304,7 @@ class Settings(BaseSettings):
 
 
 class _MappingSource(EnvSettingsSource):
-    """Reads a mapping instead of the process's environment."""
+    """Settings source that reads a mapping instead of ``os.environ``."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = environment
@@ -315,10 +316,10 @@ class _MappingSource(EnvSettingsSource):
 
 
 def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
-    """Read the settings from the environment; a variable without a value has its default.
+    """Read the settings from environment variables; empty ones are ignored.
 
     Args:
-        environment: variables by name; the process's own when not given.
+        environment: variables by name; ``os.environ`` by default.
 
     Raises:
         UsageError: a variable has an invalid value.
@@ -327,7 +328,7 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
     try:
         return Settings(**values)
     except ValidationError as error:
-        raise UsageError(_describe_error(error)) from None  # its text holds the password
+        raise UsageError(_describe_error(error)) from None  # its text contains the password
 
 
 def setting_variables() -> dict[str, str]:

@@ -1,9 +1,9 @@
-"""Bytes from untrusted addresses: the one owner of requests to the public web.
+"""Fetch files from untrusted URLs, with protection against SSRF and slow servers.
 
-A name is resolved where the connection is made: every IP address it leads to must be public, and
-the connection goes to one that was checked, as a name may resolve differently a moment later.
-Redirects are followed by hand and checked like the first address. A file has so many seconds from
-the first look-up to its last byte, however slowly a server sends. Safe with several threads.
+All IP addresses of a host must be public. The connection is made to a checked address, because a
+host name may resolve to another one a moment later (DNS rebinding). Redirects are followed here and
+checked like the first URL. One timeout covers everything from DNS lookup to the last byte.
+Thread-safe.
 """
 
 from __future__ import annotations
@@ -30,29 +30,30 @@ Resolver = Callable[[str, int], Iterable[str]]
 TrustedHeaders = Callable[[SplitResult], Mapping[str, str] | None]
 IPv6 = ipaddress.IPv6Network
 PUBLIC_IPV6 = IPv6("2000::/3")
-"""All of IPv6 that is given to anybody's machines."""
+"""The global unicast addresses."""
 SPECIAL_IPV6_NETWORKS = (
-    IPv6("2001::/23"),  # protocols, Teredo's tunnels among them
-    IPv6("2001:db8::/32"),  # for examples
-    IPv6("2002::/16"),  # 6to4: leads to any IPv4 address
-    IPv6("3fff::/20"),  # for examples
+    IPv6("2001::/23"),  # IETF protocols, including Teredo tunnels
+    IPv6("2001:db8::/32"),  # documentation
+    IPv6("2002::/16"),  # 6to4: embeds any IPv4 address, also private ones
+    IPv6("3fff::/20"),  # documentation
 )
 NAT64_PREFIX = IPv6("64:ff9b::/96")
-"""How machines without IPv4 reach an IPv4 address: it counts as that address."""
+"""Addresses that embed an IPv4 address; the embedded address is checked."""
 CLOUD_HOST_ADDRESSES = frozenset({ipaddress.IPv4Address("168.63.129.16")})
-"""Addresses that look public and belong to the machine: Azure's."""
+"""Public-looking addresses of cloud metadata services: Azure's WireServer."""
 RELAY_NETWORK_6TO4 = ipaddress.IPv4Network("192.88.99.0/24")
 
 
 @dataclass(frozen=True)
 class FetchLimits:
-    """What may be fetched.
+    """Limits of a fetch.
 
     Attributes:
-        max_bytes: larger files are refused, while they come in.
-        allowed_hosts: hosts that may have private addresses; None: no host may, whoever asks.
-        schemes: what addresses begin with.
-        timeout_seconds: that a file may take, from the first look-up to its last byte.
+        max_bytes: maximum file size; a larger download is aborted.
+        allowed_hosts: hosts that may have private addresses; None: none, and error messages do
+            not suggest PRELABEL_ALLOWED_HOSTS.
+        schemes: allowed URL schemes.
+        timeout_seconds: total time from DNS lookup to the last byte.
     """
 
     max_bytes: int
@@ -62,12 +63,12 @@ class FetchLimits:
 
 
 class WebFetcher:
-    """Fetches files.
+    """Fetches files from untrusted URLs.
 
     Args:
-        limits: sizes, hosts, time.
-        resolve: host and port → IP addresses; the system's resolver when not given.
-        network: makes connections to IP addresses; the system's when not given.
+        limits: size, hosts, schemes and time.
+        resolve: host and port → IP addresses; uses the system's resolver by default.
+        network: opens TCP connections; uses sockets by default.
     """
 
     def __init__(
@@ -83,15 +84,15 @@ class WebFetcher:
         self._pools: dict[bool, ConnectionPool] = {}
 
     def fetch(self, url: str, trusted_headers: TrustedHeaders = lambda parts: None) -> bytes:
-        """The bytes at an address.
+        """Return the content of a URL.
 
         Args:
-            url: untrusted.
-            trusted_headers: returns headers for a server that is trusted at any address; None for
-                all others, which get no headers.
+            url: untrusted URL.
+            trusted_headers: returns the request headers for a trusted server, which may have a
+                private address; None for any other server.
 
         Raises:
-            ImageError: it cannot be had, with the reason.
+            ImageError: the file cannot be fetched; ``reason`` says why.
         """
         import httpcore
         import httpx
@@ -100,7 +101,7 @@ class WebFetcher:
         try:
             return self._follow_redirects(url, trusted_headers, deadline)
         except httpcore.TimeoutException as error:
-            raise ImageError("image did not arrive in time", redact_url(url)) from error
+            raise ImageError("image download timed out", redact_url(url)) from error
         except (
             *(httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol),
             *(httpx.InvalidURL, ValueError),
@@ -118,7 +119,7 @@ class WebFetcher:
         for _ in range(MAX_REDIRECTS + 1):
             parts = urlsplit(url)
             if parts.scheme not in self._limits.schemes or not parts.hostname:
-                raise ImageError("image address is not served", redact_url(url))
+                raise ImageError("image URL is not supported", redact_url(url))
             headers = trusted_headers(parts)
             pool = self._pool_for(trusted=headers is not None)
             with pool.get(url, headers or {}, deadline) as response:
@@ -126,12 +127,12 @@ class WebFetcher:
                     return self._read_body(response, url)
                 location = _header_value(response, b"location")
                 if location is None:
-                    raise ImageError("image is not there", f"{redact_url(url)}: {response.status}")
+                    raise ImageError("image not found", f"{redact_url(url)}: {response.status}")
                 url = urljoin(url, location)
-        raise ImageError("image address redirects too often", redact_url(url))
+        raise ImageError("image URL redirects too often", redact_url(url))
 
     def _pool_for(self, *, trusted: bool) -> ConnectionPool:
-        """Connections to trusted servers, or to all others: they never share one."""
+        """Return the pool of trusted or of untrusted servers; they never share connections."""
         from backend.http_connections import ConnectionPool
 
         with self._pool_lock:
@@ -149,17 +150,17 @@ class WebFetcher:
         if allowed and host in allowed:
             return addresses
         if not addresses or not all(is_public_address(address) for address in addresses):
-            hint = "; add it to PRELABEL_ALLOWED_HOSTS if that is meant"
+            hint = "; add it to PRELABEL_ALLOWED_HOSTS if you trust it"
             raise ImageError("image address is private", host + ("" if allowed is None else hint))
         return addresses
 
     def _read_body(self, response: httpcore.Response, url: str) -> bytes:
         if response.status in (401, 403):
-            raise ImageError("image address refuses access", redact_url(url))
+            raise ImageError("image access denied", redact_url(url))
         if response.status != 200:
-            raise ImageError("image is not there", f"{redact_url(url)}: {response.status}")
+            raise ImageError("image not found", f"{redact_url(url)}: {response.status}")
         coding = (_header_value(response, b"content-encoding") or "").lower()
-        if coding not in ("", "identity"):  # a few bytes may become any number
+        if coding not in ("", "identity"):  # protects against decompression bombs
             raise ImageError(
                 "image cannot be fetched", f"{redact_url(url)}: compressed as {coding[:20]}"
             )
@@ -173,22 +174,22 @@ class WebFetcher:
 
 
 def url_origin(parts: SplitResult) -> str:
-    """Scheme, host and port."""
+    """Return scheme, host and port as a URL."""
     return f"{parts.scheme}://{parts.netloc}"
 
 
 def redact_url(address: str) -> str:
-    """An address for the log: without query and user, which may carry secrets, and short."""
+    """Return a short form of a URL for logs, without user and query, which may hold secrets."""
     try:
         parts = urlsplit(address)
     except ValueError:
-        return "an address that cannot be read"
+        return "an invalid URL"
     redacted = f"{parts.scheme}:{(parts.hostname or '')}{parts.path}"[:120]
     return "".join(c if c.isprintable() else "�" for c in redacted)
 
 
 def is_public_address(address: str) -> bool:
-    """Whether an IP address belongs to the public network."""
+    """Return whether an IP address is publicly routable."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address) and ip in NAT64_PREFIX:
         ip = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
@@ -208,5 +209,5 @@ def _resolve_host(host: str, port: int) -> Iterable[str]:
     try:
         entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise ImageError("image host is not known", host) from error
+        raise ImageError("image host not found", host) from error
     return [str(entry[4][0]) for entry in entries]

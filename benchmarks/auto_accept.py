@@ -74,7 +74,7 @@ class SimulatedProject:
     Attributes:
         accepted_answers: row → accepted prediction.
         first_accepted_at: number of labels at the first acceptance; 0: never.
-        audit_looks: tests on the audit slice, at most one per version.
+        audit_looks: tests on the audit set, at most one per version.
     """
 
     name: str
@@ -237,7 +237,7 @@ def test_level(
     error: float,
     audit_looks: list[auto_accept.ThresholdTest],
 ) -> auto_accept.AcceptThreshold:
-    """Return a version's threshold; record the test on the audit slice, if one was made."""
+    """Return a version's threshold; record the test on the audit set, if one was made."""
     level_found = auto_accept.find_budgeted_threshold(confidences, correct, error, audit_looks)
     if level_found.alpha:
         audit_looks.append(

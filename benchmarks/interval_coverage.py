@@ -4,7 +4,7 @@
 
 Each project has its own number of labels, class shares and confusion matrix, and its own difficulty
 of images, number of objects and rate of false detections. Images differ in difficulty, so the
-objects of one image are right or wrong together. The audit slice has 10 to 200 images. *Rare*
+objects of one image are right or wrong together. The audit set has 10 to 200 images. *Rare*
 projects have 8 labels, from 1 down to 0.03, and 20 to 100 images; labels without an annotation are
 left out of macro F1 and of its true value. Precision and recall cover all labels that were
 annotated or predicted. True ratios of detections come from 20,000 more images, true mAP50 from

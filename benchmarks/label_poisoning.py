@@ -29,7 +29,7 @@ from backend.learning.contradiction import (
     ProbabilityCalibration,
     measure_contradiction,
 )
-from backend.loop.evaluate.gate import MAX_WINDOW_LABELS, TRUST_IMAGES, WINDOW_GROWTH
+from backend.loop.evaluate.gate import CALIBRATION_IMAGE_COUNT, MAX_WINDOW_LABELS, WINDOW_GROWTH
 from backend.loop.evaluate.past_versions import MIN_HEAD_EXAMPLES
 from backend.vision.heads.head import Head
 from benchmarks.auto_accept import fit_project_head, make_dataset, select_rows
@@ -126,7 +126,7 @@ class LabelingHistory:
         for version_index in reversed(range(number)):
             if (
                 self.label_counts[version_index] >= MIN_HEAD_EXAMPLES
-                and sum(part.images for part in parts) < TRUST_IMAGES
+                and sum(part.images for part in parts) < CALIBRATION_IMAGE_COUNT
             ):
                 parts.append(
                     self._probability_window(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from backend.errors import OverBudget, StoreError
+from backend.errors import OverBudgetError, StoreError
 from backend.store.files import exclusive_lock
 from backend.store.usage import UsageCounters
 
@@ -56,11 +56,11 @@ class MonthlyBudget:
         """Check that the budget of this month is not used up.
 
         Raises:
-            OverBudget: the estimated cost has reached the budget.
+            OverBudgetError: it is.
         """
         spent = self.spent_this_month()
         if self._budget and spent >= self._budget:
-            raise OverBudget(
+            raise OverBudgetError(
                 f"Training is paused: Modal has cost about {spent:.2f} $ this month, and "
                 f"PRELABEL_MONTHLY_BUDGET is {self._budget:g} $. Predictions continue; training "
                 "resumes next month, or with a higher budget."

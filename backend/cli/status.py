@@ -188,7 +188,7 @@ def _format_report(report: ProjectReport) -> Iterator[str]:
         f"    {status.labels} of {status.tasks} tasks labeled{waiting_text * bool(status.waiting)}"
     )
     if status.version:
-        yield f"    live: {status.version}, on the audit slice {report.figure}"
+        yield f"    live: {status.version}, on the audit set {report.figure}"
     else:
         yield "    live: nothing yet; `prelabel serve` makes the first version"
     yield from _format_round(report.round)

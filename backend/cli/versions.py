@@ -28,7 +28,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     live = versions.live()
     cards = versions.cards()[::-1]
     print_line(
-        f"{'version':<16} {'live':<5} {'labels + audit':>14} {'audit slice':<36} {'created'}",
+        f"{'version':<16} {'live':<5} {'labels + audit':>14} {'audit set':<36} {'created'}",
         options,
     )
     for card in cards:

@@ -220,7 +220,7 @@ class RequestReader:
             async with asyncio.timeout(self.timeout_seconds):
                 return await loop.run_in_executor(self.fetch_executor, web.fetch, url)
         except TimeoutError as error:
-            raise ImageError("image did not arrive in time", redact_url(url)) from error
+            raise ImageError("image download timed out", redact_url(url)) from error
 
     def _too_large(self) -> ProblemError:
         return ProblemError(

@@ -52,7 +52,9 @@ def _classify_error(server: str, request: str, status: int, body: Any) -> LabelS
     """A refusal as one sentence."""
     detail = _error_detail(body)
     if status == 403 and any(phrase in detail for phrase in REFUSED_ADDRESS_PHRASES):
-        return PrivateAddressError(f"{server} calls no private addresses: {SSRF_SETTINGS_FIX}")
+        return PrivateAddressError(
+            f"{server} blocks requests to private addresses: {SSRF_SETTINGS_FIX}"
+        )
     if status in (401, 403):
         return AccessDeniedError(
             f"{server} refused the token ({detail}): copy one from its page “{TOKEN_PAGE}” "

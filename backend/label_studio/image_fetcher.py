@@ -79,7 +79,7 @@ class TaskImageFetcher:
             prefix = urlsplit(self._server).path
             has_prefix = not prefix or address.startswith(f"{prefix}/")
             return (self._origin if has_prefix else self._server) + address
-        raise ImageError("image address is not served", redact_url(address))
+        raise ImageError("image URL is not supported", redact_url(address))
 
 
 def decode_data_uri(address: str, max_bytes: int) -> bytes:

@@ -1,1 +1,1 @@
-"""Decisions: the audit slice, what to label next, how good a version is. No HTTP, no files."""
+"""Statistics on arrays: audit set, queue order, metrics, quality gate, forecast. No I/O."""

@@ -1,7 +1,7 @@
-"""The audit slice: a fixed random tenth of a project's tasks, chosen by hash.
+"""The audit set: a fixed random tenth of a project's tasks, chosen by hash.
 
-It is the only unbiased sample of a project whose queue the model orders: its tasks are never
-ranked by the model and never used for training, and they are served at a steady rate.
+Because the model orders the queue, all other labeled tasks are a biased sample. Audit tasks are
+never ranked by the model or used for training, and they are served at a steady rate.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ AUDIT_SHARE = 0.1
 
 
 def hash_rank(project: str, task: int) -> float:
-    """Return a pseudo-random number in [0, 1) that is fixed for a task.
+    """Return a reproducible pseudo-random number in [0, 1) for a task.
 
     Example:
         >>> 0 <= hash_rank("7.1700000000", 42) < 1
@@ -24,11 +24,11 @@ def hash_rank(project: str, task: int) -> float:
 
 
 def is_audit(project: str, task: int) -> bool:
-    """Return whether a task belongs to the audit slice.
+    """Return whether a task belongs to the audit set.
 
     Args:
         project: identity of the project: its number and creation time.
-        task: number of the task.
+        task: id of the task.
     """
     return hash_rank(project, task) < AUDIT_SHARE
 
@@ -38,7 +38,7 @@ def interleave(
 ) -> list[int]:
     """Mix audit tasks into a queue order at a steady rate.
 
-    The rate is counted from the first label of the project, so a new order does not restart it.
+    The rate is counted from the first label of the project, so that a new order does not reset it.
 
     Args:
         ranked: other tasks, first to last.

@@ -1,6 +1,6 @@
-"""Auto-accept: predictions that become annotations without a person, within a proven error bound.
+"""Auto-accept: accept predictions as annotations while a bound on their error rate is proven.
 
-The proof uses the audit slice alone: it is a random sample, and no version was trained on it.
+The proof uses the audit set only, because it is a random sample that no version was trained on.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from backend.learning.audit import hash_rank, interleave
 from backend.learning.intervals import BOUND_CONFIDENCE, clopper_pearson_bounds
 
 REVIEW_SHARE = 0.1
-"""Share of the acceptable tasks that people label all the same."""
+"""Share of the acceptable tasks that people label as spot checks."""
 SEQUENTIAL_STEP_COUNT = 20
-"""Number of steps in which the less confident half of the audit slice is added."""
+"""Number of steps in which the less confident half of the audit set is added to the tests."""
 TOTAL_ALPHA = 1 - BOUND_CONFIDENCE
 """Probability that a project's error bound is ever exceeded, over all its versions."""
 ALPHA_SPENDING_RATE = 0.3
-"""Share of the remaining alpha that one test on the audit slice may spend."""
+"""Share of the remaining alpha that one test on the audit set may spend."""
 RETEST_GROWTH_FACTOR = 1.5
-"""Growth of the audit slice after which a bound that was not proven is tested again."""
+"""Factor by which the audit set must grow after a failed test before the next one."""
 CHECK_WINDOW_SIZE = 60
-"""Number of latest spot checks that count; earlier ones belong to earlier versions."""
+"""Number of latest spot checks that are tested; older ones belong to earlier versions."""
 ALTERNATIVE_ERROR_FACTOR = 4.0
-"""Largest error rate that the test for a violated bound looks for, in units of the bound."""
+"""Upper end of the alternative error rates in the test of spot checks, relative to the bound."""
 
 
 @dataclass(frozen=True)
 class ThresholdTest:
-    """One version's test on the audit slice.
+    """One version's test on the audit set.
 
     Attributes:
         audit_labels: number of labeled audit images.
-        alpha: probability of a false proof that the test could spend.
+        alpha: significance level that the test spent.
         passed: whether a threshold was proven.
     """
 
@@ -49,15 +49,15 @@ class ThresholdTest:
 
 @dataclass(frozen=True)
 class AcceptThreshold:
-    """The confidence from which predictions are accepted.
+    """The confidence threshold from which predictions are accepted.
 
     Attributes:
-        value: the threshold, 0 to 1; None when nothing is accepted.
+        value: the threshold, 0 to 1; None if nothing is accepted.
         reason: explanation for people.
-        missing_labels: audit labels that are missing before a test is possible.
+        missing_labels: number of audit labels that are missing for a test.
         error_bound: upper bound of the error rate above the threshold, with confidence 1 − alpha.
         images: number of audit images above the threshold.
-        alpha: as in :class:`ThresholdTest`; 0 when no test was made.
+        alpha: significance level spent on the test; 0 without a test.
     """
 
     value: float | None
@@ -69,11 +69,11 @@ class AcceptThreshold:
 
 
 def required_audit_labels(error: float, alpha: float = TOTAL_ALPHA) -> int:
-    """Return how many audit labels, all predicted right, prove an error bound.
+    """Return how many audit labels, all predicted correctly, prove an error bound.
 
     Args:
         error: the bound, above 0 and below 1.
-        alpha: probability of a false proof.
+        alpha: significance level of the test.
 
     Example:
         >>> [required_audit_labels(error) for error in (0.05, 0.02, 0.01)]
@@ -91,15 +91,15 @@ def find_budgeted_threshold(
     past_tests: Sequence[ThresholdTest] = (),
     min_audit_labels: int = 0,
 ) -> AcceptThreshold:
-    """Return a version's threshold such that the error bound holds over all versions.
+    """Return a version's threshold, with multiple testing over all versions taken into account.
 
-    Accepted predictions stay, so each version is one more chance to exceed the bound for good. All
-    tests of a project therefore share ``TOTAL_ALPHA`` (online fallback, Tian and Ramdas 2021, arXiv
-    1910.04900): each may spend ``ALPHA_SPENDING_RATE`` of what is left. A passed test gives its
-    alpha back; after a failed one the audit slice must grow by half before the next test.
+    Each version is tested, and wrongly accepted predictions stay. So all tests of a project share
+    ``TOTAL_ALPHA`` (online fallback, Tian and Ramdas 2021, arXiv 1910.04900): each test spends
+    ``ALPHA_SPENDING_RATE`` of the remaining alpha. A passed test returns its alpha; after a failed
+    one the audit set must grow by half before the next test.
 
     Args:
-        confidence: (n,) of the version's predictions of the labeled audit tasks, 0 to 1.
+        confidence: (n,) confidence of the version's predictions for labeled audit tasks, 0 to 1.
         correct: (n,) bool.
         error: the bound, above 0 and below 1.
         past_tests: tests of earlier versions, oldest first.
@@ -112,7 +112,7 @@ def find_budgeted_threshold(
         required_audit_labels(error, alpha), next_test_size(last_failed_size), min_audit_labels
     )
     if too_few := _too_few_labels(error, min_labels, len(np.asarray(confidence))):
-        note = f" It was not proven on {last_failed_size}." if last_failed_size else ""
+        note = f" The test on {last_failed_size} failed." if last_failed_size else ""
         return replace(too_few, reason=too_few.reason + note)
     return replace(find_accept_threshold(confidence, correct, error, alpha), alpha=alpha)
 
@@ -133,7 +133,7 @@ def find_accept_threshold(
     """Return the lowest confidence above which the error rate is proven to be within a bound.
 
     Fixed sequence testing (Learn then Test, Angelopoulos et al. 2021, arXiv 2110.01052): the most
-    confident half of the audit slice is tested first, then the rest is added in steps until a test
+    confident half of the audit set is tested first, then the rest is added in steps until a test
     fails. The sizes of the steps do not depend on the answers, so P(error rate > ``error``) ≤
     ``alpha`` although the threshold is chosen on the same images. Predictions of equal confidence
     are added together, because a threshold accepts all of them.
@@ -141,10 +141,10 @@ def find_accept_threshold(
     This holds for one version; :func:`find_budgeted_threshold` covers all versions of a project.
 
     Args:
-        confidence: (n,) of the version's predictions of the labeled audit tasks, 0 to 1.
+        confidence: (n,) confidence of the version's predictions for labeled audit tasks, 0 to 1.
         correct: (n,) bool.
         error: the bound, above 0 and below 1.
-        alpha: probability of a false proof, 0 to 1.
+        alpha: significance level of the test, 0 to 1.
     """
     order = np.argsort(-np.asarray(confidence, dtype=np.float64), kind="stable")
     sorted_confidence = np.asarray(confidence, dtype=np.float64)[order]
@@ -171,22 +171,22 @@ def find_accept_threshold(
 
 
 def is_held_for_review(project: str, task: int) -> bool:
-    """Return whether people label a task although it could be accepted; never changes."""
+    """Return whether people label an acceptable task; the result is fixed for each task."""
     return hash_rank(f"{project}/people", task) < REVIEW_SHARE
 
 
 @dataclass
 class SpotChecks:
-    """Acceptable tasks that people label all the same: one task in ten of the queue.
+    """Acceptable tasks that people label as spot checks: one in ten tasks of the queue.
 
-    The queue serves uncertain tasks first, and these are the most confident ones: without a fixed
-    share nobody would ever check them.
+    They have the highest confidence, and the queue serves uncertain tasks first. Without a fixed
+    rate they would never be labeled.
 
     Attributes:
         project: identity of the project.
         pending: tasks that are still open.
-        labeled: tasks labeled since spot checks began.
-        completed: spot checks among them.
+        labeled: number of tasks labeled since spot checks began.
+        completed: number of spot checks among them.
     """
 
     project: str = ""
@@ -209,17 +209,17 @@ class SpotChecks:
 
 
 def explain_bound_violation(correct: Sequence[bool], error: float) -> str:
-    """Return a message when spot checks show that the error bound is exceeded, else "".
+    """Return a message if spot checks show that the error bound is exceeded, else "".
 
-    The test runs after every round, so it must stay valid under repeated testing. The evidence
+    The test runs after every round, so it must be valid under repeated testing. The test statistic
     is a mixture likelihood ratio: error rates uniform between the bound and
     ``ALTERNATIVE_ERROR_FACTOR`` times the bound, against the bound itself. If the bound holds, the
-    ratio ever exceeds 1 / ``TOTAL_ALPHA`` with a probability of at most ``TOTAL_ALPHA`` (Ville's
+    probability that the ratio ever exceeds 1 / ``TOTAL_ALPHA`` is at most ``TOTAL_ALPHA`` (Ville's
     inequality; Robbins 1970 for the mixture).
 
     Args:
-        correct: for each prediction above the threshold that people labeled, whether they agree;
-            oldest first, the latest ``CHECK_WINDOW_SIZE`` count.
+        correct: for each spot check, whether people agreed with the prediction; oldest first. The
+            latest ``CHECK_WINDOW_SIZE`` are used.
         error: the bound.
 
     Example:

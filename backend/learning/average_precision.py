@@ -47,7 +47,7 @@ class LabelDetections:
         return cls(image_rows[order], confidence[order], is_correct[order] > 0, counts)
 
     def bootstrap_precisions(self, image_weights: npt.NDArray[np.int64]) -> Doubles:
-        """Return the average precision of each sample, a row of weights; NaN without an object."""
+        """Return the average precision of each bootstrap sample; NaN without objects."""
         return np.array(
             [
                 self.weighted_precision(row) if (self.objects_per_image * row).any() else np.nan
@@ -56,7 +56,7 @@ class LabelDetections:
         )
 
     def weighted_precision(self, image_weights: npt.ArrayLike) -> float:
-        """Return the average precision when each image is repeated by its weight, (n,)."""
+        """Return the average precision with images repeated by their weights, (n,)."""
         weights = np.asarray(image_weights)
         repeated = np.repeat(self.is_correct, weights[self.image_rows].astype(int))
         object_count = int((self.objects_per_image * weights).sum())
@@ -71,7 +71,7 @@ def average_precision_estimates(
     The variances come from a bootstrap over images that is shared by all labels.
 
     Args:
-        detections: by label; labels without an object have no AP50 and do not count for the mean.
+        detections: by label; labels without an object have no AP50 and are left out of the mean.
         rng: generator of the bootstrap samples.
         draws: number of bootstrap samples.
     """
@@ -100,7 +100,7 @@ def average_precision_estimates(
 def _bootstrap_estimate(
     value: float, samples: Doubles, images: int, object_count: float, metric: str
 ) -> IntervalEstimate:
-    """Return an estimate with the variance of bootstrap samples; NaN samples had no object."""
+    """Return an estimate with the variance of the bootstrap samples that are not NaN."""
     valid = samples[~np.isnan(samples)]
     variance = float(np.var(valid, ddof=1)) * images / max(images - 1, 1) if len(valid) > 1 else 0.0
     return composite_estimate(value, variance, images, object_count, metric)
@@ -112,7 +112,7 @@ def average_precision(
     """Return the area under the precision-recall curve at 101 recall levels, as COCO defines it.
 
     Args:
-        confidence: (n,) of all detections of one label in all images.
+        confidence: (n,) confidence of all detections of one label in all images.
         is_correct: (n,) bool.
         object_count: number of annotated objects, at least 1.
 

@@ -23,7 +23,7 @@ from backend.learning.intervals import (
 
 BOOTSTRAP_DRAW_COUNT = 500
 JEFFREYS_PSEUDOCOUNT = 0.5
-"""Right and wrong answers added to each label before resampling (Jeffreys' prior)."""
+"""Pseudo-count of correct and of wrong answers added to each label (Jeffreys' prior)."""
 AnswerPairs = Sequence[tuple[LabelSet | None, LabelSet]]
 """Per image, the predicted labels (None: no prediction) and the annotated ones."""
 
@@ -33,7 +33,7 @@ class ClassificationMetrics:
     """Metrics of one choices control.
 
     Attributes:
-        macro_f1: mean F1 of the labels that were annotated; its ``metric`` gives their number.
+        macro_f1: mean F1 of the annotated labels; its ``metric`` names their number.
         precision: by label.
         recall: by label.
         confusion: annotated → predicted → number of images; several labels are joined by ``+``.
@@ -77,7 +77,7 @@ def evaluate_classification(pairs: AnswerPairs, labels: Sequence[str]) -> Classi
 
 
 def accuracy_estimate(pairs: Iterable[tuple[LabelSet | None, LabelSet]]) -> IntervalEstimate:
-    """Estimate the exact-match accuracy: the share of images whose labels are all right."""
+    """Estimate the exact-match accuracy: the share of images with all labels correct."""
     is_correct = [predicted == truth for predicted, truth in pairs]
     return proportion_estimate(sum(is_correct), len(is_correct))
 
@@ -87,11 +87,10 @@ def macro_f1_estimate(
 ) -> IntervalEstimate:
     """Estimate the mean of the labels' F1 scores, with a 95 % interval.
 
-    Labels without an annotation are left out, and the metric's name then gives the number of
-    labels. The interval is the union of two, because each one alone is too narrow in some projects:
-    the interval from the linearised variance (Cochran 1977, 6.4) for labels that were annotated
-    once or twice, and the Bayesian bootstrap (Rubin 1981) where all labels are far better or worse
-    than its prior.
+    Labels without an annotation are left out, and the name of the metric then includes the number
+    of labels. The interval spans two intervals, because each alone is too narrow in some projects:
+    the one from the linearised variance (Cochran 1977, 6.4) for labels with one or two annotations,
+    and the Bayesian bootstrap (Rubin 1981) if all labels are far better or worse than its prior.
     """
     present_labels = [label for label in labels if any(label in answer for answer in truth)]
     metric = "macro F1"
@@ -116,8 +115,9 @@ def macro_f1_estimate(
 def _bootstrap_interval(predicted_matrix: Doubles, truth_matrix: Doubles) -> tuple[float, float]:
     """Return the 95 % interval of macro F1 by the Bayesian bootstrap over images.
 
-    Jeffreys' pseudo-counts are resampled too, so that a label with a single, correct annotation
-    does not count as certain. On the log-odds scale the interval is widened by Student's quantile.
+    Jeffreys' pseudo-counts are resampled too, so that a label with a single correct prediction does
+    not get an F1 of 1 with certainty. The interval is widened by Student's quantile on the log-odds
+    scale.
 
     Args:
         predicted_matrix: (n, K), 1 where a label was predicted.

@@ -1,10 +1,11 @@
-"""A test for recent labels that contradict a model trained on earlier ones.
+"""Test whether recent labels contradict a model that was trained on earlier ones.
 
-The model was not trained on the recent labels, so its probabilities say how likely each was. Hard
-images, which active learning selects, contradict it more often than easy ones; the probabilities
-account for that. The test statistic is the likelihood ratio of "a share of the answers is wrong"
-against "none is" (Neyman and Pearson 1933), and its null distribution is drawn from the
-probabilities. They are calibrated first, on earlier labels and the versions that were live then.
+The model was not trained on the recent labels, so its probabilities give the likelihood of each.
+Labels of hard images, which active learning selects, contradict the model more often; the
+probabilities account for that. The test statistic is the likelihood ratio of "a share of the
+answers is wrong" against "none is wrong" (Neyman and Pearson 1933), and its null distribution is
+sampled from the probabilities. They are first calibrated on earlier labels, with the versions that
+were live then.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ import numpy.typing as npt
 from backend.arrays import Doubles, Indices
 
 ALTERNATIVE_ERROR_SHARE = 0.3
-"""Share of wrong answers for which the test has the most power."""
+"""Share of wrong answers under the alternative, for which the test has the most power."""
 NULL_DRAW_COUNT = 2000
 TEMPERATURE_GRID = (1.0, 1.15, 1.3, 1.5, 1.75, 2.0, 2.5, 3.0)
 """Candidate temperatures; 1 leaves the probabilities as they are."""
 RANDOM_ANSWER_GRID = (0.01, 0.02, 0.03, 0.05, 0.08, 0.12, 0.18, 0.25)
 """Candidate shares of answers that people give at random."""
 DEFAULT_CALIBRATION = (1.3, 0.03)
-"""Temperature and share of random answers before anything is known."""
+"""Temperature and share of random answers without data."""
 MIN_OVERDISPERSION_IMAGES = 30
 """Number of images from which overdispersion is estimated."""
 MAX_OVERDISPERSION = 4.0
@@ -35,15 +36,15 @@ MIN_PROBABILITY = 1e-9
 
 @dataclass(frozen=True)
 class AnsweredQuestions:
-    """Answers, and the probabilities of a model that was not trained on them; one row a question.
+    """Answers, with the probabilities of a model that was not trained on them, by question.
 
     A single-choice control is one question per image, with a column for each label. A
     multiple-choice control is one question per label, with the columns no and yes.
 
     Attributes:
         probabilities: (n, K), rows sum to 1; 0 for labels without a training example.
-        answer_columns: (n,) column of the answer; its probability is above 0.
-        image_ids: (n,) task of each question.
+        answer_columns: (n,) column of the given answer; its probability is above 0.
+        image_ids: (n,) task id of each question.
     """
 
     probabilities: Doubles
@@ -61,7 +62,7 @@ class AnsweredQuestions:
         Args:
             probabilities: (n, K), rows sum to 1.
             answers: (n,) column of the annotated label.
-            image_ids: (n,) task numbers.
+            image_ids: (n,) task ids.
         """
         table, columns = np.asarray(probabilities, np.float64), np.asarray(answers, np.intp)
         known = table[np.arange(len(table)), columns] > 0
@@ -75,8 +76,8 @@ class AnsweredQuestions:
 
         Args:
             probabilities: (n, K), 0 to 1 each; 0 for labels without a training example.
-            answers: (n, K), 1 chosen, 0 not chosen, NaN not asked.
-            image_ids: (n,) task numbers.
+            answers: (n, K), 1 chosen, 0 not chosen, NaN not offered.
+            image_ids: (n,) task ids.
         """
         table, chosen = np.asarray(probabilities, np.float64), np.asarray(answers, np.float64)
         is_asked = ~np.isnan(chosen) & (table > 0)
@@ -87,7 +88,7 @@ class AnsweredQuestions:
 
     @classmethod
     def concatenate(cls, parts: Sequence[AnsweredQuestions]) -> AnsweredQuestions:
-        """Return the questions of all parts, which have the same labels."""
+        """Concatenate questions with the same labels."""
         return cls(
             np.concatenate([part.probabilities for part in parts]),
             np.concatenate([part.answer_columns for part in parts]),
@@ -102,13 +103,13 @@ class AnsweredQuestions:
 
 @dataclass(frozen=True)
 class ProbabilityCalibration:
-    """Corrections of a model's probabilities for labels that it was not trained on.
+    """Calibration of a model's probabilities on images that it was not trained on.
 
     Attributes:
-        temperature: softens the probabilities, at least 1.
+        temperature: temperature of the probabilities, at least 1.
         random_answer_share: share of answers that people give at random, 0 to 1.
         overdispersion: variance of an image's score relative to that of independent questions, at
-            least 1; the questions of one image tend to be wrong together.
+            least 1, because the errors in one image are correlated.
     """
 
     temperature: float = DEFAULT_CALIBRATION[0]
@@ -119,9 +120,10 @@ class ProbabilityCalibration:
     def fit(cls, past_answers: AnsweredQuestions) -> ProbabilityCalibration:
         """Return the calibration with the highest posterior on a grid.
 
+        The prior is weak and centred at ``DEFAULT_CALIBRATION``.
+
         Args:
             past_answers: earlier labels, with the probabilities of the version that was live then.
-                While they are few, a weak prior around ``DEFAULT_CALIBRATION`` decides.
         """
         candidates = (cls(t, share) for t in TEMPERATURE_GRID for share in RANDOM_ANSWER_GRID)
         best = max(candidates, key=lambda candidate: candidate._log_posterior(past_answers))
@@ -165,9 +167,9 @@ class ContradictionResult:
 
     Attributes:
         images: number of labeled images.
-        contradicted: labels that differ from the model's most likely answer.
-        expected: expected value of ``contradicted`` when the labels are right.
-        p_value: probability of at least this much contradiction when the labels are right.
+        contradicted: number of images whose labels differ from the model's most likely answer.
+        expected: expected value of ``contradicted`` if the labels are correct.
+        p_value: probability of at least this much contradiction if the labels are correct.
     """
 
     images: int
@@ -182,19 +184,19 @@ def measure_contradiction(
     rng: np.random.Generator,
     draws: int = NULL_DRAW_COUNT,
 ) -> ContradictionResult:
-    """Test whether answers contradict a model by more than its uncertainty explains.
+    """Test whether answers contradict a model more often than its probabilities predict.
 
     Args:
         answers: recent answers.
-        calibration: of the probabilities.
-        rng: generator of the null distribution.
+        calibration: calibration of the probabilities.
+        rng: samples the null distribution.
         draws: size of the null distribution; the smallest p-value is 1 / (draws + 1).
 
     Example:
-        >>> sure = np.tile([0.97, 0.01, 0.01, 0.01], (20, 1))
+        >>> confident = np.tile([0.97, 0.01, 0.01, 0.01], (20, 1))
         >>> few, many = ([1] * wrong + [0] * (20 - wrong) for wrong in (1, 8))
         >>> def p_value(labels):
-        ...     answers = AnsweredQuestions.from_single_labels(sure, labels, range(20))
+        ...     answers = AnsweredQuestions.from_single_labels(confident, labels, range(20))
         ...     rng = np.random.default_rng(0)
         ...     return measure_contradiction(answers, ProbabilityCalibration(), rng).p_value
         >>> p_value(few) > 0.05, p_value(many) < 0.01
@@ -221,10 +223,10 @@ def measure_contradiction(
 
 
 def _log_likelihood_ratios(probabilities: Doubles) -> Doubles:
-    """Return the score of each possible answer, (n, K).
+    """Return the log-likelihood ratio of each possible answer, (n, K).
 
-    Under the alternative, ``ALTERNATIVE_ERROR_SHARE`` of the answers are replaced by a random
-    other label.
+    Under the alternative, a share of ``ALTERNATIVE_ERROR_SHARE`` of the answers is replaced by a
+    random other label.
     """
     other_count = np.maximum((probabilities > 0).sum(axis=1, keepdims=True) - 1, 1)
     wrong = ALTERNATIVE_ERROR_SHARE * (1 - probabilities) / other_count

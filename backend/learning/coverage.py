@@ -1,11 +1,11 @@
-"""Uncertainty-weighted coverage: which images represent the open images best when labeled next.
+"""Uncertainty-weighted coverage: select the images that represent the open images best.
 
-Greedily maximises Σ_j u_j · max(0, K(j, i) − coverage_j) (UHerding, Bae et al. 2024, arXiv
-2412.20644): an image has a high gain when it is similar to many images that the model is uncertain
-about and that no labeled image resembles. Without labels all uncertainties are 1 and only coverage
-counts; once everything is covered, uncertainty decides. Gains only shrink while images are picked
-(the sum is submodular), so a gain computed earlier is an upper bound and few have to be recomputed
-(lazy greedy, Minoux 1978). ``MAX_GAIN_EVALUATIONS`` limits the time of a pick.
+Greedily maximise Σ_j u_j · max(0, K(j, i) − coverage_j) (UHerding, Bae et al. 2024, arXiv
+2412.20644): an image has a high gain if it is similar to many uncertain images and to no labeled
+one. Without labels all uncertainties are 1, and only coverage matters; once everything is covered,
+uncertainty decides. Gains only shrink while images are picked (the sum is submodular), so an
+earlier gain is an upper bound and few gains have to be recomputed (lazy greedy, Minoux 1978).
+``MAX_GAIN_EVALUATIONS`` limits the time of a pick.
 """
 
 from __future__ import annotations
@@ -18,27 +18,28 @@ import numpy.typing as npt
 from backend.arrays import Bools, Floats, Indices
 
 DUPLICATE_COSINE = 0.98
-"""Cosine of centred embeddings above which two images count as duplicates."""
+"""Cosine similarity of centred embeddings above which two images count as duplicates."""
 KERNEL_NEIGHBOUR_SHARE = 0.01
 """Share of the images that count as neighbours when the kernel width is chosen."""
 MIN_KERNEL_NEIGHBOURS = 3
 MAX_COMPARED_IMAGES = 20_000
-"""Number of images for which all pairs are compared; larger pools are sampled."""
+"""Maximum number of images of which all pairs are compared; larger pools are sampled."""
 MATRIX_BLOCK_ROWS = 1024
 GAIN_BATCH_SIZE = 32
 MAX_GAIN_EVALUATIONS = 128
-"""Gains recomputed for one pick. When all images are equally dissimilar the bounds are loose, and
-an exact pick would need every gain for an image that is hardly better."""
+"""Maximum number of gains recomputed for one pick. If all images are equally dissimilar, the bounds
+are loose: an exact pick would recompute all gains to find an image that is hardly better."""
 
 
 @dataclass(frozen=True)
 class Coverage:
-    """How well n open images are covered by the labeled and picked ones.
+    """Coverage of n open images by the labeled and picked images.
 
     Attributes:
         vectors: (n, d) float32, centred embeddings of unit length.
         uncertainties: (n,) float32, 0 to 1.
-        max_cosine: (n,) float32, cosine with the most similar labeled or picked image, or −1.
+        max_cosine: (n,) float32, cosine similarity to the nearest labeled or picked image; −1
+            without one.
         gain_bounds: (n,) float32, upper bounds of the gains.
         is_covered: (n,) bool, whether an image is labeled or picked itself.
         kernel_width: width in K = exp((cosine − 1) / width).
@@ -53,7 +54,7 @@ class Coverage:
 
     @property
     def coverage_levels(self) -> Floats:
-        """How well each image is covered, (n,) float32, 0 to 1."""
+        """Coverage of each image, (n,) float32, 0 to 1."""
         return _kernel(self.max_cosine, self.kernel_width)
 
 
@@ -61,8 +62,7 @@ def build_coverage(vectors: Floats, uncertainties: Floats, labeled: Floats) -> C
     """Compute the coverage of all open images, in blocks; O(n² d).
 
     Embeddings are centred, because those of one project lie in a narrow cone. The kernel width is
-    half the squared distance, as in a Gaussian, to the neighbour at rank 1 % of the images; the
-    median over the images.
+    the median over the images of half the squared distance to the neighbour at rank 1 %.
 
     Args:
         vectors: (n, d) float32 embeddings of the open images, of unit length.
@@ -100,20 +100,18 @@ def mark_covered(state: Coverage, rows: npt.ArrayLike) -> Coverage:
 def pick_images(
     state: Coverage, count: int, explore_every: int = 0, picked_before: int = 0
 ) -> tuple[list[int], Coverage]:
-    """Pick the images to label next, each in view of those picked before it.
-
-    Near-duplicates of a labeled or picked image are not picked.
+    """Pick the images to label next greedily, without near-duplicates of covered images.
 
     Args:
-        state: of the open images.
+        state: coverage of the open images.
         count: maximum number of images.
-        explore_every: every so many picks, pick the image least similar to all others instead
-            (farthest first, Gonzalez 1985), which finds rare labels soonest; 0: never.
-        picked_before: number of images picked and labeled earlier, so that exploration keeps its
-            rhythm.
+        explore_every: interval of exploration picks, which take the image least similar to all
+            covered ones (farthest first, Gonzalez 1985) to find rare labels early; 0: never.
+        picked_before: number of images picked and labeled earlier, from which the interval is
+            counted.
 
     Returns:
-        rows in order, and the coverage after them.
+        the picked rows in order, and the coverage after them.
     """
     picked: list[int] = []
     while (
@@ -130,7 +128,7 @@ def pick_images(
 
 
 def is_last_in_cycle(position: int, cycle_length: int) -> bool:
-    """Return whether a position, counted from 0, ends a cycle; never with a cycle length of 0.
+    """Return whether a position, counted from 0, is the last of a cycle; False for length 0.
 
     Example:
         >>> [position for position in range(10) if is_last_in_cycle(position, 4)]
@@ -148,10 +146,10 @@ def order_by_gain(state: Coverage, picked: list[int]) -> list[int]:
 
 
 def sample_candidates(uncertainties: Floats, count: int, rng: np.random.Generator) -> Indices:
-    """Choose the rows of a large pool that are compared with each other.
+    """Return the rows of a large pool of which all pairs are compared.
 
-    Half are the most uncertain images and half are random, so that the sum over them still
-    estimates the sum over all.
+    Half are the most uncertain images and half are random, so that the gain over them still
+    estimates the gain over all images.
 
     Args:
         uncertainties: (n,) float32, 0 to 1.
@@ -159,7 +157,7 @@ def sample_candidates(uncertainties: Floats, count: int, rng: np.random.Generato
         rng: random generator.
 
     Returns:
-        rows, ascending.
+        rows in ascending order.
     """
     if len(uncertainties) <= count:
         return np.arange(len(uncertainties))
@@ -172,7 +170,7 @@ def sample_candidates(uncertainties: Floats, count: int, rng: np.random.Generato
 
 
 def _pick_best_gain(state: Coverage, is_available: Bools) -> tuple[int, Coverage]:
-    """Return the available row with the largest gain, and the coverage with tightened bounds."""
+    """Return the available row with the largest gain, and the coverage with updated bounds."""
     gain_bounds = np.where(is_available, state.gain_bounds, -np.inf).astype(np.float32)
     is_current = ~is_available
     for evaluated in range(0, len(gain_bounds) + GAIN_BATCH_SIZE, GAIN_BATCH_SIZE):
@@ -197,7 +195,7 @@ def _compute_gains(state: Coverage, rows: Indices) -> Floats:
 
 
 def _compute_all_gains(state: Coverage) -> Floats:
-    """Return the gains of all rows; each pair of blocks is multiplied once, for both of them."""
+    """Return the gains of all rows; the kernel of each pair of blocks is computed only once."""
     vectors, uncertainties, levels = state.vectors, state.uncertainties, state.coverage_levels
     gains = np.zeros(len(vectors), dtype=np.float32)
     starts = range(0, len(vectors), MATRIX_BLOCK_ROWS)
@@ -213,12 +211,12 @@ def _compute_all_gains(state: Coverage) -> Floats:
 
 
 def _kernel(cosine: Floats, width: float) -> Floats:
-    """Return a Gaussian kernel; on the unit sphere |a − b|² = 2 − 2 · cosine."""
+    """Return the Gaussian kernel of cosines, since |a − b|² = 2 − 2 · cosine for unit vectors."""
     return np.asarray(np.exp((cosine - 1) / np.float32(width)), dtype=np.float32)
 
 
 def _max_cosine(vectors: Floats, others: Floats) -> Floats:
-    """Return the cosine with the most similar of ``others``, (n,); −1 without others."""
+    """Return the cosine similarity to the nearest of ``others``, (n,); −1 without others."""
     max_cosine = np.full(len(vectors), -1, dtype=np.float32)
     for start in range(0, len(others), MATRIX_BLOCK_ROWS):
         cosine = vectors @ others[start : start + MATRIX_BLOCK_ROWS].T

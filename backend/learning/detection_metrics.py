@@ -1,8 +1,8 @@
 """F1, mAP50, precision, recall and counting error of a detector, each with a 95 % interval.
 
-Two matchings are used on purpose. Counts match detections and objects one to one so that as many
-as possible are right (Hungarian method). Average precision and thresholds match greedily in
-descending confidence, as COCO does, because there each detection is judged by its confidence.
+Two ways of matching are used on purpose. Counts use an optimal one-to-one matching (Hungarian
+method). Average precision and thresholds match greedily in descending confidence, as COCO does,
+because they rank the detections by confidence.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from backend.learning.matching import (
 
 RegionKind = Literal["boxes", "points"]
 MIN_BOX_IOU = 0.5
-"""IoU from which a box is right."""
+"""Minimum IoU of a correct box."""
 POINT_TOLERANCE_DIAGONAL = 0.01
 """Tolerance of a point whose object size is unknown, as a share of the image's diagonal."""
 
@@ -44,7 +44,7 @@ class DetectionSample:
 
     Attributes:
         detections: in descending confidence.
-        confidence: of each detection, 0 to 1.
+        confidence: confidence of each detection, 0 to 1.
         ground_truth: annotated objects.
         aspect_ratio: width divided by height of the image.
     """
@@ -55,7 +55,7 @@ class DetectionSample:
     aspect_ratio: float = 1.0
 
     def of_label(self, label: str, min_confidence: float = 0.0) -> DetectionSample:
-        """Return the objects of one label, and its detections from a confidence on."""
+        """Return the sample with the objects of one label and its detections above a confidence."""
         rows = [
             (region, confidence)
             for region, confidence in zip(self.detections, self.confidence, strict=True)
@@ -110,9 +110,9 @@ class DetectionMetrics:
     """Metrics of a detector.
 
     Attributes:
-        f1: of all labels; 1 when there is nothing to detect and nothing was detected.
-        overall: of all labels together.
-        labels: by label.
+        f1: F1 of all labels; 1 if there are neither objects nor detections.
+        overall: metrics of all labels together.
+        labels: metrics by label.
         map50: mean of the labels' average precision at IoU 0.5; None for points.
     """
 
@@ -144,10 +144,10 @@ def evaluate_detections(
     Args:
         images: images that the detector was not trained on.
         labels: label names.
-        kind: boxes are right by IoU, points by distance.
-        extents: for points, label → size of its objects, 0 to 1 of the image's longer edge.
-        display_threshold: confidence from which a detection counts, 0 to 1. Average precision
-            uses detections of any confidence.
+        kind: boxes are matched by IoU, points by distance.
+        extents: for points, label → object size, 0 to 1 of the image's longer edge.
+        display_threshold: minimum confidence of a detection, 0 to 1. Average precision uses
+            detections of any confidence.
     """
     counts = [_count_by_label(i, labels, kind, extents, display_threshold) for i in images]
     image_counts = [_sum_counts(by_label) for by_label in counts]
@@ -193,9 +193,6 @@ def f1_estimate(image_counts: Sequence[DetectionCounts]) -> IntervalEstimate:
     """Estimate F1 = 2 · true positives / (detections + objects), with a 95 % interval.
 
     The variance is that of a ratio of sums over images, see :func:`ratio_of_sums`.
-
-    Args:
-        image_counts: one entry per image.
     """
     n = len(image_counts)
     numerators = np.array([2.0 * counts.true_positives for counts in image_counts])
@@ -225,11 +222,11 @@ def label_detections(
 def label_difficulty(images: Sequence[DetectionSample], labels: Sequence[str]) -> dict[str, float]:
     """Return how hard each label is to detect, 1 to 2 (after PPAL, arXiv 2211.11612).
 
-    This is 2 minus the mean confidence of correct detections, where a missed object counts as 0.
-    A label without an object gets 2.
+    This is 2 minus the mean confidence of correct detections, with 0 for each missed object. It is
+    2 for a label without objects.
 
     Args:
-        images: training images; a label that is hard even there is hard everywhere.
+        images: training images; a label that is hard on them is hard on all images.
         labels: label names.
     """
     difficulties = dict.fromkeys(labels, 2.0)
@@ -287,7 +284,7 @@ def _sum_counts(counts_by_label: Mapping[str, DetectionCounts]) -> DetectionCoun
 
 
 def _match_by_confidence(sample: DetectionSample) -> list[tuple[float, bool]]:
-    """Return confidence and correctness of the detections of one label, matched greedily."""
+    """Match the detections of one label greedily; return their confidence and correctness."""
     if not sample.detections:  # most labels of most images
         return []
     rows = sorted(range(len(sample.detections)), key=lambda i: -sample.confidence[i])
@@ -304,9 +301,9 @@ def _box_coordinates(regions: Sequence[Region]) -> list[tuple[float, float, floa
 def _match_points(
     sample: DetectionSample, label: str, extents: Mapping[str, float]
 ) -> list[tuple[int, int]]:
-    """Match centres within half the object's size, or within a share of the diagonal.
+    """Match centres within half the object size; without one within a share of the diagonal.
 
-    Distances are in units of the image's longer edge, so that both directions count alike.
+    Distances are in units of the image's longer edge, so that both axes have the same scale.
     """
     if not sample.detections or not sample.ground_truth:
         return []

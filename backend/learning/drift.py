@@ -1,4 +1,4 @@
-"""Drift between production images and the audit slice, in labels and in embeddings."""
+"""Drift between production images and the audit set, in labels and in embeddings."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 from backend.arrays import Floats
 
 MIN_SHIFT_INDEX = 0.25
-"""Population stability index from which label shares count as shifted (the usual limit)."""
+"""Population stability index above which label shares count as shifted (the usual limit)."""
 REFERENCE_OUTLIER_SHARE = 0.05
-"""Share of the audit slice that counts as outliers, by definition."""
+"""Share of the audit set that is defined as outliers."""
 MIN_OUTLIER_SHARE = 0.15
-"""Share of outliers in production from which an alert is raised."""
+"""Share of outliers in production above which an alert is raised."""
 MIN_DRIFT_ANSWERS = 50
-"""Number of predictions below which no drift is reported."""
+"""Minimum number of predictions for a drift alert."""
 
 
 def population_stability_index(
@@ -23,17 +23,17 @@ def population_stability_index(
 ) -> float:
     """Return the population stability index Σ (q − p) · ln (q / p) of two label distributions.
 
-    Half a count is added to each label, so that the index stays finite for unseen labels.
+    A pseudo-count of 0.5 is added to each label, so that the index is finite for unseen labels.
 
     Args:
-        reference_counts: label → count in the audit slice.
+        reference_counts: label → count in the audit set.
         production_counts: label → count in production.
 
     Example:
         >>> population_stability_index({"a": 50, "b": 50}, {"a": 50, "b": 50})
         0.0
         >>> round(population_stability_index({"a": 50, "b": 50}, {"a": 90, "b": 10}), 2)
-        0.86
+        0.85
     """
     labels = sorted(reference_counts.keys() | production_counts.keys())
     if not labels:
@@ -58,11 +58,11 @@ def outlier_distance(vectors: Floats) -> float:
 
 
 def is_outlier(vector: Floats, vectors: Floats, distance: float) -> bool:
-    """Return whether an image is farther from all reference images than ``outlier_distance``.
+    """Return whether the distance to the nearest reference image exceeds the outlier distance.
 
     Args:
         vector: (d,) float32 of unit length.
-        vectors: (n, d) float32 of unit length, of the audit slice.
+        vectors: (n, d) float32 of unit length, of the audit set.
         distance: result of :func:`outlier_distance` for ``vectors``.
     """
     return float(1 - (vectors @ vector).max()) > distance

@@ -1,4 +1,4 @@
-"""Confidence intervals of shares and of ratios, and the exact test of paired answers."""
+"""Confidence intervals of proportions and ratios, and McNemar's exact test."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BOUND_CONFIDENCE = 0.95
 
 
 def proportion_estimate(correct_count: int, n: int, metric: str = "accuracy") -> IntervalEstimate:
-    """Estimate a share, with Wilson's 95 % interval.
+    """Estimate a proportion, with Wilson's 95 % interval.
 
     Example:
         >>> proportion_estimate(9, 10)
@@ -34,7 +34,7 @@ def wilson_interval(proportion: float, n: float, z: float = Z_95_PERCENT) -> tup
     """Return Wilson's score interval without continuity correction (Wilson 1927).
 
     Args:
-        proportion: the share, 0 to 1.
+        proportion: 0 to 1.
         n: number of independent answers, above 0; may be fractional (an effective sample size).
         z: quantile of the normal or of Student's distribution.
     """
@@ -48,12 +48,12 @@ def wilson_interval(proportion: float, n: float, z: float = Z_95_PERCENT) -> tup
 def clopper_pearson_bounds(
     correct: npt.ArrayLike, total: npt.ArrayLike, confidence: float = BOUND_CONFIDENCE
 ) -> tuple[Doubles, Doubles]:
-    """Return exact one-sided lower and upper bounds of shares (Clopper and Pearson 1934).
+    """Return exact one-sided lower and upper bounds of proportions (Clopper and Pearson 1934).
 
     Args:
-        correct: successes, 0 to ``total``, any shape.
-        total: trials, at least 1, same shape.
-        confidence: confidence of each bound on its own, 0 to 1.
+        correct: number of successes, 0 to ``total``, any shape.
+        total: number of trials, at least 1, same shape.
+        confidence: confidence of each bound, 0 to 1.
 
     Example:
         >>> low, high = clopper_pearson_bounds(59, 59)
@@ -73,9 +73,9 @@ def ratio_of_sums(
 ) -> tuple[Doubles, Doubles]:
     """Return Σ numerator / Σ denominator over images, and its linearised residuals.
 
-    An F1 or a recall over all objects is such a ratio. The objects of one image are right or wrong
-    together, so its variance comes from the residuals of whole images (see
-    :func:`variance_from_residuals`), not from a count of objects.
+    F1 and recall over all objects are such ratios. The errors in one image are correlated, so their
+    variance is estimated from the residuals of images (see :func:`variance_from_residuals`), not
+    from the number of objects.
 
     Args:
         numerators: (n,) or (n, K), one row per image.
@@ -102,7 +102,7 @@ def ratio_estimate(rows: Sequence[tuple[float, float]], metric: str) -> Interval
 
     Args:
         rows: numerator and denominator of each image; images with a denominator of 0 are left out.
-        metric: name of the figure.
+        metric: name of the metric.
     """
     table = np.array([row for row in rows if row[1] > 0], dtype=np.float64).reshape(-1, 2)
     if not len(table):
@@ -116,17 +116,18 @@ def ratio_estimate(rows: Sequence[tuple[float, float]], metric: str) -> Interval
 def composite_estimate(
     value: float, variance: float, image_count: int, max_effective_size: float, metric: str
 ) -> IntervalEstimate:
-    """Estimate a figure between 0 and 1 that is not a plain share, with its 95 % interval.
+    """Estimate a metric between 0 and 1 from its variance, with its 95 % interval.
 
-    The interval is Wilson's for the number of independent answers that would have this variance
-    (the effective sample size), with Student's quantile because the variance is estimated too.
+    The interval is Wilson's for the effective sample size: the number of independent answers whose
+    proportion would have this variance. It uses Student's quantile, because the variance is
+    estimated too.
 
     Args:
-        value: the figure, 0 to 1.
-        variance: estimated variance of ``value``; 0 when all images are alike.
+        value: value of the metric, 0 to 1.
+        variance: estimated variance of ``value``; 0 if all images are alike.
         image_count: number of independent images.
         max_effective_size: upper limit of the effective sample size.
-        metric: name of the figure.
+        metric: name of the metric.
     """
     if image_count < 2:
         return IntervalEstimate.rounded(image_count, value, (0.0, 1.0), metric)
@@ -142,10 +143,10 @@ def counting_error_estimate(
 ) -> IntervalEstimate:
     """Estimate Σ |predicted − true count| / Σ true count over images, with its 95 % interval.
 
-    The error can exceed 1, so the interval is Student's instead of Wilson's, cut off at 0.
+    The error can exceed 1, so the interval is Student's instead of Wilson's, truncated at 0.
 
     Args:
-        count_errors: (n,) absolute error of each image's count.
+        count_errors: (n,) absolute counting error of each image.
         object_counts: (n,) true count of each image.
     """
     n, metric = len(np.asarray(object_counts)), "counting error"
@@ -169,8 +170,8 @@ def student_quantile(degrees_of_freedom: int, probability: float = 0.975) -> flo
 def mid_p(lost: int, trials: int) -> float:
     """Return the one-sided mid-p value of McNemar's exact test.
 
-    This is the probability of at least ``lost`` losses when wins and losses are equally likely,
-    with the observed number itself counted half.
+    This is the probability of at least ``lost`` losses if wins and losses are equally likely, where
+    the probability of exactly ``lost`` losses is counted half.
 
     Example:
         >>> mid_p(3, 3), mid_p(1, 2)

@@ -1,9 +1,9 @@
-"""Label error candidates: annotations that are probably wrong and worth a second look.
+"""Label error candidates: annotations that are probably wrong and should be reviewed.
 
 The scores are cleanlab's: confident learning for classification (Northcutt et al. 2021, arXiv
 1911.00068) and ObjectLab for boxes (Tkachenko et al. 2023, arXiv 2309.00832). About half of the
-candidates are real errors. Predictions must be out of sample, because a model agrees with the
-labels that it was trained on.
+candidates are real errors. Predictions must be out of sample, because a model reproduces the labels
+that it was trained on.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from backend.domain import Region
 from backend.learning.detection_metrics import DetectionSample
 
 MIN_RANKED_ANSWERS = 10
-"""Number of answers below which no candidates are searched."""
+"""Minimum number of answers to search for candidates."""
 CONTRADICTING_CONFIDENCE = 0.5
-"""Confidence from which a detection contradicts an annotation; cleanlab's default of 0.95 is for
-detectors trained on thousands of images."""
+"""Minimum confidence of a detection that contradicts an annotation; cleanlab's default of 0.95 is
+meant for detectors trained on thousands of images."""
 MAX_FLAGGED_QUALITY = 0.5
-"""Quality of an image's worst box below which the image is a candidate."""
+"""Label quality of an image's worst box below which the image is a candidate."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class LabelErrorCandidate:
     """An annotation that is probably wrong.
 
     Attributes:
-        task: number of the task.
+        task: id of the task.
         control: name of the control.
-        given: the annotated labels, for people.
-        suggested: the predicted labels, for people.
+        given: the annotated labels as text.
+        suggested: the predicted labels as text.
         quality: cleanlab's label quality, 0 (wrong) to 1.
         why: ``wrong label``, ``overlooked``, ``badly placed`` or ``swapped label``.
     """
@@ -52,7 +52,7 @@ class LabelErrorCandidate:
 
     @property
     def mislabeling(self) -> float:
-        """1 − quality, as Label Studio's predictions carry it."""
+        """1 − quality, in the form of Label Studio's ``mislabeling`` score."""
         return round(1 - self.quality, 6)
 
 
@@ -66,7 +66,7 @@ def find_single_label_errors(
     """Return the candidates of a single-choice control, lowest quality first.
 
     Args:
-        tasks: (n) task numbers.
+        tasks: (n) task ids.
         control: name of the control.
         labels: (K) label names.
         answers_given: (n) index of the annotated label.
@@ -101,10 +101,10 @@ def find_multi_label_errors(
     """Return the candidates of a multiple-choice control, at most one per task.
 
     Args:
-        tasks: (n) task numbers.
+        tasks: (n) task ids.
         control: name of the control.
         labels: (K) label names.
-        answers_given: (n, K) float32, 1 chosen, 0 not chosen, NaN not asked.
+        answers_given: (n, K) float32, 1 chosen, 0 not chosen, NaN not offered.
         probabilities: (n, K) float32, out of sample, 0 to 1 each.
     """
     candidates: list[LabelErrorCandidate] = []
@@ -129,7 +129,7 @@ def find_region_errors(
     """Return the images with suspicious boxes (or points as boxes), lowest quality first.
 
     Args:
-        tasks: (n) task numbers.
+        tasks: (n) task ids.
         control: name of the control.
         labels: label names.
         images: (n) annotations and out-of-sample detections of any confidence.
@@ -179,17 +179,17 @@ def assign_judging_versions(
         tasks: tasks to assign.
 
     Returns:
-        version → tasks; tasks of the first version's training set are left out.
+        version → tasks; tasks that every version was trained on are left out.
 
     Example:
         >>> assign_judging_versions([("v1", {1}), ("v2", {1, 2})], [1, 2, 3])
         {'v1': [2], 'v2': [3]}
     """
-    seen: set[int] = set()
+    trained_tasks: set[int] = set()
     training_tasks: dict[str, frozenset[int]] = {}
     for version, new_tasks in tasks_by_version:
-        seen |= new_tasks
-        training_tasks[version] = frozenset(seen)
+        trained_tasks |= new_tasks
+        training_tasks[version] = frozenset(trained_tasks)
     assignments: dict[str, list[int]] = {version: [] for version in training_tasks}
     for task in tasks:
         for version in reversed(training_tasks):
@@ -205,7 +205,7 @@ def _cleanlab_annotation(image: DetectionSample, labels: Sequence[str]) -> dict[
 
 
 def _cleanlab_prediction(image: DetectionSample, labels: Sequence[str]) -> npt.NDArray[np.object_]:
-    """Return cleanlab's format of detections: for each label, (m, 5) corners and confidence."""
+    """Return detections in cleanlab's format: for each label (m, 5) corners and confidence."""
     table = np.empty(len(labels), dtype=object)
     for k, label in enumerate(labels):
         sample = image.of_label(label)
@@ -218,17 +218,18 @@ def _cleanlab_prediction(image: DetectionSample, labels: Sequence[str]) -> npt.N
 def _floor_overlooked_scores(
     predictions: Sequence[npt.NDArray[np.object_]], scores: Sequence[npt.ArrayLike]
 ) -> list[Floats]:
-    """Return the quality of unmatched detections, at least 1 − confidence.
+    """Return the label quality of unmatched detections, raised to at least 1 − confidence.
 
-    cleanlab gives each of them almost 0, because it expects a threshold of 0.95. With ours a weak
-    detection would come before a confident one and before every badly placed box.
+    cleanlab scores all of them near 0, because it expects a threshold of 0.95. With our lower
+    threshold, detections of low confidence would otherwise rank before confident ones and before
+    badly placed boxes.
     """
     floors = [1 - np.concatenate([rows[:, 4] for rows in table]) for table in predictions]
     return [np.maximum(image_scores, f) for image_scores, f in zip(scores, floors, strict=True)]
 
 
 def _scaled_corners(regions: Sequence[Region]) -> Floats:
-    """Return corners in thousandths of the image, because cleanlab expects pixels."""
+    """Return corners scaled to 0 to 1000, because cleanlab expects pixels."""
     rows = [(region.x0, region.y0, region.x1, region.y1) for region in regions]
     return np.asarray(1000 * np.array(rows, dtype=np.float32).reshape(-1, 4), dtype=np.float32)
 

@@ -1,7 +1,7 @@
-"""Advice whether to classify whole images or to annotate objects, from what is annotated so far.
+"""Advice whether to classify images or to annotate objects, based on existing annotations.
 
-A classifier of whole images and a detector can both answer whether an object is present and how
-many there are. They are compared on the same images.
+Both an image classifier and a detector can predict whether an object is present and how many there
+are. They are compared on the same images.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from backend.learning.intervals import (
 )
 
 SMALL_OBJECT_SIDE = 0.1
-"""Side of an object, as a share of the image's side, below which it is small: in the usual input
-of 224 pixels it covers less than two 16-pixel patches of a vision transformer."""
+"""Side of an object, relative to the image's side, below which it counts as small: at the usual
+input of 224 pixels it is narrower than two 16-pixel patches of a vision transformer."""
 SIGNIFICANCE_LEVEL = 0.05
-"""p-value up to which a difference counts."""
+"""p-value up to which a difference is significant."""
 MAX_COUNT_BINS = 6
 """Maximum number of classes of a classifier of counts; more counts are merged."""
 MIN_IMAGES_PER_CLASS = 3
-"""Number of images with and without a label below which presence is not compared."""
+"""Minimum number of images with and without a label to compare presence."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class ObjectStatistics:
 
 @dataclass(frozen=True)
 class LabelingPredictions:
-    """Predictions of one approach for n images and K labels.
+    """Predictions of a classifier or a detector for n images and K labels.
 
     Attributes:
         is_present: (n, K) bool.
@@ -77,13 +77,13 @@ class LabelingPredictions:
 
 @dataclass(frozen=True)
 class LabelingComparison:
-    """Comparison of both approaches on the same images.
+    """Comparison of a classifier and a detector on the same images.
 
     Attributes:
-        classification: figure of the classifier of whole images.
-        detection: figure of the detector.
-        p_value: two-sided p-value of the difference; None when it could not be tested.
-        better: ``sorting`` (classification) or ``finding`` (detection) when the difference is
+        classification: metric of the image classifier.
+        detection: metric of the detector.
+        p_value: two-sided p-value of the difference; None if it could not be tested.
+        better: ``sorting`` (classification) or ``finding`` (detection) if the difference is
             significant, else empty.
     """
 
@@ -105,7 +105,7 @@ class LabelingComparison:
 def compare_presence_accuracy(
     classifier: LabelingPredictions, detector: LabelingPredictions, truth: Ints
 ) -> LabelingComparison:
-    """Compare in how many images the presence of every label is right, by McNemar's test (mid-p).
+    """Compare the share of images with correct presence of all labels, by McNemar's test (mid-p).
 
     Args:
         classifier: predictions of the classifier.
@@ -117,7 +117,7 @@ def compare_presence_accuracy(
         for predictions in (classifier, detector)
     )
     classification, detection = (
-        proportion_estimate(int(is_correct.sum()), len(truth), "is it there")
+        proportion_estimate(int(is_correct.sum()), len(truth), "presence accuracy")
         for is_correct in (classifier_correct, detector_correct)
     )
     if not has_both_classes(truth):
@@ -132,10 +132,10 @@ def compare_presence_accuracy(
 def compare_counting_errors(
     classifier: LabelingPredictions, detector: LabelingPredictions, truth: Ints
 ) -> LabelingComparison:
-    """Compare the counting errors Σ |predicted − true count| / Σ true count, by Student's test.
+    """Compare the counting errors Σ |predicted − true count| / Σ true count, by Student's t-test.
 
-    Both ratios have the same denominators, so their difference is a ratio of sums too, with the
-    variance of its linearised residuals (Cochran 1977, section 6.4).
+    Both ratios have the same denominator, so their difference is a ratio of sums too. Its variance
+    is that of the linearised residuals (Cochran 1977, section 6.4).
 
     Args:
         classifier: predictions of the classifier.
@@ -166,16 +166,16 @@ def compare_counting_errors(
 
 
 def has_both_classes(truth: Ints) -> bool:
-    """Return whether a label is present in some images and absent in others, a few of each."""
+    """Return whether a label has enough images with it and enough without it."""
     present = (truth > 0).sum(axis=0)
     return bool((np.minimum(present, len(truth) - present) >= MIN_IMAGES_PER_CLASS).any())
 
 
 def choose_count_bins(counts: npt.ArrayLike) -> list[int]:
-    """Choose the classes of a classifier of counts, ascending.
+    """Choose the classes of a classifier that predicts counts, in ascending order.
 
     Args:
-        counts: counts of the training images.
+        counts: object counts of the training images.
 
     Example:
         >>> choose_count_bins([0, 0, 1, 3]), choose_count_bins(range(20))
@@ -189,7 +189,7 @@ def choose_count_bins(counts: npt.ArrayLike) -> list[int]:
 
 
 def nearest_bin(count: int, bins: Sequence[int]) -> int:
-    """Return the class nearest to a count; the lower one of two.
+    """Return the class nearest to a count; the lower one if two are equally near.
 
     Example:
         >>> nearest_bin(5, [0, 4, 8]), nearest_bin(6, [0, 4, 8])
@@ -204,13 +204,13 @@ def recommend_labeling(
     counting: LabelingComparison,
     has_points: bool,
 ) -> list[str]:
-    """Return the advice in plain sentences.
+    """Return the advice as sentences.
 
     Args:
         objects: the annotated objects.
         presence: comparison of presence.
         counting: comparison of counts.
-        has_points: whether people annotate points; otherwise boxes.
+        has_points: the annotations are points, not boxes.
     """
     sentences = _advise_object_size(objects)
     sentences.append(_advise_presence(presence, "clicks" if has_points else "boxes"))
@@ -231,7 +231,7 @@ def _advise_object_size(objects: ObjectStatistics) -> list[str]:
     if median_side < SMALL_OBJECT_SIDE:
         return [
             f"The objects are small: half of them are narrower than {median_side:.0%} of the image."
-            " A model of the whole image sees mostly the background."
+            " An image classifier sees mostly background."
         ]
     return [f"The objects are not small: their median side is {median_side:.0%} of the image's."]
 
@@ -239,47 +239,47 @@ def _advise_object_size(objects: ObjectStatistics) -> list[str]:
 def _advise_presence(comparison: LabelingComparison, mark_name: str) -> str:
     figures = _describe_figures(comparison)
     if comparison.p_value is None:
-        return (
-            "Is it there? Too few images without the object, or with it, are labeled to compare "
-            "whole images with marks."
-        )
+        return "Presence: too few images with and without the object are labeled for a comparison."
     if comparison.better == "finding":
-        return f"Is it there? Keep the {mark_name}: they answer it better ({figures})."
+        return f"Presence: keep the {mark_name}; detection is more accurate ({figures})."
     if comparison.better == "sorting":
         return (
-            f"Is it there? Sort whole images if that is all you want to know: they answer it "
-            f"better ({figures}), with one key instead of {mark_name}."
+            "Presence: classify whole images if that is all you need; it is more accurate "
+            f"({figures}) and takes one key instead of {mark_name}."
         )
     return (
-        f"Is it there? No difference is shown ({figures}). If that is all you want to know, sort "
-        f"whole images: it takes one key instead of {mark_name}."
+        f"Presence: no significant difference ({figures}). If that is all you need, classify whole "
+        f"images: it takes one key instead of {mark_name}."
     )
 
 
 def _advise_counting(comparison: LabelingComparison) -> str:
     figures = _describe_figures(comparison)
     if comparison.p_value is None:
-        return "How many? Too few images are labeled to compare."
+        return "Counting: too few images are labeled for a comparison."
     if comparison.better == "finding":
-        return f"How many? Keep marking: sorting whole images counts worse ({figures})."
+        return f"Counting: keep annotating objects; whole images count worse ({figures})."
     if comparison.better == "sorting":
         return (
-            f"How many? So far whole images count better ({figures}); more labels may change that."
+            f"Counting: so far whole images count better ({figures}); more labels may change that."
         )
     return (
-        f"How many? No difference is shown yet ({figures}). Label more images, or keep marking: it "
-        "also shows where."
+        f"Counting: no significant difference yet ({figures}). Label more images, or keep "
+        "annotating objects, which also shows where they are."
     )
 
 
 def _describe_figures(comparison: LabelingComparison) -> str:
     figures = (comparison.classification, comparison.detection)
     suffix = "wrong" if figures[0].metric == "counting error" else "right"
-    whole_images, marks = (
+    whole_images, objects = (
         f"{f.value:.0%} ({f.low:.0%} to {f.high:.0%})" if f.value is not None else "unknown"
         for f in figures
     )
-    return f"whole images {whole_images} {suffix}, marks {marks} {suffix}, on {figures[0].n} images"
+    return (
+        f"whole images {whole_images} {suffix}, objects {objects} {suffix}, "
+        f"on {figures[0].n} images"
+    )
 
 
 def _quantile_summary(values: Doubles) -> dict[str, float] | None:

@@ -1,4 +1,4 @@
-"""The learning curve: how much better the model is expected to get with more labels."""
+"""The learning curve: forecast the accuracy with more labels."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from backend.arrays import Doubles
 
 MIN_CURVE_POINTS = 3
 MAX_EXTRAPOLATION_FACTOR = 3
-"""The curve is extrapolated to this many times today's labels (reference/learning.md)."""
+"""The curve is extrapolated to this multiple of the current labels (reference/learning.md)."""
 CURVE_DRAW_COUNT = 200
 STOP_HORIZON_LABELS = 100
-"""Number of labels that a stop hint looks ahead."""
+"""Number of further labels whose gain decides whether labeling can stop."""
 MIN_REQUESTED_EXAMPLES = 5
 """Smallest number of examples requested for a label."""
 MAX_FLAT_DRAW_SHARE = 0.975
-"""Share of flat fits above which the error counts as growing, so that no curve is returned."""
+"""Share of flat fits (b = 0) above which no curve is returned, because the error grows."""
 MIN_USEFUL_GAIN = 0.005
-"""Gain in accuracy from which the next ``STOP_HORIZON_LABELS`` are worth labeling."""
+"""Minimum gain in accuracy for which the next ``STOP_HORIZON_LABELS`` are worth labeling."""
 MIN_VERSION_KAPPA = 0.95
-"""Cohen's kappa of two successive versions from which their predictions count as stable."""
+"""Minimum Cohen's kappa of two successive versions whose predictions count as stable."""
 EXPONENT_GRID = np.linspace(0.1, 1.0, 19)
 
 
@@ -47,9 +47,9 @@ class LabelMisses:
     """How often one label is missed.
 
     Attributes:
-        missed: evaluated examples that were not predicted.
-        example_count: evaluated examples, at least 1.
-        training_examples: examples in the training set.
+        missed: number of evaluated examples that were not predicted.
+        example_count: number of evaluated examples, at least 1.
+        training_examples: number of examples in the training set.
     """
 
     missed: int
@@ -68,11 +68,11 @@ class LabelMisses:
 
 @dataclass(frozen=True)
 class LearningCurve:
-    """The power law error(labels) = a + b · labels^(−c), fitted to many resampled sets of points.
+    """The power law error(labels) = a + b · labels^(−c), fitted to resampled points.
 
     Attributes:
         fits: (draws, 3) a ≥ 0, b ≥ 0, 0 < c ≤ 1.
-        label_count: today's number of training labels.
+        label_count: current number of training labels.
     """
 
     fits: Doubles
@@ -89,13 +89,13 @@ class LearningCurve:
         return float(median), float(low), float(high)
 
     def label_multiplier(self, target_shares: Doubles) -> Doubles:
-        """Return by which factor the labels must grow to reduce the error to a share of today's.
+        """Return the factor by which the labels must grow to reach a share of the current error.
 
         Args:
             target_shares: (draws,) above 0, one for each fit.
 
         Returns:
-            (draws,) at least 1; infinite when no number of labels is enough.
+            (draws,) at least 1; infinite if no number of labels is enough.
         """
         targets = self._errors(self.label_count) * target_shares
         multipliers = np.maximum(self._required_labels(targets) / self.label_count, 1.0)
@@ -105,7 +105,7 @@ class LearningCurve:
         """Return how many more labels reduce the error to a target: 5 % and 95 % quantile.
 
         Returns:
-            None when the median is beyond ``max_labels``; the upper end is None when only that is.
+            None if the median exceeds ``max_labels``; the upper end is None if only it does.
         """
         required = np.maximum(self._required_labels(target_error), 1e-9)
         low, median, high = np.quantile(required, [0.05, 0.5, 0.95], method="nearest")
@@ -118,7 +118,7 @@ class LearningCurve:
         return fewest or 0, most
 
     def expected_gain(self, more_labels: int) -> Doubles:
-        """Return by how much more labels reduce the error, (draws,)."""
+        """Return the reduction of the error with more labels, (draws,)."""
         _, b, c = self.fits.T
         return np.asarray(b * (self.label_count**-c - (self.label_count + more_labels) ** -c))
 
@@ -138,20 +138,20 @@ def fit_learning_curve(
 ) -> LearningCurve | None:
     """Fit a power law, which most learning curves follow (Viering and Loog 2021, arXiv 2103.10948).
 
-    Least squares, weighted by each point's binomial variance. For the band the points are
-    resampled from Jeffreys' posterior, so that no errors on few images do not count as certainty.
-    When more labels have brought nothing so far, the curve is flat (b = 0) and its band shows what
-    they may still bring. Points measured on the same images are correlated: the band of the level
-    is a little too narrow and that of the slope too wide, which is the cautious side for a
-    forecast.
+    Weighted least squares, with weights from the binomial variance of each point. The points are
+    resampled from Jeffreys' posterior, so that an error of 0 on few images stays uncertain. If more
+    labels did not help so far, the curve is flat (b = 0) and its band shows the possible gain.
+    Points measured on the same images are correlated: the band of the level is slightly too narrow
+    and that of the slope too wide, which is conservative for a forecast.
 
     Args:
-        points: of versions, in any order; the last one with the same number of labels counts.
+        points: points of versions, in any order; of points with the same number of labels the last
+            one is used.
         rng: random generator.
 
     Returns:
-        None with fewer than ``MIN_CURVE_POINTS``, or when the error grows with the labels by more
-        than chance.
+        None with fewer than ``MIN_CURVE_POINTS``, or if the error grows significantly with the
+        labels.
     """
     usable = {p.label_count: p for p in points if p.label_count > 0 and p.answer_count > 0}
     rows = [(count, p.answer_count, p.error) for count, p in sorted(usable.items())]
@@ -172,10 +172,10 @@ def fit_learning_curve(
 
 
 def describe_forecast(curve: LearningCurve | None, target_accuracy: float) -> str:
-    """Return a sentence on what more labels are expected to bring; empty without a forecast.
+    """Return a sentence on the expected accuracy with more labels; empty without a forecast.
 
     Args:
-        curve: of the project.
+        curve: the project's learning curve.
         target_accuracy: accuracy to reach, 0 to 1.
     """
     if curve is None:
@@ -191,8 +191,8 @@ def describe_forecast(curve: LearningCurve | None, target_accuracy: float) -> st
     future_labels = min(curve.label_count + STOP_HORIZON_LABELS, curve.max_labels)
     median_error, low, high = curve.predict_error(future_labels)
     return (
-        f"{target_accuracy:.0%} is out of sight; {future_labels - curve.label_count} more labels "
-        f"are expected to bring {1 - median_error:.0%} ({1 - high:.0%} to {1 - low:.0%})."
+        f"{target_accuracy:.0%} is not within reach; {future_labels - curve.label_count} more "
+        f"labels are expected to bring {1 - median_error:.0%} ({1 - high:.0%} to {1 - low:.0%})."
     )
 
 
@@ -203,21 +203,21 @@ def rank_weakest_labels(
     rng: np.random.Generator,
     limit: int = 3,
 ) -> list[tuple[str, int, int | None]]:
-    """Return which labels need more examples, and how many: 5 % and 95 % quantile.
+    """Return the labels that need more examples, and how many: 5 % and 95 % quantile.
 
-    A label's error is assumed to fall with its examples as that of the whole project does with
-    all labels. Both are resampled, the label's error from Jeffreys' posterior.
+    A label's error is assumed to fall with its examples like the project's error with all labels.
+    Both are resampled, the label's error from Jeffreys' posterior.
 
     Args:
-        curve: of the project; None gives an empty list.
+        curve: the project's learning curve; without one the result is empty.
         misses_by_label: label → its misses.
         target_recall: recall to reach, 0 to 1.
         rng: random generator.
         limit: maximum number of labels.
 
     Returns:
-        (label, low, high) additional examples, the label with the lowest recall first; high is
-        None beyond ``MAX_EXTRAPOLATION_FACTOR`` times today's examples.
+        (label, low, high) additional examples, lowest recall first; high is None beyond
+        ``MAX_EXTRAPOLATION_FACTOR`` times the current examples.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -243,7 +243,7 @@ def rank_weakest_labels(
 
 
 def format_range(minimum: int, maximum: int | None) -> str:
-    """Return a range of numbers in words.
+    """Return a range of numbers as text.
 
     Example:
         >>> format_range(20, 60), format_range(20, None), format_range(20, 20)
@@ -255,12 +255,11 @@ def format_range(minimum: int, maximum: int | None) -> str:
 
 
 def should_stop_labeling(curve: LearningCurve | None, version_kappa: float | None) -> bool:
-    """Return whether the next ``STOP_HORIZON_LABELS`` labels are not expected to pay off.
+    """Return whether the next ``STOP_HORIZON_LABELS`` labels are not worth labeling.
 
     Args:
-        curve: of the project.
-        version_kappa: kappa of the predictions of the last two versions on the same images; None
-            when unknown.
+        curve: the project's learning curve.
+        version_kappa: Cohen's kappa of the last two versions on the same images; None if unknown.
     """
     if curve is None or (version_kappa is not None and version_kappa < MIN_VERSION_KAPPA):
         return False
@@ -286,12 +285,12 @@ def cohen_kappa(first_answers: Sequence[str], second_answers: Sequence[str]) -> 
 
 
 def _fit_power_law(label_counts: Doubles, errors: Doubles, weights: Doubles) -> Doubles:
-    """Return the best fit of each draw: exact in a, b ≥ 0, on a grid of exponents.
+    """Return the least-squares fit of each draw: a, b ≥ 0 in closed form, c on a grid.
 
     Args:
-        label_counts: (n,).
-        errors: (draws, n).
-        weights: (n,).
+        label_counts: (n,) x values.
+        errors: (draws, n) y values.
+        weights: (n,) weights.
 
     Returns:
         (draws, 3) a, b, c.

@@ -1,4 +1,4 @@
-"""Matching of detections with annotated objects, on which all detection metrics rest."""
+"""Match detections with annotated objects, as the basis of all detection metrics."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def match_boxes(
     Args:
         detected: (n, 4) x0 y0 x1 y1.
         ground_truth: (m, 4), in the same unit.
-        min_iou: intersection over union from which two boxes can be matched, 0 to 1.
+        min_iou: minimum intersection over union of a match, 0 to 1.
 
     Example:
         >>> match_boxes([[0, 0, 2, 2], [5, 5, 6, 6]], [[5, 5, 6, 6]])
@@ -36,8 +36,8 @@ def match_points(
 
     Args:
         detected: (n, 2) x y.
-        ground_truth: (m, 2), in the same unit, which is equal in both directions.
-        max_distance: distance up to which two points can be matched.
+        ground_truth: (m, 2), in the same unit, with the same scale on both axes.
+        max_distance: maximum distance of a match.
 
     Example:
         >>> match_points([[0, 0], [9, 9]], [[1, 0], [4, 4]], max_distance=2)
@@ -61,11 +61,11 @@ def pairwise_iou(detected: npt.ArrayLike, ground_truth: npt.ArrayLike) -> Double
 
 
 def match_greedily(iou: Doubles, min_iou: float) -> Bools:
-    """Return which detections are correct when each takes the best object still unmatched.
+    """Match each detection with the best unmatched object; return which detections are correct.
 
     Args:
         iou: (n, m) IoU of detections, in descending confidence, with objects.
-        min_iou: IoU from which a detection can be correct.
+        min_iou: minimum IoU of a correct detection.
     """
     is_correct = np.zeros(len(iou), dtype=bool)
     is_unmatched = np.ones(iou.shape[1], dtype=bool)

@@ -19,7 +19,7 @@ def find_nearest(
     Args:
         vectors: (n, d) float32 of unit length.
         queries: (m, d) float32 of unit length.
-        count: number of rows; fewer are returned when there are fewer.
+        count: maximum number of rows.
         excluded: rows to leave out, such as the queries themselves.
 
     Returns:
@@ -52,11 +52,11 @@ def find_nearest(
 def rank_by_label_text(
     vectors: Floats, prototypes: Floats, missing_labels: Sequence[int]
 ) -> list[int]:
-    """Rank images by how likely they show a label without an example, label by label in turn.
+    """Rank images by how likely they show a label without examples, alternating between labels.
 
-    An image's score for a label is its cosine with the label's text minus the highest cosine with
-    another label's text. Each text's mean cosine over the images is subtracted first, because all
-    images lie in a cone that is nearer to some texts, which would outrank every other label.
+    An image's score for a label is its cosine similarity to the label's text minus the highest
+    similarity to another label's text. The mean similarity of each text over all images is
+    subtracted first, because all images lie in a cone that is closer to some texts than to others.
 
     Args:
         vectors: (n, d) float32 image embeddings of unit length.
@@ -64,7 +64,7 @@ def rank_by_label_text(
         missing_labels: indices of labels without an example.
 
     Returns:
-        all rows, best first; none when no label is missing.
+        all rows, best first; empty without missing labels.
 
     Example:
         >>> vectors = np.eye(3, dtype=np.float32)

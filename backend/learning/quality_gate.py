@@ -1,7 +1,7 @@
-"""The quality gate: a new version is held back when it is shown to be worse than the live one.
+"""The quality gate: hold back a new version if it is significantly worse than the live one.
 
-Two kinds of evidence are used. A paired comparison on the audit images detects a general loss of
-accuracy, but is too small to reveal a few wrong labels. So a second test checks whether the recent
+Two tests are used. A paired comparison on the audit set detects a general loss of accuracy, but the
+audit set is too small to reveal a few wrong labels. So a second test checks whether the recent
 labels contradict a model trained on earlier ones, as random or swapped labels do.
 """
 
@@ -25,25 +25,25 @@ from backend.learning.intervals import (
 )
 
 GATE_SIGNIFICANCE = 0.1
-"""p-value up to which the new version counts as worse than the live one."""
+"""p-value up to which a new version counts as worse than the live one."""
 PAST_VERSION_SIGNIFICANCE = 0.02
-"""The same for the best of many earlier versions, which was chosen for its good result."""
+"""The same for the best earlier version; lower, because it was selected for its good result."""
 MIN_DIFFERING_IMAGES = 3
-"""Number of images on which two detectors must differ: two losses happen by chance (1 in 8, ties
-counted half), however small the estimated variance is when all other images are alike."""
+"""Minimum number of images on which two detectors must differ: two losses occur by chance with a
+mid-p of 1 in 8, even if the estimated variance is small because all other images are equal."""
 CONTRADICTION_SIGNIFICANCE = 0.01
-"""p-value up to which recent labels are not trusted: low, because every round tests several
+"""p-value up to which recent labels contradict the model; low, because every round tests several
 windows of labels."""
 
 
 @dataclass(frozen=True)
 class GateVerdict:
-    """Whether a version may go live.
+    """The decision whether a version may go live.
 
     Attributes:
-        is_passed: whether it may.
+        is_passed: whether it may go live.
         reason: explanation for people.
-        evidence: the numbers behind it, as JSON.
+        evidence: the test statistics, as JSON.
     """
 
     is_passed: bool
@@ -60,7 +60,7 @@ def compare_label_sets(
     """Compare two classifiers on the audit images, by McNemar's test (one-sided, mid-p).
 
     Args:
-        live_correct: for each audit image, whether the live or an earlier version is right.
+        live_correct: for each audit image, whether the live (or an earlier) version is correct.
         new_correct: the same for the new version.
         live_name: name of the live or earlier version in the message.
         significance: p-value up to which the new version counts as worse.
@@ -99,10 +99,10 @@ def compare_detections(
 ) -> GateVerdict:
     """Compare the F1 of two detectors on the same images.
 
-    The difference of two ratios of sums has the variance of the difference of their linearised
-    residuals (Cochran 1977, section 6.4). Student's quantile is used because few images estimate
-    that variance badly: the normal one held back 21 % of equal detectors on two images and 13 % on
-    five.
+    The variance of the difference of two ratios of sums is that of the difference of their
+    linearised residuals (Cochran 1977, section 6.4). Student's quantile is used because the
+    variance is estimated from few images: the normal quantile held back 21 % of equal detectors on
+    two images and 13 % on five.
 
     Args:
         live_counts: (n, 3) for each image: true positives, detections and objects.
@@ -125,7 +125,7 @@ def compare_detections(
     limit = live_f1 - student_quantile(n - 1, 1 - GATE_SIGNIFICANCE) * standard_error
     if differing_images >= MIN_DIFFERING_IMAGES and new_f1 < limit:
         margin = student_quantile(n - 1) * standard_error
-        reason = f"Held back: {comparison} (the difference is known to ± {margin:.0%})."
+        reason = f"Held back: {comparison} (the difference is uncertain by ± {margin:.0%})."
         return GateVerdict(False, reason, evidence)
     return GateVerdict(True, f"Not shown to be worse: {comparison}.", evidence)
 
@@ -134,12 +134,12 @@ def check_recent_labels(
     windows: Sequence[tuple[str, ContradictionResult]],
     evidence_kind: Literal["answers", "detections"] = "answers",
 ) -> GateVerdict:
-    """Check whether recent labels can be trusted, by the window with the strongest contradiction.
+    """Check whether recent labels contradict a version, by the window with the lowest p-value.
 
     Args:
-        windows: name of an earlier version, and the test of all labels since then; the live
-            version comes first.
-        evidence_kind: what contradicts the version: answers, or rejected detections.
+        windows: for each earlier version, its name and the test of all labels since then; the live
+            version first.
+        evidence_kind: whether answers contradict the version, or people reject its detections.
 
     Example:
         >>> check_recent_labels([("v4", ContradictionResult(30, 12, 3.1, 0.0005))]).is_passed
@@ -162,20 +162,20 @@ def check_recent_labels(
         return GateVerdict(True, "", evidence)
     explanation = (
         f"{strongest.contradicted} of the {strongest.images} labels given since {since_version} "
-        "contradict what it had learned before them"
+        "contradict its predictions"
         if evidence_kind == "answers"
         else f"on the {strongest.images} images labeled since {since_version} people reject "
         f"{strongest.contradicted} of its detections"
     )
     reason = (
-        f"Held back: {explanation}, where about {strongest.expected:.0f} are to be expected. Check "
+        f"Held back: {explanation}, where about {strongest.expected:.0f} are expected. Check "
         "them with prelabel label-errors, or promote the version anyway."
     )
     return GateVerdict(False, reason, evidence)
 
 
 def combine_verdicts(verdicts: Sequence[GateVerdict]) -> GateVerdict:
-    """Return the verdict on a version from those of its controls: all must pass."""
+    """Combine the verdicts on the controls of a version; all must pass."""
     evidence = {str(i): verdict.evidence for i, verdict in enumerate(verdicts)}
     failing = [verdict for verdict in verdicts if not verdict.is_passed]
     reasons = [verdict.reason for verdict in failing or verdicts if verdict.reason]
@@ -183,7 +183,7 @@ def combine_verdicts(verdicts: Sequence[GateVerdict]) -> GateVerdict:
 
 
 def _f1_with_residuals(counts: npt.ArrayLike) -> tuple[float, Doubles]:
-    """Return F1 and its linearised residuals, (n,); F1 is 1 when there is nothing to detect."""
+    """Return F1 and its linearised residuals, (n,); F1 is 1 without objects and detections."""
     correct, predicted, actual = np.asarray(counts, dtype=np.float64).reshape(-1, 3).T
     if not (predicted + actual).sum():
         return 1.0, np.zeros(len(correct))

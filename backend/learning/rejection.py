@@ -1,7 +1,7 @@
-"""A test for recent annotations that reject a detector's detections too often.
+"""Test whether recent annotations reject a detector's detections too often.
 
-As in :mod:`backend.learning.contradiction`, hard images explain some of the rejections: only those
-beyond what the confidence of the detections predicts count as evidence.
+As in :mod:`backend.learning.contradiction`, some rejections are due to hard images. Only rejections
+in excess of those predicted by the confidence of the detections count as evidence.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from backend.learning.contradiction import ContradictionResult
 ImageDetections = Sequence[tuple[float, bool]]
 """Confidence of one image's displayed detections, and whether a person annotated each."""
 MIN_IMAGES_PER_GROUP = 5
-"""Number of images with detections, in each group, below which nothing is tested."""
+"""Minimum number of images with detections in each group."""
 PROBABILITY_EPSILON = 1e-4
 CONFIDENCE_PRIOR_MEAN, CONFIDENCE_PRIOR_SCALE = np.array([0.0, 1.0]), np.array([1.0, 0.3])
-"""Prior of intercept and slope: detections are right as often as their confidence says."""
+"""Prior of intercept and slope, centred at perfectly calibrated confidences."""
 
 
 def measure_rejection(
@@ -27,9 +27,9 @@ def measure_rejection(
 ) -> ContradictionResult:
     """Test whether people reject detections more often than the confidence predicts.
 
-    A logistic regression on the reference images gives the error rate for each confidence.
-    Rejections beyond it are summed by image, because the detections of one image are wrong
-    together, and the means of both groups are compared by Welch's t-test.
+    A logistic regression on the reference images gives the error rate for each confidence. The
+    excess of rejections is summed by image, because the errors in one image are correlated, and
+    the means of both groups are compared by Welch's t-test.
 
     Args:
         reference_images: images with trusted annotations that the detector was not trained on.
@@ -59,7 +59,7 @@ def measure_rejection(
     difference = float(recent_excess.mean() - scale * reference_excess.mean())
     rejected = int((1 - is_correct).sum())
     reference_variance = scale**2 * float(np.var(reference_excess, ddof=1)) / len(reference)
-    # The excess of a few similar images can vary less than independent detections would.
+    # the sample variance of a few similar images can be lower than that of independent detections
     min_variance = float((error_rates * (1 - error_rates)).sum()) / len(recent)
     recent_variance = max(float(np.var(recent_excess, ddof=1)), min_variance) / len(recent)
     variance = reference_variance + recent_variance
@@ -80,7 +80,7 @@ def _flatten_images(images: Sequence[ImageDetections]) -> tuple[Doubles, Doubles
 
 
 def _fit_logistic(log_odds: Doubles, is_correct: Doubles) -> Doubles:
-    """Return intercept and slope of P(correct) by confidence, by Newton's method with a prior."""
+    """Fit P(correct) to the log-odds of the confidence; return intercept and slope."""
     from scipy.special import expit
 
     design = np.stack([np.ones_like(log_odds), log_odds], axis=1)
@@ -98,7 +98,7 @@ def _fit_logistic(log_odds: Doubles, is_correct: Doubles) -> Doubles:
 def _excess_rejections(
     confidence: Doubles, is_correct: Doubles, image_rows: Indices, coefficients: Doubles
 ) -> Doubles:
-    """Return each image's rejected detections minus the expected number."""
+    """Return the number of rejected detections minus the expected number, for each image."""
     excess = (1 - is_correct) - _error_probabilities(confidence, coefficients)
     return np.asarray(np.bincount(image_rows, weights=excess), dtype=np.float64)
 

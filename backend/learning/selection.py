@@ -1,4 +1,4 @@
-"""The queue order: which task to label next, and the scores that Label Studio sorts by."""
+"""The queue order: which task to label next, and the scores by which Label Studio sorts."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ FRONT_SCORE_STEP = 1e-5
 RARE_LABEL_EXAMPLES = 3
 """Number of examples below which a label counts as rare and is searched for."""
 RARE_LABEL_INTERVAL = 4
-"""Initially one task in so many is chosen by the text of a label without an example."""
+"""Initial interval of tasks that are selected by the text of a label without examples."""
 EXPLORATION_INTERVAL = 8
-"""Initially one task in so many is the image least similar to all others. A smaller interval costs
+"""Initial interval of tasks with the image least similar to all others. A smaller interval costs
 more than it gains (benchmarks/selection.py)."""
 PATIENCE_LABELS = 20
 """Number of labels without a new example after which the search interval doubles."""
@@ -29,12 +29,12 @@ MAX_SEARCH_INTERVAL = 32
 def uncertainty(probabilities: Floats, multiple: bool) -> Floats:
     """Return the uncertainty of each prediction, (n,) float32, 0 (certain) to 1.
 
-    For single choice it is 1 − (best − second best), the margin; for multiple choice it is that of
-    the least certain label, 1 − min |2p − 1|.
+    For single-label controls it is 1 − (best − second best), margin sampling; for multi-label ones
+    that of the least certain label, 1 − min |2p − 1|.
 
     Args:
         probabilities: (n, K) float32, 0 to 1; rows sum to 1 unless ``multiple``.
-        multiple: whether several labels may be right.
+        multiple: whether several labels may apply.
 
     Example:
         >>> uncertainty(np.array([[0.5, 0.5], [1.0, 0.0]], dtype=np.float32), multiple=False)
@@ -47,15 +47,15 @@ def uncertainty(probabilities: Floats, multiple: bool) -> Floats:
 
 
 def detection_uncertainty(detections: Sequence[tuple[float, float]], fallback_rank: float) -> float:
-    """Return the uncertainty of a detector about an image, 0 to 1.
+    """Return the uncertainty of a detector on an image, 0 to 1.
 
-    It is x / (1 + x) for the sum x of the ten largest entropies, each weighted by the difficulty
-    of its label (after PPAL, arXiv 2211.11612). Images without detections get a random value in
-    the lower half, so that a steady share of them is labeled.
+    It is x / (1 + x), where x is the sum of the ten largest entropies weighted by label difficulty
+    (after PPAL, arXiv 2211.11612). Images without detections get a random value below 0.5, so that
+    some of them are labeled too.
 
     Args:
         detections: confidence and label difficulty of all detections, displayed or not.
-        fallback_rank: fixed random number of the image, 0 to 1.
+        fallback_rank: reproducible random number of the image, 0 to 1.
 
     Example:
         >>> round(detection_uncertainty([(0.5, 1.0), (0.99, 1.0)], fallback_rank=0.0), 2)
@@ -73,12 +73,12 @@ def detection_uncertainty(detections: Sequence[tuple[float, float]], fallback_ra
 def order_queue(
     project: str, ranked: Sequence[int], audit: Iterable[int], labeled: int, audit_labeled: int
 ) -> list[int]:
-    """Return the queue order: the ranked tasks with the audit slice mixed in.
+    """Return the queue order: the ranked tasks with the audit set mixed in.
 
     Args:
         project: identity of the project, see :func:`backend.learning.audit.is_audit`.
         ranked: other open tasks, most useful first.
-        audit: open tasks of the audit slice.
+        audit: open tasks of the audit set.
         labeled: number of tasks labeled so far, including audit tasks.
         audit_labeled: number of audit tasks labeled so far.
     """
@@ -89,19 +89,20 @@ def order_queue(
 def search_interval(
     label_counts: Iterable[tuple[int, int]], initial_interval: int = RARE_LABEL_INTERVAL
 ) -> int:
-    """Return how often to serve a task that was chosen to find examples of rare labels.
+    """Return the interval of tasks that are selected to find examples of rare labels.
 
     The interval starts at ``initial_interval`` and doubles after each ``PATIENCE_LABELS`` labels
-    without a new example; each example found adds patience for the next one. The search ends above
+    without a new example; the patience grows with each example found. The search ends above
     ``MAX_SEARCH_INTERVAL``, so a label that never occurs costs about 2 · ``PATIENCE_LABELS`` /
-    ``initial_interval`` tasks in all.
+    ``initial_interval`` tasks in total.
 
     Args:
-        label_counts: for each label, the images that have it and the images it was searched in.
+        label_counts: for each label, the number of images with it, and of images in which it could
+            have been chosen.
         initial_interval: ``RARE_LABEL_INTERVAL`` or ``EXPLORATION_INTERVAL``.
 
     Returns:
-        one task in so many; 0: none.
+        the interval in tasks; 0: never.
 
     Example:
         >>> [search_interval([pair]) for pair in [(40, 50), (0, 15), (0, 25), (1, 25), (0, 999)]]
@@ -124,13 +125,13 @@ def interleave_candidates(
     interval: int = RARE_LABEL_INTERVAL,
     position_offset: int = 0,
 ) -> list[int]:
-    """Return an order in which every so many positions are given to candidates.
+    """Insert candidates into a queue order at a regular interval.
 
     Args:
         ranked: tasks, first to last.
-        candidates: tasks likely to show a rare label, best first; some of ``ranked``.
-        interval: one position in so many goes to a candidate; 0: none.
-        position_offset: number of tasks labeled before, so that a new order keeps the rhythm.
+        candidates: tasks likely to show a rare label, best first; a subset of ``ranked``.
+        interval: interval of the candidates; 0: never.
+        position_offset: number of tasks labeled before, from which the interval is counted.
 
     Example:
         >>> interleave_candidates([1, 2, 3, 4, 5, 6, 7], [6, 2])
@@ -152,7 +153,7 @@ def interleave_candidates(
 def rank_scores(order: Sequence[int], unpredicted: Iterable[int] = ()) -> dict[int, float]:
     """Return the scores that Label Studio sorts open tasks by, ascending.
 
-    A score is a share of the whole order, so that tasks ranked later get a similar position.
+    A score is the relative position, so that tasks which are added later fit in between.
 
     Args:
         order: open tasks, first to last.
@@ -176,21 +177,21 @@ def front_score_changes(
     scores: Mapping[int, float],
     tail: Sequence[int] = (),
 ) -> dict[int, float]:
-    """Return few new scores that bring some tasks to the front of the queue, in their order.
+    """Return the score changes that move some tasks to the front, with as few writes as possible.
 
-    First, tasks at the front that are not of the head return to their rank, and the tail moves
+    First, tasks at the front that are not in the head return to their rank, and the tail moves
     behind all others. Then the head is processed from last to first, and each task that is not yet
-    before its successor gets a lower score. Of these, the first task is written first, so that
-    Label Studio serves the right task even before all changes are written.
+    before its successor gets a lower score. The changes are ordered so that the first task of the
+    head is written first, and Label Studio serves it before all changes are written.
 
     Args:
         head: open tasks to serve first, in order.
-        ranks: task → its score in the whole new order.
-        scores: open task → its present score; tasks without a rank keep theirs.
+        ranks: task → its score in the complete new order.
+        scores: open task → its current score; tasks without a rank keep theirs.
         tail: tasks to serve last, unless they belong to the head.
 
     Returns:
-        task → new score, in the order of writing.
+        task → new score, in the order in which they are to be written.
 
     Example:
         >>> front_score_changes([3, 2], {1: 0.75, 2: 0.5, 3: 0.25}, {1: 0.25, 2: 0.5, 3: 0.75})
@@ -220,7 +221,7 @@ def front_score_changes(
 def _scores_behind(
     tasks: Sequence[int], scores: Mapping[int, float], highest_score: float
 ) -> dict[int, float]:
-    """Return new scores for those tasks that are not yet behind the highest score of the others."""
+    """Return new scores for the tasks that are not yet behind the highest score of the others."""
     moved = [task for task in tasks if scores[task] <= highest_score]
     return {
         task: min(1.0, round(highest_score + FRONT_SCORE_STEP * i, 9))

@@ -1,4 +1,4 @@
-"""Confidence thresholds from which predictions are shown: by precision or by F1."""
+"""Confidence thresholds for displaying predictions, chosen by precision or by F1."""
 
 from __future__ import annotations
 
@@ -13,27 +13,26 @@ from backend.learning.intervals import clopper_pearson_bounds
 MIN_THRESHOLD_PREDICTIONS = 10
 """Minimum number of predictions above a threshold (reference/learning.md)."""
 UNREACHABLE_THRESHOLD = 1.1
-"""Threshold of a label whose most confident predictions are too often wrong; hides all of them."""
+"""Threshold that hides all predictions of a label whose target precision is out of reach."""
 
 
 def precision_threshold(
     confidence: npt.ArrayLike, correct: npt.ArrayLike, min_precision: float
 ) -> float:
-    """Return the lowest confidence from which a label's precision is proven.
+    """Return the lowest confidence threshold with a proven precision.
 
-    Precision counts as proven when its one-sided 95 % lower bound (Clopper and Pearson 1934)
-    reaches ``min_precision``. The best of many thresholds is chosen on the same images, so this
-    guarantee is a little weaker than that of a single bound; auto-accept does not rely on it.
+    The precision is proven if its one-sided 95 % lower bound (Clopper and Pearson 1934) reaches
+    ``min_precision``. The threshold is chosen on the same images, so the guarantee is slightly
+    weaker than that of a single bound; auto-accept does not rely on it.
 
     Args:
-        confidence: (n,) of the label's predictions on images it was not trained on, 0 to 1.
+        confidence: (n,) confidence of one label's predictions on images not trained on, 0 to 1.
         correct: (n,) bool.
         min_precision: 0 to 1.
 
     Returns:
-        the threshold; 0 when too little is known, so that all predictions are shown;
-        ``UNREACHABLE_THRESHOLD`` when even the most confident ones are proven to be too often
-        wrong.
+        the threshold; 0 (show all) if there are too few predictions for a proof;
+        ``UNREACHABLE_THRESHOLD`` if the precision is proven to be too low at every threshold.
 
     Example:
         >>> right = [True] * 40 + [False] * 10
@@ -60,10 +59,10 @@ def precision_threshold(
 def best_f1_threshold(
     images: Sequence[DetectionSample], labels: Sequence[str], min_threshold: float = 0.05
 ) -> float:
-    """Return the confidence threshold with the best F1, with matches by IoU.
+    """Return the confidence threshold with the best F1, with boxes matched by IoU.
 
     Args:
-        images: with detections of any confidence.
+        images: samples with detections of any confidence.
         labels: label names.
         min_threshold: lower limit of the result.
     """

@@ -1,1 +1,1 @@
-"""One round: observe, train, evaluate, promote, push. And the processes that run it."""
+"""One round: observe, train, evaluate, promote, publish."""

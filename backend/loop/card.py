@@ -21,13 +21,13 @@ RECORDED_PACKAGES = (
 
 
 def split_sizes(observation: Observation) -> SplitSizes:
-    """Count the labeled tasks of the training and the audit set."""
+    """Count the labeled tasks in the training set and the audit set."""
     audit = sum(observation.is_audit(task) for task in observation.labeled)
     return SplitSizes(train=len(observation.labeled) - audit, audit=audit)
 
 
 def version_summary(card: VersionCard) -> str:
-    """Describe a version for the log."""
+    """Return a one-line summary of a version for the log."""
     audit = card.audit
     figure = f"{audit.value:.0%}" if audit.value is not None else "not known yet"
     return (
@@ -48,7 +48,7 @@ def package_versions() -> dict[str, str]:
 
 
 class Stopwatch:
-    """Measure the duration of consecutive steps."""
+    """Measures the duration of consecutive steps."""
 
     def __init__(self) -> None:
         self._start = self._last = time.monotonic()
@@ -61,5 +61,5 @@ class Stopwatch:
         self._last = now
 
     def seconds(self) -> dict[str, float]:
-        """Return seconds by step, and ``total`` up to the last recorded step."""
+        """Return the seconds of each step, and ``total`` up to the last recorded step."""
         return self._laps | {"total": round(self._last - self._start, 3)}

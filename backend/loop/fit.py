@@ -1,4 +1,4 @@
-"""Fit a model to a snapshot of labels: a head or a detector per control."""
+"""Train a model on a snapshot of labels: a head or a detector per control."""
 
 from __future__ import annotations
 
@@ -31,25 +31,25 @@ from backend.vision.heads.head import Head
 
 log = logging.getLogger("prelabel")
 RECIPE_VERSION = 5
-"""Increase it when training changes, so that the next round trains a new version."""
+"""Increment it if training changes, so that the next round trains a new version."""
 
 
 class ModelTrainer:
-    """Fits a model to an observation.
+    """Trains a model on an observation.
 
     Args:
-        session: of the project.
-        observation: the snapshot.
-        encoder: of choices; None where there are none.
-        embeddings: of the images, by that encoder.
-        report: called with state, progress and detail.
-        cancelled: polled during training; true stops it.
+        session: the project's session.
+        observation: tasks and labels.
+        encoder: encoder of the choices controls; None without one.
+        embeddings: embeddings of the images by that encoder.
+        report: receives the progress.
+        cancelled: polled during training; training stops when it returns True.
         quick: raise :class:`LongRoundError` instead of training a detector.
 
     Attributes:
-        live_card: card of the live version, which the new one is compared with; None without one.
-        live_model: its model; an empty one without.
-        cost: of the training so far.
+        live_card: card of the live version; None without one.
+        live_model: model of the live version; empty without one.
+        cost: cost of the training so far.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class ModelTrainer:
         self.cost = ComputeCost()
 
     def train_model(self) -> Model:
-        """Train the controls that changed, and take the others from the live version.
+        """Train a head for each choices control, and detectors where labels or setup changed.
 
         Raises:
             LongRoundError: a detector must be trained, which takes minutes.
@@ -98,11 +98,11 @@ class ModelTrainer:
         )
 
     def examples(self, control: Control) -> ChoiceExamples:
-        """Return the labeled images of a control of choices."""
+        """Return the labeled images of a choices control."""
         return self._examples[control.name]
 
     def samples(self, control: Control) -> list[RegionSample]:
-        """Return the labeled images of a control of boxes or points."""
+        """Return the labeled images of a box or point control."""
         if control.name not in self._samples:
             self._samples[control.name] = self._read_samples(control)
         return self._samples[control.name]
@@ -112,11 +112,11 @@ class ModelTrainer:
         return self._head_job(control).pool
 
     def cross_validate(self, control: Control, head: Head) -> tuple[Indices, Floats]:
-        """Return out-of-fold probabilities of a head, see `cross_validate_head`."""
+        """Return out-of-fold probabilities of a head; see `cross_validate_head`."""
         return cross_validate_head(self._head_job(control), head)
 
     def detector_dependencies(self, control: Control) -> list[Any]:
-        """Return what a detector depends on besides labels and weights, as JSON."""
+        """Return the inputs of a detector's training besides labels and base weights, as JSON."""
         labels = [[x.name, list(x.words), x.extent] for x in control.labels]
         dependencies = [
             RECIPE_VERSION,
@@ -126,7 +126,7 @@ class ModelTrainer:
         return [control.kind, labels, *dependencies]
 
     def _read_live_card(self) -> VersionCard | None:
-        """Return the live version's card; None if its folder was removed."""
+        """Return the live version's card; None without one or if its folder was removed."""
         try:
             return self._versions.live_card()
         except NotFoundError:
@@ -158,7 +158,7 @@ class ModelTrainer:
         )
 
     def _can_warm_start(self, previous: Head | None, control: Control, encoder: Encoder) -> bool:
-        """Whether training can warm-start from the live head."""
+        """Return whether training can warm-start from the live head."""
         if previous is None or self.live_card is None:
             return False
         same_encoder = self.live_card.encoder.id == encoder.id
@@ -200,7 +200,7 @@ class ModelTrainer:
         return detector
 
     def is_unchanged(self, control: Control) -> bool:
-        """Whether the live detector was trained on exactly these labels."""
+        """Return whether the live detector was trained with the same labels and inputs."""
         live_card = self.live_card
         if live_card is None or live_card.detector.id != self._session.resources.base_weights.id:
             return False

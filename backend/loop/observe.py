@@ -1,4 +1,4 @@
-"""Observe a project: a cheap fingerprint, and a full snapshot of tasks and labels."""
+"""Observe a project: a cheap fingerprint to detect changes, and a snapshot of tasks and labels."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ RANDOM_CAPTURE = "random"
 
 @dataclass(frozen=True)
 class ProjectFingerprint:
-    """A few numbers that change when the project changes; it takes three quick API calls.
+    """Values that change whenever the project changes, from three fast API calls.
 
     Attributes:
         config_hash: hash of the labeling config.
         task_count: number of tasks.
         annotation_count: number of annotations, including skips.
-        last_change: when a task or annotation was last updated, ISO 8601.
-        model_version: the version that the project's queue follows.
+        last_change: time of the last update of a task or annotation, ISO 8601.
+        model_version: the version by whose scores the project orders its queue.
         sampling: the project's task sampling setting.
-        title: of the project.
+        title: title of the project.
         config_xml: the labeling config.
         skip_count: number of skips.
     """
@@ -57,11 +57,11 @@ class Observation:
     """A snapshot of a project.
 
     Attributes:
-        fingerprint: computed from the listed tasks, so that later changes are noticed next time.
+        fingerprint: fingerprint of the listed tasks; later changes give a different one.
         identity: stable id of the project, the seed of its audit set.
-        config: the served controls, and why others are not served.
+        config: the served controls, and the reasons why others are not served.
         tasks: all tasks.
-        left_out: number of things that are not used, by reason.
+        left_out: number of unused tasks, regions and controls, by reason.
     """
 
     fingerprint: ProjectFingerprint
@@ -81,15 +81,15 @@ class Observation:
         return tuple(task for task in self.tasks if task.labeled)
 
     def is_audit(self, task: Task) -> bool:
-        """Whether a task belongs to the audit set.
+        """Return whether a task belongs to the audit set.
 
-        Images captured because they are hard or rare would bias it.
+        Images that were captured because they are uncertain or rare would bias it.
         """
         return task.capture_reason in ("", RANDOM_CAPTURE) and is_audit(self.identity, task.id)
 
 
 def fetch_fingerprint(connection: Connection) -> ProjectFingerprint:
-    """Fetch the numbers that show whether a project changed."""
+    """Fetch the fingerprint of a project."""
     project = connection.client.get_project(connection.project_number)
     counts = connection.client.get_counters(connection.project_number)
     xml = str(project.get("label_config") or "")
@@ -111,13 +111,13 @@ def observe(connection: Connection, folder: Path, fingerprint: ProjectFingerprin
     """Fetch all tasks and labels of a project.
 
     Args:
-        connection: to the project.
-        folder: of the project; stores when each label came into the config.
-        fingerprint: of a moment ago.
+        connection: connection to the project.
+        folder: the project's folder, which stores when each label was added to the config.
+        fingerprint: a fingerprint fetched just before.
 
     Raises:
         ConfigError: the labeling config is not XML.
-        LabelStudioError: Label Studio refused a request or cannot be reached.
+        LabelStudioError: Label Studio rejected a request or is unreachable.
     """
     config = read_config(fingerprint.config_xml)
     label_times = _label_first_seen(folder, config)
@@ -126,7 +126,7 @@ def observe(connection: Connection, folder: Path, fingerprint: ProjectFingerprin
     )
     rows = list(connection.client.iter_tasks(connection.project_number))
     annotations = connection.client.annotations_by_task(connection.project_number)
-    # found by its email address, so that it survives the loss of the home folder
+    # found by its email address, which works even after the home folder was lost
     machine_user = connection.client.find_machine_user()
     tasks = tuple(
         _parse_task(row, annotations, config, label_times, left_out, machine_user) for row in rows
@@ -140,7 +140,7 @@ def observe(connection: Connection, folder: Path, fingerprint: ProjectFingerprin
 def _fingerprint_from_rows(
     fingerprint: ProjectFingerprint, rows: Sequence[Json], annotations: Mapping[int, Sequence[Json]]
 ) -> ProjectFingerprint:
-    """Return the fingerprint of the listed rows; a later edit is newer than all of them."""
+    """Return the fingerprint of the listed rows, so that any later edit changes it."""
     return replace(
         fingerprint,
         task_count=len(rows),
@@ -168,9 +168,9 @@ def _parse_task(
 
 
 def _label_first_seen(folder: Path, config: LabelingConfig) -> dict[str, dict[str, str]]:
-    """Return when each label came into the config; empty for labels of the first observation.
+    """Return when each label was added to the config; empty for labels of the first observation.
 
-    An annotation older than a label gives no information about that label.
+    An annotation from before a label was added is not a negative example of that label.
     """
     file = folder / "label_times.json"
     stored: dict[str, dict[str, str]] = read_json(file) or {}
@@ -187,7 +187,7 @@ def _label_first_seen(folder: Path, config: LabelingConfig) -> dict[str, dict[st
 
 
 def label_table(observation: Observation) -> dict[str, dict[str, list[Any]]]:
-    """Return the labels of a project as JSON, which versions store and compare: task → control."""
+    """Return the labels of a project as JSON, by task and control, as versions store them."""
     return {
         str(task.id): {name: sorted(answer) for name, answer in (task.choices or {}).items()}
         | {name: region_rows(regions) for name, regions in (task.regions or {}).items()}
@@ -196,7 +196,7 @@ def label_table(observation: Observation) -> dict[str, dict[str, list[Any]]]:
 
 
 def region_rows(regions: Regions) -> list[list[Any]]:
-    """Return sorted rows of ``[label, x0, y0, x1, y1]``, so that drawing order does not matter."""
+    """Return rows of ``[label, x0, y0, x1, y1]``, sorted so that drawing order does not matter."""
     rows = [[p.label, *(round(v, 6) for v in (p.x0, p.y0, p.x1, p.y1))] for p in regions]
     return sorted(rows)
 

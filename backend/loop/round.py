@@ -1,7 +1,7 @@
 """One round: observe, train, evaluate, promote, and publish predictions.
 
-Rounds are level-triggered: a round compares Label Studio's labels with those of the newest version
-and acts on the difference, whatever woke it. A round that fails is repeated.
+Rounds are level-triggered: whatever triggered a round, it compares the labels in Label Studio with
+those of the newest version and acts on the difference. A failed round is repeated.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from backend.callbacks import StateCallback
-from backend.errors import ConfigError, OverBudget, PrelabelError
+from backend.errors import ConfigError, OverBudgetError, PrelabelError
 from backend.loop import card as cards
 from backend.loop.observe import (
     Observation,
@@ -42,8 +42,8 @@ class Round:
     Args:
         session: the project's session.
         report: receives the progress.
-        memory: state of this process's last full round.
-        cancelled: polled while training; the round ends when it returns True.
+        memory: state of the last full round in this process.
+        cancelled: polled during training; the round is cancelled when it returns True.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Round:
         """Run the round.
 
         Raises:
-            PrelabelError: it failed; the live version stays as it was.
+            PrelabelError: the round failed; the live version stays.
         """
         self._report("observing", 0.0, "")
         self._connection = self._session.connection
@@ -134,7 +134,7 @@ class Round:
     def _can_skip(
         self, memory: RoundMemory, fingerprint: ProjectFingerprint, request: RoundRequest
     ) -> bool:
-        """Return whether the fingerprint shows that a full round is not needed."""
+        """Return whether a full round is unnecessary, based on the fingerprint."""
         if request.full or request.forced or memory.live_version != (self._versions.live() or ""):
             return False
         previous = memory.fingerprint
@@ -159,17 +159,17 @@ class Round:
         )
 
     def _is_over_budget(self) -> bool:
-        """Return whether this month's budget is still spent."""
+        """Return whether the monthly budget is spent."""
         try:
             self._session.resources.compute.check_budget()
-        except OverBudget:
+        except OverBudgetError:
             return True
         return False
 
     def _reuse_outcome(self, memory: RoundMemory, fingerprint: ProjectFingerprint) -> RoundOutcome:
-        """Return the last outcome with new labels counted as waiting, and update the queue.
+        """Return the last outcome with new labels counted as waiting, and reorder the queue.
 
-        Images that are similar to the new labels move back in the queue.
+        Images that are similar to newly labeled ones move back in the queue.
         """
         previous = memory.outcome
         if memory.publish_result.has_predictions:
@@ -190,7 +190,7 @@ class Round:
         )
 
     def _record_new_labels(self, memory: RoundMemory, live_version: str) -> None:
-        """Read which tasks people labeled or skipped, and reorder the queue."""
+        """Fetch the tasks that people labeled or skipped, and reorder the queue."""
         client, project_number = self._connection.client, self._session.number
         memory.record_changes(
             client.iter_changed_tasks(project_number, subtract_update_delay(memory.known_until))
@@ -221,7 +221,7 @@ class Round:
             )
 
     def _held_version(self, newest: VersionCard | None, live_version: str) -> HeldVersion | None:
-        """Return the newest version where the quality gate keeps it from going live."""
+        """Return the newest version and the reason if the quality gate held it back."""
         if newest is None or newest.version == live_version or not newest.is_held:
             return None
         return HeldVersion(newest.version, newest.promotion_reason)

@@ -20,17 +20,17 @@ class RoundMemory:
     """A project's state after its last full round.
 
     Attributes:
-        fingerprint: counts and dates of the project at that round.
+        fingerprint: fingerprint of the project at that round.
         live_version: the live version at that round.
         outcome: its outcome.
         publish_result: the published predictions and their order.
         known_until: time up to which changes are known, ISO 8601.
         annotated_tasks: tasks that people labeled or relabeled since then.
         skipped_tasks: tasks that people skipped since then.
-        newly_answered: tasks of both sets that were open and not skipped before.
-        own_changes: time of Prelabel's own last change, by task; later changes are by people.
-        over_budget: training waits for the next month's budget.
-        annotation_counts: annotations and skips at the last wake-up.
+        newly_answered: tasks of both sets that were neither labeled nor skipped before.
+        own_changes: task → time of Prelabel's own last change; later changes are by people.
+        over_budget: training waits because the monthly budget is spent.
+        annotation_counts: numbers of annotations and skips at the last wake-up.
     """
 
     fingerprint: ProjectFingerprint
@@ -51,9 +51,9 @@ class RoundMemory:
     def adjust_request(
         self, request: RoundRequest, fingerprint: ProjectFingerprint
     ) -> RoundRequest:
-        """Return the request, no longer quiet if annotations were added since the last wake-up.
+        """Return the request, not quiet if annotations were added since the last wake-up.
 
-        Without webhooks the counts are the only sign that somebody is labeling.
+        Without webhooks only the counts show that people are labeling.
         """
         previous_counts, self.annotation_counts = (
             self.annotation_counts,
@@ -65,7 +65,7 @@ class RoundMemory:
         """Record tasks that people labeled or skipped.
 
         Args:
-            rows: recently changed tasks; known ones are ignored.
+            rows: recently changed tasks; already recorded ones are ignored.
         """
         for row in rows:
             if self._is_annotated(row):
@@ -76,7 +76,7 @@ class RoundMemory:
                 self.newly_answered.add(row["id"])
 
     def is_up_to_date(self, rows: Iterable[Mapping[str, Any]]) -> bool:
-        """Return whether all labeled and skipped tasks of the list are recorded."""
+        """Return whether all newly labeled and skipped tasks among the rows are recorded."""
         known_tasks = self.annotated_tasks | self.skipped_tasks
         return all(
             row["id"] in known_tasks
@@ -106,7 +106,7 @@ class RoundMemory:
 
     @property
     def _open_tasks(self) -> set[int]:
-        """Tasks without a label at the last update of the queue."""
+        """The open tasks at the last update of the queue."""
         return self.publish_result.order.open_tasks
 
     def _is_annotated(self, row: Mapping[str, Any]) -> bool:
@@ -124,10 +124,10 @@ class RoundMemory:
 
 
 def subtract_update_delay(timestamp: str) -> str:
-    """Return a time of Label Studio minus ``TASK_UPDATE_DELAY``, ISO 8601.
+    """Return a timestamp of Label Studio minus ``TASK_UPDATE_DELAY``, ISO 8601.
 
-    Label Studio sets a task's date when its annotation arrives, and marks it as labeled or skipped
-    a moment later without a new date. So recent changes have to be read again.
+    Label Studio updates a task's timestamp when an annotation arrives, but marks the task as
+    labeled or skipped a moment later. So recent changes have to be fetched again.
     """
     if not timestamp:
         return timestamp
@@ -137,9 +137,9 @@ def subtract_update_delay(timestamp: str) -> str:
 
 
 def _was_skipped(row: Mapping[str, Any]) -> bool:
-    """Return whether a task was skipped and has too few annotations.
+    """Return whether a task was skipped and is not labeled.
 
-    A project that ignores skipped tasks marks them as labeled.
+    Label Studio also marks skipped tasks as labeled if the project ignores skipped tasks.
     """
     has_annotation = row["is_labeled"] and row["total_annotations"]
     return bool(row["cancelled_annotations"]) and not has_annotation

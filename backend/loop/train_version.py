@@ -1,4 +1,4 @@
-"""Train a version when labels changed: fit → evaluate → gate → save."""
+"""Train a version after labels changed: fit → evaluate → gate → save."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from backend.callbacks import StateCallback
-from backend.errors import OverBudget
+from backend.errors import OverBudgetError
 from backend.inference.embed import EMPTY_EMBEDDINGS, EmbeddingResult
 from backend.inference.images import image_sources
 from backend.inference.model import save_model
@@ -32,14 +32,14 @@ class VersionTrainer:
     """Trains versions of one project.
 
     Args:
-        session: of the project.
-        report: called with state, progress and detail.
-        cancelled: polled during training; true stops it.
-        stopwatch: of the round.
+        session: the project's session.
+        report: receives the progress.
+        cancelled: polled during training; training stops when it returns True.
+        stopwatch: records the duration of each step.
         quick: train no detector, see :class:`ModelTrainer`.
 
     Attributes:
-        budget_message: why training waits for the monthly budget; empty otherwise.
+        budget_message: message that the monthly budget is spent; empty otherwise.
     """
 
     def __init__(
@@ -60,15 +60,15 @@ class VersionTrainer:
         self.budget_message = ""
 
     def train_if_needed(self, observation: Observation, *, force: bool, on_hold: bool) -> str:
-        """Train a version if enough labels or the setup changed.
+        """Train a version if enough labels, or the setup, changed.
 
         Args:
             observation: the current tasks and labels.
             force: train after any change.
-            on_hold: somebody cancelled the last round; do not train.
+            on_hold: do not train, because the last round was cancelled.
 
         Returns:
-            the name of the new version, live or not; empty when none was trained.
+            the name of the new version, live or not; empty if none was trained.
 
         Raises:
             PrelabelError: training failed; the live version stays.
@@ -89,7 +89,7 @@ class VersionTrainer:
         return self._train_version(observation, encoder, labels, identity)
 
     def _finish_promotion(self) -> None:
-        """Promote a version that passed the gate before a crash or a full disk."""
+        """Promote a version that passed the gate but was not promoted because of a crash."""
         card = self._versions.promote_pending(LOOP_ACTOR)
         if card is not None:
             self._log_live(card)
@@ -99,34 +99,32 @@ class VersionTrainer:
         log.info("project %s: version %s is live (%s)", self._session.id, card.version, summary)
 
     def _is_over_budget(self) -> bool:
-        """Whether the monthly budget is spent; the live version keeps predicting."""
+        """Return whether the monthly budget is spent, and store the message."""
         try:
             self._session.resources.compute.check_budget()
-        except OverBudget as error:
+        except OverBudgetError as error:
             log.warning("project %s: %s", self._session.id, error)
             self.budget_message = str(error)
         return bool(self.budget_message)
 
-    def _embed_images(
-        self, observation: Observation, encoder: Encoder | None, state: str
-    ) -> EmbeddingResult:
-        """Embed the images of all controls of choices; nothing without an encoder."""
+    def _embed_images(self, observation: Observation, encoder: Encoder | None) -> EmbeddingResult:
+        """Return the embeddings of all images of choices controls; empty without an encoder."""
         if encoder is None:
             return EMPTY_EMBEDDINGS
         choices = [control for control in observation.config.controls if control.is_choices]
         embedder = self._session.embedder(encoder)
         return embedder.embed(
             image_sources(observation.tasks, choices),
-            lambda done, total: self._report(state, done / total if total else 1.0, ""),
+            lambda done, total: self._report("training", done / total if total else 1.0, ""),
         )
 
     def _load_encoder(self, observation: Observation) -> Encoder | None:
-        """Load the encoder if a control has choices."""
+        """Return the encoder; None without a choices control."""
         is_needed = any(control.is_choices for control in observation.config.controls)
         return self._session.resources.encoder() if is_needed else None
 
     def _base_detector_id(self, observation: Observation) -> str:
-        """Return the id of the detectors' base weights if a control has boxes or points."""
+        """Return the id of the base weights of detectors; empty without a box or point control."""
         is_needed = any(not control.is_choices for control in observation.config.controls)
         return self._session.resources.base_weights.id if is_needed else ""
 
@@ -177,7 +175,7 @@ class VersionTrainer:
         identity: str,
     ) -> str:
         self._report("training", 0.0, "")
-        embeddings = self._embed_images(observation, encoder, "training")
+        embeddings = self._embed_images(observation, encoder)
         self._stopwatch.lap("embed")
         live_version = self._versions.live()
         trainer = ModelTrainer(
@@ -243,7 +241,7 @@ class VersionTrainer:
             self._log_live(card)
 
     def _encoder_source(self, encoder: Encoder | None) -> ModelSource:
-        """Return the encoder with a setting that loads it again, also when ``auto`` chose it."""
+        """Return the encoder with the setting that loads it again, even if ``auto`` chose it."""
         if encoder is None:
             return ModelSource()
         setting = self._settings.encoder

@@ -37,7 +37,7 @@ class Compute(Protocol):
         """Check that the monthly budget is not exhausted.
 
         Raises:
-            OverBudget: this month's budget is exhausted.
+            OverBudgetError: the budget of this month is spent.
         """
         ...
 

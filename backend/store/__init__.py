@@ -1,1 +1,1 @@
-"""What lasts: known projects, versions with their cards, the live pointer. One folder."""
+"""Files in the home folder: projects, versions with their cards, API keys, captured images."""

@@ -1,6 +1,6 @@
-"""The auto-accepted answers of a project, their spot checks, and suspensions.
+"""The auto-accepted predictions of a project, their spot checks, and suspensions.
 
-The file belongs to the project, so that it survives roll-backs and held versions.
+The state is stored per project, not per version, so that roll-backs do not lose it.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ ACCEPTANCE_FILE = "acceptance.json"
 
 @dataclass(frozen=True)
 class AcceptedAnswer:
-    """An accepted answer, or one that is held out for a spot check.
+    """A prediction that was accepted, or that is held out for a spot check.
 
     Attributes:
-        version: the first version that would accept it.
-        answer: labels by control, in the form of :data:`backend.store.versions.LabelSnapshot`.
-        to_people: the task is left for people, as a spot check.
+        version: the version that predicted it.
+        answer: labels by control, in the format of :data:`backend.store.versions.LabelSnapshot`.
+        to_people: it is a spot check: the task stays open for people.
         era: number of suspensions before it.
-        right: whether a person gave the same answer; None before that.
-        ratios: width divided by height of the image, by control of boxes or points.
+        right: whether a person's annotation agrees; None while there is none.
+        ratios: image width divided by height, by box or point control.
     """
 
     version: str
@@ -39,12 +39,12 @@ class AcceptedAnswer:
 
 @dataclass(frozen=True)
 class Suspension:
-    """A suspension of auto-accept, because too many answers were wrong.
+    """A suspension of auto-accept after spot checks found too many errors.
 
     Attributes:
         at: UTC, ISO 8601.
-        reason: explanation in a sentence.
-        until: labeled audit images that a version's test needs to end the suspension.
+        reason: explanation for people.
+        until: number of labeled audit images that a version's test needs to end it.
     """
 
     at: str
@@ -57,9 +57,9 @@ class AcceptanceState:
     """The auto-accept state of a project.
 
     Attributes:
-        given: accepted answers by task id, in the order of acceptance.
+        given: accepted and held-out predictions by task id, in the order of acceptance.
         suspensions: oldest first.
-        since: number of labels when the first answer was accepted.
+        since: number of labeled tasks when the first prediction was accepted.
     """
 
     given: Mapping[int, AcceptedAnswer] = field(default_factory=dict)
@@ -68,12 +68,12 @@ class AcceptanceState:
 
     @property
     def min_audit_labels(self) -> int:
-        """Labeled audit images that a version's test needs after the last suspension."""
+        """Number of labeled audit images that a test needs since the last suspension."""
         return self.suspensions[-1].until if self.suspensions else 0
 
     @property
     def check_results(self) -> list[bool]:
-        """Results of the spot checks since the last suspension, in the order of acceptance."""
+        """Whether people agreed, for each spot check since the last suspension, in order."""
         current_era = len(self.suspensions)
         return [
             answer.right
@@ -82,11 +82,11 @@ class AcceptanceState:
         ]
 
     def is_suspended(self, section: AutoAcceptSection | None) -> bool:
-        """Return whether a version may not accept because its test predates the suspension."""
+        """Return whether a version is suspended because its test used too few audit images."""
         return section is not None and section.audit < self.min_audit_labels
 
     def describe(self, section: AutoAcceptSection | None) -> AutoAcceptStatus | None:
-        """Add the results of spot checks to a card's section; None where auto-accept is off."""
+        """Return a card's section with suspension and spot checks; None if auto-accept is off."""
         if section is None:
             return None
         is_suspended = self.is_suspended(section)
@@ -101,7 +101,7 @@ class AcceptanceStore:
 
     Args:
         folder: the project's folder.
-        read: reads a JSON file; None when it does not exist.
+        read: reads a JSON file; returns None if it does not exist.
     """
 
     def __init__(self, folder: Path, read: Callable[[Path], Any] = read_json) -> None:
@@ -109,7 +109,7 @@ class AcceptanceStore:
         self._read = read
 
     def read(self) -> AcceptanceState:
-        """Read the state; an empty one before the first accepted answer."""
+        """Read the state; it is empty before the first accepted prediction."""
         stored = self._read(self._file) or {}
         return AcceptanceState(
             {int(task): AcceptedAnswer(**row) for task, row in (stored.get("given") or {}).items()},

@@ -1,4 +1,4 @@
-"""API keys of the endpoint: hashes of their secrets, and their limits."""
+"""API keys of the endpoint, stored as hashes with their limits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from backend.errors import NotFoundError, StoreError, UsageError
 from backend.store.files import exclusive_lock, read_json, write_json
 
 KEY_PREFIX = "plk"
-"""Keys are ``plk_<id>_<secret>``, so that secret scanners can recognize them."""
+"""Keys are ``plk_<id>_<secret>``; secret scanners recognize the prefix."""
 DEFAULT_IMAGES_PER_SECOND = 100.0
 LOCK_TIMEOUT_SECONDS = 10.0
 
@@ -27,11 +27,11 @@ class ApiKey:
     Attributes:
         id: identifies the key in lists and logs; not secret.
         name: display name.
-        hash: SHA-256 of the secret, hexadecimal. The secret has 256 random bits, so a slow hash
-            is not needed.
-        functions: ids of the functions that it may invoke; empty for all.
-        rate: images per second.
-        quota: images per month; 0 for no limit.
+        hash: SHA-256 of the secret, hexadecimal. A slow password hash is not needed, because the
+            secret has 256 random bits.
+        functions: ids of the functions it may invoke; empty: all.
+        rate: rate limit in images per second.
+        quota: images per month; 0: no limit.
         created: UTC, ISO 8601.
         revoked: UTC, ISO 8601; empty while the key is valid.
     """
@@ -51,7 +51,7 @@ class ApiKey:
 
 
 class ApiKeyStore:
-    """The keys of a home folder; changes by other processes are read at the next use."""
+    """The API keys of a home folder; reloads the file when another process changed it."""
 
     def __init__(self, home: Path) -> None:
         self._file = home / "keys.json"
@@ -77,14 +77,14 @@ class ApiKeyStore:
         """Create a key.
 
         Returns:
-            the key, and the text that applications send, which is not stored.
+            the key, and the full text that applications send; the text is not stored.
 
         Raises:
             UsageError: the name is empty.
             StoreError: it cannot be written.
         """
         if not name.strip():
-            raise UsageError("A key needs a name, such as the application's that will use it.")
+            raise UsageError("The name is empty: name the key after the application that uses it.")
         id, secret = secrets.token_hex(4), secrets.token_urlsafe(32)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         key = ApiKey(id, name.strip(), _hash_secret(secret), functions, rate, quota, now)
@@ -109,7 +109,7 @@ class ApiKeyStore:
             return keys[id]
 
     def authenticate(self, key_text: str) -> ApiKey | None:
-        """Return the key that a text belongs to; None when it is unknown or revoked."""
+        """Return the key with this text; None if it is unknown or revoked."""
         prefix, _, key_body = key_text.partition("_")
         id, _, secret = key_body.partition("_")
         self._read()
@@ -119,10 +119,12 @@ class ApiKeyStore:
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
-        """Lock the keys against changes by other processes, and read them again."""
+        """Hold the lock for changes, and reload the keys."""
         file = self._file.with_name(f"{self._file.name}.lock")
         with exclusive_lock(
-            file, StoreError("Another process changes the keys: try again."), LOCK_TIMEOUT_SECONDS
+            file,
+            StoreError("Another process changes the API keys: try again."),
+            LOCK_TIMEOUT_SECONDS,
         ):
             self._file_signature = None
             yield

@@ -1,7 +1,7 @@
-"""Images that the endpoint captured for labeling, and the tasks they became.
+"""Images captured by the endpoint for labeling, and the tasks created from them.
 
 The endpoint writes an image and its prediction to ``captures/``; the backend records the imported
-task in ``returned/``. No file has two writers.
+task in ``returned/``. So each file has a single writer.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ class Capture:
         version: the version that predicted.
         external: the caller's id for the image; may be empty.
         look: perceptual hash, hexadecimal.
-        said: the prediction in Label Studio's form: ``result`` and ``score``.
+        said: the prediction in Label Studio's format: ``result`` and ``score``.
         suffix: suffix of the image file.
         width: width of the upright image in pixels.
         height: its height in pixels.
-        annotation: a person's correction, in the form of ``result``; None without one.
-        superseded: a later request had the same external id and another image.
+        annotation: a person's correction in the format of ``result``; None without one.
+        superseded: a later request had the same external id but another image.
     """
 
     id: str
@@ -66,12 +66,12 @@ class Capture:
 
 @dataclass(frozen=True)
 class ImportRecord:
-    """The task that a capture became.
+    """The task that was created from a capture.
 
     Attributes:
         task_id: its id in Label Studio; 0 before the import.
         annotation_hash: :attr:`Capture.annotation_hash` of the imported correction; may be empty.
-        annotation_id: id of the imported annotation; 0 when unknown.
+        annotation_id: id of the imported annotation; 0 if unknown.
     """
 
     task_id: int = 0
@@ -84,7 +84,7 @@ class CaptureStore:
 
     Args:
         folder: the project's folder.
-        endpoint_home: home folder that the endpoint writes to, when it is another one.
+        endpoint_home: home folder that the endpoint writes to, if it is a different one.
     """
 
     def __init__(self, folder: Path, endpoint_home: Path | None = None) -> None:
@@ -95,7 +95,7 @@ class CaptureStore:
     # -- written by the endpoint ------------------------------------------------------------
 
     def add(self, capture: Capture, content: bytes) -> None:
-        """Save an image and its record; the image first, so that no record is without one.
+        """Save an image and then its record, so that every record has an image.
 
         Raises:
             StoreError: it cannot be written.
@@ -128,7 +128,7 @@ class CaptureStore:
             capture: the capture.
             task: id of its task.
             has_annotation: the correction in ``capture`` was imported too.
-            annotation_id: id of that annotation; 0 when unknown.
+            annotation_id: id of that annotation; 0 if unknown.
         """
         answer_hash = capture.annotation_hash if has_annotation else ""
         record = {
@@ -157,7 +157,7 @@ class CaptureStore:
                 yield capture
 
     def last_modified(self) -> float:
-        """Return when the endpoint last wrote, seconds since 1970; 0 for never."""
+        """Return the time of the endpoint's last write, seconds since 1970; 0 without one."""
         try:
             return self._captures_folder.stat().st_mtime
         except OSError:
@@ -177,13 +177,13 @@ class CaptureStore:
         yield from sorted((entry for entry in loaded if entry), key=lambda capture: capture.at)
 
     def latest(self, count: int) -> list[Capture]:
-        """Return the captures written last, newest first; no other is read."""
+        """Return the most recent captures, newest first, without reading the others."""
         files = heapq.nlargest(count, self._captures_folder.glob("*.json"), key=_modified_at)
         loaded = [_read_capture(file) for file in files]
         return sorted((entry for entry in loaded if entry), key=lambda capture: -capture.at)
 
     def read_image(self, capture: Capture) -> bytes | None:
-        """Read the image file; None when it was removed."""
+        """Read the image file; None if it was removed."""
         try:
             return self.image_path(capture).read_bytes()
         except FileNotFoundError:
@@ -194,7 +194,7 @@ class CaptureStore:
         return self._captures_folder / f"{capture.id}{capture.suffix}"
 
     def task_status(self, capture: Capture) -> tuple[int, bool]:
-        """Return the id of its task, 0 before the import, and whether its correction is there."""
+        """Return the id of its task (0 before import), and whether its correction is imported."""
         record = self.import_record(capture)
         return record.task_id, bool(record.annotation_hash)
 
@@ -210,7 +210,7 @@ class CaptureStore:
 
 
 def _read_capture(file: Path) -> Capture | None:
-    """Read a capture; None when it was removed or is damaged."""
+    """Read a capture; None if it was removed or is damaged."""
     try:
         row = read_json(file)
         return Capture(**row) if row else None
@@ -220,7 +220,7 @@ def _read_capture(file: Path) -> Capture | None:
 
 
 def _modified_at(file: Path) -> float:
-    """Return when a file was last written; 0 when it was removed."""
+    """Return the time of a file's last write; 0 if it was removed."""
     try:
         return file.stat().st_mtime
     except OSError:

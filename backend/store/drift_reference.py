@@ -1,4 +1,4 @@
-"""The label counts and embeddings of a version's audit set, as the reference for drift."""
+"""The reference for drift detection: label counts and embeddings of a version's audit set."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class DriftReference:
 
     Attributes:
         label_counts: by control, then by label.
-        vectors: (n, d) float32 of unit length; n is 0 where no control has choices.
+        vectors: (n, d) float32 of unit length; n is 0 without a choices control.
     """
 
     label_counts: Mapping[str, Mapping[str, int]]
@@ -44,7 +44,7 @@ def save_reference(reference: DriftReference, folder: Path) -> None:
 
 
 def load_reference(folder: Path) -> DriftReference:
-    """Load the reference of a version; an empty one for versions of old releases.
+    """Load the reference of a version; it is empty for versions of old releases.
 
     Raises:
         StoreError: a file is damaged.

@@ -1,4 +1,4 @@
-"""Atomic writes and locks for files; all other modules write through this one."""
+"""Atomic file writes and file locks, for all other modules."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def write_text(path: Path, text: str, *, private: bool = False) -> None:
 
 
 def write_bytes(path: Path, content: bytes, *, private: bool = False, durable: bool = True) -> None:
-    """Write a file atomically: a reader sees the old content or the new one, never a part.
+    """Write a file atomically: readers see the old or the new content, never a part.
 
     Args:
-        path: file; its folder is created when missing.
-        content: the whole content.
-        private: only the owner may read it, for tokens.
-        durable: sync to disk, so that it survives a power failure.
+        path: the file; missing parent folders are created.
+        content: the complete content.
+        private: make it readable by its owner only.
+        durable: flush it to disk (fsync), so that it survives a power failure.
 
     Raises:
         StoreError: the disk is full, or the folder cannot be written.
@@ -62,21 +62,31 @@ def write_json(path: Path, value: Any, *, private: bool = False) -> None:
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n", private=private)
 
 
+def read_text(path: Path) -> str | None:
+    """Read a UTF-8 text file; None if it does not exist.
+
+    Raises:
+        StoreError: it cannot be read.
+        UnicodeDecodeError: it is not UTF-8.
+    """
+    with disk_errors(path):
+        try:
+            return path.read_text(encoding="utf-8")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+
 def read_json(path: Path) -> Any:
-    """Read a JSON file; None when it does not exist.
+    """Read a JSON file; None if it does not exist.
 
     Raises:
         StoreError: it cannot be read or is not JSON.
     """
     try:
-        with disk_errors(path):
-            return json.loads(path.read_text(encoding="utf-8"))
-    except StoreError as error:
-        if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
-            return None
-        raise
+        text = read_text(path)
+        return None if text is None else json.loads(text)
     except ValueError as error:
-        raise StoreError(f"{path} is damaged ({error}); delete it to start anew.") from error
+        raise StoreError(f"{path} is damaged ({error}); delete it to start over.") from error
 
 
 def remove_file(path: Path) -> bool:
@@ -103,7 +113,7 @@ def stat_files(files: Iterable[Path]) -> list[tuple[os.stat_result, Path]]:
 
 
 def append_line(path: Path, text: str) -> None:
-    """Append a line to a log file, on a new line even when a crash cut off the last one.
+    """Append a line to a log file; a last line that a crash cut off is ended first.
 
     Raises:
         StoreError: the disk is full, or the folder cannot be written.
@@ -123,8 +133,8 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
     """Create a folder atomically, by filling a temporary one and renaming it.
 
     Args:
-        path: the new folder; an existing one stays as it is.
-        fill: writes the contents into the folder that it is given.
+        path: the new folder; an existing one is left unchanged.
+        fill: writes the contents into the temporary folder.
 
     Raises:
         StoreError: the disk is full, or the folder cannot be written; no partial folder remains.
@@ -146,16 +156,17 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
 def exclusive_lock(
     file: Path, busy_error: PrelabelError, timeout_seconds: float, *, reentrant: bool = False
 ) -> Iterator[None]:
-    """Hold a lock across threads and processes; it is released however a process ends.
+    """Hold a lock across threads and processes; it is also released if the process is killed.
 
     Args:
-        file: lock file; its folder is created when missing.
-        busy_error: raised when another process holds the lock for too long.
-        timeout_seconds: how long to wait.
-        reentrant: a thread that holds the lock may take it again.
+        file: lock file; missing parent folders are created.
+        busy_error: raised if the lock is not acquired in time.
+        timeout_seconds: maximum time to wait.
+        reentrant: a thread that holds the lock may acquire it again.
 
     Raises:
-        PrelabelError: ``busy_error``, or the folder cannot be written.
+        PrelabelError: ``busy_error``.
+        StoreError: the folder cannot be written.
     """
     from filelock import FileLock, Timeout
 
@@ -173,16 +184,16 @@ def exclusive_lock(
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove partial folders that a killed process left; call it under the folder's lock."""
+    """Remove partial folders of killed processes; the caller holds the folder's lock."""
     for leftover in folder.glob(".making-*"):
         shutil.rmtree(leftover, ignore_errors=True)
 
 
 def check_writable(folder: Path) -> None:
-    """Create a folder when missing, and check that it is writable.
+    """Create a folder if it is missing, and check that it is writable.
 
     Raises:
-        StoreError: it is not.
+        StoreError: it is not writable.
     """
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -205,5 +216,5 @@ def _error_message(error: OSError, path: Path) -> str:
         case errno.EACCES | errno.EPERM | errno.EROFS:
             return f"{path} cannot be written: set PRELABEL_HOME to a folder of your own."
         case errno.ENOTDIR | errno.EEXIST:
-            return f"{path} is in the way of a folder: set PRELABEL_HOME to another place."
-    return f"{path} cannot be used ({error.strerror or error}): set PRELABEL_HOME elsewhere."
+            return f"A file blocks the folder {path}: set PRELABEL_HOME to another path."
+    return f"{path} cannot be used ({error.strerror or error}): set PRELABEL_HOME to another path."

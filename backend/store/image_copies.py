@@ -1,4 +1,4 @@
-"""A disk cache of downscaled images, at the input size of detectors."""
+"""A disk cache of downscaled images, large enough for the input of detectors."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ MAX_TOTAL_BYTES = 8_000_000_000
 
 
 class ImageCopies:
-    """Upright images, keyed by the hash of their original bytes.
+    """A cache of upright images, keyed by the hash of the original file.
 
     Args:
-        folder: created when missing.
+        folder: of the cache; created if missing.
         max_bytes: see :meth:`trim`.
     """
 
@@ -35,7 +35,7 @@ class ImageCopies:
         return self._path(digest).exists()
 
     def get(self, digest: str) -> Image.Image | None:
-        """Read a copy as RGB; None when there is none or it is damaged."""
+        """Read a copy as RGB; None if it is missing or damaged."""
         from PIL import Image
 
         file = self._path(digest)
@@ -53,8 +53,8 @@ class ImageCopies:
         """Save a copy.
 
         Args:
-            digest: hash of the original bytes.
-            image: RGB, upright, of any size.
+            digest: hash of the original file.
+            image: upright RGB image of any size.
             jpeg: the same image as JPEG without metadata; may be empty.
 
         Returns:
@@ -74,8 +74,7 @@ class ImageCopies:
             resized.save(buffer, "PNG")  # JPEG artifacts are visible at this size
         else:
             resized.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
-        path = self._path(digest)
-        write_bytes(path, buffer.getvalue(), durable=False)
+        write_bytes(self._path(digest), buffer.getvalue(), durable=False)
         return self.get(digest) or resized
 
     def trim(self) -> int:

@@ -13,7 +13,7 @@ from backend.json_records import from_json, to_json
 from backend.records import ProjectFigures, ProjectStatus, RoundOutcome
 from backend.server_url import split_url, strip_credentials
 from backend.store.captures import CaptureStore
-from backend.store.files import disk_errors, read_json, write_json, write_text
+from backend.store.files import disk_errors, read_json, read_text, write_json, write_text
 from backend.store.servers import is_same_server
 
 OUTCOME_FILE = "summary.json"
@@ -24,14 +24,14 @@ class ProjectRecord:
     """A connected project.
 
     Attributes:
-        id: the project's number in Label Studio; with the server's address where another server's
-            project has the same number.
-        server: Label Studio's address as it reported it; empty for the one of the settings.
+        id: the project's number in Label Studio, with the server's address appended if a project of
+            another server has the same number.
+        server: Label Studio's address as it reported it; empty for the configured one.
         number: the project's number in Label Studio.
-        created: time of creation, whole seconds since 1970; 0 when unknown. Distinguishes a
+        created: time of creation, whole seconds since 1970; 0 if unknown. It distinguishes a
             project from a later one with the same number.
-        title: its last known title.
-        drawn: seed of an audit set that was drawn before the time of creation was known.
+        title: last known title.
+        drawn: seed of the audit set if it was drawn before ``created`` was known.
     """
 
     id: str
@@ -43,16 +43,16 @@ class ProjectRecord:
 
     @property
     def audit_identity(self) -> str:
-        """The seed of the audit set; it never changes, so that audit images stay unseen."""
+        """Seed of the audit set; it never changes, so that no audit image is ever trained on."""
         return self.drawn or f"{self.number}.{self.created}"
 
     def matches(self, number: object, created: int) -> bool:
-        """Return whether the record has a number, and a time of creation where it is known."""
+        """Return whether the record has a number, and a time of creation if both are known."""
         is_same_time = not created or self.created in (0, created)
         return str(self.number) == str(number) and is_same_time
 
     def status(self, outcome: RoundOutcome) -> ProjectStatus:
-        """Return the project's status after a round; the state of its round is not included."""
+        """Return the project's status from the outcome of its last round."""
         figures = {item.name: getattr(outcome, item.name) for item in fields(ProjectFigures)}
         return ProjectStatus(
             **figures | {"title": outcome.title or self.title},
@@ -68,7 +68,7 @@ class ProjectStore:
 
     Args:
         home: the home folder.
-        endpoint_home: home folder that the endpoint writes to, when it is another one.
+        endpoint_home: home folder that the endpoint writes to, if it is a different one.
     """
 
     def __init__(self, home: Path, endpoint_home: Path | None = None) -> None:
@@ -107,7 +107,7 @@ class ProjectStore:
         record = _read_record(self.folder(id) / "project.json") if _is_safe_id(id) else None
         if record is None:
             raise NotFoundError(
-                f"No project {id!r} is known here: connect it in Label Studio "
+                f"There is no project {id!r}: connect it in Label Studio "
                 "(Settings, Model), or with `prelabel connect`."
             )
         return record
@@ -121,7 +121,7 @@ class ProjectStore:
         return CaptureStore(self.folder(id), self._endpoint_home)
 
     def find_by_number(self, number: int, created: int = 0) -> list[ProjectRecord]:
-        """Return the projects with a number, and with a time of creation where it is known."""
+        """Return the projects with a number, and with a time of creation if it is known."""
         return [record for record in self.all() if record.matches(number, created)]
 
     def register(
@@ -132,15 +132,15 @@ class ProjectStore:
         token: str = "",
         is_server_alive: Callable[[str], bool] = lambda server: True,
     ) -> ProjectRecord:
-        """Add a project or return the existing one, and store its newest token.
+        """Add a project or return the existing one, and store its latest token.
 
-        When Label Studio reports a new address, its projects keep their records: one with the same
-        number and time of creation is the same project if no server answers at the old address.
+        A project keeps its record when its server moves to a new address: a record with the same
+        number and time of creation is reused if no server answers at its old address.
 
         Args:
             server: Label Studio's address as it reports it; may be empty.
-            number: the project's number there.
-            created: seconds since 1970; 0 when unknown.
+            number: the project's number in Label Studio.
+            created: seconds since 1970; 0 if unknown.
             token: may be empty.
             is_server_alive: returns whether a server answers at an address.
 
@@ -182,23 +182,18 @@ class ProjectStore:
                 self._write(replace(record, title=title))
 
     def token(self, id: str) -> str:
-        """Return the token that Label Studio sent to ``/setup``; empty when there was none."""
+        """Return the token that Label Studio sent to ``/setup``; empty without one."""
         file = self._token_file(id)
         try:
-            with disk_errors(file):
-                return file.read_text(encoding="utf-8")
-        except StoreError as error:
-            if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
-                return ""
-            raise
+            return read_text(file) or ""
         except ValueError as error:
-            raise StoreError(f"{file} is damaged: connect the project anew.") from error
+            raise StoreError(f"{file} is damaged: connect the project again.") from error
 
     def _token_file(self, id: str) -> Path:
         return self.folder(id) / "token"
 
     def _find_by_server(self, server: str, number: int, created: int) -> ProjectRecord | None:
-        """Find the record of a project by any name of its server."""
+        """Find the record of a project by any address of its server."""
         for record in self.find_by_number(number, created):
             if is_same_server(record.server, server):
                 return self._set_creation_time(record, created)
@@ -218,7 +213,7 @@ class ProjectStore:
         return None
 
     def _set_creation_time(self, record: ProjectRecord, created: int) -> ProjectRecord:
-        """Add the time of creation; an audit set that was drawn without it keeps its seed."""
+        """Add the time of creation, but keep the seed of an audit set that was drawn without it."""
         if not created or record.created:
             return record
         has_versions = any(self.folder(record.id).glob("versions/v*"))
@@ -248,7 +243,7 @@ def _read_record(file: Path) -> ProjectRecord | None:
 
 
 def read_outcome(folder: Path) -> RoundOutcome:
-    """Read the outcome of a project's last round; an empty one before the first.
+    """Read the outcome of a project's last round; it is empty before the first.
 
     Raises:
         StoreError: the file cannot be read.

@@ -1,4 +1,4 @@
-"""The front of the queue and thumbnails, written by the loop and read by the dashboard."""
+"""The front of the queue and its thumbnails, written by the loop for the dashboard."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class QueuedTask:
 
     Attributes:
         task: id of the task.
-        why: ``audit``: drawn at random for the audit set; ``check``: drawn at random as a spot
-            check of auto-accept; ``sought``: likely shows a label with few examples; ``unlike``:
-            least similar to all labeled images; ``uncertain``: the model is uncertain about it and
-            many similar images; ``typical``: similar to many images, before anything is learned.
-        unsure: uncertainty of the model, 0 to 1; 0 where it did not decide.
+        why: reason for its position. ``audit``: random task of the audit set; ``check``: random
+            spot check of auto-accept; ``sought``: likely to show a label with few examples;
+            ``unlike``: least similar to all labeled images; ``uncertain``: high uncertainty, also
+            for many similar images; ``typical``: similar to many images, before the first training.
+        unsure: uncertainty of the model, 0 to 1; 0 if it is not the reason.
     """
 
     task: int
@@ -39,7 +39,7 @@ class QueueFront:
 
     Args:
         folder: the project's folder.
-        read: reads a JSON file; None when it does not exist.
+        read: reads a JSON file; returns None if it does not exist.
     """
 
     def __init__(self, folder: Path, read: Callable[[Path], Any] = read_json) -> None:
@@ -48,7 +48,7 @@ class QueueFront:
         self._read = read
 
     def save_tasks(self, queued: Sequence[QueuedTask]) -> None:
-        """Save the tasks that come next.
+        """Save the next tasks, in order.
 
         Raises:
             StoreError: it cannot be written.
@@ -56,14 +56,14 @@ class QueueFront:
         write_json(self._file, [asdict(queued_task) for queued_task in queued])
 
     def tasks(self) -> list[QueuedTask]:
-        """Read the tasks that come next, in order."""
+        """Read the next tasks, in order."""
         return [QueuedTask(**row) for row in self._read(self._file) or []]
 
     def thumbnail_path(self, name: str) -> Path:
         """Return the path of a thumbnail, which may not exist.
 
         Args:
-            name: a task id or ``capture-<id>``; callers validate names from requests.
+            name: a task id or ``capture-<id>``; the caller validates names from requests.
         """
         return self._thumbnails_folder / f"{name}.jpg"
 

@@ -8,7 +8,7 @@ LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 def is_same_server(first_address: str, second_address: str) -> bool:
-    """Return whether two addresses name one server; all loopback names are equal.
+    """Return whether two addresses are the same server; all loopback hosts are equal.
 
     Example:
         >>> is_same_server("http://localhost:8080", "http://127.0.0.1:8080/")

@@ -1,4 +1,4 @@
-"""Monthly usage counters that survive a restart."""
+"""Persistent monthly usage counters."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def month_key(now: datetime | None = None) -> str:
 
 
 class UsageCounters:
-    """Counters by month and name, for one process; thread-safe.
+    """Counters by month and name; thread-safe, but only for a single process.
 
     Args:
-        file: JSON file; created when missing.
+        file: JSON file; created if missing.
     """
 
     def __init__(self, file: Path) -> None:
@@ -30,7 +30,7 @@ class UsageCounters:
         self._dirty = False
 
     def increment(self, name: str, amount: float = 1.0) -> float:
-        """Increase a counter and return its value of this month; :meth:`flush` saves it."""
+        """Increase a counter in memory, and return its value for this month."""
         with self._lock:
             month_counts = self._counts[month_key()]
             month_counts[name] = round(month_counts.get(name, 0.0) + amount, 6)
@@ -38,7 +38,7 @@ class UsageCounters:
             return month_counts[name]
 
     def current(self, name: str) -> float:
-        """Return a counter's value of this month."""
+        """Return the value of a counter for this month."""
         with self._lock:
             return self._counts.get(month_key(), {}).get(name, 0.0)
 

@@ -37,14 +37,14 @@ from backend.store.files import (
 )
 
 LabelSnapshot = Mapping[str, Mapping[str, list[Any]]]
-"""Labels by task and control: label names, or rows ``[label, x0, y0, x1, y1]``; sorted."""
+"""Task → control → sorted label names, or sorted rows ``[label, x0, y0, x1, y1]``."""
 HISTORY_FILE = "history.jsonl"
 OVERTAKEN_REASON = (
-    "{live} was made live while this was trained, which was compared with {parent}: promote it if "
-    "you want it."
+    "{live} was made live while this version was trained and compared with {parent}: promote it to "
+    "make it live anyway."
 )
 LOCK_TIMEOUT_SECONDS = 60.0
-"""Time limit for another process that saves or promotes a version."""
+"""Maximum wait for another process that saves or promotes a version."""
 
 
 @dataclass(frozen=True)
@@ -52,23 +52,23 @@ class VersionCard:
     """The record of a version, stored as ``card.json``.
 
     Attributes:
-        version: its name, ``v<number>-<first 8 digits of the identity>``.
+        version: name of the version, ``v<number>-<first 8 digits of the identity>``.
         identity: hash of the labels, controls, encoder, settings and seed it was trained with.
-        number: 0 for the project's first version, then counting up.
-        parent: the version that it was compared with, the live one at the time.
+        number: sequential number, starting at 0.
+        parent: the version that was live at the time, with which it was compared.
         created: UTC, ISO 8601.
         labels: number of labeled tasks in the training and the audit set.
         audit: accuracy or F1 on the audit set.
-        controls: by control name.
-        encoder: empty where no control has choices.
+        controls: control name → its section.
+        encoder: empty without a choices control.
         seconds: duration by step, and ``total``.
-        seed: seed of all random generators.
-        packages: versions of the packages it was trained with.
+        seed: random seed.
+        packages: package → version it was trained with.
         promotion: the quality gate's decision; None on old cards.
-        detector: the base detector; empty where no control has boxes or points.
+        detector: the base detector; empty without a box or point control.
         estimate: accuracy by cross-validation while the audit set is small.
-        outlook: forecast of what more labels bring.
-        accepting: auto-accept threshold; None when it is off.
+        outlook: forecast of the accuracy with more labels.
+        accepting: auto-accept threshold; None if auto-accept is off.
         compute: where it was trained, and the cost.
     """
 
@@ -92,11 +92,11 @@ class VersionCard:
     compute: ComputeCost | None = json_field(None, none_as_empty=True)
 
     def control(self, name: str) -> ControlCard:
-        """Return the record of a control; an empty one where the version has none."""
+        """Return the section of a control; it is empty if the version has none."""
         return self.controls.get(name, ControlCard())
 
     def update_status(self, status: ProjectStatus) -> ProjectStatus:
-        """Return a project's status with the figures of this version."""
+        """Return a project's status with the metrics of this version."""
         return replace(
             status,
             version=self.version,
@@ -112,7 +112,7 @@ class VersionCard:
 
     @property
     def is_held(self) -> bool:
-        """Whether the quality gate kept it from going live."""
+        """Whether the quality gate held it back; False on old cards."""
         return self.promotion is not None and not self.promotion.promoted
 
     @property
@@ -122,13 +122,13 @@ class VersionCard:
 
 
 def content_hash(value: Any) -> str:
-    """Return a hash of a JSON value that is the same on every machine."""
+    """Return a reproducible SHA-256 hash of a JSON value."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 VERSION_NAME_PATTERN = re.compile(r"v[\w-]+")
-"""Names of versions; a matching name stays inside the versions' folder."""
+"""Valid version names; they contain no path separators."""
 
 
 class VersionStore:
@@ -136,7 +136,7 @@ class VersionStore:
 
     Args:
         folder: the project's folder.
-        read: reads a JSON file; None when it does not exist.
+        read: reads a JSON file; returns None if it does not exist.
     """
 
     def __init__(self, folder: Path, read: Callable[[Path], Any] = read_json) -> None:
@@ -170,11 +170,11 @@ class VersionStore:
         )
         if card is None:
             available = ", ".join(self.names()) or "none yet"
-            raise NotFoundError(f"There is no version {version!r}; there is: {available}.")
+            raise NotFoundError(f"There is no version {version!r}; available: {available}.")
         return card
 
     def newest(self) -> VersionCard | None:
-        """Return the version that was trained last, live or not."""
+        """Return the card of the latest version, live or not; None before the first."""
         cards = self.cards()
         return cards[-1] if cards else None
 
@@ -265,12 +265,13 @@ class VersionStore:
         return card
 
     def promote_pending(self, by: str) -> VersionCard | None:
-        """Promote the newest version that passed the gate but never went live, after a crash.
+        """Promote the newest version whose promotion a crash prevented.
 
-        Without a live version it is the newest one that was not held.
+        It passed the gate, but never was live. Without a live version, any version that was not
+        held back qualifies.
 
         Returns:
-            its card; None when no promotion is pending.
+            its card; None if no promotion is pending.
         """
         if not (card := self._pending_promotion()):
             return None
@@ -291,15 +292,15 @@ class VersionStore:
         return newest if live is None or newest.version not in self.ever_live() else None
 
     def promotion_lock(self) -> AbstractContextManager[None]:
-        """Keep other threads and processes from promoting a version; a thread may nest it."""
+        """Hold the lock for promotions across threads and processes; reentrant in a thread."""
         file = self._folder / "live.lock"
-        busy = StoreError(f"{file} is held by another process: try again.")
+        busy = StoreError(f"Another process holds {file}: try again.")
         return exclusive_lock(file, busy, LOCK_TIMEOUT_SECONDS, reentrant=True)
 
     def history(self) -> list[PromotionEvent]:
         """Return every promotion and roll-back, oldest first.
 
-        The last one is read from the pointer if a crash kept it from the history file.
+        The last one is read from the pointer if a crash prevented its entry in the history file.
         """
         pointer, events = self._pointer(), self._recorded_events()
         return [*events, pointer] if pointer and events[-1:] != [pointer] else events
@@ -310,7 +311,7 @@ class VersionStore:
         return {name for name in names if name}
 
     def rollback_target(self) -> str:
-        """Return the newest version before the live one that was live.
+        """Return the newest of the versions before the live one that were live.
 
         Raises:
             StoreError: there is none.
@@ -324,7 +325,7 @@ class VersionStore:
         return candidates[-1]
 
     def _repair_history(self) -> None:
-        """Add the last event to the history file, if a crash prevented that."""
+        """Add the last event to the history file if a crash prevented that."""
         events = self.history()
         if len(events) > len(self._recorded_events()):
             self._append_event(events[-1])
@@ -355,7 +356,7 @@ class VersionStore:
 
 
 def _parse_event(line: str) -> PromotionEvent | None:
-    """Parse a line of the history; None where a crash cut it off."""
+    """Parse a line of the history; None if a crash cut it off."""
     try:
         return from_json(PromotionEvent, json.loads(line))
     except (ValueError, TypeError):

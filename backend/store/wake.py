@@ -1,7 +1,7 @@
-"""Requests of other processes to the server: empty files in a project's folder.
+"""Requests from other processes to the server, as empty files in a project's folder.
 
-The file's name is the request. No reader meets a partial file, and a request that arrives while
-the last one is consumed is a new file.
+The name of the file is the request. An empty file is never read half-written, and a request that
+arrives while an earlier one is consumed creates the file again, so it is not lost.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def request_wake(folder: Path, *, train: bool = False) -> None:
 
     Args:
         folder: the project's folder.
-        train: train, however few labels are new.
+        train: train, regardless of the number of new labels.
 
     Raises:
         StoreError: the folder cannot be written.
@@ -27,7 +27,7 @@ def request_wake(folder: Path, *, train: bool = False) -> None:
 
 
 def consume_wake(folder: Path) -> tuple[bool, bool]:
-    """Remove the pending requests; return whether there was one, and one to train.
+    """Remove pending requests; return whether there was any, and whether one was to train.
 
     Raises:
         StoreError: a request cannot be removed.

@@ -1,4 +1,4 @@
-"""The secret in the webhook URL; Label Studio sends webhooks without authentication."""
+"""The secret in the webhook URL, because Label Studio sends webhooks without authentication."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from backend.store.files import disk_errors, write_text
 
 
 def load_webhook_secret(home: Path) -> str:
-    """Load the secret of a home folder; it is created at first use.
+    """Load the secret of a home folder; create it at first use.
 
     Raises:
         StoreError: the home folder cannot be written.
@@ -25,7 +25,7 @@ def load_webhook_secret(home: Path) -> str:
 
 
 def home_fingerprint(home: Path) -> str:
-    """Return a public id of a home folder, derived from its secret.
+    """Return a public id of a home folder: a hash of its secret.
 
     Raises:
         StoreError: the home folder cannot be written.

@@ -21,7 +21,11 @@ from backend.learning.label_errors import LabelErrorCandidate
 from backend.loop.evaluate.metrics import FINE_TUNED_KIND
 from backend.loop.fit import ModelTrainer
 from backend.loop.observe import Observation, fetch_fingerprint, label_table, observe
-from backend.loop.publish.thumbnails import MAX_SUSPECTS, ThumbnailPublisher, first_image_addresses
+from backend.loop.publish.thumbnails import (
+    MAX_LABEL_ERROR_THUMBNAILS,
+    ThumbnailPublisher,
+    first_image_addresses,
+)
 from backend.runtime.connection import Connection
 from backend.runtime.project_session import ProjectSession
 from backend.store.files import write_json
@@ -73,7 +77,7 @@ class LabelErrorFinder:
             {"version": self._live_version, "suspects": [asdict(s) for s in label_errors]},
         )
         self._publish(label_errors[:MAX_SHOWN_SUSPECTS], observation, fit.live_model, embeddings)
-        thumbnail_tasks = {suspect.task for suspect in label_errors[:MAX_SUSPECTS]}
+        thumbnail_tasks = {suspect.task for suspect in label_errors[:MAX_LABEL_ERROR_THUMBNAILS]}
         ThumbnailPublisher(self._session).save_thumbnails(
             first_image_addresses(task for task in observation.tasks if task.id in thumbnail_tasks)
         )

@@ -36,7 +36,7 @@ CROSS_VALIDATION_FOLDS = 3
 """Folds of the cross-validation; a detector is trained for each."""
 TIME_LIMIT_SHARE = 0.8
 """Share of its time limit from which training counts as cut short."""
-AUDIT_BASIS, CROSS_VALIDATION_BASIS = "the audit slice", "cross-validation"
+AUDIT_BASIS, CROSS_VALIDATION_BASIS = "the audit set", "cross-validation"
 
 
 class LabelingTrial:

@@ -1,1 +1,1 @@
-"""Training jobs: labeled samples in, a head or a detector out."""
+"""Train heads and detectors from labeled samples."""

@@ -1,4 +1,4 @@
-"""Train the detector of a control of boxes or points, on this machine or on Modal."""
+"""Train the detector of a box or point control; runs locally and on Modal."""
 
 from __future__ import annotations
 
@@ -35,31 +35,31 @@ if TYPE_CHECKING:
     from backend.vision.detection.network_runner import NetworkRunner
 
 MIN_SAMPLES_PRETRAINED = 10
-"""Labeled images from which a network is fine-tuned that already detects some of the labels."""
+"""Annotated images needed to fine-tune if a pretrained or prompted detector is the alternative."""
 MIN_INPUT_SIZE, MAX_INPUT_SIZE = 320, 640
-"""Range in pixels of the network's input when it is chosen by the images."""
+"""Range of the input size in pixels when it is chosen from the images."""
 TUNING_IMAGE_COUNT = 40
-"""Images that the confidence threshold is tuned on."""
+"""Number of images on which the confidence threshold is tuned."""
 
 
 @dataclass(frozen=True)
 class DetectorTrainingJob:
-    """Everything that the detector of one control is trained from.
+    """The inputs for training the detector of one control.
 
     Attributes:
-        control: of boxes or points.
+        control: a box or point control.
         samples: its labeled images.
-        base_network: the network to start from.
+        base_network: the base network to fine-tune.
         previous: the live version's detector, for a warm start.
-        input_size: pixels of the network's input; 0: chosen by the images.
+        input_size: input size of the network in pixels; 0: chosen from the images.
         max_seconds: time limit of training.
-        seed: of the random generators.
-        load_runner: loads the runner of a network.
-        prompts: builds detectors from text and box prompts; None without its weights.
+        seed: random seed.
+        load_runner: loads the runner that executes a network.
+        prompts: builds detectors from text and box prompts; None without weights for it.
         report: called with (done, total) after each epoch.
-        cancelled: polled during training; true stops it.
-        base_setting: ``PRELABEL_DETECTOR`` that leads to the same base on another machine.
-        max_steps: limit of optimizer steps; 0: chosen by the images.
+        cancelled: polled during training; training stops when it returns True.
+        base_setting: value of ``PRELABEL_DETECTOR`` that loads the same base on another machine.
+        max_steps: maximum number of optimizer steps; 0: chosen from the images.
     """
 
     control: Control
@@ -78,58 +78,58 @@ class DetectorTrainingJob:
 
 
 class PromptedDetectorFactory(Protocol):
-    """Builds detectors without training, from text or a few drawn boxes."""
+    """Builds detectors without training, from text prompts or a few annotated boxes."""
 
     def detector(
         self, control: Control, samples: Sequence[RegionSample], mapping: ClassMapping
     ) -> PromptedDetector | None:
-        """Return a detector of the control; None when no label has a prompt."""
+        """Return a detector for the control; None if no label has a prompt."""
         ...
 
 
 def will_fine_tune(job: DetectorTrainingJob) -> bool:
-    """Whether `train_detector` would fine-tune a network, not build a zero-shot detector."""
-    marked_count = sum(bool(sample.regions) and not sample.is_audit for sample in job.samples)
-    known_classes = _classes_by_name(job)
-    if marked_count >= _min_samples(job, known_classes):
+    """Return whether `train_detector` fine-tunes a network instead of building a zero-shot one."""
+    annotated_count = sum(bool(sample.regions) and not sample.is_audit for sample in job.samples)
+    label_by_class = _label_by_class(job)
+    if annotated_count >= _min_samples(job, label_by_class):
         return True
-    return marked_count >= MIN_DETECTOR_IMAGES and not known_classes and job.prompts is None
+    return annotated_count >= MIN_DETECTOR_IMAGES and not label_by_class and job.prompts is None
 
 
 def train_detector(job: DetectorTrainingJob) -> Detector | None:
     """Fine-tune a detector on all labeled images outside the audit set.
 
     Returns:
-        the detector. With too few labeled images it is zero-shot: by the names of the base
-        network's classes when they cover all labels, else by text and box prompts, else by the
-        names that match. None when no label is covered.
+        the detector. With too few annotated images it is zero-shot: the base network if its class
+        names match all labels, else a prompted detector, else the base network for the labels that
+        match. None if no label can be detected.
 
     Raises:
         RoundCancelledError: training was cancelled.
         DetectorError: training failed.
     """
     training_samples = [sample for sample in job.samples if not sample.is_audit]
-    marked_count = sum(bool(sample.regions) for sample in training_samples)
-    known_classes = _classes_by_name(job)
-    if marked_count >= _min_samples(job, known_classes):
+    annotated_count = sum(bool(sample.regions) for sample in training_samples)
+    label_by_class = _label_by_class(job)
+    if annotated_count >= _min_samples(job, label_by_class):
         return _fine_tune(job, training_samples)
-    if job.prompts and len(set(known_classes.values())) < len(job.control.labels):
+    if job.prompts and len(set(label_by_class.values())) < len(job.control.labels):
         prompted = job.prompts.detector(job.control, training_samples, _zero_shot_mapping(job, {}))
         if prompted is not None:
             described = set(prompted.class_mapping.classes.values())
-            remaining = {row: i for row, i in known_classes.items() if i not in described}
+            remaining = {row: i for row, i in label_by_class.items() if i not in described}
             return replace(prompted, pretrained_detector=_zero_shot_detector(job, remaining))
-    if marked_count >= MIN_DETECTOR_IMAGES and not known_classes:
+    if annotated_count >= MIN_DETECTOR_IMAGES and not label_by_class:
         return _fine_tune(job, training_samples)
-    return _zero_shot_detector(job, known_classes)
+    return _zero_shot_detector(job, label_by_class)
 
 
-def _min_samples(job: DetectorTrainingJob, known_classes: Mapping[int, int]) -> int:
-    return MIN_SAMPLES_PRETRAINED if known_classes or job.prompts else MIN_DETECTOR_IMAGES
+def _min_samples(job: DetectorTrainingJob, label_by_class: Mapping[int, int]) -> int:
+    return MIN_SAMPLES_PRETRAINED if label_by_class or job.prompts else MIN_DETECTOR_IMAGES
 
 
-def _classes_by_name(job: DetectorTrainingJob) -> dict[int, int]:
-    """Return class of the pretrained base → label index; empty when the base is untrained."""
+def _label_by_class(job: DetectorTrainingJob) -> dict[int, int]:
+    """Return class of the pretrained base → index of the label it matches by name."""
     if not job.base_network.spec.pretrained:
         return {}
     return dict(match_classes(job.control.labels, job.base_network.spec.classes))
@@ -138,7 +138,7 @@ def _classes_by_name(job: DetectorTrainingJob) -> dict[int, int]:
 def _zero_shot_detector(
     job: DetectorTrainingJob, classes: Mapping[int, int]
 ) -> TrainedDetector | None:
-    """Return the base network for the labels whose class it knows by name."""
+    """Return the base network as detector of the labels that match its classes, if any."""
     if not classes:
         return None
     network = job.base_network
@@ -147,7 +147,7 @@ def _zero_shot_detector(
 
 
 def undetectable_labels(detector: Detector | None, control: Control) -> tuple[str, ...]:
-    """Return the labels of a control that its detector cannot detect yet."""
+    """Return the labels of a control that its detector cannot detect."""
     names = control.label_names
     if detector is None:
         return names
@@ -172,9 +172,9 @@ def _fine_tune(job: DetectorTrainingJob, samples: Sequence[RegionSample]) -> Tra
     box_sizes = point_box_sizes(job.control, samples, size)
     examples = [example_from_sample(sample, job.control, box_sizes) for sample in samples]
     warm_detector = _warm_start_detector(job)
-    unmarked_labels = _labels_without_example(job, samples)
-    start_network = build_start_network(job, warm_detector, unmarked_labels)
-    knows_labels = job.base_network.spec.pretrained and len(_class_by_label(job)) == len(
+    unseen_labels = _labels_without_example(job, samples)
+    start_network = build_start_network(job, warm_detector, unseen_labels)
+    is_fully_pretrained = job.base_network.spec.pretrained and len(_class_by_label(job)) == len(
         job.control.labels
     )
     training_recipe = choose_recipe(
@@ -184,12 +184,12 @@ def _fine_tune(job: DetectorTrainingJob, samples: Sequence[RegionSample]) -> Tra
         warm_detector is not None,
         job.max_seconds,
         job.seed,
-        knows_labels,
+        is_fully_pretrained,
     )
     steps = min(training_recipe.iterations, job.max_steps or training_recipe.iterations)
-    training_recipe = replace(training_recipe, iterations=steps, ignored_classes=unmarked_labels)
+    training_recipe = replace(training_recipe, iterations=steps, ignored_classes=unseen_labels)
     network = fine_tune(start_network, examples, training_recipe, job.report, job.cancelled)
-    if knows_labels and warm_detector is None:
+    if is_fully_pretrained and warm_detector is None:
         network = interpolate_weights(start_network, network, WEIGHT_INTERPOLATION)
     names = job.control.label_names
     mapping = ClassMapping(
@@ -205,12 +205,13 @@ def _fine_tune(job: DetectorTrainingJob, samples: Sequence[RegionSample]) -> Tra
 
 
 def build_start_network(
-    job: DetectorTrainingJob, warm_detector: TrainedDetector | None, unmarked_labels: Sequence[int]
+    job: DetectorTrainingJob, warm_detector: TrainedDetector | None, unseen_labels: Sequence[int]
 ) -> DetectionNetwork:
-    """Return the network to start from, with the labels as its classes.
+    """Return the initial network for fine-tuning, with the labels as its classes.
 
-    The base's weights of a class with a label's name are used for labels that the live version did
-    not learn and for labels without examples. Training does not improve those.
+    It is the live version's network for a warm start, else the base. Labels that the live version
+    did not learn, and labels without examples, get the weights of the base class that matches
+    their name.
     """
     from backend.vision.detection.network import adapt_classes, match_names
 
@@ -219,7 +220,7 @@ def build_start_network(
     if warm_detector is None:
         return adapt_classes(job.base_network, names, by_name)
     learned = match_names(warm_detector.network.spec.classes, names)
-    borrowed = {i: row for i, row in by_name.items() if i not in learned or i in unmarked_labels}
+    borrowed = {i: row for i, row in by_name.items() if i not in learned or i in unseen_labels}
     return adapt_classes(
         warm_detector.network,
         names,
@@ -232,36 +233,35 @@ def build_start_network(
 def _labels_without_example(
     job: DetectorTrainingJob, samples: Sequence[RegionSample]
 ) -> tuple[int, ...]:
-    """Return the labels without examples that the base detects by name; they stay detectable."""
-    marked_count = {region.label for sample in samples for region in sample.regions}
+    """Return the labels without examples that match a base class; training ignores them."""
+    annotated_labels = {region.label for sample in samples for region in sample.regions}
     names = job.control.label_names
     class_by_label = _class_by_label(job) if job.base_network.spec.pretrained else {}
-    return tuple(i for i in class_by_label if names[i] not in marked_count)
+    return tuple(i for i in class_by_label if names[i] not in annotated_labels)
 
 
 def _class_by_label(job: DetectorTrainingJob) -> dict[int, int]:
-    """Return label index → class of the base with that meaning, the first of several."""
-    known_classes = match_classes(job.control.labels, job.base_network.spec.classes)
+    """Return label index → first base class that matches its name."""
+    label_by_class = match_classes(job.control.labels, job.base_network.spec.classes)
     return {
-        label_index: class_index for class_index, label_index in reversed(known_classes.items())
+        label_index: class_index for class_index, label_index in reversed(label_by_class.items())
     }
 
 
 def _warm_start_detector(job: DetectorTrainingJob) -> TrainedDetector | None:
-    """Return the live version's detector if training can continue from it."""
+    """Return the live version's detector if it can be fine-tuned further, else None."""
     previous = job.previous
     if not isinstance(previous, TrainedDetector) or not previous.class_mapping.learned:
         return None
     same_base = previous.network.spec.base == job.base_network.spec.base
-    return (
-        previous if same_base and previous.class_mapping.points == (job.control.is_points) else None
-    )
+    same_kind = previous.class_mapping.points == job.control.is_points
+    return previous if same_base and same_kind else None
 
 
 def _tune_threshold(
     detector: TrainedDetector, control: Control, samples: Sequence[RegionSample]
 ) -> ClassMapping:
-    """Set the threshold with the best F1 on training images, and the difficulty of each label."""
+    """Return the mapping with the best F1 threshold on training images and label difficulties."""
     tuning_samples = [sample for sample in samples if sample.regions][-TUNING_IMAGE_COUNT:]
     evaluated = predict_samples(detector, control, tuning_samples)
     if control.is_points:
@@ -273,12 +273,12 @@ def _tune_threshold(
     )
 
 
-def _zero_shot_mapping(job: DetectorTrainingJob, known_classes: Mapping[int, int]) -> ClassMapping:
+def _zero_shot_mapping(job: DetectorTrainingJob, label_by_class: Mapping[int, int]) -> ClassMapping:
     size = job.input_size or MAX_INPUT_SIZE
     return ClassMapping(
         points=job.control.is_points,
         labels=job.control.label_names,
-        classes=known_classes,
+        classes=label_by_class,
         sides={},
         size=size,
         learned=False,

@@ -1,4 +1,4 @@
-"""Train the head of a control of choices from embeddings, on this machine or on Modal."""
+"""Train the head of a choices control on embeddings; runs locally and on Modal."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class ChoiceExamples:
     """The labeled images of one control.
 
     Attributes:
-        task_ids: (n) task numbers.
-        vectors: (n, d) float32 of unit length.
-        answers: (n) the labels that a person chose.
-        available_labels: (n) the labels of the config when they chose.
-        audit_mask: (n) bool, true in the audit set, which is never trained on.
+        task_ids: (n) task ids.
+        vectors: (n, d) float32 embeddings of unit length.
+        answers: (n) labels chosen by a person.
+        available_labels: (n) labels that the config had at the time of the annotation.
+        audit_mask: (n) bool, True for the audit set, which is never trained on.
     """
 
     task_ids: tuple[int, ...]
@@ -34,7 +34,7 @@ class ChoiceExamples:
     audit_mask: Bools
 
     def take(self, rows: Sequence[int]) -> ChoiceExamples:
-        """Return the examples of some rows."""
+        """Return a subset of the examples."""
         selected = list(rows)
         return ChoiceExamples(
             tuple(self.task_ids[row] for row in selected),
@@ -47,17 +47,17 @@ class ChoiceExamples:
 
 @dataclass(frozen=True)
 class HeadTrainingJob:
-    """Everything that the head of one control is trained from.
+    """The inputs for training the head of one control.
 
     Attributes:
-        control: of choices.
+        control: a choices control.
         examples: its labeled images.
-        pool: (m, d) float32, all images of the project, for the statistics of the features.
+        pool: (m, d) float32 embeddings of all images of the project, for feature statistics.
         prototypes: (K, d) float32 text embeddings of its labels; None without a text encoder.
-        logit_scale: of the encoder's text side.
-        logit_bias: of the encoder's text side.
+        logit_scale: logit scale of the text encoder.
+        logit_bias: logit bias of the text encoder.
         previous: the live version's head, for a warm start.
-        seed: of the random generators.
+        seed: random seed.
     """
 
     control: Control
@@ -83,8 +83,8 @@ def train_head(job: HeadTrainingJob) -> Head | None:
     """Train a head on all labeled images outside the audit set.
 
     Returns:
-        the head; a zero-shot head of the text prototypes without labels; None without labels and
-        prototypes.
+        the head; without training labels a zero-shot head from the text prototypes; without
+        prototypes None.
     """
     from backend.vision.heads.head import fit_head, zero_shot_head
 
@@ -109,8 +109,8 @@ def train_head(job: HeadTrainingJob) -> Head | None:
 def target_matrix(control: Control, examples: ChoiceExamples) -> Floats:
     """Return the training targets, (n, K) float32: 1 chosen, 0 not chosen, NaN unknown.
 
-    A label that came into the config after the answer is unknown for several of many. For one of
-    many it counts as not chosen.
+    A label added to the config after the annotation is unknown in multi-label controls, and counts
+    as not chosen in single-label ones.
     """
     names = control.label_names
     matrix = np.zeros((len(examples.task_ids), len(names)), dtype=np.float32)
@@ -118,8 +118,8 @@ def target_matrix(control: Control, examples: ChoiceExamples) -> Floats:
         zip(examples.answers, examples.available_labels, strict=True)
     ):
         for k, name in enumerate(names):
-            unasked = control.multiple and name not in available and name not in answer
-            matrix[i, k] = np.nan if unasked else float(name in answer)
+            is_unknown = control.multiple and name not in available and name not in answer
+            matrix[i, k] = np.nan if is_unknown else float(name in answer)
     return matrix
 
 
@@ -127,12 +127,12 @@ def cross_validate_head(job: HeadTrainingJob, head: Head) -> tuple[Indices, Floa
     """Return out-of-fold probabilities of the training images.
 
     Args:
-        job: that the head was trained by.
-        head: of the job.
+        job: the job that trained the head.
+        head: its result.
 
     Returns:
-        rows of the training examples, and their (rows, K) float32 probabilities; empty with fewer
-        than two.
+        row indices of the training examples, and their (rows, K) float32 probabilities; both are
+        empty with fewer than two examples.
     """
     from backend.vision.heads.cross_validation import out_of_fold_probabilities
 

@@ -384,7 +384,7 @@ def _(bench: Bench) -> Iterator[Change]:
         yield {}
 
 
-@case("an uploaded image is gone", "image (upload)", "is not there", "import it again")
+@case("an uploaded image is gone", "image (upload)", "image not found", "import it again")
 def _(bench: Bench) -> Iterator[Change]:
     (file,) = (bench.studio.folder / "media" / "upload" / str(bench.project)).glob("*.png")
     away = file.with_suffix(".away")

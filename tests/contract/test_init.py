@@ -325,5 +325,5 @@ def test_advice_is_measured_on_few_boxes(
             assert figure["low"] <= figure["value"] <= figure["high"]
             assert figure["n"] == told["presence"]["sorting"]["n"] >= 18
     assert "both jobs compared by cross-validation" in done.stderr
-    assert any("How many?" in sentence for sentence in told["advice"])
+    assert any("Counting:" in sentence for sentence in told["advice"])
     assert told["cut_short"] == any("--seconds" in sentence for sentence in told["advice"])

@@ -24,7 +24,13 @@ import modal.exception
 import pytest
 
 from backend.domain import ImageSize, Region
-from backend.errors import DetectorError, OverBudget, RoundCancelledError, RoundError, UsageError
+from backend.errors import (
+    DetectorError,
+    OverBudgetError,
+    RoundCancelledError,
+    RoundError,
+    UsageError,
+)
 from backend.inference.detections import RegionSample
 from backend.runtime.compute import LocalCompute
 from backend.server.source_archive import PROJECT_FILES, SOURCE_FOLDERS
@@ -518,9 +524,9 @@ def test_nothing_is_trained_beyond_the_monthly_budget(
     compute: ModalCompute, settings: Settings
 ) -> None:
     compute._budget.record_usage("L4", 3600 * 30)
-    with pytest.raises(OverBudget, match="PRELABEL_MONTHLY_BUDGET is 20"):
+    with pytest.raises(OverBudgetError, match="PRELABEL_MONTHLY_BUDGET is 20"):
         compute.train_detector(job(settings.home))
-    with pytest.raises(OverBudget, match="Predictions continue"):
+    with pytest.raises(OverBudgetError, match="Predictions continue"):
         compute.check_budget()
 
 

@@ -143,7 +143,7 @@ def make_card_json(number: int, labels: int, promoted: bool = True) -> Json:
                 }
                 for step in range(5)
             ],
-            "from": "audit slice",
+            "from": "audit set",
         },
     }
 

@@ -198,7 +198,7 @@ def test_a_box_that_is_not_shown_is_accepted_with_the_rest_as_it_was_judged(tmp_
     assert region["value"]["rectanglelabels"] == ["thing"]
 
 
-def test_only_what_the_audit_slice_is_a_fair_sample_of_is_accepted() -> None:
+def test_only_what_the_audit_set_is_a_fair_sample_of_is_accepted() -> None:
     live, audit = card(1, audit=100), next(t for t in range(100) if is_audit(NAME, t))
     hard, fair, plain = OTHERS[:3]
     both = labeled(OTHERS[3], "red")
@@ -289,7 +289,7 @@ def test_what_goes_to_people_is_judged_by_the_answer_that_would_have_been_accept
     assert checks.pending == {PEOPLE[0]}
 
 
-def test_boxes_are_checked_as_the_audit_slice_is_judged() -> None:
+def test_boxes_are_checked_as_the_audit_set_is_judged() -> None:
     control = Control("box", "image", "image", (Label("thing"),), "boxes")
     there = Region("thing", 0.2, 0.2, 0.6, 0.6)
     found = RegionPrediction("box", (there,), (0.9,), SIZE)

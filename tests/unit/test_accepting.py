@@ -55,7 +55,7 @@ def test_the_level_is_the_confidence_itself() -> None:
 
 
 def looks_of(seed: int, error: float, wrong: float, audit: int) -> list[AcceptThreshold]:
-    """Twelve versions that keep most of their mistakes; the audit slice grows by 20 for each."""
+    """Twelve versions that keep most of their mistakes; the audit set grows by 20 for each."""
     random = np.random.default_rng(seed)
     hard = random.normal(size=audit + 12 * 20)
     cut = -NormalDist().inv_cdf(wrong)
@@ -88,7 +88,7 @@ def test_versions_that_are_good_are_accepted_from_the_first_look_on() -> None:
     assert len({level.alpha for level in found[2:]}) == 1, "what proves a level costs nothing"
 
 
-def test_a_bound_that_was_not_proven_is_looked_at_anew_when_the_audit_slice_grew_by_half() -> None:
+def test_a_bound_that_was_not_proven_is_looked_at_anew_when_the_audit_set_grew_by_half() -> None:
     wrong = [True] * 70 + [False] * 30
     first = auto_accept.find_budgeted_threshold([0.9] * 100, wrong, 0.05)
     assert (first.value, first.missing_labels) == (None, 0)

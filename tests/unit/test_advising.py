@@ -101,7 +101,7 @@ def things(*sides: float, counts: tuple[int, ...] = (0, 2, 3)) -> ObjectStatisti
 
 
 def compared(
-    better: str, chance: float | None = 0.01, metric: str = "is it there"
+    better: str, chance: float | None = 0.01, metric: str = "presence accuracy"
 ) -> LabelingComparison:
     return LabelingComparison(
         proportion_estimate(10, 20, metric), proportion_estimate(19, 20, metric), chance, better
@@ -111,10 +111,10 @@ def compared(
 @pytest.mark.parametrize(
     ("better", "chance", "words"),
     [
-        ("finding", 0.01, "Keep the boxes"),
-        ("sorting", 0.01, "Sort whole images"),
-        ("", 0.4, "No difference is shown"),
-        ("", None, "Too few images without the object"),
+        ("finding", 0.01, "keep the boxes"),
+        ("sorting", 0.01, "classify whole images"),
+        ("", 0.4, "no significant difference"),
+        ("", None, "too few images with and without"),
     ],
 )
 def test_the_recommendation_follows_the_figures(
@@ -135,7 +135,7 @@ def test_counts_are_not_spoken_of_where_there_is_never_more_than_one() -> None:
     told = labeling_advice.recommend_labeling(
         one, compared("sorting"), compared("finding"), has_points=True
     )
-    assert not any("How many" in sentence for sentence in told)
+    assert not any("Counting" in sentence for sentence in told)
     assert "clicks" in " ".join(told)
 
 

@@ -100,7 +100,7 @@ def test_a_new_project_shows_what_to_do_next(tmp_path: Path) -> None:
     shown = make_project_status(tasks=30, version=None, controls=CONTROL_DESCRIPTIONS)
     told = text(page(tmp_path, shown))
     assert "Label a few images of each kind" in told
-    assert "It learns after 10 labels, after a pause in labeling" in told
+    assert "Training starts after 10 labels, after a pause in labeling" in told
     failed = {"state": "failed", "progress": 0.0, "detail": None, "error": "No token: set one."}
     told = text(page(tmp_path, make_project_status(round=failed)))
     assert "No token: set one." in told

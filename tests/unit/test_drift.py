@@ -1,4 +1,4 @@
-"""Drift between production and the audit slice, on cases worked out by hand."""
+"""Drift between production and the audit set, on cases worked out by hand."""
 
 from __future__ import annotations
 

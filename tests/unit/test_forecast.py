@@ -83,7 +83,7 @@ def test_a_plateau_gives_a_flat_curve_with_a_band_and_a_stop_hint() -> None:
         [CurvePoint(k, 0.03, 150) for k in (200, 400, 600)], np.random.default_rng(0)
     )
     assert exact is not None
-    assert "out of sight" in learning_curve.describe_forecast(exact, 0.99)
+    assert "not within reach" in learning_curve.describe_forecast(exact, 0.99)
 
 
 def test_no_error_on_few_images_is_not_certainty() -> None:
@@ -112,7 +112,7 @@ def test_the_forecast_names_labels_and_target_accuracy() -> None:
     sentence = learning_curve.describe_forecast(found, 0.85)
     assert "more labels" in sentence
     assert "85%" in sentence
-    assert "out of sight" in learning_curve.describe_forecast(found, 0.99)
+    assert "not within reach" in learning_curve.describe_forecast(found, 0.99)
 
 
 def project(c: float) -> learning_curve.LearningCurve:

@@ -87,9 +87,9 @@ def test_a_detector_that_detects_no_training_objects_is_held_back() -> None:
     there = np.array([3.0, 4, 2, 5, 3, 4])
     live = np.stack([there - 1, there, there], axis=1)
     nothing = np.stack([0 * there, 0 * there, there], axis=1)
-    verdict = quality_gate.compare_detections(live, nothing, "v1", "latest images it learned from")
+    verdict = quality_gate.compare_detections(live, nothing, "v1", "latest training images")
     assert not verdict.is_passed
-    assert "6 latest images it learned from" in verdict.reason
+    assert "6 latest training images" in verdict.reason
     assert quality_gate.compare_detections(nothing, nothing).is_passed
 
 
@@ -261,7 +261,7 @@ def test_the_window_with_the_lowest_p_value_decides_and_gives_the_numbers() -> N
     ]
     verdict = quality_gate.check_recent_labels(windows)
     assert verdict.reason.startswith("Held back: 12 of the 30 labels given since v4-b contradict")
-    assert "about 3 are to be expected" in verdict.reason
+    assert "about 3 are expected" in verdict.reason
     assert verdict.evidence["windows"] == {"v5-a": 0.2, "v4-b": 0.0005}
     assert quality_gate.check_recent_labels(windows[:1]).is_passed
     assert quality_gate.check_recent_labels([]).is_passed, "no label came since"

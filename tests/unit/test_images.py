@@ -117,7 +117,7 @@ def test_private_addresses_are_refused_also_behind_a_redirect(
     for address in (f"http://{host}/plain.png", to(f"http://{host}/x.png")):
         with pytest.raises(ImageError) as caught:
             images.fetch(address, 1)
-        assert caught.value.reason in ("image address is private", "image host is not known")
+        assert caught.value.reason in ("image address is private", "image host not found")
 
 
 class Street(httpcore.NetworkBackend):
@@ -178,7 +178,7 @@ def test_slow_headers_time_out() -> None:
     drops = (b"HTTP/1.1 200 OK\r\n", *(b"x-%d: y\r\n" % n for n in range(100)))
     for address in raw(*drops, pause=0.05):
         began = time.monotonic()
-        with pytest.raises(ImageError, match="in time"):
+        with pytest.raises(ImageError, match="timed out"):
             WebFetcher(FetchLimits(1000, LOCAL, timeout_seconds=0.3)).fetch(address)
         assert time.monotonic() - began < 1
 
@@ -226,13 +226,13 @@ def test_no_host_is_allowed_for_public_requests() -> None:
 @pytest.mark.parametrize(
     ("address", "reason"),
     [
-        ("file:///etc/passwd", "image address is not served"),
-        ("ftp://example.com/x.png", "image address is not served"),
-        ("//example.com/x.png", "image address is not served"),
-        ("x.png", "image address is not served"),
+        ("file:///etc/passwd", "image URL is not supported"),
+        ("ftp://example.com/x.png", "image URL is not supported"),
+        ("//example.com/x.png", "image URL is not supported"),
+        ("x.png", "image URL is not supported"),
         ("data:image/png;base64", "damaged data URI"),
         ("data:image/png;base64," + "A" * 9000, "image file is too large"),
-        ("/gone.png", "image is not there"),
+        ("/gone.png", "image not found"),
     ],
 )
 def test_a_failed_fetch_has_a_countable_reason(

@@ -1,4 +1,4 @@
-"""The audit slice, the queue order and classification metrics, on small cases."""
+"""The audit set, the queue order and classification metrics, on small cases."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_the_examples_in_the_docstrings_hold(module: object) -> None:
     assert not found.failed
 
 
-def test_the_audit_slice_is_a_fixed_tenth_that_differs_by_project() -> None:
+def test_the_audit_set_is_a_fixed_tenth_that_differs_by_project() -> None:
     one = {t for t in range(20_000) if audit.is_audit("1.17", t)}
     assert one == {t for t in range(20_000) if audit.is_audit("1.17", t)}
     assert 0.09 < len(one) / 20_000 < 0.11

@@ -15,7 +15,7 @@ from backend.loop.publish.queue_order import (
 from tests.support.observations import make_embeddings, make_observation, make_queue_order
 
 
-def test_every_open_task_is_ranked_once_and_the_audit_slice_stands_between() -> None:
+def test_every_open_task_is_ranked_once_and_the_audit_set_stands_between() -> None:
     order = make_queue_order()
     tasks = order.ranked_tasks()
     assert sorted(tasks) == list(range(100))
@@ -55,7 +55,7 @@ def test_skipped_tasks_go_to_the_back_at_once_and_in_the_next_round() -> None:
     order = make_queue_order()
     head = order.ranked_tasks()[:QUEUE_HEAD_SIZE]
     drawn = [task for task in head if is_audit("p", task)]
-    assert drawn, "tasks of the audit slice are skipped too"
+    assert drawn, "tasks of the audit set are skipped too"
     order.mark_skipped(head)
     after = order.ranked_tasks()
     assert sorted(after) == list(range(100))
@@ -142,7 +142,7 @@ def test_a_task_whose_image_cannot_be_read_is_open_and_not_ranked() -> None:
     assert 7 not in order.ranked_tasks()
 
 
-def test_examples_are_counted_by_image_without_the_audit_slice() -> None:
+def test_examples_are_counted_by_image_without_the_audit_set() -> None:
     audit = [task for task in range(100) if is_audit("p", task)]
     pool = [task for task in range(100) if not is_audit("p", task)]
     labeled = {audit[0]: "blue", pool[0]: "red", pool[1]: "red", pool[2]: "gone"}

@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from backend.errors import (
-    OverBudget,
+    OverBudgetError,
     PrelabelError,
     RoundCancelledError,
     RoundError,
@@ -133,7 +133,7 @@ def test_an_unreadable_predict_request_raises_a_usage_error(body: bytes) -> None
 @pytest.mark.parametrize(
     ("kind", "raised"),
     [("RoundInProgressError", RoundInProgressError), ("RoundCancelledError", RoundCancelledError),
-     ("StoreError", StoreError), ("Defect", RoundError), ("OverBudget", OverBudget),
+     ("StoreError", StoreError), ("Defect", RoundError), ("OverBudgetError", OverBudgetError),
      ("SystemExit", RoundError)],
 )  # fmt: skip
 def test_a_job_raises_its_error_and_the_worker_continues(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from backend.errors import OverBudget
+from backend.errors import OverBudgetError
 from backend.records import ComputeCost
 from backend.store.usage import UsageCounters, month_key
 from serverless.monthly_budget import (
@@ -45,7 +45,7 @@ def test_the_budget_is_per_month_and_0_means_no_limit(tmp_path: Path) -> None:
     budget.record_usage("L4", 3600)
     budget.check_remaining()
     budget.record_usage("L4", 3600)
-    with pytest.raises(OverBudget, match=r"about 2\.00 \$"):
+    with pytest.raises(OverBudgetError, match=r"about 2\.00 \$"):
         MonthlyBudget(tmp_path / "spending.json", 2.0).check_remaining()
     MonthlyBudget(tmp_path / "spending.json", 0.0).check_remaining()
     usage = UsageCounters(tmp_path / "spending.json")

@@ -220,8 +220,8 @@ def test_a_secret_of_another_home_is_not_told(tmp_path: Path) -> None:
     ("types", "wanted"),
     [
         (["Choices"], "Label a few images of each kind."),
-        (["KeyPointLabels"], "Mark the things in 3 images or more."),
-        (["Choices", "RectangleLabels"], "of each kind and mark the things in 3 images"),
+        (["KeyPointLabels"], "Annotate the objects in 3 images or more."),
+        (["Choices", "RectangleLabels"], "of each kind and annotate the objects in 3 images"),
     ],
 )
 def test_what_to_do_first_is_true_of_the_job(types: list[str], wanted: str) -> None:

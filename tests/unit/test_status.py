@@ -34,7 +34,10 @@ def home(tmp_path: Path) -> Path:
         **to_json(versions.card(version)),
         "audit": FIGURE,
         "estimate": FIGURE | {"metric": "accuracy by cross-validation"},
-        "outlook": {"sentence": "95% is out of sight.", "labels": [{"label": "blue", "more": 40}]},
+        "outlook": {
+            "sentence": "95% is not within reach.",
+            "labels": [{"label": "blue", "more": 40}],
+        },
         "controls": {
             "colour": {
                 "kind": "linear head",
@@ -72,10 +75,10 @@ def status(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, *more: str)
 READ = """
 1 leaves (http://localhost:8080)
 35 of 60 tasks labeled, 3 of them new since the last version
-live: v0-b447b15e, on the audit slice accuracy 90% (70% to 97%, 20 images)
+live: v0-b447b15e, on the audit set accuracy 90% (70% to 97%, 20 images)
 v1-0badbad0 is not live. Held back: it is worse.
 accuracy by cross-validation: 90% (70% to 97%, 20 images)
-95% is out of sight.
+95% is not within reach.
 Would help most: about 40 more of blue.
 colour (linear head)
 label examples right when given found of all

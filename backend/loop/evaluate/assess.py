@@ -1,4 +1,4 @@
-"""Assess a fitted model: metrics, the verdict of the quality gate, and a forecast."""
+"""Assess a trained model: metrics, the verdict of the quality gate, and a forecast."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from backend.training.detector import undetectable_labels
 
 log = logging.getLogger("prelabel")
 MIN_AUDIT_IMAGES = 20
-"""Audit images below which accuracy is also estimated by cross-validation."""
+"""Number of audit images below which accuracy is also estimated by cross-validation."""
 MIN_FIGURE_IMAGES = 10
-"""Audit images from which a version's metric becomes a point of the learning curve."""
+"""Minimum number of audit images of a version that is used as a point of the learning curve."""
 MAX_SIZE_RATIO = 1.25
-"""Largest ratio of two object sizes whose point metrics may share a learning curve."""
+"""Maximum ratio of object sizes between versions whose point metrics are comparable."""
 ACCURACY_GOALS = (0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
-"""The forecast is for the next goal above the current accuracy."""
+"""Accuracy goals; the forecast is for the next one above the current accuracy."""
 
 
 @dataclass(frozen=True)
@@ -44,15 +44,15 @@ class Assessment:
     """The assessment of a model before it goes live.
 
     Attributes:
-        figure: metric of the whole version on the audit set.
+        figure: main metric of the version on the audit set.
         controls: control → its section of the version card.
-        verdict: of the quality gate.
+        verdict: decision of the quality gate.
         estimate: accuracy by cross-validation while the audit set is small; else None.
-        outlook: forecast of what more labels would bring.
-        accepting: the auto-accept threshold; None when auto-accept is off.
-        thresholds: control → label → confidence from which it is published. Boxes and points have
-            them only when the config sets a precision. Otherwise one threshold of the best F1
-            applies, because a missed object costs as much as a wrong one.
+        outlook: forecast of the accuracy with more labels.
+        accepting: the auto-accept threshold; None if auto-accept is off.
+        thresholds: control → label → confidence threshold for publishing. Box and point controls
+            have them only if the config sets a precision; otherwise the threshold with the best F1
+            is used, because a missed object is as bad as a false one.
     """
 
     figure: IntervalEstimate
@@ -65,11 +65,11 @@ class Assessment:
 
 
 class Assessor:
-    """Assesses a fitted model.
+    """Assesses a trained model.
 
     Args:
-        session: of the project.
-        observation: that the model was fitted to.
+        session: the project's session.
+        observation: the observation that the model was trained on.
         fit: the trainer of the model.
         model: the model.
     """
@@ -103,7 +103,7 @@ class Assessor:
         }
 
     def assess(self) -> Assessment:
-        """Evaluate the model on the audit set, compare it with the live version, and forecast."""
+        """Compute metrics on the audit set, compare with the live version, and forecast."""
         evaluations = {c.name: self._evaluate(c) for c in self._controls}
         region_control = self._controls[0] if not self._choice_controls else None
         choice_evaluations = {c.name: evaluations[c.name] for c in self._choice_controls}
@@ -176,9 +176,9 @@ class Assessor:
         )
 
     def _estimate_accuracy(self) -> IntervalEstimate | None:
-        """Estimate accuracy by cross-validation.
+        """Estimate the accuracy by cross-validation.
 
-        It is too low, because active learning picks hard images.
+        The estimate is too low, because active learning selects hard images.
         """
         correct: dict[int, bool] = {}
         for control in self._choice_controls:
@@ -188,7 +188,7 @@ class Assessor:
         return replace(figure, metric="accuracy by cross-validation") if correct else None
 
     def _cross_validated_correct(self, control: Control) -> dict[int, bool]:
-        """Return training task → whether the out-of-fold prediction is right."""
+        """Return training task → whether its out-of-fold prediction is correct."""
         if control.name not in self._cross_validated:
             return {}
         rows, probabilities = self._cross_validated[control.name]
@@ -222,7 +222,7 @@ class Assessor:
     def _evaluate_acceptance(
         self, evaluations: dict[str, ControlEvaluation]
     ) -> AutoAcceptSection | None:
-        """Return the auto-accept threshold; None when auto-accept is off."""
+        """Return the auto-accept threshold; None if auto-accept is off."""
         error_bound = auto_accept.accept_error_bound(self._controls, self._settings.accept_error)
         if not error_bound:
             return None
@@ -262,7 +262,7 @@ class Assessor:
             stop=learning_curve.should_stop_labeling(curve, agreement),
             agreement=agreement,
             curve=_curve_predictions(curve),
-            source="audit slice" if is_audited else "cross-validation",
+            source="audit set" if is_audited else "cross-validation",
         )
 
     def _curve_points(self, is_audited: bool, metric: str) -> list[CurvePoint]:
@@ -278,7 +278,7 @@ class Assessor:
         return curve_points
 
     def _has_similar_sizes(self, card: VersionCard) -> bool:
-        """Whether a version's points were evaluated with similar object sizes."""
+        """Return whether a version's points were evaluated with similar object sizes."""
         control = self._controls[0]
         if self._choice_controls or not control.is_points:
             return True
@@ -290,7 +290,7 @@ class Assessor:
         )
 
     def _missed_by_label(self, evaluations: dict[str, ControlEvaluation]) -> dict[str, LabelMisses]:
-        """Return label → misses on the audit set, for labels with enough examples there."""
+        """Return label → misses on the audit set, for labels with enough audit examples."""
         missed = {}
         for control in self._controls:
             counts = self._label_counts(control)
@@ -307,9 +307,9 @@ class Assessor:
         return metrics.count_region_labels(control, self._fit.samples(control))
 
     def _agreement_with_live(self) -> float | None:
-        """Return Cohen's kappa between this version and the live one on all images; choices only.
+        """Return Cohen's kappa between the new and the live heads on all images.
 
-        None when their encoders differ.
+        None if their encoders differ, or if a head is missing.
         """
         label_strings: tuple[list[str], list[str]] = ([], [])
         live_encoder_id = self._fit.live_card.encoder.id if self._fit.live_card else ""
@@ -337,7 +337,7 @@ class Assessor:
 def _curve_predictions(
     curve: learning_curve.LearningCurve | None,
 ) -> tuple[CurvePrediction, ...]:
-    """Return the curve from the current number of labels on, as points with their band."""
+    """Sample the curve from the current number of labels on."""
     if curve is None:
         return ()
     steps = np.linspace(

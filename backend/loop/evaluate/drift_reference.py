@@ -1,4 +1,4 @@
-"""The audit set of a version as reference for drift in production."""
+"""Build the reference for drift detection from a version's audit set."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def build_reference(
 ) -> DriftReference:
     """Return the label counts and embeddings of the audit set, labeled or not.
 
-    The counts of choices are the model's own, counted as `labels_of` counts them in production.
-    Those of boxes and points are people's, so that the detectors need not run again.
+    Choices are counted from the model's predictions, as `labels_of` does in production. Boxes and
+    points are counted from people's annotations, which saves running the detectors.
     """
     audit_tasks = [task for task in observation.tasks if observation.is_audit(task)]
     vectors = task_vectors(audit_tasks, embeddings)

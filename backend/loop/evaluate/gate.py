@@ -1,8 +1,8 @@
-"""Quality gate: decide whether a fitted model may replace the live version.
+"""Quality gate: decide whether a trained model may replace the live version.
 
-The model is compared on the audit set with the live version and with the best one before it, so
-that small losses do not add up. The labels it learned last are checked for contradictions with
-the predictions of the live version and its ancestors.
+The model is compared on the audit set with the live version and with the best earlier one, so that
+small losses do not accumulate. Recent labels are checked for contradictions with the predictions of
+the live version and its ancestors.
 """
 
 from __future__ import annotations
@@ -44,29 +44,29 @@ from backend.vision.detection.trained_detector import Detector
 
 log = logging.getLogger("prelabel")
 RETENTION_IMAGES = 40
-"""Latest training images on which a new detector must not be worse than the live one."""
+"""Number of latest training images on which a new detector must not be worse."""
 MAX_WINDOW_LABELS = 60
-"""Most labels of several rounds that are checked together."""
+"""Maximum number of labels in a window that spans several versions."""
 WINDOW_GROWTH = 1.5
-"""Factor by which each window of labels is longer than the one before."""
-TRUST_IMAGES = 150
-"""Images that the calibration of past predictions is fitted on."""
+"""Minimum factor between the sizes of successive windows."""
+CALIBRATION_IMAGE_COUNT = 150
+"""Number of images on which past predictions are calibrated."""
 MAX_CHECKED_IMAGES = 100
-"""Most images that the detector of a past version is run on."""
+"""Maximum number of images on which the detector of a past version is run."""
 CrossValidated = Mapping[str, tuple[Indices, Floats]]
 """Control → rows of its examples and their out-of-fold probabilities, (rows, K)."""
 
 
 class QualityGate:
-    """Compares a fitted model with the live version and its ancestors.
+    """Compares a trained model with the live version and its ancestors.
 
     Args:
-        session: of the project.
-        observation: that the model was fitted to.
+        session: the project's session.
+        observation: the observation that the model was trained on.
         fit: the trainer of the model; there is a live version.
         model: the model.
         cross_validated: out-of-fold probabilities of its training images.
-        object_sizes: control of points → label → object size, the same for both versions.
+        object_sizes: point control → label → object size, used for both versions.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class QualityGate:
         )
 
     def _compare_with_best(self, control: Control, evaluation: ControlEvaluation) -> GateVerdict:
-        """Compare with the best version before the live one, on the same audit images."""
+        """Compare with the best earlier version on the same audit images."""
         best_correct: dict[int, bool] = {}
         best_version = ""
         for card in self._past_versions.judged_lineage[1:]:
@@ -152,7 +152,7 @@ class QualityGate:
         return verdict if not verdict.is_passed else GateVerdict(True, "", verdict.evidence)
 
     def _correct_by_task(self, model: Model, control: Control) -> dict[int, bool]:
-        """Return audit task → whether a model of the live encoder is right."""
+        """Return audit task → whether a model that uses the live encoder is correct."""
         examples = self._past_versions.examples(control)
         if examples is None:
             return {}
@@ -160,7 +160,7 @@ class QualityGate:
         return metrics.evaluate_choices(model, control, examples, rows).correct
 
     def _label_windows(self, control: Control) -> list[tuple[str, ContradictionResult]]:
-        """Check the labels since the live version, and longer windows since its ancestors."""
+        """Test the labels since the live version, and longer windows since its ancestors."""
         label_windows: list[tuple[str, ContradictionResult]] = []
         window_size = 0
         for card in self._past_versions.judged_lineage:
@@ -177,17 +177,23 @@ class QualityGate:
             ]
             if nonempty_parts:
                 window_size = len(rows)
-                earlier = self._past_versions.earlier_probabilities(card, control, TRUST_IMAGES)
-                trust = ProbabilityCalibration.fit(earlier) if earlier else ProbabilityCalibration()
+                earlier = self._past_versions.earlier_probabilities(
+                    card, control, CALIBRATION_IMAGE_COUNT
+                )
+                calibration = (
+                    ProbabilityCalibration.fit(earlier) if earlier else ProbabilityCalibration()
+                )
                 rng = np.random.default_rng(self._session.settings.seed)
                 merged = AnsweredQuestions.concatenate(nonempty_parts)
-                label_windows.append((card.version, measure_contradiction(merged, trust, rng)))
+                result = measure_contradiction(merged, calibration, rng)
+                label_windows.append((card.version, result))
         return label_windows
 
     def _changed_labels(self, control: Control) -> AnsweredQuestions | None:
         """Return labels changed since the live version, with out-of-fold probabilities.
 
-        The live version learned the old labels. Out-of-fold heads agree with corrected mistakes.
+        The live version was trained on the old labels, so its probabilities would count each
+        correction of a wrong label as a contradiction. Out-of-fold heads do not.
         """
         if control.name not in self._cross_validated or control.name not in self._model.heads:
             return None
@@ -243,8 +249,8 @@ class QualityGate:
     ) -> GateVerdict:
         """Check that a new detector is not worse on its latest training images.
 
-        This reveals training that stopped too early, without audit images. It can only err in
-        favour of the new detector, because the live one did not train on the latest images.
+        This detects training that stopped too early without using audit images. It is biased in
+        favour of the new detector, because the live one was not trained on the latest images.
         """
         samples = [s for s in self._fit.samples(control) if not s.is_audit][-RETENTION_IMAGES:]
         if not samples:
@@ -258,14 +264,14 @@ class QualityGate:
             _tally_counts(live_evaluation, tasks),
             _tally_counts(new_evaluation, tasks),
             self._live_name,
-            image_noun="latest images it learned from",
+            image_noun="latest training images",
         )
         return verdict if not verdict.is_passed else replace(verdict, reason="")
 
     def _detector_contradictions(
         self, control: Control, live_detector: Detector
     ) -> list[tuple[str, ContradictionResult]]:
-        """Measure how many detections of the live version, and of an older one, people rejected."""
+        """Test whether people reject detections of the live version and of an older one."""
         contradictions = [
             (
                 self._past_versions.live.version,
@@ -293,10 +299,10 @@ class QualityGate:
     def _contradiction_since(
         self, card: VersionCard, detector: Detector, control: Control
     ) -> ContradictionResult:
-        """Compare rejections since a version with those that were accepted when it was trained.
+        """Compare rejections since a version with those among the labels it was trained with.
 
-        The latter come from its audit images, and from its training images that were new to its
-        parent, as the parent's detector saw them.
+        The reference are its detections on its audit images, and its parent's detections on those
+        of its training images that the parent was not trained on.
         """
         past_versions, samples = self._past_versions, self._fit.samples(control)
         unchanged = [
@@ -325,7 +331,7 @@ class QualityGate:
         return measure_rejection(trusted_detections, new_detections)
 
     def _unseen_samples(self, card: VersionCard, control: Control) -> list[RegionSample]:
-        """Return the images whose labels a version was neither trained nor evaluated on."""
+        """Return the images with labels that a version was neither trained nor evaluated on."""
         return [
             sample
             for sample in self._fit.samples(control)
@@ -339,13 +345,13 @@ class QualityGate:
     def _scored_detections(
         self, detector: Detector, control: Control, samples: Sequence[RegionSample]
     ) -> list[list[tuple[float, bool]]]:
-        """Return for each image the confidence and correctness of each published region."""
+        """Return the confidence and correctness of each published region, by image."""
         return metrics.correctness_by_image(
             detector, control, samples, self._object_sizes.get(control.name, {})
         )
 
     def _version_detector(self, card: VersionCard, control: Control) -> Detector | None:
-        """Load a version's detector; None without one, or when its files are damaged."""
+        """Load a version's detector; None if it has none or its files are damaged."""
         try:
             model = self._session.model(card.version)
         except PrelabelError as error:

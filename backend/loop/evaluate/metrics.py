@@ -1,4 +1,4 @@
-"""Evaluate a model's predictions against people's labels."""
+"""Evaluate a model's predictions against people's annotations."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ class ControlEvaluation:
     Attributes:
         figure: accuracy, or F1 for boxes and points.
         metrics: all other metrics, as JSON.
-        correct: task → whether the whole prediction is right.
-        confidence: task → confidence of the whole prediction, 0 to 1.
+        correct: task → whether the complete prediction is correct.
+        confidence: task → confidence of the complete prediction, 0 to 1.
         tallies: task → true positives, predicted and actual regions; boxes and points only.
-        evidence: label → confidence of its predictions, and whether each is right.
+        evidence: label → confidence of its predictions, and whether each is correct.
         unanswered_tasks: tasks without a predicted label.
     """
 
@@ -60,7 +60,7 @@ class ControlEvaluation:
     unanswered_tasks: frozenset[int] = frozenset()
 
     def thresholds(self, target_precision: float) -> dict[str, float]:
-        """Return label → confidence from which its predictions reach a precision."""
+        """Return label → confidence threshold that reaches a precision."""
         return {
             label: precision_threshold(*rows, target_precision)
             for label, rows in self.evidence.items()
@@ -70,13 +70,13 @@ class ControlEvaluation:
 def evaluate_choices(
     model: Model, control: Control, examples: ChoiceExamples, rows: Iterable[int]
 ) -> ControlEvaluation:
-    """Evaluate a model on a control of choices.
+    """Evaluate a model on a choices control.
 
     Args:
-        model: without a head for the control, all predictions count as wrong.
-        control: of choices.
-        examples: with people's answers.
-        rows: of examples that the head was not trained on.
+        model: all predictions count as wrong if it has no head for the control.
+        control: a choices control.
+        examples: labeled images.
+        rows: indices of the examples to evaluate, which the head was not trained on.
     """
     indices = list(rows)
     tasks, truths = [examples.task_ids[i] for i in indices], [examples.answers[i] for i in indices]
@@ -109,14 +109,14 @@ def evaluate_choices(
 def object_sizes(
     control: Control, samples: Sequence[RegionSample], detectors: Iterable[Detector | None]
 ) -> dict[str, float]:
-    """Return the object size of each label, within which a point matches.
+    """Return the object size of each label, which is the tolerance for matching points.
 
-    Detectors must be compared with the same sizes; a detector's own sizes reflect its training.
+    Two detectors must be compared with the same sizes, because each has its own from training.
 
     Args:
-        control: of boxes or points.
-        samples: its images; boxes of the same labels take precedence.
-        detectors: whose own sizes are the last resort, the first detector's first.
+        control: a box or point control.
+        samples: its images; the median box size of a label takes precedence.
+        detectors: detectors whose own sizes are the fallback; earlier ones take precedence.
 
     Returns:
         label → size, 0 to 1 of the image's longer edge; empty for boxes.
@@ -150,10 +150,10 @@ def evaluate_regions(
     """Evaluate a detector on labeled images.
 
     Args:
-        detector: None detects nothing.
-        control: of boxes or points.
+        detector: the detector; None detects nothing.
+        control: a box or point control.
         samples: images that the detector was not trained on.
-        sizes: see `object_sizes`; the detector's own when not given.
+        sizes: see `object_sizes`; computed for this detector by default.
     """
     predicted = predict_samples(detector, control, samples)
     kind = region_kind(control)
@@ -184,7 +184,7 @@ def evaluate_regions(
 
 
 def region_kind(control: Control) -> RegionKind:
-    """Return how regions of a control are matched: as points or as boxes."""
+    """Return whether regions of a control are matched as points or as boxes."""
     return "points" if control.is_points else "boxes"
 
 
@@ -194,11 +194,11 @@ def correctness_by_image(
     samples: Sequence[RegionSample],
     sizes: Mapping[str, float],
 ) -> list[list[tuple[float, bool]]]:
-    """Return for each image the confidence of each published region, and whether it is right.
+    """Return the confidence of each published region and whether it is correct, by image.
 
     Args:
-        detector: of the control.
-        control: of boxes or points.
+        detector: detector of the control.
+        control: a box or point control.
         samples: images that the detector was not trained on.
         sizes: see `object_sizes`.
     """
@@ -216,7 +216,7 @@ def correctness_by_image(
 
 
 def exact_match_accuracy(evaluations: Mapping[str, ControlEvaluation]) -> IntervalEstimate:
-    """Return the share of tasks with right predictions for all answered controls of choices."""
+    """Return the share of tasks with correct predictions for all annotated choices controls."""
     correct: dict[int, bool] = {}
     for evaluation in evaluations.values():
         for task, is_correct in evaluation.correct.items():
@@ -227,7 +227,7 @@ def exact_match_accuracy(evaluations: Mapping[str, ControlEvaluation]) -> Interv
 def task_correctness(evaluations: Iterable[ControlEvaluation]) -> dict[int, tuple[float, bool]]:
     """Return task → confidence and correctness, for tasks with predictions of all controls.
 
-    Tasks without a predicted label are left out, because an empty answer is ambiguous.
+    Tasks without a predicted label are left out, because an empty annotation is ambiguous.
     """
     per_control = list(evaluations)
     tasks = (
@@ -250,24 +250,24 @@ def task_correctness(evaluations: Iterable[ControlEvaluation]) -> dict[int, tupl
 
 
 def describe_head(model: Model, control: str, examples: ChoiceExamples) -> str:
-    """Describe the head of a control of choices."""
+    """Return the type of the head of a choices control, for people."""
     if control not in model.heads:
         return "none yet"
     return "linear head" if (~examples.audit_mask).any() else "zero-shot from the label names"
 
 
 def describe_detector(detector: Detector | None) -> str:
-    """Describe the detector of a control of boxes or points."""
+    """Return the type of the detector of a box or point control, for people."""
     if detector is None:
         return "none yet"
     if detector.class_mapping.learned:
         return FINE_TUNED_KIND
     by_name = isinstance(detector, TrainedDetector)
-    return "zero-shot from the class names" if by_name else "prompted by words or drawn boxes"
+    return "zero-shot from the class names" if by_name else "prompted by text or drawn boxes"
 
 
 def count_choice_labels(control: Control, examples: ChoiceExamples) -> dict[str, int]:
-    """Count each label in the training images."""
+    """Return label → number of training images that have it."""
     rows = zip(examples.answers, examples.audit_mask, strict=True)
     training_answers = [answer for answer, audit in rows if not audit]
     return {
@@ -276,7 +276,7 @@ def count_choice_labels(control: Control, examples: ChoiceExamples) -> dict[str,
 
 
 def count_region_labels(control: Control, samples: Sequence[RegionSample]) -> dict[str, int]:
-    """Count the regions of each label in the training images."""
+    """Return label → number of its regions in the training images."""
     counts = dict.fromkeys(control.label_names, 0)
     for sample in samples:
         for region in sample.regions if not sample.is_audit else ():

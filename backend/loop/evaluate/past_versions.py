@@ -1,4 +1,4 @@
-"""The live version and its ancestors: their labels, and predictions of labels added later."""
+"""The live version and its ancestors: their labels, and predictions for labels added later."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from backend.vision.heads.head import Head
 
 log = logging.getLogger("prelabel")
 LOOP_ACTOR = "the loop"
-"""``by`` of promotions that the quality gate allowed."""
+"""``by`` of automatic promotions after the quality gate passed."""
 MAX_ANCESTORS = 40
-"""Longest lineage that is searched."""
+"""Maximum length of the lineage."""
 MIN_HEAD_EXAMPLES = 20
-"""Training labels from which a head's predictions can contradict people."""
+"""Minimum number of training labels of a head whose predictions are compared with people's."""
 
 
 class PastVersions:
-    """The live version and its ancestors, seen from the current labels.
+    """The live version and its ancestors, compared with the current labels.
 
     Args:
-        session: of the project.
+        session: the project's session.
         observation: the current tasks and labels.
         fit: trainer of the new version; there is a live version.
 
     Attributes:
         live: card of the live version.
-        unavailable_reason: why `examples` returns None.
+        unavailable_reason: why the encoder of the live version is unavailable.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class PastVersions:
     def judged_lineage(self) -> Sequence[VersionCard]:
         """The lineage back to the last version that a person promoted.
 
-        That person vouched for the labels it was trained on.
+        Manual promotion confirms the labels that the version was trained on.
         """
         promoted_manually = {e.version for e in self._versions.history() if e.by != LOOP_ACTOR}
         for index, card in enumerate(self.lineage):
@@ -92,7 +92,7 @@ class PastVersions:
         return self._labels_by_version[card.version]
 
     def head(self, card: VersionCard, control: Control) -> Head | None:
-        """Return a version's head if it has the live encoder and the control's kind, else None."""
+        """Return a version's head; None if its encoder or the type of the control differs."""
         if card.encoder.id != self.live.encoder.id:
             return None
         if card.version not in self._heads_by_version:
@@ -114,7 +114,7 @@ class PastVersions:
         """Return the labeled images of a control, embedded by the live version's encoder.
 
         Returns:
-            None when that encoder is unavailable; ``unavailable_reason`` has the cause.
+            None if that encoder is unavailable; see ``unavailable_reason``.
         """
         return self._examples.get(control.name)
 
@@ -139,26 +139,26 @@ class PastVersions:
     # -- labels added after a version ---------------------------------------------------------
 
     def is_new_since(self, card: VersionCard, control: Control, task: int) -> bool:
-        """Whether a task got its first label after a version."""
+        """Return whether a task got its first label after a version was trained."""
         return control.name not in self.labels(card).get(str(task), {})
 
     def is_changed_since(self, card: VersionCard, control: Control, task: int) -> bool:
-        """Whether a task's label was added or changed after a version."""
+        """Return whether a task's label was added or changed after a version was trained."""
         previous_labels = self.labels(card).get(str(task), {}).get(control.name)
         return bool(previous_labels != self._current_labels.get(str(task), {}).get(control.name))
 
     def label_probabilities(
         self, card: VersionCard, control: Control, rows: Sequence[int]
     ) -> AnsweredQuestions | None:
-        """Return a version's probabilities of labeled images.
+        """Return a version's probabilities for labeled images.
 
         Args:
-            card: of the version.
-            control: of choices.
-            rows: of `examples`.
+            card: card of the version.
+            control: a choices control.
+            rows: row indices of `examples`.
 
         Returns:
-            None without rows, or when the head was trained on too few labels.
+            None without rows, or if the head was trained on too few labels.
         """
         head, examples = self.head(card, control), self.examples(control)
         if head is None or examples is None or head.examples < MIN_HEAD_EXAMPLES or not len(rows):
@@ -167,9 +167,9 @@ class PastVersions:
         return align_probabilities(control, head.labels, probabilities, examples, rows)
 
     def new_rows_since(self, card: VersionCard, control: Control) -> list[int]:
-        """Return the rows of images first labeled after a version.
+        """Return the rows of images that were first labeled after a version was trained.
 
-        Audit images whose label changed are included, because no version trains on them.
+        Audit images with a changed label are included, because no version is trained on them.
         """
         key = (card.version, control.name)
         examples = self.examples(control)
@@ -188,12 +188,12 @@ class PastVersions:
     def earlier_probabilities(
         self, card: VersionCard, control: Control, max_images: int
     ) -> AnsweredQuestions | None:
-        """Return each ancestor's probabilities of the labels that its successor learned first.
+        """Return each ancestor's probabilities for the labels that its successor added.
 
         Args:
-            card: of the version to start from.
-            control: of choices.
-            max_images: images after which to stop, the latest first.
+            card: card of the version to start from.
+            control: a choices control.
+            max_images: number of images after which to stop, latest first.
         """
         parts: list[AnsweredQuestions] = []
         start = list(self.lineage).index(card)
@@ -225,11 +225,11 @@ def align_probabilities(
     """Align probabilities with the current labels of a control, and pair them with the answers.
 
     Args:
-        control: of choices.
-        labels: (K) names of the columns.
+        control: a choices control.
+        labels: (K) label names of the columns.
         probabilities: (rows, K), 0 to 1.
-        examples: with the answers.
-        rows: of the examples.
+        examples: labeled images.
+        rows: row indices of the examples.
     """
     selected_rows = list(rows)
     column_by_label = {name: k for k, name in enumerate(labels)}

@@ -30,17 +30,17 @@ from backend.store.versions import VersionCard
 
 log = logging.getLogger("prelabel")
 MAX_ACCEPTED_PER_ROUND = 500
-"""Most annotations that a round submits; each takes Label Studio 50 ms."""
+"""Maximum number of annotations submitted per round; each takes Label Studio 50 ms."""
 SKIP_CHECK_INTERVAL = 50
-"""Annotations between two requests for the tasks that people skipped."""
+"""Number of annotations after which the tasks skipped by people are fetched again."""
 
 
 def accept_error_bound(controls: Iterable[Control], default_error: float) -> float:
-    """Return the allowed error of a project, the smallest of its controls'; 0: auto-accept is off.
+    """Return the maximum error rate of a project: the smallest of its controls; 0: off.
 
     Args:
         controls: all controls.
-        default_error: of controls without their own.
+        default_error: maximum error rate of controls without their own.
     """
     bounds = [default_error if c.accept_error is None else c.accept_error for c in controls]
     return min(bounds, default=0.0)
@@ -52,13 +52,13 @@ def evaluate_acceptance(
     cards: Iterable[VersionCard],
     min_audit_labels: int,
 ) -> AutoAcceptSection:
-    """Find the confidence from which a version's predictions are accepted.
+    """Find the confidence threshold from which a version's predictions are accepted.
 
     Args:
-        evaluations: of all controls on the audit set.
-        error_bound: allowed share of errors.
-        cards: of earlier versions, oldest first, whose tests use up significance.
-        min_audit_labels: audit labels required after a suspension.
+        evaluations: evaluations of all controls on the audit set.
+        error_bound: maximum error rate of accepted predictions.
+        cards: cards of earlier versions, oldest first; their tests have spent significance.
+        min_audit_labels: number of audit labels required after a suspension.
     """
     pairs = list(metrics.task_correctness(evaluations.values()).values())
     sections = [card.accepting for card in cards]
@@ -90,12 +90,12 @@ def evaluate_acceptance(
 def record_reviews(
     state: AcceptanceState, observation: Observation, model: Model
 ) -> AcceptanceState:
-    """Return the state with people's reviews of predictions.
+    """Return the state with the results of people's reviews.
 
     Args:
-        state: of the project.
+        state: the project's auto-accept state.
         observation: the current tasks and labels.
-        model: whose object sizes decide when two points match.
+        model: model whose object sizes are the tolerance for matching points.
     """
     records = dict(state.given)
     for task in observation.labeled:
@@ -115,9 +115,9 @@ def suspend_if_broken(
     The suspension ends when a version passes on 1.5 times as many audit labels as any before.
 
     Args:
-        state: with the latest reviews.
-        error_bound: allowed share of errors.
-        cards: of all versions.
+        state: auto-accept state with the latest reviews.
+        error_bound: maximum error rate of accepted predictions.
+        cards: cards of all versions.
     """
     reason = explain_bound_violation(state.check_results, error_bound)
     if not reason:
@@ -145,16 +145,17 @@ def acceptable_tasks(
 ) -> list[Task]:
     """Return the open tasks above the auto-accept threshold, including those for spot checks.
 
-    Images captured because they were hard are left out, because the audit set does not represent
-    them. Nothing is returned after the labeling config or a lower error bound came into force.
+    Images captured because they are uncertain or rare are left out, because the audit set does not
+    represent them. The result is empty if the labeling config changed, or the maximum error rate
+    was lowered, after the version was trained.
 
     Args:
-        card: of the live version.
-        state: of the project.
+        card: card of the live version.
+        state: the project's auto-accept state.
         observation: the current tasks and labels.
-        confidences: task → confidence of the whole prediction.
-        model: of the live version.
-        error_bound: allowed share of errors.
+        confidences: task → confidence of the complete prediction.
+        model: model of the live version.
+        error_bound: maximum error rate of accepted predictions.
     """
     section = card.accepting
     if section is None or section.level is None:
@@ -180,12 +181,12 @@ def acceptable_tasks(
 def tasks_needing_predictions(
     state: AcceptanceState, observation: Observation, predictions: Sequence[Prediction]
 ) -> set[int]:
-    """Return the tasks whose complete predictions `plan_acceptance` needs.
+    """Return the tasks for which `plan_acceptance` needs complete predictions.
 
     Args:
-        state: of the project.
+        state: the project's auto-accept state.
         observation: the current tasks and labels.
-        predictions: of acceptable tasks; boxes and points may be missing.
+        predictions: predictions of acceptable tasks; boxes and points may be missing.
     """
     for_review, to_accept = _split_for_review(observation, predictions)
     return {
@@ -199,17 +200,18 @@ def plan_acceptance(
     version: str,
     predictions: Sequence[Prediction],
 ) -> tuple[AcceptanceState, list[Prediction]]:
-    """Choose the predictions to accept and those to spot-check, and record both.
+    """Choose the predictions to accept and those to spot-check, and record both in the state.
 
     Args:
-        state: of the project.
+        state: the project's auto-accept state.
         observation: the current tasks and labels.
         version: the live version.
         predictions: complete predictions of acceptable tasks. Those without a chosen label are
             left out.
 
     Returns:
-        the state, to store before submitting; and at most ``MAX_ACCEPTED_PER_ROUND`` predictions.
+        the state, to be stored before submitting; and the predictions to accept, at most
+        ``MAX_ACCEPTED_PER_ROUND``.
     """
     for_review, to_accept = _split_for_review(observation, predictions)
     records, suspension_count = dict(state.given), len(state.suspensions)
@@ -228,7 +230,7 @@ def plan_acceptance(
 
 
 def spot_checks(state: AcceptanceState, observation: Observation) -> SpotChecks:
-    """Return the open tasks that people review although they could have been accepted."""
+    """Return the spot checks: acceptable tasks that are left to people."""
     check_tasks = {task for task, record in state.given.items() if record.to_people}
     return SpotChecks(
         project=observation.identity,
@@ -243,11 +245,11 @@ def auto_accept(
 ) -> set[int]:
     """Submit predictions as annotations of the machine user.
 
-    Tasks that somebody labeled or skipped in the meantime are left alone.
+    Tasks that a person labeled or skipped in the meantime are left unchanged.
 
     Args:
-        connection: to the project.
-        controls: by name.
+        connection: connection to the project.
+        controls: controls by name.
         predictions: complete predictions of open tasks.
 
     Returns:
@@ -290,12 +292,12 @@ def _split_for_review(
 
 
 def _needs_record(state: AcceptanceState, task: int) -> bool:
-    """Whether a reviewed task has no record since the last suspension."""
+    """Return whether a spot check has no record since the last suspension."""
     return task not in state.given or state.given[task].era < len(state.suspensions)
 
 
 def _same_controls(evaluated: Sequence[Control], current: Sequence[Control]) -> bool:
-    """Whether two labeling configs give predictions the same meaning; smart tools do not count."""
+    """Return whether controls are equal except for smart tools."""
     first, second = (
         [replace(control, smart=False) for control in each] for each in (evaluated, current)
     )
@@ -318,7 +320,7 @@ def _aspect_ratios(prediction: Prediction) -> dict[str, float]:
 def _matches_annotation(
     task: Task, record: AcceptedAnswer, controls: Iterable[Control], model: Model
 ) -> bool | None:
-    """Whether a person's labels match the prediction; None when a control is unlabeled."""
+    """Return whether an annotation matches the prediction; None if a control is unlabeled."""
     choices, regions = task.choices or {}, task.regions or {}
     correct = True
     for control in (c for c in controls if c.name in record.answer):
@@ -334,7 +336,7 @@ def _matches_annotation(
 def _matches_regions(
     control: Control, record: AcceptedAnswer, truth: Regions, model: Model
 ) -> bool:
-    """Whether the predicted regions match a person's exactly, as on the audit set."""
+    """Return whether the predicted regions match the annotated ones, as on the audit set."""
     predicted = tuple(Region(*row) for row in record.answer[control.name])
     detector = model.detectors.get(control.name)
     extents = dict(detector.class_mapping.sides) if detector else {}

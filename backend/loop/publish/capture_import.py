@@ -1,7 +1,7 @@
 """Import images captured by the endpoint as tasks, with their predictions.
 
-Each image becomes exactly one task, even if the process is killed in between: the next import
-finds the task by the request id in its data.
+Each image becomes exactly one task, even if the process is killed during the import: the next
+import finds the task by the request id in its data.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from backend.store.captures import DAY_SECONDS, Capture
 
 log = logging.getLogger("prelabel")
 REQUEST_ID_KEY, EXTERNAL_ID_KEY = "prelabel_request", "prelabel_external"
-"""Fields of an imported task's data: the request id, and the caller's name for the image."""
+"""Fields of an imported task's data: the request id, and the caller's id for the image."""
 RETRYABLE_STATUSES = frozenset({401, 403, 408, 429})
-"""4xx statuses that a retry may cure; others reject the request itself."""
+"""4xx statuses after which a retry can succeed; others reject the request for good."""
 IMPORT_BATCH_SIZE = 16
-"""Images that are imported before ``should_stop`` is called again."""
+"""Number of images imported between two calls of ``should_stop``."""
 
 
 class CaptureImporter:
     """Imports the captured images of one project.
 
     Args:
-        session: of the project.
+        session: the project's session.
     """
 
     def __init__(self, session: ProjectSession) -> None:
@@ -44,13 +44,14 @@ class CaptureImporter:
         """Import the pending captures.
 
         Args:
-            should_stop: called after each batch; true leaves the rest for the next import.
+            should_stop: called after each batch; if it returns True, the rest stays pending.
 
         Returns:
             the number of captures that became tasks or got their annotation.
 
         Raises:
-            LabelStudioError: Label Studio cannot be reached or refused the token; nothing is lost.
+            LabelStudioError: Label Studio is unreachable or rejected the token; the captures stay
+                pending.
         """
         waiting = list(self._captures.pending())
         if not waiting:
@@ -71,7 +72,7 @@ class CaptureImporter:
         return imported_count
 
     def _import_or_defer(self, capture: Capture, tasks_by_request: dict[str, int]) -> bool:
-        """Import one capture; if Label Studio rejects it, it stays pending and the others go on."""
+        """Import one capture; if Label Studio rejects it, log it and leave it pending."""
         try:
             return self._import_capture(capture, tasks_by_request)
         except LabelStudioError as error:
@@ -91,7 +92,7 @@ class CaptureImporter:
         if not task:
             content = self._captures.read_image(capture)
             if content is None:
-                return False  # removed meanwhile, because it is too old
+                return False  # deleted in the meantime, because its retention ended
             task = self._create_task(capture, content)
         annotation_id = 0
         if (
@@ -121,9 +122,9 @@ class CaptureImporter:
         """Create or replace the annotation of a task.
 
         Args:
-            task: its id.
-            result: of the annotation.
-            previous_id: id of the earlier annotation; 0: unknown.
+            task: id of the task.
+            result: result of the annotation.
+            previous_id: id of the annotation to replace; 0: unknown.
 
         Returns:
             the id of the annotation.
@@ -136,7 +137,7 @@ class CaptureImporter:
             if _comparable_result(annotation.get("result")) == _comparable_result(
                 result
             ) and not annotation.get("was_cancelled"):
-                return int(annotation["id"])  # written before, but not recorded
+                return int(annotation["id"])  # created before a crash, but not recorded
             if annotation["id"] == previous_id:
                 client.update_annotation(previous_id, result)
                 return previous_id
@@ -175,11 +176,11 @@ class CaptureImporter:
 
 
 def _is_rejected(error: LabelStudioError) -> bool:
-    """Whether Label Studio rejected this request for good, without any effect."""
+    """Return whether Label Studio rejected the request for good, without any effect."""
     return 400 <= error.status < 500 and error.status not in RETRYABLE_STATUSES
 
 
 def _comparable_result(result: Any) -> list[Any]:
-    """Return the parts of a result that Label Studio does not add itself."""
+    """Return a result without the fields that Label Studio adds."""
     rows = result if isinstance(result, list) else []
     return [[row.get(key) for key in ("from_name", "to_name", "type", "value")] for row in rows]

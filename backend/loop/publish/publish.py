@@ -30,20 +30,20 @@ from backend.store.acceptance import AcceptanceStore
 from backend.store.files import read_json, write_json
 
 QUEUE_TAB_TITLE = "Prelabel: ask next"
-"""Data Manager tab in the order of the queue, for projects with several annotators."""
+"""Title of the Data Manager tab in queue order, for projects with several annotators."""
 TASKS_PER_LABEL = 10
-"""Tasks that are moved to the front for each label without an example."""
+"""Number of candidate tasks for each label without an example."""
 REGION_UNCERTAINTY_FILE = "unsure.json"
 
 
 @dataclass(frozen=True)
 class PublishResult:
-    """What was published.
+    """The result of publishing.
 
     Attributes:
-        has_predictions: Label Studio has a prediction of the live version.
-        unreadable_counts: images that could not be read, by reason.
-        order: of the open tasks.
+        has_predictions: Label Studio has predictions of the live version.
+        unreadable_counts: number of unreadable images, by reason.
+        order: order of the open tasks.
     """
 
     has_predictions: bool
@@ -55,8 +55,8 @@ class Publisher:
     """Publishes the live version of one project.
 
     Args:
-        session: of the project.
-        report: called with state, progress and detail.
+        session: the project's session.
+        report: receives the progress.
     """
 
     def __init__(self, session: ProjectSession, report: StateCallback) -> None:
@@ -65,7 +65,7 @@ class Publisher:
         self._report = report
 
     def publish(self, observation: Observation, live_version: str) -> PublishResult:
-        """Give every open task a prediction of the live version, and order the queue by it."""
+        """Push predictions of the live version for all open tasks, and order the queue."""
         self._report("pushing", 0.0, "")
         open_tasks = [task for task in observation.tasks if task.open]
         existing, missing_ids = pushing.missing_predictions(
@@ -149,10 +149,10 @@ class Publisher:
     def _region_uncertainties(
         self, observation: Observation, live_version: str, inference: InferenceResult
     ) -> dict[int, float]:
-        """Return the uncertainty of regions, with that of earlier rounds for the same version.
+        """Return the uncertainty of regions, including images of earlier rounds.
 
-        A version's detectors run once per image. So its uncertainty is stored, and so is its
-        confidence, which this restores in ``inference.confidence``.
+        A version's detectors run only once per image, so uncertainty and confidence are stored. The
+        stored confidence is restored in ``inference.confidence``.
         """
         file = self._session.folder / REGION_UNCERTAINTY_FILE
         stored = read_json(file) or {}
@@ -173,7 +173,7 @@ class Publisher:
     def _find_missing_labels(
         self, observation: Observation, vectors: Mapping[int, Floats]
     ) -> list[int]:
-        """Return the tasks closest to the text of the labels that have no example yet."""
+        """Return the tasks most similar to the text of labels without examples."""
         encoder = self._session.live_encoder()
         candidates: list[int] = []
         example_counts = count_examples(observation)
@@ -182,7 +182,7 @@ class Publisher:
             missing_labels = [
                 index for index, name in enumerate(names) if not example_counts[control.name][name]
             ]
-            # before the first label no label is rarer than the others
+            # without any example all labels are equally rare
             is_partial = 0 < len(missing_labels) < len(names)
             prototypes = (
                 self._session.resources.prototypes(encoder, control)
@@ -204,10 +204,10 @@ class Publisher:
         inference: InferenceResult,
         order: QueueOrder,
     ) -> Sequence[Prediction]:
-        """Return the predictions to accept without a person, where the project allows it.
+        """Return the predictions to accept, if auto-accept is on.
 
-        Reviews of earlier accepted answers are counted first. Spot checks get their place in the
-        order.
+        First, people's reviews are recorded, which may suspend auto-accept. Spot checks are added
+        to the queue order.
         """
         error_bound = auto_accept.accept_error_bound(
             observation.config.controls, self._session.settings.accept_error
@@ -244,19 +244,19 @@ class Publisher:
     def _detect_missing(
         self, observation: Observation, due_tasks: Set[int], inference: InferenceResult
     ) -> None:
-        """Run the detectors on due tasks of earlier rounds, whose regions were not stored."""
+        """Run the detectors on due tasks of earlier rounds, whose regions are not stored."""
         missing_ids = due_tasks - inference.unfiltered.keys()
         missing = [task for task in observation.tasks if task.id in missing_ids]
         new = self._infer(observation, inference.model, inference.embeddings, missing, missing)
         for task in missing:
-            inference.confidence.pop(task.id, None)  # its image may be gone
+            inference.confidence.pop(task.id, None)  # its image may no longer be readable
         inference.confidence |= new.confidence
         inference.unfiltered |= new.unfiltered
 
     # -- push -------------------------------------------------------------------------------
 
     def _update_tab(self) -> None:
-        """Keep a tab in the order of the queue, for several annotators who pick from a list."""
+        """Create a tab in queue order if the project has several users, who choose tasks there."""
         client = self._connection.client
         if client.count_users() > 1:
             client.ensure_tab(self._session.number, QUEUE_TAB_TITLE, unlabeled_view())

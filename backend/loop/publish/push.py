@@ -1,4 +1,4 @@
-"""Push the live version's predictions to Label Studio, so that its queue follows the model."""
+"""Push the live version's predictions to Label Studio, and order its queue by their scores."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def missing_predictions(
 ) -> tuple[int, set[int]]:
     """Return the number of a version's predictions, and the open tasks without one.
 
-    Label Studio is the source, so that an interrupted push continues without duplicates.
+    Both are read from Label Studio, so that an interrupted push resumes without duplicates.
     """
     existing = connection.client.prediction_counts(connection.project_number).get(version, 0)
     if not existing:
@@ -93,6 +93,6 @@ def _remove_duplicates(connection: Connection, predictions: Mapping[int, int]) -
 
 
 def follow_version(connection: Connection, version: str, fingerprint: ProjectFingerprint) -> None:
-    """Make the project's queue follow a version, unless it does already."""
+    """Set the project's model version and uncertainty sampling, unless they are set already."""
     if (fingerprint.model_version, fingerprint.sampling) != (version, UNCERTAINTY_SAMPLING):
         connection.client.set_model_version(connection.project_number, version)

@@ -1,7 +1,7 @@
-"""Order of the labeling queue: all open tasks after a round, the front after each label.
+"""Order the labeling queue: all open tasks after a round, and its front after each label.
 
-Label Studio serves the lowest prediction score first, so the order is written into the scores. A
-label between rounds moves similar images back at once, without training.
+Label Studio serves the lowest prediction score first, so the order is written as scores. After each
+label between rounds, similar images move back without training.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from backend.runtime.connection import Connection
 from backend.store.queue_front import QueuedTask, QueueReason
 
 QUEUE_HEAD_SIZE = 12
-"""Tasks at the front that are reordered between rounds."""
+"""Number of tasks at the front that are reordered between rounds."""
 GREEDY_PICK_COUNT = 100
-"""Tasks picked greedily, each given the picks before it; the rest are sorted by gain."""
+"""Number of tasks that are picked greedily; the rest is sorted by gain."""
 
 
 @dataclass
@@ -40,21 +40,21 @@ class QueueOrder:
 
     Attributes:
         project_identity: stable id of the project.
-        pool_tasks: task of each row of ``coverage``, including those labeled since.
-        coverage: how well labeled images cover the others.
+        pool_tasks: task of each row of ``coverage``, including tasks labeled since it was built.
+        coverage: coverage of the open images by the labeled ones.
         open_tasks: all open tasks, including those that cannot be ranked.
         audit_tasks: open tasks of the audit set.
-        labeled_count: labeled tasks, including audit tasks.
-        audit_labeled_count: labeled audit tasks.
-        diversity_interval: interval of picks that are least similar to all images, while a label
-            is rare; 0: never.
-        search_interval: interval of missing-label candidates; 0: never.
-        overflow_tasks: tasks beyond the limit of pairwise comparison, most uncertain first.
+        labeled_count: number of labeled tasks, including audit tasks.
+        audit_labeled_count: number of labeled audit tasks.
+        diversity_interval: interval of exploration picks, least similar to all covered images,
+            while a label is rare; 0: never.
+        search_interval: interval of tasks from ``missing_label_tasks``; 0: never.
+        overflow_tasks: tasks that exceed the limit of pairwise comparison, most uncertain first.
         missing_label_tasks: tasks most likely to show a label without an example, best first.
         skipped_tasks: open tasks that somebody skipped; they come last.
-        prediction_scores: task → id and score of its prediction; fetched on first use.
-        is_trained: the model was trained, so that its uncertainty is meaningful.
-        image_addresses: task near the front → address of its image.
+        prediction_scores: task → id and score of its prediction; fetched at first use.
+        is_trained: whether the model was trained, so that its uncertainty is meaningful.
+        image_addresses: task near the front → URL of its image.
         checks: spot checks of auto-accept.
     """
 
@@ -85,17 +85,17 @@ class QueueOrder:
 
     @property
     def _labeled_pool_count(self) -> int:
-        """Labeled tasks outside the audit set."""
+        """Number of labeled tasks outside the audit set."""
         return self.labeled_count - self.audit_labeled_count
 
     @property
     def _active_search_interval(self) -> int:
-        """Interval at which a missing-label candidate takes a turn; 0: never."""
+        """Interval of tasks from ``missing_label_tasks``; 0: never."""
         return self.search_interval if self.missing_label_tasks else 0
 
     @property
     def _picked_count(self) -> int:
-        """Labeled pool tasks that were regular picks, not missing-label candidates."""
+        """Number of labeled pool tasks that were regular picks, not missing-label candidates."""
         return self._labeled_pool_count - (
             self._labeled_pool_count // self._active_search_interval
             if self._active_search_interval
@@ -155,7 +155,7 @@ class QueueOrder:
         return "uncertain" if self.is_trained else "typical"
 
     def mark_labeled(self, tasks: Iterable[int]) -> None:
-        """Update the order after tasks were labeled; similar images lose value."""
+        """Update the order after tasks were labeled; similar images move back."""
         newly_labeled = set(tasks) & self.open_tasks
         self._mark_covered(newly_labeled)
         self.labeled_count += len(newly_labeled)
@@ -166,7 +166,7 @@ class QueueOrder:
         self.skipped_tasks = [task for task in self.skipped_tasks if task in self.open_tasks]
 
     def mark_skipped(self, tasks: Iterable[int]) -> None:
-        """Move skipped tasks to the end; similar images lose value."""
+        """Move skipped tasks to the end; similar images move back."""
         newly_skipped = (set(tasks) & self.open_tasks).difference(self.skipped_tasks)
         self._mark_covered(newly_skipped)
         self.skipped_tasks += sorted(newly_skipped)
@@ -187,11 +187,11 @@ def build_queue_order(
 
     Args:
         observation: the current tasks and labels.
-        vectors: task → (d,) float32 of unit length, for labeled tasks too.
+        vectors: task → (d,) float32 embedding of unit length, of open and labeled tasks.
         uncertainties: open task → uncertainty, 0 to 1; empty before the first training, when all
-            tasks count the same.
+            tasks have the same weight.
         missing_label_tasks: tasks most likely to show a label without an example, best first.
-        seed: of the random generators.
+        seed: random seed.
     """
     open_tasks = [task for task in observation.tasks if task.open]
     readable_tasks = [task for task in open_tasks if task.id in vectors]
@@ -243,14 +243,14 @@ def refresh_queue(
     """Reorder the front of the queue after labels or skips; other predictions keep their score.
 
     Args:
-        order: as in Label Studio; updated in place.
-        connection: to the project.
-        version: the live version, whose predictions carry the scores.
+        order: current order in Label Studio; updated in place.
+        connection: connection to the project.
+        version: the live version, whose predictions have the scores.
         labeled: newly labeled tasks.
         skipped: newly skipped tasks.
 
     Returns:
-        task → its new score, where it changed.
+        task → new score, for changed scores.
     """
     client, project_number = connection.client, connection.project_number
     order.mark_labeled(labeled)
@@ -274,7 +274,7 @@ def refresh_queue(
 
 
 def _label_frequencies(observation: Observation) -> list[tuple[int, int]]:
-    """Return for each label the training images that have it, and those where it was available."""
+    """Return the number of training images with each label, and of those where it was available."""
     example_counts = count_examples(observation)
     available_counts = {name: dict.fromkeys(counts, 0) for name, counts in example_counts.items()}
     for task in observation.labeled:
@@ -302,7 +302,7 @@ def count_examples(observation: Observation) -> dict[str, dict[str, int]]:
 
 
 def _labels_by_control(task: Task) -> dict[str, frozenset[str]]:
-    """Return control → labels that a person gave."""
+    """Return control → annotated labels."""
     region_labels = {
         c: frozenset(p.label for p in regions) for c, regions in (task.regions or {}).items()
     }

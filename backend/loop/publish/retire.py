@@ -1,4 +1,4 @@
-"""Delete the predictions of retired versions from Label Studio, one by one."""
+"""Delete the predictions of retired versions from Label Studio."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from backend.label_studio.ml_protocol import PLACEHOLDER_VERSIONS
 
 
 class PredictionClient(Protocol):
-    """The calls of Label Studio's client that the cleanup needs."""
+    """The methods of the Label Studio client that the cleanup uses."""
 
     def prediction_counts(self, number: int) -> dict[str, int]:
         """Return version → number of predictions in a project."""
@@ -21,19 +21,19 @@ class PredictionClient(Protocol):
         ...
 
     def delete_prediction(self, id: int) -> None:
-        """Delete a prediction; nothing happens if it is gone."""
+        """Delete a prediction, if it exists."""
         ...
 
 
 class PredictionCleanup:
-    """Deletes retired predictions of a project in short turns.
+    """Deletes predictions of a project's retired versions in short turns.
 
-    The predictions are listed once for all turns, because Label Studio can only list all of them
-    and that may take longer than a turn.
+    The predictions are listed once for all turns, because Label Studio can only list all at once,
+    which may take longer than a turn.
 
     Args:
-        client: of Label Studio.
-        number: of the project in Label Studio.
+        client: Label Studio client.
+        number: number of the project in Label Studio.
     """
 
     def __init__(self, client: PredictionClient, number: int) -> None:
@@ -44,23 +44,23 @@ class PredictionCleanup:
 
     @property
     def remaining(self) -> int:
-        """The number of predictions still to delete."""
+        """Number of predictions that are still to be deleted."""
         return len(self._pending)
 
     def remove(self, live: str, own_versions: Iterable[str], seconds: float) -> set[int]:
-        """Delete some predictions of our retired versions, at least one.
+        """Delete predictions of retired versions until the time is up, at least one.
 
-        They are deleted one by one with a pause after each. Label Studio can delete a version in
-        one call, but on SQLite that blocks annotators, whose submits fail after 5 s. Call it under
-        the round lock, so that no round promotes a version meanwhile.
+        They are deleted one by one with a pause after each. Label Studio can delete all predictions
+        of a version at once, but on SQLite that blocks annotators, whose submits fail after 5 s.
+        The caller holds the round lock, so that no round promotes a version in the meantime.
 
         Args:
             live: the version whose predictions stay.
             own_versions: all versions of the project.
-            seconds: time limit of the turn, without the listing.
+            seconds: time limit of the turn, excluding the listing.
 
         Returns:
-            the tasks of the deleted predictions, which Label Studio marks as updated.
+            the tasks of the deleted predictions; Label Studio updates their timestamps.
         """
         if not self._pending or live != self._live:
             self._live = live

@@ -1,7 +1,6 @@
 """Save the front of the queue and thumbnails for the dashboard.
 
-The worker writes them as files. So the dashboard fetches nothing from Label Studio and can only
-show what was saved.
+The worker writes them as files, so that the dashboard needs no requests to Label Studio.
 """
 
 from __future__ import annotations
@@ -20,21 +19,21 @@ from backend.vision.images.decode import DecodedImage, decode_upright_image
 
 log = logging.getLogger("prelabel")
 THUMBNAIL_PIXELS = 240
-"""Longer edge of a thumbnail: twice its size on the page, for high-resolution screens."""
+"""Length of a thumbnail's longer edge: twice its size on the page, for high-density screens."""
 JPEG_QUALITY = 80
 MAX_CAPTURES = 6
-"""Captured images with a thumbnail."""
-MAX_SUSPECTS = 12
-"""Label errors with a thumbnail."""
+"""Maximum number of captured images with a thumbnail."""
+MAX_LABEL_ERROR_THUMBNAILS = 12
+"""Maximum number of label error candidates with a thumbnail."""
 THUMBNAIL_TASKS = 60
-"""Tasks with a stored image address, from which the front is refilled between rounds."""
+"""Number of tasks whose image URL is kept, for thumbnails when the front moves up."""
 
 
 class ThumbnailPublisher:
     """Saves the queue and thumbnails of one project.
 
     Args:
-        session: of the project.
+        session: the project's session.
     """
 
     def __init__(self, session: ProjectSession) -> None:
@@ -70,7 +69,7 @@ class ThumbnailPublisher:
         )
 
     def save_thumbnails(self, images: Mapping[int, str]) -> None:
-        """Save missing thumbnails of tasks; unreadable images are left out."""
+        """Save missing thumbnails of tasks; skip unreadable images."""
         missing = {
             t: a for t, a in images.items() if not self._front.thumbnail_path(str(t)).exists()
         }
@@ -111,5 +110,5 @@ class ThumbnailPublisher:
 
 
 def first_image_addresses(tasks: Iterable[Task]) -> dict[int, str]:
-    """Return task → address of its first image."""
+    """Return task → URL of its first image."""
     return {task.id: next(iter(task.images.values())) for task in tasks if task.images}

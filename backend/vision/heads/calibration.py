@@ -22,14 +22,15 @@ class HeldOutLogits:
     """Logits and targets of held-out rows.
 
     Attributes:
-        logits: (n, K) float32; unless ``multiple``, −1e4 for labels that cannot be predicted.
-        targets: (n, K) float32, 0 to 1; NaN is ignored. Rows sum to 1 unless ``multiple``.
-        multiple: multi-label: K sigmoids instead of one softmax.
+        logits: (n, K) float32; with one label per row −1e4 for a label that cannot be predicted.
+        targets: (n, K) float32, 0 to 1; NaN entries are ignored. Rows of a
+            single-label head sum to 1.
+        is_multi_label: K sigmoids instead of one softmax.
     """
 
     logits: Floats
     targets: Floats
-    multiple: bool
+    is_multi_label: bool
 
 
 def assign_folds(targets: Floats, count: int, rng: np.random.Generator) -> Indices:
@@ -54,7 +55,7 @@ def assign_folds(targets: Floats, count: int, rng: np.random.Generator) -> Indic
 
 
 def log_loss(held_out: HeldOutLogits, temperature: float = 1.0) -> float:
-    """Return the mean cross-entropy in nats per row, or per non-NaN target if ``multiple``.
+    """Return the mean negative log-likelihood of the targets in nats, per row or per sigmoid.
 
     Example:
         >>> uniform = HeldOutLogits(np.zeros((1, 2), "f4"), np.eye(2, dtype="f4")[:1], False)
@@ -64,7 +65,7 @@ def log_loss(held_out: HeldOutLogits, temperature: float = 1.0) -> float:
     logits = held_out.logits / temperature
     is_answered = ~np.isnan(held_out.targets)
     truth = np.nan_to_num(held_out.targets)
-    if held_out.multiple:
+    if held_out.is_multi_label:
         losses = (np.logaddexp(0, logits) - truth * logits)[is_answered]
     else:
         losses = np.logaddexp.reduce(logits, axis=1) - (truth * logits).sum(1)
@@ -112,28 +113,26 @@ def select_best_candidate(candidates: Sequence[HeldOutLogits]) -> tuple[int, flo
 def _smooth_targets(held_out: HeldOutLogits) -> Floats:
     """Smooth targets with a uniform distribution, as if by one additional row."""
     possible = held_out.logits > IMPOSSIBLE_LOGIT / 2
-    counts = 2 if held_out.multiple else np.maximum(1, possible.sum(axis=1, keepdims=True))
+    counts = 2 if held_out.is_multi_label else np.maximum(1, possible.sum(axis=1, keepdims=True))
     share = 1 / (len(held_out.targets) + 1)
     smoothed = (1 - share) * held_out.targets + share * (possible / counts)
     return np.asarray(smoothed, dtype=np.float32)
 
 
-def _log_loss_slope(held_out: HeldOutLogits, truth: Floats, inverse_temperature: float) -> float:
-    """Return the derivative of the summed log-loss with respect to 1 / temperature."""
-    confidence = to_probabilities(
-        held_out.logits * np.float32(inverse_temperature), held_out.multiple
-    )
+def _log_loss_slope(held_out: HeldOutLogits, truth: Floats, sharpness: float) -> float:
+    """Return the derivative of the summed log-loss by sharpness = 1 / temperature."""
+    confidence = to_probabilities(held_out.logits * np.float32(sharpness), held_out.is_multi_label)
     return float(np.nansum((confidence - truth) * held_out.logits))
 
 
-def to_probabilities(logits: Floats, multiple: bool) -> Floats:
-    """Apply sigmoids if ``multiple``, else a softmax: (n, K) float32.
+def to_probabilities(logits: Floats, is_multi_label: bool) -> Floats:
+    """Return (n, K) float32 probabilities, by sigmoids if ``is_multi_label``, else by softmax.
 
     Example:
-        >>> to_probabilities(np.array([[0.0, 0.0, -1e4]], dtype=np.float32), multiple=False)
+        >>> to_probabilities(np.array([[0.0, 0.0, -1e4]], dtype=np.float32), is_multi_label=False)
         array([[0.5, 0.5, 0. ]], dtype=float32)
     """
-    if multiple:
+    if is_multi_label:
         small = np.exp(-np.abs(logits))
         return np.asarray(np.where(logits >= 0, 1, small) / (1 + small), dtype=np.float32)
     powers = np.exp(logits - logits.max(axis=1, keepdims=True))

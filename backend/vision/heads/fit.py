@@ -134,7 +134,7 @@ def _mean_biases(means: Floats) -> Floats:
 def fit_weights(
     rows: LabeledRows,
     start: Floats | None,
-    previous: HeadHyperparameters | None,
+    reused: HeadHyperparameters | None,
     rng: np.random.Generator,
 ) -> tuple[Floats, HeadHyperparameters]:
     """Choose ridge and temperature, then fit the weights to all rows.
@@ -142,7 +142,7 @@ def fit_weights(
     Args:
         rows: n ≥ 1 labeled rows.
         start: (K, r) float32 initial weights, or None.
-        previous: hyperparameters to reuse from a head trained on nearly the same rows, or None.
+        reused: hyperparameters to reuse from a head trained on nearly the same rows, or None.
         rng: random generator for folds and subsets.
 
     Returns:
@@ -151,7 +151,7 @@ def fit_weights(
     """
     projected_rows, basis = _project_rows(rows)
     start = None if start is None else _project_onto_basis(start, basis)
-    chosen, start = _choose_hyperparameters(projected_rows, start, previous, rng)
+    chosen, start = _choose_hyperparameters(projected_rows, start, reused, rng)
     all_rows = np.ones((1, len(rows.features)), np.float32)
     problems = projected_rows.build_problems(all_rows, (chosen.ridge,))
     weights = _unproject(solve_problems(problems, start)[0, 0], rows.text_weights, basis)
@@ -195,17 +195,17 @@ def _unproject(weights: Floats, text: Floats | None, basis: Floats | None) -> Fl
 def _choose_hyperparameters(
     rows: LabeledRows,
     start: Floats | None,
-    previous: HeadHyperparameters | None,
+    reused: HeadHyperparameters | None,
     rng: np.random.Generator,
 ) -> tuple[HeadHyperparameters, Floats | None]:
     """Return hyperparameters, and initial weights for the final fit."""
     count = len(rows.features)
     default = CLASS_MEAN_TEMPERATURE if rows.text_weights is None else TEXT_ANCHOR_TEMPERATURE
-    ridges, source = _candidate_ridges(rows, previous)
+    ridges, source = _candidate_ridges(rows, reused)
     if count < MIN_CALIBRATION_ROWS:
         return HeadHyperparameters(ridges[0], default, source), start
     if count > MAX_SUBSET_ROWS:
-        return _choose_on_subset(rows, start, previous, rng)
+        return _choose_on_subset(rows, start, reused, rng)
     held_out = _held_out_by_ridge(rows, ridges, rng)
     best, fitted = select_best_candidate(held_out)
     temperature = shrink_temperature(fitted, len(held_out[best].targets), default)
@@ -215,14 +215,14 @@ def _choose_hyperparameters(
 def _choose_on_subset(
     rows: LabeledRows,
     start: Floats | None,
-    previous: HeadHyperparameters | None,
+    reused: HeadHyperparameters | None,
     rng: np.random.Generator,
 ) -> tuple[HeadHyperparameters, Floats | None]:
     """Choose the ridge on a subset and the temperature on held-out rows, for many rows."""
-    if previous is not None:
-        return replace(previous, ridge_from="previous", temperature_from="previous"), start
+    if reused is not None:
+        return replace(reused, ridge_from="previous", temperature_from="previous"), start
     order = rng.permutation(len(rows.features))
-    ridges, source = _candidate_ridges(rows, previous)
+    ridges, source = _candidate_ridges(rows, reused)
     best = 0
     if len(ridges) > 1:
         subset = rows.subset(order[:MAX_SUBSET_ROWS])
@@ -241,11 +241,11 @@ def _choose_on_subset(
 
 
 def _candidate_ridges(
-    rows: LabeledRows, previous: HeadHyperparameters | None
+    rows: LabeledRows, reused: HeadHyperparameters | None
 ) -> tuple[tuple[float, ...], str]:
     """Return the candidate ridges, the default first, and the value of ``ridge_from``."""
-    if previous is not None:
-        return (previous.ridge,), "previous"
+    if reused is not None:
+        return (reused.ridge,), "previous"
     if not _can_cross_validate(rows):
         return (_default_ridge(rows),), "default"
     return RIDGE_CANDIDATES, "cross-validation"
