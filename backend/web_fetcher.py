@@ -9,6 +9,7 @@ Thread-safe.
 from __future__ import annotations
 
 import ipaddress
+import re
 import socket
 import threading
 import time
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 
 MAX_REDIRECTS = 5
 REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
+RETRIED_STATUSES = frozenset({408, 425, 429, 500, 502, 503, 504})
+RETRY_DELAYS_SECONDS = (0.5, 2.0)
+"""Delay before each further attempt; a longer ``Retry-After`` is respected."""
+SERVER_BUSY_REASON = "image server is busy or fails"
 Resolver = Callable[[str, int], Iterable[str]]
 TrustedHeaders = Callable[[SplitResult], Mapping[str, str] | None]
 IPv6 = ipaddress.IPv6Network
@@ -99,7 +104,7 @@ class WebFetcher:
 
         deadline = time.monotonic() + self._limits.timeout_seconds
         try:
-            return self._follow_redirects(url, trusted_headers, deadline)
+            return self._fetch_with_retries(url, trusted_headers, deadline)
         except httpcore.TimeoutException as error:
             raise ImageError("image download timed out", redact_url(url)) from error
         except (
@@ -112,6 +117,19 @@ class WebFetcher:
         """Close the connections."""
         for pool in self._pools.values():
             pool.close()
+
+    def _fetch_with_retries(
+        self, url: str, trusted_headers: TrustedHeaders, deadline: float
+    ) -> bytes:
+        for delay_seconds in RETRY_DELAYS_SECONDS:
+            try:
+                return self._follow_redirects(url, trusted_headers, deadline)
+            except _ServerBusyError as error:
+                delay_seconds = max(delay_seconds, error.retry_after_seconds)
+                if time.monotonic() + delay_seconds >= deadline:
+                    raise
+            time.sleep(delay_seconds)
+        return self._follow_redirects(url, trusted_headers, deadline)
 
     def _follow_redirects(
         self, url: str, trusted_headers: TrustedHeaders, deadline: float
@@ -157,6 +175,10 @@ class WebFetcher:
     def _read_body(self, response: httpcore.Response, url: str) -> bytes:
         if response.status in (401, 403):
             raise ImageError("image access denied", redact_url(url))
+        if response.status in RETRIED_STATUSES:
+            retry_after = _header_value(response, b"retry-after") or ""
+            seconds = int(retry_after) if re.fullmatch("[0-9]{1,4}", retry_after) else 0
+            raise _ServerBusyError(f"{redact_url(url)}: {response.status}", seconds)
         if response.status != 200:
             raise ImageError("image not found", f"{redact_url(url)}: {response.status}")
         coding = (_header_value(response, b"content-encoding") or "").lower()
@@ -171,6 +193,14 @@ class WebFetcher:
                 limit = f"over {self._limits.max_bytes:,} bytes"
                 raise ImageError("image file is too large", limit)
         return bytes(body)
+
+
+class _ServerBusyError(ImageError):
+    """The server refuses or fails for the moment."""
+
+    def __init__(self, detail: str, retry_after_seconds: int) -> None:
+        super().__init__(SERVER_BUSY_REASON, detail)
+        self.retry_after_seconds = retry_after_seconds
 
 
 def url_origin(parts: SplitResult) -> str:

@@ -25,7 +25,7 @@ from backend.label_studio.region_results import complete_regions
 from backend.label_studio.task_results import format_prediction
 from backend.server_url import split_url
 from backend.vision.images.decode import decode_upright_image
-from backend.web_fetcher import FetchLimits, redact_url
+from backend.web_fetcher import SERVER_BUSY_REASON, FetchLimits, redact_url
 
 MAX_SAMPLED_TASKS = 5000
 FETCH_TIMEOUT_SECONDS = 15.0
@@ -89,7 +89,11 @@ def check_images(project: CheckedProject) -> Iterator[CheckResult]:
     limits = FetchLimits(
         settings.max_image_bytes, settings.allowed_hosts, timeout_seconds=FETCH_TIMEOUT_SECONDS
     )
-    fetcher = TaskImageFetcher(project.client.server, project.client.auth_headers, limits)
+    aliases = [settings.label_studio_url, settings.label_studio_host]
+    aliases += [project.record.server] if project.record else []
+    fetcher = TaskImageFetcher(
+        project.client.server, project.client.auth_headers, limits, aliases=aliases
+    )
     for sample in samples:
         check = f"image ({sample.storage})"
         try:
@@ -176,6 +180,8 @@ def _suggest_fix(sample: ImageSample, error: ImageError) -> str:
     if error.reason == "image address is private":
         host = split_url(sample.address).hostname
         return f"to allow images from {host}, set PRELABEL_ALLOWED_HOSTS={host}"
+    if error.reason == SERVER_BUSY_REASON:
+        return "nothing to do if this passes: the image is fetched again in some minutes"
     if error.reason in ("not an image", "damaged image", "empty file", "too many pixels"):
         return f"replace the image, or delete task {sample.task}"
     return STORAGE_FIXES[sample.storage]

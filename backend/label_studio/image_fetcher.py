@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from urllib.parse import SplitResult, quote, unquote_to_bytes, urlsplit
 
 from backend.errors import ImageError, LabelStudioError
@@ -25,6 +25,7 @@ class TaskImageFetcher:
         auth: the header for it, asked for at each use (tokens are renewed).
         limits: sizes and hosts.
         resolve: host and port → IP addresses; the system's resolver when not given.
+        aliases: other addresses of the same server, by which it may call itself in tasks.
     """
 
     def __init__(
@@ -33,8 +34,10 @@ class TaskImageFetcher:
         auth: Callable[[], Mapping[str, str]],
         limits: FetchLimits,
         resolve: Resolver | None = None,
+        aliases: Iterable[str] = (),
     ) -> None:
         self._server = server.rstrip("/")
+        self._aliases = tuple(f"{alias}/" for alias in aliases if alias)
         self._origin = url_origin(urlsplit(self._server))
         self._auth = auth
         self._limits = limits
@@ -74,7 +77,8 @@ class TaskImageFetcher:
             encoded = base64.urlsafe_b64encode(address.encode()).decode()
             return f"{self._server}/tasks/{task}/resolve/?fileuri={quote(encoded)}"
         if scheme in ("http", "https"):
-            return address
+            alias = next((alias for alias in self._aliases if address.startswith(alias)), None)
+            return address if alias is None else f"{self._server}/{address.removeprefix(alias)}"
         if address.startswith("/") and not address.startswith("//"):
             prefix = urlsplit(self._server).path
             has_prefix = not prefix or address.startswith(f"{prefix}/")

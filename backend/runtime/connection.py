@@ -58,7 +58,9 @@ def connect(record: ProjectRecord, token: str, settings: Settings) -> Connection
             client = LabelStudioClient(server, candidate_token)
             _check_same_project(client, record)
             limits = FetchLimits(settings.max_image_bytes, settings.allowed_hosts)
-            return Connection(record, client, TaskImageFetcher(server, client.auth_headers, limits))
+            aliases = (record.server, settings.label_studio_url, settings.label_studio_host)
+            fetcher = TaskImageFetcher(server, client.auth_headers, limits, aliases=aliases)
+            return Connection(record, client, fetcher)
         except LabelStudioError as error:
             failures.append(error)
     raise failures[0]

@@ -243,6 +243,44 @@ def test_a_failed_fetch_has_a_countable_reason(
     assert caught.value.reason == reason
 
 
+def test_a_busy_server_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backend.web_fetcher.RETRY_DELAYS_SECONDS", (0.01, 0.01))
+    statuses = [429, 503, 200, 500, 502, 504]
+
+    class Busy(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(statuses.pop(0))
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"ok")
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Log nothing."""
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Busy)
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    fetcher = WebFetcher(FetchLimits(1000, frozenset({"127.0.0.1"})))
+    url = f"http://127.0.0.1:{server.server_port}/a.png"
+    assert fetcher.fetch(url) == b"ok"
+    with pytest.raises(ImageError, match=r"busy or fails: http:127.0.0.1/a.png: 504"):
+        fetcher.fetch(url)
+    fetcher.close()
+    server.shutdown()
+    server.server_close()
+    assert statuses == []
+
+
+def test_an_address_by_which_label_studio_calls_itself_is_label_studios(site: str) -> None:
+    """As with compose.yaml: the tasks of a local-files storage carry LABEL_STUDIO_HOST."""
+    images = TaskImageFetcher(
+        f"{site}/ls", lambda: {"Authorization": "Token mine"}, FetchLimits(2000, None),
+        aliases=["http://labels.internal:8080"],
+    )  # fmt: skip
+    assert images.fetch("http://labels.internal:8080/data/upload/1/a.png", 1) == b"upload"
+    assert Site.asked == [("/ls/data/upload/1/a.png", "Token mine")]
+    images.close()
+
+
 def test_a_body_is_cut_off_at_the_limit(site: str) -> None:
     images = TaskImageFetcher(site, dict, FetchLimits(2000))
     with pytest.raises(ImageError, match="too large"):
