@@ -10,8 +10,9 @@ from typing import Protocol
 
 from backend.domain import Control, ImageSize
 from backend.errors import ConfigError
-from backend.label_studio.client import BackendConnection, LabelStudioClient, ProjectDetails
+from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.labeling_config import LabelingConfig, read_config
+from backend.label_studio.project_details import BackendConnection, ProjectDetails
 from backend.runtime.resources import Resources
 from backend.settings import Settings
 from backend.store.projects import ProjectRecord

@@ -14,7 +14,7 @@ from backend.label_studio.backend_urls import (
     strip_url_secrets,
     url_port,
 )
-from backend.label_studio.client import UNCERTAINTY_SAMPLING, BackendConnection
+from backend.label_studio.client import UNCERTAINTY_SAMPLING
 from backend.label_studio.diagnostics import (
     Webhook,
     identify_backend,
@@ -23,6 +23,7 @@ from backend.label_studio.diagnostics import (
     send_test_event,
 )
 from backend.label_studio.ml_protocol import MODEL_CLASS
+from backend.label_studio.project_details import BackendConnection
 
 CONNECTED_STATE, DISCONNECTED_STATE = "CO", "DI"
 REQUIRED_EVENTS = frozenset(
