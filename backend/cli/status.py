@@ -67,9 +67,11 @@ class ProjectReport:
                 notes.append(status.outlook.sentence)
             needs = [f"{need.count_text} more of {need.label}" for need in status.outlook.labels]
             if needs:
-                notes.append(f"Would help most: {', '.join(needs)}.")
+                notes.append(f"Most helpful labels: {', '.join(needs)}.")
             if status.outlook.stop:
-                notes.append("The next hundred labels are not expected to improve it noticeably.")
+                notes.append(
+                    "The next hundred labels are not expected to improve the accuracy noticeably."
+                )
         if status.accepting:
             notes.append(f"{status.accepted} accepted without a person. {status.accepting.reason}")
         return notes
@@ -229,7 +231,7 @@ def _format_control(name: str, control: ControlCard) -> Iterator[str]:
         yield f"      {control.advice}"
     if control.examples:
         header = f"      {'label':<{LABEL_COLUMN_WIDTH}} {'examples':>8}  "
-        yield f"{header}{'right when given':<24}  found of all"
+        yield f"{header}{'precision':<24}  recall"
     for label, count in control.examples.items():
         figures = control.label_figures(label)
         cells = f"      {_truncate(label):<{LABEL_COLUMN_WIDTH}} {count:>8}  "

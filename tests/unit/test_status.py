@@ -76,9 +76,9 @@ live: v0-b447b15e, on the audit slice accuracy 90% (70% to 97%, 20 images)
 v1-0badbad0 is not live. Held back: it is worse.
 accuracy by cross-validation: 90% (70% to 97%, 20 images)
 95% is out of sight.
-Would help most: about 40 more of blue.
+Most helpful labels: about 40 more of blue.
 colour (linear head)
-label examples right when given found of all
+label examples precision recall
 red 12 90% (70% to 97%, n = 20) 80% (70% to 97%, n = 20)
 blue 3 – –
 captured by the endpoint: 3 images (2 uncertain, 1 rare), 0 of them tasks by now
