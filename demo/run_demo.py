@@ -281,7 +281,7 @@ class LabelingRun:
     def label(self, label_budget: int) -> None:
         """Label so many tasks, and measure the model after each round."""
         random_header = f"{'random order':>14}" if self._random_project else ""
-        header = f"{'labels':>6}  {'against the truth':>17}{random_header}  {'audit slice':<28}"
+        header = f"{'labels':>6}  {'held-out images':>17}{random_header}  {'audit set':<28}"
         self._report(f"{header} no correction")
         self._measure_round()
         while len(self.outcomes) < label_budget:

@@ -36,7 +36,7 @@ CROSS_VALIDATION_FOLDS = 3
 """Number of folds; a detector is trained for each."""
 TIME_LIMIT_SHARE = 0.8
 """Share of the time limit from which training counts as stopped by it."""
-AUDIT_BASIS, CROSS_VALIDATION_BASIS = "the audit slice", "cross-validation"
+AUDIT_BASIS, CROSS_VALIDATION_BASIS = "the audit set", "cross-validation"
 
 
 class LabelingTrial:

@@ -230,12 +230,12 @@ def test_a_person_is_asked_until_the_answers_fit_and_one_command_does_it_all(
     assert "died" not in terminal.unread_output
 
     again = Terminal(["init", str(photos), *there], backend.environment)
-    again.wait_for("was made from this folder before. Use it again?")
+    again.wait_for("was created from this folder. Use it again?")
     again.type("\n")
     again.wait_for("0 images imported")
     again.wait_for("Start it here")
     again.type("n\n")
-    again.wait_for(f"where nothing answers: start prelabel serve --port {backend.port}")
+    again.wait_for(f"where no backend runs: start prelabel serve --port {backend.port}")
     assert again.wait_for_exit() == 0
 
 

@@ -72,7 +72,7 @@ def status(home: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, *more: str)
 READ = """
 1 leaves (http://localhost:8080)
 35 of 60 tasks labeled, 3 of them new since the last version
-live: v0-b447b15e, on the audit slice accuracy 90% (70% to 97%, 20 images)
+live: v0-b447b15e, on the audit set accuracy 90% (70% to 97%, 20 images)
 v1-0badbad0 is not live. Held back: it is worse.
 accuracy by cross-validation: 90% (70% to 97%, 20 images)
 95% is out of sight.
@@ -81,8 +81,8 @@ colour (linear head)
 label examples precision recall
 red 12 90% (70% to 97%, n = 20) 80% (70% to 97%, n = 20)
 blue 3 – –
-captured by the endpoint: 3 images (2 uncertain, 1 rare), 0 of them tasks by now
-labels that may be wrong: 2 (`prelabel label-errors 1`)
+captured by the endpoint: 3 images (2 uncertain, 1 rare), 0 of them imported as tasks
+probable label errors: 2 (`prelabel label-errors 1`)
 left out: 2 × rotated box
 """
 

@@ -227,5 +227,7 @@ def test_what_is_in_the_way_is_one_sentence(
     assert main(["export", live(published_home, "1"), "--output", str(tmp_path / "full")]) == 2
     assert "is not empty" in capsys.readouterr().err
     assert main(["export", "v9-nothing", "--output", str(tmp_path / "new")]) == 1
-    assert "There is no version 'v9-nothing'. Live are: colours: v0-" in capsys.readouterr().err
+    assert (
+        "There is no version 'v9-nothing'. Live versions: colours: v0-" in capsys.readouterr().err
+    )
     assert not (tmp_path / "new").exists()
