@@ -119,7 +119,7 @@ def test_a_project_without_a_version_shows_how_to_get_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ProjectStore(tmp_path).register("http://localhost:8080", 7)
-    assert "live: nothing yet; `prelabel serve`" in status(tmp_path, monkeypatch, capsys)
+    assert "live: none yet; `prelabel serve`" in status(tmp_path, monkeypatch, capsys)
 
 
 def test_captures_in_another_home_folder_are_counted(
