@@ -1,4 +1,4 @@
-"""A simulated annotator, who works through Label Studio's API."""
+"""A simulated annotator that uses Label Studio's API."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ UPLOAD_BATCH_SIZE = 50
 
 
 class SimulatedAnnotator:
-    """A client of Label Studio with the requests that an annotator's browser makes.
+    """A client of Label Studio that sends the requests of an annotator's browser.
 
     Args:
         url: address of Label Studio.
@@ -38,13 +38,13 @@ class SimulatedAnnotator:
             self._request("POST", f"/api/projects/{project}/import", files=parts)
 
     def connect_backend(self, project: int, backend: str) -> None:
-        """Connect a model, as the page Settings → Model does."""
+        """Connect the backend as the page Settings → Model does."""
         self._request(
             "POST", "/api/ml/", json={"project": project, "url": backend, "title": "Prelabel"}
         )
 
     def live_version(self, project: int) -> str:
-        """Return the model version that the queue of a project follows."""
+        """Return the model version of a project."""
         return str(self._request("GET", f"/api/projects/{project}/").get("model_version") or "")
 
     def list_tasks(self, project: int) -> list[Json]:
@@ -81,6 +81,6 @@ class SimulatedAnnotator:
 
 
 def suggested_regions(task: Json) -> list[Json] | None:
-    """Return the regions of the newest prediction of a task; None without one."""
+    """Return the regions of a task's newest prediction; None if it has none."""
     predictions = task.get("predictions") or []
     return list(predictions[-1].get("result") or []) if predictions else None

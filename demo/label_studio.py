@@ -58,7 +58,7 @@ class ServerProcess:
         Args:
             url: address to poll.
             seconds: time limit.
-            report: receives the seconds waited so far.
+            report: called with the elapsed seconds.
 
         Raises:
             PrelabelError: the server stopped, or did not answer in time.
@@ -67,13 +67,13 @@ class ServerProcess:
         while (elapsed_seconds := time.monotonic() - start) < seconds:
             report(elapsed_seconds)
             if self._process.poll() is not None:
-                raise PrelabelError(f"{self._program_name()} ended at once: {self.last_log_line()}")
+                raise PrelabelError(f"{self._program_name()} exited: {self.last_log_line()}")
             with contextlib.suppress(httpx.HTTPError):
                 if httpx.get(url, timeout=5, trust_env=False).status_code < 500:
                     return
             time.sleep(POLL_SECONDS)
         raise PrelabelError(
-            f"{self._program_name()} did not answer in {seconds:.0f} s; see {self.log}."
+            f"{self._program_name()} did not answer within {seconds:.0f} s; see {self.log}."
         )
 
     def stop(self, signal_number: int = signal.SIGTERM) -> None:
@@ -88,7 +88,7 @@ class ServerProcess:
         self._file.close()
 
     def release(self) -> None:
-        """Clean up after a server that was stopped from outside."""
+        """Clean up after a server that another process stopped."""
         self._process.wait()
         self._file.close()
 
@@ -129,7 +129,7 @@ class LabelStudioServer:
         self._server_process: ServerProcess | None = None
 
     def start(self) -> None:
-        """Start the server, without waiting.
+        """Start the server without waiting until it is ready.
 
         Raises:
             PrelabelError: Label Studio is not installed.
@@ -141,7 +141,7 @@ class LabelStudioServer:
     def wait_until_ready(
         self, report: Callable[[float], None] = lambda elapsed_seconds: None
     ) -> None:
-        """Wait until it answers; the first start creates the database, which takes 20 to 60 s."""
+        """Wait until the server answers; the first start creates the database in 20 to 60 s."""
         self._require_process().wait_until_ready(f"{self.url}/health", FIRST_START_SECONDS, report)
 
     def stop(self) -> None:
@@ -165,8 +165,8 @@ class LabelStudioServer:
         program = shutil.which("label-studio", path=scripts_folder) or shutil.which("label-studio")
         if program is None:
             raise PrelabelError(
-                "Label Studio is not installed beside Prelabel: run this with `uv run prelabel "
-                "demo`, or `pip install label-studio`."
+                "Label Studio is not installed in this environment: use `uv run prelabel demo`, or "
+                "run `pip install label-studio`."
             )
         options = f"--no-browser --port {self._port} --internal-host 127.0.0.1 --host {self.url}"
         return [program, "start", *options.split()]
@@ -191,9 +191,9 @@ class LabelStudioServer:
 
 
 def find_free_port(preferred: int = 0) -> int:
-    """Return a free port of the loopback address, the preferred one if possible."""
+    """Return a free port on the loopback address, if possible the preferred one."""
     for port in (preferred, 0):
         with contextlib.suppress(OSError), socket.socket() as probe:
             probe.bind(("127.0.0.1", port))
             return int(probe.getsockname()[1])
-    raise PrelabelError("No free port on loopback.")
+    raise PrelabelError("There is no free port on the loopback address.")

@@ -1,4 +1,4 @@
-"""Run the demo: the whole loop in a few minutes, on drawn images with known truth."""
+"""Run the demo: the whole loop in a few minutes, on synthetic images with known labels."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ from demo.scenarios import LABEL_CONFIG_FOLDER, DemoScenario
 
 LABELS_PER_ROUND = 10
 STALLED_ROUND_SECONDS = 120.0
-"""Time without progress after which a round counts as stalled; busy machines are slow."""
+"""Time without progress after which a round counts as stalled; generous for slow machines."""
 PROGRESS_INTERVAL_SECONDS = 0.1
 
 
 @dataclass
 class DrawnImages:
-    """All drawn images.
+    """The drawn images and their ground truth.
 
     Attributes:
         files: image files of the project.
-        truth_by_name: correct answer by file name stem, of all images.
+        truth_by_name: file name stem → ground truth, of all images.
         held_out_tasks: tasks that are in no project, with their image as a data URI.
     """
 
@@ -44,20 +44,20 @@ class DrawnImages:
     held_out_tasks: list[Json] = field(default_factory=list)
 
     def truth_of(self, task: Json) -> Any:
-        """Return the correct answer of a task: /data/upload/1/1a2b3c4d-plant-0007.jpg."""
+        """Return the ground truth for the image (/data/upload/1/1a2b3c4d-plant-0007.jpg)."""
         return self.truth_by_name[Path(task["data"]["image"]).stem.partition("-")[2]]
 
 
 class Demo:
-    """Start Label Studio and the backend, and label with a simulated annotator.
+    """Starts Label Studio and the backend, and labels with a simulated annotator.
 
     Args:
-        scenario: job to run.
+        scenario: labeling job of the demo.
         label_budget: number of tasks to label.
-        keep_running: leave Label Studio and the backend running.
-        compare_random: label the same images in random order as well, in another project.
+        keep_running: whether to leave Label Studio and the backend running.
+        compare_random: whether to label the images in random order, too, in another project.
         seed: seed of the drawn images.
-        report: receives each line for people.
+        report: called with each line for the user.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Demo:
         """Run the demo and return its figures for ``--json``.
 
         Raises:
-            PrelabelError: a step failed; nothing is left running.
+            PrelabelError: a step failed; all processes are stopped.
         """
         started = time.monotonic()
         succeeded = False
@@ -98,9 +98,9 @@ class Demo:
         seconds = round(time.monotonic() - started, 1)
         labels, suggested, correct = len(run.outcomes), run.suggested_count, run.correct_count
         self._report(
-            f"\n{suggested} of {labels} images came with a pre-annotation; {correct} needed no "
-            f"correction. The model now reaches {self._scenario.metric} "
-            f"{run.curve[-1]['accuracy']:.0%} on images it has never seen. {seconds:.0f} s in all."
+            f"\n{suggested} of {labels} images were pre-annotated; {correct} needed no correction. "
+            f"On held-out images the model reaches {self._scenario.metric} "
+            f"{run.curve[-1]['accuracy']:.0%}. The demo took {seconds:.0f} s."
         )
         if self._keep_running:
             self._report_addresses()
@@ -118,7 +118,7 @@ class Demo:
         }
 
     def _label(self) -> LabelingRun:
-        self._report(f"A demo in {self._folder}: Label Studio, the backend, and drawn images.")
+        self._report(f"The data of this demo is in {self._folder}.")
         images = self._start_and_draw()
         annotator = SimulatedAnnotator(self._label_studio.url, self._label_studio.token)
         with contextlib.closing(annotator):
@@ -129,7 +129,7 @@ class Demo:
             annotator.connect_backend(run.project, self._backend_url)
             if self._compare_random:
                 run.add_random_project(self._seed)
-            self._report(f"Connected {self._backend_url}; the annotator starts.\n")
+            self._report(f"Connected {self._backend_url}. The simulated annotator starts.\n")
             try:
                 run.label(self._label_budget)
             except StalledRoundError as error:
@@ -197,7 +197,7 @@ class Demo:
             f"with {self._label_studio.password}), the backend at {self._backend_url}."
         )
         pids = " ".join(map(str, self._addresses()["pids"]))
-        self._report(f"End both with: kill {pids}; rm -r {self._folder}")
+        self._report(f"Stop both and delete the data: kill {pids}; rm -r {self._folder}")
 
     def _addresses(self) -> Json:
         backend_pids = [self._backend_process.pid] if self._backend_process else []
@@ -218,23 +218,23 @@ class Demo:
 
 
 class StalledRoundError(PrelabelError):
-    """A round made no progress."""
+    """Raised if a round makes no progress."""
 
 
 class LabelingRun:
-    """One project that the annotator labels, and its figures.
+    """A project that the annotator labels, and its figures.
 
     Args:
-        scenario: the job.
+        scenario: labeling job of the demo.
         annotator: labels the tasks.
-        images: images and their correct answers.
+        images: images and their ground truth.
         backend_url: address of the backend.
-        report: receives each line for people.
+        report: called with each line for the user.
 
     Attributes:
         project: number of the project.
-        curve: after each round: labels, accuracy, audit and version, and as ``random`` the
-            accuracy after as many labels in random order, if compared.
+        curve: for each round, ``labels``, ``accuracy``, ``audit``, ``version`` and, if compared,
+            ``random``, the accuracy after as many labels in random order.
         outcomes: for each labeled task, whether its pre-annotation needed no correction; None if
             it had none.
     """
@@ -279,9 +279,9 @@ class LabelingRun:
         random.Random(seed).shuffle(self._random_tasks)  # noqa: S311 - no secret
 
     def label(self, label_budget: int) -> None:
-        """Label so many tasks, and measure the model after each round."""
+        """Label a number of tasks, and measure the accuracy after each round."""
         random_header = f"{'random order':>14}" if self._random_project else ""
-        header = f"{'labels':>6}  {'against the truth':>17}{random_header}  {'audit set':<28}"
+        header = f"{'labels':>6}  {'held-out images':>17}{random_header}  {'audit set':<28}"
         self._report(f"{header} no correction")
         self._measure_round()
         while len(self.outcomes) < label_budget:
@@ -307,7 +307,7 @@ class LabelingRun:
         return truth
 
     def _measure_round(self) -> None:
-        """Wait for the round with all labels, and measure its version."""
+        """Wait for the round with all labels, and measure the accuracy of its version."""
         labels = len(self.outcomes)
         state = self._wait_for_round(self.project, labels)
         accuracy = self._measure_accuracy(self.project)
@@ -356,7 +356,7 @@ class LabelingRun:
         return state
 
     def _measure_accuracy(self, project: int) -> float:
-        """Compute the metric of ``/predict`` on the images that are in no project."""
+        """Compute the metric of ``/predict`` on the held-out images."""
         tasks = self._images.held_out_tasks
         body = {"tasks": tasks, "project": str(project), "label_config": self._config}
         url = f"{self._backend_url}/predict"
@@ -367,7 +367,7 @@ class LabelingRun:
 
 
 def show_transient_line(line: str) -> None:
-    """Show a line that the next one overwrites, if a terminal is there."""
+    """Show a line that the next output overwrites, if stderr is a terminal."""
     if sys.stderr.isatty():
         print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
 

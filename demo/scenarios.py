@@ -1,4 +1,4 @@
-"""The three jobs of the demo: drawn images with known truth, and who labels and scores them."""
+"""The three labeling jobs of the demo: their images, annotations, and metrics."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Truth = TypeVar("Truth")
 
 @dataclass(frozen=True)
 class DemoImage(Generic[Truth]):
-    """One drawn image: its file name stem, RGB pixels, and correct answer."""
+    """A drawn image: file name stem, RGB image, and ground truth."""
 
     name: str
     image: Image.Image
@@ -29,18 +29,18 @@ class DemoImage(Generic[Truth]):
 
 
 class DemoScenario(ABC, Generic[Truth]):
-    """One job.
+    """A labeling job of the demo.
 
     Attributes:
         task: value of ``--task``.
         title: title of the project.
         config_file: file in ``label_config/``.
-        metric: name of the figure that :meth:`compute_metric` returns.
-        pool_size: images in the project.
-        held_out_size: images in no project, for the figure against the truth.
+        metric: name of the metric that :meth:`compute_metric` returns.
+        pool_size: number of images in the project.
+        held_out_size: number of images in no project, to measure the model.
         label_budget: default number of tasks to label.
         settings: environment variables of the backend.
-        compare_random: default for labeling the same images in random order as well.
+        compare_random: whether to label the images in random order, too, by default.
     """
 
     task: ClassVar[str]
@@ -59,19 +59,19 @@ class DemoScenario(ABC, Generic[Truth]):
 
     @abstractmethod
     def make_annotation(self, truth: Truth) -> list[Json]:
-        """Return the regions that a person would submit."""
+        """Return the result of a correct annotation."""
 
     @abstractmethod
     def compute_metric(self, predicted: Sequence[Sequence[Json]], truths: Sequence[Truth]) -> float:
-        """Compute the figure of predicted regions, 0 to 1."""
+        """Compute the metric of predicted results, 0 to 1."""
 
     @abstractmethod
     def is_correct(self, predicted: Sequence[Json], truth: Truth) -> bool:
-        """Return whether predicted regions need no correction."""
+        """Return whether a predicted result needs no correction."""
 
 
 class PlantScenario(DemoScenario[str]):
-    """Healthy or wilting: one label for the whole image."""
+    """Classify plants as healthy or wilting, with one label per image."""
 
     task = "classification"
     title = "Greenhouse: healthy or wilting?"
@@ -89,7 +89,7 @@ class PlantScenario(DemoScenario[str]):
             yield DemoImage(scene.name, scene.image, scene.label)
 
     def make_annotation(self, truth: str) -> list[Json]:
-        """Return the choice."""
+        """Return the annotation with the true choice."""
         value = {"choices": [truth]}
         return [{"from_name": "plant", "to_name": "image", "type": "choices", "value": value}]
 
@@ -99,20 +99,20 @@ class PlantScenario(DemoScenario[str]):
         return sum(self.is_correct(regions, truth) for regions, truth in pairs) / len(truths)
 
     def is_correct(self, predicted: Sequence[Json], truth: str) -> bool:
-        """Return whether the true choice is the only one."""
+        """Return whether only the true choice is predicted."""
         return [region["value"]["choices"] for region in predicted] == [[truth]]
 
 
 @dataclass(frozen=True)
 class FruitTruth:
-    """The fruits of an image, and its width divided by its height."""
+    """The fruits of an image, and the aspect ratio (width divided by height)."""
 
     fruits: tuple[Fruit, ...]
     aspect_ratio: float
 
 
 class _FruitScenario(DemoScenario[FruitTruth]):
-    """Boxes or points; F1 = 2 · correct / (predicted + true)."""
+    """Detect fruits as boxes or points; F1 = 2 · correct / (predicted + true)."""
 
     pool_size, held_out_size, label_budget = 240, 80, 40
     settings: ClassVar[Mapping[str, str]] = {
@@ -139,7 +139,7 @@ class _FruitScenario(DemoScenario[FruitTruth]):
         return 2 * correct / total if total else 1.0
 
     def is_correct(self, predicted: Sequence[Json], truth: FruitTruth) -> bool:
-        """Return whether every fruit has a region, and nothing else has one."""
+        """Return whether every fruit has a region and there is no other region."""
         return len(predicted) == len(truth.fruits) == self._count_correct(predicted, truth)
 
     @abstractmethod
@@ -150,7 +150,7 @@ class _FruitScenario(DemoScenario[FruitTruth]):
 
 
 class StrawberryScenario(_FruitScenario):
-    """Ripe strawberries among leaves: a box around each."""
+    """Detect ripe strawberries among leaves with boxes."""
 
     task = "boxes"
     title = "Strawberries: where are the ripe ones?"
@@ -175,7 +175,7 @@ class StrawberryScenario(_FruitScenario):
 
 
 class AppleScenario(_FruitScenario):
-    """Apples to count: a click on the center of each."""
+    """Count apples with a point on the center of each."""
 
     task = "points"
     title = "Apples: how many are there?"
@@ -193,11 +193,11 @@ class AppleScenario(_FruitScenario):
     def _count_correct(self, predicted: Sequence[Json], truth: FruitTruth) -> int:
         """Count points within half the size of an apple."""
         ratio = truth.aspect_ratio
-        found = [(r["value"]["x"] / 100 * ratio, r["value"]["y"] / 100) for r in predicted]
+        points = [(r["value"]["x"] / 100 * ratio, r["value"]["y"] / 100) for r in predicted]
         centers = [(f.center[0] * ratio, f.center[1]) for f in truth.fruits]
         sizes = [math.sqrt((f.x1 - f.x0) * ratio * (f.y1 - f.y0)) for f in truth.fruits]
-        pairs = match_points(found, centers, max(sizes, default=0.0) / 2)
-        return sum(math.dist(found[i], centers[j]) <= sizes[j] / 2 for i, j in pairs)
+        pairs = match_points(points, centers, max(sizes, default=0.0) / 2)
+        return sum(math.dist(points[i], centers[j]) <= sizes[j] / 2 for i, j in pairs)
 
 
 SCENARIOS: Mapping[str, type[DemoScenario[str]] | type[DemoScenario[FruitTruth]]] = {

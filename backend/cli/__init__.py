@@ -1,1 +1,1 @@
-"""The command line ``prelabel``: one module per command, heavy imports inside the functions."""
+"""The command line ``prelabel``: one module per command, which imports heavy packages lazily."""

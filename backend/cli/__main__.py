@@ -1,4 +1,4 @@
-"""``python -m backend.cli``: the command line without its entry point."""
+"""``python -m backend.cli``: run the command line without an installed entry point."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``prelabel advise``: recommend a labeling job for a project, measured on its labels."""
+"""``prelabel advise``: recommend a labeling job for a project, based on its labels."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _run(options: argparse.Namespace) -> CommandResult:
 
 
 def _format_metrics(control: str, figures: Mapping[str, Any]) -> list[str]:
-    """Return the lines about one control before the advice."""
+    """Return lines with the measurements of a control."""
     lines = [control]
     if objects := figures.get("things"):
         lines.append(
@@ -54,18 +54,18 @@ def _format_metrics(control: str, figures: Mapping[str, Any]) -> list[str]:
         if objects["side"]:
             lines.append(f"  size: {_format_range(objects['side'], '{:.0%}')} of the image's side")
     if figures.get("by"):
-        lines.append(f"  both jobs compared by {figures['by']}")
+        lines.append(f"  classification and detection compared by {figures['by']}")
     return lines
 
 
 def _format_range(quantiles: Mapping[str, float], number_format: str) -> str:
     median, low, high = (number_format.format(quantiles[key]) for key in ("median", "low", "high"))
-    return f"{median} (mostly {low} to {high})"
+    return f"{median} (usually {low} to {high})"
 
 
 COMMAND = Command(
     "advise",
-    "compare classifying whole images with marking objects, measured on a project's labels",
+    "measure on a project's labels whether to classify whole images or to mark objects",
     "prelabel advise 3",
     _add_options,
     _run,

@@ -1,4 +1,4 @@
-"""Arguments that several commands share."""
+"""Command-line arguments that several commands share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MAX_PORT = 65_535
 
 
 def whole_number(low: int, high: int) -> Callable[[str], int]:
-    """Return an argument type for whole numbers in a range.
+    """Return an argparse type for whole numbers in a range.
 
     >>> whole_number(1, 500)("60")
     60
@@ -26,36 +26,36 @@ def whole_number(low: int, high: int) -> Callable[[str], int]:
 
 
 def add_project_argument(parser: argparse.ArgumentParser) -> None:
-    """Add the argument that names a connected project."""
+    """Add the argument for a connected project."""
     parser.add_argument(
         "project",
         nargs="?",
         default="",
         metavar="PROJECT",
-        help="project number in Label Studio or title; optional if only one is connected",
+        help="number or title of the project; optional if only one is connected",
     )
 
 
 def add_listen_options(parser: argparse.ArgumentParser, port: int) -> None:
-    """Add the address and port of a server, with a default port."""
+    """Add the options for the address and port of a server."""
     add_host_option(parser)
     parser.add_argument(
         "--port",
         type=whole_number(0, MAX_PORT),
         default=port,
-        help=f"port to listen on; 0 picks a free one (default {port})",
+        help=f"port to listen on; 0 chooses a free one (default {port})",
     )
 
 
 def add_host_option(parser: argparse._ActionsContainer) -> None:
-    """Add the address that a server listens on."""
+    """Add the option for the address of a server."""
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)"
     )
 
 
 def add_backend_option(parser: argparse.ArgumentParser) -> None:
-    """Add the address of the backend."""
+    """Add the option for the address of the backend."""
     parser.add_argument(
         "--backend",
         default=DEFAULT_BACKEND_URL,
@@ -65,7 +65,7 @@ def add_backend_option(parser: argparse.ArgumentParser) -> None:
 
 
 def listen_url(host: str, port: int) -> str:
-    """Return the address of a server; the loopback address if it listens on all interfaces.
+    """Return the URL of a server, with the loopback address if it listens on all interfaces.
 
     >>> listen_url("::1", 9091), listen_url("0.0.0.0", 9091)
     ('http://[::1]:9091', 'http://127.0.0.1:9091')

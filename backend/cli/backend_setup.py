@@ -36,7 +36,7 @@ from backend.onboarding.folder_project import FolderProject
 from backend.settings import Settings
 
 OTHER_BACKEND_MESSAGE = (
-    "Another Prelabel (home {home}) answers at {url}, such as a demo that is still running: stop "
+    "Another Prelabel (home {home}) answers at {url}; it may be a demo that is still running. Stop "
     "it, or choose another port, such as --backend http://127.0.0.1:{port}."
 )
 DEFAULT_PORT = 9090
@@ -46,9 +46,9 @@ class BackendSetup:
     """Connects a project to a backend.
 
     Args:
-        options: of the command.
-        settings: of this process; the backend has the same.
-        log: called with lines for people.
+        options: parsed command-line arguments.
+        settings: settings of this process, which the backend shares.
+        log: called with each line for the user.
     """
 
     def __init__(
@@ -62,11 +62,11 @@ class BackendSetup:
         self._connected_urls: list[str] = []
 
     def locate_backend(self, client: LabelStudioClient, existing: FolderProject | None) -> None:
-        """Find the address of the backend before anything is created.
+        """Determine the address of the backend, before anything is created.
 
         Args:
-            client: of Label Studio.
-            existing: the project, if it exists already.
+            client: client of Label Studio.
+            existing: project, if it already exists.
 
         Raises:
             UsageError: the given address is invalid.
@@ -80,7 +80,7 @@ class BackendSetup:
             first_url = self._connected_urls[0]
             if not is_own_backend(self._settings, first_url) and is_own_backend(
                 self._settings, DEFAULT_BACKEND_URL
-            ):  # the same backend by the address that it has on this machine
+            ):  # the same backend, with another address on this machine
                 self._connected_urls.append(DEFAULT_BACKEND_URL)
             else:
                 self._backend = first_url
@@ -89,16 +89,16 @@ class BackendSetup:
     def connect_or_start(
         self, client: LabelStudioClient, project: FolderProject, url: str, result: CommandResult
     ) -> CommandResult:
-        """Connect to the running backend, or leave it to the backend that starts next.
+        """Connect the running backend, or register the project for the next one that starts.
 
         Args:
-            client: of Label Studio.
-            project: to connect.
-            url: address of the project's page.
-            result: the command's result so far; printed before the backend starts here.
+            client: client of Label Studio.
+            project: project to connect.
+            url: URL of the project's page.
+            result: result of the command so far, printed before the backend starts.
 
         Returns:
-            what to add to the result.
+            further entries of the result.
         """
         backend, number = self._backend, project.number
         if self._find_running():
@@ -143,8 +143,8 @@ class BackendSetup:
         port_option = f" --port {self._port}" if self._port != DEFAULT_PORT else ""
         command = f"prelabel serve{port_option}"
         if self._backend in self._connected_urls:
-            return f"It is connected to {self._backend}, where nothing answers: start {command}"
-        return f"Now start the backend, which connects the project: {command}"
+            return f"It is connected to {self._backend}, where no backend runs: start {command}"
+        return f"Start the backend, which then connects the project: {command}"
 
     def _should_serve(self) -> bool:
         if self._options.serve is not None:
@@ -153,14 +153,14 @@ class BackendSetup:
         return self._prompter.is_interactive and self._prompter.confirm(question, "serve")
 
     def _serve(self, number: int, result: CommandResult) -> None:
-        """Serve until the process is stopped; print the result first."""
+        """Print the result, then serve until the process is stopped."""
         if self._options.json:
             print(json.dumps(result, ensure_ascii=False), flush=True)
         threading.Thread(target=self._wait_for_first_round, args=(number,), daemon=True).start()
         serve_backend(argparse.Namespace(**{**vars(self._options), "port": self._port}))
 
     def _wait_for_first_round(self, number: int) -> CommandResult:
-        """Wait for the backend's first round on the project and print its result."""
+        """Wait for the first round of the project and print its result."""
         state = wait_for_first_round(
             self._settings,
             self._backend,
@@ -169,7 +169,7 @@ class BackendSetup:
         )
         terminal.clear_progress()
         if state is None:
-            self._log(f"`prelabel status {number}` shows its progress.")
+            self._log(f"To see the progress, run: prelabel status {number}")
             return {"version": None, "preannotated": False}
         for line in describe_first_round(state, self._settings):
             self._log(line)
@@ -182,7 +182,7 @@ class BackendSetup:
 
 
 def resume_command(options: argparse.Namespace, folder: str) -> str:
-    """Return the command that continues with a folder."""
+    """Return the command line that continues an interrupted import."""
     backend_option = (
         f" --backend {shlex.quote(redact_secret(options.backend))}" if options.backend else ""
     )

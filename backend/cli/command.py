@@ -1,4 +1,4 @@
-"""The type that every module of a command defines one value of."""
+"""The type of a subcommand, of which each module defines one."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class Command:
     """One subcommand of ``prelabel``.
 
     Attributes:
-        name: as typed on the command line.
+        name: name on the command line.
         help: one line for ``prelabel --help``.
-        example: a command line that runs it.
+        example: example of a command line.
         add_options: adds its arguments to a parser.
-        run: runs it; raises a ``PrelabelError`` when it fails.
-        exit_status: the process's exit status for a result.
+        run: runs it and returns its result; raises a ``PrelabelError`` if it fails.
+        exit_status: returns the exit status of the process for a result.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""``prelabel connect``: do what Label Studio's page "Connect Model" does."""
+"""``prelabel connect``: connect a project to the backend, as "Connect Model" in Label Studio."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from backend.cli.terminal import print_line
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "project", metavar="PROJECT", help="project number in Label Studio or title"
+        "project", metavar="PROJECT", help="number or title of the project in Label Studio"
     )
     arguments.add_backend_option(parser)
 

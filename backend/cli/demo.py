@@ -1,4 +1,4 @@
-"""``prelabel demo``: run the whole loop on drawn images, offline."""
+"""``prelabel demo``: run the whole loop offline, on synthetic images."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ DEMO_TASKS = ("classification", "boxes", "points")
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--task", choices=DEMO_TASKS, default=DEMO_TASKS[0], help="what to learn (classification)"
+        "--task", choices=DEMO_TASKS, default=DEMO_TASKS[0], help="task (default classification)"
     )
     parser.add_argument(
         "--labels",
         type=whole_number(1, 500),
-        help="number of tasks to label (classification 60, boxes and points 40)",
+        help="number of images to label (default 60 for classification, 40 for boxes and points)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="seed of the drawn images (0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the images (default 0)")
     parser.add_argument(
         "--keep", action="store_true", help="leave Label Studio and the backend running at the end"
     )
@@ -29,7 +29,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "--compare",
         action=argparse.BooleanOptionalAction,
         help="repeat the run in random order for comparison "
-        "(default for classification; boxes and points then take twice as long)",
+        "(default for classification; doubles the time for boxes and points)",
     )
 
 

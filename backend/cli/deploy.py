@@ -10,22 +10,20 @@ from backend.cli.terminal import print_line
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--check", action="store_true", help="check the requirements and deploy nothing"
-    )
+    parser.add_argument("--check", action="store_true", help="only check the requirements")
 
 
 def _run(options: argparse.Namespace) -> CommandResult:
     from backend.settings import read_settings
-    from serverless import deploy as deploying
+    from serverless.deploy import check_deployable, deploy, next_steps
 
     settings = read_settings()
     if options.check:
-        deploying.check_deployable(settings)
+        check_deployable(settings)
         print_line("All requirements are met. Run `prelabel deploy` to deploy.", options)
         return {"checked": True}
-    deployed = deploying.deploy(settings, lambda line: print_line(line, options))
-    for line in deploying.next_steps(deployed, settings):
+    deployed = deploy(settings, lambda line: print_line(line, options))
+    for line in next_steps(deployed, settings):
         print_line(line, options)
     return asdict(deployed)
 

@@ -20,7 +20,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         default="",
         metavar="PROJECT",
-        help="project number in Label Studio or title (default: all connected projects)",
+        help="number or title of the project (default: all connected projects)",
     )
     arguments.add_backend_option(parser)
 

@@ -1,4 +1,4 @@
-"""``prelabel endpoint``: serve the live versions to applications."""
+"""``prelabel endpoint``: serve predictions of the live versions to applications."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from backend.store.api_keys import ApiKey
 
 LOCK_FILE = "endpoint.lock"
-"""Two processes with the same counters and alerts would count and send twice."""
+"""Only one process per folder may run, because another would send each alert again."""
 SHUTDOWN_TIMEOUT_SECONDS = 3.0
-"""Time that an endpoint that was just stopped may take to release its lock."""
+"""Time to wait for the lock of an endpoint that was just stopped."""
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 
 
@@ -37,13 +37,13 @@ def _run(options: argparse.Namespace) -> CommandResult:
     check_writable(settings.home)
     state_home = settings.endpoint_data_dir or settings.home
     busy_error = StoreError(
-        f"Another endpoint serves {state_home}: stop it, or set PRELABEL_HOME to another folder."
+        f"Another endpoint uses {state_home}: stop it, or set PRELABEL_HOME to another folder."
     )
     keys, is_local = ApiKeyStore(settings.home).all(), options.host in LOCAL_HOSTS
     if not keys and not options.open and not is_local:
         raise UsageError(
-            f"There is no API key yet, and others can reach {options.host}: create a key with "
-            "`prelabel keys create NAME`, or add --open to accept requests without one."
+            f"There is no API key yet, and other machines can reach {options.host}: create a key "
+            "with `prelabel keys create NAME`, or add --open to accept requests without one."
         )
 
     def announce(port: int) -> None:

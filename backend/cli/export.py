@@ -24,18 +24,23 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "what",
         metavar="VERSION",
-        help="version to export, see `prelabel versions`; with --data a project",
+        help="version to export, see `prelabel versions`; with --data a project number or title",
     )
     parser.add_argument(
-        "--output", type=Path, metavar="FOLDER", help="folder to create (name of the version)"
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="folder to create (default: name of the version)",
     )
     parser.add_argument(
         "--data",
         choices=DATASET_FORMATS,
-        help="export the project's labels in this format, converted by Label Studio",
+        help="export the labels of a project in this format, converted by Label Studio",
     )
     parser.add_argument(
-        "--images", action="store_true", help="with --data: include the images (takes longer)"
+        "--images",
+        action="store_true",
+        help="with --data: include the images (slower)",
     )
 
 
@@ -67,10 +72,10 @@ def _export_version(settings: Settings, options: argparse.Namespace) -> CommandR
 
 
 def _find_version(settings: Settings, version: str) -> tuple[ProjectRecord, str]:
-    """Return a version and its project; version names are unique across projects.
+    """Return the project of a version and the version; names are unique across projects.
 
     Raises:
-        NotFoundError: no project has it; the message lists the live versions.
+        NotFoundError: no project has the version; the message lists the live versions.
     """
     live_versions = {}
     for record in ProjectStore(settings.home).all():
@@ -78,9 +83,11 @@ def _find_version(settings: Settings, version: str) -> tuple[ProjectRecord, str]
         if version in versions.names():
             return record, version
         live_versions[record.title or record.id] = versions.live() or "none yet"
-    live_list = ", ".join(f"{name}: {one}" for name, one in live_versions.items())
+    live_list = ", ".join(f"{name}: {live}" for name, live in live_versions.items())
     hint = (
-        f"Live are: {live_list}." if live_list else "No project is connected to this PRELABEL_HOME."
+        f"Live versions: {live_list}."
+        if live_list
+        else "No project is connected to this PRELABEL_HOME."
     )
     raise NotFoundError(f"There is no version {version!r}. {hint}")
 

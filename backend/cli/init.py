@@ -13,19 +13,21 @@ YES_NO = ("yes", "no")
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "folder", nargs="?", metavar="FOLDER", help="folder of images, including subfolders"
+        "folder", nargs="?", metavar="FOLDER", help="folder with images, also in subfolders"
     )
-    answers = parser.add_argument_group("answers", "questions without an option are asked")
-    answers.add_argument("--job", choices=JOB_NAMES, help="labeling job; skips the questions")
+    answers = parser.add_argument_group("answers", "answer questions that are asked otherwise")
+    answers.add_argument("--job", choices=JOB_NAMES, help="labeling job, instead of the questions")
     answers.add_argument(
         "--goal", choices=("sort", "find"), help="classify whole images, or find objects in them"
     )
-    answers.add_argument("--place", choices=YES_NO, help="whether position or number matters")
+    answers.add_argument(
+        "--place", choices=YES_NO, help="whether the position or number of objects matters"
+    )
     answers.add_argument(
         "--small", choices=YES_NO, help="whether a small part of the image decides the label"
     )
     answers.add_argument(
-        "--mark", choices=("click", "box"), help="mark objects by a click or by a bounding box"
+        "--mark", choices=("click", "box"), help="mark objects with a click or a bounding box"
     )
     answers.add_argument(
         "--several", choices=YES_NO, help="whether an image can have several labels"
@@ -34,9 +36,10 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         "--labels",
         action="append",
         metavar="A,B",
-        help="labels; `name = description` adds a hint, and `;` between labels allows commas in it",
+        help="labels; `name = description` adds a hint, which may contain commas if `;` separates "
+        "the labels",
     )
-    answers.add_argument("--title", help="title of the project (name of the folder)")
+    answers.add_argument("--title", help="title of the project (default: name of the folder)")
     answers.add_argument(
         "--new", action="store_true", help="create another project from the same folder"
     )
@@ -50,7 +53,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     backend.add_argument(
         "--serve",
         action=argparse.BooleanOptionalAction,
-        help="start the backend here until Ctrl-C if none is running",
+        help="start a backend if none is running, and keep it running until Ctrl-C",
     )
     arguments.add_host_option(backend)
     backend.add_argument("--no-browser", action="store_true", help="do not open a browser")

@@ -17,22 +17,22 @@ if TYPE_CHECKING:
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", choices=("create", "list", "revoke"), help="what to do")
+    parser.add_argument("action", choices=("create", "list", "revoke"), help="action")
     parser.add_argument(
-        "name", nargs="?", default="", help="create: name of the new key; revoke: id of the key"
+        "name", nargs="?", default="", help="name of the key to create, or id of the key to revoke"
     )
     parser.add_argument(
         "--function",
         action="append",
         default=[],
         metavar="PROJECT",
-        help="project that the key may use; repeat for several (all)",
+        help="project that the key may use; can be repeated (default: all)",
     )
     parser.add_argument(
-        "--rate", type=float, default=100.0, help="rate limit in images per second (100)"
+        "--rate", type=float, default=100.0, help="rate limit in images per second (default 100)"
     )
     parser.add_argument(
-        "--quota", type=int, default=0, help="quota in images per month (unlimited)"
+        "--quota", type=int, default=0, help="quota in images per month (default: unlimited)"
     )
 
 
@@ -69,7 +69,7 @@ def _create_key(
     print_line(f"Key {key.id} for {key.name}. Copy it now: it is not shown again.", options)
     if is_before_projects:
         print_line(
-            "No project is connected yet: the key is for projects with the id "
+            "No project is connected yet: the key will be valid for projects with the id "
             f"{', '.join(key.functions)}.",
             options,
         )
@@ -97,7 +97,7 @@ def _revoke_key(
 
 
 def _publish_keys(settings: Settings) -> str:
-    """Send the keys to the endpoints on Modal; return the error of one that failed, or ""."""
+    """Send the keys to the endpoint on Modal; return the error message, or "" on success."""
     from backend.bootstrap import publish_to_endpoints
 
     try:

@@ -1,4 +1,4 @@
-"""``prelabel label-errors``: list labels that are probably wrong, the most suspicious first."""
+"""``prelabel label-errors``: list labels that are probably wrong, the most probable first."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from backend.cli.terminal import print_line
 def _add_options(parser: argparse.ArgumentParser) -> None:
     add_project_argument(parser)
     parser.add_argument(
-        "--count", type=whole_number(1, 1000), default=50, help="maximum number of labels (50)"
+        "--count",
+        type=whole_number(1, 1000),
+        default=50,
+        help="maximum number of listed labels (default 50)",
     )
 
 
@@ -35,11 +38,14 @@ def _run(options: argparse.Namespace) -> CommandResult:
             options,
         )
     if suspects:
-        summary = f"Label Studio lists all {len(suspects)} in the tab “{LABEL_ERRORS_TAB}”."
+        summary = (
+            f"{len(suspects)} in total. Label Studio lists the worst ones in the tab "
+            f"“{LABEL_ERRORS_TAB}”."
+        )
     elif not finder.labeled_count:
         summary = "No task is labeled yet: label a few images first."
     else:
-        summary = "No label is probably wrong."
+        summary = "No probable label errors were found."
     print_line(summary, options)
     rows = [asdict(s) | {"mislabeling": s.mislabeling} for s in suspects[: options.count]]
     return {"project": record.id, "found": len(suspects), "suspects": rows}

@@ -45,10 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        arguments: of the command line; the process's own when not given.
+        arguments: command-line arguments; ``sys.argv[1:]`` by default.
 
     Returns:
-        the exit status: 0 done, 1 failed, 2 wrong usage.
+        the exit status: 0 for success, 1 for a failure, 2 for wrong usage.
     """
     options = make_parser().parse_args(arguments)
     _configure_logging(options.debug)

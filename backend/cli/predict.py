@@ -1,4 +1,4 @@
-"""``prelabel predict``: predict image files with a version, as annotated images or JSON."""
+"""``prelabel predict``: predict image files, and draw the predictions or print them as JSON."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 OUTPUT_SUFFIX = "-prelabel"
 IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
 OUTPUT_JPEG_QUALITY = 92
-NO_MODEL_MESSAGE = "Nothing is learned yet: label a few images first."
+NO_MODEL_MESSAGE = "No model is trained yet: label a few images first."
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -32,16 +32,17 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         *("--project", "--function"),
         default="",
         metavar="PROJECT",
-        help="project number or title; optional if only one is connected",
+        help="number or title of the project; optional if only one is connected",
     )
     parser.add_argument(
-        "--version", default="", help="version, see `prelabel versions` (the live one)"
+        "--version", default="", help="version, see `prelabel versions` (default: the live version)"
     )
     parser.add_argument(
         "--output",
         type=Path,
         metavar="FOLDER",
-        help=f"folder for the annotated images (beside each image, as NAME{OUTPUT_SUFFIX}.jpg)",
+        help="folder for the images with predictions "
+        f"(default: the folder of each image, as NAME{OUTPUT_SUFFIX}.jpg)",
     )
 
 
@@ -66,7 +67,7 @@ def _run(options: argparse.Namespace) -> CommandResult:
 
 
 def _load_version(settings: Settings, project: str, version: str) -> LoadedVersion:
-    """Load a version as the endpoint does; the live one for ""."""
+    """Load a version as the endpoint does; "" loads the live version."""
     from backend.bootstrap import make_resources
     from backend.endpoint.functions import load_local_version
 
@@ -81,7 +82,7 @@ def _load_version(settings: Settings, project: str, version: str) -> LoadedVersi
 
 
 def _find_images(paths: Sequence[Path]) -> Iterator[Path]:
-    """Return the files, and the images in folders except those that this command drew."""
+    """Yield files, and images in folders except the output of this command."""
     for path in paths:
         if path.is_dir():
             yield from (
@@ -94,7 +95,7 @@ def _find_images(paths: Sequence[Path]) -> Iterator[Path]:
 
 
 def _output_files(files: Sequence[Path], folder: Path | None) -> list[Path]:
-    """Return where each annotated image is saved; equal names get a number."""
+    """Return the output path for each file; duplicate names get a number."""
     output_files: list[Path] = []
     for file in files:
         parent = folder or file.parent

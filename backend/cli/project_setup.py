@@ -1,4 +1,4 @@
-"""Create a project from a folder of images: questions, labeling config, import."""
+"""Create a project from a folder: ask questions, write the labeling config, import the images."""
 
 from __future__ import annotations
 
@@ -47,21 +47,21 @@ from backend.settings import Settings
 from backend.store.files import check_writable
 
 LABELS_QUESTION = (
-    "Which labels? Separate them by commas. A short description helps before the first annotation: "
-    "ripe = a red fruit, unripe = a green fruit. With semicolons between labels, descriptions may "
-    "contain commas."
+    "Which labels? Separate them by commas. Short descriptions improve the first predictions: ripe "
+    "= a red fruit, unripe = a green fruit. Separate labels by semicolons if descriptions contain "
+    "commas."
 )
 NO_IMAGES_MESSAGE = "There is no image in {folder} that browsers can show."
 
 
 @dataclass(frozen=True)
 class OptionAnswers:
-    """The answers that the options of the command give.
+    """The answers in the options of the command.
 
     Attributes:
         answers: question name → answer.
-        labels: in the order given.
-        requested_job: ``--job``.
+        labels: labels in the given order.
+        requested_job: job of ``--job``.
     """
 
     answers: dict[str, str]
@@ -73,7 +73,7 @@ class OptionAnswers:
         """Read and check the options.
 
         Raises:
-            UsageError: options contradict each other, or a label is invalid.
+            UsageError: options are inconsistent, or a label is invalid.
         """
         answers = {q.name: getattr(options, q.name) for q in JOB_QUESTIONS}
         answers = {name: answer for name, answer in answers.items() if answer}
@@ -91,7 +91,7 @@ class OptionAnswers:
         return given
 
     def job(self) -> LabelingJob | None:
-        """Return the job if the options decide it."""
+        """Return the job if the options determine it."""
         if self.requested_job or not self.answers or next_question(self.answers) is not None:
             return self.requested_job
         job = choose_job(self.answers, 3)
@@ -102,8 +102,8 @@ class ProjectSetup:
     """One run of ``prelabel init``.
 
     Args:
-        options: of the command.
-        settings: of this process.
+        options: parsed command-line arguments.
+        settings: settings of this process.
     """
 
     def __init__(self, options: argparse.Namespace, settings: Settings) -> None:
@@ -118,8 +118,8 @@ class ProjectSetup:
         """Create the project, import the images and connect the backend.
 
         Raises:
-            UsageError: an answer is missing and there is no terminal, or answers contradict.
-            LabelStudioError: Label Studio cannot be reached, or refused a call.
+            UsageError: an answer is missing without a terminal, or answers are inconsistent.
+            LabelStudioError: Label Studio cannot be reached, or refused a request.
         """
         if self._options.title is not None:
             validate_title(self._options.title)
@@ -152,26 +152,26 @@ class ProjectSetup:
         terminal.print_line(line, self._options)
 
     def _connect_client(self) -> LabelStudioClient:
-        """Return a client that was tried once, so that a bad token fails before the questions."""
+        """Return a tested client, so that an invalid token fails before the questions."""
         try:
             client = LabelStudioClient(self._settings.label_studio_url, self._settings.api_key)
             client.list_projects()
         except AccessDeniedError as error:
             page = f"{self._settings.label_studio_host}/user/account"
-            raise AccessDeniedError(f"{error} In the browser: {page}") from error
+            raise AccessDeniedError(f"{error} Open {page} in the browser.") from error
         return client
 
     def _find_existing(self, client: LabelStudioClient, folder: Path) -> FolderProject | None:
-        """Return the project that was made from the folder before and shall be used again.
+        """Return the existing project of the folder if it is to be used again.
 
         Raises:
-            UsageError: the options ask for another labeling config than it has.
+            UsageError: the options do not match its labeling config.
         """
         folder_projects = FolderProjects(self._settings.home, client, folder)
         existing = None if self._options.new else folder_projects.find()
         if existing is None:
             return None
-        message = f"Project {existing.number} “{existing.title}” was made from this folder before"
+        message = f"Project {existing.number} “{existing.title}” was created from this folder"
         if not matches_options(existing.config, self._given.job(), self._given.labels):
             raise UsageError(
                 f"{message}, with another labeling config: change it in Label Studio (Settings → "
@@ -180,20 +180,20 @@ class ProjectSetup:
         if self._options.title not in (None, existing.title):
             self._log("The title is unchanged. Change it in Label Studio (Settings → General).")
         if self._given.labels or self._given.job() or not self._prompter.is_interactive:
-            self._log(f"{message} and is used again (--new creates another one).")
+            self._log(f"{message} and is used again. Use --new to create another one.")
             return existing
         return existing if self._prompter.confirm(f"{message}. Use it again?", "new") else None
 
     def _create_project(
         self, client: LabelStudioClient, folder: Path, files: list[Path]
     ) -> tuple[FolderProject, LabelingJob]:
-        """Create a project.
+        """Ask for the labeling job and create a project.
 
         Raises:
             UsageError: the folder contains no image, or an answer is missing.
         """
         if not files:
-            raise UsageError(f"There is no file in {folder}: name the folder of the images.")
+            raise UsageError(f"There is no file in {folder}: use the folder with the images.")
         skipped = summarize_if_empty(read_images(folder, files, frozenset(), self._image_limits))
         if skipped:
             self._log_skipped(skipped)
@@ -205,7 +205,7 @@ class ProjectSetup:
         return project, job
 
     def _build_config(self, folder: Path, files: list[Path]) -> tuple[LabelingJob, str]:
-        """Ask the open questions; return the job and its labeling config."""
+        """Ask the remaining questions; return the job and its labeling config."""
         requested_job, answers = self._given.requested_job, dict(self._given.answers)
         while not requested_job and (question := next_question(answers)) is not None:
             answers[question.name] = self._prompter.ask_choice(

@@ -1,4 +1,4 @@
-"""Find the project that a command is about; run one of its rounds in the foreground."""
+"""Find the project of a command, and run its rounds in this process."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def find_project(settings: Settings, project: str) -> ProjectRecord:
-    """Return the connected project with this id, number or title; the only one for "".
+    """Return the connected project with an id, number or title; for "", the only one.
 
     Raises:
-        NotFoundError: none or several match; the message lists the connected ones.
+        NotFoundError: no project or several projects match; the message lists all.
     """
     projects = ProjectStore(settings.home)
     records = projects.all()
@@ -34,17 +34,17 @@ def find_project(settings: Settings, project: str) -> ProjectRecord:
 
 
 def project_folder(settings: Settings, record: ProjectRecord) -> Path:
-    """Return the folder of a project's files."""
+    """Return the folder of a project."""
     return ProjectStore(settings.home).folder(record.id)
 
 
 def run_round(
     settings: Settings, record: ProjectRecord, round_request: RoundRequest
 ) -> RoundOutcome:
-    """Run one round of a project in this process, with its progress on stderr.
+    """Run one round of a project in this process, and show its progress on stderr.
 
     Raises:
-        PrelabelError: it failed; the live version stays as it was.
+        PrelabelError: the round failed; the live version does not change.
     """
     from backend.bootstrap import make_resources
     from backend.loop.round import Round

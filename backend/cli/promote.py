@@ -38,7 +38,7 @@ def promote_version(
     reason: str,
     options: argparse.Namespace,
 ) -> dict[str, Any]:
-    """Promote a version, and push its predictions in a round."""
+    """Promote a version, and run a round that pushes its predictions."""
     from backend.cli.terminal import print_line
     from backend.records import RoundRequest
 
@@ -46,7 +46,7 @@ def promote_version(
     previous = versions.live()
     versions.promote(version, by="a person", reason=reason)
     outcome = known.run_round(settings, record, RoundRequest(full=True))
-    print_line(f"{outcome.version} is live; before it was {previous}.", options)
+    print_line(f"{outcome.version} is live; it replaced {previous}.", options)
     return {"version": outcome.version, "was": previous}
 
 

@@ -20,8 +20,8 @@ def serve_backend(options: argparse.Namespace) -> CommandResult:
     """Serve until the process is stopped.
 
     Raises:
-        StoreError: the home folder cannot be written.
-        PrelabelError: the port is taken.
+        StoreError: the home folder is not writable.
+        PrelabelError: the port is in use.
     """
     from backend.bootstrap import choose_compute
     from backend.onboarding.backend_connection import PendingConnections
@@ -65,16 +65,16 @@ def serve_app(app: Any, host: str, port: int, announce: Callable[[int], None]) -
     """Serve an ASGI app until the process is stopped.
 
     Args:
-        app: an ASGI application.
+        app: ASGI application.
         host: address to listen on.
-        port: port to listen on; 0 picks a free one.
-        announce: called with the port once the socket listens.
+        port: port to listen on; 0 chooses a free one.
+        announce: called with the port once the socket is listening.
 
     Returns:
         the port.
 
     Raises:
-        PrelabelError: the port is taken, or the address is not one of this machine.
+        PrelabelError: the port is in use, or the address does not belong to this machine.
     """
     import uvicorn
 

@@ -15,11 +15,14 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "like",
         metavar="LIKE",
-        help="task number, image file, or text (text needs a CLIP encoder)",
+        help="task id, image file, or text (text needs a CLIP encoder)",
     )
     add_project_argument(parser)
     parser.add_argument(
-        "--count", type=whole_number(1, 1000), default=20, help="maximum number of images (20)"
+        "--count",
+        type=whole_number(1, 1000),
+        default=20,
+        help="maximum number of images (default 20)",
     )
     parser.add_argument(
         "--tab", action="store_true", help="also list them in a tab of Label Studio's Data Manager"

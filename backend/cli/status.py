@@ -1,4 +1,4 @@
-"""``prelabel status``: the connected projects, their accuracy, and what would improve it."""
+"""``prelabel status``: show the connected projects, their accuracy, and how to improve it."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ LABEL_COLUMN_WIDTH = 24
 
 @dataclass(frozen=True)
 class ProjectReport:
-    """A project's status with what only the home folder has.
+    """The status of a project, read from the home folder and from the backend.
 
     Attributes:
-        status: as the backend reports it, with the live version's current figures.
-        round: the state of its round; None where no backend answers.
-        card: the live version's; None before the first.
-        captures: reasons of the captured images.
-        imported: number of captured images that became tasks.
-        suspects: number of labels that may be wrong.
+        status: status with the current figures of the live version.
+        round: state of the current round; None if no backend is running.
+        card: card of the live version; None before the first version.
+        captures: reason → number of captured images.
+        imported: number of captured images that are tasks now.
+        suspects: number of probable label errors.
     """
 
     status: ProjectStatus
@@ -50,12 +50,12 @@ class ProjectReport:
 
     @property
     def figure(self) -> str:
-        """The live version's accuracy or F1, in words."""
+        """The accuracy or F1 of the live version, as text."""
         return format_audit(self.card) if self.card else "not known yet"
 
     @property
     def notes(self) -> list[str]:
-        """Explanations of the figures and what would improve them."""
+        """Sentences about the figures and how to improve them."""
         status = self.status
         notes = []
         if status.held:
@@ -67,9 +67,11 @@ class ProjectReport:
                 notes.append(status.outlook.sentence)
             needs = [f"{need.count_text} more of {need.label}" for need in status.outlook.labels]
             if needs:
-                notes.append(f"Would help most: {', '.join(needs)}.")
+                notes.append(f"Most helpful labels: {', '.join(needs)}.")
             if status.outlook.stop:
-                notes.append("The next hundred labels are not expected to improve it noticeably.")
+                notes.append(
+                    "The next hundred labels are not expected to improve the accuracy noticeably."
+                )
         if status.accepting:
             notes.append(f"{status.accepted} accepted without a person. {status.accepting.reason}")
         return notes
@@ -99,7 +101,7 @@ class ProjectReport:
 
     @property
     def controls(self) -> dict[str, ControlCard]:
-        """The live version's record of each control."""
+        """Control → its record in the live version."""
         return dict(self.card.controls) if self.card else {}
 
 
@@ -158,7 +160,7 @@ def _read_report(
 
 
 def _current_rounds(settings: Settings, backend: str) -> dict[str, RoundStatus]:
-    """Return the state of each project's round, where the backend of this home folder answers."""
+    """Return project id → state of its round; {} if no backend of this home folder is running."""
     from backend.onboarding.backend_connection import validate_backend_url
     from backend.onboarding.first_round import fetch_states
 
@@ -190,7 +192,7 @@ def _format_report(report: ProjectReport) -> Iterator[str]:
     if status.version:
         yield f"    live: {status.version}, on the audit set {report.figure}"
     else:
-        yield "    live: nothing yet; `prelabel serve` makes the first version"
+        yield "    live: none yet; `prelabel serve` creates the first version"
     yield from _format_round(report.round)
     for note in report.notes:
         yield f"    {note}"
@@ -201,18 +203,18 @@ def _format_report(report: ProjectReport) -> Iterator[str]:
         images = report.captures.total()
         yield (
             f"    captured by the endpoint: {images} image{'' if images == 1 else 's'} "
-            f"({reasons}), {report.imported} of them tasks by now"
+            f"({reasons}), {report.imported} of them imported as tasks"
         )
     if report.suspects:
         yield (
-            f"    labels that may be wrong: {report.suspects} (`prelabel label-errors {status.id}`)"
+            f"    probable label errors: {report.suspects} (`prelabel label-errors {status.id}`)"
         )
     for reason, count in status.left_out.items():
         yield f"    left out: {count} × {reason}"
 
 
 def _format_round(status: RoundStatus | None) -> Iterator[str]:
-    """Describe the round where one is in progress or failed."""
+    """Describe a round that is in progress or failed."""
     from backend.dashboard.wording import ROUND_STATE_TEXTS
 
     if status and status.error:
@@ -229,7 +231,7 @@ def _format_control(name: str, control: ControlCard) -> Iterator[str]:
         yield f"      {control.advice}"
     if control.examples:
         header = f"      {'label':<{LABEL_COLUMN_WIDTH}} {'examples':>8}  "
-        yield f"{header}{'right when given':<24}  found of all"
+        yield f"{header}{'precision':<24}  recall"
     for label, count in control.examples.items():
         figures = control.label_figures(label)
         cells = f"      {_truncate(label):<{LABEL_COLUMN_WIDTH}} {count:>8}  "
@@ -237,7 +239,7 @@ def _format_control(name: str, control: ControlCard) -> Iterator[str]:
 
 
 def _format_cell(estimate: IntervalEstimate | None) -> str:
-    """Format an estimate with its interval, short enough for a table."""
+    """Format an estimate with its interval for a table cell."""
     if estimate is None or estimate.value is None:
         return "–"
     return f"{estimate.value:.0%} ({estimate.low:.0%} to {estimate.high:.0%}, n = {estimate.n})"
@@ -249,7 +251,7 @@ def _truncate(label: str) -> str:
 
 COMMAND = Command(
     "status",
-    "show each project's labels, live version, accuracy and what would help most",
+    "show each project's labels, live version, accuracy, and how to improve it",
     "prelabel status 3",
     _add_options,
     _run,

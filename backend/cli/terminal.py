@@ -1,4 +1,4 @@
-"""The terminal: output lines, a progress line, and questions."""
+"""Print lines and progress in the terminal, and ask questions."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from backend.errors import UsageError
 
 
 def print_line(line: str, options: argparse.Namespace) -> None:
-    """Print a line for people: on stdout, or on stderr with ``--json``."""
+    """Print a line on stdout, or on stderr with ``--json``."""
     print(line, file=sys.stderr if options.json else sys.stdout, flush=True)
 
 
 def show_progress(line: str) -> None:
-    """Show a line that the next one overwrites, if stderr is a terminal."""
+    """Show a line that the next output overwrites, if stderr is a terminal."""
     if sys.stderr.isatty():
         print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
 
@@ -26,7 +26,7 @@ def clear_progress() -> None:
 
 
 class TerminalPrompter:
-    """Asks on stderr and reads from stdin. Without a terminal, every question is an error."""
+    """Asks questions on stderr and reads answers from stdin; raises an error without a terminal."""
 
     @property
     def is_interactive(self) -> bool:
@@ -34,15 +34,15 @@ class TerminalPrompter:
         return sys.stdin.isatty()
 
     def ask_choice(self, question: str, answers: Mapping[str, str], option: str) -> str:
-        """Return the chosen answer; its number, its name or a prefix of the name may be typed.
+        """Return the chosen answer; accept its number, its name or a prefix of the name.
 
         Args:
-            question: for people.
+            question: question for the user.
             answers: name → explanation, which may be empty.
             option: command-line option that answers the question in scripts.
 
         Raises:
-            UsageError: stdin is no terminal.
+            UsageError: stdin is not a terminal.
         """
         option_hint = " or ".join(f"--{option} {name}" for name in answers)
         self._require_terminal(f"{question} Answer with {option_hint}.")
@@ -56,7 +56,7 @@ class TerminalPrompter:
                 return answer
 
     def confirm(self, question: str, option: str) -> bool:
-        """Return yes or no; Enter alone is yes."""
+        """Return whether the user answers yes, which is the default."""
         self._require_terminal(f"{question} Answer with --{option} or --no-{option}.")
         while True:
             typed = self._read_line(f"\n{question} [Y/n] ").lower()
@@ -64,7 +64,7 @@ class TerminalPrompter:
                 return typed not in ("n", "no")
 
     def ask_text(self, question: str, option: str, default: str = "") -> str:
-        """Return a text; Enter alone is the default, if there is one."""
+        """Return a non-empty text; an empty line selects the default, if there is one."""
         option_name = option if option.isupper() else f"--{option}"
         self._require_terminal(f"{question} Answer with {option_name}.")
         default_hint = f" [{default}]" if default else ""
@@ -94,7 +94,7 @@ def open_in_browser(url: str) -> None:
         browser = webbrowser.get()
     except webbrowser.Error:
         return
-    if type(browser) is not webbrowser.GenericBrowser:  # text browsers take the terminal
+    if type(browser) is not webbrowser.GenericBrowser:  # a text browser would occupy the terminal
         browser.open(url)
 
 

@@ -1,4 +1,4 @@
-"""``prelabel train``: train now, without waiting for more labels."""
+"""``prelabel train``: train on all labels now."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def _describe_outcome(outcome: RoundOutcome) -> str:
     if outcome.held:
         explanation, version = explain_held_version(outcome.held), outcome.held.version
         if version and not outcome.trained:
-            return f"Nothing new to learn: {version} was trained on all labels. {explanation}"
+            return f"No new labels: {version} is trained on all of them. {explanation}"
         return explanation
     if not outcome.labels:
         return "Nothing is labeled yet: label a few images first."
     if outcome.trained:
         labels = "one label" if outcome.labels == 1 else f"{outcome.labels} labels"
         return f"Version {outcome.trained} is live; it was trained on {labels}."
-    return f"Nothing new to learn: {outcome.version} was trained on all labels."
+    return f"No new labels: {outcome.version} is trained on all of them."
 
 
 COMMAND = Command(

@@ -18,7 +18,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> dict[str, Any]:
-    """Print a line per version, with the numbers of training and audit labels."""
+    """Print a line per version."""
     from backend.cli.terminal import print_line
     from backend.settings import read_settings
 
@@ -47,7 +47,7 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def format_audit(card: VersionCard) -> str:
-    """Describe the accuracy or F1 on the audit set."""
+    """Format the accuracy or F1 on the audit set."""
     return (
         "not known yet"
         if card.audit.value is None
@@ -56,7 +56,7 @@ def format_audit(card: VersionCard) -> str:
 
 
 def format_estimate(estimate: IntervalEstimate) -> str:
-    """Describe a known estimate with its interval and number of images."""
+    """Format a known estimate with its interval and number of images."""
     images = f"{estimate.n} image{'' if estimate.n == 1 else 's'}"
     return f"{estimate.value:.0%} ({estimate.low:.0%} to {estimate.high:.0%}, {images})"
 

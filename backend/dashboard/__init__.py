@@ -1,1 +1,1 @@
-"""Pages to look at: what the loop knows, for people who know nothing of machine learning."""
+"""Web pages with the state and figures of projects, for users without ML knowledge."""

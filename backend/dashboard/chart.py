@@ -1,4 +1,4 @@
-"""The learning curve as a chart, in SVG coordinates."""
+"""Compute the SVG coordinates of the learning curve."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from backend.records import Outlook
 CHART_WIDTH, CHART_HEIGHT = 460, 270
 MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM = 44, 14, 14, 42
 MAX_CHART_VERSIONS = 120
-"""Maximum number of versions in the chart."""
+"""Maximum number of versions in the chart; the newest are shown."""
 TICK_STEPS = (1, 2, 5)
 
 
@@ -22,11 +22,11 @@ class ChartMark:
     """A version's figure in the chart.
 
     Attributes:
-        x: x of its number of labels.
-        y: y of its value.
-        low: y of the interval's lower end.
-        high: y of the interval's upper end.
-        kind: ``live``, ``was``, or ``held``.
+        x: x coordinate of the number of labels.
+        y: y coordinate of the value.
+        low: y coordinate of the interval's lower end.
+        high: y coordinate of the interval's upper end.
+        kind: ``live``, ``was`` for an earlier live version, or ``held``.
         title: tooltip.
     """
 
@@ -42,7 +42,7 @@ class ChartMark:
 class AxisTick:
     """A tick of an axis."""
 
-    at: float
+    position: float
     text: str
 
 
@@ -51,21 +51,21 @@ class LearningCurveChart:
     """A learning curve.
 
     Attributes:
-        marks: the versions, oldest first.
-        band: points of the forecast's interval, ``x,y`` pairs; empty without a forecast.
-        line: points of the forecast.
-        across: ticks of the x axis, number of labels.
-        up: ticks of the y axis.
-        metric: metric of the y axis.
-        audited: measured on the audit set, not by cross-validation.
+        marks: versions, oldest first.
+        band: outline of the forecast's interval as ``x,y`` pairs; empty without a forecast.
+        line: line of the forecast as ``x,y`` pairs.
+        x_ticks: ticks of the number of labels.
+        y_ticks: ticks of the metric.
+        metric: name of the metric.
+        audited: whether it is measured on the audit set instead of by cross-validation.
         summary: description for screen readers.
     """
 
     marks: Sequence[ChartMark]
     band: str
     line: str
-    across: Sequence[AxisTick]
-    up: Sequence[AxisTick]
+    x_ticks: Sequence[AxisTick]
+    y_ticks: Sequence[AxisTick]
     metric: str
     audited: bool
     summary: str
@@ -81,11 +81,11 @@ def build_chart(versions: Sequence[VersionRow], outlook: Outlook) -> LearningCur
     """Build the learning curve of a project.
 
     Args:
-        versions: newest first.
-        outlook: the forecast.
+        versions: versions of the project, newest first.
+        outlook: forecast of the live version.
 
     Returns:
-        None with fewer than two measured versions.
+        None if fewer than two versions have a figure.
     """
     is_audited = _is_audited(versions, outlook)
     measured = [(row, row.card.audit if is_audited else row.estimate) for row in versions]
@@ -107,11 +107,11 @@ def build_chart(versions: Sequence[VersionRow], outlook: Outlook) -> LearningCur
         marks=[_version_mark(row, figure, scale) for row, figure in measured],
         band=" ".join([*upper_points, *reversed(lower_points)]),
         line=" ".join(scale.point(point.labels, point.value) for point in curve),
-        across=[
+        x_ticks=[
             AxisTick(scale.x(tick_value), f"{tick_value:,}")
             for tick_value in _label_ticks(scale.max_labels)
         ],
-        up=[
+        y_ticks=[
             AxisTick(scale.y(tick_value), f"{tick_value:.1f}" if is_f1 else f"{tick_value:.0%}")
             for tick_value in _value_ticks(scale.min_value)
         ],
@@ -122,7 +122,10 @@ def build_chart(versions: Sequence[VersionRow], outlook: Outlook) -> LearningCur
 
 
 def _is_audited(versions: Sequence[VersionRow], outlook: Outlook) -> bool:
-    """Return whether to draw audit figures: those of the forecast, else the more frequent ones."""
+    """Return whether to draw audit figures instead of estimates, as the forecast does.
+
+    Without a forecast, draw the kind of figure that more versions have.
+    """
     if outlook.curve:
         return outlook.is_audited
     figures = sum(row.card.audit.value is not None for row in versions)
@@ -131,7 +134,7 @@ def _is_audited(versions: Sequence[VersionRow], outlook: Outlook) -> bool:
 
 
 class _ChartScale:
-    """Converts labels and shares to chart coordinates."""
+    """Converts numbers of labels and values of the metric to chart coordinates."""
 
     def __init__(self, max_labels: int, min_value: float) -> None:
         self.max_labels = max_labels
@@ -158,14 +161,14 @@ class _ChartScale:
 def _version_mark(row: VersionRow, figure: IntervalEstimate, scale: _ChartScale) -> ChartMark:
     value = figure.value or 0.0
     labels = row.card.labels.train
-    shown, low, high = (_format_value(v, figure) for v in (value, figure.low, figure.high))
+    texts = [_format_value(v, figure) for v in (value, figure.low, figure.high)]
     return ChartMark(
         x=scale.x(labels),
         y=scale.y(value),
         low=scale.y(max(figure.low, scale.min_value)),
         high=scale.y(figure.high),
         kind="live" if row.live else "was" if row.was_live else "held",
-        title=f"{row.card.version}: {shown} ({low} to {high}) with {labels} labels",
+        title=f"{row.card.version}: {texts[0]} ({texts[1]} to {texts[2]}) with {labels} labels",
     )
 
 
@@ -179,7 +182,7 @@ def _value_ticks(min_value: float) -> list[float]:
 
 
 def _label_ticks(max_labels: int) -> list[int]:
-    """Return about five round numbers from 0 on."""
+    """Return about five round numbers from 0 to the maximum."""
     rough_step = max_labels / 5
     power_of_ten = 10 ** max(0, math.floor(math.log10(max(rough_step, 1))))
     step = next(

@@ -1,4 +1,4 @@
-"""Collect a page's values from the scheduler's status and the project's files."""
+"""Collect the values of a page from the status of a project and its files."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ LABEL_ERRORS_SHOWN = 12
 CAPTURES_SHOWN = 6
 EVENTS_SHOWN = 10
 MAX_MATRIX_CLASSES = 20
-"""Number of classes up to which a confusion matrix is shown."""
+"""Maximum number of classes of a displayed confusion matrix."""
 CONFUSED_PAIRS_SHOWN = 8
 
 
 class JsonFileCache:
-    """Reads JSON files, and parses each again only after it changed."""
+    """Reads JSON files and caches them until they change."""
 
     def __init__(self) -> None:
         self._cache: dict[Path, tuple[tuple[int, int, int], Any]] = {}
         self._lock = threading.Lock()
 
     def read(self, path: Path) -> Any:
-        """Return the value in a file, which must not be modified; None without a file.
+        """Return the JSON of a file; None if there is no file. Callers must not modify it.
 
         Raises:
             StoreError: the file cannot be read or is not JSON.
@@ -68,9 +68,9 @@ class DashboardReader:
     """Collects the values of pages.
 
     Args:
-        home: the home folder.
-        server: Label Studio's address, for projects without one.
-        endpoint_home: home folder that the endpoint writes to, when it is another one.
+        home: home folder.
+        server: default address of Label Studio, for projects without one.
+        endpoint_home: folder that the endpoint writes to, if it is not the home folder.
     """
 
     def __init__(self, home: Path, server: str, endpoint_home: Path | None = None) -> None:
@@ -79,7 +79,7 @@ class DashboardReader:
         self._files = JsonFileCache()
 
     def summary(self, status: ProjectStatus) -> ProjectSummary:
-        """Return a project for the overview; a damaged card is reported on the project's page."""
+        """Return a project for the overview; a damaged card is reported only on its own page."""
         card = None
         if status.version:
             with contextlib.suppress(StoreError, NotFoundError):
@@ -87,7 +87,7 @@ class DashboardReader:
         return self._summary(status, card)
 
     def page(self, status: ProjectStatus) -> ProjectPage:
-        """Return everything that a project's own page shows.
+        """Return the values of a project's page.
 
         Raises:
             StoreError: one of the project's files is damaged.
@@ -125,7 +125,7 @@ class DashboardReader:
         )
 
     def thumbnail_path(self, id: str, name: str) -> Path:
-        """Return the path of a thumbnail, which may not exist; callers validate both names."""
+        """Return the path of a thumbnail, which may not exist. Callers must validate both names."""
         return QueueFront(self._projects.folder(id)).thumbnail_path(name)
 
     def _version_store(self, id: str) -> VersionStore:
@@ -137,7 +137,7 @@ class DashboardReader:
 
 
 def _project_url(server: str, number: int) -> str:
-    """Return a project's URL; empty when the server's address is not a web address."""
+    """Return a project's URL; empty if the server's address is not a web address."""
     is_web_address = server.lower().startswith(("http://", "https://"))
     return f"{server.rstrip('/')}/projects/{number}" if is_web_address else ""
 
@@ -158,7 +158,7 @@ def _rollback_target(versions: VersionStore) -> str:
 
 
 def _control_view(control: ControlStatus, card: VersionCard | None) -> ControlView:
-    """Combine a control of the present labeling config with the live version's record of it."""
+    """Combine a control of the current labeling config with its record in the live version."""
     recorded = card.control(control.name) if card else ControlCard()
     return ControlView(
         name=control.name,
@@ -197,7 +197,7 @@ def _confusion_matrix(
             [table.get(truth, {}).get(answer, 0) for answer in matrix_names]
             for truth in matrix_names
         ],
-        mixed_up=[
+        confused_pairs=[
             (t or wording.NO_LABEL_TEXT, a or wording.NO_LABEL_TEXT, n)
             for t, a, n in confused_pairs[:CONFUSED_PAIRS_SHOWN]
         ],

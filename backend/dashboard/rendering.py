@@ -21,14 +21,14 @@ ASSET_TYPES = {
     "icon.svg": "image/svg+xml",
 }
 LISTED_VERSIONS = 10
-"""Number of versions in the table; older ones are collapsed."""
+"""Number of versions that are not collapsed in the table."""
 ACTION_NOTICES = {
     "train": "A round was requested. It trains if there are new labels; its progress appears here.",
     "promote": "That version is live. Its predictions are being written to Label Studio.",
     "rollback": "The earlier version is live. Its predictions are being written to Label Studio.",
-    "cancel": "Training is being cancelled; the live version stays.",
+    "cancel": "Training is being cancelled. The live version does not change.",
 }
-"""Notices after an action; the URL carries their name, never a text."""
+"""Action → notice after it; the URL contains only the name of the action."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,13 @@ class PageRenderer:
         self._templates.globals.update(
             headline=wording.format_headline,
             interval=wording.format_interval,
-            meaning=wording.explain_figure,
-            guessed=wording.explain_estimate,
+            explain_figure=wording.explain_figure,
+            explain_estimate=wording.explain_estimate,
             percent=wording.format_percent,
             round_text=wording.round_text,
-            short=wording.QUEUE_REASON_TAGS,
-            newest=LISTED_VERSIONS,
-            stamp=hashlib.sha256(all_content).hexdigest()[:8],
+            reason_tags=wording.QUEUE_REASON_TAGS,
+            listed_versions=LISTED_VERSIONS,
+            asset_hash=hashlib.sha256(all_content).hexdigest()[:8],
         )
 
     def asset(self, name: str) -> StaticAsset | None:
@@ -82,10 +82,10 @@ class PageRenderer:
         """Render the overview of all projects.
 
         Args:
-            projects: the backend's projects.
+            projects: projects of the backend.
             notice: name of the last action; may be empty.
             address: URL of the page.
-            secured: basic authentication is on.
+            secured: whether basic authentication is enabled.
         """
         return self._render(
             "overview.html",
@@ -98,11 +98,11 @@ class PageRenderer:
         )
 
     def cards(self, projects: Sequence[ProjectSummary]) -> str:
-        """Render the part of the overview that is refreshed."""
+        """Render the part of the overview that refreshes itself."""
         return self._render("cards.html", root="", projects=projects)
 
     def project(self, page: ProjectPage, notice: str) -> str:
-        """Render a project's page; ``notice`` as for the overview."""
+        """Render a project's page; ``notice`` is the name of the last action."""
         return self._render(
             "project.html",
             root="../",
@@ -113,7 +113,7 @@ class PageRenderer:
         )
 
     def round_status(self, summary: ProjectSummary) -> str:
-        """Render the part of a project's page that is refreshed."""
+        """Render the part of a project's page that refreshes itself."""
         return self._render("now.html", root="../", **self._status_values(summary))
 
     def error(self, heading: str, sentence: str, root: str) -> str:

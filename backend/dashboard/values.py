@@ -1,4 +1,4 @@
-"""The values of pages, which the templates render."""
+"""The values of pages that the templates render."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class ProjectSummary:
     """A project on the overview, and at the head of its page.
 
     Attributes:
-        status: with the live version's figures.
-        link: the project's URL in Label Studio; empty when the server's URL cannot be linked.
+        status: status with the figures of the live version.
+        link: URL of the project in Label Studio; empty if the server has no web address.
     """
 
     status: ProjectStatus
@@ -24,7 +24,7 @@ class ProjectSummary:
 
     @property
     def title(self) -> str:
-        """Its title in Label Studio, or its number."""
+        """Title in Label Studio, or number of the project."""
         return self.status.title or f"Project {self.status.number}"
 
     @property
@@ -34,7 +34,7 @@ class ProjectSummary:
 
     @property
     def control_types(self) -> list[str]:
-        """Types of its controls, such as ``Choices``."""
+        """Types of the controls, such as ``Choices``."""
         return [control.type for control in self.status.controls]
 
     @property
@@ -44,7 +44,7 @@ class ProjectSummary:
         return held.reason if held and not held.version else ""
 
     def task_link(self, number: int) -> str:
-        """Return the URL of a task in Label Studio; empty when it cannot be linked."""
+        """Return the URL of a task in Label Studio; empty if the project has no URL."""
         return f"{self.link}/data?task={number}" if self.link else ""
 
 
@@ -72,15 +72,15 @@ class ConfusionMatrix:
     Attributes:
         names: names of the rows (truth) and the columns (prediction).
         rows: counts.
-        mixed_up: confused pairs (truth, prediction, count), the most frequent first.
+        confused_pairs: (truth, prediction, count), the most frequent pair first.
     """
 
     names: Sequence[str]
     rows: Sequence[Sequence[int]]
-    mixed_up: Sequence[tuple[str, str, int]]
+    confused_pairs: Sequence[tuple[str, str, int]]
 
     def share(self, row: int, column: int) -> int:
-        """Return the share of a row in a column in tenths, for the cell's colour."""
+        """Return a cell's share of its row in tenths, 0 to 10, which selects its colour."""
         row_total = sum(self.rows[row])
         return round(10 * self.rows[row][column] / row_total) if row_total else 0
 
@@ -92,11 +92,11 @@ class ControlView:
     Attributes:
         name: name of the tag.
         type: ``Choices``, ``RectangleLabels`` or ``KeyPointLabels``.
-        kind: the model that predicts it.
+        kind: kind of model that predicts it.
         labels: one row per label.
-        confusion: confusion matrix of choices; None when unknown.
+        confusion: confusion matrix of choices; None if unknown.
         counting: counting error of boxes and points.
-        advice: how to get predictions before anything is learned.
+        advice: how to get predictions before the first training.
     """
 
     name: str
@@ -110,12 +110,12 @@ class ControlView:
 
 @dataclass(frozen=True)
 class VersionRow:
-    """A version.
+    """A row of the table of versions.
 
     Attributes:
-        card: its record.
-        live: it is the live version.
-        was_live: it is or was live.
+        card: card of the version.
+        live: whether it is the live version.
+        was_live: whether it is or was live.
     """
 
     card: VersionCard
@@ -134,10 +134,10 @@ class QueueRow:
 
     Attributes:
         task: id of the task.
-        why: the reason in words.
-        kind: name of the reason.
+        why: sentence with the reason for its rank.
+        kind: key of the reason.
         link: URL of the task; may be empty.
-        picture: it has a thumbnail.
+        picture: whether it has a thumbnail.
     """
 
     task: int
@@ -156,9 +156,9 @@ class LabelErrorRow:
         given: the annotated label.
         suggested: the predicted label.
         why: ``wrong label``, ``overlooked``, ``badly placed`` or ``swapped label``.
-        suspicion: 0 to 1.
+        suspicion: 1 − label quality, 0 to 1.
         link: URL of the task; may be empty.
-        picture: it has a thumbnail.
+        picture: whether it has a thumbnail.
     """
 
     task: int
@@ -179,10 +179,10 @@ class CaptureRow:
         why: ``uncertain``, ``rare`` or ``random``.
         at: time of the request, UTC.
         version: the version that predicted.
-        answered: it came with a person's correction.
+        answered: whether an application sent a correction.
         task: id of its task; 0 before the import.
         link: URL of the task; may be empty.
-        picture: it has a thumbnail.
+        picture: whether it has a thumbnail.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""Texts of the dashboard, for readers without knowledge of machine learning."""
+"""Texts of the dashboard, for users without ML knowledge."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from backend.store.queue_front import QueuedTask
 
 NO_LABEL_TEXT = "(nothing)"
 ROUGH_FIGURE_IMAGES, MIN_FIGURE_IMAGES = 30, 10
-"""Numbers of audit images below which a figure is called rough, or too early to use."""
+"""Numbers of audit images below which a figure is described as rough, or as unusable."""
 ROUND_STATE_TEXTS = {
     "idle": "Idle",
     "observing": "Reading labels",
@@ -20,14 +20,15 @@ ROUND_STATE_TEXTS = {
     "failed": "The last round failed",
 }
 QUEUE_REASON_TEXTS = {
-    "audit": "Drawn at random to measure the model, which is never trained on it.",
-    "check": "Confident enough to be accepted without a person. Drawn at random as a spot check.",
+    "audit": "Selected at random to measure the accuracy. It is never used for training.",
+    "check": "Confident enough to be auto-accepted. Selected at random as a spot check.",
     "sought": "May show a label that has few examples.",
-    "unlike": "Unlike all images labeled so far.",
-    "uncertain": "The model is uncertain about it and about similar images (uncertainty {unsure}).",
-    "telling": "The model is fairly confident about all remaining images (uncertainty here "
-    "{unsure}); this one represents the most of them.",
-    "typical": "Similar to many other images; nothing is learned yet.",
+    "unlike": "Not similar to any image labeled so far.",
+    "uncertain": "The model is uncertain about this image and similar ones (uncertainty "
+    "{uncertainty}).",
+    "representative": "The model is fairly confident about all remaining images (uncertainty of "
+    "this one: {uncertainty}). This one is similar to most of them.",
+    "typical": "Similar to many other images. No model is trained yet.",
 }
 QUEUE_REASON_TAGS = {
     "audit": "audit",
@@ -35,11 +36,11 @@ QUEUE_REASON_TAGS = {
     "sought": "rare label",
     "unlike": "different",
     "uncertain": "uncertain",
-    "telling": "representative",
+    "representative": "representative",
     "typical": "typical",
 }
 MIN_SHOWN_UNCERTAINTY = 0.2
-"""Uncertainty from which a model is called uncertain, 0 to 1."""
+"""Uncertainty from which a task is described as uncertain, 0 to 1."""
 CAPTURE_REASON_TEXTS = {
     "uncertain": "uncertain prediction",
     "rare": "rare label",
@@ -55,17 +56,16 @@ def format_percent(value: float) -> str:
 def reason_key(queued_task: QueuedTask) -> str:
     """Return the key of a task's reason in ``QUEUE_REASON_TEXTS`` and ``QUEUE_REASON_TAGS``."""
     return (
-        "telling"
+        "representative"
         if queued_task.why == "uncertain" and queued_task.unsure < MIN_SHOWN_UNCERTAINTY
         else queued_task.why
     )
 
 
 def describe_reason(queued_task: QueuedTask) -> str:
-    """Return why a task comes next."""
-    return QUEUE_REASON_TEXTS[reason_key(queued_task)].format(
-        unsure=format_percent(queued_task.unsure)
-    )
+    """Return the reason for a task's rank in the queue."""
+    uncertainty = format_percent(queued_task.unsure)
+    return QUEUE_REASON_TEXTS[reason_key(queued_task)].format(uncertainty=uncertainty)
 
 
 def is_proportion(figure: IntervalEstimate) -> bool:
@@ -74,7 +74,7 @@ def is_proportion(figure: IntervalEstimate) -> bool:
 
 
 def format_headline(figure: IntervalEstimate) -> str:
-    """Format a figure for a headline."""
+    """Format a figure as a headline."""
     if figure.value is None:
         return "not known yet"
     return format_percent(figure.value) if is_proportion(figure) else f"F1 {figure.value:.2f}"
@@ -90,46 +90,45 @@ def format_interval(figure: IntervalEstimate) -> str:
 
 
 def explain_figure(figure: IntervalEstimate) -> str:
-    """Explain a version's figure; empty when it is unknown."""
+    """Explain a version's figure; empty if it is unknown."""
     if figure.value is None:
         return ""
-    caveat = " With so few images it is a rough figure." if figure.n < ROUGH_FIGURE_IMAGES else ""
-    caveat = (
-        " So few images say hardly anything yet: keep labeling."
-        if figure.n < MIN_FIGURE_IMAGES
-        else caveat
-    )
+    caveat = ""
+    if figure.n < MIN_FIGURE_IMAGES:
+        caveat = " There are too few images for a reliable figure: keep labeling."
+    elif figure.n < ROUGH_FIGURE_IMAGES:
+        caveat = " With so few images it is a rough figure."
     images = f"{figure.n} image{'s' if figure.n != 1 else ''}"
     if not is_proportion(figure):
         return (
-            "1 would mean that it finds everything and marks nothing else. The true figure is "
+            "F1 is 1 if the model finds all objects and nothing else. The true figure is "
             f"between {figure.low:.2f} and {figure.high:.2f} with 95 % confidence. "
-            f"Measured on {images} drawn at random and never used for training.{caveat}"
+            f"Measured on {images} selected at random and never used for training.{caveat}"
         )
     correct_percent, low_percent, high_percent = (
         round(100 * bound) for bound in (figure.value, figure.low, figure.high)
     )
     return (
-        f"Of 100 images it gets about {correct_percent} right; the true figure is between "
-        f"{low_percent} and {high_percent} with 95 % confidence. Measured on {images} drawn at "
-        f"random and never used for training.{caveat}"
+        f"About {correct_percent} of 100 images are predicted correctly. The true figure is "
+        f"between {low_percent} and {high_percent} with 95 % confidence. Measured on {images} "
+        f"selected at random and never used for training.{caveat}"
     )
 
 
 def explain_estimate(estimate: IntervalEstimate, audit_figure: IntervalEstimate) -> str:
-    """Explain an estimate by cross-validation; empty when there is none.
+    """Explain an estimate by cross-validation; empty if there is none.
 
     Args:
-        estimate: the estimate.
-        audit_figure: the figure on the audit set beside it.
+        estimate: estimate by cross-validation.
+        audit_figure: figure on the audit set, which is displayed first.
     """
     if estimate.value is None:
         return ""
     prefix = "Until then estimated" if audit_figure.value is None else "Estimated"
     return (
         f"{prefix} by cross-validation: {format_percent(estimate.value)} "
-        f"({format_interval(estimate)}), on {estimate.n} labeled images. They were chosen because "
-        "they are hard, so the estimate is likely too low."
+        f"({format_interval(estimate)}), on {estimate.n} labeled images. They were selected "
+        "because they are difficult, so the estimate is probably too low."
     )
 
 
@@ -141,12 +140,12 @@ def round_text(round_status: RoundStatus) -> str:
 
 
 def suggest_next_step(summary: ProjectSummary, retrain_after: int) -> str:
-    """Return what a person should do next, in a sentence; empty while a round runs."""
+    """Return a sentence about the user's next step; empty while a round is running."""
     status = summary.status
     if status.round.is_running:
         return ""
     if status.round.state == "failed":
-        return "Prelabel retries automatically. Start training retries now."
+        return "Prelabel retries automatically. Press Start training to retry now."
     if not status.tasks:
         return "Import images into the project in Label Studio; predictions appear automatically."
     if not status.labels:
@@ -161,12 +160,14 @@ def suggest_next_step(summary: ProjectSummary, retrain_after: int) -> str:
         return "There are enough new labels: training starts in a moment."
     if status.held and status.held.version:
         return (
-            f"{status.held.version} has learned from all labels, and is held back. Keep labeling: "
+            f"{status.held.version} is trained on all labels, and is held back. Keep labeling: "
             "the next version may pass."
         )
     if status.labels < status.tasks:
-        return "All labels are learned. Keep labeling: the most useful image comes next."
-    return "Every image is labeled, and all labels are learned."
+        return (
+            "The model is trained on all labels. Keep labeling: the most informative image is next."
+        )
+    return "Every image is labeled, and the model is trained on all labels."
 
 
 def explain_held_version(held: HeldVersion) -> str:

@@ -1,4 +1,4 @@
-"""Checks, their results, and the report that runs checks with a timeout."""
+"""Checks, their results, and a report that runs checks with a timeout."""
 
 from __future__ import annotations
 
@@ -24,11 +24,10 @@ class CheckResult:
 
     Attributes:
         check: name of the check.
-        state: ``good``: passed; ``bad``: something does not work; ``open``: not checked, or worth
-            knowing without being an error.
-        seen: what the check found, for people.
+        state: ``good``: passed; ``bad``: failed; ``open``: not checked, or only a notice.
+        seen: message for the user.
         cure: setting or command that fixes a failed check.
-        project: number of the project; 0 if the check is about the whole setup.
+        project: project number; 0 if the check is about the whole setup.
     """
 
     check: str
@@ -53,7 +52,7 @@ def failed(check: str, message: str, fix: str) -> CheckResult:
 
 
 def unchecked(check: str, message: str) -> CheckResult:
-    """Return the result of a check that was skipped, or that is no error."""
+    """Return the result of a check that was skipped, or a notice."""
     return CheckResult(check, "open", message)
 
 
@@ -62,10 +61,10 @@ class Check(Generic[Context]):
     """One check.
 
     Attributes:
-        name: as people read it.
-        function: returns one or several results for what it examines. A
-            :class:`~backend.errors.PrelabelError` that it raises becomes a failed result.
-        fix: how to fix it when the function raises or takes too long.
+        name: displayed name.
+        function: returns one or several results. A :class:`~backend.errors.PrelabelError` that it
+            raises becomes a failed result.
+        fix: suggested fix if the function raises an error or takes too long.
         timeout_seconds: time limit for each result.
     """
 
@@ -76,11 +75,11 @@ class Check(Generic[Context]):
 
 
 class CheckReport:
-    """Collects results.
+    """Runs checks and collects their results.
 
     Args:
-        on_result: called with each result at once.
-        project: number of the project of the next results; 0 for the whole setup.
+        on_result: called immediately with each result.
+        project: project number of the results; 0 for the whole setup.
     """
 
     def __init__(self, on_result: Callable[[CheckResult], None], project: int = 0) -> None:
@@ -89,7 +88,7 @@ class CheckReport:
         self._project = project
 
     def for_project(self, project: int) -> CheckReport:
-        """Return a view of this report that adds results of a project."""
+        """Return a report for a project that adds to the results of this one."""
         project_report = CheckReport(self._on_result, project)
         project_report.results = self.results
         return project_report
@@ -122,7 +121,7 @@ class CheckReport:
     def load(
         self, name: str, function: Callable[[], Value], fix: str, timeout_seconds: float
     ) -> Value | None:
-        """Return what a function returns; add a failed result and return None if it cannot."""
+        """Return the value of a function; add a failed result and return None if it fails."""
         values: list[Value] = []
 
         def iterate() -> Iterator[CheckResult]:
@@ -137,7 +136,7 @@ class CheckReport:
 def _iterate_in_thread(
     name: str, iterate: Callable[[], Iterator[CheckResult]], fix: str, timeout_seconds: float
 ) -> Iterator[CheckResult]:
-    """Yield results of a thread, which is abandoned when one takes too long."""
+    """Iterate in a thread and yield its results; abandon the thread if a result takes too long."""
     results: queue.SimpleQueue[CheckResult | None] = queue.SimpleQueue()
 
     def work() -> None:

@@ -1,4 +1,4 @@
-"""What checks examine: the setup, its Label Studio, and one project."""
+"""The arguments of checks: the setup, the setup with Label Studio, and one project."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from typing import Protocol
 
 from backend.domain import Control, ImageSize
 from backend.errors import ConfigError
-from backend.label_studio.client import BackendConnection, LabelStudioClient, ProjectDetails
+from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.labeling_config import LabelingConfig, read_config
+from backend.label_studio.project_details import BackendConnection, ProjectDetails
 from backend.runtime.resources import Resources
 from backend.settings import Settings
 from backend.store.projects import ProjectRecord
 
 
 class MeasureFree(Protocol):
-    """Measures disk space."""
+    """A function that measures disk space."""
 
     def __call__(self, folder: Path, /) -> int:
-        """Return the free bytes on the disk of a folder."""
+        """Return the number of free bytes on the disk of a folder."""
         ...
 
 
@@ -30,9 +31,9 @@ class Setup:
     """This machine and the backend.
 
     Attributes:
-        resources: of this process, with the settings.
+        resources: resources of this process, with the settings.
         backend_url: address at which Label Studio calls the backend, with the webhook secret.
-        auth: basic auth of the backend.
+        auth: user and password of the backend; None without basic auth.
         measure_free: measures disk space.
     """
 
@@ -49,7 +50,7 @@ class Setup:
 
 @dataclass(frozen=True)
 class LabelStudioSetup:
-    """A setup with a Label Studio that accepts the token."""
+    """A setup whose Label Studio accepts the token."""
 
     setup: Setup
     client: LabelStudioClient
@@ -61,12 +62,12 @@ class LabelStudioSetup:
 
     @property
     def encoder_settings(self) -> Sequence[str]:
-        """Values of ``PRELABEL_ENCODER`` that must work."""
+        """Values of ``PRELABEL_ENCODER`` to check."""
         return [self.setup.settings.encoder]
 
     @property
     def control_kinds(self) -> frozenset[str]:
-        """Kinds of controls that models are needed for."""
+        """Kinds of controls that need a model."""
         return frozenset({"choices", "boxes"})
 
 
@@ -75,9 +76,9 @@ class ImageSample:
     """An image of a project.
 
     Attributes:
-        task: a task that shows it.
-        address: its address in the task's data.
-        storage: kind of its storage, such as ``upload`` or ``s3``.
+        task: id of a task with the image.
+        address: address in the task's data.
+        storage: kind of storage, such as ``upload`` or ``s3``.
     """
 
     task: int
@@ -87,15 +88,16 @@ class ImageSample:
 
 @dataclass(frozen=True)
 class CheckedProject(LabelStudioSetup):
-    """One project.
+    """A setup and one of its projects.
 
     Attributes:
-        number: in Label Studio.
-        details: as Label Studio describes it.
-        record: in the home folder; None if it is not connected.
-        live_version: its live version; empty if there is none.
-        connections: its ML backends; Label Studio uses the first. None if they cannot be listed.
-        readable_images: images that were opened, with their sizes.
+        number: project number in Label Studio.
+        details: project in Label Studio.
+        record: project in the home folder; None if it is not connected.
+        live_version: name of the live version; empty if there is none.
+        connections: ML backends of the project, of which Label Studio uses the first; None if they
+            cannot be listed.
+        readable_images: images that could be opened, with their sizes.
     """
 
     number: int
@@ -123,18 +125,18 @@ class CheckedProject(LabelStudioSetup):
             return [setting]
         versions = self.setup.resources.versions(self.record)
         live = versions.card(self.live_version).encoder.setting
-        if setting == "auto":  # resolves to the live one if its weights are here
+        if setting == "auto":  # resolves to the live encoder if its weights are on this machine
             return [live or setting]
         return list(dict.fromkeys([setting, *([live] if live else [])]))
 
     @property
     def control_kinds(self) -> frozenset[str]:
-        """Kinds of the controls that are served."""
+        """Kinds of the served controls."""
         return frozenset(control.kind for control in self.controls)
 
     @cached_property
     def controls(self) -> tuple[Control, ...]:
-        """The controls that are served; none if the labeling config is invalid."""
+        """The served controls; empty if the labeling config is invalid."""
         try:
             return self.labeling_config().controls
         except ConfigError:
@@ -144,6 +146,6 @@ class CheckedProject(LabelStudioSetup):
         """Parse the labeling config.
 
         Raises:
-            ConfigError: it is not XML.
+            ConfigError: the labeling config is invalid.
         """
         return read_config(self.details.get("label_config") or "")

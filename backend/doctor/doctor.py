@@ -1,4 +1,4 @@
-"""All checks in order: the machine, Label Studio, then each project."""
+"""Run all checks in order: the machine, Label Studio, then each project."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from backend.store.servers import is_same_server
 from backend.store.webhook_secret import load_webhook_secret
 
 CLIENT_TIMEOUT_SECONDS = 8.0
-"""Time limit of one request to Label Studio."""
+"""Time limit for one request to Label Studio."""
 SLOW_TIMEOUT_SECONDS = 60.0
-"""Time limit for loading networks and reading long lists."""
+"""Time limit for checks that load networks or read long lists."""
 LABEL_STUDIO_FIX = "check whether Label Studio is overloaded, and restart it"
 MACHINE_CHECKS: tuple[Check[Setup], ...] = (
     Check("home", machine_checks.check_home, machine_checks.HOME_FIX),
@@ -90,9 +90,9 @@ class Doctor:
     """Checks a setup.
 
     Args:
-        settings: the same as for ``prelabel serve``.
+        settings: settings, the same as for ``prelabel serve``.
         backend: address at which Label Studio reaches the backend.
-        on_result: called with each result at once.
+        on_result: called immediately with each result.
         measure_free: measures disk space.
     """
 
@@ -114,7 +114,7 @@ class Doctor:
         """Run all checks.
 
         Args:
-            project: number or title of a project; "" for all connected ones.
+            project: id, number or title of a project; "" for all connected projects.
 
         Returns:
             the results in order.
@@ -126,7 +126,7 @@ class Doctor:
         return self._report.results
 
     def _check_label_studio(self, project: str) -> LabelStudioClient | None:
-        """Check Label Studio and the token; return a client if both work."""
+        """Check Label Studio and the token; return a client if both checks pass."""
         report, server = self._report, self._settings.label_studio_url
         fix = "start Label Studio, or set LABEL_STUDIO_URL to its address"
         service = report.load(
@@ -161,7 +161,7 @@ class Doctor:
             self._check_project(client, record.number, record)
         if matches:
             return
-        fix = "give its number: `prelabel doctor NUMBER`"
+        fix = "use its number: `prelabel doctor NUMBER`"
         find_number = partial(client.find_project_number, project)
         number = self._report.load("project", find_number, fix, CHECK_TIMEOUT_SECONDS)
         if number is not None:
@@ -171,7 +171,7 @@ class Doctor:
         self, client: LabelStudioClient, number: int, record: ProjectRecord | None
     ) -> None:
         report = self._report.for_project(number)
-        fix = "name another project, or connect it: `prelabel connect PROJECT`"
+        fix = "choose another project, or connect it: `prelabel connect PROJECT`"
         load_project = partial(self._load_project, client, number, record)
         project = report.load("project", load_project, fix, 2 * CHECK_TIMEOUT_SECONDS)
         if project is None:
@@ -192,13 +192,13 @@ class Doctor:
             try:
                 client = connect(record, token, self._settings).client
             except LabelStudioError:
-                client.get_project(number)  # mostly fails alike, with the token of the settings
+                client.get_project(number)  # usually raises the same error
             live_version = self._resources.versions(record).live() or ""
         details = client.get_project(number)
         return CheckedProject(self._setup, client, number, details, record, live_version)
 
     def _find_token(self, project: str) -> tuple[str, bool]:
-        """Return the token, and whether Label Studio sent it to /setup."""
+        """Return the token, and whether Label Studio sent it to ``/setup``."""
         if self._settings.api_key:
             return self._settings.api_key, False
         for record in self._project_records():
@@ -215,7 +215,7 @@ class Doctor:
         except StoreError:  # reported by the check of the home folder
             return []
         own_records = [r for r in records if not r.server or is_same_server(r.server, server)]
-        return own_records or records  # a container and its host use different addresses
+        return own_records or records  # its address may differ between a container and its host
 
     def _secret_path(self) -> str:
         """Return the webhook secret as a URL path; "" without basic auth."""

@@ -1,4 +1,4 @@
-"""Checks of a project's images, and whether regions survive a round trip through Label Studio."""
+"""Check a project's images, and that Label Studio returns regions unchanged."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from backend.web_fetcher import SERVER_BUSY_REASON, FetchLimits, redact_url
 MAX_SAMPLED_TASKS = 5000
 FETCH_TIMEOUT_SECONDS = 15.0
 TRIAL_VERSION = "prelabel-doctor"
-"""Version of the prediction that is sent, read and deleted again."""
+"""Model version of the test prediction, which is deleted after the check."""
 TRIAL_REGION = Region("", 0.123456789, 0.2, 0.987654321, 0.3456789)
-"""Coordinates that rounding would change."""
+"""Region whose coordinates change if Label Studio rounds them."""
 COORDINATE_TOLERANCE = 1e-6
 CONTROL_KINDS = ("boxes", "points", "choices")
-"""Kinds of controls, the one with most coordinates first."""
+"""Kinds of controls, preferred ones for the check of coordinates first."""
 STORAGE_SETTINGS = "in Label Studio, project → Settings → Cloud Storage"
 CREDENTIALS_FIX = f"{STORAGE_SETTINGS}, add the bucket or container with valid credentials"
 STORAGE_FIXES = {
@@ -53,7 +53,7 @@ STORAGE_FIXES = {
 
 
 def storage_of(address: str) -> str:
-    """Return the kind of storage of an image address.
+    """Return the kind of storage for an image address.
 
     Example:
         >>> storage_of("/data/upload/3/a.jpg"), storage_of("s3://bucket/a.jpg")
@@ -72,7 +72,7 @@ def storage_of(address: str) -> str:
 
 
 def check_images(project: CheckedProject) -> Iterator[CheckResult]:
-    """Check that one image of each storage of a project can be opened."""
+    """Check that one image from each storage of a project can be opened."""
     if not project.controls:
         return
     samples = _sample_images(project)
@@ -111,7 +111,7 @@ def check_images(project: CheckedProject) -> Iterator[CheckResult]:
 
 
 def _sample_images(project: CheckedProject) -> list[ImageSample]:
-    """Return the first image of each storage."""
+    """Return the first image from each storage."""
     keys = {control.image_key for control in project.controls}
     samples: dict[str, ImageSample] = {}
     for row in islice(project.client.iter_tasks(project.number), MAX_SAMPLED_TASKS):
@@ -126,7 +126,7 @@ def _sample_images(project: CheckedProject) -> list[ImageSample]:
 def check_coordinates(project: CheckedProject) -> Iterator[CheckResult]:
     """Check that Label Studio returns a prediction's region unchanged.
 
-    The prediction is deleted again, with those that an interrupted check left behind.
+    The prediction is deleted afterwards, as are predictions of interrupted checks.
     """
     if not project.readable_images:
         return
@@ -147,7 +147,7 @@ def check_coordinates(project: CheckedProject) -> Iterator[CheckResult]:
     if _is_unchanged(prediction, returned, control):
         yield passed(check, f"a region of {control.name} is returned unchanged")
     else:
-        fix = "report this with the version of Label Studio: its regions are not understood"
+        fix = "this version of Label Studio changes regions: please report it"
         yield failed(check, f"a region of {control.name} is returned with changes", fix)
 
 

@@ -1,4 +1,4 @@
-"""Checks of Label Studio: address, version, token, and protection against SSRF."""
+"""Check Label Studio's address, version, token, and protection against SSRF."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TESTED_VERSION = (1, 23)
 """The version of Label Studio that the tests run against."""
 TOKEN_FIX = f"copy one from Label Studio's page “{TOKEN_PAGE}” and set LABEL_STUDIO_API_KEY"
 LEGACY_TOKENS_DISABLED = "legacy token authentication has been disabled"
-"""In Label Studio's response to a legacy token that the organization does not accept."""
+"""Part of Label Studio's response to a legacy token that the organization does not accept."""
 
 
 def check_address(server: str, service: ServiceInfo) -> CheckResult:
@@ -65,9 +65,9 @@ def check_token(
     """Check that Label Studio accepts the token.
 
     Args:
-        client: with the token, or the error that creating it raised.
-        token_text: the token.
-        is_from_setup: Label Studio sent it to /setup; it is not a setting.
+        client: client with the token, or the error that its constructor raised.
+        token_text: token.
+        is_from_setup: whether Label Studio sent it to ``/setup``, instead of a setting.
     """
     check, token = "token", parse_token(token_text)
     if token.kind == "none":
@@ -101,12 +101,12 @@ def _refused_token(kind: str, error: AccessDeniedError) -> CheckResult:
             "legacy tokens on under Organization → Access Token Settings"
         )
         return failed("token", "legacy tokens are turned off in this Label Studio", fix)
-    message = "it is no token of Label Studio and is refused" if kind == "no token" else ""
-    return failed("token", message or f"the {kind} is refused", TOKEN_FIX)
+    message = "it is not a Label Studio token" if kind == "no token" else f"the {kind} is refused"
+    return failed("token", message, TOKEN_FIX)
 
 
 def check_ssrf(target: LabelStudioSetup) -> Iterator[CheckResult]:
-    """Check both switches with which Label Studio refuses to call private addresses."""
+    """Check the two settings with which Label Studio refuses to call private addresses."""
     url = target.backend_url
     backend = strip_url_secrets(url)
     address_kind = (
@@ -118,7 +118,7 @@ def check_ssrf(target: LabelStudioSetup) -> Iterator[CheckResult]:
         try:
             is_allowed = accepts_url(target.client, path, url)
         except LabelStudioError as error:
-            fix = "give `--backend` an address that Label Studio's machine can resolve"
+            fix = "set `--backend` to an address that the machine of Label Studio can resolve"
             yield failed(switch, f"Label Studio cannot check {backend} ({error})", fix)
             continue
         message = f"{action} {backend}, {address_kind}"

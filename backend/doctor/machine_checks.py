@@ -1,4 +1,4 @@
-"""Checks of this machine: home folder, disk, weights, and access to Modal."""
+"""Check this machine: home folder, disk, weights, and access to Modal."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from backend.settings import COMPUTE_MODAL
 from backend.store.files import check_writable
 
 MIN_FREE_BYTES = 1_000_000_000
-"""Space for a few versions and for reduced copies of images."""
+"""Minimum free space, for a few versions and reduced copies of images."""
 BYTES_PER_MB = 1_000_000
 ENCODER_FIX = "set PRELABEL_ENCODER=auto or builtin, or to weights that exist"
 DETECTOR_FIX = "set PRELABEL_DETECTOR=auto or builtin, or to weights that exist"
 MODAL_TOKEN_FIX = "run `modal token new`, or set MODAL_TOKEN_ID and MODAL_TOKEN_SECRET"  # noqa: S105
-HOME_FIX = "set PRELABEL_HOME to a folder that you may write to"
+HOME_FIX = "set PRELABEL_HOME to a writable folder"
 
 
 def free_bytes(folder: Path) -> int:
-    """Return the free bytes on the disk of a folder."""
+    """Return the number of free bytes on the disk of a folder."""
     return shutil.disk_usage(folder).free
 
 
 def check_home(setup: Setup) -> CheckResult:
-    """Check that the home folder can be written."""
+    """Check that the home folder is writable."""
     check_writable(setup.settings.home)
-    return passed("home", f"{setup.settings.home} can be written")
+    return passed("home", f"{setup.settings.home} is writable")
 
 
 def check_disk(setup: Setup) -> CheckResult:
@@ -40,7 +40,7 @@ def check_disk(setup: Setup) -> CheckResult:
     home = setup.settings.home
     folder = next((p for p in (home, *home.parents) if p.exists()), Path("/"))
     free_space = setup.measure_free(folder)
-    message = f"{free_space / BYTES_PER_MB:,.0f} MB are free at {folder}"
+    message = f"{free_space / BYTES_PER_MB:,.0f} MB are free in {folder}"
     if free_space >= MIN_FREE_BYTES:
         return passed("disk", message)
     missing = (MIN_FREE_BYTES - free_space) / BYTES_PER_MB
@@ -61,7 +61,7 @@ def check_modal(setup: Setup) -> CheckResult:
         return failed(check, str(error), MODAL_TOKEN_FIX)
     except RoundError as error:
         return failed(check, str(error), "run `prelabel deploy` with internet access")
-    return passed(check, f"accepts the token and has the app {settings.modal_app!r}")
+    return passed(check, f"the token is valid, and the app {settings.modal_app!r} is deployed")
 
 
 def check_weights(project: CheckedProject) -> Iterator[CheckResult]:
@@ -80,17 +80,17 @@ def check_weights(project: CheckedProject) -> Iterator[CheckResult]:
 
 
 def check_encoders(target: LabelStudioSetup) -> Iterator[CheckResult]:
-    """Check each encoder that a control needs."""
+    """Check the encoders if a control needs one."""
     if "choices" in target.control_kinds:
         for setting in target.encoder_settings:
             yield _check_encoder(target.setup.resources, setting)
 
 
 def _check_encoder(resources: Resources, setting: str) -> CheckResult:
-    """Check that an encoder can embed an image; download nothing.
+    """Check that an encoder can embed an image, without downloading weights.
 
     Args:
-        resources: of this process.
+        resources: resources of this process.
         setting: value of ``PRELABEL_ENCODER``, now or when the live version was trained.
     """
     from backend.vision.encoders.base import make_noise_image
@@ -104,7 +104,7 @@ def _check_encoder(resources: Resources, setting: str) -> CheckResult:
         if not is_encoder_local(setting, folder):
             offline_reason = hub_unavailable_reason()
             if not offline_reason:
-                return unchecked(check, f"the weights of {setting} are downloaded at first use")
+                return unchecked(check, f"the weights of {setting} are downloaded on first use")
             if setting != "auto":
                 message = f"the weights of {setting} are not on this machine, and {offline_reason}"
                 return failed(check, message, ENCODER_FIX)
@@ -113,17 +113,18 @@ def _check_encoder(resources: Resources, setting: str) -> CheckResult:
     except EncoderError as error:
         return failed(check, str(error), ENCODER_FIX)
     resolved = f" (resolved to {encoder.name})" if setting == "auto" else ""
-    return passed(check, f"{setting}{resolved} returns {embedding.shape[1]} numbers per image")
+    dimension = embedding.shape[1]
+    return passed(check, f"{setting}{resolved} computes embeddings with {dimension} dimensions")
 
 
 def check_detector(target: LabelStudioSetup) -> Iterator[CheckResult]:
-    """Check that a detector can be fine-tuned, if a control needs one."""
+    """Check the weights of the detector if a control needs one."""
     if target.control_kinds & {"boxes", "points"}:
         yield _check_detector(target.setup.resources)
 
 
 def _check_detector(resources: Resources) -> CheckResult:
-    """Check that there are weights to fine-tune from; download nothing."""
+    """Check that there are weights for fine-tuning, without downloading them."""
     from backend.vision.detection.base_weights import ULTRALYTICS_URL
     from backend.vision.detection.network import (
         BUILTIN_SETTING,
@@ -147,9 +148,12 @@ def _check_detector(resources: Resources) -> CheckResult:
     except DetectorError as error:
         return failed(check, str(error), DETECTOR_FIX)
     if is_url_reachable(ULTRALYTICS_URL):
-        return unchecked(check, f"{weights} is downloaded at first use")
+        return unchecked(check, f"{weights} is downloaded on first use")
     if setting == "auto":
-        message = f"a small network is trained from scratch; better: put {weights} into {folder}"
+        message = (
+            f"a small network will be trained from scratch; for a better one, put {weights} into "
+            f"{folder}"
+        )
         return unchecked(check, message)
     message = f"{setting} is not on this machine, and {ULTRALYTICS_URL} does not answer"
     return failed(check, message, DETECTOR_FIX)

@@ -1,4 +1,4 @@
-"""Checks of one project: labeling config, connection, webhook, version, sampling."""
+"""Check one project: labeling config, connection, webhook, version, and sampling."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from backend.label_studio.backend_urls import (
     strip_url_secrets,
     url_port,
 )
-from backend.label_studio.client import UNCERTAINTY_SAMPLING, BackendConnection
+from backend.label_studio.client import UNCERTAINTY_SAMPLING
 from backend.label_studio.diagnostics import (
     Webhook,
     identify_backend,
@@ -23,6 +23,7 @@ from backend.label_studio.diagnostics import (
     send_test_event,
 )
 from backend.label_studio.ml_protocol import MODEL_CLASS
+from backend.label_studio.project_details import BackendConnection
 
 CONNECTED_STATE, DISCONNECTED_STATE = "CO", "DI"
 REQUIRED_EVENTS = frozenset(
@@ -88,10 +89,10 @@ def check_connection(project: CheckedProject) -> Iterator[CheckResult]:
     elif connection.state != CONNECTED_STATE:
         reason = connection.error or connection.state
         fix = (
-            "read the log of `prelabel serve`; often PRELABEL_ALLOWED_SERVERS or the home folder "
-            "is the reason"
+            "see the log of `prelabel serve`; often the reason is PRELABEL_ALLOWED_SERVERS or the "
+            "home folder"
         )
-        yield failed(check, f"Label Studio reaches {address}, which refuses ({reason})", fix)
+        yield failed(check, f"{address} refuses the connection from Label Studio ({reason})", fix)
     else:
         problems = list(_check_other_connections(project.connections[1:], setup.auth))
         yield from problems[:1] or [passed(check, f"Label Studio reaches {address}")]
@@ -100,9 +101,9 @@ def check_connection(project: CheckedProject) -> Iterator[CheckResult]:
 def _check_other_connections(
     connections: Sequence[BackendConnection], auth: tuple[str, str] | None
 ) -> Iterator[CheckResult]:
-    """Yield problems of further ML backends, which receive webhooks but no prediction requests.
+    """Yield problems of additional ML backends, which receive only webhooks.
 
-    A backend of another kind does no harm.
+    Backends of another kind are not a problem.
     """
     for connection in connections:
         address = strip_url_secrets(connection.url)
@@ -111,12 +112,12 @@ def _check_other_connections(
             message = f"a second ML backend at {address} does not answer"
             yield failed("connection", message, fix)
         elif identify_backend(connection.url, auth).description == MODEL_CLASS:
-            message = f"a second Prelabel at {address} trains too, and both write the queue"
+            message = f"a second Prelabel at {address} trains, too, and both write the queue"
             yield failed("connection", message, fix)
 
 
 def check_webhooks(project: CheckedProject) -> Iterator[CheckResult]:
-    """Check that the backend receives label events, and that no other webhook is dead."""
+    """Check that the backend receives label events, and that other webhooks are reachable."""
     connection = project.active_connection
     if connection is None:
         yield unchecked("webhook", "not checked: there is no connection")
@@ -133,7 +134,7 @@ def check_webhooks(project: CheckedProject) -> Iterator[CheckResult]:
 
 
 def _check_own_webhook(project: CheckedProject, hooks: Sequence[Webhook]) -> CheckResult:
-    """Check the webhooks that lead to the backend."""
+    """Check the webhooks with the address of the backend."""
     check, backend = "webhook", project.backend_url
     address = f"{strip_url_secrets(backend)}/webhook"
     settings_path = f"{WEBHOOK_SETTINGS} → {address}:"
@@ -142,7 +143,7 @@ def _check_own_webhook(project: CheckedProject, hooks: Sequence[Webhook]) -> Che
         fix = f"{WEBHOOK_SETTINGS} → Add Webhook, {address}, all events{hint}"
         if not accepts_webhooks(backend):
             fix = DOTLESS_HOST_RULE.format(host=urlsplit(backend).hostname)
-        return failed(check, f"there is none to {address}", fix)
+        return failed(check, f"there is none for {address}", fix)
     active = [hook for hook in hooks if hook.is_active]
     if not active:
         return failed(check, "it is turned off", f"{settings_path} turn it on")
@@ -152,8 +153,8 @@ def _check_own_webhook(project: CheckedProject, hooks: Sequence[Webhook]) -> Che
         return unchecked(check, "exists and is on; not tested because the backend does not answer")
     status = send_test_event(hooks[0].url, project.number)
     if status in (401, 403):
-        fix = f"{EDIT_FIX.format(url=PRINTED_URL)}, and change the webhook too"
-        return failed(check, "the backend refuses it: its address lacks the secret", fix)
+        fix = f"{EDIT_FIX.format(url=PRINTED_URL)}, and change the webhook, too"
+        return failed(check, "the backend refuses it: the secret is missing in its address", fix)
     if status != 200:
         message = f"answers with status {status}" if status else "does not answer"
         return failed(check, f"the backend {message}", _serve_command(backend))
@@ -161,8 +162,8 @@ def _check_own_webhook(project: CheckedProject, hooks: Sequence[Webhook]) -> Che
 
 
 def check_model_version(project: CheckedProject) -> CheckResult:
-    """Check that the project points at the live version."""
-    check, current = "model version", project.details.get("model_version") or ""
+    """Check that the project uses the live version."""
+    check, queue_version = "model version", project.details.get("model_version") or ""
     if project.record is None and project.active_connection:
         fix = (
             "set PRELABEL_HOME to the value of `prelabel serve`; if it is the same, restart "
@@ -170,18 +171,19 @@ def check_model_version(project: CheckedProject) -> CheckResult:
         )
         return failed(check, "this PRELABEL_HOME does not contain the project", fix)
     if project.record is None:
-        return unchecked(check, f"{current or 'none'}; the project is not connected")
+        return unchecked(check, f"{queue_version or 'none'}; the project is not connected")
     fix = f"run `prelabel train {project.number}`"
     if not project.live_version:
         return failed(check, "there is no version yet", fix)
-    if current != project.live_version:
+    if queue_version != project.live_version:
         task_count = int(project.details.get("task_number") or 0)
         if task_count == int(project.details.get("num_tasks_with_annotations") or 0):
-            return unchecked(check, f"{current or 'none'}; no task is open, so the queue is empty")
-        message = f"the queue follows {current or 'nothing'}, not {project.live_version}"
+            message = f"{queue_version or 'none'}; the queue is empty because no task is open"
+            return unchecked(check, message)
+        message = f"the queue uses {queue_version or 'no version'}, not {project.live_version}"
         return failed(check, message, fix)
-    count = project.client.prediction_counts(project.number).get(current, 0)
-    return passed(check, f"the queue follows {current}, which has {count} predictions")
+    count = project.client.prediction_counts(project.number).get(queue_version, 0)
+    return passed(check, f"the queue uses {queue_version}, which has {count} predictions")
 
 
 def check_sampling(project: CheckedProject) -> CheckResult:
@@ -191,7 +193,7 @@ def check_sampling(project: CheckedProject) -> CheckResult:
         return passed(check, sampling)
     fix = (
         f"{PROJECT_SETTINGS} General → Task Sampling: {UNCERTAINTY_SAMPLING}; "
-        f"`prelabel train {project.number}` sets it too"
+        f"`prelabel train {project.number}` sets it, too"
     )
     return failed(check, f"the project uses {sampling}", fix)
 
@@ -208,13 +210,14 @@ def check_preannotations(project: CheckedProject) -> CheckResult:
 def _connection_fix(
     connection: BackendConnection, expected_url: str, auth: tuple[str, str] | None
 ) -> str:
-    """Return how to fix a connection that Label Studio cannot use."""
+    """Return the fix for a connection that Label Studio cannot reach."""
     service = identify_backend(connection.url, auth)
     if service.is_expected or service.needs_auth:
         host = urlsplit(connection.url).hostname
         return (
-            f"{host} is another machine there, or a firewall blocks it: run `prelabel serve "
-            f"--host 0.0.0.0`, and {EDIT_FIX.format(url='an address that Label Studio can reach')}"
+            f"{host} is another machine for Label Studio, or a firewall blocks it: run `prelabel "
+            f"serve --host 0.0.0.0`, and "
+            f"{EDIT_FIX.format(url='an address that Label Studio can reach')}"
         )
     if (
         strip_url_secrets(expected_url) != strip_url_secrets(connection.url)

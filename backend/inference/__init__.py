@@ -1,1 +1,1 @@
-"""Running the live version: images, embeddings, detections, predictions, smart tools."""
+"""Run a version on images: embeddings, detections, predictions, and smart tools."""

@@ -1,4 +1,4 @@
-"""Confidence that a whole prediction is right."""
+"""Compute the confidence that a prediction of an image is entirely correct."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from backend.vision.detection.detections import MIN_DETECTION_CONFIDENCE
 
 
 def choice_confidence(row: Floats, multiple: bool) -> float:
-    """Return the confidence of the best label, or of the least certain label of several.
+    """Return the probability of the best label; for several labels, that of the least certain one.
 
     Args:
         row: (K,) probabilities, 0 to 1.
-        multiple: several labels may be right at once.
+        multiple: whether an image can have several labels.
     """
     if not len(row):
         return 0.0
@@ -23,13 +23,13 @@ def choice_confidence(row: Floats, multiple: bool) -> float:
 
 
 def detection_confidence(confidence: Sequence[float], min_confidence: float) -> float:
-    """Return the confidence that all regions are right and none is missing.
+    """Return the confidence that all regions are correct and none is missing.
 
-    It is the confidence of the least certain region.
+    It is that of the least certain decision to publish or to drop a detection.
 
     Args:
-        confidence: of all detections, 0 to 1.
-        min_confidence: confidence from which a detection counts.
+        confidence: confidence of all detections, 0 to 1.
+        min_confidence: confidence from which a detection is published.
     """
     return min(
         (c if c >= min_confidence else 1 - c for c in confidence),

@@ -1,4 +1,4 @@
-"""Detections as regions: run a detector on samples and convert both ways."""
+"""Run detectors, convert detections to regions, and samples to training examples."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ScoredRegions(NamedTuple):
 
     Attributes:
         regions: boxes or points.
-        confidence: of each, 0 to 1.
+        confidence: confidence of each region, 0 to 1.
     """
 
     regions: Regions
@@ -42,13 +42,13 @@ class RegionSample:
     """A labeled image of a control of boxes or points.
 
     Attributes:
-        task_id: of its task.
+        task_id: id of its task.
         load_image: loads the upright RGB image.
-        size: of the original, pixels.
+        size: size of the original in pixels.
         regions: all objects of the control.
-        other_boxes: boxes of other controls of the same image, for the size of points.
-        is_audit: the task belongs to the audit set and is never trained on.
-        digest: SHA-256 of the image's bytes; empty when unknown.
+        other_boxes: boxes of other controls in the image, which determine the size of points.
+        is_audit: whether the task belongs to the audit set, which is never trained on.
+        digest: SHA-256 of the image's bytes; empty if unknown.
     """
 
     task_id: int
@@ -74,9 +74,9 @@ def detect_regions(
     """Run a detector on images.
 
     Args:
-        detector: of the control.
-        control: as it is in the config now; detections of removed labels are dropped.
-        images: RGB, upright.
+        detector: detector of the control.
+        control: control in the current config; detections of removed labels are dropped.
+        images: upright RGB images.
         min_confidence: confidence below which detections are dropped.
     """
     current_labels = frozenset(control.label_names)
@@ -93,14 +93,14 @@ def filter_regions(
     size: ImageSize,
     label_minimums: Mapping[str, float] | None = None,
 ) -> RegionPrediction:
-    """Return the detections from a confidence on, as a prediction.
+    """Return the detections with a minimum confidence, as a prediction.
 
     Args:
-        control: the control's name.
-        scored: its detections.
-        minimum: confidence from which a region stays.
-        size: of the image.
-        label_minimums: label → another minimum.
+        control: name of the control.
+        scored: detections of the control.
+        minimum: minimum confidence.
+        size: size of the image.
+        label_minimums: label → minimum confidence that replaces ``minimum``.
     """
     minimums = label_minimums or {}
     visible = [
@@ -114,14 +114,14 @@ def filter_regions(
 
 
 def confidence_threshold(detector: Detector, control: Control) -> float:
-    """Return the confidence from which a region is published: the config's, else the tuned one."""
+    """Return the minimum confidence of published regions, from the config or else tuned."""
     return control.threshold or detector.class_mapping.shown
 
 
 def predict_samples(
     detector: Detector | None, control: Control, samples: Sequence[RegionSample]
 ) -> list[DetectionSample]:
-    """Run a detector on labeled images; without a detector nothing is detected."""
+    """Run a detector on labeled images; without a detector, there are no detections."""
     evaluated: list[DetectionSample] = []
     for start in range(0, len(samples), SAMPLE_BATCH_SIZE):
         batch = samples[start : start + SAMPLE_BATCH_SIZE]
@@ -139,11 +139,11 @@ def predict_samples(
 
 
 def points_to_boxes(image: DetectionSample, box_sizes: Mapping[str, float]) -> DetectionSample:
-    """Return points as squares.
+    """Convert points to squares around them.
 
     Args:
         image: detections and ground truth of an image.
-        box_sizes: label → side, 0 to 1 of the longer edge.
+        box_sizes: label → side of the square, 0 to 1 of the longer edge.
     """
     return replace(
         image,
@@ -168,7 +168,7 @@ def _to_squares(
 def example_from_sample(
     sample: RegionSample, control: Control, box_sizes: Mapping[str, float]
 ) -> DetectionExample:
-    """Return a sample as training example: its boxes, or pseudo-boxes around its points."""
+    """Convert a sample to a training example with its boxes, or pseudo-boxes around its points."""
     names = control.label_names
     labels = np.array([names.index(p.label) for p in sample.regions], dtype=np.int64)
     boxes = as_boxes(sample.regions)
@@ -185,14 +185,14 @@ def as_boxes(regions: Iterable[Region]) -> Floats:
 
 
 def edge_scale(aspect_ratio: float) -> tuple[float, float]:
-    """Return (x, y) factors from 0 to 1 of each edge to 0 to 1 of the longer edge."""
+    """Return (x, y) factors that convert shares of each edge to shares of the longer edge."""
     return min(aspect_ratio, 1.0), min(1 / aspect_ratio, 1.0)
 
 
 def point_box_sizes(
     control: Control, samples: Sequence[RegionSample], size: int
 ) -> dict[str, float]:
-    """Return label → side of its pseudo-boxes for a control of points, see `estimate_side`."""
+    """Return label → side of its pseudo-boxes, see `estimate_side`; {} for boxes."""
     if not control.is_points:
         return {}
     return {
@@ -207,7 +207,7 @@ def point_box_sizes(
 
 
 def _scaled_boxes(sample: RegionSample, regions: Regions, label: str) -> Floats:
-    """Return the boxes of one label, (n, 4) in units of the longer edge."""
+    """Return the boxes of one label, (n, 4) in shares of the longer edge."""
     boxes = as_boxes(region for region in regions if region.label == label)
     return boxes * np.tile(np.array(edge_scale(sample.aspect_ratio), dtype=np.float32), 2)
 

@@ -1,4 +1,4 @@
-"""Embed the images of tasks; only new images are fetched and encoded."""
+"""Embed the images of tasks; fetch and encode only images that are not cached."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from backend.vision.encoders.base import Encoder
 from backend.vision.encoders.embedding_cache import EmbeddingCache
 
 MIN_DECODE_SIZE = 512
-"""Pixels that a JPEG's shorter side keeps while decoding; every encoder reduces further."""
+"""Minimum shorter side in pixels of a JPEG decoded at reduced size; encoders resize further."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class EmbeddingResult:
 
     Attributes:
         vectors: address → (d,) float32 of unit length.
-        sizes: address → pixels of the upright image.
-        errors: address → why the image could not be read.
+        sizes: address → size of the upright image in pixels.
+        errors: address → reason why the image could not be read.
     """
 
     vectors: Mapping[str, Floats]
@@ -39,9 +39,9 @@ class Embedder:
     """Embeds the images of one project with one encoder.
 
     Args:
-        images: of the project.
-        encoder: image → vector.
-        cache: of vectors, by content hash and encoder.
+        images: images of the project.
+        encoder: encoder of the images.
+        cache: cache of embeddings by content hash and encoder.
     """
 
     def __init__(self, images: ProjectImages, encoder: Encoder, cache: EmbeddingCache) -> None:
@@ -54,10 +54,10 @@ class Embedder:
         sources: Iterable[ImageSource],
         progress: ProgressCallback = lambda done, total: None,
     ) -> EmbeddingResult:
-        """Embed images, from the cache where possible.
+        """Embed images; use cached embeddings if possible.
 
         Args:
-            sources: the images; repeated addresses are embedded once.
+            sources: images; duplicate addresses are embedded once.
             progress: called with (done, total) after each batch of new images.
         """
         unique_sources = {source.address: source for source in sources}
@@ -98,7 +98,7 @@ class Embedder:
 
 
 def task_vectors(tasks: Iterable[Task], embeddings: EmbeddingResult) -> dict[int, Floats]:
-    """Return task → embedding of its first readable image."""
+    """Return task id → embedding of its first readable image."""
     vectors = {}
     for task in tasks:
         candidates = (embeddings.vectors.get(address) for address in task.images.values())

@@ -1,4 +1,4 @@
-"""Fetch the images of tasks, remember unreadable ones, and store copies for detectors."""
+"""Fetch the images of tasks, cache errors, and store reduced copies for detectors."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class ImageSource:
     """An image of a task.
 
     Attributes:
-        address: as stored in the task's data.
-        task_id: a task that contains it.
+        address: address in the task's data.
+        task_id: id of a task that contains it.
     """
 
     address: str
@@ -45,9 +45,9 @@ class FetchedImage:
     """An image that was fetched.
 
     Attributes:
-        address: as stored in the task's data.
+        address: address in the task's data.
         digest: SHA-256 of its bytes, hexadecimal.
-        decoded: the pixels.
+        decoded: decoded image.
     """
 
     address: str
@@ -59,13 +59,13 @@ class ProjectImages:
     """The images of one project.
 
     Args:
-        server: part of the cache key, because servers share relative addresses.
-        fetcher: downloads them.
-        cache: of content hash and size by address.
+        server: address of Label Studio, because servers may use the same relative addresses.
+        fetcher: fetches the images.
+        cache: cache of content hash and size by address.
         copies: reduced copies for detectors.
-        max_pixels: see `decode_upright_image`.
-        clock: seconds.
-        batch_size: images held in memory together.
+        max_pixels: maximum number of pixels, see `decode_upright_image`.
+        clock: returns the time in seconds.
+        batch_size: number of images in memory at a time.
     """
 
     def __init__(
@@ -91,11 +91,11 @@ class ProjectImages:
 
     @property
     def errors(self) -> dict[str, ImageError]:
-        """Images that could not be read at the last attempt, by address."""
+        """Address → error of the last attempt, for images that could not be read."""
         return {address: error for address, (error, _) in self._failures.items()}
 
     def cached_facts(self, addresses: Iterable[str]) -> dict[str, ImageInfo]:
-        """Return content hash and size of the addresses that were fetched before."""
+        """Return address → content hash and size, for images that were fetched before."""
         keys = {self._key(address): address for address in addresses}
         return {keys[key]: fact for key, fact in self._cache.get_image_info(list(keys)).items()}
 
@@ -105,12 +105,12 @@ class ProjectImages:
         """Fetch images in parallel.
 
         Args:
-            sources: the images.
-            min_size: pixels that a JPEG's shorter side keeps while decoding.
+            sources: images to fetch.
+            min_size: minimum shorter side in pixels of a JPEG that is decoded at reduced size.
 
         Returns:
-            the readable images, their longer edge at most ``MAX_EDGE_PIXELS``, and the errors of
-            the others by address.
+            the readable images, with a longer edge of at most ``MAX_EDGE_PIXELS``, and address →
+            error for the others.
         """
         fetched: list[FetchedImage] = []
         errors: dict[str, ImageError] = {}
@@ -127,11 +127,11 @@ class ProjectImages:
     def iter_batches(
         self, sources: Iterable[ImageSource], next_sources: Iterable[ImageSource] = ()
     ) -> Iterator[ImageBatch]:
-        """Yield images for detectors in batches, from the stored copies where possible.
+        """Yield images for detectors in batches; use stored copies if possible.
 
         Args:
-            sources: the images; repeated addresses are yielded once.
-            next_sources: images of the next call, prefetched while the last batch is in use.
+            sources: images to load; duplicate addresses are loaded once.
+            next_sources: images of the next call, prefetched while the last batch is processed.
         """
         unique = _unique_sources(sources)
         prefetched = self._take_prefetched()
@@ -150,7 +150,7 @@ class ProjectImages:
             )
 
     def _take_prefetched(self) -> ImageBatch:
-        """Return the prefetched batch; an empty one when prefetching failed."""
+        """Return the prefetched batch; an empty batch if prefetching failed."""
         future, self._prefetched = self._prefetched, None
         if future is None:
             return EMPTY_BATCH
@@ -162,7 +162,7 @@ class ProjectImages:
         return {address: fact.digest for address, fact in self.cached_facts(addresses).items()}
 
     def load_copy(self, source: ImageSource) -> Image.Image:
-        """Load one image at the size for detectors.
+        """Load one image in the size for detectors.
 
         Raises:
             ImageError: the image cannot be read.
@@ -223,7 +223,7 @@ class ProjectImages:
         try:
             content = self._fetcher.fetch(source.address, source.task_id)
             max_pixels = self._max_pixels
-            # reduce at once: a batch of 32 images of 50 megapixels would take 4.8 GB
+            # shrink while decoding: a batch of 32 images of 50 megapixels would take 4.8 GB
             decoded = decode_upright_image(
                 content, max_pixels=max_pixels, min_side=min_size, shrink=shrink_to_limit
             )
@@ -240,9 +240,9 @@ class ImageBatch:
     """A batch of images, by address.
 
     Attributes:
-        images: RGB, upright, the longer edge at most ``MAX_EDGE_PIXELS`` pixels.
-        sizes: pixels of the upright original.
-        errors: why an image could not be read.
+        images: upright RGB images with a longer edge of at most ``MAX_EDGE_PIXELS`` pixels.
+        sizes: sizes of the upright originals in pixels.
+        errors: reasons why images could not be read.
     """
 
     images: Mapping[str, Image.Image]

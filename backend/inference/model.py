@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 CONTROLS_FILE = "controls.json"
 MULTIPLE_LABEL_THRESHOLD = 0.5
-"""Probability from which a label of a several-of-many control is given."""
+"""Minimum probability of a predicted label of a several-of-many control."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class Model:
     """The heads and detectors of a version.
 
     Attributes:
-        heads: by control of choices; a control without labels may have none.
-        detectors: by control of boxes or points; likewise.
-        thresholds: control → label → confidence from which it is published; 0 when missing.
-        controls: of the labeling config that the version was trained for, so that it can be served
+        heads: control of choices → head; a control without training labels may have none.
+        detectors: control of boxes or points → detector; may be missing likewise.
+        thresholds: control → label → minimum confidence of published labels, 0 by default.
+        controls: controls of the config that the version was trained with, so that it can be served
             without Label Studio. Empty in versions of early releases.
     """
 
@@ -47,7 +47,7 @@ class Model:
 
         Args:
             control: name of a control with a head.
-            vectors: (n, d) float32 of unit length.
+            vectors: (n, d) float32 embeddings of unit length.
         """
         return np.asarray(self.heads[control].probabilities(vectors), dtype=np.float32)
 
@@ -57,11 +57,11 @@ class Model:
 
 
 def choose_labels(ranked: Mapping[str, float], min_probability: float | None) -> dict[str, float]:
-    """Return the labels that a head gives: all from a probability on, or the best one.
+    """Return the labels with a minimum probability, or only the best label.
 
     Args:
         ranked: label → probability, best first.
-        min_probability: probability from which a label counts; None: only the best label counts.
+        min_probability: minimum probability; None returns only the best label.
     """
     if min_probability is None:
         return dict(list(ranked.items())[:1])
@@ -71,17 +71,17 @@ def choose_labels(ranked: Mapping[str, float], min_probability: float | None) ->
 def predict_choice(
     control: Control, labels: tuple[str, ...], probabilities: Floats, size: ImageSize
 ) -> ChoicePrediction:
-    """Return the answer to a control of choices.
+    """Return the prediction for a control of choices.
 
     Args:
-        control: as it is in the config now; labels it no longer has are never chosen.
-        labels: (K) names of the row's columns.
-        probabilities: (K,) float32, 0 to 1.
-        size: of the image.
+        control: control in the current config; removed labels are never predicted.
+        labels: K label names.
+        probabilities: (K,) float32, probability of each label, 0 to 1.
+        size: size of the image.
 
     Returns:
-        the best label for one of many; all labels from ``MULTIPLE_LABEL_THRESHOLD`` on for
-        several of many.
+        the best label for one-of-many; all labels with at least ``MULTIPLE_LABEL_THRESHOLD`` for
+        several-of-many.
     """
     current_labels = frozenset(control.label_names)
     ranked = sorted(
@@ -97,18 +97,18 @@ def predict_choice(
 
 
 def apply_thresholds(choice: ChoicePrediction, thresholds: Mapping[str, float]) -> ChoicePrediction:
-    """Drop the labels below their thresholds."""
+    """Return a prediction without the labels below their thresholds."""
     labels = {n: p for n, p in choice.labels.items() if p >= thresholds.get(n, 0.0)}
     return replace(choice, labels=labels)
 
 
 def chosen_labels(choice: ChoicePrediction) -> LabelSet:
-    """Return the labels of a choice, to compare them with a person's."""
+    """Return the predicted labels as a set, to compare them with annotated ones."""
     return frozenset(choice.labels)
 
 
 def save_model(model: Model, folder: Path) -> None:
-    """Write a model into an empty folder: numbered subfolders and files with their names."""
+    """Write a model into an empty folder, with a numbered subfolder per head and detector."""
     for kind, names, save in _saved_parts(model):
         for index, name in enumerate(names):
             (folder / f"{kind}-{index}").mkdir()
@@ -126,9 +126,9 @@ def load_model(
     """Load a model.
 
     Args:
-        folder: written by `save_model`.
+        folder: folder written by `save_model`.
         load_runner: loads the runner of a detection network.
-        load_prompt_network: loads the open-vocabulary network, by file name.
+        load_prompt_network: loads the open-vocabulary network by its file name.
 
     Raises:
         PrelabelError: a file is missing or damaged.
@@ -151,7 +151,10 @@ def load_model(
 
 
 def load_heads(folder: Path) -> dict[str, Head]:
-    """Load only the heads of a model, by control; a head takes kilobytes, a detector megabytes.
+    """Load only the heads of a model (kilobytes), without its detectors (megabytes).
+
+    Returns:
+        control → head.
 
     Raises:
         PrelabelError: a file is missing or damaged.
@@ -163,7 +166,7 @@ def load_heads(folder: Path) -> dict[str, Head]:
 
 
 def load_controls(folder: Path) -> tuple[Control, ...]:
-    """Load the controls that a model was trained for; none in early releases."""
+    """Load the controls that a model was trained for; empty in early releases."""
     return tuple(control_from_json(row) for row in read_json(folder / CONTROLS_FILE) or [])
 
 

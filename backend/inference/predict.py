@@ -1,7 +1,7 @@
-"""Run a model on tasks or images: the only way from images to predictions.
+"""Run a model on tasks or images.
 
 Publishing, live ``/predict``, label errors, the predict endpoint and ``prelabel predict`` all call
-`infer`. What differs is where the embeddings and the images come from.
+`infer`, with embeddings and images from different sources.
 """
 
 from __future__ import annotations
@@ -35,21 +35,20 @@ if TYPE_CHECKING:
 
 @dataclass
 class InferenceResult:
-    """What a model infers about some tasks.
+    """The output of a model for some tasks, by task id.
 
     Attributes:
-        model: the model.
-        controls: of the labeling config.
-        embeddings: the images as the model's heads read them.
-        probabilities: control → task → (K,) float32; a task whose image is unreadable is absent.
-        detections: task → control → all regions above the detector's floor. Filled on request,
-            because it holds about 50 regions an image.
-        regions: task → the regions to publish, an entry per control that has a detector.
-        unfiltered: task → the same without thresholds of single labels; used for evaluation and
-            auto-accept.
+        model: model that was run.
+        controls: controls of the labeling config.
+        embeddings: embeddings of the images.
+        probabilities: control → task → (K,) float32; tasks without a readable image are missing.
+        detections: task → control → all regions above the minimum confidence of the detector.
+            Only filled on request, because there are about 50 regions per image.
+        regions: task → regions to publish, one entry per control with a detector.
+        unfiltered: task → the same without thresholds per label, for evaluation and auto-accept.
         weighted_confidences: task → (confidence, difficulty of the label) of all regions.
-        confidence: task → confidence that the regions of all controls are right and complete.
-        errors: image address → why the image could not be read.
+        confidence: task → confidence that the regions of all controls are correct and complete.
+        errors: image address → reason why the image could not be read.
     """
 
     model: Model
@@ -64,7 +63,7 @@ class InferenceResult:
     errors: dict[str, ImageError] = field(default_factory=dict)
 
     def choice_uncertainties(self) -> dict[int, float]:
-        """Return the uncertainty of each classified task, 0 to 1: its least certain control's."""
+        """Return the uncertainty of each classified task, 0 to 1, for its least certain control."""
         uncertainties: dict[int, float] = {}
         for control in self.controls:
             rows = self.probabilities.get(control.name, {})
@@ -78,7 +77,7 @@ class InferenceResult:
         """Return the uncertainty of each task that the detectors ran on, 0 to 1.
 
         Args:
-            fallback_rank: task → 0 to 1, which places a task without any detection.
+            fallback_rank: returns a rank from 0 to 1 for a task without any detection.
         """
         return {
             task: detection_uncertainty(pairs, fallback_rank(task))
@@ -88,13 +87,13 @@ class InferenceResult:
     def uncertainties(
         self, fallback_rank: Callable[[int], float] = lambda task: 0.0
     ) -> dict[int, float]:
-        """Return the uncertainty of each task, 0 to 1: the larger of choices and regions."""
+        """Return the uncertainty of each task, 0 to 1: the maximum over choices and regions."""
         return merge_max(self.choice_uncertainties(), self.region_uncertainties(fallback_rank))
 
     def confidences(self) -> dict[int, float]:
-        """Return the confidence, 0 to 1, that all answers to a task are right.
+        """Return the confidence, 0 to 1, that all predictions for a task are correct.
 
-        A task that some control could not answer is absent.
+        Tasks without a prediction for some control are missing.
         """
         per_control: list[Mapping[int, float]] = []
         for control in self.controls:
@@ -112,12 +111,12 @@ class InferenceResult:
     def predictions(
         self, tasks: Iterable[Task], scores: Mapping[int, float], unfiltered: bool = False
     ) -> list[Prediction]:
-        """Return one prediction per task in their order, empty where the model has no answer.
+        """Return one prediction per task in the same order; it may be empty.
 
         Args:
-            tasks: of this result.
-            scores: task → the score that Label Studio sorts by; 1 when missing.
-            unfiltered: keep labels and regions below the model's per-label thresholds.
+            tasks: tasks of this result.
+            scores: task → score that Label Studio sorts by; 1 by default.
+            unfiltered: whether to keep labels and regions below the thresholds per label.
         """
         regions = self.unfiltered if unfiltered else self.regions
         thresholds = {} if unfiltered else self.model.thresholds
@@ -158,14 +157,14 @@ def infer_tasks(
     """Run a model on the tasks of a project.
 
     Args:
-        model: of a version.
-        controls: of the labeling config as it is now.
-        tasks: to classify.
-        embeddings: of their images; empty when no control has choices.
-        images: of the project, for the detectors; read in batches, so that memory stays flat.
-        detector_tasks: tasks that the detectors run on; all tasks when not given.
+        model: model of a version.
+        controls: controls of the current labeling config.
+        tasks: tasks to classify.
+        embeddings: embeddings of their images; empty if no control has choices.
+        images: images of the project for the detectors, loaded in batches to limit memory.
+        detector_tasks: tasks to run the detectors on; all tasks by default.
         next_tasks: tasks of the next call, whose images are fetched during the last batch.
-        progress: called with (done, total) images of the detectors.
+        progress: called with (done, total), the number of images that detectors have run on.
     """
     detected = [control for control in controls if control.name in model.detectors]
     detector_tasks = tasks if detector_tasks is None else detector_tasks
@@ -197,14 +196,14 @@ def infer(
     """Run a model on embeddings and batches of images.
 
     Args:
-        model: heads run on the embeddings, detectors on the images.
-        controls: to answer.
-        tasks: to classify.
-        embeddings: of their images.
-        batches: images of ``detector_tasks``, by address.
-        detector_tasks: to run the detectors on.
-        progress: called with the number of images after each batch.
-        keep_detections: fill ``detections`` of the result.
+        model: model with heads for the embeddings and detectors for the images.
+        controls: controls to predict.
+        tasks: tasks to classify.
+        embeddings: embeddings of their images.
+        batches: images of ``detector_tasks``.
+        detector_tasks: tasks to run the detectors on.
+        progress: called after each batch with the number of images so far.
+        keep_detections: whether to fill ``detections`` of the result.
     """
     result = InferenceResult(model, controls, embeddings)
     result.probabilities = predict_probabilities(model, controls, tasks, embeddings)
@@ -220,7 +219,7 @@ def infer(
             _run_detector(control, batch, tasks_by_address, result, keep_detections)
         done += len(batch.images) + len(batch.errors)
         progress(done)
-    complete = {t for t, found in result.unfiltered.items() if len(found) == len(detected)}
+    complete = {t for t, regions in result.unfiltered.items() if len(regions) == len(detected)}
     result.confidence = {t: value for t, value in result.confidence.items() if t in complete}
     return result
 
@@ -230,7 +229,7 @@ def predict_probabilities(
 ) -> dict[str, dict[int, Floats]]:
     """Return control → task → (K,) probabilities in the order of the head's labels.
 
-    A control without a head, and a task whose image could not be read, is absent.
+    Controls without a head and tasks without a readable image are missing.
     """
     probabilities: dict[str, dict[int, Floats]] = {}
     vectors = embeddings.vectors
@@ -246,7 +245,7 @@ def predict_probabilities(
 
 
 def merge_max(first: Mapping[int, float], second: Mapping[int, float]) -> dict[int, float]:
-    """Return the larger value of each key."""
+    """Merge two mappings; keep the larger value of each key."""
     return dict(first) | {key: max(value, first.get(key, 0.0)) for key, value in second.items()}
 
 

@@ -1,4 +1,4 @@
-"""Run a model on images that belong to no task: the predict endpoint and ``prelabel predict``."""
+"""Run a model on images without a task, for the predict endpoint and ``prelabel predict``."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
     from backend.vision.encoders.base import Encoder
 
 DETECTOR_IMAGE_SIZE, ENCODER_IMAGE_SIZE = 1280, 512
-"""Pixels that an image keeps for detectors (longer edge) and for encoders (shorter edge)."""
+"""Minimum size in pixels of an image for detectors (longer edge) and encoders (shorter edge)."""
 
 
 @dataclass(frozen=True)
 class ImagePrediction:
-    """What a model predicts for one image.
+    """The prediction of a model for one image.
 
     Attributes:
-        size: of the upright original.
-        label_probabilities: control of choices → all labels and their probability, best first.
+        size: size of the upright original in pixels.
+        label_probabilities: control of choices → label → probability, best first.
         regions: control of boxes or points → regions and their confidence, best first.
-        thresholds: control → confidence from which a label or region counts. A one-of-many control
-            has none, because its best label counts.
-        uncertainty: how much the model would learn from the image's label, 0 to 1.
-        confidence: confidence that the whole prediction is right, 0 to 1.
-        embedding: (d,) float32 of unit length; None when no control has choices.
+        thresholds: control → minimum confidence of a label or region. One-of-many controls have
+            none, because only their best label is predicted.
+        uncertainty: uncertainty of the model, 0 to 1.
+        confidence: confidence that the whole prediction is correct, 0 to 1.
+        embedding: (d,) float32 of unit length; None if no control has choices.
     """
 
     size: ImageSize
@@ -49,7 +49,7 @@ class ImagePrediction:
 
 
 class PredictedLabel(NamedTuple):
-    """A label that a model gives, for the whole image or for one region."""
+    """A predicted label of the whole image or of one region."""
 
     control: str
     label: str
@@ -59,30 +59,30 @@ class PredictedLabel(NamedTuple):
 def labels_of(
     prediction: ImagePrediction, min_confidence: float | None = None
 ) -> list[PredictedLabel]:
-    """Return the labels that a prediction gives, one entry per region.
+    """Return the predicted labels, with one entry per region.
 
     Args:
-        prediction: of an image.
-        min_confidence: return everything from this confidence on. By default the prediction's own
-            thresholds apply, and a one-of-many control gives its best label.
+        prediction: prediction of an image.
+        min_confidence: minimum confidence. By default, the thresholds of the prediction apply, and
+            one-of-many controls return only their best label.
     """
-    given: list[PredictedLabel] = []
+    predicted: list[PredictedLabel] = []
     for control, ranked in prediction.label_probabilities.items():
         minimum = prediction.thresholds.get(control) if min_confidence is None else min_confidence
         chosen = choose_labels(ranked, minimum)
-        given += [PredictedLabel(control, label, value) for label, value in chosen.items()]
+        predicted += [PredictedLabel(control, label, value) for label, value in chosen.items()]
     for control, (regions, confidence) in prediction.regions.items():
         minimum = prediction.thresholds[control] if min_confidence is None else min_confidence
-        given += [
+        predicted += [
             PredictedLabel(control, region.label, value)
             for region, value in zip(regions, confidence, strict=True)
             if value >= minimum
         ]
-    return given
+    return predicted
 
 
 def min_decode_size(controls: Sequence[Control]) -> int:
-    """Return the pixels that a JPEG must keep while decoding, see `decode_upright_image`."""
+    """Return the minimum size of a JPEG decoded at reduced size, see `decode_upright_image`."""
     has_detectors = any(not control.is_choices for control in controls)
     return DETECTOR_IMAGE_SIZE if has_detectors else ENCODER_IMAGE_SIZE
 
@@ -93,9 +93,9 @@ def predict_images(
     """Run a model on images.
 
     Args:
-        model: with its controls; those without a head or detector are left out.
-        encoder: of the model's heads; None when it has none.
-        decoded_images: the images.
+        model: model with its controls; those without a head or detector are left out.
+        encoder: encoder of the model's heads; None if it has none.
+        decoded_images: images to predict.
     """
     addresses = [str(index) for index in range(len(decoded_images))]
     keys = {control.image_key for control in model.controls}
@@ -134,7 +134,7 @@ def predict_images(
 def to_task_prediction(
     prediction: ImagePrediction, controls: Sequence[Control], task_id: int = 0
 ) -> Prediction:
-    """Return the prediction of an image in the form of a prediction of a task."""
+    """Convert the prediction of an image to a prediction of a task."""
     names = {control.name for control in controls}
     choices = tuple(
         ChoicePrediction(

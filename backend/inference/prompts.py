@@ -1,4 +1,4 @@
-"""Detection before training: by text prompts, or by the first boxes that somebody drew."""
+"""Build detectors before training, from text prompts or from the first drawn boxes."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("prelabel")
 MAX_PROMPT_IMAGES = 24
-"""Labeled images that serve as visual prompts."""
+"""Maximum number of labeled images that are used as visual prompts."""
 UNIT_NORM_TOLERANCE = 1e-3
-"""Largest deviation of a stored embedding's length from 1."""
+"""Maximum deviation of the length of a cached embedding from 1."""
 
 
 class YoloePrompts:
@@ -35,8 +35,8 @@ class YoloePrompts:
 
     Args:
         weights: file name of the open-vocabulary network.
-        load: loads it.
-        folder: of the project, where text embeddings are cached.
+        load: loads the network by its file name.
+        folder: folder of the project, where text embeddings are cached.
         files: names and sizes of the network and its text encoder, part of the cache key.
     """
 
@@ -55,7 +55,11 @@ class YoloePrompts:
     def detector(
         self, control: Control, samples: Sequence[RegionSample], mapping: ClassMapping
     ) -> PromptedDetector | None:
-        """Build a detector from drawn boxes, and from text for labels without boxes."""
+        """Build a detector from drawn boxes, and from text prompts for labels without boxes.
+
+        Returns:
+            None if the network is unavailable, or no label has a prompt.
+        """
         try:
             network = self._load(self._weights)
         except PrelabelError as error:
@@ -77,7 +81,7 @@ class YoloePrompts:
     def _text_embeddings(
         self, network: OpenVocabulary, control: Control, labels: Sequence[int]
     ) -> dict[int, Floats]:
-        """Return label → embedding of its words, through the cache in the project's folder."""
+        """Return index of a label → embedding of its words; cache it in the project's folder."""
         embedding_by_label = {
             i: self._load_embedding(control.labels[i], network.dim) for i in labels
         }
@@ -99,7 +103,7 @@ class YoloePrompts:
         return self._folder / "prompts" / f"{key[:24]}.f32"
 
     def _load_embedding(self, label: Label, dim: int) -> Floats | None:
-        """Load a (dim,) embedding of unit length; None when the file is missing or damaged."""
+        """Load a (dim,) embedding of unit length; None if the file is missing or damaged."""
         try:
             embedding = np.frombuffer(self.embedding_path(label).read_bytes(), dtype=np.float32)
         except (OSError, ValueError):
@@ -124,16 +128,14 @@ def _embed_drawn_boxes(
     samples: Sequence[RegionSample],
     sides: dict[str, float],
 ) -> Floats:
-    """Return visual embeddings of the labels, (K, dim); zeros for labels without boxes."""
+    """Return the visual embeddings of labels, (K, dim) float32; zeros for labels without boxes."""
     embeddings = np.zeros((len(control.labels), network.dim), dtype=np.float32)
     if samples:
-        prompt_examples = [example_from_sample(sample, control, sides) for sample in samples]
-        images, boxes = (
-            [example.read_image() for example in prompt_examples],
-            [example.boxes for example in prompt_examples],
-        )
+        examples = [example_from_sample(sample, control, sides) for sample in samples]
         visual_embeddings = network.visual_embeddings(
-            images, boxes, [example.labels.tolist() for example in prompt_examples]
+            [example.read_image() for example in examples],
+            [example.boxes for example in examples],
+            [example.labels.tolist() for example in examples],
         )
         embeddings[: len(visual_embeddings)] = visual_embeddings
     return embeddings

@@ -1,4 +1,4 @@
-"""Smart tools: suggest the objects of an image that are similar to the ones just drawn."""
+"""Smart tools: suggest objects of an image that are similar to those just drawn."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 MAX_SUGGESTIONS = 100
 MIN_SIMILAR_CONFIDENCE = 0.5
-"""Confidence from which a merely similar object is suggested."""
+"""Minimum confidence of a suggestion that is based on similarity, without a detector."""
 SAME_OBJECT_IOU = 0.3
-"""IoU from which a detection is the drawn object itself."""
+"""IoU from which a detection counts as the drawn object itself."""
 
 
 def drawn_by_control(context: Mapping[str, Any], controls: Sequence[Control]) -> dict[str, Regions]:
-    """Return the regions that somebody has just drawn, by control of boxes or points."""
+    """Return control of boxes or points → regions that were just drawn."""
     result = context.get("result") or []
     regions_by_control = {c.name: drawn_regions(result, c) for c in controls if not c.is_choices}
     return {name: regions for name, regions in regions_by_control.items() if regions}
@@ -42,11 +42,11 @@ def suggest(
     """Return objects similar to the drawn ones as Label Studio regions, without the drawn ones.
 
     Args:
-        model: of the live version, if any.
-        controls: of the project.
-        task: that is being labeled.
-        drawn: regions by control.
-        images: of the project.
+        model: model of the live version, if there is one.
+        controls: controls of the project.
+        task: task that is being labeled.
+        drawn: control → drawn regions.
+        images: images of the project.
 
     Raises:
         ImageError: the image cannot be read.
@@ -66,7 +66,7 @@ def suggest(
 
 
 def warm_up(model: Model | None) -> None:
-    """Load everything that the first suggestion needs, so that it is as fast as later ones."""
+    """Load everything that the first suggestion needs, to avoid a cold start."""
     from PIL import Image
 
     from backend.vision.similar_objects import find_similar_boxes
@@ -102,13 +102,13 @@ def _find_similar(
 
 @dataclass(frozen=True)
 class DrawnObjects:
-    """Objects of one label that somebody drew.
+    """The drawn objects of one label.
 
     Attributes:
-        control: that they were drawn with.
-        image: that they were drawn in.
-        examples: at least one region.
-        side: of the objects behind points, 0 to 1 of the image's longer edge; else 0.
+        control: control that they were drawn with.
+        image: image that they were drawn in.
+        examples: drawn regions, at least one.
+        side: side of objects marked by points, 0 to 1 of the image's longer edge; 0 for boxes.
     """
 
     control: Control
@@ -122,17 +122,17 @@ class DrawnObjects:
         return self.examples[0].label
 
     def contains(self, region: Region) -> bool:
-        """Whether a region is one of the drawn objects."""
+        """Return whether a region is one of the drawn objects."""
         if self.control.is_points:
             return any(self._is_near(region, example) for example in self.examples)
         overlaps = pairwise_iou(as_boxes([region]), as_boxes(self.examples))
         return bool((overlaps >= SAME_OBJECT_IOU).any())
 
     def _is_near(self, point: Region, example: Region) -> bool:
-        """Whether a point lies within half an object's side of a drawn point."""
-        longest = max(self.image.size)
+        """Return whether the distance of two points is less than half an object's side."""
+        longer_edge = max(self.image.size)
         dx, dy = (
-            (a - b) * edge / longest
+            (a - b) * edge / longer_edge
             for a, b, edge in zip(point.center, example.center, self.image.size, strict=True)
         )
         return bool(np.hypot(dx, dy) < self.side / 2)
@@ -141,7 +141,7 @@ class DrawnObjects:
 def _object_side(
     model: Model | None, control: Control, image: Image.Image, examples: Sequence[Region]
 ) -> float:
-    """Return the side of objects drawn as points: learned, configured, or estimated."""
+    """Return the side of objects marked by points: learned, configured, or estimated."""
     from backend.vision.similar_objects import estimate_side_around
 
     if not control.is_points:
@@ -172,7 +172,7 @@ def _detect_known(model: Model | None, drawn: DrawnObjects) -> list[tuple[Region
 
 
 def _find_lookalikes(drawn: DrawnObjects) -> list[tuple[Region, float]]:
-    """Return objects that look like the drawn ones."""
+    """Return objects that are visually similar to the drawn ones."""
     from backend.vision.similar_objects import find_similar_boxes, find_similar_points
 
     corners = as_boxes(drawn.examples)

@@ -1,4 +1,4 @@
-"""What Label Studio answers when it refuses, as one sentence that says what to do."""
+"""Convert Label Studio's error responses to exceptions whose message is one sentence with a fix."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from backend.errors import (
 )
 
 REFUSED_ADDRESS_PHRASES = ("URL was not allowed", "reserved network address")
-"""What Label Studio says of addresses that it may not call; with the status of a wrong token."""
+"""Mark a refusal to call a private address, which has the same status as one of a wrong token."""
 SSRF_SETTINGS_FIX = "start it with ML_BLOCK_LOCAL_IP=false and SSRF_PROTECTION_ENABLED=false."
 TOKEN_PAGE = "Account & Settings → Personal Access Token"  # noqa: S105 - the name of a page
 
 
 def parse_json(response: Any, server: str) -> Any:
-    """What a response holds; nothing where it is empty.
+    """Return the JSON of a response; ``{}`` for an empty body.
 
     Raises:
-        LabelStudioError: it is no JSON, so that something else answered.
+        LabelStudioError: the body is not JSON, so another service answered.
     """
     if response.status_code == 204 or not response.content:
         return {}
@@ -34,22 +34,21 @@ def parse_json(response: Any, server: str) -> Any:
 
 
 def not_label_studio(server: str) -> LabelStudioError:
-    """Something else is there, or a page of Label Studio was taken for its address."""
+    """Return the error for an address of another service, or of one page of Label Studio."""
     return LabelStudioError(
-        f"{server} does not answer like Label Studio: set LABEL_STUDIO_URL to its own address, "
+        f"{server} does not answer like Label Studio: set LABEL_STUDIO_URL to its base address, "
         "such as http://localhost:8080, without the path of a page."
     )
 
 
 def api_error(server: str, request: str, status: int, body: Any) -> LabelStudioError:
-    """A refusal."""
+    """Return the exception for an error response."""
     error = _classify_error(server, request, status, body)
     error.status = status
     return error
 
 
 def _classify_error(server: str, request: str, status: int, body: Any) -> LabelStudioError:
-    """A refusal as one sentence."""
     detail = _error_detail(body)
     if status == 403 and any(phrase in detail for phrase in REFUSED_ADDRESS_PHRASES):
         return PrivateAddressError(
@@ -57,16 +56,16 @@ def _classify_error(server: str, request: str, status: int, body: Any) -> LabelS
         )
     if status in (401, 403):
         return AccessDeniedError(
-            f"{server} refused the token ({detail}): copy one from its page “{TOKEN_PAGE}” "
-            "into LABEL_STUDIO_API_KEY; a legacy token must be enabled for the organization."
+            f"{server} refused the token ({detail}): set LABEL_STUDIO_API_KEY to a token from its "
+            f"page “{TOKEN_PAGE}”. A legacy token works only if the organization allows it."
         )
     if status == 404:
-        return LabelStudioNotFoundError(f"{server} has no such thing ({request}: {detail}).")
+        return LabelStudioNotFoundError(f"{server} answered {request} with 404: {detail}.")
     return LabelStudioError(f"{server} answered {request} with {status}: {detail}.")
 
 
 def _error_detail(body: Any) -> str:
-    """The telling part of an error's body, short, on one line."""
+    """Return the message of an error response on one line, at most 300 characters."""
     if isinstance(body, str):
         try:
             body = json.loads(body)
@@ -74,14 +73,13 @@ def _error_detail(body: Any) -> str:
             body = "not JSON" if "<html" in body.lower() else body
     if isinstance(body, dict):
         body = body.get("validation_errors") or body.get("detail") or body
-    detail = re.sub(
-        r"<[^<>]*>", " ", _flatten_error(body)
-    )  # Label Studio passes pages of others on
+    # Label Studio forwards error pages of other servers
+    detail = re.sub(r"<[^<>]*>", " ", _flatten_error(body))
     return " ".join(detail.split())[:300].rstrip(".")
 
 
 def _flatten_error(body: Any) -> str:
-    """What errors say, without the brackets of JSON; a field's name stays before what is wrong."""
+    """Join nested error messages as ``field: message; …``."""
     if isinstance(body, dict):
         rows = ((key, _flatten_error(value)) for key, value in body.items())
         return "; ".join(

@@ -1,8 +1,8 @@
-"""HTTP requests to Label Studio through its SDK, with errors translated to one sentence.
+"""Send HTTP requests to Label Studio through its SDK, and convert errors to exceptions.
 
-The SDK handles both kinds of token (it renews a personal access token), retries and the path
-prefix. Responses are read as plain JSON: building the SDK's typed models of long lists takes
-longer than Label Studio takes to answer.
+The SDK handles both kinds of token (it renews a personal access token), retries, and the path
+prefix. Responses are read as plain JSON, because the SDK needs longer to build its typed models of
+a long list than Label Studio needs to send it.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ MAX_RETRIES = 3
 
 
 class ApiSession:
-    """One Label Studio with one token.
+    """An authenticated connection to one Label Studio.
 
     Args:
-        server: its address, with its path prefix if it has one.
+        server: its address, with the path prefix if it has one.
         token: a legacy token or a personal access token.
-        timeout: of one request, in seconds.
+        timeout: time limit for one request in seconds.
 
     Raises:
         AccessDeniedError: the token is empty or has expired.
@@ -39,8 +39,8 @@ class ApiSession:
         self.server = server.rstrip("/")
         if not token:
             raise AccessDeniedError(
-                f"No token for {self.server}: copy one from its page “{TOKEN_PAGE}” and set "
-                "LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY."
+                f"There is no token for {self.server}: copy one from its page “{TOKEN_PAGE}” and "
+                "set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY."
             )
         try:
             sdk = LabelStudio(base_url=self.server, api_key=token, timeout=timeout)
@@ -50,7 +50,7 @@ class ApiSession:
         self._wrapper = sdk._client_wrapper
 
     def auth_headers(self) -> dict[str, str]:
-        """Return the authorization header, for this server only."""
+        """Return the authorization header; send it to this server only."""
         return {"Authorization": self._wrapper.get_headers()["Authorization"]}
 
     def request_json(
@@ -66,7 +66,7 @@ class ApiSession:
 
         Raises:
             AccessDeniedError: the token was refused.
-            LabelStudioNotFoundError: there is no such object.
+            LabelStudioNotFoundError: the requested object does not exist.
             LabelStudioError: any other failure.
         """
         response = self.request(method, path, parameters, json=json, files=files)
@@ -75,7 +75,7 @@ class ApiSession:
         return parse_json(response, self.server)
 
     def get_json(self, path: str, parameters: Mapping[str, object] | None = None) -> Any:
-        """Return the JSON of a GET request."""
+        """Send a GET request and return the JSON of its response."""
         return self.request_json("GET", path, parameters)
 
     def request(
@@ -88,7 +88,7 @@ class ApiSession:
         files: Mapping[str, tuple[str, bytes]] | None = None,
         timeout: float | None = None,
     ) -> httpx.Response:
-        """Send a request and return its response, whatever its status. POST is never retried.
+        """Send a request and return its response, also with an error status; never retry a POST.
 
         Raises:
             LabelStudioError: there was no response.

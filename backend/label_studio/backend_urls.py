@@ -1,4 +1,4 @@
-"""Addresses of ML backends: what Label Studio accepts, and what may be shown."""
+"""Check addresses of ML backends, and remove secrets from them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DOTLESS_HOST_RULE = (
 
 
 def accepts_webhooks(backend: str) -> bool:
-    """Return whether Label Studio sends webhooks to an address. It skips others silently.
+    """Return whether Label Studio sends webhooks to an address; it silently skips others.
 
     Example:
         >>> accepts_webhooks("http://prelabel:9090"), accepts_webhooks("http://prelabel.internal:9090")
@@ -24,7 +24,7 @@ def accepts_webhooks(backend: str) -> bool:
 
 
 def url_port(url: str) -> int:
-    """Return the port of an address.
+    """Return the port of an address, 80 or 443 by default.
 
     Example:
         >>> url_port("http://127.0.0.1:9090"), url_port("https://prelabel.example.com")
@@ -35,7 +35,7 @@ def url_port(url: str) -> int:
 
 
 def strip_url_secrets(url: str) -> str:
-    """Return an address without user, path and query, which may be secret.
+    """Return an address without user, password, path and query, which may be secret.
 
     Example:
         >>> strip_url_secrets("http://team:pw@127.0.0.1:9090/eWlXqv2R")

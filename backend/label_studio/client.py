@@ -1,86 +1,51 @@
-"""Label Studio's API: projects, tasks, annotations, predictions, ML backends and exports."""
+"""Call Label Studio's API for projects, tasks, annotations, predictions, users and ML backends."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TypedDict
 from urllib.parse import urlsplit
 
 from backend.errors import ConfigError, LabelStudioError, LabelStudioNotFoundError, NotFoundError
 from backend.label_studio import Json
 from backend.label_studio.api_errors import not_label_studio
 from backend.label_studio.api_session import ApiSession
+from backend.label_studio.project_details import (
+    BackendConnection,
+    ProjectCounters,
+    ProjectDetails,
+)
+from backend.label_studio.tab_views import task_filter
 
 TASK_PAGE_SIZE = 500
-"""Tasks per page: on SQLite, Label Studio fails at 1,000 ('Expression tree is too large')."""
+"""Tasks per page; with 1,000, Label Studio on SQLite fails ('Expression tree is too large')."""
 CHANGED_TASK_PAGE_SIZE = 50
-"""Tasks per page of a list that usually ends early."""
+"""Tasks per page of changed tasks, which are usually few."""
 PREDICTION_BATCH_SIZE = 500
-"""Predictions per request: on SQLite, it blocks all other writes for up to 5 s."""
+"""Predictions per request; on SQLite, a request blocks all other writes for up to 5 s."""
 EXPORT_TIMEOUT_SECONDS = 600.0
-"""An export reads the size of every image, and downloads all images if they are included."""
+"""Time limit of an export, which reads every image to get its size or to include it."""
 TASK_FIELDS = "id,data,is_labeled,updated_at"
 ANNOTATION_FIELDS = (
     "id,annotations,result,was_cancelled,ground_truth,completed_by,created_at,updated_at"
 )
-"""Label Studio applies the list to the annotations inside a task as well."""
+"""Fields of a task and, because Label Studio applies the same list, of its annotations."""
 CHANGE_FIELDS = "id,is_labeled,total_annotations,cancelled_annotations,updated_at"
 LATEST_FIRST: Json = {"ordering": ["-tasks:updated_at"]}
 UNCERTAINTY_SAMPLING = "Uncertainty sampling"
-"""The value of a project's ``sampling`` with which its queue follows the score, low first."""
+"""Value of a project's ``sampling`` that sorts its queue by prediction score, lowest first."""
 MACHINE_USER: Json = {
     "email": "prelabel@machine.invalid",
     "username": "prelabel",
     "first_name": "Prelabel",
     "last_name": "(machine)",
 }
-"""The user that signs accepted predictions; nobody can log in as it."""
-
-
-class ProjectDetails(TypedDict, total=False):
-    """A project as Label Studio lists it; only the fields that are read here."""
-
-    id: int
-    title: str
-    description: str | None
-    created_at: str
-    label_config: str
-    sampling: str
-    model_version: str | None
-    show_collab_predictions: bool
-    task_number: int
-    num_tasks_with_annotations: int
-
-
-class ProjectCounters(TypedDict, total=False):
-    """The counters of a project; only those that are read here."""
-
-    task_number: int
-    total_annotations_number: int
-    skipped_annotations_number: int
-    total_predictions_number: int
-
-
-@dataclass(frozen=True)
-class BackendConnection:
-    """An ML backend that a project is connected to.
-
-    Attributes:
-        url: address at which Label Studio calls it; may contain the webhook secret.
-        state: result of Label Studio's last call, such as ``CO`` (connected).
-        error: error of that call.
-    """
-
-    url: str
-    state: str
-    error: str
+"""User that auto-accepted annotations are created as; it has no password, so nobody can log in."""
 
 
 class LabelStudioClient(ApiSession):
-    """The API of one Label Studio with one token. See :class:`ApiSession`."""
+    """A client of Label Studio's API. See :class:`ApiSession` for its arguments."""
 
     # -- projects ---------------------------------------------------------------------------
 
@@ -88,14 +53,14 @@ class LabelStudioClient(ApiSession):
         """Return a project with its counters.
 
         Raises:
-            NotFoundError: there is no such project.
+            NotFoundError: the project does not exist.
         """
         try:
             project: ProjectDetails | list[object] = self.get_json(f"api/projects/{number}/")
         except NotFoundError as error:
-            self._list_projects("id")  # fails if the server is no Label Studio
+            self._list_projects("id")  # raises if the server is not Label Studio
             raise NotFoundError(
-                f"{self.server} has no project {number}: its number is in the address of its page."
+                f"{self.server} has no project {number}: use the number in the address of its page."
             ) from error
         if not isinstance(project, dict) or "label_config" not in project:
             raise not_label_studio(self.server)
@@ -117,10 +82,10 @@ class LabelStudioClient(ApiSession):
             raise not_label_studio(self.server) from error
 
     def find_project_number(self, name: str) -> int:
-        """Return the number of the project with this number or title.
+        """Return the number of the project with a given number or title.
 
         Raises:
-            NotFoundError: none or several match; the message lists all projects.
+            NotFoundError: no project or several projects match; the message lists all projects.
         """
         if name.isdigit():
             return self.get_project(int(name))["id"]
@@ -137,12 +102,12 @@ class LabelStudioClient(ApiSession):
         return created
 
     def set_model_version(self, number: int, version: str) -> None:
-        """Point a project at a version and let its queue follow the score, low first."""
+        """Set the model version of a project, and sort its queue by prediction score."""
         body = {"model_version": version, "sampling": UNCERTAINTY_SAMPLING}
         self.request_json("PATCH", f"api/projects/{number}/", json=body)
 
     def get_counters(self, number: int) -> ProjectCounters:
-        """Return the counters of a project, which change with its tasks and annotations."""
+        """Return the counters of a project's tasks, annotations and predictions."""
         rows: list[ProjectCounters] = self.get_json("api/projects/counts/", {"ids": number})[
             "results"
         ]
@@ -154,29 +119,29 @@ class LabelStudioClient(ApiSession):
         """Export the labeled tasks of a project with Label Studio's converter.
 
         Args:
-            number: the project's.
-            format_name: of the converter, such as ``COCO``.
+            number: project number.
+            format_name: name of the export format, such as ``COCO``.
 
         Returns:
-            the file's name and content, mostly a zip.
+            the name and content of the file, usually a zip archive.
 
         Raises:
-            ConfigError: the labeling config has nothing that the format can hold.
-            LabelStudioError: Label Studio refused, or failed.
+            ConfigError: the format does not support the labeling config.
+            LabelStudioError: the export was refused or failed.
         """
         rows = self.get_json(f"api/projects/{number}/export/formats")
         available = [str(row["name"]) for row in rows if not row.get("disabled")]
         if format_name not in available:
             raise ConfigError(
-                f"Label Studio cannot export project {number} as {format_name}, which holds boxes "
-                f"(RectangleLabels). It offers {', '.join(available)} on the project's page Export."
+                f"Label Studio cannot export project {number} as {format_name}, which needs boxes "
+                f"(RectangleLabels). Its Export page offers {', '.join(available)}."
             )
         path, parameters = f"api/projects/{number}/export", {"exportType": format_name}
         response = self.request("GET", path, parameters, timeout=EXPORT_TIMEOUT_SECONDS)
         if response.status_code >= 400:
             raise LabelStudioError(
                 f"Label Studio failed to export {format_name} ({response.status_code}). Its log "
-                "has the reason; often it cannot read an image of the project."
+                "contains the reason; often it cannot read an image of the project."
             )
         file_name = str(response.headers.get("filename") or f"{format_name}.zip")
         return file_name, bytes(response.content)
@@ -187,11 +152,11 @@ class LabelStudioClient(ApiSession):
         """Upload images without creating tasks.
 
         Args:
-            number: the project's.
-            files: name and content; at most 100, Label Studio's limit per request.
+            number: project number.
+            files: names and contents; at most 100, Label Studio's limit per request.
 
         Returns:
-            the address of each image for the data of a task.
+            the addresses of the images, for the data of tasks.
         """
         parts = {str(index): file for index, file in enumerate(files)}
         path, query = f"api/projects/{number}/import", {"commit_to_project": "false"}
@@ -202,12 +167,12 @@ class LabelStudioClient(ApiSession):
         return [f"{prefix}/data/{file_paths[id]}" for id in ids]
 
     def add_tasks(self, number: int, rows: Sequence[Json]) -> int:
-        """Add tasks by their ``data`` and return how many were added."""
+        """Add tasks with ``data`` and return the number of added tasks."""
         path = f"api/projects/{number}/import"
         return int(self.request_json("POST", path, json=rows)["task_count"])
 
     def import_tasks(self, number: int, tasks: Sequence[Json]) -> list[int]:
-        """Add tasks with ``data``, ``predictions`` and ``annotations``; return their numbers."""
+        """Add tasks with ``data``, ``predictions`` and ``annotations``; return their ids."""
         path, query = f"api/projects/{number}/import", {"return_task_ids": "true"}
         created = self.request_json("POST", path, query, json=tasks)
         return [int(id) for id in created["task_ids"]]
@@ -224,12 +189,12 @@ class LabelStudioClient(ApiSession):
     def iter_changed_tasks(self, number: int, since: str) -> Iterator[Json]:
         """Yield the tasks that changed after a time, latest first.
 
-        Each has ``id, is_labeled, total_annotations, cancelled_annotations, updated_at``. Skipped
-        annotations are not part of the total.
+        Each has ``id, is_labeled, total_annotations, cancelled_annotations, updated_at``. The total
+        excludes cancelled (skipped) annotations.
 
         Args:
-            number: the project's.
-            since: ISO 8601, as returned by :meth:`last_updated_at`.
+            number: project number.
+            since: time in ISO 8601, as returned by :meth:`last_updated_at`.
         """
         for row in self._iter_tasks(number, CHANGE_FIELDS, LATEST_FIRST, CHANGED_TASK_PAGE_SIZE):
             if str(row["updated_at"]) <= since:
@@ -237,13 +202,13 @@ class LabelStudioClient(ApiSession):
             yield row
 
     def tasks_by_field(self, number: int, field: str) -> dict[str, int]:
-        """Return the tasks whose data have a field: its value → the task's number."""
-        query = _task_filter(f"data.{field}", "empty", "String", False)
+        """Return value of a data field → task id, for the tasks that have the field."""
+        query = task_filter(f"data.{field}", "empty", "String", False)
         rows = self._iter_tasks(number, "id,data", query)
         return {str(row["data"][field]): row["id"] for row in rows if row["data"].get(field)}
 
     def skipped_task_ids(self, number: int) -> set[int]:
-        """Return the tasks that somebody skipped; :meth:`task_annotations` omits skips."""
+        """Return the ids of skipped tasks, which :meth:`task_annotations` does not report."""
         query = _nonzero_filter("cancelled_annotations")
         rows = self._iter_tasks(number, "id,cancelled_annotations", query)
         return {row["id"] for row in rows if row["cancelled_annotations"]}
@@ -282,7 +247,7 @@ class LabelStudioClient(ApiSession):
     # -- annotations ------------------------------------------------------------------------
 
     def annotations_by_task(self, number: int) -> dict[int, list[Json]]:
-        """Return the annotations of all tasks that have any, by task; includes skipped ones."""
+        """Return task id → annotations, including skipped ones."""
         annotations_by_id: dict[int, list[Json]] = {}
         for counter in ("total_annotations", "cancelled_annotations"):
             for row in self._iter_tasks(number, ANNOTATION_FIELDS, _nonzero_filter(counter)):
@@ -290,7 +255,7 @@ class LabelStudioClient(ApiSession):
         return annotations_by_id
 
     def task_annotations(self, task: int) -> list[Json]:
-        """Return the annotations of a task; Label Studio omits skipped ones.
+        """Return the annotations of a task, without skipped ones.
 
         Raises:
             NotFoundError: the task was deleted.
@@ -298,7 +263,7 @@ class LabelStudioClient(ApiSession):
         return list(self.get_json(f"api/tasks/{task}/annotations/"))
 
     def create_annotation(self, task: int, result: Sequence[Json], user_id: int = 0) -> int:
-        """Annotate a task in the name of a user (0: the token's) and return the annotation's id."""
+        """Annotate a task as a user (0: the token's owner) and return the annotation id."""
         body: Json = {"result": list(result), "lead_time": 0}
         body |= {"completed_by": user_id} if user_id else {}
         created = self.request_json("POST", f"api/tasks/{task}/annotations/", json=body)
@@ -308,7 +273,7 @@ class LabelStudioClient(ApiSession):
         """Replace the result of an annotation.
 
         Raises:
-            NotFoundError: it was deleted.
+            NotFoundError: the annotation was deleted.
         """
         body = {"result": list(result)}
         self.request_json("PATCH", f"api/annotations/{id}/", json=body)
@@ -316,17 +281,17 @@ class LabelStudioClient(ApiSession):
     # -- predictions ------------------------------------------------------------------------
 
     def prediction_counts(self, number: int) -> dict[str, int]:
-        """Return the number of predictions in a project by version."""
+        """Return version → number of its predictions in a project."""
         path = f"api/projects/{number}/model-versions/"
         response = self.get_json(path, {"extended": "true"})
         return {str(row["model_version"]): int(row["count"]) for row in response["static"] or []}
 
     def prediction_tasks(self, number: int, *versions: str) -> dict[int, int]:
-        """Return the predictions of some versions: prediction id → task number."""
+        """Return prediction id → task id, for the predictions of some versions."""
         return {row["id"]: row["task"] for row in self._list_predictions(number, *versions)}
 
     def queue_scores(self, number: int, version: str) -> dict[int, tuple[int, float]]:
-        """Return a version's predictions: task number → (prediction id, score)."""
+        """Return task id → (prediction id, score), for the predictions of a version."""
         rows = self._list_predictions(number, version)
         return {row["task"]: (row["id"], float(row["score"] or 0.0)) for row in rows}
 
@@ -342,8 +307,8 @@ class LabelStudioClient(ApiSession):
         """Add predictions in one bulk request.
 
         Returns:
-            how many Label Studio created. Fewer than sent if some refer to a label or task that
-            no longer exists.
+            the number of created predictions. It is lower than the number sent if some refer to a
+            label or task that no longer exists.
         """
         path = f"api/projects/{number}/import/predictions"
         return int(self.request_json("POST", path, json=predictions)["created"])
@@ -362,16 +327,16 @@ class LabelStudioClient(ApiSession):
     # -- users, tabs and ML backends ----------------------------------------------------------
 
     def count_users(self) -> int:
-        """Return the number of users without the machine user."""
+        """Return the number of users, not counting the machine user."""
         return len(self._user_ids().keys() - {MACHINE_USER["email"]})
 
     def ensure_machine_user(self) -> int:
-        """Return the id of the user that signs accepted predictions; create it if needed."""
+        """Return the id of the machine user; create it if it does not exist."""
         user_id = self.find_machine_user()
         return user_id or int(self.request_json("POST", "api/users/", json=MACHINE_USER)["id"])
 
     def find_machine_user(self) -> int:
-        """Return the id of the user that signs accepted predictions; 0 if there is none."""
+        """Return the id of the machine user; 0 if it does not exist."""
         return self._user_ids().get(MACHINE_USER["email"], 0)
 
     def _user_ids(self) -> dict[str, int]:
@@ -381,9 +346,9 @@ class LabelStudioClient(ApiSession):
         """Create or update a tab of the Data Manager.
 
         Args:
-            number: the project's.
-            title: of the tab.
-            view: its ``filters`` and ``ordering``.
+            number: project number.
+            title: title of the tab.
+            view: ``filters`` and ``ordering`` of the tab.
         """
         columns: Json = {"hiddenColumns": {"explore": [], "labeling": []}}
         path, query = "api/dm/views/", {"project": number}
@@ -397,7 +362,7 @@ class LabelStudioClient(ApiSession):
             self.request_json("PATCH", f"{path}{tab['id']}/", query, json=body)
 
     def list_backends(self, number: int) -> list[BackendConnection]:
-        """Return a project's ML backends; Label Studio calls each before it answers."""
+        """Return a project's ML backends; Label Studio first checks the health of each."""
         return [
             BackendConnection(
                 str(row["url"]).rstrip("/"), str(row["state"]), str(row.get("error_message") or "")
@@ -406,7 +371,7 @@ class LabelStudioClient(ApiSession):
         ]
 
     def add_backend(self, number: int, url: str, auth: tuple[str, str] | None) -> None:
-        """Connect an ML backend; Label Studio calls it at once and adds its webhook."""
+        """Connect an ML backend; Label Studio calls it immediately and adds a webhook."""
         body: Json = {"project": number, "url": url, "title": "Prelabel", "is_interactive": False}
         if auth:
             user, password = auth
@@ -420,14 +385,4 @@ class LabelStudioClient(ApiSession):
 
 def _nonzero_filter(counter: str) -> Json:
     """Return a query for the tasks whose counter is not 0."""
-    return _task_filter(counter, "greater", "Number", 0)
-
-
-def _task_filter(field: str, operator: str, type_name: str, value: object) -> Json:
-    item = {
-        "filter": f"filter:tasks:{field}",
-        "operator": operator,
-        "type": type_name,
-        "value": value,
-    }
-    return {"filters": {"conjunction": "and", "items": [item]}}
+    return task_filter(counter, "greater", "Number", 0)

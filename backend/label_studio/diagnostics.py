@@ -1,4 +1,4 @@
-"""What answers at an address, and what a Label Studio allows; nothing is changed."""
+"""Identify services, tokens, and webhooks for diagnosis, without changing anything."""
 
 from __future__ import annotations
 
@@ -24,37 +24,37 @@ SSRF_SWITCHES = {
     "ML_BLOCK_LOCAL_IP": ("api/ml/", "call an ML backend at"),
     "SSRF_PROTECTION_ENABLED": ("api/webhooks/", "send webhooks to"),
 }
-"""Switch in Label Studio's environment → API path that checks addresses by it, and the action."""
+"""Environment variable of Label Studio → API path that applies it, and the action it controls."""
 
 
 @dataclass(frozen=True)
 class TokenInfo:
-    """The content of a token, not verified.
+    """The unverified content of a token.
 
     Attributes:
-        kind: ``no token`` if it has no form that Label Studio issues.
-        expires_at: seconds since 1970; 0 if it has no expiry.
+        kind: ``none`` without a token; ``no token`` for a text that is not a Label Studio token.
+        expires_at: seconds since 1970; 0 if it does not expire.
     """
 
     kind: TokenKind
     expires_at: float = 0.0
 
     def is_expired(self, now: float | None = None) -> bool:
-        """Return whether it has expired."""
+        """Return whether the token has expired."""
         return 0 < self.expires_at <= (time.time() if now is None else now)
 
 
 @dataclass(frozen=True)
 class ServiceInfo:
-    """What answers at an address.
+    """The service that answers at an address.
 
     Attributes:
-        is_expected: it is a service of the expected kind.
-        version: its version.
-        description: what it is; empty if nothing answers.
-        error: why nothing answers.
-        needs_auth: it is a backend that requires basic auth.
-        home_id: fingerprint of a Prelabel's home folder.
+        is_expected: whether it is a service of the expected kind.
+        version: version of Label Studio.
+        description: kind of service; empty if nothing answers.
+        error: error of the connection if nothing answers.
+        needs_auth: whether it is a backend that requires basic auth.
+        home_id: fingerprint of the home folder if it is a Prelabel backend.
     """
 
     is_expected: bool = False
@@ -70,10 +70,10 @@ class Webhook:
     """A webhook of a project.
 
     Attributes:
-        url: without a slash at the end.
-        is_active: it is turned on.
-        sends_all: it sends all events.
-        events: those that it sends otherwise.
+        url: address without a trailing slash.
+        is_active: whether it is enabled.
+        sends_all: whether it sends all events.
+        events: names of the events that it sends if not all.
     """
 
     url: str
@@ -83,7 +83,7 @@ class Webhook:
 
 
 def parse_token(text: str) -> TokenInfo:
-    """Return the kind of a token.
+    """Determine the kind and the expiry of a token.
 
     Example:
         >>> parse_token("0" * 40).kind
@@ -104,7 +104,7 @@ def parse_token(text: str) -> TokenInfo:
 
 
 def identify_label_studio(server: str) -> ServiceInfo:
-    """Identify what answers at an address; no token is sent."""
+    """Identify the service at the address of Label Studio, without sending a token."""
     import httpx
 
     try:
@@ -122,9 +122,9 @@ def identify_label_studio(server: str) -> ServiceInfo:
 
 
 def identify_backend(url: str, auth: tuple[str, str] | None) -> ServiceInfo:
-    """Identify what answers at the address of a backend.
+    """Identify the service at the address of a backend.
 
-    Proxy variables of the environment are ignored, as Label Studio's own requests do not use them.
+    Proxy variables of this process are ignored, because Label Studio's requests do not use them.
     """
     import httpx
 
@@ -144,11 +144,11 @@ def identify_backend(url: str, auth: tuple[str, str] | None) -> ServiceInfo:
 
 
 def send_test_event(url: str, number: int) -> int:
-    """Send a webhook event to a backend, as Label Studio does without auth.
+    """Send a webhook event without basic auth, as Label Studio does.
 
     Args:
-        url: the webhook's.
-        number: of a project; the event makes the backend look for changes.
+        url: address of the webhook.
+        number: number of a project, which the backend then checks for changes.
 
     Returns:
         the HTTP status; 0 if nothing answers.
@@ -163,7 +163,7 @@ def send_test_event(url: str, number: int) -> int:
 
 
 def is_listening(url: str) -> bool:
-    """Return whether a connection to an address can be opened; nothing is sent."""
+    """Return whether an address accepts TCP connections; nothing is sent."""
     try:
         address = (urlsplit(url).hostname or "", url_port(url))
         with socket.create_connection(address, PROBE_TIMEOUT_SECONDS):
@@ -173,7 +173,7 @@ def is_listening(url: str) -> bool:
 
 
 def token_owner(session: ApiSession) -> str:
-    """Return the user whose token a session uses.
+    """Return the email or user name of the owner of a session's token.
 
     Raises:
         AccessDeniedError: the token is refused.
@@ -199,16 +199,16 @@ def list_webhooks(session: ApiSession, number: int) -> list[Webhook]:
 def accepts_url(session: ApiSession, path: str, url: str) -> bool:
     """Return whether Label Studio may call an address.
 
-    It is asked to connect the address to a project that does not exist. It checks the address
-    first, so that nothing is created.
+    The request connects the address to a project that does not exist. Label Studio checks the
+    address before the project, so nothing is created.
 
     Args:
-        session: of Label Studio.
-        path: of the API, from :data:`SSRF_SWITCHES`.
-        url: the address.
+        session: session of Label Studio.
+        path: API path from :data:`SSRF_SWITCHES`.
+        url: address to check.
 
     Raises:
-        LabelStudioError: it could not check the address.
+        LabelStudioError: Label Studio could not check the address.
     """
     try:
         session.request_json("POST", path, json={"url": url, "project": 0, "title": "Prelabel"})
@@ -221,7 +221,7 @@ def accepts_url(session: ApiSession, path: str, url: str) -> bool:
 
 
 def _decode_jwt(text: str) -> Json | None:
-    """Return the claims of a JSON web token, not verified; None if it is none."""
+    """Return the unverified claims of a JSON Web Token; None if the text is not a token."""
     parts = text.split(".")
     if len(parts) != 3:
         return None

@@ -1,7 +1,7 @@
-"""The bytes behind an image's address in a task; the address is untrusted.
+"""Fetch the images of tasks, whose addresses are untrusted.
 
-Label Studio's own addresses (uploads, local files, cloud storage) are fetched through Label
-Studio with its token. Everything else is fetched without it, from public addresses only.
+Addresses of Label Studio (uploads, local files, cloud storage) are fetched from it with its token.
+All others are fetched without a token, and only from public hosts.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ CLOUD_SCHEMES = frozenset({"s3", "gs", "azure-blob", "azure-spi"})
 
 
 class TaskImageFetcher:
-    """Fetches the images of one Label Studio's tasks. Safe with several threads.
+    """Fetches the images of tasks of one Label Studio. Thread-safe.
 
     Args:
-        server: Label Studio's address, with its path prefix.
-        auth: the header for it, asked for at each use (tokens are renewed).
-        limits: sizes and hosts.
-        resolve: host and port → IP addresses; the system's resolver when not given.
+        server: address of Label Studio, with its path prefix.
+        auth: returns its authorization header; called for each request, as tokens are renewed.
+        limits: size limits and allowed hosts.
+        resolve: host and port → IP addresses; the system's resolver by default.
         aliases: other addresses of the same server, by which it may call itself in tasks.
     """
 
@@ -44,14 +44,14 @@ class TaskImageFetcher:
         self._web = WebFetcher(limits, resolve)
 
     def fetch(self, address: str, task: int) -> bytes:
-        """The bytes of an image.
+        """Fetch the bytes of an image.
 
         Args:
-            address: as it stands in the task's data.
-            task: the task's number; Label Studio resolves cloud addresses by it.
+            address: address in the data of the task.
+            task: task id, with which Label Studio resolves addresses of cloud storage.
 
         Raises:
-            ImageError: it cannot be had, with the reason.
+            ImageError: the image cannot be fetched, with the reason.
         """
         address = address.strip()
         if address[:5].lower() == "data:":
@@ -68,7 +68,7 @@ class TaskImageFetcher:
         self._web.close()
 
     def _trusted_headers(self, parts: SplitResult) -> Mapping[str, str] | None:
-        """The token stays at home."""
+        """Return the token for Label Studio itself; None for any other host."""
         return self._auth() if url_origin(parts) == self._origin else None
 
     def _fetch_url(self, address: str, task: int) -> str:
@@ -87,10 +87,10 @@ class TaskImageFetcher:
 
 
 def decode_data_uri(address: str, max_bytes: int) -> bytes:
-    """The bytes of a ``data:`` URI.
+    """Decode a ``data:`` URI.
 
     Raises:
-        ImageError: it is damaged, or too large.
+        ImageError: the URI is damaged or too large.
     """
     header, comma, body = address.partition(",")
     if not comma:

@@ -1,4 +1,4 @@
-"""Labeling config (XML) → the controls that Prelabel serves, and why it leaves the others out."""
+"""Parse a labeling config (XML) into the served controls, with reasons for the others."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ LABELING_TAGS = frozenset(
 
 @dataclass(frozen=True)
 class LabelingConfig:
-    """What a labeling config asks for.
+    """A parsed labeling config.
 
     Attributes:
-        controls: the tags that are served, in the order of the config.
-        unserved: tag name → why it is not served.
+        controls: served controls, in the order of the config.
+        unserved: name of another control → reason why it is not served.
     """
 
     controls: tuple[Control, ...]
@@ -40,16 +40,13 @@ class LabelingConfig:
 
 
 def read_config(xml: str) -> LabelingConfig:
-    """Read a labeling config.
+    """Parse a labeling config.
 
     Args:
-        xml: as Label Studio stores it. Untrusted.
-
-    Returns:
-        the served controls and the reasons for the others.
+        xml: untrusted text that Label Studio stores.
 
     Raises:
-        ConfigError: it is no XML.
+        ConfigError: the text is not XML, or an attribute has an invalid value.
     """
     root = _parse_xml(xml)
     images = {tag.get("name", ""): tag for tag in root.iter("Image")}
@@ -76,12 +73,12 @@ def _parse_xml(xml: str) -> Element:
 
 
 def _iter_labeling_tags(root: Element) -> Iterator[Element]:
-    """Tags that make regions. A Rectangle that only draws belongs to no label and is named too."""
+    """Yield all tags that create results, including those without labels such as Rectangle."""
     return (tag for tag in root.iter() if tag.tag in LABELING_TAGS)
 
 
 def _unserved_reason(tag: Element, images: Mapping[str, Element]) -> str:
-    """Why a tag is not served; empty when it is."""
+    """Return why a tag is not served; empty if it is."""
     if tag.tag not in SERVED_TAGS:
         return f"not served, only {', '.join(SERVED_TAGS)} are"
     if _is_enabled(tag, "model_skip"):
@@ -94,7 +91,7 @@ def _unserved_reason(tag: Element, images: Mapping[str, Element]) -> str:
 
 def _unserved_region_reason(tag: Element) -> str:
     if _is_enabled(tag, "smartOnly"):
-        return 'asks for suggestions only (smartOnly="true")'
+        return 'is only for smart tools (smartOnly="true")'
     if tag.get("value"):
         return "takes its labels from the task's data"
     return "" if _parse_labels(tag) else "has no labels"
@@ -102,13 +99,13 @@ def _unserved_region_reason(tag: Element) -> str:
 
 def _unserved_choices_reason(tag: Element) -> str:
     if _is_enabled(tag, "perRegion") or tag.get("visibleWhen") == "region-selected":
-        return "is asked for each region, not for the whole image"
+        return "applies to each region, not to the whole image"
     if _is_enabled(tag, "perItem"):
-        return "is asked for each item, not for the whole image"
+        return "applies to each item, not to the whole image"
     if _is_enabled(tag, "allowNested") or any(choice.find("Choice") is not None for choice in tag):
         return "has nested choices"
     if tag.get("choice", "single") not in CHOICE_MODES:
-        return f'choice="{tag.get("choice")}" is none of {", ".join(CHOICE_MODES)}'
+        return f'has choice="{tag.get("choice")}", which is none of {", ".join(CHOICE_MODES)}'
     if tag.get("value"):
         return "takes its choices from the task's data"
     if len({label.name for label in _parse_labels(tag)}) < 2:
@@ -118,7 +115,7 @@ def _unserved_choices_reason(tag: Element) -> str:
 
 def _unserved_image_reason(to_name: str, images: Mapping[str, Element]) -> str:
     if to_name not in images:
-        return f'toName="{to_name}" names no Image tag'
+        return f'has toName="{to_name}", which is not the name of an Image tag'
     image = images[to_name]
     if image.get("valueList"):
         return f"Image {to_name} shows a list of images"
@@ -143,7 +140,7 @@ def _parse_control(tag: Element, image: Element) -> Control:
 
 
 def _parse_labels(tag: Element) -> tuple[Label, ...]:
-    """The classes of a control; a name that stands there twice counts once."""
+    """Return the labels of a control without duplicates."""
     labels_by_name: dict[str, Label] = {}
     for label_tag in tag.iter("Choice" if tag.tag == "Choices" else "Label"):
         name = label_tag.get("alias") or label_tag.get("value")
@@ -156,19 +153,19 @@ def _parse_labels(tag: Element) -> tuple[Label, ...]:
 
 
 def _object_size(label: Element, tag: Element) -> float:
-    """``model_object_size``, in percent of the image's longer edge, as 0 to 1."""
+    """Return ``model_object_size``, a percentage of the image's longer edge, as 0 to 1."""
     text = label.get("model_object_size") or tag.get("model_object_size") or "0"
     size = _parse_number(text)
     if not 0 <= size <= 100:
         raise ConfigError(
             f'model_object_size="{text}" of {tag.get("name")} must be a number from 0 to 100, '
-            "percent of the image's longer edge."
+            "a percentage of the image's longer edge."
         )
     return size / 100
 
 
 def _prompt_words(choice: Element) -> tuple[str, ...]:
-    """``predicted_values``, and the value that people read where an alias hides it."""
+    """Return ``predicted_values``; without them, the displayed value of a label with an alias."""
     words = [word.strip() for word in choice.get("predicted_values", "").split(",")]
     if choice.get("alias") and not any(words):
         words = [choice.get("value", "")]
@@ -176,7 +173,7 @@ def _prompt_words(choice: Element) -> tuple[str, ...]:
 
 
 def _fraction(tag: Element, attribute: str, *, exclude_one: bool = False) -> float | None:
-    """An attribute from 0 to 1, or to below 1; None where it is not given."""
+    """Return an attribute from 0 to 1, optionally without 1; None if it is missing."""
     text = tag.get(attribute)
     fraction = None if text is None else _parse_number(text)
     if fraction is not None and not (0 <= fraction < 1 or (fraction == 1 and not exclude_one)):
@@ -188,7 +185,7 @@ def _fraction(tag: Element, attribute: str, *, exclude_one: bool = False) -> flo
 
 
 def _parse_number(text: str) -> float:
-    """A number; −1 for anything else, which no attribute allows."""
+    """Parse a number; return −1, which no attribute allows, for any other text."""
     try:
         return float(text)
     except ValueError:
@@ -196,6 +193,7 @@ def _parse_number(text: str) -> float:
 
 
 def _image_key(image: Element) -> str:
+    """Return the field of the task data in ``value="$field"``; empty if there is none."""
     match = re.fullmatch(r"\$([\w.\- \[\]]+)", image.get("value", "").strip())
     return match.group(1) if match else ""
 

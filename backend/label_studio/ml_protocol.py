@@ -1,7 +1,7 @@
-"""The ML protocol: what Label Studio sends to a backend, and the forms of the answers.
+"""Parse the requests that Label Studio sends to an ML backend, and format responses.
 
-Bodies are untrusted. A webhook is never believed: it only says that something may have changed,
-and, if it can be read, where.
+Request bodies are untrusted. A webhook only triggers a check for changes; its content is not used
+as data.
 """
 
 from __future__ import annotations
@@ -68,12 +68,12 @@ class PredictRequest(BaseModel):
 
 @dataclass(frozen=True)
 class WebhookEvent:
-    """What a webhook hints at.
+    """The content of a webhook.
 
     Attributes:
-        project: Label Studio's project JSON; None when the body does not say.
-        is_training_requested: somebody pressed Start Training.
-        annotation_count: annotations that may have changed.
+        project: Label Studio's JSON of the project; None if the body has none.
+        is_training_requested: whether somebody pressed Start Training.
+        annotation_count: number of annotations that may have changed.
     """
 
     project: dict[str, Any] | None
@@ -82,7 +82,7 @@ class WebhookEvent:
 
 
 def parse_event(body: bytes) -> WebhookEvent:
-    """A webhook's body; one that cannot be read may mean anything anywhere."""
+    """Parse the body of a webhook; an unreadable one is an event of an unknown project."""
     try:
         payload = json.loads(body)
     except (ValueError, RecursionError):
@@ -137,9 +137,9 @@ def _first_message(error: ValidationError) -> str:
 
 
 def parse_project(request: dict[str, Any]) -> tuple[int, int]:
-    """Label Studio's number and time of creation of a request's project, 0 where it says nothing.
+    """Return the number of a request's project and when it was created; 0 where unknown.
 
-    Label Studio writes ``"<number>.<seconds since 1970>"``.
+    Label Studio sends them as ``"<number>.<seconds since 1970>"``.
 
     Example:
         >>> parse_project({"project": "7.1700000000"})
@@ -162,7 +162,7 @@ def parse_id(text: str) -> int:
 
 
 def empty_response(tasks: Sequence[Any], version: str) -> dict[str, Any]:
-    """One empty result per task: the answer when there is no model to ask."""
+    """Return the ``/predict`` response without a model: one empty result per task."""
     result = {"result": [], "score": 0.0, "model_version": version}
     return {"results": [result for _ in tasks], "model_version": version}
 

@@ -1,4 +1,4 @@
-"""Label Studio's boxes and points ↔ places: percent ↔ 0 to 1."""
+"""Convert regions from and to Label Studio's boxes and points: percent ↔ 0 to 1."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from backend.label_studio.json_values import read_object, read_strings
 
 RESULT_TYPES = {"boxes": "rectanglelabels", "points": "keypointlabels"}
 POINT_WIDTH_PERCENT = 0.5
-"""Width of a drawn point where no size is known, percent of the image's width."""
+"""Displayed width of a point, a percentage of the image's width."""
 MAX_ROTATION_DEGREES = 0.01
-"""Degrees below which a rotation is a rounding error."""
+"""Rotation up to which a box counts as upright, to allow for rounding errors."""
 NO_LABEL_REASON = "region without a label"
 REMOVED_LABEL_REASON = "label no longer in the labeling config"
-NEGATIVE_CLICK_REASON = "click on what is not meant"
+NEGATIVE_CLICK_REASON = "negative click of a smart tool"
 UNSERVED_SHAPES = frozenset(("rectangle", "polygon", "ellipse", "brush", "bitmask", "vector"))
-"""In which objects are drawn by controls that are not served; a key point may be a mere hint."""
+"""Shapes that mark an object; key points are missing because they may only prompt a smart tool."""
 
 
 def format_regions(
     task: int, region_prediction: RegionPrediction, control: Control, salt: str = ""
 ) -> list[Json]:
-    """The regions of a finding; objects below ``model_score_threshold`` are left out.
+    """Format predicted regions; leave out those below ``model_score_threshold``.
 
     Args:
-        task: the task's number.
-        region_prediction: of the control.
-        control: of boxes or points.
-        salt: makes the regions' ids differ from those of the same task's pre-annotation.
+        task: task id.
+        region_prediction: prediction of the control.
+        control: control of boxes or points.
+        salt: distinguishes the ids of the regions from those of the task's pre-annotation.
     """
     pairs = zip(region_prediction.regions, region_prediction.confidence, strict=True)
     visible = [
@@ -61,17 +61,17 @@ def complete_regions(
     skipped_counts: Counter[str],
     served: Collection[str] = (),
 ) -> Regions | None:
-    """All objects that one annotation marks for a control.
+    """Return all regions of one annotation for a control, if they are complete.
 
     Args:
-        result: its regions.
-        control: of boxes or points.
-        skipped_counts: counts what is left out, by reason.
-        served: the names of all controls that are.
+        result: result of the annotation.
+        control: control of boxes or points.
+        skipped_counts: receives the number of skipped regions by reason.
+        served: names of all served controls.
 
     Returns:
-        all places; None where not all are known: an object that was drawn and cannot be used would
-        pass for background. A label that left the config makes no object one of the others.
+        the regions; None if an object has an unusable region, because training would treat that
+        object as background. Objects of removed labels and negative clicks may be missing.
     """
     reasons: Counter[str] = Counter()
     own_items = [item for item in result if _belongs_to(item, control)]
@@ -86,7 +86,7 @@ def complete_regions(
 
 
 def drawn_regions(result: Sequence[Json], control: Control) -> Regions:
-    """The usable places of a drawing that need not be complete: what a smart tool was used on."""
+    """Return the usable regions of an unfinished annotation, for smart tools."""
     own_items = [item for item in result if _belongs_to(item, control)]
     return tuple(
         region for item in own_items for region in _parse_regions(item, control, Counter())
@@ -96,7 +96,7 @@ def drawn_regions(result: Sequence[Json], control: Control) -> Regions:
 def count_unserved(
     result: Sequence[Json], served: Iterable[str], skipped_counts: Counter[str]
 ) -> None:
-    """Count the regions of controls that are not served: polygons, brushes, ellipses."""
+    """Count the regions of controls that are not served, such as polygons, by reason."""
     served_names = frozenset(served)
     for item in result:
         result_type = str(item.get("type") or "")
@@ -105,13 +105,13 @@ def count_unserved(
 
 
 def _belongs_to(item: Json, control: Control) -> bool:
-    """Whether a region was drawn with a control, on its image."""
+    """Return whether a region was drawn with a control, on its image."""
     same_image = item.get("to_name") in (None, control.to_name)
     return item.get("from_name") == control.name and same_image
 
 
 def _has_unserved_object(result: Sequence[Json], control: Control, served: Collection[str]) -> bool:
-    """Whether an object of a control's labels was drawn in a shape that is not served."""
+    """Return whether an object with a label of a control was drawn as an unserved shape."""
     names = frozenset(control.label_names)
     served_names = {*served, control.name}
     unserved_items = (
@@ -125,7 +125,7 @@ def _has_unserved_object(result: Sequence[Json], control: Control, served: Colle
 
 
 def _item_labels(item: Json, result: Sequence[Json]) -> Iterator[str]:
-    """Its labels, also where the config has a tag of its own for them: then its id is shared."""
+    """Yield the labels of a region, also from results of other tags, which share its id."""
     id = item.get("id")
     for linked_item in (
         candidate for candidate in result if candidate is item or (id and candidate.get("id") == id)
@@ -161,7 +161,7 @@ def _unusable_reason(
     if rotation > MAX_ROTATION_DEGREES:
         return "rotated box"
     if not _rotation_degrees(item.get("image_rotation")) <= MAX_ROTATION_DEGREES:
-        return "region drawn on a turned image"
+        return "region drawn on a rotated image"
     x0, y0, x1, y1 = corners
     if x1 < x0 or y1 < y0 or max(x0, y0) > 1 or min(x1, y1) < 0:
         return "region outside the image"
@@ -171,7 +171,7 @@ def _unusable_reason(
 
 
 def _rotation_degrees(rotation: Any) -> float:
-    """How far something is turned either way, 0 to 180; NaN where that cannot be read."""
+    """Return the absolute rotation in degrees, 0 to 180; NaN if it is not a number."""
     try:
         angle = float(rotation or 0) % 360
     except (OverflowError, TypeError, ValueError):
@@ -180,9 +180,9 @@ def _rotation_degrees(rotation: Any) -> float:
 
 
 def _parse_corners(value: Json, control: Control) -> tuple[float, float, float, float]:
-    """x0 y0 x1 y1, 0 to 1; a box is cut off at the image's edge. A point has no extent.
+    """Return x0 y0 x1 y1, 0 to 1; boxes are clipped to the image, points have no extent.
 
-    The ``width`` of a key point is that of the dot on the screen, not of the object.
+    The ``width`` of a key point is ignored: it is the size of the dot on the screen.
     """
     x, y = _parse_fraction(value, "x"), _parse_fraction(value, "y")
     if control.kind == "points":

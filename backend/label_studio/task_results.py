@@ -1,4 +1,4 @@
-"""Label Studio's regions ↔ answers and predictions: the one owner of that JSON."""
+"""Convert tasks and predictions from and to Label Studio's JSON; no other module reads it."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from backend.label_studio.json_values import (
 from backend.label_studio.region_results import complete_regions, count_unserved, format_regions
 
 CAPTURE_REASON_FIELD = "prelabel_captured"
-"""In the data of a task that the endpoint kept: why."""
+"""Field in the data of a captured task with the reason of the capture."""
 SAVE_DELAY_SECONDS = 5.0
-"""Seconds between making and changing an annotation that nobody has changed: saving takes its time,
-and nobody finds, changes and submits another's answer so soon."""
+"""Seconds between ``created_at`` and ``updated_at`` below which an annotation counts as unchanged:
+Label Studio takes a moment to save, and a person needs longer to open, change and submit it."""
 
 
 def visible_result(prediction: Prediction, controls: Mapping[str, Control]) -> list[Json]:
-    """The regions of a prediction, as ``result`` carries them.
+    """Format the ``result`` of a prediction without labels below ``model_score_threshold``.
 
-    A label below its control's ``model_score_threshold`` is left out; a control with none left
-    gives no region (a region with an empty list of choices would be shown as answered).
+    A control of choices without a remaining label is omitted, because Label Studio would display
+    an empty list of choices as an answer.
     """
     return _format_result(prediction, controls)
 
 
 def full_result(prediction: Prediction, controls: Mapping[str, Control]) -> list[Json]:
-    """The same with every label, however uncertain: what was judged, to be accepted as it is."""
+    """Format the ``result`` with all labels, as it was evaluated, for auto-accept."""
     return _format_result(prediction, {n: replace(c, threshold=0.0) for n, c in controls.items()})
 
 
@@ -56,7 +56,7 @@ def _format_result(prediction: Prediction, controls: Mapping[str, Control]) -> l
 def format_prediction(
     prediction: Prediction, controls: Mapping[str, Control], version: str
 ) -> Json:
-    """One entry of a bulk import or of ``/predict``'s results."""
+    """Format a prediction for a bulk import or for the response of ``/predict``."""
     return {
         "task": prediction.task_id,
         "result": visible_result(prediction, controls),
@@ -87,19 +87,18 @@ def parse_task(
     skipped_counts: Counter[str],
     machine_user: int = 0,
 ) -> Task:
-    """A task as Label Studio lists it.
+    """Parse a task that Label Studio lists.
 
     Args:
-        row: with ``id``, ``data``, ``is_labeled`` and, where a person answered, ``annotations``.
-        controls: the served controls.
-        label_added_at: by control and label, when the label was added to the config (ISO 8601).
-            A label from
-            the start is absent. An answer older than a label says nothing about it.
-        skipped_counts: counts what is left out, by reason.
-        machine_user: the user that accepted predictions are signed by; 0: there is none.
+        row: task with ``id``, ``data``, ``is_labeled`` and, if annotated, ``annotations``.
+        controls: served controls.
+        label_added_at: control → label → when the label was added to the config (ISO 8601); labels
+            of the first config are missing. An older annotation implies nothing about a label.
+        skipped_counts: receives the number of skipped annotations and regions by reason.
+        machine_user: id of the user that auto-accept annotates as; 0 if there is none.
 
     Returns:
-        the task with the answer that stands for each control.
+        the task, with the selected annotation of each control.
     """
     data = read_object(row, "data")
     all_annotations = read_objects(row, "annotations")
@@ -116,12 +115,12 @@ def parse_task(
             read_objects(annotation, "result"), (c.name for c in controls), skipped_counts
         )
     label_sets: dict[str, LabelSet] = {}
-    asked: dict[str, frozenset[str]] = {}
+    available_labels: dict[str, frozenset[str]] = {}
     for control in (c for c in controls if c.kind == "choices"):
         selected = _select_label_set(annotations, control, skipped_counts)
         if selected is not None:
             label_sets[control.name], answered_at = selected
-            asked[control.name] = _labels_existing_at(
+            available_labels[control.name] = _labels_existing_at(
                 control, label_added_at.get(control.name, {}), answered_at
             )
     return Task(
@@ -130,7 +129,7 @@ def parse_task(
         open=not row.get("is_labeled"),
         choices=label_sets or None,
         regions=_parse_all_regions(annotations, controls, label_added_at, skipped_counts) or None,
-        available_labels=asked or None,
+        available_labels=available_labels or None,
         auto_accepted=bool(accepted_annotations) and not annotations,
         capture_reason=str(data.get(CAPTURE_REASON_FIELD) or ""),
         skipped=any(a.get("was_cancelled") for a in all_annotations),
@@ -138,7 +137,7 @@ def parse_task(
 
 
 def _is_unchanged(annotation: Json, machine_user: int) -> bool:
-    """Whether it is an accepted prediction that no person has submitted since."""
+    """Return whether an annotation was auto-accepted and not submitted by a person since."""
     if annotation.get("completed_by") != machine_user:
         return False
     try:
@@ -156,10 +155,10 @@ def _parse_all_regions(
     label_added_at: Mapping[str, Mapping[str, str]],
     skipped_counts: Counter[str],
 ) -> dict[str, Regions]:
-    """By control of boxes or points, the places of the annotation that stands.
+    """Return control of boxes or points → regions of the selected annotation.
 
-    A control is absent where an object was marked that its places would lack. Points that nobody
-    set where somebody drew boxes of the same labels are the boxes' centres.
+    A control is missing if its regions are incomplete. If a control of points has no point, it gets
+    the centres of the boxes with its labels.
     """
     served_names = [control.name for control in controls]
     controls = [control for control in controls if control.kind != "choices"]
@@ -193,9 +192,10 @@ def _annotated_regions(
     label_added_at: Mapping[str, str],
     skipped_counts: Counter[str],
 ) -> list[tuple[bool, str, Regions | None]]:
-    """What each annotation marks for a control: a ground truth is larger, and then the latest.
+    """Return (is ground truth, updated at, regions) of each annotation for a control.
 
-    An annotation that is older than the control and marks nothing says nothing about it.
+    The largest tuple has priority. Annotations without a region that are older than the control are
+    left out, because their author could not use it.
     """
     control_added_at = min(
         (label_added_at.get(name, "") for name in control.label_names), default=""
@@ -217,7 +217,7 @@ def _has_unboxed_point(
     controls: Sequence[Control],
     current_regions: Mapping[str, Regions | None],
 ) -> bool:
-    """Whether somebody set a point on an object that nobody drew the box of."""
+    """Return whether a point lies in no box of its label, so that boxes are missing."""
     if control.kind != "boxes":
         return False
     point_controls = (c for c in controls if c.kind == "points" and c.to_name == control.to_name)
@@ -240,7 +240,7 @@ def _contains(box: Region, point: Region) -> bool:
 def _box_centres(
     control: Control, controls: Sequence[Control], known_regions: Mapping[str, Regions]
 ) -> Iterator[Region]:
-    """Of the boxes on the same image that have a label of a control."""
+    """Yield the centres of boxes on the same image with a label of a control."""
     for box_control in controls:
         if box_control.kind == "boxes" and box_control.to_name == control.to_name:
             for box in known_regions.get(box_control.name, ()):
@@ -264,9 +264,9 @@ def _image_addresses(data: Json, controls: Iterable[Control]) -> dict[str, str]:
 def _select_label_set(
     annotations: Sequence[Json], control: Control, skipped_counts: Counter[str]
 ) -> tuple[LabelSet, str] | None:
-    """The answer that stands, and when it was given.
+    """Select the label set of a control, and return it with the time of its annotation.
 
-    A ground truth outranks the others; else the answer most people gave; among equals the latest.
+    Ground truths have priority, then the majority of the annotations, then the latest one.
     """
     candidates = [
         (bool(a.get("ground_truth")), str(a.get("updated_at") or ""), label_set)
@@ -285,9 +285,9 @@ def _select_label_set(
 def _parse_label_set(
     result: Sequence[Json], control: Control, skipped_counts: Counter[str]
 ) -> LabelSet | None:
-    """What one annotation says of a control; None where it was left unanswered.
+    """Parse the label set of one annotation; None if the control was left unanswered.
 
-    For several-of-many, nothing chosen is an answer ("none of them").
+    For several-of-many, an empty choice means that no label applies.
     """
     chosen_labels: list[str] = []
     for item in result:

@@ -1,1 +1,1 @@
-"""From a folder of images to a project that learns: questions, config, import, connection."""
+"""``prelabel init``: create a project from a folder of images and connect it to the backend."""

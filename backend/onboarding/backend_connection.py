@@ -22,16 +22,15 @@ NOT_RUNNING_MESSAGE = (
     "Nothing answers at {url}: start `prelabel serve --port {port}`, then connect again."
 )
 UNREACHABLE_MESSAGE = (
-    "{error} The backend answers at {url} on this machine, and Label Studio must reach it too: "
-    "give "
-    "--backend the address at which Label Studio's machine reaches it."
+    "{error} The backend answers at {url} on this machine, and Label Studio must reach it too: set "
+    "--backend to the address at which the machine of Label Studio reaches it."
 )
 CREDENTIALS_MESSAGE = (
     "The backend at {url} requires a password: set PRELABEL_USER, PRELABEL_PASSWORD and "
     "PRELABEL_HOME to the values that it was started with."
 )
 OTHER_SERVICE_MESSAGE = (
-    "Another service than Prelabel answers at {url}: give another --backend, such as "
+    "Another service than Prelabel answers at {url}: choose another --backend, such as "
     "http://127.0.0.1:9191."
 )
 SECRET_SUFFIX = re.compile(r"/[\w-]{32}/?$")
@@ -43,7 +42,7 @@ BasicAuth = tuple[str, str] | None
 
 
 def address_with_auth(settings: Settings, backend: str) -> tuple[str, BasicAuth]:
-    """Return the backend's address with the webhook secret, and its basic auth, if it is on."""
+    """Return the backend's address with the webhook secret, and its basic auth, if enabled."""
     backend = strip_secret(settings, backend)
     if not settings.user:
         return backend, None
@@ -74,16 +73,16 @@ def connect_project(
     """Connect a project to the running backend.
 
     Args:
-        client: of Label Studio.
-        number: the project's.
-        settings: with the basic auth of the backend.
+        client: client of Label Studio.
+        number: project number.
+        settings: settings with the basic auth of the backend.
         backend: address at which Label Studio reaches the backend.
 
     Returns:
         True if the connection is new, False if it existed already.
 
     Raises:
-        UsageError: the address is invalid, or Label Studio would send it no webhooks.
+        UsageError: the address is invalid, or Label Studio would not send webhooks to it.
         LabelStudioError: Label Studio cannot reach the backend.
     """
     backend = validate_backend_url(backend, settings)
@@ -104,14 +103,14 @@ def connect_project(
 
 
 def validate_backend_url(backend: str, settings: Settings | None = None) -> str:
-    """Return the address of a backend in its normal form.
+    """Return the normalized address of a backend.
 
     Args:
-        backend: as typed.
-        settings: with these, the webhook secret is removed from its end.
+        backend: address that the user typed.
+        settings: if given, their webhook secret is removed from the end of the address.
 
     Raises:
-        UsageError: it is invalid, or Label Studio would send no webhooks to it.
+        UsageError: it is invalid, or Label Studio would not send webhooks to it.
 
     Example:
         >>> validate_backend_url("http://127.0.0.1:9090/")
@@ -121,7 +120,7 @@ def validate_backend_url(backend: str, settings: Settings | None = None) -> str:
     try:
         parts = urlsplit(backend)
         has_host = parts.hostname and (parts.port or True)
-    except ValueError as error:  # brackets that do not close, or a port above 65535
+    except ValueError as error:  # an unclosed bracket, or a port above 65535
         raise UsageError(f"{redacted} is not a valid backend address: {error}.") from error
     if parts.scheme not in ("http", "https") or not has_host:
         suggestion = "" if "//" in backend else f"http://{redacted}, or "
@@ -141,7 +140,7 @@ def connected_urls(client: LabelStudioClient, number: int, settings: Settings) -
 
 @dataclass(frozen=True)
 class RunningBackend:
-    """A Prelabel backend that answers.
+    """A running Prelabel backend.
 
     Attributes:
         home_id: fingerprint of its home folder; empty if it does not report one.
@@ -185,8 +184,8 @@ class PendingConnection:
 
     Attributes:
         server: address of its Label Studio.
-        project: its number.
-        backend: address to connect it to; "" for the one that the backend listens at.
+        project: project number.
+        backend: address to connect it to; "" for the address that the backend listens at.
     """
 
     server: str
@@ -195,11 +194,7 @@ class PendingConnection:
 
 
 class PendingConnections:
-    """Projects that the next ``prelabel serve`` connects.
-
-    Args:
-        home: the home folder.
-    """
+    """The projects that the next ``prelabel serve`` connects, stored in the home folder."""
 
     def __init__(self, home: Path) -> None:
         self._folder = home / "waiting"
@@ -210,17 +205,17 @@ class PendingConnections:
         write_json(self._folder / f"{number}.json", asdict(pending))
 
     def has_pending(self, server: str) -> bool:
-        """Return whether a project of a Label Studio is pending."""
+        """Return whether any project of a Label Studio is pending."""
         return bool(self._load_pending(server))
 
     def connect_all(self, settings: Settings, listen_url: str, log: LogCallback) -> list[int]:
         """Connect the pending projects as soon as the backend answers.
 
-        Those that cannot be connected stay pending.
+        Projects that cannot be connected stay pending.
 
         Args:
-            settings: of the backend.
-            listen_url: where it listens, without a secret.
+            settings: settings of the backend.
+            listen_url: address that it listens at, without the webhook secret.
             log: called with a line for each project.
 
         Returns:

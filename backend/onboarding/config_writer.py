@@ -1,4 +1,4 @@
-"""A job and labels → a labeling config, from the ready one of ``label_config/``."""
+"""Write a labeling config for a job and labels, from a template in ``label_config/``."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from backend.onboarding.labeling_job import LabelingJob
 
 CONFIG_FOLDER = Path(__file__).parents[2] / "label_config"
 SEARCH_LABEL_COUNT = 20
-"""Labels above which there is a field to search them by."""
+"""Number of labels above which the config has a search field."""
 HOTKEYS = "1234567890"
 LABEL_COLOURS = (
     *("#1677ff", "#d4380d", "#389e0d", "#722ed1", "#faad14"),
     *("#13c2c2", "#eb2f96", "#7c5c3e", "#5b8c00", "#2f54eb"),
 )
 GOLDEN_RATIO = 0.618034
-"""Steps of this part of the colour circle never come near each other (the golden ratio)."""
+"""Step between hues as a share of the colour circle: the golden ratio keeps them apart."""
 CONTROL_TAGS = {
     **dict.fromkeys(
         (LabelingJob.BINARY, LabelingJob.SINGLE_CHOICE, LabelingJob.MULTIPLE_CHOICE), "Choices"
@@ -32,23 +32,20 @@ CONTROL_TAGS = {
 
 
 def write_config(job: LabelingJob, labels: Sequence[Label]) -> str:
-    """The labeling config.
+    """Return the XML of a labeling config.
 
     Args:
-        job: decides the ready config whose labels are replaced.
-        labels: in the order they are shown; any text.
-
-    Returns:
-        XML.
+        job: labeling job, which selects the template.
+        labels: labels in display order; names may contain any text.
 
     Raises:
-        ConfigError: what was written would not be read as the same labels.
+        ConfigError: parsing the XML does not result in the same labels.
     """
     from defusedxml.ElementTree import parse
 
     file = CONFIG_FOLDER / f"{job.value.replace('-', '_')}.xml"
     view = parse(file).getroot()
-    assert view is not None  # noqa: S101 - a ready config has a root
+    assert view is not None  # noqa: S101 - a template has a root
     control = next(view.iter(CONTROL_TAGS[job]))
     for template_label in list(control):
         control.remove(template_label)
@@ -63,12 +60,12 @@ def write_config(job: LabelingJob, labels: Sequence[Label]) -> str:
     indent(view)
     xml = tostring(view, encoding="unicode")
     if [c.labels for c in read_config(xml).controls] != [tuple(labels)]:
-        raise ConfigError("These labels cannot be written into a labeling config as they are.")
+        raise ConfigError("A labeling config cannot contain these labels unchanged.")
     return xml
 
 
 def label_colour(index: int) -> str:
-    """The colour of a label, ``#rrggbb``; the first ten are chosen, the others far apart."""
+    """Return the colour of a label as ``#rrggbb``, from a palette for the first ten labels."""
     if index < len(LABEL_COLOURS):
         return LABEL_COLOURS[index]
     rgb = colorsys.hls_to_rgb(index * GOLDEN_RATIO % 1, 0.45, 0.7)

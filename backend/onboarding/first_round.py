@@ -1,4 +1,4 @@
-"""The backend's first round on a new project: its progress and its result."""
+"""Wait for the backend's first round on a new project, and describe its result."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from backend.store.servers import is_same_server
 STATE_POLL_SECONDS = 0.5
 FIRST_ROUND_TIMEOUT_SECONDS = 900.0
 STATE_DESCRIPTIONS = {
-    "idle": "waits for the first round",
-    "observing": "reads the labels",
-    "training": "embeds the images",
-    "evaluating": "evaluates its predictions",
-    "pushing": "writes predictions to Label Studio",
+    "idle": "is waiting for the first round",
+    "observing": "is reading the labels",
+    "training": "is embedding the images",
+    "evaluating": "is evaluating its predictions",
+    "pushing": "is writing predictions to Label Studio",
 }
 """What a round does in each state before anything is labeled."""
 
 
 class RoundProgress(TypedDict, total=False):
-    """What a round does now, as ``/api/projects`` reports it."""
+    """The state of a round in the response of ``/api/projects``."""
 
     state: str
     progress: float
@@ -33,7 +33,7 @@ class RoundProgress(TypedDict, total=False):
 
 
 class FirstRoundControl(TypedDict):
-    """What answers a control, as ``/api/projects`` reports it."""
+    """A control in the response of ``/api/projects``."""
 
     kind: str
     type: str
@@ -41,7 +41,7 @@ class FirstRoundControl(TypedDict):
 
 
 class BackendProject(TypedDict, total=False):
-    """A project as ``/api/projects`` reports it; only the fields that are read here."""
+    """A project in the response of ``/api/projects``, with the fields that are read here."""
 
     id: int | str
     number: int
@@ -62,14 +62,14 @@ def wait_for_first_round(
     """Wait until the backend has finished a round on a project.
 
     Args:
-        settings: of this process; the backend has the same.
-        backend: its address.
-        number: the project's number in Label Studio.
+        settings: settings of this process, which the backend shares.
+        backend: address of the backend.
+        number: project number in Label Studio.
         on_state: called with the state of the round at each poll.
         timeout_seconds: maximum time to wait.
 
     Returns:
-        the project after the round, also if it failed; None after the timeout.
+        the project after the round, even if it failed; None after the timeout.
     """
     deadline = time.monotonic() + timeout_seconds
     while time.monotonic() < deadline:
@@ -88,8 +88,8 @@ def format_progress(progress: RoundProgress) -> str:
     """Describe the state of a round in one line.
 
     Example:
-        >>> format_progress({"state": "training", "progress": 0.25}), format_progress({})
-        ('The backend embeds the images … 25%', 'The backend waits for the first round …')
+        >>> format_progress({"state": "training", "progress": 0.25})
+        'The backend is embedding the images … 25%'
     """
     state, fraction = progress.get("state", "idle"), progress.get("progress") or 0.0
     message = f"The backend {STATE_DESCRIPTIONS.get(state, state)} …"
@@ -102,11 +102,11 @@ def has_preannotations(project: BackendProject) -> bool:
 
 
 def describe_first_round(project: BackendProject, settings: Settings) -> list[str]:
-    """Describe the result of the first round for people.
+    """Return lines for the user about the result of the first round.
 
     Args:
-        project: returned by :func:`wait_for_first_round`.
-        settings: of the backend; they decide when it trains.
+        project: project returned by :func:`wait_for_first_round`.
+        settings: settings of the backend, which decide when it trains.
     """
     error = (project.get("round") or {}).get("error")
     if error:
@@ -127,12 +127,12 @@ def describe_first_round(project: BackendProject, settings: Settings) -> list[st
 
 
 def fetch_states(settings: Settings, backend: str) -> list[BackendProject]:
-    """Return the projects of this home folder's backend; none if it is not running."""
+    """Return the projects that the backend of this home folder reports; [] if it is not running."""
     return _fetch_projects(settings, backend) if is_own_backend(settings, backend) else []
 
 
 def _fetch_project(settings: Settings, backend: str, number: int) -> BackendProject:
-    """Return the project with a number; of several, the one on our Label Studio."""
+    """Return the project with a number, preferably of the configured Label Studio."""
     matches = [row for row in _fetch_projects(settings, backend) if row["number"] == number]
     server_urls = (settings.label_studio_url, settings.label_studio_host)
     own_matches = [

@@ -1,4 +1,4 @@
-"""The project that a folder became: made once, found again when somebody starts it again."""
+"""Create the project of a folder once, and find it when ``prelabel init`` runs again."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from backend.onboarding.labeling_job import LabelingJob
 from backend.store.files import read_json, write_json
 
 MIN_TITLE_LENGTH, MAX_TITLE_LENGTH = 3, 50
-"""Characters of a project's title that Label Studio takes."""
+"""Length of a project's title in characters that Label Studio accepts."""
 DIGEST_FIELD = "sha256"
-"""In a task's data: the hash of its image, by which it is not imported twice."""
+"""Field of the task data with the hash of the image, which prevents importing it twice."""
 
 
 @dataclass(frozen=True)
 class FolderProject:
-    """A project that images of a folder are imported into.
+    """A project that was created from a folder.
 
     Attributes:
-        number: Label Studio's.
-        title: of it.
-        config: its labeling config.
+        number: project number in Label Studio.
+        title: title of the project.
+        config: labeling config.
     """
 
     number: int
@@ -37,15 +37,15 @@ class FolderProject:
 
 
 class FolderProjects:
-    """Which folder became which project.
+    """Creates and finds the project of a folder.
 
-    The mark of a folder is written here before the project that carries it is made, so that a
-    project is found again whenever the start was interrupted.
+    A random marker is stored in the home folder before a project with the marker in its
+    description is created, so that the project is found even if ``init`` was interrupted.
 
     Args:
-        home: the folder for everything that lasts.
-        client: Label Studio.
-        folder: of the images.
+        home: home folder.
+        client: client of Label Studio.
+        folder: folder with the images.
     """
 
     def __init__(self, home: Path, client: LabelStudioClient, folder: Path) -> None:
@@ -55,7 +55,7 @@ class FolderProjects:
         self._file = home / "starts" / f"{key}.json"
 
     def find(self) -> FolderProject | None:
-        """The project that was made from the folder before; None where there is none any more."""
+        """Return the project that was created from the folder; None if it no longer exists."""
         marker = (read_json(self._file) or {}).get("mark")
         rows = self._client.list_project_descriptions() if marker else []
         matches = [row for row in rows if f"[{marker}]" in (row["description"] or "")]
@@ -66,10 +66,10 @@ class FolderProjects:
         return FolderProject(number, str(project["title"]), str(project["label_config"]))
 
     def create(self, title: str, config: str) -> FolderProject:
-        """Make the project; its queue will follow the model.
+        """Create a project whose queue is sorted by prediction score.
 
         Raises:
-            LabelStudioError: Label Studio refused.
+            LabelStudioError: the request failed.
         """
         marker = f"prelabel-{secrets.token_hex(6)}"
         write_json(self._file, {"mark": marker, "folder": str(self._folder)})
@@ -86,33 +86,32 @@ class FolderProjects:
 
 
 def default_title(folder: Path) -> str:
-    """A title that Label Studio takes, from a folder's name."""
+    """Return a title from the name of a folder, within the length limits."""
     name = folder.resolve().name
     title = name if len(name) >= MIN_TITLE_LENGTH else f"Images of {name or 'a disk'}"
     return title[:MAX_TITLE_LENGTH]
 
 
 def validate_title(title: str) -> None:
-    """Make sure that Label Studio takes a title.
+    """Check the length of a title.
 
     Raises:
         UsageError: it is too short or too long.
     """
     if not MIN_TITLE_LENGTH <= len(title) <= MAX_TITLE_LENGTH:
         raise UsageError(
-            f"A project's title has {MIN_TITLE_LENGTH} to {MAX_TITLE_LENGTH} characters "
-            "in Label Studio, not "
-            f"{len(title)}: give another --title."
+            f"In Label Studio the title of a project has {MIN_TITLE_LENGTH} to {MAX_TITLE_LENGTH} "
+            f"characters, not {len(title)}: choose another --title."
         )
 
 
 def matches_options(config: str, job: LabelingJob | None, labels: Sequence[Label]) -> bool:
-    """Whether a labeling config asks for what options say, as far as they say it.
+    """Return whether a labeling config matches the options of a command.
 
     Args:
-        config: of a project.
-        job: None where the options do not decide it.
-        labels: as typed; none where none are given.
+        config: labeling config of a project.
+        job: job that the options choose; None matches any job.
+        labels: labels in the options; an empty sequence matches any labels.
     """
     controls = read_config(config).controls
     if job is not None:

@@ -1,6 +1,6 @@
-"""A folder of files → the images of it that Label Studio and a model can use, each once.
+"""Read the images of a folder, without duplicates and files that Label Studio cannot show.
 
-Everything that is passed over is counted by its reason. One image at a time is in memory.
+Skipped files are yielded with a reason. Only one image at a time is in memory.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from pathlib import Path
 
 from backend.errors import ImageError, UsageError
 
-DUPLICATE_REASON = "the same as another file of the folder"
-ALREADY_IMPORTED_REASON = "in the project already"
+DUPLICATE_REASON = "duplicate of another file in the folder"
+ALREADY_IMPORTED_REASON = "already in the project"
 HIDDEN_REASON = "hidden file"
 UNREADABLE_REASON = "cannot be opened"
 FILE_SIGNATURES = (
@@ -24,7 +24,7 @@ FILE_SIGNATURES = (
     (b"GIF8", ".gif"),
     (b"BM", ".bmp"),
 )
-"""How files begin that browsers show; the ending is what Label Studio knows them by."""
+"""First bytes of formats that browsers show, and the suffix by which Label Studio detects them."""
 HEADER_BYTES = 64
 HEIC_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"})
 AVIF_BRANDS = frozenset({b"avif", b"avis"})
@@ -36,10 +36,10 @@ class FolderImage:
     """An image to import.
 
     Attributes:
-        path: its place below the folder, with ``/``.
+        path: path relative to the folder, with ``/``.
         digest: SHA-256 of its bytes, hexadecimal.
-        suffix: what its kind ends with, whatever the file is called.
-        content: its bytes.
+        suffix: suffix of its format, whatever the name of the file.
+        content: bytes of the file.
     """
 
     path: str
@@ -49,7 +49,7 @@ class FolderImage:
 
     @property
     def name(self) -> str:
-        """A plain file name: letters, digits, ``-`` and ``_``, and the ending of its kind."""
+        """File name of letters, digits, ``-`` and ``_``, with the suffix of its format."""
         stem = re.sub(r"[^A-Za-z0-9_-]+", "-", Path(self.path).stem).strip("-")[:60]
         return f"{stem or self.digest[:12]}{self.suffix}"
 
@@ -59,8 +59,8 @@ class SkippedFile:
     """A file that is not imported.
 
     Attributes:
-        path: its place below the folder.
-        reason: why, as it is counted.
+        path: path relative to the folder.
+        reason: reason why it is skipped.
     """
 
     path: str
@@ -69,22 +69,22 @@ class SkippedFile:
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """What is still read: bytes of a file, and pixels of an image."""
+    """Maximum size of a file in bytes and of an image in pixels."""
 
     max_bytes: int
     max_pixels: int
 
 
 def list_files(folder: Path) -> list[Path]:
-    """All files of a folder and its subfolders, in the order of their names.
+    """Return all files of a folder and its subfolders, sorted by name.
 
     Links to other folders are not followed.
 
     Raises:
-        UsageError: there is no such folder, or it cannot be opened.
+        UsageError: the folder does not exist or cannot be opened.
     """
     if not folder.is_dir():
-        raise UsageError(f"There is no folder {folder}: name the one that holds the images.")
+        raise UsageError(f"There is no folder {folder}: name the one that contains the images.")
 
     def raise_usage_error(error: OSError) -> None:
         raise UsageError(f"{error.filename} cannot be opened ({error.strerror}).") from error
@@ -99,16 +99,16 @@ def list_files(folder: Path) -> list[Path]:
 def read_images(
     folder: Path, files: Sequence[Path], known_digests: frozenset[str], image_limits: ImageLimits
 ) -> Iterator[FolderImage | SkippedFile]:
-    """Read files one after the other.
+    """Read files lazily.
 
     Args:
-        folder: that they are in.
-        files: of :func:`list_files`.
-        known_digests: digests of images that the project has already.
-        image_limits: what is still read.
+        folder: folder that contains the files.
+        files: files returned by :func:`list_files`.
+        known_digests: digests of images that the project already has.
+        image_limits: limits above which files are skipped.
 
     Yields:
-        for each file the image, or why it is passed over.
+        the image of each file, or the reason why it is skipped.
     """
     seen_digests: set[str] = set()
     for path in files:
@@ -121,7 +121,7 @@ def read_images(
 
 
 def detect_suffix(header: bytes) -> str:
-    """The ending for a file that begins so, such as ``.jpg``; else why it is not taken.
+    """Return the suffix for the first bytes of a file, or the reason why it is not supported.
 
     Example:
         >>> detect_suffix(bytes.fromhex("ffd8ffe0")), detect_suffix(b"hello")
@@ -133,14 +133,14 @@ def detect_suffix(header: bytes) -> str:
     if header[:4] == b"RIFF" and header[8:12] == b"WEBP":
         return ".webp"
     if header[:4] in (b"II*\0", b"MM\0*"):
-        return f"TIFF or a camera's raw file, {UNSUPPORTED_FORMAT_HINT}"
+        return f"TIFF or camera raw file, {UNSUPPORTED_FORMAT_HINT}"
     if header[4:8] == b"ftyp" and header[8:12] in HEIC_BRANDS | AVIF_BRANDS:
         return f"{'HEIC' if header[8:12] in HEIC_BRANDS else 'AVIF'}, {UNSUPPORTED_FORMAT_HINT}"
     return "not an image"
 
 
 def subfolder_names(folder: Path, files: Sequence[Path]) -> list[str]:
-    """The names of the subfolders that hold files, which may be labels already."""
+    """Return the names of direct subfolders with files, which may serve as labels."""
     relative_paths = (path.relative_to(folder).parts for path in files)
     return list(
         dict.fromkeys(
@@ -181,12 +181,12 @@ def _read_file(
 
 
 def _read_content(path: Path, image_limits: ImageLimits) -> tuple[bytes, str]:
-    """The bytes of an image file, and its ending.
+    """Return the bytes of an image file and its suffix.
 
     Raises:
-        ImageError: it is none, or too large.
+        ImageError: the file is not a supported image, or is too large.
     """
-    if not path.is_file():  # a pipe would never end
+    if not path.is_file():  # reading a pipe would block
         raise ImageError("not a file")
     with path.open("rb") as stream:
         header = stream.read(HEADER_BYTES)
@@ -206,7 +206,7 @@ def _read_content(path: Path, image_limits: ImageLimits) -> tuple[bytes, str]:
 
 
 def _decode_error(content: bytes, image_limits: ImageLimits) -> str:
-    """Why an image cannot be read; empty when it can."""
+    """Return why an image cannot be decoded; empty if it can."""
     from backend.vision.images.decode import decode_upright_image
 
     try:
@@ -225,6 +225,6 @@ def _sorted_walk(
 
 
 def _natural_key(name: str) -> list[tuple[int, str]]:
-    """A sorting key by which 2 comes before 10."""
+    """Return a sort key by which 2 comes before 10."""
     name_parts = re.split(r"(\d+)", name)
     return [(int(p), "") if p.isdigit() and p.isascii() else (-1, p.lower()) for p in name_parts]

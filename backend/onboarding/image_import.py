@@ -1,4 +1,4 @@
-"""Images → tasks, a batch at a time; what is in the project already is not sent again."""
+"""Import images as tasks in batches, without those that the project already has."""
 
 from __future__ import annotations
 
@@ -14,33 +14,33 @@ from backend.onboarding.folder_project import DIGEST_FIELD
 from backend.onboarding.image_folder import DUPLICATE_REASON, FolderImage, SkippedFile
 
 IMPORT_BATCH_SIZE = 50
-"""Images in one call; Label Studio takes 100."""
+"""Maximum number of images per request; Label Studio accepts 100."""
 MAX_BATCH_BYTES = 32_000_000
-"""And at most so many bytes, unless one image alone has more."""
+"""Maximum size of a request; a larger image is sent alone."""
 MAX_NAMED_FILES = 3
-"""Files that are named for each reason."""
+"""Number of example files for each reason."""
 
 
 class TaskUploader(Protocol):
-    """What takes images: Label Studio."""
+    """The part of the Label Studio client that imports images."""
 
     def upload_images(self, number: int, files: list[tuple[str, bytes]]) -> list[str]:
-        """Keep files; their addresses."""
+        """Upload files and return their addresses."""
         ...
 
     def add_tasks(self, number: int, rows: list[Json]) -> int:
-        """Make tasks; how many."""
+        """Create tasks and return their number."""
         ...
 
 
 @dataclass
 class ImportSummary:
-    """What became of a folder's files.
+    """The result of an import.
 
     Attributes:
-        image_count: imported now.
-        skipped_counts: files that were not, counted by reason.
-        example_files: some of those files, by reason.
+        image_count: number of imported images.
+        skipped_counts: reason → number of skipped files.
+        example_files: reason → some of the skipped files.
     """
 
     image_count: int = 0
@@ -48,14 +48,14 @@ class ImportSummary:
     example_files: dict[str, list[str]] = field(default_factory=dict)
 
     def add_skipped(self, file: SkippedFile) -> None:
-        """Count a file that is not imported."""
+        """Count a skipped file."""
         self.skipped_counts[file.reason] += 1
         examples = self.example_files.setdefault(file.reason, [])
         if len(examples) < MAX_NAMED_FILES:
             examples.append(file.path)
 
     def format_skipped(self) -> list[str]:
-        """For people: a line for each reason, with some of the files."""
+        """Return a line for each reason, with some of the files."""
         return [
             _format_reason(reason, count, self.example_files[reason])
             for reason, count in self.skipped_counts.items()
@@ -63,10 +63,10 @@ class ImportSummary:
 
 
 def summarize_if_empty(files: Iterable[FolderImage | SkippedFile]) -> ImportSummary | None:
-    """What is the matter with a folder in which there is no image; None where there is one.
+    """Summarize the skipped files of a folder without images; return None if it has an image.
 
     Args:
-        files: one after the other; they are read up to the first image.
+        files: entries of the folder; read only up to the first image.
     """
     summary = ImportSummary()
     for entry in files:
@@ -77,7 +77,7 @@ def summarize_if_empty(files: Iterable[FolderImage | SkippedFile]) -> ImportSumm
 
 
 def imported_digests(client: LabelStudioClient, number: int) -> frozenset[str]:
-    """The digests of the images that were imported into a project before."""
+    """Return the digests of the images that a project already has."""
     task_data = (task["data"] for task in client.iter_tasks(number))
     return frozenset(str(data[DIGEST_FIELD]) for data in task_data if data.get(DIGEST_FIELD))
 
@@ -89,17 +89,17 @@ def import_images(
     total: int,
     progress: ProgressCallback,
 ) -> ImportSummary:
-    """Import images. Killed in between, it can be done again: a batch is there or not.
+    """Import images in batches; an interrupted import can be repeated.
 
     Args:
-        files: one after the other; read while it goes on.
-        uploader: takes them.
-        number: the project's.
-        total: how many files.
-        progress: told (done, of) after each batch.
+        files: entries of the folder, read lazily.
+        uploader: client of Label Studio.
+        number: project number.
+        total: number of files.
+        progress: called with (done, total) after each batch.
 
     Raises:
-        LabelStudioError: Label Studio refused or went away; what was imported stays.
+        LabelStudioError: a request failed; tasks of earlier batches stay.
     """
     summary = ImportSummary()
     for batch in make_batches(_iter_images(files, summary)):
@@ -114,7 +114,7 @@ def import_images(
 
 
 def make_batches(images: Iterable[FolderImage]) -> Iterator[list[FolderImage]]:
-    """Images in groups that one call takes."""
+    """Group images into batches within the limits of a request."""
     batch: list[FolderImage] = []
     byte_count = 0
     for image in images:

@@ -1,4 +1,4 @@
-"""The labels that somebody types → labels that a config can carry."""
+"""Parse and validate the labels that a user types."""
 
 from __future__ import annotations
 
@@ -10,21 +10,18 @@ from backend.errors import UsageError
 from backend.onboarding.labeling_job import LabelingJob
 
 INVALID_CHARACTERS = re.compile("[\x00-\x1f\x7f\ud800-\udfff\ufffe\uffff]")
-"""What XML cannot hold, or nobody means."""
+"""Control characters, and characters that XML does not allow."""
 MAX_LISTED_LABELS = 20
-"""Labels that are repeated to the person who typed them."""
+"""Number of labels in the summary of a job."""
 
 
 def parse_labels(text: str) -> list[Label]:
-    """Labels between commas, semicolons or on lines; ``name = what it looks like`` gives a hint.
+    """Parse labels separated by commas, semicolons or newlines; ``name = description`` has a hint.
 
-    A hint ends at the next comma; between semicolons or on lines of their own it may hold commas.
-
-    Args:
-        text: as typed.
+    A hint may contain commas if labels are separated by semicolons or newlines.
 
     Raises:
-        UsageError: a name that Label Studio would not take as it is.
+        UsageError: Label Studio does not support a name.
 
     Example:
         >>> [(x.name, x.hint) for x in parse_labels("ripe = a red fruit, unripe, ripe")]
@@ -44,7 +41,7 @@ def parse_labels(text: str) -> list[Label]:
 
 
 def describe_job(job: LabelingJob, labels: Sequence[Label]) -> str:
-    """The job and its labels as they were understood.
+    """Describe a job and its labels in one line.
 
     Example:
         >>> labels = parse_labels("ripe = a red fruit, unripe, rotten")
@@ -64,16 +61,14 @@ def describe_job(job: LabelingJob, labels: Sequence[Label]) -> str:
 
 
 def _split_hints(segment: str, *, is_only_segment: bool) -> list[tuple[str, str]]:
-    """Names and hints of a text without semicolons.
+    """Split a text without semicolons or newlines into names and hints.
 
     Args:
-        segment: the text.
-        is_only_segment: there is no other part: commas separate whatever stands between them.
+        segment: text to split.
+        is_only_segment: whether it is the whole input, so that every comma separates labels.
     """
     pieces = segment.split(",")
-    if (
-        not is_only_segment
-    ):  # what follows the first hint belongs to it, unless it has a hint of its own
+    if not is_only_segment:  # the commas after the first hint belong to it if no other hint follows
         first_hint = next((i for i, piece in enumerate(pieces) if "=" in piece), len(pieces))
         rest = pieces[first_hint:]
         if rest and not any("=" in piece for piece in rest[1:]):
@@ -83,10 +78,10 @@ def _split_hints(segment: str, *, is_only_segment: bool) -> list[tuple[str, str]
 
 
 def complete_labels(labels: Sequence[Label], job: LabelingJob) -> list[Label]:
-    """The labels that the job needs: of one label for whole images, its opposite is the other.
+    """Return the labels for a job; a single label of whole images gets ``not <label>`` added.
 
     Raises:
-        UsageError: there is none, or their number does not fit the job.
+        UsageError: there is no label, or too many for the job.
 
     Example:
         >>> [x.name for x in complete_labels([Label("ripe")], LabelingJob.BINARY)]
@@ -97,12 +92,14 @@ def complete_labels(labels: Sequence[Label], job: LabelingJob) -> list[Label]:
     if len(labels) == 1 and not job.is_region_job:
         return [*labels, Label(f"not {labels[0].name}")]
     if job is LabelingJob.BINARY and len(labels) > 2:
-        raise UsageError(f"binary has two labels, not {len(labels)}: take --job one-of-many.")
+        raise UsageError(
+            f"The job binary has two labels, not {len(labels)}: use --job one-of-many."
+        )
     return list(labels)
 
 
 def adjust_job(job: LabelingJob, labels: Iterable[Label]) -> LabelingJob:
-    """The job for so many labels: two buckets are binary, and one label has only its opposite."""
+    """Return the job, or the binary job if there are too few labels for it."""
     count = len(list(labels))
     return (
         LabelingJob.BINARY
@@ -114,9 +111,9 @@ def adjust_job(job: LabelingJob, labels: Iterable[Label]) -> LabelingJob:
 
 def _validate_name(name: str) -> str:
     if INVALID_CHARACTERS.search(name):
-        raise UsageError(f"The label {name!r} has signs that cannot be written.")
+        raise UsageError(f"The label {name!r} contains characters that are not allowed.")
     if name.startswith("$"):
         raise UsageError(
-            f"The label {name!r} begins with $, which Label Studio takes for a field of its data."
+            f"The label {name!r} starts with $, which Label Studio reads as a field of the task."
         )
     return name

@@ -1,8 +1,8 @@
-"""A few questions → the job: what people mark, and what a model learns from it.
+"""Choose a labeling job from the answers to a few questions.
 
-Images as a whole go into buckets where that answers the question. Things are marked where their
-place or number matters, or where what decides is so small that it drowns in the picture. A click on
-the middle is quicker than a box, and enough unless the extent is needed.
+Whole images are classified if that is enough. Objects are marked if their position or number
+matters, or if a small part of the image decides the label. A click is faster than a bounding box
+and is enough unless the size of the object matters.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ YES_NO_ANSWERS = {"yes": "", "no": ""}
 
 
 class LabelingJob(StrEnum):
-    """What a project asks of people; the value is what the command line calls it."""
+    """A labeling job; its value is the name on the command line."""
 
     BINARY = "binary"
     SINGLE_CHOICE = "one-of-many"
@@ -28,7 +28,7 @@ class LabelingJob(StrEnum):
 
     @property
     def is_region_job(self) -> bool:
-        """Things are marked in the images; otherwise each image as a whole gets labels."""
+        """Whether objects are marked in the images, instead of labeling whole images."""
         return self in (LabelingJob.BOXES, LabelingJob.POINTS)
 
 
@@ -37,10 +37,10 @@ class JobQuestion:
     """One question.
 
     Attributes:
-        name: of the option that answers it.
-        text: as people read it.
-        answers: what may be answered, each with what it means.
-        is_relevant: whether it can still change the job, by the answers so far.
+        name: name of the option that answers it.
+        text: question for the user.
+        answers: answer → explanation, which may be empty.
+        is_relevant: returns whether it can still change the job, given the answers so far.
     """
 
     name: str
@@ -60,61 +60,59 @@ def _needs_image_labels(answers: JobAnswers) -> bool:
 JOB_QUESTIONS = (
     JobQuestion(
         "goal",
-        "What shall be done with the images?",
+        "What is the task?",
         {
-            "sort": "each image as a whole goes into a bucket, such as ripe or unripe",
-            "find": "things in the images are found or counted, such as every berry",
+            "sort": "classify whole images, such as ripe or unripe",
+            "find": "find or count objects in the images, such as every berry",
         },
         lambda answers: True,
     ),
     JobQuestion(
         "place",
-        "Does it also matter where in the image something is, or how many there are?",
+        "Does the position or the number of objects matter, too?",
         YES_NO_ANSWERS,
         _needs_image_labels,
     ),
     JobQuestion(
         "small",
-        "Is what decides only a small part of a busy picture, such as one beetle on a bush?",
+        "Does a small part of a busy image decide the label, such as one beetle on a bush?",
         YES_NO_ANSWERS,
         _needs_image_labels,
     ),
     JobQuestion(
         "mark",
-        "How shall people mark a thing?",
+        "How are objects marked?",
         {
-            "click": "a click on its middle: quicker, enough to find and to count",
-            "box": "a box around it: where its size or extent is needed",
+            "click": "with a click on the center: faster, and enough to find and count them",
+            "box": "with a bounding box, if their size matters",
         },
         _needs_regions,
     ),
     JobQuestion(
         "several",
-        "Can several labels be right for the same image?",
+        "Can an image have several labels?",
         YES_NO_ANSWERS,
         _needs_image_labels,
     ),
 )
 JOB_INSTRUCTIONS = {
-    LabelingJob.BINARY: "Give each image one of two labels: a key each.",
-    LabelingJob.SINGLE_CHOICE: "Give each image one label: a key each.",
-    LabelingJob.MULTIPLE_CHOICE: "Give each image all labels that are right, or none.",
-    LabelingJob.BOXES: "Draw a box around each thing.",
-    LabelingJob.POINTS: "Click on the middle of each thing.",
+    LabelingJob.BINARY: "Give each image one of the two labels. Each label has a hotkey.",
+    LabelingJob.SINGLE_CHOICE: "Give each image one label. The first ten labels have hotkeys.",
+    LabelingJob.MULTIPLE_CHOICE: "Give each image all labels that apply, or none.",
+    LabelingJob.BOXES: "Draw a box around each object.",
+    LabelingJob.POINTS: "Click on the center of each object.",
 }
-REGION_JOB_REASON = (
-    "Things are marked one by one, so that a model learns where and how many they are."
-)
+REGION_JOB_REASON = "Each object is marked, so that the model learns positions and numbers."
 EMPTY_IMAGE_INSTRUCTION = (
-    "Submit an image without any of them as it is: that teaches that there is none."
+    "If an image contains no object, submit it without a region. The model learns from it, too."
 )
 
 
 def next_question(answers: JobAnswers) -> JobQuestion | None:
-    """The first question that is open and can still change the job; None when there is none.
+    """Return the next unanswered question that can change the job; None if there is none.
 
     Args:
-        answers: so far, by the question's name.
+        answers: question name → answer.
 
     Example:
         >>> next_question({"goal": "find"}).name
@@ -126,25 +124,23 @@ def next_question(answers: JobAnswers) -> JobQuestion | None:
 
 
 def validate_answers(answers: JobAnswers) -> None:
-    """Make sure that the given answers fit together.
+    """Check that the answers are consistent.
 
     Raises:
-        UsageError: an answer is given to what is not asked after the others.
+        UsageError: an answer has no effect, given the others.
     """
     for name in answers:
         if not _can_be_asked(name, answers, {}):
             other_options = ", ".join(f"--{n} {value}" for n, value in answers.items() if n != name)
-            raise UsageError(
-                f"--{name} changes nothing beside {other_options}: leave one of them out."
-            )
+            raise UsageError(f"--{name} has no effect with {other_options}: leave one of them out.")
 
 
 def choose_job(answers: JobAnswers, labels: int) -> LabelingJob:
-    """The job.
+    """Choose the labeling job.
 
     Args:
-        answers: to every question that :func:`next_question` asked.
-        labels: how many.
+        answers: answers to all questions that :func:`next_question` returned.
+        labels: number of labels.
 
     Example:
         >>> choose_job({"goal": "sort", "place": "no", "small": "yes", "mark": "click"}, 2).value
@@ -158,7 +154,7 @@ def choose_job(answers: JobAnswers, labels: int) -> LabelingJob:
 
 
 def explain_job(job: LabelingJob, answers: JobAnswers) -> list[str]:
-    """Why this job, and what people do: sentences in plain words."""
+    """Return sentences with the reason for a job and the instructions for annotators."""
     return [
         *_explain_choice(job, answers),
         JOB_INSTRUCTIONS[job],
@@ -169,20 +165,20 @@ def explain_job(job: LabelingJob, answers: JobAnswers) -> list[str]:
 def _explain_choice(job: LabelingJob, answers: JobAnswers) -> list[str]:
     if answers.get("small") == "yes":
         return [
-            "What decides is a small part of the picture. A model that looks at whole images "
-            "would mostly see the surroundings, so people show it the thing itself."
+            "A small part of the image decides the label. A classifier of whole images would "
+            "mostly learn from the background, so the objects are marked."
         ]
     if answers.get("place") == "yes":
-        return ["Place or number matters: a label for the whole image would not tell it."]
+        return ["Position or number matters, which a label of the whole image does not contain."]
     return [
         REGION_JOB_REASON
         if job.is_region_job
-        else "Labels for whole images are enough; they are the quickest to give."
+        else "Labels of whole images are enough, and the fastest to annotate."
     ]
 
 
 def _can_be_asked(name: str, answers: JobAnswers, previous_answers: JobAnswers) -> bool:
-    """Whether a question comes up, for some answer to those that are open."""
+    """Return whether some answers to the open questions lead to a question."""
     question = next_question(previous_answers)
     if question is None or question.name == name:
         return question is not None

@@ -1,1 +1,1 @@
-"""One-off jobs of commands: advice, label errors, similar images, exports."""
+"""The work of the commands advise, label-errors, similar and export."""

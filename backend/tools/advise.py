@@ -1,4 +1,4 @@
-"""Advise whether to classify whole images or to mark objects, by a project's own labels."""
+"""Recommend to classify whole images or to mark objects, based on a project's labels."""
 
 from __future__ import annotations
 
@@ -16,9 +16,7 @@ from backend.inference.detections import RegionSample
 from backend.inference.embed import EmbeddingResult
 from backend.inference.images import image_sources
 from backend.learning import labeling_advice
-from backend.learning.labeling_advice import (
-    ObjectStatistics,
-)
+from backend.learning.labeling_advice import ObjectStatistics
 from backend.loop.fit import ModelTrainer
 from backend.loop.observe import Observation, fetch_fingerprint, observe
 from backend.runtime.project_session import ProjectSession
@@ -35,10 +33,10 @@ class Advice:
     """The advice for one control.
 
     Attributes:
-        control: its name.
-        kind: its current kind.
-        figures: all measurements, as JSON.
-        sentences: the recommendation.
+        control: name of the control.
+        kind: current kind of the control.
+        figures: measurements, as JSON.
+        sentences: recommendation for the user.
     """
 
     control: str
@@ -57,11 +55,11 @@ class Advice:
 
 
 class Adviser:
-    """Advises on one project without changing it.
+    """Recommends a labeling job for one project, without changing the project.
 
     Args:
-        session: of the project.
-        seconds: total time limit of training for the comparison.
+        session: session of the project.
+        seconds: total time limit for training the compared models.
         report: called with a line of progress.
     """
 
@@ -75,14 +73,14 @@ class Adviser:
 
         Raises:
             RoundError: nothing is labeled yet.
-            PrelabelError: Label Studio or an image cannot be reached.
+            PrelabelError: Label Studio cannot be reached.
         """
         connection = self._session.connection
         folder = self._session.folder
         observation = observe(connection, folder, fetch_fingerprint(connection))
         if not observation.labeled:
             raise RoundError(
-                f"Nothing is labeled yet: label about {MIN_LABELED_IMAGES} images, then ask again."
+                f"Nothing is labeled yet: label about {MIN_LABELED_IMAGES} images first."
             )
         region_controls = [c for c in observation.config.controls if not c.is_choices]
         if not region_controls:
@@ -112,7 +110,7 @@ class Adviser:
     def _advise_choices(self, control: Control) -> Advice:
         card = self._session.versions.live_card()
         figure = card.control(control.name).audit if card else None
-        current = (
+        current_accuracy = (
             f"This project classifies whole images: {figure.value:.0%} right "
             f"({figure.low:.0%} to {figure.high:.0%}, on {figure.n} audit images)."
             if figure and figure.value is not None
@@ -128,7 +126,7 @@ class Adviser:
             control.name,
             control.kind,
             {"audit": figure.to_json() if figure else None},
-            [current, suggestion],
+            [current_accuracy, suggestion],
         )
 
     # -- boxes and points ---------------------------------------------------------------------
@@ -164,8 +162,9 @@ class Adviser:
         result = trial.compare(samples, vectors, self._time_budget)
         if result is None:
             message = (
-                f"{len(samples)} images are labeled. Classification and detection are compared "
-                f"from {MIN_LABELED_IMAGES} on, with objects in {MIN_LABELED_IMAGES // 2} of them."
+                f"{len(samples)} images are labeled. To compare classification and detection, at "
+                f"least {MIN_LABELED_IMAGES} are needed, {MIN_LABELED_IMAGES // 2} of them with "
+                "objects."
             )
             return Advice(control.name, control.kind, figures | {"by": None}, [message])
         basis, presence, count = result
@@ -173,10 +172,10 @@ class Adviser:
         sentences = labeling_advice.recommend_labeling(objects, presence, count, points)
         if trial.hit_time_limit:
             sentences.append(
-                f"Each detector of this comparison trained for "
-                f"{self._time_budget / CROSS_VALIDATION_FOLDS:.0f} seconds, in a round for up to "
-                f"{self._session.settings.train_seconds:.0f}. So detection may do better than "
-                "shown here. Allow more time with --seconds."
+                f"Each detector of this comparison was trained for only "
+                f"{self._time_budget / CROSS_VALIDATION_FOLDS:.0f} seconds. A round trains for up "
+                f"to {self._session.settings.train_seconds:.0f}, so detection may be more accurate "
+                "than measured here. Increase --seconds for a better comparison."
             )
         figures["cut_short"] = trial.hit_time_limit
         return Advice(control.name, control.kind, figures, sentences)
@@ -185,9 +184,9 @@ class Adviser:
 def object_statistics(
     samples: Sequence[RegionSample], control: Control, label: str = ""
 ) -> ObjectStatistics:
-    """Return statistics of the marked objects, of one label or all.
+    """Return statistics of the marked objects, of one label or of all labels ("").
 
-    Points take their size from boxes of the same label in other controls.
+    The sizes of points are those of boxes with the same label in other controls.
     """
     region_lists = [[p for p in s.regions if label in ("", p.label)] for s in samples]
     box_lists = [s.regions if control.kind == "boxes" else s.other_boxes for s in samples]

@@ -19,10 +19,10 @@ class ExportedLabels:
     """The exported files.
 
     Attributes:
-        project: its number in Label Studio.
-        folder: that contains the files.
-        files: relative paths.
-        labeled_count: tasks with an annotation.
+        project: project number in Label Studio.
+        folder: folder that contains the files.
+        files: paths relative to the folder.
+        labeled_count: number of tasks with an annotation.
     """
 
     project: int
@@ -37,11 +37,11 @@ def export_labels(
     """Export the labels of a project.
 
     Args:
-        settings: with Label Studio's address and token.
-        project: its number in Label Studio, or its title.
+        settings: settings with Label Studio's address and token.
+        project: project number in Label Studio, or title.
         export_format: ``coco`` or ``yolo``.
-        with_images: include the images.
-        folder: new or empty; named after project and format when not given.
+        with_images: whether to include the images.
+        folder: new or empty folder; None creates ``project-<number>-<format>``.
 
     Raises:
         NotFoundError: the project does not exist.

@@ -40,9 +40,9 @@ pip install numpy pillow onnxruntime
 
 {figure}
 
-`model.json` holds the labels, the confidence threshold of each, and the preprocessing of images.
-Images are upright (EXIF), RGB, 0 to 1, channels first. Predictions equal those of Prelabel's
-endpoint; a network that runs there in lower precision differs in the third digit.
+`model.json` contains the labels, their confidence thresholds, and the preprocessing of images.
+Input images are rotated according to EXIF, RGB, 0 to 1, channels first. The predictions are the
+same as those of Prelabel's endpoint, except for the third digit if it runs in lower precision.
 {left_out}"""
 
 
@@ -51,9 +51,9 @@ class ExportedVersion:
     """The exported files.
 
     Attributes:
-        folder: that contains the files.
-        files: relative paths.
-        left_out: control → why it could not be exported.
+        folder: folder that contains the files.
+        files: paths relative to the folder.
+        left_out: control → reason why it could not be exported.
     """
 
     folder: Path
@@ -64,13 +64,13 @@ class ExportedVersion:
 def export_version(
     settings: Settings, record: ProjectRecord, version: str, folder: Path
 ) -> ExportedVersion:
-    """Export a version as ONNX, in this process.
+    """Export a version as ONNX.
 
     Args:
-        settings: with the home folder.
-        record: the project.
-        version: its name.
-        folder: new or empty.
+        settings: settings with the home folder.
+        record: project of the version.
+        version: name of the version.
+        folder: new or empty folder.
 
     Raises:
         UsageError: the folder is not empty.
@@ -127,7 +127,7 @@ class _VersionWriter:
         write_text(folder / "README.md", self._render_readme(controls, programs))
 
     def _write_encoder(self, folder: Path) -> dict[str, Any]:
-        """Write the encoder, and return its file and preprocessing; empty without one."""
+        """Write the encoder and return its file and preprocessing; {} if there is none."""
         from backend.vision.encoders.base import SupportsExport
         from backend.vision.onnx.export import write_onnx
 
@@ -155,7 +155,7 @@ class _VersionWriter:
             return self._write_head(folder, control, file)
         if control.name in self._model.detectors:
             return self._write_detector(folder, control, file)
-        raise PrelabelError(self.left_out.get(control.name, "It has no trained model yet."))
+        raise PrelabelError(self.left_out.get(control.name, "The control has no model yet."))
 
     def _write_head(self, folder: Path, control: Control, file: str) -> dict[str, Any]:
         from backend.vision.onnx.export import write_onnx
@@ -173,7 +173,7 @@ class _VersionWriter:
         }
 
     def _label_thresholds(self, control: Control, labels: Sequence[str]) -> dict[str, float]:
-        """Return label → confidence from which it is published."""
+        """Return label → minimum confidence of a published prediction."""
         thresholds_by_label = self._model.thresholds.get(control.name, {})
         default_threshold = MULTIPLE_LABEL_THRESHOLD if control.multiple else 0.0
         return {name: max(thresholds_by_label.get(name, 0.0), default_threshold) for name in labels}
@@ -190,18 +190,18 @@ class _VersionWriter:
                 f"{control.name} uses an open-vocabulary network (YOLOE), which is not part of the "
                 "version: label a few images, so that a detector is trained."
             )
-        meaning = detector.class_mapping
+        class_mapping = detector.class_mapping
         write_onnx(build_detector_graph(detector), folder / file)
         return {
             "name": control.name,
             "kind": control.kind,
             "file": file,
-            "labels": list(meaning.labels),
+            "labels": list(class_mapping.labels),
             "shown": confidence_threshold(detector, control),
-            "size": meaning.size,
+            "size": class_mapping.size,
             "cell": detector.network.stride,
             "square": detector.network.spec.family == QUERY_FAMILY,
-            "sides": [meaning.sides.get(name, 0.0) for name in meaning.labels],
+            "sides": [class_mapping.sides.get(name, 0.0) for name in class_mapping.labels],
         }
 
     def _model_facts(self, controls: list[dict[str, Any]], image: dict[str, Any]) -> dict[str, Any]:
@@ -242,7 +242,7 @@ class _VersionWriter:
         )
 
     def _encoder_name(self) -> str:
-        """Return the encoder's name without folders of the training machine."""
+        """Return the encoder's name, without the folder if it is a file of this machine."""
         name = self._encoder.name if self._encoder else ""
         return Path(name).name if name.endswith((".pt", ".safetensors", ".bin")) else name
 
@@ -254,9 +254,13 @@ def _file_name(control: Control, index: int) -> str:
 
 
 def _example_programs(kinds: set[bool]) -> dict[str, str]:
-    """Return exported file name → source file of the example programs."""
+    """Return exported file name → source file of the example programs.
+
+    Args:
+        kinds: True for controls of choices, False for controls of regions.
+    """
     if kinds == {True, False}:
-        return {"example.py": "choices.py", "example_places.py": "regions.py"}
+        return {"example.py": "choices.py", "example_regions.py": "regions.py"}
     return {"example.py": "choices.py" if True in kinds else "regions.py"}
 
 

@@ -1,4 +1,4 @@
-"""Find labels that are probably wrong, store them, and show them in Label Studio."""
+"""Find labels that are probably wrong, store them, and list them in Label Studio."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ from backend.vision.detection.trained_detector import Detector
 
 LABEL_ERRORS_TAB = "Prelabel: check labels"
 MAX_SHOWN_SUSPECTS = 50
-"""Label errors shown in Label Studio; each takes one API call."""
+"""Maximum number of label errors listed in Label Studio; each needs an API request."""
 
 
 class LabelErrorFinder:
-    """Finds probable label errors of one project; never changes a label.
+    """Finds probable label errors of one project, without changing a label.
 
     Args:
-        session: of the project.
+        session: session of the project.
 
     Attributes:
-        labeled_count: labeled tasks at the last search.
+        labeled_count: number of labeled tasks in the last search.
     """
 
     labeled_count = 0
@@ -57,7 +57,7 @@ class LabelErrorFinder:
         self._changed_tasks: set[int] = set()
 
     def find_label_errors(self) -> list[LabelErrorCandidate]:
-        """Return all probable label errors, worst first, and show the first in Label Studio."""
+        """Return all probable label errors, worst first, and list the worst in Label Studio."""
         folder = self._session.folder
         observation = observe(self._connection, folder, fetch_fingerprint(self._connection))
         self.labeled_count = len(observation.labeled)
@@ -84,9 +84,9 @@ class LabelErrorFinder:
         return label_errors
 
     def last_own_change(self, since: str) -> str:
-        """Return the time up to which only this search changed tasks, at least ``since``.
+        """Return the time of the last change if only this search changed tasks, else ``since``.
 
-        Label Studio marks a task as updated when its predictions change.
+        Label Studio updates the change time of a task when its predictions change.
         """
         rows = list(self._connection.client.iter_changed_tasks(self._session.number, since))
         if not all(row["id"] in self._changed_tasks for row in rows):
@@ -101,7 +101,7 @@ class LabelErrorFinder:
         return self._region_suspects(control, fit, observation)
 
     def _choice_suspects(self, control: Control, fit: ModelTrainer) -> list[LabelErrorCandidate]:
-        """Check labels by cross-validation, and audit labels by the live head."""
+        """Check training labels by cross-validation, and audit labels with the live head."""
         head = fit.live_model.heads.get(control.name)
         if head is None or head.labels != control.label_names:
             return []
@@ -131,9 +131,9 @@ class LabelErrorFinder:
     def _region_suspects(
         self, control: Control, fit: ModelTrainer, observation: Observation
     ) -> list[LabelErrorCandidate]:
-        """Check each image by the newest detector that was not trained on it.
+        """Check each image with the newest detector that was not trained on it.
 
-        That is the live one for audit and new images, and an older one for its training images.
+        Audit images and new images use the live detector, and its training images an older one.
         The training images of the first detector cannot be checked.
         """
         detector = fit.live_model.detectors.get(control.name)
@@ -204,7 +204,7 @@ class LabelErrorFinder:
         model: Model,
         embeddings: EmbeddingResult,
     ) -> None:
-        """Write the model's predictions with their label quality to the tasks, and keep a tab."""
+        """Write predictions with the label quality to the tasks, and update the tab."""
         worst_by_task: dict[int, LabelErrorCandidate] = {}
         for suspect in label_errors:
             worst_by_task.setdefault(suspect.task, suspect)
@@ -249,13 +249,13 @@ def detect_out_of_sample(
     """Run detectors of past versions on images that they were not trained on.
 
     Args:
-        control: of boxes or points.
-        samples: its labeled images.
+        control: control of boxes or points.
+        samples: labeled images of the control.
         tasks_by_version: version → tasks to run its detector on.
-        detector_of: version → its detector; one that lacks a current label is skipped.
+        detector_of: returns the detector of a version; skipped if it lacks a current label.
 
     Returns:
-        the tasks, and their detections and labels, points as boxes.
+        the tasks, and their detections and labels; points are converted to boxes.
     """
     tasks: list[int] = []
     evaluated_images: list[DetectionSample] = []

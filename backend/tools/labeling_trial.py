@@ -1,4 +1,4 @@
-"""Try out two ways of labeling, classification and detection, on held-out images."""
+"""Compare classification and detection on held-out images of a project."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from backend.vision.encoders.base import Encoder
 from backend.vision.heads.calibration import assign_folds
 
 MIN_LABELED_IMAGES = 12
-"""Labeled images below which nothing is compared."""
+"""Minimum number of labeled images for a comparison."""
 CROSS_VALIDATION_FOLDS = 3
-"""Folds of the cross-validation; a detector is trained for each."""
+"""Number of folds; a detector is trained for each."""
 TIME_LIMIT_SHARE = 0.8
-"""Share of its time limit from which training counts as cut short."""
+"""Share of the time limit from which training counts as stopped by it."""
 AUDIT_BASIS, CROSS_VALIDATION_BASIS = "the audit set", "cross-validation"
 
 
@@ -43,14 +43,14 @@ class LabelingTrial:
     """Compares classification and detection of the labels of one control.
 
     Args:
-        session: of the project.
-        control: of boxes or points.
+        session: session of the project.
+        control: control of boxes or points.
         fit: trainer with the live model.
-        encoder: for classification.
+        encoder: encoder for classification.
         report: called with a line of progress.
 
     Attributes:
-        hit_time_limit: training of a detector took nearly all of its time limit.
+        hit_time_limit: whether a detector was trained for nearly all of its time limit.
     """
 
     def __init__(
@@ -74,12 +74,13 @@ class LabelingTrial:
         """Compare on the audit set if it is large enough, else by cross-validation.
 
         Args:
-            samples: labeled images.
-            vectors: (n, d) their embeddings.
-            seconds: time limit of training.
+            samples: n labeled images.
+            vectors: (n, d) embeddings of the images.
+            seconds: time limit for training all folds.
 
         Returns:
-            the basis, and the comparisons of presence and of counts; None with too few images.
+            the evaluation method, and the comparisons of presence and of counts; None with too few
+            images.
         """
         is_audit = np.array([sample.is_audit for sample in samples], dtype=bool)
         if (
@@ -186,7 +187,7 @@ class LabelingTrial:
         trained_on: Bools,
         held_out: Bools,
     ) -> LabelingPredictions:
-        """Predict presence and count of each label by classification."""
+        """Predict the presence and count of each label in held-out images by classification."""
         truth = region_label_counts(samples, self._control)
         control = replace(self._control, kind="choices", multiple=True)
         present_labels = [
@@ -208,7 +209,7 @@ class LabelingTrial:
         trained_on: Bools,
         held_out: Bools,
     ) -> Ints:
-        """Predict counts of one label with a class per bin of counts."""
+        """Predict the counts of one label with a classifier that has a class per bin of counts."""
         bins = labeling_advice.choose_count_bins(column[trained_on])
         if len(bins) == 1:
             return np.full(int(held_out.sum()), bins[0], dtype=np.int64)
@@ -230,7 +231,7 @@ class LabelingTrial:
         trained_on: Bools,
         held_out: Bools,
     ) -> Floats:
-        """Return (held, K) probabilities of a head trained on the other images."""
+        """Return (h, K) probabilities of h held-out images from a head trained on the others."""
         rows = np.flatnonzero(trained_on).tolist()
         all_labels = frozenset(control.label_names)
         use_text = control.multiple  # counts have no useful text embedding
@@ -260,7 +261,7 @@ class LabelingTrial:
     def _detect(
         self, detector: Detector | None, samples: Sequence[RegionSample]
     ) -> LabelingPredictions:
-        """Predict presence and count of each label by detection."""
+        """Predict the presence and count of each label by detection."""
         min_confidence = confidence_threshold(detector, self._control) if detector else 1.0
         images = predict_samples(detector, self._control, samples)
         published = [

@@ -1,4 +1,4 @@
-"""Output folders of the exports."""
+"""Check and list the output folder of an export."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def check_empty_folder(folder: Path) -> None:
     """Check that a folder is new or empty.
 
     Raises:
-        UsageError: the folder has files, or a file has its name.
+        UsageError: the folder contains files, or the path is a file.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is not empty: choose another --output.")

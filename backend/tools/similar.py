@@ -28,10 +28,10 @@ class SimilarTask:
     """A task with a similar image.
 
     Attributes:
-        task: its id.
+        task: task id.
         similarity: cosine similarity of the embeddings, −1 to 1.
-        address: of its page in Label Studio.
-        answer: a person's labels, comma-separated; empty without any.
+        address: URL of the task in Label Studio.
+        answer: annotated labels, separated by commas; empty if there are none.
     """
 
     task: int
@@ -41,11 +41,7 @@ class SimilarTask:
 
 
 class SimilaritySearch:
-    """Searches the images of one project.
-
-    Args:
-        session: of the project.
-    """
+    """Searches the images of one project."""
 
     def __init__(self, session: ProjectSession) -> None:
         self._session = session
@@ -55,30 +51,27 @@ class SimilaritySearch:
         """Return the most similar images, best first.
 
         Args:
-            query_text: a task id, an image file, or a text.
-            count: number of images.
+            query_text: task id, path of an image file, or text.
+            count: maximum number of images.
 
         Raises:
-            PrelabelError: the task does not exist, the image is unreadable, or the encoder has no
-                text side.
+            PrelabelError: the task does not exist, the image is unreadable, or the encoder does not
+                embed texts.
         """
-        observation = observe(
-            self._connection,
-            self._session.folder,
-            fetch_fingerprint(self._connection),
-        )
+        fingerprint = fetch_fingerprint(self._connection)
+        observation = observe(self._connection, self._session.folder, fingerprint)
         encoder = self._session.live_encoder()
         embedder = self._session.embedder(encoder)
-        requested_images = image_sources(observation.tasks, observation.config.controls)
-        vectors = task_vectors(observation.tasks, embedder.embed(requested_images))
-        task = int(query_text) if query_text.isdigit() else None
+        sources = image_sources(observation.tasks, observation.config.controls)
+        vectors = task_vectors(observation.tasks, embedder.embed(sources))
+        query_task = int(query_text) if query_text.isdigit() else None
         query = self._query_vector(query_text, encoder, vectors)
-        task_ids = [task_id for task_id in vectors if task_id != task]
+        task_ids = [task_id for task_id in vectors if task_id != query_task]
         if not task_ids:
             return []
         vector_table = np.stack([vectors[task_id] for task_id in task_ids])
         neighbor_rows, cosine = find_nearest(vector_table, query[None], count)
-        tasks = {labeled_task.id: labeled_task for labeled_task in observation.tasks}
+        tasks = {task.id: task for task in observation.tasks}
         return [
             SimilarTask(
                 task_ids[i],
@@ -90,7 +83,7 @@ class SimilaritySearch:
         ]
 
     def show_tab(self, matches: Sequence[SimilarTask]) -> str:
-        """Show the tasks as a tab of the Data Manager, and return the tab's title."""
+        """List the tasks in a tab of the Data Manager, and return the title of the tab."""
         view = task_list_view(match.task for match in matches)
         self._connection.client.ensure_tab(self._session.number, SIMILAR_TAB_TITLE, view)
         return SIMILAR_TAB_TITLE
@@ -115,7 +108,7 @@ class SimilaritySearch:
         if not encoder.has_text:
             raise UsageError(
                 f"{query_text!r} is neither a task id nor a file, and the encoder {encoder.name} "
-                "has no text side: set PRELABEL_ENCODER to a CLIP model to search by text."
+                "does not embed texts: set PRELABEL_ENCODER to a CLIP model to search by text."
             )
         embedding = normalize_rows(encoder.encode_texts([f"a photo of {query_text}"]))[0]
         return embedding

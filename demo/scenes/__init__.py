@@ -1,1 +1,1 @@
-"""Drawn scenes with known truth: plants, strawberries, apples."""
+"""Draw scenes of plants, strawberries, and apples with their ground truth."""

@@ -1,4 +1,4 @@
-"""Draw apple trees, with apples that leaves and other apples partly hide."""
+"""Draw apple trees with apples that are partly hidden by leaves and other apples."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from demo.scenes.species import ValueRange
 
 APPLE_LABEL = "apple"
 EMPTY_SCENE_SHARE = 1 / 12
-"""Share of the images without an apple."""
+"""Share of images without an apple."""
 
 MIN_APPLES, MAX_APPLES = 2, 25
 MIN_APPLE_WIDTH, MAX_APPLE_WIDTH = 0.042, 0.078
@@ -57,7 +57,7 @@ BARK_COLOURS = ((92, 72, 56), (118, 100, 84), (76, 64, 56))
 
 
 def apple_scenes(count: int, seed: int) -> Iterator[FruitScene]:
-    """Draw the first scenes of a seed, with no apple or 2 to 25 of them."""
+    """Draw the first scenes of a seed, with no apple or 2 to 25 apples."""
     for index in range(count):
         rng = np.random.default_rng([seed, index, 3])
         apple_count = (

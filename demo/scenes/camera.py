@@ -25,16 +25,16 @@ LIGHT_PROBABILITIES = (0.3, 0.2, 0.14, 0.16, 0.06, 0.14)
 """Probability of each kind of light."""
 
 BLURRED_SHARE = 0.5
-"""Share of the photos that are slightly out of focus."""
+"""Share of photos that are slightly out of focus."""
 
 RECOMPRESSED_SHARE = 0.3
-"""Share of the photos that were compressed a second time, as by a messenger."""
+"""Share of photos that are compressed again, as a messenger does."""
 
 Size = tuple[int, int]
 
 
 def simulate_camera(image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Light, expose, blur, add noise and compress a drawing, as a phone camera would."""
+    """Apply the lighting, exposure, blur, noise and compression of a phone camera."""
     graded = image.convert("RGB", _sample_colour_matrix(rng))
     pixels = np.asarray(graded, np.float32) * _illumination(image.size, rng)[..., None]
     pixels += (_window_haze(image.size, rng) + _sensor_noise(image.size, rng))[..., None]
@@ -87,7 +87,7 @@ def _sensor_noise(size: Size, rng: np.random.Generator) -> Floats:
 
 
 def _random_crop(tile: Floats, size: Size, rng: np.random.Generator) -> Floats:
-    """Crop a 512 by 512 tile to the size of the image at a random place."""
+    """Crop a 512 by 512 tile to the size of the image at a random position."""
     x, y = int(rng.integers(0, 512 - size[0])), int(rng.integers(0, 512 - size[1]))
     return tile[y : y + size[1], x : x + size[0]]
 
@@ -105,7 +105,7 @@ def _sunlight_patches() -> Floats:
 
 
 def _compress_jpeg(image: Image.Image, quality: int) -> Image.Image:
-    """The picture after a round trip through JPEG."""
+    """Compress an image as JPEG and decode it again."""
     file = io.BytesIO()
     image.save(file, "JPEG", quality=quality)
     return Image.open(file).convert("RGB")

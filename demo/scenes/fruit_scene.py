@@ -1,7 +1,7 @@
 """Draw scenes of fruits, and compute their exact boxes.
 
-A scene is a stack of items, back to front. Their outlines are also drawn on a map of which fruit
-each pixel shows, so the boxes are exact.
+A scene is a stack of items, back to front. Their outlines are also drawn on a map with the number
+of the visible fruit at each pixel, from which the boxes are computed.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Fruit:
 
 @dataclass(frozen=True)
 class FruitScene:
-    """One drawn photo: file name stem, RGB image of 320 by 240 pixels, and all fruits in it."""
+    """A drawn photo: file name stem, RGB image of 320 by 240 pixels, and all visible fruits."""
 
     name: str
     image: Image.Image
@@ -53,12 +53,12 @@ class FruitScene:
 
 @dataclass(frozen=True)
 class SceneItem:
-    """Something in a scene.
+    """An item of a scene.
 
     Attributes:
-        outlines: polygons that cover exactly what it hides.
+        outlines: polygons that cover exactly the pixels that it hides.
         draw: draws it on an image with a pen for that image.
-        label: class of a fruit; "" for everything else.
+        label: class of a fruit; "" for other items.
     """
 
     outlines: tuple[Outline, ...]
@@ -73,7 +73,7 @@ def draw_fruit_scene(
     draw_background: Callable[[], Image.Image],
     rng: np.random.Generator,
 ) -> FruitScene:
-    """Draw and photograph one scene; items are made anew until enough fruits are visible."""
+    """Draw one scene as a photo; repeat ``make_items`` until enough fruits are visible."""
     items = make_items()
     while sum(bool(item.label) for item in items) < min_fruits:
         items = make_items()
@@ -82,9 +82,9 @@ def draw_fruit_scene(
 
 
 def drop_hidden_fruits(items: Sequence[SceneItem]) -> list[SceneItem]:
-    """Return the items without fruits that others hide too much.
+    """Remove fruits whose visible share is below ``MIN_VISIBLE_SHARE``.
 
-    Removing a fruit only uncovers others, so the visible shares of the rest cannot fall.
+    One pass is enough, because removing a fruit can only increase the visible share of others.
     """
     fruits = [item for item in items if item.label]
     visible_pixels = _draw_ownership_map(items).histogram()[1 : len(fruits) + 1]
@@ -116,10 +116,10 @@ def render_items(background: Image.Image, items: Sequence[SceneItem]) -> Image.I
 
 
 def _draw_ownership_map(items: Sequence[SceneItem]) -> Image.Image:
-    """Return the number of the fruit that each pixel shows, from 1; 0 for everything else."""
+    """Return the number of the visible fruit at each pixel, from 1; 0 for no fruit."""
     ownership_map = Image.new("L", (CANVAS_WIDTH, CANVAS_HEIGHT))
     pen, fruit_index = ImageDraw.Draw(ownership_map), 0
-    # items behind the first fruit hide none
+    # items behind the first fruit cannot hide a fruit
     first_fruit = next((position for position, item in enumerate(items) if item.label), len(items))
     for item in items[first_fruit:]:
         fruit_index += bool(item.label)
@@ -129,7 +129,7 @@ def _draw_ownership_map(items: Sequence[SceneItem]) -> Image.Image:
 
 
 def _outline_area(item: SceneItem) -> int:
-    """Count the pixels of an item without anything in front, also outside of the image."""
+    """Count the pixels of an unobstructed item, including those outside of the image."""
     polygons = [np.reshape(outline, (-1, 2)) for outline in item.outlines]
     points = np.concatenate(polygons)
     lower_corner = np.floor(points.min(0))

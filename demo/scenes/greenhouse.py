@@ -1,4 +1,4 @@
-"""Draw what surrounds a plant: the greenhouse, the bench and the pot."""
+"""Draw the surroundings of a plant: the greenhouse, the bench and the pot."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ POT_COLOURS = (
 
 @dataclass(frozen=True)
 class SceneFrame:
-    """Size of an image in pixels, row of the far edge of the bench, camera pitch in radians."""
+    """Image size in pixels, row of the far edge of the bench, and camera pitch in radians."""
 
     width: int
     height: int
@@ -182,7 +182,7 @@ def _surface_texture(kind: str) -> Floats:
 
 
 def smooth_noise(across: int, down: int, rng: np.random.Generator) -> Floats:
-    """Sample smooth noise ``(512, 512)`` with mean 0, deviation 1 and so many lumps each way."""
+    """Sample smooth noise ``(512, 512)`` of mean 0 and deviation 1 with lumps in each direction."""
     lumps = Image.fromarray(rng.normal(0, 1, (down, across)).astype(np.float32))
     smooth = np.asarray(lumps.resize((512, 512), Image.Resampling.BICUBIC))
     return np.asarray((smooth - smooth.mean()) / smooth.std(), np.float32)
@@ -190,7 +190,7 @@ def smooth_noise(across: int, down: int, rng: np.random.Generator) -> Floats:
 
 @dataclass(frozen=True)
 class Pot:
-    """A pot in pixels: center and half width of its rim, height, aspect ratio of the rim."""
+    """A pot in pixels: center and half width of the rim, height, and aspect ratio of the rim."""
 
     x: float
     y: float

@@ -1,4 +1,4 @@
-"""Compute leaves as bent surfaces: their shape, lighting and colour.
+"""Compute the shape, lighting and colour of leaves as bent surfaces.
 
 Lengths are in plant heights: x to the right, y towards the camera, z up. Angles are in radians.
 """
@@ -22,7 +22,7 @@ BROWN_RGB = (104.0, 72.0, 42.0)
 
 @dataclass(frozen=True)
 class CameraView:
-    """Projection of one plant: pixel of its foot, pixels per plant height, camera pitch."""
+    """Projection of one plant: pixel of its base, pixels per plant height, and camera pitch."""
 
     x: float
     y: float
@@ -130,7 +130,7 @@ def compute_leaf_surfaces(leaves: Leaves, profile: Doubles) -> tuple[Doubles, Do
 def compute_lighting(
     normals: Doubles, sun: Sunlight, to_camera: Doubles, gloss: float
 ) -> tuple[Doubles, Doubles]:
-    """Compute the brightness and shine ``(n, 2, steps)`` of surfaces from unit normals."""
+    """Compute the diffuse and specular light ``(n, 2, steps)`` of surfaces from unit normals."""
     facing = normals @ sun.direction
     diffuse = np.where(facing > 0, facing, -0.5 * facing)
     half_vector = normalize_vectors(sun.direction + to_camera)
@@ -139,7 +139,7 @@ def compute_lighting(
 
 
 def colour_leaves(leaves: Leaves, steps: int, rng: np.random.Generator) -> Doubles:
-    """Compute the unlit RGB ``(n, 2, steps, 3)`` of all pieces, from fresh to brown."""
+    """Compute the RGB ``(n, 2, steps, 3)`` of all pieces without lighting, fresh to brown."""
     shape = (len(leaves.length), 2, steps)
     positions = (np.arange(steps) + 1) / steps
     colours_by_piece = leaves.colour[:, None, None] * rng.normal(1.0, 0.03, shape)[..., None]

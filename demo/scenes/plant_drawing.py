@@ -1,4 +1,4 @@
-"""Draw a plant: leaves by distance, stems, fruits, flowers."""
+"""Draw a plant: leaves sorted by distance, stems, fruits, flowers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def draw_plant(
 ) -> None:
     """Draw a plant back to front: far leaves, stems, near leaves, fruits, flowers.
 
-    The pen draws in RGBA mode on an RGB image, in ``steps`` pieces along a leaf.
+    The pen draws in RGBA mode on an RGB image. A leaf has ``steps`` pieces along its length.
     """
     shapes, depth = _make_leaf_shapes(plant, view, sun, steps, rng)
     order = np.argsort(depth)
@@ -75,7 +75,7 @@ def _draw_leaf(shape: _LeafShape, pen: Pen) -> None:
 def _make_leaf_shapes(
     plant: Plant, view: CameraView, sun: Sunlight, steps: int, rng: np.random.Generator
 ) -> tuple[list[_LeafShape], Doubles]:
-    """Return the shapes of all leaves, and the position ``(n,)`` towards the camera."""
+    """Return the shapes of all leaves, and their positions ``(n,)`` towards the camera."""
     midribs, edges, normals = foliage.compute_leaf_surfaces(
         plant.leaves, plant.species.half_width_profile(steps)
     )

@@ -69,7 +69,7 @@ def make_leaf(
 
     Args:
         position: ``(2,)`` its base.
-        length: in pixels.
+        length: length in pixels.
         angle: direction in radians.
         colour: ``(3,)`` RGB.
         light: the sunlight.

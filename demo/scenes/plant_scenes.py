@@ -17,7 +17,7 @@ from demo.scenes.species import SPECIES, Species
 
 IMAGE_SIZES = ((320, 240), (320, 240), (320, 214), (304, 228), (336, 252), (240, 304), (288, 272))
 LABEL_BLOCK = ("healthy",) * 11 + ("wilting",) * 9
-"""The labels of every 20 scenes, before they are shuffled."""
+"""Labels of each 20 scenes, before they are shuffled."""
 
 HAZE_COLOURS = ((150, 156, 156), (176, 184, 182), (206, 210, 206), (190, 186, 172), (122, 130, 124))
 """RGB of the haze between the camera and the background."""
@@ -28,7 +28,7 @@ SUPERSAMPLING = 2
 
 @dataclass(frozen=True)
 class PlantScene:
-    """One drawn photo: file name stem, true label, and RGB image of about 320 by 240 pixels."""
+    """A drawn photo: file name stem, true label, and RGB image of about 320 by 240 pixels."""
 
     name: str
     label: str
@@ -49,7 +49,7 @@ def _sample_label(index: int, seed: int) -> str:
 
 
 def _draw_scene(label: str, rng: np.random.Generator) -> Image.Image:
-    """Draw one photo: blurred surroundings, the plant in focus, things in front of it."""
+    """Draw one photo: blurred surroundings, the plant in focus, and blurred foreground."""
     frame, sun = _sample_frame(rng), _sample_sunlight(rng)
     image = _draw_background(frame, sun, rng)
     image = image.resize(
@@ -90,7 +90,7 @@ def _draw_background(frame: SceneFrame, sun: Sunlight, rng: np.random.Generator)
 
 
 def _focus_mask(frame: SceneFrame) -> Image.Image:
-    """Return the sharpness of each row, 0 to 255: it grows towards the plant."""
+    """Return the sharpness of each row, 0 to 255; it increases towards the camera."""
     rows = np.clip(
         (np.arange(frame.height) - frame.bench_row) / (frame.height - frame.bench_row), 0, 1
     )
@@ -101,7 +101,7 @@ def _focus_mask(frame: SceneFrame) -> Image.Image:
 def _draw_neighbour(
     image: Image.Image, frame: SceneFrame, sun: Sunlight, depth: float, rng: np.random.Generator
 ) -> None:
-    """Draw another plant in the background, in a condition of its own."""
+    """Draw another plant in the background, with an independent condition."""
     pot_row = frame.bench_row + depth * (frame.height - frame.bench_row) * 0.6
     plant_height = frame.height * (0.2 + 0.25 * depth) * rng.uniform(0.7, 1.2)
     pot = _sample_pot(rng.uniform(0, frame.width), pot_row, plant_height, frame, rng)
@@ -148,7 +148,7 @@ def _draw_potted_plant(
 def _draw_main_plant(
     image: Image.Image, frame: SceneFrame, sun: Sunlight, label: str, rng: np.random.Generator
 ) -> None:
-    """Draw the main plant, and what stands beside and in front of it."""
+    """Draw the main plant, and props beside it and in front of it."""
     image_width, image_height = image.size
     x, y = image_width * rng.uniform(0.42, 0.58), image_height * rng.uniform(0.8, 0.93)
     condition = plants.sample_healthy(rng) if label == "healthy" else plants.sample_wilting(rng)
@@ -166,12 +166,12 @@ def _draw_main_plant(
 
 
 def _zoom_factor(plant: plants.Plant) -> float:
-    """Return how much closer the camera is to a low or limp plant."""
+    """Return the zoom factor of the camera, which is larger for low and limp plants."""
     return (1.2 if plant.species.is_rosette else 1.0) * (1 + 0.2 * plant.condition.droop)
 
 
 def _leaf_steps(plant: plants.Plant) -> int:
-    """Return the number of pieces along a leaf: more where leaves are few and broad."""
+    """Return the number of pieces along a leaf, which is larger for few broad leaves."""
     if plant.species.lobes:
         return 11
     return 9 if len(plant.leaves.length) < 70 else 6

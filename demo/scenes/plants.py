@@ -16,7 +16,7 @@ LEAF_ANGLE_RADIANS = np.radians(137.5)
 
 @dataclass(frozen=True)
 class Condition:
-    """Health of a plant, 0 to 1: limpness, dryness, curl and gloss, and the share of old leaves."""
+    """Condition of a plant, all 0 to 1: limpness, dryness, curl, gloss, share of old leaves."""
 
     droop: float
     decay: float
@@ -116,7 +116,7 @@ def _pose_leaves(
     length: Doubles,
     rng: np.random.Generator,
 ) -> Leaves:
-    """Pose and colour leaves of these ages and lengths by the condition of the plant."""
+    """Return leaves of given ages and lengths, posed and coloured by the plant's condition."""
     n = len(age)
     droop = np.clip(condition.droop * rng.uniform(0.65, 1.2, n), 0, 1)
     droop_rate = rng.uniform(0.7, 1.4, n) + 0.6 * species.is_grassy  # grass bends more

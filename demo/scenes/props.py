@@ -1,4 +1,4 @@
-"""Draw things around a plant: labels, canes, tools, a hand, leaves close to the lens."""
+"""Draw objects around a plant: labels, canes, tools, a hand, leaves close to the lens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Species of plants: how each grows, and the colours of leaves."""
+"""Growth parameters of plant species, and leaf colours."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ValueRange = tuple[float, float]
 
 @dataclass(frozen=True)
 class Species:
-    """How one kind of plant grows when healthy. Angles in degrees, lengths in plant heights.
+    """Growth parameters of a healthy plant. Angles in degrees, lengths in plant heights.
 
     Attributes:
         stem_length: length of a stem; close to 0 for a rosette.
@@ -64,7 +64,7 @@ class Species:
         return self.half_width_ratio < 0.05
 
     def half_width_profile(self, steps: int) -> Doubles:
-        """Return half widths ``(steps + 1,)`` along a leaf, 0 to 1, from the stalk on."""
+        """Return half widths ``(steps + 1,)`` along a leaf, 0 to 1, starting at the stalk."""
         positions = np.linspace(0, 1, steps + 1)
         blade_positions = np.clip((positions - self.petiole) / (1 - self.petiole), 0, 1)
         half_widths = np.sin(np.pi * blade_positions**self.width_exponent) ** 0.8

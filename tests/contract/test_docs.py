@@ -360,10 +360,10 @@ def test_the_questions_in_the_readme_are_asked_and_lead_to_a_project(
     home = {"PRELABEL_HOME": str(tmp_path)}
     terminal = Terminal([*command, *nobody], {**servers.environment, **home})
     for question, answer in (
-        ("What shall be done", "sort"),
-        ("how many there are?", "no"),
-        ("small part of a busy picture", "no"),
-        ("Can several labels be right", "no"),
+        ("What is the task", "sort"),
+        ("number of objects matter", "no"),
+        ("small part of a busy image", "no"),
+        ("Can an image have several labels", "no"),
         ("Which labels?", "wilting = brown, hanging leaves; healthy"),
     ):
         terminal.wait_for(question)

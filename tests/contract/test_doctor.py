@@ -191,7 +191,7 @@ def _(bench: Bench) -> Iterator[Change]:
     yield {"LABEL_STUDIO_API_KEY": "a" * 40}
 
 
-@case("no token at all", "token", "it is no token of Label Studio", "Access Token")
+@case("no token at all", "token", "it is not a Label Studio token", "Access Token")
 def _(bench: Bench) -> Iterator[Change]:
     yield {"LABEL_STUDIO_API_KEY": "copied from somewhere else"}
 
@@ -272,7 +272,7 @@ def _(bench: Bench) -> Iterator[Change]:
     bench.lab.request("DELETE", f"/api/webhooks/{hook['id']}/")
 
 
-@case("the webhook is gone", "webhook", "there is none to", "Add Webhook")
+@case("the webhook is gone", "webhook", "there is none for", "Add Webhook")
 def _(bench: Bench) -> Iterator[Change]:
     hook = the_webhook(bench)
     bench.lab.request("DELETE", f"/api/webhooks/{hook['id']}/")
@@ -296,7 +296,7 @@ def _(bench: Bench) -> Iterator[Change]:
     bench.lab.request("PATCH", hook, json={"send_for_all_actions": True, "actions": []})
 
 
-@case("a name without a dot is connected", "webhook", "there is none to", "a name with a dot")
+@case("a name without a dot is connected", "webhook", "there is none for", "a name with a dot")
 def _(bench: Bench) -> Iterator[Change]:
     project = bench.lab.create_project()
     bench.lab.import_colours(project, 1)
@@ -346,7 +346,7 @@ def _(bench: Bench) -> Iterator[Change]:
 
 @case(
     "the project is at no version",
-    *("model version", "follows nothing", "prelabel train"),
+    *("model version", "uses no version", "prelabel train"),
     also=("webhook",),
 )
 def _(bench: Bench) -> Iterator[Change]:
@@ -356,7 +356,7 @@ def _(bench: Bench) -> Iterator[Change]:
 
 @case(
     "the project is at the connection's title",
-    *("model version", "follows Prelabel", "prelabel train"),
+    *("model version", "uses Prelabel", "prelabel train"),
     also=("webhook",),
 )
 def _(bench: Bench) -> Iterator[Change]:

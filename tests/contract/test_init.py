@@ -98,9 +98,9 @@ def test_a_folder_becomes_a_project_that_is_pre_annotated_after_a_few_labels(
     )
     assert again["project"] == number
     assert again["imported"] + there == 60
-    assert again["passed"].pop("in the project already") in (there, there + 1)
+    assert again["passed"].pop("already in the project") in (there, there + 1)
     assert again["passed"] == {
-        "the same as another file of the folder": 1,
+        "duplicate of another file in the folder": 1,
         "not an image (.txt)": 1,
         "HEIC, which browsers do not show: save them as JPEG": 1,
         "damaged image": 1,
@@ -201,19 +201,19 @@ def test_a_person_is_asked_until_the_answers_fit_and_one_command_does_it_all(
     terminal.wait_for("In which folder")
     terminal.type(f"{photos}\n")
     terminal.wait_for("64 files")
-    terminal.wait_for("What shall be done with the images?")
+    terminal.wait_for("What is the task?")
     terminal.type("buckets\n")
     terminal.wait_for("1 to 2:")
     terminal.type("9\n")
     terminal.wait_for("1 to 2:")
     terminal.type("1\n")
-    terminal.wait_for("how many there are?")
+    terminal.wait_for("number of objects matter")
     terminal.type("n\n")
-    terminal.wait_for("small part of a busy picture")
+    terminal.wait_for("small part of a busy image")
     terminal.type("no\n")
-    terminal.wait_for("Can several labels be right")
+    terminal.wait_for("Can an image have several labels")
     terminal.type("2\n")
-    terminal.wait_for("Labels for whole images are enough")
+    terminal.wait_for("Labels of whole images are enough")
     terminal.wait_for("[blue, red]")  # the subfolders are labels already
     terminal.type("\n")
     terminal.wait_for("Job: binary. Labels: blue, red.")
@@ -230,12 +230,12 @@ def test_a_person_is_asked_until_the_answers_fit_and_one_command_does_it_all(
     assert "died" not in terminal.unread_output
 
     again = Terminal(["init", str(photos), *there], backend.environment)
-    again.wait_for("was made from this folder before. Use it again?")
+    again.wait_for("was created from this folder. Use it again?")
     again.type("\n")
     again.wait_for("0 images imported")
     again.wait_for("Start it here")
     again.type("n\n")
-    again.wait_for(f"where nothing answers: start prelabel serve --port {backend.port}")
+    again.wait_for(f"where no backend runs: start prelabel serve --port {backend.port}")
     assert again.wait_for_exit() == 0
 
 
@@ -244,10 +244,10 @@ def test_a_person_is_asked_until_the_answers_fit_and_one_command_does_it_all(
     [
         ((), 2, "Answer with --goal sort or --goal find"),
         (("--goal", "sort"), 2, "Answer with --place yes or --place no"),
-        (("--goal", "find", "--several", "yes"), 2, "--several changes nothing"),
+        (("--goal", "find", "--several", "yes"), 2, "--several has no effect"),
         (("--job", "boxes"), 2, "Answer with --labels"),
         (("--job", "boxes", "--mark", "box"), 2, "leave out --mark"),
-        (("--job", "boxes", "--labels", "$price"), 2, "begins with $"),
+        (("--job", "boxes", "--labels", "$price"), 2, "starts with $"),
         (("--job", "binary", "--labels", "a,b,c"), 2, "take --job one-of-many"),
         (("--title", "x"), 2, "3 to 50 characters"),
         (("--backend", "http://prelabel:9090"), 2, "a host name without a dot"),

@@ -255,4 +255,4 @@ def test_images_like_a_task_and_words_without_a_text_encoder(
     assert similarity == sorted(similarity, reverse=True)
     words = run_prelabel("similar", "something red", str(project), **env)
     assert words.returncode == 2
-    assert "has no text side" in words.stderr
+    assert "does not embed texts" in words.stderr

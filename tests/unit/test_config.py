@@ -67,7 +67,7 @@ def test_several_controls_and_several_images() -> None:
         (f'<Choices name="c" toName="image" model_skip="true">{TWO}</Choices>', "model_skip"),
         ('<Choices name="c" toName="image" value="$options"/>', "from the task's data"),
         ('<Choices name="c" toName="image"><Choice value="a"/></Choices>', "fewer than two"),
-        (f'<Choices name="c" toName="text">{TWO}</Choices>', "names no Image tag"),
+        (f'<Choices name="c" toName="text">{TWO}</Choices>', "not the name of an Image tag"),
         (f'<Choices name="c" toName="image" choice="odd">{TWO}</Choices>', 'choice="odd"'),
         (
             '<Choices name="c" toName="image"><Choice value="a"><Choice value="b"/></Choice>'

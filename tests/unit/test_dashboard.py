@@ -66,15 +66,15 @@ def test_a_page_shows_all_sections(tmp_path: Path) -> None:
     told = text(html)
     for wanted in (
         "That version is live.",
-        "Of 100 images it gets about 92 right",
+        "About 92 of 100 images are predicted correctly",
         "epoch 4 of 10",
         "180 of 600",
         "Auto-accepted 12",
         "Auto-accept: Stopped: people corrected 4 of 20 accepted answers.",
         "About 40 to 90 more labels",
         "about 12 more of dead",
-        "Drawn at random to measure the model",
-        "Unlike all images labeled so far",
+        "Selected at random to measure the accuracy",
+        "Not similar to any image labeled so far",
         "(uncertainty 83%)",
         "healthy predicted as wilting",
         "(nothing)",
@@ -111,8 +111,8 @@ def test_a_held_version_is_not_reported_as_up_to_date(tmp_path: Path) -> None:
     held = HeldVersion("v5-0123abcd", "Held back: it is worse.")
     status = replace(make_full_home(tmp_path), held=held, waiting=0, round=RoundStatus())
     told = text(page(tmp_path, status))
-    assert "All labels are learned" not in told
-    assert "v5-0123abcd has learned from all labels, and is held back." in told
+    assert "trained on all labels. Keep" not in told
+    assert "v5-0123abcd is trained on all labels, and is held back." in told
 
 
 def test_an_empty_overview_explains_how_to_connect_a_project() -> None:
@@ -202,14 +202,14 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
         (
             IntervalEstimate(100, 0.87, 0.79, 0.92),
             "87%",
-            "about 87 right; the true figure is between 79",
+            "About 87 of 100 images are predicted correctly. The true figure is between 79",
         ),
         (IntervalEstimate(20, 0.9, 0.7, 0.97), "90%", "rough figure"),
-        (IntervalEstimate(3, 1.0, 0.4, 1.0), "100%", "hardly anything yet"),
+        (IntervalEstimate(3, 1.0, 0.4, 1.0), "100%", "too few images"),
         (
             IntervalEstimate(50, 0.81, 0.7, 0.9, "F1"),
             "F1 0.81",
-            "finds everything and marks nothing else",
+            "finds all objects and nothing else",
         ),
     ],
 )
@@ -239,7 +239,7 @@ def test_the_curve_has_a_mark_per_measured_version_in_label_order() -> None:
     forecast = build_chart([row(40, 20, 0.9), row(20, 12, 0.8)], ahead)
     assert forecast is not None
     assert len(forecast.band.split()) == 4
-    assert forecast.across[-1].text == "100"
+    assert forecast.x_ticks[-1].text == "100"
 
 
 def test_the_front_of_the_queue_has_reasons() -> None:

@@ -44,5 +44,5 @@ def test_a_key_is_for_a_project_by_its_number_or_title_and_for_none_that_is_not_
 def test_a_key_may_be_made_before_the_project_is_connected(keys: Any, tmp_path: Path) -> None:
     status, told, _ = keys("create", "app", "--function", "3")
     assert (status, told[:4]) == (0, "plk_")
-    assert "No project is connected yet: the key is for projects with the id 3." in told
+    assert "No project is connected yet: the key will be valid for projects with the id 3." in told
     assert [key.functions for key in ApiKeyStore(tmp_path).all()] == [("3",)]

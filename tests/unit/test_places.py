@@ -83,7 +83,7 @@ def test_a_box_in_percent_is_a_place_in_shares(
         (box(width=0), "box without area"),
         (box(x=100, width=5), "box without area"),
         (box(x=-5, width=5), "box without area"),
-        ({**box(), "image_rotation": 90}, "region drawn on a turned image"),
+        ({**box(), "image_rotation": 90}, "region drawn on a rotated image"),
         (plain_box(), "region without a label"),
         (box(rectanglelabels=[]), "region without a label"),
         (box(rectanglelabels="disc"), "region without a label"),
@@ -141,7 +141,7 @@ def test_a_click_on_what_is_not_meant_is_no_object() -> None:
     left: Counter[str] = Counter()
     regions = [dot(25, 75), {**dot(50, 50), "is_positive": False}]
     assert corners(complete_regions(regions, DOT, left)) == [(0.25, 0.75, 0.25, 0.75)]
-    assert left == {"click on what is not meant": 1}
+    assert left == {"negative click of a smart tool": 1}
 
 
 def test_a_smart_tool_takes_what_can_be_used() -> None:

@@ -118,7 +118,7 @@ def test_a_project_that_learned_nothing_and_an_empty_folder_are_one_sentence(
     monkeypatch.setenv("PRELABEL_HOME", str(tmp_path / "young"))
     status, told, errors = predict(images[0])
     assert (status, told) == (2, "")
-    assert "Nothing is learned yet: label a few images first." in errors
+    assert "No model is trained yet: label a few images first." in errors
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ def test_no_question_is_asked_in_vain() -> None:
     ],
 )
 def test_an_answer_that_changes_nothing_is_refused(answers: Mapping[str, str]) -> None:
-    with pytest.raises(UsageError, match="changes nothing"):
+    with pytest.raises(UsageError, match="has no effect"):
         validate_answers(answers)
 
 
@@ -119,9 +119,9 @@ def test_the_explanation_says_why_in_plain_words() -> None:
     small = " ".join(
         explain_job(LabelingJob.POINTS, {"goal": "sort", "place": "no", "small": "yes"})
     )
-    assert "small part of the picture" in small
-    assert "teaches that there is none" in small
-    assert "quickest" in " ".join(explain_job(LabelingJob.SINGLE_CHOICE, {"goal": "sort"}))
+    assert "small part of the image" in small
+    assert "submit it without a region" in small
+    assert "fastest" in " ".join(explain_job(LabelingJob.SINGLE_CHOICE, {"goal": "sort"}))
 
 
 # -- labels and configs -------------------------------------------------------------------------
@@ -378,13 +378,13 @@ def test_every_file_is_an_image_once_or_passed_over_with_its_reason(photos: Path
     unshown = "which browsers do not show: save them as JPEG"
     assert {one.path: one.reason for one in read if isinstance(one, SkippedFile)} == {
         ".git/x.png": "hidden file",
-        "a/10.png": "the same as another file of the folder",
+        "a/10.png": "duplicate of another file in the folder",
         "text.txt": "not an image (.txt)",
         "empty.png": "empty file",
         "half.png": "damaged image",
         "phone.HEIC": f"HEIC, {unshown}",
         "new.avif": f"AVIF, {unshown}",
-        "scan.tif": f"TIFF or a camera's raw file, {unshown}",
+        "scan.tif": f"TIFF or camera raw file, {unshown}",
         "huge.png": "larger than 1 MB (PRELABEL_MAX_IMAGE_MB)",
         "wide.png": "too many pixels",
         "pipe.png": "not a file",
@@ -457,7 +457,7 @@ def test_what_was_interrupted_goes_on_where_it_stopped(
     imported = image_import.import_images(read, again, 1, 10, lambda *now: told.append(now))
     assert (imported.image_count, dict(imported.skipped_counts)) == (
         1,
-        {"in the project already": 8, "the same as another file of the folder": 1},
+        {"already in the project": 8, "duplicate of another file in the folder": 1},
     )
     assert told == [(10, 10)]
     (row,) = again.rows

@@ -79,13 +79,13 @@ live: v0-b447b15e, on the audit set accuracy 90% (70% to 97%, 20 images)
 v1-0badbad0 is not live. Held back: it is worse.
 accuracy by cross-validation: 90% (70% to 97%, 20 images)
 95% is not within reach.
-Would help most: about 40 more of blue.
+Most helpful labels: about 40 more of blue.
 colour (linear head)
-label examples right when given found of all
+label examples precision recall
 red 12 90% (70% to 97%, n = 20) 80% (70% to 97%, n = 20)
 blue 3 – –
-captured by the endpoint: 3 images (2 uncertain, 1 rare), 0 of them tasks by now
-labels that may be wrong: 2 (`prelabel label-errors 1`)
+captured by the endpoint: 3 images (2 uncertain, 1 rare), 0 of them imported as tasks
+probable label errors: 2 (`prelabel label-errors 1`)
 left out: 2 × rotated box
 """
 
@@ -122,7 +122,7 @@ def test_a_project_without_a_version_shows_how_to_get_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ProjectStore(tmp_path).register("http://localhost:8080", 7)
-    assert "live: nothing yet; `prelabel serve`" in status(tmp_path, monkeypatch, capsys)
+    assert "live: none yet; `prelabel serve`" in status(tmp_path, monkeypatch, capsys)
 
 
 def test_captures_in_another_home_folder_are_counted(

@@ -18,11 +18,11 @@ OVER_BUDGET = HeldVersion(reason="This month's budget is spent.")
         (0, "v0-00", None, "Nothing is labeled yet: label a few images first."),
         (1, "v1-0a", None, "Version v1-0a is live; it was trained on one label."),
         (9, "v1-0a", None, "Version v1-0a is live; it was trained on 9 labels."),
-        (9, "", None, "Nothing new to learn: v1-0a was trained on all labels."),
+        (9, "", None, "No new labels: v1-0a is trained on all of them."),
         (9, "v2-0a", HELD, "Version v2-0a is not live. Held back: it is worse."),
         (
             *(9, "", HELD),
-            "Nothing new to learn: v2-0a was trained on all labels. Version v2-0a is not live. "
+            "No new labels: v2-0a is trained on all of them. Version v2-0a is not live. "
             "Held back: it is worse.",
         ),
         (9, "", OVER_BUDGET, "This month's budget is spent."),

@@ -146,7 +146,7 @@ def test_the_example_leaves_out_what_is_not_certain_enough_to_be_shown(
     [
         ("3", "things", "example.py"),
         ("4", "centres", "example.py"),
-        ("5", "things", "example_places.py"),
+        ("5", "things", "example_regions.py"),
     ],
 )
 def test_the_example_finds_what_predict_finds(
@@ -211,7 +211,7 @@ def test_the_facts_are_those_of_the_version(
     readme = (folder / "README.md").read_text()
     assert version in readme
     assert "python example.py IMAGE..." in readme
-    assert "python example_places.py IMAGE..." in readme
+    assert "python example_regions.py IMAGE..." in readme
     assert str(published_home) not in readme + json.dumps(facts)
 
 
@@ -227,5 +227,7 @@ def test_what_is_in_the_way_is_one_sentence(
     assert main(["export", live(published_home, "1"), "--output", str(tmp_path / "full")]) == 2
     assert "is not empty" in capsys.readouterr().err
     assert main(["export", "v9-nothing", "--output", str(tmp_path / "new")]) == 1
-    assert "There is no version 'v9-nothing'. Live are: colours: v0-" in capsys.readouterr().err
+    assert (
+        "There is no version 'v9-nothing'. Live versions: colours: v0-" in capsys.readouterr().err
+    )
     assert not (tmp_path / "new").exists()

@@ -1,38 +1,42 @@
-// Keeps the numbers of an open page fresh; without it the page works as well.
+// Refreshes the status of an open page. The page works without JavaScript, too.
 "use strict";
 (() => {
   const box = document.getElementById("now");
   if (!box || !window.fetch) return;
-  if (window.location.search) {  // a notice is told once
+  if (window.location.search) {  // show the notice of an action only once
     window.history.replaceState(null, "", window.location.pathname);
   }
-  const RUNNING = 1500, RESTING = 4000;
-  const running = () => box.querySelector("progress") !== null;
+  const RUNNING_INTERVAL_MS = 1500, IDLE_INTERVAL_MS = 4000;
 
   async function refresh() {
     if (document.hidden) return;
-    const answer = await fetch(box.dataset.from, { credentials: "same-origin" });
-    if (!answer.ok) return;
-    const version = answer.headers.get("x-live-version");
+    const response = await fetch(box.dataset.from, { credentials: "same-origin" });
+    if (!response.ok) return;
+    const version = response.headers.get("x-live-version");
     if (version !== null && "version" in box.dataset && version !== box.dataset.version) {
       window.location.reload();
       return;
     }
-    const text = await answer.text();
-    if (text !== box.dataset.shown && !box.contains(document.activeElement)) {
-      box.innerHTML = text;
-      box.dataset.shown = text;
+    const html = await response.text();
+    if (html !== box.dataset.shown && !box.contains(document.activeElement)) {
+      box.innerHTML = html;
+      box.dataset.shown = html;
     }
   }
 
-  async function again() {
+  async function refreshAndSchedule() {
     try {
       await refresh();
     } catch {
-      // the backend is away for a moment
+      // the backend is temporarily unavailable
     }
-    window.setTimeout(again, running() ? RUNNING : RESTING);
+    schedule();
   }
 
-  window.setTimeout(again, running() ? RUNNING : RESTING);
+  function schedule() {
+    const isRunning = box.querySelector("progress") !== null;
+    window.setTimeout(refreshAndSchedule, isRunning ? RUNNING_INTERVAL_MS : IDLE_INTERVAL_MS);
+  }
+
+  schedule();
 })();

@@ -1,1 +1,1 @@
-"""Programs that come with an exported version; they know nothing of this project."""
+"""Example programs that are copied into exported versions; they do not import Prelabel."""

@@ -60,7 +60,7 @@ def test_a_home_has_one_endpoint_and_a_killed_one_releases_it(
             command, env=environment, capture_output=True, text=True, timeout=60, check=False
         )
         assert second.returncode == 1
-        assert f"Another endpoint serves {home}: stop it" in second.stderr
+        assert f"Another endpoint uses {home}: stop it" in second.stderr
         assert killed.http.get("/health").status_code == 200
     finally:
         killed.stop(signal.SIGKILL)
