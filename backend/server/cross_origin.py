@@ -19,6 +19,8 @@ import ipaddress
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
+from fastapi import Depends, HTTPException, Request
+
 DEFAULT_PORTS = {"http": 80, "https": 443}
 PRIVATE_HOST_SUFFIXES = (
     *(".localhost", ".local", ".lan", ".home", ".internal", ".intranet", ".home.arpa", ".test"),
@@ -79,3 +81,16 @@ def _is_private_host(host: str) -> bool:
     except ValueError:
         return "." not in name or name.endswith(PRIVATE_HOST_SUFFIXES)
     return True
+
+
+def reject_cross_site(request: Request) -> None:
+    """Reject a request that a page of another site sent through the user's browser.
+
+    Raises:
+        HTTPException: the request is cross-site.
+    """
+    if is_cross_site(request.headers):
+        raise HTTPException(403, "Cross-site requests are not allowed.")
+
+
+SAME_SITE_ONLY = (Depends(reject_cross_site),)

@@ -14,7 +14,7 @@ from backend.inference.embed import EMPTY_EMBEDDINGS
 from backend.inference.model import Model, save_model
 from backend.label_studio.labeling_config import LabelingConfig
 from backend.learning.audit import is_audit
-from backend.learning.quality_gate import GateVerdict
+from backend.learning.gate_statistics import GateVerdict
 from backend.loop.evaluate import metrics
 from backend.loop.evaluate.gate import QualityGate
 from backend.loop.fit import ModelTrainer

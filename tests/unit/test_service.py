@@ -41,7 +41,8 @@ from backend.scheduler.project_state import ProjectState
 from backend.scheduler.service import Service
 from backend.scheduler.supervise import Supervisor
 from backend.scheduler.worker_pool import Turn, WorkerPool
-from backend.server.app import MAX_SETUP_BYTES, create_app
+from backend.server.app import create_app
+from backend.server.ml_routes import MAX_SETUP_BYTES
 from backend.server.source_archive import zip_source
 from backend.settings import Settings
 from backend.store import wake

@@ -7,10 +7,10 @@ import doctest
 import numpy as np
 import pytest
 
-from backend.learning import auto_accept, intervals, quality_gate, thresholds
+from backend.learning import auto_accept, gate_statistics, intervals, thresholds
 
 
-@pytest.mark.parametrize("module", [auto_accept, quality_gate, thresholds])
+@pytest.mark.parametrize("module", [auto_accept, gate_statistics, thresholds])
 def test_the_examples_in_the_docstrings_hold(module: object) -> None:
     found = doctest.testmod(module)  # type: ignore[arg-type]
     assert found.attempted

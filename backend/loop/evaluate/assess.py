@@ -12,9 +12,9 @@ from backend.domain import Control
 from backend.estimate import IntervalEstimate
 from backend.inference.model import Model, chosen_labels, predict_choice
 from backend.learning import learning_curve
+from backend.learning.gate_statistics import GateVerdict
 from backend.learning.intervals import proportion_estimate
 from backend.learning.learning_curve import CurvePoint, LabelMisses
-from backend.learning.quality_gate import GateVerdict
 from backend.loop.evaluate import metrics
 from backend.loop.evaluate.gate import QualityGate
 from backend.loop.evaluate.metrics import ControlEvaluation

@@ -24,7 +24,7 @@ from backend.learning.contradiction import (
     ProbabilityCalibration,
     measure_contradiction,
 )
-from backend.learning.quality_gate import (
+from backend.learning.gate_statistics import (
     PAST_VERSION_SIGNIFICANCE,
     GateVerdict,
     check_recent_labels,
