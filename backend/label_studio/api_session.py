@@ -39,7 +39,7 @@ class ApiSession:
         self.server = server.rstrip("/")
         if not token:
             raise AccessDeniedError(
-                f"There is no token for {self.server}: copy one from its page “{TOKEN_PAGE}” and "
+                f"No token for {self.server}: copy one from its page “{TOKEN_PAGE}” and "
                 "set LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY."
             )
         try:

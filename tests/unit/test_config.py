@@ -62,8 +62,8 @@ def test_several_controls_and_several_images() -> None:
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        (f'<Choices name="c" toName="image" perRegion="true">{TWO}</Choices>', "for each region"),
-        (f'<Choices name="c" toName="image" perItem="true">{TWO}</Choices>', "for each item"),
+        (f'<Choices name="c" toName="image" perRegion="true">{TWO}</Choices>', "to each region"),
+        (f'<Choices name="c" toName="image" perItem="true">{TWO}</Choices>', "to each item"),
         (f'<Choices name="c" toName="image" model_skip="true">{TWO}</Choices>', "model_skip"),
         ('<Choices name="c" toName="image" value="$options"/>', "from the task's data"),
         ('<Choices name="c" toName="image"><Choice value="a"/></Choices>', "fewer than two"),
@@ -82,7 +82,7 @@ def test_several_controls_and_several_images() -> None:
         (
             '<KeyPointLabels name="c" toName="image" smartOnly="true"><Label value="x"/>'
             "</KeyPointLabels>",
-            "suggestions only",
+            "only for smart tools",
         ),
     ],
 )
