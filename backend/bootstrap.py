@@ -30,7 +30,7 @@ def make_resources(settings: Settings, lock_seconds: float = 0.0) -> Resources:
     return Resources(settings, choose_compute(settings), lock_seconds)
 
 
-def publish_to_endpoints(settings: Settings) -> list[str]:
+def sync_endpoints(settings: Settings) -> list[str]:
     """Upload live versions and API keys to all endpoints deployed from this home folder.
 
     Returns:

@@ -240,10 +240,10 @@ def _train_detector(
 def _decode_sample(row: serialization.SampleRow, jobs_folder: Path) -> RegionSample:
     from backend.inference.detections import RegionSample
 
-    return RegionSample(**vars(row), load_image=partial(_load_order_image, row.digest, jobs_folder))
+    return RegionSample(**vars(row), load_image=partial(_load_job_image, row.digest, jobs_folder))
 
 
-def _load_order_image(digest: str, jobs_folder: Path) -> Image.Image:
+def _load_job_image(digest: str, jobs_folder: Path) -> Image.Image:
     from backend.errors import RoundError
     from backend.store.image_copies import ImageCopies
 

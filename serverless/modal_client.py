@@ -63,7 +63,7 @@ class ModalClient:
     # -- training ---------------------------------------------------------------------------
 
     def spawn_training(self, order_id: str) -> str:
-        """Start training an uploaded order; return the id of the call."""
+        """Start the training job whose inputs were uploaded; return the id of the Modal call."""
         with translate_modal_errors(self._app):
             self._progress.pop(order_id, None)
             return str(self._train_function().spawn(order_id).object_id)

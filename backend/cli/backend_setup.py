@@ -89,7 +89,7 @@ class BackendSetup:
     def connect_or_start(
         self, client: LabelStudioClient, project: FolderProject, url: str, result: CommandResult
     ) -> CommandResult:
-        """Connect the running backend, or register the project for the next one that starts.
+        """Connect the project to the running backend, or register it and start a backend.
 
         Args:
             client: client of Label Studio.

@@ -46,7 +46,7 @@ def _run(options: argparse.Namespace) -> CommandResult:
             "with `prelabel keys create NAME`, or add --open to accept requests without one."
         )
 
-    def announce(port: int) -> None:
+    def print_addresses(port: int) -> None:
         address = arguments.listen_url(options.host, port)
         print_line(f"The endpoint listens at {address}", options)
         access = _describe_access(keys, open=options.open)
@@ -54,7 +54,7 @@ def _run(options: argparse.Namespace) -> CommandResult:
 
     with exclusive_lock(state_home / LOCK_FILE, busy_error, SHUTDOWN_TIMEOUT_SECONDS):
         app = create_endpoint(settings, allow_anonymous=options.open, open_until_key=is_local)
-        port = serve_app(app, options.host, options.port, announce)
+        port = serve_app(app, options.host, options.port, print_addresses)
     return {"address": arguments.listen_url(options.host, port)}
 
 

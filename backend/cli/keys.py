@@ -98,10 +98,10 @@ def _revoke_key(
 
 def _publish_keys(settings: Settings) -> str:
     """Send the keys to the endpoint on Modal; return the error message, or "" on success."""
-    from backend.bootstrap import publish_to_endpoints
+    from backend.bootstrap import sync_endpoints
 
     try:
-        publish_to_endpoints(settings)
+        sync_endpoints(settings)
     except PrelabelError as error:
         return str(error)
     return ""

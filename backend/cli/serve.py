@@ -39,7 +39,7 @@ def serve_backend(options: argparse.Namespace) -> CommandResult:
     app = BasicAuthMiddleware(create_app(service), settings.user, settings.password, secret)
     pending = PendingConnections(settings.home)
 
-    def announce(port: int) -> None:
+    def print_addresses(port: int) -> None:
         url = arguments.listen_url(options.host, port)
         print_line(f"Prelabel listens at {url}{secret_path}", options)
         if not pending.has_pending(settings.label_studio_url):
@@ -57,18 +57,18 @@ def serve_backend(options: argparse.Namespace) -> CommandResult:
         ).start()
 
     secret_path = f"/{secret}" if settings.user else ""
-    port = serve_app(app, options.host, options.port, announce)
+    port = serve_app(app, options.host, options.port, print_addresses)
     return {"address": arguments.listen_url(options.host, port) + secret_path}
 
 
-def serve_app(app: Any, host: str, port: int, announce: Callable[[int], None]) -> int:
+def serve_app(app: Any, host: str, port: int, print_addresses: Callable[[int], None]) -> int:
     """Serve an ASGI app until the process is stopped.
 
     Args:
         app: ASGI application.
         host: address to listen on.
         port: port to listen on; 0 chooses a free one.
-        announce: called with the port once the socket is listening.
+        print_addresses: called with the port once the socket is listening.
 
     Returns:
         the port.
@@ -82,7 +82,7 @@ def serve_app(app: Any, host: str, port: int, announce: Callable[[int], None]) -
 
     with open_listening_socket(host, port) as socket:
         listening_port = int(socket.getsockname()[1])
-        announce(listening_port)
+        print_addresses(listening_port)
         config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="on")
         uvicorn.Server(config).run(sockets=[socket])
     return listening_port

@@ -95,7 +95,7 @@ class DashboardReader:
         id = str(status.id)
         folder, versions = self._projects.folder(id), self._version_store(id)
         events = versions.history()
-        rows = _version_rows(versions.cards(), status.version or "", versions.ever_live())
+        rows = _version_rows(versions.cards(), status.version or "", versions.versions_ever_live())
         card = next((row.card for row in rows if row.live), None)
         summary = self._summary(status, card)
         queue_front = QueueFront(folder, self._files.read)
@@ -106,7 +106,7 @@ class DashboardReader:
             summary=summary,
             outlook=(card.outlook if card else None) or Outlook(),
             controls=[_control_view(control, card) for control in status.controls],
-            queue=_queue_rows(summary, queue_front),
+            queue=_next_task_rows(summary, queue_front),
             suspects=[
                 _label_error_row(summary, queue_front, row) for row in suspects[:LABEL_ERRORS_SHOWN]
             ],
@@ -204,7 +204,7 @@ def _confusion_matrix(
     )
 
 
-def _queue_rows(summary: ProjectSummary, front: QueueFront) -> list[QueueRow]:
+def _next_task_rows(summary: ProjectSummary, front: QueueFront) -> list[QueueRow]:
     return [
         QueueRow(
             task=queued_task.task,

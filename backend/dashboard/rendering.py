@@ -101,7 +101,7 @@ class PageRenderer:
         """Render the part of the overview that refreshes itself."""
         return self._render("cards.html", root="", projects=projects)
 
-    def project(self, page: ProjectPage, notice: str) -> str:
+    def render_project(self, page: ProjectPage, notice: str) -> str:
         """Render a project's page; ``notice`` is the name of the last action."""
         return self._render(
             "project.html",

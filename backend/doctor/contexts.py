@@ -119,7 +119,7 @@ class CheckedProject(LabelStudioSetup):
 
     @property
     def encoder_settings(self) -> Sequence[str]:
-        """Encoders of the next version and of the live version."""
+        """Values of ``PRELABEL_ENCODER`` for the next version and of the live version."""
         setting = self.setup.settings.encoder
         if self.record is None or not self.live_version:
             return [setting]

@@ -64,7 +64,7 @@ class DashboardRoutes:
         try:
             state = self._service.project(id)
             page = await asyncio.to_thread(
-                lambda: self._pages.project(self._reader.page(state), notice)
+                lambda: self._pages.render_project(self._reader.page(state), notice)
             )
         except PrelabelError as error:
             return self._error_page(error, "../")

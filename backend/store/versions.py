@@ -289,7 +289,7 @@ class VersionStore:
         newest = promotable[-1] if promotable else None
         if newest is None or (newest.parent != live and live is not None):
             return None
-        return newest if live is None or newest.version not in self.ever_live() else None
+        return newest if live is None or newest.version not in self.versions_ever_live() else None
 
     def promotion_lock(self) -> AbstractContextManager[None]:
         """Hold the lock for promotions across threads and processes; reentrant in a thread."""
@@ -305,7 +305,7 @@ class VersionStore:
         pointer, events = self._pointer(), self._recorded_events()
         return [*events, pointer] if pointer and events[-1:] != [pointer] else events
 
-    def ever_live(self) -> set[str]:
+    def versions_ever_live(self) -> set[str]:
         """Return the versions that are or were live."""
         names = {name for event in self.history() for name in (event.version, event.previous)}
         return {name for name in names if name}
@@ -316,7 +316,7 @@ class VersionStore:
         Raises:
             StoreError: there is none.
         """
-        live, past_live = self.live(), self.ever_live()
+        live, past_live = self.live(), self.versions_ever_live()
         names = [card.version for card in self.cards()]
         older_names = names[: names.index(live)] if live in names else []
         candidates = [name for name in older_names if name in past_live]

@@ -77,11 +77,12 @@ def load_checkpoint(
 
     Args:
         path: the file.
-        folder: see :func:`import_ultralytics`.
+        folder: where ultralytics keeps its settings; a temporary folder by default.
         error_type: exception type to raise.
 
     Raises:
-        EncoderError: (or ``error_type``) it is not an ultralytics checkpoint, or it contains code.
+        EncoderError: it is not an ultralytics checkpoint, or it contains code. Another type if
+            ``error_type`` is given.
     """
     path = path.expanduser().resolve()
     if not path.is_file():

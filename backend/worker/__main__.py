@@ -143,7 +143,7 @@ class JobRunner:
 
         deadline = time.monotonic() + job.seconds
         importer = CaptureImporter(self._session(job))
-        return importer.import_waiting(should_stop=lambda: time.monotonic() >= deadline)
+        return importer.import_pending(should_stop=lambda: time.monotonic() >= deadline)
 
     def _warm_smart_tools(self, job: WarmUpJob) -> None:
         from backend.inference.smart_tools import warm_up

@@ -109,7 +109,7 @@ def bring(lab: Tiny) -> int:
     url = f"http://127.0.0.1:{lab.server_port}"
     settings = Settings(home=lab.home, label_studio_url=url, api_key="0" * 40)
     session = ProjectSession(Resources(settings), ProjectRecord("1", url, 1))
-    return CaptureImporter(session).import_waiting()
+    return CaptureImporter(session).import_pending()
 
 
 def kept(captures: CaptureStore, id: str, at: float, **more: Any) -> Capture:

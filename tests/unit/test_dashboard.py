@@ -49,7 +49,7 @@ HOSTILE = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>{{ 7 * 7 }}"
 
 
 def page(home: Path, shown: ProjectStatus, notice: str = "") -> str:
-    return PageRenderer(10).project(DashboardReader(home, SERVER).page(shown), notice)
+    return PageRenderer(10).render_project(DashboardReader(home, SERVER).page(shown), notice)
 
 
 def text(html: str) -> str:
@@ -169,7 +169,7 @@ def test_rendering_time_grows_less_than_the_number_of_versions(
     for _ in range(8):  # side by side, because machines are busy with other things
         for (reader, now), taken in zip(shown, seconds, strict=True):
             start = time.process_time()
-            html = pages.project(reader.page(now), "")
+            html = pages.render_project(reader.page(now), "")
             taken.append(time.process_time() - start)
     assert "90 older versions" in html
     assert min(seconds[1]) < 8 * min(seconds[0]), seconds

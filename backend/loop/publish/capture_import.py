@@ -40,14 +40,14 @@ class CaptureImporter:
         self._captures = session.captures
         self._connection = session.connection
 
-    def import_waiting(self, should_stop: Callable[[], bool] = lambda: False) -> int:
+    def import_pending(self, should_stop: Callable[[], bool] = lambda: False) -> int:
         """Import the pending captures.
 
         Args:
             should_stop: called after each batch; if it returns True, the rest stays pending.
 
         Returns:
-            the number of captures that became tasks or got their annotation.
+            the number of captures that became tasks, or whose task got the application's correction.
 
         Raises:
             LabelStudioError: Label Studio is unreachable or rejected the token; the captures stay

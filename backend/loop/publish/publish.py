@@ -52,7 +52,7 @@ class PublishResult:
 
 
 class Publisher:
-    """Publishes the live version of one project.
+    """Writes the live version's predictions and the queue order of one project to Label Studio.
 
     Args:
         session: the project's session.

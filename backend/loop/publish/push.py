@@ -42,10 +42,10 @@ def push_predictions(
     """Import predictions in bulk, and check that each task has exactly one afterwards.
 
     Label Studio asks for a prediction itself when somebody opens a task during the import, and
-    stores it beside the imported one.
+    stores it beside the imported one; such duplicates are removed.
 
     Raises:
-        RoundError: Label Studio created fewer, because the project changed in the meantime.
+        RoundError: Label Studio created fewer than were sent, because the project changed in the meantime.
     """
     client, number = connection.client, connection.project_number
     expected_count = client.prediction_counts(number).get(version, 0)

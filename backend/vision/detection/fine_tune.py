@@ -45,9 +45,9 @@ class TrainingRecipe:
         image_size: longer edge of the input in pixels, a multiple of 32.
         learning_rate: initial learning rate of AdamW.
         frozen_layers: number of frozen layers, counted from the input.
-        time_limit_seconds: training time to which the schedule is shortened.
+        time_limit_seconds: the schedule is shortened if training would take longer.
         seed: random seed.
-        ignored_classes: classes that are excluded from the loss and not forgotten.
+        ignored_classes: classes without labels; they get no loss, so that they are not unlearned.
     """
 
     iterations: int

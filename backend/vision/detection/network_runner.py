@@ -167,7 +167,7 @@ def output_difference(actual: Outputs, expected: Outputs, network: DetectionNetw
     same_shapes = [output.shape for output in actual] == [output.shape for output in expected]
     if not same_shapes or not all(np.isfinite(output).all() for output in actual):
         return float("inf")
-    compare = _query_difference if network.spec.family == QUERY_FAMILY else _grid_difference
+    compare = _difference_per_query if network.spec.family == QUERY_FAMILY else _grid_difference
     images = zip(zip(*actual, strict=True), zip(*expected, strict=True), strict=True)
     return max(compare(*pair, network) for pair in images)
 
@@ -196,7 +196,7 @@ def _cell_strides(cells: int, strides: tuple[int, ...]) -> Floats:
     return np.repeat(np.array(strides, dtype=np.float32), counts)
 
 
-def _query_difference(actual: Outputs, expected: Outputs, network: DetectionNetwork) -> float:
+def _difference_per_query(actual: Outputs, expected: Outputs, network: DetectionNetwork) -> float:
     """Compare each query with the nearest one, because the order of queries is unstable."""
     top_queries = np.argsort(-expected[1].max(axis=1), kind="stable")[:COMPARED_BOX_COUNT]
     edge_errors = np.abs(expected[0][top_queries, None] - actual[0][None]).max(axis=2)

@@ -94,7 +94,7 @@ class SquareResize(nn.Module):  # type: ignore[misc]
         factor = int(side / target_side / REDUCING_GAP) or 1
         cells = -(-side // factor)
         self.reduces = factor > 1
-        mean = _box_mean_weights(side, factor)
+        mean = _mean_filter_weights(side, factor)
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32))
         weights = _triangle_weights(cells, side / factor, target_side)
         self.register_buffer("weights", torch.tensor(weights, dtype=torch.float32))
@@ -200,7 +200,7 @@ def _lab_companding(part: torch.Tensor) -> torch.Tensor:
     return torch.where(part > 0.008856, part ** (1 / 3), 7.787 * part + 16 / 116)
 
 
-def _box_mean_weights(side: int, factor: int) -> Doubles:
+def _mean_filter_weights(side: int, factor: int) -> Doubles:
     """Return the matrix of Pillow's ``reduce`` along one axis, (cells, side)."""
     rows = np.zeros((-(-side // factor), side))
     for i in range(len(rows)):
