@@ -40,7 +40,7 @@ class Connection:
 def connect(record: ProjectRecord, token: str, settings: Settings) -> Connection:
     """Connect to a project, trying all known addresses and tokens.
 
-    ``settings.api_key`` is only sent to ``settings.label_studio_url``. Label Studio may print_addresses a
+    ``settings.api_key`` is only sent to ``settings.label_studio_url``. Label Studio may announce a
     different address, for example from inside a container, so the creation time of the project
     must match too.
 

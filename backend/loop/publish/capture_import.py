@@ -47,7 +47,8 @@ class CaptureImporter:
             should_stop: called after each batch; if it returns True, the rest stays pending.
 
         Returns:
-            the number of captures that became tasks, or whose task got the application's correction.
+            the number of captures that became tasks, or whose task got a correction by an
+            application.
 
         Raises:
             LabelStudioError: Label Studio is unreachable or rejected the token; the captures stay

@@ -45,7 +45,7 @@ def push_predictions(
     stores it beside the imported one; such duplicates are removed.
 
     Raises:
-        RoundError: Label Studio created fewer than were sent, because the project changed in the meantime.
+        RoundError: Label Studio created fewer than were sent, because the project changed.
     """
     client, number = connection.client, connection.project_number
     expected_count = client.prediction_counts(number).get(version, 0)
