@@ -27,7 +27,7 @@ QUEUE_REASON_TEXTS = {
     "uncertain": "The model is uncertain about it and about similar images (uncertainty {unsure}).",
     "telling": "The model is fairly confident about all remaining images (uncertainty here "
     "{unsure}); this one represents the most of them.",
-    "typical": "Similar to many other images; nothing is learned yet.",
+    "typical": "Similar to many other images; uncertainty does not distinguish them yet.",
 }
 QUEUE_REASON_TAGS = {
     "audit": "audit",

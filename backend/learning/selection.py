@@ -24,6 +24,10 @@ PATIENCE_LABELS = 20
 """Number of labels without a new example after which the search interval doubles."""
 MAX_SEARCH_INTERVAL = 32
 """Interval above which the search ends."""
+UNCERTAINTY_TOLERANCE = 1e-4
+"""Difference below which all uncertainties count as equal."""
+MIN_SELECTION_WEIGHT = 0.02
+"""Weight in coverage of an image that the model is certain about."""
 
 
 def uncertainty(probabilities: Floats, multiple: bool) -> Floats:
@@ -44,6 +48,39 @@ def uncertainty(probabilities: Floats, multiple: bool) -> Floats:
         return np.asarray(1 - np.abs(2 * probabilities - 1).min(axis=1), dtype=np.float32)
     best = np.sort(probabilities, axis=1)[:, -2:]
     return np.asarray(1 - (best[:, 1] - best[:, 0]), dtype=np.float32)
+
+
+def selection_weights(
+    uncertainties: Floats, label_counts: Iterable[tuple[int, int]] = ()
+) -> Floats:
+    """Return the weight of each open image in coverage.
+
+    Equal uncertainties do not distinguish images, for example when only one label has examples:
+    then all weights are 1, and coverage decides alone. A label without an example may be in any
+    image, so weights are raised by the share of such labels. That share falls while they are
+    searched for in vain.
+
+    Args:
+        uncertainties: (n,) float32, 0 to 1.
+        label_counts: for each label, the images that have it and the images it was searched in.
+
+    Returns:
+        (n,) float32, ``MIN_SELECTION_WEIGHT`` to 1.
+
+    Example:
+        >>> selection_weights(np.array([0.0, 0.0], dtype=np.float32))
+        array([1., 1.], dtype=float32)
+        >>> selection_weights(np.array([0.0, 0.5], dtype=np.float32), [(4, 20), (0, 20)])
+        array([0.25 , 0.625], dtype=float32)
+    """
+    if not len(uncertainties) or np.ptp(uncertainties) < UNCERTAINTY_TOLERANCE:
+        return np.ones(len(uncertainties), dtype=np.float32)
+    unseen = [
+        PATIENCE_LABELS / (PATIENCE_LABELS + searched_count) if not example_count else 0.0
+        for example_count, searched_count in label_counts
+    ]
+    minimum = max(MIN_SELECTION_WEIGHT, sum(unseen) / len(unseen) if unseen else 0.0)
+    return np.asarray(1 - (1 - uncertainties) * (1 - minimum), dtype=np.float32)
 
 
 def detection_uncertainty(detections: Sequence[tuple[float, float]], fallback_rank: float) -> float:
