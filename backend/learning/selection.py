@@ -24,6 +24,8 @@ PATIENCE_LABELS = 20
 """Number of labels without a new example after which the search interval doubles."""
 MAX_SEARCH_INTERVAL = 32
 """Interval above which the search ends."""
+MIN_LABEL_SHARE = 1e-3
+"""Minimum share of a label in the images, so that rarity is finite."""
 UNCERTAINTY_TOLERANCE = 1e-4
 """Difference below which all uncertainties count as equal."""
 MIN_SELECTION_WEIGHT = 0.02
@@ -50,8 +52,38 @@ def uncertainty(probabilities: Floats, multiple: bool) -> Floats:
     return np.asarray(1 - (best[:, 1] - best[:, 0]), dtype=np.float32)
 
 
+def label_rarity(probabilities: Floats, multiple: bool) -> Floats:
+    """Return how rare the labels are that each image may have, (n,) float32, 0 to 1.
+
+    It is the mean of 1 / √share over the labels, where the share is the mean probability of a label
+    over all images. The mean is weighted by the probabilities, or for multiple choice by the
+    uncertainties of the labels. While the model is not competent, all labels are about as likely in
+    every image, and the rarity hardly differs. With rare classes it is worth 2 to 3 points of
+    accuracy (benchmarks/selection_strategies.py).
+
+    Args:
+        probabilities: (n, K) float32, 0 to 1; rows sum to 1 unless ``multiple``.
+        multiple: whether several labels may be right.
+
+    Returns:
+        the mean of each image, divided by the largest one.
+
+    Example:
+        >>> probabilities = np.array([[1, 0], [1, 0], [1, 0], [0, 1]], dtype=np.float32)
+        >>> label_rarity(probabilities, multiple=False).round(2)
+        array([0.58, 0.58, 0.58, 1.  ], dtype=float32)
+    """
+    shares = np.maximum(probabilities.mean(axis=0), MIN_LABEL_SHARE)
+    weights = 1 - np.abs(2 * probabilities - 1) if multiple else probabilities
+    weights = np.maximum(weights, MIN_LABEL_SHARE)
+    rarity = weights @ (1 / np.sqrt(shares)) / weights.sum(axis=1)
+    return np.asarray(rarity / rarity.max(), dtype=np.float32)
+
+
 def selection_weights(
-    uncertainties: Floats, label_counts: Iterable[tuple[int, int]] = ()
+    uncertainties: Floats,
+    label_counts: Iterable[tuple[int, int]] = (),
+    rarity: Floats | None = None,
 ) -> Floats:
     """Return the weight of each open image in coverage.
 
@@ -63,9 +95,10 @@ def selection_weights(
     Args:
         uncertainties: (n,) float32, 0 to 1.
         label_counts: for each label, the images that have it and the images it was searched in.
+        rarity: (n,) float32, 0 to 1, see :func:`label_rarity`; 1 when not given.
 
     Returns:
-        (n,) float32, ``MIN_SELECTION_WEIGHT`` to 1.
+        (n,) float32, above 0 to 1.
 
     Example:
         >>> selection_weights(np.array([0.0, 0.0], dtype=np.float32))
@@ -80,7 +113,8 @@ def selection_weights(
         for example_count, searched_count in label_counts
     ]
     minimum = max(MIN_SELECTION_WEIGHT, sum(unseen) / len(unseen) if unseen else 0.0)
-    return np.asarray(1 - (1 - uncertainties) * (1 - minimum), dtype=np.float32)
+    weights = 1 - (1 - uncertainties) * (1 - minimum)
+    return np.asarray(weights if rarity is None else weights * rarity, dtype=np.float32)
 
 
 def detection_uncertainty(detections: Sequence[tuple[float, float]], fallback_rank: float) -> float:

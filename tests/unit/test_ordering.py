@@ -12,7 +12,7 @@ from backend.arrays import Floats
 from backend.domain import Label
 from backend.label_studio.labeling_config import LabelingConfig
 from backend.learning.audit import is_audit
-from backend.learning.selection import uncertainty
+from backend.learning.selection import label_rarity, uncertainty
 from backend.loop.publish.queue_order import (
     QUEUE_HEAD_SIZE,
     QueueOrder,
@@ -182,13 +182,16 @@ def fit_sorted_folder(vectors: dict[int, Floats], labeled: dict[int, str]) -> He
 
 
 def order_sorted_folder(
-    vectors: dict[int, Floats], labeled: dict[int, str], uncertainties: dict[int, float]
+    vectors: dict[int, Floats],
+    labeled: dict[int, str],
+    uncertainties: dict[int, float],
+    rarities: dict[int, float] | None = None,
 ) -> QueueOrder:
     control = replace(CHOICE_CONTROL, labels=tuple(map(Label, SORTED_LABELS)))
     observation = replace(
         make_observation(len(vectors), labeled), config=LabelingConfig((control,), {})
     )
-    return build_queue_order(observation, vectors, uncertainties, [], seed=0)
+    return build_queue_order(observation, vectors, uncertainties, [], 0, rarities)
 
 
 def head_uncertainties(head: Head, vectors: dict[int, Floats]) -> dict[int, float]:
@@ -221,6 +224,22 @@ def test_confidence_is_below_one_until_two_labels_have_examples() -> None:
     assert all(np.ptp(row) == 0 for row in confidence)
     two = fit_sorted_folder(vectors, {0: "a", 1: "a", IMAGES_PER_LABEL: "b"})
     assert np.ptp(two.probabilities(np.stack(list(vectors.values()))).max(axis=1)) > 0.1
+
+
+def test_equally_uncertain_images_of_a_rare_label_move_forward() -> None:
+    vectors = make_sorted_folder()
+    labeled = {0: "a", IMAGES_PER_LABEL: "b", 2 * IMAGES_PER_LABEL: "c", 3 * IMAGES_PER_LABEL: "d"}
+    rare = [task for task in vectors if task >= len(vectors) - 8]
+    probabilities = np.full((len(vectors), 4), 0.05, dtype=np.float32)
+    for task in vectors:
+        probabilities[task, [3, 0] if task in rare else [task % 3, (task + 1) % 3]] = (0.5, 0.4)
+    rarities = dict(zip(vectors, label_rarity(probabilities, False).tolist(), strict=True))
+    uncertainties = {task: 0.9 - task * 1e-3 for task in vectors}
+    positions = []
+    for known_rarities in (None, rarities):
+        ranked = order_sorted_folder(vectors, labeled, uncertainties, known_rarities).ranked_tasks()
+        positions.append(np.mean([ranked.index(task) for task in rare]))
+    assert positions[1] < positions[0] - 10
 
 
 @pytest.mark.parametrize("certainty", ["no model", "equal", "ties", "all different"])

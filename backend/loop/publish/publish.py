@@ -144,6 +144,7 @@ class Publisher:
             uncertainties,
             self._find_missing_labels(observation, open_vectors),
             self._session.settings.seed,
+            inference.label_rarities(),
         )
 
     def _region_uncertainties(

@@ -186,6 +186,7 @@ def build_queue_order(
     uncertainties: Mapping[int, float],
     missing_label_tasks: Sequence[int],
     seed: int,
+    rarities: Mapping[int, float] | None = None,
 ) -> QueueOrder:
     """Build the order of a project's open tasks.
 
@@ -196,6 +197,7 @@ def build_queue_order(
             tasks count the same.
         missing_label_tasks: tasks most likely to show a label without an example, best first.
         seed: of the random generators.
+        rarities: open task → how rare its likely labels are, 0 to 1; 1 when missing.
     """
     open_tasks = [task for task in observation.tasks if task.open]
     readable_tasks = [task for task in open_tasks if task.id in vectors]
@@ -214,7 +216,9 @@ def build_queue_order(
     )
     frequencies = _label_frequencies(observation)
     weights = selection_weights(
-        np.array([uncertainties.get(task, 0.0) for task in pool], dtype=np.float32), frequencies
+        np.array([uncertainties.get(task, 0.0) for task in pool], dtype=np.float32),
+        frequencies,
+        np.array([(rarities or {}).get(task, 1.0) for task in pool], dtype=np.float32),
     )
     shortlisted = coverage.sample_candidates(
         weights, coverage.MAX_COMPARED_IMAGES, np.random.default_rng(seed)
