@@ -65,9 +65,10 @@ STRATEGY_NAMES = (
     "CoreSet",
     "ProbCover",
     "Falcun",
-    "Clue",
     "MaxHerding",
 )
+
+NEEDS_HEAD = ("BADGE", "DropQuery", "Falcun")
 
 
 def main() -> None:
@@ -192,10 +193,8 @@ def make_library_policy(name: str, seed: int) -> SelectionPolicy:
         "CoreSet": strategies.CoreSet,
         "ProbCover": strategies.ProbCover,
         "Falcun": strategies.Falcun,
-        "Clue": strategies.Clue,
         "MaxHerding": strategies.MaxHerding,
     }
-    head_argument = {"BADGE": "clf", "DropQuery": "clf", "Falcun": "clf", "Clue": "estimator"}
     strategy = factories[name](random_state=seed)
 
     def select(
@@ -204,12 +203,11 @@ def make_library_policy(name: str, seed: int) -> SelectionPolicy:
         answers = np.full(len(x), np.nan)
         answers[learned_rows] = y[learned_rows]
         arguments: dict[str, Any] = {}
-        if name in head_argument:
+        if name in NEEDS_HEAD:
             if head is None:
                 return open_rows
             classifier = HeadClassifier(head, range(count_classes(y))).fit(x, answers)
-            fit_flag = "fit_estimator" if name == "Clue" else "fit_clf"
-            arguments = {head_argument[name]: classifier, fit_flag: False}
+            arguments = {"clf": classifier, "fit_clf": False}
         selected = strategy.query(
             x, answers, candidates=np.array(open_rows), batch_size=BATCH_SIZE, **arguments
         )

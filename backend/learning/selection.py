@@ -24,6 +24,8 @@ PATIENCE_LABELS = 20
 """Number of labels without a new example after which the search interval doubles."""
 MAX_SEARCH_INTERVAL = 32
 """Interval above which the search ends."""
+COMPETENCE_EXAMPLES = 3.0
+"""Examples per label at which coverage and uncertainty count the same."""
 MIN_LABEL_SHARE = 1e-3
 """Minimum share of a label in the images, so that rarity is finite."""
 UNCERTAINTY_TOLERANCE = 1e-4
@@ -57,9 +59,8 @@ def label_rarity(probabilities: Floats, multiple: bool) -> Floats:
 
     It is the mean of 1 / √share over the labels, where the share is the mean probability of a label
     over all images. The mean is weighted by the probabilities, or for multiple choice by the
-    uncertainties of the labels. While the model is not competent, all labels are about as likely in
-    every image, and the rarity hardly differs. With rare classes it is worth 2 to 3 points of
-    accuracy (benchmarks/selection_strategies.py).
+    uncertainties of the labels. With rare classes it is worth 2 to 3 points of accuracy
+    (benchmarks/README.md).
 
     Args:
         probabilities: (n, K) float32, 0 to 1; rows sum to 1 unless ``multiple``.
@@ -87,14 +88,16 @@ def selection_weights(
 ) -> Floats:
     """Return the weight of each open image in coverage.
 
-    Equal uncertainties do not distinguish images, for example when only one label has examples:
-    then all weights are 1, and coverage decides alone. A label without an example may be in any
-    image, so weights are raised by the share of such labels. That share falls while they are
-    searched for in vain.
+    With few examples per label uncertainties mean little, so weights start at 1, where coverage
+    decides alone, and approach the uncertainties as the model becomes competent (after DCoM, arXiv
+    2407.01804). A label without an example may be in any image, so weights are at least the share
+    of such labels, which falls while they are searched for in vain. Equal uncertainties do not
+    distinguish images, for example when only one label has examples: then all weights are 1.
 
     Args:
         uncertainties: (n,) float32, 0 to 1.
         label_counts: for each label, the images that have it and the images it was searched in.
+            Without labels the model counts as competent.
         rarity: (n,) float32, 0 to 1, see :func:`label_rarity`; 1 when not given.
 
     Returns:
@@ -104,17 +107,35 @@ def selection_weights(
         >>> selection_weights(np.array([0.0, 0.0], dtype=np.float32))
         array([1., 1.], dtype=float32)
         >>> selection_weights(np.array([0.0, 0.5], dtype=np.float32), [(4, 20), (0, 20)])
-        array([0.25 , 0.625], dtype=float32)
+        array([0.36, 0.68], dtype=float32)
     """
     if not len(uncertainties) or np.ptp(uncertainties) < UNCERTAINTY_TOLERANCE:
         return np.ones(len(uncertainties), dtype=np.float32)
+    label_counts = list(label_counts)
     unseen = [
         PATIENCE_LABELS / (PATIENCE_LABELS + searched_count) if not example_count else 0.0
         for example_count, searched_count in label_counts
     ]
-    minimum = max(MIN_SELECTION_WEIGHT, sum(unseen) / len(unseen) if unseen else 0.0)
+    competence = label_competence(count for count, _ in label_counts) if label_counts else 1.0
+    unseen_share = sum(unseen) / len(unseen) if unseen else 0.0
+    minimum = max(MIN_SELECTION_WEIGHT, unseen_share, 1 - competence)
     weights = 1 - (1 - uncertainties) * (1 - minimum)
-    return np.asarray(weights if rarity is None else weights * rarity, dtype=np.float32)
+    return np.asarray(weights if rarity is None else weights * rarity**competence, dtype=np.float32)
+
+
+def label_competence(example_counts: Iterable[int]) -> float:
+    """Return how much uncertainty counts in comparison to coverage, 0 to 1.
+
+    It is e² / (e² + ``COMPETENCE_EXAMPLES``²) for e examples per label, on average over the labels
+    with an example; 0 without any.
+
+    Example:
+        >>> [round(label_competence([count, count, 0]), 2) for count in (0, 1, 3, 6, 20)]
+        [0.0, 0.1, 0.5, 0.8, 0.98]
+    """
+    counts = [count for count in example_counts if count]
+    mean_square = (sum(counts) / len(counts)) ** 2 if counts else 0.0
+    return mean_square / (mean_square + COMPETENCE_EXAMPLES**2)
 
 
 def detection_uncertainty(detections: Sequence[tuple[float, float]], fallback_rank: float) -> float:

@@ -187,6 +187,7 @@ def build_queue_order(
     missing_label_tasks: Sequence[int],
     seed: int,
     rarities: Mapping[int, float] | None = None,
+    needs_examples: bool = True,
 ) -> QueueOrder:
     """Build the order of a project's open tasks.
 
@@ -198,6 +199,7 @@ def build_queue_order(
         missing_label_tasks: tasks most likely to show a label without an example, best first.
         seed: of the random generators.
         rarities: open task → how rare its likely labels are, 0 to 1; 1 when missing.
+        needs_examples: the uncertainties mean little until each label has a few examples.
     """
     open_tasks = [task for task in observation.tasks if task.open]
     readable_tasks = [task for task in open_tasks if task.id in vectors]
@@ -217,7 +219,7 @@ def build_queue_order(
     frequencies = _label_frequencies(observation)
     weights = selection_weights(
         np.array([uncertainties.get(task, 0.0) for task in pool], dtype=np.float32),
-        frequencies,
+        frequencies if needs_examples else (),
         np.array([(rarities or {}).get(task, 1.0) for task in pool], dtype=np.float32),
     )
     shortlisted = coverage.sample_candidates(
