@@ -13,6 +13,11 @@ from backend.domain import Control
 from backend.estimate import IntervalEstimate
 from backend.json_records import JsonObject, from_json, json_field
 
+LINEAR_HEAD_KIND = "linear head"
+"""What a control card calls a trained head."""
+SINGLE_LABEL_NOTE = (
+    "Only one label seen so far: confidence means little until a second label has an example."
+)
 TAG_BY_KIND = {"choices": "Choices", "boxes": "RectangleLabels", "points": "KeyPointLabels"}
 
 
@@ -183,6 +188,13 @@ class ControlCard:
         """Return precision and recall of a label."""
         row = self._figure("labels").get(label) or {}
         return from_json(LabelFigures, row.get("intervals") or row)
+
+    @property
+    def note(self) -> str:
+        """What limits the confidence of its predictions; empty otherwise."""
+        seen_count = sum(count > 0 for count in self.examples.values())
+        is_single = self.kind == LINEAR_HEAD_KIND and seen_count == 1 < len(self.examples)
+        return SINGLE_LABEL_NOTE if is_single else ""
 
     @property
     def confusion(self) -> Mapping[str, Mapping[str, int]]:

@@ -32,12 +32,20 @@ import numpy as np
 
 from backend.arrays import Floats
 from backend.learning import coverage
-from backend.learning.selection import EXPLORATION_INTERVAL, search_interval, uncertainty
+from backend.learning.selection import (
+    EXPLORATION_INTERVAL,
+    label_rarity,
+    search_interval,
+    selection_weights,
+    uncertainty,
+)
 from backend.loop.publish.queue_order import GREEDY_PICK_COUNT, QUEUE_HEAD_SIZE
 from backend.vision.heads.head import Head, fit_head
 from benchmarks.plots import saved_plot
 
-BATCH_SIZE, MAX_LABELS, CLASS_COUNT = 10, 160, 10
+BATCH_SIZE, MAX_LABELS = 10, 160
+RARE_SHARE = 0.03
+"""Share of the rarest class in comparison to the most frequent one."""
 TABLE_LABEL_COUNTS = (20, 40, 60, 80, 160)
 REQUIRED_LEAD, LEAD_LABEL_COUNT = {"balanced": 0.10, "rare": 0.15}, 40
 """Accuracy above that of random order after ``LEAD_LABEL_COUNT`` labels."""
@@ -48,6 +56,8 @@ MAX_ORDER_SECONDS, MAX_ORDER_MEGABYTES = 5.0, 1000.0
 """Limits for the first pool size, which is ordered exactly."""
 SelectionPolicy = Callable[[Floats, "list[int]", "list[int]", Any, Any, np.random.Generator], Any]
 HeadTrainer = Callable[[Floats, Any, "list[int]", Any], Any]
+Split = tuple[tuple[Floats, Any], tuple[Floats, Any]]
+"""Embeddings and labels of the pool, and of the test set."""
 
 
 def main() -> None:
@@ -80,10 +90,7 @@ def compare_policies(seeds: range, file: Path) -> list[str]:
         title = f"{mix}, {head_name} head"
         curves[title] = {
             name: np.array(
-                [
-                    accuracy_curve(policy, HEAD_TRAINERS[head_name], mix, seed, audit)
-                    for seed in seeds
-                ]
+                [digits_curve(policy, HEAD_TRAINERS[head_name], mix, seed, audit) for seed in seeds]
             )
             for name, policy, audit in (
                 ("random", select_randomly, 0.0),
@@ -168,17 +175,29 @@ def measure_order_cost(count: int, dim: int) -> dict[str, float]:
     }
 
 
-def accuracy_curve(
+def digits_curve(
     policy: SelectionPolicy, fit: HeadTrainer, mix: str, seed: int, audit: float
 ) -> list[float]:
-    """Return the balanced accuracy after 10, 20, … labels."""
+    """Return the balanced accuracy on digits after 10, 20, … labels."""
     rng = np.random.default_rng(seed)
-    (x, y), (test_embeddings, truth) = split_digits(mix, rng)
+    return accuracy_curve(policy, fit, split_digits(mix, rng), rng, audit)
+
+
+def accuracy_curve(
+    policy: SelectionPolicy,
+    fit: HeadTrainer,
+    split: Split,
+    rng: np.random.Generator,
+    audit: float = 0.0,
+    max_labels: int = MAX_LABELS,
+) -> list[float]:
+    """Return the balanced accuracy after 10, 20, … labels."""
+    (x, y), (test_embeddings, truth) = split
     open_rows = rng.permutation(len(x)).tolist()
     learned_rows: list[int] = []
     head: Any = None
     accuracies = []
-    for label_count in range(BATCH_SIZE, MAX_LABELS + 1, BATCH_SIZE):
+    for label_count in range(BATCH_SIZE, max_labels + 1, BATCH_SIZE):
         audit_count = round(label_count * audit) - round((label_count - BATCH_SIZE) * audit)
         for row in policy(x, open_rows, learned_rows, head, y, rng)[: BATCH_SIZE - audit_count]:
             open_rows.remove(row)
@@ -206,14 +225,18 @@ def select_by_margin(
 def select_by_policy(
     x: Floats, open_rows: list[int], learned_rows: list[int], head: Any, y: Any, *_: Any
 ) -> list[int]:
-    uncertainties = np.ones(len(open_rows), dtype=np.float32)
+    uncertainties, rarity = np.zeros(len(open_rows), dtype=np.float32), None
     if head is not None:
-        uncertainties = uncertainty(head.probabilities(x[open_rows]), multiple=False)
-    coverage_state = coverage.build_coverage(x[open_rows], uncertainties, x[learned_rows])
-    label_count = np.bincount(y[learned_rows], minlength=CLASS_COUNT)
-    exploration_interval = search_interval(
-        ((int(count), len(learned_rows)) for count in label_count), EXPLORATION_INTERVAL
-    )
+        probabilities = head.probabilities(x[open_rows])
+        uncertainties = uncertainty(probabilities, multiple=False)
+        rarity = label_rarity(probabilities, multiple=False)
+    label_counts = [
+        (int(count), len(learned_rows))
+        for count in np.bincount(y[learned_rows], minlength=count_classes(y))
+    ]
+    weights = selection_weights(uncertainties, label_counts, rarity)
+    coverage_state = coverage.build_coverage(x[open_rows], weights, x[learned_rows])
+    exploration_interval = search_interval(label_counts, EXPLORATION_INTERVAL)
     selected = coverage.pick_images(
         coverage_state, BATCH_SIZE, exploration_interval, picked_before=len(learned_rows)
     )[0]
@@ -221,8 +244,8 @@ def select_by_policy(
 
 
 def train_product_head(x: Floats, y: Any, learned_rows: list[int], previous: Head | None) -> Head:
-    targets = np.eye(CLASS_COUNT, dtype=np.float32)[y[learned_rows]]
-    names = tuple(map(str, range(CLASS_COUNT)))
+    targets = np.eye(count_classes(y), dtype=np.float32)[y[learned_rows]]
+    names = tuple(map(str, range(count_classes(y))))
     return fit_head(
         x[learned_rows], targets, labels=names, multiple=False, pool=x, previous=previous
     )
@@ -234,13 +257,14 @@ class PlainHead:
     def __init__(self, x: Floats, y: Any, learned_rows: list[int], previous: Any) -> None:
         from sklearn.linear_model import LogisticRegression
 
+        self._class_count = count_classes(y)
         self._known_labels = np.unique(y[learned_rows])
         self._model = LogisticRegression(C=10, max_iter=500)
         if len(self._known_labels) > 1:
             self._model.fit(x[learned_rows], y[learned_rows])
 
     def probabilities(self, x: Floats) -> Floats:
-        probability_table = np.zeros((len(x), CLASS_COUNT), dtype=np.float32)
+        probability_table = np.zeros((len(x), self._class_count), dtype=np.float32)
         has_several_labels = len(self._known_labels) > 1
         probability_table[:, self._known_labels] = (
             self._model.predict_proba(x) if has_several_labels else 1.0
@@ -251,18 +275,29 @@ class PlainHead:
 HEAD_TRAINERS: dict[str, HeadTrainer] = {"product": train_product_head, "plain": PlainHead}
 
 
-def split_digits(
-    mix: str, rng: np.random.Generator
-) -> tuple[tuple[Floats, Any], tuple[Floats, Any]]:
+def split_digits(mix: str, rng: np.random.Generator) -> Split:
     """Return embeddings and labels of the pool and of the test set."""
     from sklearn.datasets import load_digits
 
     x, y = load_digits(return_X_y=True)
     x = (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+    return split_images(x, y, mix, rng, pool_size=len(x) // 2)
+
+
+def split_images(
+    x: Floats,
+    y: Any,
+    mix: str,
+    rng: np.random.Generator,
+    pool_size: int,
+    rare_share: float = RARE_SHARE,
+) -> Split:
+    """Split embeddings and labels into a pool and a test set; *rare* thins the pool's classes."""
     order = rng.permutation(len(x))
-    pool, test_rows = order[: len(x) // 2], order[len(x) // 2 :]
+    pool, test_rows = order[:pool_size], order[pool_size:]
     if mix == "rare":
-        shares = 0.03 ** (rng.permutation(CLASS_COUNT) / (CLASS_COUNT - 1))
+        class_count = count_classes(y)
+        shares = rare_share ** (rng.permutation(class_count) / (class_count - 1))
         remaining_by_label = dict(
             enumerate(np.ceil(shares * np.bincount(y[pool]).min()).astype(int))
         )
@@ -274,8 +309,12 @@ def split_digits(
     return (x[pool], y[pool]), (x[test_rows], y[test_rows])
 
 
+def count_classes(y: Any) -> int:
+    return int(y.max()) + 1
+
+
 def balanced_accuracy(answers: Any, truth: Any) -> float:
-    return float(np.mean([(answers[truth == k] == k).mean() for k in range(CLASS_COUNT)]))
+    return float(np.mean([(answers[truth == k] == k).mean() for k in range(count_classes(truth))]))
 
 
 def print_accuracy_table(mix: str, curves: dict[str, Any], seeds: range) -> None:

@@ -56,6 +56,9 @@ def _run(options: argparse.Namespace) -> CommandResult:
         raise UsageError(f"There is no image in {', '.join(map(str, options.images))}.")
     should_draw = options.output or not options.json
     output_files = _output_files(files, options.output) if should_draw else [None] * len(files)
+    for control in loaded.controls:
+        if note := loaded.card.control(control.name).note:
+            print_line(f"{control.name}: {note}", options)
     results: list[CommandResult] = []
     for file, output_file in zip(files, output_files, strict=True):
         try:

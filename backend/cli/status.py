@@ -176,7 +176,13 @@ def _control_json(control: ControlCard) -> JsonObject:
         figures = control.label_figures(label)
         labels[label] = {"examples": count, **to_json(figures)}
     audit = control.audit.to_json() if control.audit else None
-    return {"kind": control.kind, "audit": audit, "advice": control.advice, "labels": labels}
+    return {
+        "kind": control.kind,
+        "audit": audit,
+        "advice": control.advice,
+        "note": control.note,
+        "labels": labels,
+    }
 
 
 # -- text output ----------------------------------------------------------------------------
@@ -227,8 +233,8 @@ def _format_round(status: RoundStatus | None) -> Iterator[str]:
 
 def _format_control(name: str, control: ControlCard) -> Iterator[str]:
     yield f"    {name} ({control.kind})"
-    if control.advice:
-        yield f"      {control.advice}"
+    for sentence in filter(None, (control.note, control.advice)):
+        yield f"      {sentence}"
     if control.examples:
         header = f"      {'label':<{LABEL_COLUMN_WIDTH}} {'examples':>8}  "
         yield f"{header}{'precision':<24}  recall"

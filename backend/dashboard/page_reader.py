@@ -168,6 +168,7 @@ def _control_view(control: ControlStatus, card: VersionCard | None) -> ControlVi
         confusion=_confusion_matrix(recorded.confusion, control.labels),
         counting=recorded.counting,
         advice=recorded.advice,
+        note=recorded.note,
     )
 
 

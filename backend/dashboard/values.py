@@ -97,6 +97,7 @@ class ControlView:
         confusion: confusion matrix of choices; None if unknown.
         counting: counting error of boxes and points.
         advice: how to get predictions before the first training.
+        note: what limits the confidence of its predictions; empty otherwise.
     """
 
     name: str
@@ -106,6 +107,7 @@ class ControlView:
     confusion: ConfusionMatrix | None = None
     counting: IntervalEstimate | None = None
     advice: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)

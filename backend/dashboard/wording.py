@@ -28,7 +28,7 @@ QUEUE_REASON_TEXTS = {
     "{uncertainty}).",
     "representative": "The model is fairly confident about all remaining images (uncertainty of "
     "this one: {uncertainty}). This one is similar to most of them.",
-    "typical": "Similar to many other images. No model is trained yet.",
+    "typical": "Similar to many other images. Uncertainty does not distinguish them yet.",
 }
 QUEUE_REASON_TAGS = {
     "audit": "audit",

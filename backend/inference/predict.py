@@ -27,7 +27,7 @@ from backend.inference.detections import (
 from backend.inference.embed import EMPTY_EMBEDDINGS, EmbeddingResult
 from backend.inference.images import ImageBatch, ProjectImages, image_sources
 from backend.inference.model import Model, apply_thresholds, predict_choice
-from backend.learning.selection import detection_uncertainty, uncertainty
+from backend.learning.selection import detection_uncertainty, label_rarity, uncertainty
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -72,6 +72,16 @@ class InferenceResult:
                 for task, value in zip(rows, values, strict=True):
                     uncertainties[task] = max(uncertainties.get(task, 0.0), float(value))
         return uncertainties
+
+    def label_rarities(self) -> dict[int, float]:
+        """Return how rare the labels of each classified task are, 0 to 1: the rarest control's."""
+        rarities: dict[int, float] = {}
+        for control in self.controls:
+            rows = self.probabilities.get(control.name, {})
+            if rows:
+                values = label_rarity(np.stack(list(rows.values())), control.multiple)
+                rarities = merge_max(rarities, dict(zip(rows, values.tolist(), strict=True)))
+        return rarities
 
     def region_uncertainties(self, fallback_rank: Callable[[int], float]) -> dict[int, float]:
         """Return the uncertainty of each task that the detectors ran on, 0 to 1.

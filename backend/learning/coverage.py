@@ -10,6 +10,7 @@ earlier gain is an upper bound and few gains have to be recomputed (lazy greedy,
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -143,6 +144,24 @@ def order_by_gain(state: Coverage, picked: list[int]) -> list[int]:
     is_duplicate = state.max_cosine > DUPLICATE_COSINE
     order = np.lexsort((-remaining_gain, is_duplicate, state.is_covered))
     return [*picked, *order[~np.isin(order, picked)].tolist()]
+
+
+def content_order(vectors: Floats) -> list[int]:
+    """Return the rows in an order that depends on the embeddings, not on the present order.
+
+    Ties are resolved by position, so images have to be in this order before they are compared.
+    Otherwise the first files of a folder would win, and these often show the same label.
+
+    Args:
+        vectors: (n, d) float32.
+
+    Example:
+        >>> vectors = np.eye(4, dtype=np.float32)
+        >>> (vectors[content_order(vectors)] == vectors[::-1][content_order(vectors[::-1])]).all()
+        np.True_
+    """
+    keys = [hashlib.blake2b(vector.tobytes(), digest_size=8).digest() for vector in vectors]
+    return sorted(range(len(keys)), key=keys.__getitem__)
 
 
 def sample_candidates(uncertainties: Floats, count: int, rng: np.random.Generator) -> Indices:

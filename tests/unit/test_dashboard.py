@@ -259,6 +259,7 @@ def test_the_front_of_the_queue_has_reasons() -> None:
         search_interval=4,
         overflow_tasks=[],
         missing_label_tasks=[7],
+        uncertainties=dict(enumerate(weights.tolist())),
     )
     front = order.first_tasks(24)
     assert [one.task for one in front] == order.ranked_tasks()[:24]

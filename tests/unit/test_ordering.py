@@ -5,14 +5,30 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
+import pytest
+
+from backend.arrays import Floats
+from backend.domain import Label
+from backend.label_studio.labeling_config import LabelingConfig
 from backend.learning.audit import is_audit
+from backend.learning.selection import label_rarity, uncertainty
 from backend.loop.publish.queue_order import (
     QUEUE_HEAD_SIZE,
     QueueOrder,
     build_queue_order,
     count_examples,
 )
-from tests.support.observations import make_embeddings, make_observation, make_queue_order
+from backend.vision.heads.head import Head, fit_head
+from tests.support.observations import (
+    CHOICE_CONTROL,
+    make_embeddings,
+    make_observation,
+    make_queue_order,
+)
+
+SORTED_LABELS = ("a", "b", "c", "d")
+IMAGES_PER_LABEL = 40
 
 
 def test_every_open_task_is_ranked_once_and_the_audit_set_stands_between() -> None:
@@ -147,3 +163,114 @@ def test_examples_are_counted_by_image_without_the_audit_set() -> None:
     pool = [task for task in range(100) if not is_audit("p", task)]
     labeled = {audit[0]: "blue", pool[0]: "red", pool[1]: "red", pool[2]: "gone"}
     assert count_examples(make_observation(100, labeled)) == {"colour": {"red": 2, "blue": 0}}
+
+
+def make_sorted_folder(seed: int = 0) -> dict[int, Floats]:
+    """Return the embeddings of a folder whose files are sorted by label, in the order of ids."""
+    random = np.random.default_rng(seed)
+    means = np.repeat(random.standard_normal((4, 32)), IMAGES_PER_LABEL, axis=0)
+    vectors = means + random.standard_normal(means.shape)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return dict(enumerate(vectors.astype(np.float32)))
+
+
+def fit_sorted_folder(vectors: dict[int, Floats], labeled: dict[int, str]) -> Head:
+    targets = np.eye(4, dtype=np.float32)[[SORTED_LABELS.index(k) for k in labeled.values()]]
+    pool = np.stack(list(vectors.values()))
+    examples = np.stack([vectors[task] for task in labeled])
+    return fit_head(examples, targets, labels=SORTED_LABELS, multiple=False, pool=pool)
+
+
+def order_sorted_folder(
+    vectors: dict[int, Floats],
+    labeled: dict[int, str],
+    uncertainties: dict[int, float],
+    rarities: dict[int, float] | None = None,
+) -> QueueOrder:
+    control = replace(CHOICE_CONTROL, labels=tuple(map(Label, SORTED_LABELS)))
+    observation = replace(
+        make_observation(len(vectors), labeled), config=LabelingConfig((control,), {})
+    )
+    return build_queue_order(observation, vectors, uncertainties, [], 0, rarities)
+
+
+def head_uncertainties(head: Head, vectors: dict[int, Floats]) -> dict[int, float]:
+    values = uncertainty(head.probabilities(np.stack(list(vectors.values()))), multiple=False)
+    return dict(zip(vectors, values.tolist(), strict=True))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_after_labels_of_one_class_the_next_tasks_show_all_classes(seed: int) -> None:
+    vectors = make_sorted_folder(seed)
+    labeled = dict.fromkeys([t for t in vectors if not is_audit("p", t)][:4], "a")
+    head = fit_sorted_folder(vectors, labeled)
+    model, certain = head_uncertainties(head, vectors), dict.fromkeys(vectors, 0.0)
+    for uncertainties in (model, certain):  # of this version, and of versions that are certain
+        order = order_sorted_folder(vectors, labeled, uncertainties)
+        tasks = [task for task in order.ranked_tasks() if not is_audit("p", task)][:12]
+        assert {task // IMAGES_PER_LABEL for task in tasks} == {0, 1, 2, 3}
+        assert "uncertain" not in {queued.why for queued in order.first_tasks(12)}
+
+
+def test_confidence_is_below_one_until_two_labels_have_examples() -> None:
+    vectors = make_sorted_folder()
+    confidence = [
+        fit_sorted_folder(vectors, dict.fromkeys(range(count), "a"))
+        .probabilities(np.stack(list(vectors.values())))
+        .max(axis=1)
+        for count in (1, 4, 20)
+    ]
+    assert [row.max() for row in confidence] == pytest.approx([2 / 5, 5 / 8, 21 / 24])
+    assert all(np.ptp(row) == 0 for row in confidence)
+    two = fit_sorted_folder(vectors, {0: "a", 1: "a", IMAGES_PER_LABEL: "b"})
+    assert np.ptp(two.probabilities(np.stack(list(vectors.values()))).max(axis=1)) > 0.1
+
+
+def test_equally_uncertain_images_of_a_rare_label_move_forward() -> None:
+    vectors = make_sorted_folder()
+    labeled = {
+        start + row: label
+        for start, label in zip(range(0, len(vectors), IMAGES_PER_LABEL), "abcd", strict=True)
+        for row in range(10)
+    }
+    rare = [task for task in vectors if task >= len(vectors) - 8]
+    probabilities = np.full((len(vectors), 4), 0.05, dtype=np.float32)
+    for task in vectors:
+        probabilities[task, [3, 0] if task in rare else [task % 3, (task + 1) % 3]] = (0.5, 0.4)
+    rarities = dict(zip(vectors, label_rarity(probabilities, False).tolist(), strict=True))
+    uncertainties = {task: 0.9 - task * 1e-3 for task in vectors}
+    positions = []
+    for known_rarities in (None, rarities):
+        ranked = order_sorted_folder(vectors, labeled, uncertainties, known_rarities).ranked_tasks()
+        ranked = [task for task in ranked if not is_audit("p", task)]
+        positions.append(np.mean([ranked.index(task) for task in rare if not is_audit("p", task)]))
+    assert positions[1] < positions[0] - 10
+
+
+@pytest.mark.parametrize("certainty", ["no model", "equal", "ties", "all different"])
+@pytest.mark.parametrize("seed", range(5))
+def test_other_ids_do_not_change_which_images_are_chosen(certainty: str, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    vectors = make_sorted_folder(seed)
+    count = len(vectors)
+    values = {
+        "no model": {},
+        "equal": dict.fromkeys(vectors, 0.0),
+        "ties": dict(enumerate((random.random(count) > 0.5).astype(float).tolist())),
+        "all different": dict(enumerate(random.random(count).tolist())),
+    }[certainty]
+    pool = [task for task in vectors if not is_audit("p", task)]
+    labeled = random.choice(pool, 6, replace=False).tolist()
+    new_ids = dict(zip(vectors, vectors, strict=True)) | dict(
+        zip(pool, random.permutation(pool).tolist(), strict=True)
+    )
+    orders = []
+    for ids in ({task: task for task in vectors}, new_ids):
+        order = order_sorted_folder(
+            {ids[task]: vectors[task] for task in vectors},
+            {ids[task]: SORTED_LABELS[task // IMAGES_PER_LABEL] for task in labeled},
+            {ids[task]: value for task, value in values.items()},
+        )
+        images = {new: task for task, new in ids.items()}
+        orders.append([images[task] for task in order.ranked_tasks()])
+    assert orders[0] == orders[1]

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from backend.cli.main import main
 from backend.dashboard.page_reader import DashboardReader
 from backend.json_records import to_json
+from backend.records import SINGLE_LABEL_NOTE
 from backend.settings import read_settings
 from backend.store.captures import Capture, CaptureStore
 from backend.store.files import write_json
@@ -116,6 +118,23 @@ def test_json_output_has_the_same_figures(
         "precision": FIGURE,
         "recall": FIGURE | {"value": 0.8},
     }
+
+
+def test_confidence_is_qualified_while_only_one_label_has_examples(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    assert SINGLE_LABEL_NOTE not in status(home, monkeypatch, capsys)
+    versions = VersionStore(ProjectStore(home).folder("1"))
+    file = versions.path(str(versions.live())) / "card.json"
+    card = json.loads(file.read_text())
+    card["controls"]["colour"]["examples"] = {"red": 12, "blue": 0}
+    write_json(file, card)
+    assert SINGLE_LABEL_NOTE in status(home, monkeypatch, capsys)
+    folder = home / "images"
+    folder.mkdir()
+    Image.new("RGB", (64, 64), "red").save(folder / "red.png")
+    assert main(["predict", str(folder), "--project", "1", "--output", str(home / "drawn")]) == 0
+    assert SINGLE_LABEL_NOTE in capsys.readouterr().out
 
 
 def test_a_project_without_a_version_shows_how_to_get_one(

@@ -29,6 +29,7 @@ from backend.learning.detection_metrics import (
 )
 from backend.learning.intervals import proportion_estimate
 from backend.learning.thresholds import precision_threshold
+from backend.records import LINEAR_HEAD_KIND
 from backend.training.head import ChoiceExamples
 from backend.vision.detection.trained_detector import Detector, TrainedDetector
 
@@ -253,7 +254,7 @@ def describe_head(model: Model, control: str, examples: ChoiceExamples) -> str:
     """Return the type of the head of a choices control, for people."""
     if control not in model.heads:
         return "none yet"
-    return "linear head" if (~examples.audit_mask).any() else "zero-shot from the label names"
+    return LINEAR_HEAD_KIND if (~examples.audit_mask).any() else "zero-shot from the label names"
 
 
 def describe_detector(detector: Detector | None) -> str:

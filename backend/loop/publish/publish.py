@@ -144,6 +144,8 @@ class Publisher:
             uncertainties,
             self._find_missing_labels(observation, open_vectors),
             self._session.settings.seed,
+            inference.label_rarities(),
+            needs_examples=_needs_examples(inference.model),
         )
 
     def _region_uncertainties(
@@ -263,3 +265,13 @@ class Publisher:
 
     def _report_push(self, done: int, total: int) -> None:
         self._report("pushing", done / total, "")
+
+
+def _needs_examples(model: Model) -> bool:
+    """Return whether uncertainty means little until each label has a few examples.
+
+    This was measured for heads without text. Label names give the others a start, and a detector
+    has to find the few images with objects early.
+    """
+    is_text_anchored = any(head.anchored == "text" for head in model.heads.values())
+    return not model.detectors and not is_text_anchored

@@ -23,6 +23,7 @@ from backend.learning.selection import (
     order_queue,
     rank_scores,
     search_interval,
+    selection_weights,
 )
 from backend.loop.observe import Observation
 from backend.runtime.connection import Connection
@@ -53,7 +54,8 @@ class QueueOrder:
         missing_label_tasks: tasks most likely to show a label without an example, best first.
         skipped_tasks: open tasks that somebody skipped; they come last.
         prediction_scores: task → id and score of its prediction; fetched at first use.
-        is_trained: whether the model was trained, so that its uncertainty is meaningful.
+        uncertainties: open task → uncertainty of the model, 0 to 1.
+        is_trained: whether the uncertainties distinguish the open tasks.
         image_addresses: task near the front → URL of its image.
         checks: spot checks of auto-accept.
     """
@@ -71,6 +73,7 @@ class QueueOrder:
     missing_label_tasks: list[int]
     skipped_tasks: list[int] = field(default_factory=list)
     prediction_scores: dict[int, tuple[int, float]] = field(default_factory=dict)
+    uncertainties: Mapping[int, float] = field(default_factory=dict)
     is_trained: bool = True
     image_addresses: dict[int, str] = field(default_factory=dict)
     checks: SpotChecks = field(default_factory=SpotChecks)
@@ -133,12 +136,13 @@ class QueueOrder:
             for row, turn in zip(picked_rows, turns, strict=False)
             if is_last_in_cycle(turn, self.diversity_interval)
         }
-        weights = dict(zip(self.pool_tasks, self.coverage.uncertainties.tolist(), strict=True))
         tasks = self._full_order(picked_rows, updated_coverage)[:count]
         reasons = [(task, self._selection_reason(task, outliers)) for task in tasks]
         return [
             QueuedTask(
-                task, reason, round(weights.get(task, 0.0), 4) if reason == "uncertain" else 0.0
+                task,
+                reason,
+                round(self.uncertainties.get(task, 0.0), 4) if reason == "uncertain" else 0.0,
             )
             for task, reason in reasons
         ]
@@ -182,6 +186,8 @@ def build_queue_order(
     uncertainties: Mapping[int, float],
     missing_label_tasks: Sequence[int],
     seed: int,
+    rarities: Mapping[int, float] | None = None,
+    needs_examples: bool = True,
 ) -> QueueOrder:
     """Build the order of a project's open tasks.
 
@@ -192,26 +198,35 @@ def build_queue_order(
             tasks have the same weight.
         missing_label_tasks: tasks most likely to show a label without an example, best first.
         seed: random seed.
+        rarities: open task → how rare its likely labels are, 0 to 1; 1 if missing.
+        needs_examples: the uncertainties mean little until each label has a few examples.
     """
     open_tasks = [task for task in observation.tasks if task.open]
     readable_tasks = [task for task in open_tasks if task.id in vectors]
     skipped = [task for task in readable_tasks if task.skipped]
     audit = {task.id for task in readable_tasks if observation.is_audit(task)}
-    pool = [task.id for task in readable_tasks if task.id not in audit and not task.skipped]
-    labeled_pool = [
-        t.id
-        for t in [*observation.labeled, *skipped]
-        if t.id in vectors and not observation.is_audit(t)
-    ]
-    weights = np.array(
-        [uncertainties.get(t, 0.0) if uncertainties else 1.0 for t in pool], dtype=np.float32
+    pool = _sort_by_content(
+        [task.id for task in readable_tasks if task.id not in audit and not task.skipped], vectors
+    )
+    labeled_pool = _sort_by_content(
+        [
+            t.id
+            for t in [*observation.labeled, *skipped]
+            if t.id in vectors and not observation.is_audit(t)
+        ],
+        vectors,
+    )
+    frequencies = _label_frequencies(observation)
+    weights = selection_weights(
+        np.array([uncertainties.get(task, 0.0) for task in pool], dtype=np.float32),
+        frequencies if needs_examples else (),
+        np.array([(rarities or {}).get(task, 1.0) for task in pool], dtype=np.float32),
     )
     shortlisted = coverage.sample_candidates(
         weights, coverage.MAX_COMPARED_IMAGES, np.random.default_rng(seed)
     )
     rows = [pool[i] for i in shortlisted]
     overflow = np.setdiff1d(np.arange(len(pool)), shortlisted)
-    frequencies = _label_frequencies(observation)
     return QueueOrder(
         project_identity=observation.identity,
         pool_tasks=rows,
@@ -229,7 +244,8 @@ def build_queue_order(
         missing_label_tasks=[task for task in missing_label_tasks if task in set(rows)],
         skipped_tasks=[task.id for task in skipped],
         overflow_tasks=[pool[i] for i in overflow[np.argsort(-weights[overflow], kind="stable")]],
-        is_trained=bool(uncertainties),
+        uncertainties=uncertainties,
+        is_trained=bool(uncertainties) and (len(pool) < 2 or bool(np.ptp(weights) > 0)),
     )
 
 
@@ -307,6 +323,11 @@ def _labels_by_control(task: Task) -> dict[str, frozenset[str]]:
         c: frozenset(p.label for p in regions) for c, regions in (task.regions or {}).items()
     }
     return {**(task.choices or {}), **region_labels}
+
+
+def _sort_by_content(tasks: Sequence[int], vectors: Mapping[int, Floats]) -> list[int]:
+    """Sort tasks so that ties between images are not resolved by id."""
+    return [tasks[row] for row in coverage.content_order(_stack_vectors(tasks, vectors))]
 
 
 def _stack_vectors(tasks: Sequence[int], vectors: Mapping[int, Floats]) -> Floats:

@@ -39,7 +39,8 @@ class Head:
         labels: K label names.
         multiple: multi-label: K sigmoids instead of one softmax.
         weight: (K, d) float32.
-        bias: (K,) float32; −1e4 for a label with neither an example nor a text anchor.
+        bias: (K,) float32; −1e4 for a label with neither an example nor a text anchor, unless only
+            one label has an example.
         temperature: t > 0.
         ridge: L2 penalty on the distance from the anchors; 0 for an untrained head.
         ridge_from: ``cross-validation``, ``previous``, ``default``, or ``none``.
@@ -150,6 +151,9 @@ def fit_head(
     cross-validated log-loss once every label has 5 examples, the temperature by held-out log-loss.
     Both are reused from ``previous`` if it was trained on at least 90 % as many images.
 
+    If only one of several labels has an example, and none a text anchor, nothing can be separated.
+    Then the confidence is the same for every image, and below 1 (:func:`_single_label_head`).
+
     Args:
         embeddings: (n, d) float32 of unit length, n ≥ 0.
         targets: (n, K) float32: 1 chosen, 0 not chosen, NaN not offered. Unless ``multiple``, rows
@@ -171,6 +175,9 @@ def fit_head(
     text_head = zero_shot_head(labels, anchors, multiple, pool=pool) if anchors else None
     if not labeled.any():
         return text_head or _untrained_head(labels, multiple, embeddings.shape[1])
+    has_examples = np.nan_to_num(targets[labeled]).sum(0) > 0
+    if not anchors and not multiple and has_examples.sum() == 1 < len(labels):
+        return _single_label_head(labels, has_examples, embeddings[labeled])
     scaler = _FeatureScaler.from_pool(
         embeddings[labeled] if pool is None or not len(pool) else pool
     )
@@ -282,6 +289,18 @@ def _untrained_head(labels: tuple[str, ...], multiple: bool, width: int) -> Head
     return Head(labels, multiple, weight, bias, 1.0, 0.0, "none", "none", "class means", 0)
 
 
+def _single_label_head(labels: tuple[str, ...], has_examples: Bools, embeddings: Floats) -> Head:
+    """Return the head of a project in which only one label has examples.
+
+    Its confidence in that label is (n + 1) / (n + K) after n examples (Laplace's rule of
+    succession), and the other labels share the rest.
+    """
+    count = len(embeddings)
+    weight = np.zeros((len(labels), embeddings.shape[1]), dtype=np.float32)
+    bias = np.where(has_examples, np.float32(math.log(count + 1)), np.float32(0))
+    return Head(labels, False, weight, bias, 1.0, 0.0, "none", "none", "class means", count)
+
+
 @dataclass(frozen=True)
 class _FeatureScaler:
     """Converts embeddings x to features z = ((x − centre) / spread, 1).
@@ -328,7 +347,8 @@ def _warm_start(
     if previous is None or not same_width or previous.multiple != rows.multiple:
         return None, None
     previous_weights = scaler.to_feature_weights(previous.weight, previous.bias)
-    previous_weights[previous.bias <= IMPOSSIBLE_LOGIT / 2] = np.nan
+    is_unfitted = (previous.bias <= IMPOSSIBLE_LOGIT / 2) | ~previous.weight.any(axis=1)
+    previous_weights[is_unfitted] = np.nan
     row_by_label = dict(zip(previous.labels, previous_weights, strict=True))
     unset_row = np.full(previous_weights.shape[1], np.nan, dtype=np.float32)
     start_weights = np.stack([row_by_label.get(label, unset_row) for label in labels])
