@@ -56,12 +56,16 @@ class DecodedImage:
         width: pixels of the upright original.
         height: pixels of the upright original.
         jpeg_bytes: a JPEG without metadata of exactly this image; empty if there is none.
+        file_format: of the file, one of ``IMAGE_FORMATS``; empty for images from elsewhere.
+        is_turned: the file has an EXIF orientation, and ``image`` is turned by it.
     """
 
     image: Image.Image
     width: int
     height: int
     jpeg_bytes: bytes = field(default=b"", repr=False, kw_only=True)
+    file_format: str = field(default="", kw_only=True)
+    is_turned: bool = field(default=False, kw_only=True)
 
 
 def decode_upright_image(
@@ -126,9 +130,17 @@ def _decode_checked(
             image.info = {}
             upright = image.transpose(transpose) if transpose is not None else image
         is_stored_form = file.format == "JPEG" and file.mode in ("RGB", "L") and transpose is None
+        # Pillow calls a JPEG with several pictures MPO; the first one is decoded
+        file_format = "JPEG" if file.format == "MPO" else file.format or ""
         original_bytes = content if is_stored_form and upright.size == (width, height) else b""
     size = (height, width) if transpose in SWAPPING_TRANSPOSES else (width, height)
-    return DecodedImage(upright, *size, jpeg_bytes=original_bytes)
+    return DecodedImage(
+        upright,
+        *size,
+        jpeg_bytes=original_bytes,
+        file_format=file_format,
+        is_turned=transpose is not None,
+    )
 
 
 def _return_unchanged(image: Image.Image) -> Image.Image:
