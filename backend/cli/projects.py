@@ -21,16 +21,22 @@ def find_project(settings: Settings, project: str) -> ProjectRecord:
     Raises:
         NotFoundError: no project or several projects match; the message lists all.
     """
+    matches = matching_projects(settings, project)
+    if len(matches) == 1:
+        return matches[0]
     projects = ProjectStore(settings.home)
     records = projects.all()
-    matches = [r for r in records if project in ("", r.id, str(r.number), r.title)]
-    exact_matches = [r for r in matches if r.id == project]
-    if len(exact_matches or matches) == 1:
-        return (exact_matches or matches)[0]
     project_list = ", ".join(f"{r.id} ({r.title or 'no title yet'})" for r in records) or "none yet"
     question = f"Which project is {project!r}?" if project else "Which project?"
     message_parts = [f"{question} Connected here: {project_list}.", *projects.damaged_messages()]
     raise NotFoundError(f"{' '.join(message_parts)} Connect one with `prelabel connect PROJECT`.")
+
+
+def matching_projects(settings: Settings, project: str) -> list[ProjectRecord]:
+    """Return the connected projects with this number or title, or the one with this id."""
+    records = ProjectStore(settings.home).all()
+    matches = [r for r in records if project in ("", r.id, str(r.number), r.title)]
+    return [r for r in matches if r.id == project] or matches
 
 
 def project_folder(settings: Settings, record: ProjectRecord) -> Path:

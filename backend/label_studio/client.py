@@ -7,10 +7,11 @@ import json
 from collections.abc import Iterator, Sequence
 from urllib.parse import urlsplit
 
-from backend.errors import ConfigError, LabelStudioError, LabelStudioNotFoundError, NotFoundError
+from backend.errors import LabelStudioNotFoundError, NotFoundError
 from backend.label_studio import Json
 from backend.label_studio.api_errors import not_label_studio
 from backend.label_studio.api_session import ApiSession
+from backend.label_studio.json_values import read_object
 from backend.label_studio.project_details import (
     BackendConnection,
     ProjectCounters,
@@ -24,13 +25,14 @@ CHANGED_TASK_PAGE_SIZE = 50
 """Tasks per page of changed tasks, which are usually few."""
 PREDICTION_BATCH_SIZE = 500
 """Predictions per request; on SQLite, a request blocks all other writes for up to 5 s."""
-EXPORT_TIMEOUT_SECONDS = 600.0
-"""Time limit of an export, which reads every image to get its size or to include it."""
 TASK_FIELDS = "id,data,is_labeled,updated_at"
 ANNOTATION_FIELDS = (
     "id,annotations,result,was_cancelled,ground_truth,completed_by,created_at,updated_at"
 )
 """Fields of a task and, because Label Studio applies the same list, of its annotations."""
+LABELED_TASK_FIELDS = f"data,is_labeled,{ANNOTATION_FIELDS}"
+LABELED_TASK_PAGE_SIZE = 100
+"""Labeled tasks per page: a task whose image is part of its data may have megabytes."""
 CHANGE_FIELDS = "id,is_labeled,total_annotations,cancelled_annotations,updated_at"
 LATEST_FIRST: Json = {"ordering": ["-tasks:updated_at"]}
 UNCERTAINTY_SAMPLING = "Uncertainty sampling"
@@ -114,37 +116,6 @@ class LabelStudioClient(ApiSession):
         if not rows:
             raise LabelStudioNotFoundError(f"{self.server} has no project {number}.")
         return rows[0]
-
-    def export_labels(self, number: int, format_name: str) -> tuple[str, bytes]:
-        """Export the labeled tasks of a project with Label Studio's converter.
-
-        Args:
-            number: project number.
-            format_name: name of the export format, such as ``COCO``.
-
-        Returns:
-            the name and content of the file, usually a zip archive.
-
-        Raises:
-            ConfigError: the format does not support the labeling config.
-            LabelStudioError: the export was refused or failed.
-        """
-        rows = self.get_json(f"api/projects/{number}/export/formats")
-        available = [str(row["name"]) for row in rows if not row.get("disabled")]
-        if format_name not in available:
-            raise ConfigError(
-                f"Label Studio cannot export project {number} as {format_name}, which needs boxes "
-                f"(RectangleLabels). Its Export page offers {', '.join(available)}."
-            )
-        path, parameters = f"api/projects/{number}/export", {"exportType": format_name}
-        response = self.request("GET", path, parameters, timeout=EXPORT_TIMEOUT_SECONDS)
-        if response.status_code >= 400:
-            raise LabelStudioError(
-                f"Label Studio failed to export {format_name} ({response.status_code}). Its log "
-                "contains the reason; often it cannot read an image of the project."
-            )
-        file_name = str(response.headers.get("filename") or f"{format_name}.zip")
-        return file_name, bytes(response.content)
 
     # -- tasks ------------------------------------------------------------------------------
 
@@ -245,6 +216,35 @@ class LabelStudioClient(ApiSession):
             raise
 
     # -- annotations ------------------------------------------------------------------------
+
+    def iter_labeled_tasks(self, number: int) -> Iterator[Json]:
+        """Yield the tasks with annotations by id, each with ``data`` and ``annotations``.
+
+        Tasks that were only skipped are left out. One page is in memory at a time, and it starts
+        after the last id, so that labels of the meantime shift no task out of the list.
+        """
+        last_id, size = 0, LABELED_TASK_PAGE_SIZE
+        while True:
+            after = task_filter("id", "greater", "Number", last_id)
+            query = _join_filters(_nonzero_filter("total_annotations"), after)
+            rows = self._get_task_page(number, LABELED_TASK_FIELDS, 1, query, size)
+            yield from rows
+            if len(rows) < size:
+                return
+            last_id = rows[-1]["id"]
+
+    def task_data(self, number: int, task: int) -> Json:
+        """Return the data of a task.
+
+        Raises:
+            LabelStudioNotFoundError: the task was deleted.
+        """
+        # the task's own page of the API would ask the ML backend for a prediction
+        query = task_filter("id", "equal", "Number", task)
+        rows = self._get_task_page(number, "id,data", 1, query, 1)
+        if not rows:
+            raise LabelStudioNotFoundError(f"{self.server} has no task {task}.")
+        return read_object(rows[0], "data")
 
     def annotations_by_task(self, number: int) -> dict[int, list[Json]]:
         """Return task id → annotations, including skipped ones."""
@@ -386,3 +386,9 @@ class LabelStudioClient(ApiSession):
 def _nonzero_filter(counter: str) -> Json:
     """Return a query for the tasks whose counter is not 0."""
     return task_filter(counter, "greater", "Number", 0)
+
+
+def _join_filters(*queries: Json) -> Json:
+    """Return a query for the tasks that match all queries."""
+    items = [item for query in queries for item in query["filters"]["items"]]
+    return {"filters": {"conjunction": "and", "items": items}}

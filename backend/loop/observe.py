@@ -21,6 +21,7 @@ from backend.store.files import read_json, write_json
 from backend.store.versions import LabelSnapshot
 
 log = logging.getLogger("prelabel")
+LABEL_TIMES_FILE = "label_times.json"
 RANDOM_CAPTURE = "random"
 """Capture reason of images that the endpoint sampled at random."""
 
@@ -85,7 +86,12 @@ class Observation:
 
         Images that were captured because they are uncertain or rare would bias it.
         """
-        return task.capture_reason in ("", RANDOM_CAPTURE) and is_audit(self.identity, task.id)
+        return is_audit_task(self.identity, task)
+
+
+def is_audit_task(identity: str, task: Task) -> bool:
+    """Return whether a task belongs to the audit set of the project with this identity."""
+    return task.capture_reason in ("", RANDOM_CAPTURE) and is_audit(identity, task.id)
 
 
 def fetch_fingerprint(connection: Connection) -> ProjectFingerprint:
@@ -129,7 +135,14 @@ def observe(connection: Connection, folder: Path, fingerprint: ProjectFingerprin
     # found by its email address, which works even after the home folder was lost
     machine_user = connection.client.find_machine_user()
     tasks = tuple(
-        _parse_task(row, annotations, config, label_times, left_out, machine_user) for row in rows
+        read_task(
+            {**row, "annotations": annotations.get(row["id"], [])},
+            config,
+            label_times,
+            left_out,
+            machine_user,
+        )
+        for row in rows
     )
     listed_fingerprint = _fingerprint_from_rows(fingerprint, rows, annotations)
     return Observation(
@@ -150,15 +163,14 @@ def _fingerprint_from_rows(
     )
 
 
-def _parse_task(
+def read_task(
     row: Json,
-    annotations: Mapping[int, list[Json]],
     config: LabelingConfig,
     label_times: Mapping[str, Mapping[str, str]],
     left_out: Counter[str],
     machine_user: int,
 ) -> Task:
-    row = {**row, "annotations": annotations.get(row["id"], [])}
+    """Return a task as `parse_task` does, or one without labels where that fails."""
     try:
         return parse_task(row, config.controls, label_times, left_out, machine_user)
     except Exception:  # a bug; it must not stop the project for the sake of one task
@@ -167,13 +179,18 @@ def _parse_task(
         return Task(row["id"], {}, open=not row.get("is_labeled"))
 
 
+def load_label_times(folder: Path) -> dict[str, dict[str, str]]:
+    """Return when each label came into the config, as the last observation stored it."""
+    times: dict[str, dict[str, str]] = read_json(folder / LABEL_TIMES_FILE) or {}
+    return times
+
+
 def _label_first_seen(folder: Path, config: LabelingConfig) -> dict[str, dict[str, str]]:
     """Return when each label was added to the config; empty for labels of the first observation.
 
     An annotation from before a label was added is not a negative example of that label.
     """
-    file = folder / "label_times.json"
-    stored: dict[str, dict[str, str]] = read_json(file) or {}
+    stored = load_label_times(folder)
     times = {name: dict(labels) for name, labels in stored.items()}
     now = datetime.now(UTC).isoformat()
     for control in config.controls:
@@ -182,7 +199,7 @@ def _label_first_seen(folder: Path, config: LabelingConfig) -> dict[str, dict[st
         for name in control.label_names:
             control_times.setdefault(name, default_time)
     if times != stored:
-        write_json(file, times)
+        write_json(folder / LABEL_TIMES_FILE, times)
     return times
 
 

@@ -17,10 +17,10 @@ from backend.json_records import to_json
 from backend.runtime.project_session import ProjectSession
 from backend.runtime.resources import Resources
 from backend.settings import Settings
-from backend.store.files import write_folder, write_json, write_text
+from backend.store.files import write_json, write_text
 from backend.store.projects import ProjectRecord
 from backend.store.versions import VersionCard
-from backend.tools.output_folder import check_empty_folder, list_written_files
+from backend.tools.output_folder import check_empty_folder, write_output_folder
 
 if TYPE_CHECKING:
     from backend.vision.encoders.base import Encoder
@@ -87,10 +87,8 @@ def export_version(
     setting = card.encoder.setting
     encoder = resources.encoder(setting) if setting and model.heads else None
     writer = _VersionWriter(card, record.title, model, encoder)
-    if folder.exists():
-        folder.rmdir()
-    write_folder(folder, writer.write_files)
-    return ExportedVersion(folder, list_written_files(folder), writer.left_out)
+    files = write_output_folder(folder, writer.write_files)
+    return ExportedVersion(folder, files, writer.left_out)
 
 
 class _VersionWriter:

@@ -35,6 +35,7 @@ PACKAGE_OWNERS: Mapping[str, tuple[str, ...]] = {
     "modal": ("serverless",),
     "open_clip": ("backend/vision/encoders/clip.py",),
     "openvino": ("backend/vision/runtime/openvino_runner.py",),
+    "pathvalidate": ("backend/tools/dataset/file_names.py",),
     "prometheus_client": ("backend/endpoint/metrics.py",),
     "skimage": ("backend/vision",),
     "sqlite3": ("backend/vision/encoders/embedding_cache.py",),
@@ -45,6 +46,7 @@ PACKAGE_OWNERS: Mapping[str, tuple[str, ...]] = {
         "backend/vision/detection/ultralytics_trainer.py",  # subclasses of its trainers
     ),
     "uvicorn": ("backend/cli",),
+    "yaml": ("backend/tools/dataset/yolo.py",),
 }
 """The files or folders that alone import a package."""
 HEAVY = (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from importlib.metadata import distribution, requires
@@ -231,3 +232,29 @@ def test_what_is_in_the_way_is_one_sentence(
         "There is no version 'v9-nothing'. Live versions: colours: v0-" in capsys.readouterr().err
     )
     assert not (tmp_path / "new").exists()
+
+
+def test_a_version_of_several_projects_needs_the_name_of_one(
+    published_home: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    home, version = tmp_path / "home", live(published_home, "1")
+    shutil.copytree(published_home / "projects" / "1", home / "projects" / "1")
+    shutil.copytree(home / "projects" / "1", home / "projects" / "8")
+    record_file = home / "projects" / "8" / "project.json"
+    record = json.loads(record_file.read_text()) | {"id": "8", "number": 8, "title": "copied"}
+    record_file.write_text(json.dumps(record))
+    monkeypatch.setenv("PRELABEL_HOME", str(home))
+    assert main(["export", version]) == 2
+    message = f"Several projects have {version}: 1 (colours), 8 (copied). Choose one with --project"
+    assert message in capsys.readouterr().err
+    assert main(["export", version, "--project", "9"]) == 1
+    assert "Which project is '9'?" in capsys.readouterr().err
+    assert main(["export"]) == 2
+    assert "Which version?" in capsys.readouterr().err
+    (tmp_path / "full" / "thesis").mkdir(parents=True)
+    full = str(tmp_path / "full")
+    assert main(["export", version, "--project", "copied", "--output", full]) == 2
+    assert "is not empty" in capsys.readouterr().err

@@ -57,12 +57,16 @@ class DecodedImage:
         width: width of the upright original in pixels.
         height: height of the upright original in pixels.
         jpeg_bytes: the original JPEG without metadata if its pixels equal ``image``; else empty.
+        file_format: one of ``IMAGE_FORMATS``; empty for images that were not decoded from a file.
+        is_turned: the file has an EXIF orientation that ``image`` is turned by.
     """
 
     image: Image.Image
     width: int
     height: int
     jpeg_bytes: bytes = field(default=b"", repr=False, kw_only=True)
+    file_format: str = field(default="", kw_only=True)
+    is_turned: bool = field(default=False, kw_only=True)
 
 
 def decode_upright_image(
@@ -126,10 +130,18 @@ def _decode_checked(
             image = image.copy() if image is file else image
             image.info = {}
             upright = image.transpose(transpose) if transpose is not None else image
+        # Pillow calls a JPEG with several pictures MPO; the first one is decoded
+        file_format = "JPEG" if file.format == "MPO" else file.format or ""
         is_unmodified = file.format == "JPEG" and file.mode in ("RGB", "L") and transpose is None
         original_bytes = content if is_unmodified and upright.size == (width, height) else b""
     size = (height, width) if transpose in SWAPPING_TRANSPOSES else (width, height)
-    return DecodedImage(upright, *size, jpeg_bytes=original_bytes)
+    return DecodedImage(
+        upright,
+        *size,
+        jpeg_bytes=original_bytes,
+        file_format=file_format,
+        is_turned=transpose is not None,
+    )
 
 
 def _return_unchanged(image: Image.Image) -> Image.Image:

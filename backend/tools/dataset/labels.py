@@ -1,0 +1,90 @@
+"""The labels of a project as an export contains them: one entry per labeled image."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from backend.domain import Control, ImageSize, LabelSet, Regions, Task
+from backend.tools.dataset.file_names import split_suffix
+
+Split = Literal["train", "val"]
+SPLITS: tuple[Split, ...] = ("train", "val")
+
+
+@dataclass(frozen=True)
+class LabeledImage:
+    """An image with the labels that were made on it.
+
+    Attributes:
+        task: its task; the address of an image inside the task's data is left out.
+        image_key: field of the task's data with the image.
+        file_name: unique in the export.
+        split: the part of the dataset that it belongs to.
+        size: pixels of the upright image; None until it is known.
+    """
+
+    task: Task
+    image_key: str
+    file_name: str
+    split: Split
+    size: ImageSize | None = None
+
+    @property
+    def stem(self) -> str:
+        """The file name without the suffix of an image."""
+        return split_suffix(self.file_name)[0]
+
+    def regions(self, control: Control) -> Regions | None:
+        """Return the regions of a control; None where nobody annotated it on this image."""
+        known = (self.task.regions or {}).get(control.name)
+        return known if control.image_key == self.image_key else None
+
+    def choices(self, control: Control) -> LabelSet | None:
+        """Return the labels chosen for a control; None where nobody annotated it."""
+        known = (self.task.choices or {}).get(control.name)
+        return known if control.image_key == self.image_key else None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The labels of a project that a format holds.
+
+    Attributes:
+        title: of the project.
+        controls: that the format holds, in the order of the config.
+        images: by task id.
+        left_out: number of things that are not exported, by reason.
+        is_val_audit: ``val`` is the audit set; else a tenth of the tasks, chosen by hash.
+    """
+
+    title: str
+    controls: tuple[Control, ...]
+    images: tuple[LabeledImage, ...]
+    left_out: Counter[str]
+    is_val_audit: bool
+
+    @property
+    def boxes(self) -> tuple[Control, ...]:
+        """The controls of boxes."""
+        return tuple(control for control in self.controls if control.kind == "boxes")
+
+    @property
+    def points(self) -> tuple[Control, ...]:
+        """The controls of points."""
+        return tuple(control for control in self.controls if control.is_points)
+
+
+def label_names(controls: Iterable[Control]) -> list[str]:
+    """Return the labels of some controls, each once, in the order of the config."""
+    return list(dict.fromkeys(name for control in controls for name in control.label_names))
+
+
+def iter_regions(image: LabeledImage, controls: Iterable[Control]) -> Iterator[Regions]:
+    """Yield the known regions of some controls on an image."""
+    for control in controls:
+        regions = image.regions(control)
+        if regions is not None:
+            yield regions
