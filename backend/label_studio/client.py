@@ -359,11 +359,7 @@ class LabelStudioClient(ApiSession):
         with contextlib.suppress(NotFoundError):
             self.request_json("DELETE", f"api/predictions/{id}/")
 
-    # -- users, tabs and ML backends ----------------------------------------------------------
-
-    def count_users(self) -> int:
-        """Return the number of users without the machine user."""
-        return len(self._user_ids().keys() - {MACHINE_USER["email"]})
+    # -- users and ML backends ----------------------------------------------------------------
 
     def ensure_machine_user(self) -> int:
         """Return the id of the user that signs accepted predictions; create it if needed."""
@@ -376,25 +372,6 @@ class LabelStudioClient(ApiSession):
 
     def _user_ids(self) -> dict[str, int]:
         return {str(row["email"]): int(row["id"]) for row in self.get_json("api/users/")}
-
-    def ensure_tab(self, number: int, title: str, view: Json) -> None:
-        """Create or update a tab of the Data Manager.
-
-        Args:
-            number: the project's.
-            title: of the tab.
-            view: its ``filters`` and ``ordering``.
-        """
-        columns: Json = {"hiddenColumns": {"explore": [], "labeling": []}}
-        path, query = "api/dm/views/", {"project": number}
-        tabs = self.get_json(path, query)
-        tab = next((tab for tab in tabs if tab["data"].get("title") == title), None)
-        if tab is None:
-            body: Json = {"project": number, "data": {"title": title, **columns, **view}}
-            self.request_json("POST", path, query, json=body)
-        elif any(tab["data"].get(key) != value for key, value in view.items()):
-            body = {"project": number, "data": {**tab["data"], **view}}
-            self.request_json("PATCH", f"{path}{tab['id']}/", query, json=body)
 
     def list_backends(self, number: int) -> list[BackendConnection]:
         """Return a project's ML backends; Label Studio calls each before it answers."""

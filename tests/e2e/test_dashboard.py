@@ -11,14 +11,24 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
+from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.tab_views import task_list_view
+from backend.label_studio.tabs import (
+    LABEL_ERRORS_TAB,
+    LABEL_NEXT_TAB,
+    SIMILAR_TAB,
+    ProjectTabs,
+)
 from backend.learning.audit import is_audit
 from backend.store.versions import VersionStore
 from demo.label_studio import LabelStudioServer
 from tests.support.browser import BROWSER_TIMEOUT_MS, horizontal_overflow, save_screenshot
+from tests.support.cli import json_output, run_prelabel
 from tests.support.detection_projects import BOXES_CONFIG, make_box_region
 from tests.support.drawings import make_drawing
 from tests.support.harness import (
     BackendServer,
+    Json,
     LabelStudioUser,
     MakeBackend,
     make_data_uri,
@@ -118,6 +128,107 @@ def test_the_front_of_the_queue_is_what_label_studio_serves_next_with_its_image(
     assert images.count() == 12
     assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
     assert garden.lab.http.headers["Authorization"].split()[1] not in page.content()
+
+
+def list_tabs(lab: LabelStudioUser, project: int) -> dict[str, Json]:
+    """The tabs of a project by their titles."""
+    rows = lab.request("GET", "/api/dm/views/", params={"project": project})
+    tabs: dict[str, Json] = {row["data"]["title"]: row for row in rows}
+    assert len(tabs) == len(rows), "no two tabs have the same title"
+    return tabs
+
+
+def record_errors(page: Page) -> list[str]:
+    """Errors of a page's scripts; the list grows."""
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on(
+        "response",
+        lambda answer: errors.append(answer.url) if answer.status >= 500 else None,
+    )
+    return errors
+
+
+def open_tab(page: Page, lab: LabelStudioUser, project: int, tab: int) -> list[int]:
+    """Open a tab of the Data Manager, and return the tasks that it lists.
+
+    The frontend saves a tab that it opens, so the tasks are read from Label Studio afterwards.
+    """
+    errors = record_errors(page)
+    page.goto(f"{lab.url}/projects/{project}/data?tab={tab}")
+    expect(page.get_by_text("Label All Tasks")).to_be_visible()
+    page.wait_for_load_state("networkidle")
+    parameters: Json = {"view": tab, "project": project, "page_size": 500}
+    tasks = [t["id"] for t in lab.request("GET", "/api/tasks/", params=parameters)["tasks"]]
+    expect(page.get_by_text(re.compile(rf"^Tasks: {len(tasks)} / "))).to_be_visible()
+    assert errors == []
+    return tasks
+
+
+def test_every_tab_of_prelabel_opens_and_lists_its_tasks_also_those_that_were_broken(
+    garden: Garden, page: Page, shots: Path
+) -> None:
+    lab, project = garden.lab, garden.project
+    checked = garden.backend.home / "projects" / str(project) / "suspects.json"
+    wait_until("the server checks the labels, and updates its tab", checked.exists)
+    known = {row["id"] for row in lab.list_tasks(project)}
+    suspects, similar = garden.tasks[1:4], garden.tasks[5:7]
+
+    def add(title: str, operator: str, type_name: str, value: object) -> None:
+        item = {"filter": "filter:tasks:id", "operator": operator, "type": type_name}
+        filters = {"conjunction": "and", "items": [item | {"value": value}]}
+        body = {"project": project, "data": {"title": title, "filters": filters}}
+        lab.request("POST", "/api/dm/views/", json=body)
+
+    assert list(list_tabs(lab, project)) == ["Default", LABEL_NEXT_TAB]
+    add("Mine", "equal", "Number", garden.tasks[0])
+    add(LABEL_ERRORS_TAB, "in_list", "List", suspects)  # as earlier releases wrote them
+    add(SIMILAR_TAB, "in_list", "List", similar)
+    mine = list_tabs(lab, project)["Mine"]
+    with page.expect_event("pageerror") as failure:
+        page.goto(f"{lab.url}/projects/{project}/data?tab={mine['id']}")
+    assert "No matching type for union" in str(failure.value)
+    env = {
+        name: value
+        for name, value in garden.backend.environment.items()
+        if name.startswith(("PRELABEL_HOME", "PRELABEL_ENCODER", "LABEL_STUDIO"))
+    }
+    json_output(run_prelabel("train", str(project), "--json", **env))
+    tabs = list_tabs(lab, project)
+    assert tabs["Mine"] == mine, "what people made is not changed"
+    page = page.context.new_page()
+    assert sorted(open_tab(page, lab, project, tabs[LABEL_ERRORS_TAB]["id"])) == suspects
+    assert sorted(open_tab(page, lab, project, tabs[SIMILAR_TAB]["id"])) == similar
+    assert set(open_tab(page, lab, project, tabs["Default"]["id"])) == known
+    open_tasks = {row["id"] for row in lab.list_tasks(project) if not row["is_labeled"]}
+    assert set(open_tab(page, lab, project, tabs[LABEL_NEXT_TAB]["id"])) == open_tasks
+    expect(page.locator("img[src*='data:image']").first).to_be_visible()
+    save_screenshot(page, shots, "label-studio-label-next")
+    told = json_output(
+        run_prelabel("similar", str(garden.tasks[0]), str(project), "--tab", "--json", **env)
+    )
+    matches = {row["task"] for row in told["matches"]}
+    assert set(open_tab(page, lab, project, tabs[SIMILAR_TAB]["id"])) == matches
+    told = json_output(run_prelabel("label-errors", str(project), "--json", **env))
+    assert told["suspects"] == []
+    assert open_tab(page, lab, project, tabs[LABEL_ERRORS_TAB]["id"]) == []
+    page.close()
+
+
+def test_a_tab_of_hundreds_of_tasks_opens_sorts_and_labels_as_displayed(
+    lab: LabelStudioUser, page: Page
+) -> None:
+    project = lab.create_project()
+    tasks = lab.import_colours(project, 200)
+    client = LabelStudioClient(lab.url, lab.http.headers["Authorization"].split()[1])
+    chosen_tasks = tasks[40:340]
+    tab = ProjectTabs(client, project).ensure(SIMILAR_TAB, task_list_view(chosen_tasks))
+    assert open_tab(page, lab, project, tab) == chosen_tasks
+    page.evaluate("localStorage.setItem('dm:labelstream:mode', 'filtered')")
+    with page.expect_response(lambda answer: "id=next_task" in answer.url) as answer:
+        page.goto(f"{lab.url}/projects/{project}/data?tab={tab}&labeling=1")
+    assert answer.value.json()["id"] == chosen_tasks[0]
+    page.evaluate("localStorage.removeItem('dm:labelstream:mode')")
 
 
 def test_roll_back_and_promote_buttons_reach_label_studio_and_are_recorded(
