@@ -25,7 +25,7 @@ from demo.label_studio import LabelStudioServer
 from tests.support.browser import BROWSER_TIMEOUT_MS, horizontal_overflow, save_screenshot
 from tests.support.cli import json_output, run_prelabel
 from tests.support.detection_projects import BOXES_CONFIG, make_box_region
-from tests.support.drawings import make_drawing
+from tests.support.drawings import SHAPE_LABELS, DrawnObject, make_drawing
 from tests.support.harness import (
     BackendServer,
     Json,
@@ -63,7 +63,11 @@ def garden(studio: LabelStudioServer, tmp_path_factory: pytest.TempPathFactory) 
     """A project with two versions, the second of which has learned."""
     lab = LabelStudioUser(studio.url, studio.token)
     known = {"LABEL_STUDIO_URL": studio.url, "LABEL_STUDIO_API_KEY": studio.token}
-    later = {"PRELABEL_RETRAIN_AFTER": "1000"}
+    later = {
+        "PRELABEL_RETRAIN_AFTER": "1000",
+        "PRELABEL_DETECTOR": "builtin",
+        "PRELABEL_DETECTOR_SIZE": "160",
+    }
     backend = BackendServer(tmp_path_factory.mktemp("garden") / "home", {**known, **later})
     backend.start()
     project = lab.create_project(title="Reds & <b>blues</b>")
@@ -229,6 +233,103 @@ def test_a_tab_of_hundreds_of_tasks_opens_sorts_and_labels_as_displayed(
         page.goto(f"{lab.url}/projects/{project}/data?tab={tab}&labeling=1")
     assert answer.value.json()["id"] == chosen_tasks[0]
     page.evaluate("localStorage.removeItem('dm:labelstream:mode')")
+
+
+class LabelingScreen:
+    """A task that somebody labels with smart tools."""
+
+    def __init__(self, page: Page, lab: LabelStudioUser, project: int, task: int) -> None:
+        self._page, self._lab, self._task = page, lab, task
+        page.goto(f"{lab.url}/projects/{project}/data?task={task}")
+        expect(page.get_by_test_id("bottombar-submit-button")).to_be_visible()
+        self.turn_on("Auto-Annotation", "auto-annotation")
+
+    def turn_on(self, text: str, name: str) -> None:
+        """Turn a switch below the image on; Label Studio keeps it for the next task."""
+        switch = self._page.get_by_test_id(f"bottombar-{name}-toggle")
+        if not switch.is_checked():
+            self._page.get_by_text(text, exact=True).click()
+        expect(switch).to_be_checked()
+
+    def draw(self, thing: DrawnObject) -> list[str]:
+        """Draw a box with the smart tool; return the ids of the suggestions."""
+        page = self._page
+        page.get_by_text(re.compile(rf"^{thing.label}")).first.click()
+        page.locator(".lsf-tool_smart:visible").first.click()
+        image = page.locator("canvas").first.bounding_box()
+        assert image is not None
+        x0, y0, x1, y1 = (
+            image["xy"[i % 2]] + corner * image[("width", "height")[i % 2]]  # type: ignore[literal-required]
+            for i, corner in enumerate(thing.box)
+        )
+        with page.expect_response(re.compile("interactive-annotating")) as answer:
+            page.mouse.move(x0, y0)
+            page.mouse.down()
+            page.mouse.move(x1, y1, steps=4)
+            page.mouse.up()
+        return [row["id"] for row in answer.value.json()["data"]["result"]]
+
+    def accept_all(self) -> None:
+        self._page.get_by_test_id("bottombar-accept-suggestions-button").click()
+        expect(self._page.get_by_test_id("bottombar-auto-accept-toggle")).to_be_attached()
+
+    def accept(self, id: str) -> None:
+        """Accept one suggestion, as its button does, which is painted on a canvas."""
+        self._page.evaluate(
+            "id => { const a = Htx.annotationStore.selected;"
+            " a.acceptSuggestion([...a.suggestions.keys()].find(k => k.startsWith(id))); }",
+            id,
+        )
+
+    def submit(self) -> dict[str, str]:
+        """Submit, and return the labels of the annotation's boxes by their ids."""
+        with self._page.expect_response(re.compile(r"/annotations")):
+            self._page.get_by_test_id("bottombar-submit-button").click()
+        (annotation,) = self._lab.request("GET", f"/api/tasks/{self._task}/annotations/")
+        rows = annotation["result"]
+        assert len({row["id"] for row in rows}) == len(rows)
+        return {row["id"]: row["value"]["rectanglelabels"][0] for row in rows}
+
+
+def test_accepted_suggestions_of_two_labels_and_what_was_drawn_are_all_submitted(
+    garden: Garden, lab: LabelStudioUser, page: Page, shots: Path
+) -> None:
+    smart = BOXES_CONFIG.replace('toName="image"', 'toName="image" smart="true"')
+    project = lab.create_project(smart, title="smart tools")
+    drawing = make_drawing(3, (640, 480), max_objects=10, radius=(18, 26))
+    first = {label: next(o for o in drawing.objects if o.label == label) for label in SHAPE_LABELS}
+    images = [make_data_uri(drawing.to_png())] * 3
+    tasks = lab.import_images(project, images)
+    lab.connect_backend(project, garden.backend.url, is_interactive=True)
+    garden.backend.wait_for_round(project)
+    errors = record_errors(page)
+
+    screen = LabelingScreen(page, lab, project, tasks[0])
+    expected: dict[str, str] = {}
+    for label in SHAPE_LABELS:
+        suggested = screen.draw(first[label])
+        assert len(suggested) > 2, "the drawn one and similar ones"
+        expected |= dict.fromkeys(suggested, label)
+        save_screenshot(page, shots, f"label-studio-suggestions-{label}")
+        screen.accept_all()
+    assert screen.submit() == expected, "all are accepted at once"
+
+    screen = LabelingScreen(page, lab, project, tasks[1])
+    expected = {}
+    for label in SHAPE_LABELS:
+        drawn, one, *_ = screen.draw(first[label])
+        screen.accept(one)
+        expected |= dict.fromkeys((drawn, one), label)
+    assert screen.submit() == expected, "one of each label is accepted"
+
+    screen = LabelingScreen(page, lab, project, tasks[2])
+    screen.turn_on("Auto-Accept Suggestions", "auto-accept")
+    expected = {}
+    for label in SHAPE_LABELS:
+        expected |= dict.fromkeys(screen.draw(first[label]), label)
+    assert screen.submit() == expected, "all are accepted automatically"
+    assert errors == []
+    page.evaluate("localStorage.clear()")
 
 
 def test_roll_back_and_promote_buttons_reach_label_studio_and_are_recorded(
