@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from backend.errors import LabelStudioError
 from backend.label_studio import Json
 from backend.label_studio.api_session import ApiSession
 from backend.label_studio.tab_views import (
@@ -114,7 +115,8 @@ class ProjectTabs:
             self._patch(row, wanted)
 
     def _list(self) -> list[Json]:
-        return list(self._client.get_json(VIEWS_PATH, self._query))
+        rows = self._client.get_json(VIEWS_PATH, self._query)
+        return [{**row, "data": row.get("data") or {}} for row in rows]
 
     def _columns(self) -> list[Json]:
         return list(self._client.get_json("api/dm/columns/", self._query)["columns"])
@@ -127,6 +129,34 @@ class ProjectTabs:
         body = {**self._query, "data": {**row["data"], **changes}}
         self._client.request_json("PATCH", f"{VIEWS_PATH}{row['id']}/", self._query, json=body)
         return {**row, "data": body["data"]}
+
+
+def labeling_path(tab: int) -> str:
+    """Return the address at which Label Studio serves the tasks of a tab one after the other.
+
+    Without a tab it serves them in the order of the Data Manager's first one.
+
+    Example:
+        >>> labeling_path(12)
+        'data?tab=12&labeling=1'
+    """
+    return f"data?tab={tab}&labeling=1"
+
+
+def ensure_labeling_url(client: ApiSession, number: int, server: str = "") -> str:
+    """Return the address at which people label a project in the order of the queue.
+
+    Args:
+        client: of Label Studio.
+        number: the project's.
+        server: Label Studio's address in the browser; by default the client's.
+    """
+    project_url = f"{(server or client.server).rstrip('/')}/projects/{number}"
+    try:
+        tab = ProjectTabs(client, number).ensure_label_next()
+    except LabelStudioError:  # the token may read tasks, and not write tabs
+        return f"{project_url}/data?labeling=1"
+    return f"{project_url}/{labeling_path(tab)}"
 
 
 def _find(rows: list[Json], title: str) -> Json | None:

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from backend.callbacks import StateCallback
 from backend.errors import ConfigError, LabelStudioError, OverBudget, PrelabelError
-from backend.label_studio.tabs import ProjectTabs
+from backend.label_studio.tabs import ProjectTabs, labeling_path
 from backend.loop import card as cards
 from backend.loop.observe import (
     Observation,
@@ -32,7 +32,7 @@ from backend.loop.train_version import VersionTrainer
 from backend.records import ControlStatus, HeldVersion, RoundOutcome, RoundRequest
 from backend.runtime.project_session import ProjectSession
 from backend.store.acceptance import AcceptanceStore
-from backend.store.label_tab import save_label_tab
+from backend.store.label_tab import save_labeling_path
 from backend.store.versions import VersionCard
 
 log = logging.getLogger("prelabel")
@@ -119,7 +119,8 @@ class Round:
         """Keep the tab in the order of the queue, and repair tabs that hide the Data Manager."""
         tabs = ProjectTabs(self._connection.client, self._session.number)
         try:
-            save_label_tab(self._session.folder, tabs.ensure_label_next())
+            path = labeling_path(tabs.ensure_label_next())
+            save_labeling_path(self._session.folder, path)
         except LabelStudioError as error:  # labels are learned without it
             log.warning("project %s: the Data Manager's tabs: %s", self._session.id, error)
 

@@ -23,7 +23,6 @@ from backend.learning.audit import is_audit
 from backend.store.versions import VersionStore
 from demo.label_studio import LabelStudioServer
 from tests.support.browser import BROWSER_TIMEOUT_MS, horizontal_overflow, save_screenshot
-from tests.support.cli import json_output, run_prelabel
 from tests.support.detection_projects import BOXES_CONFIG, make_box_region
 from tests.support.drawings import SHAPE_LABELS, DrawnObject, make_drawing
 from tests.support.harness import (
@@ -142,6 +141,11 @@ def list_tabs(lab: LabelStudioUser, project: int) -> dict[str, Json]:
     return tabs
 
 
+def tabs_of(lab: LabelStudioUser, project: int) -> ProjectTabs:
+    token = lab.http.headers["Authorization"].split()[1]
+    return ProjectTabs(LabelStudioClient(lab.url, token), project)
+
+
 def record_errors(page: Page) -> list[str]:
     """Errors of a page's scripts; the list grows."""
     errors: list[str] = []
@@ -181,7 +185,8 @@ def test_every_tab_of_prelabel_opens_and_lists_its_tasks_also_those_that_were_br
     def add(title: str, operator: str, type_name: str, value: object) -> None:
         item = {"filter": "filter:tasks:id", "operator": operator, "type": type_name}
         filters = {"conjunction": "and", "items": [item | {"value": value}]}
-        body = {"project": project, "data": {"title": title, "filters": filters}}
+        data = {"title": title, "filters": filters, "ordering": ["tasks:predictions_score"]}
+        body = {"project": project, "data": data}
         lab.request("POST", "/api/dm/views/", json=body)
 
     assert list(list_tabs(lab, project)) == ["Default", LABEL_NEXT_TAB]
@@ -192,12 +197,9 @@ def test_every_tab_of_prelabel_opens_and_lists_its_tasks_also_those_that_were_br
     with page.expect_event("pageerror") as failure:
         page.goto(f"{lab.url}/projects/{project}/data?tab={mine['id']}")
     assert "No matching type for union" in str(failure.value)
-    env = {
-        name: value
-        for name, value in garden.backend.environment.items()
-        if name.startswith(("PRELABEL_HOME", "PRELABEL_ENCODER", "LABEL_STUDIO"))
-    }
-    json_output(run_prelabel("train", str(project), "--json", **env))
+    event = {"action": "PROJECT_UPDATED", "project": {"id": project}}
+    garden.backend.http.post("/webhook", json=event)  # a round starts
+    wait_until("both are repaired", lambda: not tabs_of(lab, project).find_broken())
     tabs = list_tabs(lab, project)
     assert tabs["Mine"] == mine, "what people made is not changed"
     page = page.context.new_page()
@@ -208,13 +210,7 @@ def test_every_tab_of_prelabel_opens_and_lists_its_tasks_also_those_that_were_br
     assert set(open_tab(page, lab, project, tabs[LABEL_NEXT_TAB]["id"])) == open_tasks
     expect(page.locator("img[src*='data:image']").first).to_be_visible()
     save_screenshot(page, shots, "label-studio-label-next")
-    told = json_output(
-        run_prelabel("similar", str(garden.tasks[0]), str(project), "--tab", "--json", **env)
-    )
-    matches = {row["task"] for row in told["matches"]}
-    assert set(open_tab(page, lab, project, tabs[SIMILAR_TAB]["id"])) == matches
-    told = json_output(run_prelabel("label-errors", str(project), "--json", **env))
-    assert told["suspects"] == []
+    tabs_of(lab, project).update(LABEL_ERRORS_TAB, task_list_view(()))
     assert open_tab(page, lab, project, tabs[LABEL_ERRORS_TAB]["id"]) == []
     page.close()
 
@@ -224,15 +220,40 @@ def test_a_tab_of_hundreds_of_tasks_opens_sorts_and_labels_as_displayed(
 ) -> None:
     project = lab.create_project()
     tasks = lab.import_colours(project, 200)
-    client = LabelStudioClient(lab.url, lab.http.headers["Authorization"].split()[1])
     chosen_tasks = tasks[40:340]
-    tab = ProjectTabs(client, project).ensure(SIMILAR_TAB, task_list_view(chosen_tasks))
+    tab = tabs_of(lab, project).ensure(SIMILAR_TAB, task_list_view(chosen_tasks))
     assert open_tab(page, lab, project, tab) == chosen_tasks
     page.evaluate("localStorage.setItem('dm:labelstream:mode', 'filtered')")
     with page.expect_response(lambda answer: "id=next_task" in answer.url) as answer:
         page.goto(f"{lab.url}/projects/{project}/data?tab={tab}&labeling=1")
     assert answer.value.json()["id"] == chosen_tasks[0]
     page.evaluate("localStorage.removeItem('dm:labelstream:mode')")
+
+
+def test_the_button_serves_the_images_in_the_order_of_the_dashboard(
+    garden: Garden, page: Page
+) -> None:
+    def promised() -> list[int]:
+        page.goto(garden.url)
+        links = page.get_by_role("region", name="Next images").get_by_role("link")
+        return [int(text.removeprefix("Task ")) for text in links.all_inner_texts()]
+
+    wanted, second, *_ = promised()
+    with page.expect_response(re.compile("id=next_task")) as answer:
+        page.get_by_role("link", name="Label in Label Studio").click()
+    assert answer.value.json()["id"] == wanted
+    (suggested,) = chosen(page)
+    assert suggested == garden.lab.true_labels[wanted]
+    labels = garden.backend.project(garden.project)["labels"]
+    with page.expect_response(re.compile("id=next_task")) as answer:
+        page.get_by_test_id("bottombar-submit-button").click()
+    follower = answer.value.json()["id"]
+    wait_until("seen", lambda: garden.backend.project(garden.project)["labels"] > labels)
+    wanted = promised()[0]
+    assert follower in (second, wanted), "the label may have changed the order already"
+    with page.expect_response(re.compile("id=next_task")) as answer:
+        page.get_by_role("link", name="Label in Label Studio").click()
+    assert answer.value.json()["id"] == wanted
 
 
 class LabelingScreen:
@@ -255,14 +276,16 @@ class LabelingScreen:
         """Draw a box with the smart tool; return the ids of the suggestions."""
         page = self._page
         page.get_by_text(re.compile(rf"^{thing.label}")).first.click()
-        page.locator(".lsf-tool_smart:visible").first.click()
+        smart_tool = page.locator(".lsf-tool_smart:visible").first
+        smart_tool.click()
+        expect(smart_tool).to_have_class(re.compile("lsf-tool_active"))
         image = page.locator("canvas").first.bounding_box()
         assert image is not None
         x0, y0, x1, y1 = (
             image["xy"[i % 2]] + corner * image[("width", "height")[i % 2]]  # type: ignore[literal-required]
             for i, corner in enumerate(thing.box)
         )
-        with page.expect_response(re.compile("interactive-annotating")) as answer:
+        with page.expect_response(re.compile("interactive-annotating"), timeout=SLOW) as answer:
             page.mouse.move(x0, y0)
             page.mouse.down()
             page.mouse.move(x1, y1, steps=4)

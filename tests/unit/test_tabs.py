@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from backend.label_studio import Json, tab_views
+from backend.label_studio import Json, tab_views, tabs
 from backend.label_studio.tab_views import (
     FRONTEND_OPERATORS,
     PREDICTION_SCORE_ORDER,
@@ -16,7 +16,6 @@ from backend.label_studio.tab_views import (
     task_list_view,
     unsupported_operators,
 )
-from backend.store import label_tab
 
 COLUMNS: list[Json] = [
     {"id": "image", "parent": "data", "target": "tasks", "type": "Image"},
@@ -40,7 +39,7 @@ def listed(tasks: list[int], all_tasks: range) -> list[int]:
 
 
 def test_the_examples_of_the_docstrings_hold() -> None:
-    for module in (tab_views, label_tab):
+    for module in (tab_views, tabs):
         assert doctest.testmod(module).attempted
         assert not doctest.testmod(module).failed
 
