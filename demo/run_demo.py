@@ -19,6 +19,8 @@ import httpx
 from backend.callbacks import LogCallback
 from backend.errors import PrelabelError
 from backend.label_studio import Json
+from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.tabs import ensure_labeling_url
 from demo.annotator import SimulatedAnnotator, suggested_regions
 from demo.label_studio import DEMO_EMAIL, LabelStudioServer, ServerProcess, find_free_port
 from demo.scenarios import LABEL_CONFIG_FOLDER, DemoScenario
@@ -102,8 +104,9 @@ class Demo:
             f"On held-out images the model reaches {self._scenario.metric} "
             f"{run.curve[-1]['accuracy']:.0%}. The demo took {seconds:.0f} s."
         )
-        if self._keep_running:
-            self._report_addresses()
+        addresses = self._addresses(run.project) if self._keep_running else {}
+        if addresses:
+            self._report_addresses(addresses)
         return {
             "task": self._scenario.task,
             "metric": self._scenario.metric,
@@ -114,7 +117,7 @@ class Demo:
             "right": correct,
             "corrected": suggested - correct,
             "saved": correct,
-            **(self._addresses() if self._keep_running else {}),
+            **addresses,
         }
 
     def _label(self) -> LabelingRun:
@@ -191,20 +194,23 @@ class Demo:
     def _last_log_line(self) -> str:
         return self._backend_process.last_log_line() if self._backend_process else ""
 
-    def _report_addresses(self) -> None:
+    def _report_addresses(self, addresses: Json) -> None:
         self._report(
             f"\nStill running: Label Studio at {self._label_studio.url} (log in as {DEMO_EMAIL} "
             f"with {self._label_studio.password}), the backend at {self._backend_url}."
         )
-        pids = " ".join(map(str, self._addresses()["pids"]))
+        self._report(f"Label here: {addresses['labeling_url']}")
+        pids = " ".join(map(str, addresses["pids"]))
         self._report(f"Stop both and delete the data: kill {pids}; rm -r {self._folder}")
 
-    def _addresses(self) -> Json:
+    def _addresses(self, project: int) -> Json:
+        client = LabelStudioClient(self._label_studio.url, self._label_studio.token)
         backend_pids = [self._backend_process.pid] if self._backend_process else []
         return {
             "label_studio": self._label_studio.url,
             "user": DEMO_EMAIL,
             "password": self._label_studio.password,
+            "labeling_url": ensure_labeling_url(client, project),
             "backend": self._backend_url,
             "pids": [self._label_studio.pid, *backend_pids],
             "folder": str(self._folder),

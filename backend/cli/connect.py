@@ -18,6 +18,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> CommandResult:
     from backend.label_studio.client import LabelStudioClient
+    from backend.label_studio.tabs import ensure_labeling_url
     from backend.onboarding.backend_connection import connect_project, validate_backend_url
     from backend.settings import read_settings
 
@@ -25,10 +26,17 @@ def _run(options: argparse.Namespace) -> CommandResult:
     backend = validate_backend_url(options.backend, settings)
     client = LabelStudioClient(settings.label_studio_url, settings.api_key)
     number = client.find_project_number(options.project)
+    labeling_url = ensure_labeling_url(client, number, settings.label_studio_host)
     is_new = connect_project(client, number, settings, backend)
     already = "" if is_new else "already "
     print_line(f"Project {number} is {already}connected to {backend}.", options)
-    return {"project": number, "url": backend, "connected": "now" if is_new else "already"}
+    print_line(f"Label here: {labeling_url}", options)
+    return {
+        "project": number,
+        "url": backend,
+        "connected": "now" if is_new else "already",
+        "labeling_url": labeling_url,
+    }
 
 
 COMMAND = Command(

@@ -23,9 +23,10 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> CommandResult:
     from backend.bootstrap import make_resources
+    from backend.label_studio.tabs import LABEL_ERRORS_TAB
     from backend.runtime.project_session import ProjectSession
     from backend.settings import read_settings
-    from backend.tools.label_errors import LABEL_ERRORS_TAB, LabelErrorFinder
+    from backend.tools.label_errors import MAX_SHOWN_SUSPECTS, LabelErrorFinder
 
     settings = read_settings()
     record = find_project(settings, options.project)
@@ -38,10 +39,8 @@ def _run(options: argparse.Namespace) -> CommandResult:
             options,
         )
     if suspects:
-        summary = (
-            f"{len(suspects)} in total. Label Studio lists the worst ones in the tab "
-            f"“{LABEL_ERRORS_TAB}”."
-        )
+        listed = f"the first {MAX_SHOWN_SUSPECTS} of " if len(suspects) > MAX_SHOWN_SUSPECTS else ""
+        summary = f"Label Studio lists {listed}{len(suspects)} in the tab “{LABEL_ERRORS_TAB}”."
     elif not finder.labeled_count:
         summary = "No task is labeled yet: label a few images first."
     else:

@@ -13,6 +13,7 @@ from backend.cli.command import CommandResult
 from backend.domain import Label
 from backend.errors import AccessDeniedError, UsageError
 from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.tabs import ensure_labeling_url
 from backend.onboarding.backend_connection import validate_backend_url
 from backend.onboarding.config_writer import write_config
 from backend.onboarding.folder_project import (
@@ -137,7 +138,7 @@ class ProjectSetup:
         self._backend_setup.locate_backend(client, existing)
         project, job = (existing, None) if existing else self._create_project(client, folder, files)
         imported = self._import_images(client, project, folder, files)
-        url = f"{self._settings.label_studio_host}/projects/{project.number}/data"
+        url = ensure_labeling_url(client, project.number, self._settings.label_studio_host)
         result = {
             "project": project.number,
             "title": project.title,

@@ -26,6 +26,7 @@ from backend.estimate import IntervalEstimate
 from backend.records import ControlCard, ControlStatus, Outlook, ProjectStatus
 from backend.store.captures import Capture, CaptureStore
 from backend.store.files import read_json
+from backend.store.label_tab import read_labeling_path
 from backend.store.projects import ProjectStore
 from backend.store.queue_front import LABEL_ERRORS_FILE, QueueFront
 from backend.store.versions import VersionCard, VersionStore
@@ -133,7 +134,10 @@ class DashboardReader:
 
     def _summary(self, status: ProjectStatus, card: VersionCard | None) -> ProjectSummary:
         link = _project_url(status.server or self._server, status.number)
-        return ProjectSummary(card.update_status(status) if card else status, link)
+        path = ""
+        with contextlib.suppress(StoreError):  # written again by the next round
+            path = read_labeling_path(self._projects.folder(str(status.id)), self._files.read)
+        return ProjectSummary(card.update_status(status) if card else status, link, path)
 
 
 def _project_url(server: str, number: int) -> str:

@@ -15,12 +15,20 @@ class ProjectSummary:
     """A project on the overview, and at the head of its page.
 
     Attributes:
-        status: status with the figures of the live version.
-        link: URL of the project in Label Studio; empty if the server has no web address.
+        status: with the live version's figures.
+        link: the project's URL in Label Studio; empty when the server's URL cannot be linked.
+        labeling_path: where people label in the order of the queue, below ``link``; empty before
+            the first round.
     """
 
     status: ProjectStatus
     link: str
+    labeling_path: str = ""
+
+    @property
+    def labeling_link(self) -> str:
+        """The URL that serves the images one after the other, in the order of the queue."""
+        return f"{self.link}/{self.labeling_path or 'data?labeling=1'}" if self.link else ""
 
     @property
     def title(self) -> str:

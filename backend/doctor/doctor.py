@@ -74,6 +74,7 @@ PROJECT_CHECKS: tuple[Check[CheckedProject], ...] = (
     Check("model version", project_checks.check_model_version, LABEL_STUDIO_FIX),
     Check("sampling", project_checks.check_sampling, LABEL_STUDIO_FIX),
     Check("pre-annotation", project_checks.check_preannotations, LABEL_STUDIO_FIX),
+    Check("Data Manager", project_checks.check_tabs, LABEL_STUDIO_FIX),
     Check("weights", machine_checks.check_weights, "run `prelabel train`", SLOW_TIMEOUT_SECONDS),
     *MODEL_CHECKS,
     Check("image", image_checks.check_images, LABEL_STUDIO_FIX, SLOW_TIMEOUT_SECONDS),

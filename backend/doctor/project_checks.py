@@ -24,6 +24,7 @@ from backend.label_studio.diagnostics import (
 )
 from backend.label_studio.ml_protocol import MODEL_CLASS
 from backend.label_studio.project_details import BackendConnection
+from backend.label_studio.tabs import ProjectTabs
 
 CONNECTED_STATE, DISCONNECTED_STATE = "CO", "DI"
 REQUIRED_EVENTS = frozenset(
@@ -205,6 +206,22 @@ def check_preannotations(project: CheckedProject) -> CheckResult:
         return passed(check, "annotators see predictions when they open a task")
     fix = f"{PROJECT_SETTINGS} Annotation, turn on “Use predictions to prelabel tasks”"
     return failed(check, "annotators do not see predictions when they open a task", fix)
+
+
+def check_tabs(project: CheckedProject) -> Iterator[CheckResult]:
+    """Check that Label Studio's frontend can load the tabs; one that it cannot hides all."""
+    check, broken = "Data Manager", ProjectTabs(project.client, project.number).find_broken()
+    for tab in broken:
+        operators = ", ".join(f"“{operator}”" for operator in tab.operators)
+        message = (
+            f"the tab “{tab.title}” has the filter operator {operators}, on which the page of the "
+            "project fails for everybody"
+        )
+        address = f"{project.client.server}/api/dm/views/{tab.id}/"
+        fix = f"run `prelabel train {project.number}`, which repairs the tab"
+        yield failed(check, message, fix if tab.is_own else f"send DELETE to {address}")
+    if not broken:
+        yield passed(check, "the page of the project can load its tabs")
 
 
 def _connection_fix(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from backend.domain import Control, ImageSize, Region, RegionPrediction, Regions
 from backend.inference.detections import as_boxes, confidence_threshold, detect_regions
 from backend.inference.images import ImageSource, ProjectImages
 from backend.inference.model import Model
-from backend.label_studio.region_results import drawn_regions, format_regions
+from backend.label_studio.region_results import drawn_regions, format_regions, repeat_drawn
 from backend.learning.matching import pairwise_iou
 
 if TYPE_CHECKING:
@@ -32,6 +33,14 @@ def drawn_by_control(context: Mapping[str, Any], controls: Sequence[Control]) ->
     return {name: regions for name, regions in regions_by_control.items() if regions}
 
 
+def repeat_drawn_regions(
+    context: Mapping[str, Any], controls: Sequence[Control]
+) -> list[dict[str, Any]]:
+    """Return what somebody has just drawn as suggestions, so that it stays with them."""
+    result = context.get("result") or []
+    return [item for c in controls if not c.is_choices for item in repeat_drawn(result, c)]
+
+
 def suggest(
     model: Model | None,
     controls: Sequence[Control],
@@ -40,6 +49,8 @@ def suggest(
     images: ProjectImages,
 ) -> list[dict[str, Any]]:
     """Return objects similar to the drawn ones as Label Studio regions, without the drawn ones.
+
+    Each call gives the regions new ids.
 
     Args:
         model: model of the live version, if there is one.
@@ -52,6 +63,7 @@ def suggest(
         ImageError: the image cannot be read.
     """
     suggestions: list[dict[str, Any]] = []
+    salt = secrets.token_hex(8)
     for control in controls:
         address = task.images.get(control.image_key, "")
         if control.name not in drawn or not address:
@@ -61,7 +73,7 @@ def suggest(
             raise batch.errors[address]
         image, size = batch.images[address], batch.sizes[address]
         similar = _find_similar(model, control, image, drawn[control.name], size)
-        suggestions += format_regions(task.id, similar, control, salt="suggestion")
+        suggestions += format_regions(task.id, similar, control, salt=salt)
     return suggestions
 
 

@@ -17,7 +17,6 @@ from backend.label_studio.project_details import (
     ProjectCounters,
     ProjectDetails,
 )
-from backend.label_studio.tab_views import task_filter
 
 TASK_PAGE_SIZE = 500
 """Tasks per page; with 1,000, Label Studio on SQLite fails ('Expression tree is too large')."""
@@ -174,7 +173,7 @@ class LabelStudioClient(ApiSession):
 
     def tasks_by_field(self, number: int, field: str) -> dict[str, int]:
         """Return value of a data field → task id, for the tasks that have the field."""
-        query = task_filter(f"data.{field}", "empty", "String", False)
+        query = _task_filter(f"data.{field}", "empty", "String", False)
         rows = self._iter_tasks(number, "id,data", query)
         return {str(row["data"][field]): row["id"] for row in rows if row["data"].get(field)}
 
@@ -225,7 +224,7 @@ class LabelStudioClient(ApiSession):
         """
         last_id, size = 0, LABELED_TASK_PAGE_SIZE
         while True:
-            after = task_filter("id", "greater", "Number", last_id)
+            after = _task_filter("id", "greater", "Number", last_id)
             query = _join_filters(_nonzero_filter("total_annotations"), after)
             rows = self._get_task_page(number, LABELED_TASK_FIELDS, 1, query, size)
             yield from rows
@@ -240,7 +239,7 @@ class LabelStudioClient(ApiSession):
             LabelStudioNotFoundError: the task was deleted.
         """
         # the task's own page of the API would ask the ML backend for a prediction
-        query = task_filter("id", "equal", "Number", task)
+        query = _task_filter("id", "equal", "Number", task)
         rows = self._get_task_page(number, "id,data", 1, query, 1)
         if not rows:
             raise LabelStudioNotFoundError(f"{self.server} has no task {task}.")
@@ -324,11 +323,7 @@ class LabelStudioClient(ApiSession):
         with contextlib.suppress(NotFoundError):
             self.request_json("DELETE", f"api/predictions/{id}/")
 
-    # -- users, tabs and ML backends ----------------------------------------------------------
-
-    def count_users(self) -> int:
-        """Return the number of users, not counting the machine user."""
-        return len(self._user_ids().keys() - {MACHINE_USER["email"]})
+    # -- users and ML backends ----------------------------------------------------------------
 
     def ensure_machine_user(self) -> int:
         """Return the id of the machine user; create it if it does not exist."""
@@ -341,25 +336,6 @@ class LabelStudioClient(ApiSession):
 
     def _user_ids(self) -> dict[str, int]:
         return {str(row["email"]): int(row["id"]) for row in self.get_json("api/users/")}
-
-    def ensure_tab(self, number: int, title: str, view: Json) -> None:
-        """Create or update a tab of the Data Manager.
-
-        Args:
-            number: project number.
-            title: title of the tab.
-            view: ``filters`` and ``ordering`` of the tab.
-        """
-        columns: Json = {"hiddenColumns": {"explore": [], "labeling": []}}
-        path, query = "api/dm/views/", {"project": number}
-        tabs = self.get_json(path, query)
-        tab = next((tab for tab in tabs if tab["data"].get("title") == title), None)
-        if tab is None:
-            body: Json = {"project": number, "data": {"title": title, **columns, **view}}
-            self.request_json("POST", path, query, json=body)
-        elif any(tab["data"].get(key) != value for key, value in view.items()):
-            body = {"project": number, "data": {**tab["data"], **view}}
-            self.request_json("PATCH", f"{path}{tab['id']}/", query, json=body)
 
     def list_backends(self, number: int) -> list[BackendConnection]:
         """Return a project's ML backends; Label Studio first checks the health of each."""
@@ -385,7 +361,13 @@ class LabelStudioClient(ApiSession):
 
 def _nonzero_filter(counter: str) -> Json:
     """Return a query for the tasks whose counter is not 0."""
-    return task_filter(counter, "greater", "Number", 0)
+    return _task_filter(counter, "greater", "Number", 0)
+
+
+def _task_filter(field: str, operator: str, kind: str, value: object) -> Json:
+    """Return a query for the tasks whose field meets a condition, such as ``equal`` to a number."""
+    item = {"filter": f"filter:tasks:{field}", "operator": operator, "type": kind, "value": value}
+    return {"filters": {"conjunction": "and", "items": [item]}}
 
 
 def _join_filters(*queries: Json) -> Json:

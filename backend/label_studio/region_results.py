@@ -33,7 +33,9 @@ def format_regions(
         task: task id.
         region_prediction: prediction of the control.
         control: control of boxes or points.
-        salt: distinguishes the ids of the regions from those of the task's pre-annotation.
+        salt: distinguishes the ids of the regions from those of the task's pre-annotation and of
+            other suggestions; the labeling screen replaces a region by an accepted suggestion with
+            the same id.
     """
     pairs = zip(region_prediction.regions, region_prediction.confidence, strict=True)
     visible = [
@@ -91,6 +93,31 @@ def drawn_regions(result: Sequence[Json], control: Control) -> Regions:
     return tuple(
         region for item in own_items for region in _parse_regions(item, control, Counter())
     )
+
+
+def repeat_drawn(result: Sequence[Json], control: Control) -> list[Json]:
+    """Return the regions of a control that a person drew, as suggestions with the same ids.
+
+    When all suggestions are accepted, the labeling screen deletes what a smart tool drew. A region
+    that is suggested under its own id stays. Regions with a score are accepted suggestions or
+    predictions, which it does not delete.
+
+    Args:
+        result: the regions of the request, also those that cannot be used as examples.
+        control: that the smart tool belongs to.
+
+    Returns:
+        the regions with score 1, and what else is stored under their ids.
+    """
+    drawn_ids = {
+        item["id"]
+        for item in result
+        if _belongs_to(item, control)
+        and item.get("id")
+        and item.get("score") is None
+        and item.get("is_positive") is not False
+    }
+    return [{**item, "score": 1.0} for item in result if item.get("id") in drawn_ids]
 
 
 def count_unserved(

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from backend.callbacks import StateCallback
-from backend.errors import ConfigError, OverBudgetError, PrelabelError
+from backend.errors import ConfigError, LabelStudioError, OverBudgetError, PrelabelError
+from backend.label_studio.tabs import ProjectTabs, labeling_path
 from backend.loop import card as cards
 from backend.loop.observe import (
     Observation,
@@ -31,6 +32,7 @@ from backend.loop.train_version import VersionTrainer
 from backend.records import ControlStatus, HeldVersion, RoundOutcome, RoundRequest
 from backend.runtime.project_session import ProjectSession
 from backend.store.acceptance import AcceptanceStore
+from backend.store.label_tab import save_labeling_path
 from backend.store.versions import VersionCard
 
 log = logging.getLogger("prelabel")
@@ -74,6 +76,7 @@ class Round:
         if self.memory and self._can_skip(self.memory, fingerprint, request):
             return self._reuse_outcome(self.memory, fingerprint)
         self._versions.remove_leftovers()
+        self._update_tabs()
         observation = observe(self._connection, self._session.folder, fingerprint)
         self._session.resources.projects.set_title(self._session.id, fingerprint.title)
         self._check_controls(observation)
@@ -113,6 +116,15 @@ class Round:
                 client.iter_changed_tasks(project_number, self.memory.known_until), set(rescored)
             )
         return outcome
+
+    def _update_tabs(self) -> None:
+        """Keep the tab in the order of the queue, and repair tabs that hide the Data Manager."""
+        tabs = ProjectTabs(self._connection.client, self._session.number)
+        try:
+            path = labeling_path(tabs.ensure_label_next())
+            save_labeling_path(self._session.folder, path)
+        except LabelStudioError as error:  # labels are learned without it
+            log.warning("project %s: the Data Manager's tabs: %s", self._session.id, error)
 
     def _update_queue(self, publish_result: PublishResult, live_version: str) -> dict[int, float]:
         """Reorder the front of the queue; unchanged predictions keep their score."""

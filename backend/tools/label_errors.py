@@ -14,6 +14,7 @@ from backend.inference.images import image_sources
 from backend.inference.model import Model
 from backend.inference.predict import infer_tasks
 from backend.label_studio.tab_views import task_list_view
+from backend.label_studio.tabs import LABEL_ERRORS_TAB, ProjectTabs
 from backend.label_studio.task_results import format_prediction
 from backend.learning import label_errors
 from backend.learning.detection_metrics import DetectionSample
@@ -33,7 +34,6 @@ from backend.store.queue_front import LABEL_ERRORS_FILE
 from backend.training.head import target_matrix
 from backend.vision.detection.trained_detector import Detector
 
-LABEL_ERRORS_TAB = "Prelabel: check labels"
 MAX_SHOWN_SUSPECTS = 50
 """Maximum number of label errors listed in Label Studio; each needs an API request."""
 
@@ -209,9 +209,11 @@ class LabelErrorFinder:
         for suspect in label_errors:
             worst_by_task.setdefault(suspect.task, suspect)
         tasks = [task for task in observation.tasks if task.id in worst_by_task]
-        if not tasks:
-            return
         client, number = self._connection.client, self._session.number
+        tabs = ProjectTabs(client, number)
+        if not tasks:
+            tabs.update(LABEL_ERRORS_TAB, task_list_view(()))
+            return
         existing = client.queue_scores(number, self._live_version)
         controls = observation.config.controls
         inference = infer_tasks(model, controls, tasks, embeddings, self._session.images)
@@ -221,9 +223,7 @@ class LabelErrorFinder:
             self._write_prediction(
                 prediction, worst_by_task[prediction.task_id], observation.controls, existing
             )
-        client.ensure_tab(
-            number, LABEL_ERRORS_TAB, task_list_view(sorted(worst_by_task), by_score=True)
-        )
+        tabs.ensure(LABEL_ERRORS_TAB, task_list_view(sorted(worst_by_task), by_score=True))
 
     def _write_prediction(
         self,

@@ -14,13 +14,12 @@ from backend.errors import NotFoundError, UsageError
 from backend.inference.embed import task_vectors
 from backend.inference.images import image_sources
 from backend.label_studio.tab_views import task_list_view
+from backend.label_studio.tabs import SIMILAR_TAB, ProjectTabs
 from backend.learning.nearest_neighbours import find_nearest
 from backend.loop.observe import fetch_fingerprint, observe
 from backend.runtime.project_session import ProjectSession
 from backend.vision.encoders.base import Encoder, normalize_rows
 from backend.vision.images.decode import decode_upright_image
-
-SIMILAR_TAB_TITLE = "Prelabel: similar"
 
 
 @dataclass(frozen=True)
@@ -85,8 +84,8 @@ class SimilaritySearch:
     def show_tab(self, matches: Sequence[SimilarTask]) -> str:
         """List the tasks in a tab of the Data Manager, and return the title of the tab."""
         view = task_list_view(match.task for match in matches)
-        self._connection.client.ensure_tab(self._session.number, SIMILAR_TAB_TITLE, view)
-        return SIMILAR_TAB_TITLE
+        ProjectTabs(self._connection.client, self._session.number).ensure(SIMILAR_TAB, view)
+        return SIMILAR_TAB
 
     def _query_vector(
         self, query_text: str, encoder: Encoder, vectors: Mapping[int, Floats]

@@ -6,12 +6,12 @@ import logging
 from collections import Counter
 from functools import partial
 
-from backend.domain import Control, Regions, Task
+from backend.domain import Control, Task
 from backend.errors import ImageError
 from backend.inference.embed import EMPTY_EMBEDDINGS
 from backend.inference.images import image_sources
 from backend.inference.predict import count_unreadable, infer_tasks
-from backend.inference.smart_tools import drawn_by_control, suggest
+from backend.inference.smart_tools import drawn_by_control, repeat_drawn_regions, suggest
 from backend.label_studio import Json
 from backend.label_studio.labeling_config import read_config
 from backend.label_studio.ml_protocol import SUGGESTION_VERSION, parse_project
@@ -49,10 +49,9 @@ def predict_tasks(resources: Resources, request: Json) -> Json | None:
         [parse_task(row, config.controls, {}, Counter()) for row in rows]
         for rows in (tasks, request.get("ahead") or [])
     )
-    drawn_regions = drawn_by_control(context, config.controls)
-    if live_version is None or drawn_regions:
+    if live_version is None or "result" in context:  # a smart tool was used
         results = [
-            _suggest_regions(session, live_version, config.controls, t, drawn_regions)
+            _suggest_regions(session, live_version, config.controls, t, context)
             for t in parsed_tasks
         ]
         return {"results": results, "model_version": live_version or SUGGESTION_VERSION}
@@ -65,17 +64,22 @@ def _suggest_regions(
     live_version: str | None,
     controls: tuple[Control, ...],
     task: Task,
-    drawn_regions: dict[str, Regions],
+    context: Json,
 ) -> Json:
-    """Return the suggestions of a smart tool; no regions if the image is unreadable."""
+    """Return the suggestions of a smart tool; only what was drawn if the image is unreadable."""
     model = session.model(live_version) if live_version else None
     regions: list[Json] = []
     try:
+        drawn_regions = drawn_by_control(context, controls)
         regions = suggest(model, controls, task, drawn_regions, session.images)
     except ImageError as error:
         log.warning("project %s: no suggestion for task %s: %s", session.id, task.id, error)
     score = max((region["score"] for region in regions), default=0.0)
-    return {"result": regions, "score": score, "model_version": live_version or SUGGESTION_VERSION}
+    return {
+        "result": [*repeat_drawn_regions(context, controls), *regions],
+        "score": score,
+        "model_version": live_version or SUGGESTION_VERSION,
+    }
 
 
 def _find_project(resources: Resources, request: Json) -> ProjectRecord | None:

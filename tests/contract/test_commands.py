@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from backend.label_studio.tabs import LABEL_NEXT_TAB
 from demo.label_studio import LabelStudioServer, find_free_port
 from tests.support.cli import json_output, run_prelabel
 from tests.support.harness import BackendServer, LabelStudioUser, wait_until
@@ -18,12 +19,16 @@ def test_connect_status_versions_rollback_promote_train(
     project = lab.create_project(title="by hand")
     tasks = lab.import_colours(project, 10)
     env = backend.environment
-    assert json_output(
+    connected = json_output(
         run_prelabel("connect", "by hand", "--backend", backend.url, "--json", **env)
-    ) == {
+    )
+    tabs = lab.request("GET", "/api/dm/views/", params={"project": project})
+    tab = {row["data"]["title"]: row["id"] for row in tabs}[LABEL_NEXT_TAB]
+    assert connected == {
         "project": project,
         "url": backend.url,
         "connected": "now",
+        "labeling_url": f"{studio.url}/projects/{project}/data?tab={tab}&labeling=1",
     }
     again = run_prelabel("connect", str(project), "--backend", backend.url, **env)
     assert "connected to" in again.stdout

@@ -384,6 +384,35 @@ def _(bench: Bench) -> Iterator[Change]:
         yield {}
 
 
+@contextmanager
+def broken_tab(bench: Bench, project: int, title: str) -> Iterator[None]:
+    """A tab with a filter that the API takes and the frontend cannot load."""
+    item = {"filter": "filter:tasks:id", "operator": "in_list", "type": "List", "value": [1]}
+    data = {"title": title, "filters": {"conjunction": "and", "items": [item]}}
+    body = {"project": project, "data": data}
+    tab = bench.lab.request("POST", "/api/dm/views/", json=body)
+    yield
+    bench.lab.request("DELETE", f"/api/dm/views/{tab['id']}/")
+
+
+@case(
+    "Prelabel's tab is broken",
+    *("Data Manager", "“in_list”", "run `prelabel train"),
+    also=("connection", "sampling"),
+)
+def _(bench: Bench) -> Iterator[Change]:
+    project = bench.lab.create_project()  # not connected: a backend repairs it by itself
+    bench.lab.import_colours(project, 1)
+    with broken_tab(bench, project, "Prelabel: similar"):
+        yield {"project": str(project)}
+
+
+@case("somebody's tab is broken", "Data Manager", "the tab “Mine”", "send DELETE to")
+def _(bench: Bench) -> Iterator[Change]:
+    with broken_tab(bench, bench.project, "Mine"):
+        yield {}
+
+
 @case("an uploaded image is gone", "image (upload)", "image not found", "import it again")
 def _(bench: Bench) -> Iterator[Change]:
     (file,) = (bench.studio.folder / "media" / "upload" / str(bench.project)).glob("*.png")
@@ -553,7 +582,7 @@ def test_a_set_up_that_works_is_called_well_and_left_as_it_was(bench: Bench) -> 
     assert good == {
         *("home", "disk", "Label Studio", "Label Studio's version", "token", "project"),
         *("labeling config", *SWITCHES, "backend", "connection", "webhook", "model version"),
-        *("sampling", "pre-annotation", "weights", "encoder"),
+        *("sampling", "pre-annotation", "Data Manager", "weights", "encoder"),
         *("image (data URI)", "image (upload)", "coordinates"),
     }
     assert (

@@ -7,8 +7,8 @@ import io
 import numpy as np
 from PIL import Image
 
+from backend.label_studio.tabs import LABEL_NEXT_TAB
 from backend.learning.audit import is_audit
-from backend.loop.publish.publish import QUEUE_TAB_TITLE
 from backend.loop.publish.queue_order import QUEUE_HEAD_SIZE
 from tests.support.harness import (
     BackendServer,
@@ -156,7 +156,7 @@ def test_two_annotators_at_once_get_different_useful_tasks(
     picked = [task for mine in served for task in mine if not is_audit(name, task)]
     assert len({kinds[task] for task in picked}) == len(picked), "no two of them are alike"
     tabs = lab.request("GET", "/api/dm/views/", params={"project": project})
-    (tab,) = [tab for tab in tabs if tab["data"]["title"] == QUEUE_TAB_TITLE]
+    (tab,) = [tab for tab in tabs if tab["data"]["title"] == LABEL_NEXT_TAB]
     listed = lab.request("GET", "/api/tasks/", params={"view": tab["id"], "project": project})
     assert [task["id"] for task in listed["tasks"]] == queue(lab, backend, project)
     colleague.close()

@@ -10,6 +10,7 @@ import pytest
 
 from backend.domain import ChoicePrediction, ImageSize, Prediction
 from backend.label_studio.client import MACHINE_USER
+from backend.label_studio.tabs import LABEL_ERRORS_TAB
 from backend.label_studio.task_results import SAVE_DELAY_SECONDS
 from backend.learning.audit import is_audit
 from backend.learning.auto_accept import is_held_for_review
@@ -18,7 +19,6 @@ from backend.loop.publish.auto_accept import auto_accept
 from backend.runtime.connection import Connection, connect, parse_created_at
 from backend.settings import read_settings
 from backend.store.projects import ProjectRecord
-from backend.tools.label_errors import LABEL_ERRORS_TAB
 from tests.support.cli import json_output, run_prelabel
 from tests.support.harness import (
     CHOICES_CONFIG,

@@ -11,14 +11,23 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
+from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.tab_views import task_list_view
+from backend.label_studio.tabs import (
+    LABEL_ERRORS_TAB,
+    LABEL_NEXT_TAB,
+    SIMILAR_TAB,
+    ProjectTabs,
+)
 from backend.learning.audit import is_audit
 from backend.store.versions import VersionStore
 from demo.label_studio import LabelStudioServer
 from tests.support.browser import BROWSER_TIMEOUT_MS, horizontal_overflow, save_screenshot
 from tests.support.detection_projects import BOXES_CONFIG, make_box_region
-from tests.support.drawings import make_drawing
+from tests.support.drawings import SHAPE_LABELS, DrawnObject, make_drawing
 from tests.support.harness import (
     BackendServer,
+    Json,
     LabelStudioUser,
     MakeBackend,
     make_data_uri,
@@ -53,7 +62,11 @@ def garden(studio: LabelStudioServer, tmp_path_factory: pytest.TempPathFactory) 
     """A project with two versions, the second of which has learned."""
     lab = LabelStudioUser(studio.url, studio.token)
     known = {"LABEL_STUDIO_URL": studio.url, "LABEL_STUDIO_API_KEY": studio.token}
-    later = {"PRELABEL_RETRAIN_AFTER": "1000"}
+    later = {
+        "PRELABEL_RETRAIN_AFTER": "1000",
+        "PRELABEL_DETECTOR": "builtin",
+        "PRELABEL_DETECTOR_SIZE": "160",
+    }
     backend = BackendServer(tmp_path_factory.mktemp("garden") / "home", {**known, **later})
     backend.start()
     project = lab.create_project(title="Reds & <b>blues</b>")
@@ -118,6 +131,227 @@ def test_the_front_of_the_queue_is_what_label_studio_serves_next_with_its_image(
     assert images.count() == 12
     assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
     assert garden.lab.http.headers["Authorization"].split()[1] not in page.content()
+
+
+def list_tabs(lab: LabelStudioUser, project: int) -> dict[str, Json]:
+    """The tabs of a project by their titles."""
+    rows = lab.request("GET", "/api/dm/views/", params={"project": project})
+    tabs: dict[str, Json] = {row["data"]["title"]: row for row in rows}
+    assert len(tabs) == len(rows), "no two tabs have the same title"
+    return tabs
+
+
+def tabs_of(lab: LabelStudioUser, project: int) -> ProjectTabs:
+    token = lab.http.headers["Authorization"].split()[1]
+    return ProjectTabs(LabelStudioClient(lab.url, token), project)
+
+
+def record_errors(page: Page) -> list[str]:
+    """Errors of a page's scripts; the list grows."""
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on(
+        "response",
+        lambda answer: errors.append(answer.url) if answer.status >= 500 else None,
+    )
+    return errors
+
+
+def open_tab(page: Page, lab: LabelStudioUser, project: int, tab: int) -> list[int]:
+    """Open a tab of the Data Manager, and return the tasks that it lists.
+
+    The frontend saves a tab that it opens, so the tasks are read from Label Studio afterwards.
+    """
+    errors = record_errors(page)
+    page.goto(f"{lab.url}/projects/{project}/data?tab={tab}")
+    expect(page.get_by_text("Label All Tasks")).to_be_visible()
+    page.wait_for_load_state("networkidle")
+    parameters: Json = {"view": tab, "project": project, "page_size": 500}
+    tasks = [t["id"] for t in lab.request("GET", "/api/tasks/", params=parameters)["tasks"]]
+    expect(page.get_by_text(re.compile(rf"^Tasks: {len(tasks)} / "))).to_be_visible()
+    assert errors == []
+    return tasks
+
+
+def test_every_tab_of_prelabel_opens_and_lists_its_tasks_also_those_that_were_broken(
+    garden: Garden, page: Page, shots: Path
+) -> None:
+    lab, project = garden.lab, garden.project
+    checked = garden.backend.home / "projects" / str(project) / "suspects.json"
+    wait_until("the server checks the labels, and updates its tab", checked.exists)
+    suspects, similar = garden.tasks[1:4], garden.tasks[5:7]
+
+    def add(title: str, operator: str, type_name: str, value: object) -> None:
+        item = {"filter": "filter:tasks:id", "operator": operator, "type": type_name}
+        filters = {"conjunction": "and", "items": [item | {"value": value}]}
+        data = {"title": title, "filters": filters, "ordering": ["tasks:predictions_score"]}
+        body = {"project": project, "data": data}
+        lab.request("POST", "/api/dm/views/", json=body)
+
+    assert list(list_tabs(lab, project)) == ["Default", LABEL_NEXT_TAB]
+    add("Mine", "equal", "Number", garden.tasks[0])
+    add(LABEL_ERRORS_TAB, "in_list", "List", suspects)  # as earlier releases wrote them
+    add(SIMILAR_TAB, "in_list", "List", similar)
+    mine = list_tabs(lab, project)["Mine"]
+    with page.expect_event("pageerror") as failure:
+        page.goto(f"{lab.url}/projects/{project}/data?tab={mine['id']}")
+    assert "No matching type for union" in str(failure.value)
+    lab.import_colours(project, 1, start=1000)  # a round starts, which trains nothing
+    known = {row["id"] for row in lab.list_tasks(project)}
+    wait_until("both are repaired", lambda: not tabs_of(lab, project).find_broken())
+    tabs = list_tabs(lab, project)
+    assert tabs["Mine"] == mine, "what people made is not changed"
+    page = page.context.new_page()
+    assert sorted(open_tab(page, lab, project, tabs[LABEL_ERRORS_TAB]["id"])) == suspects
+    assert sorted(open_tab(page, lab, project, tabs[SIMILAR_TAB]["id"])) == similar
+    assert set(open_tab(page, lab, project, tabs["Default"]["id"])) == known
+    open_tasks = {row["id"] for row in lab.list_tasks(project) if not row["is_labeled"]}
+    assert set(open_tab(page, lab, project, tabs[LABEL_NEXT_TAB]["id"])) == open_tasks
+    expect(page.locator("img[src*='data:image']").first).to_be_visible()
+    save_screenshot(page, shots, "label-studio-label-next")
+    tabs_of(lab, project).update(LABEL_ERRORS_TAB, task_list_view(()))
+    assert open_tab(page, lab, project, tabs[LABEL_ERRORS_TAB]["id"]) == []
+    page.close()
+
+
+def test_a_tab_of_hundreds_of_tasks_opens_sorts_and_labels_as_displayed(
+    lab: LabelStudioUser, page: Page
+) -> None:
+    project = lab.create_project()
+    tasks = lab.import_colours(project, 200)
+    chosen_tasks = tasks[40:340]
+    tab = tabs_of(lab, project).ensure(SIMILAR_TAB, task_list_view(chosen_tasks))
+    assert open_tab(page, lab, project, tab) == chosen_tasks
+    page.evaluate("localStorage.setItem('dm:labelstream:mode', 'filtered')")
+    with page.expect_response(lambda answer: "id=next_task" in answer.url) as answer:
+        page.goto(f"{lab.url}/projects/{project}/data?tab={tab}&labeling=1")
+    assert answer.value.json()["id"] == chosen_tasks[0]
+    page.evaluate("localStorage.removeItem('dm:labelstream:mode')")
+
+
+def test_the_button_serves_the_images_in_the_order_of_the_dashboard(
+    garden: Garden, page: Page
+) -> None:
+    def promised() -> list[int]:
+        page.goto(garden.url)
+        links = page.get_by_role("region", name="Next images").get_by_role("link")
+        return [int(text.removeprefix("Task ")) for text in links.all_inner_texts()]
+
+    wanted, second, *_ = promised()
+    with page.expect_response(re.compile("id=next_task")) as answer:
+        page.get_by_role("link", name="Label in Label Studio").click()
+    assert answer.value.json()["id"] == wanted
+    (suggested,) = chosen(page)
+    assert suggested == garden.lab.true_labels[wanted]
+    labels = garden.backend.project(garden.project)["labels"]
+    with page.expect_response(re.compile("id=next_task")) as answer:
+        page.get_by_test_id("bottombar-submit-button").click()
+    follower = answer.value.json()["id"]
+    wait_until("seen", lambda: garden.backend.project(garden.project)["labels"] > labels)
+    wanted = promised()[0]
+    assert follower in (second, wanted), "the label may have changed the order already"
+    with page.expect_response(re.compile("id=next_task")) as answer:
+        page.get_by_role("link", name="Label in Label Studio").click()
+    assert answer.value.json()["id"] == wanted
+
+
+class LabelingScreen:
+    """A task that somebody labels with smart tools."""
+
+    def __init__(self, page: Page, lab: LabelStudioUser, project: int, task: int) -> None:
+        self._page, self._lab, self._task = page, lab, task
+        page.goto(f"{lab.url}/projects/{project}/data?task={task}")
+        expect(page.get_by_test_id("bottombar-submit-button")).to_be_visible()
+        self.turn_on("Auto-Annotation", "auto-annotation")
+
+    def turn_on(self, text: str, name: str) -> None:
+        """Turn a switch below the image on; Label Studio keeps it for the next task."""
+        switch = self._page.get_by_test_id(f"bottombar-{name}-toggle")
+        if not switch.is_checked():
+            self._page.get_by_text(text, exact=True).click()
+        expect(switch).to_be_checked()
+
+    def draw(self, thing: DrawnObject) -> list[str]:
+        """Draw a box with the smart tool; return the ids of the suggestions."""
+        page = self._page
+        page.get_by_text(re.compile(rf"^{thing.label}")).first.click()
+        smart_tool = page.locator(".lsf-tool_smart:visible").first
+        smart_tool.click()
+        expect(smart_tool).to_have_class(re.compile("lsf-tool_active"))
+        image = page.locator("canvas").first.bounding_box()
+        assert image is not None
+        x0, y0, x1, y1 = (
+            image["xy"[i % 2]] + corner * image[("width", "height")[i % 2]]  # type: ignore[literal-required]
+            for i, corner in enumerate(thing.box)
+        )
+        with page.expect_response(re.compile("interactive-annotating"), timeout=SLOW) as answer:
+            page.mouse.move(x0, y0)
+            page.mouse.down()
+            page.mouse.move(x1, y1, steps=4)
+            page.mouse.up()
+        return [row["id"] for row in answer.value.json()["data"]["result"]]
+
+    def accept_all(self) -> None:
+        self._page.get_by_test_id("bottombar-accept-suggestions-button").click()
+        expect(self._page.get_by_test_id("bottombar-auto-accept-toggle")).to_be_attached()
+
+    def accept(self, id: str) -> None:
+        """Accept one suggestion, as its button does, which is painted on a canvas."""
+        self._page.evaluate(
+            "id => { const a = Htx.annotationStore.selected;"
+            " a.acceptSuggestion([...a.suggestions.keys()].find(k => k.startsWith(id))); }",
+            id,
+        )
+
+    def submit(self) -> dict[str, str]:
+        """Submit, and return the labels of the annotation's boxes by their ids."""
+        with self._page.expect_response(re.compile(r"/annotations")):
+            self._page.get_by_test_id("bottombar-submit-button").click()
+        (annotation,) = self._lab.request("GET", f"/api/tasks/{self._task}/annotations/")
+        rows = annotation["result"]
+        assert len({row["id"] for row in rows}) == len(rows)
+        return {row["id"]: row["value"]["rectanglelabels"][0] for row in rows}
+
+
+def test_accepted_suggestions_of_two_labels_and_what_was_drawn_are_all_submitted(
+    garden: Garden, lab: LabelStudioUser, page: Page, shots: Path
+) -> None:
+    smart = BOXES_CONFIG.replace('toName="image"', 'toName="image" smart="true"')
+    project = lab.create_project(smart, title="smart tools")
+    drawing = make_drawing(3, (640, 480), max_objects=10, radius=(18, 26))
+    first = {label: next(o for o in drawing.objects if o.label == label) for label in SHAPE_LABELS}
+    images = [make_data_uri(drawing.to_png())] * 3
+    tasks = lab.import_images(project, images)
+    lab.connect_backend(project, garden.backend.url, is_interactive=True)
+    garden.backend.wait_for_round(project)
+    errors = record_errors(page)
+
+    screen = LabelingScreen(page, lab, project, tasks[0])
+    expected: dict[str, str] = {}
+    for label in SHAPE_LABELS:
+        suggested = screen.draw(first[label])
+        assert len(suggested) > 2, "the drawn one and similar ones"
+        expected |= dict.fromkeys(suggested, label)
+        save_screenshot(page, shots, f"label-studio-suggestions-{label}")
+        screen.accept_all()
+    assert screen.submit() == expected, "all are accepted at once"
+
+    screen = LabelingScreen(page, lab, project, tasks[1])
+    expected = {}
+    for label in SHAPE_LABELS:
+        drawn, one, *_ = screen.draw(first[label])
+        screen.accept(one)
+        expected |= dict.fromkeys((drawn, one), label)
+    assert screen.submit() == expected, "one of each label is accepted"
+
+    screen = LabelingScreen(page, lab, project, tasks[2])
+    screen.turn_on("Auto-Accept Suggestions", "auto-accept")
+    expected = {}
+    for label in SHAPE_LABELS:
+        expected |= dict.fromkeys(screen.draw(first[label]), label)
+    assert screen.submit() == expected, "all are accepted automatically"
+    assert errors == []
+    page.evaluate("localStorage.clear()")
 
 
 def test_roll_back_and_promote_buttons_reach_label_studio_and_are_recorded(

@@ -36,6 +36,7 @@ from backend.server.cross_origin import explain_form_refusal
 from backend.settings import Settings
 from backend.store.captures import CaptureStore
 from backend.store.files import write_json
+from backend.store.label_tab import LABEL_TAB_FILE, save_labeling_path
 from backend.store.versions import VersionStore
 from tests.support.dashboard_homes import (
     CONTROL_DESCRIPTIONS,
@@ -91,6 +92,16 @@ def test_a_page_shows_all_sections(tmp_path: Path) -> None:
     assert f'href="{SERVER}/projects/1/data?task=40"' in html
     assert 'src="../projects/1/pictures/capture-req-0.jpg"' in html
     assert html.count("<tr") == html.count("</tr>")
+
+
+def test_the_button_leads_to_the_tab_in_the_order_of_the_queue(tmp_path: Path) -> None:
+    shown = make_project_status(title="Kiwis")
+    assert f'class="button" href="{SERVER}/projects/1/data?labeling=1"' in page(tmp_path, shown)
+    save_labeling_path(tmp_path / "projects" / "1", "data?tab=12&labeling=1")
+    html = page(tmp_path, shown)
+    assert f'class="button" href="{SERVER}/projects/1/data?tab=12&amp;labeling=1"' in html
+    (tmp_path / "projects" / "1" / LABEL_TAB_FILE).write_text("damaged")
+    assert f'class="button" href="{SERVER}/projects/1/data?labeling=1"' in page(tmp_path, shown)
 
 
 def test_a_new_project_shows_what_to_do_next(tmp_path: Path) -> None:

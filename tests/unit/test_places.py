@@ -9,7 +9,12 @@ from typing import Any
 import pytest
 
 from backend.domain import Control, ImageSize, Label, Prediction, Region, RegionPrediction
-from backend.label_studio.region_results import complete_regions, drawn_regions, format_regions
+from backend.label_studio.region_results import (
+    complete_regions,
+    drawn_regions,
+    format_regions,
+    repeat_drawn,
+)
 from backend.label_studio.task_results import format_prediction, parse_task
 
 LABELS = (Label("disc"), Label("square"))
@@ -206,6 +211,17 @@ def test_every_region_of_a_task_has_an_id_of_its_own_and_a_suggestion_another() 
     second = {region["id"] for region in format_regions(7, found, BOX, salt="suggestion")}
     assert len(first | second) == 6
     assert {region["id"] for region in format_regions(7, found, BOX)} == first
+
+
+def test_what_was_drawn_is_repeated_with_its_id_and_all_that_belongs_to_it() -> None:
+    drawn, turned = box() | {"id": "a"}, box(rotation=30) | {"id": "b"}
+    note = {"id": "a", "from_name": "note", "type": "textarea", "value": {"text": ["?"]}}
+    accepted = box() | {"id": "c", "score": 0.7}
+    negative = box() | {"id": "d", "is_positive": False}
+    result = [accepted, drawn, note, turned, negative]
+    assert repeat_drawn(result, BOX) == [row | {"score": 1.0} for row in (drawn, note, turned)]
+    other = replace(BOX, name="another")
+    assert repeat_drawn(result, other) == []
 
 
 def test_objects_below_the_configs_threshold_are_left_out() -> None:

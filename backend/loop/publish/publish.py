@@ -16,7 +16,6 @@ from backend.inference.embed import EmbeddingResult, task_vectors
 from backend.inference.images import image_sources
 from backend.inference.model import Model
 from backend.inference.predict import InferenceResult, count_unreadable, infer_tasks, merge_max
-from backend.label_studio.tab_views import unlabeled_view
 from backend.learning.audit import hash_rank
 from backend.learning.nearest_neighbours import rank_by_label_text
 from backend.learning.selection import rank_scores
@@ -29,8 +28,6 @@ from backend.runtime.project_session import ProjectSession
 from backend.store.acceptance import AcceptanceStore
 from backend.store.files import read_json, write_json
 
-QUEUE_TAB_TITLE = "Prelabel: ask next"
-"""Title of the Data Manager tab in queue order, for projects with several annotators."""
 TASKS_PER_LABEL = 10
 """Number of candidate tasks for each label without an example."""
 REGION_UNCERTAINTY_FILE = "unsure.json"
@@ -84,7 +81,6 @@ class Publisher:
             )
         if existing or new:
             pushing.follow_version(self._connection, live_version, observation.fingerprint)
-            self._update_tab()
         order.open_tasks -= auto_accept.auto_accept(
             self._connection, observation.controls, to_accept
         )
@@ -256,12 +252,6 @@ class Publisher:
         inference.unfiltered |= new.unfiltered
 
     # -- push -------------------------------------------------------------------------------
-
-    def _update_tab(self) -> None:
-        """Create a tab in queue order if the project has several users, who choose tasks there."""
-        client = self._connection.client
-        if client.count_users() > 1:
-            client.ensure_tab(self._session.number, QUEUE_TAB_TITLE, unlabeled_view())
 
     def _report_push(self, done: int, total: int) -> None:
         self._report("pushing", done / total, "")
