@@ -35,6 +35,7 @@ PACKAGE_OWNERS: Mapping[str, tuple[str, ...]] = {
     "modal": ("serverless",),
     "open_clip": ("backend/vision/encoders/clip.py",),
     "openvino": ("backend/vision/runtime/openvino_runner.py",),
+    "pillow_heif": ("backend/vision/images/formats.py",),
     "prometheus_client": ("backend/endpoint/metrics.py",),
     "skimage": ("backend/vision",),
     "sqlite3": ("backend/vision/encoders/embedding_cache.py",),
