@@ -6,6 +6,7 @@ Everything that is passed over is counted by its reason. One image at a time is 
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -24,11 +25,17 @@ FILE_SIGNATURES = (
     (b"GIF8", ".gif"),
     (b"BM", ".bmp"),
 )
-"""How files begin that browsers show; the ending is what Label Studio knows them by."""
+"""First bytes of files that are imported unchanged; Label Studio tells formats by the suffix."""
 HEADER_BYTES = 64
-HEIC_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"})
-AVIF_BRANDS = frozenset({b"avif", b"avis"})
-UNSUPPORTED_FORMAT_HINT = "which browsers do not show: save them as JPEG"
+CONVERTED_SUFFIX = ".jpg"
+"""Browsers show neither TIFF nor HEIC, and Label Studio 1.23 refuses to store AVIF, so images of
+these formats are imported as JPEG."""
+JPEG_QUALITY = 95
+RAW_SUFFIXES = frozenset(
+    ".3fr .arw .cr2 .cr3 .dng .erf .iiq .kdc .mef .mos .nef .nrw .orf .pef .raf .rw2 .srw".split()
+)
+"""Endings of raw files of cameras, most of which start as a TIFF with a small preview."""
+RAW_FILE_REASON = "raw file of a camera: save it as JPEG"
 
 
 @dataclass(frozen=True)
@@ -37,9 +44,9 @@ class FolderImage:
 
     Attributes:
         path: its place below the folder, with ``/``.
-        digest: SHA-256 of its bytes, hexadecimal.
+        digest: SHA-256 of the file, hexadecimal.
         suffix: what its kind ends with, whatever the file is called.
-        content: its bytes.
+        content: the bytes to import: those of the file, or a JPEG of the same pixels.
     """
 
     path: str
@@ -121,22 +128,20 @@ def read_images(
 
 
 def detect_suffix(header: bytes) -> str:
-    """The ending for a file that begins so, such as ``.jpg``; else why it is not taken.
+    """Return the suffix for an image file, such as ``.jpg``, by its first bytes; "" if it is none.
 
     Example:
         >>> detect_suffix(bytes.fromhex("ffd8ffe0")), detect_suffix(b"hello")
-        ('.jpg', 'not an image')
+        ('.jpg', '')
     """
+    from backend.vision.images.formats import detect_heif, is_tiff
+
     for signature, suffix in FILE_SIGNATURES:
         if header.startswith(signature):
             return suffix
     if header[:4] == b"RIFF" and header[8:12] == b"WEBP":
         return ".webp"
-    if header[:4] in (b"II*\0", b"MM\0*"):
-        return f"TIFF or a camera's raw file, {UNSUPPORTED_FORMAT_HINT}"
-    if header[4:8] == b"ftyp" and header[8:12] in HEIC_BRANDS | AVIF_BRANDS:
-        return f"{'HEIC' if header[8:12] in HEIC_BRANDS else 'AVIF'}, {UNSUPPORTED_FORMAT_HINT}"
-    return "not an image"
+    return CONVERTED_SUFFIX if detect_heif(header) or is_tiff(header) else ""
 
 
 def subfolder_names(folder: Path, files: Sequence[Path]) -> list[str]:
@@ -172,12 +177,10 @@ def _read_file(
     if digest in known_digests:
         seen_digests.add(digest)
         return SkippedFile(relative_path, ALREADY_IMPORTED_REASON)
-    error_reason = _decode_error(content, image_limits)
-    return (
-        SkippedFile(relative_path, error_reason)
-        if error_reason
-        else FolderImage(relative_path, digest, suffix, content)
-    )
+    try:
+        return FolderImage(relative_path, digest, suffix, _importable(content, image_limits))
+    except ImageError as error:
+        return SkippedFile(relative_path, error.reason)
 
 
 def _read_content(path: Path, image_limits: ImageLimits) -> tuple[bytes, str]:
@@ -193,11 +196,12 @@ def _read_content(path: Path, image_limits: ImageLimits) -> tuple[bytes, str]:
         if not header:
             raise ImageError("empty file")
         suffix = detect_suffix(header)
-        if not suffix.startswith("."):
-            suffix_text = (
-                f" ({path.suffix.lower()})" if path.suffix and suffix == "not an image" else ""
+        if path.suffix.lower() in RAW_SUFFIXES:
+            raise ImageError(RAW_FILE_REASON)
+        if not suffix:
+            raise ImageError(
+                f"not an image ({path.suffix.lower()})" if path.suffix else "not an image"
             )
-            raise ImageError(suffix + suffix_text)
         content = header + stream.read(max(0, image_limits.max_bytes - HEADER_BYTES) + 1)
     if len(content) > image_limits.max_bytes:
         max_megabytes = image_limits.max_bytes // 1_000_000
@@ -205,15 +209,22 @@ def _read_content(path: Path, image_limits: ImageLimits) -> tuple[bytes, str]:
     return content, suffix
 
 
-def _decode_error(content: bytes, image_limits: ImageLimits) -> str:
-    """Why an image cannot be read; empty when it can."""
+def _importable(content: bytes, image_limits: ImageLimits) -> bytes:
+    """Return the bytes to import: those of the file, or an upright JPEG without metadata.
+
+    Raises:
+        ImageError: the image cannot be read.
+    """
     from backend.vision.images.decode import decode_upright_image
 
-    try:
+    is_shown = any(content.startswith(signature) for signature, _ in FILE_SIGNATURES)
+    if is_shown or content[:4] == b"RIFF":  # WebP
         decode_upright_image(content, max_pixels=image_limits.max_pixels, min_side=1)
-    except ImageError as error:
-        return error.reason
-    return ""
+        return content
+    decoded = decode_upright_image(content, max_pixels=image_limits.max_pixels)
+    stream = io.BytesIO()
+    decoded.image.save(stream, "JPEG", quality=JPEG_QUALITY)
+    return stream.getvalue()
 
 
 def _sorted_walk(

@@ -102,7 +102,7 @@ def test_a_folder_becomes_a_project_that_is_pre_annotated_after_a_few_labels(
     assert again["passed"] == {
         "the same as another file of the folder": 1,
         "not an image (.txt)": 1,
-        "HEIC, which browsers do not show: save them as JPEG": 1,
+        "not an image": 1,
         "damaged image": 1,
     }
     assert (again["connected"], again["preannotated"]) == (True, False)
@@ -218,7 +218,7 @@ def test_a_person_is_asked_until_the_answers_fit_and_one_command_does_it_all(
     terminal.type("\n")
     terminal.wait_for("Job: binary. Labels: blue, red.")
     terminal.wait_for("60 images imported")
-    terminal.wait_for("1 × HEIC")
+    terminal.wait_for("1 × not an image (phone.heic)")
     terminal.wait_for(f"No backend runs at {backend.url}. Start it here")
     terminal.type("y\n")
     terminal.wait_for("Label here: " + studio.url)
