@@ -28,6 +28,7 @@ ANNOTATION_FIELDS = (
 )
 """Label Studio applies the list to the annotations inside a task as well."""
 CHANGE_FIELDS = "id,is_labeled,total_annotations,cancelled_annotations,updated_at"
+ANNOTATION_COUNT_FIELDS = "id,data,total_annotations,cancelled_annotations"
 LATEST_FIRST: Json = {"ordering": ["-tasks:updated_at"]}
 UNCERTAINTY_SAMPLING = "Uncertainty sampling"
 """The value of a project's ``sampling`` with which its queue follows the score, low first."""
@@ -241,6 +242,10 @@ class LabelStudioClient(ApiSession):
         query = _task_filter(f"data.{field}", "empty", "String", False)
         rows = self._iter_tasks(number, "id,data", query)
         return {str(row["data"][field]): row["id"] for row in rows if row["data"].get(field)}
+
+    def iter_annotation_counts(self, number: int) -> Iterator[Json]:
+        """Yield all tasks with ``id``, ``data`` and the number of annotations and of skips."""
+        yield from self._iter_tasks(number, ANNOTATION_COUNT_FIELDS, {})
 
     def skipped_task_ids(self, number: int) -> set[int]:
         """Return the tasks that somebody skipped; :meth:`task_annotations` omits skips."""
