@@ -6,7 +6,6 @@ Everything that is passed over is counted by its reason. One image at a time is 
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -19,18 +18,7 @@ DUPLICATE_REASON = "the same as another file of the folder"
 ALREADY_IMPORTED_REASON = "in the project already"
 HIDDEN_REASON = "hidden file"
 UNREADABLE_REASON = "cannot be opened"
-FILE_SIGNATURES = (
-    (b"\xff\xd8\xff", ".jpg"),
-    (b"\x89PNG\r\n\x1a\n", ".png"),
-    (b"GIF8", ".gif"),
-    (b"BM", ".bmp"),
-)
-"""First bytes of files that are imported unchanged; Label Studio tells formats by the suffix."""
 HEADER_BYTES = 64
-CONVERTED_SUFFIX = ".jpg"
-"""Browsers show neither TIFF nor HEIC, and Label Studio 1.23 refuses to store AVIF, so images of
-these formats are imported as JPEG."""
-JPEG_QUALITY = 95
 RAW_SUFFIXES = frozenset(
     ".3fr .arw .cr2 .cr3 .dng .erf .iiq .kdc .mef .mos .nef .nrw .orf .pef .raf .rw2 .srw".split()
 )
@@ -134,14 +122,13 @@ def detect_suffix(header: bytes) -> str:
         >>> detect_suffix(bytes.fromhex("ffd8ffe0")), detect_suffix(b"hello")
         ('.jpg', '')
     """
-    from backend.vision.images.formats import detect_heif, is_tiff
+    from backend.vision.images.display import (
+        CONVERTED_SUFFIX,
+        displayable_suffix,
+        needs_conversion,
+    )
 
-    for signature, suffix in FILE_SIGNATURES:
-        if header.startswith(signature):
-            return suffix
-    if header[:4] == b"RIFF" and header[8:12] == b"WEBP":
-        return ".webp"
-    return CONVERTED_SUFFIX if detect_heif(header) or is_tiff(header) else ""
+    return displayable_suffix(header) or (CONVERTED_SUFFIX if needs_conversion(header) else "")
 
 
 def subfolder_names(folder: Path, files: Sequence[Path]) -> list[str]:
@@ -216,15 +203,12 @@ def _importable(content: bytes, image_limits: ImageLimits) -> bytes:
         ImageError: the image cannot be read.
     """
     from backend.vision.images.decode import decode_upright_image
+    from backend.vision.images.display import make_displayable, needs_conversion
 
-    is_shown = any(content.startswith(signature) for signature, _ in FILE_SIGNATURES)
-    if is_shown or content[:4] == b"RIFF":  # WebP
-        decode_upright_image(content, max_pixels=image_limits.max_pixels, min_side=1)
-        return content
-    decoded = decode_upright_image(content, max_pixels=image_limits.max_pixels)
-    stream = io.BytesIO()
-    decoded.image.save(stream, "JPEG", quality=JPEG_QUALITY)
-    return stream.getvalue()
+    if needs_conversion(content):
+        return make_displayable(content, image_limits.max_pixels)[0]
+    decode_upright_image(content, max_pixels=image_limits.max_pixels, min_side=1)
+    return content
 
 
 def _sorted_walk(

@@ -322,12 +322,12 @@ def test_existing_labels_are_imported_once(
     }
     labels = tmp_path / "coco.json"
     labels.write_text(json.dumps(coco))
-    command = ("import", str(number), str(labels), "--as", "suggestions", "--json")
-    refused = run_prelabel(*command, **env)
+    importing = ("import", str(number), str(labels), "--as", "suggestions", "--json")
+    refused = run_prelabel(*importing, **env)
     assert (refused.returncode, "lacks labels of COCO: leaf" in refused.stderr) == (2, True)
-    done = json_output(run_prelabel(*command, "--known-labels-only", **env))
+    done = json_output(run_prelabel(*importing, "--known-labels-only", **env))
     assert (done["images"], done["imported"]) == (1, 1)
-    assert json_output(run_prelabel(*command, "--known-labels-only", **env))["images"] == 0
+    assert json_output(run_prelabel(*importing, "--known-labels-only", **env))["images"] == 0
     (prediction,) = lab.request("GET", "/api/predictions/", params={"project": number})
     value = prediction["result"][0]["value"]
     assert [value[key] for key in ("x", "y", "width", "height")] == [25, 50, 50, 25]

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -103,7 +104,7 @@ def import_all(
     return importer.run(source, role, lambda done, total: None)
 
 
-def values(result: Sequence[Json]) -> list[tuple[object, ...]]:
+def values(result: Sequence[Json]) -> list[tuple[Any, ...]]:
     """Label and box of each region, in percent."""
     return [
         (
@@ -243,9 +244,8 @@ def test_a_csv_file_has_boxes_in_pixels_or_fractions(tmp_path: Path, text: str) 
     source = load_label_source(tmp_path / "boxes.csv")
     notebook = Notebook()
     import_all(source, [task_row(1, "1.png")], BOX_CONFIG, notebook)
-    assert [tuple(map(pytest.approx, one[1:])) for one in values(notebook.annotations[1])] == [
-        (10, 10, 50, 50)
-    ]
+    ((label, *box),) = values(notebook.annotations[1])
+    assert (label, box) == ("cat", pytest.approx([10, 10, 50, 50]))
 
 
 def test_a_csv_file_has_labels_of_whole_images(tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+from typing import TYPE_CHECKING
 
-from PIL import ImageFile
+if TYPE_CHECKING:
+    from PIL import ImageFile
 
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF", "TIFF", "HEIF")
 """Names in Pillow. Browsers display all but TIFF and HEIF, which are converted on import."""
