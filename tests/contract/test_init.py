@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -280,9 +281,21 @@ def test_what_is_missing_or_wrong_is_said_before_anything_is_made(
 
 
 def test_existing_labels_are_imported_once(
-    lab: LabelStudioUser, studio: LabelStudioServer, tmp_path: Path
+    lab: LabelStudioUser,
+    studio: LabelStudioServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    env = environment(studio, tmp_path / "home")
+    """The commands run in this process: each start of another one takes seconds."""
+
+    def run(*arguments: str) -> Any:
+        status = main(arguments)
+        output = capsys.readouterr()
+        return json.loads(output.out.splitlines()[-1]) if status == 0 else (status, output.err)
+
+    for name, value in environment(studio, tmp_path / "home").items():
+        monkeypatch.setenv(name, value)
     folder = tmp_path / "sorted"
     for number in range(4):
         for colour in ("red", "blue"):
@@ -290,14 +303,14 @@ def test_existing_labels_are_imported_once(
             (folder / colour / f"{number}.png").write_bytes(make_png(colour, number))
     unconnected = ("--backend", "http://127.0.0.1:9", "--json")
     command = ("init", str(folder), "--import-labels", "annotations", *unconnected)
-    first = json_output(run_prelabel(*command, **env))
+    first = run(*command)
     assert first["job"] == "binary"
     assert (first["imported"], first["labels"]["imported"], first["labels"]["left_out"]) == (
         8,
         8,
         {},
     )
-    again = json_output(run_prelabel("init", str(folder), *unconnected, **env))
+    again = run("init", str(folder), *unconnected)
     assert (again["project"], again["labels"]["imported"]) == (first["project"], 0)
     user = lab.request("GET", "/api/current-user/whoami")["id"]
     for task in lab.list_tasks(first["project"]):
@@ -323,11 +336,11 @@ def test_existing_labels_are_imported_once(
     labels = tmp_path / "coco.json"
     labels.write_text(json.dumps(coco))
     importing = ("import", str(number), str(labels), "--as", "suggestions", "--json")
-    refused = run_prelabel(*importing, **env)
-    assert (refused.returncode, "lacks labels of COCO: leaf" in refused.stderr) == (2, True)
-    done = json_output(run_prelabel(*importing, "--known-labels-only", **env))
+    status, message = run(*importing)
+    assert (status, "lacks labels of COCO: leaf" in message) == (2, True)
+    done = run(*importing, "--known-labels-only")
     assert (done["images"], done["imported"]) == (1, 1)
-    assert json_output(run_prelabel(*importing, "--known-labels-only", **env))["images"] == 0
+    assert run(*importing, "--known-labels-only")["images"] == 0
     (prediction,) = lab.request("GET", "/api/predictions/", params={"project": number})
     value = prediction["result"][0]["value"]
     assert [value[key] for key in ("x", "y", "width", "height")] == [25, 50, 50, 25]
