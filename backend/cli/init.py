@@ -6,6 +6,7 @@ import argparse
 
 from backend.cli import arguments
 from backend.cli.command import Command, CommandResult
+from backend.cli.label_setup import add_label_options
 
 JOB_NAMES = ("binary", "one-of-many", "several-of-many", "boxes", "points")
 YES_NO = ("yes", "no")
@@ -43,6 +44,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     answers.add_argument(
         "--new", action="store_true", help="create another project from the same folder"
     )
+    add_label_options(parser)
     backend = parser.add_argument_group("backend")
     backend.add_argument(
         "--backend",

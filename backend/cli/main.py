@@ -16,6 +16,7 @@ from backend.cli import (
     doctor,
     endpoint,
     export,
+    import_labels,
     init,
     keys,
     label_errors,
@@ -32,7 +33,8 @@ from backend.cli.command import Command
 from backend.errors import PrelabelError, UsageError
 
 COMMANDS: tuple[Command, ...] = (
-    *(demo.COMMAND, init.COMMAND, serve.COMMAND, connect.COMMAND, status.COMMAND),
+    *(demo.COMMAND, init.COMMAND, serve.COMMAND, connect.COMMAND),
+    *(import_labels.COMMAND, status.COMMAND),
     *(train.COMMAND, versions.COMMAND, promote.COMMAND, rollback.COMMAND),
     *(doctor.COMMAND, advise.COMMAND, label_errors.COMMAND, similar.COMMAND),
     *(predict.COMMAND, export.COMMAND, endpoint.COMMAND, keys.COMMAND, deploy.COMMAND),

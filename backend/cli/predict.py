@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from backend.settings import Settings
 
 OUTPUT_SUFFIX = "-prelabel"
-IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
+IMAGE_SUFFIXES = (
+    *(".avif", ".bmp", ".gif", ".heic", ".heif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"),
+)
 OUTPUT_JPEG_QUALITY = 92
 NO_MODEL_MESSAGE = "No model is trained yet: label a few images first."
 

@@ -10,6 +10,7 @@ from typing import Self
 from backend.cli import terminal
 from backend.cli.backend_setup import BackendSetup, resume_command
 from backend.cli.command import CommandResult
+from backend.cli.label_setup import LabelSetup
 from backend.domain import Label
 from backend.errors import AccessDeniedError, UsageError
 from backend.label_studio.client import LabelStudioClient
@@ -36,6 +37,7 @@ from backend.onboarding.label_input import (
     describe_job,
     parse_labels,
 )
+from backend.onboarding.label_sources.job import choose_label_job
 from backend.onboarding.labeling_job import (
     JOB_QUESTIONS,
     LabelingJob,
@@ -52,7 +54,7 @@ LABELS_QUESTION = (
     "= a red fruit, unripe = a green fruit. Separate labels by semicolons if descriptions contain "
     "commas."
 )
-NO_IMAGES_MESSAGE = "There is no image in {folder} that browsers can show."
+NO_IMAGES_MESSAGE = "There is no image in {folder} that can be read."
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,7 @@ class ProjectSetup:
         self._given = OptionAnswers.from_options(options)
         self._prompter = terminal.TerminalPrompter()
         self._backend_setup = BackendSetup(options, settings, self._log)
+        self._labels = LabelSetup(options, self._prompter, self._log)
         self._image_limits = ImageLimits(settings.max_image_bytes, settings.max_image_pixels)
 
     def run(self) -> CommandResult:
@@ -136,8 +139,14 @@ class ProjectSetup:
         self._log(f"{len(files)} file{'' if len(files) == 1 else 's'} in {folder}.")
         existing = self._find_existing(client, folder)
         self._backend_setup.locate_backend(client, existing)
+        stored = FolderProjects(self._settings.home, client, folder).label_choice()
+        self._labels.choose(folder, files, stored if existing else None)
+        if existing:
+            self._labels.check_config(existing.config)
+        files = self._labels.image_files(files)
         project, job = (existing, None) if existing else self._create_project(client, folder, files)
         imported = self._import_images(client, project, folder, files)
+        labels = self._labels.import_into(client, self._settings, project.number)
         url = ensure_labeling_url(client, project.number, self._settings.label_studio_host)
         result = {
             "project": project.number,
@@ -146,6 +155,7 @@ class ProjectSetup:
             "job": job.value if job else None,
             "imported": imported.image_count,
             "passed": dict(imported.skipped_counts),
+            **labels,
         }
         return {**result, **self._backend_setup.connect_or_start(client, project, url, result)}
 
@@ -200,13 +210,21 @@ class ProjectSetup:
             self._log_skipped(skipped)
             raise UsageError(NO_IMAGES_MESSAGE.format(folder=folder))
         job, config = self._build_config(folder, files)
+        self._labels.check_config(config)
         folder_projects = FolderProjects(self._settings.home, client, folder)
-        project = folder_projects.create(self._options.title or default_title(folder), config)
+        title = self._options.title or default_title(folder)
+        project = folder_projects.create(title, config, self._labels.choice)
         self._log(f"Created project {project.number} “{project.title}”.")
         return project, job
 
     def _build_config(self, folder: Path, files: list[Path]) -> tuple[LabelingJob, str]:
         """Ask the remaining questions; return the job and its labeling config."""
+        if self._labels.source is not None:
+            job, labels = choose_label_job(
+                self._labels.source, self._given.job(), self._given.labels
+            )
+            self._log(describe_job(job, labels))
+            return job, write_config(job, labels)
         requested_job, answers = self._given.requested_job, dict(self._given.answers)
         while not requested_job and (question := next_question(answers)) is not None:
             answers[question.name] = self._prompter.ask_choice(

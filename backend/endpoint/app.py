@@ -36,8 +36,8 @@ from backend.endpoint.schemas import Correction, JsonObject
 DESCRIPTION = """
 Predict images with the live version of a Label Studio project. Send an API key as
 `Authorization: Bearer plk_…` (create one with `prelabel keys create NAME`). Images are JPEG, PNG,
-WebP, GIF (the first frame) or BMP. Coordinates are 0 to 1 from the top left corner of the upright
-image. Errors are problem JSON (RFC 9457).
+WebP, GIF (the first frame), BMP, AVIF, TIFF or HEIC. Coordinates are 0 to 1 from the top left
+corner of the upright image. Errors are problem JSON (RFC 9457).
 """
 
 

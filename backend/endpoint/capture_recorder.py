@@ -19,6 +19,7 @@ from backend.endpoint.schemas import JsonObject
 from backend.inference.predict_image import labels_of, to_task_prediction
 from backend.label_studio.task_results import format_prediction
 from backend.store.captures import DAY_SECONDS, Capture, CaptureStore
+from backend.vision.images.display import make_displayable
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -37,14 +38,6 @@ UNCERTAIN_SHARE = 0.25
 """Share of recent images above the uncertainty cutoff."""
 RARE_LABEL_RATIO = 0.2
 """A label is rare below this share of the average number of training examples per label."""
-SUFFIX_BY_SIGNATURE = {
-    b"\xff\xd8": ".jpg",
-    b"\x89PNG": ".png",
-    b"RIFF": ".webp",
-    b"GIF8": ".gif",
-    b"BM": ".bmp",
-}
-"""File suffix by the first bytes of each supported format."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +154,8 @@ class CaptureRecorder:
         prediction_row = format_prediction(
             to_task_prediction(invocation.prediction, loaded.controls), controls, ""
         )
+        size = invocation.prediction.size
+        content, suffix = make_displayable(invocation.content, size.width * size.height)
         capture = Capture(
             id=invocation.id,
             at=invocation.invoked_at,
@@ -169,11 +164,11 @@ class CaptureRecorder:
             external=invocation.external_id,
             look=image_hash or _perceptual_hash(invocation.image),
             said={"result": prediction_row["result"], "score": prediction_row["score"]},
-            suffix=_image_suffix(invocation.content),
-            width=invocation.prediction.size.width,
-            height=invocation.prediction.size.height,
+            suffix=suffix,
+            width=size.width,
+            height=size.height,
         )
-        self._captures.add(capture, invocation.content)
+        self._captures.add(capture, content)
         self._index(capture)
         return capture
 
@@ -257,11 +252,3 @@ def _perceptual_hash(image: Image.Image) -> str:
     import imagehash
 
     return str(imagehash.dhash(image))
-
-
-def _image_suffix(content: bytes) -> str:
-    """Return the file suffix of an image, which Label Studio needs to display it."""
-    for signature, suffix in SUFFIX_BY_SIGNATURE.items():
-        if content.startswith(signature):
-            return suffix
-    return ".jpg"

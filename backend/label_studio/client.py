@@ -33,6 +33,7 @@ LABELED_TASK_FIELDS = f"data,is_labeled,{ANNOTATION_FIELDS}"
 LABELED_TASK_PAGE_SIZE = 100
 """Labeled tasks per page: a task whose image is part of its data may have megabytes."""
 CHANGE_FIELDS = "id,is_labeled,total_annotations,cancelled_annotations,updated_at"
+ANNOTATION_COUNT_FIELDS = "id,data,total_annotations,cancelled_annotations"
 LATEST_FIRST: Json = {"ordering": ["-tasks:updated_at"]}
 UNCERTAINTY_SAMPLING = "Uncertainty sampling"
 """Value of a project's ``sampling`` that sorts its queue by prediction score, lowest first."""
@@ -176,6 +177,10 @@ class LabelStudioClient(ApiSession):
         query = _task_filter(f"data.{field}", "empty", "String", False)
         rows = self._iter_tasks(number, "id,data", query)
         return {str(row["data"][field]): row["id"] for row in rows if row["data"].get(field)}
+
+    def iter_annotation_counts(self, number: int) -> Iterator[Json]:
+        """Yield all tasks with ``id``, ``data`` and the number of annotations and of skips."""
+        yield from self._iter_tasks(number, ANNOTATION_COUNT_FIELDS, {})
 
     def skipped_task_ids(self, number: int) -> set[int]:
         """Return the ids of skipped tasks, which :meth:`task_annotations` does not report."""

@@ -185,7 +185,10 @@ class Round:
         """
         previous = memory.outcome
         if memory.publish_result.has_predictions:
-            pushing.follow_version(self._connection, previous.version, fingerprint)
+            is_trained = self._session.versions.card(previous.version).labels.train > 0
+            pushing.follow_version(
+                self._connection, previous.version, fingerprint, is_trained=is_trained
+            )
         new_annotations = fingerprint.annotation_count - memory.fingerprint.annotation_count
         if fingerprint.last_change > memory.known_until or new_annotations > len(
             memory.newly_answered

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from backend.domain import Control, Label
@@ -34,6 +34,19 @@ class FolderProject:
     number: int
     title: str
     config: str
+
+
+@dataclass(frozen=True)
+class StoredLabelChoice:
+    """What the labels of a folder become, so that an interrupted import continues.
+
+    Attributes:
+        role: ``annotations``, ``suggestions`` or ``none``.
+        format: of the labels; None without labels.
+    """
+
+    role: str = "none"
+    format: str | None = None
 
 
 class FolderProjects:
@@ -65,14 +78,27 @@ class FolderProjects:
         project = self._client.get_project(number)
         return FolderProject(number, str(project["title"]), str(project["label_config"]))
 
-    def create(self, title: str, config: str) -> FolderProject:
+    def label_choice(self) -> StoredLabelChoice:
+        """Return what the labels of the folder became in the project that was made before."""
+        stored = (read_json(self._file) or {}).get("labels") or {}
+        return StoredLabelChoice(str(stored.get("role") or "none"), stored.get("format"))
+
+    def create(
+        self, title: str, config: str, label_choice: StoredLabelChoice | None = None
+    ) -> FolderProject:
         """Create a project whose queue is sorted by prediction score.
+
+        Args:
+            title: title of the project.
+            config: labeling config.
+            label_choice: what the labels of the folder become.
 
         Raises:
             LabelStudioError: the request failed.
         """
         marker = f"prelabel-{secrets.token_hex(6)}"
-        write_json(self._file, {"mark": marker, "folder": str(self._folder)})
+        labels = asdict(label_choice or StoredLabelChoice())
+        write_json(self._file, {"mark": marker, "folder": str(self._folder), "labels": labels})
         created = self._client.create_project(
             {
                 "title": title,

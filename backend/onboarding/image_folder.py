@@ -18,17 +18,12 @@ DUPLICATE_REASON = "duplicate of another file in the folder"
 ALREADY_IMPORTED_REASON = "already in the project"
 HIDDEN_REASON = "hidden file"
 UNREADABLE_REASON = "cannot be opened"
-FILE_SIGNATURES = (
-    (b"\xff\xd8\xff", ".jpg"),
-    (b"\x89PNG\r\n\x1a\n", ".png"),
-    (b"GIF8", ".gif"),
-    (b"BM", ".bmp"),
-)
-"""First bytes of formats that browsers show, and the suffix by which Label Studio detects them."""
 HEADER_BYTES = 64
-HEIC_BRANDS = frozenset({b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1"})
-AVIF_BRANDS = frozenset({b"avif", b"avis"})
-UNSUPPORTED_FORMAT_HINT = "which browsers do not show: save them as JPEG"
+RAW_SUFFIXES = frozenset(
+    ".3fr .arw .cr2 .cr3 .dng .erf .iiq .kdc .mef .mos .nef .nrw .orf .pef .raf .rw2 .srw".split()
+)
+"""Endings of raw files of cameras, most of which start as a TIFF with a small preview."""
+RAW_FILE_REASON = "raw file of a camera: save it as JPEG"
 
 
 @dataclass(frozen=True)
@@ -37,9 +32,9 @@ class FolderImage:
 
     Attributes:
         path: path relative to the folder, with ``/``.
-        digest: SHA-256 of its bytes, hexadecimal.
+        digest: SHA-256 of the file, hexadecimal.
         suffix: suffix of its format, whatever the name of the file.
-        content: bytes of the file.
+        content: the bytes to import: those of the file, or a JPEG of the same pixels.
     """
 
     path: str
@@ -121,22 +116,19 @@ def read_images(
 
 
 def detect_suffix(header: bytes) -> str:
-    """Return the suffix for the first bytes of a file, or the reason why it is not supported.
+    """Return the suffix for an image file, such as ``.jpg``, by its first bytes; "" if it is none.
 
     Example:
         >>> detect_suffix(bytes.fromhex("ffd8ffe0")), detect_suffix(b"hello")
-        ('.jpg', 'not an image')
+        ('.jpg', '')
     """
-    for signature, suffix in FILE_SIGNATURES:
-        if header.startswith(signature):
-            return suffix
-    if header[:4] == b"RIFF" and header[8:12] == b"WEBP":
-        return ".webp"
-    if header[:4] in (b"II*\0", b"MM\0*"):
-        return f"TIFF or camera raw file, {UNSUPPORTED_FORMAT_HINT}"
-    if header[4:8] == b"ftyp" and header[8:12] in HEIC_BRANDS | AVIF_BRANDS:
-        return f"{'HEIC' if header[8:12] in HEIC_BRANDS else 'AVIF'}, {UNSUPPORTED_FORMAT_HINT}"
-    return "not an image"
+    from backend.vision.images.display import (
+        CONVERTED_SUFFIX,
+        displayable_suffix,
+        needs_conversion,
+    )
+
+    return displayable_suffix(header) or (CONVERTED_SUFFIX if needs_conversion(header) else "")
 
 
 def subfolder_names(folder: Path, files: Sequence[Path]) -> list[str]:
@@ -172,12 +164,10 @@ def _read_file(
     if digest in known_digests:
         seen_digests.add(digest)
         return SkippedFile(relative_path, ALREADY_IMPORTED_REASON)
-    error_reason = _decode_error(content, image_limits)
-    return (
-        SkippedFile(relative_path, error_reason)
-        if error_reason
-        else FolderImage(relative_path, digest, suffix, content)
-    )
+    try:
+        return FolderImage(relative_path, digest, suffix, _importable(content, image_limits))
+    except ImageError as error:
+        return SkippedFile(relative_path, error.reason)
 
 
 def _read_content(path: Path, image_limits: ImageLimits) -> tuple[bytes, str]:
@@ -193,11 +183,12 @@ def _read_content(path: Path, image_limits: ImageLimits) -> tuple[bytes, str]:
         if not header:
             raise ImageError("empty file")
         suffix = detect_suffix(header)
-        if not suffix.startswith("."):
-            suffix_text = (
-                f" ({path.suffix.lower()})" if path.suffix and suffix == "not an image" else ""
+        if path.suffix.lower() in RAW_SUFFIXES:
+            raise ImageError(RAW_FILE_REASON)
+        if not suffix:
+            raise ImageError(
+                f"not an image ({path.suffix.lower()})" if path.suffix else "not an image"
             )
-            raise ImageError(suffix + suffix_text)
         content = header + stream.read(max(0, image_limits.max_bytes - HEADER_BYTES) + 1)
     if len(content) > image_limits.max_bytes:
         max_megabytes = image_limits.max_bytes // 1_000_000
@@ -205,15 +196,19 @@ def _read_content(path: Path, image_limits: ImageLimits) -> tuple[bytes, str]:
     return content, suffix
 
 
-def _decode_error(content: bytes, image_limits: ImageLimits) -> str:
-    """Return why an image cannot be decoded; empty if it can."""
-    from backend.vision.images.decode import decode_upright_image
+def _importable(content: bytes, image_limits: ImageLimits) -> bytes:
+    """Return the bytes to import: those of the file, or an upright JPEG without metadata.
 
-    try:
-        decode_upright_image(content, max_pixels=image_limits.max_pixels, min_side=1)
-    except ImageError as error:
-        return error.reason
-    return ""
+    Raises:
+        ImageError: the image cannot be read.
+    """
+    from backend.vision.images.decode import decode_upright_image
+    from backend.vision.images.display import make_displayable, needs_conversion
+
+    if needs_conversion(content):
+        return make_displayable(content, image_limits.max_pixels)[0]
+    decode_upright_image(content, max_pixels=image_limits.max_pixels, min_side=1)
+    return content
 
 
 def _sorted_walk(

@@ -35,7 +35,7 @@ def parse_labels(text: str) -> list[Label]:
         for name, hint in _split_hints(segment, is_only_segment=len(segments) == 1):
             if name:
                 labels_by_name.setdefault(
-                    name, Label(_validate_name(name), hint=_validate_name(hint))
+                    name, Label(validate_label_name(name), hint=validate_label_name(hint))
                 )
     return list(labels_by_name.values())
 
@@ -109,7 +109,12 @@ def adjust_job(job: LabelingJob, labels: Iterable[Label]) -> LabelingJob:
     )
 
 
-def _validate_name(name: str) -> str:
+def validate_label_name(name: str) -> str:
+    """Return a name that Label Studio takes as it is.
+
+    Raises:
+        UsageError: it does not.
+    """
     if INVALID_CHARACTERS.search(name):
         raise UsageError(f"The label {name!r} contains characters that are not allowed.")
     if name.startswith("$"):

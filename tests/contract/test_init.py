@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -102,7 +104,7 @@ def test_a_folder_becomes_a_project_that_is_pre_annotated_after_a_few_labels(
     assert again["passed"] == {
         "duplicate of another file in the folder": 1,
         "not an image (.txt)": 1,
-        "HEIC, which browsers do not show: save them as JPEG": 1,
+        "not an image": 1,
         "damaged image": 1,
     }
     assert (again["connected"], again["preannotated"]) == (True, False)
@@ -201,6 +203,8 @@ def test_a_person_is_asked_until_the_answers_fit_and_one_command_does_it_all(
     terminal.wait_for("In which folder")
     terminal.type(f"{photos}\n")
     terminal.wait_for("64 files")
+    terminal.wait_for("Are these folders already the labels? blue, red")
+    terminal.type("none\n")
     terminal.wait_for("What is the task?")
     terminal.type("buckets\n")
     terminal.wait_for("1 to 2:")
@@ -218,7 +222,7 @@ def test_a_person_is_asked_until_the_answers_fit_and_one_command_does_it_all(
     terminal.type("\n")
     terminal.wait_for("Job: binary. Labels: blue, red.")
     terminal.wait_for("60 images imported")
-    terminal.wait_for("1 × HEIC")
+    terminal.wait_for("1 × not an image (phone.heic)")
     terminal.wait_for(f"No backend runs at {backend.url}. Start it here")
     terminal.type("y\n")
     terminal.wait_for("Label here: " + studio.url)
@@ -274,6 +278,73 @@ def test_what_is_missing_or_wrong_is_said_before_anything_is_made(
     assert (done.returncode, "Traceback" in done.stderr) == (status, False), done.stderr
     assert sentence in done.stderr
     assert lab.request("GET", "/api/projects/")["count"] == before
+
+
+def test_existing_labels_are_imported_once(
+    lab: LabelStudioUser,
+    studio: LabelStudioServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The commands run in this process: each start of another one takes seconds."""
+
+    def run(*arguments: str) -> Any:
+        status = main(arguments)
+        output = capsys.readouterr()
+        return json.loads(output.out.splitlines()[-1]) if status == 0 else (status, output.err)
+
+    for name, value in environment(studio, tmp_path / "home").items():
+        monkeypatch.setenv(name, value)
+    folder = tmp_path / "sorted"
+    for number in range(4):
+        for colour in ("red", "blue"):
+            (folder / colour).mkdir(parents=True, exist_ok=True)
+            (folder / colour / f"{number}.png").write_bytes(make_png(colour, number))
+    unconnected = ("--backend", "http://127.0.0.1:9", "--json")
+    command = ("init", str(folder), "--import-labels", "annotations", *unconnected)
+    first = run(*command)
+    assert first["job"] == "binary"
+    assert (first["imported"], first["labels"]["imported"], first["labels"]["left_out"]) == (
+        8,
+        8,
+        {},
+    )
+    again = run("init", str(folder), *unconnected)
+    assert (again["project"], again["labels"]["imported"]) == (first["project"], 0)
+    user = lab.request("GET", "/api/current-user/whoami")["id"]
+    for task in lab.list_tasks(first["project"]):
+        (annotation,) = lab.request("GET", f"/api/tasks/{task['id']}/annotations/")
+        assert annotation["completed_by"] == user
+        colour = task["data"]["file"].partition("/")[0]
+        assert annotation["result"][0]["value"]["choices"] == [colour]
+
+    number = lab.create_project(write_config(LabelingJob.BOXES, parse_labels("berry")))
+    images = [make_data_uri(make_png("red", 1))]
+    (by_content,) = lab.import_images(number, images)
+    lab.request(
+        "PATCH", f"/api/tasks/{by_content}/", json={"data": {"image": images[0], "file": "a.png"}}
+    )
+    coco = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 64, "height": 64}],
+        "categories": [{"id": 1, "name": "berry"}, {"id": 2, "name": "leaf"}],
+        "annotations": [
+            {"image_id": 1, "category_id": 1, "bbox": [16, 32, 32, 16]},
+            {"image_id": 1, "category_id": 2, "bbox": [0, 0, 9, 9]},
+        ],
+    }
+    labels = tmp_path / "coco.json"
+    labels.write_text(json.dumps(coco))
+    importing = ("import", str(number), str(labels), "--as", "suggestions", "--json")
+    status, message = run(*importing)
+    assert (status, "lacks labels of COCO: leaf" in message) == (2, True)
+    done = run(*importing, "--known-labels-only")
+    assert (done["images"], done["imported"]) == (1, 1)
+    assert run(*importing, "--known-labels-only")["images"] == 0
+    (prediction,) = lab.request("GET", "/api/predictions/", params={"project": number})
+    value = prediction["result"][0]["value"]
+    assert [value[key] for key in ("x", "y", "width", "height")] == [25, 50, 50, 25]
+    assert prediction["model_version"] == lab.fetch_project(number)["model_version"]
 
 
 def test_label_studio_makes_a_project_of_every_ready_config_and_of_300_labels(

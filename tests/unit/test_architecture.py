@@ -36,6 +36,7 @@ PACKAGE_OWNERS: Mapping[str, tuple[str, ...]] = {
     "open_clip": ("backend/vision/encoders/clip.py",),
     "openvino": ("backend/vision/runtime/openvino_runner.py",),
     "pathvalidate": ("backend/tools/dataset/file_names.py",),
+    "pillow_heif": ("backend/vision/images/formats.py",),
     "prometheus_client": ("backend/endpoint/metrics.py",),
     "skimage": ("backend/vision",),
     "sqlite3": ("backend/vision/encoders/embedding_cache.py",),

@@ -22,6 +22,7 @@ from backend.errors import ImageError
 from backend.label_studio.image_fetcher import TaskImageFetcher
 from backend.vision.images.decode import decode_upright_image
 from backend.vision.images.decode_memory import MemoryBudget
+from backend.vision.images.formats import register_heif
 from backend.web_fetcher import FetchLimits, WebFetcher, is_public_address
 from tests.support.image_files import (
     MALFORMED_EXIF_FIELDS,
@@ -325,6 +326,55 @@ def test_every_exif_orientation_comes_out_upright(orientation: int) -> None:
     assert green < 100
 
 
+@pytest.mark.parametrize("kind", ["AVIF", "TIFF"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 7])
+def test_photos_of_other_formats_come_out_upright(kind: str, orientation: int) -> None:
+    image = Image.new("RGB", (40, 20), "white")
+    image.paste((255, 0, 0), (0, 0, 8, 8))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = decode_upright_image(encode_image(image, kind, exif=exif), max_pixels=PIXELS)
+    assert picture.image.size == ((20, 40) if orientation >= 5 else (40, 20))
+    x = 2 if CORNER[orientation][1] == "l" else picture.width - 3
+    y = 2 if CORNER[orientation][0] == "t" else picture.height - 3
+    red, green, _ = picture.image.getpixel((x, y))  # type: ignore[misc]
+    assert (red > 200, green < 100) == (True, True)
+
+
+def test_a_heic_photo_is_read_within_the_limits() -> None:
+    register_heif()
+    content = encode_image(Image.new("RGB", (64, 48), (200, 30, 30)), "HEIF")
+    picture = decode_upright_image(content, max_pixels=PIXELS)
+    assert (picture.width, picture.height, picture.image.mode) == (64, 48, "RGB")
+    assert picture.image.getpixel((30, 20))[0] > 150  # type: ignore[index]
+    for kind in ("HEIF", "AVIF", "TIFF"):
+        large = encode_image(Image.new("RGB", (128, 128)), kind)
+        with pytest.raises(ImageError) as caught:
+            decode_upright_image(large, max_pixels=128 * 127)
+        assert caught.value.reason == "too many pixels"
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_the_rows_of_a_jpeg_that_is_cut_off_are_read(progressive: bool) -> None:
+    pixels = np.random.default_rng(1).integers(0, 255, (200, 300, 3), dtype=np.uint8)
+    content = encode_image(Image.fromarray(pixels), "JPEG", progressive=progressive, quality=90)
+    whole = decode_upright_image(content, max_pixels=PIXELS)
+    cut = decode_upright_image(content[: len(content) * 3 // 4], max_pixels=PIXELS)
+    assert cut.image.size == (300, 200)
+    top = [np.asarray(one.image, dtype=int)[:16] for one in (whole, cut)]
+    assert np.abs(top[0] - top[1]).mean() < (60 if progressive else 1)
+    decoded_again = decode_upright_image(cut.jpeg_bytes, max_pixels=PIXELS)
+    assert np.array_equal(np.asarray(decoded_again.image), np.asarray(cut.image))
+
+
+def test_a_jpeg_that_is_cut_off_before_its_first_row_is_damaged() -> None:
+    content = encode_image(Image.new("RGB", (64, 64), "red"), "JPEG")
+    start = content.index(b"\xff\xda")
+    for length in (40, start, start + 14):
+        with pytest.raises(ImageError, match=r"damaged image|not an image"):
+            decode_upright_image(content[:length], max_pixels=PIXELS)
+
+
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16", "CMYK"])
 def test_every_mode_becomes_rgb(mode: str) -> None:
     kind = "JPEG" if mode == "CMYK" else "PNG"
@@ -450,6 +500,8 @@ def test_corrupted_bytes_give_an_image_or_a_reason() -> None:
     random = np.random.default_rng(5)
     noise = Image.fromarray(random.integers(0, 255, (24, 32, 3), dtype=np.uint8))
     seeds = [encode_image(noise, kind, exif=exif) for kind in ("JPEG", "PNG", "WEBP")]
+    register_heif()
+    seeds += [encode_image(noise, kind, exif=exif) for kind in ("AVIF", "TIFF", "HEIF")]
     seeds += [encode_image(noise.convert(mode), "GIF") for mode in ("P", "L")] + [
         encode_image(noise, "BMP")
     ]
@@ -463,6 +515,19 @@ def test_corrupted_bytes_give_an_image_or_a_reason() -> None:
 
 SMALL = encode_image(Image.new("RGB", (8, 8)))
 RUNS = b"BM" + bytes(24) + struct.pack("<HHI", 1, 8, 1)
+TIFF = encode_image(Image.new("RGB", (8, 8)), "TIFF")
+
+
+def make_tiff(*entries: tuple[int, int, int]) -> bytes:
+    """A TIFF of a directory alone; each entry is tag, type and value."""
+    rows = b"".join(
+        struct.pack("<HHI", tag, kind, 1) + struct.pack("<HH" if kind == 3 else "<I", *values)
+        for tag, kind, value in entries
+        for values in [(value, 0) if kind == 3 else (value,)]
+    )
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(entries)) + rows + bytes(4)
+
+
 LABORIOUS = {
     "passes": make_jpeg_with_repeated_scans(64, 101),
     "passes over many pixels": make_jpeg_with_repeated_scans(3000, 300),
@@ -470,6 +535,23 @@ LABORIOUS = {
     "chunks": SMALL[:33] + make_png_chunk(b"teSt", b"") * 100_001 + SMALL[33:],
     "blocks": b"GIF89a" + bytes(7) + b"!\xfe" + b"\x01x" * 20_001 + b"\0,",
     "runs": RUNS + bytes(1_000_001),
+    "entries": b"II*\0\x08\0\0\0" + struct.pack("<H", 60_000) + bytes(12 * 60_000),
+    "values": TIFF[:8]
+    + struct.pack("<H", 12)
+    + struct.pack("<HHII", 700, 7, len(TIFF), 0) * 12
+    + TIFF,
+    "tiles": make_tiff(
+        (256, 3, 4),
+        (257, 3, 4),
+        (258, 3, 8),
+        (259, 3, 1),
+        (262, 3, 1),
+        (277, 3, 1),
+        (322, 4, 60_000),
+        (323, 4, 60_000),
+        (324, 4, 8),
+        (325, 4, 99),
+    ),
 }
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import doctest
+import hashlib
+import io
 import itertools
 import os
 import threading
@@ -11,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from backend.cli import arguments
 from backend.domain import Label
@@ -40,7 +43,9 @@ from backend.onboarding.labeling_job import (
 )
 from backend.settings import Settings
 from backend.store.webhook_secret import load_webhook_secret
+from backend.vision.images.formats import register_heif
 from tests.support.harness import make_png
+from tests.support.image_files import encode_image
 
 LARGEST = ImageLimits(max_bytes=1_000_000, max_pixels=100_000)
 NONE: frozenset[str] = frozenset()
@@ -359,7 +364,8 @@ def photos(tmp_path: Path) -> Path:
     (folder / "half.png").write_bytes(make_png("red", 4)[:300])
     (folder / "phone.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(50))
     (folder / "new.avif").write_bytes(b"\0\0\0\x18ftypavif" + bytes(50))
-    (folder / "scan.tif").write_bytes(b"II*\0" + bytes(50))
+    (folder / "scan.tif").write_bytes(b"II*\0\x08\0\0\0" + bytes(50))
+    (folder / "camera.NEF").write_bytes(encode_image(Image.new("RGB", (9, 9)), "TIFF"))
     (folder / "huge.png").write_bytes(make_png("red", 5) + bytes(LARGEST.max_bytes))
     (folder / "wide.png").write_bytes(make_png("red", 6, size=400))
     os.mkfifo(folder / "pipe.png")
@@ -375,21 +381,42 @@ def test_every_file_is_an_image_once_or_passed_over_with_its_reason(photos: Path
         ("a/2.PNG", "2.png"),
         ("a/deep/wrong ending, grün.jpg", "wrong-ending-gr-n.png"),
     ]
-    unshown = "which browsers do not show: save them as JPEG"
     assert {one.path: one.reason for one in read if isinstance(one, SkippedFile)} == {
         ".git/x.png": "hidden file",
         "a/10.png": "duplicate of another file in the folder",
         "text.txt": "not an image (.txt)",
         "empty.png": "empty file",
         "half.png": "damaged image",
-        "phone.HEIC": f"HEIC, {unshown}",
-        "new.avif": f"AVIF, {unshown}",
-        "scan.tif": f"TIFF or camera raw file, {unshown}",
+        "phone.HEIC": "not an image",
+        "new.avif": "damaged image",
+        "scan.tif": "not an image",
+        "camera.NEF": "raw file of a camera: save it as JPEG",
         "huge.png": "larger than 1 MB (PRELABEL_MAX_IMAGE_MB)",
         "wide.png": "too many pixels",
         "pipe.png": "not a file",
     }
     assert reading.subfolder_names(photos, files) == ["a"]
+
+
+def test_photos_that_label_studio_cannot_show_are_converted_upright(tmp_path: Path) -> None:
+    register_heif()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo = Image.new("RGB", (48, 32), (200, 40, 40))
+    for kind, name in (("HEIF", "a.HEIC"), ("TIFF", "b.tif"), ("AVIF", "c.avif")):
+        (tmp_path / name).write_bytes(encode_image(photo, kind, exif=exif))
+    files = reading.list_files(tmp_path)
+    images = list(reading.read_images(tmp_path, files, NONE, LARGEST))
+    digests = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+    assert [(one.path, one.name, one.digest) for one in images if isinstance(one, FolderImage)] == [
+        (name, f"{name[0]}.jpg", digest)
+        for name, digest in zip(("a.HEIC", "b.tif", "c.avif"), digests, strict=True)
+    ]
+    for one in images:
+        assert isinstance(one, FolderImage)
+        with Image.open(io.BytesIO(one.content)) as jpeg:
+            expected_size = (48, 32) if one.path == "a.HEIC" else (32, 48)  # written upright
+            assert (jpeg.format, jpeg.size, dict(jpeg.getexif())) == ("JPEG", expected_size, {})
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:

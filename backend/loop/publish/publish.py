@@ -80,7 +80,12 @@ class Publisher:
                 self._connection, live_version, predictions, observation.controls, self._report_push
             )
         if existing or new:
-            pushing.follow_version(self._connection, live_version, observation.fingerprint)
+            pushing.follow_version(
+                self._connection,
+                live_version,
+                observation.fingerprint,
+                is_trained=self._session.versions.card(live_version).labels.train > 0,
+            )
         order.open_tasks -= auto_accept.auto_accept(
             self._connection, observation.controls, to_accept
         )

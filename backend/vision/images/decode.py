@@ -11,6 +11,14 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 
 from backend.errors import ImageError
 from backend.vision.images.decode_memory import DECODING_BUDGET
+from backend.vision.images.formats import (
+    END_OF_JPEG,
+    IMAGE_FORMATS,
+    VIDEO_CODEC_FORMATS,
+    detect_heif,
+    register_heif,
+    tile_error,
+)
 from backend.vision.images.metadata import (
     MAX_JPEG_SCANS,
     count_jpeg_scans,
@@ -19,8 +27,6 @@ from backend.vision.images.metadata import (
     split_jpeg,
 )
 
-IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-"""Supported formats: those that browsers display, so that annotators can see every image."""
 TRANSPOSE_BY_ORIENTATION = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -36,6 +42,12 @@ DECODING_BYTES_PER_PIXEL = 8
 """Peak memory per pixel: Pillow uses 4 bytes each for the decoded and the RGB image."""
 PROGRESSIVE_EXTRA_BYTES = 6
 """Additional bytes per full-size pixel of a progressive JPEG, for its DCT coefficients."""
+VIDEO_CODEC_EXTRA_BYTES = 8
+"""Additional bytes per pixel of AVIF and HEIF: the planes of the frame, and its RGBA copy."""
+MISSING_ROW_GREY = 128
+"""Brightness that libjpeg gives to the rows that a JPEG lacks."""
+MAX_MISSING_FRACTION = 15 / 16
+"""Fraction of a JPEG that may be missing; with less of it left, it counts as damaged."""
 COMPOSITE_BAND_ROWS = 256
 """Rows per band when compositing on white."""
 SWAPPING_TRANSPOSES = frozenset(
@@ -56,17 +68,22 @@ class DecodedImage:
         image: RGB, upright; may be smaller than the original, see ``min_side``.
         width: width of the upright original in pixels.
         height: height of the upright original in pixels.
+        orientation: EXIF orientation of the file, 1 to 8; ``image`` is upright in any case.
         jpeg_bytes: the original JPEG without metadata if its pixels equal ``image``; else empty.
         file_format: one of ``IMAGE_FORMATS``; empty for images that were not decoded from a file.
-        is_turned: the file has an EXIF orientation that ``image`` is turned by.
     """
 
     image: Image.Image
     width: int
     height: int
+    orientation: int = field(default=1, kw_only=True)
     jpeg_bytes: bytes = field(default=b"", repr=False, kw_only=True)
     file_format: str = field(default="", kw_only=True)
-    is_turned: bool = field(default=False, kw_only=True)
+
+    @property
+    def is_turned(self) -> bool:
+        """Whether the file has an EXIF orientation that ``image`` is turned by."""
+        return self.orientation in TRANSPOSE_BY_ORIENTATION
 
 
 def decode_upright_image(
@@ -89,7 +106,7 @@ def decode_upright_image(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _decode_checked(content, max_pixels, min_side, shrink or _return_unchanged)
+            return _decode_or_complete(content, max_pixels, min_side, shrink or _return_unchanged)
     except ImageError:
         raise
     except UnidentifiedImageError as error:
@@ -100,6 +117,31 @@ def decode_upright_image(
         raise ImageError("too many pixels", "there is not enough memory") from error
     except Exception as error:  # decoders raise many exception types
         raise ImageError("damaged image", str(error)) from error
+
+
+def _decode_or_complete(
+    content: bytes, max_pixels: int, min_side: int, shrink: ImageTransform
+) -> DecodedImage:
+    """Decode an image; of a JPEG that is cut off, the part that is there, as browsers do.
+
+    The missing rows become grey.
+    """
+    try:
+        return _decode_checked(content, max_pixels, min_side, shrink)
+    except UnidentifiedImageError:
+        raise
+    except OSError as error:
+        if not content.startswith(b"\xff\xd8") or "file is truncated" not in str(error):
+            raise
+        decoded = _decode_checked(content + END_OF_JPEG, max_pixels, min_side, shrink)
+        if _grey_fraction(decoded.image) > MAX_MISSING_FRACTION:
+            raise
+        return decoded
+
+
+def _grey_fraction(image: Image.Image) -> float:
+    """Return the fraction of pixels, 0 to 1, that have the grey of missing rows."""
+    return image.convert("L").histogram()[MISSING_ROW_GREY] / (image.width * image.height)
 
 
 def _decode_checked(
@@ -113,10 +155,15 @@ def _decode_checked(
     cost_error = header_cost_error(content)
     if cost_error:
         raise ImageError("too much work", cost_error)
+    if detect_heif(content[:12]) == "HEIC":
+        register_heif()
     with Image.open(io.BytesIO(content), formats=IMAGE_FORMATS) as file:
         width, height = file.size
         if width * height > max_pixels:
             raise ImageError("too many pixels", f"{width} × {height}, at most {max_pixels:,}")
+        cost_error = tile_error(file, max_pixels)
+        if cost_error:
+            raise ImageError("too much work", cost_error)
         scan_count = count_jpeg_scans(content, width * height)
         if scan_count > MAX_JPEG_SCANS:
             raise ImageError("too much work", "too many progressive scans: save the image again")
@@ -125,7 +172,8 @@ def _decode_checked(
         coefficient_pixels = width * height if scan_count > 1 else 0
         with DECODING_BUDGET.reserve(_estimate_memory(file, coefficient_pixels)):
             file.load()
-            transpose = TRANSPOSE_BY_ORIENTATION.get(read_orientation(exif or _read_exif(file)))
+            orientation = read_orientation(exif or _read_exif(file))
+            transpose = TRANSPOSE_BY_ORIENTATION.get(orientation)
             image = shrink(_to_rgb(file))
             image = image.copy() if image is file else image
             image.info = {}
@@ -138,9 +186,9 @@ def _decode_checked(
     return DecodedImage(
         upright,
         *size,
+        orientation=orientation,
         jpeg_bytes=original_bytes,
         file_format=file_format,
-        is_turned=transpose is not None,
     )
 
 
@@ -155,12 +203,16 @@ def _estimate_memory(file: ImageFile.ImageFile, coefficient_pixels: int) -> int:
         file: the opened file, after ``draft``.
         coefficient_pixels: full-size pixels of a progressive JPEG; 0 for other files.
     """
-    pixel_bytes = DECODING_BYTES_PER_PIXEL * file.width * file.height
+    codec_bytes = VIDEO_CODEC_EXTRA_BYTES if file.format in VIDEO_CODEC_FORMATS else 0
+    pixel_bytes = (DECODING_BYTES_PER_PIXEL + codec_bytes) * file.width * file.height
     return pixel_bytes + PROGRESSIVE_EXTRA_BYTES * coefficient_pixels
 
 
 def _read_exif(file: ImageFile.ImageFile) -> bytes:
-    """Return the EXIF block of a loaded PNG or WebP, where it may follow the pixel data."""
+    """Return the EXIF block of a loaded PNG, WebP or AVIF; it may follow the pixel data.
+
+    A TIFF and a HEIF are upright once they are loaded.
+    """
     block = file.info.get("exif")
     return block if isinstance(block, bytes) else b""
 

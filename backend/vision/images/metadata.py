@@ -33,6 +33,10 @@ MAX_SEGMENTS = 20_000
 """Maximum segments of a JPEG, or blocks before the first frame of a GIF."""
 MAX_PNG_CHUNKS = 100_000
 """Maximum chunks of a PNG; encoders write chunks of at least 8 kB."""
+MAX_TIFF_ENTRIES = 500
+"""Maximum entries of the directory of a TIFF, each of which Pillow reads into memory."""
+TIFF_TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
+"""Bytes of one value by the type of a TIFF entry (TIFF 6.0, page 15)."""
 MAX_RLE_BMP_BYTES = 1_000_000
 """Maximum file size of a run-length encoded BMP, which Pillow decodes slowly."""
 
@@ -107,6 +111,10 @@ def header_cost_error(content: bytes) -> str:
     if content.startswith(b"BM") and content[30:31] in (b"\1", b"\2"):
         is_large = len(content) > MAX_RLE_BMP_BYTES
         return "a large run-length encoded BMP: save the image again" if is_large else ""
+    if content[:4] in (b"II*\0", b"MM\0*"):
+        return _tiff_cost_error(content)
+    if content[:4] in (b"II+\0", b"MM\0+"):
+        return "a BigTIFF: save the image again"
     return ""
 
 
@@ -154,6 +162,22 @@ def _has_too_many_chunks(content: bytes) -> bool:
             return False
         offset += 12 + int.from_bytes(content[offset : offset + 4], "big")
     return True
+
+
+def _tiff_cost_error(content: bytes) -> str:
+    """Return why the first directory of a TIFF is too expensive to read; empty if it is not."""
+    order, value_bytes = "<" if content.startswith(b"II") else ">", 0
+    try:
+        (start,) = struct.unpack_from(f"{order}I", content, 4)
+        (count,) = struct.unpack_from(f"{order}H", content, start)
+        if count > MAX_TIFF_ENTRIES:
+            return f"over {MAX_TIFF_ENTRIES} entries"
+        for offset in range(start + 2, start + 2 + 12 * count, 12):
+            kind, length = struct.unpack_from(f"{order}HI", content, offset + 2)
+            value_bytes += TIFF_TYPE_BYTES.get(kind, 1) * length
+    except struct.error:  # damaged: Pillow reports it
+        return ""
+    return "entries larger than the file" if value_bytes > 2 * len(content) else ""
 
 
 def _has_too_many_blocks(content: bytes) -> bool:

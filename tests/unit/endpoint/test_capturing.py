@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from backend.endpoint.capture_recorder import _image_suffix
 from backend.endpoint.metrics import DriftFigures, DriftMonitor, EndpointMetrics
 from backend.store.captures import Capture, CaptureStore
 from backend.store.drift_reference import DriftReference
+from backend.vision.images.display import make_displayable
 from tests.support.drawings import make_drawing
 from tests.support.endpoint_client import open_endpoint
 from tests.support.harness import make_png
@@ -236,16 +236,21 @@ def test_old_captures_of_all_functions_are_removed_at_the_start(home: Path) -> N
 def test_captured_files_get_the_suffix_of_their_format(home: Path) -> None:
     image = Image.open(io.BytesIO(make_ambiguous_png(76))).convert("RGB")
     suffixes = {}
-    for number, kind in enumerate(("JPEG", "PNG", "WEBP", "GIF", "BMP")):
+    for number, kind in enumerate(("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF", "TIFF")):
         file = io.BytesIO()
         image.rotate(90 * number).save(file, kind)
-        suffixes[kind] = _image_suffix(file.getvalue())
+        shown, suffixes[kind] = make_displayable(file.getvalue(), 1_000_000)
+        assert shown == file.getvalue() or kind in ("AVIF", "TIFF")
+        with Image.open(io.BytesIO(shown)) as stored:
+            assert stored.format == (kind if shown == file.getvalue() else "JPEG")
     assert suffixes == {
         "JPEG": ".jpg",
         "PNG": ".png",
         "WEBP": ".webp",
         "GIF": ".gif",
         "BMP": ".bmp",
+        "AVIF": ".jpg",
+        "TIFF": ".jpg",
     }
 
 
