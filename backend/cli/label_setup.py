@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from backend.cli import terminal
 from backend.cli.command import CommandResult
+from backend.errors import UsageError
 
 if TYPE_CHECKING:
     from backend.callbacks import LogCallback
@@ -91,7 +92,12 @@ class LabelSetup:
             self.source = load_label_source(folder, format, "--label-format")
             self.role = requested
             return
-        for source in find_label_sources(folder, files, format):
+        try:
+            sources = find_label_sources(folder, files, format)
+        except UsageError as error:  # nobody asked for labels yet
+            self._log(f"The labels in this folder cannot be imported. {error}")
+            return
+        for source in sources:
             role = self._prompter.ask_choice(_question(source), ROLE_ANSWERS, "import-labels")
             if role != NO_IMPORT:
                 self.source, self.role = source, role

@@ -17,9 +17,12 @@ from backend.cli import backend_setup
 from backend.cli.main import main
 from backend.errors import PrelabelError, RoundError
 from backend.learning.audit import is_audit
+from backend.loop.observe import fetch_fingerprint
+from backend.loop.publish.push import follow_version
 from backend.onboarding.config_writer import write_config
 from backend.onboarding.label_input import parse_labels
 from backend.onboarding.labeling_job import LabelingJob
+from backend.runtime.connection import connect
 from backend.runtime.project_session import ProjectSession
 from backend.runtime.resources import Resources
 from backend.settings import read_settings
@@ -345,6 +348,15 @@ def test_existing_labels_are_imported_once(
     value = prediction["result"][0]["value"]
     assert [value[key] for key in ("x", "y", "width", "height")] == [25, 50, 50, 25]
     assert prediction["model_version"] == lab.fetch_project(number)["model_version"]
+
+    record = ProjectStore(tmp_path / "home").register(studio.url, number)
+    connection = connect(record, "", read_settings())
+    connection.client.import_predictions(
+        number, [{"task": by_content, "result": [], "score": 0.5, "model_version": "v0"}]
+    )
+    for is_trained, shown in ((False, "imported labels"), (True, "v0")):
+        follow_version(connection, "v0", fetch_fingerprint(connection), is_trained=is_trained)
+        assert lab.fetch_project(number)["model_version"] == shown
 
 
 def test_label_studio_makes_a_project_of_every_ready_config_and_of_300_labels(

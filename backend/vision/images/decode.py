@@ -44,6 +44,9 @@ PROGRESSIVE_EXTRA_BYTES = 6
 """Additional bytes per full-size pixel of a progressive JPEG, for its DCT coefficients."""
 VIDEO_CODEC_EXTRA_BYTES = 8
 """Additional bytes per pixel of AVIF and HEIF: the planes of the frame, and its RGBA copy."""
+MIN_AVIF_BYTES = 400_000_000
+"""Reserved for an AVIF at least, so that two are decoded at a time. The frame inside may be larger
+than the file says: 1 kB can hold 16,384 × 16,384 pixels, which libavif decodes before scaling."""
 MISSING_ROW_GREY = 128
 """Brightness that libjpeg gives to the rows that a JPEG lacks."""
 MAX_MISSING_FRACTION = 15 / 16
@@ -205,7 +208,8 @@ def _estimate_memory(file: ImageFile.ImageFile, coefficient_pixels: int) -> int:
     """
     codec_bytes = VIDEO_CODEC_EXTRA_BYTES if file.format in VIDEO_CODEC_FORMATS else 0
     pixel_bytes = (DECODING_BYTES_PER_PIXEL + codec_bytes) * file.width * file.height
-    return pixel_bytes + PROGRESSIVE_EXTRA_BYTES * coefficient_pixels
+    estimate = pixel_bytes + PROGRESSIVE_EXTRA_BYTES * coefficient_pixels
+    return max(estimate, MIN_AVIF_BYTES) if file.format == "AVIF" else estimate
 
 
 def _read_exif(file: ImageFile.ImageFile) -> bytes:
