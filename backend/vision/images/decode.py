@@ -14,6 +14,7 @@ from backend.vision.images.decode_memory import DECODING_BUDGET
 from backend.vision.images.formats import (
     END_OF_JPEG,
     IMAGE_FORMATS,
+    PILLOW_FORMATS,
     VIDEO_CODEC_FORMATS,
     detect_heif,
     register_heif,
@@ -158,9 +159,11 @@ def _decode_checked(
     cost_error = header_cost_error(content)
     if cost_error:
         raise ImageError("too much work", cost_error)
-    if detect_heif(content[:12]) == "HEIC":
+    is_heif = detect_heif(content[:12]) == "HEIC"
+    if is_heif:
         register_heif()
-    with Image.open(io.BytesIO(content), formats=IMAGE_FORMATS) as file:
+    formats = ("HEIF",) if is_heif else PILLOW_FORMATS
+    with Image.open(io.BytesIO(content), formats=formats) as file:
         width, height = file.size
         if width * height > max_pixels:
             raise ImageError("too many pixels", f"{width} × {height}, at most {max_pixels:,}")

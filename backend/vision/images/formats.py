@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from PIL import ImageFile
 
-IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF", "TIFF", "HEIF")
+PILLOW_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF", "TIFF")
+"""Formats that Pillow opens without a plugin."""
+IMAGE_FORMATS = (*PILLOW_FORMATS, "HEIF")
 """Names in Pillow. Browsers display all but TIFF and HEIF, which are converted on import."""
 HEIF_BRANDS = frozenset(
     {b"heic", b"heix", b"hevc", b"heim", b"heis", b"hevm", b"hevs", b"mif1", b"msf1"}
