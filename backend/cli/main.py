@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -16,6 +17,7 @@ from backend.cli import (
     doctor,
     endpoint,
     export,
+    forget,
     import_labels,
     init,
     keys,
@@ -34,12 +36,13 @@ from backend.errors import PrelabelError, UsageError
 
 COMMANDS: tuple[Command, ...] = (
     *(demo.COMMAND, init.COMMAND, serve.COMMAND, connect.COMMAND),
-    *(import_labels.COMMAND, status.COMMAND),
+    *(import_labels.COMMAND, status.COMMAND, forget.COMMAND),
     *(train.COMMAND, versions.COMMAND, promote.COMMAND, rollback.COMMAND),
     *(doctor.COMMAND, advise.COMMAND, label_errors.COMMAND, similar.COMMAND),
     *(predict.COMMAND, export.COMMAND, endpoint.COMMAND, keys.COMMAND, deploy.COMMAND),
 )
-INTERRUPTED_EXIT_STATUS = 130
+INTERRUPTED_EXIT_STATUS, BROKEN_PIPE_EXIT_STATUS = 130, 141
+"""As a shell reports SIGINT and SIGPIPE."""
 QUIET_LOGGERS = ("httpx", "httpcore", "asyncio", "filelock", "urllib3")
 
 
@@ -56,9 +59,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _configure_logging(options.debug)
     command: Command = options.command
     try:
-        result = command.run(options)
+        return _run_command(command, options)
     except KeyboardInterrupt:
         return INTERRUPTED_EXIT_STATUS
+    except BrokenPipeError:  # the reader has enough, as in `prelabel versions | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE_EXIT_STATUS
+
+
+def _run_command(command: Command, options: argparse.Namespace) -> int:
+    """Run a command, print its result or its error, and return the exit status."""
+    try:
+        result = command.run(options)
+        sys.stdout.flush()
     except PrelabelError as error:
         if options.debug:
             raise

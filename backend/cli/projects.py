@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backend.cli import terminal
-from backend.errors import NotFoundError
+from backend.errors import NotFoundError, UsageError
 from backend.store.projects import ProjectRecord, ProjectStore
+from backend.store.versions import VersionStore
 from backend.store.wake import request_wake
 
 if TYPE_CHECKING:
@@ -42,6 +43,22 @@ def matching_projects(settings: Settings, project: str) -> list[ProjectRecord]:
 def project_folder(settings: Settings, record: ProjectRecord) -> Path:
     """Return the folder of a project."""
     return ProjectStore(settings.home).folder(record.id)
+
+
+def find_version(versions: VersionStore, text: str) -> str:
+    """Return the version with a name, or the only one whose name starts with the text.
+
+    Raises:
+        NotFoundError: no version matches.
+        UsageError: several versions match.
+    """
+    names = versions.names()
+    matches = [name for name in names if name == text] or [
+        name for name in names if text and name.startswith(text)
+    ]
+    if len(matches) > 1:
+        raise UsageError(f"Several versions start with {text!r}: {', '.join(matches)}.")
+    return matches[0] if matches else versions.card(text).version
 
 
 def run_round(

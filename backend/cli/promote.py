@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "version", metavar="VERSION", help="version to promote, see `prelabel versions`"
+        "version",
+        metavar="VERSION",
+        help="version to promote, see `prelabel versions`; the start of its name is enough",
     )
     add_project_argument(parser)
 
@@ -28,7 +30,9 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
 
     settings = read_settings()
     record = known.find_project(settings, options.project)
-    return promote_version(settings, record, options.version, "promoted by a person", options)
+    versions = VersionStore(known.project_folder(settings, record))
+    version = known.find_version(versions, options.version)
+    return promote_version(settings, record, version, "promoted by a person", options)
 
 
 def promote_version(
@@ -53,7 +57,7 @@ def promote_version(
 COMMAND = Command(
     "promote",
     "make another version live, overriding the quality gate, and push its predictions",
-    "prelabel promote v3-1f0c22aa 3",
+    "prelabel promote v3 3",
     _add_options,
     _run,
 )

@@ -151,8 +151,7 @@ class Service:
         for state in unknown[: max(0, len(unknown) + 1 - MAX_UNKNOWN_PROJECTS)]:
             id = state.record.id
             log.warning("project %s is forgotten: its Label Studio never answered", id)
-            del self._project_states[id]
-            self._loop_tasks.pop(id).cancel()
+            self._stop_project(id)
             await asyncio.to_thread(self._projects.forget, id)
 
     def wake(
@@ -295,9 +294,16 @@ class Service:
         records, damaged = self._projects.read_all()
         for id, message in damaged.items():
             self._supervisor.report_once(f"project {id} is skipped", message)
+        known_ids = {record.id for record in records} | damaged.keys()
+        for id in self._project_states.keys() - known_ids:  # by `prelabel forget`
+            self._stop_project(id)
         for record in records:
             with self._supervisor.log_errors(f"files of project {record.id}"):
                 self._check_wake_file(self._add_project(record))
+
+    def _stop_project(self, id: str) -> None:
+        del self._project_states[id]
+        self._loop_tasks.pop(id).cancel()
 
     def _check_wake_file(self, project: ProjectState) -> None:
         is_requested, is_forced = wake.consume_wake(self._projects.folder(project.record.id))

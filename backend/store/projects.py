@@ -89,7 +89,7 @@ class ProjectStore:
         """Return all projects by folder name, and the errors of damaged records by id."""
         records: list[ProjectRecord] = []
         errors_by_id: dict[str, str] = {}
-        for file in sorted(self._root.glob("*/project.json")):
+        for file in sorted(self._root.glob("*/project.json"), key=_natural_order):
             try:
                 record = _read_record(file)
             except StoreError as error:
@@ -261,6 +261,13 @@ def save_outcome(folder: Path, outcome: RoundOutcome) -> None:
         StoreError: the file cannot be written.
     """
     write_json(folder / OUTCOME_FILE, to_json(outcome))
+
+
+def _natural_order(file: Path) -> tuple[int, str]:
+    """Return the sort key of a record's file: by project number, then by id."""
+    id = file.parent.name
+    number = id.partition("-")[0]
+    return int(number) if number.isdecimal() else 0, id
 
 
 def _is_safe_id(id: str) -> bool:
