@@ -12,7 +12,14 @@ from backend.cli import projects as known
 from backend.cli.arguments import add_backend_option, add_project_argument
 from backend.cli.command import Command
 from backend.cli.versions import format_audit, format_estimate
-from backend.estimate import IntervalEstimate
+from backend.estimate import (
+    TOO_EARLY_TEXT,
+    UNKNOWN_TEXT,
+    IntervalEstimate,
+    format_audit_progress,
+    format_interval,
+    format_percent,
+)
 from backend.json_records import JsonObject, from_json, to_json
 from backend.records import ControlCard, ProjectStatus, RoundStatus
 from backend.store.acceptance import AcceptanceStore
@@ -51,7 +58,7 @@ class ProjectReport:
     @property
     def figure(self) -> str:
         """The live version's accuracy or F1, in words."""
-        return format_audit(self.card) if self.card else "not known yet"
+        return format_audit(self.card) if self.card else UNKNOWN_TEXT
 
     @property
     def notes(self) -> list[str]:
@@ -60,7 +67,9 @@ class ProjectReport:
         notes = []
         if status.held:
             notes.append(f"{status.held.version} is not live. {status.held.reason}")
-        if status.estimate:
+        if status.version and not status.audit.is_conclusive:
+            notes.append(f"Audit set: {format_audit_progress(status.audit)}.")
+        if status.estimate and status.estimate.is_conclusive:
             notes.append(f"{status.estimate.metric}: {format_estimate(status.estimate)}")
         if status.outlook:
             if status.outlook.sentence:
@@ -69,7 +78,7 @@ class ProjectReport:
             if needs:
                 notes.append(f"Would help most: {', '.join(needs)}.")
             if status.outlook.stop:
-                notes.append("The next hundred labels are not expected to improve it noticeably.")
+                notes.append("More labels are not expected to improve it noticeably.")
         if status.accepting:
             notes.append(f"{status.accepted} accepted without a person. {status.accepting.reason}")
         return notes
@@ -240,7 +249,9 @@ def _format_cell(estimate: IntervalEstimate | None) -> str:
     """Format an estimate with its interval, short enough for a table."""
     if estimate is None or estimate.value is None:
         return "–"
-    return f"{estimate.value:.0%} ({estimate.low:.0%} to {estimate.high:.0%}, n = {estimate.n})"
+    if not estimate.is_conclusive:
+        return f"{TOO_EARLY_TEXT} (n = {estimate.n})"
+    return f"{format_percent(estimate.value)} ({format_interval(estimate)}, n = {estimate.n})"
 
 
 def _truncate(label: str) -> str:

@@ -133,7 +133,11 @@ class DashboardReader:
 
     def _summary(self, status: ProjectStatus, card: VersionCard | None) -> ProjectSummary:
         link = _project_url(status.server or self._server, status.number)
-        return ProjectSummary(card.update_status(status) if card else status, link)
+        return (
+            ProjectSummary(card.update_status(status), link, card.has_hard_labels)
+            if card
+            else ProjectSummary(status, link)
+        )
 
 
 def _project_url(server: str, number: int) -> str:

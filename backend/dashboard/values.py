@@ -17,10 +17,12 @@ class ProjectSummary:
     Attributes:
         status: with the live version's figures.
         link: the project's URL in Label Studio; empty when the server's URL cannot be linked.
+        is_selected: most training labels are of images chosen because the model was uncertain.
     """
 
     status: ProjectStatus
     link: str
+    is_selected: bool = False
 
     @property
     def title(self) -> str:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from backend.dashboard.values import ProjectSummary
-from backend.estimate import IntervalEstimate
+from backend.estimate import (
+    MIN_FIGURE_IMAGES,
+    IntervalEstimate,
+    format_audit_progress,
+    format_interval,
+    format_percent,
+)
 from backend.learning.first_labels import describe_first_labels
 from backend.records import HeldVersion, RoundStatus
 from backend.store.queue_front import QueuedTask
 
 NO_LABEL_TEXT = "(nothing)"
-ROUGH_FIGURE_IMAGES, MIN_FIGURE_IMAGES = 30, 10
-"""Numbers of audit images below which a figure is called rough, or too early to use."""
+ROUGH_FIGURE_IMAGES = 30
+"""Number of audit images below which a figure is called rough."""
 ROUND_STATE_TEXTS = {
     "idle": "Idle",
     "observing": "Reading labels",
@@ -38,8 +44,6 @@ QUEUE_REASON_TAGS = {
     "telling": "representative",
     "typical": "typical",
 }
-MIN_SHOWN_UNCERTAINTY = 0.2
-"""Uncertainty from which a model is called uncertain, 0 to 1."""
 CAPTURE_REASON_TEXTS = {
     "uncertain": "uncertain prediction",
     "rare": "rare label",
@@ -47,16 +51,11 @@ CAPTURE_REASON_TEXTS = {
 }
 
 
-def format_percent(value: float) -> str:
-    """Format a share as a percentage."""
-    return f"{value:.0%}"
-
-
 def reason_key(queued_task: QueuedTask) -> str:
     """Return the key of a task's reason in ``QUEUE_REASON_TEXTS`` and ``QUEUE_REASON_TAGS``."""
     return (
         "telling"
-        if queued_task.why == "uncertain" and queued_task.unsure < MIN_SHOWN_UNCERTAINTY
+        if queued_task.why == "uncertain" and not queued_task.is_uncertain
         else queued_task.why
     )
 
@@ -68,69 +67,51 @@ def describe_reason(queued_task: QueuedTask) -> str:
     )
 
 
-def is_proportion(figure: IntervalEstimate) -> bool:
-    """Return whether a figure is a share of images, unlike F1."""
-    return figure.metric.startswith("accuracy")
-
-
-def format_headline(figure: IntervalEstimate) -> str:
-    """Format a figure for a headline."""
-    if figure.value is None:
-        return "not known yet"
-    return format_percent(figure.value) if is_proportion(figure) else f"F1 {figure.value:.2f}"
-
-
-def format_interval(figure: IntervalEstimate) -> str:
-    """Format a figure's 95 % interval."""
-    if figure.value is None:
-        return ""
-    if is_proportion(figure):
-        return f"{format_percent(figure.low)} to {format_percent(figure.high)}"
-    return f"{figure.low:.2f} to {figure.high:.2f}"
-
-
 def explain_figure(figure: IntervalEstimate) -> str:
-    """Explain a version's figure; empty when it is unknown."""
+    """Explain a version's figure, or why it is too early for one."""
+    if figure.n < MIN_FIGURE_IMAGES:
+        return (
+            "The model is measured on one image in ten, drawn at random and never used for "
+            f"training: {format_audit_progress(figure)}."
+        )
     if figure.value is None:
         return ""
     caveat = " With so few images it is a rough figure." if figure.n < ROUGH_FIGURE_IMAGES else ""
-    caveat = (
-        " So few images say hardly anything yet: keep labeling."
-        if figure.n < MIN_FIGURE_IMAGES
-        else caveat
-    )
-    images = f"{figure.n} image{'s' if figure.n != 1 else ''}"
-    if not is_proportion(figure):
-        return (
-            "1 would mean that it finds everything and marks nothing else. The true figure is "
-            f"between {figure.low:.2f} and {figure.high:.2f} with 95 % confidence. "
-            f"Measured on {images} drawn at random and never used for training.{caveat}"
-        )
-    correct_percent, low_percent, high_percent = (
-        round(100 * bound) for bound in (figure.value, figure.low, figure.high)
-    )
+    if figure.metric == "F1":
+        meaning = "100% would mean that it finds everything and marks nothing else"
+        interval = format_interval(figure).replace(" to ", " and ")
+    else:
+        meaning = f"Of 100 images it gets about {round(100 * figure.value)} right"
+        interval = f"{round(100 * figure.low)} and {round(100 * figure.high)}"
     return (
-        f"Of 100 images it gets about {correct_percent} right; the true figure is between "
-        f"{low_percent} and {high_percent} with 95 % confidence. Measured on {images} drawn at "
-        f"random and never used for training.{caveat}"
+        f"{meaning}; the true figure is between {interval} with 95 % confidence. Measured on "
+        f"{figure.n} images drawn at random and never used for training.{caveat}"
     )
 
 
-def explain_estimate(estimate: IntervalEstimate, audit_figure: IntervalEstimate) -> str:
-    """Explain an estimate by cross-validation; empty when there is none.
+def explain_estimate(
+    estimate: IntervalEstimate, audit_figure: IntervalEstimate, is_selected: bool
+) -> str:
+    """Explain an estimate by cross-validation; empty without one on enough images.
 
     Args:
         estimate: the estimate.
         audit_figure: the figure on the audit set beside it.
+        is_selected: most labels are of images that were served because the model was uncertain.
     """
-    if estimate.value is None:
+    if not estimate.is_conclusive or estimate.value is None:
         return ""
-    prefix = "Until then estimated" if audit_figure.value is None else "Estimated"
-    return (
+    prefix = "Estimated" if audit_figure.is_conclusive else "Until then estimated"
+    sentence = (
         f"{prefix} by cross-validation: {format_percent(estimate.value)} "
-        f"({format_interval(estimate)}), on {estimate.n} labeled images. They were chosen because "
-        "they are hard, so the estimate is likely too low."
+        f"({format_interval(estimate)}), on {estimate.n} labeled images."
     )
+    bias = (
+        " Most of them were chosen because they are hard, so the estimate is likely too low."
+        if is_selected
+        else ""
+    )
+    return sentence + bias
 
 
 def round_text(round_status: RoundStatus) -> str:
