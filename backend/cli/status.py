@@ -31,6 +31,8 @@ from backend.store.versions import VersionCard, VersionStore
 if TYPE_CHECKING:
     from backend.settings import Settings
 
+LISTED_TASKS = 10
+"""Number of tasks without a choice that are listed."""
 LABEL_COLUMN_WIDTH = 24
 """Width of the table's first column, in characters."""
 
@@ -102,6 +104,7 @@ class ProjectReport:
             "versions": shared["versions"],
             "notes": self.notes,
             "left_out": shared["left_out"],
+            "unanswered": list(self.status.unanswered),
             "suspects": self.suspects,
             "round": to_json(self.round) if self.round else None,
         }
@@ -218,6 +221,10 @@ def _format_report(report: ProjectReport) -> Iterator[str]:
         )
     for reason, count in status.left_out.items():
         yield f"    left out: {count} × {reason}"
+    if status.unanswered:
+        tasks = ", ".join(map(str, status.unanswered[:LISTED_TASKS]))
+        more = " …" * (len(status.unanswered) > LISTED_TASKS)
+        yield f"    choose a label in Label Studio and press Update: task {tasks}{more}"
 
 
 def _format_round(status: RoundStatus | None) -> Iterator[str]:

@@ -69,6 +69,8 @@ class PageRenderer:
         self._templates.globals.update(
             headline=format_headline,
             interval=format_interval,
+            unanswered_text=wording.explain_unanswered,
+            unanswered_shown=wording.UNANSWERED_SHOWN,
             audit_progress=format_audit_progress,
             meaning=wording.explain_figure,
             guessed=wording.explain_estimate,

@@ -114,6 +114,20 @@ def explain_estimate(
     return sentence + bias
 
 
+UNANSWERED_SHOWN = 12
+"""Number of tasks without a choice that are listed."""
+
+
+def explain_unanswered(count: int) -> str:
+    """Explain tasks that were submitted without a choice; the list of them follows."""
+    images = "1 image was" if count == 1 else f"{count} images were"
+    return (
+        f"{images} submitted without a choice. Label Studio counts {'it' if count == 1 else 'them'}"
+        " as labeled, but nothing is learned without a label. Open, choose a label and press "
+        "Update:"
+    )
+
+
 def round_text(round_status: RoundStatus) -> str:
     """Return what a round does, in a few words; what it waits for when another one runs."""
     if round_status.waiting and round_status.detail:

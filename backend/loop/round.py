@@ -262,6 +262,7 @@ class Round:
             ),
             left_out=dict(observation.left_out + unreadable),
             versions=tuple(self._versions.names()),
+            unanswered=tuple(task.id for task in observation.tasks if task.unanswered),
             trained=new_version,
             waiting=waiting,
             estimate=card.estimate,

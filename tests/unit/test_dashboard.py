@@ -115,6 +115,15 @@ def test_a_held_version_is_not_reported_as_up_to_date(tmp_path: Path) -> None:
     assert "v5-0123abcd has learned from all labels, and is held back." in told
 
 
+def test_tasks_submitted_without_a_choice_are_listed(tmp_path: Path) -> None:
+    status = replace(make_full_home(tmp_path), unanswered=tuple(range(500, 514)))
+    html = page(tmp_path, status)
+    told = text(html)
+    assert "14 images were submitted without a choice." in told
+    assert "Task 511 and 2 more." in told
+    assert f'href="{SERVER}/projects/1/data?task=500"' in html
+
+
 def test_an_empty_overview_explains_how_to_connect_a_project() -> None:
     html = PageRenderer(10).overview([], notice="", address="http://127.0.0.1:9090", secured=False)
     assert "Paste http://127.0.0.1:9090" in text(html)
