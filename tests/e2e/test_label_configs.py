@@ -14,7 +14,7 @@ from backend.domain import Control
 from backend.label_studio.labeling_config import read_config
 from tests.support.browser import save_screenshot
 from tests.support.drawings import make_drawing
-from tests.support.harness import LabelStudioUser, make_data_uri
+from tests.support.harness import LabelStudioUser, make_data_uri, wait_until
 
 CONFIGS = sorted((Path(__file__).parents[2] / "label_config").glob("*.xml"))
 
@@ -57,10 +57,10 @@ def import_suggestions(
 
 def assert_above_bottom_bar(page: Page, element: Locator) -> None:
     """Check that an element is in the window, and not behind the bar of the Submit button."""
-    box = element.bounding_box()
-    bar = page.get_by_role("button", name="Submit").bounding_box()
-    assert box is not None
-    assert bar is not None
+    box = wait_until("the label is rendered", element.bounding_box)
+    bar = wait_until(
+        "the button is rendered", page.get_by_role("button", name="Submit").bounding_box
+    )
     assert box["x"] >= 0
     assert box["x"] + box["width"] <= LAPTOP["width"]
     assert box["y"] >= 0
