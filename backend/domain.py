@@ -122,6 +122,7 @@ class Task:
             not used for training.
         capture_reason: why the endpoint captured the image; empty for other tasks.
         skipped: a person skipped it; Label Studio still counts it as open.
+        unanswered: single-choice controls without a label in every annotation that was submitted.
     """
 
     id: int
@@ -133,6 +134,7 @@ class Task:
     auto_accepted: bool = False
     capture_reason: str = ""
     skipped: bool = False
+    unanswered: frozenset[str] = frozenset()
 
     @property
     def labeled(self) -> bool:

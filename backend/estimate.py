@@ -6,6 +6,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+MIN_FIGURE_IMAGES = 10
+"""Number of images below which a figure is not shown: on one image it is 0 % or 100 %."""
+TOO_EARLY_TEXT = "too early to tell"
+UNKNOWN_TEXT = "not known yet"
+
 
 @dataclass(frozen=True)
 class IntervalEstimate:
@@ -24,6 +29,11 @@ class IntervalEstimate:
     low: float = 0.0
     high: float = 1.0
     metric: str = "accuracy"
+
+    @property
+    def is_conclusive(self) -> bool:
+        """Whether it was measured on at least ``MIN_FIGURE_IMAGES``, and can be shown."""
+        return self.value is not None and self.n >= MIN_FIGURE_IMAGES
 
     @classmethod
     def unknown(cls, metric: str = "accuracy", n: int = 0) -> IntervalEstimate:
@@ -46,3 +56,45 @@ class IntervalEstimate:
     def to_json(self) -> dict[str, object]:
         """Return the estimate as it is stored in version cards and sent in responses."""
         return asdict(self)
+
+
+def format_percent(value: float) -> str:
+    """Format accuracy, precision, recall or F1 as a percentage, the unit of all figures."""
+    return f"{value:.0%}"
+
+
+def format_interval(estimate: IntervalEstimate) -> str:
+    """Format the 95 % interval of an estimate, such as ``79% to 92%``."""
+    return f"{format_percent(estimate.low)} to {format_percent(estimate.high)}"
+
+
+def format_headline(estimate: IntervalEstimate) -> str:
+    """Format the value of an estimate; ``too early to tell`` on less than ``MIN_FIGURE_IMAGES``.
+
+    Example:
+        >>> format_headline(IntervalEstimate(40, 0.812, 0.7, 0.9, "F1"))
+        'F1 81%'
+        >>> format_headline(IntervalEstimate(1, 1.0, 0.2, 1.0))
+        'too early to tell'
+    """
+    if estimate.n < MIN_FIGURE_IMAGES:
+        return TOO_EARLY_TEXT
+    if estimate.value is None:
+        return UNKNOWN_TEXT
+    prefix = "F1 " if estimate.metric == "F1" else ""
+    return prefix + format_percent(estimate.value)
+
+
+def format_audit_progress(audit: IntervalEstimate) -> str:
+    """Return how many of the audit images that a figure needs are labeled.
+
+    Example:
+        >>> format_audit_progress(IntervalEstimate(3, 1.0, 0.4, 1.0))
+        '3 of the 10 audit images needed are labeled'
+        >>> format_audit_progress(IntervalEstimate())
+        'none of the 10 audit images needed is labeled'
+    """
+    needed = f"of the {MIN_FIGURE_IMAGES} audit images needed"
+    if not audit.n:
+        return f"none {needed} is labeled"
+    return f"{audit.n} {needed} {'is' if audit.n == 1 else 'are'} labeled"

@@ -336,6 +336,7 @@ class ProjectFigures:
         held: why the newest version is not live, or why none was trained; None otherwise.
         accepted: number of auto-accepted tasks.
         versions: all version names, newest first.
+        unanswered: tasks that were submitted without a label of a single-choice control.
     """
 
     title: str = ""
@@ -351,6 +352,7 @@ class ProjectFigures:
     held: HeldVersion | None = json_field(None, none_as_empty=True)
     accepted: int = 0
     versions: tuple[str, ...] = ()
+    unanswered: tuple[int, ...] = json_field((), optional=True)
 
 
 @dataclass(frozen=True)

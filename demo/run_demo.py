@@ -18,6 +18,7 @@ import httpx
 
 from backend.callbacks import LogCallback
 from backend.errors import PrelabelError
+from backend.estimate import MIN_FIGURE_IMAGES, TOO_EARLY_TEXT
 from backend.label_studio import Json
 from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.tabs import ensure_labeling_url
@@ -379,6 +380,6 @@ def show_transient_line(line: str) -> None:
 
 
 def _format_interval(audit: Json) -> str:
-    if audit["value"] is None:
-        return "no audit label yet"
+    if audit["value"] is None or audit["n"] < MIN_FIGURE_IMAGES:
+        return f"{TOO_EARLY_TEXT} (n = {audit['n']})"
     return f"{audit['value']:.0%} ({audit['low']:.0%} to {audit['high']:.0%}, n = {audit['n']})"

@@ -12,7 +12,14 @@ from backend.cli import projects as known
 from backend.cli.arguments import add_backend_option, add_project_argument
 from backend.cli.command import Command
 from backend.cli.versions import format_audit, format_estimate
-from backend.estimate import IntervalEstimate
+from backend.estimate import (
+    TOO_EARLY_TEXT,
+    UNKNOWN_TEXT,
+    IntervalEstimate,
+    format_audit_progress,
+    format_interval,
+    format_percent,
+)
 from backend.json_records import JsonObject, from_json, to_json
 from backend.records import ControlCard, ProjectStatus, RoundStatus
 from backend.store.acceptance import AcceptanceStore
@@ -24,6 +31,8 @@ from backend.store.versions import VersionCard, VersionStore
 if TYPE_CHECKING:
     from backend.settings import Settings
 
+LISTED_TASKS = 10
+"""Number of tasks without a choice that are listed."""
 LABEL_COLUMN_WIDTH = 24
 """Width of the table's first column, in characters."""
 
@@ -51,7 +60,7 @@ class ProjectReport:
     @property
     def figure(self) -> str:
         """The accuracy or F1 of the live version, as text."""
-        return format_audit(self.card) if self.card else "not known yet"
+        return format_audit(self.card) if self.card else UNKNOWN_TEXT
 
     @property
     def notes(self) -> list[str]:
@@ -60,7 +69,9 @@ class ProjectReport:
         notes = []
         if status.held:
             notes.append(f"{status.held.version} is not live. {status.held.reason}")
-        if status.estimate:
+        if status.version and not status.audit.is_conclusive:
+            notes.append(f"Audit set: {format_audit_progress(status.audit)}.")
+        if status.estimate and status.estimate.is_conclusive:
             notes.append(f"{status.estimate.metric}: {format_estimate(status.estimate)}")
         if status.outlook:
             if status.outlook.sentence:
@@ -69,9 +80,7 @@ class ProjectReport:
             if needs:
                 notes.append(f"Most helpful labels: {', '.join(needs)}.")
             if status.outlook.stop:
-                notes.append(
-                    "The next hundred labels are not expected to improve the accuracy noticeably."
-                )
+                notes.append("More labels are not expected to improve the accuracy noticeably.")
         if status.accepting:
             notes.append(f"{status.accepted} accepted without a person. {status.accepting.reason}")
         return notes
@@ -95,6 +104,7 @@ class ProjectReport:
             "versions": shared["versions"],
             "notes": self.notes,
             "left_out": shared["left_out"],
+            "unanswered": list(self.status.unanswered),
             "suspects": self.suspects,
             "round": to_json(self.round) if self.round else None,
         }
@@ -217,6 +227,10 @@ def _format_report(report: ProjectReport) -> Iterator[str]:
         )
     for reason, count in status.left_out.items():
         yield f"    left out: {count} × {reason}"
+    if status.unanswered:
+        tasks = ", ".join(map(str, status.unanswered[:LISTED_TASKS]))
+        more = " …" * (len(status.unanswered) > LISTED_TASKS)
+        yield f"    choose a label in Label Studio and press Update: task {tasks}{more}"
 
 
 def _format_round(status: RoundStatus | None) -> Iterator[str]:
@@ -248,7 +262,9 @@ def _format_cell(estimate: IntervalEstimate | None) -> str:
     """Format an estimate with its interval for a table cell."""
     if estimate is None or estimate.value is None:
         return "–"
-    return f"{estimate.value:.0%} ({estimate.low:.0%} to {estimate.high:.0%}, n = {estimate.n})"
+    if not estimate.is_conclusive:
+        return f"{TOO_EARLY_TEXT} (n = {estimate.n})"
+    return f"{format_percent(estimate.value)} ({format_interval(estimate)}, n = {estimate.n})"
 
 
 def _truncate(label: str) -> str:

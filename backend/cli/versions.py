@@ -8,9 +8,19 @@ from typing import Any
 from backend.cli import projects
 from backend.cli.arguments import add_project_argument
 from backend.cli.command import Command
-from backend.estimate import IntervalEstimate
+from backend.estimate import (
+    MIN_FIGURE_IMAGES,
+    TOO_EARLY_TEXT,
+    IntervalEstimate,
+    format_headline,
+    format_interval,
+    format_percent,
+)
 from backend.json_records import to_json
 from backend.store.versions import VersionCard, VersionStore
+
+AUDIT_COLUMN_WIDTH = 43
+"""Width of the column of the audit set, in characters."""
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -27,15 +37,15 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
     versions = VersionStore(projects.project_folder(settings, record))
     live = versions.live()
     cards = versions.cards()[::-1]
-    print_line(
-        f"{'version':<16} {'live':<5} {'labels + audit':>14} {'audit set':<36} {'created'}",
-        options,
-    )
+    header = f"{'version':<16} {'live':<5} {'labels + audit':>14}"
+    print_line(f"{header} {'audit set':<{AUDIT_COLUMN_WIDTH}} created, UTC", options)
     for card in cards:
         mark = "live" if card.version == live else "held" if card.is_held else ""
         labels = f"{card.labels.train} + {card.labels.audit}"
-        line = f"{card.version:<16} {mark:<5} {labels:>14} {format_audit(card):<36}"
-        print_line(f"{line} {card.created}", options)
+        line = (
+            f"{card.version:<16} {mark:<5} {labels:>14} {format_audit(card):<{AUDIT_COLUMN_WIDTH}}"
+        )
+        print_line(f"{line} {card.created[:16].replace('T', ' ')}", options)
         if card.is_held:
             print_line(f"    {card.promotion_reason}", options)
     return {
@@ -47,18 +57,22 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def format_audit(card: VersionCard) -> str:
-    """Format the accuracy or F1 on the audit set."""
-    return (
-        "not known yet"
-        if card.audit.value is None
-        else f"{card.audit.metric} {format_estimate(card.audit)}"
-    )
+    """Format the accuracy or F1 on the audit set, or the estimate while it is too early to tell."""
+    if card.audit.is_conclusive:
+        return f"{card.audit.metric} {format_estimate(card.audit)}"
+    if card.audit.n >= MIN_FIGURE_IMAGES:
+        return format_headline(card.audit)
+    progress = f"{TOO_EARLY_TEXT} ({card.audit.n} of {MIN_FIGURE_IMAGES})"
+    estimate = card.estimate or IntervalEstimate()
+    if not estimate.is_conclusive:
+        return progress
+    return f"{progress}; estimated {format_headline(estimate)}"
 
 
 def format_estimate(estimate: IntervalEstimate) -> str:
-    """Format a known estimate with its interval and number of images."""
-    images = f"{estimate.n} image{'' if estimate.n == 1 else 's'}"
-    return f"{estimate.value:.0%} ({estimate.low:.0%} to {estimate.high:.0%}, {images})"
+    """Format a conclusive estimate with its interval and number of images."""
+    value = format_percent(estimate.value or 0.0)
+    return f"{value} ({format_interval(estimate)}, {estimate.n} images)"
 
 
 COMMAND = Command(

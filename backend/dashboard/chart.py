@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from backend.dashboard.values import VersionRow
-from backend.estimate import IntervalEstimate
+from backend.estimate import IntervalEstimate, format_interval, format_percent
 from backend.records import Outlook
 
 CHART_WIDTH, CHART_HEIGHT = 460, 270
@@ -85,11 +85,11 @@ def build_chart(versions: Sequence[VersionRow], outlook: Outlook) -> LearningCur
         outlook: forecast of the live version.
 
     Returns:
-        None if fewer than two versions have a figure.
+        None if fewer than two versions are measured on enough images.
     """
     is_audited = _is_audited(versions, outlook)
     measured = [(row, row.card.audit if is_audited else row.estimate) for row in versions]
-    measured = [(row, figure) for row, figure in measured if figure.value is not None][
+    measured = [(row, figure) for row, figure in measured if figure.is_conclusive][
         :MAX_CHART_VERSIONS
     ][::-1]
     if len(measured) < 2:
@@ -112,7 +112,7 @@ def build_chart(versions: Sequence[VersionRow], outlook: Outlook) -> LearningCur
             for tick_value in _label_ticks(scale.max_labels)
         ],
         y_ticks=[
-            AxisTick(scale.y(tick_value), f"{tick_value:.1f}" if is_f1 else f"{tick_value:.0%}")
+            AxisTick(scale.y(tick_value), format_percent(tick_value))
             for tick_value in _value_ticks(scale.min_value)
         ],
         metric="F1" if is_f1 else "accuracy",
@@ -128,8 +128,8 @@ def _is_audited(versions: Sequence[VersionRow], outlook: Outlook) -> bool:
     """
     if outlook.curve:
         return outlook.is_audited
-    figures = sum(row.card.audit.value is not None for row in versions)
-    estimates = sum(row.estimate.value is not None for row in versions)
+    figures = sum(row.card.audit.is_conclusive for row in versions)
+    estimates = sum(row.estimate.is_conclusive for row in versions)
     return figures >= max(2, estimates)
 
 
@@ -161,19 +161,15 @@ class _ChartScale:
 def _version_mark(row: VersionRow, figure: IntervalEstimate, scale: _ChartScale) -> ChartMark:
     value = figure.value or 0.0
     labels = row.card.labels.train
-    texts = [_format_value(v, figure) for v in (value, figure.low, figure.high)]
+    text = f"{format_percent(value)} ({format_interval(figure)})"
     return ChartMark(
         x=scale.x(labels),
         y=scale.y(value),
         low=scale.y(max(figure.low, scale.min_value)),
         high=scale.y(figure.high),
         kind="live" if row.live else "was" if row.was_live else "held",
-        title=f"{row.card.version}: {texts[0]} ({texts[1]} to {texts[2]}) with {labels} labels",
+        title=f"{row.card.version}: {text} with {labels} labels",
     )
-
-
-def _format_value(value: float, figure: IntervalEstimate) -> str:
-    return f"{value:.2f}" if figure.metric == "F1" else f"{value:.0%}"
 
 
 def _value_ticks(min_value: float) -> list[float]:
@@ -193,7 +189,7 @@ def _label_ticks(max_labels: int) -> list[int]:
 
 def _chart_summary(measured: Sequence[tuple[VersionRow, IntervalEstimate]]) -> str:
     (first, first_figure), (last, last_figure) = measured[0], measured[-1]
-    start, end = (_format_value(f.value or 0, f) for f in (first_figure, last_figure))
+    start, end = (format_percent(f.value or 0) for f in (first_figure, last_figure))
     return (
         f"From {start} with {first.card.labels.train} labels to {end} with "
         f"{last.card.labels.train} labels."

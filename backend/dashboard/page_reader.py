@@ -137,7 +137,11 @@ class DashboardReader:
         path = ""
         with contextlib.suppress(StoreError):  # written again by the next round
             path = read_labeling_path(self._projects.folder(str(status.id)), self._files.read)
-        return ProjectSummary(card.update_status(status) if card else status, link, path)
+        return (
+            ProjectSummary(card.update_status(status), link, path, card.has_hard_labels)
+            if card
+            else ProjectSummary(status, link, path)
+        )
 
 
 def _project_url(server: str, number: int) -> str:

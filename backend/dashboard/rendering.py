@@ -13,6 +13,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from backend.dashboard import wording
 from backend.dashboard.chart import build_chart
 from backend.dashboard.values import ProjectPage, ProjectSummary
+from backend.estimate import (
+    format_audit_progress,
+    format_headline,
+    format_interval,
+    format_percent,
+)
 
 DASHBOARD_FOLDER = Path(__file__).resolve().parent
 ASSET_TYPES = {
@@ -61,11 +67,14 @@ class PageRenderer:
         )
         all_content = b"".join(asset.content for asset in self._assets.values())
         self._templates.globals.update(
-            headline=wording.format_headline,
-            interval=wording.format_interval,
+            headline=format_headline,
+            interval=format_interval,
+            unanswered_text=wording.explain_unanswered,
+            unanswered_shown=wording.UNANSWERED_SHOWN,
+            audit_progress=format_audit_progress,
             explain_figure=wording.explain_figure,
             explain_estimate=wording.explain_estimate,
-            percent=wording.format_percent,
+            percent=format_percent,
             round_text=wording.round_text,
             reason_tags=wording.QUEUE_REASON_TAGS,
             listed_versions=LISTED_VERSIONS,

@@ -19,11 +19,13 @@ class ProjectSummary:
         link: the project's URL in Label Studio; empty when the server's URL cannot be linked.
         labeling_path: where people label in the order of the queue, below ``link``; empty before
             the first round.
+        is_selected: most training labels are of images selected because the model was uncertain.
     """
 
     status: ProjectStatus
     link: str
     labeling_path: str = ""
+    is_selected: bool = False
 
     @property
     def labeling_link(self) -> str:

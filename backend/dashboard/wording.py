@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from backend.dashboard.values import ProjectSummary
-from backend.estimate import IntervalEstimate
+from backend.estimate import (
+    MIN_FIGURE_IMAGES,
+    IntervalEstimate,
+    format_audit_progress,
+    format_interval,
+    format_percent,
+)
 from backend.learning.first_labels import describe_first_labels
 from backend.records import HeldVersion, RoundStatus
 from backend.store.queue_front import QueuedTask
 
 NO_LABEL_TEXT = "(nothing)"
-ROUGH_FIGURE_IMAGES, MIN_FIGURE_IMAGES = 30, 10
-"""Numbers of audit images below which a figure is described as rough, or as unusable."""
+ROUGH_FIGURE_IMAGES = 30
+"""Number of audit images below which a figure is described as rough."""
 ROUND_STATE_TEXTS = {
     "idle": "Idle",
     "observing": "Reading labels",
@@ -39,8 +45,6 @@ QUEUE_REASON_TAGS = {
     "representative": "representative",
     "typical": "typical",
 }
-MIN_SHOWN_UNCERTAINTY = 0.2
-"""Uncertainty from which a task is described as uncertain, 0 to 1."""
 CAPTURE_REASON_TEXTS = {
     "uncertain": "uncertain prediction",
     "rare": "rare label",
@@ -48,16 +52,11 @@ CAPTURE_REASON_TEXTS = {
 }
 
 
-def format_percent(value: float) -> str:
-    """Format a share as a percentage."""
-    return f"{value:.0%}"
-
-
 def reason_key(queued_task: QueuedTask) -> str:
     """Return the key of a task's reason in ``QUEUE_REASON_TEXTS`` and ``QUEUE_REASON_TAGS``."""
     return (
         "representative"
-        if queued_task.why == "uncertain" and queued_task.unsure < MIN_SHOWN_UNCERTAINTY
+        if queued_task.why == "uncertain" and not queued_task.is_uncertain
         else queued_task.why
     )
 
@@ -68,67 +67,65 @@ def describe_reason(queued_task: QueuedTask) -> str:
     return QUEUE_REASON_TEXTS[reason_key(queued_task)].format(uncertainty=uncertainty)
 
 
-def is_proportion(figure: IntervalEstimate) -> bool:
-    """Return whether a figure is a share of images, unlike F1."""
-    return figure.metric.startswith("accuracy")
-
-
-def format_headline(figure: IntervalEstimate) -> str:
-    """Format a figure as a headline."""
-    if figure.value is None:
-        return "not known yet"
-    return format_percent(figure.value) if is_proportion(figure) else f"F1 {figure.value:.2f}"
-
-
-def format_interval(figure: IntervalEstimate) -> str:
-    """Format a figure's 95 % interval."""
-    if figure.value is None:
-        return ""
-    if is_proportion(figure):
-        return f"{format_percent(figure.low)} to {format_percent(figure.high)}"
-    return f"{figure.low:.2f} to {figure.high:.2f}"
-
-
 def explain_figure(figure: IntervalEstimate) -> str:
-    """Explain a version's figure; empty if it is unknown."""
+    """Explain a version's figure, or why it is too early for one."""
+    if figure.n < MIN_FIGURE_IMAGES:
+        return (
+            "The accuracy is measured on one image in ten, selected at random and never used for "
+            f"training: {format_audit_progress(figure)}."
+        )
     if figure.value is None:
         return ""
-    caveat = ""
-    if figure.n < MIN_FIGURE_IMAGES:
-        caveat = " There are too few images for a reliable figure: keep labeling."
-    elif figure.n < ROUGH_FIGURE_IMAGES:
-        caveat = " With so few images it is a rough figure."
-    images = f"{figure.n} image{'s' if figure.n != 1 else ''}"
-    if not is_proportion(figure):
-        return (
-            "F1 is 1 if the model finds all objects and nothing else. The true figure is "
-            f"between {figure.low:.2f} and {figure.high:.2f} with 95 % confidence. "
-            f"Measured on {images} selected at random and never used for training.{caveat}"
-        )
-    correct_percent, low_percent, high_percent = (
-        round(100 * bound) for bound in (figure.value, figure.low, figure.high)
-    )
+    caveat = " With so few images it is a rough figure." if figure.n < ROUGH_FIGURE_IMAGES else ""
+    if figure.metric == "F1":
+        meaning = "F1 is 100% if the model finds all objects and nothing else"
+        interval = format_interval(figure).replace(" to ", " and ")
+    else:
+        meaning = f"About {round(100 * figure.value)} of 100 images are predicted correctly"
+        interval = f"{round(100 * figure.low)} and {round(100 * figure.high)}"
     return (
-        f"About {correct_percent} of 100 images are predicted correctly. The true figure is "
-        f"between {low_percent} and {high_percent} with 95 % confidence. Measured on {images} "
-        f"selected at random and never used for training.{caveat}"
+        f"{meaning}. The true figure is between {interval} with 95 % confidence. Measured on "
+        f"{figure.n} images selected at random and never used for training.{caveat}"
     )
 
 
-def explain_estimate(estimate: IntervalEstimate, audit_figure: IntervalEstimate) -> str:
-    """Explain an estimate by cross-validation; empty if there is none.
+def explain_estimate(
+    estimate: IntervalEstimate, audit_figure: IntervalEstimate, is_selected: bool
+) -> str:
+    """Explain an estimate by cross-validation; empty without one on enough images.
 
     Args:
         estimate: estimate by cross-validation.
         audit_figure: figure on the audit set, which is displayed first.
+        is_selected: most labels are of images that were served because the model was uncertain.
     """
-    if estimate.value is None:
+    if not estimate.is_conclusive or estimate.value is None:
         return ""
-    prefix = "Until then estimated" if audit_figure.value is None else "Estimated"
-    return (
+    prefix = "Estimated" if audit_figure.is_conclusive else "Until then estimated"
+    sentence = (
         f"{prefix} by cross-validation: {format_percent(estimate.value)} "
-        f"({format_interval(estimate)}), on {estimate.n} labeled images. They were selected "
-        "because they are difficult, so the estimate is probably too low."
+        f"({format_interval(estimate)}), on {estimate.n} labeled images."
+    )
+    bias = (
+        " Most of them were selected because they are difficult, so the estimate is probably too "
+        "low."
+        if is_selected
+        else ""
+    )
+    return sentence + bias
+
+
+UNANSWERED_SHOWN = 12
+"""Number of tasks without a choice that are listed."""
+
+
+def explain_unanswered(count: int) -> str:
+    """Explain tasks that were submitted without a choice; the list of them follows."""
+    images = "1 image was" if count == 1 else f"{count} images were"
+    return (
+        f"{images} submitted without a choice. Label Studio counts {'it' if count == 1 else 'them'}"
+        " as labeled, but nothing is learned without a label. Open, choose a label and press "
+        "Update:"
     )
 
 

@@ -123,6 +123,15 @@ def parse_task(
             available_labels[control.name] = _labels_existing_at(
                 control, label_added_at.get(control.name, {}), answered_at
             )
+    unanswered = frozenset(
+        control.name
+        for control in controls
+        if control.is_choices
+        and not control.multiple
+        and _is_unanswered(annotations, control, label_added_at.get(control.name, {}))
+    )
+    for name in unanswered:
+        skipped_counts[f"submitted without a choice for {name}"] += 1
     return Task(
         id=row["id"],
         images=_image_addresses(data, controls),
@@ -133,6 +142,25 @@ def parse_task(
         auto_accepted=bool(accepted_annotations) and not annotations,
         capture_reason=str(data.get(CAPTURE_REASON_FIELD) or ""),
         skipped=any(a.get("was_cancelled") for a in all_annotations),
+        unanswered=unanswered,
+    )
+
+
+def _is_unanswered(
+    annotations: Sequence[Json], control: Control, label_added_at: Mapping[str, str]
+) -> bool:
+    """Whether people submitted a task without choosing a label of a single-choice control.
+
+    Annotations that are older than the control's labels do not count.
+    """
+    answered_at = [str(annotation.get("updated_at") or "") for annotation in annotations]
+    has_choice = any(
+        item.get("from_name") == control.name
+        for annotation in annotations
+        for item in read_objects(annotation, "result")
+    )
+    return not has_choice and any(
+        _labels_existing_at(control, label_added_at, at) for at in answered_at
     )
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from backend.arrays import Doubles
+from backend.estimate import MIN_FIGURE_IMAGES
 from backend.learning.contradiction import ContradictionResult
 from backend.learning.intervals import (
     mid_p,
@@ -127,6 +128,8 @@ def compare_detections(
         margin = student_quantile(n - 1) * standard_error
         reason = f"Held back: {comparison} (the difference is uncertain by ± {margin:.0%})."
         return GateVerdict(False, reason, evidence)
+    if n < MIN_FIGURE_IMAGES:
+        comparison = f"{n} {image_noun} are too few to compare the F1"
     return GateVerdict(True, f"Not shown to be worse: {comparison}.", evidence)
 
 

@@ -50,11 +50,14 @@ class LabelMisses:
         missed: number of evaluated examples that were not predicted.
         example_count: number of evaluated examples, at least 1.
         training_examples: number of examples in the training set.
+        max_more: upper limit of further examples: the images without a label; None for objects,
+            of which an image may have several.
     """
 
     missed: int
     example_count: int
     training_examples: int
+    max_more: int | None = None
 
     @property
     def error(self) -> float:
@@ -171,29 +174,47 @@ def fit_learning_curve(
     return LearningCurve(fits, int(label_counts[-1]))
 
 
-def describe_forecast(curve: LearningCurve | None, target_accuracy: float) -> str:
+def describe_forecast(
+    curve: LearningCurve | None,
+    target_accuracy: float,
+    open_images: int,
+    metric: str = "accuracy",
+) -> str:
     """Return a sentence on the expected accuracy with more labels; empty without a forecast.
 
     Args:
         curve: the project's learning curve.
         target_accuracy: accuracy to reach, 0 to 1.
+        open_images: number of images without a label, an upper limit of the labels to come.
+        metric: name of the metric, ``accuracy`` or ``F1``.
     """
-    if curve is None:
+    if curve is None or open_images < 1:
         return ""
     accuracy = 1 - curve.predict_error(curve.label_count)[0]
-    if accuracy >= target_accuracy:
+    if round(accuracy, 2) >= target_accuracy:
         return ""
-    additional_labels = curve.labels_needed(1 - target_accuracy)
-    if additional_labels:
-        label_range = format_range(*additional_labels)
-        gain_text = f"the accuracy from {accuracy:.0%} to {target_accuracy:.0%}"
+    needed = curve.labels_needed(1 - target_accuracy)
+    if needed and (label_range := _limit_range(*needed, open_images)):
+        gain_text = f"the {metric} from {accuracy:.0%} to {target_accuracy:.0%}"
         return f"{label_range.capitalize()} more labels are expected to bring {gain_text}."
-    future_labels = min(curve.label_count + STOP_HORIZON_LABELS, curve.max_labels)
-    median_error, low, high = curve.predict_error(future_labels)
+    more_labels = min(STOP_HORIZON_LABELS, curve.max_labels - curve.label_count, open_images)
+    median_error, low, high = curve.predict_error(curve.label_count + more_labels)
+    is_out_of_reach = needed is None or needed[0] > open_images
     return (
-        f"{target_accuracy:.0%} is not within reach; {future_labels - curve.label_count} more "
-        f"labels are expected to bring {1 - median_error:.0%} ({1 - high:.0%} to {1 - low:.0%})."
+        f"{f'{target_accuracy:.0%} is not within reach; ' * is_out_of_reach}{more_labels} more "
+        f"label{'s are' if more_labels != 1 else ' is'} expected to bring the {metric} to "
+        f"{1 - median_error:.0%} ({1 - high:.0%} to {1 - low:.0%})."
     )
+
+
+def _limit_range(low: int, high: int | None, limit: int) -> str:
+    """Return a range of labels as text; empty if it says nothing or exceeds the limit."""
+    if low > limit:
+        return ""
+    limited_high = high if high is not None and high <= limit else None
+    if low < 1:
+        return f"up to {limited_high}" if limited_high else ""
+    return format_range(low, limited_high)
 
 
 def rank_weakest_labels(
@@ -206,7 +227,8 @@ def rank_weakest_labels(
     """Return the labels that need more examples, and how many: 5 % and 95 % quantile.
 
     A label's error is assumed to fall with its examples like the project's error with all labels.
-    Both are resampled, the label's error from Jeffreys' posterior.
+    Both are resampled, the label's error from Jeffreys' posterior. A label without further images
+    is left out.
 
     Args:
         curve: the project's learning curve; without one the result is empty.
@@ -229,7 +251,11 @@ def rank_weakest_labels(
     target_error = 1 - target_recall
     if curve is None:
         return []
-    weak = [item for item in misses_by_label.items() if item[1].error > target_error]
+    weak = [
+        item
+        for item in misses_by_label.items()
+        if item[1].error > target_error and item[1].max_more != 0
+    ]
     requests = []
     for name, misses in sorted(weak, key=lambda item: -item[1].error)[:limit]:
         shares = target_error / misses.sample_error(len(curve.fits), rng)
@@ -238,7 +264,9 @@ def rank_weakest_labels(
             max(MIN_REQUESTED_EXAMPLES, round((factor - 1) * misses.training_examples))
             for factor in np.minimum(factors, MAX_EXTRAPOLATION_FACTOR).tolist()
         )
-        requests.append((name, low, high if factors[1] <= MAX_EXTRAPOLATION_FACTOR else None))
+        limit = high if misses.max_more is None else misses.max_more
+        is_bounded = factors[1] <= MAX_EXTRAPOLATION_FACTOR and high <= limit
+        requests.append((name, min(low, limit), high if is_bounded else None))
     return requests
 
 

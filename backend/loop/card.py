@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from importlib.metadata import PackageNotFoundError, version
 
+from backend.estimate import format_headline
 from backend.loop.observe import Observation
 from backend.records import SplitSizes
 from backend.store.versions import VersionCard
@@ -26,13 +28,21 @@ def split_sizes(observation: Observation) -> SplitSizes:
     return SplitSizes(train=len(observation.labeled) - audit, audit=audit)
 
 
+def count_uncertain_labels(observation: Observation, uncertain: Collection[int]) -> int:
+    """Count the training labels of tasks that were labeled because the model was uncertain."""
+    return sum(
+        task.id in uncertain and not observation.is_audit(task) for task in observation.labeled
+    )
+
+
 def version_summary(card: VersionCard) -> str:
     """Return a one-line summary of a version for the log."""
     audit = card.audit
-    figure = f"{audit.value:.0%}" if audit.value is not None else "not known yet"
+    figure = "F1" if audit.metric == "F1" else "accuracy"
+    value = format_headline(audit).removeprefix("F1 ")
     return (
-        f"{card.labels.train} labels, {audit.metric} {figure} on {audit.n} audit images, "
-        f"{card.seconds['total']:.1f} s"
+        f"{card.labels.train} labels, {figure} {value} on {audit.n} audit "
+        f"image{'' if audit.n == 1 else 's'}, {card.seconds['total']:.1f} s"
     )
 
 

@@ -8,11 +8,17 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from backend.callbacks import StateCallback
-from backend.errors import ConfigError, LabelStudioError, OverBudgetError, PrelabelError
+from backend.errors import (
+    ConfigError,
+    LabelStudioError,
+    OverBudgetError,
+    PrelabelError,
+    StoreError,
+)
 from backend.label_studio.tabs import ProjectTabs, labeling_path
 from backend.loop import card as cards
 from backend.loop.observe import (
@@ -33,6 +39,7 @@ from backend.records import ControlStatus, HeldVersion, RoundOutcome, RoundReque
 from backend.runtime.project_session import ProjectSession
 from backend.store.acceptance import AcceptanceStore
 from backend.store.label_tab import save_labeling_path
+from backend.store.queue_front import QueueFront
 from backend.store.versions import VersionCard
 
 log = logging.getLogger("prelabel")
@@ -80,6 +87,7 @@ class Round:
         observation = observe(self._connection, self._session.folder, fingerprint)
         self._session.resources.projects.set_title(self._session.id, fingerprint.title)
         self._check_controls(observation)
+        self._record_queue_labels(task.id for task in observation.labeled)
         self._stopwatch.lap("observe")
         trainer = VersionTrainer(
             self._session, self._report, self._cancelled, self._stopwatch, request.quick
@@ -210,6 +218,7 @@ class Round:
         memory.record_changes(
             client.iter_changed_tasks(project_number, subtract_update_delay(memory.known_until))
         )
+        self._record_queue_labels(memory.annotated_tasks)
         if memory.publish_result.has_predictions:
             order = memory.publish_result.order
             refresh_queue(
@@ -223,6 +232,16 @@ class Round:
             memory.known_until = max(
                 (str(row["updated_at"]) for row in latest_rows), default=memory.known_until
             )
+
+    def _record_queue_labels(self, labeled: Iterable[int]) -> None:
+        """Record which labels were given because the model was uncertain, before the queue moves.
+
+        It only decides on a remark on the dashboard, so a failure does not stop the round.
+        """
+        try:
+            QueueFront(self._session.folder).record_labeled(labeled)
+        except StoreError as error:
+            log.warning("project %s: %s", self._session.id, error)
 
     def _check_controls(self, observation: Observation) -> None:
         for name, reason in observation.config.unserved.items():
@@ -264,6 +283,7 @@ class Round:
             ),
             left_out=dict(observation.left_out + unreadable),
             versions=tuple(self._versions.names()),
+            unanswered=tuple(task.id for task in observation.tasks if task.unanswered),
             trained=new_version,
             waiting=waiting,
             estimate=card.estimate,

@@ -22,6 +22,7 @@ from backend.loop.observe import Observation, count_changes, label_table
 from backend.records import ModelSource, Promotion
 from backend.runtime.project_session import ProjectSession
 from backend.store.drift_reference import save_reference
+from backend.store.queue_front import QueueFront
 from backend.store.versions import LabelSnapshot, VersionCard, content_hash
 from backend.vision.encoders.base import Encoder
 
@@ -219,6 +220,9 @@ class VersionTrainer:
             outlook=assessment.outlook,
             accepting=assessment.accepting,
             compute=trainer.cost,
+            uncertain_labels=cards.count_uncertain_labels(
+                observation, QueueFront(self._session.folder).uncertain_labeled()
+            ),
         )
         reference = build_reference(observation, trainer, model, embeddings)
 

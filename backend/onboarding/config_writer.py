@@ -14,7 +14,22 @@ from backend.onboarding.labeling_job import LabelingJob
 
 CONFIG_FOLDER = Path(__file__).parents[2] / "label_config"
 SEARCH_LABEL_COUNT = 20
-"""Number of labels above which the config has a search field."""
+"""Number of labels above which the config has a search field, and less room for the labels."""
+LABEL_ROW_CHARACTERS = 100
+"""Characters of labels in a row above the image, in a window of 1280 pixels."""
+LABEL_MARGIN_CHARACTERS = 7
+"""Width of a label's box, hotkey and margin, in characters."""
+LABEL_ROW_PIXELS = 40
+LABEL_LIST_ROWS = 4
+"""Height of many labels and their search field, in rows."""
+LABEL_LIST_STYLE = "max-height: 120px; overflow-y: auto; margin-bottom: 8px"
+CHOSEN_FIRST_STYLE = (
+    ".label-list .lsf-choices { display: flex; flex-wrap: wrap } "
+    ".label-list .lsf-choice:has(input:checked) { order: -1 }"
+)
+"""Class names of Label Studio 1.23; with other ones the labels keep their order."""
+SCREEN_PIXELS_AROUND_IMAGE = 210
+"""Height of what Label Studio shows above and below the labels and the image."""
 HOTKEYS = "1234567890"
 LABEL_COLOURS = (
     *("#1677ff", "#d4380d", "#389e0d", "#722ed1", "#faad14"),
@@ -55,8 +70,13 @@ def write_config(job: LabelingJob, labels: Sequence[Label]) -> str:
             "Label" if job.is_region_job else "Choice",
             _label_attributes(job, index, label),
         )
+    row_count = _count_rows(labels)
     if len(labels) > SEARCH_LABEL_COUNT:
         _add_label_search(view, control)
+        row_count = LABEL_LIST_ROWS
+    image = next(view.iter("Image"))
+    pixels = SCREEN_PIXELS_AROUND_IMAGE + LABEL_ROW_PIXELS * row_count
+    image.set("maxHeight", f"calc(100vh - {pixels}px)")
     indent(view)
     xml = tostring(view, encoding="unicode")
     if [c.labels for c in read_config(xml).controls] != [tuple(labels)]:
@@ -83,7 +103,25 @@ def _label_attributes(job: LabelingJob, index: int, label: Label) -> dict[str, s
     return attributes
 
 
+def _count_rows(labels: Sequence[Label]) -> int:
+    """Return how many rows the labels fill above the image."""
+    width = sum(len(label.name) + LABEL_MARGIN_CHARACTERS for label in labels)
+    return -(-width // LABEL_ROW_CHARACTERS)
+
+
 def _add_label_search(view: Element, control: Element) -> None:
+    """Put a search field above a control with many labels, which scrolls below it.
+
+    Chosen labels come first, so that a suggestion is visible without scrolling.
+    """
     search = Element("Filter", name="filter", toName=control.get("name", ""), minlength="0")
     search.set("placeholder", "Search the labels")
-    view.insert(list(view).index(control), search)
+    label_list = Element("View", className="label-list", style=LABEL_LIST_STYLE)
+    index = list(view).index(control)
+    view.remove(control)
+    label_list.append(control)
+    view.insert(index, search)
+    view.insert(index + 1, label_list)
+    if control.tag == "Choices":
+        style = SubElement(view, "Style")
+        style.text = CHOSEN_FIRST_STYLE

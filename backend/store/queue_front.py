@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -14,6 +14,9 @@ LABEL_ERRORS_FILE = "suspects.json"
 """JSON with ``version`` and ``suspects``: probable label errors, the most likely first."""
 MAX_THUMBNAILS = 500
 """Maximum number of stored thumbnails; the oldest are removed first."""
+
+MIN_SHOWN_UNCERTAINTY = 0.2
+"""Uncertainty from which a task is described as uncertain, 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,11 @@ class QueuedTask:
     why: QueueReason
     unsure: float = 0.0
 
+    @property
+    def is_uncertain(self) -> bool:
+        """Whether it comes next because the model is uncertain about its image."""
+        return self.why == "uncertain" and self.unsure >= MIN_SHOWN_UNCERTAINTY
+
 
 class QueueFront:
     """The front of a project's queue.
@@ -44,6 +52,7 @@ class QueueFront:
 
     def __init__(self, folder: Path, read: Callable[[Path], Any] = read_json) -> None:
         self._file = folder / "queue.json"
+        self._uncertain_file = folder / "labeled_from_queue.json"
         self._thumbnails_folder = folder / "thumbnails"
         self._read = read
 
@@ -58,6 +67,28 @@ class QueueFront:
     def tasks(self) -> list[QueuedTask]:
         """Read the next tasks, in order."""
         return [QueuedTask(**row) for row in self._read(self._file) or []]
+
+    def record_labeled(self, labeled: Iterable[int]) -> None:
+        """Record the labeled tasks among the next ones that the model was uncertain about.
+
+        Tasks labeled in another order are rarely among the next ones, and tasks that were imported
+        with their labels never are.
+
+        Args:
+            labeled: tasks that a person labeled, of any age.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        recorded = self.uncertain_labeled()
+        uncertain = {queued_task.task for queued_task in self.tasks() if queued_task.is_uncertain}
+        added = uncertain.intersection(labeled) - recorded
+        if added:
+            write_json(self._uncertain_file, sorted(recorded | added))
+
+    def uncertain_labeled(self) -> set[int]:
+        """Read the tasks that were labeled because the model was uncertain about them."""
+        return set(self._read(self._uncertain_file) or [])
 
     def thumbnail_path(self, name: str) -> Path:
         """Return the path of a thumbnail, which may not exist.

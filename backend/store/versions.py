@@ -70,6 +70,8 @@ class VersionCard:
         outlook: forecast of the accuracy with more labels.
         accepting: auto-accept threshold; None if auto-accept is off.
         compute: where it was trained, and the cost.
+        uncertain_labels: number of training labels of images that came next in the queue because
+            the model was uncertain about them.
     """
 
     version: str
@@ -90,6 +92,7 @@ class VersionCard:
     outlook: Outlook | None = json_field(None, none_as_empty=True)
     accepting: AutoAcceptSection | None = json_field(None, none_as_empty=True)
     compute: ComputeCost | None = json_field(None, none_as_empty=True)
+    uncertain_labels: int = json_field(0, optional=True)
 
     def control(self, name: str) -> ControlCard:
         """Return the section of a control; it is empty if the version has none."""
@@ -104,6 +107,11 @@ class VersionCard:
             estimate=self.estimate,
             outlook=self.outlook,
         )
+
+    @property
+    def has_hard_labels(self) -> bool:
+        """Whether at least half of the training labels are of images chosen as uncertain."""
+        return 0 < self.labels.train <= 2 * self.uncertain_labels
 
     @property
     def is_promoted(self) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 from backend.callbacks import LogCallback
 from backend.domain import Control
 from backend.errors import RoundError
+from backend.estimate import format_interval, format_percent
 from backend.inference.detections import RegionSample
 from backend.inference.embed import EmbeddingResult
 from backend.inference.images import image_sources
@@ -111,10 +112,10 @@ class Adviser:
         card = self._session.versions.live_card()
         figure = card.control(control.name).audit if card else None
         current_accuracy = (
-            f"This project classifies whole images: {figure.value:.0%} right "
-            f"({figure.low:.0%} to {figure.high:.0%}, on {figure.n} audit images)."
-            if figure and figure.value is not None
-            else "This project classifies whole images; the accuracy is not known yet."
+            f"This project classifies whole images: {format_percent(figure.value)} right "
+            f"({format_interval(figure)}, on {figure.n} audit images)."
+            if figure and figure.is_conclusive and figure.value is not None
+            else "This project classifies whole images; it is too early to tell the accuracy."
         )
         suggestion = (
             "It has no boxes or points, so detection cannot be compared here. Where position or "

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from backend.domain import Control
 from backend.errors import EncoderError, PrelabelError
+from backend.estimate import format_audit_progress, format_interval, format_percent
 from backend.inference.detections import confidence_threshold
 from backend.inference.model import MULTIPLE_LABEL_THRESHOLD, Model
 from backend.json_records import to_json
@@ -216,11 +217,14 @@ class _VersionWriter:
 
     def _render_readme(self, controls: list[dict[str, Any]], programs: Mapping[str, str]) -> str:
         audit = self._card.audit
-        figure = "Its accuracy was unknown at the time of the export."
-        if audit.value is not None:
+        figure = (
+            "It was too early to tell its accuracy at the time of the export: "
+            f"{format_audit_progress(audit)}."
+        )
+        if audit.is_conclusive and audit.value is not None:
             figure = (
                 f"On {_count_images(audit.n)} outside the training data, its {audit.metric} was "
-                f"{audit.value:.0%} ({audit.low:.0%} to {audit.high:.0%})."
+                f"{format_percent(audit.value)} ({format_interval(audit)})."
             )
         rows = [
             f"- `{control['file']}`: {control['name']}, {control['kind']}: "

@@ -222,7 +222,7 @@ def test_changed_answers_start_a_round_and_turn_the_model_round(
     wait_until("the model learned the opposite", turned)
 
 
-def test_a_skipped_task_teaches_nothing_and_is_counted(
+def test_skipped_and_empty_annotations_teach_nothing_and_are_counted(
     lab: LabelStudioUser, backend: BackendServer
 ) -> None:
     project = lab.create_project()
@@ -230,12 +230,15 @@ def test_a_skipped_task_teaches_nothing_and_is_counted(
     connection = lab.connect_backend(project, backend.url)
     backend.wait_for_round(project)
     lab.skip_task(tasks[0])
+    lab.submit_regions(tasks[5], [])
     for task in tasks[1:5]:
         lab.submit_annotation(task)
     lab.start_training(connection)
     state = backend.wait_for_round(project, 4)
     assert state["labels"] == 4
     assert state["left_out"]["skipped by the annotator"] == 1
+    assert state["left_out"]["submitted without a choice for colour"] == 1
+    assert state["unanswered"] == [tasks[5]]
 
 
 def test_a_new_label_in_the_config_is_learned_without_forgetting(

@@ -17,9 +17,9 @@ from backend.dashboard.chart import build_chart
 from backend.dashboard.page_reader import DashboardReader, JsonFileCache
 from backend.dashboard.rendering import PageRenderer
 from backend.dashboard.values import VersionRow
-from backend.dashboard.wording import explain_figure, format_headline
+from backend.dashboard.wording import explain_figure
 from backend.errors import StoreError
-from backend.estimate import IntervalEstimate
+from backend.estimate import IntervalEstimate, format_headline
 from backend.learning.coverage import build_coverage
 from backend.loop.publish.queue_order import QueueOrder
 from backend.records import (
@@ -126,6 +126,15 @@ def test_a_held_version_is_not_reported_as_up_to_date(tmp_path: Path) -> None:
     assert "v5-0123abcd is trained on all labels, and is held back." in told
 
 
+def test_tasks_submitted_without_a_choice_are_listed(tmp_path: Path) -> None:
+    status = replace(make_full_home(tmp_path), unanswered=tuple(range(500, 514)))
+    html = page(tmp_path, status)
+    told = text(html)
+    assert "14 images were submitted without a choice." in told
+    assert "Task 511 and 2 more." in told
+    assert f'href="{SERVER}/projects/1/data?task=500"' in html
+
+
 def test_an_empty_overview_explains_how_to_connect_a_project() -> None:
     html = PageRenderer(10).overview([], notice="", address="http://127.0.0.1:9090", secured=False)
     assert "Paste http://127.0.0.1:9090" in text(html)
@@ -209,18 +218,32 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("figure", "head", "says"),
     [
-        (IntervalEstimate(), "not known yet", ""),
+        (
+            IntervalEstimate(),
+            "too early to tell",
+            "none of the 10 audit images needed is labeled",
+        ),
         (
             IntervalEstimate(100, 0.87, 0.79, 0.92),
             "87%",
             "About 87 of 100 images are predicted correctly. The true figure is between 79",
         ),
         (IntervalEstimate(20, 0.9, 0.7, 0.97), "90%", "rough figure"),
-        (IntervalEstimate(3, 1.0, 0.4, 1.0), "100%", "too few images"),
+        (
+            IntervalEstimate(3, 1.0, 0.4, 1.0),
+            "too early to tell",
+            "3 of the 10 audit images needed are labeled",
+        ),
+        (
+            IntervalEstimate(9, 0.0, 0.0, 0.3, "F1"),
+            "too early to tell",
+            "9 of the 10 audit images needed are labeled",
+        ),
+        (IntervalEstimate(12, None, 0.0, 1.0, "F1"), "not known yet", ""),
         (
             IntervalEstimate(50, 0.81, 0.7, 0.9, "F1"),
-            "F1 0.81",
-            "finds all objects and nothing else",
+            "F1 81%",
+            "finds all objects and nothing else. The true figure is between 70% and 90%",
         ),
     ],
 )
@@ -231,13 +254,50 @@ def test_figures_are_explained_in_plain_words(
     assert says in explain_figure(figure)
 
 
+FEW_IMAGES = IntervalEstimate(3, 1.0, 0.4, 1.0)
+CROSS_VALIDATED = IntervalEstimate(40, 0.8, 0.65, 0.9, "accuracy by cross-validation")
+
+
+def show_early_version(home: Path, uncertain_labels: int) -> tuple[str, str]:
+    """Return the text of the page and of the card of a project with three audit images."""
+    status = make_full_home(home)
+    card = make_card(
+        9, 40, audit=FEW_IMAGES, estimate=CROSS_VALIDATED, uncertain_labels=uncertain_labels
+    )
+    VersionStore(home / "projects" / "1").save(card, {}, lambda folder: None)
+    status = replace(status, version=card.version, controls=())
+    cards = PageRenderer(10).cards([DashboardReader(home, SERVER).summary(status)])
+    return text(page(home, status)), text(cards)
+
+
+def test_figures_on_few_audit_images_are_not_shown(tmp_path: Path) -> None:
+    html, card = show_early_version(tmp_path, uncertain_labels=0)
+    for shown in (html, card):
+        assert "too early to tell" in shown
+        assert "3 of the 10 audit images needed are labeled" in shown
+        assert "80%" in shown
+    assert "100%" not in card
+    assert "Until then estimated by cross-validation: 80% (65% to 90%), on 40 labeled" in html
+    assert "too early to tell, estimated 80%" in html, "the table of versions"
+
+
+def test_an_estimate_is_called_too_low_only_where_the_queue_chose_the_labels(
+    tmp_path: Path,
+) -> None:
+    imported, _ = show_early_version(tmp_path / "imported", uncertain_labels=19)
+    queued, _ = show_early_version(tmp_path / "queued", uncertain_labels=20)
+    assert "because they are difficult" not in imported
+    assert "Most of them were selected because they are difficult" in queued
+
+
 def row(labels: int, n: int, value: float | None) -> VersionRow:
     audit = IntervalEstimate(n, value, 0.5, 0.99)
     return VersionRow(make_card(labels, labels, audit=audit, estimate=None), False, True)
 
 
 def test_the_curve_has_a_mark_per_measured_version_in_label_order() -> None:
-    assert build_chart([row(10, 0, None), row(5, 9, 0.7)], Outlook()) is None
+    assert build_chart([row(10, 0, None), row(5, 12, 0.7)], Outlook()) is None
+    assert build_chart([row(10, 9, 1.0), row(5, 12, 0.7)], Outlook()) is None, "nine images"
     chart = build_chart([row(40, 20, 0.9), row(20, 12, 0.8), row(10, 0, None)], Outlook())
     assert chart is not None
     first, second = chart.marks

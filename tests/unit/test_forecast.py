@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import doctest
+import re
 from collections.abc import Sequence
 
 import numpy as np
+import pytest
 
 from backend.learning import learning_curve
 from backend.learning.learning_curve import CurvePoint, LabelMisses
@@ -58,7 +60,7 @@ def test_too_few_points_and_errors_that_grow_give_no_forecast() -> None:
     )
     rising = [CurvePoint(10, 0.1, 500), CurvePoint(20, 0.2, 500), CurvePoint(30, 0.3, 500)]
     assert learning_curve.fit_learning_curve(rising, rng) is None
-    assert learning_curve.describe_forecast(None, 0.9) == ""
+    assert learning_curve.describe_forecast(None, 0.9, 500) == ""
     assert not learning_curve.should_stop_labeling(None, 1.0)
 
 
@@ -83,7 +85,7 @@ def test_a_plateau_gives_a_flat_curve_with_a_band_and_a_stop_hint() -> None:
         [CurvePoint(k, 0.03, 150) for k in (200, 400, 600)], np.random.default_rng(0)
     )
     assert exact is not None
-    assert "not within reach" in learning_curve.describe_forecast(exact, 0.99)
+    assert "not within reach" in learning_curve.describe_forecast(exact, 0.99, 500)
 
 
 def test_no_error_on_few_images_is_not_certainty() -> None:
@@ -109,10 +111,10 @@ def test_no_stop_hint_on_a_steep_curve_or_unstable_versions() -> None:
 def test_the_forecast_names_labels_and_target_accuracy() -> None:
     found = curve(1, n=5000)
     assert isinstance(found, learning_curve.LearningCurve)
-    sentence = learning_curve.describe_forecast(found, 0.85)
+    sentence = learning_curve.describe_forecast(found, 0.85, 500)
     assert "more labels" in sentence
     assert "85%" in sentence
-    assert "not within reach" in learning_curve.describe_forecast(found, 0.99)
+    assert "not within reach" in learning_curve.describe_forecast(found, 0.99, 500)
 
 
 def project(c: float) -> learning_curve.LearningCurve:
@@ -151,3 +153,46 @@ def test_labels_with_the_lowest_recall_come_first_and_none_without_a_curve() -> 
         name for name, _, _ in learning_curve.rank_weakest_labels(project(1.0), errors, 0.9, rng)
     ] == list("bce")
     assert learning_curve.rank_weakest_labels(None, errors, 0.9, rng) == []
+
+
+def numbers_of_labels(sentence: str) -> list[int]:
+    """Return the numbers in a sentence that are not percentages."""
+    return [int(number) for number in re.findall(r"\b(\d+)\b(?!%)", sentence)]
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("measured", [12, 60, 2000])
+def test_a_forecast_requests_at_least_one_label_and_no_more_than_there_are_images(
+    seed: int, measured: int
+) -> None:
+    found = curve(seed, n=measured)
+    if not isinstance(found, learning_curve.LearningCurve):
+        return
+    for open_images in (0, 1, 7, 40, 1000):
+        for goal in learning_goals(found):
+            sentence = learning_curve.describe_forecast(found, goal, open_images)
+            assert bool(sentence) == (open_images > 0), sentence
+            assert "at least 0" not in sentence.lower()
+            assert all(1 <= number <= open_images for number in numbers_of_labels(sentence))
+
+
+def learning_goals(found: learning_curve.LearningCurve) -> list[float]:
+    """Return targets just above the current accuracy and far from it."""
+    accuracy = 1 - found.predict_error(found.label_count)[0]
+    return [accuracy + 0.011, min(0.99, accuracy + 0.05), 0.999]
+
+
+def test_a_forecast_for_objects_is_about_f1() -> None:
+    found = curve(1, n=5000)
+    assert isinstance(found, learning_curve.LearningCurve)
+    assert "the F1 from" in learning_curve.describe_forecast(found, 0.81, 500, "F1")
+    assert "bring the F1 to" in learning_curve.describe_forecast(found, 0.99, 500, "F1")
+
+
+def test_no_more_examples_of_a_label_are_requested_than_there_are_images() -> None:
+    rng = np.random.default_rng(0)
+    misses = {
+        "few": LabelMisses(2000, 10_000, 40, max_more=7),
+        "none": LabelMisses(2000, 10_000, 40, max_more=0),
+    }
+    assert learning_curve.rank_weakest_labels(project(1.0), misses, 0.9, rng) == [("few", 7, None)]

@@ -54,6 +54,9 @@ def test_without_an_audit_label_every_version_passes() -> None:
     assert verdict.is_passed
     assert "No audit image" in verdict.reason
     assert gate_statistics.compare_detections(np.zeros((1, 3)), np.zeros((1, 3))).is_passed
+    few = gate_statistics.compare_detections(np.zeros((9, 3)), np.zeros((9, 3)))
+    assert "9 audit images are too few to compare the F1" in few.reason
+    assert "%" not in few.reason
 
 
 def test_equal_versions_are_rarely_held_back_and_much_worse_ones_mostly() -> None:

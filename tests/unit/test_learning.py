@@ -7,11 +7,12 @@ import doctest
 import numpy as np
 import pytest
 
+from backend import estimate
 from backend.estimate import IntervalEstimate
 from backend.learning import audit, classification_metrics, intervals, selection
 
 
-@pytest.mark.parametrize("module", [audit, intervals, selection])
+@pytest.mark.parametrize("module", [estimate, audit, intervals, selection])
 def test_the_examples_in_the_docstrings_hold(module: object) -> None:
     found = doctest.testmod(module)  # type: ignore[arg-type]
     assert found.attempted

@@ -70,6 +70,29 @@ def test_what_is_left_out_is_counted_by_reason() -> None:
     assert left == {"label no longer in the labeling config": 1, "skipped by the annotator": 1}
 
 
+@pytest.mark.parametrize(
+    ("control", "annotations", "is_empty"),
+    [
+        (ONE, [annotation()], True),
+        (ONE, [annotation(), annotation("a")], False),
+        (ONE, [annotation("gone")], False),
+        (ONE, [annotation(was_cancelled=True)], False),
+        (ONE, [annotation(updated_at="2025-12-31")], False),
+        (ONE, [], False),
+        (MANY, [annotation()], False),
+    ],
+)
+def test_a_task_submitted_without_a_choice_is_counted_and_named(
+    control: Control, annotations: list[dict[str, Any]], is_empty: bool
+) -> None:
+    left: Counter[str] = Counter()
+    added = {"c": dict.fromkeys("abc", "2026-01-01")}
+    row = {"id": 1, "data": {"image": "x"}, "is_labeled": True, "annotations": annotations}
+    task = parse_task(row, [control], added, left)
+    assert task.unanswered == (frozenset({"c"}) if is_empty else frozenset())
+    assert left["submitted without a choice for c"] == int(is_empty)
+
+
 def test_an_answer_older_than_a_label_says_nothing_about_it() -> None:
     added = {"c": {"a": "", "b": "", "c": "2026-01-02T12:00"}}
     row = {"id": 1, "data": {}, "annotations": [annotation("a", updated_at="2026-01-01")]}

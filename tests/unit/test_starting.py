@@ -7,6 +7,7 @@ import hashlib
 import io
 import itertools
 import os
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -285,6 +286,20 @@ def test_a_written_config_is_read_as_the_same_labels(job: LabelingJob, many: boo
     )
     assert control.multiple is (job is LabelingJob.MULTIPLE_CHOICE)
     assert ("<Filter" in xml) is many
+
+
+@pytest.mark.parametrize("job", list(LabelingJob))
+@pytest.mark.parametrize("count", [2, 18, 60])
+def test_labels_come_before_the_image_which_leaves_room_for_them(
+    job: LabelingJob, count: int
+) -> None:
+    xml = config_writer.write_config(job, [Label(f"kind {n}") for n in range(count)])
+    control, image = xml.index("<" + config_writer.CONTROL_TAGS[job]), xml.index("<Image")
+    assert control < image
+    (height,) = re.findall(r'maxHeight="calc\(100vh - (\d+)px\)"', xml)
+    assert 250 <= int(height) <= 370
+    is_single_choice = job in (LabelingJob.BINARY, LabelingJob.SINGLE_CHOICE)
+    assert ('required="true"' in xml) is is_single_choice
 
 
 def test_the_colours_of_labels_differ() -> None:

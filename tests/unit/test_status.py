@@ -57,7 +57,8 @@ def home(tmp_path: Path) -> Path:
     write_json(versions.path(version) / "card.json", card)
     held = {"version": "v1-0badbad0", "reason": "Held back: it is worse."}
     counts = {"tasks": 60, "labels": 35, "waiting": 3, "held": held, "versions": [version]}
-    write_json(folder / "summary.json", counts | {"left_out": {"rotated box": 2}})
+    left_out = {"rotated box": 2, "submitted without a choice for colour": 2}
+    write_json(folder / "summary.json", counts | {"left_out": left_out, "unanswered": [5, 8]})
     doubt = {"given": "red", "suggested": "blue", "why": "it looks like others", "quality": 0.1}
     suspects = [{"task": task, **doubt} for task in (4, 9)]
     write_json(folder / "suspects.json", {"suspects": suspects})
@@ -89,7 +90,10 @@ blue 3 – –
 captured by the endpoint: 3 images (2 uncertain, 1 rare), 0 of them imported as tasks
 probable label errors: 2 (`prelabel label-errors 1`)
 left out: 2 × rotated box
+left out: 2 × submitted without a choice for colour
+choose a label in Label Studio and press Update: task 5, 8
 """
+EARLY = "live: v0-b447b15e, on the audit set too early to tell (3 of 10); estimated 90%"
 
 
 def test_status_is_readable_in_a_terminal(
@@ -98,6 +102,27 @@ def test_status_is_readable_in_a_terminal(
     told = status(home, monkeypatch, capsys)
     assert [" ".join(line.split()) for line in told.splitlines()] == READ.strip().splitlines()
     assert max(map(len, told.splitlines())) <= 100
+
+
+def test_a_figure_on_three_audit_images_is_not_shown(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    versions = VersionStore(ProjectStore(home).folder("1"))
+    card = versions.live_card()
+    assert card is not None
+    few = {"n": 3, "value": 1.0, "low": 0.4, "high": 1.0, "metric": "accuracy"}
+    write_json(versions.path(card.version) / "card.json", to_json(card) | {"audit": few})
+    told = status(home, monkeypatch, capsys)
+    assert EARLY in told
+    assert "Audit set: 3 of the 10 audit images needed are labeled." in told
+    assert "accuracy by cross-validation: 90% (70% to 97%, 20 images)" in told
+    assert "100%" not in told
+    (project,) = json.loads(status(home, monkeypatch, capsys, "--json"))["projects"]
+    assert project["audit"] == few, "programs read the figure with its interval"
+    assert main(["versions", "1"]) == 0
+    line = capsys.readouterr().out.splitlines()[1]
+    assert "too early to tell (3 of 10); estimated 90%" in line
+    assert len(line) <= 100
 
 
 def test_json_output_has_the_same_figures(

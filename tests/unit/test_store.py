@@ -16,7 +16,7 @@ from backend.records import ModelSource, Promotion, SplitSizes
 from backend.store import files, wake
 from backend.store.image_copies import ImageCopies
 from backend.store.projects import ProjectStore
-from backend.store.queue_front import QueueFront
+from backend.store.queue_front import QueuedTask, QueueFront
 from backend.store.versions import VersionCard, VersionStore, content_hash
 from backend.store.webhook_secret import load_webhook_secret
 
@@ -347,3 +347,33 @@ def test_a_damaged_card_or_pointer_raises_an_error_with_its_path(tmp_path: Path)
     (tmp_path / "live.json").write_text("[]")
     with pytest.raises(StoreError, match=r"live\.json is damaged"):
         versions.live()
+
+
+def test_only_labels_of_uncertain_tasks_that_came_next_are_recorded(tmp_path: Path) -> None:
+    front = QueueFront(tmp_path)
+    front.record_labeled([1, 2])
+    assert front.uncertain_labeled() == set(), "imported labels came before the queue"
+    front.save_tasks(
+        [
+            QueuedTask(3, "uncertain", 0.7),
+            QueuedTask(4, "uncertain", 0.05),
+            QueuedTask(5, "audit"),
+            QueuedTask(6, "typical"),
+            QueuedTask(7, "uncertain", 0.9),
+        ]
+    )
+    front.record_labeled([1, 2, 3, 4, 5, 6, 40])
+    assert front.uncertain_labeled() == {3}
+    front.save_tasks([QueuedTask(8, "uncertain", 0.6)])
+    front.record_labeled([3, 8])
+    assert front.uncertain_labeled() == {3, 8}
+
+
+@pytest.mark.parametrize(
+    ("train", "uncertain", "is_hard"), [(0, 0, False), (9, 4, False), (10, 5, True), (10, 9, True)]
+)
+def test_labels_are_called_hard_if_half_of_them_were_uncertain(
+    train: int, uncertain: int, is_hard: bool
+) -> None:
+    card = replace(CARD, labels=SplitSizes(train, 0), uncertain_labels=uncertain)
+    assert card.has_hard_labels is is_hard

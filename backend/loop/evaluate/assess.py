@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from backend.domain import Control
-from backend.estimate import IntervalEstimate
+from backend.estimate import MIN_FIGURE_IMAGES, IntervalEstimate
 from backend.inference.model import Model, chosen_labels, predict_choice
 from backend.learning import learning_curve
 from backend.learning.gate_statistics import GateVerdict
@@ -31,8 +31,6 @@ from backend.training.detector import undetectable_labels
 log = logging.getLogger("prelabel")
 MIN_AUDIT_IMAGES = 20
 """Number of audit images below which accuracy is also estimated by cross-validation."""
-MIN_FIGURE_IMAGES = 10
-"""Minimum number of audit images of a version that is used as a point of the learning curve."""
 MAX_SIZE_RATIO = 1.25
 """Maximum ratio of object sizes between versions whose point metrics are comparable."""
 ACCURACY_GOALS = (0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
@@ -239,7 +237,7 @@ class Assessor:
     ) -> Outlook | None:
         is_audited = figure.n >= MIN_AUDIT_IMAGES or estimate is None
         current = figure if is_audited else estimate
-        if current is None or current.value is None:
+        if current is None or current.value is None or not current.is_conclusive:
             return None
         trained_count = sum(
             not self._observation.is_audit(task) for task in self._observation.labeled
@@ -254,14 +252,16 @@ class Assessor:
             curve, self._missed_by_label(evaluations), goal, rng
         )
         return Outlook(
-            learning_curve.describe_forecast(curve, goal),
+            learning_curve.describe_forecast(
+                curve, goal, self._open_images, "F1" if current.metric == "F1" else "accuracy"
+            ),
             tuple(
                 LabelNeed(name, low, high, learning_curve.format_range(low, high))
                 for name, low, high in weakest_labels
             ),
-            stop=learning_curve.should_stop_labeling(curve, agreement),
+            stop=bool(self._open_images) and learning_curve.should_stop_labeling(curve, agreement),
             agreement=agreement,
-            curve=_curve_predictions(curve),
+            curve=_curve_predictions(curve, self._open_images),
             source="audit set" if is_audited else "cross-validation",
         )
 
@@ -271,7 +271,7 @@ class Assessor:
             recorded = card.audit if is_audited else card.estimate
             if recorded is None or recorded.value is None or recorded.metric != metric:
                 continue
-            if recorded.n < MIN_FIGURE_IMAGES or not card.labels.train:
+            if not recorded.is_conclusive or not card.labels.train:
                 continue
             if self._has_similar_sizes(card):
                 curve_points.append(CurvePoint(card.labels.train, 1 - recorded.value, recorded.n))
@@ -298,8 +298,20 @@ class Assessor:
                 figure = row.get("intervals", row)["recall"]
                 if figure["n"] >= MIN_FIGURE_IMAGES and figure["value"] is not None:
                     wrong = round((1 - figure["value"]) * figure["n"])
-                    missed[label] = LabelMisses(wrong, figure["n"], counts.get(label, 0))
+                    missed[label] = LabelMisses(
+                        wrong,
+                        figure["n"],
+                        counts.get(label, 0),
+                        self._open_images if control.is_choices else None,
+                    )
         return missed
+
+    @property
+    def _open_images(self) -> int:
+        """Number of images without a label that can become training images."""
+        return sum(
+            task.open and not self._observation.is_audit(task) for task in self._observation.tasks
+        )
 
     def _label_counts(self, control: Control) -> dict[str, int]:
         if control.is_choices:
@@ -335,14 +347,13 @@ class Assessor:
 
 
 def _curve_predictions(
-    curve: learning_curve.LearningCurve | None,
+    curve: learning_curve.LearningCurve | None, open_images: int
 ) -> tuple[CurvePrediction, ...]:
-    """Sample the curve from the current number of labels on."""
-    if curve is None:
+    """Sample the curve from the current number of labels to that of all images."""
+    if curve is None or not open_images:
         return ()
-    steps = np.linspace(
-        curve.label_count, learning_curve.MAX_EXTRAPOLATION_FACTOR * curve.label_count, 5
-    )
+    last = min(curve.max_labels, curve.label_count + open_images)
+    steps = np.linspace(curve.label_count, last, min(5, last - curve.label_count + 1))
     rows = [(round(float(step)), *curve.predict_error(float(step))) for step in steps]
     return tuple(
         CurvePrediction(n, round(1 - m, 4), round(1 - h, 4), round(1 - low, 4))
