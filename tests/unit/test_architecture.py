@@ -47,7 +47,7 @@ PACKAGE_OWNERS: Mapping[str, tuple[str, ...]] = {
         "backend/vision/detection/ultralytics_trainer.py",  # subclasses of its trainers
     ),
     "uvicorn": ("backend/cli",),
-    "yaml": ("backend/tools/dataset/yolo.py",),
+    "yaml": ("backend/onboarding/label_sources/yolo.py", "backend/tools/dataset/yolo.py"),
 }
 """The files or folders that alone import a package."""
 HEAVY = (
