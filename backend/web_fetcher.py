@@ -124,7 +124,7 @@ class WebFetcher:
         for delay_seconds in RETRY_DELAYS_SECONDS:
             try:
                 return self._follow_redirects(url, trusted_headers, deadline)
-            except _ServerBusyError as error:
+            except ServerBusyError as error:
                 delay_seconds = max(delay_seconds, error.retry_after_seconds)
                 if time.monotonic() + delay_seconds >= deadline:
                     raise
@@ -178,7 +178,7 @@ class WebFetcher:
         if response.status in RETRIED_STATUSES:
             retry_after = _header_value(response, b"retry-after") or ""
             seconds = int(retry_after) if re.fullmatch("[0-9]{1,4}", retry_after) else 0
-            raise _ServerBusyError(f"{redact_url(url)}: {response.status}", seconds)
+            raise ServerBusyError(redact_url(url), response.status, seconds)
         if response.status != 200:
             raise ImageError("image not found", f"{redact_url(url)}: {response.status}")
         coding = (_header_value(response, b"content-encoding") or "").lower()
@@ -195,11 +195,17 @@ class WebFetcher:
         return bytes(body)
 
 
-class _ServerBusyError(ImageError):
-    """The server refuses or fails for the moment."""
+class ServerBusyError(ImageError):
+    """The server refuses or fails for the moment.
 
-    def __init__(self, detail: str, retry_after_seconds: int) -> None:
-        super().__init__(SERVER_BUSY_REASON, detail)
+    Attributes:
+        status: HTTP status.
+        retry_after_seconds: from its header ``Retry-After``; 0 without one.
+    """
+
+    def __init__(self, address: str, status: int, retry_after_seconds: int) -> None:
+        super().__init__(SERVER_BUSY_REASON, f"{address}: {status}")
+        self.status = status
         self.retry_after_seconds = retry_after_seconds
 
 

@@ -12,8 +12,17 @@ from collections.abc import Callable, Iterable, Mapping
 from urllib.parse import SplitResult, quote, unquote_to_bytes, urlsplit
 
 from backend.errors import ImageError, LabelStudioError
-from backend.web_fetcher import FetchLimits, Resolver, WebFetcher, redact_url, url_origin
+from backend.web_fetcher import (
+    FetchLimits,
+    Resolver,
+    ServerBusyError,
+    WebFetcher,
+    redact_url,
+    url_origin,
+)
 
+MISSING_UPLOAD_STATUS = 500
+"""What Label Studio 1.23 answers for an upload whose file is gone."""
 CLOUD_SCHEMES = frozenset({"s3", "gs", "azure-blob", "azure-spi"})
 
 
@@ -58,6 +67,11 @@ class TaskImageFetcher:
             return decode_data_uri(address, self._limits.max_bytes)
         try:
             return self._web.fetch(self._fetch_url(address, task), self._trusted_headers)
+        except ServerBusyError as error:
+            is_own = address.startswith("/")
+            if is_own and error.status == MISSING_UPLOAD_STATUS:
+                raise ImageError("image not found", redact_url(address)) from error
+            raise
         except LabelStudioError as error:
             raise ImageError("Label Studio refused the token", str(error)) from error
         except ValueError as error:  # unmatched brackets, an impossible port, lone surrogates

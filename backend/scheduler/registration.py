@@ -52,12 +52,16 @@ class Registration:
         Raises:
             LabelStudioError: it does not, and the project never answered before.
         """
-        server = project.record.server
-        configured = self._settings.label_studio_url
-        if project.is_unknown and server and not is_same_server(server, configured):
-            async with self._checks:
-                if not await asyncio.to_thread(is_server_reachable, server):
-                    raise LabelStudioError(f"Label Studio cannot be reached at {server}.")
+        server, configured = project.record.server, self._settings.label_studio_url
+        if not project.is_unknown or not server or is_same_server(server, configured):
+            return
+        # Label Studio may call itself by an address that only its own container knows
+        candidates = [server, configured] if self._settings.api_key else [server]
+        async with self._checks:
+            for candidate in candidates:
+                if await asyncio.to_thread(is_server_reachable, candidate):
+                    return
+        raise LabelStudioError(f"Label Studio cannot be reached at {server}.")
 
     def _register(self, server: str, number: int, created: int, token: str) -> ProjectRecord:
         """Add a project or update its record.
