@@ -6,8 +6,10 @@ import base64
 import contextlib
 import random
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -218,6 +220,9 @@ class Demo:
         }
 
     def _clean_up(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):  # uv forwards what a group gets already
+                signal.signal(number, signal.SIG_IGN)
         if self._backend_process is not None:
             self._backend_process.stop()
         self._label_studio.stop()
