@@ -149,17 +149,14 @@ def parse_task(
 def _is_unanswered(
     annotations: Sequence[Json], control: Control, label_added_at: Mapping[str, str]
 ) -> bool:
-    """Whether people submitted a task without choosing a label of a single-choice control.
+    """Whether people submitted a task without any answer, although it asks for a single choice.
 
-    Annotations that are older than the control's labels do not count.
+    Annotations that are older than the control's labels do not count. Neither do those that answer
+    another control: not every control has to be answered.
     """
     answered_at = [str(annotation.get("updated_at") or "") for annotation in annotations]
-    has_choice = any(
-        item.get("from_name") == control.name
-        for annotation in annotations
-        for item in read_objects(annotation, "result")
-    )
-    return not has_choice and any(
+    has_answer = any(read_objects(annotation, "result") for annotation in annotations)
+    return not has_answer and any(
         _labels_existing_at(control, label_added_at, at) for at in answered_at
     )
 
