@@ -12,6 +12,7 @@ PrelabelError            every failure a person can act on; its text is one sent
 ├── EncoderError         an encoder or its weights cannot be had
 ├── DetectorError        a detector or its weights cannot be had
 ├── StoreError           the home folder cannot be written or read
+│   └── DamagedFileError a file of it is damaged or missing
 └── RoundError           a round that cannot go on
     ├── Busy             another process runs a round of the project
     └── Cancelled        somebody cancelled it
@@ -78,6 +79,14 @@ class DetectorError(PrelabelError):
 
 class StoreError(PrelabelError):
     """The home folder cannot be written or read."""
+
+
+class DamagedFileError(StoreError):
+    """A file of the home folder is damaged, or missing although others refer to it."""
+
+
+class DamagedDetectorError(DetectorError, DamagedFileError):
+    """A detector's file is damaged or missing."""
 
 
 class RoundError(PrelabelError):

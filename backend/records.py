@@ -11,8 +11,21 @@ from typing import Any, Self
 
 from backend.domain import Control
 from backend.estimate import IntervalEstimate
-from backend.json_records import JsonObject, from_json, json_field
+from backend.json_records import (
+    JsonObject,
+    from_json,
+    json_field,
+    unknown_keys,
+    value_from_json,
+)
 
+FIGURE_TYPES: Mapping[str, Any] = {
+    "labels": dict[str, JsonObject],
+    "confusion": dict[str, dict[str, int]],
+    "counting": JsonObject,
+    "sizes": dict[str, float],
+}
+"""Types of a control's metrics that are read from version cards."""
 TAG_BY_KIND = {"choices": "Choices", "boxes": "RectangleLabels", "points": "KeyPointLabels"}
 
 
@@ -182,6 +195,18 @@ class ControlCard:
         row = self._figure("labels").get(label) or {}
         return from_json(LabelFigures, row.get("intervals") or row)
 
+    def check_figures(self) -> None:
+        """Check the shape of all metrics that this class returns.
+
+        Raises:
+            TypeError: one has the wrong shape.
+        """
+        for name, hint in FIGURE_TYPES.items():
+            value_from_json(hint, self._figure(name))
+        for label in self._figure("labels"):
+            self.label_figures(label)
+        _ = self.counting
+
     @property
     def confusion(self) -> Mapping[str, Mapping[str, int]]:
         """Counts by true and predicted label; empty for boxes and points."""
@@ -236,6 +261,7 @@ class PromotionEvent:
     previous: str | None = json_field(None, key="from")
     by: str = ""
     reason: str = ""
+    unknown: JsonObject = unknown_keys()
 
 
 # -- a round --------------------------------------------------------------------------------
