@@ -16,9 +16,9 @@ from backend.estimate import IntervalEstimate
 from backend.json_records import JsonObject, from_json, to_json
 from backend.records import ControlCard, ProjectStatus, RoundStatus
 from backend.store.acceptance import AcceptanceStore
-from backend.store.files import read_json
+from backend.store.problems import find_problems
 from backend.store.projects import ProjectRecord, ProjectStore, read_outcome
-from backend.store.queue_front import LABEL_ERRORS_FILE
+from backend.store.queue_front import QueueFront
 from backend.store.versions import VersionCard, VersionStore
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class ProjectReport:
         captures: reasons of the captured images.
         imported: number of captured images that became tasks.
         suspects: number of labels that may be wrong.
+        problems: what damaged files affect.
     """
 
     status: ProjectStatus
@@ -47,6 +48,7 @@ class ProjectReport:
     captures: Counter[str]
     imported: int
     suspects: int
+    problems: list[str]
 
     @property
     def figure(self) -> str:
@@ -57,7 +59,7 @@ class ProjectReport:
     def notes(self) -> list[str]:
         """Explanations of the figures and what would improve them."""
         status = self.status
-        notes = []
+        notes = list(self.problems)
         if status.held:
             notes.append(f"{status.held.version} is not live. {status.held.reason}")
         if status.estimate:
@@ -94,6 +96,7 @@ class ProjectReport:
             "notes": self.notes,
             "left_out": shared["left_out"],
             "suspects": self.suspects,
+            "problems": self.problems,
             "round": to_json(self.round) if self.round else None,
         }
 
@@ -153,7 +156,8 @@ def _read_report(
         card=card,
         captures=Counter(capture.why for capture in all_captures),
         imported=sum(bool(captures.task_status(capture)[0]) for capture in all_captures),
-        suspects=len((read_json(folder / LABEL_ERRORS_FILE) or {}).get("suspects", [])),
+        suspects=len(QueueFront(folder).label_errors().suspects),
+        problems=find_problems(folder),
     )
 
 

@@ -38,10 +38,14 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         print_line(f"{line} {card.created}", options)
         if card.is_held:
             print_line(f"    {card.promotion_reason}", options)
+    damaged = versions.damaged()
+    for problem in damaged.values():
+        print_line(problem, options)
     return {
         "project": record.id,
         "live": live,
         "versions": [to_json(card) for card in cards],
+        "damaged": damaged,
         "history": [to_json(event) for event in versions.history()],
     }
 

@@ -12,12 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from backend.domain import Control, Regions, Task
+from backend.errors import DamagedFileError
 from backend.label_studio import Json
 from backend.label_studio.labeling_config import LabelingConfig, read_config
 from backend.label_studio.task_results import parse_task
 from backend.learning.audit import is_audit
 from backend.runtime.connection import Connection
-from backend.store.files import read_json, write_json
+from backend.store.record_files import (
+    has_equal_copies,
+    log_once,
+    read_backed_up,
+    write_backed_up,
+)
 from backend.store.versions import LabelSnapshot
 
 log = logging.getLogger("prelabel")
@@ -173,7 +179,7 @@ def _label_first_seen(folder: Path, config: LabelingConfig) -> dict[str, dict[st
     An annotation older than a label gives no information about that label.
     """
     file = folder / "label_times.json"
-    stored: dict[str, dict[str, str]] = read_json(file) or {}
+    stored = _read_label_times(file)
     times = {name: dict(labels) for name, labels in stored.items()}
     now = datetime.now(UTC).isoformat()
     for control in config.controls:
@@ -181,9 +187,30 @@ def _label_first_seen(folder: Path, config: LabelingConfig) -> dict[str, dict[st
         default_time = now if stored else ""
         for name in control.label_names:
             control_times.setdefault(name, default_time)
-    if times != stored:
-        write_json(file, times)
+    if times != stored or not has_equal_copies(file):
+        write_backed_up(file, times)
     return times
+
+
+def _read_label_times(file: Path) -> dict[str, dict[str, str]]:
+    """Read when labels came into the config; none where both copies are damaged.
+
+    All labels then count as present from the beginning, as in a project that is new here.
+    """
+    try:
+        return read_backed_up(file, dict[str, dict[str, str]], check=_check_times) or {}
+    except DamagedFileError as error:
+        log_once(str(error))
+        return {}
+
+
+def _check_times(times: Mapping[str, Mapping[str, str]]) -> None:
+    for labels in times.values():
+        for name, time in labels.items():
+            try:
+                datetime.fromisoformat(time or "2026-01-01")
+            except ValueError as error:
+                raise TypeError(f"{name[:40]} has no time") from error
 
 
 def label_table(observation: Observation) -> dict[str, dict[str, list[Any]]]:

@@ -26,6 +26,7 @@ from backend.loop.publish import push as pushing
 from backend.loop.publish.publish import Publisher, PublishResult
 from backend.loop.publish.queue_order import refresh_queue
 from backend.loop.publish.thumbnails import ThumbnailPublisher
+from backend.loop.repair import repair_files
 from backend.loop.round_memory import RoundMemory, subtract_update_delay
 from backend.loop.train_version import VersionTrainer
 from backend.records import ControlStatus, HeldVersion, RoundOutcome, RoundRequest
@@ -68,12 +69,12 @@ class Round:
             PrelabelError: it failed; the live version stays as it was.
         """
         self._report("observing", 0.0, "")
+        repair_files(self._session)
         self._connection = self._session.connection
         fingerprint = fetch_fingerprint(self._connection)
         request = self.memory.adjust_request(request, fingerprint) if self.memory else request
         if self.memory and self._can_skip(self.memory, fingerprint, request):
             return self._reuse_outcome(self.memory, fingerprint)
-        self._versions.remove_leftovers()
         observation = observe(self._connection, self._session.folder, fingerprint)
         self._session.resources.projects.set_title(self._session.id, fingerprint.title)
         self._check_controls(observation)

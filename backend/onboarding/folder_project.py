@@ -13,7 +13,7 @@ from backend.errors import UsageError
 from backend.label_studio.client import UNCERTAINTY_SAMPLING, LabelStudioClient
 from backend.label_studio.labeling_config import read_config
 from backend.onboarding.labeling_job import LabelingJob
-from backend.store.files import read_json, write_json
+from backend.store.record_files import read_record, write_record
 
 MIN_TITLE_LENGTH, MAX_TITLE_LENGTH = 3, 50
 """Characters of a project's title that Label Studio takes."""
@@ -36,6 +36,19 @@ class FolderProject:
     config: str
 
 
+@dataclass(frozen=True)
+class StartedFolder:
+    """A folder that became a project.
+
+    Attributes:
+        mark: text in the project's description, by which it is found again.
+        folder: path of the folder.
+    """
+
+    mark: str
+    folder: str = ""
+
+
 class FolderProjects:
     """Which folder became which project.
 
@@ -56,7 +69,8 @@ class FolderProjects:
 
     def find(self) -> FolderProject | None:
         """The project that was made from the folder before; None where there is none any more."""
-        marker = (read_json(self._file) or {}).get("mark")
+        stored = read_record(self._file, StartedFolder)
+        marker = stored.mark if stored else ""
         rows = self._client.list_project_descriptions() if marker else []
         matches = [row for row in rows if f"[{marker}]" in (row["description"] or "")]
         if not matches:
@@ -72,7 +86,7 @@ class FolderProjects:
             LabelStudioError: Label Studio refused.
         """
         marker = f"prelabel-{secrets.token_hex(6)}"
-        write_json(self._file, {"mark": marker, "folder": str(self._folder)})
+        write_record(self._file, StartedFolder(marker, str(self._folder)))
         created = self._client.create_project(
             {
                 "title": title,

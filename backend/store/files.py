@@ -6,13 +6,22 @@ import contextlib
 import errno
 import json
 import os
+import re
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from backend.errors import PrelabelError, StoreError
+from backend.errors import DamagedFileError, PrelabelError, StoreError
+
+FileSignature = tuple[int, int, int] | None
+"""Modification time in ns, size, and inode; None when there is no file."""
+TEMPORARY_FILE_PATTERN = re.compile(r"\..+[.-][0-9a-f]{8}|\.[0-9a-f]{8}-.+\.json")
+TEMPORARY_FOLDER_PATTERN = re.compile(r"\.making-.+-[0-9a-f]{8}")
+TEMPORARY_FILE_SECONDS = 3600.0
+"""Age from which a temporary file has no writer any more; a write takes seconds."""
 
 
 @contextlib.contextmanager
@@ -66,17 +75,22 @@ def read_json(path: Path) -> Any:
     """Read a JSON file; None when it does not exist.
 
     Raises:
-        StoreError: it cannot be read or is not JSON.
+        DamagedFileError: it is not JSON.
+        StoreError: it cannot be read.
     """
     try:
         with disk_errors(path):
-            return json.loads(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
+        value = json.loads(text)
+        if "\\ud" in text.lower():  # half of a surrogate pair could not be written again
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
     except StoreError as error:
         if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError):
             return None
         raise
-    except ValueError as error:
-        raise StoreError(f"{path} is damaged ({error}); delete it to start anew.") from error
+    except (ValueError, RecursionError) as error:
+        raise DamagedFileError(f"{path} is damaged ({error}): delete it to start anew.") from error
 
 
 def remove_file(path: Path) -> bool:
@@ -91,6 +105,15 @@ def remove_file(path: Path) -> bool:
         except (FileNotFoundError, NotADirectoryError):
             return False
     return True
+
+
+def file_signature(path: Path) -> FileSignature:
+    """Return what changes when a file is replaced; None when it does not exist."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
 
 def stat_files(files: Iterable[Path]) -> list[tuple[os.stat_result, Path]]:
@@ -176,6 +199,38 @@ def remove_leftovers(folder: Path) -> None:
     """Remove partial folders that a killed process left; call it under the folder's lock."""
     for leftover in folder.glob(".making-*"):
         shutil.rmtree(leftover, ignore_errors=True)
+
+
+def sweep_temporary_files(root: Path, min_age_seconds: float = TEMPORARY_FILE_SECONDS) -> int:
+    """Remove the temporary files and folders that killed processes left, and return their number.
+
+    Recent ones are kept, because another process may still write them.
+
+    Args:
+        root: folder that is searched with all its subfolders.
+        min_age_seconds: time since they were last written.
+    """
+    cutoff, removed = time.time() - min_age_seconds, 0
+    for folder, folder_names, file_names in os.walk(root):
+        for name in [name for name in folder_names if TEMPORARY_FOLDER_PATTERN.fullmatch(name)]:
+            folder_names.remove(name)
+            temporary = Path(folder, name)
+            if _last_written(temporary) < cutoff:
+                shutil.rmtree(temporary, ignore_errors=True)
+                removed += 1
+        for name in filter(TEMPORARY_FILE_PATTERN.fullmatch, file_names):
+            with contextlib.suppress(OSError):
+                temporary = Path(folder, name)
+                if temporary.lstat().st_mtime < cutoff:
+                    temporary.unlink()
+                    removed += 1
+    return removed
+
+
+def _last_written(folder: Path) -> float:
+    """Return when a folder or a file in it was last written, seconds since 1970."""
+    stat_pairs = stat_files([folder, *folder.rglob("*")])
+    return max((stat.st_mtime for stat, _ in stat_pairs), default=0.0)
 
 
 def check_writable(folder: Path) -> None:

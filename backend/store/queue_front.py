@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from backend.store.files import read_json, stat_files, write_bytes, write_json
+from backend.store.files import read_json, stat_files, write_bytes
+from backend.store.record_files import ReadJson, read_cache, write_record
 
 QueueReason = Literal["audit", "check", "sought", "unlike", "uncertain", "typical"]
-LABEL_ERRORS_FILE = "suspects.json"
-"""JSON with ``version`` and ``suspects``: probable label errors, the most likely first."""
 MAX_THUMBNAILS = 500
 """Maximum number of stored thumbnails; the oldest are removed first."""
 
@@ -34,6 +33,40 @@ class QueuedTask:
     unsure: float = 0.0
 
 
+@dataclass(frozen=True)
+class StoredLabelError:
+    """A probable label error; see ``backend.learning.label_errors``.
+
+    Attributes:
+        task: id of the task.
+        given: the annotated label.
+        suggested: the predicted label.
+        quality: quality of the label, 0 to 1.
+        why: kind of the error.
+        control: name of the control; empty in files of early releases.
+    """
+
+    task: int
+    given: str
+    suggested: str
+    quality: float
+    why: str
+    control: str = ""
+
+
+@dataclass(frozen=True)
+class StoredLabelErrors:
+    """The result of the last label check.
+
+    Attributes:
+        version: the live version at that time.
+        suspects: probable label errors, the most likely first.
+    """
+
+    version: str = ""
+    suspects: tuple[StoredLabelError, ...] = ()
+
+
 class QueueFront:
     """The front of a project's queue.
 
@@ -42,8 +75,9 @@ class QueueFront:
         read: reads a JSON file; None when it does not exist.
     """
 
-    def __init__(self, folder: Path, read: Callable[[Path], Any] = read_json) -> None:
+    def __init__(self, folder: Path, read: ReadJson = read_json) -> None:
         self._file = folder / "queue.json"
+        self._label_errors_file = folder / "suspects.json"
         self._thumbnails_folder = folder / "thumbnails"
         self._read = read
 
@@ -53,11 +87,24 @@ class QueueFront:
         Raises:
             StoreError: it cannot be written.
         """
-        write_json(self._file, [asdict(queued_task) for queued_task in queued])
+        write_record(self._file, queued)
 
-    def tasks(self) -> list[QueuedTask]:
-        """Read the tasks that come next, in order."""
-        return [QueuedTask(**row) for row in self._read(self._file) or []]
+    def tasks(self) -> Sequence[QueuedTask]:
+        """Read the tasks that come next, in order; none from a damaged file."""
+        return read_cache(self._file, tuple[QueuedTask, ...], (), read=self._read)
+
+    def save_label_errors(self, label_errors: StoredLabelErrors) -> None:
+        """Save the result of a label check.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        write_record(self._label_errors_file, label_errors)
+
+    def label_errors(self) -> StoredLabelErrors:
+        """Read the result of the last label check; an empty one from a damaged file."""
+        file, default = self._label_errors_file, StoredLabelErrors()
+        return read_cache(file, StoredLabelErrors, default, read=self._read)
 
     def thumbnail_path(self, name: str) -> Path:
         """Return the path of a thumbnail, which may not exist.
