@@ -11,7 +11,9 @@ PrelabelError                       base class of all errors that a user can fix
 ├── ImageError                      one image cannot be read; only its prediction is missing
 ├── EncoderError                    an encoder or its weights are unavailable
 ├── DetectorError                   a detector or its weights are unavailable
+│   └── DamagedDetectorError        a detector's file is damaged; also a DamagedFileError
 ├── StoreError                      the home folder cannot be read or written
+│   └── DamagedFileError            a file of it is damaged or missing
 └── RoundError                      a round failed
     ├── RoundInProgressError        another process runs a round of the project
     ├── LongRoundError              a quick worker met a training that takes minutes
@@ -81,6 +83,14 @@ class DetectorError(PrelabelError):
 
 class StoreError(PrelabelError):
     """The home folder cannot be read or written."""
+
+
+class DamagedFileError(StoreError):
+    """A file of the home folder is damaged, or missing although others refer to it."""
+
+
+class DamagedDetectorError(DetectorError, DamagedFileError):
+    """A detector's file is damaged or missing."""
 
 
 class RoundError(PrelabelError):

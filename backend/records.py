@@ -11,13 +11,26 @@ from typing import Any, Self
 
 from backend.domain import Control
 from backend.estimate import IntervalEstimate
-from backend.json_records import JsonObject, from_json, json_field
+from backend.json_records import (
+    JsonObject,
+    from_json,
+    json_field,
+    unknown_keys,
+    value_from_json,
+)
 
 LINEAR_HEAD_KIND = "linear head"
 """What a control card calls a trained head."""
 SINGLE_LABEL_NOTE = (
     "Only one label seen so far: confidence means little until a second label has an example."
 )
+FIGURE_TYPES: Mapping[str, Any] = {
+    "labels": dict[str, JsonObject],
+    "confusion": dict[str, dict[str, int]],
+    "counting": JsonObject,
+    "sizes": dict[str, float],
+}
+"""Types of a control's metrics that are read from version cards."""
 TAG_BY_KIND = {"choices": "Choices", "boxes": "RectangleLabels", "points": "KeyPointLabels"}
 
 
@@ -189,6 +202,18 @@ class ControlCard:
         row = self._figure("labels").get(label) or {}
         return from_json(LabelFigures, row.get("intervals") or row)
 
+    def check_figures(self) -> None:
+        """Check the shape of all metrics that this class returns.
+
+        Raises:
+            TypeError: one has the wrong shape.
+        """
+        for name, hint in FIGURE_TYPES.items():
+            value_from_json(hint, self._figure(name))
+        for label in self._figure("labels"):
+            self.label_figures(label)
+        _ = self.counting
+
     @property
     def note(self) -> str:
         """What limits the confidence of its predictions; empty otherwise."""
@@ -250,6 +275,7 @@ class PromotionEvent:
     previous: str | None = json_field(None, key="from")
     by: str = ""
     reason: str = ""
+    unknown: JsonObject = unknown_keys()
 
 
 # -- a round --------------------------------------------------------------------------------

@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from backend.callbacks import ProgressCallback
 from backend.errors import PrelabelError, RoundCancelledError, error_from_name
 from backend.store.captures import DAY_SECONDS
-from backend.store.files import read_json, write_json
+from backend.store.record_files import read_cache, write_record
 from serverless.container_image import TRAIN_TIMEOUT_SECONDS
 from serverless.jobs_volume import IMAGES_FOLDER, NETWORKS_FOLDER, ORDERS_FOLDER, WEIGHTS_FOLDER
 from serverless.modal_client import ModalClient
@@ -38,13 +38,16 @@ class CallRecord:
 
     Attributes:
         call: id of the Modal call.
-        at: start time in seconds since 1970.
+        at: start time in seconds since 1970; 0 in files of early releases.
         counted: seconds that were already added to the cost.
     """
 
     call: str
-    at: float
+    at: float = 0.0
     counted: float = 0.0
+
+
+NO_CALL = CallRecord("")
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,7 @@ class TrainingCalls:
         The latest result is kept, because it is downloaded again if this process ends before it
         has saved the version.
         """
-        state = DownloadState(**(read_json(self._downloaded_file) or {}))
+        state = read_cache(self._downloaded_file, DownloadState, DownloadState())
         old_ids, swept = [id for id in state.read if id != order_id], state.swept
         try:
             for old_id in old_ids:
@@ -145,7 +148,7 @@ class TrainingCalls:
                 swept = self._clock()
         except PrelabelError as error:
             log.warning("Old files on Modal could not be removed and are kept for now: %s", error)
-        write_json(self._downloaded_file, asdict(DownloadState([*old_ids, order_id], swept)))
+        write_record(self._downloaded_file, DownloadState([*old_ids, order_id], swept))
 
     def _poll_result(
         self, order_id: str, call_id: str, report: ProgressCallback, cancelled: Callable[[], bool]
@@ -190,11 +193,13 @@ class TrainingCalls:
         return self._folder / f"{order_id}.json"
 
     def _read_record(self, order_id: str) -> CallRecord | None:
-        stored = read_json(self._record_file(order_id))
-        return CallRecord(**{"at": self._clock(), **stored}) if stored else None
+        record = read_cache(self._record_file(order_id), CallRecord, NO_CALL)
+        if record is NO_CALL:
+            return None
+        return record if record.at else replace(record, at=self._clock())
 
     def _write_record(self, order_id: str, record: CallRecord) -> None:
-        write_json(self._record_file(order_id), asdict(record))
+        write_record(self._record_file(order_id), record)
 
     def _delete_record(self, order_id: str) -> None:
         self._record_file(order_id).unlink(missing_ok=True)

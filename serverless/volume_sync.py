@@ -18,16 +18,23 @@ from pathlib import Path, PurePosixPath
 from backend.endpoint.alert_rules import ALERT_RULES_FILENAME, read_alert_rules
 from backend.errors import UsageError
 from backend.store.captures import DAY_SECONDS, CaptureStore
-from backend.store.files import read_json, write_bytes, write_json
+from backend.store.files import write_bytes, write_json
 from backend.store.projects import ProjectStore
-from backend.store.versions import VersionStore
+from backend.store.record_files import (
+    has_equal_copies,
+    read_backed_up,
+    read_cache,
+    read_record,
+    write_backed_up,
+)
+from backend.store.versions import PUBLISHER_FILE, VersionStore
 from serverless.modal_client import RUNNING_ON_MODAL
 from serverless.modal_errors import suppress_not_found, translate_modal_errors
 
 log = logging.getLogger("prelabel")
 DEPLOYMENTS_FILENAME = "modal-deployed.json"
 SYNCED_FILENAMES = ("keys.json", ALERT_RULES_FILENAME)
-OWNER_FILENAME = "publisher.json"
+OWNER_FILENAME = PUBLISHER_FILE
 """File in a project's folder on the volume, with the id of the PRELABEL_HOME that uploaded it."""
 UNSHARED_FILENAMES = frozenset({"labels.json"})
 """Files of a version that are not needed for predictions."""
@@ -35,8 +42,7 @@ UNSHARED_FILENAMES = frozenset({"labels.json"})
 
 def read_deployments(home: Path) -> dict[str, list[str]]:
     """Return the apps deployed from a folder, with the names of each endpoint's secrets."""
-    secrets_by_app: dict[str, list[str]] = read_json(home / DEPLOYMENTS_FILENAME) or {}
-    return secrets_by_app
+    return read_record(home / DEPLOYMENTS_FILENAME, dict[str, list[str]]) or {}
 
 
 def record_deployment(home: Path, app: str, secret_names: Iterable[str]) -> None:
@@ -95,7 +101,7 @@ class VolumeSync:
     def upload_if_changed(self) -> None:
         """Upload if something has changed since the last upload; otherwise make no request."""
         state_file = self._home / "modal-published.json"
-        last_states: dict[str, object] = read_json(state_file) or {}
+        last_states = read_cache(state_file, dict[str, object], {})
         current_state = self._upload_state()
         if RUNNING_ON_MODAL or last_states.get(self._app) == current_state:
             return
@@ -160,11 +166,12 @@ class VolumeSync:
     def _home_id(self) -> str:
         """Return the random id of this ``PRELABEL_HOME``; create it if it is missing."""
         file = self._home / "home-id.json"
-        id_record = read_json(file)
+        id_record = read_backed_up(file, dict[str, str], check=_check_home_id)
         if id_record is None:
             id_record = {"id": secrets.token_hex(8)}
-            write_json(file, id_record)
-        return str(id_record["id"])
+        if not has_equal_copies(file):
+            write_backed_up(file, id_record)
+        return id_record["id"]
 
     # -- download ---------------------------------------------------------------------------
 
@@ -183,7 +190,7 @@ class VolumeSync:
     def _download_project_captures(self, project_id: str) -> int:
         stamp_file = self._projects.folder(project_id) / "fetched.json"
         remote_stamps = self._list_folder(f"projects/{project_id}/captures")
-        previous_stamps: dict[str, list[float]] = read_json(stamp_file) or {}
+        previous_stamps = read_cache(stamp_file, dict[str, list[float]], {})
         stamps = {name: stamp for name, stamp in previous_stamps.items() if name in remote_stamps}
         images_first = sorted(remote_stamps, key=lambda name: name.endswith(".json"))
         new_count = 0
@@ -229,3 +236,8 @@ class VolumeSync:
             entries = volume.listdir(f"/{folder}")
             return {PurePosixPath(e.path).name: [float(e.mtime), float(e.size)] for e in entries}
         return {}
+
+
+def _check_home_id(record: Mapping[str, str]) -> None:
+    if not record.get("id"):
+        raise TypeError("it has no id")

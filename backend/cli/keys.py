@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from backend.cli.command import Command, CommandResult
 from backend.cli.projects import find_project
 from backend.cli.terminal import print_line
 from backend.errors import PrelabelError, UsageError
+from backend.json_records import to_json
 
 if TYPE_CHECKING:
     from backend.settings import Settings
@@ -116,7 +116,7 @@ def _list_keys(keys: ApiKeyStore, options: argparse.Namespace) -> CommandResult:
         print_line(f"{key.id}  {key.name:<20} {functions:<20} {state}{quota}", options)
     if not all_keys:
         print_line("There is no key yet: create one with `prelabel keys create NAME`.", options)
-    return {"keys": [{k: v for k, v in asdict(key).items() if k != "hash"} for key in all_keys]}
+    return {"keys": [{k: v for k, v in to_json(key).items() if k != "hash"} for key in all_keys]}
 
 
 COMMAND = Command(

@@ -23,9 +23,9 @@ from backend.estimate import (
 from backend.json_records import JsonObject, from_json, to_json
 from backend.records import ControlCard, ProjectStatus, RoundStatus
 from backend.store.acceptance import AcceptanceStore
-from backend.store.files import read_json
+from backend.store.problems import find_problems
 from backend.store.projects import ProjectRecord, ProjectStore, read_outcome
-from backend.store.queue_front import LABEL_ERRORS_FILE
+from backend.store.queue_front import QueueFront
 from backend.store.versions import VersionCard, VersionStore
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ class ProjectReport:
         captures: reason → number of captured images.
         imported: number of captured images that are tasks now.
         suspects: number of probable label errors.
+        problems: a sentence for each thing that a damaged file affects.
     """
 
     status: ProjectStatus
@@ -56,6 +57,7 @@ class ProjectReport:
     captures: Counter[str]
     imported: int
     suspects: int
+    problems: list[str]
 
     @property
     def figure(self) -> str:
@@ -66,7 +68,7 @@ class ProjectReport:
     def notes(self) -> list[str]:
         """Sentences about the figures and how to improve them."""
         status = self.status
-        notes = []
+        notes = list(self.problems)
         if status.held:
             notes.append(f"{status.held.version} is not live. {status.held.reason}")
         if status.version and not status.audit.is_conclusive:
@@ -106,6 +108,7 @@ class ProjectReport:
             "left_out": shared["left_out"],
             "unanswered": list(self.status.unanswered),
             "suspects": self.suspects,
+            "problems": self.problems,
             "round": to_json(self.round) if self.round else None,
         }
 
@@ -165,7 +168,8 @@ def _read_report(
         card=card,
         captures=Counter(capture.why for capture in all_captures),
         imported=sum(bool(captures.task_status(capture)[0]) for capture in all_captures),
-        suspects=len((read_json(folder / LABEL_ERRORS_FILE) or {}).get("suspects", [])),
+        suspects=len(QueueFront(folder).label_errors().suspects),
+        problems=find_problems(folder),
     )
 
 

@@ -48,10 +48,14 @@ def _run(options: argparse.Namespace) -> dict[str, Any]:
         print_line(f"{line} {card.created[:16].replace('T', ' ')}", options)
         if card.is_held:
             print_line(f"    {card.promotion_reason}", options)
+    damaged = versions.damaged()
+    for problem in damaged.values():
+        print_line(problem, options)
     return {
         "project": record.id,
         "live": live,
         "versions": [to_json(card) for card in cards],
+        "damaged": damaged,
         "history": [to_json(event) for event in versions.history()],
     }
 

@@ -27,8 +27,9 @@ from backend.records import ControlCard, ControlStatus, Outlook, ProjectStatus
 from backend.store.captures import Capture, CaptureStore
 from backend.store.files import read_json
 from backend.store.label_tab import read_labeling_path
+from backend.store.problems import find_problems
 from backend.store.projects import ProjectStore
-from backend.store.queue_front import LABEL_ERRORS_FILE, QueueFront
+from backend.store.queue_front import QueueFront, StoredLabelError
 from backend.store.versions import VersionCard, VersionStore
 
 LABEL_ERRORS_SHOWN = 12
@@ -78,6 +79,7 @@ class DashboardReader:
         self._projects = ProjectStore(home, endpoint_home)
         self._server = server
         self._files = JsonFileCache()
+        self._version_stores: dict[str, VersionStore] = {}
 
     def summary(self, status: ProjectStatus) -> ProjectSummary:
         """Return a project for the overview; a damaged card is reported only on its own page."""
@@ -86,6 +88,10 @@ class DashboardReader:
             with contextlib.suppress(StoreError, NotFoundError):
                 card = self._version_store(str(status.id)).card(status.version)
         return self._summary(status, card)
+
+    def left_out_projects(self) -> list[str]:
+        """Return a sentence for each project whose record is damaged."""
+        return self._projects.damaged_messages()
 
     def page(self, status: ProjectStatus) -> ProjectPage:
         """Return the values of a project's page.
@@ -100,11 +106,12 @@ class DashboardReader:
         card = next((row.card for row in rows if row.live), None)
         summary = self._summary(status, card)
         queue_front = QueueFront(folder, self._files.read)
-        suspects = (self._files.read(folder / LABEL_ERRORS_FILE) or {}).get("suspects", [])
+        suspects = queue_front.label_errors().suspects
         captures = self._projects.captures(id)
         waiting, returned = captures.counts()
         return ProjectPage(
             summary=summary,
+            problems=find_problems(folder, versions),
             outlook=(card.outlook if card else None) or Outlook(),
             controls=[_control_view(control, card) for control in status.controls],
             queue=_next_task_rows(summary, queue_front),
@@ -130,7 +137,8 @@ class DashboardReader:
         return QueueFront(self._projects.folder(id)).thumbnail_path(name)
 
     def _version_store(self, id: str) -> VersionStore:
-        return VersionStore(self._projects.folder(id), self._files.read)
+        folder = self._projects.folder(id)
+        return self._version_stores.setdefault(id, VersionStore(folder, self._files.read))
 
     def _summary(self, status: ProjectStatus, card: VersionCard | None) -> ProjectSummary:
         link = _project_url(status.server or self._server, status.number)
@@ -227,16 +235,16 @@ def _next_task_rows(summary: ProjectSummary, front: QueueFront) -> list[QueueRow
 
 
 def _label_error_row(
-    summary: ProjectSummary, front: QueueFront, row: Mapping[str, Any]
+    summary: ProjectSummary, front: QueueFront, row: StoredLabelError
 ) -> LabelErrorRow:
     return LabelErrorRow(
-        task=int(row["task"]),
-        given=str(row["given"]),
-        suggested=str(row["suggested"]),
-        why=str(row["why"]),
-        suspicion=1 - float(row["quality"]),
-        link=summary.task_link(int(row["task"])),
-        picture=front.thumbnail_path(str(row["task"])).exists(),
+        task=row.task,
+        given=row.given,
+        suggested=row.suggested,
+        why=row.why,
+        suspicion=1 - row.quality,
+        link=summary.task_link(row.task),
+        picture=front.thumbnail_path(str(row.task)).exists(),
     )
 
 

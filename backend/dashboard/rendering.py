@@ -86,7 +86,13 @@ class PageRenderer:
         return self._assets.get(name)
 
     def overview(
-        self, projects: Sequence[ProjectSummary], *, notice: str, address: str, secured: bool
+        self,
+        projects: Sequence[ProjectSummary],
+        *,
+        notice: str,
+        address: str,
+        secured: bool,
+        problems: Sequence[str] = (),
     ) -> str:
         """Render the overview of all projects.
 
@@ -95,6 +101,7 @@ class PageRenderer:
             notice: name of the last action; may be empty.
             address: URL of the page.
             secured: whether basic authentication is enabled.
+            problems: why projects are left out.
         """
         return self._render(
             "overview.html",
@@ -104,6 +111,7 @@ class PageRenderer:
             notice=ACTION_NOTICES.get(notice, ""),
             address=address,
             secured=secured,
+            problems=problems,
         )
 
     def cards(self, projects: Sequence[ProjectSummary]) -> str:

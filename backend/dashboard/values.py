@@ -209,7 +209,11 @@ class CaptureRow:
 
 @dataclass(frozen=True)
 class ProjectPage:
-    """All values of a project's page."""
+    """All values of a project's page.
+
+    Attributes:
+        problems: a sentence for each thing that a damaged file affects.
+    """
 
     summary: ProjectSummary
     outlook: Outlook
@@ -225,3 +229,4 @@ class ProjectPage:
     roll_back_to: str
     held: VersionRow | None
     left_out: Mapping[str, int]
+    problems: Sequence[str] = ()

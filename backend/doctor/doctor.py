@@ -72,6 +72,7 @@ PROJECT_CHECKS: tuple[Check[CheckedProject], ...] = (
         2 * CHECK_TIMEOUT_SECONDS,
     ),
     Check("model version", project_checks.check_model_version, LABEL_STUDIO_FIX),
+    Check("files", project_checks.check_files, project_checks.FILES_FIX),
     Check("sampling", project_checks.check_sampling, LABEL_STUDIO_FIX),
     Check("pre-annotation", project_checks.check_preannotations, LABEL_STUDIO_FIX),
     Check("Data Manager", project_checks.check_tabs, LABEL_STUDIO_FIX),

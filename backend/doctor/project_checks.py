@@ -25,6 +25,7 @@ from backend.label_studio.diagnostics import (
 from backend.label_studio.ml_protocol import MODEL_CLASS
 from backend.label_studio.project_details import BackendConnection
 from backend.label_studio.tabs import ProjectTabs
+from backend.store.problems import find_problems
 
 CONNECTED_STATE, DISCONNECTED_STATE = "CO", "DI"
 REQUIRED_EVENTS = frozenset(
@@ -34,6 +35,7 @@ PROJECT_SETTINGS = "in Label Studio, project → Settings →"
 EDIT_FIX = PROJECT_SETTINGS + " Model → ⋮ → Edit, set the URL to {url}"
 PRINTED_URL = "the address that `prelabel serve` prints"
 WEBHOOK_SETTINGS = f"{PROJECT_SETTINGS} Webhooks"
+FILES_FIX = "restore the file from a backup; without one it is enough to keep Prelabel running"
 CONFIG_FIX = (
     f"{PROJECT_SETTINGS} Labeling Interface, add Choices, RectangleLabels or KeyPointLabels for an "
     "Image; copy one from label_config/"
@@ -185,6 +187,19 @@ def check_model_version(project: CheckedProject) -> CheckResult:
         return failed(check, message, fix)
     count = project.client.prediction_counts(project.number).get(queue_version, 0)
     return passed(check, f"the queue uses {queue_version}, which has {count} predictions")
+
+
+def check_files(project: CheckedProject) -> Iterator[CheckResult]:
+    """Check that the files of the project in the home folder can be read."""
+    check = "files"
+    if project.record is None:
+        yield unchecked(check, "not checked: the project is not connected")
+        return
+    problems = find_problems(project.setup.resources.folder(project.record))
+    for problem in problems:
+        yield failed(check, problem, FILES_FIX)
+    if not problems:
+        yield passed(check, "all versions can be read")
 
 
 def check_sampling(project: CheckedProject) -> CheckResult:

@@ -16,15 +16,16 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backend.endpoint.alert_rules import AlertRule, signing_key
-from backend.errors import StoreError
+from backend.errors import DamagedFileError, StoreError
 from backend.inference.predict_image import labels_of
-from backend.store.files import append_line, read_json, write_json, write_text
+from backend.store.files import append_line, write_text
+from backend.store.record_files import read_record, set_aside, write_record
 
 if TYPE_CHECKING:
     import httpx
@@ -248,7 +249,7 @@ class AlertSender:
         await asyncio.to_thread(self._alert_file(alert.id).unlink, missing_ok=True)
 
     def _write(self, alert: Alert) -> None:
-        write_json(self._alert_file(alert.id), asdict(alert))
+        write_record(self._alert_file(alert.id), alert)
         self._pending[alert.id] = alert
 
     def _alert_file(self, id: str) -> Path:
@@ -259,11 +260,16 @@ class AlertSender:
         alerts_by_id = {}
         for file in sorted(self._folder.glob("*.json")):
             try:
-                alert = Alert(**read_json(file))
-                alert = replace(alert, next=float(alert.next), tries=int(alert.tries))
+                alert = read_record(file, Alert)
+            except DamagedFileError as error:
+                log.error("An undelivered alert is lost.")
+                set_aside(file, str(error.__cause__ or error))
+                continue
+            except StoreError as error:
+                log.error("An undelivered alert cannot be read and is skipped: %s", error)
+                continue
+            if alert is not None:
                 alerts_by_id[alert.id] = alert
-            except (StoreError, TypeError, ValueError) as error:
-                log.error("An undelivered alert cannot be read and is skipped: %s: %s", file, error)
         return alerts_by_id
 
     def _read_history(self) -> dict[str, None]:

@@ -235,16 +235,18 @@ class FunctionRegistry:
         self._refresh()
         pointers, damaged_ids = [], set()
         projects = self._resources.projects
-        for file in sorted(projects.home.glob("projects/*/project.json")):
+        for id in projects.ids():
             try:
-                record = projects.get(file.parent.name)
-                version = self._resources.versions(record).live()
+                record = projects.get(id)
+                versions = self._resources.versions(record)
+                # loading a damaged version fails with the reason, and is tried again
+                version = versions.live() or next(reversed(versions.damaged()), "")
                 if version:
                     pointers.append((record, version))
             except Exception as error:  # a damaged file may raise anything
-                damaged_ids.add(file.parent.name)
-                if file.parent.name not in self._damaged_ids:
-                    log.error("Function %s is skipped: %s", file.parent.name, error)
+                damaged_ids.add(id)
+                if id not in self._damaged_ids:
+                    log.error("Function %s is skipped: %s", id, error)
         self._damaged_ids = damaged_ids
         return pointers
 

@@ -25,6 +25,7 @@ from backend.endpoint.metrics import DriftFigures, DriftMonitor, EndpointMetrics
 from backend.errors import PrelabelError, error_text
 from backend.store.captures import DAY_SECONDS, CaptureStore
 from backend.store.drift_reference import load_reference
+from backend.store.files import sweep_temporary_files
 from backend.store.projects import ProjectStore
 from backend.store.usage import UsageCounters
 
@@ -216,7 +217,8 @@ class PostResponseTasks:
             self._commit()
 
     def _remove_expired(self) -> None:
-        """Remove old captures of all functions, including those that were not invoked."""
+        """Remove temporary files, and old captures, including those of functions not invoked."""
+        sweep_temporary_files(self._capture_projects.home)
         cutoff = time.time() - self._rules.retention_days * DAY_SECONDS
         for folder in self._capture_projects.home.glob("projects/*/captures"):
             function = folder.parent.name

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from backend.arrays import Floats
-from backend.domain import ChoicePrediction, Control, ImageSize, Label, LabelSet
-from backend.store.files import read_json, write_json
+from backend.domain import ChoicePrediction, Control, ImageSize, LabelSet
+from backend.errors import DamagedFileError
+from backend.store.files import write_json
+from backend.store.record_files import read_record
 
 if TYPE_CHECKING:
     from backend.vision.detection.network import DetectionNetwork
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from backend.vision.heads.head import Head
 
 CONTROLS_FILE = "controls.json"
+MODEL_FIX = "train again or roll back"
 MULTIPLE_LABEL_THRESHOLD = 0.5
 """Minimum probability of a predicted label of a several-of-many control."""
 
@@ -133,7 +136,7 @@ def load_model(
     Raises:
         PrelabelError: a file is missing or damaged.
     """
-    detector_names = read_json(folder / "finders.json") or []
+    detector_names = _load_names(folder, "finder")
     loaded_detectors: dict[str, Detector] = {}
     for index, name in enumerate(detector_names):
         from backend.vision.detection.prompted_detector import is_prompted, load_prompted_detector
@@ -146,8 +149,11 @@ def load_model(
             if has_prompts
             else load_trained_detector(detector_folder, load_runner)
         )
-    thresholds = read_json(folder / "thresholds.json") or {}
-    return Model(load_heads(folder), loaded_detectors, thresholds, load_controls(folder))
+    controls, file = load_controls(folder), folder / "thresholds.json"
+    thresholds = read_record(file, dict[str, dict[str, float]], fix=MODEL_FIX)
+    if thresholds is None and controls:  # early releases wrote neither
+        raise DamagedFileError(f"{file} is missing: {MODEL_FIX}.")
+    return Model(load_heads(folder), loaded_detectors, thresholds or {}, controls)
 
 
 def load_heads(folder: Path) -> dict[str, Head]:
@@ -161,21 +167,22 @@ def load_heads(folder: Path) -> dict[str, Head]:
     """
     from backend.vision.heads.head import load_head
 
-    names = read_json(folder / "heads.json") or []
+    names = _load_names(folder, "head")
     return {name: load_head(folder / f"head-{index}") for index, name in enumerate(names)}
 
 
 def load_controls(folder: Path) -> tuple[Control, ...]:
     """Load the controls that a model was trained for; empty in early releases."""
-    return tuple(control_from_json(row) for row in read_json(folder / CONTROLS_FILE) or [])
+    return read_record(folder / CONTROLS_FILE, tuple[Control, ...], fix=MODEL_FIX) or ()
 
 
-def control_from_json(row: Mapping[str, Any]) -> Control:
-    """Build a control from the JSON of ``asdict``."""
-    labels = tuple(
-        Label(**{**label_row, "words": tuple(label_row["words"])}) for label_row in row["labels"]
-    )
-    return Control(**{**row, "labels": labels})
+def _load_names(folder: Path, kind: str) -> tuple[str, ...]:
+    """Load the names of the controls with a head or detector, in the order of its subfolders."""
+    file = folder / f"{kind}s.json"
+    names = read_record(file, tuple[str, ...], fix=MODEL_FIX) or ()
+    if len(names) != len(list(folder.glob(f"{kind}-*/"))):
+        raise DamagedFileError(f"{file} is damaged (it does not name all models): {MODEL_FIX}.")
+    return names
 
 
 def _saved_parts(model: Model) -> list[tuple[str, list[str], Callable[[str, Path], None]]]:

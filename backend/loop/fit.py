@@ -14,7 +14,7 @@ from PIL import Image
 from backend.arrays import Floats, Indices
 from backend.callbacks import StateCallback, time_left
 from backend.domain import Control, ImageSize
-from backend.errors import ImageError, LongRoundError, NotFoundError, RoundError
+from backend.errors import ImageError, LongRoundError, RoundError
 from backend.inference.detections import RegionSample
 from backend.inference.embed import EmbeddingResult
 from backend.inference.images import ImageSource, ProjectImages
@@ -126,11 +126,8 @@ class ModelTrainer:
         return [control.kind, labels, *dependencies]
 
     def _read_live_card(self) -> VersionCard | None:
-        """Return the live version's card; None without one or if its folder was removed."""
-        try:
-            return self._versions.live_card()
-        except NotFoundError:
-            return None
+        """Return the live version's card; None before the first version."""
+        return self._versions.live_card()
 
     def _controls_of(self, *kinds: str) -> list[Control]:
         return [c for c in self._observation.config.controls if c.kind in kinds]

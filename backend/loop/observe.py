@@ -12,12 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from backend.domain import Control, Regions, Task
+from backend.errors import DamagedFileError
 from backend.label_studio import Json
 from backend.label_studio.labeling_config import LabelingConfig, read_config
 from backend.label_studio.task_results import parse_task
 from backend.learning.audit import is_audit
 from backend.runtime.connection import Connection
-from backend.store.files import read_json, write_json
+from backend.store.record_files import (
+    has_equal_copies,
+    log_once,
+    read_backed_up,
+    write_backed_up,
+)
 from backend.store.versions import LabelSnapshot
 
 log = logging.getLogger("prelabel")
@@ -180,9 +186,17 @@ def read_task(
 
 
 def load_label_times(folder: Path) -> dict[str, dict[str, str]]:
-    """Return when each label came into the config, as the last observation stored it."""
-    times: dict[str, dict[str, str]] = read_json(folder / LABEL_TIMES_FILE) or {}
-    return times
+    """Return when each label came into the config, as the last observation stored it.
+
+    It is empty if both copies of the file are damaged. All labels then count as present from the
+    beginning, as in a project that is new here.
+    """
+    file = folder / LABEL_TIMES_FILE
+    try:
+        return read_backed_up(file, dict[str, dict[str, str]], check=_check_times) or {}
+    except DamagedFileError as error:
+        log_once(str(error))
+        return {}
 
 
 def _label_first_seen(folder: Path, config: LabelingConfig) -> dict[str, dict[str, str]]:
@@ -198,9 +212,19 @@ def _label_first_seen(folder: Path, config: LabelingConfig) -> dict[str, dict[st
         default_time = now if stored else ""
         for name in control.label_names:
             control_times.setdefault(name, default_time)
-    if times != stored:
-        write_json(folder / LABEL_TIMES_FILE, times)
+    file = folder / LABEL_TIMES_FILE
+    if times != stored or not has_equal_copies(file):
+        write_backed_up(file, times)
     return times
+
+
+def _check_times(times: Mapping[str, Mapping[str, str]]) -> None:
+    for labels in times.values():
+        for name, time in labels.items():
+            try:
+                datetime.fromisoformat(time or "2026-01-01")
+            except ValueError as error:
+                raise TypeError(f"{name[:40]} has no time") from error
 
 
 def label_table(observation: Observation) -> dict[str, dict[str, list[Any]]]:

@@ -33,6 +33,7 @@ from backend.loop.publish import push as pushing
 from backend.loop.publish.publish import Publisher, PublishResult
 from backend.loop.publish.queue_order import refresh_queue
 from backend.loop.publish.thumbnails import ThumbnailPublisher
+from backend.loop.repair import repair_files
 from backend.loop.round_memory import RoundMemory, subtract_update_delay
 from backend.loop.train_version import VersionTrainer
 from backend.records import ControlStatus, HeldVersion, RoundOutcome, RoundRequest
@@ -77,12 +78,12 @@ class Round:
             PrelabelError: the round failed; the live version stays.
         """
         self._report("observing", 0.0, "")
+        repair_files(self._session)
         self._connection = self._session.connection
         fingerprint = fetch_fingerprint(self._connection)
         request = self.memory.adjust_request(request, fingerprint) if self.memory else request
         if self.memory and self._can_skip(self.memory, fingerprint, request):
             return self._reuse_outcome(self.memory, fingerprint)
-        self._versions.remove_leftovers()
         self._update_tabs()
         observation = observe(self._connection, self._session.folder, fingerprint)
         self._session.resources.projects.set_title(self._session.id, fingerprint.title)

@@ -78,9 +78,12 @@ class VersionTrainer:
         encoder = self._load_encoder(observation)
         labels = label_table(observation)
         identity = self._version_identity(observation, labels, encoder)
-        newest = self._versions.newest()
-        if newest is not None and (newest.identity == identity or on_hold):
+        newest, is_lost = self._versions.newest(), self._versions.lacks_newest()
+        if newest is not None and on_hold:
             return ""
+        if newest is not None and newest.identity == identity and not (is_lost and newest.is_held):
+            return ""
+        force = force or is_lost
         if newest is not None and not force and self._has_same_setup(observation, encoder, newest):
             change_count = count_changes(self._versions.labels(newest.version), labels)
             if 0 < change_count < self._settings.retrain_after:

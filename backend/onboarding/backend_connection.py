@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,7 +15,7 @@ from backend.label_studio.client import LabelStudioClient
 from backend.label_studio.diagnostics import identify_backend
 from backend.label_studio.ml_protocol import MODEL_CLASS
 from backend.settings import Settings
-from backend.store.files import read_json, write_json
+from backend.store.record_files import read_cache, write_record
 from backend.store.webhook_secret import home_fingerprint, load_webhook_secret
 
 NOT_RUNNING_MESSAGE = (
@@ -193,6 +193,9 @@ class PendingConnection:
     backend: str
 
 
+NOTHING_PENDING = PendingConnection("", 0, "")
+
+
 class PendingConnections:
     """The projects that the next ``prelabel serve`` connects, stored in the home folder."""
 
@@ -202,7 +205,7 @@ class PendingConnections:
     def add(self, server: str, number: int, backend: str = "") -> None:
         """Add a project. See :class:`PendingConnection`."""
         pending = PendingConnection(server, number, backend)
-        write_json(self._folder / f"{number}.json", asdict(pending))
+        write_record(self._folder / f"{number}.json", pending)
 
     def has_pending(self, server: str) -> bool:
         """Return whether any project of a Label Studio is pending."""
@@ -244,6 +247,6 @@ class PendingConnections:
         return connected_projects
 
     def _load_pending(self, server: str) -> dict[Path, PendingConnection]:
-        contents = {file: read_json(file) for file in sorted(self._folder.glob("*.json"))}
-        pending = {file: PendingConnection(**c) for file, c in contents.items() if c}
+        files = sorted(self._folder.glob("*.json"))
+        pending = {file: read_cache(file, PendingConnection, NOTHING_PENDING) for file in files}
         return {file: one for file, one in pending.items() if one.server == server}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from backend.domain import Control, Label
@@ -13,7 +13,7 @@ from backend.errors import UsageError
 from backend.label_studio.client import UNCERTAINTY_SAMPLING, LabelStudioClient
 from backend.label_studio.labeling_config import read_config
 from backend.onboarding.labeling_job import LabelingJob
-from backend.store.files import read_json, write_json
+from backend.store.record_files import read_record, write_record
 
 MIN_TITLE_LENGTH, MAX_TITLE_LENGTH = 3, 50
 """Length of a project's title in characters that Label Studio accepts."""
@@ -49,6 +49,21 @@ class StoredLabelChoice:
     format: str | None = None
 
 
+@dataclass(frozen=True)
+class StartedFolder:
+    """A folder that became a project.
+
+    Attributes:
+        mark: text in the project's description, by which it is found again.
+        folder: path of the folder.
+        labels: what its labels become; none in files of early releases.
+    """
+
+    mark: str
+    folder: str = ""
+    labels: StoredLabelChoice = field(default_factory=StoredLabelChoice)
+
+
 class FolderProjects:
     """Creates and finds the project of a folder.
 
@@ -69,7 +84,8 @@ class FolderProjects:
 
     def find(self) -> FolderProject | None:
         """Return the project that was created from the folder; None if it no longer exists."""
-        marker = (read_json(self._file) or {}).get("mark")
+        stored = read_record(self._file, StartedFolder)
+        marker = stored.mark if stored else ""
         rows = self._client.list_project_descriptions() if marker else []
         matches = [row for row in rows if f"[{marker}]" in (row["description"] or "")]
         if not matches:
@@ -80,8 +96,8 @@ class FolderProjects:
 
     def label_choice(self) -> StoredLabelChoice:
         """Return what the labels of the folder became in the project that was made before."""
-        stored = (read_json(self._file) or {}).get("labels") or {}
-        return StoredLabelChoice(str(stored.get("role") or "none"), stored.get("format"))
+        stored = read_record(self._file, StartedFolder)
+        return stored.labels if stored else StoredLabelChoice()
 
     def create(
         self, title: str, config: str, label_choice: StoredLabelChoice | None = None
@@ -97,8 +113,8 @@ class FolderProjects:
             LabelStudioError: the request failed.
         """
         marker = f"prelabel-{secrets.token_hex(6)}"
-        labels = asdict(label_choice or StoredLabelChoice())
-        write_json(self._file, {"mark": marker, "folder": str(self._folder), "labels": labels})
+        labels = label_choice or StoredLabelChoice()
+        write_record(self._file, StartedFolder(marker, str(self._folder), labels))
         created = self._client.create_project(
             {
                 "title": title,

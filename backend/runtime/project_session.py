@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from backend.errors import RoundInProgressError
+from backend.errors import DamagedFileError, PrelabelError, RoundInProgressError
 from backend.inference.embed import Embedder
 from backend.inference.images import ProjectImages
 from backend.inference.model import Model
@@ -22,6 +23,9 @@ from backend.store.versions import VersionStore
 if TYPE_CHECKING:
     from backend.inference.prompts import YoloePrompts
     from backend.vision.encoders.base import Encoder
+
+
+log = logging.getLogger("prelabel")
 
 
 class ProjectSession:
@@ -116,8 +120,34 @@ class ProjectSession:
         return embedders[encoder.id]
 
     def model(self, version: str) -> Model:
-        """Load the model of a version, cached in the process."""
-        return self.resources.model(self.record, version)
+        """Load the model of a version, cached in the process.
+
+        Raises:
+            DamagedFileError: a file of it is damaged; the version is set aside then.
+            PrelabelError: it cannot be loaded for another reason.
+        """
+        try:
+            return self.resources.model(self.record, version)
+        except DamagedFileError as error:
+            self.versions.set_aside(version, str(error))
+            raise
+
+    def loadable_version(self) -> str | None:
+        """Return the live version, after setting aside those whose models are damaged.
+
+        Returns:
+            None before the first version.
+        """
+        while live := self.versions.live():
+            try:
+                self.model(live)
+            except DamagedFileError as error:
+                log.error("project %s: %s", self.id, error)
+                continue  # the version before it is live now
+            except PrelabelError:  # the caller that uses the model reports it
+                return live
+            return live
+        return None
 
     def prompts(self) -> YoloePrompts | None:
         """Return the factory of text- and box-prompted detectors; None without YOLOE weights."""

@@ -38,6 +38,7 @@ from backend.scheduler.worker_pool import (
 )
 from backend.settings import Settings
 from backend.store import wake
+from backend.store.files import sweep_temporary_files
 from backend.store.projects import ProjectRecord, ProjectStore, read_outcome
 from backend.store.versions import VersionStore
 
@@ -102,6 +103,8 @@ class Service:
     async def start(self) -> None:
         """Load the projects of the home folder and start a round of each."""
         name = "the home folder"
+        with self._supervisor.log_errors(name):
+            await asyncio.to_thread(sweep_temporary_files, self.settings.home)
         with self._supervisor.log_errors(name):
             self._scan_home()
         polling = self._supervisor.run_forever(HOME_POLL_SECONDS, name, self._poll_home)

@@ -52,7 +52,11 @@ class DashboardRoutes:
             "address": str(request.base_url).rstrip("/"),
         }
         projects = await self._summaries()
-        return _html_response(self._pages.overview(projects, **page_values, secured=self._has_auth))
+        problems = await asyncio.to_thread(self._reader.left_out_projects)
+        page = self._pages.overview(
+            projects, **page_values, secured=self._has_auth, problems=problems
+        )
+        return _html_response(page)
 
     async def cards(self, request: Request) -> Response:
         """Return the refreshed part of the overview."""

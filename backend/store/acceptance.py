@@ -5,15 +5,21 @@ The state is stored per project, not per version, so that roll-backs do not lose
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from backend.errors import DamagedFileError
+from backend.json_records import JsonObject, json_field, unknown_keys
 from backend.records import AutoAcceptSection, AutoAcceptStatus
-from backend.store.files import read_json, write_json
+from backend.store.record_files import log_once, read_backed_up, write_backed_up
 
 ACCEPTANCE_FILE = "acceptance.json"
+FIX = (
+    "auto-accept is suspended until it is restored from a backup, or removed to start the spot "
+    "checks again"
+)
 
 
 @dataclass(frozen=True)
@@ -33,8 +39,9 @@ class AcceptedAnswer:
     answer: Mapping[str, list[Any]]
     to_people: bool
     era: int
-    right: bool | None = None
-    ratios: Mapping[str, float] = field(default_factory=dict)
+    right: bool | None = json_field(None, required=True)
+    ratios: Mapping[str, float] = json_field({})
+    unknown: JsonObject = unknown_keys()
 
 
 @dataclass(frozen=True)
@@ -50,6 +57,7 @@ class Suspension:
     at: str
     reason: str
     until: int
+    unknown: JsonObject = unknown_keys()
 
 
 @dataclass(frozen=True)
@@ -60,11 +68,14 @@ class AcceptanceState:
         given: accepted and held-out predictions by task id, in the order of acceptance.
         suspensions: oldest first.
         since: number of labeled tasks when the first prediction was accepted.
+        problem: why the state cannot be read; nothing is accepted then. Empty otherwise.
     """
 
-    given: Mapping[int, AcceptedAnswer] = field(default_factory=dict)
-    suspensions: tuple[Suspension, ...] = ()
+    given: Mapping[int, AcceptedAnswer] = json_field({}, required=True)
+    suspensions: tuple[Suspension, ...] = json_field((), required=True)
     since: int = 0
+    problem: str = json_field("", optional=True)
+    unknown: JsonObject = unknown_keys()
 
     @property
     def min_audit_labels(self) -> int:
@@ -82,8 +93,11 @@ class AcceptanceState:
         ]
 
     def is_suspended(self, section: AutoAcceptSection | None) -> bool:
-        """Return whether a version is suspended because its test used too few audit images."""
-        return section is not None and section.audit < self.min_audit_labels
+        """Return whether a version is suspended.
+
+        It is if its test used too few audit images, or if the state cannot be read.
+        """
+        return section is not None and (bool(self.problem) or section.audit < self.min_audit_labels)
 
     def describe(self, section: AutoAcceptSection | None) -> AutoAcceptStatus | None:
         """Return a card's section with suspension and spot checks; None if auto-accept is off."""
@@ -92,7 +106,7 @@ class AcceptanceState:
         is_suspended = self.is_suspended(section)
         recorded = asdict(section)
         if is_suspended:
-            recorded["reason"] = self.suspensions[-1].reason
+            recorded["reason"] = self.problem or self.suspensions[-1].reason
         return AutoAcceptStatus(**recorded, suspended=is_suspended, checked=len(self.check_results))
 
 
@@ -101,21 +115,25 @@ class AcceptanceStore:
 
     Args:
         folder: the project's folder.
-        read: reads a JSON file; returns None if it does not exist.
     """
 
-    def __init__(self, folder: Path, read: Callable[[Path], Any] = read_json) -> None:
+    def __init__(self, folder: Path) -> None:
         self._file = folder / ACCEPTANCE_FILE
-        self._read = read
 
     def read(self) -> AcceptanceState:
-        """Read the state; it is empty before the first accepted prediction."""
-        stored = self._read(self._file) or {}
-        return AcceptanceState(
-            {int(task): AcceptedAnswer(**row) for task, row in (stored.get("given") or {}).items()},
-            tuple(Suspension(**row) for row in stored.get("suspensions") or ()),
-            int(stored.get("since", 0)),
-        )
+        """Read the state; it is empty before the first accepted prediction.
+
+        If both copies are damaged, ``problem`` describes that, and nothing is accepted until a
+        person has restored or removed them, because past suspensions are unknown.
+
+        Raises:
+            StoreError: the files cannot be read for another reason.
+        """
+        try:
+            return read_backed_up(self._file, AcceptanceState, fix=FIX) or AcceptanceState()
+        except DamagedFileError as error:
+            log_once(str(error))
+            return AcceptanceState(problem=str(error))
 
     def write(self, state: AcceptanceState) -> None:
         """Save the state.
@@ -123,4 +141,4 @@ class AcceptanceStore:
         Raises:
             StoreError: it cannot be written.
         """
-        write_json(self._file, asdict(state))
+        write_backed_up(self._file, state)

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from backend.errors import NotFoundError, StoreError, UsageError
-from backend.store.files import exclusive_lock, read_json, write_json
+from backend.json_records import JsonObject, json_field, unknown_keys
+from backend.store.files import FileSignature, exclusive_lock, file_signature
+from backend.store.record_files import backup_path, read_backed_up, write_backed_up
 
 KEY_PREFIX = "plk"
 """Keys are ``plk_<id>_<secret>``; secret scanners recognize the prefix."""
 DEFAULT_IMAGES_PER_SECOND = 100.0
 LOCK_TIMEOUT_SECONDS = 10.0
+HASH_PATTERN = re.compile("[0-9a-f]{64}")
+KEYS_FIX = "requests are refused until it is restored; to start over, remove it and create new keys"
 
 
 @dataclass(frozen=True)
@@ -39,11 +44,12 @@ class ApiKey:
     id: str
     name: str
     hash: str = field(repr=False)
-    functions: tuple[str, ...] = ()
-    rate: float = DEFAULT_IMAGES_PER_SECOND
-    quota: int = 0
+    functions: tuple[str, ...] = json_field((), required=True)
+    rate: float = json_field(DEFAULT_IMAGES_PER_SECOND, required=True)
+    quota: int = json_field(0, required=True)
     created: str = ""
-    revoked: str = ""
+    revoked: str = json_field("", required=True)
+    unknown: JsonObject = unknown_keys()
 
     def may_invoke(self, function: str) -> bool:
         """Return whether the key may invoke a function."""
@@ -55,7 +61,7 @@ class ApiKeyStore:
 
     def __init__(self, home: Path) -> None:
         self._file = home / "keys.json"
-        self._file_signature: tuple[float, int] | None = None
+        self._file_signatures: list[FileSignature] = []
         self._keys_by_id: dict[str, ApiKey] = {}
 
     def all(self) -> list[ApiKey]:
@@ -126,24 +132,28 @@ class ApiKeyStore:
             StoreError("Another process changes the API keys: try again."),
             LOCK_TIMEOUT_SECONDS,
         ):
-            self._file_signature = None
+            self._file_signatures = []
             yield
 
     def _read(self) -> None:
-        try:
-            file_stat = self._file.stat()
-        except FileNotFoundError:
-            self._file_signature, self._keys_by_id = None, {}
-            return
-        signature = (file_stat.st_mtime, file_stat.st_ino)
-        if signature != self._file_signature:
-            rows = read_json(self._file) or []
-            keys = (ApiKey(**{**row, "functions": tuple(row["functions"])}) for row in rows)
-            self._keys_by_id, self._file_signature = {key.id: key for key in keys}, signature
+        """Read the keys if a file changed; a damaged one never means that there are no keys."""
+        signatures = [file_signature(file) for file in (self._file, backup_path(self._file))]
+        if signatures != self._file_signatures:
+            keys = read_backed_up(self._file, tuple[ApiKey, ...], fix=KEYS_FIX, check=_check_keys)
+            self._keys_by_id = {key.id: key for key in keys or ()}
+            self._file_signatures = signatures
 
     def _write(self, keys: list[ApiKey]) -> None:
-        write_json(self._file, [asdict(key) for key in keys], private=True)
-        self._file_signature = None
+        write_backed_up(self._file, keys, private=True)
+        self._file_signatures = []
+
+
+def _check_keys(keys: Sequence[ApiKey]) -> None:
+    if not keys:  # keys are revoked, never removed
+        raise TypeError("it has no key")
+    for key in keys:
+        if not (key.rate > 0 and HASH_PATTERN.fullmatch(key.hash)):
+            raise TypeError(f"key {key.id[:20]!a} has no valid rate or hash")
 
 
 def _hash_secret(secret: str) -> str:

@@ -9,18 +9,22 @@ from __future__ import annotations
 import hashlib
 import heapq
 import json
-import logging
+import re
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from backend.errors import StoreError
-from backend.store.files import read_json, write_bytes, write_json
+from backend.errors import DamagedFileError
+from backend.json_records import JsonObject, json_field, unknown_keys
+from backend.store.files import write_bytes
+from backend.store.record_files import log_once, read_cache, read_record, write_record
 
-log = logging.getLogger("prelabel")
 DAY_SECONDS = 86_400.0
+SUFFIX_PATTERN = re.compile(r"\.\w+")
+MAX_TIME = 253_402_300_800.0
+"""The year 10000, in seconds since 1970."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class Capture:
     height: int = 0
     annotation: list[dict[str, Any]] | None = None
     superseded: bool = False
+    unknown: JsonObject = unknown_keys()
 
     @property
     def annotation_hash(self) -> str:
@@ -62,6 +67,25 @@ class Capture:
             return ""
         text = json.dumps(self.annotation, sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class StoredImport:
+    """The file of an import record.
+
+    Attributes:
+        task: id of the task.
+        annotated: the correction was imported.
+        answer: its hash; None in files from before several corrections were supported.
+        annotation: id of the imported annotation; 0 if unknown.
+        at: time of the import, seconds since 1970.
+    """
+
+    task: int = 0
+    annotated: bool = False
+    answer: str | None = json_field(None, optional=True)
+    annotation: int = 0
+    at: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -105,7 +129,7 @@ class CaptureStore:
 
     def update(self, capture: Capture) -> None:
         """Save a changed record, such as one with a correction."""
-        write_json(self._captures_folder / f"{capture.id}.json", asdict(capture))
+        write_record(self._captures_folder / f"{capture.id}.json", capture)
 
     def delete_before(self, cutoff: float) -> int:
         """Remove captures from before ``cutoff``, seconds since 1970, and return their number."""
@@ -131,13 +155,8 @@ class CaptureStore:
             annotation_id: id of that annotation; 0 if unknown.
         """
         answer_hash = capture.annotation_hash if has_annotation else ""
-        record = {
-            "task": task,
-            "annotated": has_annotation,
-            "answer": answer_hash,
-            "annotation": annotation_id,
-        }
-        write_json(self._imports_folder / f"{capture.id}.json", {**record, "at": time.time()})
+        stored = StoredImport(task, has_annotation, answer_hash, annotation_id, time.time())
+        write_record(self._imports_folder / f"{capture.id}.json", stored)
 
     def delete_stale_imports(self, cutoff: float) -> int:
         """Remove import records from before ``cutoff`` without a capture; return their number."""
@@ -199,23 +218,32 @@ class CaptureStore:
         return record.task_id, bool(record.annotation_hash)
 
     def import_record(self, capture: Capture) -> ImportRecord:
-        """Read the import record of a capture."""
-        record = read_json(self._imports_folder / f"{capture.id}.json") or {}
-        answer_hash = record.get("answer")
-        if answer_hash is None:  # written before several corrections were supported
-            answer_hash = capture.annotation_hash if record.get("annotated") else ""
-        return ImportRecord(
-            int(record.get("task", 0)), str(answer_hash), int(record.get("annotation", 0))
+        """Read the import record of a capture.
+
+        A damaged one counts as none: the next import finds the task in Label Studio.
+        """
+        stored = read_cache(
+            self._imports_folder / f"{capture.id}.json", StoredImport, StoredImport()
         )
+        answer_hash = stored.answer
+        if answer_hash is None:  # written before several corrections were supported
+            answer_hash = capture.annotation_hash if stored.annotated else ""
+        return ImportRecord(stored.task, answer_hash, stored.annotation)
 
 
 def _read_capture(file: Path) -> Capture | None:
     """Read a capture; None if it was removed or is damaged."""
+
+    def check(capture: Capture) -> None:
+        if capture.id != file.stem or not SUFFIX_PATTERN.fullmatch(capture.suffix):
+            raise TypeError(f"it is that of {capture.id[:80]!a}")
+        if not 0 <= capture.at < MAX_TIME:
+            raise TypeError("its time is unknown")
+
     try:
-        row = read_json(file)
-        return Capture(**row) if row else None
-    except (StoreError, TypeError) as error:
-        log.warning("Skipping a damaged captured image: %s: %s", file, error)
+        return read_record(file, Capture, check=check)
+    except DamagedFileError as error:
+        log_once(f"A captured image is skipped: {error}")
         return None
 
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
 from backend.arrays import Floats
-from backend.errors import StoreError
-from backend.store.files import disk_errors, read_json, write_json
+from backend.errors import DamagedFileError
+from backend.store.files import disk_errors, write_json
+from backend.store.record_files import log_once, read_record
 
 MAX_REFERENCE_VECTORS = 2000
 """Maximum number of stored embeddings."""
+FIX = "drift is not measured until the next version"
 LABEL_MIX_FILE, AUDIT_VECTORS_FILE = "mix.json", "audit.npz"
 
 
@@ -44,16 +48,23 @@ def save_reference(reference: DriftReference, folder: Path) -> None:
 
 
 def load_reference(folder: Path) -> DriftReference:
-    """Load the reference of a version; it is empty for versions of old releases.
+    """Load the reference of a version.
 
-    Raises:
-        StoreError: a file is damaged.
+    It is empty for versions of old releases, and if a file is damaged: then drift is not measured
+    until the next version.
     """
-    label_counts = read_json(folder / LABEL_MIX_FILE)
-    if label_counts is None:
-        return EMPTY_REFERENCE
+    file = folder / AUDIT_VECTORS_FILE
     try:
-        with disk_errors(folder), np.load(folder / AUDIT_VECTORS_FILE, allow_pickle=False) as file:
-            return DriftReference(label_counts, file["vectors"].astype(np.float32))
-    except (ValueError, KeyError, EOFError) as error:
-        raise StoreError(f"{folder / AUDIT_VECTORS_FILE} is damaged: train again.") from error
+        label_counts = read_record(folder / LABEL_MIX_FILE, dict[str, dict[str, int]], fix=FIX)
+        if label_counts is None:
+            return EMPTY_REFERENCE
+        with np.load(file, allow_pickle=False) as arrays:
+            vectors = arrays["vectors"].astype(np.float32)
+        if vectors.ndim != 2 or not np.isfinite(vectors).all():
+            raise ValueError("the vectors have the wrong shape")
+        return DriftReference(label_counts, vectors)
+    except DamagedFileError as error:
+        log_once(str(error))
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error) as error:
+        log_once(f"{file} is damaged ({error}): {FIX}.")
+    return EMPTY_REFERENCE

@@ -6,13 +6,22 @@ import contextlib
 import errno
 import json
 import os
+import re
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from backend.errors import PrelabelError, StoreError
+from backend.errors import DamagedFileError, PrelabelError, StoreError
+
+FileSignature = tuple[int, int, int] | None
+"""Modification time in ns, size, and inode; None if there is no file."""
+TEMPORARY_FILE_PATTERN = re.compile(r"\..+[.-][0-9a-f]{8}|\.[0-9a-f]{8}-.+\.json")
+TEMPORARY_FOLDER_PATTERN = re.compile(r"\.making-.+-[0-9a-f]{8}")
+TEMPORARY_FILE_SECONDS = 3600.0
+"""Age from which a temporary file has no writer any more; a write takes seconds."""
 
 
 @contextlib.contextmanager
@@ -80,13 +89,19 @@ def read_json(path: Path) -> Any:
     """Read a JSON file; None if it does not exist.
 
     Raises:
-        StoreError: it cannot be read or is not JSON.
+        DamagedFileError: it is not JSON.
+        StoreError: it cannot be read.
     """
     try:
         text = read_text(path)
-        return None if text is None else json.loads(text)
-    except ValueError as error:
-        raise StoreError(f"{path} is damaged ({error}); delete it to start over.") from error
+        if text is None:
+            return None
+        value = json.loads(text)
+        if "\\ud" in text.lower():  # half of a surrogate pair could not be written again
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except (ValueError, RecursionError) as error:
+        raise DamagedFileError(f"{path} is damaged ({error}): delete it to start over.") from error
 
 
 def remove_file(path: Path) -> bool:
@@ -101,6 +116,15 @@ def remove_file(path: Path) -> bool:
         except (FileNotFoundError, NotADirectoryError):
             return False
     return True
+
+
+def file_signature(path: Path) -> FileSignature:
+    """Return what changes when a file is replaced; None if it does not exist."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
 
 def stat_files(files: Iterable[Path]) -> list[tuple[os.stat_result, Path]]:
@@ -187,6 +211,38 @@ def remove_leftovers(folder: Path) -> None:
     """Remove partial folders of killed processes; the caller holds the folder's lock."""
     for leftover in folder.glob(".making-*"):
         shutil.rmtree(leftover, ignore_errors=True)
+
+
+def sweep_temporary_files(root: Path, min_age_seconds: float = TEMPORARY_FILE_SECONDS) -> int:
+    """Remove the temporary files and folders that killed processes left, and return their number.
+
+    Recent ones are kept, because another process may still write them.
+
+    Args:
+        root: folder that is searched with all its subfolders.
+        min_age_seconds: time since they were last written.
+    """
+    cutoff, removed = time.time() - min_age_seconds, 0
+    for folder, folder_names, file_names in os.walk(root):
+        for name in [name for name in folder_names if TEMPORARY_FOLDER_PATTERN.fullmatch(name)]:
+            folder_names.remove(name)
+            temporary = Path(folder, name)
+            if _last_written(temporary) < cutoff:
+                shutil.rmtree(temporary, ignore_errors=True)
+                removed += 1
+        for name in filter(TEMPORARY_FILE_PATTERN.fullmatch, file_names):
+            with contextlib.suppress(OSError):
+                temporary = Path(folder, name)
+                if temporary.lstat().st_mtime < cutoff:
+                    temporary.unlink()
+                    removed += 1
+    return removed
+
+
+def _last_written(folder: Path) -> float:
+    """Return when a folder or a file in it was last written, seconds since 1970."""
+    stat_pairs = stat_files([folder, *folder.rglob("*")])
+    return max((stat.st_mtime for stat, _ in stat_pairs), default=0.0)
 
 
 def check_writable(folder: Path) -> None:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from backend.store.files import read_json, write_json
+from backend.store.files import read_json
+from backend.store.record_files import ReadJson, read_cache, write_record
 
 LABEL_TAB_FILE = "label_tab.json"
+
+
+@dataclass(frozen=True)
+class StoredLabelTab:
+    """Where people label a project.
+
+    Attributes:
+        path: path below the project's address in Label Studio; empty if unknown.
+    """
+
+    path: str = ""
 
 
 def save_labeling_path(folder: Path, path: str) -> None:
@@ -17,14 +28,16 @@ def save_labeling_path(folder: Path, path: str) -> None:
     Raises:
         StoreError: it cannot be written.
     """
-    write_json(folder / LABEL_TAB_FILE, {"path": path})
+    write_record(folder / LABEL_TAB_FILE, StoredLabelTab(path))
 
 
-def read_labeling_path(folder: Path, read: Callable[[Path], Any] = read_json) -> str:
-    """Return the saved path, such as ``data?tab=12&labeling=1``; empty before the first round.
+def read_labeling_path(folder: Path, read: ReadJson = read_json) -> str:
+    """Return the saved path, such as ``data?tab=12&labeling=1``.
+
+    It is empty before the first round, and after the file was damaged until the next round.
 
     Args:
         folder: the project's folder.
-        read: reads a JSON file; None when it does not exist.
+        read: reads a JSON file; returns None if it does not exist.
     """
-    return str((read(folder / LABEL_TAB_FILE) or {}).get("path", ""))
+    return read_cache(folder / LABEL_TAB_FILE, StoredLabelTab, StoredLabelTab(), read=read).path

@@ -5,18 +5,29 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from backend.errors import NotFoundError, StoreError
-from backend.json_records import from_json, to_json
+from backend.json_records import JsonObject, unknown_keys
 from backend.records import ProjectFigures, ProjectStatus, RoundOutcome
 from backend.server_url import split_url, strip_credentials
 from backend.store.captures import CaptureStore
-from backend.store.files import disk_errors, read_json, read_text, write_json, write_text
+from backend.store.files import disk_errors, read_text, write_text
+from backend.store.record_files import (
+    backup_path,
+    damaged_file_error,
+    has_equal_copies,
+    read_backed_up,
+    read_cache,
+    write_backed_up,
+    write_record,
+)
 from backend.store.servers import is_same_server
 
-OUTCOME_FILE = "summary.json"
+RECORD_FILE, OUTCOME_FILE = "project.json", "summary.json"
+TOKEN_FIX = "connect the project again"  # noqa: S105 - advice, not a token
+RECORD_FIX = "restore it, or connect the project again, which trains it from scratch"
 
 
 @dataclass(frozen=True)
@@ -40,6 +51,7 @@ class ProjectRecord:
     created: int = 0
     title: str = ""
     drawn: str = ""
+    unknown: JsonObject = unknown_keys()
 
     @property
     def audit_identity(self) -> str:
@@ -89,14 +101,20 @@ class ProjectStore:
         """Return all projects by folder name, and the errors of damaged records by id."""
         records: list[ProjectRecord] = []
         errors_by_id: dict[str, str] = {}
-        for file in sorted(self._root.glob("*/project.json"), key=_natural_order):
+        for id in self.ids():
             try:
-                record = _read_record(file)
+                record = _read_record(self.folder(id))
             except StoreError as error:
-                errors_by_id[file.parent.name] = str(error)
+                errors_by_id[id] = str(error)
                 continue
             records += [record] if record else []
         return records, errors_by_id
+
+    def ids(self) -> list[str]:
+        """Return the ids of all projects by number, also of those with a damaged record."""
+        names = (RECORD_FILE, backup_path(Path(RECORD_FILE)).name)
+        ids = {file.parent.name for name in names for file in self._root.glob(f"*/{name}")}
+        return sorted(ids, key=_natural_order)
 
     def get(self, id: str) -> ProjectRecord:
         """Return a project.
@@ -104,7 +122,7 @@ class ProjectStore:
         Raises:
             NotFoundError: no project has this id.
         """
-        record = _read_record(self.folder(id) / "project.json") if _is_safe_id(id) else None
+        record = _read_record(self.folder(id)) if _is_safe_id(id) else None
         if record is None:
             raise NotFoundError(
                 f"There is no project {id!r}: connect it in Label Studio "
@@ -170,24 +188,29 @@ class ProjectStore:
         """
         folder = self.folder(self.get(id).id)
         with self._lock, disk_errors(folder):
-            # the record goes first, so that an interrupted removal leaves no half project
-            (folder / "project.json").unlink()
+            # both copies of the record go first, so that an interrupted removal leaves no half
+            # project
+            for copy in (folder / RECORD_FILE, backup_path(folder / RECORD_FILE)):
+                copy.unlink(missing_ok=True)
             shutil.rmtree(folder)
 
     def set_title(self, id: str, title: str) -> None:
         """Save a project's title."""
         with self._lock:
             record = self.get(id)
-            if record.title != title:
+            if record.title != title or not has_equal_copies(self.folder(id) / RECORD_FILE):
                 self._write(replace(record, title=title))
 
     def token(self, id: str) -> str:
         """Return the token that Label Studio sent to ``/setup``; empty without one."""
         file = self._token_file(id)
         try:
-            return read_text(file) or ""
+            token = read_text(file) or ""
         except ValueError as error:
-            raise StoreError(f"{file} is damaged: connect the project again.") from error
+            raise damaged_file_error(file, error, TOKEN_FIX) from error
+        if not (token.isascii() and token.isprintable()):
+            raise damaged_file_error(file, "it is not a token", TOKEN_FIX)
+        return token
 
     def _token_file(self, id: str) -> Path:
         return self.folder(id) / "token"
@@ -228,18 +251,20 @@ class ProjectStore:
         return self._write(ProjectRecord(id=id, server=server, number=number, created=created))
 
     def _write(self, record: ProjectRecord) -> ProjectRecord:
-        write_json(self.folder(record.id) / "project.json", asdict(record))
+        write_backed_up(self.folder(record.id) / RECORD_FILE, record)
         return record
 
 
-def _read_record(file: Path) -> ProjectRecord | None:
-    """Read a record; None when there is none."""
-    row = read_json(file)
-    try:
-        record = ProjectRecord(**row) if row else None
-        return record and replace(record, server=strip_credentials(record.server))
-    except (AttributeError, TypeError) as error:
-        raise StoreError(f"{file} is damaged ({error}); delete it to start anew.") from error
+def _read_record(folder: Path) -> ProjectRecord | None:
+    """Read a project's record; None if there is none."""
+
+    def check(record: ProjectRecord) -> None:
+        if record.id != folder.name:
+            raise TypeError(f"it is that of project {record.id[:80]!a}")
+
+    file = folder / RECORD_FILE
+    record = read_backed_up(file, ProjectRecord, fix=RECORD_FIX, check=check)
+    return record and replace(record, server=strip_credentials(record.server))
 
 
 def read_outcome(folder: Path) -> RoundOutcome:
@@ -248,10 +273,7 @@ def read_outcome(folder: Path) -> RoundOutcome:
     Raises:
         StoreError: the file cannot be read.
     """
-    try:
-        return from_json(RoundOutcome, read_json(folder / OUTCOME_FILE) or {})
-    except TypeError:
-        return RoundOutcome()
+    return read_cache(folder / OUTCOME_FILE, RoundOutcome, RoundOutcome(), check=_check_outcome)
 
 
 def save_outcome(folder: Path, outcome: RoundOutcome) -> None:
@@ -260,12 +282,16 @@ def save_outcome(folder: Path, outcome: RoundOutcome) -> None:
     Raises:
         StoreError: the file cannot be written.
     """
-    write_json(folder / OUTCOME_FILE, to_json(outcome))
+    write_record(folder / OUTCOME_FILE, outcome)
 
 
-def _natural_order(file: Path) -> tuple[int, str]:
-    """Return the sort key of a record's file: by project number, then by id."""
-    id = file.parent.name
+def _check_outcome(outcome: RoundOutcome) -> None:
+    for control in outcome.controls:
+        control.check_figures()
+
+
+def _natural_order(id: str) -> tuple[int, str]:
+    """Return the sort key of an id: by project number, then by id."""
     number = id.partition("-")[0]
     return int(number) if number.isdecimal() else 0, id
 

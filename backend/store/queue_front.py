@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from backend.store.files import read_json, stat_files, write_bytes, write_json
+from backend.errors import DamagedFileError
+from backend.store.files import read_json, stat_files, write_bytes
+from backend.store.record_files import (
+    ReadJson,
+    has_equal_copies,
+    log_once,
+    read_backed_up,
+    read_cache,
+    write_backed_up,
+    write_record,
+)
 
 QueueReason = Literal["audit", "check", "sought", "unlike", "uncertain", "typical"]
-LABEL_ERRORS_FILE = "suspects.json"
-"""JSON with ``version`` and ``suspects``: probable label errors, the most likely first."""
 MAX_THUMBNAILS = 500
 """Maximum number of stored thumbnails; the oldest are removed first."""
 
+LABELED_FIX = "earlier labels of uncertain images are not counted"
 MIN_SHOWN_UNCERTAINTY = 0.2
 """Uncertainty from which a task is described as uncertain, 0 to 1."""
 
@@ -42,6 +51,40 @@ class QueuedTask:
         return self.why == "uncertain" and self.unsure >= MIN_SHOWN_UNCERTAINTY
 
 
+@dataclass(frozen=True)
+class StoredLabelError:
+    """A probable label error; see ``backend.learning.label_errors``.
+
+    Attributes:
+        task: id of the task.
+        given: the annotated label.
+        suggested: the predicted label.
+        quality: quality of the label, 0 to 1.
+        why: kind of the error.
+        control: name of the control; empty in files of early releases.
+    """
+
+    task: int
+    given: str
+    suggested: str
+    quality: float
+    why: str
+    control: str = ""
+
+
+@dataclass(frozen=True)
+class StoredLabelErrors:
+    """The result of the last label check.
+
+    Attributes:
+        version: the live version at that time.
+        suspects: probable label errors, the most likely first.
+    """
+
+    version: str = ""
+    suspects: tuple[StoredLabelError, ...] = ()
+
+
 class QueueFront:
     """The front of a project's queue.
 
@@ -50,9 +93,10 @@ class QueueFront:
         read: reads a JSON file; returns None if it does not exist.
     """
 
-    def __init__(self, folder: Path, read: Callable[[Path], Any] = read_json) -> None:
+    def __init__(self, folder: Path, read: ReadJson = read_json) -> None:
         self._file = folder / "queue.json"
         self._uncertain_file = folder / "labeled_from_queue.json"
+        self._label_errors_file = folder / "suspects.json"
         self._thumbnails_folder = folder / "thumbnails"
         self._read = read
 
@@ -62,11 +106,24 @@ class QueueFront:
         Raises:
             StoreError: it cannot be written.
         """
-        write_json(self._file, [asdict(queued_task) for queued_task in queued])
+        write_record(self._file, queued)
 
-    def tasks(self) -> list[QueuedTask]:
-        """Read the next tasks, in order."""
-        return [QueuedTask(**row) for row in self._read(self._file) or []]
+    def tasks(self) -> Sequence[QueuedTask]:
+        """Read the next tasks, in order; none from a damaged file."""
+        return read_cache(self._file, tuple[QueuedTask, ...], (), read=self._read)
+
+    def save_label_errors(self, label_errors: StoredLabelErrors) -> None:
+        """Save the result of a label check.
+
+        Raises:
+            StoreError: it cannot be written.
+        """
+        write_record(self._label_errors_file, label_errors)
+
+    def label_errors(self) -> StoredLabelErrors:
+        """Read the result of the last label check; an empty one from a damaged file."""
+        file, default = self._label_errors_file, StoredLabelErrors()
+        return read_cache(file, StoredLabelErrors, default, read=self._read)
 
     def record_labeled(self, labeled: Iterable[int]) -> None:
         """Record the labeled tasks among the next ones that the model was uncertain about.
@@ -83,12 +140,19 @@ class QueueFront:
         recorded = self.uncertain_labeled()
         uncertain = {queued_task.task for queued_task in self.tasks() if queued_task.is_uncertain}
         added = uncertain.intersection(labeled) - recorded
-        if added:
-            write_json(self._uncertain_file, sorted(recorded | added))
+        if added or (recorded and not has_equal_copies(self._uncertain_file)):
+            write_backed_up(self._uncertain_file, sorted(recorded | added))
 
     def uncertain_labeled(self) -> set[int]:
-        """Read the tasks that were labeled because the model was uncertain about them."""
-        return set(self._read(self._uncertain_file) or [])
+        """Read the tasks that were labeled because the model was uncertain about them.
+
+        There are none if both copies of the file are damaged.
+        """
+        try:
+            return set(read_backed_up(self._uncertain_file, tuple[int, ...], fix=LABELED_FIX) or ())
+        except DamagedFileError as error:
+            log_once(str(error))
+            return set()
 
     def thumbnail_path(self, name: str) -> Path:
         """Return the path of a thumbnail, which may not exist.

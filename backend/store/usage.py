@@ -7,7 +7,10 @@ from collections import defaultdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from backend.store.files import read_json, write_json
+from backend.errors import DamagedFileError
+from backend.store.record_files import log_once, read_backed_up, write_backed_up
+
+COUNTERS_FIX = "this month's counters start at 0"
 
 
 def month_key(now: datetime | None = None) -> str:
@@ -26,7 +29,7 @@ class UsageCounters:
         self._file = file
         self._lock = threading.Lock()
         self._counts: dict[str, dict[str, float]] = defaultdict(dict)
-        self._counts.update(read_json(file) or {})
+        self._counts.update(_read_counts(file))
         self._dirty = False
 
     def increment(self, name: str, amount: float = 1.0) -> float:
@@ -54,7 +57,16 @@ class UsageCounters:
             counts = {month: dict(rows) for month, rows in self._counts.items()}
             self._dirty = False
         try:
-            write_json(self._file, counts)
+            write_backed_up(self._file, counts)
         except BaseException:
             self._dirty = True
             raise
+
+
+def _read_counts(file: Path) -> dict[str, dict[str, float]]:
+    """Read stored counters; none if both copies are damaged, so that work goes on."""
+    try:
+        return read_backed_up(file, dict[str, dict[str, float]], fix=COUNTERS_FIX) or {}
+    except DamagedFileError as error:
+        log_once(str(error))
+        return {}

@@ -2,167 +2,82 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from backend.errors import NotFoundError, StoreError
-from backend.estimate import IntervalEstimate
-from backend.json_records import from_json, json_field, to_json
-from backend.records import (
-    AutoAcceptSection,
-    ComputeCost,
-    ControlCard,
-    ModelSource,
-    Outlook,
-    ProjectStatus,
-    Promotion,
-    PromotionEvent,
-    SplitSizes,
-)
+from backend.errors import DamagedFileError, NotFoundError, StoreError
+from backend.records import PromotionEvent
 from backend.store.files import (
-    append_line,
-    disk_errors,
+    FileSignature,
     exclusive_lock,
+    file_signature,
     read_json,
     remove_leftovers,
     write_folder,
     write_json,
+    write_text,
 )
+from backend.store.promotions import PromotionLog
+from backend.store.record_files import ReadJson, log_once, read_record, write_record
+from backend.store.version_card import LabelSnapshot, VersionCard, content_hash
 
-LabelSnapshot = Mapping[str, Mapping[str, list[Any]]]
-"""Task → control → sorted label names, or sorted rows ``[label, x0, y0, x1, y1]``."""
-HISTORY_FILE = "history.jsonl"
+__all__ = ["PUBLISHER_FILE", "LabelSnapshot", "VersionCard", "VersionStore", "content_hash"]
+CARD_FILE, LABELS_FILE = "card.json", "labels.json"
+PUBLISHER_FILE = "publisher.json"
+"""In the folder of a project that another home folder uploaded, without labels."""
+UNREADABLE_FILE = "unreadable.txt"
+"""In the folder of a version whose files cannot be read: why."""
 OVERTAKEN_REASON = (
     "{live} was made live while this version was trained and compared with {parent}: promote it to "
     "make it live anyway."
 )
+CARD_FIX = "restore the file, or leave it: the version is set aside"
 LOCK_TIMEOUT_SECONDS = 60.0
 """Maximum wait for another process that saves or promotes a version."""
 
 
-@dataclass(frozen=True)
-class VersionCard:
-    """The record of a version, stored as ``card.json``.
-
-    Attributes:
-        version: name of the version, ``v<number>-<first 8 digits of the identity>``.
-        identity: hash of the labels, controls, encoder, settings and seed it was trained with.
-        number: sequential number, starting at 0.
-        parent: the version that was live at the time, with which it was compared.
-        created: UTC, ISO 8601.
-        labels: number of labeled tasks in the training and the audit set.
-        audit: accuracy or F1 on the audit set.
-        controls: control name → its section.
-        encoder: empty without a choices control.
-        seconds: duration by step, and ``total``.
-        seed: random seed.
-        packages: package → version it was trained with.
-        promotion: the quality gate's decision; None on old cards.
-        detector: the base detector; empty without a box or point control.
-        estimate: accuracy by cross-validation while the audit set is small.
-        outlook: forecast of the accuracy with more labels.
-        accepting: auto-accept threshold; None if auto-accept is off.
-        compute: where it was trained, and the cost.
-        uncertain_labels: number of training labels of images that came next in the queue because
-            the model was uncertain about them.
-    """
-
-    version: str
-    identity: str
-    number: int
-    parent: str | None
-    created: str
-    labels: SplitSizes
-    audit: IntervalEstimate
-    controls: Mapping[str, ControlCard]
-    encoder: ModelSource
-    seconds: Mapping[str, float]
-    seed: int
-    packages: Mapping[str, str] = field(default_factory=dict)
-    promotion: Promotion | None = json_field(None, none_as_empty=True)
-    detector: ModelSource = ModelSource()
-    estimate: IntervalEstimate | None = json_field(None, none_as_empty=True)
-    outlook: Outlook | None = json_field(None, none_as_empty=True)
-    accepting: AutoAcceptSection | None = json_field(None, none_as_empty=True)
-    compute: ComputeCost | None = json_field(None, none_as_empty=True)
-    uncertain_labels: int = json_field(0, optional=True)
-
-    def control(self, name: str) -> ControlCard:
-        """Return the section of a control; it is empty if the version has none."""
-        return self.controls.get(name, ControlCard())
-
-    def update_status(self, status: ProjectStatus) -> ProjectStatus:
-        """Return a project's status with the metrics of this version."""
-        return replace(
-            status,
-            version=self.version,
-            audit=self.audit,
-            estimate=self.estimate,
-            outlook=self.outlook,
-        )
-
-    @property
-    def has_hard_labels(self) -> bool:
-        """Whether at least half of the training labels are of images chosen as uncertain."""
-        return 0 < self.labels.train <= 2 * self.uncertain_labels
-
-    @property
-    def is_promoted(self) -> bool:
-        """Whether it passed the quality gate; False on old cards."""
-        return self.promotion is not None and self.promotion.promoted
-
-    @property
-    def is_held(self) -> bool:
-        """Whether the quality gate held it back; False on old cards."""
-        return self.promotion is not None and not self.promotion.promoted
-
-    @property
-    def promotion_reason(self) -> str:
-        """Why it was promoted or not; empty on old cards."""
-        return self.promotion.reason if self.promotion else ""
-
-
-def content_hash(value: Any) -> str:
-    """Return a reproducible SHA-256 hash of a JSON value."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 VERSION_NAME_PATTERN = re.compile(r"v[\w-]+")
 """Valid version names; they contain no path separators."""
+VERSION_NUMBER_PATTERN = re.compile(r"v(\d{1,9})-.*")
 
 
 class VersionStore:
     """The versions of a project.
+
+    A version with damaged files is left out, and so is one that was set aside. Nothing of it is
+    removed, and no new version gets its number.
 
     Args:
         folder: the project's folder.
         read: reads a JSON file; returns None if it does not exist.
     """
 
-    def __init__(self, folder: Path, read: Callable[[Path], Any] = read_json) -> None:
+    def __init__(self, folder: Path, read: ReadJson = read_json) -> None:
         self._folder = folder
         self._root = folder / "versions"
         self._read = read
+        self._promotions = PromotionLog(folder, read)
+        self._cards: dict[str, tuple[FileSignature, VersionCard]] = {}
 
     def path(self, version: str) -> Path:
         """Return the folder of a version."""
         return self._root / version
 
     def cards(self) -> list[VersionCard]:
-        """Return all cards, oldest first."""
-        loaded = (self._read_card(file) for file in self._root.glob("v*/card.json"))
-        return sorted((card for card in loaded if card), key=lambda card: card.number)
+        """Return the cards of all readable versions, oldest first."""
+        return self._read_all()[0]
+
+    def damaged(self) -> dict[str, str]:
+        """Return the versions that cannot be read, each with the reason in a sentence."""
+        return self._read_all()[1]
 
     def names(self) -> list[str]:
-        """Return all version names, newest first."""
+        """Return the names of all readable versions, newest first."""
         return [card.version for card in reversed(self.cards())]
 
     def card(self, version: str) -> VersionCard:
@@ -170,32 +85,53 @@ class VersionStore:
 
         Raises:
             NotFoundError: there is no such version.
+            DamagedFileError: the version cannot be read.
         """
-        card = (
-            self._read_card(self.path(version) / "card.json")
-            if VERSION_NAME_PATTERN.fullmatch(version)
-            else None
-        )
-        if card is None:
+        if not VERSION_NAME_PATTERN.fullmatch(version) or not self.path(version).is_dir():
             available = ", ".join(self.names()) or "none yet"
             raise NotFoundError(f"There is no version {version!r}; available: {available}.")
-        return card
+        return self._read_card(version)
 
     def newest(self) -> VersionCard | None:
-        """Return the card of the latest version, live or not; None before the first."""
+        """Return the card of the latest readable version, live or not; None without one."""
         cards = self.cards()
         return cards[-1] if cards else None
 
     def next_name(self, identity: str) -> tuple[int, str]:
         """Return the number and name of the next version."""
-        newest = self.newest()
-        number = newest.number + 1 if newest else 0
+        cards, damaged = self._read_all()
+        numbers = [card.number for card in cards] + [_version_number(name) for name in damaged]
+        number = max(numbers, default=-1) + 1
         return number, f"v{number}-{identity[:8]}"
 
+    def lacks_newest(self) -> bool:
+        """Return whether the newest version, or the one it was compared with, cannot be read.
+
+        Then a version should be trained again from the present labels.
+        """
+        cards, damaged = self._read_all()
+        if not cards or (cards[-1].is_held and cards[-1].parent in damaged):
+            return bool(damaged)
+        return any(_version_number(name) > cards[-1].number for name in damaged)
+
     def labels(self, version: str) -> LabelSnapshot:
-        """Return the labels that a version was trained on."""
-        snapshot: LabelSnapshot = read_json(self.path(version) / "labels.json") or {}
-        return snapshot
+        """Return the labels that a version was trained on; none for an uploaded version.
+
+        Raises:
+            DamagedFileError: the file is damaged or missing; the version is set aside then,
+                because a comparison with other labels would be wrong.
+        """
+        file = self.path(version) / LABELS_FILE
+        try:
+            labels = read_record(file, dict[str, dict[str, list[Any]]], fix=CARD_FIX)
+            if labels is None and (self._folder / PUBLISHER_FILE).exists():
+                return {}
+            if labels is None:
+                raise DamagedFileError(f"{file} is missing: {CARD_FIX}.")
+        except DamagedFileError as error:
+            self.set_aside(version, str(error))
+            raise
+        return labels
 
     def save(self, card: VersionCard, labels: LabelSnapshot, fill: Callable[[Path], None]) -> None:
         """Save a version atomically.
@@ -206,10 +142,21 @@ class VersionStore:
 
         def write_all(folder: Path) -> None:
             fill(folder)
-            write_json(folder / "labels.json", labels)
-            write_json(folder / "card.json", to_json(card))
+            write_json(folder / LABELS_FILE, labels)
+            write_record(folder / CARD_FILE, card)
 
         write_folder(self.path(card.version), write_all)
+
+    def set_aside(self, version: str, reason: str) -> None:
+        """Leave a version out from now on because its files are damaged; nothing is removed.
+
+        Raises:
+            StoreError: that cannot be recorded.
+        """
+        file = self.path(version) / UNREADABLE_FILE
+        if self.path(version).is_dir() and not file.exists():
+            write_text(file, f"{reason}\n")
+            log_once(f"Version {version} is set aside: {reason}")
 
     def remove_leftovers(self) -> None:
         """Remove partial versions of rounds that were killed."""
@@ -217,29 +164,70 @@ class VersionStore:
             remove_leftovers(self._root)
 
     def live(self) -> str | None:
-        """Return the name of the live version; None before the first."""
-        pointer = self._pointer()
-        return pointer.version if pointer else None
+        """Return the name of the live version; None before the first.
+
+        When it cannot be read, or the pointer to it is damaged, it is the last readable version
+        that was live.
+        """
+        with suppress(DamagedFileError):
+            pointer = self._promotions.pointer()
+            if pointer and self._is_readable(pointer.version):
+                return pointer.version
+        candidates = self._promotions.live_candidates()
+        live = next((name for name in candidates if self._is_readable(name)), None)
+        if live or not self._promotions.exists:
+            return live
+        cards = self.cards()
+        fallbacks = [card for card in cards if not card.is_held] or cards
+        return fallbacks[-1].version if fallbacks else None
 
     def live_card(self) -> VersionCard | None:
         """Return the card of the live version; None before the first."""
         live = self.live()
         return self.card(live) if live else None
 
+    def live_problem(self) -> str:
+        """Return why another version than the last promoted one is live; empty otherwise."""
+        try:
+            pointer = self._promotions.pointer()
+        except DamagedFileError as error:
+            return str(error)
+        if pointer is None:
+            is_lost = self._promotions.exists
+            return f"{self._promotions.pointer_file} is missing." if is_lost else ""
+        is_live = pointer.version == self.live()
+        return "" if is_live else f"Version {pointer.version} was live and cannot be read."
+
+    def restore_live(self, by: str) -> bool:
+        """Write the pointer again if :meth:`live` falls back to another version.
+
+        Returns:
+            whether that was needed.
+        """
+        if not self.live_problem():
+            return False
+        with self.promotion_lock():
+            problem, live = self.live_problem(), self.live()
+            if not problem:
+                return False
+            log_once(problem)
+            self._promotions.set_damaged_aside()
+            if live:
+                lost = self._promotions.live_candidates()[:1]
+                reason = f"{problem} This is the last good version."
+                self._add_event(live, next(iter(lost), None), by, reason)
+        return True
+
     def promote(self, version: str, by: str, reason: str) -> None:
         """Make a version live, and add the promotion to the history.
 
         Raises:
             NotFoundError: there is no such version.
-            StoreError: the pointer cannot be written; the live version stays.
+            StoreError: it cannot be read, or the pointer cannot be written; the live version stays.
         """
         self.card(version)
         with self.promotion_lock():
-            self._repair_history()
-            now = datetime.now(UTC).isoformat(timespec="seconds")
-            event = PromotionEvent(now, version, self.live(), by, reason)
-            write_json(self._folder / "live.json", to_json(event))
-            self._append_event(event)
+            self._add_event(version, self.live(), by, reason)
 
     def save_and_promote(
         self, card: VersionCard, labels: LabelSnapshot, fill: Callable[[Path], None], by: str
@@ -306,12 +294,8 @@ class VersionStore:
         return exclusive_lock(file, busy, LOCK_TIMEOUT_SECONDS, reentrant=True)
 
     def history(self) -> list[PromotionEvent]:
-        """Return every promotion and roll-back, oldest first.
-
-        The last one is read from the pointer if a crash prevented its entry in the history file.
-        """
-        pointer, events = self._pointer(), self._recorded_events()
-        return [*events, pointer] if pointer and events[-1:] != [pointer] else events
+        """Return every promotion and roll-back, oldest first."""
+        return self._promotions.events()
 
     def versions_ever_live(self) -> set[str]:
         """Return the versions that are or were live."""
@@ -332,40 +316,55 @@ class VersionStore:
             raise StoreError("There is no older version to roll back to.")
         return candidates[-1]
 
-    def _repair_history(self) -> None:
-        """Add the last event to the history file if a crash prevented that."""
-        events = self.history()
-        if len(events) > len(self._recorded_events()):
-            self._append_event(events[-1])
+    def _add_event(self, version: str, previous: str | None, by: str, reason: str) -> None:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        self._promotions.add(PromotionEvent(now, version, previous, by, reason))
 
-    def _append_event(self, event: PromotionEvent) -> None:
-        append_line(self._folder / HISTORY_FILE, json.dumps(to_json(event), ensure_ascii=False))
+    def _read_all(self) -> tuple[list[VersionCard], dict[str, str]]:
+        """Return the readable cards, oldest first, and why the others are not, by name."""
+        cards, damaged = [], {}
+        for folder in sorted(self._root.glob("v*/")):
+            try:
+                cards.append(self._read_card(folder.name))
+            except DamagedFileError as error:
+                damaged[folder.name] = str(error)
+        return sorted(cards, key=lambda card: card.number), damaged
 
-    def _recorded_events(self) -> list[PromotionEvent]:
-        file = self._folder / HISTORY_FILE
-        with disk_errors(file):
-            text = file.read_bytes().decode(errors="replace") if file.exists() else ""
-        events = (_parse_event(line) for line in text.splitlines())
-        return [event for event in events if event is not None]
-
-    def _pointer(self) -> PromotionEvent | None:
-        file = self._folder / "live.json"
-        pointer = self._read(file)
-        if pointer is not None and not (isinstance(pointer, dict) and "version" in pointer):
-            raise StoreError(f"{file} is damaged; delete it, or promote a version.")
-        return from_json(PromotionEvent, pointer) if pointer else None
-
-    def _read_card(self, file: Path) -> VersionCard | None:
-        row = self._read(file)
+    def _is_readable(self, version: str) -> bool:
         try:
-            return from_json(VersionCard, row) if row else None
-        except TypeError as error:
-            raise StoreError(f"{file} is damaged ({error}); remove its folder.") from error
+            self.card(version)
+        except (DamagedFileError, NotFoundError):
+            return False
+        return True
+
+    def _read_card(self, version: str) -> VersionCard:
+        file = self.path(version) / CARD_FILE
+        reason_file = self.path(version) / UNREADABLE_FILE
+        if reason_file.exists():
+            raise DamagedFileError(
+                f"Version {version} is set aside because a file of it is damaged; when its files "
+                f"are restored, delete {reason_file}, which has the reason."
+            )
+        signature, (known_signature, known) = (
+            file_signature(file),
+            self._cards.get(version, (None, None)),
+        )
+        if known and known_signature == signature:
+            return known
+
+        def check(card: VersionCard) -> None:
+            if card.version != version:
+                raise TypeError(f"it is that of {card.version[:80]!a}")
+            card.check_figures()
+
+        card = read_record(file, VersionCard, fix=CARD_FIX, check=check, read=self._read)
+        if card is None:
+            raise DamagedFileError(f"{file} is missing: {CARD_FIX}.")
+        self._cards[version] = signature, card
+        return card
 
 
-def _parse_event(line: str) -> PromotionEvent | None:
-    """Parse a line of the history; None if a crash cut it off."""
-    try:
-        return from_json(PromotionEvent, json.loads(line))
-    except (ValueError, TypeError):
-        return None
+def _version_number(name: str) -> int:
+    """Return the number in a version's name; -1 without one."""
+    match = VERSION_NUMBER_PATTERN.fullmatch(name)
+    return int(match[1]) if match else -1

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import asdict
 
 import numpy as np
 
 from backend.domain import Control, Prediction
+from backend.errors import DamagedFileError
 from backend.inference.detections import RegionSample, points_to_boxes, predict_samples
 from backend.inference.embed import EmbeddingResult
 from backend.inference.images import image_sources
@@ -29,8 +29,7 @@ from backend.loop.publish.thumbnails import (
 )
 from backend.runtime.connection import Connection
 from backend.runtime.project_session import ProjectSession
-from backend.store.files import write_json
-from backend.store.queue_front import LABEL_ERRORS_FILE
+from backend.store.queue_front import QueueFront, StoredLabelError, StoredLabelErrors
 from backend.training.head import target_matrix
 from backend.vision.detection.trained_detector import Detector
 
@@ -72,10 +71,11 @@ class LabelErrorFinder:
             for s in self._control_suspects(control, fit, observation)
         ]
         label_errors.sort(key=lambda suspect: suspect.quality)
-        write_json(
-            folder / LABEL_ERRORS_FILE,
-            {"version": self._live_version, "suspects": [asdict(s) for s in label_errors]},
+        stored = (
+            StoredLabelError(s.task, s.given, s.suggested, s.quality, s.why, s.control)
+            for s in label_errors
         )
+        QueueFront(folder).save_label_errors(StoredLabelErrors(self._live_version, tuple(stored)))
         self._publish(label_errors[:MAX_SHOWN_SUSPECTS], observation, fit.live_model, embeddings)
         thumbnail_tasks = {suspect.task for suspect in label_errors[:MAX_LABEL_ERROR_THUMBNAILS]}
         ThumbnailPublisher(self._session).save_thumbnails(
@@ -174,7 +174,10 @@ class LabelErrorFinder:
             if card.number > versions.card(self._live_version).number:
                 break
             if card.control(control.name).kind == FINE_TUNED_KIND:
-                labels = versions.labels(card.version)
+                try:
+                    labels = versions.labels(card.version)
+                except DamagedFileError:  # the version is set aside
+                    continue
                 version_tasks = {
                     int(task)
                     for task, labels_by_control in labels.items()

@@ -117,7 +117,9 @@ class JobRunner:
             client = session.connection.client
             cleanup = self._cleanups.pop(session.id, None)
             cleanup = cleanup or PredictionCleanup(client, session.number)
-            live_version, names = session.versions.live() or "", session.versions.names()
+            versions = session.versions
+            live_version = versions.live() or ""
+            names = [*versions.names(), *versions.damaged()]
             changed_tasks = cleanup.remove(live_version, names, job.seconds)
             memory = self._round_memories.get(session.id)
             if memory is not None and changed_tasks:

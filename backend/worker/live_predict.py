@@ -40,7 +40,7 @@ def predict_tasks(resources: Resources, request: Json) -> Json | None:
     if record is None:
         return None
     session = ProjectSession(resources, record)
-    live_version = session.versions.live()
+    live_version = session.loadable_version()
     context = (request.get("params") or {}).get("context") or {}
     if live_version is None and not context.get("result"):
         return None

@@ -477,6 +477,14 @@ def _(bench: Bench) -> Iterator[Change]:
     file.write_bytes(whole)
 
 
+@case("a file is damaged", "files", "acceptance.json is damaged", "restore the file")
+def _(bench: Bench) -> Iterator[Change]:
+    file = bench.backend.home / "projects" / str(bench.project) / "acceptance.json"
+    file.write_text("{")
+    yield {}
+    file.unlink()
+
+
 @case("the disk is full", "disk", "12 MB are free", "PRELABEL_HOME to a larger disk")
 def _(bench: Bench) -> Iterator[Change]:
     yield {"free": lambda folder: 12_000_000}

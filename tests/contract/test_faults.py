@@ -37,6 +37,41 @@ def test_labels_made_while_the_backend_is_down_are_learned_after_its_start(
     assert backend.wait_for_round(project, 6)["versions"] == state["versions"], "retrained once"
 
 
+def test_damage_to_the_live_version_falls_back_and_trains_again(
+    lab: LabelStudioUser, backend: BackendServer
+) -> None:
+    """The labels are in Label Studio, so a version that cannot be read is made again."""
+    project = lab.create_project()
+    tasks = lab.import_colours(project, 12)
+    lab.connect_backend(project, backend.url)
+    first = backend.wait_for_round(project)["version"]
+    for task in tasks[:6]:
+        lab.submit_annotation(task)
+    lost = backend.wait_for_round(project, 6)["version"]
+    backend.stop()
+    folder = backend.home / "projects" / str(project)
+    (weights,) = (folder / "versions" / lost).glob("head-0/*.safetensors")
+    weights.write_bytes(weights.read_bytes()[:50])
+    (folder / "label_times.json").write_text("[]")
+    (folder / "project.json").write_text("")
+    backend.start()
+
+    def is_trained_again() -> bool:
+        return backend.project(project).get("version") not in (None, first, lost)
+
+    wait_until("another version", is_trained_again)
+    state = backend.wait_for_round(project, 6)
+    assert set(state["versions"]) == {state["version"], first}
+    assert state["version"].startswith("v2-")
+    events = (folder / "history.jsonl").read_text().splitlines()
+    assert f"Version {lost} was live and cannot be read" in events[-2]
+    page = backend.http.get(f"/projects/{project}", headers={"accept": "text/html"}).text
+    assert f"Version {lost} is set aside" in page
+    version = state["version"]
+    of = [p for p in lab.list_predictions(project) if p["model_version"] == version]
+    assert sum(predicted_choice(p) == lab.true_labels[p["task"]] for p in of) >= 5
+
+
 def test_a_killed_round_loses_nothing(lab: LabelStudioUser, backend: BackendServer) -> None:
     project = lab.create_project()
     tasks = lab.import_colours(project, 60)

@@ -9,9 +9,13 @@ from typing import Any
 from backend.json_records import from_json
 from backend.records import ProjectStatus
 from backend.store.captures import Capture, CaptureStore
-from backend.store.files import write_json
 from backend.store.projects import ProjectStore
-from backend.store.queue_front import LABEL_ERRORS_FILE, QueuedTask, QueueFront
+from backend.store.queue_front import (
+    QueuedTask,
+    QueueFront,
+    StoredLabelError,
+    StoredLabelErrors,
+)
 from backend.store.versions import VersionCard, VersionStore
 from tests.support.harness import make_png
 
@@ -183,17 +187,8 @@ def make_full_home(
     )
     for task in (40, 41, 42, 43, 7):
         front.save_thumbnail(str(task), make_jpeg(task))
-    suspects = [
-        {
-            "task": 7,
-            "control": "plant",
-            "given": "healthy",
-            "suggested": "wilting",
-            "quality": 0.08,
-            "why": "wrong label",
-        }
-    ]
-    write_json(folder / LABEL_ERRORS_FILE, {"version": "v1-0123abcd", "suspects": suspects})
+    suspect = StoredLabelError(7, "healthy", "wilting", 0.08, "wrong label", "plant")
+    front.save_label_errors(StoredLabelErrors("v1-0123abcd", (suspect,)))
     captures = CaptureStore(folder)
     for number, why in enumerate(("uncertain", "random", "rare")):
         capture = Capture(f"req-{number}", 1.79e9 + number, why, "v4-0123abcd")

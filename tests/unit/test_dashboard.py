@@ -18,7 +18,6 @@ from backend.dashboard.page_reader import DashboardReader, JsonFileCache
 from backend.dashboard.rendering import PageRenderer
 from backend.dashboard.values import VersionRow
 from backend.dashboard.wording import explain_figure
-from backend.errors import StoreError
 from backend.estimate import IntervalEstimate, format_headline
 from backend.learning.coverage import build_coverage
 from backend.loop.publish.queue_order import QueueOrder
@@ -195,14 +194,16 @@ def test_rendering_time_grows_less_than_the_number_of_versions(
     assert min(seconds[1]) < 10 * min(seconds[0]), seconds
 
 
-def test_a_damaged_card_breaks_only_its_projects_page(tmp_path: Path) -> None:
+def test_a_damaged_card_is_reported_on_the_page_of_its_project(tmp_path: Path) -> None:
     shown = make_full_home(tmp_path)
     file = VersionStore(tmp_path / "projects" / "1").path(shown.version or "") / "card.json"
     file.write_text("{")
     reader = DashboardReader(tmp_path, SERVER)
     assert reader.summary(shown).title == "Greenhouse"
-    with pytest.raises(StoreError, match="damaged"):
-        reader.page(shown)
+    page = reader.page(shown)
+    assert shown.version not in [row.card.version for row in page.versions]
+    assert any("card.json is damaged" in problem for problem in page.problems)
+    assert "card.json is damaged" in PageRenderer(10).render_project(page, "")
 
 
 def test_a_changed_file_is_read_again(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import logging
+import os
 import subprocess
 import sys
 import time
@@ -478,7 +479,8 @@ def test_damaged_files_of_one_project_do_not_stop_the_others(
     for number in (1, 2, 3, 4):
         projects.register("http://127.0.0.1:9", number)
         wake.request_wake(projects.folder(str(number)), train=True)
-    (projects.folder("1") / "project.json").write_text('{"id":')
+    for name in ("project.json", "project.json.backup"):
+        (projects.folder("1") / name).write_text('{"id":')
     (projects.folder("2") / "live.json").write_bytes(b"\xff\xfe")
     (projects.folder("2") / "summary.json").write_text("[]")
     (projects.folder("3") / wake.TRAIN_FILE).unlink()
@@ -491,6 +493,19 @@ def test_damaged_files_of_one_project_do_not_stop_the_others(
     served(tmp_path, ask)
     assert not (projects.folder("4") / wake.TRAIN_FILE).exists(), "the wish was noticed"
     assert any("project 1 is skipped" in record.message for record in caplog.records)
+
+
+def test_a_start_removes_the_temporary_files_of_killed_processes(tmp_path: Path) -> None:
+    leftovers = [tmp_path / "projects" / "1" / ".queue.json.0a1b2c3d", tmp_path / ".x.0a1b2c3d"]
+    for file in leftovers:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+        os.utime(file, (1e9, 1e9))
+
+    async def ask(client: httpx.AsyncClient, service: Service) -> None:
+        assert not any(file.exists() for file in leftovers)
+
+    served(tmp_path, ask)
 
 
 def test_cross_site_requests_to_the_ml_protocol_are_refused(tmp_path: Path) -> None:

@@ -189,7 +189,8 @@ def test_a_damaged_project_is_reported_beside_the_others(
     home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = ProjectStore(home).register("http://localhost:8080", 7)
-    (ProjectStore(home).folder(other.id) / "project.json").write_text("{")
+    for name in ("project.json", "project.json.backup"):
+        (ProjectStore(home).folder(other.id) / name).write_text("{")
     told = status(home, monkeypatch, capsys)
     assert "leaves" in told
     assert "7/project.json is damaged" in told

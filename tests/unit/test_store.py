@@ -184,8 +184,9 @@ def test_a_damaged_record_does_not_hide_other_projects(tmp_path: Path) -> None:
     projects = ProjectStore(tmp_path)
     for number in (3, 4, 5):
         projects.register("http://one", number)
-    (projects.folder("3") / "project.json").write_text('{"id": "3"')
-    (projects.folder("4") / "project.json").write_text('{"nonsense": 1}')
+    for name in ("project.json", "project.json.backup"):
+        (projects.folder("3") / name).write_text('{"id": "3"')
+        (projects.folder("4") / name).write_text('{"nonsense": 1}')
     assert [record.id for record in projects.all()] == ["5"]
     first, second = projects.damaged_messages()
     assert "3/project.json is damaged" in first
@@ -282,6 +283,8 @@ def test_a_promotion_that_a_crash_prevented_is_completed_later(
     versions.save(replace(passed_card(2, "v0-x"), promotion=Promotion(False)), {}, write_nothing)
     assert versions.promote_pending("the loop") is None, "a held version is not promoted"
     (tmp_path / "live.json").unlink()
+    assert versions.live() == "v0-x", "the history has it too"
+    (tmp_path / "history.jsonl").unlink()
     assert versions.promote_pending("the loop") == passed_card(1, "v0-x"), (
         "any version is better than none"
     )
@@ -334,7 +337,7 @@ def test_an_event_missing_from_the_history_after_a_crash_is_restored(tmp_path: P
     assert versions.rollback_target() == "v1-x"
 
 
-def test_a_damaged_card_or_pointer_raises_an_error_with_its_path(tmp_path: Path) -> None:
+def test_a_version_with_a_damaged_card_is_left_out_and_keeps_its_number(tmp_path: Path) -> None:
     versions = VersionStore(tmp_path)
     versions.save_and_promote(passed_card(0, None), {}, write_nothing, "the loop")
     versions.save(passed_card(1, "v0-x"), {}, write_nothing)
@@ -342,11 +345,79 @@ def test_a_damaged_card_or_pointer_raises_an_error_with_its_path(tmp_path: Path)
         versions.card("v0-x/../v0-x")
     (versions.path("v1-x") / "card.json").write_text('{"a": 1}')
     assert versions.card("v0-x") == passed_card(0, None), "only the requested card is read"
-    with pytest.raises(StoreError, match=r"card\.json is damaged"):
-        versions.cards()
-    (tmp_path / "live.json").write_text("[]")
-    with pytest.raises(StoreError, match=r"live\.json is damaged"):
-        versions.live()
+    with pytest.raises(StoreError, match=r"card\.json is damaged \(version is missing\)"):
+        versions.card("v1-x")
+    assert versions.names() == ["v0-x"]
+    assert list(versions.damaged()) == ["v1-x"]
+    assert versions.next_name("c" * 64) == (2, "v2-cccccccc")
+    assert versions.lacks_newest(), "so another one is trained"
+    versions.save(passed_card(2, "v0-x"), {}, write_nothing)
+    assert not versions.lacks_newest()
+    with pytest.raises(StoreError, match="card"):
+        versions.promote("v1-x", "a person", "")
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"null", b'{"version": ""}', b"\xff", None])
+def test_a_damaged_pointer_is_restored_from_the_history(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    versions = VersionStore(tmp_path)
+    for number in range(3):
+        versions.save_and_promote(
+            passed_card(number, versions.live()), {}, write_nothing, "the loop"
+        )
+    versions.promote("v1-x", "a person", "rolled back")
+    pointer = tmp_path / "live.json"
+    if content is None:
+        pointer.unlink()
+    else:
+        pointer.write_bytes(content)
+    assert versions.live() == "v1-x"
+    assert "live.json is" in versions.live_problem()
+    assert versions.restore_live("the loop")
+    assert not versions.restore_live("the loop"), "it is whole now"
+    assert not versions.live_problem()
+    assert VersionStore(tmp_path).live() == "v1-x"
+    assert "is the last good version" in versions.history()[-1].reason
+    if content is not None:
+        assert (tmp_path / "live.json.damaged").read_bytes() == content
+
+
+def test_the_version_before_a_damaged_live_one_is_live_and_not_one_rolled_back_from(
+    tmp_path: Path,
+) -> None:
+    versions = VersionStore(tmp_path)
+    for number in range(3):
+        versions.save_and_promote(
+            passed_card(number, versions.live()), {}, write_nothing, "the loop"
+        )
+    versions.promote("v1-x", "a person", "rolled back from v2-x")
+    versions.set_aside("v1-x", "A file is damaged.")
+    assert versions.live() == "v0-x"
+    with pytest.raises(StoreError, match="set aside"):
+        versions.card("v1-x")
+    versions.set_aside("v0-x", "A file is damaged.")
+    assert versions.live() == "v2-x", "better than none"
+    assert versions.restore_live("the loop")
+    assert [event.version for event in versions.history()[-2:]] == ["v1-x", "v2-x"]
+    assert versions.next_name("c" * 64)[0] == 3
+    (versions.path("v1-x") / "unreadable.txt").unlink()
+    assert versions.card("v1-x") == passed_card(1, "v0-x"), "its files were restored"
+
+
+def test_labels_that_cannot_be_read_set_their_version_aside(tmp_path: Path) -> None:
+    """With no labels instead, all labels would count as new ones in comparisons."""
+    versions = VersionStore(tmp_path)
+    versions.save_and_promote(passed_card(0, None), {"1": {"c": ["a"]}}, write_nothing, "the loop")
+    (versions.path("v0-x") / "labels.json").write_text('{"1": {"c": "a"}}')
+    with pytest.raises(StoreError, match=r"labels\.json is damaged \(1\.c is a text, not a list\)"):
+        versions.labels("v0-x")
+    assert versions.live() is None
+    assert versions.names() == []
+    versions.save(passed_card(1, None), {}, write_nothing)
+    (versions.path("v1-x") / "labels.json").unlink()
+    (tmp_path / "publisher.json").write_text("{}")
+    assert versions.labels("v1-x") == {}, "uploaded versions have no labels"
 
 
 def test_only_labels_of_uncertain_tasks_that_came_next_are_recorded(tmp_path: Path) -> None:
@@ -367,6 +438,11 @@ def test_only_labels_of_uncertain_tasks_that_came_next_are_recorded(tmp_path: Pa
     front.save_tasks([QueuedTask(8, "uncertain", 0.6)])
     front.record_labeled([3, 8])
     assert front.uncertain_labeled() == {3, 8}
+    file = tmp_path / "labeled_from_queue.json"
+    file.write_text("[3,")
+    assert QueueFront(tmp_path).uncertain_labeled() == {3, 8}, "from the second copy"
+    front.record_labeled([])
+    assert json.loads(file.read_text()) == [3, 8], "the file is whole again"
 
 
 @pytest.mark.parametrize(

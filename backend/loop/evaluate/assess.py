@@ -224,9 +224,11 @@ class Assessor:
         error_bound = auto_accept.accept_error_bound(self._controls, self._settings.accept_error)
         if not error_bound:
             return None
-        min_audit_labels = AcceptanceStore(self._folder).read().min_audit_labels
+        state = AcceptanceStore(self._folder).read()
+        if state.problem:
+            return AutoAcceptSection(error=error_bound, reason=state.problem)
         return auto_accept.evaluate_acceptance(
-            evaluations, error_bound, self._versions.cards(), min_audit_labels
+            evaluations, error_bound, self._versions.cards(), state.min_audit_labels
         )
 
     def _forecast(

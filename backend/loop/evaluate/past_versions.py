@@ -10,7 +10,7 @@ import numpy as np
 
 from backend.arrays import Floats
 from backend.domain import Control
-from backend.errors import PrelabelError
+from backend.errors import DamagedFileError, PrelabelError
 from backend.inference.images import image_sources
 from backend.inference.model import load_heads
 from backend.learning.contradiction import AnsweredQuestions
@@ -69,6 +69,11 @@ class PastVersions:
         while len(ancestors) < MAX_ANCESTORS:
             parent = cards.get(ancestors[-1].parent or "")
             if parent is None or parent.number >= ancestors[-1].number:
+                break
+            try:
+                self.labels(parent)
+            except DamagedFileError as error:
+                log.warning("project %s: %s", self._session.id, error)
                 break
             ancestors.append(parent)
         return ancestors

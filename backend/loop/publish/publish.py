@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -26,11 +26,26 @@ from backend.loop.publish.queue_order import QueueOrder, build_queue_order, coun
 from backend.loop.publish.thumbnails import ThumbnailPublisher
 from backend.runtime.project_session import ProjectSession
 from backend.store.acceptance import AcceptanceStore
-from backend.store.files import read_json, write_json
+from backend.store.record_files import read_cache, write_record
 
 TASKS_PER_LABEL = 10
 """Number of candidate tasks for each label without an example."""
 REGION_UNCERTAINTY_FILE = "unsure.json"
+
+
+@dataclass(frozen=True)
+class StoredUncertainty:
+    """The uncertainty of regions by a version, from earlier rounds.
+
+    Attributes:
+        version: the version.
+        tasks: uncertainty by task, 0 to 1.
+        sure: confidence by task, 0 to 1.
+    """
+
+    version: str = ""
+    tasks: Mapping[int, float] = field(default_factory=dict)
+    sure: Mapping[int, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -158,19 +173,16 @@ class Publisher:
         stored confidence is restored in ``inference.confidence``.
         """
         file = self._session.folder / REGION_UNCERTAINTY_FILE
-        stored = read_json(file) or {}
-        stored = stored if stored.get("version") == live_version else {}
-        uncertainties, confidence = (
-            {int(t): v for t, v in stored.get(key, {}).items()} for key in ("tasks", "sure")
-        )
+        stored = read_cache(file, StoredUncertainty, StoredUncertainty())
+        if stored.version != live_version:
+            stored = StoredUncertainty()
+        uncertainties, confidence = dict(stored.tasks), dict(stored.sure)
         new = inference.region_uncertainties(partial(hash_rank, observation.identity))
         uncertainties |= new
         inference.confidence = confidence | {t: float(v) for t, v in inference.confidence.items()}
         if new:
-            write_json(
-                file,
-                {"version": live_version, "tasks": uncertainties, "sure": inference.confidence},
-            )
+            confidences = {task: float(v) for task, v in inference.confidence.items()}
+            write_record(file, StoredUncertainty(live_version, uncertainties, confidences))
         return uncertainties
 
     def _find_missing_labels(
@@ -220,6 +232,8 @@ class Publisher:
         versions, model = self._session.versions, inference.model
         store = AcceptanceStore(self._session.folder)
         previous = store.read()
+        if previous.problem:
+            return []
         state = auto_accept.record_reviews(previous, observation, model)
         state = auto_accept.suspend_if_broken(state, error_bound, versions.cards())
         card = versions.card(live_version)

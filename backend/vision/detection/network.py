@@ -10,12 +10,12 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from backend.errors import DetectorError
+from backend.errors import DamagedDetectorError, DetectorError
 from backend.vision.ultralytics_models import (
     detection_model_class,
     download_checkpoint,
@@ -173,7 +173,8 @@ def load_network(folder: Path) -> DetectionNetwork:
 
     try:
         spec_data = json.loads((folder / NETWORK_SPEC_FILE).read_text(encoding="utf-8"))
-        spec = NetworkSpec(**{**spec_data, "classes": tuple(spec_data["classes"])})
+        known = {item.name: spec_data[item.name] for item in fields(NetworkSpec)}
+        spec = NetworkSpec(**{**known, "classes": tuple(known["classes"])})
         state = load((folder / WEIGHTS_FILE).read_bytes())  # load_file would keep the file open
         module = _match_class_width(_build_module(spec), spec, state)
         single = {k: v.float() if v.is_floating_point() else v for k, v in state.items()}
@@ -184,8 +185,11 @@ def load_network(folder: Path) -> DetectionNetwork:
 
 
 def damaged_detector_error(folder: Path, error: Exception) -> DetectorError:
-    """Return the error for a detector whose files are missing or damaged."""
-    return DetectorError(
+    """Return the error for a detector whose files are missing, damaged or unreadable."""
+    is_unreadable = isinstance(error, MemoryError | OSError)
+    is_missing = isinstance(error, FileNotFoundError)
+    error_class = DetectorError if is_unreadable and not is_missing else DamagedDetectorError
+    return error_class(
         f"The detector in {folder} is damaged ({type(error).__name__}): roll back to another "
         "version, or train again."
     )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -92,7 +93,7 @@ def load_prompted_detector(
         weights_name = extra["prompted"]
         with np.load(folder / PROMPT_EMBEDDINGS_FILE, allow_pickle=False) as file:
             embeddings = np.asarray(file["embeddings"], dtype=np.float32)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise damaged_detector_error(folder, error) from error
     named = folder / PRETRAINED_DETECTOR_DIR
     pretrained_detector = load_trained_detector(named, load_runner) if named.is_dir() else None

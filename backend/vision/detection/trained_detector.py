@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
+from backend.json_records import from_json
 from backend.vision.detection.detections import NO_DETECTIONS, Detections, suppress_per_label
 from backend.vision.detection.network import (
     DetectionNetwork,
@@ -170,9 +171,10 @@ def read_class_mapping(folder: Path) -> tuple[ClassMapping, dict[str, str]]:
     """
     try:
         stored = json.loads((folder / CLASS_MAPPING_FILE).read_text(encoding="utf-8"))
-        stored["labels"], stored["classes"] = tuple(stored["labels"]), dict(stored["classes"])
-        known = {f.name: stored.pop(f.name) for f in fields(ClassMapping) if f.name in stored}
-        return ClassMapping(**known), {k: str(v) for k, v in stored.items() if v}
+        stored["classes"] = dict(stored["classes"])
+        mapping = from_json(ClassMapping, stored)
+        names = {f.name for f in fields(ClassMapping)}
+        return mapping, {k: str(v) for k, v in stored.items() if v and k not in names}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise damaged_detector_error(folder, error) from error
 

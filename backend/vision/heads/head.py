@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 
 from backend.arrays import Bools, Floats
-from backend.errors import StoreError
+from backend.errors import DamagedFileError, StoreError
 from backend.vision.heads import calibration
 from backend.vision.heads.fit import HeadHyperparameters, LabeledRows, fit_weights
 from backend.vision.heads.logistic_regression import IMPOSSIBLE_LOGIT
@@ -220,7 +220,8 @@ def load_head(folder: Path) -> Head:
     """Load a head saved by :func:`save_head`.
 
     Raises:
-        StoreError: a file is missing or damaged.
+        DamagedFileError: a file is missing or damaged.
+        StoreError: a file cannot be read.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
@@ -228,11 +229,14 @@ def load_head(folder: Path) -> Head:
     try:
         arrays = load_file(folder / HEAD_WEIGHTS_FILE)
         metadata = json.loads((folder / HEAD_METADATA_FILE).read_text("utf-8"))
-        head = Head(weight=arrays["weight"], bias=arrays["bias"], **metadata)
+        known = {item.name for item in fields(Head)} & metadata.keys()
+        head = Head(**arrays, **{name: metadata[name] for name in known})
         head = replace(head, labels=tuple(head.labels))
         _validate_head(head)
-    except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
-        raise StoreError(
+    except (OSError, ValueError, TypeError, AttributeError, SafetensorError) as error:
+        is_unreadable = isinstance(error, OSError) and not isinstance(error, FileNotFoundError)
+        error_class = StoreError if is_unreadable else DamagedFileError
+        raise error_class(
             f"The model in {folder} is damaged ({error}): train again or roll back."
         ) from error
     return head
@@ -243,6 +247,8 @@ def _validate_head(head: Head) -> None:
     count = len(head.labels)
     if not all(isinstance(label, str) for label in head.labels):
         raise ValueError("a label is not a string")
+    if not isinstance(head.examples, int):
+        raise ValueError("the number of examples is not an integer")
     if not isinstance(head.multiple, bool):
         raise ValueError("multiple is not a boolean")
     if head.weight.ndim != 2 or len(head.weight) != count or head.bias.shape != (count,):

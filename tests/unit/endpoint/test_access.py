@@ -299,13 +299,14 @@ def test_a_damaged_project_affects_no_other_and_a_failed_version_is_loaded_again
 
     monkeypatch.setattr(functions, "RELOAD_DELAY_SECONDS", 0.1)
     (home / "projects" / "2" / "live.json").write_text("{")
-    (home / "projects" / "3" / "project.json").write_text("[]")
+    for name in ("project.json", "project.json.backup"):
+        (home / "projects" / "3" / name).write_text("[]")
     (card,) = (home / "projects" / "4" / "versions").glob("*/card.json")
     intact = card.read_text()
     card.write_text("{")
     with open_endpoint(home) as call:
         loaded = call.app.state.parts.functions._live_versions
-        assert set(loaded) == {"1", "5"}
+        assert set(loaded) == {"1", "2", "5"}, "the history has the live version of 2"
         assert call.invoke("4", make_png("red", 1)).status_code == 503
         card.write_text(intact)
         call.wait(lambda: "4" in loaded, 30)

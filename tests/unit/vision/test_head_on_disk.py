@@ -70,7 +70,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "json cut": lambda f: (f / "head.json").write_text('{"labels": ["a"'),
     "json is no text": lambda f: (f / "head.json").write_bytes(b"\xff\xfe\x00"),
     "json is a list": lambda f: (f / "head.json").write_text("[]"),
-    "a field too many": rewritten("colour", "red"),
+    "a number of examples that is no number": rewritten("examples", "many"),
     "a label too few": rewritten("labels", ["a", "b", "c"]),
     "labels that are numbers": rewritten("labels", [1, 2, 3, 4]),
     "labels that are nothing": rewritten("labels", None),
@@ -95,6 +95,13 @@ def test_a_damaged_head_raises_one_sentence(damage: str, tmp_path: Path) -> None
     assert "damaged" in text
     assert "roll back" in text
     assert "\n" not in text
+
+
+def test_a_field_of_a_newer_release_is_ignored(tmp_path: Path) -> None:
+    saved(tmp_path)
+    expected = load_head(tmp_path)
+    rewritten("colour", "red")(tmp_path)
+    assert load_head(tmp_path).labels == expected.labels
 
 
 def test_a_missing_folder_raises_one_sentence(tmp_path: Path) -> None:
