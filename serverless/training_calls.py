@@ -38,12 +38,12 @@ class CallRecord:
 
     Attributes:
         call: id of Modal's call.
-        at: when it was started, in seconds since 1970; 0 in files of early releases.
+        at: when it was started, in seconds since 1970; negative when unknown.
         counted: seconds that the month's cost estimate already includes.
     """
 
     call: str
-    at: float = 0.0
+    at: float = -1.0
     counted: float = 0.0
 
 
@@ -195,7 +195,7 @@ class TrainingCalls:
         record = read_cache(self._record_file(order_id), CallRecord, NO_CALL)
         if record is NO_CALL:
             return None
-        return record if record.at else replace(record, at=self._clock())
+        return record if record.at >= 0 else replace(record, at=self._clock())
 
     def _write_record(self, order_id: str, record: CallRecord) -> None:
         write_record(self._record_file(order_id), record)
