@@ -38,12 +38,12 @@ class CallRecord:
 
     Attributes:
         call: id of the Modal call.
-        at: start time in seconds since 1970; 0 in files of early releases.
+        at: start time in seconds since 1970; negative if unknown.
         counted: seconds that were already added to the cost.
     """
 
     call: str
-    at: float = 0.0
+    at: float = -1.0
     counted: float = 0.0
 
 
@@ -196,7 +196,7 @@ class TrainingCalls:
         record = read_cache(self._record_file(order_id), CallRecord, NO_CALL)
         if record is NO_CALL:
             return None
-        return record if record.at else replace(record, at=self._clock())
+        return record if record.at >= 0 else replace(record, at=self._clock())
 
     def _write_record(self, order_id: str, record: CallRecord) -> None:
         write_record(self._record_file(order_id), record)
