@@ -590,7 +590,7 @@ def test_a_set_up_that_works_is_called_well_and_left_as_it_was(bench: Bench) -> 
     assert good == {
         *("home", "disk", "Label Studio", "Label Studio's version", "token", "project"),
         *("labeling config", *SWITCHES, "backend", "connection", "webhook", "model version"),
-        *("sampling", "pre-annotation", "Data Manager", "weights", "encoder"),
+        *("sampling", "pre-annotation", "Data Manager", "files", "weights", "encoder"),
         *("image (data URI)", "image (upload)", "coordinates"),
     }
     assert (
