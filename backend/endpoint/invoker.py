@@ -238,7 +238,11 @@ def read_image(content: bytes, max_pixels: int, min_pixels: int) -> DecodedImage
         ImageError: the image cannot be read.
     """
     return decode_upright_image(
-        content, max_pixels=max_pixels, min_side=min_pixels, shrink=shrink_to_limit
+        content,
+        max_pixels=max_pixels,
+        min_side=min_pixels,
+        shrink=shrink_to_limit,
+        accept_truncated=False,  # of an upload, it is a failed transfer
     )
 
 

@@ -205,7 +205,7 @@ def large_alpha() -> bytes:
             200,
         ),
         (make_jpeg_with_repeated_scans(64, 500), 422),
-        (encode_image(make_image("red", 1), "TIFF"), 415),
+        (encode_image(make_image("red", 1), "TIFF"), 200),
     ],
     ids=[
         *("bomb", "nothing", "svg", "truncated", "zeros", "gif head", "pdf"),
@@ -299,7 +299,7 @@ def test_private_addresses_in_any_notation_are_never_connected_to(
 
 def test_only_https_is_fetched(app: EndpointServer, listener: Listener) -> None:
     for address in ("http://93.184.216.34/x.png", f"http://127.0.0.1:{listener.port}/x.png"):
-        assert "not served" in refused(app.http.post(INVOKE, json={"data": address}))
+        assert "not supported" in refused(app.http.post(INVOKE, json={"data": address}))
     assert listener.visits() == 0
 
 

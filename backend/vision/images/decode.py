@@ -91,7 +91,12 @@ class DecodedImage:
 
 
 def decode_upright_image(
-    content: bytes, *, max_pixels: int, min_side: int = 0, shrink: ImageTransform | None = None
+    content: bytes,
+    *,
+    max_pixels: int,
+    min_side: int = 0,
+    shrink: ImageTransform | None = None,
+    accept_truncated: bool = True,
 ) -> DecodedImage:
     """Decode an image from an untrusted source.
 
@@ -103,6 +108,7 @@ def decode_upright_image(
         min_side: allow downscaled JPEG decoding (Pillow's ``draft``) that keeps both sides at least
             this many pixels; 0 decodes at full size.
         shrink: downscales the decoded image while the memory for the original is reserved.
+        accept_truncated: decode what is there of a JPEG that is cut off, as browsers do.
 
     Raises:
         ImageError: not an image, an unsupported format, too large, or damaged.
@@ -110,7 +116,8 @@ def decode_upright_image(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _decode_or_complete(content, max_pixels, min_side, shrink or _return_unchanged)
+            decode = _decode_or_complete if accept_truncated else _decode_checked
+            return decode(content, max_pixels, min_side, shrink or _return_unchanged)
     except ImageError:
         raise
     except UnidentifiedImageError as error:
